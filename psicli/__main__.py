@@ -1,0 +1,5 @@
+"""`python -m psicli`."""
+
+from psicli.cli import main
+
+main()

@@ -1,0 +1,412 @@
+"""Every error a user can meet: its sentence, its exit code and its hint.
+
+This module imports nothing of ours, so that every other module may raise from it. An error class carries a
+sentence and a hint as templates; whoever raises it gives the facts as named fields. Facts are paths, line
+numbers, column and party names, counts: never an item, a key value, a point or a scalar.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+# The only list of exit codes; README's table is generated from it.
+EXIT_CODES: dict[int, tuple[str, str]] = {
+    0: ("done", "The run is complete; an empty intersection is a complete run."),
+    2: ("usage", "The command line is wrong."),
+    65: ("bad input", "An input file holds something that cannot be read as it stands."),
+    66: ("input missing", "An input file or one of its key columns does not exist."),
+    69: ("peer lost", "The other party could not be reached, or was lost on the way. Try again."),
+    70: ("internal", "A mistake in psicli, or a failed self-check of its arithmetic."),
+    73: ("cannot create", "An output, a lock or a state file cannot be created."),
+    74: ("I/O error", "Reading or writing failed on the way, for example because the disk is full."),
+    75: ("busy", "The port is in use, or the other party already has a session. Try again."),
+    76: ("protocol", "The other party sent something the protocol does not allow."),
+    77: ("identity", "TLS failed, or the other end is not who it should be."),
+    78: ("configuration", "The job file is wrong, or the two parties' job files disagree."),
+    79: ("policy", "This party's policy does not allow the run."),
+    80: ("peer failed", "The other party failed and said so."),
+    130: ("interrupted", "Stopped by SIGINT (Ctrl-C)."),
+    143: ("terminated", "Stopped by SIGTERM."),
+}
+
+
+def shown(text: str, limit: int = 200) -> str:
+    """Return text from outside as a bounded, printable repr, so that it cannot confuse a terminal."""
+    clipped = text if len(text) <= limit else text[:limit] + "…"
+    return ascii(clipped)
+
+
+class PsicliError(Exception):
+    """Base of all errors; `sentence` and `hint` are templates filled with the facts of this occurrence."""
+
+    code: ClassVar[int] = 70
+    sentence: ClassVar[str] = "{detail}"
+    hint: ClassVar[str] = ""
+    # Whether the other party, not this one, has to act.
+    peer_at_fault: ClassVar[bool] = False
+
+    def __init__(self, **facts: object) -> None:
+        # Who raises deep in the protocol does not know the peer's name; the session fills it in.
+        self.facts: dict[str, object] = {"peer": "the other party", **facts}
+        super().__init__()
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def message(self) -> str:
+        return self.sentence.format(**self.facts)
+
+    @property
+    def advice(self) -> str:
+        return self.hint.format(**self.facts)
+
+
+# 65 bad input ------------------------------------------------------------------------------------------------
+
+
+class BadInputError(PsicliError):
+    """An input is there but cannot be read as it stands."""
+
+    code = 65
+
+
+class EmptyInputError(BadInputError):
+    sentence = "{path}: the file is empty; it does not even hold a header"
+    hint = "A file without rows still needs its header line; was the export cut short?"
+
+
+class NotUtf8Error(BadInputError):
+    sentence = "{place}: not UTF-8 text"
+    hint = "Save the file as UTF-8, for example with: iconv -f WINDOWS-1252 -t UTF-8"
+
+
+class HeaderError(BadInputError):
+    sentence = "{path}:{line}: {detail}"
+    hint = "Every column needs a name of its own in the header line."
+
+
+class DuplicateColumnError(BadInputError):
+    sentence = "{path}: the column name {column} appears more than once"
+    hint = "Rename one of them; a column is known by its name alone."
+
+
+class UnclosedQuoteError(BadInputError):
+    sentence = "{path}:{line}: a quote opened in this row is never closed"
+    hint = "Close the quote; a quote inside a quoted value is written twice."
+
+
+class TextAfterQuoteError(BadInputError):
+    sentence = "{path}:{line}: text follows a closing quote (the row starts on line {start})"
+    hint = "Look for an unclosed quote there or above; a quote inside a quoted value is written twice."
+
+
+class RaggedRowError(BadInputError):
+    sentence = "{path}:{line}: the row has {found} fields, the header {expected}"
+    hint = "A value that holds the delimiter must be quoted."
+
+
+class LongRowError(BadInputError):
+    sentence = "{path}:{line}: the row is longer than {limit} bytes"
+    hint = "Look for a quote that is closed too late; else leave the long column out of this file."
+
+
+class UnparsableError(BadInputError):
+    sentence = "{path}: cannot be read as {format}"
+    hint = "Is it the right file, whole, and does its suffix say what it is?"
+
+
+class BrokenGzipError(BadInputError):
+    sentence = "{path}: the gzip data is truncated or damaged"
+    hint = "Check it with gzip -t and copy the file again."
+
+
+class InputChangedError(BadInputError):
+    sentence = "{path}: the file was changed or replaced while it was read"
+    hint = "Let the export finish (write elsewhere, then rename) before psicli starts."
+
+
+class KeyTypeError(BadInputError):
+    sentence = "{path}: the key column {column} is of type {type}, which has no one text on both sides"
+    hint = "Cast it to text or to an integer, date, timestamp or decimal before the run."
+
+
+class MixedZonesError(BadInputError):
+    sentence = "{path}: the key columns {zoned} have a time zone and {zoneless} have none"
+    hint = "Give all timestamp keys of a task a time zone, or none."
+
+
+class YearRangeError(BadInputError):
+    sentence = "{place}: the key column {column} holds a date outside the years 0000 to 9999"
+    hint = "Correct or remove the row; make placeholders null."
+
+
+class ControlCharacterError(BadInputError):
+    sentence = "{place}: the key column {column} holds a control character (such as a line break or a tab)"
+    hint = "Look for an unclosed quote just above; keys must not hold U+0000 to U+001F or U+007F."
+
+
+class LongKeyError(BadInputError):
+    sentence = "{place}: the key column {column} holds a value longer than {limit} bytes"
+    hint = "Look for an unclosed quote just above; else use a shorter key."
+
+
+class UnwritableColumnError(BadInputError):
+    sentence = "{path}: the column {column} of type {type} cannot be written as {format}"
+    hint = "Write to a .parquet output, cast the column, or leave it out of the input."
+
+
+# 66 input missing ----------------------------------------------------------------------------------------------
+
+
+class InputMissingError(PsicliError):
+    """An input file, or a column the job names, does not exist."""
+
+    code = 66
+
+
+class FileMissingError(InputMissingError):
+    sentence = "{path}: no such file"
+    hint = "Check input_path in the job file; relative paths start at the job file's folder."
+
+
+class JobFileMissingError(InputMissingError):
+    sentence = "{path}: no such job file"
+    hint = "Give the job file with --config; a relative path starts at the current folder."
+
+
+class MissingColumnError(InputMissingError):
+    sentence = "{path}: there is no column {column}; the file has {columns}"
+    hint = "Check keys in the job file; names are compared exactly, with case and spaces."
+
+
+class UnreadableInputError(InputMissingError):
+    sentence = "{path}: cannot be opened for reading: {reason}"
+    hint = "Check input_path in the job file, and this user's permissions."
+
+
+# 69 peer lost --------------------------------------------------------------------------------------------------
+
+
+class PeerLostError(PsicliError):
+    """The other party was never reached, or was lost."""
+
+    code = 69
+    peer_at_fault = True
+
+
+class PeerAbsentError(PeerLostError):
+    sentence = "{peer} did not appear within {seconds:.0f} s: {reason}"
+    hint = "Is the other side running, does it use this address, and was it not started as the same party as this side?"
+
+
+class PeerGoneError(PeerLostError):
+    sentence = "{peer} went away before the session was complete: {reason}"
+    hint = "Look at the other side's log for its own reason, then run again."
+
+
+class PeerSilentError(PeerLostError):
+    sentence = "{peer} sent nothing for {seconds:.0f} s"
+    hint = "Look at the other side and the network; link_desc.recv_timeout_ms sets how long to wait."
+
+
+class PeerStoppedError(PeerLostError):
+    sentence = "{peer} stopped before the session was complete: {reason}"
+    hint = "Look at the other side's log for its own reason, then run again."
+
+
+# 70 internal ---------------------------------------------------------------------------------------------------
+
+
+class InternalError(PsicliError):
+    """Our own mistake; shown with a traceback."""
+
+    code = 70
+    hint = "This is a mistake in psicli; please report it with the lines above."
+
+
+class LocalProtocolError(InternalError):
+    """Our own side broke the order of the protocol."""
+
+
+class SelfCheckError(InternalError):
+    sentence = "The {backend} curve backend failed its self-check: {detail}"
+    hint = "Nothing it computed may be used. Check this machine's memory and report the failure."
+
+
+# 73 cannot create ----------------------------------------------------------------------------------------------
+
+
+class CannotCreateError(PsicliError):
+    sentence = "{path}: cannot create it: {reason}"
+    code = 73
+    hint = "Create the folder or change its permissions, then run again."
+
+
+# 74 I/O error --------------------------------------------------------------------------------------------------
+
+
+class StorageError(PsicliError):
+    sentence = "{path}: {reason}"
+    code = 74
+    hint = "Check the disk (space, quota, health), then run again."
+
+
+# 75 busy -------------------------------------------------------------------------------------------------------
+
+
+class BusyError(PsicliError):
+    """Somebody else has what this run needs; trying again later may help."""
+
+    code = 75
+
+
+class PortBusyError(BusyError):
+    sentence = "{where}: the port is in use by another program"
+    hint = "Wait for it to end, or give this job another port (address in the job file, or --port-offset)."
+
+
+class PeerBusyError(BusyError):
+    sentence = "{peer} already runs this session with somebody else"
+    hint = "Was this party started twice? Wait for the other run to end."
+
+
+# 76 protocol ---------------------------------------------------------------------------------------------------
+
+
+class PeerProtocolError(PsicliError):
+    """The other party broke the protocol; nothing it sent is used."""
+
+    code = 76
+    peer_at_fault = True
+    sentence = "{peer} broke the protocol: {detail}"
+    hint = "Do not use this peer's data until its operator has explained this; nothing was written."
+
+
+class PeerAccusesError(PsicliError):
+    sentence = "{peer} stopped: it says that this side broke the protocol"
+    code = 76
+    peer_at_fault = True
+    hint = "Are both sides the same version? The other side's log says what it saw."
+
+
+# 77 identity ---------------------------------------------------------------------------------------------------
+
+
+class IdentityError(PsicliError):
+    """TLS failed, or the other end is not the party it should be."""
+
+    code = 77
+    hint = "Check ca_file, certificate_file and private_key_file on both sides."
+
+
+class TlsFileError(IdentityError):
+    sentence = "{path}: cannot read this TLS file: {reason}"
+
+
+class TlsHandshakeError(IdentityError):
+    sentence = "the TLS handshake with {peer} failed: {reason}"
+
+
+class PeerRefusedError(IdentityError):
+    sentence = "{peer} refused: the certificate of one side does not name its party"
+    hint = "A party's certificate must hold its party name as a DNS subject alternative name."
+
+
+# 78 configuration ----------------------------------------------------------------------------------------------
+
+
+class ConfigError(PsicliError):
+    """The job file is wrong."""
+
+    code = 78
+
+
+class JobFileError(ConfigError):
+    """All mistakes of a job file, one a line, each `job.yaml:LINE: FIELD: what is wrong; what would be right`."""
+
+    sentence = "{mistakes}"
+    hint = "`psicli config schema` describes every field of a job file."
+
+
+class UnknownFormatError(ConfigError):
+    sentence = "{path}: no format has this suffix"
+    hint = "The suffixes are {suffixes}, in lower case."
+
+
+class DisagreementError(PsicliError):
+    sentence = "the two job files disagree:\n{table}"
+    code = 78
+    hint = "Make the two job files equal in these fields; nothing was sent."
+
+
+class UnknownBackendError(PsicliError):
+    sentence = "PSICLI_BACKEND is {value}, which is no curve backend; there is {known}"
+    code = 78
+    hint = "Unset PSICLI_BACKEND to let psicli choose."
+
+
+class PeerDisagreesError(ConfigError):
+    sentence = "{peer} stopped: its job file and ours disagree"
+    hint = "Compare the two job files; the other side's log names the fields."
+
+
+class BindError(ConfigError):
+    sentence = "{where}: cannot listen there: {reason}"
+    hint = "listen_address (or the first node's address) must be an address of this machine, with a port we may use."
+
+
+class TooManyItemsError(ConfigError):
+    sentence = "the two parties have more than {limit} distinct items together"
+    hint = "Split the task: with more items a false match would no longer be negligible."
+
+
+# 79 policy -----------------------------------------------------------------------------------------------------
+
+
+class PolicyError(PsicliError):
+    """This party's policy does not allow the run."""
+
+    code = 79
+
+
+# 80 peer failed ------------------------------------------------------------------------------------------------
+
+
+class PeerFailedError(PsicliError):
+    sentence = "{peer} failed: {reason}"
+    code = 80
+    peer_at_fault = True
+    hint = "The other side's log says more; this side has nothing to mend."
+
+
+# Signals -------------------------------------------------------------------------------------------------------
+
+
+class InterruptedBySignal(PsicliError):
+    """Raised in the main thread by a signal handler, so that everything is released on the way out."""
+
+    sentence = "stopped by SIGINT"
+    code = 130
+
+
+class TerminatedBySignal(InterruptedBySignal):
+    sentence = "stopped by SIGTERM"
+    code = 143
+
+
+# What the peer's exit code makes of ours ------------------------------------------------------------------------
+
+_STOPPED = frozenset({69, 74, 75, 130, 143})
+
+
+def failure_of_peer(failure_class: int) -> PsicliError:
+    """Return our error for a peer that stopped with this exit code; only the class travels, no text."""
+    _, reason = EXIT_CODES.get(failure_class, ("", "It did not say why."))
+    if failure_class in _STOPPED:
+        return PeerStoppedError(reason=reason)
+    if failure_class == PeerProtocolError.code:
+        return PeerAccusesError()
+    if failure_class == ConfigError.code:
+        return PeerDisagreesError()
+    return PeerFailedError(reason=reason)
