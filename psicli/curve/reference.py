@@ -1,0 +1,171 @@
+"""The curve kernel in plain Python and `cryptography`'s X25519: slow, plain, and what other backends are measured by.
+
+Every step has its RFC's name. Points are affine or homogeneous coordinates on curve25519, v^2 = u^3 + J*u^2 + u; field
+elements are Python integers, bytes are little-endian u-coordinates. The hash runs in variable time, because Python's
+integers do: how long an item takes says a little about the item to whoever can time this process closely. Only the
+multiplication by the secret scalar, done by OpenSSL, runs in constant time.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256, sha512
+
+import pyarrow as pa
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from psicli.errors import InternalError, SelfCheckError
+
+NAME = "reference"
+
+P = 2**255 - 19
+J = 486662
+
+# RFC 9380 section 8.5: ceil((ceil(log2(p)) + k) / 8) with k = 128.
+FIELD_BYTES = 48
+# SHA-512, RFC 9380 section 5.3.1.
+B_IN_BYTES = 64
+S_IN_BYTES = 128
+
+SQRT_MINUS_1 = pow(2, (P - 1) // 4, P)
+# The c2 of RFC 9380 appendix G.2.1.
+C2 = pow(2, (P + 3) // 8, P)
+
+
+def expand_message_xmd(msg: bytes, dst: bytes, length: int) -> bytes:
+    """Return `length` uniform bytes for a message, with SHA-512.
+
+    Raises InternalError beyond the RFC's limits. RFC 9380 section 5.3.1; its long DSTs (5.3.3) are not needed here.
+    """
+    ell = -(-length // B_IN_BYTES)
+    if ell > 255 or len(dst) > 255:
+        raise InternalError(detail="expand_message_xmd: length or DST too large")
+    dst_prime = dst + bytes([len(dst)])
+    b_0 = sha512(bytes(S_IN_BYTES) + msg + length.to_bytes(2, "big") + b"\0" + dst_prime).digest()
+    blocks = [sha512(b_0 + b"\1" + dst_prime).digest()]
+    for i in range(2, ell + 1):
+        mixed = int.from_bytes(b_0, "big") ^ int.from_bytes(blocks[-1], "big")
+        blocks.append(sha512(mixed.to_bytes(B_IN_BYTES, "big") + bytes([i]) + dst_prime).digest())
+    return b"".join(blocks)[:length]
+
+
+def hash_to_field(msg: bytes, dst: bytes, count: int) -> list[int]:
+    """Return `count` field elements for a message (RFC 9380 section 5.2)."""
+    uniform = expand_message_xmd(msg, dst, count * FIELD_BYTES)
+    return [int.from_bytes(uniform[i * FIELD_BYTES : (i + 1) * FIELD_BYTES], "big") % P for i in range(count)]
+
+
+def map_to_curve_elligator2(u: int) -> tuple[int, int, int]:
+    """Map a field element to a point (xn, xd, y) with x = xn / xd, its sign as in the RFC.
+
+    Variable time. RFC 9380 section 6.7.1, with the one exponentiation of appendix G.2.1, whose names are kept.
+    """
+    tv1 = 2 * u * u % P
+    xd = tv1 + 1  # never zero: -1 is a square and 2 is not
+    x1n = -J
+    gxd = xd * xd * xd % P
+    gx1 = x1n * (x1n * x1n + J * x1n * xd + xd * xd) % P  # the curve's right side at x1, times xd^3
+    tv3 = gxd * gxd * gxd * gx1 % P
+    # gx1 * gxd^3 * (gx1 * gxd^7)^((p - 5) / 8): a square root of gx1 / gxd, or of it times -1, 2 or -2.
+    y11 = tv3 * pow(tv3 * gxd * gxd * gxd * gxd, (P - 5) // 8, P) % P
+    y1 = y11 if y11 * y11 * gxd % P == gx1 else y11 * SQRT_MINUS_1 % P
+    if y1 * y1 * gxd % P == gx1:
+        xn, y, odd = x1n, y1, 1
+    else:
+        # x1 gives no point, so x2 = 2 * u^2 * x1 does; the root of g(x2) = 2 * u^2 * g(x1) comes from the first one.
+        gx2 = gx1 * tv1 % P
+        y21 = y11 * u * C2 % P
+        y2 = y21 if y21 * y21 * gxd % P == gx2 else y21 * SQRT_MINUS_1 % P
+        xn, y, odd = x1n * tv1 % P, y2, 0
+    # sgn0(y) is 1 for x1 and 0 for x2: the sum of two points depends on it, though a u-coordinate alone does not.
+    return xn, xd, y if y % 2 == odd else -y % P
+
+
+Point = tuple[int, int, int]
+
+
+def _third_point(n: int, d: int, first: Point, x1: int) -> Point:
+    """Return the sum of two points from the slope n / d of the line through them, for one Z in all of them.
+
+    In affine terms x3 = slope^2 - J - x0 - x1 and y3 = slope * (x0 - x3) - y0. A line without a slope (d = 0) gives
+    Z = 0, and every sum with Z = 0 in it gives Z = 0 again, so that one look at the end finds it.
+    """
+    x0, y0, z = first
+    dd = d * d % P
+    numerator = (n * n * z - (J * z + x0 + x1) * dd) % P
+    return numerator * d % P, (n * (x0 * dd - numerator) - y0 * dd * d) % P, z * dd * d % P
+
+
+def _add(a: Point, b: Point) -> Point:
+    x0, y0, z0 = a
+    x1, y1, z1 = b
+    x0, x1, y0, y1, z = x0 * z1 % P, x1 * z0 % P, y0 * z1 % P, y1 * z0 % P, z0 * z1 % P
+    return _third_point(y1 - y0, x1 - x0, (x0, y0, z), x1)
+
+
+def _double(a: Point) -> Point:
+    x, y, z = a
+    return _third_point(3 * x * x + 2 * J * x * z + z * z, 2 * y * z, a, x)
+
+
+def hash_to_curve(msg: bytes, dst: bytes) -> tuple[int, int]:
+    """Return the affine point (x, y) of a message.
+
+    Raises SelfCheckError in the cases no message is known to reach: equal x in the addition, the neutral element as
+    the result. Variable time. RFC 9380 section 3, suite curve25519_XMD:SHA-512_ELL2_RO_ (section 8.5, h_eff = 8).
+    """
+    (xn0, xd0, y0), (xn1, xd1, y1) = (map_to_curve_elligator2(u) for u in hash_to_field(msg, dst, 2))
+    point = _add((xn0, y0 * xd0 % P, xd0), (xn1, y1 * xd1 % P, xd1))
+    for _ in range(3):  # clear_cofactor: 8 = 2^3
+        point = _double(point)
+    x, y, z = point
+    if z == 0:
+        raise SelfCheckError(backend=NAME, detail="an item met an exceptional case of the hash")
+    inverse = pow(z, -1, P)
+    return x * inverse % P, y * inverse % P
+
+
+def hash_to_points(items: pa.LargeBinaryArray, prefix: bytes, dst: bytes) -> bytes:
+    """Return the packed u-coordinates of prefix ‖ item for every item. Variable time."""
+    hashed = (hash_to_curve(prefix + item, dst) for item in items.to_pylist())
+    return b"".join(u.to_bytes(32, "little") for u, _ in hashed)
+
+
+def mask(points: memoryview, scalar: bytes) -> tuple[bytes, list[int]]:
+    """Multiply packed points by the clamped scalar; return the products and the indices of bad points.
+
+    A bad point is not canonical or has no product (it is of low order), and 32 zero bytes stand in its place. Constant
+    time in the scalar. RFC 7748 section 5, by OpenSSL; the refusals are stricter than the RFC, which reduces and masks.
+    """
+    key = X25519PrivateKey.from_private_bytes(scalar)
+    products, bad = bytearray(len(points)), []
+    for start in range(0, len(points), 32):
+        point = bytes(points[start : start + 32])
+        try:
+            if int.from_bytes(point, "little") >= P:
+                raise ValueError
+            products[start : start + 32] = key.exchange(X25519PublicKey.from_public_bytes(point))
+        except ValueError:  # also raised by exchange, for a product of zero
+            bad.append(start // 32)
+    return bytes(products), bad
+
+
+def hash_and_mask(items: pa.LargeBinaryArray, prefix: bytes, dst: bytes, scalar: bytes) -> bytes:
+    """Return the packed masked points of prefix ‖ item for every item, as mask(hash_to_points(…)) would."""
+    products, bad = mask(memoryview(hash_to_points(items, prefix, dst)), scalar)
+    if bad:
+        raise SelfCheckError(backend=NAME, detail="a hashed item has no product")
+    return products
+
+
+def tokens(points: memoryview, prefix: bytes) -> bytes:
+    """Return SHA-256(prefix ‖ point)[:16] for every packed point, packed."""
+    return b"".join(sha256(prefix + points[i : i + 32]).digest()[:16] for i in range(0, len(points), 32))
+
+
+def on_curve(points: memoryview) -> bool:
+    """Tell whether all packed points are canonical and on the curve, not its twist (Euler's criterion)."""
+    return all(_is_on_curve(int.from_bytes(points[i : i + 32], "little")) for i in range(0, len(points), 32))
+
+
+def _is_on_curve(u: int) -> bool:
+    return u < P and pow(u * (u * u + J * u + 1), (P - 1) // 2, P) in (0, 1)

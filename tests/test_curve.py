@@ -1,0 +1,402 @@
+"""The curve: the design's known answers, the RFCs' vectors, PyNaCl as a third opinion, and what must be refused."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import nacl.bindings as sodium
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psicli import curve
+from psicli.curve import reference
+from psicli.errors import InternalError, SelfCheckError, UnknownBackendError
+
+VECTORS = Path(__file__).parent / "vectors"
+P = 2**255 - 19
+TASK_SID = bytes(range(32))
+PREFIX = TASK_SID + b"\x01"
+ALICE, BOB = b"\x77" * 32, b"\x5d" * 32
+
+# All u with a product of zero, canonical or not: orders 1, 2, 4 and 8 on the curve, 1, 2 and 4 on the twist.
+LOW_ORDER = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+]
+
+
+def vectors(name: str) -> Any:
+    return json.loads((VECTORS / name).read_text())
+
+
+def item(*columns: str) -> bytes:
+    """Encode an item by hand, not by psicli.items: this file must not follow a change there."""
+    texts = [column.encode() for column in columns]
+    return bytes([len(texts)]) + b"".join(len(text).to_bytes(4, "big") + text for text in texts)
+
+
+def items(*values: bytes) -> pa.LargeBinaryArray:
+    return pa.array(values, pa.large_binary())
+
+
+def u_bytes(u: int) -> bytes:
+    return u.to_bytes(32, "little")
+
+
+def split(packed: bytes, size: int = 32) -> list[bytes]:
+    return [packed[i : i + size] for i in range(0, len(packed), size)]
+
+
+def digest(packed: bytes) -> str:
+    return sha256(packed).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def thousand() -> pa.LargeBinaryArray:
+    return items(*(item(f"item-{i}") for i in range(1000)))
+
+
+# Known answers -----------------------------------------------------------------------------------------------
+
+
+def test_known_answer_of_one_item(backend: curve.Backend) -> None:
+    one = items(item("alice@example.com"))
+    hashed = backend.hash_to_points(one, PREFIX, curve.DST)
+    assert hashed.hex() == "7caf80bcb6327647825fde699e3cb9fcba68c2cfafc90f0613a1661cdb300a04"
+    masked = curve.hash_and_mask(one, TASK_SID, ALICE)
+    assert masked.hex() == "ba154c18a4d5ec8251a12bb027e3533c034c7da8e64f5a4b6cd8dfcae45af527"
+    double_masked, bad = curve.mask(masked, BOB)
+    assert double_masked.hex() == "7e3e30260193f3b0ae2ace92cae6d40de256e188fe6be01f3612d582e2e85f6c"
+    assert bad == []
+    assert curve.tokens(double_masked, TASK_SID).hex() == "ef4c3dc8ebe5225f0e72b27f34db728e"
+
+
+def test_known_answer_of_the_probe(backend: curve.Backend) -> None:
+    assert curve.probe(TASK_SID).hex() == "53ccd720e9319c7fb7aefa003d75579f"
+
+
+@pytest.mark.parametrize(
+    ("columns", "u"),
+    [
+        (("a,b", "c"), "3284c073f3bec7139f419e52487d19d5cd9bcc864b53eee8aa93042f5d6d741d"),
+        (("a", "b,c"), "9a305f8e8e72962cd0bca9cd12457810306cabe94f6e059d53ef3766d11e0c68"),
+    ],
+)
+def test_known_answers_of_two_columns(backend: curve.Backend, columns: tuple[str, ...], u: str) -> None:
+    assert backend.hash_to_points(items(item(*columns)), PREFIX, curve.DST).hex() == u
+
+
+def test_known_answers_of_a_thousand_items(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
+    masked = curve.hash_and_mask(thousand, TASK_SID, ALICE)
+    double_masked, bad = curve.mask(masked, BOB)
+    assert digest(masked) == "09a8da02eaf33f6eaec7da5f7174d874de3d0fba5d88800442be66949f151d1a"
+    assert digest(double_masked) == "d985c8854c6b268cabd53bc548f35856875d74d7af3ceee34ae7a5681acfec16"
+    assert bad == []
+    tokens = curve.tokens(double_masked, TASK_SID)
+    assert digest(tokens) == "fc08604e5ae43ee59ab9a8fa37f78ea31a68884c55673cfecb1ce341880287d5"
+
+
+def test_known_answers_of_a_thousand_hashes(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
+    hashed = backend.hash_to_points(thousand, PREFIX, curve.DST)
+    assert digest(hashed) == "22b471bb275e5d5eed6d9ef3b648da3d0b82747df31f36ba50c02595093f9b86"
+    assert curve.on_curve(hashed)
+
+
+def test_known_answers_of_every_message_length(backend: curve.Backend) -> None:
+    hashed = backend.hash_to_points(items(*(item("q" * i) for i in range(301))), PREFIX, curve.DST)
+    assert digest(hashed) == "c645793ded41df61a114244cd916c9cd96c32ab2d271ad331e2d3b0e392465b9"
+
+
+# Published vectors -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vector", vectors("rfc9380_k3.json")["vectors"])
+def test_expand_message_xmd(vector: dict[str, str]) -> None:
+    dst = vectors("rfc9380_k3.json")["DST"].encode()
+    uniform = reference.expand_message_xmd(vector["msg"].encode(), dst, int(vector["len_in_bytes"], 16))
+    assert uniform.hex() == vector["uniform_bytes"]
+
+
+def test_expand_message_xmd_refuses_what_the_rfc_does() -> None:
+    for dst, length in [(bytes(256), 32), (b"dst", 255 * 64 + 1)]:
+        with pytest.raises(InternalError):
+            reference.expand_message_xmd(b"", dst, length)
+    assert len(reference.expand_message_xmd(b"", bytes(255), 255 * 64)) == 255 * 64
+
+
+@pytest.mark.parametrize("vector", vectors("rfc9380_j41.json")["vectors"])
+def test_hash_to_curve_step_by_step(vector: dict[str, str]) -> None:
+    dst = vectors("rfc9380_j41.json")["dst"].encode()
+    msg = vector["msg"].encode()
+    expected = {name: int(value, 16) for name, value in vector.items() if name != "msg"}
+    assert reference.hash_to_field(msg, dst, 2) == [expected["u[0]"], expected["u[1]"]]
+    for i in range(2):
+        xn, xd, y = reference.map_to_curve_elligator2(expected[f"u[{i}]"])
+        assert (xn * pow(xd, -1, P) % P, y) == (expected[f"Q{i}.x"], expected[f"Q{i}.y"])
+    assert reference.hash_to_curve(msg, dst) == (expected["P.x"], expected["P.y"])
+
+
+def test_hash_to_curve_by_each_backend(backend: curve.Backend) -> None:
+    rfc = vectors("rfc9380_j41.json")
+    messages = items(*(vector["msg"].encode() for vector in rfc["vectors"]))
+    expected = b"".join(u_bytes(int(vector["P.x"], 16)) for vector in rfc["vectors"])
+    assert backend.hash_to_points(messages, b"", rfc["dst"].encode()) == expected
+
+
+def test_x25519_pairs(backend: curve.Backend) -> None:
+    for vector in vectors("rfc7748_52.json")["vectors"]:
+        point = bytearray.fromhex(vector["u"])
+        if point[31] & 0x80:  # the RFC ignores the bit, the protocol does not
+            assert curve.mask(point, bytes.fromhex(vector["scalar"])) == (bytes(32), [0])
+            point[31] &= 0x7F
+        assert curve.mask(point, bytes.fromhex(vector["scalar"])) == (bytes.fromhex(vector["output"]), [])
+
+
+def test_x25519_iterated(backend: curve.Backend) -> None:
+    rfc = vectors("rfc7748_52.json")["iterated"]
+    scalar = point = bytes.fromhex(rfc["start"])
+    after = {}
+    for i in range(1, 1001):
+        scalar, point = curve.mask(point, scalar)[0], scalar
+        after[i] = scalar.hex()
+    assert (after[1], after[1000]) == (rfc["1"], rfc["1000"])
+
+
+# A third opinion ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(curve.BACKENDS))
+@settings(deadline=None)
+@given(scalar=st.binary(min_size=32, max_size=32), u=st.integers(2, P - 2))
+def test_mask_agrees_with_sodium(name: str, scalar: bytes, u: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PSICLI_BACKEND", name)
+        assert curve.mask(u_bytes(u), scalar) == (sodium.crypto_scalarmult(scalar, u_bytes(u)), [])
+
+
+def edwards_to_u(point: bytes) -> int:
+    y = int.from_bytes(point, "little") & (2**255 - 1)
+    return (1 + y) * pow(1 - y, -1, P) % P
+
+
+def times_eight(u: int) -> int:
+    """Double three times, x only, by the affine form of RFC 7748's ladder step."""
+    for _ in range(3):
+        u = (u * u - 1) ** 2 * pow(4 * u * (u * u + 486662 * u + 1), -1, P) % P
+    return u
+
+
+@settings(deadline=None)
+@given(u=st.integers(1, P - 1))
+def test_map_agrees_with_sodium(u: int) -> None:
+    xn, xd, y = reference.map_to_curve_elligator2(u)
+    x = xn * pow(xd, -1, P) % P
+    assert (x**3 + 486662 * x**2 + x - y**2) % P == 0
+    # Sodium clears the cofactor at once and chooses the other sign at times, which u does not show.
+    assert times_eight(x) == edwards_to_u(sodium.crypto_core_ed25519_from_uniform(u_bytes(u)))
+
+
+def test_map_of_zero_is_the_point_of_order_two() -> None:
+    assert reference.map_to_curve_elligator2(0) == (0, 1, 0)
+
+
+@settings(deadline=None)
+@given(msg=st.binary(max_size=200))
+def test_hash_agrees_with_sodium(msg: bytes) -> None:
+    """As sodium's signs are not the RFC's, its sum is ours or its difference is; the RFC's vectors say which."""
+    maps = [sodium.crypto_core_ed25519_from_uniform(u_bytes(u)) for u in reference.hash_to_field(msg, curve.DST, 2)]
+    either = {sodium.crypto_core_ed25519_add(*maps), sodium.crypto_core_ed25519_sub(*maps)}
+    assert reference.hash_to_curve(msg, curve.DST)[0] in {edwards_to_u(point) for point in either}
+
+
+# What must be refused ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "point",
+    [bytes.fromhex(point) for point in LOW_ORDER]
+    + [u_bytes(P), u_bytes(P + 9), u_bytes(2**255 - 1), u_bytes(9 + 2**255), b"\xff" * 32],
+    ids=lambda point: point.hex()[:4] + "-" + point.hex()[-2:],
+)
+def test_mask_refuses(backend: curve.Backend, point: bytes) -> None:
+    assert curve.mask(point, ALICE) == (bytes(32), [0])
+
+
+def test_the_largest_canonical_point_is_taken(backend: curve.Backend) -> None:
+    assert curve.mask(u_bytes(P - 2), ALICE)[1] == []
+
+
+def test_bad_points_spoil_no_others(backend: curve.Backend) -> None:
+    good = split(curve.hash_and_mask(items(*(item(f"{i}") for i in range(40))), TASK_SID, ALICE))
+    points = list(good)
+    for i in (0, 7, 8, 31, 39):
+        points[i] = bytes.fromhex(LOW_ORDER[i % 7])
+    points[20] = u_bytes(P + 9)
+    products, bad = curve.mask(b"".join(points), BOB)
+    assert bad == [0, 7, 8, 20, 31, 39]
+    expected = [bytes(32) if i in bad else curve.mask(point, BOB)[0] for i, point in enumerate(good)]
+    assert split(products) == expected
+
+
+def test_on_curve_refuses_the_twist(backend: curve.Backend) -> None:
+    point = curve.hash_and_mask(items(item("a")), TASK_SID, ALICE)
+    assert curve.on_curve(point * 64)
+    assert curve.on_curve(b"")
+    for position in (0, 63):
+        points = split(point * 64)
+        points[position] = u_bytes(2)
+        assert not curve.on_curve(b"".join(points))
+
+
+def test_on_curve_refuses_what_is_not_canonical(backend: curve.Backend) -> None:
+    assert curve.on_curve(u_bytes(9))
+    for u in (P + 9, 9 + 2**255):
+        assert not curve.on_curve(u_bytes(u))
+
+
+def test_reversed_bytes_are_found(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
+    """RFC 9380 writes big-endian, RFC 7748 reads little-endian: unreversed, half the points are on the twist."""
+    hashed = backend.hash_to_points(thousand.slice(0, 64), PREFIX, curve.DST)
+    turned = b"".join(point[::-1] for point in split(hashed))
+    assert not curve.on_curve(turned)
+    assert sum(curve.on_curve(point) for point in split(turned)) < 60
+
+
+@pytest.mark.parametrize("fields", [[5, 5], [5, P - 5]])
+def test_exceptional_cases_are_found(monkeypatch: pytest.MonkeyPatch, fields: list[int]) -> None:
+    """No message leads there, so the field elements are put in by hand: both map to the same point."""
+    monkeypatch.setattr(reference, "hash_to_field", lambda msg, dst, count: fields)
+    with pytest.raises(SelfCheckError) as caught:
+        curve.hash_and_mask(items(b"secret item"), TASK_SID, ALICE)
+    assert caught.value.code == 70
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("size", [0, 31, 33, 64])
+def test_wrong_lengths_are_our_mistake(backend: curve.Backend, size: int) -> None:
+    wrong, point, none = bytes(size), u_bytes(9), items()
+    for call in (
+        lambda: curve.hash_and_mask(none, wrong, ALICE),
+        lambda: curve.hash_and_mask(none, TASK_SID, wrong),
+        lambda: curve.mask(point, wrong),
+        lambda: curve.tokens(point, wrong),
+        lambda: curve.probe(wrong),
+    ):
+        with pytest.raises(InternalError):
+            call()
+
+
+def test_part_of_a_point_is_our_mistake(backend: curve.Backend) -> None:
+    for call in (
+        lambda points: curve.mask(points, ALICE),
+        lambda points: curve.tokens(points, TASK_SID),
+        curve.on_curve,
+    ):
+        with pytest.raises(InternalError):
+            call(bytes(33))
+
+
+def test_a_null_item_is_our_mistake(backend: curve.Backend) -> None:
+    with pytest.raises(InternalError):
+        curve.hash_and_mask(pa.array([b"a", None], pa.large_binary()), TASK_SID, ALICE)
+
+
+# Packed data -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_in_nothing_out(backend: curve.Backend) -> None:
+    assert curve.hash_and_mask(items(), TASK_SID, ALICE) == b""
+    assert curve.mask(b"", ALICE) == (b"", [])
+    assert curve.tokens(b"", TASK_SID) == b""
+
+
+def test_a_slice_is_its_own_items(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
+    whole = curve.hash_and_mask(thousand.slice(0, 41), TASK_SID, ALICE)
+    for start, stop in [(0, 1), (3, 20), (20, 41), (7, 7)]:
+        part = curve.hash_and_mask(thousand.slice(start, stop - start), TASK_SID, ALICE)
+        assert part == whole[32 * start : 32 * stop]
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, pa.py_buffer])
+def test_any_buffer_is_taken(backend: curve.Backend, kind: Any) -> None:
+    points = u_bytes(9) + u_bytes(2)
+    assert curve.mask(kind(points), ALICE) == curve.mask(points, ALICE)
+    assert curve.tokens(kind(points), TASK_SID) == curve.tokens(points, TASK_SID)
+    assert not curve.on_curve(kind(points))
+
+
+@pytest.mark.parametrize("name", sorted(curve.BACKENDS))
+@settings(deadline=None, max_examples=20)
+@given(
+    values=st.lists(st.binary(max_size=300), max_size=20),
+    task_sid=st.binary(min_size=32, max_size=32),
+    scalars=st.tuples(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32)),
+)
+def test_both_orders_of_masking_agree(
+    name: str, values: list[bytes], task_sid: bytes, scalars: tuple[bytes, bytes]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PSICLI_BACKEND", name)
+        ours, theirs = (curve.hash_and_mask(items(*values), task_sid, scalar) for scalar in scalars)
+        assert curve.mask(ours, scalars[1]) == curve.mask(theirs, scalars[0])
+        # Every backend gives the reference's bytes.
+        assert ours == reference.hash_and_mask(items(*values), task_sid + b"\x01", curve.DST, scalars[0])
+
+
+def test_another_task_shares_nothing(backend: curve.Backend) -> None:
+    one, other = TASK_SID, bytes(32)
+    assert curve.hash_and_mask(items(b"a"), one, ALICE) != curve.hash_and_mask(items(b"a"), other, ALICE)
+    assert curve.tokens(u_bytes(9), one) != curve.tokens(u_bytes(9), other)
+    assert curve.probe(one) != curve.probe(other)
+
+
+# The backend in use ------------------------------------------------------------------------------------------
+
+
+def test_self_test_passes(backend: curve.Backend) -> None:
+    curve.self_test()
+
+
+class Turned:
+    """A backend that hands out the RFC 9380 byte order, as some have."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reference, name)
+
+    def hash_to_points(self, values: pa.LargeBinaryArray, prefix: bytes, dst: bytes) -> bytes:
+        return b"".join(point[::-1] for point in split(reference.hash_to_points(values, prefix, dst)))
+
+    def hash_and_mask(self, values: pa.LargeBinaryArray, prefix: bytes, dst: bytes, scalar: bytes) -> bytes:
+        return reference.mask(memoryview(self.hash_to_points(values, prefix, dst)), scalar)[0]
+
+
+def test_self_test_finds_a_wrong_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(curve.BACKENDS, "turned", Turned())
+    monkeypatch.setenv("PSICLI_BACKEND", "turned")
+    with pytest.raises(SelfCheckError, match=r"turned .*hash_and_mask, mask, tokens, probe") as caught:
+        curve.self_test()
+    assert caught.value.code == 70
+
+
+def test_backend_is_named(backend: curve.Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert curve.BACKENDS[curve.backend()] is backend
+    monkeypatch.setenv("PSICLI_BACKEND", "")
+    assert curve.backend() in curve.BACKENDS
+
+
+def test_unknown_backend_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PSICLI_BACKEND", "gpu\x1b[2J")
+    with pytest.raises(UnknownBackendError, match="reference") as caught:
+        curve.backend()
+    assert caught.value.code == 78
+    assert "\x1b" not in caught.value.message
