@@ -266,6 +266,11 @@ class PortBusyError(BusyError):
     hint = "Wait for it to end, or give this job another port (address in the job file, or --port-offset)."
 
 
+class LockHeldError(BusyError):
+    sentence = "{what} is taken by {holder}"
+    hint = "Wait for it to end (--lock-timeout waits for you), or give this job another port."
+
+
 class PeerBusyError(BusyError):
     sentence = "{peer} already runs this session with somebody else"
     hint = "Was this party started twice? Wait for the other run to end."

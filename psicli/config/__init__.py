@@ -1,0 +1,133 @@
+"""job.yaml -> Job, a frozen value: every mistake of the file at once, each with its line.
+
+load_job reads the file into a plain tree (document), fills the variables (variables), has pydantic check the shape
+(shape, models, fields), compares the fields with each other (checks), and only a tree without a mistake becomes a Job.
+
+The job file is read and nothing else: no input, output or TLS file is opened. Imports go one way: document and fields
+below models, then shape, then checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from psicli.config import checks
+from psicli.config.checks import Slot
+from psicli.config.document import Document
+from psicli.config.fields import ip, is_loopback, split_address
+from psicli.config.models import Job, JobFile, LinkSettings, Node, NodeEntry, Task, TlsFiles
+from psicli.config.shape import check_shape
+from psicli.config.variables import fill_variables
+
+__all__ = ["Job", "JobFile", "LinkSettings", "Node", "Task", "TlsFiles", "job_schema", "load_job"]
+
+
+def load_job(
+    path: Path,
+    *,
+    party: str | None = None,
+    port_offset: int = 0,
+    variables: Mapping[str, str],
+    only: Sequence[str] = (),
+) -> Job:
+    """Load a job file as one of its parties; `party` comes before self_party, `only` picks tasks by name.
+
+    Raises JobFileMissingError, and JobFileError with every mistake at once.
+    """
+    document = Document(path)
+    own = party if party is not None else document.text("self_party") or ""
+    fill_variables(document, own, variables)
+    check_shape(document)
+    parties = checks.check_nodes(document)
+    checks.check_addresses(document, port_offset)
+    checks.check_party(document, party, parties)
+    checks.check_receivers(document, parties)
+    for task in document.entries("tasks"):
+        checks.check_task(document, task, own, parties)
+    slots = checks.undo_lists(document)
+    checks.check_names(document, slots, only)
+    checks.check_suffixes(document, slots, own)
+    checks.check_clashes(document, slots, own)
+    document.raise_mistakes()
+    return _build(document, own, port_offset, [slot for slot in slots if not only or slot.name in only])
+
+
+def _build(document: Document, party: str, offset: int, slots: Sequence[Slot]) -> Job:
+    entry = JobFile.model_validate(document.root)
+    first, second = entry.cluster.nodes
+    folder, tls = document.path.parent, entry.cluster.tls
+    return Job(
+        path=document.path,
+        name=entry.job,
+        party=party,
+        peer=second.party if party == first.party else first.party,
+        listener=_listener(first, offset),
+        dialer=_node(second, offset),
+        link=entry.cluster.link_desc,
+        tls=TlsFiles(**{name: folder / file for name, file in tls}) if isinstance(tls, TlsFiles) else None,
+        tls_insecure=tls == "insecure",
+        tasks=tuple(_task(entry, slot, party, folder) for slot in slots),
+    )
+
+
+def _node(entry: NodeEntry, offset: int) -> Node:
+    if entry.address is None:
+        return Node(party=entry.party, host="", port=0)
+    host, port = split_address(entry.address)
+    return Node(party=entry.party, host=host, port=port + offset)
+
+
+def _listener(entry: NodeEntry, offset: int) -> Node:
+    node = _node(entry, offset)
+    if entry.listen_address is not None:
+        host, port = split_address(entry.listen_address)
+        return node.model_copy(update={"listen_host": host, "listen_port": port + offset})
+    address = ip(node.host)
+    if is_loopback(node.host):
+        host = node.host if address else "127.0.0.1"
+    else:
+        # The family the address is dialled by, where it says so.
+        host = "::" if address and address.version == 6 else "0.0.0.0"
+    return node.model_copy(update={"listen_host": host, "listen_port": node.port})
+
+
+def _task(job: JobFile, slot: Slot, party: str, folder: Path) -> Task:
+    entry = job.tasks[int(slot.task[-1])]
+    receiver = entry.receiver or job.psi.receiver or ""
+    broadcast = job.psi.broadcast_result if entry.broadcast_result is None else entry.broadcast_result
+
+    def located(paths: str | tuple[str, ...]) -> Path | Literal["-"]:
+        text = paths if isinstance(paths, str) else paths[slot.position or 0]
+        return "-" if text == "-" else folder / text
+
+    return Task(
+        name=slot.name,
+        keys=entry.keys[party],
+        input_path=located(entry.input_path[party]),
+        output_path=located(entry.output_path[party]) if broadcast or receiver == party else None,
+        receiver=receiver,
+        broadcast_result=broadcast,
+    )
+
+
+class _UserSchema(GenerateJsonSchema):
+    """JSON Schema without null: an optional field is left out of a job file, never written as null."""
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        if schema.get("default") is None:
+            return self.generate_inner(schema["schema"])
+        return super().default_schema(schema)
+
+
+def job_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a job file as users write it."""
+    schema = JobFile.model_json_schema(schema_generator=_UserSchema)
+    return {"$schema": _UserSchema.schema_dialect, **schema}

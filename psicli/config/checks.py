@@ -1,0 +1,233 @@
+"""Do the fields of a job file fit each other, and the party that runs here? One function a question.
+
+They read the plain tree, not the models, so that they also run over a file with mistakes elsewhere; what is missing or
+broken is passed over. An empty list of parties means that not all of them are known. Nothing is opened here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from psicli.config.document import Document, Loc, field_name
+from psicli.config.fields import MAX_NAME, is_loopback, split_address
+from psicli.config.shape import example
+from psicli.errors import UnknownFormatError, shown
+from psicli.files import SUFFIXES, file_format
+
+# Parties and addresses -----------------------------------------------------------------------------------------
+
+
+def check_nodes(document: Document) -> list[str]:
+    """Check the nodes; return the parties' names, or none at all if one of them is not known."""
+    nodes = document.entries("cluster", "nodes")
+    named = [document.text(*node, "party") for node in nodes]
+    for index, (node, party) in enumerate(zip(nodes, named, strict=True)):
+        if party is not None and party in named[:index]:
+            what = f"{shown(party)} is another node's party too"
+            document.blame((*node, "party"), what, "give every node a party of its own")
+        entry = document.get(*node)
+        if index == 0 and isinstance(entry, dict) and "address" not in entry:
+            right = f"the other party dials it; add for example `{example((*node, 'address'))}`"
+            document.blame((*node, "address"), "is missing", right)
+        if index > 0 and document.text(*node, "listen_address") is not None:
+            right = "only the first node listens; remove it, or change the order of the nodes"
+            document.blame((*node, "listen_address"), "has no use here", right)
+    if document.get("cluster", "nodes") is not None and len(nodes) != 2:
+        right = "psicli runs between exactly two parties, other numbers are not supported"
+        document.note(("cluster", "nodes"), f"lists {len(nodes)} nodes", right)
+    return list(dict.fromkeys(filter(None, named))) if all(named) else []
+
+
+def check_addresses(document: Document, offset: int) -> None:
+    """Check every port with its offset, and refuse plain text beyond this machine unless the file asks for it."""
+    for node in document.entries("cluster", "nodes"):
+        for name in ("address", "listen_address"):
+            text = document.text(*node, name)
+            if text is None:
+                continue
+            host, port = split_address(text)
+            if not 1 <= port + offset <= 65535:
+                what = f"the port is {port + offset} with --port-offset {offset}"
+                document.blame((*node, name), what, "ports go from 1 to 65535")
+            if "tls" not in document.table("cluster") and not is_loopback(host):
+                what = f"{shown(text)} is not a loopback address and there is no tls"
+                right = "add cluster.tls, or use 127.0.0.1 (`tls: insecure` sends all in plain text)"
+                document.blame((*node, name), what, right)
+
+
+def check_party(document: Document, argument: str | None, parties: Sequence[str]) -> None:
+    """Check that the party that runs here is one of the job; `argument` is --party, if given."""
+    listed = " or ".join(parties)
+    if argument is not None:
+        if parties and argument not in parties:
+            # --party is no place in the file, so it shows where the parties are named.
+            line = document.line(("cluster", "nodes"))
+            document.note(("--party",), f"{shown(argument)} is no party of this job", f"give {listed}", line)
+    elif document.text("self_party") is None:
+        # Not there, or there and wrong: then it is blamed already.
+        document.blame(("self_party",), "is missing", f"add it, or give --party ({listed or 'one of cluster.nodes'})")
+    else:
+        _check_known(document, ("self_party",), parties)
+
+
+def check_receivers(document: Document, parties: Sequence[str]) -> None:
+    """Check that every receiver is a party."""
+    for loc in (("psi",), *document.entries("tasks")):
+        _check_known(document, (*loc, "receiver"), parties)
+
+
+def _check_known(document: Document, loc: Loc, parties: Sequence[str]) -> None:
+    name = document.text(*loc)
+    if name is not None and parties and name not in parties:
+        document.blame(loc, f"{shown(name)} is no party of this job", f"give {' or '.join(parties)}")
+
+
+# Tasks ---------------------------------------------------------------------------------------------------------
+
+
+def check_task(document: Document, loc: Loc, party: str, parties: Sequence[str]) -> None:
+    """Check who appears in a task and who must."""
+    for kind in ("keys", "input_path", "output_path"):
+        for other in document.table(*loc, kind):
+            if parties and other not in parties:
+                right = f"the parties are {' and '.join(parties)}"
+                document.blame((*loc, kind, other), f"{shown(other)} is no party of this job", right)
+    if party in parties:
+        for kind in ("keys", "input_path"):
+            entries = document.get(*loc, kind)
+            if isinstance(entries, dict) and party not in entries:
+                document.blame((*loc, kind, party), "is missing", f"this party runs here; `{example((*loc, kind))}`")
+    _check_result(document, loc, party if party in parties else None)
+    columns = {other: len(document.entries(*loc, "keys", other)) for other in document.table(*loc, "keys")}
+    counts = {other: count for other, count in columns.items() if count}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{count} of {other}" for other, count in counts.items())
+        document.blame((*loc, "keys"), f"has {listed}", "give both parties equally many key columns")
+
+
+def _check_result(document: Document, loc: Loc, party: str | None) -> None:
+    """Check that somebody learns the result, and that the party, if it does, has an output."""
+    task = document.table(*loc)
+    receiver = document.text(*loc if "receiver" in task else ("psi",), "receiver")
+    if receiver is None and task and not document.broken(("psi", "receiver")):
+        right = f"add it here or under psi, for example `{example((*loc, 'receiver'))}`"
+        document.blame((*loc, "receiver"), "is missing", right)
+    broadcast = document.text(*loc, "broadcast_result") or document.text("psi", "broadcast_result") or "false"
+    learns = party is not None and (receiver == party or broadcast.lower() == "true")
+    if party is not None and learns and party not in document.table(*loc, "output_path"):
+        right = f"this party learns the result; `{example((*loc, 'output_path'))}`"
+        document.blame((*loc, "output_path", party), "is missing", right)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One task after the list shorthand is undone: an entry of `tasks`, and a position in its lists."""
+
+    name: str
+    task: Loc
+    position: int | None
+
+    def place(self, kind: str, party: str) -> Loc:
+        loc = (*self.task, kind, party)
+        return loc if self.position is None else (*loc, self.position)
+
+
+def undo_lists(document: Document) -> list[Slot]:
+    """Return every task the file stands for, and check the lists of the shorthand."""
+    slots: list[Slot] = []
+    if document.get("tasks") == []:
+        document.blame(("tasks",), "is empty", f"give at least one, for example `{example(('tasks',))}`")
+    for task in document.entries("tasks"):
+        name = document.text(*task, "name") or ""
+        count = _check_lists(document, task)
+        if count is None:
+            slots.append(Slot(name, task, None))
+        else:
+            slots.extend(Slot(f"{name}-{n + 1}" if name else "", task, n) for n in range(count))
+    return slots
+
+
+def _check_lists(document: Document, task: Loc) -> int | None:
+    """Return how many tasks the lists of a task stand for; None if it has no lists."""
+    places = [(*task, kind, party) for kind in ("input_path", "output_path") for party in document.table(*task, kind)]
+    paths = {loc: document.get(*loc) for loc in places if not document.broken(loc)}
+    first = next((loc for loc, value in paths.items() if isinstance(value, list)), None)
+    if first is None:
+        return None
+    count = len(paths[first])
+    for loc, value in paths.items():
+        if not isinstance(value, list):
+            document.blame(loc, "is one path", f"give a list of {count}, as {field_name(first)} has")
+        elif len(value) != count:
+            what = f"lists {len(value)} paths where {field_name(first)} lists {count}"
+            document.note(loc, what, "all lists of a task must be equally long")
+    return count
+
+
+def check_names(document: Document, slots: Sequence[Slot], only: Sequence[str]) -> None:
+    """Check that task names differ, and that --only names tasks."""
+    first: dict[str, Loc] = {}
+    for slot in slots:
+        loc = (*slot.task, "name")
+        if len(slot.name) > MAX_NAME:
+            document.blame(loc, f"{slot.name} is too long", f"names have at most {MAX_NAME} characters")
+        elif slot.name in first:
+            line = document.line(first[slot.name])
+            document.blame(loc, f"{slot.name} is the name of another task (line {line})", "give every task its own")
+        if slot.name:
+            first.setdefault(slot.name, loc)
+    if not all(slot.name for slot in slots):
+        return
+    for name in dict.fromkeys(only):
+        if name not in first:
+            right = f"the tasks are {', '.join(list(first)[:20])}" + (", …" if len(first) > 20 else "")
+            document.note(("--only",), f"{shown(name)} is no task of this job", right, document.line(("tasks",)))
+
+
+# Paths ---------------------------------------------------------------------------------------------------------
+
+
+def check_suffixes(document: Document, slots: Sequence[Slot], party: str) -> None:
+    """Check that every path's format is known."""
+    for slot in slots:
+        for kind in ("input_path", "output_path"):
+            for owner in document.table(*slot.task, kind):
+                loc = slot.place(kind, owner)
+                text = document.text(*loc)
+                # Another party's variables are not filled here, so its suffix may not be known.
+                if text is None or (owner != party and "$" in text):
+                    continue
+                try:
+                    file_format(text)
+                except UnknownFormatError:
+                    right = f"the suffixes are {SUFFIXES}, in lower case; - is standard input or output"
+                    document.blame(loc, f"{shown(text)} has no known suffix" if text else "is empty", right)
+
+
+def check_clashes(document: Document, slots: Sequence[Slot], party: str) -> None:
+    """Refuse an output that is another output or an input, and `-` for two tasks, among the own paths."""
+    inputs: dict[str, Loc] = {}
+    for real, loc in _real_paths(document, slots, "input_path", party):
+        if real == "-" and real in inputs:
+            what = f"- is an input already (line {document.line(inputs[real])})"
+            document.blame(loc, what, "standard input serves one task")
+        inputs.setdefault(real, loc)
+    # Standard output is not standard input.
+    inputs.pop("-", None)
+    outputs: dict[str, Loc] = {}
+    for real, loc in _real_paths(document, slots, "output_path", party):
+        if other := outputs.get(real) or inputs.get(real):
+            what = f"is the same file as {field_name(other)} (line {document.line(other)})"
+            right = "every task needs an output of its own; - serves one task"
+            document.blame(loc, what, right if real in outputs else "an output must not replace an input")
+        outputs.setdefault(real, loc)
+
+
+def _real_paths(document: Document, slots: Sequence[Slot], kind: str, party: str) -> Iterator[tuple[str, Loc]]:
+    for slot in slots:
+        loc = slot.place(kind, party)
+        text = document.text(*loc)
+        if text is not None:
+            yield text if text == "-" else os.path.realpath(document.path.parent / text), loc

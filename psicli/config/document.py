@@ -1,0 +1,220 @@
+"""YAML -> a plain tree with the line of every place, and the mistakes found in it so far. The only user of yaml.
+
+YAML is composed, never constructed: every scalar is text until a model converts it. Tags, control characters, repeated
+fields and aliases that explode are refused here. What a field means is not known here.
+A place that was blamed is broken: no later check sees it, or anything below it, so that one mistake gives one line.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from psicli.errors import JobFileError, JobFileMissingError, shown
+
+# A job of a thousand tasks is about 300 KB. The other limits stop files that are small but explode: nesting costs
+# stack, aliases of aliases double with every line.
+MAX_FILE_BYTES = 4 * 1024 * 1024
+MAX_DEPTH = 32
+MAX_PLACES = 500_000
+MAX_MISTAKES_SHOWN = 100
+
+# What str.isprintable refuses is too much (a no-break space in a column name); this is what would break a terminal,
+# a log line or a path.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_PLAIN_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"}
+
+Loc = tuple[str | int, ...]
+
+
+class Document:
+    """A job file as dicts, lists and text. Raises JobFileMissingError, and JobFileError if there is no tree at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._shown_path = str(path) if str(path).isprintable() else shown(str(path))
+        self._lines: dict[Loc, int] = {}
+        self._broken: set[Loc] = set()
+        self._mistakes: list[tuple[int, str]] = []
+        self._places = 0
+        self.root = self._convert(self._compose(self._read()), (), ())
+
+    # Places
+
+    def line(self, loc: Loc) -> int:
+        """Return the line of a place, or of the nearest place around it that the file holds."""
+        return next(self._lines[loc[:end]] for end in range(len(loc), -1, -1) if loc[:end] in self._lines)
+
+    def get(self, *loc: str | int) -> Any:
+        """Return what stands at a place; None where nothing does, or something broken."""
+        found = None if self.broken(loc) else self.root
+        for step in loc:
+            if isinstance(step, str) and isinstance(found, dict):
+                found = found.get(step)
+            elif isinstance(step, int) and isinstance(found, list) and step < len(found):
+                found = found[step]
+            else:
+                return None
+        return found
+
+    def text(self, *loc: str | int) -> str | None:
+        found = self.get(*loc)
+        return found if isinstance(found, str) else None
+
+    def table(self, *loc: str | int) -> dict[str, Any]:
+        found = self.get(*loc)
+        return found if isinstance(found, dict) else {}
+
+    def entries(self, *loc: str | int) -> list[Loc]:
+        """Return the places of a list's entries."""
+        found = self.get(*loc)
+        return [(*loc, index) for index in range(len(found))] if isinstance(found, list) else []
+
+    def replace(self, loc: Loc, text: str) -> None:
+        self.get(*loc[:-1])[loc[-1]] = self._safe_text(loc, text)
+
+    # Mistakes
+
+    def broken(self, loc: Loc) -> bool:
+        return any(loc[:end] in self._broken for end in range(len(loc) + 1))
+
+    def blame(self, loc: Loc, what: str, right: str) -> None:
+        """Note a mistake and break its place."""
+        self.note(loc, what, right)
+        self._broken.add(loc)
+
+    def note(self, loc: Loc, what: str, right: str, line: int | None = None) -> None:
+        """Note a mistake, unless its place is broken; later checks still see the place."""
+        if not self.broken(loc):
+            self._mistakes.append((line or self.line(loc), f"{field_name(loc)}: {what}; {right}"))
+
+    def raise_mistakes(self) -> None:
+        """Raise JobFileError with every mistake, by line, if there is any."""
+        if self._mistakes:
+            raise self._error()
+
+    def _fail(self, field: str, what: str, right: str, line: int = 1) -> NoReturn:
+        """Note a mistake that leaves nothing to check, and raise."""
+        self._mistakes.append((line, f"{field}: {what}; {right}"))
+        raise self._error()
+
+    def _error(self) -> JobFileError:
+        path = self._shown_path
+        lines = [f"{path}:{line}: {text}" for line, text in sorted(self._mistakes, key=lambda mistake: mistake[0])]
+        if len(lines) > MAX_MISTAKES_SHOWN:
+            lines[MAX_MISTAKES_SHOWN:] = [f"{path}: and {len(lines) - MAX_MISTAKES_SHOWN} more mistakes"]
+        return JobFileError(mistakes="\n".join(lines))
+
+    # Reading
+
+    def _read(self) -> str:
+        try:
+            with open(self.path, "rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            raise JobFileMissingError(path=self._shown_path) from None
+        except OSError as exc:
+            self._fail("job file", f"cannot be read ({exc.strerror})", "give a file this user may read")
+        if len(data) > MAX_FILE_BYTES:
+            self._fail("job file", "is too large", f"a job file holds at most {MAX_FILE_BYTES // 2**20} MiB")
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError as exc:
+            self._fail("job file", "is not UTF-8 text here", "save it as UTF-8", data.count(b"\n", 0, exc.start) + 1)
+
+    def _compose(self, text: str) -> yaml.Node:
+        try:
+            node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+        except yaml.MarkedYAMLError as exc:
+            mark = exc.problem_mark or exc.context_mark
+            problem = ", ".join(part for part in (exc.context, exc.problem) if part)
+            right = "check indentation, quotes, brackets and tabs around here"
+            self._fail("YAML", _UNSAFE.sub(" ", problem)[:200], right, mark.line + 1 if mark else 1)
+        except yaml.reader.ReaderError as exc:
+            line = text.count("\n", 0, exc.position) + 1
+            self._fail("YAML", f"character U+{ord(text[exc.position]):04X} is not allowed", "remove it", line)
+        except (yaml.YAMLError, ValueError, OverflowError):
+            # An escape beyond Unicode ("\U00110000") and the like, which PyYAML meets with a bare ValueError.
+            self._fail("YAML", "cannot be read", "check numbers and escapes such as \\U in double quotes")
+        if node is None:
+            self._fail("job file", "is empty", "`psicli config schema` describes what it holds")
+        return node
+
+    def _convert(self, node: yaml.Node, loc: Loc, around: tuple[yaml.Node, ...]) -> Any:
+        line = node.start_mark.line + 1
+        self._lines.setdefault(loc, line)
+        self._places += 1
+        # An alias is the anchor's own node again: one inside itself never ends, and a few lines can stand for
+        # billions of places.
+        if any(node is outer for outer in around):
+            self._fail(field_name(loc), "is an alias of something that contains it", "write it out", line)
+        if self._places > MAX_PLACES or len(around) >= MAX_DEPTH:
+            what = "makes the file too large or too deep, aliases counted"
+            self._fail(field_name(loc), what, "split the job", line)
+        if node.tag not in _PLAIN_TAGS:
+            self.blame(loc, f"has the YAML tag {shown(str(node.tag))}", "remove the tag; tags have no use here")
+        around = (*around, node)
+        if isinstance(node, yaml.MappingNode):
+            return self._convert_mapping(node, loc, around)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._convert(child, (*loc, index), around) for index, child in enumerate(node.value)]
+        return self._safe_text(loc, str(node.value))
+
+    def _convert_mapping(self, node: yaml.MappingNode, loc: Loc, around: tuple[yaml.Node, ...]) -> dict[str, Any]:
+        table: dict[str, Any] = {}
+        for key, child in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                self.note(loc, "has a field name that is not text", "give NAME: VALUE", line)
+                continue
+            name = shown(key.value) if _UNSAFE.search(key.value) else key.value
+            here = (*loc, name)
+            if name in table:
+                self.note(here, f"stands here again (first in line {self._lines[here]})", "keep one of the two", line)
+                continue
+            self._lines[here] = line
+            table[name] = self._convert(child, here, around)
+        return table
+
+    def _safe_text(self, loc: Loc, text: str) -> str:
+        """Return text, or blame it for control characters and return something harmless instead."""
+        if not _UNSAFE.search(text):
+            return text
+        self.blame(loc, f"{shown(text)} holds a line break or control character", "remove it")
+        return shown(text)
+
+
+class _Loader(yaml.BaseLoader):
+    """A composer that refuses deep nesting before it costs Python's stack; implicit types are not resolved."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            problem = f"nested more than {MAX_DEPTH} levels deep"
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def field_name(loc: Loc) -> str:
+    """Return a place as users read it: `cluster.nodes[0].address`."""
+    name = ""
+    for step in loc:
+        if isinstance(step, int):
+            name += f"[{step}]"
+        else:
+            name += ("." if name else "") + (step if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", step) else shown(step, 64))
+    return name or "job file"
+
+
+def as_yaml(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
+    return text.splitlines()[0]

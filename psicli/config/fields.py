@@ -1,0 +1,134 @@
+"""What one field may hold: text in, value out.
+
+Every check here looks at a single value and nothing else, and raises pydantic's error with two halves: what is
+wrong, and what would be right. Values that are no text any more (defaults, examples) pass unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
+
+from psicli.errors import shown
+
+# As many columns as item bytes can count (one byte), and names short enough for every log line.
+MAX_KEY_COLUMNS = 255
+MAX_NAME = 64
+
+_NAME = rf"[a-z0-9-]{{1,{MAX_NAME}}}"
+# An IP address (group 1), or a host name of at most 253 characters.
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]|[0-9.]+)|[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
+
+
+def _wrong(what: str, right: str) -> PydanticCustomError:
+    return PydanticCustomError("psicli", "{what}; {right}", {"what": what, "right": right})
+
+
+def _text_like(pattern: str, what: str, right: str) -> BeforeValidator:
+    """Refuse text that does not match; pydantic converts the rest."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and not re.fullmatch(pattern, value):
+            raise _wrong(f"{shown(value)} {what}", right)
+        return value
+
+    return BeforeValidator(check)
+
+
+def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:
+    if not 1 <= len(columns) <= MAX_KEY_COLUMNS:
+        raise _wrong(f"names {len(columns)} columns", f"name 1 to {MAX_KEY_COLUMNS} key columns")
+    if "" in columns:
+        raise _wrong("holds an empty column name", "name every key column as the input's header does")
+    if repeated := {column for column in columns if columns.count(column) > 1}:
+        raise _wrong(f"names {shown(min(repeated))} more than once", "name every key column once")
+    return columns
+
+
+def _given_path(value: object) -> object:
+    if value == "":
+        raise _wrong("is empty", "give the path of a file")
+    return value
+
+
+def _some_paths(paths: tuple[str, ...]) -> tuple[str, ...]:
+    if not paths:
+        raise _wrong("is empty", "give at least one path")
+    return paths
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Return host (IPv6 without its brackets) and port of HOST:PORT. Raises PydanticCustomError."""
+    host, _, port = text.rpartition(":")
+    right = "give HOST:PORT, for example alice.example.com:18560 or [::1]:18560"
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535 or not host:
+        raise _wrong(f"{shown(text)} has no port from 1 to 65535 after a host", right)
+    found = _HOST.fullmatch(host)
+    host = host.strip("[]")
+    if not found or (found[1] and ip(host) is None):
+        raise _wrong(f"{shown(text)} holds no valid host name or IP address (IPv6 needs brackets)", right)
+    return host, int(port)
+
+
+def ip(host: str) -> IPv4Address | IPv6Address | None:
+    """Return the IP address that a host is, None for a name."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine; of the names only `localhost` is."""
+    address = ip(host)
+    return address.is_loopback if address else host.lower() == "localhost"
+
+
+def _dial_address(text: str) -> str:
+    address = ip(split_address(text)[0])
+    if address and address.is_unspecified:
+        raise _wrong(f"{shown(text)} cannot be dialled", "give the name or IP address the other party reaches it by")
+    return text
+
+
+def _listen_address(text: str) -> str:
+    if ip(split_address(text)[0]) is None:
+        raise _wrong(f"{shown(text)} is not an IP address with a port", "give one such as 0.0.0.0:18560 or [::1]:18560")
+    return text
+
+
+# pydantic puts the tag of a union's member into an error's place; `|` keeps them apart from field names.
+TEXT, LIST, TABLE = TAGS = "|text", "|list", "|table"
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return LIST
+    return TABLE if isinstance(value, dict | BaseModel) else TEXT
+
+
+by_kind = Discriminator(_kind)
+
+Name = Annotated[
+    str,
+    _text_like(_NAME, "is not a name", f"use 1 to {MAX_NAME} of a-z, 0-9 and -, without variables"),
+    Field(json_schema_extra={"pattern": f"^{_NAME}$"}),
+]
+Columns = Annotated[
+    tuple[str, ...],
+    AfterValidator(_columns),
+    Field(json_schema_extra={"minItems": 1, "maxItems": MAX_KEY_COLUMNS, "uniqueItems": True}),
+]
+_DIGITS = r"0|[1-9][0-9]{0,11}"
+Whole = Annotated[int, _text_like(_DIGITS, "is not a whole number", "give plain digits, without unit or sign")]
+Truth = Annotated[bool, _text_like("(?ai)true|false", "is neither true nor false", "give true or false")]
+DialAddress = Annotated[str, AfterValidator(_dial_address)]
+ListenAddress = Annotated[str, AfterValidator(_listen_address)]
+GivenPath = Annotated[Path, BeforeValidator(_given_path)]
+_ListOfPaths = Annotated[tuple[str, ...], AfterValidator(_some_paths), Field(json_schema_extra={"minItems": 1})]
+Paths = Annotated[Annotated[str, Tag(TEXT)] | Annotated[_ListOfPaths, Tag(LIST)], by_kind]

@@ -1,0 +1,225 @@
+"""The job file as users write it, and the job as the rest of psicli sees it: what there is, and no logic.
+
+The first models mirror the YAML; every field of theirs has a description and an example, which make the JSON Schema
+and the advice in error messages. Node, Task and Job are made from them once nothing is wrong. All are frozen.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Tag
+
+from psicli.config.fields import (
+    TABLE,
+    TEXT,
+    Columns,
+    DialAddress,
+    GivenPath,
+    ListenAddress,
+    Name,
+    Paths,
+    Truth,
+    Whole,
+    by_kind,
+)
+from psicli.files import SUFFIXES
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# The job file --------------------------------------------------------------------------------------------------
+
+
+def _field(description: str, *examples: Any, default: Any = ..., **more: Any) -> Any:
+    return Field(default, description=description, examples=list(examples), **more)
+
+
+class TlsFiles(_Model):
+    """The files that prove who this party is and check who the other is."""
+
+    ca_file: GivenPath = _field(
+        "PEM file with the certificate authorities the other party's certificate must come from.", "ca.pem"
+    )
+    certificate_file: GivenPath = _field("PEM file with this party's certificate.", "alice.pem")
+    private_key_file: GivenPath = _field("PEM file with the private key of certificate_file.", "alice.key")
+
+
+class LinkSettings(_Model):
+    """How long to try to reach the other party, and how long to bear its silence."""
+
+    connect_retry_times: Whole = _field(
+        "How often to try to reach the other party.", 600, default=600, ge=1, le=1_000_000
+    )
+    connect_retry_interval_ms: Whole = _field("Pause between two tries [ms].", 1000, default=1000, ge=10, le=3_600_000)
+    recv_timeout_ms: Whole = _field(
+        "The other party is lost after this long without a sign of life [ms].",
+        300_000,
+        default=300_000,
+        ge=1000,
+        le=86_400_000,
+    )
+
+
+class NodeEntry(_Model):
+    """One party and where it is reached."""
+
+    party: Name = _field("Name of the party.", "alice")
+    address: DialAddress | None = _field(
+        "HOST:PORT the other party dials. Required of the first node, which listens; may hold variables.",
+        "alice.example.com:18560",
+        default=None,
+    )
+    listen_address: ListenAddress | None = _field(
+        "IP:PORT the first node listens on. Without it: the loopback address if `address` is one, "
+        "else every address of the machine (0.0.0.0). May hold variables.",
+        "0.0.0.0:18560",
+        default=None,
+    )
+
+
+_ALICE = {"party": "alice", "address": "alice.example.com:18560", "listen_address": "0.0.0.0:18560"}
+_TLS = {"ca_file": "ca.pem", "certificate_file": "alice.pem", "private_key_file": "alice.key"}
+
+
+class ClusterEntry(_Model):
+    """The two parties and the link between them."""
+
+    nodes: tuple[NodeEntry, ...] = _field(
+        "The two parties; the first one listens, the second dials.",
+        [_ALICE, {"party": "bob"}],
+        json_schema_extra={"minItems": 2, "maxItems": 2},
+    )
+    link_desc: LinkSettings = _field("Retries and timeouts.", {"recv_timeout_ms": 60000}, default_factory=LinkSettings)
+    tls: Annotated[Annotated[TlsFiles, Tag(TABLE)] | Annotated[Literal["insecure"], Tag(TEXT)], by_kind] | None = (
+        _field(
+            "Files for mutual TLS, or the word insecure. Without it only loopback addresses are allowed.",
+            _TLS,
+            "insecure",
+            default=None,
+        )
+    )
+
+
+class PsiEntry(_Model):
+    """Defaults of every task."""
+
+    receiver: Name | None = _field("Party that learns the result.", "alice", default=None)
+    broadcast_result: Truth = _field("Whether the other party learns the result too.", False, default=False)
+
+
+class TaskEntry(_Model):
+    """One intersection: an input of each party, an output of each party that learns the result."""
+
+    name: Name = _field("Name of the task, the same on both sides.", "customers")
+    keys: dict[str, Columns] = _field(
+        "Key columns of each party, in the order they are compared. Only the own entry is required.",
+        {"alice": ["id"], "bob": ["customer_id"]},
+    )
+    input_path: dict[str, Paths] = _field(
+        f"Input of each party ({SUFFIXES}, or - for CSV from standard input), relative to this file's folder; may hold "
+        "variables. Equally long lists make as many tasks, NAME-1, NAME-2, …. Only the own entry is required.",
+        {"alice": "in/customers.csv", "bob": "in/${DATE}/crm.parquet"},
+    )
+    output_path: dict[str, Paths] = _field(
+        "Output of each party, as input_path; - is CSV to standard output. Required of a party that learns the result, "
+        "not written by one that does not.",
+        {"alice": "out/customers.csv"},
+        default={},
+    )
+    receiver: Name | None = _field("Party that learns the result; default psi.receiver.", "alice", default=None)
+    broadcast_result: Truth | None = _field(
+        "Whether the other party learns the result too; default psi.broadcast_result.", False, default=None
+    )
+
+
+_TASK = {
+    "name": "customers",
+    "keys": {"alice": ["id"], "bob": ["customer_id"]},
+    "input_path": {"alice": "in/customers.csv", "bob": "in/crm.parquet"},
+    "output_path": {"alice": "out/customers.csv"},
+}
+
+
+class JobFile(_Model):
+    """A psicli job: one YAML, one session, one port, any number of tasks."""
+
+    model_config = ConfigDict(title="psicli job file")
+
+    job: Name = _field("Name of the job, the same on both sides.", "nightly-overlap")
+    self_party: Name | None = _field(
+        "Party that runs here; --party and PSICLI_PARTY come before it.", "alice", default=None
+    )
+    cluster: ClusterEntry = _field(
+        "Who takes part, and how they reach each other.",
+        {"nodes": [{"party": "alice", "address": "127.0.0.1:18560"}, {"party": "bob"}]},
+    )
+    psi: PsiEntry = _field(
+        "What holds for every task that does not say otherwise.",
+        {"receiver": "alice", "broadcast_result": False},
+        default_factory=PsiEntry,
+    )
+    tasks: tuple[TaskEntry, ...] = _field(
+        "The intersections of this job, in the order they run.", [_TASK], json_schema_extra={"minItems": 1}
+    )
+
+
+# The job -------------------------------------------------------------------------------------------------------
+
+
+class Node(_Model):
+    """A party's place in the network; ports include --port-offset."""
+
+    party: str
+    # Empty and 0 for a dialer whose address the file leaves out.
+    host: str
+    port: int
+    # The listener's alone.
+    listen_host: str | None = None
+    listen_port: int | None = None
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT, IPv6 in brackets; empty when the file leaves it out."""
+        if not self.host:
+            return ""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Task(_Model):
+    """One intersection as this party sees it; paths start where the job file's own path starts."""
+
+    name: str
+    keys: tuple[str, ...]
+    input_path: Path | Literal["-"]
+    # None when this party learns nothing, whatever the file says.
+    output_path: Path | Literal["-"] | None
+    receiver: str
+    broadcast_result: bool
+
+
+class Job(_Model):
+    """A whole job file without a mistake, as one of its parties sees it."""
+
+    path: Path
+    name: str
+    party: str
+    peer: str
+    listener: Node
+    dialer: Node
+    link: LinkSettings
+    tls: TlsFiles | None
+    tls_insecure: bool
+    tasks: tuple[Task, ...]
+
+    @property
+    def listens(self) -> bool:
+        """Whether this party is the listener."""
+        return self.party == self.listener.party
+
+    def learns(self, task: Task, party: str) -> bool:
+        """Return whether a party learns the result of a task."""
+        return task.broadcast_result or task.receiver == party

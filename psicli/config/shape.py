@@ -1,0 +1,77 @@
+"""Does the tree have the shape of a job file? pydantic's answer, in plain sentences at the right place.
+
+Also the place to look up what a field should look like: `example` is the advice of every check.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from psicli.config.document import Document, Loc, as_yaml
+from psicli.config.fields import MAX_NAME, TAGS
+from psicli.config.models import ClusterEntry, JobFile, LinkSettings, NodeEntry, PsiEntry, TaskEntry, TlsFiles
+from psicli.errors import shown
+
+# The model of each place that holds fields; list positions are all 0.
+MODELS: dict[Loc, type[BaseModel]] = {
+    (): JobFile,
+    ("cluster",): ClusterEntry,
+    ("cluster", "nodes", 0): NodeEntry,
+    ("cluster", "link_desc"): LinkSettings,
+    ("cluster", "tls"): TlsFiles,
+    ("psi",): PsiEntry,
+    ("tasks", 0): TaskEntry,
+}
+
+
+def check_shape(document: Document) -> None:
+    """Blame every value that its model refuses, every missing and every unknown field."""
+    try:
+        JobFile.model_validate(document.root)
+    except ValidationError as exc:
+        for error in exc.errors(include_url=False, include_input=False):
+            loc = tuple(step for step in error["loc"] if step not in TAGS)
+            document.blame(loc, *_explain(loc, document.get(*loc), error["type"], error.get("ctx", {})))
+
+
+def _explain(loc: Loc, value: Any, kind: str, facts: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what is wrong and what would be right, for one of pydantic's errors."""
+    if kind == "psicli":
+        return facts["what"], facts["right"]
+    if kind == "missing":
+        return "is missing", f"add for example `{example(loc)}`"
+    if kind == "extra_forbidden":
+        return "unknown field", _known_fields(loc)
+    if "ge" in facts or "le" in facts:
+        bound = f"at least {facts['ge']}" if "ge" in facts else f"at most {facts['le']}"
+        return f"{value} is out of bounds", f"give {bound}"
+    if isinstance(value, str):
+        found = f"the text {shown(value, 40)}"
+    else:
+        found = "a mapping" if isinstance(value, dict) else "a list"
+    return f"is {found}", f"write for example `{example(loc)}`"
+
+
+def _known_fields(loc: Loc) -> str:
+    fields = list(_fields_of(loc[:-1]))
+    close = difflib.get_close_matches(str(loc[-1])[:MAX_NAME], fields, n=1)
+    return f"did you mean {close[0]}?" if close else f"the fields here are {', '.join(fields)}"
+
+
+def example(loc: Loc) -> str:
+    """Return an example of the field that holds a place, as YAML on one line."""
+    for end in range(len(loc), 0, -1):
+        field = _fields_of(loc[: end - 1]).get(str(loc[end - 1]))
+        if field is not None and field.examples:
+            return f"{loc[end - 1]}: {as_yaml(field.examples[0])}"
+    return "job: nightly-overlap"
+
+
+def _fields_of(loc: Loc) -> dict[str, FieldInfo]:
+    model = MODELS.get(tuple(0 if isinstance(step, int) else step for step in loc))
+    return model.model_fields if model else {}

@@ -1,0 +1,180 @@
+"""Outputs that appear whole or not at all, and the names of the file formats.
+
+The only user of os.replace. A target that is a symbolic link is resolved once, when the AtomicFile is made: the
+file it points to is replaced and the link stays. Everything after that goes through a descriptor of the folder,
+so that renaming the folder meanwhile cannot lead the output elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import secrets
+import stat
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple, Self, cast
+
+from psicli.errors import CannotCreateError, StorageError, UnknownFormatError, shown
+
+
+class Format(StrEnum):
+    CSV = "csv"
+    TSV = "tsv"
+    PARQUET = "parquet"
+
+
+class FileFormat(NamedTuple):
+    """How an input or output is written down; only CSV and TSV may be gzipped."""
+
+    kind: Format
+    gzip: bool = False
+
+
+_FORMATS = {
+    ".csv": FileFormat(Format.CSV),
+    ".tsv": FileFormat(Format.TSV),
+    ".csv.gz": FileFormat(Format.CSV, gzip=True),
+    ".tsv.gz": FileFormat(Format.TSV, gzip=True),
+    ".parquet": FileFormat(Format.PARQUET),
+}
+SUFFIXES = ", ".join(_FORMATS)
+
+
+def file_format(path: Path | str) -> FileFormat:
+    """Return the format a path's suffix stands for; `-` is CSV. Raises UnknownFormatError."""
+    text = os.fspath(path)
+    for suffix, found in _FORMATS.items():
+        if text.endswith(suffix):
+            return found
+    if text == "-":
+        return FileFormat(Format.CSV)
+    raise UnknownFormatError(path=shown(text), suffixes=SUFFIXES)
+
+
+class _TargetIO(io.FileIO):
+    """The temporary file; a write that fails is a StorageError, whoever the writer is."""
+
+    def __init__(self, descriptor: int, target: Path) -> None:
+        super().__init__(descriptor, "wb")
+        self._target = target
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as exc:
+            raise _storage_error(self._target, exc) from exc
+
+
+class AtomicFile:
+    """A file written beside its target and renamed over it by publish(); left otherwise, it vanishes.
+
+    Raises CannotCreateError on creation, StorageError later.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        target = Path(os.path.realpath(path))
+        self._name = target.name
+        self._temporary = f".{target.name}.psicli-{secrets.token_hex(8)}.tmp"
+        self._sealed = False
+        try:
+            self._folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as exc:
+            raise _cannot_create(path, exc) from exc
+        try:
+            raw = self._create()
+        except BaseException:
+            os.close(self._folder)
+            raise
+        self._raw = raw
+        self.file = cast(BinaryIO, io.BufferedWriter(raw, 1 << 20))
+
+    def _create(self) -> _TargetIO:
+        try:
+            mode = self._mode_of_target()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            # Never wider than the old file, not even for a moment; without an old file umask decides.
+            descriptor = os.open(self._temporary, flags, 0o666 if mode is None else mode, dir_fd=self._folder)
+        except OSError as exc:
+            raise _cannot_create(self.path, exc) from exc
+        try:
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+            return _TargetIO(descriptor, self.path)
+        except OSError as exc:
+            os.close(descriptor)
+            os.unlink(self._temporary, dir_fd=self._folder)
+            raise _cannot_create(self.path, exc) from exc
+
+    def _mode_of_target(self) -> int | None:
+        try:
+            status = os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            reason = "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file"
+            raise CannotCreateError(path=self.path, reason=reason)
+        return stat.S_IMODE(status.st_mode) & 0o777
+
+    def seal(self) -> None:
+        """Bring every byte to the disk and close the file; only then is an output known to be whole."""
+        if self._sealed:
+            return
+        self.file.flush()
+        try:
+            os.fsync(self._raw.fileno())
+            self._raw.close()
+        except OSError as exc:
+            raise _storage_error(self.path, exc) from exc
+        self._sealed = True
+
+    def publish(self) -> None:
+        """Put the file in the target's place, for good."""
+        self.seal()
+        try:
+            os.replace(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            self._temporary = ""
+            os.fsync(self._folder)
+        except OSError as exc:
+            raise _storage_error(self.path, exc) from exc
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what is not published; does nothing the second time."""
+        # Closing the raw file throws away what the buffer still holds, which may not fit on the disk.
+        with contextlib.suppress(OSError):
+            self._raw.close()
+        if self._folder < 0:
+            return
+        if self._temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary, dir_fd=self._folder)
+        os.close(self._folder)
+        self._folder = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+
+def check_writable(path: Path) -> None:
+    """Make sure that path can be created or replaced; raises CannotCreateError and leaves nothing behind."""
+    # Trying is the only sure test: permissions alone do not tell of read-only disks, quotas or root.
+    AtomicFile(path).discard()
+
+
+def _cannot_create(path: Path, exc: OSError) -> CannotCreateError:
+    reason = "its folder does not exist" if isinstance(exc, FileNotFoundError) else (exc.strerror or "unknown").lower()
+    return CannotCreateError(path=path, reason=reason)
+
+
+def _storage_error(path: Path, exc: OSError) -> StorageError:
+    return StorageError(path=path, reason=f"writing failed: {(exc.strerror or 'unknown').lower()}")
