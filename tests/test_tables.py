@@ -1,0 +1,897 @@
+"""CSV and Parquet in and out, compared with pandas and the csv module, which share no code with tables."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psicli import items, tables
+from psicli.errors import (
+    BadInputError,
+    BrokenGzipError,
+    ControlCharacterError,
+    DuplicateColumnError,
+    EmptyInputError,
+    FileMissingError,
+    HeaderError,
+    InputChangedError,
+    InputMissingError,
+    KeyTypeError,
+    LongKeyError,
+    LongRowError,
+    MissingColumnError,
+    MixedZonesError,
+    NotUtf8Error,
+    RaggedRowError,
+    TextAfterQuoteError,
+    UnclosedQuoteError,
+    UnparsableError,
+    UnreadableInputError,
+    UnwritableColumnError,
+)
+from psicli.files import FileFormat, Format
+
+CSV = FileFormat(Format.CSV)
+TSV = FileFormat(Format.TSV)
+CSV_GZ = FileFormat(Format.CSV, True)
+TSV_GZ = FileFormat(Format.TSV, True)
+PARQUET = FileFormat(Format.PARQUET)
+TEXT_FORMATS = [CSV, TSV, CSV_GZ, TSV_GZ]
+ALL_FORMATS = [*TEXT_FORMATS, PARQUET]
+
+
+def name_of(fmt: FileFormat) -> str:
+    return fmt.kind + (".gz" if fmt.gzip else "")
+
+
+def read(
+    folder: Path, content: bytes | pa.Table, keys: Sequence[str] = ("id",), fmt: FileFormat | None = None
+) -> tables.InputTable:
+    """Read content as a file named `in`, and check that check_input is no stricter."""
+    path = folder / "in"
+    if isinstance(content, pa.Table):
+        pq.write_table(content, path)
+    else:
+        path.write_bytes(content)
+    fmt = fmt or (PARQUET if isinstance(content, pa.Table) else CSV)
+    result = tables.read_input(path, fmt, keys, name="in.file")
+    tables.check_input(path, fmt, keys)
+    return result
+
+
+def refuse(
+    error: type[BadInputError | InputMissingError],
+    folder: Path,
+    content: bytes | pa.Table,
+    keys: Sequence[str] = ("id",),
+    fmt: FileFormat | None = None,
+) -> str:
+    with pytest.raises(error) as caught:
+        read(folder, content, keys, fmt)
+    assert type(caught.value) is error
+    assert caught.value.advice
+    return caught.value.message
+
+
+def rows_of(source: tables.InputTable) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in source.table.to_pylist()]
+
+
+def write(source: tables.InputTable, fmt: FileFormat, matched: Any = None) -> bytes:
+    matched = np.ones(source.rows, bool) if matched is None else matched
+    sink = io.BytesIO()
+    assert tables.write_output(sink, fmt, source, matched) == int(np.sum(np.asarray(matched)))
+    assert not sink.closed
+    return sink.getvalue()
+
+
+def parsed(data: bytes, fmt: FileFormat) -> list[list[str]]:
+    """Read written bytes with the csv module."""
+    text = (gzip.decompress(data) if fmt.gzip else data).decode()
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=tables._delimiter(fmt), strict=True))
+
+
+# CSV in ----------------------------------------------------------------------------------------------------------
+
+
+def test_csv_values_are_text_and_never_inferred(tmp_path: Path) -> None:
+    content = b"id,a\n007,1e3\n7,NULL\n7.0,nan\n true ,\n,NA\n"
+    source = read(tmp_path, content)
+    oracle = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, na_filter=False)
+    assert rows_of(source) == [tuple(row) for row in oracle.to_numpy().tolist()]
+    assert source.key_texts[0].to_pylist() == ["007", "7", "7.0", " true ", ""]
+    assert source.table.schema.types == [pa.string()] * 2
+    assert source.rows == 5
+    assert source.path == "in.file"
+
+
+AWKWARD = [
+    ["id", "a b", "ключ"],
+    ["a,b", 'say "hi"', "é"],
+    ['"', '""', "😀"],
+    ["x\ty", "two\nlines", "three\r\nlines\r"],
+    [" lead", "trail ", "\u2028\u0085"],
+    ["", "", ""],
+    ["a;b", "'", "\\"],
+    ["ﬁ", "É", "É"],
+]
+
+
+@pytest.mark.parametrize("fmt", TEXT_FORMATS, ids=name_of)
+@pytest.mark.parametrize(
+    ("quoting", "end"),
+    # With another line end the csv module leaves the LF or CR in a value unquoted.
+    [(csv.QUOTE_MINIMAL, "\r\n"), (csv.QUOTE_ALL, "\r\n"), (csv.QUOTE_ALL, "\n"), (csv.QUOTE_ALL, "\r")],
+)
+def test_quoted_values_come_in_as_they_are(tmp_path: Path, fmt: FileFormat, quoting: Any, end: str) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=tables._delimiter(fmt), quoting=quoting, lineterminator=end).writerows(AWKWARD)
+    content = text.getvalue().encode()
+    source = read(tmp_path, gzip.compress(content) if fmt.gzip else content, [], fmt)
+    assert source.table.column_names == AWKWARD[0]
+    assert [list(row) for row in rows_of(source)] == AWKWARD[1:]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("final", [True, False])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_line_ends_and_byte_order_marks(tmp_path: Path, end: bytes, final: bool, bom: bytes) -> None:
+    content = bom + end.join([b"id,a", b"1,x", b"", b"2,y"]) + (end if final else b"")
+    source = read(tmp_path, content)
+    assert source.table.to_pydict() == {"id": ["1", "2"], "a": ["x", "y"]}
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("quoted", [False, True])
+def test_many_blocks(tmp_path: Path, end: bytes, quoted: bool) -> None:
+    # 13 MB, so that several blocks of 4 MiB end somewhere within a row, a value or a line end.
+    numbers = range(60_000)
+    value = b'"%d\n%s"' if quoted else b"%d%s"
+    content = b"id,a" + end + end.join(b"%d," % n + value % (n, b"x" * (200 + n % 7)) for n in numbers)
+    source = read(tmp_path, content)
+    assert source.key_texts[0].to_pylist() == [str(n) for n in numbers]
+    assert source.table["a"][59_999].as_py().startswith("59999")
+    assert source.table["id"].num_chunks > 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"id,a", b"id,a\n", b"id,a\r\n\r\n", b"\n\nid,a\n\n", b'"id","a"\r', b"\xef\xbb\xbfid,a\n"]
+)
+def test_a_header_alone_is_a_set_of_none(tmp_path: Path, content: bytes) -> None:
+    source = read(tmp_path, content, ["a", "id"])
+    assert source.rows == 0
+    assert source.table.schema.names == ["id", "a"]
+    assert [column.to_pylist() for column in source.key_texts] == [[], []]
+    assert write(source, CSV) == b"id,a\n"
+    assert pd.read_parquet(io.BytesIO(write(source, PARQUET))).columns.tolist() == ["id", "a"]
+
+
+@pytest.mark.parametrize("fmt", ALL_FORMATS, ids=name_of)
+@pytest.mark.parametrize("content", [b"", b"\n", b"\r\n\n", b"\xef\xbb\xbf"])
+def test_an_empty_file_is_65(tmp_path: Path, fmt: FileFormat, content: bytes) -> None:
+    path = tmp_path / "in"
+    path.write_bytes(gzip.compress(content) if fmt.gzip else content)
+    expected = UnparsableError if fmt == PARQUET and content else EmptyInputError
+    for attempt in (tables.read_input, tables.check_input):
+        with pytest.raises(expected) as caught:
+            attempt(path, fmt, ["id"])
+        assert caught.value.code == 65
+
+
+def test_a_file_of_no_bytes_with_a_gzip_suffix_is_empty(tmp_path: Path) -> None:
+    assert "in.file" in refuse(EmptyInputError, tmp_path, b"", fmt=CSV_GZ)
+
+
+RAGGED = [
+    (b"id,a\n1,x\n2\n3,z\n", 3, 1),
+    (b"id,a\n1,x,y\n", 2, 3),
+    (b"id,a\n\n\n1,x\n2,y,z\n", 5, 3),
+    (b'id,a\n1,"two\nlines"\n2\n', 4, 1),
+    (b'id,a\n"1",x\n"2","y","z"\n', 3, 3),
+    (b"\xef\xbb\xbf\r\nid,a\r\n1,x\r\n2\r\n", 4, 1),
+    (b"id,a\r1,x\r2\r", 3, 1),
+    (b"id,a\n1,x\rlone\n", 3, 1),
+    (b"id,a\n1,x\n \n", 3, 1),
+    (b"id,a\n" + b"1,%s\n" % (b"x" * 95) * 100_000 + b"2\n", 100_002, 1),
+]
+
+
+@pytest.mark.parametrize(("content", "line", "found"), RAGGED, ids=range(len(RAGGED)))
+def test_ragged_rows(tmp_path: Path, content: bytes, line: int, found: int) -> None:
+    message = refuse(RaggedRowError, tmp_path, content)
+    assert message == f"in.file:{line}: the row has {found} fields, the header 2"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b'id,a\n1,x\n"2,y\n3,z\n', 3),
+        (b'id\n"a\nb\nc', 2),
+        (b'id,a\n1,"x\n', 2),
+        (b'id,a\n1,"x', 2),
+        (b'id,a\n1,"x\n\n"\n2,y\n3,"z\n4,w\n', 6),
+        (b'id,"a\n1,x\n', 1),
+        (b'id,a\n1,x\n"\n', 3),
+    ],
+)
+def test_an_unclosed_quote_swallows_nothing(tmp_path: Path, content: bytes, line: int) -> None:
+    assert refuse(UnclosedQuoteError, tmp_path, content).startswith(f"in.file:{line}: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "start"),
+    [
+        # pyarrow alone reads one row here.
+        (b'id,a\n1,"foo\n2,bar\n3,"baz"\n', 4, 2),
+        (b'id,a\n"a"b,2\n', 2, 2),
+        (b'id,a\n1,x\n\n"a" ,2\n', 4, 4),
+        (b'"id"x,a\n1,2\n', 1, 1),
+        (b'id,a\r\n1,"x\r\n2,"y\r\n', 3, 2),
+    ],
+)
+def test_text_after_a_closing_quote(tmp_path: Path, content: bytes, line: int, start: int) -> None:
+    message = refuse(TextAfterQuoteError, tmp_path, content)
+    assert message.startswith(f"in.file:{line}: ")
+    assert f"line {start})" in message
+
+
+def test_a_quote_within_an_unquoted_value_is_a_character(tmp_path: Path) -> None:
+    source = read(tmp_path, b'id,a\n1,6" pipe\nx"y, "z"\n')
+    assert rows_of(source) == [("1", '6" pipe'), ('x"y', ' "z"')]
+
+
+@pytest.mark.parametrize("bad", ['"x\n', 'x"y,"z', '"z"z'])
+def test_neither_message_nor_hint_shows_a_value(tmp_path: Path, bad: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        read(tmp_path, f"id,a\nsecret,{bad},secret,secret\n".encode())
+    assert "secret" not in caught.value.message + caught.value.advice
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"id,a\n1,\xff\n", 2),
+        (b"id,a\n1,x\r\n\r\n\n2,y\r3,\xe9t\xe9\n", 6),
+        (b"id,\xe9\n1,x\n", 1),
+        ("id,a\n1,x\n".encode("utf-16"), 1),
+        (b'id,a\n1,"x\ny"\n2,"\xff"\n', 4),
+        (b"id,a\n1,\xed\xa0\x80\n", 2),
+        (b"id,a\n1,\xc3", 2),
+        (b"\xef\xbb\xbfid,a\n\xef\xbb,x\n", 2),
+    ],
+)
+def test_what_is_not_utf_8_is_refused_with_its_line(tmp_path: Path, content: bytes, line: int) -> None:
+    assert refuse(NotUtf8Error, tmp_path, content) == f"in.file:{line}: not UTF-8 text"
+
+
+def test_headers_must_tell_columns_apart(tmp_path: Path) -> None:
+    assert "'a'" in refuse(DuplicateColumnError, tmp_path, b"id,a,b,a\n1,2,3,4\n")
+    assert "'id'" in refuse(DuplicateColumnError, tmp_path, b"id,id\n1,2\n")
+    assert refuse(HeaderError, tmp_path, b"\nid,,b\n1,2,3\n") == "in.file:2: column 2 has no name"
+    assert refuse(HeaderError, tmp_path, b",id\n0,1\n") == "in.file:1: column 1 has no name"
+    assert read(tmp_path, b"id,ID, id\n1,2,3\n").table.column_names == ["id", "ID", " id"]
+
+
+def test_a_missing_column_is_66_and_names_those_that_exist(tmp_path: Path) -> None:
+    message = refuse(MissingColumnError, tmp_path, b"Id,na\x1bme,c\n1,2,3\n", ["c", "id"])
+    assert message == "in.file: there is no column 'id'; the file has 'Id', 'na\\x1bme', 'c'"
+    wide = ",".join(f"c{n}" for n in range(500)).encode()
+    assert refuse(MissingColumnError, tmp_path, wide + b"\n").endswith("'c29' and 470 more")
+    assert "'Id'" in refuse(MissingColumnError, tmp_path, pa.table({"Id": [1]}))
+
+
+CONTROL = [
+    (b'id,a\n1,x\n"2\n",y\n', 3),
+    (b"id,a\n1,x\n2\x00,y\n", 3),
+    (b'\n\nid,a\n\n1,"q\nq"\n\n\t2,y\n', 8),
+    (b'id,a\r\n1,"a\r\nb\r\nc"\r\n\r\n"3\r",z\r\n', 6),
+    (b"id,a\n" + b"1,x\n" * 1000 + b"\x7f,x\n", 1002),
+]
+
+
+@pytest.mark.parametrize(("content", "line"), CONTROL, ids=range(len(CONTROL)))
+def test_a_control_character_in_a_key_has_its_line(tmp_path: Path, content: bytes, line: int) -> None:
+    message = refuse(ControlCharacterError, tmp_path, content)
+    assert message.startswith(f"in.file:{line}: the key column 'id' ")
+
+
+def test_control_characters_elsewhere_are_fine(tmp_path: Path) -> None:
+    assert rows_of(read(tmp_path, b'id,a\n1,"x\ty\nz\x00"\n')) == [("1", "x\ty\nz\x00")]
+
+
+def test_a_tab_or_over_long_value_in_the_second_key_is_named(tmp_path: Path) -> None:
+    message = refuse(ControlCharacterError, tmp_path, b"id,a\n1,x\ty\n", ["id", "a"])
+    assert message.startswith("in.file:2: the key column 'a' ")
+    long = b"id,a\n1,x\n2," + b"y" * 65537 + b"\n"
+    assert refuse(LongKeyError, tmp_path, long, ["id", "a"]).startswith("in.file:3: the key column 'a' ")
+    assert read(tmp_path, long, ["id"]).rows == 2
+    assert read(tmp_path, long.replace(b"2,y", b"2,"), ["id", "a"]).rows == 2
+
+
+@pytest.mark.parametrize("quote", [b"", b'"'])
+def test_a_huge_field_is_read_or_refused_with_its_line(tmp_path: Path, quote: bytes) -> None:
+    def content(size: int) -> bytes:
+        return b"id,a\n1,x\n2," + quote + b"y" * size + quote + b"\n3,z\n" * 2
+
+    fits = tables.MAX_ROW_BYTES - 5 - 2 * len(quote)
+    source = read(tmp_path, content(fits))
+    assert [len(row[1]) for row in rows_of(source)] == [1, fits, 1, 1]
+    for size in (3 * tables.MAX_ROW_BYTES, 30_000_000):
+        assert refuse(LongRowError, tmp_path, content(size)).startswith("in.file:3: the row is longer than 4194304 ")
+
+
+def test_rows_about_as_long_as_a_block(tmp_path: Path) -> None:
+    # Two thirds of a block each: every second one lies across the end of a block.
+    size = tables.MAX_ROW_BYTES * 2 // 3
+    source = read(tmp_path, b"id,a\n" + b"".join(b"%d,%s\n" % (n, b"x" * size) for n in range(9)))
+    assert source.key_texts[0].to_pylist() == [str(n) for n in range(9)]
+
+
+def test_a_header_without_end_is_refused(tmp_path: Path) -> None:
+    endless = b"id," + b"x" * tables.MAX_HEADER_BYTES + b"\n1,2\n"
+    unclosed = b'id,"' + b"x\n" * tables.MAX_HEADER_BYTES
+    (tmp_path / "in").write_bytes(endless)
+    for attempt in (tables.check_input, tables.read_input):
+        with pytest.raises(HeaderError, match="longer than"):
+            attempt(tmp_path / "in", CSV, ["id"])
+    (tmp_path / "in").write_bytes(unclosed)
+    with pytest.raises(HeaderError, match="longer than"):
+        tables.check_input(tmp_path / "in", CSV, ["id"])
+    with pytest.raises(UnclosedQuoteError):
+        tables.read_input(tmp_path / "in", CSV, ["id"])
+
+
+FIELD = st.text(st.sampled_from('ab", \n\ré0'), max_size=4)
+
+
+@given(st.lists(st.tuples(FIELD, FIELD), max_size=8), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+def test_any_well_formed_csv_comes_in_whole(rows: list[tuple[str, str]], quoting: Any) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, quoting=quoting).writerows([("x", "y"), *rows])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "in"
+        path.write_bytes(text.getvalue().encode())
+        assert rows_of(tables.read_input(path, CSV, [])) == rows
+
+
+@given(st.binary(max_size=30) | st.text('a",\n\r', max_size=30).map(str.encode))
+def test_any_bytes_are_read_as_the_csv_module_reads_them_or_refused(body: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "in"
+        path.write_bytes(b"x,y\n" + body)
+        try:
+            found = rows_of(tables.read_input(path, CSV, []))
+        except BadInputError:
+            return
+        text = io.StringIO(body.decode(), newline="")
+        assert found == [tuple(row) for row in csv.reader(text, strict=True) if row]
+
+
+# gzip ------------------------------------------------------------------------------------------------------------
+
+
+def test_gzip_with_several_members(tmp_path: Path) -> None:
+    content = gzip.compress(b"id,a\n1,x\n") + gzip.compress(b"2,y\n")
+    assert rows_of(read(tmp_path, content, fmt=CSV_GZ)) == [("1", "x"), ("2", "y")]
+
+
+def test_damaged_gzip_is_refused(tmp_path: Path) -> None:
+    whole = gzip.compress(b"id,a\n" + b"".join(b"%d,%d\n" % (n, n * n) for n in range(5000)))
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0x10
+    for content in (whole[: len(whole) // 2], whole[:-1], whole[:5], bytes(flipped), b"id,a\n1,x\n", whole + b"junk"):
+        assert refuse(BrokenGzipError, tmp_path, content, fmt=CSV_GZ).startswith("in.file: ")
+    (tmp_path / "in").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BrokenGzipError):
+        tables.check_input(tmp_path / "in", CSV_GZ, ["id"])
+
+
+# Files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fmt", ALL_FORMATS, ids=name_of)
+@pytest.mark.parametrize("attempt", [tables.read_input, tables.check_input])
+def test_files_that_cannot_be_opened_are_66(tmp_path: Path, fmt: FileFormat, attempt: Callable[..., Any]) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").touch()
+    for path, error in (
+        (tmp_path / "missing.csv", FileMissingError),
+        (tmp_path, UnreadableInputError),
+        (tmp_path / "fifo", UnreadableInputError),
+        (tmp_path / "file" / "in.csv", UnreadableInputError),
+    ):
+        with pytest.raises(error, match=path.name) as caught:
+            attempt(path, fmt, ["id"])
+        assert caught.value.code == 66
+
+
+def test_a_file_without_permission_is_66() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "in.csv"
+        path.write_bytes(b"id\n1\n")
+        path.chmod(0)
+        os.chmod(folder, 0o755)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(UnreadableInputError, match="permission denied") as caught:
+                tables.check_input(path, CSV, ["id"])
+        finally:
+            if root:
+                os.seteuid(0)
+    assert caught.value.code == 66
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"3,z\n")
+
+
+def touch(path: Path) -> None:
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    other.rename(path)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 3)
+
+
+@pytest.mark.parametrize("change", [append, touch, replace, truncate, Path.unlink])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_file_changed_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], when: str
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_bytes(b"id,a\n1,x\n2,y\n")
+
+    class Changing(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if when == "before":
+                change(path)
+            data = super().read(size)
+            if when == "after":
+                change(path)
+            return data
+
+    def opening(path: Path, name: str) -> BinaryIO:
+        return Changing(path)
+
+    monkeypatch.setattr(tables, "_open", opening)
+    with pytest.raises(InputChangedError, match=r"in\.csv") as caught:
+        tables.read_input(path, CSV, ["id"])
+    assert caught.value.code == 65
+
+
+def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "real.csv").write_bytes(b"id\n1\n")
+    (tmp_path / "in.csv").symlink_to(tmp_path / "real.csv")
+    assert tables.read_input(tmp_path / "in.csv", CSV, ["id"]).rows == 1
+
+
+# Parquet in ------------------------------------------------------------------------------------------------------
+
+
+def test_parquet_keys_meet_csv_text(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "i64": pa.array([7, None], pa.int64()),
+            "u64": pa.array([2**64 - 1, 0], pa.uint64()),
+            "i8": pa.array([-7, 7], pa.int8()),
+            "flag": pa.array([True, False]),
+            "day": pa.array([date(1969, 12, 31), date(2024, 2, 29)]),
+            "zoned": pa.array([1_500_000, -1], pa.int64()).cast(pa.timestamp("us", "Europe/Berlin")),
+            "price": pa.array([Decimal("-0.00"), Decimal("1.50")], pa.decimal128(9, 2)),
+            "big": pa.array([Decimal("1E-10"), None], pa.decimal256(60, 10)),
+            "name": pa.array(["007", "é"]).dictionary_encode(),
+            "large": pa.array(["a", ""], pa.large_string()),
+            "none": pa.array([None, None], pa.null()),
+        }
+    )
+    source = read(tmp_path, table, table.column_names)
+    assert dict(zip(table.column_names, [column.to_pylist() for column in source.key_texts], strict=True)) == {
+        "i64": ["7", None],
+        "u64": ["18446744073709551615", "0"],
+        "i8": ["-7", "7"],
+        "flag": ["true", "false"],
+        "day": ["1969-12-31", "2024-02-29"],
+        "zoned": ["1970-01-01T00:00:01.5Z", "1969-12-31T23:59:59.999999Z"],
+        "price": ["0", "1.5"],
+        "big": ["0.0000000001", None],
+        "name": ["007", "é"],
+        "large": ["a", ""],
+        "none": [None, None],
+    }
+    assert source.table.schema.types == table.schema.types
+
+
+def test_chunks_and_empty_batches(tmp_path: Path) -> None:
+    empty = pa.array([], pa.string())
+    column = pa.chunked_array([empty, pa.array(["b", None]), empty, pa.array(["a"]), empty])
+    source = tables.InputTable("in", pa.table({"id": column}), (items.canonical_text(column, path="in", name="id"),))
+    assert source.key_texts[0].to_pylist() == ["b", None, "a"]
+    assert write(source, CSV, [True, False, True]) == b"id\na\nb\n"
+    assert pq.read_table(io.BytesIO(write(source, PARQUET, [True, False, True]))).to_pydict() == {"id": ["a", "b"]}
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, pa.schema([("id", pa.int32())])) as writer:
+        for size in (0, 2, 0, 1):
+            writer.write_table(pa.table({"id": pa.array(range(size), pa.int32())}))
+    assert read(tmp_path, sink.getvalue(), fmt=PARQUET).key_texts[0].to_pylist() == ["0", "1", "0"]
+
+
+def test_no_row_groups(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, pa.schema([("id", pa.int64()), ("d", pa.dictionary(pa.int32(), pa.string()))])):
+        pass
+    source = read(tmp_path, sink.getvalue(), fmt=PARQUET)
+    assert source.rows == 0
+    assert gzip.decompress(write(source, CSV_GZ)) == b"id,d\n"
+    assert pq.read_table(io.BytesIO(write(source, PARQUET))).schema.equals(source.table.schema)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.float64(), pa.float16(), pa.binary(), pa.list_(pa.int8()), pa.time64("us")], ids=str
+)
+def test_key_types_are_refused_before_data_is_read(tmp_path: Path, kind: pa.DataType) -> None:
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"id": pa.array([None], kind)}), path)
+    for attempt in (tables.check_input, tables.read_input):
+        with pytest.raises(KeyTypeError, match=str(path)) as caught:
+            attempt(path, PARQUET, ["id"])
+        assert caught.value.code == 65
+
+
+def test_mixed_zones_are_refused(tmp_path: Path) -> None:
+    table = pa.table({"a": pa.array([0], pa.timestamp("us")), "b": pa.array([0], pa.timestamp("us", "UTC"))})
+    refuse(MixedZonesError, tmp_path, table, ["a", "b"])
+    assert read(tmp_path, table, ["a"]).rows == 1
+
+
+def test_bad_keys_have_their_row(tmp_path: Path) -> None:
+    table = pa.table({"id": ["ok", None, "a\nb"], "x": ["", "y" * 65537, "z"]})
+    assert refuse(ControlCharacterError, tmp_path, table).startswith("in.file, row 3: ")
+    assert refuse(LongKeyError, tmp_path, table, ["x"]).startswith("in.file, row 2: ")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_parquet_strings_must_be_utf_8(tmp_path: Path, kind: pa.DataType) -> None:
+    raw = pa.array([b"fine", None, b"\xff\xfe"], pa.binary())
+    if pa.types.is_dictionary(kind):
+        encoded = raw.dictionary_encode()
+        bad = pa.DictionaryArray.from_arrays(encoded.indices, encoded.dictionary.view(pa.string()))
+    else:
+        bad = raw.cast(pa.large_binary() if kind == pa.large_string() else pa.binary()).view(kind)
+    table = pa.table({"id": pa.array([1, 2, 3]), "note": bad})
+    assert refuse(NotUtf8Error, tmp_path, table) == "in.file, row 3, column 'note': not UTF-8 text"
+
+
+def test_what_is_not_parquet_is_refused(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"id": range(1000)}), sink)
+    whole = sink.getvalue()
+    for content in (b"id,a\n1,x\n", whole[:-1], whole[:200], b"PAR1", b"PAR1" * 100):
+        assert refuse(UnparsableError, tmp_path, content, fmt=PARQUET) == "in.file: cannot be read as parquet"
+        with pytest.raises(UnparsableError):
+            tables.check_input(tmp_path / "in", PARQUET, ["id"])
+    # The metadata may still be good here.
+    for content in (whole[4:], whole[:4] + bytes(100) + whole[104:]):
+        (tmp_path / "in").write_bytes(content)
+        with pytest.raises(UnparsableError):
+            tables.read_input(tmp_path / "in", PARQUET, ["id"])
+
+
+def test_page_checksums_are_verified_where_there_are_some(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    table = pa.table({"id": [f"key{n}" for n in range(1000)]})
+    pq.write_table(table, sink, use_dictionary=False, compression="none", write_page_checksum=True)
+    damaged = sink.getvalue().replace(b"key777", b"key778")
+    refuse(UnparsableError, tmp_path, damaged, fmt=PARQUET)
+
+
+def test_duplicate_parquet_columns_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], names=["id", "a", "a"])
+    assert "'a'" in refuse(DuplicateColumnError, tmp_path, table)
+
+
+# Out -------------------------------------------------------------------------------------------------------------
+
+
+def sample(rows: int) -> pd.DataFrame:
+    """Rows with duplicate, Unicode, quoted, null and empty keys in no order."""
+    random = np.random.default_rng(7)
+    pool = ["a,b", "a", 'q"q', "é", "É", "z", "Z", "😀", "ﬀ", " a", "", None, "007", "7", "a\u2028"]
+    return pd.DataFrame(
+        {
+            "k1": random.choice(np.array(pool, object), rows),
+            "n": random.integers(0, 10**6, rows),
+            "k2": random.choice(np.array(["b,c", "c", 'x"', "ü", None], object), rows),
+            "note": random.choice(np.array(["two\nlines", "cr\ronly", " lead", "x\ty", "", "plain"], object), rows),
+        }
+    )
+
+
+def oracle(frame: pd.DataFrame, matched: Any, keys: Sequence[str]) -> list[tuple[Any, ...]]:
+    kept = frame[matched]
+    sort_keys = [tuple(str(value).encode() for value in row) for row in kept[list(keys)].to_numpy().tolist()]
+    rows = kept.to_numpy(object).tolist()
+    return [tuple(rows[index]) for index in sorted(range(len(rows)), key=sort_keys.__getitem__)]
+
+
+@pytest.mark.parametrize("fmt", ALL_FORMATS, ids=name_of)
+@pytest.mark.parametrize("from_parquet", [False, True])
+@pytest.mark.parametrize("rows", [1, 300, 40_000])
+def test_output_is_the_matched_rows_sorted_by_key(
+    tmp_path: Path, fmt: FileFormat, from_parquet: bool, rows: int
+) -> None:
+    frame = sample(rows)
+    path = tmp_path / "in"
+    if from_parquet:
+        frame.to_parquet(path)
+    else:
+        frame = frame.astype(object).where(frame.notna(), "").astype(str)
+        frame.to_csv(path, index=False, lineterminator="\r\n")
+    source = tables.read_input(path, PARQUET if from_parquet else CSV, ["k1", "k2"])
+    codes = items.order_secretly(items.encode_items(source.key_texts), os.urandom(32)).row_codes
+    usable = frame["k1"].notna() & (frame["k1"] != "") & frame["k2"].notna() & (frame["k2"] != "")
+    assert codes.is_valid().to_pylist() == usable.tolist()
+    matched = (usable & (frame["k1"] != "z")).to_numpy()
+    expected = oracle(frame, matched, ["k1", "k2"])
+    data = write(source, fmt, pa.array(matched))
+    if fmt == PARQUET:
+        found = pd.read_parquet(io.BytesIO(data))
+        assert [tuple(row) for row in found.itertuples(index=False)] == expected
+    else:
+        header, *lines = parsed(data, fmt)
+        assert header == ["k1", "n", "k2", "note"]
+        assert lines == [[str(value) for value in row] for row in expected]
+    assert write(source, fmt, matched.tolist()) == data
+
+
+@pytest.mark.parametrize("fmt", TEXT_FORMATS, ids=name_of)
+def test_text_goes_round(tmp_path: Path, fmt: FileFormat) -> None:
+    values = ["\r", "a\rb", '"', '""', ",", "\t", " lead", "trail ", "\n", "\r\n", "", "é", "\x00", "'", "\\", "x,y\tz"]
+    keys = [f"{n:02}" for n in range(len(values))]
+    source = read(tmp_path, pa.table({"id": keys, "a,b\tc": values}))
+    data = write(source, fmt)
+    assert parsed(data, fmt) == [["id", "a,b\tc"], *map(list, zip(keys, values, strict=True))]
+    again = read(tmp_path, data, fmt=fmt)
+    assert rows_of(again) == list(zip(keys, values, strict=True))
+    assert write(again, fmt) == data
+
+
+def test_quotes_only_where_needed(tmp_path: Path) -> None:
+    source = read(tmp_path, b'"id","a"\r\n"3","x y"\r\n"2","p,q"\r\n"1","t\tt"\r\n')
+    assert write(source, CSV) == b'id,a\n1,t\tt\n2,"p,q"\n3,x y\n'
+    assert write(source, TSV) == b'id\ta\n1\t"t\tt"\n2\tp,q\n3\tx y\n'
+
+
+def test_no_match_gives_a_header(tmp_path: Path) -> None:
+    source = read(tmp_path, b"id,a\n1,x\n")
+    assert write(source, CSV, [False]) == b"id,a\n"
+    assert pq.read_table(io.BytesIO(write(source, PARQUET, [False]))).num_rows == 0
+
+
+def test_ties_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    content = b"id,n\n" + b"".join(b"%d,%d\n" % (n % 3, n) for n in range(50_000))
+    lines = write(read(tmp_path, content), CSV).splitlines()[1:]
+    assert lines == sorted(content.splitlines()[1:], key=lambda line: line.split(b",")[0])
+
+
+def test_sorting_is_bytewise_column_by_column(tmp_path: Path) -> None:
+    rows = [
+        ("b", "1"),
+        ("a", "10"),
+        ("a", "9"),
+        ("B", "2"),
+        ("é", "0"),
+        ("z", "0"),
+        ("ab", "0"),
+        ("a", "1"),
+        ("ﬀ", "0"),
+        ("😀", "0"),
+    ]
+    content = "\n".join(["id,b", *(",".join(row) for row in rows)]).encode()
+    expected = sorted(rows, key=lambda row: (row[0].encode(), row[1].encode()))
+    assert [tuple(row) for row in parsed(write(read(tmp_path, content, ["id", "b"]), CSV), CSV)[1:]] == expected
+    numbers = read(tmp_path, pa.table({"id": [10, 9, 1, -1]}))
+    assert write(numbers, CSV) == b"id\n-1\n1\n10\n9\n"
+
+
+def test_gzip_output_holds_no_time_and_no_name(tmp_path: Path) -> None:
+    data = write(read(tmp_path, b"id\n1\n"), CSV_GZ)
+    assert data[3:8] == bytes(5)
+    assert gzip.decompress(data) == b"id\n1\n"
+
+
+VALUE_KINDS: dict[str, tuple[pa.Array, list[str]]] = {
+    "int": (pa.array([-1, None], pa.int16()), ["-1", ""]),
+    "bool": (pa.array([True, None]), ["true", ""]),
+    "date": (pa.array([date(1969, 12, 31), None]), ["1969-12-31", ""]),
+    "zoneless": (pa.array([datetime(2024, 7, 1, 12, 0, 0, 250000), None]), ["2024-07-01T12:00:00.25", ""]),
+    "zoned": (pa.array([0, None], pa.timestamp("ms", "Asia/Tokyo")), ["1970-01-01T00:00:00Z", ""]),
+    "decimal": (pa.array([Decimal("1.50"), None], pa.decimal128(5, 2)), ["1.5", ""]),
+    "float": (pa.array([0.1, float("nan")]), ["0.1", "nan"]),
+    "float32": (pa.array([0.1, None], pa.float32()), ["0.1", ""]),
+    "float16": (pa.array(np.array([0.5, 2.0], np.float16)), ["0.5", "2"]),
+    "time": (pa.array([time(1, 2, 3), None]), ["01:02:03.000000", ""]),
+    "dictionary": (pa.array(["x,y", None]).dictionary_encode(), ["x,y", ""]),
+    "text": (pa.array(['"', None], pa.large_string()), ['"', ""]),
+    "view": (pa.array(["v", None], pa.string_view()), ["v", ""]),
+    "null": (pa.nulls(2), ["", ""]),
+}
+
+
+@pytest.mark.parametrize("kind", VALUE_KINDS)
+def test_parquet_values_as_csv(tmp_path: Path, kind: str) -> None:
+    values, expected = VALUE_KINDS[kind]
+    source = read(tmp_path, pa.table({"id": ["a", "b"], "v": values}))
+    assert parsed(write(source, CSV), CSV)[1:] == [["a", expected[0]], ["b", expected[1]]]
+
+
+@given(st.lists(st.floats(allow_nan=False), min_size=1))
+def test_floats_come_back_the_same(values: list[float]) -> None:
+    table = pa.table({"id": [str(n) for n in range(len(values))], "v": values})
+    source = tables.InputTable("in", table, (pa.array(range(len(values))).cast(pa.large_string()),))
+    lines = parsed(write(source, CSV), CSV)[1:]
+    assert {line[0]: float(line[1]) for line in lines} == {str(n): value for n, value in enumerate(values)}
+
+
+CSV_REFUSES = [
+    pa.binary(),
+    pa.binary(3),
+    pa.list_(pa.int8()),
+    pa.struct([("x", pa.int8())]),
+    pa.map_(pa.string(), pa.int8()),
+    pa.duration("s"),
+]
+
+
+@pytest.mark.parametrize("kind", CSV_REFUSES, ids=str)
+def test_what_csv_cannot_hold_is_refused_before_the_run(tmp_path: Path, kind: pa.DataType) -> None:
+    source = read(tmp_path, pa.table({"id": ["a"], "v": pa.array([None], kind)}))
+    with pytest.raises(UnwritableColumnError, match="'v'") as caught:
+        write(source, CSV)
+    assert caught.value.code == 65
+    with pytest.raises(UnwritableColumnError, match=r"\.gz|csv"):
+        tables.check_input(tmp_path / "in", PARQUET, ["id"], output=CSV_GZ)
+    tables.check_input(tmp_path / "in", PARQUET, ["id"], output=PARQUET)
+
+
+def every_type() -> pa.Table:
+    day = date(2024, 1, 2)
+    return pa.table(
+        {
+            "id": pa.array(["c", "a", "b", None]),
+            "i8": pa.array([1, None, 3, 4], pa.int8()),
+            "u64": pa.array([1, 2, 2**64 - 1, None], pa.uint64()),
+            "f16": pa.array(np.array([0.5, 1, 2, 3], np.float16)),
+            "f64": pa.array([0.1, float("nan"), None, -0.0]),
+            "flag": pa.array([True, False, None, True]),
+            "bytes": pa.array([b"\xff", b"", None, b"x"]),
+            "fixed": pa.array([b"ab", None, b"cd", b"ef"], pa.binary(2)),
+            "large": pa.array(["x", "y", None, "z"], pa.large_string()),
+            "big": pa.array([b"x", b"y", None, b"z"], pa.large_binary()),
+            "view": pa.array(["x", None, "y", "z"], pa.string_view()),
+            "bytes view": pa.array([b"x", None, b"y", b"z"], pa.binary_view()),
+            "day": pa.array([day, None, day, day]),
+            "us": pa.array([1, 2, None, 3], pa.timestamp("us", "Europe/Paris")),
+            "ns": pa.array([1, 2, None, 3], pa.timestamp("ns")),
+            "time": pa.array([1, 2, None, 3], pa.time64("us")),
+            "span": pa.array([1, 2, None, 3], pa.duration("ms")),
+            "dec": pa.array([Decimal("1.10"), None, Decimal("-2.00"), Decimal(0)], pa.decimal128(9, 2)),
+            "dec256": pa.array([Decimal("1.10"), None, Decimal("-2.00"), Decimal(0)], pa.decimal256(50, 2)),
+            "none": pa.nulls(4),
+            "cat": pa.DictionaryArray.from_arrays(pa.array([2, 0, None, 1], pa.int8()), pa.array(["S", "M", "L"])),
+            "list": pa.array([["x"], None, [], ["y", None]], pa.list_(pa.string())),
+            "struct": pa.array([{"p": 1, "q": [1]}, None, {"p": None, "q": []}, {"p": 2, "q": None}]),
+            "map": pa.array([[("k", 1)], None, [], [("l", 2)]], pa.map_(pa.string(), pa.int64())),
+        }
+    )
+
+
+def test_parquet_keeps_its_types(tmp_path: Path) -> None:
+    source = read(tmp_path, every_type())
+    data = write(source, PARQUET, [True, True, True, False])
+    found = pq.read_table(io.BytesIO(data))
+    rows = source.table.to_pylist()
+    assert found.schema.types == source.table.schema.types == every_type().schema.types
+    assert str(found.to_pylist()) == str([rows[1], rows[2], rows[0]])
+    found.validate(full=True)
+    assert write(source, PARQUET, [True, True, True, False]) == data
+
+
+def test_csv_becomes_parquet_of_strings(tmp_path: Path) -> None:
+    found = pq.read_table(io.BytesIO(write(read(tmp_path, b"id,n\n1,007\n"), PARQUET)))
+    assert found.schema.equals(pa.schema([("id", pa.string()), ("n", pa.string())]), check_metadata=False)
+
+
+def test_row_groups(tmp_path: Path) -> None:
+    count = 2 * 122_880 + 5
+    source = read(
+        tmp_path,
+        pa.table(
+            {"id": pa.array(range(count)), "c": pa.array(["x", "y", None, "z", "x"] * (count // 5)).dictionary_encode()}
+        ),
+    )
+    data = write(source, PARQUET)
+    metadata = pq.ParquetFile(io.BytesIO(data)).metadata
+    assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [122_880, 122_880, 5]
+    found = pd.read_parquet(io.BytesIO(data))
+    order = sorted(range(count), key=str)
+    assert found["id"].tolist() == order
+    assert found["c"].astype(object).fillna("-").tolist() == [["x", "y", "-", "z", "x"][n % 5] for n in order]
+
+
+def test_an_output_tells_nothing_about_rows_that_did_not_match(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "id": [f"key{n}" for n in range(100)],
+            "cat": pd.Categorical([f"value{n:03}" for n in reversed(range(100))]),
+            "size": pd.Categorical(["S", "L"] * 50, categories=["S", "M", "L", "SECRET"], ordered=True),
+        }
+    )
+    frame.to_parquet(tmp_path / "in")
+    source = tables.read_input(tmp_path / "in", PARQUET, ["id"])
+    assert b"pandas" in source.table.schema.metadata
+    data = write(source, PARQUET, frame.index < 10)
+    assert b"pandas" not in data
+    assert b"value089" not in data
+    assert b"value090" in data
+    assert b"SECRET" not in data
+    table = pq.read_table(io.BytesIO(data))
+    assert table["cat"].chunk(0).dictionary.to_pylist() == [f"value{n:03}" for n in range(90, 100)]
+    assert table["size"].chunk(0).dictionary.to_pylist() == ["S", "L"]
+    assert table["size"].type.ordered
+    assert table.to_pandas()["cat"].tolist() == frame["cat"][:10].tolist()
+
+
+def test_equal_matches_give_equal_bytes_whatever_else_the_file_held(tmp_path: Path) -> None:
+    rows = {"id": ["b", "a", "x"], "cat": ["p", "q", "r"]}
+
+    def output(order: list[int], matched: list[bool]) -> bytes:
+        columns = {name: [values[n] for n in order] for name, values in rows.items()}
+        table = pa.table({"id": columns["id"], "cat": pa.array(columns["cat"]).dictionary_encode()})
+        return write(read(tmp_path, table), PARQUET, matched)
+
+    assert output([0, 1], [True, True]) == output([1, 2, 0], [True, False, True])
+
+
+@pytest.mark.parametrize("words", [pa.array(["x"]).dictionary_encode(), pa.array(["x"], pa.string_view())], ids=str)
+def test_nested_dictionaries_and_views_are_refused_before_the_run(tmp_path: Path, words: pa.Array) -> None:
+    table = pa.table({"id": ["a"], "v": pa.ListArray.from_arrays([0, 1], words)})
+    source = read(tmp_path, table)
+    with pytest.raises(UnwritableColumnError, match="'v'"):
+        write(source, PARQUET)
+    with pytest.raises(UnwritableColumnError, match="'v'"):
+        tables.check_input(tmp_path / "in", PARQUET, ["id"], output=PARQUET)
+
+
+def test_check_input_says_what_the_header_says(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_bytes(b"id,a\n1,x\nragged\n")
+    tables.check_input(path, CSV, ["a", "id"], output=PARQUET)
+    with pytest.raises(MissingColumnError, match="shown name"):
+        tables.check_input(path, CSV, ["b"], name="shown name")
