@@ -476,6 +476,11 @@ class TaskParty:
         return self.phase is Phase.FINISHED and not self._queued and self._handed_out is None
 
     @property
+    def exchanging(self) -> bool:
+        """Whether points and tokens are still to come or to go."""
+        return self.phase in (Phase.OPENING, Phase.EXCHANGE)
+
+    @property
     def wants_input(self) -> bool:
         """Whether another message may be taken in now.
 

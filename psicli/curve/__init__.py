@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from hashlib import sha256
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -33,6 +33,7 @@ PROBE_PREFIX = b"psicli/v1/probe\0"
 CHUNK_ITEMS = 2048
 
 BytesLike = bytes | bytearray | memoryview
+B = TypeVar("B", bytes, bytearray, bytes | bytearray)
 
 
 class Backend(Protocol):
@@ -40,9 +41,11 @@ class Backend(Protocol):
 
     def hash_to_points(self, items: pa.LargeBinaryArray, prefix: bytes, dst: bytes) -> bytes: ...
 
-    def hash_and_mask(self, items: pa.LargeBinaryArray, prefix: bytes, dst: bytes, scalar: bytes) -> bytes: ...
+    def hash_and_mask(
+        self, items: pa.LargeBinaryArray, prefix: bytes, dst: bytes, scalar: bytes | bytearray
+    ) -> bytes: ...
 
-    def mask(self, points: memoryview, scalar: bytes) -> tuple[bytes, list[int]]: ...
+    def mask(self, points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int]]: ...
 
     def tokens(self, points: memoryview, prefix: bytes) -> bytes: ...
 
@@ -60,7 +63,7 @@ def backend() -> str:
     return name
 
 
-def hash_and_mask(items: pa.LargeBinaryArray, task_sid: bytes, scalar: bytes) -> bytes:
+def hash_and_mask(items: pa.LargeBinaryArray, task_sid: bytes, scalar: bytes | bytearray) -> bytes:
     """Hash items to the curve under this task and multiply them by the scalar; return packed points.
 
     Raises SelfCheckError where the arithmetic meets an impossible case. Constant time in the scalar.
@@ -71,7 +74,7 @@ def hash_and_mask(items: pa.LargeBinaryArray, task_sid: bytes, scalar: bytes) ->
     return BACKENDS[backend()].hash_and_mask(items, prefix, DST, _exactly(SCALAR_BYTES, scalar))
 
 
-def mask(points: BytesLike, scalar: bytes) -> tuple[bytes, list[int]]:
+def mask(points: BytesLike, scalar: bytes | bytearray) -> tuple[bytes, list[int]]:
     """Multiply packed points by the scalar; return packed products and the indices of bad points, ascending.
 
     A point is bad if it is not canonical (p or above, the top bit included) or its product is zero (it is of low
@@ -126,7 +129,7 @@ def _single(item: bytes) -> pa.LargeBinaryArray:
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, buffers)
 
 
-def _exactly(size: int, value: bytes) -> bytes:
+def _exactly(size: int, value: B) -> B:
     if len(value) != size:
         raise InternalError(detail=f"a value of {len(value)} bytes where {size} belong")
     return value

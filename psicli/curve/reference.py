@@ -130,7 +130,7 @@ def hash_to_points(items: pa.LargeBinaryArray, prefix: bytes, dst: bytes) -> byt
     return b"".join(u.to_bytes(32, "little") for u, _ in hashed)
 
 
-def mask(points: memoryview, scalar: bytes) -> tuple[bytes, list[int]]:
+def mask(points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int]]:
     """Multiply packed points by the clamped scalar; return the products and the indices of bad points.
 
     A bad point is not canonical or has no product (it is of low order), and 32 zero bytes stand in its place. Constant
@@ -149,7 +149,7 @@ def mask(points: memoryview, scalar: bytes) -> tuple[bytes, list[int]]:
     return bytes(products), bad
 
 
-def hash_and_mask(items: pa.LargeBinaryArray, prefix: bytes, dst: bytes, scalar: bytes) -> bytes:
+def hash_and_mask(items: pa.LargeBinaryArray, prefix: bytes, dst: bytes, scalar: bytes | bytearray) -> bytes:
     """Return the packed masked points of prefix ‖ item for every item, as mask(hash_to_points(…)) would."""
     products, bad = mask(memoryview(hash_to_points(items, prefix, dst)), scalar)
     if bad:

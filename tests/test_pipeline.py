@@ -1,0 +1,574 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from hashlib import sha256
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pair import (
+    CHUNK_ITEMS,
+    TASK,
+    TASK_SID,
+    ExchangeEnd,
+    KeptOutput,
+    MemoryChannel,
+    PeerChannel,
+    exchange_end,
+    items_of,
+    matched_items,
+    records,
+    run_exchanges,
+)
+
+from psicli import curve, pipeline
+from psicli.curve import reference
+from psicli.errors import PeerGoneError, PeerProtocolError, SelfCheckError, StorageError
+from psicli.items import encode_items, order_secretly
+from psicli.protocol import (
+    Chunk,
+    Commit,
+    CutBitmap,
+    Done,
+    End,
+    MaskOwn,
+    MaskPeer,
+    Open,
+    Received,
+    Receiver,
+    Sender,
+    Stream,
+    TaskParty,
+    TaskSetup,
+    Work,
+)
+from psicli.spool import Mask
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+roles = pytest.mark.parametrize("role", [Receiver, Sender])
+both_outcomes = pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
+
+WIPED = bytes(32)
+
+
+def scalar_of(end: ExchangeEnd) -> bytes:
+    return bytes(end.exchange._scalar)
+
+
+# The intersection ----------------------------------------------------------------------------------------------
+
+
+def check_intersection(receiver_items: set[bytes], sender_items: set[bytes], broadcast: bool, capacity: int) -> None:
+    receiver, sender = run_exchanges(
+        items_of(sorted(receiver_items)), items_of(sorted(sender_items)), broadcast=broadcast, capacity=capacity
+    )
+    expected = receiver_items & sender_items
+    if broadcast:
+        for end in (receiver, sender):
+            assert matched_items(end, end.exchange.matched) == expected
+            assert matched_items(end, end.output.staged) == expected
+            assert end.output.published
+    else:
+        assert matched_items(receiver, receiver.exchange.match()) == expected
+        assert sender.exchange.matched is None
+        assert not any(end.output.published for end in (receiver, sender))
+    assert [end.kept for end in (receiver, sender)] == [False, False]
+    assert scalar_of(receiver) == scalar_of(sender) == WIPED
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shared=st.sets(st.integers(0, 99), max_size=14),
+    own=st.sets(st.integers(100, 199), max_size=14),
+    theirs=st.sets(st.integers(200, 299), max_size=14),
+    broadcast=st.booleans(),
+    capacity=st.integers(1, 4),
+)
+def test_what_matches_is_the_plain_intersection(
+    shared: set[int], own: set[int], theirs: set[int], broadcast: bool, capacity: int
+) -> None:
+    sides = [{b"%d" % value for value in shared | only} for only in (own, theirs)]
+    check_intersection(*sides, broadcast, capacity)
+
+
+@both_outcomes
+@pytest.mark.parametrize(
+    ("n", "m", "shared"),
+    [(0, 0, 0), (0, 9, 0), (9, 0, 0), (1, 1, 1), (1, 1, 0), (8, 8, 8), (16, 3, 2), (7, 33, 7), (33, 9, 0)],
+)
+def test_sizes_at_the_edges(n: int, m: int, shared: int, broadcast: bool) -> None:
+    both = {b"both%d" % i for i in range(shared)}
+    ours = both | {b"R%d" % i for i in range(n - shared)}
+    theirs = both | {b"S%d" % i for i in range(m - shared)}
+    check_intersection(ours, theirs, broadcast, capacity=2)
+
+
+def test_known_answers() -> None:
+    """The one item of the design, with its scalars, as it travels."""
+    item = encode_items([items_of(["alice@example.com"]).cast("large_string")])
+    receiver, sender = run_exchanges(item, item, scalars=(b"\x77" * 32, b"\x5d" * 32))
+    masked = "ba154c18a4d5ec8251a12bb027e3533c034c7da8e64f5a4b6cd8dfcae45af527"
+    assert [point.hex() for point in receiver.points(Stream.RECEIVER_POINTS)] == [masked]
+    assert [data.hex() for data in sender.data(Stream.TOKENS)] == ["ef4c3dc8ebe5225f0e72b27f34db728e"]
+    ends = {end.stream: end.digest.hex() for end in receiver.channel.sent if isinstance(end, End)}
+    assert ends == {1: "b4999bf78fcb84259af973b191ade4b8804125fd4b65807d768027e1db3d1306"}
+    opens = [message for end in (receiver, sender) for message in end.channel.sent if isinstance(message, Open)]
+    assert [message.probe.hex() for message in opens] == ["53ccd720e9319c7fb7aefa003d75579f"] * 2
+    assert receiver.exchange.match().tolist() == [True]
+
+
+def test_the_bitmap_speaks_of_the_senders_order() -> None:
+    theirs = [b"%d" % i for i in range(20)]
+    receiver, sender = run_exchanges(items_of([b"3", b"19", b"8", b"x"]), items_of(theirs), broadcast=True)
+    assert b"".join(receiver.data(Stream.BITMAP)) == b"\x08\x01\x08"
+    assert sender.output.staged is not None
+    assert np.flatnonzero(sender.output.staged).tolist() == [3, 8, 19]
+    assert receiver.output.staged is not None
+    assert receiver.output.staged.tolist() == [True, True, True, False]
+
+
+def test_different_tasks_share_nothing() -> None:
+    """The same items under another task's id do not even match."""
+    channels = MemoryChannel.pair(8)
+    item = items_of(["a"])
+    points = []
+    for task_sid in (TASK_SID, bytes(32)):
+        end = exchange_end(Receiver, item, channels[0], task_sid=task_sid, scalar=b"\x77" * 32)
+        points.append(end.exchange._carry_out(MaskOwn(0, 1)))
+    assert points[0] != points[1]
+
+
+# What the wire tells -------------------------------------------------------------------------------------------
+
+
+def all_points(ends: tuple[ExchangeEnd, ExchangeEnd]) -> list[bytes]:
+    receiver, sender = ends
+    return receiver.points(Stream.RECEIVER_POINTS) + sender.points(Stream.SENDER_POINTS)
+
+
+def test_two_runs_over_the_same_items_share_no_point() -> None:
+    """The same task id twice, as after a mistake: fresh scalars alone must keep runs apart."""
+    items = items_of(f"item-{i}" for i in range(12))
+    runs = [run_exchanges(items, items) for _ in range(2)]
+    points = [point for run in runs for point in all_points(run)]
+    assert len(points) == len(set(points)) == 4 * 12
+    tokens = [token for run in runs for data in run[1].data(Stream.TOKENS) for token in records(data, 16)]
+    assert len(tokens) == len(set(tokens)) == 2 * 12
+
+
+@both_outcomes
+def test_duplicate_rows_leave_no_trace(broadcast: bool) -> None:
+    keys = [f"key-{i}" for i in range(21)]
+    seen = []
+    for times in (1, 1000):
+        column = items_of(keys * times).cast("large_string")
+        items = order_secretly(encode_items([column]), bytes(range(32))).items
+        ends = run_exchanges(items, items, broadcast=broadcast)
+        messages = [Counter(zip(map(type, end.channel.sent), end.channel.sizes, strict=True)) for end in ends]
+        seen.append((messages, [sum(end.channel.sizes) for end in ends]))
+    assert seen[0] == seen[1]
+
+
+def test_messages_of_a_one_sided_task_do_not_tell_of_matches() -> None:
+    """Kinds and sizes are the same whether everything matches or nothing."""
+    seen = []
+    for prefix in ("item", "other"):
+        ours, theirs = (items_of(f"{name}-{i}" for i in range(19)) for name in ("item", prefix))
+        ends = run_exchanges(ours, theirs)
+        seen.append([Counter(zip(map(type, end.channel.sent), end.channel.sizes, strict=True)) for end in ends])
+    assert seen[0] == seen[1]
+
+
+def test_nothing_follows_received() -> None:
+    receiver, _ = run_exchanges(items_of(["a", "b"]), items_of(["b"]))
+    sent = len(receiver.channel.sent)
+    assert receiver.channel.sent[-1] == Received(TASK)
+    receiver.exchange.match()
+    assert len(receiver.channel.sent) == sent
+
+
+def rank_correlation(one: list[int], other: list[int]) -> float:
+    """Spearman's: 1 for the same order, -1 for the reverse, about 0 +- 1/sqrt(n) for unrelated ones."""
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def ranks(values: list[bytes]) -> list[int]:
+    order = sorted(range(len(values)), key=values.__getitem__)
+    return [rank for _, rank in sorted(zip(order, range(len(order)), strict=True))]
+
+
+def wire_order(items: list[bytes], secret: bytes) -> list[int]:
+    """Return for each item, in the order given, its place among the points that the receiver sent."""
+    ordered = order_secretly(items_of(items), secret).items
+    scalar = b"\x77" * 32
+    receiver, _ = run_exchanges(ordered, items_of([]), chunk_items=64, scalars=(scalar, None))
+    place = {point: i for i, point in enumerate(receiver.points(Stream.RECEIVER_POINTS))}
+    points = records(curve.hash_and_mask(items_of(items), TASK_SID, scalar), curve.POINT_BYTES)
+    return [place[point] for point in points]
+
+
+def test_the_order_on_the_wire_is_unrelated_to_any_other() -> None:
+    """400 items: unrelated orders correlate with 0 +- 0.05, so 0.2 is four standard deviations off."""
+    count, threshold = 400, 0.2
+    keys = [b"key-%05d" % i for i in range(count)]
+    items = random.Random(4).sample(keys, count)
+    places = [wire_order(items, bytes([seed]) * 32) for seed in (1, 2)]
+    known = {
+        "file": list(range(count)),
+        "key": ranks(items),
+        "sha-256": ranks([sha256(item).digest() for item in items]),
+        "another secret": places[1],
+    }
+    for name, order in known.items():
+        assert sorted(order) == list(range(count))
+        assert rank_correlation(order, order) > 0.99
+        assert abs(rank_correlation(places[0], order)) < threshold, name
+
+
+# Dishonest peers -----------------------------------------------------------------------------------------------
+
+P = reference.P
+J = reference.J
+# Every u-coordinate of a point of small order on the curve.
+SMALL_ORDER = {
+    "order 2": bytes(32),
+    "order 4": b"\x01" + bytes(31),
+    "order 8": bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+    "order 8, the other": bytes.fromhex("5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157"),
+}
+ITEMS = [b"item-%d" % i for i in range(20)]
+
+
+def as_octets(u: int) -> bytes:
+    return u.to_bytes(32, "little")
+
+
+def right_side(u: int) -> int:
+    return (u * u * u + J * u * u + u) % P
+
+
+def square_root(square: int) -> int:
+    """Return a root modulo p = 5 mod 8; the test that calls this needs one to exist."""
+    root = pow(square, (P + 3) // 8, P)
+    root = root if root * root % P == square else root * pow(2, (P - 1) // 4, P) % P
+    assert root * root % P == square
+    return root
+
+
+def add(point: bytes, other: bytes) -> bytes:
+    """Return the u-coordinate of the sum of two points, of different u, with any signs."""
+    u, t = (int.from_bytes(octets, "little") for octets in (point, other))
+    slope = (square_root(right_side(u)) - square_root(right_side(t))) * pow(u - t, -1, P) % P
+    return as_octets((slope * slope - J - u - t) % P)
+
+
+class DishonestPeer:
+    """A peer that follows the protocol's order and counts but makes its points and tokens as it likes.
+
+    forge: turns its honest points [all of them, and those of the other side] into what it sends. forge_tokens: the
+    same for each frame of tokens. It sends nothing before it has every point of the other side.
+    """
+
+    def __init__(
+        self,
+        role: type[TaskParty],
+        count: int,
+        *,
+        forge: Callable[[list[bytes], list[bytes]], list[bytes]] = lambda own, theirs: own,
+        forge_tokens: Callable[[bytes], bytes] = lambda tokens: tokens,
+        broadcast: bool = False,
+    ) -> None:
+        setup = TaskSetup(TASK, TASK_SID, len(ITEMS), curve.probe(TASK_SID), broadcast, CHUNK_ITEMS)
+        self.machine = role(setup)
+        self.scalar = b"\x5d" * 32
+        self.items = items_of(ITEMS)
+        self.theirs: list[bytes] = []
+        self._count = count
+        self._forge = forge
+        self._forge_tokens = forge_tokens
+        self._forged: list[bytes] = []
+
+    def answer(self, work: Work) -> bytes:
+        match work:
+            case MaskPeer(_, points):
+                self.theirs += records(points, 32)
+                products, _ = curve.mask(points, self.scalar)
+                return self._forge_tokens(curve.tokens(products, TASK_SID)) if self.machine.answers_points else b""
+            case MaskOwn(start, stop):
+                return b"".join(self._points()[start:stop])
+            case CutBitmap(start, stop):
+                return bytes(-(-(stop - start) // 8))
+        return b""
+
+    def may_work(self) -> bool:
+        """Mask the other side's points first, then, and not earlier, send our own."""
+        if len(self.theirs) == self._count:
+            return True
+        self.machine._own_turn = False
+        return bool(self.machine._pending)
+
+    def _points(self) -> list[bytes]:
+        if not self._forged:
+            self._forged = self._forge(
+                records(curve.hash_and_mask(self.items, TASK_SID, self.scalar), 32), list(self.theirs)
+            )
+            assert len(self._forged) == len(ITEMS)
+        return self._forged
+
+
+def against(peer: DishonestPeer, items: list[bytes], *, broadcast: bool = False) -> ExchangeEnd:
+    """Run the honest side against such a peer, to its end or failure."""
+    honest = Sender if isinstance(peer.machine, Receiver) else Receiver
+    channel = PeerChannel(peer.machine, peer.answer, may_work=peer.may_work)
+    end = exchange_end(honest, items_of(items), channel, broadcast=broadcast)
+    try:
+        end.drive()
+    except PeerProtocolError as exc:
+        end.failure = exc
+    return end
+
+
+def replaced(points: list[bytes], at: int, *others: bytes) -> list[bytes]:
+    return [*points[:at], *others, *points[at + len(others) :]]
+
+
+OWN = [b"mine-%d" % i for i in range(11)]
+Forge = Callable[[list[bytes], list[bytes]], list[bytes]]
+FORGERIES: dict[str, tuple[Forge, str]] = {
+    **{
+        f"of {name}": (lambda own, _, small=small: replaced(own, 13, small), "not valid")
+        for name, small in {**SMALL_ORDER, "order 4 of the twist": as_octets(P - 1)}.items()
+    },
+    **{
+        f"not canonical {name}": (lambda own, _, u=u: replaced(own, 3, as_octets(u)), "not valid")
+        for name, u in {
+            "p": P,
+            "p + 1": P + 1,
+            "p + 9": P + 9,
+            "2^255 - 1": 2**255 - 1,
+            "2^256 - 1": 2**256 - 1,
+        }.items()
+    },
+    "bit 255": (lambda own, _: replaced(own, 19, own[19][:31] + bytes([own[19][31] | 0x80])), "not valid"),
+    "twist": (lambda own, _: replaced(own, 10, as_octets(2)), "not lie on the curve"),
+    "no hash to the curve": (
+        lambda own, _: [curve.mask(sha256(item).digest()[:31] + b"\0", b"\x5d" * 32)[0] for item in ITEMS],
+        "not lie on the curve",
+    ),
+    "reflected": (lambda own, theirs: replaced(own, 19, theirs[0]), "back as its own"),
+    "all reflected": (lambda own, theirs: replaced(own, 5, *theirs), "back as its own"),
+    "twice in a frame": (lambda own, _: replaced(own, 1, own[0]), "the same item"),
+    "twice in two frames": (lambda own, _: replaced(own, 19, own[0]), "the same item"),
+    **{
+        f"plus one of {name}": (lambda own, _, small=small: replaced(own, 17, add(own[2], small)), "the same item")
+        for name, small in SMALL_ORDER.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+@roles
+def test_forged_points(role: type[TaskParty], name: str) -> None:
+    """role is the dishonest side's."""
+    forge, reason = FORGERIES[name]
+    end = against(DishonestPeer(role, len(OWN), forge=forge), OWN)
+    assert isinstance(end.failure, PeerProtocolError)
+    assert end.failure.code == 76
+    assert reason in str(end.failure)
+    assert scalar_of(end) == WIPED
+    # What the other side must not get from a list that was refused: the end of the tokens, or Received.
+    assert not any(isinstance(message, Received) for message in end.channel.sent)
+    assert Stream.TOKENS not in [message.stream for message in end.channel.sent if isinstance(message, End)]
+
+
+@roles
+def test_without_forgery_the_same_peer_is_fine(role: type[TaskParty]) -> None:
+    """What the tests above stand on."""
+    end = against(DishonestPeer(role, len(OWN)), OWN)
+    assert end.failure is None
+    if role is Sender:
+        assert not end.exchange.match().any()
+
+
+def test_points_of_small_order_are_what_they_say() -> None:
+    point = curve.hash_and_mask(items_of(["a"]), TASK_SID, b"\x77" * 32)
+    product, _ = curve.mask(point, b"\x5d" * 32)
+    for small in SMALL_ORDER.values():
+        assert curve.on_curve(small)
+        other = add(point, small)
+        assert other != point
+        assert curve.on_curve(other)
+        assert curve.mask(other, b"\x5d" * 32) == (product, [])
+
+
+@pytest.mark.parametrize("at", [(0, 1), (0, 10)], ids=["in a frame", "in two frames"])
+def test_duplicate_tokens(at: tuple[int, int]) -> None:
+    seen: list[bytes] = []
+
+    def forge(data: bytes) -> bytes:
+        tokens = records(data, 16)
+        start = len(seen)
+        seen.extend(tokens)
+        if at[1] in range(start, start + len(tokens)):
+            tokens[at[1] - start] = seen[at[0]]
+        return b"".join(tokens)
+
+    end = against(DishonestPeer(Sender, len(OWN), forge_tokens=forge), OWN)
+    assert isinstance(end.failure, PeerProtocolError)
+    assert "tokens are equal" in str(end.failure)
+    assert not any(isinstance(message, Received) for message in end.channel.sent)
+
+
+def test_a_dishonest_sender_learns_nothing_from_a_refused_list() -> None:
+    """Whatever matches, the same messages go out before the failure: no oracle."""
+    seen = []
+    for own in (OWN, ITEMS[:11]):
+        peer = DishonestPeer(Sender, len(own), forge=FORGERIES["twice in two frames"][0], broadcast=True)
+        end = against(peer, own, broadcast=True)
+        assert isinstance(end.failure, PeerProtocolError)
+        assert end.data(Stream.BITMAP) == []
+        seen.append((str(end.failure), [type(message) for message in end.channel.sent]))
+        assert end.output.staged is None
+    assert seen[0] == seen[1]
+
+
+# Our own side --------------------------------------------------------------------------------------------------
+
+
+@roles
+def test_a_backend_without_the_hash_to_the_curve_is_found(
+    role: type[TaskParty], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unhashed(items: object, task_sid: bytes, scalar: bytes) -> bytes:
+        return as_octets(2)
+
+    monkeypatch.setattr(pipeline.curve, "hash_and_mask", unhashed)
+    end = exchange_end(role, items_of(["a"]), MemoryChannel.pair(8)[0])
+    with pytest.raises(SelfCheckError) as caught:
+        end.exchange._carry_out(MaskOwn(0, 1))
+    assert caught.value.code == 70
+
+
+def test_a_frame_is_sampled_over_its_whole_length() -> None:
+    """Which points are looked at differs from frame to frame, and any point may be among them."""
+    good = curve.hash_and_mask(items_of(["a"]), TASK_SID, b"\x77" * 32)
+    sampled = [pipeline._sample(b"".join(i.to_bytes(32, "little") for i in range(500))) for _ in range(20)]
+    for points in sampled:
+        indices = [int.from_bytes(point, "little") for point in records(points, 32)]
+        assert len(indices) == len(set(indices)) == pipeline.SAMPLED_POINTS == 64
+        assert max(indices) < 500
+    assert len(set(sampled)) == len(sampled)
+    assert len({point for points in sampled for point in records(points, 32)}) > 400
+    assert pipeline._sample(good * 64) == good * 64
+
+
+class FailingOutput(KeptOutput):
+    def stage(self, matched: Mask) -> None:
+        raise StorageError(path="out.csv", reason="No space left on device")
+
+
+@roles
+def test_the_scalar_is_wiped_after_a_failure_of_our_own(role: type[TaskParty]) -> None:
+    peer = Sender if role is Receiver else Receiver
+    other = DishonestPeer(peer, 3, broadcast=True)
+    channel = PeerChannel(other.machine, other.answer, may_work=other.may_work)
+    end = exchange_end(role, items_of(["a", "b", "c"]), channel, broadcast=True)
+    end.exchange._output = FailingOutput()
+    assert scalar_of(end) != WIPED
+    with pytest.raises(StorageError):
+        end.drive()
+    assert scalar_of(end) == WIPED
+
+
+@roles
+def test_the_scalar_is_wiped_when_the_peer_never_speaks(role: type[TaskParty]) -> None:
+    channel, other = MemoryChannel.pair(8)
+    other.close()
+    end = exchange_end(role, items_of(["a"]), channel)
+    with pytest.raises(PeerGoneError):
+        end.drive()
+    assert scalar_of(end) == WIPED
+
+
+@roles
+def test_the_scalar_is_wiped_before_anything_is_matched(role: type[TaskParty]) -> None:
+    """From the checks on nothing is masked any more."""
+    at_staging = []
+
+    class WatchingOutput(KeptOutput):
+        def stage(self, matched: Mask) -> None:
+            at_staging.append(scalar_of(end))
+            super().stage(matched)
+
+    other = DishonestPeer(Sender if role is Receiver else Receiver, 1, broadcast=True)
+    channel = PeerChannel(other.machine, other.answer, may_work=other.may_work)
+    end = exchange_end(role, items_of(["a"]), channel, broadcast=True)
+    end.exchange._output = WatchingOutput()
+    end.drive()
+    assert at_staging == [WIPED]
+
+
+def test_scalars_are_fresh() -> None:
+    channel = MemoryChannel.pair(8)[0]
+    scalars = {scalar_of(exchange_end(role, items_of([]), channel)) for role in (Receiver, Sender) for _ in range(8)}
+    assert len(scalars) == 16
+
+
+# The link ------------------------------------------------------------------------------------------------------
+
+
+def cut_after(role: type[TaskParty], limit: int) -> tuple[ExchangeEnd, PeerChannel]:
+    """Run a broadcast whose link breaks after so many of the peer's messages."""
+    peer = DishonestPeer(Sender if role is Receiver else Receiver, 3, broadcast=True)
+    channel = PeerChannel(peer.machine, peer.answer, may_work=peer.may_work, limit=limit)
+    end = exchange_end(role, items_of(["a", "b", "c"]), channel, broadcast=True)
+    try:
+        end.drive()
+    except PeerGoneError as exc:
+        end.failure = exc
+    return end, channel
+
+
+@roles
+def test_a_link_that_breaks_after_any_message(role: type[TaskParty]) -> None:
+    """Before the commit nothing is published and the run fails; after it the output is in place.
+
+    The side that misses the last message warns.
+    """
+    outcomes = []
+    for limit in range(100):
+        end, channel = cut_after(role, limit)
+        committed = Commit(TASK) in channel.sent if role is Receiver else Done(TASK) in channel.sent
+        assert end.output.published is committed
+        assert (end.failure is None) is committed
+        outcomes.append((committed, end.kept))
+        if end.failure is None and not end.kept:
+            break
+    expected = [(False, False), (True, True), (True, False)] if role is Receiver else [(False, False), (True, False)]
+    assert list(dict.fromkeys(outcomes)) == expected
+    assert len(outcomes) > 8
+
+
+@roles
+def test_a_side_that_waits_for_room_still_hears(role: type[TaskParty]) -> None:
+    """Without any room for its frames, a violation ends the run all the same."""
+    channel, other = MemoryChannel.pair(0)
+    end = exchange_end(role, items_of(["a"]), channel)
+    other.send(Open(TASK, 1, curve.probe(TASK_SID)))
+    other.send(Commit(TASK))
+    with pytest.raises(PeerProtocolError):
+        end.drive()
+    assert not any(isinstance(message, Chunk) for message in channel.sent)
+
+
+def test_progress_reaches_its_end() -> None:
+    peer = DishonestPeer(Sender, len(OWN))
+    channel = PeerChannel(peer.machine, peer.answer, may_work=peer.may_work)
+    seen: list[tuple[int, int]] = []
+    exchange_end(Receiver, items_of(OWN), channel).drive(seen)
+    assert seen == sorted(seen)
+    assert seen[-1] == (5, 5)

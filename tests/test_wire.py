@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from google.protobuf import descriptor_pb2
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import psicli
+from psicli import psi_pb2 as pb
+from psicli import wire
+from psicli.errors import PeerProtocolError
+from psicli.protocol import (
+    CHUNK_ITEMS,
+    Abort,
+    Ack,
+    Chunk,
+    Commit,
+    Done,
+    End,
+    Hello,
+    HelloOctets,
+    Message,
+    Open,
+    Purpose,
+    Ready,
+    Received,
+    ResumeOffer,
+    StreamOffset,
+    TaskTerms,
+)
+
+u32 = st.integers(0, 2**32 - 1)
+u64 = st.integers(0, 2**64 - 1)
+digests = st.binary(min_size=32, max_size=32)
+# Not surrogates: they are no text.
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+offers = st.builds(
+    ResumeOffer,
+    task_sid=digests,
+    own_count=u64,
+    peer_count=u64,
+    offsets=st.lists(st.builds(StreamOffset, stream=u32, frames=u64, digest=digests), max_size=4).map(tuple),
+)
+messages: dict[type[Message], st.SearchStrategy[Message]] = {
+    HelloOctets: st.builds(HelloOctets, octets=st.binary(max_size=200)),
+    Open: st.builds(
+        Open,
+        task=u32,
+        count=u64,
+        probe=st.binary(min_size=16, max_size=16),
+        resume=st.none() | offers,
+    ),
+    Chunk: st.builds(Chunk, task=u32, stream=u32, seq=u64, data=st.binary(max_size=300)),
+    End: st.builds(End, task=u32, stream=u32, count=u64, digest=digests),
+    Received: st.builds(Received, task=u32),
+    Ready: st.builds(Ready, task=u32),
+    Commit: st.builds(Commit, task=u32),
+    Done: st.builds(Done, task=u32),
+    Ack: st.builds(Ack, task=u32, stream=u32.filter(bool), frames=u64, digest=digests) | st.builds(Ack, task=u32),
+    Abort: st.builds(Abort, failure_class=u32),
+}
+any_message = st.one_of(*messages.values())
+hellos = st.builds(
+    Hello,
+    package_version=names,
+    party=names,
+    job=names,
+    tasks=st.lists(st.builds(TaskTerms, names, names, st.booleans(), u32), max_size=5).map(tuple),
+    chunk_items=st.integers(1, wire.MAX_CHUNK_ITEMS // 8).map(lambda n: n * 8),
+    nonce=digests,
+    purpose=st.sampled_from(Purpose),
+    protocol_version=u32,
+    suite=names,
+)
+
+HELLO = Hello("0.1.0", "alice", "nightly", (TaskTerms("customers", "alice", True, 2),), 2048, bytes(range(32)))
+
+
+# Round trips ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", messages, ids=lambda kind: kind.__name__)
+def test_every_message_survives_the_wire(kind: type[Message]) -> None:
+    @settings(max_examples=50, deadline=None)
+    @given(messages[kind])
+    def round_trip(message: Message) -> None:
+        decoded = wire.decode(wire.encode(message))
+        assert type(decoded) is kind
+        assert decoded == message
+
+    round_trip()
+
+
+def test_the_strategies_cover_every_kind_of_the_schema() -> None:
+    kinds = {pb.Envelope.FromString(wire.encode(message)).WhichOneof("body") for message in EXAMPLES}
+    assert kinds == {field.name for field in pb.Envelope.DESCRIPTOR.fields}
+    assert {type(message) for message in EXAMPLES} == set(messages)
+
+
+@settings(max_examples=100, deadline=None)
+@given(hellos)
+def test_a_hello_survives_the_wire(hello: Hello) -> None:
+    octets = wire.encode_hello(hello)
+    assert wire.decode_hello(octets) == hello
+    assert wire.decode(wire.encode(HelloOctets(octets))) == HelloOctets(octets)
+
+
+def test_a_full_frame_is_far_below_the_cap() -> None:
+    for items in (CHUNK_ITEMS, wire.MAX_CHUNK_ITEMS):
+        octets = wire.encode(Chunk(2**32 - 1, 2**32 - 1, 2**64 - 1, bytes(items * 32)))
+        assert len(octets) < items * 32 + 64 <= wire.MAX_MESSAGE_BYTES
+
+
+# Junk ----------------------------------------------------------------------------------------------------------
+
+OFFER = ResumeOffer(bytes(32), 1, 2, (StreamOffset(1, 2, bytes(32)),))
+EXAMPLES: list[Message] = [
+    HelloOctets(wire.encode_hello(HELLO)),
+    Open(1, 1000, bytes(range(16)), OFFER),
+    Chunk(1, 2, 3, bytes(range(64))),
+    End(1, 2, 1000, bytes(range(32))),
+    Received(1),
+    Ready(300),
+    Commit(0),
+    Done(7),
+    Ack(1, 2, 3, bytes(range(32))),
+    Ack(1),
+    Abort(76),
+]
+UNKNOWN_FIELD = b"\xf8\x07\x01"  # field 127, a varint
+
+each_example = pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+
+
+def refused(octets: bytes) -> bool:
+    """Decode; whatever else than a message or PeerProtocolError comes out is a failure of the test."""
+    try:
+        wire.decode(octets)
+    except PeerProtocolError:
+        return True
+    return False
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=100))
+@example(b"")
+@example(UNKNOWN_FIELD)
+@example(b"\x0a")
+@example(b"\xff" * 40)
+@example(b"\x0b" * 200)  # groups in groups in groups
+def test_junk_is_refused_or_a_message(octets: bytes) -> None:
+    if not refused(octets):
+        assert len(wire.encode(wire.decode(octets))) == len(octets)
+
+
+def test_nothing_is_no_message() -> None:
+    assert refused(b"")
+
+
+@each_example
+def test_a_cut_message_is_refused(message: Message) -> None:
+    octets = wire.encode(message)
+    for length in range(len(octets)):
+        assert refused(octets[:length])
+
+
+@each_example
+def test_whatever_is_added_is_refused(message: Message) -> None:
+    """Unknown fields, a second message in the same envelope, the same again."""
+    octets = wire.encode(message)
+    for extra in (UNKNOWN_FIELD, b"\0", *(wire.encode(other) for other in EXAMPLES)):
+        assert refused(octets + extra)
+        assert refused(extra + octets)
+
+
+@pytest.mark.parametrize("kind", ["open", "chunk", "end", "received", "ready", "commit", "done", "ack", "abort"])
+def test_an_unknown_field_inside_is_refused(kind: str) -> None:
+    for message in EXAMPLES:
+        envelope = pb.Envelope.FromString(wire.encode(message))
+        if envelope.WhichOneof("body") == kind:
+            getattr(envelope, kind).MergeFromString(UNKNOWN_FIELD)
+            assert refused(envelope.SerializeToString())
+
+
+@settings(max_examples=500, deadline=None)
+@given(message=any_message, data=st.data())
+def test_a_mutated_message_is_refused_or_another_message(message: Message, data: st.DataObject) -> None:
+    octets = bytearray(wire.encode(message))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(octets)))
+        cut = data.draw(st.integers(0, 3))
+        octets[at : at + cut] = data.draw(st.binary(max_size=3))
+    if not refused(bytes(octets)):
+        decoded = wire.decode(bytes(octets))
+        assert wire.decode(wire.encode(decoded)) == decoded
+        assert len(wire.encode(decoded)) == len(octets)
+
+
+@settings(max_examples=300, deadline=None)
+@given(hello=hellos, data=st.data())
+def test_a_mutated_hello_is_refused_or_another_hello(hello: Hello, data: st.DataObject) -> None:
+    octets = bytearray(wire.encode_hello(hello))
+    at = data.draw(st.integers(0, len(octets)))
+    octets[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    try:
+        decoded = wire.decode_hello(bytes(octets))
+    except PeerProtocolError:
+        return
+    assert wire.decode_hello(wire.encode_hello(decoded)) == decoded
+
+
+@given(st.binary(max_size=60))
+@example(b"")
+def test_junk_is_no_hello(octets: bytes) -> None:
+    with pytest.raises(PeerProtocolError):
+        wire.decode_hello(octets)
+
+
+# Fields --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0, 1, 15, 17, 31, 33, 64])
+def test_lengths_of_fixed_fields(length: int) -> None:
+    octets = bytes(length)
+    for message in (
+        Open(0, 1, octets),
+        Open(0, 1, bytes(16), replace(OFFER, task_sid=octets)),
+        Open(0, 1, bytes(16), replace(OFFER, offsets=(StreamOffset(1, 2, octets),))),
+        End(0, 1, 1, octets),
+        Ack(0, 1, 1, octets),
+    ):
+        assert refused(wire.encode(message))
+    with pytest.raises(PeerProtocolError):
+        wire.decode_hello(wire.encode_hello(replace(HELLO, nonce=octets)))
+
+
+def test_an_ack_of_no_stream_holds_no_digest() -> None:
+    assert refused(wire.encode(Ack(0, 0, 0, bytes(32))))
+
+
+@pytest.mark.parametrize("items", [0, 1, 4, 7, 9, 2047, wire.MAX_CHUNK_ITEMS + 1, wire.MAX_CHUNK_ITEMS + 8, 2**32 - 8])
+def test_impossible_chunk_sizes(items: int) -> None:
+    with pytest.raises(PeerProtocolError):
+        wire.decode_hello(wire.encode_hello(replace(HELLO, chunk_items=items)))
+
+
+@pytest.mark.parametrize("items", [8, 2048, CHUNK_ITEMS, wire.MAX_CHUNK_ITEMS])
+def test_possible_chunk_sizes(items: int) -> None:
+    assert wire.decode_hello(wire.encode_hello(replace(HELLO, chunk_items=items))).chunk_items == items
+
+
+@pytest.mark.parametrize("purpose", [0, 3, 2**31 - 1])
+def test_a_hello_needs_a_known_purpose(purpose: int) -> None:
+    hello = pb.Hello.FromString(wire.encode_hello(HELLO))
+    hello.purpose = purpose
+    with pytest.raises(PeerProtocolError):
+        wire.decode_hello(hello.SerializeToString())
+
+
+def test_a_hello_of_another_version_is_read() -> None:
+    """The agreement tells of the difference; a later version's new fields must not hide it."""
+    other = replace(HELLO, protocol_version=2, suite="psicli-v2")
+    assert wire.decode_hello(wire.encode_hello(other) + UNKNOWN_FIELD) == other
+
+
+def test_text_that_is_not_utf_8() -> None:
+    octets = wire.encode_hello(HELLO)
+    assert octets.count(b"nightly") == 1
+    with pytest.raises(PeerProtocolError):
+        wire.decode_hello(octets.replace(b"nightly", b"nigh\xfftl"))
+
+
+# The generated code --------------------------------------------------------------------------------------------
+
+FOLDER = Path(psicli.__file__).parent
+
+
+def protoc(*arguments: str) -> None:
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(FOLDER), *arguments, "psi.proto"]
+    subprocess.run(command, check=True, timeout=60)
+
+
+def test_the_generated_code_is_that_of_psi_proto(tmp_path: Path) -> None:
+    protoc(f"--descriptor_set_out={tmp_path}/set")
+    (compiled,) = descriptor_pb2.FileDescriptorSet.FromString((tmp_path / "set").read_bytes()).file
+    # The generated code leaves these out; they follow from the names.
+    for message in compiled.message_type:
+        for field in message.field:
+            field.ClearField("json_name")
+    committed = descriptor_pb2.FileDescriptorProto.FromString(pb.DESCRIPTOR.serialized_pb)
+    assert committed == compiled
+    assert committed.SerializeToString(deterministic=True) == compiled.SerializeToString(deterministic=True)
+
+
+def test_the_generated_files_are_as_the_tool_makes_them(tmp_path: Path) -> None:
+    protoc(f"--python_out={tmp_path}", f"--pyi_out={tmp_path}")
+    made, committed = ((folder / "psi_pb2.py").read_text() for folder in (tmp_path, FOLDER))
+    versions = [re.findall(r"^# Protobuf Python Version: (.*)$", text, re.M) for text in (made, committed)]
+    assert all(len(version) == 1 for version in versions)
+    if versions[0] != versions[1]:
+        pytest.skip(f"the installed protoc is {versions[0][0]}, psi_pb2.py was made by {versions[1][0]}")
+    assert made == committed
+    assert (tmp_path / "psi_pb2.pyi").read_text() == (FOLDER / "psi_pb2.pyi").read_text()
