@@ -1,0 +1,511 @@
+"""One gRPC stream between the two parties: the only user of grpc.
+
+The listener's handler and the dialer's request iterator only move bytes between the stream and two bounded queues
+(Link); all else is the same code on both ends. How long to wait for what is decided by the caller.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# The C core writes to stderr by itself and installs fork handlers; both before it is imported.
+os.environ["GRPC_VERBOSITY"] = "NONE"
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+import grpc
+
+from psicli.errors import (
+    IdentityError,
+    PeerAbsentError,
+    PeerBusyError,
+    PeerGoneError,
+    PeerProtocolError,
+    PeerRefusedError,
+    PortBusyError,
+    PsicliError,
+    TlsFileError,
+    TlsHandshakeError,
+    failure_of_peer,
+    shown,
+)
+from psicli.protocol import Abort, HelloOctets, Message, Purpose
+from psicli.wire import MAX_MESSAGE_BYTES, decode, decode_hello, encode
+
+logger = logging.getLogger(__name__)
+
+SERVICE = "psicli.v1.Session"
+METHOD = "Run"
+BUSY = 75
+
+# Frames in each queue: enough to ride out a busy moment of either side, at most 4 MiB a queue.
+QUEUE_FRAMES = 8
+# A connection that says no Hello for so long is let go [s].
+HELLO_TIMEOUT = 20.0
+# How long a side that stops waits for its last words to arrive [s].
+LAST_WORDS_TIMEOUT = 3.0
+# How often a side that waits says so [s].
+WAITING_LINE_INTERVAL = 60.0
+
+# Keepalive pings find a dead link within 80 s and survive cuts of 45 s. `keepalive_timeout` alone does not close
+# dead links, hence ping_timeout. The server's min_ping_interval must be below the client's ping period.
+_COMMON_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 60_000),
+    ("grpc.http2.ping_timeout_ms", 60_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+_SERVER_OPTIONS = [
+    *_COMMON_OPTIONS,
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_concurrent_streams", 8),
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    ("grpc.server_handshake_timeout_ms", 20_000),
+]
+_CLIENT_OPTIONS = [
+    *_COMMON_OPTIONS,
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+_MAX_STREAMS = 8
+_NO_ANSWER = "no answer"
+_TLS_WORDS = ("ssl", "certificate", "verification")
+_KNOWN_REASONS = (
+    "connection refused",
+    "connection reset",
+    "no route to host",
+    "network is unreachable",
+    "timed out",
+    "hostname verification check failed",
+)
+
+
+@dataclass(frozen=True)
+class TlsCredentials:
+    """What one end shows and trusts, PEM."""
+
+    ca: bytes
+    certificate: bytes
+    private_key: bytes
+
+    @classmethod
+    def load(cls, ca_file: Path, certificate_file: Path, private_key_file: Path) -> TlsCredentials:
+        """Read the three files; raises TlsFileError naming the one that cannot be read."""
+        return cls(*(_read_pem(path) for path in (ca_file, certificate_file, private_key_file)))
+
+    def __repr__(self) -> str:
+        return "TlsCredentials(…)"
+
+
+def _read_pem(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise TlsFileError(path=path, reason=exc.strerror) from exc
+
+
+class Link:
+    """One stream to the peer, as two bounded queues of messages.
+
+    own_hello, peer_hello: the Hellos of this connection, the octets that travelled.
+    """
+
+    def __init__(self) -> None:
+        self.own_hello = b""
+        self.peer_hello = b""
+        self._changed = threading.Condition()
+        self._inbox: deque[tuple[Message, int]] = deque()
+        self._outbox: deque[bytes] = deque()
+        self._closing = False
+        self._ended = False
+        self._woken = False
+        self._failure: PsicliError | None = None
+        self._heard_at = time.monotonic()
+
+    # The session's side
+
+    def send(self, message: Message) -> int:
+        """Queue a message and return its size [bytes]; after the stream has ended it goes nowhere."""
+        octets = encode(message)
+        with self._changed:
+            if not (self._closing or self._ended):
+                self._outbox.append(octets)
+                self._changed.notify_all()
+        return len(octets)
+
+    def poll(self) -> tuple[Message, int] | None:
+        """Return the next message and its size [bytes], or None.
+
+        Raises what ended the stream once its last message was returned.
+        """
+        with self._changed:
+            if self._inbox:
+                self._changed.notify_all()
+                return self._inbox.popleft()
+            if self._ended:
+                raise self._failure or PeerGoneError(reason="it closed the connection")
+            return None
+
+    def has_room(self) -> bool:
+        return len(self._outbox) < QUEUE_FRAMES
+
+    def wait(self, *, for_message: bool, for_room: bool, timeout: float) -> bool:
+        """Wait until a message (or the end of the stream) or room is there, or wake() is called; return whether."""
+
+        def there() -> bool:
+            message = for_message and (self._ended or bool(self._inbox))
+            room = for_room and (self._ended or self.has_room())
+            return self._woken or message or room
+
+        with self._changed:
+            found = self._changed.wait_for(there, timeout)
+            self._woken = False
+            return found
+
+    def wake(self) -> None:
+        """End a wait, now or the next one."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
+    @property
+    def silence(self) -> float:
+        """Time since the peer was last heard [s]."""
+        return time.monotonic() - self._heard_at
+
+    def close_outgoing(self) -> None:
+        """End our direction once what is queued has been sent."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    def finish(self, timeout: float) -> bool:
+        """End our direction and wait for the end of the stream [s]; return whether it ended cleanly."""
+        self.close_outgoing()
+        with self._changed:
+            self._changed.wait_for(self._drained, timeout)
+            return self._ended and self._failure is None
+
+    def abort(self, failure_class: int) -> None:
+        """Drop what is queued, tell the peer the class of our failure, and end the stream."""
+        with self._changed:
+            self._outbox.clear()
+        self.send(Abort(failure_class))
+        self.finish(LAST_WORDS_TIMEOUT)
+
+    def _drained(self) -> bool:
+        # A full inbox would keep the pump, and with it the end of the stream, from arriving.
+        self._inbox.clear()
+        self._changed.notify_all()
+        return self._ended
+
+    # The transport's side
+
+    def outgoing(self) -> Iterator[bytes]:
+        """Yield what is to be sent until the link is closed."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._outbox or self._closing or self._ended)
+                if self._ended or not self._outbox:
+                    return
+                octets = self._outbox.popleft()
+                self._changed.notify_all()
+            yield octets
+
+    def pump(self, incoming: Iterable[bytes]) -> None:
+        """Move what arrives into the inbox until the stream ends, for whatever reason."""
+        failure: PsicliError | None = None
+        try:
+            for octets in incoming:
+                message = decode(octets)
+                with self._changed:
+                    self._heard_at = time.monotonic()
+                    self._changed.wait_for(lambda: len(self._inbox) < QUEUE_FRAMES or self._ended)
+                    self._inbox.append((message, len(octets)))
+                    self._changed.notify_all()
+        except PsicliError as exc:
+            failure = exc
+        except grpc.RpcError as exc:
+            failure = _translated(exc)
+        self.end(failure)
+
+    def end(self, failure: PsicliError | None = None) -> None:
+        """Mark the stream as ended; the first reason stays."""
+        with self._changed:
+            if not self._ended:
+                self._ended = True
+                self._failure = failure
+                self._changed.notify_all()
+
+    def first(self, timeout: float) -> Message | None:
+        """Return the first message, None when none comes in time; raises what ended the stream."""
+        self.wait(for_message=True, for_room=False, timeout=timeout)
+        arrived = self.poll()
+        return arrived[0] if arrived else None
+
+
+def _translated(exc: grpc.RpcError) -> PsicliError:
+    if not isinstance(exc, grpc.Call):
+        # The server's request iterator raises the bare class when the stream breaks.
+        return PeerGoneError(reason="the connection broke")
+    code, details = exc.code(), exc.details() or ""
+    reason = _plain_reason(details)
+    if code is grpc.StatusCode.UNAVAILABLE and any(word in details.lower() for word in _TLS_WORDS):
+        return TlsHandshakeError(reason=reason)
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return PeerRefusedError()
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return PeerBusyError()
+    return PeerGoneError(reason=reason)
+
+
+def _plain_reason(details: str) -> str:
+    """Boil the C core's text down to the system's own words."""
+    known = next((words for words in _KNOWN_REASONS if words in details.lower()), None)
+    return known or (shown(details) if details else "the connection broke")
+
+
+class Listener:
+    """The end that accepts the connection; owns the port from construction on.
+
+    Raises PortBusyError when it cannot be bound: why it might not be is found out before, by the port's lock.
+    """
+
+    def __init__(self, host: str, port: int, peer: str, tls: TlsCredentials | None) -> None:
+        self.where = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
+        self._peer = peer
+        self._tls = tls
+        self._lock = threading.Condition()
+        self._make_hello: Callable[[], bytes] | None = None
+        self._refusal: int | None = None
+        self._taken: Link | None = None
+        self._peer_failure: int | None = None
+        self._told = False
+        self._links: set[Link] = set()
+        self._server = grpc.server(
+            ThreadPoolExecutor(2 * _MAX_STREAMS, "psicli-link"),
+            handlers=[self._handlers()],
+            options=_SERVER_OPTIONS,
+            maximum_concurrent_rpcs=_MAX_STREAMS,
+        )
+        self._bind(port)
+
+    def _handlers(self) -> Any:
+        handler = grpc.stream_stream_rpc_method_handler(self._serve)
+        return grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler})
+
+    def _bind(self, port: int) -> None:
+        try:
+            if self._tls is None:
+                bound = self._server.add_insecure_port(self.where)
+            else:
+                credentials = grpc.ssl_server_credentials(
+                    [(self._tls.private_key, self._tls.certificate)],
+                    self._tls.ca,
+                    require_client_auth=True,
+                )
+                bound = self._server.add_secure_port(self.where, credentials)
+        except RuntimeError as exc:
+            raise PortBusyError(where=self.where) from exc
+        if bound != port:
+            raise PortBusyError(where=self.where)
+
+    def meet(self, make_hello: Callable[[], bytes], timeout: float) -> Link:
+        """Wait for the peer's Hello and return the link with both Hellos exchanged.
+
+        Raises PeerAbsentError when it does not come within timeout [s].
+        """
+        with self._lock:
+            self._make_hello = make_hello
+        self._server.start()
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            while not self._lock.wait_for(lambda: self._taken or self._peer_failure, _next_line(deadline)):
+                if time.monotonic() >= deadline:
+                    reason = f"nobody connected to {self.where} as {self._peer}"
+                    raise PeerAbsentError(seconds=timeout, reason=reason)
+                logger.info("still waiting for %s to connect to %s", self._peer, self.where)
+            if self._taken is None:
+                assert self._peer_failure is not None
+                raise failure_of_peer(self._peer_failure)
+            return self._taken
+
+    def refuse(self, failure_class: int, timeout: float) -> None:
+        """Tell the peer that this side has failed, if it comes within timeout [s]."""
+        with self._lock:
+            self._refusal = failure_class
+            self._server.start()
+            self._lock.wait_for(lambda: self._told, timeout)
+
+    def close(self) -> None:
+        """Free the port; ends every stream."""
+        self._server.stop(grace=LAST_WORDS_TIMEOUT if self._told else None).wait()
+        for link in list(self._links):
+            link.end()
+
+    def _serve(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """Handle one stream; no exception text may reach whoever is at its other end."""
+        link = Link()
+        self._links.add(link)
+        try:
+            context.add_callback(lambda: link.end(PeerGoneError(reason="the connection broke")))
+            self._check_identity(context)
+            threading.Thread(target=link.pump, args=(requests,), name="psicli-pump", daemon=True).start()
+            self._admit(link, link.first(HELLO_TIMEOUT))
+            yield from link.outgoing()
+        except IdentityError as exc:
+            logger.warning("a connection was refused: %s", exc)
+            context.set_code(grpc.StatusCode.PERMISSION_DENIED)
+        except PsicliError as exc:
+            # Whatever this was, it is not our peer: junk is forgotten.
+            logger.debug("a connection was dropped: %s", exc)
+        except Exception:
+            logger.exception("a connection was dropped")
+            context.set_code(grpc.StatusCode.INTERNAL)
+        finally:
+            self._links.discard(link)
+
+    def _check_identity(self, context: Any) -> None:
+        if self._tls is None:
+            return
+        names = context.auth_context().get("x509_subject_alternative_name", [])
+        if self._peer.encode() not in names:
+            raise PeerRefusedError()
+
+    def _admit(self, link: Link, first: Message | None) -> None:
+        """Answer the first message: the first Hello that wants to run takes the session."""
+        with self._lock:
+            if isinstance(first, HelloOctets):
+                self._answer(link, first.octets)
+            elif isinstance(first, Abort) and self._taken is None:
+                self._peer_failure = first.failure_class
+                self._told = True
+            else:
+                raise PeerProtocolError(detail="a connection did not start with a Hello")
+            self._lock.notify_all()
+
+    def _answer(self, link: Link, octets: bytes) -> None:
+        purpose = decode_hello(octets).purpose
+        if self._refusal is not None:
+            self._turn_away(link, self._refusal)
+            self._told = True
+        elif purpose is Purpose.RUN and self._taken is not None:
+            self._turn_away(link, BUSY)
+        else:
+            assert self._make_hello is not None
+            link.own_hello, link.peer_hello = self._make_hello(), octets
+            link.send(HelloOctets(link.own_hello))
+            if purpose is Purpose.RUN:
+                self._taken = link
+            else:
+                link.close_outgoing()
+
+    def _turn_away(self, link: Link, failure_class: int) -> None:
+        link.send(Abort(failure_class))
+        link.close_outgoing()
+
+
+def _next_line(deadline: float) -> float:
+    return max(0.0, min(WAITING_LINE_INTERVAL, deadline - time.monotonic()))
+
+
+class Dialer:
+    """The end that makes the connection."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        peer: str,
+        tls: TlsCredentials | None,
+        retry_interval: float,
+    ) -> None:
+        self.where = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
+        self._peer = peer
+        self._tls = tls
+        self._retry_interval = retry_interval
+        self._channel: Any = None
+
+    def meet(self, make_hello: Callable[[], bytes], timeout: float) -> Link:
+        """Connect, again and again, until the peer answers with its Hello; return the link.
+
+        Raises PeerAbsentError after timeout [s], PeerBusyError when another session holds the peer, TlsHandshakeError.
+        """
+        deadline = time.monotonic() + timeout
+        next_line = time.monotonic() + WAITING_LINE_INTERVAL
+        reason = _NO_ANSWER
+        while True:
+            link = Link()
+            link.own_hello = make_hello()
+            try:
+                return self._attempt(link, HelloOctets(link.own_hello), deadline)
+            except PeerGoneError as exc:
+                # The last attempt may just have run out of time.
+                reason = reason if exc.facts["reason"] == _NO_ANSWER else str(exc.facts["reason"])
+            self.close()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise PeerAbsentError(seconds=timeout, reason=f"{self.where}: {reason}")
+            if time.monotonic() >= next_line:
+                logger.info("still waiting for %s at %s: %s", self._peer, self.where, reason)
+                next_line += WAITING_LINE_INTERVAL
+            time.sleep(min(self._retry_interval, left))
+
+    def refuse(self, failure_class: int, timeout: float) -> None:
+        """Tell the peer that this side has failed, if it answers within timeout [s]."""
+        deadline = time.monotonic() + timeout
+        told = False
+        while not told and time.monotonic() < deadline:
+            link = Link()
+            self._connect(link, Abort(failure_class))
+            told = link.finish(deadline - time.monotonic())
+            self.close()
+            if not told:
+                time.sleep(min(self._retry_interval, 0.5))
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _attempt(self, link: Link, first: Message, deadline: float) -> Link:
+        self._connect(link, first)
+        while (answer := link.first(_next_line(deadline))) is None:
+            if time.monotonic() >= deadline:
+                raise PeerGoneError(reason=_NO_ANSWER)
+        if isinstance(answer, HelloOctets):
+            link.peer_hello = answer.octets
+            return link
+        if isinstance(answer, Abort):
+            raise (PeerBusyError() if answer.failure_class == BUSY else failure_of_peer(answer.failure_class))
+        raise PeerProtocolError(detail="it did not answer with a Hello")
+
+    def _connect(self, link: Link, first: Message) -> None:
+        link.send(first)
+        self._channel = self._open_channel()
+        call = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")(link.outgoing())
+        threading.Thread(target=link.pump, args=(call,), name="psicli-pump", daemon=True).start()
+
+    def _open_channel(self) -> Any:
+        if self._tls is None:
+            return grpc.insecure_channel(self.where, _CLIENT_OPTIONS)
+        credentials = grpc.ssl_channel_credentials(self._tls.ca, self._tls.private_key, self._tls.certificate)
+        # The peer is who its certificate says it is: the party, not the host name.
+        return grpc.secure_channel(
+            self.where,
+            credentials,
+            [*_CLIENT_OPTIONS, ("grpc.ssl_target_name_override", self._peer)],
+        )

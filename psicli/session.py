@@ -1,0 +1,384 @@
+"""A session: hello and agreement, then the tasks over one link."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from psicli import __version__, curve
+from psicli.errors import (
+    DisagreementError,
+    InterruptedBySignal,
+    PeerFailedError,
+    PeerLostError,
+    PeerProtocolError,
+    PeerSilentError,
+    PsicliError,
+    failure_of_peer,
+    shown,
+)
+from psicli.link import Dialer, Link, Listener
+from psicli.pipeline import Output, TaskExchange
+from psicli.protocol import (
+    NONCE_BYTES,
+    Abort,
+    Ack,
+    Disclosure,
+    Hello,
+    HelloOctets,
+    Message,
+    Open,
+    Receiver,
+    Sender,
+    TaskSetup,
+    TaskTerms,
+    session_id,
+    task_session_id,
+)
+from psicli.spool import Mask
+from psicli.wire import decode_hello, encode_hello
+
+# How often a side says that it still works while it sends nothing else [s].
+HEARTBEAT_INTERVAL = 15.0
+# Told instead of the class where the class itself could tell of a match; no exit code.
+UNNAMED_FAILURE = 1
+# Tasks that hold their inputs in memory at a time: one exchanges, one writes, one has been opened.
+MAX_LIVE_TASKS = 3
+# Tasks whose points are not through: the one that exchanges, and one opened meanwhile.
+MAX_OPEN_AHEAD = 2
+# How long a side that is stopped by a signal waits for an output that is just being written [s].
+STOPPED_WRITER_TIMEOUT = 2.0
+UNCONFIRMED = "the link broke before the other side confirmed that its output is in place"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What this side brings to the agreement."""
+
+    party: str
+    peer: str
+    job: str
+    tasks: tuple[TaskTerms, ...]
+
+    def hello(self, chunk_items: int) -> bytes:
+        """Return a fresh Hello, as the octets that will travel; every connection needs its own."""
+        return encode_hello(
+            Hello(
+                package_version=__version__,
+                party=self.party,
+                job=self.job,
+                tasks=self.tasks,
+                chunk_items=chunk_items,
+                nonce=os.urandom(NONCE_BYTES),
+            )
+        )
+
+
+def agree(ours: Hello, theirs: Hello, peer: str) -> None:
+    """Check that both sides mean the same session.
+
+    Raises PeerProtocolError when our own Hello comes back, DisagreementError with a table of every field that differs.
+    """
+    if theirs.party == ours.party or theirs.nonce == ours.nonce:
+        raise PeerProtocolError(detail=f"it introduced itself as {ours.party}, which is this side")
+    rows = [(f"party of {peer}", peer, theirs.party)]
+    rows += [(name, getattr(ours, name), getattr(theirs, name)) for name in ("protocol_version", "suite", "job")]
+    rows += _task_rows(ours.tasks, theirs.tasks)
+    differences = [(field, str(mine), str(yours)) for field, mine, yours in rows if mine != yours]
+    if differences:
+        raise DisagreementError(table=_table(differences))
+
+
+def _task_rows(ours: Sequence[TaskTerms], theirs: Sequence[TaskTerms]) -> list[tuple[str, Any, Any]]:
+    names = [task.name for task in ours], [task.name for task in theirs]
+    if names[0] != names[1]:
+        return [("tasks", ", ".join(names[0]), ", ".join(names[1]))]
+    return [
+        (f"{mine.name}: {field}", getattr(mine, field), getattr(yours, field))
+        for mine, yours in zip(ours, theirs, strict=True)
+        for field in ("receiver", "broadcast_result", "key_columns")
+    ]
+
+
+def _table(rows: list[tuple[str, str, str]]) -> str:
+    lines = [
+        ("field", "ours", "theirs"),
+        *((field, mine, shown(yours).strip("'")) for field, mine, yours in rows),
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(2)]
+    return "\n".join(f"  {line[0]:{widths[0]}}  {line[1]:{widths[1]}}  {line[2]}" for line in lines)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What one task's exchange came to; message_bytes: sent and received."""
+
+    peer_items: int
+    message_bytes: tuple[int, int]
+    warning: str | None = None
+
+
+class TaskPlan(Protocol):
+    """A task as the job sees it. The session calls, in this order:"""
+
+    name: str
+    receives: bool
+    broadcast: bool
+
+    def prepare(self) -> tuple[Any, Output | None]:
+        """Return own distinct items in their secret order and where the rows go; runs in the background."""
+
+    def started(self) -> None:
+        """Take note that it is this task's turn."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Take note how many frames are masked, of how many."""
+
+    def exchanged(self, result: TaskResult) -> None:
+        """Take note that both sides are through with it."""
+
+    def finish_alone(self, matched: Callable[[], Mask]) -> None:
+        """Write a one-sided result: the peer is told nothing any more. Runs in the background, raises nothing."""
+
+
+class LiveTask:
+    """A task under way in a session."""
+
+    def __init__(self, plan: TaskPlan, exchange: TaskExchange) -> None:
+        self.plan = plan
+        self.exchange = exchange
+        self.party = exchange.party
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._begun = False
+
+    def begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self.plan.started()
+
+    def result(self, warning: str | None = None) -> TaskResult:
+        return TaskResult(self.party.peer_count, (self.bytes_sent, self.bytes_received), warning)
+
+
+class Session:
+    """The tasks over one link, both Hellos exchanged.
+
+    One task exchanges points at a time, in order. Meanwhile the next one is read and opened, and the ones before write
+    their outputs. Leaving the session with an error tells the peer the class of that error, as far as the protocol
+    allows, and lets outputs that are the own affair of this side be written.
+    """
+
+    def __init__(self, link: Link, terms: Terms, *, listens: bool, recv_timeout: float) -> None:
+        ours, theirs = decode_hello(link.own_hello), decode_hello(link.peer_hello)
+        self.peer_version = theirs.package_version
+        self.sid = session_id(*((link.own_hello, link.peer_hello)[:: 1 if listens else -1]))
+        self._link = link
+        self._hellos = ours, theirs
+        self._peer = terms.peer
+        self._recv_timeout = recv_timeout
+        self._chunk_items = min(ours.chunk_items, theirs.chunk_items)
+        self._plans: Sequence[TaskPlan] = ()
+        self._live: dict[int, LiveTask] = {}
+        self._next = 0
+        self._reading: Future[tuple[Any, Output | None]] | None = None
+        self._early_opens: dict[int, tuple[Open, int]] = {}
+        self._finishing: list[Future[None]] = []
+        self._reader = ThreadPoolExecutor(1, "psicli-reader")
+        self._writer = ThreadPoolExecutor(1, "psicli-writer")
+        self._closed = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="psicli-heartbeat", daemon=True)
+
+    def __enter__(self) -> Session:
+        self._heart.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
+        if exc is None:
+            self._close()
+        else:
+            self._fail(exc)
+        self._reader.shutdown(wait=False, cancel_futures=True)
+        if isinstance(exc, InterruptedBySignal):
+            wait(self._finishing, STOPPED_WRITER_TIMEOUT)
+            self._writer.shutdown(wait=False, cancel_futures=True)
+        else:
+            self._writer.shutdown()
+
+    def agree(self) -> None:
+        """Compare both Hellos; raises as `agree`."""
+        agree(*self._hellos, self._peer)
+
+    def run(self, plans: Sequence[TaskPlan]) -> None:
+        """Run the tasks in order until the peer needs this side no more; raises whatever failed first."""
+        self._plans = plans
+        self._read_next()
+        try:
+            while self._live or self._reading:
+                # Looked at once: room that appears between two looks would be slept through.
+                room = self._link.has_room()
+                if not (self._take_message() or self._open_next() or self._work(room)):
+                    self._wait(room)
+                self._retire()
+        except (PeerLostError, PeerFailedError):
+            if not self._keep_committed():
+                raise
+        self._close()
+
+    # One turn of the loop: each step returns whether it did something
+
+    def _take_message(self) -> bool:
+        if not self._wants_input():
+            return False
+        arrived = self._link.poll()
+        if arrived is None:
+            return False
+        self._dispatch(*arrived)
+        return True
+
+    def _dispatch(self, message: Message, size: int) -> None:
+        if isinstance(message, Abort):
+            raise failure_of_peer(message.failure_class)
+        if isinstance(message, HelloOctets):
+            raise PeerProtocolError(detail="a second Hello")
+        live = self._live.get(message.task)
+        if isinstance(message, Ack) and (message.stream == 0 or live is None):
+            # Still working, or a last word about a task that is over.
+            return
+        if live is not None:
+            live.bytes_received += size
+            self._send(live, live.party.receive(message))
+        elif isinstance(message, Open) and self._may_come_early(message.task):
+            self._early_opens[message.task] = message, size
+        else:
+            raise PeerProtocolError(detail=f"a message about task number {message.task}, which is not under way")
+
+    def _open_next(self) -> bool:
+        if self._reading is None or not self._reading.done() or not self._may_open():
+            return False
+        index, plan = self._next, self._plans[self._next]
+        if self._reading.exception() is not None:
+            if self._live:
+                # The tasks before it are not to blame.
+                return False
+            plan.started()
+        items, output = self._reading.result()
+        self._live[index] = live = LiveTask(plan, self._exchange(index, plan, items, output))
+        self._next += 1
+        self._read_next()
+        self._send(live, [live.party.open()])
+        if index in self._early_opens:
+            self._dispatch(*self._early_opens.pop(index))
+        return True
+
+    def _work(self, room: bool) -> bool:
+        for live in self._live.values():
+            live.begin()
+            messages = live.exchange.step(room=room)
+            if messages is not None:
+                self._send(live, messages)
+                live.plan.progress(*live.party.progress)
+                return True
+            if live.party.exchanging:
+                # Points of the next task before this one's could make two full directions wait for each other.
+                return False
+        return False
+
+    def _wait(self, room: bool) -> None:
+        """Wait for whatever comes first; raises PeerSilentError when the peer says nothing for recv_timeout."""
+        left = max(self._recv_timeout - self._link.silence, 0.0)
+        woken = self._link.wait(for_message=self._wants_input(), for_room=not room, timeout=left)
+        if not woken and self._link.silence >= self._recv_timeout:
+            raise PeerSilentError(seconds=self._recv_timeout)
+
+    def _retire(self) -> None:
+        for index, live in list(self._live.items()):
+            if live.party.finished:
+                self._retire_one(index, live.result())
+
+    def _retire_one(self, index: int, result: TaskResult) -> None:
+        live = self._live.pop(index)
+        live.exchange.wipe()
+        live.plan.exchanged(result)
+        if live.plan.receives and not live.plan.broadcast:
+            future = self._writer.submit(live.plan.finish_alone, live.exchange.match)
+            future.add_done_callback(lambda _: self._link.wake())
+            self._finishing.append(future)
+
+    # Helpers of the loop
+
+    def _wants_input(self) -> bool:
+        return all(live.party.wants_input for live in self._live.values())
+
+    def _may_come_early(self, task: int) -> bool:
+        return 0 <= task - self._next < MAX_OPEN_AHEAD and task not in self._early_opens
+
+    def _may_open(self) -> bool:
+        """Whether another input may be held, and another task opened ahead of the one that exchanges."""
+        writing = sum(not future.done() for future in self._finishing)
+        exchanging = sum(live.party.exchanging for live in self._live.values())
+        return len(self._live) + writing < MAX_LIVE_TASKS and exchanging < MAX_OPEN_AHEAD
+
+    def _read_next(self) -> None:
+        self._reading = None
+        if self._next < len(self._plans):
+            self._reading = self._reader.submit(self._plans[self._next].prepare)
+            self._reading.add_done_callback(lambda _: self._link.wake())
+
+    def _exchange(self, index: int, plan: TaskPlan, items: Any, output: Output | None) -> TaskExchange:
+        task_sid = task_session_id(self.sid, plan.name)
+        setup = TaskSetup(index, task_sid, len(items), curve.probe(task_sid), plan.broadcast, self._chunk_items)
+        party = (Receiver if plan.receives else Sender)(setup)
+        return TaskExchange(party, items, task_sid, output, self._writer, self._link.wake)
+
+    def _send(self, live: LiveTask, messages: list[Message]) -> None:
+        for message in messages:
+            live.bytes_sent += self._link.send(message)
+
+    # Endings
+
+    def _close(self) -> None:
+        """End the session where both sides know that it is complete."""
+        if not self._closed.is_set():
+            self._closed.set()
+            self._link.finish(self._recv_timeout)
+
+    def _keep_committed(self) -> bool:
+        """Keep what was committed before the link broke; return whether nothing else was to be done."""
+        for index, live in list(self._live.items()):
+            if live.exchange.keep():
+                self._retire_one(index, live.result(UNCONFIRMED))
+        return not (self._live or self._reading)
+
+    def _fail(self, exc: BaseException) -> None:
+        for live in self._live.values():
+            live.exchange.wipe()
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        if isinstance(exc, PeerLostError | PeerFailedError):
+            # The peer is gone, or knows.
+            self._link.finish(0.0)
+        else:
+            self._link.abort(self._told_class(exc))
+
+    def _told_class(self, exc: BaseException) -> int:
+        private = any(live.party.disclosure is Disclosure.UNIFORM for live in self._live.values())
+        if private and not isinstance(exc, PeerProtocolError):
+            return UNNAMED_FAILURE
+        return exc.code if isinstance(exc, PsicliError) else PsicliError.code
+
+    def _beat(self) -> None:
+        """Say now and then that this side still works; the same whatever it does, so it tells of nothing."""
+        while not self._closed.wait(min(HEARTBEAT_INTERVAL, self._recv_timeout / 4)):
+            self._link.send(Ack(self._next))
+
+
+def open_session(meeting: Listener | Dialer, terms: Terms, *, timeout: float, recv_timeout: float) -> Session:
+    """Meet the peer and return the session, not yet agreed; timeout [s] is for the rendezvous."""
+    link = meeting.meet(lambda: terms.hello(curve.CHUNK_ITEMS), timeout)
+    return Session(link, terms, listens=isinstance(meeting, Listener), recv_timeout=recv_timeout)
