@@ -274,8 +274,6 @@ def _header(data: bytes, fmt: FileFormat, name: str, *, complete: bool = True) -
     if first is None:
         raise EmptyInputError(path=name)
     _check_utf8(data[: first.end], name)
-    if "" in first.fields:
-        raise HeaderError(path=name, line=first.line, detail=f"column {first.fields.index('') + 1} has no name")
     return _Header(first.fields, first.end)
 
 

@@ -283,9 +283,14 @@ def test_what_is_not_utf_8_is_refused_with_its_line(tmp_path: Path, content: byt
 def test_headers_must_tell_columns_apart(tmp_path: Path) -> None:
     assert "'a'" in refuse(DuplicateColumnError, tmp_path, b"id,a,b,a\n1,2,3,4\n")
     assert "'id'" in refuse(DuplicateColumnError, tmp_path, b"id,id\n1,2\n")
-    assert refuse(HeaderError, tmp_path, b"\nid,,b\n1,2,3\n") == "in.file:2: column 2 has no name"
-    assert refuse(HeaderError, tmp_path, b",id\n0,1\n") == "in.file:1: column 1 has no name"
+    assert refuse(DuplicateColumnError, tmp_path, b"id,,\n1,2,3\n")
     assert read(tmp_path, b"id,ID, id\n1,2,3\n").table.column_names == ["id", "ID", " id"]
+
+
+def test_a_column_without_a_name_comes_out_again(tmp_path: Path) -> None:
+    # pandas writes its index that way.
+    source = read(tmp_path, b",id\n0,b\n1,a\n")
+    assert write(source, FileFormat(Format.CSV)) == b",id\n1,a\n0,b\n"
 
 
 def test_a_missing_column_is_66_and_names_those_that_exist(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from psicli.config.models import Job, JobFile, LinkSettings, Node, NodeEntry, Ta
 from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 
-__all__ = ["Job", "JobFile", "LinkSettings", "Node", "Task", "TlsFiles", "job_schema", "load_job"]
+__all__ = ["Job", "JobFile", "LinkSettings", "Node", "Task", "TlsFiles", "job_parties", "job_schema", "load_job"]
 
 
 def load_job(
@@ -34,12 +34,16 @@ def load_job(
     port_offset: int = 0,
     variables: Mapping[str, str],
     only: Sequence[str] = (),
+    simulated_port: int | None = None,
 ) -> Job:
     """Load a job file as one of its parties; `party` comes before self_party, `only` picks tasks by name.
 
+    With simulated_port the job runs on that loopback port, whatever it says about the network.
     Raises JobFileMissingError, and JobFileError with every mistake at once.
     """
     document = Document(path)
+    if simulated_port is not None:
+        _move_to_loopback(document, simulated_port)
     own = party if party is not None else document.text("self_party") or ""
     fill_variables(document, own, variables)
     check_shape(document)
@@ -55,6 +59,28 @@ def load_job(
     checks.check_clashes(document, slots, own)
     document.raise_mistakes()
     return _build(document, own, port_offset, [slot for slot in slots if not only or slot.name in only])
+
+
+def job_parties(path: Path, variables: Mapping[str, str]) -> list[str]:
+    """Return the parties of a job file, listener first; raises JobFileError when the file is wrong for any of them."""
+    document = Document(path)
+    _move_to_loopback(document, 1)
+    check_shape(document)
+    parties = checks.check_nodes(document)
+    document.raise_mistakes()
+    for party in parties:
+        load_job(path, party=party, variables=variables, simulated_port=1)
+    return parties
+
+
+def _move_to_loopback(document: Document, port: int) -> None:
+    document.table("cluster").pop("tls", None)
+    for position, loc in enumerate(document.entries("cluster", "nodes")):
+        node = document.table(*loc)
+        node.pop("listen_address", None)
+        node.pop("address", None)
+        if position == 0:
+            node["address"] = f"127.0.0.1:{port}"
 
 
 def _build(document: Document, party: str, offset: int, slots: Sequence[Slot]) -> Job:

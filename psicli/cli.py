@@ -1,0 +1,309 @@
+"""The commands: flags in, exit code out. Signals become exceptions here, so that everything is released on the way.
+
+Standard output carries the report, or the rows of a task that writes there, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from psicli import __version__
+from psicli.console import Console
+from psicli.errors import CannotCreateError, InterruptedBySignal, PsicliError, StorageError, TerminatedBySignal
+from psicli.locks import PortLock, hold_dial, hold_port, holders
+
+if TYPE_CHECKING:
+    from psicli.config import Job
+
+logger = logging.getLogger(__name__)
+
+_USAGE = 2
+# The standard streams that were closed when we started.
+_closed: set[str] = set()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="psicli")
+def cli() -> None:
+    """Batch private set intersection between two organisations.
+
+    Each side keeps its files; each gets its own rows whose key the other side also has.
+    """
+
+
+def _job_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Add the options of every command that takes a whole job."""
+    for option in reversed(
+        [
+            click.option(
+                "--config",
+                required=True,
+                type=click.Path(path_type=Path),
+                envvar="PSICLI_CONFIG",
+                show_envvar=True,
+                help="The job file (YAML).",
+            ),
+            click.option("--json", "as_json", is_flag=True, envvar="PSICLI_JSON", help="Report as one JSON object."),
+            click.option(
+                "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Fill ${NAME} in paths and addresses."
+            ),
+            click.option(
+                "--only", multiple=True, envvar="PSICLI_ONLY", metavar="TASK", help="Run this task alone (repeatable)."
+            ),
+            click.option(
+                "-q", "--quiet", is_flag=True, envvar="PSICLI_QUIET", help="Say nothing unless something is wrong."
+            ),
+            click.option("-v", "--verbose", is_flag=True, envvar="PSICLI_VERBOSE", help="Say more on standard error."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@_job_options
+@click.option("--party", envvar="PSICLI_PARTY", show_envvar=True, help="Who we are, instead of the file's self_party.")
+@click.option(
+    "--lock-timeout",
+    type=click.FloatRange(min=0),
+    default=0,
+    envvar="PSICLI_LOCK_TIMEOUT",
+    show_envvar=True,
+    metavar="S",
+    help="Wait so many seconds for the port instead of giving up at once.",
+)
+@click.option(
+    "--port-offset",
+    type=int,
+    default=0,
+    envvar="PSICLI_PORT_OFFSET",
+    show_envvar=True,
+    metavar="N",
+    help="Add N to every port, on both sides, to run several jobs at once.",
+)
+@click.option("--simulated-port", type=int, hidden=True)
+def run(
+    config: Path,
+    as_json: bool,
+    settings: Sequence[str],
+    only: Sequence[str],
+    quiet: bool,
+    verbose: bool,
+    party: str | None,
+    lock_timeout: float,
+    port_offset: int,
+    simulated_port: int | None,
+) -> int:
+    """Run a job with the other party and write the matched rows."""
+    console = Console(-1 if quiet else int(verbose))
+    try:
+        from psicli.config import load_job
+
+        job = load_job(
+            config,
+            party=party,
+            port_offset=port_offset,
+            variables=_variables(settings),
+            only=only,
+            simulated_port=simulated_port,
+        )
+        console.job = job.name
+        rows_on_stdout = any(task.output_path == "-" for task in job.tasks)
+        if rows_on_stdout and "stdout" in _closed:
+            raise CannotCreateError(path="standard output", reason="it is closed")
+        with _hold(job, lock_timeout) as lock:
+            # Only now the heavy part: a mistake in the job file or a busy port is told without it.
+            from psicli.job import run_job
+
+            report = run_job(job, _Hooks(console, lock))
+    except PsicliError as exc:
+        return _refuse(exc, as_json)
+    finally:
+        console.close()
+    from psicli.report import to_json, to_text
+
+    if report.error is not None:
+        _tell(report.error)
+    if as_json or report.error is not None or not quiet:
+        _write(
+            to_json(report) if as_json else to_text(report),
+            to_stderr=rows_on_stdout,
+        )
+    return report.exit_code
+
+
+class _Hooks:
+    """Show a run on the console and in the record of its lock."""
+
+    def __init__(self, console: Console, lock: PortLock) -> None:
+        self._console = console
+        self._lock = lock
+
+    def phase(self, task: str, phase: str) -> None:
+        self._lock.update(task, phase, 0)
+
+    def progress(self, task: str, done: int, total: int) -> None:
+        self._console.progress(task, done, total)
+        self._lock.update(task, "exchanging", 100 * done // max(total, 1))
+
+
+def _hold(job: Job, timeout: float) -> AbstractContextManager[PortLock]:
+    """Lock what two runs must not share: the listener's port, the dialer's way to it."""
+    if job.listens:
+        host, port = job.listener.listen_host, job.listener.listen_port
+        assert host is not None
+        assert port is not None
+        return hold_port(job.name, job.party, host, port, timeout)
+    return hold_dial(job.name, job.party, job.listener.address, timeout)
+
+
+@cli.command()
+@_job_options
+def simulate(
+    config: Path, as_json: bool, settings: Sequence[str], only: Sequence[str], quiet: bool, verbose: bool
+) -> int:
+    """Run every party of a job on this machine, each as its own process.
+
+    For trying a job out: self_party, tls and listen_address are ignored, and a free port is used.
+    """
+    Console(-1 if quiet else int(verbose))
+    try:
+        from psicli.simulate import simulate_job
+
+        flags = [*(f"--set={setting}" for setting in settings), *(f"--only={task}" for task in only)]
+        flags += ["--quiet"] * quiet + ["--verbose"] * verbose
+        code, text = simulate_job(config, _variables(settings), flags, as_json=as_json)
+    except PsicliError as exc:
+        return _refuse(exc, as_json)
+    _write(text)
+    return code
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, envvar="PSICLI_JSON", help="Show one JSON object.")
+def status(as_json: bool) -> int:
+    """Show which jobs run on this machine, of all users: on which port, since when, how far."""
+    running = holders()
+    if as_json:
+        _write(json.dumps({"running": [vars(holder) for holder in running]}, indent=2))
+    elif not running:
+        _write("no job runs on this machine")
+    for holder in [] if as_json else running:
+        who = f"{holder.job} ({holder.party}, {holder.where})"
+        at = f"{holder.task}: {holder.phase} {holder.percent} %" if holder.task else holder.phase
+        _write(f"{who}, pid {holder.pid}, {holder.user}, since {holder.since}, {at}")
+    return 0
+
+
+@cli.group()
+def config() -> None:
+    """About the job file."""
+
+
+@config.command()
+def schema() -> int:
+    """Print the JSON Schema of the job file."""
+    from psicli.config import job_schema
+
+    _write(json.dumps(job_schema(), indent=2))
+    return 0
+
+
+def main() -> NoReturn:
+    """Run psicli and exit with its code."""
+    _open_standard_streams()
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
+    code = _run_command()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    # Everything is released. A thread that still reads an input nobody wants any more must not keep the process.
+    os._exit(code)
+
+
+def _run_command() -> int:
+    try:
+        return int(cli.main(standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        exc.show()
+        return _USAGE
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except PsicliError as exc:
+        _tell(exc)
+        return exc.code
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Raise once, in the main thread; a second signal ends the process on the spot, without cleaning."""
+    for handled in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(handled, lambda again, _: os._exit(128 + again))
+    raise InterruptedBySignal() if number == signal.SIGINT else TerminatedBySignal()
+
+
+def _open_standard_streams() -> None:
+    """Put the null device where a standard stream is closed: files we open must never land on fd 0, 1 or 2."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            _closed.add(name)
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
+def _variables(settings: Sequence[str]) -> dict[str, str]:
+    """Return what ${NAME} may stand for: --set comes before the environment."""
+    pairs = dict(os.environ)
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not (name and equals):
+            raise click.BadParameter("it must be NAME=VALUE", param_hint="--set")
+        pairs[name] = value
+    return pairs
+
+
+def _refuse(error: PsicliError, as_json: bool) -> int:
+    """Report a run that never began."""
+    from psicli.report import error_to_json
+
+    _tell(error)
+    if as_json:
+        _write(json.dumps({"exit_code": error.code, "tasks": [], "error": error_to_json(error, None)}, indent=2))
+    return error.code
+
+
+def _tell(error: PsicliError) -> None:
+    logger.error("%s", error.message)
+    if error.advice:
+        logger.error("%s", error.advice)
+
+
+def _write(text: str, *, to_stderr: bool = False) -> None:
+    """Write a report; a reader that has gone away is no reason to fail, any other failure is StorageError."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    try:
+        click.echo(text, file=stream)
+        stream.flush()
+    except OSError as exc:
+        # What is left in the buffer must not fail a second time at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if not isinstance(exc, BrokenPipeError):
+            raise StorageError(path="standard output", reason=(exc.strerror or "unknown").lower()) from exc

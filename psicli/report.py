@@ -1,0 +1,158 @@
+"""What a run came to, as a mail can hold it and as a program can read it.
+
+Counts, names and paths only: never an item, a key value, a point or a scalar.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from psicli.errors import PsicliError
+
+
+class Status(StrEnum):
+    """How far a task got."""
+
+    NOT_STARTED = "not started"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass
+class TaskReport:
+    """One task. What is not known, or not this party's to know, is None. Bytes are those of the task's messages."""
+
+    name: str
+    receiver: str
+    broadcast_result: bool
+    status: Status = Status.NOT_STARTED
+    rows: int | None = None
+    distinct_items: int | None = None
+    matchless_rows: int | None = None
+    peer_items: int | None = None
+    matched: int | None = None
+    output_rows: int | None = None
+    output: str | None = None
+    seconds: float | None = None
+    bytes_sent: int | None = None
+    bytes_received: int | None = None
+    warning: str | None = None
+
+
+@dataclass
+class Report:
+    """One run of one party."""
+
+    job: str
+    party: str
+    peer: str
+    version: str
+    backend: str
+    tasks: list[TaskReport]
+    session_id: str | None = None
+    peer_version: str | None = None
+    seconds: float = 0.0
+    error: PsicliError | None = field(default=None, repr=False)
+
+    @property
+    def exit_code(self) -> int:
+        return self.error.code if self.error else 0
+
+    def fail(self, error: PsicliError) -> None:
+        """Keep the first cause."""
+        error.facts["peer"] = self.peer
+        self.error = self.error or error
+
+    def close(self, seconds: float) -> None:
+        """Note the end of the run [s]; what was running then has failed."""
+        self.seconds = seconds
+        for task in self.tasks:
+            if task.status is Status.RUNNING:
+                task.status = Status.FAILED
+
+
+def error_to_json(error: PsicliError, party: str | None) -> dict[str, Any]:
+    """Return the object a program reads about an error; party is the one that has to act."""
+    return {
+        "code": error.code,
+        "class": type(error).__name__,
+        "message": error.message,
+        "hint": error.advice,
+        "party": party,
+    }
+
+
+def to_json(report: Report) -> str:
+    """Return the report as one JSON object; keys are only ever added."""
+    tasks = [{**vars(task), "seconds": _rounded(task.seconds)} for task in report.tasks]
+    error = report.error
+    party = report.peer if error and error.peer_at_fault else report.party
+    return json.dumps(
+        {
+            "job": report.job,
+            "party": report.party,
+            "peer": report.peer,
+            "session_id": report.session_id,
+            "version": report.version,
+            "peer_version": report.peer_version,
+            "backend": report.backend,
+            "seconds": _rounded(report.seconds),
+            "exit_code": report.exit_code,
+            "tasks": tasks,
+            "error": error_to_json(error, party) if error else None,
+        },
+        indent=2,
+        ensure_ascii=False,
+    )
+
+
+def to_text(report: Report) -> str:
+    """Return the report as lines that fit a mail."""
+    lines = [
+        f"{report.job}: {report.party} with {report.peer}, {report.seconds:.1f} s, psicli {report.version}, "
+        f"{report.backend} backend"
+    ]
+    for task in report.tasks:
+        lines += _task_lines(task)
+    if report.error:
+        lines += error_lines(report.error)
+    return "\n".join(lines)
+
+
+def error_lines(error: PsicliError) -> Iterator[str]:
+    """Yield an error and what to do about it, as a user reads them."""
+    yield f"error: {error.message}"
+    if error.advice:
+        yield f"hint: {error.advice}"
+
+
+def _task_lines(task: TaskReport) -> Iterator[str]:
+    yield f"  {task.name}: {task.status}"
+    if task.rows is not None:
+        items, matchless = (
+            f"{task.distinct_items:,} distinct items",
+            f"{task.matchless_rows:,} without a key",
+        )
+        yield f"    read     {task.rows:,} rows, {items}, {matchless}"
+    if task.peer_items is not None:
+        yield f"    peer     {task.peer_items:,} distinct items"
+    if task.matched is not None:
+        yield f"    matched  {task.matched:,} items"
+    if task.output_rows is not None:
+        yield f"    output   {task.output_rows:,} rows in {task.output}"
+    elif task.status is Status.DONE:
+        yield f"    output   none (the result is {task.receiver}'s)"
+    if task.seconds is not None:
+        sent, received = task.bytes_sent or 0, task.bytes_received or 0
+        yield f"    took     {task.seconds:.2f} s, {sent:,} bytes sent, {received:,} bytes received"
+    if task.warning:
+        yield f"    warning  {task.warning}"
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

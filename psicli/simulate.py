@@ -1,0 +1,75 @@
+"""Every party of a job as its own process on this machine, over loopback."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from psicli.config import job_parties
+from psicli.errors import PeerFailedError, PeerLostError
+
+# How long a party that was told to stop may take [s].
+STOP_TIMEOUT = 10.0
+_THE_OTHERS_FAULT = {PeerLostError.code, PeerFailedError.code}
+
+
+def simulate_job(config: Path, variables: Mapping[str, str], flags: Sequence[str], *, as_json: bool) -> tuple[int, str]:
+    """Run `psicli run` once a party and return the exit code and all reports.
+
+    The code is that of the first party that failed by itself. Raises JobFileError before anything is started.
+    """
+    parties = job_parties(config, variables)
+    port = _free_port()
+    command = [sys.executable, "-m", "psicli", "run", f"--config={config}", f"--simulated-port={port}", *flags]
+    processes = {party: _start([*command, f"--party={party}", *["--json"] * as_json]) for party in parties}
+    try:
+        reports = {party: process.communicate()[0] for party, process in processes.items()}
+    finally:
+        for process in processes.values():
+            _stop(process)
+    codes = [_exit_code(process) for process in processes.values()]
+    text = _as_one_object(reports) if as_json else "\n".join(reports.values()).rstrip("\n")
+    return _first_own_failure(codes), text
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """See that a party is gone: it has ended, or is told to."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _exit_code(process: subprocess.Popen[str]) -> int:
+    code = process.returncode
+    return code if code >= 0 else 128 - code
+
+
+def _first_own_failure(codes: Sequence[int]) -> int:
+    failed = [code for code in codes if code]
+    return next((code for code in failed if code not in _THE_OTHERS_FAULT), failed[0] if failed else 0)
+
+
+def _as_one_object(reports: Mapping[str, str]) -> str:
+    parties = {party: json.loads(text) if text else None for party, text in reports.items()}
+    return json.dumps({"parties": parties}, indent=2, ensure_ascii=False)
