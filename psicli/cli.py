@@ -1,4 +1,4 @@
-"""The commands: flags in, exit code out. Signals become exceptions here, so that everything is released on the way.
+"""The commands: flags in, exit code out.
 
 Standard output carries the report, or the rows of a task that writes there, and nothing else.
 """
@@ -8,19 +8,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from psicli import __version__
+from psicli import __version__, signals
 from psicli.console import Console
-from psicli.errors import CannotCreateError, InterruptedBySignal, PsicliError, StorageError, TerminatedBySignal
+from psicli.errors import CannotCreateError, PsicliError, StorageError
 from psicli.locks import PortLock, hold_dial, hold_port, holders
 
 if TYPE_CHECKING:
@@ -183,10 +181,11 @@ def simulate(
 
         flags = [*(f"--set={setting}" for setting in settings), *(f"--only={task}" for task in only)]
         flags += ["--quiet"] * quiet + ["--verbose"] * verbose
-        code, text = simulate_job(config, _variables(settings), flags, as_json=as_json)
+        code, text = simulate_job(config, _variables(settings), only, flags, as_json=as_json)
     except PsicliError as exc:
         return _refuse(exc, as_json)
-    _write(text)
+    if text:
+        _write(text)
     return code
 
 
@@ -223,8 +222,7 @@ def schema() -> int:
 def main() -> NoReturn:
     """Run psicli and exit with its code."""
     _open_standard_streams()
-    signal.signal(signal.SIGINT, _stop)
-    signal.signal(signal.SIGTERM, _stop)
+    signals.install()
     code = _run_command()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
@@ -245,13 +243,6 @@ def _run_command() -> int:
     except PsicliError as exc:
         _tell(exc)
         return exc.code
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Raise once, in the main thread; a second signal ends the process on the spot, without cleaning."""
-    for handled in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(handled, lambda again, _: os._exit(128 + again))
-    raise InterruptedBySignal() if number == signal.SIGINT else TerminatedBySignal()
 
 
 def _open_standard_streams() -> None:
@@ -282,26 +273,27 @@ def _variables(settings: Sequence[str]) -> dict[str, str]:
 
 def _refuse(error: PsicliError, as_json: bool) -> int:
     """Report a run that never began."""
-    from psicli.report import error_to_json
+    from psicli.report import refusal_to_json
 
     _tell(error)
     if as_json:
-        _write(json.dumps({"exit_code": error.code, "tasks": [], "error": error_to_json(error, None)}, indent=2))
+        _write(refusal_to_json(error))
     return error.code
 
 
 def _tell(error: PsicliError) -> None:
     logger.error("%s", error.message)
     if error.advice:
-        logger.error("%s", error.advice)
+        logger.error("hint: %s", error.advice)
 
 
 def _write(text: str, *, to_stderr: bool = False) -> None:
     """Write a report; a reader that has gone away is no reason to fail, any other failure is StorageError."""
     stream = sys.stderr if to_stderr else sys.stdout
     try:
-        click.echo(text, file=stream)
-        stream.flush()
+        with signals.allowed():
+            click.echo(text, file=stream)
+            stream.flush()
     except OSError as exc:
         # What is left in the buffer must not fail a second time at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -361,6 +361,16 @@ class BindError(ConfigError):
     hint = "listen_address (or the first node's address) must be an address of this machine, with a port we may use."
 
 
+class StandardStreamError(ConfigError):
+    sentence = "task {task}: standard input and output cannot be shared by all parties"
+    hint = "Give the task files to simulate it."
+
+
+class SharedOutputError(ConfigError):
+    sentence = "task {task}: {path} is an output of two parties"
+    hint = "On one machine every party needs outputs of its own."
+
+
 class TooManyItemsError(ConfigError):
     sentence = "the two parties have more than {limit} distinct items together"
     hint = "Split the task: with more items a false match would no longer be negligible."

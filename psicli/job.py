@@ -17,7 +17,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from psicli import __version__, curve, items, tables
+from psicli import __version__, curve, items, signals, tables
 from psicli.config import Job, Task
 from psicli.errors import InternalError, InterruptedBySignal, PsicliError, StorageError
 from psicli.files import AtomicFile, FileFormat, check_writable, file_format
@@ -122,7 +122,8 @@ def _checked_sources(job: Job, meeting: Listener | Dialer, stack: ExitStack) -> 
         sources = [_source(task, stack) for task in job.tasks]
         for task, source in zip(job.tasks, sources, strict=True):
             output = None if task.output_path is None else file_format(task.output_path)
-            tables.check_input(source.path, source.format, task.keys, output=output, name=source.name)
+            with signals.allowed():
+                tables.check_input(source.path, source.format, task.keys, output=output, name=source.name)
             if isinstance(task.output_path, Path):
                 check_writable(task.output_path)
     except InterruptedBySignal:
@@ -140,7 +141,7 @@ def _source(task: Task, stack: ExitStack) -> Source:
     # Standard input is read once and looked at several times.
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="psicli-"))
     path = Path(folder) / "stdin.csv"
-    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as spooled:
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as spooled, signals.allowed():
         shutil.copyfileobj(sys.stdin.buffer, spooled)
     return Source(path, "standard input", file_format(STDIO))
 

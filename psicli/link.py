@@ -23,6 +23,7 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import grpc
 
+from psicli import signals
 from psicli.errors import (
     IdentityError,
     PeerAbsentError,
@@ -50,7 +51,7 @@ BUSY = 75
 QUEUE_FRAMES = 8
 # A connection that says no Hello for so long is let go [s].
 HELLO_TIMEOUT = 20.0
-# How long a side that stops waits for its last words to arrive [s].
+# How long the listener's last words to somebody it turned away may take [s].
 LAST_WORDS_TIMEOUT = 3.0
 # How often a side that waits says so [s].
 WAITING_LINE_INTERVAL = 60.0
@@ -127,7 +128,8 @@ class Link:
         self.own_hello = b""
         self.peer_hello = b""
         self._changed = threading.Condition()
-        self._inbox: deque[tuple[Message, int]] = deque()
+        # A failure among the messages is what the peer sent instead of one.
+        self._inbox: deque[tuple[Message, int] | PsicliError] = deque()
         self._outbox: deque[bytes] = deque()
         self._closing = False
         self._ended = False
@@ -138,10 +140,10 @@ class Link:
     # The session's side
 
     def send(self, message: Message) -> int:
-        """Queue a message and return its size [bytes]; after the stream has ended it goes nowhere."""
+        """Queue a message and return its size [bytes]; after the stream has broken it goes nowhere."""
         octets = encode(message)
         with self._changed:
-            if not (self._closing or self._ended):
+            if not (self._closing or self._failure):
                 self._outbox.append(octets)
                 self._changed.notify_all()
         return len(octets)
@@ -149,15 +151,16 @@ class Link:
     def poll(self) -> tuple[Message, int] | None:
         """Return the next message and its size [bytes], or None.
 
-        Raises what ended the stream once its last message was returned.
+        Raises PeerProtocolError for what is no message, and what ended the stream once its last message was returned.
         """
         with self._changed:
-            if self._inbox:
-                self._changed.notify_all()
-                return self._inbox.popleft()
-            if self._ended:
+            arrived = self._inbox.popleft() if self._inbox else None
+            self._changed.notify_all()
+            if isinstance(arrived, PsicliError):
+                raise arrived
+            if arrived is None and self._ended:
                 raise self._failure or PeerGoneError(reason="it closed the connection")
-            return None
+            return arrived
 
     def has_room(self) -> bool:
         return len(self._outbox) < QUEUE_FRAMES
@@ -170,10 +173,9 @@ class Link:
             room = for_room and (self._ended or self.has_room())
             return self._woken or message or room
 
-        with self._changed:
-            found = self._changed.wait_for(there, timeout)
-            self._woken = False
-            return found
+        found = signals.wait_for(self._changed, there, timeout)
+        self._woken = False
+        return found
 
     def wake(self) -> None:
         """End a wait, now or the next one."""
@@ -193,18 +195,19 @@ class Link:
             self._changed.notify_all()
 
     def finish(self, timeout: float) -> bool:
-        """End our direction and wait for the end of the stream [s]; return whether it ended cleanly."""
-        self.close_outgoing()
-        with self._changed:
-            self._changed.wait_for(self._drained, timeout)
-            return self._ended and self._failure is None
+        """End our direction and wait for the end of the stream [s].
 
-    def abort(self, failure_class: int) -> None:
-        """Drop what is queued, tell the peer the class of our failure, and end the stream."""
+        Return, to a dialer, whether the listener ended it and so has taken in everything.
+        """
+        self.close_outgoing()
+        return signals.wait_for(self._changed, self._drained, timeout) and self._failure is None
+
+    def abort(self, failure_class: int, timeout: float) -> None:
+        """Drop what is queued, tell the peer the class of our failure, and end the stream within timeout [s]."""
         with self._changed:
             self._outbox.clear()
         self.send(Abort(failure_class))
-        self.finish(LAST_WORDS_TIMEOUT)
+        self.finish(timeout)
 
     def _drained(self) -> bool:
         # A full inbox would keep the pump, and with it the end of the stream, from arriving.
@@ -219,7 +222,8 @@ class Link:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._outbox or self._closing or self._ended)
-                if self._ended or not self._outbox:
+                # A peer that has only ended its own direction still listens.
+                if self._failure or not self._outbox:
                     return
                 octets = self._outbox.popleft()
                 self._changed.notify_all()
@@ -230,17 +234,23 @@ class Link:
         failure: PsicliError | None = None
         try:
             for octets in incoming:
-                message = decode(octets)
-                with self._changed:
-                    self._heard_at = time.monotonic()
-                    self._changed.wait_for(lambda: len(self._inbox) < QUEUE_FRAMES or self._ended)
-                    self._inbox.append((message, len(octets)))
-                    self._changed.notify_all()
-        except PsicliError as exc:
-            failure = exc
+                self._take_in(octets)
         except grpc.RpcError as exc:
             failure = _translated(exc)
         self.end(failure)
+
+    def _take_in(self, octets: bytes) -> None:
+        arrived: tuple[Message, int] | PsicliError
+        try:
+            arrived = decode(octets), len(octets)
+        except PsicliError as exc:
+            # Our direction stays open: the peer is to be told.
+            arrived = exc
+        with self._changed:
+            self._heard_at = time.monotonic()
+            self._changed.wait_for(lambda: len(self._inbox) < QUEUE_FRAMES or self._ended)
+            self._inbox.append(arrived)
+            self._changed.notify_all()
 
     def end(self, failure: PsicliError | None = None) -> None:
         """Mark the stream as ended; the first reason stays."""
@@ -268,7 +278,8 @@ def _translated(exc: grpc.RpcError) -> PsicliError:
     if code is grpc.StatusCode.PERMISSION_DENIED:
         return PeerRefusedError()
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return PeerBusyError()
+        # Junk holds its connections; the session itself would have said that it is taken.
+        return PeerGoneError(reason="it has too many connections")
     return PeerGoneError(reason=reason)
 
 
@@ -332,27 +343,25 @@ class Listener:
             self._make_hello = make_hello
         self._server.start()
         deadline = time.monotonic() + timeout
-        with self._lock:
-            while not self._lock.wait_for(lambda: self._taken or self._peer_failure, _next_line(deadline)):
-                if time.monotonic() >= deadline:
-                    reason = f"nobody connected to {self.where} as {self._peer}"
-                    raise PeerAbsentError(seconds=timeout, reason=reason)
-                logger.info("still waiting for %s to connect to %s", self._peer, self.where)
-            if self._taken is None:
-                assert self._peer_failure is not None
-                raise failure_of_peer(self._peer_failure)
+        while not signals.wait_for(self._lock, lambda: self._taken or self._peer_failure, _next_line(deadline)):
+            if time.monotonic() >= deadline:
+                raise PeerAbsentError(seconds=timeout, reason=f"nobody connected to {self.where} as {self._peer}")
+            logger.info("still waiting for %s to connect to %s", self._peer, self.where)
+        if self._taken is not None:
             return self._taken
+        assert self._peer_failure is not None
+        raise failure_of_peer(self._peer_failure)
 
     def refuse(self, failure_class: int, timeout: float) -> None:
         """Tell the peer that this side has failed, if it comes within timeout [s]."""
         with self._lock:
             self._refusal = failure_class
-            self._server.start()
-            self._lock.wait_for(lambda: self._told, timeout)
+        self._server.start()
+        signals.wait_for(self._lock, lambda: self._told, timeout)
 
     def close(self) -> None:
         """Free the port; ends every stream."""
-        self._server.stop(grace=LAST_WORDS_TIMEOUT if self._told else None).wait()
+        self._server.stop(LAST_WORDS_TIMEOUT if self._told else 0).wait(2 * LAST_WORDS_TIMEOUT)
         for link in list(self._links):
             link.end()
 
@@ -462,7 +471,7 @@ class Dialer:
             if time.monotonic() >= next_line:
                 logger.info("still waiting for %s at %s: %s", self._peer, self.where, reason)
                 next_line += WAITING_LINE_INTERVAL
-            time.sleep(min(self._retry_interval, left))
+            signals.pause(min(self._retry_interval, left))
 
     def refuse(self, failure_class: int, timeout: float) -> None:
         """Tell the peer that this side has failed, if it answers within timeout [s]."""
@@ -474,7 +483,7 @@ class Dialer:
             told = link.finish(deadline - time.monotonic())
             self.close()
             if not told:
-                time.sleep(min(self._retry_interval, 0.5))
+                signals.pause(min(self._retry_interval, 0.5))
 
     def close(self) -> None:
         if self._channel is not None:

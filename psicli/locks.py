@@ -29,6 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from psicli import signals
 from psicli.errors import BindError, CannotCreateError, LockHeldError, PortBusyError, PsicliError, shown
 
 logger = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ def _wait_for(failure: Callable[[], PsicliError | None], deadline: float) -> Non
         if time.monotonic() >= next_line:
             logger.info("waiting: %s", error)
             next_line += WAITING_LINE_INTERVAL
-        time.sleep(RETRY_INTERVAL)
+        signals.pause(RETRY_INTERVAL)
 
 
 def _bind_failure(host: str, port: int, where: str) -> PsicliError | None:

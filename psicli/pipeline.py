@@ -54,6 +54,7 @@ class TaskExchange:
     Feed it messages and let it take steps; both return the messages to send. File work runs in the background, and
     wake is called when it is through.
     matched: the own items [n booleans, secret order] the peer has too, once known.
+    writing: the file work under way.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class TaskExchange:
         self._output = output
         self._background = background
         self._wake = wake
-        self._writing: Future[bytes] | None = None
+        self.writing: Future[bytes] | None = None
         # A bytearray, so that it can be overwritten; fresh for every task and party.
         self._scalar = bytearray(os.urandom(32))
         self._own_points = Records(curve.POINT_BYTES)
@@ -102,8 +103,8 @@ class TaskExchange:
         """
         if self.party.phase is not Phase.COMMITTED:
             return False
-        if self._writing is not None:
-            self._writing.result()
+        if self.writing is not None:
+            self.writing.result()
         elif isinstance(self.party.next_work(), PublishOutput):
             self._expect_output().publish()
         return True
@@ -114,12 +115,12 @@ class TaskExchange:
 
     def _written(self, work: Work) -> bool:
         """Have file work done in the background; return whether it is through."""
-        if self._writing is None:
-            self._writing = self._background.submit(self._carry_out, work)
-            self._writing.add_done_callback(lambda _: self._wake())
-        if not self._writing.done():
+        if self.writing is None:
+            self.writing = self._background.submit(self._carry_out, work)
+            self.writing.add_done_callback(lambda _: self._wake())
+        if not self.writing.done():
             return False
-        through, self._writing = self._writing, None
+        through, self.writing = self.writing, None
         through.result()
         return True
 

@@ -76,8 +76,8 @@ class Report:
                 task.status = Status.FAILED
 
 
-def error_to_json(error: PsicliError, party: str | None) -> dict[str, Any]:
-    """Return the object a program reads about an error; party is the one that has to act."""
+def _error_to_json(error: PsicliError, party: str | None) -> dict[str, Any]:
+    """Return what a program reads about an error; party is the one that has to act."""
     return {
         "code": error.code,
         "class": type(error).__name__,
@@ -87,12 +87,23 @@ def error_to_json(error: PsicliError, party: str | None) -> dict[str, Any]:
     }
 
 
+def refusal_to_json(error: PsicliError) -> str:
+    """Return the report of a run that never began: the same keys, nearly all null."""
+    keys = ("job", "party", "peer", "session_id", "version", "peer_version", "backend", "seconds")
+    blank = dict.fromkeys(keys)
+    return _dumped({**blank, "exit_code": error.code, "tasks": [], "error": _error_to_json(error, None)})
+
+
+def _dumped(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False)
+
+
 def to_json(report: Report) -> str:
     """Return the report as one JSON object; keys are only ever added."""
     tasks = [{**vars(task), "seconds": _rounded(task.seconds)} for task in report.tasks]
     error = report.error
     party = report.peer if error and error.peer_at_fault else report.party
-    return json.dumps(
+    return _dumped(
         {
             "job": report.job,
             "party": report.party,
@@ -104,10 +115,8 @@ def to_json(report: Report) -> str:
             "seconds": _rounded(report.seconds),
             "exit_code": report.exit_code,
             "tasks": tasks,
-            "error": error_to_json(error, party) if error else None,
-        },
-        indent=2,
-        ensure_ascii=False,
+            "error": _error_to_json(error, party) if error else None,
+        }
     )
 
 
@@ -144,7 +153,8 @@ def _task_lines(task: TaskReport) -> Iterator[str]:
     if task.matched is not None:
         yield f"    matched  {task.matched:,} items"
     if task.output_rows is not None:
-        yield f"    output   {task.output_rows:,} rows in {task.output}"
+        where = "standard output" if task.output == "-" else task.output
+        yield f"    output   {task.output_rows:,} rows in {where}"
     elif task.status is Status.DONE:
         yield f"    output   none (the result is {task.receiver}'s)"
     if task.seconds is not None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from psicli import __version__, curve
+from psicli import __version__, curve, signals
 from psicli.errors import (
     DisagreementError,
     InterruptedBySignal,
@@ -50,9 +52,18 @@ UNNAMED_FAILURE = 1
 MAX_LIVE_TASKS = 3
 # Tasks whose points are not through: the one that exchanges, and one opened meanwhile.
 MAX_OPEN_AHEAD = 2
-# How long a side that is stopped by a signal waits for an output that is just being written [s].
-STOPPED_WRITER_TIMEOUT = 2.0
+# How long the peer may take to hear why this side fails: it may have frames to work through before [s].
+LAST_WORDS_TIMEOUT = 10.0
+# A side that is stopped by a signal does not wait so long, neither for that nor for an output being written [s].
+STOPPED_TIMEOUT = 2.0
 UNCONFIRMED = "the link broke before the other side confirmed that its output is in place"
+
+
+_TASK_FIELDS = (
+    ("receiver", "receiver"),
+    ("broadcast_result", "broadcast_result"),
+    ("key_columns", "number of keys"),
+)
 
 
 @dataclass(frozen=True)
@@ -88,9 +99,13 @@ def agree(ours: Hello, theirs: Hello, peer: str) -> None:
     rows = [(f"party of {peer}", peer, theirs.party)]
     rows += [(name, getattr(ours, name), getattr(theirs, name)) for name in ("protocol_version", "suite", "job")]
     rows += _task_rows(ours.tasks, theirs.tasks)
-    differences = [(field, str(mine), str(yours)) for field, mine, yours in rows if mine != yours]
+    differences = [(field, _as_yaml(mine), _as_yaml(yours)) for field, mine, yours in rows if mine != yours]
     if differences:
         raise DisagreementError(table=_table(differences))
+
+
+def _as_yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _task_rows(ours: Sequence[TaskTerms], theirs: Sequence[TaskTerms]) -> list[tuple[str, Any, Any]]:
@@ -98,9 +113,9 @@ def _task_rows(ours: Sequence[TaskTerms], theirs: Sequence[TaskTerms]) -> list[t
     if names[0] != names[1]:
         return [("tasks", ", ".join(names[0]), ", ".join(names[1]))]
     return [
-        (f"{mine.name}: {field}", getattr(mine, field), getattr(yours, field))
+        (f"{mine.name}: {label}", getattr(mine, field), getattr(yours, field))
         for mine, yours in zip(ours, theirs, strict=True)
-        for field in ("receiver", "broadcast_result", "key_columns")
+        for field, label in _TASK_FIELDS
     ]
 
 
@@ -203,11 +218,12 @@ class Session:
         else:
             self._fail(exc)
         self._reader.shutdown(wait=False, cancel_futures=True)
-        if isinstance(exc, InterruptedBySignal):
-            wait(self._finishing, STOPPED_WRITER_TIMEOUT)
-            self._writer.shutdown(wait=False, cancel_futures=True)
-        else:
-            self._writer.shutdown()
+        deadline = time.monotonic() + (STOPPED_TIMEOUT if isinstance(exc, InterruptedBySignal) else math.inf)
+        writing: list[Future[Any]] = [*self._finishing]
+        writing += [live.exchange.writing for live in self._live.values() if live.exchange.writing is not None]
+        while wait(writing, signals.SLICE).not_done and time.monotonic() < deadline:
+            signals.check()
+        self._writer.shutdown(wait=False, cancel_futures=True)
 
     def agree(self) -> None:
         """Compare both Hellos; raises as `agree`."""
@@ -219,6 +235,7 @@ class Session:
         self._read_next()
         try:
             while self._live or self._reading:
+                signals.check()
                 # Looked at once: room that appears between two looks would be slept through.
                 room = self._link.has_room()
                 if not (self._take_message() or self._open_next() or self._work(room)):
@@ -364,7 +381,8 @@ class Session:
             # The peer is gone, or knows.
             self._link.finish(0.0)
         else:
-            self._link.abort(self._told_class(exc))
+            stopped = isinstance(exc, InterruptedBySignal)
+            self._link.abort(self._told_class(exc), STOPPED_TIMEOUT if stopped else LAST_WORDS_TIMEOUT)
 
     def _told_class(self, exc: BaseException) -> int:
         private = any(live.party.disclosure is Disclosure.UNIFORM for live in self._live.values())

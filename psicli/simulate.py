@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -10,31 +11,50 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from psicli.config import job_parties
-from psicli.errors import PeerFailedError, PeerLostError
+from psicli import signals
+from psicli.config import Job, load_parties
+from psicli.errors import PeerFailedError, PeerLostError, SharedOutputError, StandardStreamError
 
 # How long a party that was told to stop may take [s].
 STOP_TIMEOUT = 10.0
 _THE_OTHERS_FAULT = {PeerLostError.code, PeerFailedError.code}
 
 
-def simulate_job(config: Path, variables: Mapping[str, str], flags: Sequence[str], *, as_json: bool) -> tuple[int, str]:
+def simulate_job(
+    config: Path, variables: Mapping[str, str], only: Sequence[str], flags: Sequence[str], *, as_json: bool
+) -> tuple[int, str]:
     """Run `psicli run` once a party and return the exit code and all reports.
 
-    The code is that of the first party that failed by itself. Raises JobFileError before anything is started.
+    The code is that of the first party that failed by itself. Raises ConfigError before anything is started.
     """
-    parties = job_parties(config, variables)
+    jobs = load_parties(config, variables, only)
+    _check_one_machine(jobs)
+    parties = [job.party for job in jobs]
     port = _free_port()
     command = [sys.executable, "-m", "psicli", "run", f"--config={config}", f"--simulated-port={port}", *flags]
     processes = {party: _start([*command, f"--party={party}", *["--json"] * as_json]) for party in parties}
     try:
-        reports = {party: process.communicate()[0] for party, process in processes.items()}
+        with signals.allowed():
+            reports = {party: process.communicate()[0] for party, process in processes.items()}
     finally:
         for process in processes.values():
             _stop(process)
     codes = [_exit_code(process) for process in processes.values()]
     text = _as_one_object(reports) if as_json else "\n".join(reports.values()).rstrip("\n")
     return _first_own_failure(codes), text
+
+
+def _check_one_machine(jobs: Sequence[Job]) -> None:
+    """Refuse what works only while every party has a machine of its own."""
+    outputs: set[str] = set()
+    for task in (task for job in jobs for task in job.tasks):
+        if "-" in (task.input_path, task.output_path):
+            raise StandardStreamError(task=task.name)
+        if task.output_path is not None:
+            output = os.path.realpath(task.output_path)
+            if output in outputs:
+                raise SharedOutputError(task=task.name, path=task.output_path)
+            outputs.add(output)
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[str]:

@@ -932,6 +932,7 @@ def test_a_run_over_tls(pair: Pair, tmp_path: Path) -> None:
 def test_a_certificate_for_another_name(pair: Pair, tmp_path: Path, wrong: str) -> None:
     """Either way it is the dialer that finds out at once; the listener goes on waiting for the right one."""
     with_tls(marked_pair(pair), tmp_path, {LISTENER: LISTENER, DIALER: DIALER, wrong: "carol"})
+    pair.link(DIALER, connect_retry_times=100)
     untouched = Untouched(pair)
     alice = pair.start(LISTENER)
     alice.wait_for("listening on")

@@ -24,7 +24,7 @@ from psicli.config.models import Job, JobFile, LinkSettings, Node, NodeEntry, Ta
 from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 
-__all__ = ["Job", "JobFile", "LinkSettings", "Node", "Task", "TlsFiles", "job_parties", "job_schema", "load_job"]
+__all__ = ["Job", "JobFile", "LinkSettings", "Node", "Task", "TlsFiles", "job_schema", "load_job", "load_parties"]
 
 
 def load_job(
@@ -61,16 +61,17 @@ def load_job(
     return _build(document, own, port_offset, [slot for slot in slots if not only or slot.name in only])
 
 
-def job_parties(path: Path, variables: Mapping[str, str]) -> list[str]:
-    """Return the parties of a job file, listener first; raises JobFileError when the file is wrong for any of them."""
+def load_parties(path: Path, variables: Mapping[str, str], only: Sequence[str] = ()) -> list[Job]:
+    """Load a job file as each of its parties, listener first, on a loopback port still to be chosen.
+
+    Raises JobFileMissingError, and JobFileError when the file is wrong for any of them.
+    """
     document = Document(path)
     _move_to_loopback(document, 1)
     check_shape(document)
     parties = checks.check_nodes(document)
     document.raise_mistakes()
-    for party in parties:
-        load_job(path, party=party, variables=variables, simulated_port=1)
-    return parties
+    return [load_job(path, party=party, variables=variables, only=only, simulated_port=1) for party in parties]
 
 
 def _move_to_loopback(document: Document, port: int) -> None:
