@@ -38,7 +38,7 @@ from psicli.errors import (
     failure_of_peer,
     shown,
 )
-from psicli.protocol import Abort, HelloOctets, Message, Purpose
+from psicli.protocol import Abort, Commit, Done, HelloOctets, Message, Purpose, Received
 from psicli.wire import MAX_MESSAGE_BYTES, decode, decode_hello, encode
 
 logger = logging.getLogger(__name__)
@@ -131,6 +131,8 @@ class Link:
         # A failure among the messages is what the peer sent instead of one.
         self._inbox: deque[tuple[Message, int] | PsicliError] = deque()
         self._outbox: deque[bytes] = deque()
+        # How many of these must go out whatever happens: up to the last word about a task.
+        self._owed = 0
         self._closing = False
         self._ended = False
         self._woken = False
@@ -145,6 +147,8 @@ class Link:
         with self._changed:
             if not (self._closing or self._failure):
                 self._outbox.append(octets)
+                if isinstance(message, Received | Commit | Done):
+                    self._owed = len(self._outbox)
                 self._changed.notify_all()
         return len(octets)
 
@@ -203,9 +207,13 @@ class Link:
         return signals.wait_for(self._changed, self._drained, timeout) and self._failure is None
 
     def abort(self, failure_class: int, timeout: float) -> None:
-        """Drop what is queued, tell the peer the class of our failure, and end the stream within timeout [s]."""
+        """Tell the peer the class of our failure, and end the stream within timeout [s].
+
+        What is queued is dropped, but for the last word about a task: what is done here must be done there too.
+        """
         with self._changed:
-            self._outbox.clear()
+            while len(self._outbox) > self._owed:
+                self._outbox.pop()
         self.send(Abort(failure_class))
         self.finish(timeout)
 
@@ -226,6 +234,7 @@ class Link:
                 if self._failure or not self._outbox:
                     return
                 octets = self._outbox.popleft()
+                self._owed = max(self._owed - 1, 0)
                 self._changed.notify_all()
             yield octets
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import yaml
+
+from psicli.locks import hold_dial, hold_port
 
 # A machine that runs other tests too may be slow; nothing here takes near as long [s].
 DEADLINE = 60.0
@@ -61,6 +64,8 @@ class Result:
     code: int
     stdout: bytes
     stderr: str
+    # When its standard error was closed, which is when it ended [s, monotonic].
+    ended: float
 
     @property
     def text(self) -> str:
@@ -86,24 +91,32 @@ class Run:
         arguments: Sequence[str | Path],
         *,
         stdin: bytes = b"",
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str | None] | None = None,
         shell: str = "",
+        before: str = "",
+        program: Sequence[str] = ("-m", "psicli"),
+        **popen: Any,
     ) -> None:
-        """`shell` is a redirection such as `>&-`, made by a shell in front of psicli."""
+        """`shell` is a redirection such as `>&-`, made by a shell in front of psicli, `before` a command for it.
+
+        A variable of env that is None is left out; program is what Python runs.
+        """
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PSICLI_")}
-        command: list[Any] = [sys.executable, "-m", "psicli", *arguments]
-        if shell:
-            command = ["/bin/sh", "-c", f'exec "$@" {shell}', "sh", *command]
+        command: list[Any] = [sys.executable, *program, *arguments]
+        if shell or before:
+            command = ["/bin/sh", "-c", f'{before}\nexec "$@" {shell}', "sh", *command]
         self._changed = threading.Condition()
         self._lines: list[str] = []
         self._silent = False
         self._stdout = b""
+        self.started = self._ended = time.monotonic()
         self._popen = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**inherited, **(env or {})},
+            env={name: value for name, value in {**inherited, **(env or {})}.items() if value is not None},
+            **popen,
         )
         self._threads = [
             threading.Thread(target=self._feed, args=(self._popen.stdin, stdin), daemon=True),
@@ -112,6 +125,20 @@ class Run:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def lasts(self, seconds: float) -> bool:
+        """Return whether the process says no last word for so long [s]."""
+        with self._changed:
+            return not self._changed.wait_for(lambda: self._silent, seconds)
+
+    def wait_for_lines(self, count: int) -> None:
+        """Wait until so many lines are on standard error, or until no more will come."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._silent or len(self._lines) >= count, DEADLINE)
 
     def wait_for(self, text: str) -> None:
         """Wait until a line on standard error holds text."""
@@ -133,7 +160,7 @@ class Run:
             raise AssertionError(f"still running after {DEADLINE:.0f} s: {''.join(self._lines)}") from None
         for thread in self._threads:
             thread.join(DEADLINE)
-        return Result(code, self._stdout, "".join(self._lines))
+        return Result(code, self._stdout, "".join(self._lines), self._ended)
 
     def kill(self) -> None:
         """End the process if it still runs, and free what belongs to it."""
@@ -162,6 +189,7 @@ class Run:
                 self._changed.notify_all()
         with self._changed:
             self._silent = True
+            self._ended = time.monotonic()
             self._changed.notify_all()
 
 
@@ -182,6 +210,9 @@ class Pair:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.port = port
+        self.folder = folder
+        self.temp = folder / "tmp"
+        self.temp.mkdir()
         self._runs: list[Run] = []
         self._folders = {party: folder / party for party in PARTIES}
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -223,7 +254,10 @@ class Pair:
         return self.start_as_is(*(("--config", path) if config else ()), *arguments, **how)
 
     def start_as_is(self, *arguments: str | Path, **how: Any) -> Run:
-        run = Run(["run", *arguments], **how)
+        return self.start_command("run", *arguments, **how)
+
+    def start_command(self, *arguments: str | Path, env: Mapping[str, str | None] | None = None, **how: Any) -> Run:
+        run = Run(arguments, env={"TMPDIR": str(self.temp), **(env or {})}, **how)
         self._runs.append(run)
         return run
 
@@ -239,9 +273,36 @@ class Pair:
         found.pop("job.yaml", None)
         return found
 
+    def nothing_left(self, *ports: int, killed: str | None = None) -> None:
+        """Check what holds when all has ended: no process, lock, listening port or temporary file is there.
+
+        killed: nobody is left to remove that party's temporary files.
+        """
+        assert processes_below(self.folder) == []
+        for party, own in self._folders.items():
+            if party != killed:
+                assert [*own.rglob("*.psicli-*"), *own.rglob(".*")] == []
+        if killed is None:
+            assert [path.name for path in self.temp.iterdir() if path.suffix != ".lock"] == []
+        for port in ports or (self.port,):
+            with hold_port("test", "test", "0.0.0.0", port, 0), hold_dial("test", DIALER, f"127.0.0.1:{port}", 0):
+                pass
+
     def kill(self) -> None:
         for run in self._runs:
             run.kill()
+
+
+def processes_below(folder: Path) -> list[int]:
+    """Return the processes whose command line names a path in a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if os.fsencode(folder) in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
 
 
 class Tap:

@@ -59,8 +59,11 @@ class Meeting:
 
     def links(self) -> tuple[Link, Link]:
         listening = self.listen()
-        dialled = self.dial().result(DEADLINE)
-        return listening.result(DEADLINE), dialled
+        links = self.dial().result(DEADLINE), listening.result(DEADLINE)
+        for link in links:
+            # A pump that waits for room waits until somebody reads or ends the link.
+            self._stack.callback(link.end)
+        return links[1], links[0]
 
     def raw(self, messages: Iterator[bytes]) -> Iterator[bytes]:
         """Open a stream that sends what it likes; return what comes back."""

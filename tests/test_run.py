@@ -756,11 +756,11 @@ DISAGREEMENTS = [
     (lambda pair: pair.jobs[DIALER]["tasks"][0].update(name="persons"), ["tasks people persons"]),
     (
         lambda pair: pair.jobs[DIALER]["tasks"][0].update(broadcast_result=False),
-        ["people: broadcast_result True False"],
+        ["people: broadcast_result true false"],
     ),
     (
         _other_job_and_one_key_more,
-        ["job other overlap", "people: key_columns 1 2"],
+        ["job other overlap", "people: number of keys 1 2"],
     ),
 ]
 

@@ -1,0 +1,729 @@
+"""Sessions in memory: two real Sessions over two real Links, with threads where the network would be."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pytest
+from pair import PATIENCE, KeptOutput, items_of
+
+from psicli.errors import (
+    DisagreementError,
+    PeerFailedError,
+    PeerGoneError,
+    PeerProtocolError,
+    PeerSilentError,
+    PeerStoppedError,
+    PsicliError,
+    RaggedRowError,
+    StorageError,
+    TerminatedBySignal,
+)
+from psicli.link import Link
+from psicli.protocol import (
+    PROBE_BYTES,
+    Abort,
+    Ack,
+    Chunk,
+    Commit,
+    Disclosure,
+    Done,
+    End,
+    Hello,
+    HelloOctets,
+    Message,
+    Open,
+    Purpose,
+    Ready,
+    Received,
+    TaskMessage,
+    TaskTerms,
+)
+from psicli.session import UNCONFIRMED, UNNAMED_FAILURE, Session, TaskResult, Terms, agree
+from psicli.spool import Mask
+from psicli.wire import decode, decode_hello
+
+ALICE, BOB = "alice", "bob"
+CHUNK_ITEMS = 8
+BAD_ROW = RaggedRowError(path=Path("in.csv"), line=7, found=1, expected=2)
+
+Filter = Callable[[Message], bool]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_stays() -> Iterator[None]:
+    """Every thread a session or a test started ends by itself."""
+    yield
+    left = [thread for thread in threading.enumerate() if thread.name.startswith("psicli-")]
+    for thread in left:
+        thread.join(PATIENCE)
+    assert not [thread for thread in left if thread.is_alive()]
+
+
+# The two ends ----------------------------------------------------------------------------------------------------
+
+
+class Signal:
+    """Something a test waits for, but never for ever."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def wait(self) -> None:
+        assert self._event.wait(PATIENCE), "never happened"
+
+
+class TapLink(Link):
+    """A link that remembers what went through it, and tells a test as it happens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[Message] = []
+        self.received: list[Message] = []
+        self.on_receive: Callable[[Message], None] = lambda message: None
+
+    def send(self, message: Message) -> int:
+        self.sent.append(message)
+        return super().send(message)
+
+    def poll(self) -> tuple[Message, int] | None:
+        arrived = super().poll()
+        if arrived is not None:
+            self.received.append(arrived[0])
+            self.on_receive(arrived[0])
+        return arrived
+
+    def place(self, kind: type[Any], task: int) -> int:
+        """Where in the order of sending the first such message stands."""
+        return next(i for i, m in enumerate(self.sent) if isinstance(m, kind) and m.task == task)
+
+
+class Plan:
+    """A task as a test wants it; everything the session does with it is noted.
+
+    before: called first of all, in the background, when the task is prepared.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        values: Iterable[str],
+        *,
+        receives: bool,
+        broadcast: bool = False,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.receives = receives
+        self.broadcast = broadcast
+        self.items = items_of(values)
+        self.output = KeptOutput() if receives or broadcast else None
+        self.calls: list[str] = []
+        self.result: TaskResult | None = None
+        self.alone: Mask | None = None
+        self.at_progress: Callable[[int, int], None] = lambda done, total: None
+        self.alone_failure: PsicliError | None = None
+        self._before = before
+
+    def prepare(self) -> tuple[pa.LargeBinaryArray, KeptOutput | None]:
+        self._before()
+        return self.items, self.output
+
+    def started(self) -> None:
+        self.calls.append("started")
+
+    def progress(self, done: int, total: int) -> None:
+        self.at_progress(done, total)
+
+    def exchanged(self, result: TaskResult) -> None:
+        self.calls.append("exchanged")
+        self.result = result
+
+    def finish_alone(self, matched: Callable[[], Mask]) -> None:
+        self.calls.append("alone")
+        if self.alone_failure is not None:
+            raise self.alone_failure
+        self.alone = matched()
+
+    @property
+    def found(self) -> set[str] | None:
+        """The values this side learns the peer has too; None when it learns nothing."""
+        mask = self.alone if self.output is None or self.output.staged is None else self.output.staged
+        if mask is None:
+            return None
+        return {value.decode() for value in self.items.filter(pa.array(mask)).to_pylist()}
+
+
+class Party:
+    """One party's end of a session."""
+
+    def __init__(self, party: str, plans: Sequence[Plan], link: Link, recv_timeout: float) -> None:
+        self.party = party
+        self.plans = plans
+        self.link = cast(TapLink, link)
+        self.failure: BaseException | None = None
+        peer = BOB if party == ALICE else ALICE
+        receivers = {plan.name: party if plan.receives else peer for plan in plans}
+        tasks = tuple(TaskTerms(plan.name, receivers[plan.name], plan.broadcast, 1) for plan in plans)
+        self.terms = Terms(party, peer, "overlap", tasks)
+        self.recv_timeout = recv_timeout
+        link.own_hello = self.terms.hello(CHUNK_ITEMS)
+        self.session: Session | None = None
+
+    def run(self) -> None:
+        try:
+            self.session = Session(self.link, self.terms, listens=self.party == ALICE, recv_timeout=self.recv_timeout)
+            with self.session:
+                self.session.agree()
+                self.session.run(self.plans)
+        except BaseException as exc:
+            self.failure = exc
+
+    def calls(self) -> list[list[str]]:
+        return [plan.calls for plan in self.plans]
+
+
+def connect(one: Link, other: Link, passes: Filter = lambda message: True) -> None:
+    """Let what `other` sends arrive at `one`, as a network would; the connection ends at what does not pass."""
+
+    def incoming() -> Iterator[bytes]:
+        for octets in other.outgoing():
+            if not passes(decode(octets)):
+                return
+            yield octets
+
+    threading.Thread(target=lambda: one.pump(incoming()), name="psicli-test-wire", daemon=True).start()
+
+
+def joined(
+    alice: Sequence[Plan],
+    bob: Sequence[Plan],
+    *,
+    links: tuple[Link, Link] | None = None,
+    recv_timeout: float = PATIENCE,
+) -> tuple[Party, Party]:
+    links = links or (TapLink(), TapLink())
+    ends = Party(ALICE, alice, links[0], recv_timeout), Party(BOB, bob, links[1], recv_timeout)
+    for end, other in (ends, ends[::-1]):
+        end.link.peer_hello = other.link.own_hello
+    return ends
+
+
+def run(
+    ends: tuple[Party, Party], *, to_alice: Filter = lambda message: True, to_bob: Filter = lambda message: True
+) -> None:
+    """Run both ends to whatever end they find."""
+    connect(ends[0].link, ends[1].link, to_alice)
+    connect(ends[1].link, ends[0].link, to_bob)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(Party.run, ends))
+
+
+def numbers(start: int, stop: int) -> list[str]:
+    return [f"k{number}" for number in range(start, stop)]
+
+
+def both(name: str, mine: list[str], theirs: list[str], *, receiver: str, broadcast: bool = False) -> tuple[Plan, Plan]:
+    """One task from both sides, alice's first."""
+    return (
+        Plan(name, mine, receives=receiver == ALICE, broadcast=broadcast),
+        Plan(name, theirs, receives=receiver == BOB, broadcast=broadcast),
+    )
+
+
+def small(count: int, **terms: Any) -> tuple[list[Plan], list[Plan]]:
+    """`count` tasks of one frame each."""
+    pairs = [both(f"t{i}", numbers(0, 5), numbers(3, 8), **{"receiver": ALICE, **terms}) for i in range(count)]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def succeeded(ends: Iterable[Party]) -> None:
+    for end in ends:
+        if end.failure is not None:
+            raise AssertionError(f"{end.party} failed") from end.failure
+
+
+# All goes well ---------------------------------------------------------------------------------------------------
+
+
+def test_many_tasks_with_receivers_of_their_own() -> None:
+    """Sizes around the frame's, both receivers, with and without broadcast; each learns what is its to learn."""
+    sizes = [(0, 0), (0, 9), (1, 1), (8, 16), (17, 3), (40, 41)]
+    cases = list(itertools.product((ALICE, BOB), (False, True), sizes))
+    pairs = [
+        both(f"task-{i}", numbers(0, n), numbers(n // 2, n // 2 + m), receiver=receiver, broadcast=broadcast)
+        for i, (receiver, broadcast, (n, m)) in enumerate(cases)
+    ]
+    ends = joined([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    run(ends)
+    succeeded(ends)
+    for (receiver, broadcast, (n, m)), (alice, bob) in zip(cases, pairs, strict=True):
+        common = set(numbers(0, n)) & set(numbers(n // 2, n // 2 + m))
+        for plan, party in ((alice, ALICE), (bob, BOB)):
+            learns = broadcast or party == receiver
+            assert plan.found == (common if learns else None)
+            if broadcast:
+                assert plan.output is not None
+                assert plan.output.published
+            alone = ["alone"] if learns and not broadcast else []
+            assert plan.calls == ["started", "exchanged", *alone]
+        assert alice.result is not None
+        assert bob.result is not None
+        assert (alice.result.peer_items, bob.result.peer_items) == (m, n)
+        assert alice.result.message_bytes == bob.result.message_bytes[::-1]
+        assert alice.result.warning is bob.result.warning is None
+    assert sum(len(pair[0].items) for pair in pairs) == 4 * sum(n for n, _ in sizes)
+
+
+def test_the_session_id_is_the_same_for_both_and_new_every_time() -> None:
+    ids = set()
+    for _ in range(2):
+        ends = joined(*small(1))
+        run(ends)
+        succeeded(ends)
+        sessions = [end.session for end in ends]
+        assert sessions[0] is not None
+        assert sessions[1] is not None
+        assert sessions[0].sid == sessions[1].sid
+        ids.add(sessions[0].sid)
+    assert len(ids) == 2
+
+
+def test_the_next_task_is_read_and_opened_while_one_exchanges() -> None:
+    read, opened = Signal(), Signal()
+    alice, bob = small(3)
+    alice[0] = Plan("t0", numbers(0, 100), receives=True)
+    alice[1] = Plan("t1", numbers(0, 5), receives=True, before=read.set)
+    # Bob is slow to read: alice's Open comes before bob has any use for it.
+    bob[1] = Plan("t1", numbers(0, 5), receives=False, before=opened.wait)
+
+    def hold_until_read(done: int, total: int) -> None:
+        if done == 1:
+            read.wait()
+
+    alice[0].at_progress = hold_until_read
+    ends = joined(alice, bob)
+    ends[1].link.on_receive = lambda message: opened.set() if isinstance(message, Open) and message.task == 1 else None
+    run(ends)
+    succeeded(ends)
+    sent = ends[0].link.sent
+    last_of_first = max(i for i, m in enumerate(sent) if isinstance(m, Chunk) and m.task == 0)
+    assert ends[0].link.place(Open, 1) < last_of_first
+    # Points of the next task never come before this one's are through.
+    for end in ends:
+        order = [m.task for m in end.link.sent if isinstance(m, Chunk | End)]
+        assert order == sorted(order)
+
+
+def test_no_more_than_three_inputs_are_held() -> None:
+    """A side whose outputs are slow does not read the whole job meanwhile."""
+    alice, bob = small(8)
+    writing, go_on, too_many = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(matched: Callable[[], Mask]) -> None:
+        writing.set()
+        go_on.wait(PATIENCE)
+
+    alice[0].finish_alone = slow  # type: ignore[method-assign]
+    # One is written, two wait for the writer or exchange, one is read and not yet opened.
+    alice[4]._before = too_many.set
+    ends = joined(alice, bob)
+    runner = threading.Thread(target=run, args=(ends,), name="psicli-test-run")
+    runner.start()
+    assert writing.wait(PATIENCE)
+    assert not too_many.wait(0.3)
+    go_on.set()
+    runner.join(PATIENCE)
+    succeeded(ends)
+    assert [plan.calls[-1] for plan in bob] == ["exchanged"] * 8
+
+
+class HesitantLink(TapLink):
+    """Room that appears between two looks: at the first look after a frame there is none, at the next there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._looks = 0
+
+    def send(self, message: Message) -> int:
+        if not isinstance(message, Ack):
+            self._looks = 0
+        return super().send(message)
+
+    def has_room(self) -> bool:
+        self._looks += 1
+        return self._looks > 1 and super().has_room()
+
+
+def test_room_that_appears_between_two_looks_is_not_slept_through() -> None:
+    alice, bob = both("t0", numbers(0, 60), numbers(30, 90), receiver=ALICE, broadcast=True)
+    # A heartbeat, which would wake a sleeper, comes after a quarter of this.
+    ends = joined([alice], [bob], links=(HesitantLink(), HesitantLink()), recv_timeout=8 * PATIENCE)
+    beats = [end.link for end in ends]
+    run(ends)
+    succeeded(ends)
+    assert alice.found == bob.found == set(numbers(30, 60))
+    assert not [m for link in beats for m in link.sent if isinstance(m, Ack) and m.stream == 0]
+
+
+# One side fails --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failing", [ALICE, BOB])
+@pytest.mark.parametrize("terms", [{}, {"broadcast": True}, {"receiver": BOB}], ids=["alice", "both", "bob"])
+def test_a_task_that_cannot_be_read_spares_the_ones_before_it(failing: str, terms: dict[str, Any]) -> None:
+    def fail() -> None:
+        raise BAD_ROW
+
+    plans = small(5, **terms)
+    plans[failing == BOB][2]._before = fail
+    ends = joined(*plans)
+    run(ends)
+    mine, theirs = ends if failing == ALICE else ends[::-1]
+    assert mine.failure is BAD_ROW
+    assert isinstance(theirs.failure, PeerFailedError)
+    for end in ends:
+        for plan in end.plans[:2]:
+            assert plan.calls[:2] == ["started", "exchanged"]
+            assert plan.found == (set(numbers(3, 5)) if plan.output else None)
+        assert [plan.calls for plan in end.plans[3:]] == [[], []]
+        assert "exchanged" not in end.plans[2].calls
+    assert mine.plans[2].calls == ["started"]
+    # Its class and nothing else.
+    assert [m for m in theirs.link.received if isinstance(m, Abort)] == [Abort(65)]
+
+
+def test_an_output_that_fails_after_received_is_nobody_elses_affair() -> None:
+    alice, bob = small(4)
+    alice[1].alone_failure = StorageError(path=Path("out.csv"), reason="no space left on device")
+    ends = joined(alice, bob)
+    run(ends)
+    succeeded(ends)
+    assert [plan.calls[-1] for plan in alice] == ["alone"] * 4
+    assert [plan.found for plan in alice] == [set(numbers(3, 5)), None, set(numbers(3, 5)), set(numbers(3, 5))]
+    failing = messages_of(ends[0].link.sent, 1)
+    assert [type(m) for m in failing] == [type(m) for m in messages_of(ends[0].link.sent, 0)]
+    assert isinstance(failing[-1], Received)
+
+
+def messages_of(messages: Iterable[Message], task: int) -> list[Message]:
+    """The messages of one task, without heartbeats."""
+    return [
+        message
+        for message in messages
+        if not isinstance(message, HelloOctets | Abort)
+        and message.task == task
+        and not (isinstance(message, Ack) and message.stream == 0)
+    ]
+
+
+def test_an_output_that_fails_before_commit_stops_both() -> None:
+    alice, bob = small(2, broadcast=True)
+    failure = StorageError(path=Path("out.csv"), reason="no space left on device")
+
+    def fail(matched: Mask) -> None:
+        raise failure
+
+    assert bob[0].output is not None
+    assert alice[0].output is not None
+    bob[0].output.stage = fail  # type: ignore[method-assign]
+    ends = joined(alice, bob)
+    run(ends)
+    assert ends[1].failure is failure
+    # A full disk is worth another try.
+    assert isinstance(ends[0].failure, PeerStoppedError)
+    assert not alice[0].output.published
+    assert not bob[0].output.published
+
+
+def test_between_the_lists_and_the_bitmap_no_failure_has_a_name() -> None:
+    """What the receiver's failure is could tell the sender of a match."""
+    alice, bob = both("t0", numbers(0, 20), numbers(10, 30), receiver=ALICE, broadcast=True)
+    ends = joined([alice], [bob])
+
+    def fail(done: int, total: int) -> None:
+        assert ends[0].session is not None
+        live = ends[0].session._live.get(0)
+        if live is not None and live.party.disclosure is Disclosure.UNIFORM:
+            raise BAD_ROW
+
+    alice.at_progress = fail
+    run(ends)
+    assert ends[0].failure is BAD_ROW
+    assert isinstance(ends[1].failure, PeerFailedError)
+    assert [m for m in ends[1].link.received if isinstance(m, Abort)] == [Abort(UNNAMED_FAILURE)]
+
+
+def test_a_signal_stops_both() -> None:
+    alice, bob = small(2)
+
+    def stop(done: int, total: int) -> None:
+        raise TerminatedBySignal()
+
+    bob[0].at_progress = stop
+    ends = joined(alice, bob)
+    run(ends)
+    assert isinstance(ends[1].failure, TerminatedBySignal)
+    assert isinstance(ends[0].failure, PeerStoppedError)
+    assert alice[0].found is None
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+@pytest.mark.parametrize("last", [Commit, Done])
+def test_a_link_that_ends_around_the_commit(last: type[TaskMessage], tasks: int) -> None:
+    """What is committed stays, with a warning where the last word is missing; what comes after it fails."""
+    alice, bob = small(tasks, broadcast=True)
+    ends = joined(alice, bob)
+    # The message is the first thing that is lost, and with it everything behind it.
+    if last is Commit:
+        run(ends, to_bob=lambda message: not isinstance(message, Commit))
+    else:
+        run(ends, to_alice=lambda message: not isinstance(message, Done))
+    assert alice[0].output is not None
+    assert bob[0].output is not None
+    assert alice[0].output.published
+    assert alice[0].calls == ["started", "exchanged"]
+    assert alice[0].result is not None
+    assert alice[0].result.warning == UNCONFIRMED
+    assert bob[0].output.published == (last is Done)
+    assert (bob[0].result is not None) == (last is Done)
+    assert (ends[0].failure is None) == (tasks == 1)
+    if last is Commit or tasks > 1:
+        assert isinstance(ends[1].failure, PeerGoneError)
+
+
+def test_a_link_that_ends_before_ready_publishes_nothing() -> None:
+    alice, bob = small(1, broadcast=True)
+    ends = joined(alice, bob)
+    run(ends, to_alice=lambda message: not isinstance(message, Ready))
+    assert isinstance(ends[0].failure, PeerGoneError)
+    assert isinstance(ends[1].failure, PeerGoneError)
+    for plan in (alice[0], bob[0]):
+        assert plan.output is not None
+        assert not plan.output.published
+        assert plan.result is None
+
+
+# A peer that a test plays ----------------------------------------------------------------------------------------
+
+
+class Played:
+    """Alice's real session, and a peer that says what a test wants; alice's inputs are never read to the end."""
+
+    def __init__(self, recv_timeout: float = PATIENCE, tasks: int = 3) -> None:
+        self._hold = Signal()
+        alice = [Plan(f"t{i}", numbers(0, 5), receives=True, before=self._hold.wait) for i in range(tasks)]
+        bob = [Plan(f"t{i}", numbers(0, 5), receives=False) for i in range(tasks)]
+        self.ends = joined(alice, bob, recv_timeout=recv_timeout)
+        self.alice, self.peer = self.ends[0], self.ends[1].link
+        self._thread = threading.Thread(target=self.alice.run, name="psicli-test-alice")
+
+    def __enter__(self) -> Played:
+        connect(self.alice.link, self.peer)
+        connect(self.peer, self.alice.link)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.peer.close_outgoing()
+        self._hold.set()
+        self._thread.join(PATIENCE)
+
+    def hear(self, kind: type[Any]) -> Message:
+        """Return the next message of a kind that alice sends."""
+        while True:
+            arrived = self.peer.poll()
+            if arrived is not None and isinstance(arrived[0], kind):
+                return arrived[0]
+            if arrived is None:
+                assert self.peer.wait(for_message=True, for_room=False, timeout=PATIENCE), "alice says nothing"
+
+    def failure(self) -> BaseException:
+        """Wait for alice's failure; what she says meanwhile is taken in."""
+        try:
+            while self.peer.wait(for_message=True, for_room=False, timeout=PATIENCE):
+                self.peer.poll()
+        except PeerGoneError:
+            pass
+        self._thread.join(PATIENCE)
+        assert self.alice.failure is not None, "alice goes on"
+        return self.alice.failure
+
+
+PROBE = bytes(PROBE_BYTES)
+OUT_OF_ORDER: list[tuple[str, list[Message], str]] = [
+    ("an early Open twice", [Open(0, 5, PROBE), Open(0, 5, PROBE)], "task number 0, which is not under way"),
+    ("an Open too early", [Open(2, 5, PROBE)], "task number 2, which is not under way"),
+    ("an Open of no task", [Open(2**32 - 1, 5, PROBE)], "which is not under way"),
+    ("a frame before its Open", [Chunk(0, 1, 0, bytes(32))], "task number 0, which is not under way"),
+    ("an end of no task", [End(77, 1, 0, bytes(32))], "task number 77, which is not under way"),
+    ("a mark of no task", [Received(5)], "task number 5, which is not under way"),
+    ("a commit of no task", [Commit(1)], "task number 1, which is not under way"),
+]
+
+
+@pytest.mark.parametrize(
+    ("messages", "sentence"), [case[1:] for case in OUT_OF_ORDER], ids=[c[0] for c in OUT_OF_ORDER]
+)
+def test_messages_that_fit_no_task(messages: list[Message], sentence: str) -> None:
+    with Played() as played:
+        for message in messages:
+            played.peer.send(message)
+        failure = played.failure()
+        assert isinstance(failure, PeerProtocolError)
+        assert sentence in failure.message
+        # The peer hears what it is accused of.
+        assert Abort(76) in played.peer.received
+
+
+def test_a_second_hello() -> None:
+    with Played() as played:
+        played.peer.send(HelloOctets(played.peer.own_hello))
+        failure = played.failure()
+        assert isinstance(failure, PeerProtocolError)
+        assert "a second Hello" in failure.message
+
+
+def test_early_opens_up_to_the_limit_and_acks_are_fine() -> None:
+    with Played() as played:
+        for message in (Open(1, 5, PROBE), Open(0, 5, PROBE), Ack(9), Ack(0), Ack(1, 1, 4, bytes(32))):
+            played.peer.send(message)
+        played.peer.send(Abort(66))
+        failure = played.failure()
+        assert isinstance(failure, PeerFailedError)
+
+
+def test_silence() -> None:
+    with Played(recv_timeout=0.4) as played:
+        failure = played.failure()
+        assert isinstance(failure, PeerSilentError)
+        assert failure.code == 69
+
+
+def test_a_side_that_sends_nothing_else_says_that_it_is_there() -> None:
+    with Played(recv_timeout=2.0) as played:
+        for _ in range(3):
+            beat = played.hear(Ack)
+            assert isinstance(beat, Ack)
+            assert (beat.stream, beat.frames, beat.digest) == (0, 0, b"")
+            played.peer.send(Ack(0))
+
+
+def test_reading_longer_than_the_timeout_is_no_silence() -> None:
+    """Bob reads for as long as alice would wait for a dead peer; his heartbeats keep her."""
+    beats = itertools.count(1)
+    enough = Signal()
+    alice, bob = small(1)
+    bob[0]._before = enough.wait
+    ends = joined(alice, bob, recv_timeout=0.8)
+
+    def count(message: Message) -> None:
+        if isinstance(message, Ack) and message.stream == 0 and next(beats) == 8:
+            enough.set()
+
+    ends[0].link.on_receive = count
+    run(ends)
+    succeeded(ends)
+    assert alice[0].found == set(numbers(3, 5))
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [(66, PeerFailedError), (UNNAMED_FAILURE, PeerFailedError), (143, PeerStoppedError), (9999, PeerFailedError)],
+)
+def test_an_abort_is_passed_on_as_what_it_means_here(code: int, expected: type[PsicliError]) -> None:
+    with Played() as played:
+        played.peer.send(Abort(code))
+        assert isinstance(played.failure(), expected)
+
+
+# Hello and agreement ---------------------------------------------------------------------------------------------
+
+TERMS = (TaskTerms("people", ALICE, False, 1), TaskTerms("places", BOB, True, 2))
+OURS = Hello("0.1", ALICE, "overlap", TERMS, CHUNK_ITEMS, bytes(32), Purpose.RUN)
+THEIRS = replace(OURS, party=BOB, nonce=bytes([1]) * 32)
+
+
+def with_task(**changes: Any) -> tuple[TaskTerms, ...]:
+    return (TERMS[0], replace(TERMS[1], **changes))
+
+
+DIFFERENCES: list[tuple[dict[str, Any], str]] = [
+    ({"party": "carol"}, "party of bob bob carol"),
+    ({"protocol_version": 2}, "protocol_version 1 2"),
+    ({"suite": "psicli-v2"}, "suite psicli-v1 psicli-v2"),
+    ({"job": "other"}, "job overlap other"),
+    ({"tasks": TERMS[:1]}, "tasks people, places people"),
+    ({"tasks": TERMS[::-1]}, "tasks people, places places, people"),
+    ({"tasks": ()}, "tasks people, places"),
+    ({"tasks": with_task(receiver=ALICE)}, "places: receiver bob alice"),
+    ({"tasks": with_task(broadcast_result=False)}, "places: broadcast_result true false"),
+    ({"tasks": with_task(key_columns=3)}, "places: number of keys 2 3"),
+]
+
+
+@pytest.mark.parametrize(("change", "row"), DIFFERENCES, ids=[row for _, row in DIFFERENCES])
+def test_every_field_of_the_agreement(change: dict[str, Any], row: str) -> None:
+    with pytest.raises(DisagreementError) as caught:
+        agree(OURS, replace(THEIRS, **change), BOB)
+    table = [" ".join(line.split()) for line in str(caught.value.facts["table"]).splitlines()]
+    assert table == ["field ours theirs", row]
+
+
+def test_all_differences_at_once() -> None:
+    theirs = replace(THEIRS, suite="psicli-v2", job="other", tasks=with_task(receiver=ALICE, key_columns=3))
+    with pytest.raises(DisagreementError) as caught:
+        agree(OURS, theirs, BOB)
+    assert len(str(caught.value.facts["table"]).splitlines()) == 5
+
+
+def test_equal_terms_agree_whatever_the_package() -> None:
+    agree(OURS, replace(THEIRS, package_version="99", chunk_items=16), BOB)
+
+
+@pytest.mark.parametrize("change", [{"party": ALICE}, {"nonce": OURS.nonce}], ids=["party", "nonce"])
+def test_our_own_hello_comes_back(change: dict[str, Any]) -> None:
+    with pytest.raises(PeerProtocolError, match="it introduced itself as alice, which is this side"):
+        agree(OURS, replace(THEIRS, **change), BOB)
+
+
+def test_a_hostile_hello_cannot_write_on_the_terminal() -> None:
+    hostile = "\x1b]0;owned\x07\u202e\n" + "x" * 10_000
+    task = replace(TERMS[0], name=hostile)
+    with pytest.raises(DisagreementError) as caught:
+        agree(OURS, replace(THEIRS, job=hostile, party=hostile, suite=hostile, tasks=(task,)), BOB)
+    message = caught.value.message
+    assert message.isascii()
+    assert message.replace("\n", "").isprintable()
+    assert len(message) < 2_000
+
+
+def test_both_sides_end_with_the_same_table() -> None:
+    ends = joined(small(2)[0], small(2, broadcast=True)[1])
+    run(ends)
+    tables = []
+    for end in ends:
+        assert isinstance(end.failure, DisagreementError)
+        rows = str(end.failure.facts["table"]).splitlines()[1:]
+        tables.append([(field, *sorted(values)) for field, *values in (row.rsplit(maxsplit=2) for row in rows)])
+        assert end.calls() == [[], []]
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 2
+
+
+def test_a_session_with_ourselves() -> None:
+    ends = joined(*small(1))
+    ends[0].link.peer_hello = ends[0].link.own_hello
+    run(ends)
+    assert isinstance(ends[0].failure, PeerProtocolError)
+    assert decode_hello(ends[0].link.own_hello).party == ALICE
