@@ -412,7 +412,8 @@ class TerminatedBySignal(InterruptedBySignal):
 
 # What the peer's exit code makes of ours ------------------------------------------------------------------------
 
-_STOPPED = frozenset({69, 74, 75, 130, 143})
+# 1 stands for a failure that may not be named, most likely a signal: as that, it is worth another try.
+_STOPPED = frozenset({1, 69, 74, 75, 130, 143})
 
 
 def failure_of_peer(failure_class: int) -> PsicliError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import ssl
 import threading
 import time
 from collections import deque
@@ -104,8 +105,10 @@ class TlsCredentials:
 
     @classmethod
     def load(cls, ca_file: Path, certificate_file: Path, private_key_file: Path) -> TlsCredentials:
-        """Read the three files; raises TlsFileError naming the one that cannot be read."""
-        return cls(*(_read_pem(path) for path in (ca_file, certificate_file, private_key_file)))
+        """Read the three files; raises TlsFileError naming the one that cannot be read or is of no use."""
+        credentials = cls(*(_read_pem(path) for path in (ca_file, certificate_file, private_key_file)))
+        _check_pem(ca_file, certificate_file, private_key_file)
+        return credentials
 
     def __repr__(self) -> str:
         return "TlsCredentials(…)"
@@ -116,6 +119,21 @@ def _read_pem(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as exc:
         raise TlsFileError(path=path, reason=exc.strerror) from exc
+
+
+def _check_pem(ca_file: Path, certificate_file: Path, private_key_file: Path) -> None:
+    """Find what gRPC would only report as a port that cannot be bound, or not at all."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(ca_file)
+    except ssl.SSLError as exc:
+        raise TlsFileError(path=ca_file, reason="it holds no certificate in PEM") from exc
+    try:
+        # The password keeps OpenSSL from asking on the terminal.
+        context.load_cert_chain(certificate_file, private_key_file, password="")
+    except ssl.SSLError as exc:
+        reason = f"it is no certificate in PEM, or {private_key_file} is not its unencrypted key"
+        raise TlsFileError(path=certificate_file, reason=reason) from exc
 
 
 class Link:
@@ -315,8 +333,9 @@ class Listener:
         self._peer_failure: int | None = None
         self._told = False
         self._links: set[Link] = set()
+        self._threads = ThreadPoolExecutor(2 * _MAX_STREAMS, "psicli-link")
         self._server = grpc.server(
-            ThreadPoolExecutor(2 * _MAX_STREAMS, "psicli-link"),
+            self._threads,
             handlers=[self._handlers()],
             options=_SERVER_OPTIONS,
             maximum_concurrent_rpcs=_MAX_STREAMS,
@@ -373,6 +392,7 @@ class Listener:
         self._server.stop(LAST_WORDS_TIMEOUT if self._told else 0).wait(2 * LAST_WORDS_TIMEOUT)
         for link in list(self._links):
             link.end()
+        self._threads.shutdown(wait=False)
 
     def _serve(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """Handle one stream; no exception text may reach whoever is at its other end."""

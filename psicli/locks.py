@@ -40,8 +40,10 @@ GLANCE = 0.25
 # Between two tries of a run that waits for its turn [s].
 RETRY_INTERVAL = 0.1
 WAITING_LINE_INTERVAL = 60.0
-# What a lock file may hold at most; a record is about 200 bytes [bytes].
+# What a lock file may hold at most, and what a record is filled up to, so that a shorter one never leaves the end of a
+# longer one for somebody to read [bytes].
 MAX_RECORD_BYTES = 4096
+RECORD_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,17 @@ class PortLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def try_acquire(self) -> bool:
+    def try_acquire(self, *, shared: bool = False) -> bool:
+        """Take the lock if it is free; shared: only to see whether it is."""
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
     def write(self, holder: Holder) -> None:
         """Say who holds the lock; without the right to write, the lock holds all the same."""
-        record = json.dumps(vars(holder)).encode()
+        record = json.dumps(vars(holder)).encode().ljust(RECORD_BYTES)
         with self._writing, suppress(OSError):
             self._holder = holder
             os.pwrite(self._file, record, 0)
@@ -100,7 +103,9 @@ class PortLock:
 
     def read(self) -> Holder | None:
         """Return who says to hold the lock; None when the file says nothing sensible."""
-        return _parse(os.pread(self._file, MAX_RECORD_BYTES, 0))
+        # The first look may meet a record that is half written.
+        looks = (_parse(os.pread(self._file, MAX_RECORD_BYTES, 0)) for _ in range(2))
+        return next((holder for holder in looks if holder), None)
 
     def release(self) -> None:
         if self._file >= 0:
@@ -154,7 +159,8 @@ def holders() -> list[Holder]:
     found = []
     for path in lock_folder().glob("psicli-*.lock"):
         with suppress(PsicliError), PortLock(path) as lock:
-            if not lock.try_acquire() and (holder := lock.read()):
+            # Shared: two that look must not take each other for the holder who stands in the file.
+            if not lock.try_acquire(shared=True) and (holder := lock.read()):
                 found.append(holder)
     return sorted(found, key=lambda holder: holder.since)
 
@@ -216,7 +222,8 @@ def _open(path: Path) -> int:
     An existing one is opened without O_CREAT, which sticky folders refuse for other users' files, and read-only where
     it may not be written: a read-only descriptor locks as well.
     """
-    safe = os.O_NOFOLLOW | os.O_CLOEXEC
+    # Not blocking: a FIFO that somebody put there would keep us for ever.
+    safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         for flags in (os.O_RDWR, os.O_RDONLY):
             with suppress(FileNotFoundError, PermissionError):
@@ -244,7 +251,7 @@ def _parse(record: bytes) -> Holder | None:
         values = json.loads(record)
         known: dict[str, Any] = {field.name: values[field.name] for field in fields(Holder)}
         numbers: dict[str, Any] = {name: int(known.pop(name)) for name in ("pid", "percent")}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     texts: dict[str, Any] = {name: shown(str(value)).strip("'") for name, value in known.items()}
     return Holder(**texts, **numbers)

@@ -241,8 +241,11 @@ class Session:
                 if not (self._take_message() or self._open_next() or self._work(room)):
                     self._wait(room)
                 self._retire()
-        except (PeerLostError, PeerFailedError):
-            if not self._keep_committed():
+        except BaseException as exc:
+            # First: what both sides have committed stays, whatever this is.
+            complete = self._keep_committed()
+            if not (complete and isinstance(exc, PeerLostError | PeerFailedError)):
+                self._blame_head()
                 raise
         self._close()
 
@@ -278,11 +281,9 @@ class Session:
         if self._reading is None or not self._reading.done() or not self._may_open():
             return False
         index, plan = self._next, self._plans[self._next]
-        if self._reading.exception() is not None:
-            if self._live:
-                # The tasks before it are not to blame.
-                return False
-            plan.started()
+        if self._reading.exception() is not None and self._live:
+            # The tasks before it are not to blame.
+            return False
         items, output = self._reading.result()
         self._live[index] = live = LiveTask(plan, self._exchange(index, plan, items, output))
         self._next += 1
@@ -370,6 +371,14 @@ class Session:
             if live.exchange.keep():
                 self._retire_one(index, live.result(UNCONFIRMED))
         return not (self._live or self._reading)
+
+    def _blame_head(self) -> None:
+        """Whatever failed, failed the task whose turn it was, also where it had not really begun."""
+        for live in self._live.values():
+            live.begin()
+            return
+        if self._reading is not None:
+            self._plans[self._next].started()
 
     def _fail(self, exc: BaseException) -> None:
         for live in self._live.values():

@@ -38,7 +38,10 @@ def simulate_job(
             reports = {party: process.communicate()[0] for party, process in processes.items()}
     finally:
         for process in processes.values():
-            _stop(process)
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in processes.values():
+            _see_off(process)
     codes = [_exit_code(process) for process in processes.values()]
     text = _as_one_object(reports) if as_json else "\n".join(reports.values()).rstrip("\n")
     return _first_own_failure(codes), text
@@ -58,18 +61,17 @@ def _check_one_machine(jobs: Sequence[Job]) -> None:
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    # In a group of its own, so that a terminal's Ctrl-C does not reach it: it is told once, by us.
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, process_group=0)
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
-    """See that a party is gone: it has ended, or is told to."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _see_off(process: subprocess.Popen[str]) -> None:
+    """See that a party is gone that has ended or was told to."""
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
     if process.stdout is not None:
         process.stdout.close()
 
