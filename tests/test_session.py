@@ -40,6 +40,7 @@ from psicli.protocol import (
     HelloOctets,
     Message,
     Open,
+    Phase,
     Purpose,
     Ready,
     Received,
@@ -60,8 +61,9 @@ Filter = Callable[[Message], bool]
 @pytest.fixture(autouse=True)
 def no_thread_stays() -> Iterator[None]:
     """Every thread a session or a test started ends by itself."""
+    before = set(threading.enumerate())
     yield
-    left = [thread for thread in threading.enumerate() if thread.name.startswith("psicli-")]
+    left = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("psicli-")]
     for thread in left:
         thread.join(PATIENCE)
     assert not [thread for thread in left if thread.is_alive()]
@@ -446,8 +448,9 @@ def test_an_output_that_fails_before_commit_stops_both() -> None:
     assert not bob[0].output.published
 
 
-def test_between_the_lists_and_the_bitmap_no_failure_has_a_name() -> None:
-    """What the receiver's failure is could tell the sender of a match."""
+@pytest.mark.parametrize("failure", [BAD_ROW, TerminatedBySignal(), ZeroDivisionError()], ids=["65", "143", "70"])
+def test_between_the_lists_and_the_bitmap_no_failure_has_a_name(failure: Exception) -> None:
+    """What the receiver's failure is could tell the sender of a match; a signal must not stand out either."""
     alice, bob = both("t0", numbers(0, 20), numbers(10, 30), receiver=ALICE, broadcast=True)
     ends = joined([alice], [bob])
 
@@ -455,12 +458,12 @@ def test_between_the_lists_and_the_bitmap_no_failure_has_a_name() -> None:
         assert ends[0].session is not None
         live = ends[0].session._live.get(0)
         if live is not None and live.party.disclosure is Disclosure.UNIFORM:
-            raise BAD_ROW
+            raise failure
 
     alice.at_progress = fail
     run(ends)
-    assert ends[0].failure is BAD_ROW
-    assert isinstance(ends[1].failure, PeerFailedError)
+    assert ends[0].failure is failure
+    assert isinstance(ends[1].failure, PeerStoppedError)
     assert [m for m in ends[1].link.received if isinstance(m, Abort)] == [Abort(UNNAMED_FAILURE)]
 
 
@@ -476,6 +479,26 @@ def test_a_signal_stops_both() -> None:
     assert isinstance(ends[1].failure, TerminatedBySignal)
     assert isinstance(ends[0].failure, PeerStoppedError)
     assert alice[0].found is None
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_signal_after_the_commit_leaves_it(tasks: int) -> None:
+    alice, bob = small(tasks, broadcast=True)
+    ends = joined(alice, bob)
+
+    def stop(done: int, total: int) -> None:
+        assert ends[0].session is not None
+        if ends[0].session._live[0].party.phase is Phase.COMMITTED:
+            raise TerminatedBySignal()
+
+    alice[0].at_progress = stop
+    run(ends)
+    assert isinstance(ends[0].failure, TerminatedBySignal)
+    for plan in (alice[0], bob[0]):
+        assert plan.output is not None
+        assert plan.output.published
+        assert plan.calls == ["started", "exchanged"]
+    assert (ends[1].failure is None) == (tasks == 1)
 
 
 @pytest.mark.parametrize("tasks", [1, 2])
@@ -639,7 +662,7 @@ def test_reading_longer_than_the_timeout_is_no_silence() -> None:
 
 @pytest.mark.parametrize(
     ("code", "expected"),
-    [(66, PeerFailedError), (UNNAMED_FAILURE, PeerFailedError), (143, PeerStoppedError), (9999, PeerFailedError)],
+    [(66, PeerFailedError), (UNNAMED_FAILURE, PeerStoppedError), (143, PeerStoppedError), (9999, PeerFailedError)],
 )
 def test_an_abort_is_passed_on_as_what_it_means_here(code: int, expected: type[PsicliError]) -> None:
     with Played() as played:
