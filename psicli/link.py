@@ -185,15 +185,15 @@ class Link:
             return arrived
 
     def has_room(self) -> bool:
-        return len(self._outbox) < QUEUE_FRAMES
+        """Return whether a frame may be queued; a link that has ended takes everything, and it goes nowhere."""
+        return self._ended or len(self._outbox) < QUEUE_FRAMES
 
     def wait(self, *, for_message: bool, for_room: bool, timeout: float) -> bool:
         """Wait until a message (or the end of the stream) or room is there, or wake() is called; return whether."""
 
         def there() -> bool:
             message = for_message and (self._ended or bool(self._inbox))
-            room = for_room and (self._ended or self.has_room())
-            return self._woken or message or room
+            return self._woken or message or (for_room and self.has_room())
 
         found = signals.wait_for(self._changed, there, timeout)
         self._woken = False

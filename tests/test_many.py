@@ -22,8 +22,7 @@ from runner import DIALER, LISTENER, PARTIES, Pair, Run, Side, free_ports, other
 from test_run import check_counts, check_output, csv_data, failed, succeeded, the_object
 
 NOBODY = 65534
-# What the issue allows a run that finds its port taken [s].
-# Two seconds are promised, and 0.5 s measured, where nothing else runs; tests share their machine.
+# How long a run that finds its port taken may take [s]: alone half a second, but tests share their machine.
 REFUSED_WITHIN = 6.0
 SUFFIXES = ("csv", "tsv", "csv.gz", "parquet", "tsv.gz")
 OLD = b"what the run before left\n"

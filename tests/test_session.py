@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from pair import PATIENCE, KeptOutput, items_of
 
+from psicli import curve
 from psicli.errors import (
     DisagreementError,
     PeerFailedError,
@@ -26,7 +27,7 @@ from psicli.errors import (
     StorageError,
     TerminatedBySignal,
 )
-from psicli.link import Link
+from psicli.link import QUEUE_FRAMES, Link
 from psicli.protocol import (
     PROBE_BYTES,
     Abort,
@@ -44,12 +45,15 @@ from psicli.protocol import (
     Purpose,
     Ready,
     Received,
+    Stream,
     TaskMessage,
     TaskTerms,
+    session_id,
+    task_session_id,
 )
 from psicli.session import UNCONFIRMED, UNNAMED_FAILURE, Session, TaskResult, Terms, agree
 from psicli.spool import Mask
-from psicli.wire import decode, decode_hello
+from psicli.wire import decode, decode_hello, encode
 
 ALICE, BOB = "alice", "bob"
 CHUNK_ITEMS = 8
@@ -376,6 +380,36 @@ def test_room_that_appears_between_two_looks_is_not_slept_through() -> None:
     succeeded(ends)
     assert alice.found == bob.found == set(numbers(30, 60))
     assert not [m for link in beats for m in link.sent if isinstance(m, Ack) and m.stream == 0]
+
+
+def test_a_link_that_ends_while_both_directions_are_full_is_noticed() -> None:
+    """Nothing goes out, nothing more is taken in, and then the peer dies: that is no reason to wait, or to spin."""
+    alice, bob = both("t0", numbers(0, 400), numbers(0, 400), receiver=BOB)
+    ends = joined([alice], [bob])
+    link = ends[0].link
+    points = curve.hash_and_mask(bob.items, bytes(32), bytes(range(32)))
+    frames = [Chunk(0, Stream.RECEIVER_POINTS, k, points[256 * k : 256 * (k + 1)]) for k in range(50)]
+
+    def incoming() -> Iterator[bytes]:
+        yield encode(Open(0, 400, curve.probe(task_sid_of(ends))))
+        with link._changed:
+            assert link._changed.wait_for(lambda: link._outbox, PATIENCE), "alice never opened"
+        yield from map(encode, frames)
+
+    threading.Thread(target=lambda: link.pump(incoming()), name="psicli-test-wire", daemon=True).start()
+    running = threading.Thread(target=ends[0].run, daemon=True)
+    running.start()
+    with link._changed:
+        full = link._changed.wait_for(lambda: min(len(link._inbox), len(link._outbox)) >= QUEUE_FRAMES, PATIENCE)
+    assert full, ends[0].failure
+    link.end(PeerGoneError(reason="the connection broke"))
+    running.join(PATIENCE)
+    assert not running.is_alive()
+    assert isinstance(ends[0].failure, PeerGoneError)
+
+
+def task_sid_of(ends: tuple[Party, Party]) -> bytes:
+    return task_session_id(session_id(ends[0].link.own_hello, ends[1].link.own_hello), "t0")
 
 
 # One side fails --------------------------------------------------------------------------------------------------
