@@ -41,10 +41,10 @@ class _JournalFormatter(_TerminalFormatter):
 
 
 class _Handler(logging.Handler):
-    """Write below a bar that may stand there."""
+    """Write below a bar that may stand there, a line at once: several processes may share standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(self.format(record) + "\n", file=sys.stderr, end="")
 
 
 class Console:

@@ -120,8 +120,9 @@ class TaskExchange:
             self.writing.add_done_callback(lambda _: self._wake())
         if not self.writing.done():
             return False
-        through, self.writing = self.writing, None
-        through.result()
+        # What failed stays there, so that nobody tries it a second time.
+        self.writing.result()
+        self.writing = None
         return True
 
     def match(self) -> Mask:

@@ -373,7 +373,7 @@ def status(pair: Pair) -> dict[int, dict[str, Any]]:
 
 
 def test_status_says_who_where_and_how_far(pair: Pair) -> None:
-    one_task(pair, 6_000)
+    one_task(pair, 4_000)
     alice = pair.start(LISTENER)
     alice.wait_for("listening on")
     waiting = status(pair)[alice.pid]
