@@ -243,6 +243,10 @@ def _run_command() -> int:
     except PsicliError as exc:
         _tell(exc)
         return exc.code
+    except BaseException:
+        # click turns a broken pipe into SystemExit(1), which is none of our codes.
+        logger.exception("unexpected failure")
+        return PsicliError.code
 
 
 def _open_standard_streams() -> None:

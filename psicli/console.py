@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -44,7 +45,9 @@ class _Handler(logging.Handler):
     """Write below a bar that may stand there, a line at once: several processes may share standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record) + "\n", file=sys.stderr, end="")
+        # A reader of standard error that has gone away must not end the run.
+        with suppress(OSError, ValueError):
+            tqdm.write(self.format(record) + "\n", file=sys.stderr, end="")
 
 
 class Console:
@@ -70,14 +73,16 @@ class Console:
         """Move the bar of a task; one bar at a time."""
         if not self._shows_bars:
             return
-        if task != self._bar_task:
-            self.close()
-            self._bar = tqdm(desc=task, unit="frame", file=sys.stderr, leave=False)
-            self._bar_task = task
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
+        with suppress(OSError, ValueError):
+            if task != self._bar_task:
+                self.close()
+                self._bar = tqdm(desc=task, unit="frame", file=sys.stderr, leave=False)
+                self._bar_task = task
+            self._bar.total = total
+            self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError, ValueError):
+                self._bar.close()
             self._bar = None

@@ -418,7 +418,8 @@ _STOPPED = frozenset({1, 69, 74, 75, 130, 143})
 
 def failure_of_peer(failure_class: int) -> PsicliError:
     """Return our error for a peer that stopped with this exit code; only the class travels, no text."""
-    _, reason = EXIT_CODES.get(failure_class, ("", "It did not say why."))
+    known = EXIT_CODES if failure_class >= BadInputError.code else {}
+    _, reason = known.get(failure_class, ("", "It did not say why."))
     if failure_class in _STOPPED:
         return PeerStoppedError(reason=reason)
     if failure_class == PeerProtocolError.code:

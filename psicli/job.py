@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from psicli import __version__, curve, items, signals, tables
 from psicli.config import Job, Task
-from psicli.errors import InternalError, InterruptedBySignal, PsicliError, StorageError
+from psicli.errors import InternalError, InterruptedBySignal, PsicliError, StorageError, shown
 from psicli.files import AtomicFile, FileFormat, check_writable, file_format
 from psicli.items import ItemSet
 from psicli.link import Dialer, Listener, TlsCredentials
@@ -139,11 +139,18 @@ def _source(task: Task, stack: ExitStack) -> Source:
     if isinstance(task.input_path, Path):
         return Source(task.input_path, str(task.input_path), file_format(task.input_path))
     # Standard input is read once and looked at several times.
+    try:
+        return Source(_spooled_stdin(stack), "standard input", file_format(STDIO))
+    except OSError as exc:
+        raise StorageError(path="a copy of standard input", reason=(exc.strerror or "unknown").lower()) from exc
+
+
+def _spooled_stdin(stack: ExitStack) -> Path:
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="psicli-"))
     path = Path(folder) / "stdin.csv"
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as spooled, signals.allowed():
         shutil.copyfileobj(sys.stdin.buffer, spooled)
-    return Source(path, "standard input", file_format(STDIO))
+    return path
 
 
 def _session(job: Job, meeting: Listener | Dialer, report: Report) -> Session:
@@ -152,11 +159,12 @@ def _session(job: Job, meeting: Listener | Dialer, report: Report) -> Session:
         job.peer,
         job.name,
         tuple(TaskTerms(task.name, task.receiver, task.broadcast_result, len(task.keys)) for task in job.tasks),
+        job.link.recv_timeout_ms,
     )
     timeout = job.link.connect_retry_times * job.link.connect_retry_interval_ms / 1000
     session = open_session(meeting, terms, timeout=timeout, recv_timeout=job.link.recv_timeout_ms / 1000)
     report.session_id = session.sid.hex()
-    report.peer_version = session.peer_version
+    report.peer_version = shown(session.peer_version, 40).strip("'")
     logger.info("in session with %s", job.peer)
     return session
 

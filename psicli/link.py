@@ -39,7 +39,7 @@ from psicli.errors import (
     failure_of_peer,
     shown,
 )
-from psicli.protocol import Abort, Commit, Done, HelloOctets, Message, Purpose, Received
+from psicli.protocol import Abort, Chunk, Commit, Done, End, HelloOctets, Message, Purpose, Received
 from psicli.wire import MAX_MESSAGE_BYTES, decode, decode_hello, encode
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,8 @@ class Link:
     own_hello, peer_hello: the Hellos of this connection, the octets that travelled.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: bool = False) -> None:
+        self._tls = tls
         self.own_hello = b""
         self.peer_hello = b""
         self._changed = threading.Condition()
@@ -207,8 +208,12 @@ class Link:
 
     @property
     def silence(self) -> float:
-        """Time since the peer was last heard [s]."""
-        return time.monotonic() - self._heard_at
+        """Time since the peer was last heard [s]; none while it is we who do not listen."""
+        return 0.0 if len(self._inbox) >= QUEUE_FRAMES else time.monotonic() - self._heard_at
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
 
     def close_outgoing(self) -> None:
         """End our direction once what is queued has been sent."""
@@ -263,7 +268,7 @@ class Link:
             for octets in incoming:
                 self._take_in(octets)
         except grpc.RpcError as exc:
-            failure = _translated(exc)
+            failure = _translated(exc, tls=self._tls)
         self.end(failure)
 
     def _take_in(self, octets: bytes) -> None:
@@ -285,6 +290,8 @@ class Link:
             if not self._ended:
                 self._ended = True
                 self._failure = failure
+                # Frames are of no use any more; what else was said still counts.
+                self._inbox = deque(item for item in self._inbox if not _is_frame(item))
                 self._changed.notify_all()
 
     def first(self, timeout: float) -> Message | None:
@@ -294,16 +301,22 @@ class Link:
         return arrived[0] if arrived else None
 
 
-def _translated(exc: grpc.RpcError) -> PsicliError:
+def _is_frame(item: tuple[Message, int] | PsicliError) -> bool:
+    return isinstance(item, tuple) and isinstance(item[0], Chunk | End)
+
+
+def _translated(exc: grpc.RpcError, *, tls: bool) -> PsicliError:
     if not isinstance(exc, grpc.Call):
         # The server's request iterator raises the bare class when the stream breaks.
         return PeerGoneError(reason="the connection broke")
     code, details = exc.code(), exc.details() or ""
     reason = _plain_reason(details)
-    if code is grpc.StatusCode.UNAVAILABLE and any(word in details.lower() for word in _TLS_WORDS):
+    if tls and code is grpc.StatusCode.UNAVAILABLE and any(word in details.lower() for word in _TLS_WORDS):
         return TlsHandshakeError(reason=reason)
     if code is grpc.StatusCode.PERMISSION_DENIED:
         return PeerRefusedError()
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
+        return PeerProtocolError(detail=f"a message of more than {MAX_MESSAGE_BYTES} bytes")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         # Junk holds its connections; the session itself would have said that it is taken.
         return PeerGoneError(reason="it has too many connections")
@@ -486,7 +499,7 @@ class Dialer:
         next_line = time.monotonic() + WAITING_LINE_INTERVAL
         reason = _NO_ANSWER
         while True:
-            link = Link()
+            link = Link(tls=self._tls is not None)
             link.own_hello = make_hello()
             try:
                 return self._attempt(link, HelloOctets(link.own_hello), deadline)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from typing import Any, Protocol
 
 import numpy as np
 
-from psicli import curve
+from psicli import curve, signals
 from psicli.errors import LocalProtocolError, PeerProtocolError, SelfCheckError
 from psicli.protocol import (
     CheckLists,
@@ -96,17 +97,25 @@ class TaskExchange:
             return self.party.completed(work) if self._written(work) else None
         return self.party.completed(work, self._carry_out(work))
 
-    def keep(self) -> bool:
-        """Return whether the output is to stay although the link is gone, and see that it is in place.
+    def keep(self, patience: float) -> bool:
+        """Return whether the output stays although the link is gone, and see that it is in place.
 
-        After Commit both sides keep their outputs, whatever becomes of the link.
+        After Commit both sides keep their outputs, whatever becomes of the link. Waits for patience [s] at most; a
+        signal ends the wait too.
         """
         if self.party.phase is not Phase.COMMITTED:
             return False
+        work = self.party.next_work()
+        if self.writing is None and isinstance(work, PublishOutput):
+            self._written(work)
+        deadline = time.monotonic() + patience
+        while self.writing is not None and not self.writing.done():
+            signals.check()
+            wait([self.writing], signals.SLICE)
+            if time.monotonic() >= deadline:
+                return False
         if self.writing is not None:
             self.writing.result()
-        elif isinstance(self.party.next_work(), PublishOutput):
-            self._expect_output().publish()
         return True
 
     def wipe(self) -> None:

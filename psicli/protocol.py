@@ -87,6 +87,8 @@ class Hello:
     purpose: Purpose = Purpose.RUN
     protocol_version: int = PROTOCOL_VERSION
     suite: str = SUITE
+    # How long this side puts up with silence [ms].
+    recv_timeout_ms: int = 300_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from psicli.errors import PsicliError
+from psicli.errors import InternalError, PsicliError
 
 
 class Status(StrEnum):
@@ -74,6 +74,8 @@ class Report:
         for task in self.tasks:
             if task.status is Status.RUNNING:
                 task.status = Status.FAILED
+            if task.status is Status.FAILED and self.error is None:
+                self.error = InternalError(detail=f"task {task.name} failed without a reason")
 
 
 def _error_to_json(error: PsicliError, party: str | None) -> dict[str, Any]:

@@ -46,6 +46,7 @@ from psicli.wire import decode_hello, encode_hello
 
 # How often a side says that it still works while it sends nothing else [s].
 HEARTBEAT_INTERVAL = 15.0
+SHORTEST_HEARTBEAT = 0.1
 # Told instead of the class where the class itself could tell of a match; no exit code.
 UNNAMED_FAILURE = 1
 # Tasks that hold their inputs in memory at a time: one exchanges, one writes, one has been opened.
@@ -74,6 +75,7 @@ class Terms:
     peer: str
     job: str
     tasks: tuple[TaskTerms, ...]
+    recv_timeout_ms: int = 300_000
 
     def hello(self, chunk_items: int) -> bytes:
         """Return a fresh Hello, as the octets that will travel; every connection needs its own."""
@@ -85,6 +87,7 @@ class Terms:
                 tasks=self.tasks,
                 chunk_items=chunk_items,
                 nonce=os.urandom(NONCE_BYTES),
+                recv_timeout_ms=self.recv_timeout_ms,
             )
         )
 
@@ -243,7 +246,7 @@ class Session:
                 self._retire()
         except BaseException as exc:
             # First: what both sides have committed stays, whatever this is.
-            complete = self._keep_committed()
+            complete = self._keep_committed(STOPPED_TIMEOUT if isinstance(exc, InterruptedBySignal) else math.inf)
             if not (complete and isinstance(exc, PeerLostError | PeerFailedError)):
                 self._blame_head()
                 raise
@@ -252,7 +255,7 @@ class Session:
     # One turn of the loop: each step returns whether it did something
 
     def _take_message(self) -> bool:
-        if not self._wants_input():
+        if not (self._wants_input() or self._is_over()):
             return False
         arrived = self._link.poll()
         if arrived is None:
@@ -332,14 +335,21 @@ class Session:
     def _wants_input(self) -> bool:
         return all(live.party.wants_input for live in self._live.values())
 
+    def _is_over(self) -> bool:
+        """Whether the link has ended and nothing that was committed still has to be put in place."""
+        return self._link.ended and all(live.party.exchanging for live in self._live.values())
+
     def _may_come_early(self, task: int) -> bool:
         return 0 <= task - self._next < MAX_OPEN_AHEAD and task not in self._early_opens
 
     def _may_open(self) -> bool:
-        """Whether another input may be held, and another task opened ahead of the one that exchanges."""
-        writing = sum(not future.done() for future in self._finishing)
+        """Whether another task may be opened ahead of the one that exchanges.
+
+        One-sided results that are still being written do not count: the peer could see in the pace of our Opens how
+        long that takes, and so whether anything matched.
+        """
         exchanging = sum(live.party.exchanging for live in self._live.values())
-        return len(self._live) + writing < MAX_LIVE_TASKS and exchanging < MAX_OPEN_AHEAD
+        return len(self._live) < MAX_LIVE_TASKS and exchanging < MAX_OPEN_AHEAD
 
     def _read_next(self) -> None:
         self._reading = None
@@ -365,10 +375,13 @@ class Session:
             self._closed.set()
             self._link.finish(self._recv_timeout)
 
-    def _keep_committed(self) -> bool:
-        """Keep what was committed before the link broke; return whether nothing else was to be done."""
+    def _keep_committed(self, patience: float) -> bool:
+        """Keep what was committed before the link broke; return whether nothing else was to be done.
+
+        An output that is not in place within patience [s] is given up.
+        """
         for index, live in list(self._live.items()):
-            if live.exchange.keep():
+            if live.exchange.keep(patience):
                 self._retire_one(index, live.result(UNCONFIRMED))
         return not (self._live or self._reading)
 
@@ -401,7 +414,9 @@ class Session:
 
     def _beat(self) -> None:
         """Say now and then that this side still works; the same whatever it does, so it tells of nothing."""
-        while not self._closed.wait(min(HEARTBEAT_INTERVAL, self._recv_timeout / 4)):
+        # Often enough for what the other side puts up with, but not as often as it may like to say.
+        interval = max(self._hellos[1].recv_timeout_ms / 4000, SHORTEST_HEARTBEAT)
+        while not self._closed.wait(min(HEARTBEAT_INTERVAL, interval)):
             self._link.send(Ack(self._next))
 
 

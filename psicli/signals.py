@@ -20,14 +20,19 @@ from psicli.errors import InterruptedBySignal, TerminatedBySignal
 # How soon a wait takes note of a signal [s].
 SLICE = 0.2
 
+# A terminal that goes away ends a run as SIGTERM does.
+_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 _noted: InterruptedBySignal | None = None
 _allowed = False
 
 
 def install() -> None:
     """Take note of SIGINT and SIGTERM from now on; a second one ends the process on the spot, without cleaning."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _note)
+    for number in _HANDLED:
+        # nohup stays nohup.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _note)
 
 
 def check() -> None:
@@ -74,7 +79,7 @@ def wait_for(condition: threading.Condition, there: Callable[[], object], timeou
 
 def _note(number: int, frame: FrameType | None) -> None:
     global _noted
-    for handled in (signal.SIGINT, signal.SIGTERM):
+    for handled in _HANDLED:
         signal.signal(handled, lambda again, _: os._exit(128 + again))
     _noted = InterruptedBySignal() if number == signal.SIGINT else TerminatedBySignal()
     if _allowed:

@@ -17,6 +17,8 @@ from psicli.errors import PeerFailedError, PeerLostError, SharedOutputError, Sta
 
 # How long a party that was told to stop may take [s].
 STOP_TIMEOUT = 10.0
+# Options of `run` that stand in the environment of a real one.
+_NOT_PASSED_ON = {"PSICLI_PARTY", "PSICLI_PORT_OFFSET", "PSICLI_ONLY", "PSICLI_JSON", "PSICLI_QUIET", "PSICLI_VERBOSE"}
 _THE_OTHERS_FAULT = {PeerLostError.code, PeerFailedError.code}
 
 
@@ -31,7 +33,7 @@ def simulate_job(
     _check_one_machine(jobs)
     parties = [job.party for job in jobs]
     port = _free_port()
-    command = [sys.executable, "-m", "psicli", "run", f"--config={config}", f"--simulated-port={port}", *flags]
+    command = [sys.executable, "-P", "-m", "psicli", "run", f"--config={config}", f"--simulated-port={port}", *flags]
     processes = {party: _start([*command, f"--party={party}", *["--json"] * as_json]) for party in parties}
     try:
         with signals.allowed():
@@ -62,7 +64,10 @@ def _check_one_machine(jobs: Sequence[Job]) -> None:
 
 def _start(command: Sequence[str]) -> subprocess.Popen[str]:
     # In a group of its own, so that a terminal's Ctrl-C does not reach it: it is told once, by us.
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, process_group=0)
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, process_group=0, env=environment
+    )
 
 
 def _see_off(process: subprocess.Popen[str]) -> None:

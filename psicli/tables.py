@@ -289,7 +289,7 @@ def _read_csv(data: bytes, fmt: FileFormat, keys: Sequence[str], name: str) -> A
     try:
         table = pa.csv.read_csv(
             pa.BufferReader(pa.py_buffer(data).slice(header.end)),
-            read_options=pa.csv.ReadOptions(column_names=header.names, block_size=MAX_ROW_BYTES),
+            read_options=pa.csv.ReadOptions(column_names=header.names, block_size=_block_bytes(data, header.end)),
             parse_options=pa.csv.ParseOptions(delimiter=_delimiter(fmt), newlines_in_values=quoted),
             convert_options=pa.csv.ConvertOptions(
                 column_types=schema, null_values=[], strings_can_be_null=False, check_utf8=True
@@ -302,6 +302,17 @@ def _read_csv(data: bytes, fmt: FileFormat, keys: Sequence[str], name: str) -> A
     if expected not in (None, table.num_rows):
         raise UnparsableError(path=name, format=fmt.kind)
     return table
+
+
+def _block_bytes(data: bytes, start: int) -> int:
+    """Choose pyarrow's block size so that no block begins between a CR and its LF.
+
+    It takes such an LF for the rest of a line end, also inside a quoted value, and drops it.
+    """
+    size = MAX_ROW_BYTES
+    while any(data[at - 1 : at + 1] == b"\r\n" for at in range(start + size, len(data), size)):
+        size += 1
+    return size
 
 
 def _check_records(data: bytes, fmt: FileFormat, name: str) -> int:

@@ -124,6 +124,7 @@ def encode_hello(hello: Hello) -> bytes:
         ],
         chunk_items=hello.chunk_items,
         nonce=hello.nonce,
+        recv_timeout_ms=hello.recv_timeout_ms,
     ).SerializeToString()
     return octets
 
@@ -150,6 +151,7 @@ def decode_hello(octets: bytes) -> Hello:
         purpose=Purpose(hello.purpose),
         protocol_version=hello.protocol_version,
         suite=hello.suite,
+        recv_timeout_ms=hello.recv_timeout_ms,
     )
 
 

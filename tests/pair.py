@@ -323,7 +323,7 @@ class ExchangeEnd:
                 if seen is not None:
                     seen.append(exchange.party.progress)
         except PeerLostError:
-            self.kept = exchange.keep()
+            self.kept = exchange.keep(PATIENCE)
             if not self.kept:
                 raise
         finally:

@@ -72,9 +72,10 @@ class Moments:
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed)
 
-    def await_one(self, run: Run) -> str:
+    def await_one(self, run: Run, peer: Run) -> str:
         """Wait for a moment after hello and return what it is called; the run may have ended by itself."""
-        run.wait_for("in session with")
+        for each in (run, peer):
+            each.wait_for("in session with")
         kind = self._draw.choice(["lines", "percent", "time"])
         if kind == "lines":
             # What it has said by then: listening, in session, then three or four lines a task.
@@ -106,7 +107,7 @@ def kill_at_random(folder: Path, rounds: int, seed: int) -> None:
                 fresh_outputs(pair)
                 victim = PARTIES[number % 2]
                 runs = {party: pair.start(party, "--json") for party in PARTIES}
-                moment = moments.await_one(runs[victim])
+                moment = moments.await_one(runs[victim], runs[other(victim)])
                 runs[victim].send(signal.SIGKILL)
                 killed = time.monotonic()
                 survivor = runs[other(victim)].result()
@@ -163,7 +164,7 @@ def stop_at_random(folder: Path, rounds: int, seed: int) -> None:
                 fresh_outputs(pair)
                 victim = PARTIES[number % 2]
                 runs = {party: pair.start(party, "--json") for party in PARTIES}
-                moment = moments.await_one(runs[victim])
+                moment = moments.await_one(runs[victim], runs[other(victim)])
                 runs[victim].send(signal.SIGTERM)
                 stopped = time.monotonic()
                 results = {party: run.result() for party, run in runs.items()}

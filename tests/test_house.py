@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
         "signals", "spool", "tables",
     },
     "session": {"__init__", "curve", "errors", "link", "pipeline", "protocol", "signals", "spool", "wire"},
-    "pipeline": {"curve", "errors", "protocol", "spool"},
+    "pipeline": {"curve", "errors", "protocol", "signals", "spool"},
     "link": {"errors", "protocol", "signals", "wire"},
     "signals": {"errors"},
     "wire": {"errors", "protocol", "psi_pb2"},

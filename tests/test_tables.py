@@ -900,3 +900,14 @@ def test_check_input_says_what_the_header_says(tmp_path: Path) -> None:
     tables.check_input(path, CSV, ["a", "id"], output=PARQUET)
     with pytest.raises(MissingColumnError, match="shown name"):
         tables.check_input(path, CSV, ["b"], name="shown name")
+
+
+def test_a_line_end_inside_quotes_survives_wherever_a_block_ends(tmp_path: Path) -> None:
+    """pyarrow drops an LF that begins a block when the one before ended with CR."""
+    header, tail = b"id,note\n", b'\r\nline two"\n'
+    for shift in range(-2, 3):
+        row = b'1,"' + b"y" * 1000
+        filler = b"0,x\n" * ((tables.MAX_ROW_BYTES - len(row)) // 4)
+        padding = tables.MAX_ROW_BYTES - len(filler) - len(row) - 1 + shift
+        source = read(tmp_path, header + filler + b'1,"' + b"y" * (1000 + padding) + tail)
+        assert source.table.column("note")[-1].as_py().endswith("y\r\nline two")
