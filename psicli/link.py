@@ -281,7 +281,8 @@ class Link:
         with self._changed:
             self._heard_at = time.monotonic()
             self._changed.wait_for(lambda: len(self._inbox) < QUEUE_FRAMES or self._ended)
-            self._inbox.append(arrived)
+            if not (self._ended and _is_frame(arrived)):
+                self._inbox.append(arrived)
             self._changed.notify_all()
 
     def end(self, failure: PsicliError | None = None) -> None:
