@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 # The C core writes to stderr by itself and installs fork handlers; both before it is imported.
 os.environ["GRPC_VERBOSITY"] = "NONE"
@@ -152,6 +152,8 @@ class Link:
         self._outbox: deque[bytes] = deque()
         # How many of these must go out whatever happens: up to the last word about a task.
         self._owed = 0
+        # Tasks whose frames were dropped when the stream ended.
+        self._cut: set[int] = set()
         self._closing = False
         self._ended = False
         self._woken = False
@@ -281,8 +283,10 @@ class Link:
         with self._changed:
             self._heard_at = time.monotonic()
             self._changed.wait_for(lambda: len(self._inbox) < QUEUE_FRAMES or self._ended)
-            if not (self._ended and _is_frame(arrived)):
+            if not (self._ended and (_is_frame(arrived) or self._is_cut(arrived))):
                 self._inbox.append(arrived)
+            elif _is_frame(arrived):
+                self._cut.add(arrived[0].task)
             self._changed.notify_all()
 
     def end(self, failure: PsicliError | None = None) -> None:
@@ -291,9 +295,13 @@ class Link:
             if not self._ended:
                 self._ended = True
                 self._failure = failure
-                # Frames are of no use any more; what else was said still counts.
-                self._inbox = deque(item for item in self._inbox if not _is_frame(item))
+                # Frames are of no use any more, nor is what was said after them; what else was said still counts.
+                self._cut = {item[0].task for item in self._inbox if _is_frame(item)}
+                self._inbox = deque(item for item in self._inbox if not self._is_cut(item))
                 self._changed.notify_all()
+
+    def _is_cut(self, item: tuple[Message, int] | PsicliError) -> bool:
+        return isinstance(item, tuple) and getattr(item[0], "task", None) in self._cut
 
     def first(self, timeout: float) -> Message | None:
         """Return the first message, None when none comes in time; raises what ended the stream."""
@@ -302,7 +310,7 @@ class Link:
         return arrived[0] if arrived else None
 
 
-def _is_frame(item: tuple[Message, int] | PsicliError) -> bool:
+def _is_frame(item: tuple[Message, int] | PsicliError) -> TypeGuard[tuple[Chunk | End, int]]:
     return isinstance(item, tuple) and isinstance(item[0], Chunk | End)
 
 
