@@ -19,6 +19,7 @@ depend on who learns the result; which end listens or dials is unknown here.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -438,7 +439,7 @@ class TaskSetup:
     chunk_items: int
 
 
-class TaskParty:
+class TaskParty(ABC):
     """One task from one side: what both roles share.
 
     Feed messages to `receive`, fetch work with `next_work`, hand its result to `completed`; both return the messages
@@ -623,8 +624,9 @@ class TaskParty:
     def _peer_masked(self, result: bytes) -> list[Message]:
         return []
 
+    @abstractmethod
     def _complete_special(self, work: Work, result: bytes) -> list[Message]:
-        raise NotImplementedError
+        """Take the result of work that is not masking: what only one role does."""
 
     def _advance(self) -> list[Message]:
         """Move on where everything a step waits for is there."""

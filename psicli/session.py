@@ -49,7 +49,7 @@ HEARTBEAT_INTERVAL = 15.0
 SHORTEST_HEARTBEAT = 0.1
 # Told instead of the class where the class itself could tell of a match; no exit code.
 UNNAMED_FAILURE = 1
-# Tasks that hold their inputs in memory at a time: one exchanges, one writes, one has been opened.
+# Tasks under way with the peer at a time: one exchanges, one has been opened, one commits its outputs.
 MAX_LIVE_TASKS = 3
 # Tasks whose points are not through: the one that exchanges, and one opened meanwhile.
 MAX_OPEN_AHEAD = 2

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+from runner import Pair, free_ports
 
 from psicli import curve
 
@@ -10,3 +14,14 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Each backend there is, in turn, made the one in use."""
     monkeypatch.setenv("PSICLI_BACKEND", request.param)
     return curve.BACKENDS[request.param]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    """Two parties' folders, and an end to whatever was started in them."""
+    with free_ports(1) as ports:
+        pair = Pair(tmp_path, ports[0])
+        try:
+            yield pair
+        finally:
+            pair.kill()

@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -30,16 +29,6 @@ KILLED_WITHIN = 15.0
 STOPPED_WITHIN = 5.0
 # What the tasks of a run that is stopped take, about [s].
 WHOLE_RUN = 1.5
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    with free_ports(1) as ports:
-        pair = Pair(tmp_path, ports[0])
-        try:
-            yield pair
-        finally:
-            pair.kill()
 
 
 def rows(pair: Pair, sizes: dict[str, int], *, broadcast: bool = True) -> Pair:

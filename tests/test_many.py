@@ -28,16 +28,6 @@ SUFFIXES = ("csv", "tsv", "csv.gz", "parquet", "tsv.gz")
 OLD = b"what the run before left\n"
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    with free_ports(1) as ports:
-        pair = Pair(tmp_path, ports[0])
-        try:
-            yield pair
-        finally:
-            pair.kill()
-
-
 def write(path: Path, header: list[str], rows: list[list[str]]) -> None:
     """Write rows in the format of the suffix; in Parquet the first column holds integers."""
     if path.suffix == ".parquet":

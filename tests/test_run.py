@@ -45,17 +45,6 @@ SOON = 4.0
 Row = Sequence[str]
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    """Two parties' folders, and an end to whatever was started in them."""
-    with free_ports(1) as ports:
-        pair = Pair(tmp_path, ports[0])
-        try:
-            yield pair
-        finally:
-            pair.kill()
-
-
 # Files -----------------------------------------------------------------------------------------------------------
 
 
