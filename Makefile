@@ -4,7 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROWS ?= 5000
 
-.PHONY: demo test test-slow lint format proto bench clean
+# The peers of `make bench-peers` have wheels for few Pythons, hence their own.
+PEER_VENV := .venv-peers
+PEER_PYTHON ?= python3.11
+PEER_ROWS ?= 100000
+RUNS ?= 1
+# What the installed package is built from; the rest of it is used where it stands.
+BUILT_FROM := pyproject.toml $(wildcard psicli/curve/native_src/*)
+
+.PHONY: demo test test-slow lint format proto bench bench-peers clean
 
 demo: $(VENV)/.installed
 	PSICLI=$(BIN)/psicli PYTHON=$(BIN)/python sh sample_data/demo.sh
@@ -28,24 +36,34 @@ format: $(VENV)/.lint-installed
 proto: $(VENV)/.test-installed
 	$(BIN)/python -m grpc_tools.protoc -I psicli --python_out=psicli --pyi_out=psicli psi.proto
 
-# Two processes on this machine, ROWS rows a side, and what the curve backend alone needs for them.
+# Two processes on this machine, ROWS rows a side; then the curve backends by themselves.
 bench: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/run.py --rows $(ROWS)
+	$(BIN)/psicli bench
+
+# The same for other PSI libraries on the same files, in one table; one that is not installed gets a line that says so.
+bench-peers: $(VENV)/.test-installed $(PEER_VENV)/.installed
+	$(BIN)/python tests/bench/peers.py --rows $(PEER_ROWS) --runs $(RUNS)
 
 clean:
-	rm -rf $(VENV) build dist demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEER_VENV) psicli/curve/*.so build dist demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed: $(BUILT_FROM) | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/.test-installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.test-installed: $(BUILT_FROM) | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.lint-installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.lint-installed: $(BUILT_FROM) | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	@touch $@ $(VENV)/.installed $(VENV)/.test-installed
+
+$(PEER_VENV)/.installed:
+	-$(PEER_PYTHON) -m venv $(PEER_VENV)
+	-$(PEER_VENV)/bin/pip install --quiet --disable-pip-version-check openmined-psi==2.0.6
+	-$(PEER_VENV)/bin/pip install --quiet --disable-pip-version-check spu==0.9.5 && touch $@

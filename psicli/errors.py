@@ -346,9 +346,21 @@ class DisagreementError(PsicliError):
 
 
 class UnknownBackendError(PsicliError):
-    sentence = "PSICLI_BACKEND is {value}, which is no curve backend; there is {known}"
+    sentence = "PSICLI_BACKEND is {value}, which is no curve backend; there are native and reference"
     code = 78
     hint = "Unset PSICLI_BACKEND to let psicli choose."
+
+
+class UnknownPathError(PsicliError):
+    sentence = "PSICLI_NATIVE_PATH is {value}, which this machine cannot run; it runs {known}"
+    code = 78
+    hint = "Unset PSICLI_NATIVE_PATH to let psicli choose the fastest."
+
+
+class MissingBackendError(PsicliError):
+    sentence = "{variable} asks for the native curve kernel, which is not there: {reason}"
+    code = 78
+    hint = "Install a C compiler such as gcc and install psicli again, or unset the variable to run slower without it."
 
 
 class PeerDisagreesError(ConfigError):

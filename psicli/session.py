@@ -422,5 +422,5 @@ class Session:
 
 def open_session(meeting: Listener | Dialer, terms: Terms, *, timeout: float, recv_timeout: float) -> Session:
     """Meet the peer and return the session, not yet agreed; timeout [s] is for the rendezvous."""
-    link = meeting.meet(lambda: terms.hello(curve.CHUNK_ITEMS), timeout)
+    link = meeting.meet(lambda: terms.hello(curve.chunk_items()), timeout)
     return Session(link, terms, listens=isinstance(meeting, Listener), recv_timeout=recv_timeout)

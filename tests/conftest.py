@@ -3,16 +3,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import backends
 import pytest
 from runner import Pair, free_ports
 
 from psicli import curve
 
 
-@pytest.fixture(params=sorted(curve.BACKENDS))
+@pytest.fixture(params=backends.NAMES, ids=backends.label)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> curve.Backend:
-    """Each backend there is, in turn, made the one in use."""
-    monkeypatch.setenv("PSICLI_BACKEND", request.param)
+    """Each backend and CPU path there is, in turn, made the one in use."""
+    backends.use(request.param, monkeypatch)
     return curve.BACKENDS[request.param]
 
 

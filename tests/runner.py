@@ -27,6 +27,8 @@ from psicli.locks import hold_dial, hold_port
 
 # A machine that runs other tests too may be slow; nothing here takes near as long [s].
 DEADLINE = 60.0
+# The environment of a run that must still be at work when a test does something to it.
+SLOWLY = {"PSICLI_BACKEND": "reference"}
 LISTENER, DIALER = "alice", "bob"
 PARTIES = (LISTENER, DIALER)
 
@@ -206,6 +208,7 @@ class Pair:
     """Two folders, a job file in each, and the processes started from them.
 
     jobs: the job files as they will be written when a process is started; a test may change them before.
+    environment: variables for all of the processes; a test may change them, too.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
@@ -213,6 +216,7 @@ class Pair:
         self.folder = folder
         self.temp = folder / "tmp"
         self.temp.mkdir()
+        self.environment: dict[str, str] = {}
         self._runs: list[Run] = []
         self._folders = {party: folder / party for party in PARTIES}
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -257,7 +261,7 @@ class Pair:
         return self.start_command("run", *arguments, **how)
 
     def start_command(self, *arguments: str | Path, env: Mapping[str, str | None] | None = None, **how: Any) -> Run:
-        run = Run(arguments, env={"TMPDIR": str(self.temp), **(env or {})}, **how)
+        run = Run(arguments, env={"TMPDIR": str(self.temp), **self.environment, **(env or {})}, **how)
         self._runs.append(run)
         return run
 

@@ -122,6 +122,7 @@ def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
         "connect_retry_interval_ms": 1000,
         "recv_timeout_ms": 300000,
     }
+    assert job.pipeline.model_dump() == {"threads": None}
     assert job.tls is not None
     assert job.tls.private_key_file == tmp_path / "alice.key"
     assert job.tls_insecure is False
@@ -293,6 +294,17 @@ def test_control_characters_are_refused(mistakes: Mistakes) -> None:
     assert all(line.isprintable() for line in found)
 
 
+def test_threads_are_set_by_the_job_file(load: Load, mistakes: Mistakes) -> None:
+    text = with_nodes('{party: alice, address: "127.0.0.1:1"}', more="pipeline: {threads: 3}\n")
+    assert load(text).pipeline.threads == 3
+    wrong = [mistakes(text.replace("3", value)) for value in ("0", "1025", "all")]
+    assert wrong == [
+        ["7: pipeline.threads: 0 is out of bounds; give at least 1"],
+        ["7: pipeline.threads: 1025 is out of bounds; give at most 1024"],
+        ["7: pipeline.threads: 'all' is not a whole number; give plain digits, without unit or sign"],
+    ]
+
+
 # Shape ------------------------------------------------------------------------------------------------------------
 
 
@@ -339,7 +351,7 @@ whatever: red
         "18: tasks[1].keys: is the text 'id'; write for example `keys: {alice: [id], bob: [customer_id]}`",
         "19: tasks[1].input_path.alice: is missing; this party runs here",
         "20: tasks[1].output_path.alice: is the same file as tasks[0].output_path.alice (line 15)",
-        "22: whatever: unknown field; the fields here are job, self_party, cluster, psi, tasks",
+        "22: whatever: unknown field; the fields here are job, self_party, cluster, psi, pipeline, tasks",
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
-from runner import DEADLINE, DIALER, LISTENER, PARTIES, Pair, Run, Side, free_ports, other
+from runner import DEADLINE, DIALER, LISTENER, PARTIES, SLOWLY, Pair, Run, Side, free_ports, other
 from test_run import Untouched, check_output, csv_data, failed, issue, succeeded, the_object
 
 from psicli.link import METHOD, SERVICE
@@ -32,7 +32,8 @@ WHOLE_RUN = 1.5
 
 
 def rows(pair: Pair, sizes: dict[str, int], *, broadcast: bool = True) -> Pair:
-    """Add tasks of so many rows a party, half of them in common, over outputs of a run before."""
+    """Add tasks of so many rows a party, half of them in common, over outputs of a run before; they take a while."""
+    pair.environment = SLOWLY
     for name, size in sizes.items():
         for party, start in zip(PARTIES, (0, size // 2), strict=True):
             data = csv_data(["id"], [[f"{name}-{row}"] for row in range(start, start + size)])

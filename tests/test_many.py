@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from runner import DIALER, LISTENER, PARTIES, Pair, Run, Side, free_ports, other, processes_below
+from runner import DIALER, LISTENER, PARTIES, SLOWLY, Pair, Run, Side, free_ports, other, processes_below
 from test_run import check_counts, check_output, csv_data, failed, succeeded, the_object
 
 NOBODY = 65534
@@ -80,6 +80,7 @@ def one_task(pair: Pair, rows: int = 20) -> Pair:
         write(pair.path(party, "in.csv"), ["id"], [[str(row)] for row in range(rows)])
     side = Side(["id"], "in.csv", "out/people.csv")
     pair.add("people", side, side, broadcast_result=True)
+    pair.environment = SLOWLY
     return pair
 
 

@@ -10,10 +10,14 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import random
 import re
+import shlex
+import shutil
 import signal
 import socket
+import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -21,6 +25,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import backends
 import oracle
 import pandas as pd
 import pyarrow as pa
@@ -30,14 +35,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from runner import DEADLINE, DIALER, LISTENER, PARTIES, Pair, Result, Side, Tap, free_ports, other
+from runner import DEADLINE, DIALER, LISTENER, PARTIES, SLOWLY, Pair, Result, Side, Tap, free_ports, other
 
-from psicli import __version__, protocol, wire
+from psicli import __version__, curve, protocol, wire
 
 MARK = "zq7"
 OLD = b"what the run before left\n"
 SAMPLES = Path(__file__).parent.parent / "sample_data"
-# Enough items that a run with the reference backend is still busy when a test stops it.
+# Enough items that a slow run is still busy when a test stops it.
 MANY = 40_000
 # A failure takes no longer than this where the other side is there [s].
 SOON = 4.0
@@ -77,6 +82,7 @@ def marked_pair(pair: Pair, *, broadcast: bool = True) -> Pair:
 def long_pair(pair: Pair) -> Pair:
     """As marked_pair, but it takes long enough to be stopped on the way."""
     marked_pair(pair)
+    pair.environment = SLOWLY
     pair.path(LISTENER, "in.csv").write_bytes(marked(*range(MANY)))
     pair.path(DIALER, "in.csv").write_bytes(marked(*range(MANY), column="code"))
     return pair
@@ -360,7 +366,7 @@ def test_a_report_as_json(pair: Pair) -> None:
         "peer": "bob",
         "version": __version__,
         "peer_version": __version__,
-        "backend": "reference",
+        "backend": next(iter(curve.BACKENDS)),
     }
     assert alice["exit_code"] == 0
     assert alice["error"] is None
@@ -515,6 +521,85 @@ def test_a_wrong_command_line(pair: Pair, arguments: tuple[str, ...]) -> None:
     assert (result.code, result.stdout) == (2, b"")
     assert "Error: " in result.stderr
     assert "Traceback" not in result.stderr
+
+
+# The curve backend ---------------------------------------------------------------------------------------------
+
+
+def test_the_native_backend_is_what_runs_use(pair: Pair) -> None:
+    """It is optional to an installation, never to a change: where CI lacks it, nothing would be tested."""
+    compilers = [*shlex.split(sysconfig.get_config_var("CC") or "cc")[:1], "cc", "gcc", "clang"]
+    if not os.environ.get("CI") and not any(map(shutil.which, compilers)):
+        pytest.skip("there is no C compiler to build it with")
+    marked_pair(pair)
+    runs = [pair.start(party, "--json") for party in PARTIES]
+    results = [run.result() for run in runs]
+    succeeded(results)
+    for result in results:
+        assert the_object(result.stdout)["backend"].startswith("native ")
+        assert " WARNING " not in result.stderr
+
+
+@pytest.mark.parametrize("name", backends.NAMES, ids=backends.label)
+def test_every_backend_works_with_the_reference(tapped: tuple[Pair, int], name: str) -> None:
+    """The same points whoever computes them, and frames that suit the slower one."""
+    pair, port = tapped
+    marked_pair(pair)
+    tap = Tap(port, pair.port)
+    names = {LISTENER: name, DIALER: "reference"}
+    try:
+        runs = {party: pair.start(party, env=backends.environment(names[party])) for party in PARTIES}
+        results = {party: run.result() for party, run in runs.items()}
+        succeeded(results.values())
+        hellos = [wire.decode(side[0]) for side in tap.messages()]
+    finally:
+        tap.close()
+    for party, result in results.items():
+        check_output(pair, party, 0, "out/people.csv")
+        assert f", {names[party]} backend\n" in result.stdout.decode()
+    assert all(isinstance(hello, protocol.HelloOctets) for hello in hellos)
+    chunk_items = {hello.party: hello.chunk_items for hello in (wire.decode_hello(each.octets) for each in hellos)}
+    assert chunk_items == {DIALER: 2048, LISTENER: 2048 if name == "reference" else 16_384}
+
+
+@pytest.mark.parametrize(
+    ("variable", "sentence"),
+    [
+        ("PSICLI_BACKEND", "PSICLI_BACKEND is 'abacus', which is no curve backend; there are native and reference"),
+        ("PSICLI_NATIVE_PATH", "PSICLI_NATIVE_PATH (is 'abacus', which this machine cannot run|asks for the native)"),
+    ],
+)
+def test_a_backend_that_is_none(pair: Pair, variable: str, sentence: str) -> None:
+    marked_pair(pair)
+    result = pair.start(LISTENER, "--json", env={variable: "abacus"}).result()
+    failed(result, 78, sentence)
+    assert the_object(result.stdout)["exit_code"] == 78
+
+
+def test_no_core_dump_can_hold_a_scalar(pair: Pair) -> None:
+    marked_pair(pair)
+    # As where core dumps are on.
+    run = pair.start(LISTENER, before="ulimit -S -c $(ulimit -H -c)")
+    run.wait_for("listening on")
+    limits = Path(f"/proc/{run.pid}/limits").read_text()
+    assert re.search(r"^Max core file size\s+0\s+0\s", limits, re.MULTILINE)
+
+
+def test_the_job_file_sets_the_threads(pair: Pair) -> None:
+    marked_pair(pair)
+    pair.jobs[LISTENER]["pipeline"] = {"threads": 3}
+    pair.link(LISTENER, connect_retry_times=1)
+    code = """
+import sys
+from pathlib import Path
+from psicli import curve
+from psicli.config import load_job
+from psicli.job import run_job
+report = run_job(load_job(Path(sys.argv[-1]), variables={}), None)
+print(report.exit_code, curve.threads())
+"""
+    run = pair.start(LISTENER, program=("-c", code))
+    assert run.result().stdout == b"69 3\n"
 
 
 # What the network sees -------------------------------------------------------------------------------------------

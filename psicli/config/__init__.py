@@ -20,11 +20,22 @@ from psicli.config import checks
 from psicli.config.checks import Slot
 from psicli.config.document import Document
 from psicli.config.fields import ip, is_loopback, split_address
-from psicli.config.models import Job, JobFile, LinkSettings, Node, NodeEntry, Task, TlsFiles
+from psicli.config.models import Job, JobFile, LinkSettings, Node, NodeEntry, PipelineSettings, Task, TlsFiles
 from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 
-__all__ = ["Job", "JobFile", "LinkSettings", "Node", "Task", "TlsFiles", "job_schema", "load_job", "load_parties"]
+__all__ = [
+    "Job",
+    "JobFile",
+    "LinkSettings",
+    "Node",
+    "PipelineSettings",
+    "Task",
+    "TlsFiles",
+    "job_schema",
+    "load_job",
+    "load_parties",
+]
 
 
 def load_job(
@@ -96,6 +107,7 @@ def _build(document: Document, party: str, offset: int, slots: Sequence[Slot]) -
         listener=_listener(first, offset),
         dialer=_node(second, offset),
         link=entry.cluster.link_desc,
+        pipeline=entry.pipeline,
         tls=TlsFiles(**{name: folder / file for name, file in tls}) if isinstance(tls, TlsFiles) else None,
         tls_insecure=tls == "insecure",
         tasks=tuple(_task(entry, slot, party, folder) for slot in slots),

@@ -111,6 +111,14 @@ class PsiEntry(_Model):
     broadcast_result: Truth = _field("Whether the other party learns the result too.", False, default=False)
 
 
+class PipelineSettings(_Model):
+    """How this party works; the other one need not agree."""
+
+    threads: Whole | None = _field(
+        "Threads that compute; default all cores this process may use.", 4, default=None, ge=1, le=1024
+    )
+
+
 class TaskEntry(_Model):
     """One intersection: an input of each party, an output of each party that learns the result."""
 
@@ -162,6 +170,7 @@ class JobFile(_Model):
         {"receiver": "alice", "broadcast_result": False},
         default_factory=PsiEntry,
     )
+    pipeline: PipelineSettings = _field("How this party works.", {"threads": 4}, default_factory=PipelineSettings)
     tasks: tuple[TaskEntry, ...] = _field(
         "The intersections of this job, in the order they run.", [_TASK], json_schema_extra={"minItems": 1}
     )
@@ -211,6 +220,7 @@ class Job(_Model):
     listener: Node
     dialer: Node
     link: LinkSettings
+    pipeline: PipelineSettings
     tls: TlsFiles | None
     tls_insecure: bool
     tasks: tuple[Task, ...]

@@ -14,7 +14,16 @@ from pydantic.fields import FieldInfo
 
 from psicli.config.document import Document, Loc, as_yaml
 from psicli.config.fields import MAX_NAME, TAGS
-from psicli.config.models import ClusterEntry, JobFile, LinkSettings, NodeEntry, PsiEntry, TaskEntry, TlsFiles
+from psicli.config.models import (
+    ClusterEntry,
+    JobFile,
+    LinkSettings,
+    NodeEntry,
+    PipelineSettings,
+    PsiEntry,
+    TaskEntry,
+    TlsFiles,
+)
 from psicli.errors import shown
 
 # The model of each place that holds fields; list positions are all 0.
@@ -25,6 +34,7 @@ MODELS: dict[Loc, type[BaseModel]] = {
     ("cluster", "link_desc"): LinkSettings,
     ("cluster", "tls"): TlsFiles,
     ("psi",): PsiEntry,
+    ("pipeline",): PipelineSettings,
     ("tasks", 0): TaskEntry,
 }
 

@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from psicli.errors import InternalError, SelfCheckError
 
 NAME = "reference"
+# Points a frame for this backend [points]: well below a second of work, so that an abort is answered within two.
+CHUNK_ITEMS = 2048
 
 P = 2**255 - 19
 J = 486662

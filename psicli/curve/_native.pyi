@@ -1,0 +1,30 @@
+from typing_extensions import Buffer
+
+def paths() -> tuple[str, ...]: ...
+def hash_to_points(
+    path: str,
+    offsets: Buffer,
+    width: int,
+    start: int,
+    count: int,
+    data: Buffer | None,
+    prefix: Buffer,
+    dst: Buffer,
+    /,
+) -> bytes: ...
+def hash_and_mask(
+    path: str,
+    offsets: Buffer,
+    width: int,
+    start: int,
+    count: int,
+    data: Buffer | None,
+    prefix: Buffer,
+    dst: Buffer,
+    scalar: Buffer,
+    /,
+) -> bytes: ...
+def mask(path: str, points: Buffer, scalar: Buffer, /) -> tuple[bytes, list[int]]: ...
+def tokens(path: str, points: Buffer, prefix: Buffer, /) -> bytes: ...
+def on_curve(path: str, points: Buffer, /) -> bool: ...
+def field(path: str, op: str, a: Buffer, b: Buffer, /) -> bytes: ...

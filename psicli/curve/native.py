@@ -1,0 +1,89 @@
+"""The curve kernel in C: the reference's functions, many points at a time, on all cores.
+
+Importing this module fails where the extension was not built. The kernel runs in constant time in items and scalars
+and without the GIL; here its arguments are taken apart, and a call is shared among threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+import psicli.curve._native as _native
+from psicli.curve.pool import in_parts
+from psicli.errors import InternalError, SelfCheckError
+
+# Bytes an offset takes in an array of items.
+_OFFSET_WIDTHS = {pa.binary(): 4, pa.large_binary(): 8}
+
+
+def paths() -> tuple[str, ...]:
+    """Return the CPU paths this machine can run, best first."""
+    return _native.paths()
+
+
+class Native:
+    """One CPU path of the kernel, as a backend."""
+
+    CHUNK_ITEMS = 16_384
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def hash_to_points(self, items: pa.LargeBinaryArray, prefix: bytes, dst: bytes) -> bytes:
+        """Return the packed u-coordinates of prefix ‖ item for every item. Constant time in the items."""
+        return self._hash(_native.hash_to_points, items, prefix, dst)
+
+    def hash_and_mask(self, items: pa.LargeBinaryArray, prefix: bytes, dst: bytes, scalar: bytes | bytearray) -> bytes:
+        """Return the packed masked points of prefix ‖ item for every item. Constant time in items and scalar."""
+        return self._hash(_native.hash_and_mask, items, prefix, dst, scalar)
+
+    def mask(self, points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int]]:
+        """Multiply packed points by the clamped scalar, as the reference does. Constant time in the scalar."""
+
+        def part(start: int, stop: int) -> tuple[bytes, list[int]]:
+            products, bad = _native.mask(self._path, points[32 * start : 32 * stop], scalar)
+            return products, [start + index for index in bad]
+
+        parts = in_parts(len(points) // 32, part)
+        return b"".join(products for products, _ in parts), [index for _, bad in parts for index in bad]
+
+    def tokens(self, points: memoryview, prefix: bytes) -> bytes:
+        """Return SHA-256(prefix ‖ point)[:16] for every packed point, packed."""
+
+        def part(start: int, stop: int) -> bytes:
+            return _native.tokens(self._path, points[32 * start : 32 * stop], prefix)
+
+        return b"".join(in_parts(len(points) // 32, part))
+
+    def on_curve(self, points: memoryview) -> bool:
+        """Tell whether all packed points are canonical and on the curve, not its twist."""
+
+        def part(start: int, stop: int) -> bool:
+            return _native.on_curve(self._path, points[32 * start : 32 * stop])
+
+        return all(in_parts(len(points) // 32, part))
+
+    def _hash(self, function: Callable[..., bytes], items: pa.LargeBinaryArray, *more: Any) -> bytes:
+        """Call one of the kernel's hashes on items in Arrow's layout, offsets and data.
+
+        Raises SelfCheckError in the cases no message is known to reach.
+        """
+        if not len(items):
+            # Arrow may leave out the buffers of an empty array.
+            return b""
+        width = _OFFSET_WIDTHS.get(items.type)
+        if width is None:
+            raise InternalError(detail=f"items of type {items.type} reached the curve")
+        _, offsets, data = items.buffers()
+
+        def part(start: int, stop: int) -> bytes:
+            return function(self._path, offsets, width, items.offset + start, stop - start, data, *more)
+
+        try:
+            return b"".join(in_parts(len(items), part))
+        except ArithmeticError as exc:
+            detail = "an item met an exceptional case of the hash"
+            raise SelfCheckError(backend=f"native {self._path}", detail=detail) from exc

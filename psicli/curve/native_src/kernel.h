@@ -1,0 +1,486 @@
+/* What every CPU path compiles from its own field: many points at a time, LANES side by side.
+ *
+ * A path's file defines
+ *   LANES             points in a vec;
+ *   WAYS              blocks of so many points that go through the ladder together: while the products of one wait for
+ *                     each other, those of another are computed;
+ *   PSICLI_FUNCTION   whether the field's products are called, because nine of them a step and way, inlined, would not
+ *                     fit the caches of decoded instructions, or inlined, because they are short;
+ *   PSICLI_PATH, PSICLI_NAME
+ * and includes path.h, lanes.h, its field, curve.h, sha2.h, then this. The last block of a call has its spare lanes filled with copies of its last point. All that holds a secret
+ * is on the stack and overwritten before a function returns; contracts are in psicli.h.
+ */
+#ifndef PSICLI_KERNEL_H
+#define PSICLI_KERNEL_H
+
+/* Blocks that share an inversion: its price, 265 products, falls to eight a block. */
+#define BATCH 32
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+typedef struct {
+    fe x[BATCH], z[BATCH], before[BATCH];
+    vmask bad[BATCH];
+} batch;
+
+/* More than any function below leaves on the stack: a batch, and thrice what is kept beside it [bytes]. */
+#define STACK_BYTES (sizeof(batch) + 65536)
+/* A function whose whole frame its caller can have overwritten. */
+#define WORKER __attribute__((noinline)) static
+
+/* Overwrite the stack that returned functions have used. */
+WORKER void wipe_stack(void) {
+    uint8_t used[STACK_BYTES];
+    explicit_bzero(used, sizeof used);
+}
+
+static inline uint64_t load_le64(const uint8_t *bytes) {
+    uint64_t x = 0;
+    for (int i = 7; i >= 0; i--)
+        x = x << 8 | bytes[i];
+    return x;
+}
+
+static inline void store_le64(uint8_t *bytes, uint64_t x) {
+    for (int i = 0; i < 8; i++)
+        bytes[i] = (uint8_t)(x >> (8 * i));
+}
+
+/* Load a block of `count` (1 to LANES) points; `bad` is set where one is not canonical: p or above. */
+static void load_points(fe *u, vmask *bad, const uint8_t *points, size_t count) {
+    uint64_t words[4][LANES], above[LANES];
+    vec loaded[4];
+    for (size_t lane = 0; lane < LANES; lane++) {
+        const uint8_t *point = points + 32 * MIN(lane, count - 1);
+        for (int i = 0; i < 4; i++)
+            words[i][lane] = load_le64(point + 8 * i);
+        uint64_t high = words[1][lane] & words[2][lane] & (words[3][lane] | UINT64_C(1) << 63);
+        uint64_t from_p = (uint64_t)(high == UINT64_MAX) & (uint64_t)(words[0][lane] >= UINT64_MAX - 18);
+        above[lane] = 0 - (from_p | words[3][lane] >> 63);
+    }
+    memcpy(loaded, words, sizeof words);
+    memcpy(bad, above, sizeof above);
+    fe_from_words(u, loaded);
+}
+
+/* Store the first `count` points of a block, zeros where `bad` is set. */
+static void store_points(uint8_t *points, const fe *u, vmask bad, size_t count) {
+    uint64_t words[4][LANES];
+    vec canonical[4];
+    fe_to_words(canonical, u);
+    for (int i = 0; i < 4; i++)
+        canonical[i] &= ~bad;
+    memcpy(words, canonical, sizeof words);
+    for (size_t lane = 0; lane < count; lane++)
+        for (int i = 0; i < 4; i++)
+            store_le64(points + 32 * lane + 8 * i, words[i][lane]);
+}
+
+/* Divide the batch's fractions, store them, and set `flags` where a point was bad or its product is zero. */
+static void finish_batch(batch *b, uint8_t *points, uint8_t *flags, size_t count) {
+    invert_all(b->z, b->before, (int)((count + LANES - 1) / LANES));
+    for (size_t first = 0, i = 0; first < count; first += LANES, i++) {
+        uint64_t bad[LANES];
+        size_t here = MIN(LANES, count - first);
+        fe_mul(&b->x[i], &b->x[i], &b->z[i]);
+        b->bad[i] |= fe_if_zero(&b->x[i]);
+        store_points(points + 32 * first, &b->x[i], b->bad[i], here);
+        memcpy(bad, &b->bad[i], sizeof bad);
+        for (size_t lane = 0; lane < here; lane++)
+            flags[first + lane] = (uint8_t)(bad[lane] & 1);
+    }
+}
+
+/* Multiply the u-coordinates in b->x, WAYS blocks at a time; what an odd number of blocks lacks is what lies there. */
+static void ladders(batch *b, size_t blocks, const uint8_t *scalar) {
+    for (size_t i = 0; i < blocks; i += WAYS) {
+        fe u[WAYS];
+        memcpy(u, &b->x[i], sizeof u);
+        ladder(&b->x[i], &b->z[i], u, scalar);
+    }
+}
+
+static void mask_batch(batch *b, const uint8_t *scalar, const uint8_t *points, size_t count, uint8_t *out, uint8_t *flags) {
+    size_t blocks = (count + LANES - 1) / LANES;
+    for (size_t i = 0; i < blocks; i++)
+        load_points(&b->x[i], &b->bad[i], points + 32 * i * LANES, count - i * LANES);
+    ladders(b, blocks, scalar);
+    finish_batch(b, out, flags, count);
+}
+
+static void clamp(uint8_t clamped[32], const uint8_t scalar[32]) {
+    memcpy(clamped, scalar, 32);
+    clamped[0] &= 248;
+    clamped[31] = (clamped[31] & 127) | 64;
+}
+
+WORKER void mask(uint8_t *out, uint8_t *flags, const uint8_t *points, size_t n, const uint8_t scalar[32]) {
+    uint8_t clamped[32];
+    batch b;
+    clamp(clamped, scalar);
+    for (size_t first = 0; first < n; first += BATCH * LANES)
+        mask_batch(&b, clamped, points + 32 * first, MIN(BATCH * LANES, n - first), out + 32 * first, flags + first);
+    explicit_bzero(clamped, sizeof clamped);
+    explicit_bzero(&b, sizeof b);
+}
+
+/* Hashing ----------------------------------------------------------------------------------------------------- */
+
+/* What expand_message_xmd (RFC 9380 section 5.3.1) hashes beside the message, made ready once a call. */
+typedef struct {
+    vec started[8];         /* the state after Z_pad, one block of zeros */
+    uint8_t suffix[3 + 256]; /* l_i_b_str, 0, DST_prime */
+    size_t suffix_size;
+    vec tail[3 * 16]; /* the blocks of b_1: room for b_0, then 1, DST_prime and the padding */
+    int tail_blocks;
+} expansion;
+
+static void prepare_expansion(expansion *e, const psicli_suite *suite) {
+    uint8_t blocks[3 * SHA512_BLOCK] = {0};
+    size_t used = SHA512_BLOCK / 2;
+    vec words[16];
+    sha512_start(e->started);
+    for (int i = 0; i < 16; i++)
+        words[i] = v_all(0);
+    sha512_compress(e->started, words);
+    e->suffix[0] = 0, e->suffix[1] = 2 * 48, e->suffix[2] = 0;
+    memcpy(e->suffix + 3, suite->dst, suite->dst_size);
+    e->suffix[3 + suite->dst_size] = (uint8_t)suite->dst_size;
+    e->suffix_size = 3 + suite->dst_size + 1;
+    blocks[used] = 1;
+    memcpy(blocks + used + 1, e->suffix + 3, suite->dst_size + 1);
+    used += 1 + suite->dst_size + 1;
+    e->tail_blocks = (int)(sha2_pad(blocks, used, used, SHA512_BLOCK) / SHA512_BLOCK);
+    for (int i = 0; i < 16 * e->tail_blocks; i++)
+        e->tail[i] = v_all(load_be64(blocks + 8 * i));
+}
+
+/* One lane's message: up to three parts, after `before` bytes that are hashed already, in blocks of `block` bytes. */
+typedef struct {
+    const uint8_t *part[3];
+    size_t size[3], before, total, block, blocks;
+} message;
+
+static void begin_message(message *m, size_t before, size_t block) {
+    m->before = before;
+    m->block = block;
+    m->total = m->size[0] + m->size[1] + m->size[2];
+    m->blocks = (m->total + 1 + block / 8 + block - 1) / block;
+}
+
+/* Write block `index` of the padded message. */
+static void message_block(uint8_t *block, const message *m, size_t index) {
+    size_t from = index * m->block, used = 0, start = 0;
+    for (int i = 0; i < 3; start += m->size[i], i++) {
+        size_t skip = from + used - start;
+        if (from + used < start + m->size[i] && used < m->block) {
+            size_t here = MIN(m->size[i] - skip, m->block - used);
+            memcpy(block + used, m->part[i] + skip, here);
+            used += here;
+        }
+    }
+    memset(block + used, 0, m->block - used);
+    if (from + used == m->total && used < m->block)
+        block[used] = 0x80;
+    if (index + 1 == m->blocks)
+        for (int i = 0; i < 8; i++)
+            block[m->block - 1 - i] = (uint8_t)((m->before + (uint64_t)m->total) * 8 >> (8 * i));
+}
+
+static size_t most_blocks(const message *messages, size_t lanes) {
+    size_t most = 0;
+    for (size_t lane = 0; lane < lanes; lane++)
+        most = messages[lane].blocks > most ? messages[lane].blocks : most;
+    return most;
+}
+
+/* b_0 of every lane; lanes whose message has ended keep their state. Lengths are public. */
+static void hash_messages(vec b_0[8], const expansion *e, const message *messages) {
+    memcpy(b_0, e->started, sizeof e->started);
+    for (size_t index = 0, most = most_blocks(messages, LANES); index < most; index++) {
+        uint64_t words[16][LANES] = {{0}}, on[LANES];
+        uint8_t block[SHA512_BLOCK];
+        vec loaded[16], state[8];
+        vmask active;
+        for (int lane = 0; lane < LANES; lane++) {
+            on[lane] = 0 - (uint64_t)(index < messages[lane].blocks);
+            if (!on[lane])
+                continue;
+            message_block(block, &messages[lane], index);
+            for (int i = 0; i < 16; i++)
+                words[i][lane] = load_be64(block + 8 * i);
+        }
+        memcpy(loaded, words, sizeof words);
+        memcpy(&active, on, sizeof on);
+        memcpy(state, b_0, sizeof state);
+        sha512_compress(state, loaded);
+        for (int i = 0; i < 8; i++)
+            b_0[i] = v_select(active, state[i], b_0[i]);
+    }
+}
+
+/* Take block `index` of each lane's message into the states; lanes whose message has ended keep theirs. */
+static void hash_block32(vec32 state[8], const message *messages, size_t index) {
+    uint32_t words[16][LANES32] = {{0}}, on[LANES32];
+    uint8_t block[SHA256_BLOCK];
+    vec32 loaded[16], next[8], active;
+    for (size_t lane = 0; lane < LANES32; lane++) {
+        on[lane] = 0 - (uint32_t)(index < messages[lane].blocks);
+        if (!on[lane])
+            continue;
+        message_block(block, &messages[lane], index);
+        for (int i = 0; i < 16; i++)
+            words[i][lane] = load_be32(block + 4 * i);
+    }
+    memcpy(loaded, words, sizeof words);
+    memcpy(&active, on, sizeof on);
+    memcpy(next, state, sizeof next);
+    sha256_compress(next, loaded);
+    for (int i = 0; i < 8; i++)
+        state[i] ^= active & (state[i] ^ next[i]);
+}
+
+/* Store the first 16 bytes of the first `count` lanes' digests. */
+static void store_digests(uint8_t *out, const vec32 state[8], size_t count) {
+    uint32_t digest[4][LANES32];
+    memcpy(digest, state, sizeof digest);
+    for (size_t lane = 0; lane < count; lane++)
+        for (int i = 0; i < 16; i++)
+            out[16 * lane + i] = (uint8_t)(digest[i / 4][lane] >> (24 - 8 * (i % 4)));
+}
+
+/* b_i = H(half ‖ i ‖ DST_prime) */
+static void hash_half(vec b_i[8], const expansion *e, const vec half[8], int i) {
+    sha512_start(b_i);
+    for (int block = 0; block < e->tail_blocks; block++) {
+        vec words[16];
+        memcpy(words, e->tail + 16 * block, sizeof words);
+        if (block == 0) {
+            memcpy(words, half, 8 * sizeof *half);
+            words[8] ^= (uint64_t)(i ^ 1) << 56;
+        }
+        sha512_compress(b_i, words);
+    }
+}
+
+/* h = a big-endian number of six words modulo p: the lower 255 bits, and 19 times the others. */
+static void field_from_wide(fe *h, const vec big_endian[6]) {
+    vec low[4], high[4];
+    fe above;
+    for (int i = 0; i < 4; i++)
+        low[i] = big_endian[5 - i];
+    high[0] = low[3] >> 63 | big_endian[1] << 1;
+    high[1] = big_endian[1] >> 63 | big_endian[0] << 1;
+    high[2] = big_endian[0] >> 63;
+    high[3] = v_all(0);
+    fe_from_words(h, low);
+    fe_from_words(&above, high);
+    fe_mul_small(&above, &above, 19);
+    fe_add(h, h, &above);
+    fe_carry(h, h);
+}
+
+/* Hash one message a lane to two field elements: hash_to_field, RFC 9380 section 5.2. */
+static void hash_to_field(fe u[PAIR], const expansion *e, const message *messages) {
+    vec b_0[8], uniform[16], mixed[8];
+    hash_messages(b_0, e, messages);
+    hash_half(uniform, e, b_0, 1);
+    for (int i = 0; i < 8; i++)
+        mixed[i] = b_0[i] ^ uniform[i];
+    hash_half(uniform + 8, e, mixed, 2);
+    field_from_wide(&u[0], uniform);
+    field_from_wide(&u[1], uniform + 6);
+}
+
+/* Hash `count` items of a batch to affine u-coordinates, left in b->x, b->bad set where the sum has none. */
+static void hash_batch(batch *b, const expansion *e, const psicli_suite *suite, const psicli_items *items, size_t first,
+                       size_t count) {
+    size_t blocks = (count + LANES - 1) / LANES;
+    for (size_t i = 0; i < blocks; i++) {
+        message messages[LANES];
+        fe u[PAIR];
+        mapped q[PAIR];
+        for (size_t lane = 0; lane < LANES; lane++) {
+            size_t size, index = first + MIN(i * LANES + lane, count - 1);
+            const uint8_t *item = psicli_item(items, index, &size);
+            messages[lane] = (message){
+                .part = {suite->prefix, item, e->suffix},
+                .size = {suite->prefix_size, size, e->suffix_size},
+            };
+            begin_message(&messages[lane], SHA512_BLOCK, SHA512_BLOCK);
+        }
+        hash_to_field(u, e, messages);
+        map_to_curve_elligator2(q, u);
+        add_and_clear_cofactor(&b->x[i], &b->z[i], q);
+        b->bad[i] = fe_if_zero(&b->z[i]);
+    }
+    invert_all(b->z, b->before, (int)blocks);
+    for (size_t i = 0; i < blocks; i++)
+        fe_mul(&b->x[i], &b->x[i], &b->z[i]);
+}
+
+WORKER void hash_to_points(uint8_t *out, uint8_t *flags, const psicli_items *items, const psicli_suite *suite) {
+    expansion e;
+    batch b;
+    prepare_expansion(&e, suite);
+    for (size_t first = 0; first < items->count; first += BATCH * LANES) {
+        size_t count = MIN(BATCH * LANES, items->count - first);
+        hash_batch(&b, &e, suite, items, first, count);
+        for (size_t i = 0; i * LANES < count; i++)
+            fe_small(&b.z[i], 1);
+        finish_batch(&b, out + 32 * first, flags + first, count);
+    }
+    explicit_bzero(&b, sizeof b);
+}
+
+WORKER void hash_and_mask(uint8_t *out, uint8_t *flags, const psicli_items *items, const psicli_suite *suite,
+                          const uint8_t scalar[32]) {
+    uint8_t clamped[32];
+    expansion e;
+    batch b;
+    clamp(clamped, scalar);
+    prepare_expansion(&e, suite);
+    for (size_t first = 0; first < items->count; first += BATCH * LANES) {
+        size_t count = MIN(BATCH * LANES, items->count - first);
+        hash_batch(&b, &e, suite, items, first, count);
+        ladders(&b, (count + LANES - 1) / LANES, clamped);
+        finish_batch(&b, out + 32 * first, flags + first, count);
+    }
+    explicit_bzero(clamped, sizeof clamped);
+    explicit_bzero(&b, sizeof b);
+}
+
+/* Write the first 16 bytes of SHA-256(secret ‖ item) of every item. */
+WORKER void order_keys(uint8_t *out, const psicli_items *items, const uint8_t secret[32]) {
+    vec32 state[8];
+    for (size_t first = 0; first < items->count; first += LANES32) {
+        message messages[LANES32];
+        for (size_t lane = 0; lane < LANES32; lane++) {
+            size_t size;
+            const uint8_t *item = psicli_item(items, MIN(first + lane, items->count - 1), &size);
+            messages[lane] = (message){.part = {secret, item, item}, .size = {32, size, 0}};
+            begin_message(&messages[lane], 0, SHA256_BLOCK);
+        }
+        sha256_start(state);
+        for (size_t index = 0, most = most_blocks(messages, LANES32); index < most; index++)
+            hash_block32(state, messages, index);
+        store_digests(out + 16 * first, state, MIN(LANES32, items->count - first));
+    }
+    explicit_bzero(state, sizeof state);
+}
+
+/* Tokens and checks -------------------------------------------------------------------------------------------- */
+
+WORKER void tokens(uint8_t *out, const uint8_t *points, size_t n, const uint8_t *prefix, size_t prefix_size) {
+    vec32 state[8];
+    for (size_t first = 0; first < n; first += LANES32) {
+        message messages[LANES32];
+        for (size_t lane = 0; lane < LANES32; lane++) {
+            const uint8_t *point = points + 32 * MIN(first + lane, n - 1);
+            messages[lane] = (message){.part = {prefix, point, point}, .size = {prefix_size, 32, 0}};
+            begin_message(&messages[lane], 0, SHA256_BLOCK);
+        }
+        sha256_start(state);
+        for (size_t index = 0; index < messages[0].blocks; index++)
+            hash_block32(state, messages, index);
+        store_digests(out + 16 * first, state, MIN(LANES32, n - first));
+    }
+    explicit_bzero(state, sizeof state);
+}
+
+WORKER int on_curve(const uint8_t *points, size_t n) {
+    uint64_t wrong = 0;
+    fe u;
+    for (size_t first = 0; first < n; first += LANES) {
+        uint64_t lanes[LANES];
+        vmask bad;
+        load_points(&u, &bad, points + 32 * first, n - first);
+        bad |= ~if_on_curve(&u);
+        memcpy(lanes, &bad, sizeof lanes);
+        for (int lane = 0; lane < LANES; lane++)
+            wrong |= lanes[lane];
+    }
+    explicit_bzero(&u, sizeof u);
+    return wrong == 0;
+}
+
+/* What psicli.h declares --------------------------------------------------------------------------------------- */
+
+/* Each has its work done in frames below its own, then overwrites them. Its work wipes something before it returns, so that
+ * the dynamic linker has looked explicit_bzero up by then: it does so on the stack, vector registers and all. */
+
+static void wiped_mask(uint8_t *out, uint8_t *flags, const uint8_t *points, size_t n, const uint8_t scalar[32]) {
+    mask(out, flags, points, n, scalar);
+    wipe_stack();
+}
+
+static void wiped_hash_to_points(uint8_t *out, uint8_t *flags, const psicli_items *items, const psicli_suite *suite) {
+    hash_to_points(out, flags, items, suite);
+    wipe_stack();
+}
+
+static void wiped_hash_and_mask(uint8_t *out, uint8_t *flags, const psicli_items *items, const psicli_suite *suite,
+                                const uint8_t scalar[32]) {
+    hash_and_mask(out, flags, items, suite, scalar);
+    wipe_stack();
+}
+
+static void wiped_order_keys(uint8_t *out, const psicli_items *items, const uint8_t secret[32]) {
+    order_keys(out, items, secret);
+    wipe_stack();
+}
+
+static void wiped_tokens(uint8_t *out, const uint8_t *points, size_t n, const uint8_t *prefix, size_t prefix_size) {
+    tokens(out, points, n, prefix, prefix_size);
+    wipe_stack();
+}
+
+static int wiped_on_curve(const uint8_t *points, size_t n) {
+    int all = on_curve(points, n);
+    wipe_stack();
+    return all;
+}
+
+/* For tests ---------------------------------------------------------------------------------------------------- */
+
+static void field(enum psicli_field_operation operation, uint64_t *out, const uint64_t *a, const uint64_t *b) {
+    fe f, g, h;
+    memcpy(&f, a, sizeof f);
+    memcpy(&g, b, sizeof g);
+    switch (operation) {
+    case PSICLI_ADD:
+        fe_add(&h, &f, &g);
+        break;
+    case PSICLI_SUBTRACT:
+        fe_sub(&h, &f, &g);
+        break;
+    case PSICLI_MULTIPLY:
+        fe_mul(&h, &f, &g);
+        break;
+    case PSICLI_SQUARE:
+        fe_sqr(&h, &f);
+        break;
+    case PSICLI_MULTIPLY_SMALL:
+        fe_mul_small(&h, &f, (uint32_t)b[0]);
+        break;
+    case PSICLI_CARRY:
+        fe_carry(&h, &f);
+        break;
+    default:
+        fe_reduce(&h, &f);
+    }
+    memcpy(out, &h, sizeof h);
+}
+
+const psicli_path PSICLI_PATH = {
+    .name = PSICLI_NAME,
+    .lanes = LANES,
+    .limbs = LIMBS,
+    .mask = wiped_mask,
+    .hash_to_points = wiped_hash_to_points,
+    .hash_and_mask = wiped_hash_and_mask,
+    .order_keys = wiped_order_keys,
+    .tokens = wiped_tokens,
+    .on_curve = wiped_on_curve,
+    .field = field,
+};
+
+#endif

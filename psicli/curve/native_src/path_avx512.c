@@ -1,0 +1,24 @@
+/* Eight points at a time, by 32 x 32 bit products: CPUs with AVX-512F. */
+#ifdef __x86_64__
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
+#else
+#pragma GCC target("avx512f")
+#endif
+#include "path.h"
+
+#define LANES 8
+#define WAYS 2
+#define PSICLI_FUNCTION __attribute__((noinline)) static
+#define PSICLI_PATH psicli_avx512
+#define PSICLI_NAME "avx512"
+#include "lanes.h"
+
+#include "field25.h"
+#include "curve.h"
+#include "sha2.h"
+#include "kernel.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

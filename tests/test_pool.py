@@ -1,0 +1,103 @@
+"""The threads that compute: parts in order, the right sizes, the first failure, forks and ends of processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from psicli.curve import pool
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    yield
+    pool.set_threads(None)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 64])
+@pytest.mark.parametrize("count", [0, 1, 511, 512, 513, 2049, 16_384, 100_000])
+def test_parts_follow_each_other_and_are_whole_blocks(threads: int, count: int) -> None:
+    pool.set_threads(threads)
+    parts = pool.in_parts(count, lambda start, stop: (start, stop))
+    assert [index for start, stop in parts for index in (start, stop)] == [
+        0, *(at for start, _ in parts[1:] for at in (start, start)), count,
+    ]  # fmt: skip
+    assert all((stop - start) % 256 == 0 for start, stop in parts[:-1])
+    if threads > 1 and count >= 512:
+        assert 1 < len(parts) <= 4 * threads
+    else:
+        assert len(parts) == 1
+
+
+def test_small_calls_and_one_thread_stay_where_they_are() -> None:
+    for threads, count in ((1, 100_000), (8, 511)):
+        pool.set_threads(threads)
+        assert pool.in_parts(count, lambda start, stop: threading.get_ident()) == [threading.get_ident()]
+
+
+def test_as_many_threads_as_set_and_no_more() -> None:
+    pool.set_threads(3)
+    # Each waits for the others: with fewer threads none would ever be through.
+    all_here = threading.Barrier(3)
+    ids = pool.in_parts(12 * 256, lambda start, stop: (all_here.wait(60), threading.get_ident())[1])
+    assert len(ids) == 12
+    assert len(set(ids)) == 3
+    # The one that calls is one of them.
+    assert threading.get_ident() in ids
+
+
+def test_every_core_by_default() -> None:
+    assert pool.threads() == len(os.sched_getaffinity(0))
+    pool.set_threads(5)
+    assert pool.threads() == 5
+
+
+def test_the_first_part_that_failed_is_told_when_none_works_any_more() -> None:
+    pool.set_threads(2)
+    failed, worked = threading.Event(), []
+
+    def work(start: int, stop: int) -> None:
+        if start == 256:
+            failed.set()
+            raise ArithmeticError("the second part")
+        if start == 0:
+            assert failed.wait(60)
+        elif start == 512:
+            raise ValueError("the third part")
+        worked.append(start)
+
+    with pytest.raises(ArithmeticError, match="the second part"):
+        pool.in_parts(4 * 256, work)
+    assert sorted(worked) == [0, 768]
+
+
+def run(code: str) -> str:
+    script = f"from psicli.curve import pool\n{code}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_a_forked_process_has_a_pool_of_its_own() -> None:
+    code = """
+import os, threading, warnings
+warnings.simplefilter("ignore")
+pool.set_threads(2)
+count = lambda: len(pool.in_parts(2048, lambda start, stop: threading.get_ident()))
+assert count() == 8
+child = os.fork()
+assert count() == 8
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+    print("both")
+"""
+    assert run(code) == "both\n"
+
+
+def test_a_process_ends_with_its_pool_still_there() -> None:
+    assert run("pool.set_threads(4); print(len(pool.in_parts(2048, lambda start, stop: 0)))") == "8\n"
