@@ -205,6 +205,35 @@ def status(as_json: bool) -> int:
     return 0
 
 
+@cli.command()
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.5,
+    show_default=True,
+    envvar="PSICLI_SECONDS",
+    metavar="N",
+    help="Measure each line of the table for so long.",
+)
+@click.option("--json", "as_json", is_flag=True, envvar="PSICLI_JSON", help="Show one JSON object.")
+@click.option("--worker", is_flag=True, hidden=True)
+def bench(seconds: float, as_json: bool, worker: bool) -> int:
+    """Measure the curve backends on this machine, beside the package cryptography's X25519.
+
+    hash_and_mask is what an own item costs, mask what a point of the other side costs.
+    """
+    # What there is to say, the process says that started this one.
+    Console(-1 if worker else 0)
+    from psicli.bench import measure, to_text, work_for_another_process
+
+    if worker:
+        work_for_another_process(sys.stdin, sys.stdout)
+        return 0
+    facts = measure(seconds)
+    _write(json.dumps(facts, indent=2) if as_json else to_text(facts))
+    return 0
+
+
 @cli.group()
 def config() -> None:
     """About the job file."""

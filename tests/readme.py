@@ -11,7 +11,7 @@ from psicli.cli import cli
 from psicli.errors import EXIT_CODES
 
 README = Path(__file__).parent.parent / "README.md"
-COMMANDS = ["run", "simulate", "status"]
+COMMANDS = ["run", "simulate", "status", "bench"]
 
 
 def exit_codes() -> str:

@@ -15,8 +15,9 @@ PACKAGE = Path(__file__).parent.parent / "psicli"
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
-    "cli": {"__init__", "config", "console", "errors", "job", "locks", "report", "signals", "simulate"},
+    "cli": {"__init__", "bench", "config", "console", "errors", "job", "locks", "report", "signals", "simulate"},
     "simulate": {"config", "errors", "signals"},
+    "bench": {"__init__", "curve", "errors", "signals"},
     "console": set(),
     "job": {
         "__init__", "config", "curve", "errors", "files", "items", "link", "protocol", "report", "session",

@@ -1,21 +1,15 @@
-"""Time a whole run between two processes on this machine, beside what the curve backend alone needs for it."""
+"""Time a whole run between two processes on this machine; `psicli bench` tells what the curve alone needs for it."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-
-from psicli import curve
-from psicli.items import encode_items
 
 JOB = """\
 job: bench
@@ -43,7 +37,6 @@ def main() -> None:
     sent = task["bytes_sent"] + task["bytes_received"]
     print(f"{rows:,} x {rows:,} rows: {seconds:.1f} s from start to exit of both, {task['matched']:,} matched")
     print(f"messages: {sent / rows:.2f} bytes an item pair; backend {reports[0]['backend']}")
-    print_curve()
 
 
 def run_pair(folder: Path, rows: int) -> tuple[list[dict[str, object]], float]:
@@ -63,28 +56,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def print_curve() -> None:
-    """Compare one thread of the backend with a loop over `cryptography`'s X25519, in the same run."""
-    import pyarrow as pa
-
-    count = 2000
-    scalar, task_sid = os.urandom(32), os.urandom(32)
-    items = encode_items([pa.array([f"item-{number}" for number in range(count)], pa.large_string())])
-    points, hashed = timed(lambda: curve.hash_and_mask(items, task_sid, scalar))
-    _, masked = timed(lambda: curve.mask(points, scalar))
-    keys = [X25519PublicKey.from_public_bytes(points[at : at + 32]) for at in range(0, len(points), 32)]
-    private = X25519PrivateKey.from_private_bytes(scalar)
-    _, plain = timed(lambda: [private.exchange(key) for key in keys])
-    for name, seconds in (("hash_and_mask", hashed), ("mask", masked), ("cryptography X25519", plain)):
-        print(f"{name:20} {seconds / count * 1e6:7.1f} us a point, {plain / seconds:5.2f}x cryptography")
-
-
-def timed(work):  # type: ignore[no-untyped-def]
-    started = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -1,0 +1,281 @@
+"""How fast the curve backends are on this machine, beside `cryptography`'s X25519 in a loop, in the same run.
+
+All measurements take turns in short slices, round after round, so that whatever else the machine does hits them alike;
+the median of the rounds is the result, of rates and of ratios. No secret is used here.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import IO, Any
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from psicli import __version__, curve, signals
+from psicli.curve import reference
+from psicli.errors import InternalError
+
+ROUNDS = 5
+# Points of the largest call: a full frame of the protocol.
+MOST_POINTS = 16_384
+# Points of the smallest call: the pool shares none below, the reference is slow.
+LEAST_POINTS = 512
+FEW_POINTS = 8
+PLAIN = "cryptography"
+
+SCALAR = bytes(range(32))
+PREFIX = bytes(33)
+
+
+class Loop:
+    """Some work on packed points, called again and again; `work` takes how many points a call has."""
+
+    def __init__(self, work: Callable[[int], object], threads: int = 1, least: int = LEAST_POINTS) -> None:
+        self._work = work
+        self._threads = threads
+        self._count = least
+
+    def warm_up(self, seconds: float) -> None:
+        """Find how many points a call must have to fill much of a slice [s]."""
+        curve.set_threads(self._threads)
+        while self._taken() < seconds / 2 and self._count < MOST_POINTS:
+            self._count *= 2
+
+    def __call__(self, seconds: float) -> float:
+        """Work for so long [s], until a call is through; return points a second."""
+        curve.set_threads(self._threads)
+        points, taken = 0, 0.0
+        while taken < seconds:
+            taken += self._taken()
+            points += self._count
+        return points / taken
+
+    def _taken(self) -> float:
+        signals.check()
+        started = perf_counter()
+        self._work(self._count)
+        return perf_counter() - started
+
+
+class Workers:
+    """As many processes as there are threads elsewhere, each multiplying points in one thread, all at a time."""
+
+    def __init__(self, processes: list[subprocess.Popen[str]]) -> None:
+        self._processes = processes
+
+    def warm_up(self, seconds: float) -> None:
+        self(seconds)
+
+    def __call__(self, seconds: float) -> float:
+        """Have all of them work for so long [s]; return the points a second they reach together."""
+        for process in self._processes:
+            _pipe(process.stdin).write(f"{seconds}\n")
+            _pipe(process.stdin).flush()
+        with signals.allowed():
+            lines = [_pipe(process.stdout).readline() for process in self._processes]
+        if not all(lines):
+            raise InternalError(detail="a process that measures ended early")
+        return sum(map(float, lines))
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None
+    return pipe
+
+
+@contextmanager
+def _started(count: int) -> Iterator[Workers]:
+    """Start worker processes and see that they end."""
+    command = [sys.executable, "-P", "-m", "psicli", "bench", "--worker"]
+    with ExitStack() as stack:
+        processes = []
+        for _ in range(count):
+            # In a group of its own, so that a terminal's Ctrl-C is this process's affair alone.
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            processes.append(process)
+        yield Workers(processes)
+
+
+def work_for_another_process(lines: IO[str], answers: IO[str]) -> None:
+    """Be a worker: for every line with a time [s], multiply points for so long and answer with points a second."""
+    loop = Loop(_kernel_work(curve.BACKENDS[curve.backend()])["mask"])
+    for number, line in enumerate(lines):
+        if number == 0:
+            loop.warm_up(float(line))
+        answers.write(f"{loop(float(line))}\n")
+        answers.flush()
+
+
+@dataclass
+class Measurement:
+    """One row's number: what ran, where, and its points a second in each round."""
+
+    backend: str
+    operation: str
+    run: Loop | Workers
+    threads: int = 1
+    processes: int = 1
+    rates: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        return median(self.rates)
+
+
+def measure(seconds: float) -> dict[str, Any]:
+    """Measure every backend and CPU path of this machine, each for so long [s], and return the facts as JSON has them.
+
+    Raises SelfCheckError where one of them computes something else than it should.
+    """
+    cores, in_use = curve.threads(), curve.backend()
+    found = [Measurement(PLAIN, "X25519", Loop(_plain_work(), least=FEW_POINTS))]
+    with ExitStack() as stack:
+        for name in curve.BACKENDS:
+            curve.self_test(name)
+            found += _measurements_of(name, cores)
+            if name == in_use and _is_native(name) and cores > 1:
+                # Right after the threads it is compared with.
+                workers = stack.enter_context(_started(cores))
+                found.append(Measurement(name, "mask", workers, processes=cores))
+        _take_turns(found, seconds)
+    return _facts(found, seconds, cores, in_use)
+
+
+def _take_turns(found: list[Measurement], seconds: float) -> None:
+    for each in found:
+        each.run.warm_up(seconds / ROUNDS)
+    for _ in range(ROUNDS):
+        for each in found:
+            each.rates.append(each.run(seconds / ROUNDS))
+
+
+def _measurements_of(name: str, cores: int) -> Iterator[Measurement]:
+    for operation, work in _kernel_work(curve.BACKENDS[name]).items():
+        yield Measurement(name, operation, Loop(work, least=LEAST_POINTS if _is_native(name) else FEW_POINTS))
+        if _is_native(name) and cores > 1:
+            yield Measurement(name, operation, Loop(work, cores), threads=cores)
+
+
+def _is_native(name: str) -> bool:
+    """Tell whether a backend makes use of several threads."""
+    return name != reference.NAME
+
+
+def _kernel_work(kernel: curve.Backend) -> dict[str, Callable[[int], object]]:
+    items = curve.packed_items([b"item-%d" % number for number in range(MOST_POINTS)])
+    points = memoryview(_some_points(MOST_POINTS))
+    return {
+        "hash_and_mask": lambda count: kernel.hash_and_mask(items.slice(0, count), PREFIX, curve.DST, SCALAR),
+        "mask": lambda count: kernel.mask(points[: curve.POINT_BYTES * count], SCALAR),
+    }
+
+
+def _plain_work() -> Callable[[int], object]:
+    """Return a loop over X25519 as a Python program would write it, the points taken apart beforehand."""
+    points, size = _some_points(MOST_POINTS), curve.POINT_BYTES
+    keys = [X25519PublicKey.from_public_bytes(points[at : at + size]) for at in range(0, len(points), size)]
+    private = X25519PrivateKey.from_private_bytes(SCALAR)
+    return lambda count: [private.exchange(key) for key in keys[:count]]
+
+
+def _some_points(count: int) -> bytes:
+    """Return packed points, half of them on the twist, which costs the same."""
+    points = bytearray(os.urandom(curve.POINT_BYTES * count))
+    points[31::32] = bytes(top & 0x7F for top in points[31::32])
+    return bytes(points)
+
+
+# The report ----------------------------------------------------------------------------------------------------
+
+
+def _facts(found: list[Measurement], seconds: float, cores: int, in_use: str) -> dict[str, Any]:
+    by_name = {(each.backend, each.operation, each.threads, each.processes): each for each in found}
+    together = by_name.get((in_use, "mask", 1, cores)) if cores > 1 else None
+    return {
+        "version": __version__,
+        "cpu": _cpu(),
+        "cores": cores,
+        "backend": in_use,
+        "seconds": seconds,
+        "rounds": ROUNDS,
+        "measurements": [
+            {
+                "backend": each.backend,
+                "operation": each.operation,
+                "threads": each.threads,
+                "processes": each.processes,
+                "points_per_second": round(each.rate, 1),
+                "microseconds_per_point": round(1e6 / each.rate, 3),
+                "ratio_to_cryptography": _ratio(each, found[0]),
+                "ratio_to_one_thread": _ratio(each, by_name[each.backend, each.operation, 1, 1]),
+            }
+            for each in found
+        ],
+        "hash_and_mask_time_to_mask": {
+            name: _ratio(by_name[name, "mask", 1, 1], by_name[name, "hash_and_mask", 1, 1]) for name in curve.BACKENDS
+        },
+        "threads_to_processes": _ratio(by_name[in_use, "mask", cores, 1], together) if together else None,
+    }
+
+
+def _ratio(one: Measurement, other: Measurement) -> float:
+    """Compare slices of the same round, which were measured close to each other."""
+    return round(median(ours / theirs for ours, theirs in zip(one.rates, other.rates, strict=True)), 3)
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def to_text(facts: dict[str, Any]) -> str:
+    """Return the facts as a table."""
+    cores, in_use = facts["cores"], facts["backend"]
+    rows = {(row["backend"], row["operation"], row["threads"], row["processes"]): row for row in facts["measurements"]}
+    lines = [
+        f"psicli {facts['version']} on {facts['cpu']}, {cores} cores; median of {facts['rounds']} rounds",
+        "",
+        f"{'backend':22}{'operation':15}{'points/s':>10}{'us/point':>10}{'x X25519':>10}"
+        + (f"{f'{cores} threads':>14}{'x one':>8}" if cores > 1 else ""),
+    ]
+    for (backend, operation, threads, processes), row in rows.items():
+        if threads * processes == 1:
+            name = f"{backend} *" if backend == in_use else backend
+            lines.append(_line(name, row, rows.get((backend, operation, cores, 1)) if cores > 1 else None))
+    lines += ["", "* what a job on this machine uses"]
+    for name, ratio in facts["hash_and_mask_time_to_mask"].items():
+        lines.append(f"{name}: hash_and_mask takes {ratio:.2f} times as long as mask")
+    if facts["threads_to_processes"] is not None:
+        together = rows[in_use, "mask", 1, cores]["points_per_second"]
+        lines.append(
+            f"{in_use}: mask in {cores} threads reaches {facts['threads_to_processes']:.2f} of what {cores} processes "
+            f"of one thread reach together ({together:,.0f} points/s)"
+        )
+    return "\n".join(lines)
+
+
+def _line(name: str, alone: dict[str, Any], shared: dict[str, Any] | None) -> str:
+    line = (
+        f"{name:22}{alone['operation']:15}{alone['points_per_second']:>10,.0f}{alone['microseconds_per_point']:>10.2f}"
+    )
+    line += f"{alone['ratio_to_cryptography']:>10.2f}"
+    if shared is not None:
+        line += f"{shared['points_per_second']:>14,.0f}{shared['ratio_to_one_thread']:>8.2f}"
+    return line
