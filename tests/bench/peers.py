@@ -1,0 +1,366 @@
+"""Time psicli beside other PSI libraries: the same rows, both parties as processes on this machine, one table.
+
+All are measured from outside, in the same way: seconds from the start of both processes to the exit of both; peak
+memory as the kernel counts it for each process; bytes as they pass a relay that stands before each listening port.
+The relay holds a caller until the port listens, so nobody pays for dialling too early. Everyone runs once on a few
+rows before the clock counts. Who finds wrong rows, fails or is not installed gets a line that says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import multiprocessing
+import os
+import random
+import re
+import signal
+import socket
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+PARTIES = RECEIVER, SENDER = "alice", "bob"
+WORKER = Path(__file__).with_name("peer_worker.py")
+PEERS_PYTHON = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
+# Name -> what the worker, or for psicli the job file, is told.
+CONTENDERS = {
+    "psicli": "csv",
+    "psicli-parquet": "parquet",
+    "spu-fourq": "PROTOCOL_ECDH:CURVE_FOURQ",
+    "spu-25519": "PROTOCOL_ECDH:CURVE_25519",
+    "spu-rr22": "PROTOCOL_RR22",
+    "spu-kkrt": "PROTOCOL_KKRT",
+    "openmined": "openmined",
+}
+WARM_UP_ROWS = 200
+# How long a party may go on when the other one has failed [s].
+GRACE = 5
+JOB = """\
+job: bench
+cluster:
+  nodes:
+    - {{party: alice, address: "127.0.0.1:{relayed}", listen_address: "127.0.0.1:{port}"}}
+    - {{party: bob}}
+psi: {{receiver: alice}}
+tasks:
+  - name: rows
+    keys: {{alice: [id], bob: [id]}}
+    input_path: {{alice: alice.{suffix}, bob: bob.{suffix}}}
+    output_path: {{alice: alice-out.csv}}
+"""
+FOOTNOTE = """\
+seconds      start of both processes to exit of both
+ratio        to psicli on the same CSV files
+receiver     and sender: the process's peak memory
+on the wire  TCP payload in both directions, counted by the same relay for all; a pair: for one row of each side"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run of one contender, or the medians of several."""
+
+    seconds: float
+    receiver_peak_bytes: int
+    sender_peak_bytes: int
+    wire_bytes: int
+    matched: int
+    right: bool
+    curve_code: str
+
+
+@dataclass(frozen=True)
+class Exit:
+    code: int
+    peak_bytes: int
+
+
+class ContenderError(Exception):
+    """A contender did not end well; the text is the first cause."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000, help="rows a side, half of them common (%(default)s)")
+    parser.add_argument("--runs", type=int, default=1, help="runs of each, taking turns; medians are shown")
+    parser.add_argument("--only", action="append", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
+    parser.add_argument("--timeout", type=int, default=1800, help="for one run of one contender [s] (%(default)s)")
+    parser.add_argument("--peers-python", type=Path, default=PEERS_PYTHON, help="interpreter that has the peers")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    names = [name for name in CONTENDERS if name in (options.only or CONTENDERS)]
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in names}
+    failures: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="psicli-peers-") as folder:
+        inputs, few = Path(folder, "inputs"), Path(folder, "few")
+        generate(inputs, options.rows)
+        generate(few, WARM_UP_ROWS)
+        for name in names:
+            with suppress(ContenderError):
+                measure(name, few, WARM_UP_ROWS, options)
+        for _ in range(options.runs):
+            for name in [name for name in names if name not in failures]:
+                try:
+                    outcomes[name].append(measure(name, inputs, options.rows, options))
+                except ContenderError as failure:
+                    failures[name] = str(failure)
+    results = {name: failures.get(name) or summarise(outcomes[name]) for name in names}
+    (print_json if options.json else print_table)(results, options)
+
+
+def generate(folder: Path, rows: int) -> None:
+    """Write both inputs, in a process of its own: the kernel counts our peak memory into that of whom we start."""
+    writer = multiprocessing.get_context("fork").Process(target=write_inputs, args=(folder, rows))
+    writer.start()
+    writer.join()
+    if writer.exitcode != 0:
+        sys.exit("The inputs could not be written.")
+
+
+def write_inputs(folder: Path, rows: int) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    folder.mkdir()
+    for party, first in ((RECEIVER, 0), (SENDER, rows // 2)):
+        numbers = list(range(first, first + rows))
+        random.Random(party).shuffle(numbers)
+        keys = [key_of(number) for number in numbers]
+        with open(folder / f"{party}.csv", "w") as file:
+            file.write("id,value\n")
+            file.writelines(f"{key},{number}\n" for key, number in zip(keys, numbers, strict=True))
+        parquet.write_table(pa.table({"id": keys, "value": numbers}), folder / f"{party}.parquet")
+
+
+def key_of(number: int) -> str:
+    return f"customer-{number:09d}"
+
+
+def measure(name: str, inputs: Path, rows: int, options: argparse.Namespace) -> Outcome:
+    """Run both parties in a folder of their own, for some leave files beside their inputs that help a later run."""
+    with tempfile.TemporaryDirectory(dir=inputs.parent) as place, relays() as (ports, relayed, passed):
+        folder = Path(place)
+        for file in inputs.iterdir():
+            os.link(file, folder / file.name)
+        if name.startswith("psicli"):
+            commands = psicli_commands(name, folder, ports, relayed)
+        else:
+            commands = worker_commands(name, folder, ports, relayed, rows, options)
+        started = time.monotonic()
+        exits = run_both(commands, folder, options.timeout)
+        seconds = time.monotonic() - started
+        matched, right = check_output(folder / f"{RECEIVER}-out.csv", rows)
+        said = {party: (folder / f"{party}.stdout").read_text(errors="replace") for party in PARTIES}
+        remove_traces("".join(said.values()))
+    receiver, sender = (exits[party].peak_bytes for party in PARTIES)
+    return Outcome(seconds, receiver, sender, sum(passed), matched, right, curve_code(said[RECEIVER]))
+
+
+def curve_code(said: str) -> str:
+    """Find the curve arithmetic that psicli's report or SPU's log names: both choose it by the processor."""
+    named = re.search(r'"backend": "(.+)"|\] Using (.+)', said)
+    return (named[1] or named[2]) if named else ""
+
+
+def remove_traces(said: str) -> None:
+    """Remove what SPU leaves in /tmp, wherever TMPDIR points."""
+    for path in re.findall(r"Trace has been written to (/tmp/psi_\S+\.trace)", said):
+        Path(path).unlink(missing_ok=True)
+
+
+def psicli_commands(name: str, folder: Path, ports: dict[str, int], relayed: dict[str, int]) -> dict[str, list[str]]:
+    job = folder / "job.yaml"
+    job.write_text(JOB.format(port=ports[RECEIVER], relayed=relayed[RECEIVER], suffix=CONTENDERS[name]))
+    command = [sys.executable, "-m", "psicli", "run", "--json", "--quiet", "--config", str(job), "--party"]
+    return {party: [*command, party] for party in PARTIES}
+
+
+def worker_commands(
+    name: str, folder: Path, ports: dict[str, int], relayed: dict[str, int], rows: int, options: argparse.Namespace
+) -> dict[str, list[str]]:
+    command = [str(options.peers_python), str(WORKER), CONTENDERS[name], str(folder), str(rows), str(options.timeout)]
+    return {
+        party: [*command, party, str(ports[party]), str(relayed[peer])]
+        for party, peer in zip(PARTIES, reversed(PARTIES), strict=True)
+    }
+
+
+def run_both(commands: dict[str, list[str]], folder: Path, timeout: int) -> dict[str, Exit]:
+    """Start both parties and wait for them; raise with what the first one to fail says."""
+    running: dict[str, int] = {}
+    exits: dict[str, Exit] = {}
+    try:
+        for party, command in commands.items():
+            running[party] = start(command, folder, party)
+        deadline = time.monotonic() + timeout
+        while running and time.monotonic() < deadline:
+            for party in list(running):
+                ended = ended_with(running[party])
+                if ended is None:
+                    continue
+                del running[party]
+                exits[party] = ended
+                if ended.code != 0 and len(exits) == 1:
+                    deadline = min(deadline, time.monotonic() + GRACE)
+            time.sleep(0.002)
+    finally:
+        for pid in running.values():
+            os.kill(pid, signal.SIGKILL)
+            os.wait4(pid, 0)
+    for party, ended in exits.items():
+        if ended.code != 0:
+            raise ContenderError(f"{party}: {first_cause(folder / f'{party}.stderr', ended.code)}")
+    if running:
+        raise ContenderError(f"{' and '.join(running)}: no end after {timeout} s")
+    return exits
+
+
+def start(command: list[str], folder: Path, party: str) -> int:
+    """Start a party that keeps its temporary files in its run's folder, and return its process id."""
+    actions = [
+        (os.POSIX_SPAWN_OPEN, number, folder / f"{party}.{name}", os.O_WRONLY | os.O_CREAT, 0o600)
+        for number, name in ((1, "stdout"), (2, "stderr"))
+    ]
+    try:
+        return os.posix_spawn(command[0], command, os.environ | {"TMPDIR": str(folder)}, file_actions=actions)
+    except OSError as error:
+        raise ContenderError(f"{command[0]}: {error.strerror}") from error
+
+
+def ended_with(pid: int) -> Exit | None:
+    reaped, status, usage = os.wait4(pid, os.WNOHANG)
+    # Linux counts ru_maxrss in KiB; it is the largest of the process and of what it started and waited for.
+    return Exit(os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024) if reaped else None
+
+
+def first_cause(stderr: Path, code: int) -> str:
+    lines = stderr.read_text(errors="replace").splitlines()
+    marked = [line.partition("ERROR ")[2] for line in lines if "ERROR " in line]
+    if code < 0:
+        return signal.Signals(-code).name
+    return (marked[:1] or lines[-1:] or [f"exit code {code}"])[0]
+
+
+def check_output(path: Path, rows: int) -> tuple[int, bool]:
+    """Count the matched rows, and tell whether they are the common ones, each once and with its own value."""
+    seen = bytearray(rows)
+    matched = 0
+    right = True
+    try:
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                number = int(row["value"])
+                right = right and row["id"] == key_of(number) and rows // 2 <= number < rows and not seen[number]
+                matched += 1
+                if right:
+                    seen[number] = True
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ContenderError(f"no readable output: {type(error).__name__}") from error
+    return matched, right and matched == rows - rows // 2
+
+
+@contextmanager
+def relays() -> Iterator[tuple[dict[str, int], dict[str, int], list[int]]]:
+    """Give each party a port to listen on and one that leads there, and the sizes of all that passed [bytes]."""
+    passed: list[int] = []
+    listeners = {party: socket.create_server(("127.0.0.1", 0)) for party in PARTIES}
+    ports = {party: free_port() for party in PARTIES}
+    for party, listener in listeners.items():
+        threading.Thread(target=accept_all, args=(listener, ports[party], passed), daemon=True).start()
+    try:
+        yield ports, {party: listener.getsockname()[1] for party, listener in listeners.items()}, passed
+    finally:
+        for listener in listeners.values():
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def accept_all(listener: socket.socket, port: int, passed: list[int]) -> None:
+    with suppress(OSError):
+        while True:
+            caller = listener.accept()[0]
+            threading.Thread(target=relay, args=(listener, caller, port, passed), daemon=True).start()
+
+
+def relay(listener: socket.socket, caller: socket.socket, port: int, passed: list[int]) -> None:
+    """Join a caller with the port as soon as something listens there; give up when the run is over."""
+    while listener.fileno() >= 0:
+        with suppress(ConnectionRefusedError):
+            called = socket.create_connection(("127.0.0.1", port))
+            break
+        time.sleep(0.002)
+    else:
+        caller.close()
+        return
+    back = threading.Thread(target=copy, args=(called, caller, passed), daemon=True)
+    back.start()
+    copy(caller, called, passed)
+    back.join()
+    caller.close()
+    called.close()
+
+
+def copy(source: socket.socket, sink: socket.socket, passed: list[int]) -> None:
+    source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with suppress(OSError):
+        while data := source.recv(1 << 18):
+            passed.append(len(data))
+            sink.sendall(data)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+def summarise(runs: list[Outcome]) -> Outcome:
+    """Take medians, and the rows of the first wrong run if there is one."""
+    return replace(
+        next((run for run in runs if not run.right), runs[0]),
+        seconds=statistics.median(run.seconds for run in runs),
+        receiver_peak_bytes=int(statistics.median(run.receiver_peak_bytes for run in runs)),
+        sender_peak_bytes=int(statistics.median(run.sender_peak_bytes for run in runs)),
+        wire_bytes=int(statistics.median(run.wire_bytes for run in runs)),
+    )
+
+
+def print_json(results: dict[str, Outcome | str], options: argparse.Namespace) -> None:
+    contenders = {
+        name: {"failed": result} if isinstance(result, str) else asdict(result) for name, result in results.items()
+    }
+    head = {"rows": options.rows, "runs": options.runs, "cores": os.cpu_count()}
+    print(json.dumps(head | {"contenders": contenders}, indent=2))
+
+
+def print_table(results: dict[str, Outcome | str], options: argparse.Namespace) -> None:
+    rows = options.rows
+    base = results.get("psicli")
+    print(f"{rows:,} x {rows:,} rows, {rows - rows // 2:,} common; {os.cpu_count()} cores; runs: {options.runs}")
+    heads = f"{'receiver':>11} {'sender':>11} {'on the wire':>12} {'a pair':>9}"
+    print(f"{'':14} {'seconds':>9} {'ratio':>8} {heads} {'matched':>12}  curve code")
+    for name, result in results.items():
+        if isinstance(result, str):
+            print(f"{name:14} failed: {result}")
+            continue
+        ratio = "-" if base is None or isinstance(base, str) else f"{result.seconds / base.seconds:.2f}x"
+        peaks = f"{result.receiver_peak_bytes / 1e6:8.1f} MB {result.sender_peak_bytes / 1e6:8.1f} MB"
+        wire = f"{result.wire_bytes / 1e6:9.2f} MB {result.wire_bytes / rows:7.1f} B"
+        found = f"{result.matched:12,}{'' if result.right else '  WRONG ROWS'}  {result.curve_code}".rstrip()
+        print(f"{name:14} {result.seconds:9.2f} {ratio:>8} {peaks} {wire} {found}")
+    print(FOOTNOTE)
+    if any(isinstance(result, Outcome) and not result.right for result in results.values()):
+        print("WRONG ROWS: not exactly the common rows, each once.")
+
+
+if __name__ == "__main__":
+    main()
