@@ -147,13 +147,15 @@ static PyObject *module_mask(PyObject *self, PyObject *args) {
     return answer;
 }
 
-/* Whether the offsets of `count` items, from item `start` on, are there, ascend and stay within the data. */
+/* Whether the offsets of `count` items, from item `start` on, are there, ascend and stay within the data. They must not
+ * change during the call: buffers of Arrow arrays do not. */
 static int are_items(psicli_items *items, const Py_buffer *offsets, int width, Py_ssize_t start, Py_ssize_t count,
                      const Py_buffer *data) {
     if (!require(width == 4 || width == 8, "offsets have 4 or 8 bytes") ||
         !require(start >= 0 && count >= 0 && start < PY_SSIZE_T_MAX - count, "a wrong range of items"))
         return 0;
-    *items = (psicli_items){(const char *)offsets->buf, data->buf, width == 8, (size_t)count};
+    /* Arrow may have no data buffer where all items are empty; arithmetic on a null pointer is not defined. */
+    *items = (psicli_items){offsets->buf, data->buf != NULL ? data->buf : (const void *)"", width == 8, (size_t)count};
     if (count == 0)
         return 1;
     if (!require(start + count < offsets->len / width, "too few offsets") ||
