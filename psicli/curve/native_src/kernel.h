@@ -404,8 +404,8 @@ WORKER int on_curve(const uint8_t *points, size_t n) {
 
 /* What psicli.h declares --------------------------------------------------------------------------------------- */
 
-/* Each has its work done in frames below its own, then overwrites them. Its work wipes something before it returns, so that
- * the dynamic linker has looked explicit_bzero up by then: it does so on the stack, vector registers and all. */
+/* Each has its work done in frames below its own, then overwrites them. Its work wipes something before it returns, so
+ * that the dynamic linker has looked explicit_bzero up by then: it does so on the stack, vector registers and all. */
 
 static void wiped_mask(uint8_t *out, uint8_t *flags, const uint8_t *points, size_t n, const uint8_t scalar[32]) {
     mask(out, flags, points, n, scalar);

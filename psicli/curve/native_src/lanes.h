@@ -1,7 +1,8 @@
 /* A vec holds one 64-bit number of each of LANES points. Vectors of GCC and clang have the plain operators of C.
  *
- * Include after LANES is defined. LANES 1 is plain C; 4 needs AVX2, 8 needs AVX-512F. Where PSICLI_PLAIN is defined, tests'
- * tools follow every value: without what they do not see through, inline assembly and the ternary logic instruction.
+ * Include after LANES is defined. LANES 1 is plain C; 4 needs AVX2, 8 needs AVX-512F. Where PSICLI_PLAIN is defined,
+ * tests' tools follow every value: without what they do not see through, inline assembly and the ternary logic
+ * instruction.
  *
  * Nothing here branches on a lane's value. A vmask is all ones in a lane where something holds, all zeros elsewhere.
  */

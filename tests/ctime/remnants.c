@@ -1,0 +1,95 @@
+/* Tell whether the kernel leaves anything that depends on a secret on the stack.
+ *
+ *   remnants PATH [leave]
+ *
+ * runs each operation twice on a stack of its own, with different secrets and all else equal: the stacks must end up
+ * equal too. The second argument plants a copy of the scalar. Prints how deep the operations went [bytes].
+ */
+#define _DEFAULT_SOURCE
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "work.h"
+
+#define STACK_SIZE (1 << 20)
+#define UNTOUCHED 0xa5
+
+static struct {
+    const psicli_path *path;
+    const operation *operation;
+    work *work;
+    int leave;
+} job;
+
+static ucontext_t here, there;
+
+static void leave_scalar(void) {
+    volatile uint8_t copy[32];
+    for (size_t i = 0; i < sizeof copy; i++)
+        copy[i] = job.work->scalar[i];
+}
+
+static void run_job(void) {
+    job.operation->run(job.path, job.work);
+    if (job.leave)
+        leave_scalar();
+}
+
+/* Run the job on a stack, in a process in which nothing ran yet: the dynamic linker leaves traces, too, when it looks
+ * up functions first called. */
+static void run_on(uint8_t *stack) {
+    int status = 0;
+    memset(stack, UNTOUCHED, STACK_SIZE);
+    pid_t child = fork();
+    if (child == 0) {
+        if (getcontext(&there) != 0)
+            _exit(2);
+        there.uc_stack.ss_sp = stack;
+        there.uc_stack.ss_size = STACK_SIZE;
+        there.uc_link = &here;
+        makecontext(&there, run_job, 0);
+        _exit(swapcontext(&here, &there) == 0 ? 0 : 2);
+    }
+    if (child < 0 || waitpid(child, &status, 0) != child || status != 0)
+        exit(2);
+}
+
+/* Return how far below the stack's top something was written. */
+static size_t depth(const uint8_t *stack) {
+    size_t i = 0;
+    while (i < STACK_SIZE && stack[i] == UNTOUCHED)
+        i++;
+    return STACK_SIZE - i;
+}
+
+int main(int argc, char **argv) {
+    static uint8_t once[STACK_SIZE];
+    if (argc != 2 && argc != 3)
+        return 2;
+    uint8_t *stack = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (stack == MAP_FAILED)
+        return 2;
+    job.path = find_path(argv[1]);
+    job.leave = argc == 3;
+    int found = 0;
+    for (size_t i = 0; i < OPERATION_COUNT * COUNT_COUNT; i++) {
+        const operation *o = job.operation = &OPERATIONS[i / COUNT_COUNT];
+        size_t count = COUNTS[i % COUNT_COUNT], different = 0;
+        work w = make_work(o, count);
+        job.work = &w;
+        run_on(stack);
+        memcpy(once, stack, STACK_SIZE);
+        fill_secrets(&w, 4); /* for which the check of points, whose answer is public, gives the same */
+        run_on(stack);
+        for (size_t at = 0; at < STACK_SIZE; at++)
+            different += once[at] != stack[at];
+        if (different > 0)
+            fprintf(stderr, "%s of %zu leaves %zu bytes\n", o->name, count, different);
+        found |= different > 0;
+        printf("%s %zu %zu\n", o->name, count, depth(stack));
+        drop_work(&w);
+    }
+    return found;
+}
