@@ -9,7 +9,9 @@ PEER_VENV := .venv-peers
 PEER_PYTHON ?= python3.11
 PEER_ROWS ?= 100000
 RUNS ?= 1
-# What the installed package is built from; the rest of it is used where it stands.
+# What the installed package is built from; the rest of it is used where it stands. An old kernel goes first: one that
+# cannot be built any more would leave it in place.
+FORGET_KERNEL := rm -rf build psicli/curve/_native*.so
 BUILT_FROM := pyproject.toml $(wildcard psicli/curve/native_src/*)
 
 .PHONY: demo test test-slow lint format proto bench bench-peers clean
@@ -52,14 +54,17 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(BUILT_FROM) | $(VENV)/bin/python
+	$(FORGET_KERNEL)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
 $(VENV)/.test-installed: $(BUILT_FROM) | $(VENV)/bin/python
+	$(FORGET_KERNEL)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.lint-installed: $(BUILT_FROM) | $(VENV)/bin/python
+	$(FORGET_KERNEL)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	@touch $@ $(VENV)/.installed $(VENV)/.test-installed
 

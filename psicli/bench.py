@@ -96,12 +96,19 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
 def _started(count: int) -> Iterator[Workers]:
     """Start worker processes and see that they end."""
     command = [sys.executable, "-P", "-m", "psicli", "bench", "--worker"]
+    # What the command line says here must not be said otherwise by the environment there.
+    environment = {name: value for name, value in os.environ.items() if name not in ("PSICLI_SECONDS", "PSICLI_JSON")}
     with ExitStack() as stack:
         processes = []
         for _ in range(count):
             # In a group of its own, so that a terminal's Ctrl-C is this process's affair alone.
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                process_group=0,
+                env=environment,
             )
             stack.enter_context(process)
             stack.callback(process.kill)

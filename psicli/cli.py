@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -29,6 +30,18 @@ logger = logging.getLogger(__name__)
 _USAGE = 2
 # The standard streams that were closed when we started.
 _closed: set[str] = set()
+
+
+class Seconds(click.FloatRange):
+    """A time that is a number: every comparison with nan is false, so it passes a range."""
+
+    name = "float range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value} is no time.", param, ctx)
+        return seconds
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -74,7 +87,7 @@ def _job_options(command: Callable[..., int]) -> Callable[..., int]:
 @click.option("--party", envvar="PSICLI_PARTY", show_envvar=True, help="Who we are, instead of the file's self_party.")
 @click.option(
     "--lock-timeout",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=0,
     envvar="PSICLI_LOCK_TIMEOUT",
     show_envvar=True,
@@ -208,7 +221,7 @@ def status(as_json: bool) -> int:
 @cli.command()
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True, max=3600),
     default=0.5,
     show_default=True,
     envvar="PSICLI_SECONDS",

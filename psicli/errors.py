@@ -360,7 +360,10 @@ class UnknownPathError(PsicliError):
 class MissingBackendError(PsicliError):
     sentence = "{variable} asks for the native curve kernel, which is not there: {reason}"
     code = 78
-    hint = "Install a C compiler such as gcc and install psicli again, or unset the variable to run slower without it."
+    hint = (
+        "Install a C compiler and Python's headers (gcc, python3-dev), then psicli again with "
+        "`pip install --force-reinstall --no-cache-dir`; or unset the variable to run slower without it."
+    )
 
 
 class PeerDisagreesError(ConfigError):

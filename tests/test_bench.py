@@ -83,10 +83,17 @@ def test_the_table_marks_what_a_job_would_use() -> None:
         assert result.stderr == ""
 
 
-@pytest.mark.parametrize("seconds", ["0", "-1", "soon"])
+@pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "inf"])
 def test_no_time_at_all(seconds: str) -> None:
     result = run("--seconds", seconds)
     assert (result.code, result.stdout) == (2, b"")
+
+
+def test_the_command_line_comes_before_the_environment_in_every_process() -> None:
+    result = run(*BRIEFLY, env={"PSICLI_SECONDS": "soon", "PSICLI_JSON": "perhaps"})
+    assert result.code == 2
+    result = run(*BRIEFLY, env={"PSICLI_SECONDS": "soon"})
+    assert result.code == 0, result.text
 
 
 def test_what_computes_something_else_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,8 +61,8 @@ def test_what_is_asked_for_and_not_there_is_a_configuration_error(
     assert (code, stdout) == (78, "")
     assert log == [
         f"ERROR {variable} asks for the native curve kernel, which is not there: it was not built",
-        "ERROR hint: Install a C compiler such as gcc and install psicli again, or unset the variable to run slower "
-        "without it.",
+        "ERROR hint: Install a C compiler and Python's headers (gcc, python3-dev), then psicli again with "
+        "`pip install --force-reinstall --no-cache-dir`; or unset the variable to run slower without it.",
     ]
 
 
@@ -107,3 +107,12 @@ def test_without_a_compiler_it_installs_all_the_same(tmp_path: Path) -> None:
     assert not [*(tmp_path / "installed").rglob("_native*.so")]
     code, stdout, log = psicli(tmp_path / "installed", "bench", "--seconds", "0.02")
     assert (code, "reference *" in stdout, len(log)) == (0, True, 1)
+
+
+def test_a_kernel_that_is_built_anew_leaves_no_old_one() -> None:
+    """A build that fails is no failure of the installation, and would leave the old kernel in use."""
+    recipes = (ROOT / "Makefile").read_text().split("\n\n")
+    installing = [recipe for recipe in recipes if "pip install" in recipe and " -e " in recipe]
+    assert len(installing) == 3
+    for recipe in installing:
+        assert recipe.index("$(FORGET_KERNEL)") < recipe.index("pip install")

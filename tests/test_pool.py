@@ -101,3 +101,38 @@ if child:
 
 def test_a_process_ends_with_its_pool_still_there() -> None:
     assert run("pool.set_threads(4); print(len(pool.in_parts(2048, lambda start, stop: 0)))") == "8\n"
+
+
+def test_where_no_thread_can_be_had_this_one_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool.set_threads(8)
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(pool, "_pool", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        ids = pool.in_parts(16 * 256, lambda start, stop: threading.get_ident())
+    assert ids == [threading.get_ident()] * 16
+
+
+def test_an_exception_thrown_at_the_caller_ends_the_whole_call() -> None:
+    """As Ctrl-C is: the parts at work are waited for, none is begun any more."""
+    pool.set_threads(2)
+    caller, thrown = threading.get_ident(), threading.Event()
+    worked = []
+
+    def work(start: int, stop: int) -> None:
+        if threading.get_ident() == caller:
+            thrown.set()
+            raise KeyboardInterrupt
+        assert thrown.wait(60)
+        worked.append(start)
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.in_parts(8 * 256, work)
+    at_the_end = list(worked)
+    # Whoever helps now is through with the call before.
+    pool.in_parts(8 * 256, lambda start, stop: None)
+    assert worked == at_the_end
+    assert len(worked) < 7

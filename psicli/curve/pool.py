@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from threading import Lock
 from typing import TypeVar
 
@@ -58,15 +59,25 @@ def in_parts(count: int, work: Callable[[int, int], T]) -> list[T]:
                 return
             try:
                 parts[at].set_result(work(at * step, min((at + 1) * step, count)))
-            except Exception as exc:
+            except BaseException as exc:
                 parts[at].set_exception(exc)
+                if not isinstance(exc, Exception):
+                    raise
 
     pool = _shared_pool(workers - 1)
-    for _ in range(workers - 1):
-        pool.submit(help_out)
-    # This thread is one of them: it has not to be woken, and what a busy machine keeps others from, it does itself.
-    help_out()
-    wait(parts)
+    # Where the system has no more threads for us, those there are do the work.
+    with suppress(RuntimeError):
+        for _ in range(min(workers, len(parts)) - 1):
+            pool.submit(help_out)
+    try:
+        # This thread is one of them: it has not to be woken, and what a busy machine keeps others from, it does itself.
+        help_out()
+    finally:
+        # An exception that was thrown at this thread ends the call, not only its own part of it.
+        with suppress(IndexError):
+            while True:
+                parts[waiting.popleft()].set_exception(CancelledError())
+        wait(parts)
     return [part.result() for part in parts]
 
 

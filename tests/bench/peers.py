@@ -113,6 +113,13 @@ def main() -> None:
                     failures[name] = str(failure)
     results = {name: failures.get(name) or summarise(outcomes[name]) for name in names}
     (print_json if options.json else print_table)(results, options)
+    if any(is_failure(name, result) for name, result in results.items()):
+        sys.exit(1)
+
+
+def is_failure(name: str, result: Outcome | str) -> bool:
+    """Tell a wrong result, or none of psicli, from a peer that cannot be measured, which is a line of the table."""
+    return name.startswith("psicli") if isinstance(result, str) else not result.right
 
 
 def generate(folder: Path, rows: int) -> None:

@@ -7,14 +7,16 @@
  *   PSICLI_FUNCTION   whether the field's products are called, because nine of them a step and way, inlined, would not
  *                     fit the caches of decoded instructions, or inlined, because they are short;
  *   PSICLI_PATH, PSICLI_NAME
- * and includes path.h, lanes.h, its field, curve.h, sha2.h, then this. The last block of a call has its spare lanes filled with copies of its last point. All that holds a secret
- * is on the stack and overwritten before a function returns; contracts are in psicli.h.
+ * and includes path.h, lanes.h, its field, curve.h, sha2.h, then this. The last block of a call has its spare lanes
+ * filled with copies of its last point. All that holds a secret is on the stack and overwritten before a function
+ * returns; contracts are in psicli.h.
  */
 #ifndef PSICLI_KERNEL_H
 #define PSICLI_KERNEL_H
 
-/* Blocks that share an inversion: its price, 265 products, falls to eight a block. */
-#define BATCH 32
+/* Blocks that share an inversion: its price, 265 products, falls to eight or sixteen a block, of some 2,300. Fewer where
+ * elements are large: the batch is on the stack, and there are systems that give a thread 128 KiB. */
+#define BATCH (LANES * LIMBS > 64 ? 16 : 32)
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 typedef struct {
     fe x[BATCH], z[BATCH], before[BATCH];
@@ -44,7 +46,7 @@ static inline void store_le64(uint8_t *bytes, uint64_t x) {
         bytes[i] = (uint8_t)(x >> (8 * i));
 }
 
-/* Load a block of `count` (1 to LANES) points; `bad` is set where one is not canonical: p or above. */
+/* Load a block of points, `count` (at least 1) of which are there; `bad` is set where one is not canonical: p or above. */
 static void load_points(fe *u, vmask *bad, const uint8_t *points, size_t count) {
     uint64_t words[4][LANES], above[LANES];
     vec loaded[4];
