@@ -7,6 +7,7 @@ The listener's handler and the dialer's request iterator only move bytes between
 from __future__ import annotations
 
 import logging
+import math
 import os
 import ssl
 import threading
@@ -24,7 +25,7 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import grpc
 
-from psicli import signals
+from psicli import signals, trace
 from psicli.errors import (
     IdentityError,
     PeerAbsentError,
@@ -159,6 +160,9 @@ class Link:
         self._woken = False
         self._failure: PsicliError | None = None
         self._heard_at = time.monotonic()
+        # Handed to the stream, and come out of it [bytes].
+        self._bytes_sent = 0
+        self._bytes_received = 0
 
     # The session's side
 
@@ -168,6 +172,7 @@ class Link:
         with self._changed:
             if not (self._closing or self._failure):
                 self._outbox.append(octets)
+                trace.count("outbox", "messages", len(self._outbox))
                 if isinstance(message, Received | Commit | Done):
                     self._owed = len(self._outbox)
                 self._changed.notify_all()
@@ -180,6 +185,8 @@ class Link:
         """
         with self._changed:
             arrived = self._inbox.popleft() if self._inbox else None
+            if arrived is not None:
+                trace.count("inbox", "messages", len(self._inbox))
             self._changed.notify_all()
             if isinstance(arrived, PsicliError):
                 raise arrived
@@ -187,16 +194,19 @@ class Link:
                 raise self._failure or PeerGoneError(reason="it closed the connection")
             return arrived
 
-    def has_room(self) -> bool:
-        """Return whether a frame may be queued; a link that has ended takes everything, and it goes nowhere."""
-        return self._ended or len(self._outbox) < QUEUE_FRAMES
+    def room(self) -> float:
+        """Return how many frames may be queued; a link that has ended takes any number, and they go nowhere."""
+        return math.inf if self._ended else QUEUE_FRAMES - len(self._outbox)
 
-    def wait(self, *, for_message: bool, for_room: bool, timeout: float) -> bool:
-        """Wait until a message (or the end of the stream) or room is there, or wake() is called; return whether."""
+    def wait(self, *, for_message: bool, room_for: int | None, timeout: float) -> bool:
+        """Wait until a message (or the end of the stream) is there, or room for so many frames, or wake() is called.
+
+        Returns whether anything was.
+        """
 
         def there() -> bool:
             message = for_message and (self._ended or bool(self._inbox))
-            return self._woken or message or (for_room and self.has_room())
+            return self._woken or message or (room_for is not None and self.room() >= room_for)
 
         found = signals.wait_for(self._changed, there, timeout)
         self._woken = False
@@ -260,6 +270,9 @@ class Link:
                     return
                 octets = self._outbox.popleft()
                 self._owed = max(self._owed - 1, 0)
+                self._bytes_sent += len(octets)
+                trace.count("outbox", "messages", len(self._outbox))
+                trace.count("sent", "bytes", self._bytes_sent)
                 self._changed.notify_all()
             yield octets
 
@@ -281,10 +294,13 @@ class Link:
             # Our direction stays open: the peer is to be told.
             arrived = exc
         with self._changed:
+            self._bytes_received += len(octets)
+            trace.count("received", "bytes", self._bytes_received)
             self._heard_at = time.monotonic()
             self._changed.wait_for(lambda: len(self._inbox) < QUEUE_FRAMES or self._ended)
             if not (self._ended and (_is_frame(arrived) or self._is_cut(arrived))):
                 self._inbox.append(arrived)
+                trace.count("inbox", "messages", len(self._inbox))
             elif _is_frame(arrived):
                 self._cut.add(arrived[0].task)
             self._changed.notify_all()
@@ -305,7 +321,7 @@ class Link:
 
     def first(self, timeout: float) -> Message | None:
         """Return the first message, None when none comes in time; raises what ended the stream."""
-        self.wait(for_message=True, for_room=False, timeout=timeout)
+        self.wait(for_message=True, room_for=None, timeout=timeout)
         arrived = self.poll()
         return arrived[0] if arrived else None
 

@@ -1,7 +1,14 @@
-"""Carry out the work of one task: compute what the protocol hands out, send what it answers.
+"""Carry out the work of tasks: compute what the protocol hands out, in the background, several pieces at a time.
 
-One thread masks, tokenises and checks, one thing after another; the link's two queues let the network run beside it,
-and outputs are written in the background. The curve kernel is the only thing here that costs time.
+    link's inbox ──> session's thread ──> party.receive ──> party.next_work ──> begin ──┐
+      8 frames          │      ▲                                                        │  at most `depth`
+                        │      └── complete, in order <── computing: 2 threads <────────┤  pieces a task
+    link's outbox <─────┘                                  └> curve's pool: `threads`   │
+      8 frames                                             writing: 1 thread <──────────┘
+
+The session's thread moves messages and keeps the books; it never computes. The link's own threads send and receive
+beside it, another thread reads the next task's input. Every queue is bounded: a full outbox stops the handing out of
+work that sends, a full inbox stops the peer. The first failure in the order of the work is the one that is told.
 """
 
 from __future__ import annotations
@@ -9,13 +16,16 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, wait
-from typing import Any, Protocol
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from psicli import curve, signals
+from psicli import curve, signals, trace
 from psicli.errors import LocalProtocolError, PeerProtocolError, SelfCheckError
 from psicli.protocol import (
     CheckLists,
@@ -32,11 +42,21 @@ from psicli.protocol import (
     TaskParty,
     Work,
 )
-from psicli.spool import Mask, Records
+from psicli.spool import Cut, Mask, Records, Storage
+from psicli.trace import Stage, Stages
 
 # Points of a frame that are proven to lie on the curve: a peer that skips the hash to the curve passes one frame with
 # probability 2^-64 [items].
 SAMPLED_POINTS = 64
+
+T = TypeVar("T")
+
+_FILE_WORK = StageOutput | PublishOutput
+
+# What one list of a task may take of the memory there is for data: there are three of points and two of tokens, and
+# while one task's are complete the next task's grow.
+_POINTS_PART = 1 / 24
+_TOKENS_PART = 1 / 48
 
 
 class Output(Protocol):
@@ -49,13 +69,80 @@ class Output(Protocol):
         """Put the staged file in place."""
 
 
+class Crew:
+    """Who works beside the session's own thread, for all its tasks.
+
+    depth: pieces of work a task may have under way: one at work, its parts shared among the curve's threads, the others
+    so that these never wait for the next. wake: called after each piece.
+    """
+
+    def __init__(self, depth: int, wake: Callable[[], None]) -> None:
+        self.depth = depth
+        self._wake = wake
+        # Two, so that one's parts are at hand while the other's last ones are waited for.
+        self._computing = ThreadPoolExecutor(2, "psicli-compute")
+        self._writing = ThreadPoolExecutor(1, "psicli-writer")
+
+    def compute(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        return self._submit(self._computing, work, *arguments)
+
+    def write(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Have file work done, one piece at a time."""
+        return self._submit(self._writing, work, *arguments)
+
+    def dismiss(self) -> None:
+        """Begin nothing more; what is at work goes on."""
+        for executor in (self._computing, self._writing):
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(self, executor: Executor, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        future = executor.submit(work, *arguments)
+        future.add_done_callback(lambda _: self._wake())
+        return future
+
+
+@dataclass
+class _UnderWay:
+    """A piece of work the machine handed out, and what it comes to."""
+
+    work: Work
+    done: Future[Any]
+
+
+class _Lists:
+    """The records a task keeps until its lists are complete, in memory or on disk: both counts are known."""
+
+    def __init__(self, party: TaskParty, storage: Storage) -> None:
+        own, peer = party.own_count, party.peer_count
+        points, tokens = (
+            Cut(width, max(own, peer), storage.share(part), storage.spool)
+            for width, part in ((curve.POINT_BYTES, _POINTS_PART), (curve.TOKEN_BYTES, _TOKENS_PART))
+        )
+        self.own_points = Records(points, own)
+        self.peer_points = Records(points, peer)
+        self.products = Records(points, peer)
+        # The sender of points gets tokens and makes them; who answers points keeps none.
+        kept = not party.answers_points
+        self.own_tokens = Records(tokens, own * kept)
+        self.peer_tokens = Records(tokens, peer * kept)
+
+    def close_points(self) -> None:
+        for records in (self.own_points, self.peer_points, self.products):
+            records.close()
+
+    def close(self) -> None:
+        self.close_points()
+        self.own_tokens.close()
+        self.peer_tokens.close()
+
+
 class TaskExchange:
     """One task's exchange with the peer, over this party's items in their secret order.
 
-    Feed it messages and let it take steps; both return the messages to send. File work runs in the background, and
-    wake is called when it is through.
-    matched: the own items [n booleans, secret order] the peer has too, once known.
-    writing: the file work under way.
+    Feed it messages and let it take steps; both return the messages to send. Work is begun as it comes, up to `depth`
+    pieces of it, and completed in the same order; what costs time runs in `crew`, file work in `writer`, and wake is
+    called when a piece is through. Whatever changes the exchange's own state does so in the caller's thread.
+    matched: the own items [n booleans, secret order] the peer has too, once known. stages: where the time goes.
     """
 
     def __init__(
@@ -64,38 +151,50 @@ class TaskExchange:
         items: Any,
         task_sid: bytes,
         output: Output | None,
-        background: Executor,
-        wake: Callable[[], None],
+        crew: Crew,
+        stages: Stages,
+        storage: Storage,
     ) -> None:
         self.party = party
+        self.stages = stages
         self.matched: Mask | None = None
         self._items = items
         self._task_sid = task_sid
         self._output = output
-        self._background = background
-        self._wake = wake
-        self.writing: Future[bytes] | None = None
+        self._crew = crew
+        self._under_way: deque[_UnderWay] = deque()
         # A bytearray, so that it can be overwritten; fresh for every task and party.
         self._scalar = bytearray(os.urandom(32))
-        self._own_points = Records(curve.POINT_BYTES)
-        self._peer_points = Records(curve.POINT_BYTES)
-        self._products = Records(curve.POINT_BYTES)
-        self._own_tokens = Records(curve.TOKEN_BYTES)
-        self._peer_tokens = Records(curve.TOKEN_BYTES)
+        self._storage = storage
         self._bitmap = b""
         self._bits: list[bytes] = []
 
     def step(self, *, room: bool) -> list[Message] | None:
-        """Do one piece of work and return what to send, or None when there is nothing to do now.
+        """Complete what is through, else begin something; return what to send, or None when there is nothing to do now.
 
-        Raises PeerProtocolError, SelfCheckError, and what the output raises.
+        Raises PeerProtocolError, SelfCheckError, and what the output raises: what the oldest work under way raised.
         """
-        work = self.party.next_work(room=room)
-        if work is None:
-            return None
-        if isinstance(work, StageOutput | PublishOutput):
-            return self.party.completed(work) if self._written(work) else None
-        return self.party.completed(work, self._carry_out(work))
+        if self._under_way and self._under_way[0].done.done():
+            oldest = self._under_way.popleft()
+            with trace.span("keep"):
+                result = self._take(oldest.work, oldest.done.result())
+            return self.party.completed(oldest.work, result)
+        if len(self._under_way) < self._crew.depth:
+            work = self.party.next_work(room=room)
+            if work is not None:
+                self._under_way.append(_UnderWay(work, self._begin(work)))
+                return []
+        return None
+
+    @property
+    def pieces(self) -> int:
+        """Pieces of work under way."""
+        return len(self._under_way)
+
+    @property
+    def writing(self) -> Future[Any] | None:
+        """The file work under way."""
+        return next((each.done for each in self._under_way if isinstance(each.work, _FILE_WORK)), None)
 
     def keep(self, patience: float) -> bool:
         """Return whether the output stays although the link is gone, and see that it is in place.
@@ -105,100 +204,123 @@ class TaskExchange:
         """
         if self.party.phase is not Phase.COMMITTED:
             return False
-        work = self.party.next_work()
-        if self.writing is None and isinstance(work, PublishOutput):
-            self._written(work)
         deadline = time.monotonic() + patience
-        while self.writing is not None and not self.writing.done():
+        while self.step(room=True) is not None or self._under_way:
             signals.check()
-            wait([self.writing], signals.SLICE)
+            wait([each.done for each in self._under_way], signals.SLICE)
             if time.monotonic() >= deadline:
                 return False
-        if self.writing is not None:
-            self.writing.result()
         return True
+
+    @cached_property
+    def _lists(self) -> _Lists:
+        return _Lists(self.party, self._storage)
 
     def wipe(self) -> None:
         """Overwrite the scalar; nothing can be masked any more."""
         self._scalar[:] = bytes(len(self._scalar))
 
-    def _written(self, work: Work) -> bool:
-        """Have file work done in the background; return whether it is through."""
-        if self.writing is None:
-            self.writing = self._background.submit(self._carry_out, work)
-            self.writing.add_done_callback(lambda _: self._wake())
-        if not self.writing.done():
-            return False
-        # What failed stays there, so that nobody tries it a second time.
-        self.writing.result()
-        self.writing = None
-        return True
-
     def match(self) -> Mask:
         """Return which own items the peer has too; the receiver's lists must be complete."""
-        self.matched = self._own_tokens.found_in(self._peer_tokens)
-        return self.matched
+        with self.stages.at(Stage.MATCHING, "match"):
+            self.matched = self._lists.own_tokens.found_in(self._lists.peer_tokens)
+            self._lists.close()
+            return self.matched
 
-    def _carry_out(self, work: Work) -> bytes:
+    # Beginning: what may run beside the caller
+
+    def _begin(self, work: Work) -> Future[Any]:
         match work:
             case MaskOwn(start, stop):
-                return self._mask_own(start, stop)
-            case MaskPeer(_, points):
-                return self._mask_peer(points)
+                return self._crew.compute(self._mask_own, start, stop)
+            case MaskPeer(seq, points):
+                return self._crew.compute(self._mask_peer, seq, points)
+            case CheckLists():
+                # From here on nothing is masked any more.
+                self.wipe()
+                return self._crew.compute(self._check_lists)
+            case Match():
+                return self._crew.compute(self._match_both)
+            case StageOutput():
+                return self._crew.write(self._stage)
+            case PublishOutput():
+                return self._crew.write(self._publish)
+        result: Future[bytes] = Future()
+        result.set_result(self._do_at_once(work))
+        return result
+
+    def _do_at_once(self, work: Work) -> bytes:
+        match work:
             case KeepTokens(tokens):
-                self._own_tokens.append(tokens)
+                self._lists.own_tokens.append(tokens)
             case KeepBits(bits):
                 self._bits.append(bits)
-            case CheckLists():
-                self._check_lists()
-            case Match():
-                self._bitmap = _pack(self._peer_tokens.found_in(self._own_tokens))
-                self.match()
             case CutBitmap(start, stop):
                 return self._bitmap[start // 8 : -(-stop // 8)]
-            case StageOutput():
-                self._stage()
-            case PublishOutput():
-                self._expect_output().publish()
         return b""
 
     def _mask_own(self, start: int, stop: int) -> bytes:
-        points = curve.hash_and_mask(self._items.slice(start, stop - start), self._task_sid, self._scalar)
-        if not curve.on_curve(_sample(points)):
-            raise SelfCheckError(backend=curve.backend(), detail="an own point does not lie on the curve")
-        self._own_points.append(points)
-        return points
+        with self.stages.at(Stage.COMPUTING, "mask own", start // self.party.chunk_items):
+            points = curve.hash_and_mask(self._items.slice(start, stop - start), self._task_sid, self._scalar)
+            if not curve.on_curve(_sample(points)):
+                raise SelfCheckError(backend=curve.backend(), detail="an own point does not lie on the curve")
+            return points
 
-    def _mask_peer(self, points: bytes) -> bytes:
-        products, bad = curve.mask(points, self._scalar)
-        if bad:
-            raise PeerProtocolError(detail=f"{len(bad)} points of a frame are not valid points")
-        if not curve.on_curve(_sample(points)):
-            raise PeerProtocolError(detail="a point does not lie on the curve: its items are not hashed to the curve")
-        self._peer_points.append(points)
-        self._products.append(products)
-        tokens = curve.tokens(products, self._task_sid)
-        if self.party.answers_points:
-            return tokens
-        self._peer_tokens.append(tokens)
-        return b""
+    def _mask_peer(self, seq: int, points: bytes) -> tuple[bytes, bytes]:
+        """Return the products and their tokens."""
+        with self.stages.at(Stage.COMPUTING, "mask peer", seq):
+            products, bad = curve.mask(points, self._scalar)
+            if bad:
+                raise PeerProtocolError(detail=f"{len(bad)} points of a frame are not valid points")
+            if not curve.on_curve(_sample(points)):
+                reason = "its items are not hashed to the curve"
+                raise PeerProtocolError(detail=f"a point does not lie on the curve: {reason}")
+            with trace.span("tokens"):
+                return products, curve.tokens(products, self._task_sid)
 
     def _check_lists(self) -> None:
         """Check the complete lists, whatever matches; a dishonest list must not reach the matching."""
-        # From here on nothing is masked any more.
-        self.wipe()
-        if self._peer_points.any_in(self._own_points):
-            raise PeerProtocolError(detail="it sent a point of ours back as its own")
-        if self._products.has_duplicates():
-            raise PeerProtocolError(detail="two of its points are the same item")
-        if self._own_tokens.has_duplicates():
-            raise PeerProtocolError(detail="two of its tokens are equal")
+        with self.stages.at(Stage.MATCHING, "check lists"):
+            if self._lists.peer_points.any_in(self._lists.own_points):
+                raise PeerProtocolError(detail="it sent a point of ours back as its own")
+            if self._lists.products.has_duplicates():
+                raise PeerProtocolError(detail="two of its points are the same item")
+            if self._lists.own_tokens.has_duplicates():
+                raise PeerProtocolError(detail="two of its tokens are equal")
+            self._lists.close_points()
+
+    def _match_both(self) -> None:
+        with self.stages.at(Stage.MATCHING, "match for the peer"):
+            self._bitmap = _pack(self._lists.peer_tokens.found_in(self._lists.own_tokens))
+        self.match()
 
     def _stage(self) -> None:
         if self.matched is None:
             bits = np.frombuffer(b"".join(self._bits), dtype=np.uint8)
             self.matched = np.unpackbits(bits, count=self.party.own_count, bitorder="little").astype(bool)
-        self._expect_output().stage(self.matched)
+        with self.stages.at(Stage.WRITING, "write output"):
+            self._expect_output().stage(self.matched)
+
+    def _publish(self) -> None:
+        with self.stages.at(Stage.WRITING, "publish output"):
+            self._expect_output().publish()
+
+    # Completing, in the order of beginning
+
+    def _take(self, work: Work, result: Any) -> bytes:
+        """Keep what a piece of work came to; return what of it travels."""
+        match work:
+            case MaskOwn():
+                self._lists.own_points.append(result)
+            case MaskPeer(_, points):
+                products, tokens = result
+                self._lists.peer_points.append(points)
+                self._lists.products.append(products)
+                if self.party.answers_points:
+                    return cast(bytes, tokens)
+                self._lists.peer_tokens.append(tokens)
+                return b""
+        return result if isinstance(result, bytes) else b""
 
     def _expect_output(self) -> Output:
         if self._output is None:

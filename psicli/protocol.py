@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import ClassVar, TypeAlias, cast
+from typing import ClassVar, NamedTuple, TypeAlias, cast
 
 from psicli.errors import DisagreementError, LocalProtocolError, PeerProtocolError, TooManyItemsError
 
@@ -251,6 +251,10 @@ class StreamShape:
         start = seq * self.chunk_items
         return start, min(start + self.chunk_items, self.count)
 
+    def items(self, frames: int) -> int:
+        """Return how many items the first frames hold."""
+        return min(frames * self.chunk_items, self.count)
+
     def frame_bytes(self, seq: int) -> int:
         start, stop = self.span(seq)
         return -(-(stop - start) * ITEM_BITS[self.stream] // 8)
@@ -427,6 +431,15 @@ class Disclosure(Enum):
     NOTHING = "nothing"
 
 
+class Progress(NamedTuple):
+    """Items masked so far, own and the peer's, and of how many; it never tells of a match."""
+
+    own: int
+    own_total: int
+    peer: int
+    peer_total: int
+
+
 @dataclass(frozen=True, slots=True)
 class TaskSetup:
     """What a side knows of a task before it opens it."""
@@ -443,7 +456,7 @@ class TaskParty(ABC):
     """One task from one side: what both roles share.
 
     Feed messages to `receive`, fetch work with `next_work`, hand its result to `completed`; both return the messages
-    to send, in order. Work is completed in the order it was handed out.
+    to send, in order. Several pieces of work may be under way; they are completed in the order they were handed out.
     """
 
     allowed: ClassVar[dict[Phase, frozenset[type]]]
@@ -458,13 +471,15 @@ class TaskParty(ABC):
         self.broadcast = setup.broadcast
         self.own_count = setup.own_count
         self.peer_count = 0
+        self.chunk_items = setup.chunk_items
         self._setup = setup
         self._outgoing: dict[int, OutgoingStream] = {}
         self._incoming: dict[int, IncomingStream] = {}
         self._pending: deque[MaskPeer] = deque()
         self._queued: deque[Work] = deque()
+        self._own_frames = 0
         self._masked_frames = 0
-        self._handed_out: Work | None = None
+        self._handed_out: deque[Work] = deque()
         self._own_turn = True
         self._opened = False
         self._checking = False
@@ -476,12 +491,22 @@ class TaskParty(ABC):
     @property
     def finished(self) -> bool:
         """Whether both sides are through with the task and no work of ours is left."""
-        return self.phase is Phase.FINISHED and not self._queued and self._handed_out is None
+        return self.phase is Phase.FINISHED and not self._queued and not self._handed_out
 
     @property
     def exchanging(self) -> bool:
-        """Whether points and tokens are still to come or to go."""
+        """Whether points and tokens are still to come or to go, or to be checked."""
         return self.phase in (Phase.OPENING, Phase.EXCHANGE)
+
+    @property
+    def streaming(self) -> bool:
+        """Whether points and tokens are still to come or to go."""
+        return self.exchanging and not self._checking
+
+    @property
+    def frames_under_way(self) -> int:
+        """How many frames the work under way will send: what the link must have room for [frames]."""
+        return sum(self._sends_frame(work) for work in self._handed_out)
 
     @property
     def wants_input(self) -> bool:
@@ -494,12 +519,13 @@ class TaskParty(ABC):
         return len(self._pending) < MAX_PENDING_FRAMES and not publishing
 
     @property
-    def progress(self) -> tuple[int, int]:
-        """Frames masked so far, own and the peer's, of how many [frames]; it never tells of a match."""
+    def progress(self) -> Progress:
+        """How far the masking is."""
         if self.phase is Phase.OPENING:
-            return 0, 0
+            return Progress(0, 0, 0, 0)
         own, peer = self._outgoing[self.own_stream], self._incoming[self.peer_stream]
-        return own.sent + self._masked_frames, own.shape.frames + peer.shape.frames
+        masked = own.shape.items(own.sent), peer.shape.items(self._masked_frames)
+        return Progress(masked[0], own.shape.count, masked[1], peer.shape.count)
 
     @property
     def disclosure(self) -> Disclosure:
@@ -531,20 +557,21 @@ class TaskParty(ABC):
         return handler(message)
 
     def next_work(self, *, room: bool = True) -> Work | None:
-        """Return the next piece of work, or None while there is nothing to do but wait.
+        """Hand out another piece of work, or None while there is none to begin.
 
         Without room on the link only work is handed out that sends no frame. R's masking of S's points is of that
         kind, so R always drains the link: two full directions cannot wait for each other for ever.
         """
-        if self._handed_out is None:
-            self._handed_out = self._choose(room)
-        return self._handed_out
+        work = self._choose(room)
+        if work is not None:
+            self._handed_out.append(work)
+        return work
 
     def completed(self, work: Work, result: bytes = b"") -> list[Message]:
-        """Take the result of the work handed out last; raises LocalProtocolError for any other work."""
-        if work is not self._handed_out:
-            raise LocalProtocolError(detail=f"{type(work).__name__} was completed but not handed out")
-        self._handed_out = None
+        """Take the result of the oldest work under way; raises LocalProtocolError for any other."""
+        if not self._handed_out or work is not self._handed_out[0]:
+            raise LocalProtocolError(detail=f"{type(work).__name__} was completed but is not the oldest work under way")
+        self._handed_out.popleft()
         messages = self._complete(work, result)
         return messages + self._advance()
 
@@ -597,21 +624,26 @@ class TaskParty(ABC):
         own = self._next_own() if room else None
         # Turn by turn, so that both directions of the link stay busy.
         if self._pending and (room or not self.answers_points) and not (self._own_turn and own):
+            self._own_turn = True
             return self._pending.popleft()
+        if own is not None:
+            self._own_turn = False
+            self._own_frames += 1
         return own
 
     def _next_own(self) -> MaskOwn | None:
         points = self._outgoing.get(self.own_stream)
-        if points is None or points.all_sent:
+        if points is None or self._own_frames == points.shape.frames:
             return None
-        return MaskOwn(*points.shape.span(points.sent))
+        return MaskOwn(*points.shape.span(self._own_frames))
+
+    def _sends_frame(self, work: Work) -> bool:
+        return isinstance(work, MaskOwn | CutBitmap) or (isinstance(work, MaskPeer) and self.answers_points)
 
     def _complete(self, work: Work, result: bytes) -> list[Message]:
         if isinstance(work, MaskOwn):
-            self._own_turn = False
             return self._send_frame(self.own_stream, result)
         if isinstance(work, MaskPeer):
-            self._own_turn = True
             self._masked_frames += 1
             return [*self._peer_masked(result), self._incoming[self.peer_stream].ack(self._masked_frames)]
         return self._complete_special(work, result)

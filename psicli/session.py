@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from psicli import __version__, curve, signals
+from psicli import __version__, curve, signals, trace
 from psicli.errors import (
     DisagreementError,
     InterruptedBySignal,
@@ -24,7 +25,7 @@ from psicli.errors import (
     shown,
 )
 from psicli.link import Dialer, Link, Listener
-from psicli.pipeline import Output, TaskExchange
+from psicli.pipeline import Crew, Output, TaskExchange
 from psicli.protocol import (
     NONCE_BYTES,
     Abort,
@@ -34,6 +35,7 @@ from psicli.protocol import (
     HelloOctets,
     Message,
     Open,
+    Progress,
     Receiver,
     Sender,
     TaskSetup,
@@ -41,7 +43,8 @@ from psicli.protocol import (
     session_id,
     task_session_id,
 )
-from psicli.spool import Mask
+from psicli.spool import IN_MEMORY, Mask, Storage
+from psicli.trace import Stage, Stages
 from psicli.wire import decode_hello, encode_hello
 
 # How often a side says that it still works while it sends nothing else [s].
@@ -57,6 +60,8 @@ MAX_OPEN_AHEAD = 2
 LAST_WORDS_TIMEOUT = 10.0
 # A side that is stopped by a signal does not wait so long, neither for that nor for an output being written [s].
 STOPPED_TIMEOUT = 2.0
+# Pieces of work a task may have under way: two at work, two that wait to be sent or begun.
+DEPTH = 4
 UNCONFIRMED = "the link broke before the other side confirmed that its output is in place"
 
 
@@ -146,6 +151,7 @@ class TaskPlan(Protocol):
     name: str
     receives: bool
     broadcast: bool
+    stages: Stages
 
     def prepare(self) -> tuple[Any, Output | None]:
         """Return own distinct items in their secret order and where the rows go; runs in the background."""
@@ -153,8 +159,8 @@ class TaskPlan(Protocol):
     def started(self) -> None:
         """Take note that it is this task's turn."""
 
-    def progress(self, done: int, total: int) -> None:
-        """Take note how many frames are masked, of how many."""
+    def progress(self, progress: Progress) -> None:
+        """Take note how far the masking is."""
 
     def exchanged(self, result: TaskResult) -> None:
         """Take note that both sides are through with it."""
@@ -191,7 +197,16 @@ class Session:
     allows, and lets outputs that are the own affair of this side be written.
     """
 
-    def __init__(self, link: Link, terms: Terms, *, listens: bool, recv_timeout: float) -> None:
+    def __init__(
+        self,
+        link: Link,
+        terms: Terms,
+        *,
+        listens: bool,
+        recv_timeout: float,
+        depth: int = DEPTH,
+        storage: Storage = IN_MEMORY,
+    ) -> None:
         ours, theirs = decode_hello(link.own_hello), decode_hello(link.peer_hello)
         self.peer_version = theirs.package_version
         self.sid = session_id(*((link.own_hello, link.peer_hello)[:: 1 if listens else -1]))
@@ -207,7 +222,8 @@ class Session:
         self._early_opens: dict[int, tuple[Open, int]] = {}
         self._finishing: list[Future[None]] = []
         self._reader = ThreadPoolExecutor(1, "psicli-reader")
-        self._writer = ThreadPoolExecutor(1, "psicli-writer")
+        self._crew = Crew(depth, link.wake)
+        self._storage = storage
         self._closed = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="psicli-heartbeat", daemon=True)
 
@@ -226,7 +242,7 @@ class Session:
         writing += [live.exchange.writing for live in self._live.values() if live.exchange.writing is not None]
         while wait(writing, signals.SLICE).not_done and time.monotonic() < deadline:
             signals.check()
-        self._writer.shutdown(wait=False, cancel_futures=True)
+        self._crew.dismiss()
 
     def agree(self) -> None:
         """Compare both Hellos; raises as `agree`."""
@@ -240,7 +256,7 @@ class Session:
             while self._live or self._reading:
                 signals.check()
                 # Looked at once: room that appears between two looks would be slept through.
-                room = self._link.has_room()
+                room = self._link.room() > self._frames_under_way()
                 if not (self._take_message() or self._open_next() or self._work(room)):
                     self._wait(room)
                 self._retire()
@@ -302,9 +318,10 @@ class Session:
             messages = live.exchange.step(room=room)
             if messages is not None:
                 self._send(live, messages)
-                live.plan.progress(*live.party.progress)
+                trace.count("under way", "pieces", sum(each.exchange.pieces for each in self._live.values()))
+                live.plan.progress(live.party.progress)
                 return True
-            if live.party.exchanging:
+            if live.party.streaming:
                 # Points of the next task before this one's could make two full directions wait for each other.
                 return False
         return False
@@ -312,9 +329,21 @@ class Session:
     def _wait(self, room: bool) -> None:
         """Wait for whatever comes first; raises PeerSilentError when the peer says nothing for recv_timeout."""
         left = max(self._recv_timeout - self._link.silence, 0.0)
-        woken = self._link.wait(for_message=self._wants_input(), for_room=not room, timeout=left)
+        room_for = None if room else self._frames_under_way() + 1
+        with self._stall(room):
+            woken = self._link.wait(for_message=self._wants_input(), room_for=room_for, timeout=left)
         if not woken and self._link.silence >= self._recv_timeout:
             raise PeerSilentError(seconds=self._recv_timeout)
+
+    def _stall(self, room: bool) -> AbstractContextManager[None]:
+        """Count a wait in which no task has anything at work to the task that is held up."""
+        tasks = list(self._live.values())
+        if not tasks or any(live.exchange.pieces for live in tasks):
+            return nullcontext()
+        stages = next((live for live in tasks if live.party.exchanging), tasks[0]).plan.stages
+        if room:
+            return stages.at(Stage.WAITING_FOR_PEER, "wait for peer")
+        return stages.at(Stage.WAITING_FOR_ROOM, "wait for room")
 
     def _retire(self) -> None:
         for index, live in list(self._live.items()):
@@ -326,11 +355,12 @@ class Session:
         live.exchange.wipe()
         live.plan.exchanged(result)
         if live.plan.receives and not live.plan.broadcast:
-            future = self._writer.submit(live.plan.finish_alone, live.exchange.match)
-            future.add_done_callback(lambda _: self._link.wake())
-            self._finishing.append(future)
+            self._finishing.append(self._crew.write(live.plan.finish_alone, live.exchange.match))
 
     # Helpers of the loop
+
+    def _frames_under_way(self) -> int:
+        return sum(live.party.frames_under_way for live in self._live.values())
 
     def _wants_input(self) -> bool:
         return all(live.party.wants_input for live in self._live.values())
@@ -361,7 +391,7 @@ class Session:
         task_sid = task_session_id(self.sid, plan.name)
         setup = TaskSetup(index, task_sid, len(items), curve.probe(task_sid), plan.broadcast, self._chunk_items)
         party = (Receiver if plan.receives else Sender)(setup)
-        return TaskExchange(party, items, task_sid, output, self._writer, self._link.wake)
+        return TaskExchange(party, items, task_sid, output, self._crew, plan.stages, self._storage)
 
     def _send(self, live: LiveTask, messages: list[Message]) -> None:
         for message in messages:
@@ -420,7 +450,21 @@ class Session:
             self._link.send(Ack(self._next))
 
 
-def open_session(meeting: Listener | Dialer, terms: Terms, *, timeout: float, recv_timeout: float) -> Session:
-    """Meet the peer and return the session, not yet agreed; timeout [s] is for the rendezvous."""
-    link = meeting.meet(lambda: terms.hello(curve.chunk_items()), timeout)
-    return Session(link, terms, listens=isinstance(meeting, Listener), recv_timeout=recv_timeout)
+def open_session(
+    meeting: Listener | Dialer,
+    terms: Terms,
+    *,
+    timeout: float,
+    recv_timeout: float,
+    depth: int = DEPTH,
+    chunk_items: int | None = None,
+    storage: Storage = IN_MEMORY,
+) -> Session:
+    """Meet the peer and return the session, not yet agreed.
+
+    timeout [s] is for the rendezvous; depth: pieces of work that a task may have under way; chunk_items: the most
+    points a frame, by default what suits the backend; storage: what the tasks' lists may take.
+    """
+    link = meeting.meet(lambda: terms.hello(chunk_items or curve.chunk_items()), timeout)
+    listens = isinstance(meeting, Listener)
+    return Session(link, terms, listens=listens, recv_timeout=recv_timeout, depth=depth, storage=storage)

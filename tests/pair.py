@@ -10,7 +10,7 @@ import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -20,13 +20,14 @@ import pyarrow as pa
 
 from psicli import curve
 from psicli.errors import PeerGoneError, PeerLostError
-from psicli.pipeline import TaskExchange
+from psicli.pipeline import Crew, TaskExchange
 from psicli.protocol import (
     Chunk,
     CutBitmap,
     MaskOwn,
     MaskPeer,
     Message,
+    Progress,
     Receiver,
     Sender,
     Stream,
@@ -35,7 +36,8 @@ from psicli.protocol import (
     TaskSetup,
     Work,
 )
-from psicli.spool import Mask
+from psicli.spool import IN_MEMORY, Mask
+from psicli.trace import Stages
 from psicli.wire import decode, encode
 
 TASK = 3
@@ -198,16 +200,21 @@ def items_of(values: Iterable[str | bytes]) -> pa.LargeBinaryArray:
     return pa.array(octets, pa.large_binary())
 
 
-class AtOnce(Executor):
-    """A background that is through before it is asked."""
+class AtOnce(Crew):
+    """A crew that is through before it is asked."""
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    def __init__(self) -> None:
+        self.depth = 1
+
+    def compute(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
         future: Future[T] = Future()
         try:
-            future.set_result(fn(*args, **kwargs))
+            future.set_result(work(*arguments))
         except BaseException as exc:
             future.set_exception(exc)
         return future
+
+    write = compute
 
 
 class KeptOutput:
@@ -308,15 +315,17 @@ class ExchangeEnd:
             self.failure = exc
             self.channel.close()
 
-    def drive(self, seen: list[tuple[int, int]] | None = None) -> None:
+    def drive(self, seen: list[Progress] | None = None) -> None:
         """Do for one exchange what the session does for its tasks; seen: takes note of the progress."""
         exchange, channel = self.exchange, self.channel
         try:
             self._send([exchange.party.open()])
             while not exchange.party.finished:
                 room = channel.has_room()
-                message = channel.poll() if exchange.party.wants_input else None
-                messages = exchange.party.receive(message) if message else exchange.step(room=room)
+                messages = exchange.step(room=room)
+                message = channel.poll() if messages is None and exchange.party.wants_input else None
+                if message is not None:
+                    messages = exchange.party.receive(message)
                 if messages is None:
                     channel.wait(for_message=exchange.party.wants_input, for_room=not room)
                 self._send(messages or [])
@@ -347,11 +356,12 @@ def exchange_end(
     task_sid: bytes = TASK_SID,
     chunk_items: int = CHUNK_ITEMS,
     scalar: bytes | None = None,
+    crew: Crew | None = None,
 ) -> ExchangeEnd:
     """Make one side; scalar: a known one for known answers, else it draws its own."""
     party = role(TaskSetup(TASK, task_sid, len(items), curve.probe(task_sid), broadcast, chunk_items))
     output = KeptOutput()
-    exchange = TaskExchange(party, items, task_sid, output, AtOnce(), lambda: None)
+    exchange = TaskExchange(party, items, task_sid, output, crew or AtOnce(), Stages("task"), IN_MEMORY)
     if scalar is not None:
         exchange._scalar[:] = scalar
     return ExchangeEnd(exchange, channel, output, items)

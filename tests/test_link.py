@@ -79,7 +79,7 @@ def meeting() -> Iterator[Meeting]:
 
 
 def receive(link: Link) -> Message:
-    assert link.wait(for_message=True, for_room=False, timeout=DEADLINE)
+    assert link.wait(for_message=True, room_for=None, timeout=DEADLINE)
     arrived = link.poll()
     assert arrived is not None
     return arrived[0]
@@ -87,7 +87,7 @@ def receive(link: Link) -> Message:
 
 def read_to_the_end(link: Link) -> None:
     while True:
-        link.wait(for_message=True, for_room=False, timeout=DEADLINE)
+        link.wait(for_message=True, room_for=None, timeout=DEADLINE)
         link.poll()
 
 
@@ -111,7 +111,7 @@ def test_messages_arrive_in_order_both_ways_and_the_end_is_clean(meeting: Meetin
 
 def send_all(link: Link, messages: list[Message]) -> None:
     for message in messages:
-        assert link.wait(for_message=False, for_room=True, timeout=DEADLINE)
+        assert link.wait(for_message=False, room_for=1, timeout=DEADLINE)
         link.send(message)
 
 
@@ -120,7 +120,7 @@ def test_a_side_that_does_not_read_holds_the_other_one_back(meeting: Meeting) ->
     alice, _ = meeting.links()
     frame = Chunk(0, 1, 0, os.urandom(1 << 20))
     sent = 0
-    while alice.has_room() or alice.wait(for_message=False, for_room=True, timeout=1.0):
+    while alice.room() > 0 or alice.wait(for_message=False, room_for=1, timeout=1.0):
         alice.send(frame)
         sent += 1
         assert sent < 10 * QUEUE_FRAMES
@@ -182,7 +182,7 @@ def test_what_is_no_message_is_found_and_can_still_be_answered(meeting: Meeting,
     with one._changed:
         one._outbox.append(b"\xff\xff")
         one._changed.notify_all()
-    assert other.wait(for_message=True, for_room=False, timeout=DEADLINE)
+    assert other.wait(for_message=True, room_for=None, timeout=DEADLINE)
     with pytest.raises(PeerProtocolError):
         other.poll()
     stopping = threading.Thread(target=other.abort, args=(76, DEADLINE))

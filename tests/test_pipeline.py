@@ -6,6 +6,7 @@ from collections.abc import Callable
 from hashlib import sha256
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,7 +28,7 @@ from pair import (
 from psicli import curve, pipeline
 from psicli.curve import reference
 from psicli.errors import PeerGoneError, PeerProtocolError, SelfCheckError, StorageError
-from psicli.items import encode_items, order_secretly
+from psicli.items import ItemSorter, encode_items
 from psicli.protocol import (
     Chunk,
     Commit,
@@ -37,6 +38,7 @@ from psicli.protocol import (
     MaskOwn,
     MaskPeer,
     Open,
+    Progress,
     Received,
     Receiver,
     Sender,
@@ -138,7 +140,7 @@ def test_different_tasks_share_nothing() -> None:
     points = []
     for task_sid in (TASK_SID, bytes(32)):
         end = exchange_end(Receiver, item, channels[0], task_sid=task_sid, scalar=b"\x77" * 32)
-        points.append(end.exchange._carry_out(MaskOwn(0, 1)))
+        points.append(end.exchange._begin(MaskOwn(0, 1)).result())
     assert points[0] != points[1]
 
 
@@ -160,13 +162,20 @@ def test_two_runs_over_the_same_items_share_no_point() -> None:
     assert len(tokens) == len(set(tokens)) == 2 * 12
 
 
+def in_order(items: pa.LargeBinaryArray, secret: bytes) -> pa.LargeBinaryArray:
+    sorter = ItemSorter(secret)
+    sorter.add(items)
+    ordered = sorter.finish()
+    return ordered.slice(0, len(ordered))
+
+
 @both_outcomes
 def test_duplicate_rows_leave_no_trace(broadcast: bool) -> None:
     keys = [f"key-{i}" for i in range(21)]
     seen = []
     for times in (1, 1000):
         column = items_of(keys * times).cast("large_string")
-        items = order_secretly(encode_items([column]), bytes(range(32))).items
+        items = in_order(encode_items([column]), bytes(range(32)))
         ends = run_exchanges(items, items, broadcast=broadcast)
         messages = [Counter(zip(map(type, end.channel.sent), end.channel.sizes, strict=True)) for end in ends]
         seen.append((messages, [sum(end.channel.sizes) for end in ends]))
@@ -203,7 +212,7 @@ def ranks(values: list[bytes]) -> list[int]:
 
 def wire_order(items: list[bytes], secret: bytes) -> list[int]:
     """Return for each item, in the order given, its place among the points that the receiver sent."""
-    ordered = order_secretly(items_of(items), secret).items
+    ordered = in_order(items_of(items), secret)
     scalar = b"\x77" * 32
     receiver, _ = run_exchanges(ordered, items_of([]), chunk_items=64, scalars=(scalar, None))
     place = {point: i for i, point in enumerate(receiver.points(Stream.RECEIVER_POINTS))}
@@ -449,7 +458,7 @@ def test_a_backend_without_the_hash_to_the_curve_is_found(
     monkeypatch.setattr(pipeline.curve, "hash_and_mask", unhashed)
     end = exchange_end(role, items_of(["a"]), MemoryChannel.pair(8)[0])
     with pytest.raises(SelfCheckError) as caught:
-        end.exchange._carry_out(MaskOwn(0, 1))
+        end.exchange._begin(MaskOwn(0, 1)).result()
     assert caught.value.code == 70
 
 
@@ -568,7 +577,7 @@ def test_a_side_that_waits_for_room_still_hears(role: type[TaskParty]) -> None:
 def test_progress_reaches_its_end() -> None:
     peer = DishonestPeer(Sender, len(OWN))
     channel = PeerChannel(peer.machine, peer.answer, may_work=peer.may_work)
-    seen: list[tuple[int, int]] = []
+    seen: list[Progress] = []
     exchange_end(Receiver, items_of(OWN), channel).drive(seen)
     assert seen == sorted(seen)
-    assert seen[-1] == (5, 5)
+    assert seen[-1] == Progress(len(OWN), len(OWN), 20, 20)

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -43,6 +44,7 @@ from psicli.protocol import (
     Match,
     Open,
     Phase,
+    Progress,
     PublishOutput,
     Ready,
     Received,
@@ -153,7 +155,8 @@ def assert_whole(pair: MachinePair, n: int, m: int, broadcast: bool) -> None:
     for end in pair.ends:
         assert end.party.phase is Phase.FINISHED
         assert end.party.next_work() is None
-        assert end.party.progress == (-(-n // CHUNK_ITEMS) - (-m // CHUNK_ITEMS),) * 2
+        own, peer = (n, m) if end is pair.receiver else (m, n)
+        assert end.party.progress == Progress(own, own, peer, peer)
         assert_work_is_whole(end, pair, broadcast)
     assert (pair.receiver.party.peer_count, pair.sender.party.peer_count) == (m, n)
     assert_order_of_the_end(pair, broadcast)
@@ -212,11 +215,12 @@ def test_no_point_is_sent_before_both_opens() -> None:
 
 def test_progress_only_grows() -> None:
     pair = MachinePair(20, 30, broadcast=True)
-    assert pair.receiver.party.progress == (0, 0)
+    assert pair.receiver.party.progress == Progress(0, 0, 0, 0)
     seen = []
     pair.run_until(lambda: bool(seen.append(pair.receiver.party.progress)) or pair.finished)
     assert seen == sorted(seen)
-    assert seen[-1] == (7, 7)
+    assert all(one <= two for before, after in pairwise(seen) for one, two in zip(before, after, strict=True))
+    assert seen[-1] == Progress(20, 20, 30, 30)
 
 
 @pytest.mark.parametrize(
@@ -657,8 +661,10 @@ def test_only_work_that_was_handed_out_is_completed(role: type[TaskParty]) -> No
         machine.completed(MaskOwn(0, 8), points)
     work = machine.next_work()
     assert work == MaskOwn(0, 8)
-    assert machine.next_work() is work
-    for other in (MaskOwn(0, 8), MaskOwn(8, 9), CheckLists(), PublishOutput(), StageOutput()):
+    second = machine.next_work()
+    assert second == MaskOwn(8, 9)
+    assert machine.next_work() is None
+    for other in (MaskOwn(0, 8), second, CheckLists(), PublishOutput(), StageOutput()):
         with pytest.raises(LocalProtocolError) as caught:
             machine.completed(other, points)
         assert caught.value.code == 70
