@@ -252,6 +252,11 @@ class StorageError(PsicliError):
     hint = "Check the disk (space, quota, health), then run again."
 
 
+class SpoolSpaceError(StorageError):
+    sentence = "{folder}: {need} more would be needed there beside {held}, but {free} are free: {reason}"
+    hint = "Free space there, name another folder in PSICLI_STATE_DIR, or give psicli more memory (pipeline.memory)."
+
+
 # 75 busy -------------------------------------------------------------------------------------------------------
 
 

@@ -119,6 +119,34 @@ def test_known_answers_of_every_message_length(backend: curve.Backend) -> None:
     assert digest(hashed) == "c645793ded41df61a114244cd916c9cd96c32ab2d271ad331e2d3b0e392465b9"
 
 
+def order_keys_oracle(secret: bytes, values: list[bytes]) -> list[bytes]:
+    return [sha256(secret + value).digest()[:16] for value in values]
+
+
+def test_known_answer_of_order_keys(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
+    keys = curve.order_keys(thousand, TASK_SID)
+    assert digest(keys) == "4c09eefc3c373b7fa58e3cf60410e27a5d0c30c6a21c059d8f599ea1f93a1f01"
+    assert split(keys, 16) == order_keys_oracle(TASK_SID, thousand.to_pylist())
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+def test_order_keys_of_every_message_length(backend: curve.Backend, kind: Any) -> None:
+    """In ascending, descending and mixed order, so that short and long messages share lanes; and sliced."""
+    lengths = [*range(401), *range(400, -1, -1), *(number * 149 % 401 for number in range(401))]
+    values = [sha256(b"%d" % length).digest() * 13 for length in lengths]
+    values = [value[:length] for value, length in zip(values, lengths, strict=True)]
+    array, secret = pa.array(values, kind), bytes(range(32, 64))
+    expected = order_keys_oracle(secret, values)
+    assert split(curve.order_keys(array, secret), 16) == expected
+    for start, stop in [(0, 1), (1, 18), (397, 1203), (5, 5), (1202, 1203)]:
+        assert split(curve.order_keys(array.slice(start, stop - start), secret), 16) == expected[start:stop]
+
+
+def test_order_keys_hang_on_the_secret_alone(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
+    one, other = (split(curve.order_keys(thousand, secret), 16) for secret in (bytes(32), bytes(31) + b"\1"))
+    assert not set(one) & set(other)
+
+
 # Published vectors -------------------------------------------------------------------------------------------
 
 
@@ -315,6 +343,7 @@ def test_wrong_lengths_are_our_mistake(backend: curve.Backend, size: int) -> Non
     for call in (
         lambda: curve.hash_and_mask(none, wrong, ALICE),
         lambda: curve.hash_and_mask(none, TASK_SID, wrong),
+        lambda: curve.order_keys(none, wrong),
         lambda: curve.mask(point, wrong),
         lambda: curve.tokens(point, wrong),
         lambda: curve.probe(wrong),
@@ -336,6 +365,8 @@ def test_part_of_a_point_is_our_mistake(backend: curve.Backend) -> None:
 def test_a_null_item_is_our_mistake(backend: curve.Backend) -> None:
     with pytest.raises(InternalError):
         curve.hash_and_mask(pa.array([b"a", None], pa.large_binary()), TASK_SID, ALICE)
+    with pytest.raises(InternalError):
+        curve.order_keys(pa.array([b"a", None], pa.large_binary()), TASK_SID)
 
 
 # Packed data -------------------------------------------------------------------------------------------------
@@ -343,6 +374,7 @@ def test_a_null_item_is_our_mistake(backend: curve.Backend) -> None:
 
 def test_nothing_in_nothing_out(backend: curve.Backend) -> None:
     assert curve.hash_and_mask(items(), TASK_SID, ALICE) == b""
+    assert curve.order_keys(items(), TASK_SID) == b""
     assert curve.mask(b"", ALICE) == (b"", [])
     assert curve.tokens(b"", TASK_SID) == b""
 
@@ -419,6 +451,7 @@ def test_threads_change_nothing(
         in_threads(threads)
         hashed = curve.hash_and_mask(some, TASK_SID, ALICE)
         found.append((hashed, curve.mask(packed, BOB), curve.tokens(packed, TASK_SID), curve.on_curve(hashed)))
+        assert split(curve.order_keys(some, TASK_SID), 16) == order_keys_oracle(TASK_SID, some.to_pylist())
     assert found[0] == found[1] == found[2]
     assert found[0][1][1] == bad
     assert found[0][3]
@@ -452,6 +485,7 @@ def test_items_without_a_byte_of_data(backend: curve.Backend) -> None:
         bare = pa.array([b"", b"", b""], kind)
         assert split(curve.hash_and_mask(bare, TASK_SID, ALICE)) == [one] * 3
         assert split(curve.hash_and_mask(bare.slice(2), TASK_SID, ALICE)) == [one]
+        assert split(curve.order_keys(bare, TASK_SID), 16) == order_keys_oracle(TASK_SID, [b""]) * 3
 
 
 # The backend in use ------------------------------------------------------------------------------------------
@@ -570,6 +604,9 @@ class OneLaneWrong:
     def hash_and_mask(self, *arguments: Any) -> bytes:
         return self._spoil("hash_and_mask", self.right.hash_and_mask(*arguments))
 
+    def order_keys(self, *arguments: Any) -> bytes:
+        return self._spoil("order_keys", self.right.order_keys(*arguments), 16)
+
     def mask(self, points: memoryview, scalar: bytes) -> tuple[bytes, list[int]]:
         products, bad = self.right.mask(points, scalar)
         if self._function == "bad points":
@@ -586,7 +623,7 @@ class OneLaneWrong:
         return bool(self.right.on_curve(memoryview(b"".join(looked_at))))
 
 
-@pytest.mark.parametrize("function", ["hash_and_mask", "mask", "tokens", "bad points", "on_curve"])
+@pytest.mark.parametrize("function", ["hash_and_mask", "order_keys", "mask", "tokens", "bad points", "on_curve"])
 def test_self_test_finds_one_wrong_lane(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     for lane in range(16):
         put_in(OneLaneWrong(function, lane), monkeypatch)
@@ -599,6 +636,7 @@ def call(function: str, values: pa.LargeBinaryArray, points: bytes) -> object:
     """Call one of the functions whose outputs are spot-checked."""
     calls: dict[str, Callable[[], object]] = {
         "hash_and_mask": lambda: curve.hash_and_mask(values, TASK_SID, ALICE),
+        "order_keys": lambda: curve.order_keys(values, TASK_SID),
         "mask": lambda: curve.mask(points, ALICE),
         "bad points": lambda: curve.mask(bytes(len(points)), ALICE),
         "tokens": lambda: curve.tokens(points, TASK_SID),
@@ -606,7 +644,7 @@ def call(function: str, values: pa.LargeBinaryArray, points: bytes) -> object:
     return calls[function]()
 
 
-SPOT_CHECKED = ["hash_and_mask", "mask", "bad points", "tokens"]
+SPOT_CHECKED = ["hash_and_mask", "order_keys", "mask", "bad points", "tokens"]
 
 
 @pytest.mark.parametrize("function", SPOT_CHECKED)
@@ -669,4 +707,5 @@ def test_the_spot_check_passes_what_is_right(
     points[:32] = bytes(32)
     assert curve.mask(points, BOB)[1] == [0]
     curve.hash_and_mask(thousand.slice(5, 20), TASK_SID, ALICE)
+    curve.order_keys(thousand.slice(5, 20), TASK_SID)
     curve.tokens(points, TASK_SID)

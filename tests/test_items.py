@@ -1,21 +1,36 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
+import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from decimal import Decimal
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from psicli import items
-from psicli.errors import ControlCharacterError, KeyTypeError, LongKeyError, MixedZonesError, YearRangeError
+from psicli import curve, items
+from psicli.errors import (
+    ControlCharacterError,
+    InternalError,
+    KeyTypeError,
+    LongKeyError,
+    MixedZonesError,
+    SpoolSpaceError,
+    YearRangeError,
+)
+from psicli.spool import Spool
 
 TEXT = pa.large_string()
 
@@ -297,6 +312,12 @@ def test_slices_and_no_rows_encode() -> None:
 # Secret order ----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    with Spool.open(tmp_path / "state") as spool:
+        yield spool
+
+
 def secret(number: int) -> bytes:
     return number.to_bytes(32, "big")
 
@@ -305,67 +326,251 @@ def encoded(values: Sequence[str | None]) -> Any:
     return items.encode_items([pa.array(values, TEXT)])
 
 
-def test_codes_lead_from_rows_to_items() -> None:
-    rows = encoded(["a", "b", "", "a", None, "c", "b", "a"])
-    result = items.order_secretly(rows, secret(1))
-    assert result.items.type == pa.large_binary()
-    assert result.items.null_count == 0
-    assert sorted(result.items.to_pylist()) == sorted({row for row in rows.to_pylist() if row})
-    assert result.items.take(result.row_codes).to_pylist() == rows.to_pylist()
-    assert result.matchless == 2
+def in_order(rows: Any, key: bytes, *, spool: Spool | None = None, budget: int | None = None, chunk: int = 0) -> Any:
+    """Sort rows, given a chunk at a time."""
+    sorter = items.ItemSorter(key, len(rows), rows.nbytes, spool, budget)
+    for start in range(0, len(rows), chunk or max(len(rows), 1)):
+        sorter.add(rows.slice(start, chunk or None))
+    return sorter.finish()
 
 
-def test_the_same_secret_and_list_give_the_same_order() -> None:
-    rows = encoded([str(number) for number in range(500)])
-    one, two = (items.order_secretly(rows, secret(5)) for _ in range(2))
-    assert one.items.equals(two.items)
-    assert one.row_codes.equals(two.row_codes)
+def all_of(ordered: Any) -> list[bytes]:
+    result = ordered.slice(0, len(ordered))
+    assert result.type == pa.large_binary()
+    assert result.null_count == 0
+    return result.to_pylist()
+
+
+def places(ordered: Any) -> list[int | None]:
+    """Return for each row the place of its item in the order, learned by matching the items one by one."""
+    found: list[int | None] = [None] * ordered.rows
+    for place in range(len(ordered)):
+        for row in ordered.row_mask(np.arange(len(ordered)) == place).nonzero()[0]:
+            assert found[row] is None
+            found[row] = place
+    return found
+
+
+def order_oracle(rows: list[bytes | None], key: bytes) -> list[bytes]:
+    return sorted({row for row in rows if row is not None}, key=lambda item: sha256(key + item).digest()[:16])
+
+
+def check_order(ordered: Any, rows: list[bytes | None], key: bytes, step: int) -> None:
+    expected = order_oracle(rows, key)
+    assert (len(ordered), ordered.rows, ordered.matchless) == (len(expected), len(rows), rows.count(None))
+    sliced = [item for start in range(0, len(expected), step) for item in ordered.slice(start, step).to_pylist()]
+    assert sliced == all_of(ordered) == expected
+    for matched in ({*expected[::3]}, set(), {*expected}):
+        mask = ordered.row_mask(np.array([item in matched for item in expected], np.bool_))
+        assert mask.dtype == np.bool_
+        assert mask.tolist() == [row in matched for row in rows]
+
+
+# On disk from the first chunk on, or from where it does not fit any more.
+BUDGETS = st.none() | st.sampled_from([0, 100, 1000, 5000, 20_000])
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.none() | st.integers(0, 40).map(lambda n: b"item-%d" % n * (n % 4)), max_size=60),
+    number=st.integers(0, 3), budget=BUDGETS, chunk=st.integers(1, 70), step=st.integers(1, 70),
+)  # fmt: skip
+def test_the_order_is_that_of_the_order_keys_whatever_the_budget(
+    spool: Spool, rows: list[bytes | None], number: int, budget: int | None, chunk: int, step: int
+) -> None:
+    """Equal items are one, and all their rows come with it; chunks, buckets and runs show in nothing."""
+    array = pa.array(rows, pa.large_binary())
+    ordered = in_order(array, secret(number), spool=spool, budget=budget, chunk=chunk)
+    check_order(ordered, rows, secret(number), step)
+    ordered.close()
+
+
+@pytest.mark.parametrize("budget", [None, 100_000, 1_000_000])
+def test_many_rows(spool: Spool, budget: int | None) -> None:
+    """Some items in one row, some in many of each run, one in half of all; long ones and short ones."""
+    values = [None if n % 97 == 0 else b"often" if n % 2 else b"%d" % (n % 5000) * (1 + n % 7) for n in range(20_000)]
+    values[777] = b"x" * 100_000
+    ordered = in_order(pa.array(values, pa.large_binary()), secret(3), spool=spool, budget=budget, chunk=1500)
+    assert (spool.peak > 0) is (budget is not None)
+    check_order(ordered, values, secret(3), 700)
+
+
+def test_slices_may_be_asked_for_in_any_order_and_by_several_threads(spool: Spool) -> None:
+    rows = encoded([str(number) for number in range(5000)])
+    ordered = in_order(rows, secret(1), spool=spool, budget=50_000, chunk=500)
+    expected = order_oracle(rows.to_pylist(), secret(1))
+    starts = [*range(0, 5000, 64), *range(4992, -1, -64), 0, 4999, 2500]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda start: ordered.slice(start, 64).to_pylist(), starts))
+    assert found == [expected[start : start + 64] for start in starts]
+    assert ordered.slice(5000, 10).to_pylist() == ordered.slice(7, 0).to_pylist() == []
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+def test_slices_of_an_array_and_bytes_behind_nulls(spool: Spool, budget: int | None) -> None:
+    data, offsets = pa.py_buffer(b"aabbaaXYbb"), pa.py_buffer(np.array([0, 2, 4, 6, 8, 10], np.int64))
+    rows = pa.Array.from_buffers(pa.large_binary(), 5, [pa.py_buffer(b"\x17"), offsets, data])
+    assert rows.to_pylist() == [b"aa", b"bb", b"aa", None, b"bb"]
+    for start in range(5):
+        part = rows.slice(start)
+        ordered = in_order(part, secret(1), spool=spool, budget=budget)
+        check_order(ordered, part.to_pylist(), secret(1), 1)
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+def test_rows_that_are_all_matchless_and_none_at_all(spool: Spool, budget: int | None) -> None:
+    for rows in ([], [None], [None, None, None]):
+        ordered = in_order(pa.array(rows, pa.large_binary()), secret(1), spool=spool, budget=budget, chunk=2)
+        check_order(ordered, rows, secret(1), 1)
+
+
+def test_keys_that_share_their_first_half(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 2^32 items to see that happen, so the kernel's keys are cut down by hand."""
+
+    def cut_down(values: Any, key: bytes) -> bytes:
+        digests = (sha256(key + value).digest() for value in values.to_pylist())
+        return b"".join(digest[:1] + bytes(7) + digest[1:2] + bytes(7) for digest in digests)
+
+    monkeypatch.setattr(curve, "order_keys", cut_down)
+    rows = [b"%d" % (number % 400) for number in range(700)]
+    keys = {row: cut_down(pa.array([row]), secret(1)) for row in rows}
+    # Of items with equal keys one stands for all.
+    for budget in (None, 3000):
+        ordered = in_order(pa.array(rows, pa.large_binary()), secret(1), spool=spool, budget=budget, chunk=100)
+        found = [keys[item] for item in all_of(ordered)]
+        assert found == sorted(set(keys.values()))
+        assert len({key[:8] for key in found}) < len(found)
 
 
 def test_duplicates_change_nothing() -> None:
     once = [str(number) for number in range(200)]
     many = [value for value in once for _ in range(20)]
-    assert items.order_secretly(encoded(once), secret(5)).items.equals(
-        items.order_secretly(encoded(many), secret(5)).items
-    )
+    assert all_of(in_order(encoded(once), secret(5))) == all_of(in_order(encoded(many), secret(5)))
 
 
-def test_orders_are_unrelated_to_each_other_the_file_and_the_keys() -> None:
+def test_orders_are_unrelated_to_each_other_the_file_and_the_keys(spool: Spool) -> None:
     count = 20_000
     keys = [f"{number * 7919 % count:05}" for number in range(count)]
     rows = encoded(keys)
-    one = items.order_secretly(rows, secret(1)).row_codes.to_numpy()
-    two = items.order_secretly(rows, secret(2)).row_codes.to_numpy()
-    for other in (two, np.arange(count), np.argsort(np.argsort(keys))):
+    numbers = {row: number for number, row in enumerate(rows.to_pylist())}
+    one, two, three = (
+        np.argsort([numbers[item] for item in all_of(in_order(rows, secret(number), spool=spool, budget=budget))])
+        for number, budget in ((1, None), (2, None), (3, 200_000))
+    )
+    for ours, other in ((one, two), (one, three), *((each, np.arange(count)) for each in (one, two, three)),
+                        *((each, np.argsort(np.argsort(keys))) for each in (one, two, three))):  # fmt: skip
         # 0.03 is more than four standard deviations; the secrets are fixed.
-        assert abs(np.corrcoef(one, other)[0, 1]) < 0.03
-        assert (one == other).sum() < 10
+        assert abs(np.corrcoef(ours, other)[0, 1]) < 0.03
+        assert (ours == other).sum() < 10
 
 
 def test_every_order_is_as_likely_as_any_other() -> None:
     rows = encoded(["a", "b", "c", "d"])
     trials = 4800
-    orders = Counter(tuple(items.order_secretly(rows, secret(n)).row_codes.to_pylist()) for n in range(trials))
+    orders = Counter(tuple(all_of(in_order(rows, secret(n)))) for n in range(trials))
     assert len(orders) == 24
     expected = trials / 24
     # Chi-squared with 23 degrees of freedom exceeds 50 once in a thousand; the secrets are fixed.
     assert sum((found - expected) ** 2 / expected for found in orders.values()) < 50
 
 
-def test_the_order_is_that_of_the_chacha20_keystream() -> None:
-    # The keystream of the zero key and nonce starts like this (RFC 8439, A.1 test vector 1): four 16-byte keys.
-    stream = bytes.fromhex(
-        "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
-        "da41597c5157488d7724e03fb8d84a376a43b8f41518a11cc387b669b2ee6586"
-    )
-    keys = [tuple(struct.unpack("<QQ", stream[i : i + 16])) for i in range(0, 64, 16)]
-    ranks = [sorted(keys).index(key) for key in keys]
-    assert items.order_secretly(encoded(["a", "b", "c", "d"]), bytes(32)).row_codes.to_pylist() == ranks
+def test_rows_lead_to_their_items() -> None:
+    rows = encoded(["a", "b", "", "a", None, "c", "b", "a"])
+    ordered = in_order(rows, secret(1))
+    found, order = places(ordered), all_of(ordered)
+    assert [None if place is None else order[place] for place in found] == rows.to_pylist()
+    assert ordered.matchless == 2
 
 
-def test_no_items_and_one_item() -> None:
-    none = items.order_secretly(encoded(["", None]), secret(1))
-    assert len(none.items) == 0
-    assert none.row_codes.to_pylist() == [None, None]
-    assert items.order_secretly(encoded([]), secret(1)).row_codes.to_pylist() == []
-    assert items.order_secretly(encoded(["a", "a"]), secret(1)).row_codes.to_pylist() == [0, 0]
+def test_the_disk_is_used_from_where_the_budget_ends(spool: Spool) -> None:
+    """Not before, whatever was expected."""
+    rows = encoded([f"{number:08}" for number in range(1000)])
+    for expected, budget, spooled in ((0, 150_000, False), (10**5, 150_000, False), (0, 100_000, True)):
+        sorter = items.ItemSorter(secret(1), expected, 0, spool, budget)
+        sorter.add(rows.slice(0, 250))
+        sorter.add(rows.slice(250))
+        before, spool.peak = spool.peak, 0
+        assert (before > 0) is spooled
+        assert len(sorter.finish()) == 1000
+
+
+def test_an_input_longer_than_expected_is_sorted_all_the_same(spool: Spool) -> None:
+    rows = encoded([f"{number % 3000:08}" for number in range(9000)])
+    sorter = items.ItemSorter(secret(1), 10, 100, spool, 10_000)
+    for start in range(0, 9000, 1000):
+        sorter.add(rows.slice(start, 1000))
+    check_order(sorter.finish(), rows.to_pylist(), secret(1), 500)
+
+
+def test_no_room_for_the_items(spool: Spool, tmp_path: Path) -> None:
+    """The estimate is told before anything is written, and no item is."""
+    sorter = items.ItemSorter(secret(1), 10**15, 10**17, spool, 100)
+    with pytest.raises(SpoolSpaceError, match=r"1240000\d\d\.\d GB more would be needed") as caught:
+        sorter.add(encoded(["very-secret-item"] * 2))
+    assert caught.value.code == 74
+    assert "very" not in caught.value.message + caught.value.advice
+    sorter.close()
+    with pytest.raises(InternalError):
+        in_order(encoded(["very-secret-item"]), secret(1), budget=0)
+
+
+def test_closing_gives_space_back(spool: Spool, tmp_path: Path) -> None:
+    rows = encoded([f"{number:08}" for number in range(1000)])
+    sorter = items.ItemSorter(secret(1), 1000, 13_000, spool, 1000)
+    sorter.add(rows)
+    sorter.close()
+    for budget in (None, 1000):
+        ordered = in_order(rows, secret(1), spool=spool, budget=budget)
+        ordered.close()
+        ordered.close()
+    assert [path.name for path in (tmp_path / "state").glob("run-*/*")] == ["lock"]
+
+
+MEASURE = """
+    import sys
+    from pathlib import Path
+    import numpy as np
+    import pyarrow as pa
+    from psicli.items import ItemSorter
+    from psicli.spool import Spool
+
+    pa.set_memory_pool(pa.system_memory_pool())
+
+    def peak():
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+    def rows(start, stop):
+        data = np.zeros((stop - start, 25), np.uint8)
+        data[:, :8] = (np.arange(start, stop) % DISTINCT).view(np.uint8).reshape(-1, 8)
+        offsets = np.arange(stop - start + 1) * 25
+        return pa.Array.from_buffers(pa.large_binary(), stop - start, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+    def sort(count, budget):
+        sorter = ItemSorter(bytes(32), count, 25 * count, spool, budget)
+        for start in range(0, count, 16_384):
+            sorter.add(rows(start, min(start + 16_384, count)))
+        ordered = sorter.finish()
+        assert len(ordered) == min(count, DISTINCT)
+        for start in range(0, len(ordered), 16_384):
+            ordered.slice(start, 16_384)
+        assert ordered.row_mask(np.ones(len(ordered), np.bool_)).all()
+        ordered.close()
+
+    DISTINCT = int(sys.argv[2])
+    with Spool.open(Path(sys.argv[1])) as spool:
+        sort(20_000, 100_000)
+        before = peak()
+        sort(3_000_000, 16_000_000)
+        print(peak() - before, spool.peak)
+"""
+
+
+@pytest.mark.parametrize("distinct", [10**9, 1000])
+def test_memory_is_bounded_by_the_budget(tmp_path: Path, distinct: int) -> None:
+    """Three million rows of 25 bytes in 16 MB; beside it the answer, and as much again while it is made."""
+    command = [sys.executable, "-c", textwrap.dedent(MEASURE), str(tmp_path / "state"), str(distinct)]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True, check=True)
+    grown, spooled = map(int, done.stdout.split())
+    assert spooled > 3_000_000 * 4
+    assert grown < 16_000_000 + 3 * 3_000_000

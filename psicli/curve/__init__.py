@@ -34,14 +34,18 @@ from psicli.errors import (
 )
 
 __all__ = [
-    "BACKENDS", "DST", "POINT_BYTES", "TOKEN_BYTES", "Backend", "backend", "chunk_items", "hash_and_mask", "mask",
-    "on_curve", "packed_items", "probe", "self_test", "set_threads", "threads", "tokens",
+    "BACKENDS", "DST", "ORDER_SECRET_BYTES", "POINT_BYTES", "TOKEN_BYTES", "Backend", "backend", "chunk_items",
+    "hash_and_mask", "mask", "on_curve", "order_keys", "packed_items", "probe", "self_test", "set_threads", "threads",
+    "tokens",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 POINT_BYTES = 32
 TOKEN_BYTES = 16
+# 128 bits: two of 2^30 items share an order key with a chance below 2^-68.
+ORDER_KEY_BYTES = 16
+ORDER_SECRET_BYTES = 32
 TASK_SID_BYTES = 32
 SCALAR_BYTES = 32
 
@@ -72,6 +76,8 @@ class Backend(Protocol):
     def hash_and_mask(
         self, items: pa.LargeBinaryArray, prefix: bytes, dst: bytes, scalar: bytes | bytearray
     ) -> bytes: ...
+
+    def order_keys(self, items: pa.LargeBinaryArray, secret: bytes) -> bytes: ...
 
     def mask(self, points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int]]: ...
 
@@ -148,6 +154,24 @@ def hash_and_mask(items: pa.LargeBinaryArray, task_sid: bytes, scalar: bytes | b
 
     _spot_check(name, len(items), is_right)
     return points
+
+
+def order_keys(items: pa.LargeBinaryArray, secret: bytes) -> bytes:
+    """Return the packed order keys SHA-256(secret ‖ item)[:16] of items, by which they are put in their secret order.
+
+    Constant time in items and secret on the native backend.
+    """
+    if items.null_count:
+        raise InternalError(detail="a null item reached the curve")
+    name = backend()
+    keys = BACKENDS[name].order_keys(items, _exactly(ORDER_SECRET_BYTES, secret))
+
+    def is_right(at: int) -> bool:
+        right = reference.order_keys(items.slice(at, 1), secret)
+        return keys[ORDER_KEY_BYTES * at : ORDER_KEY_BYTES * (at + 1)] == right
+
+    _spot_check(name, len(items), is_right)
+    return keys
 
 
 def mask(points: BytesLike, scalar: bytes | bytearray) -> tuple[bytes, list[int]]:
@@ -233,6 +257,9 @@ def _answers(kernel: Backend) -> dict[str, bool]:
         "hash_and_mask": _has_digest(masked, "ea1eb72b72e52925d8b390de37542d3deaddc76c3c38ad1b7043d210e450534f"),
         "mask": bad == []
         and _has_digest(double_masked, "b3670b508642c1a73a426699a50c1db657b7965098341676dfd3d9d92cc2bbea"),
+        "order_keys": _has_digest(
+            kernel.order_keys(items, sid), "6bc5d4adb0cbe054fd43cad47be1f1b058a31f10e7967cc67a9f48f2542f2441"
+        ),
         "tokens": _has_digest(tokens, "b646e0dfb14aa3a852a591ec4587e378343332587cd1f10b3e33b22f4cd9c29c"),
         "probe": _probe(kernel, sid).hex() == "53ccd720e9319c7fb7aefa003d75579f",
         "bad points": kernel.mask(memoryview(mixed), other_scalar) == (products, refused),

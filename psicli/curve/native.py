@@ -40,6 +40,10 @@ class Native:
         """Return the packed masked points of prefix ‖ item for every item. Constant time in items and scalar."""
         return self._hash(_native.hash_and_mask, items, prefix, dst, scalar)
 
+    def order_keys(self, items: pa.LargeBinaryArray, secret: bytes) -> bytes:
+        """Return SHA-256(secret ‖ item)[:16] for every item, packed. Constant time in items and secret."""
+        return self._hash(_native.order_keys, items, secret)
+
     def mask(self, points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int]]:
         """Multiply packed points by the clamped scalar, as the reference does. Constant time in the scalar."""
 

@@ -13,6 +13,8 @@ from contextlib import suppress
 from threading import Lock
 from typing import TypeVar
 
+from psicli import trace
+
 # What a part holds is a multiple of this, so that no lane and no shared inversion is left half empty [items].
 PART_STEP = 256
 # A call below this is through before another thread has begun [items].
@@ -58,7 +60,8 @@ def in_parts(count: int, work: Callable[[int, int], T]) -> list[T]:
             except IndexError:
                 return
             try:
-                parts[at].set_result(work(at * step, min((at + 1) * step, count)))
+                with trace.span("part"):
+                    parts[at].set_result(work(at * step, min((at + 1) * step, count)))
             except BaseException as exc:
                 parts[at].set_exception(exc)
                 if not isinstance(exc, Exception):

@@ -132,6 +132,11 @@ def hash_to_points(items: pa.LargeBinaryArray, prefix: bytes, dst: bytes) -> byt
     return b"".join(u.to_bytes(32, "little") for u, _ in hashed)
 
 
+def order_keys(items: pa.LargeBinaryArray, secret: bytes) -> bytes:
+    """Return SHA-256(secret ‖ item)[:16] for every item, packed."""
+    return b"".join(sha256(secret + item).digest()[:16] for item in items.to_pylist())
+
+
 def mask(points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int]]:
     """Multiply packed points by the clamped scalar; return the products and the indices of bad points.
 
