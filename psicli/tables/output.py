@@ -1,0 +1,217 @@
+"""Sorted rows out, as CSV, TSV or Parquet. The bytes depend on the rows alone, not on the pieces they come in."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from psicli import items
+from psicli.errors import UnwritableColumnError, shown
+from psicli.files import FileFormat, Format
+from psicli.tables.delimited import delimiter
+
+# The row group of DuckDB and others: 60 times their vector of 2,048. One is in memory while it is written.
+ROW_GROUP_ROWS = 122_880
+# The most rows that are turned into lines of CSV at once, and their most [bytes].
+_CSV_BATCH_ROWS = 16_384
+_CSV_BATCH_BYTES = 4 << 20
+# New values of a dictionary are gathered up to so many before they are merged with the others.
+_GATHERED_VALUES = 1 << 16
+
+_TEXT = pa.large_string()
+# What values are held as between reading and writing: offsets of 32 bits can overflow.
+_WIDE = {
+    pa.string(): _TEXT,
+    pa.string_view(): _TEXT,
+    pa.binary(): pa.large_binary(),
+    pa.binary_view(): pa.large_binary(),
+}
+_VIEWS = (pa.string_view(), pa.binary_view())
+
+
+# Before writing ------------------------------------------------------------------------------------------------
+
+
+def check_writable_types(schema: Any, fmt: FileFormat, name: str) -> None:
+    """Refuse columns that a format cannot hold; raises UnwritableColumnError."""
+    suits = _suits_parquet if fmt.kind == Format.PARQUET else _suits_csv
+    for field in schema:
+        if not suits(field.type):
+            raise UnwritableColumnError(
+                path=name, column=shown(field.name), type=shown(str(field.type)), format=fmt.kind
+            )
+
+
+def _suits_csv(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _suits_csv(kind.value_type)
+    return items.has_text(kind) or pa.types.is_floating(kind) or pa.types.is_time(kind)
+
+
+def _suits_parquet(kind: Any) -> bool:
+    """Tell whether values can be written without a dictionary that shows values of rows that did not match."""
+    children = [kind.field(index).type for index in range(kind.num_fields)]
+    # pyarrow cannot pick rows of views, and a nested one cannot be cast away.
+    return all(
+        not pa.types.is_dictionary(child) and child not in _VIEWS and _suits_parquet(child) for child in children
+    )
+
+
+def wide_schema(schema: Any) -> Any:
+    """Return the pa.Schema that rows are held in: without dictionaries, views and offsets of 32 bits."""
+
+    def wide(kind: Any) -> Any:
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        return _WIDE.get(kind, kind)
+
+    return pa.schema([pa.field(field.name, wide(field.type)) for field in schema])
+
+
+def widen(table: Any, schema: Any) -> Any:
+    """Return the rows of a pa.Table in their wide_schema."""
+    columns = []
+    for column, field in zip(table.columns, schema, strict=True):
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        columns.append(column.cast(field.type))
+    return pa.table(columns, schema=schema)
+
+
+class Dictionaries:
+    """The values that dictionary columns need, found in the matched rows of pa.Schema.
+
+    ordered_values gives all values of a column whose dictionary has an order, in this order.
+    """
+
+    def __init__(self, schema: Any, ordered_values: Callable[[str], Any]) -> None:
+        self._columns = {field.name: _Used(field.type) for field in schema if pa.types.is_dictionary(field.type)}
+        self._ordered_values = ordered_values
+
+    def note(self, table: Any) -> None:
+        """Take note of the values in wide rows."""
+        for name, used in self._columns.items():
+            used.add(table.column(name))
+
+    def finish(self) -> dict[str, Any]:
+        """Return the dictionary of every such column, in an order that tells nothing about the file.
+
+        An ordered dictionary keeps its order, which has a meaning of its own; others are sorted.
+        """
+        return {name: self._in_order(name, used) for name, used in self._columns.items()}
+
+    def _in_order(self, name: str, used: _Used) -> Any:
+        values = used.values()
+        if not used.ordered:
+            return values.take(pc.sort_indices(values))
+        reference = self._ordered_values(name).cast(values.type)
+        return values.take(pc.sort_indices(pc.index_in(values, value_set=reference)))
+
+
+class _Used:
+    """The distinct values of one column."""
+
+    def __init__(self, kind: Any) -> None:
+        self.ordered = kind.ordered
+        self._gathered = [pa.array([], _WIDE.get(kind.value_type, kind.value_type))]
+        self._count = 0
+
+    def add(self, column: Any) -> None:
+        fresh = pc.unique(column.drop_null())
+        self._gathered.append(fresh)
+        self._count += len(fresh)
+        if self._count > max(_GATHERED_VALUES, 2 * len(self._gathered[0])):
+            self.values()
+
+    def values(self) -> Any:
+        values = pc.unique(pa.concat_arrays(self._gathered))
+        self._gathered, self._count = [values], 0
+        return values
+
+
+# CSV -----------------------------------------------------------------------------------------------------------
+
+
+def csv_rows(row_bytes: int) -> int:
+    """Choose how many rows to write at once, by what one takes [bytes]."""
+    return min(max(_CSV_BATCH_BYTES // max(row_bytes, 1), 1), _CSV_BATCH_ROWS)
+
+
+def write_csv(file: BinaryIO, fmt: FileFormat, names: Sequence[str], tables: Iterable[Any]) -> int:
+    """Write wide rows, in tables without cuts, as CSV or TSV; returns how many [rows]."""
+    if not fmt.gzip:
+        return _write_csv(file, delimiter(fmt), names, tables)
+    # No name and no time in the gzip header: equal runs give equal bytes.
+    with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=6, mtime=0) as zipped:
+        return _write_csv(zipped, delimiter(fmt), names, tables)
+
+
+def _write_csv(file: Any, separator: str, names: Sequence[str], tables: Iterable[Any]) -> int:
+    rows = 0
+    file.write(_csv_lines([pa.array([name], _TEXT) for name in names], separator))
+    for table in tables:
+        file.write(_csv_lines([_csv_text(column.chunk(0)) for column in table.columns], separator))
+        rows += table.num_rows
+    return rows
+
+
+def _csv_text(array: Any) -> Any:
+    if pa.types.is_floating(array.type) or pa.types.is_time(array.type):
+        return array.cast(_TEXT)
+    return items.text_of(array)
+
+
+def _csv_lines(columns: Sequence[Any], separator: str) -> Any:
+    """Join columns of text to CSV lines that end with LF; a null is an empty field."""
+    quoted = [_quoted(column, separator) for column in columns]
+    lines = pc.binary_join_element_wise(
+        *quoted, pa.scalar(separator, _TEXT), null_handling="replace", null_replacement=""
+    )
+    _, data = items.packed(pc.binary_join_element_wise(lines, pa.scalar("", _TEXT), pa.scalar("\n", _TEXT)))
+    return data.tobytes()
+
+
+def _quoted(text: Any, separator: str) -> Any:
+    """Quote the values that need it: those that hold the delimiter, a quote or a line break."""
+    special = f'"\r\n{separator}'
+    _, data = items.packed(text)
+    if not np.isin(data, np.frombuffer(special.encode(), np.uint8)).any():
+        return text
+    quote = pa.scalar('"', _TEXT)
+    doubled = pc.replace_substring(text, pattern='"', replacement='""')
+    wrapped = pc.binary_join_element_wise(quote, doubled, quote, pa.scalar("", _TEXT))
+    return pc.if_else(pc.match_substring_regex(text, pattern=f"[{special}]"), wrapped, text)
+
+
+# Parquet -------------------------------------------------------------------------------------------------------
+
+
+def write_parquet(file: BinaryIO, schema: Any, dictionaries: dict[str, Any], tables: Iterable[Any]) -> int:
+    """Write wide rows, in tables of ROW_GROUP_ROWS without cuts, with the types of `schema`; returns how many."""
+    # The schema's metadata goes: pandas keeps the number of input rows there.
+    schema = schema.remove_metadata()
+    restore = [_restorer(field.type, dictionaries.get(field.name)) for field in schema]
+    rows = 0
+    with pq.ParquetWriter(file, schema) as writer:
+        for table in tables:
+            arrays = [back(column.chunk(0)) for back, column in zip(restore, table.columns, strict=True)]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=ROW_GROUP_ROWS)
+            rows += table.num_rows
+    return rows
+
+
+def _restorer(kind: Any, dictionary: Any) -> Callable[[Any], Any]:
+    """Give the function that brings wide values back to their own type."""
+    if not pa.types.is_dictionary(kind):
+        return lambda values: values.cast(kind)
+
+    def encode(values: Any) -> Any:
+        indices = pc.index_in(values, value_set=dictionary).cast(kind.index_type)
+        return pa.DictionaryArray.from_arrays(indices, dictionary.cast(kind.value_type), ordered=kind.ordered)
+
+    return encode

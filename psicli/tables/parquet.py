@@ -1,0 +1,222 @@
+"""Parquet in, row group by row group, a batch of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from psicli import items
+from psicli.errors import EmptyInputError, InputChangedError, NotUtf8Error, UnparsableError, shown
+from psicli.files import Format
+from psicli.tables.source import SourceFile, check_schema
+
+T = TypeVar("T")
+
+# What is decoded at once, by number and by what the file says of the rows' size.
+_BATCH_ROWS = 65_536
+_BATCH_BYTES = 16 << 20
+# Read ahead of the decoder: of one column, and of all that are read together.
+_COLUMN_BUFFER_BYTES = 1 << 20
+_BUFFER_BYTES = 16 << 20
+# The decoder takes a megabyte or two a column, for a page and a dictionary.
+_COLUMNS_AT_ONCE = 32
+# Of rows so wide that their columns are read share by share, at least so many are put together: an output's row group.
+_LEAST_WINDOW_ROWS = 122_880
+
+
+class ParquetInput:
+    """A Parquet file, read once for its key columns and once for its matched rows."""
+
+    def __init__(self, source: SourceFile, keys: Sequence[str]) -> None:
+        self.schema = pa.schema([])
+        self._source = source
+        self._keys = keys
+        self._group_rows: list[int] = []
+        self._expected_rows = 0
+
+    @property
+    def rows(self) -> int:
+        return sum(self._group_rows)
+
+    @property
+    def expected_rows(self) -> int:
+        return self._expected_rows
+
+    def key_batches(self) -> Iterator[tuple[Any, ...]]:
+        """Read the key columns and find every mistake in them; give the key texts. Raises BadInputError."""
+        name = self._source.name
+        self.schema = read_schema(self._source)
+        check_schema(self.schema, self._keys, name)
+        columns = list(dict.fromkeys(self._keys))
+        file = _opened(self._source, len(columns))
+        self._group_rows = [0] * file.num_row_groups
+        self._expected_rows = file.metadata.num_rows
+        start = 0
+        for group in range(file.num_row_groups):
+            for batch in self._batches(file, group, columns):
+                self._check_values(batch, start)
+                texts = tuple(
+                    items.canonical_text(batch.column(key), path=name, name=key, first_row=start) for key in self._keys
+                )
+                items.check_keys(texts, self._keys, partial(self._place, start))
+                start += batch.num_rows
+                self._group_rows[group] += batch.num_rows
+                yield texts
+
+    def matched(self, mask: Any, budget: int) -> Iterator[Any]:
+        """Give the rows that a pa.BooleanArray marks as pa.Table, in the order of the file.
+
+        Row groups without such rows are not read. budget: what a table may take [bytes], if rows are so wide that their
+        columns are read share by share. Raises BadInputError for what is wrong in any column that is read.
+        """
+        names = self.schema.names
+        shares = [names[at : at + _COLUMNS_AT_ONCE] for at in range(0, len(names), _COLUMNS_AT_ONCE)]
+        file = _opened(self._source, len(shares[0]))
+        row = 0
+        for group, rows in enumerate(self._group_rows):
+            start, row = row, row + rows
+            wanted = mask.slice(start, rows)
+            if not wanted.true_count:
+                continue
+            if len(shares) == 1:
+                yield from self._picked(file, group, names, start, wanted, rows)
+                continue
+            metadata = file.metadata.row_group(group)
+            most = max(budget * rows // max(metadata.total_byte_size, 1), _LEAST_WINDOW_ROWS)
+            for window, stop in _windows(wanted, most):
+                tables = [pa.concat_tables(self._picked(file, group, share, start, window, stop)) for share in shares]
+                yield pa.table([column for table in tables for column in table.columns], names=names)
+
+    def _picked(
+        self, file: Any, group: int, columns: Sequence[str], start: int, wanted: Any, stop: int
+    ) -> Iterator[Any]:
+        """Give columns of the rows of a row group that are wanted, all of them before its row `stop`.
+
+        start: the row of the file that the group starts at.
+        """
+        row = count = 0
+        for batch in self._batches(file, group, columns):
+            if row >= stop:
+                break
+            self._check_values(batch, start + row)
+            part = wanted.slice(row, batch.num_rows)
+            row += batch.num_rows
+            if part.true_count:
+                count += part.true_count
+                # pyarrow cannot pick rows of views.
+                yield pa.table([_without_view(values) for values in batch.columns], names=columns).filter(part)
+        if count != wanted.true_count:
+            raise InputChangedError(path=self._source.name)
+
+    def ordered_values(self, column: str) -> Any:
+        """Give all values of a dictionary column that has an order, in this order."""
+        file = _opened(self._source, 1)
+        seen = pa.array([], self.schema.field(column).type.value_type)
+        for group in range(file.num_row_groups):
+            for batch in self._batches(file, group, [column]):
+                dictionary = batch.column(column).dictionary
+                if not dictionary.equals(seen.slice(0, len(dictionary))):
+                    seen = pc.unique(pa.concat_arrays([seen, dictionary]))
+        return seen
+
+    def _batches(self, file: Any, group: int, columns: Sequence[str]) -> Iterator[Any]:
+        name = self._source.name
+        rows = _batch_rows(file.metadata.row_group(group), set(columns))
+        batches = _parquet(lambda: file.iter_batches(rows, row_groups=[group], columns=columns), name)
+        while (batch := _parquet(lambda: next(batches, None), name)) is not None:
+            # A column `a` brings along one named `a.b`.
+            yield batch.select(columns)
+
+    def _check_values(self, batch: Any, start: int) -> None:
+        """Refuse strings that are not UTF-8, which nothing in Parquet prevents, and arrays that make no sense."""
+        for column, values in zip(batch.schema.names, batch.columns, strict=True):
+            texts = values.dictionary if pa.types.is_dictionary(values.type) else values
+            try:
+                values.validate()
+                texts.validate()
+            except pa.ArrowInvalid as exc:
+                raise UnparsableError(path=self._source.name, format=Format.PARQUET) from exc
+            try:
+                texts.validate(full=_is_text(texts.type))
+            except pa.ArrowInvalid as exc:
+                row = _first_bad_value(values)
+                # A dictionary is of a whole row group: the value may stand further down.
+                if row is not None:
+                    place = f"{self._place(start, row)}, column {shown(column)}"
+                    raise NotUtf8Error(place=place) from exc
+
+    def _place(self, start: int, row: int) -> str:
+        """Tell where a row of a batch stands: path, row number from 1."""
+        return f"{self._source.name}, row {start + row + 1}"
+
+
+def read_schema(source: SourceFile) -> Any:
+    """Read the pa.Schema of a Parquet file; raises EmptyInputError, UnparsableError."""
+    if not source.size:
+        raise EmptyInputError(path=source.name)
+    return _parquet(lambda: pq.ParquetFile(source.file).schema_arrow, source.name)
+
+
+def _opened(source: SourceFile, columns: int) -> Any:
+    buffer = min(_BUFFER_BYTES // max(columns, 1), _COLUMN_BUFFER_BYTES)
+    # Without a buffer the columns of a whole row group are in memory at once.
+    return _parquet(
+        lambda: pq.ParquetFile(source.file, page_checksum_verification=True, buffer_size=buffer), source.name
+    )
+
+
+def _parquet(read: Callable[[], T], name: str) -> T:
+    try:
+        return read()
+    except MemoryError:
+        raise
+    # Arrow reports damage with nearly every exception it has.
+    except (pa.ArrowException, OSError, ValueError) as exc:
+        raise UnparsableError(path=name, format=Format.PARQUET) from exc
+
+
+def _batch_rows(group: Any, columns: set[str]) -> int:
+    """Choose how many rows of a row group to decode at once."""
+    chunks = (group.column(index) for index in range(group.num_columns))
+    size = sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if chunk.path_in_schema in columns or chunk.path_in_schema.split(".")[0] in columns
+    )
+    return int(min(max(_BATCH_BYTES * group.num_rows // max(size, 1), 1), _BATCH_ROWS))
+
+
+def _windows(wanted: Any, most: int) -> Iterator[tuple[Any, int]]:
+    """Split a mask into some that mark so many rows at the most, each with a row that all of these come before."""
+    marked = np.flatnonzero(wanted.to_numpy(zero_copy_only=False))
+    for first in range(0, len(marked), most):
+        window = np.zeros(len(wanted), bool)
+        window[marked[first : first + most]] = True
+        # The last one goes to the end, so that all of the row group is checked.
+        stop = marked[first + most] if first + most < len(marked) else len(wanted)
+        yield pa.array(window), int(stop)
+
+
+def _without_view(values: Any) -> Any:
+    if values.type == pa.string_view():
+        return values.cast(pa.large_string())
+    return values.cast(pa.large_binary()) if values.type == pa.binary_view() else values
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _first_bad_value(values: Any) -> int | None:
+    for row, value in enumerate(values):
+        try:
+            value.as_py()
+        except UnicodeDecodeError:
+            return row
+    return None

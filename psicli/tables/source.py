@@ -1,0 +1,149 @@
+"""Input files: opened with care, watched for changes, unzipped as they are read."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from psicli import items
+from psicli.errors import (
+    BrokenGzipError,
+    DuplicateColumnError,
+    FileMissingError,
+    InputChangedError,
+    MissingColumnError,
+    PsicliError,
+    StorageError,
+    UnreadableInputError,
+    shown,
+)
+
+_MAX_SHOWN_COLUMNS = 30
+
+
+class SourceFile:
+    """An open input that has to stay as it was when it was opened, until it is closed.
+
+    Raises InputMissingError. name: what it is called in messages; size: of the file [bytes].
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name = name
+        self.file = _open(path, name)
+        self._path = path
+        self._identity = _identity(os.fstat(self.file.fileno()))
+        self.size = self._identity[2]
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Raise InputChangedError if the file is another one when the block ends, or ends in a mistake."""
+        try:
+            yield
+        except PsicliError:
+            # What a file torn between two versions looks like is no mistake of its author's.
+            self._check_unchanged()
+            raise
+        self._check_unchanged()
+
+    def _check_unchanged(self) -> None:
+        try:
+            unchanged = self._identity == _identity(os.fstat(self.file.fileno())) == _identity(os.stat(self._path))
+        except FileNotFoundError:
+            unchanged = False
+        except OSError as exc:
+            raise _unreadable(self.name, exc) from exc
+        if not unchanged:
+            raise InputChangedError(path=self.name)
+
+    def stream(self, *, zipped: bool) -> Stream:
+        """Return the file's bytes from the beginning, unzipped if they are zipped."""
+        return Stream(self.file, self.name, zipped=zipped)
+
+    def close(self) -> None:
+        self.file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Stream:
+    """Reads bytes in pieces, forwards. Raises BrokenGzipError, StorageError."""
+
+    def __init__(self, file: BinaryIO, name: str, *, zipped: bool) -> None:
+        file.seek(0)
+        self._file: Any = gzip.GzipFile(fileobj=file, mode="rb") if zipped else file
+        self._name = name
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes: so many, or fewer where they end."""
+        with self._no_foreign_errors():
+            return bytes(self._file.read(size))
+
+    def read_at(self, start: int, size: int) -> bytes:
+        """Return bytes that come after those read before."""
+        with self._no_foreign_errors():
+            self._file.seek(start)
+            return bytes(self._file.read(size))
+
+    @contextmanager
+    def _no_foreign_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, gzip.BadGzipFile, zlib.error) as exc:
+            raise BrokenGzipError(path=self._name) from exc
+        except OSError as exc:
+            raise _unreadable(self._name, exc) from exc
+
+
+def _open(path: Path, name: str) -> BinaryIO:
+    try:
+        # O_NONBLOCK: opening a FIFO would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as exc:
+        raise FileMissingError(path=name) from exc
+    except OSError as exc:
+        raise UnreadableInputError(path=name, reason=(exc.strerror or "unknown").lower()) from exc
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnreadableInputError(path=name, reason="it is not a regular file")
+    return open(descriptor, "rb")
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _unreadable(name: str, exc: OSError) -> StorageError:
+    return StorageError(path=name, reason=f"reading failed: {(exc.strerror or 'unknown').lower()}")
+
+
+# Columns -------------------------------------------------------------------------------------------------------
+
+
+def check_columns(columns: Sequence[str], keys: Sequence[str], name: str) -> None:
+    """Refuse column names that are not distinct or lack a key; raises DuplicateColumnError, MissingColumnError."""
+    seen = set()
+    for column in columns:
+        if column in seen:
+            raise DuplicateColumnError(path=name, column=shown(column))
+        seen.add(column)
+    for key in keys:
+        if key not in seen:
+            listed = ", ".join(shown(column) for column in columns[:_MAX_SHOWN_COLUMNS])
+            more = f" and {len(columns) - _MAX_SHOWN_COLUMNS} more" if len(columns) > _MAX_SHOWN_COLUMNS else ""
+            raise MissingColumnError(path=name, column=shown(key), columns=listed + more)
+
+
+def check_schema(schema: Any, keys: Sequence[str], name: str) -> None:
+    """Refuse a pa.Schema whose key columns are missing or have no text; raises as check_columns, KeyTypeError."""
+    check_columns(schema.names, keys, name)
+    items.check_key_types([(key, schema.field(key).type) for key in keys], path=name)
