@@ -82,6 +82,12 @@ def _job_options(command: Callable[..., int]) -> Callable[..., int]:
     return command
 
 
+def _trace_option(text: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    return click.option(
+        "--trace", type=click.Path(path_type=Path), envvar="PSICLI_TRACE", show_envvar=True, metavar="FILE", help=text
+    )
+
+
 @cli.command()
 @_job_options
 @click.option("--party", envvar="PSICLI_PARTY", show_envvar=True, help="Who we are, instead of the file's self_party.")
@@ -103,6 +109,7 @@ def _job_options(command: Callable[..., int]) -> Callable[..., int]:
     metavar="N",
     help="Add N to every port, on both sides, to run several jobs at once.",
 )
+@_trace_option("Write what the run does when to FILE, for https://ui.perfetto.dev.")
 @click.option("--simulated-port", type=int, hidden=True)
 def run(
     config: Path,
@@ -114,6 +121,7 @@ def run(
     party: str | None,
     lock_timeout: float,
     port_offset: int,
+    trace: Path | None,
     simulated_port: int | None,
 ) -> int:
     """Run a job with the other party and write the matched rows."""
@@ -129,7 +137,7 @@ def run(
             only=only,
             simulated_port=simulated_port,
         )
-        console.job = job.name
+        console.job, console.tasks = job.name, len(job.tasks)
         rows_on_stdout = any(task.output_path == "-" for task in job.tasks)
         if rows_on_stdout and "stdout" in _closed:
             raise CannotCreateError(path="standard output", reason="it is closed")
@@ -137,7 +145,7 @@ def run(
             # Only now the heavy part: a mistake in the job file or a busy port is told without it.
             from psicli.job import run_job
 
-            report = run_job(job, _Hooks(console, lock))
+            report = run_job(job, _Hooks(console, lock), trace)
     except PsicliError as exc:
         return _refuse(exc, as_json)
     finally:
@@ -164,9 +172,10 @@ class _Hooks:
     def phase(self, task: str, phase: str) -> None:
         self._lock.update(task, phase, 0)
 
-    def progress(self, task: str, done: int, total: int) -> None:
-        self._console.progress(task, done, total)
-        self._lock.update(task, "exchanging", 100 * done // max(total, 1))
+    def progress(self, task: str, progress: tuple[int, int, int, int]) -> None:
+        self._console.progress(task, progress)
+        own, own_total, peer, peer_total = progress
+        self._lock.update(task, "exchanging", 100 * (own + peer) // max(own_total + peer_total, 1))
 
 
 def _hold(job: Job, timeout: float) -> AbstractContextManager[PortLock]:
@@ -181,8 +190,15 @@ def _hold(job: Job, timeout: float) -> AbstractContextManager[PortLock]:
 
 @cli.command()
 @_job_options
+@_trace_option("Write what each party does when to FILE, its name before the suffix, for https://ui.perfetto.dev.")
 def simulate(
-    config: Path, as_json: bool, settings: Sequence[str], only: Sequence[str], quiet: bool, verbose: bool
+    config: Path,
+    as_json: bool,
+    settings: Sequence[str],
+    only: Sequence[str],
+    quiet: bool,
+    verbose: bool,
+    trace: Path | None,
 ) -> int:
     """Run every party of a job on this machine, each as its own process.
 
@@ -194,7 +210,7 @@ def simulate(
 
         flags = [*(f"--set={setting}" for setting in settings), *(f"--only={task}" for task in only)]
         flags += ["--quiet"] * quiet + ["--verbose"] * verbose
-        code, text = simulate_job(config, _variables(settings), only, flags, as_json=as_json)
+        code, text = simulate_job(config, _variables(settings), only, flags, as_json=as_json, trace=trace)
     except PsicliError as exc:
         return _refuse(exc, as_json)
     if text:

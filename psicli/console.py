@@ -1,19 +1,29 @@
 """Standard error: the log, the progress bars and the report of a run whose rows go to standard output.
 
-Nothing else in psicli prints. On a terminal a run shows one bar a task; elsewhere every line carries a time stamp,
-the job and the task, so that a mail or a journal can be read afterwards.
+Nothing else in psicli prints. On a terminal a run shows a bar for its task and one for the whole job; elsewhere every
+line carries a time stamp, the job and the task, so that a mail or a journal can be read afterwards. Both show how far
+the masking is, own items and the peer's, and nothing of what comes after it: how long that takes tells of matches.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+# How often a line tells how far a task is, where there is no terminal [s].
+LINE_INTERVAL = 60.0
+
+# Items masked so far and of how many: own, own in all, the peer's, the peer's in all.
+Masked = tuple[int, int, int, int]
 
 _LEVELS = {-1: logging.ERROR, 0: logging.INFO, 1: logging.DEBUG}
 
@@ -53,36 +63,119 @@ class _Handler(logging.Handler):
 class Console:
     """Set up logging for one command and show its progress; verbosity -1 is quiet, 1 shows details.
 
-    job: what every line starts with.
+    job: what every line starts with; tasks: how many the job has.
     """
 
     def __init__(self, verbosity: int) -> None:
         self.job = ""
-        self._bar: Any = None
-        self._bar_task = ""
+        self.tasks = 1
         terminal = sys.stderr.isatty()
-        self._shows_bars = terminal and verbosity >= 0
         handler = _Handler()
         handler.setFormatter((_TerminalFormatter if terminal else _JournalFormatter)(self))
         logger = logging.getLogger("psicli")
         logger.handlers[:] = [handler]
         logger.propagate = False
         logger.setLevel(_LEVELS[verbosity])
+        self._meter = None if verbosity < 0 else _Bars(self) if terminal else _Lines()
+        self._masked: dict[str, Masked] = {}
 
-    def progress(self, task: str, done: int, total: int) -> None:
-        """Move the bar of a task; one bar at a time."""
-        if not self._shows_bars:
+    def progress(self, task: str, masked: Masked) -> None:
+        """Show how far the masking of a task is."""
+        if self._meter is None or self._masked.get(task) == masked or not masked[1] + masked[3]:
             return
+        self._masked[task] = masked
         with suppress(OSError, ValueError):
-            if task != self._bar_task:
-                self.close()
-                self._bar = tqdm(desc=task, unit="frame", file=sys.stderr, leave=False)
-                self._bar_task = task
-            self._bar.total = total
-            self._bar.update(done - self._bar.n)
+            self._meter.move(task, self._masked)
 
     def close(self) -> None:
-        if self._bar is not None:
+        if self._meter is not None:
             with suppress(OSError, ValueError):
-                self._bar.close()
-            self._bar = None
+                self._meter.close()
+
+
+class _Bars:
+    """A bar for the task that runs, below one for the whole job where that has more than one task."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._task = ""
+        self._task_bar: Any = None
+        self._job_bar: Any = None
+
+    def move(self, task: str, masked: dict[str, Masked]) -> None:
+        own, own_total, peer, peer_total = masked[task]
+        several = self._console.tasks > 1
+        if several:
+            self._move_job(masked)
+        if task != self._task:
+            if self._task_bar is not None:
+                self._task_bar.close()
+            self._task_bar, self._task = _bar(int(several), task, own_total + peer_total), task
+        self._task_bar.set_postfix_str(_both_ways(masked[task]), refresh=False)
+        self._task_bar.update(own + peer - self._task_bar.n)
+
+    def _move_job(self, masked: dict[str, Masked]) -> None:
+        total = sum(own_total + peer_total for _, own_total, _, peer_total in masked.values())
+        if self._job_bar is None:
+            self._job_bar = _bar(0, self._console.job, total)
+        bar, tasks = self._job_bar, self._console.tasks
+        through = sum(own + peer == own_total + peer_total for own, own_total, peer, peer_total in masked.values())
+        bar.set_description_str(f"{self._console.job}: {through} of {tasks} tasks", refresh=False)
+        bar.total = total
+        # What is not known yet has no part in a percentage or a time that is left.
+        bar.bar_format = None if len(masked) == tasks else _OF_WHAT_IS_KNOWN
+        bar.update(sum(own + peer for own, _, peer, _ in masked.values()) - bar.n)
+
+    def close(self) -> None:
+        for bar in (self._task_bar, self._job_bar):
+            if bar is not None:
+                bar.close()
+
+
+_OF_WHAT_IS_KNOWN = "{desc}, {n_fmt} of {total_fmt} items known so far [{elapsed}, {rate_fmt}]"
+
+
+def _bar(position: int, name: str, total: int) -> Any:
+    look: dict[str, Any] = {"unit": " items", "unit_scale": True, "leave": False, "dynamic_ncols": True}
+    return tqdm(desc=name, total=total, position=position, file=sys.stderr, **look)
+
+
+class _Lines:
+    """A line now and then."""
+
+    def __init__(self) -> None:
+        self._task = ""
+        self._told_at = 0.0
+        self._told = 0
+
+    def move(self, task: str, masked: dict[str, Masked]) -> None:
+        own, own_total, peer, peer_total = masked[task]
+        now, done, total = time.monotonic(), own + peer, own_total + peer_total
+        seconds = now - self._told_at
+        if task == self._task and (seconds < LINE_INTERVAL or done == total):
+            return
+        if task == self._task:
+            rate = max(done - self._told, 1) / seconds
+            logger.info(
+                "masked %d %% (%s), %s items/s, about %s left",
+                100 * done // total,
+                _both_ways(masked[task]),
+                tqdm.format_sizeof(rate),
+                _duration((total - done) / rate),
+                extra={"task": task},
+            )
+        self._task, self._told_at, self._told = task, now, done
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _both_ways(masked: Masked) -> str:
+    own, own_total, peer, peer_total = masked
+    return f"own {100 * own // max(own_total, 1)} %, theirs {100 * peer // max(peer_total, 1)} %"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -111,7 +111,8 @@ class AtomicFile:
 
     def _mode_of_target(self) -> int | None:
         try:
-            status = os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
+            # The root of all folders has no name.
+            status = os.stat(self._name or ".", dir_fd=self._folder, follow_symlinks=False)
         except FileNotFoundError:
             return None
         if not stat.S_ISREG(status.st_mode):

@@ -15,24 +15,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from psicli import __version__, curve, items, signals, tables
+from psicli import __version__, curve, items, signals, tables, trace
 from psicli.config import Job, Task
-from psicli.errors import InternalError, InterruptedBySignal, PsicliError, StorageError, shown
+from psicli.errors import CannotCreateError, InternalError, InterruptedBySignal, PsicliError, StorageError, shown
 from psicli.files import AtomicFile, FileFormat, check_writable, file_format
-from psicli.items import ItemSet
+from psicli.items import ItemSorter, OrderedItems
 from psicli.link import Dialer, Listener, TlsCredentials
-from psicli.protocol import TaskTerms
+from psicli.protocol import Progress, TaskTerms
 from psicli.report import Report, Status, TaskReport
 from psicli.session import Session, TaskResult, Terms, open_session
-from psicli.spool import Mask
-from psicli.tables import InputTable
+from psicli.spool import Mask, Spool, Storage, state_folder
+from psicli.tables import Input
+from psicli.trace import Stage, Stages
 
 logger = logging.getLogger(__name__)
 
 STDIO = "-"
+# What may be filled of the memory there is for data: by a task's items, of which those of the next task are read while
+# this one's are masked, and by the matched rows of a task while they are sorted.
+_ITEMS_PART = 1 / 8
+_OUTPUT_PART = 1 / 4
 # How long a side that fails before the session waits for the peer, to tell it [s].
 REFUSAL_TIMEOUT = 5.0
 
@@ -43,14 +45,14 @@ class Hooks(Protocol):
     def phase(self, task: str, phase: str) -> None:
         """Tell what a task is at."""
 
-    def progress(self, task: str, done: int, total: int) -> None:
-        """Tell how much of a task's masking is through [frames]."""
+    def progress(self, task: str, progress: Progress) -> None:
+        """Tell how much of a task's masking is through."""
 
 
-def run_job(job: Job, hooks: Hooks) -> Report:
+def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None) -> Report:
     """Run every task of the job with the peer and report; a failure ends up in the report, not in an exception.
 
-    The caller holds the lock of the job's port or address.
+    The caller holds the lock of the job's port or address. trace_file: where to write a trace of the run, if anywhere.
     """
     started = time.monotonic()
     report = _blank_report(job)
@@ -60,11 +62,16 @@ def run_job(job: Job, hooks: Hooks) -> Report:
             curve.set_threads(job.pipeline.threads)
             curve.self_test()
             meeting = stack.enter_context(_meeting_point(job))
-            sources = _checked_sources(job, meeting, stack)
-            runs = [TaskRun(job, *pair, report, hooks) for pair in zip(job.tasks, sources, strict=True)]
+            sources = _checked_sources(job, meeting, stack, trace_file)
+            if trace_file is not None:
+                trace.start()
+            spool = stack.enter_context(Spool.open(state_folder()))
+            stack.callback(_note_disk, report, spool)
+            storage = Storage(spool, job.pipeline.working_memory)
+            runs = [TaskRun(job, *pair, storage, report, hooks) for pair in zip(job.tasks, sources, strict=True)]
             for run in runs:
-                stack.callback(run.discard)
-            session = stack.enter_context(_session(job, meeting, report))
+                stack.callback(run.close)
+            session = stack.enter_context(_session(job, meeting, storage, report))
             session.agree()
             session.run(runs)
     except PsicliError as exc:
@@ -72,7 +79,9 @@ def run_job(job: Job, hooks: Hooks) -> Report:
     except Exception as exc:
         logger.exception("unexpected failure")
         report.fail(unexpected(exc))
-    report.close(time.monotonic() - started)
+    if trace_file is not None:
+        _save_trace(trace_file, report)
+    report.close(time.monotonic() - started, trace.peak_memory())
     return report
 
 
@@ -83,6 +92,17 @@ def _keep_secrets_in_memory() -> None:
 
 def unexpected(exc: Exception) -> InternalError:
     return InternalError(detail=f"an unexpected {type(exc).__name__}")
+
+
+def _note_disk(report: Report, spool: Spool) -> None:
+    report.spool_bytes = spool.peak
+
+
+def _save_trace(path: Path, report: Report) -> None:
+    try:
+        trace.save(path, report.party, {"job": report.job, "party": report.party, "psicli": report.version})
+    except PsicliError as exc:
+        report.fail(exc)
 
 
 def _blank_report(job: Job) -> Report:
@@ -124,7 +144,7 @@ class Source:
     format: FileFormat
 
 
-def _checked_sources(job: Job, meeting: Listener | Dialer, stack: ExitStack) -> list[Source]:
+def _checked_sources(job: Job, meeting: Listener | Dialer, stack: ExitStack, trace_file: Path | None) -> list[Source]:
     """Check what can be checked without reading whole files; tell the peer if this side cannot go on."""
     try:
         sources = [_source(task, stack) for task in job.tasks]
@@ -134,6 +154,8 @@ def _checked_sources(job: Job, meeting: Listener | Dialer, stack: ExitStack) -> 
                 tables.check_input(source.path, source.format, task.keys, output=output, name=source.name)
             if isinstance(task.output_path, Path):
                 check_writable(task.output_path)
+        if trace_file is not None:
+            _check_trace_file(trace_file, job)
     except InterruptedBySignal:
         raise
     except PsicliError as exc:
@@ -141,6 +163,13 @@ def _checked_sources(job: Job, meeting: Listener | Dialer, stack: ExitStack) -> 
         meeting.refuse(exc.code, REFUSAL_TIMEOUT)
         raise
     return sources
+
+
+def _check_trace_file(path: Path, job: Job) -> None:
+    used = [job.path, *(each for task in job.tasks for each in (task.input_path, task.output_path))]
+    if any(isinstance(each, Path) and each.resolve() == path.resolve() for each in used):
+        raise CannotCreateError(path=path, reason="the job uses this file itself")
+    check_writable(path)
 
 
 def _source(task: Task, stack: ExitStack) -> Source:
@@ -161,7 +190,7 @@ def _spooled_stdin(stack: ExitStack) -> Path:
     return path
 
 
-def _session(job: Job, meeting: Listener | Dialer, report: Report) -> Session:
+def _session(job: Job, meeting: Listener | Dialer, storage: Storage, report: Report) -> Session:
     terms = Terms(
         job.party,
         job.peer,
@@ -170,7 +199,15 @@ def _session(job: Job, meeting: Listener | Dialer, report: Report) -> Session:
         job.link.recv_timeout_ms,
     )
     timeout = job.link.connect_retry_times * job.link.connect_retry_interval_ms / 1000
-    session = open_session(meeting, terms, timeout=timeout, recv_timeout=job.link.recv_timeout_ms / 1000)
+    session = open_session(
+        meeting,
+        terms,
+        timeout=timeout,
+        recv_timeout=job.link.recv_timeout_ms / 1000,
+        depth=job.pipeline.depth,
+        chunk_items=job.pipeline.chunk_items,
+        storage=storage,
+    )
     report.session_id = session.sid.hex()
     report.peer_version = shown(session.peer_version, 40).strip("'")
     logger.info("in session with %s", job.peer)
@@ -183,32 +220,44 @@ def _session(job: Job, meeting: Listener | Dialer, report: Report) -> Session:
 class TaskRun:
     """One task from its input to its output; the session calls its parts when their time has come."""
 
-    def __init__(self, job: Job, task: Task, source: Source, report: Report, hooks: Hooks) -> None:
+    def __init__(self, job: Job, task: Task, source: Source, storage: Storage, report: Report, hooks: Hooks) -> None:
         self.name = task.name
         self.receives = task.receiver == job.party
         self.broadcast = task.broadcast_result
+        self.stages = Stages(task.name)
         self._task = task
         self._source = source
+        self._storage = storage
         self._report = report
         self._entry = next(entry for entry in report.tasks if entry.name == task.name)
         self._hooks = hooks
+        self._input: Input | None = None
         self._output: TaskOutput | None = None
         self._reading_seconds = 0.0
         self._started = 0.0
 
-    def prepare(self) -> tuple[pa.LargeBinaryArray, TaskOutput | None]:
+    def prepare(self) -> tuple[OrderedItems, TaskOutput | None]:
         """Read the whole input, find its mistakes, and put its distinct items in secret order."""
         started = time.monotonic()
         self._phase("reading %s", self._source.name)
-        table = tables.read_input(self._source.path, self._source.format, self._task.keys, name=self._source.name)
-        item_set = items.order_secretly(items.encode_items(table.key_texts), os.urandom(items.ORDER_SECRET_BYTES))
-        self._entry.rows, self._entry.matchless_rows = table.rows, item_set.matchless
-        self._entry.distinct_items = len(item_set.items)
-        if self._task.output_path is not None:
+        with self.stages.at(Stage.READING, "read input"):
+            self._input = Input(self._source.path, self._source.format, self._task.keys, name=self._source.name)
+            share = self._storage.share(_ITEMS_PART)
+            sorter = ItemSorter(os.urandom(curve.ORDER_SECRET_BYTES), spool=self._storage.spool, budget=share)
+            for key_texts in self._input.key_batches():
+                sorter.expect(self._input.expected_rows)
+                sorter.add(items.encode_items(key_texts))
+        with self.stages.at(Stage.READING, "order"):
+            ordered = sorter.finish()
+        self._entry.rows, self._entry.matchless_rows = ordered.rows, ordered.matchless
+        self._entry.distinct_items = len(ordered)
+        if self._task.output_path is None:
+            self._input.close()
+        else:
             kind = StandardOutput if self._task.output_path == STDIO else TaskOutput
-            self._output = kind(self._task.output_path, table, item_set)
+            self._output = kind(self._task.output_path, self._input, ordered, self._storage)
         self._reading_seconds = time.monotonic() - started
-        return item_set.items, self._output
+        return ordered, self._output
 
     def started(self) -> None:
         self._started = time.monotonic()
@@ -216,8 +265,8 @@ class TaskRun:
         if self._entry.distinct_items is not None:
             self._phase("exchanging %d distinct items", self._entry.distinct_items)
 
-    def progress(self, done: int, total: int) -> None:
-        self._hooks.progress(self.name, done, total)
+    def progress(self, progress: Progress) -> None:
+        self._hooks.progress(self.name, progress)
 
     def exchanged(self, result: TaskResult) -> None:
         entry = self._entry
@@ -231,8 +280,10 @@ class TaskRun:
         assert self._output is not None
         try:
             self._phase("matching and writing %s", self._output.name)
-            self._output.stage(matched())
-            self._output.publish()
+            found = matched()
+            with self.stages.at(Stage.WRITING, "write output"):
+                self._output.stage(found)
+                self._output.publish()
             self._done()
         except PsicliError as exc:
             self._fail(exc)
@@ -240,8 +291,13 @@ class TaskRun:
             logger.exception("unexpected failure", extra={"task": self.name})
             self._fail(unexpected(exc))
 
-    def discard(self) -> None:
-        """Remove what was written and not published."""
+    def close(self) -> None:
+        """Note where the time went, and remove what was written and not published."""
+        seconds = self.stages.seconds()
+        if any(seconds.values()):
+            self._entry.stages = seconds
+        if self._input is not None:
+            self._input.close()
         if self._output is not None:
             self._output.discard()
 
@@ -269,21 +325,31 @@ class TaskOutput:
     matched: own items found [items]; rows: rows written.
     """
 
-    def __init__(self, path: Path | str, table: InputTable, item_set: ItemSet) -> None:
+    def __init__(self, path: Path | str, source: Input, ordered: OrderedItems, storage: Storage) -> None:
         self.name = str(path)
         self.matched = 0
         self.rows = 0
         self._format = file_format(path)
-        self._table = table
-        self._item_set = item_set
+        self._input = source
+        self._items = ordered
+        self._storage = storage
         self._file: AtomicFile | None = None
 
     def stage(self, matched: Mask) -> None:
         """Write the rows of the matched items [n booleans, secret order] and make them durable."""
-        row_mask = pc.fill_null(pc.take(pa.array(matched), self._item_set.row_codes), False)
+        row_mask = self._items.row_mask(matched)
+        self._items.close()
         self.matched = int(matched.sum())
         self._file = AtomicFile(self._target())
-        self.rows = tables.write_output(self._file.file, self._format, self._table, row_mask)
+        assert self._storage.spool is not None
+        with self._input:
+            self.rows = self._input.write_matched(
+                self._file.file,
+                self._format,
+                row_mask,
+                budget=self._storage.share(_OUTPUT_PART),
+                spool=self._storage.spool,
+            )
         self._file.seal()
 
     def publish(self) -> None:
@@ -302,8 +368,8 @@ class TaskOutput:
 class StandardOutput(TaskOutput):
     """Rows for standard output: staged in a file first, since a pipe cannot take anything back."""
 
-    def __init__(self, path: Path | str, table: InputTable, item_set: ItemSet) -> None:
-        super().__init__(path, table, item_set)
+    def __init__(self, path: Path | str, source: Input, ordered: OrderedItems, storage: Storage) -> None:
+        super().__init__(path, source, ordered, storage)
         self._folder = tempfile.TemporaryDirectory(prefix="psicli-")
 
     def publish(self) -> None:

@@ -41,6 +41,8 @@ class TaskReport:
     seconds: float | None = None
     bytes_sent: int | None = None
     bytes_received: int | None = None
+    # Seconds by stage [s]; stages overlap, within a task and between tasks.
+    stages: dict[str, float] | None = None
     warning: str | None = None
 
 
@@ -57,6 +59,9 @@ class Report:
     session_id: str | None = None
     peer_version: str | None = None
     seconds: float = 0.0
+    # The most the process had in memory, and on disk beside its outputs, at once [bytes].
+    peak_memory: int | None = None
+    spool_bytes: int = 0
     error: PsicliError | None = field(default=None, repr=False)
 
     @property
@@ -68,9 +73,10 @@ class Report:
         error.facts["peer"] = self.peer
         self.error = self.error or error
 
-    def close(self, seconds: float) -> None:
-        """Note the end of the run [s]; what was running then has failed."""
+    def close(self, seconds: float, peak_memory: int | None = None) -> None:
+        """Note the end of the run [s] and the most memory it had [bytes]; what was running then has failed."""
         self.seconds = seconds
+        self.peak_memory = peak_memory
         for task in self.tasks:
             if task.status is Status.RUNNING:
                 task.status = Status.FAILED
@@ -91,8 +97,8 @@ def _error_to_json(error: PsicliError, party: str | None) -> dict[str, Any]:
 
 def refusal_to_json(error: PsicliError) -> str:
     """Return the report of a run that never began: the same keys, nearly all null."""
-    keys = ("job", "party", "peer", "session_id", "version", "peer_version", "backend", "seconds")
-    blank = dict.fromkeys(keys)
+    names = ("job", "party", "peer", "session_id", "version", "peer_version", "backend", "seconds")
+    blank = dict.fromkeys((*names, "peak_memory", "spool_bytes"))
     return _dumped({**blank, "exit_code": error.code, "tasks": [], "error": _error_to_json(error, None)})
 
 
@@ -102,7 +108,10 @@ def _dumped(values: dict[str, Any]) -> str:
 
 def to_json(report: Report) -> str:
     """Return the report as one JSON object; keys are only ever added."""
-    tasks = [{**vars(task), "seconds": _rounded(task.seconds)} for task in report.tasks]
+    tasks = [
+        {**vars(task), "seconds": _rounded(task.seconds), "stages": _rounded_stages(task.stages)}
+        for task in report.tasks
+    ]
     error = report.error
     party = report.peer if error and error.peer_at_fault else report.party
     return _dumped(
@@ -115,6 +124,8 @@ def to_json(report: Report) -> str:
             "peer_version": report.peer_version,
             "backend": report.backend,
             "seconds": _rounded(report.seconds),
+            "peak_memory": report.peak_memory,
+            "spool_bytes": report.spool_bytes,
             "exit_code": report.exit_code,
             "tasks": tasks,
             "error": _error_to_json(error, party) if error else None,
@@ -126,7 +137,7 @@ def to_text(report: Report) -> str:
     """Return the report as lines that fit a mail."""
     lines = [
         f"{report.job}: {report.party} with {report.peer}, {report.seconds:.1f} s, psicli {report.version}, "
-        f"{report.backend} backend"
+        f"{report.backend} backend{_space(report)}"
     ]
     for task in report.tasks:
         lines += _task_lines(task)
@@ -162,9 +173,27 @@ def _task_lines(task: TaskReport) -> Iterator[str]:
     if task.seconds is not None:
         sent, received = task.bytes_sent or 0, task.bytes_received or 0
         yield f"    took     {task.seconds:.2f} s, {sent:,} bytes sent, {received:,} bytes received"
+    if task.stages is not None:
+        yield f"    stages   {_stages(task.stages)}"
     if task.warning:
         yield f"    warning  {task.warning}"
 
 
+def _stages(stages: dict[str, float]) -> str:
+    return (
+        "{reading:.2f} s reading, {computing:.2f} computing, {waiting_for_peer:.2f} waiting for the peer, "
+        "{waiting_for_room:.2f} for room, {matching:.2f} matching, {writing:.2f} writing"
+    ).format(**stages)
+
+
+def _space(report: Report) -> str:
+    memory = f", {report.peak_memory / 1e6:,.0f} MB of memory" if report.peak_memory else ""
+    return memory + (f", {report.spool_bytes / 1e6:,.0f} MB of disk" if report.spool_bytes else "")
+
+
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
+
+
+def _rounded_stages(stages: dict[str, float] | None) -> dict[str, float] | None:
+    return None if stages is None else {stage: round(seconds, 3) for stage, seconds in stages.items()}

@@ -14,27 +14,39 @@ from pathlib import Path
 from psicli import signals
 from psicli.config import Job, load_parties
 from psicli.errors import PeerFailedError, PeerLostError, SharedOutputError, StandardStreamError
+from psicli.files import check_writable
 
 # How long a party that was told to stop may take [s].
 STOP_TIMEOUT = 10.0
 # Options of `run` that stand in the environment of a real one.
-_NOT_PASSED_ON = {"PSICLI_PARTY", "PSICLI_PORT_OFFSET", "PSICLI_ONLY", "PSICLI_JSON", "PSICLI_QUIET", "PSICLI_VERBOSE"}
+_NOT_PASSED_ON = {
+    "PSICLI_PARTY", "PSICLI_PORT_OFFSET", "PSICLI_ONLY", "PSICLI_JSON", "PSICLI_TRACE", "PSICLI_QUIET",
+    "PSICLI_VERBOSE",
+}  # fmt: skip
 _THE_OTHERS_FAULT = {PeerLostError.code, PeerFailedError.code}
 
 
 def simulate_job(
-    config: Path, variables: Mapping[str, str], only: Sequence[str], flags: Sequence[str], *, as_json: bool
+    config: Path,
+    variables: Mapping[str, str],
+    only: Sequence[str],
+    flags: Sequence[str],
+    *,
+    as_json: bool,
+    trace: Path | None = None,
 ) -> tuple[int, str]:
     """Run `psicli run` once a party and return the exit code and all reports.
 
-    The code is that of the first party that failed by itself. Raises ConfigError before anything is started.
+    The code is that of the first party that failed by itself. trace: every party writes a trace beside it. Raises
+    ConfigError, and CannotCreateError for the trace, before anything is started.
     """
     jobs = load_parties(config, variables, only)
     _check_one_machine(jobs)
     parties = [job.party for job in jobs]
     port = _free_port()
     command = [sys.executable, "-P", "-m", "psicli", "run", f"--config={config}", f"--simulated-port={port}", *flags]
-    processes = {party: _start([*command, f"--party={party}", *["--json"] * as_json]) for party in parties}
+    own_flags = {party: [f"--party={party}", *["--json"] * as_json, *_trace_flag(trace, party)] for party in parties}
+    processes = {party: _start([*command, *own_flags[party]]) for party in parties}
     try:
         with signals.allowed():
             reports = {party: process.communicate()[0] for party, process in processes.items()}
@@ -47,6 +59,15 @@ def simulate_job(
     codes = [_exit_code(process) for process in processes.values()]
     text = _as_one_object(reports) if as_json else "\n".join(reports.values()).rstrip("\n")
     return _first_own_failure(codes), text
+
+
+def _trace_flag(trace: Path | None, party: str) -> list[str]:
+    if trace is None:
+        return []
+    # A path without a name is a folder, and refused as one.
+    path = trace.with_name(f"{trace.stem}.{party}{trace.suffix}") if trace.name else trace
+    check_writable(path)
+    return [f"--trace={path}"]
 
 
 def _check_one_machine(jobs: Sequence[Job]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,8 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from psicli.config import Job, JobFile, LinkSettings, job_schema, load_job
+from psicli import wire
+from psicli.config import Job, JobFile, LinkSettings, job_schema, load_job, memory
 from psicli.config.document import MAX_FILE_BYTES
+from psicli.config.memory import LIBRARIES, default_memory
+from psicli.config.models import CHUNK_ITEMS_STEP, MAX_CHUNK_ITEMS
 from psicli.config.shape import MODELS
 from psicli.errors import ConfigError, JobFileMissingError, UnknownFormatError
 from psicli.files import FileFormat, Format, file_format
@@ -122,7 +126,7 @@ def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
         "connect_retry_interval_ms": 1000,
         "recv_timeout_ms": 300000,
     }
-    assert job.pipeline.model_dump() == {"threads": None}
+    assert job.pipeline.model_dump() == {"threads": None, "depth": 4, "chunk_items": None, "memory": default_memory()}
     assert job.tls is not None
     assert job.tls.private_key_file == tmp_path / "alice.key"
     assert job.tls_insecure is False
@@ -303,6 +307,80 @@ def test_threads_are_set_by_the_job_file(load: Load, mistakes: Mistakes) -> None
         ["7: pipeline.threads: 1025 is out of bounds; give at most 1024"],
         ["7: pipeline.threads: 'all' is not a whole number; give plain digits, without unit or sign"],
     ]
+
+
+def pipeline(setting: str, value: str) -> str:
+    return with_nodes('{party: alice, address: "127.0.0.1:1"}', more=f"pipeline: {{{setting}: {value}}}\n")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("depth", 1), ("depth", 64), ("chunk_items", 8), ("chunk_items", 32768)]
+)
+def test_pipeline_settings(load: Load, setting: str, value: int) -> None:
+    assert load(pipeline(setting, str(value))).pipeline.model_dump()[setting] == value
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("depth", "0", "0 is out of bounds; give at least 1"),
+        ("depth", "65", "65 is out of bounds; give at most 64"),
+        ("depth", "deep", "'deep' is not a whole number; give plain digits, without unit or sign"),
+        ("chunk_items", "0", "0 is out of bounds; give at least 8"),
+        ("chunk_items", "12", "12 is no multiple of 8; give one"),
+        ("chunk_items", "32776", "32776 is out of bounds; give at most 32768"),
+        ("chunk_items", "16k", "'16k' is not a whole number; give plain digits, without unit or sign"),
+        ("memory", "383MB", "'383MB' is too little; give at least 384MB"),
+        ("memory", "366MiB", "'366MiB' is too little; give at least 384MB"),
+        ("memory", "383999999", "'383999999' is too little; give at least 384MB"),
+        ("memory", "2", "'2' is too little; give at least 384MB"),
+        ("memory", "512M", "'512M' is no amount of memory; give for example 512MB, 2GB or 400MiB"),
+        ("memory", "1.5GB", "'1.5GB' is no amount of memory; give for example 512MB, 2GB or 400MiB"),
+        ("memory", "-1GB", "'-1GB' is no amount of memory; give for example 512MB, 2GB or 400MiB"),
+        ("memory", "[1GB]", "is a list; write for example `memory: 512MB`"),
+    ],
+)
+def test_pipeline_settings_out_of_bounds(mistakes: Mistakes, setting: str, value: str, expected: str) -> None:
+    assert mistakes(pipeline(setting, value)) == [f"7: pipeline.{setting}: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("384MB", 384_000_000),
+        ("384000000", 384_000_000),
+        ("400MiB", 400 << 20),
+        ("2 gb", 2_000_000_000),
+        ("3GiB", 3 << 30),
+        ("400000KB", 400_000_000),
+        ("5TB", 5_000_000_000_000),
+    ],
+)
+def test_memory_is_an_amount_with_or_without_a_unit(load: Load, text: str, size: int) -> None:
+    settings = load(pipeline("memory", text)).pipeline
+    assert settings.memory == size
+    assert settings.working_memory == size - LIBRARIES
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("4000000000\n", 1_000_000_000), ("600000000\n", 384_000_000), ("max\n", None), (None, None)],
+)
+def test_default_memory_is_a_quarter_of_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, expected: int | None
+) -> None:
+    """Of the machine, or of the container where that has less."""
+    machine = 16_000_000_000
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": machine // 4096, "SC_PAGE_SIZE": 4096}.__getitem__)
+    monkeypatch.setattr(memory, "_LIMITS", (tmp_path / "memory.max", tmp_path / "absent"))
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+    assert default_memory() == (expected or machine // 4)
+
+
+def test_frames_are_bounded_as_on_the_wire() -> None:
+    """The job file's bounds, which config states for itself, are the protocol's."""
+    assert (CHUNK_ITEMS_STEP, MAX_CHUNK_ITEMS) == (wire.CHUNK_ITEMS_STEP, wire.MAX_CHUNK_ITEMS)
 
 
 # Shape ------------------------------------------------------------------------------------------------------------
@@ -708,6 +786,8 @@ def test_schema_describes_every_field() -> None:
         for name, field in part["properties"].items():
             assert field["description"], name
             assert field["examples"], name
+            # The models' own words for a bound mean nothing in a schema.
+            assert not {"ge", "le", "multiple_of"} & set(field), name
 
 
 @pytest.mark.parametrize("model", sorted(set(MODELS.values()), key=lambda model: model.__name__))

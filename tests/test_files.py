@@ -189,7 +189,11 @@ def make_link_loop(folder: Path) -> Path:
     return folder / "out.csv"
 
 
-@pytest.mark.parametrize("make", [make_nothing, make_folder, make_fifo, make_file_as_folder, make_link_loop])
+def root(tmp_path: Path) -> Path:
+    return Path("/")
+
+
+@pytest.mark.parametrize("make", [make_nothing, make_folder, make_fifo, make_file_as_folder, make_link_loop, root])
 @pytest.mark.parametrize("attempt", [AtomicFile, check_writable])
 def test_what_cannot_be_created_is_73_and_leaves_nothing(tmp_path: Path, make: object, attempt: object) -> None:
     target = make(tmp_path)  # type: ignore[operator]

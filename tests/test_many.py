@@ -384,7 +384,10 @@ def test_status_says_who_where_and_how_far(pair: Pair) -> None:
         assert (running[run.pid]["task"], running[run.pid]["phase"]) == ("people", "exchanging")
         assert 0 <= running[run.pid]["percent"] <= 100
     assert running[bob.pid]["where"] == f"to 127.0.0.1:{pair.port}"
+    # One of them held up, so that both still run when the answer comes.
+    os.kill(bob.pid, signal.SIGSTOP)
     text = pair.start_command("status").result().stdout.decode()
+    os.kill(bob.pid, signal.SIGCONT)
     where = re.escape(f"127.0.0.1:{pair.port}")
     assert re.search(
         rf"^overlap \(alice, {where}\), pid {alice.pid}, \S+, since \S+, people: exchanging \d+ %$", text, re.MULTILINE
@@ -427,6 +430,26 @@ def test_simulate_runs_every_party_and_prints_every_report(pair: Pair) -> None:
                 output = pair.jobs[party]["tasks"][task]["output_path"][party]
                 check_output(pair, party, task, output)
     pair.nothing_left()
+
+
+def test_simulate_traces_every_party(pair: Pair) -> None:
+    batch(pair, 1)
+    trace = pair.folder / "run.trace.json"
+    env = {"PSICLI_TRACE": str(trace)}
+    assert pair.start_command("simulate", "--config", whole_job(pair), env=env).result().code == 0
+    assert not trace.exists()
+    for party in PARTIES:
+        told = json.loads((pair.folder / f"run.trace.{party}.json").read_text())
+        assert told["otherData"]["party"] == party
+        assert told["traceEvents"][0]["args"] == {"name": party}
+
+
+@pytest.mark.parametrize("trace", ["absent/t.json", ".", "/"])
+def test_simulate_starts_nothing_where_a_trace_cannot_be_written(pair: Pair, trace: str) -> None:
+    batch(pair, 1)
+    result = pair.start_command("simulate", "--config", whole_job(pair), "--trace", trace).result()
+    assert result.code == 73
+    assert "listening" not in result.stderr
 
 
 def test_simulate_as_json_and_some_tasks(pair: Pair) -> None:

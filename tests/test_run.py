@@ -373,6 +373,14 @@ def test_a_report_as_json(pair: Pair) -> None:
     assert re.fullmatch("[0-9a-f]{64}", alice["session_id"])
     assert alice["session_id"] == bob["session_id"]
     assert 0 < alice["tasks"][0]["seconds"] <= alice["seconds"] < DEADLINE
+    stages = [report["tasks"][0]["stages"] for report in (alice, bob)]
+    assert [*stages[0]] == ["reading", "computing", "waiting_for_peer", "waiting_for_room", "matching", "writing"]
+    assert all(0 <= seconds <= alice["seconds"] for seconds in stages[0].values())
+    assert stages[0]["reading"] > 0
+    assert stages[0]["writing"] > 0
+    assert stages[1]["writing"] == 0
+    assert all(report["spool_bytes"] == 0 for report in (alice, bob))
+    assert all(50_000_000 < report["peak_memory"] < 2_000_000_000 for report in (alice, bob))
     (ours,), (theirs,) = alice["tasks"], bob["tasks"]
     assert (ours["name"], ours["status"]) == ("people", "done")
     check_counts(pair, LISTENER, 0, ours)
@@ -556,7 +564,7 @@ def test_every_backend_works_with_the_reference(tapped: tuple[Pair, int], name: 
         tap.close()
     for party, result in results.items():
         check_output(pair, party, 0, "out/people.csv")
-        assert f", {names[party]} backend\n" in result.stdout.decode()
+        assert f", {names[party]} backend, " in result.stdout.decode()
     assert all(isinstance(hello, protocol.HelloOctets) for hello in hellos)
     chunk_items = {hello.party: hello.chunk_items for hello in (wire.decode_hello(each.octets) for each in hellos)}
     expected = {"reference": 2048, "native portable": 4096}.get(name, 16_384)
@@ -601,6 +609,82 @@ print(report.exit_code, curve.threads())
 """
     run = pair.start(LISTENER, program=("-c", code))
     assert run.result().stdout == b"69 3\n"
+
+
+def test_the_job_file_sets_depth_and_frames(pair: Pair) -> None:
+    """The smaller frames of both sides count; what comes out is the same."""
+    pair.path(LISTENER, "in.csv").write_bytes(marked(*range(50)))
+    pair.path(DIALER, "in.csv").write_bytes(marked(*range(20, 61), column="code"))
+    sides = Side(["id"], "in.csv", "out/o.csv"), Side(["code"], "in.csv", "out/o.csv")
+    pair.add("people", *sides, broadcast_result=True)
+    pair.jobs[LISTENER]["pipeline"] = {"depth": 1, "chunk_items": 64, "memory": "400MB"}
+    pair.jobs[DIALER]["pipeline"] = {"depth": 64, "chunk_items": 8}
+    runs = [pair.start(party, "--trace", pair.path(party, "t.json")) for party in PARTIES]
+    succeeded(run.result() for run in runs)
+    for party in PARTIES:
+        check_output(pair, party, 0, "out/o.csv")
+    events = the_trace(pair, LISTENER)
+    masked = Counter(event["name"] for event in events if event["ph"] == "X")
+    assert (masked["mask own"], masked["mask peer"]) == (7, 6)
+    assert max(event["args"]["pieces"] for event in events if event["name"] == "under way") == 1
+
+
+# The trace -------------------------------------------------------------------------------------------------------
+
+
+def the_trace(pair: Pair, party: str, name: str = "t.json") -> list[dict[str, Any]]:
+    """The events of a trace; no value may stand anywhere in it."""
+    octets = pair.path(party, name).read_bytes()
+    assert MARK.encode() not in octets
+    assert str(pair.folder).encode() not in octets
+    return json.loads(octets)["traceEvents"]  # type: ignore[no-any-return]
+
+
+def test_a_trace_of_a_run(pair: Pair) -> None:
+    marked_pair(pair, broadcast=False)
+    environment = {"PSICLI_TRACE": str(pair.path(DIALER, "t.json"))}
+    runs = [pair.start(LISTENER, "--trace", pair.path(LISTENER, "t.json")), pair.start(DIALER, env=environment)]
+    alice, bob = [run.result() for run in runs]
+    succeeded([alice, bob])
+    steps = {party: {e["name"] for e in the_trace(pair, party) if e["ph"] == "X"} for party in PARTIES}
+    both = {"read input", "order", "mask own", "mask peer", "tokens", "keep", "check lists"}
+    assert {*both, "match", "write output"} <= steps[LISTENER]
+    assert both <= steps[DIALER]
+    # The sender must learn nothing of a match.
+    assert not {"match", "write output"} & steps[DIALER]
+    lanes = {e["args"]["name"] for e in the_trace(pair, LISTENER) if e["name"] == "thread_name"}
+    assert {"MainThread", "psicli-reader_0", "psicli-writer_0"} <= lanes
+    pair.nothing_left()
+
+
+def test_a_run_that_fails_leaves_its_trace(pair: Pair) -> None:
+    marked_pair(pair)
+    pair.path(DIALER, "in.csv").write_bytes(b"code,note\n1,2,3\n")
+    results = [pair.start(party, "--trace", pair.path(party, "t.json")) for party in PARTIES]
+    assert [run.result().code for run in results] == [80, 65]
+    assert "read input" in {event["name"] for event in the_trace(pair, DIALER)}
+    # Whatever it was at when it heard of the failure.
+    assert the_trace(pair, LISTENER)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("absent/t.json", "its folder does not exist"),
+        ("out", "it is a folder"),
+        ("in.csv", "the job uses this file itself"),
+        ("out/../out/people.csv", "the job uses this file itself"),
+        ("job.yaml", "the job uses this file itself"),
+    ],
+)
+def test_a_trace_that_cannot_be_written_is_told_before_the_session(pair: Pair, name: str, reason: str) -> None:
+    untouched = Untouched(marked_pair(pair))
+    other_side = pair.start(DIALER)
+    result = pair.start(LISTENER, "--trace", pair.path(LISTENER, name)).result()
+    failed(result, 73, reason)
+    assert "in session" not in result.stderr
+    assert other_side.result().code == 80
+    untouched.check()
 
 
 # What the network sees -------------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ _NAME = rf"[a-z0-9-]{{1,{MAX_NAME}}}"
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]|[0-9.]+)|[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 
 
-def _wrong(what: str, right: str) -> PydanticCustomError:
+def wrong(what: str, right: str) -> PydanticCustomError:
+    """Make the error of a value: what is wrong, what would be right."""
     return PydanticCustomError("psicli", "{what}; {right}", {"what": what, "right": right})
 
 
@@ -34,7 +35,7 @@ def _text_like(pattern: str, what: str, right: str) -> BeforeValidator:
 
     def check(value: object) -> object:
         if isinstance(value, str) and not re.fullmatch(pattern, value):
-            raise _wrong(f"{shown(value)} {what}", right)
+            raise wrong(f"{shown(value)} {what}", right)
         return value
 
     return BeforeValidator(check)
@@ -42,23 +43,23 @@ def _text_like(pattern: str, what: str, right: str) -> BeforeValidator:
 
 def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:
     if not 1 <= len(columns) <= MAX_KEY_COLUMNS:
-        raise _wrong(f"names {len(columns)} columns", f"name 1 to {MAX_KEY_COLUMNS} key columns")
+        raise wrong(f"names {len(columns)} columns", f"name 1 to {MAX_KEY_COLUMNS} key columns")
     if "" in columns:
-        raise _wrong("holds an empty column name", "name every key column as the input's header does")
+        raise wrong("holds an empty column name", "name every key column as the input's header does")
     if repeated := {column for column in columns if columns.count(column) > 1}:
-        raise _wrong(f"names {shown(min(repeated))} more than once", "name every key column once")
+        raise wrong(f"names {shown(min(repeated))} more than once", "name every key column once")
     return columns
 
 
 def _given_path(value: object) -> object:
     if value == "":
-        raise _wrong("is empty", "give the path of a file")
+        raise wrong("is empty", "give the path of a file")
     return value
 
 
 def _some_paths(paths: tuple[str, ...]) -> tuple[str, ...]:
     if not paths:
-        raise _wrong("is empty", "give at least one path")
+        raise wrong("is empty", "give at least one path")
     return paths
 
 
@@ -67,11 +68,11 @@ def split_address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     right = "give HOST:PORT, for example alice.example.com:18560 or [::1]:18560"
     if not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535 or not host:
-        raise _wrong(f"{shown(text)} has no port from 1 to 65535 after a host", right)
+        raise wrong(f"{shown(text)} has no port from 1 to 65535 after a host", right)
     found = _HOST.fullmatch(host)
     host = host.strip("[]")
     if not found or (found[1] and ip(host) is None):
-        raise _wrong(f"{shown(text)} holds no valid host name or IP address (IPv6 needs brackets)", right)
+        raise wrong(f"{shown(text)} holds no valid host name or IP address (IPv6 needs brackets)", right)
     return host, int(port)
 
 
@@ -92,13 +93,13 @@ def is_loopback(host: str) -> bool:
 def _dial_address(text: str) -> str:
     address = ip(split_address(text)[0])
     if address and address.is_unspecified:
-        raise _wrong(f"{shown(text)} cannot be dialled", "give the name or IP address the other party reaches it by")
+        raise wrong(f"{shown(text)} cannot be dialled", "give the name or IP address the other party reaches it by")
     return text
 
 
 def _listen_address(text: str) -> str:
     if ip(split_address(text)[0]) is None:
-        raise _wrong(f"{shown(text)} is not an IP address with a port", "give one such as 0.0.0.0:18560 or [::1]:18560")
+        raise wrong(f"{shown(text)} is not an IP address with a port", "give one such as 0.0.0.0:18560 or [::1]:18560")
     return text
 
 
@@ -125,7 +126,8 @@ Columns = Annotated[
     Field(json_schema_extra={"minItems": 1, "maxItems": MAX_KEY_COLUMNS, "uniqueItems": True}),
 ]
 _DIGITS = r"0|[1-9][0-9]{0,11}"
-Whole = Annotated[int, _text_like(_DIGITS, "is not a whole number", "give plain digits, without unit or sign")]
+PLAIN_DIGITS = _text_like(_DIGITS, "is not a whole number", "give plain digits, without unit or sign")
+Whole = Annotated[int, PLAIN_DIGITS]
 Truth = Annotated[bool, _text_like("(?ai)true|false", "is neither true nor false", "give true or false")]
 DialAddress = Annotated[str, AfterValidator(_dial_address)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Tag
 
 from psicli.config.fields import (
+    PLAIN_DIGITS,
     TABLE,
     TEXT,
     Columns,
@@ -24,7 +25,12 @@ from psicli.config.fields import (
     Whole,
     by_kind,
 )
+from psicli.config.memory import LIBRARIES, Memory, default_memory
 from psicli.files import SUFFIXES
+
+# What a frame may hold; the protocol's own limits, which its module states again (a test holds them equal) [items].
+CHUNK_ITEMS_STEP = 8
+MAX_CHUNK_ITEMS = 32_768
 
 
 class _Model(BaseModel):
@@ -111,12 +117,35 @@ class PsiEntry(_Model):
     broadcast_result: Truth = _field("Whether the other party learns the result too.", False, default=False)
 
 
+# The bounds come before the check of the text, or the JSON Schema would not say them.
+_Threads = Annotated[int, Field(ge=1, le=1024), PLAIN_DIGITS]
+_ChunkItems = Annotated[int, Field(ge=CHUNK_ITEMS_STEP, le=MAX_CHUNK_ITEMS, multiple_of=CHUNK_ITEMS_STEP), PLAIN_DIGITS]
+
+
 class PipelineSettings(_Model):
     """How this party works; the other one need not agree."""
 
-    threads: Whole | None = _field(
-        "Threads that compute; default all cores this process may use.", 4, default=None, ge=1, le=1024
+    threads: _Threads | None = _field("Threads that compute; default all cores this process may use.", 4, default=None)
+    depth: Whole = _field(
+        "Frames of a task that may be under way between reading and sending.", 4, default=4, ge=1, le=64
     )
+    chunk_items: _ChunkItems | None = _field(
+        f"Points in a frame, a multiple of {CHUNK_ITEMS_STEP}; the smaller number of both sides counts. Default 16384 "
+        "with the native backend, 2048 with the reference.",
+        16384,
+        default=None,
+    )
+    memory: Memory = _field(
+        "What the process may fill, at least 384MB: 512MB, 2GB, 400MiB or a number of bytes. What does not fit goes to "
+        "disk. Default a quarter of the machine's memory.",
+        "512MB",
+        default_factory=default_memory,
+    )
+
+    @property
+    def working_memory(self) -> int:
+        """What is left of the memory for a job's data [bytes]: the libraries take their part before the first row."""
+        return self.memory - LIBRARIES
 
 
 class TaskEntry(_Model):

@@ -60,6 +60,8 @@ def _explain(loc: Loc, value: Any, kind: str, facts: Mapping[str, Any]) -> tuple
     if "ge" in facts or "le" in facts:
         bound = f"at least {facts['ge']}" if "ge" in facts else f"at most {facts['le']}"
         return f"{value} is out of bounds", f"give {bound}"
+    if "multiple_of" in facts:
+        return f"{value} is no multiple of {facts['multiple_of']}", "give one"
     if isinstance(value, str):
         found = f"the text {shown(value, 40)}"
     else:

@@ -1,0 +1,74 @@
+"""What a run came to, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from psicli.errors import EmptyInputError
+from psicli.report import Report, Status, TaskReport, refusal_to_json, to_json, to_text
+from psicli.trace import Stage
+
+STAGES = {stage.value: 0.0625 * number + 0.00049 for number, stage in enumerate(Stage, 1)}
+
+
+def a_report(**facts: Any) -> Report:
+    done = TaskReport("customers", "alice", False, Status.DONE, 10, 9, 1, 7, 3, 4, "out.csv", 1.5, 640, 960, STAGES)
+    waiting = TaskReport("planes", "bob", False)
+    return Report("nightly", "alice", "bob", "0.1.0", "native avx2", [done, waiting], **facts)
+
+
+def test_json_tells_where_time_and_memory_went() -> None:
+    report = a_report(spool_bytes=5_000_000)
+    report.close(2.0, 231_000_000)
+    told = json.loads(to_json(report))
+    assert (told["peak_memory"], told["spool_bytes"]) == (231_000_000, 5_000_000)
+    assert told["tasks"][0]["stages"] == {
+        "reading": 0.063,
+        "computing": 0.125,
+        "waiting_for_peer": 0.188,
+        "waiting_for_room": 0.25,
+        "matching": 0.313,
+        "writing": 0.375,
+    }
+    assert told["tasks"][1]["stages"] is None
+
+
+def test_text_tells_it_in_a_line_a_task() -> None:
+    report = a_report()
+    report.close(2.0, 231_400_000)
+    lines = to_text(report).splitlines()
+    assert lines[0] == "nightly: alice with bob, 2.0 s, psicli 0.1.0, native avx2 backend, 231 MB of memory"
+    (line,) = [line for line in lines if "stages" in line]
+    assert line == (
+        "    stages   0.06 s reading, 0.13 computing, 0.19 waiting for the peer, 0.25 for room, 0.31 matching, "
+        "0.38 writing"
+    )
+    assert lines[lines.index(line) - 1].startswith("    took     1.50 s, ")
+    assert all(len(each) <= 120 for each in lines)
+
+
+def test_text_tells_of_disk_only_where_it_was_needed() -> None:
+    report = a_report(spool_bytes=12_345_000_000)
+    report.close(2.0)
+    assert to_text(report).splitlines()[0].endswith("native avx2 backend, 12,345 MB of disk")
+
+
+def test_a_refusal_has_the_same_keys() -> None:
+    report = a_report()
+    report.fail(error := EmptyInputError(path="in.csv"))
+    report.close(2.0)
+    blank = json.loads(refusal_to_json(error))
+    assert set(blank) == set(json.loads(to_json(report)))
+    assert [blank[name] for name in ("peak_memory", "spool_bytes", "tasks")] == [None, None, []]
+
+
+@pytest.mark.parametrize("status", [Status.RUNNING, Status.FAILED])
+def test_what_runs_when_the_run_ends_has_failed(status: Status) -> None:
+    report = a_report()
+    report.tasks[1].status = status
+    report.close(2.0)
+    assert [task.status for task in report.tasks] == [Status.DONE, Status.FAILED]
+    assert report.exit_code == 70
