@@ -140,8 +140,8 @@ class TaskExchange:
     """One task's exchange with the peer, over this party's items in their secret order.
 
     Feed it messages and let it take steps; both return the messages to send. Work is begun as it comes, up to `depth`
-    pieces of it, and completed in the same order; what costs time runs in `crew`, file work in `writer`, and wake is
-    called when a piece is through. Whatever changes the exchange's own state does so in the caller's thread.
+    pieces of it, and completed in the same order; what costs time, and file work,
+    the crew does. Whatever changes the exchange's own state does so in the caller's thread.
     matched: the own items [n booleans, secret order] the peer has too, once known. stages: where the time goes.
     """
 
