@@ -57,6 +57,9 @@ HELLO_TIMEOUT = 20.0
 LAST_WORDS_TIMEOUT = 3.0
 # How often a side that waits says so [s].
 WAITING_LINE_INTERVAL = 60.0
+# A dialer's first pause; each is twice as long as the one before, up to what the job file says [s]. Two sides that are
+# started together must not lose a second to it.
+FIRST_RETRY_INTERVAL = 0.05
 
 # Keepalive pings find a dead link within 80 s and survive cuts of 45 s. `keepalive_timeout` alone does not close
 # dead links, hence ping_timeout. The server's min_ping_interval must be below the client's ping period.
@@ -523,6 +526,7 @@ class Dialer:
         deadline = time.monotonic() + timeout
         next_line = time.monotonic() + WAITING_LINE_INTERVAL
         reason = _NO_ANSWER
+        interval = min(FIRST_RETRY_INTERVAL, self._retry_interval)
         while True:
             link = Link(tls=self._tls is not None)
             link.own_hello = make_hello()
@@ -538,7 +542,8 @@ class Dialer:
             if time.monotonic() >= next_line:
                 logger.info("still waiting for %s at %s: %s", self._peer, self.where, reason)
                 next_line += WAITING_LINE_INTERVAL
-            signals.pause(min(self._retry_interval, left))
+            signals.pause(min(interval, left))
+            interval = min(2 * interval, self._retry_interval)
 
     def refuse(self, failure_class: int, timeout: float) -> None:
         """Tell the peer that this side has failed, if it answers within timeout [s]."""

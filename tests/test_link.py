@@ -229,6 +229,23 @@ def test_nobody_listens() -> None:
     dialer.close()
 
 
+def test_a_dialer_that_is_a_moment_early_loses_no_whole_interval() -> None:
+    interval = 2 * DEADLINE
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(2))
+        with socket.create_server(("127.0.0.1", 0)) as too_early:
+            port = too_early.getsockname()[1]
+            dialer = Dialer("127.0.0.1", port, "alice", None, interval)
+            stack.callback(dialer.close)
+            dialing = pool.submit(dialer.meet, lambda: hello("bob"), interval)
+            too_early.accept()[0].close()
+        listener = Listener("127.0.0.1", port, "bob", None)
+        stack.callback(listener.close)
+        listening = pool.submit(listener.meet, lambda: hello("alice"), DEADLINE)
+        for meeting in (dialing, listening):
+            stack.callback(meeting.result(DEADLINE).end)
+
+
 def test_two_listeners_do_not_share_a_port(meeting: Meeting) -> None:
     for host in ("127.0.0.1", "0.0.0.0"):
         with pytest.raises(PortBusyError):
