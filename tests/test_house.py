@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"__init__", "curve", "errors", "signals"},
     "console": set(),
     "job": {
-        "__init__", "config", "curve", "errors", "files", "items", "link", "protocol", "report", "session",
+        "__init__", "allocator", "config", "curve", "errors", "files", "items", "link", "protocol", "report", "session",
         "signals", "spool", "tables", "trace",
     },
     "session": {"__init__", "curve", "errors", "link", "pipeline", "protocol", "signals", "spool", "trace", "wire"},
@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "items": {"curve", "errors", "spool"},
     "spool": {"errors"},
     "curve": {"errors", "trace"},
+    "allocator": set(),
     "trace": {"files"},
     "files": {"errors"},
     "errors": set(),
@@ -50,6 +51,7 @@ EXCLUSIVE = {
     "click": {"cli", "console"},
     "tqdm": {"console"},
     "pydantic": {"config"},
+    "ctypes": {"allocator"},
 }
 
 

@@ -531,10 +531,11 @@ MEASURE = """
     from pathlib import Path
     import numpy as np
     import pyarrow as pa
+    from psicli.allocator import give_back_what_is_freed
     from psicli.items import ItemSorter
     from psicli.spool import Spool
 
-    pa.set_memory_pool(pa.system_memory_pool())
+    give_back_what_is_freed()
 
     def peak():
         status = Path("/proc/self/status").read_text()
