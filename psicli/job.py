@@ -24,7 +24,8 @@ from psicli.link import Dialer, Listener, TlsCredentials
 from psicli.protocol import Progress, TaskTerms
 from psicli.report import Report, Status, TaskReport
 from psicli.session import Session, TaskResult, Terms, open_session
-from psicli.spool import Mask, Spool, Storage, state_folder
+from psicli.spool import Mask, Spool, Storage
+from psicli.state import state_folder
 from psicli.tables import Input
 from psicli.trace import Stage, Stages
 

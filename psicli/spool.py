@@ -4,19 +4,16 @@ Everything a task keeps is a list of uniformly random records of one size (or fo
 into buckets that each fit in memory and lie on disk until their turn; a short one is the same with a single bucket and
 no file. What is answered never depends on the cut.
 
-The state folder holds a folder a run, with a file that is locked for as long as the run lives: one that nobody holds is
-left over from a run that was killed, and is removed by whoever comes next.
+A run's files lie in a folder of its own in the state folder.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import os
 import secrets
 import shutil
-import stat
 import sys
 import threading
 from collections.abc import Iterator
@@ -30,25 +27,15 @@ import numpy as np
 import numpy.typing as npt
 
 from psicli.errors import CannotCreateError, InternalError, SpoolSpaceError, StorageError
+from psicli.state import RunFolder, reason, sweep
 
 Mask = npt.NDArray[np.bool_]
 # Packed records as 64-bit words: one row a record.
 Words = npt.NDArray[np.uint64]
 
-# The state folder ----------------------------------------------------------------------------------------------
+# The files of a run --------------------------------------------------------------------------------------------
 
-_LOCK = "lock"
-_RUN_PREFIX = "run-"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def state_folder() -> Path:
-    """Return where psicli keeps what a run leaves on disk while it lasts."""
-    if folder := os.environ.get("PSICLI_STATE_DIR"):
-        return Path(folder)
-    base = os.environ.get("XDG_STATE_HOME", "")
-    # The XDG specification has relative paths ignored.
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state") / "psicli"
 
 
 class Spool:
@@ -60,8 +47,7 @@ class Spool:
     def __init__(self, state: Path) -> None:
         self.peak = 0
         self._state = state
-        self._folder: Path | None = None
-        self._lock_file = -1
+        self._folder: RunFolder | None = None
         self._files: dict[SpoolFile, int] = {}
         self._count = 0
         self._guard = threading.RLock()
@@ -72,9 +58,7 @@ class Spool:
 
         Raises CannotCreateError for a state folder that others can look into or own. None is made before it is needed.
         """
-        if os.path.lexists(state):
-            with _held(state):
-                _sweep(state)
+        sweep(state)
         return cls(state)
 
     def file(self, name: str, reserve: int) -> SpoolFile:
@@ -83,9 +67,10 @@ class Spool:
         Raises CannotCreateError, SpoolSpaceError where there is no such room, StorageError.
         """
         with self._guard:
-            folder = self._own_folder()
+            if self._folder is None:
+                self._folder = RunFolder(self._state)
             self._count += 1
-            file = SpoolFile(folder / f"{self._count:04}-{name}", self)
+            file = SpoolFile(self._folder.path / f"{self._count:04}-{name}", self)
             self._files[file] = 0
         try:
             file.reserve(reserve)
@@ -100,8 +85,7 @@ class Spool:
             for file in list(self._files):
                 file.close()
             if self._folder is not None:
-                shutil.rmtree(self._folder, ignore_errors=True)
-                os.close(self._lock_file)
+                self._folder.remove()
                 self._folder = None
 
     def __enter__(self) -> Self:
@@ -109,21 +93,6 @@ class Spool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _own_folder(self) -> Path:
-        if self._folder is None:
-            try:
-                self._state.mkdir(0o700, parents=True, exist_ok=True)
-                # Nobody sweeps between the making of the folder and its lock.
-                with _held(self._state):
-                    folder = self._state / f"{_RUN_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
-                    folder.mkdir(0o700)
-                    self._lock_file = _open_lock(folder / _LOCK)
-                    fcntl.flock(self._lock_file, fcntl.LOCK_EX)
-                    self._folder = folder
-            except OSError as exc:
-                raise CannotCreateError(path=self._state, reason=_reason(exc)) from exc
-        return self._folder
 
     def _set_size(self, file: SpoolFile, size: int) -> None:
         """Make room for a file, or raise SpoolSpaceError."""
@@ -133,13 +102,13 @@ class Spool:
                 os.posix_fallocate(file.fileno(), 0, size)
             except OSError as exc:
                 if exc.errno not in _NO_SPACE:
-                    raise StorageError(path=self._state, reason=f"reserving space failed: {_reason(exc)}") from exc
+                    raise StorageError(path=self._state, reason=f"reserving space failed: {reason(exc)}") from exc
                 raise SpoolSpaceError(
                     folder=self._state,
                     need=_in_units(size - self._files[file]),
                     held=_in_units(held),
                     free=_in_units(shutil.disk_usage(self._state).free),
-                    reason=_reason(exc),
+                    reason=reason(exc),
                 ) from exc
             self.peak = max(self.peak, held - self._files[file] + size)
             self._files[file] = size
@@ -174,7 +143,7 @@ class SpoolFile(io.FileIO):
         try:
             descriptor = os.open(path, flags, 0o600)
         except OSError as exc:
-            raise CannotCreateError(path=path.parent, reason=_reason(exc)) from exc
+            raise CannotCreateError(path=path.parent, reason=reason(exc)) from exc
         super().__init__(descriptor, "r+b")
 
     def reserve(self, size: int) -> None:
@@ -223,46 +192,7 @@ class SpoolFile(io.FileIO):
         try:
             yield
         except OSError as exc:
-            raise StorageError(path=self._path.parent.parent, reason=f"{doing} failed: {_reason(exc)}") from exc
-
-
-@contextmanager
-def _held(state: Path) -> Iterator[None]:
-    """Hold the state folder against other runs for a moment; raises CannotCreateError if it is not ours alone."""
-    try:
-        folder = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        status = os.fstat(folder)
-        os.close(folder)
-        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-            raise CannotCreateError(path=state, reason="it is open to other users; it must be ours alone (chmod 700)")
-        lock = _open_lock(state / _LOCK)
-    except OSError as exc:
-        raise CannotCreateError(path=state, reason=_reason(exc)) from exc
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _open_lock(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
-def _sweep(state: Path) -> None:
-    """Remove the folders of runs that are gone: nobody holds their locks."""
-    for folder in state.glob(f"{_RUN_PREFIX}*"):
-        with suppress(OSError):
-            lock = _open_lock(folder / _LOCK)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(lock)
-
-
-def _reason(exc: OSError) -> str:
-    return (exc.strerror or "unknown").lower()
+            raise StorageError(path=self._path.parent.parent, reason=f"{doing} failed: {reason(exc)}") from exc
 
 
 def _in_units(size: int) -> str:

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from psicli import spool as spool_module
 from psicli.errors import CannotCreateError, InternalError, SpoolSpaceError, StorageError
-from psicli.spool import Cut, Records, Spool, Streams, state_folder
+from psicli.spool import Cut, Records, Spool, Streams
+from psicli.state import state_folder
 
 ROOT = Path(__file__).parent.parent
 u2 = st.integers(0, 3)
