@@ -22,7 +22,7 @@ from psicli.files import AtomicFile, FileFormat, check_writable, file_format
 from psicli.items import ItemSorter, OrderedItems
 from psicli.link import Dialer, Listener, TlsCredentials
 from psicli.protocol import Progress, TaskTerms
-from psicli.report import Report, Status, TaskReport
+from psicli.report import Report, Status, TaskReport, what_the_peer_learns
 from psicli.session import Session, TaskResult, Terms, open_session
 from psicli.spool import Mask, Spool, Storage
 from psicli.state import state_folder
@@ -57,6 +57,7 @@ def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None) -> Report:
     """
     started = time.monotonic()
     report = _blank_report(job)
+    logger.debug("%s", what_the_peer_learns(report))
     try:
         with ExitStack() as stack:
             _keep_secrets_in_memory()

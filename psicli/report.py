@@ -146,6 +146,24 @@ def to_text(report: Report) -> str:
     return "\n".join(lines)
 
 
+# How many tasks are named where only some are meant.
+_NAMES_SHOWN = 5
+
+
+def what_the_peer_learns(report: Report) -> str:
+    """Say in one sentence what the peer will have learned when every task of this run is done."""
+    told = [task.name for task in report.tasks if task.broadcast_result or task.receiver == report.peer]
+    count = len(report.tasks)
+    counts = "how many distinct items we have" + (f" in each of {count} tasks" if count > 1 else "")
+    members = "which of its own items we have too"
+    if not told:
+        return f"{report.peer} will learn {counts}, and nothing else"
+    if len(told) == count:
+        return f"{report.peer} will learn {counts} and {members}, and nothing else"
+    names = ", ".join(told[:_NAMES_SHOWN]) + (", …" if len(told) > _NAMES_SHOWN else "")
+    return f"{report.peer} will learn {counts}, in {len(told)} of them ({names}) also {members}, and nothing else"
+
+
 def error_lines(error: PsicliError) -> Iterator[str]:
     """Yield an error and what to do about it, as a user reads them."""
     yield f"error: {error.message}"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from psicli.errors import EmptyInputError
-from psicli.report import Report, Status, TaskReport, refusal_to_json, to_json, to_text
+from psicli.report import Report, Status, TaskReport, refusal_to_json, to_json, to_text, what_the_peer_learns
 from psicli.trace import Stage
 
 STAGES = {stage.value: 0.0625 * number + 0.00049 for number, stage in enumerate(Stage, 1)}
@@ -63,6 +63,37 @@ def test_a_refusal_has_the_same_keys() -> None:
     blank = json.loads(refusal_to_json(error))
     assert set(blank) == set(json.loads(to_json(report)))
     assert [blank[name] for name in ("peak_memory", "spool_bytes", "tasks")] == [None, None, []]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "sentence"),
+    [
+        ([("alice", False)], "bob will learn how many distinct items we have, and nothing else"),
+        ([("alice", False)] * 3, "bob will learn how many distinct items we have in each of 3 tasks, and nothing else"),
+        (
+            [("bob", False)],
+            "bob will learn how many distinct items we have and which of its own items we have too, and nothing else",
+        ),
+        (
+            [("alice", True), ("bob", True)],
+            "bob will learn how many distinct items we have in each of 2 tasks and which of its own items we have too, "
+            "and nothing else",
+        ),
+        (
+            [("alice", False), ("bob", False), ("alice", True)],
+            "bob will learn how many distinct items we have in each of 3 tasks, in 2 of them (t1, t2) also which of "
+            "its own items we have too, and nothing else",
+        ),
+        (
+            [("alice", False), *[("bob", False)] * 9],
+            "bob will learn how many distinct items we have in each of 10 tasks, in 9 of them (t1, t2, t3, t4, t5, …) "
+            "also which of its own items we have too, and nothing else",
+        ),
+    ],
+)
+def test_what_the_peer_learns_of_a_job(tasks: list[tuple[str, bool]], sentence: str) -> None:
+    reports = [TaskReport(f"t{number}", *terms) for number, terms in enumerate(tasks)]
+    assert what_the_peer_learns(Report("nightly", "alice", "bob", "0.1.0", "native avx2", reports)) == sentence
 
 
 @pytest.mark.parametrize("status", [Status.RUNNING, Status.FAILED])
