@@ -202,7 +202,8 @@ def simulate(
 ) -> int:
     """Run every party of a job on this machine, each as its own process.
 
-    For trying a job out: self_party, tls and listen_address are ignored, and a free port is used.
+    For trying a job out: self_party, tls, policy and listen_address are ignored, a free port is used, and the ledger
+    is left alone.
     """
     Console(-1 if quiet else int(verbose))
     try:
@@ -231,6 +232,26 @@ def status(as_json: bool) -> int:
         who = f"{holder.job} ({holder.party}, {holder.where})"
         at = f"{holder.task}: {holder.phase} {holder.percent} %" if holder.task else holder.phase
         _write(f"{who}, pid {holder.pid}, {holder.user}, since {holder.since}, {at}")
+    return 0
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, envvar="PSICLI_JSON", help="Show one JSON object.")
+@click.option("--peer", metavar="PARTY", help="Show the tasks with this party alone.")
+def ledger(as_json: bool, peer: str | None) -> int:
+    """Show every task that was opened with a peer: when, over which input, how many items, how it ended.
+
+    The newest come last. The ledger is ledger.jsonl in the state folder: PSICLI_STATE_DIR, else
+    $XDG_STATE_HOME/psicli, else ~/.local/state/psicli.
+    """
+    from psicli.ledger import Ledger, to_text
+    from psicli.state import state_folder
+
+    entries = [entry for entry in Ledger(state_folder()).entries() if peer in (None, entry.opening.peer)]
+    if as_json:
+        _write(json.dumps({"tasks": [entry.to_json() for entry in entries]}, indent=2))
+    else:
+        _write(to_text(entries) if entries else "the ledger holds no task")
     return 0
 
 

@@ -403,6 +403,33 @@ class PolicyError(PsicliError):
     """This party's policy does not allow the run."""
 
     code = 79
+    hint = "If this is as it should be, change the limit under policy in the job file; else look into it with {peer}."
+
+
+class PeerTooSmallError(PolicyError):
+    sentence = "task {task}: {peer} has {items} distinct items, fewer than policy.min_peer_items, which is {limit}"
+
+
+class PeerTooLargeError(PolicyError):
+    sentence = "task {task}: {peer} has {items} distinct items, more than policy.max_peer_items, which is {limit}"
+
+
+class TooManyRunsError(PolicyError):
+    sentence = (
+        "task {task}: this input was run with {peer} {runs} times in the last 24 hours, and policy.max_runs_per_day "
+        "is {limit}"
+    )
+    hint = "`psicli ledger` shows these runs, by input and key columns. Wait, or change the limit in the job file."
+
+
+class MatchRateError(PolicyError):
+    sentence = (
+        "task {task}: {matched} of {own} own distinct items matched, which is above policy.max_match_rate, {limit}"
+    )
+
+
+class OutputRowsError(PolicyError):
+    sentence = "task {task}: the output would have {rows} rows, fewer than policy.min_output_rows, which is {limit}"
 
 
 # 80 peer failed ------------------------------------------------------------------------------------------------
@@ -413,6 +440,11 @@ class PeerFailedError(PsicliError):
     code = 80
     peer_at_fault = True
     hint = "The other side's log says more; this side has nothing to mend."
+
+
+class PeerPolicyError(PeerFailedError):
+    sentence = "The other party's policy does not allow this run."
+    hint = "Ask {peer} what its policy allows; its log names the limit."
 
 
 # Signals -------------------------------------------------------------------------------------------------------
@@ -446,4 +478,6 @@ def failure_of_peer(failure_class: int) -> PsicliError:
         return PeerAccusesError()
     if failure_class == ConfigError.code:
         return PeerDisagreesError()
+    if failure_class == PolicyError.code:
+        return PeerPolicyError()
     return PeerFailedError(reason=reason)

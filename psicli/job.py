@@ -18,9 +18,13 @@ from typing import Protocol
 from psicli import __version__, allocator, curve, items, signals, tables, trace
 from psicli.config import Job, Task
 from psicli.errors import CannotCreateError, InternalError, InterruptedBySignal, PsicliError, StorageError, shown
-from psicli.files import AtomicFile, FileFormat, check_writable, file_format
+from psicli.files import FileFormat, check_writable, file_format
 from psicli.items import ItemSorter, OrderedItems
+from psicli.ledger import Ledger, Opening
 from psicli.link import Dialer, Listener, TlsCredentials
+from psicli.outputs import SilentlyChecked, StandardOutput, TaskOutput
+from psicli.pipeline import Output
+from psicli.policy import Policy
 from psicli.protocol import Progress, TaskTerms
 from psicli.report import Report, Status, TaskReport, what_the_peer_learns
 from psicli.session import Session, TaskResult, Terms, open_session
@@ -32,10 +36,9 @@ from psicli.trace import Stage, Stages
 logger = logging.getLogger(__name__)
 
 STDIO = "-"
-# What may be filled of the memory there is for data: by a task's items, of which those of the next task are read while
-# this one's are masked, and by the matched rows of a task while they are sorted.
+# What a task's items may fill of the memory there is for data: those of the next task are read while this one's are
+# masked.
 _ITEMS_PART = 1 / 8
-_OUTPUT_PART = 1 / 4
 # How long a side that fails before the session waits for the peer, to tell it [s].
 REFUSAL_TIMEOUT = 5.0
 
@@ -57,6 +60,8 @@ def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None) -> Report:
     """
     started = time.monotonic()
     report = _blank_report(job)
+    ledger = Ledger(state_folder())
+    runs: list[TaskRun] = []
     logger.debug("%s", what_the_peer_learns(report))
     try:
         with ExitStack() as stack:
@@ -65,15 +70,15 @@ def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None) -> Report:
             curve.set_threads(job.pipeline.threads)
             curve.self_test()
             meeting = stack.enter_context(_meeting_point(job))
-            sources = _checked_sources(job, meeting, stack, trace_file)
+            sources = _checked_sources(job, meeting, stack, ledger, trace_file)
             if trace_file is not None:
                 trace.start()
             spool = stack.enter_context(Spool.open(state_folder()))
             stack.callback(_note_disk, report, spool)
             storage = Storage(spool, job.pipeline.working_memory)
-            runs = [TaskRun(job, *pair, storage, report, hooks) for pair in zip(job.tasks, sources, strict=True)]
-            for run in runs:
-                stack.callback(run.close)
+            for task, source in zip(job.tasks, sources, strict=True):
+                runs.append(TaskRun(job, task, source, storage, ledger, report, hooks))
+                stack.callback(runs[-1].close)
             session = stack.enter_context(_session(job, meeting, storage, report))
             session.agree()
             session.run(runs)
@@ -85,6 +90,8 @@ def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None) -> Report:
     if trace_file is not None:
         _save_trace(trace_file, report)
     report.close(time.monotonic() - started, trace.peak_memory())
+    for run in runs:
+        run.note_end(report.error)
     return report
 
 
@@ -147,7 +154,9 @@ class Source:
     format: FileFormat
 
 
-def _checked_sources(job: Job, meeting: Listener | Dialer, stack: ExitStack, trace_file: Path | None) -> list[Source]:
+def _checked_sources(
+    job: Job, meeting: Listener | Dialer, stack: ExitStack, ledger: Ledger, trace_file: Path | None
+) -> list[Source]:
     """Check what can be checked without reading whole files; tell the peer if this side cannot go on."""
     try:
         sources = [_source(task, stack) for task in job.tasks]
@@ -157,6 +166,7 @@ def _checked_sources(job: Job, meeting: Listener | Dialer, stack: ExitStack, tra
                 tables.check_input(source.path, source.format, task.keys, output=output, name=source.name)
             if isinstance(task.output_path, Path):
                 check_writable(task.output_path)
+        ledger.prepare()
         if trace_file is not None:
             _check_trace_file(trace_file, job)
     except InterruptedBySignal:
@@ -223,23 +233,29 @@ def _session(job: Job, meeting: Listener | Dialer, storage: Storage, report: Rep
 class TaskRun:
     """One task from its input to its output; the session calls its parts when their time has come."""
 
-    def __init__(self, job: Job, task: Task, source: Source, storage: Storage, report: Report, hooks: Hooks) -> None:
+    def __init__(
+        self, job: Job, task: Task, source: Source, storage: Storage, ledger: Ledger, report: Report, hooks: Hooks
+    ) -> None:
         self.name = task.name
         self.receives = task.receiver == job.party
         self.broadcast = task.broadcast_result
         self.stages = Stages(task.name)
+        self._job = job
         self._task = task
+        self._policy = Policy(job.policy, task.name)
         self._source = source
         self._storage = storage
+        self._ledger = ledger
         self._report = report
         self._entry = next(entry for entry in report.tasks if entry.name == task.name)
         self._hooks = hooks
         self._input: Input | None = None
         self._output: TaskOutput | None = None
+        self._task_sid = ""
         self._reading_seconds = 0.0
         self._started = 0.0
 
-    def prepare(self) -> tuple[OrderedItems, TaskOutput | None]:
+    def prepare(self) -> tuple[OrderedItems, Output | None]:
         """Read the whole input, find its mistakes, and put its distinct items in secret order."""
         started = time.monotonic()
         self._phase("reading %s", self._source.name)
@@ -258,9 +274,29 @@ class TaskRun:
             self._input.close()
         else:
             kind = StandardOutput if self._task.output_path == STDIO else TaskOutput
-            self._output = kind(self._task.output_path, self._input, ordered, self._storage)
+            self._output = kind(self._task.output_path, self._input, ordered, self._storage, self._policy)
         self._reading_seconds = time.monotonic() - started
+        if self._output is not None and not self.receives:
+            return ordered, SilentlyChecked(self._output)
         return ordered, self._output
+
+    def opened(self, own_items: int, peer_items: int, task_sid: bytes) -> None:
+        """Check the policy on sizes and runs, and note in the ledger that the task begins."""
+        self._entry.peer_items = peer_items
+        self._policy.check_peer_items(peer_items)
+        self._task_sid = task_sid.hex()
+        path = self._task.input_path
+        opening = Opening(
+            job=self._job.name,
+            task=self.name,
+            peer=self._job.peer,
+            task_sid=self._task_sid,
+            input=STDIO if path == STDIO else os.path.abspath(path),
+            keys=self._task.keys,
+            distinct_items=own_items,
+            peer_items=peer_items,
+        )
+        self._ledger.open(opening, self._policy.check_runs if self._policy.limits_runs else None)
 
     def started(self) -> None:
         self._started = time.monotonic()
@@ -275,7 +311,9 @@ class TaskRun:
         entry = self._entry
         entry.peer_items, entry.warning = result.peer_items, result.warning
         entry.bytes_sent, entry.bytes_received = result.message_bytes
-        if self._output is None or self.broadcast:
+        if self._output is not None and self._output.refusal is not None:
+            self._fail(self._output.refusal)
+        elif self._output is None or self.broadcast:
             self._done()
 
     def finish_alone(self, matched: Callable[[], Mask]) -> None:
@@ -284,6 +322,7 @@ class TaskRun:
         try:
             self._phase("matching and writing %s", self._output.name)
             found = matched()
+            self._output.check(found)
             with self.stages.at(Stage.WRITING, "write output"):
                 self._output.stage(found)
                 self._output.publish()
@@ -311,82 +350,22 @@ class TaskRun:
         # Not what it waited for its turn.
         entry.seconds = self._reading_seconds + time.monotonic() - self._started
         entry.status = Status.DONE
+        self.note_end(None)
         self._phase("done in %.1f s", entry.seconds)
 
     def _fail(self, error: PsicliError) -> None:
         self._entry.status = Status.FAILED
+        self.note_end(error)
         self._report.fail(error)
+
+    def note_end(self, error: PsicliError | None) -> None:
+        """Close the task in the ledger, unless it is closed or was never opened there."""
+        try:
+            self._ledger.close(self._task_sid, error, None if self._output is None else self._output.matched)
+        except PsicliError as exc:
+            # What the task was for is in place, or has failed for a better reason.
+            logger.warning("%s", exc.message, extra={"task": self.name})
 
     def _phase(self, text: str, *facts: object) -> None:
         self._hooks.phase(self.name, text.split()[0])
         logger.info(text, *facts, extra={"task": self.name})
-
-
-class TaskOutput:
-    """Where the matched rows of one task go: a file that appears whole or not at all.
-
-    matched: own items found [items]; rows: rows written.
-    """
-
-    def __init__(self, path: Path | str, source: Input, ordered: OrderedItems, storage: Storage) -> None:
-        self.name = str(path)
-        self.matched = 0
-        self.rows = 0
-        self._format = file_format(path)
-        self._input = source
-        self._items = ordered
-        self._storage = storage
-        self._file: AtomicFile | None = None
-
-    def stage(self, matched: Mask) -> None:
-        """Write the rows of the matched items [n booleans, secret order] and make them durable."""
-        row_mask = self._items.row_mask(matched)
-        self._items.close()
-        self.matched = int(matched.sum())
-        self._file = AtomicFile(self._target())
-        assert self._storage.spool is not None
-        with self._input:
-            self.rows = self._input.write_matched(
-                self._file.file,
-                self._format,
-                row_mask,
-                budget=self._storage.share(_OUTPUT_PART),
-                spool=self._storage.spool,
-            )
-        self._file.seal()
-
-    def publish(self) -> None:
-        """Put the staged rows in place."""
-        assert self._file is not None
-        self._file.publish()
-
-    def discard(self) -> None:
-        if self._file is not None:
-            self._file.discard()
-
-    def _target(self) -> Path:
-        return Path(self.name)
-
-
-class StandardOutput(TaskOutput):
-    """Rows for standard output: staged in a file first, since a pipe cannot take anything back."""
-
-    def __init__(self, path: Path | str, source: Input, ordered: OrderedItems, storage: Storage) -> None:
-        super().__init__(path, source, ordered, storage)
-        self._folder = tempfile.TemporaryDirectory(prefix="psicli-")
-
-    def publish(self) -> None:
-        super().publish()
-        try:
-            with open(self._target(), "rb") as staged:
-                shutil.copyfileobj(staged, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
-        except OSError as exc:
-            raise StorageError(path="standard output", reason=(exc.strerror or "unknown").lower()) from exc
-
-    def discard(self) -> None:
-        super().discard()
-        self._folder.cleanup()
-
-    def _target(self) -> Path:
-        return Path(self._folder.name) / "stdout.csv"

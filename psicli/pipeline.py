@@ -62,6 +62,9 @@ _TOKENS_PART = 1 / 48
 class Output(Protocol):
     """Where the matched rows go."""
 
+    def check(self, matched: Mask) -> None:
+        """Raise PolicyError for a result that this party does not allow; called before a bitmap is sent."""
+
     def stage(self, matched: Mask) -> None:
         """Write the rows of the matched items to a temporary file and make it durable."""
 
@@ -292,7 +295,7 @@ class TaskExchange:
     def _match_both(self) -> None:
         with self.stages.at(Stage.MATCHING, "match for the peer"):
             self._bitmap = _pack(self._lists.peer_tokens.found_in(self._lists.own_tokens))
-        self.match()
+        self._expect_output().check(self.match())
 
     def _stage(self) -> None:
         if self.matched is None:

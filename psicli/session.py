@@ -156,6 +156,12 @@ class TaskPlan(Protocol):
     def prepare(self) -> tuple[Any, Output | None]:
         """Return own distinct items in their secret order and where the rows go; runs in the background."""
 
+    def opened(self, own_items: int, peer_items: int, task_sid: bytes) -> None:
+        """Decide whether to go on, now that both numbers are known; nothing has been masked yet.
+
+        Raises a PsicliError, PolicyError above all, to end the session when the tasks before are through.
+        """
+
     def started(self) -> None:
         """Take note that it is this task's turn."""
 
@@ -220,6 +226,8 @@ class Session:
         self._next = 0
         self._reading: Future[tuple[Any, Output | None]] | None = None
         self._early_opens: dict[int, tuple[Open, int]] = {}
+        # The first task this side does not go on with, and why.
+        self._refused: tuple[int, PsicliError] | None = None
         self._finishing: list[Future[None]] = []
         self._reader = ThreadPoolExecutor(1, "psicli-reader")
         self._crew = Crew(depth, link.wake)
@@ -255,6 +263,7 @@ class Session:
         try:
             while self._live or self._reading:
                 signals.check()
+                self._stop_at_the_refused()
                 # Looked at once: room that appears between two looks would be slept through.
                 room = self._link.room() > self._frames_under_way()
                 if not (self._take_message() or self._open_next() or self._work(room)):
@@ -288,13 +297,35 @@ class Session:
         if isinstance(message, Ack) and (message.stream == 0 or live is None):
             # Still working, or a last word about a task that is over.
             return
+        if self._is_refused(message.task):
+            # It will end before any of that matters.
+            return
         if live is not None:
             live.bytes_received += size
-            self._send(live, live.party.receive(message))
+            answers = live.party.receive(message)
+            if not isinstance(message, Open) or self._admit(message.task, live):
+                self._send(live, answers)
         elif isinstance(message, Open) and self._may_come_early(message.task):
             self._early_opens[message.task] = message, size
         else:
             raise PeerProtocolError(detail=f"a message about task number {message.task}, which is not under way")
+
+    def _admit(self, index: int, live: LiveTask) -> bool:
+        """Return whether this side goes on with a task that both have opened."""
+        party = live.party
+        try:
+            live.plan.opened(party.own_count, party.peer_count, task_session_id(self.sid, live.plan.name))
+        except PsicliError as exc:
+            self._refused = index, exc
+        return self._refused is None
+
+    def _stop_at_the_refused(self) -> None:
+        """Raise why a task was refused once those before it, which are not to blame, are through."""
+        if self._refused is not None and next(iter(self._live)) == self._refused[0]:
+            raise self._refused[1]
+
+    def _is_refused(self, task: int) -> bool:
+        return self._refused is not None and task >= self._refused[0]
 
     def _open_next(self) -> bool:
         if self._reading is None or not self._reading.done() or not self._may_open():
@@ -313,7 +344,9 @@ class Session:
         return True
 
     def _work(self, room: bool) -> bool:
-        for live in self._live.values():
+        for index, live in self._live.items():
+            if self._is_refused(index):
+                return False
             live.begin()
             messages = live.exchange.step(room=room)
             if messages is not None:
@@ -378,6 +411,8 @@ class Session:
         One-sided results that are still being written do not count: the peer could see in the pace of our Opens how
         long that takes, and so whether anything matched.
         """
+        if self._refused is not None:
+            return False
         exchanging = sum(live.party.exchanging for live in self._live.values())
         return len(self._live) < MAX_LIVE_TASKS and exchanging < MAX_OPEN_AHEAD
 

@@ -15,6 +15,7 @@ from psicli import signals
 from psicli.config import Job, load_parties
 from psicli.errors import PeerFailedError, PeerLostError, SharedOutputError, StandardStreamError
 from psicli.files import check_writable
+from psicli.state import RunFolder, state_folder
 
 # How long a party that was told to stop may take [s].
 STOP_TIMEOUT = 10.0
@@ -38,7 +39,7 @@ def simulate_job(
     """Run `psicli run` once a party and return the exit code and all reports.
 
     The code is that of the first party that failed by itself. trace: every party writes a trace beside it. Raises
-    ConfigError, and CannotCreateError for the trace, before anything is started.
+    ConfigError, and CannotCreateError for the trace and the state folder, before anything is started.
     """
     jobs = load_parties(config, variables, only)
     _check_one_machine(jobs)
@@ -46,16 +47,18 @@ def simulate_job(
     port = _free_port()
     command = [sys.executable, "-P", "-m", "psicli", "run", f"--config={config}", f"--simulated-port={port}", *flags]
     own_flags = {party: [f"--party={party}", *["--json"] * as_json, *_trace_flag(trace, party)] for party in parties}
-    processes = {party: _start([*command, *own_flags[party]]) for party in parties}
-    try:
-        with signals.allowed():
-            reports = {party: process.communicate()[0] for party, process in processes.items()}
-    finally:
-        for process in processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in processes.values():
-            _see_off(process)
+    # Not this user's own state: what is only tried out counts for nothing.
+    with RunFolder(state_folder()) as states:
+        processes = {party: _start([*command, *own_flags[party]], states.path / party) for party in parties}
+        try:
+            with signals.allowed():
+                reports = {party: process.communicate()[0] for party, process in processes.items()}
+        finally:
+            for process in processes.values():
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+            for process in processes.values():
+                _see_off(process)
     codes = [_exit_code(process) for process in processes.values()]
     text = _as_one_object(reports) if as_json else "\n".join(reports.values()).rstrip("\n")
     return _first_own_failure(codes), text
@@ -83,9 +86,10 @@ def _check_one_machine(jobs: Sequence[Job]) -> None:
             outputs.add(output)
 
 
-def _start(command: Sequence[str]) -> subprocess.Popen[str]:
+def _start(command: Sequence[str], state: Path) -> subprocess.Popen[str]:
     # In a group of its own, so that a terminal's Ctrl-C does not reach it: it is told once, by us.
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+    environment["PSICLI_STATE_DIR"] = str(state)
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, process_group=0, env=environment
     )

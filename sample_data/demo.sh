@@ -9,6 +9,8 @@ mkdir -p "$out/airline" "$out/registry"
 # Any free port will do for a demonstration; a real job has one of its own.
 PSICLI_DEMO_PORT=$("${PYTHON:-python3}" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 export PSICLI_DEMO_PORT
+# A demonstration has no place in this user's ledger.
+export PSICLI_STATE_DIR="$out/state"
 
 "$psicli" run --config "$here/job.yaml" --party registry >"$out/registry/report.txt" &
 registry=$!

@@ -224,6 +224,9 @@ class KeptOutput:
         self.staged: Mask | None = None
         self.published = False
 
+    def check(self, matched: Mask) -> None:
+        """Everything is allowed."""
+
     def stage(self, matched: Mask) -> None:
         self.staged = matched
 

@@ -11,7 +11,7 @@ from psicli.cli import cli
 from psicli.errors import EXIT_CODES
 
 README = Path(__file__).parent.parent / "README.md"
-COMMANDS = ["run", "simulate", "status", "bench"]
+COMMANDS = ["run", "simulate", "status", "ledger", "bench"]
 
 
 def exit_codes() -> str:

@@ -261,7 +261,8 @@ class Pair:
         return self.start_command("run", *arguments, **how)
 
     def start_command(self, *arguments: str | Path, env: Mapping[str, str | None] | None = None, **how: Any) -> Run:
-        run = Run(arguments, env={"TMPDIR": str(self.temp), **self.environment, **(env or {})}, **how)
+        folders = {"TMPDIR": str(self.temp), "PSICLI_STATE_DIR": str(self.folder / "state")}
+        run = Run(arguments, env={**folders, **self.environment, **(env or {})}, **how)
         self._runs.append(run)
         return run
 

@@ -429,7 +429,7 @@ whatever: red
         "18: tasks[1].keys: is the text 'id'; write for example `keys: {alice: [id], bob: [customer_id]}`",
         "19: tasks[1].input_path.alice: is missing; this party runs here",
         "20: tasks[1].output_path.alice: is the same file as tasks[0].output_path.alice (line 15)",
-        "22: whatever: unknown field; the fields here are job, self_party, cluster, psi, pipeline, tasks",
+        "22: whatever: unknown field; the fields here are job, self_party, cluster, psi, pipeline, policy, tasks",
     )
 
 
@@ -772,6 +772,82 @@ def test_standard_streams_serve_one_task(mistakes: Mistakes) -> None:
 def test_nothing_but_the_yaml_is_touched(tmp_path: Path, load: Load) -> None:
     load(SAMPLE)
     assert [path.name for path in tmp_path.iterdir()] == ["job.yaml"]
+
+
+# Policy -----------------------------------------------------------------------------------------------------------
+
+
+def with_policy(policy: str, **replaced: str) -> str:
+    text = SMALL.replace("tasks:\n", f"policy: {{{policy}}}\ntasks:\n") + TASK
+    for old, new in replaced.items():
+        text = text.replace(f"{old}: alice", f"{old}: {new}")
+    return text
+
+
+def test_a_job_without_a_policy_allows_everything(load: Load) -> None:
+    assert set(load(SMALL + TASK).policy.model_dump().values()) == {None}
+
+
+def test_every_limit(load: Load) -> None:
+    limits = {
+        "min_peer_items": 1,
+        "max_peer_items": 1,
+        "max_runs_per_day": 3,
+        "max_match_rate": 0.25,
+        "min_output_rows": 9,
+    }
+    assert load(with_policy(str(limits).strip("{}").replace("'", ""))).policy.model_dump() == limits
+
+
+@pytest.mark.parametrize(("text", "rate"), [("1", 1.0), ("1.00", 1.0), ("0.5", 0.5), ("0.000000000001", 1e-12)])
+def test_rates(load: Load, text: str, rate: float) -> None:
+    assert load(with_policy(f"max_match_rate: {text}")).policy.max_match_rate == rate
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "0.0", "1.5", "1.01", "2", "-0.5", "25%", ".5", "5e-1", "nan", "inf", "''", "half"]
+)
+def test_what_is_no_rate(mistakes: Mistakes, text: str) -> None:
+    starts(
+        mistakes(with_policy(f"max_match_rate: {text}")),
+        f"8: policy.max_match_rate: '{text.strip(chr(39))}' is not a rate; give a decimal fraction above 0",
+    )
+
+
+@pytest.mark.parametrize("name", ["min_peer_items", "max_peer_items", "max_runs_per_day", "min_output_rows"])
+def test_what_is_no_limit(mistakes: Mistakes, name: str) -> None:
+    starts(mistakes(with_policy(f"{name}: 0")), f"8: policy.{name}: 0 is out of bounds; give at least 1")
+    starts(mistakes(with_policy(f"{name}: 1.5")), f"8: policy.{name}: '1.5' is not a whole number")
+    starts(mistakes(with_policy(f"{name}s: 1")), f"8: policy.{name}s: unknown field; did you mean {name}?")
+
+
+def test_sizes_that_exclude_each_other(mistakes: Mistakes) -> None:
+    starts(
+        mistakes(with_policy("min_peer_items: 11, max_peer_items: 10")),
+        "8: policy.min_peer_items: 11 is more than max_peer_items, which is 10; give the smaller number here",
+    )
+
+
+@pytest.mark.parametrize("limit", ["max_match_rate: 0.5", "min_output_rows: 5"])
+def test_limits_on_a_result_this_party_never_sees(load: Load, mistakes: Mistakes, limit: str) -> None:
+    name = limit.split(":")[0]
+    right = "remove it, or give such tasks a job of their own"
+    what = "cannot be checked: task t has no result for alice, which is its sender"
+    text = with_policy(limit, receiver="bob")
+    starts(mistakes(text), f"8: policy.{name}: {what}; {right}")
+    load(text.replace("{receiver: bob}", "{receiver: bob, broadcast_result: true}"))
+    load(text.replace("name: t", "name: t\n    receiver: alice"))
+    # Only the tasks that run count.
+    mixed = text + TASK.replace("name: t", "name: u\n    receiver: alice").replace("out.csv", "u.csv")
+    load(mixed, only=["u"])
+    starts(mistakes(mixed), f"8: policy.{name}: {what}")
+    # Nobody else's mistake is made ours.
+    starts(mistakes(text, party="carol"), "4: --party: 'carol' is no party of this job")
+
+
+def test_a_simulation_has_no_policy(load: Load, tmp_path: Path) -> None:
+    text = with_policy("max_match_rate: nonsense", receiver="bob")
+    assert load(text, simulated_port=18560).policy.max_match_rate is None
 
 
 # Schema -----------------------------------------------------------------------------------------------------------

@@ -300,7 +300,8 @@ def shared_pair() -> Iterator[Pair]:
 @pytest.mark.parametrize("first_is_root", [True, False], ids=["root first", "nobody first"])
 def test_a_run_of_another_user_is_seen(shared_pair: Pair, first_is_root: bool) -> None:
     pair = one_task(shared_pair)
-    users: list[dict[str, Any]] = [{}, {"program": ("-c", AS_NOBODY), "cwd": "/"}]
+    state = {"PSICLI_STATE_DIR": str(pair.folder / "state-of-nobody")}
+    users: list[dict[str, Any]] = [{}, {"program": ("-c", AS_NOBODY), "cwd": "/", "env": state}]
     first_user, second_user = users if first_is_root else users[::-1]
     first = pair.start(LISTENER, **first_user)
     first.wait_for("listening on")
@@ -411,6 +412,7 @@ def whole_job(pair: Pair, change: Callable[[dict[str, Any]], object] = lambda jo
     job["cluster"]["nodes"][1]["address"] = "bob.example.com:1"
     job["cluster"]["nodes"][0].update(address="alice.example.com:18560", listen_address="0.0.0.0:18560")
     job["cluster"]["tls"] = {"ca_file": "a", "certificate_file": "b", "private_key_file": "c"}
+    job["policy"] = {"min_peer_items": 10**9, "max_match_rate": 0.000001}
     change(job)
     path = pair.folder / "whole.yaml"
     path.write_text(yaml.safe_dump(job))
@@ -430,6 +432,8 @@ def test_simulate_runs_every_party_and_prints_every_report(pair: Pair) -> None:
                 output = pair.jobs[party]["tasks"][task]["output_path"][party]
                 check_output(pair, party, task, output)
     pair.nothing_left()
+    # What is only tried out is in no ledger.
+    assert [path.name for path in (pair.folder / "state").iterdir()] == ["lock"]
 
 
 def test_simulate_traces_every_party(pair: Pair) -> None:
@@ -539,6 +543,7 @@ def test_simulate_that_is_stopped_leaves_nothing(
     for party in PARTIES:
         assert pair.files(party).keys() == {"in.csv", "out/people.csv"}
         assert pair.path(party, "out/people.csv").read_bytes() == OLD
+    assert [path.name for path in (pair.folder / "state").iterdir()] == ["lock"]
     pair.nothing_left()
 
 

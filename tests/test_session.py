@@ -20,11 +20,14 @@ from pair import PATIENCE, KeptOutput, items_of
 from psicli import curve, trace
 from psicli.errors import (
     DisagreementError,
+    MatchRateError,
     PeerFailedError,
     PeerGoneError,
+    PeerPolicyError,
     PeerProtocolError,
     PeerSilentError,
     PeerStoppedError,
+    PeerTooSmallError,
     PsicliError,
     RaggedRowError,
     StorageError,
@@ -144,12 +147,16 @@ class Plan:
         self.alone: Mask | None = None
         self.stages = Stages(name)
         self.at_progress: Callable[[Progress], None] = lambda progress: None
+        self.at_opening: Callable[[int], None] = lambda peer_items: None
         self.alone_failure: PsicliError | None = None
         self._before = before
 
     def prepare(self) -> tuple[pa.LargeBinaryArray, KeptOutput | None]:
         self._before()
         return self.items, self.output
+
+    def opened(self, own_items: int, peer_items: int, task_sid: bytes) -> None:
+        self.at_opening(peer_items)
 
     def started(self) -> None:
         self.calls.append("started")
@@ -571,6 +578,77 @@ def test_between_the_lists_and_the_bitmap_no_failure_has_a_name(failure: Excepti
     assert ends[0].failure is failure
     assert isinstance(ends[1].failure, PeerStoppedError)
     assert [m for m in ends[1].link.received if isinstance(m, Abort)] == [Abort(UNNAMED_FAILURE)]
+
+
+TOO_SMALL = PeerTooSmallError(task="t", items=1, limit=2)
+
+
+def refuse(failure: PsicliError) -> Callable[[int], None]:
+    def fail(peer_items: int) -> None:
+        raise failure
+
+    return fail
+
+
+@pytest.mark.parametrize("failure", [TOO_SMALL, StorageError(path="ledger.jsonl", reason="full")], ids=["79", "74"])
+@pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
+@pytest.mark.parametrize("refusing", [0, 1], ids=["receiver", "sender"])
+def test_a_task_that_is_refused_spares_the_ones_before_it(refusing: int, broadcast: bool, failure: PsicliError) -> None:
+    """It ends the session when those are through; no point of it is sent, and the tasks after it are not opened."""
+    plans = small(4, broadcast=broadcast)
+    plans[refusing][2].at_opening = refuse(failure)
+    ends = joined(*plans)
+    run(ends)
+    refused, other = ends[refusing], ends[1 - refusing]
+    assert refused.failure is failure
+    assert isinstance(other.failure, PeerPolicyError if failure is TOO_SMALL else PeerStoppedError)
+    for plan in (*plans[0][:2], *plans[1][:2]):
+        assert plan.calls[:2] == ["started", "exchanged"]
+    assert [type(message) for message in messages_of(refused.link.sent, 2)] == [Open]
+    assert not messages_of(refused.link.sent, 3)
+    assert refused.link.sent[-1] == Abort(failure.code)
+    assert plans[refusing][2].calls == ["started"]
+    assert plans[refusing][3].calls == []
+
+
+def test_of_a_task_refused_at_once_only_its_open_is_sent() -> None:
+    for mine, theirs in ((5, 5), (0, 5), (5, 0), (0, 0)):
+        alice, bob = both("t0", numbers(0, mine), numbers(0, theirs), receiver=ALICE)
+        alice.at_opening = refuse(TOO_SMALL)
+        ends = joined([alice], [bob])
+        run(ends)
+        assert ends[0].failure is TOO_SMALL
+        assert [message for message in ends[0].link.sent if not isinstance(message, Ack)] == [
+            Open(0, mine, curve.probe(task_sid_of(ends))),
+            Abort(79),
+        ]
+        assert isinstance(ends[1].failure, PeerPolicyError)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [MatchRateError(task="t", matched=9, own=10, limit=0.5), StorageError(path="o", reason="r"), ZeroDivisionError()],
+    ids=["79", "74", "70"],
+)
+def test_a_result_that_is_refused_looks_like_any_failure_there(failure: Exception) -> None:
+    """Whatever ends the receiver after its match: no bitmap, and the sender sees the same."""
+    alice, bob = both("t0", numbers(0, 20), numbers(10, 30), receiver=ALICE, broadcast=True)
+
+    def fail(matched: Mask) -> None:
+        assert matched.sum() == 10
+        raise failure
+
+    assert alice.output is not None
+    alice.output.check = fail  # type: ignore[method-assign]
+    ends = joined([alice], [bob])
+    run(ends)
+    assert ends[0].failure is failure
+    assert alice.output.staged is None
+    seen = [message for message in ends[1].link.received if not isinstance(message, Ack)]
+    assert [type(message) for message in seen] == [Open, *[Chunk] * 3, End, Abort]
+    assert seen[-1] == Abort(UNNAMED_FAILURE)
+    assert isinstance(ends[1].failure, PeerStoppedError)
+    assert str(ends[1].failure) == "the other party stopped before the session was complete: It did not say why."
 
 
 def test_a_signal_stops_both() -> None:

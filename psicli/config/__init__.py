@@ -20,7 +20,17 @@ from psicli.config import checks
 from psicli.config.checks import Slot
 from psicli.config.document import Document
 from psicli.config.fields import ip, is_loopback, split_address
-from psicli.config.models import Job, JobFile, LinkSettings, Node, NodeEntry, PipelineSettings, Task, TlsFiles
+from psicli.config.models import (
+    Job,
+    JobFile,
+    LinkSettings,
+    Node,
+    NodeEntry,
+    PipelineSettings,
+    PolicySettings,
+    Task,
+    TlsFiles,
+)
 from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 
@@ -30,6 +40,7 @@ __all__ = [
     "LinkSettings",
     "Node",
     "PipelineSettings",
+    "PolicySettings",
     "Task",
     "TlsFiles",
     "job_schema",
@@ -49,12 +60,12 @@ def load_job(
 ) -> Job:
     """Load a job file as one of its parties; `party` comes before self_party, `only` picks tasks by name.
 
-    With simulated_port the job runs on that loopback port, whatever it says about the network.
+    With simulated_port the job runs on that loopback port, whatever it says about the network, and without its policy.
     Raises JobFileMissingError, and JobFileError with every mistake at once.
     """
     document = Document(path)
     if simulated_port is not None:
-        _move_to_loopback(document, simulated_port)
+        _simulate(document, simulated_port)
     own = party if party is not None else document.text("self_party") or ""
     fill_variables(document, own, variables)
     check_shape(document)
@@ -66,6 +77,7 @@ def load_job(
         checks.check_task(document, task, own, parties)
     slots = checks.undo_lists(document)
     checks.check_names(document, slots, only)
+    checks.check_policy(document, [slot for slot in slots if not only or slot.name in only], own, parties)
     checks.check_suffixes(document, slots, own)
     checks.check_clashes(document, slots, own)
     document.raise_mistakes()
@@ -78,14 +90,16 @@ def load_parties(path: Path, variables: Mapping[str, str], only: Sequence[str] =
     Raises JobFileMissingError, and JobFileError when the file is wrong for any of them.
     """
     document = Document(path)
-    _move_to_loopback(document, 1)
+    _simulate(document, 1)
     check_shape(document)
     parties = checks.check_nodes(document)
     document.raise_mistakes()
     return [load_job(path, party=party, variables=variables, only=only, simulated_port=1) for party in parties]
 
 
-def _move_to_loopback(document: Document, port: int) -> None:
+def _simulate(document: Document, port: int) -> None:
+    """Take out what is one party's own affair, and move both to loopback."""
+    document.table().pop("policy", None)
     document.table("cluster").pop("tls", None)
     for position, loc in enumerate(document.entries("cluster", "nodes")):
         node = document.table(*loc)
@@ -108,6 +122,7 @@ def _build(document: Document, party: str, offset: int, slots: Sequence[Slot]) -
         dialer=_node(second, offset),
         link=entry.cluster.link_desc,
         pipeline=entry.pipeline,
+        policy=entry.policy,
         tls=TlsFiles(**{name: folder / file for name, file in tls}) if isinstance(tls, TlsFiles) else None,
         tls_insecure=tls == "insecure",
         tasks=tuple(_task(entry, slot, party, folder) for slot in slots),

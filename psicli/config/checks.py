@@ -110,15 +110,21 @@ def check_task(document: Document, loc: Loc, party: str, parties: Sequence[str])
 def _check_result(document: Document, loc: Loc, party: str | None) -> None:
     """Check that somebody learns the result, and that the party, if it does, has an output."""
     task = document.table(*loc)
-    receiver = document.text(*loc if "receiver" in task else ("psi",), "receiver")
+    receiver, broadcast = _terms(document, loc)
     if receiver is None and task and not document.broken(("psi", "receiver")):
         right = f"add it here or under psi, for example `{example((*loc, 'receiver'))}`"
         document.blame((*loc, "receiver"), "is missing", right)
-    broadcast = document.text(*loc, "broadcast_result") or document.text("psi", "broadcast_result") or "false"
-    learns = party is not None and (receiver == party or broadcast.lower() == "true")
+    learns = party is not None and (receiver == party or broadcast)
     if party is not None and learns and party not in document.table(*loc, "output_path"):
         right = f"this party learns the result; `{example((*loc, 'output_path'))}`"
         document.blame((*loc, "output_path", party), "is missing", right)
+
+
+def _terms(document: Document, loc: Loc) -> tuple[str | None, bool]:
+    """Return a task's receiver, if that is known, and whether the other party learns the result too."""
+    receiver = document.text(*loc if "receiver" in document.table(*loc) else ("psi",), "receiver")
+    broadcast = document.text(*loc, "broadcast_result") or document.text("psi", "broadcast_result") or "false"
+    return receiver, broadcast.lower() == "true"
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,25 @@ def check_names(document: Document, slots: Sequence[Slot], only: Sequence[str]) 
         if name not in first:
             right = f"the tasks are {', '.join(list(first)[:20])}" + (", …" if len(first) > 20 else "")
             document.note(("--only",), f"{shown(name)} is no task of this job", right, document.line(("tasks",)))
+
+
+# Policy --------------------------------------------------------------------------------------------------------
+
+
+def check_policy(document: Document, slots: Sequence[Slot], party: str, parties: Sequence[str]) -> None:
+    """Refuse limits that contradict each other, and limits on a result this party never sees."""
+    least, most = (document.text("policy", name) for name in ("min_peer_items", "max_peer_items"))
+    if least is not None and most is not None and int(least) > int(most):
+        what = f"{least} is more than max_peer_items, which is {most}"
+        document.blame(("policy", "min_peer_items"), what, "give the smaller number here")
+    for slot in slots if party in parties else ():
+        receiver, broadcast = _terms(document, slot.task)
+        if receiver in (None, party) or broadcast:
+            continue
+        for name in ("max_match_rate", "min_output_rows"):
+            if document.text("policy", name) is not None:
+                what = f"cannot be checked: task {slot.name} has no result for {party}, which is its sender"
+                document.blame(("policy", name), what, "remove it, or give such tasks a job of their own")
 
 
 # Paths ---------------------------------------------------------------------------------------------------------

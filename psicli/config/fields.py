@@ -128,6 +128,13 @@ Columns = Annotated[
 _DIGITS = r"0|[1-9][0-9]{0,11}"
 PLAIN_DIGITS = _text_like(_DIGITS, "is not a whole number", "give plain digits, without unit or sign")
 Whole = Annotated[int, PLAIN_DIGITS]
+_RATE = r"1(?:\.0{1,12})?|0\.(?!0+$)[0-9]{1,12}"
+Rate = Annotated[
+    float,
+    # The bounds come before the check of the text, or the JSON Schema would not say them.
+    Field(gt=0, le=1),
+    _text_like(_RATE, "is not a rate", "give a decimal fraction above 0 and at most 1, such as 0.25"),
+]
 Truth = Annotated[bool, _text_like("(?ai)true|false", "is neither true nor false", "give true or false")]
 DialAddress = Annotated[str, AfterValidator(_dial_address)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]

@@ -21,6 +21,7 @@ from psicli.config.fields import (
     ListenAddress,
     Name,
     Paths,
+    Rate,
     Truth,
     Whole,
     by_kind,
@@ -119,6 +120,7 @@ class PsiEntry(_Model):
 
 # The bounds come before the check of the text, or the JSON Schema would not say them.
 _Threads = Annotated[int, Field(ge=1, le=1024), PLAIN_DIGITS]
+_Limit = Annotated[int, Field(ge=1), PLAIN_DIGITS]
 _ChunkItems = Annotated[int, Field(ge=CHUNK_ITEMS_STEP, le=MAX_CHUNK_ITEMS, multiple_of=CHUNK_ITEMS_STEP), PLAIN_DIGITS]
 
 
@@ -146,6 +148,31 @@ class PipelineSettings(_Model):
     def working_memory(self) -> int:
         """What is left of the memory for a job's data [bytes]: the libraries take their part before the first row."""
         return self.memory - LIBRARIES
+
+
+class PolicySettings(_Model):
+    """What this party allows; the other one need not agree, and is not told the limits. What is left out has none."""
+
+    min_peer_items: _Limit | None = _field(
+        "The least distinct items the other party must have in every task.", 1000, default=None
+    )
+    max_peer_items: _Limit | None = _field(
+        "The most distinct items the other party may have in every task.", 10_000_000, default=None
+    )
+    max_runs_per_day: _Limit | None = _field(
+        "How often an input may be run with the same party and key columns within 24 hours, whatever the task is "
+        "called and however it ended.",
+        2,
+        default=None,
+    )
+    max_match_rate: Rate | None = _field(
+        "The largest part of this party's distinct items that may match; checked where this party learns the result.",
+        0.25,
+        default=None,
+    )
+    min_output_rows: _Limit | None = _field(
+        "The fewest rows an output may have; checked where this party learns the result.", 10, default=None
+    )
 
 
 class TaskEntry(_Model):
@@ -200,6 +227,11 @@ class JobFile(_Model):
         default_factory=PsiEntry,
     )
     pipeline: PipelineSettings = _field("How this party works.", {"threads": 4}, default_factory=PipelineSettings)
+    policy: PolicySettings = _field(
+        "What this party allows; a run beyond it ends with exit code 79.",
+        {"min_peer_items": 1000, "max_runs_per_day": 2},
+        default_factory=PolicySettings,
+    )
     tasks: tuple[TaskEntry, ...] = _field(
         "The intersections of this job, in the order they run.", [_TASK], json_schema_extra={"minItems": 1}
     )
@@ -250,6 +282,7 @@ class Job(_Model):
     dialer: Node
     link: LinkSettings
     pipeline: PipelineSettings
+    policy: PolicySettings
     tls: TlsFiles | None
     tls_insecure: bool
     tasks: tuple[Task, ...]

@@ -20,6 +20,7 @@ from psicli.config.models import (
     LinkSettings,
     NodeEntry,
     PipelineSettings,
+    PolicySettings,
     PsiEntry,
     TaskEntry,
     TlsFiles,
@@ -35,6 +36,7 @@ MODELS: dict[Loc, type[BaseModel]] = {
     ("cluster", "tls"): TlsFiles,
     ("psi",): PsiEntry,
     ("pipeline",): PipelineSettings,
+    ("policy",): PolicySettings,
     ("tasks", 0): TaskEntry,
 }
 

@@ -6,6 +6,7 @@ Also: what one more task of 1,000 rows costs in a session.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -76,7 +77,9 @@ def write_job(folder: Path, name: str, numbers: range | list[int]) -> Path:
 
 def start(job: Path) -> list[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "psicli", "run", "--config", str(job), "--quiet"]
-    return [subprocess.Popen([*command, "--party", party]) for party in ("alice", "bob")]
+    # What is only measured has no place in this user's ledger.
+    env = {**os.environ, "PSICLI_STATE_DIR": str(job.parent / "state")}
+    return [subprocess.Popen([*command, "--party", party], env=env) for party in ("alice", "bob")]
 
 
 def finish(processes: list[subprocess.Popen[bytes]]) -> None:

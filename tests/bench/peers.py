@@ -185,7 +185,9 @@ def remove_traces(said: str) -> None:
 def psicli_commands(name: str, folder: Path, ports: dict[str, int], relayed: dict[str, int]) -> dict[str, list[str]]:
     job = folder / "job.yaml"
     job.write_text(JOB.format(port=ports[RECEIVER], relayed=relayed[RECEIVER], suffix=CONTENDERS[name]))
-    command = [sys.executable, "-m", "psicli", "run", "--json", "--quiet", "--config", str(job), "--party"]
+    # What is only measured has no place in this user's ledger.
+    command = ["env", f"PSICLI_STATE_DIR={folder / 'state'}", sys.executable, "-m", "psicli", "run"]
+    command += ["--json", "--quiet", "--config", str(job), "--party"]
     return {party: [*command, party] for party in PARTIES}
 
 

@@ -1,0 +1,247 @@
+"""The ledger: a line for every task that was opened with a peer, and one for how it ended.
+
+A file of JSON lines in the state folder that is only ever appended to. An `open` line is on the disk before the first
+point leaves; without a `close` line after it, the run was killed. Fields that are not known here are passed over. It
+holds names, paths, counts and ids: never an item, a point or a scalar.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from psicli.errors import CannotCreateError, PsicliError, StorageError, shown
+from psicli.state import held, make_state_folder, reason
+
+LEDGER = "ledger.jsonl"
+DAY = timedelta(days=1)
+DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
+
+_NEWLINE = b"\n"
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A task as both sides opened it; input: absolute path, or - for standard input; counts [items]."""
+
+    job: str
+    task: str
+    peer: str
+    task_sid: str
+    input: str
+    keys: tuple[str, ...]
+    distinct_items: int
+    peer_items: int
+
+    @property
+    def subject(self) -> tuple[object, ...]:
+        """What makes two runs runs of the same, whatever job and task are called."""
+        return self.peer, self.input, self.keys
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the ledger says of one task; times in UTC, as ISO 8601. What is not known is None."""
+
+    time: str
+    opening: Opening
+    outcome: str = UNFINISHED
+    closed: str | None = None
+    code: int | None = None
+    error: str | None = None
+    matched: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as one flat object."""
+        facts = {"outcome": self.outcome, "closed": self.closed, "code": self.code, "error": self.error}
+        return {"time": self.time, **asdict(self.opening), **facts, "matched": self.matched}
+
+
+class Ledger:
+    """The ledger in a state folder. For any thread; other processes may use it at the same time."""
+
+    def __init__(self, state: Path) -> None:
+        self.path = state / LEDGER
+        self._state = state
+        self._guard = threading.Lock()
+        # Task session ids, with the peer: both parties of a task may have their state here.
+        self._unfinished: dict[str, str] = {}
+        # How far this file was read, and what was opened with whom in the last day.
+        self._read: tuple[int, int] = (0, 0)
+        self._openings: list[tuple[datetime, tuple[object, ...]]] = []
+
+    def prepare(self) -> None:
+        """Make sure that the ledger can be written; raises CannotCreateError."""
+        make_state_folder(self._state)
+        with self._file():
+            pass
+
+    def open(self, opening: Opening, allow: Callable[[int], None] | None = None) -> None:
+        """Note that a task begins, if that is allowed.
+
+        allow: called with the number of runs of the same in the last 24 hours; nothing is noted if it raises. No other
+        process can note anything in between. Raises CannotCreateError, StorageError.
+        """
+        with self._guard, self._file() as file:
+            if allow is not None:
+                allow(self._runs_of_a_day(file, opening.subject))
+            self._append(file, {"event": "open", "time": _now(), **asdict(opening)})
+            self._unfinished[opening.task_sid] = opening.peer
+
+    def close(self, task_sid: str, error: PsicliError | None, matched: int | None) -> None:
+        """Note how a task ended that this run has opened, once; raises CannotCreateError, StorageError."""
+        with self._guard:
+            peer = self._unfinished.pop(task_sid, None)
+            if peer is None:
+                return
+            entry: dict[str, Any] = {"event": "close", "time": _now(), "task_sid": task_sid, "peer": peer}
+            entry["outcome"] = FAILED if error else DONE
+            if error is not None:
+                entry |= {"code": error.code, "error": type(error).__name__}
+            if matched is not None:
+                entry["matched"] = matched
+            with self._file() as file:
+                self._append(file, entry)
+
+    def entries(self) -> list[Entry]:
+        """Return what the ledger says, oldest first; raises CannotCreateError, StorageError."""
+        if not os.path.lexists(self.path):
+            return []
+        found: dict[tuple[str, str], Entry] = {}
+        with self._file() as file:
+            for _, line in _lines(file, 0):
+                task = str(line["task_sid"]), str(line["peer"])
+                if line["event"] == "open":
+                    found[task] = Entry(line["time"], _opening(line))
+                elif task in found:
+                    facts: dict[str, Any] = {name: line.get(name) for name in ("outcome", "code", "error", "matched")}
+                    found[task] = replace(found[task], closed=line["time"], **facts)
+        return list(found.values())
+
+    def _runs_of_a_day(self, file: io.FileIO, subject: tuple[object, ...]) -> int:
+        status = os.fstat(file.fileno())
+        number, offset = self._read
+        if status.st_ino != number or status.st_size < offset:
+            # The first look, or somebody put another file in its place.
+            offset, self._openings = 0, []
+        for end, line in _lines(file, offset):
+            offset = end
+            if line["event"] == "open":
+                self._openings.append((datetime.fromisoformat(line["time"]), _opening(line).subject))
+        self._read = status.st_ino, offset
+        since = datetime.now(UTC) - DAY
+        self._openings = [each for each in self._openings if each[0] > since]
+        return sum(other == subject for _, other in self._openings)
+
+    def _append(self, file: io.FileIO, entry: dict[str, Any]) -> None:
+        data = json.dumps(entry).encode() + _NEWLINE
+        with self._no_os_errors("writing"):
+            size = os.fstat(file.fileno()).st_size
+            if size and os.pread(file.fileno(), 1, size - 1) != _NEWLINE:
+                # A run was killed, or the disk was full, in the middle of a line.
+                data = _NEWLINE + data
+            while data:
+                data = data[os.write(file.fileno(), data) :]
+            os.fsync(file.fileno())
+
+    @contextmanager
+    def _file(self) -> Iterator[io.FileIO]:
+        """Open the ledger, making it if there is none, while nobody else has it."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        with held(self._state) as folder:
+            try:
+                descriptor = os.open(LEDGER, flags, 0o600, dir_fd=folder)
+            except OSError as exc:
+                raise CannotCreateError(path=self.path, reason=reason(exc)) from exc
+            with open(descriptor, "r+b", buffering=0) as file:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
+                    raise CannotCreateError(path=self.path, reason="it is not a regular file")
+                with self._no_os_errors("reading"):
+                    if not status.st_size:
+                        # Most likely it was just made.
+                        os.fsync(folder)
+                    yield file
+
+    @contextmanager
+    def _no_os_errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise StorageError(path=self.path, reason=f"{doing} failed: {reason(exc)}") from exc
+
+
+# The columns of the table that hold counts: own and the peer's distinct items, and those that matched.
+_NUMBERS = ("own", "peer's", "matched")
+
+
+def to_text(entries: Sequence[Entry]) -> str:
+    """Return the entries as a table, one line each."""
+    rows = [("time", "job", "task", "peer", *_NUMBERS, "outcome", "input")]
+    for entry in entries:
+        opening = entry.opening
+        outcome = f"{entry.code} {entry.error}" if entry.outcome == FAILED else entry.outcome
+        counts = (f"{opening.distinct_items:,}", f"{opening.peer_items:,}", _count(entry.matched))
+        source = f"{opening.input} ({', '.join(opening.keys)})"
+        rows.append((entry.time, opening.job, opening.task, opening.peer, *counts, outcome, _printable(source)))
+    columns = [_column(texts) for texts in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
+
+
+def _column(texts: Sequence[str]) -> list[str]:
+    """Fill the cells of a column up to one width; numbers stand on the right."""
+    width = max(map(len, texts))
+    return [text.rjust(width) if texts[0] in _NUMBERS else text.ljust(width) for text in texts]
+
+
+def _count(items: int | None) -> str:
+    return "" if items is None else f"{items:,}"
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else shown(text, 1000)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _lines(file: io.FileIO, offset: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Give every whole line from an offset on that says something, with the offset after it."""
+    with open(os.dup(file.fileno()), "rb") as reader:
+        reader.seek(offset)
+        for data in reader:
+            offset += len(data)
+            if data.endswith(_NEWLINE) and (line := _parsed(data)) is not None:
+                yield offset, line
+
+
+def _parsed(data: bytes) -> dict[str, Any] | None:
+    """Read a line; what is cut off or of another kind says nothing."""
+    try:
+        line: dict[str, Any] = json.loads(data)
+        if datetime.fromisoformat(line["time"]).tzinfo is None:
+            return None
+        if line["event"] == "open":
+            _opening(line)
+            return line
+        is_close = line["event"] == "close" and all(name in line for name in ("task_sid", "peer", "outcome"))
+        return line if is_close else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _opening(line: dict[str, Any]) -> Opening:
+    """Read an `open` line; raises KeyError, TypeError, ValueError."""
+    texts = {name: str(line[name]) for name in ("job", "task", "peer", "task_sid", "input")}
+    keys = tuple(str(column) for column in line["keys"])
+    return Opening(**texts, keys=keys, distinct_items=int(line["distinct_items"]), peer_items=int(line["peer_items"]))

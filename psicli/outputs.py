@@ -1,0 +1,128 @@
+"""Where a task's matched rows go, and whether our policy lets them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from psicli.errors import PolicyError, StorageError
+from psicli.files import AtomicFile, file_format
+from psicli.items import OrderedItems
+from psicli.policy import Policy
+from psicli.spool import Mask, Storage
+from psicli.tables import Input
+
+# What the matched rows of a task may fill of the memory there is for data, while they are sorted.
+_OUTPUT_PART = 1 / 4
+
+
+class TaskOutput:
+    """Where the matched rows of one task go: a file that appears whole or not at all.
+
+    matched: own items found, once known [items]; rows: rows written. refusal: why it was not published after all.
+    """
+
+    def __init__(
+        self, path: Path | str, source: Input, ordered: OrderedItems, storage: Storage, policy: Policy
+    ) -> None:
+        self.name = str(path)
+        self.matched: int | None = None
+        self.rows = 0
+        self.refusal: PolicyError | None = None
+        self._format = file_format(path)
+        self._input = source
+        self._items = ordered
+        self._storage = storage
+        self._policy = policy
+        self._file: AtomicFile | None = None
+
+    def check(self, matched: Mask) -> None:
+        """Raise PolicyError if our policy does not allow these matches [n booleans, secret order]."""
+        self.matched = int(matched.sum())
+        self._policy.check_match_rate(self.matched, len(matched))
+        if self._policy.limits_output_rows:
+            self._policy.check_output_rows(int(self._items.row_mask(matched).sum()))
+
+    def stage(self, matched: Mask) -> None:
+        """Write the rows of the matched items [n booleans, secret order] and make them durable."""
+        self.matched = int(matched.sum())
+        row_mask = self._items.row_mask(matched)
+        self._items.close()
+        self._file = AtomicFile(self._target())
+        assert self._storage.spool is not None
+        with self._input:
+            self.rows = self._input.write_matched(
+                self._file.file,
+                self._format,
+                row_mask,
+                budget=self._storage.share(_OUTPUT_PART),
+                spool=self._storage.spool,
+            )
+        self._file.seal()
+
+    def publish(self) -> None:
+        """Put the staged rows in place."""
+        assert self._file is not None
+        self._file.publish()
+
+    def discard(self) -> None:
+        if self._file is not None:
+            self._file.discard()
+
+    def _target(self) -> Path:
+        return Path(self.name)
+
+
+class StandardOutput(TaskOutput):
+    """Rows for standard output: staged in a file first, since a pipe cannot take anything back."""
+
+    def __init__(
+        self, path: Path | str, source: Input, ordered: OrderedItems, storage: Storage, policy: Policy
+    ) -> None:
+        super().__init__(path, source, ordered, storage, policy)
+        self._folder = tempfile.TemporaryDirectory(prefix="psicli-")
+
+    def publish(self) -> None:
+        super().publish()
+        try:
+            with open(self._target(), "rb") as staged:
+                shutil.copyfileobj(staged, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        except OSError as exc:
+            raise StorageError(path="standard output", reason=(exc.strerror or "unknown").lower()) from exc
+
+    def discard(self) -> None:
+        super().discard()
+        self._folder.cleanup()
+
+    def _target(self) -> Path:
+        return Path(self._folder.name) / "stdout.csv"
+
+
+class SilentlyChecked:
+    """The output of a broadcast's sender: all that the peer can see of it is the same whether it is allowed or not.
+
+    The peer knows what matched; our own limits on that are still none of its business. So the rows are staged and
+    confirmed as always, and what our policy refuses is thrown away instead of published.
+    """
+
+    def __init__(self, output: TaskOutput) -> None:
+        self._output = output
+
+    def check(self, matched: Mask) -> None:
+        """Nobody asks a sender before its output is staged."""
+
+    def stage(self, matched: Mask) -> None:
+        try:
+            self._output.check(matched)
+        except PolicyError as exc:
+            self._output.refusal = exc
+        self._output.stage(matched)
+
+    def publish(self) -> None:
+        if self._output.refusal is None:
+            self._output.publish()
+        else:
+            self._output.discard()
