@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -118,7 +119,9 @@ class Ledger:
             return []
         found: dict[tuple[str, str], Entry] = {}
         with self._file() as file:
-            for _, line in _lines(file, 0):
+            for _, line in _lines(file):
+                if line is None:
+                    continue
                 task = str(line["task_sid"]), str(line["peer"])
                 if line["event"] == "open":
                     found[task] = Entry(line["time"], _opening(line))
@@ -133,12 +136,12 @@ class Ledger:
         if status.st_ino != number or status.st_size < offset:
             # The first look, or somebody put another file in its place.
             offset, self._openings = 0, []
-        for end, line in _lines(file, offset):
+        since = datetime.now(UTC) - DAY
+        for end, line in _lines(file, offset, since):
             offset = end
-            if line["event"] == "open":
+            if line is not None and line["event"] == "open":
                 self._openings.append((datetime.fromisoformat(line["time"]), _opening(line).subject))
         self._read = status.st_ino, offset
-        since = datetime.now(UTC) - DAY
         self._openings = [each for each in self._openings if each[0] > since]
         return sum(other == subject for _, other in self._openings)
 
@@ -215,14 +218,25 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _lines(file: io.FileIO, offset: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Give every whole line from an offset on that says something, with the offset after it."""
+# How a line begins that was written here, with its time up to the second.
+_BEGINNING = re.compile(rb'\{"event": "[a-z]+", "time": "([0-9-]{10}T[0-9:]{8})\+00:00"')
+
+
+def _lines(
+    file: io.FileIO, offset: int = 0, since: datetime | None = None
+) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Give the offset after every whole line from an offset on, and what it says, if anything.
+
+    Lines of before `since` may be given as if they said nothing: years of them are passed over without being parsed.
+    """
+    oldest = b"" if since is None else since.strftime("%Y-%m-%dT%H:%M:%S").encode()
     with open(os.dup(file.fileno()), "rb") as reader:
         reader.seek(offset)
         for data in reader:
             offset += len(data)
-            if data.endswith(_NEWLINE) and (line := _parsed(data)) is not None:
-                yield offset, line
+            if data.endswith(_NEWLINE):
+                begins = _BEGINNING.match(data)
+                yield offset, None if begins and begins[1] < oldest else _parsed(data)
 
 
 def _parsed(data: bytes) -> dict[str, Any] | None:

@@ -159,7 +159,8 @@ class TaskPlan(Protocol):
     def opened(self, own_items: int, peer_items: int, task_sid: bytes) -> None:
         """Decide whether to go on, now that both numbers are known; nothing has been masked yet.
 
-        Raises a PsicliError, PolicyError above all, to end the session when the tasks before are through.
+        Before or after `started`. Raises a PsicliError, PolicyError above all, to end the session when the tasks
+        before are through.
         """
 
     def started(self) -> None:

@@ -288,6 +288,7 @@ class Pair:
             if party != killed:
                 assert [*own.rglob("*.psicli-*"), *own.rglob(".*")] == []
         if killed is None:
+            assert [*(self.folder / "state").glob("run-*")] == []
             assert [path.name for path in self.temp.iterdir() if path.suffix != ".lock"] == []
         for port in ports or (self.port,):
             with hold_port("test", "test", "0.0.0.0", port, 0), hold_dial("test", DIALER, f"127.0.0.1:{port}", 0):

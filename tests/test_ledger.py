@@ -168,8 +168,12 @@ def test_a_day_has_24_hours(ledger: Ledger) -> None:
     written(ledger, **open_line(1, timedelta(hours=23, minutes=59)))
     # The clock was set back since.
     written(ledger, **open_line(2, timedelta(hours=-3)))
-    assert runs_before(ledger, opening(3)) == 2
-    assert runs_before(ledger, opening(4)) == 3
+    # As another program would write them.
+    for number, ago in ((5, timedelta(hours=25)), (6, timedelta(hours=1))):
+        line = open_line(number, ago)
+        written(ledger, **{name: line[name] for name in sorted(line, reverse=True)})
+    assert runs_before(ledger, opening(3)) == 3
+    assert runs_before(ledger, opening(4)) == 4
 
 
 def test_what_is_not_allowed_is_not_noted(ledger: Ledger) -> None:

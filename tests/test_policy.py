@@ -92,6 +92,11 @@ def outputs(pair: Pair) -> list[bytes]:
     return [pair.path(party, "out/people.csv").read_bytes() for party in PARTIES]
 
 
+def said(messages: list[Any]) -> list[Any]:
+    """What a side sent without its acknowledgements, which depend on the time."""
+    return [message for message in messages if not isinstance(message, Ack)]
+
+
 def streams(messages: list[Any], task: int = 0) -> set[int]:
     """The streams a side has sent anything of."""
     return {message.stream for message in messages if isinstance(message, Chunk | End) and message.task == task}
@@ -119,15 +124,18 @@ def test_a_size_that_is_not_allowed_is_refused_before_any_point(tapped: tuple[Pa
     assert (reports[party]["error"]["class"], reports[party]["error"]["message"]) == ("PeerTooSmallError", sentence)
     assert reports[other(party)]["error"]["class"] == "PeerPolicyError"
     assert streams(sent[party], 0)
-    assert [
-        type(message) for message in sent[party] if getattr(message, "task", None) == 1 and not isinstance(message, Ack)
-    ] == [Open]
+    # The Open itself may not have left yet.
+    of_second = [type(message) for message in said(sent[party]) if getattr(message, "task", None) == 1]
+    assert of_second in ([], [Open])
     assert sent[party][-1] == Abort(79)
     for each in PARTIES:
         check_output(pair, each, 0, "out/people.csv")
         assert not pair.path(each, "out/few.csv").exists()
     assert [(task["task"], task["outcome"]) for task in ledger(pair, party)] == [("people", "done")]
-    assert [(task["task"], task["code"]) for task in ledger(pair, other(party))] == [("people", None), ("few", 80)]
+    first, *second = [(task["task"], task["code"]) for task in ledger(pair, other(party))]
+    assert first == ("people", None)
+    # Whether it had heard of the other's Open before the refusal.
+    assert second in ([], [("few", 80)])
 
 
 def test_runs_a_day(pair: Pair) -> None:
@@ -162,14 +170,13 @@ def test_runs_a_day(pair: Pair) -> None:
         "error": None,
         "matched": 2,
     }
-    theirs = ledger(pair, DIALER)
-    assert [(task["task"], task["outcome"], task["error"], task["matched"]) for task in theirs] == [
-        ("people", "done", None, None),
-        ("again", "failed", "PeerPolicyError", None),
-    ]
+    theirs = ledger(pair, DIALER)[0]
+    assert [theirs[name] for name in ("task", "outcome", "error", "matched")] == ["people", "done", None, None]
     table = pair.start_command("ledger").result().stdout.decode().splitlines()
-    assert len(table) == 4
-    assert "80 PeerPolicyError" in table[3]
+    cells = [re.split("  +", line)[2:7] for line in table]
+    assert cells[0] == ["task", "peer", "own", "peer's", "matched"]
+    for row in (["people", "alice", "3", "4", "done"], ["people", "bob", "4", "3", "2"]):
+        assert row in cells
     # Files and columns are named, values never.
     assert b"zq7" not in (pair.folder / "state" / "ledger.jsonl").read_bytes()
 
@@ -200,7 +207,7 @@ def test_a_receiver_of_a_broadcast_refuses_what_matched(tapped: tuple[Pair, int]
         assert sent[LISTENER][-1] == Abort(1)
         assert outputs(pair) == [OLD, OLD]
         error = the_object(results[DIALER].stdout)["error"]
-        seen.append((error, Counter(map(shape, sent[LISTENER]))))
+        seen.append((error, Counter(map(shape, said(sent[LISTENER])))))
     assert seen[0] == seen[1]
     assert [(task["outcome"], task["code"], task["matched"]) for task in ledger(pair, LISTENER)] == [
         ("failed", 79, 2)
@@ -223,7 +230,7 @@ def test_a_result_is_refused_without_a_word_to_the_peer(tapped: tuple[Pair, int]
     failed(results[party], 79, f"task people: {matched} own distinct items matched")
     succeeded([results[other(party)]])
     for each in PARTIES:
-        assert Counter(map(shape, sent[each])) == Counter(map(shape, allowed[each]))
+        assert Counter(map(shape, said(sent[each]))) == Counter(map(shape, said(allowed[each])))
     assert pair.path(party, "out/people.csv").read_bytes() == OLD
     if broadcast:
         check_output(pair, other(party), 0, "out/people.csv")
@@ -288,7 +295,7 @@ def test_a_run_that_was_killed_is_unfinished_and_counts(pair: Pair) -> None:
     runs = [pair.start(party) for party in PARTIES]
     for run in runs:
         run.wait_for("exchanging")
-    while not ledger(pair, LISTENER):
+    while not all(ledger(pair, party) for party in PARTIES):
         assert runs[0].lasts(0.01)
     runs[0].send(signal.SIGKILL)
     failed(runs[1].result(), 69, "alice went away")
