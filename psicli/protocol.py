@@ -500,8 +500,14 @@ class TaskParty(ABC):
 
     @property
     def streaming(self) -> bool:
-        """Whether points and tokens are still to come or to go."""
-        return self.exchanging and not self._checking
+        """Whether points and tokens are still to come or to go; their End goes once the sender has checked its lists."""
+        return self.exchanging and (self.answers_points or not self._checking)
+
+    @property
+    def all_arrived(self) -> bool:
+        """Whether the peer has sent all its points and tokens."""
+        exchanged = all(stream.complete for stream in self._incoming.values())
+        return self.phase is not Phase.OPENING and (exchanged or not self.exchanging)
 
     @property
     def frames_under_way(self) -> int:
@@ -708,8 +714,7 @@ class Receiver(TaskParty):
     def disclosure(self) -> Disclosure:
         if self.finished and not self.broadcast:
             return Disclosure.NOTHING
-        all_arrived = all(stream.complete for stream in self._incoming.values())
-        if all_arrived and self.phase in (Phase.EXCHANGE, Phase.RESULT):
+        if self.all_arrived and self.phase in (Phase.EXCHANGE, Phase.RESULT):
             return Disclosure.UNIFORM
         return Disclosure.NAMED
 

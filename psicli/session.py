@@ -30,6 +30,7 @@ from psicli.protocol import (
     NONCE_BYTES,
     Abort,
     Ack,
+    Chunk,
     Disclosure,
     Hello,
     HelloOctets,
@@ -38,6 +39,7 @@ from psicli.protocol import (
     Progress,
     Receiver,
     Sender,
+    TaskMessage,
     TaskSetup,
     TaskTerms,
     session_id,
@@ -302,6 +304,7 @@ class Session:
             # It will end before any of that matters.
             return
         if live is not None:
+            self._check_turn(message)
             live.bytes_received += size
             answers = live.party.receive(message)
             if not isinstance(message, Open) or self._admit(message.task, live):
@@ -327,6 +330,13 @@ class Session:
 
     def _is_refused(self, task: int) -> bool:
         return self._refused is not None and task >= self._refused[0]
+
+    def _check_turn(self, message: TaskMessage) -> None:
+        """Refuse frames of a task before all of those before it have come: they would have to wait, and all behind them."""
+        if isinstance(message, Chunk):
+            before = (live.party for index, live in self._live.items() if index < message.task)
+            if not all(party.all_arrived for party in before):
+                raise PeerProtocolError(detail=f"a frame of task number {message.task}, whose turn has not come")
 
     def _open_next(self) -> bool:
         if self._reading is None or not self._reading.done() or not self._may_open():

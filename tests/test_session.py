@@ -34,6 +34,7 @@ from psicli.errors import (
     TerminatedBySignal,
 )
 from psicli.link import QUEUE_FRAMES, Link
+from psicli.pipeline import TaskExchange
 from psicli.protocol import (
     PROBE_BYTES,
     Abort,
@@ -459,6 +460,31 @@ def test_room_that_appears_between_two_looks_is_not_slept_through() -> None:
     succeeded(ends)
     assert alice.found == bob.found == set(numbers(30, 60))
     assert not [m for link in beats for m in link.sent if isinstance(m, Ack) and m.stream == 0]
+
+
+@pytest.mark.parametrize("terms", [[ALICE, ALICE], [ALICE, BOB], [BOB, ALICE]], ids=str)
+def test_a_slow_check_of_the_lists_does_not_block_the_next_task(
+    monkeypatch: pytest.MonkeyPatch, terms: list[str]
+) -> None:
+    """The end of the tokens must not stand behind more frames of the next task than the receiver takes in."""
+    pairs = [both(f"t{i}", numbers(0, 200), numbers(100, 300), receiver=who) for i, who in enumerate(terms)]
+    check = TaskExchange._check_lists
+    ends = joined([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+
+    def check_slowly(exchange: TaskExchange) -> None:
+        # As long as frames of the next task could be sent, or as it takes to see that none are.
+        links = [end.link for end in ends]
+        deadline = time.monotonic() + 0.3
+        while time.monotonic() < deadline and not any(len(link._inbox) >= QUEUE_FRAMES for link in links):
+            time.sleep(0.01)
+        check(exchange)
+
+    monkeypatch.setattr(TaskExchange, "_check_lists", check_slowly)
+    running = threading.Thread(target=run, args=(ends,), name="psicli-test-run", daemon=True)
+    running.start()
+    running.join(PATIENCE)
+    assert not running.is_alive(), "both sides wait for each other"
+    succeeded(ends)
 
 
 def test_a_link_that_ends_while_both_directions_are_full_is_noticed() -> None:
