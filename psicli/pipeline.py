@@ -170,7 +170,7 @@ class TaskExchange:
         self._scalar = bytearray(os.urandom(32))
         self._storage = storage
         self._bitmap = b""
-        self._bits: list[bytes] = []
+        self._bits = bytearray()
 
     def step(self, *, room: bool) -> list[Message] | None:
         """Complete what is through, else begin something; return what to send, or None when there is nothing to do now.
@@ -257,7 +257,7 @@ class TaskExchange:
             case KeepTokens(tokens):
                 self._lists.own_tokens.append(tokens)
             case KeepBits(bits):
-                self._bits.append(bits)
+                self._bits += bits
             case CutBitmap(start, stop):
                 return self._bitmap[start // 8 : -(-stop // 8)]
         return b""
@@ -299,7 +299,7 @@ class TaskExchange:
 
     def _stage(self) -> None:
         if self.matched is None:
-            bits = np.frombuffer(b"".join(self._bits), dtype=np.uint8)
+            bits = np.frombuffer(self._bits, dtype=np.uint8)
             self.matched = np.unpackbits(bits, count=self.party.own_count, bitorder="little").astype(bool)
         with self.stages.at(Stage.WRITING, "write output"):
             self._expect_output().stage(self.matched)

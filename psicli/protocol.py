@@ -40,6 +40,9 @@ CHUNK_ITEMS = 16_384
 MAX_TOTAL_ITEMS = 2**44
 # Frames of the peer's points taken in but not yet masked: enough to keep busy, little enough to hold in memory.
 MAX_PENDING_FRAMES = 4
+# Digests of a stream that are kept for the Acks of its latest frames, far more than are on their way at a time: a peer
+# that wants tiny frames must not make this side remember millions [digests].
+KEPT_DIGESTS = 4096
 
 
 class Stream(IntEnum):
@@ -220,18 +223,22 @@ class _Chain:
     """The running digest of a stream: d_0 names task and stream, d_k covers the first k frames."""
 
     def __init__(self, stream: Stream, task_sid: bytes) -> None:
-        self.digests = [hashlib.sha256(b"psicli/v1/stream\0" + task_sid + bytes([stream])).digest()]
+        self.frames = 0
+        first = hashlib.sha256(b"psicli/v1/stream\0" + task_sid + bytes([stream])).digest()
+        self._latest = deque([first], maxlen=KEPT_DIGESTS)
 
     def add(self, data: bytes) -> None:
-        self.digests.append(hashlib.sha256(self.digests[-1] + data).digest())
-
-    @property
-    def frames(self) -> int:
-        return len(self.digests) - 1
+        self._latest.append(hashlib.sha256(self.last + data).digest())
+        self.frames += 1
 
     @property
     def last(self) -> bytes:
-        return self.digests[-1]
+        return self._latest[-1]
+
+    def at(self, frames: int) -> bytes | None:
+        """Return the digest after so many of the frames there are, or None where that is long ago."""
+        behind = self.frames - frames
+        return self._latest[-1 - behind] if behind < len(self._latest) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +303,7 @@ class OutgoingStream:
 
     def acknowledged(self, ack: Ack) -> None:
         """Check that an Ack speaks of frames we sent, as we sent them; raises PeerProtocolError."""
-        if ack.frames > self.sent or ack.digest != self._chain.digests[ack.frames]:
+        if ack.frames > self.sent or ack.digest != (self._chain.at(ack.frames) or ack.digest):
             raise PeerProtocolError(detail=f"it acknowledged frames of stream {ack.stream} that were never sent")
 
 
@@ -338,7 +345,10 @@ class IncomingStream:
         self.complete = True
 
     def ack(self, frames: int) -> Ack:
-        return Ack(self.task, self.shape.stream, frames, self._chain.digests[frames])
+        digest = self._chain.at(frames)
+        if digest is None:
+            raise LocalProtocolError(detail=f"frame {frames} of stream {self.shape.stream} is acknowledged too late")
+        return Ack(self.task, self.shape.stream, frames, digest)
 
 
 # Work -----------------------------------------------------------------------------------------------------------
@@ -500,7 +510,7 @@ class TaskParty(ABC):
 
     @property
     def streaming(self) -> bool:
-        """Whether points and tokens are still to come or to go; their End goes once the sender has checked its lists."""
+        """Whether points and tokens are still to come or to go; the sender's last word waits for its checks."""
         return self.exchanging and (self.answers_points or not self._checking)
 
     @property
@@ -518,11 +528,11 @@ class TaskParty(ABC):
     def wants_input(self) -> bool:
         """Whether another message may be taken in now.
 
-        Not while a few frames wait for their masking, nor before what is committed has been published: nothing the
-        link brings, not even its end, may come in between.
+        Not while a few frames wait for their masking or keeping, nor before what is committed has been published:
+        nothing the link brings, not even its end, may come in between.
         """
         publishing = self.phase is Phase.COMMITTED and bool(self._queued or self._handed_out)
-        return len(self._pending) < MAX_PENDING_FRAMES and not publishing
+        return max(len(self._pending), len(self._queued)) < MAX_PENDING_FRAMES and not publishing
 
     @property
     def progress(self) -> Progress:

@@ -332,7 +332,7 @@ class Session:
         return self._refused is not None and task >= self._refused[0]
 
     def _check_turn(self, message: TaskMessage) -> None:
-        """Refuse frames of a task before all of those before it have come: they would have to wait, and all behind them."""
+        """Refuse a frame before all of the tasks before have come: it would have to wait, and all behind it."""
         if isinstance(message, Chunk):
             before = (live.party for index, live in self._live.items() if index < message.task)
             if not all(party.all_arrived for party in before):

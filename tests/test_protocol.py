@@ -25,6 +25,7 @@ from pair import (
 
 from psicli.errors import DisagreementError, LocalProtocolError, PeerProtocolError, TooManyItemsError
 from psicli.protocol import (
+    KEPT_DIGESTS,
     MAX_PENDING_FRAMES,
     MAX_TOTAL_ITEMS,
     Ack,
@@ -37,12 +38,14 @@ from psicli.protocol import (
     End,
     Hello,
     HelloOctets,
+    IncomingStream,
     KeepBits,
     KeepTokens,
     MaskOwn,
     MaskPeer,
     Match,
     Open,
+    OutgoingStream,
     Phase,
     Progress,
     PublishOutput,
@@ -730,6 +733,41 @@ def test_only_a_few_frames_are_held(role: type[TaskParty]) -> None:
     assert work is not None
     machine.completed(work, bytes(FRAME // 2) if role is Sender else b"")
     assert machine.wants_input
+
+
+def test_only_a_few_frames_of_tokens_are_held() -> None:
+    """A sender that holds the tokens back and then sends them all at once is made to wait."""
+    pair = MachinePair(10 * CHUNK_ITEMS, 0, broadcast=False)
+    pair.deliver(pair.receiver)
+    while pair.work(pair.receiver) or pair.deliver(pair.sender) or pair.work(pair.sender):
+        pass
+    assert len([chunk for chunk in pair.sent(Chunk) if chunk.stream == Stream.TOKENS]) == 10
+    while pair.deliver(pair.receiver):
+        pass
+    assert len(pair.receiver.party._queued) == MAX_PENDING_FRAMES
+    assert pair.receiver.inbox
+    pair.run()
+
+
+@pytest.mark.parametrize("stream", [Stream.RECEIVER_POINTS, Stream.SENDER_POINTS])
+def test_digests_are_not_kept_for_ever(stream: Stream) -> None:
+    """Frames may be as small as the peer likes, and as many: what is remembered of them is bounded."""
+    frames, data = 2 * KEPT_DIGESTS, bytes(32 * CHUNK_ITEMS)
+    shape = StreamShape(stream, frames * CHUNK_ITEMS, CHUNK_ITEMS)
+    outgoing, incoming = OutgoingStream(TASK, shape, TASK_SID), IncomingStream(TASK, shape, TASK_SID)
+    for number in range(frames):
+        incoming.accept(outgoing.frame(data))
+        outgoing.acknowledged(incoming.ack(number + 1))
+    for chain_ in (outgoing._chain, incoming._chain):
+        assert len(chain_._latest) == KEPT_DIGESTS
+    incoming.finish(outgoing.end())
+    # Long ago is no lie; what is remembered is compared.
+    outgoing.acknowledged(Ack(TASK, stream, 1, bytes(32)))
+    for wrong in (Ack(TASK, stream, frames, bytes(32)), Ack(TASK, stream, frames + 1, bytes(32))):
+        with pytest.raises(PeerProtocolError):
+            outgoing.acknowledged(wrong)
+    with pytest.raises(LocalProtocolError):
+        incoming.ack(1)
 
 
 @roles
