@@ -121,11 +121,16 @@ class _Lists:
             Cut(width, max(own, peer), storage.share(part), storage.spool)
             for width, part in ((curve.POINT_BYTES, _POINTS_PART), (curve.TOKEN_BYTES, _TOKENS_PART))
         )
+        # The sender of points gets tokens and makes them; who answers points keeps none.
+        kept = not party.answers_points
+        # The peer may have declared any number of items: what will not fit is found out before any of it is taken.
+        storage.expect(
+            sum(points.disk_bytes(records) for records in (own, peer, peer))
+            + sum(tokens.disk_bytes(records * kept) for records in (own, peer))
+        )
         self.own_points = Records(points, own)
         self.peer_points = Records(points, peer)
         self.products = Records(points, peer)
-        # The sender of points gets tokens and makes them; who answers points keeps none.
-        kept = not party.answers_points
         self.own_tokens = Records(tokens, own * kept)
         self.peer_tokens = Records(tokens, peer * kept)
 

@@ -79,6 +79,13 @@ class Spool:
             raise
         return file
 
+    def expect(self, size: int) -> None:
+        """Raise SpoolSpaceError if so much more [bytes] would not fit, before any of it takes the space of others."""
+        with self._guard:
+            self._own_folder()
+            if size > shutil.disk_usage(self._state).free:
+                raise self._no_room(size, os.strerror(errno.ENOSPC).lower())
+
     def close(self) -> None:
         """Delete everything; does nothing the second time."""
         with self._guard:
@@ -103,15 +110,18 @@ class Spool:
             except OSError as exc:
                 if exc.errno not in _NO_SPACE:
                     raise StorageError(path=self._state, reason=f"reserving space failed: {reason(exc)}") from exc
-                raise SpoolSpaceError(
-                    folder=self._state,
-                    need=_in_units(size - self._files[file]),
-                    held=_in_units(held),
-                    free=_in_units(shutil.disk_usage(self._state).free),
-                    reason=reason(exc),
-                ) from exc
+                raise self._no_room(size - self._files[file], reason(exc)) from exc
             self.peak = max(self.peak, held - self._files[file] + size)
             self._files[file] = size
+
+    def _no_room(self, need: int, reason: str) -> SpoolSpaceError:
+        return SpoolSpaceError(
+            folder=self._state,
+            need=_in_units(need),
+            held=_in_units(sum(self._files.values())),
+            free=_in_units(shutil.disk_usage(self._state).free),
+            reason=reason,
+        )
 
     def _forget(self, file: SpoolFile) -> None:
         with self._guard:
@@ -128,6 +138,11 @@ class Storage:
     def share(self, part: float) -> int:
         """Return that part of the memory [bytes]."""
         return int(self.memory * part)
+
+    def expect(self, size: int) -> None:
+        """Raise SpoolSpaceError if so much more [bytes] would not fit on disk."""
+        if size and self.spool is not None:
+            self.spool.expect(size)
 
 
 IN_MEMORY = Storage()
@@ -208,6 +223,17 @@ _LEAST_EXTENT, _MOST_EXTENT = 4096, 1 << 20
 _EXTENTS_AHEAD = 64
 
 
+def _extent(count: int, total: int) -> int:
+    """Return by how much each of so many streams grows at a time [bytes]."""
+    share = total // (4 * count)
+    return min(max(share - share % _LEAST_EXTENT, _LEAST_EXTENT), _MOST_EXTENT)
+
+
+def _reserved(count: int, total: int) -> int:
+    """Return what so many streams take on disk [bytes]: one extent of each is not full."""
+    return total + count * _extent(count, total)
+
+
 class Streams:
     """Streams of bytes side by side in one file; each is appended to and read by itself. Not for several threads.
 
@@ -215,12 +241,11 @@ class Streams:
     """
 
     def __init__(self, spool: Spool, name: str, count: int, total: int) -> None:
-        share = total // (4 * count)
-        self._extent = min(max(share - share % _LEAST_EXTENT, _LEAST_EXTENT), _MOST_EXTENT)
+        self._extent = _extent(count, total)
         self._extents: list[list[int]] = [[] for _ in range(count)]
         self._sizes = [0] * count
         self._end = 0
-        self._reserved = total + count * self._extent
+        self._reserved = _reserved(count, total)
         self._file = spool.file(name, self._reserved)
 
     def size(self, stream: int) -> int:
@@ -294,6 +319,15 @@ class Cut:
             self.buckets = -(-longest // max(int(self.piece * _BUCKET_FILL), 1))
         # Multiplied by 32-bit words and added modulo 2^64; the upper half is a strongly universal hash.
         self._factors = np.frombuffer(secrets.token_bytes(8 * (1 + width // 4)), np.uint64)
+
+    def row(self, records: int) -> np.dtype[np.void]:
+        """Return how a record of a list of so many lies on disk, with its position."""
+        position = "<u4" if records < 1 << 32 else "<u8"
+        return np.dtype([("words", "<u4", (self.width // 4,)), ("position", position)])
+
+    def disk_bytes(self, records: int) -> int:
+        """Return what a list of so many records takes on disk [bytes]."""
+        return _reserved(self.buckets, records * self.row(records).itemsize) if self.buckets > 1 else 0
 
     def buckets_of(self, words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
         """Return the bucket of each record, given as rows of 32-bit words."""
@@ -393,8 +427,7 @@ class _OnDisk:
         self.count = 0
         self._cut = cut
         self._expected = expected
-        position = "<u4" if expected < 1 << 32 else "<u8"
-        self._row = np.dtype([("words", "<u4", (cut.width // 4,)), ("position", position)])
+        self._row = cut.row(expected)
         self._streams = Streams(cut.spool, "records", cut.buckets, expected * self._row.itemsize)
         self._waiting = np.empty(0, self._row)
         self._filled = 0

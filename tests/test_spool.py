@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from psicli import spool as spool_module
 from psicli.errors import CannotCreateError, InternalError, SpoolSpaceError, StorageError
-from psicli.spool import Cut, Records, Spool, Streams
+from psicli.spool import Cut, Records, Spool, Storage, Streams
 from psicli.state import state_folder
 
 ROOT = Path(__file__).parent.parent
@@ -570,3 +570,22 @@ def test_memory_of_lists_in_memory(state: Path) -> None:
     grown, spooled = map(int, output.split())
     assert spooled < 10_000_000
     assert grown < 2 * count * (16 + spool_module._ASKED_BYTES) + count
+
+
+def test_what_cannot_fit_is_refused_before_any_of_it_is_taken(spool: Spool) -> None:
+    storage = Storage(spool, 10**6)
+    cut = Cut(32, 10**13, storage.share(0.5), spool)
+    assert cut.disk_bytes(10**13) > 10**13 * 32
+    with pytest.raises(SpoolSpaceError, match=r"[0-9]{6}\.[0-9] GB more would be needed there beside 0\.0 MB"):
+        storage.expect(cut.disk_bytes(10**13))
+    assert spool.peak == 0
+    storage.expect(10**6)
+
+
+def test_a_list_takes_what_it_was_said_to(spool: Spool) -> None:
+    cut = Cut(32, 50_000, 10**6, spool)
+    for records in (0, 1, 50_000):
+        kept = Records(cut, records)
+        assert spool.peak == cut.disk_bytes(records)
+        kept.close()
+    assert Cut(32, 50_000, 10**9, spool).disk_bytes(50_000) == 0
