@@ -38,6 +38,8 @@ from psicli.protocol import (
 MAX_MESSAGE_BYTES = 2 << 20
 # Frames may not be larger than half the cap: 32,768 points [items].
 MAX_CHUNK_ITEMS = 32_768
+# Far more than a job has; two million bytes of Hello could name a million [tasks].
+MAX_TASKS = 10_000
 # The bitmap needs whole bytes a frame [items].
 CHUNK_ITEMS_STEP = 8
 
@@ -73,6 +75,8 @@ def encode(message: Message) -> bytes:
 
 def decode(octets: bytes) -> Message:
     """Parse one message; raises PeerProtocolError for anything this version does not know."""
+    if len(octets) > MAX_MESSAGE_BYTES:
+        raise PeerProtocolError(detail=f"a message of more than {MAX_MESSAGE_BYTES} bytes")
     try:
         envelope = pb.Envelope.FromString(octets)
     except DecodeError:
@@ -139,6 +143,8 @@ def decode_hello(octets: bytes) -> Hello:
         raise PeerProtocolError(detail="a Hello without a purpose")
     if not 1 <= hello.chunk_items <= MAX_CHUNK_ITEMS or hello.chunk_items % CHUNK_ITEMS_STEP:
         raise PeerProtocolError(detail="a Hello with an impossible chunk size")
+    if len(hello.tasks) > MAX_TASKS:
+        raise PeerProtocolError(detail=f"a Hello with more than {MAX_TASKS} tasks")
     return Hello(
         package_version=hello.package_version,
         party=hello.party,

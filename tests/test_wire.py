@@ -308,3 +308,17 @@ def test_the_generated_files_are_as_the_tool_makes_them(tmp_path: Path) -> None:
         pytest.skip(f"the installed protoc is {versions[0][0]}, psi_pb2.py was made by {versions[1][0]}")
     assert made == committed
     assert (tmp_path / "psi_pb2.pyi").read_text() == (FOLDER / "psi_pb2.pyi").read_text()
+
+
+def test_a_message_over_the_cap() -> None:
+    with pytest.raises(PeerProtocolError, match="a message of more than 2097152 bytes"):
+        wire.decode(wire.encode(Chunk(0, 1, 0, bytes(wire.MAX_MESSAGE_BYTES))))
+
+
+def test_a_hello_that_names_a_million_tasks() -> None:
+    """Small on the wire, large in memory."""
+    octets = wire.encode_hello(HELLO)
+    # Field 7, of no length: a task without a name.
+    assert len(wire.decode_hello(octets + b"\x3a\x00" * (wire.MAX_TASKS - 1)).tasks) == wire.MAX_TASKS
+    with pytest.raises(PeerProtocolError, match="more than 10000 tasks"):
+        wire.decode_hello(octets + b"\x3a\x00" * 1_000_000)
