@@ -210,6 +210,11 @@ class PeerSilentError(PeerLostError):
     hint = "Look at the other side and the network; link_desc.recv_timeout_ms sets how long to wait."
 
 
+class PeerStuckError(PeerLostError):
+    sentence = "{peer} has said for {seconds:.0f} s that it works, and nothing else"
+    hint = "Look at what the other side is at; link_desc.recv_timeout_ms, of which this is a multiple, sets the limit."
+
+
 class PeerStoppedError(PeerLostError):
     sentence = "{peer} stopped before the session was complete: {reason}"
     hint = "Look at the other side's log for its own reason, then run again."

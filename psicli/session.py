@@ -20,6 +20,7 @@ from psicli.errors import (
     PeerLostError,
     PeerProtocolError,
     PeerSilentError,
+    PeerStuckError,
     PsicliError,
     failure_of_peer,
     shown,
@@ -62,6 +63,10 @@ MAX_OPEN_AHEAD = 2
 LAST_WORDS_TIMEOUT = 10.0
 # A side that is stopped by a signal does not wait so long, neither for that nor for an output being written [s].
 STOPPED_TIMEOUT = 2.0
+# A peer that says so long that it works, and nothing else, while this side has nothing to do, is stuck [recv_timeouts].
+STUCK_AFTER = 24
+# Acks that may come before their time: as many as a connection holds back for ten seconds.
+SPARE_ACKS = 100
 # Pieces of work a task may have under way: two at work, two that wait to be sent or begun.
 DEPTH = 4
 UNCONFIRMED = "the link broke before the other side confirmed that its output is in place"
@@ -215,7 +220,9 @@ class Session:
         recv_timeout: float,
         depth: int = DEPTH,
         storage: Storage = IN_MEMORY,
+        hang_up: Callable[[], None] = lambda: None,
     ) -> None:
+        """hang_up: ends the connection; called as soon as nothing more is to be said."""
         ours, theirs = decode_hello(link.own_hello), decode_hello(link.peer_hello)
         self.peer_version = theirs.package_version
         self.sid = session_id(*((link.own_hello, link.peer_hello)[:: 1 if listens else -1]))
@@ -235,6 +242,10 @@ class Session:
         self._reader = ThreadPoolExecutor(1, "psicli-reader")
         self._crew = Crew(depth, link.wake)
         self._storage = storage
+        self._hang_up = hang_up
+        self._began = self._moved = time.monotonic()
+        self._frames_sent = 0
+        self._acks = 0
         self._closed = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="psicli-heartbeat", daemon=True)
 
@@ -247,6 +258,8 @@ class Session:
             self._close()
         else:
             self._fail(exc)
+        # How long this side still writes tells of what matched: the peer must not see when it is through.
+        self._hang_up()
         self._reader.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + (STOPPED_TIMEOUT if isinstance(exc, InterruptedBySignal) else math.inf)
         writing: list[Future[Any]] = [*self._finishing]
@@ -297,9 +310,13 @@ class Session:
         if isinstance(message, HelloOctets):
             raise PeerProtocolError(detail="a second Hello")
         live = self._live.get(message.task)
-        if isinstance(message, Ack) and (message.stream == 0 or live is None):
-            # Still working, or a last word about a task that is over.
-            return
+        if isinstance(message, Ack):
+            self._count_ack()
+            if message.stream == 0 or live is None:
+                # Still working, or a last word about a task that is over.
+                return
+        else:
+            self._moved = time.monotonic()
         if self._is_refused(message.task):
             # It will end before any of that matters.
             return
@@ -330,6 +347,13 @@ class Session:
 
     def _is_refused(self, task: int) -> bool:
         return self._refused is not None and task >= self._refused[0]
+
+    def _count_ack(self) -> None:
+        """Refuse Acks without end: one a frame of ours is due, and beside them a word now and then."""
+        self._acks += 1
+        beats = (time.monotonic() - self._began) / SHORTEST_HEARTBEAT
+        if self._acks > self._frames_sent + beats + SPARE_ACKS:
+            raise PeerProtocolError(detail="it says without end that it still works")
 
     def _check_turn(self, message: TaskMessage) -> None:
         """Refuse a frame before all of the tasks before have come: it would have to wait, and all behind it."""
@@ -371,7 +395,16 @@ class Session:
         return False
 
     def _wait(self, room: bool) -> None:
-        """Wait for whatever comes first; raises PeerSilentError when the peer says nothing for recv_timeout."""
+        """Wait for whatever comes first.
+
+        Raises PeerSilentError when the peer says nothing for recv_timeout, PeerStuckError when for much longer it has
+        said nothing but that it works.
+        """
+        if self._busy():
+            self._moved = time.monotonic()
+        stuck = STUCK_AFTER * self._recv_timeout
+        if time.monotonic() - self._moved >= stuck:
+            raise PeerStuckError(seconds=stuck)
         left = max(self._recv_timeout - self._link.silence, 0.0)
         room_for = None if room else self._frames_under_way() + 1
         with self._stall(room):
@@ -405,6 +438,11 @@ class Session:
 
     def _frames_under_way(self) -> int:
         return sum(live.party.frames_under_way for live in self._live.values())
+
+    def _busy(self) -> bool:
+        """Whether this side has something to do itself."""
+        reads = self._reading is not None and not self._reading.done()
+        return reads or any(live.exchange.pieces for live in self._live.values())
 
     def _wants_input(self) -> bool:
         return all(live.party.wants_input for live in self._live.values())
@@ -442,6 +480,7 @@ class Session:
     def _send(self, live: LiveTask, messages: list[Message]) -> None:
         for message in messages:
             live.bytes_sent += self._link.send(message)
+            self._frames_sent += isinstance(message, Chunk)
 
     # Endings
 
@@ -513,4 +552,12 @@ def open_session(
     """
     link = meeting.meet(lambda: terms.hello(chunk_items or curve.chunk_items()), timeout)
     listens = isinstance(meeting, Listener)
-    return Session(link, terms, listens=listens, recv_timeout=recv_timeout, depth=depth, storage=storage)
+    return Session(
+        link,
+        terms,
+        listens=listens,
+        recv_timeout=recv_timeout,
+        depth=depth,
+        storage=storage,
+        hang_up=meeting.close,
+    )

@@ -28,6 +28,7 @@ from psicli.errors import (
     PeerSilentError,
     PeerStoppedError,
     PeerTooSmallError,
+    PeerStuckError,
     PsicliError,
     RaggedRowError,
     StorageError,
@@ -59,7 +60,7 @@ from psicli.protocol import (
     session_id,
     task_session_id,
 )
-from psicli.session import UNCONFIRMED, UNNAMED_FAILURE, Session, TaskResult, Terms, agree
+from psicli.session import SPARE_ACKS, UNCONFIRMED, UNNAMED_FAILURE, Session, TaskResult, Terms, agree
 from psicli.spool import Mask
 from psicli.trace import Stage, Stages
 from psicli.wire import decode, decode_hello, encode
@@ -199,10 +200,17 @@ class Party:
         self.recv_timeout = recv_timeout
         link.own_hello = self.terms.hello(CHUNK_ITEMS)
         self.session: Session | None = None
+        self.hang_up: Callable[[], None] = lambda: None
 
     def run(self) -> None:
         try:
-            self.session = Session(self.link, self.terms, listens=self.party == ALICE, recv_timeout=self.recv_timeout)
+            self.session = Session(
+                self.link,
+                self.terms,
+                listens=self.party == ALICE,
+                recv_timeout=self.recv_timeout,
+                hang_up=self.hang_up,
+            )
             with self.session:
                 self.session.agree()
                 self.session.run(self.plans)
@@ -835,6 +843,75 @@ def test_early_opens_up_to_the_limit_and_acks_are_fine() -> None:
         played.peer.send(Abort(66))
         failure = played.failure()
         assert isinstance(failure, PeerFailedError)
+
+
+def test_points_before_their_turn() -> None:
+    """They would wait in the queues, and what is due would wait behind them."""
+    alice, _ = small(2)
+    ends = joined(alice, small(2)[1])
+    peer = ends[1].link
+    connect(ends[0].link, peer)
+    connect(peer, ends[0].link)
+    running = threading.Thread(target=ends[0].run, name="psicli-test-alice")
+    running.start()
+    sids = [task_session_id(session_id(ends[0].link.own_hello, peer.own_hello), plan.name) for plan in alice]
+    for task, sid in enumerate(sids):
+        peer.send(Open(task, 10 * CHUNK_ITEMS, curve.probe(sid)))
+        while not any(isinstance(message, Open) and message.task == task for message in peer.received):
+            assert peer.wait(for_message=True, room_for=None, timeout=PATIENCE)
+            peer.poll()
+    for seq in range(10):
+        peer.send(Chunk(1, Stream.SENDER_POINTS, seq, bytes(32 * CHUNK_ITEMS)))
+    running.join(PATIENCE)
+    peer.close_outgoing()
+    assert not running.is_alive()
+    assert isinstance(ends[0].failure, PeerProtocolError)
+    assert "task number 1, whose turn has not come" in ends[0].failure.message
+
+
+def test_acks_without_end() -> None:
+    """They are always there first: this side would never come to anything else."""
+    with Played() as played:
+        for _ in range(2 * SPARE_ACKS):
+            played.peer.send(Ack(0))
+        failure = played.failure()
+        assert isinstance(failure, PeerProtocolError)
+        assert "it says without end that it still works" in failure.message
+        assert Abort(76) in played.peer.received
+
+
+def test_a_peer_that_only_says_that_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob reads for ever, and his session says so."""
+    monkeypatch.setattr("psicli.session.STUCK_AFTER", 2)
+    alice, bob = small(1)
+    enough = Signal()
+    bob[0]._before = enough.wait
+    ends = joined(alice, bob, recv_timeout=0.8)
+    failure = Signal()
+
+    def run_alice() -> None:
+        ends[0].run()
+        failure.set()
+        enough.set()
+
+    for one, other in (ends, ends[::-1]):
+        connect(one.link, other.link)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda each: each(), (run_alice, ends[1].run)))
+    failure.wait()
+    assert isinstance(ends[0].failure, PeerStuckError)
+    assert ends[0].failure.code == 69
+
+
+def test_the_connection_ends_before_a_result_is_written() -> None:
+    """The sender must not see in when it ends how long the receiver writes."""
+    alice, bob = small(1)
+    hung_up = Signal()
+    alice[0].finish_alone = lambda matched: hung_up.wait()  # type: ignore[method-assign]
+    ends = joined(alice, bob)
+    ends[0].hang_up = hung_up.set
+    run(ends)
+    succeeded(ends)
 
 
 def test_silence() -> None:
