@@ -349,6 +349,8 @@ def _translated(exc: grpc.RpcError, *, tls: bool) -> PsicliError:
         return PeerRefusedError()
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         return PeerProtocolError(detail=f"a message of more than {MAX_MESSAGE_BYTES} bytes")
+    if "Compression algorithm" in details:
+        return PeerProtocolError(detail="it compresses its messages")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         # Junk holds its connections; the session itself would have said that it is taken.
         return PeerGoneError(reason="it has too many connections")

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from hostile import (
     HONEST,
@@ -23,12 +28,16 @@ from hostile import (
     ProcessVictim,
     SessionVictim,
     Setting,
+    Told,
+    dial,
+    listen,
     meet,
 )
-from runner import Pair, free_ports
+from runner import Pair, Run, free_ports
 from test_curve import LOW_ORDER
 from test_pipeline import SMALL_ORDER, P, add, as_octets, replaced
 
+from psicli import curve
 from psicli.protocol import (
     MAX_TOTAL_ITEMS,
     Ack,
@@ -39,6 +48,7 @@ from psicli.protocol import (
     Hello,
     HelloOctets,
     Message,
+    Open,
     Ready,
     Received,
     ResumeOffer,
@@ -457,3 +467,154 @@ def test_a_cheat_against_a_run(pair: Pair, cheat: Cheat, setting: Setting) -> No
 @pytest.mark.parametrize(("cheat", "setting"), [case[1:] for case in ALL], ids=[case[0] for case in ALL])
 def test_every_cheat_against_a_run(pair: Pair, cheat: Cheat, setting: Setting) -> None:
     check_run(pair, cheat, setting)
+
+
+# Without end -------------------------------------------------------------------------------------------------------
+
+# The least a job may give a run (pipeline.memory), and what it may really take [bytes].
+LEAST_MEMORY, MOST_MEMORY = "384MB", 300 << 20
+FULL = 16_384
+
+
+def memory(run: Run) -> int:
+    """The most memory the process ever held [bytes]."""
+    status = Path(f"/proc/{run.pid}/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+class Flood:
+    """A peer that declares many items and sends honest frames of good points until it is told to stop."""
+
+    def __init__(self, pair: Pair, setting: Setting, declared: int, *, state: Path) -> None:
+        self.victim = ProcessVictim(pair, setting, OURS)
+        self.setting = setting
+        self.declared = declared
+        self._port = pair.port
+        pair.jobs[setting.victim]["pipeline"] = {"memory": LEAST_MEMORY}
+        pair.environment["PSICLI_STATE_DIR"] = str(state)
+        self.taken = 0
+        self.peak = 0
+
+    def run(self, frames: int) -> tuple[int | None, Outcome, float]:
+        """Send until so many frames were masked, then garbage; return what was said, and how long that took [s]."""
+        with ExitStack() as stack:
+            wire = listen(self._port, stack) if self.setting.listens else None
+            self.victim.start()
+            peer = HostilePeer(wire or dial(self._port, stack), self.setting, CHUNKY)
+            told, stopping = None, time.monotonic()
+            try:
+                peer.greet()
+                peer.say("open", [Open(0, self.declared, curve.probe(peer.task_sid))])
+                peer.hear(Open)
+                peer.wire.send(self._frames(peer))
+                while self.taken < frames:
+                    ack = peer.hear(Ack)
+                    self.taken = max(self.taken, ack.frames)
+                assert self.victim.run is not None
+                self.peak = memory(self.victim.run)
+                self._enough.set()
+                stopping = time.monotonic()
+                while True:
+                    peer.hear(type(None))
+            except Told as word:
+                told = word.failure_class
+            return told, self.victim.outcome(), time.monotonic() - stopping
+
+    def _frames(self, peer: HostilePeer) -> Iterator[bytes]:
+        # Made once: the same points again are good until all have come.
+        data = b"".join(peer.masked(f"{n}" for n in range(FULL)))
+        for seq in itertools.count():
+            if self._enough.is_set():
+                yield b"\xff"
+                return
+            yield encode(Chunk(0, peer.own_stream, seq, data))
+
+    @cached_property
+    def _enough(self) -> threading.Event:
+        return threading.Event()
+
+
+CHUNKY = Cheat("", hello=lambda peer, hello: replace(hello, chunk_items=FULL))
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    folder = tmp_path / "state"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+@pytest.mark.parametrize("receives", [True, False], ids=BOTH)
+def test_a_peer_that_declares_more_than_the_disk_holds(pair: Pair, state: Path, receives: bool) -> None:
+    """Ten million millions would need some hundreds of terabytes: that is said at once, and nothing is taken."""
+    flood = Flood(pair, Setting(receives, False, False, THEIRS), 10**13, state=state)
+    told, outcome, seconds = flood.run(1)
+    assert (told, outcome.code) == (74, 74)
+    assert re.search(r"[0-9]{6,7}\.[0-9] GB more would be needed there beside 0.0 MB", outcome.message)
+    assert seconds < ENDS_WITHIN
+    pair.nothing_left()
+
+
+def flooded(pair: Pair, state: Path, setting: Setting, declared: int, frames: int) -> None:
+    flood = Flood(pair, setting, declared, state=state)
+    told, outcome, seconds = flood.run(frames)
+    assert (told, outcome.code) == (76, 76), outcome
+    assert "a message that cannot be read" in outcome.message
+    assert flood.taken >= frames
+    assert flood.peak < MOST_MEMORY
+    assert seconds < ENDS_WITHIN
+    # What was on disk is gone.
+    assert [path for path in state.rglob("*") if path.name != "lock"] == []
+    pair.nothing_left()
+
+
+@pytest.mark.parametrize("receives", [True, False], ids=BOTH)
+def test_a_peer_that_sends_without_end(pair: Pair, state: Path, receives: bool) -> None:
+    """About 1.5 GB of disk is reserved for what it declares."""
+    flooded(pair, state, Setting(receives, not receives, receives, THEIRS), 10**7, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("receives", [True, False], ids=BOTH)
+def test_a_peer_that_sends_without_end_for_long(pair: Pair, state: Path, receives: bool) -> None:
+    flooded(pair, state, Setting(receives, not receives, receives, THEIRS), 10**7, 300)
+
+
+def test_a_peer_that_just_goes(port: int) -> None:
+    """A list without its End is no short list."""
+    for setting in (Setting(True, False, True, THEIRS), Setting(False, True, False, THEIRS)):
+
+        def go(peer: HostilePeer, due: list[Message]) -> list[Out]:
+            peer.wire.close()
+            return []
+
+        cheat = Cheat("went away before the session was complete", 69, None, at={"points": go})
+        with free_ports(1) as ports:
+            check(cheat, *meet(SessionVictim(ports[0], setting, OURS), ports[0], setting, cheat))
+
+
+def test_a_listener_that_compresses(port: int) -> None:
+    setting = Setting(False, False, True, THEIRS)
+    victim = SessionVictim(port, setting, OURS)
+    _, told, outcome, _ = meet(victim, port, setting, HONEST, grpc.Compression.Gzip)
+    assert (told, outcome.code) == (None, 76)
+    assert "it compresses its messages" in outcome.message
+
+
+def test_junk_for_a_hello_does_not_take_the_session(port: int) -> None:
+    """Whoever says it is no peer yet: it gets no answer, and the peer itself gets its session."""
+    setting = Setting(True, False, False, THEIRS)
+    victim = SessionVictim(port, setting, OURS)
+    victim.start()
+    for cheat in (ANSWERS[name] for name in ("no chunk size", "a Hello that is none", "a short nonce", "no Hello")):
+        with ExitStack() as stack:
+            peer = HostilePeer(dial(port, stack), setting, cheat)
+            assert peer.run() is None
+            assert peer.heard == []
+    with ExitStack() as stack:
+        # Compressed, it does not even reach the session.
+        assert HostilePeer(dial(port, stack, grpc.Compression.Gzip), setting).run() is None
+        assert HostilePeer(dial(port, stack), setting).run() is None
+    assert victim.outcome() == Outcome(0, "", False)
