@@ -1,0 +1,422 @@
+"""A peer that says anything: sequences of messages, and recorded sessions with their octets damaged.
+
+Whatever comes, a side ends cleanly: with its result, which is then the right one, or with an error that a peer can
+cause, and nothing published. A failing round says its seed; `damaged(recording, Random(seed))` makes the same again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pair import (
+    PATIENCE,
+    TASK,
+    ExchangeEnd,
+    MachineEnd,
+    MachinePair,
+    exchange_end,
+    items_of,
+    matched_items,
+    run_exchanges,
+)
+from test_session import ALICE, BOB, Party, Plan, TapLink, both, joined, numbers, run
+from test_wire import any_message
+
+from psicli.errors import PeerGoneError, PsicliError
+from psicli.pipeline import TaskExchange
+from psicli.protocol import (
+    Ack,
+    KeepBits,
+    KeepTokens,
+    MaskPeer,
+    Message,
+    Receiver,
+    Sender,
+    TaskMessage,
+    TaskParty,
+)
+from psicli.session import Session
+from psicli.wire import decode, encode
+
+# What a peer can make of us: it was lost, broke the protocol, disagrees, or said that it failed.
+CODES = {69, 76, 78, 80}
+OTHER_TASK_SID = bytes(range(32, 64))
+ROUNDS, SLOW_ROUNDS = 500, 26_000
+
+roles = pytest.mark.parametrize("role", [Receiver, Sender])
+modes = pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
+
+# Messages against a machine --------------------------------------------------------------------------------------
+
+
+@cache
+def whole_run(n: int, m: int, broadcast: bool) -> MachinePair:
+    pair = MachinePair(n, m, broadcast=broadcast)
+    pair.run()
+    return pair
+
+
+def other_value(value: Any) -> st.SearchStrategy[Any]:
+    if isinstance(value, bytes):
+        return st.binary(min_size=len(value), max_size=len(value)) | st.binary(max_size=300)
+    return st.integers(0, 4) | st.integers(0, 2**64 - 1)
+
+
+@st.composite
+def edited(draw: st.DrawFn, honest: Sequence[TaskMessage]) -> list[Message]:
+    """What an honest peer sends, after a few changes."""
+    made: list[Message] = list(honest)
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(made)))
+        match draw(st.sampled_from(["insert", "repeat", "move", "drop", "change"])):
+            case "insert":
+                made.insert(at, draw(any_message))
+            case "repeat":
+                made.insert(at, draw(st.sampled_from(list(honest))))
+            case "move" if at < len(made):
+                made.insert(draw(st.integers(0, len(made) - 1)), made.pop(at))
+            case "drop" if at < len(made):
+                made.pop(at)
+            case "change" if at < len(made) and fields(made[at]):
+                name = draw(st.sampled_from([each.name for each in fields(made[at]) if each.name != "resume"]))
+                made[at] = replace(made[at], **{name: draw(other_value(getattr(made[at], name)))})
+    return made
+
+
+def kept(end: MachineEnd) -> dict[type, bytes]:
+    """What of the peer's lists reached the work."""
+    found: dict[type, bytes] = {}
+    for work, _ in end.work:
+        match work:
+            case MaskPeer(_, data) | KeepTokens(data) | KeepBits(data):
+                found[type(work)] = found.get(type(work), b"") + data
+    return found
+
+
+@roles
+@modes
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), n=st.sampled_from([0, 5, 8, 21]), m=st.sampled_from([0, 7, 16, 20]))
+def test_any_messages(role: type[TaskParty], broadcast: bool, data: st.DataObject, n: int, m: int) -> None:
+    honest = whole_run(n, m, broadcast)
+    pair = MachinePair(n, m, broadcast=broadcast)
+    end = pair.end(role)
+    end.inbox.clear()
+    failure: PsicliError | None = None
+    try:
+        for message in data.draw(edited(honest.end(role).received)):
+            while pair.work(end):
+                pass
+            # As the session does: only what is about this task, and only while it is under way.
+            if end.party.finished or getattr(message, "task", None) != TASK:
+                break
+            end.party.receive(message)  # type: ignore[arg-type]
+            while pair.work(end):
+                pass
+    except PsicliError as exc:
+        failure = exc
+    assert failure is None or failure.code in CODES, repr(failure)
+    if end.party.finished:
+        assert kept(end) == kept(honest.end(role))
+        assert end.party.peer_count == honest.end(role).party.peer_count
+
+
+# Damaged octets against an exchange ------------------------------------------------------------------------------
+
+COMMON = 7
+VALUES = {
+    Receiver: [f"both-{i}" for i in range(COMMON)] + [f"receiver-{i}" for i in range(13)],
+    Sender: [f"both-{i}" for i in range(COMMON)] + [f"sender-{i}" for i in range(11)],
+}
+SCALARS = {Receiver: b"\x77" * 32, Sender: b"\x5d" * 32}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one side was sent in a session that went well, and other octets that were good elsewhere."""
+
+    octets: tuple[bytes, ...]
+    foreign: tuple[bytes, ...]
+
+
+@cache
+def recording(role: type[TaskParty], broadcast: bool) -> Recording:
+    sids = {"octets": bytes(range(32)), "foreign": OTHER_TASK_SID}
+    found = {}
+    for name, sid in sids.items():
+        ends = run_exchanges(
+            items_of(VALUES[Receiver]),
+            items_of(VALUES[Sender]),
+            broadcast=broadcast,
+            task_sid=sid,
+            scalars=(SCALARS[Receiver], SCALARS[Sender]),
+        )
+        found[name] = tuple(encode(message) for message in ends[role is Receiver].channel.sent)
+    return Recording(**found)
+
+
+def damaged(recorded: Recording, draw: Random) -> tuple[list[bytes], int]:
+    """Return the octets with a few of them changed, and how many messages that concerned."""
+    made, changed = list(recorded.octets), 0
+    for _ in range(draw.choice((1, 1, 1, 2, 3))):
+        at = draw.randrange(len(made))
+        other = draw.choice((*recorded.octets, *recorded.foreign))
+        changed += 1
+        match draw.choice(("flip", "flip", "drop", "repeat", "swap", "cut", "grow", "splice", "foreign", "junk")):
+            case "flip":
+                made[at] = flipped(made[at], draw)
+            case "drop":
+                made[at : at + 1] = []
+            case "repeat":
+                made.insert(draw.randrange(len(made)), made[at])
+            case "swap":
+                with_ = draw.randrange(len(made))
+                made[at], made[with_] = made[with_], made[at]
+                changed += with_ != at
+            case "cut":
+                made[at] = made[at][: draw.randrange(len(made[at]) + 1)]
+            case "grow":
+                made[at] += draw.randbytes(draw.randrange(1, 40))
+            case "splice":
+                made[at] = made[at][: draw.randrange(len(made[at]) + 1)] + other[draw.randrange(len(other) + 1) :]
+            case "foreign":
+                made[at] = other
+            case "junk":
+                made.insert(at, draw.randbytes(draw.randrange(60)))
+        if not made:
+            break
+    return made, changed
+
+
+def flipped(octets: bytes, draw: Random) -> bytes:
+    changed = bytearray(octets)
+    for _ in range(draw.choice((1, 1, 1, 4))):
+        if changed:
+            changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+    return bytes(changed)
+
+
+def replay(end: ExchangeEnd, octets: Sequence[bytes]) -> None:
+    """Feed one side what a link would bring, to its end."""
+    exchange = end.exchange
+    exchange.party.open()
+    for each in octets:
+        while exchange.step(room=True) is not None:
+            pass
+        if exchange.party.finished:
+            return
+        message = decode(each)
+        # As the session does with what is about no task under way.
+        if getattr(message, "task", None) != TASK:
+            raise PeerGoneError(reason="it sent something else")
+        exchange.party.receive(message)  # type: ignore[arg-type]
+    while exchange.step(room=True) is not None:
+        pass
+    if not exchange.party.finished:
+        raise PeerGoneError(reason="it closed the connection")
+
+
+def check_round(role: type[TaskParty], broadcast: bool, octets: Sequence[bytes]) -> bool:
+    """Check one round; return whether it came to a result."""
+    end = exchange_end(role, items_of(VALUES[role]), None, broadcast=broadcast, scalar=SCALARS[role])
+    failure: PsicliError | None = None
+    try:
+        replay(end, octets)
+    except PsicliError as exc:
+        failure = exc
+    assert failure is None or failure.code in CODES, repr(failure)
+    finished = end.exchange.party.finished
+    if finished and role is Receiver and not broadcast:
+        end.output.staged = end.exchange.match()
+    if end.output.staged is not None:
+        assert matched_items(end, end.output.staged) == {f"both-{i}".encode() for i in range(COMMON)}
+    assert end.output.published <= (end.output.staged is not None)
+    return finished
+
+
+@roles
+@modes
+def test_without_damage_a_recording_leads_to_its_result(role: type[TaskParty], broadcast: bool) -> None:
+    assert check_round(role, broadcast, recording(role, broadcast).octets)
+    assert not check_round(role, broadcast, recording(role, broadcast).octets[:-3])
+
+
+def rounds(role: type[TaskParty], broadcast: bool, seeds: range) -> int:
+    recorded, changed, results = recording(role, broadcast), 0, 0
+    for seed in seeds:
+        octets, count = damaged(recorded, Random(seed))
+        changed += count
+        try:
+            results += check_round(role, broadcast, octets)
+        except BaseException as exc:
+            raise AssertionError(f"{role.__name__}, broadcast={broadcast}, seed {seed}") from exc
+    # Some damage does no harm (an Ack that is missing), but most of it does.
+    assert results < len(seeds) / 2
+    return changed
+
+
+@roles
+@modes
+def test_damaged_recordings(role: type[TaskParty], broadcast: bool) -> None:
+    assert rounds(role, broadcast, range(ROUNDS)) > ROUNDS
+
+
+@pytest.mark.slow
+@roles
+@modes
+def test_a_hundred_thousand_damaged_messages(role: type[TaskParty], broadcast: bool) -> None:
+    """25,000 and more for each role and mode."""
+    assert rounds(role, broadcast, range(10**6, 10**6 + SLOW_ROUNDS)) >= 25_000
+
+
+# Damaged octets against a session --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def known_scalars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a session that is played again send the same points."""
+    exchange_of = Session._exchange
+
+    def exchange(session: Session, index: int, plan: Any, items: Any, output: Any) -> TaskExchange:
+        made = exchange_of(session, index, plan, items, output)
+        made._scalar[:] = hashlib.sha256(f"{session._hellos[0].party} {index}".encode()).digest()
+        return made
+
+    monkeypatch.setattr(Session, "_exchange", exchange)
+
+
+def plans() -> tuple[list[Plan], list[Plan]]:
+    """Three tasks: each side learns something of two of them."""
+    pairs = [
+        both("t0", numbers(0, 20), numbers(10, 28), receiver=ALICE),
+        both("t1", numbers(0, 9), numbers(4, 12), receiver=BOB, broadcast=True),
+        both("t2", numbers(0, 12), numbers(8, 30), receiver=BOB),
+    ]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+RESULTS = [set(numbers(10, 20)), set(numbers(4, 9)), set(numbers(8, 12))]
+
+
+@dataclass(frozen=True)
+class SessionRecording:
+    """What one side was sent in a session: each message with how many of its own the sender had heard by then."""
+
+    hellos: tuple[bytes, bytes]
+    octets: tuple[bytes, ...]
+    heard: tuple[int, ...]
+
+
+class HearingLink(TapLink):
+    """A link that notes with each message how much it had heard by then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[int] = []
+
+    def send(self, message: Message) -> int:
+        self.heard.append(said(self.received))
+        return super().send(message)
+
+
+def said(messages: Sequence[Message]) -> int:
+    return sum(not isinstance(message, Ack) for message in messages)
+
+
+def recorded_session() -> dict[str, SessionRecording]:
+    ends = joined(*plans(), links=(HearingLink(), HearingLink()))
+    run(ends)
+    assert [end.failure for end in ends] == [None, None]
+    return {
+        end.party: SessionRecording(
+            (end.link.own_hello, end.link.peer_hello),
+            tuple(encode(message) for message in other.link.sent),
+            tuple(other.link.heard),  # type: ignore[attr-defined]
+        )
+        for end, other in (ends, ends[::-1])
+    }
+
+
+def play(party: str, recorded: SessionRecording, octets: Sequence[bytes], patience_of_peer: float = PATIENCE) -> Party:
+    """Run one side of a session against what a peer sends, at about the pace of the recording."""
+    end = joined(*plans())[party == BOB]
+    end.link.own_hello, end.link.peer_hello = recorded.hellos
+    over = threading.Event()
+
+    def incoming() -> Iterator[bytes]:
+        for number, each in enumerate(octets):
+            due = recorded.heard[min(number, len(recorded.heard) - 1)]
+            wait_for(lambda due=due: said(end.link.sent) >= due)  # type: ignore[misc]
+            yield each
+        # What has not been taken in when the stream ends is lost.
+        wait_for(lambda: end.link._closing)
+
+    def wait_for(there: Callable[[], bool]) -> None:
+        # A side that waits for what was left out must not be waited for: all waits share one patience.
+        nonlocal patience_of_peer
+        began = time.monotonic()
+        while not there() and not over.wait(0.001) and time.monotonic() - began < patience_of_peer:
+            pass
+        patience_of_peer -= time.monotonic() - began
+
+    def outgoing() -> None:
+        for _ in end.link.outgoing():
+            pass
+
+    pump = threading.Thread(target=lambda: end.link.pump(incoming()), daemon=True)
+    drain = threading.Thread(target=outgoing, daemon=True)
+    running = threading.Thread(target=end.run, name="psicli-test-side", daemon=True)
+    for thread in (pump, drain, running):
+        thread.start()
+    running.join(PATIENCE)
+    over.set()
+    assert not running.is_alive(), "it hangs"
+    return end
+
+
+def check_session(end: Party) -> bool:
+    if end.failure is not None:
+        assert isinstance(end.failure, PsicliError), repr(end.failure)
+        assert end.failure.code in CODES, repr(end.failure)
+    for plan, result in zip(end.plans, RESULTS, strict=True):
+        assert plan.found in (None, result)
+        if plan.output is not None and plan.output.published:
+            assert plan.output.staged is not None
+    return end.failure is None
+
+
+def session_rounds(seeds: range) -> int:
+    recordings = recorded_session()
+    for party, recorded in recordings.items():
+        assert check_session(play(party, recorded, recorded.octets))
+    changed = 0
+    for seed in seeds:
+        party = (ALICE, BOB)[seed % 2]
+        recorded = recordings[party]
+        foreign = recordings[BOB if party == ALICE else ALICE].octets
+        octets, count = damaged(Recording(recorded.octets, foreign), Random(seed))
+        changed += count
+        try:
+            check_session(play(party, recorded, octets, 0.1))
+        except BaseException as exc:
+            raise AssertionError(f"{party}, seed {seed}") from exc
+    return changed
+
+
+def test_damaged_sessions(known_scalars: None) -> None:
+    assert session_rounds(range(40)) >= 40
+
+
+@pytest.mark.slow
+def test_many_damaged_sessions(known_scalars: None) -> None:
+    assert session_rounds(range(10**6, 10**6 + 1500)) >= 1500
