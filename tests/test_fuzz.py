@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from random import Random
@@ -36,6 +36,7 @@ from psicli.errors import PeerGoneError, PsicliError
 from psicli.pipeline import TaskExchange
 from psicli.protocol import (
     Ack,
+    Chunk,
     KeepBits,
     KeepTokens,
     MaskPeer,
@@ -206,8 +207,8 @@ def flipped(octets: bytes, draw: Random) -> bytes:
     return bytes(changed)
 
 
-def replay(end: ExchangeEnd, octets: Sequence[bytes]) -> None:
-    """Feed one side what a link would bring, to its end."""
+def replay(end: ExchangeEnd, octets: Sequence[bytes], taken: list[Message]) -> None:
+    """Feed one side what a link would bring, to its end; note what it took."""
     exchange = end.exchange
     exchange.party.open()
     for each in octets:
@@ -220,22 +221,30 @@ def replay(end: ExchangeEnd, octets: Sequence[bytes]) -> None:
         if getattr(message, "task", None) != TASK:
             raise PeerGoneError(reason="it sent something else")
         exchange.party.receive(message)  # type: ignore[arg-type]
+        taken.append(message)
     while exchange.step(room=True) is not None:
         pass
     if not exchange.party.finished:
         raise PeerGoneError(reason="it closed the connection")
 
 
+def frames(messages: Iterable[Message]) -> set[tuple[int, int, bytes]]:
+    return {(each.stream, each.seq, each.data) for each in messages if isinstance(each, Chunk)}
+
+
 def check_round(role: type[TaskParty], broadcast: bool, octets: Sequence[bytes]) -> bool:
     """Check one round; return whether it came to a result."""
     end = exchange_end(role, items_of(VALUES[role]), None, broadcast=broadcast, scalar=SCALARS[role])
     failure: PsicliError | None = None
+    taken: list[Message] = []
     try:
-        replay(end, octets)
+        replay(end, octets, taken)
     except PsicliError as exc:
         failure = exc
     assert failure is None or failure.code in CODES, repr(failure)
     finished = end.exchange.party.finished
+    if finished:
+        assert frames(taken) == frames(map(decode, recording(role, broadcast).octets))
     if finished and role is Receiver and not broadcast:
         end.output.staged = end.exchange.match()
     if end.output.staged is not None:
