@@ -82,6 +82,8 @@ class Wire:
 
     def __init__(self) -> None:
         self.over = threading.Event()
+        # Where we dialled: the connection, which may outlive the stream.
+        self.channel: Any = None
         self._out: SimpleQueue[bytes | Iterator[bytes] | None] = SimpleQueue()
         self._in: SimpleQueue[bytes | None] = SimpleQueue()
 
@@ -123,6 +125,7 @@ def dial(port: int, stack: ExitStack, compression: Any = None) -> Wire:
     wire = Wire()
     options = [("grpc.max_send_message_length", -1), *((f"grpc.{name}_reconnect_backoff_ms", 100) for name in BACKOFFS)]
     channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}", options))
+    wire.channel = channel
     stream = channel.stream_stream(PATH)
     call = stream(wire.outgoing(), wait_for_ready=True, timeout=2 * DEADLINE, compression=compression)
     threading.Thread(target=wire.pump, args=(call,), daemon=True).start()

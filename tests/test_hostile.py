@@ -20,11 +20,13 @@ from typing import Any
 import grpc
 import pytest
 from hostile import (
+    DEADLINE,
     HONEST,
     Cheat,
     HostilePeer,
     Out,
     Outcome,
+    Over,
     ProcessVictim,
     SessionVictim,
     Setting,
@@ -618,3 +620,48 @@ def test_junk_for_a_hello_does_not_take_the_session(port: int) -> None:
         assert HostilePeer(dial(port, stack, grpc.Compression.Gzip), setting).run() is None
         assert HostilePeer(dial(port, stack), setting).run() is None
     assert victim.outcome() == Outcome(0, "", False)
+
+
+# What a peer may see -----------------------------------------------------------------------------------------------
+
+
+def test_the_connection_ends_before_a_result_is_written(port: int) -> None:
+    """A sender that keeps its end open does not see how long the receiver writes, and so what matched."""
+    setting = Setting(False, False, False, THEIRS)
+    victim = SessionVictim(port, setting, OURS)
+    gone, seen = threading.Event(), []
+    victim.plan.finish_alone = lambda matched: seen.append(gone.wait(DEADLINE))  # type: ignore[method-assign]
+    with ExitStack() as stack:
+        victim.start()
+        wire = dial(port, stack)
+        assert HostilePeer(wire, setting).run() is None
+
+        def look(state: grpc.ChannelConnectivity) -> None:
+            if state is not grpc.ChannelConnectivity.READY:
+                gone.set()
+
+        wire.channel.subscribe(look)
+        assert victim.outcome().code == 0
+    assert seen == [True]
+
+
+def test_a_version_that_is_meant_for_a_terminal(pair: Pair) -> None:
+    """The one field that need not agree: it stands in the report, as it cannot do harm."""
+    setting = Setting(False, False, False, THEIRS)
+    cheat = Cheat("", hello=lambda peer, hello: replace(hello, package_version=TERMINAL))
+    victim = ProcessVictim(pair, setting, OURS)
+    with ExitStack() as stack:
+        victim.start()
+        wire = dial(pair.port, stack)
+        peer = HostilePeer(wire, setting, cheat)
+        peer.greet()
+        peer.play()
+        wire.close()
+        with pytest.raises(Over):
+            peer.hear(type(None))
+    assert victim.outcome().code == 0
+    assert victim.run is not None
+    report = victim.run.result().stdout.decode()
+    assert report.isascii()
+    assert report.replace("\n", "").isprintable()
+    assert len(report) < 3000
