@@ -200,6 +200,17 @@ class PeerAbsentError(PeerLostError):
     hint = "Is the other side running, does it use this address, and was it not started as the same party as this side?"
 
 
+class HandshakesFailedError(PeerAbsentError):
+    sentence = (
+        "{peer} did not appear within {seconds:.0f} s, but {count} connections to {where} ended in the TLS handshake, "
+        "the last {ago:.0f} s ago"
+    )
+    hint = (
+        "The dialer's log names the reason. Here, see that ca_file holds the authority of {peer}'s certificate, that "
+        "the own certificate comes from one {peer} trusts, and that the clock is right."
+    )
+
+
 class PeerGoneError(PeerLostError):
     sentence = "{peer} went away before the session was complete: {reason}"
     hint = "Look at the other side's log for its own reason, then run again."
@@ -319,13 +330,92 @@ class TlsFileError(IdentityError):
     sentence = "{path}: cannot read this TLS file: {reason}"
 
 
+class OwnCertificateExpiredError(IdentityError):
+    sentence = "{path}: this side's certificate expired on {date} (it is {now})"
+    hint = "Get a new one; where the authority is psicli's: `psicli certs issue {name}`."
+
+
+class OwnCertificateEarlyError(IdentityError):
+    sentence = "{path}: this side's certificate is valid only from {date} (it is {now})"
+    hint = "Check this machine's clock; else wait, or get a certificate that is valid now."
+
+
+class OwnCertificateNameError(IdentityError):
+    sentence = "{path}: this side's certificate names {names}, not {name}"
+    hint = (
+        "It must hold {name} as a DNS subject alternative name; give the job file the right certificate, or this "
+        "party's node the tls_name that the certificate holds."
+    )
+
+
+class PeerCertificateError(IdentityError):
+    """The other party's certificate is not accepted, for a reason that has no class of its own."""
+
+    sentence = "the certificate of {peer} at {where} is not accepted: {reason}"
+    hint = "`psicli certs show` tells what is in a certificate; an authority's may have expired, too."
+    peer_at_fault = True
+
+
+class PeerCertificateExpiredError(PeerCertificateError):
+    sentence = "the certificate of {peer} at {where} expired on {date} (it is {now} here)"
+    hint = "{peer} must renew it; if the date is still to come, check this machine's clock."
+
+
+class PeerCertificateEarlyError(PeerCertificateError):
+    sentence = "the certificate of {peer} at {where} is valid only from {date} (it is {now} here)"
+    hint = "Check the clocks of both machines; else {peer} needs a certificate that is valid now."
+
+
+class PeerCertificateIssuerError(PeerCertificateError):
+    sentence = "the certificate of {peer} at {where} was issued by {issuer}, which {ca_file} does not hold"
+    hint = (
+        "Put the certificate of that authority into ca_file if you trust it; else ask {peer} for the right certificate."
+    )
+    peer_at_fault = False
+
+
+class PeerCertificateNameError(PeerCertificateError):
+    sentence = "the certificate at {where} names {names}, not {name}"
+    hint = (
+        "Is somebody else at this address? {peer}'s certificate must hold {name} as a DNS subject alternative name, or "
+        "the job file give {peer}'s node the tls_name that it holds."
+    )
+
+
+class CertificateRefusedError(IdentityError):
+    sentence = "{peer} at {where} refused this side's certificate {path}, issued by {issuer}: {reason}"
+    hint = "Ask {peer} whether its ca_file holds that authority and its clock is right; {peer} waits on."
+
+
+class PeerRefusedError(IdentityError):
+    sentence = "{peer} refused this side: it waits for another party than this side's certificate names"
+    hint = "Compare the parties and tls_name in both job files; the other side's log says whom it expects."
+
+
+class StrangerError(IdentityError):
+    sentence = "a connection was refused: its certificate names {names}, not {name}"
+    hint = "A party's certificate must hold its party name (or its tls_name) as a DNS subject alternative name."
+    peer_at_fault = True
+
+
 class TlsHandshakeError(IdentityError):
     sentence = "the TLS handshake with {peer} failed: {reason}"
 
 
-class PeerRefusedError(IdentityError):
-    sentence = "{peer} refused: the certificate of one side does not name its party"
-    hint = "A party's certificate must hold its party name as a DNS subject alternative name."
+class PeerSpeaksPlainError(IdentityError):
+    sentence = "{where} does not speak TLS, and this side does"
+    hint = "Does {peer}'s job file have cluster.tls, and is it psicli that listens at this address?"
+    peer_at_fault = True
+
+
+class PeerSpeaksTlsError(IdentityError):
+    sentence = "{where} speaks TLS, and this side sends plain text"
+    hint = "Add cluster.tls to this side's job file."
+
+
+class PeerWantsTlsError(IdentityError):
+    sentence = "{peer} speaks TLS, and this side listens in plain text"
+    hint = "Add cluster.tls to this side's job file."
 
 
 # 78 configuration ----------------------------------------------------------------------------------------------

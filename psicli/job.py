@@ -21,7 +21,7 @@ from psicli.errors import CannotCreateError, InternalError, InterruptedBySignal,
 from psicli.files import FileFormat, check_writable, file_format
 from psicli.items import ItemSorter, OrderedItems
 from psicli.ledger import Ledger, Opening
-from psicli.link import Dialer, Listener, TlsCredentials
+from psicli.link import Dialer, Listener
 from psicli.outputs import SilentlyChecked, StandardOutput, TaskOutput
 from psicli.pipeline import Output
 from psicli.policy import Policy
@@ -31,6 +31,7 @@ from psicli.session import Session, TaskResult, Terms, open_session
 from psicli.spool import Mask, Spool, Storage
 from psicli.state import state_folder
 from psicli.tables import Input
+from psicli.tls import TlsCredentials, ending
 from psicli.trace import Stage, Stages
 
 logger = logging.getLogger(__name__)
@@ -69,8 +70,9 @@ def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None) -> Report:
             allocator.give_back_what_is_freed()
             curve.set_threads(job.pipeline.threads)
             curve.self_test()
-            meeting = stack.enter_context(_meeting_point(job))
-            sources = _checked_sources(job, meeting, stack, ledger, trace_file)
+            credentials = _credentials(job, report)
+            meeting = stack.enter_context(_meeting_point(job, credentials))
+            sources = _checked_sources(job, credentials, meeting, stack, ledger, trace_file)
             if trace_file is not None:
                 trace.start()
             spool = stack.enter_context(Spool.open(state_folder()))
@@ -123,21 +125,45 @@ def _blank_report(job: Job) -> Report:
 # Before the session --------------------------------------------------------------------------------------------
 
 
+def _credentials(job: Job, report: Report) -> TlsCredentials | None:
+    """Read the TLS files; None where the job does without."""
+    if job.tls_insecure:
+        _warn(report, "tls: insecure: all goes in plain text, and the other side may be anybody")
+    if job.tls is None:
+        return None
+    files = job.tls.ca_file, job.tls.certificate_file, job.tls.private_key_file
+    credentials = TlsCredentials.load(*files, own_name=job.own.tls_name, peer_name=job.other.tls_name)
+    _warn(report, ending(credentials.own, f"the certificate in {credentials.certificate_file}", _may_last(job)))
+    return credentials
+
+
+def _may_last(job: Job) -> float:
+    """Return how long a job may take at a guess [s]: until the peer is there, and one silence that is borne."""
+    return _rendezvous(job) + job.link.recv_timeout_ms / 1000
+
+
+def _rendezvous(job: Job) -> float:
+    return job.link.connect_retry_times * job.link.connect_retry_interval_ms / 1000
+
+
+def _warn(report: Report, warning: str | None) -> None:
+    if warning is not None:
+        logger.warning("%s", warning)
+        report.warnings.append(warning)
+
+
 @contextmanager
-def _meeting_point(job: Job) -> Iterator[Listener | Dialer]:
+def _meeting_point(job: Job, credentials: TlsCredentials | None) -> Iterator[Listener | Dialer]:
     """Hold the port, or get ready to dial; nothing has been read yet."""
-    tls = None
-    if job.tls is not None:
-        tls = TlsCredentials.load(job.tls.ca_file, job.tls.certificate_file, job.tls.private_key_file)
     meeting: Listener | Dialer
     if job.listens:
         assert job.listener.listen_host is not None
         assert job.listener.listen_port is not None
-        meeting = Listener(job.listener.listen_host, job.listener.listen_port, job.peer, tls)
+        meeting = Listener(job.listener.listen_host, job.listener.listen_port, job.peer, credentials)
         logger.info("listening on %s for %s", meeting.where, job.peer)
     else:
         interval = job.link.connect_retry_interval_ms / 1000
-        meeting = Dialer(job.listener.host, job.listener.port, job.peer, tls, interval)
+        meeting = Dialer(job.listener.host, job.listener.port, job.peer, credentials, interval)
         logger.info("connecting to %s at %s", job.peer, meeting.where)
     try:
         yield meeting
@@ -155,10 +181,17 @@ class Source:
 
 
 def _checked_sources(
-    job: Job, meeting: Listener | Dialer, stack: ExitStack, ledger: Ledger, trace_file: Path | None
+    job: Job,
+    credentials: TlsCredentials | None,
+    meeting: Listener | Dialer,
+    stack: ExitStack,
+    ledger: Ledger,
+    trace_file: Path | None,
 ) -> list[Source]:
     """Check what can be checked without reading whole files; tell the peer if this side cannot go on."""
     try:
+        if credentials is not None:
+            credentials.check_own()
         sources = [_source(task, stack) for task in job.tasks]
         for task, source in zip(job.tasks, sources, strict=True):
             output = None if task.output_path is None else file_format(task.output_path)
@@ -211,16 +244,17 @@ def _session(job: Job, meeting: Listener | Dialer, storage: Storage, report: Rep
         tuple(TaskTerms(task.name, task.receiver, task.broadcast_result, len(task.keys)) for task in job.tasks),
         job.link.recv_timeout_ms,
     )
-    timeout = job.link.connect_retry_times * job.link.connect_retry_interval_ms / 1000
     session = open_session(
         meeting,
         terms,
-        timeout=timeout,
+        timeout=_rendezvous(job),
         recv_timeout=job.link.recv_timeout_ms / 1000,
         depth=job.pipeline.depth,
         chunk_items=job.pipeline.chunk_items,
         storage=storage,
     )
+    if session.peer_certificate is not None:
+        _warn(report, ending(session.peer_certificate, f"{job.peer}'s certificate", _may_last(job)))
     report.session_id = session.sid.hex()
     report.peer_version = shown(session.peer_version, 40).strip("'")
     logger.info("in session with %s", job.peer)

@@ -9,14 +9,11 @@ from __future__ import annotations
 import logging
 import math
 import os
-import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeGuard
 
 # The C core writes to stderr by itself and installs fork handlers; both before it is imported.
@@ -24,23 +21,30 @@ os.environ["GRPC_VERBOSITY"] = "NONE"
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import grpc
+from cryptography import x509
 
-from psicli import signals, trace
+from psicli import signals, tls, trace
 from psicli.errors import (
+    HandshakesFailedError,
     IdentityError,
     PeerAbsentError,
     PeerBusyError,
     PeerGoneError,
+    PeerLostError,
     PeerProtocolError,
     PeerRefusedError,
+    PeerSpeaksPlainError,
+    PeerSpeaksTlsError,
+    PeerWantsTlsError,
     PortBusyError,
     PsicliError,
-    TlsFileError,
+    StrangerError,
     TlsHandshakeError,
     failure_of_peer,
     shown,
 )
 from psicli.protocol import Abort, Chunk, Commit, Done, End, HelloOctets, Message, Purpose, Received
+from psicli.tls import TlsCredentials
 from psicli.wire import MAX_MESSAGE_BYTES, decode, decode_hello, encode
 
 logger = logging.getLogger(__name__)
@@ -48,6 +52,7 @@ logger = logging.getLogger(__name__)
 SERVICE = "psicli.v1.Session"
 METHOD = "Run"
 BUSY = 75
+TLS_FAILED = IdentityError.code
 
 # Frames in each queue: enough to ride out a busy moment of either side, at most 4 MiB a queue.
 QUEUE_FRAMES = 8
@@ -60,6 +65,12 @@ WAITING_LINE_INTERVAL = 60.0
 # A dialer's first pause; each is twice as long as the one before, up to what the job file says [s]. Two sides that are
 # started together must not lose a second to it.
 FIRST_RETRY_INTERVAL = 0.05
+# A TLS handshake that is not followed by a stream within this time has failed [s].
+HANDSHAKE_GRACE = 3.0
+# How long a listener in plain text may take to hear that the dialer speaks TLS [s].
+PLAIN_WORDS_TIMEOUT = 2.0
+# How many different strangers get a line of their own in the log.
+MAX_STRANGERS = 16
 
 # What is only somewhat too long arrives, and is found to be so: to a server gRPC does not say why it ended a stream
 # [bytes].
@@ -103,47 +114,6 @@ _KNOWN_REASONS = (
 )
 
 
-@dataclass(frozen=True)
-class TlsCredentials:
-    """What one end shows and trusts, PEM."""
-
-    ca: bytes
-    certificate: bytes
-    private_key: bytes
-
-    @classmethod
-    def load(cls, ca_file: Path, certificate_file: Path, private_key_file: Path) -> TlsCredentials:
-        """Read the three files; raises TlsFileError naming the one that cannot be read or is of no use."""
-        credentials = cls(*(_read_pem(path) for path in (ca_file, certificate_file, private_key_file)))
-        _check_pem(ca_file, certificate_file, private_key_file)
-        return credentials
-
-    def __repr__(self) -> str:
-        return "TlsCredentials(…)"
-
-
-def _read_pem(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise TlsFileError(path=path, reason=exc.strerror) from exc
-
-
-def _check_pem(ca_file: Path, certificate_file: Path, private_key_file: Path) -> None:
-    """Find what gRPC would only report as a port that cannot be bound, or not at all."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_verify_locations(ca_file)
-    except ssl.SSLError as exc:
-        raise TlsFileError(path=ca_file, reason="it holds no certificate in PEM") from exc
-    try:
-        # The password keeps OpenSSL from asking on the terminal.
-        context.load_cert_chain(certificate_file, private_key_file, password="")
-    except ssl.SSLError as exc:
-        reason = f"it is no certificate in PEM, or {private_key_file} is not its unencrypted key"
-        raise TlsFileError(path=certificate_file, reason=reason) from exc
-
-
 class Link:
     """One stream to the peer, as two bounded queues of messages.
 
@@ -154,6 +124,8 @@ class Link:
         self._tls = tls
         self.own_hello = b""
         self.peer_hello = b""
+        # Of the peer, where there is TLS.
+        self.peer_certificate: x509.Certificate | None = None
         self._changed = threading.Condition()
         # A failure among the messages is what the peer sent instead of one.
         self._inbox: deque[tuple[Message, int] | PsicliError] = deque()
@@ -293,6 +265,11 @@ class Link:
             failure = _translated(exc, tls=self._tls)
         self.end(failure)
 
+    @property
+    def failure(self) -> PsicliError | None:
+        """What ended the stream, if it was no clean end."""
+        return self._failure
+
     def _take_in(self, octets: bytes) -> None:
         arrived: tuple[Message, int] | PsicliError
         try:
@@ -369,16 +346,20 @@ class Listener:
     Raises PortBusyError when it cannot be bound: why it might not be is found out before, by the port's lock.
     """
 
-    def __init__(self, host: str, port: int, peer: str, tls: TlsCredentials | None) -> None:
+    def __init__(self, host: str, port: int, peer: str, credentials: TlsCredentials | None) -> None:
         self.where = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
         self._peer = peer
-        self._tls = tls
+        self._credentials = credentials
         self._lock = threading.Condition()
         self._make_hello: Callable[[], bytes] | None = None
         self._refusal: int | None = None
         self._taken: Link | None = None
         self._peer_failure: int | None = None
         self._told = False
+        # TLS handshakes that began since a stream came of one, and when the last of them did [s, monotonic].
+        self._handshakes = 0
+        self._handshake_at = 0.0
+        self._strangers: list[str] = []
         self._links: set[Link] = set()
         self._threads = ThreadPoolExecutor(2 * _MAX_STREAMS, "psicli-link")
         self._server = grpc.server(
@@ -395,37 +376,74 @@ class Listener:
 
     def _bind(self, port: int) -> None:
         try:
-            if self._tls is None:
+            if self._credentials is None:
                 bound = self._server.add_insecure_port(self.where)
             else:
-                credentials = grpc.ssl_server_credentials(
-                    [(self._tls.private_key, self._tls.certificate)],
-                    self._tls.ca,
-                    require_client_auth=True,
-                )
-                bound = self._server.add_secure_port(self.where, credentials)
+                bound = self._server.add_secure_port(self.where, self._server_credentials(self._credentials))
         except RuntimeError as exc:
             raise PortBusyError(where=self.where) from exc
         if bound != port:
             raise PortBusyError(where=self.where)
 
+    def _server_credentials(self, credentials: TlsCredentials) -> Any:
+        shown_pair = (credentials.private_key, credentials.certificate)
+        configuration = grpc.ssl_server_certificate_configuration([shown_pair], credentials.ca)
+        return grpc.dynamic_ssl_server_credentials(configuration, self._note_handshake, True)
+
+    def _note_handshake(self) -> None:
+        """Count a handshake that begins: gRPC asks here for a newer certificate, and tells nothing of its failure."""
+        with self._lock:
+            self._handshakes += 1
+            self._handshake_at = time.monotonic()
+
     def meet(self, make_hello: Callable[[], bytes], timeout: float) -> Link:
         """Wait for the peer's Hello and return the link with both Hellos exchanged.
 
-        Raises PeerAbsentError when it does not come within timeout [s].
+        Raises PeerAbsentError when it does not come within timeout [s], HandshakesFailedError when TLS is the reason.
         """
         with self._lock:
             self._make_hello = make_hello
         self._server.start()
         deadline = time.monotonic() + timeout
-        while not signals.wait_for(self._lock, lambda: self._taken or self._peer_failure, _next_line(deadline)):
+        next_line, warned = time.monotonic() + WAITING_LINE_INTERVAL, False
+        while not signals.wait_for(
+            self._lock, lambda: self._taken or self._peer_failure, min(HANDSHAKE_GRACE, _left(deadline))
+        ):
             if time.monotonic() >= deadline:
-                raise PeerAbsentError(seconds=timeout, reason=f"nobody connected to {self.where} as {self._peer}")
-            logger.info("still waiting for %s to connect to %s", self._peer, self.where)
+                raise self._absence(timeout)
+            news = self._handshakes_failed() and not warned
+            if news or time.monotonic() >= next_line:
+                self._say_what_for()
+                warned = warned or news
+                next_line = time.monotonic() + WAITING_LINE_INTERVAL
         if self._taken is not None:
             return self._taken
         assert self._peer_failure is not None
+        if self._credentials is None and self._peer_failure == TLS_FAILED:
+            raise PeerWantsTlsError()
         raise failure_of_peer(self._peer_failure)
+
+    def _handshakes_failed(self) -> bool:
+        return self._handshakes > 0 and time.monotonic() - self._handshake_at >= HANDSHAKE_GRACE
+
+    def _absence(self, timeout: float) -> PeerAbsentError:
+        if self._handshakes > 0:
+            ago = time.monotonic() - self._handshake_at
+            return HandshakesFailedError(seconds=timeout, count=self._handshakes, where=self.where, ago=ago)
+        reason = next(iter(self._strangers[-1:]), f"nobody connected to {self.where} as {self._peer}")
+        return PeerAbsentError(seconds=timeout, reason=reason)
+
+    def _say_what_for(self) -> None:
+        if self._handshakes_failed():
+            logger.warning(
+                "still waiting for %s: %d connections to %s ended in the TLS handshake; the dialer's log says why, "
+                "else look here at ca_file, the own certificate and the clock",
+                self._peer,
+                self._handshakes,
+                self.where,
+            )
+        else:
+            logger.info("still waiting for %s to connect to %s", self._peer, self.where)
 
     def refuse(self, failure_class: int, timeout: float) -> None:
         """Tell the peer that this side has failed, if it comes within timeout [s]."""
@@ -447,12 +465,12 @@ class Listener:
         self._links.add(link)
         try:
             context.add_callback(lambda: link.end(PeerGoneError(reason="the connection broke")))
-            self._check_identity(context)
+            link.peer_certificate = self._check_identity(context)
             threading.Thread(target=link.pump, args=(requests,), name="psicli-pump", daemon=True).start()
             self._admit(link, link.first(HELLO_TIMEOUT))
             yield from link.outgoing()
-        except IdentityError as exc:
-            logger.warning("a connection was refused: %s", exc)
+        except StrangerError as exc:
+            self._note_stranger(exc.message)
             context.set_code(grpc.StatusCode.PERMISSION_DENIED)
         except PsicliError as exc:
             # Whatever this was, it is not our peer: junk is forgotten.
@@ -463,12 +481,22 @@ class Listener:
         finally:
             self._links.discard(link)
 
-    def _check_identity(self, context: Any) -> None:
-        if self._tls is None:
-            return
-        names = context.auth_context().get("x509_subject_alternative_name", [])
-        if self._peer.encode() not in names:
-            raise PeerRefusedError()
+    def _check_identity(self, context: Any) -> x509.Certificate | None:
+        """Return the certificate of whoever is at the other end; raises StrangerError if it does not name our peer."""
+        with self._lock:
+            self._handshakes = 0
+        if self._credentials is None:
+            return None
+        certificate = x509.load_pem_x509_certificate(context.auth_context()["x509_pem_cert"][0])
+        if not tls.names_party(certificate, self._credentials.peer_name):
+            raise StrangerError(names=tls.shown_names(certificate), name=self._credentials.peer_name)
+        return certificate
+
+    def _note_stranger(self, message: str) -> None:
+        with self._lock:
+            if message not in self._strangers and len(self._strangers) < MAX_STRANGERS:
+                self._strangers.append(message)
+                logger.warning("%s", message)
 
     def _admit(self, link: Link, first: Message | None) -> None:
         """Answer the first message: the first Hello that wants to run takes the session."""
@@ -503,8 +531,8 @@ class Listener:
         link.close_outgoing()
 
 
-def _next_line(deadline: float) -> float:
-    return max(0.0, min(WAITING_LINE_INTERVAL, deadline - time.monotonic()))
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
 
 
 class Dialer:
@@ -515,33 +543,39 @@ class Dialer:
         host: str,
         port: int,
         peer: str,
-        tls: TlsCredentials | None,
+        credentials: TlsCredentials | None,
         retry_interval: float,
     ) -> None:
         self.where = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
+        self._address = host, port
         self._peer = peer
-        self._tls = tls
+        self._credentials = credentials
         self._retry_interval = retry_interval
         self._channel: Any = None
 
     def meet(self, make_hello: Callable[[], bytes], timeout: float) -> Link:
         """Connect, again and again, until the peer answers with its Hello; return the link.
 
-        Raises PeerAbsentError after timeout [s], PeerBusyError when another session holds the peer, TlsHandshakeError.
+        Raises PeerAbsentError after timeout [s], PeerBusyError when another session holds the peer, a subclass of
+        IdentityError when TLS needs mending.
         """
         deadline = time.monotonic() + timeout
         next_line = time.monotonic() + WAITING_LINE_INTERVAL
         reason = _NO_ANSWER
         interval = min(FIRST_RETRY_INTERVAL, self._retry_interval)
         while True:
-            link = Link(tls=self._tls is not None)
+            link = Link(tls=self._credentials is not None)
             link.own_hello = make_hello()
             try:
                 return self._attempt(link, HelloOctets(link.own_hello), deadline)
             except PeerGoneError as exc:
                 # The last attempt may just have run out of time.
                 reason = reason if exc.facts["reason"] == _NO_ANSWER else str(exc.facts["reason"])
+            except PeerSpeaksPlainError:
+                self._tell_in_plain()
+                raise
             self.close()
+            self._check_plain(deadline)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise PeerAbsentError(seconds=timeout, reason=f"{self.where}: {reason}")
@@ -551,14 +585,37 @@ class Dialer:
             signals.pause(min(interval, left))
             interval = min(2 * interval, self._retry_interval)
 
+    def _check_plain(self, deadline: float) -> None:
+        """Find out, where this side sends plain text and had no answer, whether the other end speaks TLS.
+
+        Raises PeerSpeaksTlsError.
+        """
+        timeout = min(tls.PREFLIGHT_TIMEOUT, deadline - time.monotonic())
+        if self._credentials is None and timeout > 0 and tls.presented(*self._address, timeout) is not None:
+            raise PeerSpeaksTlsError(where=self.where)
+
+    def _tell_in_plain(self) -> None:
+        """Tell a listener in plain text that this side speaks TLS; it would wait in vain. No more than that is said."""
+        plain = Dialer(*self._address, self._peer, None, self._retry_interval)
+        plain.refuse(TLS_FAILED, PLAIN_WORDS_TIMEOUT)
+        plain.close()
+
     def refuse(self, failure_class: int, timeout: float) -> None:
         """Tell the peer that this side has failed, if it answers within timeout [s]."""
         deadline = time.monotonic() + timeout
         told = False
         while not told and time.monotonic() < deadline:
             link = Link()
-            self._connect(link, Abort(failure_class))
-            told = link.finish(deadline - time.monotonic())
+            try:
+                self._connect(link, Abort(failure_class), deadline)
+                # A peer that refuses who we are will do so again.
+                told = link.finish(deadline - time.monotonic()) or isinstance(link.failure, IdentityError)
+            except IdentityError as exc:
+                # It comes second to the failure to be told, and will not be better in a moment.
+                logger.info("%s cannot be told: %s", self._peer, exc)
+                told = True
+            except PeerLostError:
+                pass
             self.close()
             if not told:
                 signals.pause(min(self._retry_interval, 0.5))
@@ -569,7 +626,7 @@ class Dialer:
             self._channel = None
 
     def _attempt(self, link: Link, first: Message, deadline: float) -> Link:
-        self._connect(link, first)
+        self._connect(link, first, deadline)
         try:
             return self._await_hello(link, deadline)
         except PeerProtocolError as exc:
@@ -577,7 +634,7 @@ class Dialer:
             raise
 
     def _await_hello(self, link: Link, deadline: float) -> Link:
-        while (answer := link.first(_next_line(deadline))) is None:
+        while (answer := link.first(min(WAITING_LINE_INTERVAL, _left(deadline)))) is None:
             if time.monotonic() >= deadline:
                 raise PeerGoneError(reason=_NO_ANSWER)
         if isinstance(answer, HelloOctets):
@@ -589,19 +646,23 @@ class Dialer:
             raise (PeerBusyError() if answer.failure_class == BUSY else failure_of_peer(answer.failure_class))
         raise PeerProtocolError(detail="it did not answer with a Hello")
 
-    def _connect(self, link: Link, first: Message) -> None:
+    def _connect(self, link: Link, first: Message, deadline: float) -> None:
         link.send(first)
-        self._channel = self._open_channel()
+        self._channel = self._open_channel(link, deadline)
         call = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")(link.outgoing())
         threading.Thread(target=link.pump, args=(call,), name="psicli-pump", daemon=True).start()
 
-    def _open_channel(self) -> Any:
-        if self._tls is None:
+    def _open_channel(self, link: Link, deadline: float) -> Any:
+        if self._credentials is None:
             return grpc.insecure_channel(self.where, _CLIENT_OPTIONS)
-        credentials = grpc.ssl_channel_credentials(self._tls.ca, self._tls.private_key, self._tls.certificate)
-        # The peer is who its certificate says it is: the party, not the host name.
+        timeout = min(tls.PREFLIGHT_TIMEOUT, max(_left(deadline), 0.1))
+        link.peer_certificate = tls.preflight(*self._address, self._credentials, timeout)
+        # Nothing but this very certificate will do: gRPC's own idea of names is laxer than ours.
+        credentials = grpc.ssl_channel_credentials(
+            tls.to_pem(link.peer_certificate), self._credentials.private_key, self._credentials.certificate
+        )
         return grpc.secure_channel(
             self.where,
             credentials,
-            [*_CLIENT_OPTIONS, ("grpc.ssl_target_name_override", self._peer)],
+            [*_CLIENT_OPTIONS, ("grpc.ssl_target_name_override", self._credentials.peer_name)],
         )

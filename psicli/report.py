@@ -62,6 +62,8 @@ class Report:
     # The most the process had in memory, and on disk beside its outputs, at once [bytes].
     peak_memory: int | None = None
     spool_bytes: int = 0
+    # What needs somebody's attention before long, though it stopped nothing.
+    warnings: list[str] = field(default_factory=list)
     error: PsicliError | None = field(default=None, repr=False)
 
     @property
@@ -99,7 +101,9 @@ def refusal_to_json(error: PsicliError) -> str:
     """Return the report of a run that never began: the same keys, nearly all null."""
     names = ("job", "party", "peer", "session_id", "version", "peer_version", "backend", "seconds")
     blank = dict.fromkeys((*names, "peak_memory", "spool_bytes"))
-    return _dumped({**blank, "exit_code": error.code, "tasks": [], "error": _error_to_json(error, None)})
+    return _dumped(
+        {**blank, "exit_code": error.code, "warnings": [], "tasks": [], "error": _error_to_json(error, None)}
+    )
 
 
 def _dumped(values: dict[str, Any]) -> str:
@@ -127,6 +131,7 @@ def to_json(report: Report) -> str:
             "peak_memory": report.peak_memory,
             "spool_bytes": report.spool_bytes,
             "exit_code": report.exit_code,
+            "warnings": report.warnings,
             "tasks": tasks,
             "error": _error_to_json(error, party) if error else None,
         }
@@ -141,6 +146,7 @@ def to_text(report: Report) -> str:
     ]
     for task in report.tasks:
         lines += _task_lines(task)
+    lines += [f"warning: {warning}" for warning in report.warnings]
     if report.error:
         lines += error_lines(report.error)
     return "\n".join(lines)

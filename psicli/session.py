@@ -225,6 +225,7 @@ class Session:
         """hang_up: ends the connection; called as soon as nothing more is to be said."""
         ours, theirs = decode_hello(link.own_hello), decode_hello(link.peer_hello)
         self.peer_version = theirs.package_version
+        self.peer_certificate = link.peer_certificate
         self.sid = session_id(*((link.own_hello, link.peer_hello)[:: 1 if listens else -1]))
         self._link = link
         self._hellos = ours, theirs

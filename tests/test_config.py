@@ -413,7 +413,7 @@ whatever: red
 """
     starts(
         mistakes(text),
-        "1: job: 'Nightly Overlap' is not a name; use 1 to 64 of a-z, 0-9 and -",
+        "1: job: 'Nightly Overlap' is not a name; use 1 to 63 of a-z, 0-9 and -",
         "5: cluster.nodes[0].address: '127.0.0.1' has no port from 1 to 65535 after a host; give HOST:PORT",
         "6: cluster.nodes[1].listen_address: has no use here; only the first node listens",
         "7: cluster.link_desc.connect_retry_times: 0 is out of bounds; give at least 1",
@@ -706,7 +706,7 @@ def test_list_names_clash_with_a_task(mistakes: Mistakes) -> None:
 def test_list_makes_a_name_too_long(mistakes: Mistakes) -> None:
     text = with_paths("{alice: [a.csv]}", "{alice: [o.csv]}").replace("name: t", "name: " + "t" * 63)
     (line,) = mistakes(text)
-    assert "is too long; names have at most 64 characters" in line
+    assert "is too long; names have at most 63 characters" in line
 
 
 # Paths ------------------------------------------------------------------------------------------------------------

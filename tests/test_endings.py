@@ -15,8 +15,9 @@ from typing import Any
 
 import grpc
 import pytest
+from certificates import issue
 from runner import DEADLINE, DIALER, LISTENER, PARTIES, SLOWLY, Pair, Run, Side, free_ports, other
-from test_run import Untouched, check_output, csv_data, failed, issue, succeeded, the_object
+from test_run import Untouched, check_output, csv_data, failed, succeeded, the_object
 
 from psicli.link import METHOD, SERVICE
 from psicli.locks import holders

@@ -20,7 +20,7 @@ import socket
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from runner import DEADLINE, DIALER, LISTENER, PARTIES, SLOWLY, Pair, Result, Side, Tap, free_ports, other
 
 from psicli import __version__, curve, protocol, wire
@@ -1037,65 +1033,3 @@ def test_stopped_while_waiting_for_the_other(pair: Pair, party: str) -> None:
     run.send(signal.SIGTERM)
     failed(result := run.result(), 143, "stopped by SIGTERM")
     assert the_object(result.stdout)["seconds"] < SOON
-
-
-# TLS -------------------------------------------------------------------------------------------------------------
-
-
-def issue(folder: Path, names: dict[str, str]) -> None:
-    """Write a CA and, for every file name, a certificate for a DNS name with its key."""
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "psicli test CA")])
-
-    def certificate(subject: x509.Name, key: Any, extension: x509.ExtensionType) -> bytes:
-        now = datetime.now(UTC)
-        builder = (
-            x509.CertificateBuilder(ca_name, subject, key.public_key(), x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
-            .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
-        )
-        return builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-    (folder / "ca.pem").write_bytes(certificate(ca_name, ca_key, x509.BasicConstraints(ca=True, path_length=None)))
-    for file_name, dns_name in names.items():
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "not looked at")])
-        alternative = x509.SubjectAlternativeName([x509.DNSName(dns_name)])
-        (folder / f"{file_name}.pem").write_bytes(certificate(subject, key, alternative))
-        (folder / f"{file_name}.key").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-
-
-def with_tls(pair: Pair, folder: Path, names: dict[str, str]) -> None:
-    issue(folder, names)
-    for party in PARTIES:
-        pair.jobs[party]["cluster"]["tls"] = {
-            "ca_file": "../ca.pem",
-            "certificate_file": f"../{party}.pem",
-            "private_key_file": f"../{party}.key",
-        }
-
-
-def test_a_run_over_tls(pair: Pair, tmp_path: Path) -> None:
-    with_tls(marked_pair(pair), tmp_path, {LISTENER: LISTENER, DIALER: DIALER})
-    succeeded(pair.run())
-    for party in PARTIES:
-        check_output(pair, party, 0, "out/people.csv")
-
-
-@pytest.mark.parametrize("wrong", PARTIES)
-def test_a_certificate_for_another_name(pair: Pair, tmp_path: Path, wrong: str) -> None:
-    """Either way it is the dialer that finds out at once; the listener goes on waiting for the right one."""
-    with_tls(marked_pair(pair), tmp_path, {LISTENER: LISTENER, DIALER: DIALER, wrong: "carol"})
-    pair.link(DIALER, connect_retry_times=100)
-    untouched = Untouched(pair)
-    alice = pair.start(LISTENER)
-    alice.wait_for("listening on")
-    failed(pair.start(DIALER).result(), 77, "certificate|TLS")
-    alice.send(signal.SIGTERM)
-    failed(alice.result(), 143, "stopped by SIGTERM")
-    untouched.check()

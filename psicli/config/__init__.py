@@ -130,10 +130,11 @@ def _build(document: Document, party: str, offset: int, slots: Sequence[Slot]) -
 
 
 def _node(entry: NodeEntry, offset: int) -> Node:
+    tls_name = entry.tls_name or entry.party
     if entry.address is None:
-        return Node(party=entry.party, host="", port=0)
+        return Node(party=entry.party, host="", port=0, tls_name=tls_name)
     host, port = split_address(entry.address)
-    return Node(party=entry.party, host=host, port=port + offset)
+    return Node(party=entry.party, host=host, port=port + offset, tls_name=tls_name)
 
 
 def _listener(entry: NodeEntry, offset: int) -> Node:

@@ -17,10 +17,12 @@ from pydantic_core import PydanticCustomError
 from psicli.errors import shown
 
 # As many columns as item bytes can count (one byte), and names short enough for every log line.
+# A party's name must also fit a label of a DNS name, as which it stands in a certificate.
 MAX_KEY_COLUMNS = 255
-MAX_NAME = 64
+MAX_NAME = 63
 
 _NAME = rf"[a-z0-9-]{{1,{MAX_NAME}}}"
+_DNS_NAME = r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*"
 # An IP address (group 1), or a host name of at most 253 characters.
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]|[0-9.]+)|[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 
@@ -119,6 +121,11 @@ Name = Annotated[
     str,
     _text_like(_NAME, "is not a name", f"use 1 to {MAX_NAME} of a-z, 0-9 and -, without variables"),
     Field(json_schema_extra={"pattern": f"^{_NAME}$"}),
+]
+DnsName = Annotated[
+    str,
+    _text_like(_DNS_NAME, "is not a DNS name", "give one such as psi.alice.example.com, without wildcards"),
+    Field(json_schema_extra={"pattern": f"^{_DNS_NAME}$"}),
 ]
 Columns = Annotated[
     tuple[str, ...],

@@ -17,6 +17,7 @@ from psicli.config.fields import (
     TEXT,
     Columns,
     DialAddress,
+    DnsName,
     GivenPath,
     ListenAddress,
     Name,
@@ -84,6 +85,11 @@ class NodeEntry(_Model):
         "IP:PORT the first node listens on. Without it: the loopback address if `address` is one, "
         "else every address of the machine (0.0.0.0). May hold variables.",
         "0.0.0.0:18560",
+        default=None,
+    )
+    tls_name: DnsName | None = _field(
+        "DNS name that the party's certificate holds, where it is not the party's name.",
+        "psi.alice.example.com",
         default=None,
     )
 
@@ -250,6 +256,8 @@ class Node(_Model):
     # The listener's alone.
     listen_host: str | None = None
     listen_port: int | None = None
+    # What the party's certificate must name.
+    tls_name: str
 
     @property
     def address(self) -> str:
@@ -291,6 +299,16 @@ class Job(_Model):
     def listens(self) -> bool:
         """Whether this party is the listener."""
         return self.party == self.listener.party
+
+    @property
+    def own(self) -> Node:
+        """The node of the party that runs here."""
+        return self.listener if self.listens else self.dialer
+
+    @property
+    def other(self) -> Node:
+        """The node of the peer."""
+        return self.dialer if self.listens else self.listener
 
     def learns(self, task: Task, party: str) -> bool:
         """Return whether a party learns the result of a task."""

@@ -1,0 +1,301 @@
+"""Who is at the other end of a connection, and in words what is wrong with a certificate.
+
+gRPC says little or nothing about a handshake that failed, and its client takes more for a name than we do (a wildcard,
+the common name of a certificate without alternative names). So the dialer makes a handshake of its own first, with the
+standard library, and gRPC gets the one certificate that was found good as all it may trust. A party's identity is a
+DNS subject alternative name, compared here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from psicli import signals
+from psicli.errors import (
+    CertificateRefusedError,
+    IdentityError,
+    OwnCertificateEarlyError,
+    OwnCertificateExpiredError,
+    OwnCertificateNameError,
+    PeerCertificateEarlyError,
+    PeerCertificateError,
+    PeerCertificateExpiredError,
+    PeerCertificateIssuerError,
+    PeerCertificateNameError,
+    PeerGoneError,
+    PeerSpeaksPlainError,
+    TlsFileError,
+    TlsHandshakeError,
+    shown,
+)
+
+# How far two clocks may differ before a certificate that is not valid yet is more than a matter of waiting.
+CLOCK_SKEW = timedelta(minutes=5)
+# From when on a certificate that comes to its end is worth a warning.
+WARN_BEFORE = timedelta(days=30)
+# How long the handshake by hand may take [s].
+PREFLIGHT_TIMEOUT = 10.0
+
+# OpenSSL's X509_V_ERR_*: what it finds wrong with a chain.
+_NOT_YET_VALID, _EXPIRED = 9, 10
+# A signature that does not fit, and every way to say that no issuer was found.
+_UNKNOWN_ISSUER = {2, 7, 18, 19, 20, 21}
+# What OpenSSL makes of octets that are no TLS record.
+_NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"}
+# A peer's alerts about our certificate (RFC 8446 section 6.2), by the end of OpenSSL's name for them.
+_ALERTS = {
+    "UNKNOWN_CA": "it does not know the authority that issued it",
+    "CERTIFICATE_EXPIRED": "by its clock it has expired",
+    "CERTIFICATE_REVOKED": "it was revoked",
+    "CERTIFICATE_REQUIRED": "it got none",
+    "CERTIFICATE_UNKNOWN": "it does not accept it",
+    "UNSUPPORTED_CERTIFICATE": "it does not know this kind",
+    "BAD_CERTIFICATE": "it finds it bad",
+    "ACCESS_DENIED": "it does not let it in",
+}
+_NO_REASON = "it does not say why; most likely its ca_file lacks the authority that issued it"
+
+
+@dataclass(frozen=True)
+class TlsCredentials:
+    """What one end shows and trusts (PEM), the name it has there, and the name the other end must have."""
+
+    ca_file: Path
+    certificate_file: Path
+    own_name: str
+    peer_name: str
+    ca: bytes = field(repr=False)
+    certificate: bytes = field(repr=False)
+    private_key: bytes = field(repr=False)
+    # For the handshake by hand.
+    context: ssl.SSLContext = field(repr=False)
+    own: x509.Certificate = field(repr=False)
+
+    @classmethod
+    def load(
+        cls, ca_file: Path, certificate_file: Path, private_key_file: Path, *, own_name: str, peer_name: str
+    ) -> TlsCredentials:
+        """Read the three files; raises TlsFileError naming the one that cannot be read or is of no use."""
+        ca, certificate, private_key = (_read(path) for path in (ca_file, certificate_file, private_key_file))
+        context = _context(ca_file, certificate_file, private_key_file)
+        own = load_certificate(certificate_file, certificate)
+        return cls(ca_file, certificate_file, own_name, peer_name, ca, certificate, private_key, context, own)
+
+    def check_own(self) -> None:
+        """Check what the other side would refuse, to say it where it can be mended.
+
+        Raises OwnCertificateExpiredError, OwnCertificateEarlyError, OwnCertificateNameError.
+        """
+        now = datetime.now(UTC)
+        facts = {"path": self.certificate_file, "now": written(now), "name": self.own_name}
+        if self.own.not_valid_after_utc < now:
+            raise OwnCertificateExpiredError(date=written(self.own.not_valid_after_utc), **facts)
+        if self.own.not_valid_before_utc > now + CLOCK_SKEW:
+            raise OwnCertificateEarlyError(date=written(self.own.not_valid_before_utc), **facts)
+        if not names_party(self.own, self.own_name):
+            raise OwnCertificateNameError(names=shown_names(self.own), **facts)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise TlsFileError(path=path, reason=(exc.strerror or "unknown").lower()) from exc
+
+
+def _context(ca_file: Path, certificate_file: Path, private_key_file: Path) -> ssl.SSLContext:
+    """Make the context of the handshake by hand; finds what gRPC would only report as a port that cannot be bound."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Names are compared exactly, and by us: OpenSSL would let a wildcard pass.
+    context.check_hostname = False
+    context.set_alpn_protocols(["h2"])
+    try:
+        context.load_verify_locations(ca_file)
+    except ssl.SSLError as exc:
+        raise TlsFileError(path=ca_file, reason="it holds no certificate in PEM") from exc
+    try:
+        # The password keeps OpenSSL from asking on the terminal.
+        context.load_cert_chain(certificate_file, private_key_file, password="")
+    except ssl.SSLError as exc:
+        reason = f"it is no certificate in PEM, or {private_key_file} is not its unencrypted key"
+        raise TlsFileError(path=certificate_file, reason=reason) from exc
+    return context
+
+
+# Certificates --------------------------------------------------------------------------------------------------
+
+
+def load_certificate(path: Path, octets: bytes) -> x509.Certificate:
+    """Return the first certificate of a PEM file; raises TlsFileError."""
+    try:
+        return x509.load_pem_x509_certificate(octets)
+    except ValueError as exc:
+        raise TlsFileError(path=path, reason="it holds no certificate in PEM") from exc
+
+
+def dns_names(certificate: x509.Certificate) -> list[str]:
+    """Return the DNS subject alternative names, as they stand there; the common name counts for nothing."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return []
+    return extension.value.get_values_for_type(x509.DNSName)
+
+
+def names_party(certificate: x509.Certificate, name: str) -> bool:
+    """Return whether a certificate names a party: in full, whatever the case, never by a wildcard."""
+    return name.lower() in (each.lower() for each in dns_names(certificate))
+
+
+def shown_names(certificate: x509.Certificate) -> str:
+    """Return who a certificate names, for a message."""
+    return ", ".join(shown(each, 64).strip("'") for each in dns_names(certificate)[:8]) or "nobody"
+
+
+def shown_issuer(certificate: x509.Certificate) -> str:
+    """Return who issued a certificate, for a message."""
+    return shown(certificate.issuer.rfc4514_string())
+
+
+def written(moment: datetime) -> str:
+    """Return a moment as people read it."""
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def ending(certificate: x509.Certificate, whose: str, job_may_last: float) -> str | None:
+    """Return a warning when a certificate that is valid ends within 30 days, or while the job may still run [s]."""
+    end = certificate.not_valid_after_utc
+    left = end - datetime.now(UTC)
+    if not timedelta(0) < left < max(WARN_BEFORE, timedelta(seconds=job_may_last)):
+        return None
+    days = f"in {left.days} days" if left >= timedelta(days=2) else f"in {left.total_seconds() / 3600:.0f} hours"
+    return f"{whose} expires on {written(end)}, {days}: renew it in time"
+
+
+# The handshake by hand -------------------------------------------------------------------------------------------
+
+
+def preflight(host: str, port: int, credentials: TlsCredentials, timeout: float) -> x509.Certificate:
+    """Make a handshake with the peer within timeout [s] and return its certificate, found good.
+
+    Raises a subclass of IdentityError for what somebody has to mend, PeerGoneError for what may pass.
+    """
+    try:
+        return _handshake(host, port, credentials, timeout)
+    except CertificateRefusedError:
+        # A listener that is just ending looks the same, once.
+        pass
+    try:
+        return _handshake(host, port, credentials, timeout)
+    except CertificateRefusedError as exc:
+        since = credentials.own.not_valid_before_utc
+        if datetime.now(UTC) - since < CLOCK_SKEW:
+            reason = f"it refuses this side's certificate, which is valid since {written(since)}: do the clocks differ?"
+            raise PeerGoneError(reason=reason) from exc
+        raise
+
+
+def _handshake(host: str, port: int, credentials: TlsCredentials, timeout: float) -> x509.Certificate:
+    where = f"{host}:{port}"
+    with _connected(host, port, timeout) as plain:
+        try:
+            # A connection that just breaks off is no end of the stream.
+            secure = credentials.context.wrap_socket(
+                plain, server_hostname=credentials.peer_name, suppress_ragged_eofs=False
+            )
+        except ssl.SSLCertVerificationError as exc:
+            raise _fault(exc, host, port, credentials, timeout) from exc
+        except ssl.SSLError as exc:
+            raise _failure(exc, where, credentials) from exc
+        with secure:
+            certificate = x509.load_der_x509_certificate(secure.getpeercert(binary_form=True) or b"")
+            if not names_party(certificate, credentials.peer_name):
+                facts = {"names": shown_names(certificate), "name": credentials.peer_name}
+                raise PeerCertificateNameError(where=where, **facts)
+            _read_greeting(secure, where, credentials)
+    return certificate
+
+
+@contextmanager
+def _connected(host: str, port: int, timeout: float) -> Iterator[socket.socket]:
+    """Connect, and translate what the network may do to the connection into PeerGoneError."""
+    try:
+        with signals.allowed(), socket.create_connection((host, port), timeout) as plain:
+            yield plain
+    except TimeoutError as exc:
+        raise PeerGoneError(reason="timed out") from exc
+    except OSError as exc:
+        raise PeerGoneError(reason=(exc.strerror or "unknown").lower()) from exc
+
+
+def _read_greeting(secure: ssl.SSLSocket, where: str, credentials: TlsCredentials) -> None:
+    """Wait for the first octet of HTTP/2: in TLS 1.3 a client is through before its certificate is looked at."""
+    try:
+        greeting = secure.recv(1)
+    except (ssl.SSLEOFError, ConnectionResetError) as exc:
+        raise _refused(_NO_REASON, where, credentials) from exc
+    except ssl.SSLError as exc:
+        raise _failure(exc, where, credentials) from exc
+    if not greeting:
+        raise PeerGoneError(reason="it closed the connection")
+
+
+def _failure(exc: ssl.SSLError, where: str, credentials: TlsCredentials) -> PeerGoneError | IdentityError:
+    """Translate what ended the handshake, but for a certificate of the peer that is no good."""
+    reason = exc.reason or ""
+    if isinstance(exc, ssl.SSLEOFError):
+        return PeerGoneError(reason="it closed the connection in the TLS handshake")
+    if reason in _NO_TLS:
+        return PeerSpeaksPlainError(where=where)
+    alert = re.sub(r"^.*_ALERT_", "", reason)
+    if alert in _ALERTS:
+        return _refused(_ALERTS[alert], where, credentials)
+    return TlsHandshakeError(reason=reason.replace("_", " ").lower() or "unknown")
+
+
+def _refused(reason: str, where: str, credentials: TlsCredentials) -> CertificateRefusedError:
+    issuer = shown_issuer(credentials.own)
+    return CertificateRefusedError(where=where, path=credentials.certificate_file, issuer=issuer, reason=reason)
+
+
+def _fault(
+    exc: ssl.SSLCertVerificationError, host: str, port: int, credentials: TlsCredentials, timeout: float
+) -> PeerGoneError | IdentityError:
+    """Say what is wrong with the peer's certificate, in the words of the certificate itself."""
+    where, now = f"{host}:{port}", datetime.now(UTC)
+    facts = {"where": where, "now": written(now)}
+    found = presented(host, port, timeout)
+    if found is not None and exc.verify_code == _EXPIRED and found.not_valid_after_utc < now:
+        return PeerCertificateExpiredError(date=written(found.not_valid_after_utc), **facts)
+    if found is not None and exc.verify_code == _NOT_YET_VALID and found.not_valid_before_utc > now:
+        early = PeerCertificateEarlyError(date=written(found.not_valid_before_utc), **facts)
+        # A clock that is a little late catches up.
+        soon = found.not_valid_before_utc - now < CLOCK_SKEW
+        return PeerGoneError(reason=early.message) if soon else early
+    if found is not None and exc.verify_code in _UNKNOWN_ISSUER:
+        return PeerCertificateIssuerError(issuer=shown_issuer(found), ca_file=credentials.ca_file, **facts)
+    return PeerCertificateError(reason=exc.verify_message, **facts)
+
+
+def presented(host: str, port: int, timeout: float) -> x509.Certificate | None:
+    """Return the certificate shown at an address, unchecked: good for messages only. None where none is shown."""
+    try:
+        with signals.allowed():
+            return x509.load_pem_x509_certificate(ssl.get_server_certificate((host, port), timeout=timeout).encode())
+    except (OSError, ValueError):
+        return None
+
+
+def to_pem(certificate: x509.Certificate) -> bytes:
+    """Return a certificate as PEM."""
+    return certificate.public_bytes(Encoding.PEM)
