@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -282,6 +283,107 @@ def bench(seconds: float, as_json: bool, worker: bool) -> int:
     facts = measure(seconds)
     _write(json.dumps(facts, indent=2) if as_json else to_text(facts))
     return 0
+
+
+@cli.group()
+def certs() -> None:
+    """Make and look at certificates: a small private authority for two companies that have none.
+
+    One company runs the authority (ca) and issues a certificate to each party. The other one asks for its own with a
+    request, so that its key never travels.
+    """
+
+
+class _Matching(click.types.StringParamType):
+    """Text of a form that the job file knows, too."""
+
+    name = "text"
+
+    def __init__(self, form: str, advice: str) -> None:
+        self._form = form
+        self._advice = advice
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from psicli import config as job_file
+
+        if not re.fullmatch(getattr(job_file, self._form), value):
+            self.fail(f"{value!r} is not a name; {self._advice}.", param, ctx)
+        return str(value)
+
+
+_PARTY = _Matching("NAME", "a party's name is 1 to 63 of a-z, 0-9 and -")
+_DNS = _Matching("DNS_NAME", "a DNS name has no wildcard and no port")
+
+
+def _folder_option(name: str, text: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    return click.option(name, type=click.Path(path_type=Path), default=".", metavar="DIR", help=text)
+
+
+def _days_option(text: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    return click.option("--days", type=click.IntRange(1, 36500), metavar="N", help=text)
+
+
+@certs.command()
+@_folder_option("--out", "Where to write ca.pem and ca.key; by default here.")
+@click.option("--name", help="What the authority calls itself; by default psicli CA and a number.")
+@_days_option("How long it lasts; by default 5 years.")
+def ca(out: Path, name: str | None, days: int | None) -> int:
+    """Make a certificate authority: ca.pem, for both sides, and ca.key, which stays here."""
+    from psicli.certs import CA_DAYS, create_authority
+
+    if name is not None and not 1 <= len(name.encode()) <= 64:
+        raise click.BadParameter("it must have 1 to 64 characters", param_hint="--name")
+    _say_written(create_authority(out, name, days or CA_DAYS))
+    return 0
+
+
+@certs.command()
+@click.argument("party", type=_PARTY)
+@_folder_option("--out", "Where to write both files; by default here.")
+def request(party: str, out: Path) -> int:
+    """Make PARTY.key, which stays here, and PARTY.csr, for whoever runs the authority."""
+    from psicli import certs
+
+    _say_written(certs.request(out, party))
+    return 0
+
+
+@certs.command()
+@click.argument("party", type=_PARTY)
+@click.option("--dns", multiple=True, type=_DNS, metavar="NAME", help="A further name of the party (repeatable).")
+@click.option("--csr", type=click.Path(path_type=Path), metavar="FILE", help="The party's request; it keeps its key.")
+@_folder_option("--ca", "The folder with ca.pem and ca.key; by default here.")
+@_folder_option("--out", "Where to write the certificate; by default here.")
+@_days_option("How long it lasts; by default a year, and never longer than the authority.")
+def issue(party: str, dns: Sequence[str], csr: Path | None, ca: Path, out: Path, days: int | None) -> int:
+    """Issue PARTY.pem, which names the party and every --dns; without --csr with a new key, PARTY.key.
+
+    Of a request nothing but the public key is used: the names are those given here.
+    """
+    from psicli import certs
+
+    _say_written(certs.issue(out, ca, party, dns, days or certs.PARTY_DAYS, csr))
+    return 0
+
+
+@certs.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, envvar="PSICLI_JSON", help="Show one JSON object.")
+def show(files: Sequence[Path], as_json: bool) -> int:
+    """Show what certificates say: names, issuer, validity, days left, what they are for."""
+    from psicli.certs import describe, to_text
+
+    found = [facts for path in files for facts in describe(path)]
+    if as_json:
+        _write(json.dumps({"certificates": found}, indent=2, ensure_ascii=False))
+    else:
+        _write("\n".join(map(to_text, found)))
+    return 0
+
+
+def _say_written(paths: Sequence[Path]) -> None:
+    for path in paths:
+        _write(f"wrote {path}{', a secret: keep it here' if path.suffix == '.key' else ''}")
 
 
 @cli.group()

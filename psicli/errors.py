@@ -259,6 +259,11 @@ class CannotCreateError(PsicliError):
     hint = "Create the folder or change its permissions, then run again."
 
 
+class FileThereError(CannotCreateError):
+    sentence = "{path}: there is a file of this name already, and keys and certificates are never overwritten"
+    hint = "Move it away, or write elsewhere with --out."
+
+
 # 74 I/O error --------------------------------------------------------------------------------------------------
 
 

@@ -12,12 +12,13 @@ import io
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self, cast
 
-from psicli.errors import CannotCreateError, StorageError, UnknownFormatError, shown
+from psicli.errors import CannotCreateError, FileThereError, StorageError, UnknownFormatError, shown
 
 
 class Format(StrEnum):
@@ -164,6 +165,30 @@ class AtomicFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+
+def create_files(files: Mapping[Path, tuple[bytes, int]]) -> None:
+    """Create files with their content and mode, none of which may be there: all of them or none.
+
+    Raises FileThereError, CannotCreateError, StorageError.
+    """
+    with contextlib.ExitStack() as undo:
+        for path, (octets, mode) in files.items():
+            try:
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+            except FileExistsError as exc:
+                raise FileThereError(path=path) from exc
+            except OSError as exc:
+                raise _cannot_create(path, exc) from exc
+            undo.callback(os.unlink, path)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(octets)
+                    file.flush()
+                    os.fsync(descriptor)
+            except OSError as exc:
+                raise _storage_error(path, exc) from exc
+        undo.pop_all()
 
 
 def check_writable(path: Path) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -45,6 +46,8 @@ CLOCK_SKEW = timedelta(minutes=5)
 WARN_BEFORE = timedelta(days=30)
 # How long the handshake by hand may take [s].
 PREFLIGHT_TIMEOUT = 10.0
+# What a message shows of a name in a certificate [characters].
+MAX_SHOWN_NAME = 64
 
 # OpenSSL's X509_V_ERR_*: what it finds wrong with a chain.
 _NOT_YET_VALID, _EXPIRED = 9, 10
@@ -64,6 +67,8 @@ _ALERTS = {
     "ACCESS_DENIED": "it does not let it in",
 }
 _NO_REASON = "it does not say why; most likely its ca_file lacks the authority that issued it"
+
+_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class TlsCredentials:
         cls, ca_file: Path, certificate_file: Path, private_key_file: Path, *, own_name: str, peer_name: str
     ) -> TlsCredentials:
         """Read the three files; raises TlsFileError naming the one that cannot be read or is of no use."""
-        ca, certificate, private_key = (_read(path) for path in (ca_file, certificate_file, private_key_file))
+        ca, certificate, private_key = (read_file(path) for path in (ca_file, certificate_file, private_key_file))
         context = _context(ca_file, certificate_file, private_key_file)
         own = load_certificate(certificate_file, certificate)
         return cls(ca_file, certificate_file, own_name, peer_name, ca, certificate, private_key, context, own)
@@ -106,7 +111,8 @@ class TlsCredentials:
             raise OwnCertificateNameError(names=shown_names(self.own), **facts)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Return the octets of a certificate or key file; raises TlsFileError."""
     try:
         return path.read_bytes()
     except OSError as exc:
@@ -145,11 +151,16 @@ def load_certificate(path: Path, octets: bytes) -> x509.Certificate:
 
 def dns_names(certificate: x509.Certificate) -> list[str]:
     """Return the DNS subject alternative names, as they stand there; the common name counts for nothing."""
+    alternatives = extension(certificate, x509.SubjectAlternativeName)
+    return [] if alternatives is None else alternatives.get_values_for_type(x509.DNSName)
+
+
+def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+    """Return what a certificate's extension of a kind says; None where there is none, or none that can be read."""
     try:
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        return certificate.extensions.get_extension_for_class(kind).value
     except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
-        return []
-    return extension.value.get_values_for_type(x509.DNSName)
+        return None
 
 
 def names_party(certificate: x509.Certificate, name: str) -> bool:
@@ -159,7 +170,7 @@ def names_party(certificate: x509.Certificate, name: str) -> bool:
 
 def shown_names(certificate: x509.Certificate) -> str:
     """Return who a certificate names, for a message."""
-    return ", ".join(shown(each, 64).strip("'") for each in dns_names(certificate)[:8]) or "nobody"
+    return ", ".join(shown(each, MAX_SHOWN_NAME).strip("'") for each in dns_names(certificate)[:8]) or "nobody"
 
 
 def shown_issuer(certificate: x509.Certificate) -> str:

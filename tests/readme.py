@@ -11,7 +11,9 @@ from psicli.cli import cli
 from psicli.errors import EXIT_CODES
 
 README = Path(__file__).parent.parent / "README.md"
-COMMANDS = ["run", "simulate", "status", "ledger", "bench"]
+COMMANDS = [
+    "run", "simulate", "status", "ledger", "bench", "certs ca", "certs request", "certs issue", "certs show",
+]  # fmt: skip
 
 
 def exit_codes() -> str:
@@ -21,7 +23,8 @@ def exit_codes() -> str:
 
 def help_text() -> str:
     texts = [
-        CliRunner().invoke(cli, [name, "--help"], prog_name="psicli", terminal_width=100).output for name in COMMANDS
+        CliRunner().invoke(cli, [*name.split(), "--help"], prog_name="psicli", terminal_width=100).output
+        for name in COMMANDS
     ]
     return "\n".join(f"```\n{text.rstrip()}\n```" for text in texts)
 

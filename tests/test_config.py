@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -607,6 +608,23 @@ def test_plain_text_stays_on_this_machine(load: Load, mistakes: Mistakes, first:
     tls = load(text(files)).tls
     assert tls is not None
     assert tls.private_key_file == Path("/etc/a.key")
+
+
+def test_tls_name(load: Load) -> None:
+    nodes = '{party: alice, address: "127.0.0.1:1", tls_name: psi.alice.example}'
+    job = load(with_nodes(nodes))
+    assert (job.own.tls_name, job.other.tls_name) == ("psi.alice.example", "bob")
+
+
+@pytest.mark.parametrize("name", ["*.example.com", "a..b", "a b", "alice:1", ".", f"{'a' * 64}.b", "a." * 127 + "a"])
+def test_what_is_no_tls_name(mistakes: Mistakes, name: str) -> None:
+    (line,) = mistakes(with_nodes(f'{{party: alice, address: "127.0.0.1:1", tls_name: "{name}"}}'))
+    assert re.match(r"\d+: cluster\.nodes\[0\]\.tls_name: .* is not a DNS name; give one such as", line)
+
+
+def test_a_tls_name_for_two(mistakes: Mistakes) -> None:
+    (line,) = mistakes(with_nodes('{party: alice, address: "127.0.0.1:1", tls_name: BOB}'))
+    assert "cluster.nodes[0].tls_name: 'BOB' would stand for another node's party too; give every party" in line
 
 
 @pytest.mark.parametrize("tls", ["", "no", "null", "Insecure", "[a]", "{ca_file: a, certificate_file: b}"])

@@ -19,7 +19,7 @@ from pydantic_core import core_schema
 from psicli.config import checks
 from psicli.config.checks import Slot
 from psicli.config.document import Document
-from psicli.config.fields import ip, is_loopback, split_address
+from psicli.config.fields import DNS_NAME, NAME, ip, is_loopback, split_address
 from psicli.config.models import (
     Job,
     JobFile,
@@ -35,6 +35,8 @@ from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 
 __all__ = [
+    "DNS_NAME",
+    "NAME",
     "Job",
     "JobFile",
     "LinkSettings",

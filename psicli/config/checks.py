@@ -34,10 +34,21 @@ def check_nodes(document: Document) -> list[str]:
         if index > 0 and document.text(*node, "listen_address") is not None:
             right = "only the first node listens; remove it, or change the order of the nodes"
             document.blame((*node, "listen_address"), "has no use here", right)
+    _check_tls_names(document, nodes, named)
     if document.get("cluster", "nodes") is not None and len(nodes) != 2:
         right = "psicli runs between exactly two parties, other numbers are not supported"
         document.note(("cluster", "nodes"), f"lists {len(nodes)} nodes", right)
     return list(dict.fromkeys(filter(None, named))) if all(named) else []
+
+
+def _check_tls_names(document: Document, nodes: Sequence[Loc], named: Sequence[str | None]) -> None:
+    """Refuse one certificate name for two parties: either could pass for the other."""
+    names = [document.text(*node, "tls_name") or party for node, party in zip(nodes, named, strict=True)]
+    folded = [name.lower() if name else None for name in names]
+    for index, (node, name) in enumerate(zip(nodes, folded, strict=True)):
+        if document.text(*node, "tls_name") and folded.count(name) > 1 and named[index] is not None:
+            what = f"{shown(names[index] or '')} would stand for another node's party too"
+            document.blame((*node, "tls_name"), what, "give every party a name of its own")
 
 
 def check_addresses(document: Document, offset: int) -> None:

@@ -21,8 +21,8 @@ from psicli.errors import shown
 MAX_KEY_COLUMNS = 255
 MAX_NAME = 63
 
-_NAME = rf"[a-z0-9-]{{1,{MAX_NAME}}}"
-_DNS_NAME = r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*"
+NAME = rf"[a-z0-9-]{{1,{MAX_NAME}}}"
+DNS_NAME = r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*"
 # An IP address (group 1), or a host name of at most 253 characters.
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]|[0-9.]+)|[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 
@@ -119,13 +119,13 @@ by_kind = Discriminator(_kind)
 
 Name = Annotated[
     str,
-    _text_like(_NAME, "is not a name", f"use 1 to {MAX_NAME} of a-z, 0-9 and -, without variables"),
-    Field(json_schema_extra={"pattern": f"^{_NAME}$"}),
+    _text_like(NAME, "is not a name", f"use 1 to {MAX_NAME} of a-z, 0-9 and -, without variables"),
+    Field(json_schema_extra={"pattern": f"^{NAME}$"}),
 ]
 DnsName = Annotated[
     str,
-    _text_like(_DNS_NAME, "is not a DNS name", "give one such as psi.alice.example.com, without wildcards"),
-    Field(json_schema_extra={"pattern": f"^{_DNS_NAME}$"}),
+    _text_like(DNS_NAME, "is not a DNS name", "give one such as psi.alice.example.com, without wildcards"),
+    Field(json_schema_extra={"pattern": f"^{DNS_NAME}$"}),
 ]
 Columns = Annotated[
     tuple[str, ...],
