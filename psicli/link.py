@@ -347,7 +347,7 @@ class Listener:
     """
 
     def __init__(self, host: str, port: int, peer: str, credentials: TlsCredentials | None) -> None:
-        self.where = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
+        self.where = tls.written_address(host, port)
         self._peer = peer
         self._credentials = credentials
         self._lock = threading.Condition()
@@ -487,9 +487,13 @@ class Listener:
             self._handshakes = 0
         if self._credentials is None:
             return None
-        certificate = x509.load_pem_x509_certificate(context.auth_context()["x509_pem_cert"][0])
-        if not tls.names_party(certificate, self._credentials.peer_name):
-            raise StrangerError(names=tls.shown_names(certificate), name=self._credentials.peer_name)
+        name = self._credentials.peer_name
+        try:
+            certificate = x509.load_pem_x509_certificate(context.auth_context()["x509_pem_cert"][0])
+        except ValueError as exc:
+            raise StrangerError(names="nobody, as far as it can be read", name=name) from exc
+        if not tls.names_party(certificate, name):
+            raise StrangerError(names=tls.shown_names(certificate), name=name)
         return certificate
 
     def _note_stranger(self, message: str) -> None:
@@ -546,7 +550,7 @@ class Dialer:
         credentials: TlsCredentials | None,
         retry_interval: float,
     ) -> None:
-        self.where = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
+        self.where = tls.written_address(host, port)
         self._address = host, port
         self._peer = peer
         self._credentials = credentials

@@ -183,6 +183,11 @@ def written(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
+def written_address(host: str, port: int) -> str:
+    """Return HOST:PORT, IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def ending(certificate: x509.Certificate, whose: str, job_may_last: float) -> str | None:
     """Return a warning when a certificate that is valid ends within 30 days, or while the job may still run [s]."""
     end = certificate.not_valid_after_utc
@@ -217,7 +222,7 @@ def preflight(host: str, port: int, credentials: TlsCredentials, timeout: float)
 
 
 def _handshake(host: str, port: int, credentials: TlsCredentials, timeout: float) -> x509.Certificate:
-    where = f"{host}:{port}"
+    where = written_address(host, port)
     with _connected(host, port, timeout) as plain:
         try:
             # A connection that just breaks off is no end of the stream.
@@ -229,11 +234,19 @@ def _handshake(host: str, port: int, credentials: TlsCredentials, timeout: float
         except ssl.SSLError as exc:
             raise _failure(exc, where, credentials) from exc
         with secure:
-            certificate = x509.load_der_x509_certificate(secure.getpeercert(binary_form=True) or b"")
-            if not names_party(certificate, credentials.peer_name):
-                facts = {"names": shown_names(certificate), "name": credentials.peer_name}
-                raise PeerCertificateNameError(where=where, **facts)
+            certificate = _named_certificate(secure, where, credentials.peer_name)
             _read_greeting(secure, where, credentials)
+    return certificate
+
+
+def _named_certificate(secure: ssl.SSLSocket, where: str, name: str) -> x509.Certificate:
+    """Return the peer's certificate, its chain found good already, if it names who we want."""
+    try:
+        certificate = x509.load_der_x509_certificate(secure.getpeercert(binary_form=True) or b"")
+    except ValueError as exc:
+        raise PeerCertificateError(where=where, reason="it cannot be read") from exc
+    if not names_party(certificate, name):
+        raise PeerCertificateNameError(where=where, names=shown_names(certificate), name=name)
     return certificate
 
 
@@ -283,8 +296,8 @@ def _fault(
     exc: ssl.SSLCertVerificationError, host: str, port: int, credentials: TlsCredentials, timeout: float
 ) -> PeerGoneError | IdentityError:
     """Say what is wrong with the peer's certificate, in the words of the certificate itself."""
-    where, now = f"{host}:{port}", datetime.now(UTC)
-    facts = {"where": where, "now": written(now)}
+    now = datetime.now(UTC)
+    facts = {"where": written_address(host, port), "now": written(now)}
     found = presented(host, port, timeout)
     if found is not None and exc.verify_code == _EXPIRED and found.not_valid_after_utc < now:
         return PeerCertificateExpiredError(date=written(found.not_valid_after_utc), **facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -242,6 +243,16 @@ def test_a_client_without_a_certificate(meeting: Meeting, files: Path, caplog: p
     listening.result(DEADLINE)
 
 
+def test_junk_on_a_tls_port(meeting: Meeting, files: Path) -> None:
+    listening = meeting.listen(credentials(files, LISTENER, LISTENER, DIALER))
+    with ExitStack() as stack:
+        for octets in (b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\xff\xff", os.urandom(5000)):
+            guest = stack.enter_context(socket.create_connection(("127.0.0.1", meeting.port), DEADLINE))
+            guest.sendall(octets)
+        dialled = meeting.dial(credentials(files, DIALER, DIALER, LISTENER))
+        assert listening.result(DEADLINE).peer_hello == dialled.own_hello
+
+
 def wait_until(there: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE
     while not there():
@@ -477,6 +488,21 @@ def test_only_one_process_speaks_tls(pair: Pair, files: Path, without: str, code
     alice = pair.start(LISTENER)
     failed(bob.result(), 77, r"speaks TLS, and this side sends plain|does not speak TLS, and this side does")
     failed(alice.result(), code, sentence)
+    pair.nothing_left()
+
+
+@pytest.mark.slow
+def test_a_third_company_is_sent_away_and_the_second_served(pair: Pair, files: Path) -> None:
+    """Its certificate is good, and of the same authority, and its own job file consistent."""
+    marked_pair(with_tls_from(pair, files))
+    bobs = pair.jobs[DIALER]
+    alice = pair.start(LISTENER)
+    alice.wait_for("listening on")
+    pair.jobs[DIALER] = json.loads(json.dumps(bobs).replace("bob", "carol"))
+    failed(pair.start(DIALER).result(), 77, "alice refused this side: it waits for another party")
+    alice.wait_for("its certificate names carol, carol.example.com, not bob")
+    pair.jobs[DIALER] = bobs
+    succeeded([pair.start(DIALER).result(), alice.result()])
     pair.nothing_left()
 
 

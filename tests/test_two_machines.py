@@ -21,7 +21,7 @@ from runner import DEADLINE, DIALER, LISTENER, PARTIES
 ADDRESSES = {LISTENER: "10.77.0.1", DIALER: "10.77.0.2"}
 SECTION = re.search(r"^## Between two machines\n(.*?)^## ", README.read_text(), re.DOTALL | re.MULTILINE)
 # A machine has its locks to itself.
-ON_A_MACHINE = 'mount -t tmpfs none /run/lock && exec sh -c "$1"'
+ON_A_MACHINE = '{ [ ! -d /run/lock ] || mount -t tmpfs none /run/lock; } && exec sh -c "$1"'
 
 
 class Machine:
