@@ -333,6 +333,7 @@ class IdentityError(PsicliError):
 
 class TlsFileError(IdentityError):
     sentence = "{path}: cannot read this TLS file: {reason}"
+    hint = "It must be PEM that this user may read; `psicli certs show` tells what a file of certificates holds."
 
 
 class OwnCertificateExpiredError(IdentityError):
