@@ -67,10 +67,9 @@ class Spool:
         Raises CannotCreateError, SpoolSpaceError where there is no such room, StorageError.
         """
         with self._guard:
-            if self._folder is None:
-                self._folder = RunFolder(self._state)
+            folder = self._own_folder()
             self._count += 1
-            file = SpoolFile(self._folder.path / f"{self._count:04}-{name}", self)
+            file = SpoolFile(folder.path / f"{self._count:04}-{name}", self)
             self._files[file] = 0
         try:
             file.reserve(reserve)
@@ -101,6 +100,11 @@ class Spool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _own_folder(self) -> RunFolder:
+        if self._folder is None:
+            self._folder = RunFolder(self._state)
+        return self._folder
+
     def _set_size(self, file: SpoolFile, size: int) -> None:
         """Make room for a file, or raise SpoolSpaceError."""
         with self._guard:
@@ -114,13 +118,13 @@ class Spool:
             self.peak = max(self.peak, held - self._files[file] + size)
             self._files[file] = size
 
-    def _no_room(self, need: int, reason: str) -> SpoolSpaceError:
+    def _no_room(self, need: int, why: str) -> SpoolSpaceError:
         return SpoolSpaceError(
             folder=self._state,
             need=_in_units(need),
             held=_in_units(sum(self._files.values())),
             free=_in_units(shutil.disk_usage(self._state).free),
-            reason=reason,
+            reason=why,
         )
 
     def _forget(self, file: SpoolFile) -> None:
