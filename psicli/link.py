@@ -253,7 +253,9 @@ class Link:
                 trace.count("outbox", "messages", len(self._outbox))
                 trace.count("sent", "bytes", self._bytes_sent)
                 self._changed.notify_all()
-            yield octets
+            # The stream asks for the next message when it has sent this one.
+            with trace.span("send"):
+                yield octets
 
     def pump(self, incoming: Iterable[bytes]) -> None:
         """Move what arrives into the inbox until the stream ends, for whatever reason."""
@@ -273,7 +275,8 @@ class Link:
     def _take_in(self, octets: bytes) -> None:
         arrived: tuple[Message, int] | PsicliError
         try:
-            arrived = decode(octets), len(octets)
+            with trace.span("receive"):
+                arrived = decode(octets), len(octets)
         except PsicliError as exc:
             # Our direction stays open: the peer is to be told.
             arrived = exc

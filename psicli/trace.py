@@ -50,6 +50,7 @@ class Stages:
     @contextmanager
     def at(self, stage: Stage, step: str, frame: int | None = None) -> Iterator[None]:
         """Count the block to a stage; the trace shows it as this step."""
+        computed = time.thread_time_ns()
         with self._guard:
             began = time.perf_counter_ns()
             if not self._at_it[stage]:
@@ -58,13 +59,14 @@ class Stages:
         try:
             yield
         finally:
+            computed = time.thread_time_ns() - computed
             with self._guard:
                 ended = time.perf_counter_ns()
                 self._at_it[stage] -= 1
                 if not self._at_it[stage]:
                     self._total[stage] += ended - self._since[stage]
             if _recorder is not None:
-                _recorder.span(step, began, ended, self._task, frame)
+                _recorder.span(step, began, ended, computed, self._task, frame)
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of every stage so far [s]."""
@@ -91,6 +93,7 @@ class _Span(NamedTuple):
     name: str
     began: int
     ended: int
+    computed: int
     lane: str
     task: str | None
     frame: int | None
@@ -110,8 +113,9 @@ class _Recorder:
         self.full_at: int | None = None
         self._events: list[_Span | _Count] = []
 
-    def span(self, name: str, began: int, ended: int, task: str | None, frame: int | None) -> None:
-        self._append(_Span(name, began, ended, current_thread().name, task, frame))
+    def span(self, name: str, began: int, ended: int, computed: int, task: str | None, frame: int | None) -> None:
+        """Take note of a step from its thread; computed: for how much of it the thread had a core [ns]."""
+        self._append(_Span(name, began, ended, computed, current_thread().name, task, frame))
 
     def count(self, name: str, unit: str, value: int) -> None:
         self._append(_Count(name, time.perf_counter_ns(), unit, value))
@@ -137,7 +141,7 @@ class _Recorder:
             if new:
                 yield {"ph": "M", "name": "thread_name", **thread, "args": {"name": event.lane}}
             facts = {name: fact for name, fact in (("task", event.task), ("frame", event.frame)) if fact is not None}
-            times = {"ts": event.began / 1000, "dur": (event.ended - event.began) / 1000}
+            times = {"ts": event.began / 1000, "dur": (event.ended - event.began) / 1000, "tdur": event.computed / 1000}
             yield {"ph": "X", "name": event.name, "cat": "psicli", **thread, **times, "args": facts}
         if self.full_at is not None:
             full = f"the trace is full: {MAX_EVENTS} events"
@@ -182,11 +186,12 @@ def span(name: str, *, task: str | None = None, frame: int | None = None) -> Abs
 
 @contextmanager
 def _spanned(recorder: _Recorder, name: str, task: str | None, frame: int | None) -> Iterator[None]:
-    began = time.perf_counter_ns()
+    began, computed = time.perf_counter_ns(), time.thread_time_ns()
     try:
         yield
     finally:
-        recorder.span(name, began, time.perf_counter_ns(), task, frame)
+        computed = time.thread_time_ns() - computed
+        recorder.span(name, began, time.perf_counter_ns(), computed, task, frame)
 
 
 def count(name: str, unit: str, value: int) -> None:

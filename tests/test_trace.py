@@ -27,6 +27,10 @@ class Clock:
         self.now += self.step
         return int(self.now * 1e9)
 
+    def thread_time_ns(self) -> int:
+        """A thread has a core half of the time."""
+        return int(self.now / 2 * 1e9)
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
@@ -132,9 +136,9 @@ def test_a_trace_is_chromes(tmp_path: Path, clock: Clock, recording: None) -> No
     assert process == {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": "alice"}}
     assert lane == {"ph": "M", "name": "thread_name", "pid": pid, "tid": 1, "args": {"name": "MainThread"}}
     where = {"ph": "X", "cat": "psicli", "pid": pid, "tid": 1}
-    assert tokens == {**where, "name": "tokens", "ts": 50.25e6, "dur": 0.5e6, "args": {}}
+    assert tokens == {**where, "name": "tokens", "ts": 50.25e6, "dur": 0.5e6, "tdur": 0.25e6, "args": {}}
     facts = {"task": "customers", "frame": 7}
-    assert masked == {**where, "name": "mask peer", "ts": 50e6, "dur": 0.75e6, "args": facts}
+    assert masked == {**where, "name": "mask peer", "ts": 50e6, "dur": 0.75e6, "tdur": 0.375e6, "args": facts}
     assert count == {"ph": "C", "name": "outbox", "pid": pid, "ts": 50.75e6, "args": {"messages": 3}}
 
 
