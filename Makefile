@@ -9,12 +9,14 @@ PEER_VENV := .venv-peers
 PEER_PYTHON ?= python3.11
 PEER_ROWS ?= 100000
 RUNS ?= 1
+MEMORY ?= 512MB
 # What the installed package is built from; the rest of it is used where it stands. An old kernel goes first: one that
 # cannot be built any more would leave it in place.
 FORGET_KERNEL := rm -rf build psicli/curve/_native*.so
 BUILT_FROM := pyproject.toml $(wildcard psicli/curve/native_src/*)
 
-.PHONY: demo test test-slow lint format proto bench bench-peers clean
+.PHONY: demo test test-slow lint format proto clean
+.PHONY: bench bench-peers bench-batch bench-memory bench-network bench-overlap bench-wide
 
 demo: $(VENV)/.installed
 	PSICLI=$(BIN)/psicli PYTHON=$(BIN)/python sh sample_data/demo.sh
@@ -46,6 +48,28 @@ bench: $(VENV)/.test-installed
 # The same for other PSI libraries on the same files, in one table; one that is not installed gets a line that says so.
 bench-peers: $(VENV)/.test-installed $(PEER_VENV)/.installed
 	$(BIN)/python tests/bench/peers.py --rows $(PEER_ROWS) --runs $(RUNS)
+
+# A hundred small files as tasks of one session, as one task, and as runs of their own; and runs of SPU, where
+# bench-peers has installed it.
+bench-batch: $(VENV)/.test-installed
+	$(BIN)/python tests/bench/modes.py --batch
+
+# Seconds, memory and disk of several sizes (ROWS) within one budget (MEMORY).
+bench-memory: ROWS = 1000000 2000000 4000000
+bench-memory: $(VENV)/.test-installed
+	$(BIN)/python tests/bench/memory.py --rows $(ROWS) --memory $(MEMORY)
+
+# Between two network namespaces, over a slow link and a fast one. Needs root and iproute2.
+bench-network: $(VENV)/.test-installed
+	$(BIN)/python tests/bench/network.py
+
+# From the traces of a run: what was at work at once.
+bench-overlap: $(VENV)/.test-installed
+	$(BIN)/python tests/bench/overlap.py
+
+# Three columns and 450.
+bench-wide: $(VENV)/.test-installed
+	$(BIN)/python tests/bench/wide.py
 
 clean:
 	rm -rf $(VENV) $(PEER_VENV) psicli/curve/*.so build dist demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

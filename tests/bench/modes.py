@@ -1,18 +1,22 @@
 """Compare the three ways to intersect several files: one session, jobs side by side, jobs one after another.
 
-Also: what one more task of 1,000 rows costs in a session.
+Also: what one more task of 1,000 rows costs in a session. With --batch instead: a hundred small files as tasks of one
+session beside all their rows as one task, beside runs of their own, and beside runs of SPU where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import peers
 from run import free_port
 
 HEAD = """\
@@ -31,26 +35,35 @@ TASK = """\
     input_path: {{alice: alice-{number}.csv, bob: bob-{number}.csv}}
     output_path: {{alice: out-{number}.csv}}
 """
+# How many runs of their own are measured; what all would take is what these take, scaled.
+SAMPLED_RUNS = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=4)
-    parser.add_argument("--rows", type=int, default=2000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, help="default: 4, with --batch 100")
+    parser.add_argument("--rows", type=int, help="a side and file; default: 2000, with --batch 10000")
+    parser.add_argument("--batch", action="store_true")
+    parser.add_argument("--runs", type=int, default=3, help="of a --batch, taking turns; medians are shown")
     options = parser.parse_args()
+    options.files = options.files or (100 if options.batch else 4)
+    options.rows = options.rows or (10_000 if options.batch else 2000)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        numbers = range(options.files)
-        write_inputs(folder, numbers, options.rows)
-        one = write_job(folder, "one", numbers)
-        each = [write_job(folder, f"job-{number}", [number]) for number in numbers]
-        together = timed(lambda: finish(start(one)))
-        side_by_side = timed(lambda: finish([process for job in each for process in start(job)]))
-        serially = timed(lambda: [finish(start(job)) for job in each])
-        print(f"{options.files} files of {options.rows:,} x {options.rows:,} rows")
-        for label, seconds in (("one session", together), ("side by side", side_by_side), ("in turn", serially)):
-            print(f"{label:13} {seconds:6.2f} s  {seconds / together:4.2f}x")
-        print_further_task(folder)
+        (print_batch if options.batch else print_ways)(Path(name), options)
+
+
+def print_ways(folder: Path, options: argparse.Namespace) -> None:
+    numbers = range(options.files)
+    write_inputs(folder, numbers, options.rows)
+    one = write_job(folder, "one", numbers)
+    each = [write_job(folder, f"job-{number}", [number]) for number in numbers]
+    together = timed(lambda: finish(start(one)))
+    side_by_side = timed(lambda: finish([process for job in each for process in start(job)]))
+    serially = timed(lambda: [finish(start(job)) for job in each])
+    print(f"{options.files} files of {options.rows:,} x {options.rows:,} rows")
+    for label, seconds in (("one session", together), ("side by side", side_by_side), ("in turn", serially)):
+        print(f"{label:13} {seconds:6.2f} s  {seconds / together:4.2f}x")
+    print_further_task(folder)
 
 
 def print_further_task(folder: Path) -> None:
@@ -59,6 +72,42 @@ def print_further_task(folder: Path) -> None:
     few, all_of_them = write_job(folder, "few", many[:1]), write_job(folder, "many", many)
     short, long = timed(lambda: finish(start(few))), timed(lambda: finish(start(all_of_them)))
     print(f"a further task of 1,000 x 1,000 rows: {(long - short) / (len(many) - 1) * 1000:.0f} ms")
+
+
+def print_batch(folder: Path, options: argparse.Namespace) -> None:
+    """Show what a batch of small files costs beside their rows in one task, and beside a run for each file."""
+    files, rows, all_rows = options.files, options.rows, options.files * options.rows
+    numbers, whole = range(files), range(files, files + 1)
+    write_inputs(folder, numbers, rows)
+    write_inputs(folder, whole, all_rows)
+    batch, single = write_job(folder, "batch", numbers), write_job(folder, "single", whole)
+    jobs = [write_job(folder, f"job-{number}", [number]) for number in numbers[:SAMPLED_RUNS]]
+    few = len(jobs)
+    ways: dict[str, Callable[[], float]] = {
+        f"one task of {all_rows:,} rows": lambda: timed(lambda: finish(start(single))),
+        f"{files} tasks of {rows:,} rows, one session": lambda: timed(lambda: finish(start(batch))),
+        f"{files} runs, one after another *": lambda: timed(lambda: [finish(start(job)) for job in jobs]) * files / few,
+    }
+    if peers.PEERS_PYTHON.exists():
+        inputs = folder / "peers"
+        peers.generate(inputs, rows)
+        ways[f"{files} runs of SPU's ECDH on FourQ *"] = lambda: spu_seconds(inputs, rows) * files
+    taken: dict[str, list[float]] = {label: [] for label in ways}
+    for _ in range(options.runs):
+        for label, way in ways.items():
+            taken[label].append(way())
+    base = statistics.median(next(iter(taken.values())))
+    for label, seconds in taken.items():
+        middle = statistics.median(seconds)
+        print(f"{label:45} {middle:7.2f} s  {middle / base:5.2f}x  ({', '.join(f'{each:.2f}' for each in seconds)})")
+    print(f"* {few} of them measured, scaled")
+
+
+def spu_seconds(inputs: Path, rows: int) -> float:
+    """Return what a run of SPU takes, of some one after another [s]."""
+    options = argparse.Namespace(timeout=600, peers_python=peers.PEERS_PYTHON)
+    runs = [peers.measure("spu-fourq", inputs, rows, options) for _ in range(SAMPLED_RUNS)]
+    return statistics.mean(run.seconds for run in runs)
 
 
 def write_inputs(folder: Path, numbers: range, rows: int) -> None:
