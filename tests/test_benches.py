@@ -1,0 +1,49 @@
+"""The benches do what they say on a few rows; what they measure is worth nothing here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import network
+import pytest
+
+BENCHES = Path(network.__file__).parent
+FIGURE = r"[0-9.,]+"
+CASES = [
+    (
+        "memory.py --rows 2000 4000 --memory 400MB",
+        rf" 2,000 +{FIGURE} .* MB\n +4,000 .*\n2,000 to 4,000 rows: time a row [-+]{FIGURE}%, peak memory alice [-+]",
+    ),
+    ("wide.py --rows 2000 --columns 30 --runs 1", rf"3 columns, .* 200 matched .*\n(.*\n)+30 columns take {FIGURE}x "),
+    ("overlap.py --rows 3000", rf"alice: two or more .*\n(.*\n)+the kernel: {FIGURE}% of \d+ cores' time"),
+    (
+        "modes.py --batch --files 2 --rows 300 --runs 1",
+        rf"one task of 600 rows +{FIGURE} s +1.00x.*\n2 tasks of 300 rows, one session +{FIGURE} s (.*\n)+2 runs, one",
+    ),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "said"), CASES, ids=lambda value: value.split(".py")[0])
+def test_a_bench_prints_its_figures(command: str, said: str) -> None:
+    name, *arguments = command.split()
+    bench = [sys.executable, str(BENCHES / name), *arguments]
+    done = subprocess.run(bench, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.search(said, done.stdout), done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_network_bench_leaves_nothing_behind() -> None:
+    if reason := network.missing():
+        pytest.skip(reason)
+    bench = [sys.executable, str(BENCHES / "network.py"), "--rate", "20mbit", "--rows", "2000", "--fast-rows", "2000"]
+    done = subprocess.run(bench, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"2,000 x 2,000 rows at 20mbit: {FIGURE} s\nbob to alice: .* busy\n", done.stdout), done.stdout
+    left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
+    assert not re.search(r"psicli-\d+-(alice|bob)", left.stdout)
