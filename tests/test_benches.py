@@ -27,7 +27,7 @@ CASES = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("command", "said"), CASES, ids=lambda value: value.split(".py")[0])
+@pytest.mark.parametrize(("command", "said"), CASES, ids=[command.split(".")[0] for command, _ in CASES])
 def test_a_bench_prints_its_figures(command: str, said: str) -> None:
     name, *arguments = command.split()
     bench = [sys.executable, str(BENCHES / name), *arguments]
