@@ -14,8 +14,9 @@ from psicli.policy import Policy
 from psicli.spool import Mask, Storage
 from psicli.tables import Input
 
-# What the matched rows of a task may fill of the memory there is for data, while they are sorted.
-_OUTPUT_PART = 1 / 4
+# What the matched rows of a task may fill of the memory there is for data, while they are sorted: those of a one-sided
+# and of a shared result are at once.
+_OUTPUT_PART = 1 / 5
 
 
 class TaskOutput:

@@ -4,7 +4,8 @@
       8 frames          │      ▲                                                        │  at most `depth`
                         │      └── complete, in order <── computing: 2 threads <────────┤  pieces a task
     link's outbox <─────┘                                  └> curve's pool: `threads`   │
-      8 frames                                             writing: 1 thread <──────────┘
+      8 frames                                             committing: 1 thread <───────┘
+                                                           writing one-sided results: 1 thread
 
 The session's thread moves messages and keeps the books; it never computes. The link's own threads send and receive
 beside it, another thread reads the next task's input. Every queue is bounded: a full outbox stops the handing out of
@@ -84,18 +85,26 @@ class Crew:
         self._wake = wake
         # Two, so that one's parts are at hand while the other's last ones are waited for.
         self._computing = ThreadPoolExecutor(2, "psicli-compute")
+        self._committing = ThreadPoolExecutor(1, "psicli-committer")
         self._writing = ThreadPoolExecutor(1, "psicli-writer")
 
     def compute(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
         return self._submit(self._computing, work, *arguments)
 
+    def commit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Have file work done that the peer waits for, one piece at a time."""
+        return self._submit(self._committing, work, *arguments)
+
     def write(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Have file work done, one piece at a time."""
+        """Have a one-sided result written, one at a time.
+
+        Nothing the peer waits for may queue behind it: how long it takes tells of matches.
+        """
         return self._submit(self._writing, work, *arguments)
 
     def dismiss(self) -> None:
         """Begin nothing more; what is at work goes on."""
-        for executor in (self._computing, self._writing):
+        for executor in (self._computing, self._committing, self._writing):
             executor.shutdown(wait=False, cancel_futures=True)
 
     def _submit(self, executor: Executor, work: Callable[..., T], *arguments: Any) -> Future[T]:
@@ -250,9 +259,9 @@ class TaskExchange:
             case Match():
                 return self._crew.compute(self._match_both)
             case StageOutput():
-                return self._crew.write(self._stage)
+                return self._crew.commit(self._stage)
             case PublishOutput():
-                return self._crew.write(self._publish)
+                return self._crew.commit(self._publish)
         result: Future[bytes] = Future()
         result.set_result(self._do_at_once(work))
         return result

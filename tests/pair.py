@@ -214,7 +214,7 @@ class AtOnce(Crew):
             future.set_exception(exc)
         return future
 
-    write = compute
+    commit = write = compute
 
 
 class KeptOutput:

@@ -426,9 +426,11 @@ def test_a_trace_shows_every_frame_of_both_lists(tmp_path: Path) -> None:
     assert counts == {**queues, "sent": ["bytes"], "received": ["bytes"]}
 
 
-def test_a_slow_output_does_not_show_in_the_pace_of_the_session() -> None:
+@pytest.mark.parametrize("later", [{}, {"broadcast": True}, {"broadcast": True, "receiver": BOB}], ids=str)
+def test_a_slow_output_does_not_show_in_the_pace_of_the_session(later: dict[str, Any]) -> None:
     """How long a one-sided result takes to write tells of its size; the sender must not see it in later tasks."""
-    alice, bob = small(8)
+    first, others = small(1), small(8, **later)
+    alice, bob = ([*first[side], *others[side][1:]] for side in range(2))
     go_on = threading.Event()
     alice[0].finish_alone = lambda matched: go_on.wait(PATIENCE)  # type: ignore[method-assign]
     ends = joined(alice, bob)
