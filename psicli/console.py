@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import traceback
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeAlias
 
 import click
 from tqdm import tqdm
@@ -24,6 +26,8 @@ LINE_INTERVAL = 60.0
 
 # Items masked so far and of how many: own, own in all, the peer's, the peer's in all.
 Masked = tuple[int, int, int, int]
+
+_ExceptionInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 _LEVELS = {-1: logging.ERROR, 0: logging.INFO, 1: logging.DEBUG}
 
@@ -41,6 +45,16 @@ class _TerminalFormatter(logging.Formatter):
         if record.levelno < logging.WARNING:
             return text
         return click.style(text, fg="red" if record.levelno >= logging.ERROR else "yellow")
+
+    def formatException(self, ei: _ExceptionInfo) -> str:
+        """Show where something happened and of what kind it is, not what it says: a library may quote a row."""
+        parts: list[str] = []
+        exc = ei[1]
+        while exc is not None:
+            where = "".join(traceback.format_tb(exc.__traceback__))
+            parts.append(f"Traceback (most recent call last):\n{where}{type(exc).__qualname__}")
+            exc = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
+        return "\nthen, while that was handled:\n".join(reversed(parts))
 
 
 class _JournalFormatter(_TerminalFormatter):

@@ -177,3 +177,28 @@ def test_a_standard_error_that_is_gone_does_not_end_a_run(start: Start) -> None:
     for own in (2, 3, 4):
         shown.progress("one", (own, 4, 4, 4))
     shown.close()
+
+
+# What went wrong -------------------------------------------------------------------------------------------------
+
+
+def fail_over(row: str) -> None:
+    raise ValueError(f"cannot convert {row}")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_failure_is_shown_with_its_place_and_kind_and_without_its_words(start: Start, terminal: bool) -> None:
+    """What a library says may quote the row it failed over."""
+    start(terminal=terminal)
+    # The lines of a source, which a traceback holds, do not show it.
+    row = f"zq7-{1}"
+    try:
+        try:
+            fail_over(row)
+        except ValueError as exc:
+            raise RuntimeError(f"in {row}") from exc
+    except RuntimeError:
+        logging.getLogger("psicli.test").exception("unexpected failure")
+    assert re.search(r"in fail_over\n.*\nValueError\n(.*\n)+RuntimeError\b", written())
+    assert written().count("Traceback") == 2
+    assert row not in written()
