@@ -1,4 +1,4 @@
-"""Real runs of both parties whose wire is recorded, and if a test wants so, what each drew from the system's randomness.
+"""Real runs of both parties whose wire is recorded, and what each drew from the system's randomness.
 
 Who knows the draws knows the scalars: so a test can tell which point on the wire is which item, and search what a run
 wrote for what nobody may see.
@@ -88,8 +88,10 @@ def tapped_pair(folder: Path) -> Iterator[tuple[Pair, int]]:
             pair.kill()
 
 
-def record(pair: Pair, port: int, *arguments: str, code: Mapping[str, str] | None = None) -> Recording:
-    """Run both parties to their ends; code: what a party's process runs before psicli."""
+def record(
+    pair: Pair, port: int, *arguments: str, code: Mapping[str, str] | None = None, trace: bool = False
+) -> Recording:
+    """Run both parties to their ends; code: what a party's process runs before psicli; trace: into its folder."""
     tap = Tap(port, pair.port)
     drawn = {party: pair.folder / f"{party}.draws" for party in PARTIES}
     for path in drawn.values():
@@ -99,6 +101,7 @@ def record(pair: Pair, port: int, *arguments: str, code: Mapping[str, str] | Non
             party: pair.start(
                 party,
                 *arguments,
+                *(("--trace", str(pair.path(party, "trace.json"))) if trace else ()),
                 program=altered((code or {}).get(party, "")),
                 env={"TEST_DRAWS": str(drawn[party])},
             )
