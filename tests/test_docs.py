@@ -24,7 +24,9 @@ def test_every_error_has_a_listed_exit_code() -> None:
     assert {kind.code for kind in found} <= set(errors.EXIT_CODES)
 
 
-@pytest.mark.parametrize("document", sorted([README, *ROOT.glob("docs/*.md"), ROOT / "sample_data" / "README.md"]))
+@pytest.mark.parametrize(
+    "document", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "sample_data" / "README.md"])
+)
 def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
         assert (document.parent / target).exists(), target
