@@ -24,7 +24,7 @@ from runner import DIALER, LISTENER, PARTIES, Pair, Side
 from tapped import Recording, keys, record, tapped_pair
 
 from psicli import curve
-from psicli.protocol import Ack, Chunk, Message, Open, Stream, task_session_id
+from psicli.protocol import Message, Open, Stream, task_session_id
 from psicli.wire import encode
 
 # Every key, name of a column or file, and other value that nobody may see holds it.
