@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from psicli import __version__, allocator, curve, items, signals, tables, trace
+from psicli import __version__, curve, items, signals, tables, trace
 from psicli.config import Job, Task
 from psicli.errors import CannotCreateError, InternalError, InterruptedBySignal, PsicliError, StorageError, shown
 from psicli.files import FileFormat, check_writable, file_format
@@ -67,7 +67,6 @@ def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None) -> Report:
     try:
         with ExitStack() as stack:
             _keep_secrets_in_memory()
-            allocator.give_back_what_is_freed()
             curve.set_threads(job.pipeline.threads)
             curve.self_test()
             credentials = _credentials(job, report)

@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"__init__", "curve", "errors", "signals"},
     "console": set(),
     "job": {
-        "__init__", "allocator", "config", "curve", "errors", "files", "items", "ledger", "link", "outputs",
+        "__init__", "config", "curve", "errors", "files", "items", "ledger", "link", "outputs",
         "pipeline", "policy", "protocol", "report", "session", "signals", "spool", "state", "tables", "tls", "trace",
     },
     "outputs": {"errors", "files", "items", "policy", "spool", "tables"},
@@ -45,7 +45,6 @@ ALLOWED: dict[str, set[str]] = {
     "spool": {"errors", "state"},
     "state": {"errors"},
     "curve": {"errors", "trace"},
-    "allocator": set(),
     "trace": {"files"},
     "files": {"errors"},
     "errors": set(),
@@ -61,7 +60,6 @@ EXCLUSIVE = {
     "click": {"cli", "console"},
     "tqdm": {"console"},
     "pydantic": {"config"},
-    "ctypes": {"allocator"},
 }
 
 

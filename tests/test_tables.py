@@ -568,6 +568,7 @@ def test_a_file_changed_while_it_is_read_is_refused(
         opened[0].before, opened[0].change = before, partial(change, path)
 
     monkeypatch.setattr(source, "_open", opening)
+    monkeypatch.setattr(source.SourceFile, "view", lambda self: self.file)
     with tables.Input(path, fmt, ["id"]) as watched, Spool(tmp_path / "state") as spool:
         if reading == "rows":
             assert len(list(watched.key_batches())) == 1
@@ -578,6 +579,47 @@ def test_a_file_changed_while_it_is_read_is_refused(
         with pytest.raises(InputChangedError, match=r"in\.file") as caught:
             read_again()
     assert caught.value.code == 65
+
+
+def test_views_of_a_file_do_not_move_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+    path.write_bytes(bytes(range(100)))
+    with source.SourceFile(path, "in") as file:
+        one, other = file.view(), file.view()
+        assert (one.read(3), other.read(2), one.read(1), other.tell()) == (b"\0\1\2", b"\0\1", b"\3", 2)
+        assert other.seek(-4, io.SEEK_END) == 96
+        assert (other.read(), other.read(1), one.seek(2, io.SEEK_CUR)) == (b"\x60\x61\x62\x63", b"", 6)
+
+
+@pytest.mark.parametrize("columns", [1, 16, 17, 40])
+def test_many_columns_come_out_in_their_order(tmp_path: Path, columns: int) -> None:
+    """More columns than one reader takes, and so several readers, each with some of them."""
+    names = [f"c{number}" for number in range(columns)]
+    values = {name: pa.array([f"{name}-{row}" for row in range(9)]) for name in names}
+    pq.write_table(pa.table(values), tmp_path / "in", row_group_size=4)
+    with tables.Input(tmp_path / "in", PARQUET, names[:1]) as wide, Spool(tmp_path / "state") as spool:
+        list(wide.key_batches())
+        sink = io.BytesIO()
+        assert wide.write_matched(sink, PARQUET, [row % 2 == 0 for row in range(9)], budget=AMPLE, spool=spool) == 5
+    assert pq.read_table(sink).equals(pa.table(values).take([0, 2, 4, 6, 8]))
+
+
+def test_wide_rows_come_in_smaller_row_groups() -> None:
+    assert [output.row_group_rows(columns) for columns in (1, 32, 450, 10**7)] == [122_880, 122_880, 8192, 2048]
+
+
+def test_numbers_that_hardly_repeat_get_no_dictionary(tmp_path: Path) -> None:
+    rows = pa.table({"id": ["a"], "price": [1.5], "pair": [{"x": 0.5, "y": "b"}], "count": [7]})
+    pq.write_table(rows, tmp_path / "in")
+    with tables.Input(tmp_path / "in", PARQUET, ["id"]) as source_of_all, Spool(tmp_path / "state") as spool:
+        list(source_of_all.key_batches())
+        sink = io.BytesIO()
+        source_of_all.write_matched(sink, PARQUET, [True], budget=AMPLE, spool=spool)
+    group = pq.ParquetFile(sink).metadata.row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    dictionaries = {column.path_in_schema for column in columns if "RLE_DICTIONARY" in column.encodings}
+    assert dictionaries == {"id", "pair.y", "count"}
+    assert pq.read_table(sink).equals(rows)
 
 
 @pytest.mark.parametrize("fmt", [CSV, CSV_GZ, PARQUET], ids=name_of)
@@ -1045,7 +1087,7 @@ def small_pieces(size: int) -> Iterator[None]:
         patch.setattr(delimited, "_BLOCK_BYTES", size + 1)
         patch.setattr(parquet, "_BATCH_ROWS", max(size // 16, 1))
         patch.setattr(parquet, "_COLUMNS_AT_ONCE", 2)
-        patch.setattr(parquet, "_LEAST_WINDOW_ROWS", 3)
+        patch.setattr(parquet, "_windows", lambda wanted, most, windows=parquet._windows: windows(wanted, min(most, 3)))
         patch.setattr(sorting, "_LEAST_BATCH_BYTES", size)
         patch.setattr(sorting, "_LEAST_STEP_BYTES", 0)
         patch.setattr(output, "_CSV_BATCH_BYTES", size)
@@ -1169,7 +1211,7 @@ def test_bytes_do_not_depend_on_the_budget(
     columns = NAMES if fmt == out == PARQUET else NAMES[:5]
     matched = [random.random() < 0.7 for _ in rows]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables, "ROW_GROUP_ROWS", 7)
+        patch.setattr(tables, "row_group_rows", lambda columns: 7)
         path = Path(folder) / "in"
         if fmt == PARQUET:
             pq.write_table(typed(rows, size, columns), path, row_group_size=group)

@@ -6,6 +6,7 @@ by a batch or row group of the output.
     delimited, parquet    read a file: the keys of all rows, then the matched rows
     sorting               sorts these, on disk if need be
     output                writes them
+    ahead                 lets two of these work at a time
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import pyarrow as pa
 
 from psicli.files import FileFormat, Format
 from psicli.spool import Spool
+from psicli.tables.ahead import one_ahead
 from psicli.tables.delimited import MAX_HEADER_BYTES, DelimitedInput, read_header
 from psicli.tables.output import (
-    ROW_GROUP_ROWS,
     Dictionaries,
     check_writable_types,
     csv_rows,
+    row_group_rows,
     wide_schema,
     widen,
     write_csv,
@@ -108,21 +110,21 @@ class Input:
             kept = schema if fmt.kind == Format.PARQUET else pa.schema([])
             dictionaries = self._sort(sorter, self._matched(mask, budget), Dictionaries(kept, self._ordered_values))
             if fmt.kind == Format.PARQUET:
-                return write_parquet(file, schema, dictionaries, sorter.sorted(ROW_GROUP_ROWS))
-            return write_csv(file, fmt, schema.names, sorter.sorted(csv_rows(sorter.row_bytes)))
+                return write_parquet(file, schema, dictionaries, one_ahead(sorter.sorted(row_group_rows(len(schema)))))
+            return write_csv(file, fmt, schema.names, one_ahead(sorter.sorted(csv_rows(sorter.row_bytes))))
         finally:
             sorter.close()
 
     def _matched(self, mask: Any, budget: int) -> Iterator[Any]:
         if isinstance(self._reader, ParquetInput):
-            return self._reader.matched(mask, budget // SHARES)
+            return self._reader.matched(mask, budget // SHARES, row_group_rows(len(self.schema)))
         return self._reader.matched(mask)
 
     def _sort(self, sorter: RowSorter, matched: Iterator[Any], dictionaries: Dictionaries) -> dict[str, Any]:
         """Read the matched rows into the sorter; return the dictionaries they need."""
         schema = wide_schema(self.schema)
         with self._source.watched():
-            for rows in matched:
+            for rows in one_ahead(matched):
                 table = widen(rows, schema)
                 dictionaries.note(table)
                 sorter.add(table)

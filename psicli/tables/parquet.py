@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,9 +26,9 @@ _BATCH_BYTES = 16 << 20
 _COLUMN_BUFFER_BYTES = 1 << 20
 _BUFFER_BYTES = 16 << 20
 # The decoder takes a megabyte or two a column, for a page and a dictionary.
-_COLUMNS_AT_ONCE = 32
-# Of rows so wide that their columns are read share by share, at least so many are put together: an output's row group.
-_LEAST_WINDOW_ROWS = 122_880
+_COLUMNS_AT_ONCE = 16
+# Readers side by side, where there are more columns than that; each has a batch and buffers of its own.
+_READERS = 2
 
 
 class ParquetInput:
@@ -69,29 +70,46 @@ class ParquetInput:
                 self._group_rows[group] += batch.num_rows
                 yield texts
 
-    def matched(self, mask: Any, budget: int) -> Iterator[Any]:
+    def matched(self, mask: Any, budget: int, least: int) -> Iterator[Any]:
         """Give the rows that a pa.BooleanArray marks as pa.Table, in the order of the file.
 
-        Row groups without such rows are not read. budget: what a table may take [bytes], if rows are so wide that their
-        columns are read share by share. Raises BadInputError for what is wrong in any column that is read.
+        Row groups without such rows are not read. Rows so wide that their columns are read share by share come so many
+        at a time: what `budget` [bytes] holds, but no fewer than `least` [rows]. Raises BadInputError for what is wrong
+        in any column that is read.
         """
         names = self.schema.names
+        if len(names) <= _COLUMNS_AT_ONCE:
+            file = _opened(self._source, len(names))
+            for group, start, wanted in self._wanted(mask):
+                yield from self._picked(file, group, names, start, wanted, len(wanted))
+            return
         shares = [names[at : at + _COLUMNS_AT_ONCE] for at in range(0, len(names), _COLUMNS_AT_ONCE)]
-        file = _opened(self._source, len(shares[0]))
-        row = 0
+        dealt = [shares[number::_READERS] for number in range(_READERS)]
+        files = [_opened(self._source, _COLUMNS_AT_ONCE) for _ in dealt]
+        with ThreadPoolExecutor(_READERS, "psicli-columns") as readers:
+            for group, start, wanted in self._wanted(mask):
+                size = max(files[0].metadata.row_group(group).total_byte_size, 1)
+                for window, stop in _windows(wanted, max(budget * len(wanted) // size, least)):
+                    read = partial(self._shares_of, group=group, start=start, wanted=window, stop=stop)
+                    found = {name: values for part in readers.map(read, files, dealt) for name, values in part.items()}
+                    yield pa.table([found[name] for name in names], names=names)
+
+    def _wanted(self, mask: Any) -> Iterator[tuple[int, int, Any]]:
+        """Give the row groups that hold rows of a mask, the row each starts at, and its part of the mask."""
+        start = 0
         for group, rows in enumerate(self._group_rows):
-            start, row = row, row + rows
             wanted = mask.slice(start, rows)
-            if not wanted.true_count:
-                continue
-            if len(shares) == 1:
-                yield from self._picked(file, group, names, start, wanted, rows)
-                continue
-            metadata = file.metadata.row_group(group)
-            most = max(budget * rows // max(metadata.total_byte_size, 1), _LEAST_WINDOW_ROWS)
-            for window, stop in _windows(wanted, most):
-                tables = [pa.concat_tables(self._picked(file, group, share, start, window, stop)) for share in shares]
-                yield pa.table([column for table in tables for column in table.columns], names=names)
+            if wanted.true_count:
+                yield group, start, wanted
+            start += rows
+
+    def _shares_of(self, file: Any, shares: Sequence[Sequence[str]], **where: Any) -> dict[str, Any]:
+        """Return the columns of some shares by their names; `where`: as _picked has it."""
+        found: dict[str, Any] = {}
+        for columns in shares:
+            table = pa.concat_tables(self._picked(file, columns=columns, **where))
+            found.update(zip(columns, table.columns, strict=True))
+        return found
 
     def _picked(
         self, file: Any, group: int, columns: Sequence[str], start: int, wanted: Any, stop: int
@@ -167,7 +185,7 @@ def _opened(source: SourceFile, columns: int) -> Any:
     buffer = min(_BUFFER_BYTES // max(columns, 1), _COLUMN_BUFFER_BYTES)
     # Without a buffer the columns of a whole row group are in memory at once.
     return _parquet(
-        lambda: pq.ParquetFile(source.file, page_checksum_verification=True, buffer_size=buffer), source.name
+        lambda: pq.ParquetFile(source.view(), page_checksum_verification=True, buffer_size=buffer), source.name
     )
 
 

@@ -195,10 +195,10 @@ def _sorted(tables: list[Any], schema: Any, keys: Sequence[str], rows: int) -> I
     """Sort tables together; takes them out of their list, and gives tables of so many rows."""
     joined = _joined(tables, schema)
     order = _key_order(_key_texts(joined, keys))
-    columns = [column.chunk(0) for column in joined.columns]
+    # One piece, and all columns at once: each call of its own would cost as much as what it does.
+    batch = pa.RecordBatch.from_arrays([column.chunk(0) for column in joined.columns], schema=schema)
     for start in range(0, len(order), rows):
-        part = order.slice(start, rows)
-        yield pa.Table.from_arrays([column.take(part) for column in columns], schema=schema)
+        yield pa.Table.from_batches([batch.take(order.slice(start, rows))])
 
 
 def _joined(tables: list[Any], schema: Any) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, cast
 
 from psicli import items
 from psicli.errors import (
@@ -61,6 +62,10 @@ class SourceFile:
         if not unchanged:
             raise InputChangedError(path=self.name)
 
+    def view(self) -> BinaryIO:
+        """Return the file once more, with a position of its own, for a thread of its own."""
+        return cast(BinaryIO, _View(self.file.fileno()))
+
     def stream(self, *, zipped: bool) -> Stream:
         """Return the file's bytes from the beginning, unzipped if they are zipped."""
         return Stream(self.file, self.name, zipped=zipped)
@@ -73,6 +78,34 @@ class SourceFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _View(io.RawIOBase):
+    """An open file that others read too, from a position that is nobody else's."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: os.fstat(self._descriptor).st_size}[whence]
+        self._at = start + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        left = os.fstat(self._descriptor).st_size - self._at
+        data = os.pread(self._descriptor, max(left, 0) if size < 0 else size, self._at)
+        self._at += len(data)
+        return data
 
 
 class Stream:
