@@ -274,7 +274,7 @@ def test_a_wait_for_another_program(pair: Pair) -> None:
 
 # Everything is loaded before the change of user: the new one may not be allowed to read where Python lives.
 AS_NOBODY = f"""
-import os, psicli.cli, psicli.job, psicli.simulate
+import encodings.idna, os, psicli.cli, psicli.job, psicli.simulate
 os.setgroups([])
 os.setgid({NOBODY})
 os.setuid({NOBODY})
