@@ -113,17 +113,17 @@ def first_point(forged: bytes) -> Callable[[HostilePeer, list[bytes]], list[byte
     return lambda peer, own: replaced(own, 13, forged)
 
 
-def of_another_session(peer: HostilePeer, due: list[Message]) -> list[Out]:
-    """Points, digests and all, that were good in a session before."""
-    return recorded(replace(peer.setting, listens=False))
+def of_another_session(stage: str) -> Callable[[HostilePeer, list[Message]], Iterable[Out]]:
+    """What was good in a session before, digests and all."""
+    return lambda peer, due: recorded(replace(peer.setting, listens=False))[stage]
 
 
 @cache
-def recorded(setting: Setting) -> list[Out]:
+def recorded(setting: Setting) -> dict[str, list[Out]]:
     with free_ports(1) as ports:
         peer, told, outcome, _ = meet(SessionVictim(ports[0], setting, OURS), ports[0], setting, HONEST)
     assert (told, outcome.code) == (None, 0)
-    return peer.sent["points"]
+    return peer.sent
 
 
 def a_point(u: int) -> Callable[[HostilePeer, list[bytes]], list[bytes]]:
@@ -207,7 +207,7 @@ STREAMS: dict[str, Cheat] = {
         "the digest of stream . differs",
         lambda peer, due: [replace(due[0], data=due[0].data[32:] + due[0].data[:32]), *due[1:]],
     ),
-    "points of another session": at("points", "the digest of stream . differs", of_another_session),
+    "points of another session": at("points", "the digest of stream . differs", of_another_session("points")),
     "a made-up Ack": at(
         "points",
         "acknowledged frames of stream . that were never sent",
@@ -280,6 +280,7 @@ TOKENS: dict[str, Cheat] = {
         lambda peer, due: [*due[:-1], Chunk(0, 3, 3, bytes(128))],
     ),
     "tokens that end early": at("tokens", "fewer or more items in stream 3", lambda peer, due: [due[0], due[-1]]),
+    "tokens of another session": at("tokens", "the digest of stream 3 differs", of_another_session("tokens")),
     "tokens of another digest": at("tokens", "the digest of stream 3 differs", end(digest=bytes(32))),
     "tokens in another order": at("tokens", "frame 2 of stream 3 where frame 0", lambda peer, due: due[::-1][1:]),
 }
