@@ -20,7 +20,7 @@ import click
 
 from psicli import __version__, signals
 from psicli.console import Console
-from psicli.errors import CannotCreateError, PsicliError, StorageError
+from psicli.errors import CannotCreateError, InterruptedBySignal, PsicliError, StorageError
 from psicli.locks import PortLock, hold_dial, hold_port, holders
 
 if TYPE_CHECKING:
@@ -89,9 +89,26 @@ def _trace_option(text: str) -> Callable[[Callable[..., int]], Callable[..., int
     )
 
 
+def _party_option(command: Callable[..., int]) -> Callable[..., int]:
+    text = "Who we are, instead of the file's self_party."
+    return click.option("--party", envvar="PSICLI_PARTY", show_envvar=True, help=text)(command)
+
+
+def _port_option(command: Callable[..., int]) -> Callable[..., int]:
+    return click.option(
+        "--port-offset",
+        type=int,
+        default=0,
+        envvar="PSICLI_PORT_OFFSET",
+        show_envvar=True,
+        metavar="N",
+        help="Add N to every port, on both sides, to run several jobs at once.",
+    )(command)
+
+
 @cli.command()
 @_job_options
-@click.option("--party", envvar="PSICLI_PARTY", show_envvar=True, help="Who we are, instead of the file's self_party.")
+@_party_option
 @click.option(
     "--lock-timeout",
     type=Seconds(min=0),
@@ -101,15 +118,7 @@ def _trace_option(text: str) -> Callable[[Callable[..., int]], Callable[..., int
     metavar="S",
     help="Wait so many seconds for the port instead of giving up at once.",
 )
-@click.option(
-    "--port-offset",
-    type=int,
-    default=0,
-    envvar="PSICLI_PORT_OFFSET",
-    show_envvar=True,
-    metavar="N",
-    help="Add N to every port, on both sides, to run several jobs at once.",
-)
+@_port_option
 @_trace_option("Write what the run does when to FILE, for https://ui.perfetto.dev.")
 @click.option("--simulated-port", type=int, hidden=True)
 def run(
@@ -221,18 +230,91 @@ def simulate(
 
 
 @cli.command()
+@_job_options
+@_party_option
+@_port_option
+@click.option(
+    "--wait",
+    type=Seconds(min=0),
+    default=30,
+    show_default=True,
+    envvar="PSICLI_WAIT",
+    show_envvar=True,
+    metavar="S",
+    help="Wait so many seconds for the other side; with 0 it is left alone.",
+)
+@click.option("--full", is_flag=True, envvar="PSICLI_FULL", help="Read all rows, not about the first 100,000.")
+def check(
+    config: Path,
+    as_json: bool,
+    settings: Sequence[str],
+    only: Sequence[str],
+    quiet: bool,
+    verbose: bool,
+    party: str | None,
+    port_offset: int,
+    wait: float,
+    full: bool,
+) -> int:
+    """Find what would keep a job from running, and say what to do; no data is sent.
+
+    Looks at the job file, inputs and outputs, key columns, disks, port, certificates, and at the other side where that
+    runs or checks the same job. Ends with 0, with warnings too, or with what a run would end with.
+    """
+    console = Console(-1 if quiet else int(verbose))
+    from psicli.checklist import Checklist, to_json, to_text
+
+    try:
+        from psicli.config import load_job
+
+        job = load_job(config, party=party, port_offset=port_offset, variables=_variables(settings), only=only)
+        console.job = job.name
+        from psicli.check import check_job
+
+        found = check_job(job, lambda: _hold(job, 0), wait=wait, full=full)
+    except InterruptedBySignal:
+        raise
+    except PsicliError as exc:
+        found = Checklist.refused(exc)
+    text = to_json(found) if as_json else to_text(found, quiet=quiet)
+    if text:
+        _write(text)
+    return found.exit_code
+
+
+@cli.command()
 @click.option("--json", "as_json", is_flag=True, envvar="PSICLI_JSON", help="Show one JSON object.")
-def status(as_json: bool) -> int:
-    """Show which jobs run on this machine, of all users: on which port, since when, how far."""
+@click.option("--clean", is_flag=True, envvar="PSICLI_CLEAN", help="Remove what runs that were killed have left.")
+def status(as_json: bool, clean: bool) -> int:
+    """Show which jobs run on this machine, of all users: on which port, since when, how far.
+
+    And what runs of this user that were killed have left in the state folder. The next run removes it, too.
+    """
+    from psicli.state import left_over, state_folder, sweep
+
     running = holders()
+    left = sweep(state_folder()) if clean else []
+    if not clean:
+        # What runs can be told without a state folder.
+        with suppress(CannotCreateError):
+            left = left_over(state_folder())
     if as_json:
-        _write(json.dumps({"running": [vars(holder) for holder in running]}, indent=2))
-    elif not running:
+        facts = {
+            "running": [vars(holder) for holder in running],
+            "removed" if clean else "left_over": [*map(str, left)],
+        }
+        _write(json.dumps(facts, indent=2))
+        return 0
+    if not running:
         _write("no job runs on this machine")
-    for holder in [] if as_json else running:
+    for holder in running:
         who = f"{holder.job} ({holder.party}, {holder.where})"
         at = f"{holder.task}: {holder.phase} {holder.percent} %" if holder.task else holder.phase
         _write(f"{who}, pid {holder.pid}, {holder.user}, since {holder.since}, {at}")
+    for folder in left:
+        _write(f"removed {folder}" if clean else f"left over: {folder}; `psicli status --clean` removes it")
+    if clean and not left:
+        _write("nothing is left over")
     return 0
 
 

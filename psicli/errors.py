@@ -278,6 +278,14 @@ class SpoolSpaceError(StorageError):
     hint = "Free space there, name another folder in PSICLI_STATE_DIR, or give psicli more memory (pipeline.memory)."
 
 
+class DiskTooSmallError(StorageError):
+    sentence = "{folder}: the disk is too small: about {need} may be needed there, and {free} are free"
+    hint = (
+        "Free space there, or put outputs (output_path) or state (PSICLI_STATE_DIR) on another disk. All rows are "
+        "taken to match, and the other side to have as many."
+    )
+
+
 # 75 busy -------------------------------------------------------------------------------------------------------
 
 
@@ -314,6 +322,14 @@ class PeerProtocolError(PsicliError):
     hint = "Do not use this peer's data until its operator has explained this; nothing was written."
 
 
+class SamePartyError(PeerProtocolError):
+    sentence = "{peer} broke the protocol: it introduced itself as {party}, which is this side"
+    hint = (
+        "Was this party started on both sides, or have both job files one self_party? Then correct self_party (or "
+        "--party) on one of them; else somebody sends this side's own words back."
+    )
+
+
 class PeerAccusesError(PsicliError):
     sentence = "{peer} stopped: it says that this side broke the protocol"
     code = 76
@@ -344,6 +360,14 @@ class OwnCertificateExpiredError(IdentityError):
 class OwnCertificateEarlyError(IdentityError):
     sentence = "{path}: this side's certificate is valid only from {date} (it is {now})"
     hint = "Check this machine's clock; else wait, or get a certificate that is valid now."
+
+
+class SwappedCertificateError(IdentityError):
+    sentence = "{path}: this side's certificate names {names}, which is the other party, and not {name}"
+    hint = (
+        "Is self_party (or --party) the other party's, so that the two are swapped? Else give the job file this "
+        "party's own certificate."
+    )
 
 
 class OwnCertificateNameError(IdentityError):
@@ -485,6 +509,11 @@ class BindError(ConfigError):
 class StandardStreamError(ConfigError):
     sentence = "task {task}: standard input and output cannot be shared by all parties"
     hint = "Give the task files to simulate it."
+
+
+class UncheckedStreamError(ConfigError):
+    sentence = "task {task}: standard input and output cannot be checked"
+    hint = "Give the task files to check it, or check the others (--only)."
 
 
 class SharedOutputError(ConfigError):

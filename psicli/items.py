@@ -319,6 +319,11 @@ _ENTRY = np.dtype([("key", ">u8", (2,)), ("length", "<u4")])
 _CODE_BYTES = 4
 
 
+def items_on_disk(rows: int, size: int, budget: int) -> int:
+    """Return about what an ItemSorter takes on disk for rows with items of this size within its budget [bytes]."""
+    return (_ENTRY.itemsize + _CODE_BYTES) * rows + size if _cost(rows, size) > budget else 0
+
+
 def _cost(rows: int, size: int) -> int:
     """Return what it takes to bring rows with items of this size together [bytes]."""
     return _ROW_BYTES * rows + 2 * size

@@ -25,7 +25,7 @@ from psicli.link import Dialer, Listener
 from psicli.outputs import SilentlyChecked, StandardOutput, TaskOutput
 from psicli.pipeline import Output
 from psicli.policy import Policy
-from psicli.protocol import Progress, TaskTerms
+from psicli.protocol import Progress, Purpose, TaskTerms
 from psicli.report import Report, Status, TaskReport, what_the_peer_learns
 from psicli.session import Session, TaskResult, Terms, open_session
 from psicli.spool import Mask, Spool, Storage
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 STDIO = "-"
 # What a task's items may fill of the memory there is for data: those of the next task are read while this one's are
 # masked.
-_ITEMS_PART = 1 / 8
+ITEMS_PART = 1 / 8
 # How long a side that fails before the session waits for the peer, to tell it [s].
 REFUSAL_TIMEOUT = 5.0
 
@@ -128,15 +128,21 @@ def _credentials(job: Job, report: Report) -> TlsCredentials | None:
     """Read the TLS files; None where the job does without."""
     if job.tls_insecure:
         _warn(report, "tls: insecure: all goes in plain text, and the other side may be anybody")
-    if job.tls is None:
-        return None
-    files = job.tls.ca_file, job.tls.certificate_file, job.tls.private_key_file
-    credentials = TlsCredentials.load(*files, own_name=job.own.tls_name, peer_name=job.other.tls_name)
-    _warn(report, ending(credentials.own, f"the certificate in {credentials.certificate_file}", _may_last(job)))
+    credentials = load_credentials(job)
+    if credentials is not None:
+        _warn(report, ending(credentials.own, f"the certificate in {credentials.certificate_file}", may_last(job)))
     return credentials
 
 
-def _may_last(job: Job) -> float:
+def load_credentials(job: Job) -> TlsCredentials | None:
+    """Read the TLS files of a job; raises TlsFileError."""
+    if job.tls is None:
+        return None
+    files = job.tls.ca_file, job.tls.certificate_file, job.tls.private_key_file
+    return TlsCredentials.load(*files, own_name=job.own.tls_name, peer_name=job.other.tls_name)
+
+
+def may_last(job: Job) -> float:
     """Return how long a job may take at a guess [s]: until the peer is there, and one silence that is borne."""
     return _rendezvous(job) + job.link.recv_timeout_ms / 1000
 
@@ -235,17 +241,22 @@ def _spooled_stdin(stack: ExitStack) -> Path:
     return path
 
 
-def _session(job: Job, meeting: Listener | Dialer, storage: Storage, report: Report) -> Session:
-    terms = Terms(
+def terms(job: Job, purpose: Purpose = Purpose.RUN) -> Terms:
+    """Return what this side says of the job when it meets the peer."""
+    return Terms(
         job.party,
         job.peer,
         job.name,
         tuple(TaskTerms(task.name, task.receiver, task.broadcast_result, len(task.keys)) for task in job.tasks),
         job.link.recv_timeout_ms,
+        purpose,
     )
+
+
+def _session(job: Job, meeting: Listener | Dialer, storage: Storage, report: Report) -> Session:
     session = open_session(
         meeting,
-        terms,
+        terms(job),
         timeout=_rendezvous(job),
         recv_timeout=job.link.recv_timeout_ms / 1000,
         depth=job.pipeline.depth,
@@ -253,7 +264,7 @@ def _session(job: Job, meeting: Listener | Dialer, storage: Storage, report: Rep
         storage=storage,
     )
     if session.peer_certificate is not None:
-        _warn(report, ending(session.peer_certificate, f"{job.peer}'s certificate", _may_last(job)))
+        _warn(report, ending(session.peer_certificate, f"{job.peer}'s certificate", may_last(job)))
     report.session_id = session.sid.hex()
     report.peer_version = shown(session.peer_version, 40).strip("'")
     logger.info("in session with %s", job.peer)
@@ -294,7 +305,7 @@ class TaskRun:
         self._phase("reading %s", self._source.name)
         with self.stages.at(Stage.READING, "read input"):
             self._input = Input(self._source.path, self._source.format, self._task.keys, name=self._source.name)
-            share = self._storage.share(_ITEMS_PART)
+            share = self._storage.share(ITEMS_PART)
             sorter = ItemSorter(os.urandom(curve.ORDER_SECRET_BYTES), spool=self._storage.spool, budget=share)
             for key_texts in self._input.key_batches():
                 sorter.expect(self._input.expected_rows)

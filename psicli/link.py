@@ -103,6 +103,7 @@ _CLIENT_OPTIONS = [
 ]
 _MAX_STREAMS = 8
 _NO_ANSWER = "no answer"
+_ONLY_CHECKS = "it runs `psicli check` and not the job yet"
 _TLS_WORDS = ("ssl", "certificate", "verification")
 _KNOWN_REASONS = (
     "connection refused",
@@ -346,11 +347,20 @@ def _plain_reason(details: str) -> str:
 class Listener:
     """The end that accepts the connection; owns the port from construction on.
 
-    Raises PortBusyError when it cannot be bound: why it might not be is found out before, by the port's lock.
+    purpose: with CHECK it meets whoever says Hello, and gives the session to nobody. Raises PortBusyError when it
+    cannot be bound: why it might not be is found out before, by the port's lock.
     """
 
-    def __init__(self, host: str, port: int, peer: str, credentials: TlsCredentials | None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        peer: str,
+        credentials: TlsCredentials | None,
+        purpose: Purpose = Purpose.RUN,
+    ) -> None:
         self.where = tls.written_address(host, port)
+        self._purpose = purpose
         self._peer = peer
         self._credentials = credentials
         self._lock = threading.Condition()
@@ -521,17 +531,28 @@ class Listener:
         purpose = decode_hello(octets).purpose
         if self._refusal is not None:
             self._turn_away(link, self._refusal)
+            # Whoever only checks may tell nobody who runs.
+            self._told |= purpose is Purpose.RUN
+        elif self._purpose is Purpose.CHECK:
+            self._say_hello(link, octets)
+            link.close_outgoing()
+            self._taken = self._taken or link
             self._told = True
-        elif purpose is Purpose.RUN and self._taken is not None:
+        elif purpose is Purpose.CHECK:
+            self._say_hello(link, octets)
+            if self._taken is not None:
+                link.send(Abort(BUSY))
+            link.close_outgoing()
+        elif self._taken is not None:
             self._turn_away(link, BUSY)
         else:
-            assert self._make_hello is not None
-            link.own_hello, link.peer_hello = self._make_hello(), octets
-            link.send(HelloOctets(link.own_hello))
-            if purpose is Purpose.RUN:
-                self._taken = link
-            else:
-                link.close_outgoing()
+            self._say_hello(link, octets)
+            self._taken = link
+
+    def _say_hello(self, link: Link, octets: bytes) -> None:
+        assert self._make_hello is not None
+        link.own_hello, link.peer_hello = self._make_hello(), octets
+        link.send(HelloOctets(link.own_hello))
 
     def _turn_away(self, link: Link, failure_class: int) -> None:
         link.send(Abort(failure_class))
@@ -552,8 +573,10 @@ class Dialer:
         peer: str,
         credentials: TlsCredentials | None,
         retry_interval: float,
+        purpose: Purpose = Purpose.RUN,
     ) -> None:
         self.where = tls.written_address(host, port)
+        self._purpose = purpose
         self._address = host, port
         self._peer = peer
         self._credentials = credentials
@@ -579,7 +602,8 @@ class Dialer:
                 # The last attempt may just have run out of time.
                 reason = reason if exc.facts["reason"] == _NO_ANSWER else str(exc.facts["reason"])
             except PeerSpeaksPlainError:
-                self._tell_in_plain()
+                if self._purpose is Purpose.RUN:
+                    self._tell_in_plain()
                 raise
             self.close()
             self._check_plain(deadline)
@@ -646,7 +670,9 @@ class Dialer:
                 raise PeerGoneError(reason=_NO_ANSWER)
         if isinstance(answer, HelloOctets):
             # Read here, where the peer can be told what is wrong with it.
-            decode_hello(answer.octets)
+            theirs = decode_hello(answer.octets)
+            if theirs.purpose is Purpose.CHECK and self._purpose is Purpose.RUN:
+                raise PeerGoneError(reason=_ONLY_CHECKS)
             link.peer_hello = answer.octets
             return link
         if isinstance(answer, Abort):

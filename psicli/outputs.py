@@ -16,7 +16,7 @@ from psicli.tables import Input
 
 # What the matched rows of a task may fill of the memory there is for data, while they are sorted: those of a one-sided
 # and of a shared result are at once.
-_OUTPUT_PART = 1 / 5
+OUTPUT_PART = 1 / 5
 
 
 class TaskOutput:
@@ -58,7 +58,7 @@ class TaskOutput:
                 self._file.file,
                 self._format,
                 row_mask,
-                budget=self._storage.share(_OUTPUT_PART),
+                budget=self._storage.share(OUTPUT_PART),
                 spool=self._storage.spool,
             )
         self._file.seal()

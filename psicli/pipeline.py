@@ -126,17 +126,11 @@ class _Lists:
 
     def __init__(self, party: TaskParty, storage: Storage) -> None:
         own, peer = party.own_count, party.peer_count
-        points, tokens = (
-            Cut(width, max(own, peer), storage.share(part), storage.spool)
-            for width, part in ((curve.POINT_BYTES, _POINTS_PART), (curve.TOKEN_BYTES, _TOKENS_PART))
-        )
+        points, tokens = _cuts(max(own, peer), storage)
         # The sender of points gets tokens and makes them; who answers points keeps none.
         kept = not party.answers_points
         # The peer may have declared any number of items: what will not fit is found out before any of it is taken.
-        storage.expect(
-            sum(points.disk_bytes(records) for records in (own, peer, peer))
-            + sum(tokens.disk_bytes(records * kept) for records in (own, peer))
-        )
+        storage.expect(lists_on_disk(own, peer, storage, tokens=kept))
         self.own_points = Records(points, own)
         self.peer_points = Records(points, peer)
         self.products = Records(points, peer)
@@ -151,6 +145,18 @@ class _Lists:
         self.close_points()
         self.own_tokens.close()
         self.peer_tokens.close()
+
+
+def lists_on_disk(own: int, peer: int, storage: Storage, *, tokens: bool) -> int:
+    """Return what a task's lists take on disk for want of memory [bytes]; tokens: whether this party keeps them."""
+    points, kept = _cuts(max(own, peer), storage)
+    size = sum(points.disk_bytes(records) for records in (own, peer, peer))
+    return size + sum(kept.disk_bytes(records * tokens) for records in (own, peer))
+
+
+def _cuts(longest: int, storage: Storage) -> tuple[Cut, Cut]:
+    points = Cut(curve.POINT_BYTES, longest, storage.share(_POINTS_PART), storage.spool)
+    return points, Cut(curve.TOKEN_BYTES, longest, storage.share(_TOKENS_PART), storage.spool)
 
 
 class TaskExchange:

@@ -93,6 +93,8 @@ class Hello:
     suite: str = SUITE
     # How long this side puts up with silence [ms].
     recv_timeout_ms: int = 300_000
+    # This side's clock, Unix time [ms].
+    clock_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class Envelope(_message.Message):
     def __init__(self, hello: _Optional[bytes] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., received: _Optional[_Union[TaskMark, _Mapping]] = ..., ready: _Optional[_Union[TaskMark, _Mapping]] = ..., commit: _Optional[_Union[TaskMark, _Mapping]] = ..., done: _Optional[_Union[TaskMark, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol_version", "package_version", "suite", "purpose", "party", "job", "tasks", "chunk_items", "nonce", "recv_timeout_ms")
+    __slots__ = ("protocol_version", "package_version", "suite", "purpose", "party", "job", "tasks", "chunk_items", "nonce", "recv_timeout_ms", "clock_ms")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     PACKAGE_VERSION_FIELD_NUMBER: _ClassVar[int]
     SUITE_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,7 @@ class Hello(_message.Message):
     CHUNK_ITEMS_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     RECV_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     package_version: str
     suite: str
@@ -62,7 +63,8 @@ class Hello(_message.Message):
     chunk_items: int
     nonce: bytes
     recv_timeout_ms: int
-    def __init__(self, protocol_version: _Optional[int] = ..., package_version: _Optional[str] = ..., suite: _Optional[str] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., party: _Optional[str] = ..., job: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskTerms, _Mapping]]] = ..., chunk_items: _Optional[int] = ..., nonce: _Optional[bytes] = ..., recv_timeout_ms: _Optional[int] = ...) -> None: ...
+    clock_ms: int
+    def __init__(self, protocol_version: _Optional[int] = ..., package_version: _Optional[str] = ..., suite: _Optional[str] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., party: _Optional[str] = ..., job: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskTerms, _Mapping]]] = ..., chunk_items: _Optional[int] = ..., nonce: _Optional[bytes] = ..., recv_timeout_ms: _Optional[int] = ..., clock_ms: _Optional[int] = ...) -> None: ...
 
 class TaskTerms(_message.Message):
     __slots__ = ("name", "receiver", "broadcast_result", "key_columns")

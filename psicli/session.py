@@ -22,6 +22,7 @@ from psicli.errors import (
     PeerSilentError,
     PeerStuckError,
     PsicliError,
+    SamePartyError,
     failure_of_peer,
     shown,
 )
@@ -38,6 +39,7 @@ from psicli.protocol import (
     Message,
     Open,
     Progress,
+    Purpose,
     Receiver,
     Sender,
     TaskMessage,
@@ -88,6 +90,7 @@ class Terms:
     job: str
     tasks: tuple[TaskTerms, ...]
     recv_timeout_ms: int = 300_000
+    purpose: Purpose = Purpose.RUN
 
     def hello(self, chunk_items: int) -> bytes:
         """Return a fresh Hello, as the octets that will travel; every connection needs its own."""
@@ -99,7 +102,9 @@ class Terms:
                 tasks=self.tasks,
                 chunk_items=chunk_items,
                 nonce=os.urandom(NONCE_BYTES),
+                purpose=self.purpose,
                 recv_timeout_ms=self.recv_timeout_ms,
+                clock_ms=time.time_ns() // 1_000_000,
             )
         )
 
@@ -107,10 +112,10 @@ class Terms:
 def agree(ours: Hello, theirs: Hello, peer: str) -> None:
     """Check that both sides mean the same session.
 
-    Raises PeerProtocolError when our own Hello comes back, DisagreementError with a table of every field that differs.
+    Raises SamePartyError when our own Hello comes back, DisagreementError with a table of every field that differs.
     """
     if theirs.party == ours.party or theirs.nonce == ours.nonce:
-        raise PeerProtocolError(detail=f"it introduced itself as {ours.party}, which is this side")
+        raise SamePartyError(party=ours.party)
     rows = [(f"party of {peer}", peer, theirs.party)]
     rows += [(name, getattr(ours, name), getattr(theirs, name)) for name in ("protocol_version", "suite", "job")]
     rows += _task_rows(ours.tasks, theirs.tasks)

@@ -121,9 +121,9 @@ class Spool:
     def _no_room(self, need: int, why: str) -> SpoolSpaceError:
         return SpoolSpaceError(
             folder=self._state,
-            need=_in_units(need),
-            held=_in_units(sum(self._files.values())),
-            free=_in_units(shutil.disk_usage(self._state).free),
+            need=in_units(need),
+            held=in_units(sum(self._files.values())),
+            free=in_units(shutil.disk_usage(self._state).free),
             reason=why,
         )
 
@@ -214,7 +214,7 @@ class SpoolFile(io.FileIO):
             raise StorageError(path=self._path.parent.parent, reason=f"{doing} failed: {reason(exc)}") from exc
 
 
-def _in_units(size: int) -> str:
+def in_units(size: int) -> str:
     """Say a size [bytes] for people."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 

@@ -11,8 +11,9 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -70,12 +71,22 @@ def held(state: Path) -> Iterator[int]:
         os.close(folder)
 
 
-def sweep(state: Path) -> None:
-    """Remove the folders of runs that are gone, if there is a state folder at all; raises CannotCreateError."""
-    if os.path.lexists(state):
-        with held(state):
-            for folder in state.glob(f"{_RUN_PREFIX}*"):
-                _remove_if_left(folder)
+def left_over(state: Path) -> list[Path]:
+    """Return the folders of runs that are gone; raises CannotCreateError."""
+    return _of_the_gone(state, lambda folder: None)
+
+
+def sweep(state: Path) -> list[Path]:
+    """Remove the folders of runs that are gone and return them; raises CannotCreateError."""
+    return _of_the_gone(state, partial(shutil.rmtree, ignore_errors=True))
+
+
+def _of_the_gone(state: Path, act: Callable[[Path], object]) -> list[Path]:
+    """Return the folders that no run holds, each held against all others while something is done to it."""
+    if not os.path.lexists(state):
+        return []
+    with held(state):
+        return [folder for folder in sorted(state.glob(f"{_RUN_PREFIX}*")) if _done_if_left(folder, act)]
 
 
 class RunFolder:
@@ -110,14 +121,16 @@ def reason(exc: OSError) -> str:
     return (exc.strerror or "unknown").lower()
 
 
-def _remove_if_left(folder: Path) -> None:
+def _done_if_left(folder: Path, act: Callable[[Path], object]) -> bool:
     with suppress(CannotCreateError, OSError):
         lock = _open_lock(folder / _LOCK)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+            act(folder)
+            return True
         finally:
             os.close(lock)
+    return False
 
 
 def _open_lock(path: Path) -> int:

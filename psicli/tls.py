@@ -35,6 +35,7 @@ from psicli.errors import (
     PeerCertificateNameError,
     PeerGoneError,
     PeerSpeaksPlainError,
+    SwappedCertificateError,
     TlsFileError,
     TlsHandshakeError,
     shown,
@@ -99,7 +100,7 @@ class TlsCredentials:
     def check_own(self) -> None:
         """Check what the other side would refuse, to say it where it can be mended.
 
-        Raises OwnCertificateExpiredError, OwnCertificateEarlyError, OwnCertificateNameError.
+        Raises OwnCertificateExpiredError, OwnCertificateEarlyError, OwnCertificateNameError, SwappedCertificateError.
         """
         now = datetime.now(UTC)
         facts = {"path": self.certificate_file, "now": written(now), "name": self.own_name}
@@ -107,8 +108,11 @@ class TlsCredentials:
             raise OwnCertificateExpiredError(date=written(self.own.not_valid_after_utc), **facts)
         if self.own.not_valid_before_utc > now + CLOCK_SKEW:
             raise OwnCertificateEarlyError(date=written(self.own.not_valid_before_utc), **facts)
-        if not names_party(self.own, self.own_name):
-            raise OwnCertificateNameError(names=shown_names(self.own), **facts)
+        if names_party(self.own, self.own_name):
+            return
+        if names_party(self.own, self.peer_name):
+            raise SwappedCertificateError(names=shown_names(self.own), **facts)
+        raise OwnCertificateNameError(names=shown_names(self.own), **facts)
 
 
 def read_file(path: Path) -> bytes:

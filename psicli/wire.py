@@ -129,6 +129,7 @@ def encode_hello(hello: Hello) -> bytes:
         chunk_items=hello.chunk_items,
         nonce=hello.nonce,
         recv_timeout_ms=hello.recv_timeout_ms,
+        clock_ms=hello.clock_ms,
     ).SerializeToString()
     return octets
 
@@ -158,6 +159,7 @@ def decode_hello(octets: bytes) -> Hello:
         protocol_version=hello.protocol_version,
         suite=hello.suite,
         recv_timeout_ms=hello.recv_timeout_ms,
+        clock_ms=hello.clock_ms,
     )
 
 

@@ -12,7 +12,7 @@ from psicli.errors import EXIT_CODES
 
 README = Path(__file__).parent.parent / "README.md"
 COMMANDS = [
-    "run", "simulate", "status", "ledger", "bench", "certs ca", "certs request", "certs issue", "certs show",
+    "run", "simulate", "check", "status", "ledger", "bench", "certs ca", "certs request", "certs issue", "certs show",
 ]  # fmt: skip
 
 

@@ -253,9 +253,14 @@ class Pair:
 
     def start(self, party: str, *arguments: str, config: bool = True, **how: Any) -> Run:
         """Write the party's job file and start it."""
+        path = self.job_file(party)
+        return self.start_as_is(*(("--config", path) if config else ()), *arguments, **how)
+
+    def job_file(self, party: str) -> Path:
+        """Write the party's job file as it is now."""
         path = self.path(party, "job.yaml")
         path.write_text(yaml.safe_dump(self.jobs[party], sort_keys=False, allow_unicode=True), encoding="utf-8")
-        return self.start_as_is(*(("--config", path) if config else ()), *arguments, **how)
+        return path
 
     def start_as_is(self, *arguments: str | Path, **how: Any) -> Run:
         return self.start_command("run", *arguments, **how)

@@ -16,9 +16,15 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
     "cli": {
-        "__init__", "bench", "certs", "config", "console", "errors", "job", "ledger", "locks", "report", "signals",
-        "simulate", "state",
+        "__init__", "bench", "certs", "check", "checklist", "config", "console", "errors", "job", "ledger", "locks",
+        "report", "signals", "simulate", "state",
     },
+    "check": {
+        "__init__", "checklist", "config", "curve", "errors", "estimate", "files", "items", "job", "ledger", "link",
+        "locks", "protocol", "session", "signals", "spool", "state", "tables", "tls", "wire",
+    },
+    "checklist": {"errors"},
+    "estimate": {"config", "curve", "files", "items", "job", "outputs", "pipeline", "spool"},
     "simulate": {"config", "errors", "files", "signals", "state"},
     "certs": {"errors", "files", "tls"},
     "bench": {"__init__", "curve", "errors", "signals"},
