@@ -99,7 +99,8 @@ def spool_bytes(job: Job, tasks: Sequence[tuple[Task, Size]]) -> int:
         lists_on_disk(size.rows, size.rows, storage, tokens=task.receiver == job.party) + _sorted_on_disk(task, storage)
         for task, size in tasks
     ]
-    return max((mine + lists + then for mine, lists, then in zip(read, kept, [*read[1:], 0], strict=True)), default=0)
+    following = [*read, 0][1:]
+    return max((mine + lists + then for mine, lists, then in zip(read, kept, following, strict=True)), default=0)
 
 
 def _sorted_on_disk(task: Task, storage: Storage) -> int:

@@ -199,6 +199,25 @@ def test_a_listener_that_fails_tells_the_dialer(meeting: Meeting) -> None:
         dialling.result(DEADLINE)
 
 
+def test_a_check_is_refused_but_does_not_use_up_the_refusal(meeting: Meeting) -> None:
+    """The peer's run, which comes after it, has to be told too."""
+    with ThreadPoolExecutor(1) as pool:
+        refusing = pool.submit(meeting.listener.refuse, 66, DEADLINE)
+        with pytest.raises(PeerFailedError):
+            meeting.dialer().meet(lambda: hello("bob", Purpose.CHECK), DEADLINE)
+        assert not refusing.done()
+        with pytest.raises(PeerFailedError):
+            meeting.dial().result(DEADLINE)
+        refusing.result(DEADLINE)
+
+
+def test_a_check_hears_whether_a_run_would_be_turned_away(meeting: Meeting) -> None:
+    meeting.links()
+    answers = list(meeting.raw(iter([encode(HelloOctets(hello("bob", Purpose.CHECK)))])))
+    assert [type(decode(answer)) for answer in answers] == [HelloOctets, Abort]
+    assert decode(answers[1]) == Abort(75)
+
+
 def test_a_dialer_that_fails_tells_the_listener(meeting: Meeting) -> None:
     listening = meeting.listen()
     meeting.dialer().refuse(74, DEADLINE)
