@@ -235,7 +235,7 @@ def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
 def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
     """Read the keys of the first rows, or all of them, for their mistakes."""
     seen = matchless = item_bytes = 0
-    expected = 0
+    expected: int | None = None
     for texts in source.key_batches():
         signals.check()
         encoded = items.encode_items(texts)
@@ -243,10 +243,10 @@ def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
         matchless += encoded.null_count
         item_bytes += len(items.packed(encoded)[1])
         if seen >= SCANNED_ROWS and not full:
-            expected = source.expected_rows
+            expected = max(source.expected_rows, seen)
             break
-    rows = max(expected, seen)
-    which = f"all {seen:,} rows" if rows == seen else f"the first {seen:,} of about {rows:,} rows"
+    rows = seen if expected is None else expected
+    which = f"all {seen:,} rows" if expected is None else f"the first {seen:,} of about {rows:,} rows"
     types = ", ".join(f"{shown(key)} ({source.schema.field(key).type})" for key in task.keys)
     message = f"{types}: {which} are good, {matchless:,} of them without a key"
     if matchless > _MANY_MATCHLESS * seen:

@@ -129,8 +129,8 @@ def test_every_mistake_of_the_job_file_is_a_row(pair: Pair) -> None:
     rows = the_object(result.stdout)["checks"]
     assert (result.code, the_object(result.stdout)["exit_code"]) == (78, 78)
     assert [(row["name"], row["status"], row["code"]) for row in rows] == [("config", "fail", 78)] * 2
-    for row, mistake in zip(rows, (r"surprise: unknown", r"'in\.xlsx'"), strict=True):
-        assert re.search(rf"job\.yaml:\d+: .*{mistake}", row["message"]), row
+    for mistake in ("surprise: unknown field", r".*'in\.xlsx' has no known suffix"):
+        assert any(re.search(rf"job\.yaml:\d+: {mistake}", row["message"]) for row in rows), rows
 
 
 def test_standard_input_is_not_read(pair: Pair) -> None:
@@ -209,9 +209,7 @@ def test_a_mistake_beyond_the_first_rows_takes_full(pair: Pair) -> None:
     result = start(pair, DIALER, "--json", *ALONE).result()
     keys = found(result)["keys"]
     assert (result.code, keys["status"]) == (0, "warn")
-    assert re.search(
-        r"'code' \(string\): the first [\d,]+ of about 2\d\d,\d{3}|30\d,\d{3} rows are good", keys["message"]
-    )
+    assert re.search(r"'code' \(string\): the first [\d,]+ of about (299|30\d),\d{3} rows are good", keys["message"])
     fails(
         start(pair, DIALER, "--json", "--full", *ALONE).result(), "keys", 65, r"in\.csv:300002: the row has 3", "quoted"
     )

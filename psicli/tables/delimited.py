@@ -212,7 +212,8 @@ class DelimitedInput:
             return 0
         size = self._source.size * (_GUESSED_COMPRESSION if self._format.gzip else 1)
         last = self._blocks[-1]
-        return self.rows * max(size // max(last.start + last.size, 1), 1)
+        read = max(last.start + last.size, 1)
+        return self.rows * max(size, read) // read
 
     def key_batches(self) -> Iterator[tuple[Any, ...]]:
         """Read the file and find every mistake in it; give the key texts of its rows. Raises BadInputError."""
