@@ -89,7 +89,7 @@ def test_both_sides_check_and_leave_everything_as_it_was(pair: Pair) -> None:
     pair.nothing_left()
 
 
-@pytest.mark.parametrize("runs", PARTIES)
+@pytest.mark.parametrize("runs", [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)])
 def test_whoever_waits_in_run_is_met_and_waits_on(pair: Pair, runs: str) -> None:
     """A check takes no session and ends none, on whichever side it is."""
     marked_pair(pair)
@@ -186,9 +186,19 @@ def _open_state(pair: Pair) -> None:
 LOCAL = [
     pytest.param(_other_key, "input", 66, "no column 'Id'; the file has 'code'", "Check keys", id="missing column"),
     pytest.param(_float_key, "input", 65, "key column 'id' is of type '?double", "Cast it", id="float key"),
-    pytest.param(_no_folder, "output", 73, "its folder does not exist", "Create the folder", id="no output folder"),
+    pytest.param(
+        _no_folder,
+        "output",
+        73,
+        "its folder does not exist",
+        "Create the folder",
+        id="no output folder",
+        marks=pytest.mark.slow,
+    ),
     pytest.param(_bad_row, "keys", 65, r"in\.csv:3: the row has 3 fields", "must be quoted", id="bad row"),
-    pytest.param(_open_state, "state", 73, "open to other users", "permissions", id="open state folder"),
+    pytest.param(
+        _open_state, "state", 73, "open to other users", "permissions", id="open state folder", marks=pytest.mark.slow
+    ),
 ]
 
 
@@ -243,7 +253,7 @@ def test_a_disk_that_is_too_small(pair: Pair) -> None:
 # The other side --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("party", PARTIES)
+@pytest.mark.parametrize("party", [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)])
 def test_a_peer_that_is_absent(pair: Pair, party: str) -> None:
     marked_pair(pair)
     result = start(pair, party, "--json", "--wait", "0.3").result()
