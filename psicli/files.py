@@ -3,13 +3,20 @@
 The only user of os.replace. A target that is a symbolic link is resolved once, when the AtomicFile is made: the
 file it points to is replaced and the link stays. Everything after that goes through a descriptor of the folder,
 so that renaming the folder meanwhile cannot lead the output elsewhere.
+
+A temporary file is locked while its writer lives. One that nobody holds was left by a run that was killed, and goes
+when the next run looks at the same target.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import io
+import logging
 import os
+import re
 import secrets
 import stat
 from collections.abc import Mapping
@@ -19,6 +26,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self, cast
 
 from psicli.errors import CannotCreateError, FileThereError, StorageError, UnknownFormatError, shown
+
+logger = logging.getLogger(__name__)
 
 
 class Format(StrEnum):
@@ -79,7 +88,7 @@ class AtomicFile:
         self.path = path
         target = Path(os.path.realpath(path))
         self._name = target.name
-        self._temporary = f".{target.name}.psicli-{secrets.token_hex(8)}.tmp"
+        self._temporary = ""
         self._sealed = False
         try:
             self._folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -91,24 +100,36 @@ class AtomicFile:
             os.close(self._folder)
             raise
         self._raw = raw
+        # The lock outlives the closing of the file: it ends with the last descriptor.
+        self._lock = os.dup(raw.fileno())
         self.file = cast(BinaryIO, io.BufferedWriter(raw, 1 << 20))
 
     def _create(self) -> _TargetIO:
         try:
             mode = self._mode_of_target()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            # Never wider than the old file, not even for a moment; without an old file umask decides.
-            descriptor = os.open(self._temporary, flags, 0o666 if mode is None else mode, dir_fd=self._folder)
+            while (descriptor := self._create_locked(mode)) is None:
+                # Somebody took it for left over in the moment before it was locked.
+                pass
         except OSError as exc:
             raise _cannot_create(self.path, exc) from exc
+        return _TargetIO(descriptor, self.path)
+
+    def _create_locked(self, mode: int | None) -> int | None:
+        self._temporary = f".{self._name}.psicli-{secrets.token_hex(8)}.tmp"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        # Never wider than the old file, not even for a moment; without an old file umask decides.
+        descriptor = os.open(self._temporary, flags, 0o666 if mode is None else mode, dir_fd=self._folder)
         try:
             if mode is not None:
                 os.fchmod(descriptor, mode)
-            return _TargetIO(descriptor, self.path)
-        except OSError as exc:
-            os.close(descriptor)
+            if _is_locked(descriptor):
+                return descriptor
+        except BaseException:
             os.unlink(self._temporary, dir_fd=self._folder)
-            raise _cannot_create(self.path, exc) from exc
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        return None
 
     def _mode_of_target(self) -> int | None:
         try:
@@ -155,8 +176,17 @@ class AtomicFile:
         if self._temporary:
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary, dir_fd=self._folder)
+        os.close(self._lock)
         os.close(self._folder)
         self._folder = -1
+
+    def remove_left_over(self) -> None:
+        """Remove what runs that were killed have left beside the target; what is being written is locked."""
+        pattern = re.compile(rf"\.{re.escape(self._name)}\.psicli-[0-9a-f]{{16}}\.tmp")
+        for name in filter(pattern.fullmatch, os.listdir(self._folder)):
+            with contextlib.suppress(OSError):
+                _remove_if_left(name, self._folder)
+                logger.info("removed %s, which a run that was killed has left", self.path.with_name(name))
 
     def __enter__(self) -> Self:
         return self
@@ -194,7 +224,33 @@ def create_files(files: Mapping[Path, tuple[bytes, int]]) -> None:
 def check_writable(path: Path) -> None:
     """Make sure that path can be created or replaced; raises CannotCreateError and leaves nothing behind."""
     # Trying is the only sure test: permissions alone do not tell of read-only disks, quotas or root.
-    AtomicFile(path).discard()
+    with AtomicFile(path) as probe:
+        probe.remove_left_over()
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Lock a file that was just made; return whether it is still there."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # Where there are no locks, nobody removes anything either.
+        return True
+    return os.fstat(descriptor).st_nlink > 0
+
+
+def _remove_if_left(name: str, folder: int) -> None:
+    """Remove one of our temporary files; raises OSError if it is held, or is no file of this user after all."""
+    descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(name, dir_fd=folder)
+    finally:
+        os.close(descriptor)
 
 
 def _cannot_create(path: Path, exc: OSError) -> CannotCreateError:

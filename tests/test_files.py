@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import resource
 import stat
@@ -274,3 +276,94 @@ def test_other_suffixes_are_unknown(path: str) -> None:
         file_format(path)
     assert caught.value.code == 78
     assert ".parquet" in caught.value.advice
+
+
+# What a run that was killed has left -----------------------------------------------------------------------------
+
+
+def left_over(target: Path, number: int = 1) -> Path:
+    """Make the temporary file of a run that is gone."""
+    path = target.with_name(f".{target.name}.psicli-{number:016x}.tmp")
+    path.write_bytes(b"half an output")
+    return path
+
+
+def test_the_next_run_removes_what_a_killed_one_has_left(tmp_path: Path) -> None:
+    target = tmp_path / "rows.csv"
+    target.write_bytes(b"old")
+    for number in range(3):
+        left_over(target, number)
+    check_writable(target)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"rows.csv": b"old"}
+
+
+def test_what_is_still_being_written_stays(tmp_path: Path) -> None:
+    """Also when it is whole and waits to be published."""
+    target = tmp_path / "rows.csv"
+    for sealed in (False, True):
+        with AtomicFile(target) as written:
+            written.file.write(b"new")
+            if sealed:
+                written.seal()
+            check_writable(target)
+            assert len(list(tmp_path.glob(".rows.csv.psicli-*.tmp"))) == 1
+            written.publish()
+        assert target.read_bytes() == b"new"
+
+
+def test_what_is_not_ours_stays(tmp_path: Path) -> None:
+    target = tmp_path / "rows.csv"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    others = [
+        left_over(tmp_path / "rows2.csv"),
+        left_over(tmp_path / "xrows.csv"),
+        left_over(elsewhere / "rows.csv"),
+        tmp_path / ".rows.csv.psicli-0123.tmp",
+        tmp_path / ".rows.csv.psicli-0123456789abcdef.tmp.gz",
+        tmp_path / ".rows-csv.psicli-0123456789abcdef.tmp",
+    ]
+    for path in others:
+        path.write_bytes(b"precious")
+    link = tmp_path / ".rows.csv.psicli-00000000000000aa.tmp"
+    link.symlink_to(others[0])
+    pipe = tmp_path / ".rows.csv.psicli-00000000000000bb.tmp"
+    os.mkfifo(pipe)
+    (tmp_path / ".rows.csv.psicli-00000000000000cc.tmp").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    check_writable(target)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert all(path.read_bytes() == b"precious" for path in others)
+
+
+def test_a_temporary_file_that_somebody_takes_for_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the moment between its making and its lock: another one is made."""
+    target = tmp_path / "rows.csv"
+    lock, moments = fcntl.flock, iter([True, False])
+
+    def raced(descriptor: int, operation: int) -> None:
+        if next(moments, False):
+            next(tmp_path.glob(".rows.csv.psicli-*.tmp")).unlink()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", raced)
+    with AtomicFile(target) as written:
+        written.file.write(b"new")
+        written.publish()
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+    assert target.read_bytes() == b"new"
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs are written as ever; what is left over stays, since nobody can tell."""
+    target = tmp_path / "rows.csv"
+    left = left_over(target)
+
+    def refused(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    check_writable(target)
+    with AtomicFile(target) as written:
+        written.publish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([left.name, "rows.csv"])
