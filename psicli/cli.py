@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from psicli import __version__, signals
+from psicli import __version__, failpoints, signals
 from psicli.console import Console
-from psicli.errors import CannotCreateError, InterruptedBySignal, PsicliError, StorageError
+from psicli.errors import CannotCreateError, InterruptedBySignal, PsicliError, StorageError, unexpected
 from psicli.locks import PortLock, hold_dial, hold_port, holders
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def run(
     """Run a job with the other party and write the matched rows."""
     console = Console(-1 if quiet else int(verbose))
     try:
+        failpoints.arm()
         from psicli.config import load_job
 
         job = load_job(
@@ -158,6 +159,11 @@ def run(
             report = run_job(job, _Hooks(console, lock), trace)
     except PsicliError as exc:
         return _refuse(exc, as_json)
+    except click.ClickException:
+        raise
+    except Exception as exc:
+        logger.exception("unexpected failure")
+        return _refuse(unexpected(exc), as_json)
     finally:
         console.close()
     from psicli.report import to_json, to_text
@@ -561,6 +567,7 @@ def _write(text: str, *, to_stderr: bool = False) -> None:
         with signals.allowed():
             click.echo(text, file=stream)
             stream.flush()
+            failpoints.passage("report.written")
     except OSError as exc:
         # What is left in the buffer must not fail a second time at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -241,6 +241,11 @@ class InternalError(PsicliError):
     hint = "This is a mistake in psicli; please report it with the lines above."
 
 
+def unexpected(exc: Exception) -> InternalError:
+    """Return the error that stands for an exception nobody foresaw; only its class is told."""
+    return InternalError(detail=f"an unexpected {type(exc).__name__}")
+
+
 class LocalProtocolError(InternalError):
     """Our own side broke the order of the protocol."""
 
@@ -494,6 +499,12 @@ class MissingBackendError(PsicliError):
         "Install a C compiler and Python's headers (gcc, python3-dev), then psicli again with "
         "`pip install --force-reinstall --no-cache-dir`; or unset the variable to run slower without it."
     )
+
+
+class FailpointError(PsicliError):
+    sentence = "{variable} is {value}, which is no failpoint; it is NAME:kill, stop, raise, enospc or flip, and :NTH"
+    code = 78
+    hint = "Unset {variable}: it is there for tests of psicli; psicli/failpoints.py has the names."
 
 
 class PeerDisagreesError(ConfigError):

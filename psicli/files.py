@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self, cast
 
+from psicli import failpoints
 from psicli.errors import CannotCreateError, FileThereError, StorageError, UnknownFormatError, shown
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class _TargetIO(io.FileIO):
 
     def write(self, data: Any, /) -> int:
         try:
+            failpoints.passage("output.written")
             return super().write(data)
         except OSError as exc:
             raise _storage_error(self._target, exc) from exc
@@ -120,6 +122,7 @@ class AtomicFile:
         # Never wider than the old file, not even for a moment; without an old file umask decides.
         descriptor = os.open(self._temporary, flags, 0o666 if mode is None else mode, dir_fd=self._folder)
         try:
+            failpoints.passage("output.created")
             if mode is not None:
                 os.fchmod(descriptor, mode)
             if _is_locked(descriptor):
@@ -149,6 +152,7 @@ class AtomicFile:
         self.file.flush()
         try:
             os.fsync(self._raw.fileno())
+            failpoints.passage("output.synced")
             self._raw.close()
         except OSError as exc:
             raise _storage_error(self.path, exc) from exc
@@ -160,7 +164,9 @@ class AtomicFile:
         try:
             os.replace(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
             self._temporary = ""
+            failpoints.passage("output.renamed")
             os.fsync(self._folder)
+            failpoints.passage("output.kept")
         except OSError as exc:
             raise _storage_error(self.path, exc) from exc
         finally:

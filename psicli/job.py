@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from psicli import __version__, curve, items, signals, tables, trace
+from psicli import __version__, curve, failpoints, items, signals, tables, trace
 from psicli.config import Job, Task
-from psicli.errors import CannotCreateError, InternalError, InterruptedBySignal, PsicliError, StorageError, shown
+from psicli.errors import CannotCreateError, InterruptedBySignal, PsicliError, StorageError, shown, unexpected
 from psicli.files import FileFormat, check_writable, file_format
 from psicli.items import ItemSorter, OrderedItems
 from psicli.ledger import Ledger, Opening
@@ -99,10 +99,6 @@ def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None) -> Report:
 def _keep_secrets_in_memory() -> None:
     """Turn core dumps off: whoever finds a scalar in one and has the points that were sent can guess every item."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def unexpected(exc: Exception) -> InternalError:
-    return InternalError(detail=f"an unexpected {type(exc).__name__}")
 
 
 def _note_disk(report: Report, spool: Spool) -> None:
@@ -207,11 +203,12 @@ def _checked_sources(
         ledger.prepare()
         if trace_file is not None:
             _check_trace_file(trace_file, job)
+        failpoints.passage("input.checked")
     except InterruptedBySignal:
         raise
-    except PsicliError as exc:
+    except Exception as exc:
         logger.info("cannot start; telling %s", job.peer)
-        meeting.refuse(exc.code, REFUSAL_TIMEOUT)
+        meeting.refuse(exc.code if isinstance(exc, PsicliError) else PsicliError.code, REFUSAL_TIMEOUT)
         raise
     return sources
 
@@ -320,6 +317,7 @@ class TaskRun:
             kind = StandardOutput if self._task.output_path == STDIO else TaskOutput
             self._output = kind(self._task.output_path, self._input, ordered, self._storage, self._policy)
         self._reading_seconds = time.monotonic() - started
+        failpoints.passage("input.read")
         if self._output is not None and not self.receives:
             return ordered, SilentlyChecked(self._output)
         return ordered, self._output
@@ -327,6 +325,7 @@ class TaskRun:
     def opened(self, own_items: int, peer_items: int, task_sid: bytes) -> None:
         """Check the policy on sizes and runs, and note in the ledger that the task begins."""
         self._entry.peer_items = peer_items
+        failpoints.passage("task.admitted")
         self._policy.check_peer_items(peer_items)
         self._task_sid = task_sid.hex()
         path = self._task.input_path

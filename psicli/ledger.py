@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from psicli import failpoints
 from psicli.errors import CannotCreateError, PsicliError, StorageError, shown
 from psicli.state import held, make_state_folder, reason
 
@@ -154,7 +155,9 @@ class Ledger:
                 data = _NEWLINE + data
             while data:
                 data = data[os.write(file.fileno(), data) :]
+            failpoints.passage("ledger.appended")
             os.fsync(file.fileno())
+            failpoints.passage("ledger.synced")
 
     @contextmanager
     def _file(self) -> Iterator[io.FileIO]:

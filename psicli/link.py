@@ -23,7 +23,7 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 import grpc
 from cryptography import x509
 
-from psicli import signals, tls, trace
+from psicli import failpoints, signals, tls, trace
 from psicli.errors import (
     HandshakesFailedError,
     IdentityError,
@@ -42,6 +42,7 @@ from psicli.errors import (
     TlsHandshakeError,
     failure_of_peer,
     shown,
+    unexpected,
 )
 from psicli.protocol import Abort, Chunk, Commit, Done, End, HelloOctets, Message, Purpose, Received
 from psicli.tls import TlsCredentials
@@ -148,7 +149,7 @@ class Link:
 
     def send(self, message: Message) -> int:
         """Queue a message and return its size [bytes]; after the stream has broken it goes nowhere."""
-        octets = encode(message)
+        octets = failpoints.carry(f"{_kind(message)}.sending", encode(message))
         with self._changed:
             if not (self._closing or self._failure):
                 self._outbox.append(octets)
@@ -172,7 +173,9 @@ class Link:
                 raise arrived
             if arrived is None and self._ended:
                 raise self._failure or PeerGoneError(reason="it closed the connection")
-            return arrived
+        if arrived is not None:
+            failpoints.passage(f"{_kind(arrived[0])}.arrived")
+        return arrived
 
     def room(self) -> float:
         """Return how many frames may be queued; a link that has ended takes any number, and they go nowhere."""
@@ -242,6 +245,14 @@ class Link:
 
     def outgoing(self) -> Iterator[bytes]:
         """Yield what is to be sent until the link is closed."""
+        try:
+            yield from self._outgoing()
+        except Exception as exc:
+            # gRPC would make a broken connection of it.
+            logger.exception("unexpected failure")
+            self.end(unexpected(exc))
+
+    def _outgoing(self) -> Iterator[bytes]:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._outbox or self._closing or self._ended)
@@ -257,6 +268,7 @@ class Link:
             # The stream asks for the next message when it has sent this one.
             with trace.span("send"):
                 yield octets
+            failpoints.passage("link.sent")
 
     def pump(self, incoming: Iterable[bytes]) -> None:
         """Move what arrives into the inbox until the stream ends, for whatever reason."""
@@ -266,6 +278,9 @@ class Link:
                 self._take_in(octets)
         except grpc.RpcError as exc:
             failure = _translated(exc, tls=self._tls)
+        except Exception as exc:
+            logger.exception("unexpected failure")
+            failure = unexpected(exc)
         self.end(failure)
 
     @property
@@ -275,6 +290,7 @@ class Link:
 
     def _take_in(self, octets: bytes) -> None:
         arrived: tuple[Message, int] | PsicliError
+        octets = failpoints.carry("link.arriving", octets)
         try:
             with trace.span("receive"):
                 arrived = decode(octets), len(octets)
@@ -312,6 +328,10 @@ class Link:
         self.wait(for_message=True, room_for=None, timeout=timeout)
         arrived = self.poll()
         return arrived[0] if arrived else None
+
+
+def _kind(message: Message) -> str:
+    return type(message).__name__.removesuffix("Octets").lower()
 
 
 def _is_frame(item: tuple[Message, int] | PsicliError) -> TypeGuard[tuple[Chunk | End, int]]:
@@ -397,6 +417,7 @@ class Listener:
             raise PortBusyError(where=self.where) from exc
         if bound != port:
             raise PortBusyError(where=self.where)
+        failpoints.passage("port.bound")
 
     def _server_credentials(self, credentials: TlsCredentials) -> Any:
         shown_pair = (credentials.private_key, credentials.certificate)
@@ -680,6 +701,7 @@ class Dialer:
         raise PeerProtocolError(detail="it did not answer with a Hello")
 
     def _connect(self, link: Link, first: Message, deadline: float) -> None:
+        failpoints.passage("peer.dialled")
         link.send(first)
         self._channel = self._open_channel(link, deadline)
         call = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")(link.outgoing())

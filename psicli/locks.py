@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from psicli import signals
+from psicli import failpoints, signals
 from psicli.errors import BindError, CannotCreateError, LockHeldError, PortBusyError, PsicliError, shown
 
 logger = logging.getLogger(__name__)
@@ -170,6 +170,7 @@ def _acquire(lock: PortLock, what: str, deadline: float) -> None:
         return None if lock.try_acquire() else _held(what, lock.read())
 
     _wait_for(failure, max(deadline, time.monotonic() + GLANCE))
+    failpoints.passage("lock.acquired")
 
 
 def _held(what: str, holder: Holder | None) -> LockHeldError:

@@ -26,7 +26,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from psicli import curve, signals, trace
+from psicli import curve, failpoints, signals, trace
 from psicli.errors import LocalProtocolError, PeerProtocolError, SelfCheckError
 from psicli.protocol import (
     CheckLists,
@@ -247,6 +247,7 @@ class TaskExchange:
         """Return which own items the peer has too; the receiver's lists must be complete."""
         with self.stages.at(Stage.MATCHING, "match"):
             self.matched = self._lists.own_tokens.found_in(self._lists.peer_tokens)
+            failpoints.passage("matches.found")
             self._lists.close()
             return self.matched
 
@@ -287,6 +288,7 @@ class TaskExchange:
             points = curve.hash_and_mask(self._items.slice(start, stop - start), self._task_sid, self._scalar)
             if not curve.on_curve(_sample(points)):
                 raise SelfCheckError(backend=curve.backend(), detail="an own point does not lie on the curve")
+            failpoints.passage("own.masked")
             return points
 
     def _mask_peer(self, seq: int, points: bytes) -> tuple[bytes, bytes]:
@@ -298,6 +300,7 @@ class TaskExchange:
             if not curve.on_curve(_sample(points)):
                 reason = "its items are not hashed to the curve"
                 raise PeerProtocolError(detail=f"a point does not lie on the curve: {reason}")
+            failpoints.passage("peer.masked")
             with trace.span("tokens"):
                 return products, curve.tokens(products, self._task_sid)
 
@@ -310,6 +313,7 @@ class TaskExchange:
                 raise PeerProtocolError(detail="two of its points are the same item")
             if self._lists.own_tokens.has_duplicates():
                 raise PeerProtocolError(detail="two of its tokens are equal")
+            failpoints.passage("lists.checked")
             self._lists.close_points()
 
     def _match_both(self) -> None:

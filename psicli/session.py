@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from psicli import __version__, curve, signals, trace
+from psicli import __version__, curve, failpoints, signals, trace
 from psicli.errors import (
     DisagreementError,
     InterruptedBySignal,
@@ -277,6 +277,7 @@ class Session:
     def agree(self) -> None:
         """Compare both Hellos; raises as `agree`."""
         agree(*self._hellos, self._peer)
+        failpoints.passage("session.agreed")
 
     def run(self, plans: Sequence[TaskPlan]) -> None:
         """Run the tasks in order until the peer needs this side no more; raises whatever failed first."""
@@ -495,6 +496,7 @@ class Session:
         if not self._closed.is_set():
             self._closed.set()
             self._link.finish(self._recv_timeout)
+            failpoints.passage("session.closed")
 
     def _keep_committed(self, patience: float) -> bool:
         """Keep what was committed before the link broke; return whether nothing else was to be done.

@@ -26,6 +26,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from psicli import failpoints
 from psicli.errors import CannotCreateError, InternalError, SpoolSpaceError, StorageError
 from psicli.state import RunFolder, reason, sweep
 
@@ -110,6 +111,7 @@ class Spool:
         with self._guard:
             held = sum(self._files.values())
             try:
+                failpoints.passage("spool.reserved")
                 os.posix_fallocate(file.fileno(), 0, size)
             except OSError as exc:
                 if exc.errno not in _NO_SPACE:
@@ -177,6 +179,7 @@ class SpoolFile(io.FileIO):
         """Write all of it where the file stands."""
         view = memoryview(data).cast("B")
         with self._no_os_errors("writing"):
+            failpoints.passage("spool.written")
             done = 0
             while done < len(view):
                 done += super().write(view[done:]) or 0
@@ -185,6 +188,7 @@ class SpoolFile(io.FileIO):
     def write_at(self, offset: int, data: Any) -> None:
         view = memoryview(data).cast("B")
         with self._no_os_errors("writing"):
+            failpoints.passage("spool.written")
             while view:
                 done = os.pwrite(self.fileno(), view, offset)
                 offset, view = offset + done, view[done:]
@@ -192,6 +196,7 @@ class SpoolFile(io.FileIO):
     def read_at(self, offset: int, into: memoryview) -> None:
         """Fill a buffer of bytes; what was never written must not be asked for."""
         with self._no_os_errors("reading"):
+            failpoints.passage("spool.read")
             while into:
                 done = os.preadv(self.fileno(), [into], offset)
                 if not done:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
+from psicli import failpoints
 from psicli.errors import CannotCreateError
 
 _LOCK = "lock"
@@ -101,6 +102,7 @@ class RunFolder:
                 self.path.mkdir(0o700)
                 self._lock = _open_lock(self.path / _LOCK)
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
+                failpoints.passage("spool.created")
             except OSError as exc:
                 raise CannotCreateError(path=state, reason=reason(exc)) from exc
 

@@ -97,14 +97,15 @@ class Run:
         shell: str = "",
         before: str = "",
         program: Sequence[str] = ("-m", "psicli"),
+        wrapper: Sequence[str | Path] = (),
         **popen: Any,
     ) -> None:
         """`shell` is a redirection such as `>&-`, made by a shell in front of psicli, `before` a command for it.
 
-        A variable of env that is None is left out; program is what Python runs.
+        A variable of env that is None is left out; program is what Python runs, wrapper what runs Python.
         """
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PSICLI_")}
-        command: list[Any] = [sys.executable, *program, *arguments]
+        command: list[Any] = [*wrapper, sys.executable, *program, *arguments]
         if shell or before:
             command = ["/bin/sh", "-c", f'{before}\nexec "$@" {shell}', "sh", *command]
         self._changed = threading.Condition()

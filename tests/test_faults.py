@@ -1,0 +1,491 @@
+"""Faults on purpose: killed, stopped, failing, or with a full disk at every point; a damaged wire; a peer that hangs.
+
+What holds everywhere: each side has the right result, or a nonzero exit and its old output; it ends within its time;
+and the next run succeeds and leaves nothing of the last one.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import issue
+from proxy import Proxy
+from runner import DIALER, LISTENER, PARTIES, SLOWLY, Pair, Result, Run, Side, free_ports, other
+from test_run import OLD, check_output, csv_data, failed, succeeded, the_object
+
+from psicli.failpoints import CARRYING, POINTS, VARIABLE
+
+# How long either side waits for the other to appear [s]: it is told nothing of a peer that dies before that.
+RENDEZVOUS = 8.0
+# From the death of a side to the end of the other, and how long a run takes in which something fails [s].
+KILLED_WITHIN = RENDEZVOUS + 7.0
+# Broadcast and one-sided, so that each party receives once and sends once.
+BOTH, ALONE = "both", "alone"
+
+SPOOL = tuple(point for point in POINTS if point.startswith("spool."))
+# What only one of the parties does in a good run of the job below, or none.
+ONLY = {
+    "port.bound": LISTENER, "commit.sending": LISTENER, "done.arrived": LISTENER, "received.arrived": LISTENER,
+    "peer.dialled": DIALER, "commit.arrived": DIALER, "done.sending": DIALER, "received.sending": DIALER,
+    "abort.sending": None, "abort.arrived": None, **dict.fromkeys(SPOOL),
+}  # fmt: skip
+CASES = [(point, party) for point in POINTS for party in PARTIES if ONLY.get(point, party) == party]
+SPOOL_CASES = [(point, party) for point in SPOOL for party in PARTIES]
+
+OUTPUTS = {LISTENER: [BOTH], DIALER: [BOTH, ALONE]}
+
+
+# The job ---------------------------------------------------------------------------------------------------------
+
+
+def job(folder: Path, port: int, rows: int = 20, **pipeline: object) -> Pair:
+    """Two tasks of so many rows a party, three quarters of them in common, over outputs of a run before."""
+    pair = Pair(folder, port)
+    for party, start in zip(PARTIES, (0, rows // 4), strict=True):
+        data = csv_data(["id"], ([f"row-{row}"] for row in range(start, start + rows)))
+        pair.path(party, "in.csv").write_bytes(data)
+        interval = pair.jobs[party]["cluster"]["link_desc"]["connect_retry_interval_ms"]
+        pair.link(party, connect_retry_times=int(1000 * RENDEZVOUS / interval))
+        pair.jobs[party]["pipeline"] = pipeline or {"chunk_items": 8}
+    for task, receiver, broadcast in ((BOTH, LISTENER, True), (ALONE, DIALER, False)):
+        sides = [Side(["id"], "in.csv", f"out/{task}.csv" if task in OUTPUTS[party] else None) for party in PARTIES]
+        pair.add(task, *sides, receiver=receiver, broadcast_result=broadcast)
+    renew_outputs(pair)
+    return pair
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Iterator[Pair]:
+    """The job above, and an end to whatever was started of it."""
+    with free_ports(1) as ports:
+        pair = job(tmp_path, ports[0])
+        try:
+            yield pair
+        finally:
+            pair.kill()
+
+
+@pytest.fixture
+def spooling(tmp_path: Path) -> Iterator[Pair]:
+    """The same with more rows than the memory it is given holds."""
+    with free_ports(1) as ports:
+        pair = job(tmp_path, ports[0], 100_000, memory="384MB")
+        try:
+            yield pair
+        finally:
+            pair.kill()
+
+
+def renew_outputs(pair: Pair) -> None:
+    for party, tasks in OUTPUTS.items():
+        for task in tasks:
+            pair.path(party, f"out/{task}.csv").write_bytes(OLD)
+
+
+def start_both(pair: Pair, party: str, failpoint: str) -> dict[str, Run]:
+    """Start both parties, one of them with a failpoint."""
+    return {each: pair.start(each, "--json", env={VARIABLE: failpoint} if each == party else {}) for each in PARTIES}
+
+
+def all_right(pair: Pair, results: dict[str, Result]) -> None:
+    succeeded(results.values())
+    for party, tasks in OUTPUTS.items():
+        for task in tasks:
+            check_output(pair, party, (BOTH, ALONE).index(task), f"out/{task}.csv")
+
+
+def next_run_is_good(pair: Pair) -> None:
+    """Run both again: all is right, and nothing is left of any run."""
+    runs = {party: pair.start(party, "--json") for party in PARTIES}
+    all_right(pair, {party: run.result() for party, run in runs.items()})
+    pair.nothing_left()
+
+
+def new_outputs(pair: Pair, party: str) -> set[str]:
+    """Return the tasks whose output is the new one, which must be right; any other must be the old one."""
+    found = set()
+    for task in OUTPUTS[party]:
+        name = f"out/{task}.csv"
+        if pair.path(party, name).read_bytes() != OLD:
+            check_output(pair, party, (BOTH, ALONE).index(task), name)
+            found.add(task)
+    return found
+
+
+def check_survivor(pair: Pair, party: str, result: Result, codes: set[int]) -> None:
+    """Check a side that had no fault of its own: done, or failed for the peer, and outputs as its report says."""
+    report = the_object(result.stdout)
+    done = {task["name"] for task in report["tasks"] if task["status"] == "done"}
+    assert new_outputs(pair, party) == done & set(OUTPUTS[party]), result.text
+    if done == {BOTH, ALONE}:
+        assert result.code == 0, result.text
+    else:
+        assert result.code in codes, result.text
+        failed(result, result.code, other(party))
+        assert report["error"]["party"] == other(party)
+
+
+# Killed at every point -------------------------------------------------------------------------------------------
+
+
+def is_killed_there(pair: Pair, point: str, party: str, nth: int) -> bool:
+    """Kill a party at the nth passage, and run again; return whether it came there."""
+    renew_outputs(pair)
+    results = {each: run.result() for each, run in start_both(pair, party, f"{point}:kill:{nth}").items()}
+    victim, survivor = results[party], results[other(party)]
+    if victim.code == 0:
+        all_right(pair, results)
+        return False
+    assert victim.code == -signal.SIGKILL, victim.text
+    assert survivor.ended - victim.ended < KILLED_WITHIN
+    new_outputs(pair, party)
+    check_survivor(pair, other(party), survivor, {69})
+    next_run_is_good(pair)
+    return True
+
+
+def until_not_reached(pair: Pair, point: str, party: str) -> None:
+    """Kill at the first passage, the second, …: all of a point that is passed a few times, ever fewer of the others."""
+    assert is_killed_there(pair, point, party, 1)
+    nth = 2
+    while is_killed_there(pair, point, party, nth):
+        nth += 1 + nth // 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "party"), CASES)
+def test_killed_at_every_passage_of_every_point(faulty: Pair, point: str, party: str) -> None:
+    until_not_reached(faulty, point, party)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "party"), SPOOL_CASES)
+def test_killed_at_every_passage_of_the_spool(spooling: Pair, point: str, party: str) -> None:
+    until_not_reached(spooling, point, party)
+
+
+@pytest.mark.parametrize(("point", "party"), random.Random(1).sample(CASES, 4))
+def test_killed_at_some_points(faulty: Pair, point: str, party: str) -> None:
+    assert is_killed_there(faulty, point, party, 1)
+
+
+def missing_input(pair: Pair) -> None:
+    """Make the dialer fail by itself, and the listener hear of it."""
+    pair.path(DIALER, "in.csv").rename(pair.path(DIALER, "away.csv"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "party"), [("abort.sending", DIALER), ("abort.arrived", LISTENER)])
+def test_killed_while_a_failure_is_told(faulty: Pair, point: str, party: str) -> None:
+    missing_input(faulty)
+    results = {each: run.result() for each, run in start_both(faulty, party, f"{point}:kill").items()}
+    assert results[party].code == -signal.SIGKILL
+    if party == DIALER:
+        failed(results[LISTENER], 69, "bob did not appear")
+    else:
+        failed(results[DIALER], 66, "no such file")
+    assert [new_outputs(faulty, each) for each in PARTIES] == [set(), set()]
+    faulty.path(DIALER, "away.csv").rename(faulty.path(DIALER, "in.csv"))
+    next_run_is_good(faulty)
+
+
+# Killed at any moment --------------------------------------------------------------------------------------------
+
+
+def kill_at_random(pair: Pair, rounds: int, seed: int, good_run_every: int) -> None:
+    """Kill a side at a random moment from its start on, again and again."""
+    draw = random.Random(seed)
+    for number in range(1, rounds + 1):
+        renew_outputs(pair)
+        runs = {party: pair.start(party, "--json") for party in PARTIES}
+        party = draw.choice(PARTIES)
+        runs[party].lasts(draw.uniform(0.2, 2.0))
+        runs[party].send(signal.SIGKILL)
+        killed = time.monotonic()
+        victim, survivor = runs[party].result(), runs[other(party)].result()
+        assert victim.code in (0, -signal.SIGKILL)
+        assert survivor.ended - killed < KILLED_WITHIN
+        new_outputs(pair, party)
+        check_survivor(pair, other(party), survivor, {69})
+        if number % good_run_every == 0:
+            next_run_is_good(pair)
+
+
+def test_ten_random_kills_in_a_row(faulty: Pair) -> None:
+    kill_at_random(faulty, 10, 1, good_run_every=5)
+
+
+@pytest.mark.slow
+def test_two_hundred_random_kills_in_a_row(faulty: Pair) -> None:
+    kill_at_random(faulty, 200, 2, good_run_every=1)
+
+
+# An exception or a full disk at every point ----------------------------------------------------------------------
+
+# The codes of a full disk where something is written; anywhere else nobody expects one.
+NO_SPACE = {
+    "ledger.appended": 74, "ledger.synced": 74, "output.created": 73, "output.written": 74, "output.synced": 74,
+    "output.renamed": 74, "output.kept": 74, "report.written": 74, "spool.created": 73, "spool.reserved": 74,
+    "spool.written": 74, "spool.read": 74,
+}  # fmt: skip
+# The new output is in place and whole when this fails.
+IN_PLACE = {"output.renamed", "output.kept"}
+# Where the listener takes whoever is there for a stranger, and the dialer tries again.
+STRANGER = {("hello.arrived", LISTENER), ("hello.sending", LISTENER), ("link.arriving", LISTENER)}
+
+
+def fail_at(pair: Pair, point: str, party: str, action: str) -> None:
+    """Both sides end in time, say the first cause, and leave nothing."""
+    started = time.monotonic()
+    results = {each: run.result() for each, run in start_both(pair, party, f"{point}:{action}").items()}
+    mine, theirs = results[party], results[other(party)]
+    assert max(mine.ended, theirs.ended) - started < KILLED_WITHIN + RENDEZVOUS
+    pair.nothing_left()
+    if (point, party) in STRANGER:
+        all_right(pair, results)
+        return
+    code = NO_SPACE.get(point, 70) if action == "enospc" else 70
+    assert mine.code == code, mine.text
+    unexpected = "an unexpected " + {"raise": "RuntimeError", "enospc": "OSError"}[action]
+    cause = unexpected if code == 70 else "no space left on device"
+    if point != "report.written":
+        report = the_object(mine.stdout)
+        assert cause in report["error"]["message"]
+        done = {task["name"] for task in report["tasks"] if task["status"] == "done"}
+        new = new_outputs(pair, party)
+        assert new == done & set(OUTPUTS[party]) or (point in IN_PLACE and new > done & set(OUTPUTS[party]))
+    check_survivor(pair, other(party), theirs, {69, 80})
+
+
+FAILURES = [(*case, action) for case in CASES for action in ("raise", "enospc")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "party", "action"), FAILURES)
+def test_a_failure_at_every_point(faulty: Pair, point: str, party: str, action: str) -> None:
+    fail_at(faulty, point, party, action)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "party"), SPOOL_CASES)
+@pytest.mark.parametrize("action", ["raise", "enospc"])
+def test_a_failure_at_every_point_of_the_spool(spooling: Pair, point: str, party: str, action: str) -> None:
+    fail_at(spooling, point, party, action)
+
+
+@pytest.mark.parametrize(("point", "party", "action"), random.Random(2).sample(FAILURES, 4))
+def test_a_failure_at_some_points(faulty: Pair, point: str, party: str, action: str) -> None:
+    fail_at(faulty, point, party, action)
+
+
+# Another byte ----------------------------------------------------------------------------------------------------
+
+
+def flip_at(pair: Pair, point: str, party: str, nth: int = 1) -> tuple[Result, Result]:
+    """Change a byte that this party sends or takes in; return its own result and the other's."""
+    results = {each: run.result() for each, run in start_both(pair, party, f"{point}:flip:{nth}").items()}
+    pair.nothing_left()
+    for each in PARTIES:
+        new_outputs(pair, each)
+    return results[party], results[other(party)]
+
+
+@pytest.mark.parametrize("party", PARTIES)
+def test_a_frame_with_another_byte_is_found(faulty: Pair, party: str) -> None:
+    mine, theirs = flip_at(faulty, "chunk.sending", party, 2)
+    failed(theirs, 76, f"{party} broke the protocol")
+    failed(mine, 76, "it says that this side broke the protocol")
+    assert [new_outputs(faulty, each) for each in PARTIES] == [set(), set()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "party"), [case for case in CASES if case[0] in CARRYING and case not in STRANGER])
+def test_any_message_with_another_byte_is_found(faulty: Pair, point: str, party: str) -> None:
+    mine, theirs = flip_at(faulty, point, party)
+    assert {mine.code, theirs.code} == {76} or 78 in (mine.code, theirs.code), mine.text + theirs.text
+
+
+# A peer that hangs, and a wire that breaks -----------------------------------------------------------------------
+
+# A stopped process, and a wire that loses all, are found by pings within this time [s].
+FOUND_WITHIN = 90.0
+# So long a test lets a side hear nothing before it gives up, where that is not what is measured [ms].
+IMPATIENT = 2000
+# Rows that keep a run busy while a test breaks the wire.
+BUSY_ROWS = 40_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("party", PARTIES)
+def test_a_party_that_is_stopped_is_found(faulty: Pair, party: str) -> None:
+    for each in PARTIES:
+        faulty.link(each, recv_timeout_ms=300_000)
+    runs = start_both(faulty, party, "chunk.sending:stop:2")
+    survivor = runs[other(party)]
+    survivor.lasts(FOUND_WITHIN)
+    result = survivor.result()
+    assert result.ended - survivor.started < FOUND_WITHIN
+    check_survivor(faulty, other(party), result, {69})
+    runs[party].send(signal.SIGCONT)
+    failed(runs[party].result(), 69, f"{other(party)} went away")
+    next_run_is_good(faulty)
+
+
+@contextmanager
+def proxied(folder: Path, rows: int = BUSY_ROWS, **link: int) -> Iterator[tuple[Pair, Proxy]]:
+    """A job whose dialer goes through a proxy; it takes its time."""
+    with free_ports(2) as ports:
+        pair = job(folder, ports[0], rows, chunk_items=512)
+        pair.environment = SLOWLY
+        pair.jobs[DIALER]["cluster"]["nodes"][0]["address"] = f"127.0.0.1:{ports[1]}"
+        for party in PARTIES:
+            pair.link(party, **link)
+        proxy = Proxy(ports[1], ports[0])
+        try:
+            yield pair, proxy
+        finally:
+            pair.kill()
+            proxy.close()
+
+
+def exchanging(pair: Pair) -> dict[str, Run]:
+    """Start both parties and wait until points flow."""
+    runs = {party: pair.start(party, "--json") for party in PARTIES}
+    for run in runs.values():
+        run.wait_for("exchanging")
+    return runs
+
+
+def both_lost(pair: Pair, runs: dict[str, Run], within: float, sentence: str) -> None:
+    """Both sides end in time with 69, and their old outputs are there."""
+    broken = time.monotonic()
+    for run in runs.values():
+        run.lasts(within)
+    for party, run in runs.items():
+        result = run.result()
+        failed(result, 69, f"{other(party)} {sentence}")
+        assert result.ended - broken < within
+        assert new_outputs(pair, party) == set()
+    pair.nothing_left()
+
+
+def test_a_wire_that_loses_everything(tmp_path: Path) -> None:
+    with proxied(tmp_path, recv_timeout_ms=IMPATIENT) as (pair, proxy):
+        runs = exchanging(pair)
+        proxy.blackhole()
+        both_lost(pair, runs, 10.0, "sent nothing for 2 s")
+
+
+@pytest.mark.slow
+def test_a_wire_that_loses_everything_is_found_by_pings(tmp_path: Path) -> None:
+    with proxied(tmp_path, recv_timeout_ms=300_000) as (pair, proxy):
+        runs = exchanging(pair)
+        proxy.blackhole()
+        both_lost(pair, runs, FOUND_WITHIN, "went away")
+
+
+@pytest.mark.parametrize("fault", ["reset", "half_close"])
+def test_a_connection_that_breaks(tmp_path: Path, fault: str) -> None:
+    with proxied(tmp_path) as (pair, proxy):
+        runs = exchanging(pair)
+        getattr(proxy, fault)()
+        both_lost(pair, runs, 10.0, "went away")
+
+
+def test_a_slow_wire(tmp_path: Path) -> None:
+    with proxied(tmp_path, 200) as (pair, proxy):
+        proxy.delay(0.05)
+        runs = {party: pair.start(party) for party in PARTIES}
+        all_right(pair, {party: run.result() for party, run in runs.items()})
+
+
+def flip_on_the_wire(folder: Path, octets: int, *, tls: bool) -> set[int]:
+    """Flip a bit so many octets after points began to flow; return both exit codes."""
+    with proxied(folder, recv_timeout_ms=5 * IMPATIENT) as (pair, proxy):
+        if tls:
+            issue(folder, {party: party for party in PARTIES})
+            files = {"ca_file": "../ca.pem", "certificate_file": "../{}.pem", "private_key_file": "../{}.key"}
+            for party in PARTIES:
+                own = {field: name.format(party) for field, name in files.items()}
+                pair.jobs[party]["cluster"]["tls"] = own
+        runs = exchanging(pair)
+        proxy.flip_after(octets)
+        results = [run.result() for run in runs.values()]
+        assert proxy.flipped
+        assert [new_outputs(pair, each) for each in PARTIES] == [set(), set()]
+        pair.nothing_left()
+        return {result.code for result in results}
+
+
+# Somewhere in the frames, and not only in what is around them.
+OFFSETS = [random.Random(seed).randrange(20_000, 200_000) for seed in range(5)]
+
+
+def test_a_flipped_bit_in_plain_text_is_found(tmp_path: Path) -> None:
+    assert flip_on_the_wire(tmp_path, OFFSETS[0], tls=False) <= {69, 76}
+
+
+def test_a_flipped_bit_in_tls_breaks_the_connection(tmp_path: Path) -> None:
+    assert flip_on_the_wire(tmp_path, OFFSETS[0], tls=True) == {69}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("octets", OFFSETS[1:])
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_flipped_bit_anywhere_is_found(tmp_path: Path, octets: int, tls: bool) -> None:
+    assert flip_on_the_wire(tmp_path, octets, tls=tls) <= {69, 76}
+
+
+# A full disk -----------------------------------------------------------------------------------------------------
+
+
+def on_a_small_disk(folder: Path, size: str) -> list[str]:
+    """Return what to run a party under, so that a folder lies on a disk of its own; what is there at the end stays."""
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("no file system may be mounted here")
+    script = f"""
+        cp -a '{folder}' '{folder}.kept' && mount -t tmpfs -o size={size},mode=700 tmpfs '{folder}' || exit 99
+        cp -a '{folder}.kept/.' '{folder}' && rm -rf '{folder}.kept/'*
+        "$@"
+        code=$?
+        cp -a '{folder}/.' '{folder}.kept'
+        exit $code
+    """
+    return ["unshare", "-rm", "sh", "-c", script, "sh"]
+
+
+@pytest.mark.parametrize("party", PARTIES)
+def test_a_full_disk_under_an_output(faulty: Pair, party: str) -> None:
+    for each in PARTIES:
+        faulty.path(each, "in.csv").write_bytes(csv_data(["id"], ([f"row-{row}"] for row in range(20_000))))
+        faulty.jobs[each]["pipeline"] = {}
+    out = faulty.path(party, "out")
+    wrapper = on_a_small_disk(out, "64k")
+    runs = {each: faulty.start(each, "--json", wrapper=wrapper if each == party else ()) for each in PARTIES}
+    failed(runs[party].result(), 74, "both.csv: writing failed: no space left on device")
+    check_survivor(faulty, other(party), runs[other(party)].result(), {69})
+    kept = out.with_name("out.kept")
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == {f"{task}.csv": OLD for task in OUTPUTS[party]}
+    next_run_is_good(faulty)
+
+
+@pytest.mark.parametrize("party", PARTIES)
+def test_a_full_disk_under_the_spool(spooling: Pair, party: str) -> None:
+    state = spooling.folder / "small"
+    state.mkdir(0o700)
+    wrapper = on_a_small_disk(state, "2m")
+    how: dict[str, Any] = {"wrapper": wrapper, "env": {"PSICLI_STATE_DIR": str(state)}}
+    runs = {each: spooling.start(each, "--json", **(how if each == party else {})) for each in PARTIES}
+    failed(runs[party].result(), 74, f"{state}: .* more would be needed there .* no space left on device")
+    check_survivor(spooling, other(party), runs[other(party)].result(), {69})
+    assert new_outputs(spooling, party) == set()
+    assert [path.name for path in state.with_name("small.kept").iterdir()] == ["ledger.jsonl"]
+    spooling.nothing_left()
