@@ -24,9 +24,10 @@ from test_run import OLD, check_output, csv_data, failed, succeeded, the_object
 from psicli.failpoints import CARRYING, POINTS, VARIABLE
 
 # How long either side waits for the other to appear [s]: it is told nothing of a peer that dies before that.
-RENDEZVOUS = 8.0
+RENDEZVOUS = 5.0
 # From the death of a side to the end of the other, and how long a run takes in which something fails [s].
-KILLED_WITHIN = RENDEZVOUS + 7.0
+KILLED_WITHIN = RENDEZVOUS + 10.0
+FAILED_WITHIN = 30.0
 # Broadcast and one-sided, so that each party receives once and sends once.
 BOTH, ALONE = "both", "alone"
 
@@ -172,7 +173,7 @@ def test_killed_at_every_passage_of_the_spool(spooling: Pair, point: str, party:
     until_not_reached(spooling, point, party)
 
 
-@pytest.mark.parametrize(("point", "party"), random.Random(1).sample(CASES, 4))
+@pytest.mark.parametrize(("point", "party"), random.Random(1).sample(CASES, 3))
 def test_killed_at_some_points(faulty: Pair, point: str, party: str) -> None:
     assert is_killed_there(faulty, point, party, 1)
 
@@ -220,7 +221,7 @@ def kill_at_random(pair: Pair, rounds: int, seed: int, good_run_every: int) -> N
 
 
 def test_ten_random_kills_in_a_row(faulty: Pair) -> None:
-    kill_at_random(faulty, 10, 1, good_run_every=5)
+    kill_at_random(faulty, 10, 1, good_run_every=10)
 
 
 @pytest.mark.slow
@@ -247,7 +248,7 @@ def fail_at(pair: Pair, point: str, party: str, action: str) -> None:
     started = time.monotonic()
     results = {each: run.result() for each, run in start_both(pair, party, f"{point}:{action}").items()}
     mine, theirs = results[party], results[other(party)]
-    assert max(mine.ended, theirs.ended) - started < KILLED_WITHIN + RENDEZVOUS
+    assert max(mine.ended, theirs.ended) - started < FAILED_WITHIN
     pair.nothing_left()
     if (point, party) in STRANGER:
         all_right(pair, results)
@@ -281,7 +282,7 @@ def test_a_failure_at_every_point_of_the_spool(spooling: Pair, point: str, party
     fail_at(spooling, point, party, action)
 
 
-@pytest.mark.parametrize(("point", "party", "action"), random.Random(2).sample(FAILURES, 4))
+@pytest.mark.parametrize(("point", "party", "action"), random.Random(2).sample(FAILURES, 3))
 def test_a_failure_at_some_points(faulty: Pair, point: str, party: str, action: str) -> None:
     fail_at(faulty, point, party, action)
 
