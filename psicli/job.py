@@ -7,7 +7,6 @@ import os
 import resource
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,7 +28,7 @@ from psicli.protocol import Progress, Purpose, TaskTerms
 from psicli.report import Report, Status, TaskReport, what_the_peer_learns
 from psicli.session import Session, TaskResult, Terms, open_session
 from psicli.spool import Mask, Spool, Storage
-from psicli.state import state_folder
+from psicli.state import RunFolder, state_folder
 from psicli.tables import Input
 from psicli.tls import TlsCredentials, ending
 from psicli.trace import Stage, Stages
@@ -231,8 +230,7 @@ def _source(task: Task, stack: ExitStack) -> Source:
 
 
 def _spooled_stdin(stack: ExitStack) -> Path:
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="psicli-"))
-    path = Path(folder) / "stdin.csv"
+    path = stack.enter_context(RunFolder(state_folder())).path / "stdin.csv"
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as spooled, signals.allowed():
         shutil.copyfileobj(sys.stdin.buffer, spooled)
     return path

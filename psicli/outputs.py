@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from psicli.errors import PolicyError, StorageError
@@ -12,6 +11,7 @@ from psicli.files import AtomicFile, file_format
 from psicli.items import OrderedItems
 from psicli.policy import Policy
 from psicli.spool import Mask, Storage
+from psicli.state import RunFolder, state_folder
 from psicli.tables import Input
 
 # What the matched rows of a task may fill of the memory there is for data, while they are sorted: those of a one-sided
@@ -83,7 +83,7 @@ class StandardOutput(TaskOutput):
         self, path: Path | str, source: Input, ordered: OrderedItems, storage: Storage, policy: Policy
     ) -> None:
         super().__init__(path, source, ordered, storage, policy)
-        self._folder = tempfile.TemporaryDirectory(prefix="psicli-")
+        self._folder = RunFolder(state_folder())
 
     def publish(self) -> None:
         super().publish()
@@ -96,10 +96,10 @@ class StandardOutput(TaskOutput):
 
     def discard(self) -> None:
         super().discard()
-        self._folder.cleanup()
+        self._folder.remove()
 
     def _target(self) -> Path:
-        return Path(self._folder.name) / "stdout.csv"
+        return self._folder.path / "stdout.csv"
 
 
 class SilentlyChecked:

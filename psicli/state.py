@@ -113,9 +113,11 @@ class RunFolder:
         self.remove()
 
     def remove(self) -> None:
-        """Delete the folder and all in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+        """Delete the folder and all in it; does nothing the second time."""
+        if self._lock >= 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = -1
 
 
 def reason(exc: OSError) -> str:

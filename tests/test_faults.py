@@ -173,7 +173,7 @@ def test_killed_at_every_passage_of_the_spool(spooling: Pair, point: str, party:
     until_not_reached(spooling, point, party)
 
 
-@pytest.mark.parametrize(("point", "party"), random.Random(1).sample(CASES, 3))
+@pytest.mark.parametrize(("point", "party"), random.Random(5).sample(CASES, 3))
 def test_killed_at_some_points(faulty: Pair, point: str, party: str) -> None:
     assert is_killed_there(faulty, point, party, 1)
 
@@ -198,6 +198,25 @@ def test_killed_while_a_failure_is_told(faulty: Pair, point: str, party: str) ->
     next_run_is_good(faulty)
 
 
+@pytest.mark.parametrize(("point", "leftover"), [("input.checked", "stdin.csv"), ("output.synced", "*stdout.csv*")])
+def test_killed_while_standard_input_and_output_are_put_aside(faulty: Pair, point: str, leftover: str) -> None:
+    task = faulty.jobs[DIALER]["tasks"][0]
+    task.update(input_path={DIALER: "-"}, output_path={DIALER: "-"})
+    given = faulty.path(DIALER, "in.csv").read_bytes()
+    # Of its own, so that the other side does not remove what is looked for here.
+    state = faulty.folder / "own"
+    how: dict[str, Any] = {"stdin": given, "env": {"PSICLI_STATE_DIR": str(state)}}
+    killed = {"stdin": given, "env": {**how["env"], VARIABLE: f"{point}:kill"}}
+    runs = [faulty.start(LISTENER), faulty.start(DIALER, **killed)]
+    assert runs[1].result().code == -signal.SIGKILL
+    failed(runs[0].result(), 69, "bob (went away|did not appear)")
+    assert len(list(state.glob(f"run-*/{leftover}"))) == 1
+    runs = [faulty.start(LISTENER), faulty.start(DIALER, **how)]
+    succeeded(run.result() for run in runs)
+    assert list(state.glob("run-*")) == []
+    faulty.nothing_left()
+
+
 # Killed at any moment --------------------------------------------------------------------------------------------
 
 
@@ -208,7 +227,11 @@ def kill_at_random(pair: Pair, rounds: int, seed: int, good_run_every: int) -> N
         renew_outputs(pair)
         runs = {party: pair.start(party, "--json") for party in PARTIES}
         party = draw.choice(PARTIES)
-        runs[party].lasts(draw.uniform(0.2, 2.0))
+        if draw.random() < 0.7:
+            runs[party].wait_for("in session with")
+            runs[party].lasts(draw.uniform(0.0, 0.5))
+        else:
+            runs[party].lasts(draw.uniform(0.0, 1.5))
         runs[party].send(signal.SIGKILL)
         killed = time.monotonic()
         victim, survivor = runs[party].result(), runs[other(party)].result()
@@ -282,7 +305,7 @@ def test_a_failure_at_every_point_of_the_spool(spooling: Pair, point: str, party
     fail_at(spooling, point, party, action)
 
 
-@pytest.mark.parametrize(("point", "party", "action"), random.Random(2).sample(FAILURES, 3))
+@pytest.mark.parametrize(("point", "party", "action"), random.Random(10).sample(FAILURES, 3))
 def test_a_failure_at_some_points(faulty: Pair, point: str, party: str, action: str) -> None:
     fail_at(faulty, point, party, action)
 
@@ -488,5 +511,5 @@ def test_a_full_disk_under_the_spool(spooling: Pair, party: str) -> None:
     failed(runs[party].result(), 74, f"{state}: .* more would be needed there .* no space left on device")
     check_survivor(spooling, other(party), runs[other(party)].result(), {69})
     assert new_outputs(spooling, party) == set()
-    assert [path.name for path in state.with_name("small.kept").iterdir()] == ["ledger.jsonl"]
+    assert {path.name for path in state.with_name("small.kept").iterdir()} == {"ledger.jsonl", "lock"}
     spooling.nothing_left()

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
         "outputs", "pipeline", "policy", "protocol", "report", "session", "signals", "spool", "state", "tables",
         "tls", "trace",
     },
-    "outputs": {"errors", "files", "items", "policy", "spool", "tables"},
+    "outputs": {"errors", "files", "items", "policy", "spool", "state", "tables"},
     "session": {
         "__init__", "curve", "errors", "failpoints", "link", "pipeline", "protocol", "signals", "spool", "trace",
         "wire",
