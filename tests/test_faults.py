@@ -40,6 +40,8 @@ ONLY = {
 CASES = [(point, party) for point in POINTS for party in PARTIES if ONLY.get(point, party) == party]
 SPOOL_CASES = [(point, party) for point in SPOOL for party in PARTIES]
 
+# Of what is the same on both sides, make test sees one.
+ONE_SOON = [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)]
 OUTPUTS = {LISTENER: [BOTH], DIALER: [BOTH, ALONE]}
 
 
@@ -214,7 +216,10 @@ def test_killed_while_a_failure_is_told(faulty: Pair, point: str, party: str) ->
     next_run_is_good(faulty, {LISTENER: runs[LISTENER]} if party == DIALER else None)
 
 
-@pytest.mark.parametrize(("point", "leftover"), [("input.checked", "stdin.csv"), ("output.synced", "*stdout.csv*")])
+@pytest.mark.parametrize(
+    ("point", "leftover"),
+    [("input.checked", "stdin.csv"), pytest.param("output.synced", "*stdout.csv*", marks=pytest.mark.slow)],
+)
 def test_killed_while_standard_input_and_output_are_put_aside(faulty: Pair, point: str, leftover: str) -> None:
     task = faulty.jobs[DIALER]["tasks"][0]
     task.update(input_path={DIALER: "-"}, output_path={DIALER: "-"})
@@ -344,7 +349,7 @@ def flip_at(pair: Pair, point: str, party: str, nth: int = 1) -> tuple[Result, R
     return results[party], results[other(party)]
 
 
-@pytest.mark.parametrize("party", PARTIES)
+@pytest.mark.parametrize("party", ONE_SOON)
 def test_a_frame_with_another_byte_is_found(faulty: Pair, party: str) -> None:
     mine, theirs = flip_at(faulty, "chunk.sending", party, 2)
     failed(theirs, 76, f"{party} broke the protocol")
@@ -438,7 +443,7 @@ def test_a_wire_that_loses_everything_is_found_by_pings(tmp_path: Path) -> None:
         both_lost(pair, runs, FOUND_WITHIN, "went away")
 
 
-@pytest.mark.parametrize("fault", ["reset", "half_close"])
+@pytest.mark.parametrize("fault", ["reset", pytest.param("half_close", marks=pytest.mark.slow)])
 def test_a_connection_that_breaks(tmp_path: Path, fault: str) -> None:
     with proxied(tmp_path) as (pair, proxy):
         runs = exchanging(pair)
@@ -479,6 +484,7 @@ def test_a_flipped_bit_in_plain_text_is_found(tmp_path: Path) -> None:
     assert flip_on_the_wire(tmp_path, OFFSETS[0], tls=False) <= {69, 76}
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_tls_breaks_the_connection(tmp_path: Path) -> None:
     assert flip_on_the_wire(tmp_path, OFFSETS[0], tls=True) == {69}
 
@@ -508,7 +514,7 @@ def on_a_small_disk(folder: Path, size: str) -> list[str]:
     return ["unshare", "-rm", "sh", "-c", script, "sh"]
 
 
-@pytest.mark.parametrize("party", PARTIES)
+@pytest.mark.parametrize("party", ONE_SOON)
 def test_a_full_disk_under_an_output(faulty: Pair, party: str) -> None:
     for each in PARTIES:
         faulty.path(each, "in.csv").write_bytes(csv_data(["id"], ([f"row-{row}"] for row in range(20_000))))
@@ -523,7 +529,7 @@ def test_a_full_disk_under_an_output(faulty: Pair, party: str) -> None:
     next_run_is_good(faulty)
 
 
-@pytest.mark.parametrize("party", PARTIES)
+@pytest.mark.parametrize("party", ONE_SOON)
 def test_a_full_disk_under_the_spool(spooling: Pair, party: str) -> None:
     state = spooling.folder / "small"
     state.mkdir(0o700)
