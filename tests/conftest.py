@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import backends
+import hypothesis
 import pytest
 from runner import Pair, free_ports
 
 from psicli import curve
+
+# How long an example takes says more about the machine than about psicli.
+hypothesis.settings.register_profile("psicli", deadline=None)
+hypothesis.settings.load_profile("psicli")
 
 
 @pytest.fixture(params=backends.NAMES, ids=backends.label)

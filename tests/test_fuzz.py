@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -319,27 +320,28 @@ RESULTS = [set(numbers(10, 20)), set(numbers(4, 9)), set(numbers(8, 12))]
 
 @dataclass(frozen=True)
 class SessionRecording:
-    """What one side was sent in a session: each message with how many of its own the sender had heard by then."""
+    """What one side was sent in a session: each message with what the sender had heard by then."""
 
     hellos: tuple[bytes, bytes]
     octets: tuple[bytes, ...]
-    heard: tuple[int, ...]
+    heard: tuple[Counter[tuple[type, int]], ...]
 
 
 class HearingLink(TapLink):
-    """A link that notes with each message how much it had heard by then."""
+    """A link that notes with each message what it had heard by then."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard: list[int] = []
+        self.heard: list[Counter[tuple[type, int]]] = []
 
     def send(self, message: Message) -> int:
         self.heard.append(said(self.received))
         return super().send(message)
 
 
-def said(messages: Sequence[Message]) -> int:
-    return sum(not isinstance(message, Ack) for message in messages)
+def said(messages: Sequence[Message]) -> Counter[tuple[type, int]]:
+    """Count what was said by kind and task: how the messages of several tasks mix differs from run to run."""
+    return Counter((type(each), getattr(each, "task", -1)) for each in messages if not isinstance(each, Ack))
 
 
 def recorded_session() -> dict[str, SessionRecording]:
@@ -365,7 +367,7 @@ def play(party: str, recorded: SessionRecording, octets: Sequence[bytes], patien
     def incoming() -> Iterator[bytes]:
         for number, each in enumerate(octets):
             due = recorded.heard[min(number, len(recorded.heard) - 1)]
-            wait_for(lambda due=due: said(end.link.sent) >= due)  # type: ignore[misc]
+            wait_for(lambda due=due: due <= said(end.link.sent))  # type: ignore[misc]
             yield each
         # What has not been taken in when the stream ends is lost.
         wait_for(lambda: end.link._closing)

@@ -13,6 +13,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import ssl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,7 +94,9 @@ def test_nothing_written_holds_a_secret(
     for place, text in texts.items():
         for what, secret in secrets.items():
             assert not any(form in text for form in forms(secret)), f"{place} holds {what}"
-    assert not [path for path in (pair.folder / "state").rglob("*") if path.name != "lock"]
+    # The ledger stays, and was searched.
+    assert {path.name for path in (pair.folder / "state").rglob("*")} == {"lock", "ledger.jsonl"}
+    assert "state/ledger.jsonl" in texts
 
 
 def written(pair: Pair, recording: Recording) -> Iterator[tuple[str, bytes]]:
@@ -164,7 +167,10 @@ def test_no_object_shows_what_it_holds(tmp_path: Path) -> None:
     ends = run_exchanges(items_of(values), items_of(values[20:]))
     pem = f"-----BEGIN PRIVATE KEY-----\n{MARK}\n".encode()
     with Spool.open(tmp_path / "state") as spool:
-        shown: list[Any] = [spool, Storage(spool, 1), TlsCredentials(pem, pem, pem)]
+        names = Path("ca.pem"), Path("alice.pem"), "alice", "bob"
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        credentials = TlsCredentials(*names, pem, pem, pem, context, None)  # type: ignore[arg-type]
+        shown: list[Any] = [spool, Storage(spool, 1), credentials]
         secret = hashlib.sha256(MARK.encode()).digest()
         for budget in (None, 1):
             sorter = ItemSorter(secret, spool=spool, budget=budget)
