@@ -185,8 +185,7 @@ def remove_traces(said: str) -> None:
 def psicli_commands(name: str, folder: Path, ports: dict[str, int], relayed: dict[str, int]) -> dict[str, list[str]]:
     job = folder / "job.yaml"
     job.write_text(JOB.format(port=ports[RECEIVER], relayed=relayed[RECEIVER], suffix=CONTENDERS[name]))
-    # What is only measured has no place in this user's ledger.
-    command = ["env", f"PSICLI_STATE_DIR={folder / 'state'}", sys.executable, "-m", "psicli", "run"]
+    command = [sys.executable, "-m", "psicli", "run"]
     command += ["--json", "--quiet", "--config", str(job), "--party"]
     return {party: [*command, party] for party in PARTIES}
 
@@ -238,7 +237,9 @@ def start(command: list[str], folder: Path, party: str) -> int:
         for number, name in ((1, "stdout"), (2, "stderr"))
     ]
     try:
-        return os.posix_spawn(command[0], command, os.environ | {"TMPDIR": str(folder)}, file_actions=actions)
+        # What is only measured has no place in this user's ledger.
+        own = {"TMPDIR": str(folder), "PSICLI_STATE_DIR": str(folder / "state")}
+        return os.posix_spawn(command[0], command, os.environ | own, file_actions=actions)
     except OSError as error:
         raise ContenderError(f"{command[0]}: {error.strerror}") from error
 
