@@ -324,7 +324,7 @@ class SessionRecording:
 
     hellos: tuple[bytes, bytes]
     octets: tuple[bytes, ...]
-    heard: tuple[Counter[tuple[type, int]], ...]
+    heard: tuple[Counter[tuple[type, int, int]], ...]
 
 
 class HearingLink(TapLink):
@@ -332,16 +332,17 @@ class HearingLink(TapLink):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard: list[Counter[tuple[type, int]]] = []
+        self.heard: list[Counter[tuple[type, int, int]]] = []
 
     def send(self, message: Message) -> int:
         self.heard.append(said(self.received))
         return super().send(message)
 
 
-def said(messages: Sequence[Message]) -> Counter[tuple[type, int]]:
-    """Count what was said by kind and task: how the messages of several tasks mix differs from run to run."""
-    return Counter((type(each), getattr(each, "task", -1)) for each in messages if not isinstance(each, Ack))
+def said(messages: Sequence[Message]) -> Counter[tuple[type, int, int]]:
+    """Count what was said by kind, task and stream: how the messages of several tasks mix differs from run to run."""
+    words = (each for each in messages if not isinstance(each, Ack))
+    return Counter((type(each), getattr(each, "task", -1), getattr(each, "stream", 0)) for each in words)
 
 
 def recorded_session() -> dict[str, SessionRecording]:
