@@ -306,6 +306,7 @@ def test_certificates_that_come_to_their_end(pair: Pair) -> None:
         assert all("psicli certs" in row["hint"] for row in warned.values())
 
 
+@pytest.mark.slow
 def test_swapped_parties(pair: Pair) -> None:
     """Each machine was started as the other one; the run says the same."""
     issue(pair.folder, {LISTENER: LISTENER, DIALER: DIALER})
@@ -334,6 +335,7 @@ def test_the_same_party_on_both_sides(pair: Pair) -> None:
         assert sentence in result.stderr
 
 
+@pytest.mark.slow
 def test_a_party_started_twice_on_two_machines(pair: Pair) -> None:
     """The second dialer would be turned away; the session does not notice its check."""
     long_pair(pair)
