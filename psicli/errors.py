@@ -324,7 +324,7 @@ class PeerProtocolError(PsicliError):
     code = 76
     peer_at_fault = True
     sentence = "{peer} broke the protocol: {detail}"
-    hint = "Do not use this peer's data until its operator has explained this; nothing was written."
+    hint = "Do not use this peer's data until its operator has explained this; nothing of this task was written."
 
 
 class SamePartyError(PeerProtocolError):
