@@ -7,6 +7,7 @@ import backends
 import hypothesis
 import pytest
 from runner import Pair, free_ports
+from tapped import tapped_pair
 
 from psicli import curve
 
@@ -31,3 +32,10 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
             yield pair
         finally:
             pair.kill()
+
+
+@pytest.fixture
+def tapped(tmp_path: Path) -> Iterator[tuple[Pair, int]]:
+    """Two parties whose wire passes through a port of ours."""
+    with tapped_pair(tmp_path) as pair_and_port:
+        yield pair_and_port

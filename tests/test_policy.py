@@ -6,12 +6,11 @@ import json
 import re
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from runner import DIALER, LISTENER, PARTIES, Pair, Result, Side, Tap, free_ports, other
+from runner import DIALER, LISTENER, PARTIES, Pair, Result, Side, Tap, other
 from test_run import OLD, check_output, failed, long_pair, marked, marked_pair, shape, succeeded, the_object
 
 from psicli import wire
@@ -55,17 +54,6 @@ def test_of_nothing_nothing_matches() -> None:
 
 
 # Whole runs ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tapped(tmp_path: Path) -> Iterator[tuple[Pair, int]]:
-    with free_ports(2) as (port, tap):
-        pair = Pair(tmp_path, port)
-        pair.jobs[DIALER]["cluster"]["nodes"][0]["address"] = f"127.0.0.1:{tap}"
-        try:
-            yield pair, tap
-        finally:
-            pair.kill()
 
 
 def run_tapped(pair: Pair, port: int) -> tuple[dict[str, Result], dict[str, list[Any]]]:

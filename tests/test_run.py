@@ -19,7 +19,7 @@ import signal
 import socket
 import sysconfig
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -31,7 +31,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runner import DEADLINE, DIALER, LISTENER, PARTIES, SLOWLY, Pair, Result, Side, Tap, free_ports, other
+from runner import DEADLINE, DIALER, LISTENER, PARTIES, SLOWLY, Pair, Result, Side, Tap, other
 
 from psicli import __version__, curve, protocol, wire
 
@@ -684,18 +684,6 @@ def test_a_trace_that_cannot_be_written_is_told_before_the_session(pair: Pair, n
 
 
 # What the network sees -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tapped(tmp_path: Path) -> Iterator[tuple[Pair, int]]:
-    """Two parties whose wire passes through a port of ours."""
-    with free_ports(2) as (port, tap):
-        pair = Pair(tmp_path, port)
-        pair.jobs[DIALER]["cluster"]["nodes"][0]["address"] = f"127.0.0.1:{tap}"
-        try:
-            yield pair, tap
-        finally:
-            pair.kill()
 
 
 def run_tapped(pair: Pair, port: int) -> tuple[bytes, list[Any]]:
