@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import io
 import logging
 import os
@@ -70,12 +71,15 @@ class _TargetIO(io.FileIO):
 
     def __init__(self, descriptor: int, target: Path) -> None:
         super().__init__(descriptor, "wb")
+        self.digest = hashlib.sha256()
         self._target = target
 
     def write(self, data: Any, /) -> int:
         try:
             failpoints.passage("output.written")
-            return super().write(data)
+            written = super().write(data)
+            self.digest.update(memoryview(data).cast("B")[:written])
+            return written
         except OSError as exc:
             raise _storage_error(self._target, exc) from exc
 
@@ -157,6 +161,11 @@ class AtomicFile:
         except OSError as exc:
             raise _storage_error(self.path, exc) from exc
         self._sealed = True
+
+    @property
+    def sha256(self) -> str:
+        """What `sha256sum` will say of the file, once it is sealed."""
+        return self._raw.digest.hexdigest()
 
     def publish(self) -> None:
         """Put the file in the target's place, for good."""

@@ -325,7 +325,7 @@ class TaskRun:
         self._entry.peer_items = peer_items
         failpoints.passage("task.admitted")
         self._policy.check_peer_items(peer_items)
-        self._task_sid = task_sid.hex()
+        self._task_sid = self._entry.task_sid = task_sid.hex()
         path = self._task.input_path
         opening = Opening(
             job=self._job.name,
@@ -388,6 +388,7 @@ class TaskRun:
         entry, output = self._entry, self._output
         if output is not None:
             entry.matched, entry.output_rows, entry.output = output.matched, output.rows, output.name
+            entry.output_sha256 = output.sha256
         # Not what it waited for its turn.
         entry.seconds = self._reading_seconds + time.monotonic() - self._started
         entry.status = Status.DONE
@@ -402,7 +403,8 @@ class TaskRun:
     def note_end(self, error: PsicliError | None) -> None:
         """Close the task in the ledger, unless it is closed or was never opened there."""
         try:
-            self._ledger.close(self._task_sid, error, None if self._output is None else self._output.matched)
+            matched = None if self._output is None else self._output.matched
+            self._ledger.close(self._task_sid, error, matched, self._entry.output_sha256)
         except PsicliError as exc:
             # What the task was for is in place, or has failed for a better reason.
             logger.warning("%s", exc.message, extra={"task": self.name})

@@ -29,6 +29,8 @@ DAY = timedelta(days=1)
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
 
 _NEWLINE = b"\n"
+# What a `close` line says beside the time.
+_CLOSING = ("outcome", "code", "error", "matched", "output_sha256")
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,13 @@ class Entry:
     code: int | None = None
     error: str | None = None
     matched: int | None = None
+    output_sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as one flat object."""
         facts = {"outcome": self.outcome, "closed": self.closed, "code": self.code, "error": self.error}
-        return {"time": self.time, **asdict(self.opening), **facts, "matched": self.matched}
+        counts = {"matched": self.matched, "output_sha256": self.output_sha256}
+        return {"time": self.time, **asdict(self.opening), **facts, **counts}
 
 
 class Ledger:
@@ -99,8 +103,13 @@ class Ledger:
             self._append(file, {"event": "open", "time": _now(), **asdict(opening)})
             self._unfinished[opening.task_sid] = opening.peer
 
-    def close(self, task_sid: str, error: PsicliError | None, matched: int | None) -> None:
-        """Note how a task ended that this run has opened, once; raises CannotCreateError, StorageError."""
+    def close(
+        self, task_sid: str, error: PsicliError | None, matched: int | None, output_sha256: str | None = None
+    ) -> None:
+        """Note how a task ended that this run has opened, once; raises CannotCreateError, StorageError.
+
+        output_sha256: of the output that is in place, if one is.
+        """
         with self._guard:
             peer = self._unfinished.pop(task_sid, None)
             if peer is None:
@@ -111,6 +120,8 @@ class Ledger:
                 entry |= {"code": error.code, "error": type(error).__name__}
             if matched is not None:
                 entry["matched"] = matched
+            if output_sha256 is not None:
+                entry["output_sha256"] = output_sha256
             with self._file() as file:
                 self._append(file, entry)
 
@@ -127,7 +138,7 @@ class Ledger:
                 if line["event"] == "open":
                     found[task] = Entry(line["time"], _opening(line))
                 elif task in found:
-                    facts: dict[str, Any] = {name: line.get(name) for name in ("outcome", "code", "error", "matched")}
+                    facts: dict[str, Any] = {name: line.get(name) for name in _CLOSING}
                     found[task] = replace(found[task], closed=line["time"], **facts)
         return list(found.values())
 

@@ -22,7 +22,7 @@ OUTPUT_PART = 1 / 5
 class TaskOutput:
     """Where the matched rows of one task go: a file that appears whole or not at all.
 
-    matched: own items found, once known [items]; rows: rows written. refusal: why it was not published after all.
+    matched: own items found, once known [items]; rows, sha256: of what was written. refusal: why it was not published.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class TaskOutput:
         self.name = str(path)
         self.matched: int | None = None
         self.rows = 0
+        self.sha256: str | None = None
         self.refusal: PolicyError | None = None
         self._format = file_format(path)
         self._input = source
@@ -62,6 +63,7 @@ class TaskOutput:
                 spool=self._storage.spool,
             )
         self._file.seal()
+        self.sha256 = self._file.sha256
 
     def publish(self) -> None:
         """Put the staged rows in place."""

@@ -38,6 +38,9 @@ class TaskReport:
     matched: int | None = None
     output_rows: int | None = None
     output: str | None = None
+    # Which run an output is from: its task's id, the same on both sides, and the file's digest.
+    task_sid: str | None = None
+    output_sha256: str | None = None
     seconds: float | None = None
     bytes_sent: int | None = None
     bytes_received: int | None = None

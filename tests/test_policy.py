@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import signal
@@ -129,6 +130,7 @@ def test_runs_a_day(pair: Pair) -> None:
     marked_pair(pair, broadcast=False)
     pair.jobs[LISTENER]["policy"] = {"max_runs_per_day": 1}
     succeeded(pair.run())
+    digest = hashlib.sha256(pair.path(LISTENER, "out/people.csv").read_bytes()).hexdigest()
     for party in PARTIES:
         pair.path(party, "out/people.csv").write_bytes(OLD)
         pair.jobs[party]["tasks"][0]["name"] = "again"
@@ -157,6 +159,7 @@ def test_runs_a_day(pair: Pair) -> None:
         "code": None,
         "error": None,
         "matched": 2,
+        "output_sha256": digest,
     }
     theirs = ledger(pair, DIALER)[0]
     assert [theirs[name] for name in ("task", "outcome", "error", "matched")] == ["people", "done", None, None]

@@ -383,6 +383,9 @@ def test_a_report_as_json(pair: Pair) -> None:
     assert Path(ours["output"]) == pair.path(LISTENER, "out/people.csv")
     assert (theirs["status"], theirs["rows"], theirs["peer_items"]) == ("done", 3, 4)
     assert [theirs[name] for name in ("matched", "output_rows", "output")] == [None, None, None]
+    assert ours["output_sha256"] == hashlib.sha256(Path(ours["output"]).read_bytes()).hexdigest()
+    assert theirs["output_sha256"] is None
+    assert ours["task_sid"] == theirs["task_sid"]
     assert (ours["bytes_sent"], ours["bytes_received"]) == (theirs["bytes_received"], theirs["bytes_sent"])
     assert ours["bytes_sent"] > 4 * 32
 
