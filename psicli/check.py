@@ -25,13 +25,14 @@ from psicli.errors import (
     UncheckedStreamError,
     shown,
 )
-from psicli.estimate import Rate, Size
+from psicli.estimate import Size
 from psicli.files import check_writable, file_format
 from psicli.job import STDIO, load_credentials, may_last, terms
 from psicli.ledger import Ledger
 from psicli.link import BUSY, LAST_WORDS_TIMEOUT, Dialer, Link, Listener
 from psicli.locks import PortLock
 from psicli.protocol import Abort, Hello, Purpose
+from psicli.rate import Rate, measure
 from psicli.session import agree
 from psicli.spool import in_units
 from psicli.state import RunFolder, state_folder
@@ -82,7 +83,7 @@ def _kernel(found: Checklist, job: Job) -> Rate | None:
     with found.trying("kernel"):
         curve.set_threads(job.pipeline.threads)
         curve.self_test()
-        rate, name = estimate.measure(), curve.backend()
+        rate, name = measure(), curve.backend()
         message = f"{name} backend: {1 / rate.own:,.0f} own items a second, {1 / rate.peer:,.0f} of the other side"
         if name.startswith("native"):
             found.ok("kernel", message)

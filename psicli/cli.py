@@ -119,6 +119,15 @@ def _port_option(command: Callable[..., int]) -> Callable[..., int]:
     help="Wait so many seconds for the port instead of giving up at once.",
 )
 @_port_option
+@click.option(
+    "--resume",
+    type=click.Choice(["auto", "never", "always"]),
+    default="auto",
+    show_default=True,
+    envvar="PSICLI_RESUME",
+    show_envvar=True,
+    help="Go on from where a killed run of this job was; auto: if that saves more than a minute of work.",
+)
 @_trace_option("Write what the run does when to FILE, for https://ui.perfetto.dev.")
 @click.option("--simulated-port", type=int, hidden=True)
 def run(
@@ -131,6 +140,7 @@ def run(
     party: str | None,
     lock_timeout: float,
     port_offset: int,
+    resume: str,
     trace: Path | None,
     simulated_port: int | None,
 ) -> int:
@@ -155,8 +165,9 @@ def run(
         with _hold(job, lock_timeout) as lock:
             # Only now the heavy part: a mistake in the job file or a busy port is told without it.
             from psicli.job import run_job
+            from psicli.resume import Mode
 
-            report = run_job(job, _Hooks(console, lock), trace)
+            report = run_job(job, _Hooks(console, lock), trace, Mode(resume))
     except PsicliError as exc:
         return _refuse(exc, as_json)
     except click.ClickException:
@@ -299,8 +310,12 @@ def status(as_json: bool, clean: bool) -> int:
     from psicli.state import left_over, state_folder, sweep
 
     running = holders()
-    left = sweep(state_folder()) if clean else []
-    if not clean:
+    if clean:
+        from psicli import resume
+
+        left = [*sweep(state_folder()), *resume.sweep(state_folder())]
+    else:
+        left = []
         # What runs can be told without a state folder.
         with suppress(CannotCreateError):
             left = left_over(state_folder())

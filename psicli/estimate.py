@@ -7,19 +7,17 @@ the other side's size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 
-import pyarrow as pa
-
-from psicli import curve, items
+from psicli import items
 from psicli.config import Job, Task
 from psicli.files import Format, file_format
 from psicli.job import ITEMS_PART
 from psicli.outputs import OUTPUT_PART
 from psicli.pipeline import lists_on_disk
+from psicli.rate import Rate
 from psicli.spool import Storage
 
 # What crosses the network for an item of ours and one of theirs, framing included: two points and a token [bytes].
@@ -30,18 +28,6 @@ _OVERHEAD = 1.15
 _START_SECONDS = 1.0
 # How many times its size a file that is packed is taken to hold.
 _PACKED = 5
-# How long each of the two operations is measured [s].
-_MEASURED_SECONDS = 0.1
-_FIRST_POINTS = 64
-_MOST_POINTS = 16_384
-
-
-@dataclass(frozen=True)
-class Rate:
-    """What the kernel takes on this machine for an own item and for a point of the peer's [s]."""
-
-    own: float
-    peer: float
 
 
 @dataclass(frozen=True)
@@ -50,32 +36,6 @@ class Size:
 
     rows: int
     item_bytes: int
-
-
-def measure() -> Rate:
-    """Measure the backend in use, for about a fifth of a second. No secret is used; raises SelfCheckError."""
-    scalar, sid = bytes(range(32)), bytes(32)
-    points = curve.hash_and_mask(_numbered(_FIRST_POINTS), sid, scalar)
-    return Rate(
-        own=_seconds_each(lambda count: curve.hash_and_mask(_numbered(count), sid, scalar)),
-        peer=_seconds_each(lambda count: curve.mask(points * (count // _FIRST_POINTS), scalar)),
-    )
-
-
-def _numbered(count: int) -> pa.LargeBinaryArray:
-    return pa.array([b"%d" % number for number in range(count)], pa.large_binary())
-
-
-def _seconds_each(work: Callable[[int], object]) -> float:
-    """Return what one of many costs [s]: with twice as many each time, until they fill half of the time there is."""
-    count = _FIRST_POINTS
-    while True:
-        started = perf_counter()
-        work(count)
-        seconds = perf_counter() - started
-        if seconds >= _MEASURED_SECONDS / 2 or count >= _MOST_POINTS:
-            return seconds / count
-        count *= 2
 
 
 def seconds(sizes: Sequence[Size], rate: Rate) -> float:

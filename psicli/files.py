@@ -236,6 +236,41 @@ def create_files(files: Mapping[Path, tuple[bytes, int]]) -> None:
         undo.pop_all()
 
 
+def replace_file(path: Path, octets: bytes) -> None:
+    """Replace a small file of this user's own, for good: after a crash it is the old one or the new one.
+
+    Raises OSError. The folder must be this user's alone: the temporary file has a fixed name.
+    """
+    temporary = path.with_name(f"{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        failpoints.passage("checkpoint.writing")
+        file.write(octets)
+        file.flush()
+        failpoints.passage("checkpoint.written")
+        os.fsync(descriptor)
+    failpoints.passage("checkpoint.synced")
+    os.replace(temporary, path)
+    failpoints.passage("checkpoint.renamed")
+    sync_folder(path.parent)
+    failpoints.passage("checkpoint.kept")
+
+
+def sha256_of(path: Path) -> str:
+    """Return what `sha256sum` says of a file; raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring what a folder lists to the disk; raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def check_writable(path: Path) -> None:
     """Make sure that path can be created or replaced; raises CannotCreateError and leaves nothing behind."""
     # Trying is the only sure test: permissions alone do not tell of read-only disks, quotas or root.

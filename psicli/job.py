@@ -8,11 +8,11 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from psicli import __version__, curve, failpoints, items, signals, tables, trace
 from psicli.config import Job, Task
@@ -22,10 +22,11 @@ from psicli.items import ItemSorter, OrderedItems
 from psicli.ledger import Ledger, Opening
 from psicli.link import Dialer, Listener
 from psicli.outputs import SilentlyChecked, StandardOutput, TaskOutput
-from psicli.pipeline import Output
+from psicli.pipeline import Output, Prepared
 from psicli.policy import Policy
-from psicli.protocol import Progress, Purpose, TaskTerms
+from psicli.protocol import Progress, Purpose, TaskParty, TaskTerms
 from psicli.report import Report, Status, TaskReport, what_the_peer_learns
+from psicli.resume import Mode, NotRead, Resumer, TaskKeeper, sweep
 from psicli.session import Session, TaskResult, Terms, open_session
 from psicli.spool import Mask, Spool, Storage
 from psicli.state import RunFolder, state_folder
@@ -41,6 +42,10 @@ STDIO = "-"
 ITEMS_PART = 1 / 8
 # How long a side that fails before the session waits for the peer, to tell it [s].
 REFUSAL_TIMEOUT = 5.0
+# What a report says of a task that another run was through with.
+REPORTED = (
+    "rows", "distinct_items", "matchless_rows", "peer_items", "matched", "output_rows", "output", "output_sha256",
+)  # fmt: skip
 
 
 class Hooks(Protocol):
@@ -53,10 +58,11 @@ class Hooks(Protocol):
         """Tell how much of a task's masking is through."""
 
 
-def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None) -> Report:
+def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None, resume: Mode = Mode.AUTO) -> Report:
     """Run every task of the job with the peer and report; a failure ends up in the report, not in an exception.
 
     The caller holds the lock of the job's port or address. trace_file: where to write a trace of the run, if anywhere.
+    resume: when to go on from what a run that was killed has left.
     """
     started = time.monotonic()
     report = _blank_report(job)
@@ -75,11 +81,13 @@ def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None) -> Report:
                 trace.start()
             spool = stack.enter_context(Spool.open(state_folder()))
             stack.callback(_note_disk, report, spool)
-            storage = Storage(spool, job.pipeline.working_memory)
+            sweep(state_folder())
+            shared = Shared(job, Storage(spool, job.pipeline.working_memory), ledger, report, hooks)
+            resumer = Resumer(resume, state_folder())
             for task, source in zip(job.tasks, sources, strict=True):
-                runs.append(TaskRun(job, task, source, storage, ledger, report, hooks))
+                runs.append(TaskRun(shared, task, source, resumer))
                 stack.callback(runs[-1].close)
-            session = stack.enter_context(_session(job, meeting, storage, report))
+            session = stack.enter_context(_session(job, meeting, shared.storage, report))
             session.agree()
             session.run(runs)
     except PsicliError as exc:
@@ -91,7 +99,7 @@ def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None) -> Report:
         _save_trace(trace_file, report)
     report.close(time.monotonic() - started, trace.peak_memory())
     for run in runs:
-        run.note_end(report.error)
+        run.end(report.error)
     return report
 
 
@@ -269,39 +277,62 @@ def _session(job: Job, meeting: Listener | Dialer, storage: Storage, report: Rep
 # One task ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What the tasks of one run have in common."""
+
+    job: Job
+    storage: Storage
+    ledger: Ledger
+    report: Report
+    hooks: Hooks
+
+
 class TaskRun:
     """One task from its input to its output; the session calls its parts when their time has come."""
 
-    def __init__(
-        self, job: Job, task: Task, source: Source, storage: Storage, ledger: Ledger, report: Report, hooks: Hooks
-    ) -> None:
+    def __init__(self, shared: Shared, task: Task, source: Source, resumer: Resumer) -> None:
+        job = self._job = shared.job
         self.name = task.name
         self.receives = task.receiver == job.party
         self.broadcast = task.broadcast_result
         self.stages = Stages(task.name)
-        self._job = job
         self._task = task
         self._policy = Policy(job.policy, task.name)
         self._source = source
-        self._storage = storage
-        self._ledger = ledger
-        self._report = report
-        self._entry = next(entry for entry in report.tasks if entry.name == task.name)
-        self._hooks = hooks
+        self._storage = shared.storage
+        self._ledger = shared.ledger
+        self._report = shared.report
+        self._entry = next(entry for entry in shared.report.tasks if entry.name == task.name)
+        self._hooks = shared.hooks
+        self._keeper = TaskKeeper(resumer, job, task, self._read)
+        # What an earlier run came to that was through with the task, where the peer agrees.
+        self._done_before: Mapping[str, Any] | None = None
         self._input: Input | None = None
         self._output: TaskOutput | None = None
         self._task_sid = ""
         self._reading_seconds = 0.0
         self._started = 0.0
 
-    def prepare(self) -> tuple[OrderedItems, Output | None]:
+    def prepare(self) -> Prepared:
+        """Read the whole input, unless an earlier run is through with it, and put its items in secret order."""
+        self._keeper.find()
+        if self._keeper.result is not None:
+            return Prepared(NotRead(self._keeper.result["distinct_items"]), None, self._keeper)
+        items, output = self._read()
+        if not self._keeper.confirm(items):
+            items, output = self._read()
+        return Prepared(items, output, self._keeper)
+
+    def _read(self) -> tuple[OrderedItems, Output | None]:
         """Read the whole input, find its mistakes, and put its distinct items in secret order."""
         started = time.monotonic()
+        self.close_files()
         self._phase("reading %s", self._source.name)
         with self.stages.at(Stage.READING, "read input"):
             self._input = Input(self._source.path, self._source.format, self._task.keys, name=self._source.name)
             share = self._storage.share(ITEMS_PART)
-            sorter = ItemSorter(os.urandom(curve.ORDER_SECRET_BYTES), spool=self._storage.spool, budget=share)
+            sorter = ItemSorter(self._keeper.order_secret, spool=self._storage.spool, budget=share)
             for key_texts in self._input.key_batches():
                 sorter.expect(self._input.expected_rows)
                 sorter.add(items.encode_items(key_texts))
@@ -320,12 +351,15 @@ class TaskRun:
             return ordered, SilentlyChecked(self._output)
         return ordered, self._output
 
-    def opened(self, own_items: int, peer_items: int, task_sid: bytes) -> None:
-        """Check the policy on sizes and runs, and note in the ledger that the task begins."""
-        self._entry.peer_items = peer_items
+    def opened(self, party: TaskParty) -> None:
+        """Check the policy on sizes and runs, and note in the ledger that the task begins, unless it goes on."""
+        self._entry.peer_items = party.peer_count
         failpoints.passage("task.admitted")
-        self._policy.check_peer_items(peer_items)
-        self._task_sid = self._entry.task_sid = task_sid.hex()
+        self._policy.check_peer_items(party.peer_count)
+        self._task_sid = self._entry.task_sid = party.task_sid.hex()
+        if party.resumption is not None:
+            self._done_before = self._keeper.result
+            self._note_resumed(party)
         path = self._task.input_path
         opening = Opening(
             job=self._job.name,
@@ -334,10 +368,18 @@ class TaskRun:
             task_sid=self._task_sid,
             input=STDIO if path == STDIO else os.path.abspath(path),
             keys=self._task.keys,
-            distinct_items=own_items,
-            peer_items=peer_items,
+            distinct_items=party.own_count,
+            peer_items=party.peer_count,
         )
-        self._ledger.open(opening, self._policy.check_runs if self._policy.limits_runs else None)
+        self._ledger.open(
+            opening, self._policy.check_runs if self._policy.limits_runs else None, resumed=party.resumption is not None
+        )
+
+    def _note_resumed(self, party: TaskParty) -> None:
+        """Say how much of the masking need not be done again."""
+        share = party.progress.share
+        self._entry.resumed = share
+        logger.info("goes on from %.0f %% of an earlier run", 100 * share, extra={"task": self.name})
 
     def started(self) -> None:
         self._started = time.monotonic()
@@ -352,13 +394,17 @@ class TaskRun:
         entry = self._entry
         entry.peer_items, entry.warning = result.peer_items, result.warning
         entry.bytes_sent, entry.bytes_received = result.message_bytes
-        if self._output is not None and self._output.refusal is not None:
+        if self._done_before is not None:
+            self._take_over(self._done_before)
+        elif self._output is not None and self._output.refusal is not None:
             self._fail(self._output.refusal)
         elif self._output is None or self.broadcast:
             self._done()
 
     def finish_alone(self, matched: Callable[[], Mask]) -> None:
         """Match and write a one-sided result; a failure here neither stops the session nor shows in it."""
+        if self._done_before is not None:
+            return
         assert self._output is not None
         try:
             self._phase("matching and writing %s", self._output.name)
@@ -379,16 +425,29 @@ class TaskRun:
         seconds = self.stages.seconds()
         if any(seconds.values()):
             self._entry.stages = seconds
+        self.close_files()
+
+    def close_files(self) -> None:
+        """Close the input, and remove what was written and not published."""
         if self._input is not None:
             self._input.close()
         if self._output is not None:
             self._output.discard()
+
+    def _take_over(self, result: Mapping[str, Any]) -> None:
+        """Report what an earlier run came to."""
+        for name in REPORTED:
+            setattr(self._entry, name, result[name])
+        self._entry.status = Status.DONE
+        self.note_end(None)
+        self._phase("done by an earlier run; input and output are unchanged")
 
     def _done(self) -> None:
         entry, output = self._entry, self._output
         if output is not None:
             entry.matched, entry.output_rows, entry.output = output.matched, output.rows, output.name
             entry.output_sha256 = output.sha256
+        self._keeper.conclude({name: getattr(entry, name) for name in REPORTED})
         # Not what it waited for its turn.
         entry.seconds = self._reading_seconds + time.monotonic() - self._started
         entry.status = Status.DONE
@@ -400,10 +459,15 @@ class TaskRun:
         self.note_end(error)
         self._report.fail(error)
 
+    def end(self, error: PsicliError | None) -> None:
+        """See to ledger and checkpoint when the run is over, for this reason if it failed."""
+        self.note_end(error)
+        self._keeper.end(error)
+
     def note_end(self, error: PsicliError | None) -> None:
         """Close the task in the ledger, unless it is closed or was never opened there."""
         try:
-            matched = None if self._output is None else self._output.matched
+            matched = self._entry.matched if self._output is None else self._output.matched
             self._ledger.close(self._task_sid, error, matched, self._entry.output_sha256)
         except PsicliError as exc:
             # What the task was for is in place, or has failed for a better reason.

@@ -91,13 +91,16 @@ class Ledger:
         with self._file():
             pass
 
-    def open(self, opening: Opening, allow: Callable[[int], None] | None = None) -> None:
-        """Note that a task begins, if that is allowed.
+    def open(self, opening: Opening, allow: Callable[[int], None] | None = None, *, resumed: bool = False) -> None:
+        """Note that a task begins, if that is allowed; resumed: it goes on, so that it is noted already.
 
         allow: called with the number of runs of the same in the last 24 hours; nothing is noted if it raises. No other
         process can note anything in between. Raises CannotCreateError, StorageError.
         """
         with self._guard, self._file() as file:
+            if resumed and self._is_noted(file, opening):
+                self._unfinished[opening.task_sid] = opening.peer
+                return
             if allow is not None:
                 allow(self._runs_of_a_day(file, opening.subject))
             self._append(file, {"event": "open", "time": _now(), **asdict(opening)})
@@ -141,6 +144,11 @@ class Ledger:
                     facts: dict[str, Any] = {name: line.get(name) for name in _CLOSING}
                     found[task] = replace(found[task], closed=line["time"], **facts)
         return list(found.values())
+
+    def _is_noted(self, file: io.FileIO, opening: Opening) -> bool:
+        task = opening.task_sid, opening.peer
+        lines = (line for _, line in _lines(file, since=datetime.now(UTC) - 2 * DAY) if line is not None)
+        return any(line["event"] == "open" and (line["task_sid"], line["peer"]) == task for line in lines)
 
     def _runs_of_a_day(self, file: io.FileIO, subject: tuple[object, ...]) -> int:
         status = os.fstat(file.fileno())

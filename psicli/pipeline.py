@@ -27,10 +27,12 @@ from typing import Any, Protocol, TypeVar, cast
 import numpy as np
 
 from psicli import curve, failpoints, signals, trace
+from psicli.checkpoint import Checkpoint, Marks
 from psicli.errors import LocalProtocolError, PeerProtocolError, SelfCheckError
 from psicli.protocol import (
     CheckLists,
     CutBitmap,
+    History,
     KeepBits,
     KeepTokens,
     MaskOwn,
@@ -40,6 +42,7 @@ from psicli.protocol import (
     Phase,
     PublishOutput,
     StageOutput,
+    Stream,
     TaskParty,
     Work,
 )
@@ -71,6 +74,33 @@ class Output(Protocol):
 
     def publish(self) -> None:
         """Put the staged file in place."""
+
+
+class Keeper(Protocol):
+    """What an earlier run has left of a task, and what this one leaves. Called beside the session's thread."""
+
+    @property
+    def history(self) -> History | None:
+        """What the earlier run's frames were, where the task may go on from them."""
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """Its checkpoint."""
+
+    def start_over(self) -> tuple[Any, Output | None]:
+        """Drop it, and return items and output prepared under fresh secrets; raises PsicliError."""
+
+    def begin(self, party: TaskParty, scalar: bytes) -> Checkpoint | None:
+        """Return a new checkpoint of a task that both sides have opened, None where none is kept."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task ready to be opened: distinct items in their secret order, where rows go, who keeps a checkpoint."""
+
+    items: Any
+    output: Output | None
+    keeper: Keeper | None = None
 
 
 class Crew:
@@ -168,22 +198,16 @@ class TaskExchange:
     matched: the own items [n booleans, secret order] the peer has too, once known. stages: where the time goes.
     """
 
-    def __init__(
-        self,
-        party: TaskParty,
-        items: Any,
-        task_sid: bytes,
-        output: Output | None,
-        crew: Crew,
-        stages: Stages,
-        storage: Storage,
-    ) -> None:
+    def __init__(self, party: TaskParty, prepared: Prepared, crew: Crew, stages: Stages, storage: Storage) -> None:
         self.party = party
         self.stages = stages
         self.matched: Mask | None = None
-        self._items = items
-        self._task_sid = task_sid
-        self._output = output
+        self._items = prepared.items
+        self._output = prepared.output
+        self._keeper = prepared.keeper
+        self._checkpoint: Checkpoint | None = None
+        # The work before the first piece, where a checkpoint is taken up, dropped or begun.
+        self._settling: Future[None] | None = None
         self._crew = crew
         self._under_way: deque[_UnderWay] = deque()
         # A bytearray, so that it can be overwritten; fresh for every task and party.
@@ -197,11 +221,15 @@ class TaskExchange:
 
         Raises PeerProtocolError, SelfCheckError, and what the output raises: what the oldest work under way raised.
         """
+        if not self._is_settled():
+            return None
         if self._under_way and self._under_way[0].done.done():
             oldest = self._under_way.popleft()
             with trace.span("keep"):
                 result = self._take(oldest.work, oldest.done.result())
-            return self.party.completed(oldest.work, result)
+            messages = self.party.completed(oldest.work, result)
+            self._save_if_due()
+            return messages
         if len(self._under_way) < self._crew.depth:
             work = self.party.next_work(room=room)
             if work is not None:
@@ -212,7 +240,7 @@ class TaskExchange:
     @property
     def pieces(self) -> int:
         """Pieces of work under way."""
-        return len(self._under_way)
+        return len(self._under_way) + (self._settling is not None and not self._settling.done())
 
     @property
     def writing(self) -> Future[Any] | None:
@@ -246,10 +274,71 @@ class TaskExchange:
     def match(self) -> Mask:
         """Return which own items the peer has too; the receiver's lists must be complete."""
         with self.stages.at(Stage.MATCHING, "match"):
+            if self.party.resumption is not None and self.party.resumption.over:
+                # An earlier run was through with the peer, but not with its own result.
+                self._restore()
             self.matched = self._lists.own_tokens.found_in(self._lists.peer_tokens)
             failpoints.passage("matches.found")
             self._lists.close()
             return self.matched
+
+    # The checkpoint
+
+    def _is_settled(self) -> bool:
+        """Return whether work may begin; see that the checkpoint is seen to, once both sides have opened the task."""
+        if self._keeper is None or self.party.phase is Phase.OPENING:
+            return True
+        if self._settling is None:
+            self._settling = self._crew.compute(self._settle, self._keeper)
+        if not self._settling.done():
+            return False
+        self._settling.result()
+        return True
+
+    def _settle(self, keeper: Keeper) -> None:
+        if self.party.resumption is not None:
+            self._restore()
+            return
+        if keeper.history is not None:
+            self._items, self._output = keeper.start_over()
+        self._checkpoint = keeper.begin(self.party, bytes(self._scalar))
+
+    def _restore(self) -> None:
+        """Take the secrets and the frames of an earlier run for our own."""
+        resumption = self.party.resumption
+        if self._keeper is None or self._keeper.checkpoint is None or resumption is None:
+            raise LocalProtocolError(detail="a task goes on from nothing")
+        kept = self._checkpoint = self._keeper.checkpoint
+        if not resumption.over:
+            self._scalar[:] = kept.scalar
+            own, peer = resumption.frames[self.party.own_stream], resumption.frames[self.party.peer_stream]
+            kept.go_on_from(own, peer, resumption.frames[Stream.TOKENS])
+        for points in kept.own_points():
+            self._lists.own_points.append(points)
+        for points in kept.peer_points():
+            self._lists.peer_points.append(points)
+        for products in kept.products():
+            self._lists.products.append(products)
+            if not self.party.answers_points:
+                self._lists.peer_tokens.append(curve.tokens(products, self.party.task_sid))
+        for tokens in kept.tokens():
+            self._lists.own_tokens.append(tokens)
+
+    def _save_if_due(self) -> None:
+        kept = self._checkpoint
+        if kept is not None and self.party.phase is Phase.EXCHANGE and kept.due():
+            marks = kept.marks(self.party.digest_after)
+            if marks is not None:
+                kept.begin_save()
+                self._crew.commit(kept.save, marks)
+
+    def suspend(self) -> None:
+        """Save how far the points got, for a later run to go on from."""
+        kept = self._checkpoint
+        if kept is not None and self.party.phase in (Phase.EXCHANGE, Phase.RESULT):
+            marks = kept.marks(self.party.digest_after)
+            if marks is not None:
+                kept.save(marks)
 
     # Beginning: what may run beside the caller
 
@@ -262,7 +351,8 @@ class TaskExchange:
             case CheckLists():
                 # From here on nothing is masked any more.
                 self.wipe()
-                return self._crew.compute(self._check_lists)
+                marks = None if self._checkpoint is None else self._checkpoint.marks(self.party.digest_after)
+                return self._crew.compute(self._check_lists, marks)
             case Match():
                 return self._crew.compute(self._match_both)
             case StageOutput():
@@ -277,6 +367,8 @@ class TaskExchange:
         match work:
             case KeepTokens(tokens):
                 self._lists.own_tokens.append(tokens)
+                if self._checkpoint is not None:
+                    self._checkpoint.add_tokens(tokens)
             case KeepBits(bits):
                 self._bits += bits
             case CutBitmap(start, stop):
@@ -285,7 +377,7 @@ class TaskExchange:
 
     def _mask_own(self, start: int, stop: int) -> bytes:
         with self.stages.at(Stage.COMPUTING, "mask own", start // self.party.chunk_items):
-            points = curve.hash_and_mask(self._items.slice(start, stop - start), self._task_sid, self._scalar)
+            points = curve.hash_and_mask(self._items.slice(start, stop - start), self.party.task_sid, self._scalar)
             if not curve.on_curve(_sample(points)):
                 raise SelfCheckError(backend=curve.backend(), detail="an own point does not lie on the curve")
             failpoints.passage("own.masked")
@@ -301,10 +393,12 @@ class TaskExchange:
                 reason = "its items are not hashed to the curve"
                 raise PeerProtocolError(detail=f"a point does not lie on the curve: {reason}")
             failpoints.passage("peer.masked")
+            if self._checkpoint is not None and self.party.answers_points:
+                self._checkpoint.answer(seq, points)
             with trace.span("tokens"):
-                return products, curve.tokens(products, self._task_sid)
+                return products, curve.tokens(products, self.party.task_sid)
 
-    def _check_lists(self) -> None:
+    def _check_lists(self, marks: Marks | None) -> None:
         """Check the complete lists, whatever matches; a dishonest list must not reach the matching."""
         with self.stages.at(Stage.MATCHING, "check lists"):
             if self._lists.peer_points.any_in(self._lists.own_points):
@@ -315,13 +409,28 @@ class TaskExchange:
                 raise PeerProtocolError(detail="two of its tokens are equal")
             failpoints.passage("lists.checked")
             self._lists.close_points()
+            if (
+                self._checkpoint is not None
+                and marks is not None
+                and not (self.party.broadcast or self.party.answers_points)
+            ):
+                # Before the sender hears that it is not needed any more.
+                self._checkpoint.complete(marks)
 
     def _match_both(self) -> None:
+        # Before anything is known: whether this side could go on later must not depend on what matches.
+        self._drop_checkpoint()
         with self.stages.at(Stage.MATCHING, "match for the peer"):
             self._bitmap = _pack(self._lists.peer_tokens.found_in(self._lists.own_tokens))
         self._expect_output().check(self.match())
 
+    def _drop_checkpoint(self) -> None:
+        """Go on from the points no more: there is one bitmap a task, ever."""
+        if self._checkpoint is not None:
+            self._checkpoint.clear()
+
     def _stage(self) -> None:
+        self._drop_checkpoint()
         if self.matched is None:
             bits = np.frombuffer(self._bits, dtype=np.uint8)
             self.matched = np.unpackbits(bits, count=self.party.own_count, bitorder="little").astype(bool)
@@ -339,10 +448,14 @@ class TaskExchange:
         match work:
             case MaskOwn():
                 self._lists.own_points.append(result)
+                if self._checkpoint is not None:
+                    self._checkpoint.add_own(result)
             case MaskPeer(_, points):
                 products, tokens = result
                 self._lists.peer_points.append(points)
                 self._lists.products.append(products)
+                if self._checkpoint is not None:
+                    self._checkpoint.add_peer(points, products)
                 if self.party.answers_points:
                     return cast(bytes, tokens)
                 self._lists.peer_tokens.append(tokens)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import ClassVar, NamedTuple, TypeAlias, cast
@@ -115,12 +115,13 @@ class StreamOffset:
 
 @dataclass(frozen=True, slots=True)
 class ResumeOffer:
-    """What a side could go on from."""
+    """What a side could go on from; complete: it needs nothing more from its peer."""
 
     task_sid: bytes = field(repr=False)
     own_count: int
     peer_count: int
     offsets: tuple[StreamOffset, ...]
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,16 +222,25 @@ def task_session_id(sid: bytes, task_name: str) -> bytes:
 # Streams --------------------------------------------------------------------------------------------------------
 
 
-class _Chain:
-    """The running digest of a stream: d_0 names task and stream, d_k covers the first k frames."""
+def first_digest(stream: int, task_sid: bytes) -> bytes:
+    """Return d_0 of a stream's chain digest, which names task and stream [32 bytes]."""
+    return hashlib.sha256(b"psicli/v1/stream\0" + task_sid + bytes([stream])).digest()
 
-    def __init__(self, stream: Stream, task_sid: bytes) -> None:
-        self.frames = 0
-        first = hashlib.sha256(b"psicli/v1/stream\0" + task_sid + bytes([stream])).digest()
-        self._latest = deque([first], maxlen=KEPT_DIGESTS)
+
+def next_digest(digest: bytes, data: bytes) -> bytes:
+    """Return d_k from d_(k-1) and the data of frame k [32 bytes]."""
+    return hashlib.sha256(digest + data).digest()
+
+
+class _Chain:
+    """The running digest of a stream, from the one after so many frames on."""
+
+    def __init__(self, frames: int, digest: bytes) -> None:
+        self.frames = frames
+        self._latest = deque([digest], maxlen=KEPT_DIGESTS)
 
     def add(self, data: bytes) -> None:
-        self._latest.append(hashlib.sha256(self.last + data).digest())
+        self._latest.append(next_digest(self.last, data))
         self.frames += 1
 
     @property
@@ -270,12 +280,12 @@ class StreamShape:
 
 
 class OutgoingStream:
-    """A stream we send: cut, numbered and digested."""
+    """A stream we send: cut, numbered and digested; frames, digest: what is there already."""
 
-    def __init__(self, task: int, shape: StreamShape, task_sid: bytes) -> None:
+    def __init__(self, task: int, shape: StreamShape, frames: int, digest: bytes) -> None:
         self.task = task
         self.shape = shape
-        self._chain = _Chain(shape.stream, task_sid)
+        self._chain = _Chain(frames, digest)
         self._ended = False
 
     @property
@@ -297,6 +307,10 @@ class OutgoingStream:
         self._chain.add(data)
         return chunk
 
+    def digest_after(self, frames: int) -> bytes | None:
+        """Return the chain digest after so many of the latest frames, None where that is long ago."""
+        return self._chain.at(frames)
+
     def end(self) -> End:
         if not self.all_sent or self._ended:
             raise LocalProtocolError(detail=f"stream {self.shape.stream} ends out of order")
@@ -310,17 +324,24 @@ class OutgoingStream:
 
 
 class IncomingStream:
-    """A stream the peer sends: order, sizes, count and digest are checked, the data is not looked into."""
+    """A stream the peer sends: order, sizes, count and digest are checked, the data is not looked into.
 
-    def __init__(self, task: int, shape: StreamShape, task_sid: bytes) -> None:
+    frames, digest: what is there already.
+    """
+
+    def __init__(self, task: int, shape: StreamShape, frames: int, digest: bytes) -> None:
         self.task = task
         self.shape = shape
         self.complete = False
-        self._chain = _Chain(shape.stream, task_sid)
+        self._chain = _Chain(frames, digest)
 
     @property
     def received(self) -> int:
         return self._chain.frames
+
+    def digest_after(self, frames: int) -> bytes | None:
+        """Return the chain digest after so many of the latest frames, None where that is long ago."""
+        return self._chain.at(frames)
 
     def accept(self, chunk: Chunk) -> None:
         """Take in the next frame; raises PeerProtocolError when it is not exactly that."""
@@ -351,6 +372,90 @@ class IncomingStream:
         if digest is None:
             raise LocalProtocolError(detail=f"frame {frames} of stream {self.shape.stream} is acknowledged too late")
         return Ack(self.task, self.shape.stream, frames, digest)
+
+
+# Resuming -------------------------------------------------------------------------------------------------------
+
+_EXCHANGED = (Stream.RECEIVER_POINTS, Stream.SENDER_POINTS, Stream.TOKENS)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a side has kept of a task that an earlier run began.
+
+    chains: of each stream of points and tokens the chain digests after 0, 1, 2, … frames; complete: whether this side
+    needs nothing more from its peer.
+    """
+
+    task_sid: bytes = field(repr=False)
+    own_count: int
+    peer_count: int
+    chunk_items: int
+    chains: Mapping[int, Sequence[bytes]] = field(repr=False)
+    complete: bool = False
+
+    def offer(self) -> ResumeOffer:
+        offsets = tuple(
+            StreamOffset(stream, len(self.chains[stream]) - 1, self.chains[stream][-1])
+            for stream in _EXCHANGED
+            if stream in self.chains
+        )
+        return ResumeOffer(self.task_sid, self.own_count, self.peer_count, offsets, self.complete)
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """What both sides go on from; over: the peer is not needed any more.
+
+    frames: of each stream, how many there are already. The tokens go along with the points they answer.
+    """
+
+    task_sid: bytes = field(repr=False)
+    frames: Mapping[int, int]
+    over: bool = False
+
+
+def agree_on_resume(
+    mine: History | None, theirs: ResumeOffer | None, *, receives: bool, broadcast: bool
+) -> Resumption | None:
+    """Decide from both offers, the same on both sides, what a task goes on from; None: it starts afresh.
+
+    Raises PeerProtocolError where the peer offers what cannot be, or other frames than those this side has: with the
+    same task id these are the same, or somebody has changed them.
+    """
+    if mine is None or theirs is None or theirs.task_sid != mine.task_sid:
+        return None
+    if (theirs.own_count, theirs.peer_count) != (mine.peer_count, mine.own_count):
+        return None
+    if broadcast:
+        ends = mine.complete and theirs.complete
+        fits = mine.complete == theirs.complete
+    else:
+        # A sender that is through has no scalar any more to help a receiver that is not.
+        ends = mine.complete if receives else theirs.complete
+        fits = ends or not (theirs.complete if receives else mine.complete)
+    if not fits:
+        return None
+    if ends:
+        return Resumption(mine.task_sid, {}, over=True)
+    offered = _offered_frames(mine, theirs)
+    own = {stream: len(mine.chains[stream]) - 1 for stream in _EXCHANGED}
+    answered = min(each[stream] for each in (own, offered) for stream in (Stream.RECEIVER_POINTS, Stream.TOKENS))
+    sender = min(own[Stream.SENDER_POINTS], offered[Stream.SENDER_POINTS])
+    frames = (answered, sender, answered)
+    return Resumption(mine.task_sid, dict(zip(_EXCHANGED, frames, strict=True)))
+
+
+def _offered_frames(mine: History, theirs: ResumeOffer) -> dict[int, int]:
+    """Return how many frames of each stream the peer has, as far as it can be believed; raises PeerProtocolError."""
+    offered = {offset.stream: offset for offset in theirs.offsets}
+    if len(offered) != len(theirs.offsets) or set(offered) != set(_EXCHANGED):
+        raise PeerProtocolError(detail="it offers to go on from other streams than a task has")
+    for stream, offset in offered.items():
+        chain = mine.chains[stream]
+        if offset.frames < len(chain) and offset.digest != chain[offset.frames]:
+            raise PeerProtocolError(detail=f"what it has kept of stream {stream} is not what was sent")
+    return {stream: offset.frames for stream, offset in offered.items()}
 
 
 # Work -----------------------------------------------------------------------------------------------------------
@@ -451,6 +556,12 @@ class Progress(NamedTuple):
     peer: int
     peer_total: int
 
+    @property
+    def share(self) -> float:
+        """How much of it is through, from 0 to 1."""
+        total = self.own_total + self.peer_total
+        return (self.own + self.peer) / total if total else 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class TaskSetup:
@@ -462,6 +573,8 @@ class TaskSetup:
     probe: bytes = field(repr=False)
     broadcast: bool
     chunk_items: int
+    # What an earlier run has left, where this side would go on from it.
+    history: History | None = None
 
 
 class TaskParty(ABC):
@@ -484,6 +597,9 @@ class TaskParty(ABC):
         self.own_count = setup.own_count
         self.peer_count = 0
         self.chunk_items = setup.chunk_items
+        # The task's id and what it goes on from, both once it is open: an old id if it is resumed.
+        self.task_sid = setup.task_sid
+        self.resumption: Resumption | None = None
         self._setup = setup
         self._outgoing: dict[int, OutgoingStream] = {}
         self._incoming: dict[int, IncomingStream] = {}
@@ -541,9 +657,16 @@ class TaskParty(ABC):
         """How far the masking is."""
         if self.phase is Phase.OPENING:
             return Progress(0, 0, 0, 0)
+        if not self._outgoing:
+            # An earlier run was through with it.
+            return Progress(self.own_count, self.own_count, self.peer_count, self.peer_count)
         own, peer = self._outgoing[self.own_stream], self._incoming[self.peer_stream]
         masked = own.shape.items(own.sent), peer.shape.items(self._masked_frames)
         return Progress(masked[0], own.shape.count, masked[1], peer.shape.count)
+
+    def digest_after(self, stream: Stream, frames: int) -> bytes | None:
+        """Return the chain digest of a stream after so many of its latest frames, None where that is long ago."""
+        return (self._outgoing.get(stream) or self._incoming[stream]).digest_after(frames)
 
     @property
     def disclosure(self) -> Disclosure:
@@ -555,7 +678,8 @@ class TaskParty(ABC):
         if self._opened:
             raise LocalProtocolError(detail="a task is opened twice")
         self._opened = True
-        return Open(self.task, self.own_count, self._setup.probe)
+        history = self._usable_history()
+        return Open(self.task, self.own_count, self._setup.probe, None if history is None else history.offer())
 
     def receive(self, message: TaskMessage) -> list[Message]:
         """Take in a message of this task.
@@ -595,16 +719,39 @@ class TaskParty(ABC):
 
     # Steps both roles share
 
+    def _usable_history(self) -> History | None:
+        history = self._setup.history
+        return history if history is not None and history.chunk_items == self.chunk_items else None
+
     def _on_open(self, message: Open) -> list[Message]:
         if message.probe != self._setup.probe:
             raise DisagreementError(table="  item encoding: the two programs turn the same item into different points")
         if self.own_count + message.count > MAX_TOTAL_ITEMS:
             raise TooManyItemsError(limit=MAX_TOTAL_ITEMS)
         self.peer_count = message.count
+        self._resume(message)
+        if self.resumption is not None and self.resumption.over:
+            self.phase = Phase.FINISHED
+            return []
         self.phase = Phase.EXCHANGE
-        self._send_stream(self.own_stream, self.own_count)
-        self._expect_stream(self.peer_stream, message.count)
+        self._open_streams()
+        self._own_frames = self._outgoing[self.own_stream].sent
+        self._masked_frames = self._incoming[self.peer_stream].received
         return self._outgoing_opened() + self._advance()
+
+    def _resume(self, message: Open) -> None:
+        """Go on from what both sides have, if they have the same."""
+        if message.resume is not None and message.resume.own_count != message.count:
+            raise PeerProtocolError(detail="it opens a task with one count and offers to go on with another")
+        history = self._usable_history()
+        receives = not self.answers_points
+        self.resumption = agree_on_resume(history, message.resume, receives=receives, broadcast=self.broadcast)
+        if self.resumption is not None:
+            self.task_sid = self.resumption.task_sid
+
+    def _open_streams(self) -> None:
+        self._send_stream(self.own_stream, self.own_count)
+        self._expect_stream(self.peer_stream, self.peer_count)
 
     def _outgoing_opened(self) -> list[Message]:
         points = self._outgoing[self.own_stream]
@@ -694,12 +841,20 @@ class TaskParty(ABC):
         )
 
     def _send_stream(self, stream: Stream, count: int) -> None:
-        shape = StreamShape(stream, count, self._setup.chunk_items)
-        self._outgoing[stream] = OutgoingStream(self.task, shape, self._setup.task_sid)
+        shape = StreamShape(stream, count, self.chunk_items)
+        self._outgoing[stream] = OutgoingStream(self.task, shape, *self._beginning(shape))
 
     def _expect_stream(self, stream: Stream, count: int) -> None:
-        shape = StreamShape(stream, count, self._setup.chunk_items)
-        self._incoming[stream] = IncomingStream(self.task, shape, self._setup.task_sid)
+        shape = StreamShape(stream, count, self.chunk_items)
+        self._incoming[stream] = IncomingStream(self.task, shape, *self._beginning(shape))
+
+    def _beginning(self, shape: StreamShape) -> tuple[int, bytes]:
+        """Return how many frames of a stream there are already, and the chain digest after them."""
+        history, resumption = self._setup.history, self.resumption
+        if history is None or resumption is None or shape.stream not in resumption.frames:
+            return 0, first_digest(shape.stream, self.task_sid)
+        frames = resumption.frames[shape.stream]
+        return frames, history.chains[shape.stream][frames]
 
     def _incoming_stream(self, stream: int) -> IncomingStream:
         if stream not in self._incoming:
@@ -730,10 +885,9 @@ class Receiver(TaskParty):
             return Disclosure.UNIFORM
         return Disclosure.NAMED
 
-    def _on_open(self, message: Open) -> list[Message]:
-        opened = super()._on_open(message)
+    def _open_streams(self) -> None:
+        super()._open_streams()
         self._expect_stream(Stream.TOKENS, self.own_count)
-        return opened
 
     def _took(self, chunk: Chunk) -> None:
         if chunk.stream == self.peer_stream:
@@ -815,10 +969,9 @@ class Sender(TaskParty):
         super().__init__(setup)
         self._set_bits = 0
 
-    def _on_open(self, message: Open) -> list[Message]:
-        opened = super()._on_open(message)
-        self._send_stream(Stream.TOKENS, message.count)
-        return opened
+    def _open_streams(self) -> None:
+        super()._open_streams()
+        self._send_stream(Stream.TOKENS, self.peer_count)
 
     def _took(self, chunk: Chunk) -> None:
         if chunk.stream == self.peer_stream:

@@ -91,16 +91,18 @@ class Open(_message.Message):
     def __init__(self, task: _Optional[int] = ..., count: _Optional[int] = ..., probe: _Optional[bytes] = ..., resume: _Optional[_Union[ResumeOffer, _Mapping]] = ...) -> None: ...
 
 class ResumeOffer(_message.Message):
-    __slots__ = ("task_sid", "own_count", "peer_count", "offsets")
+    __slots__ = ("task_sid", "own_count", "peer_count", "offsets", "complete")
     TASK_SID_FIELD_NUMBER: _ClassVar[int]
     OWN_COUNT_FIELD_NUMBER: _ClassVar[int]
     PEER_COUNT_FIELD_NUMBER: _ClassVar[int]
     OFFSETS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
     task_sid: bytes
     own_count: int
     peer_count: int
     offsets: _containers.RepeatedCompositeFieldContainer[StreamOffset]
-    def __init__(self, task_sid: _Optional[bytes] = ..., own_count: _Optional[int] = ..., peer_count: _Optional[int] = ..., offsets: _Optional[_Iterable[_Union[StreamOffset, _Mapping]]] = ...) -> None: ...
+    complete: bool
+    def __init__(self, task_sid: _Optional[bytes] = ..., own_count: _Optional[int] = ..., peer_count: _Optional[int] = ..., offsets: _Optional[_Iterable[_Union[StreamOffset, _Mapping]]] = ..., complete: _Optional[bool] = ...) -> None: ...
 
 class StreamOffset(_message.Message):
     __slots__ = ("stream", "frames", "digest")

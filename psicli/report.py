@@ -41,6 +41,8 @@ class TaskReport:
     # Which run an output is from: its task's id, the same on both sides, and the file's digest.
     task_sid: str | None = None
     output_sha256: str | None = None
+    # How much of the masking an earlier run had done, from 0 to 1.
+    resumed: float | None = None
     seconds: float | None = None
     bytes_sent: int | None = None
     bytes_received: int | None = None
@@ -116,7 +118,12 @@ def _dumped(values: dict[str, Any]) -> str:
 def to_json(report: Report) -> str:
     """Return the report as one JSON object; keys are only ever added."""
     tasks = [
-        {**vars(task), "seconds": _rounded(task.seconds), "stages": _rounded_stages(task.stages)}
+        {
+            **vars(task),
+            "resumed": _rounded(task.resumed),
+            "seconds": _rounded(task.seconds),
+            "stages": _rounded_stages(task.stages),
+        }
         for task in report.tasks
     ]
     error = report.error
@@ -190,6 +197,8 @@ def _task_lines(task: TaskReport) -> Iterator[str]:
         yield f"    read     {task.rows:,} rows, {items}, {matchless}"
     if task.peer_items is not None:
         yield f"    peer     {task.peer_items:,} distinct items"
+    if task.resumed is not None:
+        yield f"    resumed  from {100 * task.resumed:.0f} % of an earlier run"
     if task.matched is not None:
         yield f"    matched  {task.matched:,} items"
     if task.output_rows is not None:
@@ -218,8 +227,8 @@ def _space(report: Report) -> str:
     return memory + (f", {report.spool_bytes / 1e6:,.0f} MB of disk" if report.spool_bytes else "")
 
 
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 3)
 
 
 def _rounded_stages(stages: dict[str, float] | None) -> dict[str, float] | None:

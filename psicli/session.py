@@ -27,7 +27,7 @@ from psicli.errors import (
     shown,
 )
 from psicli.link import Dialer, Link, Listener
-from psicli.pipeline import Crew, Output, TaskExchange
+from psicli.pipeline import Crew, Prepared, TaskExchange
 from psicli.protocol import (
     NONCE_BYTES,
     Abort,
@@ -43,6 +43,7 @@ from psicli.protocol import (
     Receiver,
     Sender,
     TaskMessage,
+    TaskParty,
     TaskSetup,
     TaskTerms,
     session_id,
@@ -165,11 +166,11 @@ class TaskPlan(Protocol):
     broadcast: bool
     stages: Stages
 
-    def prepare(self) -> tuple[Any, Output | None]:
+    def prepare(self) -> Prepared:
         """Return own distinct items in their secret order and where the rows go; runs in the background."""
 
-    def opened(self, own_items: int, peer_items: int, task_sid: bytes) -> None:
-        """Decide whether to go on, now that both numbers are known; nothing has been masked yet.
+    def opened(self, party: TaskParty) -> None:
+        """Decide whether to go on, now that both numbers are known; nothing has been masked yet, unless it is resumed.
 
         Before or after `started`. Raises a PsicliError, PolicyError above all, to end the session when the tasks
         before are through.
@@ -240,7 +241,7 @@ class Session:
         self._plans: Sequence[TaskPlan] = ()
         self._live: dict[int, LiveTask] = {}
         self._next = 0
-        self._reading: Future[tuple[Any, Output | None]] | None = None
+        self._reading: Future[Prepared] | None = None
         self._early_opens: dict[int, tuple[Open, int]] = {}
         # The first task this side does not go on with, and why.
         self._refused: tuple[int, PsicliError] | None = None
@@ -266,6 +267,8 @@ class Session:
             self._fail(exc)
         # How long this side still writes tells of what matched: the peer must not see when it is through.
         self._hang_up()
+        for live in self._live.values():
+            live.exchange.suspend()
         self._reader.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + (STOPPED_TIMEOUT if isinstance(exc, InterruptedBySignal) else math.inf)
         writing: list[Future[Any]] = [*self._finishing]
@@ -340,9 +343,8 @@ class Session:
 
     def _admit(self, index: int, live: LiveTask) -> bool:
         """Return whether this side goes on with a task that both have opened."""
-        party = live.party
         try:
-            live.plan.opened(party.own_count, party.peer_count, task_session_id(self.sid, live.plan.name))
+            live.plan.opened(live.party)
         except PsicliError as exc:
             self._refused = index, exc
         return self._refused is None
@@ -376,8 +378,7 @@ class Session:
         if self._reading.exception() is not None and self._live:
             # The tasks before it are not to blame.
             return False
-        items, output = self._reading.result()
-        self._live[index] = live = LiveTask(plan, self._exchange(index, plan, items, output))
+        self._live[index] = live = LiveTask(plan, self._exchange(index, plan, self._reading.result()))
         self._next += 1
         self._read_next()
         self._send(live, [live.party.open()])
@@ -478,11 +479,12 @@ class Session:
             self._reading = self._reader.submit(self._plans[self._next].prepare)
             self._reading.add_done_callback(lambda _: self._link.wake())
 
-    def _exchange(self, index: int, plan: TaskPlan, items: Any, output: Output | None) -> TaskExchange:
-        task_sid = task_session_id(self.sid, plan.name)
-        setup = TaskSetup(index, task_sid, len(items), curve.probe(task_sid), plan.broadcast, self._chunk_items)
+    def _exchange(self, index: int, plan: TaskPlan, prepared: Prepared) -> TaskExchange:
+        task_sid, count = task_session_id(self.sid, plan.name), len(prepared.items)
+        history = None if prepared.keeper is None else prepared.keeper.history
+        setup = TaskSetup(index, task_sid, count, curve.probe(task_sid), plan.broadcast, self._chunk_items, history)
         party = (Receiver if plan.receives else Sender)(setup)
-        return TaskExchange(party, items, task_sid, output, self._crew, plan.stages, self._storage)
+        return TaskExchange(party, prepared, self._crew, plan.stages, self._storage)
 
     def _send(self, live: LiveTask, messages: list[Message]) -> None:
         for message in messages:

@@ -45,7 +45,8 @@ def simulate_job(
     _check_one_machine(jobs)
     parties = [job.party for job in jobs]
     port = _free_port()
-    command = [sys.executable, "-P", "-m", "psicli", "run", f"--config={config}", f"--simulated-port={port}", *flags]
+    command = [sys.executable, "-P", "-m", "psicli", "run", f"--config={config}", f"--simulated-port={port}"]
+    command += ["--resume=never", *flags]
     own_flags = {party: [f"--party={party}", *["--json"] * as_json, *_trace_flag(trace, party)] for party in parties}
     # Not this user's own state: what is only tried out counts for nothing.
     with RunFolder(state_folder()) as states:

@@ -1,7 +1,8 @@
 """The state folder: what psicli keeps on this machine between runs and while they last.
 
 It is this user's alone and holds the ledger, and a folder a run with a file that is locked for as long as the run
-lives: one that nobody holds is left over from a run that was killed, and is removed by whoever comes next.
+lives: one that nobody holds is left over from a run that was killed, and is removed by whoever comes next. The folder
+of a task outlives its run, for the next run of the same task to go on from.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from typing import Self
 
 from psicli import failpoints
 from psicli.errors import CannotCreateError
+from psicli.files import sync_folder
 
 _LOCK = "lock"
 _RUN_PREFIX = "run-"
+_TASK_PREFIX = "task-"
 
 
 def state_folder() -> Path:
@@ -43,7 +46,7 @@ def make_state_folder(state: Path) -> None:
     try:
         if not os.path.lexists(state):
             state.mkdir(0o700, parents=True, exist_ok=True)
-            _sync(state.parent)
+            sync_folder(state.parent)
     except OSError as exc:
         raise CannotCreateError(path=state, reason=reason(exc)) from exc
 
@@ -120,6 +123,72 @@ class RunFolder:
             self._lock = -1
 
 
+class TaskFolder:
+    """The folder of one task in the state folder, held against other runs until it is let go or removed."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        """Use `hold` or `make`."""
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def hold(cls, path: Path) -> Self | None:
+        """Return a task's folder, None if there is none or another run holds it; raises CannotCreateError."""
+        if not os.path.lexists(path):
+            return None
+        with held(path.parent):
+            return cls._held(path) if os.path.lexists(path) else None
+
+    @classmethod
+    def make(cls, path: Path) -> Self | None:
+        """Make a task's folder, None if another run has it; raises CannotCreateError."""
+        make_state_folder(path.parent)
+        with held(path.parent):
+            try:
+                path.mkdir(0o700, exist_ok=True)
+                sync_folder(path.parent)
+            except OSError as exc:
+                raise CannotCreateError(path=path, reason=reason(exc)) from exc
+            return cls._held(path)
+
+    @classmethod
+    def _held(cls, path: Path) -> Self | None:
+        lock = _open_lock(path / _LOCK)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except OSError as exc:
+            os.close(lock)
+            raise CannotCreateError(path=path, reason=reason(exc)) from exc
+        return cls(path, lock)
+
+    def let_go(self) -> None:
+        """Leave the folder for another run; does nothing the second time."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def remove(self) -> None:
+        """Delete the folder and all in it, and let go; raises CannotCreateError, OSError if something stays."""
+        if self._lock >= 0:
+            # Nobody makes it anew between the removal and the end of our lock.
+            with held(self.path.parent):
+                shutil.rmtree(self.path)
+                self.let_go()
+
+
+def task_folder(state: Path, name: str) -> Path:
+    """Return where a task's folder is, or would be."""
+    return state / f"{_TASK_PREFIX}{name}"
+
+
+def task_folders(state: Path) -> list[Path]:
+    """Return the folders of tasks that there are."""
+    return sorted(state.glob(f"{_TASK_PREFIX}*"))
+
+
 def reason(exc: OSError) -> str:
     """Return why the system refused, as it stands in a sentence."""
     return (exc.strerror or "unknown").lower()
@@ -142,11 +211,3 @@ def _open_lock(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise CannotCreateError(path=path.parent, reason=reason(exc)) from exc
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

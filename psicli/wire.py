@@ -173,6 +173,7 @@ def _open_to_pb(message: Open) -> pb.Open:
                 own_count=offer.own_count,
                 peer_count=offer.peer_count,
                 offsets=[pb.StreamOffset(stream=o.stream, frames=o.frames, digest=o.digest) for o in offer.offsets],
+                complete=offer.complete,
             )
         )
     return envelope
@@ -187,6 +188,7 @@ def _open_from_pb(message: pb.Open) -> Open:
             offer.own_count,
             offer.peer_count,
             tuple(StreamOffset(o.stream, o.frames, _sized(o.digest, DIGEST_BYTES)) for o in offer.offsets),
+            offer.complete,
         )
     return Open(message.task, message.count, _sized(message.probe, PROBE_BYTES), resume)
 

@@ -43,6 +43,7 @@ from psicli.protocol import (
     Stream,
     StreamShape,
     TaskTerms,
+    first_digest,
     session_id,
     task_session_id,
 )
@@ -336,7 +337,7 @@ class HostilePeer:
     def stream(self, stream: Stream, data: list[bytes], count: int) -> list[Message]:
         """Return the frames of a list and its End, with the right digests."""
         shape = StreamShape(stream, count, CHUNK_ITEMS)
-        outgoing, octets, at = OutgoingStream(0, shape, self.task_sid), b"".join(data), 0
+        outgoing, octets, at = OutgoingStream(0, shape, 0, first_digest(stream, self.task_sid)), b"".join(data), 0
         messages: list[Message] = []
         for seq in range(shape.frames):
             end = at + shape.frame_bytes(seq)

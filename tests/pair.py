@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from psicli import curve
 from psicli.errors import PeerGoneError, PeerLostError
-from psicli.pipeline import Crew, TaskExchange
+from psicli.pipeline import Crew, Prepared, TaskExchange
 from psicli.protocol import (
     Chunk,
     CutBitmap,
@@ -364,7 +364,7 @@ def exchange_end(
     """Make one side; scalar: a known one for known answers, else it draws its own."""
     party = role(TaskSetup(TASK, task_sid, len(items), curve.probe(task_sid), broadcast, chunk_items))
     output = KeptOutput()
-    exchange = TaskExchange(party, items, task_sid, output, crew or AtOnce(), Stages("task"), IN_MEMORY)
+    exchange = TaskExchange(party, Prepared(items, output), crew or AtOnce(), Stages("task"), IN_MEMORY)
     if scalar is not None:
         exchange._scalar[:] = scalar
     return ExchangeEnd(exchange, channel, output, items)

@@ -31,11 +31,13 @@ GRACE = 2.0
 BOTH, ALONE = "both", "alone"
 
 SPOOL = tuple(point for point in POINTS if point.startswith("spool."))
+# What is passed where a checkpoint is kept.
+CHECKPOINT = tuple(point for point in POINTS if point.startswith("checkpoint."))
 # What only one of the parties does in a good run of the job below, or none.
 ONLY = {
     "port.bound": LISTENER, "commit.sending": LISTENER, "done.arrived": LISTENER, "received.arrived": LISTENER,
     "peer.dialled": DIALER, "commit.arrived": DIALER, "done.sending": DIALER, "received.sending": DIALER,
-    "abort.sending": None, "abort.arrived": None, **dict.fromkeys(SPOOL),
+    "abort.sending": None, "abort.arrived": None, **dict.fromkeys(SPOOL + CHECKPOINT),
 }  # fmt: skip
 CASES = [(point, party) for point in POINTS for party in PARTIES if ONLY.get(point, party) == party]
 SPOOL_CASES = [(point, party) for point in SPOOL for party in PARTIES]

@@ -61,6 +61,7 @@ from psicli.protocol import (
     TaskMessage,
     TaskParty,
     TaskTerms,
+    first_digest,
     session_id,
     task_session_id,
 )
@@ -754,7 +755,8 @@ def test_digests_are_not_kept_for_ever(stream: Stream) -> None:
     """Frames may be as small as the peer likes, and as many: what is remembered of them is bounded."""
     frames, data = 2 * KEPT_DIGESTS, bytes(32 * CHUNK_ITEMS)
     shape = StreamShape(stream, frames * CHUNK_ITEMS, CHUNK_ITEMS)
-    outgoing, incoming = OutgoingStream(TASK, shape, TASK_SID), IncomingStream(TASK, shape, TASK_SID)
+    beginning = 0, first_digest(stream, TASK_SID)
+    outgoing, incoming = OutgoingStream(TASK, shape, *beginning), IncomingStream(TASK, shape, *beginning)
     for number in range(frames):
         incoming.accept(outgoing.frame(data))
         outgoing.acknowledged(incoming.ack(number + 1))

@@ -18,6 +18,7 @@ import pytest
 from pair import PATIENCE, KeptOutput, items_of
 
 from psicli import curve, trace
+from psicli.checkpoint import Marks
 from psicli.errors import (
     DisagreementError,
     MatchRateError,
@@ -35,7 +36,7 @@ from psicli.errors import (
     TerminatedBySignal,
 )
 from psicli.link import QUEUE_FRAMES, Link
-from psicli.pipeline import TaskExchange
+from psicli.pipeline import Prepared, TaskExchange
 from psicli.protocol import (
     PROBE_BYTES,
     Abort,
@@ -56,6 +57,7 @@ from psicli.protocol import (
     Received,
     Stream,
     TaskMessage,
+    TaskParty,
     TaskTerms,
     session_id,
     task_session_id,
@@ -153,12 +155,12 @@ class Plan:
         self.alone_failure: PsicliError | None = None
         self._before = before
 
-    def prepare(self) -> tuple[pa.LargeBinaryArray, KeptOutput | None]:
+    def prepare(self) -> Prepared:
         self._before()
-        return self.items, self.output
+        return Prepared(self.items, self.output)
 
-    def opened(self, own_items: int, peer_items: int, task_sid: bytes) -> None:
-        self.at_opening(peer_items)
+    def opened(self, party: TaskParty) -> None:
+        self.at_opening(party.peer_count)
 
     def started(self) -> None:
         self.calls.append("started")
@@ -481,13 +483,13 @@ def test_a_slow_check_of_the_lists_does_not_block_the_next_task(
     check = TaskExchange._check_lists
     ends = joined([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
-    def check_slowly(exchange: TaskExchange) -> None:
+    def check_slowly(exchange: TaskExchange, marks: Marks | None) -> None:
         # As long as frames of the next task could be sent, or as it takes to see that none are.
         links = [end.link for end in ends]
         deadline = time.monotonic() + 0.3
         while time.monotonic() < deadline and not any(len(link._inbox) >= QUEUE_FRAMES for link in links):
             time.sleep(0.01)
-        check(exchange)
+        check(exchange, marks)
 
     monkeypatch.setattr(TaskExchange, "_check_lists", check_slowly)
     running = threading.Thread(target=run, args=(ends,), name="psicli-test-run", daemon=True)

@@ -35,7 +35,10 @@ from psicli.tables.parquet import ParquetInput, read_schema
 from psicli.tables.sorting import SHARES, RowSorter
 from psicli.tables.source import SourceFile, check_columns, check_schema
 
-__all__ = ["Input", "check_input"]
+__all__ = ["Fingerprint", "Input", "check_input", "fingerprint"]
+
+# Device, inode, size [bytes], time of the last change [ns], SHA-256.
+Fingerprint = tuple[int, int, int, int, str]
 
 
 def check_input(
@@ -56,6 +59,12 @@ def check_input(
             schema = pa.schema([(column, pa.string()) for column in header.names])
         if output is not None:
             check_writable_types(schema, output, source.name)
+
+
+def fingerprint(path: Path, name: str) -> Fingerprint:
+    """Return what tells a file from any other; raises InputMissingError, InputChangedError, StorageError."""
+    with SourceFile(path, name) as source:
+        return source.fingerprint()
 
 
 class Input:
@@ -87,6 +96,10 @@ class Input:
     def schema(self) -> Any:
         """The columns, a pa.Schema, once the first keys are read."""
         return self._reader.schema
+
+    def fingerprint(self) -> Fingerprint:
+        """Return what tells this file, as it was opened, from any other; raises InputChangedError, StorageError."""
+        return self._source.fingerprint()
 
     def key_batches(self) -> Iterator[tuple[Any, ...]]:
         """Read the keys of all rows: for each of some rows their texts, a pa.LargeStringArray a key column.

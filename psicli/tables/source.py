@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import stat
@@ -62,6 +63,18 @@ class SourceFile:
         if not unchanged:
             raise InputChangedError(path=self.name)
 
+    def fingerprint(self) -> tuple[int, int, int, int, str]:
+        """Return device, inode, size [bytes], time of the last change [ns] and SHA-256 of the file as it was opened.
+
+        Raises InputChangedError, StorageError.
+        """
+        try:
+            with self.watched():
+                digest = hashlib.file_digest(io.BufferedReader(_View(self.file.fileno()), 1 << 20), "sha256")
+        except OSError as exc:
+            raise _unreadable(self.name, exc) from exc
+        return *self._identity, digest.hexdigest()
+
     def view(self) -> BinaryIO:
         """Return the file once more, with a position of its own, for a thread of its own."""
         return cast(BinaryIO, _View(self.file.fileno()))
@@ -92,6 +105,11 @@ class _View(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = os.preadv(self._descriptor, [buffer], self._at)
+        self._at += size
+        return size
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: os.fstat(self._descriptor).st_size}[whence]

@@ -1,0 +1,270 @@
+"""Whether a task goes on from what an earlier run has left, and whether this run leaves something to go on from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from psicli import __version__, curve
+from psicli.checkpoint import Checkpoint, DoubtfulCheckpointError, Facts
+from psicli.config import Job, Task
+from psicli.errors import PsicliError
+from psicli.files import sha256_of
+from psicli.items import OrderedItems
+from psicli.pipeline import Output
+from psicli.protocol import SUITE, History, TaskParty
+from psicli.rate import Rate, measure
+from psicli.spool import in_units
+from psicli.state import TaskFolder, task_folder, task_folders
+from psicli.tables import Fingerprint, fingerprint
+
+logger = logging.getLogger(__name__)
+
+# With `auto` less work than that is done again: a fresh scalar is the safest resume [s].
+WORTH_SECONDS = 60.0
+# How long either operation of the kernel is measured for that [s].
+_MEASURED_SECONDS = 0.01
+# Fewer items than that, both sides together, are masked within a minute by any backend [items].
+_NEVER_WORTH = 50_000
+# What a checkpoint takes on the disk for an own item and for one of the peer's: two points, a product, a token [bytes].
+_OWN_BYTES, _PEER_BYTES = curve.POINT_BYTES + curve.TOKEN_BYTES, 2 * curve.POINT_BYTES
+# After these a run is worth another try with the same secrets; all others end them.
+_LASTING = {69, 73, 74, 75, 80, 130, 143}
+# Own points that are made once more, to see that secrets and items are those they were made of [items].
+_REMADE = 64
+
+
+class Mode(StrEnum):
+    """When to resume: AUTO where more than a minute of work would be saved."""
+
+    AUTO = "auto"
+    NEVER = "never"
+    ALWAYS = "always"
+
+
+class Resumer:
+    """What the tasks of one run share for resuming: the mode, and how fast this machine is."""
+
+    def __init__(self, mode: Mode, state: Path) -> None:
+        self.mode = mode
+        self.state = state
+        self._rate: Rate | None = None
+
+    def seconds(self, own: int, peer: int) -> float:
+        """Return about how long it takes to mask so many own items and points of the peer's [s]."""
+        if own + peer < _NEVER_WORTH:
+            return 0.0
+        self._rate = self._rate or measure(_MEASURED_SECONDS)
+        return self._rate.own * own + self._rate.peer * peer
+
+    def is_worth(self, own: int, peer: int) -> bool:
+        """Tell whether that much work is worth being kept."""
+        return self.mode is Mode.ALWAYS or (self.mode is Mode.AUTO and self.seconds(own, peer) >= WORTH_SECONDS)
+
+
+def sweep(state: Path) -> list[Path]:
+    """Remove checkpoints that are too old or damaged, where no run has them, and return their folders."""
+    removed = []
+    for folder in task_folders(state):
+        fault = Checkpoint.fault(folder)
+        if fault is not None and (held := TaskFolder.hold(folder)) is not None:
+            held.remove()
+            logger.info("what an earlier run has left in %s is removed: %s", folder, fault)
+            removed.append(folder)
+    return removed
+
+
+class NotRead:
+    """The items of a task that an earlier run is through with: so many, and none of them at hand."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+
+class TaskKeeper:
+    """The checkpoint of one task: the one it goes on from, or the one it leaves.
+
+    prepare: reads the input under the order secret there is then, and returns items and output.
+    """
+
+    def __init__(
+        self, resumer: Resumer, job: Job, task: Task, prepare: Callable[[], tuple[Any, Output | None]]
+    ) -> None:
+        self._resumer = resumer
+        self._task = task
+        self._receives = task.receiver == job.party
+        self._terms = _terms(job, task)
+        self._folder = task_folder(resumer.state, _name(job, task))
+        self._prepare = prepare
+        self._extra = {"task": task.name}
+        self.checkpoint: Checkpoint | None = None
+        self.history: History | None = None
+        self.order_secret = b""
+
+    # Before the task is opened
+
+    def find(self) -> None:
+        """Take up what an earlier run has left, unless something speaks against it; else begin with a fresh secret.
+
+        Raises InputMissingError, InputChangedError, StorageError, CannotCreateError.
+        """
+        self.order_secret = os.urandom(curve.ORDER_SECRET_BYTES)
+        try:
+            self.checkpoint = Checkpoint.load(self._folder)
+        except DoubtfulCheckpointError as exc:
+            self._say_unused(str(exc))
+        if self.checkpoint is None:
+            return
+        try:
+            self._check(self.checkpoint)
+            self.history = self.checkpoint.history()
+        except DoubtfulCheckpointError as exc:
+            self._drop(str(exc))
+        else:
+            self.order_secret = self.checkpoint.order_secret
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Raise DoubtfulCheckpointError where this run cannot, or should not, go on from it."""
+        facts, result = checkpoint.facts, checkpoint.facts.result
+        if not self._possible:
+            raise DoubtfulCheckpointError("this run is not to resume")
+        if facts.bound_to["terms"] != self._terms:
+            raise DoubtfulCheckpointError("the job file or psicli is another one since")
+        if facts.bound_to["input"] != [*self._fingerprint()]:
+            raise DoubtfulCheckpointError("the input has changed since")
+        if result is not None and result["output_sha256"] is not None and not self._is_in_place(result):
+            raise DoubtfulCheckpointError("the output has changed since")
+        if not (checkpoint.scalar or facts.complete) or not (checkpoint.order_secret or result is not None):
+            raise DoubtfulCheckpointError("a part of it is missing")
+        if not self._resumer.is_worth(*_done_items(facts)):
+            raise DoubtfulCheckpointError("less than a minute of work would be saved")
+
+    @property
+    def _possible(self) -> bool:
+        """Whether there may be a checkpoint: standard input cannot be read again, nor standard output taken back."""
+        streams = "-" in (self._task.input_path, self._task.output_path)
+        return self._resumer.mode is not Mode.NEVER and not streams
+
+    def _fingerprint(self) -> Fingerprint:
+        return fingerprint(Path(self._task.input_path), str(self._task.input_path))
+
+    def _is_in_place(self, result: Mapping[str, Any]) -> bool:
+        assert self._task.output_path is not None
+        try:
+            return bool(sha256_of(Path(self._task.output_path)) == result["output_sha256"])
+        except OSError:
+            return False
+
+    @property
+    def result(self) -> Mapping[str, Any] | None:
+        """What the report says of the task if an earlier run is through with it, None if it is not."""
+        return self.checkpoint.facts.result if self.checkpoint is not None else None
+
+    def confirm(self, ordered: OrderedItems) -> bool:
+        """Tell whether the items are those the checkpoint is of, by their number and a few points; else drop it."""
+        if self.checkpoint is None:
+            return True
+        facts = self.checkpoint.facts
+        same = len(ordered) == facts.own_count
+        kept = next(self.checkpoint.own_points(), b"")
+        if same and kept and self.checkpoint.scalar:
+            sample = ordered.slice(0, min(_REMADE, len(kept) // curve.POINT_BYTES))
+            points = curve.hash_and_mask(sample, bytes.fromhex(facts.task_sid), self.checkpoint.scalar)
+            same = kept.startswith(points)
+        if not same:
+            self._drop("it does not fit the input")
+        return same
+
+    # Once it is open
+
+    def start_over(self) -> tuple[Any, Output | None]:
+        """Drop what the other side does not go on from, and read the input again under a fresh secret.
+
+        Two lists in one order would tell the other side which of our items are in both.
+        """
+        self._drop("the other side does not go on from it")
+        return self._prepare()
+
+    def begin(self, party: TaskParty, scalar: bytes) -> Checkpoint | None:
+        """Begin a checkpoint of a task that both have opened, if it is worth the work."""
+        own, peer = party.own_count, party.peer_count
+        if not self._possible or not self._resumer.is_worth(own, peer):
+            return None
+        need = own * _OWN_BYTES + peer * _PEER_BYTES
+        free = shutil.disk_usage(self._resumer.state).free
+        if need > free:
+            text = "no checkpoint is kept, this task could not be resumed: %s more would be needed in %s, %s are free"
+            logger.warning(text, in_units(need), self._resumer.state, in_units(free), extra=self._extra)
+            return None
+        facts = Facts(
+            bound_to={"terms": self._terms, "input": [*self._fingerprint()]},
+            created=time.time(),
+            task_sid=party.task_sid.hex(),
+            own_count=own,
+            peer_count=peer,
+            chunk_items=party.chunk_items,
+            receives=self._receives,
+        )
+        self.checkpoint = Checkpoint.create(self._folder, facts, scalar, self.order_secret)
+        return self.checkpoint
+
+    # At the end
+
+    def conclude(self, result: Mapping[str, Any]) -> None:
+        """Keep that the task is through, in case the job is not."""
+        if self.checkpoint is not None:
+            self.checkpoint.conclude(result)
+
+    def end(self, error: PsicliError | None) -> None:
+        """Keep for the next run what it may go on from after this end of the run, and no more."""
+        checkpoint = self.checkpoint
+        if checkpoint is None:
+            return
+        # The other side may still want to know that a sender is through.
+        wanted = checkpoint.facts.complete and not self._receives if error is None else error.code in _LASTING
+        if wanted and checkpoint.usable:
+            checkpoint.let_go()
+        else:
+            checkpoint.discard()
+
+    def _drop(self, why: str) -> None:
+        assert self.checkpoint is not None
+        self.checkpoint.discard()
+        self.checkpoint = self.history = None
+        self.order_secret = os.urandom(curve.ORDER_SECRET_BYTES)
+        self._say_unused(why)
+
+    def _say_unused(self, why: str) -> None:
+        logger.info("what an earlier run has left is not used: %s", why, extra=self._extra)
+
+
+def _terms(job: Job, task: Task) -> str:
+    """Return a digest of all that must be the same for a task to be the same task."""
+    paths = [os.path.abspath(path) for path in (task.input_path, task.output_path) if path is not None]
+    parties = [job.party, job.peer, job.other.tls_name, task.receiver, task.broadcast_result]
+    terms = [SUITE, __version__, job.name, *parties, task.name, task.keys, *paths]
+    return hashlib.sha256(json.dumps(terms).encode()).hexdigest()
+
+
+def _name(job: Job, task: Task) -> str:
+    """Return what the task's folder is called."""
+    return hashlib.sha256("\0".join((job.name, job.party, job.peer, task.name)).encode()).hexdigest()[:16]
+
+
+def _done_items(facts: Facts) -> tuple[int, int]:
+    """Return how many own items and points of the peer's were masked, as far as the checkpoint goes."""
+    if facts.complete:
+        return facts.own_count, facts.peer_count
+    own, peer = (0, 0) if facts.marks is None else (facts.marks.own[0], facts.marks.peer[0])
+    return min(own * facts.chunk_items, facts.own_count), min(peer * facts.chunk_items, facts.peer_count)
