@@ -29,6 +29,20 @@ from psicli.locks import hold_dial, hold_port
 DEADLINE = 60.0
 # The environment of a run that must still be at work when a test does something to it.
 SLOWLY = {"PSICLI_BACKEND": "reference"}
+# Every task keeps a checkpoint that is saved after every piece of work, and nothing goes on until it is.
+ALWAYS = {"PSICLI_RESUME": "always"}
+SAVING_AT_ONCE = """
+from concurrent.futures import Future
+from psicli import checkpoint, pipeline
+checkpoint.SAVE_INTERVAL = checkpoint.SAVE_PACE = 0
+def commit(crew, work, *arguments):
+    done = Future()
+    done.set_result(work(*arguments))
+    return done
+pipeline.Crew.commit = commit
+from psicli.cli import main
+main()
+"""
 LISTENER, DIALER = "alice", "bob"
 PARTIES = (LISTENER, DIALER)
 
@@ -209,7 +223,7 @@ class Pair:
     """Two folders, a job file in each, and the processes started from them.
 
     jobs: the job files as they will be written when a process is started; a test may change them before.
-    environment: variables for all of the processes; a test may change them, too.
+    environment: variables for all of the processes, program: what Python runs in them; a test may change these, too.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
@@ -218,6 +232,7 @@ class Pair:
         self.temp = folder / "tmp"
         self.temp.mkdir()
         self.environment: dict[str, str] = {}
+        self.program: Sequence[str] = ("-m", "psicli")
         self._runs: list[Run] = []
         self._folders = {party: folder / party for party in PARTIES}
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -268,6 +283,7 @@ class Pair:
 
     def start_command(self, *arguments: str | Path, env: Mapping[str, str | None] | None = None, **how: Any) -> Run:
         folders = {"TMPDIR": str(self.temp), "PSICLI_STATE_DIR": str(self.folder / "state")}
+        how = {"program": self.program, **how}
         run = Run(arguments, env={**folders, **self.environment, **(env or {})}, **how)
         self._runs.append(run)
         return run

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from certificates import issue
 from proxy import Proxy
-from runner import DIALER, LISTENER, PARTIES, SLOWLY, Pair, Result, Run, Side, free_ports, other
+from runner import ALWAYS, DIALER, LISTENER, PARTIES, SAVING_AT_ONCE, SLOWLY, Pair, Result, Run, Side, free_ports, other
 from test_run import OLD, check_output, csv_data, failed, succeeded, the_object
 
 from psicli.failpoints import CARRYING, POINTS, VARIABLE
@@ -40,6 +40,7 @@ ONLY = {
     "abort.sending": None, "abort.arrived": None, **dict.fromkeys(SPOOL + CHECKPOINT),
 }  # fmt: skip
 CASES = [(point, party) for point in POINTS for party in PARTIES if ONLY.get(point, party) == party]
+RESUME_CASES = [*CASES, *((point, party) for point in CHECKPOINT for party in PARTIES)]
 SPOOL_CASES = [(point, party) for point in SPOOL for party in PARTIES]
 
 # Of what is the same on both sides, make test sees one.
@@ -73,6 +74,13 @@ def faulty(tmp_path: Path) -> Iterator[Pair]:
             yield pair
         finally:
             pair.kill()
+
+
+@pytest.fixture
+def resuming(faulty: Pair) -> Pair:
+    """The same, whose tasks all keep a checkpoint after every step."""
+    faulty.environment, faulty.program = dict(ALWAYS), ("-c", SAVING_AT_ONCE)
+    return faulty
 
 
 @pytest.fixture
@@ -200,6 +208,17 @@ def test_killed_at_every_passage_of_the_spool(spooling: Pair, point: str, party:
     until_not_reached(spooling, point, party)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "party"), RESUME_CASES)
+def test_killed_at_every_passage_where_tasks_are_resumed(resuming: Pair, point: str, party: str) -> None:
+    until_not_reached(resuming, point, party)
+
+
+@pytest.mark.parametrize(("point", "party"), random.Random(6).sample(RESUME_CASES, 2))
+def test_killed_at_some_points_where_tasks_are_resumed(resuming: Pair, point: str, party: str) -> None:
+    assert is_killed_there(resuming, point, party, 1)
+
+
 @pytest.mark.parametrize(("point", "party"), random.Random(5).sample(CASES, 3))
 def test_killed_at_some_points(faulty: Pair, point: str, party: str) -> None:
     assert is_killed_there(faulty, point, party, 1)
@@ -272,6 +291,11 @@ def test_five_random_kills_in_a_row(faulty: Pair) -> None:
 @pytest.mark.slow
 def test_two_hundred_random_kills_in_a_row(faulty: Pair) -> None:
     kill_at_random(faulty, 200, 2, good_run_every=1)
+
+
+@pytest.mark.slow
+def test_two_hundred_random_kills_where_tasks_are_resumed(resuming: Pair) -> None:
+    kill_at_random(resuming, 200, 3, good_run_every=2)
 
 
 # An exception or a full disk at every point ----------------------------------------------------------------------

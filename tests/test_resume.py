@@ -9,25 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runner import DIALER, LISTENER, PARTIES, Pair, Result, Run, Side, free_ports, other
+from runner import ALWAYS, DIALER, LISTENER, PARTIES, SAVING_AT_ONCE, Pair, Result, Run, Side, free_ports, other
 from test_run import OLD, check_output, csv_data, the_object
 
 from psicli.failpoints import VARIABLE
 
-# A checkpoint is saved after every piece of work, and nothing goes on until it is.
-AT_ONCE = """
-from concurrent.futures import Future
-from psicli import checkpoint, pipeline
-checkpoint.SAVE_INTERVAL = checkpoint.SAVE_PACE = 0
-def commit(crew, work, *arguments):
-    done = Future()
-    done.set_result(work(*arguments))
-    return done
-pipeline.Crew.commit = commit
-from psicli.cli import main
-main()
-"""
-ALWAYS = {"PSICLI_RESUME": "always"}
 ROWS = 400
 # So many files are replaced when a checkpoint begins; every further one is a save after a piece of work: more of them
 # than one side can be ahead of the other.
@@ -41,7 +27,7 @@ IN_SECOND = "peer.masked:kill:95"
 def job(folder: Path, port: int, *, broadcast: bool = False) -> Pair:
     """Two tasks, of which alice receives the first and bob the second; three quarters of the rows are in common."""
     pair = Pair(folder, port)
-    pair.environment = dict(ALWAYS)
+    pair.environment, pair.program = dict(ALWAYS), ("-c", SAVING_AT_ONCE)
     for party, start in zip(PARTIES, (0, ROWS // 4), strict=True):
         rows = ([f"row-{row}"] for row in range(start, start + ROWS))
         pair.path(party, "in.csv").write_bytes(csv_data(["id"], rows))
@@ -81,7 +67,7 @@ def alone(tmp_path: Path) -> Iterator[Pair]:
 
 def start(pair: Pair, party: str, failpoint: str = "", *arguments: str) -> Run:
     env = {VARIABLE: failpoint} if failpoint else {}
-    return pair.start(party, "--json", "-v", *arguments, program=("-c", AT_ONCE), env=env)
+    return pair.start(party, "--json", "-v", *arguments, env=env)
 
 
 def killed(pair: Pair, party: str, failpoint: str) -> None:
