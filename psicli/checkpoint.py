@@ -94,18 +94,21 @@ class Facts:
         whole, checksum = octets[:-65], octets[-65:]
         if not whole.startswith(_MAGIC) or checksum != hashlib.sha256(whole).hexdigest().encode() + b"\n":
             raise DoubtfulCheckpointError("it is damaged")
-        values = json.loads(whole.removeprefix(_MAGIC))
-        marks = values["marks"]
-        if marks is not None:
-            pairs = {name: tuple(marks[name]) for name in ("own", "peer", "tokens")}
-            values["marks"] = Marks(**pairs, products=marks["products"])
-        return cls(**values)
+        try:
+            values = json.loads(whole.removeprefix(_MAGIC))
+            marks = values["marks"]
+            if marks is not None:
+                pairs = {name: tuple(marks[name]) for name in ("own", "peer", "tokens")}
+                values["marks"] = Marks(**pairs, products=marks["products"])
+            return cls(**values)
+        except (ValueError, TypeError, KeyError) as exc:
+            raise DoubtfulCheckpointError("it is of another version of psicli") from exc
 
 
 class Checkpoint:
     """The checkpoint of a task under way, or of one that is through. For any thread, but appending is for one.
 
-    order_secret, scalar: empty once they are not needed any more.
+    scalar, order_secret: of the earlier run, where they are still needed; empty otherwise.
     """
 
     def __init__(self, folder: TaskFolder, facts: Facts, scalar: bytes, order_secret: bytes) -> None:
@@ -130,7 +133,11 @@ class Checkpoint:
 
     @classmethod
     def create(cls, path: Path, facts: Facts, scalar: bytes, order_secret: bytes) -> Self | None:
-        """Begin a checkpoint that replaces whatever there was; None if there cannot be one now, with a warning."""
+        """Begin a checkpoint that replaces whatever there was; None if there cannot be one now, with a warning.
+
+        scalar, order_secret: empty for a task that is through.
+        """
+        folder = None
         try:
             folder = TaskFolder.make(path)
             if folder is None:
@@ -139,20 +146,24 @@ class Checkpoint:
             for left in folder.path.iterdir():
                 if left.name != "lock":
                     left.unlink()
-            replace_file(folder.path / "scalar", _sealed(scalar))
-            replace_file(folder.path / "order", _sealed(order_secret))
+            if scalar:
+                replace_file(folder.path / "scalar", _sealed(scalar))
+                replace_file(folder.path / "order", _sealed(order_secret))
             replace_file(folder.path / "meta", facts.to_octets())
-            return cls(folder, facts, scalar, order_secret)
+            return cls(folder, facts, b"", b"")
         except (CannotCreateError, OSError) as exc:
             why = reason(exc) if isinstance(exc, OSError) else exc.message
             logger.warning("no checkpoint can be kept, this task could not be resumed: %s", why)
+            if folder is not None:
+                _remove(folder)
             return None
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
         """Return the checkpoint that an earlier run has left, None if there is none.
 
-        Nothing but `meta` and the secrets is looked at yet. Raises DoubtfulCheckpointError, CannotCreateError.
+        Nothing but `meta` and the secrets is looked at yet. Raises DoubtfulCheckpointError when it has removed one,
+        CannotCreateError, StorageError.
         """
         folder = TaskFolder.hold(path)
         if folder is None:
@@ -162,10 +173,10 @@ class Checkpoint:
             _check_age(facts.created)
             return cls(folder, facts, _unsealed(folder.path / "scalar"), _unsealed(folder.path / "order"))
         except DoubtfulCheckpointError:
-            folder.remove()
+            _remove(folder)
             raise
         except OSError as exc:
-            folder.remove()
+            _remove(folder)
             raise DoubtfulCheckpointError(f"it cannot be read: {reason(exc)}") from exc
 
     @staticmethod
@@ -348,10 +359,11 @@ class Checkpoint:
             self._close_files()
             with self._no_os_errors():
                 self._wipe_scalar()
-                try:
-                    self._folder.remove()
-                except CannotCreateError as exc:
-                    raise StorageError(path=self._folder.path, reason=exc.message) from exc
+            _remove(self._folder)
+
+    def forget_scalar(self) -> None:
+        """Keep it on the disk alone; somebody else has it in memory now."""
+        self.scalar = b""
 
     def let_go(self) -> None:
         """Leave it for the next run."""
@@ -534,6 +546,16 @@ class _Answers:
             self.file.sync()
             failpoints.passage("checkpoint.answered")
             self._known[seq] = digest
+
+
+def _remove(folder: TaskFolder) -> None:
+    """Remove a folder and all in it; raises StorageError if something stays."""
+    try:
+        folder.remove()
+    except OSError as exc:
+        raise StorageError(path=folder.path, reason=f"it cannot be removed: {reason(exc)}") from exc
+    except CannotCreateError as exc:
+        raise StorageError(path=folder.path, reason=exc.message) from exc
 
 
 def _checked_chain(data: Iterator[bytes], stream: int, task_sid: bytes, mark: tuple[int, str]) -> list[bytes]:

@@ -338,6 +338,7 @@ class TaskRun:
                 sorter.add(items.encode_items(key_texts))
         with self.stages.at(Stage.READING, "order"):
             ordered = sorter.finish()
+        self._keeper.identity = self._input.identity
         self._entry.rows, self._entry.matchless_rows = ordered.rows, ordered.matchless
         self._entry.distinct_items = len(ordered)
         if self._task.output_path is None:
@@ -462,7 +463,10 @@ class TaskRun:
     def end(self, error: PsicliError | None) -> None:
         """See to ledger and checkpoint when the run is over, for this reason if it failed."""
         self.note_end(error)
-        self._keeper.end(error)
+        try:
+            self._keeper.end(error)
+        except PsicliError as exc:
+            self._report.fail(exc)
 
     def note_end(self, error: PsicliError | None) -> None:
         """Close the task in the ledger, unless it is closed or was never opened there."""

@@ -311,6 +311,7 @@ class TaskExchange:
         kept = self._checkpoint = self._keeper.checkpoint
         if not resumption.over:
             self._scalar[:] = kept.scalar
+            kept.forget_scalar()
             own, peer = resumption.frames[self.party.own_stream], resumption.frames[self.party.peer_stream]
             kept.go_on_from(own, peer, resumption.frames[Stream.TOKENS])
         for points in kept.own_points():

@@ -7,9 +7,13 @@ import json
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +55,26 @@ class Mode(StrEnum):
 
 
 class Resumer:
-    """What the tasks of one run share for resuming: the mode, and how fast this machine is."""
+    """What the tasks of one run share for resuming: the mode, how fast this machine is, and what it has done so far."""
 
     def __init__(self, mode: Mode, state: Path) -> None:
         self.mode = mode
         self.state = state
         self._rate: Rate | None = None
+        self._began = time.monotonic()
+        # Results that have not been kept yet.
+        self._waiting: list[Callable[[], None]] = []
+        self._guard = threading.Lock()
+
+    def keep_result(self, keep: Callable[[], None]) -> None:
+        """Keep that a task is through, with those before it, as soon as they were work worth being saved."""
+        with self._guard:
+            self._waiting.append(keep)
+            if self.mode is not Mode.ALWAYS and time.monotonic() - self._began < WORTH_SECONDS:
+                return
+            due, self._waiting = self._waiting, []
+        for each in due:
+            each()
 
     def seconds(self, own: int, peer: int) -> float:
         """Return about how long it takes to mask so many own items and points of the peer's [s]."""
@@ -111,6 +129,9 @@ class TaskKeeper:
         self.checkpoint: Checkpoint | None = None
         self.history: History | None = None
         self.order_secret = b""
+        # Of the input as it was read.
+        self.identity: tuple[int, ...] = ()
+        self._facts: Facts | None = None
 
     # Before the task is opened
 
@@ -147,7 +168,7 @@ class TaskKeeper:
             raise DoubtfulCheckpointError("the output has changed since")
         if not (checkpoint.scalar or facts.complete) or not (checkpoint.order_secret or result is not None):
             raise DoubtfulCheckpointError("a part of it is missing")
-        if not self._resumer.is_worth(*_done_items(facts)):
+        if result is None and not self._resumer.is_worth(*_done_items(facts)):
             raise DoubtfulCheckpointError("less than a minute of work would be saved")
 
     @property
@@ -172,11 +193,11 @@ class TaskKeeper:
         return self.checkpoint.facts.result if self.checkpoint is not None else None
 
     def confirm(self, ordered: OrderedItems) -> bool:
-        """Tell whether the items are those the checkpoint is of, by their number and a few points; else drop it."""
+        """Tell whether the items are those the checkpoint is of, by file, number and a few points; else drop it."""
         if self.checkpoint is None:
             return True
         facts = self.checkpoint.facts
-        same = len(ordered) == facts.own_count
+        same = len(ordered) == facts.own_count and facts.bound_to["input"][:-1] == [*self.identity]
         kept = next(self.checkpoint.own_points(), b"")
         if same and kept and self.checkpoint.scalar:
             sample = ordered.slice(0, min(_REMADE, len(kept) // curve.POINT_BYTES))
@@ -199,16 +220,8 @@ class TaskKeeper:
     def begin(self, party: TaskParty, scalar: bytes) -> Checkpoint | None:
         """Begin a checkpoint of a task that both have opened, if it is worth the work."""
         own, peer = party.own_count, party.peer_count
-        if not self._possible or not self._resumer.is_worth(own, peer):
-            return None
-        need = own * _OWN_BYTES + peer * _PEER_BYTES
-        free = shutil.disk_usage(self._resumer.state).free
-        if need > free:
-            text = "no checkpoint is kept, this task could not be resumed: %s more would be needed in %s, %s are free"
-            logger.warning(text, in_units(need), self._resumer.state, in_units(free), extra=self._extra)
-            return None
-        facts = Facts(
-            bound_to={"terms": self._terms, "input": [*self._fingerprint()]},
+        self._facts = Facts(
+            bound_to={"terms": self._terms, "input": [*self.identity]},
             created=time.time(),
             task_sid=party.task_sid.hex(),
             own_count=own,
@@ -216,15 +229,39 @@ class TaskKeeper:
             chunk_items=party.chunk_items,
             receives=self._receives,
         )
-        self.checkpoint = Checkpoint.create(self._folder, facts, scalar, self.order_secret)
+        if self._possible and self._resumer.is_worth(own, peer) and self._has_room(own, peer):
+            self.checkpoint = self._create(self._facts, scalar, self.order_secret)
         return self.checkpoint
+
+    def _has_room(self, own: int, peer: int) -> bool:
+        need = own * _OWN_BYTES + peer * _PEER_BYTES
+        free = shutil.disk_usage(self._resumer.state).free
+        if need > free:
+            text = "no checkpoint is kept, this task could not be resumed: %s more would be needed in %s, %s are free"
+            logger.warning(text, in_units(need), self._resumer.state, in_units(free), extra=self._extra)
+        return need <= free
+
+    def _create(self, facts: Facts, scalar: bytes = b"", order_secret: bytes = b"") -> Checkpoint | None:
+        """Make a checkpoint that is bound to the input as it was read; None where it has changed since."""
+        found = self._fingerprint()
+        if found[:-1] != self.identity:
+            return None
+        bound_to = {**facts.bound_to, "input": [*found]}
+        return Checkpoint.create(self._folder, replace(facts, bound_to=bound_to), scalar, order_secret)
 
     # At the end
 
     def conclude(self, result: Mapping[str, Any]) -> None:
-        """Keep that the task is through, in case the job is not."""
+        """Keep that the task is through, in case the job is not, once there is enough work to be saved."""
         if self.checkpoint is not None:
             self.checkpoint.conclude(result)
+        elif self._facts is not None and self._possible:
+            self._resumer.keep_result(partial(self._keep_result, replace(self._facts, complete=True, result=result)))
+
+    def _keep_result(self, facts: Facts) -> None:
+        with suppress(PsicliError):
+            # An input that is not there any more is no longer of interest.
+            self.checkpoint = self._create(facts)
 
     def end(self, error: PsicliError | None) -> None:
         """Keep for the next run what it may go on from after this end of the run, and no more."""
@@ -232,7 +269,8 @@ class TaskKeeper:
         if checkpoint is None:
             return
         # The other side may still want to know that a sender is through.
-        wanted = checkpoint.facts.complete and not self._receives if error is None else error.code in _LASTING
+        helps = checkpoint.facts.complete and not (self._receives or self._task.broadcast_result)
+        wanted = helps if error is None else error.code in _LASTING
         if wanted and checkpoint.usable:
             checkpoint.let_go()
         else:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from psicli.errors import (
     PeerStuckError,
     PsicliError,
     SamePartyError,
+    StorageError,
     failure_of_peer,
     shown,
 )
@@ -268,7 +269,9 @@ class Session:
         # How long this side still writes tells of what matched: the peer must not see when it is through.
         self._hang_up()
         for live in self._live.values():
-            live.exchange.suspend()
+            # What failed first is what is told.
+            with suppress(StorageError):
+                live.exchange.suspend()
         self._reader.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + (STOPPED_TIMEOUT if isinstance(exc, InterruptedBySignal) else math.inf)
         writing: list[Future[Any]] = [*self._finishing]
@@ -437,6 +440,7 @@ class Session:
 
     def _retire_one(self, index: int, result: TaskResult) -> None:
         live = self._live.pop(index)
+        live.begin()
         live.exchange.wipe()
         live.plan.exchanged(result)
         if live.plan.receives and not live.plan.broadcast:

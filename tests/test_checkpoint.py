@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psicli import checkpoint, curve
+from psicli import checkpoint, curve, resume
 from psicli.checkpoint import Checkpoint, DoubtfulCheckpointError, Facts, Marks
 from psicli.errors import PeerProtocolError
 from psicli.protocol import History, ResumeOffer, Stream, StreamOffset, agree_on_resume, first_digest, next_digest
+from psicli.resume import Mode, Resumer
 from psicli.state import task_folder, task_folders
 
 SID = bytes(range(32))
@@ -291,3 +292,29 @@ def test_other_counts_are_another_task(receives: bool, broadcast: bool) -> None:
     mine = History(SID, 10, 10, CHUNK, CHAINS)
     for counts in ({"own_count": 11}, {"peer_count": 11}):
         assert agree_on_resume(mine, offer(**counts), receives=receives, broadcast=broadcast) is None
+
+
+# What is worth it ------------------------------------------------------------------------------------------------
+
+
+def test_results_of_small_tasks_are_kept_once_they_are_a_minute_of_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
+    kept: list[int] = []
+    resumer = Resumer(Mode.AUTO, tmp_path)
+    for number in range(4):
+        now[0] += 25
+        resumer.keep_result(lambda number=number: kept.append(number))  # type: ignore[misc]
+        assert kept == ([] if number < 2 else [*range(number + 1)])
+    always = Resumer(Mode.ALWAYS, tmp_path)
+    always.keep_result(lambda: kept.append(9))
+    assert kept[-1] == 9
+
+
+@pytest.mark.parametrize(
+    ("mode", "items", "worth"), [("auto", 10, False), ("auto", 10**9, True), ("never", 10**9, False)]
+)
+def test_only_long_tasks_keep_a_checkpoint_by_themselves(tmp_path: Path, mode: str, items: int, worth: bool) -> None:
+    assert Resumer(Mode(mode), tmp_path).is_worth(items, items) is worth

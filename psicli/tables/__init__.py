@@ -97,9 +97,10 @@ class Input:
         """The columns, a pa.Schema, once the first keys are read."""
         return self._reader.schema
 
-    def fingerprint(self) -> Fingerprint:
-        """Return what tells this file, as it was opened, from any other; raises InputChangedError, StorageError."""
-        return self._source.fingerprint()
+    @property
+    def identity(self) -> tuple[int, int, int, int]:
+        """Device, inode, size [bytes] and time of the last change [ns] of the file that was opened."""
+        return self._source.identity
 
     def key_batches(self) -> Iterator[tuple[Any, ...]]:
         """Read the keys of all rows: for each of some rows their texts, a pa.LargeStringArray a key column.

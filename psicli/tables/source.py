@@ -39,8 +39,9 @@ class SourceFile:
         self.name = name
         self.file = _open(path, name)
         self._path = path
-        self._identity = _identity(os.fstat(self.file.fileno()))
-        self.size = self._identity[2]
+        # Device, inode, size [bytes] and time of the last change [ns].
+        self.identity = _identity(os.fstat(self.file.fileno()))
+        self.size = self.identity[2]
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -55,7 +56,7 @@ class SourceFile:
 
     def _check_unchanged(self) -> None:
         try:
-            unchanged = self._identity == _identity(os.fstat(self.file.fileno())) == _identity(os.stat(self._path))
+            unchanged = self.identity == _identity(os.fstat(self.file.fileno())) == _identity(os.stat(self._path))
         except FileNotFoundError:
             unchanged = False
         except OSError as exc:
@@ -73,7 +74,7 @@ class SourceFile:
                 digest = hashlib.file_digest(io.BufferedReader(_View(self.file.fileno()), 1 << 20), "sha256")
         except OSError as exc:
             raise _unreadable(self.name, exc) from exc
-        return *self._identity, digest.hexdigest()
+        return *self.identity, digest.hexdigest()
 
     def view(self) -> BinaryIO:
         """Return the file once more, with a position of its own, for a thread of its own."""
