@@ -216,6 +216,11 @@ class PeerGoneError(PeerLostError):
     hint = "Look at the other side's log for its own reason, then run again."
 
 
+class LinkBrokenError(PeerLostError):
+    sentence = "the connection with {peer} broke ({cause}) and did not come back within {seconds:.0f} s"
+    hint = "Look at the network between the two; link_desc.reconnect_window_ms sets how long to wait. Then run again."
+
+
 class PeerSilentError(PeerLostError):
     sentence = "{peer} sent nothing for {seconds:.0f} s"
     hint = "Look at the other side and the network; link_desc.recv_timeout_ms sets how long to wait."

@@ -164,14 +164,21 @@ def _warn(report: Report, warning: str | None) -> None:
 def _meeting_point(job: Job, credentials: TlsCredentials | None) -> Iterator[Listener | Dialer]:
     """Hold the port, or get ready to dial; nothing has been read yet."""
     meeting: Listener | Dialer
+    window = job.link.reconnect_window_ms / 1000
     if job.listens:
         assert job.listener.listen_host is not None
         assert job.listener.listen_port is not None
-        meeting = Listener(job.listener.listen_host, job.listener.listen_port, job.peer, credentials)
+        meeting = Listener(
+            job.listener.listen_host,
+            job.listener.listen_port,
+            job.peer,
+            credentials,
+            reconnect_window=window,
+        )
         logger.info("listening on %s for %s", meeting.where, job.peer)
     else:
         interval = job.link.connect_retry_interval_ms / 1000
-        meeting = Dialer(job.listener.host, job.listener.port, job.peer, credentials, interval)
+        meeting = Dialer(job.listener.host, job.listener.port, job.peer, credentials, interval, reconnect_window=window)
         logger.info("connecting to %s at %s", job.peer, meeting.where)
     try:
         yield meeting

@@ -6,6 +6,7 @@ The listener's handler and the dialer's request iterator only move bytes between
 
 from __future__ import annotations
 
+import hmac
 import logging
 import math
 import os
@@ -27,6 +28,7 @@ from psicli import failpoints, signals, tls, trace
 from psicli.errors import (
     HandshakesFailedError,
     IdentityError,
+    LinkBrokenError,
     PeerAbsentError,
     PeerBusyError,
     PeerGoneError,
@@ -44,8 +46,23 @@ from psicli.errors import (
     shown,
     unexpected,
 )
-from psicli.protocol import Abort, Chunk, Commit, Done, End, HelloOctets, Message, Purpose, Received
+from psicli.protocol import (
+    Abort,
+    Bye,
+    Chunk,
+    Commit,
+    Done,
+    End,
+    HelloOctets,
+    Message,
+    Purpose,
+    Received,
+    Reconnect,
+    Taken,
+    session_id,
+)
 from psicli.tls import TlsCredentials
+from psicli.window import WINDOW_BYTES, Outbox, cost
 from psicli.wire import MAX_MESSAGE_BYTES, decode, decode_hello, encode
 
 logger = logging.getLogger(__name__)
@@ -55,7 +72,7 @@ METHOD = "Run"
 BUSY = 75
 TLS_FAILED = IdentityError.code
 
-# Frames in each queue: enough to ride out a busy moment of either side, at most 4 MiB a queue.
+# Frames that wait to be sent: enough to ride out a busy moment of either side.
 QUEUE_FRAMES = 8
 # A connection that says no Hello for so long is let go [s].
 HELLO_TIMEOUT = 20.0
@@ -70,6 +87,13 @@ FIRST_RETRY_INTERVAL = 0.05
 HANDSHAKE_GRACE = 3.0
 # How long a listener in plain text may take to hear that the dialer speaks TLS [s].
 PLAIN_WORDS_TIMEOUT = 2.0
+# A listener whose connection broke takes the dialer for dead when no new one comes within this time, unless nothing
+# was heard for long before: then it is the network, and worth a longer wait [s].
+DEAD_AFTER = 5.0
+LONG_SILENCE = 30.0
+# How long one attempt to get a broken connection back may take, and the longest pause before the next [s].
+ATTEMPT_TIMEOUT = 10.0
+LONGEST_PAUSE = 1.0
 # How many different strangers get a line of their own in the log.
 MAX_STRANGERS = 16
 
@@ -103,11 +127,12 @@ _CLIENT_OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
 ]
 _MAX_STREAMS = 8
-_NO_ANSWER = "no answer"
+NO_ANSWER = "no answer"
 _ONLY_CHECKS = "it runs `psicli check` and not the job yet"
 _TLS_WORDS = ("ssl", "certificate", "verification")
+_REFUSED = "connection refused"
 _KNOWN_REASONS = (
-    "connection refused",
+    _REFUSED,
     "connection reset",
     "no route to host",
     "network is unreachable",
@@ -116,31 +141,97 @@ _KNOWN_REASONS = (
 )
 
 
-class Link:
-    """One stream to the peer, as two bounded queues of messages.
+class Stream:
+    """One gRPC stream; the link whose messages it carries may have had others before, and may outlive it."""
 
-    own_hello, peer_hello: the Hellos of this connection, the octets that travelled.
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        # Whether it has to begin with Reconnect, whether Bye was said on it, and whether it has ended.
+        self.owes_reconnect = False
+        self.said_bye = False
+        self.over = False
+        self.failure: PsicliError | None = None
+
+    def outgoing(self) -> Iterator[bytes]:
+        """Yield what is to be sent until the link is closed or goes on over another stream."""
+        try:
+            yield from self._outgoing()
+        except Exception as exc:
+            # gRPC would make a broken connection of it.
+            logger.exception("unexpected failure")
+            self.link.end(unexpected(exc))
+
+    def _outgoing(self) -> Iterator[bytes]:
+        while True:
+            link = self.link
+            octets = link.next_octets(self)
+            if octets is not None:
+                # The stream asks for the next message when it has sent this one.
+                with trace.span("send"):
+                    yield octets
+                failpoints.passage("link.sent")
+            elif link is self.link:
+                return
+
+    def pump(self, incoming: Iterable[bytes]) -> None:
+        """Move what arrives into the link until the stream ends, for whatever reason."""
+        failure: PsicliError | None = None
+        try:
+            for octets in incoming:
+                self.link.take_in(octets, self)
+        except grpc.RpcError as exc:
+            failure = _translated(exc, tls=self.link.tls)
+        except Exception as exc:
+            logger.exception("unexpected failure")
+            failure = unexpected(exc)
+            self.link.end(failure)
+        self.end(failure)
+
+    def end(self, failure: PsicliError | None) -> None:
+        if not self.over:
+            self.failure, self.over = failure, True
+            self.link.stream_ended(self)
+
+
+class Link:
+    """Messages to and from the peer, in two bounded queues, over one stream at a time.
+
+    own_hello, peer_hello: the Hellos of this session, the octets that travelled. When its stream breaks, a link that
+    can be mended goes on over a new one: what was sent and has not arrived is sent again, and neither side's session
+    takes notice.
     """
 
     def __init__(self, *, tls: bool = False) -> None:
-        self._tls = tls
+        self.tls = tls
         self.own_hello = b""
         self.peer_hello = b""
         # Of the peer, where there is TLS.
         self.peer_certificate: x509.Certificate | None = None
+        # The stream there is, and one that has been tried instead of it and was not answered yet.
+        self.stream: Stream | None = Stream(self)
+        self._trial: Stream | None = None
+        self._sid = b""
+        self._mend: Callable[[Link, PsicliError], None] | None = None
         self._changed = threading.Condition()
         # A failure among the messages is what the peer sent instead of one.
         self._inbox: deque[tuple[Message, int] | PsicliError] = deque()
-        self._outbox: deque[bytes] = deque()
-        # How many of these must go out whatever happens: up to the last word about a task.
-        self._owed = 0
+        self._outbox = Outbox()
+        # Messages that have arrived and that were read; what is unread, and what was read since the peer was told.
+        self._arrived = 0
+        self._read = 0
+        self._unread_cost = 0
+        self._untold_cost = 0
         # Tasks whose frames were dropped when the stream ended.
         self._cut: set[int] = set()
         self._closing = False
+        self._aborted = False
+        self._peer_said_bye = False
         self._ended = False
         self._woken = False
         self._failure: PsicliError | None = None
         self._heard_at = time.monotonic()
+        # How long nothing had been heard when the stream broke [s].
+        self.silence_before = 0.0
         # Handed to the stream, and come out of it [bytes].
         self._bytes_sent = 0
         self._bytes_received = 0
@@ -148,26 +239,23 @@ class Link:
     # The session's side
 
     def send(self, message: Message) -> int:
-        """Queue a message and return its size [bytes]; after the stream has broken it goes nowhere."""
+        """Queue a message and return its size [bytes]; after the link has ended it goes nowhere."""
         octets = failpoints.carry(f"{_kind(message)}.sending", encode(message))
         with self._changed:
             if not (self._closing or self._failure):
-                self._outbox.append(octets)
+                self._outbox.put(octets, owed=isinstance(message, Received | Commit | Done))
+                self._aborted = isinstance(message, Abort)
                 trace.count("outbox", "messages", len(self._outbox))
-                if isinstance(message, Received | Commit | Done):
-                    self._owed = len(self._outbox)
                 self._changed.notify_all()
         return len(octets)
 
     def poll(self) -> tuple[Message, int] | None:
         """Return the next message and its size [bytes], or None.
 
-        Raises PeerProtocolError for what is no message, and what ended the stream once its last message was returned.
+        Raises PeerProtocolError for what is no message, and what ended the link once its last message was returned.
         """
         with self._changed:
-            arrived = self._inbox.popleft() if self._inbox else None
-            if arrived is not None:
-                trace.count("inbox", "messages", len(self._inbox))
+            arrived = self._pop() if self._inbox else None
             self._changed.notify_all()
             if isinstance(arrived, PsicliError):
                 raise arrived
@@ -177,12 +265,21 @@ class Link:
             failpoints.passage(f"{_kind(arrived[0])}.arrived")
         return arrived
 
+    def _pop(self) -> tuple[Message, int] | PsicliError:
+        arrived = self._inbox.popleft()
+        self._read += 1
+        size = cost(arrived[1] if isinstance(arrived, tuple) else 0)
+        self._unread_cost -= size
+        self._untold_cost += size
+        trace.count("inbox", "messages", len(self._inbox))
+        return arrived
+
     def room(self) -> float:
         """Return how many frames may be queued; a link that has ended takes any number, and they go nowhere."""
         return math.inf if self._ended else QUEUE_FRAMES - len(self._outbox)
 
     def wait(self, *, for_message: bool, room_for: int | None, timeout: float) -> bool:
-        """Wait until a message (or the end of the stream) is there, or room for so many frames, or wake() is called.
+        """Wait until a message (or the end of the link) is there, or room for so many frames, or wake() is called.
 
         Returns whether anything was.
         """
@@ -203,8 +300,16 @@ class Link:
 
     @property
     def silence(self) -> float:
-        """Time since the peer was last heard [s]; none while it is we who do not listen."""
-        return 0.0 if len(self._inbox) >= QUEUE_FRAMES else time.monotonic() - self._heard_at
+        """Time since the peer was last heard [s].
+
+        None while it is we who do not listen, nor while the link is broken: how long that may last is said elsewhere.
+        """
+        return 0.0 if self._inbox or self.broken else time.monotonic() - self._heard_at
+
+    @property
+    def broken(self) -> bool:
+        """Whether there is no stream, but there may be one again."""
+        return self.stream is None and not self._ended
 
     @property
     def ended(self) -> bool:
@@ -230,65 +335,53 @@ class Link:
         What is queued is dropped, but for the last word about a task: what is done here must be done there too.
         """
         with self._changed:
-            while len(self._outbox) > self._owed:
-                self._outbox.pop()
+            self._outbox.drop()
         self.send(Abort(failure_class))
         self.finish(timeout)
 
     def _drained(self) -> bool:
         # A full inbox would keep the pump, and with it the end of the stream, from arriving.
-        self._inbox.clear()
+        while self._inbox:
+            self._pop()
         self._changed.notify_all()
         return self._ended
 
     # The transport's side
 
-    def outgoing(self) -> Iterator[bytes]:
-        """Yield what is to be sent until the link is closed."""
-        try:
-            yield from self._outgoing()
-        except Exception as exc:
-            # gRPC would make a broken connection of it.
-            logger.exception("unexpected failure")
-            self.end(unexpected(exc))
-
-    def _outgoing(self) -> Iterator[bytes]:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._outbox or self._closing or self._ended)
+    def next_octets(self, stream: Stream) -> bytes | None:
+        """Wait for what is to go out next over a stream; None when nothing will."""
+        with self._changed:
+            while stream is self.stream or stream is self._trial:
+                octets = self._next_now(stream)
+                if octets is not None:
+                    self._bytes_sent += len(octets)
+                    trace.count("outbox", "messages", len(self._outbox))
+                    trace.count("sent", "bytes", self._bytes_sent)
+                    self._changed.notify_all()
+                    return octets
                 # A peer that has only ended its own direction still listens.
-                if self._failure or not self._outbox:
-                    return
-                octets = self._outbox.popleft()
-                self._owed = max(self._owed - 1, 0)
-                self._bytes_sent += len(octets)
-                trace.count("outbox", "messages", len(self._outbox))
-                trace.count("sent", "bytes", self._bytes_sent)
-                self._changed.notify_all()
-            # The stream asks for the next message when it has sent this one.
-            with trace.span("send"):
-                yield octets
-            failpoints.passage("link.sent")
+                if self._failure or stream.said_bye or (not self._outbox and (self._closing or self._ended)):
+                    return None
+                self._changed.wait()
+            return None
 
-    def pump(self, incoming: Iterable[bytes]) -> None:
-        """Move what arrives into the inbox until the stream ends, for whatever reason."""
-        failure: PsicliError | None = None
-        try:
-            for octets in incoming:
-                self._take_in(octets)
-        except grpc.RpcError as exc:
-            failure = _translated(exc, tls=self._tls)
-        except Exception as exc:
-            logger.exception("unexpected failure")
-            failure = unexpected(exc)
-        self.end(failure)
+    def _next_now(self, stream: Stream) -> bytes | None:
+        if stream.owes_reconnect:
+            stream.owes_reconnect = False
+            return encode(Reconnect(self._sid, self._arrived))
+        if stream is self._trial or self._failure or stream.said_bye:
+            return None
+        if self._untold_cost >= WINDOW_BYTES // 4:
+            self._untold_cost = 0
+            return encode(Taken(self._read))
+        octets = self._outbox.take(freely=self._closing or self._peer_said_bye)
+        if octets is None and self._closing and not (self._outbox or self._aborted):
+            stream.said_bye = True
+            return encode(Bye())
+        return octets
 
-    @property
-    def failure(self) -> PsicliError | None:
-        """What ended the stream, if it was no clean end."""
-        return self._failure
-
-    def _take_in(self, octets: bytes) -> None:
+    def take_in(self, octets: bytes, stream: Stream) -> None:
+        """Take in what came over a stream; what comes over one that was given up is lost, and will be sent again."""
         arrived: tuple[Message, int] | PsicliError
         octets = failpoints.carry("link.arriving", octets)
         try:
@@ -298,19 +391,47 @@ class Link:
             # Our direction stays open: the peer is to be told.
             arrived = exc
         with self._changed:
-            self._bytes_received += len(octets)
-            trace.count("received", "bytes", self._bytes_received)
-            self._heard_at = time.monotonic()
-            self._changed.wait_for(lambda: len(self._inbox) < QUEUE_FRAMES or self._ended)
-            if not (self._ended and (_is_frame(arrived) or self._is_cut(arrived))):
-                self._inbox.append(arrived)
-                trace.count("inbox", "messages", len(self._inbox))
-            elif _is_frame(arrived):
-                self._cut.add(arrived[0].task)
+            if stream is self._trial:
+                self._try(stream, arrived)
+            elif stream is self.stream:
+                self._bytes_received += len(octets)
+                trace.count("received", "bytes", self._bytes_received)
+                self._heard_at = time.monotonic()
+                self._take_in(arrived, stream)
             self._changed.notify_all()
 
+    def _take_in(self, arrived: tuple[Message, int] | PsicliError, stream: Stream) -> None:
+        match arrived:
+            case Bye(), _:
+                self._peer_said_bye = True
+                return
+            case Taken(messages), _:
+                try:
+                    self._outbox.confirm(messages)
+                    return
+                except PeerProtocolError as exc:
+                    arrived = exc
+            case Abort(), _:
+                self._peer_said_bye = True
+        # The peer keeps to the window; one that does not is not read from.
+        self._changed.wait_for(lambda: self._unread_cost < 2 * WINDOW_BYTES or self._ended or stream is not self.stream)
+        if stream is not self.stream:
+            return
+        self._arrived += 1
+        if not (self._ended and (_is_frame(arrived) or self._is_cut(arrived))):
+            self._inbox.append(arrived)
+            self._unread_cost += cost(arrived[1] if isinstance(arrived, tuple) else 0)
+            trace.count("inbox", "messages", len(self._inbox))
+        elif _is_frame(arrived):
+            self._cut.add(arrived[0].task)
+
+    @property
+    def failure(self) -> PsicliError | None:
+        """What ended the link, if it was no clean end."""
+        return self._failure
+
     def end(self, failure: PsicliError | None = None) -> None:
-        """Mark the stream as ended; the first reason stays."""
+        """Mark the link as ended; the first reason stays."""
         with self._changed:
             if not self._ended:
                 self._ended = True
@@ -328,6 +449,94 @@ class Link:
         self.wait(for_message=True, room_for=None, timeout=timeout)
         arrived = self.poll()
         return arrived[0] if arrived else None
+
+    # Broken and mended
+
+    def can_be_mended(self, sid: bytes, mend: Callable[[Link, PsicliError], None]) -> None:
+        """Have a broken stream replaced from now on; mend is called with the reason, in a thread of its own."""
+        self._sid, self._mend = sid, mend
+
+    def is_of(self, sid: bytes) -> bool:
+        """Tell whether a session with this sid goes on over this link."""
+        return not self._ended and bool(self._sid) and hmac.compare_digest(self._sid, sid)
+
+    def stream_ended(self, stream: Stream) -> None:
+        """Take note of the end of a stream: of the link too, unless that can be mended."""
+        with self._changed:
+            self._changed.notify_all()
+            if stream is not self.stream or self._ended:
+                return
+            if self._mend is None or self._peer_said_bye or self._aborted:
+                self.end(stream.failure)
+                return
+            self.silence_before = time.monotonic() - self._heard_at
+            self.stream = None
+        cause = stream.failure or PeerGoneError(reason="the connection was closed")
+        threading.Thread(target=self._mend, args=(self, cause), name="psicli-mend", daemon=True).start()
+
+    def try_stream(self) -> Stream:
+        """Return a stream that begins with Reconnect and takes over once that is answered."""
+        with self._changed:
+            self._trial = stream = Stream(self)
+            stream.owes_reconnect = True
+            return stream
+
+    def await_trial(self, timeout: float) -> None:
+        """Wait for the stream that is tried [s]; raises why it did not take over."""
+        with self._changed:
+            trial = self._trial
+            self._changed.wait_for(lambda: self.stream or self._ended or (trial and trial.over), timeout)
+            self._trial = None
+            self._changed.notify_all()
+            if self.broken:
+                assert trial is not None
+                raise (trial.over and trial.failure) or PeerGoneError(reason=NO_ANSWER)
+
+    def take_over(self, other: Link, messages: int) -> None:
+        """Go on over the stream of another link, whose end has taken in so many of our messages.
+
+        Raises PeerProtocolError for a number that cannot be.
+        """
+        stream = other.stream
+        assert stream is not None
+        with self._changed:
+            self._outbox.go_on_after(messages)
+            stream.owes_reconnect = True
+            self._use(stream)
+        if stream.over:
+            self.stream_ended(stream)
+
+    def await_stream(self, timeout: float) -> bool:
+        """Wait until there is a stream, or no hope for one [s]; return whether either is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.broken, timeout)
+
+    def await_end(self, stream: Stream) -> None:
+        """Wait until a stream is not needed any more; after an Abort nobody has anything to say."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or self._aborted or stream is not self.stream)
+
+    def _try(self, stream: Stream, answer: tuple[Message, int] | PsicliError) -> None:
+        """Take in the answer to Reconnect."""
+        match answer:
+            case Reconnect(sid, messages), _ if self.is_of(sid):
+                try:
+                    self._outbox.go_on_after(messages)
+                    self._use(stream)
+                except PeerProtocolError as exc:
+                    self.end(exc)
+            case Abort(), _:
+                self.end(PeerGoneError(reason="it knows nothing of this session any more"))
+            case _:
+                self.end(PeerProtocolError(detail="it did not answer with Reconnect"))
+
+    def _use(self, stream: Stream) -> None:
+        self.stream, self._trial = stream, None
+        stream.link = self
+        self._heard_at = time.monotonic()
+        # What was told last may not have arrived.
+        self._untold_cost = WINDOW_BYTES
+        self._changed.notify_all()
 
 
 def _kind(message: Message) -> str:
@@ -378,11 +587,14 @@ class Listener:
         peer: str,
         credentials: TlsCredentials | None,
         purpose: Purpose = Purpose.RUN,
+        reconnect_window: float = 0.0,
     ) -> None:
+        """reconnect_window: how long a broken connection is waited for [s]."""
         self.where = tls.written_address(host, port)
         self._purpose = purpose
         self._peer = peer
         self._credentials = credentials
+        self._window = reconnect_window
         self._lock = threading.Condition()
         self._make_hello: Callable[[], bytes] | None = None
         self._refusal: int | None = None
@@ -489,20 +701,25 @@ class Listener:
     def close(self) -> None:
         """Free the port; ends every stream."""
         self._server.stop(LAST_WORDS_TIMEOUT if self._told else 0).wait(2 * LAST_WORDS_TIMEOUT)
-        for link in list(self._links):
+        for link in [*self._links, *([self._taken] if self._taken else [])]:
             link.end()
         self._threads.shutdown(wait=False)
 
     def _serve(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """Handle one stream; no exception text may reach whoever is at its other end."""
         link = Link()
+        stream = link.stream
+        assert stream is not None
         self._links.add(link)
         try:
-            context.add_callback(lambda: link.end(PeerGoneError(reason="the connection broke")))
+            context.add_callback(lambda: stream.end(PeerGoneError(reason="the connection broke")))
             link.peer_certificate = self._check_identity(context)
-            threading.Thread(target=link.pump, args=(requests,), name="psicli-pump", daemon=True).start()
+            threading.Thread(target=stream.pump, args=(requests,), name="psicli-pump", daemon=True).start()
             self._admit(link, link.first(HELLO_TIMEOUT))
-            yield from link.outgoing()
+            yield from stream.outgoing()
+            if stream.link is self._taken:
+                # Whether the last words have arrived is known when the peer has said its own.
+                stream.link.await_end(stream)
         except StrangerError as exc:
             self._note_stranger(exc.message)
             context.set_code(grpc.StatusCode.PERMISSION_DENIED)
@@ -544,6 +761,8 @@ class Listener:
             elif isinstance(first, Abort) and self._taken is None:
                 self._peer_failure = first.failure_class
                 self._told = True
+            elif isinstance(first, Reconnect):
+                self._readmit(link, first)
             else:
                 raise PeerProtocolError(detail="a connection did not start with a Hello")
             self._lock.notify_all()
@@ -569,15 +788,49 @@ class Listener:
         else:
             self._say_hello(link, octets)
             self._taken = link
+            if self._window:
+                link.can_be_mended(session_id(link.own_hello, octets), self._await_again)
 
     def _say_hello(self, link: Link, octets: bytes) -> None:
         assert self._make_hello is not None
         link.own_hello, link.peer_hello = self._make_hello(), octets
         link.send(HelloOctets(link.own_hello))
 
+    def _readmit(self, link: Link, first: Reconnect) -> None:
+        """Let the session go on over a new stream, if it is the one that goes on here."""
+        if self._taken is not None and self._taken.is_of(first.sid):
+            self._taken.take_over(link, first.messages)
+        else:
+            self._turn_away(link, PeerLostError.code)
+
+    def _await_again(self, link: Link, cause: PsicliError) -> None:
+        """Wait for the peer to come back after its connection broke; end the link if it does not."""
+        long = link.silence_before >= LONG_SILENCE
+        patience = self._window if long else min(DEAD_AFTER, self._window)
+        logger.warning(
+            "the connection of %s broke (%s); waiting %.0f s for a new one", self._peer, _reason(cause), patience
+        )
+        began = time.monotonic()
+        while not link.await_stream(min(WAITING_LINE_INTERVAL, _left(began + patience))):
+            gone = time.monotonic() - began
+            if gone >= patience:
+                link.end(
+                    LinkBrokenError(cause=_reason(cause), seconds=patience)
+                    if long
+                    else PeerGoneError(reason=f"{_reason(cause)}, and no new connection came within {patience:.0f} s")
+                )
+                return
+            logger.info("still waiting for %s to connect again, for %.0f s of %.0f s", self._peer, gone, patience)
+        if not link.ended:
+            logger.info("%s is back after %.1f s", self._peer, time.monotonic() - began)
+
     def _turn_away(self, link: Link, failure_class: int) -> None:
         link.send(Abort(failure_class))
         link.close_outgoing()
+
+
+def _reason(cause: PsicliError) -> str:
+    return str(cause.facts.get("reason", cause.message))
 
 
 def _left(deadline: float) -> float:
@@ -595,13 +848,17 @@ class Dialer:
         credentials: TlsCredentials | None,
         retry_interval: float,
         purpose: Purpose = Purpose.RUN,
+        reconnect_window: float = 0.0,
     ) -> None:
+        """retry_interval: pause between two tries; reconnect_window: how long a broken connection is tried for [s]."""
         self.where = tls.written_address(host, port)
         self._purpose = purpose
         self._address = host, port
         self._peer = peer
         self._credentials = credentials
         self._retry_interval = retry_interval
+        self._window = reconnect_window
+        self._link: Link | None = None
         self._channel: Any = None
 
     def meet(self, make_hello: Callable[[], bytes], timeout: float) -> Link:
@@ -612,21 +869,24 @@ class Dialer:
         """
         deadline = time.monotonic() + timeout
         next_line = time.monotonic() + WAITING_LINE_INTERVAL
-        reason = _NO_ANSWER
+        reason = NO_ANSWER
         interval = min(FIRST_RETRY_INTERVAL, self._retry_interval)
         while True:
             link = Link(tls=self._credentials is not None)
             link.own_hello = make_hello()
             try:
-                return self._attempt(link, HelloOctets(link.own_hello), deadline)
+                self._link = self._attempt(link, HelloOctets(link.own_hello), deadline)
+                if self._window:
+                    link.can_be_mended(session_id(link.peer_hello, link.own_hello), self._reconnect)
+                return link
             except PeerGoneError as exc:
                 # The last attempt may just have run out of time.
-                reason = reason if exc.facts["reason"] == _NO_ANSWER else str(exc.facts["reason"])
+                reason = reason if exc.facts["reason"] == NO_ANSWER else str(exc.facts["reason"])
             except PeerSpeaksPlainError:
                 if self._purpose is Purpose.RUN:
                     self._tell_in_plain()
                 raise
-            self.close()
+            self._hang_up()
             self._check_plain(deadline)
             left = deadline - time.monotonic()
             if left <= 0:
@@ -659,7 +919,9 @@ class Dialer:
         while not told and time.monotonic() < deadline:
             link = Link()
             try:
-                self._connect(link, Abort(failure_class), deadline)
+                link.send(Abort(failure_class))
+                assert link.stream is not None
+                self._connect(link, link.stream, deadline)
                 # A peer that refuses who we are will do so again.
                 told = link.finish(deadline - time.monotonic()) or isinstance(link.failure, IdentityError)
             except IdentityError as exc:
@@ -668,17 +930,64 @@ class Dialer:
                 told = True
             except PeerLostError:
                 pass
-            self.close()
+            self._hang_up()
             if not told:
                 signals.pause(min(self._retry_interval, 0.5))
 
     def close(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        if self._link is not None:
+            self._link.end()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def _reconnect(self, link: Link, cause: PsicliError) -> None:
+        """Make a new connection after one broke; end the link if that cannot be done."""
+        logger.warning(
+            "the connection to %s broke (%s); trying for %.0f s to get it back",
+            self._peer,
+            _reason(cause),
+            self._window,
+        )
+        began = time.monotonic()
+        deadline, next_line = began + self._window, began + WAITING_LINE_INTERVAL
+        pause = min(FIRST_RETRY_INTERVAL, self._retry_interval)
+        while not link.ended:
+            self._hang_up()
+            try:
+                self._connect(link, link.try_stream(), time.monotonic() + min(ATTEMPT_TIMEOUT, _left(deadline)))
+                link.await_trial(min(ATTEMPT_TIMEOUT, _left(deadline)))
+                if not link.ended:
+                    logger.info("%s is back after %.1f s", self._peer, time.monotonic() - began)
+                    return
+                continue
+            except PeerGoneError as exc:
+                reason = _reason(exc)
+            except PsicliError as exc:
+                link.end(exc)
+                continue
+            except ValueError:
+                # The channel was closed meanwhile: this side is through.
+                reason = NO_ANSWER
+            if reason == _REFUSED:
+                # The machine is there, and nobody listens on it any more.
+                link.end(PeerGoneError(reason=f"{_reason(cause)}, then {_REFUSED}"))
+            elif time.monotonic() >= deadline:
+                link.end(LinkBrokenError(cause=_reason(cause), seconds=self._window))
+            elif time.monotonic() >= next_line:
+                logger.info("still trying to reach %s at %s: %s", self._peer, self.where, reason)
+                next_line += WAITING_LINE_INTERVAL
+            link.await_stream(min(pause, _left(deadline)))
+            pause = min(2 * pause, self._retry_interval, LONGEST_PAUSE)
+        self._hang_up()
 
     def _attempt(self, link: Link, first: Message, deadline: float) -> Link:
-        self._connect(link, first, deadline)
+        link.send(first)
+        assert link.stream is not None
+        self._connect(link, link.stream, deadline)
         try:
             return self._await_hello(link, deadline)
         except PeerProtocolError as exc:
@@ -688,7 +997,7 @@ class Dialer:
     def _await_hello(self, link: Link, deadline: float) -> Link:
         while (answer := link.first(min(WAITING_LINE_INTERVAL, _left(deadline)))) is None:
             if time.monotonic() >= deadline:
-                raise PeerGoneError(reason=_NO_ANSWER)
+                raise PeerGoneError(reason=NO_ANSWER)
         if isinstance(answer, HelloOctets):
             # Read here, where the peer can be told what is wrong with it.
             theirs = decode_hello(answer.octets)
@@ -700,12 +1009,11 @@ class Dialer:
             raise (PeerBusyError() if answer.failure_class == BUSY else failure_of_peer(answer.failure_class))
         raise PeerProtocolError(detail="it did not answer with a Hello")
 
-    def _connect(self, link: Link, first: Message, deadline: float) -> None:
+    def _connect(self, link: Link, stream: Stream, deadline: float) -> None:
         failpoints.passage("peer.dialled")
-        link.send(first)
-        self._channel = self._open_channel(link, deadline)
-        call = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")(link.outgoing())
-        threading.Thread(target=link.pump, args=(call,), name="psicli-pump", daemon=True).start()
+        self._channel = channel = self._open_channel(link, deadline)
+        call = channel.stream_stream(f"/{SERVICE}/{METHOD}")(stream.outgoing())
+        threading.Thread(target=stream.pump, args=(call,), name="psicli-pump", daemon=True).start()
 
     def _open_channel(self, link: Link, deadline: float) -> Any:
         if self._credentials is None:

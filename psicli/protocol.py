@@ -199,8 +199,29 @@ class Abort:
     failure_class: int
 
 
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """A new stream takes the place of one that broke; messages: how many this side has taken in."""
+
+    sid: bytes = field(repr=False)
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How many messages this side has read since the session began."""
+
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """This side has said everything."""
+
+
 TaskMessage: TypeAlias = Open | Chunk | End | Received | Ready | Commit | Done | Ack
-Message: TypeAlias = HelloOctets | TaskMessage | Abort
+LinkMessage: TypeAlias = Reconnect | Taken | Bye
+Message: TypeAlias = HelloOctets | TaskMessage | Abort | LinkMessage
 
 
 # Session and task ids -------------------------------------------------------------------------------------------

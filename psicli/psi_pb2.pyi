@@ -17,7 +17,7 @@ PURPOSE_RUN: Purpose
 PURPOSE_CHECK: Purpose
 
 class Envelope(_message.Message):
-    __slots__ = ("hello", "open", "chunk", "end", "received", "ready", "commit", "done", "ack", "abort")
+    __slots__ = ("hello", "open", "chunk", "end", "received", "ready", "commit", "done", "ack", "abort", "reconnect", "taken", "bye")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,9 @@ class Envelope(_message.Message):
     DONE_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
+    RECONNECT_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    BYE_FIELD_NUMBER: _ClassVar[int]
     hello: bytes
     open: Open
     chunk: Chunk
@@ -38,7 +41,10 @@ class Envelope(_message.Message):
     done: TaskMark
     ack: Ack
     abort: Abort
-    def __init__(self, hello: _Optional[bytes] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., received: _Optional[_Union[TaskMark, _Mapping]] = ..., ready: _Optional[_Union[TaskMark, _Mapping]] = ..., commit: _Optional[_Union[TaskMark, _Mapping]] = ..., done: _Optional[_Union[TaskMark, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ...) -> None: ...
+    reconnect: Reconnect
+    taken: Taken
+    bye: Bye
+    def __init__(self, hello: _Optional[bytes] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., received: _Optional[_Union[TaskMark, _Mapping]] = ..., ready: _Optional[_Union[TaskMark, _Mapping]] = ..., commit: _Optional[_Union[TaskMark, _Mapping]] = ..., done: _Optional[_Union[TaskMark, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., reconnect: _Optional[_Union[Reconnect, _Mapping]] = ..., taken: _Optional[_Union[Taken, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol_version", "package_version", "suite", "purpose", "party", "job", "tasks", "chunk_items", "nonce", "recv_timeout_ms", "clock_ms")
@@ -161,3 +167,21 @@ class Abort(_message.Message):
     FAILURE_CLASS_FIELD_NUMBER: _ClassVar[int]
     failure_class: int
     def __init__(self, failure_class: _Optional[int] = ...) -> None: ...
+
+class Reconnect(_message.Message):
+    __slots__ = ("sid", "messages")
+    SID_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    sid: bytes
+    messages: int
+    def __init__(self, sid: _Optional[bytes] = ..., messages: _Optional[int] = ...) -> None: ...
+
+class Taken(_message.Message):
+    __slots__ = ("messages",)
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    messages: int
+    def __init__(self, messages: _Optional[int] = ...) -> None: ...
+
+class Bye(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

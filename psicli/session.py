@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
@@ -37,6 +38,7 @@ from psicli.protocol import (
     Disclosure,
     Hello,
     HelloOctets,
+    LinkMessage,
     Message,
     Open,
     Progress,
@@ -54,9 +56,13 @@ from psicli.spool import IN_MEMORY, Mask, Storage
 from psicli.trace import Stage, Stages
 from psicli.wire import decode_hello, encode_hello
 
+logger = logging.getLogger(__name__)
+
 # How often a side says that it still works while it sends nothing else [s].
 HEARTBEAT_INTERVAL = 15.0
 SHORTEST_HEARTBEAT = 0.1
+# How often a side that hears nothing says so [s].
+SILENCE_LINE_INTERVAL = 60.0
 # Told instead of the class where the class itself could tell of a match; no exit code.
 UNNAMED_FAILURE = 1
 # Tasks under way with the peer at a time: one exchanges, one has been opened, one commits its outputs.
@@ -320,7 +326,7 @@ class Session:
     def _dispatch(self, message: Message, size: int) -> None:
         if isinstance(message, Abort):
             raise failure_of_peer(message.failure_class)
-        if isinstance(message, HelloOctets):
+        if isinstance(message, HelloOctets | LinkMessage):
             raise PeerProtocolError(detail="a second Hello")
         live = self._live.get(message.task)
         if isinstance(message, Ack):
@@ -411,17 +417,20 @@ class Session:
         Raises PeerSilentError when the peer says nothing for recv_timeout, PeerStuckError when for much longer it has
         said nothing but that it works.
         """
-        if self._busy():
+        if self._busy() or self._link.broken:
             self._moved = time.monotonic()
         stuck = STUCK_AFTER * self._recv_timeout
         if time.monotonic() - self._moved >= stuck:
             raise PeerStuckError(seconds=stuck)
-        left = max(self._recv_timeout - self._link.silence, 0.0)
+        left = min(max(self._recv_timeout - self._link.silence, 0.0), SILENCE_LINE_INTERVAL)
         room_for = None if room else self._frames_under_way() + 1
         with self._stall(room):
             woken = self._link.wait(for_message=self._wants_input(), room_for=room_for, timeout=left)
-        if not woken and self._link.silence >= self._recv_timeout:
+        silence = self._link.silence
+        if not woken and silence >= self._recv_timeout:
             raise PeerSilentError(seconds=self._recv_timeout)
+        if not woken and silence >= SILENCE_LINE_INTERVAL:
+            logger.info("%s has said nothing for %.0f s; %.0f s are the limit", self._peer, silence, self._recv_timeout)
 
     def _stall(self, room: bool) -> AbstractContextManager[None]:
         """Count a wait in which no task has anything at work to the task that is held up."""

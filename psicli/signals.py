@@ -47,6 +47,10 @@ def check() -> None:
 def allowed() -> Iterator[None]:
     """Let a signal be raised anywhere in the block: for system calls that may take for ever, and for them alone."""
     global _allowed
+    if threading.current_thread() is not threading.main_thread():
+        # A signal is the main thread's, whatever another one is at.
+        yield
+        return
     before, _allowed = _allowed, True
     try:
         check()

@@ -18,6 +18,7 @@ from psicli.protocol import (
     PROBE_BYTES,
     Abort,
     Ack,
+    Bye,
     Chunk,
     Commit,
     Done,
@@ -29,8 +30,10 @@ from psicli.protocol import (
     Purpose,
     Ready,
     Received,
+    Reconnect,
     ResumeOffer,
     StreamOffset,
+    Taken,
     TaskTerms,
 )
 
@@ -69,6 +72,12 @@ def encode(message: Message) -> bytes:
             envelope = pb.Envelope(ack=pb.Ack(task=task, stream=stream, frames=frames, digest=digest))
         case Abort(failure_class):
             envelope = pb.Envelope(abort=pb.Abort(failure_class=failure_class))
+        case Reconnect(sid, messages):
+            envelope = pb.Envelope(reconnect=pb.Reconnect(sid=sid, messages=messages))
+        case Taken(messages):
+            envelope = pb.Envelope(taken=pb.Taken(messages=messages))
+        case Bye():
+            envelope = pb.Envelope(bye=pb.Bye())
     octets: bytes = envelope.SerializeToString()
     return octets
 
@@ -104,6 +113,12 @@ def decode(octets: bytes) -> Message:
             return Ack(ack.task, ack.stream, ack.frames, _sized(ack.digest, DIGEST_BYTES if ack.stream else 0))
         case "abort":
             return Abort(envelope.abort.failure_class)
+        case "reconnect":
+            return Reconnect(_sized(envelope.reconnect.sid, DIGEST_BYTES), envelope.reconnect.messages)
+        case "taken":
+            return Taken(envelope.taken.messages)
+        case "bye":
+            return Bye()
         case _:
             raise PeerProtocolError(detail="a message of a kind this version does not know")
 

@@ -29,6 +29,7 @@ from psicli.protocol import (
     NONCE_BYTES,
     Abort,
     Ack,
+    Bye,
     Chunk,
     Commit,
     Done,
@@ -42,6 +43,7 @@ from psicli.protocol import (
     Received,
     Stream,
     StreamShape,
+    Taken,
     TaskTerms,
     first_digest,
     session_id,
@@ -54,6 +56,8 @@ from psicli.wire import decode, decode_hello, encode, encode_hello
 # Longer than anything here may take [s].
 DEADLINE = 30.0
 CHUNK_ITEMS = 8
+# How often a hostile peer says what it has taken in [messages].
+CONFIRM_EVERY = 4
 JOB, TASK_NAME = "overlap", "people"
 BACKOFFS = ("initial", "min", "max")
 PATH = f"/{SERVICE}/{METHOD}"
@@ -87,6 +91,9 @@ class Wire:
         self.channel: Any = None
         self._out: SimpleQueue[bytes | Iterator[bytes] | None] = SimpleQueue()
         self._in: SimpleQueue[bytes | None] = SimpleQueue()
+        # What our side is told of what it sent: it would not go on for ever without.
+        self._confirmed: SimpleQueue[bytes] = SimpleQueue()
+        self._flooding = False
 
     def send(self, octets: bytes | Iterator[bytes]) -> None:
         """Send a message, or all that an iterator gives, which may be without end."""
@@ -105,15 +112,25 @@ class Wire:
             if isinstance(item, bytes):
                 yield item
                 continue
+            self._flooding = True
             for octets in item:
                 if self.over.is_set():
                     break
                 yield octets
+                while not self._confirmed.empty():
+                    yield self._confirmed.get()
+
+    @staticmethod
+    def _messages(incoming: Iterable[bytes]) -> Iterator[bytes]:
+        """Leave out what is about the link itself."""
+        return (octets for octets in incoming if not isinstance(decode(octets), Taken | Bye))
 
     def pump(self, incoming: Iterable[bytes]) -> None:
         try:
-            for octets in incoming:
+            for number, octets in enumerate(self._messages(incoming), 1):
                 self._in.put(octets)
+                if number % CONFIRM_EVERY == 0:
+                    (self._confirmed if self._flooding else self._out).put(encode(Taken(number)))
         except grpc.RpcError:
             pass
         self.over.set()

@@ -126,6 +126,7 @@ def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
         "connect_retry_times": 600,
         "connect_retry_interval_ms": 1000,
         "recv_timeout_ms": 300000,
+        "reconnect_window_ms": 600000,
     }
     assert job.pipeline.model_dump() == {"threads": None, "depth": 4, "chunk_items": None, "memory": default_memory()}
     assert job.tls is not None
@@ -200,9 +201,12 @@ def test_standard_input_and_output(load: Load) -> None:
 
 
 def test_numbers_within_bounds(load: Load) -> None:
-    link = "  link_desc: {connect_retry_times: 1, connect_retry_interval_ms: 50, recv_timeout_ms: 1000}\n"
+    link = (
+        "  link_desc: {connect_retry_times: 1, connect_retry_interval_ms: 50, recv_timeout_ms: 1000, "
+        "reconnect_window_ms: 0}\n"
+    )
     job = load(with_nodes('{party: alice, address: "127.0.0.1:1"}', more=link))
-    assert tuple(job.link.model_dump().values()) == (1, 50, 1000)
+    assert tuple(job.link.model_dump().values()) == (1, 50, 1000, 0)
 
 
 # Reading ----------------------------------------------------------------------------------------------------------

@@ -381,11 +381,14 @@ def play(party: str, recorded: SessionRecording, octets: Sequence[bytes], patien
             pass
         patience_of_peer -= time.monotonic() - began
 
+    stream = end.link.stream
+    assert stream is not None
+
     def outgoing() -> None:
-        for _ in end.link.outgoing():
+        for _ in stream.outgoing():
             pass
 
-    pump = threading.Thread(target=lambda: end.link.pump(incoming()), daemon=True)
+    pump = threading.Thread(target=lambda: stream.pump(incoming()), daemon=True)
     drain = threading.Thread(target=outgoing, daemon=True)
     running = threading.Thread(target=end.run, name="psicli-test-side", daemon=True)
     for thread in (pump, drain, running):

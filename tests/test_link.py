@@ -23,7 +23,7 @@ from psicli.errors import (
     PortBusyError,
 )
 from psicli.link import METHOD, QUEUE_FRAMES, SERVICE, Dialer, Link, Listener
-from psicli.protocol import Abort, Ack, Chunk, Hello, HelloOctets, Message, Purpose
+from psicli.protocol import Abort, Ack, Bye, Chunk, Hello, HelloOctets, Message, Purpose
 from psicli.wire import decode, encode, encode_hello
 
 DEADLINE = 30.0
@@ -138,7 +138,7 @@ def test_a_second_dialer_is_turned_away(meeting: Meeting) -> None:
 def test_a_check_is_answered_and_forgotten(meeting: Meeting) -> None:
     listening = meeting.listen()
     answers = list(meeting.raw(iter([encode(HelloOctets(hello("bob", Purpose.CHECK)))])))
-    assert [type(decode(answer)) for answer in answers] == [HelloOctets]
+    assert [type(decode(answer)) for answer in answers] == [HelloOctets, Bye]
     assert not listening.done()
     meeting.dial().result(DEADLINE)
     assert listening.result(DEADLINE).peer_hello
@@ -180,7 +180,7 @@ def test_what_is_no_message_is_found_and_can_still_be_answered(meeting: Meeting,
     alice, bob = meeting.links()
     one, other = (alice, bob) if sending == "listener" else (bob, alice)
     with one._changed:
-        one._outbox.append(b"\xff\xff")
+        one._outbox.put(b"\xff\xff")
         one._changed.notify_all()
     assert other.wait(for_message=True, room_for=None, timeout=DEADLINE)
     with pytest.raises(PeerProtocolError):

@@ -226,13 +226,17 @@ class Party:
 def connect(one: Link, other: Link, passes: Filter = lambda message: True) -> None:
     """Let what `other` sends arrive at `one`, as a network would; the connection ends at what does not pass."""
 
+    goal, source = one.stream, other.stream
+    assert goal is not None
+    assert source is not None
+
     def incoming() -> Iterator[bytes]:
-        for octets in other.outgoing():
+        for octets in source.outgoing():
             if not passes(decode(octets)):
                 return
             yield octets
 
-    threading.Thread(target=lambda: one.pump(incoming()), name="psicli-test-wire", daemon=True).start()
+    threading.Thread(target=lambda: goal.pump(incoming()), name="psicli-test-wire", daemon=True).start()
 
 
 def joined(
@@ -512,8 +516,12 @@ def test_a_link_that_ends_while_both_directions_are_full_is_noticed() -> None:
         with link._changed:
             assert link._changed.wait_for(lambda: link._outbox, PATIENCE), "alice never opened"
         yield from map(encode, frames)
+        with link._changed:
+            link._changed.wait_for(lambda: link.ended, PATIENCE)
 
-    threading.Thread(target=lambda: link.pump(incoming()), name="psicli-test-wire", daemon=True).start()
+    stream = link.stream
+    assert stream is not None
+    threading.Thread(target=lambda: stream.pump(incoming()), name="psicli-test-wire", daemon=True).start()
     running = threading.Thread(target=ends[0].run, daemon=True)
     running.start()
     with link._changed:

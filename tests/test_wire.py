@@ -19,6 +19,7 @@ from psicli.protocol import (
     CHUNK_ITEMS,
     Abort,
     Ack,
+    Bye,
     Chunk,
     Commit,
     Done,
@@ -30,8 +31,10 @@ from psicli.protocol import (
     Purpose,
     Ready,
     Received,
+    Reconnect,
     ResumeOffer,
     StreamOffset,
+    Taken,
     TaskTerms,
 )
 
@@ -65,6 +68,9 @@ messages: dict[type[Message], st.SearchStrategy[Message]] = {
     Done: st.builds(Done, task=u32),
     Ack: st.builds(Ack, task=u32, stream=u32.filter(bool), frames=u64, digest=digests) | st.builds(Ack, task=u32),
     Abort: st.builds(Abort, failure_class=u32),
+    Reconnect: st.builds(Reconnect, sid=digests, messages=u64),
+    Taken: st.builds(Taken, messages=u64),
+    Bye: st.just(Bye()),
 }
 any_message = st.one_of(*messages.values())
 hellos = st.builds(
@@ -133,6 +139,9 @@ EXAMPLES: list[Message] = [
     Ack(1, 2, 3, bytes(range(32))),
     Ack(1),
     Abort(76),
+    Reconnect(bytes(range(32)), 7),
+    Taken(1 << 40),
+    Bye(),
 ]
 UNKNOWN_FIELD = b"\xf8\x07\x01"  # field 127, a varint
 
@@ -180,7 +189,10 @@ def test_whatever_is_added_is_refused(message: Message) -> None:
         assert refused(extra + octets)
 
 
-@pytest.mark.parametrize("kind", ["open", "chunk", "end", "received", "ready", "commit", "done", "ack", "abort"])
+@pytest.mark.parametrize(
+    "kind",
+    ["open", "chunk", "end", "received", "ready", "commit", "done", "ack", "abort", "reconnect", "taken", "bye"],
+)
 def test_an_unknown_field_inside_is_refused(kind: str) -> None:
     for message in EXAMPLES:
         envelope = pb.Envelope.FromString(wire.encode(message))

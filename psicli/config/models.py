@@ -70,6 +70,13 @@ class LinkSettings(_Model):
         ge=1000,
         le=86_400_000,
     )
+    reconnect_window_ms: Whole = _field(
+        "How long to try to get a connection back that broke; 0 ends the run at once [ms].",
+        600_000,
+        default=600_000,
+        ge=0,
+        le=86_400_000,
+    )
 
 
 class NodeEntry(_Model):
