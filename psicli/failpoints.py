@@ -34,6 +34,8 @@ POINTS = (
     *CARRYING,
     *(f"{message}.arrived" for message in MESSAGES),
     "link.sent",
+    "reconnect.dialled",
+    "reconnect.answered",
     "session.agreed",
     "input.read",
     "task.admitted",

@@ -24,8 +24,9 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 import grpc
 from cryptography import x509
 
-from psicli import failpoints, signals, tls, trace
+from psicli import failpoints, signals, sockets, tls, trace
 from psicli.errors import (
+    CertificateRefusedError,
     HandshakesFailedError,
     IdentityError,
     LinkBrokenError,
@@ -87,12 +88,16 @@ FIRST_RETRY_INTERVAL = 0.05
 HANDSHAKE_GRACE = 3.0
 # How long a listener in plain text may take to hear that the dialer speaks TLS [s].
 PLAIN_WORDS_TIMEOUT = 2.0
-# A listener whose connection broke takes the dialer for dead when no new one comes within this time, unless nothing
-# was heard for long before: then it is the network, and worth a longer wait [s].
+# A listener whose connection broke takes the dialer for dead when no new one comes within this time, unless its last
+# words found nobody: then it is the network, and worth a longer wait [s].
 DEAD_AFTER = 5.0
+# A peer not heard for so long may be stopped: from then on it is watched whether its machine still answers [s].
 LONG_SILENCE = 30.0
-# How long one attempt to get a broken connection back may take, and the longest pause before the next [s].
-ATTEMPT_TIMEOUT = 10.0
+WATCH_INTERVAL = 5.0
+# Of one attempt to get a broken connection back: how long the peer's machine may take to accept it, and then the peer
+# to answer; and the longest pause before the next. TCP alone would try ever less often [s].
+REACH_TIMEOUT = 3.0
+ANSWER_TIMEOUT = 5.0
 LONGEST_PAUSE = 1.0
 # How many different strangers get a line of their own in the log.
 MAX_STRANGERS = 16
@@ -136,7 +141,7 @@ _KNOWN_REASONS = (
     "connection reset",
     "no route to host",
     "network is unreachable",
-    "timed out",
+    sockets.TIMED_OUT,
     "hostname verification check failed",
 )
 
@@ -151,6 +156,9 @@ class Stream:
         self.said_bye = False
         self.over = False
         self.failure: PsicliError | None = None
+        # To a listener: where its other end is, and whether gRPC still has something to send over it.
+        self.remote = ""
+        self.served = False
 
     def outgoing(self) -> Iterator[bytes]:
         """Yield what is to be sent until the link is closed or goes on over another stream."""
@@ -187,10 +195,15 @@ class Stream:
             self.link.end(failure)
         self.end(failure)
 
+    def was_served(self) -> None:
+        """Take note that gRPC is through with it: the last word has been handed to the system, or never will be."""
+        self.served = False
+        self.end(PeerGoneError(reason="the connection broke"))
+
     def end(self, failure: PsicliError | None) -> None:
         if not self.over:
             self.failure, self.over = failure, True
-            self.link.stream_ended(self)
+        self.link.stream_ended(self)
 
 
 class Link:
@@ -212,6 +225,8 @@ class Link:
         self._trial: Stream | None = None
         self._sid = b""
         self._mend: Callable[[Link, PsicliError], None] | None = None
+        # Of the attempts to reconnect: the last one made, to a dialer, or taken in.
+        self._attempt = 0
         self._changed = threading.Condition()
         # A failure among the messages is what the peer sent instead of one.
         self._inbox: deque[tuple[Message, int] | PsicliError] = deque()
@@ -230,8 +245,8 @@ class Link:
         self._woken = False
         self._failure: PsicliError | None = None
         self._heard_at = time.monotonic()
-        # How long nothing had been heard when the stream broke [s].
-        self.silence_before = 0.0
+        # Whether the stream's last words found nobody, as far as it was watched.
+        self.unanswered = False
         # Handed to the stream, and come out of it [bytes].
         self._bytes_sent = 0
         self._bytes_received = 0
@@ -304,7 +319,12 @@ class Link:
 
         None while it is we who do not listen, nor while the link is broken: how long that may last is said elsewhere.
         """
-        return 0.0 if self._inbox or self.broken else time.monotonic() - self._heard_at
+        return 0.0 if self._inbox or self.broken else self.unheard
+
+    @property
+    def unheard(self) -> float:
+        """Time since the peer was last heard, whatever the reason [s]."""
+        return time.monotonic() - self._heard_at
 
     @property
     def broken(self) -> bool:
@@ -344,7 +364,7 @@ class Link:
         while self._inbox:
             self._pop()
         self._changed.notify_all()
-        return self._ended
+        return self._ended and not (self.stream and self.stream.served)
 
     # The transport's side
 
@@ -359,8 +379,9 @@ class Link:
                     trace.count("sent", "bytes", self._bytes_sent)
                     self._changed.notify_all()
                     return octets
-                # A peer that has only ended its own direction still listens.
-                if self._failure or stream.said_bye or (not self._outbox and (self._closing or self._ended)):
+                # A peer that has only ended its own direction still listens, and waits for our Bye.
+                over = self._closing or (self._ended and not self._peer_said_bye)
+                if self._failure or stream.said_bye or (over and not self._outbox):
                     return None
                 self._changed.wait()
             return None
@@ -368,7 +389,7 @@ class Link:
     def _next_now(self, stream: Stream) -> bytes | None:
         if stream.owes_reconnect:
             stream.owes_reconnect = False
-            return encode(Reconnect(self._sid, self._arrived))
+            return encode(Reconnect(self._sid, self._attempt, self._arrived))
         if stream is self._trial or self._failure or stream.said_bye:
             return None
         if self._untold_cost >= WINDOW_BYTES // 4:
@@ -466,19 +487,27 @@ class Link:
             self._changed.notify_all()
             if stream is not self.stream or self._ended:
                 return
-            if self._mend is None or self._peer_said_bye or self._aborted:
+            lasting = self._peer_said_bye or self._aborted or isinstance(stream.failure, PeerProtocolError)
+            if self._mend is None or lasting:
                 self.end(stream.failure)
                 return
-            self.silence_before = time.monotonic() - self._heard_at
             self.stream = None
         cause = stream.failure or PeerGoneError(reason="the connection was closed")
-        threading.Thread(target=self._mend, args=(self, cause), name="psicli-mend", daemon=True).start()
+        threading.Thread(target=self._be_mended, args=(self._mend, cause), name="psicli-mend", daemon=True).start()
+
+    def _be_mended(self, mend: Callable[[Link, PsicliError], None], cause: PsicliError) -> None:
+        try:
+            mend(self, cause)
+        except Exception as exc:
+            logger.exception("unexpected failure")
+            self.end(unexpected(exc))
 
     def try_stream(self) -> Stream:
         """Return a stream that begins with Reconnect and takes over once that is answered."""
         with self._changed:
             self._trial = stream = Stream(self)
             stream.owes_reconnect = True
+            self._attempt += 1
             return stream
 
     def await_trial(self, timeout: float) -> None:
@@ -492,15 +521,18 @@ class Link:
                 assert trial is not None
                 raise (trial.over and trial.failure) or PeerGoneError(reason=NO_ANSWER)
 
-    def take_over(self, other: Link, messages: int) -> None:
-        """Go on over the stream of another link, whose end has taken in so many of our messages.
+    def take_over(self, other: Link, first: Reconnect) -> None:
+        """Go on over the stream of another link, which began so; the stream there was, whole or not, is over.
 
-        Raises PeerProtocolError for a number that cannot be.
+        Raises PeerProtocolError for numbers that cannot be: an attempt that was given up may arrive late.
         """
         stream = other.stream
         assert stream is not None
         with self._changed:
-            self._outbox.go_on_after(messages)
+            if first.attempt <= self._attempt:
+                raise PeerProtocolError(detail="it reconnects again as it did before")
+            self._outbox.go_on_after(first.messages)
+            self._attempt = first.attempt
             stream.owes_reconnect = True
             self._use(stream)
         if stream.over:
@@ -511,6 +543,11 @@ class Link:
         with self._changed:
             return self._changed.wait_for(lambda: not self.broken, timeout)
 
+    def await_silence(self, timeout: float) -> bool:
+        """Wait for timeout [s] at most; return whether the link goes on, for whoever watches it."""
+        with self._changed:
+            return not self._changed.wait_for(lambda: self._ended, timeout)
+
     def await_end(self, stream: Stream) -> None:
         """Wait until a stream is not needed any more; after an Abort nobody has anything to say."""
         with self._changed:
@@ -519,7 +556,8 @@ class Link:
     def _try(self, stream: Stream, answer: tuple[Message, int] | PsicliError) -> None:
         """Take in the answer to Reconnect."""
         match answer:
-            case Reconnect(sid, messages), _ if self.is_of(sid):
+            case Reconnect(sid, attempt, messages), _ if self.is_of(sid) and attempt == self._attempt:
+                failpoints.passage("reconnect.answered")
                 try:
                     self._outbox.go_on_after(messages)
                     self._use(stream)
@@ -534,6 +572,7 @@ class Link:
         self.stream, self._trial = stream, None
         stream.link = self
         self._heard_at = time.monotonic()
+        self.unanswered = False
         # What was told last may not have arrived.
         self._untold_cost = WINDOW_BYTES
         self._changed.notify_all()
@@ -702,6 +741,7 @@ class Listener:
         """Free the port; ends every stream."""
         self._server.stop(LAST_WORDS_TIMEOUT if self._told else 0).wait(2 * LAST_WORDS_TIMEOUT)
         for link in [*self._links, *([self._taken] if self._taken else [])]:
+            link.close_outgoing()
             link.end()
         self._threads.shutdown(wait=False)
 
@@ -712,7 +752,8 @@ class Listener:
         assert stream is not None
         self._links.add(link)
         try:
-            context.add_callback(lambda: stream.end(PeerGoneError(reason="the connection broke")))
+            stream.remote, stream.served = context.peer(), True
+            context.add_callback(stream.was_served)
             link.peer_certificate = self._check_identity(context)
             threading.Thread(target=stream.pump, args=(requests,), name="psicli-pump", daemon=True).start()
             self._admit(link, link.first(HELLO_TIMEOUT))
@@ -761,6 +802,7 @@ class Listener:
             elif isinstance(first, Abort) and self._taken is None:
                 self._peer_failure = first.failure_class
                 self._told = True
+                link.close_outgoing()
             elif isinstance(first, Reconnect):
                 self._readmit(link, first)
             else:
@@ -790,6 +832,7 @@ class Listener:
             self._taken = link
             if self._window:
                 link.can_be_mended(session_id(link.own_hello, octets), self._await_again)
+                threading.Thread(target=self._watch, args=(link,), name="psicli-watch", daemon=True).start()
 
     def _say_hello(self, link: Link, octets: bytes) -> None:
         assert self._make_hello is not None
@@ -797,16 +840,27 @@ class Listener:
         link.send(HelloOctets(link.own_hello))
 
     def _readmit(self, link: Link, first: Reconnect) -> None:
-        """Let the session go on over a new stream, if it is the one that goes on here."""
+        """Let the session go on over a new stream, if it is the one that goes on here.
+
+        Also where the stream there is looks whole: the peer would not ask if it still had its end of it.
+        """
         if self._taken is not None and self._taken.is_of(first.sid):
-            self._taken.take_over(link, first.messages)
+            failpoints.passage("reconnect.answered")
+            self._taken.take_over(link, first)
         else:
             self._turn_away(link, PeerLostError.code)
 
+    def _watch(self, link: Link) -> None:
+        """Note of a silent peer whether its machine still answers: of a connection that is gone nobody can tell."""
+        while link.await_silence(WATCH_INTERVAL):
+            stream = link.stream
+            if stream is not None and link.unheard >= LONG_SILENCE:
+                link.unanswered = sockets.is_unanswered(stream.remote)
+
     def _await_again(self, link: Link, cause: PsicliError) -> None:
         """Wait for the peer to come back after its connection broke; end the link if it does not."""
-        long = link.silence_before >= LONG_SILENCE
-        patience = self._window if long else min(DEAD_AFTER, self._window)
+        lost = link.unanswered
+        patience = self._window if lost else min(DEAD_AFTER, self._window)
         logger.warning(
             "the connection of %s broke (%s); waiting %.0f s for a new one", self._peer, _reason(cause), patience
         )
@@ -816,7 +870,7 @@ class Listener:
             if gone >= patience:
                 link.end(
                     LinkBrokenError(cause=_reason(cause), seconds=patience)
-                    if long
+                    if lost
                     else PeerGoneError(reason=f"{_reason(cause)}, and no new connection came within {patience:.0f} s")
                 )
                 return
@@ -919,6 +973,7 @@ class Dialer:
         while not told and time.monotonic() < deadline:
             link = Link()
             try:
+                failpoints.passage("peer.dialled")
                 link.send(Abort(failure_class))
                 assert link.stream is not None
                 self._connect(link, link.stream, deadline)
@@ -957,24 +1012,14 @@ class Dialer:
         pause = min(FIRST_RETRY_INTERVAL, self._retry_interval)
         while not link.ended:
             self._hang_up()
-            try:
-                self._connect(link, link.try_stream(), time.monotonic() + min(ATTEMPT_TIMEOUT, _left(deadline)))
-                link.await_trial(min(ATTEMPT_TIMEOUT, _left(deadline)))
-                if not link.ended:
-                    logger.info("%s is back after %.1f s", self._peer, time.monotonic() - began)
-                    return
-                continue
-            except PeerGoneError as exc:
-                reason = _reason(exc)
-            except PsicliError as exc:
-                link.end(exc)
-                continue
-            except ValueError:
-                # The channel was closed meanwhile: this side is through.
-                reason = NO_ANSWER
-            if reason == _REFUSED:
-                # The machine is there, and nobody listens on it any more.
-                link.end(PeerGoneError(reason=f"{_reason(cause)}, then {_REFUSED}"))
+            reason = self._try_again(link)
+            if link.ended:
+                break
+            if reason is None:
+                logger.info("%s is back after %.1f s", self._peer, time.monotonic() - began)
+                return
+            if (death := self._death(link, reason)) is not None:
+                link.end(PeerGoneError(reason=f"{_reason(cause)}, then {death}"))
             elif time.monotonic() >= deadline:
                 link.end(LinkBrokenError(cause=_reason(cause), seconds=self._window))
             elif time.monotonic() >= next_line:
@@ -984,7 +1029,44 @@ class Dialer:
             pause = min(2 * pause, self._retry_interval, LONGEST_PAUSE)
         self._hang_up()
 
+    def _try_again(self, link: Link) -> str | None:
+        """Make one attempt; return why it failed, None when the link goes on, or has ended."""
+        try:
+            sockets.reach(*self._address, REACH_TIMEOUT)
+        except PeerGoneError as exc:
+            return _reason(exc)
+        failpoints.passage("reconnect.dialled")
+        try:
+            self._connect(link, link.try_stream(), time.monotonic() + ANSWER_TIMEOUT)
+            link.await_trial(ANSWER_TIMEOUT)
+        except PeerGoneError as exc:
+            # Whoever accepts a connection, and then takes too long over TLS, does not answer.
+            return NO_ANSWER if _reason(exc) == sockets.TIMED_OUT else _reason(exc)
+        except (CertificateRefusedError, TlsHandshakeError) as exc:
+            # Both were fine before, and look like this when the connection breaks again.
+            return exc.message
+        except PsicliError as exc:
+            link.end(exc)
+        except ValueError:
+            # The channel was closed meanwhile: this side is through.
+            return NO_ANSWER
+        return None
+
+    def _death(self, link: Link, reason: str) -> str | None:
+        """Tell a peer that is no more, or stopped, from a network that is broken: its machine is there without it."""
+        if reason == _REFUSED:
+            return _REFUSED
+        if reason != NO_ANSWER or link.unheard < LONG_SILENCE:
+            return None
+        try:
+            # The network may have broken again since.
+            sockets.reach(*self._address, REACH_TIMEOUT)
+        except PeerGoneError:
+            return None
+        return f"its machine took a connection that nobody answered within {ANSWER_TIMEOUT:.0f} s: was it stopped?"
+
     def _attempt(self, link: Link, first: Message, deadline: float) -> Link:
+        failpoints.passage("peer.dialled")
         link.send(first)
         assert link.stream is not None
         self._connect(link, link.stream, deadline)
@@ -1010,7 +1092,6 @@ class Dialer:
         raise PeerProtocolError(detail="it did not answer with a Hello")
 
     def _connect(self, link: Link, stream: Stream, deadline: float) -> None:
-        failpoints.passage("peer.dialled")
         self._channel = channel = self._open_channel(link, deadline)
         call = channel.stream_stream(f"/{SERVICE}/{METHOD}")(stream.outgoing())
         threading.Thread(target=stream.pump, args=(call,), name="psicli-pump", daemon=True).start()

@@ -201,9 +201,13 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """A new stream takes the place of one that broke; messages: how many this side has taken in."""
+    """A new stream takes the place of one that broke.
+
+    attempt: of the dialer's, from 1 on; messages: how many this side has taken in.
+    """
 
     sid: bytes = field(repr=False)
+    attempt: int
     messages: int
 
 

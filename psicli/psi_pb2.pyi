@@ -169,12 +169,14 @@ class Abort(_message.Message):
     def __init__(self, failure_class: _Optional[int] = ...) -> None: ...
 
 class Reconnect(_message.Message):
-    __slots__ = ("sid", "messages")
+    __slots__ = ("sid", "attempt", "messages")
     SID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     sid: bytes
+    attempt: int
     messages: int
-    def __init__(self, sid: _Optional[bytes] = ..., messages: _Optional[int] = ...) -> None: ...
+    def __init__(self, sid: _Optional[bytes] = ..., attempt: _Optional[int] = ..., messages: _Optional[int] = ...) -> None: ...
 
 class Taken(_message.Message):
     __slots__ = ("messages",)

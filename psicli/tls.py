@@ -9,10 +9,7 @@ DNS subject alternative name, compared here and nowhere else.
 from __future__ import annotations
 
 import re
-import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +18,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from psicli import signals
+from psicli import signals, sockets
 from psicli.errors import (
     CertificateRefusedError,
     IdentityError,
@@ -227,7 +224,7 @@ def preflight(host: str, port: int, credentials: TlsCredentials, timeout: float)
 
 def _handshake(host: str, port: int, credentials: TlsCredentials, timeout: float) -> x509.Certificate:
     where = written_address(host, port)
-    with _connected(host, port, timeout) as plain:
+    with sockets.connected(host, port, timeout) as plain:
         try:
             # A connection that just breaks off is no end of the stream.
             secure = credentials.context.wrap_socket(
@@ -252,18 +249,6 @@ def _named_certificate(secure: ssl.SSLSocket, where: str, name: str) -> x509.Cer
     if not names_party(certificate, name):
         raise PeerCertificateNameError(where=where, names=shown_names(certificate), name=name)
     return certificate
-
-
-@contextmanager
-def _connected(host: str, port: int, timeout: float) -> Iterator[socket.socket]:
-    """Connect, and translate what the network may do to the connection into PeerGoneError."""
-    try:
-        with signals.allowed(), socket.create_connection((host, port), timeout) as plain:
-            yield plain
-    except TimeoutError as exc:
-        raise PeerGoneError(reason="timed out") from exc
-    except OSError as exc:
-        raise PeerGoneError(reason=(exc.strerror or "unknown").lower()) from exc
 
 
 def _read_greeting(secure: ssl.SSLSocket, where: str, credentials: TlsCredentials) -> None:

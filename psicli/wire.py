@@ -72,8 +72,8 @@ def encode(message: Message) -> bytes:
             envelope = pb.Envelope(ack=pb.Ack(task=task, stream=stream, frames=frames, digest=digest))
         case Abort(failure_class):
             envelope = pb.Envelope(abort=pb.Abort(failure_class=failure_class))
-        case Reconnect(sid, messages):
-            envelope = pb.Envelope(reconnect=pb.Reconnect(sid=sid, messages=messages))
+        case Reconnect(sid, attempt, messages):
+            envelope = pb.Envelope(reconnect=pb.Reconnect(sid=sid, attempt=attempt, messages=messages))
         case Taken(messages):
             envelope = pb.Envelope(taken=pb.Taken(messages=messages))
         case Bye():
@@ -114,7 +114,8 @@ def decode(octets: bytes) -> Message:
         case "abort":
             return Abort(envelope.abort.failure_class)
         case "reconnect":
-            return Reconnect(_sized(envelope.reconnect.sid, DIGEST_BYTES), envelope.reconnect.messages)
+            again = envelope.reconnect
+            return Reconnect(_sized(again.sid, DIGEST_BYTES), again.attempt, again.messages)
         case "taken":
             return Taken(envelope.taken.messages)
         case "bye":

@@ -10,14 +10,13 @@ import itertools
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -409,83 +408,3 @@ def _grpc_messages(octets: bytes) -> list[bytes]:
         messages.append(data[5 : 5 + size])
         data = data[5 + size :]
     return messages
-
-
-class Proxy:
-    """A network between the two parties that a test can break: dial `port`, and it goes on to the listener."""
-
-    def __init__(self, port: int, target: int) -> None:
-        self.port = port
-        self._target = target
-        self._sockets: list[socket.socket] = []
-        # Of connections that were ended: open until the end, so that no number is used twice.
-        self._ended: list[socket.socket] = []
-        self._changed = threading.Condition()
-        self._cut = False
-        self._server = socket.create_server(("127.0.0.1", port))
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
-
-    def reset(self) -> None:
-        """Reset every connection there is."""
-        for each in self._forget():
-            with suppress(OSError):
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                # A thread that reads from it would keep it open.
-                each.shutdown(socket.SHUT_RD)
-            each.close()
-
-    def half_close(self) -> None:
-        """End every connection as if both sides had nothing more to say."""
-        for each in self._forget():
-            self._ended.append(each)
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_WR)
-
-    def cut(self) -> None:
-        """Let nothing through from now on, and tell nobody; connections that are made meanwhile are not answered."""
-        with self._changed:
-            self._cut = True
-
-    def heal(self) -> None:
-        with self._changed:
-            self._cut = False
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        self.heal()
-        with suppress(OSError):
-            self._server.shutdown(socket.SHUT_RDWR)
-        self._thread.join(DEADLINE)
-        self._server.close()
-        for each in (*self._forget(), *self._ended):
-            each.close()
-
-    def _forget(self) -> list[socket.socket]:
-        with self._changed:
-            found, self._sockets = self._sockets, []
-            return found
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._server.accept()
-            except OSError:
-                return
-            try:
-                far = socket.create_connection(("127.0.0.1", self._target))
-            except ConnectionRefusedError:
-                near.close()
-                continue
-            with self._changed:
-                self._sockets += near, far
-            for source, goal in ((near, far), (far, near)):
-                threading.Thread(target=self._carry, args=(source, goal), daemon=True).start()
-
-    def _carry(self, source: socket.socket, goal: socket.socket) -> None:
-        with suppress(OSError):
-            while octets := source.recv(1 << 16):
-                with self._changed:
-                    self._changed.wait_for(lambda: not self._cut)
-                goal.sendall(octets)
-            goal.shutdown(socket.SHUT_WR)

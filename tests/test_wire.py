@@ -68,7 +68,7 @@ messages: dict[type[Message], st.SearchStrategy[Message]] = {
     Done: st.builds(Done, task=u32),
     Ack: st.builds(Ack, task=u32, stream=u32.filter(bool), frames=u64, digest=digests) | st.builds(Ack, task=u32),
     Abort: st.builds(Abort, failure_class=u32),
-    Reconnect: st.builds(Reconnect, sid=digests, messages=u64),
+    Reconnect: st.builds(Reconnect, sid=digests, attempt=u32, messages=u64),
     Taken: st.builds(Taken, messages=u64),
     Bye: st.just(Bye()),
 }
@@ -139,7 +139,7 @@ EXAMPLES: list[Message] = [
     Ack(1, 2, 3, bytes(range(32))),
     Ack(1),
     Abort(76),
-    Reconnect(bytes(range(32)), 7),
+    Reconnect(bytes(range(32)), 2, 7),
     Taken(1 << 40),
     Bye(),
 ]
