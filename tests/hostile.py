@@ -91,9 +91,11 @@ class Wire:
         self.channel: Any = None
         self._out: SimpleQueue[bytes | Iterator[bytes] | None] = SimpleQueue()
         self._in: SimpleQueue[bytes | None] = SimpleQueue()
-        # What our side is told of what it sent: it would not go on for ever without.
+        # What our side is told of what it sent, it would not go on for ever without: here while all that an iterator
+        # gives is sent, else among the rest.
         self._confirmed: SimpleQueue[bytes] = SimpleQueue()
         self._flooding = False
+        self._guard = threading.Lock()
 
     def send(self, octets: bytes | Iterator[bytes]) -> None:
         """Send a message, or all that an iterator gives, which may be without end."""
@@ -119,6 +121,10 @@ class Wire:
                 yield octets
                 while not self._confirmed.empty():
                     yield self._confirmed.get()
+            with self._guard:
+                self._flooding = False
+            while not self._confirmed.empty():
+                yield self._confirmed.get()
 
     @staticmethod
     def _messages(incoming: Iterable[bytes]) -> Iterator[bytes]:
@@ -130,7 +136,8 @@ class Wire:
             for number, octets in enumerate(self._messages(incoming), 1):
                 self._in.put(octets)
                 if number % CONFIRM_EVERY == 0:
-                    (self._confirmed if self._flooding else self._out).put(encode(Taken(number)))
+                    with self._guard:
+                        (self._confirmed if self._flooding else self._out).put(encode(Taken(number)))
         except grpc.RpcError:
             pass
         self.over.set()
