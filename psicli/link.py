@@ -543,8 +543,8 @@ class Link:
         with self._changed:
             return self._changed.wait_for(lambda: not self.broken, timeout)
 
-    def await_silence(self, timeout: float) -> bool:
-        """Wait for timeout [s] at most; return whether the link goes on, for whoever watches it."""
+    def outlasts(self, timeout: float) -> bool:
+        """Return whether the link still goes on after timeout [s]; at once where it ends before."""
         with self._changed:
             return not self._changed.wait_for(lambda: self._ended, timeout)
 
@@ -753,7 +753,8 @@ class Listener:
         self._links.add(link)
         try:
             stream.remote, stream.served = context.peer(), True
-            context.add_callback(stream.was_served)
+            if not context.add_callback(stream.was_served):
+                stream.was_served()
             link.peer_certificate = self._check_identity(context)
             threading.Thread(target=stream.pump, args=(requests,), name="psicli-pump", daemon=True).start()
             self._admit(link, link.first(HELLO_TIMEOUT))
@@ -852,7 +853,7 @@ class Listener:
 
     def _watch(self, link: Link) -> None:
         """Note of a silent peer whether its machine still answers: of a connection that is gone nobody can tell."""
-        while link.await_silence(WATCH_INTERVAL):
+        while link.outlasts(WATCH_INTERVAL):
             stream = link.stream
             if stream is not None and link.unheard >= LONG_SILENCE:
                 link.unanswered = sockets.is_unanswered(stream.remote)

@@ -510,8 +510,17 @@ class Session:
         """End the session where both sides know that it is complete."""
         if not self._closed.is_set():
             self._closed.set()
-            self._link.finish(self._recv_timeout)
+            self._await_end()
             failpoints.passage("session.closed")
+
+    def _await_end(self) -> None:
+        """Wait until the peer has said everything too, for recv_timeout at most."""
+        deadline = time.monotonic() + self._recv_timeout
+        while (left := deadline - time.monotonic()) > 0:
+            self._link.finish(min(left, SILENCE_LINE_INTERVAL))
+            if self._link.ended:
+                return
+            logger.info("%s has not ended the session yet; %.0f s are the limit", self._peer, self._recv_timeout)
 
     def _keep_committed(self, patience: float) -> bool:
         """Keep what was committed before the link broke; return whether nothing else was to be done.
