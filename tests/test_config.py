@@ -504,7 +504,9 @@ def test_a_flood_of_mistakes_is_cut(tmp_path: Path, load: Load) -> None:
 
 @pytest.mark.parametrize("number", ["0", "-1", "1e3", "1_000", "007", "9" * 30, "1000.0", "", "\u0663"])
 def test_numbers_out_of_bounds(mistakes: Mistakes, number: str) -> None:
-    for name in LinkSettings.model_fields:
+    # A window of 0 is one: none.
+    names = LinkSettings.model_fields.keys() - ({"reconnect_window_ms"} if number == "0" else set())
+    for name in sorted(names):
         text = with_nodes('{party: alice, address: "127.0.0.1:1"}', more=f"  link_desc: {{{name}: {number}}}\n")
         starts(mistakes(text), f"7: cluster.link_desc.{name}: ")
 
