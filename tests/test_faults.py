@@ -510,8 +510,9 @@ def test_killed_while_it_reconnects(tmp_path: Path, point: str, party: str) -> N
     with proxied(tmp_path, SOME_ROWS, reconnect_window_ms=PATIENT) as (pair, proxy):
         runs = exchanging(pair, party, f"{point}:kill")
         proxy.reset()
-        victim, survivor = ends(runs, party)
+        victim, survivor = (runs[each].result() for each in (party, other(party)))
         assert victim.code == -signal.SIGKILL
+        assert survivor.ended - victim.ended < KILLED_WITHIN
         go_on(pair, runs, party, survivor)
 
 
@@ -521,8 +522,8 @@ def test_a_failure_while_it_reconnects(tmp_path: Path, point: str, party: str) -
     with proxied(tmp_path, SOME_ROWS, reconnect_window_ms=PATIENT) as (pair, proxy):
         runs = exchanging(pair, party, f"{point}:raise")
         proxy.reset()
-        mine, theirs = ends(runs, party)
-        assert theirs is not None
+        mine, theirs = (runs[each].result() for each in (party, other(party)))
+        assert theirs.ended - mine.ended < KILLED_WITHIN
         if party == LISTENER:
             # Whoever that was, it is let go, and comes again.
             all_right(pair, {party: mine, other(party): theirs})
