@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -258,7 +259,7 @@ def test_a_network_that_is_there_for_a_moment_is_no_stopped_listener(
 
 
 def test_a_network_that_does_not_come_back_ends_both(
-    join: Callable[..., Ends], quick: None, monkeypatch: pytest.MonkeyPatch
+    join: Callable[..., Ends], quick: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unreachable(host: str, port: int, timeout: float) -> None:
         raise PeerGoneError(reason=sockets.TIMED_OUT)
@@ -268,11 +269,16 @@ def test_a_network_that_does_not_come_back_ends_both(
     monkeypatch.setattr(sockets, "is_unanswered", lambda remote: True)
     monkeypatch.setattr(link_module, "LONG_SILENCE", 0.2)
     monkeypatch.setattr(link_module, "WATCH_INTERVAL", 0.05)
+    monkeypatch.setattr(link_module, "WAITING_LINE_INTERVAL", 0.2)
+    caplog.set_level(logging.INFO)
     ends = join(window=1.0)
     ends.proxy.blackhole()
     for link in ends.links:
         with pytest.raises(LinkBrokenError, match="did not come back within 1 s"):
             read_to_the_end(link)
+    # As often as WAITING_LINE_INTERVAL says.
+    assert caplog.text.count(f"still trying to reach alice at {ends.dialer.where}: timed out") >= 2
+    assert caplog.text.count("still waiting for bob to connect again") >= 2
 
 
 def test_a_machine_that_answers_is_told_from_one_that_cannot() -> None:

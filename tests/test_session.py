@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import threading
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pytest
 from pair import PATIENCE, KeptOutput, items_of
 
-from psicli import curve, trace
+from psicli import curve, session, trace
 from psicli.checkpoint import Marks
 from psicli.errors import (
     DisagreementError,
@@ -926,11 +927,25 @@ def test_the_connection_ends_before_a_result_is_written() -> None:
     succeeded(ends)
 
 
-def test_silence() -> None:
+def test_silence(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "SILENCE_LINE_INTERVAL", 0.1)
+    caplog.set_level(logging.INFO)
     with Played(recv_timeout=0.4) as played:
         failure = played.failure()
         assert isinstance(failure, PeerSilentError)
         assert failure.code == 69
+    assert caplog.text.count("bob has said nothing for 0 s; 0 s are the limit") >= 2
+
+
+def test_a_peer_that_does_not_end_the_session_is_waited_for_with_a_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "SILENCE_LINE_INTERVAL", 0.1)
+    caplog.set_level(logging.INFO)
+    with Played(recv_timeout=0.4, tasks=0) as played:
+        played._thread.join(PATIENCE)
+        assert not played._thread.is_alive()
+    assert caplog.text.count("bob has not ended the session yet; 0 s are the limit") >= 2
 
 
 def test_a_side_that_sends_nothing_else_says_that_it_is_there() -> None:
