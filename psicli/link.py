@@ -139,6 +139,7 @@ _REFUSED = "connection refused"
 _KNOWN_REASONS = (
     _REFUSED,
     "connection reset",
+    "socket closed",
     "no route to host",
     "network is unreachable",
     sockets.TIMED_OUT,
