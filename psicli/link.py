@@ -140,6 +140,7 @@ _KNOWN_REASONS = (
     _REFUSED,
     "connection reset",
     "socket closed",
+    "ping timeout",
     "no route to host",
     "network is unreachable",
     sockets.TIMED_OUT,
