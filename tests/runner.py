@@ -163,6 +163,11 @@ class Run:
             self._changed.wait_for(lambda: self._silent or self._said(text), DEADLINE)
             assert self._said(text), f"no line with {text!r}, only {self._lines}"
 
+    def said(self, text: str) -> bool:
+        """Return whether a line on standard error holds text by now."""
+        with self._changed:
+            return self._said(text)
+
     def _said(self, text: str) -> bool:
         return any(text in line for line in self._lines)
 
