@@ -15,7 +15,9 @@ STAGES = {stage.value: 0.0625 * number + 0.00049 for number, stage in enumerate(
 
 
 def a_report(**facts: Any) -> Report:
-    done = TaskReport("customers", "alice", False, Status.DONE, 10, 9, 1, 7, 3, 4, "out.csv", 1.5, 640, 960, STAGES)
+    counts = {"rows": 10, "distinct_items": 9, "matchless_rows": 1, "peer_items": 7, "matched": 3, "output_rows": 4}
+    took = {"seconds": 1.5, "bytes_sent": 640, "bytes_received": 960, "stages": STAGES}
+    done = TaskReport("customers", "alice", False, Status.DONE, **counts, output="out.csv", **took)  # type: ignore[arg-type]
     waiting = TaskReport("planes", "bob", False)
     return Report("nightly", "alice", "bob", "0.1.0", "native avx2", [done, waiting], **facts)
 
