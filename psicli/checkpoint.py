@@ -38,9 +38,10 @@ logger = logging.getLogger(__name__)
 MAX_AGE = 24 * 3600.0
 # A clock may be put back a little [s].
 CLOCK_SLACK = 300.0
-# How often one is brought to the disk: so much work may be lost [s]; and how many times longer than that takes.
-SAVE_INTERVAL = 2.0
-SAVE_PACE = 50
+# How often one is brought to the disk, beside all else: so much work may be lost [s]; not sooner than so many times as
+# long as the last time took.
+SAVE_INTERVAL = 1.0
+SAVE_PACE = 5
 
 _MAGIC = b"psicli checkpoint 1\n"
 _SECRET_BYTES = 32
