@@ -16,7 +16,7 @@ FORGET_KERNEL := rm -rf build psicli/curve/_native*.so
 BUILT_FROM := pyproject.toml $(wildcard psicli/curve/native_src/*)
 
 .PHONY: demo test test-slow lint format proto clean
-.PHONY: bench bench-peers bench-batch bench-memory bench-network bench-overlap bench-wide
+.PHONY: bench bench-peers bench-batch bench-memory bench-network bench-overlap bench-resume bench-wide
 
 demo: $(VENV)/.installed
 	PSICLI=$(BIN)/psicli PYTHON=$(BIN)/python sh sample_data/demo.sh
@@ -66,6 +66,10 @@ bench-network: $(VENV)/.test-installed
 # From the traces of a run: what was at work at once.
 bench-overlap: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/overlap.py
+
+# Killed in the middle and run again, and with the network away for a while. The latter needs root and iproute2.
+bench-resume: $(VENV)/.test-installed
+	$(BIN)/python tests/bench/resume.py
 
 # Three columns and 450.
 bench-wide: $(VENV)/.test-installed

@@ -84,6 +84,14 @@ class Facts:
     complete: bool = False
     result: Mapping[str, Any] | None = None
 
+    @property
+    def masked(self) -> tuple[int, int]:
+        """How many own items and points of the peer's were masked, as far as they are kept [items]."""
+        if self.complete:
+            return self.own_count, self.peer_count
+        own, peer = (0, 0) if self.marks is None else (self.marks.own[0], self.marks.peer[0])
+        return min(own * self.chunk_items, self.own_count), min(peer * self.chunk_items, self.peer_count)
+
     def to_octets(self) -> bytes:
         """Return what the file holds: a first line, one line of JSON, and the SHA-256 of both."""
         octets = _MAGIC + json.dumps(asdict(self)).encode() + b"\n"
@@ -129,6 +137,8 @@ class Checkpoint:
         self._peer = _Frames(folder.path / "peer-points", peer)
         self._products = _Frames(folder.path / "products", peer)
         self._tokens = _Frames(folder.path / "tokens", self._token_shape())
+        # Of an earlier run: the chain digests of each stream after 0, 1, 2, … frames.
+        self._chains: dict[int, Sequence[bytes]] = {}
         self._product_chain = [first_digest(_PRODUCTS, self._task_sid)]
         self._answers = _Answers(folder.path / "answered")
 
@@ -170,8 +180,7 @@ class Checkpoint:
         if folder is None:
             return None
         try:
-            facts = Facts.from_octets((folder.path / "meta").read_bytes())
-            _check_age(facts.created)
+            facts = cls.look(folder.path)
             return cls(folder, facts, _unsealed(folder.path / "scalar"), _unsealed(folder.path / "order"))
         except DoubtfulCheckpointError:
             _remove(folder)
@@ -181,15 +190,14 @@ class Checkpoint:
             raise DoubtfulCheckpointError(f"it cannot be read: {reason(exc)}") from exc
 
     @staticmethod
-    def fault(path: Path) -> str | None:
-        """Return why nobody will go on from a checkpoint, by its `meta` alone; another run may be writing it now."""
+    def look(path: Path) -> Facts:
+        """Return what `meta` says; another run may be writing it now. Raises DoubtfulCheckpointError."""
         try:
-            _check_age(Facts.from_octets((path / "meta").read_bytes()).created)
+            facts = Facts.from_octets((path / "meta").read_bytes())
         except OSError as exc:
-            return f"it cannot be read: {reason(exc)}"
-        except DoubtfulCheckpointError as exc:
-            return str(exc)
-        return None
+            raise DoubtfulCheckpointError(f"it cannot be read: {reason(exc)}") from exc
+        _check_age(facts.created)
+        return facts
 
     @property
     def _task_sid(self) -> bytes:
@@ -208,16 +216,15 @@ class Checkpoint:
         Raises DoubtfulCheckpointError.
         """
         facts, marks = self.facts, self.facts.marks
-        chains: dict[int, Sequence[bytes]] = {}
         try:
             if marks is not None and facts.result is None:
-                chains = self._verified(marks)
+                self._chains = self._verified(marks)
         except OSError as exc:
             raise DoubtfulCheckpointError(f"it cannot be read: {reason(exc)}") from exc
-        counts = facts.own_count, facts.peer_count, facts.chunk_items
-        if not chains and not facts.complete:
+        if not self._chains and not facts.complete:
             raise DoubtfulCheckpointError("nothing had been kept yet")
-        return History(self._task_sid, *counts, chains, facts.complete)
+        counts = facts.own_count, facts.peer_count, facts.chunk_items
+        return History(self._task_sid, *counts, self._chains, facts.complete)
 
     def _verified(self, marks: Marks) -> dict[int, Sequence[bytes]]:
         own, peer = self._shapes()
@@ -240,14 +247,22 @@ class Checkpoint:
         return chain
 
     def go_on_from(self, own: int, peer: int, tokens: int) -> None:
-        """Forget what lies beyond so many frames; the digests of what was answered stay. Raises StorageError."""
+        """Forget what lies beyond so many frames; the digests of what was answered stay. Raises StorageError.
+
+        `meta` counts less before the files hold less: a run that is killed in between can still be gone on from.
+        """
+        streams, frames = [shape.stream for shape in self._shapes()], (own, peer)
+        kept = [(count, self._chains[stream][count].hex()) for stream, count in zip(streams, frames, strict=True)]
+        tokens_kept = tokens, self._chains[Stream.TOKENS][tokens].hex()
+        del self._product_chain[peer + 1 :]
+        self.facts = replace(self.facts, marks=Marks(kept[0], kept[1], tokens_kept, self._product_chain[-1].hex()))
         with self._no_os_errors():
+            replace_file(self._folder.path / "meta", self.facts.to_octets())
             self._own.cut(own)
             self._peer.cut(peer)
             self._products.cut(peer)
             if self.facts.receives:
                 self._tokens.cut(tokens)
-        del self._product_chain[peer + 1 :]
 
     def own_points(self) -> Iterator[bytes]:
         """Give the own points, frame by frame."""
@@ -344,9 +359,9 @@ class Checkpoint:
     def _conclude(self, result: Mapping[str, Any]) -> None:
         with self._guard:
             facts = replace(self.facts, marks=None, complete=True, result=result)
-            self._wipe_scalar()
             replace_file(self._folder.path / "meta", facts.to_octets())
             self.facts, self._cleared = facts, False
+            self._wipe_scalar()
             self._close_files()
             for name in ("order", "own-points", "peer-points", "products", "tokens", "answered"):
                 (self._folder.path / name).unlink(missing_ok=True)

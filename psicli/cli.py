@@ -305,24 +305,26 @@ def check(
 def status(as_json: bool, clean: bool) -> int:
     """Show which jobs run on this machine, of all users: on which port, since when, how far.
 
-    And what runs of this user that were killed have left in the state folder. The next run removes it, too.
+    And what runs of this user that were killed have left in the state folder: what the next run of the same job goes on
+    from, and what it removes.
     """
+    from psicli import resume
     from psicli.state import left_over, state_folder, sweep
 
     running = holders()
+    kept: list[dict[str, Any]] = []
+    left: list[Path] = []
     if clean:
-        from psicli import resume
-
         left = [*sweep(state_folder()), *resume.sweep(state_folder())]
     else:
-        left = []
         # What runs can be told without a state folder.
         with suppress(CannotCreateError):
-            left = left_over(state_folder())
+            left, kept = left_over(state_folder()), resume.kept(state_folder())
     if as_json:
         facts = {
             "running": [vars(holder) for holder in running],
             "removed" if clean else "left_over": [*map(str, left)],
+            "kept": kept,
         }
         _write(json.dumps(facts, indent=2))
         return 0
@@ -332,6 +334,9 @@ def status(as_json: bool, clean: bool) -> int:
         who = f"{holder.job} ({holder.party}, {holder.where})"
         at = f"{holder.task}: {holder.phase} {holder.percent} %" if holder.task else holder.phase
         _write(f"{who}, pid {holder.pid}, {holder.user}, since {holder.since}, {at}")
+    for each in kept:
+        what = "task {task} of job {job}, begun {since}".format(**each)
+        _write(f"kept for the next run: {what}, {100 * each['done']:.0f} % done, in {each['folder']}")
     for folder in left:
         _write(f"removed {folder}" if clean else f"left over: {folder}; `psicli status --clean` removes it")
     if clean and not left:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -92,12 +93,28 @@ def sweep(state: Path) -> list[Path]:
     """Remove checkpoints that are too old or damaged, where no run has them, and return their folders."""
     removed = []
     for folder in task_folders(state):
-        fault = Checkpoint.fault(folder)
-        if fault is not None and (held := TaskFolder.hold(folder)) is not None:
-            held.remove()
-            logger.info("what an earlier run has left in %s is removed: %s", folder, fault)
-            removed.append(folder)
+        try:
+            Checkpoint.look(folder)
+        except DoubtfulCheckpointError as exc:
+            held = TaskFolder.hold(folder)
+            if held is not None:
+                held.remove()
+                logger.info("what an earlier run has left in %s is removed: %s", folder, exc)
+                removed.append(folder)
     return removed
+
+
+def kept(state: Path) -> list[dict[str, Any]]:
+    """Return what there is to go on from: folder, job, task, since when, how much is done, from 0 to 1."""
+    found = []
+    for folder in task_folders(state):
+        with suppress(DoubtfulCheckpointError):
+            facts = Checkpoint.look(folder)
+            items = facts.own_count + facts.peer_count
+            since = datetime.fromtimestamp(facts.created, UTC).isoformat(timespec="seconds")
+            what = {"folder": str(folder), "job": facts.bound_to["job"], "task": facts.bound_to["task"], "since": since}
+            found.append({**what, "done": round(sum(facts.masked) / items, 3) if items else 1.0})
+    return found
 
 
 class NotRead:
@@ -120,6 +137,7 @@ class TaskKeeper:
         self, resumer: Resumer, job: Job, task: Task, prepare: Callable[[], tuple[Any, Output | None]]
     ) -> None:
         self._resumer = resumer
+        self._job = job.name
         self._task = task
         self._receives = task.receiver == job.party
         self._terms = _terms(job, task)
@@ -168,7 +186,7 @@ class TaskKeeper:
             raise DoubtfulCheckpointError("the output has changed since")
         if not (checkpoint.scalar or facts.complete) or not (checkpoint.order_secret or result is not None):
             raise DoubtfulCheckpointError("a part of it is missing")
-        if result is None and not self._resumer.is_worth(*_done_items(facts)):
+        if result is None and not self._resumer.is_worth(*facts.masked):
             raise DoubtfulCheckpointError("less than a minute of work would be saved")
 
     @property
@@ -221,7 +239,7 @@ class TaskKeeper:
         """Begin a checkpoint of a task that both have opened, if it is worth the work."""
         own, peer = party.own_count, party.peer_count
         self._facts = Facts(
-            bound_to={"terms": self._terms, "input": [*self.identity]},
+            bound_to={"job": self._job, "task": self._task.name, "terms": self._terms, "input": [*self.identity]},
             created=time.time(),
             task_sid=party.task_sid.hex(),
             own_count=own,
@@ -298,11 +316,3 @@ def _terms(job: Job, task: Task) -> str:
 def _name(job: Job, task: Task) -> str:
     """Return what the task's folder is called."""
     return hashlib.sha256("\0".join((job.name, job.party, job.peer, task.name)).encode()).hexdigest()[:16]
-
-
-def _done_items(facts: Facts) -> tuple[int, int]:
-    """Return how many own items and points of the peer's were masked, as far as the checkpoint goes."""
-    if facts.complete:
-        return facts.own_count, facts.peer_count
-    own, peer = (0, 0) if facts.marks is None else (facts.marks.own[0], facts.marks.peer[0])
-    return min(own * facts.chunk_items, facts.own_count), min(peer * facts.chunk_items, facts.peer_count)

@@ -18,6 +18,10 @@ CASES = [
         rf" 2,000 +{FIGURE} .* MB\n +4,000 .*\n2,000 to 4,000 rows: time a row [-+]{FIGURE}%, peak memory alice [-+]",
     ),
     ("wide.py --rows 2000 --columns 30 --runs 1", rf"3 columns, .* 200 matched .*\n(.*\n)+30 columns take {FIGURE}x "),
+    (
+        "resume.py --rows 2000 --kill 0.9 --cut",
+        rf"alice killed at 90%: run again {FIGURE} s.*\nbob killed at 90%: run again",
+    ),
     ("overlap.py --rows 3000", rf"alice: two or more .*\n(.*\n)+the kernel: {FIGURE}% of \d+ cores' time"),
     (
         "modes.py --batch --files 2 --rows 300 --runs 1",

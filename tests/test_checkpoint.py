@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 
@@ -23,7 +24,7 @@ SID = bytes(range(32))
 SCALAR, ORDER = bytes([0x77]) * 32, bytes([0x5D]) * 32
 CHUNK = 8
 FACTS = Facts(
-    bound_to={"terms": "t", "input": [1, 2, 3, 4, "d"]},
+    bound_to={"job": "nightly", "task": "customers", "terms": "t", "input": [1, 2, 3, 4, "d"]},
     created=0.0,
     task_sid=SID.hex(),
     own_count=20,
@@ -92,10 +93,26 @@ def test_what_is_read_is_what_was_written(folder: Path) -> None:
     assert [*kept.peer_points()] == PEER[:1]
     assert [*kept.products()] == PRODUCTS[:1]
     assert [*kept.tokens()] == TOKENS
+    # What is killed now can be gone on from.
+    kept.let_go()
+    kept = loaded(folder)
+    assert {stream: len(chain) - 1 for stream, chain in kept.history().chains.items()} == {1: 2, 2: 1, 3: 2}
     # And on from there, with other frames than those that were cut off.
     kept.add_own(bytes(32 * 4))
     assert [*kept.own_points()] == [*OWN[:2], bytes(32 * 4)]
     kept.discard()
+
+
+def test_status_shows_what_can_be_gone_on_from(folder: Path) -> None:
+    written(folder)
+    (shown,) = resume.kept(folder.parent)
+    assert shown.pop("since").startswith(str(datetime.now(UTC).year))
+    assert shown == {"folder": str(folder), "job": "nightly", "task": "customers", "done": 1.0}
+    assert resume.sweep(folder.parent) == []
+    (folder / "meta").unlink()
+    assert resume.kept(folder.parent) == []
+    assert resume.sweep(folder.parent) == [folder]
+    assert not folder.exists()
 
 
 def test_it_is_its_users_alone_and_goes_whole(folder: Path) -> None:
@@ -158,7 +175,8 @@ def test_it_is_not_for_another_day(folder: Path, age: float, why: str) -> None:
     kept = Checkpoint.create(folder, replace(FACTS, created=time.time() - age), SCALAR, ORDER)
     assert kept is not None
     kept.let_go()
-    assert why in str(Checkpoint.fault(folder))
+    with pytest.raises(DoubtfulCheckpointError, match=why):
+        Checkpoint.look(folder)
     with pytest.raises(DoubtfulCheckpointError, match=why):
         Checkpoint.load(folder)
     assert not folder.exists()

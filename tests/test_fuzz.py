@@ -297,8 +297,8 @@ def known_scalars(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a session that is played again send the same points."""
     exchange_of = Session._exchange
 
-    def exchange(session: Session, index: int, plan: Any, items: Any, output: Any) -> TaskExchange:
-        made = exchange_of(session, index, plan, items, output)
+    def exchange(session: Session, index: int, plan: Any, prepared: Any) -> TaskExchange:
+        made = exchange_of(session, index, plan, prepared)
         made._scalar[:] = hashlib.sha256(f"{session._hellos[0].party} {index}".encode()).digest()
         return made
 

@@ -258,7 +258,7 @@ SPOILT = {
 }
 
 
-SOON = ("input", "meta", "scalar", "products")
+SOON = ("input", "meta")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,8 @@ def test_what_is_in_doubt_is_not_gone_on_from(alone: Pair, case: str) -> None:
     assert {report[FIRST]["task_sid"] for report in reports(results).values()} != old
 
 
-@pytest.mark.parametrize("party", ONE_SOON)
+@pytest.mark.slow
+@pytest.mark.parametrize("party", PARTIES)
 def test_a_side_that_never_resumes_starts_both_afresh(alone: Pair, party: str) -> None:
     killed(alone, DIALER, f"checkpoint.kept:kill:{MIDDLE}")
     runs = {each: start(alone, each, "", *["--resume=never"] * (each == party)) for each in PARTIES}
@@ -287,6 +288,7 @@ def test_a_side_that_never_resumes_starts_both_afresh(alone: Pair, party: str) -
     assert shares(results, FIRST) == [None, None]
 
 
+@pytest.mark.slow
 def test_small_work_is_done_again_by_itself(alone: Pair) -> None:
     """With auto, nothing is kept of work that takes less than a minute, and nothing of it is used."""
     killed(alone, DIALER, f"checkpoint.kept:kill:{MIDDLE}")
@@ -306,6 +308,7 @@ def test_a_protocol_violation_ends_what_could_be_resumed(alone: Pair) -> None:
     assert [*(alone.folder / "state").glob("task-*")] == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_on_a_full_disk_is_given_up_and_the_run_goes_on(alone: Pair) -> None:
     for point in ("checkpoint.appended", "checkpoint.writing", "checkpoint.data", "checkpoint.answered"):
         runs = {party: start(alone, party, f"{point}:enospc:4" if party == DIALER else "") for party in PARTIES}

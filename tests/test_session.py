@@ -809,7 +809,8 @@ class Played:
             while self.peer.wait(for_message=True, room_for=None, timeout=PATIENCE):
                 self.peer.poll()
         except PeerGoneError:
-            pass
+            # A peer that heard the last word has nothing to say either.
+            self.peer.close_outgoing()
         self._thread.join(PATIENCE)
         assert self.alice.failure is not None, "alice goes on"
         return self.alice.failure
@@ -875,8 +876,8 @@ def test_points_before_their_turn() -> None:
             peer.poll()
     for seq in range(10):
         peer.send(Chunk(1, Stream.SENDER_POINTS, seq, bytes(32 * CHUNK_ITEMS)))
-    running.join(PATIENCE)
     peer.close_outgoing()
+    running.join(PATIENCE)
     assert not running.is_alive()
     assert isinstance(ends[0].failure, PeerProtocolError)
     assert "task number 1, whose turn has not come" in ends[0].failure.message

@@ -95,7 +95,7 @@ def view_of(recording: Recording, party: str) -> dict[str, Any]:
     result = recording.results[party]
     report = json.loads(result.stdout)
     for each in (report, *report["tasks"]):
-        for name in ("session_id", "seconds", "stages", "peak_memory"):
+        for name in ("session_id", "task_sid", "seconds", "stages", "peak_memory"):
             each.pop(name, None)
     messages = {sender: messages_by_task(recording, sender) for sender in PARTIES}
     return {"messages": messages, "code": result.code, "report": report, "log": log_of(result)}

@@ -119,10 +119,10 @@ def party_processes() -> Iterator[dict[str, subprocess.Popen[bytes]]]:
 
 
 def start_party(
-    job: Path, party: str, *, before: Sequence[str] = (), traces: Path | None = None
+    job: Path, party: str, *, before: Sequence[str] = (), traces: Path | None = None, resume: str = "auto"
 ) -> subprocess.Popen[bytes]:
     """Start a party's process; what it keeps on disk lies beside the job file. before: the command that starts it."""
-    command = [*before, sys.executable, "-m", "psicli", "run", "--json", "--quiet"]
+    command = [*before, sys.executable, "-m", "psicli", "run", "--json", "--quiet", f"--resume={resume}"]
     command += ["--config", str(job), "--party", party]
     if traces is not None:
         command += ["--trace", str(trace_of(traces, party))]

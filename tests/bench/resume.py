@@ -1,0 +1,156 @@
+"""Measure what a run costs that was cut short: killed and run again, or with its network away for a while.
+
+Each is set against undisturbed runs of the same job before and after it. Cuts are made between two network namespaces,
+which needs root and iproute2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from network import ADDRESSES, LINK, PORT, ip, missing, namespaces
+from parties import (
+    PARTIES,
+    RECEIVER,
+    SENDER,
+    in_child,
+    party_processes,
+    reports_of,
+    start_party,
+    work_folder,
+    write_job,
+    write_keys,
+)
+
+# Where in an undisturbed run's time the network goes away.
+CUT_AT = 0.3
+
+
+class Job:
+    """A job of one task, and what its output should be."""
+
+    def __init__(self, path: Path, inside: dict[str, Sequence[str]]) -> None:
+        self._path = path
+        self._inside = inside
+        self._digest = ""
+
+    def run(self, disturb: Callable[[dict[str, Any]], None] | None = None) -> tuple[float, dict[str, Any] | None]:
+        """Run both parties; return how long that took [s], and their reports, None where one was killed."""
+        started = time.monotonic()
+        with party_processes() as processes:
+            for party in PARTIES:
+                processes[party] = start_party(self._path, party, before=self._inside[party], resume="always")
+            if disturb is not None:
+                disturb(processes)
+            if any(process.poll() is not None for process in processes.values()):
+                for process in processes.values():
+                    process.communicate()
+                return time.monotonic() - started, None
+            reports = reports_of(processes)
+            return time.monotonic() - started, reports
+
+    def undisturbed(self) -> float:
+        """Run it with nothing kept of earlier runs; return how long that took [s]."""
+        self._forget()
+        seconds, _ = self.run()
+        self._check()
+        return seconds
+
+    def disturbed(self, disturb: Callable[[dict[str, Any]], None]) -> tuple[float, str]:
+        """Return how long the run took that came to an end [s], and what it says of the earlier one."""
+        self._forget()
+        seconds, reports = self.run(disturb)
+        if reports is None:
+            seconds, reports = self.run()
+        self._check()
+        assert reports is not None
+        share = reports[RECEIVER]["tasks"][0]["resumed"]
+        return seconds, "" if share is None else f", from {share:.0%}"
+
+    def _forget(self) -> None:
+        shutil.rmtree(self._path.parent / "state", ignore_errors=True)
+
+    def _check(self) -> None:
+        output = self._path.parent / "job-out.parquet"
+        digest = hashlib.sha256(output.read_bytes()).hexdigest()
+        output.unlink()
+        if self._digest not in ("", digest):
+            sys.exit("The output is another one.")
+        self._digest = digest
+
+
+def kill(victim: str, after: float) -> Callable[[dict[str, Any]], None]:
+    def disturb(processes: dict[str, Any]) -> None:
+        time.sleep(after)
+        processes[victim].kill()
+        processes[victim].wait()
+
+    return disturb
+
+
+def cut(name: str, after: float, seconds: float) -> Callable[[dict[str, Any]], None]:
+    def disturb(processes: dict[str, Any]) -> None:
+        time.sleep(after)
+        ip("-n", name, "link", "set", LINK, "down")
+        time.sleep(seconds)
+        ip("-n", name, "link", "set", LINK, "up")
+
+    return disturb
+
+
+def measure_kills(folder: Path, shares: Sequence[float]) -> None:
+    job = Job(write_job(folder), dict.fromkeys(PARTIES, ()))
+    before = job.undisturbed()
+    for share in shares:
+        for victim in PARTIES:
+            seconds, said = job.disturbed(kill(victim, share * before))
+            after = job.undisturbed()
+            whole = (before + after) / 2
+            print(
+                f"{victim} killed at {share:.0%}: run again {seconds:.1f} s{said}, {seconds / whole:.0%} of a whole "
+                f"({before:.1f} s before, {after:.1f} s after)",
+                flush=True,
+            )
+            before = after
+
+
+def measure_cuts(folder: Path, cuts: Sequence[float]) -> None:
+    if why := missing():
+        sys.exit(f"No cuts here: {why}")
+    nodes = [{"party": SENDER, "address": f"{ADDRESSES[SENDER]}:{PORT}"}, {"party": RECEIVER}]
+    path = write_job(folder, cluster={"nodes": nodes, "tls": "insecure"})
+    with namespaces(None) as names:
+        job = Job(path, {party: ("ip", "netns", "exec", name) for party, name in names.items()})
+        before = job.undisturbed()
+        for length in cuts:
+            seconds, _ = job.disturbed(cut(names[RECEIVER], CUT_AT * before, length))
+            print(
+                f"network away for {length:.0f} s: {seconds:.1f} s, {seconds - before - length:+.1f} s beside the cut "
+                f"({before:.1f} s undisturbed)",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=3_000_000, help="rows of each party")
+    parser.add_argument("--kill", type=float, nargs="*", default=[0.5, 0.9], help="at which share of a run's time")
+    parser.add_argument("--cut", type=float, nargs="*", default=[30, 45, 120], help="how long the network is away [s]")
+    arguments = parser.parse_args()
+    with work_folder() as folder:
+        in_child(write_keys, folder, arguments.rows)
+        if arguments.kill:
+            measure_kills(folder, arguments.kill)
+        if arguments.cut:
+            measure_cuts(folder, arguments.cut)
+
+
+if __name__ == "__main__":
+    main()
