@@ -137,6 +137,8 @@ class Checkpoint:
         self._peer = _Frames(folder.path / "peer-points", peer)
         self._products = _Frames(folder.path / "products", peer)
         self._tokens = _Frames(folder.path / "tokens", self._token_shape())
+        # Frames of own points that an earlier run had made.
+        self._made = 0
         # Of an earlier run: the chain digests of each stream after 0, 1, 2, … frames.
         self._chains: dict[int, Sequence[bytes]] = {}
         self._product_chain = [first_digest(_PRODUCTS, self._task_sid)]
@@ -249,8 +251,10 @@ class Checkpoint:
     def go_on_from(self, own: int, peer: int, tokens: int) -> None:
         """Forget what lies beyond so many frames; the digests of what was answered stay. Raises StorageError.
 
-        `meta` counts less before the files hold less: a run that is killed in between can still be gone on from.
+        Own points beyond stay at hand, to be sent again. `meta` counts less before the files hold less: a run that is
+        killed in between can still be gone on from.
         """
+        self._made = self._own.frames
         streams, frames = [shape.stream for shape in self._shapes()], (own, peer)
         kept = [(count, self._chains[stream][count].hex()) for stream, count in zip(streams, frames, strict=True)]
         tokens_kept = tokens, self._chains[Stream.TOKENS][tokens].hex()
@@ -258,7 +262,7 @@ class Checkpoint:
         self.facts = replace(self.facts, marks=Marks(kept[0], kept[1], tokens_kept, self._product_chain[-1].hex()))
         with self._no_os_errors():
             replace_file(self._folder.path / "meta", self.facts.to_octets())
-            self._own.cut(own)
+            self._own.frames = own
             self._peer.cut(peer)
             self._products.cut(peer)
             if self.facts.receives:
@@ -267,6 +271,11 @@ class Checkpoint:
     def own_points(self) -> Iterator[bytes]:
         """Give the own points, frame by frame."""
         return self._own.read(self._own.frames)
+
+    def made_before(self, seq: int) -> bytes | None:
+        """Return a frame of own points that the earlier run has made, None where it had not come to it."""
+        with self._no_os_errors():
+            return self._own.read_one(seq) if seq < self._made else None
 
     def peer_points(self) -> Iterator[bytes]:
         return self._peer.read(self._peer.frames)
@@ -520,11 +529,16 @@ class _Frames:
     def read(self, frames: int) -> Iterator[bytes]:
         """Give the first frames; raises DoubtfulCheckpointError where there are fewer."""
         for seq in range(frames):
-            size = self._shape.frame_bytes(seq) if seq < self._shape.frames else 0
-            data = self.file.read_at(self._offset(seq), size)
-            if not size or len(data) != size:
+            data = self.read_one(seq) if seq < self._shape.frames else None
+            if data is None:
                 raise DoubtfulCheckpointError("a part of it is missing")
             yield data
+
+    def read_one(self, seq: int) -> bytes | None:
+        """Return a frame, None where the file does not hold all of it."""
+        size = self._shape.frame_bytes(seq)
+        data = self.file.read_at(self._offset(seq), size)
+        return data if len(data) == size else None
 
     def cut(self, frames: int) -> None:
         """Keep the first frames alone."""

@@ -377,7 +377,11 @@ class TaskExchange:
         return b""
 
     def _mask_own(self, start: int, stop: int) -> bytes:
-        with self.stages.at(Stage.COMPUTING, "mask own", start // self.party.chunk_items):
+        seq = start // self.party.chunk_items
+        made = None if self._checkpoint is None else self._checkpoint.made_before(seq)
+        if made is not None:
+            return made
+        with self.stages.at(Stage.COMPUTING, "mask own", seq):
             points = curve.hash_and_mask(self._items.slice(start, stop - start), self.party.task_sid, self._scalar)
             if not curve.on_curve(_sample(points)):
                 raise SelfCheckError(backend=curve.backend(), detail="an own point does not lie on the curve")

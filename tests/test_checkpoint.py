@@ -93,6 +93,7 @@ def test_what_is_read_is_what_was_written(folder: Path) -> None:
     assert [*kept.peer_points()] == PEER[:1]
     assert [*kept.products()] == PRODUCTS[:1]
     assert [*kept.tokens()] == TOKENS
+    assert [kept.made_before(seq) for seq in range(3)] == OWN
     # What is killed now can be gone on from.
     kept.let_go()
     kept = loaded(folder)
@@ -100,6 +101,7 @@ def test_what_is_read_is_what_was_written(folder: Path) -> None:
     # And on from there, with other frames than those that were cut off.
     kept.add_own(bytes(32 * 4))
     assert [*kept.own_points()] == [*OWN[:2], bytes(32 * 4)]
+    assert kept.made_before(2) is None
     kept.discard()
 
 

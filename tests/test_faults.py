@@ -508,9 +508,8 @@ def test_a_connection_that_breaks_is_mended(tmp_path: Path, fault: str) -> None:
 RECONNECTING = [("reconnect.dialled", DIALER), ("reconnect.answered", DIALER), ("reconnect.answered", LISTENER)]
 
 
-@pytest.mark.parametrize(
-    ("point", "party"), [RECONNECTING[0], *(pytest.param(*each, marks=pytest.mark.slow) for each in RECONNECTING[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "party"), RECONNECTING)
 def test_killed_while_it_reconnects(tmp_path: Path, point: str, party: str) -> None:
     with proxied(tmp_path, SOME_ROWS, reconnect_window_ms=PATIENT) as (pair, proxy):
         runs = exchanging(pair, party, f"{point}:kill")
