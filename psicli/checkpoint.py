@@ -70,7 +70,8 @@ class Marks:
 class Facts:
     """What `meta` says. bound_to: what must be the same in the next run; created: Unix time [s].
 
-    complete: this side needs nothing more from its peer; result: what the report says of a task that is through.
+    spent: how long it took to come so far [s]; complete: this side needs nothing more from its peer; result: what the
+    report says of a task that is through.
     """
 
     bound_to: Mapping[str, Any]
@@ -80,6 +81,7 @@ class Facts:
     peer_count: int
     chunk_items: int
     receives: bool
+    spent: float = 0.0
     marks: Marks | None = None
     complete: bool = False
     result: Mapping[str, Any] | None = None
@@ -130,6 +132,7 @@ class Checkpoint:
         self._over = False
         self._cleared = False
         self._guard = threading.RLock()
+        self._spent_before, self._began = facts.spent, time.monotonic()
         self._saving = False
         self._next_save = time.monotonic() + SAVE_INTERVAL
         own, peer = self._shapes()
@@ -255,6 +258,7 @@ class Checkpoint:
         killed in between can still be gone on from.
         """
         self._made = self._own.frames
+        self._began = time.monotonic()
         streams, frames = [shape.stream for shape in self._shapes()], (own, peer)
         kept = [(count, self._chains[stream][count].hex()) for stream, count in zip(streams, frames, strict=True)]
         tokens_kept = tokens, self._chains[Stream.TOKENS][tokens].hex()
@@ -414,7 +418,8 @@ class Checkpoint:
         with self._guard:
             if self._over or self._cleared or self.facts.complete:
                 return
-            facts = replace(self.facts, marks=marks, complete=complete)
+            spent = self._spent_before + time.monotonic() - self._began
+            facts = replace(self.facts, spent=spent, marks=marks, complete=complete)
             for frames in (self._own, self._peer, self._products, self._tokens):
                 frames.file.sync()
             failpoints.passage("checkpoint.data")

@@ -35,10 +35,13 @@ logger = logging.getLogger(__name__)
 
 # With `auto` less work than that is done again: a fresh scalar is the safest resume [s].
 WORTH_SECONDS = 60.0
+# A task that keeps this side busy for so long keeps a checkpoint: the other side's machine may be the slower one, and
+# both must have one [s].
+KEPT_SECONDS = WORTH_SECONDS / 4
 # How long either operation of the kernel is measured for that [s].
 _MEASURED_SECONDS = 0.01
-# Fewer items than that, both sides together, are masked within a minute by any backend [items].
-_NEVER_WORTH = 50_000
+# Fewer items than that, both sides together, are masked sooner by any backend [items].
+_NEVER_WORTH = 20_000
 # What a checkpoint takes on the disk for an own item and for one of the peer's: two points, a product, a token [bytes].
 _OWN_BYTES, _PEER_BYTES = curve.POINT_BYTES + curve.TOKEN_BYTES, 2 * curve.POINT_BYTES
 # After these a run is worth another try with the same secrets; all others end them.
@@ -84,9 +87,13 @@ class Resumer:
         self._rate = self._rate or measure(_MEASURED_SECONDS)
         return self._rate.own * own + self._rate.peer * peer
 
-    def is_worth(self, own: int, peer: int) -> bool:
-        """Tell whether that much work is worth being kept."""
-        return self.mode is Mode.ALWAYS or (self.mode is Mode.AUTO and self.seconds(own, peer) >= WORTH_SECONDS)
+    def keeps(self, own: int, peer: int) -> bool:
+        """Tell whether a task of so many items keeps a checkpoint."""
+        return self.mode is Mode.ALWAYS or (self.mode is Mode.AUTO and self.seconds(own, peer) >= KEPT_SECONDS)
+
+    def goes_on(self, spent: float) -> bool:
+        """Tell whether work that took so long is worth being saved [s]; it took about as long on both sides."""
+        return self.mode is Mode.ALWAYS or (self.mode is Mode.AUTO and spent >= WORTH_SECONDS)
 
 
 def sweep(state: Path) -> list[Path]:
@@ -186,7 +193,7 @@ class TaskKeeper:
             raise DoubtfulCheckpointError("the output has changed since")
         if not (checkpoint.scalar or facts.complete) or not (checkpoint.order_secret or result is not None):
             raise DoubtfulCheckpointError("a part of it is missing")
-        if result is None and not self._resumer.is_worth(*facts.masked):
+        if result is None and not self._resumer.goes_on(facts.spent):
             raise DoubtfulCheckpointError("less than a minute of work would be saved")
 
     @property
@@ -247,7 +254,7 @@ class TaskKeeper:
             chunk_items=party.chunk_items,
             receives=self._receives,
         )
-        if self._possible and self._resumer.is_worth(own, peer) and self._has_room(own, peer):
+        if self._possible and self._resumer.keeps(own, peer) and self._has_room(own, peer):
             self.checkpoint = self._create(self._facts, scalar, self.order_secret)
         return self.checkpoint
 

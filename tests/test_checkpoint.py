@@ -337,4 +337,27 @@ def test_results_of_small_tasks_are_kept_once_they_are_a_minute_of_work(
     ("mode", "items", "worth"), [("auto", 10, False), ("auto", 10**9, True), ("never", 10**9, False)]
 )
 def test_only_long_tasks_keep_a_checkpoint_by_themselves(tmp_path: Path, mode: str, items: int, worth: bool) -> None:
-    assert Resumer(Mode(mode), tmp_path).is_worth(items, items) is worth
+    assert Resumer(Mode(mode), tmp_path).keeps(items, items) is worth
+
+
+def test_only_a_minute_of_work_is_gone_on_from_by_itself(tmp_path: Path) -> None:
+    """By the clock, which both sides share, and not by how fast either machine is."""
+    spent = (59.0, 61.0)
+    assert [Resumer(Mode.AUTO, tmp_path).goes_on(seconds) for seconds in spent] == [False, True]
+    assert [Resumer(Mode.ALWAYS, tmp_path).goes_on(seconds) for seconds in spent] == [True, True]
+
+
+def test_the_time_that_was_spent_adds_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    written(folder)
+    for spent in (40.0, 70.0):
+        kept = loaded(folder)
+        kept.history()
+        kept.go_on_from(3, 2, 2)
+        now[0] += 40.0 if spent == 40.0 else 30.0
+        marks = kept.marks(digest_after)
+        assert marks is not None
+        kept.save(marks)
+        kept.let_go()
+        assert Checkpoint.look(folder).spent == spent
