@@ -314,16 +314,23 @@ class TaskExchange:
             kept.forget_scalar()
             own, peer = resumption.frames[self.party.own_stream], resumption.frames[self.party.peer_stream]
             kept.go_on_from(own, peer, resumption.frames[Stream.TOKENS])
-        for points in kept.own_points():
-            self._lists.own_points.append(points)
-        for points in kept.peer_points():
-            self._lists.peer_points.append(points)
-        for products in kept.products():
-            self._lists.products.append(products)
-            if not self.party.answers_points:
+            self._restore_points(kept)
+        if not self.party.answers_points:
+            for products in kept.products():
                 self._lists.peer_tokens.append(curve.tokens(products, self.party.task_sid))
-        for tokens in kept.tokens():
-            self._lists.own_tokens.append(tokens)
+            for tokens in kept.tokens():
+                self._lists.own_tokens.append(tokens)
+
+    def _restore_points(self, kept: Checkpoint) -> None:
+        lists = self._lists
+        kinds = (
+            (lists.own_points, kept.own_points),
+            (lists.peer_points, kept.peer_points),
+            (lists.products, kept.products),
+        )
+        for records, frames in kinds:
+            for data in frames():
+                records.append(data)
 
     def _save_if_due(self) -> None:
         kept = self._checkpoint
