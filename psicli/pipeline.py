@@ -323,14 +323,11 @@ class TaskExchange:
 
     def _restore_points(self, kept: Checkpoint) -> None:
         lists = self._lists
-        kinds = (
-            (lists.own_points, kept.own_points),
-            (lists.peer_points, kept.peer_points),
-            (lists.products, kept.products),
-        )
-        for records, frames in kinds:
-            for data in frames():
-                records.append(data)
+        for points in kept.own_points():
+            lists.own_points.append(points)
+        for points, products in zip(kept.peer_points(), kept.products(), strict=True):
+            lists.peer_points.append(points)
+            lists.products.append(products)
 
     def _save_if_due(self) -> None:
         kept = self._checkpoint
