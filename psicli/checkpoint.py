@@ -277,9 +277,12 @@ class Checkpoint:
         return self._own.read(self._own.frames)
 
     def made_before(self, seq: int) -> bytes | None:
-        """Return a frame of own points that the earlier run has made, None where it had not come to it."""
-        with self._no_os_errors():
+        """Return a frame of own points that the earlier run has made, None where it is not at hand: they can be made."""
+        try:
             return self._own.read_one(seq) if seq < self._made else None
+        except OSError:
+            # The checkpoint was given up meanwhile, or the disk fails.
+            return None
 
     def peer_points(self) -> Iterator[bytes]:
         return self._peer.read(self._peer.frames)

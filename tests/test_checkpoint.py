@@ -240,6 +240,7 @@ def test_a_disk_that_fails_ends_the_checkpoint_and_nothing_else(
     written(folder)
     kept = loaded(folder)
     kept.history()
+    kept.go_on_from(1, 1, 1)
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -250,6 +251,8 @@ def test_a_disk_that_fails_ends_the_checkpoint_and_nothing_else(
     assert not kept.usable
     assert not folder.exists()
     kept.add_own(OWN[0])
+    # What the earlier run had made is made once more.
+    assert kept.made_before(1) is None
     kept.discard()
 
 
