@@ -21,7 +21,7 @@ from typing import Any
 from psicli import __version__, curve
 from psicli.checkpoint import Checkpoint, DoubtfulCheckpointError, Facts
 from psicli.config import Job, Task
-from psicli.errors import PsicliError
+from psicli.errors import InputChangedError, PsicliError
 from psicli.files import sha256_of
 from psicli.items import OrderedItems
 from psicli.pipeline import Output
@@ -237,10 +237,16 @@ class TaskKeeper:
     def start_over(self) -> tuple[Any, Output | None]:
         """Drop what the other side does not go on from, and read the input again under a fresh secret.
 
-        Two lists in one order would tell the other side which of our items are in both.
+        Two lists in one order would tell the other side which of our items are in both. Raises InputChangedError too
+        where the input is not the one any more whose number of items the other side has been told.
         """
+        assert self.checkpoint is not None
+        opened_with = self.checkpoint.facts.bound_to["input"][:-1]
         self._drop("the other side does not go on from it")
-        return self._prepare()
+        prepared = self._prepare()
+        if opened_with != [*self.identity]:
+            raise InputChangedError(path=self._task.input_path)
+        return prepared
 
     def begin(self, party: TaskParty, scalar: bytes) -> Checkpoint | None:
         """Begin a checkpoint of a task that both have opened, if it is worth the work."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,8 +201,8 @@ def test_a_run_is_counted_once_however_often_it_is_resumed(alone: Pair) -> None:
 # What must not be gone on from -----------------------------------------------------------------------------------
 
 
-def spoil_input(pair: Pair) -> None:
-    with open(pair.path(LISTENER, "in.csv"), "a") as file:
+def spoil_input(pair: Pair, party: str = LISTENER) -> None:
+    with open(pair.path(party, "in.csv"), "a") as file:
         file.write("another\n")
 
 
@@ -286,6 +287,26 @@ def test_a_side_that_never_resumes_starts_both_afresh(alone: Pair, party: str) -
     assert "not used: this run is not to resume" in results[party].stderr
     assert "not used: the other side does not go on from it" in results[other(party)].stderr
     assert shares(results, FIRST) == [None, None]
+
+
+@pytest.mark.parametrize("party", [DIALER, pytest.param(LISTENER, marks=pytest.mark.slow)])
+def test_an_input_that_changes_before_the_task_starts_afresh_ends_the_run(alone: Pair, party: str) -> None:
+    """It is read twice then, and the other side was told how many items the first reading found."""
+    killed(alone, DIALER, f"checkpoint.kept:kill:{MIDDLE}")
+    alone.path(LISTENER, "out/first.csv").write_bytes(OLD)
+    runs = {
+        party: start(alone, party, "", "--only=first"),
+        other(party): start(alone, other(party), "input.read:stop", "--only=first", "--resume=never"),
+    }
+    runs[party].wait_for(f"exchanging {ROWS} distinct items")
+    os.waitid(os.P_PID, runs[other(party)].pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    spoil_input(alone, party)
+    runs[other(party)].send(signal.SIGCONT)
+    result = runs[party].result()
+    assert result.code == 65, result.text
+    assert "in.csv: the file was changed or replaced while it was read" in result.stderr
+    assert runs[other(party)].result().code == 80
+    assert alone.path(LISTENER, "out/first.csv").read_bytes() == OLD
 
 
 @pytest.mark.slow
