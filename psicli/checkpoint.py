@@ -277,7 +277,7 @@ class Checkpoint:
         return self._own.read(self._own.frames)
 
     def made_before(self, seq: int) -> bytes | None:
-        """Return a frame of own points that the earlier run has made, None where it is not at hand: they can be made."""
+        """Return a frame of own points that the earlier run has made, None where it is not at hand."""
         try:
             return self._own.read_one(seq) if seq < self._made else None
         except OSError:
