@@ -171,7 +171,7 @@ class Checkpoint:
             why = reason(exc) if isinstance(exc, OSError) else exc.message
             logger.warning("no checkpoint can be kept, this task could not be resumed: %s", why)
             if folder is not None:
-                _remove(folder)
+                remove(folder)
             return None
 
     @classmethod
@@ -188,10 +188,10 @@ class Checkpoint:
             facts = cls.look(folder.path)
             return cls(folder, facts, _unsealed(folder.path / "scalar"), _unsealed(folder.path / "order"))
         except DoubtfulCheckpointError:
-            _remove(folder)
+            remove(folder)
             raise
         except OSError as exc:
-            _remove(folder)
+            remove(folder)
             raise DoubtfulCheckpointError(f"it cannot be read: {reason(exc)}") from exc
 
     @staticmethod
@@ -389,9 +389,8 @@ class Checkpoint:
                 return
             self._over = True
             self._close_files()
-            with self._no_os_errors():
-                self._wipe_scalar()
-            _remove(self._folder)
+            self.scalar = b""
+            remove(self._folder)
 
     def forget_scalar(self) -> None:
         """Keep it on the disk alone; somebody else has it in memory now."""
@@ -430,19 +429,8 @@ class Checkpoint:
             self.facts = facts
 
     def _wipe_scalar(self) -> None:
-        path = self._folder.path / "scalar"
         self.scalar = b""
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
-        try:
-            os.pwrite(descriptor, bytes(os.fstat(descriptor).st_size), 0)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        path.unlink()
-        failpoints.passage("checkpoint.wiped")
+        _wipe(self._folder.path / "scalar")
 
     def _close_files(self) -> None:
         for each in (self._own, self._peer, self._products, self._tokens, self._answers):
@@ -586,14 +574,30 @@ class _Answers:
             self._known[seq] = digest
 
 
-def _remove(folder: TaskFolder) -> None:
-    """Remove a folder and all in it; raises StorageError if something stays."""
+def remove(folder: TaskFolder) -> None:
+    """Remove a task's folder and all in it, the scalar overwritten; raises StorageError if something stays."""
     try:
+        _wipe(folder.path / "scalar")
         folder.remove()
     except OSError as exc:
         raise StorageError(path=folder.path, reason=f"it cannot be removed: {reason(exc)}") from exc
     except CannotCreateError as exc:
         raise StorageError(path=folder.path, reason=exc.message) from exc
+
+
+def _wipe(path: Path) -> None:
+    """Overwrite a secret and delete it; raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.pwrite(descriptor, bytes(os.fstat(descriptor).st_size), 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    path.unlink()
+    failpoints.passage("checkpoint.wiped")
 
 
 def _checked_chain(data: Iterator[bytes], stream: int, task_sid: bytes, mark: tuple[int, str]) -> list[bytes]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from psicli import __version__, curve
-from psicli.checkpoint import Checkpoint, DoubtfulCheckpointError, Facts
+from psicli.checkpoint import Checkpoint, DoubtfulCheckpointError, Facts, remove
 from psicli.config import Job, Task
 from psicli.errors import InputChangedError, PsicliError
 from psicli.files import sha256_of
@@ -97,7 +97,10 @@ class Resumer:
 
 
 def sweep(state: Path) -> list[Path]:
-    """Remove checkpoints that are too old or damaged, where no run has them, and return their folders."""
+    """Remove checkpoints that are too old or damaged, where no run has them, and return their folders.
+
+    Raises CannotCreateError, StorageError.
+    """
     removed = []
     for folder in task_folders(state):
         try:
@@ -105,7 +108,7 @@ def sweep(state: Path) -> list[Path]:
         except DoubtfulCheckpointError as exc:
             held = TaskFolder.hold(folder)
             if held is not None:
-                held.remove()
+                remove(held)
                 logger.info("what an earlier run has left in %s is removed: %s", folder, exc)
                 removed.append(folder)
     return removed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
@@ -13,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psicli import checkpoint, curve, resume
+from psicli import checkpoint, curve, resume, state
 from psicli.checkpoint import Checkpoint, DoubtfulCheckpointError, Facts, Marks
-from psicli.errors import PeerProtocolError
+from psicli.errors import PeerProtocolError, StorageError
 from psicli.protocol import History, ResumeOffer, Stream, StreamOffset, agree_on_resume, first_digest, next_digest
 from psicli.resume import Mode, Resumer
 from psicli.state import task_folder, task_folders
@@ -197,6 +199,30 @@ def test_the_scalar_goes_before_anything_else_does(folder: Path) -> None:
     kept.conclude({"output_sha256": None})
     assert sorted(path.name for path in folder.iterdir()) == ["lock", "meta"]
     kept.discard()
+
+
+@pytest.mark.parametrize("drop", [resume.sweep, lambda state: Checkpoint.load(task_folders(state)[0])])
+def test_the_scalar_of_what_is_not_used_is_overwritten_too(folder: Path, drop: Callable[[Path], object]) -> None:
+    written(folder)
+    other = folder.parent / "other-name"
+    os.link(folder / "scalar", other)
+    (folder / "meta").write_bytes(b"")
+    with suppress(DoubtfulCheckpointError):
+        drop(folder.parent)
+    assert task_folders(folder.parent) == []
+    assert other.read_bytes() == bytes(64)
+
+
+def test_what_cannot_be_swept_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(folder)
+    (folder / "meta").write_bytes(b"")
+
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(state.shutil, "rmtree", fail)
+    with pytest.raises(StorageError, match="it cannot be removed: permission denied"):
+        resume.sweep(folder.parent)
 
 
 def test_a_frame_is_answered_once(folder: Path) -> None:
