@@ -339,8 +339,11 @@ class TaskExchange:
 
     def suspend(self) -> None:
         """Save how far the points got, for a later run to go on from."""
-        kept = self._checkpoint
-        if kept is not None and self.party.phase in (Phase.EXCHANGE, Phase.RESULT):
+        kept, settling = self._checkpoint, self._settling
+        if kept is None or settling is None or not settling.done() or settling.exception() is not None:
+            # What an earlier run has saved is still being taken up: that is as far as they got.
+            return
+        if self.party.phase in (Phase.EXCHANGE, Phase.RESULT):
             marks = kept.marks(self.party.digest_after)
             if marks is not None:
                 kept.save(marks)

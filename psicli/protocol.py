@@ -273,9 +273,9 @@ class _Chain:
         return self._latest[-1]
 
     def at(self, frames: int) -> bytes | None:
-        """Return the digest after so many of the frames there are, or None where that is long ago."""
+        """Return the digest after so many frames, or None where that is long ago or still to come."""
         behind = self.frames - frames
-        return self._latest[-1 - behind] if behind < len(self._latest) else None
+        return self._latest[-1 - behind] if 0 <= behind < len(self._latest) else None
 
 
 @dataclass(frozen=True, slots=True)

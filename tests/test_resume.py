@@ -339,6 +339,16 @@ def test_a_checkpoint_on_a_full_disk_is_given_up_and_the_run_goes_on(alone: Pair
     alone.nothing_left()
 
 
+def test_a_disk_that_is_still_full_leaves_what_there_is(alone: Pair) -> None:
+    killed(alone, DIALER, f"checkpoint.kept:kill:{MIDDLE}")
+    runs = {party: start(alone, party, "checkpoint.writing:enospc" if party == LISTENER else "") for party in PARTIES}
+    result = runs[LISTENER].result()
+    assert result.code == 74, result.text
+    assert "no space left on device" in result.stderr
+    assert runs[DIALER].result().code == 69
+    assert shares(run_again(alone), FIRST)[0] is not None
+
+
 @pytest.mark.slow
 def test_a_signal_keeps_what_there_is(alone: Pair) -> None:
     runs = {party: start(alone, party, "chunk.sending:stop:30" if party == DIALER else "") for party in PARTIES}
