@@ -153,11 +153,13 @@ class Checkpoint:
 
         scalar, order_secret: empty for a task that is through.
         """
-        folder = None
+        folder, about = None, {"task": facts.bound_to["task"]}
         try:
             folder = TaskFolder.make(path)
             if folder is None:
-                logger.warning("another run has the checkpoint of this task; this one could not be resumed")
+                logger.warning(
+                    "another run has the checkpoint of this task; this one could not be resumed", extra=about
+                )
                 return None
             for left in folder.path.iterdir():
                 if left.name != "lock":
@@ -169,7 +171,7 @@ class Checkpoint:
             return cls(folder, facts, b"", b"")
         except (CannotCreateError, OSError) as exc:
             why = reason(exc) if isinstance(exc, OSError) else exc.message
-            logger.warning("no checkpoint can be kept, this task could not be resumed: %s", why)
+            logger.warning("no checkpoint can be kept, this task could not be resumed: %s", why, extra=about)
             if folder is not None:
                 remove(folder)
             return None
@@ -413,7 +415,8 @@ class Checkpoint:
             if self._over:
                 # What was still at work when the run ended.
                 return
-            logger.warning("the checkpoint is given up, this task could not be resumed: %s", reason(exc))
+            text = "the checkpoint is given up, this task could not be resumed: %s"
+            logger.warning(text, reason(exc), extra={"task": self.facts.bound_to["task"]})
             self.discard()
 
     def _save(self, marks: Marks, *, complete: bool) -> None:

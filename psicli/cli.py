@@ -335,7 +335,7 @@ def status(as_json: bool, clean: bool) -> int:
         at = f"{holder.task}: {holder.phase} {holder.percent} %" if holder.task else holder.phase
         _write(f"{who}, pid {holder.pid}, {holder.user}, since {holder.since}, {at}")
     for each in kept:
-        what = "task {task} of job {job}, begun {since}".format(**each)
+        what = "task {task} of job {job} ({party}), begun {since}".format(**each)
         _write(f"kept for the next run: {what}, {100 * each['done']:.0f} % done, in {each['folder']}")
     for folder in left:
         _write(f"removed {folder}" if clean else f"left over: {folder}; `psicli status --clean` removes it")

@@ -115,15 +115,22 @@ def sweep(state: Path) -> list[Path]:
 
 
 def kept(state: Path) -> list[dict[str, Any]]:
-    """Return what there is to go on from: folder, job, task, since when, how much is done, from 0 to 1."""
+    """Return what there is to go on from: folder, job, party, task, since when, how much is done, from 0 to 1."""
     found = []
     for folder in task_folders(state):
         with suppress(DoubtfulCheckpointError):
             facts = Checkpoint.look(folder)
             items = facts.own_count + facts.peer_count
             since = datetime.fromtimestamp(facts.created, UTC).isoformat(timespec="seconds")
-            what = {"folder": str(folder), "job": facts.bound_to["job"], "task": facts.bound_to["task"], "since": since}
-            found.append({**what, "done": round(sum(facts.masked) / items, 3) if items else 1.0})
+            names = {name: facts.bound_to[name] for name in ("job", "party", "task")}
+            found.append(
+                {
+                    "folder": str(folder),
+                    **names,
+                    "since": since,
+                    "done": round(sum(facts.masked) / items, 3) if items else 1.0,
+                }
+            )
     return found
 
 
@@ -147,7 +154,7 @@ class TaskKeeper:
         self, resumer: Resumer, job: Job, task: Task, prepare: Callable[[], tuple[Any, Output | None]]
     ) -> None:
         self._resumer = resumer
-        self._job = job.name
+        self._names = {"job": job.name, "party": job.party, "task": task.name}
         self._task = task
         self._receives = task.receiver == job.party
         self._terms = _terms(job, task)
@@ -160,6 +167,9 @@ class TaskKeeper:
         # Of the input as it was read.
         self.identity: tuple[int, ...] = ()
         self._facts: Facts | None = None
+        # No checkpoint is begun once the run is over.
+        self._ended = False
+        self._guard = threading.Lock()
 
     # Before the task is opened
 
@@ -255,7 +265,7 @@ class TaskKeeper:
         """Begin a checkpoint of a task that both have opened, if it is worth the work."""
         own, peer = party.own_count, party.peer_count
         self._facts = Facts(
-            bound_to={"job": self._job, "task": self._task.name, "terms": self._terms, "input": [*self.identity]},
+            bound_to={**self._names, "terms": self._terms, "input": [*self.identity]},
             created=time.time(),
             task_sid=party.task_sid.hex(),
             own_count=own,
@@ -264,7 +274,9 @@ class TaskKeeper:
             receives=self._receives,
         )
         if self._possible and self._resumer.keeps(own, peer) and self._has_room(own, peer):
-            self.checkpoint = self._create(self._facts, scalar, self.order_secret)
+            with self._guard:
+                if not self._ended:
+                    self.checkpoint = self._create(self._facts, scalar, self.order_secret)
         return self.checkpoint
 
     def _has_room(self, own: int, peer: int) -> bool:
@@ -299,7 +311,9 @@ class TaskKeeper:
 
     def end(self, error: PsicliError | None) -> None:
         """Keep for the next run what it may go on from after this end of the run, and no more."""
-        checkpoint = self.checkpoint
+        with self._guard:
+            self._ended = True
+            checkpoint = self.checkpoint
         if checkpoint is None:
             return
         # The other side may still want to know that a sender is through.

@@ -26,7 +26,7 @@ SID = bytes(range(32))
 SCALAR, ORDER = bytes([0x77]) * 32, bytes([0x5D]) * 32
 CHUNK = 8
 FACTS = Facts(
-    bound_to={"job": "nightly", "task": "customers", "terms": "t", "input": [1, 2, 3, 4, "d"]},
+    bound_to={"job": "nightly", "party": "alice", "task": "customers", "terms": "t", "input": [1, 2, 3, 4, "d"]},
     created=0.0,
     task_sid=SID.hex(),
     own_count=20,
@@ -111,7 +111,7 @@ def test_status_shows_what_can_be_gone_on_from(folder: Path) -> None:
     written(folder)
     (shown,) = resume.kept(folder.parent)
     assert shown.pop("since").startswith(str(datetime.now(UTC).year))
-    assert shown == {"folder": str(folder), "job": "nightly", "task": "customers", "done": 1.0}
+    assert shown == {"folder": str(folder), "job": "nightly", "party": "alice", "task": "customers", "done": 1.0}
     assert resume.sweep(folder.parent) == []
     (folder / "meta").unlink()
     assert resume.kept(folder.parent) == []
