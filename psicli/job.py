@@ -42,10 +42,9 @@ STDIO = "-"
 ITEMS_PART = 1 / 8
 # How long a side that fails before the session waits for the peer, to tell it [s].
 REFUSAL_TIMEOUT = 5.0
-# What a report says of a task that another run was through with.
-REPORTED = (
-    "rows", "distinct_items", "matchless_rows", "peer_items", "matched", "output_rows", "output", "output_sha256",
-)  # fmt: skip
+# What a report says of a task that another run was through with: what was counted, and what came of it.
+COUNTED = ("rows", "distinct_items", "matchless_rows", "peer_items")
+FOUND = ("matched", "output_rows", "output", "output_sha256")
 
 
 class Hooks(Protocol):
@@ -312,7 +311,7 @@ class TaskRun:
         self._report = shared.report
         self._entry = next(entry for entry in shared.report.tasks if entry.name == task.name)
         self._hooks = shared.hooks
-        self._keeper = TaskKeeper(resumer, job, task, self._read)
+        self._keeper = TaskKeeper(resumer, job, task, self._read, self._outcome)
         # What an earlier run came to that was through with the task, where the peer agrees.
         self._done_before: Mapping[str, Any] | None = None
         self._input: Input | None = None
@@ -444,7 +443,7 @@ class TaskRun:
 
     def _take_over(self, result: Mapping[str, Any]) -> None:
         """Report what an earlier run came to."""
-        for name in REPORTED:
+        for name in COUNTED + FOUND:
             setattr(self._entry, name, result[name])
         self._entry.status = Status.DONE
         self.note_end(None)
@@ -455,12 +454,20 @@ class TaskRun:
         if output is not None:
             entry.matched, entry.output_rows, entry.output = output.matched, output.rows, output.name
             entry.output_sha256 = output.sha256
-        self._keeper.conclude({name: getattr(entry, name) for name in REPORTED})
+        self._keeper.conclude()
         # Not what it waited for its turn.
         entry.seconds = self._reading_seconds + time.monotonic() - self._started
         entry.status = Status.DONE
         self.note_end(None)
         self._phase("done in %.1f s", entry.seconds)
+
+    def _outcome(self) -> Mapping[str, Any] | None:
+        """Return what is to be reported of the task if another run takes it over; None if its output was refused."""
+        output = self._output
+        if output is not None and output.refusal is not None:
+            return None
+        found = [None] * len(FOUND) if output is None else [output.matched, output.rows, output.name, output.sha256]
+        return {name: getattr(self._entry, name) for name in COUNTED} | dict(zip(FOUND, found, strict=True))
 
     def _fail(self, error: PsicliError) -> None:
         self._entry.status = Status.FAILED

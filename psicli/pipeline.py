@@ -90,6 +90,9 @@ class Keeper(Protocol):
     def start_over(self) -> tuple[Any, Output | None]:
         """Drop it, and return items and output prepared under fresh secrets; raises PsicliError."""
 
+    def conclude(self) -> None:
+        """Keep that the task is through on this side."""
+
     def begin(self, party: TaskParty, scalar: bytes) -> Checkpoint | None:
         """Return a new checkpoint of a task that both sides have opened, None where none is kept."""
 
@@ -452,6 +455,9 @@ class TaskExchange:
     def _publish(self) -> None:
         with self.stages.at(Stage.WRITING, "publish output"):
             self._expect_output().publish()
+            if self._keeper is not None:
+                # The other side's word that it has done so too may never come.
+                self._keeper.conclude()
 
     # Completing, in the order of beginning
 

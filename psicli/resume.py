@@ -123,14 +123,8 @@ def kept(state: Path) -> list[dict[str, Any]]:
             items = facts.own_count + facts.peer_count
             since = datetime.fromtimestamp(facts.created, UTC).isoformat(timespec="seconds")
             names = {name: facts.bound_to[name] for name in ("job", "party", "task")}
-            found.append(
-                {
-                    "folder": str(folder),
-                    **names,
-                    "since": since,
-                    "done": round(sum(facts.masked) / items, 3) if items else 1.0,
-                }
-            )
+            share = round(sum(facts.masked) / items, 3) if items else 1.0
+            found.append({"folder": str(folder), **names, "since": since, "done": share})
     return found
 
 
@@ -147,11 +141,17 @@ class NotRead:
 class TaskKeeper:
     """The checkpoint of one task: the one it goes on from, or the one it leaves.
 
-    prepare: reads the input under the order secret there is then, and returns items and output.
+    prepare: reads the input under the order secret there is then, and returns items and output. describe: says what a
+    task came to that is through, or None if that is not to be kept.
     """
 
     def __init__(
-        self, resumer: Resumer, job: Job, task: Task, prepare: Callable[[], tuple[Any, Output | None]]
+        self,
+        resumer: Resumer,
+        job: Job,
+        task: Task,
+        prepare: Callable[[], tuple[Any, Output | None]],
+        describe: Callable[[], Mapping[str, Any] | None],
     ) -> None:
         self._resumer = resumer
         self._names = {"job": job.name, "party": job.party, "task": task.name}
@@ -160,6 +160,7 @@ class TaskKeeper:
         self._terms = _terms(job, task)
         self._folder = task_folder(resumer.state, _name(job, task))
         self._prepare = prepare
+        self._describe = describe
         self._extra = {"task": task.name}
         self.checkpoint: Checkpoint | None = None
         self.history: History | None = None
@@ -297,8 +298,11 @@ class TaskKeeper:
 
     # At the end
 
-    def conclude(self, result: Mapping[str, Any]) -> None:
+    def conclude(self) -> None:
         """Keep that the task is through, in case the job is not, once there is enough work to be saved."""
+        result = self._describe()
+        if result is None or self.result is not None:
+            return
         if self.checkpoint is not None:
             self.checkpoint.conclude(result)
         elif self._facts is not None and self._possible:

@@ -163,6 +163,17 @@ def test_a_task_that_is_done_is_not_run_again(resumable: Pair, party: str) -> No
     assert the_object(results[LISTENER].stdout)["tasks"][0]["matched"] == 3 * ROWS // 4
 
 
+def test_a_last_word_that_is_not_heard_makes_no_difference(tmp_path: Path) -> None:
+    """Both outputs of a broadcast are in place; a receiver that is killed before it knows does not need to run again."""
+    with free_ports(1) as ports:
+        pair = job(tmp_path, ports[0], broadcast=True)
+        try:
+            killed(pair, LISTENER, "done.arrived:kill")
+            assert shares(run_again(pair), FIRST) == [1.0, 1.0]
+        finally:
+            pair.kill()
+
+
 @pytest.mark.slow
 def test_an_output_that_was_changed_is_made_again(alone: Pair) -> None:
     killed(alone, DIALER, IN_SECOND)
