@@ -164,7 +164,7 @@ def test_a_task_that_is_done_is_not_run_again(resumable: Pair, party: str) -> No
 
 
 def test_a_last_word_that_is_not_heard_makes_no_difference(tmp_path: Path) -> None:
-    """Both outputs of a broadcast are in place; a receiver that is killed before it knows does not need to run again."""
+    """Both outputs of a broadcast are in place: a receiver that is killed before it knows need not run again."""
     with free_ports(1) as ports:
         pair = job(tmp_path, ports[0], broadcast=True)
         try:
