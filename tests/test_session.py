@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -876,6 +877,9 @@ def test_points_before_their_turn() -> None:
             peer.poll()
     for seq in range(10):
         peer.send(Chunk(1, Stream.SENDER_POINTS, seq, bytes(32 * CHUNK_ITEMS)))
+    with suppress(PeerGoneError):
+        while peer.wait(for_message=True, room_for=None, timeout=PATIENCE):
+            peer.poll()
     peer.close_outgoing()
     running.join(PATIENCE)
     assert not running.is_alive()
