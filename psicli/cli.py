@@ -308,18 +308,26 @@ def status(as_json: bool, clean: bool) -> int:
     And what runs of this user that were killed have left in the state folder: what the next run of the same job goes on
     from, and what it removes.
     """
-    from psicli import resume
-    from psicli.state import left_over, state_folder, sweep
+    from psicli.state import left_over, state_folder, sweep, task_folders
 
     running = holders()
     kept: list[dict[str, Any]] = []
     left: list[Path] = []
     if clean:
-        left = [*sweep(state_folder()), *resume.sweep(state_folder())]
+        left = sweep(state_folder())
+        if task_folders(state_folder()):
+            from psicli import resume
+
+            left += resume.sweep(state_folder())
     else:
         # What runs can be told without a state folder.
         with suppress(CannotCreateError):
-            left, kept = left_over(state_folder()), resume.kept(state_folder())
+            left = left_over(state_folder())
+            if task_folders(state_folder()):
+                # The heavy part, for those who need it: a run may end meanwhile.
+                from psicli import resume
+
+                kept = resume.kept(state_folder())
     if as_json:
         facts = {
             "running": [vars(holder) for holder in running],
