@@ -52,9 +52,8 @@ OUTPUTS = {LISTENER: [BOTH], DIALER: [BOTH, ALONE]}
 # The job ---------------------------------------------------------------------------------------------------------
 
 
-def job(folder: Path, port: int, rows: int = 20, **pipeline: object) -> Pair:
+def job(pair: Pair, rows: int = 20, **pipeline: object) -> Pair:
     """Two tasks of so many rows a party, three quarters of them in common, over outputs of a run before."""
-    pair = Pair(folder, port)
     for party, start in zip(PARTIES, (0, rows // 4), strict=True):
         data = csv_data(["id"], ([f"row-{row}"] for row in range(start, start + rows)))
         pair.path(party, "in.csv").write_bytes(data)
@@ -67,14 +66,9 @@ def job(folder: Path, port: int, rows: int = 20, **pipeline: object) -> Pair:
 
 
 @pytest.fixture
-def faulty(tmp_path: Path) -> Iterator[Pair]:
-    """The job above, and an end to whatever was started of it."""
-    with free_ports(1) as ports:
-        pair = job(tmp_path, ports[0])
-        try:
-            yield pair
-        finally:
-            pair.kill()
+def faulty(pair: Pair) -> Pair:
+    """The job above."""
+    return job(pair)
 
 
 @pytest.fixture
@@ -85,14 +79,9 @@ def resuming(faulty: Pair) -> Pair:
 
 
 @pytest.fixture
-def spooling(tmp_path: Path) -> Iterator[Pair]:
+def spooling(pair: Pair) -> Pair:
     """The same with more rows than the memory it is given holds."""
-    with free_ports(1) as ports:
-        pair = job(tmp_path, ports[0], 100_000, memory="384MB")
-        try:
-            yield pair
-        finally:
-            pair.kill()
+    return job(pair, 100_000, memory="384MB")
 
 
 def renew_outputs(pair: Pair) -> None:
@@ -429,7 +418,7 @@ def test_a_party_that_is_stopped_is_found(faulty: Pair, party: str) -> None:
 def proxied(folder: Path, rows: int = BUSY_ROWS, **link: int) -> Iterator[tuple[Pair, Proxy]]:
     """A job whose dialer goes through a proxy; it takes its time."""
     with free_ports(2) as ports:
-        pair = job(folder, ports[0], rows, chunk_items=512)
+        pair = job(Pair(folder, ports[0]), rows, chunk_items=512)
         pair.environment = SLOWLY
         pair.jobs[DIALER]["cluster"]["nodes"][0]["address"] = f"127.0.0.1:{ports[1]}"
         for party in PARTIES:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runner import ALWAYS, DIALER, LISTENER, PARTIES, SAVING_AT_ONCE, Pair, Result, Run, Side, free_ports, other
+from runner import ALWAYS, DIALER, LISTENER, PARTIES, SAVING_AT_ONCE, Pair, Result, Run, Side, other
 from test_run import OLD, check_output, csv_data, the_object
 
 from psicli.failpoints import VARIABLE
@@ -25,9 +24,8 @@ FIRST, SECOND = "first", "second"
 IN_SECOND = "peer.masked:kill:95"
 
 
-def job(folder: Path, port: int, *, broadcast: bool = False) -> Pair:
+def job(pair: Pair, *, broadcast: bool = False) -> Pair:
     """Two tasks, of which alice receives the first and bob the second; three quarters of the rows are in common."""
-    pair = Pair(folder, port)
     pair.environment, pair.program = dict(ALWAYS), ("-c", SAVING_AT_ONCE)
     for party, start in zip(PARTIES, (0, ROWS // 4), strict=True):
         rows = ([f"row-{row}"] for row in range(start, start + ROWS))
@@ -46,24 +44,14 @@ ONE_SOON = [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)]
 
 
 @pytest.fixture(params=[False, True], ids=["one-sided", "broadcast"])
-def resumable(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
-    with free_ports(1) as ports:
-        pair = job(tmp_path, ports[0], broadcast=request.param)
-        try:
-            yield pair
-        finally:
-            pair.kill()
+def resumable(pair: Pair, request: pytest.FixtureRequest) -> Pair:
+    return job(pair, broadcast=request.param)
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Iterator[Pair]:
+def alone(pair: Pair) -> Pair:
     """One-sided tasks."""
-    with free_ports(1) as ports:
-        pair = job(tmp_path, ports[0])
-        try:
-            yield pair
-        finally:
-            pair.kill()
+    return job(pair)
 
 
 def start(pair: Pair, party: str, failpoint: str = "", *arguments: str) -> Run:
@@ -163,15 +151,11 @@ def test_a_task_that_is_done_is_not_run_again(resumable: Pair, party: str) -> No
     assert the_object(results[LISTENER].stdout)["tasks"][0]["matched"] == 3 * ROWS // 4
 
 
-def test_a_last_word_that_is_not_heard_makes_no_difference(tmp_path: Path) -> None:
+def test_a_last_word_that_is_not_heard_makes_no_difference(pair: Pair) -> None:
     """Both outputs of a broadcast are in place: a receiver that is killed before it knows need not run again."""
-    with free_ports(1) as ports:
-        pair = job(tmp_path, ports[0], broadcast=True)
-        try:
-            killed(pair, LISTENER, "done.arrived:kill")
-            assert shares(run_again(pair), FIRST) == [1.0, 1.0]
-        finally:
-            pair.kill()
+    job(pair, broadcast=True)
+    killed(pair, LISTENER, "done.arrived:kill")
+    assert shares(run_again(pair), FIRST) == [1.0, 1.0]
 
 
 @pytest.mark.slow
