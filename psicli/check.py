@@ -18,20 +18,15 @@ from pathlib import Path
 from psicli import __version__, curve, estimate, items, signals, tables
 from psicli.checklist import Checklist
 from psicli.config import Job, Task
-from psicli.errors import (
-    DiskTooSmallError,
-    PeerBusyError,
-    PeerGoneError,
-    UncheckedStreamError,
-    shown,
-)
+from psicli.errors import DiskTooSmallError, PeerBusyError, PeerGoneError, UncheckedStreamError, shown
 from psicli.estimate import Size
 from psicli.files import check_writable, file_format
-from psicli.job import STDIO, load_credentials, may_last, terms
+from psicli.job import STDIO, bin_items, load_credentials, may_last, terms
 from psicli.ledger import Ledger
 from psicli.link import BUSY, LAST_WORDS_TIMEOUT, Dialer, Link, Listener
 from psicli.locks import PortLock
-from psicli.protocol import Abort, Hello, Purpose
+from psicli.protocol.messages import Abort, Hello, Purpose
+from psicli.protocol.streams import FRAME_ITEMS
 from psicli.rate import Rate, measure
 from psicli.session import agree
 from psicli.spool import in_units
@@ -48,8 +43,6 @@ SCANNED_ROWS = 100_000
 _MANY_MATCHLESS = 0.1
 # How far the two clocks may differ [s].
 _CLOCK_DIFFERENCE = 60.0
-# A Hello must say how many points a frame may have; nobody acts on what a check says.
-_ANY_CHUNK = 8
 
 
 def check_job(job: Job, lock: Callable[[], AbstractContextManager[PortLock]], *, wait: float, full: bool) -> Checklist:
@@ -85,12 +78,8 @@ def _kernel(found: Checklist, job: Job) -> Rate | None:
         curve.self_test()
         rate, name = measure(), curve.backend()
         message = f"{name} backend: {1 / rate.own:,.0f} own items a second, {1 / rate.peer:,.0f} of the other side"
-        if name.startswith("native"):
-            found.ok("kernel", message)
-        else:
-            found.warn(
-                "kernel", message, hint="The native backend is 5 to 40 times as fast; README says how to build it."
-            )
+        hint = "The native backend is 5 to 40 times as fast; README says how to build it."
+        found.judge("kernel", message, good=name.startswith("native"), hint=hint)
         return rate
     return None
 
@@ -149,13 +138,13 @@ def _visit(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) 
             assert job.listener.listen_host is not None
             assert job.listener.listen_port is not None
             at = job.listener.listen_host, job.listener.listen_port
-            meeting = Listener(*at, job.peer, own, Purpose.CHECK)
+            meeting = Listener(*at, job.peer, own, purpose=Purpose.CHECK)
         else:
             interval = job.link.connect_retry_interval_ms / 1000
-            meeting = Dialer(job.listener.host, job.listener.port, job.peer, own, interval, Purpose.CHECK)
+            meeting = Dialer(job.listener.host, job.listener.port, job.peer, own, interval, purpose=Purpose.CHECK)
         logger.info("waiting up to %.0f s for %s at %s", wait, job.peer, meeting.where)
         with closing(meeting):
-            link = meeting.meet(lambda: terms(job, Purpose.CHECK).hello(_ANY_CHUNK), wait)
+            link = meeting.meet(lambda: terms(job, Purpose.CHECK).hello(FRAME_ITEMS, bin_items(job)), wait)
             seen = time.time()
             theirs = decode_hello(link.peer_hello)
             _compare(found, job, decode_hello(link.own_hello), theirs, seen)
@@ -182,18 +171,13 @@ def _compare(found: Checklist, job: Job, ours: Hello, theirs: Hello, seen: float
         agree(ours, theirs, job.peer)
         found.ok("agreement", "both job files agree in all that both must share")
     version = shown(theirs.package_version, 40).strip("'")
-    if version == __version__:
-        found.ok("version", f"both sides have psicli {version}")
-    else:
-        found.warn("version", f"{job.peer} has psicli {version}, this side {__version__}", hint="Update the older one.")
+    same = version == __version__
+    have = f"both sides have psicli {version}" if same else f"{job.peer} has psicli {version}, this side {__version__}"
+    found.judge("version", have, good=same, hint="Update the older one.")
     ahead = theirs.clock_ms / 1000 - seen
     difference = f"{job.peer}'s clock is {abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} this one"
-    if abs(ahead) < _CLOCK_DIFFERENCE:
-        found.ok("clock", difference)
-    else:
-        found.warn(
-            "clock", difference, hint="Set both clocks (NTP): certificates and the times in logs depend on them."
-        )
+    hint = "Set both clocks (NTP): certificates and the times in logs depend on them."
+    found.judge("clock", difference, good=abs(ahead) < _CLOCK_DIFFERENCE, hint=hint)
 
 
 def _lifetimes(found: Checklist, job: Job, own: TlsCredentials | None, peer: Link | None, lasts: float) -> None:
@@ -205,10 +189,9 @@ def _lifetimes(found: Checklist, job: Job, own: TlsCredentials | None, peer: Lin
         certificates.append(("peer certificate", peer.peer_certificate, f"{job.peer}'s certificate"))
     for name, certificate, whose in certificates:
         warning = ending(certificate, whose, lasts)
-        if warning is None:
-            found.ok(name, f"{whose} is good until {written(certificate.not_valid_after_utc)}")
-        else:
-            found.warn(name, warning, hint="`psicli certs show` tells what is in a certificate.")
+        message = warning or f"{whose} is good until {written(certificate.not_valid_after_utc)}"
+        hint = "`psicli certs show` tells what is in a certificate."
+        found.judge(name, message, good=warning is None, hint=hint)
 
 
 # The tasks -----------------------------------------------------------------------------------------------------
@@ -250,11 +233,8 @@ def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
     which = f"all {seen:,} rows" if expected is None else f"the first {seen:,} of about {rows:,} rows"
     types = ", ".join(f"{shown(key)} ({source.schema.field(key).type})" for key in task.keys)
     message = f"{types}: {which} are good, {matchless:,} of them without a key"
-    if matchless > _MANY_MATCHLESS * seen:
-        hint = "A null or empty key matches nothing. Are these the right columns?"
-        found.warn("keys", message, task.name, hint=hint)
-    else:
-        found.ok("keys", message, task.name)
+    hint = "A null or empty key matches nothing. Are these the right columns?"
+    found.judge("keys", message, task.name, good=matchless <= _MANY_MATCHLESS * seen, hint=hint)
     return Size(rows, item_bytes * rows // max(seen, 1))
 
 
@@ -293,15 +273,16 @@ def _estimate(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], ra
     """Say what the job will take; return how long [s]."""
     if rate is None or len(sizes) < len(job.tasks):
         return 0.0
-    each = [size for _, size in sizes]
-    seconds = estimate.seconds(each, rate)
+    items_padded = sum(estimate.padded_items(job, size) for _, size in sizes)
+    seconds = estimate.seconds(items_padded, rate)
     spooled = estimate.spool_bytes(job, sizes)
     disk = f", {in_units(spooled)} of disk beside the outputs" if spooled else ""
-    message = (
-        f"about {_duration(seconds)}, up to {in_units(job.pipeline.memory)} of memory{disk}, "
-        f"{in_units(estimate.traffic(each))} of traffic, if {job.peer} has as many items"
+    found.ok(
+        "estimate",
+        f"about {_duration(seconds)} in bins of at most {bin_items(job):,} items, up to "
+        f"{in_units(job.pipeline.memory)} of memory{disk}, {in_units(estimate.traffic(items_padded))} of traffic, if "
+        f"{job.peer} has as many items",
     )
-    found.ok("estimate", message)
     return seconds
 
 

@@ -16,27 +16,9 @@ from psicli.errors import InterruptedBySignal, PsicliError
 
 # In the order in which a run meets them; what has one number a run takes task by task.
 _STAGES = {
-    name: stage
-    for stage, names in enumerate(
-        (
-            ("config",),
-            ("lock",),
-            ("kernel",),
-            ("certificate",),
-            ("input", "output"),
-            ("state",),
-            ("peer",),
-            ("peer certificate",),
-            ("clock",),
-            ("version",),
-            ("agreement",),
-            ("keys",),
-            ("space",),
-            ("estimate",),
-        )
-    )
-    for name in names
-}
+    "config": 0, "lock": 1, "kernel": 2, "certificate": 3, "input": 4, "output": 4, "state": 5, "peer": 6,
+    "peer certificate": 7, "clock": 8, "version": 9, "agreement": 10, "keys": 11, "space": 12, "estimate": 13,
+}  # fmt: skip
 
 
 class Verdict(StrEnum):
@@ -81,6 +63,13 @@ class Checklist:
 
     def warn(self, name: str, message: str, task: str | None = None, *, hint: str = "") -> None:
         self._rows.append(Check(name, task, Verdict.WARN, 0, message, hint))
+
+    def judge(self, name: str, message: str, task: str | None = None, *, good: bool, hint: str) -> None:
+        """Add a row that is a warning with this hint unless all is good."""
+        if good:
+            self.ok(name, message, task)
+        else:
+            self.warn(name, message, task, hint=hint)
 
     def fail(self, name: str, error: PsicliError, task: str | None = None) -> None:
         error.facts["peer"] = self._peer

@@ -13,8 +13,10 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import click
 
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_USAGE = 2
+Decorator: TypeAlias = Callable[[Callable[..., int]], Callable[..., int]]
+
+_PATH = click.Path(path_type=Path)
 # The standard streams that were closed when we started.
 _closed: set[str] = set()
 
@@ -54,110 +58,120 @@ def cli() -> None:
     """
 
 
+@dataclass(frozen=True)
+class JobOptions:
+    """What a command that takes a whole job was told; not all of them have all of these options."""
+
+    config: Path
+    as_json: bool
+    settings: Sequence[str]
+    only: Sequence[str]
+    quiet: bool
+    verbose: bool
+    party: str | None = None
+    port_offset: int = 0
+    simulated_port: int | None = None
+
+    def console(self) -> Console:
+        return Console(-1 if self.quiet else int(self.verbose))
+
+    def variables(self) -> dict[str, str]:
+        """Return what ${NAME} may stand for: --set comes before the environment."""
+        pairs = dict(os.environ)
+        for setting in self.settings:
+            name, equals, value = setting.partition("=")
+            if not (name and equals):
+                raise click.BadParameter("it must be NAME=VALUE", param_hint="--set")
+            pairs[name] = value
+        return pairs
+
+    def load_job(self) -> Job:
+        """Read the job file; raises JobFileMissingError, JobFileError."""
+        from psicli.config import load_job
+
+        return load_job(
+            self.config,
+            party=self.party,
+            port_offset=self.port_offset,
+            variables=self.variables(),
+            only=self.only,
+            simulated_port=self.simulated_port,
+        )
+
+
+def _option(name: str, text: str, *names: str, show_envvar: bool = True, **details: Any) -> Decorator:
+    """Make an option that may come from the environment too, as PSICLI_ and its name."""
+    envvar = "PSICLI_" + name.removeprefix("--").replace("-", "_").upper()
+    return click.option(name, *names, help=text, envvar=envvar, show_envvar=show_envvar, **details)
+
+
+def _flag(name: str, text: str, *names: str) -> Decorator:
+    return _option(name, text, *names, show_envvar=False, is_flag=True)
+
+
+_json_option = _flag("--json", "Show one JSON object.", "as_json")
+_party_option = _option("--party", "Who we are, instead of the file's self_party.")
+_port_option = _option(
+    "--port-offset",
+    "Add N to every port, on both sides, to run several jobs at once.",
+    type=int,
+    default=0,
+    metavar="N",
+)
+
+
+def _seconds_option(name: str, text: str, default: float, **details: Any) -> Decorator:
+    return _option(name, text, type=Seconds(min=0), default=default, metavar="S", **details)
+
+
+def _trace_option(text: str) -> Decorator:
+    return _option("--trace", text, type=_PATH, metavar="FILE")
+
+
 def _job_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Add the options of every command that takes a whole job."""
-    for option in reversed(
-        [
-            click.option(
-                "--config",
-                required=True,
-                type=click.Path(path_type=Path),
-                envvar="PSICLI_CONFIG",
-                show_envvar=True,
-                help="The job file (YAML).",
-            ),
-            click.option("--json", "as_json", is_flag=True, envvar="PSICLI_JSON", help="Report as one JSON object."),
-            click.option(
-                "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Fill ${NAME} in paths and addresses."
-            ),
-            click.option(
-                "--only", multiple=True, envvar="PSICLI_ONLY", metavar="TASK", help="Run this task alone (repeatable)."
-            ),
-            click.option(
-                "-q", "--quiet", is_flag=True, envvar="PSICLI_QUIET", help="Say nothing unless something is wrong."
-            ),
-            click.option("-v", "--verbose", is_flag=True, envvar="PSICLI_VERBOSE", help="Say more on standard error."),
-        ]
-    ):
-        command = option(command)
-    return command
+    """Add the options of every command that takes a whole job, and pass on those there are as JobOptions."""
 
+    @wraps(command)
+    def with_job_options(**given: Any) -> int:
+        told = {field.name: given.pop(field.name) for field in fields(JobOptions) if field.name in given}
+        return command(JobOptions(**told), **given)
 
-def _trace_option(text: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    return click.option(
-        "--trace", type=click.Path(path_type=Path), envvar="PSICLI_TRACE", show_envvar=True, metavar="FILE", help=text
-    )
-
-
-def _party_option(command: Callable[..., int]) -> Callable[..., int]:
-    text = "Who we are, instead of the file's self_party."
-    return click.option("--party", envvar="PSICLI_PARTY", show_envvar=True, help=text)(command)
-
-
-def _port_option(command: Callable[..., int]) -> Callable[..., int]:
-    return click.option(
-        "--port-offset",
-        type=int,
-        default=0,
-        envvar="PSICLI_PORT_OFFSET",
-        show_envvar=True,
-        metavar="N",
-        help="Add N to every port, on both sides, to run several jobs at once.",
-    )(command)
+    options: list[Decorator] = [
+        _option("--config", "The job file (YAML).", required=True, type=_PATH),
+        _flag("--json", "Report as one JSON object.", "as_json"),
+        click.option(
+            "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Fill ${NAME} in paths and addresses."
+        ),
+        _option("--only", "Run this task alone (repeatable).", show_envvar=False, multiple=True, metavar="TASK"),
+        _flag("--quiet", "Say nothing unless something is wrong.", "-q"),
+        _flag("--verbose", "Say more on standard error.", "-v"),
+    ]
+    decorated: Callable[..., int] = with_job_options
+    for option in reversed(options):
+        decorated = option(decorated)
+    return decorated
 
 
 @cli.command()
 @_job_options
 @_party_option
-@click.option(
-    "--lock-timeout",
-    type=Seconds(min=0),
-    default=0,
-    envvar="PSICLI_LOCK_TIMEOUT",
-    show_envvar=True,
-    metavar="S",
-    help="Wait so many seconds for the port instead of giving up at once.",
-)
+@_seconds_option("--lock-timeout", "Wait so many seconds for the port instead of giving up at once.", 0)
 @_port_option
-@click.option(
+@_option(
     "--resume",
-    type=click.Choice(["auto", "never", "always"]),
+    "Continue where a killed run of this job was, from the bins it had finished.",
+    type=click.Choice(["auto", "never"]),
     default="auto",
     show_default=True,
-    envvar="PSICLI_RESUME",
-    show_envvar=True,
-    help="Go on from where a killed run of this job was; auto: if that saves more than a minute of work.",
 )
 @_trace_option("Write what the run does when to FILE, for https://ui.perfetto.dev.")
 @click.option("--simulated-port", type=int, hidden=True)
-def run(
-    config: Path,
-    as_json: bool,
-    settings: Sequence[str],
-    only: Sequence[str],
-    quiet: bool,
-    verbose: bool,
-    party: str | None,
-    lock_timeout: float,
-    port_offset: int,
-    resume: str,
-    trace: Path | None,
-    simulated_port: int | None,
-) -> int:
+def run(options: JobOptions, lock_timeout: float, resume: str, trace: Path | None) -> int:
     """Run a job with the other party and write the matched rows."""
-    console = Console(-1 if quiet else int(verbose))
+    console = options.console()
     try:
         failpoints.arm()
-        from psicli.config import load_job
-
-        job = load_job(
-            config,
-            party=party,
-            port_offset=port_offset,
-            variables=_variables(settings),
-            only=only,
-            simulated_port=simulated_port,
-        )
+        job = options.load_job()
         console.job, console.tasks = job.name, len(job.tasks)
         rows_on_stdout = any(task.output_path == "-" for task in job.tasks)
         if rows_on_stdout and "stdout" in _closed:
@@ -169,23 +183,20 @@ def run(
 
             report = run_job(job, _Hooks(console, lock), trace, Mode(resume))
     except PsicliError as exc:
-        return _refuse(exc, as_json)
+        return _refuse(exc, options.as_json)
     except click.ClickException:
         raise
     except Exception as exc:
         logger.exception("unexpected failure")
-        return _refuse(unexpected(exc), as_json)
+        return _refuse(unexpected(exc), options.as_json)
     finally:
         console.close()
     from psicli.report import to_json, to_text
 
     if report.error is not None:
         _tell(report.error)
-    if as_json or report.error is not None or not quiet:
-        _write(
-            to_json(report) if as_json else to_text(report),
-            to_stderr=rows_on_stdout,
-        )
+    if options.as_json or report.error is not None or not options.quiet:
+        _write(to_json(report) if options.as_json else to_text(report), to_stderr=rows_on_stdout)
     return report.exit_code
 
 
@@ -218,29 +229,22 @@ def _hold(job: Job, timeout: float) -> AbstractContextManager[PortLock]:
 @cli.command()
 @_job_options
 @_trace_option("Write what each party does when to FILE, its name before the suffix, for https://ui.perfetto.dev.")
-def simulate(
-    config: Path,
-    as_json: bool,
-    settings: Sequence[str],
-    only: Sequence[str],
-    quiet: bool,
-    verbose: bool,
-    trace: Path | None,
-) -> int:
+def simulate(options: JobOptions, trace: Path | None) -> int:
     """Run every party of a job on this machine, each as its own process.
 
     For trying a job out: self_party, tls, policy and listen_address are ignored, a free port is used, and the ledger
     is left alone.
     """
-    Console(-1 if quiet else int(verbose))
+    options.console()
     try:
         from psicli.simulate import simulate_job
 
-        flags = [*(f"--set={setting}" for setting in settings), *(f"--only={task}" for task in only)]
-        flags += ["--quiet"] * quiet + ["--verbose"] * verbose
-        code, text = simulate_job(config, _variables(settings), only, flags, as_json=as_json, trace=trace)
+        flags = [*(f"--set={setting}" for setting in options.settings), *(f"--only={task}" for task in options.only)]
+        flags += ["--quiet"] * options.quiet + ["--verbose"] * options.verbose
+        variables = options.variables()
+        code, text = simulate_job(options.config, variables, options.only, flags, as_json=options.as_json, trace=trace)
     except PsicliError as exc:
-        return _refuse(exc, as_json)
+        return _refuse(exc, options.as_json)
     if text:
         _write(text)
     return code
@@ -250,41 +254,19 @@ def simulate(
 @_job_options
 @_party_option
 @_port_option
-@click.option(
-    "--wait",
-    type=Seconds(min=0),
-    default=30,
-    show_default=True,
-    envvar="PSICLI_WAIT",
-    show_envvar=True,
-    metavar="S",
-    help="Wait so many seconds for the other side; with 0 it is left alone.",
-)
-@click.option("--full", is_flag=True, envvar="PSICLI_FULL", help="Read all rows, not about the first 100,000.")
-def check(
-    config: Path,
-    as_json: bool,
-    settings: Sequence[str],
-    only: Sequence[str],
-    quiet: bool,
-    verbose: bool,
-    party: str | None,
-    port_offset: int,
-    wait: float,
-    full: bool,
-) -> int:
+@_seconds_option("--wait", "Wait so many seconds for the other side; with 0 it is left alone.", 30, show_default=True)
+@_flag("--full", "Read all rows, not about the first 100,000.")
+def check(options: JobOptions, wait: float, full: bool) -> int:
     """Find what would keep a job from running, and say what to do; no data is sent.
 
     Looks at the job file, inputs and outputs, key columns, disks, port, certificates, and at the other side where that
     runs or checks the same job. Ends with 0, with warnings too, or with what a run would end with.
     """
-    console = Console(-1 if quiet else int(verbose))
+    console = options.console()
     from psicli.checklist import Checklist, to_json, to_text
 
     try:
-        from psicli.config import load_job
-
-        job = load_job(config, party=party, port_offset=port_offset, variables=_variables(settings), only=only)
+        job = options.load_job()
         console.job = job.name
         from psicli.check import check_job
 
@@ -293,20 +275,20 @@ def check(
         raise
     except PsicliError as exc:
         found = Checklist.refused(exc)
-    text = to_json(found) if as_json else to_text(found, quiet=quiet)
+    text = to_json(found) if options.as_json else to_text(found, quiet=options.quiet)
     if text:
         _write(text)
     return found.exit_code
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, envvar="PSICLI_JSON", help="Show one JSON object.")
-@click.option("--clean", is_flag=True, envvar="PSICLI_CLEAN", help="Remove what runs that were killed have left.")
+@_json_option
+@_flag("--clean", "Remove what runs that were killed have left.")
 def status(as_json: bool, clean: bool) -> int:
     """Show which jobs run on this machine, of all users: on which port, since when, how far.
 
-    And what runs of this user that were killed have left in the state folder: what the next run of the same job goes on
-    from, and what it removes.
+    And what runs of this user that were killed have left in the state folder: what the next run of the same job
+    continues from, and what it removes.
     """
     from psicli.state import left_over, state_folder, sweep, task_folders
 
@@ -344,7 +326,8 @@ def status(as_json: bool, clean: bool) -> int:
         _write(f"{who}, pid {holder.pid}, {holder.user}, since {holder.since}, {at}")
     for each in kept:
         what = "task {task} of job {job} ({party}), begun {since}".format(**each)
-        _write(f"kept for the next run: {what}, {100 * each['done']:.0f} % done, in {each['folder']}")
+        bins = f"{each['finished_bins']} of {each['bins']} bins"
+        _write(f"kept for the next run: {what}, {bins} finished, in {each['folder']}")
     for folder in left:
         _write(f"removed {folder}" if clean else f"left over: {folder}; `psicli status --clean` removes it")
     if clean and not left:
@@ -353,7 +336,7 @@ def status(as_json: bool, clean: bool) -> int:
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, envvar="PSICLI_JSON", help="Show one JSON object.")
+@_json_option
 @click.option("--peer", metavar="PARTY", help="Show the tasks with this party alone.")
 def ledger(as_json: bool, peer: str | None) -> int:
     """Show every task that was opened with a peer: when, over which input, how many items, how it ended.
@@ -365,24 +348,22 @@ def ledger(as_json: bool, peer: str | None) -> int:
     from psicli.state import state_folder
 
     entries = [entry for entry in Ledger(state_folder()).entries() if peer in (None, entry.opening.peer)]
-    if as_json:
-        _write(json.dumps({"tasks": [entry.to_json() for entry in entries]}, indent=2))
-    else:
-        _write(to_text(entries) if entries else "the ledger holds no task")
+    text = to_text(entries) if entries else "the ledger holds no task"
+    _write(json.dumps({"tasks": [entry.to_json() for entry in entries]}, indent=2) if as_json else text)
     return 0
 
 
 @cli.command()
-@click.option(
+@_option(
     "--seconds",
+    "Measure each line of the table for so long.",
     type=Seconds(min=0, min_open=True, max=3600),
     default=0.5,
     show_default=True,
-    envvar="PSICLI_SECONDS",
+    show_envvar=False,
     metavar="N",
-    help="Measure each line of the table for so long.",
 )
-@click.option("--json", "as_json", is_flag=True, envvar="PSICLI_JSON", help="Show one JSON object.")
+@_json_option
 @click.option("--worker", is_flag=True, hidden=True)
 def bench(seconds: float, as_json: bool, worker: bool) -> int:
     """Measure the curve backends on this machine, beside the package cryptography's X25519.
@@ -410,32 +391,28 @@ def certs() -> None:
     """
 
 
-class _Matching(click.types.StringParamType):
-    """Text of a form that the job file knows, too."""
+def _matching(form: str, advice: str) -> Callable[[str], str]:
+    """Return the type of a text that has a form that the job file knows, too."""
 
-    name = "text"
-
-    def __init__(self, form: str, advice: str) -> None:
-        self._form = form
-        self._advice = advice
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def text(value: str) -> str:
         from psicli import config as job_file
 
-        if not re.fullmatch(getattr(job_file, self._form), value):
-            self.fail(f"{value!r} is not a name; {self._advice}.", param, ctx)
-        return str(value)
+        if not re.fullmatch(getattr(job_file, form), value):
+            raise click.BadParameter(f"{value!r} is not a name; {advice}.")
+        return value
+
+    return text
 
 
-_PARTY = _Matching("NAME", "a party's name is 1 to 63 of a-z, 0-9 and -")
-_DNS = _Matching("DNS_NAME", "a DNS name has no wildcard and no port")
+_PARTY = _matching("NAME", "a party's name is 1 to 63 of a-z, 0-9 and -")
+_DNS = _matching("DNS_NAME", "a DNS name has no wildcard and no port")
 
 
-def _folder_option(name: str, text: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    return click.option(name, type=click.Path(path_type=Path), default=".", metavar="DIR", help=text)
+def _folder_option(name: str, text: str) -> Decorator:
+    return click.option(name, type=_PATH, default=".", metavar="DIR", help=text)
 
 
-def _days_option(text: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+def _days_option(text: str) -> Decorator:
     return click.option("--days", type=click.IntRange(1, 36500), metavar="N", help=text)
 
 
@@ -467,7 +444,7 @@ def request(party: str, out: Path) -> int:
 @certs.command()
 @click.argument("party", type=_PARTY)
 @click.option("--dns", multiple=True, type=_DNS, metavar="NAME", help="A further name of the party (repeatable).")
-@click.option("--csr", type=click.Path(path_type=Path), metavar="FILE", help="The party's request; it keeps its key.")
+@click.option("--csr", type=_PATH, metavar="FILE", help="The party's request; it keeps its key.")
 @_folder_option("--ca", "The folder with ca.pem and ca.key; by default here.")
 @_folder_option("--out", "Where to write the certificate; by default here.")
 @_days_option("How long it lasts; by default a year, and never longer than the authority.")
@@ -483,17 +460,15 @@ def issue(party: str, dns: Sequence[str], csr: Path | None, ca: Path, out: Path,
 
 
 @certs.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, envvar="PSICLI_JSON", help="Show one JSON object.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=_PATH)
+@_json_option
 def show(files: Sequence[Path], as_json: bool) -> int:
     """Show what certificates say: names, issuer, validity, days left, what they are for."""
     from psicli.certs import describe, to_text
 
     found = [facts for path in files for facts in describe(path)]
-    if as_json:
-        _write(json.dumps({"certificates": found}, indent=2, ensure_ascii=False))
-    else:
-        _write("\n".join(map(to_text, found)))
+    text = "\n".join(map(to_text, found))
+    _write(json.dumps({"certificates": found}, indent=2, ensure_ascii=False) if as_json else text)
     return 0
 
 
@@ -531,9 +506,6 @@ def main() -> NoReturn:
 def _run_command() -> int:
     try:
         return int(cli.main(standalone_mode=False) or 0)
-    except click.exceptions.NoArgsIsHelpError as exc:
-        exc.show()
-        return _USAGE
     except click.ClickException as exc:
         exc.show()
         return exc.exit_code
@@ -559,17 +531,6 @@ def _open_standard_streams() -> None:
                 os.close(opened)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
-
-
-def _variables(settings: Sequence[str]) -> dict[str, str]:
-    """Return what ${NAME} may stand for: --set comes before the environment."""
-    pairs = dict(os.environ)
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not (name and equals):
-            raise click.BadParameter("it must be NAME=VALUE", param_hint="--set")
-        pairs[name] = value
-    return pairs
 
 
 def _refuse(error: PsicliError, as_json: bool) -> int:

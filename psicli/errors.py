@@ -7,6 +7,8 @@ numbers, column and party names, counts: never an item, a key value, a point or 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 # The only list of exit codes; README's table is generated from it.
@@ -36,6 +38,11 @@ def shown(text: str, limit: int = 200) -> str:
     return ascii(clipped)
 
 
+def reason(exc: OSError) -> str:
+    """Return why the system refused, as it stands in a sentence."""
+    return (exc.strerror or "unknown").lower()
+
+
 class PsicliError(Exception):
     """Base of all errors; `sentence` and `hint` are templates filled with the facts of this occurrence."""
 
@@ -60,9 +67,6 @@ class PsicliError(Exception):
     @property
     def advice(self) -> str:
         return self.hint.format(**self.facts)
-
-
-# 65 bad input ------------------------------------------------------------------------------------------------
 
 
 class BadInputError(PsicliError):
@@ -151,12 +155,14 @@ class LongKeyError(BadInputError):
     hint = "Look for an unclosed quote just above; else use a shorter key."
 
 
+class TooManyRowsError(BadInputError):
+    sentence = "the input has more than {limit} rows"
+    hint = "Split it into several tasks."
+
+
 class UnwritableColumnError(BadInputError):
     sentence = "{path}: the column {column} of type {type} cannot be written as {format}"
     hint = "Write to a .parquet output, cast the column, or leave it out of the input."
-
-
-# 66 input missing ----------------------------------------------------------------------------------------------
 
 
 class InputMissingError(PsicliError):
@@ -183,9 +189,6 @@ class MissingColumnError(InputMissingError):
 class UnreadableInputError(InputMissingError):
     sentence = "{path}: cannot be opened for reading: {reason}"
     hint = "Check input_path in the job file, and this user's permissions."
-
-
-# 69 peer lost --------------------------------------------------------------------------------------------------
 
 
 class PeerLostError(PsicliError):
@@ -236,7 +239,10 @@ class PeerStoppedError(PeerLostError):
     hint = "Look at the other side's log for its own reason, then run again."
 
 
-# 70 internal ---------------------------------------------------------------------------------------------------
+class WorkerLostError(PsicliError):
+    sentence = "bin {bin} was lost: whatever computed it stopped"
+    code = 69
+    hint = "Look for a reason on the machine that computed it, then run again."
 
 
 class InternalError(PsicliError):
@@ -260,13 +266,19 @@ class SelfCheckError(InternalError):
     hint = "Nothing it computed may be used. Check this machine's memory and report the failure."
 
 
-# 73 cannot create ----------------------------------------------------------------------------------------------
-
-
 class CannotCreateError(PsicliError):
     sentence = "{path}: cannot create it: {reason}"
     code = 73
     hint = "Create the folder or change its permissions, then run again."
+
+
+@contextmanager
+def creating(path: object) -> Iterator[None]:
+    """Raise CannotCreateError of a path where the system refuses."""
+    try:
+        yield
+    except OSError as exc:
+        raise CannotCreateError(path=path, reason=reason(exc)) from exc
 
 
 class FileThereError(CannotCreateError):
@@ -274,13 +286,19 @@ class FileThereError(CannotCreateError):
     hint = "Move it away, or write elsewhere with --out."
 
 
-# 74 I/O error --------------------------------------------------------------------------------------------------
-
-
 class StorageError(PsicliError):
     sentence = "{path}: {reason}"
     code = 74
     hint = "Check the disk (space, quota, health), then run again."
+
+
+@contextmanager
+def storing(path: object, doing: str) -> Iterator[None]:
+    """Raise StorageError of a path where the system refuses."""
+    try:
+        yield
+    except OSError as exc:
+        raise StorageError(path=path, reason=f"{doing} failed: {reason(exc)}") from exc
 
 
 class SpoolSpaceError(StorageError):
@@ -294,9 +312,6 @@ class DiskTooSmallError(StorageError):
         "Free space there, or put outputs (output_path) or state (PSICLI_STATE_DIR) on another disk. All rows are "
         "taken to match, and the other side to have as many."
     )
-
-
-# 75 busy -------------------------------------------------------------------------------------------------------
 
 
 class BusyError(PsicliError):
@@ -320,7 +335,10 @@ class PeerBusyError(BusyError):
     hint = "Was this party started twice? Wait for the other run to end."
 
 
-# 76 protocol ---------------------------------------------------------------------------------------------------
+class BinOverflowError(PsicliError):
+    sentence = "bin {bin} has more items than there is room for, which happens once in 2^60 bins"
+    code = 75
+    hint = "Run again: the next run cuts the items in another way."
 
 
 class PeerProtocolError(PsicliError):
@@ -345,9 +363,6 @@ class PeerAccusesError(PsicliError):
     code = 76
     peer_at_fault = True
     hint = "Are both sides the same version? The other side's log says what it saw."
-
-
-# 77 identity ---------------------------------------------------------------------------------------------------
 
 
 class IdentityError(PsicliError):
@@ -458,11 +473,8 @@ class PeerWantsTlsError(IdentityError):
     hint = "Add cluster.tls to this side's job file."
 
 
-# 78 configuration ----------------------------------------------------------------------------------------------
-
-
 class ConfigError(PsicliError):
-    """The job file is wrong."""
+    """The job file or the environment is wrong, or the two job files disagree."""
 
     code = 78
 
@@ -479,36 +491,31 @@ class UnknownFormatError(ConfigError):
     hint = "The suffixes are {suffixes}, in lower case."
 
 
-class DisagreementError(PsicliError):
+class DisagreementError(ConfigError):
     sentence = "the two job files disagree:\n{table}"
-    code = 78
     hint = "Make the two job files equal in these fields; nothing was sent."
 
 
-class UnknownBackendError(PsicliError):
+class UnknownBackendError(ConfigError):
     sentence = "PSICLI_BACKEND is {value}, which is no curve backend; there are native and reference"
-    code = 78
     hint = "Unset PSICLI_BACKEND to let psicli choose."
 
 
-class UnknownPathError(PsicliError):
+class UnknownPathError(ConfigError):
     sentence = "PSICLI_NATIVE_PATH is {value}, which this machine cannot run; it runs {known}"
-    code = 78
     hint = "Unset PSICLI_NATIVE_PATH to let psicli choose the fastest."
 
 
-class MissingBackendError(PsicliError):
+class MissingBackendError(ConfigError):
     sentence = "{variable} asks for the native curve kernel, which is not there: {reason}"
-    code = 78
     hint = (
         "Install a C compiler and Python's headers (gcc, python3-dev), then psicli again with "
         "`pip install --force-reinstall --no-cache-dir`; or unset the variable to run slower without it."
     )
 
 
-class FailpointError(PsicliError):
+class FailpointError(ConfigError):
     sentence = "{variable} is {value}, which is no failpoint; it is NAME:kill, stop, raise, enospc or flip, and :NTH"
-    code = 78
     hint = "Unset {variable}: it is there for tests of psicli; psicli/failpoints.py has the names."
 
 
@@ -542,7 +549,9 @@ class TooManyItemsError(ConfigError):
     hint = "Split the task: with more items a false match would no longer be negligible."
 
 
-# 79 policy -----------------------------------------------------------------------------------------------------
+class TooManyBinsError(ConfigError):
+    sentence = "{items} distinct items would need more than {limit} bins of {size} items"
+    hint = "Give both sides more memory (pipeline.memory), or split the task."
 
 
 class PolicyError(PsicliError):
@@ -552,12 +561,19 @@ class PolicyError(PsicliError):
     hint = "If this is as it should be, change the limit under policy in the job file; else look into it with {peer}."
 
 
+class AnsweredTwiceError(PolicyError):
+    hint = "Run again: the task starts afresh, and counts as another run."
+    sentence = "task {task}: {peer} asks a third time about items it was answered twice"
+
+
 class PeerTooSmallError(PolicyError):
     sentence = "task {task}: {peer} has {items} distinct items, fewer than policy.min_peer_items, which is {limit}"
 
 
 class PeerTooLargeError(PolicyError):
-    sentence = "task {task}: {peer} has {items} distinct items, more than policy.max_peer_items, which is {limit}"
+    sentence = (
+        "task {task}: {peer} has {items} distinct items{padding}, more than policy.max_peer_items, which is {limit}"
+    )
 
 
 class TooManyRunsError(PolicyError):
@@ -576,9 +592,6 @@ class MatchRateError(PolicyError):
 
 class OutputRowsError(PolicyError):
     sentence = "task {task}: the output would have {rows} rows, fewer than policy.min_output_rows, which is {limit}"
-
-
-# 80 peer failed ------------------------------------------------------------------------------------------------
 
 
 class PeerFailedError(PsicliError):
@@ -617,13 +630,13 @@ _STOPPED = frozenset({1, 69, 74, 75, 130, 143})
 def failure_of_peer(failure_class: int) -> PsicliError:
     """Return our error for a peer that stopped with this exit code; only the class travels, no text."""
     known = EXIT_CODES if failure_class >= BadInputError.code else {}
-    _, reason = known.get(failure_class, ("", "It did not say why."))
+    _, meaning = known.get(failure_class, ("", "It did not say why."))
     if failure_class in _STOPPED:
-        return PeerStoppedError(reason=reason)
+        return PeerStoppedError(reason=meaning)
     if failure_class == PeerProtocolError.code:
         return PeerAccusesError()
     if failure_class == ConfigError.code:
         return PeerDisagreesError()
     if failure_class == PolicyError.code:
         return PeerPolicyError()
-    return PeerFailedError(reason=reason)
+    return PeerFailedError(reason=meaning)

@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from psicli import items
+from psicli import partitions
 from psicli.config import Job, Task
 from psicli.files import Format, file_format
-from psicli.job import ITEMS_PART
-from psicli.outputs import OUTPUT_PART
-from psicli.pipeline import lists_on_disk
+from psicli.job import bin_items
+from psicli.memory import MemoryPlan
+from psicli.protocol.bins import number_of_bins, padded
 from psicli.rate import Rate
-from psicli.spool import Storage
 
 # What crosses the network for an item of ours and one of theirs, framing included: two points and a token [bytes].
 PAIR_BYTES = 84
@@ -38,14 +37,19 @@ class Size:
     item_bytes: int
 
 
-def seconds(sizes: Sequence[Size], rate: Rate) -> float:
-    """Return how long the tasks take, both sides at work at once, each on a machine like this one [s]."""
-    return _START_SECONDS + _OVERHEAD * (rate.own + rate.peer) * sum(size.rows for size in sizes)
+def padded_items(job: Job, size: Size) -> int:
+    """Return how many items of a task travel a way, padding included [items]."""
+    return padded(size.rows, number_of_bins(size.rows, size.rows, bin_items(job)))
 
 
-def traffic(sizes: Sequence[Size]) -> int:
-    """Return what goes over the network, both ways together [bytes]."""
-    return PAIR_BYTES * sum(size.rows for size in sizes)
+def seconds(items: int, rate: Rate) -> float:
+    """Return how long so many items take, both sides at work at once, each on a machine like this one [s]."""
+    return _START_SECONDS + _OVERHEAD * (rate.own + rate.peer) * items
+
+
+def traffic(items: int) -> int:
+    """Return what goes over the network for so many items, both ways together [bytes]."""
+    return PAIR_BYTES * items
 
 
 def spool_bytes(job: Job, tasks: Sequence[tuple[Task, Size]]) -> int:
@@ -53,21 +57,18 @@ def spool_bytes(job: Job, tasks: Sequence[tuple[Task, Size]]) -> int:
 
     While one task exchanges, the next one's input is read.
     """
-    storage = Storage(None, job.pipeline.working_memory)
-    read = [items.items_on_disk(size.rows, size.item_bytes, storage.share(ITEMS_PART)) for _, size in tasks]
-    kept = [
-        lists_on_disk(size.rows, size.rows, storage, tokens=task.receiver == job.party) + _sorted_on_disk(task, storage)
-        for task, size in tasks
-    ]
+    plan = MemoryPlan(job.pipeline.memory)
+    read = [partitions.disk_bytes(size.rows, size.item_bytes, plan.reading) for _, size in tasks]
+    kept = [_sorted_on_disk(task, plan) for task, _ in tasks]
     following = [*read, 0][1:]
-    return max((mine + lists + then for mine, lists, then in zip(read, kept, following, strict=True)), default=0)
+    return max((mine + output + then for mine, output, then in zip(read, kept, following, strict=True)), default=0)
 
 
-def _sorted_on_disk(task: Task, storage: Storage) -> int:
+def _sorted_on_disk(task: Task, plan: MemoryPlan) -> int:
     if not isinstance(task.output_path, Path):
         return 0
     size = _unpacked_bytes(task)
-    return size if size > storage.share(OUTPUT_PART) else 0
+    return size if size > plan.sorting else 0
 
 
 def output_bytes(tasks: Sequence[Task]) -> int:

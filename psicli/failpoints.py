@@ -23,49 +23,23 @@ logger = logging.getLogger(__name__)
 
 VARIABLE = "PSICLI_FAILPOINT"
 
-MESSAGES = ("hello", "open", "chunk", "end", "received", "ready", "commit", "done", "ack", "abort")
+MESSAGES = (
+    "hello", "offer", "open", "frame", "end", "received", "restart", "ready", "commit", "done", "working", "abort",
+)  # fmt: skip
 # Octets pass here and may be flipped.
 CARRYING = (*(f"{message}.sending" for message in MESSAGES), "link.arriving")
 POINTS = (
-    "lock.acquired",
-    "port.bound",
-    "peer.dialled",
-    "input.checked",
-    *CARRYING,
-    *(f"{message}.arrived" for message in MESSAGES),
-    "link.sent",
-    "reconnect.dialled",
-    "reconnect.answered",
-    "session.agreed",
-    "input.read",
-    "task.admitted",
-    "ledger.appended",
-    "ledger.synced",
-    "spool.created",
-    "spool.reserved",
-    "spool.written",
-    "spool.read",
-    "own.masked",
-    "peer.masked",
-    "lists.checked",
-    "matches.found",
-    "output.created",
-    "output.written",
-    "output.synced",
-    "output.renamed",
-    "output.kept",
-    "checkpoint.appended",
-    "checkpoint.answered",
-    "checkpoint.data",
-    "checkpoint.writing",
-    "checkpoint.written",
-    "checkpoint.synced",
-    "checkpoint.renamed",
-    "checkpoint.kept",
-    "checkpoint.wiped",
-    "session.closed",
-    "report.written",
-)
+    "lock.acquired", "port.bound", "peer.dialled", "input.checked",
+    *CARRYING, *(f"{message}.arrived" for message in MESSAGES), "link.sent",
+    "reconnect.dialled", "reconnect.answered",
+    "session.agreed", "input.read", "task.admitted", "ledger.appended", "ledger.synced",
+    "spool.created", "spool.reserved", "spool.written", "spool.read",
+    "own.masked", "peer.masked", "lists.checked", "matches.found",
+    "output.created", "output.written", "output.synced", "output.renamed", "output.kept",
+    "bins.writing", "bins.written", "bins.wiped",
+    "state.writing", "state.written", "state.synced", "state.renamed", "state.kept",
+    "session.closed", "report.written",
+)  # fmt: skip
 
 
 class Action(StrEnum):

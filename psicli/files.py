@@ -20,16 +20,17 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Self, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from psicli import failpoints
-from psicli.errors import CannotCreateError, FileThereError, StorageError, UnknownFormatError, shown
+from psicli.errors import CannotCreateError, FileThereError, UnknownFormatError, creating, shown, storing
 
 logger = logging.getLogger(__name__)
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Format(StrEnum):
@@ -75,16 +76,14 @@ class _TargetIO(io.FileIO):
         self._target = target
 
     def write(self, data: Any, /) -> int:
-        try:
+        with storing(self._target, "writing"):
             failpoints.passage("output.written")
             written = super().write(data)
-            self.digest.update(memoryview(data).cast("B")[:written])
-            return written
-        except OSError as exc:
-            raise _storage_error(self._target, exc) from exc
+        self.digest.update(memoryview(data).cast("B")[:written])
+        return written
 
 
-class AtomicFile:
+class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
     """A file written beside its target and renamed over it by publish(); left otherwise, it vanishes.
 
     Raises CannotCreateError on creation, StorageError later.
@@ -96,35 +95,29 @@ class AtomicFile:
         self._name = target.name
         self._temporary = ""
         self._sealed = False
-        try:
+        with _creating(path):
             self._folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as exc:
-            raise _cannot_create(path, exc) from exc
         try:
-            raw = self._create()
+            self._raw = self._create()
         except BaseException:
             os.close(self._folder)
             raise
-        self._raw = raw
         # The lock outlives the closing of the file: it ends with the last descriptor.
-        self._lock = os.dup(raw.fileno())
-        self.file = cast(BinaryIO, io.BufferedWriter(raw, 1 << 20))
+        self._lock = os.dup(self._raw.fileno())
+        self.file = cast(BinaryIO, io.BufferedWriter(self._raw, 1 << 20))
 
     def _create(self) -> _TargetIO:
-        try:
+        with _creating(self.path):
             mode = self._mode_of_target()
             while (descriptor := self._create_locked(mode)) is None:
                 # Somebody took it for left over in the moment before it was locked.
                 pass
-        except OSError as exc:
-            raise _cannot_create(self.path, exc) from exc
         return _TargetIO(descriptor, self.path)
 
     def _create_locked(self, mode: int | None) -> int | None:
         self._temporary = f".{self._name}.psicli-{secrets.token_hex(8)}.tmp"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         # Never wider than the old file, not even for a moment; without an old file umask decides.
-        descriptor = os.open(self._temporary, flags, 0o666 if mode is None else mode, dir_fd=self._folder)
+        descriptor = os.open(self._temporary, _NEW_FILE, 0o666 if mode is None else mode, dir_fd=self._folder)
         try:
             failpoints.passage("output.created")
             if mode is not None:
@@ -154,12 +147,10 @@ class AtomicFile:
         if self._sealed:
             return
         self.file.flush()
-        try:
+        with storing(self.path, "writing"):
             os.fsync(self._raw.fileno())
             failpoints.passage("output.synced")
             self._raw.close()
-        except OSError as exc:
-            raise _storage_error(self.path, exc) from exc
         self._sealed = True
 
     @property
@@ -170,16 +161,12 @@ class AtomicFile:
     def publish(self) -> None:
         """Put the file in the target's place, for good."""
         self.seal()
-        try:
+        with self, storing(self.path, "writing"):
             os.replace(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
             self._temporary = ""
             failpoints.passage("output.renamed")
             os.fsync(self._folder)
             failpoints.passage("output.kept")
-        except OSError as exc:
-            raise _storage_error(self.path, exc) from exc
-        finally:
-            self.discard()
 
     def discard(self) -> None:
         """Remove what is not published; does nothing the second time."""
@@ -203,12 +190,7 @@ class AtomicFile:
                 _remove_if_left(name, self._folder)
                 logger.info("removed %s, which a run that was killed has left", self.path.with_name(name))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.discard()
 
 
@@ -219,20 +201,16 @@ def create_files(files: Mapping[Path, tuple[bytes, int]]) -> None:
     """
     with contextlib.ExitStack() as undo:
         for path, (octets, mode) in files.items():
-            try:
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-            except FileExistsError as exc:
-                raise FileThereError(path=path) from exc
-            except OSError as exc:
-                raise _cannot_create(path, exc) from exc
+            with _creating(path):
+                try:
+                    descriptor = os.open(path, _NEW_FILE, mode)
+                except FileExistsError as exc:
+                    raise FileThereError(path=path) from exc
             undo.callback(os.unlink, path)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(octets)
-                    file.flush()
-                    os.fsync(descriptor)
-            except OSError as exc:
-                raise _storage_error(path, exc) from exc
+            with storing(path, "writing"), os.fdopen(descriptor, "wb") as file:
+                file.write(octets)
+                file.flush()
+                os.fsync(descriptor)
         undo.pop_all()
 
 
@@ -244,16 +222,16 @@ def replace_file(path: Path, octets: bytes) -> None:
     temporary = path.with_name(f"{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
-        failpoints.passage("checkpoint.writing")
+        failpoints.passage("state.writing")
         file.write(octets)
         file.flush()
-        failpoints.passage("checkpoint.written")
+        failpoints.passage("state.written")
         os.fsync(descriptor)
-    failpoints.passage("checkpoint.synced")
+    failpoints.passage("state.synced")
     os.replace(temporary, path)
-    failpoints.passage("checkpoint.renamed")
+    failpoints.passage("state.renamed")
     sync_folder(path.parent)
-    failpoints.passage("checkpoint.kept")
+    failpoints.passage("state.kept")
 
 
 def sha256_of(path: Path) -> str:
@@ -303,10 +281,11 @@ def _remove_if_left(name: str, folder: int) -> None:
         os.close(descriptor)
 
 
-def _cannot_create(path: Path, exc: OSError) -> CannotCreateError:
-    reason = "its folder does not exist" if isinstance(exc, FileNotFoundError) else (exc.strerror or "unknown").lower()
-    return CannotCreateError(path=path, reason=reason)
-
-
-def _storage_error(path: Path, exc: OSError) -> StorageError:
-    return StorageError(path=path, reason=f"writing failed: {(exc.strerror or 'unknown').lower()}")
+@contextlib.contextmanager
+def _creating(path: Path) -> Iterator[None]:
+    """As `creating`, with a plainer word for the commonest reason."""
+    with creating(path):
+        try:
+            yield
+        except FileNotFoundError as exc:
+            raise CannotCreateError(path=path, reason="its folder does not exist") from exc

@@ -18,17 +18,20 @@ from psicli import __version__, curve, failpoints, items, signals, tables, trace
 from psicli.config import Job, Task
 from psicli.errors import CannotCreateError, InterruptedBySignal, PsicliError, StorageError, shown, unexpected
 from psicli.files import FileFormat, check_writable, file_format
-from psicli.items import ItemSorter, OrderedItems
 from psicli.ledger import Ledger, Opening
 from psicli.link import Dialer, Listener
+from psicli.memory import MemoryPlan
 from psicli.outputs import SilentlyChecked, StandardOutput, TaskOutput
-from psicli.pipeline import Output, Prepared
+from psicli.partitions import Items, Matches, Partitioner
+from psicli.pipeline import Output, Prepared, Storage
 from psicli.policy import Policy
-from psicli.protocol import Progress, Purpose, TaskParty, TaskTerms
+from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
+from psicli.protocol.messages import Kept, Purpose, TaskTerms, partition_key
+from psicli.protocol.task import Progress, TaskParty
 from psicli.report import Report, Status, TaskReport, what_the_peer_learns
-from psicli.resume import Mode, NotRead, Resumer, TaskKeeper, sweep
+from psicli.resume import Mode, TaskKeeper, sweep
 from psicli.session import Session, TaskResult, Terms, open_session
-from psicli.spool import Mask, Spool, Storage
+from psicli.spool import Spool
 from psicli.state import RunFolder, state_folder
 from psicli.tables import Input
 from psicli.tls import TlsCredentials, ending
@@ -37,13 +40,10 @@ from psicli.trace import Stage, Stages
 logger = logging.getLogger(__name__)
 
 STDIO = "-"
-# What a task's items may fill of the memory there is for data: those of the next task are read while this one's are
-# masked.
-ITEMS_PART = 1 / 8
 # How long a side that fails before the session waits for the peer, to tell it [s].
 REFUSAL_TIMEOUT = 5.0
 # What a report says of a task that another run was through with: what was counted, and what came of it.
-COUNTED = ("rows", "distinct_items", "matchless_rows", "peer_items")
+COUNTED = ("rows", "distinct_items", "matchless_rows", "peer_items", "peer_questions")
 FOUND = ("matched", "output_rows", "output", "output_sha256")
 
 
@@ -61,7 +61,7 @@ def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None, resume: Mode
     """Run every task of the job with the peer and report; a failure ends up in the report, not in an exception.
 
     The caller holds the lock of the job's port or address. trace_file: where to write a trace of the run, if anywhere.
-    resume: when to go on from what a run that was killed has left.
+    resume: when to continue from what a run that was killed has left.
     """
     started = time.monotonic()
     report = _blank_report(job)
@@ -81,10 +81,9 @@ def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None, resume: Mode
             spool = stack.enter_context(Spool.open(state_folder()))
             stack.callback(_note_disk, report, spool)
             sweep(state_folder())
-            shared = Shared(job, Storage(spool, job.pipeline.working_memory), ledger, report, hooks)
-            resumer = Resumer(resume, state_folder())
+            shared = Shared(job, Storage(spool, MemoryPlan(job.pipeline.memory)), ledger, report, hooks, resume)
             for task, source in zip(job.tasks, sources, strict=True):
-                runs.append(TaskRun(shared, task, source, resumer))
+                runs.append(TaskRun(shared, task, source))
                 stack.callback(runs[-1].close)
             session = stack.enter_context(_session(job, meeting, shared.storage, report))
             session.agree()
@@ -262,6 +261,11 @@ def terms(job: Job, purpose: Purpose = Purpose.RUN) -> Terms:
     )
 
 
+def bin_items(job: Job) -> int:
+    """Return the most items a bin that this side can hold, a power of two [items]."""
+    return job.pipeline.bin_items or MemoryPlan(job.pipeline.memory).bin_items(LEAST_BIN_ITEMS, MOST_BIN_ITEMS)
+
+
 def _session(job: Job, meeting: Listener | Dialer, storage: Storage, report: Report) -> Session:
     session = open_session(
         meeting,
@@ -269,7 +273,8 @@ def _session(job: Job, meeting: Listener | Dialer, storage: Storage, report: Rep
         timeout=_rendezvous(job),
         recv_timeout=job.link.recv_timeout_ms / 1000,
         depth=job.pipeline.depth,
-        chunk_items=job.pipeline.chunk_items,
+        frame_items=job.pipeline.frame_items,
+        bin_items=bin_items(job),
         storage=storage,
     )
     if session.peer_certificate is not None:
@@ -292,12 +297,13 @@ class Shared:
     ledger: Ledger
     report: Report
     hooks: Hooks
+    resume: Mode
 
 
 class TaskRun:
     """One task from its input to its output; the session calls its parts when their time has come."""
 
-    def __init__(self, shared: Shared, task: Task, source: Source, resumer: Resumer) -> None:
+    def __init__(self, shared: Shared, task: Task, source: Source) -> None:
         job = self._job = shared.job
         self.name = task.name
         self.receives = task.receiver == job.party
@@ -311,8 +317,8 @@ class TaskRun:
         self._report = shared.report
         self._entry = next(entry for entry in shared.report.tasks if entry.name == task.name)
         self._hooks = shared.hooks
-        self._keeper = TaskKeeper(resumer, job, task, self._read, self._outcome)
-        # What an earlier run came to that was through with the task, where the peer agrees.
+        self._keeper = TaskKeeper(shared.resume, job, task, shared.ledger, self._outcome)
+        # What an earlier run came to that was done with the task, where the peer agrees.
         self._done_before: Mapping[str, Any] | None = None
         self._input: Input | None = None
         self._output: TaskOutput | None = None
@@ -320,52 +326,54 @@ class TaskRun:
         self._reading_seconds = 0.0
         self._started = 0.0
 
-    def prepare(self) -> Prepared:
-        """Read the whole input, unless an earlier run is through with it, and put its items in secret order."""
-        self._keeper.find()
-        if self._keeper.result is not None:
-            return Prepared(NotRead(self._keeper.result["distinct_items"]), None, self._keeper)
-        items, output = self._read()
-        if not self._keeper.confirm(items):
-            items, output = self._read()
-        return Prepared(items, output, self._keeper)
+    def find(self) -> Kept | None:
+        """Return what an earlier run has left of the task, where this one may continue from it."""
+        return self._keeper.find()
 
-    def _read(self) -> tuple[OrderedItems, Output | None]:
-        """Read the whole input, find its mistakes, and put its distinct items in secret order."""
+    def settled(self, party: TaskParty) -> None:
+        """Take note of what both sides have decided to continue from."""
+        self._keeper.settle(resumed=party.resumption is not None)
+        if party.resumption is not None and party.resumption.over:
+            self._done_before = self._keeper.result
+
+    def prepare(self, partition_sid: bytes) -> Prepared:
+        """Read the whole input, find its mistakes, and cut its items into bins."""
         started = time.monotonic()
-        self.close_files()
         self._phase("reading %s", self._source.name)
         with self.stages.at(Stage.READING, "read input"):
             self._input = Input(self._source.path, self._source.format, self._task.keys, name=self._source.name)
-            share = self._storage.share(ITEMS_PART)
-            sorter = ItemSorter(self._keeper.order_secret, spool=self._storage.spool, budget=share)
+            partitioner = Partitioner(partition_key(partition_sid), self._storage.spool, self._storage.plan.reading)
             for key_texts in self._input.key_batches():
-                sorter.expect(self._input.expected_rows)
-                sorter.add(items.encode_items(key_texts))
-        with self.stages.at(Stage.READING, "order"):
-            ordered = sorter.finish()
+                partitioner.expect(self._input.expected_rows)
+                partitioner.add(items.encode_items(key_texts))
+        with self.stages.at(Stage.READING, "count items"):
+            found = partitioner.finish()
         self._keeper.identity = self._input.identity
-        self._entry.rows, self._entry.matchless_rows = ordered.rows, ordered.matchless
-        self._entry.distinct_items = len(ordered)
-        if self._task.output_path is None:
-            self._input.close()
-        else:
-            kind = StandardOutput if self._task.output_path == STDIO else TaskOutput
-            self._output = kind(self._task.output_path, self._input, ordered, self._storage, self._policy)
+        self._keeper.confirm()
+        self._entry.rows, self._entry.matchless_rows = found.rows, found.null_keys
+        self._entry.distinct_items = len(found)
+        output = self._make_output(found)
         self._reading_seconds = time.monotonic() - started
         failpoints.passage("input.read")
-        if self._output is not None and not self.receives:
-            return ordered, SilentlyChecked(self._output)
-        return ordered, self._output
+        return Prepared(found, output, self._keeper)
+
+    def _make_output(self, found: Items) -> Output | None:
+        assert self._input is not None
+        if self._task.output_path is None:
+            self._input.close()
+            return None
+        kind = StandardOutput if self._task.output_path == STDIO else TaskOutput
+        self._output = kind(self._task.output_path, self._input, found, self._storage, self._policy)
+        return self._output if self.receives else SilentlyChecked(self._output)
 
     def opened(self, party: TaskParty) -> None:
-        """Check the policy on sizes and runs, and note in the ledger that the task begins, unless it goes on."""
-        self._entry.peer_items = party.peer_count
+        """Check the policy on sizes and runs, and note in the ledger that the task begins, unless it is resumed."""
+        self._entry.peer_items, self._entry.peer_questions = party.peer_count, party.questions
+        self._entry.bins = party.number_of_bins
         failpoints.passage("task.admitted")
-        self._policy.check_peer_items(party.peer_count)
-        self._task_sid = self._entry.task_sid = party.task_sid.hex()
+        self._policy.check_peer_items(party.peer_count, party.questions)
+        self._task_sid = self._entry.task_sid = party.partition_sid.hex()
         if party.resumption is not None:
-            self._done_before = self._keeper.result
             self._note_resumed(party)
         path = self._task.input_path
         opening = Opening(
@@ -377,16 +385,17 @@ class TaskRun:
             keys=self._task.keys,
             distinct_items=party.own_count,
             peer_items=party.peer_count,
+            peer_questions=party.questions,
         )
         self._ledger.open(
             opening, self._policy.check_runs if self._policy.limits_runs else None, resumed=party.resumption is not None
         )
 
     def _note_resumed(self, party: TaskParty) -> None:
-        """Say how much of the masking need not be done again."""
+        """Say how much of the exchange need not be done again."""
         share = party.progress.share
         self._entry.resumed = share
-        logger.info("goes on from %.0f %% of an earlier run", 100 * share, extra={"task": self.name})
+        logger.info("continues from %.0f %% of an earlier run", 100 * share, extra={"task": self.name})
 
     def started(self) -> None:
         self._started = time.monotonic()
@@ -405,17 +414,17 @@ class TaskRun:
             self._take_over(self._done_before)
         elif self._output is not None and self._output.refusal is not None:
             self._fail(self._output.refusal)
-        elif self._output is None or self.broadcast:
+        elif self.broadcast or not self.receives:
             self._done()
 
-    def finish_alone(self, matched: Callable[[], Mask]) -> None:
+    def finish_alone(self, matches: Callable[[], Matches]) -> None:
         """Match and write a one-sided result; a failure here neither stops the session nor shows in it."""
         if self._done_before is not None:
             return
-        assert self._output is not None
         try:
-            self._phase("matching and writing %s", self._output.name)
-            found = matched()
+            self._phase("matching and writing %s", self._task.output_path)
+            found = matches()
+            assert self._output is not None
             self._output.check(found)
             with self.stages.at(Stage.WRITING, "write output"):
                 self._output.stage(found)
@@ -432,10 +441,6 @@ class TaskRun:
         seconds = self.stages.seconds()
         if any(seconds.values()):
             self._entry.stages = seconds
-        self.close_files()
-
-    def close_files(self) -> None:
-        """Close the input, and remove what was written and not published."""
         if self._input is not None:
             self._input.close()
         if self._output is not None:
@@ -475,7 +480,7 @@ class TaskRun:
         self._report.fail(error)
 
     def end(self, error: PsicliError | None) -> None:
-        """See to ledger and checkpoint when the run is over, for this reason if it failed."""
+        """Close the ledger's entry and leave or remove what is kept; error: why the run failed."""
         self.note_end(error)
         try:
             self._keeper.end(error)

@@ -1,8 +1,9 @@
 """The ledger: a line for every task that was opened with a peer, and one for how it ended.
 
 A file of JSON lines in the state folder that is only ever appended to. An `open` line is on the disk before the first
-point leaves; without a `close` line after it, the run was killed. Fields that are not known here are passed over. It
-holds names, paths, counts and ids: never an item, a point or a scalar.
+point leaves; without a `close` line after it, the run was killed. Of a task that can be resumed there is an `answer`
+line for each bin, on the disk before the first answer leaves. Fields that are not known here are passed over. It holds
+names, paths, counts and ids: never an item, a point or a scalar.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import stat
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -35,7 +37,10 @@ _CLOSING = ("outcome", "code", "error", "matched", "output_sha256")
 
 @dataclass(frozen=True)
 class Opening:
-    """A task as both sides opened it; input: absolute path, or - for standard input; counts [items]."""
+    """A task as both sides opened it; input: absolute path, or - for standard input; counts [items].
+
+    peer_questions: the peer's items with their padding, as many as it may have asked about.
+    """
 
     job: str
     task: str
@@ -45,6 +50,7 @@ class Opening:
     keys: tuple[str, ...]
     distinct_items: int
     peer_items: int
+    peer_questions: int
 
     @property
     def subject(self) -> tuple[object, ...]:
@@ -106,6 +112,23 @@ class Ledger:
             self._append(file, {"event": "open", "time": _now(), **asdict(opening)})
             self._unfinished[opening.task_sid] = opening.peer
 
+    def answer(self, partition_sid: str, peer: str, number: int, items: int) -> None:
+        """Note that a bin is answered; items: its capacity. Raises CannotCreateError, StorageError."""
+        entry = {"event": "answer", "time": _now(), "task_sid": partition_sid, "peer": peer}
+        with self._guard, self._file() as file:
+            self._append(file, {**entry, "bin": number, "items": items})
+
+    def answers(self, partition_sid: str, peer: str) -> Counter[int]:
+        """Return how often each bin was answered in the last two days; raises CannotCreateError, StorageError."""
+        with self._guard, self._file() as file:
+            lines = (line for _, line in _lines(file, since=datetime.now(UTC) - 2 * DAY) if line is not None)
+            task = partition_sid, peer
+            return Counter(
+                int(line["bin"])
+                for line in lines
+                if line["event"] == "answer" and (line["task_sid"], line["peer"]) == task
+            )
+
     def close(
         self, task_sid: str, error: PsicliError | None, matched: int | None, output_sha256: str | None = None
     ) -> None:
@@ -140,7 +163,7 @@ class Ledger:
                 task = str(line["task_sid"]), str(line["peer"])
                 if line["event"] == "open":
                     found[task] = Entry(line["time"], _opening(line))
-                elif task in found:
+                elif line["event"] == "close" and task in found:
                     facts: dict[str, Any] = {name: line.get(name) for name in _CLOSING}
                     found[task] = replace(found[task], closed=line["time"], **facts)
         return list(found.values())
@@ -270,14 +293,15 @@ def _parsed(data: bytes) -> dict[str, Any] | None:
         if line["event"] == "open":
             _opening(line)
             return line
-        is_close = line["event"] == "close" and all(name in line for name in ("task_sid", "peer", "outcome"))
-        return line if is_close else None
+        needed = {"close": ("task_sid", "peer", "outcome"), "answer": ("task_sid", "peer", "bin", "items")}
+        names = needed.get(line["event"])
+        return line if names is not None and all(name in line for name in names) else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def _opening(line: dict[str, Any]) -> Opening:
     """Read an `open` line; raises KeyError, TypeError, ValueError."""
-    texts = {name: str(line[name]) for name in ("job", "task", "peer", "task_sid", "input")}
-    keys = tuple(str(column) for column in line["keys"])
-    return Opening(**texts, keys=keys, distinct_items=int(line["distinct_items"]), peer_items=int(line["peer_items"]))
+    facts: dict[str, Any] = {name: str(line[name]) for name in ("job", "task", "peer", "task_sid", "input")}
+    facts |= {name: int(line[name]) for name in ("distinct_items", "peer_items", "peer_questions")}
+    return Opening(**facts, keys=tuple(str(column) for column in line["keys"]))

@@ -15,7 +15,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeGuard
+from dataclasses import dataclass, field
+from typing import Any
 
 # The C core writes to stderr by itself and installs fork handlers; both before it is imported.
 os.environ["GRPC_VERBOSITY"] = "NONE"
@@ -47,13 +48,13 @@ from psicli.errors import (
     shown,
     unexpected,
 )
-from psicli.protocol import (
+from psicli.protocol.messages import (
     Abort,
     Bye,
-    Chunk,
     Commit,
     Done,
     End,
+    Frame,
     HelloOctets,
     Message,
     Purpose,
@@ -231,7 +232,7 @@ class Link:
         self._attempt = 0
         self._changed = threading.Condition()
         # A failure among the messages is what the peer sent instead of one.
-        self._inbox: deque[tuple[Message, int] | PsicliError] = deque()
+        self._inbox: deque[tuple[Message | PsicliError, int]] = deque()
         self._outbox = Outbox()
         # Messages that have arrived and that were read; what is unread, and what was read since the peer was told.
         self._arrived = 0
@@ -243,9 +244,10 @@ class Link:
         self._closing = False
         self._aborted = False
         self._peer_said_bye = False
-        self._ended = False
         self._woken = False
-        self._failure: PsicliError | None = None
+        self.ended = False
+        # What ended the link, if it was no clean end.
+        self.failure: PsicliError | None = None
         self._heard_at = time.monotonic()
         # Whether the stream's last words found nobody, as far as it was watched.
         self.unanswered = False
@@ -259,7 +261,7 @@ class Link:
         """Queue a message and return its size [bytes]; after the link has ended it goes nowhere."""
         octets = failpoints.carry(f"{_kind(message)}.sending", encode(message))
         with self._changed:
-            if not (self._closing or self._failure):
+            if not (self._closing or self.failure):
                 self._outbox.put(octets, owed=isinstance(message, Received | Commit | Done))
                 self._aborted = isinstance(message, Abort)
                 trace.count("outbox", "messages", len(self._outbox))
@@ -272,28 +274,28 @@ class Link:
         Raises PeerProtocolError for what is no message, and what ended the link once its last message was returned.
         """
         with self._changed:
-            arrived = self._pop() if self._inbox else None
+            message, size = self._pop() if self._inbox else (None, 0)
             self._changed.notify_all()
-            if isinstance(arrived, PsicliError):
-                raise arrived
-            if arrived is None and self._ended:
-                raise self._failure or PeerGoneError(reason="it closed the connection")
-        if arrived is not None:
-            failpoints.passage(f"{_kind(arrived[0])}.arrived")
-        return arrived
+            if message is None and self.ended:
+                raise self.failure or PeerGoneError(reason="it closed the connection")
+        if isinstance(message, PsicliError):
+            raise message
+        if message is None:
+            return None
+        failpoints.passage(f"{_kind(message)}.arrived")
+        return message, size
 
-    def _pop(self) -> tuple[Message, int] | PsicliError:
-        arrived = self._inbox.popleft()
+    def _pop(self) -> tuple[Message | PsicliError, int]:
+        message, size = self._inbox.popleft()
         self._read += 1
-        size = cost(arrived[1] if isinstance(arrived, tuple) else 0)
-        self._unread_cost -= size
-        self._untold_cost += size
+        self._unread_cost -= cost(size)
+        self._untold_cost += cost(size)
         trace.count("inbox", "messages", len(self._inbox))
-        return arrived
+        return message, size
 
     def room(self) -> float:
         """Return how many frames may be queued; a link that has ended takes any number, and they go nowhere."""
-        return math.inf if self._ended else QUEUE_FRAMES - len(self._outbox)
+        return math.inf if self.ended else QUEUE_FRAMES - len(self._outbox)
 
     def wait(self, *, for_message: bool, room_for: int | None, timeout: float) -> bool:
         """Wait until a message (or the end of the link) is there, or room for so many frames, or wake() is called.
@@ -302,7 +304,7 @@ class Link:
         """
 
         def there() -> bool:
-            message = for_message and (self._ended or bool(self._inbox))
+            message = for_message and (self.ended or bool(self._inbox))
             return self._woken or message or (room_for is not None and self.room() >= room_for)
 
         found = signals.wait_for(self._changed, there, timeout)
@@ -331,11 +333,7 @@ class Link:
     @property
     def broken(self) -> bool:
         """Whether there is no stream, but there may be one again."""
-        return self.stream is None and not self._ended
-
-    @property
-    def ended(self) -> bool:
-        return self._ended
+        return self.stream is None and not self.ended
 
     def close_outgoing(self) -> None:
         """End our direction once what is queued has been sent."""
@@ -349,7 +347,7 @@ class Link:
         Return, to a dialer, whether the listener ended it and so has taken in everything.
         """
         self.close_outgoing()
-        return signals.wait_for(self._changed, self._drained, timeout) and self._failure is None
+        return signals.wait_for(self._changed, self._drained, timeout) and self.failure is None
 
     def abort(self, failure_class: int, timeout: float) -> None:
         """Tell the peer the class of our failure, and end the stream within timeout [s].
@@ -366,7 +364,7 @@ class Link:
         while self._inbox:
             self._pop()
         self._changed.notify_all()
-        return self._ended and not (self.stream and self.stream.served)
+        return self.ended and not (self.stream and self.stream.served)
 
     # The transport's side
 
@@ -382,8 +380,8 @@ class Link:
                     self._changed.notify_all()
                     return octets
                 # A peer that has only ended its own direction still listens, and waits for our Bye.
-                over = self._closing or (self._ended and not self._peer_said_bye)
-                if self._failure or stream.said_bye or (over and not self._outbox):
+                over = self._closing or (self.ended and not self._peer_said_bye)
+                if self.failure or stream.said_bye or (over and not self._outbox):
                     return None
                 self._changed.wait()
             return None
@@ -392,7 +390,7 @@ class Link:
         if stream.owes_reconnect:
             stream.owes_reconnect = False
             return encode(Reconnect(self._sid, self._attempt, self._arrived))
-        if stream is self._trial or self._failure or stream.said_bye:
+        if stream is self._trial or self.failure or stream.said_bye:
             return None
         if self._untold_cost >= WINDOW_BYTES // 4:
             self._untold_cost = 0
@@ -405,67 +403,64 @@ class Link:
 
     def take_in(self, octets: bytes, stream: Stream) -> None:
         """Take in what came over a stream; what comes over one that was given up is lost, and will be sent again."""
-        arrived: tuple[Message, int] | PsicliError
         octets = failpoints.carry("link.arriving", octets)
+        message: Message | PsicliError
         try:
             with trace.span("receive"):
-                arrived = decode(octets), len(octets)
+                message = decode(octets)
         except PsicliError as exc:
             # Our direction stays open: the peer is to be told.
-            arrived = exc
+            message = exc
         with self._changed:
             if stream is self._trial:
-                self._try(stream, arrived)
+                self._try(stream, message)
             elif stream is self.stream:
                 self._bytes_received += len(octets)
                 trace.count("received", "bytes", self._bytes_received)
                 self._heard_at = time.monotonic()
-                self._take_in(arrived, stream)
+                self._take_in(message, len(octets), stream)
             self._changed.notify_all()
 
-    def _take_in(self, arrived: tuple[Message, int] | PsicliError, stream: Stream) -> None:
-        match arrived:
-            case Bye(), _:
+    def _take_in(self, message: Message | PsicliError, size: int, stream: Stream) -> None:
+        if self._peer_said_bye and not isinstance(message, Taken | Bye | PsicliError):
+            message = PeerProtocolError(detail="it goes on after its last word")
+        match message:
+            case Bye():
                 self._peer_said_bye = True
                 return
-            case Taken(messages), _:
+            case Taken(messages):
                 try:
                     self._outbox.confirm(messages)
                     return
                 except PeerProtocolError as exc:
-                    arrived = exc
-            case Abort(), _:
+                    message = exc
+            case Abort():
                 self._peer_said_bye = True
         # The peer keeps to the window; one that does not is not read from.
-        self._changed.wait_for(lambda: self._unread_cost < 2 * WINDOW_BYTES or self._ended or stream is not self.stream)
+        self._changed.wait_for(lambda: self._unread_cost < 2 * WINDOW_BYTES or self.ended or stream is not self.stream)
         if stream is not self.stream:
             return
         self._arrived += 1
-        if not (self._ended and (_is_frame(arrived) or self._is_cut(arrived))):
-            self._inbox.append(arrived)
-            self._unread_cost += cost(arrived[1] if isinstance(arrived, tuple) else 0)
+        if self.ended and isinstance(message, Frame | End):
+            self._cut.add(message.task)
+        elif not (self.ended and self._is_cut(message)):
+            self._inbox.append((message, size))
+            self._unread_cost += cost(size)
             trace.count("inbox", "messages", len(self._inbox))
-        elif _is_frame(arrived):
-            self._cut.add(arrived[0].task)
-
-    @property
-    def failure(self) -> PsicliError | None:
-        """What ended the link, if it was no clean end."""
-        return self._failure
 
     def end(self, failure: PsicliError | None = None) -> None:
         """Mark the link as ended; the first reason stays."""
         with self._changed:
-            if not self._ended:
-                self._ended = True
-                self._failure = failure
+            if not self.ended:
+                self.ended = True
+                self.failure = failure
                 # Frames are of no use any more, nor is what was said after them; what else was said still counts.
-                self._cut = {item[0].task for item in self._inbox if _is_frame(item)}
-                self._inbox = deque(item for item in self._inbox if not self._is_cut(item))
+                self._cut = {message.task for message, _ in self._inbox if isinstance(message, Frame | End)}
+                self._inbox = deque(item for item in self._inbox if not self._is_cut(item[0]))
                 self._changed.notify_all()
 
-    def _is_cut(self, item: tuple[Message, int] | PsicliError) -> bool:
-        return isinstance(item, tuple) and getattr(item[0], "task", None) in self._cut
+    def _is_cut(self, message: Message | PsicliError) -> bool:
+        return getattr(message, "task", None) in self._cut
 
     def first(self, timeout: float) -> Message | None:
         """Return the first message, None when none comes in time; raises what ended the stream."""
@@ -481,13 +476,13 @@ class Link:
 
     def is_of(self, sid: bytes) -> bool:
         """Tell whether a session with this sid goes on over this link."""
-        return not self._ended and bool(self._sid) and hmac.compare_digest(self._sid, sid)
+        return not self.ended and bool(self._sid) and hmac.compare_digest(self._sid, sid)
 
     def stream_ended(self, stream: Stream) -> None:
         """Take note of the end of a stream: of the link too, unless that can be mended."""
         with self._changed:
             self._changed.notify_all()
-            if stream is not self.stream or self._ended:
+            if stream is not self.stream or self.ended:
                 return
             lasting = self._peer_said_bye or self._aborted or isinstance(stream.failure, PeerProtocolError)
             if self._mend is None or lasting:
@@ -516,7 +511,7 @@ class Link:
         """Wait for the stream that is tried [s]; raises why it did not take over."""
         with self._changed:
             trial = self._trial
-            self._changed.wait_for(lambda: self.stream or self._ended or (trial and trial.over), timeout)
+            self._changed.wait_for(lambda: self.stream or self.ended or (trial and trial.over), timeout)
             self._trial = None
             self._changed.notify_all()
             if self.broken:
@@ -548,24 +543,24 @@ class Link:
     def outlasts(self, timeout: float) -> bool:
         """Return whether the link still goes on after timeout [s]; at once where it ends before."""
         with self._changed:
-            return not self._changed.wait_for(lambda: self._ended, timeout)
+            return not self._changed.wait_for(lambda: self.ended, timeout)
 
     def await_end(self, stream: Stream) -> None:
         """Wait until a stream is not needed any more; after an Abort nobody has anything to say."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or self._aborted or stream is not self.stream)
+            self._changed.wait_for(lambda: self.ended or self._aborted or stream is not self.stream)
 
-    def _try(self, stream: Stream, answer: tuple[Message, int] | PsicliError) -> None:
+    def _try(self, stream: Stream, answer: Message | PsicliError) -> None:
         """Take in the answer to Reconnect."""
         match answer:
-            case Reconnect(sid, attempt, messages), _ if self.is_of(sid) and attempt == self._attempt:
+            case Reconnect(sid, attempt, messages) if self.is_of(sid) and attempt == self._attempt:
                 failpoints.passage("reconnect.answered")
                 try:
                     self._outbox.go_on_after(messages)
                     self._use(stream)
                 except PeerProtocolError as exc:
                     self.end(exc)
-            case Abort(), _:
+            case Abort():
                 self.end(PeerGoneError(reason="it knows nothing of this session any more"))
             case _:
                 self.end(PeerProtocolError(detail="it did not answer with Reconnect"))
@@ -582,10 +577,6 @@ class Link:
 
 def _kind(message: Message) -> str:
     return type(message).__name__.removesuffix("Octets").lower()
-
-
-def _is_frame(item: tuple[Message, int] | PsicliError) -> TypeGuard[tuple[Chunk | End, int]]:
-    return isinstance(item, tuple) and isinstance(item[0], Chunk | End)
 
 
 def _translated(exc: grpc.RpcError, *, tls: bool) -> PsicliError:
@@ -614,28 +605,30 @@ def _plain_reason(details: str) -> str:
     return known or (shown(details) if details else "the connection broke")
 
 
-class Listener:
+@dataclass(eq=False)
+class _End:
+    """What either end is told; reconnect_window: how long a broken connection is waited or tried for [s]."""
+
+    host: str
+    port: int
+    peer: str
+    credentials: TlsCredentials | None
+    purpose: Purpose = field(default=Purpose.RUN, kw_only=True)
+    reconnect_window: float = field(default=0.0, kw_only=True)
+
+    @property
+    def where(self) -> str:
+        return tls.written_address(self.host, self.port)
+
+
+class Listener(_End):
     """The end that accepts the connection; owns the port from construction on.
 
     purpose: with CHECK it meets whoever says Hello, and gives the session to nobody. Raises PortBusyError when it
     cannot be bound: why it might not be is found out before, by the port's lock.
     """
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        peer: str,
-        credentials: TlsCredentials | None,
-        purpose: Purpose = Purpose.RUN,
-        reconnect_window: float = 0.0,
-    ) -> None:
-        """reconnect_window: how long a broken connection is waited for [s]."""
-        self.where = tls.written_address(host, port)
-        self._purpose = purpose
-        self._peer = peer
-        self._credentials = credentials
-        self._window = reconnect_window
+    def __post_init__(self) -> None:
         self._lock = threading.Condition()
         self._make_hello: Callable[[], bytes] | None = None
         self._refusal: int | None = None
@@ -648,27 +641,24 @@ class Listener:
         self._strangers: list[str] = []
         self._links: set[Link] = set()
         self._threads = ThreadPoolExecutor(2 * _MAX_STREAMS, "psicli-link")
+        handler = grpc.stream_stream_rpc_method_handler(self._serve)
         self._server = grpc.server(
             self._threads,
-            handlers=[self._handlers()],
+            handlers=[grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler})],
             options=_SERVER_OPTIONS,
             maximum_concurrent_rpcs=_MAX_STREAMS,
         )
-        self._bind(port)
+        self._bind()
 
-    def _handlers(self) -> Any:
-        handler = grpc.stream_stream_rpc_method_handler(self._serve)
-        return grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler})
-
-    def _bind(self, port: int) -> None:
+    def _bind(self) -> None:
         try:
-            if self._credentials is None:
+            if self.credentials is None:
                 bound = self._server.add_insecure_port(self.where)
             else:
-                bound = self._server.add_secure_port(self.where, self._server_credentials(self._credentials))
+                bound = self._server.add_secure_port(self.where, self._server_credentials(self.credentials))
         except RuntimeError as exc:
             raise PortBusyError(where=self.where) from exc
-        if bound != port:
+        if bound != self.port:
             raise PortBusyError(where=self.where)
         failpoints.passage("port.bound")
 
@@ -706,7 +696,7 @@ class Listener:
         if self._taken is not None:
             return self._taken
         assert self._peer_failure is not None
-        if self._credentials is None and self._peer_failure == TLS_FAILED:
+        if self.credentials is None and self._peer_failure == TLS_FAILED:
             raise PeerWantsTlsError()
         raise failure_of_peer(self._peer_failure)
 
@@ -717,7 +707,7 @@ class Listener:
         if self._handshakes > 0:
             ago = time.monotonic() - self._handshake_at
             return HandshakesFailedError(seconds=timeout, count=self._handshakes, where=self.where, ago=ago)
-        reason = next(iter(self._strangers[-1:]), f"nobody connected to {self.where} as {self._peer}")
+        reason = next(iter(self._strangers[-1:]), f"nobody connected to {self.where} as {self.peer}")
         return PeerAbsentError(seconds=timeout, reason=reason)
 
     def _say_what_for(self) -> None:
@@ -725,12 +715,12 @@ class Listener:
             logger.warning(
                 "still waiting for %s: %d connections to %s ended in the TLS handshake; the dialer's log says why, "
                 "else look here at ca_file, the own certificate and the clock",
-                self._peer,
+                self.peer,
                 self._handshakes,
                 self.where,
             )
         else:
-            logger.info("still waiting for %s to connect to %s", self._peer, self.where)
+            logger.info("still waiting for %s to connect to %s", self.peer, self.where)
 
     def refuse(self, failure_class: int, timeout: float) -> None:
         """Tell the peer that this side has failed, if it comes within timeout [s]."""
@@ -780,9 +770,9 @@ class Listener:
         """Return the certificate of whoever is at the other end; raises StrangerError if it does not name our peer."""
         with self._lock:
             self._handshakes = 0
-        if self._credentials is None:
+        if self.credentials is None:
             return None
-        name = self._credentials.peer_name
+        name = self.credentials.peer_name
         try:
             certificate = x509.load_pem_x509_certificate(context.auth_context()["x509_pem_cert"][0])
         except ValueError as exc:
@@ -818,7 +808,7 @@ class Listener:
             self._turn_away(link, self._refusal)
             # Whoever only checks may tell nobody who runs.
             self._told |= purpose is Purpose.RUN
-        elif self._purpose is Purpose.CHECK:
+        elif self.purpose is Purpose.CHECK:
             self._say_hello(link, octets)
             link.close_outgoing()
             self._taken = self._taken or link
@@ -833,7 +823,7 @@ class Listener:
         else:
             self._say_hello(link, octets)
             self._taken = link
-            if self._window:
+            if self.reconnect_window:
                 link.can_be_mended(session_id(link.own_hello, octets), self._await_again)
                 threading.Thread(target=self._watch, args=(link,), name="psicli-watch", daemon=True).start()
 
@@ -863,9 +853,9 @@ class Listener:
     def _await_again(self, link: Link, cause: PsicliError) -> None:
         """Wait for the peer to come back after its connection broke; end the link if it does not."""
         lost = link.unanswered
-        patience = self._window if lost else min(DEAD_AFTER, self._window)
+        patience = self.reconnect_window if lost else min(DEAD_AFTER, self.reconnect_window)
         logger.warning(
-            "the connection of %s broke (%s); waiting %.0f s for a new one", self._peer, _reason(cause), patience
+            "the connection of %s broke (%s); waiting %.0f s for a new one", self.peer, _reason(cause), patience
         )
         began = time.monotonic()
         while not link.await_stream(min(WAITING_LINE_INTERVAL, _left(began + patience))):
@@ -877,9 +867,9 @@ class Listener:
                     else PeerGoneError(reason=f"{_reason(cause)}, and no new connection came within {patience:.0f} s")
                 )
                 return
-            logger.info("still waiting for %s to connect again, for %.0f s of %.0f s", self._peer, gone, patience)
+            logger.info("still waiting for %s to connect again, for %.0f s of %.0f s", self.peer, gone, patience)
         if not link.ended:
-            logger.info("%s is back after %.1f s", self._peer, time.monotonic() - began)
+            logger.info("%s is back after %.1f s", self.peer, time.monotonic() - began)
 
     def _turn_away(self, link: Link, failure_class: int) -> None:
         link.send(Abort(failure_class))
@@ -894,29 +884,13 @@ def _left(deadline: float) -> float:
     return max(0.0, deadline - time.monotonic())
 
 
-class Dialer:
-    """The end that makes the connection."""
+@dataclass(eq=False)
+class Dialer(_End):
+    """The end that makes the connection; retry_interval: pause between two tries [s]."""
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        peer: str,
-        credentials: TlsCredentials | None,
-        retry_interval: float,
-        purpose: Purpose = Purpose.RUN,
-        reconnect_window: float = 0.0,
-    ) -> None:
-        """retry_interval: pause between two tries; reconnect_window: how long a broken connection is tried for [s]."""
-        self.where = tls.written_address(host, port)
-        self._purpose = purpose
-        self._address = host, port
-        self._peer = peer
-        self._credentials = credentials
-        self._retry_interval = retry_interval
-        self._window = reconnect_window
-        self._link: Link | None = None
-        self._channel: Any = None
+    retry_interval: float
+    _link: Link | None = field(default=None, init=False)
+    _channel: Any = field(default=None, init=False)
 
     def meet(self, make_hello: Callable[[], bytes], timeout: float) -> Link:
         """Connect, again and again, until the peer answers with its Hello; return the link.
@@ -927,20 +901,20 @@ class Dialer:
         deadline = time.monotonic() + timeout
         next_line = time.monotonic() + WAITING_LINE_INTERVAL
         reason = NO_ANSWER
-        interval = min(FIRST_RETRY_INTERVAL, self._retry_interval)
+        interval = min(FIRST_RETRY_INTERVAL, self.retry_interval)
         while True:
-            link = Link(tls=self._credentials is not None)
+            link = Link(tls=self.credentials is not None)
             link.own_hello = make_hello()
             try:
                 self._link = self._attempt(link, HelloOctets(link.own_hello), deadline)
-                if self._window:
+                if self.reconnect_window:
                     link.can_be_mended(session_id(link.peer_hello, link.own_hello), self._reconnect)
                 return link
             except PeerGoneError as exc:
                 # The last attempt may just have run out of time.
                 reason = reason if exc.facts["reason"] == NO_ANSWER else str(exc.facts["reason"])
             except PeerSpeaksPlainError:
-                if self._purpose is Purpose.RUN:
+                if self.purpose is Purpose.RUN:
                     self._tell_in_plain()
                 raise
             self._hang_up()
@@ -949,10 +923,10 @@ class Dialer:
             if left <= 0:
                 raise PeerAbsentError(seconds=timeout, reason=f"{self.where}: {reason}")
             if time.monotonic() >= next_line:
-                logger.info("still waiting for %s at %s: %s", self._peer, self.where, reason)
+                logger.info("still waiting for %s at %s: %s", self.peer, self.where, reason)
                 next_line += WAITING_LINE_INTERVAL
             signals.pause(min(interval, left))
-            interval = min(2 * interval, self._retry_interval)
+            interval = min(2 * interval, self.retry_interval)
 
     def _check_plain(self, deadline: float) -> None:
         """Find out, where this side sends plain text and had no answer, whether the other end speaks TLS.
@@ -960,12 +934,12 @@ class Dialer:
         Raises PeerSpeaksTlsError.
         """
         timeout = min(tls.PREFLIGHT_TIMEOUT, deadline - time.monotonic())
-        if self._credentials is None and timeout > 0 and tls.presented(*self._address, timeout) is not None:
+        if self.credentials is None and timeout > 0 and tls.presented(self.host, self.port, timeout) is not None:
             raise PeerSpeaksTlsError(where=self.where)
 
     def _tell_in_plain(self) -> None:
         """Tell a listener in plain text that this side speaks TLS; it would wait in vain. No more than that is said."""
-        plain = Dialer(*self._address, self._peer, None, self._retry_interval)
+        plain = Dialer(self.host, self.port, self.peer, None, self.retry_interval)
         plain.refuse(TLS_FAILED, PLAIN_WORDS_TIMEOUT)
         plain.close()
 
@@ -984,13 +958,13 @@ class Dialer:
                 told = link.finish(deadline - time.monotonic()) or isinstance(link.failure, IdentityError)
             except IdentityError as exc:
                 # It comes second to the failure to be told, and will not be better in a moment.
-                logger.info("%s cannot be told: %s", self._peer, exc)
+                logger.info("%s cannot be told: %s", self.peer, exc)
                 told = True
             except PeerLostError:
                 pass
             self._hang_up()
             if not told:
-                signals.pause(min(self._retry_interval, 0.5))
+                signals.pause(min(self.retry_interval, 0.5))
 
     def close(self) -> None:
         if self._link is not None:
@@ -1006,36 +980,36 @@ class Dialer:
         """Make a new connection after one broke; end the link if that cannot be done."""
         logger.warning(
             "the connection to %s broke (%s); trying for %.0f s to get it back",
-            self._peer,
+            self.peer,
             _reason(cause),
-            self._window,
+            self.reconnect_window,
         )
         began = time.monotonic()
-        deadline, next_line = began + self._window, began + WAITING_LINE_INTERVAL
-        pause = min(FIRST_RETRY_INTERVAL, self._retry_interval)
+        deadline, next_line = began + self.reconnect_window, began + WAITING_LINE_INTERVAL
+        pause = min(FIRST_RETRY_INTERVAL, self.retry_interval)
         while not link.ended:
             self._hang_up()
             reason = self._try_again(link)
             if link.ended:
                 break
             if reason is None:
-                logger.info("%s is back after %.1f s", self._peer, time.monotonic() - began)
+                logger.info("%s is back after %.1f s", self.peer, time.monotonic() - began)
                 return
             if (death := self._death(link, reason)) is not None:
                 link.end(PeerGoneError(reason=f"{_reason(cause)}, then {death}"))
             elif time.monotonic() >= deadline:
-                link.end(LinkBrokenError(cause=_reason(cause), seconds=self._window))
+                link.end(LinkBrokenError(cause=_reason(cause), seconds=self.reconnect_window))
             elif time.monotonic() >= next_line:
-                logger.info("still trying to reach %s at %s: %s", self._peer, self.where, reason)
+                logger.info("still trying to reach %s at %s: %s", self.peer, self.where, reason)
                 next_line += WAITING_LINE_INTERVAL
             link.await_stream(min(pause, _left(deadline)))
-            pause = min(2 * pause, self._retry_interval, LONGEST_PAUSE)
+            pause = min(2 * pause, self.retry_interval, LONGEST_PAUSE)
         self._hang_up()
 
     def _try_again(self, link: Link) -> str | None:
         """Make one attempt; return why it failed, None when the link goes on, or has ended."""
         try:
-            sockets.reach(*self._address, REACH_TIMEOUT)
+            sockets.reach(self.host, self.port, REACH_TIMEOUT)
         except PeerGoneError as exc:
             return _reason(exc)
         failpoints.passage("reconnect.dialled")
@@ -1063,7 +1037,7 @@ class Dialer:
             return None
         try:
             # The network may have broken again since.
-            sockets.reach(*self._address, REACH_TIMEOUT)
+            sockets.reach(self.host, self.port, REACH_TIMEOUT)
         except PeerGoneError:
             return None
         return f"its machine took a connection that nobody answered within {ANSWER_TIMEOUT:.0f} s: was it stopped?"
@@ -1086,7 +1060,7 @@ class Dialer:
         if isinstance(answer, HelloOctets):
             # Read here, where the peer can be told what is wrong with it.
             theirs = decode_hello(answer.octets)
-            if theirs.purpose is Purpose.CHECK and self._purpose is Purpose.RUN:
+            if theirs.purpose is Purpose.CHECK and self.purpose is Purpose.RUN:
                 raise PeerGoneError(reason=_ONLY_CHECKS)
             link.peer_hello = answer.octets
             return link
@@ -1100,16 +1074,16 @@ class Dialer:
         threading.Thread(target=stream.pump, args=(call,), name="psicli-pump", daemon=True).start()
 
     def _open_channel(self, link: Link, deadline: float) -> Any:
-        if self._credentials is None:
+        if self.credentials is None:
             return grpc.insecure_channel(self.where, _CLIENT_OPTIONS)
         timeout = min(tls.PREFLIGHT_TIMEOUT, max(_left(deadline), 0.1))
-        link.peer_certificate = tls.preflight(*self._address, self._credentials, timeout)
+        link.peer_certificate = tls.preflight(self.host, self.port, self.credentials, timeout)
         # Nothing but this very certificate will do: gRPC's own idea of names is laxer than ours.
         credentials = grpc.ssl_channel_credentials(
-            tls.to_pem(link.peer_certificate), self._credentials.private_key, self._credentials.certificate
+            tls.to_pem(link.peer_certificate), self.credentials.private_key, self.credentials.certificate
         )
         return grpc.secure_channel(
             self.where,
             credentials,
-            [*_CLIENT_OPTIONS, ("grpc.ssl_target_name_override", self._credentials.peer_name)],
+            [*_CLIENT_OPTIONS, ("grpc.ssl_target_name_override", self.credentials.peer_name)],
         )

@@ -8,15 +8,11 @@ from pathlib import Path
 
 from psicli.errors import PolicyError, StorageError
 from psicli.files import AtomicFile, file_format
-from psicli.items import OrderedItems
+from psicli.partitions import Items, Matches
+from psicli.pipeline import Storage
 from psicli.policy import Policy
-from psicli.spool import Mask, Storage
 from psicli.state import RunFolder, state_folder
 from psicli.tables import Input
-
-# What the matched rows of a task may fill of the memory there is for data, while they are sorted: those of a one-sided
-# and of a shared result are at once.
-OUTPUT_PART = 1 / 5
 
 
 class TaskOutput:
@@ -25,9 +21,7 @@ class TaskOutput:
     matched: own items found, once known [items]; rows, sha256: of what was written. refusal: why it was not published.
     """
 
-    def __init__(
-        self, path: Path | str, source: Input, ordered: OrderedItems, storage: Storage, policy: Policy
-    ) -> None:
+    def __init__(self, path: Path | str, source: Input, found: Items, storage: Storage, policy: Policy) -> None:
         self.name = str(path)
         self.matched: int | None = None
         self.rows = 0
@@ -35,22 +29,22 @@ class TaskOutput:
         self.refusal: PolicyError | None = None
         self._format = file_format(path)
         self._input = source
-        self._items = ordered
+        self._items = found
         self._storage = storage
         self._policy = policy
         self._file: AtomicFile | None = None
 
-    def check(self, matched: Mask) -> None:
-        """Raise PolicyError if our policy does not allow these matches [n booleans, secret order]."""
-        self.matched = int(matched.sum())
-        self._policy.check_match_rate(self.matched, len(matched))
+    def check(self, matches: Matches) -> None:
+        """Raise PolicyError if our policy does not allow these matches."""
+        self.matched = matches.count
+        self._policy.check_match_rate(self.matched, matches.items)
         if self._policy.limits_output_rows:
-            self._policy.check_output_rows(int(self._items.row_mask(matched).sum()))
+            self._policy.check_output_rows(self._items.row_mask(matches).true_count)
 
-    def stage(self, matched: Mask) -> None:
-        """Write the rows of the matched items [n booleans, secret order] and make them durable."""
-        self.matched = int(matched.sum())
-        row_mask = self._items.row_mask(matched)
+    def stage(self, matches: Matches) -> None:
+        """Write the rows of the matched items and make them durable."""
+        self.matched = matches.count
+        row_mask = self._items.row_mask(matches)
         self._items.close()
         self._file = AtomicFile(self._target())
         assert self._storage.spool is not None
@@ -59,7 +53,7 @@ class TaskOutput:
                 self._file.file,
                 self._format,
                 row_mask,
-                budget=self._storage.share(OUTPUT_PART),
+                budget=self._storage.plan.sorting,
                 spool=self._storage.spool,
             )
         self._file.seal()
@@ -81,10 +75,8 @@ class TaskOutput:
 class StandardOutput(TaskOutput):
     """Rows for standard output: staged in a file first, since a pipe cannot take anything back."""
 
-    def __init__(
-        self, path: Path | str, source: Input, ordered: OrderedItems, storage: Storage, policy: Policy
-    ) -> None:
-        super().__init__(path, source, ordered, storage, policy)
+    def __init__(self, path: Path | str, source: Input, found: Items, storage: Storage, policy: Policy) -> None:
+        super().__init__(path, source, found, storage, policy)
         self._folder = RunFolder(state_folder())
 
     def publish(self) -> None:
@@ -114,15 +106,15 @@ class SilentlyChecked:
     def __init__(self, output: TaskOutput) -> None:
         self._output = output
 
-    def check(self, matched: Mask) -> None:
+    def check(self, matches: Matches) -> None:
         """Nobody asks a sender before its output is staged."""
 
-    def stage(self, matched: Mask) -> None:
+    def stage(self, matches: Matches) -> None:
         try:
-            self._output.check(matched)
+            self._output.check(matches)
         except PolicyError as exc:
             self._output.refusal = exc
-        self._output.stage(matched)
+        self._output.stage(matches)
 
     def publish(self) -> None:
         if self._output.refusal is None:

@@ -1,10 +1,11 @@
 """Carry out the work of tasks: compute what the protocol hands out, in the background, several pieces at a time.
 
-    link's inbox ──> session's thread ──> party.receive ──> party.next_work ──> begin ──┐
+    link's inbox ──> session's thread ──> party.receive ──> next_work ──> begin ────────┐
       8 frames          │      ▲                                                        │  at most `depth`
-                        │      └── complete, in order <── computing: 2 threads <────────┤  pieces a task
+                        │      └── complete, in order <── computing: 2 threads <────────┤  pieces a bin
     link's outbox <─────┘                                  └> curve's pool: `threads`   │
-      8 frames                                             committing: 1 thread <───────┘
+      8 frames                                             matching: 1 thread <─────────┤
+                                                           committing: 1 thread <───────┘
                                                            writing one-sided results: 1 thread
 
 The session's thread moves messages and keeps the books; it never computes. The link's own threads send and receive
@@ -14,62 +15,63 @@ work that sends, a full inbox stops the peer. The first failure in the order of 
 
 from __future__ import annotations
 
-import os
-import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol, TypeVar, cast
+from threading import Lock
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from psicli import curve, failpoints, signals, trace
-from psicli.checkpoint import Checkpoint, Marks
-from psicli.errors import LocalProtocolError, PeerProtocolError, SelfCheckError
-from psicli.protocol import (
+from psicli import failpoints, signals, trace
+from psicli.errors import BinOverflowError, LocalProtocolError, WorkerLostError
+from psicli.memory import UNBOUNDED, MemoryPlan
+from psicli.partitions import Items, Matches
+from psicli.protocol.bin_party import BinParty
+from psicli.protocol.messages import Message, Received, TaskMessage
+from psicli.protocol.streams import Place
+from psicli.protocol.task import Phase, Receiver, TaskParty
+from psicli.protocol.work import (
     CheckLists,
     CutBitmap,
-    History,
+    GatherMatches,
     KeepBits,
     KeepTokens,
+    Lane,
     MaskOwn,
     MaskPeer,
-    Match,
-    Message,
-    Phase,
+    Prepare,
     PublishOutput,
     StageOutput,
-    Stream,
-    TaskParty,
     Work,
 )
-from psicli.spool import Cut, Mask, Records, Storage
+from psicli.spool import Spool
 from psicli.trace import Stage, Stages
-
-# Points of a frame that are proven to lie on the curve: a peer that skips the hash to the curve passes one frame with
-# probability 2^-64 [items].
-SAMPLED_POINTS = 64
+from psicli.worker import ORDER_SECRET_BYTES, Match, Worker, apply_bitmap
 
 T = TypeVar("T")
 
 _FILE_WORK = StageOutput | PublishOutput
+_MATCHES_BYTES = 8
 
-# What one list of a task may take of the memory there is for data: there are three of points and two of tokens, and
-# while one task's are complete the next task's grow.
-_POINTS_PART = 1 / 24
-_TOKENS_PART = 1 / 48
+
+@dataclass(frozen=True)
+class Storage:
+    """What a run has for its data: a plan of its memory, and a spool for what exceeds it."""
+
+    spool: Spool | None = None
+    plan: MemoryPlan = UNBOUNDED
 
 
 class Output(Protocol):
     """Where the matched rows go."""
 
-    def check(self, matched: Mask) -> None:
+    def check(self, matches: Matches) -> None:
         """Raise PolicyError for a result that this party does not allow; called before a bitmap is sent."""
 
-    def stage(self, matched: Mask) -> None:
+    def stage(self, matches: Matches) -> None:
         """Write the rows of the matched items to a temporary file and make it durable."""
 
     def publish(self) -> None:
@@ -79,37 +81,38 @@ class Output(Protocol):
 class Keeper(Protocol):
     """What an earlier run has left of a task, and what this one leaves. Called beside the session's thread."""
 
-    @property
-    def history(self) -> History | None:
-        """What the earlier run's frames were, where the task may go on from them."""
+    def begin(self, party: TaskParty) -> dict[int, bytes]:
+        """Keep bins from now on; return what is kept of those that are finished."""
 
-    @property
-    def checkpoint(self) -> Checkpoint | None:
-        """Its checkpoint."""
+    def answering(self, number: int, attempt: int, order_secret: bytes) -> None:
+        """Have it on disk that a sender answers a bin, before the first answer leaves."""
 
-    def start_over(self) -> tuple[Any, Output | None]:
-        """Drop it, and return items and output prepared under fresh secrets; raises PsicliError."""
+    def received(self, number: int, order_secret: bytes) -> None:
+        """Keep that the receiver needs a bin no more."""
+
+    def matched(self, number: int, match: Match) -> None:
+        """Keep a receiver's result of a bin."""
+
+    def answering_bitmaps(self) -> None:
+        """Have it on disk that a receiver tells its peer the result, before any bit of it leaves."""
 
     def conclude(self) -> None:
-        """Keep that the task is through on this side."""
-
-    def begin(self, party: TaskParty, scalar: bytes) -> Checkpoint | None:
-        """Return a new checkpoint of a task that both sides have opened, None where none is kept."""
+        """Keep that the task is done on this side."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task ready to be opened: distinct items in their secret order, where rows go, who keeps a checkpoint."""
+    """A task that has been read: its items, where rows go, who keeps finished bins."""
 
-    items: Any
+    items: Items
     output: Output | None
     keeper: Keeper | None = None
 
 
-class Crew:
+class WorkerPools:
     """Who works beside the session's own thread, for all its tasks.
 
-    depth: pieces of work a task may have under way: one at work, its parts shared among the curve's threads, the others
+    depth: pieces of work a bin may have under way: one at work, its parts shared among the curve's threads, the others
     so that these never wait for the next. wake: called after each piece.
     """
 
@@ -118,11 +121,16 @@ class Crew:
         self._wake = wake
         # Two, so that one's parts are at hand while the other's last ones are waited for.
         self._computing = ThreadPoolExecutor(2, "psicli-compute")
+        self._matching = ThreadPoolExecutor(1, "psicli-matcher")
         self._committing = ThreadPoolExecutor(1, "psicli-committer")
         self._writing = ThreadPoolExecutor(1, "psicli-writer")
 
     def compute(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
         return self._submit(self._computing, work, *arguments)
+
+    def match(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Have a bin compared, one at a time; no frame waits for it, since how long it takes may tell of matches."""
+        return self._submit(self._matching, work, *arguments)
 
     def commit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
         """Have file work done that the peer waits for, one piece at a time."""
@@ -137,7 +145,7 @@ class Crew:
 
     def dismiss(self) -> None:
         """Begin nothing more; what is at work goes on."""
-        for executor in (self._computing, self._committing, self._writing):
+        for executor in (self._computing, self._matching, self._committing, self._writing):
             executor.shutdown(wait=False, cancel_futures=True)
 
     def _submit(self, executor: Executor, work: Callable[..., T], *arguments: Any) -> Future[T]:
@@ -148,110 +156,237 @@ class Crew:
 
 @dataclass
 class _UnderWay:
-    """A piece of work the machine handed out, and what it comes to."""
+    """A piece of work a machine handed out, and what it comes to."""
 
     work: Work
     done: Future[Any]
 
 
-class _Lists:
-    """The records a task keeps until its lists are complete, in memory or on disk: both counts are known."""
+class _Hands:
+    """The work of one lane, begun as it comes and completed in the same order."""
 
-    def __init__(self, party: TaskParty, storage: Storage) -> None:
-        own, peer = party.own_count, party.peer_count
-        points, tokens = _cuts(max(own, peer), storage)
-        # The sender of points gets tokens and makes them; who answers points keeps none.
-        kept = not party.answers_points
-        # The peer may have declared any number of items: what will not fit is found out before any of it is taken.
-        storage.expect(lists_on_disk(own, peer, storage, tokens=kept))
-        self.own_points = Records(points, own)
-        self.peer_points = Records(points, peer)
-        self.products = Records(points, peer)
-        self.own_tokens = Records(tokens, own * kept)
-        self.peer_tokens = Records(tokens, peer * kept)
+    def __init__(self, lane: Lane, begin: Callable[[Work], Future[Any]]) -> None:
+        self.lane = lane
+        self.under_way: deque[_UnderWay] = deque()
+        self._begin = begin
 
-    def close_points(self) -> None:
-        for records in (self.own_points, self.peer_points, self.products):
-            records.close()
+    def complete(self) -> list[Message] | None:
+        """Complete the oldest work if it is through and return what to send; raises what it raised."""
+        if not self.under_way or not self.under_way[0].done.done():
+            return None
+        oldest = self.under_way.popleft()
+        result = oldest.done.result()
+        return self.lane.completed(oldest.work, result if isinstance(result, bytes) else b"")
+
+    def take_up(self, depth: int, *, room: bool) -> bool:
+        """Begin another piece of work, if there is one; return whether there was."""
+        work = self.lane.next_work(room=room) if len(self.under_way) < depth else None
+        if work is not None:
+            self.under_way.append(_UnderWay(work, self._begin(work)))
+        return work is not None
+
+
+class _BinExchange:
+    """One attempt at one bin, and the worker that computes it."""
+
+    def __init__(self, task: TaskExchange, party: BinParty) -> None:
+        self.party = party
+        self.hands = _Hands(party, self._begin)
+        self.worker: Worker | None = None
+        self._task = task
+        self._closed = False
+
+    @property
+    def number(self) -> int:
+        return self.party.place.bin
 
     def close(self) -> None:
-        self.close_points()
-        self.own_tokens.close()
-        self.peer_tokens.close()
+        """Overwrite the scalar, also of a worker that is only being made."""
+        self._closed = True
+        if self.worker is not None:
+            self.worker.wipe()
 
+    def _begin(self, work: Work) -> Future[Any]:
+        pools = self._task.pools
+        match work:
+            case Prepare():
+                return pools.compute(self._prepare)
+            case MaskOwn(start, stop):
+                return pools.compute(self._mask_own, start, stop)
+            case MaskPeer(seq, points):
+                return pools.compute(self._mask_peer, seq, points)
+            case CheckLists():
+                return pools.compute(self._check)
+            case KeepTokens(tokens):
+                self._ready().keep_tokens(tokens)
+        return _through()
 
-def lists_on_disk(own: int, peer: int, storage: Storage, *, tokens: bool) -> int:
-    """Return what a task's lists take on disk for want of memory [bytes]; tokens: whether this party keeps them."""
-    points, kept = _cuts(max(own, peer), storage)
-    size = sum(points.disk_bytes(records) for records in (own, peer, peer))
-    return size + sum(kept.disk_bytes(records * tokens) for records in (own, peer))
+    def _prepare(self) -> None:
+        self.worker = self._task.make_worker(self.party)
+        if self._closed:
+            self.worker.wipe()
 
+    def _mask_own(self, start: int, stop: int) -> bytes:
+        with self._task.stages.at(Stage.COMPUTING, "mask own", self._task.frame_number(self.number, start)):
+            points = self._ready().mask_own(start, stop)
+            failpoints.passage("own.masked")
+            return points
 
-def _cuts(longest: int, storage: Storage) -> tuple[Cut, Cut]:
-    points = Cut(curve.POINT_BYTES, longest, storage.share(_POINTS_PART), storage.spool)
-    return points, Cut(curve.TOKEN_BYTES, longest, storage.share(_TOKENS_PART), storage.spool)
+    def _mask_peer(self, seq: int, points: bytes) -> bytes | None:
+        first = self._task.frame_number(self.number, 0, own=False)
+        with self._task.stages.at(Stage.COMPUTING, "mask peer", first + seq):
+            tokens = self._ready().mask_peer(seq, points)
+            failpoints.passage("peer.masked")
+            return tokens
+
+    def _check(self) -> None:
+        with self._task.stages.at(Stage.MATCHING, "check lists"):
+            self._ready().check()
+            failpoints.passage("lists.checked")
+
+    def _ready(self) -> Worker:
+        if self.worker is None:
+            raise LocalProtocolError(detail="a bin is computed before it is prepared")
+        return self.worker
 
 
 class TaskExchange:
-    """One task's exchange with the peer, over this party's items in their secret order.
+    """One task's exchange with the peer.
 
-    Feed it messages and let it take steps; both return the messages to send. Work is begun as it comes, up to `depth`
-    pieces of it, and completed in the same order; what costs time, and file work,
-    the crew does. Whatever changes the exchange's own state does so in the caller's thread.
-    matched: the own items [n booleans, secret order] the peer has too, once known. stages: where the time goes.
+    Feed it messages and let it take steps; both return the messages to send. What costs time, and file work, the pools
+    do. Whatever changes the exchange's own state does so in the caller's thread. stages: where the time goes.
     """
 
-    def __init__(self, party: TaskParty, prepared: Prepared, crew: Crew, stages: Stages, storage: Storage) -> None:
+    def __init__(self, party: TaskParty, pools: WorkerPools, stages: Stages, storage: Storage) -> None:
         self.party = party
+        self.pools = pools
         self.stages = stages
-        self.matched: Mask | None = None
-        self._items = prepared.items
-        self._output = prepared.output
-        self._keeper = prepared.keeper
-        self._checkpoint: Checkpoint | None = None
-        # The work before the first piece, where a checkpoint is taken up, dropped or begun.
-        self._settling: Future[None] | None = None
-        self._crew = crew
-        self._under_way: deque[_UnderWay] = deque()
-        # A bytearray, so that it can be overwritten; fresh for every task and party.
-        self._scalar = bytearray(os.urandom(32))
-        self._storage = storage
-        self._bitmap = b""
-        self._bits = bytearray()
+        self._plan = storage.plan
+        self._prepared: Prepared | None = None
+        self._hands = _Hands(party, self._begin)
+        self._bins: dict[int, _BinExchange] = {}
+        # Set when the first bin begins, or the result is asked for.
+        self._matches: Matches | None = None
+        self._guard = Lock()
+        self._matching: list[Future[None]] = []
+        # A receiver's bits for the peer, a sender's bits from the peer; of each bin.
+        self._bitmaps: dict[int, bytes] = {}
+        # What a sender must know to understand these.
+        self._order_secrets: dict[int, bytes] = {}
+        self._answering = Lock()
+
+    def use(self, prepared: Prepared) -> None:
+        """Take the input that has been read."""
+        self._prepared = prepared
+
+    def begin_bin(self) -> None:
+        """Begin the next bin."""
+        self.party.begin_bin()
+        self._follow()
+
+    def _restored(self) -> Matches:
+        """Return what has matched so far; the first time, fetch what is kept of finished bins."""
+        with self._guard:
+            if self._matches is None:
+                self._matches = Matches(self._input.items.starts(self.party.number_of_bins))
+                kept = {} if self._keeper is None else self._keeper.begin(self.party)
+                for number, data in kept.items():
+                    self._restore_bin(self._matches, number, data)
+            return self._matches
+
+    def _restore_bin(self, matches: Matches, number: int, data: bytes) -> None:
+        if not self.party.receives:
+            self._order_secrets[number] = data
+            return
+        octets = -(-self.party.capacities[0] // 8)
+        found = np.unpackbits(np.frombuffer(data[:octets], np.uint8), count=matches.size(number))
+        matches.put(number, found.astype(np.bool_))
+        self._bitmaps[number] = data[octets:]
+
+    @property
+    def _input(self) -> Prepared:
+        if self._prepared is None:
+            raise LocalProtocolError(detail="a task is exchanged before its input is read")
+        return self._prepared
+
+    @property
+    def _keeper(self) -> Keeper | None:
+        return self._input.keeper
+
+    def receive(self, message: TaskMessage) -> list[Message]:
+        """Take in a message; raises PeerProtocolError."""
+        messages = self.party.receive(message)
+        if isinstance(message, Received) and self._keeper is not None and message.bin in self._bins:
+            secret = self._order_secrets.get(message.bin, bytes(ORDER_SECRET_BYTES))
+            # The next run need not do it again; whether this is on disk before anything else does not matter.
+            self.pools.match(self._keeper.received, message.bin, secret)
+        self._follow()
+        return messages + self._received()
+
+    def _follow(self) -> None:
+        """Let the bins at hand be those the party has under way."""
+        for number, bin_exchange in list(self._bins.items()):
+            if self.party.bins.get(number) is not bin_exchange.party:
+                self._bins.pop(number).close()
+        for number, party in self.party.bins.items():
+            if number not in self._bins:
+                self._bins[number] = _BinExchange(self, party)
 
     def step(self, *, room: bool) -> list[Message] | None:
         """Complete what is through, else begin something; return what to send, or None when there is nothing to do now.
 
-        Raises PeerProtocolError, SelfCheckError, and what the output raises: what the oldest work under way raised.
+        Raises PeerProtocolError, SelfCheckError, WorkerLostError, and what the output raises: whatever the oldest work
+        under way raised.
         """
-        if not self._is_settled():
-            return None
-        if self._under_way and self._under_way[0].done.done():
-            oldest = self._under_way.popleft()
-            with trace.span("keep"):
-                result = self._take(oldest.work, oldest.done.result())
-            messages = self.party.completed(oldest.work, result)
-            self._save_if_due()
-            return messages
-        if len(self._under_way) < self._crew.depth:
-            work = self.party.next_work(room=room)
-            if work is not None:
-                self._under_way.append(_UnderWay(work, self._begin(work)))
-                return []
-        return None
+        for number, bin_exchange in list(self._bins.items()):
+            try:
+                with trace.span("keep"):
+                    completed = bin_exchange.hands.complete()
+            except WorkerLostError:
+                # Both sides begin the bin again, once.
+                completed = self.party.restart(number)
+                self._follow()
+            if completed is not None:
+                return completed + self._received()
+        completed = self._hands.complete()
+        if completed is not None:
+            return completed
+        hands = [self._hands, *(each.hands for each in self._bins.values())]
+        return [] if any(each.take_up(self.pools.depth, room=room) for each in hands) else None
+
+    def _received(self) -> list[Message]:
+        """Say which bins a receiver has checked, and have them matched."""
+        messages: list[Message] = []
+        for number, bin_exchange in list(self._bins.items()):
+            if isinstance(self.party, Receiver) and bin_exchange.party.through:
+                self._bins.pop(number)
+                self._matching.append(self.pools.match(self._match, number, bin_exchange.worker))
+                messages += self.party.received(number)
+        return messages
+
+    @property
+    def _under_way(self) -> Iterator[_UnderWay]:
+        yield from self._hands.under_way
+        for each in self._bins.values():
+            yield from each.hands.under_way
 
     @property
     def pieces(self) -> int:
         """Pieces of work under way."""
-        return len(self._under_way) + (self._settling is not None and not self._settling.done())
+        return sum(1 for _ in self._under_way)
 
     @property
-    def writing(self) -> Future[Any] | None:
-        """The file work under way."""
-        return next((each.done for each in self._under_way if isinstance(each.work, _FILE_WORK)), None)
+    def frames_under_way(self) -> int:
+        """How many frames the work under way will send."""
+        return sum(lane.frames_under_way for lane in (self.party, *self.party.bins.values()))
+
+    @property
+    def in_background(self) -> list[Future[Any]]:
+        """The work that must not be cut short where a run ends: comparing bins, and files."""
+        return [*self._matching, *(each.done for each in self._under_way if isinstance(each.work, _FILE_WORK))]
 
     def keep(self, patience: float) -> bool:
-        """Return whether the output stays although the link is gone, and see that it is in place.
+        """Return whether the output stays although the link is gone, once it is in place.
 
         After Commit both sides keep their outputs, whatever becomes of the link. Waits for patience [s] at most; a
         signal ends the wait too.
@@ -259,198 +394,102 @@ class TaskExchange:
         if self.party.phase is not Phase.COMMITTED:
             return False
         deadline = time.monotonic() + patience
-        while self.step(room=True) is not None or self._under_way:
+        while self.step(room=True) is not None or self.pieces:
             signals.check()
             wait([each.done for each in self._under_way], signals.SLICE)
             if time.monotonic() >= deadline:
                 return False
         return True
 
-    @cached_property
-    def _lists(self) -> _Lists:
-        return _Lists(self.party, self._storage)
-
     def wipe(self) -> None:
-        """Overwrite the scalar; nothing can be masked any more."""
-        self._scalar[:] = bytes(len(self._scalar))
+        """Overwrite all scalars; nothing can be masked any more."""
+        for each in self._bins.values():
+            each.close()
 
-    def match(self) -> Mask:
-        """Return which own items the peer has too; the receiver's lists must be complete."""
+    def close(self) -> None:
+        """Let go of the items, in memory or on disk, where no output needs them any more."""
+        if self._prepared is not None:
+            self._prepared.items.close()
+
+    def matches(self) -> Matches:
+        """Wait until all bins are compared and return what matched; the receiver's lists must be complete."""
+        matches = self._restored()
+        for future in self._matching:
+            future.result()
+        failpoints.passage("matches.found")
+        return matches
+
+    # For bins
+
+    def make_worker(self, party: BinParty) -> Worker:
+        """Fetch a bin's items and draw its secrets; a sender notes that it answers."""
+        self._restored()
+        at, (own, peer) = party.place, self.party.capacities
+        with self.stages.at(Stage.READING, "fetch bin"):
+            items = self._input.items.bin(at.bin, self.party.number_of_bins, self._plan.bin // 2)
+            if len(items) > own:
+                raise BinOverflowError(bin=at.bin)
+            worker = Worker(at.sid, items, own, peer, self.party.setup.frame_items, receives=self.party.receives)
+        if not self.party.receives:
+            with self._answering:
+                # If the bin has begun again meanwhile, this attempt answers nothing.
+                if self.party.bins.get(at.bin) is party:
+                    self._note_answer(at, worker.order_secret)
+        return worker
+
+    def _note_answer(self, at: Place, order_secret: bytes) -> None:
+        if self.party.broadcast:
+            self._order_secrets[at.bin] = order_secret
+        if self._keeper is not None:
+            self._keeper.answering(at.bin, at.attempt, order_secret)
+
+    def frame_number(self, number: int, start: int, *, own: bool = True) -> int:
+        """Return the number of a frame among all of the task, for the trace."""
+        frame_items = self.party.setup.frame_items
+        a_bin = -(-self.party.capacities[0 if own else 1] // frame_items)
+        return number * a_bin + start // frame_items
+
+    def _match(self, number: int, worker: Worker | None) -> None:
+        assert worker is not None
         with self.stages.at(Stage.MATCHING, "match"):
-            if self.party.resumption is not None and self.party.resumption.over:
-                # An earlier run was through with the peer, but not with its own result.
-                self._restore()
-            self.matched = self._lists.own_tokens.found_in(self._lists.peer_tokens)
-            failpoints.passage("matches.found")
-            self._lists.close()
-            return self.matched
+            match = worker.match(bitmap=self.party.broadcast)
+            self._restored().put(number, match.found)
+            self._bitmaps[number] = match.bitmap
+            if self._keeper is not None:
+                self._keeper.matched(number, match)
 
-    # The checkpoint
-
-    def _is_settled(self) -> bool:
-        """Return whether work may begin; see that the checkpoint is seen to, once both sides have opened the task."""
-        if self._keeper is None or self.party.phase is Phase.OPENING:
-            return True
-        if self._settling is None:
-            self._settling = self._crew.compute(self._settle, self._keeper)
-        if not self._settling.done():
-            return False
-        self._settling.result()
-        return True
-
-    def _settle(self, keeper: Keeper) -> None:
-        if self.party.resumption is not None:
-            self._restore()
-            return
-        if keeper.history is not None:
-            self._items, self._output = keeper.start_over()
-        self._checkpoint = keeper.begin(self.party, bytes(self._scalar))
-
-    def _restore(self) -> None:
-        """Take the secrets and the frames of an earlier run for our own."""
-        resumption = self.party.resumption
-        if self._keeper is None or self._keeper.checkpoint is None or resumption is None:
-            raise LocalProtocolError(detail="a task goes on from nothing")
-        kept = self._checkpoint = self._keeper.checkpoint
-        if not resumption.over:
-            self._scalar[:] = kept.scalar
-            kept.forget_scalar()
-            own, peer = resumption.frames[self.party.own_stream], resumption.frames[self.party.peer_stream]
-            kept.go_on_from(own, peer, resumption.frames[Stream.TOKENS])
-            self._restore_points(kept)
-        if not self.party.answers_points:
-            for products in kept.products():
-                self._lists.peer_tokens.append(curve.tokens(products, self.party.task_sid))
-            for tokens in kept.tokens():
-                self._lists.own_tokens.append(tokens)
-
-    def _restore_points(self, kept: Checkpoint) -> None:
-        lists = self._lists
-        for points in kept.own_points():
-            lists.own_points.append(points)
-        for points, products in zip(kept.peer_points(), kept.products(), strict=True):
-            lists.peer_points.append(points)
-            lists.products.append(products)
-
-    def _save_if_due(self) -> None:
-        kept = self._checkpoint
-        if kept is not None and self.party.phase is Phase.EXCHANGE and kept.due():
-            marks = kept.marks(self.party.digest_after)
-            if marks is not None:
-                kept.begin_save()
-                self._crew.commit(kept.save, marks)
-
-    def suspend(self) -> None:
-        """Save how far the points got, for a later run to go on from."""
-        kept, settling = self._checkpoint, self._settling
-        if kept is None or settling is None or not settling.done() or settling.exception() is not None:
-            # What an earlier run has saved is still being taken up: that is as far as they got.
-            return
-        if self.party.phase in (Phase.EXCHANGE, Phase.RESULT):
-            marks = kept.marks(self.party.digest_after)
-            if marks is not None:
-                kept.save(marks)
-
-    # Beginning: what may run beside the caller
+    # The task's own work
 
     def _begin(self, work: Work) -> Future[Any]:
         match work:
-            case MaskOwn(start, stop):
-                return self._crew.compute(self._mask_own, start, stop)
-            case MaskPeer(seq, points):
-                return self._crew.compute(self._mask_peer, seq, points)
-            case CheckLists():
-                # From here on nothing is masked any more.
-                self.wipe()
-                marks = None if self._checkpoint is None else self._checkpoint.marks(self.party.digest_after)
-                return self._crew.compute(self._check_lists, marks)
-            case Match():
-                return self._crew.compute(self._match_both)
+            case GatherMatches():
+                return self.pools.commit(self._gather)
             case StageOutput():
-                return self._crew.commit(self._stage)
+                return self.pools.commit(self._stage)
             case PublishOutput():
-                return self._crew.commit(self._publish)
-        result: Future[bytes] = Future()
-        result.set_result(self._do_at_once(work))
-        return result
+                return self.pools.commit(self._publish)
+            case CutBitmap(number, start, stop):
+                return _through(self._bitmaps[number][start // 8 : -(-stop // 8)])
+            case KeepBits(number, bits):
+                self._bitmaps[number] = self._bitmaps.get(number, b"") + bits
+        return _through()
 
-    def _do_at_once(self, work: Work) -> bytes:
-        match work:
-            case KeepTokens(tokens):
-                self._lists.own_tokens.append(tokens)
-                if self._checkpoint is not None:
-                    self._checkpoint.add_tokens(tokens)
-            case KeepBits(bits):
-                self._bits += bits
-            case CutBitmap(start, stop):
-                return self._bitmap[start // 8 : -(-stop // 8)]
-        return b""
-
-    def _mask_own(self, start: int, stop: int) -> bytes:
-        seq = start // self.party.chunk_items
-        made = None if self._checkpoint is None else self._checkpoint.made_before(seq)
-        if made is not None:
-            return made
-        with self.stages.at(Stage.COMPUTING, "mask own", seq):
-            points = curve.hash_and_mask(self._items.slice(start, stop - start), self.party.task_sid, self._scalar)
-            if not curve.on_curve(_sample(points)):
-                raise SelfCheckError(backend=curve.backend(), detail="an own point does not lie on the curve")
-            failpoints.passage("own.masked")
-            return points
-
-    def _mask_peer(self, seq: int, points: bytes) -> tuple[bytes, bytes]:
-        """Return the products and their tokens."""
-        with self.stages.at(Stage.COMPUTING, "mask peer", seq):
-            products, bad = curve.mask(points, self._scalar)
-            if bad:
-                raise PeerProtocolError(detail=f"{len(bad)} points of a frame are not valid points")
-            if not curve.on_curve(_sample(points)):
-                reason = "its items are not hashed to the curve"
-                raise PeerProtocolError(detail=f"a point does not lie on the curve: {reason}")
-            failpoints.passage("peer.masked")
-            if self._checkpoint is not None and self.party.answers_points:
-                self._checkpoint.answer(seq, points)
-            with trace.span("tokens"):
-                return products, curve.tokens(products, self.party.task_sid)
-
-    def _check_lists(self, marks: Marks | None) -> None:
-        """Check the complete lists, whatever matches; a dishonest list must not reach the matching."""
-        with self.stages.at(Stage.MATCHING, "check lists"):
-            if self._lists.peer_points.any_in(self._lists.own_points):
-                raise PeerProtocolError(detail="it sent a point of ours back as its own")
-            if self._lists.products.has_duplicates():
-                raise PeerProtocolError(detail="two of its points are the same item")
-            if self._lists.own_tokens.has_duplicates():
-                raise PeerProtocolError(detail="two of its tokens are equal")
-            failpoints.passage("lists.checked")
-            self._lists.close_points()
-            if (
-                self._checkpoint is not None
-                and marks is not None
-                and not (self.party.broadcast or self.party.answers_points)
-            ):
-                # Before the sender hears that it is not needed any more.
-                self._checkpoint.complete(marks)
-
-    def _match_both(self) -> None:
-        # Before anything is known: whether this side could go on later must not depend on what matches.
-        self._drop_checkpoint()
-        with self.stages.at(Stage.MATCHING, "match for the peer"):
-            self._bitmap = _pack(self._lists.peer_tokens.found_in(self._lists.own_tokens))
-        self._expect_output().check(self.match())
-
-    def _drop_checkpoint(self) -> None:
-        """Go on from the points no more: there is one bitmap a task, ever."""
-        if self._checkpoint is not None:
-            self._checkpoint.clear()
+    def _gather(self) -> bytes:
+        """Return the number of matches, once all bins are compared and the policy allows the result."""
+        matches = self.matches()
+        self._expect_output().check(matches)
+        if self._keeper is not None:
+            self._keeper.answering_bitmaps()
+        return matches.count.to_bytes(_MATCHES_BYTES, "big")
 
     def _stage(self) -> None:
-        self._drop_checkpoint()
-        if self.matched is None:
-            bits = np.frombuffer(self._bits, dtype=np.uint8)
-            self.matched = np.unpackbits(bits, count=self.party.own_count, bitorder="little").astype(bool)
+        matches = self._restored()
+        if not self.party.receives:
+            for number, bits in self._bitmaps.items():
+                size, own = matches.size(number), self.party.capacities[0]
+                matches.put(number, apply_bitmap(bits, self._order_secrets[number], size, own))
         with self.stages.at(Stage.WRITING, "write output"):
-            self._expect_output().stage(self.matched)
+            self._expect_output().stage(matches)
 
     def _publish(self) -> None:
         with self.stages.at(Stage.WRITING, "publish output"):
@@ -459,41 +498,14 @@ class TaskExchange:
                 # The other side's word that it has done so too may never come.
                 self._keeper.conclude()
 
-    # Completing, in the order of beginning
-
-    def _take(self, work: Work, result: Any) -> bytes:
-        """Keep what a piece of work came to; return what of it travels."""
-        match work:
-            case MaskOwn():
-                self._lists.own_points.append(result)
-                if self._checkpoint is not None:
-                    self._checkpoint.add_own(result)
-            case MaskPeer(_, points):
-                products, tokens = result
-                self._lists.peer_points.append(points)
-                self._lists.products.append(products)
-                if self._checkpoint is not None:
-                    self._checkpoint.add_peer(points, products)
-                if self.party.answers_points:
-                    return cast(bytes, tokens)
-                self._lists.peer_tokens.append(tokens)
-                return b""
-        return result if isinstance(result, bytes) else b""
-
     def _expect_output(self) -> Output:
-        if self._output is None:
+        if self._input.output is None:
             raise LocalProtocolError(detail="a party that learns the result has no output")
-        return self._output
+        return self._input.output
 
 
-def _pack(mask: Mask) -> bytes:
-    return np.packbits(mask, bitorder="little").tobytes()
-
-
-def _sample(points: bytes) -> bytes:
-    """Return some of the points, chosen so that nobody can foresee which."""
-    count = len(points) // curve.POINT_BYTES
-    if count <= SAMPLED_POINTS:
-        return points
-    chosen = secrets.SystemRandom().sample(range(count), SAMPLED_POINTS)
-    return b"".join(points[i * curve.POINT_BYTES : (i + 1) * curve.POINT_BYTES] for i in chosen)
+def _through(result: bytes = b"") -> Future[bytes]:
+    """Return what is done already."""
+    future: Future[bytes] = Future()
+    future.set_result(result)
+    return future

@@ -26,13 +26,14 @@ class Policy:
     def limits_output_rows(self) -> bool:
         return self.limits.min_output_rows is not None
 
-    def check_peer_items(self, items: int) -> None:
-        """Check how many distinct items the peer has [items]."""
+    def check_peer_items(self, items: int, questions: int) -> None:
+        """Check how many distinct items the peer has, and how many it may ask about with its padding [items]."""
         least, most = self.limits.min_peer_items, self.limits.max_peer_items
         if least is not None and items < least:
             raise PeerTooSmallError(task=self.task, items=items, limit=least)
-        if most is not None and items > most:
-            raise PeerTooLargeError(task=self.task, items=items, limit=most)
+        if most is not None and questions > most:
+            padding = "" if questions == items else f" and may ask about {questions} with its padding"
+            raise PeerTooLargeError(task=self.task, items=items, padding=padding, limit=most)
 
     def check_runs(self, runs: int) -> None:
         """Check how many runs of the last 24 hours there were before this one."""

@@ -17,37 +17,41 @@ PURPOSE_RUN: Purpose
 PURPOSE_CHECK: Purpose
 
 class Envelope(_message.Message):
-    __slots__ = ("hello", "open", "chunk", "end", "received", "ready", "commit", "done", "ack", "abort", "reconnect", "taken", "bye")
+    __slots__ = ("hello", "offer", "open", "frame", "end", "received", "restart", "ready", "commit", "done", "working", "abort", "reconnect", "taken", "bye")
     HELLO_FIELD_NUMBER: _ClassVar[int]
+    OFFER_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
-    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    RESTART_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
-    ACK_FIELD_NUMBER: _ClassVar[int]
+    WORKING_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     RECONNECT_FIELD_NUMBER: _ClassVar[int]
     TAKEN_FIELD_NUMBER: _ClassVar[int]
     BYE_FIELD_NUMBER: _ClassVar[int]
     hello: bytes
+    offer: Offer
     open: Open
-    chunk: Chunk
+    frame: Frame
     end: End
-    received: TaskMark
-    ready: TaskMark
-    commit: TaskMark
-    done: TaskMark
-    ack: Ack
+    received: Received
+    restart: Restart
+    ready: Ready
+    commit: Commit
+    done: Done
+    working: Working
     abort: Abort
     reconnect: Reconnect
     taken: Taken
     bye: Bye
-    def __init__(self, hello: _Optional[bytes] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., received: _Optional[_Union[TaskMark, _Mapping]] = ..., ready: _Optional[_Union[TaskMark, _Mapping]] = ..., commit: _Optional[_Union[TaskMark, _Mapping]] = ..., done: _Optional[_Union[TaskMark, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., reconnect: _Optional[_Union[Reconnect, _Mapping]] = ..., taken: _Optional[_Union[Taken, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
+    def __init__(self, hello: _Optional[bytes] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., working: _Optional[_Union[Working, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., reconnect: _Optional[_Union[Reconnect, _Mapping]] = ..., taken: _Optional[_Union[Taken, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol_version", "package_version", "suite", "purpose", "party", "job", "tasks", "chunk_items", "nonce", "recv_timeout_ms", "clock_ms")
+    __slots__ = ("protocol_version", "package_version", "suite", "purpose", "party", "job", "tasks", "frame_items", "nonce", "recv_timeout_ms", "clock_ms", "bin_items")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     PACKAGE_VERSION_FIELD_NUMBER: _ClassVar[int]
     SUITE_FIELD_NUMBER: _ClassVar[int]
@@ -55,10 +59,11 @@ class Hello(_message.Message):
     PARTY_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
-    CHUNK_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    FRAME_ITEMS_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     RECV_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
+    BIN_ITEMS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     package_version: str
     suite: str
@@ -66,11 +71,12 @@ class Hello(_message.Message):
     party: str
     job: str
     tasks: _containers.RepeatedCompositeFieldContainer[TaskTerms]
-    chunk_items: int
+    frame_items: int
     nonce: bytes
     recv_timeout_ms: int
     clock_ms: int
-    def __init__(self, protocol_version: _Optional[int] = ..., package_version: _Optional[str] = ..., suite: _Optional[str] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., party: _Optional[str] = ..., job: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskTerms, _Mapping]]] = ..., chunk_items: _Optional[int] = ..., nonce: _Optional[bytes] = ..., recv_timeout_ms: _Optional[int] = ..., clock_ms: _Optional[int] = ...) -> None: ...
+    bin_items: int
+    def __init__(self, protocol_version: _Optional[int] = ..., package_version: _Optional[str] = ..., suite: _Optional[str] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., party: _Optional[str] = ..., job: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskTerms, _Mapping]]] = ..., frame_items: _Optional[int] = ..., nonce: _Optional[bytes] = ..., recv_timeout_ms: _Optional[int] = ..., clock_ms: _Optional[int] = ..., bin_items: _Optional[int] = ...) -> None: ...
 
 class TaskTerms(_message.Message):
     __slots__ = ("name", "receiver", "broadcast_result", "key_columns")
@@ -84,83 +90,119 @@ class TaskTerms(_message.Message):
     key_columns: int
     def __init__(self, name: _Optional[str] = ..., receiver: _Optional[str] = ..., broadcast_result: _Optional[bool] = ..., key_columns: _Optional[int] = ...) -> None: ...
 
+class Offer(_message.Message):
+    __slots__ = ("task", "kept")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    task: int
+    kept: Kept
+    def __init__(self, task: _Optional[int] = ..., kept: _Optional[_Union[Kept, _Mapping]] = ...) -> None: ...
+
+class Kept(_message.Message):
+    __slots__ = ("partition_sid", "own_count", "peer_count", "bins", "finished", "complete")
+    PARTITION_SID_FIELD_NUMBER: _ClassVar[int]
+    OWN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PEER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    partition_sid: bytes
+    own_count: int
+    peer_count: int
+    bins: int
+    finished: bytes
+    complete: bool
+    def __init__(self, partition_sid: _Optional[bytes] = ..., own_count: _Optional[int] = ..., peer_count: _Optional[int] = ..., bins: _Optional[int] = ..., finished: _Optional[bytes] = ..., complete: _Optional[bool] = ...) -> None: ...
+
 class Open(_message.Message):
-    __slots__ = ("task", "count", "probe", "resume")
+    __slots__ = ("task", "count", "probe")
     TASK_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     PROBE_FIELD_NUMBER: _ClassVar[int]
-    RESUME_FIELD_NUMBER: _ClassVar[int]
     task: int
     count: int
     probe: bytes
-    resume: ResumeOffer
-    def __init__(self, task: _Optional[int] = ..., count: _Optional[int] = ..., probe: _Optional[bytes] = ..., resume: _Optional[_Union[ResumeOffer, _Mapping]] = ...) -> None: ...
+    def __init__(self, task: _Optional[int] = ..., count: _Optional[int] = ..., probe: _Optional[bytes] = ...) -> None: ...
 
-class ResumeOffer(_message.Message):
-    __slots__ = ("task_sid", "own_count", "peer_count", "offsets", "complete")
-    TASK_SID_FIELD_NUMBER: _ClassVar[int]
-    OWN_COUNT_FIELD_NUMBER: _ClassVar[int]
-    PEER_COUNT_FIELD_NUMBER: _ClassVar[int]
-    OFFSETS_FIELD_NUMBER: _ClassVar[int]
-    COMPLETE_FIELD_NUMBER: _ClassVar[int]
-    task_sid: bytes
-    own_count: int
-    peer_count: int
-    offsets: _containers.RepeatedCompositeFieldContainer[StreamOffset]
-    complete: bool
-    def __init__(self, task_sid: _Optional[bytes] = ..., own_count: _Optional[int] = ..., peer_count: _Optional[int] = ..., offsets: _Optional[_Iterable[_Union[StreamOffset, _Mapping]]] = ..., complete: _Optional[bool] = ...) -> None: ...
-
-class StreamOffset(_message.Message):
-    __slots__ = ("stream", "frames", "digest")
-    STREAM_FIELD_NUMBER: _ClassVar[int]
-    FRAMES_FIELD_NUMBER: _ClassVar[int]
-    DIGEST_FIELD_NUMBER: _ClassVar[int]
-    stream: int
-    frames: int
-    digest: bytes
-    def __init__(self, stream: _Optional[int] = ..., frames: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
-
-class Chunk(_message.Message):
-    __slots__ = ("task", "stream", "seq", "data")
+class Frame(_message.Message):
+    __slots__ = ("task", "bin", "attempt", "stream", "seq", "data")
     TASK_FIELD_NUMBER: _ClassVar[int]
+    BIN_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     task: int
+    bin: int
+    attempt: int
     stream: int
     seq: int
     data: bytes
-    def __init__(self, task: _Optional[int] = ..., stream: _Optional[int] = ..., seq: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, task: _Optional[int] = ..., bin: _Optional[int] = ..., attempt: _Optional[int] = ..., stream: _Optional[int] = ..., seq: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class End(_message.Message):
-    __slots__ = ("task", "stream", "count", "digest")
+    __slots__ = ("task", "bin", "attempt", "stream", "count", "digest")
     TASK_FIELD_NUMBER: _ClassVar[int]
+    BIN_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     task: int
+    bin: int
+    attempt: int
     stream: int
     count: int
     digest: bytes
-    def __init__(self, task: _Optional[int] = ..., stream: _Optional[int] = ..., count: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, task: _Optional[int] = ..., bin: _Optional[int] = ..., attempt: _Optional[int] = ..., stream: _Optional[int] = ..., count: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
-class TaskMark(_message.Message):
+class Received(_message.Message):
+    __slots__ = ("task", "bin", "attempt", "digest")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    BIN_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    task: int
+    bin: int
+    attempt: int
+    digest: bytes
+    def __init__(self, task: _Optional[int] = ..., bin: _Optional[int] = ..., attempt: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class Restart(_message.Message):
+    __slots__ = ("task", "bin", "attempt")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    BIN_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    task: int
+    bin: int
+    attempt: int
+    def __init__(self, task: _Optional[int] = ..., bin: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class Ready(_message.Message):
     __slots__ = ("task",)
     TASK_FIELD_NUMBER: _ClassVar[int]
     task: int
     def __init__(self, task: _Optional[int] = ...) -> None: ...
 
-class Ack(_message.Message):
-    __slots__ = ("task", "stream", "frames", "digest")
+class Commit(_message.Message):
+    __slots__ = ("task", "digest")
     TASK_FIELD_NUMBER: _ClassVar[int]
-    STREAM_FIELD_NUMBER: _ClassVar[int]
-    FRAMES_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     task: int
-    stream: int
-    frames: int
     digest: bytes
-    def __init__(self, task: _Optional[int] = ..., stream: _Optional[int] = ..., frames: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, task: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class Done(_message.Message):
+    __slots__ = ("task", "digest")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    task: int
+    digest: bytes
+    def __init__(self, task: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class Working(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Abort(_message.Message):
     __slots__ = ("failure_class",)

@@ -6,7 +6,7 @@ Counts, names and paths only: never an item, a key value, a point or a scalar.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -35,13 +35,16 @@ class TaskReport:
     distinct_items: int | None = None
     matchless_rows: int | None = None
     peer_items: int | None = None
+    # With its padding: as many as the peer may have asked about.
+    peer_questions: int | None = None
+    bins: int | None = None
     matched: int | None = None
     output_rows: int | None = None
     output: str | None = None
     # Which run an output is from: its task's id, the same on both sides, and the file's digest.
     task_sid: str | None = None
     output_sha256: str | None = None
-    # How much of the masking an earlier run had done, from 0 to 1.
+    # How much of the exchange an earlier run had done, from 0 to 1.
     resumed: float | None = None
     seconds: float | None = None
     bytes_sent: int | None = None
@@ -91,61 +94,55 @@ class Report:
                 self.error = InternalError(detail=f"task {task.name} failed without a reason")
 
 
-def _error_to_json(error: PsicliError, party: str | None) -> dict[str, Any]:
-    """Return what a program reads about an error; party is the one that has to act."""
-    return {
-        "code": error.code,
-        "class": type(error).__name__,
-        "message": error.message,
-        "hint": error.advice,
-        "party": party,
-    }
+# What is said of every run, one that never began too, in this order.
+_FACTS = (
+    "job", "party", "peer", "session_id", "version", "peer_version", "backend", "seconds", "peak_memory", "spool_bytes",
+)  # fmt: skip
 
 
 def refusal_to_json(error: PsicliError) -> str:
     """Return the report of a run that never began: the same keys, nearly all null."""
-    names = ("job", "party", "peer", "session_id", "version", "peer_version", "backend", "seconds")
-    blank = dict.fromkeys((*names, "peak_memory", "spool_bytes"))
-    return _dumped(
-        {**blank, "exit_code": error.code, "warnings": [], "tasks": [], "error": _error_to_json(error, None)}
-    )
-
-
-def _dumped(values: dict[str, Any]) -> str:
-    return json.dumps(values, indent=2, ensure_ascii=False)
+    return _to_json(dict.fromkeys(_FACTS), error, party=None)
 
 
 def to_json(report: Report) -> str:
     """Return the report as one JSON object; keys are only ever added."""
-    tasks = [
-        {
-            **vars(task),
-            "resumed": _rounded(task.resumed),
-            "seconds": _rounded(task.seconds),
-            "stages": _rounded_stages(task.stages),
-        }
-        for task in report.tasks
-    ]
-    error = report.error
-    party = report.peer if error and error.peer_at_fault else report.party
-    return _dumped(
-        {
-            "job": report.job,
-            "party": report.party,
-            "peer": report.peer,
-            "session_id": report.session_id,
-            "version": report.version,
-            "peer_version": report.peer_version,
-            "backend": report.backend,
-            "seconds": _rounded(report.seconds),
-            "peak_memory": report.peak_memory,
-            "spool_bytes": report.spool_bytes,
-            "exit_code": report.exit_code,
-            "warnings": report.warnings,
-            "tasks": tasks,
-            "error": _error_to_json(error, party) if error else None,
+    facts = {name: getattr(report, name) for name in _FACTS}
+    party = report.peer if report.error and report.error.peer_at_fault else report.party
+    return _to_json(facts, report.error, party, report.warnings, [vars(task) for task in report.tasks])
+
+
+def _to_json(
+    facts: dict[str, Any],
+    error: PsicliError | None,
+    party: str | None,
+    warnings: Sequence[str] = (),
+    tasks: Sequence[dict[str, Any]] = (),
+) -> str:
+    """Return a report; party is the one that has to act on the error."""
+    why = (
+        None
+        if error is None
+        else {
+            "code": error.code,
+            "class": type(error).__name__,
+            "message": error.message,
+            "hint": error.advice,
+            "party": party,
         }
     )
+    code = error.code if error else 0
+    values = {**facts, "exit_code": code, "warnings": warnings, "tasks": tasks, "error": why}
+    return json.dumps(_rounded(values), indent=2, ensure_ascii=False)
+
+
+def _rounded(value: Any) -> Any:
+    """Return what is to become JSON, its seconds and shares to three digits."""
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def to_text(report: Report) -> str:
@@ -158,7 +155,8 @@ def to_text(report: Report) -> str:
         lines += _task_lines(task)
     lines += [f"warning: {warning}" for warning in report.warnings]
     if report.error:
-        lines += error_lines(report.error)
+        lines.append(f"error: {report.error.message}")
+        lines += [f"hint: {report.error.advice}"] if report.error.advice else []
     return "\n".join(lines)
 
 
@@ -180,23 +178,14 @@ def what_the_peer_learns(report: Report) -> str:
     return f"{report.peer} will learn {counts}, in {len(told)} of them ({names}) also {members}, and nothing else"
 
 
-def error_lines(error: PsicliError) -> Iterator[str]:
-    """Yield an error and what to do about it, as a user reads them."""
-    yield f"error: {error.message}"
-    if error.advice:
-        yield f"hint: {error.advice}"
-
-
 def _task_lines(task: TaskReport) -> Iterator[str]:
     yield f"  {task.name}: {task.status}"
     if task.rows is not None:
-        items, matchless = (
-            f"{task.distinct_items:,} distinct items",
-            f"{task.matchless_rows:,} without a key",
-        )
-        yield f"    read     {task.rows:,} rows, {items}, {matchless}"
+        items = f"{task.distinct_items:,} distinct items, {task.matchless_rows:,} without a key"
+        yield f"    read     {task.rows:,} rows, {items}"
     if task.peer_items is not None:
-        yield f"    peer     {task.peer_items:,} distinct items"
+        padding = "" if task.peer_questions == task.peer_items else f", {task.peer_questions:,} with padding"
+        yield f"    peer     {task.peer_items:,} distinct items{padding}"
     if task.resumed is not None:
         yield f"    resumed  from {100 * task.resumed:.0f} % of an earlier run"
     if task.matched is not None:
@@ -225,11 +214,3 @@ def _stages(stages: dict[str, float]) -> str:
 def _space(report: Report) -> str:
     memory = f", {report.peak_memory / 1e6:,.0f} MB of memory" if report.peak_memory else ""
     return memory + (f", {report.spool_bytes / 1e6:,.0f} MB of disk" if report.spool_bytes else "")
-
-
-def _rounded(number: float | None) -> float | None:
-    return None if number is None else round(number, 3)
-
-
-def _rounded_stages(stages: dict[str, float] | None) -> dict[str, float] | None:
-    return None if stages is None else {stage: round(seconds, 3) for stage, seconds in stages.items()}

@@ -9,9 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from psicli import __version__, curve, failpoints, signals, trace
 from psicli.errors import (
@@ -24,35 +24,33 @@ from psicli.errors import (
     PeerStuckError,
     PsicliError,
     SamePartyError,
-    StorageError,
     failure_of_peer,
     shown,
 )
 from psicli.link import Dialer, Link, Listener
-from psicli.pipeline import Crew, Prepared, TaskExchange
-from psicli.protocol import (
+from psicli.partitions import Matches
+from psicli.pipeline import Prepared, Storage, TaskExchange, WorkerPools
+from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
+from psicli.protocol.messages import (
     NONCE_BYTES,
     Abort,
-    Ack,
-    Chunk,
-    Disclosure,
+    Frame,
     Hello,
     HelloOctets,
+    Kept,
     LinkMessage,
     Message,
+    Offer,
     Open,
-    Progress,
     Purpose,
-    Receiver,
-    Sender,
+    Stream,
     TaskMessage,
-    TaskParty,
-    TaskSetup,
     TaskTerms,
+    Working,
     session_id,
     task_session_id,
 )
-from psicli.spool import IN_MEMORY, Mask, Storage
+from psicli.protocol.task import Disclosure, Phase, Progress, Receiver, Sender, TaskParty, TaskSetup
 from psicli.trace import Stage, Stages
 from psicli.wire import decode_hello, encode_hello
 
@@ -65,20 +63,22 @@ SHORTEST_HEARTBEAT = 0.1
 SILENCE_LINE_INTERVAL = 60.0
 # Told instead of the class where the class itself could tell of a match; no exit code.
 UNNAMED_FAILURE = 1
-# Tasks under way with the peer at a time: one exchanges, one has been opened, one commits its outputs.
+# Tasks under way with the peer at a time: one exchanges, one is read and opened, one commits its outputs.
 MAX_LIVE_TASKS = 3
-# Tasks whose points are not through: the one that exchanges, and one opened meanwhile.
-MAX_OPEN_AHEAD = 2
+# Tasks whose points are not through: the one that exchanges, and the next one.
+MAX_TASKS_AHEAD = 2
 # How long the peer may take to hear why this side fails: it may have frames to work through before [s].
 LAST_WORDS_TIMEOUT = 10.0
 # A side that is stopped by a signal does not wait so long, neither for that nor for an output being written [s].
 STOPPED_TIMEOUT = 2.0
 # A peer that says so long that it works, and nothing else, while this side has nothing to do, is stuck [recv_timeouts].
 STUCK_AFTER = 24
-# Acks that may come before their time: as many as a connection holds back for ten seconds.
-SPARE_ACKS = 100
-# Pieces of work a task may have under way: two at work, two that wait to be sent or begun.
+# Words that the peer works that may come before their time: as many as a connection holds back for ten seconds.
+SPARE_WORDS = 100
+# Pieces of work a bin may have under way: two at work, two that wait to be sent or begun.
 DEPTH = 4
+_POINTS = (Stream.RECEIVER_POINTS, Stream.SENDER_POINTS)
+T = TypeVar("T")
 UNCONFIRMED = "the link broke before the other side confirmed that its output is in place"
 
 
@@ -100,7 +100,7 @@ class Terms:
     recv_timeout_ms: int = 300_000
     purpose: Purpose = Purpose.RUN
 
-    def hello(self, chunk_items: int) -> bytes:
+    def hello(self, frame_items: int, bin_items: int) -> bytes:
         """Return a fresh Hello, as the octets that will travel; every connection needs its own."""
         return encode_hello(
             Hello(
@@ -108,7 +108,8 @@ class Terms:
                 party=self.party,
                 job=self.job,
                 tasks=self.tasks,
-                chunk_items=chunk_items,
+                frame_items=frame_items,
+                bin_items=bin_items,
                 nonce=os.urandom(NONCE_BYTES),
                 purpose=self.purpose,
                 recv_timeout_ms=self.recv_timeout_ms,
@@ -124,9 +125,11 @@ def agree(ours: Hello, theirs: Hello, peer: str) -> None:
     """
     if theirs.party == ours.party or theirs.nonce == ours.nonce:
         raise SamePartyError(party=ours.party)
-    rows = [(f"party of {peer}", peer, theirs.party)]
+    rows: list[tuple[str, Any, Any]] = [(f"party of {peer}", peer, theirs.party)]
     rows += [(name, getattr(ours, name), getattr(theirs, name)) for name in ("protocol_version", "suite", "job")]
     rows += _task_rows(ours.tasks, theirs.tasks)
+    if min(ours.bin_items, theirs.bin_items) < LEAST_BIN_ITEMS:
+        rows.append((f"items a bin, at least {LEAST_BIN_ITEMS}", ours.bin_items, theirs.bin_items))
     differences = [(field, _as_yaml(mine), _as_yaml(yours)) for field, mine, yours in rows if mine != yours]
     if differences:
         raise DisagreementError(table=_table(differences))
@@ -173,11 +176,17 @@ class TaskPlan(Protocol):
     broadcast: bool
     stages: Stages
 
-    def prepare(self) -> Prepared:
-        """Return own distinct items in their secret order and where the rows go; runs in the background."""
+    def find(self) -> Kept | None:
+        """Return what the task could continue from; runs in the background."""
+
+    def settled(self, party: TaskParty) -> None:
+        """Take note of what both sides have decided to continue from."""
+
+    def prepare(self, partition_sid: bytes) -> Prepared:
+        """Read the input and cut it into bins under this id; runs in the background."""
 
     def opened(self, party: TaskParty) -> None:
-        """Decide whether to go on, now that both numbers are known; nothing has been masked yet, unless it is resumed.
+        """Decide whether to go on, now that both numbers are known; nothing has been masked yet.
 
         Before or after `started`. Raises a PsicliError, PolicyError above all, to end the session when the tasks
         before are through.
@@ -192,25 +201,39 @@ class TaskPlan(Protocol):
     def exchanged(self, result: TaskResult) -> None:
         """Take note that both sides are through with it."""
 
-    def finish_alone(self, matched: Callable[[], Mask]) -> None:
+    def finish_alone(self, matches: Callable[[], Matches]) -> None:
         """Write a one-sided result: the peer is told nothing any more. Runs in the background, raises nothing."""
 
 
 class LiveTask:
-    """A task under way in a session."""
+    """A task under way in a session. finding, reading: the work on its input, in the background."""
 
-    def __init__(self, plan: TaskPlan, exchange: TaskExchange) -> None:
+    def __init__(self, plan: TaskPlan, exchange: TaskExchange, finding: Future[Kept | None]) -> None:
         self.plan = plan
         self.exchange = exchange
         self.party = exchange.party
+        self.finding: Future[Kept | None] | None = finding
+        self.reading: Future[Prepared] | None = None
+        self.settled = self.was_read = self.admitted = False
         self.bytes_sent = 0
         self.bytes_received = 0
         self._begun = False
+
+    @property
+    def on_input(self) -> Future[Any] | None:
+        """The work on its input that has not been taken up."""
+        return self.finding or self.reading
 
     def begin(self) -> None:
         if not self._begun:
             self._begun = True
             self.plan.started()
+
+    def matches(self) -> Matches:
+        """Return the result; the input is read now where an earlier run had all of the exchange."""
+        if not self.was_read:
+            self.exchange.use(self.plan.prepare(self.party.partition_sid))
+        return self.exchange.matches()
 
     def result(self, warning: str | None = None) -> TaskResult:
         return TaskResult(self.party.peer_count, (self.bytes_sent, self.bytes_received), warning)
@@ -219,7 +242,7 @@ class LiveTask:
 class Session:
     """The tasks over one link, both Hellos exchanged.
 
-    One task exchanges points at a time, in order. Meanwhile the next one is read and opened, and the ones before write
+    Two bins are under way at a time, in order. Meanwhile the next task is read and opened, and the ones before write
     their outputs. Leaving the session with an error tells the peer the class of that error, as far as the protocol
     allows, and lets outputs that are the own affair of this side be written.
     """
@@ -232,7 +255,7 @@ class Session:
         listens: bool,
         recv_timeout: float,
         depth: int = DEPTH,
-        storage: Storage = IN_MEMORY,
+        storage: Storage | None = None,
         hang_up: Callable[[], None] = lambda: None,
     ) -> None:
         """hang_up: ends the connection; called as soon as nothing more is to be said."""
@@ -244,22 +267,19 @@ class Session:
         self._hellos = ours, theirs
         self._peer = terms.peer
         self._recv_timeout = recv_timeout
-        self._chunk_items = min(ours.chunk_items, theirs.chunk_items)
         self._plans: Sequence[TaskPlan] = ()
         self._live: dict[int, LiveTask] = {}
         self._next = 0
-        self._reading: Future[Prepared] | None = None
-        self._early_opens: dict[int, tuple[Open, int]] = {}
+        self._early_offers: dict[int, tuple[Offer, int]] = {}
         # The first task this side does not go on with, and why.
         self._refused: tuple[int, PsicliError] | None = None
         self._finishing: list[Future[None]] = []
         self._reader = ThreadPoolExecutor(1, "psicli-reader")
-        self._crew = Crew(depth, link.wake)
-        self._storage = storage
+        self._pools = WorkerPools(depth, link.wake)
+        self._storage = storage or Storage()
         self._hang_up = hang_up
         self._began = self._moved = time.monotonic()
-        self._frames_sent = 0
-        self._acks = 0
+        self._words = 0
         self._closed = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="psicli-heartbeat", daemon=True)
 
@@ -274,17 +294,14 @@ class Session:
             self._fail(exc)
         # How long this side still writes tells of what matched: the peer must not see when it is through.
         self._hang_up()
-        for live in self._live.values():
-            # What failed first is what is told.
-            with suppress(StorageError):
-                live.exchange.suspend()
         self._reader.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + (STOPPED_TIMEOUT if isinstance(exc, InterruptedBySignal) else math.inf)
         writing: list[Future[Any]] = [*self._finishing]
-        writing += [live.exchange.writing for live in self._live.values() if live.exchange.writing is not None]
+        for live in self._live.values():
+            writing += live.exchange.in_background
         while wait(writing, signals.SLICE).not_done and time.monotonic() < deadline:
             signals.check()
-        self._crew.dismiss()
+        self._pools.dismiss()
 
     def agree(self) -> None:
         """Compare both Hellos; raises as `agree`."""
@@ -294,14 +311,14 @@ class Session:
     def run(self, plans: Sequence[TaskPlan]) -> None:
         """Run the tasks in order until the peer needs this side no more; raises whatever failed first."""
         self._plans = plans
-        self._read_next()
         try:
-            while self._live or self._reading:
+            while self._live or self._next < len(self._plans):
                 signals.check()
                 self._stop_at_the_refused()
+                self._begin_bins()
                 # Looked at once: room that appears between two looks would be slept through.
                 room = self._link.room() > self._frames_under_way()
-                if not (self._take_message() or self._open_next() or self._work(room)):
+                if not (self._take_message() or self._start_next() or self._advance_inputs() or self._work(room)):
                     self._wait(room)
                 self._retire()
         except BaseException as exc:
@@ -328,35 +345,37 @@ class Session:
             raise failure_of_peer(message.failure_class)
         if isinstance(message, HelloOctets | LinkMessage):
             raise PeerProtocolError(detail="a second Hello")
-        live = self._live.get(message.task)
-        if isinstance(message, Ack):
-            self._count_ack()
-            if message.stream == 0 or live is None:
-                # Still working, or a last word about a task that is over.
-                return
-        else:
-            self._moved = time.monotonic()
+        if isinstance(message, Working):
+            self._count_word()
+            return
+        self._moved = time.monotonic()
         if self._is_refused(message.task):
             # It will end before any of that matters.
             return
+        live = self._live.get(message.task)
         if live is not None:
             self._check_turn(message)
             live.bytes_received += size
-            answers = live.party.receive(message)
-            if not isinstance(message, Open) or self._admit(message.task, live):
-                self._send(live, answers)
-        elif isinstance(message, Open) and self._may_come_early(message.task):
-            self._early_opens[message.task] = message, size
+            messages = live.exchange.receive(message)
+            self._settle(message.task, live)
+            self._go_on(message.task, live, messages)
+        elif isinstance(message, Offer) and self._may_come_early(message.task):
+            self._early_offers[message.task] = message, size
         else:
             raise PeerProtocolError(detail=f"a message about task number {message.task}, which is not under way")
 
-    def _admit(self, index: int, live: LiveTask) -> bool:
-        """Return whether this side goes on with a task that both have opened."""
-        try:
-            live.plan.opened(live.party)
-        except PsicliError as exc:
-            self._refused = index, exc
-        return self._refused is None
+    def _go_on(self, index: int, live: LiveTask, messages: list[Message]) -> None:
+        """Send what a step came to, unless it has opened a task that this side does not go on with."""
+        if live.party.opened and not live.admitted:
+            try:
+                live.plan.opened(live.party)
+                live.admitted = True
+            except PsicliError as exc:
+                self._refused = self._refused or (index, exc)
+        if self._is_refused(index):
+            # Our Open all the same: what the peer sees must not depend on whose came first.
+            messages = [each for each in messages if isinstance(each, Open)]
+        self._send(live, messages)
 
     def _stop_at_the_refused(self) -> None:
         """Raise why a task was refused once those before it, which are not to blame, are through."""
@@ -366,49 +385,102 @@ class Session:
     def _is_refused(self, task: int) -> bool:
         return self._refused is not None and task >= self._refused[0]
 
-    def _count_ack(self) -> None:
-        """Refuse Acks without end: one a frame of ours is due, and beside them a word now and then."""
-        self._acks += 1
+    def _count_word(self) -> None:
+        """Refuse words without end that the peer works: one now and then is due."""
+        self._words += 1
         beats = (time.monotonic() - self._began) / SHORTEST_HEARTBEAT
-        if self._acks > self._frames_sent + beats + SPARE_ACKS:
+        if self._words > beats + SPARE_WORDS:
             raise PeerProtocolError(detail="it says without end that it still works")
 
     def _check_turn(self, message: TaskMessage) -> None:
-        """Refuse a frame before all of the tasks before have come: it would have to wait, and all behind it."""
-        if isinstance(message, Chunk):
+        """Refuse points before all points of the tasks before: they would have to wait, and all behind them."""
+        if isinstance(message, Frame) and message.stream in _POINTS:
             before = (live.party for index, live in self._live.items() if index < message.task)
-            if not all(party.all_arrived for party in before):
+            if not all(party.all_points_arrived for party in before):
                 raise PeerProtocolError(detail=f"a frame of task number {message.task}, whose turn has not come")
 
-    def _open_next(self) -> bool:
-        if self._reading is None or not self._reading.done() or not self._may_open():
+    def _start_next(self) -> bool:
+        if self._next == len(self._plans) or not self._may_start():
             return False
         index, plan = self._next, self._plans[self._next]
-        if self._reading.exception() is not None and self._live:
-            # The tasks before it are not to blame.
-            return False
-        self._live[index] = live = LiveTask(plan, self._exchange(index, plan, self._reading.result()))
         self._next += 1
-        self._read_next()
-        self._send(live, [live.party.open()])
-        if index in self._early_opens:
-            self._dispatch(*self._early_opens.pop(index))
+        finding = self._in_background(plan.find)
+        self._live[index] = live = LiveTask(plan, self._exchange(index, plan), finding)
+        if index in self._early_offers:
+            message, size = self._early_offers.pop(index)
+            live.bytes_received += size
+            self._send(live, live.exchange.receive(message))
         return True
 
-    def _work(self, room: bool) -> bool:
+    def _advance_inputs(self) -> bool:
+        """Make an Offer or open a task, where that is due."""
         for index, live in self._live.items():
-            if self._is_refused(index):
+            work = live.on_input
+            done = work is not None and work.done()
+            if work is not None and done and work.exception() is not None and index != next(iter(self._live)):
+                # The tasks before it are not to blame.
+                return False
+            if done and live.finding is not None:
+                kept, live.finding = live.finding.result(), None
+                self._send(live, live.party.offer(kept))
+                self._settle(index, live)
+                return True
+            if done and live.reading is not None:
+                prepared, live.reading = live.reading.result(), None
+                live.exchange.use(prepared)
+                self._go_on(index, live, live.party.open(len(prepared.items)))
+                return True
+        return False
+
+    def _settle(self, index: int, live: LiveTask) -> None:
+        """Go on once both have made their offers, before anything else: the peer may need nothing more."""
+        if live.settled or not live.party.settled:
+            return
+        live.settled = True
+        live.plan.settled(live.party)
+        if live.party.finished:
+            # An earlier run was through with it: nothing is read now.
+            self._go_on(index, live, [])
+        else:
+            live.was_read = True
+            live.reading = self._in_background(live.plan.prepare, live.party.partition_sid)
+
+    def _in_background(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        future = self._reader.submit(work, *arguments)
+        future.add_done_callback(lambda _: self._link.wake())
+        return future
+
+    def _begin_bins(self) -> None:
+        """Begin the bins whose turn has come: two at a time, over all tasks.
+
+        Never two in which this side plays different roles: two full directions could wait for each other.
+        """
+        for live in self._live.values():
+            if not live.admitted:
+                return
+            while live.party.has_next_bin:
+                begun = [each.party for each in self._live.values() if each.party.begun]
+                # The one before may be under way, and none before that one.
+                busy = [party for party in begun if party.under_way]
+                if busy and (
+                    busy != begun[-1:] or not busy[0].only_latest_under_way or busy[0].receives != live.party.receives
+                ):
+                    return
+                live.exchange.begin_bin()
+
+    def _work(self, room: bool) -> bool:
+        may_send_points = True
+        for index, live in self._live.items():
+            if not live.admitted or self._is_refused(index):
                 return False
             live.begin()
+            may_send_points = live.party.let_send_points(allowed=may_send_points)
             messages = live.exchange.step(room=room)
             if messages is not None:
                 self._send(live, messages)
                 trace.count("under way", "pieces", sum(each.exchange.pieces for each in self._live.values()))
                 live.plan.progress(live.party.progress)
                 return True
-            if live.party.streaming:
-                # Points of the next task before this one's could make two full directions wait for each other.
-                return False
         return False
 
     def _wait(self, room: bool) -> None:
@@ -434,7 +506,7 @@ class Session:
 
     def _stall(self, room: bool) -> AbstractContextManager[None]:
         """Count a wait in which no task has anything at work to the task that is held up."""
-        tasks = list(self._live.values())
+        tasks = [live for live in self._live.values() if live.on_input is None]
         if not tasks or any(live.exchange.pieces for live in tasks):
             return nullcontext()
         stages = next((live for live in tasks if live.party.exchanging), tasks[0]).plan.stages
@@ -444,7 +516,7 @@ class Session:
 
     def _retire(self) -> None:
         for index, live in list(self._live.items()):
-            if live.party.finished:
+            if live.party.finished and live.admitted:
                 self._retire_one(index, live.result())
 
     def _retire_one(self, index: int, result: TaskResult) -> None:
@@ -453,56 +525,52 @@ class Session:
         live.exchange.wipe()
         live.plan.exchanged(result)
         if live.plan.receives and not live.plan.broadcast:
-            self._finishing.append(self._crew.write(live.plan.finish_alone, live.exchange.match))
+            self._finishing.append(self._pools.write(live.plan.finish_alone, live.matches))
+        else:
+            live.exchange.close()
 
     # Helpers of the loop
 
     def _frames_under_way(self) -> int:
-        return sum(live.party.frames_under_way for live in self._live.values())
+        return sum(live.exchange.frames_under_way for live in self._live.values())
 
     def _busy(self) -> bool:
         """Whether this side has something to do itself."""
-        reads = self._reading is not None and not self._reading.done()
-        return reads or any(live.exchange.pieces for live in self._live.values())
+        return any(live.on_input is not None or live.exchange.pieces for live in self._live.values())
 
     def _wants_input(self) -> bool:
         return all(live.party.wants_input for live in self._live.values())
 
     def _is_over(self) -> bool:
         """Whether the link has ended and nothing that was committed still has to be put in place."""
-        return self._link.ended and all(live.party.exchanging for live in self._live.values())
+        return self._link.ended and all(live.party.phase is not Phase.COMMITTED for live in self._live.values())
 
     def _may_come_early(self, task: int) -> bool:
-        return 0 <= task - self._next < MAX_OPEN_AHEAD and task not in self._early_opens
+        ahead = task - self._next
+        return 0 <= ahead < MAX_TASKS_AHEAD and task < len(self._plans) and task not in self._early_offers
 
-    def _may_open(self) -> bool:
-        """Whether another task may be opened ahead of the one that exchanges.
+    def _may_start(self) -> bool:
+        """Whether another task may be started ahead of the one that exchanges.
 
-        One-sided results that are still being written do not count: the peer could see in the pace of our Opens how
+        One-sided results that are still being written do not count: the peer could see in the pace of our messages how
         long that takes, and so whether anything matched.
         """
         if self._refused is not None:
             return False
         exchanging = sum(live.party.exchanging for live in self._live.values())
-        return len(self._live) < MAX_LIVE_TASKS and exchanging < MAX_OPEN_AHEAD
+        return len(self._live) < MAX_LIVE_TASKS and exchanging < MAX_TASKS_AHEAD
 
-    def _read_next(self) -> None:
-        self._reading = None
-        if self._next < len(self._plans):
-            self._reading = self._reader.submit(self._plans[self._next].prepare)
-            self._reading.add_done_callback(lambda _: self._link.wake())
-
-    def _exchange(self, index: int, plan: TaskPlan, prepared: Prepared) -> TaskExchange:
-        task_sid, count = task_session_id(self.sid, plan.name), len(prepared.items)
-        history = None if prepared.keeper is None else prepared.keeper.history
-        setup = TaskSetup(index, task_sid, count, curve.probe(task_sid), plan.broadcast, self._chunk_items, history)
+    def _exchange(self, index: int, plan: TaskPlan) -> TaskExchange:
+        task_sid = task_session_id(self.sid, plan.name)
+        frame_items = min(hello.frame_items for hello in self._hellos)
+        bin_items = min(hello.bin_items for hello in self._hellos)
+        setup = TaskSetup(index, task_sid, curve.probe(task_sid), plan.broadcast, frame_items, bin_items)
         party = (Receiver if plan.receives else Sender)(setup)
-        return TaskExchange(party, prepared, self._crew, plan.stages, self._storage)
+        return TaskExchange(party, self._pools, plan.stages, self._storage)
 
     def _send(self, live: LiveTask, messages: list[Message]) -> None:
         for message in messages:
             live.bytes_sent += self._link.send(message)
-            self._frames_sent += isinstance(message, Chunk)
 
     # Endings
 
@@ -530,15 +598,13 @@ class Session:
         for index, live in list(self._live.items()):
             if live.exchange.keep(patience):
                 self._retire_one(index, live.result(UNCONFIRMED))
-        return not (self._live or self._reading)
+        return not self._live and self._next == len(self._plans)
 
     def _blame_head(self) -> None:
         """Whatever failed, failed the task whose turn it was, also where it had not really begun."""
         for live in self._live.values():
             live.begin()
             return
-        if self._reading is not None:
-            self._plans[self._next].started()
 
     def _fail(self, exc: BaseException) -> None:
         for live in self._live.values():
@@ -564,7 +630,7 @@ class Session:
         # Often enough for what the other side puts up with, but not as often as it may like to say.
         interval = max(self._hellos[1].recv_timeout_ms / 4000, SHORTEST_HEARTBEAT)
         while not self._closed.wait(min(HEARTBEAT_INTERVAL, interval)):
-            self._link.send(Ack(self._next))
+            self._link.send(Working())
 
 
 def open_session(
@@ -574,15 +640,17 @@ def open_session(
     timeout: float,
     recv_timeout: float,
     depth: int = DEPTH,
-    chunk_items: int | None = None,
-    storage: Storage = IN_MEMORY,
+    frame_items: int | None = None,
+    bin_items: int = MOST_BIN_ITEMS,
+    storage: Storage | None = None,
 ) -> Session:
     """Meet the peer and return the session, not yet agreed.
 
-    timeout [s] is for the rendezvous; depth: pieces of work that a task may have under way; chunk_items: the most
-    points a frame, by default what suits the backend; storage: what the tasks' lists may take.
+    timeout [s] is for the rendezvous; depth: pieces of work that a bin may have under way; frame_items: the most
+    points a frame, by default what suits the backend; bin_items: the most items a bin, a power of two; storage: what
+    the tasks' data may take.
     """
-    link = meeting.meet(lambda: terms.hello(chunk_items or curve.chunk_items()), timeout)
+    link = meeting.meet(lambda: terms.hello(frame_items or curve.frame_items(), bin_items), timeout)
     listens = isinstance(meeting, Listener)
     return Session(
         link,

@@ -13,13 +13,14 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Self
 
 from psicli import failpoints
-from psicli.errors import CannotCreateError
+from psicli.errors import CannotCreateError, creating
+from psicli.errors import reason as reason
 from psicli.files import sync_folder
 
 _LOCK = "lock"
@@ -43,12 +44,10 @@ def state_folder() -> Path:
 
 def make_state_folder(state: Path) -> None:
     """Make the state folder if there is none, for good; raises CannotCreateError."""
-    try:
+    with creating(state):
         if not os.path.lexists(state):
             state.mkdir(0o700, parents=True, exist_ok=True)
             sync_folder(state.parent)
-    except OSError as exc:
-        raise CannotCreateError(path=state, reason=reason(exc)) from exc
 
 
 @contextmanager
@@ -57,10 +56,8 @@ def held(state: Path) -> Iterator[int]:
 
     Raises CannotCreateError if it is not there or not ours alone.
     """
-    try:
+    with creating(state):
         folder = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as exc:
-        raise CannotCreateError(path=state, reason=reason(exc)) from exc
     try:
         status = os.fstat(folder)
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
@@ -93,24 +90,18 @@ def _of_the_gone(state: Path, act: Callable[[Path], object]) -> list[Path]:
         return [folder for folder in sorted(state.glob(f"{_RUN_PREFIX}*")) if _done_if_left(folder, act)]
 
 
-class RunFolder:
+class RunFolder(AbstractContextManager["RunFolder"]):
     """A folder of one run in the state folder, ours until remove(); raises CannotCreateError."""
 
     def __init__(self, state: Path) -> None:
         make_state_folder(state)
         # Nobody sweeps between the making of the folder and its lock.
-        with held(state):
-            try:
-                self.path = state / f"{_RUN_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
-                self.path.mkdir(0o700)
-                self._lock = _open_lock(self.path / _LOCK)
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
-                failpoints.passage("spool.created")
-            except OSError as exc:
-                raise CannotCreateError(path=state, reason=reason(exc)) from exc
-
-    def __enter__(self) -> Self:
-        return self
+        with held(state), creating(state):
+            self.path = state / f"{_RUN_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+            self.path.mkdir(0o700)
+            self._lock = _open_lock(self.path / _LOCK)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            failpoints.passage("spool.created")
 
     def __exit__(self, *_: object) -> None:
         self.remove()
@@ -144,11 +135,9 @@ class TaskFolder:
         """Make a task's folder, None if another run has it; raises CannotCreateError."""
         make_state_folder(path.parent)
         with held(path.parent):
-            try:
+            with creating(path):
                 path.mkdir(0o700, exist_ok=True)
                 sync_folder(path.parent)
-            except OSError as exc:
-                raise CannotCreateError(path=path, reason=reason(exc)) from exc
             return cls._held(path)
 
     @classmethod
@@ -156,11 +145,10 @@ class TaskFolder:
         lock = _open_lock(path / _LOCK)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            return None
         except OSError as exc:
             os.close(lock)
+            if isinstance(exc, BlockingIOError):
+                return None
             raise CannotCreateError(path=path, reason=reason(exc)) from exc
         return cls(path, lock)
 
@@ -189,11 +177,6 @@ def task_folders(state: Path) -> list[Path]:
     return sorted(state.glob(f"{_TASK_PREFIX}*"))
 
 
-def reason(exc: OSError) -> str:
-    """Return why the system refused, as it stands in a sentence."""
-    return (exc.strerror or "unknown").lower()
-
-
 def _done_if_left(folder: Path, act: Callable[[Path], object]) -> bool:
     with suppress(CannotCreateError, OSError):
         lock = _open_lock(folder / _LOCK)
@@ -207,7 +190,5 @@ def _done_if_left(folder: Path, act: Callable[[Path], object]) -> bool:
 
 
 def _open_lock(path: Path) -> int:
-    try:
+    with creating(path.parent):
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise CannotCreateError(path=path.parent, reason=reason(exc)) from exc

@@ -6,80 +6,64 @@ fits the moment is the protocol's question, not this module's.
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import fields
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from psicli import psi_pb2 as pb
 from psicli.errors import PeerProtocolError
-from psicli.protocol import (
-    DIGEST_BYTES,
-    NONCE_BYTES,
-    PROBE_BYTES,
-    Abort,
-    Ack,
-    Bye,
-    Chunk,
-    Commit,
-    Done,
-    End,
-    Hello,
-    HelloOctets,
-    Message,
-    Open,
-    Purpose,
-    Ready,
-    Received,
-    Reconnect,
-    ResumeOffer,
-    StreamOffset,
-    Taken,
-    TaskTerms,
-)
+from psicli.protocol import messages
+from psicli.protocol.bins import MAX_BINS
+from psicli.protocol.messages import Hello, HelloOctets, Kept, Message, Offer, Purpose, TaskTerms
+from psicli.protocol.streams import LEAST_FRAME_ITEMS
 
 # The cap on one message, both ways: a full frame of points is a quarter of it [bytes].
 MAX_MESSAGE_BYTES = 2 << 20
 # Frames may not be larger than half the cap: 32,768 points [items].
-MAX_CHUNK_ITEMS = 32_768
+MAX_FRAME_ITEMS = 32_768
 # Far more than a job has; two million bytes of Hello could name a million [tasks].
 MAX_TASKS = 10_000
 # The bitmap needs whole bytes a frame [items].
-CHUNK_ITEMS_STEP = 8
+FRAME_ITEMS_STEP = 8
 
-_MARKS: dict[str, type[Received | Ready | Commit | Done]] = {
-    "received": Received,
-    "ready": Ready,
-    "commit": Commit,
-    "done": Done,
+# Every message but a Hello has the fields of its namesake in psi.proto, in the envelope's field of this name.
+_MESSAGES: dict[str, type[Any]] = {
+    field.name: getattr(messages, field.message_type.name)
+    for field in pb.Envelope.DESCRIPTOR.fields
+    if field.message_type is not None
+}
+_NAMES = {kind: name for name, kind in _MESSAGES.items()}
+# What fields of bytes hold [bytes].
+_SIZES = {
+    "probe": messages.PROBE_BYTES,
+    "digest": messages.DIGEST_BYTES,
+    "sid": messages.SID_BYTES,
+    "partition_sid": messages.SID_BYTES,
 }
 
 
 def encode(message: Message) -> bytes:
     """Serialise one message."""
-    match message:
-        case HelloOctets(hello):
-            envelope = pb.Envelope(hello=hello)
-        case Open():
-            envelope = pb.Envelope(open=_open_to_pb(message))
-        case Chunk(task, stream, seq, data):
-            envelope = pb.Envelope(chunk=pb.Chunk(task=task, stream=stream, seq=seq, data=data))
-        case End(task, stream, count, digest):
-            envelope = pb.Envelope(end=pb.End(task=task, stream=stream, count=count, digest=digest))
-        case Received(task) | Ready(task) | Commit(task) | Done(task):
-            envelope = pb.Envelope()
-            getattr(envelope, type(message).__name__.lower()).CopyFrom(pb.TaskMark(task=task))
-        case Ack(task, stream, frames, digest):
-            envelope = pb.Envelope(ack=pb.Ack(task=task, stream=stream, frames=frames, digest=digest))
-        case Abort(failure_class):
-            envelope = pb.Envelope(abort=pb.Abort(failure_class=failure_class))
-        case Reconnect(sid, attempt, messages):
-            envelope = pb.Envelope(reconnect=pb.Reconnect(sid=sid, attempt=attempt, messages=messages))
-        case Taken(messages):
-            envelope = pb.Envelope(taken=pb.Taken(messages=messages))
-        case Bye():
-            envelope = pb.Envelope(bye=pb.Bye())
+    if isinstance(message, HelloOctets):
+        envelope = pb.Envelope(hello=message.octets)
+    else:
+        body: dict[str, Any] = {_NAMES[type(message)]: _values(message)}
+        envelope = pb.Envelope(**body)
     octets: bytes = envelope.SerializeToString()
     return octets
+
+
+def _values(message: Any) -> dict[str, Any]:
+    """Return the fields of a message as protobuf takes them."""
+    values = {field.name: getattr(message, field.name) for field in fields(message)}
+    if isinstance(message, Offer):
+        values["kept"] = None if message.kept is None else _values(message.kept)
+    elif isinstance(message, Kept):
+        values["finished"] = message.finished.to_bytes(-(-message.bins // 8), "little")
+    elif isinstance(message, Hello):
+        values["tasks"] = [_values(task) for task in message.tasks]
+    return values
 
 
 def decode(octets: bytes) -> Message:
@@ -94,59 +78,34 @@ def decode(octets: bytes) -> Message:
     envelope.DiscardUnknownFields()
     if envelope.ByteSize() != len(octets):
         raise PeerProtocolError(detail="a message that holds more than this version knows")
-    kind = envelope.WhichOneof("body")
-    match kind:
-        case "hello":
-            return HelloOctets(envelope.hello)
-        case "open":
-            return _open_from_pb(envelope.open)
-        case "chunk":
-            chunk = envelope.chunk
-            return Chunk(chunk.task, chunk.stream, chunk.seq, chunk.data)
-        case "end":
-            end = envelope.end
-            return End(end.task, end.stream, end.count, _sized(end.digest, DIGEST_BYTES))
-        case "received" | "ready" | "commit" | "done":
-            return _MARKS[kind](getattr(envelope, kind).task)
-        case "ack":
-            ack = envelope.ack
-            return Ack(ack.task, ack.stream, ack.frames, _sized(ack.digest, DIGEST_BYTES if ack.stream else 0))
-        case "abort":
-            return Abort(envelope.abort.failure_class)
-        case "reconnect":
-            again = envelope.reconnect
-            return Reconnect(_sized(again.sid, DIGEST_BYTES), again.attempt, again.messages)
-        case "taken":
-            return Taken(envelope.taken.messages)
-        case "bye":
-            return Bye()
-        case _:
-            raise PeerProtocolError(detail="a message of a kind this version does not know")
+    name = envelope.WhichOneof("body")
+    if name is None:
+        raise PeerProtocolError(detail="a message of a kind this version does not know")
+    body = getattr(envelope, name)
+    message: Message = HelloOctets(body) if name == "hello" else _from_pb(body, _MESSAGES[name])
+    return message
+
+
+def _from_pb(body: Any, kind: type[Any]) -> Any:
+    values = {field.name: getattr(body, field.name) for field in fields(kind)}
+    for name, value in values.items():
+        # Only the last Received of a one-sided task says its digest.
+        empty = kind is messages.Received and not value
+        if name in _SIZES and not empty:
+            _check_size(value, _SIZES[name])
+    if kind is Offer:
+        values["kept"] = _from_pb(body.kept, Kept) if body.HasField("kept") else None
+    elif kind is Kept:
+        if body.bins > MAX_BINS:
+            raise PeerProtocolError(detail=f"it offers to continue a task of {body.bins} bins")
+        _check_size(body.finished, -(-body.bins // 8))
+        values["finished"] = int.from_bytes(body.finished, "little")
+    return kind(**values)
 
 
 def encode_hello(hello: Hello) -> bytes:
     """Serialise a Hello into the octets that travel and are hashed."""
-    octets: bytes = pb.Hello(
-        protocol_version=hello.protocol_version,
-        package_version=hello.package_version,
-        suite=hello.suite,
-        purpose=cast(pb.Purpose, hello.purpose),
-        party=hello.party,
-        job=hello.job,
-        tasks=[
-            pb.TaskTerms(
-                name=task.name,
-                receiver=task.receiver,
-                broadcast_result=task.broadcast_result,
-                key_columns=task.key_columns,
-            )
-            for task in hello.tasks
-        ],
-        chunk_items=hello.chunk_items,
-        nonce=hello.nonce,
-        recv_timeout_ms=hello.recv_timeout_ms,
-        clock_ms=hello.clock_ms,
-    ).SerializeToString()
+    octets: bytes = pb.Hello(**_values(hello)).SerializeToString()
     return octets
 
 
@@ -158,58 +117,25 @@ def decode_hello(octets: bytes) -> Hello:
         raise PeerProtocolError(detail="a Hello that cannot be read") from None
     if int(hello.purpose) not in list(Purpose):
         raise PeerProtocolError(detail="a Hello without a purpose")
-    if not 1 <= hello.chunk_items <= MAX_CHUNK_ITEMS or hello.chunk_items % CHUNK_ITEMS_STEP:
-        raise PeerProtocolError(detail="a Hello with an impossible chunk size")
+    if hello.protocol_version == messages.PROTOCOL_VERSION:
+        # Of another version nothing else need be right: both sides are to say that they differ.
+        _check_sizes(hello)
+    values = {field.name: getattr(hello, field.name) for field in fields(Hello)}
+    values["tasks"] = tuple(_from_pb(task, TaskTerms) for task in hello.tasks)
+    values["purpose"] = Purpose(hello.purpose)
+    return Hello(**values)
+
+
+def _check_sizes(hello: pb.Hello) -> None:
+    if not LEAST_FRAME_ITEMS <= hello.frame_items <= MAX_FRAME_ITEMS or hello.frame_items % FRAME_ITEMS_STEP:
+        raise PeerProtocolError(detail="a Hello with an impossible frame size")
+    if not hello.bin_items or hello.bin_items & (hello.bin_items - 1):
+        raise PeerProtocolError(detail="a Hello with an impossible bin size")
     if len(hello.tasks) > MAX_TASKS:
         raise PeerProtocolError(detail=f"a Hello with more than {MAX_TASKS} tasks")
-    return Hello(
-        package_version=hello.package_version,
-        party=hello.party,
-        job=hello.job,
-        tasks=tuple(
-            TaskTerms(task.name, task.receiver, task.broadcast_result, task.key_columns) for task in hello.tasks
-        ),
-        chunk_items=hello.chunk_items,
-        nonce=_sized(hello.nonce, NONCE_BYTES),
-        purpose=Purpose(hello.purpose),
-        protocol_version=hello.protocol_version,
-        suite=hello.suite,
-        recv_timeout_ms=hello.recv_timeout_ms,
-        clock_ms=hello.clock_ms,
-    )
+    _check_size(hello.nonce, messages.NONCE_BYTES)
 
 
-def _open_to_pb(message: Open) -> pb.Open:
-    envelope = pb.Open(task=message.task, count=message.count, probe=message.probe)
-    offer = message.resume
-    if offer is not None:
-        envelope.resume.CopyFrom(
-            pb.ResumeOffer(
-                task_sid=offer.task_sid,
-                own_count=offer.own_count,
-                peer_count=offer.peer_count,
-                offsets=[pb.StreamOffset(stream=o.stream, frames=o.frames, digest=o.digest) for o in offer.offsets],
-                complete=offer.complete,
-            )
-        )
-    return envelope
-
-
-def _open_from_pb(message: pb.Open) -> Open:
-    resume = None
-    if message.HasField("resume"):
-        offer = message.resume
-        resume = ResumeOffer(
-            _sized(offer.task_sid, DIGEST_BYTES),
-            offer.own_count,
-            offer.peer_count,
-            tuple(StreamOffset(o.stream, o.frames, _sized(o.digest, DIGEST_BYTES)) for o in offer.offsets),
-            offer.complete,
-        )
-    return Open(message.task, message.count, _sized(message.probe, PROBE_BYTES), resume)
-
-
-def _sized(octets: bytes, length: int) -> bytes:
+def _check_size(octets: bytes, length: int) -> None:
     if len(octets) != length:
         raise PeerProtocolError(detail=f"a field of {len(octets)} bytes where {length} were due")
-    return octets

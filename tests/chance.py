@@ -1,7 +1,7 @@
 """Statistics with known odds, for what is random anew in every run.
 
-The odds of each comparison are beside its limit; the tests make fewer than a thousand of them, so that all together
-fail by chance less than once in 10^9 runs. What they look for exceeds the limits many times over.
+The odds of each comparison are beside its limit; the tests make fewer than ten thousand of them, so that all together
+fail by chance less than once in 10^8 runs. What they look for exceeds the limits many times over.
 """
 
 from __future__ import annotations
@@ -40,6 +40,25 @@ def check_unrelated(places: Sequence[int]) -> None:
     assert len(places) >= 400
     assert abs(rank_correlation(places)) < DEVIATIONS
     assert neighbours(places) <= MOST_NEIGHBOURS
+
+
+def check_scattered(places: Sequence[int], count: int) -> None:
+    """Check that these of `count` places look drawn at random: their ranks, their neighbours, and where they crowd."""
+    marked = len(places)
+    others = count - marked
+    assert min(marked, others) >= 400
+    rank_sum = float(np.sum(places)) - marked * (count - 1) / 2
+    assert abs(rank_sum) < DEVIATIONS * sqrt(marked * others * (count + 1) / 12)
+    # Of runs there are as many as a hypergeometric distribution says.
+    runs = 1 + int((np.diff(np.sort(places)) > 1).sum())
+    mean = marked * (others + 1) / count
+    deviation = sqrt((others + 1) * (marked - 1) * marked * others / (count - 1)) / count
+    assert abs(runs - mean) < DEVIATIONS * deviation
+    cells = np.bincount(np.asarray(places) * 16 // count, minlength=16)
+    sizes = np.bincount(np.arange(count) * 16 // count, minlength=16)
+    expected = sizes * marked / count
+    statistic = ((cells - expected) ** 2 / expected).sum() * count / others
+    assert float(statistic) < chi_square_limit(15)
 
 
 def chi_square_limit(freedom: int) -> float:

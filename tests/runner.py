@@ -399,17 +399,18 @@ def _copy(source: socket.socket, goal: socket.socket, record: bytearray) -> None
 
 def _grpc_messages(octets: bytes) -> list[bytes]:
     """Cut HTTP/2 octets (RFC 9113 section 4.1) into frames, join the DATA, and cut that into gRPC messages."""
-    data = b""
-    while octets:
-        size, kind, flags = int.from_bytes(octets[:3], "big"), octets[3], octets[4]
+    parts, at = [], 0
+    while at < len(octets):
+        size, kind, flags = int.from_bytes(octets[at : at + 3], "big"), octets[at + 3], octets[at + 4]
         if kind == 0:
             assert not flags & 0x08, "padded"
-            data += octets[9 : 9 + size]
-        octets = octets[9 + size :]
+            parts.append(octets[at + 9 : at + 9 + size])
+        at += 9 + size
+    data, at = b"".join(parts), 0
     messages = []
-    while data:
-        assert data[0] == 0, "compressed"
-        size = int.from_bytes(data[1:5], "big")
-        messages.append(data[5 : 5 + size])
-        data = data[5 + size :]
+    while at < len(data):
+        assert data[at] == 0, "compressed"
+        size = int.from_bytes(data[at + 1 : at + 5], "big")
+        messages.append(data[at + 5 : at + 5 + size])
+        at += 5 + size
     return messages

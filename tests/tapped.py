@@ -13,11 +13,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pair import items_of
 from runner import DIALER, LISTENER, PARTIES, Pair, Result, Tap, free_ports
 
 from psicli import curve, wire
-from psicli.protocol import Chunk, HelloOctets, Message, Stream, session_id, task_session_id
+from psicli.protocol.messages import (
+    Frame,
+    HelloOctets,
+    Message,
+    Stream,
+    bin_session_id,
+    session_id,
+    task_session_id,
+)
 
 # What a process runs before psicli, so that a test knows its secrets; psicli itself is as it is.
 _KEEP_DRAWS = """
@@ -25,8 +32,9 @@ import os
 draw = os.urandom
 def kept(size):
     drawn = draw(size)
-    with open(os.environ["TEST_DRAWS"], "a") as file:
-        file.write(drawn.hex() + chr(10))
+    # Unbuffered: a line is written as a whole, whichever thread draws.
+    with open(os.environ["TEST_DRAWS"], "ab", 0) as file:
+        file.write(drawn.hex().encode() + bytes([10]))
     return drawn
 os.urandom = kept
 """
@@ -58,22 +66,39 @@ class Recording:
         return [message for message in self.sent[party] if getattr(message, "task", None) == task]
 
     def data(self, stream: Stream, *tasks: int) -> bytes:
-        """Return the data of a stream, of these tasks or of all."""
-        chunks = [m for party in PARTIES for m in self.sent[party] if isinstance(m, Chunk) and m.stream == stream]
-        return b"".join(chunk.data for chunk in chunks if not tasks or chunk.task in tasks)
+        """Return the data of a stream, of these tasks or of all, as it was sent: bin after bin."""
+        frames = (m for party in PARTIES for m in self.sent[party] if isinstance(m, Frame) and m.stream == stream)
+        return b"".join(frame.data for frame in frames if not tasks or frame.task in tasks)
 
-    def scalar(self, party: str, task_name: str, points: Iterable[bytes], value: str) -> bytes:
-        """Return the draw that makes of an item one of these points."""
-        task_sid, own = task_session_id(self.sid, task_name), set(points)
+    def data_of_bin(self, stream: Stream, task: int, number: int, attempt: int = 0) -> bytes:
+        """Return the data of a stream of one attempt at one bin."""
+        frames = (m for party in PARTIES for m in self.of_task(party, task) if isinstance(m, Frame))
+        where = stream, number, attempt
+        return b"".join(frame.data for frame in frames if (frame.stream, frame.bin, frame.attempt) == where)
+
+    def bin_sid(self, task_name: str, number: int = 0, attempt: int = 0) -> bytes:
+        """Return what the points and tokens of one attempt at one bin are bound to."""
+        return bin_session_id(task_session_id(self.sid, task_name), number, attempt)
+
+    def scalar(
+        self, party: str, task_name: str, points: Iterable[bytes], value: str, *, number: int = 0, attempt: int = 0
+    ) -> bytes:
+        """Return the draw that makes of an item one of these points of a bin."""
+        bin_sid, own = self.bin_sid(task_name, number, attempt), set(points)
         draws = [draw for draw in self.draws[party] if len(draw) == 32]
-        found = [draw for draw in draws if curve.hash_and_mask(keys([value]), task_sid, draw) in own]
+        found = [draw for draw in draws if curve.hash_and_mask(keys([value]), bin_sid, draw) in own]
         assert len(found) == 1, "no draw, or more than one, is the scalar of these points"
         return found[0]
 
 
+def item(value: str) -> bytes:
+    """Return the item of one key column."""
+    return b"\x01" + len(value.encode()).to_bytes(4, "big") + value.encode()
+
+
 def keys(values: Iterable[str]) -> Any:
     """Return items of one key column."""
-    return items_of(b"\x01" + len(value.encode()).to_bytes(4, "big") + value.encode() for value in values)
+    return curve.packed_items([item(value) for value in values])
 
 
 @contextmanager

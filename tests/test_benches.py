@@ -19,8 +19,8 @@ CASES = [
     ),
     ("wide.py --rows 2000 --columns 30 --runs 1", rf"3 columns, .* 200 matched .*\n(.*\n)+30 columns take {FIGURE}x "),
     (
-        "resume.py --rows 2000 --kill 0.9 --cut",
-        rf"alice killed at 90%: run again {FIGURE} s.*\nbob killed at 90%: run again",
+        "resume.py --rows 60000 --bin-items 16384 --kill 0.5 --cut",
+        rf"alice killed at 50% of the bins: run again {FIGURE} s.*\nbob killed at 50% of the bins: run again",
     ),
     ("overlap.py --rows 3000", rf"alice: two or more .*\n(.*\n)+the kernel: {FIGURE}% of \d+ cores' time"),
     (

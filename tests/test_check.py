@@ -23,7 +23,7 @@ from test_tls import with_tls
 from psicli import check, checklist, config
 from psicli.checklist import Checklist, Verdict
 from psicli.errors import InputMissingError, PeerLostError, StorageError
-from psicli.protocol import Hello
+from psicli.protocol.messages import Hello
 from psicli.state import RunFolder, left_over, sweep
 
 ALONE = ("--wait", "0")
@@ -364,7 +364,8 @@ def test_clocks_that_differ(pair: Pair, off: float, status: Verdict, message: st
     job = config.load_job(marked_pair(pair).job_file(LISTENER), variables={})
     now = time.time()
     hellos = [
-        Hello("9.9", party, "overlap", (), 8, os.urandom(32), clock_ms=int(1000 * (now + off))) for party in PARTIES
+        Hello("9.9", party, "overlap", (), 1024, 1 << 14, os.urandom(32), clock_ms=int(1000 * (now + off)))
+        for party in PARTIES
     ]
     rows = Checklist("bob")
     check._compare(rows, job, hellos[0], hellos[1], now)

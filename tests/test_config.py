@@ -20,11 +20,14 @@ from pydantic import BaseModel, ValidationError
 from psicli import wire
 from psicli.config import Job, JobFile, LinkSettings, job_schema, load_job, memory
 from psicli.config.document import MAX_FILE_BYTES
-from psicli.config.memory import LIBRARIES, default_memory
-from psicli.config.models import CHUNK_ITEMS_STEP, MAX_CHUNK_ITEMS
+from psicli.config.memory import default_memory
+from psicli.config.models import FRAME_ITEMS_STEP, LEAST_BIN_ITEMS, LEAST_FRAME_ITEMS, MAX_FRAME_ITEMS
 from psicli.config.shape import MODELS
 from psicli.errors import ConfigError, JobFileMissingError, UnknownFormatError
 from psicli.files import FileFormat, Format, file_format
+from psicli.job import bin_items
+from psicli.memory import LIBRARIES, MemoryPlan
+from psicli.protocol import bins, streams
 
 # The job file of the documentation, but on this machine.
 SAMPLE = """\
@@ -128,7 +131,13 @@ def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
         "recv_timeout_ms": 300000,
         "reconnect_window_ms": 600000,
     }
-    assert job.pipeline.model_dump() == {"threads": None, "depth": 4, "chunk_items": None, "memory": default_memory()}
+    assert job.pipeline.model_dump() == {
+        "threads": None,
+        "depth": 4,
+        "frame_items": None,
+        "bin_items": None,
+        "memory": default_memory(),
+    }
     assert job.tls is not None
     assert job.tls.private_key_file == tmp_path / "alice.key"
     assert job.tls_insecure is False
@@ -319,7 +328,16 @@ def pipeline(setting: str, value: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("depth", 1), ("depth", 64), ("chunk_items", 8), ("chunk_items", 32768)]
+    ("setting", "value"),
+    [
+        ("depth", 1),
+        ("depth", 64),
+        ("frame_items", 1024),
+        ("frame_items", 1032),
+        ("frame_items", 32768),
+        ("bin_items", 1 << 14),
+        ("bin_items", 1 << 26),
+    ],
 )
 def test_pipeline_settings(load: Load, setting: str, value: int) -> None:
     assert load(pipeline(setting, str(value))).pipeline.model_dump()[setting] == value
@@ -331,10 +349,17 @@ def test_pipeline_settings(load: Load, setting: str, value: int) -> None:
         ("depth", "0", "0 is out of bounds; give at least 1"),
         ("depth", "65", "65 is out of bounds; give at most 64"),
         ("depth", "deep", "'deep' is not a whole number; give plain digits, without unit or sign"),
-        ("chunk_items", "0", "0 is out of bounds; give at least 8"),
-        ("chunk_items", "12", "12 is no multiple of 8; give one"),
-        ("chunk_items", "32776", "32776 is out of bounds; give at most 32768"),
-        ("chunk_items", "16k", "'16k' is not a whole number; give plain digits, without unit or sign"),
+        ("frame_items", "0", "0 is out of bounds; give at least 1024"),
+        ("frame_items", "1016", "1016 is out of bounds; give at least 1024"),
+        ("frame_items", "1028", "1028 is no multiple of 8; give one"),
+        ("frame_items", "32776", "32776 is out of bounds; give at most 32768"),
+        ("frame_items", "16k", "'16k' is not a whole number; give plain digits, without unit or sign"),
+        ("bin_items", "0", "0 is out of bounds; give at least 16384"),
+        ("bin_items", "8192", "8192 is out of bounds; give at least 16384"),
+        ("bin_items", "134217728", "134217728 is out of bounds; give at most 67108864"),
+        ("bin_items", "16385", "16385 is no power of two; give 16384 or 32768"),
+        ("bin_items", "1000000", "1000000 is no power of two; give 524288 or 1048576"),
+        ("bin_items", "1M", "'1M' is not a whole number; give plain digits, without unit or sign"),
         ("memory", "383MB", "'383MB' is too little; give at least 384MB"),
         ("memory", "366MiB", "'366MiB' is too little; give at least 384MB"),
         ("memory", "383999999", "'383999999' is too little; give at least 384MB"),
@@ -364,7 +389,24 @@ def test_pipeline_settings_out_of_bounds(mistakes: Mistakes, setting: str, value
 def test_memory_is_an_amount_with_or_without_a_unit(load: Load, text: str, size: int) -> None:
     settings = load(pipeline("memory", text)).pipeline
     assert settings.memory == size
-    assert settings.working_memory == size - LIBRARIES
+    assert MemoryPlan(settings.memory).working == size - LIBRARIES
+
+
+@pytest.mark.parametrize(
+    ("settings", "items"),
+    [
+        ("{memory: 384MB}", 1 << 17),
+        ("{memory: 512MB}", 1 << 18),
+        ("{memory: 1GB}", 1 << 19),
+        ("{memory: 2GB}", 1 << 20),
+        ("{memory: 64GB}", 1 << 20),
+        ("{memory: 384MB, bin_items: 16384}", 1 << 14),
+        ("{memory: 64GB, bin_items: 4194304}", 1 << 22),
+    ],
+)
+def test_a_bin_holds_what_memory_has_room_for_or_what_is_asked_for(load: Load, settings: str, items: int) -> None:
+    text = with_nodes('{party: alice, address: "127.0.0.1:1"}', more=f"pipeline: {settings}\n")
+    assert bin_items(load(text)) == items
 
 
 @pytest.mark.parametrize(
@@ -385,7 +427,8 @@ def test_default_memory_is_a_quarter_of_what_there_is(
 
 def test_frames_are_bounded_as_on_the_wire() -> None:
     """The job file's bounds, which config states for itself, are the protocol's."""
-    assert (CHUNK_ITEMS_STEP, MAX_CHUNK_ITEMS) == (wire.CHUNK_ITEMS_STEP, wire.MAX_CHUNK_ITEMS)
+    assert (FRAME_ITEMS_STEP, MAX_FRAME_ITEMS) == (wire.FRAME_ITEMS_STEP, wire.MAX_FRAME_ITEMS)
+    assert (LEAST_FRAME_ITEMS, LEAST_BIN_ITEMS) == (streams.LEAST_FRAME_ITEMS, bins.LEAST_BIN_ITEMS)
 
 
 # Shape ------------------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def steps(gcc: Build) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("operation", ["hash_and_mask", "order_keys", "tokens", "on_curve"])
+@pytest.mark.parametrize("operation", ["hash_and_mask", "keyed_hashes", "tokens", "on_curve"])
 @pytest.mark.parametrize("path", OTHER_PATHS)
 def test_the_same_steps_whatever_the_secrets(path: str, operation: str, steps: Path) -> None:
     done = run(steps, path, operation)

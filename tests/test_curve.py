@@ -119,31 +119,47 @@ def test_known_answers_of_every_message_length(backend: curve.Backend) -> None:
     assert digest(hashed) == "c645793ded41df61a114244cd916c9cd96c32ab2d271ad331e2d3b0e392465b9"
 
 
-def order_keys_oracle(secret: bytes, values: list[bytes]) -> list[bytes]:
+def test_padding_is_hashed_under_a_tag_of_its_own(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
+    """As items are, but never to the point of an item, were the bytes the same."""
+    points = [
+        split(curve.hash_and_mask(thousand, TASK_SID, ALICE, *tag)) for tag in ((), (curve.ITEM_TAG,), (b"\x02",))
+    ]
+    assert points[0] == points[1]
+    assert curve.PADDING_TAG == b"\x02"
+    assert not set(points[0]) & set(points[2])
+    assert curve.on_curve(b"".join(points[2]))
+    hashed = split(backend.hash_to_points(thousand, TASK_SID + b"\x02", curve.DST))
+    for at in (0, 1, 15, 16, 17, 999):
+        u, _ = reference.hash_to_curve(TASK_SID + b"\x02" + thousand[at].as_py(), curve.DST)
+        assert hashed[at] == u_bytes(u)
+        assert points[2][at] == curve.mask(hashed[at], ALICE)[0]
+
+
+def keyed_hashes_oracle(secret: bytes, values: list[bytes]) -> list[bytes]:
     return [sha256(secret + value).digest()[:16] for value in values]
 
 
-def test_known_answer_of_order_keys(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
-    keys = curve.order_keys(thousand, TASK_SID)
+def test_known_answer_of_keyed_hashes(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
+    keys = curve.keyed_hashes(thousand, TASK_SID)
     assert digest(keys) == "4c09eefc3c373b7fa58e3cf60410e27a5d0c30c6a21c059d8f599ea1f93a1f01"
-    assert split(keys, 16) == order_keys_oracle(TASK_SID, thousand.to_pylist())
+    assert split(keys, 16) == keyed_hashes_oracle(TASK_SID, thousand.to_pylist())
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
-def test_order_keys_of_every_message_length(backend: curve.Backend, kind: Any) -> None:
+def test_keyed_hashes_of_every_message_length(backend: curve.Backend, kind: Any) -> None:
     """In ascending, descending and mixed order, so that short and long messages share lanes; and sliced."""
     lengths = [*range(401), *range(400, -1, -1), *(number * 149 % 401 for number in range(401))]
     values = [sha256(b"%d" % length).digest() * 13 for length in lengths]
     values = [value[:length] for value, length in zip(values, lengths, strict=True)]
     array, secret = pa.array(values, kind), bytes(range(32, 64))
-    expected = order_keys_oracle(secret, values)
-    assert split(curve.order_keys(array, secret), 16) == expected
+    expected = keyed_hashes_oracle(secret, values)
+    assert split(curve.keyed_hashes(array, secret), 16) == expected
     for start, stop in [(0, 1), (1, 18), (397, 1203), (5, 5), (1202, 1203)]:
-        assert split(curve.order_keys(array.slice(start, stop - start), secret), 16) == expected[start:stop]
+        assert split(curve.keyed_hashes(array.slice(start, stop - start), secret), 16) == expected[start:stop]
 
 
-def test_order_keys_hang_on_the_secret_alone(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
-    one, other = (split(curve.order_keys(thousand, secret), 16) for secret in (bytes(32), bytes(31) + b"\1"))
+def test_keyed_hashes_hang_on_the_secret_alone(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
+    one, other = (split(curve.keyed_hashes(thousand, secret), 16) for secret in (bytes(32), bytes(31) + b"\1"))
     assert not set(one) & set(other)
 
 
@@ -343,7 +359,7 @@ def test_wrong_lengths_are_our_mistake(backend: curve.Backend, size: int) -> Non
     for call in (
         lambda: curve.hash_and_mask(none, wrong, ALICE),
         lambda: curve.hash_and_mask(none, TASK_SID, wrong),
-        lambda: curve.order_keys(none, wrong),
+        lambda: curve.keyed_hashes(none, wrong),
         lambda: curve.mask(point, wrong),
         lambda: curve.tokens(point, wrong),
         lambda: curve.probe(wrong),
@@ -366,7 +382,7 @@ def test_a_null_item_is_our_mistake(backend: curve.Backend) -> None:
     with pytest.raises(InternalError):
         curve.hash_and_mask(pa.array([b"a", None], pa.large_binary()), TASK_SID, ALICE)
     with pytest.raises(InternalError):
-        curve.order_keys(pa.array([b"a", None], pa.large_binary()), TASK_SID)
+        curve.keyed_hashes(pa.array([b"a", None], pa.large_binary()), TASK_SID)
 
 
 # Packed data -------------------------------------------------------------------------------------------------
@@ -374,7 +390,7 @@ def test_a_null_item_is_our_mistake(backend: curve.Backend) -> None:
 
 def test_nothing_in_nothing_out(backend: curve.Backend) -> None:
     assert curve.hash_and_mask(items(), TASK_SID, ALICE) == b""
-    assert curve.order_keys(items(), TASK_SID) == b""
+    assert curve.keyed_hashes(items(), TASK_SID) == b""
     assert curve.mask(b"", ALICE) == (b"", [])
     assert curve.tokens(b"", TASK_SID) == b""
 
@@ -451,7 +467,7 @@ def test_threads_change_nothing(
         in_threads(threads)
         hashed = curve.hash_and_mask(some, TASK_SID, ALICE)
         found.append((hashed, curve.mask(packed, BOB), curve.tokens(packed, TASK_SID), curve.on_curve(hashed)))
-        assert split(curve.order_keys(some, TASK_SID), 16) == order_keys_oracle(TASK_SID, some.to_pylist())
+        assert split(curve.keyed_hashes(some, TASK_SID), 16) == keyed_hashes_oracle(TASK_SID, some.to_pylist())
     assert found[0] == found[1] == found[2]
     assert found[0][1][1] == bad
     assert found[0][3]
@@ -485,7 +501,7 @@ def test_items_without_a_byte_of_data(backend: curve.Backend) -> None:
         bare = pa.array([b"", b"", b""], kind)
         assert split(curve.hash_and_mask(bare, TASK_SID, ALICE)) == [one] * 3
         assert split(curve.hash_and_mask(bare.slice(2), TASK_SID, ALICE)) == [one]
-        assert split(curve.order_keys(bare, TASK_SID), 16) == order_keys_oracle(TASK_SID, [b""]) * 3
+        assert split(curve.keyed_hashes(bare, TASK_SID), 16) == keyed_hashes_oracle(TASK_SID, [b""]) * 3
 
 
 # The backend in use ------------------------------------------------------------------------------------------
@@ -500,7 +516,7 @@ def test_backend_is_named(backend: curve.Backend, monkeypatch: pytest.MonkeyPatc
 
 def test_frames_suit_the_backend(backend: curve.Backend) -> None:
     small = {"reference": 2048, "native portable": 4096}
-    assert curve.chunk_items() == small.get(curve.backend(), 16_384)
+    assert curve.frame_items() == small.get(curve.backend(), 16_384)
 
 
 @pytest.fixture
@@ -585,7 +601,7 @@ def test_self_test_finds_a_wrong_backend(monkeypatch: pytest.MonkeyPatch) -> Non
 class OneLaneWrong:
     """A right backend, but for one lane of 16 in one of its functions."""
 
-    CHUNK_ITEMS = 2048
+    FRAME_ITEMS = 2048
     right: Any = next(iter(curve.BACKENDS.values()))
 
     def __init__(self, function: str, lane: int) -> None:
@@ -604,8 +620,8 @@ class OneLaneWrong:
     def hash_and_mask(self, *arguments: Any) -> bytes:
         return self._spoil("hash_and_mask", self.right.hash_and_mask(*arguments))
 
-    def order_keys(self, *arguments: Any) -> bytes:
-        return self._spoil("order_keys", self.right.order_keys(*arguments), 16)
+    def keyed_hashes(self, *arguments: Any) -> bytes:
+        return self._spoil("keyed_hashes", self.right.keyed_hashes(*arguments), 16)
 
     def mask(self, points: memoryview, scalar: bytes) -> tuple[bytes, list[int]]:
         products, bad = self.right.mask(points, scalar)
@@ -623,7 +639,7 @@ class OneLaneWrong:
         return bool(self.right.on_curve(memoryview(b"".join(looked_at))))
 
 
-@pytest.mark.parametrize("function", ["hash_and_mask", "order_keys", "mask", "tokens", "bad points", "on_curve"])
+@pytest.mark.parametrize("function", ["hash_and_mask", "keyed_hashes", "mask", "tokens", "bad points", "on_curve"])
 def test_self_test_finds_one_wrong_lane(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     for lane in range(16):
         put_in(OneLaneWrong(function, lane), monkeypatch)
@@ -636,7 +652,7 @@ def call(function: str, values: pa.LargeBinaryArray, points: bytes) -> object:
     """Call one of the functions whose outputs are spot-checked."""
     calls: dict[str, Callable[[], object]] = {
         "hash_and_mask": lambda: curve.hash_and_mask(values, TASK_SID, ALICE),
-        "order_keys": lambda: curve.order_keys(values, TASK_SID),
+        "keyed_hashes": lambda: curve.keyed_hashes(values, TASK_SID),
         "mask": lambda: curve.mask(points, ALICE),
         "bad points": lambda: curve.mask(bytes(len(points)), ALICE),
         "tokens": lambda: curve.tokens(points, TASK_SID),
@@ -644,7 +660,7 @@ def call(function: str, values: pa.LargeBinaryArray, points: bytes) -> object:
     return calls[function]()
 
 
-SPOT_CHECKED = ["hash_and_mask", "order_keys", "mask", "bad points", "tokens"]
+SPOT_CHECKED = ["hash_and_mask", "keyed_hashes", "mask", "bad points", "tokens"]
 
 
 @pytest.mark.parametrize("function", SPOT_CHECKED)
@@ -707,5 +723,5 @@ def test_the_spot_check_passes_what_is_right(
     points[:32] = bytes(32)
     assert curve.mask(points, BOB)[1] == [0]
     curve.hash_and_mask(thousand.slice(5, 20), TASK_SID, ALICE)
-    curve.order_keys(thousand.slice(5, 20), TASK_SID)
+    curve.keyed_hashes(thousand.slice(5, 20), TASK_SID)
     curve.tokens(points, TASK_SID)

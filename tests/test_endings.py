@@ -21,7 +21,8 @@ from test_run import Untouched, check_output, csv_data, failed, succeeded, the_o
 
 from psicli.link import METHOD, SERVICE
 from psicli.locks import holders
-from psicli.protocol import Abort, Ack, Hello, HelloOctets, TaskTerms
+from psicli.protocol.bins import MOST_BIN_ITEMS
+from psicli.protocol.messages import Abort, Hello, HelloOctets, TaskTerms, Working
 from psicli.wire import decode, encode, encode_hello
 
 OLD = b"what the run before left\n"
@@ -212,7 +213,7 @@ def test_a_second_ctrl_c_ends_at_once(pair: Pair) -> None:
 def hello_of(pair: Pair) -> bytes:
     """A Hello as bob's would be."""
     tasks = tuple(TaskTerms(task["name"], LISTENER, True, 1) for task in pair.jobs[DIALER]["tasks"])
-    return encode_hello(Hello("0", DIALER, "overlap", tasks, 2048, os.urandom(32)))
+    return encode_hello(Hello("0", DIALER, "overlap", tasks, 2048, MOST_BIN_ITEMS, os.urandom(32)))
 
 
 def test_a_second_dialer_is_turned_away_and_the_session_goes_on(pair: Pair) -> None:
@@ -225,7 +226,7 @@ def test_a_second_dialer_is_turned_away_and_the_session_goes_on(pair: Pair) -> N
         answers = [decode(octets) for octets in call(iter([encode(HelloOctets(hello_of(pair)))]), timeout=DEADLINE)]
         assert answers == [Abort(75)]
         # What does not begin with a Hello is not even answered, and cannot end the session.
-        for message in (Ack(0), Abort(65)):
+        for message in (Working(), Abort(65)):
             assert list(call(iter([encode(message)]), timeout=DEADLINE)) == []
         assert list(call(iter([b"\xff" * 100]), timeout=DEADLINE)) == []
     results = [run.result() for run in runs]

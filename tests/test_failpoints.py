@@ -80,8 +80,8 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    arm(monkeypatch, "chunk.sending:flip:2")
-    sent = [failpoints.carry("chunk.sending", bytes(5)) for _ in range(3)]
+    arm(monkeypatch, "frame.sending:flip:2")
+    sent = [failpoints.carry("frame.sending", bytes(5)) for _ in range(3)]
     assert sent == [bytes(5), b"\0\0\xff\0\0", bytes(5)]
 
 

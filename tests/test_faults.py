@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from certificates import issue
 from proxy import Proxy
-from runner import ALWAYS, DIALER, LISTENER, PARTIES, SAVING_AT_ONCE, SLOWLY, Pair, Result, Run, Side, free_ports, other
+from runner import DIALER, LISTENER, PARTIES, SLOWLY, Pair, Result, Run, Side, free_ports, other
 from test_run import OLD, check_output, csv_data, failed, succeeded, the_object
 
 from psicli.failpoints import CARRYING, POINTS, VARIABLE
@@ -31,33 +31,42 @@ GRACE = 2.0
 BOTH, ALONE = "both", "alone"
 
 SPOOL = tuple(point for point in POINTS if point.startswith("spool."))
-# What is passed where a checkpoint is kept.
-CHECKPOINT = tuple(point for point in POINTS if point.startswith("checkpoint."))
+# What is passed where finished bins are kept, and where the result of a task is.
+BINS = tuple(point for point in POINTS if point.startswith("bins."))
+STATE = tuple(point for point in POINTS if point.startswith("state."))
 # What only one of the parties does in a good run of the job below, or none.
 ONLY = {
-    "port.bound": LISTENER, "commit.sending": LISTENER, "done.arrived": LISTENER, "received.arrived": LISTENER,
-    "peer.dialled": DIALER, "commit.arrived": DIALER, "done.sending": DIALER, "received.sending": DIALER,
+    "port.bound": LISTENER, "commit.sending": LISTENER, "peer.dialled": DIALER, "commit.arrived": DIALER,
     "abort.sending": None, "abort.arrived": None, "reconnect.dialled": None, "reconnect.answered": None,
-    **dict.fromkeys(SPOOL + CHECKPOINT),
+    "restart.sending": None, "restart.arrived": None, "working.sending": None, "working.arrived": None,
+    **dict.fromkeys(SPOOL + BINS),
 }  # fmt: skip
 CASES = [(point, party) for point in POINTS for party in PARTIES if ONLY.get(point, party) == party]
-RESUME_CASES = [*CASES, *((point, party) for point in CHECKPOINT for party in PARTIES)]
+BINS_CASES = [(point, party) for point in BINS for party in PARTIES]
+RESUME_CASES = [*CASES, *BINS_CASES]
 SPOOL_CASES = [(point, party) for point in SPOOL for party in PARTIES]
 
 # Of what is the same on both sides, make test sees one.
 ONE_SOON = [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)]
 OUTPUTS = {LISTENER: [BOTH], DIALER: [BOTH, ALONE]}
+# Leaves 5 of 384 MB for data: what 384MB are to larger inputs.
+WITHOUT_MEMORY = """
+from psicli import memory
+memory.LIBRARIES = 379_000_000
+from psicli.cli import main
+main()
+"""
 
 
 # The job ---------------------------------------------------------------------------------------------------------
 
 
-def job(pair: Pair, rows: int = 20, **pipeline: object) -> Pair:
+def job(pair: Pair, rows: int = 2500, **pipeline: object) -> Pair:
     """Two tasks of so many rows a party, three quarters of them in common, over outputs of a run before."""
     for party, start in zip(PARTIES, (0, rows // 4), strict=True):
         data = csv_data(["id"], ([f"row-{row}"] for row in range(start, start + rows)))
         pair.path(party, "in.csv").write_bytes(data)
-        pair.jobs[party]["pipeline"] = pipeline or {"chunk_items": 8}
+        pair.jobs[party]["pipeline"] = pipeline or {"frame_items": 1024}
     for task, receiver, broadcast in ((BOTH, LISTENER, True), (ALONE, DIALER, False)):
         sides = [Side(["id"], "in.csv", f"out/{task}.csv" if task in OUTPUTS[party] else None) for party in PARTIES]
         pair.add(task, *sides, receiver=receiver, broadcast_result=broadcast)
@@ -72,16 +81,16 @@ def faulty(pair: Pair) -> Pair:
 
 
 @pytest.fixture
-def resuming(faulty: Pair) -> Pair:
-    """The same, whose tasks all keep a checkpoint after every step."""
-    faulty.environment, faulty.program = dict(ALWAYS), ("-c", SAVING_AT_ONCE)
-    return faulty
+def resuming(pair: Pair) -> Pair:
+    """The same with tasks of four bins, which can be resumed."""
+    return job(pair, 40_000, bin_items=16_384, frame_items=4096)
 
 
 @pytest.fixture
 def spooling(pair: Pair) -> Pair:
     """The same with more rows than the memory it is given holds."""
-    return job(pair, 100_000, memory="384MB")
+    pair.program = ("-c", WITHOUT_MEMORY)
+    return job(pair, 16_000, memory="384MB")
 
 
 def renew_outputs(pair: Pair) -> None:
@@ -301,7 +310,9 @@ NO_SPACE = {
     "spool.written": 74, "spool.read": 74,
 }  # fmt: skip
 # The new output is in place and whole when this fails.
-IN_PLACE = {"output.renamed", "output.kept", "done.sending"}
+IN_PLACE = {"output.renamed", "output.kept", "done.sending", "bins.wiped", *STATE}
+# What a full disk leaves no room for is not kept, and the run goes on.
+GIVEN_UP = {*BINS, *STATE}
 # Where the listener takes whoever is there for a stranger, and the dialer tries again.
 STRANGER = {("hello.arrived", LISTENER), ("hello.sending", LISTENER), ("link.arriving", LISTENER)}
 
@@ -310,9 +321,10 @@ def fail_at(pair: Pair, point: str, party: str, action: str) -> None:
     """Both sides end in time, say the first cause, and leave nothing."""
     runs = start_both(pair, party, f"{point}:{action}")
     mine, theirs = ends(runs, party)
-    if (point, party) in STRANGER:
+    if (point, party) in STRANGER or (action == "enospc" and point in GIVEN_UP):
         assert theirs is not None
         all_right(pair, {party: mine, other(party): theirs})
+        assert point not in GIVEN_UP or "cannot be resumed: no space left on device" in mine.stderr
     else:
         check_failed(pair, point, party, mine, action)
         if theirs is None:
@@ -352,6 +364,13 @@ def test_a_failure_at_every_point_of_the_spool(spooling: Pair, point: str, party
     fail_at(spooling, point, party, action)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "party"), [*BINS_CASES, *((point, party) for point in STATE for party in PARTIES)])
+@pytest.mark.parametrize("action", ["raise", "enospc"])
+def test_a_failure_where_bins_are_kept(resuming: Pair, point: str, party: str, action: str) -> None:
+    fail_at(resuming, point, party, action)
+
+
 @pytest.mark.parametrize(("point", "party", "action"), random.Random(10).sample(FAILURES, 3))
 def test_a_failure_at_some_points(faulty: Pair, point: str, party: str, action: str) -> None:
     fail_at(faulty, point, party, action)
@@ -371,7 +390,7 @@ def flip_at(pair: Pair, point: str, party: str, nth: int = 1) -> tuple[Result, R
 
 @pytest.mark.parametrize("party", ONE_SOON)
 def test_a_frame_with_another_byte_is_found(faulty: Pair, party: str) -> None:
-    mine, theirs = flip_at(faulty, "chunk.sending", party, 2)
+    mine, theirs = flip_at(faulty, "frame.sending", party, 2)
     # The one sees it in the digest of the stream, the other in what is confirmed; whoever is first says so.
     failed(mine, 76, "broke the protocol")
     failed(theirs, 76, "broke the protocol")
@@ -403,7 +422,7 @@ SOME_ROWS = 6_000
 def test_a_party_that_is_stopped_is_found(faulty: Pair, party: str) -> None:
     for each in PARTIES:
         faulty.link(each, recv_timeout_ms=300_000, reconnect_window_ms=PATIENT)
-    runs = start_both(faulty, party, "chunk.sending:stop:2")
+    runs = start_both(faulty, party, "frame.sending:stop:2")
     survivor = runs[other(party)]
     survivor.lasts(FOUND_WITHIN)
     result = survivor.result()
@@ -418,7 +437,7 @@ def test_a_party_that_is_stopped_is_found(faulty: Pair, party: str) -> None:
 def proxied(folder: Path, rows: int = BUSY_ROWS, **link: int) -> Iterator[tuple[Pair, Proxy]]:
     """A job whose dialer goes through a proxy; it takes its time."""
     with free_ports(2) as ports:
-        pair = job(Pair(folder, ports[0]), rows, chunk_items=512)
+        pair = job(Pair(folder, ports[0]), rows, frame_items=1024)
         pair.environment = SLOWLY
         pair.jobs[DIALER]["cluster"]["nodes"][0]["address"] = f"127.0.0.1:{ports[1]}"
         for party in PARTIES:

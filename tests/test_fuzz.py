@@ -20,9 +20,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pair import (
+    BIN_ITEMS,
+    FRAME_ITEMS,
     PATIENCE,
     TASK,
     ExchangeEnd,
+    KnownExchange,
     MachineEnd,
     MachinePair,
     exchange_end,
@@ -31,22 +34,12 @@ from pair import (
     run_exchanges,
 )
 from test_session import ALICE, BOB, Party, Plan, TapLink, both, joined, numbers, run
-from test_wire import any_message
+from test_wire import any_message, offered
 
 from psicli.errors import PeerGoneError, PsicliError
-from psicli.pipeline import TaskExchange
-from psicli.protocol import (
-    Ack,
-    Chunk,
-    KeepBits,
-    KeepTokens,
-    MaskPeer,
-    Message,
-    Receiver,
-    Sender,
-    TaskMessage,
-    TaskParty,
-)
+from psicli.protocol.messages import Frame, Kept, Message, Restart, TaskMessage, Working
+from psicli.protocol.task import Receiver, Sender, TaskParty
+from psicli.protocol.work import KeepBits, KeepTokens, MaskPeer
 from psicli.session import Session
 from psicli.wire import decode, encode
 
@@ -54,21 +47,45 @@ from psicli.wire import decode, encode
 CODES = {69, 76, 78, 80}
 OTHER_TASK_SID = bytes(range(32, 64))
 ROUNDS, SLOW_ROUNDS = 500, 26_000
+# Of a task of eight bins, whose rounds take longer.
+BINS_ROUNDS, BINS_SLOW_ROUNDS = 60, 2_000
 
 roles = pytest.mark.parametrize("role", [Receiver, Sender])
 modes = pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
+cuts = pytest.mark.parametrize("many_bins", [False, True], ids=["one bin", "eight bins"])
 
 # Messages against a machine --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Items of the receiver and of the sender, and how a task of so many is cut."""
+
+    n: int
+    m: int
+    frame_items: int = FRAME_ITEMS
+    bin_items: int = BIN_ITEMS
+
+    def pair(self, broadcast: bool) -> MachinePair:
+        return MachinePair(self.n, self.m, broadcast=broadcast, frame_items=self.frame_items, bin_items=self.bin_items)
+
+
+# Sixty items that must not be more than 59 a bin make eight bins of 59.
+several_sizes = st.builds(Sizes, st.sampled_from([0, 5, 8, 21]), st.sampled_from([0, 7, 16, 20])) | st.sampled_from(
+    [Sizes(60, 50, 32, 59), Sizes(9, 60, 32, 59), Sizes(1000, 700, 256, 768)]
+)
+
+
 @cache
-def whole_run(n: int, m: int, broadcast: bool) -> MachinePair:
-    pair = MachinePair(n, m, broadcast=broadcast)
+def whole_run(sizes: Sizes, broadcast: bool) -> MachinePair:
+    pair = sizes.pair(broadcast)
     pair.run()
     return pair
 
 
 def other_value(value: Any) -> st.SearchStrategy[Any]:
+    if value is None or isinstance(value, Kept):
+        return st.none() | offered()
     if isinstance(value, bytes):
         return st.binary(min_size=len(value), max_size=len(value)) | st.binary(max_size=300)
     return st.integers(0, 4) | st.integers(0, 2**64 - 1)
@@ -80,9 +97,11 @@ def edited(draw: st.DrawFn, honest: Sequence[TaskMessage]) -> list[Message]:
     made: list[Message] = list(honest)
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(made)))
-        match draw(st.sampled_from(["insert", "repeat", "move", "drop", "change"])):
+        match draw(st.sampled_from(["insert", "restart", "repeat", "move", "drop", "change"])):
             case "insert":
                 made.insert(at, draw(any_message))
+            case "restart":
+                made.insert(at, Restart(TASK, draw(st.integers(0, 3)), draw(st.integers(0, 2))))
             case "repeat":
                 made.insert(at, draw(st.sampled_from(list(honest))))
             case "move" if at < len(made):
@@ -90,30 +109,30 @@ def edited(draw: st.DrawFn, honest: Sequence[TaskMessage]) -> list[Message]:
             case "drop" if at < len(made):
                 made.pop(at)
             case "change" if at < len(made) and fields(made[at]):
-                name = draw(st.sampled_from([each.name for each in fields(made[at]) if each.name != "resume"]))
+                name = draw(st.sampled_from([each.name for each in fields(made[at])]))
                 made[at] = replace(made[at], **{name: draw(other_value(getattr(made[at], name)))})
     return made
 
 
-def kept(end: MachineEnd) -> dict[type, bytes]:
-    """What of the peer's lists reached the work."""
-    found: dict[type, bytes] = {}
-    for work, _ in end.work:
+def kept(end: MachineEnd) -> dict[tuple[type, int], bytes]:
+    """What of the peer's lists reached the work, bin by bin."""
+    found: dict[tuple[type, int], bytes] = {}
+    for place, work in end.placed:
         match work:
-            case MaskPeer(_, data) | KeepTokens(data) | KeepBits(data):
-                found[type(work)] = found.get(type(work), b"") + data
+            case MaskPeer(_, data) | KeepTokens(data) | KeepBits(_, data):
+                key = type(work), work.bin if isinstance(work, KeepBits) else place.bin if place else -1
+                found[key] = found.get(key, b"") + data
     return found
 
 
 @roles
 @modes
-@settings(max_examples=100, deadline=None)
-@given(data=st.data(), n=st.sampled_from([0, 5, 8, 21]), m=st.sampled_from([0, 7, 16, 20]))
-def test_any_messages(role: type[TaskParty], broadcast: bool, data: st.DataObject, n: int, m: int) -> None:
-    honest = whole_run(n, m, broadcast)
-    pair = MachinePair(n, m, broadcast=broadcast)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), sizes=several_sizes)
+def test_any_messages(role: type[TaskParty], broadcast: bool, data: st.DataObject, sizes: Sizes) -> None:
+    honest = whole_run(sizes, broadcast)
+    pair = sizes.pair(broadcast)
     end = pair.end(role)
-    end.inbox.clear()
     failure: PsicliError | None = None
     try:
         for message in data.draw(edited(honest.end(role).received)):
@@ -122,7 +141,7 @@ def test_any_messages(role: type[TaskParty], broadcast: bool, data: st.DataObjec
             # As the session does: only what is about this task, and only while it is under way.
             if end.party.finished or getattr(message, "task", None) != TASK:
                 break
-            end.party.receive(message)  # type: ignore[arg-type]
+            end.receive(message)  # type: ignore[arg-type]
             while pair.work(end):
                 pass
     except PsicliError as exc:
@@ -136,10 +155,17 @@ def test_any_messages(role: type[TaskParty], broadcast: bool, data: st.DataObjec
 # Damaged octets against an exchange ------------------------------------------------------------------------------
 
 COMMON = 7
-VALUES = {
-    Receiver: [f"both-{i}" for i in range(COMMON)] + [f"receiver-{i}" for i in range(13)],
-    Sender: [f"both-{i}" for i in range(COMMON)] + [f"sender-{i}" for i in range(11)],
-}
+
+
+def values(role: type[TaskParty], many_bins: bool) -> list[str]:
+    own = (53 if many_bins else 13) if role is Receiver else (41 if many_bins else 11)
+    return [f"both-{i}" for i in range(COMMON)] + [f"{role.__name__}-{i}" for i in range(own)]
+
+
+def cut(many_bins: bool) -> dict[str, int]:
+    return {"frame_items": 32, "bin_items": 59} if many_bins else {}
+
+
 SCALARS = {Receiver: b"\x77" * 32, Sender: b"\x5d" * 32}
 
 
@@ -152,17 +178,19 @@ class Recording:
 
 
 @cache
-def recording(role: type[TaskParty], broadcast: bool) -> Recording:
+def recording(role: type[TaskParty], broadcast: bool, many_bins: bool) -> Recording:
     sids = {"octets": bytes(range(32)), "foreign": OTHER_TASK_SID}
     found = {}
     for name, sid in sids.items():
         ends = run_exchanges(
-            items_of(VALUES[Receiver]),
-            items_of(VALUES[Sender]),
+            items_of(values(Receiver, many_bins)),
+            items_of(values(Sender, many_bins)),
             broadcast=broadcast,
             task_sid=sid,
             scalars=(SCALARS[Receiver], SCALARS[Sender]),
+            **cut(many_bins),
         )
+        assert ends[0].party.number_of_bins == (8 if many_bins else 1)
         found[name] = tuple(encode(message) for message in ends[role is Receiver].channel.sent)
     return Recording(**found)
 
@@ -210,32 +238,31 @@ def flipped(octets: bytes, draw: Random) -> bytes:
 
 def replay(end: ExchangeEnd, octets: Sequence[bytes], taken: list[Message]) -> None:
     """Feed one side what a link would bring, to its end; note what it took."""
-    exchange = end.exchange
-    exchange.party.open()
     for each in octets:
-        while exchange.step(room=True) is not None:
+        while end.step(room=True) is not None:
             pass
-        if exchange.party.finished:
+        if end.party.finished:
             return
         message = decode(each)
         # As the session does with what is about no task under way.
         if getattr(message, "task", None) != TASK:
             raise PeerGoneError(reason="it sent something else")
-        exchange.party.receive(message)  # type: ignore[arg-type]
+        end.exchange.receive(message)  # type: ignore[arg-type]
         taken.append(message)
-    while exchange.step(room=True) is not None:
+    while end.step(room=True) is not None:
         pass
-    if not exchange.party.finished:
+    if not end.party.finished:
         raise PeerGoneError(reason="it closed the connection")
 
 
-def frames(messages: Iterable[Message]) -> set[tuple[int, int, bytes]]:
-    return {(each.stream, each.seq, each.data) for each in messages if isinstance(each, Chunk)}
+def frames(messages: Iterable[Message]) -> set[Frame]:
+    return {each for each in messages if isinstance(each, Frame)}
 
 
-def check_round(role: type[TaskParty], broadcast: bool, octets: Sequence[bytes]) -> bool:
+def check_round(role: type[TaskParty], broadcast: bool, many_bins: bool, octets: Sequence[bytes]) -> bool:
     """Check one round; return whether it came to a result."""
-    end = exchange_end(role, items_of(VALUES[role]), None, broadcast=broadcast, scalar=SCALARS[role])
+    items = items_of(values(role, many_bins))
+    end = exchange_end(role, items, None, broadcast=broadcast, scalar=SCALARS[role], **cut(many_bins))
     failure: PsicliError | None = None
     taken: list[Message] = []
     try:
@@ -243,11 +270,11 @@ def check_round(role: type[TaskParty], broadcast: bool, octets: Sequence[bytes])
     except PsicliError as exc:
         failure = exc
     assert failure is None or failure.code in CODES, repr(failure)
-    finished = end.exchange.party.finished
+    finished = end.party.finished
     if finished:
-        assert frames(taken) == frames(map(decode, recording(role, broadcast).octets))
+        assert frames(taken) == frames(map(decode, recording(role, broadcast, many_bins).octets))
     if finished and role is Receiver and not broadcast:
-        end.output.staged = end.exchange.match()
+        end.output.staged = end.matches()
     if end.output.staged is not None:
         assert matched_items(end, end.output.staged) == {f"both-{i}".encode() for i in range(COMMON)}
     assert end.output.published <= (end.output.staged is not None)
@@ -256,29 +283,35 @@ def check_round(role: type[TaskParty], broadcast: bool, octets: Sequence[bytes])
 
 @roles
 @modes
-def test_without_damage_a_recording_leads_to_its_result(role: type[TaskParty], broadcast: bool) -> None:
-    assert check_round(role, broadcast, recording(role, broadcast).octets)
-    assert not check_round(role, broadcast, recording(role, broadcast).octets[:-3])
+@cuts
+def test_without_damage_a_recording_leads_to_its_result(
+    role: type[TaskParty], broadcast: bool, many_bins: bool
+) -> None:
+    octets = recording(role, broadcast, many_bins).octets
+    assert check_round(role, broadcast, many_bins, octets)
+    assert not check_round(role, broadcast, many_bins, octets[:-3])
 
 
-def rounds(role: type[TaskParty], broadcast: bool, seeds: range) -> int:
-    recorded, changed, results = recording(role, broadcast), 0, 0
+def rounds(role: type[TaskParty], broadcast: bool, many_bins: bool, seeds: range) -> int:
+    recorded, changed, results = recording(role, broadcast, many_bins), 0, 0
     for seed in seeds:
         octets, count = damaged(recorded, Random(seed))
         changed += count
         try:
-            results += check_round(role, broadcast, octets)
+            results += check_round(role, broadcast, many_bins, octets)
         except BaseException as exc:
-            raise AssertionError(f"{role.__name__}, broadcast={broadcast}, seed {seed}") from exc
-    # Some damage does no harm (an Ack that is missing), but most of it does.
+            raise AssertionError(f"{role.__name__}, broadcast={broadcast}, {many_bins=}, seed {seed}") from exc
+    # Some damage does no harm (a message swapped with itself), but most of it does.
     assert results < len(seeds) / 2
     return changed
 
 
 @roles
 @modes
-def test_damaged_recordings(role: type[TaskParty], broadcast: bool) -> None:
-    assert rounds(role, broadcast, range(ROUNDS)) > ROUNDS
+@cuts
+def test_damaged_recordings(role: type[TaskParty], broadcast: bool, many_bins: bool) -> None:
+    count = BINS_ROUNDS if many_bins else ROUNDS
+    assert rounds(role, broadcast, many_bins, range(count)) > count
 
 
 @pytest.mark.slow
@@ -286,7 +319,14 @@ def test_damaged_recordings(role: type[TaskParty], broadcast: bool) -> None:
 @modes
 def test_a_hundred_thousand_damaged_messages(role: type[TaskParty], broadcast: bool) -> None:
     """25,000 and more for each role and mode."""
-    assert rounds(role, broadcast, range(10**6, 10**6 + SLOW_ROUNDS)) >= 25_000
+    assert rounds(role, broadcast, False, range(10**6, 10**6 + SLOW_ROUNDS)) >= 25_000
+
+
+@pytest.mark.slow
+@roles
+@modes
+def test_thousands_of_damaged_messages_of_several_bins(role: type[TaskParty], broadcast: bool) -> None:
+    assert rounds(role, broadcast, True, range(10**6, 10**6 + BINS_SLOW_ROUNDS)) >= BINS_SLOW_ROUNDS
 
 
 # Damaged octets against a session --------------------------------------------------------------------------------
@@ -297,25 +337,28 @@ def known_scalars(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a session that is played again send the same points."""
     exchange_of = Session._exchange
 
-    def exchange(session: Session, index: int, plan: Any, prepared: Any) -> TaskExchange:
-        made = exchange_of(session, index, plan, prepared)
-        made._scalar[:] = hashlib.sha256(f"{session._hellos[0].party} {index}".encode()).digest()
-        return made
+    def exchange(session: Session, index: int, plan: Any) -> KnownExchange:
+        made = exchange_of(session, index, plan)
+        known = KnownExchange(made.party, made.pools, made.stages, session._storage)
+        known.scalar = hashlib.sha256(f"{session._hellos[0].party} {index}".encode()).digest()
+        return known
 
     monkeypatch.setattr(Session, "_exchange", exchange)
 
 
 def plans() -> tuple[list[Plan], list[Plan]]:
-    """Three tasks: each side learns something of two of them."""
+    """Four tasks, the last of eight bins: each side learns something of at least two of them."""
     pairs = [
         both("t0", numbers(0, 20), numbers(10, 28), receiver=ALICE),
         both("t1", numbers(0, 9), numbers(4, 12), receiver=BOB, broadcast=True),
         both("t2", numbers(0, 12), numbers(8, 30), receiver=BOB),
+        both("t3", numbers(0, 60), numbers(50, 90), receiver=ALICE, broadcast=True),
     ]
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
-RESULTS = [set(numbers(10, 20)), set(numbers(4, 9)), set(numbers(8, 12))]
+RESULTS = [set(numbers(10, 20)), set(numbers(4, 9)), set(numbers(8, 12)), set(numbers(50, 60))]
+MOST_A_BIN = 59
 
 
 @dataclass(frozen=True)
@@ -324,7 +367,7 @@ class SessionRecording:
 
     hellos: tuple[bytes, bytes]
     octets: tuple[bytes, ...]
-    heard: tuple[Counter[tuple[type, int, int]], ...]
+    heard: tuple[Counter[tuple[type, int, int, int]], ...]
 
 
 class HearingLink(TapLink):
@@ -332,21 +375,22 @@ class HearingLink(TapLink):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard: list[Counter[tuple[type, int, int]]] = []
+        self.heard: list[Counter[tuple[type, int, int, int]]] = []
 
     def send(self, message: Message) -> int:
         self.heard.append(said(self.received))
         return super().send(message)
 
 
-def said(messages: Sequence[Message]) -> Counter[tuple[type, int, int]]:
-    """Count what was said by kind, task and stream: how the messages of several tasks mix differs from run to run."""
-    words = (each for each in messages if not isinstance(each, Ack))
-    return Counter((type(each), getattr(each, "task", -1), getattr(each, "stream", 0)) for each in words)
+def said(messages: Sequence[Message]) -> Counter[tuple[type, int, int, int]]:
+    """Count what was said by kind, task, bin and stream: how several tasks mix differs from run to run."""
+    words = (each for each in messages if not isinstance(each, Working))
+    about = ("task", "bin", "stream")
+    return Counter((type(each), *(getattr(each, name, -1) for name in about)) for each in words)  # type: ignore[misc]
 
 
 def recorded_session() -> dict[str, SessionRecording]:
-    ends = joined(*plans(), links=(HearingLink(), HearingLink()))
+    ends = joined(*plans(), links=(HearingLink(), HearingLink()), bin_items=MOST_A_BIN)
     run(ends)
     assert [end.failure for end in ends] == [None, None]
     return {
@@ -361,7 +405,7 @@ def recorded_session() -> dict[str, SessionRecording]:
 
 def play(party: str, recorded: SessionRecording, octets: Sequence[bytes], patience_of_peer: float = PATIENCE) -> Party:
     """Run one side of a session against what a peer sends, at about the pace of the recording."""
-    end = joined(*plans())[party == BOB]
+    end = joined(*plans(), bin_items=MOST_A_BIN)[party == BOB]
     end.link.own_hello, end.link.peer_hello = recorded.hellos
     over = threading.Event()
 

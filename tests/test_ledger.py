@@ -22,7 +22,7 @@ from psicli.errors import CannotCreateError, MatchRateError, PolicyError, Storag
 from psicli.ledger import Ledger, Opening, to_text
 
 ROOT = Path(__file__).parent.parent
-OPENING = Opening("nightly", "customers", "bob", "ab" * 32, "/data/in.csv", ("id", "ländle"), 12, 3400)
+OPENING = Opening("nightly", "customers", "bob", "ab" * 32, "/data/in.csv", ("id", "ländle"), 12, 3400, 3600)
 
 
 @pytest.fixture
@@ -87,6 +87,7 @@ def test_a_line_when_it_opens_and_one_when_it_ends(ledger: Ledger) -> None:
             "keys": ["id", "ländle"],
             "distinct_items": 12,
             "peer_items": 3400,
+            "peer_questions": 3600,
         },
         {**found[0], "task": "planes", "task_sid": f"{2:064x}"},
         {"event": "close", "task_sid": "ab" * 32, "peer": "bob", "outcome": "done", "matched": 7},
@@ -137,6 +138,65 @@ def test_both_parties_may_have_one_ledger(state: Path) -> None:
         ledger.open(replace(OPENING, peer=peer))
         ledger.close(OPENING.task_sid, None, matched)
     assert [(entry.opening.peer, entry.matched) for entry in Ledger(state).entries()] == [("bob", 3), ("alice", None)]
+
+
+# Answers ---------------------------------------------------------------------------------------------------------
+
+
+def test_answers_are_counted_bin_by_bin_of_one_task_and_peer(ledger: Ledger, state: Path) -> None:
+    began = datetime.now(UTC).replace(microsecond=0)
+    for sid, peer, number in (("ab", "bob", 3), ("ab", "bob", 3), ("ab", "bob", 0), ("cd", "bob", 3), ("ab", "al", 1)):
+        Ledger(state).answer(sid, peer, number, 700)
+    first = lines(ledger)[0]
+    assert began <= datetime.fromisoformat(first.pop("time")) <= datetime.now(UTC)
+    assert first == {"event": "answer", "task_sid": "ab", "peer": "bob", "bin": 3, "items": 700}
+    assert ledger.answers("ab", "bob") == {3: 2, 0: 1}
+    assert ledger.answers("ab", "al") == {1: 1}
+    assert ledger.answers("ef", "bob") == {}
+    # They are neither runs nor tasks.
+    assert runs_before(ledger, opening(0)) == 0
+    assert len(ledger.entries()) == 1
+
+
+def test_an_answer_is_on_the_disk_when_the_call_returns(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bytes] = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(ledger.path.read_bytes()), sync(file)))
+    ledger.answer("ab", "bob", 5, 700)
+    assert json.loads(synced[-1])["bin"] == 5
+
+
+def test_answers_of_other_days_and_torn_ones_do_not_count(ledger: Ledger) -> None:
+    for number, hours in enumerate((49, 47, 0)):
+        moment = (datetime.now(UTC) - timedelta(hours=hours)).isoformat(timespec="seconds")
+        written(ledger, event="answer", time=moment, task_sid="ab", peer="bob", bin=number, items=7)
+    written(ledger, event="answer", time=moment, task_sid="ab", peer="bob", bin=8)
+    with open(ledger.path, "a") as file:
+        file.write('{"event": "answer", "time": "2026')
+    ledger.answer("ab", "bob", 9, 7)
+    assert ledger.answers("ab", "bob") == {1: 1, 2: 1, 9: 1}
+
+
+def test_a_task_that_is_resumed_is_noted_once(ledger: Ledger, state: Path) -> None:
+    def refuse(runs: int) -> None:
+        raise PolicyError(detail="no")
+
+    ledger.open(opening(0))
+    again = Ledger(state)
+    again.open(opening(0), refuse, resumed=True)
+    assert [line["event"] for line in lines(ledger)] == ["open"]
+    again.close(opening(0).task_sid, None, 3)
+    assert [(entry.outcome, entry.matched) for entry in ledger.entries()] == [("done", 3)]
+    # What is not noted, or with another peer, is a run like any other.
+    with pytest.raises(PolicyError):
+        again.open(opening(1), refuse, resumed=True)
+    with pytest.raises(PolicyError):
+        again.open(opening(0, peer="carol"), refuse, resumed=True)
+    again.open(opening(1), resumed=True)
+    assert runs_before(ledger, opening(2)) == 2
+
+
+# Names -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_name_cannot_write_on_the_terminal(ledger: Ledger) -> None:
@@ -212,7 +272,7 @@ ONE_OF_MANY = """
     ledger = Ledger(Path(sys.argv[1]))
     print("ready", flush=True)
     sys.stdin.read()
-    opening = Opening("j", sys.argv[2], "bob", sys.argv[2], "/in.csv", ("id",), 1, 1)
+    opening = Opening("j", sys.argv[2], "bob", sys.argv[2], "/in.csv", ("id",), 1, 1, 1)
     try:
         ledger.prepare()
         ledger.open(opening, at_most_one)

@@ -23,7 +23,7 @@ from psicli.errors import (
     PortBusyError,
 )
 from psicli.link import METHOD, QUEUE_FRAMES, SERVICE, Dialer, Link, Listener
-from psicli.protocol import Abort, Ack, Bye, Chunk, Hello, HelloOctets, Message, Purpose
+from psicli.protocol.messages import Abort, Bye, Frame, Hello, HelloOctets, Message, Purpose, Ready, Working
 from psicli.wire import decode, encode, encode_hello
 
 DEADLINE = 30.0
@@ -31,7 +31,7 @@ PATH = f"/{SERVICE}/{METHOD}"
 
 
 def hello(party: str, purpose: Purpose = Purpose.RUN) -> bytes:
-    return encode_hello(Hello("0", party, "job", (), 8, os.urandom(32), purpose))
+    return encode_hello(Hello("0", party, "job", (), 1024, 1 << 20, os.urandom(32), purpose))
 
 
 class Meeting:
@@ -99,7 +99,7 @@ def test_both_hellos_arrive_as_they_were_sent(meeting: Meeting) -> None:
 
 def test_messages_arrive_in_order_both_ways_and_the_end_is_clean(meeting: Meeting) -> None:
     alice, bob = meeting.links()
-    frames: list[Message] = [Chunk(0, 1, seq, os.urandom(50_000)) for seq in range(40)]
+    frames: list[Message] = [Frame(0, 0, 0, 1, seq, os.urandom(50_000)) for seq in range(40)]
     with ThreadPoolExecutor(2) as pool:
         for sender in (alice, bob):
             pool.submit(send_all, sender, frames)
@@ -118,7 +118,7 @@ def send_all(link: Link, messages: list[Message]) -> None:
 def test_a_side_that_does_not_read_holds_the_other_one_back(meeting: Meeting) -> None:
     """What neither queue nor the network's window takes is not taken at all: memory stays bounded."""
     alice, _ = meeting.links()
-    frame = Chunk(0, 1, 0, os.urandom(1 << 20))
+    frame = Frame(0, 0, 0, 1, 0, os.urandom(1 << 20))
     sent = 0
     while alice.room() > 0 or alice.wait(for_message=False, room_for=1, timeout=1.0):
         alice.send(frame)
@@ -131,8 +131,8 @@ def test_a_second_dialer_is_turned_away(meeting: Meeting) -> None:
     alice, bob = meeting.links()
     with pytest.raises(PeerBusyError):
         meeting.dial().result(DEADLINE)
-    alice.send(Ack(7))
-    assert receive(bob) == Ack(7)
+    alice.send(Ready(7))
+    assert receive(bob) == Ready(7)
 
 
 def test_a_check_is_answered_and_forgotten(meeting: Meeting) -> None:
@@ -144,7 +144,7 @@ def test_a_check_is_answered_and_forgotten(meeting: Meeting) -> None:
     assert listening.result(DEADLINE).peer_hello
 
 
-@pytest.mark.parametrize("junk", [b"", b"\xff\xff", encode(Ack(0)), encode(HelloOctets(b"\x01"))])
+@pytest.mark.parametrize("junk", [b"", b"\xff\xff", encode(Working()), encode(HelloOctets(b"\x01"))])
 def test_junk_gets_no_answer_and_does_no_harm(meeting: Meeting, junk: bytes) -> None:
     listening = meeting.listen()
     assert list(meeting.raw(iter([junk]))) == []
@@ -165,8 +165,8 @@ def test_no_exception_text_reaches_the_peer(meeting: Meeting, monkeypatch: pytes
 def test_the_class_of_a_failure_arrives_after_what_was_sent_before(meeting: Meeting, aborting: str) -> None:
     alice, bob = meeting.links()
     one, other = (alice, bob) if aborting == "listener" else (bob, alice)
-    one.send(Ack(1))
-    assert receive(other) == Ack(1)
+    one.send(Ready(1))
+    assert receive(other) == Ready(1)
     stopping = threading.Thread(target=one.abort, args=(65, DEADLINE))
     stopping.start()
     assert receive(other) == Abort(65)
@@ -190,6 +190,22 @@ def test_what_is_no_message_is_found_and_can_still_be_answered(meeting: Meeting,
     assert receive(one) == Abort(76)
     one.finish(DEADLINE)
     stopping.join(DEADLINE)
+
+
+@pytest.mark.parametrize("sending", ["listener", "dialer"])
+@pytest.mark.parametrize(
+    "word", [Ready(1), Frame(0, 0, 0, 1, 0, bytes(32)), Working(), Abort(65)], ids=lambda word: type(word).__name__
+)
+def test_whatever_comes_after_bye_is_refused(meeting: Meeting, sending: str, word: Message) -> None:
+    alice, bob = meeting.links()
+    one, other = (alice, bob) if sending == "listener" else (bob, alice)
+    with one._changed:
+        for message in (Bye(), word):
+            one._outbox.put(encode(message))
+        one._changed.notify_all()
+    assert other.wait(for_message=True, room_for=None, timeout=DEADLINE)
+    with pytest.raises(PeerProtocolError, match="it goes on after its last word"):
+        other.poll()
 
 
 def test_a_listener_that_fails_tells_the_dialer(meeting: Meeting) -> None:

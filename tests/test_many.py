@@ -368,7 +368,7 @@ def test_status_says_who_where_and_how_far(pair: Pair) -> None:
     one_task(pair, 8_000)
     for party in PARTIES:
         # Small frames: it is told early that the first of many are through.
-        pair.jobs[party]["pipeline"] = {"chunk_items": 256}
+        pair.jobs[party]["pipeline"] = {"frame_items": 1024}
     alice = pair.start(LISTENER)
     alice.wait_for("listening on")
     waiting = status(pair)[alice.pid]

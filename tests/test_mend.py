@@ -23,11 +23,11 @@ from psicli import link as link_module
 from psicli import sockets
 from psicli.errors import LinkBrokenError, PeerGoneError, PeerLostError
 from psicli.link import Dialer, Link, Listener
-from psicli.protocol import Abort, Ack, Chunk, Message, Reconnect
+from psicli.protocol.messages import Abort, Frame, Message, Ready, Reconnect
 from psicli.tls import TlsCredentials
 from psicli.wire import decode, encode
 
-FRAMES: list[Message] = [Chunk(0, 1, seq, os.urandom(20_000)) for seq in range(400)]
+FRAMES: list[Message] = [Frame(0, 0, 0, 1, seq, os.urandom(20_000)) for seq in range(400)]
 # Pings that find a dead connection within about a second [ms].
 QUICK = {
     "grpc.keepalive_time_ms": 300,
@@ -130,8 +130,8 @@ def await_broken(link: Link) -> None:
 def talk(ends: Ends) -> None:
     """Say something in each direction over what there is."""
     for number, (source, goal) in enumerate([(ends.alice, ends.bob), (ends.bob, ends.alice)]):
-        source.send(Ack(number))
-        assert await_message(goal) == Ack(number)
+        source.send(Ready(number))
+        assert await_message(goal) == Ready(number)
 
 
 def read_to_the_end(link: Link) -> None:
@@ -187,13 +187,13 @@ def test_a_flipped_bit_in_tls_is_mended(join: Callable[..., Ends], files: Path, 
 def test_the_last_words_are_said_again(join: Callable[..., Ends]) -> None:
     ends = join()
     ends.proxy.hold()
-    ends.alice.send(Ack(7))
+    ends.alice.send(Ready(7))
     finishing = ends.pool.submit(ends.alice.finish, DEADLINE)
     with ends.alice._changed:
         assert ends.alice._changed.wait_for(lambda: ends.alice.stream and ends.alice.stream.said_bye, DEADLINE)
     ends.proxy.reset()
     ends.proxy.heal()
-    assert await_message(ends.bob) == Ack(7)
+    assert await_message(ends.bob) == Ready(7)
     assert ends.bob.finish(DEADLINE)
     assert finishing.result(DEADLINE)
 

@@ -230,7 +230,7 @@ def test_reduce_around_p(path: str) -> None:
 # Beside the reference ---------------------------------------------------------------------------------------------
 
 
-def order_key(item: bytes) -> bytes:
+def keyed_hash(item: bytes) -> bytes:
     return sha256(SECRET + item).digest()[:16]
 
 
@@ -249,7 +249,7 @@ class Work:
         self.products, bad = reference.mask(memoryview(self.points), BOB)
         assert bad == []
         self.tokens = reference.tokens(memoryview(self.products), PREFIX)
-        self.keys = b"".join(order_key(item) for item in self.items.to_pylist())
+        self.keys = b"".join(keyed_hash(item) for item in self.items.to_pylist())
 
     def check(self, path: str, start: int, count: int) -> None:
         """Have a path compute a part of it."""
@@ -259,7 +259,7 @@ class Work:
         products, bad = _native.mask(path, points, BOB)
         assert (products, bad) == (self.products[32 * start : 32 * (start + count)], [])
         assert _native.tokens(path, products, PREFIX) == self.tokens[16 * start : 16 * (start + count)]
-        assert order_keys(path, self.items, start, count) == self.keys[16 * start : 16 * (start + count)]
+        assert keyed_hashes(path, self.items, start, count) == self.keys[16 * start : 16 * (start + count)]
         assert _native.on_curve(path, self.hashed[32 * start : 32 * (start + count)])
         assert _native.on_curve(path, points) is reference.on_curve(points)
 
@@ -279,8 +279,8 @@ def hash_and_mask(path: str, items: pa.Array, start: int = 0, count: int | None 
     return _native.hash_and_mask(path, *item_arguments(items, start, count), PREFIX, DST, ALICE)
 
 
-def order_keys(path: str, items: pa.Array, start: int = 0, count: int | None = None) -> bytes:
-    return _native.order_keys(path, *item_arguments(items, start, count), SECRET)
+def keyed_hashes(path: str, items: pa.Array, start: int = 0, count: int | None = None) -> bytes:
+    return _native.keyed_hashes(path, *item_arguments(items, start, count), SECRET)
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +318,7 @@ def test_permuted_input_gives_permuted_output(path: str, work: Work) -> None:
     )
     keys, tokens = (b"".join(map(split(packed, 16).__getitem__, order)) for packed in (work.keys, work.tokens))
     assert hash_and_mask(path, work.items.take(pa.array(order))) == masked
-    assert order_keys(path, work.items.take(pa.array(order))) == keys
+    assert keyed_hashes(path, work.items.take(pa.array(order))) == keys
     assert _native.mask(path, points, BOB) == (products, [])
     assert _native.tokens(path, products, PREFIX) == tokens
 
@@ -423,13 +423,13 @@ def test_items_of_any_length(path: str, lengths: list[int]) -> None:
     """Side by side in the lanes, where one message ends before another."""
     values = [TEXT[at : at + length] for at, length in enumerate(lengths)]
     assert split(hash_to_points(path, packed_items(values))) == [expected_hash(value) for value in values]
-    assert split(order_keys(path, packed_items(values)), 16) == [order_key(value) for value in values]
+    assert split(keyed_hashes(path, packed_items(values)), 16) == [keyed_hash(value) for value in values]
 
 
 @on_every_path
-def test_order_keys_of_every_length(path: str) -> None:
+def test_keyed_hashes_of_every_length(path: str) -> None:
     values = [TEXT[:length] for length in range(300)]
-    assert split(order_keys(path, packed_items(values)), 16) == [order_key(value) for value in values]
+    assert split(keyed_hashes(path, packed_items(values)), 16) == [keyed_hash(value) for value in values]
 
 
 @on_every_path
@@ -438,7 +438,7 @@ def test_a_very_long_item_among_short_ones(path: str) -> None:
     for turn in range(len(values)):
         turned = values[turn:] + values[:turn]
         assert split(hash_to_points(path, packed_items(turned))) == [expected_hash(value) for value in turned]
-        assert split(order_keys(path, packed_items(turned)), 16) == [order_key(value) for value in turned]
+        assert split(keyed_hashes(path, packed_items(turned)), 16) == [keyed_hash(value) for value in turned]
 
 
 @on_every_path
@@ -463,7 +463,7 @@ def test_arrays_and_their_slices(path: str, kind: Any, work: Work) -> None:
         part = items.slice(start, count)
         expected = work.hashed[32 * start : 32 * (start + count)]
         assert hash_to_points(path, part) == expected
-        assert order_keys(path, part) == work.keys[16 * start : 16 * (start + count)]
+        assert keyed_hashes(path, part) == work.keys[16 * start : 16 * (start + count)]
         # The data before the slice may be left out too: offsets then begin above zero, or the array has its own.
         assert hash_to_points(path, pa.concat_arrays([part])) == expected
         assert hash_to_points(path, part.take(pa.array(range(count), pa.int64()))) == expected
@@ -475,10 +475,10 @@ def test_no_items_and_no_buffers(path: str, width: int, kind: str) -> None:
     for offsets, data in product([b"", struct.pack(f"={kind}", 0), None], [b"", None]):
         assert _native.hash_to_points(path, offsets, width, 0, 0, data, PREFIX, DST) == b""
         assert _native.hash_and_mask(path, offsets, width, 0, 0, data, PREFIX, DST, ALICE) == b""
-        assert _native.order_keys(path, offsets, width, 0, 0, data, SECRET) == b""
+        assert _native.keyed_hashes(path, offsets, width, 0, 0, data, SECRET) == b""
     empty = _native.hash_to_points(path, bytes(4 * width), width, 0, 3, None, PREFIX, DST)
     assert split(empty) == [expected_hash(b"")] * 3
-    assert split(_native.order_keys(path, bytes(4 * width), width, 0, 3, None, SECRET), 16) == [order_key(b"")] * 3
+    assert split(_native.keyed_hashes(path, bytes(4 * width), width, 0, 3, None, SECRET), 16) == [keyed_hash(b"")] * 3
 
 
 @on_every_path
@@ -503,7 +503,7 @@ def test_every_kind_of_buffer(path: str, kind: Callable[[bytes], Any]) -> None:
     assert _native.hash_to_points(path, offsets, width, start, count, data, prefix, dst) == whole.hashed
     found = _native.hash_and_mask(path, offsets, width, start, count, data, prefix, dst, kind(ALICE))
     assert found == whole.masked
-    assert _native.order_keys(path, offsets, width, start, count, data, kind(SECRET)) == whole.keys
+    assert _native.keyed_hashes(path, offsets, width, start, count, data, kind(SECRET)) == whole.keys
     assert _native.mask(path, kind(whole.points), kind(BOB)) == (whole.products, [])
     assert _native.tokens(path, kind(whole.products), prefix) == whole.tokens
     assert _native.on_curve(path, kind(whole.hashed))
@@ -555,7 +555,7 @@ def test_wrong_offsets(path: str, width: int, kind: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=told):
         _native.hash_and_mask(*arguments, PREFIX, DST, ALICE)
     with pytest.raises(ValueError, match=told):
-        _native.order_keys(*arguments, SECRET)
+        _native.keyed_hashes(*arguments, SECRET)
 
 
 @on_every_path
@@ -611,10 +611,10 @@ def wrong_calls(path: str, buffer: Any) -> list[tuple[type[Exception], Callable[
         (ValueError, lambda: n.hash_and_mask(path, good, 8, 0, 1, buffer, buffer, buffer, bytes(33))),
         (ValueError, lambda: n.hash_and_mask(path, good, 8, 0, 2, buffer, buffer, buffer, ALICE)),
         (TypeError, lambda: n.hash_and_mask(path, buffer, 8, 0, 1, buffer, buffer, buffer, 1.5)),
-        (ValueError, lambda: n.order_keys(path, good, 8, 0, 1, buffer, buffer)),
-        (ValueError, lambda: n.order_keys(path, good, 8, 0, 2, buffer, SECRET)),
-        (ValueError, lambda: n.order_keys("sse", good, 8, 0, 1, buffer, SECRET)),
-        (TypeError, lambda: n.order_keys(path, buffer, 8, 0, 1, buffer, "secret")),
+        (ValueError, lambda: n.keyed_hashes(path, good, 8, 0, 1, buffer, buffer)),
+        (ValueError, lambda: n.keyed_hashes(path, good, 8, 0, 2, buffer, SECRET)),
+        (ValueError, lambda: n.keyed_hashes("sse", good, 8, 0, 1, buffer, SECRET)),
+        (TypeError, lambda: n.keyed_hashes(path, buffer, 8, 0, 1, buffer, "secret")),
         (ValueError, lambda: n.field(path, "divide", bytes(size), bytes(size))),
         (ValueError, lambda: n.field(path, "add", bytes(size - 8), bytes(size))),
         (ValueError, lambda: n.field(path, "add", bytes(size), bytes(size + 8))),
@@ -672,7 +672,7 @@ def test_nothing_is_left_behind_by_calls_that_succeed(path: str) -> None:
         _native.on_curve(path, points)
         _native.hash_to_points(path, items, 8, 0, 2, points, PREFIX, DST)
         _native.hash_and_mask(path, items, 8, 0, 2, points, PREFIX, DST, ALICE)
-        _native.order_keys(path, items, 8, 0, 2, points, SECRET)
+        _native.keyed_hashes(path, items, 8, 0, 2, points, SECRET)
         _native.field(path, "add", bytes(size), bytes(size))
         _native.paths()
 
@@ -717,7 +717,7 @@ def long_calls(path: str, work: Work) -> dict[str, Callable[[], object]]:
         "hash_and_mask": lambda: _native.hash_and_mask(path, *items, PREFIX, DST, ALICE),
         "tokens": lambda: _native.tokens(path, work.points * 10, PREFIX),
         "on_curve": lambda: _native.on_curve(path, work.hashed),
-        "order_keys": lambda: _native.order_keys(path, *items, SECRET),
+        "keyed_hashes": lambda: _native.keyed_hashes(path, *items, SECRET),
     }
 
 
@@ -731,7 +731,7 @@ def no_switching() -> Iterator[None]:
 
 
 @on_every_path
-@pytest.mark.parametrize("function", ["mask", "hash_to_points", "hash_and_mask", "tokens", "on_curve", "order_keys"])
+@pytest.mark.parametrize("function", ["mask", "hash_to_points", "hash_and_mask", "tokens", "on_curve", "keyed_hashes"])
 @pytest.mark.usefixtures("no_switching")
 def test_the_gil_is_released(path: str, function: str, work: Work) -> None:
     """Another thread that waits for the GIL gets it in the midst of a call: nothing else here gives it away."""

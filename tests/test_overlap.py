@@ -89,7 +89,7 @@ def measured(folder: Path, rows: int, **settings: int) -> tuple[list[Trace], Int
 
 
 def test_a_small_run_does_several_things_at_once(tmp_path: Path) -> None:
-    traces, window = measured(tmp_path, 60_000, chunk_items=2048)
+    traces, window = measured(tmp_path, 60_000, frame_items=2048)
     for trace in traces:
         stages = overlap.stages_of(trace)
         assert {"masking own points", "masking the peer's", "keeping", "sending", "receiving"} <= {

@@ -3,7 +3,10 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from hashlib import sha256
+from itertools import pairwise, product
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pair import (
-    CHUNK_ITEMS,
     TASK,
     TASK_SID,
+    AtOnce,
     ExchangeEnd,
     KeptOutput,
     MemoryChannel,
@@ -23,31 +26,32 @@ from pair import (
     matched_items,
     records,
     run_exchanges,
+    setup,
 )
 
-from psicli import curve, pipeline
+from psicli import curve, worker
 from psicli.curve import reference
-from psicli.errors import PeerGoneError, PeerProtocolError, SelfCheckError, StorageError
-from psicli.items import ItemSorter, encode_items
-from psicli.protocol import (
-    Chunk,
+from psicli.errors import PeerGoneError, PeerProtocolError, SelfCheckError, StorageError, WorkerLostError
+from psicli.items import encode_items
+from psicli.partitions import Matches
+from psicli.protocol import task
+from psicli.protocol.messages import (
     Commit,
-    CutBitmap,
     Done,
     End,
-    MaskOwn,
-    MaskPeer,
+    Frame,
+    Offer,
     Open,
-    Progress,
     Received,
-    Receiver,
-    Sender,
+    Restart,
     Stream,
-    TaskParty,
-    TaskSetup,
-    Work,
+    bin_session_id,
+    partition_key,
+    task_digest,
 )
-from psicli.spool import Mask
+from psicli.protocol.streams import Place
+from psicli.protocol.task import Progress, Receiver, Sender, TaskParty
+from psicli.protocol.work import CutBitmap, GatherMatches, MaskOwn, MaskPeer, Work
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -57,29 +61,41 @@ both_outcomes = pytest.mark.parametrize("broadcast", [False, True], ids=["one-si
 WIPED = bytes(32)
 
 
-def scalar_of(end: ExchangeEnd) -> bytes:
-    return bytes(end.exchange._scalar)
+T = TypeVar("T")
+# 95 to 97 items of a side make 4 bins of 93 or 94 points.
+MANY: dict[str, Any] = {"frame_items": 32, "bin_items": 94}
+each_cut = pytest.mark.parametrize("cut", [{}, MANY], ids=["one bin", "bins"])
+each_side = pytest.mark.parametrize("side", [0, 1], ids=["receiver", "sender"])
+BIN_SID = bin_session_id(TASK_SID, 0, 0)
+
+
+def scalars_of(end: ExchangeEnd) -> set[bytes]:
+    """Return what there is now of the scalars a side has drawn."""
+    return {bytes(each._scalar) for each in end.exchange.workers.values()}
 
 
 # The intersection ----------------------------------------------------------------------------------------------
 
 
-def check_intersection(receiver_items: set[bytes], sender_items: set[bytes], broadcast: bool, capacity: int) -> None:
+def check_intersection(
+    receiver_items: set[bytes], sender_items: set[bytes], broadcast: bool, capacity: int, **cut: int
+) -> None:
     receiver, sender = run_exchanges(
-        items_of(sorted(receiver_items)), items_of(sorted(sender_items)), broadcast=broadcast, capacity=capacity
+        items_of(sorted(receiver_items)), items_of(sorted(sender_items)), broadcast=broadcast, capacity=capacity, **cut
     )
     expected = receiver_items & sender_items
     if broadcast:
         for end in (receiver, sender):
-            assert matched_items(end, end.exchange.matched) == expected
             assert matched_items(end, end.output.staged) == expected
             assert end.output.published
     else:
-        assert matched_items(receiver, receiver.exchange.match()) == expected
-        assert sender.exchange.matched is None
+        assert matched_items(receiver, receiver.matches()) == expected
+        assert all(end.output.staged is None for end in (receiver, sender))
         assert not any(end.output.published for end in (receiver, sender))
     assert [end.kept for end in (receiver, sender)] == [False, False]
-    assert scalar_of(receiver) == scalar_of(sender) == WIPED
+    for end in (receiver, sender):
+        assert len(end.exchange.workers) == end.party.number_of_bins
+        assert scalars_of(end) == ({WIPED} if end.party.number_of_bins else set())
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -109,8 +125,17 @@ def test_sizes_at_the_edges(n: int, m: int, shared: int, broadcast: bool) -> Non
     check_intersection(ours, theirs, broadcast, capacity=2)
 
 
-def test_known_answers() -> None:
-    """The one item of the design, with its scalars, as it travels."""
+@both_outcomes
+def test_several_bins(broadcast: bool) -> None:
+    """On every backend; tests/test_bins.py has all the sizes."""
+    both = {b"both%d" % i for i in range(60)}
+    ours, theirs = (both | {b"%s%d" % (name, i) for i in range(36)} for name in (b"R", b"S"))
+    check_intersection(ours, theirs, broadcast, 4, **MANY)
+
+
+def test_known_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one item of the design, with its scalars and t = 00 01 … 1f as bin sid, as it travels."""
+    monkeypatch.setattr(task, "bin_session_id", lambda task_sid, number, attempt: bytes(range(32)))
     item = encode_items([items_of(["alice@example.com"]).cast("large_string")])
     receiver, sender = run_exchanges(item, item, scalars=(b"\x77" * 32, b"\x5d" * 32))
     masked = "ba154c18a4d5ec8251a12bb027e3533c034c7da8e64f5a4b6cd8dfcae45af527"
@@ -120,28 +145,68 @@ def test_known_answers() -> None:
     assert ends == {1: "b4999bf78fcb84259af973b191ade4b8804125fd4b65807d768027e1db3d1306"}
     opens = [message for end in (receiver, sender) for message in end.channel.sent if isinstance(message, Open)]
     assert [message.probe.hex() for message in opens] == ["53ccd720e9319c7fb7aefa003d75579f"] * 2
-    assert receiver.exchange.match().tolist() == [True]
+    assert matched_items(receiver, receiver.matches()) == set(item.to_pylist())
 
 
 def test_the_bitmap_speaks_of_the_senders_order() -> None:
-    theirs = [b"%d" % i for i in range(20)]
-    receiver, sender = run_exchanges(items_of([b"3", b"19", b"8", b"x"]), items_of(theirs), broadcast=True)
-    assert b"".join(receiver.data(Stream.BITMAP)) == b"\x08\x01\x08"
-    assert sender.output.staged is not None
-    assert np.flatnonzero(sender.output.staged).tolist() == [3, 8, 19]
-    assert receiver.output.staged is not None
-    assert receiver.output.staged.tolist() == [True, True, True, False]
+    theirs = items_of(b"%d" % i for i in range(20))
+    known = (None, b"\x5d" * 32)
+    receiver, sender = run_exchanges(items_of([b"3", b"19", b"8", b"x"]), theirs, broadcast=True, scalars=known)
+    bits = np.unpackbits(np.frombuffer(b"".join(receiver.data(Stream.BITMAP)), np.uint8), bitorder="little")
+    points = records(curve.hash_and_mask(theirs, BIN_SID, b"\x5d" * 32), curve.POINT_BYTES)
+    sent = sender.points(Stream.SENDER_POINTS)
+    assert sent != points
+    assert sorted(sent) == sorted(points)
+    assert {points.index(sent[place]) for place in np.flatnonzero(bits)} == {3, 8, 19}
+    assert matched_items(sender, sender.output.staged) == {b"3", b"8", b"19"}
+    assert matched_items(receiver, receiver.output.staged) == {b"3", b"8", b"19"}
 
 
-def test_different_tasks_share_nothing() -> None:
-    """The same items under another task's id do not even match."""
-    channels = MemoryChannel.pair(8)
-    item = items_of(["a"])
-    points = []
+def test_the_bitmaps_of_padding_are_zero() -> None:
+    """Everything matches, and as many bits are set as there are items: the others, of padding, are not."""
+    items = items_of(f"item-{i}" for i in range(96))
+    receiver, sender = run_exchanges(items, items, broadcast=True, **MANY)
+    frames = [message for message in receiver.channel.sent if isinstance(message, Frame) and message.stream == 4]
+    bitmaps = [b"".join(each.data for each in frames if each.bin == number) for number in range(4)]
+    assert sender.prepared is not None
+    starts = sender.prepared.items.starts(4)
+    counts = [int.from_bytes(bits, "little").bit_count() for bits in bitmaps]
+    assert counts == [stop - start for start, stop in pairwise(starts)]
+    assert all(len(bits) == -(-93 // 8) for bits in bitmaps)
+    assert sum(counts) == 96
+
+
+def test_a_forged_bitmap_that_marks_padding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver that says of all points of the first bin that they match: no more bits than items, but too many."""
+    matched = worker.Worker.match
+
+    def forged(self: worker.Worker, *, bitmap: bool = False) -> worker.Match:
+        found = matched(self, bitmap=bitmap)
+        bits = np.unpackbits(np.frombuffer(found.bitmap, np.uint8), bitorder="little")
+        # The same number of bits, one of them moved to a point that is none of the sender's items.
+        bits[np.flatnonzero(bits)[0]] = 0
+        bits[np.flatnonzero(bits[:93] == 0)[-1]] = 1
+        return worker.Match(found.found, np.packbits(bits, bitorder="little").tobytes())
+
+    monkeypatch.setattr(worker.Worker, "match", forged)
+    items = items_of(f"item-{i}" for i in range(96))
+    with pytest.raises(PeerProtocolError) as caught:
+        run_exchanges(items, items, broadcast=True, **MANY)
+    assert caught.value.code == 76
+    assert "padding" in str(caught.value)
+
+
+@each_cut
+def test_different_tasks_share_nothing(cut: dict[str, Any]) -> None:
+    """The same items under another task's id, another bin's or another attempt's do not even match."""
+    items, scalar = items_of(f"item-{i}" for i in range(96 if cut else 9)), b"\x77" * 32
+    points: list[bytes] = []
     for task_sid in (TASK_SID, bytes(32)):
-        end = exchange_end(Receiver, item, channels[0], task_sid=task_sid, scalar=b"\x77" * 32)
-        points.append(end.exchange._begin(MaskOwn(0, 1)).result())
-    assert points[0] != points[1]
+        ends = run_exchanges(items, items, task_sid=task_sid, scalars=(scalar, None), **cut)
+        points += ends[0].points(Stream.RECEIVER_POINTS)
+    assert len(set(points)) == len(points)
+    sids = [bin_session_id(TASK_SID, number, attempt) for number in (0, 1) for attempt in (0, 1)]
+    assert len({curve.hash_and_mask(items, sid, scalar) for sid in sids}) == 4
 
 
 # What the wire tells -------------------------------------------------------------------------------------------
@@ -162,32 +227,26 @@ def test_two_runs_over_the_same_items_share_no_point() -> None:
     assert len(tokens) == len(set(tokens)) == 2 * 12
 
 
-def in_order(items: pa.LargeBinaryArray, secret: bytes) -> pa.LargeBinaryArray:
-    sorter = ItemSorter(secret)
-    sorter.add(items)
-    ordered = sorter.finish()
-    return ordered.slice(0, len(ordered))
-
-
 @both_outcomes
 def test_duplicate_rows_leave_no_trace(broadcast: bool) -> None:
     keys = [f"key-{i}" for i in range(21)]
     seen = []
     for times in (1, 1000):
         column = items_of(keys * times).cast("large_string")
-        items = in_order(encode_items([column]), bytes(range(32)))
+        items = encode_items([column])
         ends = run_exchanges(items, items, broadcast=broadcast)
         messages = [Counter(zip(map(type, end.channel.sent), end.channel.sizes, strict=True)) for end in ends]
         seen.append((messages, [sum(end.channel.sizes) for end in ends]))
     assert seen[0] == seen[1]
 
 
-def test_messages_of_a_one_sided_task_do_not_tell_of_matches() -> None:
+@each_cut
+def test_messages_of_a_one_sided_task_do_not_tell_of_matches(cut: dict[str, Any]) -> None:
     """Kinds and sizes are the same whether everything matches or nothing."""
     seen = []
     for prefix in ("item", "other"):
-        ours, theirs = (items_of(f"{name}-{i}" for i in range(19)) for name in ("item", prefix))
-        ends = run_exchanges(ours, theirs)
+        ours, theirs = (items_of(f"{name}-{i}" for i in range(96 if cut else 19)) for name in ("item", prefix))
+        ends = run_exchanges(ours, theirs, **cut)
         seen.append([Counter(zip(map(type, end.channel.sent), end.channel.sizes, strict=True)) for end in ends])
     assert seen[0] == seen[1]
 
@@ -195,8 +254,8 @@ def test_messages_of_a_one_sided_task_do_not_tell_of_matches() -> None:
 def test_nothing_follows_received() -> None:
     receiver, _ = run_exchanges(items_of(["a", "b"]), items_of(["b"]))
     sent = len(receiver.channel.sent)
-    assert receiver.channel.sent[-1] == Received(TASK)
-    receiver.exchange.match()
+    assert receiver.channel.sent[-1] == Received(TASK, 0, 0, task_digest(TASK_SID, (2, 1), 1))
+    receiver.matches()
     assert len(receiver.channel.sent) == sent
 
 
@@ -210,13 +269,14 @@ def ranks(values: list[bytes]) -> list[int]:
     return [rank for _, rank in sorted(zip(order, range(len(order)), strict=True))]
 
 
-def wire_order(items: list[bytes], secret: bytes) -> list[int]:
-    """Return for each item, in the order given, its place among the points that the receiver sent."""
-    ordered = in_order(items_of(items), secret)
-    scalar = b"\x77" * 32
-    receiver, _ = run_exchanges(ordered, items_of([]), chunk_items=64, scalars=(scalar, None))
+def wire_order(items: list[bytes], scalar: bytes) -> list[int]:
+    """Return for each item, in the order given, its place among the points that the receiver sent.
+
+    The secret of the order is another one for another scalar.
+    """
+    receiver, _ = run_exchanges(items_of(items), items_of(["x"]), frame_items=64, scalars=(scalar, None))
     place = {point: i for i, point in enumerate(receiver.points(Stream.RECEIVER_POINTS))}
-    points = records(curve.hash_and_mask(items_of(items), TASK_SID, scalar), curve.POINT_BYTES)
+    points = records(curve.hash_and_mask(items_of(items), BIN_SID, scalar), curve.POINT_BYTES)
     return [place[point] for point in points]
 
 
@@ -226,10 +286,12 @@ def test_the_order_on_the_wire_is_unrelated_to_any_other() -> None:
     keys = [b"key-%05d" % i for i in range(count)]
     items = random.Random(4).sample(keys, count)
     places = [wire_order(items, bytes([seed]) * 32) for seed in (1, 2)]
+    key = partition_key(TASK_SID)
     known = {
         "file": list(range(count)),
         "key": ranks(items),
         "sha-256": ranks([sha256(item).digest() for item in items]),
+        "partition": ranks([sha256(key + item).digest() for item in items]),
         "another secret": places[1],
     }
     for name, order in known.items():
@@ -291,8 +353,7 @@ class DishonestPeer:
         forge_tokens: Callable[[bytes], bytes] = lambda tokens: tokens,
         broadcast: bool = False,
     ) -> None:
-        setup = TaskSetup(TASK, TASK_SID, len(ITEMS), curve.probe(TASK_SID), broadcast, CHUNK_ITEMS)
-        self.machine = role(setup)
+        self.machine = role(setup(broadcast=broadcast, probe=curve.probe(TASK_SID)))
         self.scalar = b"\x5d" * 32
         self.items = items_of(ITEMS)
         self.theirs: list[bytes] = []
@@ -301,30 +362,35 @@ class DishonestPeer:
         self._forge_tokens = forge_tokens
         self._forged: list[bytes] = []
 
-    def answer(self, work: Work) -> bytes:
+    def answer(self, work: Work, place: Place | None) -> bytes:
         match work:
             case MaskPeer(_, points):
                 self.theirs += records(points, 32)
                 products, _ = curve.mask(points, self.scalar)
-                return self._forge_tokens(curve.tokens(products, TASK_SID)) if self.machine.answers_points else b""
+                return b"" if self.machine.receives else self._forge_tokens(curve.tokens(products, BIN_SID))
             case MaskOwn(start, stop):
                 return b"".join(self._points()[start:stop])
-            case CutBitmap(start, stop):
+            case GatherMatches():
+                return bytes(8)
+            case CutBitmap(_, start, stop):
                 return bytes(-(-(stop - start) // 8))
         return b""
 
     def may_work(self) -> bool:
         """Mask the other side's points first, then, and not earlier, send our own."""
-        if len(self.theirs) == self._count:
+        party = self.machine.bins.get(0)
+        if party is None or not party._prepared or len(self.theirs) == self._count:
             return True
-        self.machine._own_turn = False
-        return bool(self.machine._pending)
+        party._own_turn = False
+        return bool(party._pending)
+
+    def channel(self, *, limit: int | None = None) -> PeerChannel:
+        return PeerChannel(self.machine, len(ITEMS), self.answer, may_work=self.may_work, limit=limit)
 
     def _points(self) -> list[bytes]:
         if not self._forged:
-            self._forged = self._forge(
-                records(curve.hash_and_mask(self.items, TASK_SID, self.scalar), 32), list(self.theirs)
-            )
+            honest = records(curve.hash_and_mask(self.items, BIN_SID, self.scalar), 32)
+            self._forged = self._forge(honest, list(self.theirs))
             assert len(self._forged) == len(ITEMS)
         return self._forged
 
@@ -332,8 +398,7 @@ class DishonestPeer:
 def against(peer: DishonestPeer, items: list[bytes], *, broadcast: bool = False) -> ExchangeEnd:
     """Run the honest side against such a peer, to its end or failure."""
     honest = Sender if isinstance(peer.machine, Receiver) else Receiver
-    channel = PeerChannel(peer.machine, peer.answer, may_work=peer.may_work)
-    end = exchange_end(honest, items_of(items), channel, broadcast=broadcast)
+    end = exchange_end(honest, items_of(items), peer.channel(), broadcast=broadcast)
     try:
         end.drive()
     except PeerProtocolError as exc:
@@ -388,7 +453,7 @@ def test_forged_points(role: type[TaskParty], name: str) -> None:
     assert isinstance(end.failure, PeerProtocolError)
     assert end.failure.code == 76
     assert reason in str(end.failure)
-    assert scalar_of(end) == WIPED
+    assert scalars_of(end) == {WIPED}
     # What the other side must not get from a list that was refused: the end of the tokens, or Received.
     assert not any(isinstance(message, Received) for message in end.channel.sent)
     assert Stream.TOKENS not in [message.stream for message in end.channel.sent if isinstance(message, End)]
@@ -400,7 +465,7 @@ def test_without_forgery_the_same_peer_is_fine(role: type[TaskParty]) -> None:
     end = against(DishonestPeer(role, len(OWN)), OWN)
     assert end.failure is None
     if role is Sender:
-        assert not end.exchange.match().any()
+        assert end.matches().count == 0
 
 
 def test_points_of_small_order_are_what_they_say() -> None:
@@ -452,55 +517,68 @@ def test_a_dishonest_sender_learns_nothing_from_a_refused_list() -> None:
 def test_a_backend_without_the_hash_to_the_curve_is_found(
     role: type[TaskParty], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unhashed(items: object, task_sid: bytes, scalar: bytes) -> bytes:
-        return as_octets(2)
+    def unhashed(items: pa.LargeBinaryArray, sid: bytes, scalar: bytes, tag: int = 1) -> bytes:
+        return as_octets(2) * len(items)
 
-    monkeypatch.setattr(pipeline.curve, "hash_and_mask", unhashed)
-    end = exchange_end(role, items_of(["a"]), MemoryChannel.pair(8)[0])
+    monkeypatch.setattr(worker.curve, "hash_and_mask", unhashed)
+    end = exchange_end(role, items_of(["a"]), DishonestPeer(Sender if role is Receiver else Receiver, 1).channel())
     with pytest.raises(SelfCheckError) as caught:
-        end.exchange._begin(MaskOwn(0, 1)).result()
+        end.drive()
     assert caught.value.code == 70
+    assert not any(isinstance(message, Frame) for message in end.channel.sent)
+    assert scalars_of(end) == {WIPED}
 
 
 def test_a_frame_is_sampled_over_its_whole_length() -> None:
     """Which points are looked at differs from frame to frame, and any point may be among them."""
     good = curve.hash_and_mask(items_of(["a"]), TASK_SID, b"\x77" * 32)
-    sampled = [pipeline._sample(b"".join(i.to_bytes(32, "little") for i in range(500))) for _ in range(20)]
+    sampled = [worker._sample(b"".join(i.to_bytes(32, "little") for i in range(500))) for _ in range(20)]
     for points in sampled:
         indices = [int.from_bytes(point, "little") for point in records(points, 32)]
-        assert len(indices) == len(set(indices)) == pipeline.SAMPLED_POINTS == 64
+        assert len(indices) == len(set(indices)) == worker.SAMPLED_POINTS == 64
         assert max(indices) < 500
     assert len(set(sampled)) == len(sampled)
     assert len({point for points in sampled for point in records(points, 32)}) > 400
-    assert pipeline._sample(good * 64) == good * 64
+    assert worker._sample(good * 64) == good * 64
 
 
 class FailingOutput(KeptOutput):
-    def stage(self, matched: Mask) -> None:
+    def stage(self, matches: Matches) -> None:
         raise StorageError(path="out.csv", reason="No space left on device")
+
+
+def honest_end(role: type[TaskParty], items: list[str], *, limit: int | None = None) -> ExchangeEnd:
+    """Make one side of a broadcast against a peer that is honest."""
+    peer = DishonestPeer(Sender if role is Receiver else Receiver, len(items), broadcast=True)
+    return exchange_end(role, items_of(items), peer.channel(limit=limit), broadcast=True)
 
 
 @roles
 def test_the_scalar_is_wiped_after_a_failure_of_our_own(role: type[TaskParty]) -> None:
-    peer = Sender if role is Receiver else Receiver
-    other = DishonestPeer(peer, 3, broadcast=True)
-    channel = PeerChannel(other.machine, other.answer, may_work=other.may_work)
-    end = exchange_end(role, items_of(["a", "b", "c"]), channel, broadcast=True)
-    end.exchange._output = FailingOutput()
-    assert scalar_of(end) != WIPED
+    end = honest_end(role, ["a", "b", "c"])
+    end.output = FailingOutput()
     with pytest.raises(StorageError):
         end.drive()
-    assert scalar_of(end) == WIPED
+    assert WIPED not in end.exchange.scalars.values()
+    assert scalars_of(end) == {WIPED}
 
 
 @roles
-def test_the_scalar_is_wiped_when_the_peer_never_speaks(role: type[TaskParty]) -> None:
+def test_the_scalar_is_wiped_when_the_peer_falls_silent(role: type[TaskParty]) -> None:
+    """Before it has said anything there is none."""
     channel, other = MemoryChannel.pair(8)
     other.close()
     end = exchange_end(role, items_of(["a"]), channel)
     with pytest.raises(PeerGoneError):
         end.drive()
-    assert scalar_of(end) == WIPED
+    assert end.exchange.workers == {}
+    # After both Opens, or its first frame.
+    for limit in (2, 3):
+        end = honest_end(role, ["a"], limit=limit)
+        with pytest.raises(PeerGoneError):
+            end.drive()
+        assert WIPED not in end.exchange.scalars.values()
+        assert scalars_of(end) == {WIPED}
 
 
 @roles
@@ -509,37 +587,151 @@ def test_the_scalar_is_wiped_before_anything_is_matched(role: type[TaskParty]) -
     at_staging = []
 
     class WatchingOutput(KeptOutput):
-        def stage(self, matched: Mask) -> None:
-            at_staging.append(scalar_of(end))
-            super().stage(matched)
+        def stage(self, matches: Matches) -> None:
+            at_staging.append(scalars_of(end))
+            super().stage(matches)
 
-    other = DishonestPeer(Sender if role is Receiver else Receiver, 1, broadcast=True)
-    channel = PeerChannel(other.machine, other.answer, may_work=other.may_work)
-    end = exchange_end(role, items_of(["a"]), channel, broadcast=True)
-    end.exchange._output = WatchingOutput()
+    end = honest_end(role, ["a"])
+    end.output = WatchingOutput()
     end.drive()
-    assert at_staging == [WIPED]
+    assert at_staging == [{WIPED}]
 
 
 def test_scalars_are_fresh() -> None:
-    channel = MemoryChannel.pair(8)[0]
-    scalars = {scalar_of(exchange_end(role, items_of([]), channel)) for role in (Receiver, Sender) for _ in range(8)}
-    assert len(scalars) == 16
+    """For every run, party, bin and attempt; so are the secrets of the orders."""
+    items = items_of(f"item-{i}" for i in range(96))
+    ends = [end for _ in range(2) for end in run_exchanges(items, items, **MANY)]
+    scalars = [scalar for end in ends for scalar in end.exchange.scalars.values()]
+    orders = [each.order_secret for end in ends for each in end.exchange.workers.values()]
+    assert len(scalars) == len(set(scalars)) == len(orders) == len(set(orders)) == 16
+
+
+# Lost workers --------------------------------------------------------------------------------------------------
+
+
+class LosingPools(AtOnce):
+    """Pools that lose who computes a bin, at these of all computing's pieces of work, counted from 0."""
+
+    def __init__(self, *lost: int) -> None:
+        super().__init__()
+        self.lost = set(lost)
+        self.pieces = 0
+
+    def compute(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        number, self.pieces = self.pieces, self.pieces + 1
+        if number not in self.lost:
+            return super().compute(work, *arguments)
+        future: Future[T] = Future()
+        future.set_exception(WorkerLostError(bin=0))
+        return future
+
+
+def test_a_lost_worker_costs_its_bin_and_nothing_else() -> None:
+    """Whatever piece of a run is lost, on either side: the bin begins again, and the result is right."""
+    both = {b"both%d" % i for i in range(5)}
+    ours, theirs = (items_of(sorted(both | {b"%s%d" % (name, i) for i in range(9)})) for name in (b"R", b"S"))
+    for side, broadcast in product((0, 1), (False, True)):
+        for lost in range(100):
+            losing = LosingPools(lost)
+            pools = (losing, None) if side == 0 else (None, losing)
+            ends = run_exchanges(ours, theirs, broadcast=broadcast, pools=pools)
+            if losing.pieces <= lost:
+                break
+            assert matched_items(ends[0], ends[0].matches()) == both
+            if broadcast:
+                assert matched_items(ends[1], ends[1].output.staged) == both
+            for end in ends:
+                restarts = [message for message in end.channel.sent if isinstance(message, Restart)]
+                assert restarts == [Restart(TASK, 0, 1)]
+                # The first attempt's secrets are gone, and the second's are others.
+                assert scalars_of(end) == {WIPED}
+                assert len(set(end.exchange.scalars.values())) == len(end.exchange.workers)
+        # Its secrets, two frames both ways, and the checks.
+        assert lost == 6
+
+
+@each_side
+def test_a_worker_that_is_lost_twice_ends_the_run(side: int) -> None:
+    items = items_of(f"item-{i}" for i in range(14))
+    for second in range(1, 7):
+        losing = LosingPools(0, second)
+        with pytest.raises(WorkerLostError) as caught:
+            run_exchanges(items, items, pools=(losing, None) if side == 0 else (None, losing))
+        assert caught.value.code == 69
+
+
+class LosingEveryBin(AtOnce):
+    """Pools that lose whoever computes a bin with its third piece, the first time it is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: Counter[Place] = Counter()
+
+    def compute(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        place: Place = work.__self__.party.place  # type: ignore[attr-defined]
+        self.pieces[place] += 1
+        if place.attempt or self.pieces[place] != 3:
+            return super().compute(work, *arguments)
+        future: Future[T] = Future()
+        future.set_exception(WorkerLostError(bin=place.bin))
+        return future
+
+
+@each_side
+@both_outcomes
+def test_every_bin_may_be_lost_once(side: int, broadcast: bool) -> None:
+    items = items_of(f"item-{i}" for i in range(96))
+    losing = LosingEveryBin()
+    pools = (losing, None) if side == 0 else (None, losing)
+    ends = run_exchanges(items, items, broadcast=broadcast, pools=pools, **MANY)
+    assert {(place.bin, place.attempt) for place in losing.pieces} == set(product(range(4), (0, 1)))
+    for end in ends[: 1 + broadcast]:
+        assert matched_items(end, end.output.staged if broadcast else end.matches()) == set(items.to_pylist())
+    assert all(scalars_of(end) == {WIPED} for end in ends)
+
+
+class LatePools(AtOnce):
+    """Pools in which the secrets of the first attempt are drawn only after those of the second one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late: list[Callable[[], object]] = []
+
+    def compute(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        if work.__name__ != "_prepare":
+            return super().compute(work, *arguments)
+        if not work.__self__.party.place.attempt:  # type: ignore[attr-defined]
+            self.late.append(work)
+            return Future()
+        future = super().compute(work, *arguments)
+        self.late.pop()()
+        return future
+
+
+def test_an_attempt_that_is_given_up_while_its_secrets_are_drawn_leaves_nothing() -> None:
+    """The sender's order of the second attempt is the one that tells what the bitmap means."""
+    both = [f"both-{i}" for i in range(7)]
+    ours, theirs = (items_of([*both, *(f"{name}-{i}" for i in range(40))]) for name in "RS")
+    late = LatePools()
+    ends = run_exchanges(ours, theirs, broadcast=True, pools=(LosingPools(0), late))
+    assert late.late == []
+    assert set(ends[1].exchange.workers) == {(0, 0), (0, 1)}
+    assert scalars_of(ends[1]) == {WIPED}
+    for end in ends:
+        assert matched_items(end, end.output.staged) == {name.encode() for name in both}
 
 
 # The link ------------------------------------------------------------------------------------------------------
 
 
-def cut_after(role: type[TaskParty], limit: int) -> tuple[ExchangeEnd, PeerChannel]:
+def cut_after(role: type[TaskParty], limit: int) -> ExchangeEnd:
     """Run a broadcast whose link breaks after so many of the peer's messages."""
-    peer = DishonestPeer(Sender if role is Receiver else Receiver, 3, broadcast=True)
-    channel = PeerChannel(peer.machine, peer.answer, may_work=peer.may_work, limit=limit)
-    end = exchange_end(role, items_of(["a", "b", "c"]), channel, broadcast=True)
+    end = honest_end(role, ["a", "b", "c"], limit=limit)
     try:
         end.drive()
     except PeerGoneError as exc:
         end.failure = exc
-    return end, channel
+    return end
 
 
 @roles
@@ -550,10 +742,11 @@ def test_a_link_that_breaks_after_any_message(role: type[TaskParty]) -> None:
     """
     outcomes = []
     for limit in range(100):
-        end, channel = cut_after(role, limit)
-        committed = Commit(TASK) in channel.sent if role is Receiver else Done(TASK) in channel.sent
+        end = cut_after(role, limit)
+        committed = any(isinstance(message, Commit if role is Receiver else Done) for message in end.channel.sent)
         assert end.output.published is committed
         assert (end.failure is None) is committed
+        assert scalars_of(end) <= {WIPED}
         outcomes.append((committed, end.kept))
         if end.failure is None and not end.kept:
             break
@@ -567,17 +760,16 @@ def test_a_side_that_waits_for_room_still_hears(role: type[TaskParty]) -> None:
     """Without any room for its frames, a violation ends the run all the same."""
     channel, other = MemoryChannel.pair(0)
     end = exchange_end(role, items_of(["a"]), channel)
+    other.send(Offer(TASK))
     other.send(Open(TASK, 1, curve.probe(TASK_SID)))
-    other.send(Commit(TASK))
+    other.send(Commit(TASK, bytes(32)))
     with pytest.raises(PeerProtocolError):
         end.drive()
-    assert not any(isinstance(message, Chunk) for message in channel.sent)
+    assert not any(isinstance(message, Frame) for message in channel.sent)
 
 
 def test_progress_reaches_its_end() -> None:
-    peer = DishonestPeer(Sender, len(OWN))
-    channel = PeerChannel(peer.machine, peer.answer, may_work=peer.may_work)
     seen: list[Progress] = []
-    exchange_end(Receiver, items_of(OWN), channel).drive(seen)
+    exchange_end(Receiver, items_of(OWN), DishonestPeer(Sender, len(OWN)).channel()).drive(seen)
     assert seen == sorted(seen)
     assert seen[-1] == Progress(len(OWN), len(OWN), 20, 20)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import signal
 from collections import Counter
@@ -19,7 +18,8 @@ from psicli.config import PolicySettings
 from psicli.errors import PolicyError
 from psicli.ledger import Ledger
 from psicli.policy import Policy
-from psicli.protocol import Abort, Ack, Chunk, End, Open, Stream
+from psicli.protocol.bins import padded
+from psicli.protocol.messages import Abort, End, Frame, Offer, Open, Stream, Working
 
 REFUSED = r"The other party's policy does not allow this run\."
 
@@ -28,8 +28,35 @@ REFUSED = r"The other party's policy does not allow this run\."
 Check = Callable[[Policy], None]
 # What is limited, to what, and what is just allowed and just not.
 EDGES: list[tuple[str, float, Check, Check, str]] = [
-    ("min_peer_items", 5, lambda p: p.check_peer_items(5), lambda p: p.check_peer_items(4), "has 4 distinct items"),
-    ("max_peer_items", 5, lambda p: p.check_peer_items(5), lambda p: p.check_peer_items(6), "has 6 distinct items"),
+    (
+        "min_peer_items",
+        5,
+        lambda p: p.check_peer_items(5, 5),
+        lambda p: p.check_peer_items(4, 4),
+        "has 4 distinct items",
+    ),
+    (
+        "max_peer_items",
+        5,
+        lambda p: p.check_peer_items(5, 5),
+        lambda p: p.check_peer_items(6, 6),
+        "6 distinct items, more",
+    ),
+    # Padding is no item, but it may hold questions.
+    (
+        "min_peer_items",
+        5,
+        lambda p: p.check_peer_items(5, 9),
+        lambda p: p.check_peer_items(4, 9),
+        "has 4 distinct items",
+    ),
+    (
+        "max_peer_items",
+        9,
+        lambda p: p.check_peer_items(5, 9),
+        lambda p: p.check_peer_items(5, 10),
+        "has 5 distinct items and may ask about 10 with its padding, more",
+    ),
     ("max_runs_per_day", 2, lambda p: p.check_runs(1), lambda p: p.check_runs(2), "2 times in the last 24 hours"),
     # Three tenths are 0.3, which binary fractions are not.
     ("max_match_rate", 0.3, lambda p: p.check_match_rate(3, 10), lambda p: p.check_match_rate(4, 10), "4 of 10 own"),
@@ -80,18 +107,18 @@ def outputs(pair: Pair) -> list[bytes]:
 
 
 def said(messages: list[Any]) -> list[Any]:
-    """What a side sent without its acknowledgements, which depend on the time."""
-    return [message for message in messages if not isinstance(message, Ack)]
+    """What a side sent without its words that it works, which depend on the time."""
+    return [message for message in messages if not isinstance(message, Working)]
 
 
 def streams(messages: list[Any], task: int = 0) -> set[int]:
     """The streams a side has sent anything of."""
-    return {message.stream for message in messages if isinstance(message, Chunk | End) and message.task == task}
+    return {message.stream for message in messages if isinstance(message, Frame | End) and message.task == task}
 
 
 @pytest.mark.parametrize("party", PARTIES)
 def test_a_size_that_is_not_allowed_is_refused_before_any_point(tapped: tuple[Pair, int], party: str) -> None:
-    """The task before it is complete; of the refused one nothing but its Open was sent."""
+    """The task before it is complete; of the refused one nothing but its Offer and Open were sent."""
     pair, port = tapped
     marked_pair(pair)
     for each in PARTIES:
@@ -111,9 +138,9 @@ def test_a_size_that_is_not_allowed_is_refused_before_any_point(tapped: tuple[Pa
     assert (reports[party]["error"]["class"], reports[party]["error"]["message"]) == ("PeerTooSmallError", sentence)
     assert reports[other(party)]["error"]["class"] == "PeerPolicyError"
     assert streams(sent[party], 0)
-    # The Open itself may not have left yet.
+    # These themselves may not have left yet.
     of_second = [type(message) for message in said(sent[party]) if getattr(message, "task", None) == 1]
-    assert of_second in ([], [Open])
+    assert of_second == [Offer, Open][: len(of_second)]
     assert sent[party][-1] == Abort(79)
     for each in PARTIES:
         check_output(pair, each, 0, "out/people.csv")
@@ -123,6 +150,35 @@ def test_a_size_that_is_not_allowed_is_refused_before_any_point(tapped: tuple[Pa
     assert first == ("people", None)
     # Whether it had heard of the other's Open before the refusal.
     assert second in ([], [("few", 80)])
+
+
+def test_padding_counts_as_questions(pair: Pair) -> None:
+    """A task of several bins: the most is held against what the peer may ask about, the least against what it has."""
+    count, questions = 20_000, padded(20_000, 2)
+    for party, first in zip(PARTIES, (0, count // 2), strict=True):
+        rows = "".join(f"k{number}\n" for number in range(first, first + count))
+        pair.path(party, "in.csv").write_text("id\n" + rows)
+        pair.jobs[party]["pipeline"] = {"bin_items": 16_384}
+    pair.add("people", Side(["id"], "in.csv", "out/people.csv"), Side(["id"], "in.csv"))
+    sentence = f"bob has {count} distinct items and may ask about {questions} with its padding, more than policy.max"
+    pair.jobs[LISTENER]["policy"] = {"max_peer_items": questions - 1}
+    alice, bob = pair.run()
+    failed(alice, 79, sentence)
+    failed(bob, 80, REFUSED)
+    assert ledger(pair, LISTENER) == []
+    pair.jobs[LISTENER]["policy"] = {"max_peer_items": questions, "min_peer_items": count}
+    results = pair.run("--json")
+    succeeded(results)
+    for party, result in zip(PARTIES, results, strict=True):
+        (task,) = the_object(result.stdout)["tasks"]
+        assert [task[name] for name in ("peer_items", "peer_questions", "bins")] == [count, questions, 2]
+        assert [[entry["peer_items"], entry["peer_questions"]] for entry in ledger(pair, party)[-1:]] == [
+            [count, questions]
+        ]
+    pair.jobs[LISTENER]["policy"] = {"min_peer_items": count + 1}
+    alice, bob = pair.run()
+    failed(alice, 79, f"bob has {count} distinct items, fewer than policy.min_peer_items, which is {count + 1}")
+    failed(bob, 80, REFUSED)
 
 
 def test_runs_a_day(pair: Pair) -> None:
@@ -155,6 +211,7 @@ def test_runs_a_day(pair: Pair) -> None:
         "keys": ["id"],
         "distinct_items": 4,
         "peer_items": 3,
+        "peer_questions": 3,
         "outcome": "done",
         "code": None,
         "error": None,
@@ -309,4 +366,7 @@ def test_a_run_that_was_killed_is_unfinished_and_counts(pair: Pair) -> None:
     alice, bob = pair.run()
     failed(alice, 79, "1 times in the last 24 hours")
     failed(bob, 80, REFUSED)
-    assert json.loads((pair.folder / "state" / "ledger.jsonl").read_text().splitlines()[-1])["code"] == 80
+    first, *second = [(task["outcome"], task["code"]) for task in ledger(pair, DIALER)]
+    assert first == ("failed", 69)
+    # Whether it had heard of the other's Open before the refusal.
+    assert second in ([], [("failed", 80)])

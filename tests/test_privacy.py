@@ -11,30 +11,20 @@ import hashlib
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pytest
 from chance import check_uniform, check_unrelated
 from pair import records
-from runner import DIALER, LISTENER, PARTIES, Pair, Side
+from runner import DIALER, LISTENER, PARTIES, Side
 from tapped import Recording, keys, record, tapped_pair
 
 from psicli import curve
-from psicli.protocol import Message, Open, Stream, task_session_id
+from psicli.protocol.messages import Message, Open, Stream
 from psicli.wire import encode
-
-# Every key, name of a column or file, and other value that nobody may see holds it.
-MARK = "zq7vk3xw9p"
-
-
-@pytest.fixture
-def tapped(tmp_path: Path) -> Iterator[tuple[Pair, int]]:
-    with tapped_pair(tmp_path) as found:
-        yield found
 
 
 def csv_data(values: Iterable[str], column: str = "id") -> bytes:
@@ -50,7 +40,7 @@ def succeeded(recording: Recording) -> Recording:
 # Two nights over the same inputs --------------------------------------------------------------------------------
 
 # A side's keys in the order of its file; half of them the other side has too, somewhere else in its file.
-COUNT = 1000
+COUNT = 2200
 # A task over the same keys as the one before it, and one with rows of the same keys many times and without a key.
 TASKS = ("first", "again", "often")
 OWN_STREAM = {LISTENER: Stream.RECEIVER_POINTS, DIALER: Stream.SENDER_POINTS}
@@ -77,9 +67,6 @@ class Night:
 
     recording: Recording
 
-    def task_sid(self, name: str) -> bytes:
-        return task_session_id(self.recording.sid, name)
-
     def points(self, party: str, name: str) -> list[bytes]:
         return records(self.recording.data(OWN_STREAM[party], self.number(name)), curve.POINT_BYTES)
 
@@ -102,7 +89,9 @@ class Night:
         """Where on the wire each item of a file stands, in the order of the file."""
         found = {}
         for party, name in itertools.product(PARTIES, TASKS):
-            masked = curve.hash_and_mask(keys(keys_of_file(party)), self.task_sid(name), self.scalars[party, name])
+            masked = curve.hash_and_mask(
+                keys(keys_of_file(party)), self.recording.bin_sid(name), self.scalars[party, name]
+            )
             place = {point: i for i, point in enumerate(self.points(party, name))}
             found[party, name] = [place[point] for point in records(masked, curve.POINT_BYTES)]
         return found
@@ -117,7 +106,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> list[Night]:
             pair.path(party, "in.csv").write_bytes(csv_data(keys_of_file(party)))
             pair.path(party, "often.csv").write_bytes(csv_data(many_times(keys_of_file(party))))
             # Several frames a list: an order is one of the whole list.
-            pair.jobs[party]["pipeline"] = {"chunk_items": 128}
+            pair.jobs[party]["pipeline"] = {"frame_items": 1024}
         for name, file in (("warm-up", "warm-up"), ("first", "in"), ("again", "in"), ("often", "often")):
             pair.add(name, Side(["id"], f"{file}.csv", f"out/{name}.csv"), Side(["id"], f"{file}.csv"))
         return [Night(succeeded(record(pair, port))) for _ in range(2)]

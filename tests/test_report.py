@@ -15,9 +15,10 @@ STAGES = {stage.value: 0.0625 * number + 0.00049 for number, stage in enumerate(
 
 
 def a_report(**facts: Any) -> Report:
-    counts = {"rows": 10, "distinct_items": 9, "matchless_rows": 1, "peer_items": 7, "matched": 3, "output_rows": 4}
+    counts = {"rows": 10, "distinct_items": 9, "matchless_rows": 1, "matched": 3, "output_rows": 4}
+    peer = {"peer_items": 7, "peer_questions": 7, "bins": 1}
     took = {"seconds": 1.5, "bytes_sent": 640, "bytes_received": 960, "stages": STAGES}
-    done = TaskReport("customers", "alice", False, Status.DONE, **counts, output="out.csv", **took)  # type: ignore[arg-type]
+    done = TaskReport("customers", "alice", False, Status.DONE, **counts, **peer, output="out.csv", **took)  # type: ignore[arg-type]
     waiting = TaskReport("planes", "bob", False)
     return Report("nightly", "alice", "bob", "0.1.0", "native avx2", [done, waiting], **facts)
 
@@ -50,6 +51,21 @@ def test_text_tells_it_in_a_line_a_task() -> None:
     )
     assert lines[lines.index(line) - 1].startswith("    took     1.50 s, ")
     assert all(len(each) <= 120 for each in lines)
+
+
+def test_both_forms_tell_how_many_items_a_peer_may_have_asked_about() -> None:
+    """With its padding: more than it has, once a task has several bins."""
+    report = a_report()
+    report.close(2.0)
+    assert "    peer     7 distinct items" in to_text(report).splitlines()
+    task = report.tasks[0]
+    task.peer_items, task.peer_questions, task.bins = 1_000_000, 1_033_216, 8
+    assert "    peer     1,000,000 distinct items, 1,033,216 with padding" in to_text(report).splitlines()
+    told = json.loads(to_json(report))["tasks"]
+    assert [[each[name] for name in ("peer_items", "peer_questions", "bins")] for each in told] == [
+        [1_000_000, 1_033_216, 8],
+        [None, None, None],
+    ]
 
 
 def test_text_tells_of_disk_only_where_it_was_needed() -> None:

@@ -33,7 +33,8 @@ import pyarrow.parquet as pq
 import pytest
 from runner import DEADLINE, DIALER, LISTENER, PARTIES, SLOWLY, Pair, Result, Side, Tap, other
 
-from psicli import __version__, curve, protocol, wire
+from psicli import __version__, curve, wire
+from psicli.protocol.messages import Frame, HelloOctets, Stream
 
 MARK = "zq7"
 OLD = b"what the run before left\n"
@@ -564,10 +565,10 @@ def test_every_backend_works_with_the_reference(tapped: tuple[Pair, int], name: 
     for party, result in results.items():
         check_output(pair, party, 0, "out/people.csv")
         assert f", {names[party]} backend, " in result.stdout.decode()
-    assert all(isinstance(hello, protocol.HelloOctets) for hello in hellos)
-    chunk_items = {hello.party: hello.chunk_items for hello in (wire.decode_hello(each.octets) for each in hellos)}
+    assert all(isinstance(hello, HelloOctets) for hello in hellos)
+    frame_items = {hello.party: hello.frame_items for hello in (wire.decode_hello(each.octets) for each in hellos)}
     expected = {"reference": 2048, "native portable": 4096}.get(name, 16_384)
-    assert chunk_items == {DIALER: 2048, LISTENER: expected}
+    assert frame_items == {DIALER: 2048, LISTENER: expected}
 
 
 @pytest.mark.parametrize(
@@ -610,22 +611,25 @@ print(report.exit_code, curve.threads())
     assert run.result().stdout == b"69 3\n"
 
 
-def test_the_job_file_sets_depth_and_frames(pair: Pair) -> None:
-    """The smaller frames of both sides count; what comes out is the same."""
-    pair.path(LISTENER, "in.csv").write_bytes(marked(*range(50)))
-    pair.path(DIALER, "in.csv").write_bytes(marked(*range(20, 61), column="code"))
+def test_the_job_file_sets_depth_frames_and_bins(pair: Pair) -> None:
+    """The smaller frames and bins of both sides count; what comes out is the same."""
+    pair.path(LISTENER, "in.csv").write_bytes(marked(*range(20_000)))
+    pair.path(DIALER, "in.csv").write_bytes(marked(*range(18_000, 23_000), column="code"))
     sides = Side(["id"], "in.csv", "out/o.csv"), Side(["code"], "in.csv", "out/o.csv")
     pair.add("people", *sides, broadcast_result=True)
-    pair.jobs[LISTENER]["pipeline"] = {"depth": 1, "chunk_items": 64, "memory": "400MB"}
-    pair.jobs[DIALER]["pipeline"] = {"depth": 64, "chunk_items": 8}
-    runs = [pair.start(party, "--trace", pair.path(party, "t.json")) for party in PARTIES]
-    succeeded(run.result() for run in runs)
+    pair.jobs[LISTENER]["pipeline"] = {"depth": 1, "frame_items": 2048, "bin_items": 16_384, "memory": "400MB"}
+    pair.jobs[DIALER]["pipeline"] = {"depth": 64, "frame_items": 1024, "bin_items": 32_768}
+    runs = [pair.start(party, "--json", "--trace", pair.path(party, "t.json")) for party in PARTIES]
+    succeeded(results := [run.result() for run in runs])
+    assert [the_object(result.stdout)["tasks"][0]["bins"] for result in results] == [2, 2]
     for party in PARTIES:
         check_output(pair, party, 0, "out/o.csv")
     events = the_trace(pair, LISTENER)
     masked = Counter(event["name"] for event in events if event["ph"] == "X")
-    assert (masked["mask own"], masked["mask peer"]) == (7, 6)
-    assert max(event["args"]["pieces"] for event in events if event["name"] == "under way") == 1
+    # Both bins are padded to the same size.
+    assert (masked["mask own"], masked["mask peer"]) == (2 * 11, 2 * 3)
+    # One a bin, two bins at a time.
+    assert max(event["args"]["pieces"] for event in events if event["name"] == "under way") == 2
 
 
 # The trace -------------------------------------------------------------------------------------------------------
@@ -646,13 +650,13 @@ def test_a_trace_of_a_run(pair: Pair) -> None:
     alice, bob = [run.result() for run in runs]
     succeeded([alice, bob])
     steps = {party: {e["name"] for e in the_trace(pair, party) if e["ph"] == "X"} for party in PARTIES}
-    both = {"read input", "order", "mask own", "mask peer", "tokens", "keep", "check lists"}
+    both = {"read input", "count items", "fetch bin", "mask own", "mask peer", "keep", "check lists"}
     assert {*both, "match", "write output"} <= steps[LISTENER]
     assert both <= steps[DIALER]
     # The sender must learn nothing of a match.
     assert not {"match", "write output"} & steps[DIALER]
     lanes = {e["args"]["name"] for e in the_trace(pair, LISTENER) if e["name"] == "thread_name"}
-    assert {"MainThread", "psicli-reader_0", "psicli-writer_0"} <= lanes
+    assert {"MainThread", "psicli-reader_0", "psicli-matcher_0", "psicli-writer_0"} <= lanes
     pair.nothing_left()
 
 
@@ -700,9 +704,10 @@ def run_tapped(pair: Pair, port: int) -> tuple[bytes, list[Any]]:
         tap.close()
 
 
-def chunks(messages: Iterable[Any], *streams: protocol.Stream, task: int = 0) -> bytes:
-    found = [m for m in messages if isinstance(m, protocol.Chunk) and m.stream in streams and m.task == task]
-    return b"".join(chunk.data for chunk in found)
+def framed(messages: Iterable[Any], *streams: Stream, task: int = 0) -> bytes:
+    """All that was sent of these streams of a task."""
+    found = [m for m in messages if isinstance(m, Frame) and m.stream in streams and m.task == task]
+    return b"".join(frame.data for frame in found)
 
 
 def records(data: bytes, width: int) -> set[bytes]:
@@ -711,14 +716,13 @@ def records(data: bytes, width: int) -> set[bytes]:
 
 def test_the_wire_shows_no_value_no_name_and_no_duplicates(tapped: tuple[Pair, int]) -> None:
     pair, port = tapped
-    P = protocol.Stream
     marked_pair(pair)
     secret_column = f"{MARK}column"
     pair.path(LISTENER, f"{MARK}.csv").write_bytes(marked(1, 2, 3, column=secret_column))
     pair.jobs[LISTENER]["tasks"][0].update(keys={LISTENER: [secret_column]}, input_path={LISTENER: f"{MARK}.csv"})
     octets, once = run_tapped(pair, port)
-    assert len(chunks(once, P.RECEIVER_POINTS)) == 3 * 32
-    assert len(chunks(once, P.SENDER_POINTS)) == 3 * 32
+    assert len(framed(once, Stream.RECEIVER_POINTS)) == 3 * 32
+    assert len(framed(once, Stream.SENDER_POINTS)) == 3 * 32
     assert MARK.encode() not in octets
     assert str(pair.path(LISTENER).parent).encode() not in octets
     assert hashlib.sha256(f"{MARK}-3".encode()).digest() not in octets
@@ -726,8 +730,8 @@ def test_the_wire_shows_no_value_no_name_and_no_duplicates(tapped: tuple[Pair, i
     pair.path(LISTENER, f"{MARK}.csv").write_bytes(marked(*[1, 2, 3] * 1000, column=secret_column))
     _, often = run_tapped(pair, port)
     assert Counter(map(shape, once)) == Counter(map(shape, often))
-    for streams, width in (((P.RECEIVER_POINTS, P.SENDER_POINTS), 32), ((P.TOKENS,), 16)):
-        first, second = (records(chunks(messages, *streams), width) for messages in (once, often))
+    for streams, width in (((Stream.RECEIVER_POINTS, Stream.SENDER_POINTS), 32), ((Stream.TOKENS,), 16)):
+        first, second = (records(framed(messages, *streams), width) for messages in (once, often))
         assert len(first) == len(second) == 3 * len(streams)
         assert not first & second
 
@@ -755,7 +759,7 @@ def test_wire_order_tells_nothing_of_file_key_and_hash_order(tapped: tuple[Pair,
     _, messages = run_tapped(pair, port)
     halves = []
     for task in range(3):
-        bitmap = int.from_bytes(chunks(messages, protocol.Stream.BITMAP, task=task), "little")
+        bitmap = int.from_bytes(framed(messages, Stream.BITMAP, task=task), "little")
         assert bitmap.bit_count() == count // 2
         halves.append((bitmap & (1 << count // 2) - 1).bit_count())
     # 100 of 200 expected, with a deviation of 5: eight of them would come once in 10^15 runs.

@@ -11,33 +11,43 @@ import dataclasses
 import hashlib
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
 import ssl
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pair import items_of, records, run_exchanges
 from runner import DIALER, LISTENER, PARTIES, Pair, Side
-from tapped import Recording, record, tapped_pair
+from tapped import Recording, item, keys, record, tapped_pair
 
 import psicli
-from psicli.items import ItemSorter
+from psicli import curve
 from psicli.link import TlsCredentials
 from psicli.locks import SHARED_FOLDER
-from psicli.protocol import Sender, Stream
+from psicli.partitions import Partitioner
+from psicli.pipeline import Storage
+from psicli.protocol.messages import Frame, Stream, partition_key, task_session_id
+from psicli.protocol.task import Sender
 from psicli.session import LiveTask
-from psicli.spool import Spool, Storage
+from psicli.spool import Spool
 
 # Every key and other value holds it, and nothing else does.
 MARK = "zq7vk3xw9p"
-# So little for a job's data that items, lists and matched rows go to the state folder.
+# So little for a job's data that items and matched rows go to the state folder.
 LITTLE_MEMORY = """
-from psicli.config.models import PipelineSettings
-PipelineSettings.working_memory = property(lambda self: 1 << 20)
+from psicli.memory import MemoryPlan
+MemoryPlan.working = property(lambda self: 1 << 20)
+"""
+# A frame that is not what was sent.
+FLIPPED = """
+import os
+os.environ["PSICLI_FAILPOINT"] = "frame.sending:flip:2"
 """
 # What a library may say of a row.
 FAILING_WRITER = f"""
@@ -48,17 +58,40 @@ Input.write_matched = write_matched
 """
 
 
+# Keys of each side in the tests of one bin, and in those of several.
+FEW, MANY = 80, 18_000
+
+
 @pytest.fixture
 def marked(tmp_path: Path) -> Iterator[tuple[Pair, int]]:
     """Two parties over marked values, with a state folder of their own."""
     with tapped_pair(tmp_path) as (pair, port):
         pair.environment["PSICLI_STATE_DIR"] = str(pair.folder / "state")
-        for party, first in ((LISTENER, 0), (DIALER, 40)):
-            rows = [f"{MARK}-{number % 80 + first},{MARK} note\n" for number in range(4000)]
-            pair.path(party, "in.csv").write_text("id,note\n" + "".join(rows))
+        write_marked(pair, FEW)
         side = Side(["id"], "in.csv", "out/people.csv")
         pair.add("people", side, side)
         yield pair, port
+
+
+def write_marked(pair: Pair, keys: int) -> None:
+    """Write rows of so many keys a side, half of which the other side has too."""
+    for party, first in ((LISTENER, 0), (DIALER, keys // 2)):
+        rows = [f"{MARK}-{number % keys + first},{MARK} note\n" for number in range(max(4000, 2 * keys))]
+        pair.path(party, "in.csv").write_text("id,note\n" + "".join(rows))
+
+
+def several_bins(broadcast: bool) -> Any:
+    def spoil(pair: Pair) -> None:
+        write_marked(pair, MANY)
+        for party in PARTIES:
+            pair.jobs[party]["pipeline"] = {"bin_items": 16_384}
+            pair.jobs[party]["tasks"][0]["broadcast_result"] = broadcast
+
+    return spoil
+
+
+def both(code: str) -> dict[str, str]:
+    return dict.fromkeys(PARTIES, code)
 
 
 def append(row: str) -> Any:
@@ -70,33 +103,70 @@ def append(row: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "code", "codes"),
+    ("spoil", "code", "codes", "left"),
     [
-        (lambda pair: None, LITTLE_MEMORY, (0, 0)),
-        (append(f"{MARK}-1,{MARK},{MARK}\n"), "", (80, 65)),
-        (append(f"{MARK}-\x01,{MARK}\n"), "", (80, 65)),
-        (lambda pair: None, FAILING_WRITER, (70, 0)),
+        (lambda pair: None, both(LITTLE_MEMORY), (0, 0), set()),
+        # The receiver may still ask whether the sender is done.
+        (several_bins(False), both(LITTLE_MEMORY), (0, 0), {"lock", "meta"}),
+        (several_bins(True), both(""), (0, 0), set()),
+        (append(f"{MARK}-1,{MARK},{MARK}\n"), both(""), (80, 65), set()),
+        (append(f"{MARK}-\x01,{MARK}\n"), both(""), (80, 65), set()),
+        (lambda pair: None, both(FAILING_WRITER), (70, 0), set()),
+        (several_bins(True), {LISTENER: FAILING_WRITER}, (70, 80), {"lock", "meta", "bins"}),
+        (several_bins(False), both(FLIPPED), (76, 76), set()),
     ],
-    ids=["done", "a bad row", "a bad key", "an unexpected failure"],
+    ids=[
+        "done",
+        "several bins",
+        "a broadcast of several bins",
+        "a bad row",
+        "a bad key",
+        "an unexpected failure",
+        "an unexpected failure after several bins",
+        "a frame that was changed",
+    ],
 )
 def test_nothing_written_holds_a_secret(
-    marked: tuple[Pair, int], spoil: Any, code: str, codes: tuple[int, int]
+    marked: tuple[Pair, int], spoil: Any, code: dict[str, str], codes: tuple[int, int], left: set[str]
 ) -> None:
+    """left: what the sender keeps of the task."""
     pair, port = marked
     spoil(pair)
-    recording = record(pair, port, "--verbose", "--json", code=dict.fromkeys(PARTIES, code), trace=True)
+    recording = record(pair, port, "--verbose", "--json", code=code, trace=True)
     assert tuple(recording.results[party].code for party in PARTIES) == codes
     texts = dict(written(pair, recording))
     assert {"alice/trace.json", "bob/trace.json", "alice's stderr", "bob's stdout"} <= set(texts)
-    if code == LITTLE_MEMORY:
+    if code == both(LITTLE_MEMORY):
         assert b'"spool_bytes": 0' not in texts["alice's stdout"]
+    kept = {path.relative_to(pair.folder) for path in (pair.folder / "state").glob("task-*/*")}
+    assert {path.name for path in kept} == left
+    assert len({path.parent for path in kept}) == bool(left)
+    others = {path.name for path in (pair.folder / "state").rglob("*") if path.is_file()} - {path.name for path in kept}
+    # The ledger stays, and was searched, as everything else there.
+    assert others | {"lock"} == {"lock", "ledger.jsonl"}
+    assert {"state/ledger.jsonl", *map(str, kept)} <= set(texts)
     secrets = dict(secrets_of(recording))
     for place, text in texts.items():
+        # The sender of a broadcast keeps its orders until it has understood the bitmaps, and nothing else.
+        orders = orders_in(text, recording) if place.endswith("/bins") else set()
         for what, secret in secrets.items():
-            assert not any(form in text for form in forms(secret)), f"{place} holds {what}"
-    # The ledger stays, and was searched.
-    assert {path.name for path in (pair.folder / "state").rglob("*")} == {"lock", "ledger.jsonl"}
-    assert "state/ledger.jsonl" in texts
+            assert secret in orders or not any(form in text for form in forms(secret)), f"{place} holds {what}"
+
+
+def orders_in(text: bytes, recording: Recording) -> set[bytes]:
+    """Return the sender's draws that are kept, one a bin, once they are seen to be no scalars."""
+    found = {draw for draw in recording.draws[DIALER] if len(draw) == 32 and draw in text}
+    assert len(found) == 2
+    points = set(records(recording.data(Stream.SENDER_POINTS), curve.POINT_BYTES))
+    values = keys(f"{MARK}-{MANY // 2 + number}" for number in range(60))
+    scalars = set()
+    for number, draw in itertools.product(range(2), recording.draws[DIALER]):
+        if len(draw) == 32:
+            masked = records(curve.hash_and_mask(values, recording.bin_sid("people", number), draw), curve.POINT_BYTES)
+            scalars |= {draw} if points & set(masked) else set()
+    assert len(scalars) == 2
+    assert not found & scalars
+    return found
 
 
 def written(pair: Pair, recording: Recording) -> Iterator[tuple[str, bytes]]:
@@ -114,19 +184,31 @@ def written(pair: Pair, recording: Recording) -> Iterator[tuple[str, bytes]]:
 
 
 def secrets_of(recording: Recording) -> Iterator[tuple[str, bytes]]:
+    """All secrets of a run; of lists too long to search for all of them, the first ones of each frame and draw."""
     yield "a value", MARK.encode()
+    key = partition_key(task_session_id(recording.sid, "people"))
     for number in range(120):
-        value = f"{MARK}-{number}".encode()
-        yield f"the hash of key {number}", hashlib.sha256(value).digest()
-        yield f"the hash of item {number}", hashlib.sha256(b"\x01" + len(value).to_bytes(4, "big") + value).digest()
+        value = f"{MARK}-{number}"
+        yield f"the hash of key {number}", hashlib.sha256(value.encode()).digest()
+        yield f"the hash of item {number}", hashlib.sha256(item(value)).digest()
+        yield f"the keyed hash of item {number}", hashlib.sha256(key + item(value)).digest()[:16]
     for party, draws in recording.draws.items():
-        long = [draw for draw in draws if len(draw) == 32]
-        # The nonce of a Hello, and of a party that read its input the secret of its order; then its scalar.
-        assert len(long) >= 2
-        yield from ((f"draw {number} of {party}", draw) for number, draw in enumerate(long))
-    for stream, width in ((1, 32), (2, 32), (3, 16)):
-        for place, each in enumerate(records(recording.data(Stream(stream)), width)):
-            yield f"record {place} of stream {stream}", each
+        long = [draw for draw in draws if len(draw) >= 32 and not len(draw) % 32]
+        frames = [message for message in recording.sent[party] if isinstance(message, Frame)]
+        bins = {frame.bin for frame in frames}
+        # The nonce of a Hello, and for each bin the secret of its order, the scalar, and what it is padded with.
+        assert len(long) >= 1 + (3 if len(bins) > 1 else 2) * len(bins)
+        for number, draw in enumerate(long):
+            yield from ((f"draw {number} of {party}, {at}", part) for at, part in enumerate(_some_of(draw, 32)))
+        for frame in frames:
+            if frame.stream != Stream.BITMAP:
+                parts = _some_of(frame.data, {Stream.TOKENS: 16}.get(Stream(frame.stream), 32))
+                name = f"stream {frame.stream}, bin {frame.bin}, frame {frame.seq}"
+                yield from ((f"record {at} of {name}", part) for at, part in enumerate(parts))
+
+
+def _some_of(data: bytes, width: int) -> list[bytes]:
+    return records(data, width)[: 2 * FEW if len(data) <= 2 * FEW * width else 20]
 
 
 def forms(secret: bytes) -> Iterator[bytes]:
@@ -163,32 +245,44 @@ def _urlsafe(octets: bytes) -> bytes:
 
 
 def test_no_object_shows_what_it_holds(tmp_path: Path) -> None:
-    values = [f"{MARK}-{number}" for number in range(40)]
-    ends = run_exchanges(items_of(values), items_of(values[20:]))
+    values = [f"{MARK}-{number}" for number in range(300)]
+    ends = [
+        end
+        for broadcast in (False, True)
+        for end in run_exchanges(items_of(values[:200]), items_of(values[100:]), broadcast=broadcast, bin_items=128)
+    ]
     pem = f"-----BEGIN PRIVATE KEY-----\n{MARK}\n".encode()
     with Spool.open(tmp_path / "state") as spool:
         names = Path("ca.pem"), Path("alice.pem"), "alice", "bob"
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         credentials = TlsCredentials(*names, pem, pem, pem, context, None)  # type: ignore[arg-type]
-        shown: list[Any] = [spool, Storage(spool, 1), credentials]
+        shown: list[Any] = [spool, Storage(spool), credentials]
         secret = hashlib.sha256(MARK.encode()).digest()
         for budget in (None, 1):
-            sorter = ItemSorter(secret, spool=spool, budget=budget)
-            sorter.add(items_of(values))
-            shown += [sorter, sorter._runs, ordered := sorter.finish(), vars(ordered)]
+            partitioner = Partitioner(secret, spool, budget)
+            partitioner.add(items_of(values))
+            shown += [partitioner, partitioner._held, partitioner._disk, found := partitioner.finish()]
+            shown += [found.bin(0, 1, room) for room in (1 << 20, 0)]
+        secrets = [MARK.encode(), secret]
         for end in ends:
             exchange = end.exchange
-            shown += [end.channel.sent, exchange, exchange.party, exchange.party._setup, exchange._lists]
-            shown += [vars(exchange._lists), LiveTask(None, exchange), exchange._crew]  # type: ignore[arg-type]
-        secrets = [MARK.encode(), secret, *(point for end in ends for s in (1, 2) for point in end.points(Stream(s)))]
+            shown += [end.channel.sent, exchange, exchange.party, vars(exchange.party), exchange.pools, end.prepared]
+            shown += [exchange._matches, exchange._bins, LiveTask(None, exchange, Future())]  # type: ignore[arg-type]
+            shown += [exchange.workers, [worker._items for worker in exchange.workers.values()]]
+            secrets += [*exchange.scalars.values(), *(worker.order_secret for worker in exchange.workers.values())]
+            secrets += [worker._padding[:32] for worker in exchange.workers.values()]
+            secrets += [point for stream in (1, 2) for point in end.points(Stream(stream))[::20]]
+            shown += [worker.match(bitmap=True) for worker in exchange.workers.values() if exchange.party.receives]
+        assert len(secrets) > 100
+        looked_for = [form for each in secrets for form in forms(each)]
         for value in shown:
             for text in (repr(value).encode(), str(value).encode()):
-                assert not any(form in text for each in secrets for form in forms(each)), type(value)
+                assert not any(form in text for form in looked_for), type(value)
 
 
 def test_work_under_way_does_not_show_its_points() -> None:
     sender, receiver = run_exchanges(items_of(["a", "b"]), items_of(["b", "c"]))[::-1]
-    assert isinstance(sender.exchange.party, Sender)
+    assert isinstance(sender.party, Sender)
     (frame,) = sender.data(Stream.SENDER_POINTS)
     assert repr(frame)[2:-1] not in repr(receiver.channel.sent + sender.channel.sent)
 

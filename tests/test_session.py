@@ -15,15 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow as pa
 import pytest
 from pair import PATIENCE, KeptOutput, items_of
 
 from psicli import curve, session, trace
-from psicli.checkpoint import Marks
 from psicli.errors import (
     DisagreementError,
     MatchRateError,
+    PeerAccusesError,
     PeerFailedError,
     PeerGoneError,
     PeerPolicyError,
@@ -34,43 +33,58 @@ from psicli.errors import (
     PeerTooSmallError,
     PsicliError,
     RaggedRowError,
+    SelfCheckError,
     StorageError,
     TerminatedBySignal,
 )
 from psicli.link import QUEUE_FRAMES, Link
-from psicli.pipeline import Prepared, TaskExchange
-from psicli.protocol import (
+from psicli.partitions import Items, Matches, Partitioner
+from psicli.pipeline import Prepared
+from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS, number_of_bins
+from psicli.protocol.messages import (
+    DIGEST_BYTES,
     PROBE_BYTES,
     Abort,
-    Ack,
-    Chunk,
     Commit,
-    Disclosure,
     Done,
     End,
+    Frame,
     Hello,
     HelloOctets,
+    Kept,
     Message,
+    Offer,
     Open,
-    Phase,
-    Progress,
     Purpose,
     Ready,
     Received,
     Stream,
     TaskMessage,
-    TaskParty,
     TaskTerms,
+    Working,
+    partition_key,
     session_id,
     task_session_id,
 )
-from psicli.session import SPARE_ACKS, UNCONFIRMED, UNNAMED_FAILURE, Session, TaskResult, Terms, agree
-from psicli.spool import Mask
+from psicli.protocol.streams import LEAST_FRAME_ITEMS
+from psicli.protocol.task import Disclosure, Phase, Progress, TaskParty
+from psicli.session import (
+    SPARE_WORDS,
+    UNCONFIRMED,
+    UNNAMED_FAILURE,
+    Session,
+    TaskResult,
+    Terms,
+    agree,
+)
 from psicli.trace import Stage, Stages
 from psicli.wire import decode, decode_hello, encode
+from psicli.worker import Match, Worker
 
+# Bins that may be under way at a time, over all tasks.
+MAX_BINS = 2
 ALICE, BOB = "alice", "bob"
-CHUNK_ITEMS = 8
+FRAME_ITEMS = 8
 BAD_ROW = RaggedRowError(path=Path("in.csv"), line=7, found=1, expected=2)
 
 Filter = Callable[[Message], bool]
@@ -123,6 +137,15 @@ class TapLink(Link):
             self.on_receive(arrived[0])
         return arrived
 
+    def await_sent(self, kind: type[Any]) -> None:
+        """Wait until a message of this kind has been sent."""
+
+        def is_sent() -> bool:
+            return any(isinstance(message, kind) for message in self.sent)
+
+        with self._changed:
+            assert self._changed.wait_for(is_sent, PATIENCE), f"no {kind.__name__} is sent"
+
     def place(self, kind: type[Any], task: int) -> int:
         """Where in the order of sending the first such message stands."""
         return next(i for i, m in enumerate(self.sent) if isinstance(m, kind) and m.task == task)
@@ -150,16 +173,30 @@ class Plan:
         self.output = KeptOutput() if receives or broadcast else None
         self.calls: list[str] = []
         self.result: TaskResult | None = None
-        self.alone: Mask | None = None
+        self.alone: Matches | None = None
         self.stages = Stages(name)
         self.at_progress: Callable[[Progress], None] = lambda progress: None
         self.at_opening: Callable[[int], None] = lambda peer_items: None
-        self.alone_failure: PsicliError | None = None
+        # What it fails with when it writes a one-sided result, or what it has failed with there.
+        self.alone_failure: Exception | None = None
         self._before = before
+        self._partition_sid = b""
 
-    def prepare(self) -> Prepared:
+    def find(self) -> Kept | None:
+        return None
+
+    def settled(self, party: TaskParty) -> None:
+        assert party.resumption is None
+
+    def prepare(self, partition_sid: bytes) -> Prepared:
         self._before()
-        return Prepared(self.items, self.output)
+        self._partition_sid = partition_sid
+        return Prepared(self._cut(), self.output)
+
+    def _cut(self) -> Items:
+        partitioner = Partitioner(partition_key(self._partition_sid))
+        partitioner.add(self.items)
+        return partitioner.finish()
 
     def opened(self, party: TaskParty) -> None:
         self.at_opening(party.peer_count)
@@ -174,25 +211,34 @@ class Plan:
         self.calls.append("exchanged")
         self.result = result
 
-    def finish_alone(self, matched: Callable[[], Mask]) -> None:
+    def finish_alone(self, matches: Callable[[], Matches]) -> None:
         self.calls.append("alone")
-        if self.alone_failure is not None:
-            raise self.alone_failure
-        self.alone = matched()
+        try:
+            if self.alone_failure is not None:
+                raise self.alone_failure
+            self.alone = matches()
+        except Exception as exc:
+            self.alone_failure = exc
 
     @property
     def found(self) -> set[str] | None:
         """The values this side learns the peer has too; None when it learns nothing."""
-        mask = self.alone if self.output is None or self.output.staged is None else self.output.staged
-        if mask is None:
+        matches = self.alone if self.output is None or self.output.staged is None else self.output.staged
+        if matches is None:
             return None
-        return {value.decode() for value in self.items.filter(pa.array(mask)).to_pylist()}
+        return {value.decode() for value in self.items.filter(self._cut().row_mask(matches)).to_pylist()}
 
 
 class Party:
-    """One party's end of a session."""
+    """One party's end of a session.
 
-    def __init__(self, party: str, plans: Sequence[Plan], link: Link, recv_timeout: float) -> None:
+    bin_items: the most items a bin, as few as a test wants. Frames are of FRAME_ITEMS. No Hello says so: it would be
+    refused.
+    """
+
+    def __init__(
+        self, party: str, plans: Sequence[Plan], link: Link, recv_timeout: float, bin_items: int = MOST_BIN_ITEMS
+    ) -> None:
         self.party = party
         self.plans = plans
         self.link = cast(TapLink, link)
@@ -202,7 +248,8 @@ class Party:
         tasks = tuple(TaskTerms(plan.name, receivers[plan.name], plan.broadcast, 1) for plan in plans)
         self.terms = Terms(party, peer, "overlap", tasks, int(recv_timeout * 1000))
         self.recv_timeout = recv_timeout
-        link.own_hello = self.terms.hello(CHUNK_ITEMS)
+        self.bin_items = bin_items
+        link.own_hello = self.terms.hello(LEAST_FRAME_ITEMS, MOST_BIN_ITEMS)
         self.session: Session | None = None
         self.hang_up: Callable[[], None] = lambda: None
 
@@ -217,6 +264,9 @@ class Party:
             )
             with self.session:
                 self.session.agree()
+                ours, theirs = self.session._hellos
+                sizes = {"frame_items": FRAME_ITEMS, "bin_items": self.bin_items}
+                self.session._hellos = replace(ours, **sizes), replace(theirs, **sizes)
                 self.session.run(self.plans)
         except BaseException as exc:
             self.failure = exc
@@ -247,9 +297,13 @@ def joined(
     *,
     links: tuple[Link, Link] | None = None,
     recv_timeout: float = PATIENCE,
+    bin_items: int = MOST_BIN_ITEMS,
 ) -> tuple[Party, Party]:
     links = links or (TapLink(), TapLink())
-    ends = Party(ALICE, alice, links[0], recv_timeout), Party(BOB, bob, links[1], recv_timeout)
+    ends = (
+        Party(ALICE, alice, links[0], recv_timeout, bin_items),
+        Party(BOB, bob, links[1], recv_timeout, bin_items),
+    )
     for end, other in (ends, ends[::-1]):
         end.link.peer_hello = other.link.own_hello
     return ends
@@ -335,30 +389,45 @@ def test_the_session_id_is_the_same_for_both_and_new_every_time() -> None:
     assert len(ids) == 2
 
 
-def test_the_next_task_is_read_and_opened_while_one_exchanges() -> None:
-    read, opened = Signal(), Signal()
+def test_the_next_task_is_read_and_opened_while_one_exchanges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody masks the last frame of the first task before all of that has happened."""
+    opened = Signal()
+    mask_own = Worker.mask_own
+
+    def hold_the_last(worker: Worker, start: int, stop: int) -> bytes:
+        if start == 96:
+            opened.wait()
+        return mask_own(worker, start, stop)
+
+    monkeypatch.setattr(Worker, "mask_own", hold_the_last)
     alice, bob = small(3)
-    alice[0] = Plan("t0", numbers(0, 100), receives=True)
-    alice[1] = Plan("t1", numbers(0, 5), receives=True, before=read.set)
+    alice[0], bob[0] = both("t0", numbers(0, 100), numbers(0, 100), receiver=ALICE)
     # Bob is slow to read: alice's Open comes before bob has any use for it.
-    bob[1] = Plan("t1", numbers(0, 5), receives=False, before=opened.wait)
-
-    def hold_until_read(progress: Progress) -> None:
-        if progress.own + progress.peer == CHUNK_ITEMS:
-            read.wait()
-
-    alice[0].at_progress = hold_until_read
+    alices_open = Signal()
+    bob[1] = Plan("t1", numbers(0, 5), receives=False, before=alices_open.wait)
     ends = joined(alice, bob)
-    ends[1].link.on_receive = lambda message: opened.set() if isinstance(message, Open) and message.task == 1 else None
+    opens = itertools.count(1)
+
+    def note(message: Message) -> None:
+        if isinstance(message, Open) and message.task == 1 and next(opens) == 2:
+            opened.set()
+
+    def note_alices(message: Message) -> None:
+        if isinstance(message, Open) and message.task == 1:
+            alices_open.set()
+        note(message)
+
+    ends[0].link.on_receive, ends[1].link.on_receive = note, note_alices
     run(ends)
     succeeded(ends)
-    sent = ends[0].link.sent
-    last_of_first = max(i for i, m in enumerate(sent) if isinstance(m, Chunk) and m.task == 0)
-    assert ends[0].link.place(Open, 1) < last_of_first
-    # Points of the next task never come before this one's are through.
     for end in ends:
-        order = [m.task for m in end.link.sent if isinstance(m, Chunk | End)]
+        sent = end.link.sent
+        last_of_first = max(i for i, m in enumerate(sent) if isinstance(m, Frame) and m.task == 0)
+        assert end.link.place(Offer, 1) < end.link.place(Open, 1) < last_of_first
+        # Points of the next task never come before this one's are through, nor its Offer before this one's.
+        order = [m.task for m in sent if isinstance(m, Frame | End) and m.stream != Stream.TOKENS]
         assert order == sorted(order)
+        assert [m.task for m in sent if isinstance(m, Offer)] == [0, 1, 2]
 
 
 def reaches(stages: Stages, stage: Stage, seconds: float) -> Callable[[], None]:
@@ -389,12 +458,12 @@ def test_waiting_for_a_slow_reader_is_waiting_for_the_peer() -> None:
 
 def test_waiting_for_a_full_link_is_waiting_for_room() -> None:
     """As where the network is slow: nothing leaves for a while, and both lists are longer than the queues."""
-    many = CHUNK_ITEMS * 3 * QUEUE_FRAMES
+    many = FRAME_ITEMS * 3 * QUEUE_FRAMES
     alice, bob = both("t0", numbers(0, many), numbers(many // 2, many), receiver=ALICE)
     wait = reaches(alice.stages, Stage.WAITING_FOR_ROOM, 0.2)
 
     def hold(message: Message) -> bool:
-        if isinstance(message, Chunk) and message.seq == 1:
+        if isinstance(message, Frame) and message.seq == 1:
             wait()
         return True
 
@@ -411,12 +480,12 @@ def test_a_broadcast_counts_writing_on_both_sides() -> None:
     succeeded(ends)
     for plan in (alice[0], bob[0]):
         seconds = plan.stages.seconds()
-        assert all(seconds[stage] > 0 for stage in ("computing", "matching", "writing"))
-        assert seconds["reading"] == 0
+        # The items of a bin are fetched when it begins.
+        assert all(seconds[stage] > 0 for stage in ("reading", "computing", "matching", "writing"))
 
 
 def test_a_trace_shows_every_frame_of_both_lists(tmp_path: Path) -> None:
-    alice, bob = both("t0", numbers(0, 3 * CHUNK_ITEMS), numbers(0, 2 * CHUNK_ITEMS - 1), receiver=ALICE)
+    alice, bob = both("t0", numbers(0, 3 * FRAME_ITEMS), numbers(0, 2 * FRAME_ITEMS - 1), receiver=ALICE)
     trace.start()
     run(ends := joined([alice], [bob]))
     trace.save(tmp_path / "t.json", ALICE, {})
@@ -426,7 +495,7 @@ def test_a_trace_shows_every_frame_of_both_lists(tmp_path: Path) -> None:
     # Two parties in one process: the frames of both lists, masked by one and by the other.
     for step in ("mask own", "mask peer"):
         assert {frame: spans[step, frame] for frame in range(4)} == {0: 2, 1: 2, 2: 1, 3: 0}
-    assert spans["tokens", None] == 5
+    assert spans["fetch bin", None] == 2
     assert spans["check lists", None] == 2
     assert spans["match", None] == 1
     counts = {event["name"]: list(event["args"]) for event in events if event["ph"] == "C"}
@@ -440,7 +509,7 @@ def test_a_slow_output_does_not_show_in_the_pace_of_the_session(later: dict[str,
     first, others = small(1), small(8, **later)
     alice, bob = ([*first[side], *others[side][1:]] for side in range(2))
     go_on = threading.Event()
-    alice[0].finish_alone = lambda matched: go_on.wait(PATIENCE)  # type: ignore[method-assign]
+    alice[0].finish_alone = lambda matches: go_on.wait(PATIENCE)  # type: ignore[method-assign]
     ends = joined(alice, bob)
     last = Signal()
     bob[7].exchanged = lambda result: last.set()  # type: ignore[method-assign]
@@ -460,7 +529,7 @@ class HesitantLink(TapLink):
         self._looks = 0
 
     def send(self, message: Message) -> int:
-        if not isinstance(message, Ack):
+        if not isinstance(message, Working):
             self._looks = 0
         return super().send(message)
 
@@ -477,7 +546,7 @@ def test_room_that_appears_between_two_looks_is_not_slept_through() -> None:
     run(ends)
     succeeded(ends)
     assert alice.found == bob.found == set(numbers(30, 60))
-    assert not [m for link in beats for m in link.sent if isinstance(m, Ack) and m.stream == 0]
+    assert not [m for link in beats for m in link.sent if isinstance(m, Working)]
 
 
 @pytest.mark.parametrize("terms", [[ALICE, ALICE], [ALICE, BOB], [BOB, ALICE]], ids=str)
@@ -486,18 +555,18 @@ def test_a_slow_check_of_the_lists_does_not_block_the_next_task(
 ) -> None:
     """The end of the tokens must not stand behind more frames of the next task than the receiver takes in."""
     pairs = [both(f"t{i}", numbers(0, 200), numbers(100, 300), receiver=who) for i, who in enumerate(terms)]
-    check = TaskExchange._check_lists
+    check = Worker.check
     ends = joined([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
-    def check_slowly(exchange: TaskExchange, marks: Marks | None) -> None:
+    def check_slowly(worker: Worker) -> None:
         # As long as frames of the next task could be sent, or as it takes to see that none are.
         links = [end.link for end in ends]
         deadline = time.monotonic() + 0.3
         while time.monotonic() < deadline and not any(len(link._inbox) >= QUEUE_FRAMES for link in links):
             time.sleep(0.01)
-        check(exchange, marks)
+        check(worker)
 
-    monkeypatch.setattr(TaskExchange, "_check_lists", check_slowly)
+    monkeypatch.setattr(Worker, "check", check_slowly)
     running = threading.Thread(target=run, args=(ends,), name="psicli-test-run", daemon=True)
     running.start()
     running.join(PATIENCE)
@@ -511,12 +580,12 @@ def test_a_link_that_ends_while_both_directions_are_full_is_noticed() -> None:
     ends = joined([alice], [bob])
     link = ends[0].link
     points = curve.hash_and_mask(bob.items, bytes(32), bytes(range(32)))
-    frames = [Chunk(0, Stream.RECEIVER_POINTS, k, points[256 * k : 256 * (k + 1)]) for k in range(50)]
+    frames = [Frame(0, 0, 0, Stream.RECEIVER_POINTS, k, points[256 * k : 256 * (k + 1)]) for k in range(50)]
 
     def incoming() -> Iterator[bytes]:
-        yield encode(Open(0, 400, curve.probe(task_sid_of(ends))))
-        with link._changed:
-            assert link._changed.wait_for(lambda: link._outbox, PATIENCE), "alice never opened"
+        for message in (Offer(0), Open(0, 400, curve.probe(task_sid_of(ends)))):
+            yield encode(message)
+            link.await_sent(type(message))
         yield from map(encode, frames)
         with link._changed:
             link._changed.wait_for(lambda: link.ended, PATIENCE)
@@ -537,6 +606,205 @@ def test_a_link_that_ends_while_both_directions_are_full_is_noticed() -> None:
 
 def task_sid_of(ends: tuple[Party, Party]) -> bytes:
     return task_session_id(session_id(ends[0].link.own_hello, ends[1].link.own_hello), "t0")
+
+
+# Bins ------------------------------------------------------------------------------------------------------------
+
+BIN_ITEMS = 128
+# Bins of a task, by the items of its larger list.
+BINS = {count: number_of_bins(count, count, BIN_ITEMS) for count in (150, 200, 400)}
+
+
+@pytest.fixture
+def under_way(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[int, tuple[bool, int]]]]:
+    """At each look for bins to begin, of either party: of each task with bins under way its role and how many."""
+    seen: dict[str, list[dict[int, tuple[bool, int]]]] = {ALICE: [], BOB: []}
+    begin_bins = Session._begin_bins
+
+    def watch(session: Session) -> None:
+        begin_bins(session)
+        parties = {index: live.party for index, live in session._live.items()}
+        now = {index: (party.receives, party.under_way) for index, party in parties.items() if party.under_way}
+        seen[session._hellos[0].party].append(now)
+
+    monkeypatch.setattr(Session, "_begin_bins", watch)
+    return seen
+
+
+def learnt(ends: tuple[Party, Party], common: set[str]) -> None:
+    """Both parties learnt, of all tasks, what is theirs to learn."""
+    for end in ends:
+        for plan in end.plans:
+            assert plan.found == (common if plan.receives or plan.broadcast else None)
+
+
+@pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
+@pytest.mark.parametrize("receiver", [ALICE, BOB])
+def test_two_bins_are_under_way_at_a_time(
+    under_way: dict[str, list[dict[int, tuple[bool, int]]]], receiver: str, broadcast: bool
+) -> None:
+    """Over all tasks, and never three."""
+    pairs = [
+        both(f"t{i}", numbers(0, 130), numbers(100, 250), receiver=receiver, broadcast=broadcast) for i in range(3)
+    ]
+    ends = joined([pair[0] for pair in pairs], [pair[1] for pair in pairs], bin_items=BIN_ITEMS)
+    run(ends)
+    succeeded(ends)
+    learnt(ends, set(numbers(100, 130)))
+    for end in ends:
+        counts = [sum(count for _, count in now.values()) for now in under_way[end.party]]
+        assert max(counts) == 2
+        assert {message.bin for message in end.link.sent if isinstance(message, Frame)} == set(range(BINS[150]))
+
+
+def test_the_last_bin_of_a_task_and_the_first_of_the_next_are_under_way_together(
+    under_way: dict[str, list[dict[int, tuple[bool, int]]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody masks a point before that is so on both sides."""
+    mask_own = Worker.mask_own
+
+    def hold(worker: Worker, start: int, stop: int) -> bytes:
+        deadline = time.monotonic() + PATIENCE
+        while not all(any(set(now) == {0, 1} for now in seen) for seen in under_way.values()):
+            assert time.monotonic() < deadline, "never under way together"
+            threading.Event().wait(0.005)
+        return mask_own(worker, start, stop)
+
+    monkeypatch.setattr(Worker, "mask_own", hold)
+    ends = joined(*small(3), bin_items=BIN_ITEMS)
+    run(ends)
+    succeeded(ends)
+    learnt(ends, set(numbers(3, 5)))
+    assert {0: (True, 1), 1: (True, 1)} in under_way[ALICE]
+    assert {0: (False, 1), 1: (False, 1)} in under_way[BOB]
+
+
+def test_bins_go_in_order() -> None:
+    """In each direction the points of a bin end before those of the next begin, and all but two bins are through."""
+    alice, bob = both("t0", numbers(0, 400), numbers(200, 600), receiver=ALICE)
+    ends = joined([alice], [bob], bin_items=BIN_ITEMS)
+    run(ends)
+    succeeded(ends)
+    learnt(ends, set(numbers(200, 400)))
+    for end in ends:
+        points = [m.bin for m in end.link.sent if isinstance(m, Frame | End) and m.stream != Stream.TOKENS]
+        assert points == sorted(points)
+    received = [message for message in ends[0].link.sent if isinstance(message, Received)]
+    assert sorted(message.bin for message in received) == list(range(BINS[400]))
+    # No point of a bin before those before the one before it are received, which two checks at a time may change round.
+    sent = ends[0].link.sent
+    for number in range(2, BINS[400]):
+        first = next(i for i, message in enumerate(sent) if isinstance(message, Frame) and message.bin == number)
+        assert {message.bin for message in sent[:first] if isinstance(message, Received)} >= set(range(number - 1))
+    assert [bool(message.digest) for message in received] == [False] * (BINS[400] - 1) + [True]
+
+
+@pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
+def test_tasks_of_opposite_receivers_have_no_bins_under_way_together(
+    under_way: dict[str, list[dict[int, tuple[bool, int]]]], broadcast: bool
+) -> None:
+    """Else both directions could be full of points, each side waiting for the other to take some in."""
+    pairs = [
+        both(f"t{i}", numbers(0, 130), numbers(100, 250), receiver=(ALICE, BOB)[i % 2], broadcast=broadcast)
+        for i in range(5)
+    ]
+    ends = joined([pair[0] for pair in pairs], [pair[1] for pair in pairs], bin_items=BIN_ITEMS)
+    run(ends)
+    succeeded(ends)
+    learnt(ends, set(numbers(100, 130)))
+    for end in ends:
+        assert max(sum(count for _, count in now.values()) for now in under_way[end.party]) == 2
+        assert all(len({receives for receives, _ in now.values()}) <= 1 for now in under_way[end.party])
+
+
+@pytest.mark.parametrize("bin_items", [BIN_ITEMS, MOST_BIN_ITEMS], ids=["many bins", "one bin"])
+def test_full_links_in_both_directions_do_not_wait_for_each_other(bin_items: int) -> None:
+    """Frames leave only when no more fit on their way, as on a slow line; both lists are longer than that."""
+    many = 4 * QUEUE_FRAMES * FRAME_ITEMS
+    pairs = [
+        both(f"t{i}", numbers(0, many), numbers(many // 2, 2 * many), receiver=(ALICE, BOB)[i % 2]) for i in range(4)
+    ]
+    ends = joined([pair[0] for pair in pairs], [pair[1] for pair in pairs], bin_items=bin_items)
+    full = {end.party: Signal() for end in ends}
+
+    def slow(end: Party) -> Filter:
+        def passes(message: Message) -> bool:
+            # Nothing of the first task leaves before no more has room.
+            if isinstance(message, Frame) and message.task == message.bin == message.seq == 0:
+                with end.link._changed:
+                    is_full = end.link._changed.wait_for(lambda: end.link.room() < 1, PATIENCE)
+                assert is_full, "the link is never full"
+                full[end.party].set()
+            return True
+
+        return passes
+
+    run(ends, to_alice=slow(ends[1]), to_bob=slow(ends[0]))
+    succeeded(ends)
+    for signal in full.values():
+        signal.wait()
+    learnt(ends, set(numbers(many // 2, many)))
+
+
+def test_a_bin_whose_comparing_fails_is_its_tasks_own_affair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receiver compares a bin after it has said Received: whatever becomes of that, the sender sees nothing."""
+    alice = [Plan(f"t{i}", numbers(0, 200), receives=True) for i in range(3)]
+    bob = [Plan(f"t{i}", numbers(100, 300), receives=False) for i in range(3)]
+    ends = joined(alice, bob, bin_items=BIN_ITEMS)
+    match = Worker.match
+    matched = itertools.count(1)
+    failure = SelfCheckError(backend="native", detail="a test")
+
+    def fail_once(worker: Worker, *, bitmap: bool = False) -> Match:
+        # The second bin of the second task; bins are compared one at a time, in order.
+        if next(matched) == BINS[200] + 2:
+            raise failure
+        return match(worker, bitmap=bitmap)
+
+    monkeypatch.setattr(Worker, "match", fail_once)
+    run(ends)
+    succeeded(ends)
+    assert [plan.alone_failure for plan in alice] == [None, failure, None]
+    assert [plan.found for plan in alice] == [set(numbers(100, 200)), None, set(numbers(100, 200))]
+    assert all(plan.calls == ["started", "exchanged"] for plan in bob)
+    kinds = [Counter(type(message) for message in messages_of(ends[0].link.sent, task)) for task in range(3)]
+    assert kinds[0] == kinds[1] == kinds[2]
+    assert kinds[0][Received] == BINS[200]
+
+
+class LyingLink(TapLink):
+    """A link that says another digest than it should in one kind of message."""
+
+    def __init__(self, kind: type[Any]) -> None:
+        super().__init__()
+        self._kind = kind
+
+    def send(self, message: Message) -> int:
+        if isinstance(message, self._kind) and message.digest:
+            message = replace(message, digest=bytes(DIGEST_BYTES))
+        return super().send(message)
+
+
+@pytest.mark.parametrize("bin_items", [BIN_ITEMS, MOST_BIN_ITEMS], ids=["many bins", "one bin"])
+@pytest.mark.parametrize(
+    ("kind", "broadcast", "liar"), [(Received, False, 0), (Done, False, 1), (Commit, True, 0), (Done, True, 1)]
+)
+def test_a_digest_that_differs_is_a_violation(kind: type[Any], broadcast: bool, liar: int, bin_items: int) -> None:
+    """Both must come to one digest over counts and bins, in a broadcast over the matches too."""
+    alice, bob = both("t0", numbers(0, 100), numbers(50, 150), receiver=ALICE, broadcast=broadcast)
+    links = [TapLink(), TapLink()]
+    links[liar] = LyingLink(kind)
+    ends = joined([alice], [bob], links=(links[0], links[1]), bin_items=bin_items)
+    run(ends)
+    failure = ends[1 - liar].failure
+    assert isinstance(failure, PeerProtocolError)
+    assert failure.code == 76
+    assert "it comes to another digest of the task" in failure.message
+    # After Done the peer is through; before, it hears what it is accused of.
+    if kind is not Done:
+        assert isinstance(ends[liar].failure, PeerAccusesError)
+    assert alice.found is None or kind is Done or broadcast
+    assert bob.output is None or bob.output.published == (kind is Done)
 
 
 # One side fails --------------------------------------------------------------------------------------------------
@@ -580,21 +848,15 @@ def test_an_output_that_fails_after_received_is_nobody_elses_affair() -> None:
 
 
 def messages_of(messages: Iterable[Message], task: int) -> list[Message]:
-    """The messages of one task, without heartbeats."""
-    return [
-        message
-        for message in messages
-        if not isinstance(message, HelloOctets | Abort)
-        and message.task == task
-        and not (isinstance(message, Ack) and message.stream == 0)
-    ]
+    """The messages of one task."""
+    return [message for message in messages if isinstance(message, TaskMessage) and message.task == task]
 
 
 def test_an_output_that_fails_before_commit_stops_both() -> None:
     alice, bob = small(2, broadcast=True)
     failure = StorageError(path=Path("out.csv"), reason="no space left on device")
 
-    def fail(matched: Mask) -> None:
+    def fail(matches: Matches) -> None:
         raise failure
 
     assert bob[0].output is not None
@@ -652,21 +914,22 @@ def test_a_task_that_is_refused_spares_the_ones_before_it(refusing: int, broadca
     assert isinstance(other.failure, PeerPolicyError if failure is TOO_SMALL else PeerStoppedError)
     for plan in (*plans[0][:2], *plans[1][:2]):
         assert plan.calls[:2] == ["started", "exchanged"]
-    assert [type(message) for message in messages_of(refused.link.sent, 2)] == [Open]
-    assert not messages_of(refused.link.sent, 3)
+    assert [type(message) for message in messages_of(refused.link.sent, 2)] == [Offer, Open]
+    assert all(isinstance(message, Offer) for message in messages_of(refused.link.sent, 3))
     assert refused.link.sent[-1] == Abort(failure.code)
     assert plans[refusing][2].calls == ["started"]
     assert plans[refusing][3].calls == []
 
 
-def test_of_a_task_refused_at_once_only_its_open_is_sent() -> None:
+def test_of_a_task_refused_at_once_only_its_offer_and_open_are_sent() -> None:
     for mine, theirs in ((5, 5), (0, 5), (5, 0), (0, 0)):
         alice, bob = both("t0", numbers(0, mine), numbers(0, theirs), receiver=ALICE)
         alice.at_opening = refuse(TOO_SMALL)
         ends = joined([alice], [bob])
         run(ends)
         assert ends[0].failure is TOO_SMALL
-        assert [message for message in ends[0].link.sent if not isinstance(message, Ack)] == [
+        assert [message for message in ends[0].link.sent if not isinstance(message, Working)] == [
+            Offer(0),
             Open(0, mine, curve.probe(task_sid_of(ends))),
             Abort(79),
         ]
@@ -682,8 +945,8 @@ def test_a_result_that_is_refused_looks_like_any_failure_there(failure: Exceptio
     """Whatever ends the receiver after its match: no bitmap, and the sender sees the same."""
     alice, bob = both("t0", numbers(0, 20), numbers(10, 30), receiver=ALICE, broadcast=True)
 
-    def fail(matched: Mask) -> None:
-        assert matched.sum() == 10
+    def fail(matches: Matches) -> None:
+        assert matches.count == 10
         raise failure
 
     assert alice.output is not None
@@ -692,8 +955,8 @@ def test_a_result_that_is_refused_looks_like_any_failure_there(failure: Exceptio
     run(ends)
     assert ends[0].failure is failure
     assert alice.output.staged is None
-    seen = [message for message in ends[1].link.received if not isinstance(message, Ack)]
-    assert [type(message) for message in seen] == [Open, *[Chunk] * 3, End, Abort]
+    seen = [message for message in ends[1].link.received if not isinstance(message, Working)]
+    assert [type(message) for message in seen] == [Offer, Open, *[Frame] * 3, End, Received, Abort]
     assert seen[-1] == Abort(UNNAMED_FAILURE)
     assert isinstance(ends[1].failure, PeerStoppedError)
     assert str(ends[1].failure) == "the other party stopped before the session was complete: It did not say why."
@@ -730,7 +993,9 @@ def test_a_signal_after_the_commit_leaves_it(tasks: int) -> None:
         assert plan.output is not None
         assert plan.output.published
         assert plan.calls == ["started", "exchanged"]
-    assert (ends[1].failure is None) == (tasks == 1)
+    # The second task may have come as far by then.
+    assert (ends[1].failure is None) == all(plan.result is not None for plan in bob)
+    assert tasks == 2 or ends[1].failure is None
 
 
 @pytest.mark.parametrize("tasks", [1, 2])
@@ -739,11 +1004,12 @@ def test_a_link_that_ends_around_the_commit(last: type[TaskMessage], tasks: int)
     """What is committed stays, with a warning where the last word is missing; what comes after it fails."""
     alice, bob = small(tasks, broadcast=True)
     ends = joined(alice, bob)
-    # The message is the first thing that is lost, and with it everything behind it.
-    if last is Commit:
-        run(ends, to_bob=lambda message: not isinstance(message, Commit))
-    else:
-        run(ends, to_alice=lambda message: not isinstance(message, Done))
+
+    def passes(message: Message) -> bool:
+        # The first task's is lost, and with it everything behind it; the second one may have come as far before.
+        return not (isinstance(message, last) and message.task == 0)
+
+    run(ends, **{"to_bob" if last is Commit else "to_alice": passes})
     assert alice[0].output is not None
     assert bob[0].output is not None
     assert alice[0].output.published
@@ -754,7 +1020,9 @@ def test_a_link_that_ends_around_the_commit(last: type[TaskMessage], tasks: int)
     assert (bob[0].result is not None) == (last is Done)
     # The second task may have come as far by then, and stays for the same reason.
     assert (ends[0].failure is None) == all(plan.result is not None for plan in alice)
-    if last is Commit or tasks > 1:
+    # Bob is through with it only where he has heard of the commit.
+    assert (ends[1].failure is None) == all(plan.result is not None for plan in bob)
+    if last is Commit:
         assert isinstance(ends[1].failure, PeerGoneError)
 
 
@@ -818,14 +1086,20 @@ class Played:
 
 
 PROBE = bytes(PROBE_BYTES)
+DIGEST = bytes(DIGEST_BYTES)
+# Alice has offered the first two of five tasks, and reads the first.
 OUT_OF_ORDER: list[tuple[str, list[Message], str]] = [
-    ("an early Open twice", [Open(0, 5, PROBE), Open(0, 5, PROBE)], "task number 0, which is not under way"),
-    ("an Open too early", [Open(2, 5, PROBE)], "task number 2, which is not under way"),
+    ("an early Offer twice", [Offer(2), Offer(2)], "task number 2, which is not under way"),
+    ("an Offer too early", [Offer(4)], "task number 4, which is not under way"),
+    ("an Offer of no task", [Offer(2**32 - 1)], "which is not under way"),
+    ("a second Offer", [Offer(0), Offer(0)], "Offer came during the opening"),
+    ("an Open before its Offer", [Open(1, 5, PROBE)], "Open came during the offers"),
+    ("an Open of a task not begun", [Open(2, 5, PROBE)], "task number 2, which is not under way"),
     ("an Open of no task", [Open(2**32 - 1, 5, PROBE)], "which is not under way"),
-    ("a frame before its Open", [Chunk(0, 1, 0, bytes(32))], "task number 0, which is not under way"),
-    ("an end of no task", [End(77, 1, 0, bytes(32))], "task number 77, which is not under way"),
-    ("a mark of no task", [Received(5)], "task number 5, which is not under way"),
-    ("a commit of no task", [Commit(1)], "task number 1, which is not under way"),
+    ("a frame before its Open", [Offer(0), Frame(0, 0, 0, 1, 0, bytes(32))], "Frame came during the opening"),
+    ("an end of no task", [End(77, 0, 0, 1, 0, DIGEST)], "task number 77, which is not under way"),
+    ("a mark of no task", [Received(5, 0, 0)], "task number 5, which is not under way"),
+    ("a commit of a task not begun", [Commit(3, DIGEST)], "task number 3, which is not under way"),
 ]
 
 
@@ -833,7 +1107,9 @@ OUT_OF_ORDER: list[tuple[str, list[Message], str]] = [
     ("messages", "sentence"), [case[1:] for case in OUT_OF_ORDER], ids=[c[0] for c in OUT_OF_ORDER]
 )
 def test_messages_that_fit_no_task(messages: list[Message], sentence: str) -> None:
-    with Played() as played:
+    with Played(tasks=5) as played:
+        for _ in range(2):
+            played.hear(Offer)
         for message in messages:
             played.peer.send(message)
         failure = played.failure()
@@ -851,9 +1127,11 @@ def test_a_second_hello() -> None:
         assert "a second Hello" in failure.message
 
 
-def test_early_opens_up_to_the_limit_and_acks_are_fine() -> None:
-    with Played() as played:
-        for message in (Open(1, 5, PROBE), Open(0, 5, PROBE), Ack(9), Ack(0), Ack(1, 1, 4, bytes(32))):
+def test_early_offers_up_to_the_limit_and_words_are_fine() -> None:
+    with Played(tasks=5) as played:
+        for _ in range(2):
+            played.hear(Offer)
+        for message in (Offer(3), Working(), Offer(2), Working(), Offer(1), Offer(0)):
             played.peer.send(message)
         played.peer.send(Abort(66))
         failure = played.failure()
@@ -871,12 +1149,13 @@ def test_points_before_their_turn() -> None:
     running.start()
     sids = [task_session_id(session_id(ends[0].link.own_hello, peer.own_hello), plan.name) for plan in alice]
     for task, sid in enumerate(sids):
-        peer.send(Open(task, 10 * CHUNK_ITEMS, curve.probe(sid)))
-        while not any(isinstance(message, Open) and message.task == task for message in peer.received):
-            assert peer.wait(for_message=True, room_for=None, timeout=PATIENCE)
-            peer.poll()
+        for message in (Offer(task), Open(task, 10 * FRAME_ITEMS, curve.probe(sid))):
+            peer.send(message)
+            while not any(isinstance(each, type(message)) and each.task == task for each in peer.received):
+                assert peer.wait(for_message=True, room_for=None, timeout=PATIENCE)
+                peer.poll()
     for seq in range(10):
-        peer.send(Chunk(1, Stream.SENDER_POINTS, seq, bytes(32 * CHUNK_ITEMS)))
+        peer.send(Frame(1, 0, 0, Stream.SENDER_POINTS, seq, bytes(32 * FRAME_ITEMS)))
     with suppress(PeerGoneError):
         while peer.wait(for_message=True, room_for=None, timeout=PATIENCE):
             peer.poll()
@@ -887,11 +1166,11 @@ def test_points_before_their_turn() -> None:
     assert "task number 1, whose turn has not come" in ends[0].failure.message
 
 
-def test_acks_without_end() -> None:
+def test_words_without_end() -> None:
     """They are always there first: this side would never come to anything else."""
     with Played() as played:
-        for _ in range(2 * SPARE_ACKS):
-            played.peer.send(Ack(0))
+        for _ in range(2 * SPARE_WORDS):
+            played.peer.send(Working())
         failure = played.failure()
         assert isinstance(failure, PeerProtocolError)
         assert "it says without end that it still works" in failure.message
@@ -925,7 +1204,7 @@ def test_the_connection_ends_before_a_result_is_written() -> None:
     """The sender must not see in when it ends how long the receiver writes."""
     alice, bob = small(1)
     hung_up = Signal()
-    alice[0].finish_alone = lambda matched: hung_up.wait()  # type: ignore[method-assign]
+    alice[0].finish_alone = lambda matches: hung_up.wait()  # type: ignore[method-assign]
     ends = joined(alice, bob)
     ends[0].hang_up = hung_up.set
     run(ends)
@@ -956,10 +1235,8 @@ def test_a_peer_that_does_not_end_the_session_is_waited_for_with_a_line(
 def test_a_side_that_sends_nothing_else_says_that_it_is_there() -> None:
     with Played(recv_timeout=2.0) as played:
         for _ in range(3):
-            beat = played.hear(Ack)
-            assert isinstance(beat, Ack)
-            assert (beat.stream, beat.frames, beat.digest) == (0, 0, b"")
-            played.peer.send(Ack(0))
+            played.hear(Working)
+            played.peer.send(Working())
 
 
 def test_reading_longer_than_the_timeout_is_no_silence() -> None:
@@ -971,7 +1248,7 @@ def test_reading_longer_than_the_timeout_is_no_silence() -> None:
     ends = joined(alice, bob, recv_timeout=0.8)
 
     def count(message: Message) -> None:
-        if isinstance(message, Ack) and message.stream == 0 and next(beats) == 8:
+        if isinstance(message, Working) and next(beats) == 8:
             enough.set()
 
     ends[0].link.on_receive = count
@@ -993,7 +1270,7 @@ def test_an_abort_is_passed_on_as_what_it_means_here(code: int, expected: type[P
 # Hello and agreement ---------------------------------------------------------------------------------------------
 
 TERMS = (TaskTerms("people", ALICE, False, 1), TaskTerms("places", BOB, True, 2))
-OURS = Hello("0.1", ALICE, "overlap", TERMS, CHUNK_ITEMS, bytes(32), Purpose.RUN)
+OURS = Hello("0.1", ALICE, "overlap", TERMS, LEAST_FRAME_ITEMS, 4 * LEAST_BIN_ITEMS, bytes(32), Purpose.RUN)
 THEIRS = replace(OURS, party=BOB, nonce=bytes([1]) * 32)
 
 
@@ -1003,7 +1280,7 @@ def with_task(**changes: Any) -> tuple[TaskTerms, ...]:
 
 DIFFERENCES: list[tuple[dict[str, Any], str]] = [
     ({"party": "carol"}, "party of bob bob carol"),
-    ({"protocol_version": 2}, "protocol_version 1 2"),
+    ({"protocol_version": 3}, "protocol_version 2 3"),
     ({"suite": "psicli-v2"}, "suite psicli-v1 psicli-v2"),
     ({"job": "other"}, "job overlap other"),
     ({"tasks": TERMS[:1]}, "tasks people, places people"),
@@ -1012,6 +1289,7 @@ DIFFERENCES: list[tuple[dict[str, Any], str]] = [
     ({"tasks": with_task(receiver=ALICE)}, "places: receiver bob alice"),
     ({"tasks": with_task(broadcast_result=False)}, "places: broadcast_result true false"),
     ({"tasks": with_task(key_columns=3)}, "places: number of keys 2 3"),
+    ({"bin_items": LEAST_BIN_ITEMS // 2}, "items a bin, at least 16384 65536 8192"),
 ]
 
 
@@ -1031,7 +1309,7 @@ def test_all_differences_at_once() -> None:
 
 
 def test_equal_terms_agree_whatever_the_package() -> None:
-    agree(OURS, replace(THEIRS, package_version="99", chunk_items=16), BOB)
+    agree(OURS, replace(THEIRS, package_version="99", frame_items=2048, bin_items=LEAST_BIN_ITEMS), BOB)
 
 
 @pytest.mark.parametrize("change", [{"party": ALICE}, {"nonce": OURS.nonce}], ids=["party", "nonce"])
@@ -1062,6 +1340,22 @@ def test_both_sides_end_with_the_same_table() -> None:
         assert end.calls() == [[], []]
     assert tables[0] == tables[1]
     assert len(tables[0]) == 2
+
+
+@pytest.mark.parametrize("small_side", [0, 1])
+def test_a_side_with_too_small_bins_ends_both_with_the_table(small_side: int) -> None:
+    ends = joined(*small(2))
+    links = [end.link for end in ends]
+    links[small_side].own_hello = ends[small_side].terms.hello(LEAST_FRAME_ITEMS, LEAST_BIN_ITEMS // 2)
+    links[1 - small_side].peer_hello = links[small_side].own_hello
+    run(ends)
+    for side, end in enumerate(ends):
+        assert isinstance(end.failure, DisagreementError)
+        assert end.failure.code == 78
+        sizes = [MOST_BIN_ITEMS, LEAST_BIN_ITEMS // 2][:: 1 if side != small_side else -1]
+        row = str(end.failure.facts["table"]).splitlines()[1].split()
+        assert row == ["items", "a", "bin,", "at", "least", str(LEAST_BIN_ITEMS), *map(str, sizes)]
+        assert end.calls() == [[], []]
 
 
 def test_a_session_with_ourselves() -> None:

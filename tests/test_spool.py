@@ -1,11 +1,10 @@
-"""The spool: a run's files and what becomes of them, and lists of records, whose answers hang on no memory."""
+"""The spool: a run's files and what becomes of them, and streams of bytes side by side in one of them."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import resource
-import secrets
 import signal
 import stat
 import subprocess
@@ -15,19 +14,15 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from psicli import spool as spool_module
 from psicli.errors import CannotCreateError, InternalError, SpoolSpaceError, StorageError
-from psicli.spool import Cut, Records, Spool, Storage, Streams
+from psicli.spool import Spool, Streams
 from psicli.state import state_folder
 
 ROOT = Path(__file__).parent.parent
-u2 = st.integers(0, 3)
-widths = pytest.mark.parametrize("width", [16, 32])
 
 
 @pytest.fixture
@@ -77,7 +72,7 @@ def test_where_the_state_folder_is(monkeypatch: pytest.MonkeyPatch, variables: d
 
 def test_a_run_that_needs_no_disk_touches_none(state: Path) -> None:
     with Spool.open(state) as spool:
-        Records(Cut(16, 1000, 1 << 20, spool), 1000).append(bytes(16_000))
+        assert spool.peak == 0
     assert not state.parent.exists()
     assert spool.peak == 0
 
@@ -232,33 +227,34 @@ def small_files() -> Iterator[None]:
 def test_space_is_reserved_before_it_is_used(spool: Spool, state: Path, small_files: None) -> None:
     spool.file("before", 700_000)
     with pytest.raises(SpoolSpaceError) as caught:
-        Records(Cut(32, 100_000, 100_000, spool), 100_000)
+        Streams(spool, "items", 100, 3_600_000)
     assert caught.value.code == 74
     assert str(state) in caught.value.message
-    # 100,000 records with their positions, and for each bucket an extent that may stay unused.
-    assert "4.9 MB more would be needed there beside 0.7 MB" in caught.value.message
+    # And for each stream an extent that may stay unused.
+    assert "4.0 MB more would be needed there beside 0.7 MB" in caught.value.message
     assert "are free: file too large" in caught.value.message
     assert "PSICLI_STATE_DIR" in caught.value.advice
     assert len(list(runs_in(state)[0].iterdir())) == 2
 
 
-def test_a_list_that_does_not_grow_beyond_what_was_said(spool: Spool) -> None:
-    records = Records(Cut(16, 100, 100, spool), 3)
-    records.append(bytes(48))
-    with pytest.raises(InternalError):
-        records.append(bytes(16))
+def test_streams_that_grow_beyond_what_was_foreseen_reserve_more(spool: Spool, small_files: None) -> None:
+    streams = Streams(spool, "items", 2, 1000)
+    for _ in range(50):
+        streams.append(0, bytes(10_000))
+    assert 500_000 < spool.peak < 1_000_000
+    with pytest.raises(SpoolSpaceError):
+        streams.append(1, bytes(1_000_000))
 
 
 FILL = """
     import sys
     from pathlib import Path
     from psicli.errors import PsicliError
-    from psicli.spool import Cut, Records, Spool
+    from psicli.spool import Spool, Streams
     with Spool.open(Path(sys.argv[1])) as spool:
-        cut = Cut(32, 10_000, 10_000, spool)
-        Records(cut, 10_000)
+        Streams(spool, "first", 10, 300_000)
         try:
-            [Records(cut, 10_000) for _ in range(9)]
+            [Streams(spool, "more", 10, 300_000) for _ in range(9)]
         except PsicliError as exc:
             print(exc.code, exc)
 """
@@ -279,15 +275,15 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["pwrite", "preadv"])
 def test_a_failing_disk_is_a_storage_error(spool: Spool, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    records = Records(Cut(16, 100, 100, spool), 100)
+    streams = Streams(spool, "items", 2, 1600)
 
     def fail(*_: object) -> int:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, call, fail)
-    question = records.append if call == "pwrite" else lambda data: records.append(data) or records.has_duplicates()
+    question = streams.append if call == "pwrite" else lambda *data: streams.append(*data) or streams.read(1)
     with pytest.raises(StorageError, match="failed: input/output error") as caught:
-        question(bytes(1600))
+        question(1, bytes(1600))
     assert caught.value.code == 74
 
 
@@ -314,278 +310,24 @@ def test_streams_keep_apart(spool: Spool, parts: list[tuple[int, bytes]], total:
             assert streams.read(stream, start, stop).tobytes() == data[start:stop]
 
 
-# Records -------------------------------------------------------------------------------------------------------
+def test_many_streams_take_little_more_than_they_hold(spool: Spool) -> None:
+    """One extent of each is not full, and none is longer than a megabyte."""
+    for count, total in ((2, 100_000_000), (512, 10_000_000), (512, 0)):
+        spool.peak = 0
+        with closing(Streams(spool, "items", count, total)):
+            assert total <= spool.peak <= total + count * max(min(total // (8 * count), 1 << 20), 4096)
 
 
-def kept(cut: Cut, records: list[bytes], chunk: int = 3) -> Records:
-    """Append records a few at a time."""
-    kept = Records(cut, len(records))
-    for start in range(0, len(records), chunk):
-        kept.append(b"".join(records[start : start + chunk]))
-    assert len(kept) == len(records)
-    return kept
-
-
-@st.composite
-def record_lists(draw: st.DrawFn) -> tuple[int, list[bytes], list[bytes]]:
-    """Two lists over few values, so that they meet: records that differ in a single byte, anywhere."""
-    width = draw(st.sampled_from([16, 32]))
-    record = st.builds(
-        lambda at, byte: bytes(at) + bytes([byte]) + bytes(width - at - 1), st.integers(0, width - 1), u2
-    )
-    return width, draw(st.lists(record, max_size=40)), draw(st.lists(record, max_size=40))
-
-
-def check_against_sets(cut: Cut, one: list[bytes], other: list[bytes], chunk: int = 3) -> None:
-    ours, theirs = kept(cut, one, chunk), kept(cut, other, chunk + 1)
-    held = set(other)
-    found = ours.found_in(theirs)
-    assert found.dtype == np.bool_
-    assert found.tolist() == [record in held for record in one]
-    assert ours.any_in(theirs) is any(record in held for record in one)
-    assert ours.has_duplicates() is (len(set(one)) < len(one))
-    assert ours.found_in(ours).all()
-    for records in (ours, theirs):
-        records.close()
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    case=record_lists(), chunk=st.integers(1, 7), budget=st.none() | st.integers(0, 60_000),
-    longest=st.integers(0, 3000),
-)  # fmt: skip
-def test_answers_are_those_of_plain_sets(
-    spool: Spool, case: tuple[int, list[bytes], list[bytes]], chunk: int, budget: int | None, longest: int
-) -> None:
-    """Whatever the budget: in memory, in few buckets and in thousands, in one piece each and in many."""
-    width, one, other = case
-    check_against_sets(Cut(width, longest, budget, spool), one, other, chunk)
-
-
-@widths
-@pytest.mark.parametrize("budget", [None, 1000, 20_000, 300_000])
-@pytest.mark.parametrize("common", [0, 1, 2500])
-def test_long_lists_meet(spool: Spool, width: int, budget: int | None, common: int) -> None:
-    generator = np.random.default_rng(width)
-    both, one, other = ([generator.bytes(width) for _ in range(count)] for count in (common, 2500, 3000))
-    check_against_sets(Cut(width, 5500, budget, spool), [*one, *both], [*both[::-1], *other], 512)
-
-
-@widths
-@pytest.mark.parametrize("budget", [None, 40_000])
-@pytest.mark.parametrize("at", [0, 6, 8, 13])
-def test_records_that_are_made_up_to_look_alike(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch, width: int, budget: int | None, at: int
-) -> None:
-    """All bytes but three are the same in all of them: answers are right, and no bucket holds many.
-
-    The secrets of the cut are fixed; with one in a hundred others a bucket would be looked at in two pieces.
-    """
-    monkeypatch.setattr(secrets, "token_bytes", np.random.default_rng(1).bytes)
-    records = []
-    for number in range(3000):
-        record = bytearray(b"\x55" * width)
-        record[at : at + 3] = number.to_bytes(3, "big")
-        records.append(bytes(record))
-    assert len(set(records)) == 3000
-    cut = Cut(width, 3000, budget, spool)
-    check_against_sets(cut, records[:2000], records[1000:], 100)
-    words = np.frombuffer(b"".join(records), "<u4").reshape(3000, -1)
-    if budget is not None:
-        assert np.bincount(cut.buckets_of(words)).max() <= cut.piece
-
-
-def test_buckets_are_of_a_size(spool: Spool) -> None:
-    """And another run cuts in another way, so that nobody can foresee it."""
-    words = np.frombuffer(np.random.default_rng(0).bytes(100_000 * 32), "<u4").reshape(-1, 8)
-    cuts = [Cut(32, 100_000, 400_000, spool) for _ in range(2)]
-    assert cuts[0].buckets == 81
-    buckets = [cut.buckets_of(words) for cut in cuts]
-    for cut, found in zip(cuts, buckets, strict=True):
-        counts = np.bincount(found, minlength=cut.buckets)
-        assert len(counts) == cut.buckets
-        # Pearson's statistic with 80 degrees of freedom, one in a million beyond 152.
-        assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 160
-    assert (buckets[0] == buckets[1]).mean() < 0.1
-
-
-@widths
-@pytest.mark.parametrize("budget", [None, 4000])
-def test_equal_records_overflow_no_bucket(
-    spool: Spool, width: int, budget: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They all fall into one; it is looked at piece by piece."""
-    longest = 0
-    read = Streams.read
-
-    def watched(self: Streams, *arguments: int) -> object:
-        nonlocal longest
-        data = read(self, *arguments)
-        longest = max(longest, len(data))
-        return data
-
-    monkeypatch.setattr(Streams, "read", watched)
-    distinct = [number.to_bytes(width, "little") for number in range(300)]
-    check_against_sets(Cut(width, 600, budget, spool), [*distinct, *[b"\x07" * width] * 300], distinct[100:], 50)
-    assert longest <= 4000
-
-
-@widths
-@pytest.mark.parametrize("budget", [None, 300])
-@pytest.mark.parametrize("at", [0, 7, 8, 15, -1])
-def test_whole_records_are_compared(spool: Spool, width: int, budget: int | None, at: int) -> None:
-    record = bytearray(range(width))
-    other = bytearray(record)
-    other[at] ^= 0x80
-    one, two = bytes(record), bytes(other)
-    # A longest list that is longer than these, so that the cut is one for the disk.
-    cut = Cut(width, 20, budget, spool)
-    assert not kept(cut, [one]).any_in(kept(cut, [two]))
-    assert not kept(cut, [one, two]).has_duplicates()
-    assert kept(cut, [one]).any_in(kept(cut, [two, one], chunk=1))
-
-
-@widths
-def test_records_are_not_compared_across_their_bounds(width: int) -> None:
-    """The same bytes, half a record further on."""
-    data = bytes(range(2 * width))
-    half = width // 2
-    cut = Cut(width)
-    assert not kept(cut, [data[half : half + width]]).any_in(kept(cut, [data[:width], data[width:]]))
-
-
-@widths
-@pytest.mark.parametrize("budget", [None, 10])
-def test_nothing_at_all(spool: Spool, width: int, budget: int | None) -> None:
-    cut = Cut(width, 1, budget, spool)
-    empty, some = Records(cut), kept(cut, [bytes(width)])
-    assert not empty.has_duplicates()
-    assert not empty.any_in(some)
-    assert not some.any_in(empty)
-    assert not empty.any_in(empty)
-    assert empty.found_in(some).shape == (0,)
-    assert some.found_in(empty).tolist() == [False]
-    some.append(b"")
-    assert some.found_in(some).tolist() == [True]
-
-
-@widths
-@pytest.mark.parametrize("budget", [None, 30_000])
-@pytest.mark.parametrize("where", [(0, 1), (0, 9_999), (4_095, 4_096), (9_998, 9_999)])
-def test_one_pair_among_many_is_found(spool: Spool, width: int, budget: int | None, where: tuple[int, int]) -> None:
-    cut = Cut(width, 10_000, budget, spool)
-    records = [i.to_bytes(width, "big") for i in range(10_000)]
-    assert not kept(cut, records, chunk=512).has_duplicates()
-    records[where[1]] = records[where[0]]
-    assert kept(cut, records, chunk=512).has_duplicates()
-
-
-@pytest.mark.parametrize("budget", [0, 4000, None])
-def test_duplicates_in_different_pieces_of_a_bucket(spool: Spool, budget: int | None) -> None:
-    """Pieces of one or a few records, and all in one bucket."""
-    cut = Cut(16, 100, budget, spool)
-    cut._factors = np.zeros_like(cut._factors)
-    records = [number.to_bytes(16, "little") for number in range(100)]
-    assert not kept(cut, records).has_duplicates()
-    assert kept(cut, [*records[:99], records[0]]).has_duplicates()
-    check_against_sets(cut, records, [*records[50:], *records[60:]])
-
-
-def test_a_list_in_memory_grows_as_needed() -> None:
-    cut = Cut(16)
-    records = Records(cut, 2)
-    for number in range(50):
-        records.append(number.to_bytes(16, "big"))
-    assert not records.has_duplicates()
-    assert records.found_in(kept(cut, [b"x" * 16, (7).to_bytes(16, "big")])).nonzero()[0].tolist() == [7]
-
-
-def test_lists_of_two_cuts_are_our_mistake(spool: Spool) -> None:
-    one, other = (Records(Cut(16), 0) for _ in range(2))
-    with pytest.raises(InternalError):
-        one.any_in(other)
-    with pytest.raises(InternalError):
-        Records(Cut(16, 100, 0), 100)
-
-
-def test_a_closed_list_gives_its_space_back(spool: Spool, state: Path) -> None:
-    cut = Cut(16, 100, 100, spool)
-    records = [Records(cut, 100) for _ in range(2)]
-    for each in records:
-        each.append(bytes(1600))
-        assert each.has_duplicates()
-        each.close()
-        each.close()
+def test_streams_that_are_closed_give_their_space_back(spool: Spool, state: Path) -> None:
+    for _ in range(2):
+        streams = Streams(spool, "items", 4, 100)
+        streams.append(3, bytes(1600))
+        streams.close()
+        streams.close()
     assert [path.name for path in runs_in(state)[0].iterdir()] == ["lock"]
 
 
-# Memory --------------------------------------------------------------------------------------------------------
-
-MEASURE = """
-    import os, sys
-    from pathlib import Path
-    import numpy as np
-    from psicli.spool import Cut, Records, Spool
-
-    def peak():
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-    def ask(width, count, budget):
-        cut = Cut(width, count, budget, spool)
-        lists = [Records(cut, count) for _ in range(2)]
-        for seed, records in enumerate(lists):
-            generator = np.random.default_rng(seed)
-            for start in range(0, count, 16_384):
-                records.append(generator.bytes(width * min(16_384, count - start)))
-        assert not lists[0].has_duplicates() and not lists[0].any_in(lists[1])
-        assert lists[0].found_in(lists[0]).all()
-        for records in lists:
-            records.close()
-
-    with Spool.open(Path(sys.argv[1])) as spool:
-        ask(32, 20_000, 100_000)
-        before = peak()
-        ask(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
-        print(peak() - before, spool.peak)
-"""
-
-
-@widths
-def test_memory_is_bounded_by_the_budget(state: Path, width: int) -> None:
-    """Two lists of three million records of 16 or 32 bytes, and 16 MB for each, the answers' three megabytes beside."""
-    process = python(MEASURE, state, width, 3_000_000, 16_000_000)
-    output, _ = process.communicate()
-    grown, spooled = map(int, output.split())
-    assert process.returncode == 0
-    assert spooled >= 2 * 3_000_000 * width
-    assert grown < 2 * 16_000_000 + 3_000_000
-
-
-def test_memory_of_lists_in_memory(state: Path) -> None:
-    """A budget that just suffices bounds them too."""
-    count = 1_000_000
-    process = python(MEASURE, state, 16, count, count * (16 + spool_module._ASKED_BYTES))
-    output, _ = process.communicate()
-    grown, spooled = map(int, output.split())
-    assert spooled < 10_000_000
-    assert grown < 2 * count * (16 + spool_module._ASKED_BYTES) + count
-
-
 def test_what_cannot_fit_is_refused_before_any_of_it_is_taken(spool: Spool) -> None:
-    storage = Storage(spool, 10**6)
-    cut = Cut(32, 10**13, storage.share(0.5), spool)
-    assert cut.disk_bytes(10**13) > 10**13 * 32
     with pytest.raises(SpoolSpaceError, match=r"[0-9]{6}\.[0-9] GB more would be needed there beside 0\.0 MB"):
-        storage.expect(cut.disk_bytes(10**13))
+        Streams(spool, "items", 512, 320 * 10**12)
     assert spool.peak == 0
-    storage.expect(10**6)
-
-
-def test_a_list_takes_what_it_was_said_to(spool: Spool) -> None:
-    cut = Cut(32, 50_000, 10**6, spool)
-    for records in (0, 1, 50_000):
-        kept = Records(cut, records)
-        assert spool.peak == cut.disk_bytes(records)
-        kept.close()
-    assert Cut(32, 50_000, 10**9, spool).disk_bytes(50_000) == 0

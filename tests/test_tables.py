@@ -143,7 +143,7 @@ def write(source: Source, fmt: FileFormat, matched: Any = None, budget: int = AM
     matched = np.ones(source.rows, bool) if matched is None else matched
     sink = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder, Spool(Path(folder) / "state") as spool:
-        rows = source.input.write_matched(sink, fmt, matched, budget=budget, spool=spool)
+        rows = source.input.write_matched(sink, fmt, pa.array(matched, pa.bool_()), budget=budget, spool=spool)
         assert (spool.peak > 0) == (budget < AMPLE and rows > 0)
         assert not list(Path(folder).glob("state/run-*/*-*"))
     assert rows == int(np.sum(np.asarray(matched)))
@@ -572,7 +572,8 @@ def test_a_file_changed_while_it_is_read_is_refused(
     with tables.Input(path, fmt, ["id"]) as watched, Spool(tmp_path / "state") as spool:
         if reading == "rows":
             assert len(list(watched.key_batches())) == 1
-            read_again = partial(watched.write_matched, io.BytesIO(), fmt, [True, False], budget=AMPLE, spool=spool)
+            mask = pa.array([True, False])
+            read_again = partial(watched.write_matched, io.BytesIO(), fmt, mask, budget=AMPLE, spool=spool)
         else:
             read_again = partial(deque, watched.key_batches())
         arm()
@@ -600,7 +601,8 @@ def test_many_columns_come_out_in_their_order(tmp_path: Path, columns: int) -> N
     with tables.Input(tmp_path / "in", PARQUET, names[:1]) as wide, Spool(tmp_path / "state") as spool:
         list(wide.key_batches())
         sink = io.BytesIO()
-        assert wide.write_matched(sink, PARQUET, [row % 2 == 0 for row in range(9)], budget=AMPLE, spool=spool) == 5
+        mask = pa.array([row % 2 == 0 for row in range(9)])
+        assert wide.write_matched(sink, PARQUET, mask, budget=AMPLE, spool=spool) == 5
     assert pq.read_table(sink).equals(pa.table(values).take([0, 2, 4, 6, 8]))
 
 
@@ -614,7 +616,7 @@ def test_numbers_that_hardly_repeat_get_no_dictionary(tmp_path: Path) -> None:
     with tables.Input(tmp_path / "in", PARQUET, ["id"]) as source_of_all, Spool(tmp_path / "state") as spool:
         list(source_of_all.key_batches())
         sink = io.BytesIO()
-        source_of_all.write_matched(sink, PARQUET, [True], budget=AMPLE, spool=spool)
+        source_of_all.write_matched(sink, PARQUET, pa.array([True]), budget=AMPLE, spool=spool)
     group = pq.ParquetFile(sink).metadata.row_group(0)
     columns = [group.column(index) for index in range(group.num_columns)]
     dictionaries = {column.path_in_schema for column in columns if "RLE_DICTIONARY" in column.encodings}
@@ -1225,7 +1227,8 @@ def test_bytes_do_not_depend_on_the_budget(
             def written(budget: int) -> bytes:
                 list(source.key_batches())
                 sink = io.BytesIO()
-                assert source.write_matched(sink, out, matched, budget=budget, spool=spool) == sum(matched)
+                mask = pa.array(matched, pa.bool_())
+                assert source.write_matched(sink, out, mask, budget=budget, spool=spool) == sum(matched)
                 return sink.getvalue()
 
             data = written(AMPLE)
@@ -1322,6 +1325,7 @@ def test_a_full_disk_is_74_and_leaves_nothing(tmp_path: Path, fmt: FileFormat) -
     source = read(
         tmp_path, table if fmt == PARQUET else "".join(["id,note\n", *(f"{r},{r * 9}\n" for r in rows)]).encode()
     )
+    mask = pa.array([True] * source.rows)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for budget in (AMPLE, 1 << 20):
         with Spool(tmp_path / "state") as spool:
@@ -1329,7 +1333,7 @@ def test_a_full_disk_is_74_and_leaves_nothing(tmp_path: Path, fmt: FileFormat) -
             resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
             try:
                 with pytest.raises(StorageError) as caught, AtomicFile(tmp_path / "out") as target:
-                    source.input.write_matched(target.file, CSV, [True] * source.rows, budget=budget, spool=spool)
+                    source.input.write_matched(target.file, CSV, mask, budget=budget, spool=spool)
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             assert caught.value.code == 74

@@ -24,6 +24,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+
 from psicli.files import file_format
 from psicli.spool import Spool
 from psicli.tables import Input
@@ -42,7 +44,8 @@ def run(path, target, budget, spool):
             pass
         keys = status("VmHWM") - idle
         forget_peak()
-        rows = source.write_matched(file, file_format(target), [True] * source.rows, budget=budget, spool=spool)
+        mask = pa.array([True] * source.rows)
+        rows = source.write_matched(file, file_format(target), mask, budget=budget, spool=spool)
         return rows, keys, status("VmHWM") - idle
 
 small, path, target = map(Path, sys.argv[1:4])
@@ -114,6 +117,7 @@ def test_wide_rows_are_read_by_their_matches(tmp_path: Path) -> None:
     program = """
 import sys, time
 from pathlib import Path
+import pyarrow as pa
 from psicli.files import file_format
 from psicli.spool import Spool
 from psicli.tables import Input
@@ -128,7 +132,7 @@ with Input(folder / "in.parquet", file_format("in.parquet"), ["id"]) as source, 
         pass
     print(bytes_read() - start)
     with open(folder / "out.parquet", "wb") as file:
-        matched = [n % 10 == 0 for n in range(source.rows)]
+        matched = pa.array([n % 10 == 0 for n in range(source.rows)])
         print(source.write_matched(file, file_format("out.parquet"), matched, budget=1 << 30, spool=spool))
 """
     arguments = [sys.executable, "-c", program, str(tmp_path)]

@@ -42,7 +42,7 @@ from psicli.errors import (
     TlsHandshakeError,
 )
 from psicli.link import Dialer, Link, Listener
-from psicli.protocol import Hello
+from psicli.protocol.messages import Hello
 from psicli.tls import TlsCredentials
 from psicli.wire import encode_hello
 
@@ -78,7 +78,7 @@ def credentials(folder: Path, certificate: str, own: str, peer: str, ca: str = "
 
 
 def hello(party: str) -> bytes:
-    return encode_hello(Hello("0", party, "job", (), 8, os.urandom(32)))
+    return encode_hello(Hello("0", party, "job", (), 1024, 1 << 14, os.urandom(32)))
 
 
 class Meeting:

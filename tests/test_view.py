@@ -15,15 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pair import TASK_SID, PeerChannel, exchange_end, items_of, setup
+from pair import BIN_ITEMS, FRAME_ITEMS, TASK_SID, PeerChannel, exchange_end, items_of, prepared_of, setup
 from runner import DEADLINE, DIALER, LISTENER, PARTIES, Pair, Result, Side
 from tapped import Recording, record, tapped_pair
 
 from psicli import curve
-from psicli.protocol import Ack, MaskOwn, MaskPeer, Message, Receiver, Sender, Work
+from psicli.protocol.bins import number_of_bins
+from psicli.protocol.messages import Message, Received, Working
+from psicli.protocol.streams import Place
+from psicli.protocol.task import Receiver, Sender
+from psicli.protocol.work import CheckLists, MaskOwn, MaskPeer, Work
 from psicli.wire import encode
+from psicli.worker import Worker
 
 COUNT = 300
+# So many make two bins where bins are as small as a job file allows.
+COUNT_OF_TWO_BINS = 17_000
 
 
 @pytest.fixture
@@ -40,54 +47,80 @@ def shape(message: Message) -> tuple[str, int, int]:
 # One-sided: everything or nothing matches ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("common", [0, 1, 40], ids=["nothing", "one", "everything"])
-def test_what_a_receiver_sends_is_the_same_message_by_message(common: int) -> None:
+@pytest.mark.parametrize(("count", "bin_items", "bins"), [(40, BIN_ITEMS, 1), (200, 128, 8)], ids=["one bin", "8 bins"])
+@pytest.mark.parametrize("share", ["nothing", "one", "everything"])
+def test_what_a_receiver_sends_is_the_same_message_by_message(
+    share: str, count: int, bin_items: int, bins: int
+) -> None:
     """Several frames, in an order that no thread decides."""
-    assert messages_to_a_sender(common) == messages_to_a_sender(0)
+    common = {"nothing": 0, "one": 1, "everything": count}[share]
+    assert number_of_bins(count, count, bin_items) == bins
+    assert messages_to_a_sender(common, count, bin_items) == messages_to_a_sender(0, count, bin_items)
 
 
-def messages_to_a_sender(common: int) -> list[tuple[str, int, int]]:
-    """Run a receiver of 40 items against a scripted sender, who has so many of them."""
-    own = items_of(f"k{number}" for number in range(40))
-    theirs = items_of(f"k{number}" for number in range(40 - common, 80 - common))
-    scalar = bytes([7]) * 32
+def messages_to_a_sender(common: int, count: int, bin_items: int) -> list[tuple[str, int, int]]:
+    """Run a receiver of so many items against a sender of as many, who takes its turns when it is asked for messages.
 
-    def answer(work: Work) -> bytes:
+    common: how many of them both have.
+    """
+    own = items_of(f"k{number}" for number in range(count))
+    theirs = prepared_of(items_of(f"k{number}" for number in range(count - common, 2 * count - common)), TASK_SID).items
+    sender = Sender(setup(probe=curve.probe(TASK_SID), bin_items=bin_items))
+    workers: dict[Place, Worker] = {}
+
+    def answer(work: Work, place: Place | None) -> bytes:
+        assert place is not None
+        if place not in workers:
+            items = theirs.bin(place.bin, sender.number_of_bins, 1 << 30)
+            workers[place] = Worker(place.sid, items, *sender.capacities, FRAME_ITEMS, receives=False)
         match work:
             case MaskOwn(start, stop):
-                return curve.hash_and_mask(theirs.slice(start, stop - start), TASK_SID, scalar)
-            case MaskPeer(_, points):
-                return curve.tokens(curve.mask(points, scalar)[0], TASK_SID)
+                return workers[place].mask_own(start, stop)
+            case MaskPeer(seq, points):
+                return workers[place].mask_peer(seq, points) or b""
+            case CheckLists():
+                workers[place].check()
         return b""
 
-    channel = PeerChannel(Sender(setup(40, probe=curve.probe(TASK_SID))), answer)
-    end = exchange_end(Receiver, own, channel)
+    channel = PeerChannel(sender, count, answer)
+    end = exchange_end(Receiver, own, channel, bin_items=bin_items)
     end.drive()
-    assert int(end.exchange.match().sum()) == common
+    assert end.matches().count == common
+    assert sum(isinstance(message, Received) for message in channel.sent) == sender.number_of_bins
     return [shape(message) for message in channel.sent]
 
 
-def two_tasks(pair: Pair, name: str, *, full: bool) -> None:
+def two_tasks(pair: Pair, name: str, *, full: bool, count: int = COUNT) -> None:
     """Write inputs of which everything or nothing matches; the sender's are the same either way."""
     for party in PARTIES:
-        first = 0 if full or party == DIALER else COUNT
-        rows = "".join(f"k{number:06},note\n" for number in range(first, first + COUNT))
+        first = 0 if full or party == DIALER else count
+        rows = "".join(f"k{number:06},note\n" for number in range(first, first + count))
         pair.path(party, "in.csv").write_text("id,note\n" + rows)
         pair.jobs[party]["tasks"] = []
     for task in ("one", "two"):
         pair.add(task, Side(["id"], "in.csv", f"out/{name}-{task}.csv"), Side(["id"], "in.csv"))
 
 
-def test_a_sender_sees_the_same_run(tapped: tuple[Pair, int]) -> None:
+@pytest.mark.parametrize(("count", "bins"), [(COUNT, 1), (COUNT_OF_TWO_BINS, 2)], ids=["one bin", "two bins"])
+def test_a_sender_sees_the_same_run(tapped: tuple[Pair, int], count: int, bins: int) -> None:
     pair, port = tapped
+    for party in PARTIES:
+        pair.jobs[party]["pipeline"] = {"bin_items": 16_384}
     views = []
     for name, full in (("full", True), ("empty", False)):
-        two_tasks(pair, name, full=full)
+        two_tasks(pair, name, full=full, count=count)
+        # What a sender keeps of its part is no matter here.
+        pair.environment = {"PSICLI_STATE_DIR": str(pair.folder / name)}
         recording = record(pair, port, "--json", "--verbose")
         lines = [pair.path(LISTENER, f"out/{name}-{task}.csv").read_text().count("\n") for task in ("one", "two")]
-        assert lines == [1 + COUNT * full] * 2
-        views.append(view_of(recording, DIALER))
+        assert lines == [1 + count * full] * 2
+        view = view_of(recording, DIALER)
+        if bins > 1:
+            # Two bins are under way: which one's message comes first is chance.
+            view["messages"] = {sender: [sorted(each) for each in tasks] for sender, tasks in view["messages"].items()}
+        views.append(view)
     assert views[0] == views[1]
+    assert [task["bins"] for task in views[0]["report"]["tasks"]] == [bins] * 2
 
 
 def view_of(recording: Recording, party: str) -> dict[str, Any]:
@@ -103,7 +136,7 @@ def view_of(recording: Recording, party: str) -> dict[str, Any]:
 
 def messages_by_task(recording: Recording, sender: str) -> list[list[tuple[str, int, int]]]:
     """The first task's Hello, then each task's own messages: where the second one's Open falls between is chance."""
-    sent = [m for m in recording.sent[sender] if not (isinstance(m, Ack) and m.stream == 0)]
+    sent = [m for m in recording.sent[sender] if not isinstance(m, Working)]
     return [[shape(m) for m in sent if getattr(m, "task", None) == task] for task in (None, 0, 1)]
 
 
@@ -169,10 +202,12 @@ FAILURES = {
 FAILING_MATCH = """
 import signal
 from psicli.errors import StorageError
-from psicli.pipeline import TaskExchange
-def fail(self):
+from psicli.worker import Worker
+match = Worker.match
+def fail(self, *, bitmap=False):
     {failure}
-TaskExchange._match_both = fail
+    return match(self, bitmap=bitmap)
+Worker.match = fail
 """
 
 

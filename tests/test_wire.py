@@ -15,28 +15,30 @@ import psicli
 from psicli import psi_pb2 as pb
 from psicli import wire
 from psicli.errors import PeerProtocolError
-from psicli.protocol import (
-    CHUNK_ITEMS,
+from psicli.protocol.bins import MAX_BINS
+from psicli.protocol.messages import (
     Abort,
-    Ack,
     Bye,
-    Chunk,
     Commit,
     Done,
     End,
+    Frame,
     Hello,
     HelloOctets,
+    Kept,
     Message,
+    Offer,
     Open,
     Purpose,
     Ready,
     Received,
     Reconnect,
-    ResumeOffer,
-    StreamOffset,
+    Restart,
     Taken,
     TaskTerms,
+    Working,
 )
+from psicli.protocol.streams import FRAME_ITEMS, LEAST_FRAME_ITEMS
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
@@ -44,29 +46,28 @@ digests = st.binary(min_size=32, max_size=32)
 # Not surrogates: they are no text.
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
-offers = st.builds(
-    ResumeOffer,
-    task_sid=digests,
-    own_count=u64,
-    peer_count=u64,
-    offsets=st.lists(st.builds(StreamOffset, stream=u32, frames=u64, digest=digests), max_size=4).map(tuple),
-)
+
+@st.composite
+def offered(draw: st.DrawFn) -> Kept:
+    """What an Offer can name: bits for as many bins as there are, in whole bytes, so that spare ones may be set too."""
+    bins = draw(st.integers(0, 40) | st.just(MAX_BINS))
+    finished = draw(st.integers(0, (1 << -(-bins // 8) * 8) - 1))
+    return Kept(draw(digests), draw(u64), draw(u64), bins, finished, draw(st.booleans()))
+
+
+where = {"task": u32, "bin": u32, "attempt": u32}
 messages: dict[type[Message], st.SearchStrategy[Message]] = {
     HelloOctets: st.builds(HelloOctets, octets=st.binary(max_size=200)),
-    Open: st.builds(
-        Open,
-        task=u32,
-        count=u64,
-        probe=st.binary(min_size=16, max_size=16),
-        resume=st.none() | offers,
-    ),
-    Chunk: st.builds(Chunk, task=u32, stream=u32, seq=u64, data=st.binary(max_size=300)),
-    End: st.builds(End, task=u32, stream=u32, count=u64, digest=digests),
-    Received: st.builds(Received, task=u32),
+    Offer: st.builds(Offer, task=u32, kept=st.none() | offered()),
+    Open: st.builds(Open, task=u32, count=u64, probe=st.binary(min_size=16, max_size=16)),
+    Frame: st.builds(Frame, **where, stream=u32, seq=u32, data=st.binary(max_size=300)),
+    End: st.builds(End, **where, stream=u32, count=u64, digest=digests),
+    Received: st.builds(Received, **where, digest=st.just(b"") | digests),
+    Restart: st.builds(Restart, **where),
     Ready: st.builds(Ready, task=u32),
-    Commit: st.builds(Commit, task=u32),
-    Done: st.builds(Done, task=u32),
-    Ack: st.builds(Ack, task=u32, stream=u32.filter(bool), frames=u64, digest=digests) | st.builds(Ack, task=u32),
+    Commit: st.builds(Commit, task=u32, digest=digests),
+    Done: st.builds(Done, task=u32, digest=digests),
+    Working: st.just(Working()),
     Abort: st.builds(Abort, failure_class=u32),
     Reconnect: st.builds(Reconnect, sid=digests, attempt=u32, messages=u64),
     Taken: st.builds(Taken, messages=u64),
@@ -79,14 +80,17 @@ hellos = st.builds(
     party=names,
     job=names,
     tasks=st.lists(st.builds(TaskTerms, names, names, st.booleans(), u32), max_size=5).map(tuple),
-    chunk_items=st.integers(1, wire.MAX_CHUNK_ITEMS // 8).map(lambda n: n * 8),
+    frame_items=st.integers(LEAST_FRAME_ITEMS // 8, wire.MAX_FRAME_ITEMS // 8).map(lambda n: n * 8),
+    bin_items=st.integers(0, 31).map(lambda bits: 1 << bits),
     nonce=digests,
     purpose=st.sampled_from(Purpose),
     protocol_version=u32,
     suite=names,
+    recv_timeout_ms=u32,
+    clock_ms=u64,
 )
 
-HELLO = Hello("0.1.0", "alice", "nightly", (TaskTerms("customers", "alice", True, 2),), 2048, bytes(range(32)))
+HELLO = Hello("0.1.0", "alice", "nightly", (TaskTerms("customers", "alice", True, 2),), 2048, 1 << 20, bytes(range(32)))
 
 
 # Round trips ---------------------------------------------------------------------------------------------------
@@ -119,25 +123,28 @@ def test_a_hello_survives_the_wire(hello: Hello) -> None:
 
 
 def test_a_full_frame_is_far_below_the_cap() -> None:
-    for items in (CHUNK_ITEMS, wire.MAX_CHUNK_ITEMS):
-        octets = wire.encode(Chunk(2**32 - 1, 2**32 - 1, 2**64 - 1, bytes(items * 32)))
+    for items in (FRAME_ITEMS, wire.MAX_FRAME_ITEMS):
+        octets = wire.encode(Frame(*[2**32 - 1] * 5, bytes(items * 32)))
         assert len(octets) < items * 32 + 64 <= wire.MAX_MESSAGE_BYTES
 
 
 # Junk ----------------------------------------------------------------------------------------------------------
 
-OFFER = ResumeOffer(bytes(32), 1, 2, (StreamOffset(1, 2, bytes(32)),))
+KEPT = Kept(bytes(32), 1, 2, 16, 0x8001)
 EXAMPLES: list[Message] = [
     HelloOctets(wire.encode_hello(HELLO)),
-    Open(1, 1000, bytes(range(16)), OFFER),
-    Chunk(1, 2, 3, bytes(range(64))),
-    End(1, 2, 1000, bytes(range(32))),
-    Received(1),
+    Offer(1),
+    Offer(2, KEPT),
+    Open(1, 1000, bytes(range(16))),
+    Frame(1, 2, 0, 3, 4, bytes(range(64))),
+    End(1, 2, 1, 3, 1000, bytes(range(32))),
+    Received(1, 0, 0),
+    Received(1, 2, 1, bytes(range(32))),
+    Restart(1, 2, 1),
     Ready(300),
-    Commit(0),
-    Done(7),
-    Ack(1, 2, 3, bytes(range(32))),
-    Ack(1),
+    Commit(1, bytes(range(32))),
+    Done(7, bytes(range(32))),
+    Working(),
     Abort(76),
     Reconnect(bytes(range(32)), 2, 7),
     Taken(1 << 40),
@@ -189,10 +196,10 @@ def test_whatever_is_added_is_refused(message: Message) -> None:
         assert refused(extra + octets)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["open", "chunk", "end", "received", "ready", "commit", "done", "ack", "abort", "reconnect", "taken", "bye"],
-)
+KINDS = [field.name for field in pb.Envelope.DESCRIPTOR.fields if field.name != "hello"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_unknown_field_inside_is_refused(kind: str) -> None:
     for message in EXAMPLES:
         envelope = pb.Envelope.FromString(wire.encode(message))
@@ -242,30 +249,57 @@ def test_junk_is_no_hello(octets: bytes) -> None:
 def test_lengths_of_fixed_fields(length: int) -> None:
     octets = bytes(length)
     for message in (
+        Offer(0, replace(KEPT, partition_sid=octets)),
         Open(0, 1, octets),
-        Open(0, 1, bytes(16), replace(OFFER, task_sid=octets)),
-        Open(0, 1, bytes(16), replace(OFFER, offsets=(StreamOffset(1, 2, octets),))),
-        End(0, 1, 1, octets),
-        Ack(0, 1, 1, octets),
+        End(0, 0, 0, 1, 1, octets),
+        Commit(0, octets),
+        Done(0, octets),
+        Reconnect(octets, 1, 1),
     ):
         assert refused(wire.encode(message))
+    # The last Received of a one-sided task alone has a digest.
+    assert refused(wire.encode(Received(0, 0, 0, octets))) == bool(octets)
     with pytest.raises(PeerProtocolError):
         wire.decode_hello(wire.encode_hello(replace(HELLO, nonce=octets)))
 
 
-def test_an_ack_of_no_stream_holds_no_digest() -> None:
-    assert refused(wire.encode(Ack(0, 0, 0, bytes(32))))
+@pytest.mark.parametrize(("bins", "octets"), [(0, 1), (1, 0), (1, 2), (8, 2), (9, 1), (16, 3), (MAX_BINS, 8191)])
+def test_an_offer_has_a_bit_for_each_bin_in_whole_bytes(bins: int, octets: int) -> None:
+    kept = pb.Kept(partition_sid=bytes(32), own_count=1, peer_count=1, bins=bins, finished=bytes(octets))
+    assert refused(pb.Envelope(offer=pb.Offer(task=0, kept=kept)).SerializeToString())
 
 
-@pytest.mark.parametrize("items", [0, 1, 4, 7, 9, 2047, wire.MAX_CHUNK_ITEMS + 1, wire.MAX_CHUNK_ITEMS + 8, 2**32 - 8])
-def test_impossible_chunk_sizes(items: int) -> None:
+@pytest.mark.parametrize("bins", [MAX_BINS + 1, 2 * MAX_BINS, 2**32 - 1])
+def test_an_offer_of_more_bins_than_there_may_be(bins: int) -> None:
+    """Before its bits are looked at, which would be up to half a gigabyte."""
+    kept = pb.Kept(partition_sid=bytes(32), own_count=1, peer_count=1, bins=bins, finished=b"")
+    with pytest.raises(PeerProtocolError, match=f"it offers to continue a task of {bins} bins"):
+        wire.decode(pb.Envelope(offer=pb.Offer(task=0, kept=kept)).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "items", [0, 1, 8, 512, 1016, 1023, 1025, 2047, wire.MAX_FRAME_ITEMS + 1, wire.MAX_FRAME_ITEMS + 8, 2**32 - 8]
+)
+def test_impossible_frame_sizes(items: int) -> None:
     with pytest.raises(PeerProtocolError):
-        wire.decode_hello(wire.encode_hello(replace(HELLO, chunk_items=items)))
+        wire.decode_hello(wire.encode_hello(replace(HELLO, frame_items=items)))
 
 
-@pytest.mark.parametrize("items", [8, 2048, CHUNK_ITEMS, wire.MAX_CHUNK_ITEMS])
-def test_possible_chunk_sizes(items: int) -> None:
-    assert wire.decode_hello(wire.encode_hello(replace(HELLO, chunk_items=items))).chunk_items == items
+@pytest.mark.parametrize("items", [1024, 1032, 2048, FRAME_ITEMS, wire.MAX_FRAME_ITEMS])
+def test_possible_frame_sizes(items: int) -> None:
+    assert wire.decode_hello(wire.encode_hello(replace(HELLO, frame_items=items))).frame_items == items
+
+
+@pytest.mark.parametrize("items", [0, 3, 16_383, 16_385, 3 << 20, 2**32 - 1])
+def test_impossible_bin_sizes(items: int) -> None:
+    with pytest.raises(PeerProtocolError, match="a Hello with an impossible bin size"):
+        wire.decode_hello(wire.encode_hello(replace(HELLO, bin_items=items)))
+
+
+@pytest.mark.parametrize("items", [1, 8192, 16_384, 1 << 20, 1 << 31])
+def test_possible_bin_sizes(items: int) -> None:
+    """Whether it is large enough is a question of the agreement."""
+    assert wire.decode_hello(wire.encode_hello(replace(HELLO, bin_items=items))).bin_items == items
 
 
 @pytest.mark.parametrize("purpose", [0, 3, 2**31 - 1])
@@ -278,7 +312,7 @@ def test_a_hello_needs_a_known_purpose(purpose: int) -> None:
 
 def test_a_hello_of_another_version_is_read() -> None:
     """The agreement tells of the difference; a later version's new fields must not hide it."""
-    other = replace(HELLO, protocol_version=2, suite="psicli-v2")
+    other = replace(HELLO, protocol_version=3, suite="psicli-v2")
     assert wire.decode_hello(wire.encode_hello(other) + UNKNOWN_FIELD) == other
 
 
@@ -324,7 +358,7 @@ def test_the_generated_files_are_as_the_tool_makes_them(tmp_path: Path) -> None:
 
 def test_a_message_over_the_cap() -> None:
     with pytest.raises(PeerProtocolError, match="a message of more than 2097152 bytes"):
-        wire.decode(wire.encode(Chunk(0, 1, 0, bytes(wire.MAX_MESSAGE_BYTES))))
+        wire.decode(wire.encode(Frame(0, 0, 0, 1, 0, bytes(wire.MAX_MESSAGE_BYTES))))
 
 
 def test_a_hello_that_names_a_million_tasks() -> None:

@@ -53,6 +53,12 @@ def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:
     return columns
 
 
+def _power_of_two(value: int) -> int:
+    if value & (value - 1):
+        raise wrong(f"{value} is no power of two", f"give {1 << value.bit_length() - 1} or {1 << value.bit_length()}")
+    return value
+
+
 def _given_path(value: object) -> object:
     if value == "":
         raise wrong("is empty", "give the path of a file")
@@ -135,6 +141,7 @@ Columns = Annotated[
 _DIGITS = r"0|[1-9][0-9]{0,11}"
 PLAIN_DIGITS = _text_like(_DIGITS, "is not a whole number", "give plain digits, without unit or sign")
 Whole = Annotated[int, PLAIN_DIGITS]
+POWER_OF_TWO = AfterValidator(_power_of_two)
 _RATE = r"1(?:\.0{1,12})?|0\.(?!0+$)[0-9]{1,12}"
 Rate = Annotated[
     float,

@@ -12,11 +12,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from psicli.config.fields import wrong
 from psicli.errors import shown
-
-# Python, Arrow, gRPC, the kernel and their threads, before a row has been read [bytes].
-LIBRARIES = 220_000_000
-# Less leaves no room for a few frames and blocks of a file beside the libraries [bytes].
-LEAST_MEMORY = 384_000_000
+from psicli.memory import LEAST_MEMORY
 
 _TEXT = r"([1-9][0-9]{0,14}) ?(?:([KMGT])(i?)B)?"
 _UNITS = " KMGT"

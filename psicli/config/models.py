@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, Tag
 
 from psicli.config.fields import (
     PLAIN_DIGITS,
+    POWER_OF_TWO,
     TABLE,
     TEXT,
     Columns,
@@ -27,12 +28,16 @@ from psicli.config.fields import (
     Whole,
     by_kind,
 )
-from psicli.config.memory import LIBRARIES, Memory, default_memory
+from psicli.config.memory import Memory, default_memory
 from psicli.files import SUFFIXES
 
-# What a frame may hold; the protocol's own limits, which its module states again (a test holds them equal) [items].
-CHUNK_ITEMS_STEP = 8
-MAX_CHUNK_ITEMS = 32_768
+# What a frame and a bin may hold; the protocol's own limits, stated again (a test holds them equal) [items].
+FRAME_ITEMS_STEP = 8
+LEAST_FRAME_ITEMS = 1024
+MAX_FRAME_ITEMS = 32_768
+LEAST_BIN_ITEMS = 1 << 14
+# Bins beyond that need tens of gigabytes.
+MAX_BIN_ITEMS = 1 << 26
 
 
 class _Model(BaseModel):
@@ -43,7 +48,13 @@ class _Model(BaseModel):
 
 
 def _field(description: str, *examples: Any, default: Any = ..., **more: Any) -> Any:
-    return Field(default, description=description, examples=list(examples), **more)
+    """Describe a field; without examples its default is one."""
+    return Field(default, description=description, examples=list(examples) or [default], **more)
+
+
+def _optional(description: str, *examples: Any) -> Any:
+    """Describe a field that may be left out."""
+    return _field(description, *examples, default=None)
 
 
 class TlsFiles(_Model):
@@ -59,20 +70,13 @@ class TlsFiles(_Model):
 class LinkSettings(_Model):
     """How long to try to reach the other party, and how long to bear its silence."""
 
-    connect_retry_times: Whole = _field(
-        "How often to try to reach the other party.", 600, default=600, ge=1, le=1_000_000
-    )
-    connect_retry_interval_ms: Whole = _field("Pause between two tries [ms].", 1000, default=1000, ge=10, le=3_600_000)
+    connect_retry_times: Whole = _field("How often to try to reach the other party.", default=600, ge=1, le=1_000_000)
+    connect_retry_interval_ms: Whole = _field("Pause between two tries [ms].", default=1000, ge=10, le=3_600_000)
     recv_timeout_ms: Whole = _field(
-        "The other party is lost after this long without a sign of life [ms].",
-        300_000,
-        default=300_000,
-        ge=1000,
-        le=86_400_000,
+        "The other party is lost after this long without a sign of life [ms].", default=300_000, ge=1000, le=86_400_000
     )
     reconnect_window_ms: Whole = _field(
         "How long to try to get a connection back that broke; 0 ends the run at once [ms].",
-        600_000,
         default=600_000,
         ge=0,
         le=86_400_000,
@@ -83,24 +87,21 @@ class NodeEntry(_Model):
     """One party and where it is reached."""
 
     party: Name = _field("Name of the party.", "alice")
-    address: DialAddress | None = _field(
+    address: DialAddress | None = _optional(
         "HOST:PORT the other party dials. Required of the first node, which listens; may hold variables.",
         "alice.example.com:18560",
-        default=None,
     )
-    listen_address: ListenAddress | None = _field(
+    listen_address: ListenAddress | None = _optional(
         "IP:PORT the first node listens on. Without it: the loopback address if `address` is one, "
         "else every address of the machine (0.0.0.0). May hold variables.",
         "0.0.0.0:18560",
-        default=None,
     )
-    tls_name: DnsName | None = _field(
-        "DNS name that the party's certificate holds, where it is not the party's name.",
-        "psi.alice.example.com",
-        default=None,
+    tls_name: DnsName | None = _optional(
+        "DNS name that the party's certificate holds, where it is not the party's name.", "psi.alice.example.com"
     )
 
 
+_Tls = Annotated[Annotated[TlsFiles, Tag(TABLE)] | Annotated[Literal["insecure"], Tag(TEXT)], by_kind]
 _ALICE = {"party": "alice", "address": "alice.example.com:18560", "listen_address": "0.0.0.0:18560"}
 _TLS = {"ca_file": "ca.pem", "certificate_file": "alice.pem", "private_key_file": "alice.key"}
 
@@ -114,41 +115,41 @@ class ClusterEntry(_Model):
         json_schema_extra={"minItems": 2, "maxItems": 2},
     )
     link_desc: LinkSettings = _field("Retries and timeouts.", {"recv_timeout_ms": 60000}, default_factory=LinkSettings)
-    tls: Annotated[Annotated[TlsFiles, Tag(TABLE)] | Annotated[Literal["insecure"], Tag(TEXT)], by_kind] | None = (
-        _field(
-            "Files for mutual TLS, or the word insecure. Without it only loopback addresses are allowed.",
-            _TLS,
-            "insecure",
-            default=None,
-        )
+    tls: _Tls | None = _optional(
+        "Files for mutual TLS, or the word insecure. Without it only loopback addresses are allowed.", _TLS, "insecure"
     )
 
 
 class PsiEntry(_Model):
     """Defaults of every task."""
 
-    receiver: Name | None = _field("Party that learns the result.", "alice", default=None)
-    broadcast_result: Truth = _field("Whether the other party learns the result too.", False, default=False)
+    receiver: Name | None = _optional("Party that learns the result.", "alice")
+    broadcast_result: Truth = _field("Whether the other party learns the result too.", default=False)
 
 
 # The bounds come before the check of the text, or the JSON Schema would not say them.
 _Threads = Annotated[int, Field(ge=1, le=1024), PLAIN_DIGITS]
-_Limit = Annotated[int, Field(ge=1), PLAIN_DIGITS]
-_ChunkItems = Annotated[int, Field(ge=CHUNK_ITEMS_STEP, le=MAX_CHUNK_ITEMS, multiple_of=CHUNK_ITEMS_STEP), PLAIN_DIGITS]
+_Limit = Annotated[int, Field(ge=1), PLAIN_DIGITS] | None
+_FrameItems = Annotated[
+    int, Field(ge=LEAST_FRAME_ITEMS, le=MAX_FRAME_ITEMS, multiple_of=FRAME_ITEMS_STEP), PLAIN_DIGITS
+]
+_BinItems = Annotated[int, Field(ge=LEAST_BIN_ITEMS, le=MAX_BIN_ITEMS), PLAIN_DIGITS, POWER_OF_TWO]
 
 
 class PipelineSettings(_Model):
     """How this party works; the other one need not agree."""
 
-    threads: _Threads | None = _field("Threads that compute; default all cores this process may use.", 4, default=None)
-    depth: Whole = _field(
-        "Frames of a task that may be under way between reading and sending.", 4, default=4, ge=1, le=64
-    )
-    chunk_items: _ChunkItems | None = _field(
-        f"Points in a frame, a multiple of {CHUNK_ITEMS_STEP}; the smaller number of both sides counts. Default 16384 "
+    threads: _Threads | None = _optional("Threads that compute; default all cores this process may use.", 4)
+    depth: Whole = _field("Frames of a bin that may be under way between reading and sending.", default=4, ge=1, le=64)
+    frame_items: _FrameItems | None = _optional(
+        f"Points in a frame, a multiple of {FRAME_ITEMS_STEP}; the smaller number of both sides counts. Default 16384 "
         "with the native backend, 2048 with the reference.",
         16384,
-        default=None,
+    )
+    bin_items: _BinItems | None = _optional(
+        "Items in a bin, a power of two; the smaller number of both sides counts. A task is exchanged bin by bin, and "
+        "a run that was cut short is resumed at a bin. Default what `memory` has room for, at most 1048576.",
+        262144,
     )
     memory: Memory = _field(
         "What the process may fill, at least 384MB: 512MB, 2GB, 400MiB or a number of bytes. What does not fit goes to "
@@ -157,34 +158,23 @@ class PipelineSettings(_Model):
         default_factory=default_memory,
     )
 
-    @property
-    def working_memory(self) -> int:
-        """What is left of the memory for a job's data [bytes]: the libraries take their part before the first row."""
-        return self.memory - LIBRARIES
-
 
 class PolicySettings(_Model):
     """What this party allows; the other one need not agree, and is not told the limits. What is left out has none."""
 
-    min_peer_items: _Limit | None = _field(
-        "The least distinct items the other party must have in every task.", 1000, default=None
-    )
-    max_peer_items: _Limit | None = _field(
-        "The most distinct items the other party may have in every task.", 10_000_000, default=None
-    )
-    max_runs_per_day: _Limit | None = _field(
+    min_peer_items: _Limit = _optional("The least distinct items the other party must have in every task.", 1000)
+    max_peer_items: _Limit = _optional("The most distinct items the other party may have in every task.", 10_000_000)
+    max_runs_per_day: _Limit = _optional(
         "How often an input may be run with the same party and key columns within 24 hours, whatever the task is "
         "called and however it ended.",
         2,
-        default=None,
     )
-    max_match_rate: Rate | None = _field(
+    max_match_rate: Rate | None = _optional(
         "The largest part of this party's distinct items that may match; checked where this party learns the result.",
         0.25,
-        default=None,
     )
-    min_output_rows: _Limit | None = _field(
-        "The fewest rows an output may have; checked where this party learns the result.", 10, default=None
+    min_output_rows: _Limit = _optional(
+        "The fewest rows an output may have; checked where this party learns the result.", 10
     )
 
 
@@ -207,9 +197,9 @@ class TaskEntry(_Model):
         {"alice": "out/customers.csv"},
         default={},
     )
-    receiver: Name | None = _field("Party that learns the result; default psi.receiver.", "alice", default=None)
-    broadcast_result: Truth | None = _field(
-        "Whether the other party learns the result too; default psi.broadcast_result.", False, default=None
+    receiver: Name | None = _optional("Party that learns the result; default psi.receiver.", "alice")
+    broadcast_result: Truth | None = _optional(
+        "Whether the other party learns the result too; default psi.broadcast_result.", False
     )
 
 
@@ -227,9 +217,7 @@ class JobFile(_Model):
     model_config = ConfigDict(title="psicli job file")
 
     job: Name = _field("Name of the job, the same on both sides.", "nightly-overlap")
-    self_party: Name | None = _field(
-        "Party that runs here; --party and PSICLI_PARTY come before it.", "alice", default=None
-    )
+    self_party: Name | None = _optional("Party that runs here; --party and PSICLI_PARTY come before it.", "alice")
     cluster: ClusterEntry = _field(
         "Who takes part, and how they reach each other.",
         {"nodes": [{"party": "alice", "address": "127.0.0.1:18560"}, {"party": "bob"}]},

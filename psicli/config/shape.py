@@ -6,39 +6,30 @@ Also the place to look up what a field should look like: `example` is the advice
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from psicli.config.document import Document, Loc, as_yaml
 from psicli.config.fields import MAX_NAME, TAGS
-from psicli.config.models import (
-    ClusterEntry,
-    JobFile,
-    LinkSettings,
-    NodeEntry,
-    PipelineSettings,
-    PolicySettings,
-    PsiEntry,
-    TaskEntry,
-    TlsFiles,
-)
+from psicli.config.models import JobFile
 from psicli.errors import shown
 
+
+def _models_in(kind: Any, loc: Loc) -> Iterator[tuple[Loc, type[BaseModel]]]:
+    """Find the models in a type at a place, and in their fields."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield loc, kind
+        for name, field in kind.model_fields.items():
+            yield from _models_in(field.annotation, (*loc, name))
+    for part in get_args(kind):
+        yield from _models_in(part, (*loc, 0) if get_origin(kind) is tuple else loc)
+
+
 # The model of each place that holds fields; list positions are all 0.
-MODELS: dict[Loc, type[BaseModel]] = {
-    (): JobFile,
-    ("cluster",): ClusterEntry,
-    ("cluster", "nodes", 0): NodeEntry,
-    ("cluster", "link_desc"): LinkSettings,
-    ("cluster", "tls"): TlsFiles,
-    ("psi",): PsiEntry,
-    ("pipeline",): PipelineSettings,
-    ("policy",): PolicySettings,
-    ("tasks", 0): TaskEntry,
-}
+MODELS: dict[Loc, type[BaseModel]] = dict(_models_in(JobFile, ()))
 
 
 def check_shape(document: Document) -> None:

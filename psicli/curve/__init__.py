@@ -34,25 +34,26 @@ from psicli.errors import (
 )
 
 __all__ = [
-    "BACKENDS", "DST", "ORDER_SECRET_BYTES", "POINT_BYTES", "TOKEN_BYTES", "Backend", "backend", "chunk_items",
-    "hash_and_mask", "mask", "on_curve", "order_keys", "packed_items", "probe", "self_test", "set_threads", "threads",
-    "tokens",
+    "BACKENDS", "DST", "HASH_KEY_BYTES", "ITEM_TAG", "PADDING_TAG", "POINT_BYTES", "TOKEN_BYTES", "Backend", "backend",
+    "frame_items", "hash_and_mask", "keyed_hashes", "mask", "on_curve", "packed_items", "probe", "self_test",
+    "set_threads", "threads", "tokens",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 POINT_BYTES = 32
 TOKEN_BYTES = 16
-# 128 bits: two of 2^30 items share an order key with a chance below 2^-68.
-ORDER_KEY_BYTES = 16
-ORDER_SECRET_BYTES = 32
-TASK_SID_BYTES = 32
+# 128 bits: two of 2^30 items share a keyed hash with a chance below 2^-68.
+HASH_BYTES = 16
+HASH_KEY_BYTES = 32
+SID_BYTES = 32
 SCALAR_BYTES = 32
 
 DST = b"PSICLI-V01-CS01-with-curve25519_XMD:SHA-512_ELL2_RO_"
-# What is hashed to the curve begins with the task sid and one of these, so that no item is ever the probe.
+# What is hashed to the curve begins with a session id and one of these, so that no item is ever the probe or padding.
 PROBE_TAG = b"\x00"
 ITEM_TAG = b"\x01"
+PADDING_TAG = b"\x02"
 TOKEN_PREFIX = b"psicli/v1/token\0"
 PROBE_PREFIX = b"psicli/v1/probe\0"
 
@@ -61,15 +62,16 @@ SPOT_CHECK_RUN = 65_536
 
 BytesLike = bytes | bytearray | memoryview
 B = TypeVar("B", bytes, bytearray, bytes | bytearray)
+V = TypeVar("V", bytes, memoryview)
 
 
 class Backend(Protocol):
     """What a backend provides: these functions, and the same bytes out of each as any other.
 
-    CHUNK_ITEMS: points a frame that suit it: well below a second of work, so that an abort is answered within two.
+    FRAME_ITEMS: points a frame that suit it: well below a second of work, so that an abort is answered within two.
     """
 
-    CHUNK_ITEMS: int
+    FRAME_ITEMS: int
 
     def hash_to_points(self, items: pa.LargeBinaryArray, prefix: bytes, dst: bytes) -> bytes: ...
 
@@ -77,7 +79,7 @@ class Backend(Protocol):
         self, items: pa.LargeBinaryArray, prefix: bytes, dst: bytes, scalar: bytes | bytearray
     ) -> bytes: ...
 
-    def order_keys(self, items: pa.LargeBinaryArray, secret: bytes) -> bytes: ...
+    def keyed_hashes(self, items: pa.LargeBinaryArray, secret: bytes) -> bytes: ...
 
     def mask(self, points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int]]: ...
 
@@ -134,19 +136,22 @@ def _tell_of_fallback() -> None:
     )
 
 
-def chunk_items() -> int:
+def frame_items() -> int:
     """Return how many points a frame suit the backend in use [points]."""
-    return BACKENDS[backend()].CHUNK_ITEMS
+    return BACKENDS[backend()].FRAME_ITEMS
 
 
-def hash_and_mask(items: pa.LargeBinaryArray, task_sid: bytes, scalar: bytes | bytearray) -> bytes:
-    """Hash items to the curve under this task and multiply them by the scalar; return packed points.
+def hash_and_mask(
+    items: pa.LargeBinaryArray, bin_sid: bytes, scalar: bytes | bytearray, tag: bytes = ITEM_TAG
+) -> bytes:
+    """Hash items to the curve under a bin's id and multiply them by the scalar; return packed points.
 
-    Raises SelfCheckError where the arithmetic meets an impossible case. Constant time in the scalar.
+    tag: what they are, so that padding is never an item. Raises SelfCheckError where the arithmetic meets an impossible
+    case. Constant time in the scalar.
     """
     if items.null_count:
         raise InternalError(detail="a null item reached the curve")
-    name, prefix = backend(), _exactly(TASK_SID_BYTES, task_sid) + ITEM_TAG
+    name, prefix = backend(), _exactly(SID_BYTES, bin_sid) + tag
     points = BACKENDS[name].hash_and_mask(items, prefix, DST, _exactly(SCALAR_BYTES, scalar))
 
     def is_right(at: int) -> bool:
@@ -156,22 +161,22 @@ def hash_and_mask(items: pa.LargeBinaryArray, task_sid: bytes, scalar: bytes | b
     return points
 
 
-def order_keys(items: pa.LargeBinaryArray, secret: bytes) -> bytes:
-    """Return the packed order keys SHA-256(secret ‖ item)[:16] of items, by which they are put in their secret order.
+def keyed_hashes(items: pa.LargeBinaryArray, key: bytes) -> bytes:
+    """Return the packed hashes SHA-256(key ‖ item)[:16] of items, which cut them into bins and tell them apart.
 
-    Constant time in items and secret on the native backend.
+    Constant time in items and key on the native backend.
     """
     if items.null_count:
         raise InternalError(detail="a null item reached the curve")
     name = backend()
-    keys = BACKENDS[name].order_keys(items, _exactly(ORDER_SECRET_BYTES, secret))
+    hashes = BACKENDS[name].keyed_hashes(items, _exactly(HASH_KEY_BYTES, key))
 
     def is_right(at: int) -> bool:
-        right = reference.order_keys(items.slice(at, 1), secret)
-        return keys[ORDER_KEY_BYTES * at : ORDER_KEY_BYTES * (at + 1)] == right
+        right = reference.keyed_hashes(items.slice(at, 1), key)
+        return hashes[HASH_BYTES * at : HASH_BYTES * (at + 1)] == right
 
     _spot_check(name, len(items), is_right)
-    return keys
+    return hashes
 
 
 def mask(points: BytesLike, scalar: bytes | bytearray) -> tuple[bytes, list[int]]:
@@ -184,7 +189,7 @@ def mask(points: BytesLike, scalar: bytes | bytearray) -> tuple[bytes, list[int]
     products, bad = BACKENDS[name].mask(packed, _exactly(SCALAR_BYTES, scalar))
 
     def is_right(at: int) -> bool:
-        return (_point(products, at), [0] if at in bad else []) == reference.mask(_only(packed, at), scalar)
+        return (_point(products, at), [0] if at in bad else []) == reference.mask(_point(packed, at), scalar)
 
     _spot_check(name, len(packed) // POINT_BYTES, is_right)
     # Before the peer is blamed for a bad point.
@@ -193,13 +198,13 @@ def mask(points: BytesLike, scalar: bytes | bytearray) -> tuple[bytes, list[int]
     return products, bad
 
 
-def tokens(points: BytesLike, task_sid: bytes) -> bytes:
+def tokens(points: BytesLike, bin_sid: bytes) -> bytes:
     """Return the packed tokens of packed, double-masked points."""
-    name, packed, prefix = backend(), _packed(points), TOKEN_PREFIX + _exactly(TASK_SID_BYTES, task_sid)
+    name, packed, prefix = backend(), _packed(points), TOKEN_PREFIX + _exactly(SID_BYTES, bin_sid)
     made = BACKENDS[name].tokens(packed, prefix)
 
     def is_right(at: int) -> bool:
-        return made[TOKEN_BYTES * at : TOKEN_BYTES * (at + 1)] == reference.tokens(_only(packed, at), prefix)
+        return made[TOKEN_BYTES * at : TOKEN_BYTES * (at + 1)] == reference.tokens(_point(packed, at), prefix)
 
     _spot_check(name, len(packed) // POINT_BYTES, is_right)
     return made
@@ -207,7 +212,7 @@ def tokens(points: BytesLike, task_sid: bytes) -> bytes:
 
 def probe(task_sid: bytes) -> bytes:
     """Return the 16 bytes by which two parties see that they hash to the curve alike; no scalar is used."""
-    return _probe(BACKENDS[backend()], _exactly(TASK_SID_BYTES, task_sid))
+    return _probe(BACKENDS[backend()], _exactly(SID_BYTES, task_sid))
 
 
 def on_curve(points: BytesLike) -> bool:
@@ -257,8 +262,8 @@ def _answers(kernel: Backend) -> dict[str, bool]:
         "hash_and_mask": _has_digest(masked, "ea1eb72b72e52925d8b390de37542d3deaddc76c3c38ad1b7043d210e450534f"),
         "mask": bad == []
         and _has_digest(double_masked, "b3670b508642c1a73a426699a50c1db657b7965098341676dfd3d9d92cc2bbea"),
-        "order_keys": _has_digest(
-            kernel.order_keys(items, sid), "6bc5d4adb0cbe054fd43cad47be1f1b058a31f10e7967cc67a9f48f2542f2441"
+        "keyed_hashes": _has_digest(
+            kernel.keyed_hashes(items, sid), "6bc5d4adb0cbe054fd43cad47be1f1b058a31f10e7967cc67a9f48f2542f2441"
         ),
         "tokens": _has_digest(tokens, "b646e0dfb14aa3a852a591ec4587e378343332587cd1f10b3e33b22f4cd9c29c"),
         "probe": _probe(kernel, sid).hex() == "53ccd720e9319c7fb7aefa003d75579f",
@@ -287,11 +292,7 @@ def packed_items(values: list[bytes]) -> pa.LargeBinaryArray:
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(values), buffers)
 
 
-def _point(packed: bytes, at: int) -> bytes:
-    return packed[POINT_BYTES * at : POINT_BYTES * (at + 1)]
-
-
-def _only(packed: memoryview, at: int) -> memoryview:
+def _point(packed: V, at: int) -> V:
     return packed[POINT_BYTES * at : POINT_BYTES * (at + 1)]
 
 

@@ -30,7 +30,7 @@ class Native:
     def __init__(self, path: str) -> None:
         self._path = path
         # A frame of the largest size takes the portable path half a second on one core of a server, longer elsewhere.
-        self.CHUNK_ITEMS = 4096 if path == "portable" else 16_384
+        self.FRAME_ITEMS = 4096 if path == "portable" else 16_384
 
     def hash_to_points(self, items: pa.LargeBinaryArray, prefix: bytes, dst: bytes) -> bytes:
         """Return the packed u-coordinates of prefix ‖ item for every item. Constant time in the items."""
@@ -40,9 +40,9 @@ class Native:
         """Return the packed masked points of prefix ‖ item for every item. Constant time in items and scalar."""
         return self._hash(_native.hash_and_mask, items, prefix, dst, scalar)
 
-    def order_keys(self, items: pa.LargeBinaryArray, secret: bytes) -> bytes:
+    def keyed_hashes(self, items: pa.LargeBinaryArray, secret: bytes) -> bytes:
         """Return SHA-256(secret ‖ item)[:16] for every item, packed. Constant time in items and secret."""
-        return self._hash(_native.order_keys, items, secret)
+        return self._hash(_native.keyed_hashes, items, secret)
 
     def mask(self, points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int]]:
         """Multiply packed points by the clamped scalar, as the reference does. Constant time in the scalar."""

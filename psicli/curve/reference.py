@@ -17,7 +17,7 @@ from psicli.errors import InternalError, SelfCheckError
 
 NAME = "reference"
 # Points a frame for this backend [points]: well below a second of work, so that an abort is answered within two.
-CHUNK_ITEMS = 2048
+FRAME_ITEMS = 2048
 
 P = 2**255 - 19
 J = 486662
@@ -132,7 +132,7 @@ def hash_to_points(items: pa.LargeBinaryArray, prefix: bytes, dst: bytes) -> byt
     return b"".join(u.to_bytes(32, "little") for u, _ in hashed)
 
 
-def order_keys(items: pa.LargeBinaryArray, secret: bytes) -> bytes:
+def keyed_hashes(items: pa.LargeBinaryArray, secret: bytes) -> bytes:
     """Return SHA-256(secret ‖ item)[:16] for every item, packed."""
     return b"".join(sha256(secret + item).digest()[:16] for item in items.to_pylist())
 

@@ -12,8 +12,9 @@ by a batch or row group of the output.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -67,7 +68,7 @@ def fingerprint(path: Path, name: str) -> Fingerprint:
         return source.fingerprint()
 
 
-class Input:
+class Input(AbstractContextManager["Input"]):
     """An input file, open and watched: read once for its keys, and once more for the rows that matched.
 
     `name` stands for the path in messages. Raises InputMissingError; everything else InputChangedError too.
@@ -111,13 +112,13 @@ class Input:
         with self._source.watched():
             yield from self._reader.key_batches()
 
-    def write_matched(self, file: BinaryIO, fmt: FileFormat, matched: Any, *, budget: int, spool: Spool) -> int:
-        """Write the rows that `matched` (booleans, one a row) marks, sorted by key; returns how many [rows].
+    def write_matched(self, file: BinaryIO, fmt: FileFormat, mask: Any, *, budget: int, spool: Spool) -> int:
+        """Write the rows that `mask` (pa.BooleanArray, one a row) marks, sorted by key; returns how many [rows].
 
         The bytes depend on the input and the set of matched rows alone. About `budget` [bytes] of rows are in memory;
         the others wait in `spool`. Raises BadInputError, StorageError.
         """
-        schema, mask = self.schema, pa.array(matched, pa.bool_())
+        schema = self.schema
         check_writable_types(schema, fmt, self._source.name)
         sorter = RowSorter(wide_schema(schema), self._keys, mask.true_count, budget, spool)
         try:
@@ -151,9 +152,6 @@ class Input:
     def close(self) -> None:
         """Stop watching; does nothing the second time."""
         self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -22,18 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from psicli import items
-from psicli.errors import (
-    EmptyInputError,
-    HeaderError,
-    InputChangedError,
-    LongRowError,
-    NotUtf8Error,
-    RaggedRowError,
-    TextAfterQuoteError,
-    UnclosedQuoteError,
-    UnparsableError,
-)
+from psicli import errors, items
 from psicli.files import FileFormat, Format
 from psicli.tables.source import SourceFile, check_columns
 
@@ -97,14 +86,14 @@ def _records(data: bytes, fmt: FileFormat, name: str, *, start: int = 0, first_l
             fields = next(reader, None)
         except csv.Error as exc:
             if lines.done:
-                raise UnclosedQuoteError(path=name, line=line) from exc
+                raise errors.UnclosedQuoteError(path=name, line=line) from exc
             if lines.end - begin > MAX_ROW_BYTES:
-                raise LongRowError(path=name, line=line, limit=MAX_ROW_BYTES) from exc
-            raise TextAfterQuoteError(path=name, line=lines.number, start=line) from exc
+                raise errors.LongRowError(path=name, line=line, limit=MAX_ROW_BYTES) from exc
+            raise errors.TextAfterQuoteError(path=name, line=lines.number, start=line) from exc
         if fields is None:
             return
         if lines.end - begin > MAX_ROW_BYTES:
-            raise LongRowError(path=name, line=line, limit=MAX_ROW_BYTES)
+            raise errors.LongRowError(path=name, line=line, limit=MAX_ROW_BYTES)
         if fields:
             yield _Record(line, lines.end, fields)
 
@@ -128,7 +117,7 @@ def _check_utf8(data: bytes, name: str, first_line: int = 1) -> None:
         pa.Array.from_buffers(pa.large_string(), 1, [None, offsets, pa.py_buffer(data)]).validate(full=True)
     except pa.ArrowInvalid as exc:
         line = first_line + _line_breaks(data[: _valid_utf8(data)])
-        raise NotUtf8Error(place=f"{name}:{line}") from exc
+        raise errors.NotUtf8Error(place=f"{name}:{line}") from exc
 
 
 def _valid_utf8(data: bytes) -> int:
@@ -153,18 +142,18 @@ def read_header(data: bytes, fmt: FileFormat, name: str, *, complete: bool) -> H
     Raises BadInputError.
     """
     if not data:
-        raise EmptyInputError(path=name)
+        raise errors.EmptyInputError(path=name)
     try:
         first = next(_records(data, fmt, name, start=len(_BOM) if data.startswith(_BOM) else 0), None)
-    except UnclosedQuoteError:
+    except errors.UnclosedQuoteError:
         first = None
         if complete:
             raise
     if (first is None and not complete) or (first is not None and first.end >= MAX_HEADER_BYTES):
         detail = f"the header is longer than {MAX_HEADER_BYTES} bytes"
-        raise HeaderError(path=name, line=1 if first is None else first.line, detail=detail)
+        raise errors.HeaderError(path=name, line=1 if first is None else first.line, detail=detail)
     if first is None:
-        raise EmptyInputError(path=name)
+        raise errors.EmptyInputError(path=name)
     _check_utf8(data[: first.end], name)
     return Header(first.fields, first.end)
 
@@ -239,9 +228,9 @@ class DelimitedInput:
                     table = self._parse(data, self.schema.names, quoted=block.quoted)
                 except pa.ArrowInvalid as exc:
                     # It was well the first time.
-                    raise InputChangedError(path=self._source.name) from exc
+                    raise errors.InputChangedError(path=self._source.name) from exc
                 if table.num_rows != block.rows:
-                    raise InputChangedError(path=self._source.name)
+                    raise errors.InputChangedError(path=self._source.name)
                 yield table.filter(wanted)
 
     # Cutting
@@ -274,7 +263,7 @@ class DelimitedInput:
         size = len(data) if complete else _last_line_end(data)
         if data.find(b'"', 0, size) < 0:
             if not size and data:
-                raise LongRowError(path=self._source.name, line=line, limit=MAX_ROW_BYTES)
+                raise errors.LongRowError(path=self._source.name, line=line, limit=MAX_ROW_BYTES)
             return size, False, 0
         # Any encoding will do to find quotes, and this one's characters are bytes.
         text = data[:size].decode("latin-1")
@@ -286,7 +275,7 @@ class DelimitedInput:
             size = self._size_of(text, widths.total())
             if not size:
                 self._explain(data, line, complete=complete)
-                raise UnparsableError(path=self._source.name, format=self._format.kind) from exc
+                raise errors.UnparsableError(path=self._source.name, format=self._format.kind) from exc
         if widths.keys() - {0, len(self.schema)}:
             self._check_widths(data[:size], line)
         return size, True, widths[len(self.schema)]
@@ -301,17 +290,17 @@ class DelimitedInput:
         """Raise what is wrong with the first record."""
         try:
             next(_records(data, self._format, self._source.name, first_line=line))
-        except UnclosedQuoteError as exc:
+        except errors.UnclosedQuoteError as exc:
             if complete:
                 raise
-            raise LongRowError(path=self._source.name, line=line, limit=MAX_ROW_BYTES) from exc
+            raise errors.LongRowError(path=self._source.name, line=line, limit=MAX_ROW_BYTES) from exc
 
     def _check_widths(self, data: bytes, first_line: int) -> None:
         """Check that all records have the header's length; raises BadInputError with the line."""
         expected = len(self.schema)
         for line, _, fields in _records(data, self._format, self._source.name, first_line=first_line):
             if len(fields) != expected:
-                raise RaggedRowError(path=self._source.name, line=line, found=len(fields), expected=expected)
+                raise errors.RaggedRowError(path=self._source.name, line=line, found=len(fields), expected=expected)
 
     # Parsing
 
@@ -321,9 +310,9 @@ class DelimitedInput:
             table = self._parse(raw.data, columns, quoted=raw.quoted)
         except pa.ArrowInvalid as exc:
             self._check_widths(raw.data, raw.first_line)
-            raise UnparsableError(path=self._source.name, format=self._format.kind) from exc
+            raise errors.UnparsableError(path=self._source.name, format=self._format.kind) from exc
         if raw.quoted and raw.records != table.num_rows:
-            raise UnparsableError(path=self._source.name, format=self._format.kind)
+            raise errors.UnparsableError(path=self._source.name, format=self._format.kind)
         return table
 
     def _parse(self, data: bytes, columns: Sequence[str], *, quoted: bool) -> Any:

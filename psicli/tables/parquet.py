@@ -39,15 +39,11 @@ class ParquetInput:
         self._source = source
         self._keys = keys
         self._group_rows: list[int] = []
-        self._expected_rows = 0
+        self.expected_rows = 0
 
     @property
     def rows(self) -> int:
         return sum(self._group_rows)
-
-    @property
-    def expected_rows(self) -> int:
-        return self._expected_rows
 
     def key_batches(self) -> Iterator[tuple[Any, ...]]:
         """Read the key columns and find every mistake in them; give the key texts. Raises BadInputError."""
@@ -57,7 +53,7 @@ class ParquetInput:
         columns = list(dict.fromkeys(self._keys))
         file = _opened(self._source, len(columns))
         self._group_rows = [0] * file.num_row_groups
-        self._expected_rows = file.metadata.num_rows
+        self.expected_rows = file.metadata.num_rows
         start = 0
         for group in range(file.num_row_groups):
             for batch in self._batches(file, group, columns):

@@ -9,27 +9,17 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, BinaryIO, cast
 
-from psicli import items
-from psicli.errors import (
-    BrokenGzipError,
-    DuplicateColumnError,
-    FileMissingError,
-    InputChangedError,
-    MissingColumnError,
-    PsicliError,
-    StorageError,
-    UnreadableInputError,
-    shown,
-)
+from psicli import errors, items
+from psicli.errors import shown
 
 _MAX_SHOWN_COLUMNS = 30
 
 
-class SourceFile:
+class SourceFile(AbstractContextManager["SourceFile"]):
     """An open input that has to stay as it was when it was opened, until it is closed.
 
     Raises InputMissingError. name: what it is called in messages; size: of the file [bytes].
@@ -48,32 +38,28 @@ class SourceFile:
         """Raise InputChangedError if the file is another one when the block ends, or ends in a mistake."""
         try:
             yield
-        except PsicliError:
+        except errors.PsicliError:
             # What a file torn between two versions looks like is no mistake of its author's.
             self._check_unchanged()
             raise
         self._check_unchanged()
 
     def _check_unchanged(self) -> None:
-        try:
-            unchanged = self.identity == _identity(os.fstat(self.file.fileno())) == _identity(os.stat(self._path))
-        except FileNotFoundError:
-            unchanged = False
-        except OSError as exc:
-            raise _unreadable(self.name, exc) from exc
+        with errors.storing(self.name, "reading"):
+            try:
+                unchanged = self.identity == _identity(os.fstat(self.file.fileno())) == _identity(os.stat(self._path))
+            except FileNotFoundError:
+                unchanged = False
         if not unchanged:
-            raise InputChangedError(path=self.name)
+            raise errors.InputChangedError(path=self.name)
 
     def fingerprint(self) -> tuple[int, int, int, int, str]:
         """Return device, inode, size [bytes], time of the last change [ns] and SHA-256 of the file as it was opened.
 
         Raises InputChangedError, StorageError.
         """
-        try:
-            with self.watched():
-                digest = hashlib.file_digest(io.BufferedReader(_View(self.file.fileno()), 1 << 20), "sha256")
-        except OSError as exc:
-            raise _unreadable(self.name, exc) from exc
+        with errors.storing(self.name, "reading"), self.watched():
+            digest = hashlib.file_digest(io.BufferedReader(_View(self.file.fileno()), 1 << 20), "sha256")
         return *self.identity, digest.hexdigest()
 
     def view(self) -> BinaryIO:
@@ -86,9 +72,6 @@ class SourceFile:
 
     def close(self) -> None:
         self.file.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -148,12 +131,11 @@ class Stream:
 
     @contextmanager
     def _no_foreign_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (EOFError, gzip.BadGzipFile, zlib.error) as exc:
-            raise BrokenGzipError(path=self._name) from exc
-        except OSError as exc:
-            raise _unreadable(self._name, exc) from exc
+        with errors.storing(self._name, "reading"):
+            try:
+                yield
+            except (EOFError, gzip.BadGzipFile, zlib.error) as exc:
+                raise errors.BrokenGzipError(path=self._name) from exc
 
 
 def _open(path: Path, name: str) -> BinaryIO:
@@ -161,21 +143,17 @@ def _open(path: Path, name: str) -> BinaryIO:
         # O_NONBLOCK: opening a FIFO would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as exc:
-        raise FileMissingError(path=name) from exc
+        raise errors.FileMissingError(path=name) from exc
     except OSError as exc:
-        raise UnreadableInputError(path=name, reason=(exc.strerror or "unknown").lower()) from exc
+        raise errors.UnreadableInputError(path=name, reason=errors.reason(exc)) from exc
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise UnreadableInputError(path=name, reason="it is not a regular file")
+        raise errors.UnreadableInputError(path=name, reason="it is not a regular file")
     return open(descriptor, "rb")
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _unreadable(name: str, exc: OSError) -> StorageError:
-    return StorageError(path=name, reason=f"reading failed: {(exc.strerror or 'unknown').lower()}")
 
 
 # Columns -------------------------------------------------------------------------------------------------------
@@ -186,13 +164,13 @@ def check_columns(columns: Sequence[str], keys: Sequence[str], name: str) -> Non
     seen = set()
     for column in columns:
         if column in seen:
-            raise DuplicateColumnError(path=name, column=shown(column))
+            raise errors.DuplicateColumnError(path=name, column=shown(column))
         seen.add(column)
     for key in keys:
         if key not in seen:
             listed = ", ".join(shown(column) for column in columns[:_MAX_SHOWN_COLUMNS])
             more = f" and {len(columns) - _MAX_SHOWN_COLUMNS} more" if len(columns) > _MAX_SHOWN_COLUMNS else ""
-            raise MissingColumnError(path=name, column=shown(key), columns=listed + more)
+            raise errors.MissingColumnError(path=name, column=shown(key), columns=listed + more)
 
 
 def check_schema(schema: Any, keys: Sequence[str], name: str) -> None:

@@ -19,7 +19,8 @@ from parties import PARTIES, in_child, run_parties, trace_of, work_folder, write
 # Step of the trace -> stage. Waiting is none.
 STAGES = {
     "read input": "reading",
-    "order": "reading",
+    "count items": "reading",
+    "fetch bin": "reading",
     "mask own": "masking own points",
     "mask peer": "masking the peer's",
     "keep": "keeping",
@@ -27,7 +28,6 @@ STAGES = {
     "receive": "receiving",
     "check lists": "checking",
     "match": "matching",
-    "match for the peer": "matching",
     "write output": "writing",
     "publish output": "writing",
 }

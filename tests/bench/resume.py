@@ -1,7 +1,7 @@
 """Measure what a run costs that was cut short: killed and run again, or with its network away for a while.
 
-Each is set against undisturbed runs of the same job before and after it. Cuts are made between two network namespaces,
-which needs root and iproute2.
+A party is killed when so many bins are finished on disk. Each is set against undisturbed runs of the same job before
+and after it. Cuts are made between two network namespaces, which needs root and iproute2.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ from parties import (
     write_keys,
 )
 
+from psicli import resume
+
+# How often the finished bins are counted [s].
+LOOK_AGAIN_AFTER = 0.02
 # Where in an undisturbed run's time the network goes away.
 CUT_AT = 0.3
 
@@ -46,7 +50,7 @@ class Job:
         started = time.monotonic()
         with party_processes() as processes:
             for party in PARTIES:
-                processes[party] = start_party(self._path, party, before=self._inside[party], resume="always")
+                processes[party] = start_party(self._path, party, before=self._inside[party])
             if disturb is not None:
                 disturb(processes)
             if any(process.poll() is not None for process in processes.values()):
@@ -86,13 +90,20 @@ class Job:
         self._digest = digest
 
 
-def kill(victim: str, after: float) -> Callable[[dict[str, Any]], None]:
+def kill(victim: str, share: float, state: Path) -> Callable[[dict[str, Any]], None]:
+    """Return what kills a party when this share of the receiver's bins is finished."""
+
     def disturb(processes: dict[str, Any]) -> None:
-        time.sleep(after)
+        while finished_share(state) < share and processes[victim].poll() is None:
+            time.sleep(LOOK_AGAIN_AFTER)
         processes[victim].kill()
         processes[victim].wait()
 
     return disturb
+
+
+def finished_share(state: Path) -> float:
+    return max((each["done"] for each in resume.kept(state) if each["party"] == RECEIVER), default=0.0)
 
 
 def cut(name: str, after: float, seconds: float) -> Callable[[dict[str, Any]], None]:
@@ -105,17 +116,17 @@ def cut(name: str, after: float, seconds: float) -> Callable[[dict[str, Any]], N
     return disturb
 
 
-def measure_kills(folder: Path, shares: Sequence[float]) -> None:
-    job = Job(write_job(folder), dict.fromkeys(PARTIES, ()))
+def measure_kills(folder: Path, shares: Sequence[float], bin_items: int) -> None:
+    job = Job(write_job(folder, pipeline={"bin_items": bin_items}), dict.fromkeys(PARTIES, ()))
     before = job.undisturbed()
     for share in shares:
         for victim in PARTIES:
-            seconds, said = job.disturbed(kill(victim, share * before))
+            seconds, said = job.disturbed(kill(victim, share, folder / "state"))
             after = job.undisturbed()
             whole = (before + after) / 2
             print(
-                f"{victim} killed at {share:.0%}: run again {seconds:.1f} s{said}, {seconds / whole:.0%} of a whole "
-                f"({before:.1f} s before, {after:.1f} s after)",
+                f"{victim} killed at {share:.0%} of the bins: run again {seconds:.1f} s{said}, "
+                f"{seconds / whole:.0%} of a whole ({before:.1f} s before, {after:.1f} s after)",
                 flush=True,
             )
             before = after
@@ -141,13 +152,14 @@ def measure_cuts(folder: Path, cuts: Sequence[float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=3_000_000, help="rows of each party")
-    parser.add_argument("--kill", type=float, nargs="*", default=[0.5, 0.9], help="at which share of a run's time")
+    parser.add_argument("--kill", type=float, nargs="*", default=[0.5, 0.9], help="at which share of the bins")
+    parser.add_argument("--bin-items", type=int, default=65_536, help="items a bin, so that there are many")
     parser.add_argument("--cut", type=float, nargs="*", default=[30, 45, 120], help="how long the network is away [s]")
     arguments = parser.parse_args()
     with work_folder() as folder:
         in_child(write_keys, folder, arguments.rows)
         if arguments.kill:
-            measure_kills(folder, arguments.kill)
+            measure_kills(folder, arguments.kill, arguments.bin_items)
         if arguments.cut:
             measure_cuts(folder, arguments.cut)
 

@@ -59,8 +59,8 @@ static void run_tokens(const psicli_path *path, work *w) {
     path->tokens(w->out, w->points, w->count, w->prefix, w->suite.prefix_size);
 }
 
-static void run_order_keys(const psicli_path *path, work *w) {
-    path->order_keys(w->out, &w->items, w->scalar);
+static void run_keyed_hashes(const psicli_path *path, work *w) {
+    path->keyed_hashes(w->out, &w->items, w->scalar);
 }
 
 /* One answer for all, in the first place. */
@@ -74,7 +74,7 @@ static const operation OPERATIONS[] = {
     {"mask", 32, run_mask},
     {"hash_to_points", 32, run_hash_to_points},
     {"hash_and_mask", 32, run_hash_and_mask},
-    {"order_keys", 16, run_order_keys},
+    {"keyed_hashes", 16, run_keyed_hashes},
     {"tokens", 16, run_tokens},
     {"on_curve", 1, run_on_curve},
 };

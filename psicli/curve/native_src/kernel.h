@@ -351,7 +351,7 @@ WORKER void hash_and_mask(uint8_t *out, uint8_t *flags, const psicli_items *item
 }
 
 /* Write the first 16 bytes of SHA-256(secret ‖ item) of every item. */
-WORKER void order_keys(uint8_t *out, const psicli_items *items, const uint8_t secret[32]) {
+WORKER void keyed_hashes(uint8_t *out, const psicli_items *items, const uint8_t secret[32]) {
     vec32 state[8];
     for (size_t first = 0; first < items->count; first += LANES32) {
         message messages[LANES32];
@@ -425,8 +425,8 @@ static void wiped_hash_and_mask(uint8_t *out, uint8_t *flags, const psicli_items
     wipe_stack();
 }
 
-static void wiped_order_keys(uint8_t *out, const psicli_items *items, const uint8_t secret[32]) {
-    order_keys(out, items, secret);
+static void wiped_keyed_hashes(uint8_t *out, const psicli_items *items, const uint8_t secret[32]) {
+    keyed_hashes(out, items, secret);
     wipe_stack();
 }
 
@@ -479,7 +479,7 @@ const psicli_path PSICLI_PATH = {
     .mask = wiped_mask,
     .hash_to_points = wiped_hash_to_points,
     .hash_and_mask = wiped_hash_and_mask,
-    .order_keys = wiped_order_keys,
+    .keyed_hashes = wiped_keyed_hashes,
     .tokens = wiped_tokens,
     .on_curve = wiped_on_curve,
     .field = field,

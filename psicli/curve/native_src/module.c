@@ -247,10 +247,10 @@ static PyObject *module_hash_and_mask(PyObject *self, PyObject *args) {
     return points;
 }
 
-PyDoc_STRVAR(order_keys_doc, "order_keys(path, offsets, width, start, count, data, secret) -> bytes\n\n"
+PyDoc_STRVAR(keyed_hashes_doc, "keyed_hashes(path, offsets, width, start, count, data, secret) -> bytes\n\n"
                              "Return SHA-256(secret + item)[:16] of every item. Constant time in items and secret.");
 
-static PyObject *module_order_keys(PyObject *self, PyObject *args) {
+static PyObject *module_keyed_hashes(PyObject *self, PyObject *args) {
     (void)self;
     const char *name;
     int width;
@@ -267,7 +267,7 @@ static PyObject *module_order_keys(PyObject *self, PyObject *args) {
         if (keys != NULL) {
             uint8_t *out = (uint8_t *)PyBytes_AsString(keys);
             Py_BEGIN_ALLOW_THREADS
-            path->order_keys(out, &items, secret.buf);
+            path->keyed_hashes(out, &items, secret.buf);
             Py_END_ALLOW_THREADS
         }
     }
@@ -358,7 +358,7 @@ static PyMethodDef methods[] = {
     {"mask", module_mask, METH_VARARGS, mask_doc},
     {"hash_to_points", module_hash_to_points, METH_VARARGS, hash_to_points_doc},
     {"hash_and_mask", module_hash_and_mask, METH_VARARGS, hash_and_mask_doc},
-    {"order_keys", module_order_keys, METH_VARARGS, order_keys_doc},
+    {"keyed_hashes", module_keyed_hashes, METH_VARARGS, keyed_hashes_doc},
     {"tokens", module_tokens, METH_VARARGS, tokens_doc},
     {"on_curve", module_on_curve, METH_VARARGS, on_curve_doc},
     {"field", module_field, METH_VARARGS, field_doc},

@@ -49,7 +49,7 @@ typedef struct {
     void (*hash_and_mask)(uint8_t *out, uint8_t *flags, const psicli_items *items, const psicli_suite *suite,
                           const uint8_t scalar[32]);
     /* Write the first 16 bytes of SHA-256(secret ‖ item) of every item. */
-    void (*order_keys)(uint8_t *out, const psicli_items *items, const uint8_t secret[32]);
+    void (*keyed_hashes)(uint8_t *out, const psicli_items *items, const uint8_t secret[32]);
     /* Write the first 16 bytes of SHA-256(prefix ‖ point) of n points. */
     void (*tokens)(uint8_t *out, const uint8_t *points, size_t n, const uint8_t *prefix, size_t prefix_size);
     /* Return whether all n points are canonical and on the curve, not on its twist. */

@@ -1,0 +1,124 @@
+"""What the state machines hand out to be done, and the two kinds of hands: a task's and a bin's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from psicli.errors import LocalProtocolError
+from psicli.protocol.messages import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Fetch a bin's items and draw its secrets; a sender notes that it is going to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskOwn:
+    """Hash and mask own items [start, stop) of the secret order; the result is their points."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class MaskPeer:
+    """Mask a frame of the peer's points; the sender's result is their tokens, the receiver keeps them to itself."""
+
+    seq: int
+    points: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepTokens:
+    """Keep tokens of own items, in the order the items were sent."""
+
+    tokens: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckLists:
+    """Check the complete lists of a bin for reflected and duplicate points and tokens, before any matching."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatherMatches:
+    """Wait until all bins are matched, check the result against the policy, and return the number of matches."""
+
+
+@dataclass(frozen=True, slots=True)
+class CutBitmap:
+    """Return the bits of the peer's items [start, stop) of a bin, least significant first, pad bits 0."""
+
+    bin: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeepBits:
+    """Keep bits of a bin's bitmap, in the order our items were sent."""
+
+    bin: int
+    bits: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StageOutput:
+    """Write the output to a temporary file and make it durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishOutput:
+    """Put the staged output in place."""
+
+
+BinWork: TypeAlias = Prepare | MaskOwn | MaskPeer | KeepTokens | CheckLists
+TaskWork: TypeAlias = GatherMatches | CutBitmap | KeepBits | StageOutput | PublishOutput
+Work: TypeAlias = BinWork | TaskWork
+
+
+class Lane(ABC):
+    """Work that is completed in the order it is begun; several pieces of it may be under way."""
+
+    def __init__(self) -> None:
+        self._queued: deque[Work] = deque()
+        self._handed_out: deque[Work] = deque()
+
+    @property
+    def idle(self) -> bool:
+        return not (self._queued or self._handed_out)
+
+    @property
+    def frames_under_way(self) -> int:
+        """How many frames the work under way will send: what the link must have room for [frames]."""
+        return sum(self._sends_frame(work) for work in self._handed_out)
+
+    def next_work(self, *, room: bool) -> Work | None:
+        """Hand out another piece of work, or None while there is none to begin.
+
+        Without room on the link only work is handed out that sends no frame.
+        """
+        work = self._choose(room)
+        if work is not None:
+            self._handed_out.append(work)
+        return work
+
+    def completed(self, work: Work, result: bytes = b"") -> list[Message]:
+        """Take the result of the oldest work under way and return what to send; LocalProtocolError for any other."""
+        if not self._handed_out or work is not self._handed_out[0]:
+            raise LocalProtocolError(detail=f"{type(work).__name__} was completed but is not the oldest work under way")
+        self._handed_out.popleft()
+        return self._complete(work, result)
+
+    @abstractmethod
+    def _choose(self, room: bool) -> Work | None: ...
+
+    @abstractmethod
+    def _sends_frame(self, work: Work) -> bool: ...
+
+    @abstractmethod
+    def _complete(self, work: Work, result: bytes) -> list[Message]: ...
