@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from subprocess import PIPE
 from time import perf_counter
 from typing import IO, Any
 
@@ -36,52 +37,52 @@ SCALAR = bytes(range(32))
 PREFIX = bytes(33)
 
 
+@dataclass
 class Loop:
     """Some work on packed points, called again and again; `work` takes how many points a call has."""
 
-    def __init__(self, work: Callable[[int], object], threads: int = 1, least: int = LEAST_POINTS) -> None:
-        self._work = work
-        self._threads = threads
-        self._count = least
+    work: Callable[[int], object]
+    threads: int = 1
+    count: int = LEAST_POINTS
 
     def warm_up(self, seconds: float) -> None:
         """Find how many points a call must have to fill much of a slice [s]."""
-        curve.set_threads(self._threads)
-        while self._taken() < seconds / 2 and self._count < MOST_POINTS:
-            self._count *= 2
+        curve.set_threads(self.threads)
+        while self._taken() < seconds / 2 and self.count < MOST_POINTS:
+            self.count *= 2
 
     def __call__(self, seconds: float) -> float:
         """Work for so long [s], until a call is through; return points a second."""
-        curve.set_threads(self._threads)
+        curve.set_threads(self.threads)
         points, taken = 0, 0.0
         while taken < seconds:
             taken += self._taken()
-            points += self._count
+            points += self.count
         return points / taken
 
     def _taken(self) -> float:
         signals.check()
         started = perf_counter()
-        self._work(self._count)
+        self.work(self.count)
         return perf_counter() - started
 
 
+@dataclass
 class Workers:
     """As many processes as there are threads elsewhere, each multiplying points in one thread, all at a time."""
 
-    def __init__(self, processes: list[subprocess.Popen[str]]) -> None:
-        self._processes = processes
+    processes: list[subprocess.Popen[str]]
 
     def warm_up(self, seconds: float) -> None:
         self(seconds)
 
     def __call__(self, seconds: float) -> float:
         """Have all of them work for so long [s]; return the points a second they reach together."""
-        for process in self._processes:
+        for process in self.processes:
             _pipe(process.stdin).write(f"{seconds}\n")
             _pipe(process.stdin).flush()
         with signals.allowed():
-            lines = [_pipe(process.stdout).readline() for process in self._processes]
+            lines = [_pipe(process.stdout).readline() for process in self.processes]
         if not all(lines):
             raise InternalError(detail="a process that measures ended early")
         return sum(map(float, lines))
@@ -102,15 +103,9 @@ def _started(count: int) -> Iterator[Workers]:
         processes = []
         for _ in range(count):
             # In a group of its own, so that a terminal's Ctrl-C is this process's affair alone.
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                process_group=0,
-                env=environment,
+            process = stack.enter_context(
+                subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True, process_group=0, env=environment)
             )
-            stack.enter_context(process)
             stack.callback(process.kill)
             processes.append(process)
         yield Workers(processes)
@@ -148,7 +143,7 @@ def measure(seconds: float) -> dict[str, Any]:
     Raises SelfCheckError where one of them computes something else than it should.
     """
     cores, in_use = curve.threads(), curve.backend()
-    found = [Measurement(PLAIN, "X25519", Loop(_plain_work(), least=FEW_POINTS))]
+    found = [Measurement(PLAIN, "X25519", Loop(_plain_work(), count=FEW_POINTS))]
     with ExitStack() as stack:
         for name in curve.BACKENDS:
             curve.self_test(name)
@@ -157,21 +152,17 @@ def measure(seconds: float) -> dict[str, Any]:
                 # Right after the threads it is compared with.
                 workers = stack.enter_context(_started(cores))
                 found.append(Measurement(name, "mask", workers, processes=cores))
-        _take_turns(found, seconds)
-    return _facts(found, seconds, cores, in_use)
-
-
-def _take_turns(found: list[Measurement], seconds: float) -> None:
-    for each in found:
-        each.run.warm_up(seconds / ROUNDS)
-    for _ in range(ROUNDS):
         for each in found:
-            each.rates.append(each.run(seconds / ROUNDS))
+            each.run.warm_up(seconds / ROUNDS)
+        for _ in range(ROUNDS):
+            for each in found:
+                each.rates.append(each.run(seconds / ROUNDS))
+    return _facts(found, seconds, cores, in_use)
 
 
 def _measurements_of(name: str, cores: int) -> Iterator[Measurement]:
     for operation, work in _kernel_work(curve.BACKENDS[name]).items():
-        yield Measurement(name, operation, Loop(work, least=LEAST_POINTS if _is_native(name) else FEW_POINTS))
+        yield Measurement(name, operation, Loop(work, count=LEAST_POINTS if _is_native(name) else FEW_POINTS))
         if _is_native(name) and cores > 1:
             yield Measurement(name, operation, Loop(work, cores), threads=cores)
 
@@ -279,10 +270,8 @@ def to_text(facts: dict[str, Any]) -> str:
 
 
 def _line(name: str, alone: dict[str, Any], shared: dict[str, Any] | None) -> str:
-    line = (
-        f"{name:22}{alone['operation']:15}{alone['points_per_second']:>10,.0f}{alone['microseconds_per_point']:>10.2f}"
-    )
-    line += f"{alone['ratio_to_cryptography']:>10.2f}"
+    line = f"{name:22}{alone['operation']:15}{alone['points_per_second']:>10,.0f}"
+    line += f"{alone['microseconds_per_point']:>10.2f}{alone['ratio_to_cryptography']:>10.2f}"
     if shared is not None:
         line += f"{shared['points_per_second']:>14,.0f}{shared['ratio_to_one_thread']:>8.2f}"
     return line

@@ -22,7 +22,7 @@ import click
 
 from psicli import __version__, failpoints, signals
 from psicli.console import Console
-from psicli.errors import CannotCreateError, InterruptedBySignal, PsicliError, StorageError, unexpected
+from psicli.errors import CannotCreateError, InterruptedBySignal, PsicliError, StorageError, reason, unexpected
 from psicli.locks import PortLock, hold_dial, hold_port, holders
 
 if TYPE_CHECKING:
@@ -200,20 +200,20 @@ def run(options: JobOptions, lock_timeout: float, resume: str, trace: Path | Non
     return report.exit_code
 
 
+@dataclass(frozen=True)
 class _Hooks:
     """Show a run on the console and in the record of its lock."""
 
-    def __init__(self, console: Console, lock: PortLock) -> None:
-        self._console = console
-        self._lock = lock
+    console: Console
+    lock: PortLock
 
     def phase(self, task: str, phase: str) -> None:
-        self._lock.update(task, phase, 0)
+        self.lock.update(task, phase, 0)
 
     def progress(self, task: str, progress: tuple[int, int, int, int]) -> None:
-        self._console.progress(task, progress)
+        self.console.progress(task, progress)
         own, own_total, peer, peer_total = progress
-        self._lock.update(task, "exchanging", 100 * (own + peer) // max(own_total + peer_total, 1))
+        self.lock.update(task, "exchanging", 100 * (own + peer) // max(own_total + peer_total, 1))
 
 
 def _hold(job: Job, timeout: float) -> AbstractContextManager[PortLock]:
@@ -561,4 +561,4 @@ def _write(text: str, *, to_stderr: bool = False) -> None:
         # What is left in the buffer must not fail a second time at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if not isinstance(exc, BrokenPipeError):
-            raise StorageError(path="standard output", reason=(exc.strerror or "unknown").lower()) from exc
+            raise StorageError(path="standard output", reason=reason(exc)) from exc

@@ -102,7 +102,7 @@ class Console:
             self._meter.move(task, self._masked)
 
     def close(self) -> None:
-        if self._meter is not None:
+        if isinstance(self._meter, _Bars):
             with suppress(OSError, ValueError):
                 self._meter.close()
 
@@ -179,9 +179,6 @@ class _Lines:
                 extra={"task": task},
             )
         self._task, self._told_at, self._told = task, now, done
-
-    def close(self) -> None:
-        """There is nothing to close."""
 
 
 def _both_ways(masked: Masked) -> str:

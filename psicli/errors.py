@@ -606,9 +606,6 @@ class PeerPolicyError(PeerFailedError):
     hint = "Ask {peer} what its policy allows; its log names the limit."
 
 
-# Signals -------------------------------------------------------------------------------------------------------
-
-
 class InterruptedBySignal(PsicliError):
     """Raised in the main thread by a signal handler, so that everything is released on the way out."""
 

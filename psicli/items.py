@@ -46,7 +46,7 @@ def _timestamp_text(array: Any) -> Any:
     text = pc.replace_substring(text, pattern=" ", replacement="T")
     if unit != "s":
         text = pc.ascii_rtrim(pc.ascii_rtrim(text, characters="0"), characters=".")
-    return _joined(text, "Z") if zone else text
+    return joined(text, "Z") if zone else text
 
 
 def _decimal_text(array: Any) -> Any:
@@ -58,7 +58,7 @@ def _decimal_text(array: Any) -> Any:
     # The bare coefficient: Arrow writes it plainly, but a small decimal as 1E-10.
     digits = array.view(wide).cast(_TEXT)
     if scale < 0:
-        return pc.if_else(pc.equal(digits, "0"), digits, _joined(digits, "0" * -scale))
+        return pc.if_else(pc.equal(digits, "0"), digits, joined(digits, "0" * -scale))
     if scale == 0:
         return digits
     sign = pc.if_else(pc.starts_with(digits, "-"), _text("-"), _text(""))
@@ -66,7 +66,7 @@ def _decimal_text(array: Any) -> Any:
     whole = pc.utf8_slice_codeunits(digits, start=0, stop=-scale)
     fraction = pc.ascii_rtrim(pc.utf8_slice_codeunits(digits, start=-scale), characters="0")
     point = pc.if_else(pc.equal(fraction, ""), _text(""), _text("."))
-    return _joined(sign, whole, point, fraction)
+    return joined(sign, whole, point, fraction)
 
 
 _CONVERTERS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
@@ -80,6 +80,12 @@ _CONVERTERS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
     (pa.types.is_timestamp, _timestamp_text),
     (pa.types.is_decimal, _decimal_text),
 )
+
+
+def joined(*pieces: Any) -> Any:
+    """Join columns of text, and texts that are the same in every row, row by row."""
+    texts = [_text(piece) if isinstance(piece, str) else piece for piece in pieces]
+    return pc.binary_join_element_wise(*texts, _text(""))
 
 
 def has_text(kind: Any) -> bool:
@@ -196,8 +202,3 @@ def _value_type(kind: Any) -> Any:
 
 def _text(value: str) -> Any:
     return pa.scalar(value, _TEXT)
-
-
-def _joined(*pieces: Any) -> Any:
-    texts = [_text(piece) if isinstance(piece, str) else piece for piece in pieces]
-    return pc.binary_join_element_wise(*texts, _text(""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import resource
@@ -13,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import pyarrow as pa
 
 from psicli import __version__, curve, failpoints, items, signals, tables, trace
 from psicli.config import Job, Task
@@ -40,6 +43,8 @@ from psicli.trace import Stage, Stages
 logger = logging.getLogger(__name__)
 
 STDIO = "-"
+# glibc's number for how many heaps threads may have.
+_M_ARENA_MAX = -8
 # How long a side that fails before the session waits for the peer, to tell it [s].
 REFUSAL_TIMEOUT = 5.0
 # What a report says of a task that another run was through with: what was counted, and what came of it.
@@ -71,6 +76,7 @@ def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None, resume: Mode
     try:
         with ExitStack() as stack:
             _keep_secrets_in_memory()
+            _share_one_heap()
             curve.set_threads(job.pipeline.threads)
             curve.self_test()
             credentials = _credentials(job, report)
@@ -104,6 +110,18 @@ def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None, resume: Mode
 def _keep_secrets_in_memory() -> None:
     """Turn core dumps off: whoever finds a scalar in one and has the points that were sent can guess every item."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _share_one_heap() -> None:
+    """Let Arrow and all threads take memory from one heap of the C library, before there is another.
+
+    A heap keeps what was once held in it, and so does Arrow's own allocator: together they took up to 130 MB more, and
+    saved no time.
+    """
+    pa.set_memory_pool(pa.system_memory_pool())
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def _note_disk(report: Report, spool: Spool) -> None:

@@ -25,29 +25,8 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 import grpc
 from cryptography import x509
 
-from psicli import failpoints, signals, sockets, tls, trace
-from psicli.errors import (
-    CertificateRefusedError,
-    HandshakesFailedError,
-    IdentityError,
-    LinkBrokenError,
-    PeerAbsentError,
-    PeerBusyError,
-    PeerGoneError,
-    PeerLostError,
-    PeerProtocolError,
-    PeerRefusedError,
-    PeerSpeaksPlainError,
-    PeerSpeaksTlsError,
-    PeerWantsTlsError,
-    PortBusyError,
-    PsicliError,
-    StrangerError,
-    TlsHandshakeError,
-    failure_of_peer,
-    shown,
-    unexpected,
-)
+from psicli import errors, failpoints, signals, sockets, tls, trace
+from psicli.errors import PsicliError, failure_of_peer, shown, unexpected
 from psicli.protocol.messages import (
     Abort,
     Bye,
@@ -72,7 +51,7 @@ logger = logging.getLogger(__name__)
 SERVICE = "psicli.v1.Session"
 METHOD = "Run"
 BUSY = 75
-TLS_FAILED = IdentityError.code
+TLS_FAILED = errors.IdentityError.code
 
 # Frames that wait to be sent: enough to ride out a busy moment of either side.
 QUEUE_FRAMES = 8
@@ -166,23 +145,15 @@ class Stream:
     def outgoing(self) -> Iterator[bytes]:
         """Yield what is to be sent until the link is closed or goes on over another stream."""
         try:
-            yield from self._outgoing()
-        except Exception as exc:
-            # gRPC would make a broken connection of it.
-            logger.exception("unexpected failure")
-            self.link.end(unexpected(exc))
-
-    def _outgoing(self) -> Iterator[bytes]:
-        while True:
-            link = self.link
-            octets = link.next_octets(self)
-            if octets is not None:
+            while (octets := self.link.next_octets(self)) is not None:
                 # The stream asks for the next message when it has sent this one.
                 with trace.span("send"):
                     yield octets
                 failpoints.passage("link.sent")
-            elif link is self.link:
-                return
+        except Exception as exc:
+            # gRPC would make a broken connection of it.
+            logger.exception("unexpected failure")
+            self.link.end(unexpected(exc))
 
     def pump(self, incoming: Iterable[bytes]) -> None:
         """Move what arrives into the link until the stream ends, for whatever reason."""
@@ -201,7 +172,7 @@ class Stream:
     def was_served(self) -> None:
         """Take note that gRPC is through with it: the last word has been handed to the system, or never will be."""
         self.served = False
-        self.end(PeerGoneError(reason="the connection broke"))
+        self.end(errors.PeerGoneError(reason="the connection broke"))
 
     def end(self, failure: PsicliError | None) -> None:
         if not self.over:
@@ -277,7 +248,7 @@ class Link:
             message, size = self._pop() if self._inbox else (None, 0)
             self._changed.notify_all()
             if message is None and self.ended:
-                raise self.failure or PeerGoneError(reason="it closed the connection")
+                raise self.failure or errors.PeerGoneError(reason="it closed the connection")
         if isinstance(message, PsicliError):
             raise message
         if message is None:
@@ -423,7 +394,7 @@ class Link:
 
     def _take_in(self, message: Message | PsicliError, size: int, stream: Stream) -> None:
         if self._peer_said_bye and not isinstance(message, Taken | Bye | PsicliError):
-            message = PeerProtocolError(detail="it goes on after its last word")
+            message = errors.PeerProtocolError(detail="it goes on after its last word")
         match message:
             case Bye():
                 self._peer_said_bye = True
@@ -432,7 +403,7 @@ class Link:
                 try:
                     self._outbox.confirm(messages)
                     return
-                except PeerProtocolError as exc:
+                except errors.PeerProtocolError as exc:
                     message = exc
             case Abort():
                 self._peer_said_bye = True
@@ -484,12 +455,12 @@ class Link:
             self._changed.notify_all()
             if stream is not self.stream or self.ended:
                 return
-            lasting = self._peer_said_bye or self._aborted or isinstance(stream.failure, PeerProtocolError)
+            lasting = self._peer_said_bye or self._aborted or isinstance(stream.failure, errors.PeerProtocolError)
             if self._mend is None or lasting:
                 self.end(stream.failure)
                 return
             self.stream = None
-        cause = stream.failure or PeerGoneError(reason="the connection was closed")
+        cause = stream.failure or errors.PeerGoneError(reason="the connection was closed")
         threading.Thread(target=self._be_mended, args=(self._mend, cause), name="psicli-mend", daemon=True).start()
 
     def _be_mended(self, mend: Callable[[Link, PsicliError], None], cause: PsicliError) -> None:
@@ -516,7 +487,7 @@ class Link:
             self._changed.notify_all()
             if self.broken:
                 assert trial is not None
-                raise (trial.over and trial.failure) or PeerGoneError(reason=NO_ANSWER)
+                raise (trial.over and trial.failure) or errors.PeerGoneError(reason=NO_ANSWER)
 
     def take_over(self, other: Link, first: Reconnect) -> None:
         """Go on over the stream of another link, which began so; the stream there was, whole or not, is over.
@@ -527,7 +498,7 @@ class Link:
         assert stream is not None
         with self._changed:
             if first.attempt <= self._attempt:
-                raise PeerProtocolError(detail="it reconnects again as it did before")
+                raise errors.PeerProtocolError(detail="it reconnects again as it did before")
             self._outbox.go_on_after(first.messages)
             self._attempt = first.attempt
             stream.owes_reconnect = True
@@ -558,12 +529,12 @@ class Link:
                 try:
                     self._outbox.go_on_after(messages)
                     self._use(stream)
-                except PeerProtocolError as exc:
+                except errors.PeerProtocolError as exc:
                     self.end(exc)
             case Abort():
-                self.end(PeerGoneError(reason="it knows nothing of this session any more"))
+                self.end(errors.PeerGoneError(reason="it knows nothing of this session any more"))
             case _:
-                self.end(PeerProtocolError(detail="it did not answer with Reconnect"))
+                self.end(errors.PeerProtocolError(detail="it did not answer with Reconnect"))
 
     def _use(self, stream: Stream) -> None:
         self.stream, self._trial = stream, None
@@ -582,21 +553,21 @@ def _kind(message: Message) -> str:
 def _translated(exc: grpc.RpcError, *, tls: bool) -> PsicliError:
     if not isinstance(exc, grpc.Call):
         # The server's request iterator raises the bare class when the stream breaks.
-        return PeerGoneError(reason="the connection broke")
+        return errors.PeerGoneError(reason="the connection broke")
     code, details = exc.code(), exc.details() or ""
     reason = _plain_reason(details)
     if tls and code is grpc.StatusCode.UNAVAILABLE and any(word in details.lower() for word in _TLS_WORDS):
-        return TlsHandshakeError(reason=reason)
+        return errors.TlsHandshakeError(reason=reason)
     if code is grpc.StatusCode.PERMISSION_DENIED:
-        return PeerRefusedError()
+        return errors.PeerRefusedError()
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-        return PeerProtocolError(detail=f"a message of more than {MAX_MESSAGE_BYTES} bytes")
+        return errors.PeerProtocolError(detail=f"a message of more than {MAX_MESSAGE_BYTES} bytes")
     if "Compression algorithm" in details:
-        return PeerProtocolError(detail="it compresses its messages")
+        return errors.PeerProtocolError(detail="it compresses its messages")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         # Junk holds its connections; the session itself would have said that it is taken.
-        return PeerGoneError(reason="it has too many connections")
-    return PeerGoneError(reason=reason)
+        return errors.PeerGoneError(reason="it has too many connections")
+    return errors.PeerGoneError(reason=reason)
 
 
 def _plain_reason(details: str) -> str:
@@ -621,6 +592,7 @@ class _End:
         return tls.written_address(self.host, self.port)
 
 
+@dataclass(eq=False)
 class Listener(_End):
     """The end that accepts the connection; owns the port from construction on.
 
@@ -655,17 +627,15 @@ class Listener(_End):
             if self.credentials is None:
                 bound = self._server.add_insecure_port(self.where)
             else:
-                bound = self._server.add_secure_port(self.where, self._server_credentials(self.credentials))
+                own_pair = (self.credentials.private_key, self.credentials.certificate)
+                configuration = grpc.ssl_server_certificate_configuration([own_pair], self.credentials.ca)
+                secured = grpc.dynamic_ssl_server_credentials(configuration, self._note_handshake, True)
+                bound = self._server.add_secure_port(self.where, secured)
         except RuntimeError as exc:
-            raise PortBusyError(where=self.where) from exc
+            raise errors.PortBusyError(where=self.where) from exc
         if bound != self.port:
-            raise PortBusyError(where=self.where)
+            raise errors.PortBusyError(where=self.where)
         failpoints.passage("port.bound")
-
-    def _server_credentials(self, credentials: TlsCredentials) -> Any:
-        shown_pair = (credentials.private_key, credentials.certificate)
-        configuration = grpc.ssl_server_certificate_configuration([shown_pair], credentials.ca)
-        return grpc.dynamic_ssl_server_credentials(configuration, self._note_handshake, True)
 
     def _note_handshake(self) -> None:
         """Count a handshake that begins: gRPC asks here for a newer certificate, and tells nothing of its failure."""
@@ -697,18 +667,18 @@ class Listener(_End):
             return self._taken
         assert self._peer_failure is not None
         if self.credentials is None and self._peer_failure == TLS_FAILED:
-            raise PeerWantsTlsError()
+            raise errors.PeerWantsTlsError()
         raise failure_of_peer(self._peer_failure)
 
     def _handshakes_failed(self) -> bool:
         return self._handshakes > 0 and time.monotonic() - self._handshake_at >= HANDSHAKE_GRACE
 
-    def _absence(self, timeout: float) -> PeerAbsentError:
+    def _absence(self, timeout: float) -> errors.PeerAbsentError:
         if self._handshakes > 0:
             ago = time.monotonic() - self._handshake_at
-            return HandshakesFailedError(seconds=timeout, count=self._handshakes, where=self.where, ago=ago)
+            return errors.HandshakesFailedError(seconds=timeout, count=self._handshakes, where=self.where, ago=ago)
         reason = next(iter(self._strangers[-1:]), f"nobody connected to {self.where} as {self.peer}")
-        return PeerAbsentError(seconds=timeout, reason=reason)
+        return errors.PeerAbsentError(seconds=timeout, reason=reason)
 
     def _say_what_for(self) -> None:
         if self._handshakes_failed():
@@ -754,7 +724,7 @@ class Listener(_End):
             if stream.link is self._taken:
                 # Whether the last words have arrived is known when the peer has said its own.
                 stream.link.await_end(stream)
-        except StrangerError as exc:
+        except errors.StrangerError as exc:
             self._note_stranger(exc.message)
             context.set_code(grpc.StatusCode.PERMISSION_DENIED)
         except PsicliError as exc:
@@ -776,9 +746,9 @@ class Listener(_End):
         try:
             certificate = x509.load_pem_x509_certificate(context.auth_context()["x509_pem_cert"][0])
         except ValueError as exc:
-            raise StrangerError(names="nobody, as far as it can be read", name=name) from exc
+            raise errors.StrangerError(names="nobody, as far as it can be read", name=name) from exc
         if not tls.names_party(certificate, name):
-            raise StrangerError(names=tls.shown_names(certificate), name=name)
+            raise errors.StrangerError(names=tls.shown_names(certificate), name=name)
         return certificate
 
     def _note_stranger(self, message: str) -> None:
@@ -799,7 +769,7 @@ class Listener(_End):
             elif isinstance(first, Reconnect):
                 self._readmit(link, first)
             else:
-                raise PeerProtocolError(detail="a connection did not start with a Hello")
+                raise errors.PeerProtocolError(detail="a connection did not start with a Hello")
             self._lock.notify_all()
 
     def _answer(self, link: Link, octets: bytes) -> None:
@@ -841,7 +811,7 @@ class Listener(_End):
             failpoints.passage("reconnect.answered")
             self._taken.take_over(link, first)
         else:
-            self._turn_away(link, PeerLostError.code)
+            self._turn_away(link, errors.PeerLostError.code)
 
     def _watch(self, link: Link) -> None:
         """Note of a silent peer whether its machine still answers: of a connection that is gone nobody can tell."""
@@ -854,18 +824,13 @@ class Listener(_End):
         """Wait for the peer to come back after its connection broke; end the link if it does not."""
         lost = link.unanswered
         patience = self.reconnect_window if lost else min(DEAD_AFTER, self.reconnect_window)
-        logger.warning(
-            "the connection of %s broke (%s); waiting %.0f s for a new one", self.peer, _reason(cause), patience
-        )
-        began = time.monotonic()
+        why, began = _reason(cause), time.monotonic()
+        logger.warning("the connection of %s broke (%s); waiting %.0f s for a new one", self.peer, why, patience)
         while not link.await_stream(min(WAITING_LINE_INTERVAL, _left(began + patience))):
             gone = time.monotonic() - began
             if gone >= patience:
-                link.end(
-                    LinkBrokenError(cause=_reason(cause), seconds=patience)
-                    if lost
-                    else PeerGoneError(reason=f"{_reason(cause)}, and no new connection came within {patience:.0f} s")
-                )
+                absent = errors.PeerGoneError(reason=f"{why}, and no new connection came within {patience:.0f} s")
+                link.end(errors.LinkBrokenError(cause=why, seconds=patience) if lost else absent)
                 return
             logger.info("still waiting for %s to connect again, for %.0f s of %.0f s", self.peer, gone, patience)
         if not link.ended:
@@ -906,14 +871,15 @@ class Dialer(_End):
             link = Link(tls=self.credentials is not None)
             link.own_hello = make_hello()
             try:
-                self._link = self._attempt(link, HelloOctets(link.own_hello), deadline)
+                self._attempt(link, deadline)
+                self._link = link
                 if self.reconnect_window:
                     link.can_be_mended(session_id(link.peer_hello, link.own_hello), self._reconnect)
                 return link
-            except PeerGoneError as exc:
+            except errors.PeerGoneError as exc:
                 # The last attempt may just have run out of time.
                 reason = reason if exc.facts["reason"] == NO_ANSWER else str(exc.facts["reason"])
-            except PeerSpeaksPlainError:
+            except errors.PeerSpeaksPlainError:
                 if self.purpose is Purpose.RUN:
                     self._tell_in_plain()
                 raise
@@ -921,7 +887,7 @@ class Dialer(_End):
             self._check_plain(deadline)
             left = deadline - time.monotonic()
             if left <= 0:
-                raise PeerAbsentError(seconds=timeout, reason=f"{self.where}: {reason}")
+                raise errors.PeerAbsentError(seconds=timeout, reason=f"{self.where}: {reason}")
             if time.monotonic() >= next_line:
                 logger.info("still waiting for %s at %s: %s", self.peer, self.where, reason)
                 next_line += WAITING_LINE_INTERVAL
@@ -935,7 +901,7 @@ class Dialer(_End):
         """
         timeout = min(tls.PREFLIGHT_TIMEOUT, deadline - time.monotonic())
         if self.credentials is None and timeout > 0 and tls.presented(self.host, self.port, timeout) is not None:
-            raise PeerSpeaksTlsError(where=self.where)
+            raise errors.PeerSpeaksTlsError(where=self.where)
 
     def _tell_in_plain(self) -> None:
         """Tell a listener in plain text that this side speaks TLS; it would wait in vain. No more than that is said."""
@@ -950,17 +916,14 @@ class Dialer(_End):
         while not told and time.monotonic() < deadline:
             link = Link()
             try:
-                failpoints.passage("peer.dialled")
-                link.send(Abort(failure_class))
-                assert link.stream is not None
-                self._connect(link, link.stream, deadline)
+                self._dial(link, Abort(failure_class), deadline)
                 # A peer that refuses who we are will do so again.
-                told = link.finish(deadline - time.monotonic()) or isinstance(link.failure, IdentityError)
-            except IdentityError as exc:
+                told = link.finish(deadline - time.monotonic()) or isinstance(link.failure, errors.IdentityError)
+            except errors.IdentityError as exc:
                 # It comes second to the failure to be told, and will not be better in a moment.
                 logger.info("%s cannot be told: %s", self.peer, exc)
                 told = True
-            except PeerLostError:
+            except errors.PeerLostError:
                 pass
             self._hang_up()
             if not told:
@@ -978,13 +941,10 @@ class Dialer(_End):
 
     def _reconnect(self, link: Link, cause: PsicliError) -> None:
         """Make a new connection after one broke; end the link if that cannot be done."""
+        why, began = _reason(cause), time.monotonic()
         logger.warning(
-            "the connection to %s broke (%s); trying for %.0f s to get it back",
-            self.peer,
-            _reason(cause),
-            self.reconnect_window,
+            "the connection to %s broke (%s); trying for %.0f s to get it back", self.peer, why, self.reconnect_window
         )
-        began = time.monotonic()
         deadline, next_line = began + self.reconnect_window, began + WAITING_LINE_INTERVAL
         pause = min(FIRST_RETRY_INTERVAL, self.retry_interval)
         while not link.ended:
@@ -996,9 +956,9 @@ class Dialer(_End):
                 logger.info("%s is back after %.1f s", self.peer, time.monotonic() - began)
                 return
             if (death := self._death(link, reason)) is not None:
-                link.end(PeerGoneError(reason=f"{_reason(cause)}, then {death}"))
+                link.end(errors.PeerGoneError(reason=f"{why}, then {death}"))
             elif time.monotonic() >= deadline:
-                link.end(LinkBrokenError(cause=_reason(cause), seconds=self.reconnect_window))
+                link.end(errors.LinkBrokenError(cause=why, seconds=self.reconnect_window))
             elif time.monotonic() >= next_line:
                 logger.info("still trying to reach %s at %s: %s", self.peer, self.where, reason)
                 next_line += WAITING_LINE_INTERVAL
@@ -1010,16 +970,16 @@ class Dialer(_End):
         """Make one attempt; return why it failed, None when the link goes on, or has ended."""
         try:
             sockets.reach(self.host, self.port, REACH_TIMEOUT)
-        except PeerGoneError as exc:
+        except errors.PeerGoneError as exc:
             return _reason(exc)
         failpoints.passage("reconnect.dialled")
         try:
             self._connect(link, link.try_stream(), time.monotonic() + ANSWER_TIMEOUT)
             link.await_trial(ANSWER_TIMEOUT)
-        except PeerGoneError as exc:
+        except errors.PeerGoneError as exc:
             # Whoever accepts a connection, and then takes too long over TLS, does not answer.
             return NO_ANSWER if _reason(exc) == sockets.TIMED_OUT else _reason(exc)
-        except (CertificateRefusedError, TlsHandshakeError) as exc:
+        except (errors.CertificateRefusedError, errors.TlsHandshakeError) as exc:
             # Both were fine before, and look like this when the connection breaks again.
             return exc.message
         except PsicliError as exc:
@@ -1038,35 +998,36 @@ class Dialer(_End):
         try:
             # The network may have broken again since.
             sockets.reach(self.host, self.port, REACH_TIMEOUT)
-        except PeerGoneError:
+        except errors.PeerGoneError:
             return None
         return f"its machine took a connection that nobody answered within {ANSWER_TIMEOUT:.0f} s: was it stopped?"
 
-    def _attempt(self, link: Link, first: Message, deadline: float) -> Link:
+    def _attempt(self, link: Link, deadline: float) -> None:
+        self._dial(link, HelloOctets(link.own_hello), deadline)
+        try:
+            self._await_hello(link, deadline)
+        except errors.PeerProtocolError as exc:
+            link.abort(exc.code, LAST_WORDS_TIMEOUT)
+            raise
+
+    def _await_hello(self, link: Link, deadline: float) -> None:
+        while (answer := link.first(min(WAITING_LINE_INTERVAL, _left(deadline)))) is None:
+            if time.monotonic() >= deadline:
+                raise errors.PeerGoneError(reason=NO_ANSWER)
+        if isinstance(answer, Abort):
+            raise errors.PeerBusyError() if answer.failure_class == BUSY else failure_of_peer(answer.failure_class)
+        if not isinstance(answer, HelloOctets):
+            raise errors.PeerProtocolError(detail="it did not answer with a Hello")
+        # Read here, where the peer can be told what is wrong with it.
+        if decode_hello(answer.octets).purpose is Purpose.CHECK and self.purpose is Purpose.RUN:
+            raise errors.PeerGoneError(reason=_ONLY_CHECKS)
+        link.peer_hello = answer.octets
+
+    def _dial(self, link: Link, first: Message, deadline: float) -> None:
         failpoints.passage("peer.dialled")
         link.send(first)
         assert link.stream is not None
         self._connect(link, link.stream, deadline)
-        try:
-            return self._await_hello(link, deadline)
-        except PeerProtocolError as exc:
-            link.abort(exc.code, LAST_WORDS_TIMEOUT)
-            raise
-
-    def _await_hello(self, link: Link, deadline: float) -> Link:
-        while (answer := link.first(min(WAITING_LINE_INTERVAL, _left(deadline)))) is None:
-            if time.monotonic() >= deadline:
-                raise PeerGoneError(reason=NO_ANSWER)
-        if isinstance(answer, HelloOctets):
-            # Read here, where the peer can be told what is wrong with it.
-            theirs = decode_hello(answer.octets)
-            if theirs.purpose is Purpose.CHECK and self.purpose is Purpose.RUN:
-                raise PeerGoneError(reason=_ONLY_CHECKS)
-            link.peer_hello = answer.octets
-            return link
-        if isinstance(answer, Abort):
-            raise (PeerBusyError() if answer.failure_class == BUSY else failure_of_peer(answer.failure_class))
-        raise PeerProtocolError(detail="it did not answer with a Hello")
 
     def _connect(self, link: Link, stream: Stream, deadline: float) -> None:
         self._channel = channel = self._open_channel(link, deadline)

@@ -23,14 +23,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from psicli import failpoints, signals
-from psicli.errors import BindError, CannotCreateError, LockHeldError, PortBusyError, PsicliError, shown
+from psicli.errors import BindError, CannotCreateError, LockHeldError, PortBusyError, PsicliError, reason, shown
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Holder:
     percent: int = 0
 
 
-class PortLock:
+class PortLock(AbstractContextManager["PortLock"]):
     """A lock on one file, ours until release(); raises CannotCreateError when the file cannot be made."""
 
     def __init__(self, path: Path) -> None:
@@ -70,9 +70,6 @@ class PortLock:
         # Every thread of a run may say how far it is.
         self._writing = threading.Lock()
         self._file = _open(path)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
@@ -174,11 +171,10 @@ def _acquire(lock: PortLock, what: str, deadline: float) -> None:
 
 
 def _held(what: str, holder: Holder | None) -> LockHeldError:
-    if holder is None:
-        return LockHeldError(what=what, holder="a job that does not say which")
-    return LockHeldError(
-        what=what, holder=f"job {holder.job} of {holder.party} (pid {holder.pid}, {holder.user}, since {holder.since})"
-    )
+    who = "a job that does not say which"
+    if holder is not None:
+        who = f"job {holder.job} of {holder.party} (pid {holder.pid}, {holder.user}, since {holder.since})"
+    return LockHeldError(what=what, holder=who)
 
 
 def _wait_for(failure: Callable[[], PsicliError | None], deadline: float) -> None:
@@ -204,7 +200,7 @@ def _bind_failure(host: str, port: int, where: str) -> PsicliError | None:
         except OSError as exc:
             if exc.errno == errno.EADDRINUSE:
                 return PortBusyError(where=where)
-            return BindError(where=where, reason=(exc.strerror or "unknown").lower())
+            return BindError(where=where, reason=reason(exc))
     return None
 
 
@@ -236,7 +232,7 @@ def _open(path: Path) -> int:
             return descriptor
         return _regular(os.open(path, os.O_RDWR | safe), path)
     except OSError as exc:
-        raise CannotCreateError(path=path, reason=(exc.strerror or "unknown").lower()) from exc
+        raise CannotCreateError(path=path, reason=reason(exc)) from exc
 
 
 def _regular(descriptor: int, path: Path) -> int:

@@ -6,7 +6,7 @@ the whole records are compared. Either takes n log n steps, whatever a peer send
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -24,38 +24,71 @@ def empty(count: int, width: int) -> Words:
     return np.empty((count, width // 8), "<u8")
 
 
-@dataclass(frozen=True)
 class Comparison:
-    """What a list of records has in common with another, and each with itself.
+    """What two lists of records have in common, and each with itself, after one sort of both together."""
 
-    found, found_other: for each record whether the other list holds it too; exact where neither list repeats a record,
-    else at least one of the common records is marked.
-    """
+    def __init__(self, records: Words, other: Words) -> None:
+        self._lists = records, other
+        self._count = len(records)
+        firsts = np.concatenate([records[:, 0], other[:, 0]])
+        self._order = stable_order(firsts)
+        firsts = firsts[self._order]
+        self._alike = firsts[1:] == firsts[:-1]
 
-    found: Mask
-    found_other: Mask
-    repeats: bool
-    other_repeats: bool
+    @property
+    def repeats(self) -> bool:
+        """Whether two records of the first list are equal; how long that takes does not tell what is common."""
+        return self._repeats[0]
 
+    @property
+    def other_repeats(self) -> bool:
+        """Whether two records of the other list are equal; the same holds."""
+        return self._repeats[1]
 
-def compare(records: Words, other: Words) -> Comparison:
-    """Compare two lists of records of one size, after one sort of both together."""
-    count = len(records)
-    first, second = _alike(records, other)
-    if len(first):
-        both = np.concatenate([records, other])
+    @cached_property
+    def _repeats(self) -> tuple[bool, bool]:
+        mine = self._order < self._count
+        if not (self._alike & (mine[1:] == mine[:-1])).any():
+            return False, False
+        first, second = self._equal_pairs
+        return bool((second < self._count).any()), bool((first >= self._count).any())
+
+    @cached_property
+    def found(self) -> Mask:
+        """For each record whether the other list holds it too.
+
+        Exact where neither list repeats a record, else at least one of the common records is marked.
+        """
+        return self._marked(0)
+
+    @cached_property
+    def found_other(self) -> Mask:
+        """The same for each record of the other list."""
+        return self._marked(1)
+
+    def _marked(self, which: int) -> Mask:
+        first, second = self._equal_pairs
+        mixed = (first < self._count) & (second >= self._count)
+        mask = np.zeros(len(self._lists[which]), np.bool_)
+        mask[second[mixed] - self._count if which else first[mixed]] = True
+        return mask
+
+    @cached_property
+    def _equal_pairs(self) -> tuple[Order, Order]:
+        """Places in both lists together of two equal records that are neighbours in order, the lower place first."""
+        pairs = np.flatnonzero(self._alike)
+        if not len(pairs):
+            return pairs, pairs
+        both = np.concatenate(self._lists)
+        if (self._alike[1:] & self._alike[:-1]).any():
+            # Not only neighbours are alike: of those the whole records are put in order.
+            doubtful = np.unique(self._order[np.concatenate([pairs, pairs + 1])])
+            order = doubtful[np.lexsort(tuple(both[doubtful].T))]
+            first, second = order[:-1], order[1:]
+        else:
+            first, second = self._order[pairs], self._order[pairs + 1]
         equal = _equal(both.take(first, axis=0), both.take(second, axis=0))
-        first, second = first[equal], second[equal]
-    mixed = (first < count) & (second >= count)
-    comparison = Comparison(
-        np.zeros(count, np.bool_),
-        np.zeros(len(other), np.bool_),
-        bool((second < count).any()),
-        bool((first >= count).any()),
-    )
-    comparison.found[first[mixed]] = True
-    comparison.found_other[second[mixed] - count] = True
-    return comparison
+        return first[equal], second[equal]
 
 
 def have_common(records: Words, other: Words) -> bool:
@@ -68,22 +101,7 @@ def have_common(records: Words, other: Words) -> bool:
     kept = marked[right]
     marked[left] = False
     marked[right] = True
-    return bool(compare(records[marked[left]], other[kept]).found.any())
-
-
-def _alike(records: Words, other: Words) -> tuple[Order, Order]:
-    """Return pairs of places in both lists together, the lower one first, of which each may hold equal records."""
-    firsts = np.concatenate([records[:, 0], other[:, 0]])
-    order = stable_order(firsts)
-    firsts = firsts[order]
-    alike = firsts[1:] == firsts[:-1]
-    pairs = np.flatnonzero(alike)
-    if not (alike[1:] & alike[:-1]).any():
-        return order[pairs], order[pairs + 1]
-    # Not only neighbours are alike: of those the whole records are put in order.
-    doubtful = np.unique(order[np.concatenate([pairs, pairs + 1])])
-    order = doubtful[np.lexsort(tuple(np.concatenate([records, other])[doubtful].T))]
-    return order[:-1], order[1:]
+    return bool(Comparison(records[marked[left]], other[kept]).found.any())
 
 
 def _equal(records: Words, other: Words) -> Mask:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -56,13 +55,14 @@ def simulate_job(
                 reports = {party: process.communicate()[0] for party, process in processes.items()}
         finally:
             for process in processes.values():
-                if process.poll() is None:
-                    process.send_signal(signal.SIGTERM)
+                process.terminate()
             for process in processes.values():
                 _see_off(process)
     codes = [_exit_code(process) for process in processes.values()]
-    text = _as_one_object(reports) if as_json else "\n".join(reports.values()).rstrip("\n")
-    return _first_own_failure(codes), text
+    if not as_json:
+        return _first_own_failure(codes), "\n".join(reports.values()).rstrip("\n")
+    objects = {party: json.loads(text) if text else None for party, text in reports.items()}
+    return _first_own_failure(codes), json.dumps({"parties": objects}, indent=2, ensure_ascii=False)
 
 
 def _trace_flag(trace: Path | None, party: str) -> list[str]:
@@ -121,8 +121,3 @@ def _exit_code(process: subprocess.Popen[str]) -> int:
 def _first_own_failure(codes: Sequence[int]) -> int:
     failed = [code for code in codes if code]
     return next((code for code in failed if code not in _THE_OTHERS_FAULT), failed[0] if failed else 0)
-
-
-def _as_one_object(reports: Mapping[str, str]) -> str:
-    parties = {party: json.loads(text) if text else None for party, text in reports.items()}
-    return json.dumps({"parties": parties}, indent=2, ensure_ascii=False)

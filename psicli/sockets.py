@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from urllib.parse import unquote
 
 from psicli import signals
-from psicli.errors import PeerGoneError
+from psicli.errors import PeerGoneError, reason
 
 TIMED_OUT = "timed out"
 # A machine that is there acknowledges what it gets within this time, whatever its processes do [ms].
@@ -31,7 +31,7 @@ def connected(host: str, port: int, timeout: float) -> Iterator[socket.socket]:
     except TimeoutError as exc:
         raise PeerGoneError(reason=TIMED_OUT) from exc
     except OSError as exc:
-        raise PeerGoneError(reason=(exc.strerror or "unknown").lower()) from exc
+        raise PeerGoneError(reason=reason(exc)) from exc
 
 
 def reach(host: str, port: int, timeout: float) -> None:

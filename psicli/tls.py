@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,25 +19,8 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from psicli import signals, sockets
-from psicli.errors import (
-    CertificateRefusedError,
-    IdentityError,
-    OwnCertificateEarlyError,
-    OwnCertificateExpiredError,
-    OwnCertificateNameError,
-    PeerCertificateEarlyError,
-    PeerCertificateError,
-    PeerCertificateExpiredError,
-    PeerCertificateIssuerError,
-    PeerCertificateNameError,
-    PeerGoneError,
-    PeerSpeaksPlainError,
-    SwappedCertificateError,
-    TlsFileError,
-    TlsHandshakeError,
-    shown,
-)
+from psicli import errors, signals, sockets
+from psicli.errors import shown
 
 # How far two clocks may differ before a certificate that is not valid yet is more than a matter of waiting.
 CLOCK_SKEW = timedelta(minutes=5)
@@ -102,14 +86,14 @@ class TlsCredentials:
         now = datetime.now(UTC)
         facts = {"path": self.certificate_file, "now": written(now), "name": self.own_name}
         if self.own.not_valid_after_utc < now:
-            raise OwnCertificateExpiredError(date=written(self.own.not_valid_after_utc), **facts)
+            raise errors.OwnCertificateExpiredError(date=written(self.own.not_valid_after_utc), **facts)
         if self.own.not_valid_before_utc > now + CLOCK_SKEW:
-            raise OwnCertificateEarlyError(date=written(self.own.not_valid_before_utc), **facts)
+            raise errors.OwnCertificateEarlyError(date=written(self.own.not_valid_before_utc), **facts)
         if names_party(self.own, self.own_name):
             return
         if names_party(self.own, self.peer_name):
-            raise SwappedCertificateError(names=shown_names(self.own), **facts)
-        raise OwnCertificateNameError(names=shown_names(self.own), **facts)
+            raise errors.SwappedCertificateError(names=shown_names(self.own), **facts)
+        raise errors.OwnCertificateNameError(names=shown_names(self.own), **facts)
 
 
 def read_file(path: Path) -> bytes:
@@ -117,7 +101,7 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as exc:
-        raise TlsFileError(path=path, reason=(exc.strerror or "unknown").lower()) from exc
+        raise errors.TlsFileError(path=path, reason=errors.reason(exc)) from exc
 
 
 def _context(ca_file: Path, certificate_file: Path, private_key_file: Path) -> ssl.SSLContext:
@@ -129,13 +113,13 @@ def _context(ca_file: Path, certificate_file: Path, private_key_file: Path) -> s
     try:
         context.load_verify_locations(ca_file)
     except ssl.SSLError as exc:
-        raise TlsFileError(path=ca_file, reason="it holds no certificate in PEM") from exc
+        raise errors.TlsFileError(path=ca_file, reason="it holds no certificate in PEM") from exc
     try:
         # The password keeps OpenSSL from asking on the terminal.
         context.load_cert_chain(certificate_file, private_key_file, password="")
     except ssl.SSLError as exc:
         reason = f"it is no certificate in PEM, or {private_key_file} is not its unencrypted key"
-        raise TlsFileError(path=certificate_file, reason=reason) from exc
+        raise errors.TlsFileError(path=certificate_file, reason=reason) from exc
     return context
 
 
@@ -147,7 +131,7 @@ def load_certificate(path: Path, octets: bytes) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(octets)
     except ValueError as exc:
-        raise TlsFileError(path=path, reason="it holds no certificate in PEM") from exc
+        raise errors.TlsFileError(path=path, reason="it holds no certificate in PEM") from exc
 
 
 def dns_names(certificate: x509.Certificate) -> list[str]:
@@ -207,18 +191,16 @@ def preflight(host: str, port: int, credentials: TlsCredentials, timeout: float)
 
     Raises a subclass of IdentityError for what somebody has to mend, PeerGoneError for what may pass.
     """
+    # A listener that is just ending looks the same as one that refuses, once.
+    with suppress(errors.CertificateRefusedError):
+        return _handshake(host, port, credentials, timeout)
     try:
         return _handshake(host, port, credentials, timeout)
-    except CertificateRefusedError:
-        # A listener that is just ending looks the same, once.
-        pass
-    try:
-        return _handshake(host, port, credentials, timeout)
-    except CertificateRefusedError as exc:
+    except errors.CertificateRefusedError as exc:
         since = credentials.own.not_valid_before_utc
         if datetime.now(UTC) - since < CLOCK_SKEW:
             reason = f"it refuses this side's certificate, which is valid since {written(since)}: do the clocks differ?"
-            raise PeerGoneError(reason=reason) from exc
+            raise errors.PeerGoneError(reason=reason) from exc
         raise
 
 
@@ -245,9 +227,9 @@ def _named_certificate(secure: ssl.SSLSocket, where: str, name: str) -> x509.Cer
     try:
         certificate = x509.load_der_x509_certificate(secure.getpeercert(binary_form=True) or b"")
     except ValueError as exc:
-        raise PeerCertificateError(where=where, reason="it cannot be read") from exc
+        raise errors.PeerCertificateError(where=where, reason="it cannot be read") from exc
     if not names_party(certificate, name):
-        raise PeerCertificateNameError(where=where, names=shown_names(certificate), name=name)
+        raise errors.PeerCertificateNameError(where=where, names=shown_names(certificate), name=name)
     return certificate
 
 
@@ -260,44 +242,44 @@ def _read_greeting(secure: ssl.SSLSocket, where: str, credentials: TlsCredential
     except ssl.SSLError as exc:
         raise _failure(exc, where, credentials) from exc
     if not greeting:
-        raise PeerGoneError(reason="it closed the connection")
+        raise errors.PeerGoneError(reason="it closed the connection")
 
 
-def _failure(exc: ssl.SSLError, where: str, credentials: TlsCredentials) -> PeerGoneError | IdentityError:
+def _failure(exc: ssl.SSLError, where: str, credentials: TlsCredentials) -> errors.PeerGoneError | errors.IdentityError:
     """Translate what ended the handshake, but for a certificate of the peer that is no good."""
     reason = exc.reason or ""
     if isinstance(exc, ssl.SSLEOFError):
-        return PeerGoneError(reason="it closed the connection in the TLS handshake")
+        return errors.PeerGoneError(reason="it closed the connection in the TLS handshake")
     if reason in _NO_TLS:
-        return PeerSpeaksPlainError(where=where)
+        return errors.PeerSpeaksPlainError(where=where)
     alert = re.sub(r"^.*_ALERT_", "", reason)
     if alert in _ALERTS:
         return _refused(_ALERTS[alert], where, credentials)
-    return TlsHandshakeError(reason=reason.replace("_", " ").lower() or "unknown")
+    return errors.TlsHandshakeError(reason=reason.replace("_", " ").lower() or "unknown")
 
 
-def _refused(reason: str, where: str, credentials: TlsCredentials) -> CertificateRefusedError:
+def _refused(reason: str, where: str, credentials: TlsCredentials) -> errors.CertificateRefusedError:
     issuer = shown_issuer(credentials.own)
-    return CertificateRefusedError(where=where, path=credentials.certificate_file, issuer=issuer, reason=reason)
+    return errors.CertificateRefusedError(where=where, path=credentials.certificate_file, issuer=issuer, reason=reason)
 
 
 def _fault(
     exc: ssl.SSLCertVerificationError, host: str, port: int, credentials: TlsCredentials, timeout: float
-) -> PeerGoneError | IdentityError:
+) -> errors.PeerGoneError | errors.IdentityError:
     """Say what is wrong with the peer's certificate, in the words of the certificate itself."""
     now = datetime.now(UTC)
     facts = {"where": written_address(host, port), "now": written(now)}
     found = presented(host, port, timeout)
     if found is not None and exc.verify_code == _EXPIRED and found.not_valid_after_utc < now:
-        return PeerCertificateExpiredError(date=written(found.not_valid_after_utc), **facts)
+        return errors.PeerCertificateExpiredError(date=written(found.not_valid_after_utc), **facts)
     if found is not None and exc.verify_code == _NOT_YET_VALID and found.not_valid_before_utc > now:
-        early = PeerCertificateEarlyError(date=written(found.not_valid_before_utc), **facts)
+        early = errors.PeerCertificateEarlyError(date=written(found.not_valid_before_utc), **facts)
         # A clock that is a little late catches up.
         soon = found.not_valid_before_utc - now < CLOCK_SKEW
-        return PeerGoneError(reason=early.message) if soon else early
+        return errors.PeerGoneError(reason=early.message) if soon else early
     if found is not None and exc.verify_code in _UNKNOWN_ISSUER:
-        return PeerCertificateIssuerError(issuer=shown_issuer(found), ca_file=credentials.ca_file, **facts)
-    return PeerCertificateError(reason=exc.verify_message, **facts)
+        return errors.PeerCertificateIssuerError(issuer=shown_issuer(found), ca_file=credentials.ca_file, **facts)
+    return errors.PeerCertificateError(reason=exc.verify_message, **facts)
 
 
 def presented(host: str, port: int, timeout: float) -> x509.Certificate | None:

@@ -50,23 +50,18 @@ class Stages:
     @contextmanager
     def at(self, stage: Stage, step: str, frame: int | None = None) -> Iterator[None]:
         """Count the block to a stage; the trace shows it as this step."""
-        computed = time.thread_time_ns()
-        with self._guard:
-            began = time.perf_counter_ns()
-            if not self._at_it[stage]:
-                self._since[stage] = began
-            self._at_it[stage] += 1
-        try:
-            yield
-        finally:
-            computed = time.thread_time_ns() - computed
+        with span(step, task=self._task, frame=frame):
             with self._guard:
-                ended = time.perf_counter_ns()
-                self._at_it[stage] -= 1
                 if not self._at_it[stage]:
-                    self._total[stage] += ended - self._since[stage]
-            if _recorder is not None:
-                _recorder.span(step, began, ended, computed, self._task, frame)
+                    self._since[stage] = time.perf_counter_ns()
+                self._at_it[stage] += 1
+            try:
+                yield
+            finally:
+                with self._guard:
+                    self._at_it[stage] -= 1
+                    if not self._at_it[stage]:
+                        self._total[stage] += time.perf_counter_ns() - self._since[stage]
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of every stage so far [s]."""
@@ -93,6 +88,7 @@ class _Span(NamedTuple):
     name: str
     began: int
     ended: int
+    # For how much of it its thread had a core [ns].
     computed: int
     lane: str
     task: str | None
@@ -113,14 +109,7 @@ class _Recorder:
         self.full_at: int | None = None
         self._events: list[_Span | _Count] = []
 
-    def span(self, name: str, began: int, ended: int, computed: int, task: str | None, frame: int | None) -> None:
-        """Take note of a step from its thread; computed: for how much of it the thread had a core [ns]."""
-        self._append(_Span(name, began, ended, computed, current_thread().name, task, frame))
-
-    def count(self, name: str, unit: str, value: int) -> None:
-        self._append(_Count(name, time.perf_counter_ns(), unit, value))
-
-    def _append(self, event: _Span | _Count) -> None:
+    def append(self, event: _Span | _Count) -> None:
         if len(self._events) < MAX_EVENTS:
             self._events.append(event)
         elif self.full_at is None:
@@ -191,10 +180,10 @@ def _spanned(recorder: _Recorder, name: str, task: str | None, frame: int | None
         yield
     finally:
         computed = time.thread_time_ns() - computed
-        recorder.span(name, began, time.perf_counter_ns(), computed, task, frame)
+        recorder.append(_Span(name, began, time.perf_counter_ns(), computed, current_thread().name, task, frame))
 
 
 def count(name: str, unit: str, value: int) -> None:
     """Show in the trace how large a number is from now on."""
     if _recorder is not None:
-        _recorder.count(name, unit, value)
+        _recorder.append(_Count(name, time.perf_counter_ns(), unit, value))

@@ -114,16 +114,19 @@ class Worker:
             self._tokens_kept += len(words)
 
     def check(self) -> None:
-        """Check the complete lists, whatever matches, and let the points and the scalar go; raises PeerProtocolError.
+        """Check the complete lists and let the points and the scalar go; raises PeerProtocolError.
 
-        Equal tokens of the peer's points stand for equal products.
+        The peer waits for it, so how long it takes does not depend on what matches. Equal tokens of the peer's points
+        stand for equal products.
         """
         self.wipe()
+        if self._tokens_kept != len(self._own_tokens):
+            raise LocalProtocolError(detail="a bin is checked before its lists are complete")
         if records.have_common(self._own_points, self._peer_points):
             raise PeerProtocolError(detail="it sent a point of ours back as its own")
         self._own_points = self._peer_points = records.empty(0, curve.POINT_BYTES)
-        # One sort of all tokens tells of all three questions; the answer to the third waits for `match`.
-        self._compared = records.compare(self._own_tokens, self._peer_tokens)
+        # One sort of all tokens answers three questions; the third, which of them are common, waits for `match`.
+        self._compared = records.Comparison(self._own_tokens, self._peer_tokens)
         if self._compared.other_repeats:
             raise PeerProtocolError(detail="two of its points are the same item")
         if self._compared.repeats:
@@ -133,7 +136,7 @@ class Worker:
     def match(self, *, bitmap: bool = False) -> Match:
         """Return the result of a checked bin; bitmap: also which of the peer's points matched."""
         compared = self._compared
-        if compared is None or not self._receives or self._tokens_kept != len(compared.found):
+        if compared is None or not self._receives:
             raise LocalProtocolError(detail="a bin is matched before it is checked")
         found = _by_item(compared.found, self._order, len(self._items))
         bits = compared.found_other if bitmap else np.empty(0, np.bool_)

@@ -35,7 +35,7 @@ def check_against_sets(width: int, one: list[bytes], other: list[bytes]) -> None
     ours, theirs = packed(one, width), packed(other, width)
     before = ours.tobytes(), theirs.tobytes()
     sets = set(one), set(other)
-    compared = records.compare(ours, theirs)
+    compared = records.Comparison(ours, theirs)
     assert compared.repeats is (len(sets[0]) < len(one))
     assert compared.other_repeats is (len(sets[1]) < len(other))
     expected = [record in sets[1] for record in one], [record in sets[0] for record in other]
@@ -47,6 +47,8 @@ def check_against_sets(width: int, one: list[bytes], other: list[bytes]) -> None
             assert not (mask & ~np.array(exact, np.bool_)).any()
         else:
             assert mask.tolist() == exact
+    assert records.have_common(ours, theirs) is bool(sets[0] & sets[1])
+    assert records.have_common(theirs, ours) is bool(sets[0] & sets[1])
     # Nobody has put the lists in another order meanwhile.
     assert (ours.tobytes(), theirs.tobytes()) == before
 
@@ -145,3 +147,11 @@ def test_the_order_of_many_words_is_stable(bits: int) -> None:
     words = np.random.default_rng(bits).integers(0, (1 << bits) - 1, 100_000, dtype=np.uint64, endpoint=True)
     for each in (words, words << np.uint64(64 - bits)):
         assert records.stable_order(each).tolist() == np.argsort(each, kind="stable").tolist()
+
+
+def test_looking_for_repeated_records_compares_nothing_across_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer waits for that look: it must not take longer where much is common."""
+    monkeypatch.setattr(records, "_equal", lambda *_: pytest.fail("records of the two lists are compared"))
+    words = np.frombuffer(b"".join(number.to_bytes(16, "little") for number in range(1000)), "<u8").reshape(-1, 2)
+    compared = records.Comparison(words, words[::-1])
+    assert (compared.repeats, compared.other_repeats) == (False, False)

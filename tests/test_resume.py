@@ -684,6 +684,7 @@ def run_watched(pair: Pair, party: str, failpoint: str) -> tuple[bool, set[bytes
         runs[each] = pair.start(each, "--json", f"--only={FIRST}", env=env, program=altered(WATCHED))
     codes = {each: run.result().code for each, run in runs.items()}
     assert codes[party] in (-signal.SIGKILL, 0)
+    assert codes[other(party)] in (69, 0)
     for each in PARTIES:
         noted = pair.folder / f"{each}.draws"
         drawn = [bytes.fromhex(line) for line in noted.read_text().split()]

@@ -35,20 +35,9 @@ from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 
 __all__ = [
-    "DNS_NAME",
-    "NAME",
-    "Job",
-    "JobFile",
-    "LinkSettings",
-    "Node",
-    "PipelineSettings",
-    "PolicySettings",
-    "Task",
-    "TlsFiles",
-    "job_schema",
-    "load_job",
-    "load_parties",
-]
+    "DNS_NAME", "NAME", "Job", "JobFile", "LinkSettings", "Node", "PipelineSettings", "PolicySettings", "Task",
+    "TlsFiles", "job_schema", "load_job", "load_parties",
+]  # fmt: skip
 
 
 def load_job(
@@ -79,11 +68,12 @@ def load_job(
         checks.check_task(document, task, own, parties)
     slots = checks.undo_lists(document)
     checks.check_names(document, slots, only)
-    checks.check_policy(document, [slot for slot in slots if not only or slot.name in only], own, parties)
+    chosen = [slot for slot in slots if not only or slot.name in only]
+    checks.check_policy(document, chosen, own, parties)
     checks.check_suffixes(document, slots, own)
     checks.check_clashes(document, slots, own)
     document.raise_mistakes()
-    return _build(document, own, port_offset, [slot for slot in slots if not only or slot.name in only])
+    return _build(document, own, port_offset, chosen)
 
 
 def load_parties(path: Path, variables: Mapping[str, str], only: Sequence[str] = ()) -> list[Job]:

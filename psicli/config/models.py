@@ -292,7 +292,6 @@ class Job(_Model):
 
     @property
     def listens(self) -> bool:
-        """Whether this party is the listener."""
         return self.party == self.listener.party
 
     @property
@@ -306,5 +305,4 @@ class Job(_Model):
         return self.dialer if self.listens else self.listener
 
     def learns(self, task: Task, party: str) -> bool:
-        """Return whether a party learns the result of a task."""
         return task.broadcast_result or task.receiver == party

@@ -25,7 +25,7 @@ def paths() -> tuple[str, ...]:
 
 
 class Native:
-    """One CPU path of the kernel, as a backend."""
+    """One CPU path of the kernel, as a backend: the reference's functions, in constant time in items and scalars."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -33,20 +33,15 @@ class Native:
         self.FRAME_ITEMS = 4096 if path == "portable" else 16_384
 
     def hash_to_points(self, items: pa.LargeBinaryArray, prefix: bytes, dst: bytes) -> bytes:
-        """Return the packed u-coordinates of prefix ‖ item for every item. Constant time in the items."""
         return self._hash(_native.hash_to_points, items, prefix, dst)
 
     def hash_and_mask(self, items: pa.LargeBinaryArray, prefix: bytes, dst: bytes, scalar: bytes | bytearray) -> bytes:
-        """Return the packed masked points of prefix ‖ item for every item. Constant time in items and scalar."""
         return self._hash(_native.hash_and_mask, items, prefix, dst, scalar)
 
     def keyed_hashes(self, items: pa.LargeBinaryArray, secret: bytes) -> bytes:
-        """Return SHA-256(secret ‖ item)[:16] for every item, packed. Constant time in items and secret."""
         return self._hash(_native.keyed_hashes, items, secret)
 
     def mask(self, points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int]]:
-        """Multiply packed points by the clamped scalar, as the reference does. Constant time in the scalar."""
-
         def part(start: int, stop: int) -> tuple[bytes, list[int]]:
             products, bad = _native.mask(self._path, points[32 * start : 32 * stop], scalar)
             return products, [start + index for index in bad]
@@ -55,16 +50,12 @@ class Native:
         return b"".join(products for products, _ in parts), [index for _, bad in parts for index in bad]
 
     def tokens(self, points: memoryview, prefix: bytes) -> bytes:
-        """Return SHA-256(prefix ‖ point)[:16] for every packed point, packed."""
-
         def part(start: int, stop: int) -> bytes:
             return _native.tokens(self._path, points[32 * start : 32 * stop], prefix)
 
         return b"".join(in_parts(len(points) // 32, part))
 
     def on_curve(self, points: memoryview) -> bool:
-        """Tell whether all packed points are canonical and on the curve, not its twist."""
-
         def part(start: int, stop: int) -> bool:
             return _native.on_curve(self._path, points[32 * start : 32 * stop])
 

@@ -12,7 +12,7 @@ by a batch or row group of the output.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,12 +34,9 @@ from psicli.tables.output import (
 )
 from psicli.tables.parquet import ParquetInput, read_schema
 from psicli.tables.sorting import SHARES, RowSorter
-from psicli.tables.source import SourceFile, check_columns, check_schema
+from psicli.tables.source import Fingerprint, SourceFile, check_columns, check_schema
 
 __all__ = ["Fingerprint", "Input", "check_input", "fingerprint"]
-
-# Device, inode, size [bytes], time of the last change [ns], SHA-256.
-Fingerprint = tuple[int, int, int, int, str]
 
 
 def check_input(
@@ -120,15 +117,12 @@ class Input(AbstractContextManager["Input"]):
         """
         schema = self.schema
         check_writable_types(schema, fmt, self._source.name)
-        sorter = RowSorter(wide_schema(schema), self._keys, mask.true_count, budget, spool)
-        try:
+        with closing(RowSorter(wide_schema(schema), self._keys, mask.true_count, budget, spool)) as sorter:
             kept = schema if fmt.kind == Format.PARQUET else pa.schema([])
             dictionaries = self._sort(sorter, self._matched(mask, budget), Dictionaries(kept, self._ordered_values))
             if fmt.kind == Format.PARQUET:
                 return write_parquet(file, schema, dictionaries, one_ahead(sorter.sorted(row_group_rows(len(schema)))))
             return write_csv(file, fmt, schema.names, one_ahead(sorter.sorted(csv_rows(sorter.row_bytes))))
-        finally:
-            sorter.close()
 
     def _matched(self, mask: Any, budget: int) -> Iterator[Any]:
         if isinstance(self._reader, ParquetInput):

@@ -14,6 +14,7 @@ import io
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -58,18 +59,16 @@ class _Record(NamedTuple):
     fields: list[str]
 
 
+@dataclass
 class _Lines:
     """The physical lines of CSV bytes, as csv.reader wants them; a line ends with LF, CRLF or a lone CR."""
 
-    def __init__(self, data: bytes, start: int, first_line: int) -> None:
-        self.number = first_line - 1
-        self.end = start
-        self.done = False
-        self._data = data
+    data: bytes
+    end: int  # offset of the byte after the last line that was given
+    done: bool = False
 
     def __iter__(self) -> Iterator[str]:
-        for match in _LINE.finditer(self._data, self.end):
-            self.number += 1
+        for match in _LINE.finditer(self.data, self.end):
             self.end = match.end()
             # Bad UTF-8 has its own message; here it must only not get in the way.
             yield match.group().decode("utf-8", "surrogateescape")
@@ -78,10 +77,10 @@ class _Lines:
 
 def _records(data: bytes, fmt: FileFormat, name: str, *, start: int = 0, first_line: int = 1) -> Iterator[_Record]:
     """Read strictly and slowly, record by record, skipping empty lines; raises BadInputError with the line."""
-    lines = _Lines(data, start, first_line)
+    lines = _Lines(data, start)
     reader = _reader(lines, fmt)
     while True:
-        line, begin = lines.number + 1, lines.end
+        line, begin = first_line + reader.line_num, lines.end
         try:
             fields = next(reader, None)
         except csv.Error as exc:
@@ -89,7 +88,7 @@ def _records(data: bytes, fmt: FileFormat, name: str, *, start: int = 0, first_l
                 raise errors.UnclosedQuoteError(path=name, line=line) from exc
             if lines.end - begin > MAX_ROW_BYTES:
                 raise errors.LongRowError(path=name, line=line, limit=MAX_ROW_BYTES) from exc
-            raise errors.TextAfterQuoteError(path=name, line=lines.number, start=line) from exc
+            raise errors.TextAfterQuoteError(path=name, line=first_line + reader.line_num - 1, start=line) from exc
         if fields is None:
             return
         if lines.end - begin > MAX_ROW_BYTES:

@@ -176,7 +176,7 @@ def _csv_lines(columns: Sequence[Any], separator: str) -> Any:
     lines = pc.binary_join_element_wise(
         *quoted, pa.scalar(separator, _TEXT), null_handling="replace", null_replacement=""
     )
-    _, data = items.packed(pc.binary_join_element_wise(lines, pa.scalar("", _TEXT), pa.scalar("\n", _TEXT)))
+    _, data = items.packed(items.joined(lines, "\n"))
     return data.tobytes()
 
 
@@ -186,9 +186,8 @@ def _quoted(text: Any, separator: str) -> Any:
     _, data = items.packed(text)
     if not np.isin(data, np.frombuffer(special.encode(), np.uint8)).any():
         return text
-    quote = pa.scalar('"', _TEXT)
     doubled = pc.replace_substring(text, pattern='"', replacement='""')
-    wrapped = pc.binary_join_element_wise(quote, doubled, quote, pa.scalar("", _TEXT))
+    wrapped = items.joined('"', doubled, '"')
     return pc.if_else(pc.match_substring_regex(text, pattern=f"[{special}]"), wrapped, text)
 
 

@@ -29,6 +29,7 @@ _BUFFER_BYTES = 16 << 20
 _COLUMNS_AT_ONCE = 16
 # Readers side by side, where there are more columns than that; each has a batch and buffers of its own.
 _READERS = 2
+_TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
 
 
 class ParquetInput:
@@ -157,7 +158,7 @@ class ParquetInput:
             except pa.ArrowInvalid as exc:
                 raise UnparsableError(path=self._source.name, format=Format.PARQUET) from exc
             try:
-                texts.validate(full=_is_text(texts.type))
+                texts.validate(full=texts.type in _TEXT_TYPES)
             except pa.ArrowInvalid as exc:
                 row = _first_bad_value(values)
                 # A dictionary is of a whole row group: the value may stand further down.
@@ -221,10 +222,6 @@ def _without_view(values: Any) -> Any:
     if values.type == pa.string_view():
         return values.cast(pa.large_string())
     return values.cast(pa.large_binary()) if values.type == pa.binary_view() else values
-
-
-def _is_text(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _first_bad_value(values: Any) -> int | None:

@@ -18,6 +18,9 @@ from psicli.errors import shown
 
 _MAX_SHOWN_COLUMNS = 30
 
+# Device, inode, size [bytes], time of the last change [ns], SHA-256.
+Fingerprint = tuple[int, int, int, int, str]
+
 
 class SourceFile(AbstractContextManager["SourceFile"]):
     """An open input that has to stay as it was when it was opened, until it is closed.
@@ -53,11 +56,8 @@ class SourceFile(AbstractContextManager["SourceFile"]):
         if not unchanged:
             raise errors.InputChangedError(path=self.name)
 
-    def fingerprint(self) -> tuple[int, int, int, int, str]:
-        """Return device, inode, size [bytes], time of the last change [ns] and SHA-256 of the file as it was opened.
-
-        Raises InputChangedError, StorageError.
-        """
+    def fingerprint(self) -> Fingerprint:
+        """Tell the file as it was opened from any other; raises InputChangedError, StorageError."""
         with errors.storing(self.name, "reading"), self.watched():
             digest = hashlib.file_digest(io.BufferedReader(_View(self.file.fileno()), 1 << 20), "sha256")
         return *self.identity, digest.hexdigest()
@@ -100,10 +100,8 @@ class _View(io.RawIOBase):
         self._at = start + offset
         return self._at
 
-    def tell(self) -> int:
-        return self._at
-
     def read(self, size: int = -1) -> bytes:
+        # RawIOBase's own copies every piece, which takes more memory than the budget of a run foresees.
         left = os.fstat(self._descriptor).st_size - self._at
         data = os.pread(self._descriptor, max(left, 0) if size < 0 else size, self._at)
         self._at += len(data)
