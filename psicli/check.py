@@ -21,9 +21,9 @@ from psicli.config import Job, Task
 from psicli.errors import DiskTooSmallError, PeerBusyError, PeerGoneError, UncheckedStreamError, shown
 from psicli.estimate import Size
 from psicli.files import check_writable, file_format
-from psicli.job import STDIO, bin_items, load_credentials, may_last, terms
+from psicli.job import STDIO, bin_items, load_credentials, may_last, meeting_point, terms
 from psicli.ledger import Ledger
-from psicli.link import BUSY, LAST_WORDS_TIMEOUT, Dialer, Link, Listener
+from psicli.link import BUSY, LAST_WORDS_TIMEOUT, Link
 from psicli.locks import PortLock
 from psicli.protocol.messages import Abort, Hello, Purpose
 from psicli.protocol.streams import FRAME_ITEMS
@@ -132,16 +132,8 @@ def _state(found: Checklist) -> Path | None:
 
 def _visit(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) -> Link | None:
     """Meet the peer, who may run or check, and compare what both Hellos say; return the link, which is over."""
-    meeting: Listener | Dialer
     with found.trying("peer"):
-        if job.listens:
-            assert job.listener.listen_host is not None
-            assert job.listener.listen_port is not None
-            at = job.listener.listen_host, job.listener.listen_port
-            meeting = Listener(*at, job.peer, own, purpose=Purpose.CHECK)
-        else:
-            interval = job.link.connect_retry_interval_ms / 1000
-            meeting = Dialer(job.listener.host, job.listener.port, job.peer, own, interval, purpose=Purpose.CHECK)
+        meeting = meeting_point(job, own, Purpose.CHECK)
         logger.info("waiting up to %.0f s for %s at %s", wait, job.peer, meeting.where)
         with closing(meeting):
             link = meeting.meet(lambda: terms(job, Purpose.CHECK).hello(FRAME_ITEMS, bin_items(job)), wait)

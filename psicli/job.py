@@ -9,8 +9,8 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -80,7 +80,11 @@ def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None, resume: Mode
             curve.set_threads(job.pipeline.threads)
             curve.self_test()
             credentials = _credentials(job, report)
-            meeting = stack.enter_context(_meeting_point(job, credentials))
+            meeting = stack.enter_context(closing(meeting_point(job, credentials)))
+            if job.listens:
+                logger.info("listening on %s for %s", meeting.where, job.peer)
+            else:
+                logger.info("connecting to %s at %s", job.peer, meeting.where)
             sources = _checked_sources(job, credentials, meeting, stack, ledger, trace_file)
             if trace_file is not None:
                 trace.start()
@@ -176,30 +180,17 @@ def _warn(report: Report, warning: str | None) -> None:
         report.warnings.append(warning)
 
 
-@contextmanager
-def _meeting_point(job: Job, credentials: TlsCredentials | None) -> Iterator[Listener | Dialer]:
-    """Hold the port, or get ready to dial; nothing has been read yet."""
-    meeting: Listener | Dialer
-    window = job.link.reconnect_window_ms / 1000
-    if job.listens:
-        assert job.listener.listen_host is not None
-        assert job.listener.listen_port is not None
-        meeting = Listener(
-            job.listener.listen_host,
-            job.listener.listen_port,
-            job.peer,
-            credentials,
-            reconnect_window=window,
-        )
-        logger.info("listening on %s for %s", meeting.where, job.peer)
-    else:
+def meeting_point(job: Job, credentials: TlsCredentials | None, purpose: Purpose = Purpose.RUN) -> Listener | Dialer:
+    """Hold the port, or get ready to dial; nothing has been read yet. Raises PortBusyError, BindError."""
+    # A check does not wait for a connection that broke.
+    window = job.link.reconnect_window_ms / 1000 if purpose is Purpose.RUN else 0.0
+    more: dict[str, Any] = {"reconnect_window": window, "purpose": purpose}
+    if not job.listens:
         interval = job.link.connect_retry_interval_ms / 1000
-        meeting = Dialer(job.listener.host, job.listener.port, job.peer, credentials, interval, reconnect_window=window)
-        logger.info("connecting to %s at %s", job.peer, meeting.where)
-    try:
-        yield meeting
-    finally:
-        meeting.close()
+        return Dialer(job.listener.host, job.listener.port, job.peer, credentials, interval, **more)
+    assert job.listener.listen_host is not None
+    assert job.listener.listen_port is not None
+    return Listener(job.listener.listen_host, job.listener.listen_port, job.peer, credentials, **more)
 
 
 @dataclass(frozen=True)

@@ -373,8 +373,9 @@ class Session:
             except PsicliError as exc:
                 self._refused = self._refused or (index, exc)
         if self._is_refused(index):
-            # Our Open all the same: what the peer sees must not depend on whose came first.
-            messages = [each for each in messages if isinstance(each, Open)]
+            # Of the refused task our Open all the same: what the peer sees must not depend on whose came first.
+            first = self._refused is not None and index == self._refused[0]
+            messages = [each for each in messages if first and isinstance(each, Open)]
         self._send(live, messages)
 
     def _stop_at_the_refused(self) -> None:
@@ -459,14 +460,17 @@ class Session:
             if not live.admitted:
                 return
             while live.party.has_next_bin:
-                begun = [each.party for each in self._live.values() if each.party.begun]
-                # The one before may be under way, and none before that one.
-                busy = [party for party in begun if party.under_way]
-                if busy and (
-                    busy != begun[-1:] or not busy[0].only_latest_under_way or busy[0].receives != live.party.receives
-                ):
+                if not self._may_begin_bin(live.party):
                     return
                 live.exchange.begin_bin()
+
+    def _may_begin_bin(self, party: TaskParty) -> bool:
+        """Whether no bin is under way but the one that began last, in which this side plays the same role."""
+        begun = [live.party for live in self._live.values() if live.party.begun]
+        busy = [each for each in begun if each.under_way]
+        if not busy:
+            return True
+        return busy == begun[-1:] and busy[0].only_latest_under_way and busy[0].receives == party.receives
 
     def _work(self, room: bool) -> bool:
         may_send_points = True

@@ -14,7 +14,7 @@ import io
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -63,7 +63,7 @@ class _Record(NamedTuple):
 class _Lines:
     """The physical lines of CSV bytes, as csv.reader wants them; a line ends with LF, CRLF or a lone CR."""
 
-    data: bytes
+    data: bytes = field(repr=False)
     end: int  # offset of the byte after the last line that was given
     done: bool = False
 
