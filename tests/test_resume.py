@@ -201,6 +201,7 @@ def test_the_finished_bins_are_not_exchanged_again(alone: Pair) -> None:
     assert [number for _, _, number in sorted(again)] == [*range(int(share * BINS), BINS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broadcast", [False, True])
 def test_outputs_are_those_of_a_run_that_was_not_killed(pair: Pair, broadcast: bool) -> None:
     job(pair, broadcast=broadcast)

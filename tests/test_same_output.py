@@ -140,6 +140,7 @@ SETTINGS = [
 # fmt: on
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_settings_do_not_show_in_the_output(pair: Pair) -> None:
     """Ways besides the plain one, each with what lies on disk where memory is tight."""
@@ -183,6 +184,7 @@ BINS = [
 # fmt: on
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_bins_do_not_show_in_the_output(pair: Pair) -> None:
     """However many there are, and whatever else is set."""
@@ -212,6 +214,7 @@ ODD_COUNTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
 def test_odd_sizes(pair: Pair, broadcast: bool) -> None:
