@@ -224,6 +224,11 @@ class LiveTask:
         """The work on its input that has not been taken up."""
         return self.finding or self.reading
 
+    @property
+    def reads(self) -> bool:
+        """Whether its input is being worked on."""
+        return self.on_input is not None and not self.on_input.done()
+
     def begin(self) -> None:
         if not self._begun:
             self._begun = True
@@ -373,9 +378,8 @@ class Session:
             except PsicliError as exc:
                 self._refused = self._refused or (index, exc)
         if self._is_refused(index):
-            # Of the refused task our Open all the same: what the peer sees must not depend on whose came first.
-            first = self._refused is not None and index == self._refused[0]
-            messages = [each for each in messages if first and isinstance(each, Open)]
+            # Our Open all the same: what the peer sees must not depend on whose came first.
+            messages = [each for each in messages if isinstance(each, Open)]
         self._send(live, messages)
 
     def _stop_at_the_refused(self) -> None:
@@ -414,7 +418,11 @@ class Session:
         return True
 
     def _advance_inputs(self) -> bool:
-        """Make an Offer or open a task, where that is due."""
+        """Make an Offer or open a task, where that is due.
+
+        A task is opened once those before it are under way: of one after a refused task the peer learns nothing.
+        """
+        may_open = True
         for index, live in self._live.items():
             work = live.on_input
             done = work is not None and work.done()
@@ -426,11 +434,12 @@ class Session:
                 self._send(live, live.party.offer(kept))
                 self._settle(index, live)
                 return True
-            if done and live.reading is not None:
+            if done and live.reading is not None and may_open:
                 prepared, live.reading = live.reading.result(), None
                 live.exchange.use(prepared)
                 self._go_on(index, live, live.party.open(len(prepared.items)))
                 return True
+            may_open = may_open and live.admitted
         return False
 
     def _settle(self, index: int, live: LiveTask) -> None:
@@ -510,7 +519,7 @@ class Session:
 
     def _stall(self, room: bool) -> AbstractContextManager[None]:
         """Count a wait in which no task has anything at work to the task that is held up."""
-        tasks = [live for live in self._live.values() if live.on_input is None]
+        tasks = [live for live in self._live.values() if not live.reads]
         if not tasks or any(live.exchange.pieces for live in tasks):
             return nullcontext()
         stages = next((live for live in tasks if live.party.exchanging), tasks[0]).plan.stages
@@ -540,7 +549,7 @@ class Session:
 
     def _busy(self) -> bool:
         """Whether this side has something to do itself."""
-        return any(live.on_input is not None or live.exchange.pieces for live in self._live.values())
+        return any(live.reads or live.exchange.pieces for live in self._live.values())
 
     def _wants_input(self) -> bool:
         return all(live.party.wants_input for live in self._live.values())
