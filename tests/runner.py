@@ -29,20 +29,6 @@ from psicli.locks import hold_dial, hold_port
 DEADLINE = 60.0
 # The environment of a run that must still be at work when a test does something to it.
 SLOWLY = {"PSICLI_BACKEND": "reference"}
-# Every task keeps a checkpoint that is saved after every piece of work, and nothing goes on until it is.
-ALWAYS = {"PSICLI_RESUME": "always"}
-SAVING_AT_ONCE = """
-from concurrent.futures import Future
-from psicli import checkpoint, pipeline
-checkpoint.SAVE_INTERVAL = checkpoint.SAVE_PACE = 0
-def commit(crew, work, *arguments):
-    done = Future()
-    done.set_result(work(*arguments))
-    return done
-pipeline.Crew.commit = commit
-from psicli.cli import main
-main()
-"""
 LISTENER, DIALER = "alice", "bob"
 PARTIES = (LISTENER, DIALER)
 
