@@ -10,8 +10,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -32,6 +32,10 @@ MOST_POINTS = 16_384
 LEAST_POINTS = 512
 FEW_POINTS = 8
 PLAIN = "cryptography"
+# How long each line runs at most before its first round [s].
+WARM_UP = 1.0
+# How long each of the two operations is measured where nobody asks for a table [s].
+RATE_SECONDS = 0.05
 
 SCALAR = bytes(range(32))
 PREFIX = bytes(33)
@@ -45,78 +49,56 @@ class Loop:
     threads: int = 1
     count: int = LEAST_POINTS
 
-    def warm_up(self, seconds: float) -> None:
-        """Find how many points a call must have to fill much of a slice [s]."""
-        curve.set_threads(self.threads)
-        while self._taken() < seconds / 2 and self.count < MOST_POINTS:
-            self.count *= 2
-
     def __call__(self, seconds: float) -> float:
-        """Work for so long [s], until a call is through; return points a second."""
+        """Work for so long [s], until a call is through; return points a second.
+
+        Calls grow until one fills much of that time: the first result is none yet.
+        """
         curve.set_threads(self.threads)
         points, taken = 0, 0.0
         while taken < seconds:
-            taken += self._taken()
-            points += self.count
+            signals.check()
+            started = perf_counter()
+            self.work(self.count)
+            call = perf_counter() - started
+            points, taken = points + self.count, taken + call
+            if call < seconds / 2 and self.count < MOST_POINTS:
+                self.count *= 2
         return points / taken
 
-    def _taken(self) -> float:
-        signals.check()
-        started = perf_counter()
-        self.work(self.count)
-        return perf_counter() - started
 
-
-@dataclass
 class Workers:
     """As many processes as there are threads elsewhere, each multiplying points in one thread, all at a time."""
 
-    processes: list[subprocess.Popen[str]]
-
-    def warm_up(self, seconds: float) -> None:
-        self(seconds)
+    def __init__(self, count: int, stack: ExitStack) -> None:
+        """Start them; they end with the stack."""
+        # What the command line says here cannot be said otherwise by the environment.
+        command = [sys.executable, "-P", "-m", "psicli", "bench", "--worker", "--seconds=1", "--json"]
+        self._pipes = []
+        for _ in range(count):
+            # In a group of its own, so that a terminal's Ctrl-C is this process's affair alone.
+            process = subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True, bufsize=1, process_group=0)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            assert process.stdin is not None
+            assert process.stdout is not None
+            self._pipes.append((process.stdin, process.stdout))
 
     def __call__(self, seconds: float) -> float:
         """Have all of them work for so long [s]; return the points a second they reach together."""
-        for process in self.processes:
-            _pipe(process.stdin).write(f"{seconds}\n")
-            _pipe(process.stdin).flush()
+        for questions, _ in self._pipes:
+            questions.write(f"{seconds}\n")
         with signals.allowed():
-            lines = [_pipe(process.stdout).readline() for process in self.processes]
+            lines = [answers.readline() for _, answers in self._pipes]
         if not all(lines):
             raise InternalError(detail="a process that measures ended early")
         return sum(map(float, lines))
 
 
-def _pipe(pipe: IO[str] | None) -> IO[str]:
-    assert pipe is not None
-    return pipe
-
-
-@contextmanager
-def _started(count: int) -> Iterator[Workers]:
-    """Start worker processes and see that they end."""
-    command = [sys.executable, "-P", "-m", "psicli", "bench", "--worker"]
-    # What the command line says here must not be said otherwise by the environment there.
-    environment = {name: value for name, value in os.environ.items() if name not in ("PSICLI_SECONDS", "PSICLI_JSON")}
-    with ExitStack() as stack:
-        processes = []
-        for _ in range(count):
-            # In a group of its own, so that a terminal's Ctrl-C is this process's affair alone.
-            process = stack.enter_context(
-                subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True, process_group=0, env=environment)
-            )
-            stack.callback(process.kill)
-            processes.append(process)
-        yield Workers(processes)
-
-
 def work_for_another_process(lines: IO[str], answers: IO[str]) -> None:
     """Be a worker: for every line with a time [s], multiply points for so long and answer with points a second."""
-    loop = Loop(_kernel_work(curve.BACKENDS[curve.backend()])["mask"])
-    for number, line in enumerate(lines):
-        if number == 0:
-            loop.warm_up(float(line))
+    loop = Loop(_kernel_work(curve.backend())["mask"])
+    for line in lines:
         answers.write(f"{loop(float(line))}\n")
         answers.flush()
 
@@ -147,32 +129,35 @@ def measure(seconds: float) -> dict[str, Any]:
     with ExitStack() as stack:
         for name in curve.BACKENDS:
             curve.self_test(name)
-            found += _measurements_of(name, cores)
-            if name == in_use and _is_native(name) and cores > 1:
+            # Only a native backend makes use of several threads.
+            native = name != reference.NAME
+            for operation, work in _kernel_work(name).items():
+                found.append(Measurement(name, operation, Loop(work, count=LEAST_POINTS if native else FEW_POINTS)))
+                if native and cores > 1:
+                    found.append(Measurement(name, operation, Loop(work, cores), threads=cores))
+            if native and cores > 1 and name == in_use:
                 # Right after the threads it is compared with.
-                workers = stack.enter_context(_started(cores))
-                found.append(Measurement(name, "mask", workers, processes=cores))
+                found.append(Measurement(name, "mask", Workers(cores, stack), processes=cores))
         for each in found:
-            each.run.warm_up(seconds / ROUNDS)
+            each.run(min(seconds / ROUNDS, WARM_UP))
         for _ in range(ROUNDS):
             for each in found:
                 each.rates.append(each.run(seconds / ROUNDS))
     return _facts(found, seconds, cores, in_use)
 
 
-def _measurements_of(name: str, cores: int) -> Iterator[Measurement]:
-    for operation, work in _kernel_work(curve.BACKENDS[name]).items():
-        yield Measurement(name, operation, Loop(work, count=LEAST_POINTS if _is_native(name) else FEW_POINTS))
-        if _is_native(name) and cores > 1:
-            yield Measurement(name, operation, Loop(work, cores), threads=cores)
+def rates() -> dict[str, float]:
+    """Return what the backend in use reaches in the threads that are set, by operation [points a second]."""
+    found = {}
+    for operation, work in _kernel_work(curve.backend()).items():
+        loop = Loop(work, curve.threads(), FEW_POINTS)
+        loop(RATE_SECONDS)
+        found[operation] = loop(RATE_SECONDS)
+    return found
 
 
-def _is_native(name: str) -> bool:
-    """Tell whether a backend makes use of several threads."""
-    return name != reference.NAME
-
-
-def _kernel_work(kernel: curve.Backend) -> dict[str, Callable[[int], object]]:
+def _kernel_work(backend: str) -> dict[str, Callable[[int], object]]:
+    kernel = curve.BACKENDS[backend]
     items = curve.packed_items([b"item-%d" % number for number in range(MOST_POINTS)])
     points = memoryview(_some_points(MOST_POINTS))
     return {
@@ -235,43 +220,40 @@ def _ratio(one: Measurement, other: Measurement) -> float:
 
 
 def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def to_text(facts: dict[str, Any]) -> str:
     """Return the facts as a table."""
-    cores, in_use = facts["cores"], facts["backend"]
-    rows = {(row["backend"], row["operation"], row["threads"], row["processes"]): row for row in facts["measurements"]}
+    cores, in_use, rows = facts["cores"], facts["backend"], facts["measurements"]
     lines = [
         f"psicli {facts['version']} on {facts['cpu']}, {cores} cores; median of {facts['rounds']} rounds",
         "",
         f"{'backend':22}{'operation':15}{'points/s':>10}{'us/point':>10}{'x X25519':>10}"
         + (f"{f'{cores} threads':>14}{'x one':>8}" if cores > 1 else ""),
     ]
-    for (backend, operation, threads, processes), row in rows.items():
-        if threads * processes == 1:
-            name = f"{backend} *" if backend == in_use else backend
-            lines.append(_line(name, row, rows.get((backend, operation, cores, 1)) if cores > 1 else None))
+    for row in rows:
+        if row["threads"] > 1:
+            # It stands beside the line of the same in one thread, which is the last.
+            lines[-1] += f"{row['points_per_second']:>14,.0f}{row['ratio_to_one_thread']:>8.2f}"
+        elif row["processes"] == 1:
+            name = f"{row['backend']} *" if row["backend"] == in_use else row["backend"]
+            ratio = row["ratio_to_cryptography"]
+            lines.append(
+                f"{name:22}{row['operation']:15}{row['points_per_second']:>10,.0f}"
+                f"{row['microseconds_per_point']:>10.2f}{ratio:>10.2f}"
+            )
     lines += ["", "* what a job on this machine uses"]
     for name, ratio in facts["hash_and_mask_time_to_mask"].items():
         lines.append(f"{name}: hash_and_mask takes {ratio:.2f} times as long as mask")
     if facts["threads_to_processes"] is not None:
-        together = rows[in_use, "mask", 1, cores]["points_per_second"]
+        together = sum(row["points_per_second"] for row in rows if row["processes"] > 1)
         lines.append(
             f"{in_use}: mask in {cores} threads reaches {facts['threads_to_processes']:.2f} of what {cores} processes "
             f"of one thread reach together ({together:,.0f} points/s)"
         )
     return "\n".join(lines)
-
-
-def _line(name: str, alone: dict[str, Any], shared: dict[str, Any] | None) -> str:
-    line = f"{name:22}{alone['operation']:15}{alone['points_per_second']:>10,.0f}"
-    line += f"{alone['microseconds_per_point']:>10.2f}{alone['ratio_to_cryptography']:>10.2f}"
-    if shared is not None:
-        line += f"{shared['points_per_second']:>14,.0f}{shared['ratio_to_one_thread']:>8.2f}"
-    return line

@@ -15,13 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from psicli.errors import TlsFileError, shown
@@ -145,16 +139,11 @@ def _load_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePri
         key = load_pem_private_key(read_file(key_path), None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise TlsFileError(path=key_path, reason="it holds no unencrypted private key in PEM") from exc
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or _public(key) != _public(certificate):
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
         raise TlsFileError(path=key_path, reason=f"it is not the key of {path}")
     if not _is_authority(certificate) or certificate.not_valid_after_utc < datetime.now(UTC):
         raise TlsFileError(path=path, reason="it is no authority's certificate, or has expired")
     return certificate, key
-
-
-def _public(holder: Any) -> bytes:
-    octets: bytes = holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return octets
 
 
 def _load_request(path: Path) -> x509.CertificateSigningRequest:

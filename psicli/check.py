@@ -11,14 +11,15 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from pathlib import Path
 
-from psicli import __version__, curve, estimate, items, signals, tables
+from psicli import __version__, bench, curve, estimate, items, signals, tables
 from psicli.checklist import Checklist
 from psicli.config import Job, Task
-from psicli.errors import DiskTooSmallError, PeerBusyError, PeerGoneError, UncheckedStreamError, shown
+from psicli.console import duration
+from psicli.errors import DiskTooSmallError, PeerBusyError, PeerGoneError, StandardStreamError, shown
 from psicli.estimate import Size
 from psicli.files import check_writable, file_format
 from psicli.job import STDIO, bin_items, load_credentials, may_last, meeting_point, terms
@@ -27,10 +28,9 @@ from psicli.link import BUSY, LAST_WORDS_TIMEOUT, Link
 from psicli.locks import PortLock
 from psicli.protocol.messages import Abort, Hello, Purpose
 from psicli.protocol.streams import FRAME_ITEMS
-from psicli.rate import Rate, measure
 from psicli.session import agree
 from psicli.spool import in_units
-from psicli.state import RunFolder, state_folder
+from psicli.state import run_folder, state_folder
 from psicli.tables import Input
 from psicli.tls import TlsCredentials, ending, written
 from psicli.wire import decode_hello
@@ -45,17 +45,18 @@ _MANY_MATCHLESS = 0.1
 _CLOCK_DIFFERENCE = 60.0
 
 
-def check_job(job: Job, lock: Callable[[], AbstractContextManager[PortLock]], *, wait: float, full: bool) -> Checklist:
+def check_job(job: Job, lock: AbstractContextManager[PortLock], *, wait: float, full: bool) -> Checklist:
     """Check this side of a job, and the other side if it is there within `wait` [s]; 0 leaves it alone.
 
-    lock: takes the lock that a run would hold. full: read all rows of the inputs. Raises UncheckedStreamError.
+    lock: what a run would hold. full: read all rows of the inputs. Raises StandardStreamError.
     """
     for task in job.tasks:
         if STDIO in (task.input_path, task.output_path):
-            raise UncheckedStreamError(task=task.name)
+            instead = "check it, or check the others (--only)"
+            raise StandardStreamError(task=task.name, done="checked", instead=instead)
     found = Checklist(job.peer)
-    found.ok("config", f"{job.path}: no mistake in it; {job.party} with {job.peer}, tasks: {len(job.tasks)}")
-    rate = _kernel(found, job)
+    found.add("config", f"{job.path}: no mistake in it; {job.party} with {job.peer}, tasks: {len(job.tasks)}")
+    rates = _kernel(found, job)
     with ExitStack() as port:
         own = _own_certificate(found, job)
         free = _take_lock(found, job, lock, port)
@@ -64,7 +65,7 @@ def check_job(job: Job, lock: Callable[[], AbstractContextManager[PortLock]], *,
     sizes = [(task, size) for task in job.tasks if (size := _task(found, task, full=full)) is not None]
     state = _state(found)
     _space(found, job, sizes, state)
-    lasts = may_last(job) + _estimate(found, job, sizes, rate)
+    lasts = may_last(job) + _estimate(found, job, sizes, rates)
     _lifetimes(found, job, own, peer, lasts)
     return found
 
@@ -72,30 +73,29 @@ def check_job(job: Job, lock: Callable[[], AbstractContextManager[PortLock]], *,
 # This machine --------------------------------------------------------------------------------------------------
 
 
-def _kernel(found: Checklist, job: Job) -> Rate | None:
+def _kernel(found: Checklist, job: Job) -> dict[str, float] | None:
+    """Return how fast the kernel is, by operation [points a second]."""
     with found.trying("kernel"):
         curve.set_threads(job.pipeline.threads)
         curve.self_test()
-        rate, name = measure(), curve.backend()
-        message = f"{name} backend: {1 / rate.own:,.0f} own items a second, {1 / rate.peer:,.0f} of the other side"
+        rates, name = bench.rates(), curve.backend()
+        own, peer = rates["hash_and_mask"], rates["mask"]
+        message = f"{name} backend: {own:,.0f} own items a second, {peer:,.0f} of the other side"
         hint = "The native backend is 5 to 40 times as fast; README says how to build it."
-        found.judge("kernel", message, good=name.startswith("native"), hint=hint)
-        return rate
+        found.add("kernel", message, good=name.startswith("native"), hint=hint)
+        return rates
     return None
 
 
-def _take_lock(
-    found: Checklist, job: Job, lock: Callable[[], AbstractContextManager[PortLock]], stack: ExitStack
-) -> bool:
+def _take_lock(found: Checklist, job: Job, lock: AbstractContextManager[PortLock], stack: ExitStack) -> bool:
     """Return whether the port is this side's until the stack is closed; a dialer needs none, and lets go at once."""
     with found.trying("lock"):
-        if not job.listens:
-            with lock():
-                found.ok("lock", f"no other run of {job.party} dials {job.listener.address}")
+        if job.listens:
+            stack.enter_context(lock).update("", "checking", 0)
+            found.add("lock", f"port {job.listener.listen_port} is free, and nobody holds its lock")
             return True
-        stack.enter_context(lock()).update("", "checking", 0)
-        found.ok("lock", f"port {job.listener.listen_port} is free, and nobody holds its lock")
-        return True
+        with lock:
+            found.add("lock", f"no other run of {job.party} dials {job.listener.address}")
     # A dialer that is turned away by its own other run may still ask.
     return not job.listens
 
@@ -104,9 +104,9 @@ def _own_certificate(found: Checklist, job: Job) -> TlsCredentials | None:
     """Return what this side shows, if the other side would accept it."""
     if job.tls_insecure:
         message = "tls: insecure: all goes in plain text, and the other side may be anybody"
-        found.warn("certificate", message, hint="Make certificates with `psicli certs`.")
+        found.add("certificate", message, good=False, hint="Make certificates with `psicli certs`.")
     elif job.tls is None:
-        found.ok("certificate", "none is needed: both sides are on this machine")
+        found.add("certificate", "none is needed: both sides are on this machine")
     with found.trying("certificate"):
         credentials = load_credentials(job)
         if credentials is not None:
@@ -120,9 +120,9 @@ def _state(found: Checklist) -> Path | None:
     with found.trying("state"):
         state = state_folder()
         Ledger(state).prepare()
-        with RunFolder(state):
+        with run_folder(state):
             pass
-        found.ok("state", f"{state}: can be used")
+        found.add("state", f"{state}: can be used")
         return state
     return None
 
@@ -143,7 +143,7 @@ def _visit(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) 
             if not job.listens:
                 _hear_out(link)
         does = "waits with `psicli run`" if theirs.purpose is Purpose.RUN else "runs `psicli check` too"
-        found.ok("peer", f"{job.peer} is there, at {meeting.where}, and {does}")
+        found.add("peer", f"{job.peer} is there, at {meeting.where}, and {does}")
         return link
     return None
 
@@ -161,15 +161,15 @@ def _compare(found: Checklist, job: Job, ours: Hello, theirs: Hello, seen: float
     """Compare two Hellos; seen: when theirs came, by our clock [s]."""
     with found.trying("agreement"):
         agree(ours, theirs, job.peer)
-        found.ok("agreement", "both job files agree in all that both must share")
+        found.add("agreement", "both job files agree in all that both must share")
     version = shown(theirs.package_version, 40).strip("'")
     same = version == __version__
     have = f"both sides have psicli {version}" if same else f"{job.peer} has psicli {version}, this side {__version__}"
-    found.judge("version", have, good=same, hint="Update the older one.")
+    found.add("version", have, good=same, hint="Update the older one.")
     ahead = theirs.clock_ms / 1000 - seen
     difference = f"{job.peer}'s clock is {abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} this one"
     hint = "Set both clocks (NTP): certificates and the times in logs depend on them."
-    found.judge("clock", difference, good=abs(ahead) < _CLOCK_DIFFERENCE, hint=hint)
+    found.add("clock", difference, good=abs(ahead) < _CLOCK_DIFFERENCE, hint=hint)
 
 
 def _lifetimes(found: Checklist, job: Job, own: TlsCredentials | None, peer: Link | None, lasts: float) -> None:
@@ -183,7 +183,7 @@ def _lifetimes(found: Checklist, job: Job, own: TlsCredentials | None, peer: Lin
         warning = ending(certificate, whose, lasts)
         message = warning or f"{whose} is good until {written(certificate.not_valid_after_utc)}"
         hint = "`psicli certs show` tells what is in a certificate."
-        found.judge(name, message, good=warning is None, hint=hint)
+        found.add(name, message, good=warning is None, hint=hint)
 
 
 # The tasks -----------------------------------------------------------------------------------------------------
@@ -196,14 +196,14 @@ def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
     with found.trying("input", task.name):
         output = None if task.output_path is None else file_format(task.output_path)
         tables.check_input(path, fmt, task.keys, output=output)
-        found.ok("input", f"{path}: holds the key columns", task.name)
+        found.add("input", f"{path}: holds the key columns", task.name)
         readable = True
     if isinstance(task.output_path, Path):
         with found.trying("output", task.name):
             check_writable(task.output_path)
-            found.ok("output", f"{task.output_path}: can be written", task.name)
+            found.add("output", f"{task.output_path}: can be written", task.name)
     if readable:
-        with found.trying("keys", task.name), Input(path, fmt, task.keys) as source:
+        with found.trying("keys", task.name), tables.open_input(path, fmt, task.keys) as source:
             size = _read(found, task, source, full=full)
     return size
 
@@ -226,7 +226,7 @@ def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
     types = ", ".join(f"{shown(key)} ({source.schema.field(key).type})" for key in task.keys)
     message = f"{types}: {which} are good, {matchless:,} of them without a key"
     hint = "A null or empty key matches nothing. Are these the right columns?"
-    found.judge("keys", message, task.name, good=matchless <= _MANY_MATCHLESS * seen, hint=hint)
+    found.add("keys", message, task.name, good=matchless <= _MANY_MATCHLESS * seen, hint=hint)
     return Size(rows, item_bytes * rows // max(seen, 1))
 
 
@@ -240,7 +240,7 @@ def _space(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], state
             if needed > free:
                 raise DiskTooSmallError(folder=folder, need=in_units(needed), free=in_units(free))
             message = f"{folder}: at most about {in_units(needed)} will be needed there, {in_units(free)} are free"
-            found.ok("space", message)
+            found.add("space", message)
 
 
 def _needs(job: Job, sizes: Sequence[tuple[Task, Size]], state: Path | None) -> Iterator[tuple[Path, int]]:
@@ -261,24 +261,17 @@ def _needs(job: Job, sizes: Sequence[tuple[Task, Size]], state: Path | None) -> 
         yield folder, spooled.get(device, 0) + estimate.output_bytes(outputs[device])
 
 
-def _estimate(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], rate: Rate | None) -> float:
+def _estimate(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], rates: dict[str, float] | None) -> float:
     """Say what the job will take; return how long [s]."""
-    if rate is None or len(sizes) < len(job.tasks):
+    if rates is None or len(sizes) < len(job.tasks):
         return 0.0
     items_padded = sum(estimate.padded_items(job, size) for _, size in sizes)
-    seconds = estimate.seconds(items_padded, rate)
+    seconds = estimate.seconds(items_padded, rates)
     spooled = estimate.spool_bytes(job, sizes)
     disk = f", {in_units(spooled)} of disk beside the outputs" if spooled else ""
-    found.ok(
+    found.add(
         "estimate",
-        f"about {_duration(seconds)} in bins of at most {bin_items(job):,} items, up to "
-        f"{in_units(job.pipeline.memory)} of memory{disk}, {in_units(estimate.traffic(items_padded))} of traffic, if "
-        f"{job.peer} has as many items",
+        f"about {duration(seconds)} in bins of at most {bin_items(job):,} items, up to {in_units(job.pipeline.memory)} "
+        f"of memory{disk}, {in_units(estimate.PAIR_BYTES * items_padded)} of traffic, if {job.peer} has as many items",
     )
     return seconds
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -58,18 +58,10 @@ class Checklist:
         """What a run would end with."""
         return next((row.code for row in self.rows if row.code), 0)
 
-    def ok(self, name: str, message: str, task: str | None = None) -> None:
-        self._rows.append(Check(name, task, Verdict.OK, 0, message))
-
-    def warn(self, name: str, message: str, task: str | None = None, *, hint: str = "") -> None:
-        self._rows.append(Check(name, task, Verdict.WARN, 0, message, hint))
-
-    def judge(self, name: str, message: str, task: str | None = None, *, good: bool, hint: str) -> None:
+    def add(self, name: str, message: str, task: str | None = None, *, good: bool = True, hint: str = "") -> None:
         """Add a row that is a warning with this hint unless all is good."""
-        if good:
-            self.ok(name, message, task)
-        else:
-            self.warn(name, message, task, hint=hint)
+        row = (Verdict.OK, 0, message) if good else (Verdict.WARN, 0, message, hint)
+        self._rows.append(Check(name, task, *row))
 
     def fail(self, name: str, error: PsicliError, task: str | None = None) -> None:
         error.facts["peer"] = self._peer
@@ -103,20 +95,15 @@ def to_json(checklist: Checklist) -> str:
 def to_text(checklist: Checklist, *, quiet: bool = False) -> str:
     """Return the rows as a table and one line of summary; quiet: only rows that need somebody, nothing without one."""
     rows = [row for row in checklist.rows if not (quiet and row.status is Verdict.OK)]
-    width = max((len(_label(row)) for row in rows), default=0)
-    lines = [line for row in rows for line in _lines(row, width)]
+    labels = [f"{row.task}: {row.name}" if row.task else row.name for row in rows]
+    width = max(map(len, labels), default=0)
+    lines = []
+    for row, label in zip(rows, labels, strict=True):
+        first, *more = row.message.splitlines()
+        hint = [f"hint: {row.hint}"] if row.hint else []
+        lines.append(f"{row.status:4}  {label:{width}}  {first}")
+        lines += [f"{'':4}  {'':{width}}  {line}" for line in [*more, *hint]]
     return "\n".join([*lines, _summary(checklist)] if lines else [])
-
-
-def _label(row: Check) -> str:
-    return f"{row.task}: {row.name}" if row.task else row.name
-
-
-def _lines(row: Check, width: int) -> Iterator[str]:
-    first, *more = row.message.splitlines()
-    yield f"{row.status:4}  {_label(row):{width}}  {first}"
-    for line in (*more, *([f"hint: {row.hint}"] if row.hint else [])):
-        yield f"{'':4}  {'':{width}}  {line}"
 
 
 def _summary(checklist: Checklist) -> str:

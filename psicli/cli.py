@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Decorator: TypeAlias = Callable[[Callable[..., int]], Callable[..., int]]
+# What a command returns is the exit code; None is 0.
+Command: TypeAlias = Callable[..., int | None]
+Decorator: TypeAlias = Callable[[Command], Command]
 
 _PATH = click.Path(path_type=Path)
 # The standard streams that were closed when we started.
@@ -39,8 +41,6 @@ _closed: set[str] = set()
 
 class Seconds(click.FloatRange):
     """A time that is a number: every comparison with nan is false, so it passes a range."""
-
-    name = "float range"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         seconds = float(super().convert(value, param, ctx))
@@ -128,28 +128,21 @@ def _trace_option(text: str) -> Decorator:
     return _option("--trace", text, type=_PATH, metavar="FILE")
 
 
-def _job_options(command: Callable[..., int]) -> Callable[..., int]:
+def _job_options(command: Command) -> Command:
     """Add the options of every command that takes a whole job, and pass on those there are as JobOptions."""
 
+    @_option("--config", "The job file (YAML).", required=True, type=_PATH)
+    @_flag("--json", "Report as one JSON object.", "as_json")
+    @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Fill ${NAME} in paths and addresses.")
+    @_option("--only", "Run this task alone (repeatable).", show_envvar=False, multiple=True, metavar="TASK")
+    @_flag("--quiet", "Say nothing unless something is wrong.", "-q")
+    @_flag("--verbose", "Say more on standard error.", "-v")
     @wraps(command)
-    def with_job_options(**given: Any) -> int:
+    def with_job_options(**given: Any) -> int | None:
         told = {field.name: given.pop(field.name) for field in fields(JobOptions) if field.name in given}
         return command(JobOptions(**told), **given)
 
-    options: list[Decorator] = [
-        _option("--config", "The job file (YAML).", required=True, type=_PATH),
-        _flag("--json", "Report as one JSON object.", "as_json"),
-        click.option(
-            "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Fill ${NAME} in paths and addresses."
-        ),
-        _option("--only", "Run this task alone (repeatable).", show_envvar=False, multiple=True, metavar="TASK"),
-        _flag("--quiet", "Say nothing unless something is wrong.", "-q"),
-        _flag("--verbose", "Say more on standard error.", "-v"),
-    ]
-    decorated: Callable[..., int] = with_job_options
-    for option in reversed(options):
-        decorated = option(decorated)
-    return decorated
+    return with_job_options
 
 
 @cli.command()
@@ -181,7 +174,7 @@ def run(options: JobOptions, lock_timeout: float, resume: str, trace: Path | Non
             from psicli.job import run_job
             from psicli.resume import Mode
 
-            report = run_job(job, _Hooks(console, lock), trace, Mode(resume))
+            report = run_job(job, console, lock, trace, Mode(resume))
     except PsicliError as exc:
         return _refuse(exc, options.as_json)
     except click.ClickException:
@@ -196,33 +189,14 @@ def run(options: JobOptions, lock_timeout: float, resume: str, trace: Path | Non
     if report.error is not None:
         _tell(report.error)
     if options.as_json or report.error is not None or not options.quiet:
-        _write(to_json(report) if options.as_json else to_text(report), to_stderr=rows_on_stdout)
+        _write(to_json(report, report.error) if options.as_json else to_text(report), to_stderr=rows_on_stdout)
     return report.exit_code
-
-
-@dataclass(frozen=True)
-class _Hooks:
-    """Show a run on the console and in the record of its lock."""
-
-    console: Console
-    lock: PortLock
-
-    def phase(self, task: str, phase: str) -> None:
-        self.lock.update(task, phase, 0)
-
-    def progress(self, task: str, progress: tuple[int, int, int, int]) -> None:
-        self.console.progress(task, progress)
-        own, own_total, peer, peer_total = progress
-        self.lock.update(task, "exchanging", 100 * (own + peer) // max(own_total + peer_total, 1))
 
 
 def _hold(job: Job, timeout: float) -> AbstractContextManager[PortLock]:
     """Lock what two runs must not share: the listener's port, the dialer's way to it."""
     if job.listens:
-        host, port = job.listener.listen_host, job.listener.listen_port
-        assert host is not None
-        assert port is not None
-        return hold_port(job.name, job.party, host, port, timeout)
+        return hold_port(job.name, job.party, job.listener.listen_host, job.listener.listen_port, timeout)
     return hold_dial(job.name, job.party, job.listener.address, timeout)
 
 
@@ -270,7 +244,7 @@ def check(options: JobOptions, wait: float, full: bool) -> int:
         console.job = job.name
         from psicli.check import check_job
 
-        found = check_job(job, lambda: _hold(job, 0), wait=wait, full=full)
+        found = check_job(job, _hold(job, 0), wait=wait, full=full)
     except InterruptedBySignal:
         raise
     except PsicliError as exc:
@@ -284,40 +258,32 @@ def check(options: JobOptions, wait: float, full: bool) -> int:
 @cli.command()
 @_json_option
 @_flag("--clean", "Remove what runs that were killed have left.")
-def status(as_json: bool, clean: bool) -> int:
+def status(as_json: bool, clean: bool) -> None:
     """Show which jobs run on this machine, of all users: on which port, since when, how far.
 
     And what runs of this user that were killed have left in the state folder: what the next run of the same job
     continues from, and what it removes.
     """
-    from psicli.state import left_over, state_folder, sweep, task_folders
+    from psicli.state import left_over, state_folder, task_folders
 
     running = holders()
     kept: list[dict[str, Any]] = []
     left: list[Path] = []
-    if clean:
-        left = sweep(state_folder())
+    # What runs can be told without a state folder.
+    with nullcontext() if clean else suppress(CannotCreateError):
+        left = left_over(state_folder(), remove=clean)
         if task_folders(state_folder()):
+            # The heavy part, for those who need it: a run may end meanwhile.
             from psicli import resume
 
-            left += resume.sweep(state_folder())
-    else:
-        # What runs can be told without a state folder.
-        with suppress(CannotCreateError):
-            left = left_over(state_folder())
-            if task_folders(state_folder()):
-                # The heavy part, for those who need it: a run may end meanwhile.
-                from psicli import resume
-
+            if clean:
+                left += resume.sweep(state_folder())
+            else:
                 kept = resume.kept(state_folder())
     if as_json:
-        facts = {
-            "running": [vars(holder) for holder in running],
-            "removed" if clean else "left_over": [*map(str, left)],
-            "kept": kept,
-        }
-        _write(json.dumps(facts, indent=2))
-        return 0
+        key, folders = "removed" if clean else "left_over", [*map(str, left)]
+        _write(json.dumps({"running": [*map(vars, running)], key: folders, "kept": kept}, indent=2))
+        return
     if not running:
         _write("no job runs on this machine")
     for holder in running:
@@ -332,13 +298,12 @@ def status(as_json: bool, clean: bool) -> int:
         _write(f"removed {folder}" if clean else f"left over: {folder}; `psicli status --clean` removes it")
     if clean and not left:
         _write("nothing is left over")
-    return 0
 
 
 @cli.command()
 @_json_option
 @click.option("--peer", metavar="PARTY", help="Show the tasks with this party alone.")
-def ledger(as_json: bool, peer: str | None) -> int:
+def ledger(as_json: bool, peer: str | None) -> None:
     """Show every task that was opened with a peer: when, over which input, how many items, how it ended.
 
     The newest come last. The ledger is ledger.jsonl in the state folder: PSICLI_STATE_DIR, else
@@ -350,7 +315,6 @@ def ledger(as_json: bool, peer: str | None) -> int:
     entries = [entry for entry in Ledger(state_folder()).entries() if peer in (None, entry.opening.peer)]
     text = to_text(entries) if entries else "the ledger holds no task"
     _write(json.dumps({"tasks": [entry.to_json() for entry in entries]}, indent=2) if as_json else text)
-    return 0
 
 
 @cli.command()
@@ -365,7 +329,7 @@ def ledger(as_json: bool, peer: str | None) -> int:
 )
 @_json_option
 @click.option("--worker", is_flag=True, hidden=True)
-def bench(seconds: float, as_json: bool, worker: bool) -> int:
+def bench(seconds: float, as_json: bool, worker: bool) -> None:
     """Measure the curve backends on this machine, beside the package cryptography's X25519.
 
     hash_and_mask is what an own item costs, mask what a point of the other side costs.
@@ -376,10 +340,9 @@ def bench(seconds: float, as_json: bool, worker: bool) -> int:
 
     if worker:
         work_for_another_process(sys.stdin, sys.stdout)
-        return 0
-    facts = measure(seconds)
-    _write(json.dumps(facts, indent=2) if as_json else to_text(facts))
-    return 0
+    else:
+        facts = measure(seconds)
+        _write(json.dumps(facts, indent=2) if as_json else to_text(facts))
 
 
 @cli.group()
@@ -420,25 +383,23 @@ def _days_option(text: str) -> Decorator:
 @_folder_option("--out", "Where to write ca.pem and ca.key; by default here.")
 @click.option("--name", help="What the authority calls itself; by default psicli CA and a number.")
 @_days_option("How long it lasts; by default 5 years.")
-def ca(out: Path, name: str | None, days: int | None) -> int:
+def ca(out: Path, name: str | None, days: int | None) -> None:
     """Make a certificate authority: ca.pem, for both sides, and ca.key, which stays here."""
     from psicli.certs import CA_DAYS, create_authority
 
     if name is not None and not 1 <= len(name.encode()) <= 64:
         raise click.BadParameter("it must have 1 to 64 characters", param_hint="--name")
     _say_written(create_authority(out, name, days or CA_DAYS))
-    return 0
 
 
 @certs.command()
 @click.argument("party", type=_PARTY)
 @_folder_option("--out", "Where to write both files; by default here.")
-def request(party: str, out: Path) -> int:
+def request(party: str, out: Path) -> None:
     """Make PARTY.key, which stays here, and PARTY.csr, for whoever runs the authority."""
     from psicli import certs
 
     _say_written(certs.request(out, party))
-    return 0
 
 
 @certs.command()
@@ -448,7 +409,7 @@ def request(party: str, out: Path) -> int:
 @_folder_option("--ca", "The folder with ca.pem and ca.key; by default here.")
 @_folder_option("--out", "Where to write the certificate; by default here.")
 @_days_option("How long it lasts; by default a year, and never longer than the authority.")
-def issue(party: str, dns: Sequence[str], csr: Path | None, ca: Path, out: Path, days: int | None) -> int:
+def issue(party: str, dns: Sequence[str], csr: Path | None, ca: Path, out: Path, days: int | None) -> None:
     """Issue PARTY.pem, which names the party and every --dns; without --csr with a new key, PARTY.key.
 
     Of a request nothing but the public key is used: the names are those given here.
@@ -456,20 +417,18 @@ def issue(party: str, dns: Sequence[str], csr: Path | None, ca: Path, out: Path,
     from psicli import certs
 
     _say_written(certs.issue(out, ca, party, dns, days or certs.PARTY_DAYS, csr))
-    return 0
 
 
 @certs.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=_PATH)
 @_json_option
-def show(files: Sequence[Path], as_json: bool) -> int:
+def show(files: Sequence[Path], as_json: bool) -> None:
     """Show what certificates say: names, issuer, validity, days left, what they are for."""
     from psicli.certs import describe, to_text
 
     found = [facts for path in files for facts in describe(path)]
     text = "\n".join(map(to_text, found))
     _write(json.dumps({"certificates": found}, indent=2, ensure_ascii=False) if as_json else text)
-    return 0
 
 
 def _say_written(paths: Sequence[Path]) -> None:
@@ -483,39 +442,34 @@ def config() -> None:
 
 
 @config.command()
-def schema() -> int:
+def schema() -> None:
     """Print the JSON Schema of the job file."""
     from psicli.config import job_schema
 
     _write(json.dumps(job_schema(), indent=2))
-    return 0
 
 
 def main() -> NoReturn:
     """Run psicli and exit with its code."""
     _open_standard_streams()
     signals.install()
-    code = _run_command()
+    try:
+        code = cli.main(standalone_mode=False) or 0
+    except click.ClickException as exc:
+        exc.show()
+        code = exc.exit_code
+    except PsicliError as exc:
+        _tell(exc)
+        code = exc.code
+    except BaseException:
+        # click turns a broken pipe into SystemExit(1), which is none of our codes.
+        logger.exception("unexpected failure")
+        code = PsicliError.code
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
     # Everything is released. A thread that still reads an input nobody wants any more must not keep the process.
     os._exit(code)
-
-
-def _run_command() -> int:
-    try:
-        return int(cli.main(standalone_mode=False) or 0)
-    except click.ClickException as exc:
-        exc.show()
-        return exc.exit_code
-    except PsicliError as exc:
-        _tell(exc)
-        return exc.code
-    except BaseException:
-        # click turns a broken pipe into SystemExit(1), which is none of our codes.
-        logger.exception("unexpected failure")
-        return PsicliError.code
 
 
 def _open_standard_streams() -> None:
@@ -535,11 +489,11 @@ def _open_standard_streams() -> None:
 
 def _refuse(error: PsicliError, as_json: bool) -> int:
     """Report a run that never began."""
-    from psicli.report import refusal_to_json
+    from psicli.report import to_json
 
     _tell(error)
     if as_json:
-        _write(refusal_to_json(error))
+        _write(to_json(None, error))
     return error.code
 
 

@@ -32,8 +32,8 @@ _ExceptionInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackT
 _LEVELS = {-1: logging.ERROR, 0: logging.INFO, 1: logging.DEBUG}
 
 
-class _TerminalFormatter(logging.Formatter):
-    """What a person who watches needs: the message, and colour where something is wrong."""
+class _Formatter(logging.Formatter):
+    """On a terminal what a person who watches needs, elsewhere what a line needs that is read the morning after."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -42,6 +42,9 @@ class _TerminalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         place = " ".join(name for name in (self._console.job, getattr(record, "task", "")) if name)
         text = f"{place}: {super().format(record)}" if place else super().format(record)
+        if not self._console.terminal:
+            moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+            return f"{moment} {record.levelname} {text}"
         if record.levelno < logging.WARNING:
             return text
         return click.style(text, fg="red" if record.levelno >= logging.ERROR else "yellow")
@@ -55,14 +58,6 @@ class _TerminalFormatter(logging.Formatter):
             parts.append(f"Traceback (most recent call last):\n{where}{type(exc).__qualname__}")
             exc = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
         return "\nthen, while that was handled:\n".join(reversed(parts))
-
-
-class _JournalFormatter(_TerminalFormatter):
-    """What a line needs that is read the morning after."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        return f"{moment} {record.levelname} {click.unstyle(super().format(record))}"
 
 
 class _Handler(logging.Handler):
@@ -83,14 +78,14 @@ class Console:
     def __init__(self, verbosity: int) -> None:
         self.job = ""
         self.tasks = 1
-        terminal = sys.stderr.isatty()
+        self.terminal = sys.stderr.isatty()
         handler = _Handler()
-        handler.setFormatter((_TerminalFormatter if terminal else _JournalFormatter)(self))
+        handler.setFormatter(_Formatter(self))
         logger = logging.getLogger("psicli")
         logger.handlers[:] = [handler]
         logger.propagate = False
         logger.setLevel(_LEVELS[verbosity])
-        self._meter = None if verbosity < 0 else _Bars(self) if terminal else _Lines()
+        self._meter = None if verbosity < 0 else _Bars(self) if self.terminal else _Lines()
         self._masked: dict[str, Masked] = {}
 
     def progress(self, task: str, masked: Masked) -> None:
@@ -175,7 +170,7 @@ class _Lines:
                 100 * done // total,
                 _both_ways(masked[task]),
                 tqdm.format_sizeof(rate),
-                _duration((total - done) / rate),
+                duration((total - done) / rate),
                 extra={"task": task},
             )
         self._task, self._told_at, self._told = task, now, done
@@ -186,7 +181,8 @@ def _both_ways(masked: Masked) -> str:
     return f"own {100 * own // max(own_total, 1)} %, theirs {100 * peer // max(peer_total, 1)} %"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Say a time [s] for people."""
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

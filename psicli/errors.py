@@ -377,30 +377,9 @@ class TlsFileError(IdentityError):
     hint = "It must be PEM that this user may read; `psicli certs show` tells what a file of certificates holds."
 
 
-class OwnCertificateExpiredError(IdentityError):
-    sentence = "{path}: this side's certificate expired on {date} (it is {now})"
-    hint = "Get a new one; where the authority is psicli's: `psicli certs issue {name}`."
-
-
-class OwnCertificateEarlyError(IdentityError):
-    sentence = "{path}: this side's certificate is valid only from {date} (it is {now})"
-    hint = "Check this machine's clock; else wait, or get a certificate that is valid now."
-
-
-class SwappedCertificateError(IdentityError):
-    sentence = "{path}: this side's certificate names {names}, which is the other party, and not {name}"
-    hint = (
-        "Is self_party (or --party) the other party's, so that the two are swapped? Else give the job file this "
-        "party's own certificate."
-    )
-
-
-class OwnCertificateNameError(IdentityError):
-    sentence = "{path}: this side's certificate names {names}, not {name}"
-    hint = (
-        "It must hold {name} as a DNS subject alternative name; give the job file the right certificate, or this "
-        "party's node the tls_name that the certificate holds."
-    )
+class OwnCertificateError(IdentityError):
+    sentence = "{path}: this side's certificate {fault}"
+    hint = "{advice}"
 
 
 class PeerCertificateError(IdentityError):
@@ -464,12 +443,7 @@ class PeerSpeaksPlainError(IdentityError):
 
 
 class PeerSpeaksTlsError(IdentityError):
-    sentence = "{where} speaks TLS, and this side sends plain text"
-    hint = "Add cluster.tls to this side's job file."
-
-
-class PeerWantsTlsError(IdentityError):
-    sentence = "{peer} speaks TLS, and this side listens in plain text"
+    sentence = "{who} speaks TLS, and this side {does} plain text"
     hint = "Add cluster.tls to this side's job file."
 
 
@@ -530,13 +504,8 @@ class BindError(ConfigError):
 
 
 class StandardStreamError(ConfigError):
-    sentence = "task {task}: standard input and output cannot be shared by all parties"
-    hint = "Give the task files to simulate it."
-
-
-class UncheckedStreamError(ConfigError):
-    sentence = "task {task}: standard input and output cannot be checked"
-    hint = "Give the task files to check it, or check the others (--only)."
+    sentence = "task {task}: standard input and output cannot be {done}"
+    hint = "Give the task files to {instead}."
 
 
 class SharedOutputError(ConfigError):
@@ -566,14 +535,8 @@ class AnsweredTwiceError(PolicyError):
     sentence = "task {task}: {peer} asks a third time about items it was answered twice"
 
 
-class PeerTooSmallError(PolicyError):
-    sentence = "task {task}: {peer} has {items} distinct items, fewer than policy.min_peer_items, which is {limit}"
-
-
-class PeerTooLargeError(PolicyError):
-    sentence = (
-        "task {task}: {peer} has {items} distinct items{padding}, more than policy.max_peer_items, which is {limit}"
-    )
+class PeerSizeError(PolicyError):
+    sentence = "task {task}: {peer} has {items} distinct items{padding}, {than} than policy.{name}, which is {limit}"
 
 
 class TooManyRunsError(PolicyError):

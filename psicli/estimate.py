@@ -7,7 +7,7 @@ the other side's size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from psicli.files import Format, file_format
 from psicli.job import bin_items
 from psicli.memory import MemoryPlan
 from psicli.protocol.bins import number_of_bins, padded
-from psicli.rate import Rate
 
 # What crosses the network for an item of ours and one of theirs, framing included: two points and a token [bytes].
 PAIR_BYTES = 84
@@ -42,14 +41,12 @@ def padded_items(job: Job, size: Size) -> int:
     return padded(size.rows, number_of_bins(size.rows, size.rows, bin_items(job)))
 
 
-def seconds(items: int, rate: Rate) -> float:
-    """Return how long so many items take, both sides at work at once, each on a machine like this one [s]."""
-    return _START_SECONDS + _OVERHEAD * (rate.own + rate.peer) * items
+def seconds(items: int, rates: Mapping[str, float]) -> float:
+    """Return how long so many items take, both sides at work at once, each on a machine like this one [s].
 
-
-def traffic(items: int) -> int:
-    """Return what goes over the network for so many items, both ways together [bytes]."""
-    return PAIR_BYTES * items
+    rates: what this machine reaches, by operation [points a second].
+    """
+    return _START_SECONDS + _OVERHEAD * sum(items / rate for rate in rates.values())
 
 
 def spool_bytes(job: Job, tasks: Sequence[tuple[Task, Size]]) -> int:

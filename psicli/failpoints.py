@@ -10,10 +10,11 @@ before and after it are let through. Nothing in a job file leads here.
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 import signal
-import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -57,16 +58,12 @@ class _Failpoint:
     name: str
     action: Action
     nth: int
-    _passed: int = 0
-    _guard: threading.Lock = field(default_factory=threading.Lock)
+    # To count with it needs no lock.
+    _passages: Iterator[int] = field(default_factory=itertools.count)
 
     def is_due(self, name: str) -> bool:
         """Count a passage; return whether it is the one."""
-        if name != self.name:
-            return False
-        with self._guard:
-            self._passed += 1
-            return self._passed == self.nth
+        return name == self.name and next(self._passages) + 1 == self.nth
 
     def happen(self) -> None:
         match self.action:
@@ -86,10 +83,17 @@ _armed: _Failpoint | None = None
 def arm() -> None:
     """Do from now on what the environment says, and warn of it; raises FailpointError for what it cannot mean."""
     global _armed
+    _armed = None
     text = os.environ.get(VARIABLE, "")
-    _armed = _parsed(text) if text else None
-    if _armed is not None:
-        logger.warning("%s is set: this run is made to fail (%s)", VARIABLE, text)
+    if not text:
+        return
+    name, _, rest = text.partition(":")
+    action, _, nth = rest.partition(":")
+    known = CARRYING if action == Action.FLIP else POINTS
+    if action not in list(Action) or name not in known or not (nth or "1").isdecimal() or int(nth or 1) < 1:
+        raise FailpointError(variable=VARIABLE, value=shown(text))
+    _armed = _Failpoint(name, Action(action), int(nth or 1))
+    logger.warning("%s is set: this run is made to fail (%s)", VARIABLE, text)
 
 
 def passage(name: str) -> None:
@@ -103,19 +107,7 @@ def carry(name: str, octets: bytes) -> bytes:
     if _armed is None or not _armed.is_due(name):
         return octets
     _armed.happen()
-    return _flipped(octets) if _armed.action is Action.FLIP else octets
-
-
-def _flipped(octets: bytes) -> bytes:
-    """Return octets with another byte in their middle."""
+    if _armed.action is not Action.FLIP:
+        return octets
     middle = len(octets) // 2
     return octets[:middle] + bytes([octets[middle] ^ 0xFF]) + octets[middle + 1 :]
-
-
-def _parsed(text: str) -> _Failpoint:
-    name, _, rest = text.partition(":")
-    action, _, nth = rest.partition(":")
-    known = CARRYING if action == Action.FLIP else POINTS
-    if action not in list(Action) or name not in known or not (nth or "1").isdecimal() or int(nth or 1) < 1:
-        raise FailpointError(variable=VARIABLE, value=shown(text))
-    return _Failpoint(name, Action(action), int(nth or 1))

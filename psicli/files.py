@@ -94,25 +94,18 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
         target = Path(os.path.realpath(path))
         self._name = target.name
         self._temporary = ""
-        self._sealed = False
-        with _creating(path):
+        with contextlib.ExitStack() as undo, _creating(path):
             self._folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._raw = self._create()
-        except BaseException:
-            os.close(self._folder)
-            raise
-        # The lock outlives the closing of the file: it ends with the last descriptor.
-        self._lock = os.dup(self._raw.fileno())
-        self.file = cast(BinaryIO, io.BufferedWriter(self._raw, 1 << 20))
-
-    def _create(self) -> _TargetIO:
-        with _creating(self.path):
+            undo.callback(os.close, self._folder)
             mode = self._mode_of_target()
             while (descriptor := self._create_locked(mode)) is None:
                 # Somebody took it for left over in the moment before it was locked.
                 pass
-        return _TargetIO(descriptor, self.path)
+            # The lock outlives the closing of the file: it ends with the last descriptor.
+            undo.callback(os.close, os.dup(descriptor))
+            self._undo = undo.pop_all()
+        self._raw = _TargetIO(descriptor, path)
+        self.file = cast(BinaryIO, io.BufferedWriter(self._raw, 1 << 20))
 
     def _create_locked(self, mode: int | None) -> int | None:
         self._temporary = f".{self._name}.psicli-{secrets.token_hex(8)}.tmp"
@@ -144,14 +137,13 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
 
     def seal(self) -> None:
         """Bring every byte to the disk and close the file; only then is an output known to be whole."""
-        if self._sealed:
+        if self._raw.closed:
             return
         self.file.flush()
         with storing(self.path, "writing"):
             os.fsync(self._raw.fileno())
             failpoints.passage("output.synced")
             self._raw.close()
-        self._sealed = True
 
     @property
     def sha256(self) -> str:
@@ -173,14 +165,11 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
         # Closing the raw file throws away what the buffer still holds, which may not fit on the disk.
         with contextlib.suppress(OSError):
             self._raw.close()
-        if self._folder < 0:
-            return
         if self._temporary:
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary, dir_fd=self._folder)
-        os.close(self._lock)
-        os.close(self._folder)
-        self._folder = -1
+            self._temporary = ""
+        self._undo.close()
 
     def remove_left_over(self) -> None:
         """Remove what runs that were killed have left beside the target; what is being written is locked."""
@@ -232,6 +221,18 @@ def replace_file(path: Path, octets: bytes) -> None:
     failpoints.passage("state.renamed")
     sync_folder(path.parent)
     failpoints.passage("state.kept")
+
+
+def wipe(path: Path) -> None:
+    """Overwrite a file of this user's own, if there is one, and delete it; raises OSError."""
+    if not os.path.lexists(path):
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(descriptor, "wb", buffering=0) as file:
+        file.write(bytes(os.fstat(descriptor).st_size))
+        os.fsync(descriptor)
+    path.unlink()
+    failpoints.passage("bins.wiped")
 
 
 def sha256_of(path: Path) -> str:

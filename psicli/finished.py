@@ -16,16 +16,17 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from psicli import failpoints
-from psicli.errors import CannotCreateError, StorageError
-from psicli.files import replace_file
+from psicli.errors import CannotCreateError, reason
+from psicli.files import replace_file, wipe
 from psicli.protocol.bins import capacity
-from psicli.state import TaskFolder, reason
+from psicli.state import SECRETS, TaskFolder
 from psicli.worker import ORDER_SECRET_BYTES
 
 logger = logging.getLogger(__name__)
@@ -99,8 +100,6 @@ class FinishedBins:
         """Use `create` or `load`."""
         self.facts = facts
         self._folder = folder
-        # Whether it was left to another run or removed.
-        self._over = False
         self._guard = threading.RLock()
         # What each slot says without its checksum; those of bins that are not finished are missing.
         self._slots: dict[int, bytes] = {}
@@ -110,7 +109,7 @@ class FinishedBins:
         """Begin to keep bins in place of whatever there was; None if that cannot be now, with a warning."""
         folder, about = None, {"task": facts.bound_to["task"]}
         try:
-            folder = TaskFolder.make(path)
+            folder = TaskFolder.hold(path, make=True)
             if folder is None:
                 logger.warning("another run keeps bins of this task; this one cannot be resumed", extra=about)
                 return None
@@ -123,7 +122,7 @@ class FinishedBins:
             why = reason(exc) if isinstance(exc, OSError) else exc.message
             logger.warning("no bins can be kept, this task cannot be resumed: %s", why, extra=about)
             if folder is not None:
-                remove(folder)
+                folder.remove()
             return None
 
     @classmethod
@@ -140,7 +139,7 @@ class FinishedBins:
             kept._slots = read_slots(folder.path, kept.facts)
             return kept
         except DoubtfulStateError:
-            remove(folder)
+            folder.remove()
             raise
 
     @property
@@ -159,56 +158,41 @@ class FinishedBins:
 
     def put(self, number: int, data: bytes = b"", *, state: int = FINISHED) -> None:
         """Keep a bin's data, on disk before this returns."""
-
-        def write() -> None:
-            slot = bytes([state]) + data
-            assert len(slot) + _CHECKSUM_BYTES == self.facts.slot_bytes
-            with self._guard:
-                if self._over or self.facts.result is not None:
-                    # Too late: what was left or wiped must not come back.
-                    return
-                _write_at(
-                    self._folder.path / "bins",
-                    number * self.facts.slot_bytes,
-                    slot + _checksum(self.facts, number, slot),
-                )
+        slot = bytes([state]) + data
+        assert len(slot) + _CHECKSUM_BYTES == self.facts.slot_bytes
+        with self._changing():
+            # Too late, it must not come back: what was left to another run, and what was wiped.
+            if self._folder.is_held and self.facts.result is None:
+                checked = slot + _checksum(self.facts, number, slot)
+                _write_at(self._folder.path / SECRETS, number * self.facts.slot_bytes, checked)
                 self._slots[number] = slot
-
-        self._write(write)
 
     def conclude(self, result: Mapping[str, Any]) -> None:
         """Keep that the task is done and what it came to, and nothing else."""
-
-        def write() -> None:
-            with self._guard:
+        with self._changing():
+            if self._folder.is_held:
                 facts = replace(self.facts, result=result)
                 replace_file(self._folder.path / "meta", facts.to_octets())
                 self.facts, self._slots = facts, {}
-                _wipe(self._folder.path / "bins")
-
-        self._write(write)
+                wipe(self._folder.path / SECRETS)
 
     def discard(self) -> None:
         """Remove all of it; raises StorageError if something stays."""
         with self._guard:
-            if not self._over:
-                self._over = True
-                remove(self._folder)
+            self._folder.remove()
 
     def let_go(self) -> None:
         """Leave it for the next run."""
         with self._guard:
-            self._over = True
             self._folder.let_go()
 
-    def _write(self, work: Callable[[], None]) -> None:
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
         """Change the files; when that fails nothing is kept any more."""
-        if self._over:
-            return
-        try:
-            work()
-        except OSError as exc:
-            if not self._over:
+        with self._guard:
+            try:
+                yield
+            except OSError as exc:
                 text = "what is kept of this task is given up, it cannot be resumed: %s"
                 logger.warning(text, reason(exc), extra={"task": self.facts.bound_to["task"]})
                 self.discard()
@@ -231,7 +215,7 @@ def look(path: Path) -> Facts:
 def read_slots(path: Path, facts: Facts) -> dict[int, bytes]:
     """Return the slots of finished bins; raises DoubtfulStateError."""
     try:
-        octets = (path / "bins").read_bytes()
+        octets = (path / SECRETS).read_bytes()
     except FileNotFoundError:
         return {}
     except OSError as exc:
@@ -247,45 +231,16 @@ def read_slots(path: Path, facts: Facts) -> dict[int, bytes]:
     return slots
 
 
-def remove(folder: TaskFolder) -> None:
-    """Remove a task's folder and all in it, secrets overwritten; raises StorageError if something stays."""
-    try:
-        _wipe(folder.path / "bins")
-        folder.remove()
-    except OSError as exc:
-        raise StorageError(path=folder.path, reason=f"it cannot be removed: {reason(exc)}") from exc
-    except CannotCreateError as exc:
-        raise StorageError(path=folder.path, reason=exc.message) from exc
-
-
 def _write_at(path: Path, offset: int, data: bytes) -> None:
     """Write into a file and bring it to the disk; raises OSError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        view = memoryview(data)
-        while view:
+    with open(descriptor, "r+b", buffering=0) as file:
+        file.seek(offset)
+        while data:
             failpoints.passage("bins.writing")
-            done = os.pwrite(descriptor, view, offset)
-            offset, view = offset + done, view[done:]
+            data = data[os.write(descriptor, data) :]
         os.fdatasync(descriptor)
         failpoints.passage("bins.written")
-    finally:
-        os.close(descriptor)
-
-
-def _wipe(path: Path) -> None:
-    """Overwrite a file and delete it; raises OSError."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        os.pwrite(descriptor, bytes(os.fstat(descriptor).st_size), 0)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    path.unlink()
-    failpoints.passage("bins.wiped")
 
 
 def _checksum(facts: Facts, number: int, slot: bytes) -> bytes:

@@ -101,22 +101,27 @@ def text_of(array: Any) -> Any:
     return convert(array)
 
 
-def canonical_text(column: Any, *, path: str, name: str, first_row: int = 0) -> Any:
-    """Give the canonical text of a key column (pa.Array or pa.ChunkedArray) as one pa.LargeStringArray.
-
-    `first_row` is where the column's first row stands in its file. Raises KeyTypeError for a type that has no text,
-    YearRangeError for a date that has none.
-    """
-    kind = _value_type(column.type)
-    if not has_text(kind):
-        raise errors.KeyTypeError(path=path, column=shown(name), type=shown(str(column.type)))
+def canonical_text(column: Any) -> Any:
+    """Give the canonical text of a column (pa.Array or pa.ChunkedArray) as one pa.LargeStringArray."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    text = pa.concat_arrays([pa.array([], _TEXT), *(text_of(chunk) for chunk in chunks)])
-    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        row = pc.index(pc.match_substring_regex(text, pattern=_FOUR_DIGIT_YEAR), False).as_py()
-        if row >= 0:
-            raise errors.YearRangeError(place=f"{path}, row {first_row + row + 1}", column=shown(name))
-    return text
+    return pa.concat_arrays([pa.array([], _TEXT), *(text_of(chunk) for chunk in chunks)])
+
+
+def key_texts(rows: Any, keys: Sequence[str], place: Callable[[int], str]) -> tuple[Any, ...]:
+    """Give the canonical texts of the key columns of rows (pa.RecordBatch or pa.Table), a pa.LargeStringArray each.
+
+    `place` tells where a row stands, for people; it is only asked about the row at fault. Raises YearRangeError,
+    ControlCharacterError, LongKeyError.
+    """
+    texts = tuple(canonical_text(rows.column(key)) for key in keys)
+    for key, text in zip(keys, texts, strict=True):
+        kind = _value_type(rows.column(key).type)
+        if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+            row = pc.index(pc.match_substring_regex(text, pattern=_FOUR_DIGIT_YEAR), False).as_py()
+            if row >= 0:
+                raise errors.YearRangeError(place=place(row), column=shown(key))
+    _check_keys(texts, keys, place)
+    return texts
 
 
 def check_key_types(types: Sequence[tuple[str, Any]], *, path: str) -> None:
@@ -134,11 +139,8 @@ def check_key_types(types: Sequence[tuple[str, Any]], *, path: str) -> None:
         raise errors.MixedZonesError(path=path, zoned=", ".join(zones[True]), zoneless=", ".join(zones[False]))
 
 
-def check_keys(columns: Sequence[Any], names: Sequence[str], place: Callable[[int], str]) -> None:
-    """Refuse control characters and over-long values; raises ControlCharacterError, LongKeyError.
-
-    `place` tells where a row stands, for people; it is only asked about the row at fault.
-    """
+def _check_keys(columns: Sequence[Any], names: Sequence[str], place: Callable[[int], str]) -> None:
+    """Refuse control characters and over-long values."""
     for column, name in zip(columns, names, strict=True):
         row = _first_control_row(column)
         if row is not None:

@@ -13,20 +13,22 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
 from psicli import __version__, curve, failpoints, items, signals, tables, trace
 from psicli.config import Job, Task
-from psicli.errors import CannotCreateError, InterruptedBySignal, PsicliError, StorageError, shown, unexpected
-from psicli.files import FileFormat, check_writable, file_format
+from psicli.console import Console
+from psicli.errors import CannotCreateError, InterruptedBySignal, PsicliError, StorageError, reason, shown, unexpected
+from psicli.files import check_writable, file_format
 from psicli.ledger import Ledger, Opening
 from psicli.link import Dialer, Listener
+from psicli.locks import PortLock
 from psicli.memory import MemoryPlan
-from psicli.outputs import SilentlyChecked, StandardOutput, TaskOutput
-from psicli.partitions import Items, Matches, Partitioner
-from psicli.pipeline import Output, Prepared, Storage
+from psicli.outputs import TaskOutput
+from psicli.partitions import Matches, Partitioner
+from psicli.pipeline import Prepared, Storage
 from psicli.policy import Policy
 from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
 from psicli.protocol.messages import Kept, Purpose, TaskTerms, partition_key
@@ -35,7 +37,7 @@ from psicli.report import Report, Status, TaskReport, what_the_peer_learns
 from psicli.resume import Mode, TaskKeeper, sweep
 from psicli.session import Session, TaskResult, Terms, open_session
 from psicli.spool import Spool
-from psicli.state import RunFolder, state_folder
+from psicli.state import run_folder, state_folder
 from psicli.tables import Input
 from psicli.tls import TlsCredentials, ending
 from psicli.trace import Stage, Stages
@@ -52,50 +54,44 @@ COUNTED = ("rows", "distinct_items", "matchless_rows", "peer_items", "peer_quest
 FOUND = ("matched", "output_rows", "output", "output_sha256")
 
 
-class Hooks(Protocol):
-    """What a run tells while it runs, from any thread; the console and the lock's record show it."""
-
-    def phase(self, task: str, phase: str) -> None:
-        """Tell what a task is at."""
-
-    def progress(self, task: str, progress: Progress) -> None:
-        """Tell how much of a task's masking is through."""
-
-
-def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None, resume: Mode = Mode.AUTO) -> Report:
+def run_job(
+    job: Job, console: Console, lock: PortLock, trace_file: Path | None = None, resume: Mode = Mode.AUTO
+) -> Report:
     """Run every task of the job with the peer and report; a failure ends up in the report, not in an exception.
 
-    The caller holds the lock of the job's port or address. trace_file: where to write a trace of the run, if anywhere.
-    resume: when to continue from what a run that was killed has left.
+    lock: held by the caller, of the job's port or address; its record shows how far the run is. trace_file: where to
+    write a trace of the run, if anywhere. resume: when to continue from what a run that was killed has left.
     """
     started = time.monotonic()
-    report = _blank_report(job)
+    tasks = [TaskReport(task.name, task.receiver, task.broadcast_result) for task in job.tasks]
+    report = Report(job.name, job.party, job.peer, __version__, curve.backend(), tasks)
     ledger = Ledger(state_folder())
     runs: list[TaskRun] = []
     logger.debug("%s", what_the_peer_learns(report))
     try:
         with ExitStack() as stack:
-            _keep_secrets_in_memory()
+            # No core dumps: whoever finds a scalar in one and has the points that were sent can guess every item.
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             _share_one_heap()
             curve.set_threads(job.pipeline.threads)
             curve.self_test()
-            credentials = _credentials(job, report)
-            meeting = stack.enter_context(closing(meeting_point(job, credentials)))
+            meeting = stack.enter_context(closing(meeting_point(job, _credentials(job, report))))
             if job.listens:
                 logger.info("listening on %s for %s", meeting.where, job.peer)
             else:
                 logger.info("connecting to %s at %s", job.peer, meeting.where)
-            sources = _checked_sources(job, credentials, meeting, stack, ledger, trace_file)
+            paths = _checked_inputs(job, meeting, stack, ledger, trace_file)
             if trace_file is not None:
                 trace.start()
-            spool = stack.enter_context(Spool.open(state_folder()))
+            spool = stack.enter_context(Spool(state_folder()))
             stack.callback(_note_disk, report, spool)
             sweep(state_folder())
-            shared = Shared(job, Storage(spool, MemoryPlan(job.pipeline.memory)), ledger, report, hooks, resume)
-            for task, source in zip(job.tasks, sources, strict=True):
-                runs.append(TaskRun(shared, task, source))
+            storage = Storage(spool, MemoryPlan(job.pipeline.memory))
+            shared = Shared(job, storage, ledger, report, console, lock, resume)
+            for task, path, entry in zip(job.tasks, paths, tasks, strict=True):
+                runs.append(TaskRun(shared, task, path, entry))
                 stack.callback(runs[-1].close)
-            session = stack.enter_context(_session(job, meeting, shared.storage, report))
+            session = stack.enter_context(_session(job, meeting, storage, report))
             session.agree()
             session.run(runs)
     except PsicliError as exc:
@@ -104,16 +100,14 @@ def run_job(job: Job, hooks: Hooks, trace_file: Path | None = None, resume: Mode
         logger.exception("unexpected failure")
         report.fail(unexpected(exc))
     if trace_file is not None:
-        _save_trace(trace_file, report)
+        try:
+            trace.save(trace_file, job.party, {"job": job.name, "party": job.party, "psicli": __version__})
+        except PsicliError as exc:
+            report.fail(exc)
     report.close(time.monotonic() - started, trace.peak_memory())
     for run in runs:
         run.end(report.error)
     return report
-
-
-def _keep_secrets_in_memory() -> None:
-    """Turn core dumps off: whoever finds a scalar in one and has the points that were sent can guess every item."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _share_one_heap() -> None:
@@ -130,18 +124,6 @@ def _share_one_heap() -> None:
 
 def _note_disk(report: Report, spool: Spool) -> None:
     report.spool_bytes = spool.peak
-
-
-def _save_trace(path: Path, report: Report) -> None:
-    try:
-        trace.save(path, report.party, {"job": report.job, "party": report.party, "psicli": report.version})
-    except PsicliError as exc:
-        report.fail(exc)
-
-
-def _blank_report(job: Job) -> Report:
-    tasks = [TaskReport(task.name, task.receiver, task.broadcast_result) for task in job.tasks]
-    return Report(job.name, job.party, job.peer, __version__, curve.backend(), tasks)
 
 
 # Before the session --------------------------------------------------------------------------------------------
@@ -162,7 +144,7 @@ def load_credentials(job: Job) -> TlsCredentials | None:
     if job.tls is None:
         return None
     files = job.tls.ca_file, job.tls.certificate_file, job.tls.private_key_file
-    return TlsCredentials.load(*files, own_name=job.own.tls_name, peer_name=job.other.tls_name)
+    return TlsCredentials(*files, own_name=job.tls_name, peer_name=job.peer_tls_name)
 
 
 def may_last(job: Job) -> float:
@@ -188,37 +170,24 @@ def meeting_point(job: Job, credentials: TlsCredentials | None, purpose: Purpose
     if not job.listens:
         interval = job.link.connect_retry_interval_ms / 1000
         return Dialer(job.listener.host, job.listener.port, job.peer, credentials, interval, **more)
-    assert job.listener.listen_host is not None
-    assert job.listener.listen_port is not None
     return Listener(job.listener.listen_host, job.listener.listen_port, job.peer, credentials, **more)
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a task's input really lies, and what it is called in messages."""
+def _checked_inputs(
+    job: Job, meeting: Listener | Dialer, stack: ExitStack, ledger: Ledger, trace_file: Path | None
+) -> list[Path]:
+    """Check what can be checked without reading whole files, and return where the inputs really lie.
 
-    path: Path
-    name: str
-    format: FileFormat
-
-
-def _checked_sources(
-    job: Job,
-    credentials: TlsCredentials | None,
-    meeting: Listener | Dialer,
-    stack: ExitStack,
-    ledger: Ledger,
-    trace_file: Path | None,
-) -> list[Source]:
-    """Check what can be checked without reading whole files; tell the peer if this side cannot go on."""
+    Tells the peer if this side cannot go on.
+    """
     try:
-        if credentials is not None:
-            credentials.check_own()
-        sources = [_source(task, stack) for task in job.tasks]
-        for task, source in zip(job.tasks, sources, strict=True):
+        if meeting.credentials is not None:
+            meeting.credentials.check_own()
+        paths = [_input_path(task, stack) for task in job.tasks]
+        for task, path in zip(job.tasks, paths, strict=True):
             output = None if task.output_path is None else file_format(task.output_path)
             with signals.allowed():
-                tables.check_input(source.path, source.format, task.keys, output=output, name=source.name)
+                tables.check_input(path, file_format(path), task.keys, output=output, name=_input_name(task))
             if isinstance(task.output_path, Path):
                 check_writable(task.output_path)
         ledger.prepare()
@@ -231,7 +200,7 @@ def _checked_sources(
         logger.info("cannot start; telling %s", job.peer)
         meeting.refuse(exc.code if isinstance(exc, PsicliError) else PsicliError.code, REFUSAL_TIMEOUT)
         raise
-    return sources
+    return paths
 
 
 def _check_trace_file(path: Path, job: Job) -> None:
@@ -241,21 +210,22 @@ def _check_trace_file(path: Path, job: Job) -> None:
     check_writable(path)
 
 
-def _source(task: Task, stack: ExitStack) -> Source:
+def _input_path(task: Task, stack: ExitStack) -> Path:
+    """Return where a task's input lies: standard input, which is read once and looked at several times, in a copy."""
     if isinstance(task.input_path, Path):
-        return Source(task.input_path, str(task.input_path), file_format(task.input_path))
-    # Standard input is read once and looked at several times.
+        return task.input_path
     try:
-        return Source(_spooled_stdin(stack), "standard input", file_format(STDIO))
+        path = stack.enter_context(run_folder(state_folder())) / "stdin.csv"
+        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as copy, signals.allowed():
+            shutil.copyfileobj(sys.stdin.buffer, copy)
     except OSError as exc:
-        raise StorageError(path="a copy of standard input", reason=(exc.strerror or "unknown").lower()) from exc
-
-
-def _spooled_stdin(stack: ExitStack) -> Path:
-    path = stack.enter_context(RunFolder(state_folder())).path / "stdin.csv"
-    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as spooled, signals.allowed():
-        shutil.copyfileobj(sys.stdin.buffer, spooled)
+        raise StorageError(path="a copy of standard input", reason=reason(exc)) from exc
     return path
+
+
+def _input_name(task: Task) -> str:
+    """Return what a task's input is called in messages."""
+    return "standard input" if task.input_path == STDIO else str(task.input_path)
 
 
 def terms(job: Job, purpose: Purpose = Purpose.RUN) -> Terms:
@@ -280,7 +250,6 @@ def _session(job: Job, meeting: Listener | Dialer, storage: Storage, report: Rep
         meeting,
         terms(job),
         timeout=_rendezvous(job),
-        recv_timeout=job.link.recv_timeout_ms / 1000,
         depth=job.pipeline.depth,
         frame_items=job.pipeline.frame_items,
         bin_items=bin_items(job),
@@ -305,33 +274,30 @@ class Shared:
     storage: Storage
     ledger: Ledger
     report: Report
-    hooks: Hooks
+    console: Console
+    lock: PortLock
     resume: Mode
 
 
 class TaskRun:
     """One task from its input to its output; the session calls its parts when their time has come."""
 
-    def __init__(self, shared: Shared, task: Task, source: Source) -> None:
-        job = self._job = shared.job
+    def __init__(self, shared: Shared, task: Task, path: Path, entry: TaskReport) -> None:
         self.name = task.name
-        self.receives = task.receiver == job.party
+        self.receives = task.receiver == shared.job.party
         self.broadcast = task.broadcast_result
         self.stages = Stages(task.name)
+        self._shared = shared
         self._task = task
-        self._policy = Policy(job.policy, task.name)
-        self._source = source
-        self._storage = shared.storage
-        self._ledger = shared.ledger
-        self._report = shared.report
-        self._entry = next(entry for entry in shared.report.tasks if entry.name == task.name)
-        self._hooks = shared.hooks
-        self._keeper = TaskKeeper(shared.resume, job, task, shared.ledger, self._outcome)
+        self._policy = Policy(shared.job.policy, task.name)
+        self._path = path
+        self._entry = entry
+        self._keeper = TaskKeeper(shared.resume, shared.job, task, shared.ledger, self._outcome)
         # What an earlier run came to that was done with the task, where the peer agrees.
         self._done_before: Mapping[str, Any] | None = None
         self._input: Input | None = None
         self._output: TaskOutput | None = None
-        self._task_sid = ""
+        self._extra = {"task": task.name}
         self._reading_seconds = 0.0
         self._started = 0.0
 
@@ -342,38 +308,33 @@ class TaskRun:
     def settled(self, party: TaskParty) -> None:
         """Take note of what both sides have decided to continue from."""
         self._keeper.settle(resumed=party.resumption is not None)
-        if party.resumption is not None and party.resumption.over:
+        if party.resumption is not None and party.resumption.complete:
             self._done_before = self._keeper.result
 
     def prepare(self, partition_sid: bytes) -> Prepared:
         """Read the whole input, find its mistakes, and cut its items into bins."""
         started = time.monotonic()
-        self._phase("reading %s", self._source.name)
+        task, storage, name = self._task, self._shared.storage, _input_name(self._task)
+        self._phase("reading %s", name)
         with self.stages.at(Stage.READING, "read input"):
-            self._input = Input(self._source.path, self._source.format, self._task.keys, name=self._source.name)
-            partitioner = Partitioner(partition_key(partition_sid), self._storage.spool, self._storage.plan.reading)
+            self._input = tables.open_input(self._path, file_format(self._path), task.keys, name=name)
+            partitioner = Partitioner(partition_key(partition_sid), storage.spool, storage.plan.reading)
             for key_texts in self._input.key_batches():
                 partitioner.expect(self._input.expected_rows)
                 partitioner.add(items.encode_items(key_texts))
         with self.stages.at(Stage.READING, "count items"):
             found = partitioner.finish()
-        self._keeper.identity = self._input.identity
-        self._keeper.confirm()
+        self._keeper.confirm(self._input.identity)
         self._entry.rows, self._entry.matchless_rows = found.rows, found.null_keys
         self._entry.distinct_items = len(found)
-        output = self._make_output(found)
+        if task.output_path is None:
+            self._input.close()
+        else:
+            where = task.output_path, self._input, found, storage, self._policy
+            self._output = TaskOutput(*where, receives=self.receives)
         self._reading_seconds = time.monotonic() - started
         failpoints.passage("input.read")
-        return Prepared(found, output, self._keeper)
-
-    def _make_output(self, found: Items) -> Output | None:
-        assert self._input is not None
-        if self._task.output_path is None:
-            self._input.close()
-            return None
-        kind = StandardOutput if self._task.output_path == STDIO else TaskOutput
-        self._output = kind(self._task.output_path, self._input, found, self._storage, self._policy)
-        return self._output if self.receives else SilentlyChecked(self._output)
+        return Prepared(found, self._output, self._keeper)
 
     def opened(self, party: TaskParty) -> None:
         """Check the policy on sizes and runs, and note in the ledger that the task begins, unless it is resumed."""
@@ -381,30 +342,26 @@ class TaskRun:
         self._entry.bins = party.number_of_bins
         failpoints.passage("task.admitted")
         self._policy.check_peer_items(party.peer_count, party.questions)
-        self._task_sid = self._entry.task_sid = party.partition_sid.hex()
-        if party.resumption is not None:
-            self._note_resumed(party)
-        path = self._task.input_path
+        self._entry.task_sid = party.partition_sid.hex()
+        resumed = party.resumption is not None
+        if resumed:
+            self._entry.resumed = party.progress.share
+            logger.info("continues from %.0f %% of an earlier run", 100 * self._entry.resumed, extra=self._extra)
+        path, job = self._task.input_path, self._shared.job
         opening = Opening(
-            job=self._job.name,
+            job=job.name,
             task=self.name,
-            peer=self._job.peer,
-            task_sid=self._task_sid,
+            peer=job.peer,
+            task_sid=self._entry.task_sid,
             input=STDIO if path == STDIO else os.path.abspath(path),
             keys=self._task.keys,
             distinct_items=party.own_count,
             peer_items=party.peer_count,
             peer_questions=party.questions,
         )
-        self._ledger.open(
-            opening, self._policy.check_runs if self._policy.limits_runs else None, resumed=party.resumption is not None
-        )
-
-    def _note_resumed(self, party: TaskParty) -> None:
-        """Say how much of the exchange need not be done again."""
-        share = party.progress.share
-        self._entry.resumed = share
-        logger.info("continues from %.0f %% of an earlier run", 100 * share, extra={"task": self.name})
+        # The ledger need not count runs that nobody limits.
+        allow = None if job.policy.max_runs_per_day is None else self._policy.check_runs
+        self._shared.ledger.open(opening, allow, resumed=resumed)
 
     def started(self) -> None:
         self._started = time.monotonic()
@@ -413,7 +370,10 @@ class TaskRun:
             self._phase("exchanging %d distinct items", self._entry.distinct_items)
 
     def progress(self, progress: Progress) -> None:
-        self._hooks.progress(self.name, progress)
+        """Show how far the masking is, on the console and in the record of the lock."""
+        self._shared.console.progress(self.name, progress)
+        own, own_total, peer, peer_total = progress
+        self._shared.lock.update(self.name, "exchanging", 100 * (own + peer) // max(own_total + peer_total, 1))
 
     def exchanged(self, result: TaskResult) -> None:
         entry = self._entry
@@ -421,6 +381,7 @@ class TaskRun:
         entry.bytes_sent, entry.bytes_received = result.message_bytes
         if self._done_before is not None:
             self._take_over(self._done_before)
+            self._note_done("done by an earlier run; input and output are unchanged")
         elif self._output is not None and self._output.refusal is not None:
             self._fail(self._output.refusal)
         elif self.broadcast or not self.receives:
@@ -442,7 +403,7 @@ class TaskRun:
         except PsicliError as exc:
             self._fail(exc)
         except Exception as exc:
-            logger.exception("unexpected failure", extra={"task": self.name})
+            logger.exception("unexpected failure", extra=self._extra)
             self._fail(unexpected(exc))
 
     def close(self) -> None:
@@ -455,25 +416,24 @@ class TaskRun:
         if self._output is not None:
             self._output.discard()
 
-    def _take_over(self, result: Mapping[str, Any]) -> None:
-        """Report what an earlier run came to."""
-        for name in COUNTED + FOUND:
-            setattr(self._entry, name, result[name])
-        self._entry.status = Status.DONE
-        self.note_end(None)
-        self._phase("done by an earlier run; input and output are unchanged")
-
     def _done(self) -> None:
-        entry, output = self._entry, self._output
-        if output is not None:
-            entry.matched, entry.output_rows, entry.output = output.matched, output.rows, output.name
-            entry.output_sha256 = output.sha256
+        outcome = self._outcome()
+        assert outcome is not None
+        self._take_over(outcome)
         self._keeper.conclude()
         # Not what it waited for its turn.
-        entry.seconds = self._reading_seconds + time.monotonic() - self._started
-        entry.status = Status.DONE
-        self.note_end(None)
-        self._phase("done in %.1f s", entry.seconds)
+        self._entry.seconds = self._reading_seconds + time.monotonic() - self._started
+        self._note_done("done in %.1f s", self._entry.seconds)
+
+    def _take_over(self, outcome: Mapping[str, Any]) -> None:
+        """Report what the task came to, in this run or in an earlier one."""
+        for name in COUNTED + FOUND:
+            setattr(self._entry, name, outcome[name])
+
+    def _note_done(self, text: str, *facts: object) -> None:
+        self._entry.status = Status.DONE
+        self._note_end(None)
+        self._phase(text, *facts)
 
     def _outcome(self) -> Mapping[str, Any] | None:
         """Return what is to be reported of the task if another run takes it over; None if its output was refused."""
@@ -485,26 +445,26 @@ class TaskRun:
 
     def _fail(self, error: PsicliError) -> None:
         self._entry.status = Status.FAILED
-        self.note_end(error)
-        self._report.fail(error)
+        self._note_end(error)
+        self._shared.report.fail(error)
 
     def end(self, error: PsicliError | None) -> None:
         """Close the ledger's entry and leave or remove what is kept; error: why the run failed."""
-        self.note_end(error)
+        self._note_end(error)
         try:
             self._keeper.end(error)
         except PsicliError as exc:
-            self._report.fail(exc)
+            self._shared.report.fail(exc)
 
-    def note_end(self, error: PsicliError | None) -> None:
+    def _note_end(self, error: PsicliError | None) -> None:
         """Close the task in the ledger, unless it is closed or was never opened there."""
         try:
             matched = self._entry.matched if self._output is None else self._output.matched
-            self._ledger.close(self._task_sid, error, matched, self._entry.output_sha256)
+            self._shared.ledger.close(self._entry.task_sid or "", error, matched, self._entry.output_sha256)
         except PsicliError as exc:
             # What the task was for is in place, or has failed for a better reason.
-            logger.warning("%s", exc.message, extra={"task": self.name})
+            logger.warning("%s", exc.message, extra=self._extra)
 
     def _phase(self, text: str, *facts: object) -> None:
-        self._hooks.phase(self.name, text.split()[0])
-        logger.info(text, *facts, extra={"task": self.name})
+        self._shared.lock.update(self.name, text.split()[0], 0)
+        logger.info(text, *facts, extra=self._extra)

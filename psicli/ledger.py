@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from psicli import failpoints
-from psicli.errors import CannotCreateError, PsicliError, StorageError, shown
-from psicli.state import held, make_state_folder, reason
+from psicli.errors import CannotCreateError, PsicliError, creating, shown, storing
+from psicli.state import held, make_state_folder
 
 LEDGER = "ledger.jsonl"
 DAY = timedelta(days=1)
@@ -73,9 +73,8 @@ class Entry:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as one flat object."""
-        facts = {"outcome": self.outcome, "closed": self.closed, "code": self.code, "error": self.error}
-        counts = {"matched": self.matched, "output_sha256": self.output_sha256}
-        return {"time": self.time, **asdict(self.opening), **facts, **counts}
+        facts = asdict(self)
+        return {"time": facts.pop("time"), **facts.pop("opening"), **facts}
 
 
 class Ledger:
@@ -104,12 +103,10 @@ class Ledger:
         process can note anything in between. Raises CannotCreateError, StorageError.
         """
         with self._guard, self._file() as file:
-            if resumed and self._is_noted(file, opening):
-                self._unfinished[opening.task_sid] = opening.peer
-                return
-            if allow is not None:
-                allow(self._runs_of_a_day(file, opening.subject))
-            self._append(file, {"event": "open", "time": _now(), **asdict(opening)})
+            if not resumed or not any(_recent(file, "open", opening.task_sid, opening.peer)):
+                if allow is not None:
+                    allow(self._runs_of_a_day(file, opening.subject))
+                self._append(file, {"event": "open", "time": _now(), **asdict(opening)})
             self._unfinished[opening.task_sid] = opening.peer
 
     def answer(self, partition_sid: str, peer: str, number: int, items: int) -> None:
@@ -121,13 +118,7 @@ class Ledger:
     def answers(self, partition_sid: str, peer: str) -> Counter[int]:
         """Return how often each bin was answered in the last two days; raises CannotCreateError, StorageError."""
         with self._guard, self._file() as file:
-            lines = (line for _, line in _lines(file, since=datetime.now(UTC) - 2 * DAY) if line is not None)
-            task = partition_sid, peer
-            return Counter(
-                int(line["bin"])
-                for line in lines
-                if line["event"] == "answer" and (line["task_sid"], line["peer"]) == task
-            )
+            return Counter(int(line["bin"]) for line in _recent(file, "answer", partition_sid, peer))
 
     def close(
         self, task_sid: str, error: PsicliError | None, matched: int | None, output_sha256: str | None = None
@@ -140,16 +131,11 @@ class Ledger:
             peer = self._unfinished.pop(task_sid, None)
             if peer is None:
                 return
-            entry: dict[str, Any] = {"event": "close", "time": _now(), "task_sid": task_sid, "peer": peer}
-            entry["outcome"] = FAILED if error else DONE
-            if error is not None:
-                entry |= {"code": error.code, "error": type(error).__name__}
-            if matched is not None:
-                entry["matched"] = matched
-            if output_sha256 is not None:
-                entry["output_sha256"] = output_sha256
+            entry = {"event": "close", "time": _now(), "task_sid": task_sid, "peer": peer}
+            why = (FAILED, error.code, type(error).__name__) if error else (DONE, None, None)
+            facts = zip(_CLOSING, (*why, matched, output_sha256), strict=True)
             with self._file() as file:
-                self._append(file, entry)
+                self._append(file, entry | {name: value for name, value in facts if value is not None})
 
     def entries(self) -> list[Entry]:
         """Return what the ledger says, oldest first; raises CannotCreateError, StorageError."""
@@ -168,11 +154,6 @@ class Ledger:
                     found[task] = replace(found[task], closed=line["time"], **facts)
         return list(found.values())
 
-    def _is_noted(self, file: io.FileIO, opening: Opening) -> bool:
-        task = opening.task_sid, opening.peer
-        lines = (line for _, line in _lines(file, since=datetime.now(UTC) - 2 * DAY) if line is not None)
-        return any(line["event"] == "open" and (line["task_sid"], line["peer"]) == task for line in lines)
-
     def _runs_of_a_day(self, file: io.FileIO, subject: tuple[object, ...]) -> int:
         status = os.fstat(file.fileno())
         number, offset = self._read
@@ -190,7 +171,7 @@ class Ledger:
 
     def _append(self, file: io.FileIO, entry: dict[str, Any]) -> None:
         data = json.dumps(entry).encode() + _NEWLINE
-        with self._no_os_errors("writing"):
+        with storing(self.path, "writing"):
             size = os.fstat(file.fileno()).st_size
             if size and os.pread(file.fileno(), 1, size - 1) != _NEWLINE:
                 # A run was killed, or the disk was full, in the middle of a line.
@@ -206,26 +187,17 @@ class Ledger:
         """Open the ledger, making it if there is none, while nobody else has it."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         with held(self._state) as folder:
-            try:
+            with creating(self.path):
                 descriptor = os.open(LEDGER, flags, 0o600, dir_fd=folder)
-            except OSError as exc:
-                raise CannotCreateError(path=self.path, reason=reason(exc)) from exc
             with open(descriptor, "r+b", buffering=0) as file:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
                     raise CannotCreateError(path=self.path, reason="it is not a regular file")
-                with self._no_os_errors("reading"):
+                with storing(self.path, "reading"):
                     if not status.st_size:
                         # Most likely it was just made.
                         os.fsync(folder)
                     yield file
-
-    @contextmanager
-    def _no_os_errors(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as exc:
-            raise StorageError(path=self.path, reason=f"{doing} failed: {reason(exc)}") from exc
 
 
 # The columns of the table that hold counts: own and the peer's distinct items, and those that matched.
@@ -238,9 +210,11 @@ def to_text(entries: Sequence[Entry]) -> str:
     for entry in entries:
         opening = entry.opening
         outcome = f"{entry.code} {entry.error}" if entry.outcome == FAILED else entry.outcome
-        counts = (f"{opening.distinct_items:,}", f"{opening.peer_items:,}", _count(entry.matched))
+        matched = "" if entry.matched is None else f"{entry.matched:,}"
+        counts = (f"{opening.distinct_items:,}", f"{opening.peer_items:,}", matched)
         source = f"{opening.input} ({', '.join(opening.keys)})"
-        rows.append((entry.time, opening.job, opening.task, opening.peer, *counts, outcome, _printable(source)))
+        source = source if source.isprintable() else shown(source, 1000)
+        rows.append((entry.time, opening.job, opening.task, opening.peer, *counts, outcome, source))
     columns = [_column(texts) for texts in zip(*rows, strict=True)]
     return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
 
@@ -249,14 +223,6 @@ def _column(texts: Sequence[str]) -> list[str]:
     """Fill the cells of a column up to one width; numbers stand on the right."""
     width = max(map(len, texts))
     return [text.rjust(width) if texts[0] in _NUMBERS else text.ljust(width) for text in texts]
-
-
-def _count(items: int | None) -> str:
-    return "" if items is None else f"{items:,}"
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else shown(text, 1000)
 
 
 def _now() -> str:
@@ -282,6 +248,13 @@ def _lines(
             if data.endswith(_NEWLINE):
                 begins = _BEGINNING.match(data)
                 yield offset, None if begins and begins[1] < oldest else _parsed(data)
+
+
+def _recent(file: io.FileIO, event: str, task_sid: str, peer: str) -> Iterator[dict[str, Any]]:
+    """Give the lines of the last two days that say this of a task."""
+    for _, line in _lines(file, since=datetime.now(UTC) - 2 * DAY):
+        if line is not None and (line["event"], line["task_sid"], line["peer"]) == (event, task_sid, peer):
+            yield line
 
 
 def _parsed(data: bytes) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from psicli import errors, failpoints, signals, sockets, tls, trace
 from psicli.errors import PsicliError, failure_of_peer, shown, unexpected
@@ -667,7 +668,7 @@ class Listener(_End):
             return self._taken
         assert self._peer_failure is not None
         if self.credentials is None and self._peer_failure == TLS_FAILED:
-            raise errors.PeerWantsTlsError()
+            raise errors.PeerSpeaksTlsError(who=self.peer, does="listens in")
         raise failure_of_peer(self._peer_failure)
 
     def _handshakes_failed(self) -> bool:
@@ -725,7 +726,10 @@ class Listener(_End):
                 # Whether the last words have arrived is known when the peer has said its own.
                 stream.link.await_end(stream)
         except errors.StrangerError as exc:
-            self._note_stranger(exc.message)
+            with self._lock:
+                if exc.message not in self._strangers and len(self._strangers) < MAX_STRANGERS:
+                    self._strangers.append(exc.message)
+                    logger.warning("%s", exc.message)
             context.set_code(grpc.StatusCode.PERMISSION_DENIED)
         except PsicliError as exc:
             # Whatever this was, it is not our peer: junk is forgotten.
@@ -750,12 +754,6 @@ class Listener(_End):
         if not tls.names_party(certificate, name):
             raise errors.StrangerError(names=tls.shown_names(certificate), name=name)
         return certificate
-
-    def _note_stranger(self, message: str) -> None:
-        with self._lock:
-            if message not in self._strangers and len(self._strangers) < MAX_STRANGERS:
-                self._strangers.append(message)
-                logger.warning("%s", message)
 
     def _admit(self, link: Link, first: Message | None) -> None:
         """Answer the first message: the first Hello that wants to run takes the session."""
@@ -901,7 +899,7 @@ class Dialer(_End):
         """
         timeout = min(tls.PREFLIGHT_TIMEOUT, deadline - time.monotonic())
         if self.credentials is None and timeout > 0 and tls.presented(self.host, self.port, timeout) is not None:
-            raise errors.PeerSpeaksTlsError(where=self.where)
+            raise errors.PeerSpeaksTlsError(who=self.where, does="sends")
 
     def _tell_in_plain(self) -> None:
         """Tell a listener in plain text that this side speaks TLS; it would wait in vain. No more than that is said."""
@@ -1041,7 +1039,7 @@ class Dialer(_End):
         link.peer_certificate = tls.preflight(self.host, self.port, self.credentials, timeout)
         # Nothing but this very certificate will do: gRPC's own idea of names is laxer than ours.
         credentials = grpc.ssl_channel_credentials(
-            tls.to_pem(link.peer_certificate), self.credentials.private_key, self.credentials.certificate
+            link.peer_certificate.public_bytes(Encoding.PEM), self.credentials.private_key, self.credentials.certificate
         )
         return grpc.secure_channel(
             self.where,

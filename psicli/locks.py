@@ -29,8 +29,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from psicli import failpoints, signals
-from psicli.errors import BindError, CannotCreateError, LockHeldError, PortBusyError, PsicliError, reason, shown
+from psicli import errors, failpoints, signals
+from psicli.errors import PsicliError, shown
 
 logger = logging.getLogger(__name__)
 
@@ -62,17 +62,13 @@ class Holder:
 
 
 class PortLock(AbstractContextManager["PortLock"]):
-    """A lock on one file, ours until release(); raises CannotCreateError when the file cannot be made."""
+    """A lock on one file, ours until it is left; raises CannotCreateError when the file cannot be made."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self._holder: Holder | None = None
         # Every thread of a run may say how far it is.
         self._writing = threading.Lock()
         self._file = _open(path)
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
     def try_acquire(self, *, shared: bool = False) -> bool:
         """Take the lock if it is free; shared: only to see whether it is."""
@@ -104,10 +100,9 @@ class PortLock(AbstractContextManager["PortLock"]):
         looks = (_parse(os.pread(self._file, MAX_RECORD_BYTES, 0)) for _ in range(2))
         return next((holder for holder in looks if holder), None)
 
-    def release(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+        self._file = -1
 
 
 def lock_folder() -> Path:
@@ -164,24 +159,22 @@ def holders() -> list[Holder]:
 
 def _acquire(lock: PortLock, what: str, deadline: float) -> None:
     def failure() -> PsicliError | None:
-        return None if lock.try_acquire() else _held(what, lock.read())
+        if lock.try_acquire():
+            return None
+        who = "a job that does not say which"
+        if holder := lock.read():
+            who = f"job {holder.job} of {holder.party} (pid {holder.pid}, {holder.user}, since {holder.since})"
+        return errors.LockHeldError(what=what, holder=who)
 
     _wait_for(failure, max(deadline, time.monotonic() + GLANCE))
     failpoints.passage("lock.acquired")
-
-
-def _held(what: str, holder: Holder | None) -> LockHeldError:
-    who = "a job that does not say which"
-    if holder is not None:
-        who = f"job {holder.job} of {holder.party} (pid {holder.pid}, {holder.user}, since {holder.since})"
-    return LockHeldError(what=what, holder=who)
 
 
 def _wait_for(failure: Callable[[], PsicliError | None], deadline: float) -> None:
     """Try until there is no failure; raises the last one at the deadline, BindError at once."""
     next_line = time.monotonic() + 1.0
     while (error := failure()) is not None:
-        if time.monotonic() >= deadline or isinstance(error, BindError):
+        if time.monotonic() >= deadline or isinstance(error, errors.BindError):
             raise error
         if time.monotonic() >= next_line:
             logger.info("waiting: %s", error)
@@ -199,8 +192,8 @@ def _bind_failure(host: str, port: int, where: str) -> PsicliError | None:
             probe.listen(1)
         except OSError as exc:
             if exc.errno == errno.EADDRINUSE:
-                return PortBusyError(where=where)
-            return BindError(where=where, reason=reason(exc))
+                return errors.PortBusyError(where=where)
+            return errors.BindError(where=where, reason=errors.reason(exc))
     return None
 
 
@@ -221,7 +214,7 @@ def _open(path: Path) -> int:
     """
     # Not blocking: a FIFO that somebody put there would keep us for ever.
     safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    try:
+    with errors.creating(path):
         for flags in (os.O_RDWR, os.O_RDONLY):
             with suppress(FileNotFoundError, PermissionError):
                 return _regular(os.open(path, flags | safe), path)
@@ -231,15 +224,13 @@ def _open(path: Path) -> int:
             os.fchmod(descriptor, 0o666)
             return descriptor
         return _regular(os.open(path, os.O_RDWR | safe), path)
-    except OSError as exc:
-        raise CannotCreateError(path=path, reason=reason(exc)) from exc
 
 
 def _regular(descriptor: int, path: Path) -> int:
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise CannotCreateError(path=path, reason="it is not a regular file")
+    raise errors.CannotCreateError(path=path, reason="it is not a regular file")
 
 
 def _parse(record: bytes) -> Holder | None:

@@ -11,33 +11,37 @@ partitions; from there on one partition, or one bin, is in memory at a time.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from psicli import curve
-from psicli.errors import InternalError, TooManyRowsError
+from psicli.errors import TooManyRowsError
 from psicli.items import packed
 from psicli.records import Mask, stable_order
-from psicli.spool import Spool, Streams
+from psicli.spool import Spool, SpoolFile
 
 _BYTES = pa.large_binary()
 _Hashes = npt.NDArray[np.uint64]
+_Numbers = npt.NDArray[np.int64]
 # Rows are numbered in 32 bits.
 MAX_ROWS = 1 << 32
 # What a row takes while equal items are brought together, beside its item [bytes]; the tests measure it.
 ROW_BYTES = 96
 # The finest bins there can be: the top bits of a hash that tell them.
 _FINEST_BITS = 16
-# A partition is well below a bin for any input that is read in a day, and 2 x 256 streams are not too many.
+# A partition is well below a bin for any input that is read in a day.
 _PARTITION_BITS = 8
 _PARTITIONS = 1 << _PARTITION_BITS
-# Entries that are read from disk at once.
+# Entries of a partition that are read from disk at once, about. What lies together is read together: so that this is
+# not much more, even where all rows are in one partition, so many rows at most are put there together.
 _PIECE = 1 << 17
+_RUN_ROWS = 1 << 18
 # What a partition on disk says of a row: the hash of its item, its number, and how long the item is.
 _ENTRY = np.dtype([("hash", "<u8", (2,)), ("row", "<u4"), ("length", "<u4")])
 
@@ -85,26 +89,31 @@ class Matches:
         """Return the booleans of items [start, stop); those of bins without a result are false."""
         found = np.zeros(stop - start, np.bool_)
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        for number in range(max(first, 0), len(self._starts) - 1):
-            begins, ends = self._starts[number], self._starts[number + 1]
-            if begins >= stop:
-                break
+        last = int(np.searchsorted(self._starts, stop))
+        for number in range(first, last):
             if number in self._bits:
+                begins, ends = self._starts[number], self._starts[number + 1]
                 low, high = max(begins, start), min(ends, stop)
                 bits = np.unpackbits(self._bits[number], count=ends - begins)
                 found[low - start : high - start] = bits[low - begins : high - begins]
         return found
 
 
-class BinItems(ABC):
-    """The distinct items of one bin, in the order of their hashes."""
+class BinItems:
+    """The distinct items of one bin, in the order of their hashes.
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+    places: where each of them is, in memory or on disk; fetch: brings the items that are at some of these places.
+    """
 
-    @abstractmethod
+    def __init__(self, places: npt.NDArray[Any], fetch: Callable[[npt.NDArray[Any]], pa.LargeBinaryArray]) -> None:
+        self._places, self._fetch = places, fetch
+
+    def __len__(self) -> int:
+        return len(self._places)
+
     def take(self, places: npt.NDArray[np.uint32]) -> pa.LargeBinaryArray:
-        """Return the items at these places."""
+        """Return the items at these places of the order."""
+        return self._fetch(self._places[places])
 
 
 class Items(ABC):
@@ -127,9 +136,16 @@ class Items(ABC):
     def bin(self, number: int, bins: int, budget: int) -> BinItems:
         """Return one of so many bins; its items stay on disk if they take more than the budget [bytes]."""
 
-    @abstractmethod
     def row_mask(self, matches: Matches) -> pa.BooleanArray:
         """Return for each row of the input, in its order, whether its item matched."""
+        bits = np.zeros(-(-self.rows // 8), np.uint8)
+        for rows in self._matched_rows(matches):
+            np.bitwise_or.at(bits, rows >> 3, np.left_shift(1, rows & 7).astype(np.uint8))
+        return pa.Array.from_buffers(pa.bool_(), self.rows, [None, pa.py_buffer(bits)])
+
+    @abstractmethod
+    def _matched_rows(self, matches: Matches) -> Iterator[npt.NDArray[np.uint32]]:
+        """Give the numbers of the rows whose items matched, some at a time."""
 
     @abstractmethod
     def close(self) -> None:
@@ -193,12 +209,13 @@ class Partitioner:
         rows = _joined(self._held)
         self._held, self._cost = [], 0
         if self._disk is None:
-            if self._spool is None:
-                raise InternalError(detail="items for the disk without a spool")
+            assert self._spool is not None
             expected = max(self._expected, self._rows)
             size = (_ENTRY.itemsize + _bytes_in(rows.items) // len(rows.items)) * expected
-            self._disk = _OnDisk(Streams(self._spool, "items", 2 * _PARTITIONS, size))
-        self._disk.append(rows)
+            self._disk = _OnDisk(self._spool.file("items", size))
+        for start in range(0, len(rows.numbers), _RUN_ROWS):
+            part = slice(start, start + _RUN_ROWS)
+            self._disk.append(_Rows(rows.hashes[part], rows.numbers[part], rows.items[part]))
 
 
 class _Rows:
@@ -230,23 +247,29 @@ class _InMemory(Items):
 
     def bin(self, number: int, bins: int, budget: int) -> BinItems:
         start, stop = self.starts(bins)[number : number + 2]
-        return _Held(self._items, self._places[start:stop])
+        return BinItems(self._places[start:stop], partial(_taken, self._items))
 
-    def row_mask(self, matches: Matches) -> pa.BooleanArray:
-        bits = _RowBits(self.rows)
-        bits.mark(self._numbers[matches.between(0, len(self))[self._codes]])
-        return bits.finish()
+    def _matched_rows(self, matches: Matches) -> Iterator[npt.NDArray[np.uint32]]:
+        yield self._numbers[matches.between(0, len(self))[self._codes]]
 
     def close(self) -> None:
         self._items = pa.array([], _BYTES)
         self._places = self._codes = self._numbers = np.empty(0, np.uint32)
 
 
-class _OnDisk(Items):
-    """Partitions: a stream of entries and a stream of items each."""
+class _Run(NamedTuple):
+    """Rows that were put away together: where the entries and the items of each partition begin, and the last end."""
 
-    def __init__(self, streams: Streams) -> None:
-        self._streams = streams
+    entries: _Numbers
+    items: _Numbers
+
+
+class _OnDisk(Items):
+    """Runs in a file, their entries and then their items, both in the order of the partitions."""
+
+    def __init__(self, file: SpoolFile) -> None:
+        self._file = file
+        self._runs: list[_Run] = []
 
     def append(self, rows: _Rows) -> None:
         partitions = _bin_of(rows.hashes, _PARTITION_BITS).astype(np.uint8)
@@ -257,11 +280,9 @@ class _OnDisk(Items):
         entries["hash"] = rows.hashes.take(order, axis=0)
         entries["row"] = rows.numbers[order]
         entries["length"] = np.diff(offsets)
-        ends = _cumulated(np.bincount(partitions, minlength=_PARTITIONS))
-        for partition, (start, stop) in enumerate(pairwise(ends.tolist())):
-            if start < stop:
-                self._streams.append(2 * partition, entries[start:stop].view(np.uint8))
-                self._streams.append(2 * partition + 1, data[offsets[start] : offsets[stop]])
+        starts = _cumulated(np.bincount(partitions, minlength=_PARTITIONS))
+        entries_at, items_at = self._file.append(entries.view(np.uint8)), self._file.append(data)
+        self._runs.append(_Run(entries_at + starts * _ENTRY.itemsize, items_at + offsets[starts]))
 
     def count(self) -> None:
         counts = np.zeros(1 << _FINEST_BITS, np.int64)
@@ -274,27 +295,32 @@ class _OnDisk(Items):
         # A partition holds several bins, or a bin several partitions.
         finer, coarser = max(bits - _PARTITION_BITS, 0), max(_PARTITION_BITS - bits, 0)
         first = number >> finer << coarser
-        partitions = range(first, first + (1 << coarser))
-        size = sum(self._streams.size(2 * partition + 1) for partition in partitions) >> finer
-        collected = _Collected(self._streams, fetched=size <= budget)
-        for partition in partitions:
+        last = first + (1 << coarser)
+        fetched = sum(int(run.items[last] - run.items[first]) for run in self._runs) >> finer <= budget
+        hashes, items, where = [np.empty((0, 2), np.uint64)], [pa.array([], _BYTES)], [np.empty((0, 2), np.int64)]
+        for partition in range(first, last):
             found = _Distinct()
-            for entries, offsets in self._pieces(partition):
+            for entries, places in self._pieces(partition):
                 mine = np.flatnonzero(_bin_of(entries["hash"], bits) == number)
                 fresh = mine[found.add(entries["hash"][mine])]
-                collected.add(2 * partition + 1, entries["hash"][fresh], offsets, fresh)
-        return collected.finish()
+                hashes.append(entries["hash"][fresh])
+                if fetched:
+                    items.append(_taken(_items_at(self._file, places), fresh))
+                else:
+                    where.append(places[fresh])
+        order, _, _ = _brought_together(np.concatenate(hashes))
+        if fetched:
+            return BinItems(order, partial(_taken, pa.concat_arrays(items)))
+        return BinItems(np.concatenate(where)[order], partial(_items_at, self._file))
 
-    def row_mask(self, matches: Matches) -> pa.BooleanArray:
-        bits = _RowBits(self.rows)
+    def _matched_rows(self, matches: Matches) -> Iterator[npt.NDArray[np.uint32]]:
         for partition, (start, stop) in enumerate(pairwise(self.starts(_PARTITIONS))):
             matched = matches.between(start, stop)
             if matched.any():
                 hashes = self._hashes(partition)
                 for entries, _ in self._pieces(partition):
                     _, codes, _ = _brought_together(np.concatenate([hashes, entries["hash"]]))
-                    bits.mark(entries["row"][matched[codes[len(hashes) :]]])
-        return bits.finish()
+                    yield entries["row"][matched[codes[len(hashes) :]]]
 
     def _hashes(self, partition: int) -> _Hashes:
         """Return the distinct hashes of a partition, in order."""
@@ -304,17 +330,42 @@ class _OnDisk(Items):
         return found.hashes
 
     def close(self) -> None:
-        self._streams.close()
+        self._file.close()
 
-    def _pieces(self, partition: int) -> Iterator[tuple[Any, npt.NDArray[np.int64]]]:
-        """Give the entries of a partition, some at a time, and where their items begin and end in its other stream."""
-        begins = 0
-        step = _PIECE * _ENTRY.itemsize
-        for start in range(0, self._streams.size(2 * partition), step):
-            entries = self._streams.read(2 * partition, start, start + step).view(_ENTRY)
-            offsets = begins + _cumulated(entries["length"])
-            begins = int(offsets[-1])
-            yield entries, offsets
+    def _pieces(self, partition: int) -> Iterator[tuple[Any, _Numbers]]:
+        """Give the entries of a partition, some at a time, and where the item of each begins and ends in the file."""
+        spans = np.array([run.entries[partition : partition + 2] for run in self._runs])
+        items = np.array([run.items[partition] for run in self._runs])
+        sizes = spans[:, 1] - spans[:, 0]
+        cuts = np.flatnonzero(np.diff(np.cumsum(sizes) // (_PIECE * _ENTRY.itemsize))) + 1
+        for first, last in pairwise([0, *cuts.tolist(), len(spans)]):
+            at, data = _read(self._file, spans[first:last])
+            entries = data.view(_ENTRY)
+            # As if the items of all runs followed on each other; and by how much those of each run are elsewhere.
+            offsets = _cumulated(entries["length"])
+            rows = at // _ENTRY.itemsize
+            places = np.stack([offsets[:-1], offsets[1:]], axis=1)
+            places += np.repeat(items[first:last] - offsets[rows[:-1]], np.diff(rows))[:, np.newaxis]
+            yield entries, places
+
+
+def _read(file: SpoolFile, spans: _Numbers) -> tuple[_Numbers, npt.NDArray[np.uint8]]:
+    """Read the spans of a file, each from a place to another; return where each begins in what was read, and that."""
+    begins, ends = spans[:, 0], spans[:, 1]
+    offsets = _cumulated(ends - begins)
+    data = np.empty(offsets[-1], np.uint8)
+    # Those that lie side by side are read at once.
+    firsts = np.flatnonzero(np.append(-1, ends[:-1]) != begins)
+    view, cuts = data.data, [*offsets[firsts].tolist(), len(data)]
+    for begin, (start, stop) in zip(begins[firsts].tolist(), pairwise(cuts), strict=True):
+        file.read_at(begin, view[start:stop])
+    return offsets, data
+
+
+def _items_at(file: SpoolFile, spans: _Numbers) -> pa.LargeBinaryArray:
+    """Return the items that are these spans of a file."""
+    offsets, data = _read(file, spans)
+    return pa.Array.from_buffers(_BYTES, len(spans), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
 class _Distinct:
@@ -331,73 +382,8 @@ class _Distinct:
         return fresh
 
 
-class _Collected:
-    """The distinct items of a bin as they are found: read into memory, or left where they are."""
-
-    def __init__(self, streams: Streams, *, fetched: bool) -> None:
-        self._streams = streams
-        self._fetched = fetched
-        self._hashes: list[_Hashes] = [np.empty((0, 2), np.uint64)]
-        self._items = [pa.array([], _BYTES)]
-        self._where: list[npt.NDArray[np.int64]] = [np.empty((0, 3), np.int64)]
-
-    def add(self, stream: int, hashes: _Hashes, offsets: npt.NDArray[np.int64], places: npt.NDArray[np.int64]) -> None:
-        """Take those items of a stream, cut at these offsets, that stand at these places."""
-        self._hashes.append(hashes)
-        if self._fetched:
-            data = self._streams.read(stream, int(offsets[0]), int(offsets[-1]))
-            buffers = [None, pa.py_buffer(offsets - offsets[0]), pa.py_buffer(data)]
-            self._items.append(pa.Array.from_buffers(_BYTES, len(offsets) - 1, buffers).take(pa.array(places)))
-        else:
-            streams = np.full(len(places), stream)
-            self._where.append(np.stack([streams, offsets[places], offsets[places + 1]], axis=1))
-
-    def finish(self) -> BinItems:
-        order, _, _ = _brought_together(np.concatenate(self._hashes))
-        if self._fetched:
-            return _Held(pa.concat_arrays(self._items), order)
-        return _Stored(self._streams, np.concatenate(self._where)[order])
-
-
-class _Held(BinItems):
-    """Items in memory, and where the distinct ones stand among them."""
-
-    def __init__(self, items: pa.LargeBinaryArray, places: npt.NDArray[np.uint32]) -> None:
-        self._items, self._places = items, places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def take(self, places: npt.NDArray[np.uint32]) -> pa.LargeBinaryArray:
-        return self._items.take(pa.array(self._places[places]))
-
-
-class _Stored(BinItems):
-    """Items on disk: of each its stream, and where it begins and ends there."""
-
-    def __init__(self, streams: Streams, where: npt.NDArray[np.int64]) -> None:
-        self._streams, self._where = streams, where
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-    def take(self, places: npt.NDArray[np.uint32]) -> pa.LargeBinaryArray:
-        return curve.packed_items([self._streams.read(*where).tobytes() for where in self._where[places].tolist()])
-
-
-class _RowBits:
-    """A bit for each row of the input."""
-
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
-        self._bits = np.zeros(-(-rows // 8), np.uint8)
-
-    def mark(self, rows: npt.NDArray[np.uint32]) -> None:
-        """Set the bits of these rows."""
-        np.bitwise_or.at(self._bits, rows >> 3, np.left_shift(1, rows & 7).astype(np.uint8))
-
-    def finish(self) -> pa.BooleanArray:
-        return pa.Array.from_buffers(pa.bool_(), self._rows, [None, pa.py_buffer(self._bits)])
+def _taken(items: pa.LargeBinaryArray, places: npt.NDArray[Any]) -> pa.LargeBinaryArray:
+    return items.take(pa.array(places))
 
 
 def _hashes(items: pa.LargeBinaryArray, key: bytes) -> _Hashes:

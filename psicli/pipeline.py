@@ -19,19 +19,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from psicli import failpoints, signals, trace
-from psicli.errors import BinOverflowError, LocalProtocolError, WorkerLostError
+from psicli import errors, failpoints, signals, trace
 from psicli.memory import UNBOUNDED, MemoryPlan
 from psicli.partitions import Items, Matches
 from psicli.protocol.bin_party import BinParty
 from psicli.protocol.messages import Message, Received, TaskMessage
-from psicli.protocol.streams import Place
 from psicli.protocol.task import Phase, Receiver, TaskParty
 from psicli.protocol.work import (
     CheckLists,
@@ -78,11 +76,12 @@ class Output(Protocol):
         """Put the staged file in place."""
 
 
-class Keeper(Protocol):
-    """What an earlier run has left of a task, and what this one leaves. Called beside the session's thread."""
+class Keeper:
+    """What an earlier run has left of a task, and what this one leaves: nothing. Called beside the session's thread."""
 
     def begin(self, party: TaskParty) -> dict[int, bytes]:
         """Keep bins from now on; return what is kept of those that are finished."""
+        return {}
 
     def answering(self, number: int, attempt: int, order_secret: bytes) -> None:
         """Have it on disk that a sender answers a bin, before the first answer leaves."""
@@ -106,7 +105,7 @@ class Prepared:
 
     items: Items
     output: Output | None
-    keeper: Keeper | None = None
+    keeper: Keeper = field(default_factory=Keeper)
 
 
 class WorkerPools:
@@ -154,35 +153,27 @@ class WorkerPools:
         return future
 
 
-@dataclass
-class _UnderWay:
-    """A piece of work a machine handed out, and what it comes to."""
-
-    work: Work
-    done: Future[Any]
-
-
 class _Hands:
     """The work of one lane, begun as it comes and completed in the same order."""
 
     def __init__(self, lane: Lane, begin: Callable[[Work], Future[Any]]) -> None:
         self.lane = lane
-        self.under_way: deque[_UnderWay] = deque()
+        self.under_way: deque[tuple[Work, Future[Any]]] = deque()
         self._begin = begin
 
     def complete(self) -> list[Message] | None:
         """Complete the oldest work if it is through and return what to send; raises what it raised."""
-        if not self.under_way or not self.under_way[0].done.done():
+        if not self.under_way or not self.under_way[0][1].done():
             return None
-        oldest = self.under_way.popleft()
-        result = oldest.done.result()
-        return self.lane.completed(oldest.work, result if isinstance(result, bytes) else b"")
+        work, done = self.under_way.popleft()
+        result = done.result()
+        return self.lane.completed(work, result if isinstance(result, bytes) else b"")
 
     def take_up(self, depth: int, *, room: bool) -> bool:
         """Begin another piece of work, if there is one; return whether there was."""
         work = self.lane.next_work(room=room) if len(self.under_way) < depth else None
         if work is not None:
-            self.under_way.append(_UnderWay(work, self._begin(work)))
+            self.under_way.append((work, self._begin(work)))
         return work is not None
 
 
@@ -246,7 +237,7 @@ class _BinExchange:
 
     def _ready(self) -> Worker:
         if self.worker is None:
-            raise LocalProtocolError(detail="a bin is computed before it is prepared")
+            raise errors.LocalProtocolError(detail="a bin is computed before it is prepared")
         return self.worker
 
 
@@ -289,8 +280,7 @@ class TaskExchange:
         with self._guard:
             if self._matches is None:
                 self._matches = Matches(self._input.items.starts(self.party.number_of_bins))
-                kept = {} if self._keeper is None else self._keeper.begin(self.party)
-                for number, data in kept.items():
+                for number, data in self._input.keeper.begin(self.party).items():
                     self._restore_bin(self._matches, number, data)
             return self._matches
 
@@ -306,20 +296,16 @@ class TaskExchange:
     @property
     def _input(self) -> Prepared:
         if self._prepared is None:
-            raise LocalProtocolError(detail="a task is exchanged before its input is read")
+            raise errors.LocalProtocolError(detail="a task is exchanged before its input is read")
         return self._prepared
-
-    @property
-    def _keeper(self) -> Keeper | None:
-        return self._input.keeper
 
     def receive(self, message: TaskMessage) -> list[Message]:
         """Take in a message; raises PeerProtocolError."""
         messages = self.party.receive(message)
-        if isinstance(message, Received) and self._keeper is not None and message.bin in self._bins:
+        if isinstance(message, Received) and message.bin in self._bins:
             secret = self._order_secrets.get(message.bin, bytes(ORDER_SECRET_BYTES))
             # The next run need not do it again; whether this is on disk before anything else does not matter.
-            self.pools.match(self._keeper.received, message.bin, secret)
+            self.pools.match(self._input.keeper.received, message.bin, secret)
         self._follow()
         return messages + self._received()
 
@@ -342,7 +328,7 @@ class TaskExchange:
             try:
                 with trace.span("keep"):
                     completed = bin_exchange.hands.complete()
-            except WorkerLostError:
+            except errors.WorkerLostError:
                 # Both sides begin the bin again, once.
                 completed = self.party.restart(number)
                 self._follow()
@@ -365,7 +351,7 @@ class TaskExchange:
         return messages
 
     @property
-    def _under_way(self) -> Iterator[_UnderWay]:
+    def _under_way(self) -> Iterator[tuple[Work, Future[Any]]]:
         yield from self._hands.under_way
         for each in self._bins.values():
             yield from each.hands.under_way
@@ -383,7 +369,7 @@ class TaskExchange:
     @property
     def in_background(self) -> list[Future[Any]]:
         """The work that must not be cut short where a run ends: comparing bins, and files."""
-        return [*self._matching, *(each.done for each in self._under_way if isinstance(each.work, _FILE_WORK))]
+        return [*self._matching, *(done for work, done in self._under_way if isinstance(work, _FILE_WORK))]
 
     def keep(self, patience: float) -> bool:
         """Return whether the output stays although the link is gone, once it is in place.
@@ -396,7 +382,7 @@ class TaskExchange:
         deadline = time.monotonic() + patience
         while self.step(room=True) is not None or self.pieces:
             signals.check()
-            wait([each.done for each in self._under_way], signals.SLICE)
+            wait([done for _, done in self._under_way], signals.SLICE)
             if time.monotonic() >= deadline:
                 return False
         return True
@@ -428,20 +414,16 @@ class TaskExchange:
         with self.stages.at(Stage.READING, "fetch bin"):
             items = self._input.items.bin(at.bin, self.party.number_of_bins, self._plan.bin // 2)
             if len(items) > own:
-                raise BinOverflowError(bin=at.bin)
+                raise errors.BinOverflowError(bin=at.bin)
             worker = Worker(at.sid, items, own, peer, self.party.setup.frame_items, receives=self.party.receives)
         if not self.party.receives:
             with self._answering:
                 # If the bin has begun again meanwhile, this attempt answers nothing.
                 if self.party.bins.get(at.bin) is party:
-                    self._note_answer(at, worker.order_secret)
+                    if self.party.broadcast:
+                        self._order_secrets[at.bin] = worker.order_secret
+                    self._input.keeper.answering(at.bin, at.attempt, worker.order_secret)
         return worker
-
-    def _note_answer(self, at: Place, order_secret: bytes) -> None:
-        if self.party.broadcast:
-            self._order_secrets[at.bin] = order_secret
-        if self._keeper is not None:
-            self._keeper.answering(at.bin, at.attempt, order_secret)
 
     def frame_number(self, number: int, start: int, *, own: bool = True) -> int:
         """Return the number of a frame among all of the task, for the trace."""
@@ -455,8 +437,7 @@ class TaskExchange:
             match = worker.match(bitmap=self.party.broadcast)
             self._restored().put(number, match.found)
             self._bitmaps[number] = match.bitmap
-            if self._keeper is not None:
-                self._keeper.matched(number, match)
+            self._input.keeper.matched(number, match)
 
     # The task's own work
 
@@ -478,8 +459,7 @@ class TaskExchange:
         """Return the number of matches, once all bins are compared and the policy allows the result."""
         matches = self.matches()
         self._expect_output().check(matches)
-        if self._keeper is not None:
-            self._keeper.answering_bitmaps()
+        self._input.keeper.answering_bitmaps()
         return matches.count.to_bytes(_MATCHES_BYTES, "big")
 
     def _stage(self) -> None:
@@ -494,13 +474,12 @@ class TaskExchange:
     def _publish(self) -> None:
         with self.stages.at(Stage.WRITING, "publish output"):
             self._expect_output().publish()
-            if self._keeper is not None:
-                # The other side's word that it has done so too may never come.
-                self._keeper.conclude()
+            # The other side's word that it has done so too may never come.
+            self._input.keeper.conclude()
 
     def _expect_output(self) -> Output:
         if self._input.output is None:
-            raise LocalProtocolError(detail="a party that learns the result has no output")
+            raise errors.LocalProtocolError(detail="a party that learns the result has no output")
         return self._input.output
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from psicli.config import PolicySettings
-from psicli.errors import MatchRateError, OutputRowsError, PeerTooLargeError, PeerTooSmallError, TooManyRunsError
+from psicli.errors import MatchRateError, OutputRowsError, PeerSizeError, TooManyRunsError
 
 
 @dataclass(frozen=True)
@@ -18,22 +18,15 @@ class Policy:
     limits: PolicySettings
     task: str
 
-    @property
-    def limits_runs(self) -> bool:
-        return self.limits.max_runs_per_day is not None
-
-    @property
-    def limits_output_rows(self) -> bool:
-        return self.limits.min_output_rows is not None
-
     def check_peer_items(self, items: int, questions: int) -> None:
         """Check how many distinct items the peer has, and how many it may ask about with its padding [items]."""
         least, most = self.limits.min_peer_items, self.limits.max_peer_items
+        facts = {"task": self.task, "items": items}
         if least is not None and items < least:
-            raise PeerTooSmallError(task=self.task, items=items, limit=least)
+            raise PeerSizeError(**facts, padding="", than="fewer", name="min_peer_items", limit=least)
         if most is not None and questions > most:
             padding = "" if questions == items else f" and may ask about {questions} with its padding"
-            raise PeerTooLargeError(task=self.task, items=items, padding=padding, limit=most)
+            raise PeerSizeError(**facts, padding=padding, than="more", name="max_peer_items", limit=most)
 
     def check_runs(self, runs: int) -> None:
         """Check how many runs of the last 24 hours there were before this one."""

@@ -35,42 +35,23 @@ class Comparison:
         firsts = firsts[self._order]
         self._alike = firsts[1:] == firsts[:-1]
 
-    @property
-    def repeats(self) -> bool:
-        """Whether two records of the first list are equal; how long that takes does not tell what is common."""
-        return self._repeats[0]
-
-    @property
-    def other_repeats(self) -> bool:
-        """Whether two records of the other list are equal; the same holds."""
-        return self._repeats[1]
-
-    @cached_property
-    def _repeats(self) -> tuple[bool, bool]:
+    def repeats(self) -> tuple[bool, bool]:
+        """Return for each list whether two of its records are equal; how long that takes tells not what is common."""
         mine = self._order < self._count
         if not (self._alike & (mine[1:] == mine[:-1])).any():
             return False, False
         first, second = self._equal_pairs
         return bool((second < self._count).any()), bool((first >= self._count).any())
 
-    @cached_property
-    def found(self) -> Mask:
-        """For each record whether the other list holds it too.
+    def found(self, *, in_other: bool = False) -> Mask:
+        """Return for each record of the first list whether the other one holds it too; in_other: the other way round.
 
         Exact where neither list repeats a record, else at least one of the common records is marked.
         """
-        return self._marked(0)
-
-    @cached_property
-    def found_other(self) -> Mask:
-        """The same for each record of the other list."""
-        return self._marked(1)
-
-    def _marked(self, which: int) -> Mask:
         first, second = self._equal_pairs
         mixed = (first < self._count) & (second >= self._count)
-        mask = np.zeros(len(self._lists[which]), np.bool_)
-        mask[second[mixed] - self._count if which else first[mixed]] = True
+        mask = np.zeros(len(self._lists[in_other]), np.bool_)
+        mask[second[mixed] - self._count if in_other else first[mixed]] = True
         return mask
 
     @cached_property
@@ -101,7 +82,7 @@ def have_common(records: Words, other: Words) -> bool:
     kept = marked[right]
     marked[left] = False
     marked[right] = True
-    return bool(Comparison(records[marked[left]], other[kept]).found.any())
+    return bool(Comparison(records[marked[left]], other[kept]).found().any())
 
 
 def _equal(records: Words, other: Words) -> Mask:

@@ -6,7 +6,7 @@ Counts, names and paths only: never an item, a key value, a point or a scalar.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -100,40 +100,21 @@ _FACTS = (
 )  # fmt: skip
 
 
-def refusal_to_json(error: PsicliError) -> str:
-    """Return the report of a run that never began: the same keys, nearly all null."""
-    return _to_json(dict.fromkeys(_FACTS), error, party=None)
+def to_json(report: Report | None, error: PsicliError | None) -> str:
+    """Return the report as one JSON object; keys are only ever added.
 
-
-def to_json(report: Report) -> str:
-    """Return the report as one JSON object; keys are only ever added."""
-    facts = {name: getattr(report, name) for name in _FACTS}
-    party = report.peer if report.error and report.error.peer_at_fault else report.party
-    return _to_json(facts, report.error, party, report.warnings, [vars(task) for task in report.tasks])
-
-
-def _to_json(
-    facts: dict[str, Any],
-    error: PsicliError | None,
-    party: str | None,
-    warnings: Sequence[str] = (),
-    tasks: Sequence[dict[str, Any]] = (),
-) -> str:
-    """Return a report; party is the one that has to act on the error."""
-    why = (
-        None
-        if error is None
-        else {
-            "code": error.code,
-            "class": type(error).__name__,
-            "message": error.message,
-            "hint": error.advice,
-            "party": party,
-        }
-    )
-    code = error.code if error else 0
-    values = {**facts, "exit_code": code, "warnings": warnings, "tasks": tasks, "error": why}
-    return json.dumps(_rounded(values), indent=2, ensure_ascii=False)
+    None stands for the report of a run that never began: the same keys, nearly all null.
+    """
+    facts: dict[str, Any] = {name: getattr(report, name, None) for name in _FACTS}
+    facts |= {"exit_code": error.code if error else 0, "warnings": [], "tasks": [], "error": None}
+    if report is not None:
+        facts["warnings"], facts["tasks"] = report.warnings, [vars(task) for task in report.tasks]
+    if error is not None:
+        said = {"class": type(error).__name__, "message": error.message, "hint": error.advice}
+        # Who has to act.
+        party = report and (report.peer if error.peer_at_fault else report.party)
+        facts["error"] = {"code": error.code, **said, "party": party}
+    return json.dumps(_rounded(facts), indent=2, ensure_ascii=False)
 
 
 def _rounded(value: Any) -> Any:
@@ -199,16 +180,13 @@ def _task_lines(task: TaskReport) -> Iterator[str]:
         sent, received = task.bytes_sent or 0, task.bytes_received or 0
         yield f"    took     {task.seconds:.2f} s, {sent:,} bytes sent, {received:,} bytes received"
     if task.stages is not None:
-        yield f"    stages   {_stages(task.stages)}"
+        stages = (
+            "{reading:.2f} s reading, {computing:.2f} computing, {waiting_for_peer:.2f} waiting for the peer, "
+            "{waiting_for_room:.2f} for room, {matching:.2f} matching, {writing:.2f} writing"
+        )
+        yield f"    stages   {stages.format(**task.stages)}"
     if task.warning:
         yield f"    warning  {task.warning}"
-
-
-def _stages(stages: dict[str, float]) -> str:
-    return (
-        "{reading:.2f} s reading, {computing:.2f} computing, {waiting_for_peer:.2f} waiting for the peer, "
-        "{waiting_for_room:.2f} for room, {matching:.2f} matching, {writing:.2f} writing"
-    ).format(**stages)
 
 
 def _space(report: Report) -> str:

@@ -23,8 +23,9 @@ from psicli import __version__
 from psicli.config import Job, Task
 from psicli.errors import AnsweredTwiceError, InputChangedError, PsicliError
 from psicli.files import sha256_of
-from psicli.finished import RECEIVED, DoubtfulStateError, Facts, FinishedBins, look, read_slots, remove
+from psicli.finished import RECEIVED, DoubtfulStateError, Facts, FinishedBins, look, read_slots
 from psicli.ledger import Ledger
+from psicli.pipeline import Keeper
 from psicli.protocol.bins import MOST_ANSWERS
 from psicli.protocol.messages import SUITE, Kept
 from psicli.protocol.task import TaskParty
@@ -57,9 +58,8 @@ def sweep(state: Path) -> list[Path]:
         try:
             look(folder)
         except DoubtfulStateError as exc:
-            held = TaskFolder.hold(folder)
-            if held is not None:
-                remove(held)
+            if held := TaskFolder.hold(folder):
+                held.remove()
                 logger.info("what an earlier run has left in %s is removed: %s", folder, exc)
                 removed.append(folder)
     return removed
@@ -80,7 +80,7 @@ def kept(state: Path) -> list[dict[str, Any]]:
     return found
 
 
-class TaskKeeper:
+class TaskKeeper(Keeper):
     """What one task continues from, and what it leaves.
 
     describe: says what a task came to that is done, or None if that is not to be kept. For any thread.
@@ -89,20 +89,19 @@ class TaskKeeper:
     def __init__(
         self, mode: Mode, job: Job, task: Task, ledger: Ledger, describe: Callable[[], Mapping[str, Any] | None]
     ) -> None:
-        self._mode = mode
-        self._names = {"job": job.name, "party": job.party, "task": task.name}
+        self._bound_to = {"job": job.name, "party": job.party, "task": task.name, "terms": _terms(job, task)}
         self._task = task
         self._peer = job.peer
+        # Standard input cannot be read again, nor standard output taken back.
+        self._possible = mode is not Mode.NEVER and "-" not in (task.input_path, task.output_path)
         # A single task in a single bin is simply run again.
         self._only_task = len(job.tasks) == 1
         self._receives = task.receiver == job.party
-        self._terms = _terms(job, task)
         self._folder = task_folder(state_folder(), _name(job, task))
         self._ledger = ledger
         self._describe = describe
-        self._extra = {"task": task.name}
         # Of the input as it was read.
-        self.identity: tuple[int, ...] = ()
+        self._identity: tuple[int, ...] = ()
         self._kept: FinishedBins | None = None
         self._facts: Facts | None = None
         # How often each bin was answered, in this run and in those it continues.
@@ -135,28 +134,17 @@ class TaskKeeper:
         facts, result = kept.facts, kept.facts.result
         if not self._possible:
             raise DoubtfulStateError("this run is not to resume")
-        if facts.bound_to["terms"] != self._terms:
+        if facts.bound_to["terms"] != self._bound_to["terms"]:
             raise DoubtfulStateError("the job file or psicli is another one since")
         if facts.bound_to["input"] != [*self._fingerprint()]:
             raise DoubtfulStateError("the input has changed since")
         if result is not None and result["output_sha256"] is not None and not self._is_in_place(result):
             raise DoubtfulStateError("the output has changed since")
-        if result is None and self._is_exhausted(kept):
+        self._answers = self._ledger.answers(facts.partition_sid, self._peer)
+        often = [number for number, times in self._answers.items() if times >= MOST_ANSWERS]
+        # Else the peer could ask about the same items for a third time under one run of the ledger.
+        if result is None and any(self._receives or not kept.is_received(number) for number in often):
             raise DoubtfulStateError("some of it was answered twice already")
-
-    def _is_exhausted(self, kept: FinishedBins) -> bool:
-        """Whether the peer could ask about the same items for a third time under one run of the ledger."""
-        answers = self._ledger.answers(kept.facts.partition_sid, self._peer)
-        return any(
-            times >= MOST_ANSWERS and (self._receives or not kept.is_received(number))
-            for number, times in answers.items()
-        )
-
-    @property
-    def _possible(self) -> bool:
-        """Whether bins may be kept: standard input cannot be read again, nor standard output taken back."""
-        streams = "-" in (self._task.input_path, self._task.output_path)
-        return self._mode is not Mode.NEVER and not streams
 
     def _fingerprint(self) -> Fingerprint:
         return fingerprint(Path(self._task.input_path), str(self._task.input_path))
@@ -178,9 +166,10 @@ class TaskKeeper:
         """What the report says of the task if an earlier run is done with it."""
         return None if self._kept is None else self._kept.facts.result
 
-    def confirm(self) -> None:
-        """Raise InputChangedError where the input that was read is not the one whose bins are kept."""
-        if self._kept is not None and self._kept.facts.bound_to["input"][:-1] != [*self.identity]:
+    def confirm(self, identity: tuple[int, ...]) -> None:
+        """Take note of the input as it was read; raises InputChangedError where bins of another one are kept."""
+        self._identity = identity
+        if self._kept is not None and self._kept.facts.bound_to["input"][:-1] != [*identity]:
             raise InputChangedError(path=self._task.input_path)
 
     # Once it is open
@@ -189,7 +178,7 @@ class TaskKeeper:
         """Keep bins from now on, if there are several; return what is kept of those that are finished."""
         with self._guard:
             self._facts = Facts(
-                bound_to={**self._names, "terms": self._terms, "input": [*self.identity]},
+                bound_to={**self._bound_to, "input": [*self._identity]},
                 created=time.time(),
                 partition_sid=party.partition_sid.hex(),
                 own_count=party.own_count,
@@ -199,7 +188,6 @@ class TaskKeeper:
                 broadcast=party.broadcast,
             )
             if self._kept is not None:
-                self._answers = self._ledger.answers(self._facts.partition_sid, self._peer)
                 return self._kept.data()
             if self._possible and party.number_of_bins > 1:
                 self._kept = self._create(self._facts)
@@ -224,9 +212,8 @@ class TaskKeeper:
 
     def received(self, number: int, order_secret: bytes) -> None:
         """Keep that the receiver needs a bin no more."""
-        assert self._facts is not None
         if self._kept is not None:
-            self._kept.put(number, order_secret if self._facts.broadcast else b"", state=RECEIVED)
+            self._kept.put(number, order_secret if self._kept.facts.broadcast else b"", state=RECEIVED)
 
     def matched(self, number: int, match: Match) -> None:
         """Keep a receiver's result of a bin."""
@@ -237,9 +224,8 @@ class TaskKeeper:
 
     def answering_bitmaps(self) -> None:
         """Have it on disk that a receiver tells its peer the result, before any bit of it leaves."""
-        assert self._facts is not None
         if self._kept is not None:
-            facts = self._facts
+            facts = self._kept.facts
             self._ledger.answer(facts.partition_sid, self._peer, BITMAPS, facts.bins * facts.capacities[1])
 
     def _create(self, facts: Facts) -> FinishedBins | None:
@@ -247,7 +233,7 @@ class TaskKeeper:
         if self._ended:
             return None
         found = self._fingerprint()
-        if found[:-1] != self.identity:
+        if found[:-1] != self._identity:
             return None
         return FinishedBins.create(self._folder, replace(facts, bound_to={**facts.bound_to, "input": [*found]}))
 
@@ -284,13 +270,14 @@ class TaskKeeper:
         if self._kept is not None:
             self._kept.discard()
             self._kept = None
-        logger.info("what an earlier run has left is not used: %s", why, extra=self._extra)
+            self._answers.clear()
+        logger.info("what an earlier run has left is not used: %s", why, extra={"task": self._task.name})
 
 
 def _terms(job: Job, task: Task) -> str:
     """Return a digest of all that must be the same for a task to be the same task."""
     paths = [os.path.abspath(path) for path in (task.input_path, task.output_path) if path is not None]
-    parties = [job.party, job.peer, job.other.tls_name, task.receiver, task.broadcast_result]
+    parties = [job.party, job.peer, job.peer_tls_name, task.receiver, task.broadcast_result]
     terms = [SUITE, __version__, job.name, *parties, task.name, task.keys, *paths]
     return hashlib.sha256(json.dumps(terms).encode()).hexdigest()
 

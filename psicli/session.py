@@ -13,20 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from psicli import __version__, curve, failpoints, signals, trace
-from psicli.errors import (
-    DisagreementError,
-    InterruptedBySignal,
-    PeerFailedError,
-    PeerLostError,
-    PeerProtocolError,
-    PeerSilentError,
-    PeerStuckError,
-    PsicliError,
-    SamePartyError,
-    failure_of_peer,
-    shown,
-)
+from psicli import __version__, curve, errors, failpoints, signals, trace
 from psicli.link import Dialer, Link, Listener
 from psicli.partitions import Matches
 from psicli.pipeline import Prepared, Storage, TaskExchange, WorkerPools
@@ -124,7 +111,7 @@ def agree(ours: Hello, theirs: Hello, peer: str) -> None:
     Raises SamePartyError when our own Hello comes back, DisagreementError with a table of every field that differs.
     """
     if theirs.party == ours.party or theirs.nonce == ours.nonce:
-        raise SamePartyError(party=ours.party)
+        raise errors.SamePartyError(party=ours.party)
     rows: list[tuple[str, Any, Any]] = [(f"party of {peer}", peer, theirs.party)]
     rows += [(name, getattr(ours, name), getattr(theirs, name)) for name in ("protocol_version", "suite", "job")]
     rows += _task_rows(ours.tasks, theirs.tasks)
@@ -132,7 +119,7 @@ def agree(ours: Hello, theirs: Hello, peer: str) -> None:
         rows.append((f"items a bin, at least {LEAST_BIN_ITEMS}", ours.bin_items, theirs.bin_items))
     differences = [(field, _as_yaml(mine), _as_yaml(yours)) for field, mine, yours in rows if mine != yours]
     if differences:
-        raise DisagreementError(table=_table(differences))
+        raise errors.DisagreementError(table=_table(differences))
 
 
 def _as_yaml(value: object) -> str:
@@ -153,7 +140,7 @@ def _task_rows(ours: Sequence[TaskTerms], theirs: Sequence[TaskTerms]) -> list[t
 def _table(rows: list[tuple[str, str, str]]) -> str:
     lines = [
         ("field", "ours", "theirs"),
-        *((field, mine, shown(yours).strip("'")) for field, mine, yours in rows),
+        *((field, mine, errors.shown(yours).strip("'")) for field, mine, yours in rows),
     ]
     widths = [max(len(line[column]) for line in lines) for column in range(2)]
     return "\n".join(f"  {line[0]:{widths[0]}}  {line[1]:{widths[1]}}  {line[2]}" for line in lines)
@@ -258,7 +245,6 @@ class Session:
         terms: Terms,
         *,
         listens: bool,
-        recv_timeout: float,
         depth: int = DEPTH,
         storage: Storage | None = None,
         hang_up: Callable[[], None] = lambda: None,
@@ -271,13 +257,13 @@ class Session:
         self._link = link
         self._hellos = ours, theirs
         self._peer = terms.peer
-        self._recv_timeout = recv_timeout
+        self._recv_timeout = terms.recv_timeout_ms / 1000
         self._plans: Sequence[TaskPlan] = ()
         self._live: dict[int, LiveTask] = {}
         self._next = 0
         self._early_offers: dict[int, tuple[Offer, int]] = {}
         # The first task this side does not go on with, and why.
-        self._refused: tuple[int, PsicliError] | None = None
+        self._refused: tuple[int, errors.PsicliError] | None = None
         self._finishing: list[Future[None]] = []
         self._reader = ThreadPoolExecutor(1, "psicli-reader")
         self._pools = WorkerPools(depth, link.wake)
@@ -300,7 +286,7 @@ class Session:
         # How long this side still writes tells of what matched: the peer must not see when it is through.
         self._hang_up()
         self._reader.shutdown(wait=False, cancel_futures=True)
-        deadline = time.monotonic() + (STOPPED_TIMEOUT if isinstance(exc, InterruptedBySignal) else math.inf)
+        deadline = time.monotonic() + (STOPPED_TIMEOUT if isinstance(exc, errors.InterruptedBySignal) else math.inf)
         writing: list[Future[Any]] = [*self._finishing]
         for live in self._live.values():
             writing += live.exchange.in_background
@@ -328,9 +314,13 @@ class Session:
                 self._retire()
         except BaseException as exc:
             # First: what both sides have committed stays, whatever this is.
-            complete = self._keep_committed(STOPPED_TIMEOUT if isinstance(exc, InterruptedBySignal) else math.inf)
-            if not (complete and isinstance(exc, PeerLostError | PeerFailedError)):
-                self._blame_head()
+            complete = self._keep_committed(
+                STOPPED_TIMEOUT if isinstance(exc, errors.InterruptedBySignal) else math.inf
+            )
+            if not (complete and isinstance(exc, errors.PeerLostError | errors.PeerFailedError)):
+                # It failed the task whose turn it was, also where that had not really begun.
+                for live in [*self._live.values()][:1]:
+                    live.begin()
                 raise
         self._close()
 
@@ -347,9 +337,9 @@ class Session:
 
     def _dispatch(self, message: Message, size: int) -> None:
         if isinstance(message, Abort):
-            raise failure_of_peer(message.failure_class)
+            raise errors.failure_of_peer(message.failure_class)
         if isinstance(message, HelloOctets | LinkMessage):
-            raise PeerProtocolError(detail="a second Hello")
+            raise errors.PeerProtocolError(detail="a second Hello")
         if isinstance(message, Working):
             self._count_word()
             return
@@ -367,7 +357,7 @@ class Session:
         elif isinstance(message, Offer) and self._may_come_early(message.task):
             self._early_offers[message.task] = message, size
         else:
-            raise PeerProtocolError(detail=f"a message about task number {message.task}, which is not under way")
+            raise errors.PeerProtocolError(detail=f"a message about task number {message.task}, which is not under way")
 
     def _go_on(self, index: int, live: LiveTask, messages: list[Message]) -> None:
         """Send what a step came to, unless it has opened a task that this side does not go on with."""
@@ -375,7 +365,7 @@ class Session:
             try:
                 live.plan.opened(live.party)
                 live.admitted = True
-            except PsicliError as exc:
+            except errors.PsicliError as exc:
                 self._refused = self._refused or (index, exc)
         if self._is_refused(index):
             # Our Open all the same: what the peer sees must not depend on whose came first.
@@ -395,14 +385,14 @@ class Session:
         self._words += 1
         beats = (time.monotonic() - self._began) / SHORTEST_HEARTBEAT
         if self._words > beats + SPARE_WORDS:
-            raise PeerProtocolError(detail="it says without end that it still works")
+            raise errors.PeerProtocolError(detail="it says without end that it still works")
 
     def _check_turn(self, message: TaskMessage) -> None:
         """Refuse points before all points of the tasks before: they would have to wait, and all behind them."""
         if isinstance(message, Frame) and message.stream in _POINTS:
             before = (live.party for index, live in self._live.items() if index < message.task)
             if not all(party.all_points_arrived for party in before):
-                raise PeerProtocolError(detail=f"a frame of task number {message.task}, whose turn has not come")
+                raise errors.PeerProtocolError(detail=f"a frame of task number {message.task}, whose turn has not come")
 
     def _start_next(self) -> bool:
         if self._next == len(self._plans) or not self._may_start():
@@ -502,18 +492,19 @@ class Session:
         Raises PeerSilentError when the peer says nothing for recv_timeout, PeerStuckError when for much longer it has
         said nothing but that it works.
         """
-        if self._busy() or self._link.broken:
+        busy = any(live.reads or live.exchange.pieces for live in self._live.values())
+        if busy or self._link.broken:
             self._moved = time.monotonic()
         stuck = STUCK_AFTER * self._recv_timeout
         if time.monotonic() - self._moved >= stuck:
-            raise PeerStuckError(seconds=stuck)
+            raise errors.PeerStuckError(seconds=stuck)
         left = min(max(self._recv_timeout - self._link.silence, 0.0), SILENCE_LINE_INTERVAL)
         room_for = None if room else self._frames_under_way() + 1
         with self._stall(room):
             woken = self._link.wait(for_message=self._wants_input(), room_for=room_for, timeout=left)
         silence = self._link.silence
         if not woken and silence >= self._recv_timeout:
-            raise PeerSilentError(seconds=self._recv_timeout)
+            raise errors.PeerSilentError(seconds=self._recv_timeout)
         if not woken and silence >= SILENCE_LINE_INTERVAL:
             logger.info("%s has said nothing for %.0f s; %.0f s are the limit", self._peer, silence, self._recv_timeout)
 
@@ -546,10 +537,6 @@ class Session:
 
     def _frames_under_way(self) -> int:
         return sum(live.exchange.frames_under_way for live in self._live.values())
-
-    def _busy(self) -> bool:
-        """Whether this side has something to do itself."""
-        return any(live.reads or live.exchange.pieces for live in self._live.values())
 
     def _wants_input(self) -> bool:
         return all(live.party.wants_input for live in self._live.values())
@@ -613,30 +600,24 @@ class Session:
                 self._retire_one(index, live.result(UNCONFIRMED))
         return not self._live and self._next == len(self._plans)
 
-    def _blame_head(self) -> None:
-        """Whatever failed, failed the task whose turn it was, also where it had not really begun."""
-        for live in self._live.values():
-            live.begin()
-            return
-
     def _fail(self, exc: BaseException) -> None:
         for live in self._live.values():
             live.exchange.wipe()
         if self._closed.is_set():
             return
         self._closed.set()
-        if isinstance(exc, PeerLostError | PeerFailedError):
+        if isinstance(exc, errors.PeerLostError | errors.PeerFailedError):
             # The peer is gone, or knows.
             self._link.finish(0.0)
         else:
-            stopped = isinstance(exc, InterruptedBySignal)
+            stopped = isinstance(exc, errors.InterruptedBySignal)
             self._link.abort(self._told_class(exc), STOPPED_TIMEOUT if stopped else LAST_WORDS_TIMEOUT)
 
     def _told_class(self, exc: BaseException) -> int:
         private = any(live.party.disclosure is Disclosure.UNIFORM for live in self._live.values())
-        if private and not isinstance(exc, PeerProtocolError):
+        if private and not isinstance(exc, errors.PeerProtocolError):
             return UNNAMED_FAILURE
-        return exc.code if isinstance(exc, PsicliError) else PsicliError.code
+        return exc.code if isinstance(exc, errors.PsicliError) else errors.PsicliError.code
 
     def _beat(self) -> None:
         """Say now and then that this side still works; the same whatever it does, so it tells of nothing."""
@@ -651,7 +632,6 @@ def open_session(
     terms: Terms,
     *,
     timeout: float,
-    recv_timeout: float,
     depth: int = DEPTH,
     frame_items: int | None = None,
     bin_items: int = MOST_BIN_ITEMS,
@@ -665,12 +645,4 @@ def open_session(
     """
     link = meeting.meet(lambda: terms.hello(frame_items or curve.frame_items(), bin_items), timeout)
     listens = isinstance(meeting, Listener)
-    return Session(
-        link,
-        terms,
-        listens=listens,
-        recv_timeout=recv_timeout,
-        depth=depth,
-        storage=storage,
-        hang_up=meeting.close,
-    )
+    return Session(link, terms, listens=listens, depth=depth, storage=storage, hang_up=meeting.close)

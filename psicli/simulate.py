@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from psicli import signals
 from psicli.config import Job, load_parties
 from psicli.errors import PeerFailedError, PeerLostError, SharedOutputError, StandardStreamError
 from psicli.files import check_writable
-from psicli.state import RunFolder, state_folder
+from psicli.state import run_folder, state_folder
 
 # How long a party that was told to stop may take [s].
 STOP_TIMEOUT = 10.0
@@ -33,7 +34,7 @@ def simulate_job(
     flags: Sequence[str],
     *,
     as_json: bool,
-    trace: Path | None = None,
+    trace: Path | None,
 ) -> tuple[int, str]:
     """Run `psicli run` once a party and return the exit code and all reports.
 
@@ -43,13 +44,15 @@ def simulate_job(
     jobs = load_parties(config, variables, only)
     _check_one_machine(jobs)
     parties = [job.party for job in jobs]
-    port = _free_port()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     command = [sys.executable, "-P", "-m", "psicli", "run", f"--config={config}", f"--simulated-port={port}"]
     command += ["--resume=never", *flags]
     own_flags = {party: [f"--party={party}", *["--json"] * as_json, *_trace_flag(trace, party)] for party in parties}
     # Not this user's own state: what is only tried out counts for nothing.
-    with RunFolder(state_folder()) as states:
-        processes = {party: _start([*command, *own_flags[party]], states.path / party) for party in parties}
+    with run_folder(state_folder()) as states:
+        processes = {party: _start([*command, *own_flags[party]], states / party) for party in parties}
         try:
             with signals.allowed():
                 reports = {party: process.communicate()[0] for party, process in processes.items()}
@@ -57,12 +60,18 @@ def simulate_job(
             for process in processes.values():
                 process.terminate()
             for process in processes.values():
-                _see_off(process)
-    codes = [_exit_code(process) for process in processes.values()]
-    if not as_json:
-        return _first_own_failure(codes), "\n".join(reports.values()).rstrip("\n")
-    objects = {party: json.loads(text) if text else None for party, text in reports.items()}
-    return _first_own_failure(codes), json.dumps({"parties": objects}, indent=2, ensure_ascii=False)
+                with process:
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(STOP_TIMEOUT)
+                    process.kill()
+    codes = [process.returncode for process in processes.values()]
+    failed = [code if code > 0 else 128 - code for code in codes if code]
+    by_themselves = [code for code in failed if code not in _THE_OTHERS_FAULT]
+    text = "\n".join(reports.values()).rstrip("\n")
+    if as_json:
+        objects = {party: json.loads(report) if report else None for party, report in reports.items()}
+        text = json.dumps({"parties": objects}, indent=2, ensure_ascii=False)
+    return (by_themselves or failed or [0])[0], text
 
 
 def _trace_flag(trace: Path | None, party: str) -> list[str]:
@@ -79,7 +88,7 @@ def _check_one_machine(jobs: Sequence[Job]) -> None:
     outputs: set[str] = set()
     for task in (task for job in jobs for task in job.tasks):
         if "-" in (task.input_path, task.output_path):
-            raise StandardStreamError(task=task.name)
+            raise StandardStreamError(task=task.name, done="shared by all parties", instead="simulate it")
         if task.output_path is not None:
             output = os.path.realpath(task.output_path)
             if output in outputs:
@@ -94,30 +103,3 @@ def _start(command: Sequence[str], state: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, process_group=0, env=environment
     )
-
-
-def _see_off(process: subprocess.Popen[str]) -> None:
-    """See that a party is gone that has ended or was told to."""
-    try:
-        process.wait(STOP_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _exit_code(process: subprocess.Popen[str]) -> int:
-    code = process.returncode
-    return code if code >= 0 else 128 - code
-
-
-def _first_own_failure(codes: Sequence[int]) -> int:
-    failed = [code for code in codes if code]
-    return next((code for code in failed if code not in _THE_OTHERS_FAULT), failed[0] if failed else 0)

@@ -28,10 +28,9 @@ def connected(host: str, port: int, timeout: float) -> Iterator[socket.socket]:
     try:
         with signals.allowed(), socket.create_connection((host, port), timeout) as plain:
             yield plain
-    except TimeoutError as exc:
-        raise PeerGoneError(reason=TIMED_OUT) from exc
     except OSError as exc:
-        raise PeerGoneError(reason=reason(exc)) from exc
+        why = TIMED_OUT if isinstance(exc, TimeoutError) else reason(exc)
+        raise PeerGoneError(reason=why) from exc
 
 
 def reach(host: str, port: int, timeout: float) -> None:
@@ -41,25 +40,21 @@ def reach(host: str, port: int, timeout: float) -> None:
 
 
 def is_unanswered(remote: str) -> bool:
-    """Return whether what this process sent to a remote end (as gRPC writes it) is known to have found nobody.
+    """Return whether what this process sent to a remote end is known to have found nobody.
 
-    A process that is stopped does not read, but its machine goes on to acknowledge. False where that cannot be known.
+    remote: as gRPC writes it, percent-encoded: ipv4:ADDRESS:PORT or ipv6:[ADDRESS]:PORT. A process that is stopped
+    does not read, but its machine goes on to acknowledge. False where that cannot be known.
     """
-    found = _parsed(remote)
-    if found is None:
+    kind, _, where = unquote(remote).partition(":")
+    host, _, port = where.rpartition(":")
+    if kind not in ("ipv4", "ipv6"):
         return False
+    found = _plain(host.strip("[]")), int(port)
     with suppress(OSError):
         for number in os.listdir("/proc/self/fd"):
             if (lost := _is_lost(int(number), found)) is not None:
                 return lost
     return False
-
-
-def _parsed(remote: str) -> tuple[str, int] | None:
-    """Parse ipv4:ADDRESS:PORT and ipv6:[ADDRESS]:PORT, percent-encoded."""
-    kind, _, where = unquote(remote).partition(":")
-    host, _, port = where.rpartition(":")
-    return (_plain(host.strip("[]")), int(port)) if kind in ("ipv4", "ipv6") else None
 
 
 def _plain(host: str) -> str:

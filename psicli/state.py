@@ -12,18 +12,18 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from functools import partial
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 from psicli import failpoints
-from psicli.errors import CannotCreateError, creating
-from psicli.errors import reason as reason
-from psicli.files import sync_folder
+from psicli.errors import CannotCreateError, StorageError, creating, reason
+from psicli.files import sync_folder, wipe
 
 _LOCK = "lock"
+# The file in a task's folder that is overwritten before it is removed.
+SECRETS = "bins"
 _RUN_PREFIX = "run-"
 _TASK_PREFIX = "task-"
 
@@ -63,105 +63,94 @@ def held(state: Path) -> Iterator[int]:
         status = os.fstat(folder)
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
             raise CannotCreateError(path=state, reason="it is open to other users; it must be ours alone (chmod 700)")
-        lock = _open_lock(state / _LOCK)
-        opened.callback(os.close, lock)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with creating(state):
+            opened.callback(os.close, _lock(state, fcntl.LOCK_EX))
         yield folder
 
 
-def left_over(state: Path) -> list[Path]:
-    """Return the folders of runs that are gone; raises CannotCreateError."""
-    return _of_the_gone(state, lambda folder: None)
-
-
-def sweep(state: Path) -> list[Path]:
-    """Remove the folders of runs that are gone and return them; raises CannotCreateError."""
-    return _of_the_gone(state, partial(shutil.rmtree, ignore_errors=True))
-
-
-def _of_the_gone(state: Path, act: Callable[[Path], object]) -> list[Path]:
-    """Return the folders that no run holds, each held against all others while something is done to it."""
+def left_over(state: Path, *, remove: bool = False) -> list[Path]:
+    """Return the folders of runs that are gone, which may be removed; raises CannotCreateError."""
+    found: list[Path] = []
     if not os.path.lexists(state):
-        return []
+        return found
     with held(state):
-        return [folder for folder in sorted(state.glob(f"{_RUN_PREFIX}*")) if _done_if_left(folder, act)]
+        for folder in sorted(state.glob(f"{_RUN_PREFIX}*")):
+            with suppress(OSError):
+                lock = _lock(folder)
+                found.append(folder)
+                if remove:
+                    shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
+    return found
 
 
-class RunFolder(AbstractContextManager["RunFolder"]):
-    """A folder of one run in the state folder, ours until remove(); raises CannotCreateError."""
-
-    def __init__(self, state: Path) -> None:
-        make_state_folder(state)
-        # Nobody sweeps between the making of the folder and its lock.
-        with held(state), creating(state):
-            self.path = state / f"{_RUN_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
-            self.path.mkdir(0o700)
-            self._lock = _open_lock(self.path / _LOCK)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            failpoints.passage("spool.created")
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
-
-    def remove(self) -> None:
-        """Delete the folder and all in it; does nothing the second time."""
-        if self._lock >= 0:
-            shutil.rmtree(self.path, ignore_errors=True)
-            os.close(self._lock)
-            self._lock = -1
+@contextmanager
+def run_folder(state: Path) -> Iterator[Path]:
+    """Give a folder of this run alone, and delete it and all in it at the end; raises CannotCreateError."""
+    make_state_folder(state)
+    path = state / f"{_RUN_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+    # Nobody sweeps between the making of the folder and its lock.
+    with held(state), creating(state):
+        path.mkdir(0o700)
+        lock = _lock(path)
+        failpoints.passage("spool.created")
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
 
 
 class TaskFolder:
     """The folder of one task in the state folder, held against other runs until it is let go or removed."""
 
     def __init__(self, path: Path, lock: int) -> None:
-        """Use `hold` or `make`."""
+        """Use `hold`."""
         self.path = path
         self._lock = lock
 
     @classmethod
-    def hold(cls, path: Path) -> Self | None:
+    def hold(cls, path: Path, *, make: bool = False) -> Self | None:
         """Return a task's folder, None if there is none or another run holds it; raises CannotCreateError."""
-        if not os.path.lexists(path):
+        if make:
+            make_state_folder(path.parent)
+        elif not os.path.lexists(path):
             return None
-        with held(path.parent):
-            return cls._held(path) if os.path.lexists(path) else None
-
-    @classmethod
-    def make(cls, path: Path) -> Self | None:
-        """Make a task's folder, None if another run has it; raises CannotCreateError."""
-        make_state_folder(path.parent)
-        with held(path.parent):
-            with creating(path):
+        with held(path.parent), creating(path), suppress(BlockingIOError):
+            if make:
                 path.mkdir(0o700, exist_ok=True)
                 sync_folder(path.parent)
-            return cls._held(path)
+            # Another run may just have removed it.
+            if os.path.lexists(path):
+                return cls(path, _lock(path))
+        return None
 
-    @classmethod
-    def _held(cls, path: Path) -> Self | None:
-        lock = _open_lock(path / _LOCK)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            os.close(lock)
-            if isinstance(exc, BlockingIOError):
-                return None
-            raise CannotCreateError(path=path, reason=reason(exc)) from exc
-        return cls(path, lock)
+    @property
+    def is_held(self) -> bool:
+        """Whether it was neither let go nor removed."""
+        return self._lock >= 0
 
     def let_go(self) -> None:
         """Leave the folder for another run; does nothing the second time."""
-        if self._lock >= 0:
+        if self.is_held:
             os.close(self._lock)
             self._lock = -1
 
     def remove(self) -> None:
-        """Delete the folder and all in it, and let go; raises CannotCreateError, OSError if something stays."""
-        if self._lock >= 0:
-            # Nobody makes it anew between the removal and the end of our lock.
+        """Delete the folder and all in it, what is secret overwritten, and let go; raises StorageError if it stays."""
+        if not self.is_held:
+            return
+        try:
+            wipe(self.path / SECRETS)
+            # Nobody makes it anew meanwhile.
             with held(self.path.parent):
                 shutil.rmtree(self.path)
-                self.let_go()
+        except OSError as exc:
+            raise StorageError(path=self.path, reason=f"it cannot be removed: {reason(exc)}") from exc
+        except CannotCreateError as exc:
+            raise StorageError(path=self.path, reason=exc.message) from exc
+        finally:
+            self.let_go()
 
 
 def task_folder(state: Path, name: str) -> Path:
@@ -174,18 +163,12 @@ def task_folders(state: Path) -> list[Path]:
     return sorted(state.glob(f"{_TASK_PREFIX}*"))
 
 
-def _done_if_left(folder: Path, act: Callable[[Path], object]) -> bool:
-    with suppress(CannotCreateError, OSError):
-        lock = _open_lock(folder / _LOCK)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            act(folder)
-            return True
-        finally:
-            os.close(lock)
-    return False
-
-
-def _open_lock(path: Path) -> int:
-    with creating(path.parent):
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _lock(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
+    """Lock a folder and return the descriptor that holds it; raises OSError, BlockingIOError where another run does."""
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, how)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock

@@ -11,13 +11,11 @@ from __future__ import annotations
 import re
 import ssl
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from psicli import errors, signals, sockets
 from psicli.errors import shown
@@ -53,47 +51,44 @@ _NO_REASON = "it does not say why; most likely its ca_file lacks the authority t
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
-@dataclass(frozen=True)
 class TlsCredentials:
-    """What one end shows and trusts (PEM), the name it has there, and the name the other end must have."""
+    """What one end shows and trusts (PEM), the name it has there, and the name the other end must have.
 
-    ca_file: Path
-    certificate_file: Path
-    own_name: str
-    peer_name: str
-    ca: bytes = field(repr=False)
-    certificate: bytes = field(repr=False)
-    private_key: bytes = field(repr=False)
-    # For the handshake by hand.
-    context: ssl.SSLContext = field(repr=False)
-    own: x509.Certificate = field(repr=False)
+    context: for the handshake by hand.
+    """
 
-    @classmethod
-    def load(
-        cls, ca_file: Path, certificate_file: Path, private_key_file: Path, *, own_name: str, peer_name: str
-    ) -> TlsCredentials:
+    def __init__(self, ca_file: Path, certificate_file: Path, key_file: Path, *, own_name: str, peer_name: str) -> None:
         """Read the three files; raises TlsFileError naming the one that cannot be read or is of no use."""
-        ca, certificate, private_key = (read_file(path) for path in (ca_file, certificate_file, private_key_file))
-        context = _context(ca_file, certificate_file, private_key_file)
-        own = load_certificate(certificate_file, certificate)
-        return cls(ca_file, certificate_file, own_name, peer_name, ca, certificate, private_key, context, own)
+        self.ca_file, self.certificate_file = ca_file, certificate_file
+        self.own_name, self.peer_name = own_name, peer_name
+        self.ca, self.certificate, self.private_key = map(read_file, (ca_file, certificate_file, key_file))
+        self.context = _context(ca_file, certificate_file, key_file)
+        self.own = load_certificate(certificate_file, self.certificate)
 
     def check_own(self) -> None:
-        """Check what the other side would refuse, to say it where it can be mended.
-
-        Raises OwnCertificateExpiredError, OwnCertificateEarlyError, OwnCertificateNameError, SwappedCertificateError.
-        """
-        now = datetime.now(UTC)
-        facts = {"path": self.certificate_file, "now": written(now), "name": self.own_name}
-        if self.own.not_valid_after_utc < now:
-            raise errors.OwnCertificateExpiredError(date=written(self.own.not_valid_after_utc), **facts)
-        if self.own.not_valid_before_utc > now + CLOCK_SKEW:
-            raise errors.OwnCertificateEarlyError(date=written(self.own.not_valid_before_utc), **facts)
-        if names_party(self.own, self.own_name):
+        """Raise OwnCertificateError for what the other side would refuse, to say it where it can be mended."""
+        now, begins, ends = datetime.now(UTC), self.own.not_valid_before_utc, self.own.not_valid_after_utc
+        if ends < now:
+            fault = f"expired on {written(ends)} (it is {written(now)})"
+            advice = f"Get a new one; where the authority is psicli's: `psicli certs issue {self.own_name}`."
+        elif begins > now + CLOCK_SKEW:
+            fault = f"is valid only from {written(begins)} (it is {written(now)})"
+            advice = "Check this machine's clock; else wait, or get a certificate that is valid now."
+        elif names_party(self.own, self.own_name):
             return
-        if names_party(self.own, self.peer_name):
-            raise errors.SwappedCertificateError(names=shown_names(self.own), **facts)
-        raise errors.OwnCertificateNameError(names=shown_names(self.own), **facts)
+        elif names_party(self.own, self.peer_name):
+            fault = f"names {shown_names(self.own)}, which is the other party, and not {self.own_name}"
+            advice = (
+                "Is self_party (or --party) the other party's, so that the two are swapped? Else give the job file "
+                "this party's own certificate."
+            )
+        else:
+            fault = f"names {shown_names(self.own)}, not {self.own_name}"
+            advice = (
+                f"It must hold {self.own_name} as a DNS subject alternative name; give the job file the right "
+                "certificate, or this party's node the tls_name that the certificate holds."
+            )
+        raise errors.OwnCertificateError(path=self.certificate_file, fault=fault, advice=advice)
 
 
 def read_file(path: Path) -> bytes:
@@ -289,8 +284,3 @@ def presented(host: str, port: int, timeout: float) -> x509.Certificate | None:
             return x509.load_pem_x509_certificate(ssl.get_server_certificate((host, port), timeout=timeout).encode())
     except (OSError, ValueError):
         return None
-
-
-def to_pem(certificate: x509.Certificate) -> bytes:
-    """Return a certificate as PEM."""
-    return certificate.public_bytes(Encoding.PEM)

@@ -44,7 +44,7 @@ class Stages:
         self._task = task
         self._guard = Lock()
         self._at_it = dict.fromkeys(Stage, 0)
-        self._since = dict.fromkeys(Stage, 0)
+        # [ns]; while somebody is at it, less the time at which that began.
         self._total = dict.fromkeys(Stage, 0)
 
     @contextmanager
@@ -53,7 +53,7 @@ class Stages:
         with span(step, task=self._task, frame=frame):
             with self._guard:
                 if not self._at_it[stage]:
-                    self._since[stage] = time.perf_counter_ns()
+                    self._total[stage] -= time.perf_counter_ns()
                 self._at_it[stage] += 1
             try:
                 yield
@@ -61,14 +61,14 @@ class Stages:
                 with self._guard:
                     self._at_it[stage] -= 1
                     if not self._at_it[stage]:
-                        self._total[stage] += time.perf_counter_ns() - self._since[stage]
+                        self._total[stage] += time.perf_counter_ns()
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of every stage so far [s]."""
         with self._guard:
             now = time.perf_counter_ns()
-            running = {stage: now - self._since[stage] if at_it else 0 for stage, at_it in self._at_it.items()}
-            return {stage.value: (total + running[stage]) / 1e9 for stage, total in self._total.items()}
+            now_of = {stage: now if at_it else 0 for stage, at_it in self._at_it.items()}
+            return {stage.value: (total + now_of[stage]) / 1e9 for stage, total in self._total.items()}
 
 
 def peak_memory() -> int | None:
@@ -160,10 +160,8 @@ def save(path: Path, party: str, facts: Mapping[str, str]) -> None:
     about = {**facts, "full": str(recorder.full_at is not None).lower()}
     with AtomicFile(path) as target:
         target.file.write(f'{{"displayTimeUnit": "ms", "otherData": {json.dumps(about)}, "traceEvents": ['.encode())
-        separator = "\n"
-        for event in recorder.to_json(party):
-            target.file.write(f"{separator}{json.dumps(event)}".encode())
-            separator = ",\n"
+        for number, event in enumerate(recorder.to_json(party)):
+            target.file.write(f"{',' if number else ''}\n{json.dumps(event)}".encode())
         target.file.write(b"\n]}\n")
         target.publish()
 

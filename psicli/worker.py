@@ -18,8 +18,7 @@ import pyarrow as pa
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
-from psicli import curve, records
-from psicli.errors import LocalProtocolError, PeerProtocolError, SelfCheckError
+from psicli import curve, errors, records
 from psicli.partitions import BinItems
 from psicli.records import Mask, Words
 
@@ -84,7 +83,7 @@ class Worker:
             )
             points = mixed.tobytes()
         if not curve.on_curve(_sample(points)):
-            raise SelfCheckError(backend=curve.backend(), detail="an own point does not lie on the curve")
+            raise errors.SelfCheckError(backend=curve.backend(), detail="an own point does not lie on the curve")
         self._own_points[start:stop] = _words(points, curve.POINT_BYTES)
         return points
 
@@ -95,10 +94,10 @@ class Worker:
         """
         products, bad = curve.mask(points, self._scalar)
         if bad:
-            raise PeerProtocolError(detail=f"{len(bad)} points of a frame are not valid points")
+            raise errors.PeerProtocolError(detail=f"{len(bad)} points of a frame are not valid points")
         if not curve.on_curve(_sample(points)):
             reason = "its items are not hashed to the curve"
-            raise PeerProtocolError(detail=f"a point does not lie on the curve: {reason}")
+            raise errors.PeerProtocolError(detail=f"a point does not lie on the curve: {reason}")
         tokens = curve.tokens(products, self._sid)
         start = seq * self._frame_items
         stop = start + len(points) // curve.POINT_BYTES
@@ -121,25 +120,26 @@ class Worker:
         """
         self.wipe()
         if self._tokens_kept != len(self._own_tokens):
-            raise LocalProtocolError(detail="a bin is checked before its lists are complete")
+            raise errors.LocalProtocolError(detail="a bin is checked before its lists are complete")
         if records.have_common(self._own_points, self._peer_points):
-            raise PeerProtocolError(detail="it sent a point of ours back as its own")
+            raise errors.PeerProtocolError(detail="it sent a point of ours back as its own")
         self._own_points = self._peer_points = records.empty(0, curve.POINT_BYTES)
         # One sort of all tokens answers three questions; the third, which of them are common, waits for `match`.
         self._compared = records.Comparison(self._own_tokens, self._peer_tokens)
-        if self._compared.other_repeats:
-            raise PeerProtocolError(detail="two of its points are the same item")
-        if self._compared.repeats:
-            raise PeerProtocolError(detail="two of its tokens are equal")
+        repeats, peer_repeats = self._compared.repeats()
+        if peer_repeats:
+            raise errors.PeerProtocolError(detail="two of its points are the same item")
+        if repeats:
+            raise errors.PeerProtocolError(detail="two of its tokens are equal")
         self._own_tokens = self._peer_tokens = records.empty(0, curve.TOKEN_BYTES)
 
     def match(self, *, bitmap: bool = False) -> Match:
         """Return the result of a checked bin; bitmap: also which of the peer's points matched."""
         compared = self._compared
         if compared is None or not self._receives:
-            raise LocalProtocolError(detail="a bin is matched before it is checked")
-        found = _by_item(compared.found, self._order, len(self._items))
-        bits = compared.found_other if bitmap else np.empty(0, np.bool_)
+            raise errors.LocalProtocolError(detail="a bin is matched before it is checked")
+        found = _by_item(compared.found(), self._order, len(self._items))
+        bits = compared.found(in_other=True) if bitmap else np.empty(0, np.bool_)
         return Match(found, np.packbits(bits, bitorder="little").tobytes())
 
     def wipe(self) -> None:
@@ -147,10 +147,8 @@ class Worker:
         self._scalar[:] = bytes(len(self._scalar))
 
     def _padding_at(self, places: npt.NDArray[np.uint32]) -> pa.LargeBinaryArray:
-        padding = np.frombuffer(self._padding, np.uint8).reshape(-1, _PADDING_BYTES)[places]
-        offsets = np.arange(len(places) + 1, dtype=np.int64) * _PADDING_BYTES
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(padding)]
-        return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(places), buffers)
+        padding = np.frombuffer(self._padding, np.uint8).reshape(-1, _PADDING_BYTES)
+        return curve.packed_items([each.tobytes() for each in padding[places]])
 
 
 def apply_bitmap(bits: bytes, order_secret: bytes, items: int, own: int) -> Mask:
@@ -162,7 +160,7 @@ def apply_bitmap(bits: bytes, order_secret: bytes, items: int, own: int) -> Mask
     order = _secret_order(order_secret, own)
     marked = np.unpackbits(np.frombuffer(bits, np.uint8), count=own, bitorder="little").astype(np.bool_)
     if marked[order >= items].any():
-        raise PeerProtocolError(detail="the bitmap marks padding, which matches nothing")
+        raise errors.PeerProtocolError(detail="the bitmap marks padding, which matches nothing")
     return _by_item(marked, order, items)
 
 

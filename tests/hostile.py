@@ -597,11 +597,10 @@ class SessionVictim:
             meeting = Dialer("127.0.0.1", self._port, LISTENER, None, 0.05)
         else:
             meeting = Listener("127.0.0.1", self._port, DIALER, None)
-        terms = Terms(self._setting.victim, self._setting.party, JOB, (self._setting.terms,))
+        patience = int(1000 * self._recv_timeout)
+        terms = Terms(self._setting.victim, self._setting.party, JOB, (self._setting.terms,), patience)
         try:
-            with open_session(
-                meeting, terms, timeout=DEADLINE, recv_timeout=self._recv_timeout, storage=self._storage
-            ) as session:
+            with open_session(meeting, terms, timeout=DEADLINE, storage=self._storage) as session:
                 session.agree()
                 session.run([self.plan])
         except BaseException as exc:

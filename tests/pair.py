@@ -342,7 +342,7 @@ def prepared_of(
     """Cut items into bins, as a task that has read them does."""
     partitioner = Partitioner(partition_key(partition_sid))
     partitioner.add(items)
-    return Prepared(partitioner.finish(), output, keeper)
+    return Prepared(partitioner.finish(), output, keeper or Keeper())
 
 
 class AtOnce(WorkerPools):

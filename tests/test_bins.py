@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from pair import TASK_SID, items_of, matched_items, run_exchanges
 
 from psicli.errors import BinOverflowError, PeerProtocolError, TooManyBinsError
-from psicli.protocol.bins import MAX_BINS, capacity, number_of_bins, padded
+from psicli.protocol.bins import MAX_BINS, agree_on_resume, capacity, every_bin, number_of_bins, padded
 from psicli.protocol.messages import Kept, Stream, bin_session_id, partition_key, task_digest
-from psicli.protocol.offers import Resumption, agree_on_resume, every_bin
 
 both_outcomes = pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
 
@@ -297,7 +296,7 @@ def pairs_of_offers(draw: st.DrawFn) -> tuple[Kept | None, Kept | None]:
 
 def decided(
     mine: Kept | None, theirs: Kept | None, *, receives: bool, broadcast: bool
-) -> Resumption | PeerProtocolError | None:
+) -> Kept | PeerProtocolError | None:
     try:
         return agree_on_resume(mine, theirs, receives=receives, broadcast=broadcast, bin_items=BIN_ITEMS)
     except PeerProtocolError as exc:
@@ -327,7 +326,7 @@ def test_both_sides_decide_the_same(offers: tuple[Kept | None, Kept | None], bro
     assert ours.finished == receiver.finished
     assert ours.finished & sender.finished == ours.finished <= every_bin(ours.bins)
     done = receiver.complete and sender.complete if broadcast else ours.finished == every_bin(ours.bins)
-    assert ours.over is done
+    assert ours.complete is done
 
 
 # What the receiver and the sender of the same run have; of a broadcast that is done or not.
@@ -337,14 +336,14 @@ DONE = {"finished": 0b1111, "complete": True}
 
 
 def test_what_fits_goes_on() -> None:
-    expected = Resumption(SIDS[0], 96, 95, 4, 0b0101)
+    expected = Kept(SIDS[0], 96, 95, 4, 0b0101)
     for broadcast in (False, True):
         assert decided(RECEIVER, SENDER, receives=True, broadcast=broadcast) == expected
     done = [replace(each, **DONE) for each in (RECEIVER, SENDER)]  # type: ignore[arg-type]
     for broadcast in (False, True):
-        assert decided(*done, receives=True, broadcast=broadcast) == replace(expected, finished=0b1111, over=True)
+        assert decided(*done, receives=True, broadcast=broadcast) == replace(expected, finished=0b1111, complete=True)
     exchanged = [replace(each, complete=False) for each in done]
-    assert decided(*exchanged, receives=True, broadcast=False) == replace(expected, finished=0b1111, over=True)
+    assert decided(*exchanged, receives=True, broadcast=False) == replace(expected, finished=0b1111, complete=True)
     assert decided(*exchanged, receives=True, broadcast=True) == replace(expected, finished=0b1111)
 
 

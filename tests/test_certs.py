@@ -78,7 +78,7 @@ def test_a_party(folder: Path) -> None:
 def test_what_is_issued_is_what_a_run_wants(folder: Path) -> None:
     certs.issue(folder, folder, "alice", [], 90)
     files = folder / "ca.pem", folder / "alice.pem", folder / "alice.key"
-    TlsCredentials.load(*files, own_name="alice", peer_name="bob").check_own()
+    TlsCredentials(*files, own_name="alice", peer_name="bob").check_own()
 
 
 def test_nothing_outlives_its_authority(tmp_path: Path) -> None:

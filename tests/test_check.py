@@ -24,7 +24,7 @@ from psicli import check, checklist, config
 from psicli.checklist import Checklist, Verdict
 from psicli.errors import InputMissingError, PeerLostError, StorageError
 from psicli.protocol.messages import Hello
-from psicli.state import RunFolder, left_over, sweep
+from psicli.state import left_over, run_folder
 
 ALONE = ("--wait", "0")
 KEYS = {"name", "task", "status", "code", "message", "hint"}
@@ -377,11 +377,11 @@ def test_clocks_that_differ(pair: Pair, off: float, status: Verdict, message: st
 def test_the_exit_code_is_that_of_what_a_run_meets_first() -> None:
     rows = Checklist("bob")
     rows.fail("space", StorageError(path="disk", reason="full"))
-    rows.warn("clock", "late")
+    rows.add("clock", "late", good=False)
     rows.fail("peer", PeerLostError(detail="gone"))
     rows.fail("input", InputMissingError(detail="not there"), "second")
-    rows.ok("output", "fine", "second")
-    rows.ok("config", "fine")
+    rows.add("output", "fine", "second")
+    rows.add("config", "fine")
     assert [row.name for row in rows.rows] == ["config", "input", "output", "peer", "clock", "space"]
     assert rows.exit_code == 66
     assert checklist.to_text(rows).endswith("\n2 ok, 1 warn, 3 fail: a run would end with 66")
@@ -392,7 +392,7 @@ def test_the_exit_code_is_that_of_what_a_run_meets_first() -> None:
 
 def test_status_removes_what_is_left_over_and_never_what_is_held(pair: Pair) -> None:
     state = pair.folder / "state"
-    with RunFolder(state) as held:
+    with run_folder(state) as held:
         stale = state / "run-1-0123456789abcdef"
         (stale / "inner").mkdir(parents=True)
         (stale / "inner" / "spool").write_bytes(b"x")
@@ -402,10 +402,10 @@ def test_status_removes_what_is_left_over_and_never_what_is_held(pair: Pair) -> 
         told = the_object(pair.start_command("status", "--json", "--clean").result().stdout)
         assert told["removed"] == [str(stale)]
         assert not stale.exists()
-        assert held.path.is_dir()
+        assert held.is_dir()
         last = pair.start_command("status", "--clean").result()
         assert (last.code, last.stdout.decode().splitlines()[-1]) == (0, "nothing is left over")
-    assert sweep(Path(state)) == []
+    assert left_over(Path(state), remove=True) == []
 
 
 def test_status_without_a_state_folder(pair: Pair) -> None:

@@ -18,10 +18,17 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from psicli import wire
-from psicli.config import Job, JobFile, LinkSettings, job_schema, load_job, memory
+from psicli.config import Job, fields, job_schema, load_job
 from psicli.config.document import MAX_FILE_BYTES
-from psicli.config.memory import default_memory
-from psicli.config.models import FRAME_ITEMS_STEP, LEAST_BIN_ITEMS, LEAST_FRAME_ITEMS, MAX_FRAME_ITEMS
+from psicli.config.fields import default_memory
+from psicli.config.models import (
+    FRAME_ITEMS_STEP,
+    LEAST_BIN_ITEMS,
+    LEAST_FRAME_ITEMS,
+    MAX_FRAME_ITEMS,
+    JobFile,
+    LinkSettings,
+)
 from psicli.config.shape import MODELS
 from psicli.errors import ConfigError, JobFileMissingError, UnknownFormatError
 from psicli.files import FileFormat, Format, file_format
@@ -122,9 +129,8 @@ def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
     job = load(SAMPLE)
     assert (job.name, job.party, job.peer, job.listens) == ("nightly-overlap", "alice", "bob", True)
     assert job.path == tmp_path / "job.yaml"
-    assert (job.listener.address, job.dialer.address) == ("alice.example.com:18560", "bob.example.com:18560")
+    assert job.listener.address == "alice.example.com:18560"
     assert (job.listener.listen_host, job.listener.listen_port) == ("0.0.0.0", 18560)
-    assert (job.dialer.listen_host, job.dialer.listen_port) == (None, None)
     assert job.link.model_dump() == {
         "connect_retry_times": 600,
         "connect_retry_interval_ms": 1000,
@@ -150,7 +156,6 @@ def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
         "receiver": "alice",
         "broadcast_result": False,
     }
-    assert (job.learns(task, "alice"), job.learns(task, "bob")) == (True, False)
 
 
 def test_the_other_party_of_the_same_file(tmp_path: Path, load: Load) -> None:
@@ -170,7 +175,6 @@ def test_defaults(load: Load) -> None:
     job = load(SMALL + TASK)
     assert job.link == LinkSettings()
     assert (job.tls, job.tls_insecure, job.tasks[0].broadcast_result) == (None, False, False)
-    assert (job.dialer.host, job.dialer.port, job.dialer.address) == ("", 0, "")
 
 
 def test_scalars_stay_text(load: Load) -> None:
@@ -419,7 +423,7 @@ def test_default_memory_is_a_quarter_of_what_there_is(
     """Of the machine, or of the container where that has less."""
     machine = 16_000_000_000
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": machine // 4096, "SC_PAGE_SIZE": 4096}.__getitem__)
-    monkeypatch.setattr(memory, "_LIMITS", (tmp_path / "memory.max", tmp_path / "absent"))
+    monkeypatch.setattr(fields, "MEMORY_LIMITS", (tmp_path / "memory.max", tmp_path / "absent"))
     if limit is not None:
         (tmp_path / "memory.max").write_text(limit)
     assert default_memory() == (expected or machine // 4)
@@ -630,7 +634,7 @@ def test_port_offset(load: Load, mistakes: Mistakes) -> None:
         '{party: bob, address: "localhost:20"}',
     )
     job = load(text, port_offset=535)
-    assert (job.listener.port, job.listener.listen_port, job.dialer.port) == (65535, 545, 555)
+    assert (job.listener.port, job.listener.listen_port) == (65535, 545)
     starts(
         mistakes(text, port_offset=536), "5: cluster.nodes[0].address: the port is 65536 with --port-offset 536; ports"
     )
@@ -662,7 +666,7 @@ def test_plain_text_stays_on_this_machine(load: Load, mistakes: Mistakes, first:
 def test_tls_name(load: Load) -> None:
     nodes = '{party: alice, address: "127.0.0.1:1", tls_name: psi.alice.example}'
     job = load(with_nodes(nodes))
-    assert (job.own.tls_name, job.other.tls_name) == ("psi.alice.example", "bob")
+    assert (job.tls_name, job.peer_tls_name) == ("psi.alice.example", "bob")
 
 
 @pytest.mark.parametrize("name", ["*.example.com", "a..b", "a b", "alice:1", ".", f"{'a' * 64}.b", "a." * 127 + "a"])

@@ -157,7 +157,7 @@ def test_each_task_has_a_minute_of_its_own(start: Start, monkeypatch: pytest.Mon
     [(0, "1 s"), (89, "89 s"), (90, "2 min"), (5000, "83 min"), (5400, "1.5 h"), (100_000, "27.8 h")],
 )
 def test_durations(seconds: float, expected: str) -> None:
-    assert console._duration(seconds) == expected
+    assert console.duration(seconds) == expected
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -28,9 +28,8 @@ from psicli.errors import (
 )
 from psicli.finished import RECEIVED, DoubtfulStateError, Facts, FinishedBins, look
 from psicli.ledger import Ledger
-from psicli.protocol.bins import capacity, number_of_bins
+from psicli.protocol.bins import agree_on_resume, capacity, every_bin, number_of_bins
 from psicli.protocol.messages import Kept
-from psicli.protocol.offers import agree_on_resume, every_bin
 from psicli.resume import Mode, TaskKeeper
 from psicli.state import task_folder, task_folders
 from psicli.tables import fingerprint
@@ -430,7 +429,7 @@ class Keeping:
         found = keeper.find()
         keeper.settle(resumed=found is not None)
         assert isinstance(task.input_path, Path)
-        keeper.identity = fingerprint(task.input_path, "in.csv")[:-1]
+        keeper.confirm(fingerprint(task.input_path, "in.csv")[:-1])
         party = SimpleNamespace(
             partition_sid=SID if found is None else found.partition_sid,
             own_count=OWN,
@@ -555,9 +554,9 @@ def test_both_sides_decide_the_same(receiver: Kept | None, sender: Kept | None, 
         # What need not be exchanged again, the receiver has and the sender has answered.
         assert one.finished == receiver.finished & sender.finished
         # Over is what neither side has any work left for.
-        assert one.over == (receiver.complete or (receiver.finished == every_bin(TASK_BINS) and not broadcast))
+        assert one.complete == (receiver.complete or (receiver.finished == every_bin(TASK_BINS) and not broadcast))
         if broadcast:
-            assert receiver.complete == sender.complete == one.over
+            assert receiver.complete == sender.complete == one.complete
 
 
 @pytest.mark.parametrize("receives", [True, False])

@@ -62,7 +62,6 @@ from psicli.protocol.messages import (
     Taken,
     Working,
 )
-from psicli.protocol.offers import Resumption
 from psicli.protocol.task import MAX_TOTAL_ITEMS, TaskParty
 from psicli.wire import MAX_MESSAGE_BYTES, encode, encode_hello
 from psicli.worker import ORDER_SECRET_BYTES, Match
@@ -834,7 +833,7 @@ class Leftover(Plan):
     What it keeps of that bin is wrong, so that a run that continues from it where it must not does not end right.
     """
 
-    resumption: Resumption | None = None
+    resumption: Kept | None = None
 
     def find(self) -> Kept | None:
         return Kept(PARTITION, TWO_BINS["ours"], TWO_BINS["theirs"], 2, 0b01)
@@ -934,7 +933,7 @@ def test_an_offer_that_fits_leaves_out_what_the_receiver_has(port: int, kept: Ke
     setting = cheat.setting(receives=role == RECEIVER, broadcast=False)
     plan, victim, outcome, told = met_again(port, setting, cheat)
     assert (told, outcome.code) == (None, 0), outcome
-    assert plan.resumption == Resumption(PARTITION, TWO_BINS["ours"], TWO_BINS["theirs"], 2, finished)
+    assert plan.resumption == Kept(PARTITION, TWO_BINS["ours"], TWO_BINS["theirs"], 2, finished)
     if setting.victim_learns:
         # All of the first bin, as it was kept, and what has really matched of the second.
         assert victim.found is not None

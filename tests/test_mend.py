@@ -63,7 +63,7 @@ def credentials(files: Path | None, party: str, holder: str = "") -> TlsCredenti
     if files is None:
         return None
     names = {"own_name": holder or party, "peer_name": {"alice": "bob", "bob": "alice"}[party]}
-    return TlsCredentials.load(
+    return TlsCredentials(
         *(files / name for name in ("ca.pem", f"{holder or party}.pem", f"{holder or party}.key")), **names
     )
 

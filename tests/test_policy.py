@@ -135,7 +135,7 @@ def test_a_size_that_is_not_allowed_is_refused_before_any_point(tapped: tuple[Pa
     for report in reports.values():
         assert [task["status"] for task in report["tasks"]] == ["done", "failed"]
         assert report["error"]["party"] == party
-    assert (reports[party]["error"]["class"], reports[party]["error"]["message"]) == ("PeerTooSmallError", sentence)
+    assert (reports[party]["error"]["class"], reports[party]["error"]["message"]) == ("PeerSizeError", sentence)
     assert reports[other(party)]["error"]["class"] == "PeerPolicyError"
     assert streams(sent[party], 0)
     # These themselves may not have left yet.

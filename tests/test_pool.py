@@ -109,10 +109,11 @@ def test_where_no_thread_can_be_had_this_one_does_the_work(monkeypatch: pytest.M
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(pool, "_pool", None)
+    pool._shared_pool.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         ids = pool.in_parts(16 * 256, lambda start, stop: threading.get_ident())
+    pool._shared_pool.cache_clear()
     assert ids == [threading.get_ident()] * 16
 
 

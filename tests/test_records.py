@@ -36,13 +36,12 @@ def check_against_sets(width: int, one: list[bytes], other: list[bytes]) -> None
     before = ours.tobytes(), theirs.tobytes()
     sets = set(one), set(other)
     compared = records.Comparison(ours, theirs)
-    assert compared.repeats is (len(sets[0]) < len(one))
-    assert compared.other_repeats is (len(sets[1]) < len(other))
+    assert compared.repeats() == (len(sets[0]) < len(one), len(sets[1]) < len(other))
     expected = [record in sets[1] for record in one], [record in sets[0] for record in other]
-    found = compared.found, compared.found_other
+    found = compared.found(), compared.found(in_other=True)
     for mask, exact in zip(found, expected, strict=True):
         assert (mask.dtype, mask.shape) == (np.bool_, (len(exact),))
-        if compared.repeats or compared.other_repeats:
+        if any(compared.repeats()):
             assert mask.any() == any(exact)
             assert not (mask & ~np.array(exact, np.bool_)).any()
         else:
@@ -154,4 +153,4 @@ def test_looking_for_repeated_records_compares_nothing_across_the_lists(monkeypa
     monkeypatch.setattr(records, "_equal", lambda *_: pytest.fail("records of the two lists are compared"))
     words = np.frombuffer(b"".join(number.to_bytes(16, "little") for number in range(1000)), "<u8").reshape(-1, 2)
     compared = records.Comparison(words, words[::-1])
-    assert (compared.repeats, compared.other_repeats) == (False, False)
+    assert compared.repeats() == (False, False)

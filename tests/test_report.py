@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from psicli.errors import EmptyInputError
-from psicli.report import Report, Status, TaskReport, refusal_to_json, to_json, to_text, what_the_peer_learns
+from psicli.report import Report, Status, TaskReport, to_json, to_text, what_the_peer_learns
 from psicli.trace import Stage
 
 STAGES = {stage.value: 0.0625 * number + 0.00049 for number, stage in enumerate(Stage, 1)}
@@ -26,7 +26,7 @@ def a_report(**facts: Any) -> Report:
 def test_json_tells_where_time_and_memory_went() -> None:
     report = a_report(spool_bytes=5_000_000)
     report.close(2.0, 231_000_000)
-    told = json.loads(to_json(report))
+    told = json.loads(to_json(report, report.error))
     assert (told["peak_memory"], told["spool_bytes"]) == (231_000_000, 5_000_000)
     assert told["tasks"][0]["stages"] == {
         "reading": 0.063,
@@ -61,7 +61,7 @@ def test_both_forms_tell_how_many_items_a_peer_may_have_asked_about() -> None:
     task = report.tasks[0]
     task.peer_items, task.peer_questions, task.bins = 1_000_000, 1_033_216, 8
     assert "    peer     1,000,000 distinct items, 1,033,216 with padding" in to_text(report).splitlines()
-    told = json.loads(to_json(report))["tasks"]
+    told = json.loads(to_json(report, report.error))["tasks"]
     assert [[each[name] for name in ("peer_items", "peer_questions", "bins")] for each in told] == [
         [1_000_000, 1_033_216, 8],
         [None, None, None],
@@ -78,8 +78,8 @@ def test_a_refusal_has_the_same_keys() -> None:
     report = a_report()
     report.fail(error := EmptyInputError(path="in.csv"))
     report.close(2.0)
-    blank = json.loads(refusal_to_json(error))
-    assert set(blank) == set(json.loads(to_json(report)))
+    blank = json.loads(to_json(None, error))
+    assert set(blank) == set(json.loads(to_json(report, report.error)))
     assert [blank[name] for name in ("peak_memory", "spool_bytes", "tasks")] == [None, None, []]
 
 

@@ -604,7 +604,7 @@ from pathlib import Path
 from psicli import curve
 from psicli.config import load_job
 from psicli.job import run_job
-report = run_job(load_job(Path(sys.argv[-1]), variables={}), None)
+report = run_job(load_job(Path(sys.argv[-1]), variables={}), None, None)
 print(report.exit_code, curve.threads())
 """
     run = pair.start(LISTENER, program=("-c", code))

@@ -14,7 +14,6 @@ import inspect
 import itertools
 import pkgutil
 import re
-import ssl
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -51,10 +50,10 @@ os.environ["PSICLI_FAILPOINT"] = "frame.sending:flip:2"
 """
 # What a library may say of a row.
 FAILING_WRITER = f"""
-from psicli.tables import Input
-def write_matched(self, *arguments, **named):
+from psicli import tables
+def write_matched(*arguments, **named):
     raise ValueError("cannot convert " + {MARK[:5]!r} + {MARK[5:]!r})
-Input.write_matched = write_matched
+tables.write_matched = write_matched
 """
 
 
@@ -252,10 +251,9 @@ def test_no_object_shows_what_it_holds(tmp_path: Path) -> None:
         for end in run_exchanges(items_of(values[:200]), items_of(values[100:]), broadcast=broadcast, bin_items=128)
     ]
     pem = f"-----BEGIN PRIVATE KEY-----\n{MARK}\n".encode()
-    with Spool.open(tmp_path / "state") as spool:
-        names = Path("ca.pem"), Path("alice.pem"), "alice", "bob"
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        credentials = TlsCredentials(*names, pem, pem, pem, context, None)  # type: ignore[arg-type]
+    with Spool(tmp_path / "state") as spool:
+        credentials = object.__new__(TlsCredentials)
+        vars(credentials).update(ca=pem, certificate=pem, private_key=pem)
         shown: list[Any] = [spool, Storage(spool), credentials]
         secret = hashlib.sha256(MARK.encode()).digest()
         for budget in (None, 1):
@@ -304,9 +302,6 @@ def test_no_dataclass_shows_bytes() -> None:
     """Whatever is bytes may be secret, and the repr a dataclass gets by itself shows all it holds."""
     checked = 0
     for kind in dataclasses_of_psicli():
-        # A repr of its own, which test_no_object_shows_what_it_holds looks at.
-        if kind is TlsCredentials:
-            continue
         for field in dataclasses.fields(kind):
             if re.search(r"\b(bytes|bytearray|memoryview|NDArray|Array)\b", str(field.type)):
                 checked += 1

@@ -28,9 +28,9 @@ from psicli.errors import (
     PeerPolicyError,
     PeerProtocolError,
     PeerSilentError,
+    PeerSizeError,
     PeerStoppedError,
     PeerStuckError,
-    PeerTooSmallError,
     PsicliError,
     RaggedRowError,
     SelfCheckError,
@@ -247,7 +247,6 @@ class Party:
         receivers = {plan.name: party if plan.receives else peer for plan in plans}
         tasks = tuple(TaskTerms(plan.name, receivers[plan.name], plan.broadcast, 1) for plan in plans)
         self.terms = Terms(party, peer, "overlap", tasks, int(recv_timeout * 1000))
-        self.recv_timeout = recv_timeout
         self.bin_items = bin_items
         link.own_hello = self.terms.hello(LEAST_FRAME_ITEMS, MOST_BIN_ITEMS)
         self.session: Session | None = None
@@ -255,13 +254,7 @@ class Party:
 
     def run(self) -> None:
         try:
-            self.session = Session(
-                self.link,
-                self.terms,
-                listens=self.party == ALICE,
-                recv_timeout=self.recv_timeout,
-                hang_up=self.hang_up,
-            )
+            self.session = Session(self.link, self.terms, listens=self.party == ALICE, hang_up=self.hang_up)
             with self.session:
                 self.session.agree()
                 ours, theirs = self.session._hellos
@@ -890,7 +883,7 @@ def test_between_the_lists_and_the_bitmap_no_failure_has_a_name(failure: Excepti
     assert [m for m in ends[1].link.received if isinstance(m, Abort)] == [Abort(UNNAMED_FAILURE)]
 
 
-TOO_SMALL = PeerTooSmallError(task="t", items=1, limit=2)
+TOO_SMALL = PeerSizeError(task="t", items=1, padding="", than="fewer", name="min_peer_items", limit=2)
 
 
 def refuse(failure: PsicliError) -> Callable[[int], None]:

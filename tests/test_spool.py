@@ -1,4 +1,4 @@
-"""The spool: a run's files and what becomes of them, and streams of bytes side by side in one of them."""
+"""The spool: a run's files and what becomes of them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from psicli.errors import CannotCreateError, InternalError, SpoolSpaceError, StorageError
-from psicli.spool import Spool, Streams
+from psicli.spool import Spool
 from psicli.state import state_folder
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +30,7 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def spool(state: Path) -> Iterator[Spool]:
-    with Spool.open(state) as spool:
+    with Spool(state) as spool:
         yield spool
 
 
@@ -71,7 +69,7 @@ def test_where_the_state_folder_is(monkeypatch: pytest.MonkeyPatch, variables: d
 
 
 def test_a_run_that_needs_no_disk_touches_none(state: Path) -> None:
-    with Spool.open(state) as spool:
+    with Spool(state) as spool:
         assert spool.peak == 0
     assert not state.parent.exists()
     assert spool.peak == 0
@@ -80,7 +78,7 @@ def test_a_run_that_needs_no_disk_touches_none(state: Path) -> None:
 def test_files_are_ours_alone_and_gone_at_the_end(state: Path) -> None:
     before = os.umask(0)
     try:
-        spool = Spool.open(state)
+        spool = Spool(state)
         file = spool.file("points", 1000)
     finally:
         os.umask(before)
@@ -90,14 +88,14 @@ def test_files_are_ours_alone_and_gone_at_the_end(state: Path) -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) == 1000
     spool.close()
     spool.close()
-    assert file.closed
+    with pytest.raises(ValueError, match="closed"):
+        file.fileno()
     assert runs_in(state) == []
 
 
 def test_a_file_is_gone_when_it_is_closed(spool: Spool, state: Path) -> None:
-    one, other = spool.file("one", 5000), spool.file("other", 0)
-    other.reserve(300)
-    other.reserve(700)
+    one, other = spool.file("one", 5000), spool.file("other", 300)
+    spool.reserve(other, 700)
     assert spool.peak == 5700
     one.close()
     one.close()
@@ -108,13 +106,10 @@ def test_a_file_is_gone_when_it_is_closed(spool: Spool, state: Path) -> None:
 
 def test_a_file_keeps_what_is_written(spool: Spool) -> None:
     file = spool.file("rows", 100)
-    assert (file.write(b"abc"), file.write(memoryview(b"def")), file.tell()) == (3, 3, 6)
-    file.write_at(4, b"XYZ")
-    file.seek(0)
-    assert file.read(7) == b"abcdXYZ"
+    assert [file.append(data) for data in (b"abc", memoryview(b"def"), b"", np.array([7, 8]))] == [0, 3, 6, 6]
     into = bytearray(4)
     file.read_at(3, memoryview(into))
-    assert into == b"dXYZ"
+    assert into == b"def\x07"
     with pytest.raises(InternalError):
         file.read_at(98, memoryview(into))
 
@@ -124,7 +119,7 @@ def test_a_folder_that_others_can_look_into_is_refused(state: Path, permissions:
     state.mkdir(parents=True)
     state.chmod(permissions)
     with pytest.raises(CannotCreateError, match=r"psicli: cannot create it: it is open to other users") as caught:
-        Spool.open(state)
+        Spool(state)
     assert caught.value.code == 73
     assert list(state.iterdir()) == []
 
@@ -133,7 +128,7 @@ def test_a_folder_of_somebody_else_is_refused(state: Path, monkeypatch: pytest.M
     state.mkdir(0o700, parents=True)
     monkeypatch.setattr(os, "geteuid", lambda: state.stat().st_uid + 1)
     with pytest.raises(CannotCreateError):
-        Spool.open(state)
+        Spool(state)
 
 
 def test_what_is_no_folder_is_refused(state: Path, tmp_path: Path) -> None:
@@ -143,10 +138,10 @@ def test_what_is_no_folder_is_refused(state: Path, tmp_path: Path) -> None:
     for make in (lambda: state.write_text(""), lambda: state.symlink_to(target), lambda: state.symlink_to("nowhere")):
         make()
         with pytest.raises(CannotCreateError):
-            Spool.open(state)
+            Spool(state)
         state.unlink()
     (tmp_path / "file").write_text("")
-    with Spool.open(tmp_path / "file" / "psicli") as spool, pytest.raises(CannotCreateError) as caught:
+    with Spool(tmp_path / "file" / "psicli") as spool, pytest.raises(CannotCreateError) as caught:
         spool.file("points", 1)
     assert caught.value.code == 73
 
@@ -157,13 +152,14 @@ HOLD = """
     import os, sys, time
     from pathlib import Path
     from psicli.spool import Spool
-    spool = Spool.open(Path(sys.argv[1]))
+    spool = Spool(Path(sys.argv[1]))
     file = spool.file("points", 10_000)
-    file.write(b"kept")
+    file.append(b"kept")
     print("ready", flush=True)
     sys.stdin.read()
-    file.seek(0)
-    print(file.read(4), flush=True)
+    kept = bytearray(4)
+    file.read_at(0, memoryview(kept))
+    print(bytes(kept), flush=True)
     spool.close()
 """
 
@@ -177,10 +173,10 @@ def test_what_killed_runs_left_is_removed_and_what_living_ones_have_is_not(state
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert len(runs_in(state)) == 2
-    Spool.open(state)
+    Spool(state)
     (left,) = runs_in(state)
     assert left.name.startswith(f"run-{living.pid}-")
-    with Spool.open(state) as spool:
+    with Spool(state) as spool:
         spool.file("tokens", 1)
         assert len(runs_in(state)) == 2
     output, _ = living.communicate()
@@ -194,7 +190,7 @@ def test_a_folder_whose_run_died_before_it_had_a_lock_is_removed(state: Path) ->
     (state / "run-1-abc" / "0001-points").write_bytes(b"x")
     (state / "other").mkdir()
     state.chmod(0o700)
-    Spool.open(state)
+    Spool(state)
     assert [path.name for path in sorted(state.iterdir())] == ["lock", "other"]
 
 
@@ -227,34 +223,42 @@ def small_files() -> Iterator[None]:
 def test_space_is_reserved_before_it_is_used(spool: Spool, state: Path, small_files: None) -> None:
     spool.file("before", 700_000)
     with pytest.raises(SpoolSpaceError) as caught:
-        Streams(spool, "items", 100, 3_600_000)
+        spool.file("items", 4_000_000)
     assert caught.value.code == 74
     assert str(state) in caught.value.message
-    # And for each stream an extent that may stay unused.
     assert "4.0 MB more would be needed there beside 0.7 MB" in caught.value.message
     assert "are free: file too large" in caught.value.message
     assert "PSICLI_STATE_DIR" in caught.value.advice
     assert len(list(runs_in(state)[0].iterdir())) == 2
 
 
-def test_streams_that_grow_beyond_what_was_foreseen_reserve_more(spool: Spool, small_files: None) -> None:
-    streams = Streams(spool, "items", 2, 1000)
+def test_what_cannot_fit_is_refused_before_any_of_it_is_taken(spool: Spool) -> None:
+    with pytest.raises(SpoolSpaceError, match=r"[0-9]{6}\.[0-9] GB more would be needed there beside 0\.0 MB"):
+        spool.file("items", 320 * 10**12)
+    assert spool.peak == 0
+
+
+def test_a_file_that_grows_beyond_what_was_foreseen_reserves_more(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, small_files: None
+) -> None:
+    monkeypatch.setattr("psicli.spool._AHEAD_BYTES", 200_000)
+    file = spool.file("items", 1000)
     for _ in range(50):
-        streams.append(0, bytes(10_000))
+        file.append(bytes(10_000))
     assert 500_000 < spool.peak < 1_000_000
     with pytest.raises(SpoolSpaceError):
-        streams.append(1, bytes(1_000_000))
+        file.append(bytes(1_000_000))
 
 
 FILL = """
     import sys
     from pathlib import Path
     from psicli.errors import PsicliError
-    from psicli.spool import Spool, Streams
-    with Spool.open(Path(sys.argv[1])) as spool:
-        Streams(spool, "first", 10, 300_000)
+    from psicli.spool import Spool
+    with Spool(Path(sys.argv[1])) as spool:
+        spool.file("first", 300_000)
         try:
-            [Streams(spool, "more", 10, 300_000) for _ in range(9)]
+            [spool.file("more", 300_000) for _ in range(9)]
         except PsicliError as exc:
             print(exc.code, exc)
 """
@@ -273,61 +277,14 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert "no space left on device" in done.stdout
 
 
-@pytest.mark.parametrize("call", ["pwrite", "preadv"])
+@pytest.mark.parametrize("call", ["write", "preadv"])
 def test_a_failing_disk_is_a_storage_error(spool: Spool, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    streams = Streams(spool, "items", 2, 1600)
+    file = spool.file("items", 1600)
 
     def fail(*_: object) -> int:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, call, fail)
-    question = streams.append if call == "pwrite" else lambda *data: streams.append(*data) or streams.read(1)
     with pytest.raises(StorageError, match="failed: input/output error") as caught:
-        question(1, bytes(1600))
+        file.read_at(file.append(bytes(1600)), memoryview(bytearray(1600)))
     assert caught.value.code == 74
-
-
-# Streams -------------------------------------------------------------------------------------------------------
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    parts=st.lists(st.tuples(st.integers(0, 3), st.binary(max_size=9000)), max_size=30),
-    total=st.integers(0, 100_000),
-    within=st.tuples(st.integers(0, 20_000), st.integers(0, 20_000)),
-)
-def test_streams_keep_apart(spool: Spool, parts: list[tuple[int, bytes]], total: int, within: tuple[int, int]) -> None:
-    """Whatever was foreseen; with parts that meet and cross the ends of extents."""
-    with closing(Streams(spool, "parts", 4, total)) as streams:
-        expected = [b"", b"", b"", b""]
-        for stream, data in parts:
-            streams.append(stream, data)
-            expected[stream] += data
-        start, stop = sorted(within)
-        for stream, data in enumerate(expected):
-            assert streams.size(stream) == len(data)
-            assert streams.read(stream).tobytes() == streams.read(stream, 0, len(data)).tobytes() == data
-            assert streams.read(stream, start, stop).tobytes() == data[start:stop]
-
-
-def test_many_streams_take_little_more_than_they_hold(spool: Spool) -> None:
-    """One extent of each is not full, and none is longer than a megabyte."""
-    for count, total in ((2, 100_000_000), (512, 10_000_000), (512, 0)):
-        spool.peak = 0
-        with closing(Streams(spool, "items", count, total)):
-            assert total <= spool.peak <= total + count * max(min(total // (8 * count), 1 << 20), 4096)
-
-
-def test_streams_that_are_closed_give_their_space_back(spool: Spool, state: Path) -> None:
-    for _ in range(2):
-        streams = Streams(spool, "items", 4, 100)
-        streams.append(3, bytes(1600))
-        streams.close()
-        streams.close()
-    assert [path.name for path in runs_in(state)[0].iterdir()] == ["lock"]
-
-
-def test_what_cannot_fit_is_refused_before_any_of_it_is_taken(spool: Spool) -> None:
-    with pytest.raises(SpoolSpaceError, match=r"[0-9]{6}\.[0-9] GB more would be needed there beside 0\.0 MB"):
-        Streams(spool, "items", 512, 320 * 10**12)
-    assert spool.peak == 0

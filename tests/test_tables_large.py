@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from psicli.files import file_format
 from psicli.spool import Spool
-from psicli.tables import Input
+from psicli import tables
 
 def status(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) * 1024
@@ -37,7 +37,7 @@ def forget_peak():
     Path("/proc/self/clear_refs").write_text("5")
 
 def run(path, target, budget, spool):
-    with Input(path, file_format(path), ["id"]) as source, open(target, "wb") as file:
+    with tables.open_input(path, file_format(path), ["id"]) as source, open(target, "wb") as file:
         forget_peak()
         idle = status("VmRSS")
         for _ in source.key_batches():
@@ -45,7 +45,7 @@ def run(path, target, budget, spool):
         keys = status("VmHWM") - idle
         forget_peak()
         mask = pa.array([True] * source.rows)
-        rows = source.write_matched(file, file_format(target), mask, budget=budget, spool=spool)
+        rows = tables.write_matched(source, file, file_format(target), mask, budget=budget, spool=spool)
         return rows, keys, status("VmHWM") - idle
 
 small, path, target = map(Path, sys.argv[1:4])
@@ -120,20 +120,21 @@ from pathlib import Path
 import pyarrow as pa
 from psicli.files import file_format
 from psicli.spool import Spool
-from psicli.tables import Input
+from psicli import tables
 folder = Path(sys.argv[1])
 
 def bytes_read():
     return next(int(line.split()[1]) for line in open("/proc/self/io") if line.startswith("rchar"))
 
-with Input(folder / "in.parquet", file_format("in.parquet"), ["id"]) as source, Spool(folder / "state") as spool:
+path = folder / "in.parquet"
+with tables.open_input(path, file_format(path), ["id"]) as source, Spool(folder / "state") as spool:
     start = bytes_read()
     for _ in source.key_batches():
         pass
     print(bytes_read() - start)
     with open(folder / "out.parquet", "wb") as file:
         matched = pa.array([n % 10 == 0 for n in range(source.rows)])
-        print(source.write_matched(file, file_format("out.parquet"), matched, budget=1 << 30, spool=spool))
+        print(tables.write_matched(source, file, file_format("out.parquet"), matched, budget=1 << 30, spool=spool))
 """
     arguments = [sys.executable, "-c", program, str(tmp_path)]
     printed = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout

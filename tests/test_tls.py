@@ -26,9 +26,7 @@ from psicli import link, tls
 from psicli.errors import (
     CertificateRefusedError,
     HandshakesFailedError,
-    OwnCertificateEarlyError,
-    OwnCertificateExpiredError,
-    OwnCertificateNameError,
+    OwnCertificateError,
     PeerAbsentError,
     PeerCertificateEarlyError,
     PeerCertificateExpiredError,
@@ -37,7 +35,6 @@ from psicli.errors import (
     PeerRefusedError,
     PeerSpeaksPlainError,
     PeerSpeaksTlsError,
-    PeerWantsTlsError,
     PsicliError,
     TlsHandshakeError,
 )
@@ -74,7 +71,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def credentials(folder: Path, certificate: str, own: str, peer: str, ca: str = "ca") -> TlsCredentials:
     names = {"own_name": own, "peer_name": peer}
     paths = [folder / f"{name}" for name in (f"{ca}.pem", f"{certificate}.pem", f"{certificate}.key")]
-    return TlsCredentials.load(*paths, **names)
+    return TlsCredentials(*paths, **names)
 
 
 def hello(party: str) -> bytes:
@@ -166,7 +163,7 @@ FAULTS: dict[str, tuple[Files, Files, type[PsicliError], str, type[PsicliError]]
         PeerRefusedError, "waits for another party", PeerAbsentError,
     ),
     "the listener has no TLS": (
-        None, BOB, PeerSpeaksPlainError, r"127\.0\.0\.1:\d+ does not speak TLS, and this side does", PeerWantsTlsError,
+        None, BOB, PeerSpeaksPlainError, r"127\.0\.0\.1:\d+ does not speak TLS, and this side does", PeerSpeaksTlsError,
     ),
     "the dialer has no TLS": (
         ALICE, None, PeerSpeaksTlsError, r"127\.0\.0\.1:\d+ speaks TLS, and this side sends", HandshakesFailedError,
@@ -336,16 +333,16 @@ def answer(server: socket.socket, octets: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("certificate", "error", "sentence"),
+    ("certificate", "sentence"),
     [
-        ("alice-expired", OwnCertificateExpiredError, r"alice-expired\.pem: this side's certificate expired on 20"),
-        ("alice-early", OwnCertificateEarlyError, r"alice-early\.pem: this side's certificate is valid only from 20"),
-        ("carol", OwnCertificateNameError, r"carol\.pem: .* names carol, carol\.example\.com, not alice"),
-        ("common-name", OwnCertificateNameError, "names nobody, not alice"),
+        ("alice-expired", r"alice-expired\.pem: this side's certificate expired on 20"),
+        ("alice-early", r"alice-early\.pem: this side's certificate is valid only from 20"),
+        ("carol", r"carol\.pem: .* names carol, carol\.example\.com, not alice"),
+        ("common-name", "names nobody, not alice"),
     ],
 )
-def test_own_certificate(files: Path, certificate: str, error: type[PsicliError], sentence: str) -> None:
-    with pytest.raises(error, match=sentence):
+def test_own_certificate(files: Path, certificate: str, sentence: str) -> None:
+    with pytest.raises(OwnCertificateError, match=sentence):
         credentials(files, certificate, LISTENER, DIALER).check_own()
 
 
@@ -358,7 +355,6 @@ def test_nothing_secret_is_shown(files: Path) -> None:
     shown = repr(credentials(files, LISTENER, LISTENER, DIALER))
     assert "PRIVATE" not in shown
     assert "context" not in shown
-    assert "alice.pem" in shown
 
 
 @pytest.mark.parametrize(

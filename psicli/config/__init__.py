@@ -20,24 +20,11 @@ from psicli.config import checks
 from psicli.config.checks import Slot
 from psicli.config.document import Document
 from psicli.config.fields import DNS_NAME, NAME, ip, is_loopback, split_address
-from psicli.config.models import (
-    Job,
-    JobFile,
-    LinkSettings,
-    Node,
-    NodeEntry,
-    PipelineSettings,
-    PolicySettings,
-    Task,
-    TlsFiles,
-)
+from psicli.config.models import Job, JobFile, Listener, NodeEntry, PolicySettings, Task, TlsFiles
 from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 
-__all__ = [
-    "DNS_NAME", "NAME", "Job", "JobFile", "LinkSettings", "Node", "PipelineSettings", "PolicySettings", "Task",
-    "TlsFiles", "job_schema", "load_job", "load_parties",
-]  # fmt: skip
+__all__ = ["DNS_NAME", "NAME", "Job", "PolicySettings", "Task", "job_schema", "load_job", "load_parties"]
 
 
 def load_job(
@@ -104,60 +91,54 @@ def _simulate(document: Document, port: int) -> None:
 def _build(document: Document, party: str, offset: int, slots: Sequence[Slot]) -> Job:
     entry = JobFile.model_validate(document.root)
     first, second = entry.cluster.nodes
-    folder, tls = document.path.parent, entry.cluster.tls
+    own, peer = (first, second) if party == first.party else (second, first)
+    path, tls = document.path, entry.cluster.tls
     return Job(
-        path=document.path,
+        path=path,
         name=entry.job,
         party=party,
-        peer=second.party if party == first.party else first.party,
+        peer=peer.party,
+        listens=own is first,
         listener=_listener(first, offset),
-        dialer=_node(second, offset),
+        tls_name=own.tls_name or own.party,
+        peer_tls_name=peer.tls_name or peer.party,
         link=entry.cluster.link_desc,
         pipeline=entry.pipeline,
         policy=entry.policy,
-        tls=TlsFiles(**{name: folder / file for name, file in tls}) if isinstance(tls, TlsFiles) else None,
+        tls=TlsFiles(**{name: path.parent / file for name, file in tls}) if isinstance(tls, TlsFiles) else None,
         tls_insecure=tls == "insecure",
-        tasks=tuple(_task(entry, slot, party, folder) for slot in slots),
+        tasks=tuple(_task(document, slot, party) for slot in slots),
     )
 
 
-def _node(entry: NodeEntry, offset: int) -> Node:
-    tls_name = entry.tls_name or entry.party
-    if entry.address is None:
-        return Node(party=entry.party, host="", port=0, tls_name=tls_name)
+def _listener(entry: NodeEntry, offset: int) -> Listener:
+    assert entry.address is not None
     host, port = split_address(entry.address)
-    return Node(party=entry.party, host=host, port=port + offset, tls_name=tls_name)
-
-
-def _listener(entry: NodeEntry, offset: int) -> Node:
-    node = _node(entry, offset)
     if entry.listen_address is not None:
-        host, port = split_address(entry.listen_address)
-        return node.model_copy(update={"listen_host": host, "listen_port": port + offset})
-    address = ip(node.host)
-    if is_loopback(node.host):
-        host = node.host if address else "127.0.0.1"
+        listen_host, listen_port = split_address(entry.listen_address)
     else:
-        # The family the address is dialled by, where it says so.
-        host = "::" if address and address.version == 6 else "0.0.0.0"
-    return node.model_copy(update={"listen_host": host, "listen_port": node.port})
+        address, listen_port = ip(host), port
+        if is_loopback(host):
+            listen_host = host if address else "127.0.0.1"
+        else:
+            # The family the address is dialled by, where it says so.
+            listen_host = "::" if address and address.version == 6 else "0.0.0.0"
+    return Listener(host=host, port=port + offset, listen_host=listen_host, listen_port=listen_port + offset)
 
 
-def _task(job: JobFile, slot: Slot, party: str, folder: Path) -> Task:
-    entry = job.tasks[int(slot.task[-1])]
-    receiver = entry.receiver or job.psi.receiver or ""
-    broadcast = job.psi.broadcast_result if entry.broadcast_result is None else entry.broadcast_result
+def _task(document: Document, slot: Slot, party: str) -> Task:
+    receiver, broadcast = checks.terms(document, slot.task)
 
-    def located(paths: str | tuple[str, ...]) -> Path | Literal["-"]:
-        text = paths if isinstance(paths, str) else paths[slot.position or 0]
-        return "-" if text == "-" else folder / text
+    def located(kind: str) -> Path | Literal["-"]:
+        text = document.text(*slot.place(kind, party)) or ""
+        return "-" if text == "-" else document.path.parent / text
 
     return Task(
         name=slot.name,
-        keys=entry.keys[party],
-        input_path=located(entry.input_path[party]),
-        output_path=located(entry.output_path[party]) if broadcast or receiver == party else None,
-        receiver=receiver,
+        keys=document.get(*slot.task, "keys", party),
+        input_path=located("input_path"),
+        output_path=located("output_path") if broadcast or receiver == party else None,
+        receiver=receiver or "",
         broadcast_result=broadcast,
     )
 

@@ -121,7 +121,7 @@ def check_task(document: Document, loc: Loc, party: str, parties: Sequence[str])
 def _check_result(document: Document, loc: Loc, party: str | None) -> None:
     """Check that somebody learns the result, and that the party, if it does, has an output."""
     task = document.table(*loc)
-    receiver, broadcast = _terms(document, loc)
+    receiver, broadcast = terms(document, loc)
     if receiver is None and task and not document.broken(("psi", "receiver")):
         right = f"add it here or under psi, for example `{example((*loc, 'receiver'))}`"
         document.blame((*loc, "receiver"), "is missing", right)
@@ -131,7 +131,7 @@ def _check_result(document: Document, loc: Loc, party: str | None) -> None:
         document.blame((*loc, "output_path", party), "is missing", right)
 
 
-def _terms(document: Document, loc: Loc) -> tuple[str | None, bool]:
+def terms(document: Document, loc: Loc) -> tuple[str | None, bool]:
     """Return a task's receiver, if that is known, and whether the other party learns the result too."""
     receiver = document.text(*loc if "receiver" in document.table(*loc) else ("psi",), "receiver")
     broadcast = document.text(*loc, "broadcast_result") or document.text("psi", "broadcast_result") or "false"
@@ -213,7 +213,7 @@ def check_policy(document: Document, slots: Sequence[Slot], party: str, parties:
         what = f"{least} is more than max_peer_items, which is {most}"
         document.blame(("policy", "min_peer_items"), what, "give the smaller number here")
     for slot in slots if party in parties else ():
-        receiver, broadcast = _terms(document, slot.task)
+        receiver, broadcast = terms(document, slot.task)
         if receiver in (None, party) or broadcast:
             continue
         for name in ("max_match_rate", "min_output_rows"):

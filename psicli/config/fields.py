@@ -6,15 +6,18 @@ wrong, and what would be right. Values that are no text any more (defaults, exam
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from psicli.errors import shown
+from psicli.memory import LEAST_MEMORY
 
 # As many columns as item bytes can count (one byte), and names short enough for every log line.
 # A party's name must also fit a label of a DNS name, as which it stands in a certificate.
@@ -25,9 +28,14 @@ NAME = rf"[a-z0-9-]{{1,{MAX_NAME}}}"
 DNS_NAME = r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*"
 # An IP address (group 1), or a host name of at most 253 characters.
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]|[0-9.]+)|[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
+# Bytes, or a number of them with a unit such as MB or MiB.
+_AMOUNT = r"([1-9][0-9]{0,14}) ?(?:([KMGT])(i?)B)?"
+_UNITS = " KMGT"
+# Where a container or a service is given less memory than the machine has (cgroup 2, cgroup 1).
+MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
-def wrong(what: str, right: str) -> PydanticCustomError:
+def _wrong(what: str, right: str) -> PydanticCustomError:
     """Make the error of a value: what is wrong, what would be right."""
     return PydanticCustomError("psicli", "{what}; {right}", {"what": what, "right": right})
 
@@ -37,7 +45,7 @@ def _text_like(pattern: str, what: str, right: str) -> BeforeValidator:
 
     def check(value: object) -> object:
         if isinstance(value, str) and not re.fullmatch(pattern, value):
-            raise wrong(f"{shown(value)} {what}", right)
+            raise _wrong(f"{shown(value)} {what}", right)
         return value
 
     return BeforeValidator(check)
@@ -45,30 +53,24 @@ def _text_like(pattern: str, what: str, right: str) -> BeforeValidator:
 
 def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:
     if not 1 <= len(columns) <= MAX_KEY_COLUMNS:
-        raise wrong(f"names {len(columns)} columns", f"name 1 to {MAX_KEY_COLUMNS} key columns")
+        raise _wrong(f"names {len(columns)} columns", f"name 1 to {MAX_KEY_COLUMNS} key columns")
     if "" in columns:
-        raise wrong("holds an empty column name", "name every key column as the input's header does")
+        raise _wrong("holds an empty column name", "name every key column as the input's header does")
     if repeated := {column for column in columns if columns.count(column) > 1}:
-        raise wrong(f"names {shown(min(repeated))} more than once", "name every key column once")
+        raise _wrong(f"names {shown(min(repeated))} more than once", "name every key column once")
     return columns
 
 
 def _power_of_two(value: int) -> int:
     if value & (value - 1):
-        raise wrong(f"{value} is no power of two", f"give {1 << value.bit_length() - 1} or {1 << value.bit_length()}")
+        raise _wrong(f"{value} is no power of two", f"give {1 << value.bit_length() - 1} or {1 << value.bit_length()}")
     return value
 
 
 def _given_path(value: object) -> object:
     if value == "":
-        raise wrong("is empty", "give the path of a file")
+        raise _wrong("is empty", "give the path of a file")
     return value
-
-
-def _some_paths(paths: tuple[str, ...]) -> tuple[str, ...]:
-    if not paths:
-        raise wrong("is empty", "give at least one path")
-    return paths
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -76,11 +78,11 @@ def split_address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     right = "give HOST:PORT, for example alice.example.com:18560 or [::1]:18560"
     if not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535 or not host:
-        raise wrong(f"{shown(text)} has no port from 1 to 65535 after a host", right)
+        raise _wrong(f"{shown(text)} has no port from 1 to 65535 after a host", right)
     found = _HOST.fullmatch(host)
     host = host.strip("[]")
     if not found or (found[1] and ip(host) is None):
-        raise wrong(f"{shown(text)} holds no valid host name or IP address (IPv6 needs brackets)", right)
+        raise _wrong(f"{shown(text)} holds no valid host name or IP address (IPv6 needs brackets)", right)
     return host, int(port)
 
 
@@ -101,14 +103,37 @@ def is_loopback(host: str) -> bool:
 def _dial_address(text: str) -> str:
     address = ip(split_address(text)[0])
     if address and address.is_unspecified:
-        raise wrong(f"{shown(text)} cannot be dialled", "give the name or IP address the other party reaches it by")
+        raise _wrong(f"{shown(text)} cannot be dialled", "give the name or IP address the other party reaches it by")
     return text
 
 
 def _listen_address(text: str) -> str:
     if ip(split_address(text)[0]) is None:
-        raise wrong(f"{shown(text)} is not an IP address with a port", "give one such as 0.0.0.0:18560 or [::1]:18560")
+        raise _wrong(f"{shown(text)} is not an IP address with a port", "give one such as 0.0.0.0:18560 or [::1]:18560")
     return text
+
+
+def _to_bytes(value: object) -> object:
+    """Return how many bytes a text such as 512MB, 2GiB or 2000000000 stands for. Raises PydanticCustomError."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(_AMOUNT, value, re.IGNORECASE)
+    if not found:
+        raise _wrong(f"{shown(value)} is no amount of memory", "give for example 512MB, 2GB or 400MiB")
+    size = int(found[1]) * (1024 if found[3] else 1000) ** _UNITS.index((found[2] or " ").upper())
+    if size < LEAST_MEMORY:
+        raise _wrong(f"{shown(value)} is too little", f"give at least {LEAST_MEMORY // 1_000_000}MB")
+    return size
+
+
+def default_memory() -> int:
+    """Return a quarter of the machine's memory, or the least there must be [bytes]."""
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in MEMORY_LIMITS:
+        # Without a limit there is the word max, or no file.
+        with suppress(OSError, ValueError):
+            sizes.append(int(path.read_text()))
+    return max(min(sizes) // 4, LEAST_MEMORY)
 
 
 # pydantic puts the tag of a union's member into an error's place; `|` keeps them apart from field names.
@@ -150,8 +175,15 @@ Rate = Annotated[
     _text_like(_RATE, "is not a rate", "give a decimal fraction above 0 and at most 1, such as 0.25"),
 ]
 Truth = Annotated[bool, _text_like("(?ai)true|false", "is neither true nor false", "give true or false")]
+Memory = Annotated[
+    int,
+    BeforeValidator(_to_bytes),
+    # As a job file writes it, not as the job holds it.
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "pattern": f"^{_AMOUNT}$"}, {"type": "integer", "minimum": LEAST_MEMORY}]}
+    ),
+]
 DialAddress = Annotated[str, AfterValidator(_dial_address)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 GivenPath = Annotated[Path, BeforeValidator(_given_path)]
-_ListOfPaths = Annotated[tuple[str, ...], AfterValidator(_some_paths), Field(json_schema_extra={"minItems": 1})]
-Paths = Annotated[Annotated[str, Tag(TEXT)] | Annotated[_ListOfPaths, Tag(LIST)], by_kind]
+Paths = Annotated[Annotated[str, Tag(TEXT)] | Annotated[tuple[str, ...], Field(min_length=1), Tag(LIST)], by_kind]

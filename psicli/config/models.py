@@ -1,7 +1,7 @@
 """The job file as users write it, and the job as the rest of psicli sees it: what there is, and no logic.
 
 The first models mirror the YAML; every field of theirs has a description and an example, which make the JSON Schema
-and the advice in error messages. Node, Task and Job are made from them once nothing is wrong. All are frozen.
+and the advice in error messages. Listener, Task and Job are made from them once nothing is wrong. All are frozen.
 """
 
 from __future__ import annotations
@@ -11,24 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Tag
 
-from psicli.config.fields import (
-    PLAIN_DIGITS,
-    POWER_OF_TWO,
-    TABLE,
-    TEXT,
-    Columns,
-    DialAddress,
-    DnsName,
-    GivenPath,
-    ListenAddress,
-    Name,
-    Paths,
-    Rate,
-    Truth,
-    Whole,
-    by_kind,
-)
-from psicli.config.memory import Memory, default_memory
+from psicli.config import fields
 from psicli.files import SUFFIXES
 
 # What a frame and a bin may hold; the protocol's own limits, stated again (a test holds them equal) [items].
@@ -60,22 +43,24 @@ def _optional(description: str, *examples: Any) -> Any:
 class TlsFiles(_Model):
     """The files that prove who this party is and check who the other is."""
 
-    ca_file: GivenPath = _field(
+    ca_file: fields.GivenPath = _field(
         "PEM file with the certificate authorities the other party's certificate must come from.", "ca.pem"
     )
-    certificate_file: GivenPath = _field("PEM file with this party's certificate.", "alice.pem")
-    private_key_file: GivenPath = _field("PEM file with the private key of certificate_file.", "alice.key")
+    certificate_file: fields.GivenPath = _field("PEM file with this party's certificate.", "alice.pem")
+    private_key_file: fields.GivenPath = _field("PEM file with the private key of certificate_file.", "alice.key")
 
 
 class LinkSettings(_Model):
     """How long to try to reach the other party, and how long to bear its silence."""
 
-    connect_retry_times: Whole = _field("How often to try to reach the other party.", default=600, ge=1, le=1_000_000)
-    connect_retry_interval_ms: Whole = _field("Pause between two tries [ms].", default=1000, ge=10, le=3_600_000)
-    recv_timeout_ms: Whole = _field(
+    connect_retry_times: fields.Whole = _field(
+        "How often to try to reach the other party.", default=600, ge=1, le=1_000_000
+    )
+    connect_retry_interval_ms: fields.Whole = _field("Pause between two tries [ms].", default=1000, ge=10, le=3_600_000)
+    recv_timeout_ms: fields.Whole = _field(
         "The other party is lost after this long without a sign of life [ms].", default=300_000, ge=1000, le=86_400_000
     )
-    reconnect_window_ms: Whole = _field(
+    reconnect_window_ms: fields.Whole = _field(
         "How long to try to get a connection back that broke; 0 ends the run at once [ms].",
         default=600_000,
         ge=0,
@@ -86,22 +71,24 @@ class LinkSettings(_Model):
 class NodeEntry(_Model):
     """One party and where it is reached."""
 
-    party: Name = _field("Name of the party.", "alice")
-    address: DialAddress | None = _optional(
+    party: fields.Name = _field("Name of the party.", "alice")
+    address: fields.DialAddress | None = _optional(
         "HOST:PORT the other party dials. Required of the first node, which listens; may hold variables.",
         "alice.example.com:18560",
     )
-    listen_address: ListenAddress | None = _optional(
+    listen_address: fields.ListenAddress | None = _optional(
         "IP:PORT the first node listens on. Without it: the loopback address if `address` is one, "
         "else every address of the machine (0.0.0.0). May hold variables.",
         "0.0.0.0:18560",
     )
-    tls_name: DnsName | None = _optional(
+    tls_name: fields.DnsName | None = _optional(
         "DNS name that the party's certificate holds, where it is not the party's name.", "psi.alice.example.com"
     )
 
 
-_Tls = Annotated[Annotated[TlsFiles, Tag(TABLE)] | Annotated[Literal["insecure"], Tag(TEXT)], by_kind]
+_Tls = Annotated[
+    Annotated[TlsFiles, Tag(fields.TABLE)] | Annotated[Literal["insecure"], Tag(fields.TEXT)], fields.by_kind
+]
 _ALICE = {"party": "alice", "address": "alice.example.com:18560", "listen_address": "0.0.0.0:18560"}
 _TLS = {"ca_file": "ca.pem", "certificate_file": "alice.pem", "private_key_file": "alice.key"}
 
@@ -123,24 +110,26 @@ class ClusterEntry(_Model):
 class PsiEntry(_Model):
     """Defaults of every task."""
 
-    receiver: Name | None = _optional("Party that learns the result.", "alice")
-    broadcast_result: Truth = _field("Whether the other party learns the result too.", default=False)
+    receiver: fields.Name | None = _optional("Party that learns the result.", "alice")
+    broadcast_result: fields.Truth = _field("Whether the other party learns the result too.", default=False)
 
 
 # The bounds come before the check of the text, or the JSON Schema would not say them.
-_Threads = Annotated[int, Field(ge=1, le=1024), PLAIN_DIGITS]
-_Limit = Annotated[int, Field(ge=1), PLAIN_DIGITS] | None
+_Threads = Annotated[int, Field(ge=1, le=1024), fields.PLAIN_DIGITS]
+_Limit = Annotated[int, Field(ge=1), fields.PLAIN_DIGITS] | None
 _FrameItems = Annotated[
-    int, Field(ge=LEAST_FRAME_ITEMS, le=MAX_FRAME_ITEMS, multiple_of=FRAME_ITEMS_STEP), PLAIN_DIGITS
+    int, Field(ge=LEAST_FRAME_ITEMS, le=MAX_FRAME_ITEMS, multiple_of=FRAME_ITEMS_STEP), fields.PLAIN_DIGITS
 ]
-_BinItems = Annotated[int, Field(ge=LEAST_BIN_ITEMS, le=MAX_BIN_ITEMS), PLAIN_DIGITS, POWER_OF_TWO]
+_BinItems = Annotated[int, Field(ge=LEAST_BIN_ITEMS, le=MAX_BIN_ITEMS), fields.PLAIN_DIGITS, fields.POWER_OF_TWO]
 
 
 class PipelineSettings(_Model):
     """How this party works; the other one need not agree."""
 
     threads: _Threads | None = _optional("Threads that compute; default all cores this process may use.", 4)
-    depth: Whole = _field("Frames of a bin that may be under way between reading and sending.", default=4, ge=1, le=64)
+    depth: fields.Whole = _field(
+        "Frames of a bin that may be under way between reading and sending.", default=4, ge=1, le=64
+    )
     frame_items: _FrameItems | None = _optional(
         f"Points in a frame, a multiple of {FRAME_ITEMS_STEP}; the smaller number of both sides counts. Default 16384 "
         "with the native backend, 2048 with the reference.",
@@ -151,11 +140,11 @@ class PipelineSettings(_Model):
         "a run that was cut short is resumed at a bin. Default what `memory` has room for, at most 1048576.",
         262144,
     )
-    memory: Memory = _field(
+    memory: fields.Memory = _field(
         "What the process may fill, at least 384MB: 512MB, 2GB, 400MiB or a number of bytes. What does not fit goes to "
         "disk. Default a quarter of the machine's memory.",
         "512MB",
-        default_factory=default_memory,
+        default_factory=fields.default_memory,
     )
 
 
@@ -169,7 +158,7 @@ class PolicySettings(_Model):
         "called and however it ended.",
         2,
     )
-    max_match_rate: Rate | None = _optional(
+    max_match_rate: fields.Rate | None = _optional(
         "The largest part of this party's distinct items that may match; checked where this party learns the result.",
         0.25,
     )
@@ -181,24 +170,24 @@ class PolicySettings(_Model):
 class TaskEntry(_Model):
     """One intersection: an input of each party, an output of each party that learns the result."""
 
-    name: Name = _field("Name of the task, the same on both sides.", "customers")
-    keys: dict[str, Columns] = _field(
+    name: fields.Name = _field("Name of the task, the same on both sides.", "customers")
+    keys: dict[str, fields.Columns] = _field(
         "Key columns of each party, in the order they are compared. Only the own entry is required.",
         {"alice": ["id"], "bob": ["customer_id"]},
     )
-    input_path: dict[str, Paths] = _field(
+    input_path: dict[str, fields.Paths] = _field(
         f"Input of each party ({SUFFIXES}, or - for CSV from standard input), relative to this file's folder; may hold "
         "variables. Equally long lists make as many tasks, NAME-1, NAME-2, …. Only the own entry is required.",
         {"alice": "in/customers.csv", "bob": "in/${DATE}/crm.parquet"},
     )
-    output_path: dict[str, Paths] = _field(
+    output_path: dict[str, fields.Paths] = _field(
         "Output of each party, as input_path; - is CSV to standard output. Required of a party that learns the result, "
         "not written by one that does not.",
         {"alice": "out/customers.csv"},
         default={},
     )
-    receiver: Name | None = _optional("Party that learns the result; default psi.receiver.", "alice")
-    broadcast_result: Truth | None = _optional(
+    receiver: fields.Name | None = _optional("Party that learns the result; default psi.receiver.", "alice")
+    broadcast_result: fields.Truth | None = _optional(
         "Whether the other party learns the result too; default psi.broadcast_result.", False
     )
 
@@ -216,8 +205,10 @@ class JobFile(_Model):
 
     model_config = ConfigDict(title="psicli job file")
 
-    job: Name = _field("Name of the job, the same on both sides.", "nightly-overlap")
-    self_party: Name | None = _optional("Party that runs here; --party and PSICLI_PARTY come before it.", "alice")
+    job: fields.Name = _field("Name of the job, the same on both sides.", "nightly-overlap")
+    self_party: fields.Name | None = _optional(
+        "Party that runs here; --party and PSICLI_PARTY come before it.", "alice"
+    )
     cluster: ClusterEntry = _field(
         "Who takes part, and how they reach each other.",
         {"nodes": [{"party": "alice", "address": "127.0.0.1:18560"}, {"party": "bob"}]},
@@ -241,24 +232,18 @@ class JobFile(_Model):
 # The job -------------------------------------------------------------------------------------------------------
 
 
-class Node(_Model):
-    """A party's place in the network; ports include --port-offset."""
+class Listener(_Model):
+    """Where the first node is reached; ports include --port-offset."""
 
-    party: str
-    # Empty and 0 for a dialer whose address the file leaves out.
+    # Where the other party dials it, and where it listens for that.
     host: str
     port: int
-    # The listener's alone.
-    listen_host: str | None = None
-    listen_port: int | None = None
-    # What the party's certificate must name.
-    tls_name: str
+    listen_host: str
+    listen_port: int
 
     @property
     def address(self) -> str:
-        """HOST:PORT, IPv6 in brackets; empty when the file leaves it out."""
-        if not self.host:
-            return ""
+        """HOST:PORT, IPv6 in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -281,28 +266,15 @@ class Job(_Model):
     name: str
     party: str
     peer: str
-    listener: Node
-    dialer: Node
+    # Whether this party is the listener.
+    listens: bool
+    listener: Listener
+    # What the certificates must name.
+    tls_name: str
+    peer_tls_name: str
     link: LinkSettings
     pipeline: PipelineSettings
     policy: PolicySettings
     tls: TlsFiles | None
     tls_insecure: bool
     tasks: tuple[Task, ...]
-
-    @property
-    def listens(self) -> bool:
-        return self.party == self.listener.party
-
-    @property
-    def own(self) -> Node:
-        """The node of the party that runs here."""
-        return self.listener if self.listens else self.dialer
-
-    @property
-    def other(self) -> Node:
-        """The node of the peer."""
-        return self.dialer if self.listens else self.listener
-
-    def learns(self, task: Task, party: str) -> bool:
-        return task.broadcast_result or task.receiver == party

@@ -49,7 +49,11 @@ def _explain(loc: Loc, value: Any, kind: str, facts: Mapping[str, Any]) -> tuple
     if kind == "missing":
         return "is missing", f"add for example `{example(loc)}`"
     if kind == "extra_forbidden":
-        return "unknown field", _known_fields(loc)
+        fields = list(_fields_of(loc[:-1]))
+        close = difflib.get_close_matches(str(loc[-1])[:MAX_NAME], fields, n=1)
+        return "unknown field", f"did you mean {close[0]}?" if close else f"the fields here are {', '.join(fields)}"
+    if kind == "too_short":
+        return "is empty", "give at least one path"
     if "ge" in facts or "le" in facts:
         bound = f"at least {facts['ge']}" if "ge" in facts else f"at most {facts['le']}"
         return f"{value} is out of bounds", f"give {bound}"
@@ -60,12 +64,6 @@ def _explain(loc: Loc, value: Any, kind: str, facts: Mapping[str, Any]) -> tuple
     else:
         found = "a mapping" if isinstance(value, dict) else "a list"
     return f"is {found}", f"write for example `{example(loc)}`"
-
-
-def _known_fields(loc: Loc) -> str:
-    fields = list(_fields_of(loc[:-1]))
-    close = difflib.get_close_matches(str(loc[-1])[:MAX_NAME], fields, n=1)
-    return f"did you mean {close[0]}?" if close else f"the fields here are {', '.join(fields)}"
 
 
 def example(loc: Loc) -> str:

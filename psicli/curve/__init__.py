@@ -13,25 +13,17 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import struct
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
-from itertools import accumulate
 from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
+from psicli import errors
 from psicli.curve import reference
 from psicli.curve.pool import set_threads, threads
-from psicli.errors import (
-    InternalError,
-    MissingBackendError,
-    SelfCheckError,
-    UnknownBackendError,
-    UnknownPathError,
-    shown,
-)
+from psicli.errors import shown
 
 __all__ = [
     "BACKENDS", "DST", "HASH_KEY_BYTES", "ITEM_TAG", "PADDING_TAG", "POINT_BYTES", "TOKEN_BYTES", "Backend", "backend",
@@ -86,12 +78,13 @@ class Backend(Protocol):
 def _load_native() -> tuple[dict[str, Backend], str]:
     """Return the CPU paths of the native backend, best first, or none and why."""
     try:
-        from psicli.curve import native
+        from psicli.curve._native import paths
+        from psicli.curve.native import Native
     except ModuleNotFoundError:
         return {}, "it was not built"
     except ImportError as exc:
         return {}, f"it does not load: {shown(str(exc))}"
-    return {f"native {path}": native.Native(path) for path in native.paths()}, ""
+    return {f"native {path}": Native(path) for path in paths()}, ""
 
 
 _natives, _why_no_native = _load_native()
@@ -106,16 +99,18 @@ def backend() -> str:
     """
     kind, path = os.environ.get("PSICLI_BACKEND", ""), os.environ.get("PSICLI_NATIVE_PATH", "")
     if kind not in ("", "native", "reference"):
-        raise UnknownBackendError(value=shown(kind))
+        raise errors.UnknownBackendError(value=shown(kind))
     if kind == "reference":
         return reference.NAME
     paths = [name.removeprefix("native ") for name in BACKENDS if name.startswith("native ")]
     if paths and path in ("", *paths):
         return f"native {path or paths[0]}"
     if paths:
-        raise UnknownPathError(value=shown(path), known=", ".join(paths))
+        raise errors.UnknownPathError(value=shown(path), known=", ".join(paths))
     if kind or path:
-        raise MissingBackendError(variable="PSICLI_BACKEND" if kind else "PSICLI_NATIVE_PATH", reason=_why_no_native)
+        raise errors.MissingBackendError(
+            variable="PSICLI_BACKEND" if kind else "PSICLI_NATIVE_PATH", reason=_why_no_native
+        )
     _tell_of_fallback()
     return reference.NAME
 
@@ -145,14 +140,11 @@ def hash_and_mask(
     case. Constant time in the scalar.
     """
     if items.null_count:
-        raise InternalError(detail="a null item reached the curve")
+        raise errors.InternalError(detail="a null item reached the curve")
     name, prefix = backend(), _exactly(SID_BYTES, bin_sid) + tag
     points = BACKENDS[name].hash_and_mask(items, prefix, DST, _exactly(SCALAR_BYTES, scalar))
-
-    def is_right(at: int) -> bool:
-        return _point(points, at) == reference.hash_and_mask(items.slice(at, 1), prefix, DST, scalar)
-
-    _spot_check(name, len(items), is_right)
+    for at in _spots(name, len(items)):
+        _compare(name, _point(points, at), reference.hash_and_mask(items.slice(at, 1), prefix, DST, scalar))
     return points
 
 
@@ -162,15 +154,12 @@ def keyed_hashes(items: pa.LargeBinaryArray, key: bytes) -> bytes:
     Constant time in items and key on the native backend.
     """
     if items.null_count:
-        raise InternalError(detail="a null item reached the curve")
+        raise errors.InternalError(detail="a null item reached the curve")
     name = backend()
     hashes = BACKENDS[name].keyed_hashes(items, _exactly(HASH_KEY_BYTES, key))
-
-    def is_right(at: int) -> bool:
-        right = reference.keyed_hashes(items.slice(at, 1), key)
-        return hashes[HASH_BYTES * at : HASH_BYTES * (at + 1)] == right
-
-    _spot_check(name, len(items), is_right)
+    for at in _spots(name, len(items)):
+        found = hashes[HASH_BYTES * at : HASH_BYTES * (at + 1)]
+        _compare(name, found, reference.keyed_hashes(items.slice(at, 1), key))
     return hashes
 
 
@@ -182,14 +171,12 @@ def mask(points: BytesLike, scalar: bytes | bytearray) -> tuple[bytes, list[int]
     """
     name, packed = backend(), _packed(points)
     products, bad = BACKENDS[name].mask(packed, _exactly(SCALAR_BYTES, scalar))
-
-    def is_right(at: int) -> bool:
-        return (_point(products, at), [0] if at in bad else []) == reference.mask(_point(packed, at), scalar)
-
-    _spot_check(name, len(packed) // POINT_BYTES, is_right)
+    for at in _spots(name, len(packed) // POINT_BYTES):
+        found = _point(products, at), [0] if at in bad else []
+        _compare(name, found, reference.mask(_point(packed, at), scalar))
     # Before the peer is blamed for a bad point.
-    if bad and not is_right(bad[0]):
-        raise SelfCheckError(backend=name, detail="the reference finds a good point where it finds a bad one")
+    if bad and reference.mask(_point(packed, bad[0]), scalar) != (_point(products, bad[0]), [0]):
+        raise errors.SelfCheckError(backend=name, detail="the reference finds a good point where it finds a bad one")
     return products, bad
 
 
@@ -197,11 +184,9 @@ def tokens(points: BytesLike, bin_sid: bytes) -> bytes:
     """Return the packed tokens of packed, double-masked points."""
     name, packed, prefix = backend(), _packed(points), TOKEN_PREFIX + _exactly(SID_BYTES, bin_sid)
     made = BACKENDS[name].tokens(packed, prefix)
-
-    def is_right(at: int) -> bool:
-        return made[TOKEN_BYTES * at : TOKEN_BYTES * (at + 1)] == reference.tokens(_point(packed, at), prefix)
-
-    _spot_check(name, len(packed) // POINT_BYTES, is_right)
+    for at in _spots(name, len(packed) // POINT_BYTES):
+        found = made[TOKEN_BYTES * at : TOKEN_BYTES * (at + 1)]
+        _compare(name, found, reference.tokens(_point(packed, at), prefix))
     return made
 
 
@@ -215,15 +200,18 @@ def on_curve(points: BytesLike) -> bool:
     return BACKENDS[backend()].on_curve(_packed(points))
 
 
-def _spot_check(name: str, count: int, is_right: Callable[[int], bool]) -> None:
-    """Look at one of every SPOT_CHECK_RUN outputs, chosen so that a fault cannot keep clear of it."""
-    if BACKENDS[name] is reference:
-        return
-    for start in range(0, count, SPOT_CHECK_RUN):
+def _spots(name: str, count: int) -> Iterator[int]:
+    """Choose one of every SPOT_CHECK_RUN outputs to look at, so that a fault cannot keep clear of it."""
+    for start in range(0, count if name != reference.NAME else 0, SPOT_CHECK_RUN):
         # Drawn from a whole run even where the call ends before it does: short calls add up to the same rate.
         at = start + secrets.randbelow(SPOT_CHECK_RUN)
-        if at < count and not is_right(at):
-            raise SelfCheckError(backend=name, detail="the reference computes another value")
+        if at < count:
+            yield at
+
+
+def _compare(name: str, found: object, right: object) -> None:
+    if found != right:
+        raise errors.SelfCheckError(backend=name, detail="the reference computes another value")
 
 
 # Known answers -------------------------------------------------------------------------------------------------
@@ -234,7 +222,7 @@ def self_test(name: str | None = None) -> None:
     name = name or backend()
     wrong = ", ".join(part for part, right in _answers(BACKENDS[name]).items() if not right)
     if wrong:
-        raise SelfCheckError(backend=name, detail=f"wrong answer from {wrong}")
+        raise errors.SelfCheckError(backend=name, detail=f"wrong answer from {wrong}")
 
 
 def _answers(kernel: Backend) -> dict[str, bool]:
@@ -281,10 +269,7 @@ def _probe(kernel: Backend, task_sid: bytes) -> bytes:
 
 def packed_items(values: list[bytes]) -> pa.LargeBinaryArray:
     """Return items in the layout the kernel takes."""
-    # pa.array would import pandas where it is installed: a third of a second.
-    offsets = [0, *accumulate(map(len, values))]
-    buffers = [None, pa.py_buffer(struct.pack(f"={len(offsets)}q", *offsets)), pa.py_buffer(b"".join(values))]
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(values), buffers)
+    return pa.array(values, pa.large_binary())
 
 
 def _point(packed: V, at: int) -> V:
@@ -293,12 +278,12 @@ def _point(packed: V, at: int) -> V:
 
 def _exactly(size: int, value: B) -> B:
     if len(value) != size:
-        raise InternalError(detail=f"a value of {len(value)} bytes where {size} belong")
+        raise errors.InternalError(detail=f"a value of {len(value)} bytes where {size} belong")
     return value
 
 
 def _packed(points: BytesLike) -> memoryview:
     view = memoryview(points).cast("B")
     if len(view) % POINT_BYTES:
-        raise InternalError(detail=f"{len(view)} bytes are no whole number of points")
+        raise errors.InternalError(detail=f"{len(view)} bytes are no whole number of points")
     return view

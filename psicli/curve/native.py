@@ -7,7 +7,7 @@ and without the GIL; here its arguments are taken apart, and a call is shared am
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -15,13 +15,10 @@ import psicli.curve._native as _native
 from psicli.curve.pool import in_parts
 from psicli.errors import InternalError, SelfCheckError
 
-# Bytes an offset takes in an array of items.
-_OFFSET_WIDTHS = {pa.binary(): 4, pa.large_binary(): 8}
+T = TypeVar("T")
 
-
-def paths() -> tuple[str, ...]:
-    """Return the CPU paths this machine can run, best first."""
-    return _native.paths()
+# What an offset takes in an array of items [bytes].
+_OFFSET_BYTES = 8
 
 
 class Native:
@@ -50,16 +47,16 @@ class Native:
         return b"".join(products for products, _ in parts), [index for _, bad in parts for index in bad]
 
     def tokens(self, points: memoryview, prefix: bytes) -> bytes:
-        def part(start: int, stop: int) -> bytes:
-            return _native.tokens(self._path, points[32 * start : 32 * stop], prefix)
-
-        return b"".join(in_parts(len(points) // 32, part))
+        return b"".join(self._of_points(_native.tokens, points, prefix))
 
     def on_curve(self, points: memoryview) -> bool:
-        def part(start: int, stop: int) -> bool:
-            return _native.on_curve(self._path, points[32 * start : 32 * stop])
+        return all(self._of_points(_native.on_curve, points))
 
-        return all(in_parts(len(points) // 32, part))
+    def _of_points(self, function: Callable[..., T], points: memoryview, *more: bytes) -> list[T]:
+        def part(start: int, stop: int) -> T:
+            return function(self._path, points[32 * start : 32 * stop], *more)
+
+        return in_parts(len(points) // 32, part)
 
     def _hash(self, function: Callable[..., bytes], items: pa.LargeBinaryArray, *more: Any) -> bytes:
         """Call one of the kernel's hashes on items in Arrow's layout, offsets and data.
@@ -69,13 +66,12 @@ class Native:
         if not len(items):
             # Arrow may leave out the buffers of an empty array.
             return b""
-        width = _OFFSET_WIDTHS.get(items.type)
-        if width is None:
+        if items.type != pa.large_binary():
             raise InternalError(detail=f"items of type {items.type} reached the curve")
         _, offsets, data = items.buffers()
 
         def part(start: int, stop: int) -> bytes:
-            return function(self._path, offsets, width, items.offset + start, stop - start, data, *more)
+            return function(self._path, offsets, _OFFSET_BYTES, items.offset + start, stop - start, data, *more)
 
         try:
             return b"".join(in_parts(len(items), part))

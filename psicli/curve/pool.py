@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from threading import Lock
+from functools import lru_cache
 from typing import TypeVar
 
 from psicli import trace
@@ -24,10 +24,7 @@ PARTS_A_THREAD = 4
 
 T = TypeVar("T")
 
-_lock = Lock()
 _wanted: int | None = None
-_pool: ThreadPoolExecutor | None = None
-_helpers = 0
 
 
 def set_threads(count: int | None) -> None:
@@ -54,18 +51,16 @@ def in_parts(count: int, work: Callable[[int, int], T]) -> list[T]:
     waiting = deque(range(len(parts)))
 
     def help_out() -> None:
-        while True:
-            try:
+        with suppress(IndexError):
+            while True:
                 at = waiting.popleft()
-            except IndexError:
-                return
-            try:
-                with trace.span("part"):
-                    parts[at].set_result(work(at * step, min((at + 1) * step, count)))
-            except BaseException as exc:
-                parts[at].set_exception(exc)
-                if not isinstance(exc, Exception):
-                    raise
+                try:
+                    with trace.span("part"):
+                        parts[at].set_result(work(at * step, min((at + 1) * step, count)))
+                except BaseException as exc:
+                    parts[at].set_exception(exc)
+                    if not isinstance(exc, Exception):
+                        raise
 
     pool = _shared_pool(workers - 1)
     # Where the system has no more threads for us, those there are do the work.
@@ -84,20 +79,10 @@ def in_parts(count: int, work: Callable[[int, int], T]) -> list[T]:
     return [part.result() for part in parts]
 
 
+@lru_cache(maxsize=1)
 def _shared_pool(helpers: int) -> ThreadPoolExecutor:
-    global _pool, _helpers
-    with _lock:
-        if _pool is None or _helpers != helpers:
-            if _pool is not None:
-                _pool.shutdown(wait=False)
-            _pool, _helpers = ThreadPoolExecutor(helpers, "psicli-curve"), helpers
-        return _pool
+    return ThreadPoolExecutor(helpers, "psicli-curve")
 
 
-def _forget() -> None:
-    """Start afresh in a forked process: the threads of the pool are not in there."""
-    global _lock, _pool
-    _lock, _pool = Lock(), None
-
-
-os.register_at_fork(after_in_child=_forget)
+# The threads of the pool are not in a forked process.
+os.register_at_fork(after_in_child=_shared_pool.cache_clear)

@@ -9,7 +9,6 @@ Received                     ->
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections import deque
 from enum import Enum
 from typing import ClassVar
@@ -160,11 +159,13 @@ class BinParty(Lane):
     def _lists_complete(self) -> bool:
         return self.masked_peer == self._points_in.shape.count and self._points_in.ended
 
-    @abstractmethod
-    def _answer(self, result: bytes) -> list[Message]: ...
+    def _answer(self, result: bytes) -> list[Message]:
+        """Return what a masked frame of the peer's points is answered with."""
+        return []
 
-    @abstractmethod
-    def _checked(self) -> list[Message]: ...
+    def _checked(self) -> list[Message]:
+        """Return what is said once the lists are checked."""
+        return []
 
 
 class ReceiverBin(BinParty):
@@ -197,12 +198,6 @@ class ReceiverBin(BinParty):
             raise PeerProtocolError(detail=f"tokens of frame {frame.seq}, which was not sent yet")
         else:
             self._queued.append(KeepTokens(frame.data))
-
-    def _answer(self, result: bytes) -> list[Message]:
-        return []
-
-    def _checked(self) -> list[Message]:
-        return []
 
 
 class SenderBin(BinParty):

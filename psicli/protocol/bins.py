@@ -1,14 +1,16 @@
-"""How a task is cut into bins: numbers both sides compute alike, from the two counts and nothing else.
+"""How a task is cut into bins, and which of them are left where it continues: the same numbers on both sides.
 
 An item's bin is the top bits of a keyed hash, so bins come out nearly equal whatever the items are. Both sides pad
-every bin to its capacity, so that what travels depends on the counts alone.
+every bin to its capacity, so that what travels depends on the two counts alone.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isqrt
 
-from psicli.errors import TooManyBinsError
+from psicli.errors import PeerProtocolError, TooManyBinsError
+from psicli.protocol.messages import Kept
 
 # Fewer items a bin than that make too many bins and too much padding, more fit in no ordinary memory [items].
 LEAST_BIN_ITEMS = 1 << 14
@@ -48,3 +50,44 @@ def number_of_bins(own: int, peer: int, bin_items: int) -> int:
 def padded(count: int, bins: int) -> int:
     """Return how many items of a side travel, padding included: the questions it can ask [items]."""
     return bins * capacity(count, bins) if bins else count
+
+
+def agree_on_resume(
+    mine: Kept | None, theirs: Kept | None, *, receives: bool, broadcast: bool, bin_items: int
+) -> Kept | None:
+    """Return what both sides continue from, None where the task starts afresh; complete: neither needs the other.
+
+    A sender has answered every bin of which the receiver has the result; an Offer that says otherwise names what was
+    never finished. Raises PeerProtocolError for an Offer no side can make.
+    """
+    if theirs is not None:
+        check_offer(theirs)
+    if mine is None or theirs is None or theirs.partition_sid != mine.partition_sid:
+        return None
+    if (theirs.own_count, theirs.peer_count, theirs.bins) != (mine.peer_count, mine.own_count, mine.bins):
+        return None
+    if mine.bins != number_of_bins(mine.own_count, mine.peer_count, bin_items):
+        return None
+    receiver, sender = (mine, theirs) if receives else (theirs, mine)
+    if broadcast and receiver.complete != sender.complete:
+        return None
+    if receiver.finished & ~sender.finished:
+        return None
+    complete = receiver.complete or (not broadcast and receiver.finished == every_bin(mine.bins))
+    return replace(mine, finished=receiver.finished, complete=complete)
+
+
+def every_bin(bins: int) -> int:
+    """Return a bit for each of so many bins."""
+    return (1 << bins) - 1
+
+
+def check_offer(kept: Kept) -> None:
+    """Raise PeerProtocolError for an Offer that contradicts itself."""
+    has_items = bool(kept.own_count and kept.peer_count)
+    if kept.bins > MAX_BINS or kept.bins & (kept.bins - 1) or bool(kept.bins) != has_items:
+        raise PeerProtocolError(detail=f"it offers to continue a task of {kept.bins} bins")
+    if kept.finished > every_bin(kept.bins):
+        raise PeerProtocolError(detail="it offers bins that the task does not have")
+    if kept.complete and kept.finished != every_bin(kept.bins):
+        raise PeerProtocolError(detail="it offers a task as done whose bins are not")

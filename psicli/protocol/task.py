@@ -29,16 +29,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
-from psicli.errors import (
-    DisagreementError,
-    InputChangedError,
-    LocalProtocolError,
-    PeerProtocolError,
-    TooManyItemsError,
-    WorkerLostError,
-)
+from psicli import errors
 from psicli.protocol.bin_party import BinParty, BinPhase, ReceiverBin, SenderBin
-from psicli.protocol.bins import capacity, number_of_bins, padded
+from psicli.protocol.bins import agree_on_resume, capacity, number_of_bins, padded
 from psicli.protocol.messages import (
     BinMessage,
     Commit,
@@ -57,7 +50,6 @@ from psicli.protocol.messages import (
     bin_session_id,
     task_digest,
 )
-from psicli.protocol.offers import Resumption, agree_on_resume
 from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
 from psicli.protocol.work import CutBitmap, GatherMatches, KeepBits, Lane, PublishOutput, StageOutput, Work
 
@@ -141,7 +133,7 @@ class TaskParty(Lane):
         super().__init__()
         self.setup = setup
         self.phase = Phase.OFFERING
-        self.resumption: Resumption | None = None
+        self.resumption: Kept | None = None
         self.own_count = self.peer_count = -1
         # 0 where a side has no items, known once both have opened.
         self.number_of_bins = 0
@@ -158,6 +150,8 @@ class TaskParty(Lane):
         # Bins that this side has begun again, and the peer has not answered yet.
         self._restarting: set[int] = set()
         self._masked = [0, 0]
+        self._matches = 0
+        self._staged = False
 
     # What the carrier of the work sees
 
@@ -253,7 +247,7 @@ class TaskParty(Lane):
     def offer(self, kept: Kept | None) -> list[Message]:
         """Say what this side could continue from; raises LocalProtocolError for a second time."""
         if self._my_offer is not None:
-            raise LocalProtocolError(detail="a task is offered twice")
+            raise errors.LocalProtocolError(detail="a task is offered twice")
         self._my_offer = Offer(self.task, kept)
         return [self._my_offer, *self._decide()]
 
@@ -263,9 +257,9 @@ class TaskParty(Lane):
         Raises InputChangedError where an Offer that both agreed on named another number.
         """
         if self.phase not in (Phase.OPENING, Phase.OPENING_HEARD) or self.own_count >= 0:
-            raise LocalProtocolError(detail="a task is opened out of order")
+            raise errors.LocalProtocolError(detail="a task is opened out of order")
         if self.resumption is not None and count != self.resumption.own_count:
-            raise InputChangedError(path="the input")
+            raise errors.InputChangedError(path="the input")
         self.own_count = count
         return [Open(self.task, count, self.setup.probe), *self._begin_exchange()]
 
@@ -286,7 +280,7 @@ class TaskParty(Lane):
             bin_items=self.setup.bin_items,
         )
         self.phase = Phase.OPENING
-        if self.resumption is not None and self.resumption.over:
+        if self.resumption is not None and self.resumption.complete:
             self.own_count, self.peer_count = self.resumption.own_count, self.resumption.peer_count
             self.number_of_bins = self.resumption.bins
             self.phase = Phase.FINISHED
@@ -294,11 +288,13 @@ class TaskParty(Lane):
 
     def on_open(self, message: Open) -> list[Message]:
         if message.probe != self.setup.probe:
-            raise DisagreementError(table="  item encoding: the two programs turn the same item into different points")
+            raise errors.DisagreementError(
+                table="  item encoding: the two programs turn the same item into different points"
+            )
         if self.resumption is not None and message.count != self.resumption.peer_count:
-            raise PeerProtocolError(detail="it opens a task with another count than it offered to continue with")
+            raise errors.PeerProtocolError(detail="it opens a task with another count than it offered to continue with")
         if message.count > MAX_TOTAL_ITEMS:
-            raise TooManyItemsError(limit=MAX_TOTAL_ITEMS)
+            raise errors.TooManyItemsError(limit=MAX_TOTAL_ITEMS)
         self.peer_count = message.count
         self.phase = Phase.OPENING_HEARD
         return self._begin_exchange()
@@ -308,7 +304,7 @@ class TaskParty(Lane):
             return []
         self.number_of_bins = number_of_bins(self.own_count, self.peer_count, self.setup.bin_items)
         if padded(self.own_count, self.number_of_bins) + self.questions > MAX_TOTAL_ITEMS:
-            raise TooManyItemsError(limit=MAX_TOTAL_ITEMS)
+            raise errors.TooManyItemsError(limit=MAX_TOTAL_ITEMS)
         finished = 0 if self.resumption is None else self.resumption.finished
         self._left = [number for number in range(self.number_of_bins) if not finished >> number & 1]
         done = self.number_of_bins - len(self._left)
@@ -336,7 +332,7 @@ class TaskParty(Lane):
         Raises WorkerLostError for the second time, and where it is too late to begin anything again.
         """
         if self.phase is not Phase.EXCHANGE or self._attempts[number] >= LAST_ATTEMPT:
-            raise WorkerLostError(bin=number)
+            raise errors.WorkerLostError(bin=number)
         self._restarting.add(number)
         return self._begin_again(number)
 
@@ -348,7 +344,7 @@ class TaskParty(Lane):
             return []
         begun = number in self.bins or (number in self._through and not self.receives)
         if not begun or message.attempt != self._attempts[number] + 1 or message.attempt > LAST_ATTEMPT:
-            raise PeerProtocolError(detail=f"it begins bin {number} again, out of order")
+            raise errors.PeerProtocolError(detail=f"it begins bin {number} again, out of order")
         return self._begin_again(number)
 
     def _begin_again(self, number: int) -> list[Message]:
@@ -369,14 +365,16 @@ class TaskParty(Lane):
             return None
         party = self.bins.get(message.bin)
         if party is None or message.attempt != attempt or message.bin in self._restarting:
-            raise PeerProtocolError(detail=f"a message about bin {message.bin}, attempt {message.attempt}, out of turn")
+            raise errors.PeerProtocolError(
+                detail=f"a message about bin {message.bin}, attempt {message.attempt}, out of turn"
+            )
         return party
 
     def on_frame(self, message: Frame) -> list[Message]:
         party = self._current(message)
         if party is not None:
             if message.stream == party.peer_stream and not self._is_turn(party):
-                raise PeerProtocolError(detail=f"points of bin {message.bin} before the end of those before it")
+                raise errors.PeerProtocolError(detail=f"points of bin {message.bin} before the end of those before it")
             party.take_frame(message)
         return []
 
@@ -423,7 +421,7 @@ class TaskParty(Lane):
 
     def _check_digest(self, theirs: bytes, matches: int | None = None) -> None:
         if theirs != self._digest(matches):
-            raise PeerProtocolError(detail="it comes to another digest of the task")
+            raise errors.PeerProtocolError(detail="it comes to another digest of the task")
 
     # Outputs, and the entrance
 
@@ -433,18 +431,26 @@ class TaskParty(Lane):
         Raises PeerProtocolError when it is not allowed now or contradicts what came before.
         """
         if message.task != self.task:
-            raise PeerProtocolError(detail=f"a message about task number {message.task} during number {self.task}")
+            raise errors.PeerProtocolError(
+                detail=f"a message about task number {message.task} during number {self.task}"
+            )
         handle = self.table.get(self.phase, {}).get(type(message))
         if handle is None:
-            raise PeerProtocolError(detail=f"{type(message).__name__} came during {self.phase.value}")
+            raise errors.PeerProtocolError(detail=f"{type(message).__name__} came during {self.phase.value}")
         return handle(self, message)
 
     def on_ready(self, message: Ready) -> list[Message]:
         self.phase = Phase.STAGING_HEARD
-        return self._ready_if_both()
+        return self._commit() if self._staged else []
+
+    def _complete(self, work: Work, result: bytes) -> list[Message]:
+        if not isinstance(work, StageOutput):
+            raise errors.LocalProtocolError(detail=f"{type(work).__name__} is no work of this side")
+        self._staged = True
+        return [Ready(self.task), *(self._commit() if self.phase is Phase.STAGING_HEARD else [])]
 
     @abstractmethod
-    def _ready_if_both(self) -> list[Message]:
+    def _commit(self) -> list[Message]:
         """Go on where both outputs are staged."""
 
     def _stage(self) -> list[Message]:
@@ -460,12 +466,10 @@ class TaskParty(Lane):
     def _sends_frame(self, work: Work) -> bool:
         return isinstance(work, CutBitmap)
 
-    def _shape_of_bitmap(self, count: int) -> StreamShape:
-        return StreamShape(Stream.BITMAP, count, self.setup.frame_items)
-
-    def _place_of_bitmap(self, number: int) -> Place:
+    def _bitmap_of(self, number: int, count: int) -> tuple[Place, StreamShape]:
         """Bitmaps have no attempts: the digest of each begins with the bin's first id in this session."""
-        return Place(self.task, number, 0, bin_session_id(self.setup.task_sid, number, 0))
+        place = Place(self.task, number, 0, bin_session_id(self.setup.task_sid, number, 0))
+        return place, StreamShape(Stream.BITMAP, count, self.setup.frame_items)
 
 
 class Receiver(TaskParty):
@@ -476,8 +480,6 @@ class Receiver(TaskParty):
 
     def __init__(self, setup: TaskSetup) -> None:
         super().__init__(setup)
-        self._matches = 0
-        self._staged = False
         self._bitmap: OutgoingStream | None = None
 
     @property
@@ -527,18 +529,15 @@ class Receiver(TaskParty):
                 return self._next_bitmap(0)
             case CutBitmap(number):
                 return self._send_bits(number, result)
-            case StageOutput():
-                self._staged = True
-                return [Ready(self.task), *self._ready_if_both()]
             case PublishOutput():
                 return []
             case _:
-                raise LocalProtocolError(detail=f"{type(work).__name__} is no work of a receiver")
+                return super()._complete(work, result)
 
     def _next_bitmap(self, number: int) -> list[Message]:
         if number == self.number_of_bins:
             return self._stage()
-        self._bitmap = OutgoingStream(self._place_of_bitmap(number), self._shape_of_bitmap(self.capacities[1]))
+        self._bitmap = OutgoingStream(*self._bitmap_of(number, self.capacities[1]))
         self._queued.append(CutBitmap(number, *self._bitmap.shape.span(0)))
         return []
 
@@ -550,9 +549,7 @@ class Receiver(TaskParty):
         self._queued.append(CutBitmap(number, *self._bitmap.shape.span(self._bitmap.frames)))
         return [frame]
 
-    def _ready_if_both(self) -> list[Message]:
-        if not (self._staged and self.phase is Phase.STAGING_HEARD):
-            return []
+    def _commit(self) -> list[Message]:
         self.phase = Phase.COMMITTED
         self._queued.append(PublishOutput())
         return [Commit(self.task, self._digest(self._matches))]
@@ -571,10 +568,8 @@ class Sender(TaskParty):
 
     def __init__(self, setup: TaskSetup) -> None:
         super().__init__(setup)
-        self._staged = False
-        self._matches = 0
         self._bitmap: IncomingStream | None = None
-        self._bitmap_of = -1
+        self._bitmap_bin = -1
 
     def restart(self, number: int) -> list[Message]:
         if number in self._through or self.bins[number].phase is BinPhase.THROUGH:
@@ -588,7 +583,7 @@ class Sender(TaskParty):
             return self._end_alone()
         party = self._current(message)
         if party is None or party.phase is not BinPhase.THROUGH:
-            raise PeerProtocolError(detail=f"it has received bin {message.bin}, which was not sent")
+            raise errors.PeerProtocolError(detail=f"it has received bin {message.bin}, which was not sent")
         last = self._bin_is_through(message.bin)
         self._expect_digest(message, last=last)
         return self._all_through() if last else []
@@ -596,7 +591,7 @@ class Sender(TaskParty):
     def _expect_digest(self, message: Received, *, last: bool) -> None:
         if not last or self.broadcast:
             if message.digest:
-                raise PeerProtocolError(detail="it ends the task too early")
+                raise errors.PeerProtocolError(detail="it ends the task too early")
         else:
             self._check_digest(message.digest)
 
@@ -617,13 +612,13 @@ class Sender(TaskParty):
         return [Done(self.task, self._digest())]
 
     def _expect_bitmap(self, number: int) -> None:
-        self._bitmap_of = number
-        self._bitmap = IncomingStream(self._place_of_bitmap(number), self._shape_of_bitmap(self.capacities[0]))
+        self._bitmap_bin = number
+        self._bitmap = IncomingStream(*self._bitmap_of(number, self.capacities[0]))
 
     def on_restart_of_result(self, message: Restart) -> list[Message]:
         """R has lost a bin it had received, before it has sent any bit of the result."""
-        if self._bitmap_of or self._bitmap is None or self._bitmap.frames:
-            raise PeerProtocolError(detail=f"it begins bin {message.bin} again, out of order")
+        if self._bitmap_bin or self._bitmap is None or self._bitmap.frames:
+            raise errors.PeerProtocolError(detail=f"it begins bin {message.bin} again, out of order")
         messages = self.on_restart(message)
         self.phase = Phase.EXCHANGE
         return messages
@@ -635,9 +630,9 @@ class Sender(TaskParty):
         bits = int.from_bytes(message.data, "little")
         self._matches += bits.bit_count()
         if bits >> (stop - start):
-            raise PeerProtocolError(detail="pad bits of the bitmap are set")
+            raise errors.PeerProtocolError(detail="pad bits of the bitmap are set")
         if self._matches > min(self.own_count, self.peer_count):
-            raise PeerProtocolError(detail="the bitmap marks more items than the smaller list holds")
+            raise errors.PeerProtocolError(detail="the bitmap marks more items than the smaller list holds")
         self._queued.append(KeepBits(message.bin, message.data))
         return []
 
@@ -649,28 +644,24 @@ class Sender(TaskParty):
         return self._stage()
 
     def _expected_bitmap(self, message: Frame | End) -> IncomingStream:
-        if self._bitmap is None or (message.bin, message.attempt) != (self._bitmap_of, 0):
-            raise PeerProtocolError(detail=f"a bitmap of bin {message.bin} out of order")
+        if self._bitmap is None or (message.bin, message.attempt) != (self._bitmap_bin, 0):
+            raise errors.PeerProtocolError(detail=f"a bitmap of bin {message.bin} out of order")
         if message.stream != Stream.BITMAP:
-            raise PeerProtocolError(detail=f"stream {message.stream} came during {self.phase.value}")
+            raise errors.PeerProtocolError(detail=f"stream {message.stream} came during {self.phase.value}")
         return self._bitmap
 
     def _complete(self, work: Work, result: bytes) -> list[Message]:
         match work:
-            case StageOutput():
-                self._staged = True
-                return [Ready(self.task), *self._ready_if_both()]
             case PublishOutput():
                 self.phase = Phase.FINISHED
                 return [Done(self.task, self._digest(self._matches))]
             case KeepBits():
                 return []
             case _:
-                raise LocalProtocolError(detail=f"{type(work).__name__} is no work of a sender")
+                return super()._complete(work, result)
 
-    def _ready_if_both(self) -> list[Message]:
-        if self._staged and self.phase is Phase.STAGING_HEARD:
-            self.phase = Phase.READY
+    def _commit(self) -> list[Message]:
+        self.phase = Phase.READY
         return []
 
     def on_commit(self, message: Commit) -> list[Message]:

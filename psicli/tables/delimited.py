@@ -14,9 +14,9 @@ import io
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ import pyarrow.csv
 
 from psicli import errors, items
 from psicli.files import FileFormat, Format
-from psicli.tables.source import SourceFile, check_columns
+from psicli.tables.source import SourceFile, Stream, check_columns
 
 # A row has to fit in a block; larger blocks are not faster.
 MAX_ROW_BYTES = 4 << 20
@@ -59,42 +59,37 @@ class _Record(NamedTuple):
     fields: list[str]
 
 
-@dataclass
-class _Lines:
-    """The physical lines of CSV bytes, as csv.reader wants them; a line ends with LF, CRLF or a lone CR."""
-
-    data: bytes = field(repr=False)
-    end: int  # offset of the byte after the last line that was given
-    done: bool = False
-
-    def __iter__(self) -> Iterator[str]:
-        for match in _LINE.finditer(self.data, self.end):
-            self.end = match.end()
-            # Bad UTF-8 has its own message; here it must only not get in the way.
-            yield match.group().decode("utf-8", "surrogateescape")
-        self.done = True
-
-
 def _records(data: bytes, fmt: FileFormat, name: str, *, start: int = 0, first_line: int = 1) -> Iterator[_Record]:
     """Read strictly and slowly, record by record, skipping empty lines; raises BadInputError with the line."""
-    lines = _Lines(data, start)
-    reader = _reader(lines, fmt)
+    # The offset of the byte after the last line that the reader took, and whether it asked for more than there are.
+    end, done = start, False
+
+    def lines() -> Iterator[str]:
+        """Give the physical lines, as csv.reader wants them; a line ends with LF, CRLF or a lone CR."""
+        nonlocal end, done
+        for match in _LINE.finditer(data, start):
+            end = match.end()
+            # Bad UTF-8 has its own message; here it must only not get in the way.
+            yield match.group().decode("utf-8", "surrogateescape")
+        done = True
+
+    reader = _reader(lines(), fmt)
     while True:
-        line, begin = first_line + reader.line_num, lines.end
+        line, begin = first_line + reader.line_num, end
         try:
             fields = next(reader, None)
         except csv.Error as exc:
-            if lines.done:
+            if done:
                 raise errors.UnclosedQuoteError(path=name, line=line) from exc
-            if lines.end - begin > MAX_ROW_BYTES:
+            if end - begin > MAX_ROW_BYTES:
                 raise errors.LongRowError(path=name, line=line, limit=MAX_ROW_BYTES) from exc
             raise errors.TextAfterQuoteError(path=name, line=first_line + reader.line_num - 1, start=line) from exc
         if fields is None:
             return
-        if lines.end - begin > MAX_ROW_BYTES:
+        if end - begin > MAX_ROW_BYTES:
             raise errors.LongRowError(path=name, line=line, limit=MAX_ROW_BYTES)
         if fields:
-            yield _Record(line, lines.end, fields)
+            yield _Record(line, end, fields)
 
 
 def _line_breaks(data: bytes) -> int:
@@ -114,31 +109,18 @@ def _check_utf8(data: bytes, name: str, first_line: int = 1) -> None:
     try:
         # One text of the whole block: seven times as fast as decode.
         pa.Array.from_buffers(pa.large_string(), 1, [None, offsets, pa.py_buffer(data)]).validate(full=True)
-    except pa.ArrowInvalid as exc:
-        line = first_line + _line_breaks(data[: _valid_utf8(data)])
-        raise errors.NotUtf8Error(place=f"{name}:{line}") from exc
+    except pa.ArrowInvalid:
+        try:
+            data.decode()
+        except UnicodeDecodeError as exc:
+            line = first_line + _line_breaks(data[: exc.start])
+            raise errors.NotUtf8Error(place=f"{name}:{line}") from exc
 
 
-def _valid_utf8(data: bytes) -> int:
-    """Return how many of the first bytes are UTF-8."""
-    try:
-        return len(data.decode().encode())
-    except UnicodeDecodeError as exc:
-        return exc.start
+def read_header(data: bytes, fmt: FileFormat, name: str, keys: Sequence[str], *, complete: bool) -> tuple[Any, int]:
+    """Find the columns, a pa.Schema, and where their header ends [bytes], in the first bytes of a file.
 
-
-# The header ----------------------------------------------------------------------------------------------------
-
-
-class Header(NamedTuple):
-    names: list[str]
-    end: int  # offset of the byte after it
-
-
-def read_header(data: bytes, fmt: FileFormat, name: str, *, complete: bool) -> Header:
-    """Find the column names in the first bytes of a file; complete says whether these are all of them.
-
-    Raises BadInputError.
+    complete: whether these are all of them. Raises BadInputError, MissingColumnError.
     """
     if not data:
         raise errors.EmptyInputError(path=name)
@@ -148,100 +130,92 @@ def read_header(data: bytes, fmt: FileFormat, name: str, *, complete: bool) -> H
         first = None
         if complete:
             raise
-    if (first is None and not complete) or (first is not None and first.end >= MAX_HEADER_BYTES):
+    if first is None and complete:
+        raise errors.EmptyInputError(path=name)
+    if first is None or first.end >= MAX_HEADER_BYTES:
         detail = f"the header is longer than {MAX_HEADER_BYTES} bytes"
         raise errors.HeaderError(path=name, line=1 if first is None else first.line, detail=detail)
-    if first is None:
-        raise errors.EmptyInputError(path=name)
     _check_utf8(data[: first.end], name)
-    return Header(first.fields, first.end)
+    check_columns(first.fields, keys, name)
+    return pa.schema([(column, pa.string()) for column in first.fields]), first.end
 
 
 # The input -----------------------------------------------------------------------------------------------------
 
 
 class _Block(NamedTuple):
-    """Whole records of a file, found and checked."""
+    """Whole records of a file."""
 
     start: int  # offset in the file as unzipped
     size: int  # [bytes]
-    rows: int
+    line: int  # physical line it starts on
     quoted: bool
+    rows: int  # until they are parsed: records, as the csv module counts them where there are quotes
 
 
-class _Raw(NamedTuple):
-    """Whole records of a file, just read."""
+class DelimitedInput(SourceFile):
+    """A CSV or TSV file, read once for its keys and once for its matched rows.
 
-    start: int
-    data: bytes
-    first_line: int
-    quoted: bool
-    records: int  # as the csv module counts them, where there are quotes
+    schema: its columns, a pa.Schema, once the first keys are read; rows: how many there are in what was read.
+    """
 
-
-class DelimitedInput:
-    """A CSV or TSV file, read once for its keys and once for its matched rows."""
-
-    def __init__(self, source: SourceFile, fmt: FileFormat, keys: Sequence[str]) -> None:
+    def __init__(self, path: Path, name: str, keys: Sequence[str], fmt: FileFormat) -> None:
+        super().__init__(path, name)
+        self.keys = keys
         self.schema = pa.schema([])
-        self._source = source
+        self.rows = 0
         self._format = fmt
-        self._keys = keys
         self._blocks: list[_Block] = []
 
     @property
-    def rows(self) -> int:
-        return sum(block.rows for block in self._blocks)
-
-    @property
     def expected_rows(self) -> int:
-        """Guess from the blocks so far, all of one density."""
+        """Guess how many rows there are from the blocks so far, all of one density [rows]."""
         if not self._blocks:
             return 0
-        size = self._source.size * (_GUESSED_COMPRESSION if self._format.gzip else 1)
+        size = self.size * (_GUESSED_COMPRESSION if self._format.gzip else 1)
         last = self._blocks[-1]
         read = max(last.start + last.size, 1)
         return self.rows * max(size, read) // read
 
     def key_batches(self) -> Iterator[tuple[Any, ...]]:
-        """Read the file and find every mistake in it; give the key texts of its rows. Raises BadInputError."""
-        name = self._source.name
-        self._blocks = []
-        for raw in self._raw_blocks():
-            columns = self._parse_strictly(raw, self._keys)
-            texts = tuple(items.canonical_text(columns.column(key), path=name, name=key) for key in self._keys)
-            items.check_keys(texts, self._keys, partial(self._place, raw))
-            self._blocks.append(_Block(raw.start, len(raw.data), columns.num_rows, raw.quoted))
-            yield texts
+        """Read the keys of all rows: for each of some rows their texts, a pa.LargeStringArray a key column.
 
-    def matched(self, mask: Any) -> Iterator[Any]:
-        """Give the rows that a pa.BooleanArray marks as pa.Table, in the order of the file."""
-        stream = self._source.stream(zipped=self._format.gzip)
+        Finds every mistake of the file. Raises BadInputError, MissingColumnError, StorageError.
+        """
+        with self.watched():
+            for block, data in self._cut():
+                columns = self._parse_strictly(block, data)
+                texts = items.key_texts(columns, self.keys, partial(self._place, block.line, data))
+                self._blocks.append(block._replace(rows=columns.num_rows))
+                self.rows += columns.num_rows
+                yield texts
+
+    def matched(self, mask: Any, _budget: int) -> Iterator[Any]:
+        """Give the rows that a pa.BooleanArray marks as pa.Table, in the order of the file; a block at a time."""
+        stream = Stream(self, zipped=self._format.gzip)
         row = 0
         for block in self._blocks:
             wanted = mask.slice(row, block.rows)
             row += block.rows
             if wanted.true_count:
-                data = stream.read_at(block.start, block.size)
+                data = stream.read(block.size, block.start)
                 try:
                     table = self._parse(data, self.schema.names, quoted=block.quoted)
                 except pa.ArrowInvalid as exc:
                     # It was well the first time.
-                    raise errors.InputChangedError(path=self._source.name) from exc
+                    raise errors.InputChangedError(path=self.name) from exc
                 if table.num_rows != block.rows:
-                    raise errors.InputChangedError(path=self._source.name)
+                    raise errors.InputChangedError(path=self.name)
                 yield table.filter(wanted)
 
     # Cutting
 
-    def _raw_blocks(self) -> Iterator[_Raw]:
-        stream = self._source.stream(zipped=self._format.gzip)
+    def _cut(self) -> Iterator[tuple[_Block, bytes]]:
+        stream = Stream(self, zipped=self._format.gzip)
         data = stream.read(_BLOCK_BYTES)
         complete = len(data) < _BLOCK_BYTES
-        header = read_header(data, self._format, self._source.name, complete=complete)
-        check_columns(header.names, self._keys, self._source.name)
-        self.schema = pa.schema([(column, pa.string()) for column in header.names])
-        start, line, data = header.end, 1 + _line_breaks(data[: header.end]), data[header.end :]
+        self.schema, start = read_header(data, self._format, self.name, self.keys, complete=complete)
+        line, data = 1 + _line_breaks(data[:start]), data[start:]
         while data or not complete:
             wanted = _BLOCK_BYTES - len(data)
             if not complete:
@@ -251,7 +225,7 @@ class DelimitedInput:
             size, quoted, records = self._whole_records(data, line, complete=complete)
             block, data = data[:size], data[size:]
             if _NOT_LINE_BREAK.search(block):
-                yield _Raw(start, block, line, quoted, records)
+                yield _Block(start, size, line, quoted, records), block
             start, line = start + size, line + _line_breaks(block)
 
     def _whole_records(self, data: bytes, line: int, *, complete: bool) -> tuple[int, bool, int]:
@@ -262,7 +236,7 @@ class DelimitedInput:
         size = len(data) if complete else _last_line_end(data)
         if data.find(b'"', 0, size) < 0:
             if not size and data:
-                raise errors.LongRowError(path=self._source.name, line=line, limit=MAX_ROW_BYTES)
+                raise errors.LongRowError(path=self.name, line=line, limit=MAX_ROW_BYTES)
             return size, False, 0
         # Any encoding will do to find quotes, and this one's characters are bytes.
         text = data[:size].decode("latin-1")
@@ -270,48 +244,47 @@ class DelimitedInput:
         try:
             widths.update(map(len, _reader(io.StringIO(text, newline=""), self._format)))
         except csv.Error as exc:
-            # The next block begins with the record that does not end, or is wrong.
-            size = self._size_of(text, widths.total())
+            # The next block begins with the record that does not end, or is wrong: so long are those before.
+            reader = _reader(io.StringIO(text, newline=""), self._format)
+            deque(islice(reader, widths.total()), maxlen=0)
+            size = sum(map(len, islice(io.StringIO(text, newline=""), reader.line_num)))
             if not size:
                 self._explain(data, line, complete=complete)
-                raise errors.UnparsableError(path=self._source.name, format=self._format.kind) from exc
+                raise errors.UnparsableError(path=self.name, format=self._format.kind) from exc
         if widths.keys() - {0, len(self.schema)}:
             self._check_widths(data[:size], line)
         return size, True, widths[len(self.schema)]
 
-    def _size_of(self, text: str, count: int) -> int:
-        """Return how long the first records are, empty ones among them [bytes]."""
-        reader = _reader(io.StringIO(text, newline=""), self._format)
-        deque(islice(reader, count), maxlen=0)
-        return sum(map(len, islice(io.StringIO(text, newline=""), reader.line_num)))
-
     def _explain(self, data: bytes, line: int, *, complete: bool) -> None:
         """Raise what is wrong with the first record."""
         try:
-            next(_records(data, self._format, self._source.name, first_line=line))
+            next(self._records(data, line))
         except errors.UnclosedQuoteError as exc:
             if complete:
                 raise
-            raise errors.LongRowError(path=self._source.name, line=line, limit=MAX_ROW_BYTES) from exc
+            raise errors.LongRowError(path=self.name, line=line, limit=MAX_ROW_BYTES) from exc
 
     def _check_widths(self, data: bytes, first_line: int) -> None:
         """Check that all records have the header's length; raises BadInputError with the line."""
         expected = len(self.schema)
-        for line, _, fields in _records(data, self._format, self._source.name, first_line=first_line):
+        for line, _, fields in self._records(data, first_line):
             if len(fields) != expected:
-                raise errors.RaggedRowError(path=self._source.name, line=line, found=len(fields), expected=expected)
+                raise errors.RaggedRowError(path=self.name, line=line, found=len(fields), expected=expected)
+
+    def _records(self, data: bytes, first_line: int) -> Iterator[_Record]:
+        return _records(data, self._format, self.name, first_line=first_line)
 
     # Parsing
 
-    def _parse_strictly(self, raw: _Raw, columns: Sequence[str]) -> Any:
-        _check_utf8(raw.data, self._source.name, raw.first_line)
+    def _parse_strictly(self, block: _Block, data: bytes) -> Any:
+        _check_utf8(data, self.name, block.line)
         try:
-            table = self._parse(raw.data, columns, quoted=raw.quoted)
+            table = self._parse(data, self.keys, quoted=block.quoted)
         except pa.ArrowInvalid as exc:
-            self._check_widths(raw.data, raw.first_line)
-            raise errors.UnparsableError(path=self._source.name, format=self._format.kind) from exc
-        if raw.quoted and raw.records != table.num_rows:
-            raise errors.UnparsableError(path=self._source.name, format=self._format.kind)
+            self._check_widths(data, block.line)
+            raise errors.UnparsableError(path=self.name, format=self._format.kind) from exc
+        if block.quoted and block.rows != table.num_rows:
+            raise errors.UnparsableError(path=self.name, format=self._format.kind)
         return table
 
     def _parse(self, data: bytes, columns: Sequence[str], *, quoted: bool) -> Any:
@@ -333,7 +306,6 @@ class DelimitedInput:
             ),
         )
 
-    def _place(self, raw: _Raw, row: int) -> str:
+    def _place(self, first_line: int, data: bytes, row: int) -> str:
         """Tell where a row of a block stands: path:line."""
-        record = next(islice(_records(raw.data, self._format, self._source.name, first_line=raw.first_line), row, None))
-        return f"{self._source.name}:{record.line}"
+        return f"{self.name}:{next(islice(self._records(data, first_line), row, None)).line}"

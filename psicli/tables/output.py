@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -29,14 +30,10 @@ _CSV_BATCH_BYTES = 4 << 20
 _GATHERED_VALUES = 1 << 16
 
 _TEXT = pa.large_string()
-# What values are held as between reading and writing: offsets of 32 bits can overflow.
-_WIDE = {
-    pa.string(): _TEXT,
-    pa.string_view(): _TEXT,
-    pa.binary(): pa.large_binary(),
-    pa.binary_view(): pa.large_binary(),
-}
-_VIEWS = (pa.string_view(), pa.binary_view())
+# What values are held as between reading and writing: pyarrow cannot pick rows of views, and offsets of 32 bits can
+# overflow.
+VIEWS = {pa.string_view(): _TEXT, pa.binary_view(): pa.large_binary()}
+_WIDE = {pa.string(): _TEXT, pa.binary(): pa.large_binary(), **VIEWS}
 
 
 # Before writing ------------------------------------------------------------------------------------------------
@@ -61,10 +58,8 @@ def _suits_csv(kind: Any) -> bool:
 def _suits_parquet(kind: Any) -> bool:
     """Tell whether values can be written without a dictionary that shows values of rows that did not match."""
     children = [kind.field(index).type for index in range(kind.num_fields)]
-    # pyarrow cannot pick rows of views, and a nested one cannot be cast away.
-    return all(
-        not pa.types.is_dictionary(child) and child not in _VIEWS and _suits_parquet(child) for child in children
-    )
+    # A nested view cannot be cast away.
+    return all(not pa.types.is_dictionary(child) and child not in VIEWS and _suits_parquet(child) for child in children)
 
 
 def wide_schema(schema: Any) -> Any:
@@ -87,55 +82,38 @@ def widen(table: Any, schema: Any) -> Any:
     return pa.table(columns, schema=schema)
 
 
-class Dictionaries:
-    """The values that dictionary columns need, found in the matched rows of pa.Schema.
+class UsedValues:
+    """The distinct values that the matched rows have in a dictionary column, given as pa.Field."""
 
-    ordered_values gives all values of a column whose dictionary has an order, in this order.
-    """
-
-    def __init__(self, schema: Any, ordered_values: Callable[[str], Any]) -> None:
-        self._columns = {field.name: _Used(field.type) for field in schema if pa.types.is_dictionary(field.type)}
-        self._ordered_values = ordered_values
-
-    def note(self, table: Any) -> None:
-        """Take note of the values in wide rows."""
-        for name, used in self._columns.items():
-            used.add(table.column(name))
-
-    def finish(self) -> dict[str, Any]:
-        """Return the dictionary of every such column, in an order that tells nothing about the file.
-
-        An ordered dictionary keeps its order, which has a meaning of its own; others are sorted.
-        """
-        return {name: self._in_order(name, used) for name, used in self._columns.items()}
-
-    def _in_order(self, name: str, used: _Used) -> Any:
-        values = used.values()
-        if not used.ordered:
-            return values.take(pc.sort_indices(values))
-        reference = self._ordered_values(name).cast(values.type)
-        return values.take(pc.sort_indices(pc.index_in(values, value_set=reference)))
-
-
-class _Used:
-    """The distinct values of one column."""
-
-    def __init__(self, kind: Any) -> None:
-        self.ordered = kind.ordered
-        self._gathered = [pa.array([], _WIDE.get(kind.value_type, kind.value_type))]
+    def __init__(self, field: Any) -> None:
+        self.name = field.name
+        self._ordered = field.type.ordered
+        self._gathered = [pa.array([], _WIDE.get(field.type.value_type, field.type.value_type))]
         self._count = 0
 
-    def add(self, column: Any) -> None:
-        fresh = pc.unique(column.drop_null())
+    def add(self, table: Any) -> None:
+        """Take note of the values in wide rows."""
+        fresh = pc.unique(table.column(self.name).drop_null())
         self._gathered.append(fresh)
         self._count += len(fresh)
         if self._count > max(_GATHERED_VALUES, 2 * len(self._gathered[0])):
-            self.values()
+            self._merge()
 
-    def values(self) -> Any:
+    def _merge(self) -> Any:
         values = pc.unique(pa.concat_arrays(self._gathered))
         self._gathered, self._count = [values], 0
         return values
+
+    def dictionary(self, ordered_values: Callable[[str], Any]) -> Any:
+        """Return the dictionary they make, in an order that tells nothing about the file: sorted.
+
+        An ordered dictionary keeps its order, which has a meaning of its own: ordered_values gives it of a column.
+        """
+        values = self._merge()
+        if not self._ordered:
+            return values.take(pc.sort_indices(values))
+        reference = ordered_values(self.name).cast(values.type)
+        return values.take(pc.sort_indices(pc.index_in(values, value_set=reference)))
 
 
 # CSV -----------------------------------------------------------------------------------------------------------
@@ -148,19 +126,14 @@ def csv_rows(row_bytes: int) -> int:
 
 def write_csv(file: BinaryIO, fmt: FileFormat, names: Sequence[str], tables: Iterable[Any]) -> int:
     """Write wide rows, in tables without cuts, as CSV or TSV; returns how many [rows]."""
-    if not fmt.gzip:
-        return _write_csv(file, delimiter(fmt), names, tables)
+    separator, rows = delimiter(fmt), 0
     # No name and no time in the gzip header: equal runs give equal bytes.
-    with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=6, mtime=0) as zipped:
-        return _write_csv(zipped, delimiter(fmt), names, tables)
-
-
-def _write_csv(file: Any, separator: str, names: Sequence[str], tables: Iterable[Any]) -> int:
-    rows = 0
-    file.write(_csv_lines([pa.array([name], _TEXT) for name in names], separator))
-    for table in tables:
-        file.write(_csv_lines([_csv_text(column.chunk(0)) for column in table.columns], separator))
-        rows += table.num_rows
+    zipped = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) if fmt.gzip else nullcontext(file)
+    with zipped as lines:
+        lines.write(_csv_lines([pa.array([name], _TEXT) for name in names], separator))
+        for table in tables:
+            lines.write(_csv_lines([_csv_text(column.chunk(0)) for column in table.columns], separator))
+            rows += table.num_rows
     return rows
 
 
@@ -204,11 +177,13 @@ def write_parquet(file: BinaryIO, schema: Any, dictionaries: dict[str, Any], tab
     """Write wide rows, in tables of row_group_rows without cuts, with the types of `schema`; returns how many."""
     # The schema's metadata goes: pandas keeps the number of input rows there.
     schema = schema.remove_metadata()
-    restore = [_restorer(field.type, dictionaries.get(field.name)) for field in schema]
     rows = 0
     with pq.ParquetWriter(file, schema, use_dictionary=_repeating(schema)) as writer:
         for table in tables:
-            arrays = [back(column.chunk(0)) for back, column in zip(restore, table.columns, strict=True)]
+            arrays = [
+                _narrowed(column.chunk(0), field.type, dictionaries.get(field.name))
+                for column, field in zip(table.columns, schema, strict=True)
+            ]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=table.num_rows)
             rows += table.num_rows
     return rows
@@ -226,13 +201,9 @@ def _repeating(schema: Any) -> list[str]:
     return [column.path for column in columns if column.physical_type not in ("FLOAT", "DOUBLE")]
 
 
-def _restorer(kind: Any, dictionary: Any) -> Callable[[Any], Any]:
-    """Give the function that brings wide values back to their own type."""
+def _narrowed(values: Any, kind: Any, dictionary: Any) -> Any:
+    """Bring wide values back to their own type."""
     if not pa.types.is_dictionary(kind):
-        return lambda values: values.cast(kind)
-
-    def encode(values: Any) -> Any:
-        indices = pc.index_in(values, value_set=dictionary).cast(kind.index_type)
-        return pa.DictionaryArray.from_arrays(indices, dictionary.cast(kind.value_type), ordered=kind.ordered)
-
-    return encode
+        return values.cast(kind)
+    indices = pc.index_in(values, value_set=dictionary).cast(kind.index_type)
+    return pa.DictionaryArray.from_arrays(indices, dictionary.cast(kind.value_type), ordered=kind.ordered)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +16,8 @@ import pyarrow.parquet as pq
 from psicli import items
 from psicli.errors import EmptyInputError, InputChangedError, NotUtf8Error, UnparsableError, shown
 from psicli.files import Format
-from psicli.tables.source import SourceFile, check_schema
+from psicli.tables import output
+from psicli.tables.source import SourceFile, check_columns
 
 T = TypeVar("T")
 
@@ -32,61 +34,60 @@ _READERS = 2
 _TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
 
 
-class ParquetInput:
-    """A Parquet file, read once for its key columns and once for its matched rows."""
+class ParquetInput(SourceFile):
+    """A Parquet file, read once for its key columns and once for its matched rows.
 
-    def __init__(self, source: SourceFile, keys: Sequence[str]) -> None:
+    schema: its columns, a pa.Schema, and expected_rows: how many there should be, both once the first keys are read;
+    rows: how many there are in what was read.
+    """
+
+    def __init__(self, path: Path, name: str, keys: Sequence[str]) -> None:
+        super().__init__(path, name)
+        self.keys = keys
         self.schema = pa.schema([])
-        self._source = source
-        self._keys = keys
+        self.rows = self.expected_rows = 0
         self._group_rows: list[int] = []
-        self.expected_rows = 0
-
-    @property
-    def rows(self) -> int:
-        return sum(self._group_rows)
 
     def key_batches(self) -> Iterator[tuple[Any, ...]]:
-        """Read the key columns and find every mistake in them; give the key texts. Raises BadInputError."""
-        name = self._source.name
-        self.schema = read_schema(self._source)
-        check_schema(self.schema, self._keys, name)
-        columns = list(dict.fromkeys(self._keys))
-        file = _opened(self._source, len(columns))
-        self._group_rows = [0] * file.num_row_groups
-        self.expected_rows = file.metadata.num_rows
-        start = 0
-        for group in range(file.num_row_groups):
-            for batch in self._batches(file, group, columns):
-                self._check_values(batch, start)
-                texts = tuple(
-                    items.canonical_text(batch.column(key), path=name, name=key, first_row=start) for key in self._keys
-                )
-                items.check_keys(texts, self._keys, partial(self._place, start))
-                start += batch.num_rows
-                self._group_rows[group] += batch.num_rows
-                yield texts
+        """Read the keys of all rows: for each of some rows their texts, a pa.LargeStringArray a key column.
 
-    def matched(self, mask: Any, budget: int, least: int) -> Iterator[Any]:
+        Finds every mistake in the metadata and these columns. Raises BadInputError, MissingColumnError.
+        """
+        with self.watched():
+            self.schema = read_schema(self, self.keys)
+            columns = list(dict.fromkeys(self.keys))
+            file = self._opened(len(columns))
+            self._group_rows = [0] * file.num_row_groups
+            self.expected_rows = file.metadata.num_rows
+            for group in range(file.num_row_groups):
+                for batch in self._batches(file, group, columns):
+                    self._check_values(batch, self.rows)
+                    texts = items.key_texts(batch, self.keys, partial(self._place, self.rows))
+                    self.rows += batch.num_rows
+                    self._group_rows[group] += batch.num_rows
+                    yield texts
+
+    def matched(self, mask: Any, budget: int) -> Iterator[Any]:
         """Give the rows that a pa.BooleanArray marks as pa.Table, in the order of the file.
 
         Row groups without such rows are not read. Rows so wide that their columns are read share by share come so many
-        at a time: what `budget` [bytes] holds, but no fewer than `least` [rows]. Raises BadInputError for what is wrong
-        in any column that is read.
+        at a time: what `budget` [bytes] holds, but no fewer than an output's row group has. Raises BadInputError for
+        what is wrong in any column that is read.
         """
         names = self.schema.names
         if len(names) <= _COLUMNS_AT_ONCE:
-            file = _opened(self._source, len(names))
+            file = self._opened(len(names))
             for group, start, wanted in self._wanted(mask):
                 yield from self._picked(file, group, names, start, wanted, len(wanted))
             return
         shares = [names[at : at + _COLUMNS_AT_ONCE] for at in range(0, len(names), _COLUMNS_AT_ONCE)]
         dealt = [shares[number::_READERS] for number in range(_READERS)]
-        files = [_opened(self._source, _COLUMNS_AT_ONCE) for _ in dealt]
+        files = [self._opened(_COLUMNS_AT_ONCE) for _ in dealt]
         with ThreadPoolExecutor(_READERS, "psicli-columns") as readers:
             for group, start, wanted in self._wanted(mask):
                 size = max(files[0].metadata.row_group(group).total_byte_size, 1)
-                for window, stop in _windows(wanted, max(budget * len(wanted) // size, least)):
+                most = max(budget * len(wanted) // size, output.row_group_rows(len(names)))
+                for window, stop in _windows(wanted, most):
                     read = partial(self._shares_of, group=group, start=start, wanted=window, stop=stop)
                     found = {name: values for part in readers.map(read, files, dealt) for name, values in part.items()}
                     yield pa.table([found[name] for name in names], names=names)
@@ -125,13 +126,14 @@ class ParquetInput:
             if part.true_count:
                 count += part.true_count
                 # pyarrow cannot pick rows of views.
-                yield pa.table([_without_view(values) for values in batch.columns], names=columns).filter(part)
+                arrays = [values.cast(output.VIEWS.get(values.type, values.type)) for values in batch.columns]
+                yield pa.table(arrays, names=columns).filter(part)
         if count != wanted.true_count:
-            raise InputChangedError(path=self._source.name)
+            raise InputChangedError(path=self.name)
 
     def ordered_values(self, column: str) -> Any:
         """Give all values of a dictionary column that has an order, in this order."""
-        file = _opened(self._source, 1)
+        file = self._opened(1)
         seen = pa.array([], self.schema.field(column).type.value_type)
         for group in range(file.num_row_groups):
             for batch in self._batches(file, group, [column]):
@@ -140,11 +142,17 @@ class ParquetInput:
                     seen = pc.unique(pa.concat_arrays([seen, dictionary]))
         return seen
 
+    def _opened(self, columns: int) -> Any:
+        buffer = min(_BUFFER_BYTES // max(columns, 1), _COLUMN_BUFFER_BYTES)
+        # Without a buffer the columns of a whole row group are in memory at once.
+        return _parquet(
+            lambda: pq.ParquetFile(self.view(), page_checksum_verification=True, buffer_size=buffer), self.name
+        )
+
     def _batches(self, file: Any, group: int, columns: Sequence[str]) -> Iterator[Any]:
-        name = self._source.name
         rows = _batch_rows(file.metadata.row_group(group), set(columns))
-        batches = _parquet(lambda: file.iter_batches(rows, row_groups=[group], columns=columns), name)
-        while (batch := _parquet(lambda: next(batches, None), name)) is not None:
+        batches = _parquet(lambda: file.iter_batches(rows, row_groups=[group], columns=columns), self.name)
+        while (batch := _parquet(lambda: next(batches, None), self.name)) is not None:
             # A column `a` brings along one named `a.b`.
             yield batch.select(columns)
 
@@ -156,7 +164,7 @@ class ParquetInput:
                 values.validate()
                 texts.validate()
             except pa.ArrowInvalid as exc:
-                raise UnparsableError(path=self._source.name, format=Format.PARQUET) from exc
+                raise UnparsableError(path=self.name, format=Format.PARQUET) from exc
             try:
                 texts.validate(full=texts.type in _TEXT_TYPES)
             except pa.ArrowInvalid as exc:
@@ -168,22 +176,17 @@ class ParquetInput:
 
     def _place(self, start: int, row: int) -> str:
         """Tell where a row of a batch stands: path, row number from 1."""
-        return f"{self._source.name}, row {start + row + 1}"
+        return f"{self.name}, row {start + row + 1}"
 
 
-def read_schema(source: SourceFile) -> Any:
-    """Read the pa.Schema of a Parquet file; raises EmptyInputError, UnparsableError."""
+def read_schema(source: SourceFile, keys: Sequence[str]) -> Any:
+    """Read the pa.Schema of a Parquet file and check its keys; raises BadInputError, MissingColumnError."""
     if not source.size:
         raise EmptyInputError(path=source.name)
-    return _parquet(lambda: pq.ParquetFile(source.file).schema_arrow, source.name)
-
-
-def _opened(source: SourceFile, columns: int) -> Any:
-    buffer = min(_BUFFER_BYTES // max(columns, 1), _COLUMN_BUFFER_BYTES)
-    # Without a buffer the columns of a whole row group are in memory at once.
-    return _parquet(
-        lambda: pq.ParquetFile(source.view(), page_checksum_verification=True, buffer_size=buffer), source.name
-    )
+    schema = _parquet(lambda: pq.ParquetFile(source.file).schema_arrow, source.name)
+    check_columns(schema.names, keys, source.name)
+    items.check_key_types([(key, schema.field(key).type) for key in keys], path=source.name)
+    return schema
 
 
 def _parquet(read: Callable[[], T], name: str) -> T:
@@ -216,12 +219,6 @@ def _windows(wanted: Any, most: int) -> Iterator[tuple[Any, int]]:
         # The last one goes to the end, so that all of the row group is checked.
         stop = marked[first + most] if first + most < len(marked) else len(wanted)
         yield pa.array(window), int(stop)
-
-
-def _without_view(values: Any) -> Any:
-    if values.type == pa.string_view():
-        return values.cast(pa.large_string())
-    return values.cast(pa.large_binary()) if values.type == pa.binary_view() else values
 
 
 def _first_bad_value(values: Any) -> int | None:

@@ -24,77 +24,11 @@ SHARES = 3
 _LEAST_BATCH_BYTES, _MOST_BATCH_BYTES = 16 << 10, 1 << 20
 # A step of the merge takes as much even where the budget is less [bytes].
 _LEAST_STEP_BYTES = 4 << 20
-# Reserved at a time beyond what was foreseen [bytes].
-_RESERVE_BYTES = 16 << 20
 # What an array takes beside its values [bytes].
 _ARRAY_BYTES = 256
 
 # Null comes after every text, as pyarrow sorts it.
 Key = tuple[tuple[bool, str], ...]
-
-
-class RowSorter:
-    """Takes tables of one schema and gives their rows sorted by the texts of the key columns; ties keep their order.
-
-    rows: how many there will be; budget: about what they may take in memory [bytes].
-    """
-
-    def __init__(self, schema: Any, keys: Sequence[str], rows: int, budget: int, spool: Spool) -> None:
-        self._schema = schema
-        self._keys = keys
-        self._rows = rows
-        self._limit = budget // SHARES
-        self._spool = spool
-        self._bytes = 0
-        self._held: list[Any] = []
-        self._held_bytes = 0
-        self._runs: _Runs | None = None
-
-    @property
-    def row_bytes(self) -> int:
-        """Tell what a row takes on average [bytes]."""
-        return -(-self._bytes // max(self._rows, 1))
-
-    def add(self, table: Any) -> None:
-        size = table.nbytes + _ARRAY_BYTES * table.num_columns
-        self._held.append(table)
-        self._held_bytes += size
-        self._bytes += size
-        if self._held_bytes > self._limit:
-            self._write_run()
-
-    def sorted(self, rows: int) -> Iterator[Any]:
-        """Give all rows as tables of so many rows; only the last one has fewer."""
-        if self._runs is None:
-            yield from _sorted(self._take_held(), self._schema, self._keys, rows)
-            return
-        if self._held:
-            self._write_run()
-        steps = (
-            table
-            for pieces in self._runs.steps(self._limit)
-            for table in _sorted(pieces, self._schema, self._keys, rows)
-        )
-        yield from _regrouped(steps, self._schema, rows)
-
-    def close(self) -> None:
-        """Remove what is on disk."""
-        if self._runs is not None:
-            self._runs.close()
-
-    def _write_run(self) -> None:
-        held_bytes, tables = self._held_bytes, self._take_held()
-        held_rows = sum(table.num_rows for table in tables)
-        if self._runs is None:
-            total = held_bytes * self._rows // held_rows
-            size = min(max(self._limit**2 // (2 * total), _LEAST_BATCH_BYTES), _MOST_BATCH_BYTES)
-            self._runs = _Runs(self._schema, self._keys, size, self._spool.file("rows", total), total)
-        rows = max(self._runs.batch_bytes * held_rows // held_bytes, 1)
-        self._runs.write(_sorted(tables, self._schema, self._keys, rows))
-
-    def _take_held(self) -> list[Any]:
-        tables, self._held, self._held_bytes = self._held, [], 0
-        return tables
 
 
 class _Batch(NamedTuple):
@@ -114,45 +48,86 @@ class _Place(NamedTuple):
     batch: int
 
 
-class _Runs:
-    """Sorted runs on disk, and their merge."""
+class RowSorter:
+    """Takes tables of one schema and gives their rows sorted by the texts of the key columns; ties keep their order.
 
-    def __init__(self, schema: Any, keys: Sequence[str], batch_bytes: int, file: SpoolFile, reserved: int) -> None:
-        self.batch_bytes = batch_bytes
+    rows: how many there will be; budget: about what they may take in memory [bytes].
+    """
+
+    def __init__(self, schema: Any, keys: Sequence[str], rows: int, budget: int, spool: Spool) -> None:
         self._schema = schema
         self._keys = keys
-        self._file = file
-        self._reserved = reserved
-        self._end = 0
+        self._rows = rows
+        self._limit = budget // SHARES
+        self._spool = spool
+        self._bytes = 0
+        self._held: list[Any] = []
+        self._held_bytes = 0
+        # Where the sorted runs are, if there are any, and of every run the batch to go on with and the row of it.
+        self._file: SpoolFile | None = None
+        self._batch_bytes = 0
         self._runs: list[list[_Batch]] = []
-        # Of every run the batch to go on with, and the row of it.
         self._next: list[tuple[int, int]] = []
 
-    def write(self, tables: Iterator[Any]) -> None:
-        """Write a run of sorted tables, a batch each."""
+    @property
+    def row_bytes(self) -> int:
+        """Tell what a row takes on average [bytes]."""
+        return -(-self._bytes // max(self._rows, 1))
+
+    def add(self, table: Any) -> None:
+        size = table.nbytes + _ARRAY_BYTES * table.num_columns
+        self._held.append(table)
+        self._held_bytes += size
+        self._bytes += size
+        if self._held_bytes > self._limit:
+            self._write_run()
+
+    def sorted(self, rows: int) -> Iterator[Any]:
+        """Give all rows as tables of so many rows; only the last one has fewer."""
+        if self._file is None:
+            yield from self._sorted(self._held, rows)
+            return
+        if self._held:
+            self._write_run()
+        steps = (table for pieces in self._steps() for table in self._sorted(pieces, rows))
+        yield from _regrouped(steps, self._schema, rows)
+
+    def close(self) -> None:
+        """Remove what is on disk."""
+        if self._file is not None:
+            self._file.close()
+
+    def _write_run(self) -> None:
+        """Sort what is held and write it down, a batch after the other."""
+        held_bytes, self._held_bytes = self._held_bytes, 0
+        held_rows = sum(table.num_rows for table in self._held)
+        if self._file is None:
+            total = held_bytes * self._rows // held_rows
+            self._batch_bytes = min(max(self._limit**2 // (2 * total), _LEAST_BATCH_BYTES), _MOST_BATCH_BYTES)
+            self._file = self._spool.file("rows", total)
         run = []
-        for table in tables:
+        for table in self._sorted(self._held, max(self._batch_bytes * held_rows // held_bytes, 1)):
             data = table.to_batches()[0].serialize()
             texts = _key_texts(table, self._keys)
-            run.append(_Batch(self._append(data), data.size, _key(texts, 0), _key(texts, table.num_rows - 1)))
+            run.append(_Batch(self._file.append(data), data.size, _key(texts, 0), _key(texts, table.num_rows - 1)))
         self._runs.append(run)
         self._next.append((0, 0))
 
-    def _append(self, data: Any) -> int:
-        """Write a buffer at the end of the file; return its offset."""
-        offset, self._end = self._end, self._end + data.size
-        if self._end > self._reserved:
-            self._reserved = self._end + _RESERVE_BYTES
-            self._file.reserve(self._reserved)
-        self._file.write_at(offset, data)
-        return offset
+    def _sorted(self, tables: list[Any], rows: int) -> Iterator[Any]:
+        """Sort tables together; takes them out of their list, and gives tables of so many rows."""
+        joined = _joined(tables, self._schema)
+        order = _key_order(_key_texts(joined, self._keys))
+        # One piece, and all columns at once: each call of its own would cost as much as what it does.
+        batch = pa.RecordBatch.from_arrays([column.chunk(0) for column in joined.columns], schema=self._schema)
+        for start in range(0, len(order), rows):
+            yield pa.Table.from_batches([batch.take(order.slice(start, rows))])
 
-    def steps(self, limit: int) -> Iterator[list[Any]]:
-        """Give the rows in order, step by step: about limit [bytes] in tables that are yet to be sorted together."""
+    def _steps(self) -> Iterator[list[Any]]:
+        """Give the rows in order, step by step: about the limit in tables that are yet to be sorted together."""
         batches = ((run, *each) for run, batches in enumerate(self._runs) for each in enumerate(batches))
         places = sorted(_Place(batch.last, run, index) for run, index, batch in batches)
         # Beside its whole batches a step has a part of one of every run.
-        whole = max(max(limit, _LEAST_STEP_BYTES) // self.batch_bytes - len(self._runs), 1)
+        whole = max(max(self._limit, _LEAST_STEP_BYTES) // self._batch_bytes - len(self._runs), 1)
         for end in [*range(whole, len(places), whole), len(places)]:
             place = places[end - 1]
             yield [piece for run in range(len(self._runs)) for piece in self._rows_up_to(place, run)]
@@ -175,30 +150,18 @@ class _Runs:
         self._next[run] = index, row
 
     def _read(self, batch: _Batch) -> Any:
+        assert self._file is not None
         data = bytearray(batch.size)
         self._file.read_at(batch.offset, memoryview(data))
         return pa.Table.from_batches([pa.ipc.read_record_batch(pa.py_buffer(data), self._schema)])
 
-    def close(self) -> None:
-        self._file.close()
-
 
 def _key_texts(table: Any, keys: Sequence[str]) -> list[Any]:
-    return [items.canonical_text(table.column(key), path="", name=key) for key in keys]
+    return [items.canonical_text(table.column(key)) for key in keys]
 
 
 def _key(texts: Sequence[Any], row: int) -> Key:
     return tuple((value is None, value or "") for value in (text[row].as_py() for text in texts))
-
-
-def _sorted(tables: list[Any], schema: Any, keys: Sequence[str], rows: int) -> Iterator[Any]:
-    """Sort tables together; takes them out of their list, and gives tables of so many rows."""
-    joined = _joined(tables, schema)
-    order = _key_order(_key_texts(joined, keys))
-    # One piece, and all columns at once: each call of its own would cost as much as what it does.
-    batch = pa.RecordBatch.from_arrays([column.chunk(0) for column in joined.columns], schema=schema)
-    for start in range(0, len(order), rows):
-        yield pa.Table.from_batches([batch.take(order.slice(start, rows))])
 
 
 def _joined(tables: list[Any], schema: Any) -> Any:
@@ -212,26 +175,21 @@ def _joined(tables: list[Any], schema: Any) -> Any:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _key_order(key_texts: Sequence[Any]) -> Any:
+def _key_order(texts: Sequence[Any]) -> Any:
     """Sort bytewise, column by column; the sort is stable, so ties stay in the order they came in."""
-    names = [str(index) for index in range(len(key_texts))]
-    table = pa.table(list(key_texts), names=names)
-    return pc.sort_indices(table, sort_keys=[(name, "ascending") for name in names])
+    table = pa.table({str(index): column for index, column in enumerate(texts)})
+    return pc.sort_indices(table, sort_keys=[(name, "ascending") for name in table.column_names])
 
 
 def _regrouped(tables: Iterator[Any], schema: Any, rows: int) -> Iterator[Any]:
     """Cut the rows of tables into tables of so many rows."""
-    waiting: list[Any] = []
-    count = 0
+    waiting = schema.empty_table()
     for table in tables:
-        while table.num_rows:
-            part = table.slice(0, rows - count)
-            table = table.slice(part.num_rows)
-            waiting.append(part)
-            count += part.num_rows
-            del part
-            if count == rows:
-                yield _joined(waiting, schema)
-                count = 0
-    if waiting:
-        yield _joined(waiting, schema)
+        waiting = pa.concat_tables([waiting, table])
+        # Nothing is held but what waits.
+        del table
+        while waiting.num_rows >= rows:
+            part, waiting = [waiting.slice(0, rows)], waiting.slice(rows)
+            yield _joined(part, schema)
+    if waiting.num_rows:
+        yield _joined([waiting], schema)

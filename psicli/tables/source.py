@@ -9,11 +9,11 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, Self
 
-from psicli import errors, items
+from psicli import errors
 from psicli.errors import shown
 
 _MAX_SHOWN_COLUMNS = 30
@@ -22,7 +22,7 @@ _MAX_SHOWN_COLUMNS = 30
 Fingerprint = tuple[int, int, int, int, str]
 
 
-class SourceFile(AbstractContextManager["SourceFile"]):
+class SourceFile:
     """An open input that has to stay as it was when it was opened, until it is closed.
 
     Raises InputMissingError. name: what it is called in messages; size: of the file [bytes].
@@ -56,22 +56,16 @@ class SourceFile(AbstractContextManager["SourceFile"]):
         if not unchanged:
             raise errors.InputChangedError(path=self.name)
 
-    def fingerprint(self) -> Fingerprint:
-        """Tell the file as it was opened from any other; raises InputChangedError, StorageError."""
-        with errors.storing(self.name, "reading"), self.watched():
-            digest = hashlib.file_digest(io.BufferedReader(_View(self.file.fileno()), 1 << 20), "sha256")
-        return *self.identity, digest.hexdigest()
-
-    def view(self) -> BinaryIO:
+    def view(self) -> Any:
         """Return the file once more, with a position of its own, for a thread of its own."""
-        return cast(BinaryIO, _View(self.file.fileno()))
-
-    def stream(self, *, zipped: bool) -> Stream:
-        """Return the file's bytes from the beginning, unzipped if they are zipped."""
-        return Stream(self.file, self.name, zipped=zipped)
+        return _View(self.file.fileno(), self.size)
 
     def close(self) -> None:
+        """Stop watching; does nothing the second time."""
         self.file.close()
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -80,8 +74,9 @@ class SourceFile(AbstractContextManager["SourceFile"]):
 class _View(io.RawIOBase):
     """An open file that others read too, from a position that is nobody else's."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, size: int) -> None:
         self._descriptor = descriptor
+        self._size = size
         self._at = 0
 
     def readable(self) -> bool:
@@ -90,53 +85,37 @@ class _View(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        size = os.preadv(self._descriptor, [buffer], self._at)
-        self._at += size
-        return size
-
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: os.fstat(self._descriptor).st_size}[whence]
-        self._at = start + offset
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         return self._at
 
     def read(self, size: int = -1) -> bytes:
         # RawIOBase's own copies every piece, which takes more memory than the budget of a run foresees.
-        left = os.fstat(self._descriptor).st_size - self._at
-        data = os.pread(self._descriptor, max(left, 0) if size < 0 else size, self._at)
+        data = os.pread(self._descriptor, size, self._at)
         self._at += len(data)
         return data
 
 
 class Stream:
-    """Reads bytes in pieces, forwards. Raises BrokenGzipError, StorageError."""
+    """Reads a file's bytes from the beginning, in pieces, forwards. Raises BrokenGzipError, StorageError."""
 
-    def __init__(self, file: BinaryIO, name: str, *, zipped: bool) -> None:
-        file.seek(0)
-        self._file: Any = gzip.GzipFile(fileobj=file, mode="rb") if zipped else file
-        self._name = name
+    def __init__(self, source: SourceFile, *, zipped: bool) -> None:
+        source.file.seek(0)
+        self._file: Any = gzip.GzipFile(fileobj=source.file, mode="rb") if zipped else source.file
+        self._name = source.name
 
-    def read(self, size: int) -> bytes:
-        """Return the next bytes: so many, or fewer where they end."""
-        with self._no_foreign_errors():
-            return bytes(self._file.read(size))
-
-    def read_at(self, start: int, size: int) -> bytes:
-        """Return bytes that come after those read before."""
-        with self._no_foreign_errors():
-            self._file.seek(start)
-            return bytes(self._file.read(size))
-
-    @contextmanager
-    def _no_foreign_errors(self) -> Iterator[None]:
+    def read(self, size: int, start: int | None = None) -> bytes:
+        """Return the next bytes, or those from a later start: so many, or fewer where they end."""
         with errors.storing(self._name, "reading"):
             try:
-                yield
+                if start is not None:
+                    self._file.seek(start)
+                return bytes(self._file.read(size))
             except (EOFError, gzip.BadGzipFile, zlib.error) as exc:
                 raise errors.BrokenGzipError(path=self._name) from exc
 
 
-def _open(path: Path, name: str) -> BinaryIO:
+def _open(path: Path, name: str) -> io.BufferedReader:
     try:
         # O_NONBLOCK: opening a FIFO would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -154,7 +133,10 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-# Columns -------------------------------------------------------------------------------------------------------
+def fingerprint(path: Path, name: str) -> Fingerprint:
+    """Return what tells a file from any other; raises InputMissingError, InputChangedError, StorageError."""
+    with SourceFile(path, name) as source, errors.storing(name, "reading"), source.watched():
+        return *source.identity, hashlib.file_digest(source.file, "sha256").hexdigest()
 
 
 def check_columns(columns: Sequence[str], keys: Sequence[str], name: str) -> None:
@@ -169,9 +151,3 @@ def check_columns(columns: Sequence[str], keys: Sequence[str], name: str) -> Non
             listed = ", ".join(shown(column) for column in columns[:_MAX_SHOWN_COLUMNS])
             more = f" and {len(columns) - _MAX_SHOWN_COLUMNS} more" if len(columns) > _MAX_SHOWN_COLUMNS else ""
             raise errors.MissingColumnError(path=name, column=shown(key), columns=listed + more)
-
-
-def check_schema(schema: Any, keys: Sequence[str], name: str) -> None:
-    """Refuse a pa.Schema whose key columns are missing or have no text; raises as check_columns, KeyTypeError."""
-    check_columns(schema.names, keys, name)
-    items.check_key_types([(key, schema.field(key).type) for key in keys], path=name)
