@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from functools import wraps
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
@@ -449,10 +450,19 @@ def schema() -> None:
     _write(json.dumps(job_schema(), indent=2))
 
 
+class _WithoutPandas(MetaPathFinder):
+    """Keep pyarrow from loading pandas, where it is installed, to look at the first value it gets: it takes 0.15 s."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("psicli does without pandas")
+
+
 def main() -> NoReturn:
     """Run psicli and exit with its code."""
     _open_standard_streams()
     signals.install()
+    sys.meta_path.insert(0, _WithoutPandas())
     try:
         code = cli.main(standalone_mode=False) or 0
     except click.ClickException as exc:
