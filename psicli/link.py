@@ -60,6 +60,9 @@ QUEUE_FRAMES = 8
 HELLO_TIMEOUT = 20.0
 # How long the listener's last words to somebody it turned away may take [s].
 LAST_WORDS_TIMEOUT = 3.0
+# How long the listener leaves the stream of its Abort open. A connection that is closed while the peer still writes to
+# it takes what the peer has not read with it [s].
+HEARING_TIMEOUT = 1.0
 # How often a side that waits says so [s].
 WAITING_LINE_INTERVAL = 60.0
 # A dialer's first pause; each is twice as long as the one before, up to what the job file says [s]. Two sides that are
@@ -518,9 +521,10 @@ class Link:
             return not self._changed.wait_for(lambda: self.ended, timeout)
 
     def await_end(self, stream: Stream) -> None:
-        """Wait until a stream is not needed any more; after an Abort nobody has anything to say."""
+        """Wait until a stream is not needed any more: after our Abort, until the peer had time to hear it."""
         with self._changed:
-            self._changed.wait_for(lambda: self.ended or self._aborted or stream is not self.stream)
+            timeout = HEARING_TIMEOUT if self._aborted else None
+            self._changed.wait_for(lambda: self.ended or stream is not self.stream, timeout)
 
     def _try(self, stream: Stream, answer: Message | PsicliError) -> None:
         """Take in the answer to Reconnect."""

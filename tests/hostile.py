@@ -315,6 +315,9 @@ class HostilePeer:
             while True:
                 self.hear(type(None))
         except Told as told:
+            # As any peer does that hears it.
+            self.wire.over.set()
+            self.wire.close()
             assert self._next() is None, "our side goes on after its Abort"
             return told.failure_class
         except Over:

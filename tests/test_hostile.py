@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import grpc
@@ -31,6 +32,7 @@ from hostile import (
     ProcessVictim,
     SessionVictim,
     Setting,
+    Told,
     dial,
     meet,
 )
@@ -40,6 +42,7 @@ from test_pipeline import SMALL_ORDER, P, add, as_octets, replaced
 from test_session import Plan
 
 from psicli import curve
+from psicli.link import HEARING_TIMEOUT
 from psicli.pipeline import Prepared
 from psicli.protocol.bins import MAX_BINS
 from psicli.protocol.messages import (
@@ -1133,6 +1136,23 @@ def test_a_peer_that_just_goes(port: int) -> None:
     ):
         with free_ports(1) as ports:
             check(cheat, *meet(SessionVictim(ports[0], setting), ports[0], setting, cheat))
+
+
+def test_the_stream_of_an_abort_ends_when_the_peer_has_heard_it(port: int) -> None:
+    """A connection that is closed while the peer still writes takes the Abort with it."""
+    setting = Setting(receives=True, broadcast=False, theirs=7, ours=7)
+    with ExitStack() as stack:
+        SessionVictim(port, setting).start()
+        wire = dial(port, stack)
+        peer = HostilePeer(wire, setting)
+        peer.greet()
+        peer.say("nonsense", [Commit(0, bytes(32))])
+        with pytest.raises(Told):
+            peer.hear(type(None))
+        with pytest.raises(Empty):
+            wire.receive(HEARING_TIMEOUT / 4)
+        wire.close()
+        assert wire.receive(HEARING_TIMEOUT / 4) is None
 
 
 def test_a_listener_that_compresses(port: int) -> None:
