@@ -192,10 +192,16 @@ class _BinExchange:
         return self.party.place.bin
 
     def close(self) -> None:
-        """Overwrite the scalar, also of a worker that is only being made."""
+        """Overwrite the scalar and let the worker go, also one that is only being made."""
         self._closed = True
-        if self.worker is not None:
-            self.worker.wipe()
+        worker = self.release()
+        if worker is not None:
+            worker.wipe()
+
+    def release(self) -> Worker | None:
+        """Return the worker and let it go: else its lists would stay until the garbage collector comes by."""
+        worker, self.worker = self.worker, None
+        return worker
 
     def _begin(self, work: Work) -> Future[Any]:
         pools = self._task.pools
@@ -215,7 +221,7 @@ class _BinExchange:
     def _prepare(self) -> None:
         self.worker = self._task.make_worker(self.party)
         if self._closed:
-            self.worker.wipe()
+            self.close()
 
     def _mask_own(self, start: int, stop: int) -> bytes:
         with self._task.stages.at(Stage.COMPUTING, "mask own", self._task.frame_number(self.number, start)):
@@ -346,7 +352,7 @@ class TaskExchange:
         for number, bin_exchange in list(self._bins.items()):
             if isinstance(self.party, Receiver) and bin_exchange.party.through:
                 self._bins.pop(number)
-                self._matching.append(self.pools.match(self._match, number, bin_exchange.worker))
+                self._matching.append(self.pools.match(self._match, number, bin_exchange.release()))
                 messages += self.party.received(number)
         return messages
 

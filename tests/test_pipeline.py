@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -595,6 +597,22 @@ def test_the_scalar_is_wiped_before_anything_is_matched(role: type[TaskParty]) -
     end.output = WatchingOutput()
     end.drive()
     assert at_staging == [{WIPED}]
+
+
+@both_outcomes
+def test_the_lists_of_a_bin_go_with_it(broadcast: bool) -> None:
+    """They do not wait for the garbage collector, which large lists do not wake."""
+    items = items_of([f"item{i}" for i in range(100)])
+    gc.disable()
+    try:
+        ends = run_exchanges(items, items, broadcast=broadcast, **MANY)
+        workers = [weakref.ref(each) for end in ends for each in end.exchange.workers.values()]
+        assert len(workers) >= 8
+        for end in ends:
+            end.exchange.workers.clear()
+        assert [each() for each in workers if each() is not None] == []
+    finally:
+        gc.enable()
 
 
 def test_scalars_are_fresh() -> None:
