@@ -176,6 +176,8 @@ def describe(path: Path) -> list[dict[str, Any]]:
 def _described(path: Path, certificate: x509.Certificate) -> dict[str, Any]:
     now = datetime.now(UTC)
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    listed = extension(certificate, x509.ExtendedKeyUsage)
+    uses = [use for oid, use in _USES.items() if listed is None or oid in listed]
     return {
         "file": str(path),
         "subject": certificate.subject.rfc4514_string(),
@@ -185,16 +187,9 @@ def _described(path: Path, certificate: x509.Certificate) -> dict[str, Any]:
         "not_after": ends.isoformat(),
         "days_left": (ends - now).days,
         "valid_now": begins <= now <= ends,
-        "uses": _uses(certificate),
+        "uses": ["issuing certificates"] if _is_authority(certificate) else uses,
         "sha256": certificate.fingerprint(hashes.SHA256()).hex(),
     }
-
-
-def _uses(certificate: x509.Certificate) -> list[str]:
-    if _is_authority(certificate):
-        return ["issuing certificates"]
-    listed = extension(certificate, x509.ExtendedKeyUsage)
-    return [use for oid, use in _USES.items() if listed is None or oid in listed]
 
 
 def to_text(facts: Mapping[str, Any]) -> str:

@@ -305,7 +305,9 @@ class Session:
         try:
             while self._live or self._next < len(self._plans):
                 signals.check()
-                self._stop_at_the_refused()
+                # Those before a refused task are not to blame for it.
+                if self._refused is not None and next(iter(self._live)) == self._refused[0]:
+                    raise self._refused[1]
                 self._begin_bins()
                 # Looked at once: room that appears between two looks would be slept through.
                 room = self._link.room() > self._frames_under_way()
@@ -327,7 +329,9 @@ class Session:
     # One turn of the loop: each step returns whether it did something
 
     def _take_message(self) -> bool:
-        if not (self._wants_input() or self._is_over()):
+        # The end of the link is heard once nothing that was committed still has to be put in place.
+        committed = any(live.party.phase is Phase.COMMITTED for live in self._live.values())
+        if not self._wants_input() and (committed or not self._link.ended):
             return False
         arrived = self._link.poll()
         if arrived is None:
@@ -371,11 +375,6 @@ class Session:
             # Our Open all the same: what the peer sees must not depend on whose came first.
             messages = [each for each in messages if isinstance(each, Open)]
         self._send(live, messages)
-
-    def _stop_at_the_refused(self) -> None:
-        """Raise why a task was refused once those before it, which are not to blame, are through."""
-        if self._refused is not None and next(iter(self._live)) == self._refused[0]:
-            raise self._refused[1]
 
     def _is_refused(self, task: int) -> bool:
         return self._refused is not None and task >= self._refused[0]
@@ -540,10 +539,6 @@ class Session:
 
     def _wants_input(self) -> bool:
         return all(live.party.wants_input for live in self._live.values())
-
-    def _is_over(self) -> bool:
-        """Whether the link has ended and nothing that was committed still has to be put in place."""
-        return self._link.ended and all(live.party.phase is not Phase.COMMITTED for live in self._live.values())
 
     def _may_come_early(self, task: int) -> bool:
         ahead = task - self._next
