@@ -89,16 +89,14 @@ def run_folder(state: Path) -> Iterator[Path]:
     """Give a folder of this run alone, and delete it and all in it at the end; raises CannotCreateError."""
     make_state_folder(state)
     path = state / f"{_RUN_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
-    # Nobody sweeps between the making of the folder and its lock.
-    with held(state), creating(state):
-        path.mkdir(0o700)
-        lock = _lock(path)
-        failpoints.passage("spool.created")
-    try:
+    with ExitStack() as undo:
+        # Nobody sweeps between the making of the folder and its lock.
+        with held(state), creating(state):
+            path.mkdir(0o700)
+            undo.callback(shutil.rmtree, path, ignore_errors=True)
+            undo.callback(os.close, _lock(path))
+            failpoints.passage("spool.created")
         yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(lock)
 
 
 class TaskFolder:

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from psicli import failpoints
 from psicli.errors import CannotCreateError, InternalError, SpoolSpaceError, StorageError
 from psicli.spool import Spool
-from psicli.state import state_folder
+from psicli.state import run_folder, state_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -288,3 +289,13 @@ def test_a_failing_disk_is_a_storage_error(spool: Spool, monkeypatch: pytest.Mon
     with pytest.raises(StorageError, match="failed: input/output error") as caught:
         file.read_at(file.append(bytes(1600)), memoryview(bytearray(1600)))
     assert caught.value.code == 74
+
+
+def test_a_folder_whose_making_fails_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise RuntimeError(name)
+
+    monkeypatch.setattr(failpoints, "passage", fail)
+    with pytest.raises(RuntimeError, match="created"), run_folder(tmp_path / "state"):
+        pytest.fail("it was made")
+    assert [*(tmp_path / "state").glob("run-*")] == []
