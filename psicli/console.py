@@ -44,7 +44,7 @@ class _Formatter(logging.Formatter):
         text = f"{place}: {super().format(record)}" if place else super().format(record)
         if not self._console.terminal:
             moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-            return f"{moment} {record.levelname} {text}"
+            return f"{moment} {record.levelname} {click.unstyle(text)}"
         if record.levelno < logging.WARNING:
             return text
         return click.style(text, fg="red" if record.levelno >= logging.ERROR else "yellow")

@@ -160,6 +160,13 @@ def test_durations(seconds: float, expected: str) -> None:
     assert console.duration(seconds) == expected
 
 
+def test_no_colour_gets_into_a_journal(start: Start) -> None:
+    """A path may hold what a terminal would obey; a journal is read on one."""
+    start(terminal=False)
+    logging.getLogger("psicli.test").info("reading %s", "\x1b[31mq/a.csv")
+    assert written().endswith(" INFO nightly: reading q/a.csv\n")
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_quiet_shows_no_progress(start: Start, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     monkeypatch.setattr(console, "time", clock := Clock())
