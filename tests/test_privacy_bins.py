@@ -408,7 +408,8 @@ def test_bins_are_padded_by_very_different_numbers(nights: list[Night]) -> None:
             bins = night.bins(party, name)
             assert len({len(seen.points) for seen in bins}) == 1
             assert len({len(seen.keys) for seen in bins}) > 1
-        assert any(not seen.keys for seen in night.bins(LISTENER, "few"))
+        # Ten keys cannot fill eight bins with two each.
+        assert min(len(seen.keys) for seen in night.bins(LISTENER, "few")) <= 1
 
 
 def test_scalars_and_padding_are_fresh_for_every_bin(nights: list[Night]) -> None:
