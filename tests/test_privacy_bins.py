@@ -195,10 +195,9 @@ def check_messages(recording: Recording, number: int, task: Task) -> None:
         sent = [blank(message) for message in recording.of_task(party, number)]
         assert Counter(sent) == Counter(expected[party])
         assert octets == sum(len(encode(message)) for message in expected[party])
-        # Two bins are under way at a time: the tokens of each come, and end, as its work is done.
+        # Two bins are under way at a time: the tokens of each come, and end, as its work is done; so does Received.
         orders: list[Callable[[Message], object]] = [
             lambda m: not is_part(m, Stream.TOKENS) and not isinstance(m, Received),
-            lambda m: isinstance(m, Received),
             *(partial(is_token_of, number=number) for number in range(due_bins(task.counts))),
         ]
         for belongs in orders:
