@@ -148,7 +148,7 @@ def load_credentials(job: Job) -> TlsCredentials | None:
 
 
 def may_last(job: Job) -> float:
-    """Return how long a job may take at a guess [s]: until the peer is there, and one silence that is borne."""
+    """Return how long a job may take at a guess [s]: until the peer is there, and the longest silence it allows."""
     return _rendezvous(job) + job.link.recv_timeout_ms / 1000
 
 

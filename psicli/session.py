@@ -321,8 +321,8 @@ class Session:
             )
             if not (complete and isinstance(exc, errors.PeerLostError | errors.PeerFailedError)):
                 # It failed the task whose turn it was, also where that had not really begun.
-                for live in [*self._live.values()][:1]:
-                    live.begin()
+                if self._live:
+                    next(iter(self._live.values())).begin()
                 raise
         self._close()
 
