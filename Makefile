@@ -31,6 +31,7 @@ lint: $(VENV)/.lint-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.lint-installed
 	$(BIN)/ruff check --fix .
@@ -38,7 +39,7 @@ format: $(VENV)/.lint-installed
 
 # The generated code is committed; a test holds it against psi.proto.
 proto: $(VENV)/.test-installed
-	$(BIN)/python -m grpc_tools.protoc -I psicli --python_out=psicli --pyi_out=psicli psi.proto
+	$(BIN)/python -m grpc_tools.protoc -I psicli/protocol --python_out=psicli/protocol --pyi_out=psicli/protocol psi.proto
 
 # Two processes on this machine, ROWS rows a side; then the curve backends by themselves.
 bench: $(VENV)/.test-installed

@@ -1,5 +1,5 @@
 """`python -m psicli`."""
 
-from psicli.cli import main
+from psicli.cli.cli import main
 
 main()

@@ -3,11 +3,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import backends
 import hypothesis
 import pytest
-from runner import Pair, free_ports
-from tapped import tapped_pair
+from support.kernel import backends
+from support.processes.runner import Pair, free_ports
+from support.processes.tapped import tapped_pair
 
 from psicli import curve
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from psicli.config.document import Document, Loc, field_name
 from psicli.config.fields import MAX_NAME, is_loopback, split_address
 from psicli.config.shape import example
-from psicli.errors import UnknownFormatError, shown
-from psicli.files import SUFFIXES, file_format
+from psicli.core.errors import UnknownFormatError, shown
+from psicli.core.formats import SUFFIXES, file_format
 
 # Parties and addresses -----------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from psicli.errors import JobFileError, JobFileMissingError, shown
+from psicli.core.errors import JobFileError, JobFileMissingError, shown
 
 # A job of a thousand tasks is about 300 KB. The other limits stop files that are small but explode: nesting costs
 # stack, aliases of aliases double with every line.

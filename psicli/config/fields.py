@@ -16,8 +16,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from psicli.errors import shown
-from psicli.memory import LEAST_MEMORY
+from psicli.core.errors import shown
+from psicli.core.memory import LEAST_MEMORY
 
 # As many columns as item bytes can count (one byte), and names short enough for every log line.
 # A party's name must also fit a label of a DNS name, as which it stands in a certificate.

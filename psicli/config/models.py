@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Tag
 
 from psicli.config import fields
-from psicli.files import SUFFIXES
+from psicli.core.formats import SUFFIXES
 
 # What a frame and a bin may hold; the protocol's own limits, stated again (a test holds them equal) [items].
 FRAME_ITEMS_STEP = 8

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from psicli.config.document import Document, Loc, as_yaml
 from psicli.config.fields import MAX_NAME, TAGS
 from psicli.config.models import JobFile
-from psicli.errors import shown
+from psicli.core.errors import shown
 
 
 def _models_in(kind: Any, loc: Loc) -> Iterator[tuple[Loc, type[BaseModel]]]:

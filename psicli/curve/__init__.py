@@ -20,10 +20,10 @@ from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
-from psicli import errors
+from psicli.core import errors
+from psicli.core.errors import shown
 from psicli.curve import reference
 from psicli.curve.pool import set_threads, threads
-from psicli.errors import shown
 
 __all__ = [
     "BACKENDS", "DST", "HASH_KEY_BYTES", "ITEM_TAG", "PADDING_TAG", "POINT_BYTES", "TOKEN_BYTES", "Backend", "backend",

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 import psicli.curve._native as _native
+from psicli.core.errors import InternalError, SelfCheckError
 from psicli.curve.pool import in_parts
-from psicli.errors import InternalError, SelfCheckError
 
 T = TypeVar("T")
 

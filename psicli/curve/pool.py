@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import TypeVar
 
-from psicli import trace
+from psicli.core import trace
 
 # What a part holds is a multiple of this, so that no lane and no shared inversion is left half empty [items].
 PART_STEP = 256

@@ -13,7 +13,7 @@ from hashlib import sha256, sha512
 import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from psicli.errors import InternalError, SelfCheckError
+from psicli.core.errors import InternalError, SelfCheckError
 
 NAME = "reference"
 # Points a frame for this backend [points]: well below a second of work, so that an abort is answered within two.

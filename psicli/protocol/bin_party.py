@@ -13,7 +13,7 @@ from collections import deque
 from enum import Enum
 from typing import ClassVar
 
-from psicli.errors import LocalProtocolError, PeerProtocolError
+from psicli.core.errors import LocalProtocolError, PeerProtocolError
 from psicli.protocol.messages import End, Frame, Message, Stream
 from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
 from psicli.protocol.work import CheckLists, KeepTokens, Lane, MaskOwn, MaskPeer, Prepare, Work

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import isqrt
 
-from psicli.errors import PeerProtocolError, TooManyBinsError
+from psicli.core.errors import PeerProtocolError, TooManyBinsError
 from psicli.protocol.messages import Kept
 
 # Fewer items a bin than that make too many bins and too much padding, more fit in no ordinary memory [items].

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from psicli.errors import LocalProtocolError, PeerProtocolError
+from psicli.core.errors import LocalProtocolError, PeerProtocolError
 from psicli.protocol.messages import End, Frame, Stream
 
 # Points in a full frame when both sides agree to it: 512 KiB of points, a quarter of the 2 MiB message cap [items].

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
-from psicli import errors
+from psicli.core import errors
 from psicli.protocol.bin_party import BinParty, BinPhase, ReceiverBin, SenderBin
 from psicli.protocol.bins import agree_on_resume, capacity, number_of_bins, padded
 from psicli.protocol.messages import (

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from psicli.errors import LocalProtocolError
+from psicli.core.errors import LocalProtocolError
 from psicli.protocol.messages import Message
 
 

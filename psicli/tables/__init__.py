@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from psicli.files import FileFormat, Format
-from psicli.spool import Spool
+from psicli.core.formats import FileFormat, Format
+from psicli.storage.spool import Spool
 from psicli.tables import output as out
 from psicli.tables.delimited import MAX_HEADER_BYTES, DelimitedInput, read_header
 from psicli.tables.parquet import ParquetInput, read_schema

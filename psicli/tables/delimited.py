@@ -23,8 +23,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from psicli import errors, items
-from psicli.files import FileFormat, Format
+from psicli.core import errors
+from psicli.core.formats import FileFormat, Format
+from psicli.items import encoding as items
 from psicli.tables.source import SourceFile, Stream, check_columns
 
 # A row has to fit in a block; larger blocks are not faster.

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from psicli import items
-from psicli.errors import UnwritableColumnError, shown
-from psicli.files import FileFormat, Format
+from psicli.core.errors import UnwritableColumnError, shown
+from psicli.core.formats import FileFormat, Format
+from psicli.items import encoding as items
 from psicli.tables.delimited import delimiter
 
 # The row group of DuckDB and others: 60 times their vector of 2,048. One is in memory while it is written, so that of

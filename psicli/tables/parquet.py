@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from psicli import items
-from psicli.errors import EmptyInputError, InputChangedError, NotUtf8Error, UnparsableError, shown
-from psicli.files import Format
+from psicli.core.errors import EmptyInputError, InputChangedError, NotUtf8Error, UnparsableError, shown
+from psicli.core.formats import Format
+from psicli.items import encoding as items
 from psicli.tables import output
 from psicli.tables.source import SourceFile, check_columns
 

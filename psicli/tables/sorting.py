@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from psicli import items
-from psicli.spool import Spool, SpoolFile
+from psicli.items import encoding as items
+from psicli.storage.spool import Spool, SpoolFile
 
 # Shares of the budget: the rows that are held, their columns put together, and what is made of them.
 SHARES = 3

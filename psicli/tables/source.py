@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from psicli import errors
-from psicli.errors import shown
+from psicli.core import errors
+from psicli.core.errors import shown
 
 _MAX_SHOWN_COLUMNS = 30
 

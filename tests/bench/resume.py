@@ -29,7 +29,7 @@ from parties import (
     write_keys,
 )
 
-from psicli import resume
+from psicli.job import resume
 
 # How often the finished bins are counted [s].
 LOOK_AGAIN_AFTER = 0.02

@@ -1,0 +1,281 @@
+"""Everything of a run short of sending data: read check_job from top to bottom.
+
+Whatever a run would refuse is found here too, with the same error. Every part is looked at, also after another failed.
+The other side hears a Hello and no more, as a run would say it; no item and no count leaves this machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from pathlib import Path
+
+from psicli import __version__, curve, tables
+from psicli.check import bench, estimate
+from psicli.check.checklist import Checklist
+from psicli.check.estimate import Size
+from psicli.config import Job, Task
+from psicli.core import signals
+from psicli.core.errors import DiskTooSmallError, PeerBusyError, PeerGoneError, StandardStreamError, shown
+from psicli.core.formats import file_format
+from psicli.items import encoding as items
+from psicli.job.run import STDIO, bin_items, load_credentials, may_last, meeting_point, terms
+from psicli.protocol.messages import Abort, Hello, Purpose
+from psicli.protocol.streams import FRAME_ITEMS
+from psicli.protocol.wire import decode_hello
+from psicli.report.console import duration
+from psicli.session.session import agree
+from psicli.storage.files import check_writable
+from psicli.storage.ledger import Ledger
+from psicli.storage.locks import PortLock
+from psicli.storage.spool import in_units
+from psicli.storage.state import run_folder, state_folder
+from psicli.tables import Input
+from psicli.transport.link import BUSY, LAST_WORDS_TIMEOUT, Link
+from psicli.transport.tls import TlsCredentials, ending, written
+
+logger = logging.getLogger(__name__)
+
+# How many rows of an input are looked at, rounded up to a block of the file.
+SCANNED_ROWS = 100_000
+# From which share on rows without a key are worth a warning.
+_MANY_MATCHLESS = 0.1
+# How far the two clocks may differ [s].
+_CLOCK_DIFFERENCE = 60.0
+
+
+def check_job(job: Job, lock: AbstractContextManager[PortLock], *, wait: float, full: bool) -> Checklist:
+    """Check this side of a job, and the other side if it is there within `wait` [s]; 0 leaves it alone.
+
+    lock: what a run would hold. full: read all rows of the inputs. Raises StandardStreamError.
+    """
+    for task in job.tasks:
+        if STDIO in (task.input_path, task.output_path):
+            instead = "check it, or check the others (--only)"
+            raise StandardStreamError(task=task.name, done="checked", instead=instead)
+    found = Checklist(job.peer)
+    found.add("config", f"{job.path}: no mistake in it; {job.party} with {job.peer}, tasks: {len(job.tasks)}")
+    rates = _kernel(found, job)
+    with ExitStack() as port:
+        own = _own_certificate(found, job)
+        free = _take_lock(found, job, lock, port)
+        usable = own is not None or job.tls is None
+        peer = _visit(found, job, own, wait) if wait and free and usable else None
+    sizes = [(task, size) for task in job.tasks if (size := _task(found, task, full=full)) is not None]
+    state = _state(found)
+    _space(found, job, sizes, state)
+    lasts = may_last(job) + _estimate(found, job, sizes, rates)
+    _lifetimes(found, job, own, peer, lasts)
+    return found
+
+
+# This machine --------------------------------------------------------------------------------------------------
+
+
+def _kernel(found: Checklist, job: Job) -> dict[str, float] | None:
+    """Return how fast the kernel is, by operation [points a second]."""
+    with found.trying("kernel"):
+        curve.set_threads(job.pipeline.threads)
+        curve.self_test()
+        rates, name = bench.rates(), curve.backend()
+        own, peer = rates["hash_and_mask"], rates["mask"]
+        message = f"{name} backend: {own:,.0f} own items a second, {peer:,.0f} of the other side"
+        hint = "The native backend is 5 to 40 times as fast; README says how to build it."
+        found.add("kernel", message, good=name.startswith("native"), hint=hint)
+        return rates
+    return None
+
+
+def _take_lock(found: Checklist, job: Job, lock: AbstractContextManager[PortLock], stack: ExitStack) -> bool:
+    """Return whether the port is this side's until the stack is closed; a dialer needs none, and lets go at once."""
+    with found.trying("lock"):
+        if job.listens:
+            stack.enter_context(lock).update("", "checking", 0)
+            found.add("lock", f"port {job.listener.listen_port} is free, and nobody holds its lock")
+            return True
+        with lock:
+            found.add("lock", f"no other run of {job.party} dials {job.listener.address}")
+    # A dialer that is turned away by its own other run may still ask.
+    return not job.listens
+
+
+def _own_certificate(found: Checklist, job: Job) -> TlsCredentials | None:
+    """Return what this side shows, if the other side would accept it."""
+    if job.tls_insecure:
+        message = "tls: insecure: all goes in plain text, and the other side may be anybody"
+        found.add("certificate", message, good=False, hint="Make certificates with `psicli certs`.")
+    elif job.tls is None:
+        found.add("certificate", "none is needed: both sides are on this machine")
+    with found.trying("certificate"):
+        credentials = load_credentials(job)
+        if credentials is not None:
+            credentials.check_own()
+        return credentials
+    return None
+
+
+def _state(found: Checklist) -> Path | None:
+    """Return the state folder if a run could use it."""
+    with found.trying("state"):
+        state = state_folder()
+        Ledger(state).prepare()
+        with run_folder(state):
+            pass
+        found.add("state", f"{state}: can be used")
+        return state
+    return None
+
+
+# The other side ------------------------------------------------------------------------------------------------
+
+
+def _visit(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) -> Link | None:
+    """Meet the peer, who may run or check, and compare what both Hellos say; return the link, which is over."""
+    with found.trying("peer"):
+        meeting = meeting_point(job, own, Purpose.CHECK)
+        logger.info("waiting up to %.0f s for %s at %s", wait, job.peer, meeting.where)
+        with closing(meeting):
+            link = meeting.meet(lambda: terms(job, Purpose.CHECK).hello(FRAME_ITEMS, bin_items(job)), wait)
+            seen = time.time()
+            theirs = decode_hello(link.peer_hello)
+            _compare(found, job, decode_hello(link.own_hello), theirs, seen)
+            if not job.listens:
+                _hear_out(link)
+        does = "waits with `psicli run`" if theirs.purpose is Purpose.RUN else "runs `psicli check` too"
+        found.add("peer", f"{job.peer} is there, at {meeting.where}, and {does}")
+        return link
+    return None
+
+
+def _hear_out(link: Link) -> None:
+    """Raise PeerBusyError if the listener has a session: a run would be turned away."""
+    with suppress(PeerGoneError):
+        last = link.first(LAST_WORDS_TIMEOUT)
+        if isinstance(last, Abort) and last.failure_class == BUSY:
+            raise PeerBusyError
+    link.finish(LAST_WORDS_TIMEOUT)
+
+
+def _compare(found: Checklist, job: Job, ours: Hello, theirs: Hello, seen: float) -> None:
+    """Compare two Hellos; seen: when theirs came, by our clock [s]."""
+    with found.trying("agreement"):
+        agree(ours, theirs, job.peer)
+        found.add("agreement", "both job files agree in all that both must share")
+    version = shown(theirs.package_version, 40).strip("'")
+    same = version == __version__
+    have = f"both sides have psicli {version}" if same else f"{job.peer} has psicli {version}, this side {__version__}"
+    found.add("version", have, good=same, hint="Update the older one.")
+    ahead = theirs.clock_ms / 1000 - seen
+    difference = f"{job.peer}'s clock is {abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} this one"
+    hint = "Set both clocks (NTP): certificates and the times in logs depend on them."
+    found.add("clock", difference, good=abs(ahead) < _CLOCK_DIFFERENCE, hint=hint)
+
+
+def _lifetimes(found: Checklist, job: Job, own: TlsCredentials | None, peer: Link | None, lasts: float) -> None:
+    """Warn of certificates that end within 30 days, or while the job may run [s]."""
+    certificates = []
+    if own is not None:
+        certificates.append(("certificate", own.own, f"the certificate in {own.certificate_file}"))
+    if peer is not None and peer.peer_certificate is not None:
+        certificates.append(("peer certificate", peer.peer_certificate, f"{job.peer}'s certificate"))
+    for name, certificate, whose in certificates:
+        warning = ending(certificate, whose, lasts)
+        message = warning or f"{whose} is good until {written(certificate.not_valid_after_utc)}"
+        hint = "`psicli certs show` tells what is in a certificate."
+        found.add(name, message, good=warning is None, hint=hint)
+
+
+# The tasks -----------------------------------------------------------------------------------------------------
+
+
+def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
+    """Check the files of a task; return how large its input is, if it can be read."""
+    assert isinstance(task.input_path, Path)
+    path, fmt, readable, size = task.input_path, file_format(task.input_path), False, None
+    with found.trying("input", task.name):
+        output = None if task.output_path is None else file_format(task.output_path)
+        tables.check_input(path, fmt, task.keys, output=output)
+        found.add("input", f"{path}: holds the key columns", task.name)
+        readable = True
+    if isinstance(task.output_path, Path):
+        with found.trying("output", task.name):
+            check_writable(task.output_path)
+            found.add("output", f"{task.output_path}: can be written", task.name)
+    if readable:
+        with found.trying("keys", task.name), tables.open_input(path, fmt, task.keys) as source:
+            size = _read(found, task, source, full=full)
+    return size
+
+
+def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
+    """Read the keys of the first rows, or all of them, for their mistakes."""
+    seen = matchless = item_bytes = 0
+    expected: int | None = None
+    for texts in source.key_batches():
+        signals.check()
+        encoded = items.encode_items(texts)
+        seen += len(encoded)
+        matchless += encoded.null_count
+        item_bytes += len(items.packed(encoded)[1])
+        if seen >= SCANNED_ROWS and not full:
+            expected = max(source.expected_rows, seen)
+            break
+    rows = seen if expected is None else expected
+    which = f"all {seen:,} rows" if expected is None else f"the first {seen:,} of about {rows:,} rows"
+    types = ", ".join(f"{shown(key)} ({source.schema.field(key).type})" for key in task.keys)
+    message = f"{types}: {which} are good, {matchless:,} of them without a key"
+    hint = "A null or empty key matches nothing. Are these the right columns?"
+    found.add("keys", message, task.name, good=matchless <= _MANY_MATCHLESS * seen, hint=hint)
+    return Size(rows, item_bytes * rows // max(seen, 1))
+
+
+# What it will take ---------------------------------------------------------------------------------------------
+
+
+def _space(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], state: Path | None) -> None:
+    for folder, needed in _needs(job, sizes, state):
+        with found.trying("space"):
+            free = shutil.disk_usage(folder).free
+            if needed > free:
+                raise DiskTooSmallError(folder=folder, need=in_units(needed), free=in_units(free))
+            message = f"{folder}: at most about {in_units(needed)} will be needed there, {in_units(free)} are free"
+            found.add("space", message)
+
+
+def _needs(job: Job, sizes: Sequence[tuple[Task, Size]], state: Path | None) -> Iterator[tuple[Path, int]]:
+    """Give a folder on each disk, and what the disk must have room for [bytes]."""
+    folders: dict[int, Path] = {}
+    outputs: defaultdict[int, list[Task]] = defaultdict(list)
+    for task, _ in sizes:
+        folder = Path(os.path.realpath(task.output_path)).parent if task.output_path else None
+        if folder is not None and folder.is_dir():
+            device = folder.stat().st_dev
+            folders.setdefault(device, folder)
+            outputs[device].append(task)
+    spooled = {}
+    if state is not None:
+        device = state.stat().st_dev
+        folders[device], spooled[device] = state, estimate.spool_bytes(job, sizes)
+    for device, folder in folders.items():
+        yield folder, spooled.get(device, 0) + estimate.output_bytes(outputs[device])
+
+
+def _estimate(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], rates: dict[str, float] | None) -> float:
+    """Say what the job will take; return how long [s]."""
+    if rates is None or len(sizes) < len(job.tasks):
+        return 0.0
+    items_padded = sum(estimate.padded_items(job, size) for _, size in sizes)
+    seconds = estimate.seconds(items_padded, rates)
+    spooled = estimate.spool_bytes(job, sizes)
+    disk = f", {in_units(spooled)} of disk beside the outputs" if spooled else ""
+    found.add(
+        "estimate",
+        f"about {duration(seconds)} in bins of at most {bin_items(job):,} items, up to {in_units(job.pipeline.memory)} "
+        f"of memory{disk}, {in_units(estimate.PAIR_BYTES * items_padded)} of traffic, if {job.peer} has as many items",
+    )
+    return seconds

@@ -1,0 +1,1 @@
+"""Below everything: errors, signals, failpoints, formats, shares of memory, stages and traces."""

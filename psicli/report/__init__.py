@@ -1,0 +1,1 @@
+"""What a run tells people and programs: text, JSON, a progress bar, a trace."""

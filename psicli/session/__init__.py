@@ -1,0 +1,1 @@
+"""Many tasks over one link: the agreement, and whose turn it is."""

@@ -1,0 +1,145 @@
+"""What does not fit in memory: files of a run, in a folder of its own in the state folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import threading
+from contextlib import AbstractContextManager, ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from psicli.core import failpoints
+from psicli.core.errors import InternalError, SpoolSpaceError, creating, reason, storing
+from psicli.storage.state import left_over, run_folder
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# What a file that grows beyond what was foreseen reserves ahead [bytes].
+_AHEAD_BYTES = 16 << 20
+
+
+class Spool(AbstractContextManager["Spool"]):
+    """The files of one run, in a folder of their own that is made when the first is asked for. For any thread.
+
+    Those of runs that are gone are removed. Raises CannotCreateError for a state folder that others can look into or
+    own. peak: the most that was reserved at once [bytes].
+    """
+
+    def __init__(self, state: Path) -> None:
+        self.peak = 0
+        self.state = state
+        self._folder: Path | None = None
+        self._undo = ExitStack()
+        self._files: set[SpoolFile] = set()
+        self._guard = threading.RLock()
+        left_over(state, remove=True)
+
+    def file(self, name: str, reserve: int) -> SpoolFile:
+        """Return a new file with room for `reserve` [bytes].
+
+        Raises CannotCreateError, SpoolSpaceError where there is no such room, StorageError.
+        """
+        with self._guard:
+            if self._folder is None:
+                self._folder = self._undo.enter_context(run_folder(self.state))
+            file = SpoolFile(self._folder, name, self)
+            self._undo.callback(file.close)
+            self._files.add(file)
+        try:
+            self.reserve(file, reserve)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def reserve(self, file: SpoolFile, size: int) -> None:
+        """Make sure that a file has room for this many bytes in all, without a hole.
+
+        Raises SpoolSpaceError where there is no such room, StorageError.
+        """
+        with self._guard, storing(self.state, "reserving space"):
+            held = sum(each.reserved for each in self._files)
+            more = size - file.reserved
+            try:
+                failpoints.passage("spool.reserved")
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as exc:
+                if exc.errno not in _NO_SPACE:
+                    raise
+                free = shutil.disk_usage(self.state).free
+                raise SpoolSpaceError(
+                    folder=self.state,
+                    need=in_units(more),
+                    held=in_units(held),
+                    free=in_units(free),
+                    reason=reason(exc),
+                ) from exc
+            file.reserved = size
+            self.peak = max(self.peak, held + more)
+
+    def forget(self, file: SpoolFile) -> None:
+        """Count a file no more that is closed."""
+        with self._guard:
+            self._files.discard(file)
+
+    def close(self) -> None:
+        """Delete everything; does nothing the second time."""
+        with self._guard:
+            self._undo.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class SpoolFile:
+    """A file of a spool, appended to by one thread at a time and read by any; closed, it is gone.
+
+    reserved: what it has room for [bytes].
+    """
+
+    def __init__(self, folder: Path, name: str, spool: Spool) -> None:
+        self.reserved = 0
+        self._end = 0
+        self._spool = spool
+        with creating(folder):
+            descriptor, self._path = tempfile.mkstemp(f"-{name}", dir=folder)
+        self._file = os.fdopen(descriptor, "r+b", buffering=0)
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def append(self, data: Any) -> int:
+        """Write a contiguous buffer at the end and return where it begins; raises SpoolSpaceError, StorageError."""
+        view = memoryview(data).cast("B")
+        begin, self._end = self._end, self._end + len(view)
+        if self._end > self.reserved:
+            self._spool.reserve(self, self._end + _AHEAD_BYTES)
+        with storing(self._spool.state, "writing"):
+            failpoints.passage("spool.written")
+            while view:
+                view = view[os.write(self.fileno(), view) :]
+        return begin
+
+    def read_at(self, offset: int, into: memoryview) -> None:
+        """Fill a buffer of bytes; what was never written must not be asked for. Raises StorageError."""
+        with storing(self._spool.state, "reading"):
+            failpoints.passage("spool.read")
+            while into:
+                done = os.preadv(self.fileno(), [into], offset)
+                if not done:
+                    raise InternalError(detail="a spool file ends too early")
+                offset, into = offset + done, into[done:]
+
+    def close(self) -> None:
+        """Delete the file; does nothing the second time."""
+        self._file.close()
+        with suppress(OSError):
+            os.unlink(self._path)
+        self._spool.forget(self)
+
+
+def in_units(size: int) -> str:
+    """Say a size [bytes] for people."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

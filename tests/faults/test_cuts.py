@@ -1,0 +1,79 @@
+"""The wire between two machines taken down in the middle of a run, and put back: the run goes on."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from support.processes.machines import ADDRESSES, Machine, ip
+from support.processes.runner import DIALER, LISTENER, PARTIES
+
+ROWS = 12_000
+# How long a run of so many rows takes without a cut, on a slow machine that has other things to do [s].
+UNDISTURBED = 180.0
+# What a cut may cost beside its own length [s].
+EXTRA = 45.0
+# A connection that pings gave up is back so soon after the wire [s]; one that they did not waits for TCP.
+BACK_WITHIN = 8.0
+
+JOB = """\
+job: overlap
+self_party: {party}
+cluster:
+  nodes:
+    - {{party: alice, address: "{address}:18560", listen_address: "{address}:18560"}}
+    - {{party: bob}}
+  tls: insecure
+psi: {{receiver: alice, broadcast_result: true}}
+tasks:
+  - name: people
+    keys: {{{party}: [id]}}
+    input_path: {{{party}: in.csv}}
+    output_path: {{{party}: out.csv}}
+"""
+
+
+def provide(machines: dict[str, Machine]) -> list[str]:
+    """Write inputs and job files, and return the keys that both have."""
+    for party, start in zip(PARTIES, (0, ROWS // 2), strict=True):
+        folder = machines[party].folder
+        (folder / "in.csv").write_text("id\n" + "".join(f"k{i:06}\n" for i in range(start, start + ROWS)))
+        (folder / "job.yaml").write_text(JOB.format(party=party, address=ADDRESSES[LISTENER]))
+    return [f"k{i:06}" for i in range(ROWS // 2, ROWS)]
+
+
+def run(machines: dict[str, Machine], cut: float) -> float:
+    """Run both parties, with a cut of so long where it is not 0; return how long that took [s]."""
+    before = machines[DIALER].received()
+    began = time.monotonic()
+    runs = {party: machines[party].start("PSICLI_BACKEND=reference psicli run --config job.yaml") for party in PARTIES}
+    if cut:
+        # Points are on the wire.
+        await_octets(machines, before + 100_000, UNDISTURBED)
+        ip("-n", machines[DIALER].name, "link", "set", "wire", "down")
+        time.sleep(cut)
+        ip("-n", machines[DIALER].name, "link", "set", "wire", "up")
+        await_octets(machines, machines[DIALER].received() + 20_000, EXTRA if cut < 60 else BACK_WITHIN)
+    for process in runs.values():
+        _, stderr = process.communicate(timeout=UNDISTURBED + EXTRA)
+        assert process.returncode == 0, stderr
+        assert ("is back after" in stderr) == (cut > 60), stderr
+    return time.monotonic() - began
+
+
+def await_octets(machines: dict[str, Machine], number: int, within: float) -> None:
+    deadline = time.monotonic() + within
+    while machines[DIALER].received() < number:
+        assert time.monotonic() < deadline, f"the exchange does not go on within {within:.0f} s"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seconds", [30, 45, 75, 120])
+def test_a_cut_is_outlived(machines: dict[str, Machine], seconds: int) -> None:
+    common = provide(machines)
+    undisturbed = run(machines, 0)
+    assert run(machines, seconds) < undisturbed + seconds + EXTRA
+    for party in PARTIES:
+        assert (machines[party].folder / "out.csv").read_text().split() == ["id", *common]

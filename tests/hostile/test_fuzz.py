@@ -1,0 +1,481 @@
+"""A peer that says anything: sequences of messages, and recorded sessions with their octets damaged.
+
+Whatever comes, a side ends cleanly: with its result, which is then the right one, or with an error that a peer can
+cause, and nothing published. A failing round says its seed; `damaged(recording, Random(seed))` makes the same again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.memory.messages import any_message, offered
+from support.memory.pair import (
+    BIN_ITEMS,
+    FRAME_ITEMS,
+    PATIENCE,
+    TASK,
+    ExchangeEnd,
+    KnownExchange,
+    MachineEnd,
+    MachinePair,
+    exchange_end,
+    items_of,
+    matched_items,
+    run_exchanges,
+)
+from support.memory.sessions import ALICE, BOB, Party, Plan, TapLink, both, joined, numbers, run
+
+from psicli.core.errors import PeerGoneError, PsicliError
+from psicli.protocol.messages import Frame, Kept, Message, Restart, TaskMessage, Working
+from psicli.protocol.task import Receiver, Sender, TaskParty
+from psicli.protocol.wire import decode, encode
+from psicli.protocol.work import KeepBits, KeepTokens, MaskPeer
+from psicli.session.session import Session
+
+# What a peer can make of us: it was lost, broke the protocol, disagrees, or said that it failed.
+CODES = {69, 76, 78, 80}
+OTHER_TASK_SID = bytes(range(32, 64))
+ROUNDS, SLOW_ROUNDS = 500, 26_000
+# Of a task of eight bins, whose rounds take longer.
+BINS_ROUNDS, BINS_SLOW_ROUNDS = 60, 2_000
+
+roles = pytest.mark.parametrize("role", [Receiver, Sender])
+modes = pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
+cuts = pytest.mark.parametrize("many_bins", [False, True], ids=["one bin", "eight bins"])
+
+# Messages against a machine --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Items of the receiver and of the sender, and how a task of so many is cut."""
+
+    n: int
+    m: int
+    frame_items: int = FRAME_ITEMS
+    bin_items: int = BIN_ITEMS
+
+    def pair(self, broadcast: bool) -> MachinePair:
+        return MachinePair(self.n, self.m, broadcast=broadcast, frame_items=self.frame_items, bin_items=self.bin_items)
+
+
+# Sixty items that must not be more than 59 a bin make eight bins of 59.
+several_sizes = st.builds(Sizes, st.sampled_from([0, 5, 8, 21]), st.sampled_from([0, 7, 16, 20])) | st.sampled_from(
+    [Sizes(60, 50, 32, 59), Sizes(9, 60, 32, 59), Sizes(1000, 700, 256, 768)]
+)
+
+
+@cache
+def whole_run(sizes: Sizes, broadcast: bool) -> MachinePair:
+    pair = sizes.pair(broadcast)
+    pair.run()
+    return pair
+
+
+def other_value(value: Any) -> st.SearchStrategy[Any]:
+    if value is None or isinstance(value, Kept):
+        return st.none() | offered()
+    if isinstance(value, bytes):
+        return st.binary(min_size=len(value), max_size=len(value)) | st.binary(max_size=300)
+    return st.integers(0, 4) | st.integers(0, 2**64 - 1)
+
+
+@st.composite
+def edited(draw: st.DrawFn, honest: Sequence[TaskMessage]) -> list[Message]:
+    """What an honest peer sends, after a few changes."""
+    made: list[Message] = list(honest)
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(made)))
+        match draw(st.sampled_from(["insert", "restart", "repeat", "move", "drop", "change"])):
+            case "insert":
+                made.insert(at, draw(any_message))
+            case "restart":
+                made.insert(at, Restart(TASK, draw(st.integers(0, 3)), draw(st.integers(0, 2))))
+            case "repeat":
+                made.insert(at, draw(st.sampled_from(list(honest))))
+            case "move" if at < len(made):
+                made.insert(draw(st.integers(0, len(made) - 1)), made.pop(at))
+            case "drop" if at < len(made):
+                made.pop(at)
+            case "change" if at < len(made) and fields(made[at]):
+                name = draw(st.sampled_from([each.name for each in fields(made[at])]))
+                made[at] = replace(made[at], **{name: draw(other_value(getattr(made[at], name)))})
+    return made
+
+
+def kept(end: MachineEnd) -> dict[tuple[type, int], bytes]:
+    """What of the peer's lists reached the work, bin by bin."""
+    found: dict[tuple[type, int], bytes] = {}
+    for place, work in end.placed:
+        match work:
+            case MaskPeer(_, data) | KeepTokens(data) | KeepBits(_, data):
+                key = type(work), work.bin if isinstance(work, KeepBits) else place.bin if place else -1
+                found[key] = found.get(key, b"") + data
+    return found
+
+
+@roles
+@modes
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), sizes=several_sizes)
+def test_any_messages(role: type[TaskParty], broadcast: bool, data: st.DataObject, sizes: Sizes) -> None:
+    honest = whole_run(sizes, broadcast)
+    pair = sizes.pair(broadcast)
+    end = pair.end(role)
+    failure: PsicliError | None = None
+    try:
+        for message in data.draw(edited(honest.end(role).received)):
+            while pair.work(end):
+                pass
+            # As the session does: only what is about this task, and only while it is under way.
+            if end.party.finished or getattr(message, "task", None) != TASK:
+                break
+            end.receive(message)  # type: ignore[arg-type]
+            while pair.work(end):
+                pass
+    except PsicliError as exc:
+        failure = exc
+    assert failure is None or failure.code in CODES, repr(failure)
+    if end.party.finished:
+        assert kept(end) == kept(honest.end(role))
+        assert end.party.peer_count == honest.end(role).party.peer_count
+
+
+# Damaged octets against an exchange ------------------------------------------------------------------------------
+
+COMMON = 7
+
+
+def values(role: type[TaskParty], many_bins: bool) -> list[str]:
+    own = (53 if many_bins else 13) if role is Receiver else (41 if many_bins else 11)
+    return [f"both-{i}" for i in range(COMMON)] + [f"{role.__name__}-{i}" for i in range(own)]
+
+
+def cut(many_bins: bool) -> dict[str, int]:
+    return {"frame_items": 32, "bin_items": 59} if many_bins else {}
+
+
+SCALARS = {Receiver: b"\x77" * 32, Sender: b"\x5d" * 32}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one side was sent in a session that went well, and other octets that were good elsewhere."""
+
+    octets: tuple[bytes, ...]
+    foreign: tuple[bytes, ...]
+
+
+@cache
+def recording(role: type[TaskParty], broadcast: bool, many_bins: bool) -> Recording:
+    sids = {"octets": bytes(range(32)), "foreign": OTHER_TASK_SID}
+    found = {}
+    for name, sid in sids.items():
+        ends = run_exchanges(
+            items_of(values(Receiver, many_bins)),
+            items_of(values(Sender, many_bins)),
+            broadcast=broadcast,
+            task_sid=sid,
+            scalars=(SCALARS[Receiver], SCALARS[Sender]),
+            **cut(many_bins),
+        )
+        assert ends[0].party.number_of_bins == (8 if many_bins else 1)
+        found[name] = tuple(encode(message) for message in ends[role is Receiver].channel.sent)
+    return Recording(**found)
+
+
+def damaged(recorded: Recording, draw: Random) -> tuple[list[bytes], int]:
+    """Return the octets with a few of them changed, and how many messages that concerned."""
+    made, changed = list(recorded.octets), 0
+    for _ in range(draw.choice((1, 1, 1, 2, 3))):
+        at = draw.randrange(len(made))
+        other = draw.choice((*recorded.octets, *recorded.foreign))
+        changed += 1
+        match draw.choice(("flip", "flip", "drop", "repeat", "swap", "cut", "grow", "splice", "foreign", "junk")):
+            case "flip":
+                made[at] = flipped(made[at], draw)
+            case "drop":
+                made[at : at + 1] = []
+            case "repeat":
+                made.insert(draw.randrange(len(made)), made[at])
+            case "swap":
+                with_ = draw.randrange(len(made))
+                made[at], made[with_] = made[with_], made[at]
+                changed += with_ != at
+            case "cut":
+                made[at] = made[at][: draw.randrange(len(made[at]) + 1)]
+            case "grow":
+                made[at] += draw.randbytes(draw.randrange(1, 40))
+            case "splice":
+                made[at] = made[at][: draw.randrange(len(made[at]) + 1)] + other[draw.randrange(len(other) + 1) :]
+            case "foreign":
+                made[at] = other
+            case "junk":
+                made.insert(at, draw.randbytes(draw.randrange(60)))
+        if not made:
+            break
+    return made, changed
+
+
+def flipped(octets: bytes, draw: Random) -> bytes:
+    changed = bytearray(octets)
+    for _ in range(draw.choice((1, 1, 1, 4))):
+        if changed:
+            changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+    return bytes(changed)
+
+
+def replay(end: ExchangeEnd, octets: Sequence[bytes], taken: list[Message]) -> None:
+    """Feed one side what a link would bring, to its end; note what it took."""
+    for each in octets:
+        while end.step(room=True) is not None:
+            pass
+        if end.party.finished:
+            return
+        message = decode(each)
+        # As the session does with what is about no task under way.
+        if getattr(message, "task", None) != TASK:
+            raise PeerGoneError(reason="it sent something else")
+        end.exchange.receive(message)  # type: ignore[arg-type]
+        taken.append(message)
+    while end.step(room=True) is not None:
+        pass
+    if not end.party.finished:
+        raise PeerGoneError(reason="it closed the connection")
+
+
+def frames(messages: Iterable[Message]) -> set[Frame]:
+    return {each for each in messages if isinstance(each, Frame)}
+
+
+def check_round(role: type[TaskParty], broadcast: bool, many_bins: bool, octets: Sequence[bytes]) -> bool:
+    """Check one round; return whether it came to a result."""
+    items = items_of(values(role, many_bins))
+    end = exchange_end(role, items, None, broadcast=broadcast, scalar=SCALARS[role], **cut(many_bins))
+    failure: PsicliError | None = None
+    taken: list[Message] = []
+    try:
+        replay(end, octets, taken)
+    except PsicliError as exc:
+        failure = exc
+    assert failure is None or failure.code in CODES, repr(failure)
+    finished = end.party.finished
+    if finished:
+        assert frames(taken) == frames(map(decode, recording(role, broadcast, many_bins).octets))
+    if finished and role is Receiver and not broadcast:
+        end.output.staged = end.matches()
+    if end.output.staged is not None:
+        assert matched_items(end, end.output.staged) == {f"both-{i}".encode() for i in range(COMMON)}
+    assert end.output.published <= (end.output.staged is not None)
+    return finished
+
+
+@roles
+@modes
+@cuts
+def test_without_damage_a_recording_leads_to_its_result(
+    role: type[TaskParty], broadcast: bool, many_bins: bool
+) -> None:
+    octets = recording(role, broadcast, many_bins).octets
+    assert check_round(role, broadcast, many_bins, octets)
+    assert not check_round(role, broadcast, many_bins, octets[:-3])
+
+
+def rounds(role: type[TaskParty], broadcast: bool, many_bins: bool, seeds: range) -> int:
+    recorded, changed, results = recording(role, broadcast, many_bins), 0, 0
+    for seed in seeds:
+        octets, count = damaged(recorded, Random(seed))
+        changed += count
+        try:
+            results += check_round(role, broadcast, many_bins, octets)
+        except BaseException as exc:
+            raise AssertionError(f"{role.__name__}, broadcast={broadcast}, {many_bins=}, seed {seed}") from exc
+    # Some damage does no harm (a message swapped with itself), but most of it does.
+    assert results < len(seeds) / 2
+    return changed
+
+
+@roles
+@modes
+@cuts
+def test_damaged_recordings(role: type[TaskParty], broadcast: bool, many_bins: bool) -> None:
+    count = BINS_ROUNDS if many_bins else ROUNDS
+    assert rounds(role, broadcast, many_bins, range(count)) > count
+
+
+@pytest.mark.slow
+@roles
+@modes
+def test_a_hundred_thousand_damaged_messages(role: type[TaskParty], broadcast: bool) -> None:
+    """25,000 and more for each role and mode."""
+    assert rounds(role, broadcast, False, range(10**6, 10**6 + SLOW_ROUNDS)) >= 25_000
+
+
+@pytest.mark.slow
+@roles
+@modes
+def test_thousands_of_damaged_messages_of_several_bins(role: type[TaskParty], broadcast: bool) -> None:
+    assert rounds(role, broadcast, True, range(10**6, 10**6 + BINS_SLOW_ROUNDS)) >= BINS_SLOW_ROUNDS
+
+
+# Damaged octets against a session --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def known_scalars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a session that is played again send the same points."""
+    exchange_of = Session._exchange
+
+    def exchange(session: Session, index: int, plan: Any) -> KnownExchange:
+        made = exchange_of(session, index, plan)
+        known = KnownExchange(made.party, made.pools, made.stages, session._storage)
+        known.scalar = hashlib.sha256(f"{session._hellos[0].party} {index}".encode()).digest()
+        return known
+
+    monkeypatch.setattr(Session, "_exchange", exchange)
+
+
+def plans() -> tuple[list[Plan], list[Plan]]:
+    """Four tasks, the last of eight bins: each side learns something of at least two of them."""
+    pairs = [
+        both("t0", numbers(0, 20), numbers(10, 28), receiver=ALICE),
+        both("t1", numbers(0, 9), numbers(4, 12), receiver=BOB, broadcast=True),
+        both("t2", numbers(0, 12), numbers(8, 30), receiver=BOB),
+        both("t3", numbers(0, 60), numbers(50, 90), receiver=ALICE, broadcast=True),
+    ]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+RESULTS = [set(numbers(10, 20)), set(numbers(4, 9)), set(numbers(8, 12)), set(numbers(50, 60))]
+MOST_A_BIN = 59
+
+
+@dataclass(frozen=True)
+class SessionRecording:
+    """What one side was sent in a session: each message with what the sender had heard by then."""
+
+    hellos: tuple[bytes, bytes]
+    octets: tuple[bytes, ...]
+    heard: tuple[Counter[tuple[type, int, int, int]], ...]
+
+
+class HearingLink(TapLink):
+    """A link that notes with each message what it had heard by then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[Counter[tuple[type, int, int, int]]] = []
+
+    def send(self, message: Message) -> int:
+        self.heard.append(said(self.received))
+        return super().send(message)
+
+
+def said(messages: Sequence[Message]) -> Counter[tuple[type, int, int, int]]:
+    """Count what was said by kind, task, bin and stream: how several tasks mix differs from run to run."""
+    words = (each for each in messages if not isinstance(each, Working))
+    about = ("task", "bin", "stream")
+    return Counter((type(each), *(getattr(each, name, -1) for name in about)) for each in words)  # type: ignore[misc]
+
+
+def recorded_session() -> dict[str, SessionRecording]:
+    ends = joined(*plans(), links=(HearingLink(), HearingLink()), bin_items=MOST_A_BIN)
+    run(ends)
+    assert [end.failure for end in ends] == [None, None]
+    return {
+        end.party: SessionRecording(
+            (end.link.own_hello, end.link.peer_hello),
+            tuple(encode(message) for message in other.link.sent),
+            tuple(other.link.heard),  # type: ignore[attr-defined]
+        )
+        for end, other in (ends, ends[::-1])
+    }
+
+
+def play(party: str, recorded: SessionRecording, octets: Sequence[bytes], patience_of_peer: float = PATIENCE) -> Party:
+    """Run one side of a session against what a peer sends, at about the pace of the recording."""
+    end = joined(*plans(), bin_items=MOST_A_BIN)[party == BOB]
+    end.link.own_hello, end.link.peer_hello = recorded.hellos
+    over = threading.Event()
+
+    def incoming() -> Iterator[bytes]:
+        for number, each in enumerate(octets):
+            due = recorded.heard[min(number, len(recorded.heard) - 1)]
+            wait_for(lambda due=due: due <= said(end.link.sent))  # type: ignore[misc]
+            yield each
+        # What has not been taken in when the stream ends is lost.
+        wait_for(lambda: end.link._closing)
+
+    def wait_for(there: Callable[[], bool]) -> None:
+        # A side that waits for what was left out must not be waited for: all waits share one patience.
+        nonlocal patience_of_peer
+        began = time.monotonic()
+        while not there() and not over.wait(0.001) and time.monotonic() - began < patience_of_peer:
+            pass
+        patience_of_peer -= time.monotonic() - began
+
+    stream = end.link.stream
+    assert stream is not None
+
+    def outgoing() -> None:
+        for _ in stream.outgoing():
+            pass
+
+    pump = threading.Thread(target=lambda: stream.pump(incoming()), daemon=True)
+    drain = threading.Thread(target=outgoing, daemon=True)
+    running = threading.Thread(target=end.run, name="psicli-test-side", daemon=True)
+    for thread in (pump, drain, running):
+        thread.start()
+    running.join(PATIENCE)
+    over.set()
+    assert not running.is_alive(), "it hangs"
+    return end
+
+
+def check_session(end: Party) -> bool:
+    if end.failure is not None:
+        assert isinstance(end.failure, PsicliError), repr(end.failure)
+        assert end.failure.code in CODES, repr(end.failure)
+    for plan, result in zip(end.plans, RESULTS, strict=True):
+        assert plan.found in (None, result)
+        if plan.output is not None and plan.output.published:
+            assert plan.output.staged is not None
+    return end.failure is None
+
+
+def session_rounds(seeds: range) -> int:
+    recordings = recorded_session()
+    for party, recorded in recordings.items():
+        assert check_session(play(party, recorded, recorded.octets))
+    changed = 0
+    for seed in seeds:
+        party = (ALICE, BOB)[seed % 2]
+        recorded = recordings[party]
+        foreign = recordings[BOB if party == ALICE else ALICE].octets
+        octets, count = damaged(Recording(recorded.octets, foreign), Random(seed))
+        changed += count
+        try:
+            check_session(play(party, recorded, octets, 0.1))
+        except BaseException as exc:
+            raise AssertionError(f"{party}, seed {seed}") from exc
+    return changed
+
+
+def test_damaged_sessions(known_scalars: None) -> None:
+    assert session_rounds(range(40)) >= 40
+
+
+@pytest.mark.slow
+def test_many_damaged_sessions(known_scalars: None) -> None:
+    assert session_rounds(range(10**6, 10**6 + 1500)) >= 1500

@@ -1,0 +1,51 @@
+"""The C kernel means the same to gcc and clang, on every CPU path, and neither has anything to say against it."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from support.kernel.programs import OPTIONS, PATHS, SOURCES, WARNINGS, Build, compile_c, run, tool
+
+# gcc warns of some things only while it optimises.
+COMPILERS = {"gcc": "-c", "clang": "-fsyntax-only"}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_no_warning(compiler: str, source: Path, tmp_path: Path) -> None:
+    include = f"-I{sysconfig.get_path('include')}"
+    compile_c(tool(compiler, compiler), *OPTIONS, *WARNINGS, include, COMPILERS[compiler], source, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_every_path_and_compiler_gives_the_same(tmp_path: Path) -> None:
+    results = {}
+    for compiler in COMPILERS:
+        folder = tmp_path / compiler
+        folder.mkdir()
+        program = Build.make(folder, tool(compiler, compiler)).program("ctime")
+        for path in PATHS:
+            done = run(program, path)
+            assert done.returncode == 0
+            results[compiler, path] = done.stdout
+    assert len(results["gcc", "portable"].splitlines()) > 40
+    assert {name for name, result in results.items() if result != results["gcc", "portable"]} == set()
+
+
+@pytest.mark.slow
+def test_clang_makes_the_extension(tmp_path: Path) -> None:
+    include = f"-I{sysconfig.get_path('include')}"
+    made = tmp_path / "_native.abi3.so"
+    compile_c(tool("clang", "clang"), *OPTIONS, include, "-shared", "-fPIC", *SOURCES, "-o", made, cwd=tmp_path)
+    code = (
+        "from importlib.util import module_from_spec as module, spec_from_file_location as spec\n"
+        f"found = spec('_native', {str(made)!r})\n"
+        "native = module(found)\n"
+        "found.loader.exec_module(native)\n"
+        "print(*native.paths())\n"
+    )
+    done = run(sys.executable, "-c", code)
+    assert sorted(done.stdout.split()) == sorted(PATHS)

@@ -1,0 +1,425 @@
+"""`psicli check` between real processes: every fault it must find, with the run's own exit code and what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.processes.certificates import Authority, issue, with_tls
+from support.processes.expectations import (
+    MARK,
+    Untouched,
+    check_output,
+    long_pair,
+    marked,
+    marked_pair,
+    succeeded,
+    the_object,
+)
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Run, other
+
+from psicli import config
+from psicli.check import check, checklist
+from psicli.check.checklist import Checklist, Verdict
+from psicli.core.errors import InputMissingError, PeerLostError, StorageError
+from psicli.protocol.messages import Hello
+from psicli.storage.state import left_over, run_folder
+
+ALONE = ("--wait", "0")
+KEYS = {"name", "task", "status", "code", "message", "hint"}
+
+
+def start(pair: Pair, party: str, *arguments: str, **how: Any) -> Run:
+    """Write the party's job file and start a check of it."""
+    return pair.start_command("check", "--config", pair.job_file(party), *arguments, **how)
+
+
+def found(result: Result) -> dict[str, dict[str, Any]]:
+    """Read a check's JSON object: the rows by name; no value of an input may stand anywhere."""
+    assert MARK not in result.text
+    assert "Traceback" not in result.text
+    assert " ERROR " not in result.stderr
+    told = the_object(result.stdout)
+    assert told["exit_code"] == result.code
+    assert all(set(row) == KEYS for row in told["checks"])
+    assert all((row["status"] == "fail") == (row["code"] != 0) for row in told["checks"])
+    rows = {row["name"]: row for row in told["checks"]}
+    assert len(rows) == len(told["checks"]), told
+    return rows
+
+
+def fails(result: Result, name: str, code: int, sentence: str, advice: str) -> dict[str, dict[str, Any]]:
+    """Check that this row, and no other, fails and says what to do."""
+    rows = found(result)
+    assert result.code == code, result.text
+    assert [row["name"] for row in rows.values() if row["status"] == "fail"] == [name], result.text
+    assert rows[name]["code"] == code
+    assert re.search(sentence, rows[name]["message"]), rows[name]
+    assert advice in rows[name]["hint"], rows[name]
+    return rows
+
+
+def check_both(pair: Pair, *arguments: str) -> tuple[Result, Result]:
+    runs = [start(pair, party, "--json", *arguments) for party in PARTIES]
+    return runs[0].result(), runs[1].result()
+
+
+# Nothing wrong ---------------------------------------------------------------------------------------------------
+
+
+def test_both_sides_check_and_leave_everything_as_it_was(pair: Pair) -> None:
+    marked_pair(pair)
+    untouched = Untouched(pair)
+    alice, bob = start(pair, LISTENER, "--json"), start(pair, DIALER)
+    rows, text = found(alice.result()), bob.result()
+    assert alice.result().code == text.code == 0
+    assert list(rows) == [
+        "config", "lock", "kernel", "certificate", "input", "output", "state", "peer", "clock", "version", "agreement",
+        "keys", "space", "estimate",
+    ]  # fmt: skip
+    assert rows["peer"]["message"].endswith("and runs `psicli check` too")
+    assert rows["keys"]["message"] == "'id' (string): all 4 rows are good, 0 of them without a key"
+    assert rows["keys"]["task"] == "people"
+    lines = text.stdout.decode().splitlines()
+    assert [line.split()[0] for line in lines[:-1] if not line.startswith(" ")] == ["ok"] * 14
+    assert lines[-1] == "14 ok, 0 warn, 0 fail: nothing is in the way of a run"
+    assert MARK not in text.text
+    untouched.check()
+    pair.nothing_left()
+
+
+@pytest.mark.parametrize("runs", [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)])
+def test_whoever_waits_in_run_is_met_and_waits_on(pair: Pair, runs: str) -> None:
+    """A check takes no session and ends none, on whichever side it is."""
+    marked_pair(pair)
+    first = pair.start(runs)
+    first.wait_for("listening on" if runs == LISTENER else "connecting to")
+    checks = other(runs)
+    rows = found(start(pair, checks, "--json").result())
+    assert rows["peer"]["status"] == "ok"
+    assert rows["peer"]["message"].endswith("and waits with `psicli run`")
+    assert rows["agreement"]["status"] == "ok"
+    second = pair.start(checks)
+    succeeded([first.result(), second.result()])
+    for party in PARTIES:
+        check_output(pair, party, 0, "out/people.csv")
+
+
+def test_quiet_says_nothing_where_nothing_is_wrong(pair: Pair) -> None:
+    marked_pair(pair)
+    result = start(pair, LISTENER, "-q", *ALONE).result()
+    assert (result.code, result.stdout, result.stderr) == (0, b"", "")
+    pair.path(LISTENER, "in.csv").unlink()
+    result = start(pair, LISTENER, "-q", *ALONE).result()
+    first, hint, last = result.stdout.decode().splitlines()
+    assert re.fullmatch(r"fail  people: input  \S+/in\.csv: no such file", first)
+    assert hint.strip().startswith("hint: Check input_path")
+    assert re.fullmatch(r"\d+ ok, 0 warn, 1 fail: a run would end with 66", last)
+
+
+# Job file and machine --------------------------------------------------------------------------------------------
+
+
+def test_every_mistake_of_the_job_file_is_a_row(pair: Pair) -> None:
+    marked_pair(pair)
+    pair.jobs[DIALER]["surprise"] = "1"
+    pair.jobs[DIALER]["tasks"][0]["input_path"] = {DIALER: "in.xlsx"}
+    result = start(pair, DIALER, "--json").result()
+    rows = the_object(result.stdout)["checks"]
+    assert (result.code, the_object(result.stdout)["exit_code"]) == (78, 78)
+    assert [(row["name"], row["status"], row["code"]) for row in rows] == [("config", "fail", 78)] * 2
+    for mistake in ("surprise: unknown field", r".*'in\.xlsx' has no known suffix"):
+        assert any(re.search(rf"job\.yaml:\d+: {mistake}", row["message"]) for row in rows), rows
+
+
+def test_standard_input_is_not_read(pair: Pair) -> None:
+    marked_pair(pair)
+    pair.jobs[DIALER]["tasks"][0]["input_path"] = {DIALER: "-"}
+    fails(start(pair, DIALER, "--json", *ALONE).result(), "config", 78, "task people: standard input", "--only")
+
+
+def test_a_port_that_is_taken(pair: Pair) -> None:
+    marked_pair(pair)
+    with socket.create_server(("127.0.0.1", pair.port)):
+        result = start(pair, LISTENER, "--json").result()
+    fails(result, "lock", 75, f"127.0.0.1:{pair.port}: the port is in use", "--port-offset")
+
+
+def test_a_lock_that_is_held(pair: Pair) -> None:
+    """Which is also what the same party started twice on one machine is."""
+    marked_pair(pair)
+    alice = pair.start(LISTENER)
+    alice.wait_for("listening on")
+    rows = fails(start(pair, LISTENER, "--json").result(), "lock", 75, rf"is taken by .* \(pid {alice.pid},", "--lock-")
+    assert "peer" not in rows
+
+
+def test_a_check_holds_the_port_as_a_check(pair: Pair) -> None:
+    marked_pair(pair)
+    waiting = start(pair, LISTENER)
+    waiting.wait_for("waiting up to 30 s for bob")
+    assert re.search(rf"pid {waiting.pid}, .*, checking$", pair.start_command("status").result().stdout.decode(), re.M)
+
+
+def _other_key(pair: Pair) -> None:
+    pair.jobs[DIALER]["tasks"][0]["keys"] = {DIALER: ["Id"]}
+
+
+def _float_key(pair: Pair) -> None:
+    pq.write_table(pa.table({"id": [1.0, 2.5]}), pair.path(DIALER, "in.parquet"))
+    pair.jobs[DIALER]["tasks"][0].update(keys={DIALER: ["id"]}, input_path={DIALER: "in.parquet"})
+
+
+def _no_folder(pair: Pair) -> None:
+    pair.jobs[DIALER]["tasks"][0]["output_path"] = {DIALER: "nowhere/people.csv"}
+
+
+def _bad_row(pair: Pair) -> None:
+    pair.path(DIALER, "in.csv").write_bytes(marked(1, column="code") + f"{MARK},{MARK},{MARK}\n".encode())
+
+
+def _open_state(pair: Pair) -> None:
+    (pair.folder / "state").mkdir(mode=0o755)
+
+
+LOCAL = [
+    pytest.param(_other_key, "input", 66, "no column 'Id'; the file has 'code'", "Check keys", id="missing column"),
+    pytest.param(_float_key, "input", 65, "key column 'id' is of type '?double", "Cast it", id="float key"),
+    pytest.param(
+        _no_folder,
+        "output",
+        73,
+        "its folder does not exist",
+        "Create the folder",
+        id="no output folder",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(_bad_row, "keys", 65, r"in\.csv:3: the row has 3 fields", "must be quoted", id="bad row"),
+    pytest.param(
+        _open_state, "state", 73, "open to other users", "permissions", id="open state folder", marks=pytest.mark.slow
+    ),
+]
+
+
+@pytest.mark.parametrize(("spoil", "name", "code", "sentence", "advice"), LOCAL)
+def test_what_is_wrong_on_this_side(
+    pair: Pair, spoil: Callable[[Pair], None], name: str, code: int, sentence: str, advice: str
+) -> None:
+    marked_pair(pair)
+    spoil(pair)
+    fails(start(pair, DIALER, "--json", *ALONE).result(), name, code, sentence, advice)
+
+
+def test_a_mistake_beyond_the_first_rows_takes_full(pair: Pair) -> None:
+    """And rows without a key in numbers are worth a warning."""
+    marked_pair(pair)
+    rows = b"".join(b"%d,xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\n,y\n" % number for number in range(150_000))
+    pair.path(DIALER, "in.csv").write_bytes(b"code,note\n" + rows + b"one,two,three\n")
+    result = start(pair, DIALER, "--json", *ALONE).result()
+    keys = found(result)["keys"]
+    assert (result.code, keys["status"]) == (0, "warn")
+    assert re.search(r"'code' \(string\): the first [\d,]+ of about (299|30\d),\d{3} rows are good", keys["message"])
+    fails(
+        start(pair, DIALER, "--json", "--full", *ALONE).result(), "keys", 65, r"in\.csv:300002: the row has 3", "quoted"
+    )
+
+
+def test_a_disk_that_is_too_small(pair: Pair) -> None:
+    marked_pair(pair)
+    pair.path(LISTENER, "in.csv").write_bytes(marked(*range(80_000)))
+    # Without its job file the namespace has nothing of its own but the disk.
+    command = [sys.executable, "-m", "psicli", "check", "--config", pair.job_file(LISTENER), "--json", *ALONE]
+    script = f'mount -t tmpfs -o size=1m tmpfs {pair.path(LISTENER, "out")} && exec "$@"'
+    state = {"PSICLI_STATE_DIR": str(pair.folder / "state")}
+    try:
+        done = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", script, "sh", *command], capture_output=True, env={**os.environ, **state}
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no unshare here")
+    if not done.stdout and b"Traceback" not in done.stderr:
+        pytest.skip("no file system may be mounted here")
+    result = Result(done.returncode, done.stdout, done.stderr.decode(), time.monotonic())
+    rows = the_object(result.stdout)["checks"]
+    (failed,) = (row for row in rows if row["status"] == "fail")
+    assert (result.code, failed["name"], failed["code"]) == (74, "space", 74)
+    assert re.search(
+        r"/out: the disk is too small: about 2\.\d MB may be needed there, and 1\.0 MB are free", failed["message"]
+    )
+    assert failed["hint"].startswith("Free space there")
+
+
+# The other side --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("party", [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)])
+def test_a_peer_that_is_absent(pair: Pair, party: str) -> None:
+    marked_pair(pair)
+    result = start(pair, party, "--json", "--wait", "0.3").result()
+    fails(result, "peer", 69, f"{other(party)} did not appear within 0 s: ", "Is the other side running")
+    pair.nothing_left()
+
+
+def test_settings_that_disagree(pair: Pair) -> None:
+    """The same table as in a run, on the checking side; the run on the other one waits on."""
+    marked_pair(pair)
+    alice = pair.start(LISTENER)
+    alice.wait_for("listening on")
+    pair.jobs[DIALER]["tasks"][0]["broadcast_result"] = False
+    pair.jobs[DIALER]["tasks"][0].pop("output_path")
+    rows = fails(
+        start(pair, DIALER, "--json").result(), "agreement", 78, "job files disagree", "Make the two job files"
+    )
+    _, head, row = rows["agreement"]["message"].splitlines()
+    assert (head.split(), row.split()) == (
+        ["field", "ours", "theirs"],
+        ["people:", "broadcast_result", "false", "true"],
+    )
+    assert rows["peer"]["status"] == "ok"
+    pair.jobs[DIALER]["tasks"][0].update(broadcast_result=True, output_path={DIALER: "out/people.csv"})
+    succeeded([pair.start(DIALER).result(), alice.result()])
+
+
+def test_a_foreign_authority(pair: Pair) -> None:
+    issue(pair.folder, {LISTENER: LISTENER, DIALER: DIALER})
+    Authority().issue(pair.folder, "foreign", [DIALER])
+    marked_pair(with_tls(pair, bob="foreign"))
+    bob = start(pair, DIALER, "--json")
+    bob.wait_for("waiting up to 30 s for alice")
+    alice = start(pair, LISTENER, "--json", "--wait", "1")
+    fails(bob.result(), "peer", 77, "alice at .* refused this side's certificate .*foreign.pem", "Ask alice whether")
+    fails(alice.result(), "peer", 69, "ended in the TLS handshake", "ca_file holds the authority of bob's")
+
+
+def test_certificates_that_come_to_their_end(pair: Pair) -> None:
+    """A warning is no failure."""
+    issue(pair.folder, {LISTENER: LISTENER, DIALER: DIALER})
+    with_tls(marked_pair(pair))
+    for result, party in zip(check_both(pair), PARTIES, strict=True):
+        assert result.code == 0, result.text
+        rows = found(result)
+        warned = {name: row for name, row in rows.items() if row["status"] == "warn"}
+        assert list(warned) == ["certificate", "peer certificate"]
+        assert re.search(rf"/{party}\.pem expires on .*: renew it in time", warned["certificate"]["message"])
+        assert warned["peer certificate"]["message"].startswith(f"{other(party)}'s certificate expires on ")
+        assert all("psicli certs" in row["hint"] for row in warned.values())
+
+
+@pytest.mark.slow
+def test_swapped_parties(pair: Pair) -> None:
+    """Each machine was started as the other one; the run says the same."""
+    issue(pair.folder, {LISTENER: LISTENER, DIALER: DIALER})
+    marked_pair(with_tls(pair, alice=DIALER, bob=LISTENER))
+    for party, result in zip(PARTIES, check_both(pair), strict=True):
+        sentence = rf"/{other(party)}\.pem: this side's certificate names {other(party)}, which is the other party"
+        rows = fails(result, "certificate", 77, sentence, "Is self_party")
+        assert "peer" not in rows
+    pair.link(DIALER, connect_retry_times=1)
+    assert pair.run()[0].code == 77
+
+
+def test_the_same_party_on_both_sides(pair: Pair) -> None:
+    """Here the dialer's file calls the other side bob, and itself alice; the run says the same."""
+    marked_pair(pair)
+    job = pair.jobs[DIALER]
+    job["self_party"] = LISTENER
+    job["cluster"]["nodes"] = [{"party": DIALER, "address": f"127.0.0.1:{pair.port}"}, {"party": LISTENER}]
+    for field in ("keys", "input_path", "output_path"):
+        job["tasks"][0][field] = {LISTENER: job["tasks"][0][field][DIALER]}
+    sentence = "introduced itself as alice, which is this side"
+    for result in check_both(pair):
+        fails(result, "agreement", 76, f"bob broke the protocol: it {sentence}", "Was this party started on both sides")
+    for result in pair.run():
+        assert result.code == 76
+        assert sentence in result.stderr
+
+
+@pytest.mark.slow
+def test_a_party_started_twice_on_two_machines(pair: Pair) -> None:
+    """The second dialer would be turned away; the session does not notice its check."""
+    long_pair(pair)
+    alice, bob = pair.start(LISTENER), pair.start(DIALER)
+    alice.wait_for("exchanging")
+    # By another name it is another lock, as on another machine.
+    pair.jobs[DIALER]["cluster"]["nodes"][0]["address"] = f"localhost:{pair.port}"
+    result = start(pair, DIALER, "--json").result()
+    fails(result, "peer", 75, "alice already runs this session with somebody else", "Was this party started twice")
+    assert alice.lasts(0)
+    bob.kill()
+
+
+# Rows ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("off", "status", "message"),
+    [
+        (59.0, Verdict.OK, "bob's clock is 59 s ahead of this one"),
+        (-61.0, Verdict.WARN, "bob's clock is 61 s behind this one"),
+        (4000.0, Verdict.WARN, "bob's clock is 4,000 s ahead of this one"),
+    ],
+)
+def test_clocks_that_differ(pair: Pair, off: float, status: Verdict, message: str) -> None:
+    job = config.load_job(marked_pair(pair).job_file(LISTENER), variables={})
+    now = time.time()
+    hellos = [
+        Hello("9.9", party, "overlap", (), 1024, 1 << 14, os.urandom(32), clock_ms=int(1000 * (now + off)))
+        for party in PARTIES
+    ]
+    rows = Checklist("bob")
+    check._compare(rows, job, hellos[0], hellos[1], now)
+    found = {row.name: row for row in rows.rows}
+    assert (found["clock"].status, found["clock"].message) == (status, message)
+    assert found["version"].status is Verdict.WARN
+
+
+def test_the_exit_code_is_that_of_what_a_run_meets_first() -> None:
+    rows = Checklist("bob")
+    rows.fail("space", StorageError(path="disk", reason="full"))
+    rows.add("clock", "late", good=False)
+    rows.fail("peer", PeerLostError(detail="gone"))
+    rows.fail("input", InputMissingError(detail="not there"), "second")
+    rows.add("output", "fine", "second")
+    rows.add("config", "fine")
+    assert [row.name for row in rows.rows] == ["config", "input", "output", "peer", "clock", "space"]
+    assert rows.exit_code == 66
+    assert checklist.to_text(rows).endswith("\n2 ok, 1 warn, 3 fail: a run would end with 66")
+
+
+# What killed runs leave ------------------------------------------------------------------------------------------
+
+
+def test_status_removes_what_is_left_over_and_never_what_is_held(pair: Pair) -> None:
+    state = pair.folder / "state"
+    with run_folder(state) as held:
+        stale = state / "run-1-0123456789abcdef"
+        (stale / "inner").mkdir(parents=True)
+        (stale / "inner" / "spool").write_bytes(b"x")
+        assert left_over(state) == [stale]
+        text = pair.start_command("status").result()
+        assert f"left over: {stale}; `psicli status --clean` removes it" in text.stdout.decode()
+        told = the_object(pair.start_command("status", "--json", "--clean").result().stdout)
+        assert told["removed"] == [str(stale)]
+        assert not stale.exists()
+        assert held.is_dir()
+        last = pair.start_command("status", "--clean").result()
+        assert (last.code, last.stdout.decode().splitlines()[-1]) == (0, "nothing is left over")
+    assert left_over(Path(state), remove=True) == []
+
+
+def test_status_without_a_state_folder(pair: Pair) -> None:
+    _open_state(pair)
+    assert pair.start_command("status").result().code == 0
+    result = pair.start_command("status", "--clean").result()
+    assert result.code == 73
+    assert "open to other users" in result.stderr

@@ -1,0 +1,70 @@
+"""README says what the code does."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from support.readme import README, generated
+
+from psicli.core import errors
+
+ROOT = README.parent
+
+
+def test_generated_parts_of_the_readme_are_current() -> None:
+    assert README.read_text() == generated(README.read_text()), "run: python tests/support/readme.py"
+
+
+def test_every_error_has_a_listed_exit_code() -> None:
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    found = [kind for kind in classes if issubclass(kind, errors.PsicliError)]
+    assert len(found) > 20
+    assert {kind.code for kind in found} <= set(errors.EXIT_CODES)
+
+
+@pytest.mark.parametrize(
+    "document", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "sample_data" / "README.md"])
+)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+# The faults of docs/reliability.md -------------------------------------------------------------------------------
+
+
+def faults() -> list[list[str]]:
+    """Return the cells of every row of the table that is no heading."""
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    table = text.split("<!-- faults -->\n")[1].split("<!-- end -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    return [cells for cells in rows if not cells[0].startswith("**")]
+
+
+def known_tests() -> set[str]:
+    paths = (ROOT / "tests").rglob("test_*.py")
+    return {
+        node.name
+        for path in paths
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+def test_every_fault_has_a_proof_that_exists() -> None:
+    known = known_tests()
+    assert len(faults()) > 30
+    for cells in faults():
+        fault, seen, codes, within, proof = cells
+        assert fault, cells
+        assert seen, cells
+        assert codes, cells
+        assert within, cells
+        named = re.findall(r"`([^`]+)`", proof)
+        assert named, f"{fault}: no test"
+        assert set(named) <= known, f"{fault}: {sorted(set(named) - known)}"
+        codes_there = {int(code) for code in re.findall(r"\d+", codes)}
+        assert codes_there <= set(errors.EXIT_CODES), cells

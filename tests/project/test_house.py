@@ -1,0 +1,57 @@
+"""Rules of the house that the contracts on imports in pyproject.toml cannot tell: `make lint` checks those."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "psicli"
+
+
+def sources() -> list[tuple[str, ast.Module]]:
+    """Return every source file, by its path within the package."""
+    return [(str(path.relative_to(PACKAGE)), ast.parse(path.read_text())) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def imports(tree: ast.Module) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_only_files_replaces_files() -> None:
+    users = {path for path, tree in sources() for node in ast.walk(tree) if is_replace(node)}
+    assert users == {"storage/files.py"}
+
+
+def is_replace(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and ((node.value.id, node.attr) in {("os", "replace"), ("os", "rename"), ("shutil", "move")})
+    )
+
+
+@pytest.mark.parametrize("module", ["psicli.config", "psicli.cli.cli", "psicli.storage.locks"])
+def test_a_mistake_in_the_job_file_is_told_without_the_heavy_libraries(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'grpc', 'pyarrow', 'numpy', 'pandas'}} & set(sys.modules)))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
+
+
+def test_nothing_prints_pickles_or_evaluates() -> None:
+    forbidden = {"print", "eval", "exec", "compile", "input", "__import__"}
+    for path, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in forbidden, f"{path}: {node.func.id}()"
+        assert not {name.split(".")[0] for name in imports(tree)} & {"pickle", "marshal", "shelve", "random"}, path

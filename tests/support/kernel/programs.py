@@ -1,0 +1,98 @@
+"""The programs of tests/kernel/ctime around the C kernel, which is compiled as the extension is."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from support.kernel import backends
+
+ROOT = Path(__file__).parents[3]
+PROGRAMS = ROOT / "tests" / "kernel" / "ctime"
+EXTENSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"][0]
+SOURCES = [ROOT / name for name in EXTENSION["sources"]]
+KERNEL = [path for path in SOURCES if path.name.startswith("path_")]
+OPTIONS = [*EXTENSION["extra-compile-args"], *(f"-D{name}={value}" for name, value in EXTENSION["define-macros"])]
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+# CPU paths that this machine runs.
+PATHS = [name.removeprefix("native ") for name in backends.NATIVE]
+
+
+def tool(command: str, package: str) -> str:
+    """Return where a command is; where it is not, skip the test, but never in CI."""
+    found = shutil.which(command)
+    if found is None:
+        missing(command, package)
+    return found
+
+
+def missing(what: str, package: str) -> NoReturn:
+    reason = f"there is no {what}: install the package {package}"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def run(*command: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*map(str, command)], env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=900
+    )
+
+
+def compile_c(*arguments: str | Path, cwd: Path) -> None:
+    done = subprocess.run([*map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
+    """Return a folder that is the same for all processes of this test run."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder."""
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@dataclass(frozen=True)
+class Build:
+    """The kernel's object files, compiled without a warning, and the programs linked with them, each made once."""
+
+    folder: Path
+    compiler: str
+    options: tuple[str, ...]
+
+    @staticmethod
+    def make(folder: Path, compiler: str, *options: str) -> Build:
+        """Compile the kernel with the extension's options, then these."""
+        build = Build(folder, compiler, (*OPTIONS, *WARNINGS, "-g", *options, "-I", str(KERNEL[0].parent)))
+        with alone(folder):
+            if not (folder / "made").exists():
+                compile_c(compiler, *build.options, "-c", *KERNEL, cwd=folder)
+                (folder / "made").touch()
+        return build
+
+    def program(self, name: str, *options: str) -> Path:
+        """Compile a program and link it."""
+        made = self.folder / name
+        objects = [f"{path.stem}.o" for path in KERNEL]
+        source = PROGRAMS / f"{name}.c"
+        with alone(self.folder):
+            if not made.exists():
+                compile_c(self.compiler, *self.options, *options, source, *objects, "-o", made, cwd=self.folder)
+        return made

@@ -1,0 +1,707 @@
+"""Two parties in memory, without a socket: bare machines whose work is made up, and real exchanges.
+
+MachinePair steps a Receiver and a Sender in any order a test likes: messages, offers and opens, and of each lane of
+work the beginning and the completing. run_exchanges runs two TaskExchange in two threads over a channel that carries
+real octets. Both record every message, in the order of sending. Bins and frames may be of any small size here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import pyarrow as pa
+
+from psicli import curve
+from psicli.core.errors import PeerGoneError, PeerLostError
+from psicli.core.stages import Stages
+from psicli.exchange import worker
+from psicli.exchange.pipeline import Keeper, Prepared, Storage, TaskExchange, WorkerPools
+from psicli.exchange.worker import Worker
+from psicli.items.partitions import Matches, Partitioner
+from psicli.protocol.bin_party import BinParty
+from psicli.protocol.bins import capacity as capacity_of_bin
+from psicli.protocol.bins import number_of_bins
+from psicli.protocol.messages import Frame, Kept, Message, Stream, TaskMessage, partition_key
+from psicli.protocol.streams import Place
+from psicli.protocol.task import Progress, Receiver, Sender, TaskParty, TaskSetup
+from psicli.protocol.wire import decode, encode
+from psicli.protocol.work import CutBitmap, GatherMatches, Lane, MaskOwn, MaskPeer, Work
+
+TASK = 3
+TASK_SID = bytes(range(32))
+FRAME_ITEMS = 8
+# So many that a test has one bin unless it asks for more.
+BIN_ITEMS = 1 << 20
+PROBE = bytes(16)
+# Longer than any test takes; a pair that waits so long waits for ever [s].
+PATIENCE = 20.0
+# Lanes a side has at a time: the task's and two bins', and another of a bin that begins again.
+LANES = 4
+
+M = TypeVar("M")
+T = TypeVar("T")
+
+
+# Machines ------------------------------------------------------------------------------------------------------
+
+
+def setup(
+    *,
+    broadcast: bool = False,
+    task: int = TASK,
+    probe: bytes = PROBE,
+    task_sid: bytes = TASK_SID,
+    frame_items: int = FRAME_ITEMS,
+    bin_items: int = BIN_ITEMS,
+) -> TaskSetup:
+    return TaskSetup(task, task_sid, probe, broadcast, frame_items, bin_items)
+
+
+def begin_bins(party: TaskParty, begin: Callable[[], Any]) -> None:
+    """Begin the bins whose turn has come, as the session does."""
+    while party.has_next_bin and party.only_latest_under_way:
+        begin()
+    party.let_send_points(allowed=True)
+
+
+def made_up_points(role: type[TaskParty], start: int, stop: int, *, number: int = 0, attempt: int = 0) -> bytes:
+    """Return points [start, stop) of a bin that only look like points; no two are equal."""
+    name = role.__name__.encode().ljust(16) + number.to_bytes(4, "big") + attempt.to_bytes(4, "big")
+    return b"".join(name + i.to_bytes(8, "big") for i in range(start, stop))
+
+
+def made_up_tokens(points: bytes) -> bytes:
+    return b"".join(hashlib.sha256(points[i : i + 32]).digest()[:16] for i in range(0, len(points), 32))
+
+
+def made_up_bits(sent: int, most: int) -> list[bool]:
+    """Return a bit for each of the sender's points, no more than `most` of them set."""
+    bits = [j % 3 != 1 for j in range(sent)]
+    while sum(bits) > most:
+        bits[bits.index(True)] = False
+    return bits
+
+
+def packed_bits(bits: Sequence[bool]) -> bytes:
+    octets = bytearray(-(-len(bits) // 8))
+    for j, bit in enumerate(bits):
+        octets[j // 8] |= bit << j % 8
+    return bytes(octets)
+
+
+def place_of(lane: Lane) -> Place | None:
+    """Return which attempt at which bin a lane is, None for the task's own."""
+    return lane.place if isinstance(lane, BinParty) else None
+
+
+@dataclass
+class MachineEnd:
+    """One end of a MachinePair: the machine, what waits for it, and what it has been through.
+
+    count: the items it opens with. answer: does its work. capacity: messages its inbox holds before it has no room.
+    """
+
+    party: TaskParty
+    count: int
+    answer: Callable[[Work, Place | None], bytes]
+    kept: Kept | None = None
+    capacity: float = float("inf")
+    inbox: deque[TaskMessage] = field(default_factory=deque)
+    received: list[TaskMessage] = field(default_factory=list)
+    # All work with its result, in the order of completion, and the same with the place it was for.
+    work: list[tuple[Work, bytes]] = field(default_factory=list)
+    placed: list[tuple[Place | None, Work]] = field(default_factory=list)
+    offered: bool = False
+
+    @property
+    def role(self) -> type[TaskParty]:
+        return type(self.party)
+
+    @property
+    def lanes(self) -> list[Lane]:
+        return [self.party, *(self.party.bins[number] for number in sorted(self.party.bins))]
+
+    @property
+    def frames_under_way(self) -> int:
+        return sum(lane.frames_under_way for lane in self.lanes)
+
+    def receive(self, message: TaskMessage) -> list[Message]:
+        """Take in a message as the session does: all bins whose turn has come have begun."""
+        begin_bins(self.party, self.party.begin_bin)
+        self.received.append(message)
+        messages = self.party.receive(message) + self._received()
+        begin_bins(self.party, self.party.begin_bin)
+        return messages
+
+    def advance(self) -> list[Message] | None:
+        """Make the offer, or open the task, where that is due."""
+        if not self.offered:
+            self.offered = True
+            return self.party.offer(self.kept)
+        if self.party.settled and self.party.own_count < 0:
+            return self.party.open(self.count)
+        return None
+
+    def begin(self, slot: int, *, room: bool) -> bool:
+        """Begin another piece of work of a lane, if it has any."""
+        begin_bins(self.party, self.party.begin_bin)
+        lanes = self.lanes
+        return slot < len(lanes) and lanes[slot].next_work(room=room) is not None
+
+    def complete(self, slot: int) -> list[Message] | None:
+        """Complete the oldest piece of work under way of a lane, if there is one."""
+        lanes = self.lanes
+        lane = lanes[slot] if slot < len(lanes) else None
+        if lane is None or not lane._handed_out:
+            return None
+        work, place = lane._handed_out[0], place_of(lane)
+        result = self.answer(work, place)
+        self.work.append((work, result))
+        self.placed.append((place, work))
+        return lane.completed(work, result) + self._received()
+
+    def _received(self) -> list[Message]:
+        """Say which bins a receiver has checked."""
+        messages: list[Message] = []
+        if isinstance(self.party, Receiver):
+            for number in [number for number, each in self.party.bins.items() if each.through]:
+                messages += self.party.received(number)
+        return messages
+
+    def step(self, *, room: Callable[[], bool] = lambda: True) -> list[Message] | None:
+        """Advance, or complete a piece of work, or begin and complete one; None where there is nothing to do."""
+        messages = self.advance()
+        for slot in range(len(self.lanes)):
+            if messages is None:
+                messages = self.complete(slot)
+            if messages is None and self.begin(slot, room=room()):
+                messages = self.complete(slot)
+        return messages
+
+    def work_of(self, number: int | None, attempt: int = 0) -> list[Work]:
+        """Return the work of one attempt at a bin, in order; that of the task itself for None."""
+        wanted = None if number is None else (number, attempt)
+        return [work for at, work in self.placed if (None if at is None else (at.bin, at.attempt)) == wanted]
+
+
+class MachinePair:
+    """A Receiver and a Sender of n and m items; the work is made up, the messages are real.
+
+    log: every message sent, with the role that sent it. capacity: messages that a direction holds before it has no
+    room, the receiver's and the sender's inbox. kept: what each has left of an earlier run.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        m: int,
+        *,
+        broadcast: bool,
+        capacity: tuple[float, float] = (float("inf"), float("inf")),
+        frame_items: int = FRAME_ITEMS,
+        bin_items: int = BIN_ITEMS,
+        kept: tuple[Kept | None, Kept | None] = (None, None),
+    ) -> None:
+        self.number_of_bins = number_of_bins(n, m, bin_items)
+        self.bits = self._made_up_bits(n, m)
+        self.log: list[tuple[type[TaskParty], TaskMessage]] = []
+        shared = setup(broadcast=broadcast, frame_items=frame_items, bin_items=bin_items)
+        receiver, sender = Receiver(shared), Sender(shared)
+        self.receiver = MachineEnd(receiver, n, partial(self.result, receiver), kept[0], capacity[0])
+        self.sender = MachineEnd(sender, m, partial(self.result, sender), kept[1], capacity[1])
+
+    def _made_up_bits(self, n: int, m: int) -> list[list[bool]]:
+        """Return a bit for each point the sender sends, bin by bin."""
+        sent = capacity_of_bin(m, max(self.number_of_bins, 1))
+        bits = made_up_bits(self.number_of_bins * sent, min(n, m))
+        return [bits[number * sent : (number + 1) * sent] for number in range(self.number_of_bins)]
+
+    @property
+    def ends(self) -> tuple[MachineEnd, MachineEnd]:
+        return self.receiver, self.sender
+
+    def end(self, role: type[TaskParty]) -> MachineEnd:
+        return self.receiver if role is Receiver else self.sender
+
+    def other(self, end: MachineEnd) -> MachineEnd:
+        return self.sender if end is self.receiver else self.receiver
+
+    @property
+    def finished(self) -> bool:
+        return all(end.party.finished for end in self.ends)
+
+    def deliver(self, end: MachineEnd) -> bool:
+        """Hand the next message to a machine, if there is one and it wants it."""
+        if not end.inbox or not end.party.wants_input:
+            return False
+        self._send(end, end.receive(end.inbox.popleft()))
+        return True
+
+    def work(self, end: MachineEnd) -> bool:
+        """Carry out the machine's next step of its own, if it has any."""
+        return self._did(end, end.step(room=lambda: self._has_room(end)))
+
+    def advance(self, end: MachineEnd) -> bool:
+        return self._did(end, end.advance())
+
+    def begin(self, end: MachineEnd, slot: int) -> bool:
+        return end.begin(slot, room=self._has_room(end))
+
+    def complete(self, end: MachineEnd, slot: int) -> bool:
+        return self._did(end, end.complete(slot))
+
+    def restart(self, end: MachineEnd, number: int) -> None:
+        """Lose whoever computes a bin."""
+        self._send(end, end.party.restart(number))
+
+    def result(self, party: TaskParty, work: Work, place: Place | None) -> bytes:
+        match work:
+            case MaskOwn(start, stop):
+                assert place is not None
+                return made_up_points(type(party), start, stop, number=place.bin, attempt=place.attempt)
+            case MaskPeer(_, points) if isinstance(party, Sender):
+                return made_up_tokens(points)
+            case GatherMatches():
+                return sum(map(sum, self.bits)).to_bytes(8, "big")
+            case CutBitmap(number, start, stop):
+                return packed_bits(self.bits[number][start:stop])
+        return b""
+
+    def steps(self) -> list[Callable[[], bool]]:
+        return [partial(step, end) for end in self.ends for step in (self.deliver, self.work)]
+
+    def fine_steps(self) -> list[Callable[[], bool]]:
+        """Return every smallest step there is: work begins and is completed apart, lane by lane."""
+        steps: list[Callable[[], bool]] = []
+        for end in self.ends:
+            steps += [partial(self.deliver, end), partial(self.advance, end)]
+            for slot in range(LANES):
+                steps += [partial(self.begin, end, slot), partial(self.complete, end, slot)]
+        return steps
+
+    def run(self, schedule: Iterable[int] = ()) -> None:
+        """Take the steps a schedule names, skipping impossible ones, then all in turn to the end.
+
+        Fails where neither side can do anything although they are not through.
+        """
+        fine = self.fine_steps()
+        for choice in schedule:
+            fine[choice % len(fine)]()
+        while not self.finished:
+            moved = [step() for step in self.steps()]
+            assert any(moved), "both sides wait for each other"
+
+    def run_until(self, reached: Callable[[], bool]) -> None:
+        """Take all steps in turn, one at a time, until the test sees what it waits for."""
+        steps = self.steps()
+        while not reached():
+            moved = False
+            for step in steps:
+                moved |= step()
+                if reached():
+                    return
+            assert moved, "never reached"
+
+    def sent(self, kind: type[M], role: type[TaskParty] | None = None) -> list[M]:
+        return [message for by, message in self.log if isinstance(message, kind) and role in (None, by)]
+
+    def data(self, stream: Stream) -> bytes:
+        return b"".join(frame.data for frame in self.sent(Frame) if frame.stream == stream)
+
+    def _has_room(self, end: MachineEnd) -> bool:
+        other = self.other(end)
+        return len(other.inbox) + end.frames_under_way < other.capacity
+
+    def _did(self, end: MachineEnd, messages: list[Message] | None) -> bool:
+        self._send(end, messages or [])
+        return messages is not None
+
+    def _send(self, end: MachineEnd, messages: Iterable[Message]) -> None:
+        for message in messages:
+            self.log.append((end.role, cast(TaskMessage, message)))
+            self.other(end).inbox.append(cast(TaskMessage, message))
+
+
+# Exchanges -----------------------------------------------------------------------------------------------------
+
+
+def items_of(values: Iterable[str | bytes]) -> pa.LargeBinaryArray:
+    octets = [value.encode() if isinstance(value, str) else value for value in values]
+    return pa.array(octets, pa.large_binary())
+
+
+def prepared_of(
+    items: pa.LargeBinaryArray, partition_sid: bytes, output: Any = None, keeper: Keeper | None = None
+) -> Prepared:
+    """Cut items into bins, as a task that has read them does."""
+    partitioner = Partitioner(partition_key(partition_sid))
+    partitioner.add(items)
+    return Prepared(partitioner.finish(), output, keeper or Keeper())
+
+
+class AtOnce(WorkerPools):
+    """Pools that are through before they are asked."""
+
+    def __init__(self) -> None:
+        self.depth = 1
+
+    def _submit(self, executor: object, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(work(*arguments))
+        except BaseException as exc:
+            future.set_exception(exc)
+        return future
+
+    def dismiss(self) -> None:
+        """Nothing is ever at work."""
+
+    _computing = _matching = _committing = _writing = cast(Any, None)
+
+
+class KeptOutput:
+    """An output in memory."""
+
+    def __init__(self) -> None:
+        self.staged: Matches | None = None
+        self.published = False
+
+    def check(self, matches: Matches) -> None:
+        """Everything is allowed."""
+
+    def stage(self, matches: Matches) -> None:
+        self.staged = matches
+
+    def publish(self) -> None:
+        assert self.staged is not None
+        self.published = True
+
+
+class MemoryChannel:
+    """One end of a link in memory: octets, as on the wire, in two queues of messages under one lock."""
+
+    def __init__(self, lock: threading.Condition, capacity: int) -> None:
+        self.sent: list[Message] = []
+        self.sizes: list[int] = []
+        self.peer: MemoryChannel
+        self._lock = lock
+        self._capacity = capacity
+        self._inbox: deque[bytes] = deque()
+        self._closed = False
+
+    @classmethod
+    def pair(cls, capacity: int) -> tuple[MemoryChannel, MemoryChannel]:
+        lock = threading.Condition()
+        one, other = cls(lock, capacity), cls(lock, capacity)
+        one.peer, other.peer = other, one
+        return one, other
+
+    def send(self, message: Message) -> None:
+        octets = encode(message)
+        with self._lock:
+            self.sent.append(message)
+            self.sizes.append(len(octets))
+            self.peer._inbox.append(octets)
+            self._lock.notify_all()
+
+    def poll(self) -> TaskMessage | None:
+        with self._lock:
+            if self._inbox:
+                self._lock.notify_all()
+                return cast(TaskMessage, decode(self._inbox.popleft()))
+            if self._closed:
+                raise PeerGoneError(reason="it closed the connection")
+            return None
+
+    def has_room(self, under_way: int = 0) -> bool:
+        """Tell whether a frame more than those under way fits."""
+        with self._lock:
+            return self._room(under_way)
+
+    def wait(self, *, for_message: bool, for_room: bool, under_way: int = 0) -> None:
+        def there() -> bool:
+            return self._closed or (for_message and bool(self._inbox)) or (for_room and self._room(under_way))
+
+        with self._lock:
+            assert self._lock.wait_for(there, PATIENCE), "nothing happens any more"
+
+    def close(self) -> None:
+        """End both directions; what is on its way still arrives."""
+        with self._lock:
+            self._closed = self.peer._closed = True
+            self._lock.notify_all()
+
+    def _room(self, under_way: int) -> bool:
+        return len(self.peer._inbox) + under_way < self._capacity
+
+
+class KnownExchange(TaskExchange):
+    """An exchange that may be told its secrets, and remembers its workers.
+
+    scalar: of every bin; the orders and the paddings come from it, so that two runs are the same.
+    """
+
+    scalar: bytes | None = None
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        # By bin and attempt; the scalars as they were drawn, or told.
+        self.workers: dict[tuple[int, int], Worker] = {}
+        self.scalars: dict[tuple[int, int], bytes] = {}
+
+    def make_worker(self, party: BinParty) -> Worker:
+        made = super().make_worker(party)
+        at = party.place
+        if self.scalar is not None:
+            name = self.scalar + bytes([self.party.receives, at.bin % 256, at.attempt])
+            secret = hashlib.sha256(name).digest()
+            know(made, self.scalar, secret)
+            if at.bin in self._order_secrets:
+                self._order_secrets[at.bin] = secret
+        self.workers[at.bin, at.attempt] = made
+        self.scalars[at.bin, at.attempt] = bytes(made._scalar)
+        return made
+
+
+def know(made: Worker, scalar: bytes, secret: bytes) -> None:
+    """Tell a worker its scalar, its order and, by the same secret, its padding."""
+    made._scalar[:] = scalar
+    made.order_secret = secret
+    made._order = worker._secret_order(secret, len(made._order))
+    count = len(made._padding) // worker._PADDING_BYTES
+    made._padding = b"".join(hashlib.sha256(secret + i.to_bytes(4, "big")).digest() for i in range(count))
+
+
+@dataclass
+class ExchangeEnd:
+    """One side of a run: what took part and what came of it."""
+
+    exchange: KnownExchange
+    channel: Any
+    output: KeptOutput
+    items: pa.LargeBinaryArray
+    keeper: Keeper | None = None
+    # What it offers to continue from.
+    offer: Kept | None = None
+    failure: BaseException | None = None
+    # Whether the output stays although the link broke.
+    kept: bool = False
+    prepared: Prepared | None = None
+
+    @property
+    def party(self) -> TaskParty:
+        return self.exchange.party
+
+    def points(self, stream: Stream) -> list[bytes]:
+        """Return the points this side sent, one by one."""
+        return [point for data in self.data(stream) for point in records(data, curve.POINT_BYTES)]
+
+    def data(self, stream: Stream) -> list[bytes]:
+        return [sent.data for sent in self.channel.sent if isinstance(sent, Frame) and sent.stream == stream]
+
+    def prepare(self) -> None:
+        """Read the items: whose bin each is depends on what was agreed."""
+        self.prepared = prepared_of(self.items, self.party.partition_sid, self.output, self.keeper)
+        self.exchange.use(self.prepared)
+
+    def advance(self) -> list[Message] | None:
+        """Make the offer, or open the task, where that is due."""
+        if self.party._my_offer is None:
+            return self.party.offer(self.offer)
+        if self.party.settled and self.party.own_count < 0:
+            self.prepare()
+            assert self.prepared is not None
+            return self.party.open(len(self.prepared.items))
+        return None
+
+    def step(self, *, room: bool) -> list[Message] | None:
+        """Advance, or do work, as the session does."""
+        begin_bins(self.party, self.exchange.begin_bin)
+        messages = self.advance()
+        return self.exchange.step(room=room) if messages is None else messages
+
+    def matches(self) -> Matches:
+        """Return the receiver's result."""
+        if self.prepared is None:
+            self.prepare()
+        return self.exchange.matches()
+
+    def run(self) -> None:
+        try:
+            self.drive()
+        except BaseException as exc:
+            self.failure = exc
+            self.channel.close()
+
+    def drive(self, seen: list[Progress] | None = None) -> None:
+        """Do for one exchange what the session does for its tasks; seen: takes note of the progress."""
+        exchange, channel = self.exchange, self.channel
+        try:
+            while not self.party.finished:
+                room = channel.has_room(exchange.frames_under_way)
+                messages = self.step(room=room)
+                message = channel.poll() if messages is None and self.party.wants_input else None
+                if message is not None:
+                    messages = exchange.receive(message)
+                if messages is None:
+                    wants = {"for_message": self.party.wants_input, "for_room": not room}
+                    channel.wait(**wants, under_way=exchange.frames_under_way)
+                self._send(messages or [])
+                if seen is not None:
+                    seen.append(self.party.progress)
+        except PeerLostError:
+            self.kept = exchange.keep(PATIENCE)
+            if not self.kept:
+                raise
+        finally:
+            exchange.wipe()
+
+    def _send(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            self.channel.send(message)
+
+
+def records(data: bytes, width: int) -> list[bytes]:
+    return [data[i : i + width] for i in range(0, len(data), width)]
+
+
+def exchange_end(
+    role: type[TaskParty],
+    items: pa.LargeBinaryArray,
+    channel: Any,
+    *,
+    broadcast: bool = False,
+    task_sid: bytes = TASK_SID,
+    frame_items: int = FRAME_ITEMS,
+    bin_items: int = BIN_ITEMS,
+    scalar: bytes | None = None,
+    pools: WorkerPools | None = None,
+    keeper: Keeper | None = None,
+    offer: Kept | None = None,
+) -> ExchangeEnd:
+    """Make one side; scalar: a known one for all bins, and with it a known order, else every bin draws its own."""
+    party = role(
+        setup(
+            broadcast=broadcast,
+            probe=curve.probe(task_sid),
+            task_sid=task_sid,
+            frame_items=frame_items,
+            bin_items=bin_items,
+        )
+    )
+    exchange = KnownExchange(party, pools or AtOnce(), Stages("task"), Storage())
+    exchange.scalar = scalar
+    return ExchangeEnd(exchange, channel, KeptOutput(), items, keeper, offer)
+
+
+def run_exchanges(
+    receiver_items: pa.LargeBinaryArray,
+    sender_items: pa.LargeBinaryArray,
+    *,
+    broadcast: bool = False,
+    task_sid: bytes = TASK_SID,
+    frame_items: int = FRAME_ITEMS,
+    bin_items: int = BIN_ITEMS,
+    capacity: int = 8,
+    scalars: tuple[bytes | None, bytes | None] = (None, None),
+    pools: tuple[WorkerPools | None, WorkerPools | None] = (None, None),
+    keepers: tuple[Keeper | None, Keeper | None] = (None, None),
+    offers: tuple[Kept | None, Kept | None] = (None, None),
+) -> tuple[ExchangeEnd, ExchangeEnd]:
+    """Run a receiver's and a sender's exchange against each other; raises the first failure of either."""
+    channels = MemoryChannel.pair(capacity)
+    shared: dict[str, Any] = {
+        "broadcast": broadcast,
+        "task_sid": task_sid,
+        "frame_items": frame_items,
+        "bin_items": bin_items,
+    }
+    receiver, sender = (
+        exchange_end(role, items, channel, scalar=scalar, pools=pool, keeper=keeper, offer=offer, **shared)
+        for role, items, channel, scalar, pool, keeper, offer in zip(
+            (Receiver, Sender), (receiver_items, sender_items), channels, scalars, pools, keepers, offers, strict=True
+        )
+    )
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(ExchangeEnd.run, (receiver, sender)))
+    failures = [end.failure for end in (receiver, sender) if end.failure is not None]
+    if failures:
+        # The side that the other one left only tells that it was left.
+        raise min(failures, key=lambda failure: isinstance(failure, PeerGoneError))
+    return receiver, sender
+
+
+class PeerChannel:
+    """A channel whose other end is no thread but a peer that a test scripts.
+
+    The peer's machine takes in each message at once and does its work when this side asks for messages, so that a run
+    is the same every time. count: the items it opens with. answer: carries out the peer's work, given where it belongs
+    (None for the task's own). may_work: whether the peer does any now. limit: how many of the peer's messages arrive
+    before the link breaks.
+    """
+
+    def __init__(
+        self,
+        peer: TaskParty,
+        count: int,
+        answer: Callable[[Work, Place | None], bytes],
+        *,
+        may_work: Callable[[], bool] = lambda: True,
+        limit: int | None = None,
+    ) -> None:
+        self.sent: list[Message] = []
+        self.end = MachineEnd(peer, count, answer)
+        self._may_work = may_work
+        self._left = limit
+        self._inbox: deque[Message] = deque()
+        self._advance()
+
+    def send(self, message: Message) -> None:
+        self.sent.append(message)
+        self._inbox += self.end.receive(cast(TaskMessage, decode(encode(message))))
+        self._advance()
+
+    def poll(self) -> TaskMessage | None:
+        if not self._inbox:
+            self._step()
+        if self._left == 0:
+            raise PeerGoneError(reason="the connection broke")
+        if not self._inbox:
+            return None
+        if self._left is not None:
+            self._left -= 1
+        return cast(TaskMessage, decode(encode(self._inbox.popleft())))
+
+    def has_room(self, under_way: int = 0) -> bool:
+        return True
+
+    def wait(self, *, for_message: bool, for_room: bool, under_way: int = 0) -> None:
+        assert for_message
+        assert self._inbox or self._left == 0 or self._step(), "both sides wait for each other"
+
+    def _advance(self) -> None:
+        self._inbox += self.end.advance() or []
+
+    def _step(self) -> bool:
+        messages = self.end.step() if self._may_work() else None
+        self._inbox += messages or []
+        return messages is not None
+
+
+def matched_items(end: ExchangeEnd, matches: Matches | None) -> set[bytes]:
+    """Return the items that matched, as the rows of the input tell."""
+    assert matches is not None
+    assert end.prepared is not None
+    assert matches.items == len(end.prepared.items)
+    rows = end.prepared.items.row_mask(matches)
+    assert len(rows) == len(end.items)
+    found: list[bytes] = end.items.filter(rows).to_pylist()
+    assert len(set(found)) == matches.count
+    return set(found)

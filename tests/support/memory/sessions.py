@@ -1,0 +1,258 @@
+"""Two sessions within one process, over links that a test can watch and bend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, cast
+
+from support.memory.pair import PATIENCE, KeptOutput, items_of
+
+from psicli.core.stages import Stages
+from psicli.exchange.pipeline import Prepared
+from psicli.items.partitions import Items, Matches, Partitioner
+from psicli.protocol.bins import MOST_BIN_ITEMS
+from psicli.protocol.messages import (
+    Kept,
+    Message,
+    TaskTerms,
+    partition_key,
+)
+from psicli.protocol.streams import LEAST_FRAME_ITEMS
+from psicli.protocol.task import Progress, TaskParty
+from psicli.protocol.wire import decode
+from psicli.session.session import (
+    Session,
+    TaskResult,
+    Terms,
+)
+from psicli.transport.link import Link
+
+ALICE, BOB = "alice", "bob"
+
+
+FRAME_ITEMS = 8
+
+
+Filter = Callable[[Message], bool]
+
+
+class TapLink(Link):
+    """A link that remembers what went through it, and tells a test as it happens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[Message] = []
+        self.received: list[Message] = []
+        self.on_receive: Callable[[Message], None] = lambda message: None
+
+    def send(self, message: Message) -> int:
+        self.sent.append(message)
+        return super().send(message)
+
+    def poll(self) -> tuple[Message, int] | None:
+        arrived = super().poll()
+        if arrived is not None:
+            self.received.append(arrived[0])
+            self.on_receive(arrived[0])
+        return arrived
+
+    def await_sent(self, kind: type[Any]) -> None:
+        """Wait until a message of this kind has been sent."""
+
+        def is_sent() -> bool:
+            return any(isinstance(message, kind) for message in self.sent)
+
+        with self._changed:
+            assert self._changed.wait_for(is_sent, PATIENCE), f"no {kind.__name__} is sent"
+
+    def place(self, kind: type[Any], task: int) -> int:
+        """Where in the order of sending the first such message stands."""
+        return next(i for i, m in enumerate(self.sent) if isinstance(m, kind) and m.task == task)
+
+
+class Plan:
+    """A task as a test wants it; everything the session does with it is noted.
+
+    before: called first of all, in the background, when the task is prepared.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        values: Iterable[str],
+        *,
+        receives: bool,
+        broadcast: bool = False,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.receives = receives
+        self.broadcast = broadcast
+        self.items = items_of(values)
+        self.output = KeptOutput() if receives or broadcast else None
+        self.calls: list[str] = []
+        self.result: TaskResult | None = None
+        self.alone: Matches | None = None
+        self.stages = Stages(name)
+        self.at_progress: Callable[[Progress], None] = lambda progress: None
+        self.at_opening: Callable[[int], None] = lambda peer_items: None
+        # What it fails with when it writes a one-sided result, or what it has failed with there.
+        self.alone_failure: Exception | None = None
+        self._before = before
+        self._partition_sid = b""
+
+    def find(self) -> Kept | None:
+        return None
+
+    def settled(self, party: TaskParty) -> None:
+        assert party.resumption is None
+
+    def prepare(self, partition_sid: bytes) -> Prepared:
+        self._before()
+        self._partition_sid = partition_sid
+        return Prepared(self._cut(), self.output)
+
+    def _cut(self) -> Items:
+        partitioner = Partitioner(partition_key(self._partition_sid))
+        partitioner.add(self.items)
+        return partitioner.finish()
+
+    def opened(self, party: TaskParty) -> None:
+        self.at_opening(party.peer_count)
+
+    def started(self) -> None:
+        self.calls.append("started")
+
+    def progress(self, progress: Progress) -> None:
+        self.at_progress(progress)
+
+    def exchanged(self, result: TaskResult) -> None:
+        self.calls.append("exchanged")
+        self.result = result
+
+    def finish_alone(self, matches: Callable[[], Matches]) -> None:
+        self.calls.append("alone")
+        try:
+            if self.alone_failure is not None:
+                raise self.alone_failure
+            self.alone = matches()
+        except Exception as exc:
+            self.alone_failure = exc
+
+    @property
+    def found(self) -> set[str] | None:
+        """The values this side learns the peer has too; None when it learns nothing."""
+        matches = self.alone if self.output is None or self.output.staged is None else self.output.staged
+        if matches is None:
+            return None
+        return {value.decode() for value in self.items.filter(self._cut().row_mask(matches)).to_pylist()}
+
+
+class Party:
+    """One party's end of a session.
+
+    bin_items: the most items a bin, as few as a test wants. Frames are of FRAME_ITEMS. No Hello says so: it would be
+    refused.
+    """
+
+    def __init__(
+        self, party: str, plans: Sequence[Plan], link: Link, recv_timeout: float, bin_items: int = MOST_BIN_ITEMS
+    ) -> None:
+        self.party = party
+        self.plans = plans
+        self.link = cast(TapLink, link)
+        self.failure: BaseException | None = None
+        peer = BOB if party == ALICE else ALICE
+        receivers = {plan.name: party if plan.receives else peer for plan in plans}
+        tasks = tuple(TaskTerms(plan.name, receivers[plan.name], plan.broadcast, 1) for plan in plans)
+        self.terms = Terms(party, peer, "overlap", tasks, int(recv_timeout * 1000))
+        self.bin_items = bin_items
+        link.own_hello = self.terms.hello(LEAST_FRAME_ITEMS, MOST_BIN_ITEMS)
+        self.session: Session | None = None
+        self.hang_up: Callable[[], None] = lambda: None
+
+    def run(self) -> None:
+        try:
+            self.session = Session(self.link, self.terms, listens=self.party == ALICE, hang_up=self.hang_up)
+            with self.session:
+                self.session.agree()
+                ours, theirs = self.session._hellos
+                sizes = {"frame_items": FRAME_ITEMS, "bin_items": self.bin_items}
+                self.session._hellos = replace(ours, **sizes), replace(theirs, **sizes)
+                self.session.run(self.plans)
+        except BaseException as exc:
+            self.failure = exc
+
+    def calls(self) -> list[list[str]]:
+        return [plan.calls for plan in self.plans]
+
+
+def connect(one: Link, other: Link, passes: Filter = lambda message: True) -> None:
+    """Let what `other` sends arrive at `one`, as a network would; the connection ends at what does not pass."""
+
+    goal, source = one.stream, other.stream
+    assert goal is not None
+    assert source is not None
+
+    def incoming() -> Iterator[bytes]:
+        for octets in source.outgoing():
+            if not passes(decode(octets)):
+                return
+            yield octets
+
+    threading.Thread(target=lambda: goal.pump(incoming()), name="psicli-test-wire", daemon=True).start()
+
+
+def joined(
+    alice: Sequence[Plan],
+    bob: Sequence[Plan],
+    *,
+    links: tuple[Link, Link] | None = None,
+    recv_timeout: float = PATIENCE,
+    bin_items: int = MOST_BIN_ITEMS,
+) -> tuple[Party, Party]:
+    links = links or (TapLink(), TapLink())
+    ends = (
+        Party(ALICE, alice, links[0], recv_timeout, bin_items),
+        Party(BOB, bob, links[1], recv_timeout, bin_items),
+    )
+    for end, other in (ends, ends[::-1]):
+        end.link.peer_hello = other.link.own_hello
+    return ends
+
+
+def run(
+    ends: tuple[Party, Party], *, to_alice: Filter = lambda message: True, to_bob: Filter = lambda message: True
+) -> None:
+    """Run both ends to whatever end they find."""
+    connect(ends[0].link, ends[1].link, to_alice)
+    connect(ends[1].link, ends[0].link, to_bob)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(Party.run, ends))
+
+
+def numbers(start: int, stop: int) -> list[str]:
+    return [f"k{number}" for number in range(start, stop)]
+
+
+def both(name: str, mine: list[str], theirs: list[str], *, receiver: str, broadcast: bool = False) -> tuple[Plan, Plan]:
+    """One task from both sides, alice's first."""
+    return (
+        Plan(name, mine, receives=receiver == ALICE, broadcast=broadcast),
+        Plan(name, theirs, receives=receiver == BOB, broadcast=broadcast),
+    )
+
+
+def small(count: int, **terms: Any) -> tuple[list[Plan], list[Plan]]:
+    """`count` tasks of one frame each."""
+    pairs = [both(f"t{i}", numbers(0, 5), numbers(3, 8), **{"receiver": ALICE, **terms}) for i in range(count)]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def succeeded(ends: Iterable[Party]) -> None:
+    for end in ends:
+        if end.failure is not None:
+            raise AssertionError(f"{end.party} failed") from end.failure

@@ -1,0 +1,86 @@
+"""Real certificates, made on the spot: good ones, and ones with everything that can be wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from support.processes.runner import PARTIES, Pair
+
+HOUR = timedelta(hours=1)
+
+
+class Authority:
+    """A certificate authority with its key in memory."""
+
+    def __init__(self, name: str = "psicli test CA") -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _named(name)
+        basic = x509.BasicConstraints(ca=True, path_length=None)
+        self.pem = self._sign(self._name, self._key, [basic], -HOUR, HOUR)
+
+    def issue(
+        self,
+        folder: Path,
+        file_name: str,
+        names: Sequence[str | x509.GeneralName],
+        *,
+        begins: timedelta = -HOUR,
+        ends: timedelta = HOUR,
+        common_name: str = "not looked at",
+    ) -> None:
+        """Write FILE_NAME.pem and FILE_NAME.key; a name that is text is a DNS name; times count from now."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        general = [x509.DNSName(name) if isinstance(name, str) else name for name in names]
+        extensions = [x509.SubjectAlternativeName(general)] if general else []
+        pem = self._sign(_named(common_name), key, extensions, begins, ends)
+        folder.joinpath(f"{file_name}.pem").write_bytes(pem)
+        octets = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        folder.joinpath(f"{file_name}.key").write_bytes(octets)
+
+    def _sign(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        extensions: Sequence[x509.ExtensionType],
+        begins: timedelta,
+        ends: timedelta,
+    ) -> bytes:
+        now = datetime.now(UTC)
+        builder = x509.CertificateBuilder(
+            self._name, subject, key.public_key(), x509.random_serial_number(), now + begins, now + ends
+        )
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _named(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def issue(folder: Path, names: Mapping[str, str]) -> None:
+    """Write ca.pem and, for every file name, a certificate for a DNS name with its key."""
+    authority = Authority()
+    (folder / "ca.pem").write_bytes(authority.pem)
+    for file_name, dns_name in names.items():
+        authority.issue(folder, file_name, [dns_name])
+
+
+def with_tls(pair: Pair, **certificates: str) -> Pair:
+    """Give each party a tls table; certificates: the files' name, where it is not the party's."""
+    for party in PARTIES:
+        name = certificates.get(party, party)
+        pair.jobs[party]["cluster"]["tls"] = {
+            "ca_file": "../ca.pem",
+            "certificate_file": f"../{name}.pem",
+            "private_key_file": f"../{name}.key",
+        }
+    return pair

@@ -1,0 +1,167 @@
+"""A wire between the parties that breaks when a test says so: what networks do, on one machine."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from support.processes.runner import DEADLINE
+
+_LINGER_NOT = struct.pack("ii", 1, 0)
+
+
+class _Connection:
+    """One connection that goes through: near, to the dialer, and far, to the listener."""
+
+    def __init__(self, near: socket.socket, far: socket.socket) -> None:
+        self.near, self.far = near, far
+        self.lossy = False
+        for each in (near, far):
+            # Else two parties that speak in turns wait for each other's acknowledgements.
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def reset(self, *ends: socket.socket) -> None:
+        for each in ends or (self.near, self.far):
+            with suppress(OSError):
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+                # The descriptor alone would be kept open by whoever is reading.
+                each.shutdown(socket.SHUT_RD)
+            each.close()
+
+    def half_close(self) -> None:
+        with suppress(OSError):
+            self.far.shutdown(socket.SHUT_WR)
+
+
+class Proxy:
+    """Dial `port`, and all goes on to the listener at `target`, until something is done to it."""
+
+    def __init__(self, port: int, target: int) -> None:
+        self.port = port
+        self._target = target
+        self._delay = 0.0
+        self._lossy = False
+        self._closed = threading.Event()
+        self._passes = threading.Event()
+        self._passes.set()
+        # Octets that still pass from the dialer unharmed; None: all of them.
+        self._until_flip: int | None = None
+        self._connections: list[_Connection] = []
+        # How many connections were made through it so far.
+        self.made = 0
+        self._threads: list[threading.Thread] = []
+        self._server = socket.create_server(("127.0.0.1", port))
+        self._start(self._accept)
+
+    # What a test can do to it
+
+    def delay(self, seconds: float) -> None:
+        """Hold everything back for so long [s] from now on."""
+        self._delay = seconds
+
+    def hold(self) -> None:
+        """Let nothing through until it heals; what was sent meanwhile arrives then, however late."""
+        self._passes.clear()
+
+    def blackhole(self) -> None:
+        """Lose everything until it heals, without a word to anybody; connections of before then stay as they are."""
+        self._lossy = True
+        for each in self._connections:
+            each.lossy = True
+
+    def heal(self) -> None:
+        self._lossy = False
+        self._passes.set()
+
+    def reset(self) -> None:
+        """Reset every connection."""
+        for each in self._forget():
+            each.reset()
+
+    def lose_the_dialer(self) -> None:
+        """Reset the dialer's end of every connection; to the listener they are whole, and silent."""
+        for each in self._connections:
+            each.lossy = True
+            each.reset(each.near)
+
+    def half_close(self) -> None:
+        """End what the dialer sends, and let the listener's words through."""
+        for each in self._connections:
+            each.half_close()
+
+    def refuse(self) -> None:
+        """Take no new connection any more."""
+        with suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+    def flip_after(self, octets: int) -> None:
+        """Flip a bit of what the dialer sends, once so many octets have passed from now on."""
+        self._until_flip = octets
+
+    @property
+    def flipped(self) -> bool:
+        return self._until_flip is not None and self._until_flip < 0
+
+    def close(self) -> None:
+        self.refuse()
+        self._closed.set()
+        self._passes.set()
+        for each in self._forget():
+            each.reset()
+        for thread in self._threads:
+            thread.join(DEADLINE)
+
+    # How it works
+
+    def _forget(self) -> list[_Connection]:
+        found, self._connections = self._connections, []
+        return found
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        self._threads.append(threading.Thread(target=target, args=arguments, daemon=True))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._server.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except ConnectionRefusedError:
+                near.close()
+                continue
+            connection = _Connection(near, far)
+            connection.lossy = self._lossy
+            self._connections.append(connection)
+            self.made += 1
+            self._start(self._copy, connection, near, far, self._damaged)
+            self._start(self._copy, connection, far, near, bytes)
+
+    def _copy(
+        self, connection: _Connection, source: socket.socket, goal: socket.socket, damaged: Callable[[bytes], bytes]
+    ) -> None:
+        with suppress(OSError):
+            while octets := source.recv(1 << 16):
+                if self._delay and self._closed.wait(self._delay):
+                    return
+                self._passes.wait()
+                if not connection.lossy:
+                    goal.sendall(damaged(octets))
+            self._passes.wait()
+            if not connection.lossy:
+                goal.shutdown(socket.SHUT_WR)
+
+    def _damaged(self, octets: bytes) -> bytes:
+        left = self._until_flip
+        if left is None or left < 0:
+            return octets
+        self._until_flip = left - len(octets)
+        if self._until_flip >= 0:
+            return octets
+        return octets[:left] + bytes([octets[left] ^ 0x10]) + octets[left + 1 :]

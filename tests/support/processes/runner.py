@@ -1,0 +1,402 @@
+"""Run psicli as its users do: two processes, each with a job file that names its own paths only.
+
+Every wait has a deadline and waits for something, never for a time; whatever a test starts is gone when it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from psicli.storage.locks import hold_dial, hold_port
+
+# A machine that runs other tests too may be slow; nothing here takes near as long [s].
+DEADLINE = 60.0
+# The environment of a run that must still be at work when a test does something to it.
+SLOWLY = {"PSICLI_BACKEND": "reference"}
+LISTENER, DIALER = "alice", "bob"
+PARTIES = (LISTENER, DIALER)
+
+
+def other(party: str) -> str:
+    return DIALER if party == LISTENER else LISTENER
+
+
+@contextmanager
+def free_ports(count: int) -> Iterator[list[int]]:
+    """Give ports nobody uses, and keep them from other test processes until the end."""
+    folder = Path(tempfile.gettempdir()) / f"psicli-test-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    ports: list[int] = []
+    with ExitStack() as locks, ExitStack() as sockets:
+        # All sockets stay open while more are taken, or the system could give one port twice.
+        while len(ports) < count:
+            taken = sockets.enter_context(socket.socket())
+            taken.bind(("127.0.0.1", 0))
+            port = taken.getsockname()[1]
+            lock = locks.enter_context(open(folder / str(port), "w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            ports.append(port)
+        sockets.close()
+        yield ports
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a process left behind."""
+
+    code: int
+    stdout: bytes
+    stderr: str
+    # When its standard error was closed, which is when it ended [s, monotonic].
+    ended: float
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode() + self.stderr
+
+    @property
+    def errors(self) -> list[str]:
+        """The error lines of the log, without time stamp, job and task."""
+        return [line.split(" ERROR ", 1)[1] for line in self.stderr.splitlines() if " ERROR " in line]
+
+    def below(self, error: str) -> list[str]:
+        """The further lines of an error that has more than one."""
+        lines = self.stderr.splitlines()
+        start = next(number for number, line in enumerate(lines) if " ERROR " in line and error in line)
+        return list(itertools.takewhile(lambda line: line.startswith(" "), lines[start + 1 :]))
+
+
+class Run:
+    """One psicli process."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str | None] | None = None,
+        shell: str = "",
+        before: str = "",
+        program: Sequence[str] = ("-m", "psicli"),
+        wrapper: Sequence[str | Path] = (),
+        **popen: Any,
+    ) -> None:
+        """`shell` is a redirection such as `>&-`, made by a shell in front of psicli, `before` a command for it.
+
+        A variable of env that is None is left out; program is what Python runs, wrapper what runs Python.
+        """
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PSICLI_")}
+        command: list[Any] = [*wrapper, sys.executable, *program, *arguments]
+        if shell or before:
+            command = ["/bin/sh", "-c", f'{before}\nexec "$@" {shell}', "sh", *command]
+        self._changed = threading.Condition()
+        self._lines: list[str] = []
+        self._silent = False
+        self._stdout = b""
+        self.started = self._ended = time.monotonic()
+        self._popen = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={name: value for name, value in {**inherited, **(env or {})}.items() if value is not None},
+            **popen,
+        )
+        self._threads = [
+            threading.Thread(target=self._feed, args=(self._popen.stdin, stdin), daemon=True),
+            threading.Thread(target=self._read_stdout, args=(self._popen.stdout,), daemon=True),
+            threading.Thread(target=self._read_stderr, args=(self._popen.stderr,), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def lasts(self, seconds: float) -> bool:
+        """Return whether the process says no last word for so long [s]."""
+        with self._changed:
+            return not self._changed.wait_for(lambda: self._silent, seconds)
+
+    def wait_for_lines(self, count: int) -> None:
+        """Wait until so many lines are on standard error, or until no more will come."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._silent or len(self._lines) >= count, DEADLINE)
+
+    def wait_for(self, text: str) -> None:
+        """Wait until a line on standard error holds text."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._silent or self._said(text), DEADLINE)
+            assert self._said(text), f"no line with {text!r}, only {self._lines}"
+
+    def said(self, text: str) -> bool:
+        """Return whether a line on standard error holds text by now."""
+        with self._changed:
+            return self._said(text)
+
+    def _said(self, text: str) -> bool:
+        return any(text in line for line in self._lines)
+
+    def send(self, number: signal.Signals) -> None:
+        self._popen.send_signal(number)
+
+    def result(self) -> Result:
+        """Wait for the end of the process."""
+        try:
+            code = self._popen.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {DEADLINE:.0f} s: {''.join(self._lines)}") from None
+        for thread in self._threads:
+            thread.join(DEADLINE)
+        return Result(code, self._stdout, "".join(self._lines), self._ended)
+
+    def kill(self) -> None:
+        """End the process if it still runs, and free what belongs to it."""
+        self._popen.kill()
+        self._popen.wait()
+        for thread in self._threads:
+            thread.join(DEADLINE)
+        for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
+            assert pipe is not None
+            pipe.close()
+
+    def _feed(self, pipe: IO[bytes], data: bytes) -> None:
+        try:
+            pipe.write(data)
+            pipe.close()
+        except BrokenPipeError:
+            pass
+
+    def _read_stdout(self, pipe: IO[bytes]) -> None:
+        self._stdout = pipe.read()
+
+    def _read_stderr(self, pipe: IO[bytes]) -> None:
+        for line in pipe:
+            with self._changed:
+                self._lines.append(line.decode("utf-8", "backslashreplace"))
+                self._changed.notify_all()
+        with self._changed:
+            self._silent = True
+            self._ended = time.monotonic()
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True)
+class Side:
+    """One party's part of a task."""
+
+    keys: Sequence[str]
+    input: str
+    output: str | None = None
+
+
+class Pair:
+    """Two folders, a job file in each, and the processes started from them.
+
+    jobs: the job files as they will be written when a process is started; a test may change them before.
+    environment: variables for all of the processes, program: what Python runs in them; a test may change these, too.
+    """
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.port = port
+        self.folder = folder
+        self.temp = folder / "tmp"
+        self.temp.mkdir()
+        self.environment: dict[str, str] = {}
+        self.program: Sequence[str] = ("-m", "psicli")
+        self._runs: list[Run] = []
+        self._folders = {party: folder / party for party in PARTIES}
+        self.jobs: dict[str, dict[str, Any]] = {}
+        for party, own in self._folders.items():
+            (own / "out").mkdir(parents=True)
+            self.jobs[party] = {
+                "job": "overlap",
+                "self_party": party,
+                "cluster": {
+                    "nodes": [{"party": LISTENER, "address": f"127.0.0.1:{port}"}, {"party": DIALER}],
+                    "link_desc": {
+                        "connect_retry_times": 1200,
+                        "connect_retry_interval_ms": 50,
+                        "recv_timeout_ms": 60000,
+                        # Who was killed in a test does not come back.
+                        "reconnect_window_ms": 1000,
+                    },
+                },
+                "psi": {"receiver": LISTENER},
+                "tasks": [],
+            }
+
+    def path(self, party: str, name: str = "") -> Path:
+        return self._folders[party] / name
+
+    def add(self, name: str, alice: Side, bob: Side, **terms: object) -> None:
+        """Add a task to both job files; each gets its own paths and keys only."""
+        for party, side in ((LISTENER, alice), (DIALER, bob)):
+            task = {"name": name, "keys": {party: list(side.keys)}, "input_path": {party: side.input}, **terms}
+            if side.output is not None:
+                task["output_path"] = {party: side.output}
+            self.jobs[party]["tasks"].append(task)
+
+    def link(self, party: str, **settings: int) -> None:
+        self.jobs[party]["cluster"]["link_desc"].update(settings)
+
+    def start(self, party: str, *arguments: str, config: bool = True, **how: Any) -> Run:
+        """Write the party's job file and start it."""
+        path = self.job_file(party)
+        return self.start_as_is(*(("--config", path) if config else ()), *arguments, **how)
+
+    def job_file(self, party: str) -> Path:
+        """Write the party's job file as it is now."""
+        path = self.path(party, "job.yaml")
+        path.write_text(yaml.safe_dump(self.jobs[party], sort_keys=False, allow_unicode=True), encoding="utf-8")
+        return path
+
+    def start_as_is(self, *arguments: str | Path, **how: Any) -> Run:
+        return self.start_command("run", *arguments, **how)
+
+    def start_command(self, *arguments: str | Path, env: Mapping[str, str | None] | None = None, **how: Any) -> Run:
+        folders = {"TMPDIR": str(self.temp), "PSICLI_STATE_DIR": str(self.folder / "state")}
+        how = {"program": self.program, **how}
+        run = Run(arguments, env={**folders, **self.environment, **(env or {})}, **how)
+        self._runs.append(run)
+        return run
+
+    def run(self, *arguments: str) -> tuple[Result, Result]:
+        """Run both parties to their ends; the listener's result comes first."""
+        runs = [self.start(party, *arguments) for party in PARTIES]
+        return runs[0].result(), runs[1].result()
+
+    def files(self, party: str) -> dict[str, bytes]:
+        """Everything a party's folder holds, but for the job file."""
+        own = self._folders[party]
+        found = {str(path.relative_to(own)): path.read_bytes() for path in own.rglob("*") if path.is_file()}
+        found.pop("job.yaml", None)
+        return found
+
+    def nothing_left(self, *ports: int, killed: str | None = None) -> None:
+        """Check what holds when all has ended: no process, lock, listening port or temporary file is there.
+
+        killed: nobody is left to remove that party's temporary files.
+        """
+        assert processes_below(self.folder) == []
+        for party, own in self._folders.items():
+            if party != killed:
+                assert [*own.rglob("*.psicli-*"), *own.rglob(".*")] == []
+        if killed is None:
+            assert [*(self.folder / "state").glob("run-*")] == []
+            assert [path.name for path in self.temp.iterdir() if path.suffix != ".lock"] == []
+        for port in ports or (self.port,):
+            with hold_port("test", "test", "0.0.0.0", port, 0), hold_dial("test", DIALER, f"127.0.0.1:{port}", 0):
+                pass
+
+    def kill(self) -> None:
+        for run in self._runs:
+            run.kill()
+
+
+def processes_below(folder: Path) -> list[int]:
+    """Return the processes whose command line names a path in a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if os.fsencode(folder) in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+class Tap:
+    """A wire between the two parties that remembers every byte: dial `port`, and it goes on to the listener."""
+
+    def __init__(self, port: int, target: int) -> None:
+        self.port = port
+        self.connections: list[tuple[bytearray, bytearray]] = []
+        self._target = target
+        self._sockets: list[socket.socket] = []
+        self._server = socket.create_server(("127.0.0.1", port))
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def octets(self) -> tuple[bytes, bytes]:
+        """What the dialer and the listener sent over the connection that carried the session."""
+        there, back = max(self.connections, key=lambda pair: len(pair[0]))
+        return bytes(there), bytes(back)
+
+    def messages(self) -> tuple[list[bytes], list[bytes]]:
+        """The gRPC messages the dialer and the listener sent, without HTTP/2 around them."""
+        there, back = self.octets()
+        return _grpc_messages(there.removeprefix(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")), _grpc_messages(back)
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._thread.join(DEADLINE)
+        for each in (self._server, *self._sockets):
+            each.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._server.accept()
+            except OSError:
+                return
+            self._sockets.append(near)
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except ConnectionRefusedError:
+                near.close()
+                continue
+            self._sockets.append(far)
+            sent, received = bytearray(), bytearray()
+            self.connections.append((sent, received))
+            for source, goal, record in ((near, far, sent), (far, near, received)):
+                threading.Thread(target=_copy, args=(source, goal, record), daemon=True).start()
+
+
+def _copy(source: socket.socket, goal: socket.socket, record: bytearray) -> None:
+    try:
+        while octets := source.recv(1 << 16):
+            record += octets
+            goal.sendall(octets)
+        goal.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+def _grpc_messages(octets: bytes) -> list[bytes]:
+    """Cut HTTP/2 octets (RFC 9113 section 4.1) into frames, join the DATA, and cut that into gRPC messages."""
+    parts, at = [], 0
+    while at < len(octets):
+        size, kind, flags = int.from_bytes(octets[at : at + 3], "big"), octets[at + 3], octets[at + 4]
+        if kind == 0:
+            assert not flags & 0x08, "padded"
+            parts.append(octets[at + 9 : at + 9 + size])
+        at += 9 + size
+    data, at = b"".join(parts), 0
+    messages = []
+    while at < len(data):
+        assert data[at] == 0, "compressed"
+        size = int.from_bytes(data[at + 1 : at + 5], "big")
+        messages.append(data[at + 5 : at + 5 + size])
+        at += 5 + size
+    return messages

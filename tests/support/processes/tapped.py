@@ -1,0 +1,145 @@
+"""Real runs of both parties whose wire is recorded, and what each drew from the system's randomness.
+
+Who knows the draws knows the scalars: so a test can tell which point on the wire is which item, and search what a run
+wrote for what nobody may see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Tap, free_ports
+
+from psicli import curve
+from psicli.protocol import wire
+from psicli.protocol.messages import (
+    Frame,
+    HelloOctets,
+    Message,
+    Stream,
+    bin_session_id,
+    session_id,
+    task_session_id,
+)
+
+# What a process runs before psicli, so that a test knows its secrets; psicli itself is as it is.
+_KEEP_DRAWS = """
+import os
+draw = os.urandom
+def kept(size):
+    drawn = draw(size)
+    # Unbuffered: a line is written as a whole, whichever thread draws.
+    with open(os.environ["TEST_DRAWS"], "ab", 0) as file:
+        file.write(drawn.hex().encode() + bytes([10]))
+    return drawn
+os.urandom = kept
+"""
+_RUN = "\nfrom psicli.cli import main\nmain()\n"
+
+
+def altered(code: str = "") -> tuple[str, str]:
+    """Return a program for Run: psicli after a test's own code, with its draws kept."""
+    return "-c", _KEEP_DRAWS + code + _RUN
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What both parties sent [messages, in order], drew [bytes], and left behind."""
+
+    octets: bytes
+    sent: Mapping[str, list[Message]]
+    draws: Mapping[str, list[bytes]]
+    results: Mapping[str, Result]
+
+    @cached_property
+    def sid(self) -> bytes:
+        hellos = {party: self.sent[party][0] for party in PARTIES}
+        assert all(isinstance(hello, HelloOctets) for hello in hellos.values())
+        return session_id(hellos[LISTENER].octets, hellos[DIALER].octets)  # type: ignore[union-attr]
+
+    def of_task(self, party: str, task: int) -> list[Message]:
+        """What a party sent about a task, in order."""
+        return [message for message in self.sent[party] if getattr(message, "task", None) == task]
+
+    def data(self, stream: Stream, *tasks: int) -> bytes:
+        """Return the data of a stream, of these tasks or of all, as it was sent: bin after bin."""
+        frames = (m for party in PARTIES for m in self.sent[party] if isinstance(m, Frame) and m.stream == stream)
+        return b"".join(frame.data for frame in frames if not tasks or frame.task in tasks)
+
+    def data_of_bin(self, stream: Stream, task: int, number: int, attempt: int = 0) -> bytes:
+        """Return the data of a stream of one attempt at one bin."""
+        frames = (m for party in PARTIES for m in self.of_task(party, task) if isinstance(m, Frame))
+        where = stream, number, attempt
+        return b"".join(frame.data for frame in frames if (frame.stream, frame.bin, frame.attempt) == where)
+
+    def bin_sid(self, task_name: str, number: int = 0, attempt: int = 0) -> bytes:
+        """Return what the points and tokens of one attempt at one bin are bound to."""
+        return bin_session_id(task_session_id(self.sid, task_name), number, attempt)
+
+    def scalar(
+        self, party: str, task_name: str, points: Iterable[bytes], value: str, *, number: int = 0, attempt: int = 0
+    ) -> bytes:
+        """Return the draw that makes of an item one of these points of a bin."""
+        bin_sid, own = self.bin_sid(task_name, number, attempt), set(points)
+        draws = [draw for draw in self.draws[party] if len(draw) == 32]
+        found = [draw for draw in draws if curve.hash_and_mask(keys([value]), bin_sid, draw) in own]
+        assert len(found) == 1, "no draw, or more than one, is the scalar of these points"
+        return found[0]
+
+
+def item(value: str) -> bytes:
+    """Return the item of one key column."""
+    return b"\x01" + len(value.encode()).to_bytes(4, "big") + value.encode()
+
+
+def keys(values: Iterable[str]) -> Any:
+    """Return items of one key column."""
+    return curve.packed_items([item(value) for value in values])
+
+
+@contextmanager
+def tapped_pair(folder: Path) -> Iterator[tuple[Pair, int]]:
+    """Give two parties whose wire passes through a port of ours, and that port."""
+    with free_ports(2) as (port, tap):
+        pair = Pair(folder, port)
+        pair.jobs[DIALER]["cluster"]["nodes"][0]["address"] = f"127.0.0.1:{tap}"
+        try:
+            yield pair, tap
+        finally:
+            pair.kill()
+
+
+def record(
+    pair: Pair, port: int, *arguments: str, code: Mapping[str, str] | None = None, trace: bool = False
+) -> Recording:
+    """Run both parties to their ends; code: what a party's process runs before psicli; trace: into its folder."""
+    tap = Tap(port, pair.port)
+    drawn = {party: pair.folder / f"{party}.draws" for party in PARTIES}
+    for path in drawn.values():
+        path.write_text("")
+    try:
+        runs = {
+            party: pair.start(
+                party,
+                *arguments,
+                *(("--trace", str(pair.path(party, "trace.json"))) if trace else ()),
+                program=altered((code or {}).get(party, "")),
+                env={"TEST_DRAWS": str(drawn[party])},
+            )
+            for party in PARTIES
+        }
+        results = {party: run.result() for party, run in runs.items()}
+        sent = dict(zip((DIALER, LISTENER), tap.messages(), strict=True))
+        return Recording(
+            b"".join(tap.octets()),
+            {party: [wire.decode(octets) for octets in messages] for party, messages in sent.items()},
+            {party: [bytes.fromhex(line) for line in path.read_text().split()] for party, path in drawn.items()},
+            results,
+        )
+    finally:
+        tap.close()

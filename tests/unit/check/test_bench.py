@@ -1,0 +1,144 @@
+"""`psicli bench`: what it measures, how it says so, and that it ends when it is told to."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.kernel import backends
+from support.processes.runner import DEADLINE, Result, Run
+
+from psicli import curve
+from psicli.check import bench
+from psicli.core.errors import SelfCheckError
+
+BRIEFLY = ("--seconds", "0.02")
+CORES = curve.threads()
+BEST = next(iter(curve.BACKENDS))
+
+
+def run(*arguments: str, **how: Any) -> Result:
+    process = Run(["bench", *arguments], **how)
+    try:
+        return process.result()
+    finally:
+        process.kill()
+
+
+def facts_of(**how: Any) -> dict[str, Any]:
+    result = run(*BRIEFLY, "--json", **how)
+    assert result.code == 0, result.text
+    found = json.loads(result.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def expected_rows(in_use: str) -> Iterator[tuple[str, str, int, int]]:
+    """Backend, operation, threads and processes of everything there is to measure."""
+    yield "cryptography", "X25519", 1, 1
+    for name in curve.BACKENDS:
+        for operation in ("hash_and_mask", "mask"):
+            yield name, operation, 1, 1
+            if name in backends.NATIVE and CORES > 1:
+                yield name, operation, CORES, 1
+    if in_use in backends.NATIVE and CORES > 1:
+        yield in_use, "mask", 1, CORES
+
+
+@pytest.mark.parametrize("in_use", [BEST, "reference"])
+def test_everything_is_measured(in_use: str) -> None:
+    facts = facts_of(env=backends.environment(in_use))
+    rows = facts["measurements"]
+    named = [tuple(row[name] for name in ("backend", "operation", "threads", "processes")) for row in rows]
+    assert sorted(named) == sorted(expected_rows(in_use))
+    assert (facts["backend"], facts["cores"], facts["seconds"]) == (in_use, CORES, 0.02)
+    assert facts["cpu"]
+    for row in rows:
+        assert row["points_per_second"] * row["microseconds_per_point"] == pytest.approx(1e6, rel=0.01)
+        assert 0.001 < row["ratio_to_cryptography"] < 1000
+    assert [row["ratio_to_cryptography"] for row in rows if row["backend"] == "cryptography"] == [1]
+    assert all(row["ratio_to_one_thread"] == 1 for row in rows if row["threads"] == row["processes"] == 1)
+    # The hash in Python costs much more than the multiplication in C.
+    assert facts["hash_and_mask_time_to_mask"].keys() == curve.BACKENDS.keys()
+    assert facts["hash_and_mask_time_to_mask"]["reference"] > 2
+    assert (facts["threads_to_processes"] is not None) == (in_use in backends.NATIVE and CORES > 1)
+
+
+def test_the_table_marks_what_a_job_would_use() -> None:
+    result = run(*BRIEFLY)
+    assert result.code == 0, result.text
+    lines = result.stdout.decode().splitlines()
+    assert re.fullmatch(rf"psicli \S+ on .+, {CORES} cores; median of \d+ rounds", lines[0])
+    table = [line for line in lines if re.search(r" (X25519|mask|hash_and_mask)  +[0-9,]+ +[0-9.]+ ", line)]
+    assert len(table) == 1 + 2 * len(curve.BACKENDS)
+    assert [line.split("  ")[0] for line in table if " * " in line] == [f"{BEST} *"] * 2
+    assert ("processes of one thread reach together" in lines[-1]) == (BEST in backends.NATIVE and CORES > 1)
+    assert not re.search("nan|inf", "".join(lines))
+    if BEST in backends.NATIVE:
+        assert result.stderr == ""
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "inf"])
+def test_no_time_at_all(seconds: str) -> None:
+    result = run("--seconds", seconds)
+    assert (result.code, result.stdout) == (2, b"")
+
+
+def test_the_command_line_comes_before_the_environment_in_every_process() -> None:
+    result = run(*BRIEFLY, env={"PSICLI_SECONDS": "soon", "PSICLI_JSON": "perhaps"})
+    assert result.code == 2
+    result = run(*BRIEFLY, env={"PSICLI_SECONDS": "soon"})
+    assert result.code == 0, result.text
+
+
+def test_what_computes_something_else_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(curve.BACKENDS["reference"], name)
+
+        def tokens(self, points: memoryview, prefix: bytes) -> bytes:
+            return bytes(len(points) // 2)
+
+    monkeypatch.setitem(curve.BACKENDS, "native wrong", Wrong())
+    monkeypatch.setenv("PSICLI_BACKEND", "reference")
+    with pytest.raises(SelfCheckError, match=r"native wrong .*tokens"):
+        bench.measure(0.01)
+
+
+def children(pid: int) -> set[int]:
+    """The processes that a process has started."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.add(int(path.parent.name))
+    return found
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_it_stops_when_it_is_told_to(number: signal.Signals, code: int) -> None:
+    process = Run(["bench", "--seconds", "300"])
+    try:
+        workers: set[int] = set()
+        deadline = time.monotonic() + DEADLINE
+        while BEST in backends.NATIVE and CORES > 1 and len(workers) < CORES:
+            assert process.lasts(0.02)
+            assert time.monotonic() < deadline
+            workers = children(process.pid)
+        process.send(number)
+        sent = time.monotonic()
+        result = process.result()
+        assert (result.code, result.stdout) == (code, b""), result.text
+        assert result.ended - sent < 5
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    finally:
+        process.kill()

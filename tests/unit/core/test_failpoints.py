@@ -1,0 +1,108 @@
+"""Failpoints: what the variable may say, and that every point is in the code and every point of the code is listed."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.processes.expectations import failed, marked_pair
+from support.processes.runner import LISTENER, Pair
+
+from psicli.core import failpoints
+from psicli.core.errors import FailpointError
+from psicli.core.failpoints import CARRYING, MESSAGES, POINTS, VARIABLE
+
+PACKAGE = Path(failpoints.__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def disarmed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No point is left armed."""
+    yield
+    monkeypatch.delenv(VARIABLE, raising=False)
+    failpoints.arm()
+
+
+def arm(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(VARIABLE, text)
+    failpoints.arm()
+
+
+def calls() -> Iterator[tuple[str, str]]:
+    """Yield every call in the code: which function, and the name of the point."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("failpoints.passage", "failpoints.carry"):
+                name = node.args[0]
+                # The message's kind stands in the name of a point of its own.
+                kinds = MESSAGES if isinstance(name, ast.JoinedStr) else ("",)
+                text = name.values[-1] if isinstance(name, ast.JoinedStr) else name
+                assert isinstance(text, ast.Constant)
+                yield from (
+                    (ast.unparse(node.func).removeprefix("failpoints."), f"{kind}{text.value}") for kind in kinds
+                )
+
+
+def test_every_point_is_in_the_code_and_listed() -> None:
+    found = set(calls())
+    assert {name for _, name in found} == set(POINTS)
+    assert {name for function, name in found if function == "carry"} == set(CARRYING)
+    assert len(set(POINTS)) == len(POINTS)
+
+
+def test_nothing_happens_without_the_variable(caplog: pytest.LogCaptureFixture) -> None:
+    failpoints.arm()
+    for name in POINTS:
+        failpoints.passage(name)
+    assert failpoints.carry("link.arriving", b"octets") == b"octets"
+    assert caplog.records == []
+
+
+def test_only_the_passage_that_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    arm(monkeypatch, "output.renamed:raise:2")
+    failpoints.passage("output.synced")
+    failpoints.passage("output.renamed")
+    with pytest.raises(RuntimeError, match=r"failpoint output\.renamed"):
+        failpoints.passage("output.renamed")
+    failpoints.passage("output.renamed")
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    arm(monkeypatch, "output.written:enospc")
+    with pytest.raises(OSError, match="No space left") as caught:
+        failpoints.passage("output.written")
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_another_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    arm(monkeypatch, "frame.sending:flip:2")
+    sent = [failpoints.carry("frame.sending", bytes(5)) for _ in range(3)]
+    assert sent == [bytes(5), b"\0\0\xff\0\0", bytes(5)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "output.renames:kill", "output.renamed", "output.renamed:", "output.renamed:die", "output.renamed:kill:0",
+        "output.renamed:kill:-1", "output.renamed:kill:x", "output.renamed:kill:1:1", "output.renamed:flip", ":kill",
+        "\x1b[31m:kill",
+    ],
+)  # fmt: skip
+def test_what_is_no_failpoint_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    with pytest.raises(FailpointError, match="no failpoint") as caught:
+        arm(monkeypatch, text)
+    assert caught.value.code == 78
+    assert caught.value.message.isprintable()
+
+
+def test_a_run_with_a_mistyped_failpoint_does_not_begin(pair: Pair) -> None:
+    marked_pair(pair)
+    result = pair.start(LISTENER, env={VARIABLE: "output.renames:kill"}).result()
+    failed(result, 78, "PSICLI_FAILPOINT is 'output.renames:kill', which is no failpoint")
+    assert result.stdout == b""
+    pair.nothing_left()

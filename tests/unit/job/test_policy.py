@@ -1,0 +1,382 @@
+"""What a party allows: each limit at its edge, and runs of two processes that end at one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import signal
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.processes.expectations import (
+    OLD,
+    check_output,
+    failed,
+    long_pair,
+    marked,
+    marked_pair,
+    shape,
+    succeeded,
+    the_object,
+)
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Side, Tap, other
+
+from psicli.config import PolicySettings
+from psicli.core.errors import PolicyError
+from psicli.job.policy import Policy
+from psicli.protocol import wire
+from psicli.protocol.bins import padded
+from psicli.protocol.messages import Abort, End, Frame, Offer, Open, Stream, Working
+from psicli.storage.ledger import Ledger
+
+REFUSED = r"The other party's policy does not allow this run\."
+
+# The rules -------------------------------------------------------------------------------------------------------
+
+Check = Callable[[Policy], None]
+# What is limited, to what, and what is just allowed and just not.
+EDGES: list[tuple[str, float, Check, Check, str]] = [
+    (
+        "min_peer_items",
+        5,
+        lambda p: p.check_peer_items(5, 5),
+        lambda p: p.check_peer_items(4, 4),
+        "has 4 distinct items",
+    ),
+    (
+        "max_peer_items",
+        5,
+        lambda p: p.check_peer_items(5, 5),
+        lambda p: p.check_peer_items(6, 6),
+        "6 distinct items, more",
+    ),
+    # Padding is no item, but it may hold questions.
+    (
+        "min_peer_items",
+        5,
+        lambda p: p.check_peer_items(5, 9),
+        lambda p: p.check_peer_items(4, 9),
+        "has 4 distinct items",
+    ),
+    (
+        "max_peer_items",
+        9,
+        lambda p: p.check_peer_items(5, 9),
+        lambda p: p.check_peer_items(5, 10),
+        "has 5 distinct items and may ask about 10 with its padding, more",
+    ),
+    ("max_runs_per_day", 2, lambda p: p.check_runs(1), lambda p: p.check_runs(2), "2 times in the last 24 hours"),
+    # Three tenths are 0.3, which binary fractions are not.
+    ("max_match_rate", 0.3, lambda p: p.check_match_rate(3, 10), lambda p: p.check_match_rate(4, 10), "4 of 10 own"),
+    ("max_match_rate", 1.0, lambda p: p.check_match_rate(9, 9), lambda p: p.check_match_rate(10, 9), "10 of 9 own"),
+    ("min_output_rows", 3, lambda p: p.check_output_rows(3), lambda p: p.check_output_rows(2), "would have 2 rows"),
+]
+
+
+@pytest.mark.parametrize(("name", "limit", "allowed", "refused", "figure"), EDGES, ids=[edge[0] for edge in EDGES])
+def test_each_limit_at_its_edge(name: str, limit: float, allowed: Check, refused: Check, figure: str) -> None:
+    policy = Policy(PolicySettings(**{name: limit}), "customers")
+    allowed(policy)
+    with pytest.raises(PolicyError) as caught:
+        refused(policy)
+    assert caught.value.code == 79
+    for part in ("task customers: ", figure, f"policy.{name}", str(limit)):
+        assert part in caught.value.message
+    refused(Policy(PolicySettings(), "customers"))
+
+
+def test_of_nothing_nothing_matches() -> None:
+    Policy(PolicySettings(max_match_rate=0.1), "customers").check_match_rate(0, 0)
+
+
+# Whole runs ------------------------------------------------------------------------------------------------------
+
+
+def run_tapped(pair: Pair, port: int) -> tuple[dict[str, Result], dict[str, list[Any]]]:
+    """Run both parties to their ends; return their results and what each of them sent."""
+    tap = Tap(port, pair.port)
+    try:
+        runs = {party: pair.start(party, "--json") for party in PARTIES}
+        results = {party: run.result() for party, run in runs.items()}
+        sides = zip((DIALER, LISTENER), tap.messages(), strict=True)
+        return results, {party: [wire.decode(message) for message in messages] for party, messages in sides}
+    finally:
+        tap.close()
+
+
+def ledger(pair: Pair, party: str) -> list[dict[str, Any]]:
+    """What the ledger says of the tasks of a party; both have their state in one folder."""
+    entries = Ledger(pair.folder / "state").entries()
+    return [entry.to_json() for entry in entries if entry.opening.peer == other(party)]
+
+
+def outputs(pair: Pair) -> list[bytes]:
+    return [pair.path(party, "out/people.csv").read_bytes() for party in PARTIES]
+
+
+def said(messages: list[Any]) -> list[Any]:
+    """What a side sent without its words that it works, which depend on the time."""
+    return [message for message in messages if not isinstance(message, Working)]
+
+
+def streams(messages: list[Any], task: int = 0) -> set[int]:
+    """The streams a side has sent anything of."""
+    return {message.stream for message in messages if isinstance(message, Frame | End) and message.task == task}
+
+
+@pytest.mark.parametrize("party", PARTIES)
+def test_a_size_that_is_not_allowed_is_refused_before_any_point(tapped: tuple[Pair, int], party: str) -> None:
+    """The task before it is complete; of the refused one nothing but its Offer and Open were sent."""
+    pair, port = tapped
+    marked_pair(pair)
+    for each in PARTIES:
+        pair.path(each, "few.csv").write_bytes(marked(1, 2))
+    pair.add(
+        "few", Side(["id"], "few.csv", "out/few.csv"), Side(["id"], "few.csv", "out/few.csv"), broadcast_result=True
+    )
+    pair.jobs[party]["policy"] = {"min_peer_items": 3}
+    results, sent = run_tapped(pair, port)
+    sentence = f"task few: {other(party)} has 2 distinct items, fewer than policy.min_peer_items, which is 3"
+    failed(results[party], 79, sentence)
+    failed(results[other(party)], 80, REFUSED)
+    reports = {each: the_object(result.stdout) for each, result in results.items()}
+    for report in reports.values():
+        assert [task["status"] for task in report["tasks"]] == ["done", "failed"]
+        assert report["error"]["party"] == party
+    assert (reports[party]["error"]["class"], reports[party]["error"]["message"]) == ("PeerSizeError", sentence)
+    assert reports[other(party)]["error"]["class"] == "PeerPolicyError"
+    assert streams(sent[party], 0)
+    # These themselves may not have left yet.
+    of_second = [type(message) for message in said(sent[party]) if getattr(message, "task", None) == 1]
+    assert of_second == [Offer, Open][: len(of_second)]
+    assert sent[party][-1] == Abort(79)
+    for each in PARTIES:
+        check_output(pair, each, 0, "out/people.csv")
+        assert not pair.path(each, "out/few.csv").exists()
+    assert [(task["task"], task["outcome"]) for task in ledger(pair, party)] == [("people", "done")]
+    first, *second = [(task["task"], task["code"]) for task in ledger(pair, other(party))]
+    assert first == ("people", None)
+    # Whether it had heard of the other's Open before the refusal.
+    assert second in ([], [("few", 80)])
+
+
+def test_padding_counts_as_questions(pair: Pair) -> None:
+    """A task of several bins: the most is held against what the peer may ask about, the least against what it has."""
+    count, questions = 20_000, padded(20_000, 2)
+    for party, first in zip(PARTIES, (0, count // 2), strict=True):
+        rows = "".join(f"k{number}\n" for number in range(first, first + count))
+        pair.path(party, "in.csv").write_text("id\n" + rows)
+        pair.jobs[party]["pipeline"] = {"bin_items": 16_384}
+    pair.add("people", Side(["id"], "in.csv", "out/people.csv"), Side(["id"], "in.csv"))
+    sentence = f"bob has {count} distinct items and may ask about {questions} with its padding, more than policy.max"
+    pair.jobs[LISTENER]["policy"] = {"max_peer_items": questions - 1}
+    alice, bob = pair.run()
+    failed(alice, 79, sentence)
+    failed(bob, 80, REFUSED)
+    assert ledger(pair, LISTENER) == []
+    pair.jobs[LISTENER]["policy"] = {"max_peer_items": questions, "min_peer_items": count}
+    results = pair.run("--json")
+    succeeded(results)
+    for party, result in zip(PARTIES, results, strict=True):
+        (task,) = the_object(result.stdout)["tasks"]
+        assert [task[name] for name in ("peer_items", "peer_questions", "bins")] == [count, questions, 2]
+        assert [[entry["peer_items"], entry["peer_questions"]] for entry in ledger(pair, party)[-1:]] == [
+            [count, questions]
+        ]
+    pair.jobs[LISTENER]["policy"] = {"min_peer_items": count + 1}
+    alice, bob = pair.run()
+    failed(alice, 79, f"bob has {count} distinct items, fewer than policy.min_peer_items, which is {count + 1}")
+    failed(bob, 80, REFUSED)
+
+
+def test_runs_a_day(pair: Pair) -> None:
+    """The second run is refused, though its task is called otherwise; the other party's runs are its own affair."""
+    marked_pair(pair, broadcast=False)
+    pair.jobs[LISTENER]["policy"] = {"max_runs_per_day": 1}
+    succeeded(pair.run())
+    digest = hashlib.sha256(pair.path(LISTENER, "out/people.csv").read_bytes()).hexdigest()
+    for party in PARTIES:
+        pair.path(party, "out/people.csv").write_bytes(OLD)
+        pair.jobs[party]["tasks"][0]["name"] = "again"
+    alice, bob = pair.run()
+    failed(
+        alice,
+        79,
+        "task again: this input was run with bob 1 times in the last 24 hours, and policy.max_runs_per_day is 1",
+    )
+    failed(bob, 80, REFUSED)
+    assert outputs(pair) == [OLD, OLD]
+    shown = pair.start_command("ledger", "--json", "--peer", DIALER).result()
+    (ours,) = the_object(shown.stdout)["tasks"]
+    assert (shown.code, shown.stderr) == (0, "")
+    assert re.fullmatch("[0-9a-f]{64}", ours.pop("task_sid"))
+    assert ours.pop("time") <= ours.pop("closed")
+    assert ours == {
+        "job": "overlap",
+        "task": "people",
+        "peer": "bob",
+        "input": str(pair.path(LISTENER, "in.csv")),
+        "keys": ["id"],
+        "distinct_items": 4,
+        "peer_items": 3,
+        "peer_questions": 3,
+        "outcome": "done",
+        "code": None,
+        "error": None,
+        "matched": 2,
+        "output_sha256": digest,
+    }
+    theirs = ledger(pair, DIALER)[0]
+    assert [theirs[name] for name in ("task", "outcome", "error", "matched")] == ["people", "done", None, None]
+    table = pair.start_command("ledger").result().stdout.decode().splitlines()
+    cells = [re.split("  +", line)[2:7] for line in table]
+    assert cells[0] == ["task", "peer", "own", "peer's", "matched"]
+    for row in (["people", "alice", "3", "4", "done"], ["people", "bob", "4", "3", "2"]):
+        assert row in cells
+    # Files and columns are named, values never.
+    assert b"zq7" not in (pair.folder / "state" / "ledger.jsonl").read_bytes()
+
+
+LIMITS = [
+    (
+        {"max_match_rate": 0.4},
+        "task people: 2 of 4 own distinct items matched, which is above policy.max_match_rate, 0.4",
+    ),
+    (
+        {"min_output_rows": 3},
+        "task people: the output would have 2 rows, fewer than policy.min_output_rows, which is 3",
+    ),
+]
+
+
+def test_a_receiver_of_a_broadcast_refuses_what_matched(tapped: tuple[Pair, int]) -> None:
+    """No bitmap is sent, and the sender cannot tell why: all it sees is the same for either limit."""
+    pair, port = tapped
+    marked_pair(pair)
+    seen = []
+    for policy, sentence in LIMITS:
+        pair.jobs[LISTENER]["policy"] = policy
+        results, sent = run_tapped(pair, port)
+        failed(results[LISTENER], 79, sentence)
+        failed(results[DIALER], 69, r"alice stopped before the session was complete: It did not say why\.")
+        assert streams(sent[LISTENER]) == {Stream.RECEIVER_POINTS}
+        assert sent[LISTENER][-1] == Abort(1)
+        assert outputs(pair) == [OLD, OLD]
+        error = the_object(results[DIALER].stdout)["error"]
+        seen.append((error, Counter(map(shape, said(sent[LISTENER])))))
+    assert seen[0] == seen[1]
+    assert [(task["outcome"], task["code"], task["matched"]) for task in ledger(pair, LISTENER)] == [
+        ("failed", 79, 2)
+    ] * 2
+    pair.nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("party", "broadcast"), [(LISTENER, False), (DIALER, True)], ids=["one-sided receiver", "sender of a broadcast"]
+)
+def test_a_result_is_refused_without_a_word_to_the_peer(tapped: tuple[Pair, int], party: str, broadcast: bool) -> None:
+    """The peer has its result, and every message is there that an allowed result brings; the old output stays."""
+    pair, port = tapped
+    marked_pair(pair, broadcast=broadcast)
+    _, allowed = run_tapped(pair, port)
+    pair.path(party, "out/people.csv").write_bytes(OLD)
+    pair.jobs[party]["policy"] = {"max_match_rate": 0.4, "min_output_rows": 2}
+    results, sent = run_tapped(pair, port)
+    matched = "2 of 4" if party == LISTENER else "2 of 3"
+    failed(results[party], 79, f"task people: {matched} own distinct items matched")
+    succeeded([results[other(party)]])
+    for each in PARTIES:
+        assert Counter(map(shape, said(sent[each]))) == Counter(map(shape, said(allowed[each])))
+    assert pair.path(party, "out/people.csv").read_bytes() == OLD
+    if broadcast:
+        check_output(pair, other(party), 0, "out/people.csv")
+    (task,) = the_object(results[party].stdout)["tasks"]
+    assert (task["status"], task["matched"], task["output"]) == ("failed", None, None)
+    assert [(task["code"], task["matched"]) for task in ledger(pair, party)] == [(None, 2), (79, 2)]
+    pair.nothing_left()
+
+
+def test_refused_rows_do_not_reach_standard_output(pair: Pair) -> None:
+    marked_pair(pair)
+    pair.jobs[DIALER]["tasks"][0].update(input_path={DIALER: "-"}, output_path={DIALER: "-"})
+    pair.jobs[DIALER]["policy"] = {"min_output_rows": 3, "max_runs_per_day": 1}
+    runs = [pair.start(LISTENER), pair.start(DIALER, stdin=marked(3, 4, 5, column="code"))]
+    alice, bob = (run.result() for run in runs)
+    succeeded([alice])
+    failed(bob, 79, "the output would have 2 rows")
+    assert bob.stdout == b""
+    assert [task["input"] for task in ledger(pair, DIALER)] == ["-"]
+    pair.nothing_left()
+
+
+def test_what_is_allowed_passes_and_verbose_says_what_the_peer_learns(pair: Pair) -> None:
+    marked_pair(pair)
+    for party, rate in ((LISTENER, 0.5), (DIALER, 0.67)):
+        pair.jobs[party]["policy"] = {
+            "min_peer_items": 3,
+            "max_peer_items": 4,
+            "max_runs_per_day": 1,
+            "max_match_rate": rate,
+            "min_output_rows": 2,
+        }
+    results = pair.run("--verbose")
+    succeeded(results)
+    for party, result in zip(PARTIES, results, strict=True):
+        check_output(pair, party, 0, "out/people.csv")
+        sentence = "will learn how many distinct items we have and which of its own items we have too, and nothing else"
+        assert f"overlap: {other(party)} {sentence}" in result.stderr
+
+
+# A ledger that cannot be written ---------------------------------------------------------------------------------
+
+
+def test_without_a_ledger_nothing_is_begun(pair: Pair) -> None:
+    marked_pair(pair)
+    (pair.folder / "mine" / "ledger.jsonl").mkdir(parents=True)
+    (pair.folder / "mine").chmod(0o700)
+    runs = [pair.start(LISTENER, env={"PSICLI_STATE_DIR": str(pair.folder / "mine")}), pair.start(DIALER)]
+    alice, bob = (run.result() for run in runs)
+    failed(alice, 73, r"ledger\.jsonl: cannot create it: is a directory")
+    failed(bob, 80, "alice failed: An output, a lock or a state file cannot be created")
+    assert outputs(pair) == [OLD, OLD]
+    assert ledger(pair, DIALER) == []
+
+
+def test_what_is_not_in_the_ledger_is_not_sent(tapped: tuple[Pair, int]) -> None:
+    pair, port = tapped
+    marked_pair(pair)
+    tap = Tap(port, pair.port)
+    try:
+        runs = [pair.start(LISTENER, before="ulimit -f 0"), pair.start(DIALER)]
+        alice, bob = (run.result() for run in runs)
+        sent = [wire.decode(message) for message in tap.messages()[1]]
+    finally:
+        tap.close()
+    failed(alice, 74, r"ledger\.jsonl: writing failed: file too large")
+    failed(bob, 69, "alice stopped before the session was complete")
+    assert not streams(sent)
+    assert sent[-1] == Abort(74)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_is_unfinished_and_counts(pair: Pair) -> None:
+    long_pair(pair)
+    pair.jobs[LISTENER]["policy"] = {"max_runs_per_day": 1}
+    runs = [pair.start(party) for party in PARTIES]
+    for run in runs:
+        run.wait_for("exchanging")
+    while not all(ledger(pair, party) for party in PARTIES):
+        assert runs[0].lasts(0.05)
+    runs[0].send(signal.SIGKILL)
+    failed(runs[1].result(), 69, "alice went away")
+    assert [task["outcome"] for task in ledger(pair, LISTENER)] == ["unfinished"]
+    assert [(task["outcome"], task["code"]) for task in ledger(pair, DIALER)] == [("failed", 69)]
+    alice, bob = pair.run()
+    failed(alice, 79, "1 times in the last 24 hours")
+    failed(bob, 80, REFUSED)
+    first, *second = [(task["outcome"], task["code"]) for task in ledger(pair, DIALER)]
+    assert first == ("failed", 69)
+    # Whether it had heard of the other's Open before the refusal.
+    assert second in ([], [("failed", 80)])

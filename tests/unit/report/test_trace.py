@@ -1,0 +1,204 @@
+"""Where the time goes: the seconds of every stage, and a trace of the whole."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from psicli.core import trace
+from psicli.core.errors import CannotCreateError
+from psicli.core.memory import peak_memory
+from psicli.core.stages import Stage, Stages
+from psicli.report.trace_file import save_trace
+
+FACTS = {"job": "nightly"}
+
+
+class Clock:
+    """A clock that a test sets, and that goes on by `step` with every look [s]."""
+
+    now = 50.0
+    step = 0.0
+
+    def perf_counter_ns(self) -> int:
+        self.now += self.step
+        return int(self.now * 1e9)
+
+    def thread_time_ns(self) -> int:
+        """A thread has a core half of the time."""
+        return int(self.now / 2 * 1e9)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in ("trace", "stages"):
+        monkeypatch.setattr(f"psicli.core.{module}.time", clock)
+    return clock
+
+
+@pytest.fixture
+def recording() -> Iterator[None]:
+    trace.start()
+    yield
+    trace.stop()
+
+
+def saved(path: Path) -> dict[str, Any]:
+    save_trace(path, "alice", FACTS)
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+def events(path: Path, phase: str) -> list[dict[str, Any]]:
+    return [event for event in saved(path)["traceEvents"] if event["ph"] == phase]
+
+
+# Seconds by stage ------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_counts_the_time_in_which_anyone_is_at_it(clock: Clock) -> None:
+    """Two pieces at once are no more time than one."""
+    stages = Stages("one")
+    first, second = (stages.at(Stage.COMPUTING, "mask own", frame) for frame in range(2))
+    first.__enter__()
+    clock.now += 2
+    second.__enter__()
+    clock.now += 3
+    first.__exit__(None, None, None)
+    clock.now += 5
+    second.__exit__(None, None, None)
+    clock.now += 100
+    with stages.at(Stage.READING, "read input"):
+        clock.now += 1
+        # What is not through counts as far as it is.
+        assert stages.seconds() == dict.fromkeys(Stage, 0.0) | {"computing": 10.0, "reading": 1.0}
+    with stages.at(Stage.COMPUTING, "mask own", 2):
+        clock.now += 7
+    assert stages.seconds() == dict.fromkeys(Stage, 0.0) | {"computing": 17.0, "reading": 1.0}
+
+
+def test_a_stage_that_fails_counts_too(clock: Clock) -> None:
+    stages = Stages("one")
+    clock.step = 4
+    with pytest.raises(ZeroDivisionError), stages.at(Stage.WRITING, "write output"):
+        raise ZeroDivisionError
+    assert stages.seconds()["writing"] == 4.0
+
+
+def test_stages_are_for_any_thread() -> None:
+    stages = Stages("one")
+
+    def work() -> None:
+        for _ in range(2000):
+            with stages.at(Stage.COMPUTING, "mask own"):
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    before = stages.seconds()
+    assert 0 < before["computing"] < 60
+    # Nobody is at it any more.
+    assert stages.seconds() == before
+
+
+def test_peak_memory_is_this_processes_and_grows() -> None:
+    before = peak_memory()
+    assert before is not None
+    held = bytearray(200 << 20)
+    held[:: 1 << 12] = b"x" * (len(held) >> 12)
+    after = peak_memory()
+    assert after is not None
+    assert 10 << 20 < before <= after
+    # More than this has been in memory since, whatever it was before.
+    assert after >= len(held)
+
+
+# The trace -------------------------------------------------------------------------------------------------------
+
+
+def test_a_trace_is_chromes(tmp_path: Path, clock: Clock, recording: None) -> None:
+    """The fields are those of the JSON object format of Trace Event Format."""
+    with Stages("customers").at(Stage.COMPUTING, "mask peer", 7):
+        clock.now += 0.25
+        with trace.span("tokens"):
+            clock.now += 0.5
+    trace.count("outbox", "messages", 3)
+    whole = saved(tmp_path / "t.json")
+    assert set(whole) == {"displayTimeUnit", "otherData", "traceEvents"}
+    assert whole["otherData"] == {"job": "nightly", "full": "false"}
+    process, lane, tokens, masked, count = whole["traceEvents"]
+    pid = process["pid"]
+    assert process == {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": "alice"}}
+    assert lane == {"ph": "M", "name": "thread_name", "pid": pid, "tid": 1, "args": {"name": "MainThread"}}
+    where = {"ph": "X", "cat": "psicli", "pid": pid, "tid": 1}
+    assert tokens == {**where, "name": "tokens", "ts": 50.25e6, "dur": 0.5e6, "tdur": 0.25e6, "args": {}}
+    facts = {"task": "customers", "frame": 7}
+    assert masked == {**where, "name": "mask peer", "ts": 50e6, "dur": 0.75e6, "tdur": 0.375e6, "args": facts}
+    assert count == {"ph": "C", "name": "outbox", "pid": pid, "ts": 50.75e6, "args": {"messages": 3}}
+
+
+def test_every_thread_has_one_lane(tmp_path: Path, recording: None) -> None:
+    def work() -> None:
+        for _ in range(3):
+            with trace.span("part"):
+                pass
+
+    names = ["psicli-compute_0", "psicli-compute_1"]
+    threads = [threading.Thread(target=work, name=name) for name in names]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    work()
+    whole = saved(tmp_path / "t.json")["traceEvents"]
+    lanes = {event["tid"]: event["args"]["name"] for event in whole if event["name"] == "thread_name"}
+    assert list(lanes.values()) == [*names, threading.current_thread().name]
+    assert sum(event["name"] == "thread_name" for event in whole) == 3
+    assert [lanes[event["tid"]] for event in whole if event["ph"] == "X"] == [
+        lane for lane in lanes.values() for _ in "abc"
+    ]
+
+
+def test_a_step_that_fails_is_shown(tmp_path: Path, recording: None) -> None:
+    with pytest.raises(ZeroDivisionError), trace.span("write output"):
+        raise ZeroDivisionError
+    assert [event["name"] for event in events(tmp_path / "t.json", "X")] == ["write output"]
+
+
+def test_a_full_trace_says_so(tmp_path: Path, recording: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "MAX_EVENTS", 10)
+    for number in range(20):
+        trace.count("inbox", "messages", number)
+    whole = saved(tmp_path / "t.json")
+    assert [event["args"]["messages"] for event in whole["traceEvents"] if event["ph"] == "C"] == [*range(10)]
+    last = whole["traceEvents"][-1]
+    assert (last["ph"], last["s"], last["name"]) == ("i", "g", "the trace is full: 10 events")
+    assert whole["otherData"]["full"] == "true"
+
+
+def test_nothing_is_kept_while_no_trace_is_wanted(tmp_path: Path) -> None:
+    trace.count("inbox", "messages", 1)
+    with trace.span("part"), Stages("one").at(Stage.READING, "read input"):
+        pass
+    assert trace.span("part") is trace.span("other")
+    save_trace(tmp_path / "t.json", "alice", FACTS)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_saved_trace_is_over(tmp_path: Path, recording: None) -> None:
+    save_trace(tmp_path / "t.json", "alice", FACTS)
+    trace.count("inbox", "messages", 1)
+    save_trace(tmp_path / "again.json", "alice", FACTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["t.json"]
+
+
+def test_a_trace_that_cannot_be_written(tmp_path: Path, recording: None) -> None:
+    with pytest.raises(CannotCreateError):
+        save_trace(tmp_path / "absent" / "t.json", "alice", FACTS)

@@ -1,0 +1,376 @@
+"""A connection that breaks: mended over a new one where the peer lives, and its end noticed where it does not."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from support.memory.links import DEADLINE, PATH, hello
+from support.processes.certificates import issue
+from support.processes.proxy import Proxy
+from support.processes.runner import free_ports
+
+from psicli.core.errors import LinkBrokenError, PeerGoneError, PeerLostError
+from psicli.protocol.messages import Abort, Frame, Message, Ready, Reconnect
+from psicli.protocol.wire import decode, encode
+from psicli.transport import link as link_module
+from psicli.transport import sockets
+from psicli.transport.link import Dialer, Link, Listener
+from psicli.transport.tls import TlsCredentials
+
+FRAMES: list[Message] = [Frame(0, 0, 0, 1, seq, os.urandom(20_000)) for seq in range(400)]
+# Pings that find a dead connection within about a second [ms].
+QUICK = {
+    "grpc.keepalive_time_ms": 300,
+    "grpc.keepalive_timeout_ms": 700,
+    "grpc.http2.ping_timeout_ms": 700,
+    "grpc.http2.min_ping_interval_without_data_ms": 100,
+}
+
+
+class Ends:
+    """Alice and bob, joined through a proxy; files: where their certificates are, if they have any."""
+
+    def __init__(self, stack: ExitStack, window: float, files: Path | None) -> None:
+        self.port, proxy_port = stack.enter_context(free_ports(2))
+        self.proxy = Proxy(proxy_port, self.port)
+        stack.callback(self.proxy.close)
+        self.pool = stack.enter_context(ThreadPoolExecutor(6))
+        own = {party: credentials(files, party) for party in ("alice", "bob")}
+        self.listener = Listener("127.0.0.1", self.port, "bob", own["alice"], reconnect_window=window)
+        self.dialer = Dialer("127.0.0.1", proxy_port, "alice", own["bob"], 0.05, reconnect_window=window)
+        for each in (self.listener, self.dialer):
+            stack.callback(each.close)
+        listening = self.pool.submit(self.listener.meet, lambda: hello("alice"), DEADLINE)
+        self.bob = self.dialer.meet(lambda: hello("bob"), DEADLINE)
+        self.alice = listening.result(DEADLINE)
+
+    @property
+    def links(self) -> tuple[Link, Link]:
+        return self.alice, self.bob
+
+
+def credentials(files: Path | None, party: str, holder: str = "") -> TlsCredentials | None:
+    if files is None:
+        return None
+    names = {"own_name": holder or party, "peer_name": {"alice": "bob", "bob": "alice"}[party]}
+    return TlsCredentials(
+        *(files / name for name in ("ca.pem", f"{holder or party}.pem", f"{holder or party}.key")), **names
+    )
+
+
+@pytest.fixture
+def join() -> Iterator[Callable[..., Ends]]:
+    with ExitStack() as stack:
+        yield lambda window=DEADLINE, files=None: Ends(stack, window, files)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    issue(tmp_path, {party: party for party in ("alice", "bob", "carol")})
+    return tmp_path
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_SERVER_OPTIONS", "_CLIENT_OPTIONS"):
+        options = dict(getattr(link_module, name))
+        monkeypatch.setattr(link_module, name, list((options | QUICK).items()))
+    monkeypatch.setattr(link_module, "ANSWER_TIMEOUT", 1.0)
+
+
+def await_message(link: Link) -> Message:
+    assert link.wait(for_message=True, room_for=None, timeout=DEADLINE)
+    arrived = link.poll()
+    assert arrived is not None
+    return arrived[0]
+
+
+def exchange(ends: Ends, at_frame: Callable[[int], None]) -> None:
+    """Send all frames both ways; at_frame: called before each of alice's goes out."""
+
+    def send(link: Link, before: Callable[[int], None]) -> None:
+        for number, frame in enumerate(FRAMES):
+            before(number)
+            while not link.wait(for_message=False, room_for=1, timeout=DEADLINE):
+                pass
+            link.send(frame)
+
+    def receive(link: Link) -> list[Message]:
+        return [await_message(link) for _ in FRAMES]
+
+    sending = [ends.pool.submit(send, ends.alice, at_frame), ends.pool.submit(send, ends.bob, lambda number: None)]
+    receiving = [ends.pool.submit(receive, link) for link in ends.links]
+    for each in receiving:
+        assert each.result(2 * DEADLINE) == FRAMES
+    for each in sending:
+        each.result(DEADLINE)
+
+
+def finish(ends: Ends) -> None:
+    finishing = ends.pool.submit(ends.alice.finish, DEADLINE)
+    assert ends.bob.finish(DEADLINE)
+    assert finishing.result(DEADLINE)
+
+
+def await_broken(link: Link) -> None:
+    with link._changed:
+        assert link._changed.wait_for(lambda: link.broken, DEADLINE), "the break goes unnoticed"
+
+
+def talk(ends: Ends) -> None:
+    """Say something in each direction over what there is."""
+    for number, (source, goal) in enumerate([(ends.alice, ends.bob), (ends.bob, ends.alice)]):
+        source.send(Ready(number))
+        assert await_message(goal) == Ready(number)
+
+
+def read_to_the_end(link: Link) -> None:
+    while True:
+        link.wait(for_message=True, room_for=None, timeout=DEADLINE)
+        link.poll()
+
+
+# Mended ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("how", ["reset", "half_close", "lose_the_dialer"])
+def test_nothing_is_lost_or_doubled_when_a_connection_breaks(
+    join: Callable[..., Ends], files: Path, how: str, tls: bool
+) -> None:
+    ends = join(files=files if tls else None)
+
+    def break_it(number: int) -> None:
+        if number % 80 == 40:
+            getattr(ends.proxy, how)()
+
+    exchange(ends, break_it)
+    finish(ends)
+    assert ends.proxy.made > 3
+
+
+@pytest.mark.parametrize("how", ["hold", "blackhole"])
+def test_a_connection_that_falls_silent_is_mended(join: Callable[..., Ends], quick: None, how: str) -> None:
+    """With `hold`, what was given up arrives after all when the wire is whole again: it must do no harm."""
+    ends = join()
+
+    def cut(number: int) -> None:
+        if number == 200:
+            getattr(ends.proxy, how)()
+            for link in ends.links:
+                await_broken(link)
+            ends.proxy.heal()
+
+    exchange(ends, cut)
+    finish(ends)
+
+
+@pytest.mark.parametrize("octets", [3_000, 300_000])
+def test_a_flipped_bit_in_tls_is_mended(join: Callable[..., Ends], files: Path, octets: int) -> None:
+    ends = join(files=files)
+    ends.proxy.flip_after(octets)
+    exchange(ends, lambda number: None)
+    assert ends.proxy.flipped
+    finish(ends)
+
+
+def test_the_last_words_are_said_again(join: Callable[..., Ends]) -> None:
+    ends = join()
+    ends.proxy.hold()
+    ends.alice.send(Ready(7))
+    finishing = ends.pool.submit(ends.alice.finish, DEADLINE)
+    with ends.alice._changed:
+        assert ends.alice._changed.wait_for(lambda: ends.alice.stream and ends.alice.stream.said_bye, DEADLINE)
+    ends.proxy.reset()
+    ends.proxy.heal()
+    assert await_message(ends.bob) == Ready(7)
+    assert ends.bob.finish(DEADLINE)
+    assert finishing.result(DEADLINE)
+
+
+# Dead, stopped, or out of reach ----------------------------------------------------------------------------------
+
+
+def test_a_dialer_that_died_is_not_waited_for(join: Callable[..., Ends], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "DEAD_AFTER", 0.3)
+    ends = join()
+    ends.bob._mend = None
+    ends.proxy.reset()
+    with pytest.raises(PeerGoneError, match="no new connection came within 0 s"):
+        read_to_the_end(ends.alice)
+
+
+def test_a_listener_that_died_is_not_waited_for(join: Callable[..., Ends]) -> None:
+    ends = join()
+    ends.proxy.close()
+    with pytest.raises(PeerGoneError, match="connection refused"):
+        read_to_the_end(ends.bob)
+
+
+def test_a_listener_that_was_started_again_is_not_waited_for(join: Callable[..., Ends]) -> None:
+    ends = join()
+    ends.listener._taken, taken = None, ends.listener._taken
+    ends.proxy.reset()
+    with pytest.raises(PeerGoneError, match="knows nothing of this session"):
+        read_to_the_end(ends.bob)
+    assert taken is not None
+    taken.end()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_listener_that_is_stopped_is_not_waited_for(
+    join: Callable[..., Ends], quick: None, monkeypatch: pytest.MonkeyPatch, files: Path, tls: bool
+) -> None:
+    monkeypatch.setattr(link_module, "LONG_SILENCE", 0.5)
+    ends = join(files=files if tls else None)
+    # The machine, here the proxy's, goes on to take connections.
+    ends.proxy.blackhole()
+    with pytest.raises(PeerGoneError, match="its machine took a connection that nobody answered"):
+        read_to_the_end(ends.bob)
+
+
+def test_a_network_that_is_there_for_a_moment_is_no_stopped_listener(
+    join: Callable[..., Ends], quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "LONG_SILENCE", 0.5)
+    ends = join(window=3.0)
+    reached: list[bool] = []
+
+    def now_and_then(host: str, port: int, timeout: float) -> None:
+        reached.append(not (reached and reached[-1]))
+        if not reached[-1]:
+            raise PeerGoneError(reason=sockets.TIMED_OUT)
+
+    monkeypatch.setattr(sockets, "reach", now_and_then)
+    ends.proxy.blackhole()
+    with pytest.raises(LinkBrokenError, match="did not come back within 3 s"):
+        read_to_the_end(ends.bob)
+    assert reached.count(True) > 1
+
+
+def test_a_network_that_does_not_come_back_ends_both(
+    join: Callable[..., Ends], quick: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreachable(host: str, port: int, timeout: float) -> None:
+        raise PeerGoneError(reason=sockets.TIMED_OUT)
+
+    # What the system says of an address that nobody answers at; the proxy's kernel always answers.
+    monkeypatch.setattr(sockets, "reach", unreachable)
+    monkeypatch.setattr(sockets, "is_unanswered", lambda remote: True)
+    monkeypatch.setattr(link_module, "LONG_SILENCE", 0.2)
+    monkeypatch.setattr(link_module, "WATCH_INTERVAL", 0.05)
+    monkeypatch.setattr(link_module, "WAITING_LINE_INTERVAL", 0.2)
+    caplog.set_level(logging.INFO)
+    ends = join(window=1.0)
+    ends.proxy.blackhole()
+    for link in ends.links:
+        with pytest.raises(LinkBrokenError, match="did not come back within 1 s"):
+            read_to_the_end(link)
+    # As often as WAITING_LINE_INTERVAL says.
+    assert caplog.text.count(f"still trying to reach alice at {ends.dialer.where}: timed out") >= 2
+    assert caplog.text.count("still waiting for bob to connect again") >= 2
+
+
+def test_a_machine_that_answers_is_told_from_one_that_cannot() -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        near = stack.enter_context(socket.create_connection(server.getsockname()))
+        far, (host, port) = server.accept()
+        stack.enter_context(far)
+        # Nobody reads it, as of a process that is stopped, until no more is taken.
+        far.setblocking(False)
+        with suppress(BlockingIOError):
+            while far.send(bytes(1 << 16)):
+                pass
+        assert not sockets.is_unanswered(f"ipv4:{host}:{port}")
+        assert sockets._is_lost(far.fileno(), (host, port)) is False
+        assert sockets._is_lost(far.fileno(), (host, port + 1)) is None
+        assert sockets._is_lost(near.fileno(), (host, server.getsockname()[1])) is False
+
+
+@pytest.mark.parametrize("remote", ["ipv6:%5B::1%5D:80", "unix:", "ipv4:127.0.0.1:1", ""])
+def test_of_a_connection_that_is_not_there_nothing_is_known(remote: str) -> None:
+    assert not sockets.is_unanswered(remote)
+
+
+# Strangers -------------------------------------------------------------------------------------------------------
+
+
+def knock(ends: Ends, first: Reconnect, files: Path | None = None, holder: str = "bob") -> list[Message]:
+    """Begin a stream so, past the proxy; return what is answered to it until its end."""
+    own = credentials(files, "bob", holder)
+    dialer = Dialer("127.0.0.1", ends.port, "alice", own, 0.05)
+    channel = dialer._open_channel(Link(), time.monotonic() + DEADLINE)
+    try:
+        call: Any = channel.stream_stream(PATH)
+        return [decode(each) for each in call(iter([encode(first)]), timeout=DEADLINE)]
+    finally:
+        channel.close()
+
+
+def test_nobody_else_can_take_the_session_over(join: Callable[..., Ends]) -> None:
+    ends = join()
+    for sid in (os.urandom(32), bytes(32)):
+        assert knock(ends, Reconnect(sid, 1, 1)) == [Abort(PeerLostError.code)]
+    assert not ends.alice.broken
+    talk(ends)
+
+
+def test_a_stranger_who_knows_the_sid_cannot_take_the_session_over(join: Callable[..., Ends], files: Path) -> None:
+    ends = join(files=files)
+    with pytest.raises(grpc.RpcError) as caught:
+        knock(ends, Reconnect(ends.alice._sid, 1, 1), files, "carol")
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert not ends.alice.broken
+    talk(ends)
+    assert ends.proxy.made == 2
+
+
+@pytest.mark.parametrize(("attempt", "messages"), [(1, 99), (0, 1)])
+def test_numbers_that_cannot_be_take_nothing_over(join: Callable[..., Ends], attempt: int, messages: int) -> None:
+    ends = join()
+    assert knock(ends, Reconnect(ends.alice._sid, attempt, messages)) == []
+    assert not ends.alice.broken
+    talk(ends)
+    assert ends.proxy.made == 1
+
+
+def test_an_attempt_that_was_given_up_takes_nothing_over_later(join: Callable[..., Ends]) -> None:
+    ends = join()
+    ends.proxy.reset()
+    talk(ends)
+    attempt = ends.alice._attempt
+    assert attempt >= 1
+    assert knock(ends, Reconnect(ends.alice._sid, attempt, 1)) == []
+    talk(ends)
+    assert ends.alice._attempt == attempt
+
+
+def test_the_peer_itself_may_reconnect_though_its_stream_looks_whole(join: Callable[..., Ends]) -> None:
+    """A break that only the dialer has seen must not last until the listener's pings find it."""
+    ends = join()
+    talk(ends)
+    stream = ends.alice.stream
+    ends.proxy.lose_the_dialer()
+    talk(ends)
+    assert ends.alice.stream is not stream
+    assert not ends.alice.broken
+    finish(ends)
+
+
+def test_the_mending_itself_may_fail_unexpectedly(join: Callable[..., Ends], monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = join()
+    monkeypatch.setattr(sockets, "reach", lambda host, port, timeout: 1 // 0)
+    ends.proxy.reset()
+    with pytest.raises(Exception, match="unexpected ZeroDivisionError"):
+        read_to_the_end(ends.bob)

@@ -1,0 +1,396 @@
+"""The ledger: what stands in it, who may write it, what counts as a run of the same, and many who do it at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from psicli.core.errors import CannotCreateError, MatchRateError, PolicyError, StorageError
+from psicli.storage.ledger import Ledger, Opening, to_text
+
+ROOT = Path(__file__).parents[3]
+OPENING = Opening("nightly", "customers", "bob", "ab" * 32, "/data/in.csv", ("id", "ländle"), 12, 3400, 3600)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "psicli"
+
+
+@pytest.fixture
+def ledger(state: Path) -> Ledger:
+    ledger = Ledger(state)
+    ledger.prepare()
+    return ledger
+
+
+def lines(ledger: Ledger) -> list[dict[str, Any]]:
+    """Every line of the file; each must be JSON."""
+    return [json.loads(line) for line in ledger.path.read_text("ascii").splitlines()]
+
+
+def opening(number: int, **facts: Any) -> Opening:
+    return replace(OPENING, task_sid=f"{number:064x}", **facts)
+
+
+def runs_before(ledger: Ledger, what: Opening) -> int:
+    """Open a task and return how many runs of the same there were before."""
+    counted: list[int] = []
+    ledger.open(what, counted.append)
+    return counted[0]
+
+
+def written(ledger: Ledger, **facts: Any) -> None:
+    """Append a line as an older or a newer psicli might have."""
+    with open(ledger.path, "a") as file:
+        file.write(json.dumps(facts) + "\n")
+
+
+def open_line(number: int, ago: timedelta, **facts: Any) -> dict[str, Any]:
+    moment = (datetime.now(UTC) - ago).isoformat(timespec="seconds")
+    return {"event": "open", "time": moment, **vars(opening(number)), **facts}
+
+
+# What stands in it -----------------------------------------------------------------------------------------------
+
+
+def test_a_line_when_it_opens_and_one_when_it_ends(ledger: Ledger) -> None:
+    began = datetime.now(UTC).replace(microsecond=0)
+    ledger.open(OPENING)
+    ledger.open(opening(2, task="planes"))
+    ledger.close(OPENING.task_sid, None, 7)
+    ledger.close(opening(2).task_sid, MatchRateError(task="planes", matched=9, own=12, limit=0.5), None)
+    found = lines(ledger)
+    for line in found:
+        assert began <= datetime.fromisoformat(line.pop("time")) <= datetime.now(UTC)
+    assert found == [
+        {
+            "event": "open",
+            "job": "nightly",
+            "task": "customers",
+            "peer": "bob",
+            "task_sid": "ab" * 32,
+            "input": "/data/in.csv",
+            "keys": ["id", "ländle"],
+            "distinct_items": 12,
+            "peer_items": 3400,
+            "peer_questions": 3600,
+        },
+        {**found[0], "task": "planes", "task_sid": f"{2:064x}"},
+        {"event": "close", "task_sid": "ab" * 32, "peer": "bob", "outcome": "done", "matched": 7},
+        {
+            "event": "close",
+            "task_sid": f"{2:064x}",
+            "peer": "bob",
+            "outcome": "failed",
+            "code": 79,
+            "error": "MatchRateError",
+        },
+    ]
+
+
+def test_only_what_was_opened_here_is_closed_and_only_once(ledger: Ledger, state: Path) -> None:
+    ledger.open(OPENING)
+    Ledger(state).close(OPENING.task_sid, None, 1)
+    ledger.close("", None, 1)
+    ledger.close(OPENING.task_sid, None, 1)
+    ledger.close(OPENING.task_sid, None, 2)
+    assert [line["event"] for line in lines(ledger)] == ["open", "close"]
+
+
+def test_entries_are_tasks_with_what_became_of_them(ledger: Ledger, state: Path) -> None:
+    assert Ledger(state / "elsewhere").entries() == ledger.entries() == []
+    for number, task in enumerate(("first", "second", "third")):
+        ledger.open(opening(number, task=task))
+    ledger.close(opening(1).task_sid, MatchRateError(task="second", matched=9, own=12, limit=0.5), 9)
+    ledger.close(opening(0).task_sid, None, 1234)
+    entries = Ledger(state).entries()
+    assert [(entry.opening.task, entry.outcome, entry.code, entry.error, entry.matched) for entry in entries] == [
+        ("first", "done", None, None, 1234),
+        ("second", "failed", 79, "MatchRateError", 9),
+        ("third", "unfinished", None, None, None),
+    ]
+    header, first, second, third = (re.split(r"  +", line) for line in to_text(entries).splitlines())
+    assert header == ["time", "job", "task", "peer", "own", "peer's", "matched", "outcome", "input"]
+    assert first[3:] == ["bob", "12", "3,400", "1,234", "done", "/data/in.csv (id, ländle)"]
+    assert "79 MatchRateError" in second
+    assert "unfinished" in third
+
+
+def test_both_parties_may_have_one_ledger(state: Path) -> None:
+    """Their task has one session id."""
+    for peer, matched in (("bob", 3), ("alice", None)):
+        ledger = Ledger(state)
+        ledger.prepare()
+        ledger.open(replace(OPENING, peer=peer))
+        ledger.close(OPENING.task_sid, None, matched)
+    assert [(entry.opening.peer, entry.matched) for entry in Ledger(state).entries()] == [("bob", 3), ("alice", None)]
+
+
+# Answers ---------------------------------------------------------------------------------------------------------
+
+
+def test_answers_are_counted_bin_by_bin_of_one_task_and_peer(ledger: Ledger, state: Path) -> None:
+    began = datetime.now(UTC).replace(microsecond=0)
+    for sid, peer, number in (("ab", "bob", 3), ("ab", "bob", 3), ("ab", "bob", 0), ("cd", "bob", 3), ("ab", "al", 1)):
+        Ledger(state).answer(sid, peer, number, 700)
+    first = lines(ledger)[0]
+    assert began <= datetime.fromisoformat(first.pop("time")) <= datetime.now(UTC)
+    assert first == {"event": "answer", "task_sid": "ab", "peer": "bob", "bin": 3, "items": 700}
+    assert ledger.answers("ab", "bob") == {3: 2, 0: 1}
+    assert ledger.answers("ab", "al") == {1: 1}
+    assert ledger.answers("ef", "bob") == {}
+    # They are neither runs nor tasks.
+    assert runs_before(ledger, opening(0)) == 0
+    assert len(ledger.entries()) == 1
+
+
+def test_an_answer_is_on_the_disk_when_the_call_returns(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bytes] = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(ledger.path.read_bytes()), sync(file)))
+    ledger.answer("ab", "bob", 5, 700)
+    assert json.loads(synced[-1])["bin"] == 5
+
+
+def test_answers_of_other_days_and_torn_ones_do_not_count(ledger: Ledger) -> None:
+    for number, hours in enumerate((49, 47, 0)):
+        moment = (datetime.now(UTC) - timedelta(hours=hours)).isoformat(timespec="seconds")
+        written(ledger, event="answer", time=moment, task_sid="ab", peer="bob", bin=number, items=7)
+    written(ledger, event="answer", time=moment, task_sid="ab", peer="bob", bin=8)
+    with open(ledger.path, "a") as file:
+        file.write('{"event": "answer", "time": "2026')
+    ledger.answer("ab", "bob", 9, 7)
+    assert ledger.answers("ab", "bob") == {1: 1, 2: 1, 9: 1}
+
+
+def test_a_task_that_is_resumed_is_noted_once(ledger: Ledger, state: Path) -> None:
+    def refuse(runs: int) -> None:
+        raise PolicyError(detail="no")
+
+    ledger.open(opening(0))
+    again = Ledger(state)
+    again.open(opening(0), refuse, resumed=True)
+    assert [line["event"] for line in lines(ledger)] == ["open"]
+    again.close(opening(0).task_sid, None, 3)
+    assert [(entry.outcome, entry.matched) for entry in ledger.entries()] == [("done", 3)]
+    # What is not noted, or with another peer, is a run like any other.
+    with pytest.raises(PolicyError):
+        again.open(opening(1), refuse, resumed=True)
+    with pytest.raises(PolicyError):
+        again.open(opening(0, peer="carol"), refuse, resumed=True)
+    again.open(opening(1), resumed=True)
+    assert runs_before(ledger, opening(2)) == 2
+
+
+# Names -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_cannot_write_on_the_terminal(ledger: Ledger) -> None:
+    ledger.open(opening(0, input="/in/\x1b[2J\udcff.csv"))
+    assert ledger.entries()[0].opening.input == "/in/\x1b[2J\udcff.csv"
+    text = to_text(ledger.entries())
+    assert all(line.isprintable() for line in text.splitlines())
+    assert "\\x1b[2J\\udcff.csv" in text
+
+
+# Runs of a day ---------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_the_same_count_whatever_they_are_called_and_however_they_ended(ledger: Ledger) -> None:
+    assert runs_before(ledger, opening(0)) == 0
+    assert runs_before(ledger, opening(1, job="other", task="another", distinct_items=1, peer_items=2)) == 1
+    ledger.close(opening(0).task_sid, StorageError(path="out.csv", reason="full"), None)
+    assert runs_before(ledger, opening(2)) == 2
+
+
+@pytest.mark.parametrize("other", [{"peer": "carol"}, {"input": "/data/in2.csv"}, {"keys": ("ländle", "id")}])
+def test_runs_of_something_else_do_not_count(ledger: Ledger, other: dict[str, Any]) -> None:
+    ledger.open(opening(0, **other))
+    assert runs_before(ledger, opening(1)) == 0
+
+
+def test_a_day_has_24_hours(ledger: Ledger) -> None:
+    written(ledger, **open_line(0, timedelta(hours=24, seconds=5)))
+    written(ledger, **open_line(1, timedelta(hours=23, minutes=59)))
+    # The clock was set back since.
+    written(ledger, **open_line(2, timedelta(hours=-3)))
+    # As another program would write them.
+    for number, ago in ((5, timedelta(hours=25)), (6, timedelta(hours=1))):
+        line = open_line(number, ago)
+        written(ledger, **{name: line[name] for name in sorted(line, reverse=True)})
+    assert runs_before(ledger, opening(3)) == 3
+    assert runs_before(ledger, opening(4)) == 4
+
+
+def test_what_is_not_allowed_is_not_noted(ledger: Ledger) -> None:
+    def refuse(runs: int) -> None:
+        raise PolicyError(detail="no")
+
+    with pytest.raises(PolicyError):
+        ledger.open(OPENING, refuse)
+    ledger.close(OPENING.task_sid, None, None)
+    assert ledger.path.read_bytes() == b""
+    assert runs_before(ledger, opening(1)) == 0
+
+
+def test_what_others_write_meanwhile_is_counted_once(ledger: Ledger, state: Path) -> None:
+    assert runs_before(ledger, opening(0)) == 0
+    for number in range(1, 4):
+        Ledger(state).open(opening(number))
+    assert runs_before(ledger, opening(4)) == 4
+    assert runs_before(Ledger(state), opening(5)) == 5
+    # Somebody has put it away.
+    ledger.path.rename(state / "ledger.old.jsonl")
+    assert runs_before(ledger, opening(6)) == 0
+    assert runs_before(ledger, opening(7)) == 1
+
+
+ONE_OF_MANY = """
+    import sys
+    from pathlib import Path
+    from psicli.core.errors import PolicyError
+    from psicli.storage.ledger import Ledger, Opening
+
+    def at_most_one(runs):
+        if runs >= 1:
+            raise PolicyError(detail="no")
+
+    ledger = Ledger(Path(sys.argv[1]))
+    print("ready", flush=True)
+    sys.stdin.read()
+    opening = Opening("j", sys.argv[2], "bob", sys.argv[2], "/in.csv", ("id",), 1, 1, 1)
+    try:
+        ledger.prepare()
+        ledger.open(opening, at_most_one)
+        print("passed")
+    except PolicyError:
+        print("refused")
+"""
+
+
+def test_of_many_at_once_one_passes(state: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(ONE_OF_MANY), str(state), str(number)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(8)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdin = None
+    said = [process.communicate()[0].strip() for process in processes]
+    assert sorted(said) == ["passed"] + ["refused"] * 7
+    assert [entry.opening.task for entry in Ledger(state).entries()] == [str(said.index("passed"))]
+
+
+# Damage ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("torn", ['{"event": "open", "time": "2026', "{", '{"event": "open"}', "\0\0\0", "[" * 5000])
+def test_a_torn_last_line_is_passed_over_and_the_next_one_stands_alone(ledger: Ledger, torn: str) -> None:
+    ledger.open(opening(0))
+    with open(ledger.path, "a") as file:
+        file.write(torn)
+    assert runs_before(ledger, opening(1)) == 1
+    assert runs_before(ledger, opening(2)) == 2
+    found = ledger.path.read_text().splitlines()
+    assert found[1] == torn
+    assert [json.loads(line)["task_sid"] for line in (found[0], *found[2:])] == [opening(n).task_sid for n in range(3)]
+    assert len(ledger.entries()) == 3
+
+
+def test_lines_and_fields_of_a_later_version_are_passed_over(ledger: Ledger) -> None:
+    written(ledger, event="note", time="2026-01-01T00:00:00+00:00")
+    written(ledger, **open_line(0, timedelta(), sha256="00"))
+    written(
+        ledger,
+        event="close",
+        time="2026-01-01T00:00:00+00:00",
+        task_sid=f"{0:064x}",
+        peer="bob",
+        outcome="done",
+        rows=5,
+    )
+    written(ledger, event="close", time="2026-01-01T00:00:00+00:00", task_sid="unknown", peer="bob", outcome="done")
+    written(ledger, **open_line(1, timedelta(), time="2026-01-01T00:00:00"))
+    (entry,) = ledger.entries()
+    assert (entry.opening.task_sid, entry.outcome) == (f"{0:064x}", "done")
+    assert runs_before(ledger, opening(2)) == 1
+
+
+# Ours alone ------------------------------------------------------------------------------------------------------
+
+
+def test_the_ledger_is_ours_alone(ledger: Ledger, state: Path) -> None:
+    ledger.open(OPENING)
+    assert stat.S_IMODE(ledger.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    state.chmod(0o750)
+    with pytest.raises(CannotCreateError, match="open to other users"):
+        ledger.open(opening(1))
+    with pytest.raises(CannotCreateError):
+        ledger.entries()
+
+
+def test_what_is_no_file_is_refused(state: Path, tmp_path: Path) -> None:
+    state.mkdir(0o700, parents=True)
+    path = state / "ledger.jsonl"
+    (tmp_path / "elsewhere").write_text("")
+    for make, remove in (
+        (lambda: path.symlink_to(tmp_path / "elsewhere"), path.unlink),
+        (lambda: os.mkfifo(path), path.unlink),
+        (path.mkdir, path.rmdir),
+    ):
+        make()
+        with pytest.raises(CannotCreateError, match=r"ledger\.jsonl: cannot create it") as caught:
+            Ledger(state).prepare()
+        assert caught.value.code == 73
+        remove()
+
+
+@pytest.fixture
+def no_room() -> Iterator[None]:
+    """Let no file grow beyond a hundred bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_ledger_that_cannot_be_written_is_74(ledger: Ledger, no_room: None) -> None:
+    with pytest.raises(StorageError, match=r"ledger\.jsonl: writing failed: file too large") as caught:
+        ledger.open(OPENING)
+    assert caught.value.code == 74
+    assert ledger.entries() == []
+
+
+def test_no_descriptor_is_left_open(ledger: Ledger) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    ledger.open(OPENING, lambda runs: None)
+    ledger.close(OPENING.task_sid, None, None)
+    ledger.entries()
+    assert sorted(os.listdir("/proc/self/fd")) == before
