@@ -1,5 +1,5 @@
 """`python -m psicli`."""
 
-from psicli.cli.cli import main
+from psicli.cli.main import main
 
 main()

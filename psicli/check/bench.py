@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from psicli import __version__, curve
 from psicli.core import signals
 from psicli.core.errors import InternalError
 from psicli.curve import reference
+from psicli.report.table import table
 
 ROUNDS = 5
 # Points of the largest call: a full frame of the protocol.
@@ -231,23 +232,8 @@ def _cpu() -> str:
 def to_text(facts: dict[str, Any]) -> str:
     """Return the facts as a table."""
     cores, in_use, rows = facts["cores"], facts["backend"], facts["measurements"]
-    lines = [
-        f"psicli {facts['version']} on {facts['cpu']}, {cores} cores; median of {facts['rounds']} rounds",
-        "",
-        f"{'backend':22}{'operation':15}{'points/s':>10}{'us/point':>10}{'x X25519':>10}"
-        + (f"{f'{cores} threads':>14}{'x one':>8}" if cores > 1 else ""),
-    ]
-    for row in rows:
-        if row["threads"] > 1:
-            # It stands beside the line of the same in one thread, which is the last.
-            lines[-1] += f"{row['points_per_second']:>14,.0f}{row['ratio_to_one_thread']:>8.2f}"
-        elif row["processes"] == 1:
-            name = f"{row['backend']} *" if row["backend"] == in_use else row["backend"]
-            ratio = row["ratio_to_cryptography"]
-            lines.append(
-                f"{name:22}{row['operation']:15}{row['points_per_second']:>10,.0f}"
-                f"{row['microseconds_per_point']:>10.2f}{ratio:>10.2f}"
-            )
+    head = f"psicli {facts['version']} on {facts['cpu']}, {cores} cores; median of {facts['rounds']} rounds"
+    lines = [head, "", *table([*_table_rows(facts)], right=range(2, 7))]
     lines += ["", "* what a job on this machine uses"]
     for name, ratio in facts["hash_and_mask_time_to_mask"].items():
         lines.append(f"{name}: hash_and_mask takes {ratio:.2f} times as long as mask")
@@ -258,3 +244,19 @@ def to_text(facts: dict[str, Any]) -> str:
             f"of one thread reach together ({together:,.0f} points/s)"
         )
     return "\n".join(lines)
+
+
+def _table_rows(facts: dict[str, Any]) -> Iterator[list[str]]:
+    """Yield the rows of the table, its heading first; what many threads reach stands beside what one does."""
+    cores = facts["cores"]
+    yield ["backend", "operation", "points/s", "us/point", "x X25519", *([f"{cores} threads", "x one"] * (cores > 1))]
+    in_one = [row for row in facts["measurements"] if row["threads"] == row["processes"] == 1]
+    in_many = {(row["backend"], row["operation"]): row for row in facts["measurements"] if row["threads"] > 1}
+    for row in in_one:
+        name = f"{row['backend']} *" if row["backend"] == facts["backend"] else row["backend"]
+        speed = [f"{row['points_per_second']:,.0f}", f"{row['microseconds_per_point']:.2f}"]
+        cells = [name, row["operation"], *speed, f"{row['ratio_to_cryptography']:.2f}"]
+        many = in_many.get((row["backend"], row["operation"]))
+        if cores > 1:
+            cells += [f"{many['points_per_second']:,.0f}", f"{many['ratio_to_one_thread']:.2f}"] if many else ["", ""]
+        yield cells

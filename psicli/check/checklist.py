@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Self
 
 from psicli.core.errors import InterruptedBySignal, PsicliError
+from psicli.report.table import table
 
 # In the order in which a run meets them; what has one number a run takes task by task.
 _STAGES = {
@@ -94,16 +95,13 @@ def to_json(checklist: Checklist) -> str:
 
 def to_text(checklist: Checklist, *, quiet: bool = False) -> str:
     """Return the rows as a table and one line of summary; quiet: only rows that need somebody, nothing without one."""
-    rows = [row for row in checklist.rows if not (quiet and row.status is Verdict.OK)]
-    labels = [f"{row.task}: {row.name}" if row.task else row.name for row in rows]
-    width = max(map(len, labels), default=0)
-    lines = []
-    for row, label in zip(rows, labels, strict=True):
-        first, *more = row.message.splitlines()
-        hint = [f"hint: {row.hint}"] if row.hint else []
-        lines.append(f"{row.status:4}  {label:{width}}  {first}")
-        lines += [f"{'':4}  {'':{width}}  {line}" for line in [*more, *hint]]
-    return "\n".join([*lines, _summary(checklist)] if lines else [])
+    lines: list[tuple[str, str, str]] = []
+    for row in checklist.rows:
+        if not (quiet and row.status is Verdict.OK):
+            first, *more = row.message.splitlines()
+            lines.append((f"{row.status:4}", f"{row.task}: {row.name}" if row.task else row.name, first))
+            lines += [("", "", line) for line in [*more, *([f"hint: {row.hint}"] if row.hint else [])]]
+    return "\n".join([*table(lines), _summary(checklist)] if lines else [])
 
 
 def _summary(checklist: Checklist) -> str:

@@ -490,7 +490,7 @@ class MissingBackendError(ConfigError):
 
 class FailpointError(ConfigError):
     sentence = "{variable} is {value}, which is no failpoint; it is NAME:kill, stop, raise, enospc or flip, and :NTH"
-    hint = "Unset {variable}: it is there for tests of psicli; psicli/failpoints.py has the names."
+    hint = "Unset {variable}: it is there for tests of psicli; psicli/core/failpoints.py has the names."
 
 
 class PeerDisagreesError(ConfigError):

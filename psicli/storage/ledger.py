@@ -15,7 +15,7 @@ import re
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from psicli.core import failpoints
-from psicli.core.errors import CannotCreateError, PsicliError, creating, shown, storing
+from psicli.core.errors import CannotCreateError, PsicliError, creating, storing
 from psicli.storage.state import held, make_state_folder
 
 LEDGER = "ledger.jsonl"
@@ -201,28 +201,6 @@ class Ledger:
 
 
 # The columns of the table that hold counts: own and the peer's distinct items, and those that matched.
-_NUMBERS = ("own", "peer's", "matched")
-
-
-def to_text(entries: Sequence[Entry]) -> str:
-    """Return the entries as a table, one line each."""
-    rows = [("time", "job", "task", "peer", *_NUMBERS, "outcome", "input")]
-    for entry in entries:
-        opening = entry.opening
-        outcome = f"{entry.code} {entry.error}" if entry.outcome == FAILED else entry.outcome
-        matched = "" if entry.matched is None else f"{entry.matched:,}"
-        counts = (f"{opening.distinct_items:,}", f"{opening.peer_items:,}", matched)
-        source = f"{opening.input} ({', '.join(opening.keys)})"
-        source = source if source.isprintable() else shown(source, 1000)
-        rows.append((entry.time, opening.job, opening.task, opening.peer, *counts, outcome, source))
-    columns = [_column(texts) for texts in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
-
-
-def _column(texts: Sequence[str]) -> list[str]:
-    """Fill the cells of a column up to one width; numbers stand on the right."""
-    width = max(map(len, texts))
-    return [text.rjust(width) if texts[0] in _NUMBERS else text.ljust(width) for text in texts]
 
 
 def _now() -> str:

@@ -53,7 +53,7 @@ OUTPUTS = {LISTENER: [BOTH], DIALER: [BOTH, ALONE]}
 WITHOUT_MEMORY = """
 from psicli.core import memory
 memory.LIBRARIES = 379_000_000
-from psicli.cli.cli import main
+from psicli.cli.main import main
 main()
 """
 

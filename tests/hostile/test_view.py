@@ -173,7 +173,7 @@ def test_a_sender_is_through_and_the_port_is_free_before_a_row_is_written(pair: 
         os.mkfifo(gate)
     alice = pair.start(
         LISTENER,
-        program=("-c", f"import os{WAITING_WRITER}from psicli.cli.cli import main\nmain()"),
+        program=("-c", f"import os{WAITING_WRITER}from psicli.cli.main import main\nmain()"),
         env={"TEST_GATES": str(pair.temp)},
     )
     bob = pair.start(DIALER).result()

@@ -285,11 +285,11 @@ def test_a_wait_for_another_program(pair: Pair) -> None:
 
 # Everything is loaded before the change of user: the new one may not be allowed to read where Python lives.
 AS_NOBODY = f"""
-import encodings.idna, os, psicli.cli, psicli.job, psicli.simulate
+import encodings.idna, os, psicli.batch.simulate, psicli.cli.main, psicli.job.run, psicli.report.report
 os.setgroups([])
 os.setgid({NOBODY})
 os.setuid({NOBODY})
-psicli.cli.main()
+psicli.cli.main.main()
 """
 
 

@@ -405,7 +405,7 @@ def forget(self):
     kept = find(self)
     return None if kept is None else replace(kept, finished=int(os.environ["TEST_FINISHED"]))
 TaskKeeper.find = forget
-from psicli.cli.cli import main
+from psicli.cli.main import main
 main()
 """
 

@@ -36,7 +36,7 @@ def file(self, name, reserve):
     print("on disk:", name, file=sys.stderr)
     return make(self, name, reserve)
 Spool.file = file
-from psicli.cli.cli import main
+from psicli.cli.main import main
 main()
 """
 # Leaves 1 MB of 384 for data: what 384MB are to far larger inputs.

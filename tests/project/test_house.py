@@ -41,7 +41,7 @@ def is_replace(node: ast.AST) -> bool:
     )
 
 
-@pytest.mark.parametrize("module", ["psicli.config", "psicli.cli.cli", "psicli.storage.locks"])
+@pytest.mark.parametrize("module", ["psicli.config", "psicli.cli.main", "psicli.storage.locks"])
 def test_a_mistake_in_the_job_file_is_told_without_the_heavy_libraries(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'grpc', 'pyarrow', 'numpy', 'pandas'}} & set(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from psicli.cli.cli import cli
+from psicli.cli.main import cli
 from psicli.core.errors import EXIT_CODES
 
 README = Path(__file__).parents[2] / "README.md"

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from psicli.core.errors import CannotCreateError, MatchRateError, PolicyError, StorageError
-from psicli.storage.ledger import Ledger, Opening, to_text
+from psicli.report.history import to_text
+from psicli.storage.ledger import Ledger, Opening
 
 ROOT = Path(__file__).parents[3]
 OPENING = Opening("nightly", "customers", "bob", "ab" * 32, "/data/in.csv", ("id", "ländle"), 12, 3400, 3600)

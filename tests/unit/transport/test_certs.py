@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from support.processes.certificates import HOUR, Authority
 from support.processes.runner import Result, Run
 
-from psicli.cli.cli import cli
+from psicli.cli.main import cli
 from psicli.core.errors import CannotCreateError, FileThereError, TlsFileError
 from psicli.transport import certs
 from psicli.transport.tls import TlsCredentials, dns_names
