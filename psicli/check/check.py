@@ -23,7 +23,7 @@ from psicli.config import Job, Task
 from psicli.core import signals
 from psicli.core.errors import DiskTooSmallError, PeerBusyError, PeerGoneError, StandardStreamError, shown
 from psicli.core.formats import file_format
-from psicli.items import encoding as items
+from psicli.items.encoding import encode_items, packed
 from psicli.job.run import STDIO, bin_items, load_credentials, may_last, meeting_point, terms
 from psicli.protocol.messages import Abort, Hello, Purpose
 from psicli.protocol.streams import FRAME_ITEMS
@@ -218,10 +218,10 @@ def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
     expected: int | None = None
     for texts in source.key_batches():
         signals.check()
-        encoded = items.encode_items(texts)
+        encoded = encode_items(texts)
         seen += len(encoded)
         matchless += encoded.null_count
-        item_bytes += len(items.packed(encoded)[1])
+        item_bytes += len(packed(encoded)[1])
         if seen >= SCANNED_ROWS and not full:
             expected = max(source.expected_rows, seen)
             break

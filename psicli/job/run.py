@@ -33,7 +33,7 @@ from psicli.core.formats import file_format
 from psicli.core.memory import MemoryPlan, peak_memory
 from psicli.core.stages import Stage, Stages
 from psicli.exchange.pipeline import Prepared, Storage
-from psicli.items import encoding as items
+from psicli.items.encoding import encode_items
 from psicli.items.partitions import Matches, Partitioner
 from psicli.job.outputs import TaskOutput
 from psicli.job.policy import Policy
@@ -333,7 +333,7 @@ class TaskRun:
             partitioner = Partitioner(partition_key(partition_sid), storage.spool, storage.plan.reading)
             for key_texts in self._input.key_batches():
                 partitioner.expect(self._input.expected_rows)
-                partitioner.add(items.encode_items(key_texts))
+                partitioner.add(encode_items(key_texts))
         with self.stages.at(Stage.READING, "count items"):
             found = partitioner.finish()
         self._keeper.confirm(self._input.identity)

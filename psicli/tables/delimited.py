@@ -25,7 +25,7 @@ import pyarrow.csv
 
 from psicli.core import errors
 from psicli.core.formats import FileFormat, Format
-from psicli.items import encoding as items
+from psicli.items.text import key_texts
 from psicli.tables.source import SourceFile, Stream, check_columns
 
 # A row has to fit in a block; larger blocks are not faster.
@@ -186,7 +186,7 @@ class DelimitedInput(SourceFile):
         with self.watched():
             for block, data in self._cut():
                 columns = self._parse_strictly(block, data)
-                texts = items.key_texts(columns, self.keys, partial(self._place, block.line, data))
+                texts = key_texts(columns, self.keys, partial(self._place, block.line, data))
                 self._blocks.append(block._replace(rows=columns.num_rows))
                 self.rows += columns.num_rows
                 yield texts

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from psicli.core.errors import UnwritableColumnError, shown
 from psicli.core.formats import FileFormat, Format
-from psicli.items import encoding as items
+from psicli.items.encoding import packed
+from psicli.items.text import has_text, joined, text_of
 from psicli.tables.delimited import delimiter
 
 # The row group of DuckDB and others: 60 times their vector of 2,048. One is in memory while it is written, so that of
@@ -52,7 +53,7 @@ def check_writable_types(schema: Any, fmt: FileFormat, name: str) -> None:
 def _suits_csv(kind: Any) -> bool:
     if pa.types.is_dictionary(kind):
         return _suits_csv(kind.value_type)
-    return items.has_text(kind) or pa.types.is_floating(kind) or pa.types.is_time(kind)
+    return has_text(kind) or pa.types.is_floating(kind) or pa.types.is_time(kind)
 
 
 def _suits_parquet(kind: Any) -> bool:
@@ -140,7 +141,7 @@ def write_csv(file: BinaryIO, fmt: FileFormat, names: Sequence[str], tables: Ite
 def _csv_text(array: Any) -> Any:
     if pa.types.is_floating(array.type) or pa.types.is_time(array.type):
         return array.cast(_TEXT)
-    return items.text_of(array)
+    return text_of(array)
 
 
 def _csv_lines(columns: Sequence[Any], separator: str) -> Any:
@@ -149,18 +150,18 @@ def _csv_lines(columns: Sequence[Any], separator: str) -> Any:
     lines = pc.binary_join_element_wise(
         *quoted, pa.scalar(separator, _TEXT), null_handling="replace", null_replacement=""
     )
-    _, data = items.packed(items.joined(lines, "\n"))
+    _, data = packed(joined(lines, "\n"))
     return data.tobytes()
 
 
 def _quoted(text: Any, separator: str) -> Any:
     """Quote the values that need it: those that hold the delimiter, a quote or a line break."""
     special = f'"\r\n{separator}'
-    _, data = items.packed(text)
+    _, data = packed(text)
     if not np.isin(data, np.frombuffer(special.encode(), np.uint8)).any():
         return text
     doubled = pc.replace_substring(text, pattern='"', replacement='""')
-    wrapped = items.joined('"', doubled, '"')
+    wrapped = joined('"', doubled, '"')
     return pc.if_else(pc.match_substring_regex(text, pattern=f"[{special}]"), wrapped, text)
 
 

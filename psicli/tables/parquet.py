@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from psicli.core.errors import EmptyInputError, InputChangedError, NotUtf8Error, UnparsableError, shown
 from psicli.core.formats import Format
-from psicli.items import encoding as items
+from psicli.items.text import check_key_types, key_texts
 from psicli.tables import output
 from psicli.tables.source import SourceFile, check_columns
 
@@ -62,7 +62,7 @@ class ParquetInput(SourceFile):
             for group in range(file.num_row_groups):
                 for batch in self._batches(file, group, columns):
                     self._check_values(batch, self.rows)
-                    texts = items.key_texts(batch, self.keys, partial(self._place, self.rows))
+                    texts = key_texts(batch, self.keys, partial(self._place, self.rows))
                     self.rows += batch.num_rows
                     self._group_rows[group] += batch.num_rows
                     yield texts
@@ -185,7 +185,7 @@ def read_schema(source: SourceFile, keys: Sequence[str]) -> Any:
         raise EmptyInputError(path=source.name)
     schema = _parquet(lambda: pq.ParquetFile(source.file).schema_arrow, source.name)
     check_columns(schema.names, keys, source.name)
-    items.check_key_types([(key, schema.field(key).type) for key in keys], path=source.name)
+    check_key_types([(key, schema.field(key).type) for key in keys], path=source.name)
     return schema
 
 

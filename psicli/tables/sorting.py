@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from psicli.items import encoding as items
+from psicli.items.text import canonical_text
 from psicli.storage.spool import Spool, SpoolFile
 
 # Shares of the budget: the rows that are held, their columns put together, and what is made of them.
@@ -157,7 +157,7 @@ class RowSorter:
 
 
 def _key_texts(table: Any, keys: Sequence[str]) -> list[Any]:
-    return [items.canonical_text(table.column(key)) for key in keys]
+    return [canonical_text(table.column(key)) for key in keys]
 
 
 def _key(texts: Sequence[Any], row: int) -> Key:

@@ -20,14 +20,15 @@ from psicli.core.errors import (
     MixedZonesError,
     YearRangeError,
 )
-from psicli.items import encoding as items
+from psicli.items.encoding import encode_items
+from psicli.items.text import _check_keys, check_key_types, key_texts
 
 TEXT = pa.large_string()
 
 
 def text(column: Any) -> Any:
     rows = pa.table({"id": column})
-    (result,) = items.key_texts(rows, ["id"], lambda row: f"in.parquet, row {row + 1}")
+    (result,) = key_texts(rows, ["id"], lambda row: f"in.parquet, row {row + 1}")
     assert result.type == TEXT
     return result.to_pylist()
 
@@ -193,7 +194,7 @@ REFUSED = [
 @pytest.mark.parametrize("kind", REFUSED, ids=str)
 def test_types_without_a_text_are_refused_with_the_advice_to_cast(kind: pa.DataType) -> None:
     with pytest.raises(KeyTypeError) as caught:
-        items.check_key_types([("good", pa.string()), ("id", kind)], path="in.parquet")
+        check_key_types([("good", pa.string()), ("id", kind)], path="in.parquet")
     assert caught.value.code == 65
     assert "'id'" in caught.value.message
     assert "Cast" in caught.value.advice
@@ -201,11 +202,11 @@ def test_types_without_a_text_are_refused_with_the_advice_to_cast(kind: pa.DataT
 
 def test_zoned_and_zoneless_timestamps_do_not_mix() -> None:
     zoned, zoneless = pa.timestamp("us", "UTC"), pa.timestamp("ns")
-    items.check_key_types([("a", zoned), ("b", pa.timestamp("s", "Asia/Tokyo")), ("c", pa.string())], path="p")
-    items.check_key_types([("a", zoneless), ("b", pa.date32())], path="p")
+    check_key_types([("a", zoned), ("b", pa.timestamp("s", "Asia/Tokyo")), ("c", pa.string())], path="p")
+    check_key_types([("a", zoneless), ("b", pa.date32())], path="p")
     for other in (zoneless, pa.dictionary(pa.int32(), zoneless)):
         with pytest.raises(MixedZonesError, match=r"'a'.*'c'") as caught:
-            items.check_key_types([("a", zoned), ("b", pa.int8()), ("c", other)], path="p")
+            check_key_types([("a", zoned), ("b", pa.int8()), ("c", other)], path="p")
         assert caught.value.code == 65
 
 
@@ -213,9 +214,7 @@ def test_zoned_and_zoneless_timestamps_do_not_mix() -> None:
 
 
 def check(values: list[str | None]) -> None:
-    items._check_keys(
-        [pa.array(["fine"] * len(values), TEXT), pa.array(values, TEXT)], ["a", "b"], lambda row: f"<{row}>"
-    )
+    _check_keys([pa.array(["fine"] * len(values), TEXT), pa.array(values, TEXT)], ["a", "b"], lambda row: f"<{row}>")
 
 
 @pytest.mark.parametrize("code", [*range(0x20), 0x7F])
@@ -234,7 +233,7 @@ def test_bytes_behind_a_null_are_nobodys_value() -> None:
     data, offsets = pa.py_buffer(b"a\nb"), pa.py_buffer(np.array([0, 1, 2, 3], np.int64))
     hidden = pa.Array.from_buffers(TEXT, 3, [pa.py_buffer(b"\x05"), offsets, data])
     assert hidden.to_pylist() == ["a", None, "b"]
-    items._check_keys([hidden], ["id"], str)
+    _check_keys([hidden], ["id"], str)
 
 
 def test_the_limit_of_a_key_is_64_kib_of_utf_8() -> None:
@@ -246,9 +245,9 @@ def test_the_limit_of_a_key_is_64_kib_of_utf_8() -> None:
 
 def test_slices_are_checked_by_their_own_rows() -> None:
     column = pa.array(["\n", "ok", "bad\r", "ok"], TEXT)
-    items._check_keys([column.slice(1, 1)], ["id"], str)
+    _check_keys([column.slice(1, 1)], ["id"], str)
     with pytest.raises(ControlCharacterError, match=r"^1:"):
-        items._check_keys([column.slice(1)], ["id"], str)
+        _check_keys([column.slice(1)], ["id"], str)
 
 
 # Item bytes ------------------------------------------------------------------------------------------------------
@@ -261,7 +260,7 @@ def item_oracle(row: tuple[str | None, ...]) -> bytes | None:
 
 
 def encode(rows: Sequence[tuple[str | None, ...]]) -> Any:
-    encoded = items.encode_items([pa.array(column, TEXT) for column in zip(*rows, strict=True)])
+    encoded = encode_items([pa.array(column, TEXT) for column in zip(*rows, strict=True)])
     assert encoded.type == pa.large_binary()
     return encoded.to_pylist()
 
@@ -294,5 +293,5 @@ def test_null_or_empty_in_any_column_is_matchless() -> None:
 
 def test_slices_and_no_rows_encode() -> None:
     column = pa.array(["a", "b", None, "c"], TEXT).slice(1)
-    assert items.encode_items([column]).to_pylist() == [item_oracle(("b",)), None, item_oracle(("c",))]
-    assert items.encode_items([pa.array([], TEXT)]).to_pylist() == []
+    assert encode_items([column]).to_pylist() == [item_oracle(("b",)), None, item_oracle(("c",))]
+    assert encode_items([pa.array([], TEXT)]).to_pylist() == []

@@ -56,7 +56,7 @@ from psicli.core.errors import (
     YearRangeError,
 )
 from psicli.core.formats import FileFormat, Format
-from psicli.items import encoding as items
+from psicli.items.encoding import encode_items
 from psicli.storage.files import AtomicFile
 from psicli.storage.spool import Spool
 from psicli.tables import delimited, output, parquet, sorting, source
@@ -826,7 +826,7 @@ def test_output_is_the_matched_rows_sorted_by_key(
         frame = frame.astype(object).where(frame.notna(), "").astype(str)
         frame.to_csv(path, index=False, lineterminator="\r\n")
     source = Source(path, PARQUET if from_parquet else CSV, ["k1", "k2"])
-    encoded = items.encode_items(source.key_texts)
+    encoded = encode_items(source.key_texts)
     usable = frame["k1"].notna() & (frame["k1"] != "") & frame["k2"].notna() & (frame["k2"] != "")
     assert encoded.is_valid().to_pylist() == usable.tolist()
     matched = (usable & (frame["k1"] != "z")).to_numpy()

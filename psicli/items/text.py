@@ -1,0 +1,166 @@
+"""Values of key columns -> canonical text: the rules both parties must share, whatever a file's format.
+
+After canonical_text nobody knows whether a key came from CSV or Parquet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from psicli.core import errors
+from psicli.core.errors import shown
+from psicli.items.encoding import packed
+
+# 64 KiB: no real key comes near it, and an unclosed quote that swallows rows soon does.
+MAX_KEY_BYTES = 65536
+
+_TEXT = pa.large_string()
+# The range of a four-digit year; Arrow shows dates beyond it in ways of its own.
+_FOUR_DIGIT_YEAR = "^[0-9]{4}-"
+
+
+def _plain(array: Any) -> Any:
+    return array.cast(_TEXT)
+
+
+def _date_text(array: Any) -> Any:
+    # A date64 that is not a whole day is cut down to its day.
+    return array.cast(pa.date32(), safe=False).cast(_TEXT)
+
+
+def _timestamp_text(array: Any) -> Any:
+    """Give ISO 8601 in UTC, without trailing zeros in the fraction."""
+    unit, zone = array.type.unit, array.type.tz
+    # Arrow keeps zoned values in UTC and shows local time; without the zone it shows what it keeps.
+    text = array.cast(pa.int64()).cast(pa.timestamp(unit)).cast(_TEXT)
+    text = pc.replace_substring(text, pattern=" ", replacement="T")
+    if unit != "s":
+        text = pc.ascii_rtrim(pc.ascii_rtrim(text, characters="0"), characters=".")
+    return joined(text, "Z") if zone else text
+
+
+def _decimal_text(array: Any) -> Any:
+    """Give plain digits: no exponent, no trailing zeros in the fraction, no -0."""
+    scale = array.type.scale
+    if array.type.bit_width < 128:
+        array = array.cast(pa.decimal128(array.type.precision, scale))
+    wide = pa.decimal128(38, 0) if array.type.bit_width == 128 else pa.decimal256(76, 0)
+    # The bare coefficient: Arrow writes it plainly, but a small decimal as 1E-10.
+    digits = array.view(wide).cast(_TEXT)
+    if scale < 0:
+        return pc.if_else(pc.equal(digits, "0"), digits, joined(digits, "0" * -scale))
+    if scale == 0:
+        return digits
+    sign = pc.if_else(pc.starts_with(digits, "-"), _text("-"), _text(""))
+    digits = pc.ascii_lpad(pc.ascii_ltrim(digits, characters="-"), width=scale + 1, padding="0")
+    whole = pc.utf8_slice_codeunits(digits, start=0, stop=-scale)
+    fraction = pc.ascii_rtrim(pc.utf8_slice_codeunits(digits, start=-scale), characters="0")
+    point = pc.if_else(pc.equal(fraction, ""), _text(""), _text("."))
+    return joined(sign, whole, point, fraction)
+
+
+_CONVERTERS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
+    (pa.types.is_string, _plain),
+    (pa.types.is_large_string, _plain),
+    (pa.types.is_string_view, _plain),
+    (pa.types.is_integer, _plain),
+    (pa.types.is_boolean, _plain),
+    (pa.types.is_null, _plain),
+    (pa.types.is_date, _date_text),
+    (pa.types.is_timestamp, _timestamp_text),
+    (pa.types.is_decimal, _decimal_text),
+)
+
+
+def joined(*pieces: Any) -> Any:
+    """Join columns of text, and texts that are the same in every row, row by row."""
+    texts = [_text(piece) if isinstance(piece, str) else piece for piece in pieces]
+    return pc.binary_join_element_wise(*texts, _text(""))
+
+
+def has_text(kind: Any) -> bool:
+    """Tell whether values of this Arrow type have one canonical text."""
+    return any(test(_value_type(kind)) for test, _ in _CONVERTERS)
+
+
+def text_of(array: Any) -> Any:
+    """Give the canonical text of a pa.Array of a type that has_text, as pa.LargeStringArray; nulls stay null."""
+    if pa.types.is_dictionary(array.type):
+        return text_of(array.dictionary).take(array.indices)
+    convert = next(convert for test, convert in _CONVERTERS if test(array.type))
+    return convert(array)
+
+
+def canonical_text(column: Any) -> Any:
+    """Give the canonical text of a column (pa.Array or pa.ChunkedArray) as one pa.LargeStringArray."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return pa.concat_arrays([pa.array([], _TEXT), *(text_of(chunk) for chunk in chunks)])
+
+
+def key_texts(rows: Any, keys: Sequence[str], place: Callable[[int], str]) -> tuple[Any, ...]:
+    """Give the canonical texts of the key columns of rows (pa.RecordBatch or pa.Table), a pa.LargeStringArray each.
+
+    `place` tells where a row stands, for people; it is only asked about the row at fault. Raises YearRangeError,
+    ControlCharacterError, LongKeyError.
+    """
+    texts = tuple(canonical_text(rows.column(key)) for key in keys)
+    for key, text in zip(keys, texts, strict=True):
+        kind = _value_type(rows.column(key).type)
+        if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+            row = pc.index(pc.match_substring_regex(text, pattern=_FOUR_DIGIT_YEAR), False).as_py()
+            if row >= 0:
+                raise errors.YearRangeError(place=place(row), column=shown(key))
+    _check_keys(texts, keys, place)
+    return texts
+
+
+def check_key_types(types: Sequence[tuple[str, Any]], *, path: str) -> None:
+    """Refuse key columns, given as (name, Arrow type), without a common text.
+
+    Raises KeyTypeError, MixedZonesError.
+    """
+    zones: dict[bool, list[str]] = {True: [], False: []}
+    for name, kind in types:
+        if not has_text(kind):
+            raise errors.KeyTypeError(path=path, column=shown(name), type=shown(str(kind)))
+        if pa.types.is_timestamp(_value_type(kind)):
+            zones[_value_type(kind).tz is not None].append(shown(name))
+    if zones[True] and zones[False]:
+        raise errors.MixedZonesError(path=path, zoned=", ".join(zones[True]), zoneless=", ".join(zones[False]))
+
+
+def _check_keys(columns: Sequence[Any], names: Sequence[str], place: Callable[[int], str]) -> None:
+    """Refuse control characters and over-long values."""
+    for column, name in zip(columns, names, strict=True):
+        row = _first_control_row(column)
+        if row is not None:
+            raise errors.ControlCharacterError(place=place(row), column=shown(name))
+        row = pc.index(pc.greater(pc.binary_length(column), MAX_KEY_BYTES), True).as_py()
+        if row >= 0:
+            raise errors.LongKeyError(place=place(row), column=shown(name), limit=MAX_KEY_BYTES)
+
+
+def _first_control_row(column: Any) -> int | None:
+    # One look at the packed bytes is ten times as fast as a look at every value. No byte of a longer UTF-8
+    # sequence is below 0x80, so bytes are characters here.
+    offsets, data = packed(column)
+    positions = np.flatnonzero((data < 0x20) | (data == 0x7F))
+    if not len(positions):
+        return None
+    rows = np.searchsorted(offsets, positions, side="right") - 1
+    # A null may have bytes in the buffer, which are nobody's value.
+    valid = column.is_valid().to_numpy(zero_copy_only=False)[rows]
+    return int(rows[valid][0]) if valid.any() else None
+
+
+def _value_type(kind: Any) -> Any:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _text(value: str) -> Any:
+    return pa.scalar(value, _TEXT)
