@@ -39,7 +39,7 @@ def kept(size):
     return drawn
 os.urandom = kept
 """
-_RUN = "\nfrom psicli.cli import main\nmain()\n"
+_RUN = "\nfrom psicli.cli.main import main\nmain()\n"
 
 
 def altered(code: str = "") -> tuple[str, str]:
