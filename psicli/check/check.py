@@ -138,7 +138,7 @@ def _visit(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) 
     """Meet the peer, who may run or check, and compare what both Hellos say; return the link, which is over."""
     with found.trying("peer"):
         meeting = meeting_point(job, own, Purpose.CHECK)
-        logger.info("waiting up to %.0f s for %s at %s", wait, job.peer, meeting.where)
+        logger.info("waiting up to %.0f s for %s at %s", wait, job.peer, meeting.endpoint.where)
         with closing(meeting):
             link = meeting.meet(lambda: terms(job, Purpose.CHECK).hello(FRAME_ITEMS, bin_items(job)), wait)
             seen = time.time()
@@ -147,7 +147,7 @@ def _visit(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) 
             if not job.listens:
                 _hear_out(link)
         does = "waits with `psicli run`" if theirs.purpose is Purpose.RUN else "runs `psicli check` too"
-        found.add("peer", f"{job.peer} is there, at {meeting.where}, and {does}")
+        found.add("peer", f"{job.peer} is there, at {meeting.endpoint.where}, and {does}")
         return link
     return None
 

@@ -51,7 +51,9 @@ from psicli.storage.locks import PortLock
 from psicli.storage.spool import Spool
 from psicli.storage.state import run_folder, state_folder
 from psicli.tables import Input
-from psicli.transport.link import Dialer, Listener
+from psicli.transport.dialer import Dialer
+from psicli.transport.endpoint import Endpoint
+from psicli.transport.listener import Listener
 from psicli.transport.tls import TlsCredentials, ending
 
 logger = logging.getLogger(__name__)
@@ -89,9 +91,9 @@ def run_job(
             curve.self_test()
             meeting = stack.enter_context(closing(meeting_point(job, _credentials(job, report))))
             if job.listens:
-                logger.info("listening on %s for %s", meeting.where, job.peer)
+                logger.info("listening on %s for %s", meeting.endpoint.where, job.peer)
             else:
-                logger.info("connecting to %s at %s", job.peer, meeting.where)
+                logger.info("connecting to %s at %s", job.peer, meeting.endpoint.where)
             paths = _checked_inputs(job, meeting, stack, ledger, trace_file)
             if trace_file is not None:
                 trace.start()
@@ -178,11 +180,10 @@ def meeting_point(job: Job, credentials: TlsCredentials | None, purpose: Purpose
     """Hold the port, or get ready to dial; nothing has been read yet. Raises PortBusyError, BindError."""
     # A check does not wait for a connection that broke.
     window = job.link.reconnect_window_ms / 1000 if purpose is Purpose.RUN else 0.0
-    more: dict[str, Any] = {"reconnect_window": window, "purpose": purpose}
-    if not job.listens:
-        interval = job.link.connect_retry_interval_ms / 1000
-        return Dialer(job.listener.host, job.listener.port, job.peer, credentials, interval, **more)
-    return Listener(job.listener.listen_host, job.listener.listen_port, job.peer, credentials, **more)
+    at, rest = job.listener, (job.peer, credentials, purpose, window)
+    if job.listens:
+        return Listener(Endpoint(at.listen_host, at.listen_port, *rest))
+    return Dialer(Endpoint(at.host, at.port, *rest), job.link.connect_retry_interval_ms / 1000)
 
 
 def _checked_inputs(
@@ -193,8 +194,8 @@ def _checked_inputs(
     Tells the peer if this side cannot go on.
     """
     try:
-        if meeting.credentials is not None:
-            meeting.credentials.check_own()
+        if meeting.endpoint.credentials is not None:
+            meeting.endpoint.credentials.check_own()
         paths = [_input_path(task, stack) for task in job.tasks]
         for task, path in zip(job.tasks, paths, strict=True):
             output = None if task.output_path is None else file_format(task.output_path)

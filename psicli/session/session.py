@@ -40,7 +40,9 @@ from psicli.protocol.messages import (
 )
 from psicli.protocol.task import Disclosure, Phase, Progress, Receiver, Sender, TaskParty, TaskSetup
 from psicli.protocol.wire import decode_hello, encode_hello
-from psicli.transport.link import Dialer, Link, Listener
+from psicli.transport.dialer import Dialer
+from psicli.transport.link import Link
+from psicli.transport.listener import Listener
 
 logger = logging.getLogger(__name__)
 

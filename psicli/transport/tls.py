@@ -1,16 +1,18 @@
 """Who is at the other end of a connection, and in words what is wrong with a certificate.
 
-gRPC says little or nothing about a handshake that failed, and its client takes more for a name than we do (a wildcard,
-the common name of a certificate without alternative names). So the dialer makes a handshake of its own first, with the
-standard library, and gRPC gets the one certificate that was found good as all it may trust. A party's identity is a
-DNS subject alternative name, compared here and nowhere else.
+gRPC says little or nothing about a connection or a handshake that failed, and its client takes more for a name than we
+do (a wildcard, the common name of a certificate without alternative names). So the dialer makes a handshake of its own
+first, with the standard library, and gRPC gets the one certificate that was found good as all it may trust. A party's
+identity is a DNS subject alternative name, compared here and nowhere else.
 """
 
 from __future__ import annotations
 
 import re
+import socket
 import ssl
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +21,6 @@ from cryptography import x509
 
 from psicli.core import errors, signals
 from psicli.core.errors import shown
-from psicli.transport import sockets
 
 # How far two clocks may differ before a certificate that is not valid yet is more than a matter of waiting.
 CLOCK_SKEW = timedelta(minutes=5)
@@ -27,6 +28,7 @@ CLOCK_SKEW = timedelta(minutes=5)
 WARN_BEFORE = timedelta(days=30)
 # How long the handshake by hand may take [s].
 PREFLIGHT_TIMEOUT = 10.0
+TIMED_OUT = "timed out"
 # What a message shows of a name in a certificate [characters].
 MAX_SHOWN_NAME = 64
 
@@ -179,7 +181,24 @@ def ending(certificate: x509.Certificate, whose: str, job_may_last: float) -> st
     return f"{whose} expires on {written(end)}, {days}: renew it in time"
 
 
-# The handshake by hand -------------------------------------------------------------------------------------------
+# Connections by hand -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _connected(host: str, port: int, timeout: float) -> Iterator[socket.socket]:
+    """Connect, and translate what the network may do to the connection into PeerGoneError."""
+    try:
+        with signals.allowed(), socket.create_connection((host, port), timeout) as plain:
+            yield plain
+    except OSError as exc:
+        why = TIMED_OUT if isinstance(exc, TimeoutError) else errors.reason(exc)
+        raise errors.PeerGoneError(reason=why) from exc
+
+
+def reach(host: str, port: int, timeout: float) -> None:
+    """Find out whether a machine takes a connection within timeout [s]; raises PeerGoneError if it does not."""
+    with _connected(host, port, timeout):
+        pass
 
 
 def preflight(host: str, port: int, credentials: TlsCredentials, timeout: float) -> x509.Certificate:
@@ -202,7 +221,7 @@ def preflight(host: str, port: int, credentials: TlsCredentials, timeout: float)
 
 def _handshake(host: str, port: int, credentials: TlsCredentials, timeout: float) -> x509.Certificate:
     where = written_address(host, port)
-    with sockets.connected(host, port, timeout) as plain:
+    with _connected(host, port, timeout) as plain:
         try:
             # A connection that just breaks off is no end of the stream.
             secure = credentials.context.wrap_socket(

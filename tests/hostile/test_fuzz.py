@@ -42,6 +42,8 @@ from psicli.protocol.task import Receiver, Sender, TaskParty
 from psicli.protocol.wire import decode, encode
 from psicli.protocol.work import KeepBits, KeepTokens, MaskPeer
 from psicli.session.session import Session
+from psicli.transport.endpoint import outgoing, pump
+from psicli.transport.window import Outgoing
 
 # What a peer can make of us: it was lost, broke the protocol, disagrees, or said that it failed.
 CODES = {69, 76, 78, 80}
@@ -415,7 +417,7 @@ def play(party: str, recorded: SessionRecording, octets: Sequence[bytes], patien
             wait_for(lambda due=due: due <= said(end.link.sent))  # type: ignore[misc]
             yield each
         # What has not been taken in when the stream ends is lost.
-        wait_for(lambda: end.link._closing)
+        wait_for(lambda: end.link._outbox.state is not Outgoing.OPEN)
 
     def wait_for(there: Callable[[], bool]) -> None:
         # A side that waits for what was left out must not be waited for: all waits share one patience.
@@ -428,14 +430,10 @@ def play(party: str, recorded: SessionRecording, octets: Sequence[bytes], patien
     stream = end.link.stream
     assert stream is not None
 
-    def outgoing() -> None:
-        for _ in stream.outgoing():
-            pass
-
-    pump = threading.Thread(target=lambda: stream.pump(incoming()), daemon=True)
-    drain = threading.Thread(target=outgoing, daemon=True)
+    filling = threading.Thread(target=lambda: pump(stream, incoming()), daemon=True)
+    draining = threading.Thread(target=lambda: list(outgoing(stream)), daemon=True)
     running = threading.Thread(target=end.run, name="psicli-test-side", daemon=True)
-    for thread in (pump, drain, running):
+    for thread in (filling, draining, running):
         thread.start()
     running.join(PATIENCE)
     over.set()

@@ -34,7 +34,7 @@ from psicli.protocol.task import Sender
 from psicli.session.session import LiveTask
 from psicli.storage.locks import SHARED_FOLDER
 from psicli.storage.spool import Spool
-from psicli.transport.link import TlsCredentials
+from psicli.transport.tls import TlsCredentials
 
 # Every key and other value holds it, and nothing else does.
 MARK = "zq7vk3xw9p"

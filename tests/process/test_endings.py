@@ -23,7 +23,7 @@ from psicli.protocol.bins import MOST_BIN_ITEMS
 from psicli.protocol.messages import Abort, Hello, HelloOctets, TaskTerms, Working
 from psicli.protocol.wire import decode, encode, encode_hello
 from psicli.storage.locks import holders
-from psicli.transport.link import METHOD, SERVICE
+from psicli.transport.endpoint import METHOD, SERVICE
 
 OLD = b"what the run before left\n"
 # The limits, from the moment the other side dies or is stopped [s].

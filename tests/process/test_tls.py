@@ -39,8 +39,11 @@ from psicli.core.errors import (
 )
 from psicli.protocol.messages import Hello
 from psicli.protocol.wire import encode_hello
-from psicli.transport import link, tls
-from psicli.transport.link import Dialer, Link, Listener
+from psicli.transport import tls
+from psicli.transport.dialer import Dialer
+from psicli.transport.endpoint import Endpoint
+from psicli.transport.link import Link
+from psicli.transport.listener import Listener
 from psicli.transport.tls import TlsCredentials
 
 SOON = timedelta(minutes=2)
@@ -87,12 +90,12 @@ class Meeting:
         self._pool = stack.enter_context(ThreadPoolExecutor(4))
 
     def listen(self, tls_files: TlsCredentials | None, timeout: float = DEADLINE) -> Future[Link]:
-        listener = Listener("127.0.0.1", self.port, DIALER, tls_files)
+        listener = Listener(Endpoint("127.0.0.1", self.port, DIALER, tls_files))
         self._stack.callback(listener.close)
         return self._pool.submit(listener.meet, lambda: hello(LISTENER), timeout)
 
     def dial(self, tls_files: TlsCredentials | None, timeout: float = DEADLINE, port: int = 0) -> Link:
-        dialer = Dialer("127.0.0.1", port or self.port, LISTENER, tls_files, 0.05)
+        dialer = Dialer(Endpoint("127.0.0.1", port or self.port, LISTENER, tls_files), 0.05)
         self._stack.callback(dialer.close)
         found = dialer.meet(lambda: hello(DIALER), timeout)
         self._stack.callback(found.end)
@@ -101,8 +104,8 @@ class Meeting:
 
 @pytest.fixture
 def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
-    monkeypatch.setattr(link, "HANDSHAKE_GRACE", 0.3)
-    monkeypatch.setattr(link, "PLAIN_WORDS_TIMEOUT", 0.3)
+    monkeypatch.setattr("psicli.transport.listener.HANDSHAKE_GRACE", 0.3)
+    monkeypatch.setattr("psicli.transport.dialer.PLAIN_WORDS_TIMEOUT", 0.3)
     with ExitStack() as stack:
         yield Meeting(stack)
 
@@ -273,7 +276,7 @@ def test_the_checked_certificate_and_no_other_gets_the_hello(meeting: Meeting, f
     listening = meeting.listen(credentials(files, "common-name", LISTENER, DIALER), 2 * SHORT)
     with ExitStack() as stack:
         real, crossing = stack.enter_context(free_ports(2))
-        listener = Listener("127.0.0.1", real, DIALER, credentials(files, LISTENER, LISTENER, DIALER))
+        listener = Listener(Endpoint("127.0.0.1", real, DIALER, credentials(files, LISTENER, LISTENER, DIALER)))
         stack.callback(listener.close)
         waiting = ThreadPoolExecutor(1).submit(listener.meet, lambda: hello(LISTENER), SHORT)
         server = stack.enter_context(socket.create_server(("127.0.0.1", crossing)))

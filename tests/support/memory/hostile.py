@@ -56,7 +56,9 @@ from psicli.protocol.messages import (
 from psicli.protocol.streams import LEAST_FRAME_ITEMS, OutgoingStream, Place, StreamShape
 from psicli.protocol.wire import decode, decode_hello, encode, encode_hello
 from psicli.session.session import Terms, open_session
-from psicli.transport.link import METHOD, SERVICE, Dialer, Listener
+from psicli.transport.dialer import Dialer
+from psicli.transport.endpoint import METHOD, SERVICE, Endpoint
+from psicli.transport.listener import Listener
 
 # Longer than anything here may take [s].
 DEADLINE = 30.0
@@ -597,9 +599,9 @@ class SessionVictim:
     def _run(self) -> None:
         meeting: Listener | Dialer
         if self._setting.listens:
-            meeting = Dialer("127.0.0.1", self._port, LISTENER, None, 0.05)
+            meeting = Dialer(Endpoint("127.0.0.1", self._port, LISTENER), 0.05)
         else:
-            meeting = Listener("127.0.0.1", self._port, DIALER, None)
+            meeting = Listener(Endpoint("127.0.0.1", self._port, DIALER))
         patience = int(1000 * self._recv_timeout)
         terms = Terms(self._setting.victim, self._setting.party, JOB, (self._setting.terms,), patience)
         try:

@@ -6,7 +6,7 @@ import os
 
 from psicli.protocol.messages import Hello, Purpose
 from psicli.protocol.wire import encode_hello
-from psicli.transport.link import METHOD, SERVICE
+from psicli.transport.endpoint import METHOD, SERVICE
 
 DEADLINE = 30.0
 

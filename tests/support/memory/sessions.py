@@ -28,6 +28,7 @@ from psicli.session.session import (
     TaskResult,
     Terms,
 )
+from psicli.transport.endpoint import outgoing, pump
 from psicli.transport.link import Link
 
 ALICE, BOB = "alice", "bob"
@@ -198,12 +199,12 @@ def connect(one: Link, other: Link, passes: Filter = lambda message: True) -> No
     assert source is not None
 
     def incoming() -> Iterator[bytes]:
-        for octets in source.outgoing():
+        for octets in outgoing(source):
             if not passes(decode(octets)):
                 return
             yield octets
 
-    threading.Thread(target=lambda: goal.pump(incoming()), name="psicli-test-wire", daemon=True).start()
+    threading.Thread(target=lambda: pump(goal, incoming()), name="psicli-test-wire", daemon=True).start()
 
 
 def joined(

@@ -93,6 +93,7 @@ from psicli.session.session import (
     Session,
     agree,
 )
+from psicli.transport.endpoint import pump
 from psicli.transport.link import QUEUE_FRAMES
 
 # Bins that may be under way at a time, over all tasks.
@@ -376,7 +377,7 @@ def test_a_link_that_ends_while_both_directions_are_full_is_noticed() -> None:
 
     stream = link.stream
     assert stream is not None
-    threading.Thread(target=lambda: stream.pump(incoming()), name="psicli-test-wire", daemon=True).start()
+    threading.Thread(target=lambda: pump(stream, incoming()), name="psicli-test-wire", daemon=True).start()
     running = threading.Thread(target=ends[0].run, daemon=True)
     running.start()
     with link._changed:

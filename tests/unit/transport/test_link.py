@@ -25,7 +25,10 @@ from psicli.core.errors import (
 )
 from psicli.protocol.messages import Abort, Bye, Frame, HelloOctets, Message, Purpose, Ready, Working
 from psicli.protocol.wire import decode, encode
-from psicli.transport.link import QUEUE_FRAMES, Dialer, Link, Listener
+from psicli.transport.dialer import Dialer
+from psicli.transport.endpoint import Endpoint
+from psicli.transport.link import QUEUE_FRAMES, Link
+from psicli.transport.listener import Listener
 
 
 class Meeting:
@@ -35,13 +38,13 @@ class Meeting:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.listener = Listener("127.0.0.1", self.port, "bob", None)
+        self.listener = Listener(Endpoint("127.0.0.1", self.port, "bob"))
         self._stack = stack
         self._pool = stack.enter_context(ThreadPoolExecutor(4))
         stack.callback(self.listener.close)
 
     def dialer(self) -> Dialer:
-        dialer = Dialer("127.0.0.1", self.port, "alice", None, 0.02)
+        dialer = Dialer(Endpoint("127.0.0.1", self.port, "alice"), 0.02)
         self._stack.callback(dialer.close)
         return dialer
 
@@ -252,7 +255,7 @@ def test_nobody_comes(meeting: Meeting) -> None:
 def test_nobody_listens() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        dialer = Dialer("127.0.0.1", probe.getsockname()[1], "alice", None, 0.02)
+        dialer = Dialer(Endpoint("127.0.0.1", probe.getsockname()[1], "alice"), 0.02)
     with pytest.raises(PeerAbsentError, match="connection refused"):
         dialer.meet(lambda: hello("bob"), 2.0)
     dialer.close()
@@ -264,11 +267,11 @@ def test_a_dialer_that_is_a_moment_early_loses_no_whole_interval() -> None:
         pool = stack.enter_context(ThreadPoolExecutor(2))
         with socket.create_server(("127.0.0.1", 0)) as too_early:
             port = too_early.getsockname()[1]
-            dialer = Dialer("127.0.0.1", port, "alice", None, interval)
+            dialer = Dialer(Endpoint("127.0.0.1", port, "alice"), interval)
             stack.callback(dialer.close)
             dialing = pool.submit(dialer.meet, lambda: hello("bob"), interval)
             too_early.accept()[0].close()
-        listener = Listener("127.0.0.1", port, "bob", None)
+        listener = Listener(Endpoint("127.0.0.1", port, "bob"))
         stack.callback(listener.close)
         listening = pool.submit(listener.meet, lambda: hello("alice"), DEADLINE)
         for meeting in (dialing, listening):
@@ -278,7 +281,7 @@ def test_a_dialer_that_is_a_moment_early_loses_no_whole_interval() -> None:
 def test_two_listeners_do_not_share_a_port(meeting: Meeting) -> None:
     for host in ("127.0.0.1", "0.0.0.0"):
         with pytest.raises(PortBusyError):
-            Listener(host, meeting.port, "bob", None)
+            Listener(Endpoint(host, meeting.port, "bob"))
 
 
 def test_the_port_is_free_after_close(meeting: Meeting) -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 
 from psicli.core.errors import PeerProtocolError
-from psicli.transport.window import WINDOW_BYTES, Outbox, cost
+from psicli.protocol.messages import Frame, Ready
+from psicli.transport.window import WINDOW_BYTES, Inbox, Incoming, Outbox, Outgoing, cost
 
 BIG = bytes(WINDOW_BYTES // 4)
+
+
+def frame(task: int) -> Frame:
+    return Frame(task, 0, 0, 1, 0, bytes(32))
 
 
 def filled(*messages: bytes) -> Outbox:
@@ -80,3 +85,55 @@ def test_a_number_that_cannot_be_is_refused(messages: int) -> None:
         with pytest.raises(PeerProtocolError, match="never sent"):
             say(messages)
     outbox.confirm(2)
+
+
+def test_an_outbox_knows_how_it_comes_to_its_end() -> None:
+    closed, aborted = Outbox(), filled(b"a")
+    closed.close()
+    aborted.abort(b"last")
+    aborted.close()
+    assert (closed.state, aborted.state) == (Outgoing.CLOSING, Outgoing.ABORTED)
+    assert taken(aborted) == [b"a", b"last"]
+
+
+def test_an_inbox_is_full_at_twice_the_window_and_tells_now_and_then_what_was_read() -> None:
+    inbox = Inbox()
+    for number in range(8):
+        assert not inbox.full
+        inbox.put(Ready(number), len(BIG))
+    assert inbox.full
+    assert not inbox.must_tell
+    assert inbox.pop() == (Ready(0), len(BIG))
+    assert inbox.must_tell
+    assert inbox.tell() == 1
+    assert not inbox.must_tell
+    inbox.tell_again()
+    assert inbox.must_tell
+
+
+def test_an_inbox_that_ends_drops_frames_and_what_was_said_after_them() -> None:
+    inbox = Inbox()
+    for message in (Ready(1), frame(2), Ready(2)):
+        inbox.put(message, 1)
+    inbox.end()
+    for message in (Ready(2), frame(3), Ready(3), Ready(4)):
+        inbox.put(message, 1)
+    assert [inbox.pop()[0] for _ in range(len(inbox))] == [Ready(1), Ready(4)]
+
+
+def test_an_inbox_that_is_closed_counts_what_comes_as_read() -> None:
+    inbox = Inbox()
+    inbox.put(Ready(0), 1)
+    inbox.close()
+    inbox.put(Ready(1), 1)
+    assert (len(inbox), inbox.arrived, inbox.tell()) == (0, 2, 2)
+
+
+@pytest.mark.parametrize(("said", "state"), [(True, Incoming.ENDED), (False, Incoming.LOST)])
+def test_an_inbox_knows_whether_the_last_word_was_heard(said: bool, state: Incoming) -> None:
+    inbox = Inbox()
+    if said:
+        inbox.hear_last_word()
+    inbox.end()
+    assert inbox.state is state
+    assert inbox.has_last_word is said

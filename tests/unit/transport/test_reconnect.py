@@ -22,10 +22,12 @@ from support.processes.runner import free_ports
 from psicli.core.errors import LinkBrokenError, PeerGoneError, PeerLostError
 from psicli.protocol.messages import Abort, Frame, Message, Ready, Reconnect
 from psicli.protocol.wire import decode, encode
-from psicli.transport import link as link_module
-from psicli.transport import sockets
-from psicli.transport.link import Dialer, Link, Listener
-from psicli.transport.tls import TlsCredentials
+from psicli.transport import dialer, listener
+from psicli.transport.dialer import Dialer
+from psicli.transport.endpoint import Endpoint
+from psicli.transport.link import Link
+from psicli.transport.listener import Listener, is_unanswered
+from psicli.transport.tls import TIMED_OUT, TlsCredentials
 
 FRAMES: list[Message] = [Frame(0, 0, 0, 1, seq, os.urandom(20_000)) for seq in range(400)]
 # Pings that find a dead connection within about a second [ms].
@@ -46,8 +48,8 @@ class Ends:
         stack.callback(self.proxy.close)
         self.pool = stack.enter_context(ThreadPoolExecutor(6))
         own = {party: credentials(files, party) for party in ("alice", "bob")}
-        self.listener = Listener("127.0.0.1", self.port, "bob", own["alice"], reconnect_window=window)
-        self.dialer = Dialer("127.0.0.1", proxy_port, "alice", own["bob"], 0.05, reconnect_window=window)
+        self.listener = Listener(Endpoint("127.0.0.1", self.port, "bob", own["alice"], reconnect_window=window))
+        self.dialer = Dialer(Endpoint("127.0.0.1", proxy_port, "alice", own["bob"], reconnect_window=window), 0.05)
         for each in (self.listener, self.dialer):
             stack.callback(each.close)
         listening = self.pool.submit(self.listener.meet, lambda: hello("alice"), DEADLINE)
@@ -82,10 +84,9 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_SERVER_OPTIONS", "_CLIENT_OPTIONS"):
-        options = dict(getattr(link_module, name))
-        monkeypatch.setattr(link_module, name, list((options | QUICK).items()))
-    monkeypatch.setattr(link_module, "ANSWER_TIMEOUT", 1.0)
+    for module in (listener, dialer):
+        monkeypatch.setattr(module, "_OPTIONS", list((dict(module._OPTIONS) | QUICK).items()))
+    monkeypatch.setattr("psicli.transport.dialer.ANSWER_TIMEOUT", 1.0)
 
 
 def await_message(link: Link) -> Message:
@@ -202,9 +203,9 @@ def test_the_last_words_are_said_again(join: Callable[..., Ends]) -> None:
 
 
 def test_a_dialer_that_died_is_not_waited_for(join: Callable[..., Ends], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "DEAD_AFTER", 0.3)
+    monkeypatch.setattr("psicli.transport.listener.DEAD_AFTER", 0.3)
     ends = join()
-    ends.bob._mend = None
+    ends.bob._reconnection.sid = b""
     ends.proxy.reset()
     with pytest.raises(PeerGoneError, match="no new connection came within 0 s"):
         read_to_the_end(ends.alice)
@@ -231,7 +232,7 @@ def test_a_listener_that_was_started_again_is_not_waited_for(join: Callable[...,
 def test_a_listener_that_is_stopped_is_not_waited_for(
     join: Callable[..., Ends], quick: None, monkeypatch: pytest.MonkeyPatch, files: Path, tls: bool
 ) -> None:
-    monkeypatch.setattr(link_module, "LONG_SILENCE", 0.5)
+    monkeypatch.setattr("psicli.transport.link.LONG_SILENCE", 0.5)
     ends = join(files=files if tls else None)
     # The machine, here the proxy's, goes on to take connections.
     ends.proxy.blackhole()
@@ -242,16 +243,16 @@ def test_a_listener_that_is_stopped_is_not_waited_for(
 def test_a_network_that_is_there_for_a_moment_is_no_stopped_listener(
     join: Callable[..., Ends], quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_module, "LONG_SILENCE", 0.5)
+    monkeypatch.setattr("psicli.transport.link.LONG_SILENCE", 0.5)
     ends = join(window=3.0)
     reached: list[bool] = []
 
     def now_and_then(host: str, port: int, timeout: float) -> None:
         reached.append(not (reached and reached[-1]))
         if not reached[-1]:
-            raise PeerGoneError(reason=sockets.TIMED_OUT)
+            raise PeerGoneError(reason=TIMED_OUT)
 
-    monkeypatch.setattr(sockets, "reach", now_and_then)
+    monkeypatch.setattr("psicli.transport.tls.reach", now_and_then)
     ends.proxy.blackhole()
     with pytest.raises(LinkBrokenError, match="did not come back within 3 s"):
         read_to_the_end(ends.bob)
@@ -262,14 +263,14 @@ def test_a_network_that_does_not_come_back_ends_both(
     join: Callable[..., Ends], quick: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unreachable(host: str, port: int, timeout: float) -> None:
-        raise PeerGoneError(reason=sockets.TIMED_OUT)
+        raise PeerGoneError(reason=TIMED_OUT)
 
     # What the system says of an address that nobody answers at; the proxy's kernel always answers.
-    monkeypatch.setattr(sockets, "reach", unreachable)
-    monkeypatch.setattr(sockets, "is_unanswered", lambda remote: True)
-    monkeypatch.setattr(link_module, "LONG_SILENCE", 0.2)
-    monkeypatch.setattr(link_module, "WATCH_INTERVAL", 0.05)
-    monkeypatch.setattr(link_module, "WAITING_LINE_INTERVAL", 0.2)
+    monkeypatch.setattr("psicli.transport.tls.reach", unreachable)
+    monkeypatch.setattr("psicli.transport.listener.is_unanswered", lambda remote: True)
+    monkeypatch.setattr("psicli.transport.link.LONG_SILENCE", 0.2)
+    monkeypatch.setattr("psicli.transport.listener.WATCH_INTERVAL", 0.05)
+    monkeypatch.setattr("psicli.transport.endpoint.WAITING_LINE_INTERVAL", 0.2)
     caplog.set_level(logging.INFO)
     ends = join(window=1.0)
     ends.proxy.blackhole()
@@ -277,7 +278,7 @@ def test_a_network_that_does_not_come_back_ends_both(
         with pytest.raises(LinkBrokenError, match="did not come back within 1 s"):
             read_to_the_end(link)
     # As often as WAITING_LINE_INTERVAL says.
-    assert caplog.text.count(f"still trying to reach alice at {ends.dialer.where}: timed out") >= 2
+    assert caplog.text.count(f"still trying to reach alice at {ends.dialer.endpoint.where}: timed out") >= 2
     assert caplog.text.count("still waiting for bob to connect again") >= 2
 
 
@@ -292,15 +293,15 @@ def test_a_machine_that_answers_is_told_from_one_that_cannot() -> None:
         with suppress(BlockingIOError):
             while far.send(bytes(1 << 16)):
                 pass
-        assert not sockets.is_unanswered(f"ipv4:{host}:{port}")
-        assert sockets._is_lost(far.fileno(), (host, port)) is False
-        assert sockets._is_lost(far.fileno(), (host, port + 1)) is None
-        assert sockets._is_lost(near.fileno(), (host, server.getsockname()[1])) is False
+        assert not is_unanswered(f"ipv4:{host}:{port}")
+        assert listener._is_lost(far.fileno(), (host, port)) is False
+        assert listener._is_lost(far.fileno(), (host, port + 1)) is None
+        assert listener._is_lost(near.fileno(), (host, server.getsockname()[1])) is False
 
 
 @pytest.mark.parametrize("remote", ["ipv6:%5B::1%5D:80", "unix:", "ipv4:127.0.0.1:1", ""])
 def test_of_a_connection_that_is_not_there_nothing_is_known(remote: str) -> None:
-    assert not sockets.is_unanswered(remote)
+    assert not is_unanswered(remote)
 
 
 # Strangers -------------------------------------------------------------------------------------------------------
@@ -309,8 +310,8 @@ def test_of_a_connection_that_is_not_there_nothing_is_known(remote: str) -> None
 def knock(ends: Ends, first: Reconnect, files: Path | None = None, holder: str = "bob") -> list[Message]:
     """Begin a stream so, past the proxy; return what is answered to it until its end."""
     own = credentials(files, "bob", holder)
-    dialer = Dialer("127.0.0.1", ends.port, "alice", own, 0.05)
-    channel = dialer._open_channel(Link(), time.monotonic() + DEADLINE)
+    knocking = Dialer(Endpoint("127.0.0.1", ends.port, "alice", own), 0.05)
+    channel = knocking._open_channel(Link(), time.monotonic() + DEADLINE)
     try:
         call: Any = channel.stream_stream(PATH)
         return [decode(each) for each in call(iter([encode(first)]), timeout=DEADLINE)]
@@ -329,7 +330,7 @@ def test_nobody_else_can_take_the_session_over(join: Callable[..., Ends]) -> Non
 def test_a_stranger_who_knows_the_sid_cannot_take_the_session_over(join: Callable[..., Ends], files: Path) -> None:
     ends = join(files=files)
     with pytest.raises(grpc.RpcError) as caught:
-        knock(ends, Reconnect(ends.alice._sid, 1, 1), files, "carol")
+        knock(ends, Reconnect(ends.alice._reconnection.sid, 1, 1), files, "carol")
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert not ends.alice.broken
     talk(ends)
@@ -339,7 +340,7 @@ def test_a_stranger_who_knows_the_sid_cannot_take_the_session_over(join: Callabl
 @pytest.mark.parametrize(("attempt", "messages"), [(1, 99), (0, 1)])
 def test_numbers_that_cannot_be_take_nothing_over(join: Callable[..., Ends], attempt: int, messages: int) -> None:
     ends = join()
-    assert knock(ends, Reconnect(ends.alice._sid, attempt, messages)) == []
+    assert knock(ends, Reconnect(ends.alice._reconnection.sid, attempt, messages)) == []
     assert not ends.alice.broken
     talk(ends)
     assert ends.proxy.made == 1
@@ -349,11 +350,11 @@ def test_an_attempt_that_was_given_up_takes_nothing_over_later(join: Callable[..
     ends = join()
     ends.proxy.reset()
     talk(ends)
-    attempt = ends.alice._attempt
+    attempt = ends.alice._reconnection.attempt
     assert attempt >= 1
-    assert knock(ends, Reconnect(ends.alice._sid, attempt, 1)) == []
+    assert knock(ends, Reconnect(ends.alice._reconnection.sid, attempt, 1)) == []
     talk(ends)
-    assert ends.alice._attempt == attempt
+    assert ends.alice._reconnection.attempt == attempt
 
 
 def test_the_peer_itself_may_reconnect_though_its_stream_looks_whole(join: Callable[..., Ends]) -> None:
@@ -370,7 +371,7 @@ def test_the_peer_itself_may_reconnect_though_its_stream_looks_whole(join: Calla
 
 def test_the_mending_itself_may_fail_unexpectedly(join: Callable[..., Ends], monkeypatch: pytest.MonkeyPatch) -> None:
     ends = join()
-    monkeypatch.setattr(sockets, "reach", lambda host, port, timeout: 1 // 0)
+    monkeypatch.setattr("psicli.transport.tls.reach", lambda host, port, timeout: 1 // 0)
     ends.proxy.reset()
     with pytest.raises(Exception, match="unexpected ZeroDivisionError"):
         read_to_the_end(ends.bob)

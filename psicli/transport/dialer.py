@@ -1,0 +1,269 @@
+"""The end that makes the connection, and makes it again when it breaks."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import grpc
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from psicli.core import errors, failpoints, signals
+from psicli.core.errors import PsicliError, failure_of_peer
+from psicli.protocol.messages import Abort, HelloOctets, Message, Purpose, session_id
+from psicli.protocol.wire import decode_hello
+from psicli.transport import tls
+from psicli.transport.endpoint import (
+    COMMON_OPTIONS,
+    METHOD,
+    REFUSED,
+    SERVICE,
+    TLS_FAILED,
+    Endpoint,
+    Ticker,
+    left,
+    outgoing,
+    pump,
+)
+from psicli.transport.link import BUSY, LAST_WORDS_TIMEOUT, NO_ANSWER, Link, Stream, reason_of
+
+logger = logging.getLogger(__name__)
+
+# The first pause between two tries [s]. Two sides that are started together must not lose a second to it.
+FIRST_PAUSE = 0.05
+# The longest pause before a try to get a broken connection back [s]. TCP alone would try ever less often.
+LONGEST_PAUSE = 1.0
+# The longest pause before a failure is told again to a peer that did not hear it [s].
+REFUSAL_PAUSE = 0.5
+# Of one try to get a broken connection back: how long the peer's machine may take to accept it, and then the peer to
+# answer [s].
+REACH_TIMEOUT = 3.0
+ANSWER_TIMEOUT = 5.0
+# How long a listener in plain text may take to hear that the dialer speaks TLS [s].
+PLAIN_WORDS_TIMEOUT = 2.0
+
+_OPTIONS = [
+    *COMMON_OPTIONS,
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+_ONLY_CHECKS = "it runs `psicli check` and not the job yet"
+
+
+def backoff(longest: float) -> Iterator[float]:
+    """Yield the pauses between tries [s], each twice as long as the one before, up to the longest."""
+    pause = min(FIRST_PAUSE, longest)
+    while True:
+        yield pause
+        pause = min(2 * pause, longest)
+
+
+class Dialer:
+    """The end that makes the connection; retry_interval: the longest pause between two tries [s]."""
+
+    def __init__(self, endpoint: Endpoint, retry_interval: float) -> None:
+        self.endpoint = endpoint
+        self._retry_interval = retry_interval
+        self._link: Link | None = None
+        self._channel: Any = None
+
+    def meet(self, make_hello: Callable[[], bytes], timeout: float) -> Link:
+        """Connect, again and again, until the peer answers with its Hello; return the link.
+
+        Raises PeerAbsentError after timeout [s], PeerBusyError when another session holds the peer, a subclass of
+        IdentityError when TLS needs mending.
+        """
+        deadline = time.monotonic() + timeout
+        ticker = Ticker()
+        peer, where = self.endpoint.peer, self.endpoint.where
+        pauses, reason = backoff(self._retry_interval), NO_ANSWER
+        while True:
+            try:
+                self._link = self._attempt(make_hello(), deadline)
+                return self._link
+            except errors.PeerGoneError as exc:
+                # The last attempt may just have run out of time.
+                reason = reason if reason_of(exc) == NO_ANSWER else reason_of(exc)
+            except errors.PeerSpeaksPlainError:
+                if self.endpoint.purpose is Purpose.RUN:
+                    self._tell_in_plain()
+                raise
+            self._hang_up()
+            self._check_plain(deadline)
+            if left(deadline) <= 0:
+                raise errors.PeerAbsentError(seconds=timeout, reason=f"{where}: {reason}")
+            ticker.tick(logger.info, "still waiting for %s at %s: %s", peer, where, reason)
+            signals.pause(min(next(pauses), left(deadline)))
+
+    def _attempt(self, hello: bytes, deadline: float) -> Link:
+        """Connect and exchange Hellos; return the link, which is mended from now on."""
+        link = Link()
+        link.own_hello = hello
+        self._dial(link, HelloOctets(hello), deadline)
+        try:
+            link.peer_hello = self._await_hello(link, deadline)
+        except errors.PeerProtocolError as exc:
+            link.abort(exc.code, LAST_WORDS_TIMEOUT)
+            raise
+        if self.endpoint.reconnect_window:
+            link.can_be_mended(session_id(link.peer_hello, hello))
+            threading.Thread(target=self._mend, args=(link,), name="psicli-mend", daemon=True).start()
+        return link
+
+    def _await_hello(self, link: Link, deadline: float) -> bytes:
+        while (answer := link.first(left(deadline))) is None:
+            if time.monotonic() >= deadline:
+                raise errors.PeerGoneError(reason=NO_ANSWER)
+        if isinstance(answer, Abort):
+            raise errors.PeerBusyError() if answer.failure_class == BUSY else failure_of_peer(answer.failure_class)
+        if not isinstance(answer, HelloOctets):
+            raise errors.PeerProtocolError(detail="it did not answer with a Hello")
+        # Read here, where the peer can be told what is wrong with it.
+        if decode_hello(answer.octets).purpose is Purpose.CHECK and self.endpoint.purpose is Purpose.RUN:
+            raise errors.PeerGoneError(reason=_ONLY_CHECKS)
+        return answer.octets
+
+    def _check_plain(self, deadline: float) -> None:
+        """Find out, where this side sends plain text and had no answer, whether the other end speaks TLS.
+
+        Raises PeerSpeaksTlsError.
+        """
+        host, port = self.endpoint.host, self.endpoint.port
+        timeout = min(tls.PREFLIGHT_TIMEOUT, left(deadline))
+        if self.endpoint.credentials is None and timeout > 0 and tls.presented(host, port, timeout) is not None:
+            raise errors.PeerSpeaksTlsError(who=self.endpoint.where, does="sends")
+
+    def _tell_in_plain(self) -> None:
+        """Tell a listener in plain text that this side speaks TLS; it would wait in vain. No more than that is said."""
+        plain = Dialer(replace(self.endpoint, credentials=None), self._retry_interval)
+        plain.refuse(TLS_FAILED, PLAIN_WORDS_TIMEOUT)
+        plain.close()
+
+    def refuse(self, failure_class: int, timeout: float) -> None:
+        """Tell the peer that this side has failed, if it answers within timeout [s]."""
+        deadline = time.monotonic() + timeout
+        told = False
+        while not told and time.monotonic() < deadline:
+            link = Link()
+            try:
+                self._dial(link, Abort(failure_class), deadline)
+                # A peer that refuses who we are will do so again.
+                told = link.finish(left(deadline)) or isinstance(link.failure, errors.PeerRefusedError)
+            except errors.IdentityError as exc:
+                # It comes second to the failure to be told, and will not be better in a moment.
+                logger.info("%s cannot be told: %s", self.endpoint.peer, exc)
+                told = True
+            except errors.PeerLostError:
+                pass
+            self._hang_up()
+            if not told:
+                signals.pause(min(self._retry_interval, REFUSAL_PAUSE))
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._link.end()
+        self._hang_up()
+
+    # Broken and mended
+
+    def _mend(self, link: Link) -> None:
+        try:
+            while (lost := link.await_break()) is not None:
+                self._reconnect(link, lost.why_it_ended)
+        except Exception as exc:
+            link.fail(exc)
+
+    def _reconnect(self, link: Link, why: str) -> None:
+        """Make a new connection after one broke; end the link if that cannot be done."""
+        began, ticker = time.monotonic(), Ticker()
+        peer, where, window = self.endpoint.peer, self.endpoint.where, self.endpoint.reconnect_window
+        logger.warning("the connection to %s broke (%s); trying for %.0f s to get it back", peer, why, window)
+        for pause in backoff(min(self._retry_interval, LONGEST_PAUSE)):
+            self._hang_up()
+            if link.ended:
+                return
+            reason = self._try_again(link)
+            if link.ended:
+                continue
+            if reason is None:
+                logger.info("%s is back after %.1f s", peer, time.monotonic() - began)
+                return
+            if (death := self._death(link, reason)) is not None:
+                link.end(errors.PeerGoneError(reason=f"{why}, then {death}"))
+            elif time.monotonic() >= began + window:
+                link.end(errors.LinkBrokenError(cause=why, seconds=window))
+            else:
+                ticker.tick(logger.info, "still trying to reach %s at %s: %s", peer, where, reason)
+            link.await_stream(min(pause, left(began + window)))
+
+    def _try_again(self, link: Link) -> str | None:
+        """Make one attempt; return why it failed, None when the link goes on, or has ended."""
+        try:
+            tls.reach(self.endpoint.host, self.endpoint.port, REACH_TIMEOUT)
+        except errors.PeerGoneError as exc:
+            return reason_of(exc)
+        failpoints.passage("reconnect.dialled")
+        try:
+            trial = link.try_stream()
+            self._connect(trial, time.monotonic() + ANSWER_TIMEOUT)
+            link.await_trial(trial, ANSWER_TIMEOUT)
+        except errors.PeerGoneError as exc:
+            # Whoever accepts a connection, and then takes too long over TLS, does not answer.
+            return NO_ANSWER if reason_of(exc) == tls.TIMED_OUT else reason_of(exc)
+        except (errors.CertificateRefusedError, errors.TlsHandshakeError) as exc:
+            # Both were fine before, and look like this when the connection breaks again.
+            return exc.message
+        except PsicliError as exc:
+            link.end(exc)
+        except ValueError:
+            # The channel was closed meanwhile: this side is through.
+            return NO_ANSWER
+        return None
+
+    def _death(self, link: Link, reason: str) -> str | None:
+        """Tell a peer that is no more, or stopped, from a network that is broken: its machine is there without it."""
+        if reason == REFUSED:
+            return REFUSED
+        if reason != NO_ANSWER or not link.long_unheard:
+            return None
+        try:
+            # The network may have broken again since.
+            tls.reach(self.endpoint.host, self.endpoint.port, REACH_TIMEOUT)
+        except errors.PeerGoneError:
+            return None
+        return f"its machine took a connection that nobody answered within {ANSWER_TIMEOUT:.0f} s: was it stopped?"
+
+    # Connections
+
+    def _dial(self, link: Link, first: Message, deadline: float) -> None:
+        failpoints.passage("peer.dialled")
+        link.send(first)
+        assert link.stream is not None
+        self._connect(link.stream, deadline)
+
+    def _connect(self, stream: Stream, deadline: float) -> None:
+        self._channel = channel = self._open_channel(stream.link, deadline)
+        call = channel.stream_stream(f"/{SERVICE}/{METHOD}")(outgoing(stream))
+        threading.Thread(target=pump, args=(stream, call), name="psicli-pump", daemon=True).start()
+
+    def _open_channel(self, link: Link, deadline: float) -> Any:
+        own = self.endpoint.credentials
+        if own is None:
+            return grpc.insecure_channel(self.endpoint.where, _OPTIONS)
+        timeout = min(tls.PREFLIGHT_TIMEOUT, max(left(deadline), 0.1))
+        link.peer_certificate = tls.preflight(self.endpoint.host, self.endpoint.port, own, timeout)
+        # Nothing but this very certificate will do: gRPC's own idea of names is laxer than ours.
+        trusted = link.peer_certificate.public_bytes(Encoding.PEM)
+        credentials = grpc.ssl_channel_credentials(trusted, own.private_key, own.certificate)
+        options = [*_OPTIONS, ("grpc.ssl_target_name_override", own.peer_name)]
+        return grpc.secure_channel(self.endpoint.where, credentials, options)
+
+    def _hang_up(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
