@@ -101,7 +101,7 @@ class Dialer:
             signals.pause(min(next(pauses), left(deadline)))
 
     def _attempt(self, hello: bytes, deadline: float) -> Link:
-        """Connect and exchange Hellos; return the link, which is mended from now on."""
+        """Connect and exchange Hellos; return the link, which is connected again from now on when it breaks."""
         link = Link()
         link.own_hello = hello
         self._dial(link, HelloOctets(hello), deadline)
@@ -111,8 +111,8 @@ class Dialer:
             link.abort(exc.code, LAST_WORDS_TIMEOUT)
             raise
         if self.endpoint.reconnect_window:
-            link.can_be_mended(session_id(link.peer_hello, hello))
-            threading.Thread(target=self._mend, args=(link,), name="psicli-mend", daemon=True).start()
+            link.allow_reconnect(session_id(link.peer_hello, hello))
+            threading.Thread(target=self._keep_connected, args=(link,), name="psicli-reconnect", daemon=True).start()
         return link
 
     def _await_hello(self, link: Link, deadline: float) -> bytes:
@@ -169,9 +169,10 @@ class Dialer:
             self._link.end()
         self._hang_up()
 
-    # Broken and mended
+    # Reconnecting
 
-    def _mend(self, link: Link) -> None:
+    def _keep_connected(self, link: Link) -> None:
+        """Connect again, whenever the stream breaks, until the link ends."""
         try:
             while (lost := link.await_break()) is not None:
                 self._reconnect(link, lost.why_it_ended)

@@ -27,8 +27,8 @@ TLS_FAILED = errors.IdentityError.code
 # How often a side that waits says so [s].
 WAITING_LINE_INTERVAL = 60.0
 
-# Keepalive pings find a dead link within 80 s and survive cuts of 45 s. `keepalive_timeout` alone does not close
-# dead links, hence ping_timeout. The server's min_ping_interval must be below the client's ping period.
+# Keepalive pings find a dead link within 80 s and survive a network that is gone for 45 s. `keepalive_timeout` alone
+# does not close dead links, hence ping_timeout. The server's min_ping_interval must be below the client's ping period.
 COMMON_OPTIONS = [
     # What is only somewhat too long arrives, and is found to be so: to a server gRPC does not say why it ended a
     # stream.

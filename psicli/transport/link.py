@@ -74,7 +74,7 @@ class Stream:
 
 @dataclass
 class _Reconnection:
-    """How a stream that broke is replaced; without a sid it is not.
+    """How a stream that broke is replaced; without a sid the link ends with it.
 
     attempt: the last one made, to a dialer, or taken in. lost: the stream that broke, until there is a new one. trial:
     the one that is tried and was not answered yet.
@@ -108,7 +108,7 @@ class Link:
     """Messages to and from the peer.
 
     own_hello, peer_hello: the Hellos of this session, the octets that travelled. peer_certificate: where there is TLS.
-    When its stream breaks, a link that can be mended goes on over a new one: what was sent and has not arrived is sent
+    When its stream breaks, a link that may reconnect goes on over a new one: what was sent and has not arrived is sent
     again, and neither side's session takes notice.
     """
 
@@ -338,9 +338,9 @@ class Link:
             timeout = HEARING_TIMEOUT if self._outbox.state is Outgoing.ABORTED else None
             self._changed.wait_for(lambda: self.ended or stream is not self.stream, timeout)
 
-    # Broken and mended
+    # Reconnecting
 
-    def can_be_mended(self, sid: bytes) -> None:
+    def allow_reconnect(self, sid: bytes) -> None:
         """Expect a broken stream to be replaced from now on, by whoever waits in await_break."""
         self._reconnection.sid = sid
 
@@ -350,7 +350,7 @@ class Link:
         return not self.ended and bool(own) and hmac.compare_digest(own, sid)
 
     def stream_ended(self, stream: Stream) -> None:
-        """Take note of the end of a stream: of the link too, unless that can be mended."""
+        """Take note of the end of a stream: of the link too, unless that may reconnect."""
         with self._changed:
             self._changed.notify_all()
             if stream is not self.stream or self.ended:

@@ -109,12 +109,13 @@ class Listener:
         self.endpoint = endpoint
         self._lock = threading.Condition()
         self._make_hello: Callable[[], bytes] | None = None
+        # The link that got the session.
+        self._session_link: Link | None = None
         # The class of our failure, where this side has failed; and the peer's, where it has told it.
         self._refusal: int | None = None
         self._peer_failure: int | None = None
-        # Whether a failure has been told, either way.
+        # Whether nothing is left to be told: the failure of either side was, or a check was answered.
         self._told = False
-        self._taken: Link | None = None
         self._outsiders = _Outsiders()
         self._links: set[Link] = set()
         self._threads = ThreadPoolExecutor(2 * _MAX_STREAMS, "psicli-link")
@@ -161,7 +162,7 @@ class Listener:
         deadline = time.monotonic() + timeout
         ticker, warned = Ticker(), False
         while not signals.wait_for(
-            self._lock, lambda: self._taken or self._peer_failure, min(HANDSHAKE_GRACE, left(deadline))
+            self._lock, lambda: self._session_link or self._peer_failure, min(HANDSHAKE_GRACE, left(deadline))
         ):
             if time.monotonic() >= deadline:
                 raise self._absence(timeout)
@@ -169,8 +170,8 @@ class Listener:
                 warned = True
                 ticker.hasten()
             ticker.tick(self._say_what_for)
-        if self._taken is not None:
-            return self._taken
+        if self._session_link is not None:
+            return self._session_link
         assert self._peer_failure is not None
         if self.endpoint.credentials is None and self._peer_failure == TLS_FAILED:
             raise errors.PeerSpeaksTlsError(who=self.endpoint.peer, does="listens in")
@@ -207,7 +208,7 @@ class Listener:
     def close(self) -> None:
         """Free the port; ends every stream."""
         self._server.stop(LAST_WORDS_TIMEOUT if self._told else 0).wait(2 * LAST_WORDS_TIMEOUT)
-        for link in [*self._links, *([self._taken] if self._taken else [])]:
+        for link in [*self._links, *([self._session_link] if self._session_link else [])]:
             link.close_outgoing()
             link.end()
         self._threads.shutdown(wait=False)
@@ -230,7 +231,7 @@ class Listener:
             threading.Thread(target=pump, args=(stream, requests), name="psicli-pump", daemon=True).start()
             self._admit(link, link.first(HELLO_TIMEOUT))
             yield from outgoing(stream)
-            if stream.link is self._taken:
+            if stream.link is self._session_link:
                 # Whether the last words have arrived is known when the peer has said its own.
                 stream.link.await_end(stream)
         except errors.StrangerError as exc:
@@ -264,7 +265,7 @@ class Listener:
         with self._lock:
             if isinstance(first, HelloOctets):
                 self._answer(link, first.octets)
-            elif isinstance(first, Abort) and self._taken is None:
+            elif isinstance(first, Abort) and self._session_link is None:
                 self._peer_failure = first.failure_class
                 self._told = True
                 link.close_outgoing()
@@ -283,21 +284,23 @@ class Listener:
         elif self.endpoint.purpose is Purpose.CHECK:
             self._say_hello(link, octets)
             link.close_outgoing()
-            self._taken = self._taken or link
+            self._session_link = self._session_link or link
             self._told = True
         elif purpose is Purpose.CHECK:
             self._say_hello(link, octets)
-            if self._taken is not None:
+            if self._session_link is not None:
                 link.send(Abort(BUSY))
             link.close_outgoing()
-        elif self._taken is not None:
+        elif self._session_link is not None:
             self._turn_away(link, BUSY)
         else:
             self._say_hello(link, octets)
-            self._taken = link
+            self._session_link = link
             if self.endpoint.reconnect_window:
-                link.can_be_mended(session_id(link.own_hello, octets))
-                threading.Thread(target=self._mend, args=(link,), name="psicli-mend", daemon=True).start()
+                link.allow_reconnect(session_id(link.own_hello, octets))
+                threading.Thread(
+                    target=self._keep_connected, args=(link,), name="psicli-reconnect", daemon=True
+                ).start()
 
     def _say_hello(self, link: Link, octets: bytes) -> None:
         assert self._make_hello is not None
@@ -308,24 +311,23 @@ class Listener:
         link.send(Abort(failure_class))
         link.close_outgoing()
 
-    # Broken and mended
+    # Reconnecting
 
     def _readmit(self, link: Link, first: Reconnect) -> None:
         """Let the session go on over a new stream, if it is the one that goes on here.
 
         Also where the stream there is looks whole: the peer would not ask if it still had its end of it.
         """
-        if self._taken is not None and self._taken.is_of(first.sid):
+        if self._session_link is not None and self._session_link.is_of(first.sid):
             failpoints.passage("reconnect.answered")
-            self._taken.take_over(link, first)
+            self._session_link.take_over(link, first)
         else:
             self._turn_away(link, errors.PeerLostError.code)
 
-    def _mend(self, link: Link) -> None:
-        """Have the link go on when its stream breaks.
+    def _keep_connected(self, link: Link) -> None:
+        """Wait for the peer to come back, whenever the stream breaks, until the link ends.
 
-        Until then note of a silent peer whether its machine still answers: of a connection that is gone nobody can
-        tell.
+        Meanwhile note of a silent peer whether its machine still answers: of a connection that is gone nobody can tell.
         """
         try:
             while not link.ended:

@@ -220,7 +220,7 @@ def test_a_listener_that_died_is_not_waited_for(join: Callable[..., Ends]) -> No
 
 def test_a_listener_that_was_started_again_is_not_waited_for(join: Callable[..., Ends]) -> None:
     ends = join()
-    ends.listener._taken, taken = None, ends.listener._taken
+    ends.listener._session_link, taken = None, ends.listener._session_link
     ends.proxy.reset()
     with pytest.raises(PeerGoneError, match="knows nothing of this session"):
         read_to_the_end(ends.bob)
