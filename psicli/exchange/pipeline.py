@@ -30,9 +30,10 @@ from psicli.core.memory import UNBOUNDED, MemoryPlan
 from psicli.core.stages import Stage, Stages
 from psicli.exchange.worker import ORDER_SECRET_BYTES, Match, Worker, apply_bitmap
 from psicli.items.partitions import Items, Matches
-from psicli.protocol.bin_party import BinParty
+from psicli.protocol.bins import BinParty
 from psicli.protocol.messages import Message, Received, TaskMessage
-from psicli.protocol.task import Phase, Receiver, TaskParty
+from psicli.protocol.receiver import Receiver
+from psicli.protocol.task import Phase, TaskParty
 from psicli.protocol.work import (
     CheckLists,
     CutBitmap,
@@ -278,7 +279,7 @@ class TaskExchange:
 
     def begin_bin(self) -> None:
         """Begin the next bin."""
-        self.party.begin_bin()
+        self.party.bins.begin()
         self._follow()
 
     def _restored(self) -> Matches:

@@ -65,8 +65,13 @@ class _Counted:
         self.shape = shape
         self.frames = 0
         self.ended = False
-        self._place = place
+        self.place = place
         self._digest = first_digest(shape.stream, place.sid)
+
+    @property
+    def items(self) -> int:
+        """How many items the frames so far hold."""
+        return min(self.frames * self.shape.frame_items, self.shape.count)
 
     def _add(self, data: bytes) -> None:
         self._digest = next_digest(self._digest, data)
@@ -87,7 +92,7 @@ class OutgoingStream(_Counted):
         """
         if self.all_sent or len(data) != self.shape.frame_bytes(self.frames):
             raise LocalProtocolError(detail=f"frame {self.frames} of stream {self.shape.stream} has a wrong size")
-        at = self._place
+        at = self.place
         frame = Frame(at.task, at.bin, at.attempt, self.shape.stream, self.frames, data)
         self._add(data)
         return frame
@@ -96,7 +101,7 @@ class OutgoingStream(_Counted):
         if not self.all_sent or self.ended:
             raise LocalProtocolError(detail=f"stream {self.shape.stream} ends out of order")
         self.ended = True
-        at = self._place
+        at = self.place
         return End(at.task, at.bin, at.attempt, self.shape.stream, self.shape.count, self._digest)
 
 

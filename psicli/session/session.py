@@ -18,7 +18,7 @@ from psicli.core import errors, failpoints, signals, trace
 from psicli.core.stages import Stage, Stages
 from psicli.exchange.pipeline import Prepared, Storage, TaskExchange, WorkerPools
 from psicli.items.partitions import Matches
-from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
+from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS, TaskSetup
 from psicli.protocol.messages import (
     NONCE_BYTES,
     Abort,
@@ -38,7 +38,9 @@ from psicli.protocol.messages import (
     session_id,
     task_session_id,
 )
-from psicli.protocol.task import Disclosure, Phase, Progress, Receiver, Sender, TaskParty, TaskSetup
+from psicli.protocol.receiver import Receiver
+from psicli.protocol.sender import Sender
+from psicli.protocol.task import Disclosure, Phase, Progress, TaskParty
 from psicli.protocol.wire import decode_hello, encode_hello
 from psicli.transport.dialer import Dialer
 from psicli.transport.link import Link
@@ -460,18 +462,18 @@ class Session:
         for live in self._live.values():
             if not live.admitted:
                 return
-            while live.party.has_next_bin:
+            while live.party.bins.has_next:
                 if not self._may_begin_bin(live.party):
                     return
                 live.exchange.begin_bin()
 
     def _may_begin_bin(self, party: TaskParty) -> bool:
         """Whether no bin is under way but the one that began last, in which this side plays the same role."""
-        begun = [live.party for live in self._live.values() if live.party.begun]
-        busy = [each for each in begun if each.under_way]
+        begun = [live.party for live in self._live.values() if live.party.bins.begun]
+        busy = [each for each in begun if each.bins.never_through]
         if not busy:
             return True
-        return busy == begun[-1:] and busy[0].only_latest_under_way and busy[0].receives == party.receives
+        return busy == begun[-1:] and busy[0].bins.only_latest_under_way and busy[0].receives == party.receives
 
     def _work(self, room: bool) -> bool:
         may_send_points = True
@@ -479,7 +481,8 @@ class Session:
             if not live.admitted or self._is_refused(index):
                 return False
             live.begin()
-            may_send_points = live.party.let_send_points(allowed=may_send_points)
+            live.party.bins.let_send_points(allowed=may_send_points)
+            may_send_points = may_send_points and live.party.all_points_sent
             messages = live.exchange.step(room=room)
             if messages is not None:
                 self._send(live, messages)

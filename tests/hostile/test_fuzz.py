@@ -38,7 +38,9 @@ from support.memory.sessions import ALICE, BOB, Party, Plan, TapLink, both, join
 
 from psicli.core.errors import PeerGoneError, PsicliError
 from psicli.protocol.messages import Frame, Kept, Message, Restart, TaskMessage, Working
-from psicli.protocol.task import Receiver, Sender, TaskParty
+from psicli.protocol.receiver import Receiver
+from psicli.protocol.sender import Sender
+from psicli.protocol.task import TaskParty
 from psicli.protocol.wire import decode, encode
 from psicli.protocol.work import KeepBits, KeepTokens, MaskPeer
 from psicli.session.session import Session

@@ -30,7 +30,7 @@ from psicli import curve
 from psicli.exchange.pipeline import Storage
 from psicli.items.partitions import Partitioner
 from psicli.protocol.messages import Frame, Stream, partition_key, task_session_id
-from psicli.protocol.task import Sender
+from psicli.protocol.sender import Sender
 from psicli.session.session import LiveTask
 from psicli.storage.locks import SHARED_FOLDER
 from psicli.storage.spool import Spool

@@ -32,8 +32,9 @@ from psicli import curve
 from psicli.exchange.worker import Worker
 from psicli.protocol.bins import number_of_bins
 from psicli.protocol.messages import Message, Received, Working
+from psicli.protocol.receiver import Receiver
+from psicli.protocol.sender import Sender
 from psicli.protocol.streams import Place
-from psicli.protocol.task import Receiver, Sender
 from psicli.protocol.wire import encode
 from psicli.protocol.work import CheckLists, MaskOwn, MaskPeer, Work
 

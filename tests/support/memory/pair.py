@@ -25,12 +25,13 @@ from psicli.exchange import worker
 from psicli.exchange.pipeline import Keeper, Prepared, Storage, TaskExchange, WorkerPools
 from psicli.exchange.worker import Worker
 from psicli.items.partitions import Matches, Partitioner
-from psicli.protocol.bin_party import BinParty
+from psicli.protocol.bins import BinParty, TaskSetup, number_of_bins
 from psicli.protocol.bins import capacity as capacity_of_bin
-from psicli.protocol.bins import number_of_bins
 from psicli.protocol.messages import Frame, Kept, Message, Stream, TaskMessage, partition_key
+from psicli.protocol.receiver import Receiver
+from psicli.protocol.sender import Sender
 from psicli.protocol.streams import Place
-from psicli.protocol.task import Progress, Receiver, Sender, TaskParty, TaskSetup
+from psicli.protocol.task import Progress, TaskParty
 from psicli.protocol.wire import decode, encode
 from psicli.protocol.work import CutBitmap, GatherMatches, Lane, MaskOwn, MaskPeer, Work
 
@@ -66,9 +67,9 @@ def setup(
 
 def begin_bins(party: TaskParty, begin: Callable[[], Any]) -> None:
     """Begin the bins whose turn has come, as the session does."""
-    while party.has_next_bin and party.only_latest_under_way:
+    while party.bins.has_next and party.bins.only_latest_under_way:
         begin()
-    party.let_send_points(allowed=True)
+    party.bins.let_send_points(allowed=True)
 
 
 def made_up_points(role: type[TaskParty], start: int, stop: int, *, number: int = 0, attempt: int = 0) -> bytes:
@@ -134,10 +135,10 @@ class MachineEnd:
 
     def receive(self, message: TaskMessage) -> list[Message]:
         """Take in a message as the session does: all bins whose turn has come have begun."""
-        begin_bins(self.party, self.party.begin_bin)
+        begin_bins(self.party, self.party.bins.begin)
         self.received.append(message)
         messages = self.party.receive(message) + self._received()
-        begin_bins(self.party, self.party.begin_bin)
+        begin_bins(self.party, self.party.bins.begin)
         return messages
 
     def advance(self) -> list[Message] | None:
@@ -151,7 +152,7 @@ class MachineEnd:
 
     def begin(self, slot: int, *, room: bool) -> bool:
         """Begin another piece of work of a lane, if it has any."""
-        begin_bins(self.party, self.party.begin_bin)
+        begin_bins(self.party, self.party.bins.begin)
         lanes = self.lanes
         return slot < len(lanes) and lanes[slot].next_work(room=room) is not None
 

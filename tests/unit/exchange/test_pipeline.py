@@ -37,7 +37,7 @@ from psicli.core.errors import PeerGoneError, PeerProtocolError, SelfCheckError,
 from psicli.exchange import worker
 from psicli.items.encoding import encode_items
 from psicli.items.partitions import Matches
-from psicli.protocol import task
+from psicli.protocol import bins
 from psicli.protocol.messages import (
     Commit,
     Done,
@@ -52,8 +52,10 @@ from psicli.protocol.messages import (
     partition_key,
     task_digest,
 )
+from psicli.protocol.receiver import Receiver
+from psicli.protocol.sender import Sender
 from psicli.protocol.streams import Place
-from psicli.protocol.task import Progress, Receiver, Sender, TaskParty
+from psicli.protocol.task import Progress, TaskParty
 from psicli.protocol.work import CutBitmap, GatherMatches, MaskOwn, MaskPeer, Work
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -138,7 +140,7 @@ def test_several_bins(broadcast: bool) -> None:
 
 def test_known_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one item of the design, with its scalars and t = 00 01 … 1f as bin sid, as it travels."""
-    monkeypatch.setattr(task, "bin_session_id", lambda task_sid, number, attempt: bytes(range(32)))
+    monkeypatch.setattr(bins, "bin_session_id", lambda task_sid, number, attempt: bytes(range(32)))
     item = encode_items([items_of(["alice@example.com"]).cast("large_string")])
     receiver, sender = run_exchanges(item, item, scalars=(b"\x77" * 32, b"\x5d" * 32))
     masked = "ba154c18a4d5ec8251a12bb027e3533c034c7da8e64f5a4b6cd8dfcae45af527"

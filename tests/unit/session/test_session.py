@@ -409,7 +409,7 @@ def under_way(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[int, tuple
     def watch(session: Session) -> None:
         begin_bins(session)
         parties = {index: live.party for index, live in session._live.items()}
-        now = {index: (party.receives, party.under_way) for index, party in parties.items() if party.under_way}
+        now = {i: (each.receives, each.bins.never_through) for i, each in parties.items() if each.bins.never_through}
         seen[session._hellos[0].party].append(now)
 
     monkeypatch.setattr(Session, "_begin_bins", watch)

@@ -1,0 +1,153 @@
+"""The party that helps: its side of a bin, and of a task."""
+
+from __future__ import annotations
+
+from psicli.core import errors
+from psicli.protocol.bins import BinParty, BinPhase, TaskSetup
+from psicli.protocol.messages import Commit, Done, End, Frame, Message, Received, Restart, Stream, TaskMessage
+from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
+from psicli.protocol.task import SENDER, Phase, Step, TaskParty
+from psicli.protocol.work import KeepBits, PublishOutput, Work
+
+
+class SenderBin(BinParty):
+    """A bin at the sender: it sends points, gets points and answers them with tokens."""
+
+    own_stream = Stream.SENDER_POINTS
+    peer_stream = Stream.RECEIVER_POINTS
+    _answers = True
+
+    def __init__(self, place: Place, own: int, peer: int, frame_items: int) -> None:
+        super().__init__(place, own, peer, frame_items)
+        self._tokens = OutgoingStream(place, StreamShape(Stream.TOKENS, peer, frame_items))
+
+    def _answer(self, result: bytes) -> list[Message]:
+        return [self._tokens.frame(result)]
+
+    def _checked(self) -> list[Message]:
+        # The end of the tokens waits for the checks: R must not accept a list that we refuse.
+        return [self._tokens.end()]
+
+
+class Sender(TaskParty):
+    """The party that helps; it learns the result only with broadcast_result."""
+
+    receives = False
+    bin_party = SenderBin
+    table = SENDER
+
+    def __init__(self, setup: TaskSetup) -> None:
+        super().__init__(setup)
+        self._bitmap: IncomingStream | None = None
+
+    def restart(self, number: int) -> list[Message]:
+        if number in self.bins.through or self.bins[number].phase is BinPhase.THROUGH:
+            # Nothing is computed for it any more, and R may have received it.
+            return []
+        return super().restart(number)
+
+    def _take(self, message: TaskMessage) -> list[Message]:
+        result = self.phase is Phase.RESULT
+        match message:
+            case Received():
+                return self._on_received(message)
+            case Frame() if result:
+                return self._on_bits(message)
+            case End() if result:
+                return self._on_end_of_bits(message)
+            case Restart() if result:
+                return self._on_restart_of_result(message)
+            case Commit():
+                return self._on_commit(message)
+        return super()._take(message)
+
+    def _on_received(self, message: Received) -> list[Message]:
+        if not self.bins.left:
+            self._expect_digest(message, last=not message.bin and not message.attempt)
+            return self._end_alone()
+        party = self.bins.addressed(message)
+        if party is None or party.phase is not BinPhase.THROUGH:
+            raise errors.PeerProtocolError(detail=f"it has received bin {message.bin}, which was not sent")
+        self.bins.finish(message.bin)
+        last = self.bins.all_through
+        self._expect_digest(message, last=last)
+        return self._all_through() if last else []
+
+    def _expect_digest(self, message: Received, *, last: bool) -> None:
+        if not last or self.broadcast:
+            if message.digest:
+                raise errors.PeerProtocolError(detail="it ends the task too early")
+        else:
+            self._check_digest(message.digest)
+
+    def _all_through(self) -> list[Message]:
+        if not self.broadcast:
+            # Where there is nothing to exchange, R says so.
+            return self._end_alone() if self.bins.left else []
+        if not self.number_of_bins:
+            return self._stage()
+        self._move(Step.RESULT_DUE)
+        self._expect_bitmap(0)
+        return []
+
+    def _end_alone(self) -> list[Message]:
+        self._move(Step.EXCHANGED)
+        return [Done(self.task, self._digest())]
+
+    def _expect_bitmap(self, number: int) -> None:
+        self._bitmap = IncomingStream(self.bins.place(number), self._bitmap_shape(self.capacities[0]))
+
+    def _on_restart_of_result(self, message: Restart) -> list[Message]:
+        """R has lost a bin it had received, before it has sent any bit of the result."""
+        if self._bitmap is None or self._bitmap.place.bin or self._bitmap.frames:
+            raise errors.PeerProtocolError(detail=f"it begins bin {message.bin} again, out of order")
+        messages = self._on_restart(message)
+        self._move(Restart)
+        return messages
+
+    def _on_bits(self, message: Frame) -> list[Message]:
+        bitmap = self._expected_bitmap(message)
+        bitmap.accept(message)
+        start, stop = bitmap.shape.span(message.seq)
+        bits = int.from_bytes(message.data, "little")
+        self._matches += bits.bit_count()
+        if bits >> (stop - start):
+            raise errors.PeerProtocolError(detail="pad bits of the bitmap are set")
+        if self._matches > min(self.own_count, self.peer_count):
+            raise errors.PeerProtocolError(detail="the bitmap marks more items than the smaller list holds")
+        self._queued.append(KeepBits(message.bin, message.data))
+        return []
+
+    def _on_end_of_bits(self, message: End) -> list[Message]:
+        self._expected_bitmap(message).finish(message)
+        if message.bin + 1 < self.number_of_bins:
+            self._expect_bitmap(message.bin + 1)
+            return []
+        return self._stage()
+
+    def _expected_bitmap(self, message: Frame | End) -> IncomingStream:
+        if self._bitmap is None or (message.bin, message.attempt) != (self._bitmap.place.bin, 0):
+            raise errors.PeerProtocolError(detail=f"a bitmap of bin {message.bin} out of order")
+        if message.stream != Stream.BITMAP:
+            raise errors.PeerProtocolError(detail=f"stream {message.stream} came during {self.phase.value}")
+        return self._bitmap
+
+    def _complete(self, work: Work, result: bytes) -> list[Message]:
+        match work:
+            case PublishOutput():
+                self._move(Step.PUBLISHED)
+                return [Done(self.task, self._digest(self._matches))]
+            case KeepBits():
+                return []
+            case _:
+                return super()._complete(work, result)
+
+    def _all_staged(self) -> list[Message]:
+        self._move(Step.STAGED)
+        return []
+
+    def _on_commit(self, message: Commit) -> list[Message]:
+        self._check_digest(message.digest, self._matches)
+        self._move(Commit)
+        self._queued.append(PublishOutput())
+        return []
