@@ -29,7 +29,7 @@ from psicli.protocol.messages import Abort, Hello, Purpose
 from psicli.protocol.streams import FRAME_ITEMS
 from psicli.protocol.wire import decode_hello
 from psicli.report.console import duration
-from psicli.session.session import agree
+from psicli.session.agreement import agree
 from psicli.storage.files import check_writable
 from psicli.storage.ledger import Ledger
 from psicli.storage.locks import PortLock

@@ -44,7 +44,9 @@ from psicli.protocol.task import Progress, TaskParty
 from psicli.report.console import Console
 from psicli.report.report import Report, Status, TaskReport, what_the_peer_learns
 from psicli.report.trace_file import save_trace
-from psicli.session.session import Session, TaskResult, Terms, open_session
+from psicli.session.agreement import Terms
+from psicli.session.live import TaskResult
+from psicli.session.session import Session, open_session
 from psicli.storage.files import check_writable
 from psicli.storage.ledger import Ledger, Opening
 from psicli.storage.locks import PortLock

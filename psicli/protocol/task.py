@@ -241,6 +241,11 @@ class TaskParty(Lane):
         return self.phase is Phase.FINISHED and self.idle
 
     @property
+    def over_before(self) -> bool:
+        """Whether an earlier run was through with the task, on both sides."""
+        return self.resumption is not None and self.resumption.complete
+
+    @property
     def settled(self) -> bool:
         """Whether both have made their offers."""
         return self.phase not in (Phase.OFFERING, Phase.OFFERING_HEARD)

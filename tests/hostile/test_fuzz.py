@@ -344,7 +344,7 @@ def known_scalars(monkeypatch: pytest.MonkeyPatch) -> None:
     def exchange(session: Session, index: int, plan: Any) -> KnownExchange:
         made = exchange_of(session, index, plan)
         known = KnownExchange(made.party, made.pools, made.stages, session._storage)
-        known.scalar = hashlib.sha256(f"{session._hellos[0].party} {index}".encode()).digest()
+        known.scalar = hashlib.sha256(f"{session.hellos.ours.party} {index}".encode()).digest()
         return known
 
     monkeypatch.setattr(Session, "_exchange", exchange)

@@ -55,7 +55,8 @@ from psicli.protocol.messages import (
 )
 from psicli.protocol.streams import LEAST_FRAME_ITEMS, OutgoingStream, Place, StreamShape
 from psicli.protocol.wire import decode, decode_hello, encode, encode_hello
-from psicli.session.session import Terms, open_session
+from psicli.session.agreement import Terms
+from psicli.session.session import open_session
 from psicli.transport.dialer import Dialer
 from psicli.transport.endpoint import METHOD, SERVICE, Endpoint
 from psicli.transport.listener import Listener

@@ -23,11 +23,9 @@ from psicli.protocol.messages import (
 from psicli.protocol.streams import LEAST_FRAME_ITEMS
 from psicli.protocol.task import Progress, TaskParty
 from psicli.protocol.wire import decode
-from psicli.session.session import (
-    Session,
-    TaskResult,
-    Terms,
-)
+from psicli.session.agreement import Terms
+from psicli.session.live import TaskResult
+from psicli.session.session import Session
 from psicli.transport.endpoint import outgoing, pump
 from psicli.transport.link import Link
 
@@ -180,9 +178,9 @@ class Party:
             self.session = Session(self.link, self.terms, listens=self.party == ALICE, hang_up=self.hang_up)
             with self.session:
                 self.session.agree()
-                ours, theirs = self.session._hellos
-                sizes = {"frame_items": FRAME_ITEMS, "bin_items": self.bin_items}
-                self.session._hellos = replace(ours, **sizes), replace(theirs, **sizes)
+                hellos, sizes = self.session.hellos, {"frame_items": FRAME_ITEMS, "bin_items": self.bin_items}
+                ours, theirs = replace(hellos.ours, **sizes), replace(hellos.theirs, **sizes)
+                self.session.hellos = replace(hellos, ours=ours, theirs=theirs)
                 self.session.run(self.plans)
         except BaseException as exc:
             self.failure = exc

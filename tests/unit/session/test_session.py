@@ -85,14 +85,10 @@ from psicli.protocol.streams import LEAST_FRAME_ITEMS
 from psicli.protocol.task import Disclosure, Phase, Progress
 from psicli.protocol.wire import decode_hello, encode
 from psicli.report.trace_file import save_trace
-from psicli.session import session
-from psicli.session.session import (
-    SPARE_WORDS,
-    UNCONFIRMED,
-    UNNAMED_FAILURE,
-    Session,
-    agree,
-)
+from psicli.session import liveness
+from psicli.session.agreement import agree
+from psicli.session.liveness import SPARE_WORDS
+from psicli.session.session import UNCONFIRMED, UNNAMED_FAILURE, Session
 from psicli.transport.endpoint import pump
 from psicli.transport.link import QUEUE_FRAMES
 
@@ -408,9 +404,9 @@ def under_way(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[int, tuple
 
     def watch(session: Session) -> None:
         begin_bins(session)
-        parties = {index: live.party for index, live in session._live.items()}
+        parties = {live.index: live.party for live in session._turns}
         now = {i: (each.receives, each.bins.never_through) for i, each in parties.items() if each.bins.never_through}
-        seen[session._hellos[0].party].append(now)
+        seen[session.hellos.ours.party].append(now)
 
     monkeypatch.setattr(Session, "_begin_bins", watch)
     return seen
@@ -664,7 +660,7 @@ def test_between_the_lists_and_the_bitmap_no_failure_has_a_name(failure: Excepti
 
     def fail(progress: Progress) -> None:
         assert ends[0].session is not None
-        live = ends[0].session._live.get(0)
+        live = ends[0].session._turns.get(0)
         if live is not None and live.party.disclosure is Disclosure.UNIFORM:
             raise failure
 
@@ -768,7 +764,9 @@ def test_a_signal_after_the_commit_leaves_it(tasks: int) -> None:
 
     def stop(progress: Progress) -> None:
         assert ends[0].session is not None
-        if ends[0].session._live[0].party.phase is Phase.COMMITTED:
+        live = ends[0].session._turns.get(0)
+        assert live is not None
+        if live.party.phase is Phase.COMMITTED:
             raise TerminatedBySignal()
 
     alice[0].at_progress = stop
@@ -964,7 +962,7 @@ def test_words_without_end() -> None:
 
 def test_a_peer_that_only_says_that_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bob reads for ever, and his session says so."""
-    monkeypatch.setattr("psicli.session.session.STUCK_AFTER", 2)
+    monkeypatch.setattr("psicli.session.liveness.STUCK_AFTER", 2)
     alice, bob = small(1)
     enough = Signal()
     bob[0]._before = enough.wait
@@ -997,7 +995,7 @@ def test_the_connection_ends_before_a_result_is_written() -> None:
 
 
 def test_silence(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "SILENCE_LINE_INTERVAL", 0.1)
+    monkeypatch.setattr(liveness, "SILENCE_LINE_INTERVAL", 0.1)
     caplog.set_level(logging.INFO)
     with Played(recv_timeout=0.4) as played:
         failure = played.failure()
@@ -1009,7 +1007,7 @@ def test_silence(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPat
 def test_a_peer_that_does_not_end_the_session_is_waited_for_with_a_line(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "SILENCE_LINE_INTERVAL", 0.1)
+    monkeypatch.setattr(liveness, "SILENCE_LINE_INTERVAL", 0.1)
     caplog.set_level(logging.INFO)
     with Played(recv_timeout=0.4, tasks=0) as played:
         played._thread.join(PATIENCE)

@@ -1,0 +1,116 @@
+"""What the two parties must agree on before anything else: both Hellos, and where they differ."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from psicli import __version__
+from psicli.core import errors
+from psicli.protocol.bins import LEAST_BIN_ITEMS
+from psicli.protocol.messages import NONCE_BYTES, Hello, Purpose, TaskTerms, session_id
+from psicli.protocol.wire import decode_hello, encode_hello
+from psicli.transport.link import Link
+
+_TASK_FIELDS = (
+    ("receiver", "receiver"),
+    ("broadcast_result", "broadcast_result"),
+    ("key_columns", "number of keys"),
+)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What this side brings to the agreement."""
+
+    party: str
+    peer: str
+    job: str
+    tasks: tuple[TaskTerms, ...]
+    recv_timeout_ms: int
+    purpose: Purpose = Purpose.RUN
+
+    def hello(self, frame_items: int, bin_items: int) -> bytes:
+        """Return a fresh Hello, as the octets that will travel; every connection needs its own."""
+        return encode_hello(
+            Hello(
+                package_version=__version__,
+                party=self.party,
+                job=self.job,
+                tasks=self.tasks,
+                frame_items=frame_items,
+                bin_items=bin_items,
+                nonce=os.urandom(NONCE_BYTES),
+                purpose=self.purpose,
+                recv_timeout_ms=self.recv_timeout_ms,
+                clock_ms=time.time_ns() // 1_000_000,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Hellos:
+    """Both Hellos of a session, and what follows from them."""
+
+    ours: Hello
+    theirs: Hello
+    sid: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, link: Link, *, listens: bool) -> Hellos:
+        """Return those that a link has exchanged."""
+        ours, theirs = link.own_hello, link.peer_hello
+        sid = session_id(ours, theirs) if listens else session_id(theirs, ours)
+        return cls(decode_hello(ours), decode_hello(theirs), sid)
+
+    @property
+    def frame_items(self) -> int:
+        return min(self.ours.frame_items, self.theirs.frame_items)
+
+    @property
+    def bin_items(self) -> int:
+        return min(self.ours.bin_items, self.theirs.bin_items)
+
+
+def agree(ours: Hello, theirs: Hello, peer: str) -> None:
+    """Check that both sides mean the same session.
+
+    Raises SamePartyError when our own Hello comes back, DisagreementError with a table of every field that differs.
+    """
+    if theirs.party == ours.party or theirs.nonce == ours.nonce:
+        raise errors.SamePartyError(party=ours.party)
+    rows: list[tuple[str, Any, Any]] = [(f"party of {peer}", peer, theirs.party)]
+    rows += [(name, getattr(ours, name), getattr(theirs, name)) for name in ("protocol_version", "suite", "job")]
+    rows += _task_rows(ours.tasks, theirs.tasks)
+    if min(ours.bin_items, theirs.bin_items) < LEAST_BIN_ITEMS:
+        rows.append((f"items a bin, at least {LEAST_BIN_ITEMS}", ours.bin_items, theirs.bin_items))
+    differences = [(field, _as_yaml(mine), _as_yaml(yours)) for field, mine, yours in rows if mine != yours]
+    if differences:
+        raise errors.DisagreementError(table=_table(differences))
+
+
+def _as_yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _task_rows(ours: Sequence[TaskTerms], theirs: Sequence[TaskTerms]) -> list[tuple[str, Any, Any]]:
+    names = [task.name for task in ours], [task.name for task in theirs]
+    if names[0] != names[1]:
+        return [("tasks", ", ".join(names[0]), ", ".join(names[1]))]
+    return [
+        (f"{mine.name}: {label}", getattr(mine, field), getattr(yours, field))
+        for mine, yours in zip(ours, theirs, strict=True)
+        for field, label in _TASK_FIELDS
+    ]
+
+
+def _table(rows: list[tuple[str, str, str]]) -> str:
+    lines = [
+        ("field", "ours", "theirs"),
+        *((field, mine, errors.shown(yours).strip("'")) for field, mine, yours in rows),
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(2)]
+    return "\n".join(f"  {line[0]:{widths[0]}}  {line[1]:{widths[1]}}  {line[2]}" for line in lines)
