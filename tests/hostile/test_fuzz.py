@@ -19,21 +19,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.memory.machines import BIN_ITEMS, FRAME_ITEMS, PATIENCE, TASK, MachineEnd, MachinePair
 from support.memory.messages import any_message, offered
-from support.memory.pair import (
-    BIN_ITEMS,
-    FRAME_ITEMS,
-    PATIENCE,
-    TASK,
-    ExchangeEnd,
-    KnownExchange,
-    MachineEnd,
-    MachinePair,
-    exchange_end,
-    items_of,
-    matched_items,
-    run_exchanges,
-)
+from support.memory.pair import ExchangeEnd, KnownExchange, exchange_end, items_of, matched_items, run_exchanges
 from support.memory.sessions import ALICE, BOB, Party, Plan, TapLink, both, joined, numbers, run
 
 from psicli.core.errors import PeerGoneError, PsicliError

@@ -15,16 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.memory.pair import (
-    BIN_ITEMS,
-    FRAME_ITEMS,
-    TASK_SID,
-    PeerChannel,
-    exchange_end,
-    items_of,
-    prepared_of,
-    setup,
-)
+from support.memory.machines import BIN_ITEMS, FRAME_ITEMS, TASK_SID, setup
+from support.memory.pair import PeerChannel, exchange_end, items_of, prepared_of
 from support.processes.runner import DEADLINE, DIALER, LISTENER, PARTIES, Pair, Result, Side
 from support.processes.tapped import Recording, record, tapped_pair
 

@@ -19,7 +19,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import grpc
-from support.memory.pair import items_of, packed_bits, records
+from support.memory.machines import packed_bits
+from support.memory.pair import items_of, records
 from support.memory.sessions import Plan
 from support.processes.expectations import csv_data
 from support.processes.runner import DIALER, LISTENER, Pair, Run, Side

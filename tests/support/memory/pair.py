@@ -1,8 +1,7 @@
-"""Two parties in memory, without a socket: bare machines whose work is made up, and real exchanges.
+"""Two real exchanges in memory, without a socket.
 
-MachinePair steps a Receiver and a Sender in any order a test likes: messages, offers and opens, and of each lane of
-work the beginning and the completing. run_exchanges runs two TaskExchange in two threads over a channel that carries
-real octets. Both record every message, in the order of sending. Bins and frames may be of any small size here.
+run_exchanges runs two TaskExchange in two threads over a channel that carries real octets. It records every message, in
+the order of sending. Bins and frames may be of any small size here.
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import pyarrow as pa
+from support.memory.machines import BIN_ITEMS, FRAME_ITEMS, PATIENCE, TASK_SID, MachineEnd, begin_bins, setup
 
 from psicli import curve
 from psicli.core.errors import PeerGoneError, PeerLostError
@@ -25,312 +24,16 @@ from psicli.exchange import worker
 from psicli.exchange.pipeline import Keeper, Prepared, Storage, TaskExchange, WorkerPools
 from psicli.exchange.worker import Worker
 from psicli.items.partitions import Matches, Partitioner
-from psicli.protocol.bins import BinParty, TaskSetup, number_of_bins
-from psicli.protocol.bins import capacity as capacity_of_bin
+from psicli.protocol.bins import BinParty
 from psicli.protocol.messages import Frame, Kept, Message, Stream, TaskMessage, partition_key
 from psicli.protocol.receiver import Receiver
 from psicli.protocol.sender import Sender
 from psicli.protocol.streams import Place
 from psicli.protocol.task import Progress, TaskParty
 from psicli.protocol.wire import decode, encode
-from psicli.protocol.work import CutBitmap, GatherMatches, Lane, MaskOwn, MaskPeer, Work
+from psicli.protocol.work import Work
 
-TASK = 3
-TASK_SID = bytes(range(32))
-FRAME_ITEMS = 8
-# So many that a test has one bin unless it asks for more.
-BIN_ITEMS = 1 << 20
-PROBE = bytes(16)
-# Longer than any test takes; a pair that waits so long waits for ever [s].
-PATIENCE = 20.0
-# Lanes a side has at a time: the task's and two bins', and another of a bin that begins again.
-LANES = 4
-
-M = TypeVar("M")
 T = TypeVar("T")
-
-
-# Machines ------------------------------------------------------------------------------------------------------
-
-
-def setup(
-    *,
-    broadcast: bool = False,
-    task: int = TASK,
-    probe: bytes = PROBE,
-    task_sid: bytes = TASK_SID,
-    frame_items: int = FRAME_ITEMS,
-    bin_items: int = BIN_ITEMS,
-) -> TaskSetup:
-    return TaskSetup(task, task_sid, probe, broadcast, frame_items, bin_items)
-
-
-def begin_bins(party: TaskParty, begin: Callable[[], Any]) -> None:
-    """Begin the bins whose turn has come, as the session does."""
-    while party.bins.has_next and party.bins.only_latest_under_way:
-        begin()
-    party.bins.let_send_points(allowed=True)
-
-
-def made_up_points(role: type[TaskParty], start: int, stop: int, *, number: int = 0, attempt: int = 0) -> bytes:
-    """Return points [start, stop) of a bin that only look like points; no two are equal."""
-    name = role.__name__.encode().ljust(16) + number.to_bytes(4, "big") + attempt.to_bytes(4, "big")
-    return b"".join(name + i.to_bytes(8, "big") for i in range(start, stop))
-
-
-def made_up_tokens(points: bytes) -> bytes:
-    return b"".join(hashlib.sha256(points[i : i + 32]).digest()[:16] for i in range(0, len(points), 32))
-
-
-def made_up_bits(sent: int, most: int) -> list[bool]:
-    """Return a bit for each of the sender's points, no more than `most` of them set."""
-    bits = [j % 3 != 1 for j in range(sent)]
-    while sum(bits) > most:
-        bits[bits.index(True)] = False
-    return bits
-
-
-def packed_bits(bits: Sequence[bool]) -> bytes:
-    octets = bytearray(-(-len(bits) // 8))
-    for j, bit in enumerate(bits):
-        octets[j // 8] |= bit << j % 8
-    return bytes(octets)
-
-
-def place_of(lane: Lane) -> Place | None:
-    """Return which attempt at which bin a lane is, None for the task's own."""
-    return lane.place if isinstance(lane, BinParty) else None
-
-
-@dataclass
-class MachineEnd:
-    """One end of a MachinePair: the machine, what waits for it, and what it has been through.
-
-    count: the items it opens with. answer: does its work. capacity: messages its inbox holds before it has no room.
-    """
-
-    party: TaskParty
-    count: int
-    answer: Callable[[Work, Place | None], bytes]
-    kept: Kept | None = None
-    capacity: float = float("inf")
-    inbox: deque[TaskMessage] = field(default_factory=deque)
-    received: list[TaskMessage] = field(default_factory=list)
-    # All work with its result, in the order of completion, and the same with the place it was for.
-    work: list[tuple[Work, bytes]] = field(default_factory=list)
-    placed: list[tuple[Place | None, Work]] = field(default_factory=list)
-    offered: bool = False
-
-    @property
-    def role(self) -> type[TaskParty]:
-        return type(self.party)
-
-    @property
-    def lanes(self) -> list[Lane]:
-        return [self.party, *(self.party.bins[number] for number in sorted(self.party.bins))]
-
-    @property
-    def frames_under_way(self) -> int:
-        return sum(lane.frames_under_way for lane in self.lanes)
-
-    def receive(self, message: TaskMessage) -> list[Message]:
-        """Take in a message as the session does: all bins whose turn has come have begun."""
-        begin_bins(self.party, self.party.bins.begin)
-        self.received.append(message)
-        messages = self.party.receive(message) + self._received()
-        begin_bins(self.party, self.party.bins.begin)
-        return messages
-
-    def advance(self) -> list[Message] | None:
-        """Make the offer, or open the task, where that is due."""
-        if not self.offered:
-            self.offered = True
-            return self.party.offer(self.kept)
-        if self.party.settled and self.party.own_count < 0:
-            return self.party.open(self.count)
-        return None
-
-    def begin(self, slot: int, *, room: bool) -> bool:
-        """Begin another piece of work of a lane, if it has any."""
-        begin_bins(self.party, self.party.bins.begin)
-        lanes = self.lanes
-        return slot < len(lanes) and lanes[slot].next_work(room=room) is not None
-
-    def complete(self, slot: int) -> list[Message] | None:
-        """Complete the oldest piece of work under way of a lane, if there is one."""
-        lanes = self.lanes
-        lane = lanes[slot] if slot < len(lanes) else None
-        if lane is None or not lane._handed_out:
-            return None
-        work, place = lane._handed_out[0], place_of(lane)
-        result = self.answer(work, place)
-        self.work.append((work, result))
-        self.placed.append((place, work))
-        return lane.completed(work, result) + self._received()
-
-    def _received(self) -> list[Message]:
-        """Say which bins a receiver has checked."""
-        messages: list[Message] = []
-        if isinstance(self.party, Receiver):
-            for number in [number for number, each in self.party.bins.items() if each.through]:
-                messages += self.party.received(number)
-        return messages
-
-    def step(self, *, room: Callable[[], bool] = lambda: True) -> list[Message] | None:
-        """Advance, or complete a piece of work, or begin and complete one; None where there is nothing to do."""
-        messages = self.advance()
-        for slot in range(len(self.lanes)):
-            if messages is None:
-                messages = self.complete(slot)
-            if messages is None and self.begin(slot, room=room()):
-                messages = self.complete(slot)
-        return messages
-
-    def work_of(self, number: int | None, attempt: int = 0) -> list[Work]:
-        """Return the work of one attempt at a bin, in order; that of the task itself for None."""
-        wanted = None if number is None else (number, attempt)
-        return [work for at, work in self.placed if (None if at is None else (at.bin, at.attempt)) == wanted]
-
-
-class MachinePair:
-    """A Receiver and a Sender of n and m items; the work is made up, the messages are real.
-
-    log: every message sent, with the role that sent it. capacity: messages that a direction holds before it has no
-    room, the receiver's and the sender's inbox. kept: what each has left of an earlier run.
-    """
-
-    def __init__(
-        self,
-        n: int,
-        m: int,
-        *,
-        broadcast: bool,
-        capacity: tuple[float, float] = (float("inf"), float("inf")),
-        frame_items: int = FRAME_ITEMS,
-        bin_items: int = BIN_ITEMS,
-        kept: tuple[Kept | None, Kept | None] = (None, None),
-    ) -> None:
-        self.number_of_bins = number_of_bins(n, m, bin_items)
-        self.bits = self._made_up_bits(n, m)
-        self.log: list[tuple[type[TaskParty], TaskMessage]] = []
-        shared = setup(broadcast=broadcast, frame_items=frame_items, bin_items=bin_items)
-        receiver, sender = Receiver(shared), Sender(shared)
-        self.receiver = MachineEnd(receiver, n, partial(self.result, receiver), kept[0], capacity[0])
-        self.sender = MachineEnd(sender, m, partial(self.result, sender), kept[1], capacity[1])
-
-    def _made_up_bits(self, n: int, m: int) -> list[list[bool]]:
-        """Return a bit for each point the sender sends, bin by bin."""
-        sent = capacity_of_bin(m, max(self.number_of_bins, 1))
-        bits = made_up_bits(self.number_of_bins * sent, min(n, m))
-        return [bits[number * sent : (number + 1) * sent] for number in range(self.number_of_bins)]
-
-    @property
-    def ends(self) -> tuple[MachineEnd, MachineEnd]:
-        return self.receiver, self.sender
-
-    def end(self, role: type[TaskParty]) -> MachineEnd:
-        return self.receiver if role is Receiver else self.sender
-
-    def other(self, end: MachineEnd) -> MachineEnd:
-        return self.sender if end is self.receiver else self.receiver
-
-    @property
-    def finished(self) -> bool:
-        return all(end.party.finished for end in self.ends)
-
-    def deliver(self, end: MachineEnd) -> bool:
-        """Hand the next message to a machine, if there is one and it wants it."""
-        if not end.inbox or not end.party.wants_input:
-            return False
-        self._send(end, end.receive(end.inbox.popleft()))
-        return True
-
-    def work(self, end: MachineEnd) -> bool:
-        """Carry out the machine's next step of its own, if it has any."""
-        return self._did(end, end.step(room=lambda: self._has_room(end)))
-
-    def advance(self, end: MachineEnd) -> bool:
-        return self._did(end, end.advance())
-
-    def begin(self, end: MachineEnd, slot: int) -> bool:
-        return end.begin(slot, room=self._has_room(end))
-
-    def complete(self, end: MachineEnd, slot: int) -> bool:
-        return self._did(end, end.complete(slot))
-
-    def restart(self, end: MachineEnd, number: int) -> None:
-        """Lose whoever computes a bin."""
-        self._send(end, end.party.restart(number))
-
-    def result(self, party: TaskParty, work: Work, place: Place | None) -> bytes:
-        match work:
-            case MaskOwn(start, stop):
-                assert place is not None
-                return made_up_points(type(party), start, stop, number=place.bin, attempt=place.attempt)
-            case MaskPeer(_, points) if isinstance(party, Sender):
-                return made_up_tokens(points)
-            case GatherMatches():
-                return sum(map(sum, self.bits)).to_bytes(8, "big")
-            case CutBitmap(number, start, stop):
-                return packed_bits(self.bits[number][start:stop])
-        return b""
-
-    def steps(self) -> list[Callable[[], bool]]:
-        return [partial(step, end) for end in self.ends for step in (self.deliver, self.work)]
-
-    def fine_steps(self) -> list[Callable[[], bool]]:
-        """Return every smallest step there is: work begins and is completed apart, lane by lane."""
-        steps: list[Callable[[], bool]] = []
-        for end in self.ends:
-            steps += [partial(self.deliver, end), partial(self.advance, end)]
-            for slot in range(LANES):
-                steps += [partial(self.begin, end, slot), partial(self.complete, end, slot)]
-        return steps
-
-    def run(self, schedule: Iterable[int] = ()) -> None:
-        """Take the steps a schedule names, skipping impossible ones, then all in turn to the end.
-
-        Fails where neither side can do anything although they are not through.
-        """
-        fine = self.fine_steps()
-        for choice in schedule:
-            fine[choice % len(fine)]()
-        while not self.finished:
-            moved = [step() for step in self.steps()]
-            assert any(moved), "both sides wait for each other"
-
-    def run_until(self, reached: Callable[[], bool]) -> None:
-        """Take all steps in turn, one at a time, until the test sees what it waits for."""
-        steps = self.steps()
-        while not reached():
-            moved = False
-            for step in steps:
-                moved |= step()
-                if reached():
-                    return
-            assert moved, "never reached"
-
-    def sent(self, kind: type[M], role: type[TaskParty] | None = None) -> list[M]:
-        return [message for by, message in self.log if isinstance(message, kind) and role in (None, by)]
-
-    def data(self, stream: Stream) -> bytes:
-        return b"".join(frame.data for frame in self.sent(Frame) if frame.stream == stream)
-
-    def _has_room(self, end: MachineEnd) -> bool:
-        other = self.other(end)
-        return len(other.inbox) + end.frames_under_way < other.capacity
-
-    def _did(self, end: MachineEnd, messages: list[Message] | None) -> bool:
-        self._send(end, messages or [])
-        return messages is not None
-
-    def _send(self, end: MachineEnd, messages: Iterable[Message]) -> None:
-        for message in messages:
-            self.log.append((end.role, cast(TaskMessage, message)))
-            self.other(end).inbox.append(cast(TaskMessage, message))
-
-
-# Exchanges -----------------------------------------------------------------------------------------------------
 
 
 def items_of(values: Iterable[str | bytes]) -> pa.LargeBinaryArray:

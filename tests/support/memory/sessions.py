@@ -8,18 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, cast
 
-from support.memory.pair import PATIENCE, KeptOutput, items_of
+from support.memory.machines import PATIENCE
+from support.memory.pair import KeptOutput, items_of
 
 from psicli.core.stages import Stages
 from psicli.exchange.pipeline import Prepared
 from psicli.items.partitions import Items, Matches, Partitioner
 from psicli.protocol.bins import MOST_BIN_ITEMS
-from psicli.protocol.messages import (
-    Kept,
-    Message,
-    TaskTerms,
-    partition_key,
-)
+from psicli.protocol.messages import Kept, Message, TaskMessage, TaskTerms, partition_key, session_id, task_session_id
 from psicli.protocol.streams import LEAST_FRAME_ITEMS
 from psicli.protocol.task import Progress, TaskParty
 from psicli.protocol.wire import decode
@@ -255,3 +251,25 @@ def succeeded(ends: Iterable[Party]) -> None:
     for end in ends:
         if end.failure is not None:
             raise AssertionError(f"{end.party} failed") from end.failure
+
+
+class Signal:
+    """Something a test waits for, but never for ever."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def wait(self) -> None:
+        assert self._event.wait(PATIENCE), "never happened"
+
+
+def task_sid_of(ends: tuple[Party, Party]) -> bytes:
+    return task_session_id(session_id(ends[0].link.own_hello, ends[1].link.own_hello), "t0")
+
+
+def messages_of(messages: Iterable[Message], task: int) -> list[Message]:
+    """The messages of one task."""
+    return [message for message in messages if isinstance(message, TaskMessage) and message.task == task]

@@ -16,9 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.kernel.points import SMALL_ORDER, P, add, as_octets, replaced
+from support.memory.machines import TASK, TASK_SID, setup
 from support.memory.pair import (
-    TASK,
-    TASK_SID,
     AtOnce,
     ExchangeEnd,
     KeptOutput,
@@ -29,7 +28,6 @@ from support.memory.pair import (
     matched_items,
     records,
     run_exchanges,
-    setup,
 )
 
 from psicli import curve

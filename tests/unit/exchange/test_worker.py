@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.chance import DEVIATIONS, check_unrelated, chi_square_limit
-from support.memory.pair import TASK_SID, items_of, packed_bits, prepared_of, records
+from support.memory.machines import TASK_SID, packed_bits
+from support.memory.pair import items_of, prepared_of, records
 
 from psicli import curve
 from psicli.core.errors import LocalProtocolError, PeerProtocolError, SelfCheckError

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.memory.pair import TASK_SID, items_of, matched_items, run_exchanges
+from support.memory.machines import TASK_SID
+from support.memory.pair import items_of, matched_items, run_exchanges
 
 from psicli.core.errors import BinOverflowError, PeerProtocolError, TooManyBinsError
 from psicli.protocol.bins import MAX_BINS, agree_on_resume, capacity, every_bin, number_of_bins, padded

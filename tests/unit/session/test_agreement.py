@@ -1,0 +1,112 @@
+"""Hello and agreement."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.memory.sessions import ALICE, BOB, joined, run, small
+
+from psicli.core.errors import DisagreementError, PeerProtocolError
+from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
+from psicli.protocol.messages import Hello, Purpose, TaskTerms
+from psicli.protocol.streams import LEAST_FRAME_ITEMS
+from psicli.protocol.wire import decode_hello
+from psicli.session.agreement import agree
+
+TERMS = (TaskTerms("people", ALICE, False, 1), TaskTerms("places", BOB, True, 2))
+OURS = Hello("0.1", ALICE, "overlap", TERMS, LEAST_FRAME_ITEMS, 4 * LEAST_BIN_ITEMS, bytes(32), Purpose.RUN)
+THEIRS = replace(OURS, party=BOB, nonce=bytes([1]) * 32)
+
+
+def with_task(**changes: Any) -> tuple[TaskTerms, ...]:
+    return (TERMS[0], replace(TERMS[1], **changes))
+
+
+DIFFERENCES: list[tuple[dict[str, Any], str]] = [
+    ({"party": "carol"}, "party of bob bob carol"),
+    ({"protocol_version": 3}, "protocol_version 2 3"),
+    ({"suite": "psicli-v2"}, "suite psicli-v1 psicli-v2"),
+    ({"job": "other"}, "job overlap other"),
+    ({"tasks": TERMS[:1]}, "tasks people, places people"),
+    ({"tasks": TERMS[::-1]}, "tasks people, places places, people"),
+    ({"tasks": ()}, "tasks people, places"),
+    ({"tasks": with_task(receiver=ALICE)}, "places: receiver bob alice"),
+    ({"tasks": with_task(broadcast_result=False)}, "places: broadcast_result true false"),
+    ({"tasks": with_task(key_columns=3)}, "places: number of keys 2 3"),
+    ({"bin_items": LEAST_BIN_ITEMS // 2}, "items a bin, at least 16384 65536 8192"),
+]
+
+
+@pytest.mark.parametrize(("change", "row"), DIFFERENCES, ids=[row for _, row in DIFFERENCES])
+def test_every_field_of_the_agreement(change: dict[str, Any], row: str) -> None:
+    with pytest.raises(DisagreementError) as caught:
+        agree(OURS, replace(THEIRS, **change), BOB)
+    table = [" ".join(line.split()) for line in str(caught.value.facts["table"]).splitlines()]
+    assert table == ["field ours theirs", row]
+
+
+def test_all_differences_at_once() -> None:
+    theirs = replace(THEIRS, suite="psicli-v2", job="other", tasks=with_task(receiver=ALICE, key_columns=3))
+    with pytest.raises(DisagreementError) as caught:
+        agree(OURS, theirs, BOB)
+    assert len(str(caught.value.facts["table"]).splitlines()) == 5
+
+
+def test_equal_terms_agree_whatever_the_package() -> None:
+    agree(OURS, replace(THEIRS, package_version="99", frame_items=2048, bin_items=LEAST_BIN_ITEMS), BOB)
+
+
+@pytest.mark.parametrize("change", [{"party": ALICE}, {"nonce": OURS.nonce}], ids=["party", "nonce"])
+def test_our_own_hello_comes_back(change: dict[str, Any]) -> None:
+    with pytest.raises(PeerProtocolError, match="it introduced itself as alice, which is this side"):
+        agree(OURS, replace(THEIRS, **change), BOB)
+
+
+def test_a_hostile_hello_cannot_write_on_the_terminal() -> None:
+    hostile = "\x1b]0;owned\x07\u202e\n" + "x" * 10_000
+    task = replace(TERMS[0], name=hostile)
+    with pytest.raises(DisagreementError) as caught:
+        agree(OURS, replace(THEIRS, job=hostile, party=hostile, suite=hostile, tasks=(task,)), BOB)
+    message = caught.value.message
+    assert message.isascii()
+    assert message.replace("\n", "").isprintable()
+    assert len(message) < 2_000
+
+
+def test_both_sides_end_with_the_same_table() -> None:
+    ends = joined(small(2)[0], small(2, broadcast=True)[1])
+    run(ends)
+    tables = []
+    for end in ends:
+        assert isinstance(end.failure, DisagreementError)
+        rows = str(end.failure.facts["table"]).splitlines()[1:]
+        tables.append([(field, *sorted(values)) for field, *values in (row.rsplit(maxsplit=2) for row in rows)])
+        assert end.calls() == [[], []]
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 2
+
+
+@pytest.mark.parametrize("small_side", [0, 1])
+def test_a_side_with_too_small_bins_ends_both_with_the_table(small_side: int) -> None:
+    ends = joined(*small(2))
+    links = [end.link for end in ends]
+    links[small_side].own_hello = ends[small_side].terms.hello(LEAST_FRAME_ITEMS, LEAST_BIN_ITEMS // 2)
+    links[1 - small_side].peer_hello = links[small_side].own_hello
+    run(ends)
+    for side, end in enumerate(ends):
+        assert isinstance(end.failure, DisagreementError)
+        assert end.failure.code == 78
+        sizes = [MOST_BIN_ITEMS, LEAST_BIN_ITEMS // 2][:: 1 if side != small_side else -1]
+        row = str(end.failure.facts["table"]).splitlines()[1].split()
+        assert row == ["items", "a", "bin,", "at", "least", str(LEAST_BIN_ITEMS), *map(str, sizes)]
+        assert end.calls() == [[], []]
+
+
+def test_a_session_with_ourselves() -> None:
+    ends = joined(*small(1))
+    ends[0].link.peer_hello = ends[0].link.own_hello
+    run(ends)
+    assert isinstance(ends[0].failure, PeerProtocolError)
+    assert decode_hello(ends[0].link.own_hello).party == ALICE

@@ -1,0 +1,271 @@
+"""A peer that a test plays: out of order, silent, or gone."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from support.memory.machines import PATIENCE
+from support.memory.sessions import FRAME_ITEMS, Plan, Signal, connect, joined, numbers, run, small, succeeded
+
+from psicli import curve
+from psicli.core.errors import (
+    PeerFailedError,
+    PeerGoneError,
+    PeerProtocolError,
+    PeerSilentError,
+    PeerStoppedError,
+    PeerStuckError,
+    PsicliError,
+)
+from psicli.protocol.messages import (
+    DIGEST_BYTES,
+    PROBE_BYTES,
+    Abort,
+    Commit,
+    End,
+    Frame,
+    HelloOctets,
+    Message,
+    Offer,
+    Open,
+    Received,
+    Stream,
+    Working,
+    session_id,
+    task_session_id,
+)
+from psicli.session import liveness
+from psicli.session.liveness import SPARE_WORDS
+from psicli.session.session import UNNAMED_FAILURE
+
+
+class Played:
+    """Alice's real session, and a peer that says what a test wants; alice's inputs are never read to the end."""
+
+    def __init__(self, recv_timeout: float = PATIENCE, tasks: int = 3) -> None:
+        self._hold = Signal()
+        alice = [Plan(f"t{i}", numbers(0, 5), receives=True, before=self._hold.wait) for i in range(tasks)]
+        bob = [Plan(f"t{i}", numbers(0, 5), receives=False) for i in range(tasks)]
+        self.ends = joined(alice, bob, recv_timeout=recv_timeout)
+        self.alice, self.peer = self.ends[0], self.ends[1].link
+        self._thread = threading.Thread(target=self.alice.run, name="psicli-test-alice")
+
+    def __enter__(self) -> Played:
+        connect(self.alice.link, self.peer)
+        connect(self.peer, self.alice.link)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.peer.close_outgoing()
+        self._hold.set()
+        self._thread.join(PATIENCE)
+
+    def hear(self, kind: type[Any]) -> Message:
+        """Return the next message of a kind that alice sends."""
+        while True:
+            arrived = self.peer.poll()
+            if arrived is not None and isinstance(arrived[0], kind):
+                return arrived[0]
+            if arrived is None:
+                assert self.peer.wait(for_message=True, room_for=None, timeout=PATIENCE), "alice says nothing"
+
+    def failure(self) -> BaseException:
+        """Wait for alice's failure; what she says meanwhile is taken in."""
+        try:
+            while self.peer.wait(for_message=True, room_for=None, timeout=PATIENCE):
+                self.peer.poll()
+        except PeerGoneError:
+            # A peer that heard the last word has nothing to say either.
+            self.peer.close_outgoing()
+        self._thread.join(PATIENCE)
+        assert self.alice.failure is not None, "alice goes on"
+        return self.alice.failure
+
+
+PROBE = bytes(PROBE_BYTES)
+DIGEST = bytes(DIGEST_BYTES)
+# Alice has offered the first two of five tasks, and reads the first.
+OUT_OF_ORDER: list[tuple[str, list[Message], str]] = [
+    ("an early Offer twice", [Offer(2), Offer(2)], "task number 2, which is not under way"),
+    ("an Offer too early", [Offer(4)], "task number 4, which is not under way"),
+    ("an Offer of no task", [Offer(2**32 - 1)], "which is not under way"),
+    ("a second Offer", [Offer(0), Offer(0)], "Offer came during the opening"),
+    ("an Open before its Offer", [Open(1, 5, PROBE)], "Open came during the offers"),
+    ("an Open of a task not begun", [Open(2, 5, PROBE)], "task number 2, which is not under way"),
+    ("an Open of no task", [Open(2**32 - 1, 5, PROBE)], "which is not under way"),
+    ("a frame before its Open", [Offer(0), Frame(0, 0, 0, 1, 0, bytes(32))], "Frame came during the opening"),
+    ("an end of no task", [End(77, 0, 0, 1, 0, DIGEST)], "task number 77, which is not under way"),
+    ("a mark of no task", [Received(5, 0, 0)], "task number 5, which is not under way"),
+    ("a commit of a task not begun", [Commit(3, DIGEST)], "task number 3, which is not under way"),
+]
+
+
+@pytest.mark.parametrize(
+    ("messages", "sentence"), [case[1:] for case in OUT_OF_ORDER], ids=[c[0] for c in OUT_OF_ORDER]
+)
+def test_messages_that_fit_no_task(messages: list[Message], sentence: str) -> None:
+    with Played(tasks=5) as played:
+        for _ in range(2):
+            played.hear(Offer)
+        for message in messages:
+            played.peer.send(message)
+        failure = played.failure()
+        assert isinstance(failure, PeerProtocolError)
+        assert sentence in failure.message
+        # The peer hears what it is accused of.
+        assert Abort(76) in played.peer.received
+
+
+def test_a_second_hello() -> None:
+    with Played() as played:
+        played.peer.send(HelloOctets(played.peer.own_hello))
+        failure = played.failure()
+        assert isinstance(failure, PeerProtocolError)
+        assert "a second Hello" in failure.message
+
+
+def test_early_offers_up_to_the_limit_and_words_are_fine() -> None:
+    with Played(tasks=5) as played:
+        for _ in range(2):
+            played.hear(Offer)
+        for message in (Offer(3), Working(), Offer(2), Working(), Offer(1), Offer(0)):
+            played.peer.send(message)
+        played.peer.send(Abort(66))
+        failure = played.failure()
+        assert isinstance(failure, PeerFailedError)
+
+
+def test_points_before_their_turn() -> None:
+    """They would wait in the queues, and what is due would wait behind them."""
+    alice, _ = small(2)
+    ends = joined(alice, small(2)[1])
+    peer = ends[1].link
+    connect(ends[0].link, peer)
+    connect(peer, ends[0].link)
+    running = threading.Thread(target=ends[0].run, name="psicli-test-alice")
+    running.start()
+    sids = [task_session_id(session_id(ends[0].link.own_hello, peer.own_hello), plan.name) for plan in alice]
+    for task, sid in enumerate(sids):
+        for message in (Offer(task), Open(task, 10 * FRAME_ITEMS, curve.probe(sid))):
+            peer.send(message)
+            while not any(isinstance(each, type(message)) and each.task == task for each in peer.received):
+                assert peer.wait(for_message=True, room_for=None, timeout=PATIENCE)
+                peer.poll()
+    for seq in range(10):
+        peer.send(Frame(1, 0, 0, Stream.SENDER_POINTS, seq, bytes(32 * FRAME_ITEMS)))
+    with suppress(PeerGoneError):
+        while peer.wait(for_message=True, room_for=None, timeout=PATIENCE):
+            peer.poll()
+    peer.close_outgoing()
+    running.join(PATIENCE)
+    assert not running.is_alive()
+    assert isinstance(ends[0].failure, PeerProtocolError)
+    assert "task number 1, whose turn has not come" in ends[0].failure.message
+
+
+def test_words_without_end() -> None:
+    """They are always there first: this side would never come to anything else."""
+    with Played() as played:
+        for _ in range(2 * SPARE_WORDS):
+            played.peer.send(Working())
+        failure = played.failure()
+        assert isinstance(failure, PeerProtocolError)
+        assert "it says without end that it still works" in failure.message
+        assert Abort(76) in played.peer.received
+
+
+def test_a_peer_that_only_says_that_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob reads for ever, and his session says so."""
+    monkeypatch.setattr("psicli.session.liveness.STUCK_AFTER", 2)
+    alice, bob = small(1)
+    enough = Signal()
+    bob[0]._before = enough.wait
+    ends = joined(alice, bob, recv_timeout=0.8)
+    failure = Signal()
+
+    def run_alice() -> None:
+        ends[0].run()
+        failure.set()
+        enough.set()
+
+    for one, other in (ends, ends[::-1]):
+        connect(one.link, other.link)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda each: each(), (run_alice, ends[1].run)))
+    failure.wait()
+    assert isinstance(ends[0].failure, PeerStuckError)
+    assert ends[0].failure.code == 69
+
+
+def test_the_connection_ends_before_a_result_is_written() -> None:
+    """The sender must not see in when it ends how long the receiver writes."""
+    alice, bob = small(1)
+    hung_up = Signal()
+    alice[0].finish_alone = lambda matches: hung_up.wait()  # type: ignore[method-assign]
+    ends = joined(alice, bob)
+    ends[0].hang_up = hung_up.set
+    run(ends)
+    succeeded(ends)
+
+
+def test_silence(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness, "SILENCE_LINE_INTERVAL", 0.1)
+    caplog.set_level(logging.INFO)
+    with Played(recv_timeout=0.4) as played:
+        failure = played.failure()
+        assert isinstance(failure, PeerSilentError)
+        assert failure.code == 69
+    assert caplog.text.count("bob has said nothing for 0 s; 0 s are the limit") >= 2
+
+
+def test_a_peer_that_does_not_end_the_session_is_waited_for_with_a_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "SILENCE_LINE_INTERVAL", 0.1)
+    caplog.set_level(logging.INFO)
+    with Played(recv_timeout=0.4, tasks=0) as played:
+        played._thread.join(PATIENCE)
+        assert not played._thread.is_alive()
+    assert caplog.text.count("bob has not ended the session yet; 0 s are the limit") >= 2
+
+
+def test_a_side_that_sends_nothing_else_says_that_it_is_there() -> None:
+    with Played(recv_timeout=2.0) as played:
+        for _ in range(3):
+            played.hear(Working)
+            played.peer.send(Working())
+
+
+def test_reading_longer_than_the_timeout_is_no_silence() -> None:
+    """Bob reads for as long as alice would wait for a dead peer; his heartbeats keep her."""
+    beats = itertools.count(1)
+    enough = Signal()
+    alice, bob = small(1)
+    bob[0]._before = enough.wait
+    ends = joined(alice, bob, recv_timeout=0.8)
+
+    def count(message: Message) -> None:
+        if isinstance(message, Working) and next(beats) == 8:
+            enough.set()
+
+    ends[0].link.on_receive = count
+    run(ends)
+    succeeded(ends)
+    assert alice[0].found == set(numbers(3, 5))
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [(66, PeerFailedError), (UNNAMED_FAILURE, PeerStoppedError), (143, PeerStoppedError), (9999, PeerFailedError)],
+)
+def test_an_abort_is_passed_on_as_what_it_means_here(code: int, expected: type[PsicliError]) -> None:
+    with Played() as played:
+        played.peer.send(Abort(code))
+        assert isinstance(played.failure(), expected)
