@@ -31,7 +31,7 @@ class Spool(AbstractContextManager["Spool"]):
         self.peak = 0
         self.state = state
         self._folder: Path | None = None
-        self._undo = ExitStack()
+        self._remove_folder = ExitStack()
         self._files: set[SpoolFile] = set()
         self._guard = threading.RLock()
         left_over(state, remove=True)
@@ -43,9 +43,8 @@ class Spool(AbstractContextManager["Spool"]):
         """
         with self._guard:
             if self._folder is None:
-                self._folder = self._undo.enter_context(run_folder(self.state))
+                self._folder = self._remove_folder.enter_context(run_folder(self.state))
             file = SpoolFile(self._folder, name, self)
-            self._undo.callback(file.close)
             self._files.add(file)
         try:
             self.reserve(file, reserve)
@@ -86,8 +85,9 @@ class Spool(AbstractContextManager["Spool"]):
 
     def close(self) -> None:
         """Delete everything; does nothing the second time."""
-        with self._guard:
-            self._undo.close()
+        with self._guard, self._remove_folder:
+            for file in [*self._files]:
+                file.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
