@@ -24,7 +24,8 @@ from psicli.core import signals
 from psicli.core.errors import DiskTooSmallError, PeerBusyError, PeerGoneError, StandardStreamError, shown
 from psicli.core.formats import file_format
 from psicli.items.encoding import encode_items, packed
-from psicli.job.run import STDIO, bin_items, load_credentials, may_last, meeting_point, terms
+from psicli.job.inputs import STDIO
+from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
 from psicli.protocol.messages import Abort, Hello, Purpose
 from psicli.protocol.streams import FRAME_ITEMS
 from psicli.protocol.wire import decode_hello

@@ -15,7 +15,7 @@ from psicli.config import Job, Task
 from psicli.core.formats import Format, file_format
 from psicli.core.memory import MemoryPlan
 from psicli.items import partitions
-from psicli.job.run import bin_items
+from psicli.job.meeting import bin_items
 from psicli.protocol.bins import number_of_bins, padded
 
 # What crosses the network for an item of ours and one of theirs, framing included: two points and a token [bytes].

@@ -34,12 +34,12 @@ def status(as_json: bool, clean: bool) -> None:
         left = left_over(state_folder(), remove=clean)
         if task_folders(state_folder()):
             # The heavy part, for those who need it: a run may end meanwhile.
-            from psicli.job import resume
+            from psicli.exchange import finished
 
             if clean:
-                left += resume.sweep(state_folder())
+                left += finished.sweep(state_folder())
             else:
-                kept = resume.kept(state_folder())
+                kept = finished.checkpoints(state_folder())
     if as_json:
         key, folders = "removed" if clean else "left_over", [*map(str, left)]
         write(json.dumps({"running": [*map(vars, running)], key: folders, "kept": kept}, indent=2))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from psicli.core.stages import Stages
-from psicli.exchange.pipeline import Prepared, TaskExchange
+from psicli.exchange.task_exchange import Prepared, TaskExchange
 from psicli.items.partitions import Matches
 from psicli.protocol.messages import Kept
 from psicli.protocol.task import Progress, TaskParty

@@ -19,7 +19,8 @@ from cryptography import x509
 from psicli import curve
 from psicli.core import errors, failpoints, signals, trace
 from psicli.core.stages import Stage
-from psicli.exchange.pipeline import Storage, TaskExchange, WorkerPools
+from psicli.exchange.pools import WorkerPools
+from psicli.exchange.task_exchange import Storage, TaskExchange
 from psicli.protocol.bins import MOST_BIN_ITEMS, TaskSetup
 from psicli.protocol.messages import (
     Abort,

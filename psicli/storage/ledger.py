@@ -200,9 +200,6 @@ class Ledger:
                     yield file
 
 
-# The columns of the table that hold counts: own and the peer's distinct items, and those that matched.
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 

@@ -29,7 +29,7 @@ from parties import (
     write_keys,
 )
 
-from psicli.job import resume
+from psicli.exchange.finished import checkpoints
 
 # How often the finished bins are counted [s].
 LOOK_AGAIN_AFTER = 0.02
@@ -103,7 +103,7 @@ def kill(victim: str, share: float, state: Path) -> Callable[[dict[str, Any]], N
 
 
 def finished_share(state: Path) -> float:
-    return max((each["done"] for each in resume.kept(state) if each["party"] == RECEIVER), default=0.0)
+    return max((each["done"] for each in checkpoints(state) if each["party"] == RECEIVER), default=0.0)
 
 
 def cut(name: str, after: float, seconds: float) -> Callable[[dict[str, Any]], None]:

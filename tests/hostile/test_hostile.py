@@ -37,12 +37,13 @@ from support.memory.hostile import (
     dial,
     meet,
 )
+from support.memory.pair import NoCheckpoint
 from support.memory.sessions import Plan
 from support.processes.runner import Pair, Run, free_ports
 
 from psicli import curve
-from psicli.exchange.pipeline import Prepared
-from psicli.exchange.worker import ORDER_SECRET_BYTES, Match
+from psicli.exchange.task_exchange import Prepared
+from psicli.exchange.worker import ORDER_SECRET_BYTES
 from psicli.protocol.bins import MAX_BINS
 from psicli.protocol.messages import (
     Abort,
@@ -829,6 +830,19 @@ def test_what_a_cheat_is_told_does_not_depend_on_a_match(port: int, cheat: Cheat
 # What an earlier run has left ---------------------------------------------------------------------------------------
 
 
+class WrongBin(NoCheckpoint):
+    """What is kept of the first of two bins, wrong in every bit."""
+
+    def __init__(self, resumption: Kept | None) -> None:
+        self._resumption = resumption
+
+    def begin(self, party: TaskParty) -> dict[int, bytes]:
+        if self._resumption is None:
+            return {}
+        own, peer = (-(-each // 8) for each in party.capacities)
+        return {0: b"\xff" * (own + peer * party.broadcast if party.receives else ORDER_SECRET_BYTES)}
+
+
 class Leftover(Plan):
     """A task of which an earlier run has done the first of two bins.
 
@@ -844,28 +858,7 @@ class Leftover(Plan):
         self.resumption = party.resumption
 
     def prepare(self, partition_sid: bytes) -> Prepared:
-        return replace(super().prepare(partition_sid), keeper=self)
-
-    def begin(self, party: TaskParty) -> dict[int, bytes]:
-        if self.resumption is None:
-            return {}
-        own, peer = (-(-each // 8) for each in party.capacities)
-        return {0: b"\xff" * (own + peer * self.broadcast if self.receives else ORDER_SECRET_BYTES)}
-
-    def answering(self, number: int, attempt: int, order_secret: bytes) -> None:
-        """Nothing is kept."""
-
-    def received(self, number: int, order_secret: bytes) -> None:
-        """Nothing is kept."""
-
-    def matched(self, number: int, match: Match) -> None:
-        """Nothing is kept."""
-
-    def answering_bitmaps(self) -> None:
-        """Nothing is kept."""
-
-    def conclude(self) -> None:
-        """Nothing is kept."""
+        return replace(super().prepare(partition_sid), checkpoint=WrongBin(self.resumption))
 
 
 TRUE = Kept(PARTITION, TWO_BINS["theirs"], TWO_BINS["ours"], 2, 0b01)

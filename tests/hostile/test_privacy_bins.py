@@ -560,7 +560,7 @@ def test_padding_in_a_pattern_is_seen(places: Sequence[int]) -> None:
 
 # Begins each of a task's first two bins again once all points of both sides have travelled.
 RESTARTING = """
-from psicli.exchange.pipeline import TaskExchange
+from psicli.exchange.task_exchange import TaskExchange
 step = TaskExchange.step
 def step_and_restart(self, *, room):
     messages = step(self, room=room)

@@ -27,7 +27,7 @@ from support.processes.tapped import Recording, item, keys, record, tapped_pair
 
 import psicli
 from psicli import curve
-from psicli.exchange.pipeline import Storage
+from psicli.exchange.task_exchange import Storage
 from psicli.items.partitions import Partitioner
 from psicli.protocol.messages import Frame, Stream, partition_key, task_session_id
 from psicli.protocol.sender import Sender
@@ -265,7 +265,7 @@ def test_no_object_shows_what_it_holds(tmp_path: Path) -> None:
         for end in ends:
             exchange = end.exchange
             shown += [end.channel.sent, exchange, exchange.party, vars(exchange.party), exchange.pools, end.prepared]
-            shown += [exchange._matches, exchange._bins, LiveTask(0, None, exchange, Future())]  # type: ignore[arg-type]
+            shown += [exchange._results, exchange._bins, LiveTask(0, None, exchange, Future())]  # type: ignore[arg-type]
             shown += [exchange.workers, [worker._items for worker in exchange.workers.values()]]
             secrets += [*exchange.scalars.values(), *(worker.order_secret for worker in exchange.workers.values())]
             secrets += [worker._padding[:32] for worker in exchange.workers.values()]

@@ -148,7 +148,7 @@ def log_of(result: Result) -> list[str]:
 
 
 WAITING_WRITER = """
-from psicli.job.run import TaskRun
+from psicli.job.task_run import TaskRun
 finish_alone = TaskRun.finish_alone
 def wait_and_finish(self, matched):
     with open(os.path.join(os.environ["TEST_GATES"], self.name)) as gate:

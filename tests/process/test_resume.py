@@ -19,7 +19,7 @@ from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Ru
 from support.processes.tapped import altered
 
 from psicli.core.failpoints import VARIABLE
-from psicli.job.finished import Facts
+from psicli.exchange.finished import Manifest
 
 # Items of each side, in 4 bins; a bin has 6 frames of points each way, and as many of tokens.
 ROWS, BINS, BIN_FRAMES = 40_000, 4, 6
@@ -133,9 +133,9 @@ def files(pair: Pair, name: str) -> list[Path]:
     return [path for path in found if path.exists()]
 
 
-def facts(pair: Pair) -> dict[tuple[str, str], Facts]:
+def manifests(pair: Pair) -> dict[tuple[str, str], Manifest]:
     """Return what is kept, by party and task."""
-    found = [Facts.from_octets(path.read_bytes()) for path in files(pair, "meta")]
+    found = [Manifest.from_octets(path.read_bytes()) for path in files(pair, "meta")]
     return {(each.bound_to["party"], each.bound_to["task"]): each for each in found}
 
 
@@ -171,7 +171,7 @@ def opened(pair: Pair, task: str = FIRST) -> list[str]:
 @pytest.mark.parametrize("party", ONE_SOON)
 def test_a_task_continues_where_it_was_killed(resumable: Pair, party: str) -> None:
     killed(resumable, party, MIDDLE[party])
-    kept = facts(resumable)
+    kept = manifests(resumable)
     bins = shown(resumable)
     assert {each[1] for each in bins.values()} == {BINS}
     assert 0 < bins[LISTENER, FIRST][0] <= bins[DIALER, FIRST][0] <= BINS
@@ -244,7 +244,7 @@ def test_killed_again_and_again(pair: Pair, party: str) -> None:
         # A frame of the fourth bin of a run comes when the first two are received.
         own = 3 * ARRIVING + 1 if party == LISTENER else 3 * BIN_FRAMES + 1
         killed(pair, party, f"frame.arrived:kill:{own}", f"--only={FIRST}")
-        partitions |= {each.partition_sid for each in facts(pair).values()}
+        partitions |= {each.partition_sid for each in manifests(pair).values()}
         now, of = shown(pair)[LISTENER, FIRST]
         assert before + 2 <= now
         assert of == bins
@@ -399,12 +399,12 @@ def test_each_bin_is_answered_twice_at_most_however_a_receiver_is_killed(pair: P
 FORGETFUL = """
 import os
 from dataclasses import replace
-from psicli.job.resume import TaskKeeper
-find = TaskKeeper.find
+from psicli.job.resume import Resume
+find = Resume.find
 def forget(self):
     kept = find(self)
     return None if kept is None else replace(kept, finished=int(os.environ["TEST_FINISHED"]))
-TaskKeeper.find = forget
+Resume.find = forget
 from psicli.cli.main import main
 main()
 """
@@ -492,14 +492,14 @@ def remove(name: str) -> Callable[[Pair], None]:
 
 def remove_bins_of_the_sender(pair: Pair) -> None:
     for path in files(pair, "meta"):
-        if Facts.from_octets(path.read_bytes()).bound_to["party"] == DIALER:
+        if Manifest.from_octets(path.read_bytes()).bound_to["party"] == DIALER:
             path.with_name("bins").unlink()
 
 
 def age(seconds: float) -> Callable[[Pair], None]:
     def spoil(pair: Pair) -> None:
         for path in files(pair, "meta"):
-            kept = Facts.from_octets(path.read_bytes())
+            kept = Manifest.from_octets(path.read_bytes())
             path.write_bytes(replace(kept, created=time.time() - seconds).to_octets())
 
     return spoil
@@ -526,7 +526,7 @@ SOON = ("input", "bins")
 def test_what_is_in_doubt_is_not_continued(alone: Pair, case: str) -> None:
     killed(alone, DIALER, MIDDLE[DIALER], f"--only={FIRST}")
     assert len(files(alone, "bins")) == 2
-    old = {each.partition_sid for each in facts(alone).values()}
+    old = {each.partition_sid for each in manifests(alone).values()}
     spoil, why = SPOILT[case]
     spoil(alone)
     results = run_again(alone, f"--only={FIRST}")
@@ -720,7 +720,7 @@ def test_no_secret_is_on_disk_where_bins_are_kept(pair: Pair, broadcast: bool) -
     assert len(files(pair, "bins")) == 2
     assert all((pair.folder / f"{party}.draws.words").stat().st_size > ROWS * WORD for party in PARTIES)
     # The search would find it.
-    kept = facts(pair)[DIALER, FIRST]
+    kept = manifests(pair)[DIALER, FIRST]
     octets = next(path for path in files(pair, "bins") if path.stat().st_size <= kept.slot_bytes * BINS).read_bytes()
     orders = pieces((pair.folder / f"{DIALER}.draws.orders").read_bytes())
     assert bool(orders & {*words_in(octets)}) is broadcast
@@ -755,7 +755,7 @@ def test_what_is_kept_has_a_size_that_tells_nothing(pair: Pair) -> None:
         # Where the first bits are about to leave: all bins are there.
         killed(pair, LISTENER, "ledger.synced:kill:2")
         assert shown(pair) == {(party, FIRST): (BINS, BINS) for party in PARTIES}
-        names = {path: Facts.from_octets(path.with_name("meta").read_bytes()) for path in files(pair, "bins")}
+        names = {path: Manifest.from_octets(path.with_name("meta").read_bytes()) for path in files(pair, "bins")}
         sizes.append({kept.bound_to["party"]: path.stat().st_size for path, kept in names.items()})
         for path in (pair.folder / "state").rglob("task-*/*"):
             path.unlink()

@@ -27,7 +27,7 @@ from support.processes.runner import DIALER, LISTENER, Pair, Run, Side
 
 from psicli import curve
 from psicli.core.errors import PsicliError
-from psicli.exchange.pipeline import Storage
+from psicli.exchange.task_exchange import Storage
 from psicli.protocol.bins import LEAST_BIN_ITEMS, capacity, number_of_bins
 from psicli.protocol.messages import (
     NONCE_BYTES,

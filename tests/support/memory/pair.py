@@ -21,8 +21,10 @@ from psicli import curve
 from psicli.core.errors import PeerGoneError, PeerLostError
 from psicli.core.stages import Stages
 from psicli.exchange import worker
-from psicli.exchange.pipeline import Keeper, Prepared, Storage, TaskExchange, WorkerPools
-from psicli.exchange.worker import Worker
+from psicli.exchange.checkpoint import Checkpoint
+from psicli.exchange.pools import WorkerPools
+from psicli.exchange.task_exchange import Prepared, Storage, TaskExchange
+from psicli.exchange.worker import Match, Worker
 from psicli.items.partitions import Matches, Partitioner
 from psicli.protocol.bins import BinParty
 from psicli.protocol.messages import Frame, Kept, Message, Stream, TaskMessage, partition_key
@@ -41,13 +43,35 @@ def items_of(values: Iterable[str | bytes]) -> pa.LargeBinaryArray:
     return pa.array(octets, pa.large_binary())
 
 
+class NoCheckpoint(Checkpoint):
+    """A task that continues from nothing and leaves nothing."""
+
+    def __init__(self) -> None:
+        """Without a folder, or a ledger."""
+
+    def begin(self, party: TaskParty) -> dict[int, bytes]:
+        return {}
+
+    def answering(self, number: int, attempt: int, order_secret: bytes) -> None:
+        """Nothing is kept."""
+
+    def received(self, number: int, order_secret: bytes) -> None:
+        """Nothing is kept."""
+
+    def matched(self, number: int, match: Match) -> None:
+        """Nothing is kept."""
+
+    def answering_bitmaps(self) -> None:
+        """Nothing is kept."""
+
+
 def prepared_of(
-    items: pa.LargeBinaryArray, partition_sid: bytes, output: Any = None, keeper: Keeper | None = None
+    items: pa.LargeBinaryArray, partition_sid: bytes, output: Any = None, checkpoint: Checkpoint | None = None
 ) -> Prepared:
     """Cut items into bins, as a task that has read them does."""
     partitioner = Partitioner(partition_key(partition_sid))
     partitioner.add(items)
-    return Prepared(partitioner.finish(), output, keeper or Keeper())
+    return Prepared(partitioner.finish(), output, checkpoint or NoCheckpoint())
 
 
 class AtOnce(WorkerPools):
@@ -167,8 +191,9 @@ class KnownExchange(TaskExchange):
             name = self.scalar + bytes([self.party.receives, at.bin % 256, at.attempt])
             secret = hashlib.sha256(name).digest()
             know(made, self.scalar, secret)
-            if at.bin in self._order_secrets:
-                self._order_secrets[at.bin] = secret
+            secrets = self._restored().order_secrets
+            if at.bin in secrets:
+                secrets[at.bin] = secret
         self.workers[at.bin, at.attempt] = made
         self.scalars[at.bin, at.attempt] = bytes(made._scalar)
         return made
@@ -191,7 +216,7 @@ class ExchangeEnd:
     channel: Any
     output: KeptOutput
     items: pa.LargeBinaryArray
-    keeper: Keeper | None = None
+    checkpoint: Checkpoint | None = None
     # What it offers to continue from.
     offer: Kept | None = None
     failure: BaseException | None = None
@@ -212,7 +237,7 @@ class ExchangeEnd:
 
     def prepare(self) -> None:
         """Read the items: whose bin each is depends on what was agreed."""
-        self.prepared = prepared_of(self.items, self.party.partition_sid, self.output, self.keeper)
+        self.prepared = prepared_of(self.items, self.party.partition_sid, self.output, self.checkpoint)
         self.exchange.use(self.prepared)
 
     def advance(self) -> list[Message] | None:
@@ -287,7 +312,7 @@ def exchange_end(
     bin_items: int = BIN_ITEMS,
     scalar: bytes | None = None,
     pools: WorkerPools | None = None,
-    keeper: Keeper | None = None,
+    checkpoint: Checkpoint | None = None,
     offer: Kept | None = None,
 ) -> ExchangeEnd:
     """Make one side; scalar: a known one for all bins, and with it a known order, else every bin draws its own."""
@@ -302,7 +327,7 @@ def exchange_end(
     )
     exchange = KnownExchange(party, pools or AtOnce(), Stages("task"), Storage())
     exchange.scalar = scalar
-    return ExchangeEnd(exchange, channel, KeptOutput(), items, keeper, offer)
+    return ExchangeEnd(exchange, channel, KeptOutput(), items, checkpoint, offer)
 
 
 def run_exchanges(
@@ -316,7 +341,7 @@ def run_exchanges(
     capacity: int = 8,
     scalars: tuple[bytes | None, bytes | None] = (None, None),
     pools: tuple[WorkerPools | None, WorkerPools | None] = (None, None),
-    keepers: tuple[Keeper | None, Keeper | None] = (None, None),
+    checkpoints: tuple[Checkpoint | None, Checkpoint | None] = (None, None),
     offers: tuple[Kept | None, Kept | None] = (None, None),
 ) -> tuple[ExchangeEnd, ExchangeEnd]:
     """Run a receiver's and a sender's exchange against each other; raises the first failure of either."""
@@ -328,9 +353,16 @@ def run_exchanges(
         "bin_items": bin_items,
     }
     receiver, sender = (
-        exchange_end(role, items, channel, scalar=scalar, pools=pool, keeper=keeper, offer=offer, **shared)
-        for role, items, channel, scalar, pool, keeper, offer in zip(
-            (Receiver, Sender), (receiver_items, sender_items), channels, scalars, pools, keepers, offers, strict=True
+        exchange_end(role, items, channel, scalar=scalar, pools=pool, checkpoint=checkpoint, offer=offer, **shared)
+        for role, items, channel, scalar, pool, checkpoint, offer in zip(
+            (Receiver, Sender),
+            (receiver_items, sender_items),
+            channels,
+            scalars,
+            pools,
+            checkpoints,
+            offers,
+            strict=True,
         )
     )
     with ThreadPoolExecutor(2) as threads:

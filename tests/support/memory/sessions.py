@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any, cast
 
 from support.memory.machines import PATIENCE
-from support.memory.pair import KeptOutput, items_of
+from support.memory.pair import KeptOutput, NoCheckpoint, items_of
 
 from psicli.core.stages import Stages
-from psicli.exchange.pipeline import Prepared
+from psicli.exchange.task_exchange import Prepared
 from psicli.items.partitions import Items, Matches, Partitioner
 from psicli.protocol.bins import MOST_BIN_ITEMS
 from psicli.protocol.messages import Kept, Message, TaskMessage, TaskTerms, partition_key, session_id, task_session_id
@@ -108,7 +108,7 @@ class Plan:
     def prepare(self, partition_sid: bytes) -> Prepared:
         self._before()
         self._partition_sid = partition_sid
-        return Prepared(self._cut(), self.output)
+        return Prepared(self._cut(), self.output, NoCheckpoint())
 
     def _cut(self) -> Items:
         partitioner = Partitioner(partition_key(self._partition_sid))

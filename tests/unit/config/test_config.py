@@ -32,7 +32,7 @@ from psicli.config.shape import MODELS
 from psicli.core.errors import ConfigError, JobFileMissingError, UnknownFormatError
 from psicli.core.formats import FileFormat, Format, file_format
 from psicli.core.memory import LIBRARIES, MemoryPlan
-from psicli.job.run import bin_items
+from psicli.job.meeting import bin_items
 from psicli.protocol import bins, streams, wire
 
 # The job file of the documentation, but on this machine.

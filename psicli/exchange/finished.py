@@ -1,6 +1,6 @@
 """What a task can continue from after a crash: its finished bins, a folder in the state folder.
 
-    meta    what the task is bound to and how it is cut; replaced as a whole, checksummed
+    meta    what the task is bound to, its counts and bins; replaced as a whole, checksummed
     bins    a slot of one size for each bin, checksummed: a receiver's holds which own items matched, and in a broadcast
             the bits for the peer; a sender's that it has answered, and in a broadcast its secret order
 
@@ -17,8 +17,9 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +28,7 @@ from psicli.core.errors import CannotCreateError, reason
 from psicli.exchange.worker import ORDER_SECRET_BYTES
 from psicli.protocol.bins import capacity
 from psicli.storage.files import replace_file, wipe
-from psicli.storage.state import SECRETS, TaskFolder
+from psicli.storage.state import SECRETS, TaskFolder, task_folders
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +44,11 @@ FINISHED, RECEIVED = 1, 2
 
 
 class DoubtfulStateError(Exception):
-    """Something kept that no task may continue from; its text says why, for a log."""
+    """Something that no task may continue from; its text says why, for a log."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class Manifest:
     """What `meta` says. bound_to: what must be the same in the next run; created: Unix time [s].
 
     result: what the report says of the task, once it is done on this side.
@@ -96,18 +97,18 @@ class Facts:
 class FinishedBins:
     """The finished bins of a task under way, or the result of one that is done. For any thread."""
 
-    def __init__(self, folder: TaskFolder, facts: Facts) -> None:
+    def __init__(self, folder: TaskFolder, manifest: Manifest) -> None:
         """Use `create` or `load`."""
-        self.facts = facts
+        self.manifest = manifest
         self._folder = folder
         self._guard = threading.RLock()
         # What each slot says without its checksum; those of bins that are not finished are missing.
         self._slots: dict[int, bytes] = {}
 
     @classmethod
-    def create(cls, path: Path, facts: Facts) -> Self | None:
-        """Begin to keep bins in place of whatever there was; None if that cannot be now, with a warning."""
-        folder, about = None, {"task": facts.bound_to["task"]}
+    def create(cls, path: Path, manifest: Manifest) -> Self | None:
+        """Begin anew in place of whatever there was; None if that cannot be now, with a warning."""
+        folder, about = None, {"task": manifest.bound_to["task"]}
         try:
             folder = TaskFolder.hold(path, make=True)
             if folder is None:
@@ -116,8 +117,8 @@ class FinishedBins:
             for left in folder.path.iterdir():
                 if left.name != "lock":
                     left.unlink()
-            replace_file(folder.path / "meta", facts.to_octets())
-            return cls(folder, facts)
+            replace_file(folder.path / "meta", manifest.to_octets())
+            return cls(folder, manifest)
         except (CannotCreateError, OSError) as exc:
             why = reason(exc) if isinstance(exc, OSError) else exc.message
             logger.warning("no bins can be kept, this task cannot be resumed: %s", why, extra=about)
@@ -135,9 +136,9 @@ class FinishedBins:
         if folder is None:
             return None
         try:
-            kept = cls(folder, look(folder.path))
-            kept._slots = read_slots(folder.path, kept.facts)
-            return kept
+            saved = cls(folder, read_manifest(folder.path))
+            saved._slots = read_slots(folder.path, saved.manifest)
+            return saved
         except DoubtfulStateError:
             folder.remove()
             raise
@@ -145,8 +146,8 @@ class FinishedBins:
     @property
     def finished(self) -> int:
         """A bit for each finished bin, the first one lowest."""
-        if self.facts.result is not None:
-            return (1 << self.facts.bins) - 1
+        if self.manifest.result is not None:
+            return (1 << self.manifest.bins) - 1
         return sum(1 << number for number in self._slots)
 
     def is_received(self, number: int) -> bool:
@@ -159,21 +160,21 @@ class FinishedBins:
     def put(self, number: int, data: bytes = b"", *, state: int = FINISHED) -> None:
         """Keep a bin's data, on disk before this returns."""
         slot = bytes([state]) + data
-        assert len(slot) + _CHECKSUM_BYTES == self.facts.slot_bytes
+        assert len(slot) + _CHECKSUM_BYTES == self.manifest.slot_bytes
         with self._changing():
             # Too late, it must not come back: what was left to another run, and what was wiped.
-            if self._folder.is_held and self.facts.result is None:
-                checked = slot + _checksum(self.facts, number, slot)
-                _write_at(self._folder.path / SECRETS, number * self.facts.slot_bytes, checked)
+            if self._folder.is_held and self.manifest.result is None:
+                checked = slot + _checksum(self.manifest, number, slot)
+                _write_at(self._folder.path / SECRETS, number * self.manifest.slot_bytes, checked)
                 self._slots[number] = slot
 
     def conclude(self, result: Mapping[str, Any]) -> None:
         """Keep that the task is done and what it came to, and nothing else."""
         with self._changing():
             if self._folder.is_held:
-                facts = replace(self.facts, result=result)
-                replace_file(self._folder.path / "meta", facts.to_octets())
-                self.facts, self._slots = facts, {}
+                manifest = replace(self.manifest, result=result)
+                replace_file(self._folder.path / "meta", manifest.to_octets())
+                self.manifest, self._slots = manifest, {}
                 wipe(self._folder.path / SECRETS)
 
     def discard(self) -> None:
@@ -188,31 +189,31 @@ class FinishedBins:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Change the files; when that fails nothing is kept any more."""
+        """Change the files; when that fails all of it is given up."""
         with self._guard:
             try:
                 yield
             except OSError as exc:
                 text = "what is kept of this task is given up, it cannot be resumed: %s"
-                logger.warning(text, reason(exc), extra={"task": self.facts.bound_to["task"]})
+                logger.warning(text, reason(exc), extra={"task": self.manifest.bound_to["task"]})
                 self.discard()
 
 
-def look(path: Path) -> Facts:
+def read_manifest(path: Path) -> Manifest:
     """Return what `meta` says; another run may be writing it now. Raises DoubtfulStateError."""
     try:
-        facts = Facts.from_octets((path / "meta").read_bytes())
+        manifest = Manifest.from_octets((path / "meta").read_bytes())
     except OSError as exc:
         raise DoubtfulStateError(f"it cannot be read: {reason(exc)}") from exc
-    age = time.time() - facts.created
+    age = time.time() - manifest.created
     if age > MAX_AGE:
         raise DoubtfulStateError("it is more than 24 hours old")
     if age < -CLOCK_SLACK:
         raise DoubtfulStateError("it is from the future, by this machine's clock")
-    return facts
+    return manifest
 
 
-def read_slots(path: Path, facts: Facts) -> dict[int, bytes]:
+def read_slots(path: Path, manifest: Manifest) -> dict[int, bytes]:
     """Return the slots of finished bins; raises DoubtfulStateError."""
     try:
         octets = (path / SECRETS).read_bytes()
@@ -221,14 +222,46 @@ def read_slots(path: Path, facts: Facts) -> dict[int, bytes]:
     except OSError as exc:
         raise DoubtfulStateError(f"it cannot be read: {reason(exc)}") from exc
     slots = {}
-    for number in range(-(-len(octets) // facts.slot_bytes)):
-        slot = octets[number * facts.slot_bytes : (number + 1) * facts.slot_bytes]
+    for number in range(-(-len(octets) // manifest.slot_bytes)):
+        slot = octets[number * manifest.slot_bytes : (number + 1) * manifest.slot_bytes]
         if any(slot):
             said = slot[:-_CHECKSUM_BYTES]
-            if number >= facts.bins or slot[-_CHECKSUM_BYTES:] != _checksum(facts, number, said):
+            if number >= manifest.bins or slot[-_CHECKSUM_BYTES:] != _checksum(manifest, number, said):
                 raise DoubtfulStateError("it is damaged")
             slots[number] = said
     return slots
+
+
+def sweep(state: Path) -> list[Path]:
+    """Remove what is too old or damaged, where no run has it, and return the folders.
+
+    Raises CannotCreateError, StorageError.
+    """
+    removed = []
+    for folder in task_folders(state):
+        try:
+            read_manifest(folder)
+        except DoubtfulStateError as exc:
+            if held := TaskFolder.hold(folder):
+                held.remove()
+                logger.info("what an earlier run has left in %s is removed: %s", folder, exc)
+                removed.append(folder)
+    return removed
+
+
+def checkpoints(state: Path) -> list[dict[str, Any]]:
+    """Return what there is to continue from: folder, job, party, task, since when, how many bins of how many."""
+    found = []
+    for folder in task_folders(state):
+        with suppress(DoubtfulStateError):
+            manifest = read_manifest(folder)
+            finished = manifest.bins if manifest.result is not None else len(read_slots(folder, manifest))
+            since = datetime.fromtimestamp(manifest.created, UTC).isoformat(timespec="seconds")
+            names = {name: manifest.bound_to[name] for name in ("job", "party", "task")}
+            share = round(finished / manifest.bins, 3) if manifest.bins else 1.0
+            bins = {"done": share, "bins": manifest.bins, "finished_bins": finished}
+            found.append({"folder": str(folder), **names, "since": since, **bins})
+    return found
 
 
 def _write_at(path: Path, offset: int, data: bytes) -> None:
@@ -243,7 +276,7 @@ def _write_at(path: Path, offset: int, data: bytes) -> None:
         failpoints.passage("bins.written")
 
 
-def _checksum(facts: Facts, number: int, slot: bytes) -> bytes:
+def _checksum(manifest: Manifest, number: int, slot: bytes) -> bytes:
     """Return what proves that a slot belongs to this bin of this task."""
-    where = facts.partition_sid.encode() + number.to_bytes(4, "big")
+    where = manifest.partition_sid.encode() + number.to_bytes(4, "big")
     return hashlib.sha256(where + slot).digest()[:_CHECKSUM_BYTES]

@@ -1,0 +1,99 @@
+"""The steps of one bin: what its party hands out is done by its worker, on the pools of the session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from psicli.core import errors, failpoints
+from psicli.core.stages import Stage, Stages
+from psicli.exchange.pools import WorkerPools, WorkInOrder, done
+from psicli.exchange.worker import Worker
+from psicli.protocol.bins import BinParty
+from psicli.protocol.task import TaskParty
+from psicli.protocol.work import CheckLists, KeepTokens, MaskOwn, MaskPeer, Prepare, Work
+
+
+class BinExchange:
+    """One attempt at one bin of a task, and the worker that computes it.
+
+    make_worker: the first step, which fetches the bin's items and draws its secrets.
+    """
+
+    def __init__(
+        self,
+        task: TaskParty,
+        party: BinParty,
+        pools: WorkerPools,
+        stages: Stages,
+        make_worker: Callable[[BinParty], Worker],
+    ) -> None:
+        self.party = party
+        self.work = WorkInOrder(party, self._begin)
+        self.worker: Worker | None = None
+        self._task = task
+        self._pools = pools
+        self._stages = stages
+        self._make_worker = make_worker
+        self._closed = False
+
+    def close(self) -> None:
+        """Overwrite the scalar and let the worker go, also one that is only being made."""
+        self._closed = True
+        worker = self.release()
+        if worker is not None:
+            worker.wipe()
+
+    def release(self) -> Worker | None:
+        """Return the worker and let it go: else its lists would stay until the garbage collector comes by."""
+        worker, self.worker = self.worker, None
+        return worker
+
+    def _begin(self, work: Work) -> Future[Any]:
+        match work:
+            case Prepare():
+                return self._pools.compute(self._prepare)
+            case MaskOwn(start, stop):
+                return self._pools.compute(self._mask_own, start, stop)
+            case MaskPeer(seq, points):
+                return self._pools.compute(self._mask_peer, seq, points)
+            case CheckLists():
+                return self._pools.compute(self._check)
+            case KeepTokens(tokens):
+                self._ready().keep_tokens(tokens)
+        return done()
+
+    def _prepare(self) -> None:
+        self.worker = self._make_worker(self.party)
+        if self._closed:
+            self.close()
+
+    def _mask_own(self, start: int, stop: int) -> bytes:
+        own, _ = self._first_frames()
+        with self._stages.at(Stage.COMPUTING, "mask own", own + start // self._task.setup.frame_items):
+            points = self._ready().mask_own(start, stop)
+            failpoints.passage("own.masked")
+            return points
+
+    def _mask_peer(self, seq: int, points: bytes) -> bytes | None:
+        _, peer = self._first_frames()
+        with self._stages.at(Stage.COMPUTING, "mask peer", peer + seq):
+            tokens = self._ready().mask_peer(seq, points)
+            failpoints.passage("peer.masked")
+            return tokens
+
+    def _check(self) -> None:
+        with self._stages.at(Stage.MATCHING, "check lists"):
+            self._ready().check()
+            failpoints.passage("lists.checked")
+
+    def _ready(self) -> Worker:
+        if self.worker is None:
+            raise errors.LocalProtocolError(detail="a bin is computed before it is prepared")
+        return self.worker
+
+    def _first_frames(self) -> tuple[int, int]:
+        """Return the numbers of the bin's first frames among all of the task, own and the peer's, for the trace."""
+        own, peer = (-(-each // self._task.setup.frame_items) for each in self._task.capacities)
+        return self.party.place.bin * own, self.party.place.bin * peer

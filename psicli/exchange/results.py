@@ -1,0 +1,45 @@
+"""What the bins of a task have come to, in this run and in those it continues."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from psicli.exchange.checkpoint import Checkpoint
+from psicli.exchange.worker import Match, apply_bitmap
+from psicli.items.partitions import Items, Matches
+from psicli.protocol.task import TaskParty
+
+
+class Results:
+    """Which own items matched, and what travels of that in a broadcast; it begins with what the checkpoint has.
+
+    bitmaps: a receiver's bits for the peer, a sender's bits from the peer; of each bin. order_secrets: what a sender
+    must know to understand these.
+    """
+
+    def __init__(self, party: TaskParty, items: Items, checkpoint: Checkpoint) -> None:
+        self.matches = Matches(items.starts(party.number_of_bins))
+        self.bitmaps: dict[int, bytes] = {}
+        self.order_secrets: dict[int, bytes] = {}
+        self._own, _ = party.capacities
+        for number, data in checkpoint.begin(party).items():
+            if party.receives:
+                self._restore(number, data)
+            else:
+                self.order_secrets[number] = data
+
+    def _restore(self, number: int, data: bytes) -> None:
+        octets = -(-self._own // 8)
+        found = np.unpackbits(np.frombuffer(data[:octets], np.uint8), count=self.matches.size(number))
+        self.put(number, Match(found.astype(np.bool_), data[octets:]))
+
+    def put(self, number: int, match: Match) -> None:
+        """Take a receiver's result of a bin."""
+        self.matches.put(number, match.found)
+        self.bitmaps[number] = match.bitmap
+
+    def apply_bitmaps(self) -> None:
+        """Find a sender's matches in the bits from the peer; raises PeerProtocolError."""
+        for number, bits in self.bitmaps.items():
+            size = self.matches.size(number)
+            self.matches.put(number, apply_bitmap(bits, self.order_secrets[number], size, self._own))

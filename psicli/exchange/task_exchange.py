@@ -1,0 +1,274 @@
+"""The exchange of one task: its bins in order, two under way, and what the outputs need of them."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Protocol
+
+from psicli.core import errors, failpoints, signals, trace
+from psicli.core.memory import UNBOUNDED, MemoryPlan
+from psicli.core.stages import Stage, Stages
+from psicli.exchange.bin_exchange import BinExchange
+from psicli.exchange.checkpoint import Checkpoint
+from psicli.exchange.pools import WorkerPools, WorkInOrder, done
+from psicli.exchange.results import Results
+from psicli.exchange.worker import ORDER_SECRET_BYTES, Worker
+from psicli.items.partitions import Items, Matches
+from psicli.protocol.bins import BinParty
+from psicli.protocol.messages import Message, Received, TaskMessage
+from psicli.protocol.receiver import Receiver
+from psicli.protocol.task import Phase, TaskParty
+from psicli.protocol.work import CutBitmap, GatherMatches, KeepBits, PublishOutput, StageOutput, Work
+from psicli.storage.spool import Spool
+
+_FILE_WORK = StageOutput | PublishOutput
+_MATCHES_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What a run has for its data: a plan of its memory, and a spool for what exceeds it."""
+
+    spool: Spool | None = None
+    plan: MemoryPlan = UNBOUNDED
+
+
+class Output(Protocol):
+    """Where the matched rows go."""
+
+    def check(self, matches: Matches) -> None:
+        """Raise PolicyError for a result that this party does not allow; called before a bitmap is sent."""
+
+    def stage(self, matches: Matches) -> None:
+        """Write the rows of the matched items to a temporary file and make it durable."""
+
+    def publish(self) -> None:
+        """Put the staged file in place, for good, and note that this side is done with the task."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task that has been read: its items, where rows go, what it continues from and leaves."""
+
+    items: Items
+    output: Output | None
+    checkpoint: Checkpoint
+
+
+class TaskExchange:
+    """One task's exchange with the peer.
+
+    Feed it messages and let it take steps; both return the messages to send. What costs time, and file work, the pools
+    do. Whatever changes the exchange's own state does so in the caller's thread. stages: where the time goes.
+    """
+
+    def __init__(self, party: TaskParty, pools: WorkerPools, stages: Stages, storage: Storage) -> None:
+        self.party = party
+        self.pools = pools
+        self.stages = stages
+        self._plan = storage.plan
+        self._prepared: Prepared | None = None
+        self._own_work = WorkInOrder(party, self._begin)
+        self._bins: dict[int, BinExchange] = {}
+        # Made when the first bin begins, or the result is asked for.
+        self._results: Results | None = None
+        self._guard = Lock()
+        self._matching: list[Future[None]] = []
+        self._answering = Lock()
+
+    def use(self, prepared: Prepared) -> None:
+        """Take the input that has been read."""
+        self._prepared = prepared
+
+    def begin_bin(self) -> None:
+        """Begin the next bin."""
+        self.party.bins.begin()
+        self._follow()
+
+    def _restored(self) -> Results:
+        """Return what the bins have come to; the first time, begin with what the checkpoint has."""
+        with self._guard:
+            if self._results is None:
+                self._results = Results(self.party, self._input.items, self._input.checkpoint)
+            return self._results
+
+    @property
+    def _input(self) -> Prepared:
+        if self._prepared is None:
+            raise errors.LocalProtocolError(detail="a task is exchanged before its input is read")
+        return self._prepared
+
+    def receive(self, message: TaskMessage) -> list[Message]:
+        """Take in a message; raises PeerProtocolError."""
+        messages = self.party.receive(message)
+        if isinstance(message, Received) and message.bin in self._bins:
+            secret = self._restored().order_secrets.get(message.bin, bytes(ORDER_SECRET_BYTES))
+            # The next run need not do it again; whether this is on disk before anything else does not matter.
+            self.pools.match(self._input.checkpoint.received, message.bin, secret)
+        self._follow()
+        return messages + self._received()
+
+    def _follow(self) -> None:
+        """Let the bins at hand be those the party has under way."""
+        for number, bin_exchange in list(self._bins.items()):
+            if self.party.bins.get(number) is not bin_exchange.party:
+                self._bins.pop(number).close()
+        for number, party in self.party.bins.items():
+            if number not in self._bins:
+                self._bins[number] = BinExchange(self.party, party, self.pools, self.stages, self.make_worker)
+
+    def step(self, *, room: bool) -> list[Message] | None:
+        """Complete what is through, else begin something; return what to send, or None when there is nothing to do now.
+
+        Raises PeerProtocolError, SelfCheckError, WorkerLostError, and what the output raises: whatever the oldest work
+        under way raised.
+        """
+        for number, bin_exchange in list(self._bins.items()):
+            try:
+                with trace.span("keep"):
+                    completed = bin_exchange.work.complete()
+            except errors.WorkerLostError:
+                # Both sides begin the bin again, once.
+                completed = self.party.restart(number)
+                self._follow()
+            if completed is not None:
+                return completed + self._received()
+        completed = self._own_work.complete()
+        if completed is not None:
+            return completed
+        lanes = [self._own_work, *(each.work for each in self._bins.values())]
+        return [] if any(each.take_up(self.pools.depth, room=room) for each in lanes) else None
+
+    def _received(self) -> list[Message]:
+        """Say which bins a receiver has checked, and have them matched."""
+        messages: list[Message] = []
+        for number, bin_exchange in list(self._bins.items()):
+            if isinstance(self.party, Receiver) and bin_exchange.party.through:
+                self._bins.pop(number)
+                self._matching.append(self.pools.match(self._match, number, bin_exchange.release()))
+                messages += self.party.received(number)
+        return messages
+
+    @property
+    def _under_way(self) -> list[tuple[Work, Future[Any]]]:
+        lanes = [self._own_work, *(each.work for each in self._bins.values())]
+        return [each for lane in lanes for each in lane.under_way]
+
+    @property
+    def pieces(self) -> int:
+        """Pieces of work under way."""
+        return len(self._under_way)
+
+    @property
+    def frames_under_way(self) -> int:
+        """How many frames the work under way will send."""
+        return sum(lane.frames_under_way for lane in (self.party, *self.party.bins.values()))
+
+    @property
+    def in_background(self) -> list[Future[Any]]:
+        """The work that must not be cut short where a run ends: comparing bins, and files."""
+        return [*self._matching, *(future for work, future in self._under_way if isinstance(work, _FILE_WORK))]
+
+    def keep(self, patience: float) -> bool:
+        """Return whether the output stays although the link is gone, once it is in place.
+
+        After Commit both sides keep their outputs, whatever becomes of the link. Waits for patience [s] at most; a
+        signal ends the wait too.
+        """
+        if self.party.phase is not Phase.COMMITTED:
+            return False
+        deadline = time.monotonic() + patience
+        while self.step(room=True) is not None or self.pieces:
+            signals.check()
+            wait([future for _, future in self._under_way], signals.SLICE)
+            if time.monotonic() >= deadline:
+                return False
+        return True
+
+    def wipe(self) -> None:
+        """Overwrite all scalars; nothing can be masked any more."""
+        for each in self._bins.values():
+            each.close()
+
+    def close(self) -> None:
+        """Let go of the items, in memory or on disk, where no output needs them any more."""
+        if self._prepared is not None:
+            self._prepared.items.close()
+
+    def matches(self) -> Matches:
+        """Wait until all bins are compared and return what matched; the receiver's lists must be complete."""
+        results = self._restored()
+        for future in self._matching:
+            future.result()
+        failpoints.passage("matches.found")
+        return results.matches
+
+    # For bins
+
+    def make_worker(self, party: BinParty) -> Worker:
+        """Fetch a bin's items and draw its secrets; a sender notes that it answers."""
+        results = self._restored()
+        at, (own, peer) = party.place, self.party.capacities
+        with self.stages.at(Stage.READING, "fetch bin"):
+            items = self._input.items.bin(at.bin, self.party.number_of_bins, self._plan.bin // 2)
+            if len(items) > own:
+                raise errors.BinOverflowError(bin=at.bin)
+            worker = Worker(at.sid, items, own, peer, self.party.setup.frame_items, receives=self.party.receives)
+        if not self.party.receives:
+            with self._answering:
+                # If the bin has begun again meanwhile, this attempt answers nothing.
+                if self.party.bins.get(at.bin) is party:
+                    if self.party.broadcast:
+                        results.order_secrets[at.bin] = worker.order_secret
+                    self._input.checkpoint.answering(at.bin, at.attempt, worker.order_secret)
+        return worker
+
+    def _match(self, number: int, worker: Worker | None) -> None:
+        assert worker is not None
+        with self.stages.at(Stage.MATCHING, "match"):
+            match = worker.match(bitmap=self.party.broadcast)
+            self._restored().put(number, match)
+            self._input.checkpoint.matched(number, match)
+
+    # The task's own work
+
+    def _begin(self, work: Work) -> Future[Any]:
+        match work:
+            case GatherMatches():
+                return self.pools.commit(self._gather)
+            case StageOutput():
+                return self.pools.commit(self._stage)
+            case PublishOutput():
+                return self.pools.commit(self._publish)
+            case CutBitmap(number, start, stop):
+                return done(self._restored().bitmaps[number][start // 8 : -(-stop // 8)])
+            case KeepBits(number, bits):
+                bitmaps = self._restored().bitmaps
+                bitmaps[number] = bitmaps.get(number, b"") + bits
+        return done()
+
+    def _gather(self) -> bytes:
+        """Return the number of matches, once all bins are compared and the policy allows the result."""
+        matches = self.matches()
+        self._expect_output().check(matches)
+        self._input.checkpoint.answering_bitmaps()
+        return matches.count.to_bytes(_MATCHES_BYTES, "big")
+
+    def _stage(self) -> None:
+        results = self._restored()
+        if not self.party.receives:
+            results.apply_bitmaps()
+        with self.stages.at(Stage.WRITING, "write output"):
+            self._expect_output().stage(results.matches)
+
+    def _publish(self) -> None:
+        with self.stages.at(Stage.WRITING, "publish output"):
+            self._expect_output().publish()
+
+    def _expect_output(self) -> Output:
+        if self._input.output is None:
+            raise errors.LocalProtocolError(detail="a party that learns the result has no output")
+        return self._input.output

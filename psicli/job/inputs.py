@@ -1,0 +1,62 @@
+"""The files of a job: what can be known of them before one is read as a whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from psicli import tables
+from psicli.config import Job, Task
+from psicli.core import signals
+from psicli.core.errors import CannotCreateError, StorageError, reason
+from psicli.core.formats import file_format
+from psicli.storage.files import check_writable
+from psicli.storage.state import run_folder, state_folder
+
+STDIO = "-"
+
+
+def check_files(job: Job, stack: ExitStack) -> dict[str, Path]:
+    """Check the inputs and outputs of a job; return where each task's input really lies, by the task's name.
+
+    stack: removes what is put somewhere for the time of the run. Raises InputMissingError, BadInputError,
+    CannotCreateError, StorageError.
+    """
+    paths = {task.name: _input_path(task, stack) for task in job.tasks}
+    for task in job.tasks:
+        path = paths[task.name]
+        output = None if task.output_path is None else file_format(task.output_path)
+        with signals.allowed():
+            tables.check_input(path, file_format(path), task.keys, output=output, name=input_name(task))
+        if isinstance(task.output_path, Path):
+            check_writable(task.output_path)
+    return paths
+
+
+def check_trace_file(path: Path, job: Job) -> None:
+    """Make sure that a trace can be written there; raises CannotCreateError."""
+    used = [job.path, *(each for task in job.tasks for each in (task.input_path, task.output_path))]
+    if any(isinstance(each, Path) and each.resolve() == path.resolve() for each in used):
+        raise CannotCreateError(path=path, reason="the job uses this file itself")
+    check_writable(path)
+
+
+def _input_path(task: Task, stack: ExitStack) -> Path:
+    """Return where a task's input lies: standard input, which is read once and looked at several times, in a copy."""
+    if isinstance(task.input_path, Path):
+        return task.input_path
+    try:
+        path = stack.enter_context(run_folder(state_folder())) / "stdin.csv"
+        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as copy, signals.allowed():
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+    except OSError as exc:
+        raise StorageError(path="a copy of standard input", reason=reason(exc)) from exc
+    return path
+
+
+def input_name(task: Task) -> str:
+    """Return what a task's input is called in messages."""
+    return "standard input" if task.input_path == STDIO else str(task.input_path)

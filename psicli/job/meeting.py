@@ -1,0 +1,58 @@
+"""What a job brings to the meeting with its peer: credentials, the port or address, and the terms it is about."""
+
+from __future__ import annotations
+
+from psicli.config import Job
+from psicli.core.memory import MemoryPlan
+from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
+from psicli.protocol.messages import Purpose, TaskTerms
+from psicli.session.agreement import Terms
+from psicli.transport.dialer import Dialer
+from psicli.transport.endpoint import Endpoint
+from psicli.transport.listener import Listener
+from psicli.transport.tls import TlsCredentials
+
+
+def load_credentials(job: Job) -> TlsCredentials | None:
+    """Read the TLS files of a job; raises TlsFileError."""
+    if job.tls is None:
+        return None
+    files = job.tls.ca_file, job.tls.certificate_file, job.tls.private_key_file
+    return TlsCredentials(*files, own_name=job.tls_name, peer_name=job.peer_tls_name)
+
+
+def may_last(job: Job) -> float:
+    """Return how long a job may take at a guess [s]: until the peer is there, and the longest silence it allows."""
+    return rendezvous(job) + job.link.recv_timeout_ms / 1000
+
+
+def rendezvous(job: Job) -> float:
+    """Return how long this side tries to meet the peer [s]."""
+    return job.link.connect_retry_times * job.link.connect_retry_interval_ms / 1000
+
+
+def meeting_point(job: Job, credentials: TlsCredentials | None, purpose: Purpose = Purpose.RUN) -> Listener | Dialer:
+    """Hold the port, or get ready to dial; nothing has been read yet. Raises PortBusyError, BindError."""
+    # A check does not wait for a connection that broke.
+    window = job.link.reconnect_window_ms / 1000 if purpose is Purpose.RUN else 0.0
+    at, rest = job.listener, (job.peer, credentials, purpose, window)
+    if job.listens:
+        return Listener(Endpoint(at.listen_host, at.listen_port, *rest))
+    return Dialer(Endpoint(at.host, at.port, *rest), job.link.connect_retry_interval_ms / 1000)
+
+
+def terms(job: Job, purpose: Purpose = Purpose.RUN) -> Terms:
+    """Return what this side says of the job when it meets the peer."""
+    return Terms(
+        job.party,
+        job.peer,
+        job.name,
+        tuple(TaskTerms(task.name, task.receiver, task.broadcast_result, len(task.keys)) for task in job.tasks),
+        job.link.recv_timeout_ms,
+        purpose,
+    )
+
+
+def bin_items(job: Job) -> int:
+    """Return the most items a bin that this side can hold, a power of two [items]."""
+    return job.pipeline.bin_items or MemoryPlan(job.pipeline.memory).bin_items(LEAST_BIN_ITEMS, MOST_BIN_ITEMS)

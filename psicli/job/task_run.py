@@ -1,0 +1,239 @@
+"""One task from its input to its output."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psicli import tables
+from psicli.config import Job, Task
+from psicli.core import failpoints
+from psicli.core.errors import PsicliError, unexpected
+from psicli.core.formats import file_format
+from psicli.core.stages import Stage, Stages
+from psicli.exchange.task_exchange import Prepared, Storage
+from psicli.items.encoding import encode_items
+from psicli.items.partitions import Items, Matches, Partitioner
+from psicli.job.inputs import STDIO, input_name
+from psicli.job.outputs import Found, TaskOutput, outcome
+from psicli.job.policy import Policy
+from psicli.job.resume import Mode, Resume
+from psicli.protocol.messages import Kept, partition_key
+from psicli.protocol.task import Progress, TaskParty
+from psicli.report.console import Console
+from psicli.report.report import Report, Status, TaskReport
+from psicli.session.live import TaskResult
+from psicli.storage.ledger import Ledger, Opening
+from psicli.storage.locks import PortLock
+from psicli.tables import Input
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the tasks of one run have in common. inputs: where each task's input lies, by the task's name."""
+
+    job: Job
+    inputs: Mapping[str, Path]
+    storage: Storage
+    ledger: Ledger
+    report: Report
+    console: Console
+    lock: PortLock
+    resume: Mode
+
+
+class TaskRun:
+    """One task from its input to its output; the session calls its parts when their time has come."""
+
+    def __init__(self, shared: Shared, task: Task, entry: TaskReport) -> None:
+        self.name = task.name
+        self.receives = task.receiver == shared.job.party
+        self.broadcast = task.broadcast_result
+        self.stages = Stages(task.name)
+        self._shared = shared
+        self._task = task
+        self._entry = entry
+        self._resume = Resume(shared.resume, shared.job, task, shared.ledger)
+        self._input: Input | None = None
+        self._output: TaskOutput | None = None
+        # What it has taken; while it is this task's turn, less the time at which that began [s].
+        self._seconds = 0.0
+
+    def find(self) -> Kept | None:
+        """Return what an earlier run has left of the task, where this one may continue from it."""
+        return self._resume.find()
+
+    def settled(self, party: TaskParty) -> None:
+        """Take note of what both sides have decided to continue from."""
+        self._resume.settle(party.resumption)
+
+    def prepare(self, partition_sid: bytes) -> Prepared:
+        """Read the whole input, find its mistakes, and partition its items."""
+        started = time.monotonic()
+        found, source = self._read(partition_sid)
+        checkpoint = self._resume.checkpoint
+        checkpoint.confirm(source.identity)
+        self._entry.rows, self._entry.matchless_rows = found.rows, found.null_keys
+        self._entry.distinct_items = len(found)
+        if self._task.output_path is None:
+            source.close()
+        else:
+            read = self._task.output_path, source, found
+            self._output = TaskOutput(*read, self._shared.storage, self._policy, self._entry, checkpoint)
+        self._seconds += time.monotonic() - started
+        failpoints.passage("input.read")
+        return Prepared(found, self._output, checkpoint)
+
+    def _read(self, partition_sid: bytes) -> tuple[Items, Input]:
+        storage, path, name = self._shared.storage, self._shared.inputs[self.name], input_name(self._task)
+        self._phase("reading %s", name)
+        with self.stages.at(Stage.READING, "read input"):
+            self._input = source = tables.open_input(path, file_format(path), self._task.keys, name=name)
+            partitioner = Partitioner(partition_key(partition_sid), storage.spool, storage.plan.reading)
+            for key_texts in source.key_batches():
+                partitioner.expect(source.expected_rows)
+                partitioner.add(encode_items(key_texts))
+        with self.stages.at(Stage.READING, "count items"):
+            return partitioner.finish(), source
+
+    def opened(self, party: TaskParty) -> None:
+        """Check the policy on sizes and runs, and note in the ledger that the task begins, unless it is resumed."""
+        self._entry.peer_items, self._entry.peer_questions = party.peer_count, party.questions
+        self._entry.bins = party.number_of_bins
+        failpoints.passage("task.admitted")
+        self._policy.check_peer_items(party.peer_count, party.questions)
+        self._entry.task_sid = party.partition_sid.hex()
+        resumed = party.resumption is not None
+        if resumed:
+            self._entry.resumed = party.progress.share
+            logger.info("continues from %.0f %% of an earlier run", 100 * self._entry.resumed, extra=self._about)
+        path, job = self._task.input_path, self._shared.job
+        opening = Opening(
+            job=job.name,
+            task=self.name,
+            peer=job.peer,
+            task_sid=self._entry.task_sid,
+            input=STDIO if path == STDIO else os.path.abspath(path),
+            keys=self._task.keys,
+            distinct_items=party.own_count,
+            peer_items=party.peer_count,
+            peer_questions=party.questions,
+        )
+        # The ledger need not count runs that nobody limits.
+        allow = None if job.policy.max_runs_per_day is None else self._policy.check_runs
+        self._shared.ledger.open(opening, allow, resumed=resumed)
+
+    def started(self) -> None:
+        self._seconds -= time.monotonic()
+        self._entry.status = Status.RUNNING
+        if self._entry.distinct_items is not None:
+            self._phase("exchanging %d distinct items", self._entry.distinct_items)
+
+    def progress(self, progress: Progress) -> None:
+        """Show how far the masking is, on the console and in the record of the lock."""
+        self._shared.console.progress(self.name, progress)
+        own, own_total, peer, peer_total = progress
+        self._shared.lock.update(self.name, "exchanging", 100 * (own + peer) // max(own_total + peer_total, 1))
+
+    def exchanged(self, result: TaskResult) -> None:
+        entry = self._entry
+        entry.peer_items, entry.warning = result.peer_items, result.warning
+        entry.bytes_sent, entry.bytes_received = result.message_bytes
+        if self._resume.done_before is not None:
+            self._take_over(self._resume.done_before)
+            self._note_done("done by an earlier run; input and output are unchanged")
+        elif self._output is not None and self._output.refusal is not None:
+            self._fail(self._output.refusal)
+        elif self.broadcast or not self.receives:
+            self._done()
+
+    def finish_alone(self, matches: Callable[[], Matches]) -> None:
+        """Match and write a one-sided result; a failure here neither stops the session nor shows in it."""
+        if self._resume.done_before is not None:
+            return
+        try:
+            self._phase("matching and writing %s", self._task.output_path)
+            found = matches()
+            assert self._output is not None
+            self._output.check(found)
+            with self.stages.at(Stage.WRITING, "write output"):
+                self._output.stage(found)
+                self._output.publish()
+            self._done()
+        except PsicliError as exc:
+            self._fail(exc)
+        except Exception as exc:
+            logger.exception("unexpected failure", extra=self._about)
+            self._fail(unexpected(exc))
+
+    def close(self) -> None:
+        """Note where the time went, and remove what was written and not published."""
+        seconds = self.stages.seconds()
+        if any(seconds.values()):
+            self._entry.stages = seconds
+        if self._input is not None:
+            self._input.close()
+        if self._output is not None:
+            self._output.discard()
+
+    @property
+    def _policy(self) -> Policy:
+        return Policy(self._shared.job.policy, self.name)
+
+    @property
+    def _about(self) -> dict[str, str]:
+        """What goes with every line of the log."""
+        return {"task": self.name}
+
+    def _done(self) -> None:
+        found = Found() if self._output is None else self._output.found
+        result = outcome(self._entry, found)
+        self._take_over(result)
+        if self._output is None:
+            # An output has seen to it where it was put in place.
+            self._resume.checkpoint.conclude(result)
+        self._entry.seconds = self._seconds + time.monotonic()
+        self._note_done("done in %.1f s", self._entry.seconds)
+
+    def _take_over(self, result: Mapping[str, Any]) -> None:
+        """Report what the task came to, in this run or in an earlier one."""
+        for name, value in result.items():
+            setattr(self._entry, name, value)
+
+    def _note_done(self, text: str, *facts: object) -> None:
+        self._entry.status = Status.DONE
+        self._note_end(None)
+        self._phase(text, *facts)
+
+    def _fail(self, error: PsicliError) -> None:
+        self._entry.status = Status.FAILED
+        self._note_end(error)
+        self._shared.report.fail(error)
+
+    def end(self, error: PsicliError | None) -> None:
+        """Close the ledger's entry and leave or remove what is kept; error: why the run failed."""
+        self._note_end(error)
+        try:
+            self._resume.checkpoint.end(error)
+        except PsicliError as exc:
+            self._shared.report.fail(exc)
+
+    def _note_end(self, error: PsicliError | None) -> None:
+        """Close the task in the ledger, unless it is closed or was never opened there."""
+        try:
+            matched = self._entry.matched if self._output is None else self._output.found.matched
+            self._shared.ledger.close(self._entry.task_sid or "", error, matched, self._entry.output_sha256)
+        except PsicliError as exc:
+            # What the task was for is in place, or has failed for a better reason.
+            logger.warning("%s", exc.message, extra=self._about)
+
+    def _phase(self, text: str, *facts: object) -> None:
+        self._shared.lock.update(self.name, text.split()[0], 0)
+        logger.info(text, *facts, extra=self._about)

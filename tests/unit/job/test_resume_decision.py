@@ -1,0 +1,139 @@
+"""What a task may continue from: one run after the other, without any exchange."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side
+
+from psicli.config import load_job
+from psicli.core.errors import (
+    AnsweredTwiceError,
+    InputChangedError,
+    PeerGoneError,
+    PeerProtocolError,
+    PsicliError,
+    StorageError,
+)
+from psicli.exchange.checkpoint import Checkpoint
+from psicli.exchange.finished import FinishedBins, checkpoints
+from psicli.job.resume import Mode, Resume
+from psicli.protocol.messages import Kept
+from psicli.storage.ledger import Ledger
+from psicli.storage.state import task_folders
+from psicli.tables import fingerprint
+
+SID = bytes(range(32))
+BINS, OWN, PEER = 16, 1000, 800
+
+
+class Task:
+    """One side of a task, the sender's by default, in one run after the other."""
+
+    def __init__(self, pair: Pair, monkeypatch: pytest.MonkeyPatch, *, receives: bool = False) -> None:
+        monkeypatch.setenv("PSICLI_STATE_DIR", str(pair.folder / "state"))
+        self.party = DIALER if not receives else LISTENER
+        for party in PARTIES:
+            pair.path(party, "in.csv").write_bytes(b"id\na\n")
+        pair.add("customers", Side(["id"], "in.csv", "out/rows.csv"), Side(["id"], "in.csv"))
+        self.job = load_job(pair.job_file(self.party), variables={})
+        self.ledger = Ledger(pair.folder / "state")
+        self.ledger.prepare()
+
+    def begin(self, mode: Mode = Mode.AUTO) -> tuple[Checkpoint, Kept | None]:
+        """Begin a run; return its checkpoint, and what it could continue from."""
+        task = self.job.tasks[0]
+        resume = Resume(mode, self.job, task, self.ledger)
+        found = resume.find()
+        resume.settle(found)
+        assert isinstance(task.input_path, Path)
+        resume.checkpoint.confirm(fingerprint(task.input_path, "in.csv")[:-1])
+        party = SimpleNamespace(
+            partition_sid=SID if found is None else found.partition_sid,
+            own_count=OWN,
+            peer_count=PEER,
+            number_of_bins=BINS,
+            broadcast=False,
+        )
+        resume.checkpoint.begin(party)  # type: ignore[arg-type]
+        return resume.checkpoint, found
+
+
+LOST = PeerGoneError(reason="it was killed")
+
+
+def test_a_bin_is_answered_twice_under_one_partition(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task(pair, monkeypatch)
+    for run in range(2):
+        checkpoint, found = task.begin()
+        assert (found is None) == (run == 0)
+        checkpoint.answering(3, 0, bytes(32))
+        checkpoint.end(LOST)
+    # It was not received: the third run starts afresh.
+    checkpoint, found = task.begin()
+    assert found is None
+    assert task.ledger.answers(SID.hex(), LISTENER) == {3: 2}
+
+
+def test_what_is_received_is_no_reason_to_start_afresh_nor_to_answer_a_third_time(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Task(pair, monkeypatch)
+    for _ in range(2):
+        checkpoint, _ = task.begin()
+        checkpoint.answering(3, 0, bytes(32))
+        checkpoint.received(3, bytes(32))
+        checkpoint.end(LOST)
+    checkpoint, found = task.begin()
+    assert found is not None
+    assert found.finished == 1 << 3
+    checkpoint.answering(4, 0, bytes(32))
+    with pytest.raises(AnsweredTwiceError, match="task customers: alice asks a third time") as caught:
+        checkpoint.answering(3, 0, bytes(32))
+    assert task.ledger.answers(SID.hex(), LISTENER) == {3: 2, 4: 1}
+    checkpoint.end(caught.value)
+    assert task.begin()[1] is None
+
+
+def test_a_bin_that_begins_again_is_answered_twice_in_all(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task(pair, monkeypatch)
+    checkpoint, _ = task.begin()
+    checkpoint.answering(3, 0, bytes(32))
+    checkpoint.end(LOST)
+    checkpoint, found = task.begin()
+    assert found is not None
+    checkpoint.answering(3, 0, bytes(32))
+    with pytest.raises(AnsweredTwiceError):
+        checkpoint.answering(3, 1, bytes(32))
+    assert task.ledger.answers(SID.hex(), LISTENER) == {3: 2}
+
+
+def test_what_an_end_of_a_run_leaves(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that was lost may come back; who broke the protocol, or was refused, begins anew."""
+    task = Task(pair, monkeypatch)
+    ends: list[tuple[PsicliError | None, bool]] = [
+        (LOST, True), (StorageError(path="out.csv", reason="full"), True), (PeerProtocolError(detail="wrong"), False),
+        (AnsweredTwiceError(task="customers"), False), (InputChangedError(path="in.csv"), False), (None, False),
+    ]  # fmt: skip
+    for error, stays in ends:
+        checkpoint, _ = task.begin()
+        checkpoint.answering(0, 0, bytes(32))
+        checkpoint.end(error)
+        state = pair.folder / "state"
+        assert (checkpoints(state) != []) is stays
+        for folder in task_folders(state):
+            saved = FinishedBins.load(folder)
+            assert saved is not None
+            saved.discard()
+        task.ledger.path.unlink()
+
+
+def test_never_keeps_nothing_and_notes_no_answer(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task(pair, monkeypatch)
+    checkpoint, _ = task.begin(Mode.NEVER)
+    checkpoint.answering(0, 0, bytes(32))
+    checkpoint.end(LOST)
+    assert task_folders(pair.folder / "state") == []
+    assert task.ledger.answers(SID.hex(), LISTENER) == {}
