@@ -39,6 +39,48 @@ class Match:
     bitmap: bytes = field(default=b"", repr=False)
 
 
+class Lists:
+    """The points and tokens of one bin, until they are checked; then how they compare."""
+
+    def __init__(self, own: int, peer: int, *, receives: bool) -> None:
+        self.own_points = records.empty(own, curve.POINT_BYTES)
+        self.peer_points = records.empty(peer, curve.POINT_BYTES)
+        self.own_tokens = records.empty(own if receives else 0, curve.TOKEN_BYTES)
+        self.peer_tokens = records.empty(peer, curve.TOKEN_BYTES)
+        self.compared: records.Comparison | None = None
+        self._tokens_kept = 0
+        self._guard = Lock()
+
+    def put_peer(self, start: int, points: bytes, tokens: bytes) -> None:
+        """Keep a frame of the peer's points, and their tokens."""
+        stop = start + len(points) // curve.POINT_BYTES
+        self.peer_points[start:stop] = _words(points, curve.POINT_BYTES)
+        self.peer_tokens[start:stop] = _words(tokens, curve.TOKEN_BYTES)
+
+    def keep_tokens(self, tokens: bytes) -> None:
+        """Keep the next tokens of own items, in the order the items were sent."""
+        words = _words(tokens, curve.TOKEN_BYTES)
+        with self._guard:
+            self.own_tokens[self._tokens_kept : self._tokens_kept + len(words)] = words
+            self._tokens_kept += len(words)
+
+    def check(self) -> None:
+        """Check the complete lists and let them go; raises PeerProtocolError. Equal tokens stand for equal products."""
+        if self._tokens_kept != len(self.own_tokens):
+            raise errors.LocalProtocolError(detail="a bin is checked before its lists are complete")
+        if records.have_common(self.own_points, self.peer_points):
+            raise errors.PeerProtocolError(detail="it sent a point of ours back as its own")
+        self.own_points = self.peer_points = records.empty(0, curve.POINT_BYTES)
+        # One sort of all tokens answers three questions; the third, which of them are common, waits for `match`.
+        self.compared = records.Comparison(self.own_tokens, self.peer_tokens)
+        repeats, peer_repeats = self.compared.repeats()
+        if peer_repeats:
+            raise errors.PeerProtocolError(detail="two of its points are the same item")
+        if repeats:
+            raise errors.PeerProtocolError(detail="two of its tokens are equal")
+        self.own_tokens = self.peer_tokens = records.empty(0, curve.TOKEN_BYTES)
+
+
 class Worker:
     """One attempt at one bin.
 
@@ -58,13 +100,7 @@ class Worker:
         self._scalar = bytearray(os.urandom(32))
         self._order = _secret_order(self.order_secret, own)
         self._padding = os.urandom(_PADDING_BYTES * (own - len(items)))
-        self._own_points = records.empty(own, curve.POINT_BYTES)
-        self._peer_points = records.empty(peer, curve.POINT_BYTES)
-        self._own_tokens = records.empty(own if receives else 0, curve.TOKEN_BYTES)
-        self._peer_tokens = records.empty(peer, curve.TOKEN_BYTES)
-        self._tokens_kept = 0
-        self._compared: records.Comparison | None = None
-        self._guard = Lock()
+        self._lists = Lists(own, peer, receives=receives)
 
     def mask_own(self, start: int, stop: int) -> bytes:
         """Return the masked points of own items [start, stop) of the secret order; raises SelfCheckError.
@@ -86,7 +122,7 @@ class Worker:
             points = mixed.tobytes()
         if not curve.on_curve(_sample(points)):
             raise errors.SelfCheckError(backend=curve.backend(), detail="an own point does not lie on the curve")
-        self._own_points[start:stop] = _words(points, curve.POINT_BYTES)
+        self._lists.own_points[start:stop] = _words(points, curve.POINT_BYTES)
         return points
 
     def mask_peer(self, seq: int, points: bytes) -> bytes | None:
@@ -101,43 +137,24 @@ class Worker:
             reason = "its items are not hashed to the curve"
             raise errors.PeerProtocolError(detail=f"a point does not lie on the curve: {reason}")
         tokens = curve.tokens(products, self._sid)
-        start = seq * self._frame_items
-        stop = start + len(points) // curve.POINT_BYTES
-        self._peer_points[start:stop] = _words(points, curve.POINT_BYTES)
-        self._peer_tokens[start:stop] = _words(tokens, curve.TOKEN_BYTES)
+        self._lists.put_peer(seq * self._frame_items, points, tokens)
         return None if self._receives else tokens
 
     def keep_tokens(self, tokens: bytes) -> None:
         """Keep the next tokens of own items, in the order the items were sent; the receiver's alone."""
-        words = _words(tokens, curve.TOKEN_BYTES)
-        with self._guard:
-            self._own_tokens[self._tokens_kept : self._tokens_kept + len(words)] = words
-            self._tokens_kept += len(words)
+        self._lists.keep_tokens(tokens)
 
     def check(self) -> None:
         """Check the complete lists and let the points and the scalar go; raises PeerProtocolError.
 
-        The peer waits for it, so how long it takes does not depend on what matches. Equal tokens of the peer's points
-        stand for equal products.
+        The peer waits for it, so how long it takes does not depend on what matches.
         """
         self.wipe()
-        if self._tokens_kept != len(self._own_tokens):
-            raise errors.LocalProtocolError(detail="a bin is checked before its lists are complete")
-        if records.have_common(self._own_points, self._peer_points):
-            raise errors.PeerProtocolError(detail="it sent a point of ours back as its own")
-        self._own_points = self._peer_points = records.empty(0, curve.POINT_BYTES)
-        # One sort of all tokens answers three questions; the third, which of them are common, waits for `match`.
-        self._compared = records.Comparison(self._own_tokens, self._peer_tokens)
-        repeats, peer_repeats = self._compared.repeats()
-        if peer_repeats:
-            raise errors.PeerProtocolError(detail="two of its points are the same item")
-        if repeats:
-            raise errors.PeerProtocolError(detail="two of its tokens are equal")
-        self._own_tokens = self._peer_tokens = records.empty(0, curve.TOKEN_BYTES)
+        self._lists.check()
 
     def match(self, *, bitmap: bool = False) -> Match:
         """Return the result of a checked bin; bitmap: also which of the peer's points matched."""
-        compared = self._compared
+        compared = self._lists.compared
         if compared is None or not self._receives:
             raise errors.LocalProtocolError(detail="a bin is matched before it is checked")
         found = _by_item(compared.found(), self._order, len(self._items))

@@ -417,8 +417,8 @@ def test_what_was_checked_lets_points_go() -> None:
     exchanged(receiver, sender, 5, 4)
     for worker in (receiver, sender):
         worker.check()
-        assert len(worker._own_points) == len(worker._peer_points) == 0
-    assert len(sender._peer_tokens) == 0
+        assert len(worker._lists.own_points) == len(worker._lists.peer_points) == 0
+    assert len(sender._lists.peer_tokens) == 0
     assert receiver.match().found.sum() == 2
 
 
@@ -432,9 +432,9 @@ def test_no_repr_shows_a_secret(receives: bool) -> None:
         worker.order_secret,
         bytes(worker._scalar),
         bytes(worker._padding)[:32],
-        worker._own_points.tobytes()[:32],
+        worker._lists.own_points.tobytes()[:32],
     ]
-    secrets += [worker._peer_tokens.tobytes()[:16], *items]
+    secrets += [worker._lists.peer_tokens.tobytes()[:16], *items]
     shown = [worker, bin_of(items_of(items))]
     for each in (worker, peer):
         each.check()
