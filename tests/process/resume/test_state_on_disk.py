@@ -1,0 +1,152 @@
+"""What is on disk of a task that can be resumed: no secret, and a size that tells nothing."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.jobs.resumed import (
+    BINS,
+    FIRST,
+    PIPELINE,
+    ROWS,
+    files,
+    job,
+    killed,
+    manifests,
+    shown,
+)
+from support.processes.expectations import csv_data
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side, other
+from support.processes.tapped import altered
+
+from psicli.core.failpoints import VARIABLE
+from psicli.exchange.finished import Manifest
+
+# What is on disk -------------------------------------------------------------------------------------------------
+
+# Notes every secret order apart, since a broadcast's sender may keep them, and all points and tokens.
+WATCHED = """
+import os
+from psicli import curve
+from psicli.exchange import worker
+words = open(os.environ["TEST_DRAWS"] + ".words", "ab", buffering=0)
+orders = open(os.environ["TEST_DRAWS"] + ".orders", "ab", buffering=0)
+def watch(name, part=lambda result: result):
+    real = getattr(curve, name)
+    def watched(*arguments):
+        result = real(*arguments)
+        words.write(part(result))
+        return result
+    setattr(curve, name, watched)
+watch("hash_and_mask")
+watch("mask", lambda result: result[0])
+watch("tokens")
+begin = worker.Worker.__init__
+def noted(self, *arguments, **more):
+    begin(self, *arguments, **more)
+    orders.write(self.order_secret)
+worker.Worker.__init__ = noted
+"""
+# The length of a token; a point is two of them [bytes].
+WORD = 16
+
+
+def pieces(octets: bytes, size: int = WORD) -> set[bytes]:
+    return {octets[at : at + size] for at in range(0, len(octets) - size + 1, size)}
+
+
+def words_in(octets: bytes) -> Iterator[bytes]:
+    """Give every word that octets hold, as they are or as hex digits, wherever it begins."""
+    yield from (octets[at : at + WORD] for at in range(len(octets) - WORD + 1))
+    for digits in re.findall(rb"[0-9a-fA-F]{32,}", octets):
+        for at in range(len(digits) - 2 * WORD + 1):
+            yield bytes.fromhex(digits[at : at + 2 * WORD].decode())
+
+
+def run_watched(pair: Pair, party: str, failpoint: str) -> tuple[bool, set[bytes]]:
+    """Kill a party at a failpoint; return whether it came there, and all that neither may have on disk [words]."""
+    secret: set[bytes] = set()
+    runs = {}
+    for each in PARTIES:
+        env = {"TEST_DRAWS": str(pair.folder / f"{each}.draws"), **({VARIABLE: failpoint} if each == party else {})}
+        runs[each] = pair.start(each, "--json", f"--only={FIRST}", env=env, program=altered(WATCHED))
+    codes = {each: run.result().code for each, run in runs.items()}
+    assert codes[party] in (-signal.SIGKILL, 0)
+    assert codes[other(party)] in (69, 0)
+    for each in PARTIES:
+        noted = pair.folder / f"{each}.draws"
+        drawn = [bytes.fromhex(line) for line in noted.read_text().split()]
+        words, orders = (Path(f"{noted}.{kind}").read_bytes() for kind in ("words", "orders"))
+        mine = pieces(words) | {word for draw in drawn for word in pieces(draw)}
+        if pair.jobs[each]["tasks"][0]["broadcast_result"] and each == DIALER:
+            mine -= pieces(orders)
+        secret |= mine
+    return codes[party] != 0, secret
+
+
+POINTS = ("bins.writing", "bins.written", "bins.wiped", "state.writing", "state.written", "state.synced",
+          "state.renamed", "state.kept")  # fmt: skip
+
+
+def search_after(pair: Pair, party: str, failpoint: str) -> bool:
+    """Search every file of the state folder; return whether the party came to the failpoint."""
+    reached, secret = run_watched(pair, party, failpoint)
+    found = [path for path in (pair.folder / "state").rglob("*") if path.is_file()]
+    assert {path.name for path in found} >= {"ledger.jsonl"}
+    for path in found:
+        assert not secret & {*words_in(path.read_bytes())}, path
+    return reached
+
+
+@pytest.mark.parametrize("broadcast", [False, True])
+def test_no_secret_is_on_disk_where_bins_are_kept(pair: Pair, broadcast: bool) -> None:
+    """Not at the point where most is there: neither scalar, nor point, nor token, nor an order it need not have."""
+    job(pair, broadcast=broadcast)
+    assert search_after(pair, LISTENER, "bins.written:kill:3")
+    assert len(files(pair, "bins")) == 2
+    assert all((pair.folder / f"{party}.draws.words").stat().st_size > ROWS * WORD for party in PARTIES)
+    # The search would find it.
+    kept = manifests(pair)[DIALER, FIRST]
+    octets = next(path for path in files(pair, "bins") if path.stat().st_size <= kept.slot_bytes * BINS).read_bytes()
+    orders = pieces((pair.folder / f"{DIALER}.draws.orders").read_bytes())
+    assert bool(orders & {*words_in(octets)}) is broadcast
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("party", PARTIES)
+@pytest.mark.parametrize("broadcast", [False, True])
+def test_no_secret_is_on_disk_at_any_passage(pair: Pair, broadcast: bool, party: str, point: str) -> None:
+    job(pair, broadcast=broadcast)
+    nth = 1
+    while search_after(pair, party, f"{point}:kill:{nth}"):
+        nth += 1
+        # Each run is one of its own.
+        for path in (*(pair.folder / "state").glob("task-*/*"), *pair.folder.glob("*.draws*")):
+            path.unlink()
+    assert nth > 1 or (point, broadcast, party) == ("bins.wiped", False, LISTENER)
+
+
+def test_what_is_kept_has_a_size_that_tells_nothing(pair: Pair) -> None:
+    """All match, half do, or none: the files are as long, byte for byte."""
+    sizes: list[dict[str, int]] = []
+    for common in (ROWS, ROWS // 2, 0):
+        for party, first in zip(PARTIES, (0, ROWS - common), strict=True):
+            data = csv_data(["id"], ([f"row-{row:06}"] for row in range(first, first + ROWS)))
+            pair.path(party, "in.csv").write_bytes(data)
+            pair.jobs[party]["pipeline"] = dict(PIPELINE)
+            pair.jobs[party]["tasks"] = []
+        sides = [Side(["id"], "in.csv", "out/first.csv") for _ in PARTIES]
+        pair.add(FIRST, *sides, receiver=LISTENER, broadcast_result=True)
+        # Where the first bits are about to leave: all bins are there.
+        killed(pair, LISTENER, "ledger.synced:kill:2")
+        assert shown(pair) == {(party, FIRST): (BINS, BINS) for party in PARTIES}
+        names = {path: Manifest.from_octets(path.with_name("meta").read_bytes()) for path in files(pair, "bins")}
+        sizes.append({kept.bound_to["party"]: path.stat().st_size for path, kept in names.items()})
+        for path in (pair.folder / "state").rglob("task-*/*"):
+            path.unlink()
+    assert sizes[0] == sizes[1] == sizes[2]

@@ -1,0 +1,144 @@
+"""A job that is killed on the way and run again: how to cut it off, and what both sides then report and have kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from support.processes.expectations import check_output, csv_data, the_object
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Run, Side, other
+
+from psicli.core.failpoints import VARIABLE
+from psicli.exchange.finished import Manifest
+
+# Items of each side, in 4 bins; a bin has 6 frames of points each way, and as many of tokens.
+ROWS, BINS, BIN_FRAMES = 40_000, 4, 6
+PIPELINE = {"bin_items": 16_384, "frame_items": 2048}
+FIRST, SECOND = "first", "second"
+# A party masks the peer's points frame by frame: near the end of the second task, when the first is done.
+IN_SECOND = f"peer.masked:stop:{2 * BINS * BIN_FRAMES - 3}"
+# So many frames arrive at a receiver of a bin; a frame more than of two bins comes after `Received` of the first one.
+ARRIVING = 2 * BIN_FRAMES
+# Where each party is killed in the first task, when some bins are finished and some are not: a receiver keeps a bin's
+# result, a sender keeps that it answers a bin, and that the receiver has it.
+MIDDLE = {LISTENER: "bins.written:kill:2", DIALER: "bins.written:kill:5"}
+
+
+def job(pair: Pair, *, broadcast: bool = False, rows: int = ROWS) -> Pair:
+    """Two tasks, of which alice receives the first and bob the second; three quarters of the rows are in common."""
+    for party, start in zip(PARTIES, (0, rows // 4), strict=True):
+        data = csv_data(["id"], ([f"row-{row}"] for row in range(start, start + rows)))
+        pair.path(party, "in.csv").write_bytes(data)
+        pair.jobs[party]["pipeline"] = dict(PIPELINE)
+    for task, receiver in ((FIRST, LISTENER), (SECOND, DIALER)):
+        sides = [
+            Side(["id"], "in.csv", f"out/{task}.csv" if broadcast or party == receiver else None) for party in PARTIES
+        ]
+        pair.add(task, *sides, receiver=receiver, broadcast_result=broadcast)
+    return pair
+
+
+def start(pair: Pair, party: str, failpoint: str = "", *arguments: str, **how: Any) -> Run:
+    env = {VARIABLE: failpoint} if failpoint else {}
+    return pair.start(party, "--json", "-v", *arguments, env=env, **how)
+
+
+def killed(pair: Pair, party: str, failpoint: str, *arguments: str) -> None:
+    """Kill a party at a failpoint; the other one ends by itself."""
+    runs = {each: start(pair, each, failpoint if each == party else "", *arguments) for each in PARTIES}
+    assert runs[party].result().code == -signal.SIGKILL
+    assert runs[other(party)].result().code in (0, 69)
+
+
+def killed_in_second(pair: Pair, party: str) -> None:
+    """Kill a party near the end of the second task, when both are through with the first one."""
+    runs = {each: start(pair, each, IN_SECOND if each == DIALER else "") for each in PARTIES}
+    for run in runs.values():
+        run.wait_for(f"{FIRST}: done in")
+    os.waitid(os.P_PID, runs[DIALER].pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    runs[party].send(signal.SIGKILL)
+    runs[DIALER].send(signal.SIGCONT)
+    assert runs[party].result().code == -signal.SIGKILL
+    assert runs[other(party)].result().code == 69
+
+
+def run_again(pair: Pair, *arguments: str) -> dict[str, Result]:
+    """Run both, check that all outputs are right, and that nothing but a sender's mark is left."""
+    runs = {party: start(pair, party, "", *arguments) for party in PARTIES}
+    results = {party: run.result() for party, run in runs.items()}
+    for result in results.values():
+        assert result.code == 0, result.text
+    for party in PARTIES:
+        for index, task in enumerate(pair.jobs[party]["tasks"]):
+            if "output_path" in task and reports(results)[party].get(task["name"]):
+                check_output(pair, party, index, task["output_path"][party])
+    pair.nothing_left()
+    for folder in (pair.folder / "state").glob("task-*"):
+        assert sorted(path.name for path in folder.iterdir()) == ["lock", "meta"]
+        assert b'"result": {' in (folder / "meta").read_bytes()
+    assert_no_bin_was_answered_thrice(pair)
+    return results
+
+
+def reports(results: dict[str, Result]) -> dict[str, dict[str, Any]]:
+    """Return what each party reports of each task."""
+    return {
+        party: {task["name"]: task for task in the_object(result.stdout)["tasks"]} for party, result in results.items()
+    }
+
+
+def shares(results: dict[str, Result], task: str) -> list[float | None]:
+    return [reports(results)[party][task]["resumed"] for party in PARTIES]
+
+
+def resumed_share(results: dict[str, Result], task: str) -> float:
+    """Return how much of a task was done before, which both must say alike."""
+    mine, theirs = shares(results, task)
+    assert mine == theirs
+    assert mine is not None
+    return mine
+
+
+def sids(results: dict[str, Result], task: str) -> set[str]:
+    return {report[task]["task_sid"] for report in reports(results).values()}
+
+
+def files(pair: Pair, name: str) -> list[Path]:
+    found = [path / name for path in (pair.folder / "state").glob("task-*")]
+    return [path for path in found if path.exists()]
+
+
+def manifests(pair: Pair) -> dict[tuple[str, str], Manifest]:
+    """Return what is kept, by party and task."""
+    found = [Manifest.from_octets(path.read_bytes()) for path in files(pair, "meta")]
+    return {(each.bound_to["party"], each.bound_to["task"]): each for each in found}
+
+
+def shown(pair: Pair) -> dict[tuple[str, str], tuple[int, int]]:
+    """Return what `psicli status` says is kept, by party and task: how many bins are finished, of how many."""
+    kept = json.loads(pair.start_command("status", "--json").result().stdout)["kept"]
+    return {(each["party"], each["task"]): (each["finished_bins"], each["bins"]) for each in kept}
+
+
+def answers(pair: Pair) -> Counter[tuple[str, str, int]]:
+    """Return how often each bin was answered: by partition, peer, and bin."""
+    lines = map(json.loads, (pair.folder / "state" / "ledger.jsonl").read_text().splitlines())
+    return Counter((line["task_sid"], line["peer"], line["bin"]) for line in lines if line["event"] == "answer")
+
+
+def assert_no_bin_was_answered_thrice(pair: Pair) -> None:
+    assert max(answers(pair).values(), default=0) <= 2
+
+
+def opened(pair: Pair, task: str = FIRST) -> list[str]:
+    """Return the runs of a task that one party's ledger counts."""
+    lines = map(json.loads, (pair.folder / "state" / "ledger.jsonl").read_text().splitlines())
+    return [
+        line["task_sid"]
+        for line in lines
+        if (line["event"], line.get("task"), line["peer"]) == ("open", task, LISTENER)
+    ]

@@ -1,0 +1,101 @@
+"""A peer that makes its points and tokens as it likes, against one honest exchange in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from support.memory.machines import TASK_SID, setup
+from support.memory.pair import ExchangeEnd, PeerChannel, exchange_end, items_of, records
+
+from psicli import curve
+from psicli.core.errors import PeerProtocolError
+from psicli.protocol.messages import (
+    bin_session_id,
+)
+from psicli.protocol.receiver import Receiver
+from psicli.protocol.sender import Sender
+from psicli.protocol.streams import Place
+from psicli.protocol.task import TaskParty
+from psicli.protocol.work import CutBitmap, GatherMatches, MaskOwn, MaskPeer, Work
+
+# 95 to 97 items of a side make 4 bins of 93 or 94 points.
+MANY: dict[str, Any] = {"frame_items": 32, "bin_items": 94}
+BIN_SID = bin_session_id(TASK_SID, 0, 0)
+WIPED = bytes(32)
+OWN = [b"mine-%d" % i for i in range(11)]
+ITEMS = [b"item-%d" % i for i in range(20)]
+
+
+def scalars_of(end: ExchangeEnd) -> set[bytes]:
+    """Return what there is now of the scalars a side has drawn."""
+    return {bytes(each._scalar) for each in end.exchange.workers.values()}
+
+
+class DishonestPeer:
+    """A peer that follows the protocol's order and counts but makes its points and tokens as it likes.
+
+    forge: turns its honest points [all of them, and those of the other side] into what it sends. forge_tokens: the
+    same for each frame of tokens. It sends nothing before it has every point of the other side.
+    """
+
+    def __init__(
+        self,
+        role: type[TaskParty],
+        count: int,
+        *,
+        forge: Callable[[list[bytes], list[bytes]], list[bytes]] = lambda own, theirs: own,
+        forge_tokens: Callable[[bytes], bytes] = lambda tokens: tokens,
+        broadcast: bool = False,
+    ) -> None:
+        self.machine = role(setup(broadcast=broadcast, probe=curve.probe(TASK_SID)))
+        self.scalar = b"\x5d" * 32
+        self.items = items_of(ITEMS)
+        self.theirs: list[bytes] = []
+        self._count = count
+        self._forge = forge
+        self._forge_tokens = forge_tokens
+        self._forged: list[bytes] = []
+
+    def answer(self, work: Work, place: Place | None) -> bytes:
+        match work:
+            case MaskPeer(_, points):
+                self.theirs += records(points, 32)
+                products, _ = curve.mask(points, self.scalar)
+                return b"" if self.machine.receives else self._forge_tokens(curve.tokens(products, BIN_SID))
+            case MaskOwn(start, stop):
+                return b"".join(self._points()[start:stop])
+            case GatherMatches():
+                return bytes(8)
+            case CutBitmap(_, start, stop):
+                return bytes(-(-(stop - start) // 8))
+        return b""
+
+    def may_work(self) -> bool:
+        """Mask the other side's points first, then, and not earlier, send our own."""
+        party = self.machine.bins.get(0)
+        if party is None or not party._prepared or len(self.theirs) == self._count:
+            return True
+        party._own_turn = False
+        return bool(party._pending)
+
+    def channel(self, *, limit: int | None = None) -> PeerChannel:
+        return PeerChannel(self.machine, len(ITEMS), self.answer, may_work=self.may_work, limit=limit)
+
+    def _points(self) -> list[bytes]:
+        if not self._forged:
+            honest = records(curve.hash_and_mask(self.items, BIN_SID, self.scalar), 32)
+            self._forged = self._forge(honest, list(self.theirs))
+            assert len(self._forged) == len(ITEMS)
+        return self._forged
+
+
+def against(peer: DishonestPeer, items: list[bytes], *, broadcast: bool = False) -> ExchangeEnd:
+    """Run the honest side against such a peer, to its end or failure."""
+    honest = Sender if isinstance(peer.machine, Receiver) else Receiver
+    end = exchange_end(honest, items_of(items), peer.channel(), broadcast=broadcast)
+    try:
+        end.drive()
+    except PeerProtocolError as exc:
+        end.failure = exc
+    return end

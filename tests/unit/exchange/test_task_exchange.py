@@ -1,0 +1,333 @@
+"""One side of an exchange: its secrets, workers that are lost, links that break."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from itertools import product
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pytest
+from support.kernel.points import as_octets
+from support.memory.dishonest import MANY, OWN, WIPED, DishonestPeer, scalars_of
+from support.memory.machines import TASK, TASK_SID
+from support.memory.pair import (
+    AtOnce,
+    ExchangeEnd,
+    KeptOutput,
+    MemoryChannel,
+    exchange_end,
+    items_of,
+    matched_items,
+    records,
+    run_exchanges,
+)
+
+from psicli import curve
+from psicli.core.errors import PeerGoneError, PeerProtocolError, SelfCheckError, StorageError, WorkerLostError
+from psicli.exchange import worker
+from psicli.items.partitions import Matches
+from psicli.protocol.messages import (
+    Commit,
+    Done,
+    Frame,
+    Offer,
+    Open,
+    Restart,
+)
+from psicli.protocol.receiver import Receiver
+from psicli.protocol.sender import Sender
+from psicli.protocol.streams import Place
+from psicli.protocol.task import Progress, TaskParty
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+roles = pytest.mark.parametrize("role", [Receiver, Sender])
+both_outcomes = pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
+each_side = pytest.mark.parametrize("side", [0, 1], ids=["receiver", "sender"])
+T = TypeVar("T")
+
+
+# Our own side --------------------------------------------------------------------------------------------------
+
+
+@roles
+def test_a_backend_without_the_hash_to_the_curve_is_found(
+    role: type[TaskParty], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unhashed(items: pa.LargeBinaryArray, sid: bytes, scalar: bytes, tag: int = 1) -> bytes:
+        return as_octets(2) * len(items)
+
+    monkeypatch.setattr(worker.curve, "hash_and_mask", unhashed)
+    end = exchange_end(role, items_of(["a"]), DishonestPeer(Sender if role is Receiver else Receiver, 1).channel())
+    with pytest.raises(SelfCheckError) as caught:
+        end.drive()
+    assert caught.value.code == 70
+    assert not any(isinstance(message, Frame) for message in end.channel.sent)
+    assert scalars_of(end) == {WIPED}
+
+
+def test_a_frame_is_sampled_over_its_whole_length() -> None:
+    """Which points are looked at differs from frame to frame, and any point may be among them."""
+    good = curve.hash_and_mask(items_of(["a"]), TASK_SID, b"\x77" * 32)
+    sampled = [worker._sample(b"".join(i.to_bytes(32, "little") for i in range(500))) for _ in range(20)]
+    for points in sampled:
+        indices = [int.from_bytes(point, "little") for point in records(points, 32)]
+        assert len(indices) == len(set(indices)) == worker.SAMPLED_POINTS == 64
+        assert max(indices) < 500
+    assert len(set(sampled)) == len(sampled)
+    assert len({point for points in sampled for point in records(points, 32)}) > 400
+    assert worker._sample(good * 64) == good * 64
+
+
+class FailingOutput(KeptOutput):
+    def stage(self, matches: Matches) -> None:
+        raise StorageError(path="out.csv", reason="No space left on device")
+
+
+def honest_end(role: type[TaskParty], items: list[str], *, limit: int | None = None) -> ExchangeEnd:
+    """Make one side of a broadcast against a peer that is honest."""
+    peer = DishonestPeer(Sender if role is Receiver else Receiver, len(items), broadcast=True)
+    return exchange_end(role, items_of(items), peer.channel(limit=limit), broadcast=True)
+
+
+@roles
+def test_the_scalar_is_wiped_after_a_failure_of_our_own(role: type[TaskParty]) -> None:
+    end = honest_end(role, ["a", "b", "c"])
+    end.output = FailingOutput()
+    with pytest.raises(StorageError):
+        end.drive()
+    assert WIPED not in end.exchange.scalars.values()
+    assert scalars_of(end) == {WIPED}
+
+
+@roles
+def test_the_scalar_is_wiped_when_the_peer_falls_silent(role: type[TaskParty]) -> None:
+    """Before it has said anything there is none."""
+    channel, other = MemoryChannel.pair(8)
+    other.close()
+    end = exchange_end(role, items_of(["a"]), channel)
+    with pytest.raises(PeerGoneError):
+        end.drive()
+    assert end.exchange.workers == {}
+    # After both Opens, or its first frame.
+    for limit in (2, 3):
+        end = honest_end(role, ["a"], limit=limit)
+        with pytest.raises(PeerGoneError):
+            end.drive()
+        assert WIPED not in end.exchange.scalars.values()
+        assert scalars_of(end) == {WIPED}
+
+
+@roles
+def test_the_scalar_is_wiped_before_anything_is_matched(role: type[TaskParty]) -> None:
+    """From the checks on nothing is masked any more."""
+    at_staging = []
+
+    class WatchingOutput(KeptOutput):
+        def stage(self, matches: Matches) -> None:
+            at_staging.append(scalars_of(end))
+            super().stage(matches)
+
+    end = honest_end(role, ["a"])
+    end.output = WatchingOutput()
+    end.drive()
+    assert at_staging == [{WIPED}]
+
+
+@both_outcomes
+def test_the_lists_of_a_bin_go_with_it(broadcast: bool) -> None:
+    """They do not wait for the garbage collector, which large lists do not wake."""
+    items = items_of([f"item{i}" for i in range(100)])
+    gc.disable()
+    try:
+        ends = run_exchanges(items, items, broadcast=broadcast, **MANY)
+        workers = [weakref.ref(each) for end in ends for each in end.exchange.workers.values()]
+        assert len(workers) >= 8
+        for end in ends:
+            end.exchange.workers.clear()
+        assert [each() for each in workers if each() is not None] == []
+    finally:
+        gc.enable()
+
+
+def test_scalars_are_fresh() -> None:
+    """For every run, party, bin and attempt; so are the secrets of the orders."""
+    items = items_of(f"item-{i}" for i in range(96))
+    ends = [end for _ in range(2) for end in run_exchanges(items, items, **MANY)]
+    scalars = [scalar for end in ends for scalar in end.exchange.scalars.values()]
+    orders = [each.order_secret for end in ends for each in end.exchange.workers.values()]
+    assert len(scalars) == len(set(scalars)) == len(orders) == len(set(orders)) == 16
+
+
+# Lost workers --------------------------------------------------------------------------------------------------
+
+
+class LosingPools(AtOnce):
+    """Pools that lose who computes a bin, at these of all computing's pieces of work, counted from 0."""
+
+    def __init__(self, *lost: int) -> None:
+        super().__init__()
+        self.lost = set(lost)
+        self.pieces = 0
+
+    def compute(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        number, self.pieces = self.pieces, self.pieces + 1
+        if number not in self.lost:
+            return super().compute(work, *arguments)
+        future: Future[T] = Future()
+        future.set_exception(WorkerLostError(bin=0))
+        return future
+
+
+def test_a_lost_worker_costs_its_bin_and_nothing_else() -> None:
+    """Whatever piece of a run is lost, on either side: the bin begins again, and the result is right."""
+    both = {b"both%d" % i for i in range(5)}
+    ours, theirs = (items_of(sorted(both | {b"%s%d" % (name, i) for i in range(9)})) for name in (b"R", b"S"))
+    for side, broadcast in product((0, 1), (False, True)):
+        for lost in range(100):
+            losing = LosingPools(lost)
+            pools = (losing, None) if side == 0 else (None, losing)
+            ends = run_exchanges(ours, theirs, broadcast=broadcast, pools=pools)
+            if losing.pieces <= lost:
+                break
+            assert matched_items(ends[0], ends[0].matches()) == both
+            if broadcast:
+                assert matched_items(ends[1], ends[1].output.staged) == both
+            for end in ends:
+                restarts = [message for message in end.channel.sent if isinstance(message, Restart)]
+                assert restarts == [Restart(TASK, 0, 1)]
+                # The first attempt's secrets are gone, and the second's are others.
+                assert scalars_of(end) == {WIPED}
+                assert len(set(end.exchange.scalars.values())) == len(end.exchange.workers)
+        # Its secrets, two frames both ways, and the checks.
+        assert lost == 6
+
+
+@each_side
+def test_a_worker_that_is_lost_twice_ends_the_run(side: int) -> None:
+    items = items_of(f"item-{i}" for i in range(14))
+    for second in range(1, 7):
+        losing = LosingPools(0, second)
+        with pytest.raises(WorkerLostError) as caught:
+            run_exchanges(items, items, pools=(losing, None) if side == 0 else (None, losing))
+        assert caught.value.code == 69
+
+
+class LosingEveryBin(AtOnce):
+    """Pools that lose whoever computes a bin with its third piece, the first time it is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: Counter[Place] = Counter()
+
+    def compute(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        place: Place = work.__self__.party.place  # type: ignore[attr-defined]
+        self.pieces[place] += 1
+        if place.attempt or self.pieces[place] != 3:
+            return super().compute(work, *arguments)
+        future: Future[T] = Future()
+        future.set_exception(WorkerLostError(bin=place.bin))
+        return future
+
+
+@each_side
+@both_outcomes
+def test_every_bin_may_be_lost_once(side: int, broadcast: bool) -> None:
+    items = items_of(f"item-{i}" for i in range(96))
+    losing = LosingEveryBin()
+    pools = (losing, None) if side == 0 else (None, losing)
+    ends = run_exchanges(items, items, broadcast=broadcast, pools=pools, **MANY)
+    assert {(place.bin, place.attempt) for place in losing.pieces} == set(product(range(4), (0, 1)))
+    for end in ends[: 1 + broadcast]:
+        assert matched_items(end, end.output.staged if broadcast else end.matches()) == set(items.to_pylist())
+    assert all(scalars_of(end) == {WIPED} for end in ends)
+
+
+class LatePools(AtOnce):
+    """Pools in which the secrets of the first attempt are drawn only after those of the second one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late: list[Callable[[], object]] = []
+
+    def compute(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        if work.__name__ != "_prepare":
+            return super().compute(work, *arguments)
+        if not work.__self__.party.place.attempt:  # type: ignore[attr-defined]
+            self.late.append(work)
+            return Future()
+        future = super().compute(work, *arguments)
+        self.late.pop()()
+        return future
+
+
+def test_an_attempt_that_is_given_up_while_its_secrets_are_drawn_leaves_nothing() -> None:
+    """The sender's order of the second attempt is the one that tells what the bitmap means."""
+    both = [f"both-{i}" for i in range(7)]
+    ours, theirs = (items_of([*both, *(f"{name}-{i}" for i in range(40))]) for name in "RS")
+    late = LatePools()
+    ends = run_exchanges(ours, theirs, broadcast=True, pools=(LosingPools(0), late))
+    assert late.late == []
+    assert set(ends[1].exchange.workers) == {(0, 0), (0, 1)}
+    assert scalars_of(ends[1]) == {WIPED}
+    for end in ends:
+        assert matched_items(end, end.output.staged) == {name.encode() for name in both}
+
+
+# The link ------------------------------------------------------------------------------------------------------
+
+
+def cut_after(role: type[TaskParty], limit: int) -> ExchangeEnd:
+    """Run a broadcast whose link breaks after so many of the peer's messages."""
+    end = honest_end(role, ["a", "b", "c"], limit=limit)
+    try:
+        end.drive()
+    except PeerGoneError as exc:
+        end.failure = exc
+    return end
+
+
+@roles
+def test_a_link_that_breaks_after_any_message(role: type[TaskParty]) -> None:
+    """Before the commit nothing is published and the run fails; after it the output is in place.
+
+    The side that misses the last message warns.
+    """
+    outcomes = []
+    for limit in range(100):
+        end = cut_after(role, limit)
+        committed = any(isinstance(message, Commit if role is Receiver else Done) for message in end.channel.sent)
+        assert end.output.published is committed
+        assert (end.failure is None) is committed
+        assert scalars_of(end) <= {WIPED}
+        outcomes.append((committed, end.kept))
+        if end.failure is None and not end.kept:
+            break
+    expected = [(False, False), (True, True), (True, False)] if role is Receiver else [(False, False), (True, False)]
+    assert list(dict.fromkeys(outcomes)) == expected
+    assert len(outcomes) > 8
+
+
+@roles
+def test_a_side_that_waits_for_room_still_hears(role: type[TaskParty]) -> None:
+    """Without any room for its frames, a violation ends the run all the same."""
+    channel, other = MemoryChannel.pair(0)
+    end = exchange_end(role, items_of(["a"]), channel)
+    other.send(Offer(TASK))
+    other.send(Open(TASK, 1, curve.probe(TASK_SID)))
+    other.send(Commit(TASK, bytes(32)))
+    with pytest.raises(PeerProtocolError):
+        end.drive()
+    assert not any(isinstance(message, Frame) for message in channel.sent)
+
+
+def test_progress_reaches_its_end() -> None:
+    seen: list[Progress] = []
+    exchange_end(Receiver, items_of(OWN), DishonestPeer(Sender, len(OWN)).channel()).drive(seen)
+    assert seen == sorted(seen)
+    assert seen[-1] == Progress(len(OWN), len(OWN), 20, 20)
