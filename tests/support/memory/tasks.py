@@ -164,7 +164,11 @@ def assert_work_is_whole(end: MachineEnd, pair: MachinePair, broadcast: bool) ->
             (b, pair.bits[b][start:stop]) for b in range(pair.number_of_bins) for start, stop in cuts(own, frame_items)
         )
         result = [KeepBits(number, packed_bits(bits)) for number, bits in kept]
-    assert end.work_of(None) == ([*result, StageOutput(), PublishOutput()] if broadcast else [])
+    done = end.work_of(None)
+    while done[:2] == [GatherMatches(), GatherMatches()]:
+        # A bin was lost when all matches were about to be gathered: they are gathered again.
+        del done[0]
+    assert done == ([*result, StageOutput(), PublishOutput()] if broadcast else [])
 
 
 def assert_order_of_the_end(pair: MachinePair, n: int, m: int, broadcast: bool) -> None:
