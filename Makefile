@@ -48,7 +48,7 @@ bench: $(VENV)/.test-installed
 
 # The same for other PSI libraries on the same files, in one table; one that is not installed gets a line that says so.
 bench-peers: $(VENV)/.test-installed $(PEER_VENV)/.installed
-	$(BIN)/python tests/bench/peers.py --rows $(PEER_ROWS) --runs $(RUNS)
+	$(BIN)/python tests/bench/libraries/peers.py --rows $(PEER_ROWS) --runs $(RUNS)
 
 # A hundred small files as tasks of one session, as one task, and as runs of their own; and runs of SPU, where
 # bench-peers has installed it.

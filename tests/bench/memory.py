@@ -6,7 +6,7 @@ import argparse
 from itertools import pairwise
 from pathlib import Path
 
-from parties import PARTIES, RECEIVER, SENDER, Outcome, in_child, run_parties, work_folder, write_job, write_keys
+from shared.parties import PARTIES, RECEIVER, SENDER, Outcome, in_child, run_parties, work_folder, write_job, write_keys
 
 HEAD = f"{'rows a side':>12} {'seconds':>8} {'us a row':>9} {'receiver':>11} {'sender':>11} {'spool':>20}"
 

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import peers
-from run import free_port
+from libraries import peers
+from shared.parties import free_port
 
 HEAD = """\
 job: {name}

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import overlap
-from parties import (
+from shared.parties import (
     PARTIES,
     RECEIVER,
     SENDER,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parties import PARTIES, in_child, run_parties, trace_of, work_folder, write_job, write_keys
+from shared.parties import PARTIES, in_child, run_parties, trace_of, work_folder, write_job, write_keys
 
 # Step of the trace -> stage. Waiting is none.
 STAGES = {

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from network import ADDRESSES, LINK, PORT, ip, missing, namespaces
-from parties import (
+from shared.parties import (
     PARTIES,
     RECEIVER,
     SENDER,

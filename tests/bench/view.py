@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from run import free_port
+from shared.parties import free_port
 
 HEAD = """\
 job: view

@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from parties import PARTIES, RECEIVER, SENDER, Outcome, in_child, key_texts, run_parties, work_folder, write_job
+from shared.parties import PARTIES, RECEIVER, SENDER, Outcome, in_child, key_texts, run_parties, work_folder, write_job
 
 # One row of the receiver in so many has a key that the sender has too.
 COMMON = 10

@@ -15,7 +15,7 @@ import network
 import overlap
 import pytest
 from overlap import Interval, Trace
-from parties import PARTIES, RECEIVER, SENDER, run_parties, trace_of, write_job, write_keys
+from shared.parties import PARTIES, RECEIVER, SENDER, run_parties, trace_of, write_job, write_keys
 
 CORES = len(os.sched_getaffinity(0))
 MOST_FOR_OTHERS = 0.05

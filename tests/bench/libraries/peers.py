@@ -29,7 +29,7 @@ from pathlib import Path
 
 PARTIES = RECEIVER, SENDER = "alice", "bob"
 WORKER = Path(__file__).with_name("peer_worker.py")
-PEERS_PYTHON = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
+PEERS_PYTHON = Path(__file__).parents[3] / ".venv-peers" / "bin" / "python"
 # Name -> what the worker, or for psicli the job file, is told.
 CONTENDERS = {
     "psicli": "csv",
