@@ -6,6 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from support.kernel import backends
+from support.processes.machines import machines  # noqa: F401
 from support.processes.runner import Pair, free_ports
 from support.processes.tapped import tapped_pair
 

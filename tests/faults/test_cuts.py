@@ -7,6 +7,7 @@ import time
 import pytest
 from support.processes.machines import ADDRESSES, Machine, ip
 from support.processes.runner import DIALER, LISTENER, PARTIES
+from support.waiting import wait_until
 
 ROWS = 12_000
 # How long a run of so many rows takes without a cut, on a slow machine that has other things to do [s].
@@ -62,10 +63,7 @@ def run(machines: dict[str, Machine], cut: float) -> float:
 
 
 def await_octets(machines: dict[str, Machine], number: int, within: float) -> None:
-    deadline = time.monotonic() + within
-    while machines[DIALER].received() < number:
-        assert time.monotonic() < deadline, f"the exchange does not go on within {within:.0f} s"
-        time.sleep(0.05)
+    wait_until(lambda: machines[DIALER].received() >= number, "the exchange goes on", within)
 
 
 @pytest.mark.slow

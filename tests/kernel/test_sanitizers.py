@@ -68,7 +68,8 @@ def test_the_extension_under_its_own_tests(build: Build, tmp_path: Path) -> None
     tests = Path(__file__).parents[1]
     done = run(
         sys.executable, "-c", RUN_TESTS, made, "native or portable or avx",
-        tests / "unit" / "curve" / "test_curve.py", tests / "kernel" / "test_native.py",
+        *(tests / "unit" / "curve" / f"test_{name}.py" for name in ("vectors", "packed", "backends")),
+        tests / "kernel" / "native",
         # Python itself frees little at its end, and has its own allocator, in which no buffer ends where it ends.
         env={"LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"},
     )  # fmt: skip

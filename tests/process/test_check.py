@@ -296,7 +296,7 @@ def test_a_foreign_authority(pair: Pair) -> None:
     marked_pair(with_tls(pair, bob="foreign"))
     bob = start(pair, DIALER, "--json")
     bob.wait_for("waiting up to 30 s for alice")
-    alice = start(pair, LISTENER, "--json", "--wait", "1")
+    alice = start(pair, LISTENER, "--json", "--wait", "5")
     fails(bob.result(), "peer", 77, "alice at .* refused this side's certificate .*foreign.pem", "Ask alice whether")
     fails(alice.result(), "peer", 69, "ended in the TLS handshake", "ca_file holds the authority of bob's")
 

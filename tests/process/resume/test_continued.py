@@ -30,6 +30,7 @@ from support.jobs.resumed import (
     sids,
     start,
 )
+from support.processes.altered import forget_received, program
 from support.processes.expectations import OLD, failed, the_object
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, other
 
@@ -280,21 +281,6 @@ def test_each_bin_is_answered_twice_at_most_however_a_receiver_is_killed(pair: P
     run_again(pair)
 
 
-# A receiver that asks again about what it has said it has received: it offers these bins alone as finished.
-FORGETFUL = """
-import os
-from dataclasses import replace
-from psicli.job.resume import Resume
-find = Resume.find
-def forget(self):
-    kept = find(self)
-    return None if kept is None else replace(kept, finished=int(os.environ["TEST_FINISHED"]))
-Resume.find = forget
-from psicli.cli.main import main
-main()
-"""
-
-
 @pytest.mark.slow
 def test_a_receiver_that_forgets_what_it_has_received_is_answered_twice(pair: Pair) -> None:
     job(pair, rows=80_000)
@@ -303,7 +289,7 @@ def test_a_receiver_that_forgets_what_it_has_received_is_answered_twice(pair: Pa
     def run(finished: int, failpoint: str) -> dict[str, Result]:
         env = {"TEST_FINISHED": str(finished), **({VARIABLE: failpoint} if failpoint else {})}
         only = f"--only={FIRST}"
-        hostile = pair.start(LISTENER, "--json", "-v", only, env=env, program=("-c", FORGETFUL))
+        hostile = pair.start(LISTENER, "--json", "-v", only, env=env, program=program(forget_received))
         runs = {DIALER: start(pair, DIALER, "", only), LISTENER: hostile}
         return {party: run.result() for party, run in runs.items()}
 

@@ -19,38 +19,15 @@ from support.jobs.resumed import (
     manifests,
     shown,
 )
+from support.processes.altered import keep_draws, program, watch_curve
 from support.processes.expectations import csv_data
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side, other
-from support.processes.tapped import altered
 
 from psicli.core.failpoints import VARIABLE
 from psicli.exchange.finished import Manifest
 
 # What is on disk -------------------------------------------------------------------------------------------------
 
-# Notes every secret order apart, since a broadcast's sender may keep them, and all points and tokens.
-WATCHED = """
-import os
-from psicli import curve
-from psicli.exchange import worker
-words = open(os.environ["TEST_DRAWS"] + ".words", "ab", buffering=0)
-orders = open(os.environ["TEST_DRAWS"] + ".orders", "ab", buffering=0)
-def watch(name, part=lambda result: result):
-    real = getattr(curve, name)
-    def watched(*arguments):
-        result = real(*arguments)
-        words.write(part(result))
-        return result
-    setattr(curve, name, watched)
-watch("hash_and_mask")
-watch("mask", lambda result: result[0])
-watch("tokens")
-begin = worker.Worker.__init__
-def noted(self, *arguments, **more):
-    begin(self, *arguments, **more)
-    orders.write(self.order_secret)
-worker.Worker.__init__ = noted
-"""
 # The length of a token; a point is two of them [bytes].
 WORD = 16
 
@@ -73,7 +50,7 @@ def run_watched(pair: Pair, party: str, failpoint: str) -> tuple[bool, set[bytes
     runs = {}
     for each in PARTIES:
         env = {"TEST_DRAWS": str(pair.folder / f"{each}.draws"), **({VARIABLE: failpoint} if each == party else {})}
-        runs[each] = pair.start(each, "--json", f"--only={FIRST}", env=env, program=altered(WATCHED))
+        runs[each] = pair.start(each, "--json", f"--only={FIRST}", env=env, program=program(keep_draws, watch_curve))
     codes = {each: run.result().code for each, run in runs.items()}
     assert codes[party] in (-signal.SIGKILL, 0)
     assert codes[other(party)] in (69, 0)

@@ -24,6 +24,11 @@ MARK = "zq7"
 OLD = b"what the run before left\n"
 
 
+# A run that waits for nobody ends within this time on any machine; where it waits for a time of its job file, it would
+# be a minute [s].
+SOON = 30.0
+
+
 # Enough items that a slow run is still busy when a test stops it.
 MANY = 40_000
 

@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from support.processes.runner import DEADLINE, DIALER, LISTENER, PARTIES
+from support.processes.runner import DIALER, LISTENER, PARTIES
+from support.waiting import DEADLINE
 
 ADDRESSES = {LISTENER: "10.77.0.1", DIALER: "10.77.0.2"}
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from support.processes.runner import DEADLINE
+from support.waiting import DEADLINE
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
 

@@ -22,13 +22,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import yaml
+from support.waiting import DEADLINE, wait_until
 
+from psicli.core.failpoints import VARIABLE
 from psicli.storage.locks import hold_dial, hold_port
 
-# A machine that runs other tests too may be slow; nothing here takes near as long [s].
-DEADLINE = 60.0
 # The environment of a run that must still be at work when a test does something to it.
 SLOWLY = {"PSICLI_BACKEND": "reference"}
+# The environment of a party that stops itself as it sends its first points, and goes on when it gets SIGCONT: so long
+# the session lasts, however fast the machine is.
+HELD = {VARIABLE: "frame.sending:stop"}
 LISTENER, DIALER = "alice", "bob"
 PARTIES = (LISTENER, DIALER)
 
@@ -156,6 +159,15 @@ class Run:
 
     def _said(self, text: str) -> bool:
         return any(text in line for line in self._lines)
+
+    def wait_until_stopped(self) -> None:
+        """Wait until a signal has stopped the process, as its failpoint does; it must not end before."""
+
+        def is_stopped() -> bool:
+            assert self.lasts(0), f"it has ended: {self._lines}"
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+        wait_until(is_stopped, "the process is stopped")
 
     def send(self, number: signal.Signals) -> None:
         self._popen.send_signal(number)

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from support.processes.altered import Alterations, keep_draws, program
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Tap, free_ports
 
 from psicli import curve
@@ -26,25 +27,6 @@ from psicli.protocol.messages import (
     session_id,
     task_session_id,
 )
-
-# What a process runs before psicli, so that a test knows its secrets; psicli itself is as it is.
-_KEEP_DRAWS = """
-import os
-draw = os.urandom
-def kept(size):
-    drawn = draw(size)
-    # Unbuffered: a line is written as a whole, whichever thread draws.
-    with open(os.environ["TEST_DRAWS"], "ab", 0) as file:
-        file.write(drawn.hex().encode() + bytes([10]))
-    return drawn
-os.urandom = kept
-"""
-_RUN = "\nfrom psicli.cli.main import main\nmain()\n"
-
-
-def altered(code: str = "") -> tuple[str, str]:
-    """Return a program for Run: psicli after a test's own code, with its draws kept."""
-    return "-c", _KEEP_DRAWS + code + _RUN
 
 
 @dataclass(frozen=True)
@@ -115,9 +97,13 @@ def tapped_pair(folder: Path) -> Iterator[tuple[Pair, int]]:
 
 
 def record(
-    pair: Pair, port: int, *arguments: str, code: Mapping[str, str] | None = None, trace: bool = False
+    pair: Pair,
+    port: int,
+    *arguments: str,
+    alterations: Alterations | None = None,
+    trace: bool = False,
 ) -> Recording:
-    """Run both parties to their ends; code: what a party's process runs before psicli; trace: into its folder."""
+    """Run both parties to their ends; alterations: of a party's psicli; trace: into its folder."""
     tap = Tap(port, pair.port)
     drawn = {party: pair.folder / f"{party}.draws" for party in PARTIES}
     for path in drawn.values():
@@ -128,7 +114,7 @@ def record(
                 party,
                 *arguments,
                 *(("--trace", str(pair.path(party, "trace.json"))) if trace else ()),
-                program=altered((code or {}).get(party, "")),
+                program=program(keep_draws, *(alterations or {}).get(party, ())),
                 env={"TEST_DRAWS": str(drawn[party])},
             )
             for party in PARTIES

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from support.kernel import backends
-from support.processes.runner import DEADLINE, Result, Run
+from support.processes.runner import Result, Run
+from support.waiting import DEADLINE
 
 from psicli import curve
 from psicli.check import bench

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes.runner import DEADLINE, free_ports
+from support.processes.runner import free_ports
+from support.waiting import DEADLINE
 
 from psicli.core.errors import BindError, CannotCreateError, LockHeldError, PortBusyError
 from psicli.storage import locks

@@ -1,0 +1,221 @@
+"""A peer that hangs, and a wire that breaks or damages what it carries."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.jobs.faults import (
+    KILLED_WITHIN,
+    all_right,
+    check_failed,
+    check_survivor,
+    go_on,
+    job,
+    new_outputs,
+    next_run_is_good,
+    start_both,
+)
+from support.processes.certificates import issue
+from support.processes.expectations import failed
+from support.processes.proxy import Proxy
+from support.processes.runner import DIALER, LISTENER, PARTIES, SLOWLY, Pair, Run, free_ports, other
+
+# A stopped process, and a wire that loses all, are found by pings within this time [s].
+FOUND_WITHIN = 90.0
+# So long a test lets a side hear nothing before it gives up, where that is not what is measured [ms].
+IMPATIENT = 2000
+# So long it waits for a connection that broke, where it is to come back or to be given up for a better reason [ms].
+PATIENT = 600_000
+# Rows that keep a run busy while a test breaks the wire; fewer, where it is broken at once and run to its end.
+BUSY_ROWS = 40_000
+SOME_ROWS = 6_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("party", PARTIES)
+def test_a_party_that_is_stopped_is_found(faulty: Pair, party: str) -> None:
+    for each in PARTIES:
+        faulty.link(each, recv_timeout_ms=300_000, reconnect_window_ms=PATIENT)
+    runs = start_both(faulty, party, "frame.sending:stop:2")
+    survivor = runs[other(party)]
+    survivor.lasts(FOUND_WITHIN)
+    result = survivor.result()
+    assert result.ended - survivor.started < FOUND_WITHIN
+    check_survivor(faulty, other(party), result, {69})
+    runs[party].send(signal.SIGCONT)
+    failed(runs[party].result(), 69, f"{other(party)} went away")
+    next_run_is_good(faulty)
+
+
+@contextmanager
+def proxied(folder: Path, rows: int = BUSY_ROWS, **link: int) -> Iterator[tuple[Pair, Proxy]]:
+    """A job whose dialer goes through a proxy; it takes its time."""
+    with free_ports(2) as ports:
+        pair = job(Pair(folder, ports[0]), rows, frame_items=1024)
+        pair.environment = SLOWLY
+        pair.jobs[DIALER]["cluster"]["nodes"][0]["address"] = f"127.0.0.1:{ports[1]}"
+        for party in PARTIES:
+            pair.link(party, **link)
+        proxy = Proxy(ports[1], ports[0])
+        try:
+            yield pair, proxy
+        finally:
+            pair.kill()
+            proxy.close()
+
+
+def exchanging(pair: Pair, party: str = "", failpoint: str = "") -> dict[str, Run]:
+    """Start both parties, one of them with a failpoint, and wait until points flow."""
+    runs = start_both(pair, party, failpoint)
+    for run in runs.values():
+        run.wait_for("exchanging")
+    return runs
+
+
+def both_lost(pair: Pair, runs: dict[str, Run], within: float, sentence: str) -> None:
+    """Both sides end in time with 69, and their old outputs are there."""
+    broken = time.monotonic()
+    for run in runs.values():
+        run.lasts(within)
+    for party, run in runs.items():
+        result = run.result()
+        failed(result, 69, f"{other(party)} {sentence}")
+        assert result.ended - broken < within
+        assert new_outputs(pair, party) == set()
+    pair.nothing_left()
+
+
+def test_a_wire_that_loses_everything(tmp_path: Path) -> None:
+    with proxied(tmp_path, recv_timeout_ms=IMPATIENT) as (pair, proxy):
+        runs = exchanging(pair)
+        proxy.blackhole()
+        both_lost(pair, runs, 30.0, "sent nothing for 2 s")
+
+
+@pytest.mark.slow
+def test_a_wire_that_takes_everything_and_loses_it_is_found_by_pings(tmp_path: Path) -> None:
+    """Something between the two that still acknowledges looks like a peer that is stopped."""
+    with proxied(tmp_path, recv_timeout_ms=300_000, reconnect_window_ms=PATIENT) as (pair, proxy):
+        runs = exchanging(pair)
+        proxy.blackhole()
+        both_lost(pair, runs, FOUND_WITHIN, "went away")
+
+
+def test_a_connection_that_breaks_for_good(tmp_path: Path) -> None:
+    with proxied(tmp_path, reconnect_window_ms=PATIENT) as (pair, proxy):
+        runs = exchanging(pair)
+        proxy.refuse()
+        proxy.reset()
+        both_lost(pair, runs, 30.0, "went away")
+
+
+@pytest.mark.parametrize(
+    "fault", ["reset", *(pytest.param(each, marks=pytest.mark.slow) for each in ("half_close", "lose_the_dialer"))]
+)
+def test_a_connection_that_breaks_is_mended(tmp_path: Path, fault: str) -> None:
+    with proxied(tmp_path, SOME_ROWS, reconnect_window_ms=PATIENT) as (pair, proxy):
+        runs = exchanging(pair)
+        for _ in range(3):
+            made = proxy.made
+            getattr(proxy, fault)()
+            while proxy.made == made and any(run.lasts(0.02) for run in runs.values()):
+                pass
+        results = {party: run.result() for party, run in runs.items()}
+        all_right(pair, results)
+        assert "alice is back after" in results[DIALER].stderr
+        assert proxy.made > 1
+        pair.nothing_left()
+
+
+RECONNECTING = [("reconnect.dialled", DIALER), ("reconnect.answered", DIALER), ("reconnect.answered", LISTENER)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "party"), RECONNECTING)
+def test_killed_while_it_reconnects(tmp_path: Path, point: str, party: str) -> None:
+    with proxied(tmp_path, SOME_ROWS, reconnect_window_ms=PATIENT) as (pair, proxy):
+        runs = exchanging(pair, party, f"{point}:kill")
+        proxy.reset()
+        victim = runs[party].result()
+        # Where nobody listens any more, a network takes no connection.
+        proxy.refuse()
+        pair.jobs[DIALER]["cluster"]["nodes"][0]["address"] = f"127.0.0.1:{pair.port}"
+        survivor = runs[other(party)].result()
+        assert victim.code == -signal.SIGKILL
+        assert survivor.ended - victim.ended < KILLED_WITHIN
+        go_on(pair, runs, party, survivor)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "party"), RECONNECTING)
+def test_a_failure_while_it_reconnects(tmp_path: Path, point: str, party: str) -> None:
+    with proxied(tmp_path, SOME_ROWS, reconnect_window_ms=PATIENT) as (pair, proxy):
+        runs = exchanging(pair, party, f"{point}:raise")
+        proxy.reset()
+        mine, theirs = (runs[each].result() for each in (party, other(party)))
+        assert theirs.ended - mine.ended < KILLED_WITHIN
+        if party == LISTENER:
+            # Whoever that was, it is let go, and comes again.
+            all_right(pair, {party: mine, other(party): theirs})
+        else:
+            check_failed(pair, point, party, mine, "raise")
+            check_survivor(pair, other(party), theirs, {69, 80})
+        pair.nothing_left()
+
+
+def test_a_slow_wire(tmp_path: Path) -> None:
+    with proxied(tmp_path, 200) as (pair, proxy):
+        proxy.delay(0.05)
+        runs = {party: pair.start(party) for party in PARTIES}
+        all_right(pair, {party: run.result() for party, run in runs.items()})
+
+
+def flip_on_the_wire(folder: Path, octets: int, *, tls: bool) -> set[int]:
+    """Flip a bit so many octets after points began to flow; return both exit codes, after a look at the outputs."""
+    with proxied(folder, SOME_ROWS, recv_timeout_ms=5 * IMPATIENT, reconnect_window_ms=PATIENT) as (pair, proxy):
+        if tls:
+            issue(folder, {party: party for party in PARTIES})
+            files = {"ca_file": "../ca.pem", "certificate_file": "../{}.pem", "private_key_file": "../{}.key"}
+            for party in PARTIES:
+                own = {field: name.format(party) for field, name in files.items()}
+                pair.jobs[party]["cluster"]["tls"] = own
+        runs = exchanging(pair)
+        proxy.flip_after(octets)
+        results = {party: run.result() for party, run in runs.items()}
+        assert proxy.flipped
+        codes = {result.code for result in results.values()}
+        if codes == {0}:
+            all_right(pair, results)
+        else:
+            assert [new_outputs(pair, each) for each in PARTIES] == [set(), set()]
+        pair.nothing_left()
+        return codes
+
+
+# Somewhere in the frames, and not only in what is around them.
+OFFSETS = [random.Random(seed).randrange(20_000, 100_000) for seed in range(5)]
+# Found by the digest of the stream; or it hit what holds the connection together, which is made again.
+FOUND_OR_MENDED = ({76}, {0})
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_in_plain_text_is_found(tmp_path: Path) -> None:
+    assert flip_on_the_wire(tmp_path, OFFSETS[0], tls=False) in FOUND_OR_MENDED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("octets", OFFSETS)
+def test_a_flipped_bit_in_tls_breaks_the_connection_which_is_mended(tmp_path: Path, octets: int) -> None:
+    assert flip_on_the_wire(tmp_path, octets, tls=True) == {0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("octets", OFFSETS[1:])
+def test_a_flipped_bit_anywhere_is_found(tmp_path: Path, octets: int) -> None:
+    assert flip_on_the_wire(tmp_path, octets, tls=False) in FOUND_OR_MENDED

@@ -1,0 +1,258 @@
+"""A peer that sends without end, asks without end, or goes; and what a peer may see."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from queue import Empty
+
+import grpc
+import pytest
+from support.hostile.cases import ENDS_WITHIN, check
+from support.hostile.cheats import ANSWERS, BOTH, TERMINAL
+from support.hostile.cheats_of_bins import TWO_BINS
+from support.hostile.peer import HONEST, Cheat, HostilePeer, Out, Over, Setting, Told
+from support.hostile.victims import Outcome, ProcessVictim, SessionVictim, meet
+from support.hostile.wire import DEADLINE, dial
+from support.processes.runner import Pair, Run, free_ports
+
+from psicli import curve
+from psicli.protocol.messages import (
+    Abort,
+    Commit,
+    Kept,
+    Message,
+    Offer,
+    Received,
+    Restart,
+    Stream,
+)
+from psicli.transport import link
+
+# Without end --------------------------------------------------------------------------------------------------------
+
+# The least a job may give a run (pipeline.memory), and what it may really take [bytes].
+LEAST_MEMORY, MOST_MEMORY = "384MB", 300 << 20
+FULL = 16_384
+
+
+def memory(run: Run) -> int:
+    """The most memory the process ever held [bytes]."""
+    status = Path(f"/proc/{run.pid}/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    folder = tmp_path / "state"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def flooded(pair: Pair, state: Path, *, receives: bool, bins: int) -> None:
+    """Let a peer declare ten million items and send honest bins of good points, so many of them, then garbage."""
+    cheat = Cheat(
+        "", hello=lambda peer, hello: replace(hello, frame_items=FULL, bin_items=2**20), theirs=10**7, ours=18
+    )
+    setting = cheat.setting(receives=receives, broadcast=not receives, listens=receives)
+    pair.jobs[setting.victim]["pipeline"] = {"memory": LEAST_MEMORY}
+    pair.environment["PSICLI_STATE_DIR"] = str(state)
+    victim = ProcessVictim(pair, setting)
+    seen: list[float] = []
+
+    def play(peer: HostilePeer) -> None:
+        peer.open()
+        # Made once: nobody compares the points of different bins.
+        own = peer.masked((b"%d" % n for n in range(peer.capacities[0])), tag=curve.PADDING_TAG)
+        for number in range(bins):
+            peer.say("points", peer.stream(peer.own_stream, own, number))
+            if receives:
+                peer.await_end(number, Stream.TOKENS)
+                peer.say("received", [Received(0, number, 0)])
+            else:
+                peer.say_tokens(number)
+                peer.hear_received(number)
+        assert victim.run is not None
+        seen.extend((memory(victim.run), time.monotonic()))
+        peer.say("garbage", [b"\xff"])
+
+    _, told, outcome, _ = meet(victim, pair.port, setting, replace(cheat, play=play))
+    assert (told, outcome.code, outcome.has_result) == (76, 76, False), outcome
+    peak, stopping = seen
+    assert "a message that cannot be read" in outcome.message
+    assert time.monotonic() - stopping < ENDS_WITHIN
+    assert peak < MOST_MEMORY
+    # What was on disk is gone.
+    assert {path.name for path in state.rglob("*")} == {"lock", "ledger.jsonl"}
+    pair.nothing_left()
+
+
+@pytest.mark.parametrize("receives", [True, False], ids=BOTH)
+def test_a_peer_that_sends_without_end(pair: Pair, state: Path, receives: bool) -> None:
+    """Two of its bins are ten full frames."""
+    flooded(pair, state, receives=receives, bins=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("receives", [True, False], ids=BOTH)
+def test_a_peer_that_sends_without_end_for_long(pair: Pair, state: Path, receives: bool) -> None:
+    flooded(pair, state, receives=receives, bins=60)
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["hangs up", "restarts and hangs up"])
+def test_a_receiver_that_asks_again_and_again(pair: Pair, state: Path, restarts: bool) -> None:
+    """It forgets each answer, and gets two under one run of the ledger; a Restart's answer is one of them."""
+    setting = replace(HONEST, **TWO_BINS).setting(receives=True, broadcast=False)
+    pair.environment["PSICLI_STATE_DIR"] = str(state)
+    pair.jobs[setting.victim]["policy"] = {"max_runs_per_day": 1}
+    victim = ProcessVictim(pair, setting)
+    offered: list[bool] = []
+    answers: list[int] = []
+
+    def play(peer: HostilePeer) -> None:
+        theirs = peer.hear(Offer).kept
+        offered.append(theirs is not None)
+        kept = theirs and Kept(theirs.partition_sid, theirs.peer_count, theirs.own_count, theirs.bins, 0)
+        peer.say("offer", [Offer(0, kept)])
+        peer.open_after(kept, 0 if kept else None)
+        for attempt in (0, 1)[: 1 + restarts]:
+            if attempt:
+                peer.say("restart", [Restart(0, 0, attempt)])
+            peer.say_points(0, attempt)
+            peer.await_end(0, Stream.TOKENS, attempt)
+            answers.append(attempt)
+        peer.say("abort", [Abort(143)])
+
+    cheat = replace(HONEST, code=69, play=play)
+    codes = []
+    for _ in range(2 if restarts else 3):
+        _, told, outcome, _ = meet(victim, pair.port, setting, cheat)
+        codes.append((told, outcome.code))
+    assert codes == [(None, 69)] * (len(codes) - 1) + [(79, 79)]
+    assert offered == ([False, False] if restarts else [False, True, False])
+    assert answers == ([0, 1] if restarts else [0, 0])
+    lines = [json.loads(line) for line in (state / "ledger.jsonl").read_text().splitlines()]
+    noted = [line["bin"] for line in lines if line["event"] == "answer"]
+    assert noted.count(0) == 2
+    pair.nothing_left()
+
+
+def test_a_peer_that_just_goes(port: int) -> None:
+    """A list without its End is no short list."""
+
+    def go(peer: HostilePeer, due: list[Message]) -> list[Out]:
+        peer.wire.close()
+        return []
+
+    cheat = Cheat("went away before the session was complete", 69, None, at={"points": go})
+    for setting in (
+        cheat.setting(receives=True, broadcast=False, listens=True),
+        cheat.setting(receives=False, broadcast=True),
+    ):
+        with free_ports(1) as ports:
+            check(cheat, *meet(SessionVictim(ports[0], setting), ports[0], setting, cheat))
+
+
+def test_the_stream_of_an_abort_ends_when_the_peer_has_heard_it(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is closed while the peer still writes takes the Abort with it."""
+    monkeypatch.setattr(link, "HEARING_TIMEOUT", 2 * DEADLINE)
+    setting = Setting(receives=True, broadcast=False, theirs=7, ours=7)
+    with ExitStack() as stack:
+        SessionVictim(port, setting).start()
+        wire = dial(port, stack)
+        peer = HostilePeer(wire, setting)
+        peer.greet()
+        peer.say("nonsense", [Commit(0, bytes(32))])
+        with pytest.raises(Told):
+            peer.hear(type(None))
+        with pytest.raises(Empty):
+            wire.receive(0.25)
+        wire.close()
+        assert wire.receive(DEADLINE) is None
+
+
+def test_a_listener_that_compresses(port: int) -> None:
+    setting = HONEST.setting(receives=False, broadcast=False, listens=True)
+    victim = SessionVictim(port, setting)
+    _, told, outcome, _ = meet(victim, port, setting, HONEST, grpc.Compression.Gzip)
+    assert (told, outcome.code) == (None, 76)
+    assert "it compresses its messages" in outcome.message
+
+
+def test_junk_for_a_hello_does_not_take_the_session(port: int) -> None:
+    """Whoever says it is no peer yet: it gets no answer, and the peer itself gets its session."""
+    setting = HONEST.setting(receives=True, broadcast=False)
+    victim = SessionVictim(port, setting)
+    victim.start()
+    junk = (
+        "frames of 0",
+        "frames of 512",
+        "bins of 0",
+        "bins of 20000",
+        "a Hello that is none",
+        "a short nonce",
+        "no Hello",
+    )
+    for cheat in (ANSWERS[name] for name in junk):
+        with ExitStack() as stack:
+            peer = HostilePeer(dial(port, stack), setting, cheat)
+            assert peer.run() is None
+            assert peer.heard == []
+    with ExitStack() as stack:
+        # Compressed, it does not even reach the session.
+        assert HostilePeer(dial(port, stack, grpc.Compression.Gzip), setting).run() is None
+        assert HostilePeer(dial(port, stack), setting).run() is None
+    assert victim.outcome() == Outcome(0, "", False)
+
+
+# What a peer may see ------------------------------------------------------------------------------------------------
+
+
+def test_the_connection_ends_before_a_result_is_written(port: int) -> None:
+    """A sender that keeps its end open does not see how long the receiver writes, and so what matched."""
+    setting = HONEST.setting(receives=False, broadcast=False)
+    victim = SessionVictim(port, setting)
+    gone, seen = threading.Event(), []
+    victim.plan.finish_alone = lambda matched: seen.append(gone.wait(DEADLINE))  # type: ignore[method-assign]
+    with ExitStack() as stack:
+        victim.start()
+        wire = dial(port, stack)
+        assert HostilePeer(wire, setting).run() is None
+
+        def look(state: grpc.ChannelConnectivity) -> None:
+            if state is not grpc.ChannelConnectivity.READY:
+                gone.set()
+
+        wire.channel.subscribe(look)
+        assert victim.outcome().code == 0
+    assert seen == [True]
+
+
+def test_a_version_that_is_meant_for_a_terminal(pair: Pair) -> None:
+    """The one field that need not agree: it stands in the report, as it cannot do harm."""
+    setting = HONEST.setting(receives=False, broadcast=False)
+    cheat = Cheat("", hello=lambda peer, hello: replace(hello, package_version=TERMINAL))
+    victim = ProcessVictim(pair, setting)
+    with ExitStack() as stack:
+        victim.start()
+        wire = dial(pair.port, stack)
+        peer = HostilePeer(wire, setting, cheat)
+        peer.greet()
+        peer.play()
+        wire.close()
+        with pytest.raises(Over):
+            peer.hear(type(None))
+    assert victim.outcome().code == 0
+    assert victim.run is not None
+    report = victim.run.result().stdout.decode()
+    assert report.isascii()
+    assert report.replace("\n", "").isprintable()
+    assert len(report) < 3000

@@ -1,0 +1,228 @@
+"""What a one-sided sender sees is the same whether everything matches or nothing: messages, pace, exit code, report.
+
+And with broadcast_result: of the receiver's failures between the last point and the result it sees that there was one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.hostile.bins_seen import BIN_ITEMS, FRAME_ITEMS
+from support.kernel.samples import TASK_SID
+from support.memory.machines import setup
+from support.memory.pair import PeerChannel, exchange_end, items_of, prepared_of
+from support.processes import altered
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Side
+from support.processes.tapped import Recording, record, tapped_pair
+from support.waiting import wait_until
+
+from psicli import curve
+from psicli.exchange.worker import Worker
+from psicli.protocol.bins import number_of_bins
+from psicli.protocol.messages import Message, Received, Working
+from psicli.protocol.receiver import Receiver
+from psicli.protocol.sender import Sender
+from psicli.protocol.streams import Place
+from psicli.protocol.wire import encode
+from psicli.protocol.work import CheckLists, MaskOwn, MaskPeer, Work
+
+COUNT = 300
+# So many make two bins where bins are as small as a job file allows.
+COUNT_OF_TWO_BINS = 17_000
+
+
+@pytest.fixture
+def tapped(tmp_path: Path) -> Iterator[tuple[Pair, int]]:
+    with tapped_pair(tmp_path) as found:
+        yield found
+
+
+def shape(message: Message) -> tuple[str, int, int]:
+    """What of a message is no random number: its kind, stream and size."""
+    return type(message).__name__, getattr(message, "stream", 0), len(encode(message))
+
+
+# One-sided: everything or nothing matches ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "bin_items", "bins"), [(40, BIN_ITEMS, 1), (200, 128, 8)], ids=["one bin", "8 bins"])
+@pytest.mark.parametrize("share", ["nothing", "one", "everything"])
+def test_what_a_receiver_sends_is_the_same_message_by_message(
+    share: str, count: int, bin_items: int, bins: int
+) -> None:
+    """Several frames, in an order that no thread decides."""
+    common = {"nothing": 0, "one": 1, "everything": count}[share]
+    assert number_of_bins(count, count, bin_items) == bins
+    assert messages_to_a_sender(common, count, bin_items) == messages_to_a_sender(0, count, bin_items)
+
+
+def messages_to_a_sender(common: int, count: int, bin_items: int) -> list[tuple[str, int, int]]:
+    """Run a receiver of so many items against a sender of as many, who takes its turns when it is asked for messages.
+
+    common: how many of them both have.
+    """
+    own = items_of(f"k{number}" for number in range(count))
+    theirs = prepared_of(items_of(f"k{number}" for number in range(count - common, 2 * count - common)), TASK_SID).items
+    sender = Sender(setup(probe=curve.probe(TASK_SID), bin_items=bin_items))
+    workers: dict[Place, Worker] = {}
+
+    def answer(work: Work, place: Place | None) -> bytes:
+        assert place is not None
+        if place not in workers:
+            items = theirs.bin(place.bin, sender.number_of_bins, 1 << 30)
+            workers[place] = Worker(place.sid, items, *sender.capacities, FRAME_ITEMS, receives=False)
+        match work:
+            case MaskOwn(start, stop):
+                return workers[place].mask_own(start, stop)
+            case MaskPeer(seq, points):
+                return workers[place].mask_peer(seq, points) or b""
+            case CheckLists():
+                workers[place].check()
+        return b""
+
+    channel = PeerChannel(sender, count, answer)
+    end = exchange_end(Receiver, own, channel, bin_items=bin_items)
+    end.drive()
+    assert end.matches().count == common
+    assert sum(isinstance(message, Received) for message in channel.sent) == sender.number_of_bins
+    return [shape(message) for message in channel.sent]
+
+
+def two_tasks(pair: Pair, name: str, *, full: bool, count: int = COUNT) -> None:
+    """Write inputs of which everything or nothing matches; the sender's are the same either way."""
+    for party in PARTIES:
+        first = 0 if full or party == DIALER else count
+        rows = "".join(f"k{number:06},note\n" for number in range(first, first + count))
+        pair.path(party, "in.csv").write_text("id,note\n" + rows)
+        pair.jobs[party]["tasks"] = []
+    for task in ("one", "two"):
+        pair.add(task, Side(["id"], "in.csv", f"out/{name}-{task}.csv"), Side(["id"], "in.csv"))
+
+
+@pytest.mark.parametrize(("count", "bins"), [(COUNT, 1), (COUNT_OF_TWO_BINS, 2)], ids=["one bin", "two bins"])
+def test_a_sender_sees_the_same_run(tapped: tuple[Pair, int], count: int, bins: int) -> None:
+    pair, port = tapped
+    for party in PARTIES:
+        pair.jobs[party]["pipeline"] = {"bin_items": 16_384}
+    views = []
+    for name, full in (("full", True), ("empty", False)):
+        two_tasks(pair, name, full=full, count=count)
+        # What a sender keeps of its part is no matter here.
+        pair.environment = {"PSICLI_STATE_DIR": str(pair.folder / name)}
+        recording = record(pair, port, "--json", "--verbose")
+        lines = [pair.path(LISTENER, f"out/{name}-{task}.csv").read_text().count("\n") for task in ("one", "two")]
+        assert lines == [1 + count * full] * 2
+        view = view_of(recording, DIALER)
+        # Which of two bins under way, or of a side's points and tokens, comes first is chance.
+        view["messages"] = {sender: [sorted(each) for each in tasks] for sender, tasks in view["messages"].items()}
+        views.append(view)
+    assert views[0] == views[1]
+    assert [task["bins"] for task in views[0]["report"]["tasks"]] == [bins] * 2
+
+
+def view_of(recording: Recording, party: str) -> dict[str, Any]:
+    """What a party got to know but for times: messages by task, its exit code, report and log."""
+    result = recording.results[party]
+    report = json.loads(result.stdout)
+    for each in (report, *report["tasks"]):
+        for name in ("session_id", "task_sid", "seconds", "stages", "peak_memory"):
+            each.pop(name, None)
+    messages = {sender: messages_by_task(recording, sender) for sender in PARTIES}
+    return {"messages": messages, "code": result.code, "report": report, "log": log_of(result)}
+
+
+def messages_by_task(recording: Recording, sender: str) -> list[list[tuple[str, int, int]]]:
+    """The first task's Hello, then each task's own messages: where the second one's Open falls between is chance."""
+    sent = [m for m in recording.sent[sender] if not isinstance(m, Working)]
+    return [[shape(m) for m in sent if getattr(m, "task", None) == task] for task in (None, 0, 1)]
+
+
+def log_of(result: Result) -> list[str]:
+    """The lines of a log but for times; each task has its own order."""
+    lines = [re.sub(r"\d+\.\d+ s|^\S+ |127\.0\.0\.1:\d+", "", line) for line in result.stderr.splitlines()]
+    return sorted(lines)
+
+
+def test_a_sender_is_through_and_the_port_is_free_before_a_row_is_written(pair: Pair) -> None:
+    """Every task, the end of the session and the port itself: none of them waits for the receiver's writing."""
+    two_tasks(pair, "gated", full=True)
+    gates = [pair.temp / task for task in ("one", "two")]
+    for gate in gates:
+        os.mkfifo(gate)
+    alice = pair.start(
+        LISTENER,
+        program=altered.program(altered.wait_to_write),
+        env={"TEST_GATES": str(pair.temp)},
+    )
+    bob = pair.start(DIALER).result()
+    assert bob.code == 0, bob.text
+    wait_until(lambda: is_refused(pair.port), "the port is closed")
+    assert list(pair.path(LISTENER, "out").iterdir()) == []
+    for gate in gates:
+        gate.write_text("go on")
+    result = alice.result()
+    assert result.code == 0, result.text
+    assert len(list(pair.path(LISTENER, "out").iterdir())) == 2
+
+
+def is_refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1.0).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+# Broadcast: the receiver fails before the result -----------------------------------------------------------------
+
+# How the receiver fails while it compares, and its exit code.
+FAILURES = [(altered.match_with_full_disk, 74), (altered.match_without_memory, 70), (altered.match_and_be_stopped, 143)]
+
+
+def test_a_senders_view_of_a_receiver_that_fails_before_the_result(tapped: tuple[Pair, int]) -> None:
+    """What fails, and whether anything had matched by then, makes no difference to any byte or to the exit code."""
+    pair, port = tapped
+    views = []
+    for (failure, code), full in zip(FAILURES, (True, False, True), strict=True):
+        two_tasks(pair, "out", full=full)
+        for party in PARTIES:
+            pair.jobs[party]["tasks"] = pair.jobs[party]["tasks"][:1]
+            pair.jobs[party]["tasks"][0].update(broadcast_result=True, output_path={party: "out/o.csv"})
+        recording = record(pair, port, "--json", alterations={LISTENER: [failure]})
+        assert recording.results[LISTENER].code == code, recording.results[LISTENER].text
+        views.append(view_of(recording, DIALER))
+    assert views[0] == views[1] == views[2]
+    assert views[0]["code"] == 69
+    assert views[0]["messages"][LISTENER][0][-1][0] == "Abort"
+
+
+# Pace ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("tasks", "rows"), [(1, 20_000), (8, 4_000)])
+def test_a_sender_takes_as_long_for_everything_as_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int, rows: int
+) -> None:
+    """The receiver has wide rows, so that writing them all takes long; a sender that waited would take as much longer.
+
+    Both parties share this machine, so with many tasks the writing takes cores from the sender itself: a part of its
+    time may show, which on two machines would be less.
+    """
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "bench"))
+    from view import compare
+
+    found = compare(tmp_path, tasks=tasks, rows=rows, width=8000, runs=5)
+    if found.writing < 3 * found.noise:
+        pytest.skip(f"the machine is too busy: quartile range {found.noise:.2f} s, writing {found.writing:.2f} s")
+    assert found.difference < found.writing / 2, found

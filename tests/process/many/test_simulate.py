@@ -1,0 +1,184 @@
+"""`psicli simulate`: every party of a job in one go, on one machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.jobs.batches import batch, check_task, learns, one_task
+from support.processes.expectations import OLD, check_output, failed, succeeded, the_object
+from support.processes.runner import (
+    DIALER,
+    LISTENER,
+    PARTIES,
+    Pair,
+    Run,
+    other,
+    processes_below,
+)
+
+
+def whole_job(pair: Pair, change: Callable[[dict[str, Any]], object] = lambda job: None) -> Path:
+    """Write one job file that serves both parties."""
+    job = json.loads(json.dumps(pair.jobs[LISTENER]))
+    del job["self_party"]
+    for task, theirs in zip(job["tasks"], pair.jobs[DIALER]["tasks"], strict=True):
+        for field in ("keys", "input_path", "output_path"):
+            task.setdefault(field, {}).update(theirs.get(field, {}))
+            if field != "keys":
+                task[field] = {party: f"{party}/{name}" for party, name in task[field].items()}
+    job["cluster"]["nodes"][1]["address"] = "bob.example.com:1"
+    job["cluster"]["nodes"][0].update(address="alice.example.com:18560", listen_address="0.0.0.0:18560")
+    job["cluster"]["tls"] = {"ca_file": "a", "certificate_file": "b", "private_key_file": "c"}
+    job["policy"] = {"min_peer_items": 10**9, "max_match_rate": 0.000001}
+    change(job)
+    path = pair.folder / "whole.yaml"
+    path.write_text(yaml.safe_dump(job))
+    return path
+
+
+def test_simulate_runs_every_party_and_prints_every_report(pair: Pair) -> None:
+    batch(pair, 3)
+    result = pair.start_command("simulate", "--config", whole_job(pair)).result()
+    succeeded([result])
+    text = result.stdout.decode()
+    assert re.findall(r"^overlap: (\w+) with (\w+), ", text, re.MULTILINE) == [("alice", "bob"), ("bob", "alice")]
+    assert text.count(": done\n") == 6
+    for party in PARTIES:
+        for task in range(3):
+            if learns(pair, party, task):
+                output = pair.jobs[party]["tasks"][task]["output_path"][party]
+                check_output(pair, party, task, output)
+    pair.nothing_left()
+    # What is only tried out is in no ledger.
+    assert [path.name for path in (pair.folder / "state").iterdir()] == ["lock"]
+
+
+def test_simulate_traces_every_party(pair: Pair) -> None:
+    batch(pair, 1)
+    trace = pair.folder / "run.trace.json"
+    env = {"PSICLI_TRACE": str(trace)}
+    assert pair.start_command("simulate", "--config", whole_job(pair), env=env).result().code == 0
+    assert not trace.exists()
+    for party in PARTIES:
+        told = json.loads((pair.folder / f"run.trace.{party}.json").read_text())
+        assert told["otherData"]["party"] == party
+        assert told["traceEvents"][0]["args"] == {"name": party}
+
+
+@pytest.mark.parametrize("trace", ["absent/t.json", ".", "/"])
+def test_simulate_starts_nothing_where_a_trace_cannot_be_written(pair: Pair, trace: str) -> None:
+    batch(pair, 1)
+    result = pair.start_command("simulate", "--config", whole_job(pair), "--trace", trace).result()
+    assert result.code == 73
+    assert "listening" not in result.stderr
+
+
+def test_simulate_as_json_and_some_tasks(pair: Pair) -> None:
+    batch(pair, 3)
+    result = pair.start_command("simulate", "--config", whole_job(pair), "--json", "--only", "task-1").result()
+    succeeded([result])
+    parties = the_object(result.stdout)["parties"]
+    assert list(parties) == list(PARTIES)
+    for party, report in parties.items():
+        assert (report["party"], report["exit_code"]) == (party, 0)
+        (task,) = report["tasks"]
+        check_task(pair, party, 1, task)
+    assert parties[LISTENER]["session_id"] == parties[DIALER]["session_id"]
+
+
+@pytest.mark.parametrize("party", PARTIES)
+def test_simulate_ends_with_the_code_of_the_party_that_failed_by_itself(pair: Pair, party: str) -> None:
+    one_task(pair)
+    pair.path(party, "in.csv").unlink()
+    result = pair.start_command("simulate", "--config", whole_job(pair), "--json").result()
+    assert result.code == 66, result.text
+    parties = the_object(result.stdout)["parties"]
+    assert {each: report["exit_code"] for each, report in parties.items()} == {party: 66, other(party): 80}
+    assert {report["error"]["party"] for report in parties.values()} == {party}
+    pair.nothing_left()
+
+
+def _standard_input(job: dict[str, Any]) -> None:
+    job["tasks"][0]["input_path"][DIALER] = "-"
+
+
+def _standard_output(job: dict[str, Any]) -> None:
+    job["tasks"][0]["output_path"][LISTENER] = "-"
+
+
+def _same_output(job: dict[str, Any]) -> None:
+    job["tasks"][0]["output_path"] = dict.fromkeys(PARTIES, "alice/out/people.csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (_standard_input, "standard input and output cannot be shared"),
+        (_standard_output, "standard input and output cannot be shared"),
+        (_same_output, "is an output of two parties"),
+    ],
+)
+def test_simulate_refuses_what_needs_two_machines(
+    pair: Pair, change: Callable[[dict[str, Any]], object], sentence: str
+) -> None:
+    one_task(pair)
+    result = pair.start_command("simulate", "--config", whole_job(pair, change)).result()
+    failed(result, 78, sentence)
+    assert pair.files(LISTENER).keys() | pair.files(DIALER).keys() == {"in.csv"}
+
+
+def started(pair: Pair, run: Run) -> None:
+    """Wait until both parties of a simulation exchange."""
+    run.wait_for("in session with alice")
+    run.wait_for("in session with bob")
+
+
+@pytest.mark.parametrize(
+    ("whole_group", "number", "code"),
+    [(True, signal.SIGINT, 130), (False, signal.SIGTERM, 143), (False, signal.SIGINT, 130)],
+    ids=["Ctrl-C", "SIGTERM", "SIGINT"],
+)
+def test_simulate_that_is_stopped_leaves_nothing(
+    pair: Pair, whole_group: bool, number: signal.Signals, code: int
+) -> None:
+    one_task(pair, 40_000)
+    for party in PARTIES:
+        pair.path(party, "out/people.csv").write_bytes(OLD)
+    # A terminal sends Ctrl-C to the whole group.
+    run = pair.start_command("simulate", "--config", whole_job(pair), start_new_session=True)
+    started(pair, run)
+    if whole_group:
+        os.killpg(run.pid, number)
+    else:
+        run.send(number)
+    result = run.result()
+    assert result.code == code, result.text
+    assert "Traceback" not in result.text
+    # Both parties had the time to say why they end.
+    assert sum(" ERROR overlap: " in line and "hint: " not in line for line in result.stderr.splitlines()) == 2
+    assert processes_below(pair.folder) == []
+    for party in PARTIES:
+        assert pair.files(party).keys() == {"in.csv", "out/people.csv"}
+        assert pair.path(party, "out/people.csv").read_bytes() == OLD
+    assert [path.name for path in (pair.folder / "state").iterdir()] == ["lock"]
+    pair.nothing_left()
+
+
+def test_simulate_that_is_stopped_while_it_starts(pair: Pair) -> None:
+    one_task(pair, 40_000)
+    for lines in (0, 3):
+        run = pair.start_command("simulate", "--config", whole_job(pair))
+        run.wait_for_lines(lines)
+        run.send(signal.SIGTERM)
+        result = run.result()
+        # Before Python itself is up, a signal ends it as any process.
+        assert result.code in ((143,) if lines else (143, -signal.SIGTERM)), result.text
+        assert processes_below(pair.folder) == []

@@ -1,0 +1,228 @@
+"""What a run is told: variables, the backend, threads, frames and bins, and where its trace goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sysconfig
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.kernel import backends
+from support.processes.expectations import (
+    MARK,
+    Untouched,
+    check_output,
+    failed,
+    marked,
+    marked_pair,
+    succeeded,
+    the_object,
+)
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side, Tap
+
+from psicli.protocol import wire
+from psicli.protocol.messages import HelloOctets
+
+# Settings -----------------------------------------------------------------------------------------------------------
+
+
+def test_variables_environment_and_port_offset(pair: Pair) -> None:
+    """The job file says neither who runs, nor the port, nor all of the paths."""
+    marked_pair(pair)
+    for party in PARTIES:
+        job = pair.jobs[party]
+        del job["self_party"]
+        job["cluster"]["nodes"][0]["address"] = f"127.0.0.1:{pair.port - 1000}"
+        job["tasks"][0]["output_path"] = {party: "out/${DAY}-$${x}.csv"}
+    offset = ["--port-offset", "1000"]
+    runs = [
+        pair.start(LISTENER, "--party", LISTENER, "--set", "DAY=monday", *offset, env={"DAY": "overridden"}),
+        pair.start(
+            DIALER,
+            config=False,
+            env={
+                "PSICLI_CONFIG": str(pair.path(DIALER, "job.yaml")),
+                "PSICLI_PARTY": DIALER,
+                "PSICLI_PORT_OFFSET": "1000",
+                "PSICLI_JSON": "1",
+                "DAY": "monday",
+            },
+        ),
+    ]
+    succeeded(results := [run.result() for run in runs])
+    assert the_object(results[1].stdout)["party"] == DIALER
+    for party in PARTIES:
+        check_output(pair, party, 0, "out/monday-${x}.csv")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--config", "job.yaml", "--set", "DAY")])
+def test_a_wrong_command_line(pair: Pair, arguments: tuple[str, ...]) -> None:
+    result = pair.start_as_is(*arguments).result()
+    assert (result.code, result.stdout) == (2, b"")
+    assert "Error: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# The curve backend --------------------------------------------------------------------------------------------------
+
+
+def test_the_native_backend_is_what_runs_use(pair: Pair) -> None:
+    """It is optional to an installation, never to a change: where CI lacks it, nothing would be tested."""
+    compilers = [*shlex.split(sysconfig.get_config_var("CC") or "cc")[:1], "cc", "gcc", "clang"]
+    if not os.environ.get("CI") and not any(map(shutil.which, compilers)):
+        pytest.skip("there is no C compiler to build it with")
+    marked_pair(pair)
+    runs = [pair.start(party, "--json") for party in PARTIES]
+    results = [run.result() for run in runs]
+    succeeded(results)
+    for result in results:
+        assert the_object(result.stdout)["backend"].startswith("native ")
+        assert " WARNING " not in result.stderr
+
+
+@pytest.mark.parametrize("name", backends.NAMES, ids=backends.label)
+def test_every_backend_works_with_the_reference(tapped: tuple[Pair, int], name: str) -> None:
+    """The same points whoever computes them, and frames that suit the slower one."""
+    pair, port = tapped
+    marked_pair(pair)
+    tap = Tap(port, pair.port)
+    names = {LISTENER: name, DIALER: "reference"}
+    try:
+        runs = {party: pair.start(party, env=backends.environment(names[party])) for party in PARTIES}
+        results = {party: run.result() for party, run in runs.items()}
+        succeeded(results.values())
+        hellos = [wire.decode(side[0]) for side in tap.messages()]
+    finally:
+        tap.close()
+    for party, result in results.items():
+        check_output(pair, party, 0, "out/people.csv")
+        assert f", {names[party]} backend, " in result.stdout.decode()
+    assert all(isinstance(hello, HelloOctets) for hello in hellos)
+    frame_items = {hello.party: hello.frame_items for hello in (wire.decode_hello(each.octets) for each in hellos)}
+    expected = {"reference": 2048, "native portable": 4096}.get(name, 16_384)
+    assert frame_items == {DIALER: 2048, LISTENER: expected}
+
+
+@pytest.mark.parametrize(
+    ("variable", "sentence"),
+    [
+        ("PSICLI_BACKEND", "PSICLI_BACKEND is 'abacus', which is no curve backend; there are native and reference"),
+        ("PSICLI_NATIVE_PATH", "PSICLI_NATIVE_PATH (is 'abacus', which this machine cannot run|asks for the native)"),
+    ],
+)
+def test_a_backend_that_is_none(pair: Pair, variable: str, sentence: str) -> None:
+    marked_pair(pair)
+    result = pair.start(LISTENER, "--json", env={variable: "abacus"}).result()
+    failed(result, 78, sentence)
+    assert the_object(result.stdout)["exit_code"] == 78
+
+
+def test_no_core_dump_can_hold_a_scalar(pair: Pair) -> None:
+    marked_pair(pair)
+    # As where core dumps are on.
+    run = pair.start(LISTENER, before="ulimit -S -c $(ulimit -H -c)")
+    run.wait_for("listening on")
+    limits = Path(f"/proc/{run.pid}/limits").read_text()
+    assert re.search(r"^Max core file size\s+0\s+0\s", limits, re.MULTILINE)
+
+
+def test_the_job_file_sets_the_threads(pair: Pair) -> None:
+    marked_pair(pair)
+    pair.jobs[LISTENER]["pipeline"] = {"threads": 3}
+    pair.link(LISTENER, connect_retry_times=1)
+    code = """
+import sys
+from pathlib import Path
+from psicli import curve
+from psicli.config import load_job
+from psicli.job.run import run_job
+report = run_job(load_job(Path(sys.argv[-1]), variables={}), None, None)
+print(report.exit_code, curve.threads())
+"""
+    run = pair.start(LISTENER, program=("-c", code))
+    assert run.result().stdout == b"69 3\n"
+
+
+def test_the_job_file_sets_depth_frames_and_bins(pair: Pair) -> None:
+    """The smaller frames and bins of both sides count; what comes out is the same."""
+    pair.path(LISTENER, "in.csv").write_bytes(marked(*range(20_000)))
+    pair.path(DIALER, "in.csv").write_bytes(marked(*range(18_000, 23_000), column="code"))
+    sides = Side(["id"], "in.csv", "out/o.csv"), Side(["code"], "in.csv", "out/o.csv")
+    pair.add("people", *sides, broadcast_result=True)
+    pair.jobs[LISTENER]["pipeline"] = {"depth": 1, "frame_items": 2048, "bin_items": 16_384, "memory": "400MB"}
+    pair.jobs[DIALER]["pipeline"] = {"depth": 64, "frame_items": 1024, "bin_items": 32_768}
+    runs = [pair.start(party, "--json", "--trace", pair.path(party, "t.json")) for party in PARTIES]
+    succeeded(results := [run.result() for run in runs])
+    assert [the_object(result.stdout)["tasks"][0]["bins"] for result in results] == [2, 2]
+    for party in PARTIES:
+        check_output(pair, party, 0, "out/o.csv")
+    events = the_trace(pair, LISTENER)
+    masked = Counter(event["name"] for event in events if event["ph"] == "X")
+    # Both bins are padded to the same size.
+    assert (masked["mask own"], masked["mask peer"]) == (2 * 11, 2 * 3)
+    # One a bin, two bins at a time.
+    assert max(event["args"]["pieces"] for event in events if event["name"] == "under way") == 2
+
+
+# The trace ----------------------------------------------------------------------------------------------------------
+
+
+def the_trace(pair: Pair, party: str, name: str = "t.json") -> list[dict[str, Any]]:
+    """The events of a trace; no value may stand anywhere in it."""
+    octets = pair.path(party, name).read_bytes()
+    assert MARK.encode() not in octets
+    assert str(pair.folder).encode() not in octets
+    return json.loads(octets)["traceEvents"]  # type: ignore[no-any-return]
+
+
+def test_a_trace_of_a_run(pair: Pair) -> None:
+    marked_pair(pair, broadcast=False)
+    environment = {"PSICLI_TRACE": str(pair.path(DIALER, "t.json"))}
+    runs = [pair.start(LISTENER, "--trace", pair.path(LISTENER, "t.json")), pair.start(DIALER, env=environment)]
+    alice, bob = [run.result() for run in runs]
+    succeeded([alice, bob])
+    steps = {party: {e["name"] for e in the_trace(pair, party) if e["ph"] == "X"} for party in PARTIES}
+    both = {"read input", "count items", "fetch bin", "mask own", "mask peer", "keep", "check lists"}
+    assert {*both, "match", "write output"} <= steps[LISTENER]
+    assert both <= steps[DIALER]
+    # The sender must learn nothing of a match.
+    assert not {"match", "write output"} & steps[DIALER]
+    lanes = {e["args"]["name"] for e in the_trace(pair, LISTENER) if e["name"] == "thread_name"}
+    assert {"MainThread", "psicli-reader_0", "psicli-matcher_0", "psicli-writer_0"} <= lanes
+    pair.nothing_left()
+
+
+def test_a_run_that_fails_leaves_its_trace(pair: Pair) -> None:
+    marked_pair(pair)
+    pair.path(DIALER, "in.csv").write_bytes(b"code,note\n1,2,3\n")
+    results = [pair.start(party, "--trace", pair.path(party, "t.json")) for party in PARTIES]
+    assert [run.result().code for run in results] == [80, 65]
+    assert "read input" in {event["name"] for event in the_trace(pair, DIALER)}
+    # Whatever it was at when it heard of the failure.
+    assert the_trace(pair, LISTENER)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("absent/t.json", "its folder does not exist"),
+        ("out", "it is a folder"),
+        ("in.csv", "the job uses this file itself"),
+        ("out/../out/people.csv", "the job uses this file itself"),
+        ("job.yaml", "the job uses this file itself"),
+    ],
+)
+def test_a_trace_that_cannot_be_written_is_told_before_the_session(pair: Pair, name: str, reason: str) -> None:
+    untouched = Untouched(marked_pair(pair))
+    other_side = pair.start(DIALER)
+    result = pair.start(LISTENER, "--trace", pair.path(LISTENER, name)).result()
+    failed(result, 73, reason)
+    assert "in session" not in result.stderr
+    assert other_side.result().code == 80
+    untouched.check()

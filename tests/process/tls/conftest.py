@@ -1,0 +1,33 @@
+"""Certificates that tests of TLS share."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from support.processes.certificates import HOUR, Authority
+from support.processes.runner import DIALER, LISTENER, PARTIES
+
+SOON = timedelta(minutes=2)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificates of one authority, good and bad, and one of another authority of the same name."""
+    folder = tmp_path_factory.mktemp("certificates")
+    ours, foreign = Authority(), Authority()
+    (folder / "ca.pem").write_bytes(ours.pem)
+    (folder / "foreign-ca.pem").write_bytes(foreign.pem)
+    for party in PARTIES:
+        ours.issue(folder, party, [party])
+        ours.issue(folder, f"{party}-expired", [party], begins=-2 * HOUR, ends=-HOUR)
+        ours.issue(folder, f"{party}-early", [party], begins=HOUR, ends=2 * HOUR)
+        ours.issue(folder, f"{party}-soon", [party], begins=SOON, ends=HOUR)
+        foreign.issue(folder, f"{party}-foreign", [party])
+    ours.issue(folder, "carol", ["carol", "carol.example.com"])
+    ours.issue(folder, "common-name", [], common_name=LISTENER)
+    ours.issue(folder, "wildcard", ["*.example.com"])
+    ours.issue(folder, "no-dns-name", [x509.RFC822Name(DIALER), x509.UniformResourceIdentifier(DIALER)])
+    return folder

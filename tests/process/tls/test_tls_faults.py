@@ -1,0 +1,373 @@
+"""Who the other end is, and what is said where it is somebody else: real TLS between two links in this process."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from support.processes.certificates import HOUR, Authority
+from support.processes.runner import DIALER, LISTENER, PARTIES, free_ports
+from support.waiting import DEADLINE, wait_until
+
+from psicli.core.errors import (
+    CertificateRefusedError,
+    HandshakesFailedError,
+    OwnCertificateError,
+    PeerAbsentError,
+    PeerCertificateEarlyError,
+    PeerCertificateExpiredError,
+    PeerCertificateIssuerError,
+    PeerCertificateNameError,
+    PeerRefusedError,
+    PeerSpeaksPlainError,
+    PeerSpeaksTlsError,
+    PsicliError,
+    TlsHandshakeError,
+)
+from psicli.protocol.messages import Hello
+from psicli.protocol.wire import encode_hello
+from psicli.transport import dialer, listener, tls
+from psicli.transport.dialer import Dialer
+from psicli.transport.endpoint import Endpoint
+from psicli.transport.link import Link
+from psicli.transport.listener import Listener
+from psicli.transport.tls import TlsCredentials
+
+# How long a dialer tries whose peer is there, but refused for now [s].
+SHORT = 2.0
+
+
+class Clock:
+    """The clock of the links, which a test may put forward."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def put_forward(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
+def credentials(folder: Path, certificate: str, own: str, peer: str, ca: str = "ca") -> TlsCredentials:
+    names = {"own_name": own, "peer_name": peer}
+    paths = [folder / f"{name}" for name in (f"{ca}.pem", f"{certificate}.pem", f"{certificate}.key")]
+    return TlsCredentials(*paths, **names)
+
+
+def hello(party: str) -> bytes:
+    return encode_hello(Hello("0", party, "job", (), 1024, 1 << 14, os.urandom(32)))
+
+
+class Meeting:
+    """A listener `alice` and a dialer `bob`, in this process, over a real connection."""
+
+    def __init__(self, stack: ExitStack, clock: Clock) -> None:
+        self._clock = clock
+        (self.port,) = stack.enter_context(free_ports(1))
+        self._stack = stack
+        self._pool = stack.enter_context(ThreadPoolExecutor(4))
+
+    def listen(self, tls_files: TlsCredentials | None, timeout: float = DEADLINE) -> Future[Link]:
+        listening = Listener(Endpoint("127.0.0.1", self.port, DIALER, tls_files))
+        self._stack.callback(listening.close)
+        return self._pool.submit(listening.meet, lambda: hello(LISTENER), timeout)
+
+    def give_up(self) -> None:
+        """Let the time be over that a listener waits."""
+        self._clock.put_forward(DEADLINE)
+
+    def dial(self, tls_files: TlsCredentials | None, timeout: float = DEADLINE, port: int = 0) -> Link:
+        dialling = Dialer(Endpoint("127.0.0.1", port or self.port, LISTENER, tls_files), 0.05)
+        self._stack.callback(dialling.close)
+        found = dialling.meet(lambda: hello(DIALER), timeout)
+        self._stack.callback(found.end)
+        return found
+
+
+@pytest.fixture
+def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
+    monkeypatch.setattr(listener, "HANDSHAKE_GRACE", 0.3)
+    monkeypatch.setattr(dialer, "PLAIN_WORDS_TIMEOUT", 0.3)
+    clock = Clock()
+    monkeypatch.setattr(listener, "time", clock)
+    with ExitStack() as stack:
+        yield Meeting(stack, clock)
+
+
+# The link: each fault, at both ends ---------------------------------------------------------------------------------
+
+Files = dict[str, Any] | None
+ALICE = {"certificate": "alice"}
+BOB = {"certificate": "bob"}
+FAULTS: dict[str, tuple[Files, Files, type[PsicliError], str, type[PsicliError]]] = {
+    # What the listener and the dialer have; what the dialer says; what the listener says.
+    "the dialer does not know the authority": (
+        ALICE, {**BOB, "ca": "foreign-ca"},
+        PeerCertificateIssuerError, r"issued by 'CN=psicli test CA', which .*/foreign-ca\.pem does not hold",
+        HandshakesFailedError,
+    ),
+    "the listener's certificate is another authority's": (
+        {"certificate": "alice-foreign"}, BOB,
+        PeerCertificateIssuerError, r"which .*/ca\.pem does not hold",
+        HandshakesFailedError,
+    ),
+    "the dialer's certificate is another authority's": (
+        ALICE, {"certificate": "bob-foreign"},
+        CertificateRefusedError, r"refused this side's certificate .*/bob-foreign\.pem, issued by 'CN=psicli test CA'",
+        HandshakesFailedError,
+    ),
+    "the listener's certificate has expired": (
+        {"certificate": "alice-expired"}, BOB,
+        PeerCertificateExpiredError, r"expired on 20\d\d-\d\d-\d\d \d\d:\d\d UTC \(it is 20.* here\)",
+        HandshakesFailedError,
+    ),
+    "the dialer's certificate has expired": (
+        ALICE, {"certificate": "bob-expired"},
+        CertificateRefusedError, "refused this side's certificate", HandshakesFailedError,
+    ),
+    "the listener's certificate is not valid yet": (
+        {"certificate": "alice-early"}, BOB,
+        PeerCertificateEarlyError, r"is valid only from 20\d\d-\d\d-\d\d", HandshakesFailedError,
+    ),
+    "the listener's certificate names another": (
+        {"certificate": "carol"}, BOB,
+        PeerCertificateNameError, r"names carol, carol\.example\.com, not alice$", HandshakesFailedError,
+    ),
+    "the listener's certificate has a common name only": (
+        {"certificate": "common-name"}, BOB,
+        PeerCertificateNameError, "names nobody, not alice$", HandshakesFailedError,
+    ),
+    "a wildcard": (
+        {"certificate": "wildcard"}, {**BOB, "peer": "alice.example.com"},
+        PeerCertificateNameError, r"names \*\.example\.com, not alice\.example\.com$", HandshakesFailedError,
+    ),
+    "the dialer's certificate names another": (
+        ALICE, {"certificate": "carol"},
+        PeerRefusedError, "waits for another party", PeerAbsentError,
+    ),
+    "the dialer's name is no DNS name": (
+        ALICE, {"certificate": "no-dns-name"},
+        PeerRefusedError, "waits for another party", PeerAbsentError,
+    ),
+    "the listener has no TLS": (
+        None, BOB, PeerSpeaksPlainError, r"127\.0\.0\.1:\d+ does not speak TLS, and this side does", PeerSpeaksTlsError,
+    ),
+    "the dialer has no TLS": (
+        ALICE, None, PeerSpeaksTlsError, r"127\.0\.0\.1:\d+ speaks TLS, and this side sends", HandshakesFailedError,
+    ),
+}  # fmt: skip
+
+
+def loaded(folder: Path, what: Files, own: str, peer: str) -> TlsCredentials | None:
+    return None if what is None else credentials(folder, **{"own": own, "peer": peer, **what})
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_has_its_sentence_on_both_sides(meeting: Meeting, files: Path, fault: str) -> None:
+    alice, bob, error, sentence, listeners_error = FAULTS[fault]
+    listening = meeting.listen(loaded(files, alice, LISTENER, DIALER))
+    with pytest.raises(error, match=sentence) as caught:
+        meeting.dial(loaded(files, bob, DIALER, LISTENER))
+    assert caught.type is error
+    assert caught.value.code == 77
+    meeting.give_up()
+    with pytest.raises(listeners_error) as heard:
+        listening.result(DEADLINE)
+    assert heard.type is listeners_error
+
+
+def test_sentences_differ() -> None:
+    assert len({error.sentence for _, _, error, _, _ in FAULTS.values()}) == 8
+
+
+def test_a_stranger_is_refused_and_the_peer_gets_the_session(meeting: Meeting, files: Path) -> None:
+    listening = meeting.listen(credentials(files, LISTENER, LISTENER, DIALER))
+    for _ in range(2):
+        with pytest.raises(PeerRefusedError):
+            meeting.dial(credentials(files, "carol", "carol", LISTENER))
+    dialled = meeting.dial(credentials(files, DIALER, DIALER, LISTENER))
+    assert listening.result(DEADLINE).peer_hello == dialled.own_hello
+
+
+def test_a_stranger_is_named_at_the_end(meeting: Meeting, files: Path, caplog: pytest.LogCaptureFixture) -> None:
+    listening = meeting.listen(credentials(files, LISTENER, LISTENER, DIALER))
+    for _ in range(2):
+        with pytest.raises(PeerRefusedError):
+            meeting.dial(credentials(files, "carol", "carol", LISTENER))
+    meeting.give_up()
+    with pytest.raises(PeerAbsentError, match=r"its certificate names carol, carol\.example\.com, not bob"):
+        listening.result(DEADLINE)
+    assert [record.levelname for record in caplog.records if "carol" in record.message] == ["WARNING"]
+
+
+def test_a_tls_name_stands_for_the_party(meeting: Meeting, files: Path) -> None:
+    listening = meeting.listen(credentials(files, LISTENER, LISTENER, "Carol.example.com"))
+    dialled = meeting.dial(credentials(files, "carol", "carol.example.com", LISTENER))
+    assert listening.result(DEADLINE).peer_hello == dialled.own_hello
+
+
+def test_both_sides_know_the_others_certificate(meeting: Meeting, files: Path) -> None:
+    listening = meeting.listen(credentials(files, LISTENER, LISTENER, DIALER))
+    dialled = meeting.dial(credentials(files, DIALER, DIALER, LISTENER))
+    for end, name in ((dialled, LISTENER), (listening.result(DEADLINE), DIALER)):
+        assert end.peer_certificate is not None
+        assert tls.dns_names(end.peer_certificate) == [name]
+
+
+def test_a_client_without_a_certificate(meeting: Meeting, files: Path, caplog: pytest.LogCaptureFixture) -> None:
+    listening = meeting.listen(credentials(files, LISTENER, LISTENER, DIALER))
+    context = ssl.create_default_context(cafile=str(files / "ca.pem"))
+    with (
+        socket.create_connection(("127.0.0.1", meeting.port), DEADLINE) as plain,
+        context.wrap_socket(plain, server_hostname=LISTENER) as secure,
+    ):
+        assert secure.recv(1) == b""
+    said = "ended in the TLS handshake"
+    wait_until(lambda: any(said in record.message for record in caplog.records), said)
+    meeting.dial(credentials(files, DIALER, DIALER, LISTENER))
+    listening.result(DEADLINE)
+
+
+def test_junk_on_a_tls_port(meeting: Meeting, files: Path) -> None:
+    listening = meeting.listen(credentials(files, LISTENER, LISTENER, DIALER))
+    with ExitStack() as stack:
+        for octets in (b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\xff\xff", os.urandom(5000)):
+            guest = stack.enter_context(socket.create_connection(("127.0.0.1", meeting.port), DEADLINE))
+            guest.sendall(octets)
+        dialled = meeting.dial(credentials(files, DIALER, DIALER, LISTENER))
+        assert listening.result(DEADLINE).peer_hello == dialled.own_hello
+
+
+@pytest.mark.parametrize("side", PARTIES)
+def test_a_clock_that_is_a_little_late_is_waited_for(meeting: Meeting, files: Path, side: str) -> None:
+    listening = meeting.listen(
+        credentials(files, f"{LISTENER}-soon" if side == LISTENER else LISTENER, LISTENER, DIALER)
+    )
+    with pytest.raises(PeerAbsentError, match=r"valid (only from|since) 20\d\d"):
+        meeting.dial(credentials(files, f"{DIALER}-soon" if side == DIALER else DIALER, DIALER, LISTENER), SHORT)
+    meeting.give_up()
+    with pytest.raises(HandshakesFailedError):
+        listening.result(DEADLINE)
+
+
+def test_the_checked_certificate_and_no_other_gets_the_hello(meeting: Meeting, files: Path) -> None:
+    """Who lets the check pass, then takes the connection over with a certificate gRPC would accept, is refused."""
+    listening = meeting.listen(credentials(files, "common-name", LISTENER, DIALER))
+    with ExitStack() as stack:
+        real, crossing = stack.enter_context(free_ports(2))
+        second = Listener(Endpoint("127.0.0.1", real, DIALER, credentials(files, LISTENER, LISTENER, DIALER)))
+        stack.callback(second.close)
+        waiting = ThreadPoolExecutor(1).submit(second.meet, lambda: hello(LISTENER), DEADLINE)
+        server = stack.enter_context(socket.create_server(("127.0.0.1", crossing)))
+        threading.Thread(target=cross, args=(server, [real, meeting.port], stack), daemon=True).start()
+        with pytest.raises(TlsHandshakeError):
+            meeting.dial(credentials(files, DIALER, DIALER, LISTENER), port=crossing)
+        meeting.give_up()
+        for each in (listening, waiting):
+            with pytest.raises(HandshakesFailedError):
+                each.result(DEADLINE)
+
+
+def cross(server: socket.socket, targets: list[int], stack: ExitStack) -> None:
+    """Send the first connection one way and all later ones another."""
+    for number in range(100):
+        try:
+            near, _ = server.accept()
+        except OSError:
+            return
+        far = socket.create_connection(("127.0.0.1", targets[min(number, 1)]))
+        for one, other in ((near, far), (far, near)):
+            stack.callback(one.close)
+            threading.Thread(target=forward, args=(one, other), daemon=True).start()
+
+
+def forward(source: socket.socket, goal: socket.socket) -> None:
+    try:
+        while octets := source.recv(1 << 16):
+            goal.sendall(octets)
+        goal.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+@pytest.mark.parametrize("octets", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_a_port_of_something_else(meeting: Meeting, files: Path, octets: bytes) -> None:
+    """What says something that is not TLS is told at once; what says nothing is tried again."""
+    with socket.create_server(("127.0.0.1", meeting.port)) as server:
+        threading.Thread(target=answer, args=(server, octets), daemon=True).start()
+        expected = PeerSpeaksPlainError if octets else PeerAbsentError
+        with pytest.raises(expected):
+            meeting.dial(credentials(files, DIALER, DIALER, LISTENER), 0.3 if not octets else DEADLINE)
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def answer(server: socket.socket, octets: bytes) -> None:
+    while True:
+        try:
+            guest, _ = server.accept()
+            with guest:
+                guest.sendall(octets)
+                guest.recv(1 << 16)
+        except OSError:
+            return
+
+
+# Our own certificate ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("certificate", "sentence"),
+    [
+        ("alice-expired", r"alice-expired\.pem: this side's certificate expired on 20"),
+        ("alice-early", r"alice-early\.pem: this side's certificate is valid only from 20"),
+        ("carol", r"carol\.pem: .* names carol, carol\.example\.com, not alice"),
+        ("common-name", "names nobody, not alice"),
+    ],
+)
+def test_own_certificate(files: Path, certificate: str, sentence: str) -> None:
+    with pytest.raises(OwnCertificateError, match=sentence):
+        credentials(files, certificate, LISTENER, DIALER).check_own()
+
+
+@pytest.mark.parametrize("certificate", ["alice", "alice-soon"])
+def test_own_certificate_that_will_do(files: Path, certificate: str) -> None:
+    credentials(files, certificate, LISTENER, DIALER).check_own()
+
+
+def test_nothing_secret_is_shown(files: Path) -> None:
+    shown = repr(credentials(files, LISTENER, LISTENER, DIALER))
+    assert "PRIVATE" not in shown
+    assert "context" not in shown
+
+
+@pytest.mark.parametrize(
+    ("ends", "job_may_last", "expected"),
+    [
+        (timedelta(days=29, hours=1), 0.0, r"^the certificate expires on 20.* UTC, in 29 days: renew it in time$"),
+        (timedelta(hours=5), 0.0, "in 5 hours"),
+        (timedelta(days=31), 0.0, None),
+        (timedelta(days=40), 41 * 86400.0, "in 39 days"),
+        (-HOUR, 0.0, None),
+    ],
+)
+def test_a_certificate_that_comes_to_its_end(
+    tmp_path: Path, ends: timedelta, job_may_last: float, expected: str | None
+) -> None:
+    Authority().issue(tmp_path, "own", [LISTENER], begins=-2 * HOUR, ends=ends)
+    certificate = x509.load_pem_x509_certificate((tmp_path / "own.pem").read_bytes())
+    warning = tls.ending(certificate, "the certificate", job_may_last)
+    assert (warning is None) if expected is None else re.search(expected, warning or "")

@@ -1,0 +1,114 @@
+"""Every cheat in every role, mode and direction, and what holds at the end of each."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable
+
+from support.hostile.cheats import (
+    AFTER_TOKENS,
+    ANSWERS,
+    BITMAP,
+    BOTH,
+    BROADCAST,
+    CONFIRMING,
+    HELLOS,
+    MODES,
+    OFFERS,
+    ONE_SIDED,
+    ONE_SIDED_SENDER,
+    OPENING,
+    POINTS,
+    RECEIVER,
+    SENDER,
+    STREAMS,
+    TOKENS,
+    TOO_LATE,
+)
+from support.hostile.cheats_of_bins import (
+    BINS,
+    BITMAPS,
+    RECEIVED,
+    RESTARTS,
+    RESTARTS_OF_RECEIVER,
+    RESTARTS_OF_RESULT,
+    RESTARTS_OF_SENDER,
+)
+from support.hostile.peer import Cheat, HostilePeer, Setting
+from support.hostile.victims import Outcome, SessionVictim
+
+from psicli.protocol.messages import (
+    End,
+    Frame,
+    Ready,
+    Received,
+    Stream,
+)
+
+# Last words take ten seconds where the peer does not listen; a peer that is silent is waited for longer than this [s].
+ENDS_WITHIN = 25.0
+
+Case = tuple[str, Cheat, Setting]
+
+
+def cases(
+    cheats: dict[str, Cheat],
+    roles: Iterable[str] = BOTH,
+    modes: Iterable[bool] = MODES,
+    ends: Iterable[bool] = (False,),
+) -> list[Case]:
+    return [
+        (
+            f"{role}, {'broadcast' if broadcast else 'one-sided'}{', listening' if listens else ''}: {name}",
+            cheat,
+            cheat.setting(receives=role == RECEIVER, broadcast=broadcast, listens=listens),
+        )
+        for (name, cheat), role, broadcast, listens in itertools.product(cheats.items(), roles, modes, ends)
+    ]
+
+
+ALL: list[Case] = [
+    *cases(POINTS),
+    *cases(STREAMS),
+    *cases(OPENING),
+    *cases(TOKENS, (SENDER,)),
+    *cases(AFTER_TOKENS, (SENDER,), BROADCAST),
+    *cases(CONFIRMING, (SENDER,), ONE_SIDED),
+    *cases(BITMAP, (RECEIVER,), BROADCAST),
+    *cases(ONE_SIDED_SENDER, (RECEIVER,), ONE_SIDED),
+    *cases(TOO_LATE),
+    *cases(BINS),
+    *cases(RECEIVED, (RECEIVER,)),
+    *cases(BITMAPS, (RECEIVER,), BROADCAST),
+    *cases(RESTARTS),
+    *cases(RESTARTS_OF_SENDER, (SENDER,)),
+    *cases(RESTARTS_OF_RECEIVER, (RECEIVER,)),
+    *cases(RESTARTS_OF_RESULT, (RECEIVER,), BROADCAST),
+    *cases(OFFERS),
+    *cases(HELLOS, BOTH, ONE_SIDED, (False, True)),
+    *cases(ANSWERS, (SENDER,), ONE_SIDED, (True,)),
+]
+
+
+def check(cheat: Cheat, peer: HostilePeer, told: int | None, outcome: Outcome, seconds: float) -> None:
+    """Check that our side ended as it should: its code and sentence, one word to the peer, nothing written."""
+    assert outcome.code == cheat.code, outcome
+    assert re.search(cheat.sentence, outcome.message), outcome
+    assert told == cheat.told
+    if cheat.code:
+        assert not outcome.has_result or cheat.kept_output or "came during the commit" in outcome.message
+    assert seconds < ENDS_WITHIN
+    # Nothing that a peer sent is passed on to a terminal as it came.
+    assert outcome.message.isascii()
+    assert outcome.message.replace("\n", "").isprintable()
+    assert len(outcome.message) < 5000
+    # The word that the lists were good, or the result, never goes to a peer whose lists were not.
+    if cheat in POINTS.values() or cheat in TOKENS.values():
+        kinds = {(type(m), getattr(m, "stream", 0)) for m in peer.heard}
+        assert not kinds & {(Received, 0), (Frame, Stream.BITMAP), (Ready, 0), (End, Stream.TOKENS)}
+
+
+def check_result(victim: SessionVictim, setting: Setting) -> None:
+    """Check that our side has the right result, if it is to have any."""
+    assert victim.found == (setting.result if setting.victim_learns else None)

@@ -1,0 +1,83 @@
+"""Jobs of many tasks that differ in everything tasks can differ in, and a job of one."""
+
+from __future__ import annotations
+
+import gzip
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from support.processes.expectations import check_counts, check_output, csv_data
+from support.processes.runner import (
+    DIALER,
+    LISTENER,
+    PARTIES,
+    SLOWLY,
+    Pair,
+    Side,
+)
+
+SUFFIXES = ("csv", "tsv", "csv.gz", "parquet", "tsv.gz")
+
+
+def write(path: Path, header: list[str], rows: list[list[str]]) -> None:
+    """Write rows in the format of the suffix; in Parquet the first column holds integers."""
+    if path.suffix == ".parquet":
+        columns = [*zip(*rows, strict=True)] or [()] * len(header)
+        arrays = [pa.array([int(value) for value in columns[0]], pa.int64()), *map(pa.array, columns[1:])]
+        pq.write_table(pa.table(dict(zip(header, arrays, strict=True))), path)
+        return
+    octets = csv_data(header, rows, "\t" if ".tsv" in path.suffixes else ",")
+    path.write_bytes(gzip.compress(octets) if path.suffix == ".gz" else octets)
+
+
+def batch(pair: Pair, tasks: int = 12) -> None:
+    """Add tasks that differ in everything tasks can differ in: formats, key columns, receivers, broadcast, sizes."""
+    for task in range(tasks):
+        draw = random.Random(task)
+        sides = {}
+        for party, shift in zip(PARTIES, (0, 2), strict=True):
+            kind, out = SUFFIXES[(task + shift) % 5], SUFFIXES[(task + 2 * shift + 1) % 5]
+            keys = [f"{party}-id", "day"] if task % 3 == 0 else [f"{party}-id"]
+            rows = [
+                [str(draw.randrange(90)), draw.choice(["mon", "tue", 'w"e,d', "ß"]), f"row {row} of {party}"]
+                for row in range(draw.randrange(30, 120) if task != 5 else 0)
+            ]
+            name = f"in-{task}.{kind}"
+            write(pair.path(party, name), [f"{party}-id", "day", "note"], rows)
+            sides[party] = Side(keys, name, f"out/{task}.{out}")
+        terms = {"receiver": PARTIES[task % 2], "broadcast_result": task % 4 == 1}
+        pair.add(f"task-{task}", sides[LISTENER], sides[DIALER], **terms)
+
+
+def learns(pair: Pair, party: str, task: int) -> bool:
+    terms = pair.jobs[party]["tasks"][task]
+    return bool(terms["receiver"] == party or terms["broadcast_result"])
+
+
+def check_task(pair: Pair, party: str, task: int, reported: dict[str, Any]) -> None:
+    """Compare what one party reports and has of a task with the oracle."""
+    assert reported["status"] == "done"
+    output = pair.path(party, pair.jobs[party]["tasks"][task]["output_path"][party])
+    if learns(pair, party, task):
+        check_output(pair, party, task, str(output))
+        check_counts(pair, party, task, reported)
+    else:
+        assert not output.exists()
+        assert [reported[name] for name in ("output", "output_rows", "matched")] == [None] * 3
+
+
+def one_task(pair: Pair, rows: int = 20) -> Pair:
+    for party in PARTIES:
+        write(pair.path(party, "in.csv"), ["id"], [[str(row)] for row in range(rows)])
+    side = Side(["id"], "in.csv", "out/people.csv")
+    pair.add("people", side, side, broadcast_result=True)
+    pair.environment = SLOWLY
+    return pair
+
+
+def check_people(pair: Pair) -> None:
+    for party in PARTIES:
+        check_output(pair, party, 0, "out/people.csv")

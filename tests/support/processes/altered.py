@@ -1,0 +1,230 @@
+"""psicli with a part of it altered, as a process of its own, for what no failpoint and no job file can bring about.
+
+A test names alterations by their functions (`program`); the process makes them, and then is psicli.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+Alteration = Callable[[], None]
+# By party.
+Alterations = Mapping[str, Sequence[Alteration]]
+
+NOBODY = 65534
+
+
+def program(*alterations: Alteration) -> tuple[str, ...]:
+    """Return what a Run has Python run."""
+    # -P: this folder holds no modules of psicli's.
+    return "-P", __file__, *(each.__name__ for each in alterations), "--"
+
+
+# What a test is told -----------------------------------------------------------------------------------------------
+
+
+def keep_draws() -> None:
+    """Note what is drawn from the system's randomness, so that a test knows the secrets; all else is as it is."""
+    draw = os.urandom
+
+    def kept(size: int) -> bytes:
+        drawn = draw(size)
+        # Unbuffered: a line is written as a whole, whichever thread draws.
+        with open(os.environ["TEST_DRAWS"], "ab", 0) as file:
+            file.write(drawn.hex().encode() + b"\n")
+        return drawn
+
+    os.urandom = kept
+
+
+def watch_curve() -> None:
+    """Note all points and tokens, and every secret order apart, since a broadcast's sender may keep them."""
+    from psicli import curve
+    from psicli.exchange.worker import Worker
+
+    kinds = "words", "orders"
+    # Open for as long as the process lives.
+    words, orders = (open(f"{os.environ['TEST_DRAWS']}.{kind}", "ab", buffering=0) for kind in kinds)  # noqa: SIM115
+
+    def watch(name: str, part: Callable[[Any], bytes]) -> None:
+        real = getattr(curve, name)
+
+        def watched(*arguments: Any) -> Any:
+            result = real(*arguments)
+            words.write(part(result))
+            return result
+
+        setattr(curve, name, watched)
+
+    watch("hash_and_mask", bytes)
+    watch("mask", lambda result: result[0])
+    watch("tokens", bytes)
+    begin = Worker.__init__
+
+    def noted(self: Worker, *arguments: Any, **more: Any) -> None:
+        begin(self, *arguments, **more)
+        orders.write(self.order_secret)
+
+    Worker.__init__ = noted  # type: ignore[method-assign]
+
+
+def tell_spool() -> None:
+    """Say what is put on disk."""
+    from psicli.storage.spool import Spool
+
+    make = Spool.file
+
+    def file(self: Spool, name: str, reserve: int) -> Any:
+        print("on disk:", name, file=sys.stderr)
+        return make(self, name, reserve)
+
+    Spool.file = file  # type: ignore[method-assign, assignment]
+
+
+# Little memory ---------------------------------------------------------------------------------------------------
+
+
+def with_one_megabyte() -> None:
+    """Leave 1 MB of 384 for data: what 384 MB are to far larger inputs."""
+    _leave(1_000_000)
+
+
+def with_five_megabytes() -> None:
+    _leave(5_000_000)
+
+
+def _leave(octets: int) -> None:
+    """Let the libraries take so much more of the memory that this is left of the least a job may have."""
+    from psicli.core import memory
+
+    memory.LIBRARIES = memory.LEAST_MEMORY - octets
+
+
+def with_little_memory() -> None:
+    """Leave so little for a job's data, however much the job file gives, that items and rows go to disk."""
+    from psicli.core.memory import MemoryPlan
+
+    MemoryPlan.working = property(lambda self: 1 << 20)  # type: ignore[method-assign, assignment]
+
+
+# Failures --------------------------------------------------------------------------------------------------------
+
+
+def match_with_full_disk() -> None:
+    from psicli.core.errors import StorageError
+
+    def fail() -> None:
+        raise StorageError(path="spool", reason="no space left on device")
+
+    _before_matching(fail)
+
+
+def match_without_memory() -> None:
+    def fail() -> None:
+        raise MemoryError
+
+    _before_matching(fail)
+
+
+def match_and_be_stopped() -> None:
+    _before_matching(lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _before_matching(do: Callable[[], None]) -> None:
+    """Do something whenever a receiver is about to compare."""
+    from psicli.exchange.worker import Worker
+
+    match = Worker.match
+
+    def failing(self: Worker, *, bitmap: bool = False) -> Any:
+        do()
+        return match(self, bitmap=bitmap)
+
+    Worker.match = failing  # type: ignore[method-assign]
+
+
+def fail_to_write() -> None:
+    """Fail as a library may that has met a row: with a value in its words, which TEST_VALUE says in two halves."""
+    from psicli import tables
+
+    def write_matched(*arguments: Any, **named: Any) -> int:
+        raise ValueError(f"cannot convert {''.join(os.environ['TEST_VALUE'].split())}")
+
+    tables.write_matched = write_matched
+
+
+# Another order of things -------------------------------------------------------------------------------------------
+
+
+def wait_to_write() -> None:
+    """Match and write a one-sided result only after a word through the task's pipe in TEST_GATES."""
+    from psicli.job.task_run import TaskRun
+
+    finish_alone = TaskRun.finish_alone
+
+    def wait_and_finish(self: TaskRun, matches: Any) -> None:
+        with open(os.path.join(os.environ["TEST_GATES"], self.name)) as gate:
+            gate.read()
+        finish_alone(self, matches)
+
+    TaskRun.finish_alone = wait_and_finish  # type: ignore[method-assign]
+
+
+def restart_two_bins() -> None:
+    """Begin each of a task's first two bins again once all points of both sides have travelled."""
+    from psicli.exchange.task_exchange import TaskExchange
+
+    step = TaskExchange.step
+
+    def step_and_restart(self: TaskExchange, *, room: int) -> Any:
+        messages = step(self, room=room)
+        bins = self.party.bins
+        for number in (0, 1):
+            ready = number in bins and bins[number].all_points_sent and bins[number].all_points_arrived
+            if self.party.setup.task and ready and not bins[number].place.attempt:
+                messages = (messages or []) + self.party.restart(number)
+                self._follow()
+        return messages
+
+    TaskExchange.step = step_and_restart  # type: ignore[method-assign]
+
+
+def forget_received() -> None:
+    """Ask again about what was said to be received: offer the bins of TEST_FINISHED alone as finished."""
+    from psicli.job.resume import Resume
+
+    find = Resume.find
+
+    def forget(self: Resume) -> Any:
+        kept = find(self)
+        return None if kept is None else replace(kept, finished=int(os.environ["TEST_FINISHED"]))
+
+    Resume.find = forget  # type: ignore[method-assign]
+
+
+def as_nobody() -> None:
+    """Become another user, after all is loaded: who may not be allowed to read where Python lives."""
+
+    import psicli.batch.simulate
+    import psicli.cli.main
+    import psicli.job.run
+    import psicli.report.report  # noqa: F401
+
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+
+
+if __name__ == "__main__":
+    end = sys.argv.index("--")
+    for name in sys.argv[1:end]:
+        globals()[name]()
+    del sys.argv[1 : end + 1]
+    from psicli.cli.main import main
+
+    main()

@@ -1,0 +1,132 @@
+"""Files of every format, read and written as a run does."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from psicli import tables
+from psicli.core.errors import (
+    BadInputError,
+    InputMissingError,
+)
+from psicli.core.formats import FileFormat, Format
+from psicli.storage.spool import Spool
+from psicli.tables import delimited, output, parquet, sorting
+
+CSV = FileFormat(Format.CSV)
+TSV = FileFormat(Format.TSV)
+CSV_GZ = FileFormat(Format.CSV, True)
+TSV_GZ = FileFormat(Format.TSV, True)
+PARQUET = FileFormat(Format.PARQUET)
+TEXT_FORMATS = [CSV, TSV, CSV_GZ, TSV_GZ]
+ALL_FORMATS = [*TEXT_FORMATS, PARQUET]
+
+
+# More than any test writes.
+AMPLE = 1 << 30
+
+
+def name_of(fmt: FileFormat) -> str:
+    return fmt.kind + (".gz" if fmt.gzip else "")
+
+
+class Source:
+    """An input whose keys are read."""
+
+    opened: ClassVar[list[Source]] = []
+
+    def __init__(self, path: Path, fmt: FileFormat, keys: Sequence[str], *, name: str | None = None) -> None:
+        self.input = tables.open_input(path, fmt, keys, name=name)
+        self.opened.append(self)
+        self.batches = list(self.input.key_batches())
+        texts = [[pa.array([], pa.large_string())] for _ in keys]
+        for batch in self.batches:
+            for column, text in zip(texts, batch, strict=True):
+                column.append(text)
+        self.key_texts = tuple(pa.concat_arrays(column) for column in texts)
+        self.rows = self.input.rows
+
+    @property
+    def table(self) -> Any:
+        """All rows, in the order of the file."""
+        found = self.input.matched(pa.array([True] * self.rows, pa.bool_()), AMPLE)
+        return pa.concat_tables([self.input.schema.empty_table(), *(each.cast(self.input.schema) for each in found)])
+
+
+def read(
+    folder: Path, content: bytes | pa.Table, keys: Sequence[str] = ("id",), fmt: FileFormat | None = None
+) -> Source:
+    """Read content as a file named `in`, and check that check_input is no stricter."""
+    path = folder / "in"
+    if isinstance(content, pa.Table):
+        pq.write_table(content, path)
+    else:
+        path.write_bytes(content)
+    fmt = fmt or (PARQUET if isinstance(content, pa.Table) else CSV)
+    result = Source(path, fmt, keys, name="in.file")
+    tables.check_input(path, fmt, keys)
+    return result
+
+
+def refuse(
+    error: type[BadInputError | InputMissingError],
+    folder: Path,
+    content: bytes | pa.Table,
+    keys: Sequence[str] = ("id",),
+    fmt: FileFormat | None = None,
+) -> str:
+    with pytest.raises(error) as caught:
+        read(folder, content, keys, fmt)
+    assert type(caught.value) is error
+    assert caught.value.advice
+    return caught.value.message
+
+
+def rows_of(source: Source) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in source.table.to_pylist()]
+
+
+def write(source: Source, fmt: FileFormat, matched: Any = None, budget: int = AMPLE) -> bytes:
+    matched = np.ones(source.rows, bool) if matched is None else matched
+    sink = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder, Spool(Path(folder) / "state") as spool:
+        rows = tables.write_matched(source.input, sink, fmt, pa.array(matched, pa.bool_()), budget=budget, spool=spool)
+        assert (spool.peak > 0) == (budget < AMPLE and rows > 0)
+        assert not list(Path(folder).glob("state/run-*/*-*"))
+    assert rows == int(np.sum(np.asarray(matched)))
+    assert not sink.closed
+    return sink.getvalue()
+
+
+def parsed(data: bytes, fmt: FileFormat) -> list[list[str]]:
+    """Read written bytes with the csv module."""
+    text = (gzip.decompress(data) if fmt.gzip else data).decode()
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimited.delimiter(fmt), strict=True))
+
+
+@contextmanager
+def small_pieces(size: int) -> Iterator[None]:
+    """Have everything cut into pieces of about so many bytes or rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "MAX_ROW_BYTES", size)
+        patch.setattr(delimited, "_BLOCK_BYTES", size + 1)
+        patch.setattr(parquet, "_BATCH_ROWS", max(size // 16, 1))
+        patch.setattr(parquet, "_COLUMNS_AT_ONCE", 2)
+        patch.setattr(parquet, "_windows", lambda wanted, most, windows=parquet._windows: windows(wanted, min(most, 3)))
+        patch.setattr(sorting, "_LEAST_BATCH_BYTES", size)
+        patch.setattr(sorting, "_LEAST_STEP_BYTES", 0)
+        patch.setattr(output, "_CSV_BATCH_BYTES", size)
+        patch.setattr(output, "_GATHERED_VALUES", 2)
+        yield

@@ -1,0 +1,349 @@
+"""The fields of a job file: addresses, variables, lists, paths and the policy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from support.job_files import SAMPLE, SMALL, TASK, Load, Mistakes, starts, with_nodes, with_paths
+
+from psicli.core.errors import UnknownFormatError
+from psicli.core.formats import FileFormat, Format, file_format
+
+# Addresses ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["host", "host:", ":1", "host:0", "host:65536", "host:1x", "host:01", "::1:18560", "[::1]", "[host]:1", "[::g]:1",
+     "[127.0.0.1]:1", "1.2.3:1", "256.1.1.1:1", "a b:1",
+     "http://a:1", "-a:1", "a/b:1", "ä:1", "a" * 254 + ":1",
+     "0.0.0.0:1", "[::]:1", "[fe80::1%eth0]:1"],
+)  # fmt: skip
+def test_bad_address(mistakes: Mistakes, address: str) -> None:
+    text = with_nodes(f'{{party: alice, address: "{address}"}}', more="  tls: insecure\n")
+    starts(mistakes(text), "5: cluster.nodes[0].address: ")
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "host:1", "0.0.0.0", "[::1%lo]:1", "127.0.0.1:99999"])
+def test_listen_address_is_an_ip_literal(mistakes: Mistakes, address: str) -> None:
+    text = with_nodes(f'{{party: alice, address: "127.0.0.1:1", listen_address: "{address}"}}')
+    starts(mistakes(text), "5: cluster.nodes[0].listen_address: ")
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        ("127.0.0.1:7", "127.0.0.1"),
+        ("localhost:7", "127.0.0.1"),
+        ("LocalHost:7", "127.0.0.1"),
+        ("127.0.0.2:7", "127.0.0.2"),
+        ("[::1]:7", "::1"),
+        ("alice.example.com:7", "0.0.0.0"),
+        ("192.0.2.1:7", "0.0.0.0"),
+        ("[2001:db8::1]:7", "::"),
+    ],
+)
+def test_listen_address_by_default(load: Load, address: str, host: str) -> None:
+    job = load(with_nodes(f'{{party: alice, address: "{address}"}}', more="  tls: insecure\n"))
+    assert (job.listener.listen_host, job.listener.listen_port) == (host, 7)
+    assert job.listener.address == address
+    assert job.tls_insecure is True
+
+
+def test_first_node_needs_an_address(mistakes: Mistakes) -> None:
+    starts(mistakes(with_nodes("{party: alice}")), "5: cluster.nodes[0].address: is missing; the other party dials it")
+
+
+def test_port_offset(load: Load, mistakes: Mistakes) -> None:
+    text = with_nodes(
+        '{party: alice, address: "127.0.0.1:65000", listen_address: "[::1]:10"}',
+        '{party: bob, address: "localhost:20"}',
+    )
+    job = load(text, port_offset=535)
+    assert (job.listener.port, job.listener.listen_port) == (65535, 545)
+    starts(
+        mistakes(text, port_offset=536), "5: cluster.nodes[0].address: the port is 65536 with --port-offset 536; ports"
+    )
+    assert len(mistakes(text, port_offset=-20)) == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "field"),
+    [
+        ('address: "alice.example.com:1"', "", "nodes[0].address"),
+        ('address: "127.0.0.1:1"', ', address: "192.0.2.1:1"', "nodes[1].address"),
+        ('address: "127.0.0.1:1", listen_address: "0.0.0.0:1"', "", "nodes[0].listen_address"),
+    ],
+)
+def test_plain_text_stays_on_this_machine(load: Load, mistakes: Mistakes, first: str, second: str, field: str) -> None:
+    def text(more: str) -> str:
+        return with_nodes(f"{{party: alice, {first}}}", f"{{party: bob{second}}}", more)
+
+    (line,) = mistakes(text(""))
+    assert f"cluster.{field}: " in line
+    assert "no tls; add cluster.tls" in line
+    assert load(text("  tls: insecure\n")).tls_insecure
+    files = "  tls: {ca_file: ca.pem, certificate_file: a.pem, private_key_file: /etc/a.key}\n"
+    tls = load(text(files)).tls
+    assert tls is not None
+    assert tls.private_key_file == Path("/etc/a.key")
+
+
+def test_tls_name(load: Load) -> None:
+    nodes = '{party: alice, address: "127.0.0.1:1", tls_name: psi.alice.example}'
+    job = load(with_nodes(nodes))
+    assert (job.tls_name, job.peer_tls_name) == ("psi.alice.example", "bob")
+
+
+@pytest.mark.parametrize("name", ["*.example.com", "a..b", "a b", "alice:1", ".", f"{'a' * 64}.b", "a." * 127 + "a"])
+def test_what_is_no_tls_name(mistakes: Mistakes, name: str) -> None:
+    (line,) = mistakes(with_nodes(f'{{party: alice, address: "127.0.0.1:1", tls_name: "{name}"}}'))
+    assert re.match(r"\d+: cluster\.nodes\[0\]\.tls_name: .* is not a DNS name; give one such as", line)
+
+
+def test_a_tls_name_for_two(mistakes: Mistakes) -> None:
+    (line,) = mistakes(with_nodes('{party: alice, address: "127.0.0.1:1", tls_name: BOB}'))
+    assert "cluster.nodes[0].tls_name: 'BOB' would stand for another node's party too; give every party" in line
+
+
+@pytest.mark.parametrize("tls", ["", "no", "null", "Insecure", "[a]", "{ca_file: a, certificate_file: b}"])
+def test_half_a_tls_is_no_tls(mistakes: Mistakes, tls: str) -> None:
+    (line,) = mistakes(with_nodes('{party: alice, address: "a.example:1"}', more=f"  tls: {tls}\n"))
+    assert line.startswith("7: cluster.tls")
+
+
+# Variables ----------------------------------------------------------------------------------------------------------
+
+
+def test_variables_in_paths_and_addresses(tmp_path: Path, load: Load) -> None:
+    text = with_nodes(
+        '{party: alice, address: "${HOST}:${PORT}", listen_address: "${HOST}:18560"}',
+        more="  tls: {ca_file: '${DIR}/ca.pem', certificate_file: $$a.pem, private_key_file: a.key}\n",
+    ).replace("in.csv", "'in/${DATE}/$${DATE}${DATE}.csv'")
+    variables = {"HOST": "127.0.0.1", "PORT": "7", "DIR": "/etc", "DATE": "2024-01-01"}
+    job = load(text, variables=variables)
+    assert job.tasks[0].input_path == tmp_path / "in/2024-01-01/${DATE}2024-01-01.csv"
+    assert (job.listener.address, job.listener.listen_host) == ("127.0.0.1:7", "127.0.0.1")
+    assert job.tls is not None
+    assert (job.tls.ca_file, job.tls.certificate_file) == (Path("/etc/ca.pem"), tmp_path / "$a.pem")
+
+
+def test_variables_are_filled_once_and_after_yaml(load: Load) -> None:
+    value = "${B}: [}#'\""
+    job = load((SMALL + TASK).replace("in.csv", "'${A}/in.csv'"), variables={"A": value, "B": "x"})
+    assert str(job.tasks[0].input_path).endswith(f"/{value}/in.csv")
+
+
+def test_undefined_variable(mistakes: Mistakes) -> None:
+    text = (SMALL + TASK).replace("in.csv", "'in/${DAY}/${HOUR}.csv'").replace("127.0.0.1:18560", "${HOST}:18560")
+    starts(
+        mistakes(text, variables={"HOUR": "1"}),
+        "5: cluster.nodes[0].address: ${HOST} is not defined; set it in the environment or with --set HOST=VALUE",
+        "11: tasks[0].input_path.alice: ${DAY} is not defined; set it in the environment or with --set DAY=VALUE",
+    )
+
+
+@pytest.mark.parametrize("path", ["$DATE.csv", "${}.csv", "${a-b}.csv", "a$.csv", "${A.csv", "${1}.csv"])
+def test_dollar_that_starts_no_variable(mistakes: Mistakes, path: str) -> None:
+    text = (SMALL + TASK).replace("in.csv", f"'{path}'")
+    starts(mistakes(text, variables={"DATE": "x"}), "11: tasks[0].input_path.alice: holds a $ that starts no variable")
+
+
+def test_variables_nowhere_else(load: Load) -> None:
+    text = (SMALL + TASK).replace("[id]", "['${ID}']").replace("{alice: in.csv}", "{alice: in.csv, bob: '${BOB}.x'}")
+    assert load(text).tasks[0].keys == ("${ID}",)
+
+
+@pytest.mark.parametrize("value", ["a\nb", "\x1b[2J", "\udcff", "\0"])
+def test_hostile_variable(mistakes: Mistakes, value: str) -> None:
+    (line,) = mistakes((SMALL + TASK).replace("in.csv", "'${A}.csv'"), variables={"A": value})
+    assert line.startswith("11: tasks[0].input_path.alice: ")
+    assert line.isprintable()
+
+
+# Lists --------------------------------------------------------------------------------------------------------------
+
+
+def test_lists_are_many_tasks(tmp_path: Path, load: Load) -> None:
+    text = with_paths("{alice: [a.csv, '${B}.csv'], bob: [x.csv, y.csv]}", "{alice: [1.csv, 2.parquet]}")
+    first, second = load(text, variables={"B": "b"}).tasks
+    assert (first.name, first.keys, first.input_path) == ("t-1", ("id",), tmp_path / "a.csv")
+    assert (second.name, second.keys, second.output_path) == ("t-2", ("id",), tmp_path / "2.parquet")
+    assert second.input_path == tmp_path / "b.csv"
+    assert [task.name for task in load(text, variables={"B": "b"}, only=["t-2"]).tasks] == ["t-2"]
+    as_bob = text.replace("{alice: [id]}", "{bob: [id]}")
+    assert [task.output_path for task in load(as_bob, party="bob").tasks] == [None, None]
+
+
+def test_list_of_one(load: Load) -> None:
+    assert [task.name for task in load(with_paths("{alice: [a.csv]}", "{alice: [o.csv]}")).tasks] == ["t-1"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "expected"),
+    [
+        ("{alice: [a.csv, b.csv]}", "{alice: [o.csv]}", "12: tasks[0].output_path.alice: lists 1 paths where"),
+        ("{alice: [a.csv], bob: [c.csv, d.csv]}", "{alice: [o.csv]}", "11: tasks[0].input_path.bob: lists 2 paths"),
+        ("{alice: [a.csv]}", "{alice: o.csv}", "12: tasks[0].output_path.alice: is one path; give a list of 1"),
+        ("{alice: a.csv}", "{alice: [o.csv]}", "11: tasks[0].input_path.alice: is one path"),
+        ("{alice: [a.csv, b.csv]}", "{alice: [o.csv, o.csv]}", "12: tasks[0].output_path.alice[1]: is the same file"),
+        ("{alice: [a.csv, b.txt]}", "{alice: [o.csv, p.csv]}", "11: tasks[0].input_path.alice[1]: 'b.txt' has no"),
+        ("{alice: [a.csv, [b]]}", "{alice: [o.csv, p.csv]}", "11: tasks[0].input_path.alice[1]: is a list"),
+    ],
+)
+def test_bad_lists(mistakes: Mistakes, inputs: str, outputs: str, expected: str) -> None:
+    starts(mistakes(with_paths(inputs, outputs)), expected)
+
+
+def test_list_names_clash_with_a_task(mistakes: Mistakes) -> None:
+    text = with_paths("{alice: [a.csv]}", "{alice: [o.csv]}") + TASK.replace("name: t", "name: t-1")
+    starts(mistakes(text), "13: tasks[1].name: t-1 is the name of another task (line 9)")
+
+
+def test_list_makes_a_name_too_long(mistakes: Mistakes) -> None:
+    text = with_paths("{alice: [a.csv]}", "{alice: [o.csv]}").replace("name: t", "name: " + "t" * 63)
+    (line,) = mistakes(text)
+    assert "is too long; names have at most 63 characters" in line
+
+
+# Paths --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.csv", (Format.CSV, False)),
+        ("a.tsv", (Format.TSV, False)),
+        ("a.csv.gz", (Format.CSV, True)),
+        ("a.tsv.gz", ("tsv", True)),
+        ("x/a.b.parquet", ("parquet", False)),
+        ("-", ("csv", False)),
+    ],
+)
+def test_file_format(name: str, expected: tuple[str, bool]) -> None:
+    assert file_format(name) == expected
+    assert file_format(Path(name)) == FileFormat(Format(expected[0]), expected[1])
+
+
+@pytest.mark.parametrize("name", ["a", "a.CSV", "a.txt", "a.gz", "a.parquet.gz", "csv", "a.csv/", "", "./-"])
+def test_unknown_suffix(mistakes: Mistakes, name: str) -> None:
+    with pytest.raises(UnknownFormatError) as caught:
+        file_format(name)
+    assert caught.value.code == 78
+    assert ".parquet" in caught.value.advice
+    assert len(mistakes(with_paths(f"{{alice: '{name}', bob: '{name}'}}", "{alice: o.csv}"))) == 2
+
+
+@pytest.mark.parametrize("output", ["in.csv", "./in.csv", "sub/../in.csv", "link.csv", "folder/in.csv"])
+def test_output_must_not_be_an_input(tmp_path: Path, mistakes: Mistakes, output: str) -> None:
+    (tmp_path / "link.csv").symlink_to("in.csv")
+    (tmp_path / "folder").symlink_to(".")
+    (tmp_path / "sub").mkdir()
+    (line,) = mistakes(with_paths("{alice: in.csv}", f"{{alice: {output}}}"))
+    assert line.startswith("12: tasks[0].output_path.alice: is the same file as tasks[0].input_path.alice (line 11)")
+
+
+def test_output_must_not_be_the_input_of_a_later_task(mistakes: Mistakes) -> None:
+    later = (
+        TASK.replace("name: t", "name: u")
+        .replace("in.csv", "out.csv")
+        .replace("{alice: out.csv}\n", "{alice: p.csv}\n")
+    )
+    later = later.replace("input_path: {alice: p.csv}", "input_path: {alice: out.csv}")
+    starts(mistakes(SMALL + TASK + later), "12: tasks[0].output_path.alice: is the same file as tasks[1].input_path")
+
+
+def test_one_input_may_serve_many_tasks(load: Load) -> None:
+    assert len(load(SMALL + TASK + TASK.replace("name: t", "name: u").replace("out.csv", "p.csv")).tasks) == 2
+
+
+def test_standard_streams_serve_one_task(mistakes: Mistakes) -> None:
+    one = TASK.replace("in.csv", "'-'").replace("out.csv", "'-'")
+    starts(
+        mistakes(SMALL + one + one.replace("name: t", "name: u")),
+        "15: tasks[1].input_path.alice: - is an input already (line 11)",
+        "16: tasks[1].output_path.alice: is the same file as tasks[0].output_path.alice (line 12)",
+    )
+
+
+def test_nothing_but_the_yaml_is_touched(tmp_path: Path, load: Load) -> None:
+    load(SAMPLE)
+    assert [path.name for path in tmp_path.iterdir()] == ["job.yaml"]
+
+
+# Policy -------------------------------------------------------------------------------------------------------------
+
+
+def with_policy(policy: str, **replaced: str) -> str:
+    text = SMALL.replace("tasks:\n", f"policy: {{{policy}}}\ntasks:\n") + TASK
+    for old, new in replaced.items():
+        text = text.replace(f"{old}: alice", f"{old}: {new}")
+    return text
+
+
+def test_a_job_without_a_policy_allows_everything(load: Load) -> None:
+    assert set(load(SMALL + TASK).policy.model_dump().values()) == {None}
+
+
+def test_every_limit(load: Load) -> None:
+    limits = {
+        "min_peer_items": 1,
+        "max_peer_items": 1,
+        "max_runs_per_day": 3,
+        "max_match_rate": 0.25,
+        "min_output_rows": 9,
+    }
+    assert load(with_policy(str(limits).strip("{}").replace("'", ""))).policy.model_dump() == limits
+
+
+@pytest.mark.parametrize(("text", "rate"), [("1", 1.0), ("1.00", 1.0), ("0.5", 0.5), ("0.000000000001", 1e-12)])
+def test_rates(load: Load, text: str, rate: float) -> None:
+    assert load(with_policy(f"max_match_rate: {text}")).policy.max_match_rate == rate
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "0.0", "1.5", "1.01", "2", "-0.5", "25%", ".5", "5e-1", "nan", "inf", "''", "half"]
+)
+def test_what_is_no_rate(mistakes: Mistakes, text: str) -> None:
+    starts(
+        mistakes(with_policy(f"max_match_rate: {text}")),
+        f"8: policy.max_match_rate: '{text.strip(chr(39))}' is not a rate; give a decimal fraction above 0",
+    )
+
+
+@pytest.mark.parametrize("name", ["min_peer_items", "max_peer_items", "max_runs_per_day", "min_output_rows"])
+def test_what_is_no_limit(mistakes: Mistakes, name: str) -> None:
+    starts(mistakes(with_policy(f"{name}: 0")), f"8: policy.{name}: 0 is out of bounds; give at least 1")
+    starts(mistakes(with_policy(f"{name}: 1.5")), f"8: policy.{name}: '1.5' is not a whole number")
+    starts(mistakes(with_policy(f"{name}s: 1")), f"8: policy.{name}s: unknown field; did you mean {name}?")
+
+
+def test_sizes_that_exclude_each_other(mistakes: Mistakes) -> None:
+    starts(
+        mistakes(with_policy("min_peer_items: 11, max_peer_items: 10")),
+        "8: policy.min_peer_items: 11 is more than max_peer_items, which is 10; give the smaller number here",
+    )
+
+
+@pytest.mark.parametrize("limit", ["max_match_rate: 0.5", "min_output_rows: 5"])
+def test_limits_on_a_result_this_party_never_sees(load: Load, mistakes: Mistakes, limit: str) -> None:
+    name = limit.split(":")[0]
+    right = "remove it, or give such tasks a job of their own"
+    what = "cannot be checked: task t has no result for alice, which is its sender"
+    text = with_policy(limit, receiver="bob")
+    starts(mistakes(text), f"8: policy.{name}: {what}; {right}")
+    load(text.replace("{receiver: bob}", "{receiver: bob, broadcast_result: true}"))
+    load(text.replace("name: t", "name: t\n    receiver: alice"))
+    # Only the tasks that run count.
+    mixed = text + TASK.replace("name: t", "name: u\n    receiver: alice").replace("out.csv", "u.csv")
+    load(mixed, only=["u"])
+    starts(mistakes(mixed), f"8: policy.{name}: {what}")
+    # Nobody else's mistake is made ours.
+    starts(mistakes(text, party="carol"), "4: --party: 'carol' is no party of this job")
+
+
+def test_a_simulation_has_no_policy(load: Load, tmp_path: Path) -> None:
+    text = with_policy("max_match_rate: nonsense", receiver="bob")
+    assert load(text, simulated_port=18560).policy.max_match_rate is None

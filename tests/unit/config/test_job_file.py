@@ -1,0 +1,357 @@
+"""Job files: what a good one becomes, and how YAML is read."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from support.job_files import SAMPLE, SMALL, TASK, Load, Mistakes, starts, with_nodes, with_paths
+
+from psicli.config import fields, load_job
+from psicli.config.document import MAX_FILE_BYTES
+from psicli.config.fields import default_memory
+from psicli.config.models import (
+    FRAME_ITEMS_STEP,
+    LEAST_BIN_ITEMS,
+    LEAST_FRAME_ITEMS,
+    MAX_FRAME_ITEMS,
+    LinkSettings,
+)
+from psicli.core.errors import ConfigError, JobFileMissingError
+from psicli.core.memory import LIBRARIES, MemoryPlan
+from psicli.job.meeting import bin_items
+from psicli.protocol import bins, streams, wire
+
+# What a good file becomes -------------------------------------------------------------------------------------------
+
+
+def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
+    job = load(SAMPLE)
+    assert (job.name, job.party, job.peer, job.listens) == ("nightly-overlap", "alice", "bob", True)
+    assert job.path == tmp_path / "job.yaml"
+    assert job.listener.address == "alice.example.com:18560"
+    assert (job.listener.listen_host, job.listener.listen_port) == ("0.0.0.0", 18560)
+    assert job.link.model_dump() == {
+        "connect_retry_times": 600,
+        "connect_retry_interval_ms": 1000,
+        "recv_timeout_ms": 300000,
+        "reconnect_window_ms": 600000,
+    }
+    assert job.pipeline.model_dump() == {
+        "threads": None,
+        "depth": 4,
+        "frame_items": None,
+        "bin_items": None,
+        "memory": default_memory(),
+    }
+    assert job.tls is not None
+    assert job.tls.private_key_file == tmp_path / "alice.key"
+    assert job.tls_insecure is False
+    (task,) = job.tasks
+    assert task.model_dump() == {
+        "name": "customers",
+        "keys": ("id",),
+        "input_path": tmp_path / "in/customers.csv",
+        "output_path": tmp_path / "out/customers.csv",
+        "receiver": "alice",
+        "broadcast_result": False,
+    }
+
+
+def test_the_other_party_of_the_same_file(tmp_path: Path, load: Load) -> None:
+    job = load(SAMPLE, party="bob")
+    assert (job.party, job.peer, job.listens) == ("bob", "alice", False)
+    assert (job.tasks[0].keys, job.tasks[0].input_path) == (("customer_id",), tmp_path / "in/crm.parquet")
+    assert job.tasks[0].output_path is None
+
+
+def test_values_are_frozen(load: Load) -> None:
+    job = load(SAMPLE)
+    with pytest.raises(ValidationError):
+        job.name = "other"
+
+
+def test_defaults(load: Load) -> None:
+    job = load(SMALL + TASK)
+    assert job.link == LinkSettings()
+    assert (job.tls, job.tls_insecure, job.tasks[0].broadcast_result) == (None, False, False)
+
+
+def test_scalars_stay_text(load: Load) -> None:
+    text = (SMALL + TASK).replace("[id]", "[no, 007, 1.50, null, 2024-01-01]").replace("job: j", "job: 007")
+    job = load(text.replace("{party: bob}", "{party: no}"))
+    assert job.tasks[0].keys == ("no", "007", "1.50", "null", "2024-01-01")
+    assert (job.name, job.peer) == ("007", "no")
+
+
+def test_task_settings_come_before_defaults(load: Load) -> None:
+    own = TASK.replace("name: t", "name: u\n    receiver: bob\n    broadcast_result: true").replace("out.csv", "o.csv")
+    first, second = load(SMALL + TASK + own).tasks
+    assert (first.receiver, first.broadcast_result) == ("alice", False)
+    assert (second.receiver, second.broadcast_result) == ("bob", True)
+    assert second.output_path is not None
+
+
+def test_output_of_a_party_that_learns_nothing(load: Load) -> None:
+    text = (SMALL + TASK).replace("receiver: alice", "receiver: bob")
+    assert load(text).tasks[0].output_path is None
+    assert load(text.replace("    output_path: {alice: out.csv}\n", "")).tasks[0].output_path is None
+
+
+def test_relative_paths_start_at_the_yaml(tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(SMALL + TASK)
+    monkeypatch.chdir(tmp_path.parent)
+    relative = load_job(Path(tmp_path.name) / "job.yaml", variables={})
+    assert relative.tasks[0].input_path == Path(tmp_path.name) / "in.csv"
+    absolute = load(with_paths("{alice: /data/in.csv}", "{alice: ../out.csv}"))
+    assert absolute.tasks[0].input_path == Path("/data/in.csv")
+    assert absolute.tasks[0].output_path == tmp_path / "../out.csv"
+
+
+def test_standard_input_and_output(load: Load) -> None:
+    (task,) = load(with_paths("{alice: '-'}", "{alice: '-'}")).tasks
+    assert (task.input_path, task.output_path) == ("-", "-")
+
+
+def test_numbers_within_bounds(load: Load) -> None:
+    link = (
+        "  link_desc: {connect_retry_times: 1, connect_retry_interval_ms: 50, recv_timeout_ms: 1000, "
+        "reconnect_window_ms: 0}\n"
+    )
+    job = load(with_nodes('{party: alice, address: "127.0.0.1:1"}', more=link))
+    assert tuple(job.link.model_dump().values()) == (1, 50, 1000, 0)
+
+
+# Reading ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["absent.yaml", "job.yaml/job.yaml"])
+def test_no_job_file(tmp_path: Path, load: Load, name: str) -> None:
+    load(SAMPLE)
+    with pytest.raises(JobFileMissingError) as caught:
+        load_job(tmp_path / name, variables={})
+    assert caught.value.code == 66
+    assert name in caught.value.message
+
+
+def test_folder_as_job_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_job(tmp_path, variables={})
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", "1: job file: is empty"),
+        (b"# nothing\n", "1: job file: is empty"),
+        (b"job: a\nself_party: \xff\n", "2: job file: is not UTF-8"),
+        ("job: j\n".encode("utf-16"), "1: job file: is not UTF-8"),
+        (b"job: [a\ntasks: }\n", "2: YAML: "),
+        (b"job: a\n\tself_party: b\n", "2: YAML: "),
+        (b"job: a\nx: \x01\n", "2: YAML: character U+0001 is not allowed"),
+        (b"job: a\n--- \njob: b\n", "2: YAML: "),
+        (b"job: *nowhere\n", "1: YAML: found undefined alias"),
+        (b'job: "\\U00110000"\n', "1: YAML: "),
+        (b"job: " + b"[" * 5000 + b"\n", "1: YAML: nested more than 32 levels"),
+        (b"- a\n- b\n", "1: job file: is a list"),
+        (b"just text\n", "1: job file: is the text 'just text'"),
+        (b"\n\n? [a]\n: b\n", "3: job file: has a field name that is not text"),
+        (b"#" * (MAX_FILE_BYTES + 1), "1: job file: is too large"),
+    ],
+)
+def test_unreadable_yaml(mistakes: Mistakes, data: bytes, expected: str) -> None:
+    assert mistakes(data)[0].startswith(expected)
+
+
+def test_byte_order_mark_and_windows_lines(load: Load) -> None:
+    assert load(b"\xef\xbb\xbf" + SAMPLE.replace("\n", "\r\n").encode()) == load(SAMPLE)
+
+
+def test_aliases(load: Load) -> None:
+    text = SMALL + TASK.replace("{alice: [id]}", "&k {alice: [id, x]}") + TASK.replace("{alice: [id]}", "*k")
+    text = text.replace("name: t", "name: u", 1).replace("out.csv", "out2.csv", 1)
+    assert [task.keys for task in load(text).tasks] == [("id", "x"), ("id", "x")]
+
+
+def test_alias_of_itself(mistakes: Mistakes) -> None:
+    starts(mistakes("job: j\ntasks: &t\n  - *t\n"), "2: tasks[0]: is an alias of something that contains it")
+
+
+@pytest.mark.parametrize("width", [1, 10])
+def test_exploding_aliases(mistakes: Mistakes, width: int) -> None:
+    lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, 60)]
+    began = time.monotonic()
+    assert "makes the file too large or too deep" in mistakes("\n".join(lines))[0]
+    assert time.monotonic() - began < 60
+
+
+def test_repeated_yaml_key(mistakes: Mistakes) -> None:
+    text = SMALL + TASK + "    keys: {alice: [id], alice: [other]}\njob: j\n"
+    starts(
+        mistakes(text),
+        "13: tasks[0].keys: stands here again (first in line 10); keep one",
+        "14: job: stands here again (first in line 1)",
+    )
+
+
+def test_repeated_key_in_a_flow_mapping(mistakes: Mistakes) -> None:
+    text = SMALL + TASK.replace("{alice: [id]}", "{alice: [id], alice: [other]}")
+    starts(mistakes(text), "10: tasks[0].keys.alice: stands here again (first in line 10)")
+
+
+def test_tags_are_refused(mistakes: Mistakes) -> None:
+    starts(mistakes((SMALL + TASK).replace("job: j", "job: !!int 7")), "1: job: has the YAML tag")
+    starts(mistakes("!!python/object:os.system {}\n"), "1: job file: has the YAML tag")
+
+
+def test_control_characters_are_refused(mistakes: Mistakes) -> None:
+    text = (SMALL + TASK).replace("[id]", '["a\\0b"]').replace("in.csv", '"\\ud800.csv"')
+    found = mistakes(text + '"\\e[2J": x\n')
+    starts(
+        found,
+        "10: tasks[0].keys.alice[0]: 'a\\x00b' holds a line break or control character",
+        "11: tasks[0].input_path.alice: '\\ud800.csv' holds",
+        "13: ",
+    )
+    assert all(line.isprintable() for line in found)
+
+
+def test_threads_are_set_by_the_job_file(load: Load, mistakes: Mistakes) -> None:
+    text = with_nodes('{party: alice, address: "127.0.0.1:1"}', more="pipeline: {threads: 3}\n")
+    assert load(text).pipeline.threads == 3
+    wrong = [mistakes(text.replace("3", value)) for value in ("0", "1025", "all")]
+    assert wrong == [
+        ["7: pipeline.threads: 0 is out of bounds; give at least 1"],
+        ["7: pipeline.threads: 1025 is out of bounds; give at most 1024"],
+        ["7: pipeline.threads: 'all' is not a whole number; give plain digits, without unit or sign"],
+    ]
+
+
+def pipeline(setting: str, value: str) -> str:
+    return with_nodes('{party: alice, address: "127.0.0.1:1"}', more=f"pipeline: {{{setting}: {value}}}\n")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("depth", 1),
+        ("depth", 64),
+        ("frame_items", 1024),
+        ("frame_items", 1032),
+        ("frame_items", 32768),
+        ("bin_items", 1 << 14),
+        ("bin_items", 1 << 26),
+    ],
+)
+def test_pipeline_settings(load: Load, setting: str, value: int) -> None:
+    assert load(pipeline(setting, str(value))).pipeline.model_dump()[setting] == value
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("depth", "0", "0 is out of bounds; give at least 1"),
+        ("depth", "65", "65 is out of bounds; give at most 64"),
+        ("depth", "deep", "'deep' is not a whole number; give plain digits, without unit or sign"),
+        ("frame_items", "0", "0 is out of bounds; give at least 1024"),
+        ("frame_items", "1016", "1016 is out of bounds; give at least 1024"),
+        ("frame_items", "1028", "1028 is no multiple of 8; give one"),
+        ("frame_items", "32776", "32776 is out of bounds; give at most 32768"),
+        ("frame_items", "16k", "'16k' is not a whole number; give plain digits, without unit or sign"),
+        ("bin_items", "0", "0 is out of bounds; give at least 16384"),
+        ("bin_items", "8192", "8192 is out of bounds; give at least 16384"),
+        ("bin_items", "134217728", "134217728 is out of bounds; give at most 67108864"),
+        ("bin_items", "16385", "16385 is no power of two; give 16384 or 32768"),
+        ("bin_items", "1000000", "1000000 is no power of two; give 524288 or 1048576"),
+        ("bin_items", "1M", "'1M' is not a whole number; give plain digits, without unit or sign"),
+        ("memory", "383MB", "'383MB' is too little; give at least 384MB"),
+        ("memory", "366MiB", "'366MiB' is too little; give at least 384MB"),
+        ("memory", "383999999", "'383999999' is too little; give at least 384MB"),
+        ("memory", "2", "'2' is too little; give at least 384MB"),
+        ("memory", "512M", "'512M' is no amount of memory; give for example 512MB, 2GB or 400MiB"),
+        ("memory", "1.5GB", "'1.5GB' is no amount of memory; give for example 512MB, 2GB or 400MiB"),
+        ("memory", "-1GB", "'-1GB' is no amount of memory; give for example 512MB, 2GB or 400MiB"),
+        ("memory", "[1GB]", "is a list; write for example `memory: 512MB`"),
+    ],
+)
+def test_pipeline_settings_out_of_bounds(mistakes: Mistakes, setting: str, value: str, expected: str) -> None:
+    assert mistakes(pipeline(setting, value)) == [f"7: pipeline.{setting}: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("384MB", 384_000_000),
+        ("384000000", 384_000_000),
+        ("400MiB", 400 << 20),
+        ("2 gb", 2_000_000_000),
+        ("3GiB", 3 << 30),
+        ("400000KB", 400_000_000),
+        ("5TB", 5_000_000_000_000),
+    ],
+)
+def test_memory_is_an_amount_with_or_without_a_unit(load: Load, text: str, size: int) -> None:
+    settings = load(pipeline("memory", text)).pipeline
+    assert settings.memory == size
+    assert MemoryPlan(settings.memory).working == size - LIBRARIES
+
+
+@pytest.mark.parametrize(
+    ("settings", "items"),
+    [
+        ("{memory: 384MB}", 1 << 17),
+        ("{memory: 512MB}", 1 << 18),
+        ("{memory: 1GB}", 1 << 19),
+        ("{memory: 2GB}", 1 << 20),
+        ("{memory: 64GB}", 1 << 20),
+        ("{memory: 384MB, bin_items: 16384}", 1 << 14),
+        ("{memory: 64GB, bin_items: 4194304}", 1 << 22),
+    ],
+)
+def test_a_bin_holds_what_memory_has_room_for_or_what_is_asked_for(load: Load, settings: str, items: int) -> None:
+    text = with_nodes('{party: alice, address: "127.0.0.1:1"}', more=f"pipeline: {settings}\n")
+    assert bin_items(load(text)) == items
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("4000000000\n", 1_000_000_000), ("600000000\n", 384_000_000), ("max\n", None), (None, None)],
+)
+def test_default_memory_is_a_quarter_of_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, expected: int | None
+) -> None:
+    """Of the machine, or of the container where that has less."""
+    machine = 16_000_000_000
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": machine // 4096, "SC_PAGE_SIZE": 4096}.__getitem__)
+    monkeypatch.setattr(fields, "MEMORY_LIMITS", (tmp_path / "memory.max", tmp_path / "absent"))
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+    assert default_memory() == (expected or machine // 4)
+
+
+def test_frames_are_bounded_as_on_the_wire() -> None:
+    """The job file's bounds, which config states for itself, are the protocol's."""
+    assert (FRAME_ITEMS_STEP, MAX_FRAME_ITEMS) == (wire.FRAME_ITEMS_STEP, wire.MAX_FRAME_ITEMS)
+    assert (LEAST_FRAME_ITEMS, LEAST_BIN_ITEMS) == (streams.LEAST_FRAME_ITEMS, bins.LEAST_BIN_ITEMS)
+
+
+# Parties, --party, --only -------------------------------------------------------------------------------------------
+
+
+def test_party_argument_comes_before_self_party(load: Load, mistakes: Mistakes) -> None:
+    assert load((SMALL + TASK).replace("self_party: alice", "self_party: carol"), party="alice").party == "alice"
+    starts(mistakes(SMALL + TASK, party="carol"), "4: --party: 'carol' is no party of this job; give alice or bob")
+
+
+def test_only_picks_tasks_in_the_order_of_the_file(load: Load, mistakes: Mistakes) -> None:
+    text = SMALL + "".join(TASK.replace("name: t", f"name: {n}").replace("out.csv", f"{n}.csv") for n in "abc")
+    assert [task.name for task in load(text, only=["c", "a", "c"]).tasks] == ["a", "c"]
+    assert [task.name for task in load(text).tasks] == ["a", "b", "c"]
+    starts(
+        mistakes(text, only=["x", "a", "y"]),
+        "8: --only: 'x' is no task of this job; the tasks are a, b, c",
+        "8: --only: 'y' is no task",
+    )

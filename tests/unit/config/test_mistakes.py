@@ -1,0 +1,281 @@
+"""Mistakes in a job file: each with its line, all at once; and hostile files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from support.job_files import SAMPLE, SMALL, TASK, Load, Mistakes, starts, with_nodes, with_paths
+
+from psicli.config import job_schema, load_job
+from psicli.config.models import (
+    JobFile,
+    LinkSettings,
+)
+from psicli.config.shape import MODELS
+from psicli.core.errors import ConfigError
+
+# Shape --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_mistake_at_once_sorted_by_line(mistakes: Mistakes) -> None:
+    text = """\
+job: Nightly Overlap
+self_party: alice
+cluster:
+  nodes:
+    - {party: alice, address: "127.0.0.1"}
+    - {party: bob, listen_address: "127.0.0.1:1"}
+  link_desc: {connect_retry_times: 0, recv_timeout_ms: soon}
+psi:
+  reciever: alice
+  broadcast_result: no
+tasks:
+  - name: a
+    keys: {alice: [id, ""], carol: [x]}
+    input_path: {alice: in.txt, bob: in.csv}
+    output_path: {alice: out.csv}
+    receiver: dave
+  - name: a
+    keys: id
+    input_path: {bob: in.csv}
+    output_path: {alice: ./out.csv}
+    receiver: alice
+whatever: red
+"""
+    starts(
+        mistakes(text),
+        "1: job: 'Nightly Overlap' is not a name; use 1 to 63 of a-z, 0-9 and -",
+        "5: cluster.nodes[0].address: '127.0.0.1' has no port from 1 to 65535 after a host; give HOST:PORT",
+        "6: cluster.nodes[1].listen_address: has no use here; only the first node listens",
+        "7: cluster.link_desc.connect_retry_times: 0 is out of bounds; give at least 1",
+        "7: cluster.link_desc.recv_timeout_ms: 'soon' is not a whole number; give plain digits",
+        "9: psi.reciever: unknown field; did you mean receiver?",
+        "10: psi.broadcast_result: 'no' is neither true nor false; give true or false",
+        "13: tasks[0].keys.alice: holds an empty column name",
+        "13: tasks[0].keys.carol: 'carol' is no party of this job; the parties are alice and bob",
+        "14: tasks[0].input_path.alice: 'in.txt' has no known suffix; the suffixes are .csv, .tsv, .csv.gz, .tsv.gz, "
+        ".parquet",
+        "16: tasks[0].receiver: 'dave' is no party of this job; give alice or bob",
+        "17: tasks[1].name: a is the name of another task (line 12); give every task its own",
+        "18: tasks[1].keys: is the text 'id'; write for example `keys: {alice: [id], bob: [customer_id]}`",
+        "19: tasks[1].input_path.alice: is missing; this party runs here",
+        "20: tasks[1].output_path.alice: is the same file as tasks[0].output_path.alice (line 15)",
+        "22: whatever: unknown field; the fields here are job, self_party, cluster, psi, pipeline, policy, tasks",
+    )
+
+
+def test_everything_missing(mistakes: Mistakes) -> None:
+    starts(
+        mistakes("{}"),
+        "1: job: is missing; add for example `job: nightly-overlap`",
+        "1: cluster: is missing; add for example `cluster: {nodes: ",
+        "1: tasks: is missing; add for example `tasks: [",
+        "1: self_party: is missing; add it, or give --party",
+    )
+    fields = ("name", "keys", "input_path", "output_path.alice")
+    starts(mistakes(SMALL + "  - {}\n"), *[f"9: tasks[0].{field}: is missing" for field in fields])
+    starts(mistakes(SMALL.replace("tasks:", "tasks: []")), "8: tasks: is empty; give at least one")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("psi: {receiver: alice}", "psi: [a]", "7: psi: is a list; write for example `psi: {"),
+        ("psi: {receiver: alice}", "psi: {receiver: }", "7: psi.receiver: '' is not a name"),
+        ("psi: {receiver: alice}", "psi: {receiver: [alice]}", "7: psi.receiver: is a list"),
+        ("{alice: [id]}", "{alice: id}", "10: tasks[0].keys.alice: is the text 'id'"),
+        ("{alice: [id]}", "{alice: [[id]]}", "10: tasks[0].keys.alice[0]: is a list"),
+        ("{alice: [id]}", "{alice: []}", "10: tasks[0].keys.alice: names 0 columns"),
+        ("{alice: [id]}", "{alice: [a, b, a]}", "10: tasks[0].keys.alice: names 'a' more than once"),
+        ("[id]", str([f"c{n}" for n in range(256)]), "10: tasks[0].keys.alice: names 256 columns; name 1 to 255"),
+        ("{alice: [id]}", "{alice: [a], bob: [a, b]}", "10: tasks[0].keys: has 1 of alice, 2 of bob"),
+        ("{alice: [id]}", "{bob: [id]}", "10: tasks[0].keys.alice: is missing"),
+        ("{alice: in.csv}", "{alice: {a: b}}", "11: tasks[0].input_path.alice: is a mapping"),
+        ("{alice: in.csv}", "{alice: ''}", "11: tasks[0].input_path.alice: is empty"),
+        ("{alice: in.csv}", "{alice: []}", "11: tasks[0].input_path.alice: is empty"),
+        ("{alice: out.csv}", "{}", "12: tasks[0].output_path.alice: is missing; this party learns the result"),
+        ("    output_path: {alice: out.csv}\n", "", "9: tasks[0].output_path.alice: is missing"),
+        ("psi: {receiver: alice}\n", "", "8: tasks[0].receiver: is missing; add it here or under psi"),
+        ("name: t", "name: a_b", "9: tasks[0].name: 'a_b' is not a name"),
+        ("name: t", f"name: {'a' * 65}", "9: tasks[0].name: "),
+        ("name: t", "name: ${T}", "9: tasks[0].name: '${T}' is not a name"),
+        ("self_party: alice\n", "", "1: self_party: is missing; add it, or give --party (alice or bob)"),
+        ("self_party: alice", "self_party: carol", "2: self_party: 'carol' is no party of this job; give alice or bob"),
+        ("receiver: alice", "receiver: carol", "7: psi.receiver: 'carol' is no party of this job"),
+        ("{party: bob}", "{party: alice}", "6: cluster.nodes[1].party: 'alice' is another node's party too"),
+        ("{party: bob}", "bob", "6: cluster.nodes[1]: is the text 'bob'"),
+        ("    - {party: bob}\n", "", "4: cluster.nodes: lists 1 nodes; psicli runs between exactly two parties"),
+        (
+            "{party: bob}\n",
+            "{party: bob}\n    - {party: carol}\n",
+            "4: cluster.nodes: lists 3 nodes; psicli runs between exactly two parties, other numbers are not supported",
+        ),
+    ],
+)
+def test_one_mistake_is_one_line(mistakes: Mistakes, old: str, new: str, expected: str) -> None:
+    text = SMALL + TASK
+    assert old in text
+    starts(mistakes(text.replace(old, new, 1)), expected)
+
+
+def test_values_are_shown_clipped(mistakes: Mistakes) -> None:
+    (line,) = mistakes((SMALL + TASK).replace("job: j", "job: " + "X" * 5000))
+    assert len(line) < 400
+
+
+def test_a_flood_of_mistakes_is_cut(tmp_path: Path, load: Load) -> None:
+    with pytest.raises(ConfigError, match="and 904 more mistakes"):
+        load("\n".join(f"x{n}: y" for n in range(1000)))
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "1e3", "1_000", "007", "9" * 30, "1000.0", "", "\u0663"])
+def test_numbers_out_of_bounds(mistakes: Mistakes, number: str) -> None:
+    # A window of 0 is one: none.
+    names = LinkSettings.model_fields.keys() - ({"reconnect_window_ms"} if number == "0" else set())
+    for name in sorted(names):
+        text = with_nodes('{party: alice, address: "127.0.0.1:1"}', more=f"  link_desc: {{{name}: {number}}}\n")
+        starts(mistakes(text), f"7: cluster.link_desc.{name}: ")
+
+
+@pytest.mark.parametrize("word", ["no", "yes", "on", "1", "", "null"])
+def test_only_true_and_false_are_truth(mistakes: Mistakes, word: str) -> None:
+    text = (SMALL + TASK).replace("{receiver: alice}", f"{{receiver: alice, broadcast_result: {word}}}")
+    starts(mistakes(text), "7: psi.broadcast_result: ")
+
+
+# Schema -------------------------------------------------------------------------------------------------------------
+
+
+def test_schema_describes_every_field() -> None:
+    schema = job_schema()
+    assert json.loads(json.dumps(schema)) == schema
+    assert '"null"' not in json.dumps(schema)
+    for part in (schema, *schema["$defs"].values()):
+        assert part["additionalProperties"] is False
+        for name, field in part["properties"].items():
+            assert field["description"], name
+            assert field["examples"], name
+            # The models' own words for a bound mean nothing in a schema.
+            assert not {"ge", "le", "multiple_of"} & set(field), name
+
+
+@pytest.mark.parametrize("model", sorted(set(MODELS.values()), key=lambda model: model.__name__))
+def test_examples_are_valid(model: type[BaseModel]) -> None:
+    fields = model.model_fields.items()
+    for name, field in fields:
+        for example in field.examples or []:
+            others = {other: (value.examples or [None])[0] for other, value in fields if value.is_required()}
+            model.model_validate({**others, name: example})
+
+
+def test_schema_and_model_agree_on_the_documented_file(load: Load) -> None:
+    plain = yaml.safe_load(SAMPLE)
+    assert set(job_schema()["required"]) == {"job", "cluster", "tasks"}
+    assert JobFile.model_validate(plain) == JobFile.model_validate(yaml.load(SAMPLE, Loader=yaml.BaseLoader))
+
+
+# Speed, imports, hostile input --------------------------------------------------------------------------------------
+
+
+def test_a_batch_of_a_thousand_loads_fast(load: Load) -> None:
+    names = [f"f{n}.csv" for n in range(1000)]
+    outputs = ", ".join(f"out/{name}" for name in names)
+    began = time.monotonic()
+    job = load(with_paths(f"{{alice: [{', '.join(names)}]}}", f"{{alice: [{outputs}]}}"))
+    assert len(job.tasks) == 1000
+    assert time.monotonic() - began < 60
+
+
+def test_config_imports_nothing_heavy() -> None:
+    code = "import sys, psicli.config; print(*{'grpc', 'pyarrow', 'numpy', 'pandas', 'click'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+PIECES = st.sampled_from(
+    [b"alice", b"bob", b"-", b"- ", b": ", b"{", b"}", b"[", b"]", b"&a ", b"*a", b"!!int ", b"!x ", b"'", b'"', b"\n",
+     b"\n  ", b"\t", b"|\n", b"? ", b"<<: ", b"%YAML 1.2\n", b"---\n", b"...\n", b"\0", b"\xff", b"\\U00110000",
+     b"\\ud800", b"$", b"${A}", b"$$", b"${B}", b",", b"# ", b"127.0.0.1:1", b"[::1]:1", b"tls: insecure", b"1" * 30,
+     b"~", b"\xc2\x85"]
+)  # fmt: skip
+
+
+def mutate(edits: Sequence[tuple[int, int, bytes]]) -> bytes:
+    data = SAMPLE.encode()
+    for start, length, piece in edits:
+        start %= len(data) + 1
+        data = data[:start] + piece + data[start + length :]
+    return data
+
+
+EDITS = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 40), PIECES), min_size=1, max_size=6)
+
+
+def loads_or_refuses(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "job.yaml"
+        path.write_bytes(data)
+        try:
+            lines = [f"{path}: {len(load_job(path, variables={'A': 'x'}).tasks)}"]
+        except ConfigError as error:
+            lines = error.message.splitlines()
+    assert lines
+    assert all(line.isprintable() and line.startswith(f"{path}:") for line in lines)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(EDITS.map(mutate))
+def test_mutated_job_files_are_loaded_or_refused(data: bytes) -> None:
+    loads_or_refuses(data)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.one_of(st.binary(max_size=200), st.lists(PIECES, max_size=20).map(b"".join)))
+def test_any_bytes_are_loaded_or_refused(data: bytes) -> None:
+    loads_or_refuses(data)
+
+
+# Trees that are valid YAML but hold any kind of thing anywhere.
+LEAVES = st.sampled_from(["", "alice", "bob", "x.csv", "-", "true", "127.0.0.1:1", "${A}", "$", "insecure", "7"])
+TREES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["alice", "bob", "party", "address", "name", "keys", "|one"]), inner, max_size=3
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_shape_is_loaded_or_refused(data: st.DataObject) -> None:
+    tree = yaml.safe_load(SAMPLE)
+    places: list[tuple[Any, Any]] = []
+
+    def walk(node: Any) -> None:
+        for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+            places.append((node, key))
+            walk(node[key])
+
+    walk(tree)
+    for node, key in data.draw(st.lists(st.sampled_from(places), min_size=1, max_size=4)):
+        if data.draw(st.booleans()) and isinstance(node, dict):
+            node.pop(key, None)
+        else:
+            node[key] = data.draw(TREES)
+    loads_or_refuses(yaml.safe_dump(tree).encode())

@@ -1,0 +1,236 @@
+"""Which backend is in use, and what finds the mistakes of a machine or a compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from support.kernel.samples import ALICE, BOB, TASK_SID, random_points, split, u_bytes
+
+from psicli import curve
+from psicli.core.errors import PsicliError, SelfCheckError, UnknownBackendError, UnknownPathError
+from psicli.curve import reference
+
+# The backend in use -------------------------------------------------------------------------------------------------
+
+
+def test_backend_is_named(backend: curve.Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert curve.BACKENDS[curve.backend()] is backend
+    for variable in ("PSICLI_BACKEND", "PSICLI_NATIVE_PATH"):
+        monkeypatch.setenv(variable, "")
+    assert curve.backend() == next(iter(curve.BACKENDS))
+
+
+def test_frames_suit_the_backend(backend: curve.Backend) -> None:
+    small = {"reference": 2048, "native portable": 4096}
+    assert curve.frame_items() == small.get(curve.backend(), 16_384)
+
+
+@pytest.fixture
+def two_paths(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine with two CPU paths, whatever this one has."""
+    monkeypatch.setattr(curve, "BACKENDS", dict.fromkeys(["native avx2", "native portable", "reference"], reference))
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "name"),
+    [
+        ("", "", "native avx2"),
+        ("native", "", "native avx2"),
+        ("native", "portable", "native portable"),
+        ("", "portable", "native portable"),
+        ("reference", "", "reference"),
+        ("reference", "portable", "reference"),
+    ],
+)
+def test_the_environment_chooses(two_paths: pytest.MonkeyPatch, kind: str, path: str, name: str) -> None:
+    two_paths.setenv("PSICLI_BACKEND", kind)
+    two_paths.setenv("PSICLI_NATIVE_PATH", path)
+    assert curve.backend() == name
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "error", "sentence"),
+    [
+        ("PSICLI_BACKEND", "gpu\x1b[2J", UnknownBackendError, r"is 'gpu\\x1b\[2J', which .* native and reference"),
+        ("PSICLI_BACKEND", "native avx2", UnknownBackendError, "there are native and reference"),
+        ("PSICLI_NATIVE_PATH", "avx512", UnknownPathError, "is 'avx512', .*it runs avx2, portable"),
+        ("PSICLI_NATIVE_PATH", "sse\x07", UnknownPathError, r"is 'sse\\x07', .*it runs avx2, portable"),
+    ],
+)
+def test_what_this_machine_lacks_is_a_configuration_error(
+    two_paths: pytest.MonkeyPatch, variable: str, value: str, error: type[PsicliError], sentence: str
+) -> None:
+    two_paths.delenv("PSICLI_BACKEND", raising=False)
+    two_paths.setenv(variable, value)
+    with pytest.raises(error, match=sentence) as caught:
+        curve.backend()
+    assert caught.value.code == 78
+
+
+# Looking for mistakes of the machine or the compiler ----------------------------------------------------------------
+
+
+def test_self_test_passes(backend: curve.Backend) -> None:
+    curve.self_test()
+    for name in curve.BACKENDS:
+        curve.self_test(name)
+
+
+def put_in(kernel: object, patch: pytest.MonkeyPatch) -> None:
+    """Make a kernel the backend in use, as `native broken`."""
+    patch.setattr(curve, "BACKENDS", {"native broken": kernel, "reference": reference})
+    for variable in ("PSICLI_BACKEND", "PSICLI_NATIVE_PATH"):
+        patch.delenv(variable, raising=False)
+
+
+class Turned:
+    """A backend that hands out the RFC 9380 byte order, as some have."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reference, name)
+
+    def hash_to_points(self, values: pa.LargeBinaryArray, prefix: bytes, dst: bytes) -> bytes:
+        return b"".join(point[::-1] for point in split(reference.hash_to_points(values, prefix, dst)))
+
+    def hash_and_mask(self, values: pa.LargeBinaryArray, prefix: bytes, dst: bytes, scalar: bytes) -> bytes:
+        return reference.mask(memoryview(self.hash_to_points(values, prefix, dst)), scalar)[0]
+
+
+def test_self_test_finds_a_wrong_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_in(Turned(), monkeypatch)
+    with pytest.raises(SelfCheckError, match=r"native broken .*hash_and_mask, mask, tokens, probe") as caught:
+        curve.self_test()
+    assert caught.value.code == 70
+
+
+class OneLaneWrong:
+    """A right backend, but for one lane of 16 in one of its functions."""
+
+    FRAME_ITEMS = 2048
+    right: Any = next(iter(curve.BACKENDS.values()))
+
+    def __init__(self, function: str, lane: int) -> None:
+        self._function = function
+        self._lane = slice(lane, None, 16)
+
+    def _spoil(self, function: str, packed: bytes, size: int = 32) -> bytes:
+        outputs = split(packed, size)
+        if function == self._function:
+            outputs[self._lane] = [bytes([output[0] ^ 1]) + output[1:] for output in outputs[self._lane]]
+        return b"".join(outputs)
+
+    def hash_to_points(self, *arguments: Any) -> bytes:
+        return self._spoil("hash_to_points", self.right.hash_to_points(*arguments))
+
+    def hash_and_mask(self, *arguments: Any) -> bytes:
+        return self._spoil("hash_and_mask", self.right.hash_and_mask(*arguments))
+
+    def keyed_hashes(self, *arguments: Any) -> bytes:
+        return self._spoil("keyed_hashes", self.right.keyed_hashes(*arguments), 16)
+
+    def mask(self, points: memoryview, scalar: bytes) -> tuple[bytes, list[int]]:
+        products, bad = self.right.mask(points, scalar)
+        if self._function == "bad points":
+            bad = sorted(set(bad) - set(range(len(points) // 32)[self._lane]))
+        return self._spoil("mask", products), bad
+
+    def tokens(self, *arguments: Any) -> bytes:
+        return self._spoil("tokens", self.right.tokens(*arguments), 16)
+
+    def on_curve(self, points: memoryview) -> bool:
+        looked_at = split(bytes(points))
+        if self._function == "on_curve":
+            looked_at[self._lane] = [u_bytes(9)] * len(looked_at[self._lane])
+        return bool(self.right.on_curve(memoryview(b"".join(looked_at))))
+
+
+@pytest.mark.parametrize("function", ["hash_and_mask", "keyed_hashes", "mask", "tokens", "bad points", "on_curve"])
+def test_self_test_finds_one_wrong_lane(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    for lane in range(16):
+        put_in(OneLaneWrong(function, lane), monkeypatch)
+        with pytest.raises(SelfCheckError, match=f"wrong answer from .*{function}") as caught:
+            curve.self_test()
+        assert caught.value.code == 70
+
+
+def call(function: str, values: pa.LargeBinaryArray, points: bytes) -> object:
+    """Call one of the functions whose outputs are spot-checked."""
+    calls: dict[str, Callable[[], object]] = {
+        "hash_and_mask": lambda: curve.hash_and_mask(values, TASK_SID, ALICE),
+        "keyed_hashes": lambda: curve.keyed_hashes(values, TASK_SID),
+        "mask": lambda: curve.mask(points, ALICE),
+        "bad points": lambda: curve.mask(bytes(len(points)), ALICE),
+        "tokens": lambda: curve.tokens(points, TASK_SID),
+    }
+    return calls[function]()
+
+
+SPOT_CHECKED = ["hash_and_mask", "keyed_hashes", "mask", "bad points", "tokens"]
+
+
+@pytest.mark.parametrize("function", SPOT_CHECKED)
+def test_the_spot_check_finds_a_wrong_output(
+    monkeypatch: pytest.MonkeyPatch, thousand: pa.LargeBinaryArray, function: str
+) -> None:
+    """With a look at every output, so that each lane's is seen; the sentence tells nothing about it."""
+    monkeypatch.setattr(curve, "SPOT_CHECK_RUN", 1)
+    sentences = set()
+    for lane in range(16):
+        put_in(OneLaneWrong(function, lane), monkeypatch)
+        call(function, thousand.slice(0, lane), random_points(lane))
+        with pytest.raises(SelfCheckError) as caught:
+            call(function, thousand.slice(0, lane + 1), random_points(lane + 1))
+        assert caught.value.code == 70
+        sentences.add(caught.value.message)
+    assert len(sentences) == 1
+
+
+@pytest.mark.parametrize("function", SPOT_CHECKED)
+def test_the_spot_check_sees_one_output_in_so_many(
+    monkeypatch: pytest.MonkeyPatch, thousand: pa.LargeBinaryArray, function: str
+) -> None:
+    """Of eight outputs one is looked at, in one call or in eight, and no index is safe from it."""
+    assert curve.SPOT_CHECK_RUN == 65_536
+    monkeypatch.setattr(curve, "SPOT_CHECK_RUN", 8)
+    for lane, count in ((0, 1), (0, 8), (7, 8)):
+        put_in(OneLaneWrong(function, lane), monkeypatch)
+        found = 0
+        for _ in range(200):
+            try:
+                call(function, thousand.slice(0, count), random_points(count))
+            except SelfCheckError:
+                found += 1
+        # 25 are expected; outside of these bounds it is once in a thousand million tests.
+        assert 2 <= found <= 60
+
+
+def test_a_point_is_only_called_bad_when_the_reference_calls_it_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a fault of ours would be the peer's."""
+
+    class Suspicious(OneLaneWrong):
+        def mask(self, points: memoryview, scalar: bytes) -> tuple[bytes, list[int]]:
+            products, bad = self.right.mask(points, scalar)
+            return products, bad or [3]
+
+    put_in(Suspicious("", 0), monkeypatch)
+    points = random_points(5)
+    with pytest.raises(SelfCheckError) as caught:
+        curve.mask(points, ALICE)
+    assert caught.value.code == 70
+    assert curve.mask(bytes(32) + points, ALICE)[1] == [0]
+
+
+def test_the_spot_check_passes_what_is_right(
+    backend: curve.Backend, monkeypatch: pytest.MonkeyPatch, thousand: pa.LargeBinaryArray
+) -> None:
+    monkeypatch.setattr(curve, "SPOT_CHECK_RUN", 1)
+    points = bytearray(random_points(20))
+    points[:32] = bytes(32)
+    assert curve.mask(points, BOB)[1] == [0]
+    curve.hash_and_mask(thousand.slice(5, 20), TASK_SID, ALICE)
+    curve.keyed_hashes(thousand.slice(5, 20), TASK_SID)
+    curve.tokens(points, TASK_SID)

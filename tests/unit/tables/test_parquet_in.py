@@ -1,0 +1,366 @@
+"""Parquet in, and files of either kind that cannot be read or change while they are."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.tables import ALL_FORMATS, AMPLE, CSV, CSV_GZ, PARQUET, Source, name_of, read, refuse, write
+
+from psicli import tables
+from psicli.core.errors import (
+    ControlCharacterError,
+    DuplicateColumnError,
+    FileMissingError,
+    InputChangedError,
+    KeyTypeError,
+    LongKeyError,
+    MixedZonesError,
+    NotUtf8Error,
+    UnparsableError,
+    UnreadableInputError,
+)
+from psicli.core.formats import FileFormat
+from psicli.storage.spool import Spool
+from psicli.tables import output, source
+
+# Files --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fmt", ALL_FORMATS, ids=name_of)
+@pytest.mark.parametrize("attempt", [Source, tables.check_input])
+def test_files_that_cannot_be_opened_are_66(tmp_path: Path, fmt: FileFormat, attempt: Callable[..., Any]) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").touch()
+    for path, error in (
+        (tmp_path / "missing.csv", FileMissingError),
+        (tmp_path, UnreadableInputError),
+        (tmp_path / "fifo", UnreadableInputError),
+        (tmp_path / "file" / "in.csv", UnreadableInputError),
+    ):
+        with pytest.raises(error, match=path.name) as caught:
+            attempt(path, fmt, ["id"])
+        assert caught.value.code == 66
+
+
+def test_a_file_without_permission_is_66() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "in.csv"
+        path.write_bytes(b"id\n1\n")
+        path.chmod(0)
+        os.chmod(folder, 0o755)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(UnreadableInputError, match="permission denied") as caught:
+                tables.check_input(path, CSV, ["id"])
+        finally:
+            if root:
+                os.seteuid(0)
+    assert caught.value.code == 66
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"3,z\n")
+
+
+def touch(path: Path) -> None:
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    other.rename(path)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 3)
+
+
+CHANGES = [append, touch, replace, truncate, Path.unlink]
+
+
+class Changing(io.FileIO):
+    """A file that is changed when it is read, before or after."""
+
+    change: Callable[[], None] | None = None
+    before = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        change, self.change = self.change, None
+        if change is None:
+            return super().read(size)
+        if self.before:
+            change()
+        data = super().read(size)
+        if not self.before:
+            change()
+        return data
+
+
+def sample_file(folder: Path, fmt: FileFormat) -> Path:
+    path = folder / "in.file"
+    if fmt == PARQUET:
+        pq.write_table(pa.table({"id": ["1", "2"], "a": ["x", "y"]}), path)
+    else:
+        content = b"id,a\n1,x\n2,y\n"
+        path.write_bytes(gzip.compress(content) if fmt.gzip else content)
+    return path
+
+
+@pytest.mark.parametrize("fmt", [CSV, CSV_GZ, PARQUET], ids=name_of)
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("reading", ["keys", "rows"])
+def test_a_file_changed_while_it_is_read_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fmt: FileFormat,
+    change: Callable[[Path], None],
+    before: bool,
+    reading: str,
+) -> None:
+    path = sample_file(tmp_path, fmt)
+    opened: list[Changing] = []
+
+    def opening(path: Path, name: str) -> Any:
+        opened.append(Changing(path))
+        return opened[0]
+
+    def arm() -> None:
+        opened[0].before, opened[0].change = before, partial(change, path)
+
+    monkeypatch.setattr(source, "_open", opening)
+    monkeypatch.setattr(source.SourceFile, "view", lambda self: self.file)
+    with tables.open_input(path, fmt, ["id"]) as watched, Spool(tmp_path / "state") as spool:
+        if reading == "rows":
+            assert len(list(watched.key_batches())) == 1
+            mask = pa.array([True, False])
+            read_again = partial(tables.write_matched, watched, io.BytesIO(), fmt, mask, budget=AMPLE, spool=spool)
+        else:
+            read_again = partial(deque, watched.key_batches())
+        arm()
+        with pytest.raises(InputChangedError, match=r"in\.file") as caught:
+            read_again()
+    assert caught.value.code == 65
+
+
+def test_views_of_a_file_do_not_move_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+    path.write_bytes(bytes(range(100)))
+    with source.SourceFile(path, "in") as file:
+        one, other = file.view(), file.view()
+        assert (one.read(3), other.read(2), one.read(1), other.tell()) == (b"\0\1\2", b"\0\1", b"\3", 2)
+        assert other.seek(-4, io.SEEK_END) == 96
+        assert (other.read(4), other.read(1), one.seek(2, io.SEEK_CUR)) == (b"\x60\x61\x62\x63", b"", 6)
+
+
+@pytest.mark.parametrize("columns", [1, 16, 17, 40])
+def test_many_columns_come_out_in_their_order(tmp_path: Path, columns: int) -> None:
+    """More columns than one reader takes, and so several readers, each with some of them."""
+    names = [f"c{number}" for number in range(columns)]
+    values = {name: pa.array([f"{name}-{row}" for row in range(9)]) for name in names}
+    pq.write_table(pa.table(values), tmp_path / "in", row_group_size=4)
+    with tables.open_input(tmp_path / "in", PARQUET, names[:1]) as wide, Spool(tmp_path / "state") as spool:
+        list(wide.key_batches())
+        sink = io.BytesIO()
+        mask = pa.array([row % 2 == 0 for row in range(9)])
+        assert tables.write_matched(wide, sink, PARQUET, mask, budget=AMPLE, spool=spool) == 5
+    assert pq.read_table(sink).equals(pa.table(values).take([0, 2, 4, 6, 8]))
+
+
+def test_wide_rows_come_in_smaller_row_groups() -> None:
+    assert [output.row_group_rows(columns) for columns in (1, 32, 450, 10**7)] == [122_880, 122_880, 8192, 2048]
+
+
+def test_numbers_that_hardly_repeat_get_no_dictionary(tmp_path: Path) -> None:
+    rows = pa.table({"id": ["a"], "price": [1.5], "pair": [{"x": 0.5, "y": "b"}], "count": [7]})
+    pq.write_table(rows, tmp_path / "in")
+    with tables.open_input(tmp_path / "in", PARQUET, ["id"]) as source_of_all, Spool(tmp_path / "state") as spool:
+        list(source_of_all.key_batches())
+        sink = io.BytesIO()
+        tables.write_matched(source_of_all, sink, PARQUET, pa.array([True]), budget=AMPLE, spool=spool)
+    group = pq.ParquetFile(sink).metadata.row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    dictionaries = {column.path_in_schema for column in columns if "RLE_DICTIONARY" in column.encodings}
+    assert dictionaries == {"id", "pair.y", "count"}
+    assert pq.read_table(sink).equals(rows)
+
+
+@pytest.mark.parametrize("fmt", [CSV, CSV_GZ, PARQUET], ids=name_of)
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("matched", [[True, True], [False, False]], ids=["all", "none"])
+def test_a_file_changed_between_the_two_readings_is_refused(
+    tmp_path: Path, fmt: FileFormat, change: Callable[[Path], None], matched: list[bool]
+) -> None:
+    path = sample_file(tmp_path, fmt)
+    read_once = Source(path, fmt, ["id"])
+    change(path)
+    with pytest.raises(InputChangedError, match=r"in\.file"):
+        write(read_once, CSV, matched)
+
+
+@pytest.mark.parametrize("other", [b"id,a\n1,x\n2\n,y\n", b"id,a\n1,x\n\n\n\n\n\n"])
+def test_rows_that_are_others_behind_the_same_time_stamp_are_noticed(tmp_path: Path, other: bytes) -> None:
+    path = tmp_path / "in.csv"
+    path.write_bytes(b"id,a\n1,x\n2,yy\n")
+    status = path.stat()
+    read_once = Source(path, CSV, ["id"])
+    path.write_bytes(other)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+    with pytest.raises(InputChangedError):
+        write(read_once, CSV)
+
+
+def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "real.csv").write_bytes(b"id\n1\n")
+    (tmp_path / "in.csv").symlink_to(tmp_path / "real.csv")
+    assert Source(tmp_path / "in.csv", CSV, ["id"]).rows == 1
+
+
+# Parquet in ---------------------------------------------------------------------------------------------------------
+
+
+def test_parquet_keys_meet_csv_text(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "i64": pa.array([7, None], pa.int64()),
+            "u64": pa.array([2**64 - 1, 0], pa.uint64()),
+            "i8": pa.array([-7, 7], pa.int8()),
+            "flag": pa.array([True, False]),
+            "day": pa.array([date(1969, 12, 31), date(2024, 2, 29)]),
+            "zoned": pa.array([1_500_000, -1], pa.int64()).cast(pa.timestamp("us", "Europe/Berlin")),
+            "price": pa.array([Decimal("-0.00"), Decimal("1.50")], pa.decimal128(9, 2)),
+            "big": pa.array([Decimal("1E-10"), None], pa.decimal256(60, 10)),
+            "name": pa.array(["007", "é"]).dictionary_encode(),
+            "large": pa.array(["a", ""], pa.large_string()),
+            "none": pa.array([None, None], pa.null()),
+        }
+    )
+    source = read(tmp_path, table, table.column_names)
+    assert dict(zip(table.column_names, [column.to_pylist() for column in source.key_texts], strict=True)) == {
+        "i64": ["7", None],
+        "u64": ["18446744073709551615", "0"],
+        "i8": ["-7", "7"],
+        "flag": ["true", "false"],
+        "day": ["1969-12-31", "2024-02-29"],
+        "zoned": ["1970-01-01T00:00:01.5Z", "1969-12-31T23:59:59.999999Z"],
+        "price": ["0", "1.5"],
+        "big": ["0.0000000001", None],
+        "name": ["007", "é"],
+        "large": ["a", ""],
+        "none": [None, None],
+    }
+    assert source.table.schema.types == table.schema.types
+
+
+def test_chunks_and_empty_batches(tmp_path: Path) -> None:
+    empty = pa.array([], pa.string())
+    column = pa.chunked_array([empty, pa.array(["b", None]), empty, pa.array(["a"]), empty])
+    source = read(tmp_path, pa.table({"id": column}))
+    assert source.key_texts[0].to_pylist() == ["b", None, "a"]
+    assert write(source, CSV, [True, False, True]) == b"id\na\nb\n"
+    assert pq.read_table(io.BytesIO(write(source, PARQUET, [True, False, True]))).to_pydict() == {"id": ["a", "b"]}
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, pa.schema([("id", pa.int32())])) as writer:
+        for size in (0, 2, 0, 1):
+            writer.write_table(pa.table({"id": pa.array(range(size), pa.int32())}))
+    assert read(tmp_path, sink.getvalue(), fmt=PARQUET).key_texts[0].to_pylist() == ["0", "1", "0"]
+
+
+def test_no_row_groups(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, pa.schema([("id", pa.int64()), ("d", pa.dictionary(pa.int32(), pa.string()))])):
+        pass
+    source = read(tmp_path, sink.getvalue(), fmt=PARQUET)
+    assert source.rows == 0
+    assert gzip.decompress(write(source, CSV_GZ)) == b"id,d\n"
+    assert pq.read_table(io.BytesIO(write(source, PARQUET))).schema.equals(source.table.schema)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.float64(), pa.float16(), pa.binary(), pa.list_(pa.int8()), pa.time64("us")], ids=str
+)
+def test_key_types_are_refused_before_data_is_read(tmp_path: Path, kind: pa.DataType) -> None:
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"id": pa.array([None], kind)}), path)
+    for attempt in (tables.check_input, Source):
+        with pytest.raises(KeyTypeError, match=str(path)) as caught:
+            attempt(path, PARQUET, ["id"])
+        assert caught.value.code == 65
+
+
+def test_mixed_zones_are_refused(tmp_path: Path) -> None:
+    table = pa.table({"a": pa.array([0], pa.timestamp("us")), "b": pa.array([0], pa.timestamp("us", "UTC"))})
+    refuse(MixedZonesError, tmp_path, table, ["a", "b"])
+    assert read(tmp_path, table, ["a"]).rows == 1
+
+
+def test_bad_keys_have_their_row(tmp_path: Path) -> None:
+    table = pa.table({"id": ["ok", None, "a\nb"], "x": ["", "y" * 65537, "z"]})
+    assert refuse(ControlCharacterError, tmp_path, table).startswith("in.file, row 3: ")
+    assert refuse(LongKeyError, tmp_path, table, ["x"]).startswith("in.file, row 2: ")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_parquet_strings_must_be_utf_8(tmp_path: Path, kind: pa.DataType) -> None:
+    raw = pa.array([b"fine", None, b"\xff\xfe"], pa.binary())
+    if pa.types.is_dictionary(kind):
+        encoded = raw.dictionary_encode()
+        bad = pa.DictionaryArray.from_arrays(encoded.indices, encoded.dictionary.view(pa.string()))
+    else:
+        bad = raw.cast(pa.large_binary() if kind == pa.large_string() else pa.binary()).view(kind)
+    table = pa.table({"id": pa.array([1, 2, 3]), "note": bad})
+    assert refuse(NotUtf8Error, tmp_path, table, ["note"]) == "in.file, row 3, column 'note': not UTF-8 text"
+    # Other columns are read when their rows are wanted, whichever of the row group.
+    source = read(tmp_path, table)
+    with pytest.raises(NotUtf8Error) as caught:
+        write(source, CSV, [True, False, False])
+    assert caught.value.message == "in.file, row 3, column 'note': not UTF-8 text"
+    assert write(source, CSV, [False] * 3) == b"id,note\n"
+
+
+def test_what_is_not_parquet_is_refused(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"id": range(1000)}), sink)
+    whole = sink.getvalue()
+    for content in (b"id,a\n1,x\n", whole[:-1], whole[:200], b"PAR1", b"PAR1" * 100):
+        assert refuse(UnparsableError, tmp_path, content, fmt=PARQUET) == "in.file: cannot be read as parquet"
+        with pytest.raises(UnparsableError):
+            tables.check_input(tmp_path / "in", PARQUET, ["id"])
+    # The metadata may still be good here.
+    for content in (whole[4:], whole[:4] + bytes(100) + whole[104:]):
+        (tmp_path / "in").write_bytes(content)
+        with pytest.raises(UnparsableError):
+            Source(tmp_path / "in", PARQUET, ["id"])
+
+
+def test_page_checksums_are_verified_where_there_are_some(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    table = pa.table({"id": [f"key{n}" for n in range(1000)]})
+    pq.write_table(table, sink, use_dictionary=False, compression="none", write_page_checksum=True)
+    damaged = sink.getvalue().replace(b"key777", b"key778")
+    refuse(UnparsableError, tmp_path, damaged, fmt=PARQUET)
+
+
+def test_duplicate_parquet_columns_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], names=["id", "a", "a"])
+    assert "'a'" in refuse(DuplicateColumnError, tmp_path, table)
