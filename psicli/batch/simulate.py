@@ -13,7 +13,7 @@ from pathlib import Path
 
 from psicli.config import Job, load_parties
 from psicli.core import signals
-from psicli.core.errors import PeerFailedError, PeerLostError, SharedOutputError, StandardStreamError
+from psicli.core.errors import PeerFailedError, PeerLostError, TaskFilesError
 from psicli.storage.files import check_writable
 from psicli.storage.state import run_folder, state_folder
 
@@ -88,11 +88,19 @@ def _check_one_machine(jobs: Sequence[Job]) -> None:
     outputs: set[str] = set()
     for task in (task for job in jobs for task in job.tasks):
         if "-" in (task.input_path, task.output_path):
-            raise StandardStreamError(task=task.name, done="shared by all parties", instead="simulate it")
+            raise TaskFilesError(
+                task=task.name,
+                fault="standard input and output cannot be shared by all parties",
+                advice="Give the task files to simulate it.",
+            )
         if task.output_path is not None:
             output = os.path.realpath(task.output_path)
             if output in outputs:
-                raise SharedOutputError(task=task.name, path=task.output_path)
+                raise TaskFilesError(
+                    task=task.name,
+                    fault=f"{task.output_path} is an output of two parties",
+                    advice="On one machine every party needs outputs of its own.",
+                )
             outputs.add(output)
 
 

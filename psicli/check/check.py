@@ -21,7 +21,7 @@ from psicli.check.checklist import Checklist
 from psicli.check.estimate import Size
 from psicli.config import Job, Task
 from psicli.core import signals
-from psicli.core.errors import DiskTooSmallError, PeerBusyError, PeerGoneError, StandardStreamError, shown
+from psicli.core.errors import DiskTooSmallError, PeerBusyError, PeerGoneError, TaskFilesError, shown
 from psicli.core.formats import file_format
 from psicli.items.encoding import encode_items, packed
 from psicli.job.inputs import STDIO
@@ -53,12 +53,15 @@ _CLOCK_DIFFERENCE = 60.0
 def check_job(job: Job, lock: AbstractContextManager[PortLock], *, wait: float, full: bool) -> Checklist:
     """Check this side of a job, and the other side if it is there within `wait` [s]; 0 leaves it alone.
 
-    lock: what a run would hold. full: read all rows of the inputs. Raises StandardStreamError.
+    lock: what a run would hold. full: read all rows of the inputs. Raises TaskFilesError.
     """
     for task in job.tasks:
         if STDIO in (task.input_path, task.output_path):
-            instead = "check it, or check the others (--only)"
-            raise StandardStreamError(task=task.name, done="checked", instead=instead)
+            raise TaskFilesError(
+                task=task.name,
+                fault="standard input and output cannot be checked",
+                advice="Give the task files to check it, or check the others (--only).",
+            )
     found = Checklist(job.peer)
     found.add("config", f"{job.path}: no mistake in it; {job.party} with {job.peer}, tasks: {len(job.tasks)}")
     rates = _kernel(found, job)

@@ -62,7 +62,7 @@ class JobOptions:
         return pairs
 
     def load_job(self) -> Job:
-        """Read the job file; raises JobFileMissingError, JobFileError."""
+        """Read the job file; raises InputMissingError, JobFileError."""
         from psicli.config import load_job
 
         return load_job(

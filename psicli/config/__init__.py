@@ -39,7 +39,7 @@ def load_job(
     """Load a job file as one of its parties; `party` comes before self_party, `only` picks tasks by name.
 
     With simulated_port the job runs on that loopback port, whatever it says about the network, and without its policy.
-    Raises JobFileMissingError, and JobFileError with every mistake at once.
+    Raises InputMissingError, and JobFileError with every mistake at once.
     """
     document = Document(path)
     if simulated_port is not None:
@@ -66,7 +66,7 @@ def load_job(
 def load_parties(path: Path, variables: Mapping[str, str], only: Sequence[str] = ()) -> list[Job]:
     """Load a job file as each of its parties, listener first, on a loopback port still to be chosen.
 
-    Raises JobFileMissingError, and JobFileError when the file is wrong for any of them.
+    Raises InputMissingError, and JobFileError when the file is wrong for any of them.
     """
     document = Document(path)
     _simulate(document, 1)

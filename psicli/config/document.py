@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from psicli.core.errors import JobFileError, JobFileMissingError, shown
+from psicli.core.errors import InputMissingError, JobFileError, shown
 
 # A job of a thousand tasks is about 300 KB. The other limits stop files that are small but explode: nesting costs
 # stack, aliases of aliases double with every line.
@@ -31,7 +31,7 @@ Loc = tuple[str | int, ...]
 
 
 class Document:
-    """A job file as dicts, lists and text. Raises JobFileMissingError, and JobFileError if there is no tree at all."""
+    """A job file as dicts, lists and text. Raises InputMissingError, and JobFileError if there is no tree at all."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -115,7 +115,11 @@ class Document:
             with open(self.path, "rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
-            raise JobFileMissingError(path=self._shown_path) from None
+            raise InputMissingError(
+                place=self._shown_path,
+                fault="no such job file",
+                advice="Give the job file with --config; a relative path starts at the current folder.",
+            ) from None
         except OSError as exc:
             self._fail("job file", f"cannot be read ({exc.strerror})", "give a file this user may read")
         if len(data) > MAX_FILE_BYTES:

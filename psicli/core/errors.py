@@ -75,84 +75,27 @@ class BadInputError(PsicliError):
     code = 65
 
 
-class EmptyInputError(BadInputError):
-    sentence = "{path}: the file is empty; it does not even hold a header"
-    hint = "A file without rows still needs its header line; was the export cut short?"
+class MalformedInputError(BadInputError):
+    """A file that is not what its format says: fault, and advice on it."""
+
+    sentence = "{place}: {fault}"
+    hint = "{advice}"
 
 
-class NotUtf8Error(BadInputError):
-    sentence = "{place}: not UTF-8 text"
-    hint = "Save the file as UTF-8, for example with: iconv -f WINDOWS-1252 -t UTF-8"
+class UnclosedQuoteError(MalformedInputError):
+    """A quote that is not closed in what was read so far."""
 
 
-class HeaderError(BadInputError):
-    sentence = "{path}:{line}: {detail}"
-    hint = "Every column needs a name of its own in the header line."
+class KeyColumnError(BadInputError):
+    """A key column whose values, or one of them, cannot be compared: fault, and advice on it."""
 
-
-class DuplicateColumnError(BadInputError):
-    sentence = "{path}: the column name {column} appears more than once"
-    hint = "Rename one of them; a column is known by its name alone."
-
-
-class UnclosedQuoteError(BadInputError):
-    sentence = "{path}:{line}: a quote opened in this row is never closed"
-    hint = "Close the quote; a quote inside a quoted value is written twice."
-
-
-class TextAfterQuoteError(BadInputError):
-    sentence = "{path}:{line}: text follows a closing quote (the row starts on line {start})"
-    hint = "Look for an unclosed quote there or above; a quote inside a quoted value is written twice."
-
-
-class RaggedRowError(BadInputError):
-    sentence = "{path}:{line}: the row has {found} fields, the header {expected}"
-    hint = "A value that holds the delimiter must be quoted."
-
-
-class LongRowError(BadInputError):
-    sentence = "{path}:{line}: the row is longer than {limit} bytes"
-    hint = "Look for a quote that is closed too late; else leave the long column out of this file."
-
-
-class UnparsableError(BadInputError):
-    sentence = "{path}: cannot be read as {format}"
-    hint = "Is it the right file, whole, and does its suffix say what it is?"
-
-
-class BrokenGzipError(BadInputError):
-    sentence = "{path}: the gzip data is truncated or damaged"
-    hint = "Check it with gzip -t and copy the file again."
+    sentence = "{place}: {fault}"
+    hint = "{advice}"
 
 
 class InputChangedError(BadInputError):
     sentence = "{path}: the file was changed or replaced while it was read"
     hint = "Let the export finish (write elsewhere, then rename) before psicli starts."
-
-
-class KeyTypeError(BadInputError):
-    sentence = "{path}: the key column {column} is of type {type}, which has no one text on both sides"
-    hint = "Cast it to text or to an integer, date, timestamp or decimal before the run."
-
-
-class MixedZonesError(BadInputError):
-    sentence = "{path}: the key columns {zoned} have a time zone and {zoneless} have none"
-    hint = "Give all timestamp keys of a task a time zone, or none."
-
-
-class YearRangeError(BadInputError):
-    sentence = "{place}: the key column {column} holds a date outside the years 0000 to 9999"
-    hint = "Correct or remove the row; make placeholders null."
-
-
-class ControlCharacterError(BadInputError):
-    sentence = "{place}: the key column {column} holds a control character (such as a line break or a tab)"
-    hint = "Look for an unclosed quote just above; keys must not hold U+0000 to U+001F or U+007F."
-
-
-class LongKeyError(BadInputError):
-    sentence = "{place}: the key column {column} holds a value longer than {limit} bytes"
-    hint = "Look for an unclosed quote just above; else use a shorter key."
 
 
 class TooManyRowsError(BadInputError):
@@ -166,29 +109,16 @@ class UnwritableColumnError(BadInputError):
 
 
 class InputMissingError(PsicliError):
-    """An input file, or a column the job names, does not exist."""
+    """A file, or a column the job names, does not exist: fault, and advice on it."""
 
     code = 66
-
-
-class FileMissingError(InputMissingError):
-    sentence = "{path}: no such file"
-    hint = "Check input_path in the job file; relative paths start at the job file's folder."
-
-
-class JobFileMissingError(InputMissingError):
-    sentence = "{path}: no such job file"
-    hint = "Give the job file with --config; a relative path starts at the current folder."
+    sentence = "{place}: {fault}"
+    hint = "{advice}"
 
 
 class MissingColumnError(InputMissingError):
     sentence = "{path}: there is no column {column}; the file has {columns}"
     hint = "Check keys in the job file; names are compared exactly, with case and spaces."
-
-
-class UnreadableInputError(InputMissingError):
-    sentence = "{path}: cannot be opened for reading: {reason}"
-    hint = "Check input_path in the job file, and this user's permissions."
 
 
 class PeerLostError(PsicliError):
@@ -465,32 +395,16 @@ class UnknownFormatError(ConfigError):
     hint = "The suffixes are {suffixes}, in lower case."
 
 
+class VariableError(ConfigError):
+    """A variable of the environment asks for what there is not: fault, and advice on it."""
+
+    sentence = "{variable} {fault}"
+    hint = "{advice}"
+
+
 class DisagreementError(ConfigError):
     sentence = "the two job files disagree:\n{table}"
     hint = "Make the two job files equal in these fields; nothing was sent."
-
-
-class UnknownBackendError(ConfigError):
-    sentence = "PSICLI_BACKEND is {value}, which is no curve backend; there are native and reference"
-    hint = "Unset PSICLI_BACKEND to let psicli choose."
-
-
-class UnknownPathError(ConfigError):
-    sentence = "PSICLI_NATIVE_PATH is {value}, which this machine cannot run; it runs {known}"
-    hint = "Unset PSICLI_NATIVE_PATH to let psicli choose the fastest."
-
-
-class MissingBackendError(ConfigError):
-    sentence = "{variable} asks for the native curve kernel, which is not there: {reason}"
-    hint = (
-        "Install a C compiler and Python's headers (gcc, python3-dev), then psicli again with "
-        "`pip install --force-reinstall --no-cache-dir`; or unset the variable to run slower without it."
-    )
-
-
-class FailpointError(ConfigError):
-    sentence = "{variable} is {value}, which is no failpoint; it is NAME:kill, stop, raise, enospc or flip, and :NTH"
-    hint = "Unset {variable}: it is there for tests of psicli; psicli/core/failpoints.py has the names."
 
 
 class PeerDisagreesError(ConfigError):
@@ -503,24 +417,18 @@ class BindError(ConfigError):
     hint = "listen_address (or the first node's address) must be an address of this machine, with a port we may use."
 
 
-class StandardStreamError(ConfigError):
-    sentence = "task {task}: standard input and output cannot be {done}"
-    hint = "Give the task files to {instead}."
+class TaskFilesError(ConfigError):
+    """The inputs and outputs of a task do not suit this command: fault, and advice on it."""
 
-
-class SharedOutputError(ConfigError):
-    sentence = "task {task}: {path} is an output of two parties"
-    hint = "On one machine every party needs outputs of its own."
+    sentence = "task {task}: {fault}"
+    hint = "{advice}"
 
 
 class TooManyItemsError(ConfigError):
-    sentence = "the two parties have more than {limit} distinct items together"
-    hint = "Split the task: with more items a false match would no longer be negligible."
+    """Both sides together have more items than there is a way to compare."""
 
-
-class TooManyBinsError(ConfigError):
-    sentence = "{items} distinct items would need more than {limit} bins of {size} items"
-    hint = "Give both sides more memory (pipeline.memory), or split the task."
+    sentence = "{fault}"
+    hint = "{advice}"
 
 
 class PolicyError(PsicliError):

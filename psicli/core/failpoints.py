@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from psicli.core.errors import FailpointError, shown
+from psicli.core.errors import VariableError, shown
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ _armed: _Failpoint | None = None
 
 
 def arm() -> None:
-    """Do from now on what the environment says, and warn of it; raises FailpointError for what it cannot mean."""
+    """Do from now on what the environment says, and warn of it; raises VariableError for what it cannot mean."""
     global _armed
     _armed = None
     text = os.environ.get(VARIABLE, "")
@@ -91,7 +91,11 @@ def arm() -> None:
     action, _, nth = rest.partition(":")
     known = CARRYING if action == Action.FLIP else POINTS
     if action not in list(Action) or name not in known or not (nth or "1").isdecimal() or int(nth or 1) < 1:
-        raise FailpointError(variable=VARIABLE, value=shown(text))
+        raise VariableError(
+            variable=VARIABLE,
+            fault=f"is {shown(text)}, which is no failpoint; it is NAME:kill, stop, raise, enospc or flip, and :NTH",
+            advice=f"Unset {VARIABLE}: it is there for tests of psicli; psicli/core/failpoints.py has the names.",
+        )
     _armed = _Failpoint(name, Action(action), int(nth or 1))
     logger.warning("%s is set: this run is made to fail (%s)", VARIABLE, text)
 

@@ -99,17 +99,28 @@ def backend() -> str:
     """
     kind, path = os.environ.get("PSICLI_BACKEND", ""), os.environ.get("PSICLI_NATIVE_PATH", "")
     if kind not in ("", "native", "reference"):
-        raise errors.UnknownBackendError(value=shown(kind))
+        raise errors.VariableError(
+            variable="PSICLI_BACKEND",
+            fault=f"is {shown(kind)}, which is no curve backend; there are native and reference",
+            advice="Unset PSICLI_BACKEND to let psicli choose.",
+        )
     if kind == "reference":
         return reference.NAME
     paths = [name.removeprefix("native ") for name in BACKENDS if name.startswith("native ")]
     if paths and path in ("", *paths):
         return f"native {path or paths[0]}"
     if paths:
-        raise errors.UnknownPathError(value=shown(path), known=", ".join(paths))
+        raise errors.VariableError(
+            variable="PSICLI_NATIVE_PATH",
+            fault=f"is {shown(path)}, which this machine cannot run; it runs {', '.join(paths)}",
+            advice="Unset PSICLI_NATIVE_PATH to let psicli choose the fastest.",
+        )
     if kind or path:
-        raise errors.MissingBackendError(
-            variable="PSICLI_BACKEND" if kind else "PSICLI_NATIVE_PATH", reason=_why_no_native
+        raise errors.VariableError(
+            variable="PSICLI_BACKEND" if kind else "PSICLI_NATIVE_PATH",
+            fault=f"asks for the native curve kernel, which is not there: {_why_no_native}",
+            advice="Install a C compiler and Python's headers (gcc, python3-dev), then psicli again with "
+            "`pip install --force-reinstall --no-cache-dir`; or unset the variable to run slower without it.",
         )
     _tell_of_fallback()
     return reference.NAME

@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from psicli.core import errors
-from psicli.core.errors import shown
+from psicli.core.errors import KeyColumnError, shown
 from psicli.items.encoding import packed
 
 # 64 KiB: no real key comes near it, and an unclosed quote that swallows rows soon does.
@@ -22,6 +21,7 @@ MAX_KEY_BYTES = 65536
 _TEXT = pa.large_string()
 # The range of a four-digit year; Arrow shows dates beyond it in ways of its own.
 _FOUR_DIGIT_YEAR = "^[0-9]{4}-"
+_LOOK_ABOVE = "Look for an unclosed quote just above"
 
 
 def _plain(array: Any) -> Any:
@@ -105,8 +105,7 @@ def canonical_text(column: Any) -> Any:
 def key_texts(rows: Any, keys: Sequence[str], place: Callable[[int], str]) -> tuple[Any, ...]:
     """Give the canonical texts of the key columns of rows (pa.RecordBatch or pa.Table), a pa.LargeStringArray each.
 
-    `place` tells where a row stands, for people; it is only asked about the row at fault. Raises YearRangeError,
-    ControlCharacterError, LongKeyError.
+    `place` tells where a row stands, for people; it is only asked about the row at fault. Raises KeyColumnError.
     """
     texts = tuple(canonical_text(rows.column(key)) for key in keys)
     for key, text in zip(keys, texts, strict=True):
@@ -114,7 +113,11 @@ def key_texts(rows: Any, keys: Sequence[str], place: Callable[[int], str]) -> tu
         if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
             row = pc.index(pc.match_substring_regex(text, pattern=_FOUR_DIGIT_YEAR), False).as_py()
             if row >= 0:
-                raise errors.YearRangeError(place=place(row), column=shown(key))
+                raise KeyColumnError(
+                    place=place(row),
+                    fault=f"the key column {shown(key)} holds a date outside the years 0000 to 9999",
+                    advice="Correct or remove the row; make placeholders null.",
+                )
     _check_keys(texts, keys, place)
     return texts
 
@@ -122,16 +125,26 @@ def key_texts(rows: Any, keys: Sequence[str], place: Callable[[int], str]) -> tu
 def check_key_types(types: Sequence[tuple[str, Any]], *, path: str) -> None:
     """Refuse key columns, given as (name, Arrow type), without a common text.
 
-    Raises KeyTypeError, MixedZonesError.
+    Raises KeyColumnError.
     """
     zones: dict[bool, list[str]] = {True: [], False: []}
     for name, kind in types:
         if not has_text(kind):
-            raise errors.KeyTypeError(path=path, column=shown(name), type=shown(str(kind)))
+            raise KeyColumnError(
+                place=path,
+                fault=f"the key column {shown(name)} is of type {shown(str(kind))}, "
+                "which has no one text on both sides",
+                advice="Cast it to text or to an integer, date, timestamp or decimal before the run.",
+            )
         if pa.types.is_timestamp(_value_type(kind)):
             zones[_value_type(kind).tz is not None].append(shown(name))
     if zones[True] and zones[False]:
-        raise errors.MixedZonesError(path=path, zoned=", ".join(zones[True]), zoneless=", ".join(zones[False]))
+        zoned, zoneless = (", ".join(zones[has_zone]) for has_zone in (True, False))
+        raise KeyColumnError(
+            place=path,
+            fault=f"the key columns {zoned} have a time zone and {zoneless} have none",
+            advice="Give all timestamp keys of a task a time zone, or none.",
+        )
 
 
 def _check_keys(columns: Sequence[Any], names: Sequence[str], place: Callable[[int], str]) -> None:
@@ -139,10 +152,18 @@ def _check_keys(columns: Sequence[Any], names: Sequence[str], place: Callable[[i
     for column, name in zip(columns, names, strict=True):
         row = _first_control_row(column)
         if row is not None:
-            raise errors.ControlCharacterError(place=place(row), column=shown(name))
+            raise KeyColumnError(
+                place=place(row),
+                fault=f"the key column {shown(name)} holds a control character (such as a line break or a tab)",
+                advice=f"{_LOOK_ABOVE}; keys must not hold U+0000 to U+001F or U+007F.",
+            )
         row = pc.index(pc.greater(pc.binary_length(column), MAX_KEY_BYTES), True).as_py()
         if row >= 0:
-            raise errors.LongKeyError(place=place(row), column=shown(name), limit=MAX_KEY_BYTES)
+            raise KeyColumnError(
+                place=place(row),
+                fault=f"the key column {shown(name)} holds a value longer than {MAX_KEY_BYTES} bytes",
+                advice=f"{_LOOK_ABOVE}; else use a shorter key.",
+            )
 
 
 def _first_control_row(column: Any) -> int | None:

@@ -19,7 +19,7 @@ from enum import Enum
 from math import isqrt
 from typing import ClassVar, NamedTuple
 
-from psicli.core.errors import LocalProtocolError, PeerProtocolError, TooManyBinsError
+from psicli.core.errors import LocalProtocolError, PeerProtocolError, TooManyItemsError
 from psicli.protocol.messages import BinMessage, End, Frame, Kept, Message, Restart, Stream, bin_session_id
 from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
 from psicli.protocol.work import CheckLists, KeepTokens, Lane, MaskOwn, MaskPeer, Prepare, Work
@@ -54,7 +54,7 @@ def capacity(count: int, bins: int) -> int:
 def number_of_bins(own: int, peer: int, bin_items: int) -> int:
     """Return the smallest power of two of bins that hold at most `bin_items` each, 0 where a side has no items.
 
-    Raises TooManyBinsError for more than MAX_BINS.
+    Raises TooManyItemsError for more than MAX_BINS.
     """
     if not (own and peer):
         return 0
@@ -62,7 +62,10 @@ def number_of_bins(own: int, peer: int, bin_items: int) -> int:
     while capacity(max(own, peer), bins) > bin_items:
         bins *= 2
     if bins > MAX_BINS:
-        raise TooManyBinsError(items=max(own, peer), limit=MAX_BINS, size=bin_items)
+        raise TooManyItemsError(
+            fault=f"{max(own, peer)} distinct items would need more than {MAX_BINS} bins of {bin_items} items",
+            advice="Give both sides more memory (pipeline.memory), or split the task.",
+        )
     return bins
 
 

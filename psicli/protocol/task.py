@@ -344,7 +344,7 @@ class TaskParty(Lane):
         if self.resumption is not None and message.count != self.resumption.peer_count:
             raise errors.PeerProtocolError(detail="it opens a task with another count than it offered to continue with")
         if message.count > MAX_TOTAL_ITEMS:
-            raise errors.TooManyItemsError(limit=MAX_TOTAL_ITEMS)
+            raise _too_many_items()
         self.sizes = self.sizes._replace(peer=message.count)
         self._move(Open)
         return self._begin_exchange()
@@ -355,7 +355,7 @@ class TaskParty(Lane):
         own, peer, _ = self.sizes
         bins = number_of_bins(own, peer, self.setup.bin_items)
         if padded(own, bins) + padded(peer, bins) > MAX_TOTAL_ITEMS:
-            raise errors.TooManyItemsError(limit=MAX_TOTAL_ITEMS)
+            raise _too_many_items()
         self._divide(Sizes(own, peer, bins), 0 if self.resumption is None else self.resumption.finished)
         self._move(Step.OPENED)
         return [] if self.bins.left else self._all_through()
@@ -475,3 +475,10 @@ class TaskParty(Lane):
     def _bitmap_shape(self, count: int) -> StreamShape:
         """Bitmaps have no attempts: the digest of each begins with the bin's first id in this session."""
         return StreamShape(Stream.BITMAP, count, self.setup.frame_items)
+
+
+def _too_many_items() -> errors.TooManyItemsError:
+    return errors.TooManyItemsError(
+        fault=f"the two parties have more than {MAX_TOTAL_ITEMS} distinct items together",
+        advice="Split the task: with more items a false match would no longer be negligible.",
+    )

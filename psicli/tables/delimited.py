@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from psicli.core import errors
+from psicli.core.errors import InputChangedError, MalformedInputError, UnclosedQuoteError
 from psicli.core.formats import FileFormat, Format
 from psicli.items.text import key_texts
-from psicli.tables.source import SourceFile, Stream, check_columns
+from psicli.tables.source import SourceFile, Stream, check_columns, empty, not_utf8, unparsable
 
 # A row has to fit in a block; larger blocks are not faster.
 MAX_ROW_BYTES = 4 << 20
@@ -34,6 +34,7 @@ MAX_ROW_BYTES = 4 << 20
 _BLOCK_BYTES = MAX_ROW_BYTES + 1
 # The header is found in so much of the file.
 MAX_HEADER_BYTES = 1 << 20
+_DOUBLED = "a quote inside a quoted value is written twice."
 
 # How many times its size a gzip file is taken to hold until it has been read.
 _GUESSED_COMPRESSION = 5
@@ -81,14 +82,22 @@ def _records(data: bytes, fmt: FileFormat, name: str, *, start: int = 0, first_l
             fields = next(reader, None)
         except csv.Error as exc:
             if done:
-                raise errors.UnclosedQuoteError(path=name, line=line) from exc
+                raise UnclosedQuoteError(
+                    place=f"{name}:{line}",
+                    fault="a quote opened in this row is never closed",
+                    advice=f"Close the quote; {_DOUBLED}",
+                ) from exc
             if end - begin > MAX_ROW_BYTES:
-                raise errors.LongRowError(path=name, line=line, limit=MAX_ROW_BYTES) from exc
-            raise errors.TextAfterQuoteError(path=name, line=first_line + reader.line_num - 1, start=line) from exc
+                raise _long_row(name, line) from exc
+            raise MalformedInputError(
+                place=f"{name}:{first_line + reader.line_num - 1}",
+                fault=f"text follows a closing quote (the row starts on line {line})",
+                advice=f"Look for an unclosed quote there or above; {_DOUBLED}",
+            ) from exc
         if fields is None:
             return
         if end - begin > MAX_ROW_BYTES:
-            raise errors.LongRowError(path=name, line=line, limit=MAX_ROW_BYTES)
+            raise _long_row(name, line)
         if fields:
             yield _Record(line, end, fields)
 
@@ -115,7 +124,7 @@ def _check_utf8(data: bytes, name: str, first_line: int = 1) -> None:
             data.decode()
         except UnicodeDecodeError as exc:
             line = first_line + _line_breaks(data[: exc.start])
-            raise errors.NotUtf8Error(place=f"{name}:{line}") from exc
+            raise not_utf8(f"{name}:{line}") from exc
 
 
 def read_header(data: bytes, fmt: FileFormat, name: str, keys: Sequence[str], *, complete: bool) -> tuple[Any, int]:
@@ -124,21 +133,32 @@ def read_header(data: bytes, fmt: FileFormat, name: str, keys: Sequence[str], *,
     complete: whether these are all of them. Raises BadInputError, MissingColumnError.
     """
     if not data:
-        raise errors.EmptyInputError(path=name)
+        raise empty(name)
     try:
         first = next(_records(data, fmt, name, start=len(_BOM) if data.startswith(_BOM) else 0), None)
-    except errors.UnclosedQuoteError:
+    except UnclosedQuoteError:
         first = None
         if complete:
             raise
     if first is None and complete:
-        raise errors.EmptyInputError(path=name)
+        raise empty(name)
     if first is None or first.end >= MAX_HEADER_BYTES:
-        detail = f"the header is longer than {MAX_HEADER_BYTES} bytes"
-        raise errors.HeaderError(path=name, line=1 if first is None else first.line, detail=detail)
+        raise MalformedInputError(
+            place=f"{name}:{1 if first is None else first.line}",
+            fault=f"the header is longer than {MAX_HEADER_BYTES} bytes",
+            advice="Every column needs a name of its own in the header line.",
+        )
     _check_utf8(data[: first.end], name)
     check_columns(first.fields, keys, name)
     return pa.schema([(column, pa.string()) for column in first.fields]), first.end
+
+
+def _long_row(name: str, line: int) -> MalformedInputError:
+    return MalformedInputError(
+        place=f"{name}:{line}",
+        fault=f"the row is longer than {MAX_ROW_BYTES} bytes",
+        advice="Look for a quote that is closed too late; else leave the long column out of this file.",
+    )
 
 
 # The input -----------------------------------------------------------------------------------------------------
@@ -204,9 +224,9 @@ class DelimitedInput(SourceFile):
                     table = self._parse(data, self.schema.names, quoted=block.quoted)
                 except pa.ArrowInvalid as exc:
                     # It was well the first time.
-                    raise errors.InputChangedError(path=self.name) from exc
+                    raise InputChangedError(path=self.name) from exc
                 if table.num_rows != block.rows:
-                    raise errors.InputChangedError(path=self.name)
+                    raise InputChangedError(path=self.name)
                 yield table.filter(wanted)
 
     # Cutting
@@ -237,7 +257,7 @@ class DelimitedInput(SourceFile):
         size = len(data) if complete else _last_line_end(data)
         if data.find(b'"', 0, size) < 0:
             if not size and data:
-                raise errors.LongRowError(path=self.name, line=line, limit=MAX_ROW_BYTES)
+                raise _long_row(self.name, line)
             return size, False, 0
         # Any encoding will do to find quotes, and this one's characters are bytes.
         text = data[:size].decode("latin-1")
@@ -251,7 +271,7 @@ class DelimitedInput(SourceFile):
             size = sum(map(len, islice(io.StringIO(text, newline=""), reader.line_num)))
             if not size:
                 self._explain(data, line, complete=complete)
-                raise errors.UnparsableError(path=self.name, format=self._format.kind) from exc
+                raise unparsable(self.name, self._format.kind) from exc
         if widths.keys() - {0, len(self.schema)}:
             self._check_widths(data[:size], line)
         return size, True, widths[len(self.schema)]
@@ -260,17 +280,21 @@ class DelimitedInput(SourceFile):
         """Raise what is wrong with the first record."""
         try:
             next(self._records(data, line))
-        except errors.UnclosedQuoteError as exc:
+        except UnclosedQuoteError as exc:
             if complete:
                 raise
-            raise errors.LongRowError(path=self.name, line=line, limit=MAX_ROW_BYTES) from exc
+            raise _long_row(self.name, line) from exc
 
     def _check_widths(self, data: bytes, first_line: int) -> None:
         """Check that all records have the header's length; raises BadInputError with the line."""
         expected = len(self.schema)
         for line, _, fields in self._records(data, first_line):
             if len(fields) != expected:
-                raise errors.RaggedRowError(path=self.name, line=line, found=len(fields), expected=expected)
+                raise MalformedInputError(
+                    place=f"{self.name}:{line}",
+                    fault=f"the row has {len(fields)} fields, the header {expected}",
+                    advice="A value that holds the delimiter must be quoted.",
+                )
 
     def _records(self, data: bytes, first_line: int) -> Iterator[_Record]:
         return _records(data, self._format, self.name, first_line=first_line)
@@ -283,9 +307,9 @@ class DelimitedInput(SourceFile):
             table = self._parse(data, self.keys, quoted=block.quoted)
         except pa.ArrowInvalid as exc:
             self._check_widths(data, block.line)
-            raise errors.UnparsableError(path=self.name, format=self._format.kind) from exc
+            raise unparsable(self.name, self._format.kind) from exc
         if block.quoted and block.rows != table.num_rows:
-            raise errors.UnparsableError(path=self.name, format=self._format.kind)
+            raise unparsable(self.name, self._format.kind)
         return table
 
     def _parse(self, data: bytes, columns: Sequence[str], *, quoted: bool) -> Any:

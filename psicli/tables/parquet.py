@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from psicli.core.errors import EmptyInputError, InputChangedError, NotUtf8Error, UnparsableError, shown
+from psicli.core.errors import InputChangedError, shown
 from psicli.core.formats import Format
 from psicli.items.text import check_key_types, key_texts
 from psicli.tables import output
-from psicli.tables.source import SourceFile, check_columns
+from psicli.tables.source import SourceFile, check_columns, empty, not_utf8, unparsable
 
 T = TypeVar("T")
 
@@ -164,7 +164,7 @@ class ParquetInput(SourceFile):
                 values.validate()
                 texts.validate()
             except pa.ArrowInvalid as exc:
-                raise UnparsableError(path=self.name, format=Format.PARQUET) from exc
+                raise unparsable(self.name, Format.PARQUET) from exc
             try:
                 texts.validate(full=texts.type in _TEXT_TYPES)
             except pa.ArrowInvalid as exc:
@@ -172,7 +172,7 @@ class ParquetInput(SourceFile):
                 # A dictionary is of a whole row group: the value may stand further down.
                 if row is not None:
                     place = f"{self._place(start, row)}, column {shown(column)}"
-                    raise NotUtf8Error(place=place) from exc
+                    raise not_utf8(place) from exc
 
     def _place(self, start: int, row: int) -> str:
         """Tell where a row of a batch stands: path, row number from 1."""
@@ -182,7 +182,7 @@ class ParquetInput(SourceFile):
 def read_schema(source: SourceFile, keys: Sequence[str]) -> Any:
     """Read the pa.Schema of a Parquet file and check its keys; raises BadInputError, MissingColumnError."""
     if not source.size:
-        raise EmptyInputError(path=source.name)
+        raise empty(source.name)
     schema = _parquet(lambda: pq.ParquetFile(source.file).schema_arrow, source.name)
     check_columns(schema.names, keys, source.name)
     check_key_types([(key, schema.field(key).type) for key in keys], path=source.name)
@@ -196,7 +196,7 @@ def _parquet(read: Callable[[], T], name: str) -> T:
         raise
     # Arrow reports damage with nearly every exception it has.
     except (pa.ArrowException, OSError, ValueError) as exc:
-        raise UnparsableError(path=name, format=Format.PARQUET) from exc
+        raise unparsable(name, Format.PARQUET) from exc
 
 
 def _batch_rows(group: Any, columns: set[str]) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from psicli.core import errors
 from psicli.core.errors import shown
+from psicli.core.formats import Format
 
 _MAX_SHOWN_COLUMNS = 30
 
@@ -112,7 +113,11 @@ class Stream:
                     self._file.seek(start)
                 return bytes(self._file.read(size))
             except (EOFError, gzip.BadGzipFile, zlib.error) as exc:
-                raise errors.BrokenGzipError(path=self._name) from exc
+                raise errors.MalformedInputError(
+                    place=self._name,
+                    fault="the gzip data is truncated or damaged",
+                    advice="Check it with gzip -t and copy the file again.",
+                ) from exc
 
 
 def _open(path: Path, name: str) -> io.BufferedReader:
@@ -120,13 +125,52 @@ def _open(path: Path, name: str) -> io.BufferedReader:
         # O_NONBLOCK: opening a FIFO would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as exc:
-        raise errors.FileMissingError(path=name) from exc
+        raise errors.InputMissingError(
+            place=name,
+            fault="no such file",
+            advice="Check input_path in the job file; relative paths start at the job file's folder.",
+        ) from exc
     except OSError as exc:
-        raise errors.UnreadableInputError(path=name, reason=errors.reason(exc)) from exc
+        raise _unreadable(name, errors.reason(exc)) from exc
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise errors.UnreadableInputError(path=name, reason="it is not a regular file")
+        raise _unreadable(name, "it is not a regular file")
     return open(descriptor, "rb")
+
+
+def _unreadable(name: str, reason: str) -> errors.InputMissingError:
+    return errors.InputMissingError(
+        place=name,
+        fault=f"cannot be opened for reading: {reason}",
+        advice="Check input_path in the job file, and this user's permissions.",
+    )
+
+
+def empty(name: str) -> errors.MalformedInputError:
+    """Return the error of a file without a header."""
+    return errors.MalformedInputError(
+        place=name,
+        fault="the file is empty; it does not even hold a header",
+        advice="A file without rows still needs its header line; was the export cut short?",
+    )
+
+
+def not_utf8(place: str) -> errors.MalformedInputError:
+    """Return the error of text in some other encoding."""
+    return errors.MalformedInputError(
+        place=place,
+        fault="not UTF-8 text",
+        advice="Save the file as UTF-8, for example with: iconv -f WINDOWS-1252 -t UTF-8",
+    )
+
+
+def unparsable(name: str, kind: Format) -> errors.MalformedInputError:
+    """Return the error of a file that is not of its format."""
+    return errors.MalformedInputError(
+        place=name,
+        fault=f"cannot be read as {kind}",
+        advice="Is it the right file, whole, and does its suffix say what it is?",
+    )
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
@@ -140,11 +184,15 @@ def fingerprint(path: Path, name: str) -> Fingerprint:
 
 
 def check_columns(columns: Sequence[str], keys: Sequence[str], name: str) -> None:
-    """Refuse column names that are not distinct or lack a key; raises DuplicateColumnError, MissingColumnError."""
+    """Refuse column names that are not distinct or lack a key; raises MalformedInputError, MissingColumnError."""
     seen = set()
     for column in columns:
         if column in seen:
-            raise errors.DuplicateColumnError(path=name, column=shown(column))
+            raise errors.MalformedInputError(
+                place=name,
+                fault=f"the column name {shown(column)} appears more than once",
+                advice="Rename one of them; a column is known by its name alone.",
+            )
         seen.add(column)
     for key in keys:
         if key not in seen:
