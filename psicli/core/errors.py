@@ -86,8 +86,8 @@ class UnclosedQuoteError(MalformedInputError):
     """A quote that is not closed in what was read so far."""
 
 
-class KeyColumnError(BadInputError):
-    """A key column whose values, or one of them, cannot be compared: fault, and advice on it."""
+class ColumnError(BadInputError):
+    """A column that cannot be compared, or not be written, as it stands: fault, and advice on it."""
 
     sentence = "{place}: {fault}"
     hint = "{advice}"
@@ -103,22 +103,12 @@ class TooManyRowsError(BadInputError):
     hint = "Split it into several tasks."
 
 
-class UnwritableColumnError(BadInputError):
-    sentence = "{path}: the column {column} of type {type} cannot be written as {format}"
-    hint = "Write to a .parquet output, cast the column, or leave it out of the input."
-
-
 class InputMissingError(PsicliError):
     """A file, or a column the job names, does not exist: fault, and advice on it."""
 
     code = 66
     sentence = "{place}: {fault}"
     hint = "{advice}"
-
-
-class MissingColumnError(InputMissingError):
-    sentence = "{path}: there is no column {column}; the file has {columns}"
-    hint = "Check keys in the job file; names are compared exactly, with case and spaces."
 
 
 class PeerLostError(PsicliError):

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from psicli.core.errors import KeyColumnError, shown
+from psicli.core.errors import ColumnError, shown
 from psicli.items.encoding import packed
 
 # 64 KiB: no real key comes near it, and an unclosed quote that swallows rows soon does.
@@ -105,7 +105,7 @@ def canonical_text(column: Any) -> Any:
 def key_texts(rows: Any, keys: Sequence[str], place: Callable[[int], str]) -> tuple[Any, ...]:
     """Give the canonical texts of the key columns of rows (pa.RecordBatch or pa.Table), a pa.LargeStringArray each.
 
-    `place` tells where a row stands, for people; it is only asked about the row at fault. Raises KeyColumnError.
+    `place` tells where a row stands, for people; it is only asked about the row at fault. Raises ColumnError.
     """
     texts = tuple(canonical_text(rows.column(key)) for key in keys)
     for key, text in zip(keys, texts, strict=True):
@@ -113,7 +113,7 @@ def key_texts(rows: Any, keys: Sequence[str], place: Callable[[int], str]) -> tu
         if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
             row = pc.index(pc.match_substring_regex(text, pattern=_FOUR_DIGIT_YEAR), False).as_py()
             if row >= 0:
-                raise KeyColumnError(
+                raise ColumnError(
                     place=place(row),
                     fault=f"the key column {shown(key)} holds a date outside the years 0000 to 9999",
                     advice="Correct or remove the row; make placeholders null.",
@@ -125,12 +125,12 @@ def key_texts(rows: Any, keys: Sequence[str], place: Callable[[int], str]) -> tu
 def check_key_types(types: Sequence[tuple[str, Any]], *, path: str) -> None:
     """Refuse key columns, given as (name, Arrow type), without a common text.
 
-    Raises KeyColumnError.
+    Raises ColumnError.
     """
     zones: dict[bool, list[str]] = {True: [], False: []}
     for name, kind in types:
         if not has_text(kind):
-            raise KeyColumnError(
+            raise ColumnError(
                 place=path,
                 fault=f"the key column {shown(name)} is of type {shown(str(kind))}, "
                 "which has no one text on both sides",
@@ -140,7 +140,7 @@ def check_key_types(types: Sequence[tuple[str, Any]], *, path: str) -> None:
             zones[_value_type(kind).tz is not None].append(shown(name))
     if zones[True] and zones[False]:
         zoned, zoneless = (", ".join(zones[has_zone]) for has_zone in (True, False))
-        raise KeyColumnError(
+        raise ColumnError(
             place=path,
             fault=f"the key columns {zoned} have a time zone and {zoneless} have none",
             advice="Give all timestamp keys of a task a time zone, or none.",
@@ -152,14 +152,14 @@ def _check_keys(columns: Sequence[Any], names: Sequence[str], place: Callable[[i
     for column, name in zip(columns, names, strict=True):
         row = _first_control_row(column)
         if row is not None:
-            raise KeyColumnError(
+            raise ColumnError(
                 place=place(row),
                 fault=f"the key column {shown(name)} holds a control character (such as a line break or a tab)",
                 advice=f"{_LOOK_ABOVE}; keys must not hold U+0000 to U+001F or U+007F.",
             )
         row = pc.index(pc.greater(pc.binary_length(column), MAX_KEY_BYTES), True).as_py()
         if row >= 0:
-            raise KeyColumnError(
+            raise ColumnError(
                 place=place(row),
                 fault=f"the key column {shown(name)} holds a value longer than {MAX_KEY_BYTES} bytes",
                 advice=f"{_LOOK_ABOVE}; else use a shorter key.",

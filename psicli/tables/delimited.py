@@ -130,7 +130,7 @@ def _check_utf8(data: bytes, name: str, first_line: int = 1) -> None:
 def read_header(data: bytes, fmt: FileFormat, name: str, keys: Sequence[str], *, complete: bool) -> tuple[Any, int]:
     """Find the columns, a pa.Schema, and where their header ends [bytes], in the first bytes of a file.
 
-    complete: whether these are all of them. Raises BadInputError, MissingColumnError.
+    complete: whether these are all of them. Raises BadInputError, InputMissingError.
     """
     if not data:
         raise empty(name)
@@ -201,7 +201,7 @@ class DelimitedInput(SourceFile):
     def key_batches(self) -> Iterator[tuple[Any, ...]]:
         """Read the keys of all rows: for each of some rows their texts, a pa.LargeStringArray a key column.
 
-        Finds every mistake of the file. Raises BadInputError, MissingColumnError, StorageError.
+        Finds every mistake of the file. Raises BadInputError, InputMissingError, StorageError.
         """
         with self.watched():
             for block, data in self._cut():

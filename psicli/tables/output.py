@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from psicli.core.errors import UnwritableColumnError, shown
+from psicli.core.errors import ColumnError, shown
 from psicli.core.formats import FileFormat, Format
 from psicli.items.encoding import packed
 from psicli.items.text import has_text, joined, text_of
@@ -41,12 +41,15 @@ _WIDE = {pa.string(): _TEXT, pa.binary(): pa.large_binary(), **VIEWS}
 
 
 def check_writable_types(schema: Any, fmt: FileFormat, name: str) -> None:
-    """Refuse columns that a format cannot hold; raises UnwritableColumnError."""
+    """Refuse columns that a format cannot hold; raises ColumnError."""
     suits = _suits_parquet if fmt.kind == Format.PARQUET else _suits_csv
     for field in schema:
         if not suits(field.type):
-            raise UnwritableColumnError(
-                path=name, column=shown(field.name), type=shown(str(field.type)), format=fmt.kind
+            raise ColumnError(
+                place=name,
+                fault=f"the column {shown(field.name)} of type {shown(str(field.type))} "
+                f"cannot be written as {fmt.kind}",
+                advice="Write to a .parquet output, cast the column, or leave it out of the input.",
             )
 
 

@@ -51,7 +51,7 @@ class ParquetInput(SourceFile):
     def key_batches(self) -> Iterator[tuple[Any, ...]]:
         """Read the keys of all rows: for each of some rows their texts, a pa.LargeStringArray a key column.
 
-        Finds every mistake in the metadata and these columns. Raises BadInputError, MissingColumnError.
+        Finds every mistake in the metadata and these columns. Raises BadInputError, InputMissingError.
         """
         with self.watched():
             self.schema = read_schema(self, self.keys)
@@ -180,7 +180,7 @@ class ParquetInput(SourceFile):
 
 
 def read_schema(source: SourceFile, keys: Sequence[str]) -> Any:
-    """Read the pa.Schema of a Parquet file and check its keys; raises BadInputError, MissingColumnError."""
+    """Read the pa.Schema of a Parquet file and check its keys; raises BadInputError, InputMissingError."""
     if not source.size:
         raise empty(source.name)
     schema = _parquet(lambda: pq.ParquetFile(source.file).schema_arrow, source.name)

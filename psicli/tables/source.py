@@ -184,7 +184,7 @@ def fingerprint(path: Path, name: str) -> Fingerprint:
 
 
 def check_columns(columns: Sequence[str], keys: Sequence[str], name: str) -> None:
-    """Refuse column names that are not distinct or lack a key; raises MalformedInputError, MissingColumnError."""
+    """Refuse column names that are not distinct or lack a key; raises MalformedInputError, InputMissingError."""
     seen = set()
     for column in columns:
         if column in seen:
@@ -198,4 +198,8 @@ def check_columns(columns: Sequence[str], keys: Sequence[str], name: str) -> Non
         if key not in seen:
             listed = ", ".join(shown(column) for column in columns[:_MAX_SHOWN_COLUMNS])
             more = f" and {len(columns) - _MAX_SHOWN_COLUMNS} more" if len(columns) > _MAX_SHOWN_COLUMNS else ""
-            raise errors.MissingColumnError(path=name, column=shown(key), columns=listed + more)
+            raise errors.InputMissingError(
+                place=name,
+                fault=f"there is no column {shown(key)}; the file has {listed}{more}",
+                advice="Check keys in the job file; names are compared exactly, with case and spaces.",
+            )
