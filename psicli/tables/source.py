@@ -98,7 +98,7 @@ class _View(io.RawIOBase):
 
 
 class Stream:
-    """Reads a file's bytes from the beginning, in pieces, forwards. Raises BrokenGzipError, StorageError."""
+    """Reads a file's bytes from the beginning, in pieces, forwards. Raises MalformedInputError, StorageError."""
 
     def __init__(self, source: SourceFile, *, zipped: bool) -> None:
         source.file.seek(0)

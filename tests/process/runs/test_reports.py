@@ -80,7 +80,7 @@ def test_a_failure_as_json(pair: Pair) -> None:
         assert set(report["error"]) == {"code", "class", "message", "hint", "party"}
         # Who has to act.
         assert report["error"]["party"] == "alice"
-    assert (alice["error"]["code"], alice["error"]["class"]) == (65, "RaggedRowError")
+    assert (alice["error"]["code"], alice["error"]["class"]) == (65, "MalformedInputError")
     assert alice["error"]["message"].endswith("second.csv:3: the row has 1 fields, the header 2")
     assert (bob["error"]["code"], bob["error"]["class"]) == (80, "PeerFailedError")
     # A finished task keeps its output.

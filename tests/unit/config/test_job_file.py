@@ -20,7 +20,7 @@ from psicli.config.models import (
     MAX_FRAME_ITEMS,
     LinkSettings,
 )
-from psicli.core.errors import ConfigError, JobFileMissingError
+from psicli.core.errors import ConfigError, InputMissingError
 from psicli.core.memory import LIBRARIES, MemoryPlan
 from psicli.job.meeting import bin_items
 from psicli.protocol import bins, streams, wire
@@ -131,7 +131,7 @@ def test_numbers_within_bounds(load: Load) -> None:
 @pytest.mark.parametrize("name", ["absent.yaml", "job.yaml/job.yaml"])
 def test_no_job_file(tmp_path: Path, load: Load, name: str) -> None:
     load(SAMPLE)
-    with pytest.raises(JobFileMissingError) as caught:
+    with pytest.raises(InputMissingError) as caught:
         load_job(tmp_path / name, variables={})
     assert caught.value.code == 66
     assert name in caught.value.message

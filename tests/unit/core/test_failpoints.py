@@ -13,7 +13,7 @@ from support.processes.expectations import failed, marked_pair
 from support.processes.runner import LISTENER, Pair
 
 from psicli.core import failpoints
-from psicli.core.errors import FailpointError
+from psicli.core.errors import VariableError
 from psicli.core.failpoints import CARRYING, MESSAGES, POINTS, VARIABLE
 
 PACKAGE = Path(failpoints.__file__).parents[1]
@@ -94,7 +94,7 @@ def test_another_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_failpoint_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    with pytest.raises(FailpointError, match="no failpoint") as caught:
+    with pytest.raises(VariableError, match="no failpoint") as caught:
         arm(monkeypatch, text)
     assert caught.value.code == 78
     assert caught.value.message.isprintable()

@@ -10,7 +10,7 @@ import pytest
 from support.kernel.samples import ALICE, BOB, TASK_SID, random_points, split, u_bytes
 
 from psicli import curve
-from psicli.core.errors import PsicliError, SelfCheckError, UnknownBackendError, UnknownPathError
+from psicli.core.errors import PsicliError, SelfCheckError, VariableError
 from psicli.curve import reference
 
 # The backend in use -------------------------------------------------------------------------------------------------
@@ -55,10 +55,10 @@ def test_the_environment_chooses(two_paths: pytest.MonkeyPatch, kind: str, path:
 @pytest.mark.parametrize(
     ("variable", "value", "error", "sentence"),
     [
-        ("PSICLI_BACKEND", "gpu\x1b[2J", UnknownBackendError, r"is 'gpu\\x1b\[2J', which .* native and reference"),
-        ("PSICLI_BACKEND", "native avx2", UnknownBackendError, "there are native and reference"),
-        ("PSICLI_NATIVE_PATH", "avx512", UnknownPathError, "is 'avx512', .*it runs avx2, portable"),
-        ("PSICLI_NATIVE_PATH", "sse\x07", UnknownPathError, r"is 'sse\\x07', .*it runs avx2, portable"),
+        ("PSICLI_BACKEND", "gpu\x1b[2J", VariableError, r"is 'gpu\\x1b\[2J', which .* native and reference"),
+        ("PSICLI_BACKEND", "native avx2", VariableError, "there are native and reference"),
+        ("PSICLI_NATIVE_PATH", "avx512", VariableError, "is 'avx512', .*it runs avx2, portable"),
+        ("PSICLI_NATIVE_PATH", "sse\x07", VariableError, r"is 'sse\\x07', .*it runs avx2, portable"),
     ],
 )
 def test_what_this_machine_lacks_is_a_configuration_error(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.memory.machines import TASK_SID
 from support.memory.pair import items_of, matched_items, run_exchanges
 
-from psicli.core.errors import BinOverflowError, PeerProtocolError, TooManyBinsError
+from psicli.core.errors import BinOverflowError, PeerProtocolError, TooManyItemsError
 from psicli.protocol.bins import MAX_BINS, agree_on_resume, capacity, every_bin, number_of_bins, padded
 from psicli.protocol.messages import Kept, Stream, bin_session_id, partition_key, task_digest
 
@@ -125,7 +125,7 @@ def test_numbers_of_bins(own: int, peer: int, bin_items: int, expected: int) -> 
 def test_too_many_bins() -> None:
     assert MAX_BINS == 2**16
     for count in (65_536 * 15_244 + 1, 2**44):
-        with pytest.raises(TooManyBinsError) as caught:
+        with pytest.raises(TooManyItemsError) as caught:
             number_of_bins(5, count, 2**14)
         assert caught.value.code == 78
 
@@ -139,7 +139,7 @@ def test_too_many_bins() -> None:
 def test_bins_are_as_few_as_hold_the_larger_side(own: int, peer: int, bits: int) -> None:
     try:
         bins = number_of_bins(own, peer, 1 << bits)
-    except TooManyBinsError:
+    except TooManyItemsError:
         assert capacity(max(own, peer), MAX_BINS) > 1 << bits
         return
     assert bins.bit_count() == 1

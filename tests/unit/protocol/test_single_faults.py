@@ -27,7 +27,7 @@ from support.memory.tasks import (
     roles,
 )
 
-from psicli.core.errors import DisagreementError, TooManyBinsError, TooManyItemsError
+from psicli.core.errors import DisagreementError, TooManyItemsError
 from psicli.protocol.bins import capacity, padded
 from psicli.protocol.messages import (
     Commit,
@@ -410,6 +410,6 @@ def test_too_many_bins(role: type[TaskParty]) -> None:
     """65,536 bins of 2^14 are the most: 78 for an item more than they hold."""
     most = 65_536 * 15_244
     assert opened(role, 5, most, bin_items=2**14).number_of_bins == 65_536
-    with pytest.raises(TooManyBinsError) as caught:
+    with pytest.raises(TooManyItemsError) as caught:
         opened(role, 5, most + 1, bin_items=2**14)
     assert caught.value.code == 78

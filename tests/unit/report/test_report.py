@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from psicli.core.errors import EmptyInputError
+from psicli.core.errors import MalformedInputError
 from psicli.core.stages import Stage
 from psicli.report.report import Report, Status, TaskReport, to_json, to_text, what_the_peer_learns
 
@@ -76,7 +76,7 @@ def test_text_tells_of_disk_only_where_it_was_needed() -> None:
 
 def test_a_refusal_has_the_same_keys() -> None:
     report = a_report()
-    report.fail(error := EmptyInputError(path="in.csv"))
+    report.fail(error := MalformedInputError(place="in.csv", fault="the file is empty", advice=""))
     report.close(2.0)
     blank = json.loads(to_json(None, error))
     assert set(blank) == set(json.loads(to_json(report, report.error)))

@@ -11,6 +11,7 @@ from support.memory.sessions import ALICE, BOB, both, joined, messages_of, numbe
 
 from psicli import curve
 from psicli.core.errors import (
+    MalformedInputError,
     MatchRateError,
     PeerFailedError,
     PeerGoneError,
@@ -18,7 +19,6 @@ from psicli.core.errors import (
     PeerSizeError,
     PeerStoppedError,
     PsicliError,
-    RaggedRowError,
     StorageError,
     TerminatedBySignal,
 )
@@ -40,7 +40,7 @@ from psicli.protocol.messages import (
 from psicli.protocol.task import Disclosure, Phase, Progress
 from psicli.session.session import UNCONFIRMED, UNNAMED_FAILURE
 
-BAD_ROW = RaggedRowError(path=Path("in.csv"), line=7, found=1, expected=2)
+BAD_ROW = MalformedInputError(place="in.csv:7", fault="the row has 1 fields, the header 2", advice="")
 
 
 @pytest.mark.parametrize("failing", [ALICE, BOB])
