@@ -39,7 +39,7 @@ format: $(VENV)/.lint-installed
 
 # The generated code is committed; a test holds it against psi.proto.
 proto: $(VENV)/.test-installed
-	$(BIN)/python -m grpc_tools.protoc -I psicli/protocol --python_out=psicli/protocol --pyi_out=psicli/protocol psi.proto
+	$(BIN)/python -m grpc_tools.protoc -I psicli/protocol/wire --python_out=psicli/protocol/wire --pyi_out=psicli/protocol/wire psi.proto
 
 # Two processes on this machine, ROWS rows a side; then the curve backends by themselves.
 bench: $(VENV)/.test-installed

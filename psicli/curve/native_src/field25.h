@@ -4,7 +4,7 @@
  *   tight:    limbs as fe_carry and the products leave them: below 2^26 + 2^18 (even) and 2^25 + 2^18 (odd);
  *   loose:    limbs below 2^27.6 (even) and 2^26.6 (odd), as one sum or difference of tight elements leaves them.
  * Products take loose elements and return tight ones. 19 * 2^27.6 stays below 2^32, and the largest column of a
- * product, 2^55.2 * (1 + 19 * 6.5), below 2^62.2. tests/limbs recomputes these bounds from this very code.
+ * product, 2^55.2 * (1 + 19 * 6.5), below 2^62.2. tests/kernel/limbs recomputes these bounds from this very code.
  *
  * All functions are constant time; results may overlap arguments.
  */

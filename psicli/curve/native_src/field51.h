@@ -4,7 +4,7 @@
  *   tight:    limbs as fe_carry and the products leave them: below 2^51 + 2^17;
  *   loose:    limbs below 2^53, as one sum or difference of tight elements leaves them.
  * Products take loose elements and return tight ones. A column, at most 2^106 * (1 + 19 * 4), stays below 2^113.
- * tests/limbs recomputes these bounds from this very code.
+ * tests/kernel/limbs recomputes these bounds from this very code.
  *
  * All functions are constant time; results may overlap arguments.
  */

@@ -3,7 +3,7 @@
  * Limb i weighs 2^(51 i). Limbs are unsigned. Every function takes and returns tight elements: limbs below 2^51 + 2^15,
  * as one round of carries leaves them. The multiplier sees the low 52 bits of a limb only, so sums are carried at once.
  * It returns a product's low 52 bits or its high ones, which weigh 2^52, that is twice the next limb's weight. A folded
- * column, at most 20 * 15 * 2^52, stays below 2^61. tests/limbs recomputes these bounds from this very code.
+ * column, at most 20 * 15 * 2^52, stays below 2^61. tests/kernel/limbs recomputes these bounds from this very code.
  *
  * All functions are constant time; results may overlap arguments.
  */

@@ -14,7 +14,6 @@ from support.memory.messages import any_message, digests, messages, u32, u64
 
 import psicli
 from psicli.core.errors import PeerProtocolError
-from psicli.protocol import psi_pb2 as pb
 from psicli.protocol import wire
 from psicli.protocol.bins import MAX_BINS
 from psicli.protocol.messages import (
@@ -40,6 +39,7 @@ from psicli.protocol.messages import (
     Working,
 )
 from psicli.protocol.streams import FRAME_ITEMS, LEAST_FRAME_ITEMS
+from psicli.protocol.wire import psi_pb2 as pb
 
 # Not surrogates: they are no text.
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -296,7 +296,7 @@ def test_text_that_is_not_utf_8() -> None:
 
 # The generated code --------------------------------------------------------------------------------------------
 
-FOLDER = Path(psicli.__file__).parent / "protocol"
+FOLDER = Path(psicli.__file__).parent / "protocol" / "wire"
 
 
 def protoc(*arguments: str) -> None:

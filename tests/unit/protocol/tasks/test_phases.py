@@ -114,7 +114,7 @@ def test_the_tables_hold_what_is_allowed_and_nothing_else(role: type[TaskParty])
 
 @roles
 def test_the_tables_are_those_of_the_protocols_description(role: type[TaskParty]) -> None:
-    text = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text()
+    text = (Path(__file__).parents[4] / "docs" / "protocol.md").read_text()
     table = text.split(f"The {role.__name__.lower()}:\n")[1].strip().split("\n\n")[0]
     rows = [re.split(r" *\| *", line)[1:3] for line in table.splitlines()[2:]]
     described = {

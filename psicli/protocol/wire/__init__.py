@@ -13,10 +13,10 @@ from google.protobuf.message import DecodeError
 
 from psicli.core.errors import PeerProtocolError
 from psicli.protocol import messages
-from psicli.protocol import psi_pb2 as pb
 from psicli.protocol.bins import MAX_BINS
 from psicli.protocol.messages import Hello, HelloOctets, Kept, Message, Offer, Purpose, TaskTerms
 from psicli.protocol.streams import LEAST_FRAME_ITEMS
+from psicli.protocol.wire import psi_pb2 as pb
 
 # The cap on one message, both ways: a full frame of points is a quarter of it [bytes].
 MAX_MESSAGE_BYTES = 2 << 20
