@@ -199,7 +199,11 @@ def test_a_senders_view_of_a_receiver_that_fails_before_the_result(tapped: tuple
             pair.jobs[party]["tasks"][0].update(broadcast_result=True, output_path={party: "out/o.csv"})
         recording = record(pair, port, "--json", alterations={LISTENER: [failure]})
         assert recording.results[LISTENER].code == code, recording.results[LISTENER].text
-        views.append(view_of(recording, DIALER))
+        view = view_of(recording, DIALER)
+        # Whether the sender's own last word still gets out, when the receiver has hung up, is chance.
+        own = view["messages"][DIALER][0]
+        view["messages"][DIALER][0] = [each for each in own if each[0] != "Bye"]
+        views.append(view)
     assert views[0] == views[1] == views[2]
     assert views[0]["code"] == 69
     assert views[0]["messages"][LISTENER][0][-1][0] == "Abort"
