@@ -15,17 +15,52 @@ MEMORY ?= 512MB
 FORGET_KERNEL := rm -rf build psicli/curve/_native*.so
 BUILT_FROM := pyproject.toml $(wildcard psicli/curve/native_src/*)
 
-.PHONY: demo test test-slow lint format proto clean
+# The slow tests by kind, and what each proves.
+# a process killed at every passage of every point: nothing is left, and the next run is right
+SLICE_kills := tests/faults/test_killed.py -k "every_point or spool or told or reconnects or put_aside"
+# the same where tasks are resumed, each party in turn
+SLICE_kills-resumed-alice := tests/faults/test_killed.py -k "where_tasks_are_resumed and every_passage and alice"
+SLICE_kills-resumed-bob := tests/faults/test_killed.py -k "where_tasks_are_resumed and every_passage and bob"
+# two hundred kills at random moments, with resuming and without
+SLICE_kills-random := tests/faults/test_killed.py -k two_hundred
+# a failure or a full disk at every point: the first cause is told on both sides
+SLICE_failures := tests/faults/test_failing.py
+# a wire that is cut, slow, silent or flips bits; needs root and iproute2
+SLICE_links := tests/faults/test_broken_wire.py tests/faults/test_cuts.py
+# runs that go on from what was finished, and what lies on disk meanwhile
+SLICE_resume := tests/process/resume tests/unit/job
+# peers that cheat, against whole runs, and a hundred thousand damaged messages
+SLICE_hostile := tests/hostile/messages
+# what the wire and the time of a run tell
+SLICE_privacy := tests/hostile/privacy
+# the C kernel: constant time, sanitizers, compilers, very many points
+SLICE_kernel := tests/kernel
+# two processes: checks, endings, TLS, many jobs, outputs in all settings
+SLICE_processes := tests/process --ignore tests/process/resume
+# large files within their memory, benches, wheels
+SLICE_large := tests/unit/tables tests/project
+SLICES := kills kills-resumed-alice kills-resumed-bob kills-random failures links resume hostile privacy kernel processes large
+SLICE ?= $(SLICES)
+
+.PHONY: demo test test-more test-slow lint format proto clean
 .PHONY: bench bench-peers bench-batch bench-memory bench-network bench-overlap bench-resume bench-wide
 
 demo: $(VENV)/.installed
 	PSICLI=$(BIN)/psicli PYTHON=$(BIN)/python sh sample_data/demo.sh
 
+# A fair sample of every kind of test, in under four minutes on two cores.
 test: $(VENV)/.test-installed
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow and not more"
 
-test-slow: $(VENV)/.test-installed
-	$(BIN)/pytest -n 2 --timeout 1800 -m slow
+# What that leaves out, of the cases of the same tests most of all.
+test-more: $(VENV)/.test-installed
+	$(BIN)/pytest -n 2 -m "more and not slow"
+
+# All the rest, or one SLICE of it; each takes less than half an hour.
+test-slow: $(SLICE:%=slow-%)
+
+slow-%: $(VENV)/.test-installed
+	$(BIN)/pytest -n 2 --timeout 1800 -m slow $(SLICE_$*)
 
 lint: $(VENV)/.lint-installed
 	$(BIN)/ruff check .

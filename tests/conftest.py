@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,22 @@ from psicli import curve
 # How long an example takes says more about the machine than about psicli.
 hypothesis.settings.register_profile("psicli", deadline=None)
 hypothesis.settings.load_profile("psicli")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave all but a sample of many cases to `make test-more`: those between, evenly spread in the order of the file."""
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sample"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for each in cases.values():
+        mark = each[0].get_closest_marker("sample")
+        assert mark is not None
+        sampled = {number * len(each) // mark.args[0] for number in range(mark.args[0])}
+        for number, item in enumerate(each):
+            if number not in sampled:
+                item.add_marker(pytest.mark.more)
 
 
 @pytest.fixture(params=backends.NAMES, ids=backends.label)
