@@ -20,7 +20,7 @@ hypothesis.settings.load_profile("psicli")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave all but a sample of many cases to `make test-more`: those between, evenly spread in the order of the file."""
+    """Leave all but a sample of many cases to `make test-more`; the sample is spread evenly over the cases."""
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if item.get_closest_marker("sample"):
