@@ -107,6 +107,7 @@ def test_a_wire_that_takes_everything_and_loses_it_is_found_by_pings(tmp_path: P
         both_lost(pair, runs, FOUND_WITHIN, "went away")
 
 
+@pytest.mark.more
 def test_a_connection_that_breaks_for_good(tmp_path: Path) -> None:
     with proxied(tmp_path, reconnect_window_ms=PATIENT) as (pair, proxy):
         runs = exchanging(pair)
@@ -115,6 +116,7 @@ def test_a_connection_that_breaks_for_good(tmp_path: Path) -> None:
         both_lost(pair, runs, 30.0, "went away")
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     "fault", ["reset", *(pytest.param(each, marks=pytest.mark.slow) for each in ("half_close", "lose_the_dialer"))]
 )

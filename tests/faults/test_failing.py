@@ -73,6 +73,7 @@ def test_a_failure_where_bins_are_kept(resuming: Pair, point: str, party: str, a
     fail_at(resuming, point, party, action)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("point", "party", "action"), random.Random(10).sample(FAILURES, 3))
 def test_a_failure_at_some_points(faulty: Pair, point: str, party: str, action: str) -> None:
     fail_at(faulty, point, party, action)
@@ -90,6 +91,7 @@ def flip_at(pair: Pair, point: str, party: str, nth: int = 1) -> tuple[Result, R
     return results[party], results[other(party)]
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("party", ONE_SOON)
 def test_a_frame_with_another_byte_is_found(faulty: Pair, party: str) -> None:
     mine, theirs = flip_at(faulty, "frame.sending", party, 2)
@@ -124,6 +126,7 @@ def on_a_small_disk(folder: Path, size: str) -> list[str]:
     return ["unshare", "-rm", "sh", "-c", script, "sh"]
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("party", ONE_SOON)
 def test_a_full_disk_under_an_output(faulty: Pair, party: str) -> None:
     for each in PARTIES:
@@ -139,6 +142,7 @@ def test_a_full_disk_under_an_output(faulty: Pair, party: str) -> None:
     next_run_is_good(faulty)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("party", ONE_SOON)
 def test_a_full_disk_under_the_spool(spooling: Pair, party: str) -> None:
     state = spooling.folder / "small"

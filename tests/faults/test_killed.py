@@ -68,11 +68,13 @@ def test_killed_at_every_passage_where_tasks_are_resumed(resuming: Pair, point: 
     until_not_reached(resuming, point, party)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(("point", "party"), random.Random(6).sample(RESUME_CASES, 2))
 def test_killed_at_some_points_where_tasks_are_resumed(resuming: Pair, point: str, party: str) -> None:
     assert is_killed_there(resuming, point, party, 1)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("point", "party"), random.Random(5).sample(CASES, 3))
 def test_killed_at_some_points(faulty: Pair, point: str, party: str) -> None:
     assert is_killed_there(faulty, point, party, 1)
@@ -91,6 +93,7 @@ def test_killed_while_a_failure_is_told(faulty: Pair, point: str, party: str) ->
     next_run_is_good(faulty, {LISTENER: runs[LISTENER]} if party == DIALER else None)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("point", "leftover"),
     [("input.checked", "stdin.csv"), pytest.param("output.synced", "*stdout.csv*", marks=pytest.mark.slow)],
@@ -138,6 +141,7 @@ def kill_at_random(pair: Pair, rounds: int, seed: int, good_run_every: int) -> N
             check_survivor(pair, other(party), survivor, {69})
 
 
+@pytest.mark.more
 def test_five_random_kills_in_a_row(faulty: Pair) -> None:
     kill_at_random(faulty, 5, 1, good_run_every=5)
 

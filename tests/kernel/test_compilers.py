@@ -13,6 +13,7 @@ from support.kernel.programs import OPTIONS, PATHS, SOURCES, WARNINGS, Build, co
 COMPILERS = {"gcc": "-c", "clang": "-fsyntax-only"}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_no_warning(compiler: str, source: Path, tmp_path: Path) -> None:

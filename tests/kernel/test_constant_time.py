@@ -52,12 +52,14 @@ def run_msan(*command: str | Path) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("path", MEMCHECK_PATHS)
 def test_memcheck_finds_nothing(path: str, memcheck: list[str | Path]) -> None:
     done = run(*memcheck, path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("path", MEMCHECK_PATHS)
 def test_memcheck_finds_what_is_planted(path: str, mistake: str, memcheck: list[str | Path]) -> None:
@@ -67,6 +69,7 @@ def test_memcheck_finds_what_is_planted(path: str, mistake: str, memcheck: list[
     assert told[mistake] in done.stderr
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("path", PATHS)
 def test_msan_finds_nothing(path: str, msan: Path) -> None:
     assert run_msan(msan, path) == (0, "")

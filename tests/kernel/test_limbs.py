@@ -129,6 +129,7 @@ MISTAKES = {
 }  # fmt: skip
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_found(mistake: str, folder: Path) -> None:
     field, header, right, wrong, told = MISTAKES[mistake]

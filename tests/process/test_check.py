@@ -98,6 +98,7 @@ def test_both_sides_check_and_leave_everything_as_it_was(pair: Pair) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("runs", [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)])
 def test_whoever_waits_in_run_is_met_and_waits_on(pair: Pair, runs: str) -> None:
     """A check takes no session and ends none, on whichever side it is."""
@@ -115,6 +116,7 @@ def test_whoever_waits_in_run_is_met_and_waits_on(pair: Pair, runs: str) -> None
         check_output(pair, party, 0, "out/people.csv")
 
 
+@pytest.mark.more
 def test_quiet_says_nothing_where_nothing_is_wrong(pair: Pair) -> None:
     marked_pair(pair)
     result = start(pair, LISTENER, "-q", *ALONE).result()
@@ -130,6 +132,7 @@ def test_quiet_says_nothing_where_nothing_is_wrong(pair: Pair) -> None:
 # Job file and machine --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 def test_every_mistake_of_the_job_file_is_a_row(pair: Pair) -> None:
     marked_pair(pair)
     pair.jobs[DIALER]["surprise"] = "1"
@@ -142,12 +145,14 @@ def test_every_mistake_of_the_job_file_is_a_row(pair: Pair) -> None:
         assert any(re.search(rf"job\.yaml:\d+: {mistake}", row["message"]) for row in rows), rows
 
 
+@pytest.mark.more
 def test_standard_input_is_not_read(pair: Pair) -> None:
     marked_pair(pair)
     pair.jobs[DIALER]["tasks"][0]["input_path"] = {DIALER: "-"}
     fails(start(pair, DIALER, "--json", *ALONE).result(), "config", 78, "task people: standard input", "--only")
 
 
+@pytest.mark.more
 def test_a_port_that_is_taken(pair: Pair) -> None:
     marked_pair(pair)
     with socket.create_server(("127.0.0.1", pair.port)):
@@ -164,6 +169,7 @@ def test_a_lock_that_is_held(pair: Pair) -> None:
     assert "peer" not in rows
 
 
+@pytest.mark.more
 def test_a_check_holds_the_port_as_a_check(pair: Pair) -> None:
     marked_pair(pair)
     waiting = start(pair, LISTENER)
@@ -220,6 +226,7 @@ def test_what_is_wrong_on_this_side(
     fails(start(pair, DIALER, "--json", *ALONE).result(), name, code, sentence, advice)
 
 
+@pytest.mark.more
 def test_a_mistake_beyond_the_first_rows_takes_full(pair: Pair) -> None:
     """And rows without a key in numbers are worth a warning."""
     marked_pair(pair)
@@ -234,6 +241,7 @@ def test_a_mistake_beyond_the_first_rows_takes_full(pair: Pair) -> None:
     )
 
 
+@pytest.mark.more
 def test_a_disk_that_is_too_small(pair: Pair) -> None:
     marked_pair(pair)
     pair.path(LISTENER, "in.csv").write_bytes(marked(*range(80_000)))
@@ -262,6 +270,7 @@ def test_a_disk_that_is_too_small(pair: Pair) -> None:
 # The other side --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("party", [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)])
 def test_a_peer_that_is_absent(pair: Pair, party: str) -> None:
     marked_pair(pair)
@@ -270,6 +279,7 @@ def test_a_peer_that_is_absent(pair: Pair, party: str) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_settings_that_disagree(pair: Pair) -> None:
     """The same table as in a run, on the checking side; the run on the other one waits on."""
     marked_pair(pair)
@@ -290,6 +300,7 @@ def test_settings_that_disagree(pair: Pair) -> None:
     succeeded([pair.start(DIALER).result(), alice.result()])
 
 
+@pytest.mark.more
 def test_a_foreign_authority(pair: Pair) -> None:
     issue(pair.folder, {LISTENER: LISTENER, DIALER: DIALER})
     Authority().issue(pair.folder, "foreign", [DIALER])
@@ -301,6 +312,7 @@ def test_a_foreign_authority(pair: Pair) -> None:
     fails(alice.result(), "peer", 69, "ended in the TLS handshake", "ca_file holds the authority of bob's")
 
 
+@pytest.mark.more
 def test_certificates_that_come_to_their_end(pair: Pair) -> None:
     """A warning is no failure."""
     issue(pair.folder, {LISTENER: LISTENER, DIALER: DIALER})
@@ -328,6 +340,7 @@ def test_swapped_parties(pair: Pair) -> None:
     assert pair.run()[0].code == 77
 
 
+@pytest.mark.more
 def test_the_same_party_on_both_sides(pair: Pair) -> None:
     """Here the dialer's file calls the other side bob, and itself alice; the run says the same."""
     marked_pair(pair)
@@ -361,6 +374,7 @@ def test_a_party_started_twice_on_two_machines(pair: Pair) -> None:
 # Rows ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("off", "status", "message"),
     [
@@ -388,7 +402,7 @@ def test_the_exit_code_is_that_of_what_a_run_meets_first() -> None:
     rows.fail("space", StorageError(path="disk", reason="full"))
     rows.add("clock", "late", good=False)
     rows.fail("peer", PeerLostError(detail="gone"))
-    rows.fail("input", InputMissingError(detail="not there"), "second")
+    rows.fail("input", InputMissingError(place="in.csv", fault="no such file", advice=""), "second")
     rows.add("output", "fine", "second")
     rows.add("config", "fine")
     assert [row.name for row in rows.rows] == ["config", "input", "output", "peer", "clock", "space"]
@@ -399,6 +413,7 @@ def test_the_exit_code_is_that_of_what_a_run_meets_first() -> None:
 # What killed runs leave ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 def test_status_removes_what_is_left_over_and_never_what_is_held(pair: Pair) -> None:
     state = pair.folder / "state"
     with run_folder(state) as held:
@@ -417,6 +432,7 @@ def test_status_removes_what_is_left_over_and_never_what_is_held(pair: Pair) -> 
     assert left_over(Path(state), remove=True) == []
 
 
+@pytest.mark.more
 def test_status_without_a_state_folder(pair: Pair) -> None:
     _open_state(pair)
     assert pair.start_command("status").result().code == 0

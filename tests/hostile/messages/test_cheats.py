@@ -46,6 +46,7 @@ from psicli.protocol.task import MAX_TOTAL_ITEMS
 # What a peer offers to continue from --------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(
     "sizes", [{}, TWO_BINS, {"theirs": 0}, {"ours": 0}], ids=["one bin", "two bins", "0", "no peer"]
 )
@@ -63,6 +64,7 @@ def test_without_a_cheat_the_same_peer_is_fine(
     check_result(victim, setting)
 
 
+@pytest.mark.sample(70)
 @pytest.mark.parametrize(("cheat", "setting"), [case[1:] for case in ALL], ids=[case[0] for case in ALL])
 def test_a_cheat(port: int, cheat: Cheat, setting: Setting) -> None:
     victim = SessionVictim(port, setting)
@@ -75,6 +77,7 @@ def test_a_cheat(port: int, cheat: Cheat, setting: Setting) -> None:
 LATE = [*cases({name: POINTS[name] for name in ("a reflected point", "a point twice")}), *cases(TOKENS, (SENDER,))]
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize(("cheat", "setting"), [case[1:] for case in LATE], ids=[case[0] for case in LATE])
 def test_what_a_cheat_is_told_does_not_depend_on_a_match(port: int, cheat: Cheat, setting: Setting) -> None:
     seen = []
@@ -132,6 +135,7 @@ SAMPLE: list[Case] = [
 ]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("cheat", "setting"), [case[1:] for case in SAMPLE], ids=[case[0] for case in SAMPLE])
 def test_a_cheat_against_a_run(pair: Pair, cheat: Cheat, setting: Setting) -> None:
     check_run(pair, cheat, setting)

@@ -273,6 +273,7 @@ def check_round(role: type[TaskParty], broadcast: bool, many_bins: bool, octets:
     return finished
 
 
+@pytest.mark.sample(2)
 @roles
 @modes
 @cuts
@@ -298,6 +299,7 @@ def rounds(role: type[TaskParty], broadcast: bool, many_bins: bool, seeds: range
     return changed
 
 
+@pytest.mark.sample(1)
 @roles
 @modes
 @cuts
@@ -460,6 +462,7 @@ def session_rounds(seeds: range) -> int:
     return changed
 
 
+@pytest.mark.more
 def test_damaged_sessions(known_scalars: None) -> None:
     assert session_rounds(range(40)) >= 40
 

@@ -94,6 +94,7 @@ def flooded(pair: Pair, state: Path, *, receives: bool, bins: int) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("receives", [True, False], ids=BOTH)
 def test_a_peer_that_sends_without_end(pair: Pair, state: Path, receives: bool) -> None:
     """Two of its bins are ten full frames."""
@@ -107,6 +108,7 @@ def test_a_peer_that_sends_without_end_for_long(pair: Pair, state: Path, receive
     flooded(pair, state, receives=receives, bins=60)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("restarts", [False, True], ids=["hangs up", "restarts and hangs up"])
 def test_a_receiver_that_asks_again_and_again(pair: Pair, state: Path, restarts: bool) -> None:
     """It forgets each answer, and gets two under one run of the ledger; a Restart's answer is one of them."""
@@ -236,6 +238,7 @@ def test_the_connection_ends_before_a_result_is_written(port: int) -> None:
     assert seen == [True]
 
 
+@pytest.mark.more
 def test_a_version_that_is_meant_for_a_terminal(pair: Pair) -> None:
     """The one field that need not agree: it stands in the report, as it cannot do harm."""
     setting = HONEST.setting(receives=False, broadcast=False)

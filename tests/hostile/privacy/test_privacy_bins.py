@@ -93,6 +93,7 @@ def test_the_inputs_are_what_they_should_be() -> None:
         assert sizes == [0, own, 0, 0]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", TASKS)
 def test_what_travels_depends_on_the_two_counts_alone(nights: list[Night], name: str) -> None:
     """How many messages, their sizes, and their order; each bin has exactly its capacity of points."""
@@ -106,6 +107,7 @@ def test_nothing_but_counts_travels_where_a_side_has_nothing(nights: list[Night]
         assert sent == {Offer, Open, Done} | ({Ready, Commit} if TASKS[name].broadcast else {Received})
 
 
+@pytest.mark.more
 def test_bins_are_padded_by_very_different_numbers(nights: list[Night]) -> None:
     """Or the test before says little: bins of the same capacity hold as many items as chance gives them."""
     for night in nights:
@@ -117,6 +119,7 @@ def test_bins_are_padded_by_very_different_numbers(nights: list[Night]) -> None:
         assert min(len(seen.keys) for seen in night.bins(LISTENER, "few")) <= 1
 
 
+@pytest.mark.more
 def test_scalars_and_padding_are_fresh_for_every_bin(nights: list[Night]) -> None:
     """Never shared between bins, tasks, parties and runs; and what one is drawn as, the other is not."""
     seen = [seen for night in nights for _, _, seen in night.all_bins()]
@@ -145,6 +148,7 @@ def in_order_of(order: str, own: Sequence[str], file: Sequence[str]) -> list[str
 ORDERS = ["file", "key", "hash of the key", "hash of the item", "partition hash"]
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_order_on_the_wire_is_unrelated_to(nights: list[Night], order: str) -> None:
     checked = 0
@@ -164,6 +168,7 @@ def check_orders(one: SeenBin, other: SeenBin) -> None:
     check_unrelated([place for _, place in sorted(zip(one.places[:shorter], other.places[:shorter], strict=True))])
 
 
+@pytest.mark.more
 def test_orders_of_bins_tasks_parties_and_runs_are_unrelated(nights: list[Night]) -> None:
     tasks = ["random", "again", "skewed"]
     of_party = {
@@ -258,6 +263,7 @@ def test_padding_in_a_pattern_is_seen(places: Sequence[int]) -> None:
 # A bin that begins again --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("party", PARTIES)
 def test_a_second_attempt_has_nothing_of_the_first(tapped: tuple[Pair, int], party: str) -> None:
     """Scalars, padding, orders, points and tokens: all of them are drawn again, on both sides."""

@@ -95,6 +95,7 @@ def append(row: str) -> Any:
     return spoil
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("spoil", "alterations", "codes", "left"),
     [

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.hostile.bins_seen import BIN_ITEMS, FRAME_ITEMS
 from support.kernel.samples import TASK_SID
-from support.memory.machines import setup
+from support.memory.machines import BIN_ITEMS, FRAME_ITEMS, setup
 from support.memory.pair import PeerChannel, exchange_end, items_of, prepared_of
 from support.processes import altered
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Side
@@ -106,6 +105,7 @@ def two_tasks(pair: Pair, name: str, *, full: bool, count: int = COUNT) -> None:
         pair.add(task, Side(["id"], "in.csv", f"out/{name}-{task}.csv"), Side(["id"], "in.csv"))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("count", "bins"), [(COUNT, 1), (COUNT_OF_TWO_BINS, 2)], ids=["one bin", "two bins"])
 def test_a_sender_sees_the_same_run(tapped: tuple[Pair, int], count: int, bins: int) -> None:
     pair, port = tapped
@@ -188,6 +188,7 @@ def is_refused(port: int) -> bool:
 FAILURES = [(altered.match_with_full_disk, 74), (altered.match_without_memory, 70), (altered.match_and_be_stopped, 143)]
 
 
+@pytest.mark.more
 def test_a_senders_view_of_a_receiver_that_fails_before_the_result(tapped: tuple[Pair, int]) -> None:
     """What fails, and whether anything had matched by then, makes no difference to any byte or to the exit code."""
     pair, port = tapped

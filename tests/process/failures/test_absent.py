@@ -18,6 +18,7 @@ from support.processes.expectations import (
 from support.processes.runner import DIALER, HELD, LISTENER, PARTIES, Pair, other
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("party", PARTIES)
 def test_nobody_comes(pair: Pair, party: str) -> None:
     marked_pair(pair)
@@ -64,6 +65,7 @@ STOPS = [
 ]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("number", "party", "code"), STOPS)
 def test_a_party_is_stopped_in_the_middle(pair: Pair, number: signal.Signals, party: str, code: int) -> None:
     long_pair(pair)
@@ -89,6 +91,7 @@ def test_a_party_is_stopped_in_the_middle(pair: Pair, number: signal.Signals, pa
     assert pair.path(other(party), "out/people.csv").read_bytes() == OLD
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("party", PARTIES)
 def test_stopped_while_waiting_for_the_other(pair: Pair, party: str) -> None:
     marked_pair(pair)

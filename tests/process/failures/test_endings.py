@@ -138,6 +138,7 @@ def check_survivor(pair: Pair, victim: str, survivor: Any, moment: str) -> None:
             assert is_done, moment
 
 
+@pytest.mark.more
 def test_a_peer_that_is_killed_at_any_moment(tmp_path: Path) -> None:
     kill_at_random(tmp_path, 3, 2)
 
@@ -189,6 +190,7 @@ def test_a_party_that_is_terminated_at_any_moment_fifty_times(tmp_path: Path) ->
     stop_at_random(tmp_path, 50, 6)
 
 
+@pytest.mark.more
 def test_a_second_ctrl_c_ends_at_once(pair: Pair) -> None:
     rows(pair, {"people": 30_000})
     runs = {party: pair.start(party) for party in PARTIES}
@@ -282,6 +284,7 @@ def junk_in_a_session(pair: Pair, junk: int, silent: int) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_junk_and_silent_connections_do_no_harm(pair: Pair) -> None:
     junk_in_a_session(rows(pair, {"people": 4000, "last": 100}), 100, 50)
 
@@ -291,6 +294,7 @@ def test_a_thousand_junk_and_three_hundred_silent_connections(pair: Pair) -> Non
     junk_in_a_session(rows(pair, {"people": 20_000, "last": 2000}), 1000, 300)
 
 
+@pytest.mark.more
 def test_junk_before_the_session_does_not_keep_the_peer_out(pair: Pair) -> None:
     rows(pair, {"people": 50})
     alice = pair.start(LISTENER)
@@ -308,6 +312,7 @@ def test_junk_before_the_session_does_not_keep_the_peer_out(pair: Pair) -> None:
 # Start-up failures roll back -------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("party", PARTIES)
 @pytest.mark.parametrize("field", ["ca_file", "certificate_file", "private_key_file"])
 def test_a_tls_file_that_is_missing_is_named(pair: Pair, field: str, party: str) -> None:
@@ -324,6 +329,7 @@ def test_a_tls_file_that_is_missing_is_named(pair: Pair, field: str, party: str)
     pair.nothing_left()
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("party", PARTIES)
 def test_tls_files_that_hold_something_else(pair: Pair, party: str) -> None:
     """The cause is told as it is: not as a port that is in use, nor as a peer that is not there."""
@@ -344,6 +350,7 @@ def test_tls_files_that_hold_something_else(pair: Pair, party: str) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_an_address_that_is_not_ours(pair: Pair) -> None:
     rows(pair, {"people": 5})
     # TEST-NET-1: nobody's address.
@@ -354,6 +361,7 @@ def test_an_address_that_is_not_ours(pair: Pair) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_a_failure_before_the_session_gives_back_what_was_acquired(pair: Pair) -> None:
     rows(pair, {"people": 5})
     good = json.loads(json.dumps(pair.jobs[LISTENER]))
@@ -381,6 +389,7 @@ SURROUNDINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("mine", "theirs"), list(zip(*[iter(SURROUNDINGS)] * 2, strict=True)))
 def test_a_run_in_bare_surroundings(pair: Pair, mine: str, theirs: str) -> None:
     rows(pair, {"people": 5})
@@ -395,6 +404,7 @@ def test_a_run_in_bare_surroundings(pair: Pair, mine: str, theirs: str) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_a_current_folder_that_is_gone(pair: Pair) -> None:
     rows(pair, {"people": 5})
     gone = pair.folder / "gone"
@@ -404,6 +414,7 @@ def test_a_current_folder_that_is_gone(pair: Pair) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_a_temporary_folder_that_is_not_there(pair: Pair) -> None:
     """Nothing needs one, standard input and output neither: what is put aside lies in the state folder."""
     rows(pair, {"people": 5})

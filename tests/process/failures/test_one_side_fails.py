@@ -78,6 +78,7 @@ LOCAL_FAILURES = [
 ]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("party", "spoil", "code", "sentence"), LOCAL_FAILURES)
 def test_one_side_fails_and_the_other_is_told(pair: Pair, party: str, spoil: Spoil, code: int, sentence: str) -> None:
     marked_pair(pair)
@@ -173,6 +174,7 @@ DISAGREEMENTS = [
 ]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("change", "fields"), DISAGREEMENTS, ids=["receiver", "task", "broadcast", "job and keys"])
 def test_the_parties_disagree(pair: Pair, change: Callable[[Pair], object], fields: list[str]) -> None:
     """Both stop, and both show the same fields, each from its own side."""

@@ -35,6 +35,7 @@ def test_twelve_tasks_in_one_session_on_one_port(pair: Pair) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("party", PARTIES)
 def test_a_bad_row_in_the_middle_of_twelve(pair: Pair, party: str) -> None:
     """The tasks before it are done on both sides, the ones after it nowhere, and both reports say so."""
@@ -60,6 +61,7 @@ def test_a_bad_row_in_the_middle_of_twelve(pair: Pair, party: str) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_an_output_that_cannot_be_written_is_its_owners_affair(pair: Pair) -> None:
     """The peer of a one-sided task sees nothing of it, and the tasks after it are done on both sides."""
     for party in PARTIES:
@@ -81,6 +83,7 @@ def test_an_output_that_cannot_be_written_is_its_owners_affair(pair: Pair) -> No
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_only_some_tasks(pair: Pair) -> None:
     batch(pair, 4)
     flags = ["--only", "task-3", "--only", "task-1"]
@@ -100,6 +103,7 @@ def reversed_pairs(flags: list[str]) -> list[str]:
     return [*flags[2:], *flags[:2]]
 
 
+@pytest.mark.more
 def test_only_is_part_of_the_agreement(pair: Pair) -> None:
     batch(pair, 3)
     alice, bob = pair.start(LISTENER, "--only", "task-0"), pair.start(DIALER)

@@ -31,6 +31,7 @@ from psicli.core.failpoints import VARIABLE
 # Two runs on one port -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("party", PARTIES)
 def test_a_second_run_is_refused_by_name(pair: Pair, party: str) -> None:
     one_task(pair)
@@ -51,6 +52,7 @@ def test_a_second_run_is_refused_by_name(pair: Pair, party: str) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_both_parties_started_twice_at_once(pair: Pair) -> None:
     one_task(pair)
     environments = {LISTENER: {}, DIALER: HELD}
@@ -68,6 +70,7 @@ def test_both_parties_started_twice_at_once(pair: Pair) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_a_run_that_waits_for_its_turn(pair: Pair) -> None:
     one_task(pair)
     first = pair.start(LISTENER)
@@ -82,6 +85,7 @@ def test_a_run_that_waits_for_its_turn(pair: Pair) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_a_wait_that_is_in_vain(pair: Pair) -> None:
     one_task(pair)
     first = pair.start(LISTENER)
@@ -92,6 +96,7 @@ def test_a_wait_that_is_in_vain(pair: Pair) -> None:
     assert result.ended - second.started > 1.0
 
 
+@pytest.mark.more
 def test_a_killed_holder_makes_room_at_once(pair: Pair) -> None:
     one_task(pair)
     first = pair.start(LISTENER)
@@ -132,6 +137,7 @@ def shared_pair() -> Iterator[Pair]:
             pair.kill()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("first_is_root", [True, False], ids=["root first", "nobody first"])
 def test_a_run_of_another_user_is_seen(shared_pair: Pair, first_is_root: bool) -> None:
     pair = one_task(shared_pair)
@@ -182,6 +188,7 @@ def rounds_of_four(folder: Path, rounds: int) -> None:
             pair.kill()
 
 
+@pytest.mark.more
 def test_four_jobs_on_four_ports(tmp_path: Path) -> None:
     rounds_of_four(tmp_path, 3)
 
@@ -200,6 +207,7 @@ def status(pair: Pair) -> dict[int, dict[str, Any]]:
     return {each["pid"]: each for each in the_object(result.stdout)["running"]}
 
 
+@pytest.mark.more
 def test_status_says_who_where_and_how_far(pair: Pair) -> None:
     one_task(pair, 8_000)
     for party in PARTIES:

@@ -94,6 +94,7 @@ def test_simulate_as_json_and_some_tasks(pair: Pair) -> None:
     assert parties[LISTENER]["session_id"] == parties[DIALER]["session_id"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("party", PARTIES)
 def test_simulate_ends_with_the_code_of_the_party_that_failed_by_itself(pair: Pair, party: str) -> None:
     one_task(pair)
@@ -141,6 +142,7 @@ def started(pair: Pair, run: Run) -> None:
     run.wait_for("in session with bob")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("whole_group", "number", "code"),
     [(True, signal.SIGINT, 130), (False, signal.SIGTERM, 143), (False, signal.SIGINT, 130)],

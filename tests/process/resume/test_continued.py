@@ -54,6 +54,7 @@ def alone(pair: Pair) -> Pair:
 # What is continued -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("party", ONE_SOON)
 def test_a_task_continues_where_it_was_killed(resumable: Pair, party: str) -> None:
     killed(resumable, party, MIDDLE[party])
@@ -151,6 +152,7 @@ def test_frames_may_be_of_another_size_and_memory_and_threads_too(alone: Pair) -
 # What is done ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("party", ONE_SOON)
 def test_a_task_that_is_done_is_not_run_again(resumable: Pair, party: str) -> None:
     """Its input is not even read: killed in the second task, the first one is only looked at."""
@@ -175,6 +177,7 @@ def test_a_task_that_is_done_is_not_run_again(resumable: Pair, party: str) -> No
     assert {path for path, at in written.items() if path.stat().st_mtime_ns == at} == set()
 
 
+@pytest.mark.more
 def test_a_small_task_that_is_done_is_not_run_again_either(pair: Pair) -> None:
     """One bin is no reason to keep anything of a task under way; its result counts like any other."""
     job(pair, rows=1000)
@@ -209,6 +212,7 @@ def test_an_output_that_was_changed_is_made_again(alone: Pair) -> None:
     assert shares(results, FIRST) == [None, None]
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("point", ["output.synced:kill", "matches.found:kill"])
 def test_a_receiver_killed_after_its_last_word_needs_the_sender_no_more(alone: Pair, point: str) -> None:
     failpoints = {LISTENER: point, DIALER: ""}
@@ -238,6 +242,7 @@ def refused(pair: Pair, party: str) -> None:
     failed(results[party], 79, "max_runs_per_day")
 
 
+@pytest.mark.more
 def test_a_run_is_counted_once_however_often_it_is_resumed(alone: Pair) -> None:
     limit_runs(alone, *PARTIES)
     killed(alone, DIALER, MIDDLE[DIALER], f"--only={FIRST}")
@@ -249,6 +254,7 @@ def test_a_run_is_counted_once_however_often_it_is_resumed(alone: Pair) -> None:
     assert {run.result().code for run in again} & {79}
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("broadcast", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_receiver_that_is_killed_after_each_bins_tokens_is_answered_twice(pair: Pair, broadcast: bool) -> None:
     """The third time the task starts afresh, and that is another run: one more than the sender allows."""
@@ -308,6 +314,7 @@ def test_a_receiver_that_forgets_what_it_has_received_is_answered_twice(pair: Pa
     refused(pair, DIALER)
 
 
+@pytest.mark.more
 def test_a_sender_that_dies_at_the_bitmaps_is_told_twice(pair: Pair) -> None:
     """In a broadcast the receiver answers, too: with the bits of the result."""
     job(pair, broadcast=True)

@@ -111,6 +111,7 @@ SPOILT = {
 SOON = ("input", "bins")
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     "case", [case if case in SOON else pytest.param(case, marks=pytest.mark.slow) for case in SPOILT]
 )
@@ -141,6 +142,7 @@ def test_a_side_that_never_resumes_starts_both_afresh(alone: Pair, party: str) -
     assert shares(results, FIRST) == [None, None]
 
 
+@pytest.mark.more
 def test_a_side_that_never_resumes_keeps_nothing(alone: Pair) -> None:
     runs = {each: start(alone, each, MIDDLE[DIALER] * (each == DIALER), "--resume=never") for each in PARTIES}
     # What the point stands for is never reached, for there is nothing to keep.
@@ -152,6 +154,7 @@ def test_a_side_that_never_resumes_keeps_nothing(alone: Pair) -> None:
     assert sum(answers(alone).values()) == 0
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("party", [DIALER, pytest.param(LISTENER, marks=pytest.mark.slow)])
 def test_an_input_that_changes_after_the_offer_ends_the_run(alone: Pair, party: str) -> None:
     """The other side was told that it is the same."""
@@ -178,6 +181,7 @@ def test_a_protocol_violation_ends_what_could_be_resumed(alone: Pair) -> None:
     assert [*(alone.folder / "state").glob("task-*")] == []
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("point", "said"),
     [

@@ -79,6 +79,7 @@ def search_after(pair: Pair, party: str, failpoint: str) -> bool:
     return reached
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("broadcast", [False, True])
 def test_no_secret_is_on_disk_where_bins_are_kept(pair: Pair, broadcast: bool) -> None:
     """Not at the point where most is there: neither scalar, nor point, nor token, nor an order it need not have."""
@@ -108,6 +109,7 @@ def test_no_secret_is_on_disk_at_any_passage(pair: Pair, broadcast: bool, party:
     assert nth > 1 or (point, broadcast, party) == ("bins.wiped", False, LISTENER)
 
 
+@pytest.mark.more
 def test_what_is_kept_has_a_size_that_tells_nothing(pair: Pair) -> None:
     """All match, half do, or none: the files are as long, byte for byte."""
     sizes: list[dict[str, int]] = []

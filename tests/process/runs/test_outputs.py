@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from support.processes.expectations import (
     Row,
     check_counts,
@@ -120,6 +121,7 @@ def test_outputs_equal_the_oracle_and_a_second_run_gives_the_same_bytes(pair: Pa
     assert [pair.files(party) for party in PARTIES] == first
 
 
+@pytest.mark.more
 def test_small_inputs_one_task_at_a_time_and_then_together(pair: Pair) -> None:
     contents: dict[str, tuple[list[Row], list[Row]]] = {
         "nothing-in-common": ([["1"], ["2"]], [["3"], ["4"]]),

@@ -139,6 +139,7 @@ def test_bad_standard_input_and_no_rows_out(pair: Pair) -> None:
     assert alice.stdout == b""
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("closed", [("<&-", ">&-"), ("2>&-", "<&- >&- 2>&-")], ids=["stdin, stdout", "stderr, all"])
 def test_closed_standard_streams(pair: Pair, closed: tuple[str, str]) -> None:
     marked_pair(pair)

@@ -139,6 +139,7 @@ def test_settings_do_not_show_in_the_output(pair: Pair) -> None:
             assert (reports[party]["spool_bytes"] > 0) == way.tight
 
 
+@pytest.mark.more
 @pytest.mark.timeout(300)
 def test_backends_do_not_show_in_the_output(pair: Pair) -> None:
     """Every backend and CPU path meets another one, with the smallest frames and others."""
@@ -183,6 +184,7 @@ def test_bins_do_not_show_in_the_output(pair: Pair) -> None:
             assert reports[party]["on disk"] == (ON_DISK if way.tight else set())
 
 
+@pytest.mark.more
 def test_there_are_enough_ways() -> None:
     assert len(SETTINGS) + len(BINS) >= 17
 
@@ -232,6 +234,7 @@ SIZES = [0, 1, 2, 7, 8, 9, 15, 16, 17, 124, 125, 126, 127, 128, 129, 300, 327, 3
 NARROW = {0, 1, 2, 8, 128, 129, 329}
 
 
+@pytest.mark.more
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
 def test_odd_sizes_of_small_bins(broadcast: bool) -> None:

@@ -86,6 +86,7 @@ def test_the_native_backend_is_what_runs_use(pair: Pair) -> None:
         assert " WARNING " not in result.stderr
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", backends.NAMES, ids=backends.label)
 def test_every_backend_works_with_the_reference(tapped: tuple[Pair, int], name: str) -> None:
     """The same points whoever computes them, and frames that suit the slower one."""
@@ -208,6 +209,7 @@ def test_a_run_that_fails_leaves_its_trace(pair: Pair) -> None:
     assert the_trace(pair, LISTENER)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

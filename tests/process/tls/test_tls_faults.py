@@ -176,6 +176,7 @@ def loaded(folder: Path, what: Files, own: str, peer: str) -> TlsCredentials | N
     return None if what is None else credentials(folder, **{"own": own, "peer": peer, **what})
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_has_its_sentence_on_both_sides(meeting: Meeting, files: Path, fault: str) -> None:
     alice, bob, error, sentence, listeners_error = FAULTS[fault]
@@ -252,6 +253,7 @@ def test_junk_on_a_tls_port(meeting: Meeting, files: Path) -> None:
         assert listening.result(DEADLINE).peer_hello == dialled.own_hello
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("side", PARTIES)
 def test_a_clock_that_is_a_little_late_is_waited_for(meeting: Meeting, files: Path, side: str) -> None:
     listening = meeting.listen(

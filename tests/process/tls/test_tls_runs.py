@@ -12,6 +12,7 @@ from support.processes.expectations import Untouched, check_output, failed, mark
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair
 
 
+@pytest.mark.more
 def test_a_run_over_tls(pair: Pair) -> None:
     """And both certificates end soon, which both sides say of both, once, in text and in JSON."""
     issue(pair.folder, {LISTENER: LISTENER, DIALER: "psi.bob.example"})
@@ -33,6 +34,7 @@ def test_a_run_over_tls(pair: Pair) -> None:
         assert result.stderr.count(" WARNING ") == 2
 
 
+@pytest.mark.more
 def test_plain_text_by_word_is_warned_of_once(pair: Pair) -> None:
     marked_pair(pair)
     for job in pair.jobs.values():
@@ -45,6 +47,7 @@ def test_plain_text_by_word_is_warned_of_once(pair: Pair) -> None:
         assert b"\nwarning: tls: insecure" in result.stdout
 
 
+@pytest.mark.more
 def test_an_expired_certificate_of_the_listener(pair: Pair, files: Path) -> None:
     """It ends both at once: the listener by its own check, the dialer because it is still told what it is."""
     marked_pair(with_tls_from(pair, files, alice="alice-expired"))

@@ -235,6 +235,7 @@ class LosingEveryBin(AtOnce):
         return future
 
 
+@pytest.mark.sample(6)
 @each_side
 @both_outcomes
 def test_every_bin_may_be_lost_once(side: int, broadcast: bool) -> None:

@@ -113,6 +113,7 @@ def test_the_order_is_that_of_the_keyed_hashes_whatever_the_budget(
         check(found, rows, key(number), bins)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("bins", [1, 16, 1024])
 @pytest.mark.parametrize("budget", [None, 100_000, 1_000_000])
 def test_many_rows(spool: Spool, budget: int | None, bins: int) -> None:
@@ -380,6 +381,7 @@ def measured(tmp_path: Path, distinct: int, count: int, budget: int) -> tuple[in
     return grown, spooled
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("distinct", [10**9, 1000])
 def test_memory_is_bounded_by_the_budget(tmp_path: Path, distinct: int) -> None:
     """Three million rows of 25 bytes in 16 MB; beside it the answer, and as much again while it is made."""

@@ -75,6 +75,7 @@ EDGES: list[tuple[str, float, Check, Check, str]] = [
 ]
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(("name", "limit", "allowed", "refused", "figure"), EDGES, ids=[edge[0] for edge in EDGES])
 def test_each_limit_at_its_edge(name: str, limit: float, allowed: Check, refused: Check, figure: str) -> None:
     policy = Policy(PolicySettings(**{name: limit}), "customers")
@@ -87,6 +88,7 @@ def test_each_limit_at_its_edge(name: str, limit: float, allowed: Check, refused
     refused(Policy(PolicySettings(), "customers"))
 
 
+@pytest.mark.more
 def test_of_nothing_nothing_matches() -> None:
     Policy(PolicySettings(max_match_rate=0.1), "customers").check_match_rate(0, 0)
 
@@ -126,6 +128,7 @@ def streams(messages: list[Any], task: int = 0) -> set[int]:
     return {message.stream for message in messages if isinstance(message, Frame | End) and message.task == task}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("party", PARTIES)
 def test_a_size_that_is_not_allowed_is_refused_before_any_point(tapped: tuple[Pair, int], party: str) -> None:
     """The task before it is complete; of the refused one nothing but its Offer and Open were sent."""
@@ -162,6 +165,7 @@ def test_a_size_that_is_not_allowed_is_refused_before_any_point(tapped: tuple[Pa
     assert second in ([], [("few", 80)])
 
 
+@pytest.mark.more
 def test_padding_counts_as_questions(pair: Pair) -> None:
     """A task of several bins: the most is held against what the peer may ask about, the least against what it has."""
     count, questions = 20_000, padded(20_000, 2)
@@ -251,6 +255,7 @@ LIMITS = [
 ]
 
 
+@pytest.mark.more
 def test_a_receiver_of_a_broadcast_refuses_what_matched(tapped: tuple[Pair, int]) -> None:
     """No bitmap is sent, and the sender cannot tell why: all it sees is the same for either limit."""
     pair, port = tapped
@@ -273,6 +278,7 @@ def test_a_receiver_of_a_broadcast_refuses_what_matched(tapped: tuple[Pair, int]
     pair.nothing_left()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("party", "broadcast"), [(LISTENER, False), (DIALER, True)], ids=["one-sided receiver", "sender of a broadcast"]
 )
@@ -298,6 +304,7 @@ def test_a_result_is_refused_without_a_word_to_the_peer(tapped: tuple[Pair, int]
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_refused_rows_do_not_reach_standard_output(pair: Pair) -> None:
     marked_pair(pair)
     pair.jobs[DIALER]["tasks"][0].update(input_path={DIALER: "-"}, output_path={DIALER: "-"})
@@ -311,6 +318,7 @@ def test_refused_rows_do_not_reach_standard_output(pair: Pair) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_what_is_allowed_passes_and_verbose_says_what_the_peer_learns(pair: Pair) -> None:
     marked_pair(pair)
     for party, rate in ((LISTENER, 0.5), (DIALER, 0.67)):
@@ -332,6 +340,7 @@ def test_what_is_allowed_passes_and_verbose_says_what_the_peer_learns(pair: Pair
 # A ledger that cannot be written ---------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 def test_without_a_ledger_nothing_is_begun(pair: Pair) -> None:
     marked_pair(pair)
     (pair.folder / "mine" / "ledger.jsonl").mkdir(parents=True)
@@ -344,6 +353,7 @@ def test_without_a_ledger_nothing_is_begun(pair: Pair) -> None:
     assert ledger(pair, DIALER) == []
 
 
+@pytest.mark.more
 def test_what_is_not_in_the_ledger_is_not_sent(tapped: tuple[Pair, int]) -> None:
     pair, port = tapped
     marked_pair(pair)

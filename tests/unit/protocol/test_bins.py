@@ -446,6 +446,7 @@ def capacity_of(count: int, bins: int) -> int:
     return capacity(count, max(bins, 1))
 
 
+@pytest.mark.sample(40)
 @both_outcomes
 @pytest.mark.parametrize(("n", "m"), SIZES)
 def test_sizes_at_the_edges(n: int, m: int, broadcast: bool) -> None:

@@ -346,6 +346,7 @@ HOSTILE: dict[str, bytes] = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_content_is_shown_harmlessly(folder: Path, port: int, content: bytes) -> None:
     """The lock holds all the same; what stands in its file is only shown, and never trusted."""

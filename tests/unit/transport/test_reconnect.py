@@ -144,6 +144,7 @@ def read_to_the_end(link: Link) -> None:
 # Mended ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("how", ["reset", "half_close", "lose_the_dialer"])
 def test_nothing_is_lost_or_doubled_when_a_connection_breaks(
@@ -228,6 +229,7 @@ def test_a_listener_that_was_started_again_is_not_waited_for(join: Callable[...,
     taken.end()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("tls", [False, True])
 def test_a_listener_that_is_stopped_is_not_waited_for(
     join: Callable[..., Ends], quick: None, monkeypatch: pytest.MonkeyPatch, files: Path, tls: bool
@@ -240,6 +242,7 @@ def test_a_listener_that_is_stopped_is_not_waited_for(
         read_to_the_end(ends.bob)
 
 
+@pytest.mark.more
 def test_a_network_that_is_there_for_a_moment_is_no_stopped_listener(
     join: Callable[..., Ends], quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +262,7 @@ def test_a_network_that_is_there_for_a_moment_is_no_stopped_listener(
     assert reached.count(True) > 1
 
 
+@pytest.mark.more
 def test_a_network_that_does_not_come_back_ends_both(
     join: Callable[..., Ends], quick: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
