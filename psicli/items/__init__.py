@@ -1,1 +1,1 @@
-"""From the key columns of a row to the bytes that are compared, and to the bin they belong to."""
+"""From the key texts of a row to the bytes that are compared, and to the bin they belong to."""

@@ -4,7 +4,8 @@ Nothing here holds a whole file: what is in memory is bounded by a block of the 
 by a batch or row group of the output.
 
     delimited, parquet    read a file: the keys of all rows, then the matched rows
-    sorting               sorts these, on disk if need be
+    text                  what a key's value is as text, the same on both sides
+    sorting               sorts the rows, on disk if need be
     output                writes them
 """
 

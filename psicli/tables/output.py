@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from psicli.core.errors import ColumnError, shown
 from psicli.core.formats import FileFormat, Format
 from psicli.items.encoding import packed
-from psicli.items.text import has_text, joined, text_of
 from psicli.tables.delimited import delimiter
+from psicli.tables.text import has_text, joined, text_of
 
 # The row group of DuckDB and others: 60 times their vector of 2,048. One is in memory while it is written, so that of
 # wide rows there are fewer in it; what a value takes must not count, or the bytes would depend on more than the rows.

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from psicli.core.errors import InputChangedError, shown
 from psicli.core.formats import Format
-from psicli.items.text import check_key_types, key_texts
 from psicli.tables import output
 from psicli.tables.source import SourceFile, check_columns, empty, not_utf8, unparsable
+from psicli.tables.text import check_key_types, key_texts
 
 T = TypeVar("T")
 

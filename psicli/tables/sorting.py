@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from psicli.items.text import canonical_text
 from psicli.storage.spool import Spool, SpoolFile
+from psicli.tables.text import canonical_text
 
 # Shares of the budget: the rows that are held, their columns put together, and what is made of them.
 SHARES = 3
