@@ -42,6 +42,15 @@ class TapLink(Link):
         self.sent: list[Message] = []
         self.received: list[Message] = []
         self.on_receive: Callable[[Message], None] = lambda message: None
+        # Whether the session waits.
+        self.idle = False
+
+    def wait(self, *, for_message: bool, room_for: int | None, timeout: float) -> bool:
+        self.idle = True
+        try:
+            return super().wait(for_message=for_message, room_for=room_for, timeout=timeout)
+        finally:
+            self.idle = False
 
     def send(self, message: Message) -> int:
         self.sent.append(message)
@@ -207,12 +216,14 @@ def joined(
     *,
     links: tuple[Link, Link] | None = None,
     recv_timeout: float = PATIENCE,
+    bobs_timeout: float | None = None,
     bin_items: int = MOST_BIN_ITEMS,
 ) -> tuple[Party, Party]:
+    """Make both ends. recv_timeout: how long they wait for a silent peer, bob bobs_timeout where that is given [s]."""
     links = links or (TapLink(), TapLink())
     ends = (
         Party(ALICE, alice, links[0], recv_timeout, bin_items),
-        Party(BOB, bob, links[1], recv_timeout, bin_items),
+        Party(BOB, bob, links[1], recv_timeout if bobs_timeout is None else bobs_timeout, bin_items),
     )
     for end, other in (ends, ends[::-1]):
         end.link.peer_hello = other.link.own_hello

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
+import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from support.memory.machines import PATIENCE
 from support.memory.sessions import FRAME_ITEMS, Plan, Signal, connect, joined, numbers, run, small, succeeded
+from support.waiting import wait_until
 
 from psicli import curve
 from psicli.core.errors import (
@@ -41,18 +43,18 @@ from psicli.protocol.messages import (
     task_session_id,
 )
 from psicli.session import liveness
-from psicli.session.liveness import SPARE_WORDS
+from psicli.session.liveness import SHORTEST_HEARTBEAT, SPARE_WORDS
 from psicli.session.session import UNNAMED_FAILURE
 
 
 class Played:
     """Alice's real session, and a peer that says what a test wants; alice's inputs are never read to the end."""
 
-    def __init__(self, recv_timeout: float = PATIENCE, tasks: int = 3) -> None:
+    def __init__(self, recv_timeout: float = PATIENCE, peers_timeout: float = PATIENCE, tasks: int = 3) -> None:
         self._hold = Signal()
         alice = [Plan(f"t{i}", numbers(0, 5), receives=True, before=self._hold.wait) for i in range(tasks)]
         bob = [Plan(f"t{i}", numbers(0, 5), receives=False) for i in range(tasks)]
-        self.ends = joined(alice, bob, recv_timeout=recv_timeout)
+        self.ends = joined(alice, bob, recv_timeout=recv_timeout, bobs_timeout=peers_timeout)
         self.alice, self.peer = self.ends[0], self.ends[1].link
         self._thread = threading.Thread(target=self.alice.run, name="psicli-test-alice")
 
@@ -183,11 +185,17 @@ def test_words_without_end() -> None:
 
 def test_a_peer_that_only_says_that_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bob reads for ever, and his session says so."""
-    monkeypatch.setattr("psicli.session.liveness.STUCK_AFTER", 2)
+    monkeypatch.setattr(liveness, "HEARTBEAT_INTERVAL", SHORTEST_HEARTBEAT)
     alice, bob = small(1)
     enough = Signal()
-    bob[0]._before = enough.wait
-    ends = joined(alice, bob, recv_timeout=0.8)
+
+    def read_for_ever() -> None:
+        # From here on alice hears nothing else.
+        monkeypatch.setattr(liveness, "STUCK_AFTER", 0.5 / PATIENCE)
+        enough.wait()
+
+    bob[0]._before = read_for_ever
+    ends = joined(alice, bob)
     failure = Signal()
 
     def run_alice() -> None:
@@ -215,47 +223,59 @@ def test_the_connection_ends_before_a_result_is_written() -> None:
     succeeded(ends)
 
 
-def test_silence(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liveness, "SILENCE_LINE_INTERVAL", 0.1)
-    caplog.set_level(logging.INFO)
+def test_silence() -> None:
     with Played(recv_timeout=0.4) as played:
         failure = played.failure()
         assert isinstance(failure, PeerSilentError)
         assert failure.code == 69
-    assert caplog.text.count("bob has said nothing for 0 s; 0 s are the limit") >= 2
 
 
-def test_a_peer_that_does_not_end_the_session_is_waited_for_with_a_line(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(liveness, "SILENCE_LINE_INTERVAL", 0.1)
-    caplog.set_level(logging.INFO)
+def test_a_peer_that_does_not_end_the_session_is_not_waited_for_without_end() -> None:
     with Played(recv_timeout=0.4, tasks=0) as played:
         played._thread.join(PATIENCE)
         assert not played._thread.is_alive()
-    assert caplog.text.count("bob has not ended the session yet; 0 s are the limit") >= 2
+
+
+@pytest.mark.parametrize(
+    ("tasks", "line"),
+    [
+        (3, rf"bob has said nothing for \d+ s; {PATIENCE:.0f} s are the limit"),
+        (0, f"bob has not ended the session yet; {PATIENCE:.0f} s are the limit"),
+    ],
+)
+def test_a_silent_peer_is_waited_for_with_a_line_now_and_then(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tasks: int, line: str
+) -> None:
+    monkeypatch.setattr(liveness, "SILENCE_LINE_INTERVAL", 0.1)
+    caplog.set_level(logging.INFO)
+    with Played(tasks=tasks):
+        wait_until(lambda: len(re.findall(line, caplog.text)) >= 2, line, PATIENCE)
 
 
 def test_a_side_that_sends_nothing_else_says_that_it_is_there() -> None:
-    with Played(recv_timeout=2.0) as played:
+    """More often than of its own accord, where the other side puts up with less."""
+    began = time.monotonic()
+    with Played(peers_timeout=0.4) as played:
         for _ in range(3):
             played.hear(Working)
-            played.peer.send(Working())
+    assert time.monotonic() - began < PATIENCE
 
 
 def test_reading_longer_than_the_timeout_is_no_silence() -> None:
     """Bob reads for as long as alice would wait for a dead peer; his heartbeats keep her."""
-    beats = itertools.count(1)
+    # So much longer than the quarter of it after which a word is due that no busy machine makes up for it [s].
+    timeout = 3.0
     enough = Signal()
     alice, bob = small(1)
     bob[0]._before = enough.wait
-    ends = joined(alice, bob, recv_timeout=0.8)
+    ends = joined(alice, bob, recv_timeout=timeout, bobs_timeout=PATIENCE)
+    over = time.monotonic() + timeout
 
-    def count(message: Message) -> None:
-        if isinstance(message, Working) and next(beats) == 8:
+    def look(message: Message) -> None:
+        if isinstance(message, Working) and time.monotonic() > over:
             enough.set()
 
-    ends[0].link.on_receive = count
+    ends[0].link.on_receive = look
     run(ends)
     succeeded(ends)
     assert alice[0].found == set(numbers(3, 5))

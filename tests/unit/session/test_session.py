@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from support.memory.sessions import (
     ALICE,
     BOB,
     FRAME_ITEMS,
+    Party,
     Plan,
     Signal,
     TapLink,
@@ -28,6 +28,7 @@ from support.memory.sessions import (
     succeeded,
     task_sid_of,
 )
+from support.waiting import wait_until
 
 from psicli import curve
 from psicli.core import trace
@@ -128,13 +129,7 @@ def test_the_next_task_is_read_and_opened_while_one_exchanges(monkeypatch: pytes
 def reaches(stages: Stages, stage: Stage, seconds: float) -> Callable[[], None]:
     """Make a wait until a stage has taken so long [s], but never for ever."""
 
-    def wait() -> None:
-        deadline = time.monotonic() + PATIENCE
-        while stages.seconds()[stage] < seconds:
-            assert time.monotonic() < deadline, "never happened"
-            time.sleep(0.005)
-
-    return wait
+    return lambda: wait_until(lambda: stages.seconds()[stage] >= seconds, f"{stage} takes {seconds} s", PATIENCE)
 
 
 def test_waiting_for_a_slow_reader_is_waiting_for_the_peer() -> None:
@@ -244,6 +239,15 @@ def test_room_that_appears_between_two_looks_is_not_slept_through() -> None:
     assert not [m for link in beats for m in link.sent if isinstance(m, Working)]
 
 
+def is_still(ends: tuple[Party, Party], held: int) -> bool:
+    """Whether both sessions wait for so many pieces of work and for nothing else."""
+    turns = [end.session._turns for end in ends if end.session is not None]
+    reading = any(live.on_input for each in turns for live in each)
+    on_the_way = sum(len(end.link.sent) - len(end.link.received) for end in ends)
+    pieces = sum(each.pieces for each in turns)
+    return all(end.link.idle for end in ends) and not reading and not on_the_way and pieces == held
+
+
 @pytest.mark.parametrize("terms", [[ALICE, ALICE], [ALICE, BOB], [BOB, ALICE]], ids=str)
 def test_a_slow_check_of_the_lists_does_not_block_the_next_task(
     monkeypatch: pytest.MonkeyPatch, terms: list[str]
@@ -252,13 +256,17 @@ def test_a_slow_check_of_the_lists_does_not_block_the_next_task(
     pairs = [both(f"t{i}", numbers(0, 200), numbers(100, 300), receiver=who) for i, who in enumerate(terms)]
     check = Worker.check
     ends = joined([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    held: set[Worker] = set()
 
     def check_slowly(worker: Worker) -> None:
-        # As long as frames of the next task could be sent, or as it takes to see that none are.
-        links = [end.link for end in ends]
-        deadline = time.monotonic() + 0.3
-        while time.monotonic() < deadline and not any(len(link._inbox) >= QUEUE_FRAMES for link in links):
-            time.sleep(0.01)
+        # Until frames of the next task fill a queue, or no more of them can come.
+        held.add(worker)
+        wait_until(
+            lambda: any(len(end.link._inbox) >= QUEUE_FRAMES for end in ends) or is_still(ends, len(held)),
+            "everything else is done",
+            PATIENCE,
+        )
+        held.remove(worker)
         check(worker)
 
     monkeypatch.setattr(Worker, "check", check_slowly)

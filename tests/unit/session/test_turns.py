@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
-import time
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -28,6 +26,7 @@ from support.memory.sessions import (
     small,
     succeeded,
 )
+from support.waiting import wait_until
 
 from psicli.core.errors import PeerAccusesError, PeerProtocolError, SelfCheckError
 from psicli.exchange.worker import Match, Worker
@@ -90,10 +89,11 @@ def test_the_last_bin_of_a_task_and_the_first_of_the_next_are_under_way_together
     mask_own = Worker.mask_own
 
     def hold(worker: Worker, start: int, stop: int) -> bytes:
-        deadline = time.monotonic() + PATIENCE
-        while not all(any(set(now) == {0, 1} for now in seen) for seen in under_way.values()):
-            assert time.monotonic() < deadline, "never under way together"
-            threading.Event().wait(0.005)
+        wait_until(
+            lambda: all(any(set(now) == {0, 1} for now in seen) for seen in under_way.values()),
+            "they are under way together",
+            PATIENCE,
+        )
         return mask_own(worker, start, stop)
 
     monkeypatch.setattr(Worker, "mask_own", hold)
