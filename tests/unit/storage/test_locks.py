@@ -22,15 +22,16 @@ from typing import Any
 
 import pytest
 from support.processes.runner import free_ports
-from support.waiting import DEADLINE
+from support.waiting import DEADLINE, wait_until
 
 from psicli.core.errors import BindError, CannotCreateError, LockHeldError, PortBusyError
 from psicli.storage import locks
-from psicli.storage.locks import GLANCE, Holder, PortLock, dial_lock_path, hold_dial, hold_port, holders, port_lock_path
+from psicli.storage.locks import Holder, PortLock, dial_lock_path, hold_dial, hold_port, holders, port_lock_path
 
 NOBODY = 65534
 HOST = "127.0.0.1"
-AT_ONCE = 2.0
+# Far less than a wait would take, and far more than a busy machine needs [s].
+AT_ONCE = DEADLINE / 2
 
 HOLD = """
 import os, sys
@@ -207,8 +208,7 @@ def test_a_wait_for_another_program(folder: Path, port: int) -> None:
         with socket.create_server((HOST, port)):
             waiting = pool.submit(gets_it, port, DEADLINE)
             # It has the lock, and waits for the port alone.
-            while not holders():
-                assert not waiting.done()
+            wait_until(holders, "it has the lock")
         waiting.result(DEADLINE)
 
 
@@ -397,7 +397,15 @@ def test_a_file_that_may_only_be_read_locks_as_well(folder: Path, port: int, mod
 # Looking is not holding ------------------------------------------------------------------------------------------
 
 
-def test_a_glance_never_turns_a_run_away(folder: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def long_glance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slowly whoever looks gets on."""
+    monkeypatch.setattr(locks, "GLANCE", DEADLINE)
+
+
+def test_a_glance_never_turns_a_run_away(
+    folder: Path, port: int, long_glance: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever asks for the status has the lock for a moment; a run that starts then waits that moment out."""
     gets_it(port)
     turned_away = threading.Event()
@@ -415,7 +423,7 @@ def test_a_glance_never_turns_a_run_away(folder: Path, port: int, monkeypatch: p
         glance.callback(os.close, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         starting = pool.submit(gets_it, port)
-        assert turned_away.wait(GLANCE)
+        assert turned_away.wait(DEADLINE)
         glance.close()
         starting.result(DEADLINE)
 
@@ -443,7 +451,7 @@ def test_two_glances_at_once_do_not_see_each_other(folder: Path, port: int) -> N
     assert [seen for seen in found if seen] == []
 
 
-def test_status_while_runs_start_and_end(folder: Path, port: int) -> None:
+def test_status_while_runs_start_and_end(folder: Path, port: int, long_glance: None) -> None:
     stop = threading.Event()
 
     def look() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.waiting import wait_until
 
 from psicli.core import failpoints
 from psicli.core.errors import CannotCreateError, InternalError, SpoolSpaceError, StorageError
@@ -33,6 +34,11 @@ def state(tmp_path: Path) -> Path:
 def spool(state: Path) -> Iterator[Spool]:
     with Spool(state) as spool:
         yield spool
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    # An arrow marks those that wait.
+    return any("->" in line and f" {pid} " in line for line in Path("/proc/locks").read_text().splitlines())
 
 
 def mode(path: Path) -> int:
@@ -202,8 +208,7 @@ def test_no_one_removes_a_folder_that_is_being_made(state: Path) -> None:
         os.fchmod(lock.fileno(), 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = python(HOLD, state, stdin=subprocess.PIPE)
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(1.0)
+        wait_until(lambda: waits_for_a_lock(process.pid), "it waits for the lock")
         assert runs_in(state) == []
     output, _ = process.communicate()
     assert output == "ready\nb'kept'\n"

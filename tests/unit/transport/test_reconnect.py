@@ -18,6 +18,7 @@ from support.memory.links import DEADLINE, PATH, hello
 from support.processes.certificates import issue
 from support.processes.proxy import Proxy
 from support.processes.runner import free_ports
+from support.waiting import wait_until
 
 from psicli.core.errors import LinkBrokenError, PeerGoneError, PeerLostError
 from psicli.protocol.messages import Abort, Frame, Message, Ready, Reconnect
@@ -87,6 +88,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (listener, dialer):
         monkeypatch.setattr(module, "_OPTIONS", list((dict(module._OPTIONS) | QUICK).items()))
     monkeypatch.setattr("psicli.transport.dialer.ANSWER_TIMEOUT", 1.0)
+    # A dialer that is late because the machine is busy is not dead.
+    monkeypatch.setattr("psicli.transport.listener.DEAD_AFTER", DEADLINE)
 
 
 def await_message(link: Link) -> Message:
@@ -247,7 +250,7 @@ def test_a_network_that_is_there_for_a_moment_is_no_stopped_listener(
     join: Callable[..., Ends], quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("psicli.transport.link.LONG_SILENCE", 0.5)
-    ends = join(window=3.0)
+    ends = join()
     reached: list[bool] = []
 
     def now_and_then(host: str, port: int, timeout: float) -> None:
@@ -257,15 +260,14 @@ def test_a_network_that_is_there_for_a_moment_is_no_stopped_listener(
 
     monkeypatch.setattr("psicli.transport.tls.reach", now_and_then)
     ends.proxy.blackhole()
-    with pytest.raises(LinkBrokenError, match="did not come back within 3 s"):
-        read_to_the_end(ends.bob)
-    assert reached.count(True) > 1
+    wait_until(lambda: reached.count(True) > 1 or ends.bob.ended, "the network is there more than once")
+    assert not ends.bob.ended
+    ends.proxy.heal()
+    talk(ends)
 
 
-@pytest.mark.more
-def test_a_network_that_does_not_come_back_ends_both(
-    join: Callable[..., Ends], quick: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def out_of_reach(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(host: str, port: int, timeout: float) -> None:
         raise PeerGoneError(reason=TIMED_OUT)
 
@@ -274,16 +276,35 @@ def test_a_network_that_does_not_come_back_ends_both(
     monkeypatch.setattr("psicli.transport.listener.is_unanswered", lambda remote: True)
     monkeypatch.setattr("psicli.transport.link.LONG_SILENCE", 0.2)
     monkeypatch.setattr("psicli.transport.listener.WATCH_INTERVAL", 0.05)
-    monkeypatch.setattr("psicli.transport.endpoint.WAITING_LINE_INTERVAL", 0.2)
-    caplog.set_level(logging.INFO)
-    ends = join(window=1.0)
+
+
+def lose_the_network(ends: Ends) -> None:
+    # The listener has to have looked before its pings find the connection dead.
+    wait_until(lambda: ends.alice.stream is not None and ends.alice.stream.unanswered, "the listener has looked")
     ends.proxy.blackhole()
+
+
+@pytest.mark.more
+def test_a_network_that_does_not_come_back_ends_both(join: Callable[..., Ends], out_of_reach: None) -> None:
+    ends = join(window=1.0)
+    lose_the_network(ends)
     for link in ends.links:
         with pytest.raises(LinkBrokenError, match="did not come back within 1 s"):
             read_to_the_end(link)
-    # As often as WAITING_LINE_INTERVAL says.
-    assert caplog.text.count(f"still trying to reach alice at {ends.dialer.endpoint.where}: timed out") >= 2
-    assert caplog.text.count("still waiting for bob to connect again") >= 2
+
+
+@pytest.mark.more
+def test_while_a_network_does_not_come_back_both_say_so_now_and_then(
+    join: Callable[..., Ends], out_of_reach: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As often as WAITING_LINE_INTERVAL says."""
+    monkeypatch.setattr("psicli.transport.endpoint.WAITING_LINE_INTERVAL", 0.2)
+    caplog.set_level(logging.INFO)
+    ends = join()
+    lose_the_network(ends)
+    dialers = f"still trying to reach alice at {ends.dialer.endpoint.where}: timed out"
+    listeners = "still waiting for bob to connect again"
+    wait_until(lambda: min(map(caplog.text.count, (dialers, listeners))) >= 2, "both say so twice")
 
 
 def test_a_machine_that_answers_is_told_from_one_that_cannot() -> None:
