@@ -158,8 +158,8 @@ class Listener:
         """
         with self._lock:
             self._make_hello = make_hello
-        self._server.start()
         deadline = time.monotonic() + timeout
+        self._server.start()
         ticker, warned = Ticker(), False
         while not signals.wait_for(
             self._lock, lambda: self._session_link or self._peer_failure, min(HANDSHAKE_GRACE, left(deadline))

@@ -59,7 +59,7 @@ def test_memcheck_finds_nothing(path: str, memcheck: list[str | Path]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.sample(2)
+@pytest.mark.more
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("path", MEMCHECK_PATHS)
 def test_memcheck_finds_what_is_planted(path: str, mistake: str, memcheck: list[str | Path]) -> None:
@@ -75,6 +75,7 @@ def test_msan_finds_nothing(path: str, msan: Path) -> None:
     assert run_msan(msan, path) == (0, "")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("path", PATHS)
 def test_msan_finds_what_is_planted(path: str, mistake: str, msan: Path) -> None:

@@ -93,7 +93,7 @@ def test_the_inputs_are_what_they_should_be() -> None:
         assert sizes == [0, own, 0, 0]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.more
 @pytest.mark.parametrize("name", TASKS)
 def test_what_travels_depends_on_the_two_counts_alone(nights: list[Night], name: str) -> None:
     """How many messages, their sizes, and their order; each bin has exactly its capacity of points."""
@@ -185,6 +185,7 @@ def test_orders_of_bins_tasks_parties_and_runs_are_unrelated(nights: list[Night]
         check_unrelated([theirs[key] for key in sorted(common, key=mine.__getitem__)])
 
 
+@pytest.mark.more
 def test_padding_stands_anywhere_in_a_bin(nights: list[Night]) -> None:
     """Its places look drawn at random, and are in no order among themselves."""
     checked = 0

@@ -43,6 +43,7 @@ def test_a_port_that_is_in_use(pair: Pair) -> None:
     untouched.check()
 
 
+@pytest.mark.more
 def test_the_same_party_twice(pair: Pair) -> None:
     """A second listener finds the port taken; a second dialer is turned away; the first session does not notice."""
     marked_pair(pair)

@@ -181,6 +181,7 @@ def check_stopped(pair: Pair, victim: str, results: dict[str, Any], moment: str)
         assert (whole(pair, victim, task) != OLD) == (reported["status"] == "done"), moment
 
 
+@pytest.mark.more
 def test_a_party_that_is_terminated_at_any_moment(tmp_path: Path) -> None:
     stop_at_random(tmp_path, 3, 4)
 

@@ -150,6 +150,7 @@ print(report.exit_code, curve.threads())
     assert run.result().stdout == b"69 3\n"
 
 
+@pytest.mark.more
 def test_the_job_file_sets_depth_frames_and_bins(pair: Pair) -> None:
     """The smaller frames and bins of both sides count; what comes out is the same."""
     pair.path(LISTENER, "in.csv").write_bytes(marked(*range(20_000)))

@@ -91,6 +91,7 @@ def test_no_time_at_all(seconds: str) -> None:
     assert (result.code, result.stdout) == (2, b"")
 
 
+@pytest.mark.more
 def test_the_command_line_comes_before_the_environment_in_every_process() -> None:
     result = run(*BRIEFLY, env={"PSICLI_SECONDS": "soon", "PSICLI_JSON": "perhaps"})
     assert result.code == 2

@@ -62,6 +62,7 @@ def check_intersection(
         assert scalars_of(end) == ({WIPED} if end.party.number_of_bins else set())
 
 
+@pytest.mark.sample(2)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shared=st.sets(st.integers(0, 99), max_size=14),
@@ -89,6 +90,7 @@ def test_sizes_at_the_edges(n: int, m: int, shared: int, broadcast: bool) -> Non
     check_intersection(ours, theirs, broadcast, capacity=2)
 
 
+@pytest.mark.sample(4)
 @both_outcomes
 def test_several_bins(broadcast: bool) -> None:
     """On every backend; tests/test_bins.py has all the sizes."""
@@ -160,6 +162,7 @@ def test_a_forged_bitmap_that_marks_padding_is_refused(monkeypatch: pytest.Monke
     assert "padding" in str(caught.value)
 
 
+@pytest.mark.sample(4)
 @each_cut
 def test_different_tasks_share_nothing(cut: dict[str, Any]) -> None:
     """The same items under another task's id, another bin's or another attempt's do not even match."""
