@@ -50,17 +50,17 @@ demo: $(VENV)/.installed
 
 # A fair sample of every kind of test, in under four minutes on two cores.
 test: $(VENV)/.test-installed
-	$(BIN)/pytest -n 2 -m "not slow and not more"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not more"
 
 # What that leaves out, of the cases of the same tests most of all.
 test-more: $(VENV)/.test-installed
-	$(BIN)/pytest -n 2 -m "more and not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "more and not slow"
 
 # All the rest, or one SLICE of it; each takes less than half an hour.
 test-slow: $(SLICE:%=slow-%)
 
 slow-%: $(VENV)/.test-installed
-	$(BIN)/pytest -n 2 --timeout 1800 -m slow $(SLICE_$*)
+	$(BIN)/pytest -n 2 --dist worksteal --timeout 1800 -m slow $(SLICE_$*)
 
 lint: $(VENV)/.lint-installed
 	$(BIN)/ruff check .

@@ -64,7 +64,7 @@ def test_without_a_cheat_the_same_peer_is_fine(
     check_result(victim, setting)
 
 
-@pytest.mark.sample(70)
+@pytest.mark.sample(60)
 @pytest.mark.parametrize(("cheat", "setting"), [case[1:] for case in ALL], ids=[case[0] for case in ALL])
 def test_a_cheat(port: int, cheat: Cheat, setting: Setting) -> None:
     victim = SessionVictim(port, setting)

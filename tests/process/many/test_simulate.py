@@ -174,6 +174,7 @@ def test_simulate_that_is_stopped_leaves_nothing(
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_simulate_that_is_stopped_while_it_starts(pair: Pair) -> None:
     one_task(pair, 40_000)
     for lines in (0, 3):

@@ -71,6 +71,7 @@ def test_everything_is_measured(in_use: str) -> None:
     assert (facts["threads_to_processes"] is not None) == (in_use in backends.NATIVE and CORES > 1)
 
 
+@pytest.mark.more
 def test_the_table_marks_what_a_job_would_use() -> None:
     result = run(*BRIEFLY)
     assert result.code == 0, result.text

@@ -209,6 +209,7 @@ def in_threads() -> Iterator[Callable[[int], None]]:
     curve.set_threads(None)
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("name", backends.NATIVE, ids=backends.label)
 @pytest.mark.parametrize("count", [511, 512, 513, 1025, 1500])
 def test_threads_change_nothing(

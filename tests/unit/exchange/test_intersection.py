@@ -207,6 +207,7 @@ def test_duplicate_rows_leave_no_trace(broadcast: bool) -> None:
     assert seen[0] == seen[1]
 
 
+@pytest.mark.sample(4)
 @each_cut
 def test_messages_of_a_one_sided_task_do_not_tell_of_matches(cut: dict[str, Any]) -> None:
     """Kinds and sizes are the same whether everything matches or nothing."""

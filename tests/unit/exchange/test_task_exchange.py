@@ -139,6 +139,7 @@ def test_the_scalar_is_wiped_before_anything_is_matched(role: type[TaskParty]) -
     assert at_staging == [{WIPED}]
 
 
+@pytest.mark.sample(4)
 @both_outcomes
 def test_the_lists_of_a_bin_go_with_it(broadcast: bool) -> None:
     """They do not wait for the garbage collector, which large lists do not wake."""
@@ -155,6 +156,7 @@ def test_the_lists_of_a_bin_go_with_it(broadcast: bool) -> None:
         gc.enable()
 
 
+@pytest.mark.sample(2)
 def test_scalars_are_fresh() -> None:
     """For every run, party, bin and attempt; so are the secrets of the orders."""
     items = items_of(f"item-{i}" for i in range(96))
@@ -184,6 +186,7 @@ class LosingPools(AtOnce):
         return future
 
 
+@pytest.mark.sample(2)
 def test_a_lost_worker_costs_its_bin_and_nothing_else() -> None:
     """Whatever piece of a run is lost, on either side: the bin begins again, and the result is right."""
     both = {b"both%d" % i for i in range(5)}

@@ -261,6 +261,7 @@ def test_a_side_that_sends_nothing_else_says_that_it_is_there() -> None:
     assert time.monotonic() - began < PATIENCE
 
 
+@pytest.mark.more
 def test_reading_longer_than_the_timeout_is_no_silence() -> None:
     """Bob reads for as long as alice would wait for a dead peer; his heartbeats keep her."""
     # So much longer than the quarter of it after which a word is due that no busy machine makes up for it [s].

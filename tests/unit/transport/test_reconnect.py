@@ -164,6 +164,7 @@ def test_nothing_is_lost_or_doubled_when_a_connection_breaks(
     assert ends.proxy.made > 3
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", ["hold", "blackhole"])
 def test_a_connection_that_falls_silent_is_mended(join: Callable[..., Ends], quick: None, how: str) -> None:
     """With `hold`, what was given up arrives after all when the wire is whole again: it must do no harm."""
