@@ -13,12 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, Tag
 
 from psicli.config import fields
 from psicli.core.formats import SUFFIXES
+from psicli.protocol.bins import LEAST_BIN_ITEMS
+from psicli.protocol.streams import FRAME_ITEMS_STEP, LEAST_FRAME_ITEMS, MAX_FRAME_ITEMS
 
-# What a frame and a bin may hold; the protocol's own limits, stated again (a test holds them equal) [items].
-FRAME_ITEMS_STEP = 8
-LEAST_FRAME_ITEMS = 1024
-MAX_FRAME_ITEMS = 32_768
-LEAST_BIN_ITEMS = 1 << 14
 # Bins beyond that need tens of gigabytes.
 MAX_BIN_ITEMS = 1 << 26
 

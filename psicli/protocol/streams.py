@@ -12,6 +12,10 @@ from psicli.protocol.messages import End, Frame, Stream
 FRAME_ITEMS = 16_384
 # A peer that wants smaller frames could make a run several times slower [items].
 LEAST_FRAME_ITEMS = 1024
+# A frame of points may not be larger than half the cap on a message [items].
+MAX_FRAME_ITEMS = 32_768
+# The bitmap needs whole bytes a frame [items].
+FRAME_ITEMS_STEP = 8
 # Bits an item takes in a frame of each stream.
 ITEM_BITS = {Stream.RECEIVER_POINTS: 256, Stream.SENDER_POINTS: 256, Stream.TOKENS: 128, Stream.BITMAP: 1}
 

@@ -15,17 +15,13 @@ from psicli.core.errors import PeerProtocolError
 from psicli.protocol import messages
 from psicli.protocol.bins import MAX_BINS
 from psicli.protocol.messages import Hello, HelloOctets, Kept, Message, Offer, Purpose, TaskTerms
-from psicli.protocol.streams import LEAST_FRAME_ITEMS
+from psicli.protocol.streams import FRAME_ITEMS_STEP, LEAST_FRAME_ITEMS, MAX_FRAME_ITEMS
 from psicli.protocol.wire import psi_pb2 as pb
 
 # The cap on one message, both ways: a full frame of points is a quarter of it [bytes].
 MAX_MESSAGE_BYTES = 2 << 20
-# Frames may not be larger than half the cap: 32,768 points [items].
-MAX_FRAME_ITEMS = 32_768
 # Far more than a job has; two million bytes of Hello could name a million [tasks].
 MAX_TASKS = 10_000
-# The bitmap needs whole bytes a frame [items].
-FRAME_ITEMS_STEP = 8
 
 # Every message but a Hello has the fields of its namesake in psi.proto, in the envelope's field of this name.
 _MESSAGES: dict[str, type[Any]] = {

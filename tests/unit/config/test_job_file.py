@@ -14,16 +14,11 @@ from psicli.config import fields, load_job
 from psicli.config.document import MAX_FILE_BYTES
 from psicli.config.fields import default_memory
 from psicli.config.models import (
-    FRAME_ITEMS_STEP,
-    LEAST_BIN_ITEMS,
-    LEAST_FRAME_ITEMS,
-    MAX_FRAME_ITEMS,
     LinkSettings,
 )
 from psicli.core.errors import ConfigError, InputMissingError
 from psicli.core.memory import LIBRARIES, MemoryPlan
 from psicli.job.meeting import bin_items
-from psicli.protocol import bins, streams, wire
 
 # What a good file becomes -------------------------------------------------------------------------------------------
 
@@ -330,12 +325,6 @@ def test_default_memory_is_a_quarter_of_what_there_is(
     if limit is not None:
         (tmp_path / "memory.max").write_text(limit)
     assert default_memory() == (expected or machine // 4)
-
-
-def test_frames_are_bounded_as_on_the_wire() -> None:
-    """The job file's bounds, which config states for itself, are the protocol's."""
-    assert (FRAME_ITEMS_STEP, MAX_FRAME_ITEMS) == (wire.FRAME_ITEMS_STEP, wire.MAX_FRAME_ITEMS)
-    assert (LEAST_FRAME_ITEMS, LEAST_BIN_ITEMS) == (streams.LEAST_FRAME_ITEMS, bins.LEAST_BIN_ITEMS)
 
 
 # Parties, --party, --only -------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from psicli.protocol.messages import (
     TaskTerms,
     Working,
 )
-from psicli.protocol.streams import FRAME_ITEMS, LEAST_FRAME_ITEMS
+from psicli.protocol.streams import FRAME_ITEMS, LEAST_FRAME_ITEMS, MAX_FRAME_ITEMS
 from psicli.protocol.wire import psi_pb2 as pb
 
 # Not surrogates: they are no text.
@@ -51,7 +51,7 @@ hellos = st.builds(
     party=names,
     job=names,
     tasks=st.lists(st.builds(TaskTerms, names, names, st.booleans(), u32), max_size=5).map(tuple),
-    frame_items=st.integers(LEAST_FRAME_ITEMS // 8, wire.MAX_FRAME_ITEMS // 8).map(lambda n: n * 8),
+    frame_items=st.integers(LEAST_FRAME_ITEMS // 8, MAX_FRAME_ITEMS // 8).map(lambda n: n * 8),
     bin_items=st.integers(0, 31).map(lambda bits: 1 << bits),
     nonce=digests,
     purpose=st.sampled_from(Purpose),
@@ -94,7 +94,7 @@ def test_a_hello_survives_the_wire(hello: Hello) -> None:
 
 
 def test_a_full_frame_is_far_below_the_cap() -> None:
-    for items in (FRAME_ITEMS, wire.MAX_FRAME_ITEMS):
+    for items in (FRAME_ITEMS, MAX_FRAME_ITEMS):
         octets = wire.encode(Frame(*[2**32 - 1] * 5, bytes(items * 32)))
         assert len(octets) < items * 32 + 64 <= wire.MAX_MESSAGE_BYTES
 
@@ -249,14 +249,14 @@ def test_an_offer_of_more_bins_than_there_may_be(bins: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "items", [0, 1, 8, 512, 1016, 1023, 1025, 2047, wire.MAX_FRAME_ITEMS + 1, wire.MAX_FRAME_ITEMS + 8, 2**32 - 8]
+    "items", [0, 1, 8, 512, 1016, 1023, 1025, 2047, MAX_FRAME_ITEMS + 1, MAX_FRAME_ITEMS + 8, 2**32 - 8]
 )
 def test_impossible_frame_sizes(items: int) -> None:
     with pytest.raises(PeerProtocolError):
         wire.decode_hello(wire.encode_hello(replace(HELLO, frame_items=items)))
 
 
-@pytest.mark.parametrize("items", [1024, 1032, 2048, FRAME_ITEMS, wire.MAX_FRAME_ITEMS])
+@pytest.mark.parametrize("items", [1024, 1032, 2048, FRAME_ITEMS, MAX_FRAME_ITEMS])
 def test_possible_frame_sizes(items: int) -> None:
     assert wire.decode_hello(wire.encode_hello(replace(HELLO, frame_items=items))).frame_items == items
 
