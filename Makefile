@@ -52,7 +52,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.test-installed
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not more"
 
-# What that leaves out, of the cases of the same tests most of all.
+# What `make test` leaves out: mostly other cases of the same tests.
 test-more: $(VENV)/.test-installed
 	$(BIN)/pytest -n 2 --dist worksteal -m "more and not slow"
 

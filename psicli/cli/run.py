@@ -26,9 +26,6 @@ from psicli.storage.locks import PortLock, hold_dial, hold_port
 if TYPE_CHECKING:
     from psicli.config import Job
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
 
 

@@ -1,8 +1,8 @@
 """Every error a user can meet: its sentence, its exit code and its hint.
 
 This module imports nothing of ours, so that every other module may raise from it. An error class carries a
-sentence and a hint as templates; whoever raises it gives the facts as named fields. Facts are paths, line
-numbers, column and party names, counts: never an item, a key value, a point or a scalar.
+sentence and a hint as templates; whoever raises it gives the facts as named fields, of which fault and advice may be
+two. Facts are paths, line numbers, column and party names, counts: never an item, a key value, a point or a scalar.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class UnclosedQuoteError(MalformedInputError):
 
 
 class ColumnError(BadInputError):
-    """A column that cannot be compared, or not be written, as it stands: fault, and advice on it."""
+    """A column that cannot be compared or written as it stands: fault, and advice on it."""
 
     sentence = "{place}: {fault}"
     hint = "{advice}"
@@ -104,7 +104,7 @@ class TooManyRowsError(BadInputError):
 
 
 class InputMissingError(PsicliError):
-    """A file, or a column the job names, does not exist: fault, and advice on it."""
+    """A file, or a column that the job names, does not exist or cannot be read: fault, and advice on it."""
 
     code = 66
     sentence = "{place}: {fault}"
@@ -386,7 +386,7 @@ class UnknownFormatError(ConfigError):
 
 
 class VariableError(ConfigError):
-    """A variable of the environment asks for what there is not: fault, and advice on it."""
+    """A variable of the environment asks for something that does not exist: fault, and advice on it."""
 
     sentence = "{variable} {fault}"
     hint = "{advice}"
@@ -415,7 +415,7 @@ class TaskFilesError(ConfigError):
 
 
 class TooManyItemsError(ConfigError):
-    """Both sides together have more items than there is a way to compare."""
+    """The two sides have too many items to compare: fault, and advice on it."""
 
     sentence = "{fault}"
     hint = "{advice}"

@@ -95,7 +95,7 @@ BACKENDS: dict[str, Backend] = {**_natives, reference.NAME: reference}
 def backend() -> str:
     """Name the backend in use and its CPU path; warn, once, where the native one is missing.
 
-    Raises VariableError, VariableError or VariableError if the environment asks for what is not there.
+    Raises VariableError if the environment asks for what is not there.
     """
     kind, path = os.environ.get("PSICLI_BACKEND", ""), os.environ.get("PSICLI_NATIVE_PATH", "")
     if kind not in ("", "native", "reference"):

@@ -1,4 +1,4 @@
-"""What the state machines hand out to be done, and the two kinds of hands: a task's and a bin's."""
+"""The pieces of work that the state machines hand out, and the lanes they go out in: a task's and a bin's."""
 
 from __future__ import annotations
 

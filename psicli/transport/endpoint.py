@@ -97,7 +97,7 @@ class Ticker:
         """Write the line if it is time for one."""
         if time.monotonic() >= self._due:
             write(*line)
-            self._due = time.monotonic() + WAITING_LINE_INTERVAL
+            self._due += WAITING_LINE_INTERVAL
 
 
 def left(deadline: float) -> float:

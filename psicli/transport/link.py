@@ -194,7 +194,7 @@ class Link:
     def silence(self) -> float:
         """Time since the peer was last heard [s].
 
-        None while it is we who do not listen, nor while the link is broken: how long that may last is said elsewhere.
+        0 while it is we who do not listen, and while the link is broken: how long that may last is said elsewhere.
         """
         return 0.0 if self._inbox or self.broken else self._unheard
 
@@ -362,10 +362,14 @@ class Link:
                 self.stream, self._reconnection.lost = None, stream
 
     def await_break(self, timeout: float | None = None) -> Stream | None:
-        """Wait until the stream breaks and return it; None where the link ends first, or time is over [s]."""
+        """Wait until the stream breaks and return it, once; None where the link ends first, or time is over [s].
+
+        There may be a new one by then.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self.broken or self.ended, timeout)
-            return self._reconnection.lost if self.broken else None
+            self._changed.wait_for(lambda: self._reconnection.lost is not None or self.ended, timeout)
+            lost, self._reconnection.lost = self._reconnection.lost, None
+            return None if self.ended else lost
 
     def await_stream(self, timeout: float) -> bool:
         """Wait until there is a stream, or no hope for one [s]; return whether either is so."""
@@ -422,7 +426,7 @@ class Link:
 
     def _use(self, stream: Stream) -> None:
         self.stream = stream
-        self._reconnection.lost = self._reconnection.trial = None
+        self._reconnection.trial = None
         stream.link = self
         self._traffic.heard_at = time.monotonic()
         self._inbox.tell_again()

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import os
 import socket
+import stat
 import struct
 import threading
 import time
@@ -369,8 +370,9 @@ def is_unanswered(remote: str) -> bool:
     host, _, port = where.rpartition(":")
     if kind not in ("ipv4", "ipv6"):
         return False
-    found = _plain(host.strip("[]")), int(port)
-    with suppress(OSError):
+    # What cannot be found out is no reason to end a session.
+    with suppress(OSError, ValueError):
+        found = _plain(host.strip("[]")), int(port)
         for number in os.listdir("/proc/self/fd"):
             if (lost := _is_lost(int(number), found)) is not None:
                 return lost
@@ -385,10 +387,20 @@ def _plain(host: str) -> str:
 def _is_lost(number: int, remote: tuple[str, int]) -> bool | None:
     """Return whether the other end of an open connection is lost; None where it is another one."""
     # The descriptor belongs to gRPC, which may close it at any time.
-    with suppress(OSError, AttributeError), socket.socket(fileno=os.dup(number)) as found:
-        name = found.getpeername()
-        if isinstance(name, tuple) and (_plain(name[0]), name[1]) == remote:
-            info = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-            probes, unacknowledged, silence = _TCP_INFO.unpack(info)
-            return bool(probes >= _LOST_PROBES or (unacknowledged and silence >= _ACKNOWLEDGED_WITHIN))
+    with suppress(OSError, AttributeError):
+        copy = os.dup(number)
+        if not stat.S_ISSOCK(os.fstat(copy).st_mode):
+            os.close(copy)
+            return None
+        with socket.socket(fileno=copy) as found:
+            return _has_lost(found, remote)
     return None
+
+
+def _has_lost(found: socket.socket, remote: tuple[str, int]) -> bool | None:
+    name = found.getpeername()
+    if not isinstance(name, tuple) or (_plain(name[0]), name[1]) != remote:
+        return None
+    info = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    probes, unacknowledged, silence = _TCP_INFO.unpack(info)
+    return bool(probes >= _LOST_PROBES or (unacknowledged and silence >= _ACKNOWLEDGED_WITHIN))

@@ -209,6 +209,7 @@ def forget_received() -> None:
 
 def as_nobody() -> None:
     """Become another user, after all is loaded: who may not be allowed to read where Python lives."""
+    import encodings.idna  # noqa: F401
 
     import psicli.batch.simulate
     import psicli.cli.main

@@ -327,7 +327,13 @@ def test_a_machine_that_answers_is_told_from_one_that_cannot() -> None:
 
 @pytest.mark.parametrize("remote", ["ipv6:%5B::1%5D:80", "unix:", "ipv4:127.0.0.1:1", ""])
 def test_of_a_connection_that_is_not_there_nothing_is_known(remote: str) -> None:
-    assert not is_unanswered(remote)
+    with ExitStack() as stack:
+        # What is open and no socket.
+        for number in os.pipe():
+            stack.callback(os.close, number)
+        before = os.listdir("/proc/self/fd")
+        assert not is_unanswered(remote)
+        assert os.listdir("/proc/self/fd") == before
 
 
 # Strangers -------------------------------------------------------------------------------------------------------
