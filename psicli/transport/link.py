@@ -76,8 +76,8 @@ class Stream:
 class _Reconnection:
     """How a stream that broke is replaced; without a sid the link ends with it.
 
-    attempt: the last one made, to a dialer, or taken in. lost: the stream that broke, until there is a new one. trial:
-    the one that is tried and was not answered yet.
+    attempt: the last one made, to a dialer, or taken in. lost: the stream that broke, until somebody attends to it.
+    trial: the one that is tried and was not answered yet.
     """
 
     sid: bytes = field(default=b"", repr=False)

@@ -217,6 +217,7 @@ LOCAL = [
 ]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("spoil", "name", "code", "sentence", "advice"), LOCAL)
 def test_what_is_wrong_on_this_side(
     pair: Pair, spoil: Callable[[Pair], None], name: str, code: int, sentence: str, advice: str

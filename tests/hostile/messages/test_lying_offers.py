@@ -85,7 +85,7 @@ FRESH: dict[str, tuple[Kept | None, tuple[str, ...], tuple[bool, ...]]] = {
 }
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("kept", "role", "broadcast"),
     [(kept, role, mode) for kept, roles, modes in FRESH.values() for role in roles for mode in modes],

@@ -47,6 +47,7 @@ from support.kernel.native import (
 # Beside the reference -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2)
 @on_every_path
 def test_random_items_and_points(path: str, work: Work) -> None:
     work.check(path, 0, work.count)

@@ -66,7 +66,7 @@ STOPS = [
 ]
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize(("number", "party", "code"), STOPS)
 def test_a_party_is_stopped_in_the_middle(pair: Pair, number: signal.Signals, party: str, code: int) -> None:
     long_pair(pair)

@@ -54,7 +54,7 @@ def alone(pair: Pair) -> Pair:
 # What is continued -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("party", ONE_SOON)
 def test_a_task_continues_where_it_was_killed(resumable: Pair, party: str) -> None:
     killed(resumable, party, MIDDLE[party])

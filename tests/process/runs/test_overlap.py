@@ -88,6 +88,7 @@ def measured(folder: Path, rows: int, **settings: int) -> tuple[list[Trace], Int
     return traces, overlap.masking_window(traces)
 
 
+@pytest.mark.more
 def test_a_small_run_does_several_things_at_once(tmp_path: Path) -> None:
     traces, window = measured(tmp_path, 60_000, frame_items=2048)
     for trace in traces:

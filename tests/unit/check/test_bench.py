@@ -51,7 +51,7 @@ def expected_rows(in_use: str) -> Iterator[tuple[str, str, int, int]]:
         yield in_use, "mask", 1, CORES
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("in_use", [BEST, "reference"])
 def test_everything_is_measured(in_use: str) -> None:
     facts = facts_of(env=backends.environment(in_use))

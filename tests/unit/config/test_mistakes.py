@@ -261,6 +261,7 @@ TREES = st.recursive(
 )
 
 
+@pytest.mark.more
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_any_shape_is_loaded_or_refused(data: st.DataObject) -> None:

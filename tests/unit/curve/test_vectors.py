@@ -80,6 +80,7 @@ def test_known_answers_of_every_message_length(backend: curve.Backend) -> None:
     assert digest(hashed) == "c645793ded41df61a114244cd916c9cd96c32ab2d271ad331e2d3b0e392465b9"
 
 
+@pytest.mark.sample(2)
 def test_padding_is_hashed_under_a_tag_of_its_own(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
     """As items are, but never to the point of an item, were the bytes the same."""
     points = [

@@ -189,6 +189,7 @@ def refused(folder: Path, files: dict[str, bytes], why: str = "damaged") -> None
         (folder / name).write_bytes(octets)
 
 
+@pytest.mark.more
 def test_every_byte_of_meta_counts(folder: Path) -> None:
     written(folder)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -100,6 +100,7 @@ BINS = st.sampled_from([1, 2, 8, 128, 256, 512, 4096, MOST_BINS])
 BUDGETS = st.none() | st.sampled_from([0, 100, 1000, 5000, 20_000])
 
 
+@pytest.mark.more
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.none() | st.integers(0, 40).map(lambda n: b"item-%d" % n * (n % 4)), max_size=60),
@@ -390,6 +391,7 @@ def test_memory_is_bounded_by_the_budget(tmp_path: Path, distinct: int) -> None:
     assert grown < 16_000_000 + 3 * 3_000_000
 
 
+@pytest.mark.more
 def test_memory_of_rows_in_memory(tmp_path: Path) -> None:
     """A budget that just suffices bounds them too."""
     budget = 1_000_000 * (ROW_BYTES + 2 * 25)

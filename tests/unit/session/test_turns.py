@@ -63,6 +63,7 @@ def learnt(ends: tuple[Party, Party], common: set[str]) -> None:
             assert plan.found == (common if plan.receives or plan.broadcast else None)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
 @pytest.mark.parametrize("receiver", [ALICE, BOB])
 def test_two_bins_are_under_way_at_a_time(
@@ -125,6 +126,7 @@ def test_bins_go_in_order() -> None:
     assert [bool(message.digest) for message in received] == [False] * (BINS[400] - 1) + [True]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
 def test_tasks_of_opposite_receivers_have_no_bins_under_way_together(
     under_way: dict[str, list[dict[int, tuple[bool, int]]]], broadcast: bool
@@ -143,6 +145,7 @@ def test_tasks_of_opposite_receivers_have_no_bins_under_way_together(
         assert all(len({receives for receives, _ in now.values()}) <= 1 for now in under_way[end.party])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("bin_items", [BIN_ITEMS, MOST_BIN_ITEMS], ids=["many bins", "one bin"])
 def test_full_links_in_both_directions_do_not_wait_for_each_other(bin_items: int) -> None:
     """Frames leave only when no more fit on their way, as on a slow line; both lists are longer than that."""

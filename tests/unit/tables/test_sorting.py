@@ -66,6 +66,7 @@ def sorted_rows(rows: list[tuple[Any, ...]], matched: list[bool]) -> list[tuple[
     return sorted(kept, key=lambda row: (row[0].encode(), row[1].encode()))
 
 
+@pytest.mark.more
 @given(
     ROWS,
     st.sampled_from([SIZE, ORDERED]),

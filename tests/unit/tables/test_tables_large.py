@@ -85,6 +85,7 @@ def grown(folder: Path, rows: int, name: str, output: str, budget: int) -> tuple
     return first, second, third, fourth
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(("name", "output"), [("in.csv", "out.parquet"), ("in.parquet", "out.csv")])
 def test_memory_does_not_follow_the_file(tmp_path: Path, name: str, output: str) -> None:
     rows, keys, matched, spooled = grown(tmp_path, 500_000, name, output, 8 * MB)

@@ -64,7 +64,7 @@ def oracle(frame: pd.DataFrame, matched: Any, keys: Sequence[str]) -> list[tuple
     return [tuple(rows[index]) for index in sorted(range(len(rows)), key=sort_keys.__getitem__)]
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("fmt", ALL_FORMATS, ids=name_of)
 @pytest.mark.parametrize("from_parquet", [False, True])
 @pytest.mark.parametrize("rows", [1, 300, 40_000])

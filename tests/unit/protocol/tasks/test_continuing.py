@@ -124,6 +124,7 @@ def test_a_second_offer(role: type[TaskParty]) -> None:
     refuses(machine, Offer(TASK), Offer(TASK))
 
 
+@pytest.mark.sample(4)
 @each_cut
 @both_outcomes
 @roles
