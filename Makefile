@@ -31,8 +31,8 @@ SLICE_links := tests/faults/test_broken_wire.py tests/faults/test_cuts.py
 SLICE_resume := tests/process/resume tests/unit/job
 # peers that cheat, against whole runs, and a hundred thousand damaged messages
 SLICE_hostile := tests/hostile/messages
-# what the wire and the time of a run tell
-SLICE_privacy := tests/hostile/privacy
+# what the wire and the time of a run tell; one test at a time, since times are compared
+SLICE_privacy := tests/hostile/privacy -n 0
 # the C kernel: constant time, sanitizers, compilers, very many points
 SLICE_kernel := tests/kernel
 # two processes: checks, endings, TLS, many jobs, outputs in all settings
