@@ -26,7 +26,7 @@ from typing import Any, Self
 from psicli.core import failpoints
 from psicli.core.errors import CannotCreateError, reason
 from psicli.exchange.worker import ORDER_SECRET_BYTES
-from psicli.protocol.bins import capacity
+from psicli.protocol.bins import Sizes, every_bin
 from psicli.storage.files import replace_file, wipe
 from psicli.storage.state import SECRETS, TaskFolder, task_folders
 
@@ -67,8 +67,7 @@ class Manifest:
     @property
     def capacities(self) -> tuple[int, int]:
         """To how many items each bin is padded, own and the peer's."""
-        bins = max(self.bins, 1)
-        return capacity(self.own_count, bins), capacity(self.peer_count, bins)
+        return Sizes(self.own_count, self.peer_count, self.bins).capacities
 
     @property
     def slot_bytes(self) -> int:
@@ -147,7 +146,7 @@ class FinishedBins:
     def finished(self) -> int:
         """A bit for each finished bin, the first one lowest."""
         if self.manifest.result is not None:
-            return (1 << self.manifest.bins) - 1
+            return every_bin(self.manifest.bins)
         return sum(1 << number for number in self._slots)
 
     def is_received(self, number: int) -> bool:
