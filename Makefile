@@ -42,7 +42,7 @@ SLICE_large := tests/unit/tables tests/project
 SLICES := kills kills-resumed-alice kills-resumed-bob kills-random failures links resume hostile privacy kernel processes large
 SLICE ?= $(SLICES)
 
-.PHONY: demo test test-more test-slow lint format proto clean
+.PHONY: demo test test-more test-slow lint format proto docs-generate clean
 .PHONY: bench bench-peers bench-batch bench-memory bench-network bench-overlap bench-resume bench-wide
 
 demo: $(VENV)/.installed
@@ -75,6 +75,10 @@ format: $(VENV)/.lint-installed
 # The generated code is committed; a test holds it against psi.proto.
 proto: $(VENV)/.test-installed
 	$(BIN)/python -m grpc_tools.protoc -I psicli/protocol/wire --python_out=psicli/protocol/wire --pyi_out=psicli/protocol/wire psi.proto
+
+# The reference of the job file, the commands' help and the table of exit codes in docs/; a test compares them with the code.
+docs-generate: $(VENV)/.test-installed
+	PYTHONPATH=tests $(BIN)/python -m support.docs.generate
 
 # Two processes on this machine, ROWS rows a side; then the curve backends by themselves.
 bench: $(VENV)/.test-installed

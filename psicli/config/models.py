@@ -1,7 +1,7 @@
-"""The job file as users write it, and the job as the rest of psicli sees it: what there is, and no logic.
+"""The models of the job file as users write it, and of the job as the rest of psicli uses it. They hold no logic.
 
-The first models mirror the YAML; every field of theirs has a description and an example, which make the JSON Schema
-and the advice in error messages. Listener, Task and Job are made from them once nothing is wrong. All are frozen.
+The first models mirror the YAML. Each of their fields has a description and an example: the JSON Schema, the hints in
+error messages and docs/job-file.md are made from these. A file without mistakes becomes a Job. All models are frozen.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from psicli.core.formats import SUFFIXES
 from psicli.protocol.bins import LEAST_BIN_ITEMS
 from psicli.protocol.streams import FRAME_ITEMS_STEP, LEAST_FRAME_ITEMS, MAX_FRAME_ITEMS
 
-# Bins beyond that need tens of gigabytes.
+# Larger bins need tens of gigabytes of memory.
 MAX_BIN_ITEMS = 1 << 26
 
 
@@ -28,7 +28,7 @@ class _Model(BaseModel):
 
 
 def _field(description: str, *examples: Any, default: Any = ..., **more: Any) -> Any:
-    """Describe a field; without examples its default is one."""
+    """Describe a field; its default serves as the example if there is no other."""
     return Field(default, description=description, examples=list(examples) or [default], **more)
 
 
@@ -38,27 +38,46 @@ def _optional(description: str, *examples: Any) -> Any:
 
 
 class TlsFiles(_Model):
-    """The files that prove who this party is and check who the other is."""
+    """The files with which this party proves its identity and checks the other party's."""
 
     ca_file: fields.GivenPath = _field(
-        "PEM file with the certificate authorities the other party's certificate must come from.", "ca.pem"
+        "PEM file with the certificate authorities this party trusts. One of them must have issued the other party's "
+        "certificate.",
+        "ca.pem",
     )
     certificate_file: fields.GivenPath = _field("PEM file with this party's certificate.", "alice.pem")
-    private_key_file: fields.GivenPath = _field("PEM file with the private key of certificate_file.", "alice.key")
+    private_key_file: fields.GivenPath = _field(
+        "PEM file with the private key of `certificate_file`. Only its owner should be able to read it.",
+        "alice.key",
+    )
 
 
 class LinkSettings(_Model):
-    """How long to try to reach the other party, and how long to bear its silence."""
+    """Retries and timeouts of the connection."""
 
     connect_retry_times: fields.Whole = _field(
-        "How often to try to reach the other party.", default=600, ge=1, le=1_000_000
+        "How many attempts the dialer makes to reach the listener. The listener waits equally long: this number times "
+        "`connect_retry_interval_ms`, which is 10 minutes by default. After that the run ends with exit code 69.",
+        3600,
+        default=600,
+        ge=1,
+        le=1_000_000,
     )
-    connect_retry_interval_ms: fields.Whole = _field("Pause between two tries [ms].", default=1000, ge=10, le=3_600_000)
+    connect_retry_interval_ms: fields.Whole = _field(
+        "Pause between two attempts, in milliseconds.", 500, default=1000, ge=10, le=3_600_000
+    )
     recv_timeout_ms: fields.Whole = _field(
-        "The other party is lost after this long without a sign of life [ms].", default=300_000, ge=1000, le=86_400_000
+        "How long to wait for a peer that sends nothing, in milliseconds. After that the run ends with exit code 69. "
+        "The wait is 24 times as long while the peer reports that it is still working.",
+        60_000,
+        default=300_000,
+        ge=1000,
+        le=86_400_000,
     )
     reconnect_window_ms: fields.Whole = _field(
-        "How long to try to get a connection back that broke; 0 ends the run at once [ms].",
+        "How long to try to reconnect after the connection was lost, in milliseconds. With 0, a lost connection ends "
+        "the run immediately.",
+        3_600_000,
         default=600_000,
         ge=0,
         le=86_400_000,
@@ -66,20 +85,21 @@ class LinkSettings(_Model):
 
 
 class NodeEntry(_Model):
-    """One party and where it is reached."""
+    """One party and the address where the other party reaches it."""
 
-    party: fields.Name = _field("Name of the party.", "alice")
+    party: fields.Name = _field("Name of the party, the same in both job files.", "alice")
     address: fields.DialAddress | None = _optional(
-        "HOST:PORT the other party dials. Required of the first node, which listens; may hold variables.",
+        "HOST:PORT that the other party dials. The first node, which listens, needs one; the second does not. May hold "
+        "variables.",
         "alice.example.com:18560",
     )
     listen_address: fields.ListenAddress | None = _optional(
-        "IP:PORT the first node listens on. Without it: the loopback address if `address` is one, "
-        "else every address of the machine (0.0.0.0). May hold variables.",
+        "IP:PORT that the first node listens on. By default it takes the port of `address`, and listens on the "
+        "loopback address if `address` is one, else on every address of the machine. May hold variables.",
         "0.0.0.0:18560",
     )
     tls_name: fields.DnsName | None = _optional(
-        "DNS name that the party's certificate holds, where it is not the party's name.", "psi.alice.example.com"
+        "DNS name in the party's certificate. By default the party's name.", "psi.alice.example.com"
     )
 
 
@@ -94,24 +114,34 @@ class ClusterEntry(_Model):
     """The two parties and the link between them."""
 
     nodes: tuple[NodeEntry, ...] = _field(
-        "The two parties; the first one listens, the second dials.",
+        "The two parties. The first one listens, the second one dials.",
         [_ALICE, {"party": "bob"}],
         json_schema_extra={"minItems": 2, "maxItems": 2},
     )
-    link_desc: LinkSettings = _field("Retries and timeouts.", {"recv_timeout_ms": 60000}, default_factory=LinkSettings)
+    link_desc: LinkSettings = _field(
+        "How long this party tries to connect, and how long it waits for a silent peer. The other party may use other "
+        "values.",
+        {"recv_timeout_ms": 60_000},
+        default_factory=LinkSettings,
+    )
     tls: _Tls | None = _optional(
-        "Files for mutual TLS, or the word insecure. Without it only loopback addresses are allowed.", _TLS, "insecure"
+        "Files for mutual TLS, or the word `insecure`, which sends everything in plain text. Without this field only "
+        "loopback addresses are allowed.",
+        _TLS,
+        "insecure",
     )
 
 
 class PsiEntry(_Model):
-    """Defaults of every task."""
+    """Who learns the result, unless a task overrides it."""
 
-    receiver: fields.Name | None = _optional("Party that learns the result.", "alice")
-    broadcast_result: fields.Truth = _field("Whether the other party learns the result too.", default=False)
+    receiver: fields.Name | None = _optional(
+        "Party that learns the result. Required unless every task names its own receiver.", "alice"
+    )
+    broadcast_result: fields.Truth = _field("Whether the other party learns the result too.", True, default=False)
 
 
-# The bounds come before the check of the text, or the JSON Schema would not say them.
+# The bounds precede the check of the text; otherwise the JSON Schema would lack them.
 _Threads = Annotated[int, Field(ge=1, le=1024), fields.PLAIN_DIGITS]
 _Limit = Annotated[int, Field(ge=1), fields.PLAIN_DIGITS] | None
 _FrameItems = Annotated[
@@ -121,71 +151,85 @@ _BinItems = Annotated[int, Field(ge=LEAST_BIN_ITEMS, le=MAX_BIN_ITEMS), fields.P
 
 
 class PipelineSettings(_Model):
-    """How this party works; the other one need not agree."""
+    """Threads, memory and the sizes of bins and frames."""
 
-    threads: _Threads | None = _optional("Threads that compute; default all cores this process may use.", 4)
+    threads: _Threads | None = _optional(
+        "Number of threads that compute. By default one for every core this process may use.", 4
+    )
     depth: fields.Whole = _field(
-        "Frames of a bin that may be under way between reading and sending.", default=4, ge=1, le=64
+        "How many frames of a bin may be in progress at the same time, from reading to sending.",
+        8,
+        default=4,
+        ge=1,
+        le=64,
     )
     frame_items: _FrameItems | None = _optional(
-        f"Points in a frame, a multiple of {FRAME_ITEMS_STEP}; the smaller number of both sides counts. Default 16384 "
-        "with the native backend, 2048 with the reference.",
+        f"Points in a frame, a multiple of {FRAME_ITEMS_STEP}. The session uses the smaller value of the two parties. "
+        "By default 16384 with the native backend (4096 on its portable path) and 2048 with the reference backend.",
         16384,
     )
     bin_items: _BinItems | None = _optional(
-        "Items in a bin, a power of two; the smaller number of both sides counts. A task is exchanged bin by bin, and "
-        "a run that was cut short is resumed at a bin. Default what `memory` has room for, at most 1048576.",
+        "Items in a bin, a power of two. The session uses the smaller value of the two parties. A task is exchanged "
+        "bin by bin, and an interrupted run resumes after the last finished bin. By default as many as `memory` has "
+        "room for, and at most 1048576.",
         262144,
     )
     memory: fields.Memory = _field(
-        "What the process may fill, at least 384MB: 512MB, 2GB, 400MiB or a number of bytes. What does not fit goes to "
-        "disk. Default a quarter of the machine's memory.",
+        "Memory the process may use, at least 384MB: an amount such as 512MB, 2GB or 400MiB, or a number of bytes. "
+        "Anything that does not fit is written to disk. By default a quarter of the memory of the machine or container.",
         "512MB",
         default_factory=fields.default_memory,
     )
 
 
 class PolicySettings(_Model):
-    """What this party allows; the other one need not agree, and is not told the limits. What is left out has none."""
+    """The limits that this party sets."""
 
-    min_peer_items: _Limit = _optional("The least distinct items the other party must have in every task.", 1000)
-    max_peer_items: _Limit = _optional("The most distinct items the other party may have in every task.", 10_000_000)
+    min_peer_items: _Limit = _optional(
+        "Fewest distinct items the other party must have, in every task. Padding does not count.", 1000
+    )
+    max_peer_items: _Limit = _optional(
+        "Most distinct items the other party may have, in every task. Padding counts.", 10_000_000
+    )
     max_runs_per_day: _Limit = _optional(
-        "How often an input may be run with the same party and key columns within 24 hours, whatever the task is "
-        "called and however it ended.",
+        "How many runs within 24 hours may use the same input and key columns with the same party. A run counts "
+        "whatever its task is called and however it ended.",
         2,
     )
     max_match_rate: fields.Rate | None = _optional(
-        "The largest part of this party's distinct items that may match; checked where this party learns the result.",
+        "Largest fraction of this party's distinct items that may match. Only a party that learns the result can set "
+        "it.",
         0.25,
     )
     min_output_rows: _Limit = _optional(
-        "The fewest rows an output may have; checked where this party learns the result.", 10
+        "Fewest rows an output must have. Only a party that learns the result can set it.", 10
     )
 
 
 class TaskEntry(_Model):
-    """One intersection: an input of each party, an output of each party that learns the result."""
+    """One intersection: its inputs, its key columns, its outputs and who learns the result."""
 
-    name: fields.Name = _field("Name of the task, the same on both sides.", "customers")
+    name: fields.Name = _field("Name of the task, the same in both job files.", "customers")
     keys: dict[str, fields.Columns] = _field(
-        "Key columns of each party, in the order they are compared. Only the own entry is required.",
+        "Key columns of each party, in the order in which they are compared. Both parties name equally many. Only this "
+        "party's entry is required.",
         {"alice": ["id"], "bob": ["customer_id"]},
     )
     input_path: dict[str, fields.Paths] = _field(
-        f"Input of each party ({SUFFIXES}, or - for CSV from standard input), relative to this file's folder; may hold "
-        "variables. Equally long lists make as many tasks, NAME-1, NAME-2, …. Only the own entry is required.",
+        f"Input of each party: a file whose name ends in {SUFFIXES}, or `-` for CSV from standard input. A relative "
+        "path starts at the job file's folder. May hold variables. A list of paths makes one task of each path, called "
+        "NAME-1, NAME-2 and so on; all lists of a task must be equally long. Only this party's entry is required.",
         {"alice": "in/customers.csv", "bob": "in/${DATE}/crm.parquet"},
     )
     output_path: dict[str, fields.Paths] = _field(
-        "Output of each party, as input_path; - is CSV to standard output. Required of a party that learns the result, "
-        "not written by one that does not.",
+        "Output of each party, written like `input_path`; `-` writes CSV to standard output. A party that learns the "
+        "result needs one. A party that does not learn it writes nothing.",
         {"alice": "out/customers.csv"},
         default={},
     )
-    receiver: fields.Name | None = _optional("Party that learns the result; default psi.receiver.", "alice")
+    receiver: fields.Name | None = _optional("Party that learns the result. By default `psi.receiver`.", "alice")
     broadcast_result: fields.Truth | None = _optional(
-        "Whether the other party learns the result too; default psi.broadcast_result.", False
+        "Whether the other party learns the result too. By default `psi.broadcast_result`.", True
     )
 
 
@@ -198,31 +242,40 @@ _TASK = {
 
 
 class JobFile(_Model):
-    """A psicli job: one YAML, one session, one port, any number of tasks."""
+    """A psicli job: one YAML file, one session, one port, any number of tasks."""
 
     model_config = ConfigDict(title="psicli job file")
 
-    job: fields.Name = _field("Name of the job, the same on both sides.", "nightly-overlap")
+    job: fields.Name = _field("Name of the job, the same in both job files.", "nightly-overlap")
     self_party: fields.Name | None = _optional(
-        "Party that runs here; --party and PSICLI_PARTY come before it.", "alice"
+        "Party that this job file belongs to. The option `--party` and the variable `PSICLI_PARTY` override it.",
+        "alice",
     )
     cluster: ClusterEntry = _field(
-        "Who takes part, and how they reach each other.",
+        "Who takes part, and how the two parties reach each other.",
         {"nodes": [{"party": "alice", "address": "127.0.0.1:18560"}, {"party": "bob"}]},
     )
     psi: PsiEntry = _field(
-        "What holds for every task that does not say otherwise.",
+        "The defaults of every task. A task may override them.",
         {"receiver": "alice", "broadcast_result": False},
         default_factory=PsiEntry,
     )
-    pipeline: PipelineSettings = _field("How this party works.", {"threads": 4}, default_factory=PipelineSettings)
+    pipeline: PipelineSettings = _field(
+        "How this party uses its machine. The other party may use other values, and the result never depends on them.",
+        {"threads": 4, "memory": "2GB"},
+        default_factory=PipelineSettings,
+    )
     policy: PolicySettings = _field(
-        "What this party allows; a run beyond it ends with exit code 79.",
+        "The limits that this party sets; a limit that is left out does not apply. They are never sent to the other "
+        "party. A run that exceeds one of them ends with exit code 79.",
         {"min_peer_items": 1000, "max_runs_per_day": 2},
         default_factory=PolicySettings,
     )
     tasks: tuple[TaskEntry, ...] = _field(
-        "The intersections of this job, in the order they run.", [_TASK], json_schema_extra={"minItems": 1}
+        "The intersections of this job, in the order in which they run. Each compares one input of each party, "
+        "and writes an output for each party that learns the result.",
+        [_TASK],
+        json_schema_extra={"minItems": 1},
     )
 
 
@@ -230,9 +283,9 @@ class JobFile(_Model):
 
 
 class Listener(_Model):
-    """Where the first node is reached; ports include --port-offset."""
+    """The addresses of the first node; ports include --port-offset."""
 
-    # Where the other party dials it, and where it listens for that.
+    # The address the other party dials, and the local address to listen on.
     host: str
     port: int
     listen_host: str
@@ -240,24 +293,24 @@ class Listener(_Model):
 
     @property
     def address(self) -> str:
-        """HOST:PORT, IPv6 in brackets."""
+        """Return HOST:PORT, with an IPv6 address in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Task(_Model):
-    """One intersection as this party sees it; paths start where the job file's own path starts."""
+    """One intersection from this party's view; relative paths start at the current folder."""
 
     name: str
     keys: tuple[str, ...]
     input_path: Path | Literal["-"]
-    # None when this party learns nothing, whatever the file says.
+    # None if this party does not learn the result, even if the file names an output.
     output_path: Path | Literal["-"] | None
     receiver: str
     broadcast_result: bool
 
 
 class Job(_Model):
-    """A whole job file without a mistake, as one of its parties sees it."""
+    """A checked job file from the view of one party."""
 
     path: Path
     name: str
@@ -266,7 +319,7 @@ class Job(_Model):
     # Whether this party is the listener.
     listens: bool
     listener: Listener
-    # What the certificates must name.
+    # The DNS names that the certificates must hold.
     tls_name: str
     peer_tls_name: str
     link: LinkSettings

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
-# The only list of exit codes; README's table is generated from it.
+# The only list of exit codes; the table in docs/operations.md is generated from it.
 EXIT_CODES: dict[int, tuple[str, str]] = {
     0: ("done", "The run is complete; an empty intersection is a complete run."),
     2: ("usage", "The command line is wrong."),

@@ -1,4 +1,4 @@
-"""README says what the code does."""
+"""The documentation says what the code does."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import re
 from pathlib import Path
 
 import pytest
-from support.readme import README, generated
+from support.docs.generate import COMMAND, ROOT, generated, pages
 
 from psicli.core import errors
 
-ROOT = README.parent
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_generated_parts_are_current(page: Path) -> None:
+    assert page.read_text() == generated(page.read_text()), f"run: {COMMAND}"
 
 
-def test_generated_parts_of_the_readme_are_current() -> None:
-    assert README.read_text() == generated(README.read_text()), "run: python tests/support/readme.py"
+def test_these_pages_have_generated_parts() -> None:
+    assert {"job-file.md", "commands.md"} <= {page.name for page in pages()}
 
 
 def test_every_error_has_a_listed_exit_code() -> None:

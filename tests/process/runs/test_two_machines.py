@@ -8,12 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pandas as pd
+from support.docs.generate import ROOT
 from support.processes.machines import Machine
 from support.processes.runner import DIALER, LISTENER
-from support.readme import README
 from support.waiting import DEADLINE
 
-SECTION = re.search(r"^## Between two machines\n(.*?)^## ", README.read_text(), re.DOTALL | re.MULTILINE)
+SECTION = re.search(r"^## Between two machines\n(.*?)^## ", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 
 
 def blocks(kind: str) -> list[str]:

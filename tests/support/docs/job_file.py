@@ -1,0 +1,155 @@
+"""The reference of the job file, made from its JSON Schema: one heading, a few facts and an example for every field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from psicli.config import DNS_NAME, NAME, job_schema
+
+Schema = dict[str, Any]
+# The way to a field: names of fields, and 0 for "every entry of a list".
+Path = tuple[str | int, ...]
+
+# What an entry of a list shows before the field that the example is about.
+IDENTITY = {"nodes": {"party": "alice"}, "tasks": {"name": "customers"}}
+# The fields that hold a value for each party.
+PER_PARTY = ("keys", "input_path", "output_path")
+
+
+def reference() -> str:
+    """Return the sections of docs/job-file.md, in the order of the schema."""
+    schema = job_schema()
+    definitions = schema["$defs"]
+    order = [name for table in (schema, *definitions.values()) for name in table["properties"]]
+    intro = "## Top level\n\nThe job file holds these two fields and the sections below."
+    return "\n\n".join([intro, *_fields(schema, definitions, (), order)])
+
+
+def _fields(table: Schema, definitions: Schema, path: Path, order: Sequence[str]) -> Iterator[str]:
+    """Give an entry for every field of a table, and then a section for every field that holds a table itself."""
+    sections = []
+    for name, field in table["properties"].items():
+        below, inner = _table(field)
+        here, required = (*path, name), name in table.get("required", ())
+        if inner is None:
+            yield _entry("###", here, field, required, order)
+        else:
+            sections.append(_entry("##", here, field, required, order))
+            sections += _fields(definitions[inner], definitions, (*here, *below), order)
+    yield from sections
+
+
+def _table(field: Schema) -> tuple[Path, str | None]:
+    """Return the definition a field refers to, if any, and what to add to its path: 0 for a list."""
+    if "$ref" in field:
+        return (), field["$ref"].rpartition("/")[2]
+    if "$ref" in field.get("items", {}):
+        return (0,), field["items"]["$ref"].rpartition("/")[2]
+    for option in field.get("oneOf", ()):
+        if "$ref" in option:
+            return (), option["$ref"].rpartition("/")[2]
+    return (), None
+
+
+def _entry(heading: str, path: Path, field: Schema, required: bool, order: Sequence[str]) -> str:
+    """Return a field's heading, facts, description and examples."""
+    kind = _kind(field)
+    facts = f"{kind[0].upper()}{kind[1:]}. {'Required.' if required else _default(path, field.get('default'))}"
+    parts = [f"{heading} `{_name(path)}`", f"*{facts}*", field["description"]]
+    examples = [_nested(path, _ordered(example, order)) for example in field["examples"]]
+    return "\n\n".join([*parts, *(f"```yaml\n{_yaml(example)}\n```" for example in examples)])
+
+
+def _default(path: Path, default: Any) -> str:
+    if default in (None, {}):
+        return "Optional."
+    minutes = f" ({_duration(default)})" if str(path[-1]).endswith("_ms") else ""
+    return f"Default: `{_scalar(default)}`{minutes}."
+
+
+def _duration(milliseconds: int) -> str:
+    unit, size = ("minute", 60_000) if milliseconds >= 60_000 else ("second", 1000)
+    count = milliseconds // size
+    return f"{count} {unit}" + ("" if count == 1 else "s")
+
+
+def _kind(field: Schema) -> str:
+    """Return what a field holds, in words."""
+    if field.get("pattern") == f"^{NAME}$":
+        return "a [name](#names)"
+    if field.get("pattern") == f"^{DNS_NAME}$":
+        return "a DNS name"
+    if field.get("format") == "path":
+        return "a path"
+    if "oneOf" in field:
+        return " or ".join(_kind(option) for option in field["oneOf"])
+    if "anyOf" in field:
+        return "an amount such as `512MB`, or a number of bytes"
+    if "const" in field:
+        return f"the word `{field['const']}`"
+    if "additionalProperties" in field:
+        return f"for each party, {_values(field['additionalProperties'])}"
+    if "$ref" in field:
+        return "a section"
+    if field["type"] == "array":
+        return f"a list of {'two' if field.get('maxItems') == 2 else 'at least one'}"
+    return {"boolean": "`true` or `false`", "string": "text"}.get(field["type"]) or _number(field)
+
+
+def _values(field: Schema) -> str:
+    if "oneOf" in field:
+        return "a path or a list of paths"
+    return f"a list of {field['minItems']} to {field['maxItems']} column names"
+
+
+def _number(field: Schema) -> str:
+    if field["type"] == "number":
+        return f"a decimal fraction above {field['exclusiveMinimum']} and at most {field['maximum']}"
+    least, most = f"{field['minimum']:,}", f"{field['maximum']:,}" if "maximum" in field else None
+    return f"a whole number from {least} to {most}" if most else f"a whole number, at least {least}"
+
+
+def _name(path: Path) -> str:
+    """Return a path as the headings show it: cluster.nodes[].address."""
+    return "".join("[]" if step == 0 else f".{step}" for step in path).removeprefix(".")
+
+
+def _nested(path: Path, value: Any) -> Any:
+    """Return a fragment of a job file that holds a value at a path."""
+    for before, step in reversed(list(zip(("", *path), path, strict=False))):
+        value = [{**IDENTITY[str(before)], **value}] if step == 0 else {step: value}
+    return value
+
+
+def _ordered(value: Any, order: Sequence[str]) -> Any:
+    """Return a value with its fields in the order of the schema, which sorts those of its examples by name."""
+    if isinstance(value, list):
+        return [_ordered(each, order) for each in value]
+    if not isinstance(value, dict):
+        return value
+    names = sorted(value, key=lambda name: order.index(name) if name in order else -1)
+    return {name: _ordered(value[name], order) for name in names}
+
+
+def _yaml(value: Any, indent: str = "") -> str:
+    """Return YAML as people write it: one field a line, short lists and what belongs to the parties on one line."""
+    if isinstance(value, list):
+        return "\n".join(f"{indent}- {_yaml(each, indent + '  ').lstrip()}" for each in value)
+    return "\n".join(f"{indent}{name}:{_value(name, each, indent)}" for name, each in value.items())
+
+
+def _value(name: str, value: Any, indent: str) -> str:
+    if name not in PER_PARTY and value and isinstance(value, dict | list) and not isinstance(value, str):
+        return f"\n{_yaml(value, indent + '  ')}"
+    return f" {_scalar(value)}"
+
+
+def _scalar(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_scalar(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_scalar, value))}]"
+    return f'"{value}"' if isinstance(value, str) and set(value) & set("{}[]:,") else json.dumps(value).strip('"')
