@@ -176,7 +176,7 @@ class PipelineSettings(_Model):
     )
     memory: fields.Memory = _field(
         "Memory the process may use, at least 384MB: an amount such as 512MB, 2GB or 400MiB, or a number of bytes. "
-        "Anything that does not fit is written to disk. By default a quarter of the memory of the machine or container.",
+        "Anything that does not fit is written to disk. By default a quarter of the machine's (or container's) memory.",
         "512MB",
         default_factory=fields.default_memory,
     )
