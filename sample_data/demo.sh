@@ -1,15 +1,15 @@
 #!/bin/sh
-# Run both parties of job.yaml on this machine, each as its own process, and show both reports.
+# Run both parties of job.yaml on this machine, each in its own process, and show both reports.
 set -eu
 here=$(dirname "$0")
 out=$here/../demo-out
 psicli=${PSICLI:-psicli}
 
 mkdir -p "$out/airline" "$out/registry"
-# Any free port will do for a demonstration; a real job has one of its own.
+# The demonstration uses any free port; a real job has a fixed one.
 PSICLI_DEMO_PORT=$("${PYTHON:-python3}" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 export PSICLI_DEMO_PORT
-# A demonstration has no place in this user's ledger.
+# Keep the demonstration out of this user's ledger.
 export PSICLI_STATE_DIR="$out/state"
 
 "$psicli" run --config "$here/job.yaml" --party registry >"$out/registry/report.txt" &
