@@ -1,10 +1,10 @@
-"""job.yaml -> Job, a frozen value: every mistake of the file at once, each with its line.
+"""Turn job.yaml into a Job, a frozen value, or report every mistake in it with its line.
 
-load_job reads the file into a plain tree (document), fills the variables (variables), has pydantic check the shape
-(shape, models, fields), compares the fields with each other (checks), and only a tree without a mistake becomes a Job.
+load_job reads the file into a plain tree (document), fills in the variables (variables), lets pydantic check the shape
+(shape, models, fields) and compares the fields with each other (checks). A tree without mistakes becomes a Job.
 
-The job file is read and nothing else: no input, output or TLS file is opened. Imports go one way: document and fields
-below models, then shape, then checks.
+Only the job file itself is read; no input, output or TLS file is opened. Imports go one way: document and fields are
+below models, then come shape and checks.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def load_job(
     only: Sequence[str] = (),
     simulated_port: int | None = None,
 ) -> Job:
-    """Load a job file as one of its parties; `party` comes before self_party, `only` picks tasks by name.
+    """Load a job file as one of its parties; `party` overrides self_party, `only` selects tasks by name.
 
-    With simulated_port the job runs on that loopback port, whatever it says about the network, and without its policy.
-    Raises InputMissingError, and JobFileError with every mistake at once.
+    With simulated_port the job runs on that loopback port, and its network settings and policy are ignored.
+    Raises InputMissingError if there is no such file, and JobFileError with all mistakes.
     """
     document = Document(path)
     if simulated_port is not None:
@@ -64,9 +64,9 @@ def load_job(
 
 
 def load_parties(path: Path, variables: Mapping[str, str], only: Sequence[str] = ()) -> list[Job]:
-    """Load a job file as each of its parties, listener first, on a loopback port still to be chosen.
+    """Load a job file once for each party, listener first; the loopback port is chosen later.
 
-    Raises InputMissingError, and JobFileError when the file is wrong for any of them.
+    Raises InputMissingError if there is no such file, and JobFileError if it has a mistake for either party.
     """
     document = Document(path)
     _simulate(document, 1)
@@ -77,7 +77,7 @@ def load_parties(path: Path, variables: Mapping[str, str], only: Sequence[str] =
 
 
 def _simulate(document: Document, port: int) -> None:
-    """Take out what is one party's own affair, and move both to loopback."""
+    """Remove the settings that concern one party only, and move both parties to loopback."""
     document.table().pop("policy", None)
     document.table("cluster").pop("tls", None)
     for position, loc in enumerate(document.entries("cluster", "nodes")):
@@ -121,7 +121,7 @@ def _listener(entry: NodeEntry, offset: int) -> Listener:
         if is_loopback(host):
             listen_host = host if address else "127.0.0.1"
         else:
-            # The family the address is dialled by, where it says so.
+            # Listen on the address family that the other party dials, if the address shows it.
             listen_host = "::" if address and address.version == 6 else "0.0.0.0"
     return Listener(host=host, port=port + offset, listen_host=listen_host, listen_port=listen_port + offset)
 
@@ -144,7 +144,7 @@ def _task(document: Document, slot: Slot, party: str) -> Task:
 
 
 class _UserSchema(GenerateJsonSchema):
-    """JSON Schema without null: an optional field is left out of a job file, never written as null."""
+    """Generate a JSON Schema without null: a job file leaves an optional field out and never writes null."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])

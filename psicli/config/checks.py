@@ -1,7 +1,7 @@
-"""Do the fields of a job file fit each other, and the party that runs here? One function a question.
+"""Check that the fields of a job file fit each other and the party that runs here.
 
-They read the plain tree, not the models, so that they also run over a file with mistakes elsewhere; what is missing or
-broken is passed over. An empty list of parties means that not all of them are known. Nothing is opened here.
+The checks read the plain tree, not the models, so that they also work on a file with mistakes elsewhere; they skip
+fields that are missing or broken. An empty list of parties means that not all parties are known. No file is opened.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from psicli.core.formats import SUFFIXES, file_format
 
 
 def check_nodes(document: Document) -> list[str]:
-    """Check the nodes; return the parties' names, or none at all if one of them is not known."""
+    """Check the nodes; return the names of the parties, or an empty list if one of them is unknown."""
     nodes = document.entries("cluster", "nodes")
     named = [document.text(*node, "party") for node in nodes]
     for index, (node, party) in enumerate(zip(nodes, named, strict=True)):
         if party is not None and party in named[:index]:
-            what = f"{shown(party)} is another node's party too"
-            document.blame((*node, "party"), what, "give every node a party of its own")
+            what = f"{shown(party)} is the party of another node too"
+            document.blame((*node, "party"), what, "give every node a different party")
         entry = document.get(*node)
         if index == 0 and isinstance(entry, dict) and "address" not in entry:
-            right = f"the other party dials it; add for example `{example((*node, 'address'))}`"
+            right = f"the other party dials it; add it, for example `{example((*node, 'address'))}`"
             document.blame((*node, "address"), "is missing", right)
         if index > 0 and document.text(*node, "listen_address") is not None:
-            right = "only the first node listens; remove it, or change the order of the nodes"
-            document.blame((*node, "listen_address"), "has no use here", right)
+            right = "only the first node listens; remove this field or swap the nodes"
+            document.blame((*node, "listen_address"), "has no effect here", right)
     _check_tls_names(document, nodes, named)
     if document.get("cluster", "nodes") is not None and len(nodes) != 2:
-        right = "psicli runs between exactly two parties, other numbers are not supported"
-        document.note(("cluster", "nodes"), f"lists {len(nodes)} nodes", right)
+        right = "psicli runs between exactly two parties; list two nodes"
+        document.note(("cluster", "nodes"), f"the number of nodes is {len(nodes)}", right)
     return list(dict.fromkeys(filter(None, named))) if all(named) else []
 
 
 def _check_tls_names(document: Document, nodes: Sequence[Loc], named: Sequence[str | None]) -> None:
-    """Refuse one certificate name for two parties: either could pass for the other."""
+    """Refuse a certificate name that both parties share: each could impersonate the other."""
     names = [document.text(*node, "tls_name") or party for node, party in zip(nodes, named, strict=True)]
     folded = [name.lower() if name else None for name in names]
     for index, (node, name) in enumerate(zip(nodes, folded, strict=True)):
         if document.text(*node, "tls_name") and folded.count(name) > 1 and named[index] is not None:
-            what = f"{shown(names[index] or '')} would stand for another node's party too"
-            document.blame((*node, "tls_name"), what, "give every party a name of its own")
+            what = f"{shown(names[index] or '')} is the certificate name of another node too"
+            document.blame((*node, "tls_name"), what, "give every party a different name")
 
 
 def check_addresses(document: Document, offset: int) -> None:
-    """Check every port with its offset, and refuse plain text beyond this machine unless the file asks for it."""
+    """Check every port with its offset, and refuse plain text between machines unless the file allows it."""
     for node in document.entries("cluster", "nodes"):
         for name in ("address", "listen_address"):
             text = document.text(*node, name)
@@ -61,23 +61,23 @@ def check_addresses(document: Document, offset: int) -> None:
             host, port = split_address(text)
             if not 1 <= port + offset <= 65535:
                 what = f"the port is {port + offset} with --port-offset {offset}"
-                document.blame((*node, name), what, "ports go from 1 to 65535")
+                document.blame((*node, name), what, "a port is from 1 to 65535")
             if "tls" not in document.table("cluster") and not is_loopback(host):
-                what = f"{shown(text)} is not a loopback address and there is no tls"
-                right = "add cluster.tls, or use 127.0.0.1 (`tls: insecure` sends all in plain text)"
+                what = f"{shown(text)} is not a loopback address, and there is no tls"
+                right = "add cluster.tls, or use 127.0.0.1 (`tls: insecure` sends everything in plain text)"
                 document.blame((*node, name), what, right)
 
 
 def check_party(document: Document, argument: str | None, parties: Sequence[str]) -> None:
-    """Check that the party that runs here is one of the job; `argument` is --party, if given."""
+    """Check that the party that runs here belongs to the job; `argument` is the value of --party, if given."""
     listed = " or ".join(parties)
     if argument is not None:
         if parties and argument not in parties:
-            # --party is no place in the file, so it shows where the parties are named.
+            # --party is not in the file, so the message shows the line that lists the parties.
             line = document.line(("cluster", "nodes"))
-            document.note(("--party",), f"{shown(argument)} is no party of this job", f"give {listed}", line)
+            document.note(("--party",), f"{shown(argument)} is not a party of this job", f"give {listed}", line)
     elif document.text("self_party") is None:
-        # Not there, or there and wrong: then it is blamed already.
+        # If the field is there and wrong, it is blamed already and this call has no effect.
         document.blame(("self_party",), "is missing", f"add it, or give --party ({listed or 'one of cluster.nodes'})")
     else:
         _check_known(document, ("self_party",), parties)
@@ -92,34 +92,35 @@ def check_receivers(document: Document, parties: Sequence[str]) -> None:
 def _check_known(document: Document, loc: Loc, parties: Sequence[str]) -> None:
     name = document.text(*loc)
     if name is not None and parties and name not in parties:
-        document.blame(loc, f"{shown(name)} is no party of this job", f"give {' or '.join(parties)}")
+        document.blame(loc, f"{shown(name)} is not a party of this job", f"give {' or '.join(parties)}")
 
 
 # Tasks ---------------------------------------------------------------------------------------------------------
 
 
 def check_task(document: Document, loc: Loc, party: str, parties: Sequence[str]) -> None:
-    """Check who appears in a task and who must."""
+    """Check which parties a task names, and that it names those it must."""
     for kind in ("keys", "input_path", "output_path"):
         for other in document.table(*loc, kind):
             if parties and other not in parties:
                 right = f"the parties are {' and '.join(parties)}"
-                document.blame((*loc, kind, other), f"{shown(other)} is no party of this job", right)
+                document.blame((*loc, kind, other), f"{shown(other)} is not a party of this job", right)
     if party in parties:
         for kind in ("keys", "input_path"):
             entries = document.get(*loc, kind)
             if isinstance(entries, dict) and party not in entries:
-                document.blame((*loc, kind, party), "is missing", f"this party runs here; `{example((*loc, kind))}`")
+                right = f"this party runs here; add its entry, for example `{example((*loc, kind))}`"
+                document.blame((*loc, kind, party), "is missing", right)
     _check_result(document, loc, party if party in parties else None)
     columns = {other: len(document.entries(*loc, "keys", other)) for other in document.table(*loc, "keys")}
     counts = {other: count for other, count in columns.items() if count}
     if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{count} of {other}" for other, count in counts.items())
-        document.blame((*loc, "keys"), f"has {listed}", "give both parties equally many key columns")
+        listed = " and ".join(f"{count} for {other}" for other, count in counts.items())
+        document.blame((*loc, "keys"), f"the number of key columns is {listed}", "give both parties equally many")
 
 
 def _check_result(document: Document, loc: Loc, party: str | None) -> None:
-    """Check that somebody learns the result, and that the party, if it does, has an output."""
+    """Check that a task has a receiver, and that the party has an output if it learns the result."""
     task = document.table(*loc)
     receiver, broadcast = terms(document, loc)
     if receiver is None and task and not document.broken(("psi", "receiver")):
@@ -127,12 +128,12 @@ def _check_result(document: Document, loc: Loc, party: str | None) -> None:
         document.blame((*loc, "receiver"), "is missing", right)
     learns = party is not None and (receiver == party or broadcast)
     if party is not None and learns and party not in document.table(*loc, "output_path"):
-        right = f"this party learns the result; `{example((*loc, 'output_path'))}`"
+        right = f"this party learns the result; add its output, for example `{example((*loc, 'output_path'))}`"
         document.blame((*loc, "output_path", party), "is missing", right)
 
 
 def terms(document: Document, loc: Loc) -> tuple[str | None, bool]:
-    """Return a task's receiver, if that is known, and whether the other party learns the result too."""
+    """Return the receiver of a task, if known, and whether the other party learns the result too."""
     receiver = document.text(*loc if "receiver" in document.table(*loc) else ("psi",), "receiver")
     broadcast = document.text(*loc, "broadcast_result") or document.text("psi", "broadcast_result") or "false"
     return receiver, broadcast.lower() == "true"
@@ -140,7 +141,7 @@ def terms(document: Document, loc: Loc) -> tuple[str | None, bool]:
 
 @dataclass(frozen=True)
 class Slot:
-    """One task after the list shorthand is undone: an entry of `tasks`, and a position in its lists."""
+    """One task after lists of paths are expanded: an entry of `tasks`, and a position in its lists."""
 
     name: str
     task: Loc
@@ -152,7 +153,7 @@ class Slot:
 
 
 def undo_lists(document: Document) -> list[Slot]:
-    """Return every task the file stands for, and check the lists of the shorthand."""
+    """Return every task of the file, with lists of paths expanded, and check these lists."""
     slots: list[Slot] = []
     if document.get("tasks") == []:
         document.blame(("tasks",), "is empty", f"give at least one, for example `{example(('tasks',))}`")
@@ -167,7 +168,7 @@ def undo_lists(document: Document) -> list[Slot]:
 
 
 def _check_lists(document: Document, task: Loc) -> int | None:
-    """Return how many tasks the lists of a task stand for; None if it has no lists."""
+    """Return how many tasks the lists of a task make; None if it has no lists."""
     places = [(*task, kind, party) for kind in ("input_path", "output_path") for party in document.table(*task, kind)]
     paths = {loc: document.get(*loc) for loc in places if not document.broken(loc)}
     first = next((loc for loc, value in paths.items() if isinstance(value, list)), None)
@@ -176,23 +177,23 @@ def _check_lists(document: Document, task: Loc) -> int | None:
     count = len(paths[first])
     for loc, value in paths.items():
         if not isinstance(value, list):
-            document.blame(loc, "is one path", f"give a list of {count}, as {field_name(first)} has")
+            document.blame(loc, "is one path", f"give a list of {count} paths, like {field_name(first)}")
         elif len(value) != count:
-            what = f"lists {len(value)} paths where {field_name(first)} lists {count}"
+            what = f"the number of paths is {len(value)}, but {field_name(first)} has {count}"
             document.note(loc, what, "all lists of a task must be equally long")
     return count
 
 
 def check_names(document: Document, slots: Sequence[Slot], only: Sequence[str]) -> None:
-    """Check that task names differ, and that --only names tasks."""
+    """Check that task names differ, and that --only names existing tasks."""
     first: dict[str, Loc] = {}
     for slot in slots:
         loc = (*slot.task, "name")
         if len(slot.name) > MAX_NAME:
-            document.blame(loc, f"{slot.name} is too long", f"names have at most {MAX_NAME} characters")
+            document.blame(loc, f"{slot.name} is too long", f"a name has at most {MAX_NAME} characters")
         elif slot.name in first:
-            line = document.line(first[slot.name])
-            document.blame(loc, f"{slot.name} is the name of another task (line {line})", "give every task its own")
+            what = f"{slot.name} is the name of another task (line {document.line(first[slot.name])})"
+            document.blame(loc, what, "give every task its own name")
         if slot.name:
             first.setdefault(slot.name, loc)
     if not all(slot.name for slot in slots):
@@ -200,63 +201,63 @@ def check_names(document: Document, slots: Sequence[Slot], only: Sequence[str]) 
     for name in dict.fromkeys(only):
         if name not in first:
             right = f"the tasks are {', '.join(list(first)[:20])}" + (", …" if len(first) > 20 else "")
-            document.note(("--only",), f"{shown(name)} is no task of this job", right, document.line(("tasks",)))
+            document.note(("--only",), f"{shown(name)} is not a task of this job", right, document.line(("tasks",)))
 
 
 # Policy --------------------------------------------------------------------------------------------------------
 
 
 def check_policy(document: Document, slots: Sequence[Slot], party: str, parties: Sequence[str]) -> None:
-    """Refuse limits that contradict each other, and limits on a result this party never sees."""
+    """Refuse limits that contradict each other, and limits on a result that this party does not learn."""
     least, most = (document.text("policy", name) for name in ("min_peer_items", "max_peer_items"))
     if least is not None and most is not None and int(least) > int(most):
         what = f"{least} is more than max_peer_items, which is {most}"
-        document.blame(("policy", "min_peer_items"), what, "give the smaller number here")
+        document.blame(("policy", "min_peer_items"), what, "lower it, or raise max_peer_items")
     for slot in slots if party in parties else ():
         receiver, broadcast = terms(document, slot.task)
         if receiver in (None, party) or broadcast:
             continue
         for name in ("max_match_rate", "min_output_rows"):
             if document.text("policy", name) is not None:
-                what = f"cannot be checked: task {slot.name} has no result for {party}, which is its sender"
-                document.blame(("policy", name), what, "remove it, or give such tasks a job of their own")
+                what = f"cannot be checked, because {party} does not learn the result of task {slot.name}"
+                document.blame(("policy", name), what, "remove the limit, or move the task to another job")
 
 
 # Paths ---------------------------------------------------------------------------------------------------------
 
 
 def check_suffixes(document: Document, slots: Sequence[Slot], party: str) -> None:
-    """Check that every path's format is known."""
+    """Check that every path has a known suffix."""
     for slot in slots:
         for kind in ("input_path", "output_path"):
             for owner in document.table(*slot.task, kind):
                 loc = slot.place(kind, owner)
                 text = document.text(*loc)
-                # Another party's variables are not filled here, so its suffix may not be known.
+                # The other party's variables are not filled in here, so its suffix may be unknown.
                 if text is None or (owner != party and "$" in text):
                     continue
                 try:
                     file_format(text)
                 except UnknownFormatError:
-                    right = f"the suffixes are {SUFFIXES}, in lower case; - is standard input or output"
+                    right = f"use one of {SUFFIXES} in lower case, or - for standard input or output"
                     document.blame(loc, f"{shown(text)} has no known suffix" if text else "is empty", right)
 
 
 def check_clashes(document: Document, slots: Sequence[Slot], party: str) -> None:
-    """Refuse an output that is another output or an input, and `-` for two tasks, among the own paths."""
+    """Refuse an output that is also an input or another output, and `-` for two tasks, in this party's paths."""
     inputs: dict[str, Loc] = {}
     for real, loc in _real_paths(document, slots, "input_path", party):
         if real == "-" and real in inputs:
-            what = f"- is an input already (line {document.line(inputs[real])})"
-            document.blame(loc, what, "standard input serves one task")
+            what = f"- is the input of another task (line {document.line(inputs[real])})"
+            document.blame(loc, what, "only one task can read standard input")
         inputs.setdefault(real, loc)
-    # Standard output is not standard input.
+    # `-` means standard output for an output, so it does not clash with standard input.
     inputs.pop("-", None)
     outputs: dict[str, Loc] = {}
     for real, loc in _real_paths(document, slots, "output_path", party):
         if other := outputs.get(real) or inputs.get(real):
             what = f"is the same file as {field_name(other)} (line {document.line(other)})"
-            right = "every task needs an output of its own; - serves one task"
+            right = "give every task its own output; only one task can write to -"
             document.blame(loc, what, right if real in outputs else "an output must not replace an input")
         outputs.setdefault(real, loc)
 

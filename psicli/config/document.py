@@ -1,8 +1,9 @@
-"""YAML -> a plain tree with the line of every place, and the mistakes found in it so far. The only user of yaml.
+"""Read YAML into a plain tree, with the line of every value and the mistakes found so far. Only this module uses yaml.
 
-YAML is composed, never constructed: every scalar is text until a model converts it. Tags, control characters, repeated
-fields and aliases that explode are refused here. What a field means is not known here.
-A place that was blamed is broken: no later check sees it, or anything below it, so that one mistake gives one line.
+YAML is composed, never constructed: every scalar stays text until a model converts it. This module refuses tags,
+control characters, repeated fields and exploding aliases, and does not know what a field means.
+A value that is blamed counts as broken: later checks see neither it nor anything below it, so that one mistake gives
+one line.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import yaml
 
 from psicli.core.errors import InputMissingError, JobFileError, shown
 
-# A job of a thousand tasks is about 300 KB. The other limits stop files that are small but explode: nesting costs
-# stack, aliases of aliases double with every line.
+# A job of a thousand tasks is about 300 KB. The other limits stop small files that explode: nesting uses stack, and
+# aliases of aliases double with every line.
 MAX_FILE_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32
 MAX_PLACES = 500_000
 MAX_MISTAKES_SHOWN = 100
 
-# What str.isprintable refuses is too much (a no-break space in a column name); this is what would break a terminal,
-# a log line or a path.
+# Characters that would break a terminal, a log line or a path. str.isprintable would refuse too many, for example a
+# no-break space in a column name.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _PLAIN_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"}
 
@@ -31,7 +32,10 @@ Loc = tuple[str | int, ...]
 
 
 class Document:
-    """A job file as dicts, lists and text. Raises InputMissingError, and JobFileError if there is no tree at all."""
+    """A job file as dicts, lists and text, with its mistakes.
+
+    Raises InputMissingError if there is no such file, and JobFileError if it cannot be read as YAML.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,11 +49,11 @@ class Document:
     # Places
 
     def line(self, loc: Loc) -> int:
-        """Return the line of a place, or of the nearest place around it that the file holds."""
+        """Return the line of a place, or of the nearest enclosing place that is in the file."""
         return next(self._lines[loc[:end]] for end in range(len(loc), -1, -1) if loc[:end] in self._lines)
 
     def get(self, *loc: str | int) -> Any:
-        """Return what stands at a place; None where nothing does, or something broken."""
+        """Return the value at a place; None if it is missing or broken."""
         found = None if self.broken(loc) else self.root
         for step in loc:
             if isinstance(step, str) and isinstance(found, dict):
@@ -69,7 +73,7 @@ class Document:
         return found if isinstance(found, dict) else {}
 
     def entries(self, *loc: str | int) -> list[Loc]:
-        """Return the places of a list's entries."""
+        """Return the places of the entries of a list."""
         found = self.get(*loc)
         return [(*loc, index) for index in range(len(found))] if isinstance(found, list) else []
 
@@ -82,22 +86,22 @@ class Document:
         return any(loc[:end] in self._broken for end in range(len(loc) + 1))
 
     def blame(self, loc: Loc, what: str, right: str) -> None:
-        """Note a mistake and break its place."""
+        """Note a mistake and mark its place as broken."""
         self.note(loc, what, right)
         self._broken.add(loc)
 
     def note(self, loc: Loc, what: str, right: str, line: int | None = None) -> None:
-        """Note a mistake, unless its place is broken; later checks still see the place."""
+        """Note a mistake unless its place is broken; later checks still see the place."""
         if not self.broken(loc):
             self._mistakes.append((line or self.line(loc), f"{field_name(loc)}: {what}; {right}"))
 
     def raise_mistakes(self) -> None:
-        """Raise JobFileError with every mistake, by line, if there is any."""
+        """Raise JobFileError with every mistake, sorted by line, if there are any."""
         if self._mistakes:
             raise self._error()
 
     def _fail(self, field: str, what: str, right: str, line: int = 1) -> NoReturn:
-        """Note a mistake that leaves nothing to check, and raise."""
+        """Note a mistake that makes further checks impossible, and raise JobFileError."""
         self._mistakes.append((line, f"{field}: {what}; {right}"))
         raise self._error()
 
@@ -118,12 +122,12 @@ class Document:
             raise InputMissingError(
                 place=self._shown_path,
                 fault="no such job file",
-                advice="Give the job file with --config; a relative path starts at the current folder.",
+                advice="Check the path given with --config; a relative path starts at the current folder.",
             ) from None
         except OSError as exc:
-            self._fail("job file", f"cannot be read ({exc.strerror})", "give a file this user may read")
+            self._fail("job file", f"cannot be read ({exc.strerror})", "give a file that this user can read")
         if len(data) > MAX_FILE_BYTES:
-            self._fail("job file", "is too large", f"a job file holds at most {MAX_FILE_BYTES // 2**20} MiB")
+            self._fail("job file", "is too large", f"a job file has at most {MAX_FILE_BYTES // 2**20} MiB")
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as exc:
@@ -135,31 +139,31 @@ class Document:
         except yaml.MarkedYAMLError as exc:
             mark = exc.problem_mark or exc.context_mark
             problem = ", ".join(part for part in (exc.context, exc.problem) if part)
-            right = "check indentation, quotes, brackets and tabs around here"
+            right = "check indentation, quotes, brackets and tabs near this line"
             self._fail("YAML", _UNSAFE.sub(" ", problem)[:200], right, mark.line + 1 if mark else 1)
         except yaml.reader.ReaderError as exc:
             line = text.count("\n", 0, exc.position) + 1
             self._fail("YAML", f"character U+{ord(text[exc.position]):04X} is not allowed", "remove it", line)
         except (yaml.YAMLError, ValueError, OverflowError):
-            # An escape beyond Unicode ("\U00110000") and the like, which PyYAML meets with a bare ValueError.
+            # PyYAML raises a bare ValueError for an escape beyond Unicode ("\U00110000") and the like.
             self._fail("YAML", "cannot be read", "check numbers and escapes such as \\U in double quotes")
         if node is None:
-            self._fail("job file", "is empty", "`psicli config schema` describes what it holds")
+            self._fail("job file", "is empty", "run `psicli config schema` to see what a job file holds")
         return node
 
     def _convert(self, node: yaml.Node, loc: Loc, around: tuple[yaml.Node, ...]) -> Any:
         line = node.start_mark.line + 1
         self._lines.setdefault(loc, line)
         self._places += 1
-        # An alias is the anchor's own node again: one inside itself never ends, and a few lines can stand for
-        # billions of places.
+        # An alias yields the anchor's node itself: an alias inside its own anchor never ends, and a few lines of
+        # aliases can expand to billions of places.
         if any(node is outer for outer in around):
-            self._fail(field_name(loc), "is an alias of something that contains it", "write it out", line)
+            self._fail(field_name(loc), "is an alias of a value that contains it", "write the value out", line)
         if self._places > MAX_PLACES or len(around) >= MAX_DEPTH:
-            what = "makes the file too large or too deep, aliases counted"
+            what = "makes the file too large or too deep once aliases are expanded"
             self._fail(field_name(loc), what, "split the job", line)
         if node.tag not in _PLAIN_TAGS:
-            self.blame(loc, f"has the YAML tag {shown(str(node.tag))}", "remove the tag; tags have no use here")
+            self.blame(loc, f"has the YAML tag {shown(str(node.tag))}", "remove the tag; job files have no tags")
         around = (*around, node)
         if isinstance(node, yaml.MappingNode):
             return self._convert_mapping(node, loc, around)
@@ -172,27 +176,27 @@ class Document:
         for key, child in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
-                self.note(loc, "has a field name that is not text", "give NAME: VALUE", line)
+                self.note(loc, "has a field name that is not text", "write NAME: VALUE", line)
                 continue
             name = shown(key.value) if _UNSAFE.search(key.value) else key.value
             here = (*loc, name)
             if name in table:
-                self.note(here, f"stands here again (first in line {self._lines[here]})", "keep one of the two", line)
+                self.note(here, f"appears twice (first in line {self._lines[here]})", "keep one of the two", line)
                 continue
             self._lines[here] = line
             table[name] = self._convert(child, here, around)
         return table
 
     def _safe_text(self, loc: Loc, text: str) -> str:
-        """Return text, or blame it for control characters and return something harmless instead."""
+        """Return text as it is; if it holds control characters, blame it and return a printable form."""
         if not _UNSAFE.search(text):
             return text
-        self.blame(loc, f"{shown(text)} holds a line break or control character", "remove it")
+        self.blame(loc, f"{shown(text)} contains a line break or control character", "remove it")
         return shown(text)
 
 
 class _Loader(yaml.BaseLoader):
-    """A composer that refuses deep nesting before it costs Python's stack; implicit types are not resolved."""
+    """A composer that refuses deep nesting before Python's stack overflows, and does not resolve implicit types."""
 
     depth = 0
 
@@ -208,7 +212,7 @@ class _Loader(yaml.BaseLoader):
 
 
 def field_name(loc: Loc) -> str:
-    """Return a place as users read it: `cluster.nodes[0].address`."""
+    """Return a place in the form that messages show: `cluster.nodes[0].address`."""
     name = ""
     for step in loc:
         if isinstance(step, int):

@@ -1,7 +1,7 @@
-"""What one field may hold: text in, value out.
+"""The types of single fields: each one checks a text and turns it into a value.
 
-Every check here looks at a single value and nothing else, and raises pydantic's error with two halves: what is
-wrong, and what would be right. Values that are no text any more (defaults, examples) pass unchanged.
+Every check considers a single value, and raises pydantic's error with two halves: what is wrong, and what would be
+right. Values that are not text (defaults, examples) pass unchanged.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pydantic_core import PydanticCustomError
 from psicli.core.errors import shown
 from psicli.core.memory import LEAST_MEMORY
 
-# As many columns as item bytes can count (one byte), and names short enough for every log line.
-# A party's name must also fit a label of a DNS name, as which it stands in a certificate.
+# An item counts its columns in one byte. A name must fit in a log line, and a party's name also in a label of a DNS
+# name, because its certificate holds it as one.
 MAX_KEY_COLUMNS = 255
 MAX_NAME = 63
 
@@ -28,20 +28,20 @@ NAME = rf"[a-z0-9-]{{1,{MAX_NAME}}}"
 DNS_NAME = r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*"
 # An IP address (group 1), or a host name of at most 253 characters.
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]|[0-9.]+)|[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
-# Bytes, or a number of them with a unit such as MB or MiB.
+# A number of bytes, or of a unit such as MB or MiB.
 _AMOUNT = r"([1-9][0-9]{0,14}) ?(?:([KMGT])(i?)B)?"
 _UNITS = " KMGT"
-# Where a container or a service is given less memory than the machine has (cgroup 2, cgroup 1).
+# The files that limit the memory of a container or service (cgroup 2, cgroup 1).
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def _wrong(what: str, right: str) -> PydanticCustomError:
-    """Make the error of a value: what is wrong, what would be right."""
+    """Return pydantic's error for a value: what is wrong, and what would be right."""
     return PydanticCustomError("psicli", "{what}; {right}", {"what": what, "right": right})
 
 
 def _text_like(pattern: str, what: str, right: str) -> BeforeValidator:
-    """Refuse text that does not match; pydantic converts the rest."""
+    """Return a check that refuses text unless it matches; pydantic then converts the text."""
 
     def check(value: object) -> object:
         if isinstance(value, str) and not re.fullmatch(pattern, value):
@@ -53,9 +53,9 @@ def _text_like(pattern: str, what: str, right: str) -> BeforeValidator:
 
 def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:
     if not 1 <= len(columns) <= MAX_KEY_COLUMNS:
-        raise _wrong(f"names {len(columns)} columns", f"name 1 to {MAX_KEY_COLUMNS} key columns")
+        raise _wrong(f"the number of columns is {len(columns)}", f"name 1 to {MAX_KEY_COLUMNS} key columns")
     if "" in columns:
-        raise _wrong("holds an empty column name", "name every key column as the input's header does")
+        raise _wrong("contains an empty column name", "use the column names of the input's header")
     if repeated := {column for column in columns if columns.count(column) > 1}:
         raise _wrong(f"names {shown(min(repeated))} more than once", "name every key column once")
     return columns
@@ -63,7 +63,8 @@ def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:
 
 def _power_of_two(value: int) -> int:
     if value & (value - 1):
-        raise _wrong(f"{value} is no power of two", f"give {1 << value.bit_length() - 1} or {1 << value.bit_length()}")
+        near = f"{1 << value.bit_length() - 1} or {1 << value.bit_length()}"
+        raise _wrong(f"{value} is not a power of two", f"give {near}")
     return value
 
 
@@ -78,16 +79,16 @@ def split_address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     right = "give HOST:PORT, for example alice.example.com:18560 or [::1]:18560"
     if not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535 or not host:
-        raise _wrong(f"{shown(text)} has no port from 1 to 65535 after a host", right)
+        raise _wrong(f"{shown(text)} is not a host followed by a port from 1 to 65535", right)
     found = _HOST.fullmatch(host)
     host = host.strip("[]")
     if not found or (found[1] and ip(host) is None):
-        raise _wrong(f"{shown(text)} holds no valid host name or IP address (IPv6 needs brackets)", right)
+        raise _wrong(f"{shown(text)} has no valid host name or IP address (IPv6 needs brackets)", right)
     return host, int(port)
 
 
 def ip(host: str) -> IPv4Address | IPv6Address | None:
-    """Return the IP address that a host is, None for a name."""
+    """Return a host as an IP address; None if it is a name."""
     try:
         return ip_address(host)
     except ValueError:
@@ -95,7 +96,7 @@ def ip(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine; of the names only `localhost` is."""
+    """Return whether a host is a loopback address or the name `localhost`."""
     address = ip(host)
     return address.is_loopback if address else host.lower() == "localhost"
 
@@ -103,23 +104,23 @@ def is_loopback(host: str) -> bool:
 def _dial_address(text: str) -> str:
     address = ip(split_address(text)[0])
     if address and address.is_unspecified:
-        raise _wrong(f"{shown(text)} cannot be dialled", "give the name or IP address the other party reaches it by")
+        raise _wrong(f"{shown(text)} cannot be dialled", "give the name or IP address that the other party dials")
     return text
 
 
 def _listen_address(text: str) -> str:
     if ip(split_address(text)[0]) is None:
-        raise _wrong(f"{shown(text)} is not an IP address with a port", "give one such as 0.0.0.0:18560 or [::1]:18560")
+        raise _wrong(f"{shown(text)} is not an IP address with a port", "give for example 0.0.0.0:18560 or [::1]:18560")
     return text
 
 
 def _to_bytes(value: object) -> object:
-    """Return how many bytes a text such as 512MB, 2GiB or 2000000000 stands for. Raises PydanticCustomError."""
+    """Return the number of bytes of a text such as 512MB, 2GiB or 2000000000. Raises PydanticCustomError."""
     if not isinstance(value, str):
         return value
     found = re.fullmatch(_AMOUNT, value, re.IGNORECASE)
     if not found:
-        raise _wrong(f"{shown(value)} is no amount of memory", "give for example 512MB, 2GB or 400MiB")
+        raise _wrong(f"{shown(value)} is not an amount of memory", "give for example 512MB, 2GB or 400MiB")
     size = int(found[1]) * (1024 if found[3] else 1000) ** _UNITS.index((found[2] or " ").upper())
     if size < LEAST_MEMORY:
         raise _wrong(f"{shown(value)} is too little", f"give at least {LEAST_MEMORY // 1_000_000}MB")
@@ -127,16 +128,16 @@ def _to_bytes(value: object) -> object:
 
 
 def default_memory() -> int:
-    """Return a quarter of the machine's memory, or the least there must be [bytes]."""
+    """Return a quarter of the machine's or container's memory, and at least LEAST_MEMORY [bytes]."""
     sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in MEMORY_LIMITS:
-        # Without a limit there is the word max, or no file.
+        # Without a limit, the file holds the word max or does not exist.
         with suppress(OSError, ValueError):
             sizes.append(int(path.read_text()))
     return max(min(sizes) // 4, LEAST_MEMORY)
 
 
-# pydantic puts the tag of a union's member into an error's place; `|` keeps them apart from field names.
+# pydantic adds the tag of a union's member to the place of an error; `|` tells tags from field names.
 TEXT, LIST, TABLE = TAGS = "|text", "|list", "|table"
 
 
@@ -155,7 +156,7 @@ Name = Annotated[
 ]
 DnsName = Annotated[
     str,
-    _text_like(DNS_NAME, "is not a DNS name", "give one such as psi.alice.example.com, without wildcards"),
+    _text_like(DNS_NAME, "is not a DNS name", "give for example psi.alice.example.com, without wildcards"),
     Field(json_schema_extra={"pattern": f"^{DNS_NAME}$"}),
 ]
 Columns = Annotated[
@@ -170,7 +171,7 @@ POWER_OF_TWO = AfterValidator(_power_of_two)
 _RATE = r"1(?:\.0{1,12})?|0\.(?!0+$)[0-9]{1,12}"
 Rate = Annotated[
     float,
-    # The bounds come before the check of the text, or the JSON Schema would not say them.
+    # The bounds precede the check of the text; otherwise the JSON Schema would lack them.
     Field(gt=0, le=1),
     _text_like(_RATE, "is not a rate", "give a decimal fraction above 0 and at most 1, such as 0.25"),
 ]
@@ -178,7 +179,7 @@ Truth = Annotated[bool, _text_like("(?ai)true|false", "is neither true nor false
 Memory = Annotated[
     int,
     BeforeValidator(_to_bytes),
-    # As a job file writes it, not as the job holds it.
+    # The form of the job file, not of the Job.
     WithJsonSchema(
         {"anyOf": [{"type": "string", "pattern": f"^{_AMOUNT}$"}, {"type": "integer", "minimum": LEAST_MEMORY}]}
     ),

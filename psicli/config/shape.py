@@ -1,6 +1,6 @@
-"""Does the tree have the shape of a job file? pydantic's answer, in plain sentences at the right place.
+"""Check with pydantic that the tree has the shape of a job file, and explain every error in a plain sentence.
 
-Also the place to look up what a field should look like: `example` is the advice of every check.
+The checks take their advice from here too: `example` returns an example of a field.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from psicli.core.errors import shown
 
 
 def _models_in(kind: Any, loc: Loc) -> Iterator[tuple[Loc, type[BaseModel]]]:
-    """Find the models in a type at a place, and in their fields."""
+    """Find the models in the type of a place, and in the fields of these models."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         yield loc, kind
         for name, field in kind.model_fields.items():
@@ -28,12 +28,12 @@ def _models_in(kind: Any, loc: Loc) -> Iterator[tuple[Loc, type[BaseModel]]]:
         yield from _models_in(part, (*loc, 0) if get_origin(kind) is tuple else loc)
 
 
-# The model of each place that holds fields; list positions are all 0.
+# The model of every place that holds fields; every position in a list is 0.
 MODELS: dict[Loc, type[BaseModel]] = dict(_models_in(JobFile, ()))
 
 
 def check_shape(document: Document) -> None:
-    """Blame every value that its model refuses, every missing and every unknown field."""
+    """Blame every value that its model refuses, every missing field and every unknown field."""
     try:
         JobFile.model_validate(document.root)
     except ValidationError as exc:
@@ -43,11 +43,11 @@ def check_shape(document: Document) -> None:
 
 
 def _explain(loc: Loc, value: Any, kind: str, facts: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what is wrong and what would be right, for one of pydantic's errors."""
+    """Return what is wrong and what would be right, for an error of pydantic."""
     if kind == "psicli":
         return facts["what"], facts["right"]
     if kind == "missing":
-        return "is missing", f"add for example `{example(loc)}`"
+        return "is missing", f"add it, for example `{example(loc)}`"
     if kind == "extra_forbidden":
         fields = list(_fields_of(loc[:-1]))
         close = difflib.get_close_matches(str(loc[-1])[:MAX_NAME], fields, n=1)
@@ -56,18 +56,18 @@ def _explain(loc: Loc, value: Any, kind: str, facts: Mapping[str, Any]) -> tuple
         return "is empty", "give at least one path"
     if "ge" in facts or "le" in facts:
         bound = f"at least {facts['ge']}" if "ge" in facts else f"at most {facts['le']}"
-        return f"{value} is out of bounds", f"give {bound}"
+        return f"{value} is out of range", f"give {bound}"
     if "multiple_of" in facts:
-        return f"{value} is no multiple of {facts['multiple_of']}", "give one"
+        return f"{value} is not a multiple of {facts['multiple_of']}", f"give a multiple of {facts['multiple_of']}"
     if isinstance(value, str):
         found = f"the text {shown(value, 40)}"
     else:
         found = "a mapping" if isinstance(value, dict) else "a list"
-    return f"is {found}", f"write for example `{example(loc)}`"
+    return f"is {found}", f"write it like `{example(loc)}`"
 
 
 def example(loc: Loc) -> str:
-    """Return an example of the field that holds a place, as YAML on one line."""
+    """Return an example of the field at a place, or of the nearest enclosing field, as YAML on one line."""
     for end in range(len(loc), 0, -1):
         field = _fields_of(loc[: end - 1]).get(str(loc[end - 1]))
         if field is not None and field.examples:

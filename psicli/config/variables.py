@@ -1,6 +1,6 @@
-"""`${NAME}` and `$$`: filled once, after YAML is parsed, in addresses, TLS files and the own paths only.
+"""Fill in `${NAME}` and `$$`, once and after YAML is parsed, in addresses, TLS files and this party's paths.
 
-Other parties' paths are theirs to fill: a variable of theirs need not exist here.
+The other party's paths stay as they are: its variables need not exist here.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from psicli.config.document import Document, Loc
 
 
 def fill_variables(document: Document, party: str, variables: Mapping[str, str]) -> None:
-    """Fill the variables of one party, wherever the file holds text; blame those that are not defined."""
+    """Fill in the variables of one party; blame every place with an undefined variable."""
     for loc in list(_places(document, party)):
         pieces = re.findall(r"\$\$|\$\{[A-Za-z_][A-Za-z0-9_]*\}|\$|[^$]+", document.text(*loc) or "")
         undefined = [piece for piece in dict.fromkeys(pieces) if piece[:2] == "${" and piece[2:-1] not in variables]
         if "$" in pieces:
-            document.blame(loc, "holds a $ that starts no variable", "write ${NAME}, or $$ for a dollar sign")
+            document.blame(loc, "contains a $ without a variable", "write ${NAME}, or $$ for a dollar sign")
         elif undefined:
             right = f"set it in the environment or with --set {undefined[0][2:-1]}=VALUE"
             document.blame(loc, f"{', '.join(undefined)} is not defined", right)

@@ -1,4 +1,4 @@
-"""Job files as text, and what becomes of them."""
+"""Job files as text, and helpers to load and change them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from psicli.config import Job
 
-# The job file of the documentation, but on this machine.
+# The job file that the documentation shows.
 SAMPLE = """\
 job: nightly-overlap
 self_party: alice
@@ -26,7 +26,7 @@ tasks:
     output_path: {alice: out/customers.csv}
 """
 
-# The smallest job file; `{...}` is where the tests put what they are about.
+# The smallest job file; a test adds tasks and replaces the values it is about.
 SMALL = """\
 job: j
 self_party: alice
@@ -49,7 +49,7 @@ Mistakes = Callable[..., list[str]]
 
 
 def starts(lines: Sequence[str], *expected: str) -> None:
-    """Assert that these are the mistakes, in this order, each by how it begins."""
+    """Assert that these are the mistakes, in this order; each is compared with the start of its line."""
     assert [line[: len(start)] for line, start in zip(lines, expected, strict=False)] == list(expected)
     assert len(lines) == len(expected), lines
 

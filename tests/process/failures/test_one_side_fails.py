@@ -135,7 +135,7 @@ def test_every_mistake_of_a_job_file_at_once(pair: Pair) -> None:
 
 def test_a_party_that_is_none(pair: Pair) -> None:
     marked_pair(pair)
-    failed(pair.start(LISTENER, "--party", "carol").result(), 78, "'carol' is no party of this job; give alice or bob")
+    failed(pair.start(LISTENER, "--party", "carol").result(), 78, "'carol' is not a party of this job")
 
 
 def test_no_job_file(pair: Pair) -> None:

@@ -22,7 +22,7 @@ def load(tmp_path: Path) -> Load:
 
 @pytest.fixture
 def mistakes(tmp_path: Path, load: Load) -> Mistakes:
-    """Load a job file that must be refused; give its mistakes, each as `LINE: FIELD: what; right`."""
+    """Load a job file that must be refused; return its mistakes, each as `LINE: FIELD: what; right`."""
 
     def run(text: str | bytes, **options: Any) -> list[str]:
         with pytest.raises(ConfigError) as caught:

@@ -64,7 +64,7 @@ def test_port_offset(load: Load, mistakes: Mistakes) -> None:
     job = load(text, port_offset=535)
     assert (job.listener.port, job.listener.listen_port) == (65535, 545)
     starts(
-        mistakes(text, port_offset=536), "5: cluster.nodes[0].address: the port is 65536 with --port-offset 536; ports"
+        mistakes(text, port_offset=536), "5: cluster.nodes[0].address: the port is 65536 with --port-offset 536; a port"
     )
     assert len(mistakes(text, port_offset=-20)) == 2
 
@@ -77,7 +77,7 @@ def test_port_offset(load: Load, mistakes: Mistakes) -> None:
         ('address: "127.0.0.1:1", listen_address: "0.0.0.0:1"', "", "nodes[0].listen_address"),
     ],
 )
-def test_plain_text_stays_on_this_machine(load: Load, mistakes: Mistakes, first: str, second: str, field: str) -> None:
+def test_plain_text_needs_permission(load: Load, mistakes: Mistakes, first: str, second: str, field: str) -> None:
     def text(more: str) -> str:
         return with_nodes(f"{{party: alice, {first}}}", f"{{party: bob{second}}}", more)
 
@@ -98,18 +98,18 @@ def test_tls_name(load: Load) -> None:
 
 
 @pytest.mark.parametrize("name", ["*.example.com", "a..b", "a b", "alice:1", ".", f"{'a' * 64}.b", "a." * 127 + "a"])
-def test_what_is_no_tls_name(mistakes: Mistakes, name: str) -> None:
+def test_bad_tls_name(mistakes: Mistakes, name: str) -> None:
     (line,) = mistakes(with_nodes(f'{{party: alice, address: "127.0.0.1:1", tls_name: "{name}"}}'))
-    assert re.match(r"\d+: cluster\.nodes\[0\]\.tls_name: .* is not a DNS name; give one such as", line)
+    assert re.match(r"\d+: cluster\.nodes\[0\]\.tls_name: .* is not a DNS name; give for example", line)
 
 
-def test_a_tls_name_for_two(mistakes: Mistakes) -> None:
+def test_tls_name_shared_by_both_parties(mistakes: Mistakes) -> None:
     (line,) = mistakes(with_nodes('{party: alice, address: "127.0.0.1:1", tls_name: BOB}'))
-    assert "cluster.nodes[0].tls_name: 'BOB' would stand for another node's party too; give every party" in line
+    assert "cluster.nodes[0].tls_name: 'BOB' is the certificate name of another node too; give every party" in line
 
 
 @pytest.mark.parametrize("tls", ["", "no", "null", "Insecure", "[a]", "{ca_file: a, certificate_file: b}"])
-def test_half_a_tls_is_no_tls(mistakes: Mistakes, tls: str) -> None:
+def test_incomplete_tls(mistakes: Mistakes, tls: str) -> None:
     (line,) = mistakes(with_nodes('{party: alice, address: "a.example:1"}', more=f"  tls: {tls}\n"))
     assert line.startswith("7: cluster.tls")
 
@@ -146,12 +146,12 @@ def test_undefined_variable(mistakes: Mistakes) -> None:
 
 
 @pytest.mark.parametrize("path", ["$DATE.csv", "${}.csv", "${a-b}.csv", "a$.csv", "${A.csv", "${1}.csv"])
-def test_dollar_that_starts_no_variable(mistakes: Mistakes, path: str) -> None:
+def test_dollar_without_a_variable(mistakes: Mistakes, path: str) -> None:
     text = (SMALL + TASK).replace("in.csv", f"'{path}'")
-    starts(mistakes(text, variables={"DATE": "x"}), "11: tasks[0].input_path.alice: holds a $ that starts no variable")
+    starts(mistakes(text, variables={"DATE": "x"}), "11: tasks[0].input_path.alice: contains a $ without a variable")
 
 
-def test_variables_nowhere_else(load: Load) -> None:
+def test_other_fields_keep_their_dollar_signs(load: Load) -> None:
     text = (SMALL + TASK).replace("[id]", "['${ID}']").replace("{alice: in.csv}", "{alice: in.csv, bob: '${BOB}.x'}")
     assert load(text).tasks[0].keys == ("${ID}",)
 
@@ -166,7 +166,7 @@ def test_hostile_variable(mistakes: Mistakes, value: str) -> None:
 # Lists --------------------------------------------------------------------------------------------------------------
 
 
-def test_lists_are_many_tasks(tmp_path: Path, load: Load) -> None:
+def test_a_list_of_paths_makes_one_task_of_each(tmp_path: Path, load: Load) -> None:
     text = with_paths("{alice: [a.csv, '${B}.csv'], bob: [x.csv, y.csv]}", "{alice: [1.csv, 2.parquet]}")
     first, second = load(text, variables={"B": "b"}).tasks
     assert (first.name, first.keys, first.input_path) == ("t-1", ("id",), tmp_path / "a.csv")
@@ -184,8 +184,12 @@ def test_list_of_one(load: Load) -> None:
 @pytest.mark.parametrize(
     ("inputs", "outputs", "expected"),
     [
-        ("{alice: [a.csv, b.csv]}", "{alice: [o.csv]}", "12: tasks[0].output_path.alice: lists 1 paths where"),
-        ("{alice: [a.csv], bob: [c.csv, d.csv]}", "{alice: [o.csv]}", "11: tasks[0].input_path.bob: lists 2 paths"),
+        ("{alice: [a.csv, b.csv]}", "{alice: [o.csv]}", "12: tasks[0].output_path.alice: the number of paths is 1"),
+        (
+            "{alice: [a.csv], bob: [c.csv, d.csv]}",
+            "{alice: [o.csv]}",
+            "11: tasks[0].input_path.bob: the number of paths is 2, but tasks[0].input_path.alice has 1; all lists",
+        ),
         ("{alice: [a.csv]}", "{alice: o.csv}", "12: tasks[0].output_path.alice: is one path; give a list of 1"),
         ("{alice: a.csv}", "{alice: [o.csv]}", "11: tasks[0].input_path.alice: is one path"),
         ("{alice: [a.csv, b.csv]}", "{alice: [o.csv, o.csv]}", "12: tasks[0].output_path.alice[1]: is the same file"),
@@ -197,7 +201,7 @@ def test_bad_lists(mistakes: Mistakes, inputs: str, outputs: str, expected: str)
     starts(mistakes(with_paths(inputs, outputs)), expected)
 
 
-def test_list_names_clash_with_a_task(mistakes: Mistakes) -> None:
+def test_a_name_made_by_a_list_is_taken_by_a_task(mistakes: Mistakes) -> None:
     text = with_paths("{alice: [a.csv]}", "{alice: [o.csv]}") + TASK.replace("name: t", "name: t-1")
     starts(mistakes(text), "13: tasks[1].name: t-1 is the name of another task (line 9)")
 
@@ -205,7 +209,7 @@ def test_list_names_clash_with_a_task(mistakes: Mistakes) -> None:
 def test_list_makes_a_name_too_long(mistakes: Mistakes) -> None:
     text = with_paths("{alice: [a.csv]}", "{alice: [o.csv]}").replace("name: t", "name: " + "t" * 63)
     (line,) = mistakes(text)
-    assert "is too long; names have at most 63 characters" in line
+    assert "is too long; a name has at most 63 characters" in line
 
 
 # Paths --------------------------------------------------------------------------------------------------------------
@@ -259,16 +263,16 @@ def test_one_input_may_serve_many_tasks(load: Load) -> None:
     assert len(load(SMALL + TASK + TASK.replace("name: t", "name: u").replace("out.csv", "p.csv")).tasks) == 2
 
 
-def test_standard_streams_serve_one_task(mistakes: Mistakes) -> None:
+def test_only_one_task_uses_a_standard_stream(mistakes: Mistakes) -> None:
     one = TASK.replace("in.csv", "'-'").replace("out.csv", "'-'")
     starts(
         mistakes(SMALL + one + one.replace("name: t", "name: u")),
-        "15: tasks[1].input_path.alice: - is an input already (line 11)",
+        "15: tasks[1].input_path.alice: - is the input of another task (line 11)",
         "16: tasks[1].output_path.alice: is the same file as tasks[0].output_path.alice (line 12)",
     )
 
 
-def test_nothing_but_the_yaml_is_touched(tmp_path: Path, load: Load) -> None:
+def test_loading_reads_only_the_job_file(tmp_path: Path, load: Load) -> None:
     load(SAMPLE)
     assert [path.name for path in tmp_path.iterdir()] == ["job.yaml"]
 
@@ -306,7 +310,7 @@ def test_rates(load: Load, text: str, rate: float) -> None:
 @pytest.mark.parametrize(
     "text", ["0", "0.0", "1.5", "1.01", "2", "-0.5", "25%", ".5", "5e-1", "nan", "inf", "''", "half"]
 )
-def test_what_is_no_rate(mistakes: Mistakes, text: str) -> None:
+def test_bad_rate(mistakes: Mistakes, text: str) -> None:
     starts(
         mistakes(with_policy(f"max_match_rate: {text}")),
         f"8: policy.max_match_rate: '{text.strip(chr(39))}' is not a rate; give a decimal fraction above 0",
@@ -314,24 +318,24 @@ def test_what_is_no_rate(mistakes: Mistakes, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["min_peer_items", "max_peer_items", "max_runs_per_day", "min_output_rows"])
-def test_what_is_no_limit(mistakes: Mistakes, name: str) -> None:
-    starts(mistakes(with_policy(f"{name}: 0")), f"8: policy.{name}: 0 is out of bounds; give at least 1")
+def test_bad_limit(mistakes: Mistakes, name: str) -> None:
+    starts(mistakes(with_policy(f"{name}: 0")), f"8: policy.{name}: 0 is out of range; give at least 1")
     starts(mistakes(with_policy(f"{name}: 1.5")), f"8: policy.{name}: '1.5' is not a whole number")
     starts(mistakes(with_policy(f"{name}s: 1")), f"8: policy.{name}s: unknown field; did you mean {name}?")
 
 
-def test_sizes_that_exclude_each_other(mistakes: Mistakes) -> None:
+def test_min_peer_items_above_max_peer_items(mistakes: Mistakes) -> None:
     starts(
         mistakes(with_policy("min_peer_items: 11, max_peer_items: 10")),
-        "8: policy.min_peer_items: 11 is more than max_peer_items, which is 10; give the smaller number here",
+        "8: policy.min_peer_items: 11 is more than max_peer_items, which is 10; lower it, or raise max_peer_items",
     )
 
 
 @pytest.mark.parametrize("limit", ["max_match_rate: 0.5", "min_output_rows: 5"])
-def test_limits_on_a_result_this_party_never_sees(load: Load, mistakes: Mistakes, limit: str) -> None:
+def test_limits_on_a_result_this_party_does_not_learn(load: Load, mistakes: Mistakes, limit: str) -> None:
     name = limit.split(":")[0]
-    right = "remove it, or give such tasks a job of their own"
-    what = "cannot be checked: task t has no result for alice, which is its sender"
+    right = "remove the limit, or move the task to another job"
+    what = "cannot be checked, because alice does not learn the result of task t"
     text = with_policy(limit, receiver="bob")
     starts(mistakes(text), f"8: policy.{name}: {what}; {right}")
     load(text.replace("{receiver: bob}", "{receiver: bob, broadcast_result: true}"))
@@ -340,8 +344,8 @@ def test_limits_on_a_result_this_party_never_sees(load: Load, mistakes: Mistakes
     mixed = text + TASK.replace("name: t", "name: u\n    receiver: alice").replace("out.csv", "u.csv")
     load(mixed, only=["u"])
     starts(mistakes(mixed), f"8: policy.{name}: {what}")
-    # Nobody else's mistake is made ours.
-    starts(mistakes(text, party="carol"), "4: --party: 'carol' is no party of this job")
+    # A wrong --party is the only mistake then.
+    starts(mistakes(text, party="carol"), "4: --party: 'carol' is not a party of this job")
 
 
 def test_a_simulation_has_no_policy(load: Load, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Job files: what a good one becomes, and how YAML is read."""
+"""Job files without mistakes, and how YAML is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from psicli.core.errors import ConfigError, InputMissingError
 from psicli.core.memory import LIBRARIES, MemoryPlan
 from psicli.job.meeting import bin_items
 
-# What a good file becomes -------------------------------------------------------------------------------------------
+# A file without mistakes --------------------------------------------------------------------------------------------
 
 
 def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
@@ -90,7 +90,7 @@ def test_task_settings_come_before_defaults(load: Load) -> None:
     assert second.output_path is not None
 
 
-def test_output_of_a_party_that_learns_nothing(load: Load) -> None:
+def test_a_party_that_does_not_learn_the_result_has_no_output(load: Load) -> None:
     text = (SMALL + TASK).replace("receiver: alice", "receiver: bob")
     assert load(text).tasks[0].output_path is None
     assert load(text.replace("    output_path: {alice: out.csv}\n", "")).tasks[0].output_path is None
@@ -172,7 +172,7 @@ def test_aliases(load: Load) -> None:
 
 
 def test_alias_of_itself(mistakes: Mistakes) -> None:
-    starts(mistakes("job: j\ntasks: &t\n  - *t\n"), "2: tasks[0]: is an alias of something that contains it")
+    starts(mistakes("job: j\ntasks: &t\n  - *t\n"), "2: tasks[0]: is an alias of a value that contains it")
 
 
 @pytest.mark.parametrize("width", [1, 10])
@@ -187,14 +187,14 @@ def test_repeated_yaml_key(mistakes: Mistakes) -> None:
     text = SMALL + TASK + "    keys: {alice: [id], alice: [other]}\njob: j\n"
     starts(
         mistakes(text),
-        "13: tasks[0].keys: stands here again (first in line 10); keep one",
-        "14: job: stands here again (first in line 1)",
+        "13: tasks[0].keys: appears twice (first in line 10); keep one",
+        "14: job: appears twice (first in line 1)",
     )
 
 
 def test_repeated_key_in_a_flow_mapping(mistakes: Mistakes) -> None:
     text = SMALL + TASK.replace("{alice: [id]}", "{alice: [id], alice: [other]}")
-    starts(mistakes(text), "10: tasks[0].keys.alice: stands here again (first in line 10)")
+    starts(mistakes(text), "10: tasks[0].keys.alice: appears twice (first in line 10)")
 
 
 def test_tags_are_refused(mistakes: Mistakes) -> None:
@@ -207,20 +207,20 @@ def test_control_characters_are_refused(mistakes: Mistakes) -> None:
     found = mistakes(text + '"\\e[2J": x\n')
     starts(
         found,
-        "10: tasks[0].keys.alice[0]: 'a\\x00b' holds a line break or control character",
-        "11: tasks[0].input_path.alice: '\\ud800.csv' holds",
+        "10: tasks[0].keys.alice[0]: 'a\\x00b' contains a line break or control character",
+        "11: tasks[0].input_path.alice: '\\ud800.csv' contains",
         "13: ",
     )
     assert all(line.isprintable() for line in found)
 
 
-def test_threads_are_set_by_the_job_file(load: Load, mistakes: Mistakes) -> None:
+def test_threads(load: Load, mistakes: Mistakes) -> None:
     text = with_nodes('{party: alice, address: "127.0.0.1:1"}', more="pipeline: {threads: 3}\n")
     assert load(text).pipeline.threads == 3
     wrong = [mistakes(text.replace("3", value)) for value in ("0", "1025", "all")]
     assert wrong == [
-        ["7: pipeline.threads: 0 is out of bounds; give at least 1"],
-        ["7: pipeline.threads: 1025 is out of bounds; give at most 1024"],
+        ["7: pipeline.threads: 0 is out of range; give at least 1"],
+        ["7: pipeline.threads: 1025 is out of range; give at most 1024"],
         ["7: pipeline.threads: 'all' is not a whole number; give plain digits, without unit or sign"],
     ]
 
@@ -248,28 +248,28 @@ def test_pipeline_settings(load: Load, setting: str, value: int) -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "expected"),
     [
-        ("depth", "0", "0 is out of bounds; give at least 1"),
-        ("depth", "65", "65 is out of bounds; give at most 64"),
+        ("depth", "0", "0 is out of range; give at least 1"),
+        ("depth", "65", "65 is out of range; give at most 64"),
         ("depth", "deep", "'deep' is not a whole number; give plain digits, without unit or sign"),
-        ("frame_items", "0", "0 is out of bounds; give at least 1024"),
-        ("frame_items", "1016", "1016 is out of bounds; give at least 1024"),
-        ("frame_items", "1028", "1028 is no multiple of 8; give one"),
-        ("frame_items", "32776", "32776 is out of bounds; give at most 32768"),
+        ("frame_items", "0", "0 is out of range; give at least 1024"),
+        ("frame_items", "1016", "1016 is out of range; give at least 1024"),
+        ("frame_items", "1028", "1028 is not a multiple of 8; give a multiple of 8"),
+        ("frame_items", "32776", "32776 is out of range; give at most 32768"),
         ("frame_items", "16k", "'16k' is not a whole number; give plain digits, without unit or sign"),
-        ("bin_items", "0", "0 is out of bounds; give at least 16384"),
-        ("bin_items", "8192", "8192 is out of bounds; give at least 16384"),
-        ("bin_items", "134217728", "134217728 is out of bounds; give at most 67108864"),
-        ("bin_items", "16385", "16385 is no power of two; give 16384 or 32768"),
-        ("bin_items", "1000000", "1000000 is no power of two; give 524288 or 1048576"),
+        ("bin_items", "0", "0 is out of range; give at least 16384"),
+        ("bin_items", "8192", "8192 is out of range; give at least 16384"),
+        ("bin_items", "134217728", "134217728 is out of range; give at most 67108864"),
+        ("bin_items", "16385", "16385 is not a power of two; give 16384 or 32768"),
+        ("bin_items", "1000000", "1000000 is not a power of two; give 524288 or 1048576"),
         ("bin_items", "1M", "'1M' is not a whole number; give plain digits, without unit or sign"),
         ("memory", "383MB", "'383MB' is too little; give at least 384MB"),
         ("memory", "366MiB", "'366MiB' is too little; give at least 384MB"),
         ("memory", "383999999", "'383999999' is too little; give at least 384MB"),
         ("memory", "2", "'2' is too little; give at least 384MB"),
-        ("memory", "512M", "'512M' is no amount of memory; give for example 512MB, 2GB or 400MiB"),
-        ("memory", "1.5GB", "'1.5GB' is no amount of memory; give for example 512MB, 2GB or 400MiB"),
-        ("memory", "-1GB", "'-1GB' is no amount of memory; give for example 512MB, 2GB or 400MiB"),
-        ("memory", "[1GB]", "is a list; write for example `memory: 512MB`"),
+        ("memory", "512M", "'512M' is not an amount of memory; give for example 512MB, 2GB or 400MiB"),
+        ("memory", "1.5GB", "'1.5GB' is not an amount of memory; give for example 512MB, 2GB or 400MiB"),
+        ("memory", "-1GB", "'-1GB' is not an amount of memory; give for example 512MB, 2GB or 400MiB"),
+        ("memory", "[1GB]", "is a list; write it like `memory: 512MB`"),
     ],
 )
 def test_pipeline_settings_out_of_bounds(mistakes: Mistakes, setting: str, value: str, expected: str) -> None:
@@ -306,7 +306,7 @@ def test_memory_is_an_amount_with_or_without_a_unit(load: Load, text: str, size:
         ("{memory: 64GB, bin_items: 4194304}", 1 << 22),
     ],
 )
-def test_a_bin_holds_what_memory_has_room_for_or_what_is_asked_for(load: Load, settings: str, items: int) -> None:
+def test_bin_items_follow_from_memory_unless_set(load: Load, settings: str, items: int) -> None:
     text = with_nodes('{party: alice, address: "127.0.0.1:1"}', more=f"pipeline: {settings}\n")
     assert bin_items(load(text)) == items
 
@@ -315,10 +315,10 @@ def test_a_bin_holds_what_memory_has_room_for_or_what_is_asked_for(load: Load, s
     ("limit", "expected"),
     [("4000000000\n", 1_000_000_000), ("600000000\n", 384_000_000), ("max\n", None), (None, None)],
 )
-def test_default_memory_is_a_quarter_of_what_there_is(
+def test_default_memory_is_a_quarter_of_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, expected: int | None
 ) -> None:
-    """Of the machine, or of the container where that has less."""
+    """The memory of the machine, or of the container if that is smaller."""
     machine = 16_000_000_000
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": machine // 4096, "SC_PAGE_SIZE": 4096}.__getitem__)
     monkeypatch.setattr(fields, "MEMORY_LIMITS", (tmp_path / "memory.max", tmp_path / "absent"))
@@ -330,17 +330,17 @@ def test_default_memory_is_a_quarter_of_what_there_is(
 # Parties, --party, --only -------------------------------------------------------------------------------------------
 
 
-def test_party_argument_comes_before_self_party(load: Load, mistakes: Mistakes) -> None:
+def test_party_argument_overrides_self_party(load: Load, mistakes: Mistakes) -> None:
     assert load((SMALL + TASK).replace("self_party: alice", "self_party: carol"), party="alice").party == "alice"
-    starts(mistakes(SMALL + TASK, party="carol"), "4: --party: 'carol' is no party of this job; give alice or bob")
+    starts(mistakes(SMALL + TASK, party="carol"), "4: --party: 'carol' is not a party of this job; give alice or bob")
 
 
-def test_only_picks_tasks_in_the_order_of_the_file(load: Load, mistakes: Mistakes) -> None:
+def test_only_selects_tasks_in_the_order_of_the_file(load: Load, mistakes: Mistakes) -> None:
     text = SMALL + "".join(TASK.replace("name: t", f"name: {n}").replace("out.csv", f"{n}.csv") for n in "abc")
     assert [task.name for task in load(text, only=["c", "a", "c"]).tasks] == ["a", "c"]
     assert [task.name for task in load(text).tasks] == ["a", "b", "c"]
     starts(
         mistakes(text, only=["x", "a", "y"]),
-        "8: --only: 'x' is no task of this job; the tasks are a, b, c",
-        "8: --only: 'y' is no task",
+        "8: --only: 'x' is not a task of this job; the tasks are a, b, c",
+        "8: --only: 'y' is not a task",
     )

@@ -1,4 +1,4 @@
-"""Mistakes in a job file: each with its line, all at once; and hostile files."""
+"""Mistakes in job files, and hostile job files: all mistakes are reported, each with its line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from psicli.core.errors import ConfigError
 # Shape --------------------------------------------------------------------------------------------------------------
 
 
-def test_every_mistake_at_once_sorted_by_line(mistakes: Mistakes) -> None:
+def test_all_mistakes_are_reported_in_order_of_line(mistakes: Mistakes) -> None:
     text = """\
 job: Nightly Overlap
 self_party: alice
@@ -57,19 +57,19 @@ whatever: red
     starts(
         mistakes(text),
         "1: job: 'Nightly Overlap' is not a name; use 1 to 63 of a-z, 0-9 and -",
-        "5: cluster.nodes[0].address: '127.0.0.1' has no port from 1 to 65535 after a host; give HOST:PORT",
-        "6: cluster.nodes[1].listen_address: has no use here; only the first node listens",
-        "7: cluster.link_desc.connect_retry_times: 0 is out of bounds; give at least 1",
+        "5: cluster.nodes[0].address: '127.0.0.1' is not a host followed by a port from 1 to 65535; give HOST:PORT",
+        "6: cluster.nodes[1].listen_address: has no effect here; only the first node listens",
+        "7: cluster.link_desc.connect_retry_times: 0 is out of range; give at least 1",
         "7: cluster.link_desc.recv_timeout_ms: 'soon' is not a whole number; give plain digits",
         "9: psi.reciever: unknown field; did you mean receiver?",
         "10: psi.broadcast_result: 'no' is neither true nor false; give true or false",
-        "13: tasks[0].keys.alice: holds an empty column name",
-        "13: tasks[0].keys.carol: 'carol' is no party of this job; the parties are alice and bob",
-        "14: tasks[0].input_path.alice: 'in.txt' has no known suffix; the suffixes are .csv, .tsv, .csv.gz, .tsv.gz, "
+        "13: tasks[0].keys.alice: contains an empty column name",
+        "13: tasks[0].keys.carol: 'carol' is not a party of this job; the parties are alice and bob",
+        "14: tasks[0].input_path.alice: 'in.txt' has no known suffix; use one of .csv, .tsv, .csv.gz, .tsv.gz, "
         ".parquet",
-        "16: tasks[0].receiver: 'dave' is no party of this job; give alice or bob",
+        "16: tasks[0].receiver: 'dave' is not a party of this job; give alice or bob",
         "17: tasks[1].name: a is the name of another task (line 12); give every task its own",
-        "18: tasks[1].keys: is the text 'id'; write for example `keys: {alice: [id], bob: [customer_id]}`",
+        "18: tasks[1].keys: is the text 'id'; write it like `keys: {alice: [id], bob: [customer_id]}`",
         "19: tasks[1].input_path.alice: is missing; this party runs here",
         "20: tasks[1].output_path.alice: is the same file as tasks[0].output_path.alice (line 15)",
         "22: whatever: unknown field; the fields here are job, self_party, cluster, psi, pipeline, policy, tasks",
@@ -79,9 +79,9 @@ whatever: red
 def test_everything_missing(mistakes: Mistakes) -> None:
     starts(
         mistakes("{}"),
-        "1: job: is missing; add for example `job: nightly-overlap`",
-        "1: cluster: is missing; add for example `cluster: {nodes: ",
-        "1: tasks: is missing; add for example `tasks: [",
+        "1: job: is missing; add it, for example `job: nightly-overlap`",
+        "1: cluster: is missing; add it, for example `cluster: {nodes: ",
+        "1: tasks: is missing; add it, for example `tasks: [",
         "1: self_party: is missing; add it, or give --party",
     )
     fields = ("name", "keys", "input_path", "output_path.alice")
@@ -92,15 +92,19 @@ def test_everything_missing(mistakes: Mistakes) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("psi: {receiver: alice}", "psi: [a]", "7: psi: is a list; write for example `psi: {"),
+        ("psi: {receiver: alice}", "psi: [a]", "7: psi: is a list; write it like `psi: {"),
         ("psi: {receiver: alice}", "psi: {receiver: }", "7: psi.receiver: '' is not a name"),
         ("psi: {receiver: alice}", "psi: {receiver: [alice]}", "7: psi.receiver: is a list"),
         ("{alice: [id]}", "{alice: id}", "10: tasks[0].keys.alice: is the text 'id'"),
         ("{alice: [id]}", "{alice: [[id]]}", "10: tasks[0].keys.alice[0]: is a list"),
-        ("{alice: [id]}", "{alice: []}", "10: tasks[0].keys.alice: names 0 columns"),
+        ("{alice: [id]}", "{alice: []}", "10: tasks[0].keys.alice: the number of columns is 0"),
         ("{alice: [id]}", "{alice: [a, b, a]}", "10: tasks[0].keys.alice: names 'a' more than once"),
-        ("[id]", str([f"c{n}" for n in range(256)]), "10: tasks[0].keys.alice: names 256 columns; name 1 to 255"),
-        ("{alice: [id]}", "{alice: [a], bob: [a, b]}", "10: tasks[0].keys: has 1 of alice, 2 of bob"),
+        ("[id]", str([f"c{n}" for n in range(256)]), "10: tasks[0].keys.alice: the number of columns is 256; name 1"),
+        (
+            "{alice: [id]}",
+            "{alice: [a], bob: [a, b]}",
+            "10: tasks[0].keys: the number of key columns is 1 for alice and 2 for bob; give both parties equally many",
+        ),
         ("{alice: [id]}", "{bob: [id]}", "10: tasks[0].keys.alice: is missing"),
         ("{alice: in.csv}", "{alice: {a: b}}", "11: tasks[0].input_path.alice: is a mapping"),
         ("{alice: in.csv}", "{alice: ''}", "11: tasks[0].input_path.alice: is empty"),
@@ -112,15 +116,15 @@ def test_everything_missing(mistakes: Mistakes) -> None:
         ("name: t", f"name: {'a' * 65}", "9: tasks[0].name: "),
         ("name: t", "name: ${T}", "9: tasks[0].name: '${T}' is not a name"),
         ("self_party: alice\n", "", "1: self_party: is missing; add it, or give --party (alice or bob)"),
-        ("self_party: alice", "self_party: carol", "2: self_party: 'carol' is no party of this job; give alice or bob"),
-        ("receiver: alice", "receiver: carol", "7: psi.receiver: 'carol' is no party of this job"),
-        ("{party: bob}", "{party: alice}", "6: cluster.nodes[1].party: 'alice' is another node's party too"),
+        ("self_party: alice", "self_party: carol", "2: self_party: 'carol' is not a party of this job; give alice"),
+        ("receiver: alice", "receiver: carol", "7: psi.receiver: 'carol' is not a party of this job"),
+        ("{party: bob}", "{party: alice}", "6: cluster.nodes[1].party: 'alice' is the party of another node too"),
         ("{party: bob}", "bob", "6: cluster.nodes[1]: is the text 'bob'"),
-        ("    - {party: bob}\n", "", "4: cluster.nodes: lists 1 nodes; psicli runs between exactly two parties"),
+        ("    - {party: bob}\n", "", "4: cluster.nodes: the number of nodes is 1; psicli runs between exactly"),
         (
             "{party: bob}\n",
             "{party: bob}\n    - {party: carol}\n",
-            "4: cluster.nodes: lists 3 nodes; psicli runs between exactly two parties, other numbers are not supported",
+            "4: cluster.nodes: the number of nodes is 3; psicli runs between exactly two parties; list two nodes",
         ),
     ],
 )
@@ -135,14 +139,14 @@ def test_values_are_shown_clipped(mistakes: Mistakes) -> None:
     assert len(line) < 400
 
 
-def test_a_flood_of_mistakes_is_cut(tmp_path: Path, load: Load) -> None:
+def test_many_mistakes_are_truncated(tmp_path: Path, load: Load) -> None:
     with pytest.raises(ConfigError, match="and 904 more mistakes"):
         load("\n".join(f"x{n}: y" for n in range(1000)))
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "1e3", "1_000", "007", "9" * 30, "1000.0", "", "\u0663"])
-def test_numbers_out_of_bounds(mistakes: Mistakes, number: str) -> None:
-    # A window of 0 is one: none.
+def test_numbers_out_of_range(mistakes: Mistakes, number: str) -> None:
+    # reconnect_window_ms may be 0, which disables reconnecting.
     names = LinkSettings.model_fields.keys() - ({"reconnect_window_ms"} if number == "0" else set())
     for name in sorted(names):
         text = with_nodes('{party: alice, address: "127.0.0.1:1"}', more=f"  link_desc: {{{name}: {number}}}\n")
@@ -150,7 +154,7 @@ def test_numbers_out_of_bounds(mistakes: Mistakes, number: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["no", "yes", "on", "1", "", "null"])
-def test_only_true_and_false_are_truth(mistakes: Mistakes, word: str) -> None:
+def test_booleans_are_true_or_false(mistakes: Mistakes, word: str) -> None:
     text = (SMALL + TASK).replace("{receiver: alice}", f"{{receiver: alice, broadcast_result: {word}}}")
     starts(mistakes(text), "7: psi.broadcast_result: ")
 
@@ -167,7 +171,7 @@ def test_schema_describes_every_field() -> None:
         for name, field in part["properties"].items():
             assert field["description"], name
             assert field["examples"], name
-            # The models' own words for a bound mean nothing in a schema.
+            # pydantic's names of the bounds have no meaning in a JSON Schema.
             assert not {"ge", "le", "multiple_of"} & set(field), name
 
 
@@ -247,7 +251,7 @@ def test_any_bytes_are_loaded_or_refused(data: bytes) -> None:
     loads_or_refuses(data)
 
 
-# Trees that are valid YAML but hold any kind of thing anywhere.
+# Trees that are valid YAML, with any kind of value anywhere.
 LEAVES = st.sampled_from(["", "alice", "bob", "x.csv", "-", "true", "127.0.0.1:1", "${A}", "$", "insecure", "7"])
 TREES = st.recursive(
     LEAVES,
