@@ -1,0 +1,51 @@
+"""The code blocks of README.md and docs/ work as they are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.docs import static
+from support.docs.blocks import read_blocks
+from support.docs.generate import ROOT
+from support.docs.story import Story, environment
+from support.processes.runner import free_ports
+
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/*.md", "docs/decisions/*.md", "sample_data/*.md")
+    for path in ROOT.glob(pattern)
+    if path.name != "CHANGELOG.md"
+)
+# The only blocks of commands or output that are checked, but not run: how many there are of each reason.
+NOT_RUN = {
+    "installs psicli for the reader": 2,
+    "needs a clone with its virtual environment": 5,
+    "builds and tries a release": 2,
+    "shows one check with several kinds of findings": 1,
+    "shows what a second run of the same job prints": 1,
+    "needs a run in progress": 1,
+}
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_blocks_are_valid(page: Path) -> None:
+    for block in read_blocks(page):
+        static.check(block)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```sh" in page.read_text()], ids=name)
+def test_blocks_run(page: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "page"
+    folder.mkdir()
+    with free_ports(1) as ports:
+        Story(folder, ports[0], environment(tmp_path / "bin")).run(read_blocks(page))
+
+
+def test_few_blocks_are_not_run() -> None:
+    reasons = [block.not_run for page in PAGES for block in read_blocks(page) if block.not_run]
+    assert {reason: reasons.count(reason) for reason in reasons} == NOT_RUN
