@@ -88,7 +88,8 @@ def check_psicli(arguments: list[str]) -> None:
         assert name in command.commands, f"psicli has no command {name}"
         command = command.commands[name]
     if not {"--help", "-h", "--version"} & set(rest):
-        command.make_context("psicli", rest)
+        # Commands inherit the names of the help option, and keep them from the first time they are used.
+        command.make_context("psicli", rest, parent=click.Context(cli, **cli.context_settings))
 
 
 # Schedules ---------------------------------------------------------------------------------------------------------
