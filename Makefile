@@ -42,7 +42,7 @@ SLICE_large := tests/unit/tables tests/project
 SLICES := kills kills-resumed-alice kills-resumed-bob kills-random failures links resume hostile privacy kernel processes large
 SLICE ?= $(SLICES)
 
-.PHONY: demo test test-more test-slow lint format proto docs-generate clean
+.PHONY: demo test test-more test-slow lint format proto docs docs-generate clean
 .PHONY: bench bench-peers bench-batch bench-memory bench-network bench-overlap bench-resume bench-wide
 
 demo: $(VENV)/.installed
@@ -79,6 +79,10 @@ proto: $(VENV)/.test-installed
 # The reference of the job file, the commands' help and the table of exit codes in docs/; a test compares them with the code.
 docs-generate: $(VENV)/.test-installed
 	PYTHONPATH=tests $(BIN)/python -m support.docs.generate
+
+# The documentation as a site, in build/site. A link or anchor that leads nowhere is an error.
+docs: docs-generate $(VENV)/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # Two processes on this machine, ROWS rows a side; then the curve backends by themselves.
 bench: $(VENV)/.test-installed
@@ -134,6 +138,11 @@ $(VENV)/.test-installed: $(BUILT_FROM) | $(VENV)/bin/python
 $(VENV)/.lint-installed: $(BUILT_FROM) | $(VENV)/bin/python
 	$(FORGET_KERNEL)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@touch $@ $(VENV)/.installed $(VENV)/.test-installed
+
+$(VENV)/.docs-installed: $(BUILT_FROM) | $(VENV)/bin/python
+	$(FORGET_KERNEL)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,docs]'
 	@touch $@ $(VENV)/.installed $(VENV)/.test-installed
 
 $(PEER_VENV)/.installed:

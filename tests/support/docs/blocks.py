@@ -56,6 +56,7 @@ def _blocks(lines: list[str]) -> Iterator[Block]:
             else:
                 not_run = comment["text"]
         elif fence := _FENCE.match(line):
+            assert len(fence["indent"]) % 4 == 0, f"line {number}: in a list, indent a block by 4, as MkDocs needs it"
             first, number = number, _end_of_fence(lines, number)
             text = "".join(f"{each[len(fence['indent']) :]}\n" for each in lines[first : number - 1])
             yield Block(fence["language"], fence["title"] or "", text, first, follows, not_run)

@@ -34,9 +34,9 @@ def _fields(table: Schema, definitions: Schema, path: Path, order: Sequence[str]
         below, inner = _table(field)
         here, required = (*path, name), name in table.get("required", ())
         if inner is None:
-            yield _entry("###", here, field, required, order)
+            yield _entry(f"### `{name}`", here, field, required, order)
         else:
-            sections.append(_entry("##", here, field, required, order))
+            sections.append(_entry(f"## `{_name(here)}`", here, field, required, order))
             sections += _fields(definitions[inner], definitions, (*here, *below), order)
     yield from sections
 
@@ -54,10 +54,10 @@ def _table(field: Schema) -> tuple[Path, str | None]:
 
 
 def _entry(heading: str, path: Path, field: Schema, required: bool, order: Sequence[str]) -> str:
-    """Return a field's heading, facts, description and examples."""
+    """Return the heading, facts, description and examples of a field."""
     kind = _kind(field)
     facts = f"{kind[0].upper()}{kind[1:]}. {'Required.' if required else _default(path, field.get('default'))}"
-    parts = [f"{heading} `{_name(path)}`", f"*{facts}*", field["description"]]
+    parts = [heading, f"*{facts}*", field["description"]]
     examples = [_nested(path, _ordered(example, order)) for example in field["examples"]]
     return "\n\n".join([*parts, *(f"```yaml\n{_yaml(example)}\n```" for example in examples)])
 
@@ -112,8 +112,8 @@ def _number(field: Schema) -> str:
 
 
 def _name(path: Path) -> str:
-    """Return a path as the headings show it: cluster.nodes[].address."""
-    return "".join("[]" if step == 0 else f".{step}" for step in path).removeprefix(".")
+    """Return the path of a section: cluster.nodes."""
+    return ".".join(str(step) for step in path if step != 0)
 
 
 def _nested(path: Path, value: Any) -> Any:
