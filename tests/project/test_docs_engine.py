@@ -174,6 +174,7 @@ def test_blocks_without_mistakes(tmp_path: Path, text: str) -> None:
         "```yaml\npipeline: {memory: 1MB}\n```\n",
         "```json\n{\n```\n",
         "```rust\n```\n",
+        f"```text\n{'x' * 81}\n```\n",
         "```\npsicli run --config job.yaml\n```\n",
         "Text.\n\n    make demo\n",
     ],

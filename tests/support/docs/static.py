@@ -21,6 +21,8 @@ from psicli.config import load_job
 
 ROOT = Path(__file__).parents[3]
 LANGUAGES = {"", "sh", "test", "python", "yaml", "csv", "text", "ini", "crontab", "json"}
+# What fits on a page of the site and in a terminal.
+WIDTH = 80
 # A line of a picture that looks like a command, which would escape the tests.
 COMMAND = re.compile(r"^\s*(?:\w+)?[$#]? ?(?:psicli|make|pip|python3?|git|pytest|sh|cat) +[a-z./-]", re.MULTILINE)
 TARGETS = set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -31,6 +33,9 @@ CRON_LINE = re.compile(r"(?:[\d*/,-]+\s+){5}(.*)|@\w+\s+(.*)")
 def check(block: Block) -> None:
     """Check a block as far as it can be checked without running it. Raises AssertionError."""
     assert block.language in LANGUAGES, f"line {block.line}: no test knows the language {block.language}"
+    if block.language not in ("", "test") and not block.not_run:
+        widest = max(map(len, block.text.splitlines()), default=0)
+        assert widest <= WIDTH, f"line {block.line}: a line of {widest} characters"
     if block.language in ("sh", "test"):
         check_commands(block.text)
     elif block.language == "yaml":
