@@ -53,7 +53,7 @@ def load_job(
     checks.check_receivers(document, parties)
     for task in document.entries("tasks"):
         checks.check_task(document, task, own, parties)
-    slots = checks.undo_lists(document)
+    slots = checks.expand_lists(document)
     checks.check_names(document, slots, only)
     chosen = [slot for slot in slots if not only or slot.name in only]
     checks.check_policy(document, chosen, own, parties)

@@ -152,7 +152,7 @@ class Slot:
         return loc if self.position is None else (*loc, self.position)
 
 
-def undo_lists(document: Document) -> list[Slot]:
+def expand_lists(document: Document) -> list[Slot]:
     """Return every task of the file, with lists of paths expanded, and check these lists."""
     slots: list[Slot] = []
     if document.get("tasks") == []:

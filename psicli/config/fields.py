@@ -77,7 +77,7 @@ def _given_path(value: object) -> object:
 def split_address(text: str) -> tuple[str, int]:
     """Return host (IPv6 without its brackets) and port of HOST:PORT. Raises PydanticCustomError."""
     host, _, port = text.rpartition(":")
-    right = "give HOST:PORT, for example alice.example.com:18560 or [::1]:18560"
+    right = "give HOST:PORT, for example alice.example.com:9560 or [::1]:9560"
     if not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535 or not host:
         raise _wrong(f"{shown(text)} is not a host followed by a port from 1 to 65535", right)
     found = _HOST.fullmatch(host)
@@ -110,7 +110,7 @@ def _dial_address(text: str) -> str:
 
 def _listen_address(text: str) -> str:
     if ip(split_address(text)[0]) is None:
-        raise _wrong(f"{shown(text)} is not an IP address with a port", "give for example 0.0.0.0:18560 or [::1]:18560")
+        raise _wrong(f"{shown(text)} is not an IP address with a port", "give for example 0.0.0.0:9560 or [::1]:9560")
     return text
 
 
@@ -166,7 +166,7 @@ Columns = Annotated[
 ]
 _DIGITS = r"0|[1-9][0-9]{0,11}"
 PLAIN_DIGITS = _text_like(_DIGITS, "is not a whole number", "give plain digits, without unit or sign")
-Whole = Annotated[int, PLAIN_DIGITS]
+Int = Annotated[int, PLAIN_DIGITS]
 POWER_OF_TWO = AfterValidator(_power_of_two)
 _RATE = r"1(?:\.0{1,12})?|0\.(?!0+$)[0-9]{1,12}"
 Rate = Annotated[
@@ -175,7 +175,7 @@ Rate = Annotated[
     Field(gt=0, le=1),
     _text_like(_RATE, "is not a rate", "give a decimal fraction above 0 and at most 1, such as 0.25"),
 ]
-Truth = Annotated[bool, _text_like("(?ai)true|false", "is neither true nor false", "give true or false")]
+Bool = Annotated[bool, _text_like("(?ai)true|false", "is neither true nor false", "give true or false")]
 Memory = Annotated[
     int,
     BeforeValidator(_to_bytes),

@@ -55,7 +55,7 @@ class TlsFiles(_Model):
 class LinkSettings(_Model):
     """Retries and timeouts of the connection."""
 
-    connect_retry_times: fields.Whole = _field(
+    connect_retry_times: fields.Int = _field(
         "How many attempts the dialer makes to reach the listener. The listener waits equally long: this number times "
         "`connect_retry_interval_ms`, which is 10 minutes by default. After that the run ends with exit code 69.",
         3600,
@@ -63,10 +63,10 @@ class LinkSettings(_Model):
         ge=1,
         le=1_000_000,
     )
-    connect_retry_interval_ms: fields.Whole = _field(
+    connect_retry_interval_ms: fields.Int = _field(
         "Pause between two attempts, in milliseconds.", 500, default=1000, ge=10, le=3_600_000
     )
-    recv_timeout_ms: fields.Whole = _field(
+    recv_timeout_ms: fields.Int = _field(
         "How long to wait for a peer that sends nothing, in milliseconds. After that the run ends with exit code 69. "
         "The wait is 24 times as long while the peer reports that it is still working.",
         60_000,
@@ -74,7 +74,7 @@ class LinkSettings(_Model):
         ge=1000,
         le=86_400_000,
     )
-    reconnect_window_ms: fields.Whole = _field(
+    reconnect_window_ms: fields.Int = _field(
         "How long to try to reconnect after the connection was lost, in milliseconds. With 0, a lost connection ends "
         "the run immediately.",
         3_600_000,
@@ -91,12 +91,12 @@ class NodeEntry(_Model):
     address: fields.DialAddress | None = _optional(
         "HOST:PORT that the other party dials. The first node, which listens, needs one; the second does not. May hold "
         "variables.",
-        "alice.example.com:18560",
+        "alice.example.com:9560",
     )
     listen_address: fields.ListenAddress | None = _optional(
         "IP:PORT that the first node listens on. By default it takes the port of `address`, and listens on the "
         "loopback address if `address` is one, else on every address of the machine. May hold variables.",
-        "0.0.0.0:18560",
+        "0.0.0.0:9560",
     )
     tls_name: fields.DnsName | None = _optional(
         "DNS name in the party's certificate. By default the party's name.", "psi.alice.example.com"
@@ -106,7 +106,7 @@ class NodeEntry(_Model):
 _Tls = Annotated[
     Annotated[TlsFiles, Tag(fields.TABLE)] | Annotated[Literal["insecure"], Tag(fields.TEXT)], fields.by_kind
 ]
-_ALICE = {"party": "alice", "address": "alice.example.com:18560", "listen_address": "0.0.0.0:18560"}
+_ALICE = {"party": "alice", "address": "alice.example.com:9560", "listen_address": "0.0.0.0:9560"}
 _TLS = {"ca_file": "ca.pem", "certificate_file": "alice.pem", "private_key_file": "alice.key"}
 
 
@@ -138,7 +138,7 @@ class PsiEntry(_Model):
     receiver: fields.Name | None = _optional(
         "Party that learns the result. Required unless every task names its own receiver.", "alice"
     )
-    broadcast_result: fields.Truth = _field("Whether the other party learns the result too.", True, default=False)
+    broadcast_result: fields.Bool = _field("Whether the other party learns the result too.", True, default=False)
 
 
 # The bounds precede the check of the text; otherwise the JSON Schema would lack them.
@@ -156,7 +156,7 @@ class PipelineSettings(_Model):
     threads: _Threads | None = _optional(
         "Number of threads that compute. By default one for every core this process may use.", 4
     )
-    depth: fields.Whole = _field(
+    depth: fields.Int = _field(
         "How many frames of a bin may be in progress at the same time, from reading to sending.",
         8,
         default=4,
@@ -228,7 +228,7 @@ class TaskEntry(_Model):
         default={},
     )
     receiver: fields.Name | None = _optional("Party that learns the result. By default `psi.receiver`.", "alice")
-    broadcast_result: fields.Truth | None = _optional(
+    broadcast_result: fields.Bool | None = _optional(
         "Whether the other party learns the result too. By default `psi.broadcast_result`.", True
     )
 
@@ -253,7 +253,7 @@ class JobFile(_Model):
     )
     cluster: ClusterEntry = _field(
         "Who takes part, and how the two parties reach each other.",
-        {"nodes": [{"party": "alice", "address": "127.0.0.1:18560"}, {"party": "bob"}]},
+        {"nodes": [{"party": "alice", "address": "127.0.0.1:9560"}, {"party": "bob"}]},
     )
     psi: PsiEntry = _field(
         "The defaults of every task. A task may override them.",
