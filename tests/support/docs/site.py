@@ -1,4 +1,4 @@
-"""A hook of MkDocs: give the pages outside docs/ a place in the site, and let links to them lead there."""
+"""A hook of MkDocs: add the pages outside docs/ to the site, and make links to them work."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ OUTSIDE = {
     "sample_data/README.md": "sample-data.md",
     "psicli/protocol/wire/psi.proto": "psi.proto",
 }
+# Pages with a wide table get the room of the table of contents.
+WIDE = {"faults.md"}
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#]+)(?=[)#])")
 
 
@@ -33,8 +35,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn the links of a page, which are for readers of the repository, into links within the site."""
+    """Turn the links of a page, which are made for the repository, into links within the site."""
     name = page.file.src_uri
+    if name in WIDE:
+        page.meta["hide"] = ["toc"]
     sources = {new: ROOT / old for old, new in OUTSIDE.items()}
     folder = sources.get(name, ROOT / "docs" / name).parent
 
