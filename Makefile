@@ -1,37 +1,37 @@
-# One command each, on a fresh machine with Python 3.11 or newer, git and make.
+# Every target works on a fresh machine with Python 3.11 or newer, git and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ROWS ?= 5000
 
-# The peers of `make bench-peers` have wheels for few Pythons, hence their own.
+# The libraries of `make bench-peers` have wheels for few Python versions, so they have their own environment.
 PEER_VENV := .venv-peers
 PEER_PYTHON ?= python3.11
 PEER_ROWS ?= 100000
 RUNS ?= 1
 MEMORY ?= 512MB
-# What the installed package is built from; the rest of it is used where it stands. An old kernel goes first: one that
-# cannot be built any more would leave it in place.
+# The files that the installed package is built from; it uses all others in place. The old kernel is removed first,
+# because a build that fails would leave it there.
 FORGET_KERNEL := rm -rf build psicli/curve/_native*.so
 BUILT_FROM := pyproject.toml $(wildcard psicli/curve/native_src/*)
 
-# The slow tests by kind, and what each proves.
-# a process killed at every passage of every point: nothing is left, and the next run is right
+# The slow tests by kind, and what each kind proves.
+# a process killed at every hit of every failpoint: nothing is left behind, and the next run is correct
 SLICE_kills := tests/faults/test_killed.py -k "every_point or spool or told or reconnects or put_aside"
-# the same where tasks are resumed, each party in turn
+# the same with resumed tasks, for each party in turn
 SLICE_kills-resumed-alice := tests/faults/test_killed.py -k "where_tasks_are_resumed and every_passage and alice"
 SLICE_kills-resumed-bob := tests/faults/test_killed.py -k "where_tasks_are_resumed and every_passage and bob"
-# two hundred kills at random moments, with resuming and without
+# two hundred kills at random moments, with and without resuming
 SLICE_kills-random := tests/faults/test_killed.py -k two_hundred
-# a failure or a full disk at every point: the first cause is told on both sides
+# a failure or a full disk at every failpoint: both parties report the first cause
 SLICE_failures := tests/faults/test_failing.py
-# a wire that is cut, slow, silent or flips bits; needs root and iproute2
+# a network that breaks, is slow or silent, or flips bits; needs root and iproute2
 SLICE_links := tests/faults/test_broken_wire.py tests/faults/test_cuts.py
-# runs that go on from what was finished, and what lies on disk meanwhile
+# runs that resume finished bins, and the files that are kept for that
 SLICE_resume := tests/process/resume tests/unit/job
-# peers that cheat, against whole runs, and a hundred thousand damaged messages
+# peers that cheat in whole runs, and a hundred thousand damaged messages
 SLICE_hostile := tests/hostile/messages
-# what the wire and the time of a run tell; one test at a time, since times are compared
+# what the traffic and the time of a run reveal; one test at a time, because times are compared
 SLICE_privacy := tests/hostile/privacy -n 0
 # the C kernel: constant time, sanitizers, compilers, very many points
 SLICE_kernel := tests/kernel
@@ -48,15 +48,15 @@ SLICE ?= $(SLICES)
 demo: $(VENV)/.installed
 	PSICLI=$(BIN)/psicli PYTHON=$(BIN)/python sh sample_data/demo.sh
 
-# A fair sample of every kind of test, in under four minutes on two cores.
+# A sample of every kind of test, in under four minutes on two cores.
 test: $(VENV)/.test-installed
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not more"
 
-# What `make test` leaves out: mostly other cases of the same tests.
+# The tests that `make test` leaves out: mostly other cases of the same tests.
 test-more: $(VENV)/.test-installed
 	$(BIN)/pytest -n 2 --dist worksteal -m "more and not slow"
 
-# All the rest, or one SLICE of it; each takes less than half an hour.
+# The slow tests, or one SLICE of them. Each slice takes less than half an hour.
 test-slow: $(SLICE:%=slow-%)
 
 slow-%: $(VENV)/.test-installed
@@ -72,11 +72,11 @@ format: $(VENV)/.lint-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The generated code is committed; a test holds it against psi.proto.
+# The generated code is committed; a test compares it with psi.proto.
 proto: $(VENV)/.test-installed
 	$(BIN)/python -m grpc_tools.protoc -I psicli/protocol/wire --python_out=psicli/protocol/wire --pyi_out=psicli/protocol/wire psi.proto
 
-# The reference of the job file, the commands' help and the table of exit codes in docs/; a test compares them with the code.
+# The generated parts of docs/: the job file, the commands and the exit codes. A test compares them with the code.
 docs-generate: $(VENV)/.test-installed
 	PYTHONPATH=tests $(BIN)/python -m support.docs.generate
 
@@ -84,21 +84,21 @@ docs-generate: $(VENV)/.test-installed
 docs: docs-generate $(VENV)/.docs-installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-# Two processes on this machine, ROWS rows a side; then the curve backends by themselves.
+# Two processes on this machine with ROWS rows per party, then the curve backends alone.
 bench: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/run.py --rows $(ROWS)
 	$(BIN)/psicli bench
 
-# The same for other PSI libraries on the same files, in one table; one that is not installed gets a line that says so.
+# The same for other PSI libraries on the same files, in one table. The table names libraries that are not installed.
 bench-peers: $(VENV)/.test-installed $(PEER_VENV)/.installed
 	$(BIN)/python tests/bench/libraries/peers.py --rows $(PEER_ROWS) --runs $(RUNS)
 
-# A hundred small files as tasks of one session, as one task, and as runs of their own; and runs of SPU, where
-# bench-peers has installed it.
+# A hundred small files as tasks of one session, as one task, and as separate runs; also with SPU, if bench-peers has
+# installed it.
 bench-batch: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/modes.py --batch
 
-# Seconds, memory and disk of several sizes (ROWS) within one budget (MEMORY).
+# Time, memory and disk space for several sizes (ROWS) within one memory budget (MEMORY).
 bench-memory: ROWS = 1000000 2000000 4000000
 bench-memory: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/memory.py --rows $(ROWS) --memory $(MEMORY)
@@ -107,15 +107,15 @@ bench-memory: $(VENV)/.test-installed
 bench-network: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/network.py
 
-# From the traces of a run: what was at work at once.
+# What a run does at the same time, from its traces.
 bench-overlap: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/overlap.py
 
-# Killed in the middle and run again, and with the network away for a while. The latter needs root and iproute2.
+# A run that is killed and resumed, and a run whose network is down for a while. The latter needs root and iproute2.
 bench-resume: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/resume.py
 
-# Three columns and 450.
+# Inputs with three columns and with 450.
 bench-wide: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/wide.py
 

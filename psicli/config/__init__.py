@@ -1,7 +1,7 @@
-"""Turn job.yaml into a Job, a frozen value, or report every mistake in it with its line.
+"""Turn job.yaml into a Job, a frozen value, or report every error in it with its line.
 
 load_job reads the file into a plain tree (document), fills in the variables (variables), lets pydantic check the shape
-(shape, models, fields) and compares the fields with each other (checks). A tree without mistakes becomes a Job.
+(shape, models, fields) and compares the fields with each other (checks). A tree without errors becomes a Job.
 
 Only the job file itself is read; no input, output or TLS file is opened. Imports go one way: document and fields are
 below models, then come shape and checks.
@@ -39,7 +39,7 @@ def load_job(
     """Load a job file as one of its parties; `party` overrides self_party, `only` selects tasks by name.
 
     With simulated_port the job runs on that loopback port, and its network settings and policy are ignored.
-    Raises InputMissingError if there is no such file, and JobFileError with all mistakes.
+    Raises InputMissingError if there is no such file, and JobFileError with all errors.
     """
     document = Document(path)
     if simulated_port is not None:
@@ -59,20 +59,20 @@ def load_job(
     checks.check_policy(document, chosen, own, parties)
     checks.check_suffixes(document, slots, own)
     checks.check_clashes(document, slots, own)
-    document.raise_mistakes()
+    document.raise_errors()
     return _build(document, own, port_offset, chosen)
 
 
 def load_parties(path: Path, variables: Mapping[str, str], only: Sequence[str] = ()) -> list[Job]:
     """Load a job file once for each party, listener first; the loopback port is chosen later.
 
-    Raises InputMissingError if there is no such file, and JobFileError if it has a mistake for either party.
+    Raises InputMissingError if there is no such file, and JobFileError if it has an error for either party.
     """
     document = Document(path)
     _simulate(document, 1)
     check_shape(document)
     parties = checks.check_nodes(document)
-    document.raise_mistakes()
+    document.raise_errors()
     return [load_job(path, party=party, variables=variables, only=only, simulated_port=1) for party in parties]
 
 

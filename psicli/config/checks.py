@@ -1,6 +1,6 @@
 """Check that the fields of a job file fit each other and the party that runs here.
 
-The checks read the plain tree, not the models, so that they also work on a file with mistakes elsewhere; they skip
+The checks read the plain tree, not the models, so that they also work on a file with errors elsewhere; they skip
 fields that are missing or broken. An empty list of parties means that not all parties are known. No file is opened.
 """
 

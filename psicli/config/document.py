@@ -1,8 +1,8 @@
-"""Read YAML into a plain tree, with the line of every value and the mistakes found so far. Only this module uses yaml.
+"""Read YAML into a plain tree, with the line of every value and the errors found so far. Only this module uses yaml.
 
 YAML is composed, never constructed: every scalar stays text until a model converts it. This module refuses tags,
 control characters, repeated fields and exploding aliases, and does not know what a field means.
-A value that is blamed counts as broken: later checks see neither it nor anything below it, so that one mistake gives
+A value that is blamed counts as broken: later checks see neither it nor anything below it, so that one error gives
 one line.
 """
 
@@ -21,7 +21,7 @@ from psicli.core.errors import InputMissingError, JobFileError, shown
 MAX_FILE_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32
 MAX_PLACES = 500_000
-MAX_MISTAKES_SHOWN = 100
+MAX_ERRORS_SHOWN = 100
 
 # Characters that would break a terminal, a log line or a path. str.isprintable would refuse too many, for example a
 # no-break space in a column name.
@@ -32,7 +32,7 @@ Loc = tuple[str | int, ...]
 
 
 class Document:
-    """A job file as dicts, lists and text, with its mistakes.
+    """A job file as dicts, lists and text, with its errors.
 
     Raises InputMissingError if there is no such file, and JobFileError if it cannot be read as YAML.
     """
@@ -42,7 +42,7 @@ class Document:
         self._shown_path = str(path) if str(path).isprintable() else shown(str(path))
         self._lines: dict[Loc, int] = {}
         self._broken: set[Loc] = set()
-        self._mistakes: list[tuple[int, str]] = []
+        self._errors: list[tuple[int, str]] = []
         self._places = 0
         self.root = self._convert(self._compose(self._read()), (), ())
 
@@ -80,36 +80,36 @@ class Document:
     def replace(self, loc: Loc, text: str) -> None:
         self.get(*loc[:-1])[loc[-1]] = self._safe_text(loc, text)
 
-    # Mistakes
+    # Errors
 
     def broken(self, loc: Loc) -> bool:
         return any(loc[:end] in self._broken for end in range(len(loc) + 1))
 
     def blame(self, loc: Loc, what: str, right: str) -> None:
-        """Note a mistake and mark its place as broken."""
+        """Note an error and mark its place as broken."""
         self.note(loc, what, right)
         self._broken.add(loc)
 
     def note(self, loc: Loc, what: str, right: str, line: int | None = None) -> None:
-        """Note a mistake unless its place is broken; later checks still see the place."""
+        """Note an error unless its place is broken; later checks still see the place."""
         if not self.broken(loc):
-            self._mistakes.append((line or self.line(loc), f"{field_name(loc)}: {what}; {right}"))
+            self._errors.append((line or self.line(loc), f"{field_name(loc)}: {what}; {right}"))
 
-    def raise_mistakes(self) -> None:
-        """Raise JobFileError with every mistake, sorted by line, if there are any."""
-        if self._mistakes:
+    def raise_errors(self) -> None:
+        """Raise JobFileError with every error, sorted by line, if there are any."""
+        if self._errors:
             raise self._error()
 
     def _fail(self, field: str, what: str, right: str, line: int = 1) -> NoReturn:
-        """Note a mistake that makes further checks impossible, and raise JobFileError."""
-        self._mistakes.append((line, f"{field}: {what}; {right}"))
+        """Note an error that makes further checks impossible, and raise JobFileError."""
+        self._errors.append((line, f"{field}: {what}; {right}"))
         raise self._error()
 
     def _error(self) -> JobFileError:
         path = self._shown_path
-        lines = [f"{path}:{line}: {text}" for line, text in sorted(self._mistakes, key=lambda mistake: mistake[0])]
-        if len(lines) > MAX_MISTAKES_SHOWN:
-            lines[MAX_MISTAKES_SHOWN:] = [f"{path}: and {len(lines) - MAX_MISTAKES_SHOWN} more mistakes"]
+        lines = [f"{path}:{line}: {text}" for line, text in sorted(self._errors, key=lambda error: error[0])]
+        if len(lines) > MAX_ERRORS_SHOWN:
+            lines[MAX_ERRORS_SHOWN:] = [f"{path}: and {len(lines) - MAX_ERRORS_SHOWN} more errors"]
         return JobFileError(mistakes="\n".join(lines))
 
     # Reading

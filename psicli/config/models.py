@@ -1,7 +1,7 @@
 """The models of the job file as users write it, and of the job as the rest of psicli uses it. They hold no logic.
 
 The first models mirror the YAML. Each of their fields has a description and an example: the JSON Schema, the hints in
-error messages and docs/job-file.md are made from these. A file without mistakes becomes a Job. All models are frozen.
+error messages and docs/job-file.md are made from these. A file without errors becomes a Job. All models are frozen.
 """
 
 from __future__ import annotations

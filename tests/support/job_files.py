@@ -45,11 +45,11 @@ TASK = """\
 """
 
 Load = Callable[..., Job]
-Mistakes = Callable[..., list[str]]
+Errors = Callable[..., list[str]]
 
 
 def starts(lines: Sequence[str], *expected: str) -> None:
-    """Assert that these are the mistakes, in this order; each is compared with the start of its line."""
+    """Assert that these are the errors, in this order; each is compared with the start of its line."""
     assert [line[: len(start)] for line, start in zip(lines, expected, strict=False)] == list(expected)
     assert len(lines) == len(expected), lines
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.job_files import Load, Mistakes
+from support.job_files import Errors, Load
 
 from psicli.config import Job, load_job
 from psicli.core.errors import ConfigError
@@ -21,8 +21,8 @@ def load(tmp_path: Path) -> Load:
 
 
 @pytest.fixture
-def mistakes(tmp_path: Path, load: Load) -> Mistakes:
-    """Load a job file that must be refused; return its mistakes, each as `LINE: FIELD: what; right`."""
+def errors(tmp_path: Path, load: Load) -> Errors:
+    """Load a job file that must be refused; return its errors, each as `LINE: FIELD: what; right`."""
 
     def run(text: str | bytes, **options: Any) -> list[str]:
         with pytest.raises(ConfigError) as caught:

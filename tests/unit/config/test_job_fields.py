@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.job_files import SAMPLE, SMALL, TASK, Load, Mistakes, starts, with_nodes, with_paths
+from support.job_files import SAMPLE, SMALL, TASK, Errors, Load, starts, with_nodes, with_paths
 
 from psicli.core.errors import UnknownFormatError
 from psicli.core.formats import FileFormat, Format, file_format
@@ -21,15 +21,15 @@ from psicli.core.formats import FileFormat, Format, file_format
      "http://a:1", "-a:1", "a/b:1", "ä:1", "a" * 254 + ":1",
      "0.0.0.0:1", "[::]:1", "[fe80::1%eth0]:1"],
 )  # fmt: skip
-def test_bad_address(mistakes: Mistakes, address: str) -> None:
+def test_bad_address(errors: Errors, address: str) -> None:
     text = with_nodes(f'{{party: alice, address: "{address}"}}', more="  tls: insecure\n")
-    starts(mistakes(text), "5: cluster.nodes[0].address: ")
+    starts(errors(text), "5: cluster.nodes[0].address: ")
 
 
 @pytest.mark.parametrize("address", ["localhost:1", "host:1", "0.0.0.0", "[::1%lo]:1", "127.0.0.1:99999"])
-def test_listen_address_is_an_ip_literal(mistakes: Mistakes, address: str) -> None:
+def test_listen_address_is_an_ip_literal(errors: Errors, address: str) -> None:
     text = with_nodes(f'{{party: alice, address: "127.0.0.1:1", listen_address: "{address}"}}')
-    starts(mistakes(text), "5: cluster.nodes[0].listen_address: ")
+    starts(errors(text), "5: cluster.nodes[0].listen_address: ")
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ def test_listen_address_by_default(load: Load, address: str, host: str) -> None:
     assert job.tls_insecure is True
 
 
-def test_first_node_needs_an_address(mistakes: Mistakes) -> None:
-    starts(mistakes(with_nodes("{party: alice}")), "5: cluster.nodes[0].address: is missing; the other party dials it")
+def test_first_node_needs_an_address(errors: Errors) -> None:
+    starts(errors(with_nodes("{party: alice}")), "5: cluster.nodes[0].address: is missing; the other party dials it")
 
 
-def test_port_offset(load: Load, mistakes: Mistakes) -> None:
+def test_port_offset(load: Load, errors: Errors) -> None:
     text = with_nodes(
         '{party: alice, address: "127.0.0.1:65000", listen_address: "[::1]:10"}',
         '{party: bob, address: "localhost:20"}',
@@ -64,9 +64,9 @@ def test_port_offset(load: Load, mistakes: Mistakes) -> None:
     job = load(text, port_offset=535)
     assert (job.listener.port, job.listener.listen_port) == (65535, 545)
     starts(
-        mistakes(text, port_offset=536), "5: cluster.nodes[0].address: the port is 65536 with --port-offset 536; a port"
+        errors(text, port_offset=536), "5: cluster.nodes[0].address: the port is 65536 with --port-offset 536; a port"
     )
-    assert len(mistakes(text, port_offset=-20)) == 2
+    assert len(errors(text, port_offset=-20)) == 2
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def test_port_offset(load: Load, mistakes: Mistakes) -> None:
         ('address: "127.0.0.1:1", listen_address: "0.0.0.0:1"', "", "nodes[0].listen_address"),
     ],
 )
-def test_plain_text_needs_permission(load: Load, mistakes: Mistakes, first: str, second: str, field: str) -> None:
+def test_plain_text_needs_permission(load: Load, errors: Errors, first: str, second: str, field: str) -> None:
     def text(more: str) -> str:
         return with_nodes(f"{{party: alice, {first}}}", f"{{party: bob{second}}}", more)
 
-    (line,) = mistakes(text(""))
+    (line,) = errors(text(""))
     assert f"cluster.{field}: " in line
     assert "no tls; add cluster.tls" in line
     assert load(text("  tls: insecure\n")).tls_insecure
@@ -98,19 +98,19 @@ def test_tls_name(load: Load) -> None:
 
 
 @pytest.mark.parametrize("name", ["*.example.com", "a..b", "a b", "alice:1", ".", f"{'a' * 64}.b", "a." * 127 + "a"])
-def test_bad_tls_name(mistakes: Mistakes, name: str) -> None:
-    (line,) = mistakes(with_nodes(f'{{party: alice, address: "127.0.0.1:1", tls_name: "{name}"}}'))
+def test_bad_tls_name(errors: Errors, name: str) -> None:
+    (line,) = errors(with_nodes(f'{{party: alice, address: "127.0.0.1:1", tls_name: "{name}"}}'))
     assert re.match(r"\d+: cluster\.nodes\[0\]\.tls_name: .* is not a DNS name; give for example", line)
 
 
-def test_tls_name_shared_by_both_parties(mistakes: Mistakes) -> None:
-    (line,) = mistakes(with_nodes('{party: alice, address: "127.0.0.1:1", tls_name: BOB}'))
+def test_tls_name_shared_by_both_parties(errors: Errors) -> None:
+    (line,) = errors(with_nodes('{party: alice, address: "127.0.0.1:1", tls_name: BOB}'))
     assert "cluster.nodes[0].tls_name: 'BOB' is the certificate name of another node too; give every party" in line
 
 
 @pytest.mark.parametrize("tls", ["", "no", "null", "Insecure", "[a]", "{ca_file: a, certificate_file: b}"])
-def test_incomplete_tls(mistakes: Mistakes, tls: str) -> None:
-    (line,) = mistakes(with_nodes('{party: alice, address: "a.example:1"}', more=f"  tls: {tls}\n"))
+def test_incomplete_tls(errors: Errors, tls: str) -> None:
+    (line,) = errors(with_nodes('{party: alice, address: "a.example:1"}', more=f"  tls: {tls}\n"))
     assert line.startswith("7: cluster.tls")
 
 
@@ -136,19 +136,19 @@ def test_variables_are_filled_once_and_after_yaml(load: Load) -> None:
     assert str(job.tasks[0].input_path).endswith(f"/{value}/in.csv")
 
 
-def test_undefined_variable(mistakes: Mistakes) -> None:
+def test_undefined_variable(errors: Errors) -> None:
     text = (SMALL + TASK).replace("in.csv", "'in/${DAY}/${HOUR}.csv'").replace("127.0.0.1:18560", "${HOST}:18560")
     starts(
-        mistakes(text, variables={"HOUR": "1"}),
+        errors(text, variables={"HOUR": "1"}),
         "5: cluster.nodes[0].address: ${HOST} is not defined; set it in the environment or with --set HOST=VALUE",
         "11: tasks[0].input_path.alice: ${DAY} is not defined; set it in the environment or with --set DAY=VALUE",
     )
 
 
 @pytest.mark.parametrize("path", ["$DATE.csv", "${}.csv", "${a-b}.csv", "a$.csv", "${A.csv", "${1}.csv"])
-def test_dollar_without_a_variable(mistakes: Mistakes, path: str) -> None:
+def test_dollar_without_a_variable(errors: Errors, path: str) -> None:
     text = (SMALL + TASK).replace("in.csv", f"'{path}'")
-    starts(mistakes(text, variables={"DATE": "x"}), "11: tasks[0].input_path.alice: contains a $ without a variable")
+    starts(errors(text, variables={"DATE": "x"}), "11: tasks[0].input_path.alice: contains a $ without a variable")
 
 
 def test_other_fields_keep_their_dollar_signs(load: Load) -> None:
@@ -157,8 +157,8 @@ def test_other_fields_keep_their_dollar_signs(load: Load) -> None:
 
 
 @pytest.mark.parametrize("value", ["a\nb", "\x1b[2J", "\udcff", "\0"])
-def test_hostile_variable(mistakes: Mistakes, value: str) -> None:
-    (line,) = mistakes((SMALL + TASK).replace("in.csv", "'${A}.csv'"), variables={"A": value})
+def test_hostile_variable(errors: Errors, value: str) -> None:
+    (line,) = errors((SMALL + TASK).replace("in.csv", "'${A}.csv'"), variables={"A": value})
     assert line.startswith("11: tasks[0].input_path.alice: ")
     assert line.isprintable()
 
@@ -197,18 +197,18 @@ def test_list_of_one(load: Load) -> None:
         ("{alice: [a.csv, [b]]}", "{alice: [o.csv, p.csv]}", "11: tasks[0].input_path.alice[1]: is a list"),
     ],
 )
-def test_bad_lists(mistakes: Mistakes, inputs: str, outputs: str, expected: str) -> None:
-    starts(mistakes(with_paths(inputs, outputs)), expected)
+def test_bad_lists(errors: Errors, inputs: str, outputs: str, expected: str) -> None:
+    starts(errors(with_paths(inputs, outputs)), expected)
 
 
-def test_a_name_made_by_a_list_is_taken_by_a_task(mistakes: Mistakes) -> None:
+def test_a_name_made_by_a_list_is_taken_by_a_task(errors: Errors) -> None:
     text = with_paths("{alice: [a.csv]}", "{alice: [o.csv]}") + TASK.replace("name: t", "name: t-1")
-    starts(mistakes(text), "13: tasks[1].name: t-1 is the name of another task (line 9)")
+    starts(errors(text), "13: tasks[1].name: t-1 is the name of another task (line 9)")
 
 
-def test_list_makes_a_name_too_long(mistakes: Mistakes) -> None:
+def test_list_makes_a_name_too_long(errors: Errors) -> None:
     text = with_paths("{alice: [a.csv]}", "{alice: [o.csv]}").replace("name: t", "name: " + "t" * 63)
-    (line,) = mistakes(text)
+    (line,) = errors(text)
     assert "is too long; a name has at most 63 characters" in line
 
 
@@ -232,41 +232,41 @@ def test_file_format(name: str, expected: tuple[str, bool]) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "a.CSV", "a.txt", "a.gz", "a.parquet.gz", "csv", "a.csv/", "", "./-"])
-def test_unknown_suffix(mistakes: Mistakes, name: str) -> None:
+def test_unknown_suffix(errors: Errors, name: str) -> None:
     with pytest.raises(UnknownFormatError) as caught:
         file_format(name)
     assert caught.value.code == 78
     assert ".parquet" in caught.value.advice
-    assert len(mistakes(with_paths(f"{{alice: '{name}', bob: '{name}'}}", "{alice: o.csv}"))) == 2
+    assert len(errors(with_paths(f"{{alice: '{name}', bob: '{name}'}}", "{alice: o.csv}"))) == 2
 
 
 @pytest.mark.parametrize("output", ["in.csv", "./in.csv", "sub/../in.csv", "link.csv", "folder/in.csv"])
-def test_output_must_not_be_an_input(tmp_path: Path, mistakes: Mistakes, output: str) -> None:
+def test_output_must_not_be_an_input(tmp_path: Path, errors: Errors, output: str) -> None:
     (tmp_path / "link.csv").symlink_to("in.csv")
     (tmp_path / "folder").symlink_to(".")
     (tmp_path / "sub").mkdir()
-    (line,) = mistakes(with_paths("{alice: in.csv}", f"{{alice: {output}}}"))
+    (line,) = errors(with_paths("{alice: in.csv}", f"{{alice: {output}}}"))
     assert line.startswith("12: tasks[0].output_path.alice: is the same file as tasks[0].input_path.alice (line 11)")
 
 
-def test_output_must_not_be_the_input_of_a_later_task(mistakes: Mistakes) -> None:
+def test_output_must_not_be_the_input_of_a_later_task(errors: Errors) -> None:
     later = (
         TASK.replace("name: t", "name: u")
         .replace("in.csv", "out.csv")
         .replace("{alice: out.csv}\n", "{alice: p.csv}\n")
     )
     later = later.replace("input_path: {alice: p.csv}", "input_path: {alice: out.csv}")
-    starts(mistakes(SMALL + TASK + later), "12: tasks[0].output_path.alice: is the same file as tasks[1].input_path")
+    starts(errors(SMALL + TASK + later), "12: tasks[0].output_path.alice: is the same file as tasks[1].input_path")
 
 
 def test_one_input_may_serve_many_tasks(load: Load) -> None:
     assert len(load(SMALL + TASK + TASK.replace("name: t", "name: u").replace("out.csv", "p.csv")).tasks) == 2
 
 
-def test_only_one_task_uses_a_standard_stream(mistakes: Mistakes) -> None:
+def test_only_one_task_uses_a_standard_stream(errors: Errors) -> None:
     one = TASK.replace("in.csv", "'-'").replace("out.csv", "'-'")
     starts(
-        mistakes(SMALL + one + one.replace("name: t", "name: u")),
+        errors(SMALL + one + one.replace("name: t", "name: u")),
         "15: tasks[1].input_path.alice: - is the input of another task (line 11)",
         "16: tasks[1].output_path.alice: is the same file as tasks[0].output_path.alice (line 12)",
     )
@@ -310,42 +310,42 @@ def test_rates(load: Load, text: str, rate: float) -> None:
 @pytest.mark.parametrize(
     "text", ["0", "0.0", "1.5", "1.01", "2", "-0.5", "25%", ".5", "5e-1", "nan", "inf", "''", "half"]
 )
-def test_bad_rate(mistakes: Mistakes, text: str) -> None:
+def test_bad_rate(errors: Errors, text: str) -> None:
     starts(
-        mistakes(with_policy(f"max_match_rate: {text}")),
+        errors(with_policy(f"max_match_rate: {text}")),
         f"8: policy.max_match_rate: '{text.strip(chr(39))}' is not a rate; give a decimal fraction above 0",
     )
 
 
 @pytest.mark.parametrize("name", ["min_peer_items", "max_peer_items", "max_runs_per_day", "min_output_rows"])
-def test_bad_limit(mistakes: Mistakes, name: str) -> None:
-    starts(mistakes(with_policy(f"{name}: 0")), f"8: policy.{name}: 0 is out of range; give at least 1")
-    starts(mistakes(with_policy(f"{name}: 1.5")), f"8: policy.{name}: '1.5' is not a whole number")
-    starts(mistakes(with_policy(f"{name}s: 1")), f"8: policy.{name}s: unknown field; did you mean {name}?")
+def test_bad_limit(errors: Errors, name: str) -> None:
+    starts(errors(with_policy(f"{name}: 0")), f"8: policy.{name}: 0 is out of range; give at least 1")
+    starts(errors(with_policy(f"{name}: 1.5")), f"8: policy.{name}: '1.5' is not a whole number")
+    starts(errors(with_policy(f"{name}s: 1")), f"8: policy.{name}s: unknown field; did you mean {name}?")
 
 
-def test_min_peer_items_above_max_peer_items(mistakes: Mistakes) -> None:
+def test_min_peer_items_above_max_peer_items(errors: Errors) -> None:
     starts(
-        mistakes(with_policy("min_peer_items: 11, max_peer_items: 10")),
+        errors(with_policy("min_peer_items: 11, max_peer_items: 10")),
         "8: policy.min_peer_items: 11 is more than max_peer_items, which is 10; lower it, or raise max_peer_items",
     )
 
 
 @pytest.mark.parametrize("limit", ["max_match_rate: 0.5", "min_output_rows: 5"])
-def test_limits_on_a_result_this_party_does_not_learn(load: Load, mistakes: Mistakes, limit: str) -> None:
+def test_limits_on_a_result_this_party_does_not_learn(load: Load, errors: Errors, limit: str) -> None:
     name = limit.split(":")[0]
     right = "remove the limit, or move the task to another job"
     what = "cannot be checked, because alice does not learn the result of task t"
     text = with_policy(limit, receiver="bob")
-    starts(mistakes(text), f"8: policy.{name}: {what}; {right}")
+    starts(errors(text), f"8: policy.{name}: {what}; {right}")
     load(text.replace("{receiver: bob}", "{receiver: bob, broadcast_result: true}"))
     load(text.replace("name: t", "name: t\n    receiver: alice"))
     # Only the tasks that run count.
     mixed = text + TASK.replace("name: t", "name: u\n    receiver: alice").replace("out.csv", "u.csv")
     load(mixed, only=["u"])
-    starts(mistakes(mixed), f"8: policy.{name}: {what}")
-    # A wrong --party is the only mistake then.
-    starts(mistakes(text, party="carol"), "4: --party: 'carol' is not a party of this job")
+    starts(errors(mixed), f"8: policy.{name}: {what}")
+    # A wrong --party is the only error then.
+    starts(errors(text, party="carol"), "4: --party: 'carol' is not a party of this job")
 
 
 def test_a_simulation_has_no_policy(load: Load, tmp_path: Path) -> None:

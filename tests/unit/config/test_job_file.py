@@ -1,4 +1,4 @@
-"""Job files without mistakes, and how YAML is read."""
+"""Job files without errors, and how YAML is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from support.job_files import SAMPLE, SMALL, TASK, Load, Mistakes, starts, with_nodes, with_paths
+from support.job_files import SAMPLE, SMALL, TASK, Errors, Load, starts, with_nodes, with_paths
 
 from psicli.config import fields, load_job
 from psicli.config.document import MAX_FILE_BYTES
@@ -20,7 +20,7 @@ from psicli.core.errors import ConfigError, InputMissingError
 from psicli.core.memory import LIBRARIES, MemoryPlan
 from psicli.job.meeting import bin_items
 
-# A file without mistakes --------------------------------------------------------------------------------------------
+# A file without errors --------------------------------------------------------------------------------------------
 
 
 def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
@@ -157,8 +157,8 @@ def test_folder_as_job_file(tmp_path: Path) -> None:
         (b"#" * (MAX_FILE_BYTES + 1), "1: job file: is too large"),
     ],
 )
-def test_unreadable_yaml(mistakes: Mistakes, data: bytes, expected: str) -> None:
-    assert mistakes(data)[0].startswith(expected)
+def test_unreadable_yaml(errors: Errors, data: bytes, expected: str) -> None:
+    assert errors(data)[0].startswith(expected)
 
 
 def test_byte_order_mark_and_windows_lines(load: Load) -> None:
@@ -171,40 +171,40 @@ def test_aliases(load: Load) -> None:
     assert [task.keys for task in load(text).tasks] == [("id", "x"), ("id", "x")]
 
 
-def test_alias_of_itself(mistakes: Mistakes) -> None:
-    starts(mistakes("job: j\ntasks: &t\n  - *t\n"), "2: tasks[0]: is an alias of a value that contains it")
+def test_alias_of_itself(errors: Errors) -> None:
+    starts(errors("job: j\ntasks: &t\n  - *t\n"), "2: tasks[0]: is an alias of a value that contains it")
 
 
 @pytest.mark.parametrize("width", [1, 10])
-def test_exploding_aliases(mistakes: Mistakes, width: int) -> None:
+def test_exploding_aliases(errors: Errors, width: int) -> None:
     lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, 60)]
     began = time.monotonic()
-    assert "makes the file too large or too deep" in mistakes("\n".join(lines))[0]
+    assert "makes the file too large or too deep" in errors("\n".join(lines))[0]
     assert time.monotonic() - began < 60
 
 
-def test_repeated_yaml_key(mistakes: Mistakes) -> None:
+def test_repeated_yaml_key(errors: Errors) -> None:
     text = SMALL + TASK + "    keys: {alice: [id], alice: [other]}\njob: j\n"
     starts(
-        mistakes(text),
+        errors(text),
         "13: tasks[0].keys: appears twice (first in line 10); keep one",
         "14: job: appears twice (first in line 1)",
     )
 
 
-def test_repeated_key_in_a_flow_mapping(mistakes: Mistakes) -> None:
+def test_repeated_key_in_a_flow_mapping(errors: Errors) -> None:
     text = SMALL + TASK.replace("{alice: [id]}", "{alice: [id], alice: [other]}")
-    starts(mistakes(text), "10: tasks[0].keys.alice: appears twice (first in line 10)")
+    starts(errors(text), "10: tasks[0].keys.alice: appears twice (first in line 10)")
 
 
-def test_tags_are_refused(mistakes: Mistakes) -> None:
-    starts(mistakes((SMALL + TASK).replace("job: j", "job: !!int 7")), "1: job: has the YAML tag")
-    starts(mistakes("!!python/object:os.system {}\n"), "1: job file: has the YAML tag")
+def test_tags_are_refused(errors: Errors) -> None:
+    starts(errors((SMALL + TASK).replace("job: j", "job: !!int 7")), "1: job: has the YAML tag")
+    starts(errors("!!python/object:os.system {}\n"), "1: job file: has the YAML tag")
 
 
-def test_control_characters_are_refused(mistakes: Mistakes) -> None:
+def test_control_characters_are_refused(errors: Errors) -> None:
     text = (SMALL + TASK).replace("[id]", '["a\\0b"]').replace("in.csv", '"\\ud800.csv"')
-    found = mistakes(text + '"\\e[2J": x\n')
+    found = errors(text + '"\\e[2J": x\n')
     starts(
         found,
         "10: tasks[0].keys.alice[0]: 'a\\x00b' contains a line break or control character",
@@ -214,10 +214,10 @@ def test_control_characters_are_refused(mistakes: Mistakes) -> None:
     assert all(line.isprintable() for line in found)
 
 
-def test_threads(load: Load, mistakes: Mistakes) -> None:
+def test_threads(load: Load, errors: Errors) -> None:
     text = with_nodes('{party: alice, address: "127.0.0.1:1"}', more="pipeline: {threads: 3}\n")
     assert load(text).pipeline.threads == 3
-    wrong = [mistakes(text.replace("3", value)) for value in ("0", "1025", "all")]
+    wrong = [errors(text.replace("3", value)) for value in ("0", "1025", "all")]
     assert wrong == [
         ["7: pipeline.threads: 0 is out of range; give at least 1"],
         ["7: pipeline.threads: 1025 is out of range; give at most 1024"],
@@ -272,8 +272,8 @@ def test_pipeline_settings(load: Load, setting: str, value: int) -> None:
         ("memory", "[1GB]", "is a list; write it like `memory: 512MB`"),
     ],
 )
-def test_pipeline_settings_out_of_bounds(mistakes: Mistakes, setting: str, value: str, expected: str) -> None:
-    assert mistakes(pipeline(setting, value)) == [f"7: pipeline.{setting}: {expected}"]
+def test_pipeline_settings_out_of_bounds(errors: Errors, setting: str, value: str, expected: str) -> None:
+    assert errors(pipeline(setting, value)) == [f"7: pipeline.{setting}: {expected}"]
 
 
 @pytest.mark.parametrize(
@@ -330,17 +330,17 @@ def test_default_memory_is_a_quarter_of_the_memory(
 # Parties, --party, --only -------------------------------------------------------------------------------------------
 
 
-def test_party_argument_overrides_self_party(load: Load, mistakes: Mistakes) -> None:
+def test_party_argument_overrides_self_party(load: Load, errors: Errors) -> None:
     assert load((SMALL + TASK).replace("self_party: alice", "self_party: carol"), party="alice").party == "alice"
-    starts(mistakes(SMALL + TASK, party="carol"), "4: --party: 'carol' is not a party of this job; give alice or bob")
+    starts(errors(SMALL + TASK, party="carol"), "4: --party: 'carol' is not a party of this job; give alice or bob")
 
 
-def test_only_selects_tasks_in_the_order_of_the_file(load: Load, mistakes: Mistakes) -> None:
+def test_only_selects_tasks_in_the_order_of_the_file(load: Load, errors: Errors) -> None:
     text = SMALL + "".join(TASK.replace("name: t", f"name: {n}").replace("out.csv", f"{n}.csv") for n in "abc")
     assert [task.name for task in load(text, only=["c", "a", "c"]).tasks] == ["a", "c"]
     assert [task.name for task in load(text).tasks] == ["a", "b", "c"]
     starts(
-        mistakes(text, only=["x", "a", "y"]),
+        errors(text, only=["x", "a", "y"]),
         "8: --only: 'x' is not a task of this job; the tasks are a, b, c",
         "8: --only: 'y' is not a task",
     )

@@ -1,4 +1,4 @@
-"""Mistakes in job files, and hostile job files: all mistakes are reported, each with its line."""
+"""Errors in job files, and hostile job files: all errors are reported, each with its line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
-from support.job_files import SAMPLE, SMALL, TASK, Load, Mistakes, starts, with_nodes, with_paths
+from support.job_files import SAMPLE, SMALL, TASK, Errors, Load, starts, with_nodes, with_paths
 
 from psicli.config import job_schema, load_job
 from psicli.config.models import (
@@ -29,7 +29,7 @@ from psicli.core.errors import ConfigError
 # Shape --------------------------------------------------------------------------------------------------------------
 
 
-def test_all_mistakes_are_reported_in_order_of_line(mistakes: Mistakes) -> None:
+def test_all_errors_are_reported_in_order_of_line(errors: Errors) -> None:
     text = """\
 job: Nightly Overlap
 self_party: alice
@@ -55,7 +55,7 @@ tasks:
 whatever: red
 """
     starts(
-        mistakes(text),
+        errors(text),
         "1: job: 'Nightly Overlap' is not a name; use 1 to 63 of a-z, 0-9 and -",
         "5: cluster.nodes[0].address: '127.0.0.1' is not a host followed by a port from 1 to 65535; give HOST:PORT",
         "6: cluster.nodes[1].listen_address: has no effect here; only the first node listens",
@@ -76,17 +76,17 @@ whatever: red
     )
 
 
-def test_everything_missing(mistakes: Mistakes) -> None:
+def test_everything_missing(errors: Errors) -> None:
     starts(
-        mistakes("{}"),
+        errors("{}"),
         "1: job: is missing; add it, for example `job: nightly-overlap`",
         "1: cluster: is missing; add it, for example `cluster: {nodes: ",
         "1: tasks: is missing; add it, for example `tasks: [",
         "1: self_party: is missing; add it, or give --party",
     )
     fields = ("name", "keys", "input_path", "output_path.alice")
-    starts(mistakes(SMALL + "  - {}\n"), *[f"9: tasks[0].{field}: is missing" for field in fields])
-    starts(mistakes(SMALL.replace("tasks:", "tasks: []")), "8: tasks: is empty; give at least one")
+    starts(errors(SMALL + "  - {}\n"), *[f"9: tasks[0].{field}: is missing" for field in fields])
+    starts(errors(SMALL.replace("tasks:", "tasks: []")), "8: tasks: is empty; give at least one")
 
 
 @pytest.mark.parametrize(
@@ -128,35 +128,35 @@ def test_everything_missing(mistakes: Mistakes) -> None:
         ),
     ],
 )
-def test_one_mistake_is_one_line(mistakes: Mistakes, old: str, new: str, expected: str) -> None:
+def test_one_mistake_is_one_line(errors: Errors, old: str, new: str, expected: str) -> None:
     text = SMALL + TASK
     assert old in text
-    starts(mistakes(text.replace(old, new, 1)), expected)
+    starts(errors(text.replace(old, new, 1)), expected)
 
 
-def test_values_are_shown_clipped(mistakes: Mistakes) -> None:
-    (line,) = mistakes((SMALL + TASK).replace("job: j", "job: " + "X" * 5000))
+def test_values_are_shown_clipped(errors: Errors) -> None:
+    (line,) = errors((SMALL + TASK).replace("job: j", "job: " + "X" * 5000))
     assert len(line) < 400
 
 
-def test_many_mistakes_are_truncated(tmp_path: Path, load: Load) -> None:
-    with pytest.raises(ConfigError, match="and 904 more mistakes"):
+def test_many_errors_are_truncated(tmp_path: Path, load: Load) -> None:
+    with pytest.raises(ConfigError, match="and 904 more errors"):
         load("\n".join(f"x{n}: y" for n in range(1000)))
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "1e3", "1_000", "007", "9" * 30, "1000.0", "", "\u0663"])
-def test_numbers_out_of_range(mistakes: Mistakes, number: str) -> None:
+def test_numbers_out_of_range(errors: Errors, number: str) -> None:
     # reconnect_window_ms may be 0, which disables reconnecting.
     names = LinkSettings.model_fields.keys() - ({"reconnect_window_ms"} if number == "0" else set())
     for name in sorted(names):
         text = with_nodes('{party: alice, address: "127.0.0.1:1"}', more=f"  link_desc: {{{name}: {number}}}\n")
-        starts(mistakes(text), f"7: cluster.link_desc.{name}: ")
+        starts(errors(text), f"7: cluster.link_desc.{name}: ")
 
 
 @pytest.mark.parametrize("word", ["no", "yes", "on", "1", "", "null"])
-def test_booleans_are_true_or_false(mistakes: Mistakes, word: str) -> None:
+def test_booleans_are_true_or_false(errors: Errors, word: str) -> None:
     text = (SMALL + TASK).replace("{receiver: alice}", f"{{receiver: alice, broadcast_result: {word}}}")
-    starts(mistakes(text), "7: psi.broadcast_result: ")
+    starts(errors(text), "7: psi.broadcast_result: ")
 
 
 # Schema -------------------------------------------------------------------------------------------------------------
