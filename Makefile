@@ -35,9 +35,9 @@ SLICE_hostile := tests/hostile/messages
 SLICE_privacy := tests/hostile/privacy -n 0
 # the C kernel: constant time, sanitizers, compilers, very many points
 SLICE_kernel := tests/kernel
-# two processes: checks, endings, TLS, many jobs, outputs in all settings
+# two processes: checks, exits, TLS, many jobs, outputs with all settings
 SLICE_processes := tests/process --ignore tests/process/resume
-# large files within their memory, benches, wheels
+# large files within their memory limit, benchmarks, wheels
 SLICE_large := tests/unit/tables tests/project
 SLICES := kills kills-resumed-alice kills-resumed-bob kills-random failures links resume hostile privacy kernel processes large
 SLICE ?= $(SLICES)
@@ -103,7 +103,7 @@ bench-memory: ROWS = 1000000 2000000 4000000
 bench-memory: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/memory.py --rows $(ROWS) --memory $(MEMORY)
 
-# Between two network namespaces, over a slow link and a fast one. Needs root and iproute2.
+# Run between two network namespaces, over a slow link and a fast one. Needs root and iproute2.
 bench-network: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/network.py
 

@@ -13,14 +13,14 @@ from support.processes.tapped import tapped_pair
 
 from psicli import curve
 
-# How long an example takes says more about the machine than about psicli.
+# The duration of an example says more about the machine than about psicli.
 hypothesis.settings.register_profile("psicli", deadline=None)
 hypothesis.settings.load_profile("psicli")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave all but a sample of many cases to `make test-more`; the sample is spread evenly over the cases."""
+    """Mark all but an evenly spread sample of a test's cases for `make test-more`."""
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if item.get_closest_marker("sample") and not item.get_closest_marker("slow"):
@@ -36,14 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(params=backends.NAMES, ids=backends.label)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> curve.Backend:
-    """Each backend and CPU path there is, in turn, made the one in use."""
+    """Select each available backend and CPU path in turn."""
     backends.use(request.param, monkeypatch)
     return curve.BACKENDS[request.param]
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    """Two parties' folders, and an end to whatever was started in them."""
+    """Return two parties' folders; kill every process started in them at the end."""
     with free_ports(1) as ports:
         pair = Pair(tmp_path, ports[0])
         try:
@@ -54,6 +54,6 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 
 @pytest.fixture
 def tapped(tmp_path: Path) -> Iterator[tuple[Pair, int]]:
-    """Two parties whose wire passes through a port of ours."""
+    """Return two parties whose traffic passes through a recording port, and that port."""
     with tapped_pair(tmp_path) as pair_and_port:
         yield pair_and_port

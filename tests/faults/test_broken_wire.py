@@ -1,4 +1,4 @@
-"""A peer that hangs, and a wire that breaks or damages what it carries."""
+"""Runs whose peer hangs, or whose network drops connections or damages data."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from support.processes.expectations import failed
 from support.processes.proxy import Proxy
 from support.processes.runner import DIALER, LISTENER, PARTIES, SLOWLY, Pair, Run, free_ports, other
 
-# A stopped process, and a wire that loses all, are found by pings within this time [s].
+# Pings detect a stopped process, or a network that loses everything, within this time [s].
 FOUND_WITHIN = 90.0
-# So long a test lets a side hear nothing before it gives up, where that is not what is measured [ms].
+# The idle timeout in tests that do not measure it [ms].
 IMPATIENT = 2000
-# So long it waits for a connection that broke, where it is to come back or to be given up for a better reason [ms].
+# The reconnect window in tests where a party should reconnect, or should give up for another reason first [ms].
 PATIENT = 600_000
-# Rows that keep a run busy while a test breaks the wire; fewer, where it is broken at once and run to its end.
+# Enough rows to keep a run busy while a test breaks the network; fewer where the test breaks it early and lets the run
+# finish.
 BUSY_ROWS = 40_000
 SOME_ROWS = 6_000
 
@@ -55,7 +56,7 @@ def test_a_party_that_is_stopped_is_found(faulty: Pair, party: str) -> None:
 
 @contextmanager
 def proxied(folder: Path, rows: int = BUSY_ROWS, **link: int) -> Iterator[tuple[Pair, Proxy]]:
-    """A job whose dialer goes through a proxy; it takes its time."""
+    """Yield a job whose dialer connects through a proxy, with enough rows to run for a while."""
     with free_ports(2) as ports:
         pair = job(Pair(folder, ports[0]), rows, frame_items=1024)
         pair.environment = SLOWLY
@@ -71,7 +72,7 @@ def proxied(folder: Path, rows: int = BUSY_ROWS, **link: int) -> Iterator[tuple[
 
 
 def exchanging(pair: Pair, party: str = "", failpoint: str = "") -> dict[str, Run]:
-    """Start both parties, one of them with a failpoint, and wait until points flow."""
+    """Start both parties, one of them with a failpoint, and wait until they exchange points."""
     runs = start_both(pair, party, failpoint)
     for run in runs.values():
         run.wait_for("exchanging")
@@ -79,7 +80,7 @@ def exchanging(pair: Pair, party: str = "", failpoint: str = "") -> dict[str, Ru
 
 
 def both_lost(pair: Pair, runs: dict[str, Run], within: float, sentence: str) -> None:
-    """Both sides end in time with 69, and their old outputs are there."""
+    """Check that both parties exit with 69 in time and keep their old outputs."""
     broken = time.monotonic()
     for run in runs.values():
         run.lasts(within)
@@ -100,7 +101,7 @@ def test_a_wire_that_loses_everything(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_wire_that_takes_everything_and_loses_it_is_found_by_pings(tmp_path: Path) -> None:
-    """Something between the two that still acknowledges looks like a peer that is stopped."""
+    """A middlebox that still acknowledges packets looks like a stopped peer."""
     with proxied(tmp_path, recv_timeout_ms=300_000, reconnect_window_ms=PATIENT) as (pair, proxy):
         runs = exchanging(pair)
         proxy.blackhole()
@@ -120,7 +121,7 @@ def test_a_connection_that_breaks_for_good(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "fault", ["reset", *(pytest.param(each, marks=pytest.mark.slow) for each in ("half_close", "lose_the_dialer"))]
 )
-def test_a_connection_that_breaks_is_mended(tmp_path: Path, fault: str) -> None:
+def test_a_broken_connection_is_reestablished(tmp_path: Path, fault: str) -> None:
     with proxied(tmp_path, SOME_ROWS, reconnect_window_ms=PATIENT) as (pair, proxy):
         runs = exchanging(pair)
         for _ in range(3):
@@ -145,7 +146,7 @@ def test_killed_while_it_reconnects(tmp_path: Path, point: str, party: str) -> N
         runs = exchanging(pair, party, f"{point}:kill")
         proxy.reset()
         victim = runs[party].result()
-        # Where nobody listens any more, a network takes no connection.
+        # A network accepts no connection when nobody listens any more.
         proxy.refuse()
         pair.jobs[DIALER]["cluster"]["nodes"][0]["address"] = f"127.0.0.1:{pair.port}"
         survivor = runs[other(party)].result()
@@ -163,7 +164,7 @@ def test_a_failure_while_it_reconnects(tmp_path: Path, point: str, party: str) -
         mine, theirs = (runs[each].result() for each in (party, other(party)))
         assert theirs.ended - mine.ended < KILLED_WITHIN
         if party == LISTENER:
-            # Whoever that was, it is let go, and comes again.
+            # The listener takes the dialer for a stranger and drops it; the dialer tries again.
             all_right(pair, {party: mine, other(party): theirs})
         else:
             check_failed(pair, point, party, mine, "raise")
@@ -179,7 +180,7 @@ def test_a_slow_wire(tmp_path: Path) -> None:
 
 
 def flip_on_the_wire(folder: Path, octets: int, *, tls: bool) -> set[int]:
-    """Flip a bit so many octets after points began to flow; return both exit codes, after a look at the outputs."""
+    """Flip a bit this many octets after the first points; check the outputs and return the set of exit codes."""
     with proxied(folder, SOME_ROWS, recv_timeout_ms=5 * IMPATIENT, reconnect_window_ms=PATIENT) as (pair, proxy):
         if tls:
             issue(folder, {party: party for party in PARTIES})
@@ -200,24 +201,24 @@ def flip_on_the_wire(folder: Path, octets: int, *, tls: bool) -> set[int]:
         return codes
 
 
-# Somewhere in the frames, and not only in what is around them.
+# Offsets inside the frames rather than in the framing around them.
 OFFSETS = [random.Random(seed).randrange(20_000, 100_000) for seed in range(5)]
-# Found by the digest of the stream; or it hit what holds the connection together, which is made again.
-FOUND_OR_MENDED = ({76}, {0})
+# Either the digest of the stream detects the change, or it breaks the connection and the parties reconnect.
+DETECTED_OR_RECONNECTED = ({76}, {0})
 
 
 @pytest.mark.slow
 def test_a_flipped_bit_in_plain_text_is_found(tmp_path: Path) -> None:
-    assert flip_on_the_wire(tmp_path, OFFSETS[0], tls=False) in FOUND_OR_MENDED
+    assert flip_on_the_wire(tmp_path, OFFSETS[0], tls=False) in DETECTED_OR_RECONNECTED
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("octets", OFFSETS)
-def test_a_flipped_bit_in_tls_breaks_the_connection_which_is_mended(tmp_path: Path, octets: int) -> None:
+def test_a_flipped_bit_in_tls_makes_the_parties_reconnect(tmp_path: Path, octets: int) -> None:
     assert flip_on_the_wire(tmp_path, octets, tls=True) == {0}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("octets", OFFSETS[1:])
 def test_a_flipped_bit_anywhere_is_found(tmp_path: Path, octets: int) -> None:
-    assert flip_on_the_wire(tmp_path, octets, tls=False) in FOUND_OR_MENDED
+    assert flip_on_the_wire(tmp_path, octets, tls=False) in DETECTED_OR_RECONNECTED

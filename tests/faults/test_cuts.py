@@ -1,4 +1,4 @@
-"""The wire between two machines taken down in the middle of a run, and put back: the run goes on."""
+"""Runs that survive a network outage between two machines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from support.processes.runner import DIALER, LISTENER, PARTIES
 from support.waiting import wait_until
 
 ROWS = 12_000
-# How long a run of so many rows takes without a cut, on a slow machine that has other things to do [s].
+# More than a run of this many rows takes without an outage on a slow, busy machine [s].
 UNDISTURBED = 180.0
-# What a cut may cost beside its own length [s].
+# The time an outage may cost in addition to its own length [s].
 EXTRA = 45.0
-# A connection that pings gave up is back so soon after the wire [s]; one that they did not waits for TCP.
+# If pings have given the connection up, the dialer reconnects within this time after the outage [s]; otherwise the
+# connection waits for a TCP retransmission.
 BACK_WITHIN = 8.0
 
 JOB = """\
@@ -35,7 +36,7 @@ tasks:
 
 
 def provide(machines: dict[str, Machine]) -> list[str]:
-    """Write inputs and job files, and return the keys that both have."""
+    """Write inputs and job files; return the common keys."""
     for party, start in zip(PARTIES, (0, ROWS // 2), strict=True):
         folder = machines[party].folder
         (folder / "in.csv").write_text("id\n" + "".join(f"k{i:06}\n" for i in range(start, start + ROWS)))
@@ -44,12 +45,12 @@ def provide(machines: dict[str, Machine]) -> list[str]:
 
 
 def run(machines: dict[str, Machine], cut: float) -> float:
-    """Run both parties, with a cut of so long where it is not 0; return how long that took [s]."""
+    """Run both parties with an outage of `cut` seconds (0: none); return the duration of the run [s]."""
     before = machines[DIALER].received()
     began = time.monotonic()
     runs = {party: machines[party].start("PSICLI_BACKEND=reference psicli run --config job.yaml") for party in PARTIES}
     if cut:
-        # Points are on the wire.
+        # By now the parties exchange points.
         await_octets(machines, before + 100_000, UNDISTURBED)
         ip("-n", machines[DIALER].name, "link", "set", "wire", "down")
         time.sleep(cut)
@@ -69,7 +70,7 @@ def await_octets(machines: dict[str, Machine], number: int, within: float) -> No
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seconds", [30, 45, 75, 120])
-def test_a_cut_is_outlived(machines: dict[str, Machine], seconds: int) -> None:
+def test_a_run_survives_an_outage(machines: dict[str, Machine], seconds: int) -> None:
     common = provide(machines)
     undisturbed = run(machines, 0)
     assert run(machines, seconds) < undisturbed + seconds + EXTRA

@@ -1,4 +1,4 @@
-"""An exception, a full disk or another byte at every point."""
+"""Runs with an exception, a full disk or a changed byte at every failpoint."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from support.processes.runner import PARTIES, Pair, Result, other
 
 from psicli.core.failpoints import CARRYING
 
-# An exception or a full disk at every point -------------------------------------------------------------------------
+# An exception or a full disk at every failpoint ---------------------------------------------------------------------
 
 
 def fail_at(pair: Pair, point: str, party: str, action: str) -> None:
-    """Both sides end in time, say the first cause, and leave nothing."""
+    """Check that both parties end in time, report the first cause and leave nothing behind."""
     runs = start_both(pair, party, f"{point}:{action}")
     mine, theirs = ends(runs, party)
     if (point, party) in STRANGER or (action == "enospc" and point in GIVEN_UP):
@@ -79,11 +79,11 @@ def test_a_failure_at_some_points(faulty: Pair, point: str, party: str, action: 
     fail_at(faulty, point, party, action)
 
 
-# Another byte -------------------------------------------------------------------------------------------------------
+# A changed byte -----------------------------------------------------------------------------------------------------
 
 
 def flip_at(pair: Pair, point: str, party: str, nth: int = 1) -> tuple[Result, Result]:
-    """Change a byte that this party sends or takes in; return its own result and the other's."""
+    """Change a byte that this party sends or receives; return its result and the other party's."""
     results = {each: run.result() for each, run in start_both(pair, party, f"{point}:flip:{nth}").items()}
     pair.nothing_left()
     for each in PARTIES:
@@ -95,7 +95,7 @@ def flip_at(pair: Pair, point: str, party: str, nth: int = 1) -> tuple[Result, R
 @pytest.mark.parametrize("party", ONE_SOON)
 def test_a_frame_with_another_byte_is_found(faulty: Pair, party: str) -> None:
     mine, theirs = flip_at(faulty, "frame.sending", party, 2)
-    # The one sees it in the digest of the stream, the other in what is confirmed; whoever is first says so.
+    # The receiving party detects it by the digest of the stream, the other by the final digest; either may be first.
     failed(mine, 76, "broke the protocol")
     failed(theirs, 76, "broke the protocol")
     assert [new_outputs(faulty, each) for each in PARTIES] == [set(), set()]
@@ -112,9 +112,9 @@ def test_any_message_with_another_byte_is_found(faulty: Pair, point: str, party:
 
 
 def on_a_small_disk(folder: Path, size: str) -> list[str]:
-    """Return what to run a party under, so that a folder lies on a disk of its own; what is there at the end stays."""
+    """Return a command prefix that puts a folder on a small disk for one run and keeps its files afterwards."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
-        pytest.skip("no file system may be mounted here")
+        pytest.skip("this machine does not allow mounts")
     script = f"""
         cp -a '{folder}' '{folder}.kept' && mount -t tmpfs -o size={size},mode=700 tmpfs '{folder}' || exit 99
         cp -a '{folder}.kept/.' '{folder}' && rm -rf '{folder}.kept/'*

@@ -1,4 +1,4 @@
-"""Killed at every point, and at any moment."""
+"""Runs in which one party is killed at a failpoint or at a random moment."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, other
 
 from psicli.core.failpoints import VARIABLE
 
-# Killed at every point ----------------------------------------------------------------------------------------------
+# Killed at every failpoint ------------------------------------------------------------------------------------------
 
 
 def is_killed_there(pair: Pair, point: str, party: str, nth: int) -> bool:
-    """Kill a party at the nth passage, and run again; return whether it came there."""
+    """Kill a party at the nth hit of a failpoint and run again; return whether the party got that far."""
     renew_outputs(pair)
     runs = start_both(pair, party, f"{point}:kill:{nth}")
     victim, survivor = ends(runs, party)
@@ -43,7 +43,7 @@ def is_killed_there(pair: Pair, point: str, party: str, nth: int) -> bool:
 
 
 def until_not_reached(pair: Pair, point: str, party: str) -> None:
-    """Kill at the first passage, the second, …: all of a point that is passed a few times, ever fewer of the others."""
+    """Kill at the 1st hit, the 2nd, …, in growing steps for a failpoint with many hits, until it is not reached."""
     assert is_killed_there(pair, point, party, 1)
     nth = 2
     while is_killed_there(pair, point, party, nth):
@@ -52,19 +52,19 @@ def until_not_reached(pair: Pair, point: str, party: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("point", "party"), CASES)
-def test_killed_at_every_passage_of_every_point(faulty: Pair, point: str, party: str) -> None:
+def test_killed_at_every_hit_of_every_point(faulty: Pair, point: str, party: str) -> None:
     until_not_reached(faulty, point, party)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("point", "party"), SPOOL_CASES)
-def test_killed_at_every_passage_of_the_spool(spooling: Pair, point: str, party: str) -> None:
+def test_killed_at_every_hit_in_the_spool(spooling: Pair, point: str, party: str) -> None:
     until_not_reached(spooling, point, party)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("point", "party"), RESUME_CASES)
-def test_killed_at_every_passage_where_tasks_are_resumed(resuming: Pair, point: str, party: str) -> None:
+def test_killed_at_every_hit_where_tasks_are_resumed(resuming: Pair, point: str, party: str) -> None:
     until_not_reached(resuming, point, party)
 
 
@@ -82,7 +82,7 @@ def test_killed_at_some_points(faulty: Pair, point: str, party: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("point", "party"), [("abort.sending", DIALER), ("abort.arrived", LISTENER)])
-def test_killed_while_a_failure_is_told(faulty: Pair, point: str, party: str) -> None:
+def test_killed_while_a_failure_is_reported(faulty: Pair, point: str, party: str) -> None:
     away = faulty.path(DIALER, "in.csv").rename(faulty.path(DIALER, "away.csv"))
     runs = start_both(faulty, party, f"{point}:kill")
     assert runs[party].result().code == -signal.SIGKILL
@@ -98,11 +98,11 @@ def test_killed_while_a_failure_is_told(faulty: Pair, point: str, party: str) ->
     ("point", "leftover"),
     [("input.checked", "stdin.csv"), pytest.param("output.synced", "*stdout.csv*", marks=pytest.mark.slow)],
 )
-def test_killed_while_standard_input_and_output_are_put_aside(faulty: Pair, point: str, leftover: str) -> None:
+def test_killed_while_standard_input_and_output_are_buffered(faulty: Pair, point: str, leftover: str) -> None:
     task = faulty.jobs[DIALER]["tasks"][0]
     task.update(input_path={DIALER: "-"}, output_path={DIALER: "-"})
     given = faulty.path(DIALER, "in.csv").read_bytes()
-    # Of its own, so that the other side does not remove what is looked for here.
+    # Use a separate state folder, so that the other party does not remove the files this test looks for.
     state = faulty.folder / "own"
     how: dict[str, Any] = {"stdin": given, "env": {"PSICLI_STATE_DIR": str(state)}}
     killed = {"stdin": given, "env": {**how["env"], VARIABLE: f"{point}:kill"}}
@@ -120,7 +120,7 @@ def test_killed_while_standard_input_and_output_are_put_aside(faulty: Pair, poin
 
 
 def kill_at_random(pair: Pair, rounds: int, seed: int, good_run_every: int) -> None:
-    """Kill a side at a random moment from its start on, again and again."""
+    """Kill one party at a random moment after its start, once a round."""
     draw = random.Random(seed)
     for number in range(1, rounds + 1):
         renew_outputs(pair)
