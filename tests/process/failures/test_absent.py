@@ -1,4 +1,4 @@
-"""The other side is not there, or goes away."""
+"""Runs whose peer never appears or goes away."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_nobody_comes(pair: Pair, party: str) -> None:
 
 
 def test_a_port_that_is_in_use(pair: Pair) -> None:
-    """The listener says so at once; a dialer that reaches somebody else's port gives up in time."""
+    """The listener fails immediately; a dialer that reaches another program's port gives up in time."""
     marked_pair(pair)
     pair.link(DIALER, connect_retry_times=3)
     untouched = Untouched(pair)
@@ -45,7 +45,7 @@ def test_a_port_that_is_in_use(pair: Pair) -> None:
 
 @pytest.mark.more
 def test_the_same_party_twice(pair: Pair) -> None:
-    """A second listener finds the port taken; a second dialer is turned away; the first session does not notice."""
+    """A second listener finds the port in use, a second dialer is turned away, and the first session is unaffected."""
     marked_pair(pair)
     alice = pair.start(LISTENER)
     alice.wait_for("listening on")
@@ -86,7 +86,7 @@ def test_a_party_is_stopped_in_the_middle(pair: Pair, number: signal.Signals, pa
         assert the_object(results[party].stdout)["exit_code"] == code
         untouched.check()
     else:
-        # Nobody is left to remove the killed one's temporary file, but the output is the old one.
+        # A killed process leaves its temporary file, but the old output is intact.
         assert pair.path(party, "out/people.csv").read_bytes() == OLD
         assert list(pair.files(other(party))) == ["in.csv", "out/people.csv"]
     assert pair.path(other(party), "out/people.csv").read_bytes() == OLD

@@ -1,4 +1,4 @@
-"""Every way a run can end: nobody hangs, nothing half done is left, and each side says why."""
+"""Every way a run can end: no process hangs, no output is incomplete, and each party reports the reason."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from psicli.session.session import STOPPED_TIMEOUT
 from psicli.storage.locks import holders
 from psicli.transport.endpoint import METHOD, SERVICE
 
-# The limits, from the moment the other side dies or is stopped, on a machine that has other things to do [s].
+# A party ends within this time after its peer was killed or stopped, even on a busy machine [s].
 KILLED_WITHIN = 30.0
 STOPPED_WITHIN = 15.0
-# What the tasks of a run that is stopped take, about [s].
+# The approximate duration of all tasks of a run that these tests stop [s].
 WHOLE_RUN = 1.5
 
 
 def rows(pair: Pair, sizes: dict[str, int], *, broadcast: bool = True) -> Pair:
-    """Add tasks of so many rows a party, half of them in common, over outputs of a run before; they take a while."""
+    """Add tasks with this many rows per party, half of them common; every output already has old content."""
     pair.environment = SLOWLY
     for name, size in sizes.items():
         for party, start in zip(PARTIES, (0, size // 2), strict=True):
@@ -49,7 +49,7 @@ def rows(pair: Pair, sizes: dict[str, int], *, broadcast: bool = True) -> Pair:
 
 
 def whole(pair: Pair, party: str, task: int) -> bytes:
-    """The bytes of an output that is the old one or the right new one; anything else fails."""
+    """Return the bytes of an output, which must be the old output or the correct new one."""
     name = f"out/{pair.jobs[party]['tasks'][task]['name']}.csv"
     octets = pair.path(party, name).read_bytes()
     if octets != OLD:
@@ -61,18 +61,18 @@ def whole(pair: Pair, party: str, task: int) -> bytes:
 
 
 class Moments:
-    """Moments to end a run at, drawn from a seed: a line it prints, how far it says to be, or a time."""
+    """Random moments at which a test ends a run: after a number of log lines, at a percentage, or after a time."""
 
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed)
 
     def await_one(self, run: Run, peer: Run) -> str:
-        """Wait for a moment after hello and return what it is called; the run may have ended by itself."""
+        """Wait for a moment after the Hellos and return its name; the run may already have ended."""
         for each in (run, peer):
             each.wait_for("in session with")
         kind = self._draw.choice(["lines", "percent", "time"])
         if kind == "lines":
-            # What it has said by then: listening, in session, then three or four lines a task.
+            # The log has two lines (listening, in session), then three or four lines per task.
             count = self._draw.randrange(2, 12)
             run.wait_for_lines(count)
             return f"line {count}"
@@ -87,12 +87,12 @@ class Moments:
 
 
 def percent_of(run: Run) -> int:
-    """How far the first task is that takes its time."""
+    """Return the percentage that a run has published in its lock, 0 if there is none."""
     return next((holder.percent for holder in holders() if holder.pid == run.pid), 0)
 
 
 def kill_at_random(folder: Path, rounds: int, seed: int) -> None:
-    """The victim dies without a word; the survivor ends in time, and no output is half done."""
+    """Kill one party a round; check that the other ends in time and that no output is incomplete."""
     moments = Moments(seed)
     with free_ports(1) as ports:
         pair = rows(Pair(folder, ports[0]), {"small": 50, "large": 2500, "last": 50})
@@ -122,7 +122,7 @@ def fresh_outputs(pair: Pair) -> None:
 
 
 def check_survivor(pair: Pair, victim: str, survivor: Any, moment: str) -> None:
-    """Check the side that goes on living: 69 unless all was through, and outputs exactly as its report says."""
+    """Check the surviving party: code 69 unless all tasks were done, and outputs exactly as it reports."""
     report = the_object(survivor.stdout)
     tasks = report["tasks"]
     done = [task["status"] == "done" for task in tasks]
@@ -132,8 +132,8 @@ def check_survivor(pair: Pair, victim: str, survivor: Any, moment: str) -> None:
         assert report["error"]["party"] == victim
     for task, is_done in enumerate(done):
         assert (whole(pair, other(victim), task) != OLD) == is_done, moment
-        # The victim's output is old or new, never in between. The receiver commits first: the sender's is new only
-        # where the receiver's is.
+        # The victim's output is either the old or the new one. The receiver commits first, so the sender's output is
+        # new only if the receiver's is.
         if whole(pair, victim, task) != OLD and victim == DIALER:
             assert is_done, moment
 
@@ -149,7 +149,7 @@ def test_a_peer_that_is_killed_at_any_moment_fifty_times(tmp_path: Path) -> None
 
 
 def stop_at_random(folder: Path, rounds: int, seed: int) -> None:
-    """SIGTERM: 143 here, 69 there, both soon, nothing left of either."""
+    """Stop one party with SIGTERM a round; check that it exits with 143, its peer with 69, and nothing is left."""
     moments = Moments(seed)
     with free_ports(1) as ports:
         pair = rows(Pair(folder, ports[0]), {"small": 50, "large": 2500, "last": 50})
@@ -172,7 +172,7 @@ def stop_at_random(folder: Path, rounds: int, seed: int) -> None:
 def check_stopped(pair: Pair, victim: str, results: dict[str, Any], moment: str) -> None:
     mine, theirs = results[victim], results[other(victim)]
     if mine.code == 0 or not mine.stdout:
-        # It was through before the signal came, and at most its report is missing.
+        # It had finished before the signal arrived; at most its report is missing.
         assert (mine.code, theirs.code) in ((0, 0), (143, 0)), f"{moment}: {mine.text} {theirs.text}"
         return
     failed(mine, 143, "stopped by SIGTERM")
@@ -192,16 +192,16 @@ def test_a_party_that_is_terminated_at_any_moment_fifty_times(tmp_path: Path) ->
 
 
 @pytest.mark.more
-def test_a_second_ctrl_c_ends_at_once(pair: Pair) -> None:
+def test_a_second_ctrl_c_ends_immediately(pair: Pair) -> None:
     rows(pair, {"people": 30_000})
     runs = {party: pair.start(party) for party in PARTIES}
     alice = runs[LISTENER]
     for run in runs.values():
         run.wait_for("exchanging")
-    # Bob hears nothing any more, so alice's last words have to wait, as a rule; after the second Ctrl-C they do not.
+    # Bob is stopped, so alice usually has to wait until her Abort is delivered; the second Ctrl-C ends that wait.
     runs[DIALER].send(signal.SIGSTOP)
     stopped = time.monotonic()
-    # Two that come at once are one: it takes the next for the second.
+    # Two signals that arrive at the same time count as one, so the test keeps sending them.
     while alice.lasts(0.3):
         alice.send(signal.SIGINT)
     result = alice.result()
@@ -212,11 +212,11 @@ def test_a_second_ctrl_c_ends_at_once(pair: Pair) -> None:
     assert [whole(pair, party, 0) for party in PARTIES] == [OLD, OLD]
 
 
-# Uninvited guests ------------------------------------------------------------------------------------------------
+# Unexpected connections ------------------------------------------------------------------------------------------
 
 
 def hello_of(pair: Pair) -> bytes:
-    """A Hello as bob's would be."""
+    """Return the Hello that bob would send."""
     tasks = tuple(TaskTerms(task["name"], LISTENER, True, 1) for task in pair.jobs[DIALER]["tasks"])
     return encode_hello(Hello("0", DIALER, "overlap", tasks, 2048, MOST_BIN_ITEMS, os.urandom(32)))
 
@@ -229,7 +229,7 @@ def test_a_second_dialer_is_turned_away_and_the_session_goes_on(pair: Pair) -> N
         call = channel.stream_stream(f"/{SERVICE}/{METHOD}")
         answers = [decode(octets) for octets in call(iter([encode(HelloOctets(hello_of(pair)))]), timeout=DEADLINE)]
         assert answers == [Abort(75)]
-        # What does not begin with a Hello is not even answered, and cannot end the session.
+        # The listener does not answer a stream that does not begin with a Hello, and the session continues.
         for message in (Working(), Abort(65)):
             assert list(call(iter([encode(message)]), timeout=DEADLINE)) == []
         assert list(call(iter([b"\xff" * 100]), timeout=DEADLINE)) == []
@@ -253,7 +253,7 @@ JUNK = [
 
 
 def memory(run: Run) -> int:
-    """The most memory the process ever held [bytes]."""
+    """Return the peak memory of the process [bytes]."""
     status = Path(f"/proc/{run.pid}/status").read_text()
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     assert found is not None
@@ -261,7 +261,7 @@ def memory(run: Run) -> int:
 
 
 def junk_in_a_session(pair: Pair, junk: int, silent: int) -> None:
-    # The dialer waits while guests come, and the listener, at its end, until its memory is looked at.
+    # The dialer stops while the test makes other connections; the listener stops at the end, so its memory can be read.
     alice, bob = pair.start(LISTENER, env={VARIABLE: "session.closed:stop"}), pair.start(DIALER, env=HELD)
     bob.wait_until_stopped()
     before = memory(alice)
@@ -274,7 +274,7 @@ def junk_in_a_session(pair: Pair, junk: int, silent: int) -> None:
                 guest.sendall(draw.choice([*JUNK, draw.randbytes(500)]))
         assert memory(alice) - before < 50 << 20
         bob.send(signal.SIGCONT)
-        # And later, with the silent ones still there: the next task.
+        # Run the next task while the silent connections are still open.
         alice.wait_until_stopped()
         assert memory(alice) - before < 50 << 20
         alice.send(signal.SIGCONT)
@@ -310,7 +310,7 @@ def test_junk_before_the_session_does_not_keep_the_peer_out(pair: Pair) -> None:
     pair.nothing_left()
 
 
-# Start-up failures roll back -------------------------------------------------------------------------------------
+# Failures at the start -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.sample(2)
@@ -333,7 +333,7 @@ def test_a_tls_file_that_is_missing_is_named(pair: Pair, field: str, party: str)
 @pytest.mark.more
 @pytest.mark.parametrize("party", PARTIES)
 def test_tls_files_that_hold_something_else(pair: Pair, party: str) -> None:
-    """The cause is told as it is: not as a port that is in use, nor as a peer that is not there."""
+    """The message names the cause, instead of a port in use or an absent peer."""
     rows(pair, {"people": 5})
     for name in ("ca.pem", "own.pem", "own.key"):
         pair.path(party, name).write_bytes(b"-----BEGIN CERTIFICATE-----\nnot one\n-----END CERTIFICATE-----\n")
@@ -354,7 +354,7 @@ def test_tls_files_that_hold_something_else(pair: Pair, party: str) -> None:
 @pytest.mark.more
 def test_an_address_that_is_not_ours(pair: Pair) -> None:
     rows(pair, {"people": 5})
-    # TEST-NET-1: nobody's address.
+    # TEST-NET-1 is reserved for documentation, so no machine has this address.
     pair.jobs[LISTENER]["cluster"]["nodes"][0]["listen_address"] = f"192.0.2.1:{pair.port}"
     pair.jobs[LISTENER]["cluster"]["tls"] = "insecure"
     result = pair.start(LISTENER).result()
@@ -363,7 +363,7 @@ def test_an_address_that_is_not_ours(pair: Pair) -> None:
 
 
 @pytest.mark.more
-def test_a_failure_before_the_session_gives_back_what_was_acquired(pair: Pair) -> None:
+def test_a_failure_before_the_session_releases_everything(pair: Pair) -> None:
     rows(pair, {"people": 5})
     good = json.loads(json.dumps(pair.jobs[LISTENER]))
     pair.jobs[LISTENER]["tasks"][0]["output_path"] = {LISTENER: "nowhere/people.csv"}
@@ -375,28 +375,28 @@ def test_a_failure_before_the_session_gives_back_what_was_acquired(pair: Pair) -
     succeeded(pair.run())
 
 
-# Bare surroundings -----------------------------------------------------------------------------------------------
+# Minimal environments --------------------------------------------------------------------------------------------
 
-SURROUNDINGS: dict[str, dict[str, Any]] = {
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "no stdin": {"shell": "<&-"},
     "no stdout": {"shell": ">&-"},
     "no stderr": {"shell": "2>&-"},
     "nothing open": {"shell": "<&- >&- 2>&-"},
     "no HOME": {"env": {"HOME": None, "USER": None, "LOGNAME": None, "LANG": "C", "LC_ALL": "C"}},
     "HOME not ours": {"env": {"HOME": "/proc/nowhere"}},
-    # Where nobody can write, not even root.
+    # Nobody can write there, not even root.
     "read-only folder": {"cwd": "/proc"},
     "no PATH": {"env": {"PATH": None}},
 }
 
 
 @pytest.mark.sample(1)
-@pytest.mark.parametrize(("mine", "theirs"), list(zip(*[iter(SURROUNDINGS)] * 2, strict=True)))
-def test_a_run_in_bare_surroundings(pair: Pair, mine: str, theirs: str) -> None:
+@pytest.mark.parametrize(("mine", "theirs"), list(zip(*[iter(ENVIRONMENTS)] * 2, strict=True)))
+def test_a_run_in_a_minimal_environment(pair: Pair, mine: str, theirs: str) -> None:
     rows(pair, {"people": 5})
-    surroundings = [SURROUNDINGS[mine], SURROUNDINGS[theirs]]
-    runs = [pair.start(party, **how) for party, how in zip(PARTIES, surroundings, strict=True)]
-    for how, result in zip(surroundings, [run.result() for run in runs], strict=True):
+    environments = [ENVIRONMENTS[mine], ENVIRONMENTS[theirs]]
+    runs = [pair.start(party, **how) for party, how in zip(PARTIES, environments, strict=True)]
+    for how, result in zip(environments, [run.result() for run in runs], strict=True):
         assert result.code == 0, result.text
         assert "Traceback" not in result.text
         assert (b"people: done" in result.stdout) == (" >&-" not in " " + how.get("shell", ""))
@@ -417,7 +417,7 @@ def test_a_current_folder_that_is_gone(pair: Pair) -> None:
 
 @pytest.mark.more
 def test_a_temporary_folder_that_is_not_there(pair: Pair) -> None:
-    """Nothing needs one, standard input and output neither: what is put aside lies in the state folder."""
+    """No run needs a temporary folder: standard input and output are buffered in the state folder."""
     rows(pair, {"people": 5})
     missing = {"TMPDIR": str(pair.folder / "nowhere")}
     task = pair.jobs[DIALER]["tasks"][0]

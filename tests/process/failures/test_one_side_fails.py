@@ -1,7 +1,6 @@
-"""One side fails, and the other is told; and mistakes in a job file, for which the other side is not needed.
+"""Runs in which one party fails and tells its peer, and errors in a job file, which need no peer.
 
-A value no one may ever see outside the files holds MARK; every failing run is searched for it.
-
+Values that must not appear outside the data files contain MARK; the tests search the messages of failing runs for it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from support.processes.expectations import (
 )
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, other
 
-# Failures of one side, told to the other ----------------------------------------------------------------------------
+# One party fails and tells its peer ---------------------------------------------------------------------------------
 
 Spoil = Callable[[Pair, str], None]
 
@@ -92,7 +91,7 @@ def test_one_side_fails_and_the_other_is_told(pair: Pair, party: str, spoil: Spo
     assert all(the_object(result.stdout)["seconds"] < SOON for result in results.values())
 
 
-def test_both_sides_fail_at_once(pair: Pair) -> None:
+def test_both_sides_fail_at_the_same_time(pair: Pair) -> None:
     marked_pair(pair)
     _no_input(pair, LISTENER)
     _other_key(pair, DIALER)
@@ -102,7 +101,7 @@ def test_both_sides_fail_at_once(pair: Pair) -> None:
     assert all(the_object(result.stdout)["seconds"] < SOON for result in (alice, bob))
 
 
-# Mistakes in one job file: the other side is not needed -------------------------------------------------------------
+# Errors in one job file: no peer is needed --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,7 @@ def test_bad_yaml(pair: Pair, text: str, mistake: str) -> None:
     failed(pair.start_as_is("--config", path).result(), 78, mistake)
 
 
-def test_every_mistake_of_a_job_file_at_once(pair: Pair) -> None:
+def test_all_errors_in_a_job_file_are_reported_together(pair: Pair) -> None:
     marked_pair(pair)
     job = pair.jobs[DIALER]
     job["surprise"] = "1"
@@ -133,7 +132,7 @@ def test_every_mistake_of_a_job_file_at_once(pair: Pair) -> None:
     assert pair.path(DIALER, "out/people.csv").read_bytes() == OLD
 
 
-def test_a_party_that_is_none(pair: Pair) -> None:
+def test_an_unknown_party(pair: Pair) -> None:
     marked_pair(pair)
     failed(pair.start(LISTENER, "--party", "carol").result(), 78, "'carol' is not a party of this job")
 
@@ -177,7 +176,7 @@ DISAGREEMENTS = [
 @pytest.mark.sample(1)
 @pytest.mark.parametrize(("change", "fields"), DISAGREEMENTS, ids=["receiver", "task", "broadcast", "job and keys"])
 def test_the_parties_disagree(pair: Pair, change: Callable[[Pair], object], fields: list[str]) -> None:
-    """Both stop, and both show the same fields, each from its own side."""
+    """Both parties stop and show the same table, each with its own values under `ours`."""
     marked_pair(pair)
     change(pair)
     untouched = Untouched(pair)

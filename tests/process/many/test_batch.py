@@ -1,4 +1,4 @@
-"""Many files in one session."""
+"""Jobs of many tasks in one session."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_twelve_tasks_in_one_session_on_one_port(pair: Pair) -> None:
             check_task(pair, party, task, reported)
     assert [task["name"] for task in reports[0]["tasks"]] == [f"task-{task}" for task in range(12)]
     assert sum(task["matched"] or 0 for report in reports for task in report["tasks"]) > 100
-    # All of them once: the meeting, the session, the port.
+    # All tasks share one connection, one session and one port.
     assert len({report["session_id"] for report in reports}) == 1
     for result, peer in zip(results, PARTIES[::-1], strict=True):
         assert result.stderr.count(f"in session with {peer}") == 1
@@ -38,7 +38,7 @@ def test_twelve_tasks_in_one_session_on_one_port(pair: Pair) -> None:
 @pytest.mark.more
 @pytest.mark.parametrize("party", PARTIES)
 def test_a_bad_row_in_the_middle_of_twelve(pair: Pair, party: str) -> None:
-    """The tasks before it are done on both sides, the ones after it nowhere, and both reports say so."""
+    """Both parties complete the tasks before it and run none after it, and both reports show this."""
     batch(pair)
     bad = 6
     pair.path(party, "bad.csv").write_bytes(csv_data(["id", "day"], [["1", "mon"], ["2"]]))
@@ -62,15 +62,15 @@ def test_a_bad_row_in_the_middle_of_twelve(pair: Pair, party: str) -> None:
 
 
 @pytest.mark.more
-def test_an_output_that_cannot_be_written_is_its_owners_affair(pair: Pair) -> None:
-    """The peer of a one-sided task sees nothing of it, and the tasks after it are done on both sides."""
+def test_an_output_that_cannot_be_written_fails_only_on_its_side(pair: Pair) -> None:
+    """The sender of a one-sided task does not notice, and both parties complete the tasks after it."""
     for party in PARTIES:
         for name, rows in (("long", 400), ("short", 3)):
             write(pair.path(party, f"{name}.csv"), ["id", "note"], [[str(row), "note " * 5] for row in range(rows)])
     for name in ("long", "short"):
         pair.add(name, Side(["id"], f"{name}.csv", f"out/{name}.csv"), Side(["id"], f"{name}.csv"))
     pair.path(LISTENER, "out/long.csv").write_bytes(OLD)
-    # Files of 8 blocks at most, which the one output is and the other is not.
+    # Limit files to 8 blocks: the long output exceeds this, the short one does not.
     alice = pair.start(LISTENER, "--json", before="ulimit -f 8")
     bob = pair.start(DIALER, "--json")
     results = [alice.result(), bob.result()]
@@ -91,7 +91,7 @@ def test_only_some_tasks(pair: Pair) -> None:
     results = [run.result() for run in runs]
     succeeded(results)
     for party, result in zip(PARTIES, results, strict=True):
-        # In the order of the job file, whatever the order of the flags.
+        # The order is that of the job file, not that of the flags.
         tasks = the_object(result.stdout)["tasks"]
         assert [task["name"] for task in tasks] == ["task-1", "task-3"]
         for task, reported in zip((1, 3), tasks, strict=True):

@@ -1,4 +1,4 @@
-"""Many jobs on one machine: two runs on one port, jobs side by side, and what `psicli status` says of them."""
+"""Several jobs on one machine: two runs on one port, parallel jobs, and the output of `psicli status`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_second_run_is_refused_by_name(pair: Pair, party: str) -> None:
     failed(result, 75, named)
     refusal = the_object(result.stdout)
     assert (refusal["exit_code"], refusal["error"]["class"]) == (75, "LockHeldError")
-    # The first one has not noticed.
+    # The first run is unaffected.
     peer = pair.start(other(party))
     succeeded([first.result(), peer.result()])
     check_people(pair)
@@ -53,11 +53,11 @@ def test_a_second_run_is_refused_by_name(pair: Pair, party: str) -> None:
 
 
 @pytest.mark.more
-def test_both_parties_started_twice_at_once(pair: Pair) -> None:
+def test_both_parties_started_twice_at_the_same_time(pair: Pair) -> None:
     one_task(pair)
     environments = {LISTENER: {}, DIALER: HELD}
     runs = {party: [pair.start(party, env=environments[party]) for _ in range(2)] for party in PARTIES}
-    # The first of each holds its lock until the second has found it taken.
+    # Each party's first run holds its lock until the second run is refused.
     for mine in runs.values():
         wait_until(lambda mine=mine: not all(run.lasts(0) for run in mine), "a second run is refused")  # type: ignore[misc]
     (bob,) = (run for run in runs[DIALER] if run.lasts(0))
@@ -86,7 +86,7 @@ def test_a_run_that_waits_for_its_turn(pair: Pair) -> None:
 
 
 @pytest.mark.more
-def test_a_wait_that_is_in_vain(pair: Pair) -> None:
+def test_a_wait_that_times_out(pair: Pair) -> None:
     one_task(pair)
     first = pair.start(LISTENER)
     first.wait_for("listening on")
@@ -112,10 +112,10 @@ def test_a_killed_holder_makes_room_at_once(pair: Pair) -> None:
 def test_a_wait_for_another_program(pair: Pair) -> None:
     one_task(pair)
     with socket.create_server(("127.0.0.1", pair.port)):
-        at_once = pair.start(LISTENER)
-        result = at_once.result()
+        impatient = pair.start(LISTENER)
+        result = impatient.result()
         failed(result, 75, f"127.0.0.1:{pair.port}: the port is in use by another program")
-        assert result.ended - at_once.started < SOON
+        assert result.ended - impatient.started < SOON
         waiting = pair.start(LISTENER, "--lock-timeout", "60")
         waiting.wait_for("waiting: ")
     succeeded([pair.start(DIALER).result(), waiting.result()])
@@ -124,7 +124,7 @@ def test_a_wait_for_another_program(pair: Pair) -> None:
 
 @pytest.fixture
 def shared_pair() -> Iterator[Pair]:
-    """A pair in a folder that every user may use."""
+    """Yield a pair in a folder that every user can access."""
     if os.geteuid() != 0:
         pytest.skip("only root can run psicli as another user")
     with tempfile.TemporaryDirectory() as folder, free_ports(1) as ports:
@@ -153,7 +153,7 @@ def test_a_run_of_another_user_is_seen(shared_pair: Pair, first_is_root: bool) -
     )
     assert result.ended - second.started < SOON
     assert f"pid {first.pid}, " in pair.start_command("status", **second_user).result().text
-    # And the other way round: the lock's file is there already, and is the other user's.
+    # Now the other way round: the lock file already exists and belongs to the other user.
     first.send(signal.SIGTERM)
     assert first.result().code == 143
     again = pair.start(LISTENER, **second_user)
@@ -166,7 +166,7 @@ def test_a_run_of_another_user_is_seen(shared_pair: Pair, first_is_root: bool) -
 
 
 def rounds_of_four(folder: Path, rounds: int) -> None:
-    """Four jobs at once, each its own port and its own two processes, again and again on the same ports."""
+    """Run four jobs in parallel, each on its own port, for several rounds on the same ports."""
     with free_ports(4) as ports:
         pair = Pair(folder, ports[0])
         try:
@@ -211,7 +211,7 @@ def status(pair: Pair) -> dict[int, dict[str, Any]]:
 def test_status_says_who_where_and_how_far(pair: Pair) -> None:
     one_task(pair, 8_000)
     for party in PARTIES:
-        # Small frames: it is told early that the first of many are through.
+        # With small frames a percentage is published early.
         pair.jobs[party]["pipeline"] = {"frame_items": 1024}
     alice = pair.start(LISTENER)
     alice.wait_for("listening on")
@@ -223,7 +223,7 @@ def test_status_says_who_where_and_how_far(pair: Pair) -> None:
         "task": "",
         "phase": "starting",
     }
-    # Held in the middle, so that both still run whenever an answer comes.
+    # Bob stops halfway, so that both parties are still running when `psicli status` answers.
     bob = pair.start(DIALER, env={VARIABLE: "frame.sending:stop:5"})
     bob.wait_until_stopped()
     running: dict[int, dict[str, Any]] = {}
@@ -232,7 +232,7 @@ def test_status_says_who_where_and_how_far(pair: Pair) -> None:
         running.update(status(pair))
         return any(running[run.pid]["percent"] > 0 for run in (alice, bob))
 
-    wait_until(is_on_its_way, "a percentage is told")
+    wait_until(is_on_its_way, "psicli status shows a percentage")
     for run in (alice, bob):
         assert (running[run.pid]["task"], running[run.pid]["phase"]) == ("people", "exchanging")
         assert 0 <= running[run.pid]["percent"] <= 100

@@ -1,4 +1,4 @@
-"""`psicli simulate`: every party of a job in one go, on one machine."""
+"""`psicli simulate`: all parties of a job on one machine, with one command."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.processes.runner import (
 
 
 def whole_job(pair: Pair, change: Callable[[dict[str, Any]], object] = lambda job: None) -> Path:
-    """Write one job file that serves both parties."""
+    """Write one job file for both parties."""
     job = json.loads(json.dumps(pair.jobs[LISTENER]))
     del job["self_party"]
     for task, theirs in zip(job["tasks"], pair.jobs[DIALER]["tasks"], strict=True):
@@ -57,7 +57,7 @@ def test_simulate_runs_every_party_and_prints_every_report(pair: Pair) -> None:
                 output = pair.jobs[party]["tasks"][task]["output_path"][party]
                 check_output(pair, party, task, output)
     pair.nothing_left()
-    # What is only tried out is in no ledger.
+    # A simulation writes no ledger entry.
     assert [path.name for path in (pair.folder / "state").iterdir()] == ["lock"]
 
 
@@ -137,7 +137,7 @@ def test_simulate_refuses_what_needs_two_machines(
 
 
 def started(pair: Pair, run: Run) -> None:
-    """Wait until both parties of a simulation exchange."""
+    """Wait until both parties of a simulation are in session."""
     run.wait_for("in session with alice")
     run.wait_for("in session with bob")
 
@@ -164,7 +164,7 @@ def test_simulate_that_is_stopped_leaves_nothing(
     result = run.result()
     assert result.code == code, result.text
     assert "Traceback" not in result.text
-    # Both parties had the time to say why they end.
+    # Both parties had time to log why they ended.
     assert sum(" ERROR overlap: " in line and "hint: " not in line for line in result.stderr.splitlines()) == 2
     assert processes_below(pair.folder) == []
     for party in PARTIES:
@@ -182,6 +182,6 @@ def test_simulate_that_is_stopped_while_it_starts(pair: Pair) -> None:
         run.wait_for_lines(lines)
         run.send(signal.SIGTERM)
         result = run.result()
-        # Before Python itself is up, a signal ends it as any process.
+        # A signal that arrives before Python has started kills the process.
         assert result.code in ((143,) if lines else (143, -signal.SIGTERM)), result.text
         assert processes_below(pair.folder) == []

@@ -1,4 +1,4 @@
-"""Runs that continue where one was killed: real processes, real kills."""
+"""Runs that resume a killed run, with real processes and real kills."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, ot
 
 from psicli.core.failpoints import VARIABLE
 
-# Of what is much the same, make test sees one.
+# `make test` runs only one of the two similar cases.
 ONE_SOON = [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)]
 
 
@@ -47,11 +47,11 @@ def resumable(pair: Pair, request: pytest.FixtureRequest) -> Pair:
 
 @pytest.fixture
 def alone(pair: Pair) -> Pair:
-    """One-sided tasks."""
+    """Return a job of one-sided tasks."""
     return job(pair)
 
 
-# What is continued -----------------------------------------------------------------------------------------------
+# Resumed tasks ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.more
@@ -74,7 +74,7 @@ def test_a_task_continues_where_it_was_killed(resumable: Pair, party: str) -> No
     )
     for each in PARTIES:
         assert f"{FIRST}: continues from {100 * share:.0f} % of an earlier run" in results[each].stderr
-    # The next run is a run of its own.
+    # The next run starts afresh.
     assert shares(run_again(resumable), FIRST) == [None, None]
 
 
@@ -84,7 +84,7 @@ def test_the_finished_bins_are_not_exchanged_again(alone: Pair) -> None:
     results = run_again(alone, f"--only={FIRST}")
     again = answers(alone) - before
     share = resumed_share(results, FIRST)
-    # Those of the receiver, in order from the first one on.
+    # The run exchanges the bins after those that the receiver had finished, in order.
     assert [number for _, _, number in sorted(again)] == [*range(int(share * BINS), BINS)]
 
 
@@ -113,7 +113,7 @@ def test_both_sides_killed(resumable: Pair) -> None:
 @pytest.mark.parametrize("number", range(1, BINS + 1))
 @pytest.mark.parametrize("party", PARTIES)
 def test_killed_at_any_bin(resumable: Pair, party: str, number: int) -> None:
-    """A receiver where a bin's result is on disk, a sender where the receiver has said that it has the bin."""
+    """Kill a receiver when a bin's result is on disk, or a sender when the receiver has confirmed the bin."""
     point = f"bins.written:kill:{number}" if party == LISTENER else f"received.arrived:kill:{number}"
     killed(resumable, party, point)
     share = resumed_share(run_again(resumable), FIRST)
@@ -123,12 +123,12 @@ def test_killed_at_any_bin(resumable: Pair, party: str, number: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("party", PARTIES)
 def test_killed_again_and_again(pair: Pair, party: str) -> None:
-    """Every run gets further, and no second one begins from nothing."""
+    """Every run gets further than the one before, and only the first starts afresh."""
     bins = 16
     job(pair, rows=bins * ROWS // BINS)
     before, partitions = 0, set()
     for _ in range(4):
-        # A frame of the fourth bin of a run comes when the first two are received.
+        # The first frame of a run's fourth bin arrives only when the first two bins are received.
         own = 3 * ARRIVING + 1 if party == LISTENER else 3 * BIN_FRAMES + 1
         killed(pair, party, f"frame.arrived:kill:{own}", f"--only={FIRST}")
         partitions |= {each.partition_sid for each in manifests(pair).values()}
@@ -142,20 +142,20 @@ def test_killed_again_and_again(pair: Pair, party: str) -> None:
 
 
 @pytest.mark.slow
-def test_frames_may_be_of_another_size_and_memory_and_threads_too(alone: Pair) -> None:
+def test_frame_size_memory_and_threads_may_change(alone: Pair) -> None:
     killed(alone, DIALER, MIDDLE[DIALER])
     alone.jobs[DIALER]["pipeline"].update(frame_items=1024, threads=1)
     alone.jobs[LISTENER]["pipeline"].update(memory="384MB", depth=1)
     assert 0 < resumed_share(run_again(alone), FIRST) < 1
 
 
-# What is done ----------------------------------------------------------------------------------------------------
+# Finished tasks --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.more
 @pytest.mark.parametrize("party", ONE_SOON)
 def test_a_task_that_is_done_is_not_run_again(resumable: Pair, party: str) -> None:
-    """Its input is not even read: killed in the second task, the first one is only looked at."""
+    """When a run is killed in the second task, the next run does not even read the first task's input."""
     killed_in_second(resumable, party)
     written = {path: path.stat().st_mtime_ns for path in resumable.folder.glob("*/out/first.csv")}
     assert written
@@ -163,7 +163,7 @@ def test_a_task_that_is_done_is_not_run_again(resumable: Pair, party: str) -> No
     assert kept[LISTENER, FIRST] == kept[DIALER, FIRST] == (BINS, BINS)
     results = run_again(resumable)
     assert shares(results, FIRST) == [1.0, 1.0]
-    # All of it where the sender had sent everything: its receiver then needed nobody for the rest.
+    # If the sender had already sent everything, the second task is complete too: the receiver finished it alone.
     assert resumed_share(results, SECOND) > 0
     for each in PARTIES:
         assert "done by an earlier run; input and output are unchanged" in results[each].stderr
@@ -171,7 +171,7 @@ def test_a_task_that_is_done_is_not_run_again(resumable: Pair, party: str) -> No
         assert reports(results)[each][FIRST]["bytes_sent"] < 300
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert the_object(results[LISTENER].stdout)["tasks"][0]["matched"] == 3 * ROWS // 4
-    # After a run that ended with 0 all is run again.
+    # After a run that exited with 0, the next run runs every task again.
     again = run_again(resumable)
     assert shares(again, FIRST) == shares(again, SECOND) == [None, None]
     assert f"{FIRST}: reading" in again[LISTENER].stderr
@@ -180,7 +180,7 @@ def test_a_task_that_is_done_is_not_run_again(resumable: Pair, party: str) -> No
 
 @pytest.mark.more
 def test_a_small_task_that_is_done_is_not_run_again_either(pair: Pair) -> None:
-    """One bin is no reason to keep anything of a task under way; its result counts like any other."""
+    """An unfinished task of one bin has no checkpoint, but its result is kept like that of any other task."""
     job(pair, rows=1000)
     killed(pair, DIALER, "frame.arrived:kill:1", f"--only={FIRST}")
     assert files(pair, "meta") == []
@@ -196,15 +196,15 @@ def test_a_small_task_that_is_done_is_not_run_again_either(pair: Pair) -> None:
 
 
 @pytest.mark.slow
-def test_a_last_word_that_is_not_heard_makes_no_difference(pair: Pair) -> None:
-    """Both outputs of a broadcast are in place: a receiver that is killed before it knows need not run again."""
+def test_a_lost_last_message_makes_no_difference(pair: Pair) -> None:
+    """Both outputs of a broadcast are in place, so a receiver that is killed before Done arrives need not run again."""
     job(pair, broadcast=True)
     killed(pair, LISTENER, "done.arrived:kill")
     assert shares(run_again(pair), FIRST) == [1.0, 1.0]
 
 
 @pytest.mark.slow
-def test_an_output_that_was_changed_is_made_again(alone: Pair) -> None:
+def test_an_output_that_was_changed_is_written_again(alone: Pair) -> None:
     killed_in_second(alone, DIALER)
     alone.path(LISTENER, "out/first.csv").write_bytes(OLD)
     results = run_again(alone)
@@ -215,7 +215,7 @@ def test_an_output_that_was_changed_is_made_again(alone: Pair) -> None:
 
 @pytest.mark.more
 @pytest.mark.parametrize("point", ["output.synced:kill", "matches.found:kill"])
-def test_a_receiver_killed_after_its_last_word_needs_the_sender_no_more(alone: Pair, point: str) -> None:
+def test_a_receiver_killed_after_its_last_message_does_not_need_the_sender(alone: Pair, point: str) -> None:
     failpoints = {LISTENER: point, DIALER: ""}
     runs = {party: start(alone, party, failpoints[party], f"--only={FIRST}") for party in PARTIES}
     assert runs[LISTENER].result().code == -signal.SIGKILL
@@ -227,7 +227,7 @@ def test_a_receiver_killed_after_its_last_word_needs_the_sender_no_more(alone: P
     assert answers(alone) == before
 
 
-# What counts as a run --------------------------------------------------------------------------------------------
+# Which runs the ledger counts ------------------------------------------------------------------------------------
 
 
 def limit_runs(pair: Pair, *parties: str) -> None:
@@ -236,7 +236,7 @@ def limit_runs(pair: Pair, *parties: str) -> None:
 
 
 def refused(pair: Pair, party: str) -> None:
-    """Run once more: this party does not allow it."""
+    """Run again and check that this party refuses."""
     runs = {each: start(pair, each, "", f"--only={FIRST}") for each in PARTIES}
     results = {each: run.result() for each, run in runs.items()}
     assert {each: result.code for each, result in results.items()} == {party: 79, other(party): 80}
@@ -258,7 +258,7 @@ def test_a_run_is_counted_once_however_often_it_is_resumed(alone: Pair) -> None:
 @pytest.mark.more
 @pytest.mark.parametrize("broadcast", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_receiver_that_is_killed_after_each_bins_tokens_is_answered_twice(pair: Pair, broadcast: bool) -> None:
-    """The third time the task starts afresh, and that is another run: one more than the sender allows."""
+    """The third time the task starts afresh, which counts as another run and exceeds the sender's limit."""
     job(pair, broadcast=broadcast)
     limit_runs(pair, DIALER)
     for times in (1, 2):
@@ -275,7 +275,7 @@ def test_a_receiver_that_is_killed_after_each_bins_tokens_is_answered_twice(pair
 
 @pytest.mark.slow
 def test_each_bin_is_answered_twice_at_most_however_a_receiver_is_killed(pair: Pair) -> None:
-    """After the tokens of the first bin, of the second, …: the ledger counts every fresh start."""
+    """The test kills the receiver after the tokens of different bins; the ledger counts every fresh start."""
     job(pair)
     for nth in (1, 2, 3, 4, 4, 3, 2, 1, 1, 2):
         point = f"lists.checked:kill:{nth}"
@@ -300,27 +300,27 @@ def test_a_receiver_that_forgets_what_it_has_received_is_answered_twice(pair: Pa
         runs = {DIALER: start(pair, DIALER, "", only), LISTENER: hostile}
         return {party: run.result() for party, run in runs.items()}
 
-    # The first two bins are received when a frame of the fourth comes; nothing of the others is.
+    # When a frame of the fourth bin arrives, the first two bins are received and no others.
     assert run(0, f"frame.arrived:kill:{3 * ARRIVING + 1}")[DIALER].code == 69
-    # Then the first one again, and new ones: it is received again when a frame of the third bin of this run comes.
+    # This run asks for the first bin again; it is received when a frame of the run's third bin arrives.
     assert run(0b1110, f"frame.arrived:kill:{2 * ARRIVING + 1}")[DIALER].code == 69
     asked = answers(pair)
     assert {count for (_, _, number), count in asked.items() if number == 0} == {2}
     result = run(0b11110, "")[DIALER]
     failed(result, 79, "task first: alice asks a third time about items it was answered twice")
-    # At most the bin that was under way beside it is answered.
+    # The sender answers at most one other bin, which was under way at the same time.
     assert {number for _, _, number in answers(pair) - asked} <= {5}
     assert_no_bin_was_answered_thrice(pair)
-    # Nothing is left to continue from: the next one is another run.
+    # No checkpoint is left, so the next run counts as another one.
     refused(pair, DIALER)
 
 
 @pytest.mark.more
-def test_a_sender_that_dies_at_the_bitmaps_is_told_twice(pair: Pair) -> None:
-    """In a broadcast the receiver answers, too: with the bits of the result."""
+def test_a_sender_that_is_killed_at_the_bitmaps_is_answered_twice(pair: Pair) -> None:
+    """In a broadcast the receiver answers too, with the bits of the result."""
     job(pair, broadcast=True)
     limit_runs(pair, LISTENER)
-    # All of the receiver's points come before the first bits; then they are all that comes.
+    # In the first run all of the receiver's points arrive before the first bits; the second run sends only the bits.
     for frame in (BINS * BIN_FRAMES + 1, 1):
         killed(pair, DIALER, f"frame.arrived:kill:{frame}", f"--only={FIRST}")
     assert {count for (_, _, number), count in answers(pair).items() if number < 0} == {2}

@@ -1,4 +1,4 @@
-"""What must not be continued: the next run starts afresh, or ends."""
+"""Checkpoints that must not be resumed: the next run starts afresh or fails."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, other
 
 from psicli.exchange.finished import Manifest
 
-# Of what is much the same, make test sees one.
+# `make test` runs only one of the two similar cases.
 ONE_SOON = [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)]
 
 
 @pytest.fixture
 def alone(pair: Pair) -> Pair:
-    """One-sided tasks."""
+    """Return a job of one-sided tasks."""
     return job(pair)
 
 
-# What must not be continued --------------------------------------------------------------------------------------
+# Checkpoints that must not be resumed ----------------------------------------------------------------------------
 
 
 def spoil_input(pair: Pair, party: str = LISTENER) -> None:
@@ -115,14 +115,14 @@ SOON = ("input", "bins")
 @pytest.mark.parametrize(
     "case", [case if case in SOON else pytest.param(case, marks=pytest.mark.slow) for case in SPOILT]
 )
-def test_what_is_in_doubt_is_not_continued(alone: Pair, case: str) -> None:
+def test_a_doubtful_checkpoint_is_not_resumed(alone: Pair, case: str) -> None:
     killed(alone, DIALER, MIDDLE[DIALER], f"--only={FIRST}")
     assert len(files(alone, "bins")) == 2
     old = {each.partition_sid for each in manifests(alone).values()}
     spoil, why = SPOILT[case]
     spoil(alone)
     results = run_again(alone, f"--only={FIRST}")
-    # What is old or damaged is swept at the start, the rest is found when the task is offered.
+    # A run removes old and damaged checkpoints when it starts, and finds other mismatches when it offers the task.
     said = re.compile(rf"what an earlier run has left (in \S+ is removed|is not used): {re.escape(why)}")
     assert any(said.search(result.stderr) for result in results.values()), results[LISTENER].stderr
     assert shares(results, FIRST) == [None, None]
@@ -145,7 +145,7 @@ def test_a_side_that_never_resumes_starts_both_afresh(alone: Pair, party: str) -
 @pytest.mark.more
 def test_a_side_that_never_resumes_keeps_nothing(alone: Pair) -> None:
     runs = {each: start(alone, each, MIDDLE[DIALER] * (each == DIALER), "--resume=never") for each in PARTIES}
-    # What the point stands for is never reached, for there is nothing to keep.
+    # The run never reaches the failpoint, since it keeps no checkpoint.
     for run in runs.values():
         assert run.result().code == 0
     assert files(alone, "lock") == []
@@ -157,7 +157,7 @@ def test_a_side_that_never_resumes_keeps_nothing(alone: Pair) -> None:
 @pytest.mark.more
 @pytest.mark.parametrize("party", [DIALER, pytest.param(LISTENER, marks=pytest.mark.slow)])
 def test_an_input_that_changes_after_the_offer_ends_the_run(alone: Pair, party: str) -> None:
-    """The other side was told that it is the same."""
+    """By then the party has told its peer that the input is unchanged."""
     killed(alone, DIALER, MIDDLE[DIALER], f"--only={FIRST}")
     alone.path(LISTENER, "out/first.csv").write_bytes(OLD)
     runs = {
@@ -221,8 +221,8 @@ def test_a_disk_that_is_full_while_a_task_is_resumed(alone: Pair, party: str) ->
 
 
 @pytest.mark.slow
-def test_a_signal_keeps_what_there_is(alone: Pair) -> None:
-    # Before the fourth bin begins.
+def test_a_signal_keeps_the_finished_bins(alone: Pair) -> None:
+    # Stop before the fourth bin begins.
     runs = {party: start(alone, party, "received.arrived:stop:2" if party == DIALER else "") for party in PARTIES}
     os.waitid(os.P_PID, runs[DIALER].pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
     runs[LISTENER].send(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What is on disk of a task that can be resumed: no secret, and a size that tells nothing."""
+"""The checkpoint of a task on disk: it holds no secret, and its size reveals nothing."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side, othe
 from psicli.core.failpoints import VARIABLE
 from psicli.exchange.finished import Manifest
 
-# What is on disk -------------------------------------------------------------------------------------------------
+# The contents of the state folder --------------------------------------------------------------------------------
 
-# The length of a token; a point is two of them [bytes].
+# The length of a token; a point is two words long [bytes].
 WORD = 16
 
 
@@ -37,7 +37,7 @@ def pieces(octets: bytes, size: int = WORD) -> set[bytes]:
 
 
 def words_in(octets: bytes) -> Iterator[bytes]:
-    """Give every word that octets hold, as they are or as hex digits, wherever it begins."""
+    """Yield every word in these octets, raw or as hex digits, at every offset."""
     yield from (octets[at : at + WORD] for at in range(len(octets) - WORD + 1))
     for digits in re.findall(rb"[0-9a-fA-F]{32,}", octets):
         for at in range(len(digits) - 2 * WORD + 1):
@@ -45,7 +45,7 @@ def words_in(octets: bytes) -> Iterator[bytes]:
 
 
 def run_watched(pair: Pair, party: str, failpoint: str) -> tuple[bool, set[bytes]]:
-    """Kill a party at a failpoint; return whether it came there, and all that neither may have on disk [words]."""
+    """Kill a party at a failpoint; return whether it got there, and the words that neither party may have on disk."""
     secret: set[bytes] = set()
     runs = {}
     for each in PARTIES:
@@ -70,7 +70,7 @@ POINTS = ("bins.writing", "bins.written", "bins.wiped", "state.writing", "state.
 
 
 def search_after(pair: Pair, party: str, failpoint: str) -> bool:
-    """Search every file of the state folder; return whether the party came to the failpoint."""
+    """Search every file of the state folder for secrets; return whether the party reached the failpoint."""
     reached, secret = run_watched(pair, party, failpoint)
     found = [path for path in (pair.folder / "state").rglob("*") if path.is_file()]
     assert {path.name for path in found} >= {"ledger.jsonl"}
@@ -82,12 +82,12 @@ def search_after(pair: Pair, party: str, failpoint: str) -> bool:
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("broadcast", [False, True])
 def test_no_secret_is_on_disk_where_bins_are_kept(pair: Pair, broadcast: bool) -> None:
-    """Not at the point where most is there: neither scalar, nor point, nor token, nor an order it need not have."""
+    """A checkpoint of several bins holds no scalar, point or token, and no order that the party need not keep."""
     job(pair, broadcast=broadcast)
     assert search_after(pair, LISTENER, "bins.written:kill:3")
     assert len(files(pair, "bins")) == 2
     assert all((pair.folder / f"{party}.draws.words").stat().st_size > ROWS * WORD for party in PARTIES)
-    # The search would find it.
+    # Prove that the search works: it finds the orders that the sender of a broadcast keeps.
     kept = manifests(pair)[DIALER, FIRST]
     octets = next(path for path in files(pair, "bins") if path.stat().st_size <= kept.slot_bytes * BINS).read_bytes()
     orders = pieces((pair.folder / f"{DIALER}.draws.orders").read_bytes())
@@ -98,20 +98,20 @@ def test_no_secret_is_on_disk_where_bins_are_kept(pair: Pair, broadcast: bool) -
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("party", PARTIES)
 @pytest.mark.parametrize("broadcast", [False, True])
-def test_no_secret_is_on_disk_at_any_passage(pair: Pair, broadcast: bool, party: str, point: str) -> None:
+def test_no_secret_is_on_disk_at_any_hit(pair: Pair, broadcast: bool, party: str, point: str) -> None:
     job(pair, broadcast=broadcast)
     nth = 1
     while search_after(pair, party, f"{point}:kill:{nth}"):
         nth += 1
-        # Each run is one of its own.
+        # Make the next run start afresh.
         for path in (*(pair.folder / "state").glob("task-*/*"), *pair.folder.glob("*.draws*")):
             path.unlink()
     assert nth > 1 or (point, broadcast, party) == ("bins.wiped", False, LISTENER)
 
 
 @pytest.mark.more
-def test_what_is_kept_has_a_size_that_tells_nothing(pair: Pair) -> None:
-    """All match, half do, or none: the files are as long, byte for byte."""
+def test_the_size_of_a_checkpoint_reveals_nothing(pair: Pair) -> None:
+    """The files have the same length whether all rows match, half of them or none."""
     sizes: list[dict[str, int]] = []
     for common in (ROWS, ROWS // 2, 0):
         for party, first in zip(PARTIES, (0, ROWS - common), strict=True):
@@ -121,7 +121,7 @@ def test_what_is_kept_has_a_size_that_tells_nothing(pair: Pair) -> None:
             pair.jobs[party]["tasks"] = []
         sides = [Side(["id"], "in.csv", "out/first.csv") for _ in PARTIES]
         pair.add(FIRST, *sides, receiver=LISTENER, broadcast_result=True)
-        # Where the first bits are about to leave: all bins are there.
+        # Kill the receiver just before it sends the first bits, when all bins are on disk.
         killed(pair, LISTENER, "ledger.synced:kill:2")
         assert shown(pair) == {(party, FIRST): (BINS, BINS) for party in PARTIES}
         names = {path: Manifest.from_octets(path.with_name("meta").read_bytes()) for path in files(pair, "bins")}
