@@ -1,4 +1,4 @@
-"""What the network sees of a run."""
+"""The traffic of a run as an observer on the network sees it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from psicli.protocol.messages import Frame, Stream
 
 
 def run_tapped(pair: Pair, port: int) -> tuple[bytes, list[Any]]:
-    """Run both parties; return every byte between them, and every message."""
+    """Run both parties; return all bytes and all messages between them."""
     tap = Tap(port, pair.port)
     try:
         succeeded(pair.run())
@@ -34,7 +34,7 @@ def run_tapped(pair: Pair, port: int) -> tuple[bytes, list[Any]]:
 
 
 def framed(messages: Iterable[Any], *streams: Stream, task: int = 0) -> bytes:
-    """All that was sent of these streams of a task."""
+    """Return the data of all frames in these streams of a task."""
     found = [m for m in messages if isinstance(m, Frame) and m.stream in streams and m.task == task]
     return b"".join(frame.data for frame in found)
 
@@ -43,7 +43,7 @@ def records(data: bytes, width: int) -> set[bytes]:
     return {data[start : start + width] for start in range(0, len(data), width)}
 
 
-def test_the_wire_shows_no_value_no_name_and_no_duplicates(tapped: tuple[Pair, int]) -> None:
+def test_the_wire_reveals_no_values_names_or_duplicates(tapped: tuple[Pair, int]) -> None:
     pair, port = tapped
     marked_pair(pair)
     secret_column = f"{MARK}column"
@@ -55,7 +55,7 @@ def test_the_wire_shows_no_value_no_name_and_no_duplicates(tapped: tuple[Pair, i
     assert MARK.encode() not in octets
     assert str(pair.path(LISTENER).parent).encode() not in octets
     assert hashlib.sha256(f"{MARK}-3".encode()).digest() not in octets
-    # The same set, a thousand times over: the same messages, of the same sizes, without one byte in common.
+    # Repeating every row a thousand times gives the same messages of the same sizes, but no common point or token.
     pair.path(LISTENER, f"{MARK}.csv").write_bytes(marked(*[1, 2, 3] * 1000, column=secret_column))
     _, often = run_tapped(pair, port)
     assert Counter(map(shape, once)) == Counter(map(shape, often))
@@ -65,8 +65,8 @@ def test_the_wire_shows_no_value_no_name_and_no_duplicates(tapped: tuple[Pair, i
         assert not first & second
 
 
-def test_wire_order_tells_nothing_of_file_key_and_hash_order(tapped: tuple[Pair, int]) -> None:
-    """The keys in common are the first half of the file, by place, key or hash; the bitmap must not show it."""
+def test_the_order_on_the_wire_reveals_no_file_key_or_hash_order(tapped: tuple[Pair, int]) -> None:
+    """The common keys are the first half of the sender's by position, key or hash; the bitmap must not show it."""
     pair, port = tapped
     count = 400
     draw = random.Random(9)
@@ -87,5 +87,5 @@ def test_wire_order_tells_nothing_of_file_key_and_hash_order(tapped: tuple[Pair,
         bitmap = int.from_bytes(framed(messages, Stream.BITMAP, task=task), "little")
         assert bitmap.bit_count() == count // 2
         halves.append((bitmap & (1 << count // 2) - 1).bit_count())
-    # 100 of 200 expected, with a deviation of 5: eight of them would come once in 10^15 runs.
+    # The test expects 100 of 200 with a standard deviation of 5; eight deviations occur once in 10^15 runs.
     assert all(60 <= half <= 140 for half in halves), halves

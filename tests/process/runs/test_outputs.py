@@ -1,4 +1,4 @@
-"""Whole runs: two processes meet over loopback, and what they write equals what pandas says."""
+"""Whole runs of two processes over loopback, whose outputs must equal those computed with pandas."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ NASTY = [
 
 
 def nasty_rows(seed: int, count: int) -> list[Row]:
-    """Rows over a small set of values, so that many meet and many repeat, with all that CSV finds hard beside."""
+    """Return rows with few distinct keys, so that many match or repeat, and with values that are hard in CSV."""
     draw = random.Random(seed)
     notes = ["plain", "two\nlines", 'a "quoted", note', "", "\r\n", "tab\there", "ünï"]
     return [[draw.choice(NASTY), f"{draw.choice(notes)} {row}", draw.choice(NASTY[:14])] for row in range(count)]
 
 
 def hard_keys(pair: Pair) -> None:
-    """Two key columns, in CSV on both sides, receiver the listener, both learn."""
+    """Add a broadcast task with two key columns and CSV on both sides; the listener is the receiver."""
     pair.path(LISTENER, "texts.csv").write_bytes(csv_data(["left", "note, with comma", "right"], nasty_rows(1, 400)))
     swapped = [[right, note, left] for left, note, right in nasty_rows(2, 300)]
     pair.path(DIALER, "texts.csv").write_bytes(csv_data(["ß", "note", 'q"'], swapped))
@@ -56,7 +56,7 @@ def hard_keys(pair: Pair) -> None:
 
 
 def types(pair: Pair) -> None:
-    """One key column of every type Parquet has a text for, against that text in CSV; only the dialer learns."""
+    """Add a one-sided task: key columns of all supported Parquet types against their text in CSV; the dialer receives."""
     east = pa.timestamp("us", "Europe/Vienna")
     moments = [datetime(2024, 2, 29, 12, 0, 0, 120000, UTC), datetime(2024, 7, 1, tzinfo=UTC), None]
     columns = {
@@ -84,7 +84,7 @@ def types(pair: Pair) -> None:
 
 
 def gzipped(pair: Pair) -> None:
-    """Compressed CSV against TSV, one key column; only the listener learns."""
+    """Add a one-sided task: compressed CSV against TSV with one key column; the listener receives."""
     rows = [[key, note] for key, note, _ in nasty_rows(3, 200)]
     pair.path(LISTENER, "zipped.csv.gz").write_bytes(gzip.compress(csv_data(["k", "note"], rows)))
     theirs = [[note, key] for key, note, _ in nasty_rows(4, 30)]
@@ -108,11 +108,11 @@ def test_outputs_equal_the_oracle_and_a_second_run_gives_the_same_bytes(pair: Pa
     ):
         check_output(pair, party, task, output)
         check_counts(pair, party, task, (alice if party == LISTENER else bob)[task])
-    # Enough met, or the comparison says little.
+    # Enough rows match to make the comparison meaningful.
     assert [task["matched"] for task in bob] == [alice[0]["matched"], 5, 2, None]
     assert alice[0]["matched"] > 20
     assert alice[3]["matched"] > 5
-    # Parquet keeps its types; who does not learn a result gets no file, whatever the job file says.
+    # Parquet keeps its types; a party that does not learn the result gets no file, whatever the job file says.
     assert pq.read_schema(pair.path(DIALER, "out/numbers.parquet")).types == [pa.int64(), pa.string(), pa.float64()]
     assert not pair.path(LISTENER, "out/types-not-ours.csv").exists()
     assert [alice[2]["output"], alice[2]["output_rows"], alice[2]["matched"]] == [None, None, None]

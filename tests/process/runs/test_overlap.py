@@ -1,4 +1,4 @@
-"""What happens at once in a run: stages side by side, the kernel on the cores, a slow link; measured by the benches."""
+"""Concurrency within a run, measured by the benchmarks: parallel stages, busy cores and a busy slow link."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def trace_file(path: Path, steps: list[tuple[str, float, float, float]]) -> Path
 # Known answers ---------------------------------------------------------------------------------------------------
 
 
-def test_stages_at_once_are_counted_in_the_window_of_the_masking(tmp_path: Path) -> None:
+def test_parallel_stages_are_counted_while_points_are_masked(tmp_path: Path) -> None:
     alice = Trace(
         trace_file(
             tmp_path / "alice",
             [
                 ("read input", 0, 110, 0),
                 ("mask own", 100, 50, 0),
-                # Twice the same stage is one.
+                # Two intervals of the same stage count as one stage.
                 ("mask own", 120, 20, 0),
                 ("send", 145, 10, 0),
                 ("wait for peer", 100, 100, 0),
@@ -54,15 +54,15 @@ def test_stages_at_once_are_counted_in_the_window_of_the_masking(tmp_path: Path)
     bob = Trace(trace_file(tmp_path / "bob", [("mask peer", 180, 20, 0), ("write output", 190, 500, 0)]))
     window = overlap.masking_window([alice, bob])
     assert (window.began, window.ended) == (100_000, 200_000)
-    # Of 100 ms: at least one 100-155 and 170-180; two 100-110, 145-150 and 170-180.
+    # Within the 100 ms: one stage at 100-155 and 170-180; two stages at 100-110, 145-150 and 170-180.
     assert overlap.shares_at_once(overlap.stages_of(alice), window)[:4] == pytest.approx([1.0, 0.65, 0.25, 0.0])
     assert overlap.shares_at_once(overlap.stages_of(bob), window)[:4] == pytest.approx([1.0, 0.2, 0.1, 0.0])
 
 
-def test_the_kernel_has_what_its_calls_computed(tmp_path: Path) -> None:
+def test_the_kernel_share_counts_the_time_its_calls_computed(tmp_path: Path) -> None:
     many = Trace(trace_file(tmp_path / "a", [("mask own", 0, 100, 60), ("part", 0, 50, 40), ("part", 50, 40, 20)]))
     single = Trace(trace_file(tmp_path / "b", [("mask own", 0, 100, 50), ("mask peer", 90, 20, 10)]))
-    # Half of the last call lies in this window.
+    # Only half of the last call falls within this window.
     window = Interval(0.0, 100_000.0)
     assert overlap.kernel_share([many], window, 1) == pytest.approx(0.6)
     assert overlap.kernel_share([many, single], window, 2) == pytest.approx((60 + 55) / 200)
@@ -89,7 +89,7 @@ def measured(folder: Path, rows: int, **settings: int) -> tuple[list[Trace], Int
 
 
 @pytest.mark.more
-def test_a_small_run_does_several_things_at_once(tmp_path: Path) -> None:
+def test_a_small_run_has_several_stages_at_work(tmp_path: Path) -> None:
     traces, window = measured(tmp_path, 60_000, frame_items=2048)
     for trace in traces:
         stages = overlap.stages_of(trace)
@@ -97,14 +97,14 @@ def test_a_small_run_does_several_things_at_once(tmp_path: Path) -> None:
             stage for stage, times in stages.items() if times
         }
         assert overlap.shares_at_once(stages, window)[2] > 0.1
-    # However busy the machine is with other tests, the kernel has had a core.
+    # The kernel gets a core even when other tests keep the machine busy.
     assert 0.0 < overlap.kernel_share(traces, window, CORES) <= 1.0
     assert "two or more stages at work" in "\n".join(overlap.lines(traces, CORES))
 
 
 @contextmanager
 def machine_to_ourselves() -> Iterator[None]:
-    """Skip the test where other programs took the cores, of which the figures are shares, while the block ran."""
+    """Skip the test if other programs used the cores during the block, since the test compares shares of the cores."""
     before, started = others_seconds(), time.monotonic()
     yield
     share = (others_seconds() - before) / (CORES * (time.monotonic() - started))
@@ -113,7 +113,7 @@ def machine_to_ourselves() -> Iterator[None]:
 
 
 def others_seconds() -> float:
-    """Return how long all cores have been at work for others than us and the processes we ran to their ends [s]."""
+    """Return how long all cores worked for other programs than this process and its finished children [s]."""
     # user nice system idle iowait irq softirq steal (proc_stat(5))
     spent = [int(field) for field in Path("/proc/stat").read_text().split()[1:9]]
     own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -137,6 +137,6 @@ def test_a_slow_link_is_busy_from_the_first_byte_to_the_last(tmp_path: Path) -> 
     with machine_to_ourselves():
         outcome, sent = network.exchange(tmp_path, "2mbit", 50_000)
     assert outcome.task(RECEIVER)["matched"] == 25_000
-    # Points and tokens and little else.
+    # The sender sends little besides points and tokens.
     assert 2_400_000 < sent[SENDER].sent < 2_700_000
     assert 0.9 <= sent[SENDER].busy(2e6) <= 1.02

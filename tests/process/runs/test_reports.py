@@ -1,4 +1,4 @@
-"""What a run says: its report in text and JSON, and its standard streams."""
+"""The report of a run as text and JSON, and its standard streams."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_failure_as_json(pair: Pair) -> None:
         assert {"job", "party", "peer", "session_id", "version", "backend", "seconds", "tasks", "error"} <= set(report)
         assert [task["status"] for task in report["tasks"]] == ["done", "failed"]
         assert set(report["error"]) == {"code", "class", "message", "hint", "party"}
-        # Who has to act.
+        # The party that has to act.
         assert report["error"]["party"] == "alice"
     assert (alice["error"]["code"], alice["error"]["class"]) == (65, "MalformedInputError")
     assert alice["error"]["message"].endswith("second.csv:3: the row has 1 fields, the header 2")
@@ -88,7 +88,7 @@ def test_a_failure_as_json(pair: Pair) -> None:
     assert not pair.path(LISTENER, "out/second.csv").exists()
 
 
-def test_a_mistake_in_the_job_file_as_json(pair: Pair) -> None:
+def test_an_error_in_the_job_file_as_json(pair: Pair) -> None:
     marked_pair(pair)
     pair.jobs[LISTENER]["psi"]["recever"] = LISTENER
     result = pair.start(LISTENER, "--json").result()
@@ -98,7 +98,7 @@ def test_a_mistake_in_the_job_file_as_json(pair: Pair) -> None:
     assert "psi.recever: unknown field; did you mean receiver?" in report["error"]["message"]
 
 
-def test_quiet_says_nothing_and_verbose_says_no_value(pair: Pair) -> None:
+def test_quiet_prints_nothing_and_verbose_prints_no_value(pair: Pair) -> None:
     marked_pair(pair)
     runs = [pair.start(LISTENER, "--quiet"), pair.start(DIALER, "--verbose")]
     alice, bob = (run.result() for run in runs)
@@ -107,7 +107,7 @@ def test_quiet_says_nothing_and_verbose_says_no_value(pair: Pair) -> None:
     assert "in session with alice" in bob.stderr
     assert "matched  2 items" in bob.stdout.decode()
     assert MARK not in bob.text
-    # The marks were there to be seen.
+    # Prove that the inputs hold marked values.
     assert MARK in pair.path(DIALER, "out/people.csv").read_text()
 
 
@@ -150,7 +150,7 @@ def test_closed_standard_streams(pair: Pair, closed: tuple[str, str]) -> None:
 
 
 def test_standard_output_that_cannot_be_written(pair: Pair) -> None:
-    """Rows that are lost are a failure, a report that is lost is an error too, and neither is a traceback."""
+    """A run fails without a traceback when it cannot write its rows or its report."""
     marked_pair(pair)
     pair.jobs[LISTENER]["tasks"][0]["output_path"] = {LISTENER: "-"}
     runs = [pair.start(party, shell=">/dev/full") for party in PARTIES]

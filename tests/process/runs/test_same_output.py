@@ -1,4 +1,4 @@
-"""Outputs are the same bytes however a run goes about it: bins, depth, frames, threads, memory and backend."""
+"""Outputs are byte-identical for all settings of bins, depth, frames, threads, memory and backend."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ON_DISK = {"items", "rows"}
 
 @dataclass(frozen=True)
 class How:
-    """How one party goes about a run; tight: with next to no memory."""
+    """The settings of one party's run; tight: give it very little memory."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     backend: str | None = None
@@ -46,7 +46,7 @@ PLAIN = how()
 
 
 def write_inputs(pair: Pair, rows: tuple[int, int], note: str = "") -> None:
-    """Write a CSV and a Parquet file: keys of two columns, many of them twice, some without a value."""
+    """Write a CSV and a Parquet file with two key columns, many repeated keys and some null keys."""
     draw = random.Random(5)
     keys = max(rows) // 4
     lines = ["id,day,note\n"]
@@ -70,7 +70,7 @@ def write_inputs(pair: Pair, rows: tuple[int, int], note: str = "") -> None:
 
 
 def run(pair: Pair, ways: Sequence[How]) -> dict[str, dict[str, Any]]:
-    """Run both parties, each in its way; return their reports, with what was put on disk where that is said."""
+    """Run both parties with their settings; return their reports and, under `on disk`, what each wrote to its spool."""
     started = {}
     for party, way in zip(PARTIES, ways, strict=True):
         pair.jobs[party]["pipeline"] = {**({"memory": "384MB"} if way.tight else {}), **way.settings}
@@ -86,7 +86,7 @@ def run(pair: Pair, ways: Sequence[How]) -> dict[str, dict[str, Any]]:
 
 
 def outputs(pair: Pair) -> dict[str, bytes]:
-    """Return what both parties wrote, and remove it."""
+    """Return both parties' outputs and remove the files."""
     written = {}
     for party in PARTIES:
         path = pair.path(party, str(SIDES[party].output))
@@ -96,7 +96,7 @@ def outputs(pair: Pair) -> dict[str, bytes]:
 
 
 def check_plainly(pair: Pair) -> dict[str, bytes]:
-    """Run without any settings, compare with what must come out, and return the outputs."""
+    """Run with the default settings, check the outputs and return them."""
     reports = run(pair, (PLAIN, PLAIN))
     assert [report["tasks"][0]["bins"] for report in reports.values()] == [1, 1]
     assert [(report["spool_bytes"], report["on disk"]) for report in reports.values()] == [(0, set())] * 2
@@ -128,7 +128,7 @@ SETTINGS = [
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_settings_do_not_show_in_the_output(pair: Pair) -> None:
-    """Ways besides the plain one, each with what lies on disk where memory is tight."""
+    """Every setting gives the same outputs; with tight memory the run also uses the disk."""
     write_inputs(pair, (15_000, 10_000))
     expected = check_plainly(pair)
     for ways in SETTINGS:
@@ -142,7 +142,7 @@ def test_settings_do_not_show_in_the_output(pair: Pair) -> None:
 @pytest.mark.more
 @pytest.mark.timeout(300)
 def test_backends_do_not_show_in_the_output(pair: Pair) -> None:
-    """Every backend and CPU path meets another one, with the smallest frames and others."""
+    """Every backend and CPU path works with another one, with frames of different sizes."""
     write_inputs(pair, (3000, 2500))
     expected = check_plainly(pair)
     for at, name in enumerate(backends.NAMES):
@@ -152,7 +152,7 @@ def test_backends_do_not_show_in_the_output(pair: Pair) -> None:
         assert outputs(pair) == expected, ways
 
 
-# Each with the number of bins that come of it.
+# Settings and the number of bins that follow from them.
 # fmt: off
 BINS = [
     (4, how(bin_items=16384), how(bin_items=16384)),
@@ -173,7 +173,7 @@ BINS = [
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_bins_do_not_show_in_the_output(pair: Pair) -> None:
-    """However many there are, and whatever else is set."""
+    """The outputs do not depend on the number of bins, together with other settings."""
     write_inputs(pair, (80_000, 60_000))
     expected = check_plainly(pair)
     for bins, *ways in BINS:
@@ -192,7 +192,7 @@ def test_there_are_enough_ways() -> None:
 # Odd sizes ------------------------------------------------------------------------------------------------------
 
 LEAST = 16_384
-# What each of two bins of one item more than fit in one is padded to.
+# The capacity of each of two bins when there is one item more than fits in a single bin.
 CAPACITY = 9036
 ODD_COUNTS = [
     *((LEAST + more, LEAST + other) for more in (-1, 0, 1) for other in (-1, 0, 1)),
@@ -205,13 +205,13 @@ ODD_COUNTS = [
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
 def test_odd_sizes(pair: Pair, broadcast: bool) -> None:
-    """A task for each, around what fits in a bin, what a bin is padded to, and nothing."""
+    """Each task has counts near zero, near the size of a bin or near the capacity of a bin."""
     assert capacity(LEAST + 1, 2) == CAPACITY
     for at, counts in enumerate(ODD_COUNTS):
         for party, count in zip(PARTIES, counts, strict=True):
             first = 0 if party == LISTENER else min(counts) // 2
             rows = [f"{number * 7919 % 100_003},{at}" for number in range(first, first + count)]
-            # Some keys twice, and rows without one.
+            # Repeat some keys, and add a row with a null key.
             lines = ["id,note", *rows, *rows[:5], ",none"]
             pair.path(party, f"{at}.csv").write_text("\n".join(lines) + "\n")
         side = Side(["id"], f"{at}.csv", f"out/{at}.csv")
@@ -226,11 +226,11 @@ def test_odd_sizes(pair: Pair, broadcast: bool) -> None:
                 check_output(pair, party, at, f"out/{at}.csv")
 
 
-# Of bins of 128 items: around 8 and 16 bins, what fits in one, and what the eight bins of 300 items are padded to.
+# Counts for bins of 128 items: near the limits of one bin and of eight bins, and near the capacity of such bins.
 SIZES = [0, 1, 2, 7, 8, 9, 15, 16, 17, 124, 125, 126, 127, 128, 129, 300, 327, 328, 329]
 
 
-# One of the two is one of these.
+# The tests use only pairs of counts in which at least one is in this set.
 NARROW = {0, 1, 2, 8, 128, 129, 329}
 
 
@@ -249,7 +249,7 @@ def test_odd_sizes_of_small_bins(broadcast: bool) -> None:
             items_of(mine + mine[:3]),
             items_of(theirs[:3] + theirs),
             broadcast=broadcast,
-            # Several frames a bin, or one.
+            # Either several frames per bin, or one.
             frame_items=8 if (n + m) % 4 == 0 else 1024,
             bin_items=128,
         )
@@ -265,7 +265,7 @@ def test_odd_sizes_of_small_bins(broadcast: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_real_budget_does_not_show_in_the_output(pair: Pair) -> None:
-    """The least memory a job may have, and rows enough that items, lists and outputs do not fit into it."""
+    """Items, lists and outputs do not fit in the least memory that a job may have."""
     write_inputs(pair, (700_000, 500_000), note="something of some length to be written to the output " * 3)
     large, least = how(memory="4GB"), how(memory="384MB")
     run(pair, (large, large))

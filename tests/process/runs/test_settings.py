@@ -1,4 +1,4 @@
-"""What a run is told: variables, the backend, threads, frames and bins, and where its trace goes."""
+"""The settings of a run: variables, backend, threads, frames, bins and the trace file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from psicli.protocol.messages import HelloOctets
 
 
 def test_variables_environment_and_port_offset(pair: Pair) -> None:
-    """The job file says neither who runs, nor the port, nor all of the paths."""
+    """The command line and the environment supply the party, the port offset and part of a path."""
     marked_pair(pair)
     for party in PARTIES:
         job = pair.jobs[party]
@@ -72,8 +72,8 @@ def test_a_wrong_command_line(pair: Pair, arguments: tuple[str, ...]) -> None:
 # The curve backend --------------------------------------------------------------------------------------------------
 
 
-def test_the_native_backend_is_what_runs_use(pair: Pair) -> None:
-    """It is optional to an installation, never to a change: where CI lacks it, nothing would be tested."""
+def test_runs_use_the_native_backend(pair: Pair) -> None:
+    """An installation may lack the native backend, but CI may not: its tests would be skipped there."""
     compilers = [*shlex.split(sysconfig.get_config_var("CC") or "cc")[:1], "cc", "gcc", "clang"]
     if not os.environ.get("CI") and not any(map(shutil.which, compilers)):
         pytest.skip("there is no C compiler to build it with")
@@ -89,7 +89,7 @@ def test_the_native_backend_is_what_runs_use(pair: Pair) -> None:
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("name", backends.NAMES, ids=backends.label)
 def test_every_backend_works_with_the_reference(tapped: tuple[Pair, int], name: str) -> None:
-    """The same points whoever computes them, and frames that suit the slower one."""
+    """Both backends compute the same points, and the frame size suits the slower one."""
     pair, port = tapped
     marked_pair(pair)
     tap = Tap(port, pair.port)
@@ -117,7 +117,7 @@ def test_every_backend_works_with_the_reference(tapped: tuple[Pair, int], name: 
         ("PSICLI_NATIVE_PATH", "PSICLI_NATIVE_PATH (is 'abacus', which this machine cannot run|asks for the native)"),
     ],
 )
-def test_a_backend_that_is_none(pair: Pair, variable: str, sentence: str) -> None:
+def test_an_unknown_backend(pair: Pair, variable: str, sentence: str) -> None:
     marked_pair(pair)
     result = pair.start(LISTENER, "--json", env={variable: "abacus"}).result()
     failed(result, 78, sentence)
@@ -126,7 +126,7 @@ def test_a_backend_that_is_none(pair: Pair, variable: str, sentence: str) -> Non
 
 def test_no_core_dump_can_hold_a_scalar(pair: Pair) -> None:
     marked_pair(pair)
-    # As where core dumps are on.
+    # Start psicli from a shell that allows core dumps.
     run = pair.start(LISTENER, before="ulimit -S -c $(ulimit -H -c)")
     run.wait_for("listening on")
     limits = Path(f"/proc/{run.pid}/limits").read_text()
@@ -152,7 +152,7 @@ print(report.exit_code, curve.threads())
 
 @pytest.mark.more
 def test_the_job_file_sets_depth_frames_and_bins(pair: Pair) -> None:
-    """The smaller frames and bins of both sides count; what comes out is the same."""
+    """The parties use the smaller of their frame and bin sizes; the outputs do not change."""
     pair.path(LISTENER, "in.csv").write_bytes(marked(*range(20_000)))
     pair.path(DIALER, "in.csv").write_bytes(marked(*range(18_000, 23_000), column="code"))
     sides = Side(["id"], "in.csv", "out/o.csv"), Side(["code"], "in.csv", "out/o.csv")
@@ -166,9 +166,9 @@ def test_the_job_file_sets_depth_frames_and_bins(pair: Pair) -> None:
         check_output(pair, party, 0, "out/o.csv")
     events = the_trace(pair, LISTENER)
     masked = Counter(event["name"] for event in events if event["ph"] == "X")
-    # Both bins are padded to the same size.
+    # Both bins have the same capacity.
     assert (masked["mask own"], masked["mask peer"]) == (2 * 11, 2 * 3)
-    # One a bin, two bins at a time.
+    # One piece of work per bin, two bins at a time.
     assert max(event["args"]["pieces"] for event in events if event["name"] == "under way") == 2
 
 
@@ -176,7 +176,7 @@ def test_the_job_file_sets_depth_frames_and_bins(pair: Pair) -> None:
 
 
 def the_trace(pair: Pair, party: str, name: str = "t.json") -> list[dict[str, Any]]:
-    """The events of a trace; no value may stand anywhere in it."""
+    """Return the events of a trace, which must hold no value."""
     octets = pair.path(party, name).read_bytes()
     assert MARK.encode() not in octets
     assert str(pair.folder).encode() not in octets
@@ -193,7 +193,7 @@ def test_a_trace_of_a_run(pair: Pair) -> None:
     both = {"read input", "count items", "fetch bin", "mask own", "mask peer", "keep", "check lists"}
     assert {*both, "match", "write output"} <= steps[LISTENER]
     assert both <= steps[DIALER]
-    # The sender must learn nothing of a match.
+    # The sender's trace must hold no step that depends on a match.
     assert not {"match", "write output"} & steps[DIALER]
     lanes = {e["args"]["name"] for e in the_trace(pair, LISTENER) if e["name"] == "thread_name"}
     assert {"MainThread", "psicli-reader_0", "psicli-matcher_0", "psicli-writer_0"} <= lanes
@@ -206,7 +206,7 @@ def test_a_run_that_fails_leaves_its_trace(pair: Pair) -> None:
     results = [pair.start(party, "--trace", pair.path(party, "t.json")) for party in PARTIES]
     assert [run.result().code for run in results] == [80, 65]
     assert "read input" in {event["name"] for event in the_trace(pair, DIALER)}
-    # Whatever it was at when it heard of the failure.
+    # The other party leaves a trace too, whatever it was doing when it learned of the failure.
     assert the_trace(pair, LISTENER)
 
 
@@ -221,7 +221,7 @@ def test_a_run_that_fails_leaves_its_trace(pair: Pair) -> None:
         ("job.yaml", "the job uses this file itself"),
     ],
 )
-def test_a_trace_that_cannot_be_written_is_told_before_the_session(pair: Pair, name: str, reason: str) -> None:
+def test_a_trace_that_cannot_be_written_is_reported_before_the_session(pair: Pair, name: str, reason: str) -> None:
     untouched = Untouched(marked_pair(pair))
     other_side = pair.start(DIALER)
     result = pair.start(LISTENER, "--trace", pair.path(LISTENER, name)).result()

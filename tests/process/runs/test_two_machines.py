@@ -1,4 +1,4 @@
-"""docs/two-machines.md as a reader follows it, between two network namespaces: to psicli, two machines."""
+"""Follow docs/two-machines.md as a reader would, between two network namespaces that act as two machines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.processes.runner import DIALER, LISTENER
 from support.waiting import DEADLINE
 
 PAGE = (ROOT / "docs" / "two-machines.md").read_text()
-# A block, whose title is PARTY or PARTY/FILE; or a copy, which stands for what the page tells a party to send.
+# A code block titled PARTY or PARTY/FILE, or a copy comment for a file that the page tells a party to send.
 STEP = re.compile(
     r'^```\w+ title="(\w+)(?:/([\w.]+))?"\n(.*?)^```$|^<!-- test: cp ([^\n]+) (\w+)/ -->$', re.DOTALL | re.MULTILINE
 )
@@ -24,7 +24,7 @@ def test_the_page_as_written(machines: dict[str, Machine]) -> None:
     reports: dict[str, str] = {}
     end = 0
     for step in STEP.finditer(PAGE):
-        # Commands with nothing between them run at the same time.
+        # Commands with no text between them run at the same time.
         if PAGE[end : step.start()].strip():
             reports |= {who: succeed(process) for who, process in started.items()}
             started.clear()
@@ -43,19 +43,19 @@ def test_the_page_as_written(machines: dict[str, Machine]) -> None:
     assert all("customers" in report for report in reports.values())
     assert not (bob.folder / "ca.key").exists()
     assert not (alice.folder / "bob.key").exists()
-    # Both directions carried Hellos, points and TLS.
+    # Hellos, points and TLS take at least this many bytes in each direction.
     assert min(alice.received(), bob.received()) > 2000
 
 
 def carry(machines: dict[str, Machine], files: list[str], goal: str) -> None:
-    """Send files of one party to the other, as the page says in words."""
+    """Copy files from one party to the other, as the page tells the reader to do."""
     for file in files:
         party, name = file.split("/")
         shutil.copy(machines[party].folder / name, machines[goal].folder / name)
 
 
 def succeed(process: subprocess.Popen[str]) -> str:
-    """Return standard output of a command that must end well."""
+    """Return the standard output of a command, which must succeed."""
     stdout, stderr = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, stdout + stderr
     assert "Traceback" not in stderr

@@ -1,4 +1,4 @@
-"""Certificates that tests of TLS share."""
+"""Certificates that the TLS tests share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SOON = timedelta(minutes=2)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Certificates of one authority, good and bad, and one of another authority of the same name."""
+    """Return a folder of valid and invalid certificates from one authority, and some from another of the same name."""
     folder = tmp_path_factory.mktemp("certificates")
     ours, foreign = Authority(), Authority()
     (folder / "ca.pem").write_bytes(ours.pem)

@@ -1,4 +1,4 @@
-"""Who the other end is, and what is said where it is somebody else: real TLS between two links in this process."""
+"""The check of the peer's certificate and its error messages, with real TLS between two links in this process."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from psicli.transport.link import Link
 from psicli.transport.listener import Listener
 from psicli.transport.tls import TlsCredentials
 
-# How long a dialer tries whose peer is there, but refused for now [s].
+# How long a dialer retries when it refuses the peer's certificate only for now [s].
 SHORT = 2.0
 
 
 class Clock:
-    """The clock of the links, which a test may put forward."""
+    """A clock for the listener that a test can put forward."""
 
     def __init__(self) -> None:
         self._ahead = 0.0
@@ -73,7 +73,7 @@ def hello(party: str) -> bytes:
 
 
 class Meeting:
-    """A listener `alice` and a dialer `bob`, in this process, over a real connection."""
+    """A listener `alice` and a dialer `bob` in this process, joined by a real connection."""
 
     def __init__(self, stack: ExitStack, clock: Clock) -> None:
         self._clock = clock
@@ -87,7 +87,7 @@ class Meeting:
         return self._pool.submit(listening.meet, lambda: hello(LISTENER), timeout)
 
     def give_up(self) -> None:
-        """Let the time be over that a listener waits."""
+        """Make the listener's wait time out."""
         self._clock.put_forward(DEADLINE)
 
     def dial(self, tls_files: TlsCredentials | None, timeout: float = DEADLINE, port: int = 0) -> Link:
@@ -114,18 +114,18 @@ Files = dict[str, Any] | None
 ALICE = {"certificate": "alice"}
 BOB = {"certificate": "bob"}
 FAULTS: dict[str, tuple[Files, Files, type[PsicliError], str, type[PsicliError]]] = {
-    # What the listener and the dialer have; what the dialer says; what the listener says.
+    # The listener's files, the dialer's files, the dialer's error and its message, the listener's error.
     "the dialer does not know the authority": (
         ALICE, {**BOB, "ca": "foreign-ca"},
         PeerCertificateIssuerError, r"issued by 'CN=psicli test CA', which .*/foreign-ca\.pem does not hold",
         HandshakesFailedError,
     ),
-    "the listener's certificate is another authority's": (
+    "another authority issued the listener's certificate": (
         {"certificate": "alice-foreign"}, BOB,
         PeerCertificateIssuerError, r"which .*/ca\.pem does not hold",
         HandshakesFailedError,
     ),
-    "the dialer's certificate is another authority's": (
+    "another authority issued the dialer's certificate": (
         ALICE, {"certificate": "bob-foreign"},
         CertificateRefusedError, r"refused this side's certificate .*/bob-foreign\.pem, issued by 'CN=psicli test CA'",
         HandshakesFailedError,
@@ -143,11 +143,11 @@ FAULTS: dict[str, tuple[Files, Files, type[PsicliError], str, type[PsicliError]]
         {"certificate": "alice-early"}, BOB,
         PeerCertificateEarlyError, r"is valid only from 20\d\d-\d\d-\d\d", HandshakesFailedError,
     ),
-    "the listener's certificate names another": (
+    "the listener's certificate names another party": (
         {"certificate": "carol"}, BOB,
         PeerCertificateNameError, r"names carol, carol\.example\.com, not alice$", HandshakesFailedError,
     ),
-    "the listener's certificate has a common name only": (
+    "the listener's certificate has only a common name": (
         {"certificate": "common-name"}, BOB,
         PeerCertificateNameError, "names nobody, not alice$", HandshakesFailedError,
     ),
@@ -155,11 +155,11 @@ FAULTS: dict[str, tuple[Files, Files, type[PsicliError], str, type[PsicliError]]
         {"certificate": "wildcard"}, {**BOB, "peer": "alice.example.com"},
         PeerCertificateNameError, r"names \*\.example\.com, not alice\.example\.com$", HandshakesFailedError,
     ),
-    "the dialer's certificate names another": (
+    "the dialer's certificate names another party": (
         ALICE, {"certificate": "carol"},
         PeerRefusedError, "waits for another party", PeerAbsentError,
     ),
-    "the dialer's name is no DNS name": (
+    "the dialer's certificate has no DNS name": (
         ALICE, {"certificate": "no-dns-name"},
         PeerRefusedError, "waits for another party", PeerAbsentError,
     ),
@@ -178,7 +178,7 @@ def loaded(folder: Path, what: Files, own: str, peer: str) -> TlsCredentials | N
 
 @pytest.mark.sample(5)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_has_its_sentence_on_both_sides(meeting: Meeting, files: Path, fault: str) -> None:
+def test_each_fault_has_its_message_on_both_sides(meeting: Meeting, files: Path, fault: str) -> None:
     alice, bob, error, sentence, listeners_error = FAULTS[fault]
     listening = meeting.listen(loaded(files, alice, LISTENER, DIALER))
     with pytest.raises(error, match=sentence) as caught:
@@ -191,7 +191,7 @@ def test_each_fault_has_its_sentence_on_both_sides(meeting: Meeting, files: Path
     assert heard.type is listeners_error
 
 
-def test_sentences_differ() -> None:
+def test_messages_differ() -> None:
     assert len({error.sentence for _, _, error, _, _ in FAULTS.values()}) == 8
 
 
@@ -215,7 +215,7 @@ def test_a_stranger_is_named_at_the_end(meeting: Meeting, files: Path, caplog: p
     assert [record.levelname for record in caplog.records if "carol" in record.message] == ["WARNING"]
 
 
-def test_a_tls_name_stands_for_the_party(meeting: Meeting, files: Path) -> None:
+def test_a_tls_name_replaces_the_party_name(meeting: Meeting, files: Path) -> None:
     listening = meeting.listen(credentials(files, LISTENER, LISTENER, "Carol.example.com"))
     dialled = meeting.dial(credentials(files, "carol", "carol.example.com", LISTENER))
     assert listening.result(DEADLINE).peer_hello == dialled.own_hello
@@ -255,7 +255,7 @@ def test_junk_on_a_tls_port(meeting: Meeting, files: Path) -> None:
 
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("side", PARTIES)
-def test_a_clock_that_is_a_little_late_is_waited_for(meeting: Meeting, files: Path, side: str) -> None:
+def test_a_clock_that_is_slightly_slow_is_tolerated(meeting: Meeting, files: Path, side: str) -> None:
     listening = meeting.listen(
         credentials(files, f"{LISTENER}-soon" if side == LISTENER else LISTENER, LISTENER, DIALER)
     )
@@ -266,8 +266,8 @@ def test_a_clock_that_is_a_little_late_is_waited_for(meeting: Meeting, files: Pa
         listening.result(DEADLINE)
 
 
-def test_the_checked_certificate_and_no_other_gets_the_hello(meeting: Meeting, files: Path) -> None:
-    """Who lets the check pass, then takes the connection over with a certificate gRPC would accept, is refused."""
+def test_only_the_checked_certificate_gets_the_hello(meeting: Meeting, files: Path) -> None:
+    """An attacker who lets the check pass and then answers with another certificate that gRPC accepts is refused."""
     listening = meeting.listen(credentials(files, "common-name", LISTENER, DIALER))
     with ExitStack() as stack:
         real, crossing = stack.enter_context(free_ports(2))
@@ -285,7 +285,7 @@ def test_the_checked_certificate_and_no_other_gets_the_hello(meeting: Meeting, f
 
 
 def cross(server: socket.socket, targets: list[int], stack: ExitStack) -> None:
-    """Send the first connection one way and all later ones another."""
+    """Forward the first connection to one port and all later ones to another."""
     for number in range(100):
         try:
             near, _ = server.accept()
@@ -307,8 +307,8 @@ def forward(source: socket.socket, goal: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("octets", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-def test_a_port_of_something_else(meeting: Meeting, files: Path, octets: bytes) -> None:
-    """What says something that is not TLS is told at once; what says nothing is tried again."""
+def test_a_port_of_another_program(meeting: Meeting, files: Path, octets: bytes) -> None:
+    """The dialer fails immediately if the port answers without TLS, and retries if it sends nothing."""
     with socket.create_server(("127.0.0.1", meeting.port)) as server:
         threading.Thread(target=answer, args=(server, octets), daemon=True).start()
         expected = PeerSpeaksPlainError if octets else PeerAbsentError
@@ -346,7 +346,7 @@ def test_own_certificate(files: Path, certificate: str, sentence: str) -> None:
 
 
 @pytest.mark.parametrize("certificate", ["alice", "alice-soon"])
-def test_own_certificate_that_will_do(files: Path, certificate: str) -> None:
+def test_own_certificate_that_is_accepted(files: Path, certificate: str) -> None:
     credentials(files, certificate, LISTENER, DIALER).check_own()
 
 
@@ -366,7 +366,7 @@ def test_nothing_secret_is_shown(files: Path) -> None:
         (-HOUR, 0.0, None),
     ],
 )
-def test_a_certificate_that_comes_to_its_end(
+def test_a_certificate_that_is_about_to_expire(
     tmp_path: Path, ends: timedelta, job_may_last: float, expected: str | None
 ) -> None:
     Authority().issue(tmp_path, "own", [LISTENER], begins=-2 * HOUR, ends=ends)

@@ -1,4 +1,4 @@
-"""The same between two processes: a run over TLS, and what each side says of each fault."""
+"""Runs over TLS between two processes, and the message of each party for each fault."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.processes.runner import DIALER, LISTENER, PARTIES, Pair
 
 @pytest.mark.more
 def test_a_run_over_tls(pair: Pair) -> None:
-    """And both certificates end soon, which both sides say of both, once, in text and in JSON."""
+    """Both parties warn once, in text and in JSON, that both certificates expire soon."""
     issue(pair.folder, {LISTENER: LISTENER, DIALER: "psi.bob.example"})
     with_tls(marked_pair(pair))
     for job in pair.jobs.values():
@@ -35,7 +35,7 @@ def test_a_run_over_tls(pair: Pair) -> None:
 
 
 @pytest.mark.more
-def test_plain_text_by_word_is_warned_of_once(pair: Pair) -> None:
+def test_insecure_plain_text_is_warned_about_once(pair: Pair) -> None:
     marked_pair(pair)
     for job in pair.jobs.values():
         job["cluster"]["tls"] = "insecure"
@@ -49,7 +49,7 @@ def test_plain_text_by_word_is_warned_of_once(pair: Pair) -> None:
 
 @pytest.mark.more
 def test_an_expired_certificate_of_the_listener(pair: Pair, files: Path) -> None:
-    """It ends both at once: the listener by its own check, the dialer because it is still told what it is."""
+    """Both parties fail immediately: the listener checks its own certificate, and the dialer still receives it."""
     marked_pair(with_tls_from(pair, files, alice="alice-expired"))
     untouched = Untouched(pair)
     bob = pair.start(DIALER)
@@ -66,7 +66,7 @@ def with_tls_from(pair: Pair, files: Path, **certificates: str) -> Pair:
     return with_tls(pair, **certificates)
 
 
-# What is wrong with whose certificate; what each side says.
+# The certificates to replace; then the exit code and message of the listener and of the dialer.
 PROCESSES = {
     "bob expired": ({"bob": "bob-expired"}, 69, "ended in the TLS handshake", 77, "bob-expired.* expired on 20"),
     "bob early": ({"bob": "bob-early"}, 69, "ended in the TLS handshake", 77, "bob-early.* is valid only from 20"),
@@ -112,8 +112,8 @@ def test_only_one_process_speaks_tls(pair: Pair, files: Path, without: str, code
 
 
 @pytest.mark.slow
-def test_a_third_company_is_sent_away_and_the_second_served(pair: Pair, files: Path) -> None:
-    """Its certificate is good, and of the same authority, and its own job file consistent."""
+def test_a_third_company_is_turned_away_and_the_second_served(pair: Pair, files: Path) -> None:
+    """The third company has a valid certificate of the same authority and a consistent job file."""
     marked_pair(with_tls_from(pair, files))
     bobs = pair.jobs[DIALER]
     alice = pair.start(LISTENER)
@@ -127,7 +127,7 @@ def test_a_third_company_is_sent_away_and_the_second_served(pair: Pair, files: P
 
 
 @pytest.mark.slow
-def test_a_listener_that_waits_says_what_comes_in_and_stays(pair: Pair, files: Path) -> None:
+def test_a_waiting_listener_reports_connections_and_keeps_waiting(pair: Pair, files: Path) -> None:
     marked_pair(with_tls_from(pair, files, bob="bob-foreign"))
     alice = pair.start(LISTENER)
     alice.wait_for("listening on")
