@@ -1,4 +1,4 @@
-"""The benches do what they say on a few rows; what they measure is worth nothing here."""
+"""Run the benchmarks on a few rows to show that they work; their figures do not matter here."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ def test_the_network_bench_leaves_nothing_behind() -> None:
     assert running.returncode == 0, complaints
     assert re.search(rf"2,000 x 2,000 rows at 20mbit: {FIGURE} s\nbob to alice: .* busy\n", said), said
     left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
-    # Another run's may be there.
+    # The namespaces of another run may exist.
     assert f"psicli-{running.pid}-" not in left.stdout

@@ -1,4 +1,4 @@
-"""The native kernel as an installation has it or lacks it, and what the archives hold that are built here."""
+"""Installations with and without the native kernel, and the contents of the wheel and the source archive."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SOURCES = {path.name for path in (ROOT / "psicli" / "curve" / "native_src").iter
 
 @pytest.fixture
 def without_native(tmp_path: Path) -> Path:
-    """A folder with psicli as it is where the extension was not built."""
+    """Return a folder with a copy of psicli that lacks the compiled extension."""
     unwanted = shutil.ignore_patterns("_native*.so", "__pycache__")
     shutil.copytree(ROOT / "psicli", tmp_path / "psicli", ignore=unwanted)
     return tmp_path
 
 
 def psicli(folder: Path, *arguments: str, **env: str) -> tuple[int, str, list[str]]:
-    """Run the psicli of a folder; return its code, its standard output and the log without time stamps."""
+    """Run the psicli in a folder; return its exit code, its standard output and its log without time stamps."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PSICLI_")}
     done = subprocess.run(
         [sys.executable, "-m", "psicli", *arguments],
@@ -35,7 +35,7 @@ def psicli(folder: Path, *arguments: str, **env: str) -> tuple[int, str, list[st
     return done.returncode, done.stdout, [line.partition(" ")[2] for line in done.stderr.splitlines()]
 
 
-def test_without_the_extension_the_reference_does_its_work_and_says_so_once(without_native: Path) -> None:
+def test_without_the_extension_psicli_uses_the_reference_and_warns_once(without_native: Path) -> None:
     code, stdout, log = psicli(without_native, "bench", "--seconds", "0.02")
     assert code == 0
     assert "reference *" in stdout
@@ -45,7 +45,7 @@ def test_without_the_extension_the_reference_does_its_work_and_says_so_once(with
     assert "install a C compiler" in warning
 
 
-def test_an_extension_that_does_not_load_is_told_from_none(without_native: Path) -> None:
+def test_an_extension_that_does_not_load_has_its_own_warning(without_native: Path) -> None:
     (without_native / "psicli" / "curve" / "_native.abi3.so").write_bytes(b"not an object file")
     code, stdout, log = psicli(without_native, "bench", "--seconds", "0.02")
     assert (code, "reference *" in stdout) == (0, True)
@@ -54,9 +54,7 @@ def test_an_extension_that_does_not_load_is_told_from_none(without_native: Path)
 
 
 @pytest.mark.parametrize(("variable", "value"), [("PSICLI_BACKEND", "native"), ("PSICLI_NATIVE_PATH", "portable")])
-def test_what_is_asked_for_and_not_there_is_a_configuration_error(
-    without_native: Path, variable: str, value: str
-) -> None:
+def test_asking_for_a_missing_kernel_is_a_configuration_error(without_native: Path, variable: str, value: str) -> None:
     code, stdout, log = psicli(without_native, "bench", **{variable: value})
     assert (code, stdout) == (78, "")
     assert log == [
@@ -66,7 +64,7 @@ def test_what_is_asked_for_and_not_there_is_a_configuration_error(
     ]
 
 
-# Built from a checkout -------------------------------------------------------------------------------------------
+# Builds from a checkout ------------------------------------------------------------------------------------------
 
 
 def build(folder: Path, what: str, env: Mapping[str, str]) -> Path:
@@ -84,14 +82,14 @@ def build(folder: Path, what: str, env: Mapping[str, str]) -> Path:
     return built
 
 
-def test_a_source_archive_holds_all_of_the_c(tmp_path: Path) -> None:
+def test_a_source_archive_holds_all_c_sources(tmp_path: Path) -> None:
     with tarfile.open(build(tmp_path, "sdist", {})) as archive:
         names = {Path(name).name for name in archive.getnames() if "/native_src/" in name}
     assert names == SOURCES
 
 
 @pytest.mark.slow
-def test_a_wheel_serves_every_python_from_3_11_and_holds_no_c(tmp_path: Path) -> None:
+def test_a_wheel_works_with_every_python_from_3_11_and_holds_no_c_sources(tmp_path: Path) -> None:
     built = build(tmp_path, "wheel", {})
     assert "-cp311-abi3-" in built.name
     names = zipfile.ZipFile(built).namelist()
@@ -100,7 +98,7 @@ def test_a_wheel_serves_every_python_from_3_11_and_holds_no_c(tmp_path: Path) ->
     assert "psicli/curve/_native.pyi" in names
 
 
-def test_without_a_compiler_it_installs_all_the_same(tmp_path: Path) -> None:
+def test_without_a_compiler_it_still_installs(tmp_path: Path) -> None:
     built = build(tmp_path, "wheel", {"CC": "false"})
     with zipfile.ZipFile(built) as wheel:
         wheel.extractall(tmp_path / "installed")
@@ -109,8 +107,8 @@ def test_without_a_compiler_it_installs_all_the_same(tmp_path: Path) -> None:
     assert (code, "reference *" in stdout, len(log)) == (0, True, 1)
 
 
-def test_a_kernel_that_is_built_anew_leaves_no_old_one() -> None:
-    """A build that fails is no failure of the installation, and would leave the old kernel in use."""
+def test_a_rebuild_removes_the_old_kernel_first() -> None:
+    """An installation succeeds even if the build fails, and would then keep using the old kernel."""
     recipes = (ROOT / "Makefile").read_text().split("\n\n")
     installing = [recipe for recipe in recipes if "pip install" in recipe and " -e " in recipe]
     assert len(installing) == 4

@@ -1,4 +1,4 @@
-"""Rules of the house that the contracts on imports in pyproject.toml cannot tell: `make lint` checks those."""
+"""Rules for the source code that the import contracts in pyproject.toml cannot express."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "psicli"
 
 
 def sources() -> list[tuple[str, ast.Module]]:
-    """Return every source file, by its path within the package."""
+    """Return the path within the package and the syntax tree of every source file."""
     return [(str(path.relative_to(PACKAGE)), ast.parse(path.read_text())) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
@@ -42,7 +42,7 @@ def is_replace(node: ast.AST) -> bool:
 
 
 @pytest.mark.parametrize("module", ["psicli.config", "psicli.cli.main", "psicli.storage.locks"])
-def test_a_mistake_in_the_job_file_is_told_without_the_heavy_libraries(module: str) -> None:
+def test_an_error_in_the_job_file_is_reported_without_loading_the_heavy_libraries(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'grpc', 'pyarrow', 'numpy', 'pandas'}} & set(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"

@@ -1,4 +1,4 @@
-"""A port of its own for each test."""
+"""A free port for each test."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""What a peer can do to us: each cheat ends with its code, one word to the peer, and nothing written.
+"""Attacks by a peer: each ends with its exit code, one Abort to the peer and no output.
 
-Every case runs against a session in this process over real gRPC, and in the slow tests against a real `psicli run`;
-some of these are among the fast tests too.
-
+Every case runs against a session in this process over real gRPC. The slow tests run every case, and the fast tests some
+of them, against a real `psicli run`.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from psicli.protocol.messages import (
 )
 from psicli.protocol.task import MAX_TOTAL_ITEMS
 
-# What a peer offers to continue from --------------------------------------------------------------------------------
+# Against a session in this process ----------------------------------------------------------------------------------
 
 
 @pytest.mark.sample(8)
@@ -56,7 +55,7 @@ from psicli.protocol.task import MAX_TOTAL_ITEMS
 def test_without_a_cheat_the_same_peer_is_fine(
     port: int, receives: bool, broadcast: bool, listens: bool, sizes: dict[str, int]
 ) -> None:
-    """What all tests below stand on."""
+    """All other tests here rely on this: the peer completes the run if it does not cheat."""
     setting = replace(HONEST, **sizes).setting(receives=receives, broadcast=broadcast, listens=listens)
     victim = SessionVictim(port, setting)
     _, told, outcome, _ = meet(victim, port, setting, HONEST)
@@ -73,7 +72,7 @@ def test_a_cheat(port: int, cheat: Cheat, setting: Setting) -> None:
         check_result(victim, setting)
 
 
-# What would tell of a match, if anything did: the checks that come when all lists are there.
+# These cheats are detected only when all lists are complete, where a reaction could depend on a match.
 LATE = [*cases({name: POINTS[name] for name in ("a reflected point", "a point twice")}), *cases(TOKENS, (SENDER,))]
 
 
@@ -90,7 +89,7 @@ def test_what_a_cheat_is_told_does_not_depend_on_a_match(port: int, cheat: Cheat
     assert seen[0] == seen[1]
 
 
-# The same against psicli run ----------------------------------------------------------------------------------------
+# Against psicli run -------------------------------------------------------------------------------------------------
 
 
 def check_run(pair: Pair, cheat: Cheat, setting: Setting) -> None:
@@ -100,7 +99,7 @@ def check_run(pair: Pair, cheat: Cheat, setting: Setting) -> None:
     assert victim.run is not None
     result = victim.run.result()
     if cheat.code:
-        # A sentence and a hint, each once; what stands in a line of a table is no line of its own.
+        # The log holds one error and one hint; the rows of a table are not counted.
         assert sum(error.startswith("overlap: ") for error in result.errors) == 2
     else:
         assert result.errors == []
@@ -109,7 +108,7 @@ def check_run(pair: Pair, cheat: Cheat, setting: Setting) -> None:
         assert written == ["id", *sorted(setting.result)]
 
 
-# One of each kind, in every role, mode and direction.
+# Cases of every kind, which together cover every role, mode and direction.
 SAMPLE: list[Case] = [
     *cases({"a reflected point": POINTS["a reflected point"]}, (RECEIVER,), BROADCAST, (True,)),
     *cases({"a point of low order 4": POINTS["a point of low order 4"]}, (RECEIVER,), ONE_SIDED),

@@ -1,7 +1,7 @@
-"""A peer that says anything: sequences of messages, and recorded sessions with their octets damaged.
+"""Fuzzing: a peer that sends arbitrary sequences of messages, or a recorded session with damaged octets.
 
-Whatever comes, a side ends cleanly: with its result, which is then the right one, or with an error that a peer can
-cause, and nothing published. A failing round says its seed; `damaged(recording, Random(seed))` makes the same again.
+Whatever arrives, a party ends cleanly: either with the correct result, or with an error that a peer can cause and
+without an output. A failing round reports its seed; `damaged(recording, Random(seed))` reproduces it.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from psicli.session.session import Session
 from psicli.transport.endpoint import outgoing, pump
 from psicli.transport.window import Outgoing
 
-# What a peer can make of us: it was lost, broke the protocol, disagrees, or said that it failed.
+# The exit codes that a peer can cause: it went away, broke the protocol, disagreed, or reported a failure.
 CODES = {69, 76, 78, 80}
 OTHER_TASK_SID = bytes(range(32, 64))
 ROUNDS, SLOW_ROUNDS = 500, 26_000
-# Of a task of eight bins, whose rounds take longer.
+# Rounds with a task of eight bins, which take longer.
 BINS_ROUNDS, BINS_SLOW_ROUNDS = 60, 2_000
 
 roles = pytest.mark.parametrize("role", [Receiver, Sender])
@@ -51,7 +51,7 @@ cuts = pytest.mark.parametrize("many_bins", [False, True], ids=["one bin", "eigh
 
 @dataclass(frozen=True)
 class Sizes:
-    """Items of the receiver and of the sender, and how a task of so many is cut."""
+    """The item counts of the receiver (n) and the sender (m), and the sizes of frames and bins."""
 
     n: int
     m: int
@@ -62,7 +62,7 @@ class Sizes:
         return MachinePair(self.n, self.m, broadcast=broadcast, frame_items=self.frame_items, bin_items=self.bin_items)
 
 
-# Sixty items that must not be more than 59 a bin make eight bins of 59.
+# Sixty items with at most 59 per bin make eight bins with a capacity of 59.
 several_sizes = st.builds(Sizes, st.sampled_from([0, 5, 8, 21]), st.sampled_from([0, 7, 16, 20])) | st.sampled_from(
     [Sizes(60, 50, 32, 59), Sizes(9, 60, 32, 59), Sizes(1000, 700, 256, 768)]
 )
@@ -85,7 +85,7 @@ def other_value(value: Any) -> st.SearchStrategy[Any]:
 
 @st.composite
 def edited(draw: st.DrawFn, honest: Sequence[TaskMessage]) -> list[Message]:
-    """What an honest peer sends, after a few changes."""
+    """Return an honest peer's messages with a few changes."""
     made: list[Message] = list(honest)
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(made)))
@@ -107,7 +107,7 @@ def edited(draw: st.DrawFn, honest: Sequence[TaskMessage]) -> list[Message]:
 
 
 def kept(end: MachineEnd) -> dict[tuple[type, int], bytes]:
-    """What of the peer's lists reached the work, bin by bin."""
+    """Return the data of the peer's lists that reached the work, by kind of work and bin."""
     found: dict[tuple[type, int], bytes] = {}
     for place, work in end.placed:
         match work:
@@ -130,7 +130,7 @@ def test_any_messages(role: type[TaskParty], broadcast: bool, data: st.DataObjec
         for message in data.draw(edited(honest.end(role).received)):
             while pair.work(end):
                 pass
-            # As the session does: only what is about this task, and only while it is under way.
+            # Like the session, pass on only messages about this task, and only while the task is under way.
             if end.party.finished or getattr(message, "task", None) != TASK:
                 break
             end.receive(message)  # type: ignore[arg-type]
@@ -163,7 +163,7 @@ SCALARS = {Receiver: b"\x77" * 32, Sender: b"\x5d" * 32}
 
 @dataclass(frozen=True)
 class Recording:
-    """What one side was sent in a session that went well, and other octets that were good elsewhere."""
+    """The messages one party received in a successful session, and valid messages from another session."""
 
     octets: tuple[bytes, ...]
     foreign: tuple[bytes, ...]
@@ -188,7 +188,7 @@ def recording(role: type[TaskParty], broadcast: bool, many_bins: bool) -> Record
 
 
 def damaged(recorded: Recording, draw: Random) -> tuple[list[bytes], int]:
-    """Return the octets with a few of them changed, and how many messages that concerned."""
+    """Return the messages with a few of them damaged, and the number of damaged messages."""
     made, changed = list(recorded.octets), 0
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
         at = draw.randrange(len(made))
@@ -229,14 +229,14 @@ def flipped(octets: bytes, draw: Random) -> bytes:
 
 
 def replay(end: ExchangeEnd, octets: Sequence[bytes], taken: list[Message]) -> None:
-    """Feed one side what a link would bring, to its end; note what it took."""
+    """Feed one party these messages until it ends; append those that it accepted to `taken`."""
     for each in octets:
         while end.step(room=True) is not None:
             pass
         if end.party.finished:
             return
         message = decode(each)
-        # As the session does with what is about no task under way.
+        # The session refuses a message about any other task.
         if getattr(message, "task", None) != TASK:
             raise PeerGoneError(reason="it sent something else")
         end.exchange.receive(message)  # type: ignore[arg-type]
@@ -252,7 +252,7 @@ def frames(messages: Iterable[Message]) -> set[Frame]:
 
 
 def check_round(role: type[TaskParty], broadcast: bool, many_bins: bool, octets: Sequence[bytes]) -> bool:
-    """Check one round; return whether it came to a result."""
+    """Check one round; return whether it produced a result."""
     items = items_of(values(role, many_bins))
     end = exchange_end(role, items, None, broadcast=broadcast, scalar=SCALARS[role], **cut(many_bins))
     failure: PsicliError | None = None
@@ -312,7 +312,7 @@ def test_damaged_recordings(role: type[TaskParty], broadcast: bool, many_bins: b
 @roles
 @modes
 def test_a_hundred_thousand_damaged_messages(role: type[TaskParty], broadcast: bool) -> None:
-    """25,000 and more for each role and mode."""
+    """Each role and mode gets at least 25,000 damaged messages."""
     assert rounds(role, broadcast, False, range(10**6, 10**6 + SLOW_ROUNDS)) >= 25_000
 
 
@@ -328,7 +328,7 @@ def test_thousands_of_damaged_messages_of_several_bins(role: type[TaskParty], br
 
 @pytest.fixture
 def known_scalars(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a session that is played again send the same points."""
+    """Make a replayed session send the same points as the recorded one."""
     exchange_of = Session._exchange
 
     def exchange(session: Session, index: int, plan: Any) -> KnownExchange:
@@ -341,7 +341,7 @@ def known_scalars(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plans() -> tuple[list[Plan], list[Plan]]:
-    """Four tasks, the last of eight bins: each side learns something of at least two of them."""
+    """Return four tasks, the last with eight bins; each party learns the result of at least two of them."""
     pairs = [
         both("t0", numbers(0, 20), numbers(10, 28), receiver=ALICE),
         both("t1", numbers(0, 9), numbers(4, 12), receiver=BOB, broadcast=True),
@@ -357,7 +357,7 @@ MOST_A_BIN = 59
 
 @dataclass(frozen=True)
 class SessionRecording:
-    """What one side was sent in a session: each message with what the sender had heard by then."""
+    """The messages one party received in a session, and for each of them what its sender had received before."""
 
     hellos: tuple[bytes, bytes]
     octets: tuple[bytes, ...]
@@ -365,7 +365,7 @@ class SessionRecording:
 
 
 class HearingLink(TapLink):
-    """A link that notes with each message what it had heard by then."""
+    """A link that records with each message it sends what it had received before."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -377,10 +377,10 @@ class HearingLink(TapLink):
 
 
 def said(messages: Sequence[Message]) -> Counter[tuple[type, int, int, int]]:
-    """Count what was said by kind, task, bin and stream: how several tasks mix differs from run to run."""
-    words = (each for each in messages if not isinstance(each, Working))
+    """Count messages by kind, task, bin and stream, since the order among tasks differs from run to run."""
+    counted = (each for each in messages if not isinstance(each, Working))
     about = ("task", "bin", "stream")
-    return Counter((type(each), *(getattr(each, name, -1) for name in about)) for each in words)  # type: ignore[misc]
+    return Counter((type(each), *(getattr(each, name, -1) for name in about)) for each in counted)  # type: ignore[misc]
 
 
 def recorded_session() -> dict[str, SessionRecording]:
@@ -398,7 +398,7 @@ def recorded_session() -> dict[str, SessionRecording]:
 
 
 def play(party: str, recorded: SessionRecording, octets: Sequence[bytes], patience_of_peer: float = PATIENCE) -> Party:
-    """Run one side of a session against what a peer sends, at about the pace of the recording."""
+    """Run one party of a session against a peer's messages, at about the pace of the recording."""
     end = joined(*plans(), bin_items=MOST_A_BIN)[party == BOB]
     end.link.own_hello, end.link.peer_hello = recorded.hellos
     over = threading.Event()
@@ -408,11 +408,11 @@ def play(party: str, recorded: SessionRecording, octets: Sequence[bytes], patien
             due = recorded.heard[min(number, len(recorded.heard) - 1)]
             wait_for(lambda due=due: due <= said(end.link.sent))  # type: ignore[misc]
             yield each
-        # What has not been taken in when the stream ends is lost.
+        # Messages that the party has not read when the stream ends are lost.
         wait_for(lambda: end.link._outbox.state is not Outgoing.OPEN)
 
     def wait_for(there: Callable[[], bool]) -> None:
-        # A side that waits for what was left out must not be waited for: all waits share one patience.
+        # The party may itself wait for a message that was left out, so all waits share one time limit.
         nonlocal patience_of_peer
         began = time.monotonic()
         while not there() and not over.wait(0.001) and time.monotonic() - began < patience_of_peer:
@@ -429,7 +429,7 @@ def play(party: str, recorded: SessionRecording, octets: Sequence[bytes], patien
         thread.start()
     running.join(PATIENCE)
     over.set()
-    assert not running.is_alive(), "it hangs"
+    assert not running.is_alive(), "the party hangs"
     return end
 
 

@@ -1,4 +1,4 @@
-"""What a peer offers to continue from, where an earlier run has left something, and where it lies about it."""
+"""Offers to resume a task where our side has a checkpoint and the peer may lie about its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from psicli.protocol.task import TaskParty
 
 
 class WrongBin(NoCheckpoint):
-    """What is kept of the first of two bins, wrong in every bit."""
+    """A checkpoint of the first of two bins whose bits are all wrong."""
 
     def __init__(self, resumption: Kept | None) -> None:
         self._resumption = resumption
@@ -36,9 +36,9 @@ class WrongBin(NoCheckpoint):
 
 
 class Leftover(Plan):
-    """A task of which an earlier run has done the first of two bins.
+    """A task of two bins with a checkpoint of the first.
 
-    What it keeps of that bin is wrong, so that a run that continues from it where it must not does not end right.
+    The checkpoint's data is wrong, so that a run that resumes from it when it must not gets a wrong result.
     """
 
     resumption: Kept | None = None
@@ -57,7 +57,7 @@ TRUE = Kept(PARTITION, TWO_BINS["theirs"], TWO_BINS["ours"], 2, 0b01)
 
 
 def met_again(port: int, setting: Setting, cheat: Cheat) -> tuple[Leftover, SessionVictim, Outcome, int | None]:
-    """Let the peer meet a side that has something to continue from."""
+    """Run the peer against a side that has a checkpoint."""
     victim = SessionVictim(port, setting, plan=Leftover)
     _, told, outcome, _ = meet(victim, port, setting, cheat)
     assert isinstance(victim.plan, Leftover)
@@ -68,20 +68,20 @@ def offering(kept: Kept | None, **how: Any) -> Cheat:
     return replace(HONEST, kept=kept, **TWO_BINS, **how)
 
 
-# By the peer's role: our side's own offer stands against it.
+# Offers that contradict our side's offer: the offer, the peer's roles and the modes of the task.
 FRESH: dict[str, tuple[Kept | None, tuple[str, ...], tuple[bool, ...]]] = {
     "nothing": (None, BOTH, ONE_SIDED),
     "another run": (replace(TRUE, partition_sid=bytes(32)), BOTH, ONE_SIDED),
-    "an item more": (replace(TRUE, own_count=301), BOTH, ONE_SIDED),
-    "an item less of ours": (replace(TRUE, peer_count=16_499), BOTH, ONE_SIDED),
-    "items without end": (replace(TRUE, own_count=2**64 - 1, peer_count=2**64 - 1), BOTH, ONE_SIDED),
+    "one item more": (replace(TRUE, own_count=301), BOTH, ONE_SIDED),
+    "one item less of ours": (replace(TRUE, peer_count=16_499), BOTH, ONE_SIDED),
+    "the largest possible counts": (replace(TRUE, own_count=2**64 - 1, peer_count=2**64 - 1), BOTH, ONE_SIDED),
     "more bins": (replace(TRUE, bins=4), BOTH, ONE_SIDED),
     "one bin": (replace(TRUE, bins=1), BOTH, ONE_SIDED),
     "another bin": (replace(TRUE, finished=0b10), BOTH, ONE_SIDED),
-    "no bin that it has answered": (replace(TRUE, finished=0), (SENDER,), ONE_SIDED),
+    "a sender without the answered bin": (replace(TRUE, finished=0), (SENDER,), ONE_SIDED),
     "a bin that was never answered": (replace(TRUE, finished=0b11), (RECEIVER,), MODES),
-    "all of it": (replace(TRUE, finished=0b11, complete=True), (RECEIVER,), MODES),
-    "all of a broadcast": (replace(TRUE, finished=0b11, complete=True), (SENDER,), BROADCAST),
+    "a complete task": (replace(TRUE, finished=0b11, complete=True), (RECEIVER,), MODES),
+    "a complete broadcast": (replace(TRUE, finished=0b11, complete=True), (SENDER,), BROADCAST),
 }
 
 
@@ -96,7 +96,7 @@ FRESH: dict[str, tuple[Kept | None, tuple[str, ...], tuple[bool, ...]]] = {
         for mode in modes
     ],
 )
-def test_a_lying_offer_is_a_fresh_start(port: int, kept: Kept | None, role: str, broadcast: bool) -> None:
+def test_a_lying_offer_leads_to_a_fresh_start(port: int, kept: Kept | None, role: str, broadcast: bool) -> None:
     setting = offering(kept).setting(receives=role == RECEIVER, broadcast=broadcast)
     plan, victim, outcome, told = met_again(port, setting, offering(kept))
     assert (told, outcome.code, plan.resumption) == (None, 0, None), outcome
@@ -108,22 +108,22 @@ def test_a_lying_offer_is_a_fresh_start(port: int, kept: Kept | None, role: str,
     [
         (TRUE, SENDER, 0b01),
         (TRUE, RECEIVER, 0b01),
-        # More than the receiver asks for, and less than the sender has answered: no more is left out.
+        # The sender offers more than the receiver asks for: the parties skip only what the receiver has.
         (replace(TRUE, finished=0b11), SENDER, 0b01),
         (replace(TRUE, finished=0b11, complete=True), SENDER, 0b01),
         (replace(TRUE, finished=0), RECEIVER, 0),
     ],
     ids=["true, sender", "true, receiver", "more, sender", "all, sender", "less, receiver"],
 )
-def test_an_offer_that_fits_leaves_out_what_the_receiver_has(port: int, kept: Kept, role: str, finished: int) -> None:
-    """The tests of lies stand on it: our side does continue where it may."""
+def test_a_matching_offer_skips_the_bins_that_the_receiver_has(port: int, kept: Kept, role: str, finished: int) -> None:
+    """The tests of lying offers rely on this: our side resumes when the offers match."""
     cheat = offering(kept, finished=finished)
     setting = cheat.setting(receives=role == RECEIVER, broadcast=False)
     plan, victim, outcome, told = met_again(port, setting, cheat)
     assert (told, outcome.code) == (None, 0), outcome
     assert plan.resumption == Kept(PARTITION, TWO_BINS["ours"], TWO_BINS["theirs"], 2, finished)
     if setting.victim_learns:
-        # All of the first bin, as it was kept, and what has really matched of the second.
+        # The result holds all of the first bin, as in the checkpoint, and the true matches of the second.
         assert victim.found is not None
         assert setting.result < victim.found
         assert len(victim.found) > TWO_BINS["ours"] // 3
@@ -131,7 +131,7 @@ def test_an_offer_that_fits_leaves_out_what_the_receiver_has(port: int, kept: Ke
 
 @pytest.mark.parametrize("receives", [True, False], ids=BOTH)
 @pytest.mark.parametrize("count", [299, 0, 2**64 - 1])
-def test_another_count_than_was_offered(port: int, receives: bool, count: int) -> None:
+def test_a_count_other_than_the_offered_one(port: int, receives: bool, count: int) -> None:
     cheat = offering(TRUE, finished=0b01)
     cheat = replace(cheat, code=76, told=76, at={"open": only(count=count)})
     setting = cheat.setting(receives=receives, broadcast=False)

@@ -1,4 +1,4 @@
-"""A peer that sends without end, asks without end, or goes; and what a peer may see."""
+"""A peer that sends endlessly, asks again and again, or goes away; and what a peer may observe."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from psicli.protocol.messages import (
 )
 from psicli.transport import link
 
-# Without end --------------------------------------------------------------------------------------------------------
+# Endless data and requests ------------------------------------------------------------------------------------------
 
-# The least a job may give a run (pipeline.memory), and what it may really take [bytes].
+# The least memory that a job file may allow (pipeline.memory), and the most that the run may use then [bytes].
 LEAST_MEMORY, MOST_MEMORY = "384MB", 300 << 20
 FULL = 16_384
 
 
 def memory(run: Run) -> int:
-    """The most memory the process ever held [bytes]."""
+    """Return the peak memory of the process [bytes]."""
     status = Path(f"/proc/{run.pid}/status").read_text()
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     assert found is not None
@@ -57,7 +57,7 @@ def state(tmp_path: Path) -> Path:
 
 
 def flooded(pair: Pair, state: Path, *, receives: bool, bins: int) -> None:
-    """Let a peer declare ten million items and send honest bins of good points, so many of them, then garbage."""
+    """Let a peer declare ten million items, send this many bins of valid points, and then garbage."""
     cheat = Cheat(
         "", hello=lambda peer, hello: replace(hello, frame_items=FULL, bin_items=2**20), theirs=10**7, ours=18
     )
@@ -69,7 +69,7 @@ def flooded(pair: Pair, state: Path, *, receives: bool, bins: int) -> None:
 
     def play(peer: HostilePeer) -> None:
         peer.open()
-        # Made once: nobody compares the points of different bins.
+        # All bins get the same points, since our side does not compare bins with each other.
         own = peer.masked((b"%d" % n for n in range(peer.capacities[0])), tag=curve.PADDING_TAG)
         for number in range(bins):
             peer.say("points", peer.stream(peer.own_stream, own, number))
@@ -89,29 +89,29 @@ def flooded(pair: Pair, state: Path, *, receives: bool, bins: int) -> None:
     assert "a message that cannot be read" in outcome.message
     assert time.monotonic() - stopping < ENDS_WITHIN
     assert peak < MOST_MEMORY
-    # What was on disk is gone.
+    # The spool has been removed.
     assert {path.name for path in state.rglob("*")} == {"lock", "ledger.jsonl"}
     pair.nothing_left()
 
 
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("receives", [True, False], ids=BOTH)
-def test_a_peer_that_sends_without_end(pair: Pair, state: Path, receives: bool) -> None:
-    """Two of its bins are ten full frames."""
+def test_a_peer_that_sends_endlessly(pair: Pair, state: Path, receives: bool) -> None:
+    """Two of the peer's bins make ten full frames."""
     flooded(pair, state, receives=receives, bins=2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("receives", [True, False], ids=BOTH)
-def test_a_peer_that_sends_without_end_for_long(pair: Pair, state: Path, receives: bool) -> None:
+def test_a_peer_that_sends_endlessly_for_long(pair: Pair, state: Path, receives: bool) -> None:
     flooded(pair, state, receives=receives, bins=60)
 
 
 @pytest.mark.more
 @pytest.mark.parametrize("restarts", [False, True], ids=["hangs up", "restarts and hangs up"])
 def test_a_receiver_that_asks_again_and_again(pair: Pair, state: Path, restarts: bool) -> None:
-    """It forgets each answer, and gets two under one run of the ledger; a Restart's answer is one of them."""
+    """A receiver that forgets each answer gets two in one run of the ledger; the answer to a Restart counts."""
     setting = replace(HONEST, **TWO_BINS).setting(receives=True, broadcast=False)
     pair.environment["PSICLI_STATE_DIR"] = str(state)
     pair.jobs[setting.victim]["policy"] = {"max_runs_per_day": 1}
@@ -147,8 +147,8 @@ def test_a_receiver_that_asks_again_and_again(pair: Pair, state: Path, restarts:
     pair.nothing_left()
 
 
-def test_a_peer_that_just_goes(port: int) -> None:
-    """A list without its End is no short list."""
+def test_a_peer_that_just_goes_away(port: int) -> None:
+    """Our side does not take a list without its End for a short list."""
 
     def go(peer: HostilePeer, due: list[Message]) -> list[Out]:
         peer.wire.close()
@@ -163,8 +163,8 @@ def test_a_peer_that_just_goes(port: int) -> None:
             check(cheat, *meet(SessionVictim(ports[0], setting), ports[0], setting, cheat))
 
 
-def test_the_stream_of_an_abort_ends_when_the_peer_has_heard_it(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that is closed while the peer still writes takes the Abort with it."""
+def test_the_stream_of_an_abort_ends_when_the_peer_has_received_it(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Abort would be lost if our side closed the connection while the peer still writes."""
     monkeypatch.setattr(link, "HEARING_TIMEOUT", 2 * DEADLINE)
     setting = Setting(receives=True, broadcast=False, theirs=7, ours=7)
     with ExitStack() as stack:
@@ -190,7 +190,7 @@ def test_a_listener_that_compresses(port: int) -> None:
 
 
 def test_junk_for_a_hello_does_not_take_the_session(port: int) -> None:
-    """Whoever says it is no peer yet: it gets no answer, and the peer itself gets its session."""
+    """A client that sends junk gets no answer, and the real peer still gets its session."""
     setting = HONEST.setting(receives=True, broadcast=False)
     victim = SessionVictim(port, setting)
     victim.start()
@@ -209,17 +209,17 @@ def test_junk_for_a_hello_does_not_take_the_session(port: int) -> None:
             assert peer.run() is None
             assert peer.heard == []
     with ExitStack() as stack:
-        # Compressed, it does not even reach the session.
+        # A compressed Hello does not even reach the session.
         assert HostilePeer(dial(port, stack, grpc.Compression.Gzip), setting).run() is None
         assert HostilePeer(dial(port, stack), setting).run() is None
     assert victim.outcome() == Outcome(0, "", False)
 
 
-# What a peer may see ------------------------------------------------------------------------------------------------
+# What a peer may observe --------------------------------------------------------------------------------------------
 
 
 def test_the_connection_ends_before_a_result_is_written(port: int) -> None:
-    """A sender that keeps its end open does not see how long the receiver writes, and so what matched."""
+    """A sender that keeps its end open cannot measure how long the receiver writes, which depends on the matches."""
     setting = HONEST.setting(receives=False, broadcast=False)
     victim = SessionVictim(port, setting)
     gone, seen = threading.Event(), []
@@ -240,7 +240,7 @@ def test_the_connection_ends_before_a_result_is_written(port: int) -> None:
 
 @pytest.mark.more
 def test_a_version_that_is_meant_for_a_terminal(pair: Pair) -> None:
-    """The one field that need not agree: it stands in the report, as it cannot do harm."""
+    """The version is the only field that may differ; the report shows it in a harmless form."""
     setting = HONEST.setting(receives=False, broadcast=False)
     cheat = Cheat("", hello=lambda peer, hello: replace(hello, package_version=TERMINAL))
     victim = ProcessVictim(pair, setting)

@@ -56,7 +56,7 @@ def hard_keys(pair: Pair) -> None:
 
 
 def types(pair: Pair) -> None:
-    """Add a one-sided task: key columns of all supported Parquet types against their text in CSV; the dialer receives."""
+    """Add a one-sided task: all Parquet key types against their text in CSV; the dialer receives."""
     east = pa.timestamp("us", "Europe/Vienna")
     moments = [datetime(2024, 2, 29, 12, 0, 0, 120000, UTC), datetime(2024, 7, 1, tzinfo=UTC), None]
     columns = {
