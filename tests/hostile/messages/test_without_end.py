@@ -16,7 +16,7 @@ import pytest
 from support.hostile.cases import ENDS_WITHIN, check
 from support.hostile.cheats import ANSWERS, BOTH, TERMINAL
 from support.hostile.cheats_of_bins import TWO_BINS
-from support.hostile.peer import HONEST, Cheat, HostilePeer, Out, Over, Setting, Told
+from support.hostile.peer import HONEST, AbortReceived, Cheat, HostilePeer, Out, Setting, StreamEnded
 from support.hostile.victims import Outcome, ProcessVictim, SessionVictim, meet
 from support.hostile.wire import DEADLINE, dial
 from support.processes.runner import Pair, Run, free_ports
@@ -173,7 +173,7 @@ def test_the_stream_of_an_abort_ends_when_the_peer_has_received_it(port: int, mo
         peer = HostilePeer(wire, setting)
         peer.greet()
         peer.say("nonsense", [Commit(0, bytes(32))])
-        with pytest.raises(Told):
+        with pytest.raises(AbortReceived):
             peer.hear(type(None))
         with pytest.raises(Empty):
             wire.receive(0.25)
@@ -199,7 +199,7 @@ def test_junk_for_a_hello_does_not_take_the_session(port: int) -> None:
         "frames of 512",
         "bins of 0",
         "bins of 20000",
-        "a Hello that is none",
+        "an unreadable Hello",
         "a short nonce",
         "no Hello",
     )
@@ -251,7 +251,7 @@ def test_a_version_that_is_meant_for_a_terminal(pair: Pair) -> None:
         peer.greet()
         peer.play()
         wire.close()
-        with pytest.raises(Over):
+        with pytest.raises(StreamEnded):
             peer.hear(type(None))
     assert victim.outcome().code == 0
     assert victim.run is not None

@@ -1,8 +1,8 @@
-"""What each side and the network get to see, measured on real runs: two processes, their wire recorded.
+"""What each party and the network can observe in real runs: two processes whose traffic is recorded.
 
-Inputs come from fixed seeds. Scalars, order secrets and nonces must be fresh in every run, so what is measured differs
-from run to run; support/chance.py states how seldom a limit is passed by chance. Each of these tests was seen to fail
-with psicli broken in the way it looks for.
+Inputs come from fixed seeds. Scalars, order secrets and nonces are fresh in every run, so the measurements differ from
+run to run; support/chance.py states how rarely a limit is exceeded by chance. Each test has been checked against a
+version of psicli with the defect that it looks for.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def succeeded(recording: Recording) -> Recording:
     return recording
 
 
-# Two nights over the same inputs --------------------------------------------------------------------------------
+# Two runs over the same inputs ----------------------------------------------------------------------------------
 
-# A side's keys in the order of its file; half of them the other side has too, somewhere else in its file.
+# The number of keys of each party, in a random order; half of them are common.
 COUNT = 2200
-# A task over the same keys as the one before it, and one with rows of the same keys many times and without a key.
+# The tasks: the second repeats the first, and the third adds repeated rows and rows with a null key.
 TASKS = ("first", "again", "often")
 OWN_STREAM = {LISTENER: Stream.RECEIVER_POINTS, DIALER: Stream.SENDER_POINTS}
 
@@ -55,15 +55,15 @@ def keys_of_file(party: str) -> list[str]:
 
 
 def many_times(values: Sequence[str]) -> list[str]:
-    """Return rows whose distinct keys first appear in the same order, some of them twice or a thousand times."""
+    """Return rows with the same distinct keys in the same order, some of them repeated twice or a thousand times."""
     again = [*values[::2], *values[:3] * 999, *[""] * 7]
     random.Random(21).shuffle(again)
     return [*values, *again]
 
 
 @dataclass(frozen=True)
-class Night:
-    """One run of the job, as the network and both sides saw it."""
+class RecordedRun:
+    """One recorded run of the job, as the network and both parties see it."""
 
     recording: Recording
 
@@ -74,7 +74,7 @@ class Night:
         return records(self.recording.data(Stream.TOKENS, self.number(name)), curve.TOKEN_BYTES)
 
     def number(self, name: str) -> int:
-        # The first number has shorter messages than the others, so it is another task's.
+        # Messages with task number 0 are shorter than the others, so a warm-up task takes that number.
         return 1 + TASKS.index(name)
 
     @cached_property
@@ -86,7 +86,7 @@ class Night:
 
     @cached_property
     def places(self) -> dict[tuple[str, str], list[int]]:
-        """Where on the wire each item of a file stands, in the order of the file."""
+        """The position on the wire of each item of a file, in the order of the file."""
         found = {}
         for party, name in itertools.product(PARTIES, TASKS):
             masked = curve.hash_and_mask(
@@ -98,82 +98,82 @@ class Night:
 
 
 @pytest.fixture(scope="module")
-def nights(tmp_path_factory: pytest.TempPathFactory) -> list[Night]:
-    """The same job over the same files, twice."""
-    with tapped_pair(tmp_path_factory.mktemp("nights")) as (pair, port):
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RecordedRun]:
+    """Return two recorded runs of the same job over the same files."""
+    with tapped_pair(tmp_path_factory.mktemp("runs")) as (pair, port):
         for party in PARTIES:
             pair.path(party, "warm-up.csv").write_bytes(csv_data(["1"]))
             pair.path(party, "in.csv").write_bytes(csv_data(keys_of_file(party)))
             pair.path(party, "often.csv").write_bytes(csv_data(many_times(keys_of_file(party))))
-            # Several frames a list: an order is one of the whole list.
+            # Each list takes several frames, since an order covers the whole list.
             pair.jobs[party]["pipeline"] = {"frame_items": 1024}
         for name, file in (("warm-up", "warm-up"), ("first", "in"), ("again", "in"), ("often", "often")):
             pair.add(name, Side(["id"], f"{file}.csv", f"out/{name}.csv"), Side(["id"], f"{file}.csv"))
-        return [Night(succeeded(record(pair, port))) for _ in range(2)]
+        return [RecordedRun(succeeded(record(pair, port))) for _ in range(2)]
 
 
-def test_every_point_sent_is_an_own_item_under_a_scalar_of_its_own(nights: list[Night]) -> None:
-    for night in nights:
-        for (party, name), places in night.places.items():
-            assert len(night.points(party, name)) == COUNT
+def test_every_point_sent_is_an_own_item_under_a_fresh_scalar(runs: list[RecordedRun]) -> None:
+    for run in runs:
+        for (party, name), places in run.places.items():
+            assert len(run.points(party, name)) == COUNT
             assert sorted(places) == list(range(COUNT))
-    scalars = [scalar for night in nights for scalar in night.scalars.values()]
+    scalars = [scalar for run in runs for scalar in run.scalars.values()]
     assert len(set(scalars)) == len(scalars) == 2 * len(PARTIES) * len(TASKS)
 
 
 @pytest.mark.parametrize("order", ["file", "key", "hash of the key", "hash of the item"])
-def test_the_order_on_the_wire_is_unrelated_to(nights: list[Night], order: str) -> None:
+def test_the_order_on_the_wire_is_unrelated_to(runs: list[RecordedRun], order: str) -> None:
     by = {
         "file": lambda key: 0,
         "key": lambda key: key,
         "hash of the key": lambda key: hashlib.sha256(key.encode()).digest(),
         "hash of the item": lambda key: hashlib.sha256(b"\x01\0\0\0\x10" + key.encode()).digest(),
     }[order]
-    for night in nights:
-        for (party, _), places in night.places.items():
+    for run in runs:
+        for (party, _), places in run.places.items():
             listed = sorted(zip(keys_of_file(party), places, strict=True), key=lambda pair: by(pair[0]))
             check_unrelated([place for _, place in listed])
 
 
-def test_orders_of_runs_tasks_and_parties_are_unrelated(nights: list[Night]) -> None:
+def test_orders_of_runs_tasks_and_parties_are_unrelated(runs: list[RecordedRun]) -> None:
     for party in PARTIES:
-        orders = [night.places[party, name] for night in nights for name in TASKS]
+        orders = [run.places[party, name] for run in runs for name in TASKS]
         for one, other in itertools.combinations(orders, 2):
             check_unrelated([place for _, place in sorted(zip(one, other, strict=True))])
     common = sorted(set(keys_of_file(LISTENER)) & set(keys_of_file(DIALER)))
     assert len(common) == COUNT // 2
-    for night in nights:
+    for run in runs:
         for name in TASKS:
-            mine, theirs = (dict(zip(keys_of_file(p), night.places[p, name], strict=True)) for p in PARTIES)
+            mine, theirs = (dict(zip(keys_of_file(p), run.places[p, name], strict=True)) for p in PARTIES)
             check_unrelated([theirs[key] for key in sorted(common, key=mine.__getitem__)])
 
 
-def test_repeated_rows_and_rows_without_a_key_do_not_show(nights: list[Night]) -> None:
-    """The same set: the same count, the same messages of the same sizes, in each direction."""
+def test_repeated_rows_and_null_keys_do_not_show(runs: list[RecordedRun]) -> None:
+    """The same set of keys gives the same count, and the same messages of the same sizes in each direction."""
     assert Counter(many_times(keys_of_file(LISTENER))).most_common(1)[0][1] == 1001
-    for night, party in itertools.product(nights, PARTIES):
-        once, often = (night.recording.of_task(party, night.number(name)) for name in ("again", "often"))
+    for run, party in itertools.product(runs, PARTIES):
+        once, often = (run.recording.of_task(party, run.number(name)) for name in ("again", "often"))
         assert [m.count for m in (*once, *often) if isinstance(m, Open)] == [COUNT, COUNT]
         assert Counter(map(shape, once)) == Counter(map(shape, often))
         assert sum(len(encode(m)) for m in once) == sum(len(encode(m)) for m in often)
 
 
 def shape(message: Message) -> tuple[str, int, int]:
-    """What of a message is no random number: its kind, stream and size."""
+    """Return the parts of a message that are not random: its kind, stream and size."""
     return type(message).__name__, getattr(message, "stream", 0), len(encode(message))
 
 
-def test_nothing_on_the_wire_comes_twice(nights: list[Night]) -> None:
-    """Points and tokens of the same keys have nothing in common between tasks, runs and parties."""
-    points = [point for night in nights for party in PARTIES for name in TASKS for point in night.points(party, name)]
-    tokens = [token for night in nights for name in TASKS for token in night.tokens(name)]
+def test_nothing_on_the_wire_comes_twice(runs: list[RecordedRun]) -> None:
+    """No point or token repeats between tasks, runs and parties, although the keys do."""
+    points = [point for run in runs for party in PARTIES for name in TASKS for point in run.points(party, name)]
+    tokens = [token for run in runs for name in TASKS for token in run.tokens(name)]
     assert len(set(points)) == len(points) == 2 * 2 * len(TASKS) * COUNT
     assert len(set(tokens)) == len(tokens) == 2 * len(TASKS) * COUNT
 
 
 @pytest.mark.parametrize(("scalars", "sids"), [("ab", "tt"), ("aa", "tu")], ids=["scalar", "session"])
 def test_the_scalar_and_the_session_each_keep_runs_apart(scalars: str, sids: str) -> None:
-    """One of the two is enough: points stay unlinkable where a copied machine draws the same scalar again."""
+    """Either one is enough: points stay unlinkable even if a copied machine draws the same scalar again."""
     own = keys(keys_of_file(LISTENER))
     one, other = (
         set(records(curve.hash_and_mask(own, sid.encode() * 32, scalar.encode() * 32), curve.POINT_BYTES))
@@ -187,18 +187,18 @@ P = 2**255 - 19
 A = 486662
 
 
-def test_all_points_lie_on_the_curve(nights: list[Night]) -> None:
-    """Of points that are not hashed to the curve half lie on its twist, which masking does not change."""
+def test_all_points_lie_on_the_curve(runs: list[RecordedRun]) -> None:
+    """Half of the points that are not hashed to the curve lie on its twist, and masking does not change that."""
     for party, name in itertools.product(PARTIES, TASKS):
-        for point in nights[0].points(party, name):
+        for point in runs[0].points(party, name):
             u = int.from_bytes(point, "little")
             assert u < P
-            # Euler's criterion, for a y with y^2 = u^3 + A u^2 + u (RFC 7748 section 4.1).
+            # Euler's criterion: there is a y with y^2 = u^3 + A u^2 + u (RFC 7748 section 4.1).
             assert pow(u * (u * (u + A) + 1), (P - 1) // 2, P) == 1
 
 
-def test_points_and_tokens_look_random(nights: list[Night]) -> None:
-    points = [night.recording.data(stream, 1, 2, 3) for night in nights for stream in OWN_STREAM.values()]
-    tokens = [night.recording.data(Stream.TOKENS, 1, 2, 3) for night in nights]
+def test_points_and_tokens_look_random(runs: list[RecordedRun]) -> None:
+    points = [run.recording.data(stream, 1, 2, 3) for run in runs for stream in OWN_STREAM.values()]
+    tokens = [run.recording.data(Stream.TOKENS, 1, 2, 3) for run in runs]
     for data, width, bits in ((points, curve.POINT_BYTES, 255), (tokens, curve.TOKEN_BYTES, 128)):
         check_uniform(np.frombuffer(b"".join(data), np.uint8).reshape(-1, width), bits)

@@ -1,8 +1,7 @@
-"""What each side and the network get to see of tasks of many bins, measured on real runs, as test_privacy.py does.
+"""What each party and the network can observe in real runs of tasks with many bins; see also test_privacy.py.
 
-Who knows the draws of both sides can tell items from padding; nobody else may be able to. The tests of scalars, orders
-and padding were seen to fail with psicli broken in the way they look for.
-
+These tests know the random draws of both parties and can therefore tell items from padding; nobody else may be able to.
+The tests of scalars, orders and padding have been checked against versions of psicli with the defects they look for.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import pytest
 from support.chance import check_scattered, check_uniform, check_unrelated
 from support.hostile.bins_seen import (
     OWN_STREAM,
-    Night,
+    RecordedRun,
     SeenBin,
     Task,
     blank,
@@ -52,13 +51,13 @@ from psicli.protocol.messages import (
     task_session_id,
 )
 
-# The quick ones: 2 to 8 bins ----------------------------------------------------------------------------------------
+# Tasks of 2 to 8 bins -----------------------------------------------------------------------------------------------
 
 COUNTS = 34_000, 20_000
 ALIKE = ["random", "again", "skewed", "of-one-bin"]
 TASKS = {
     "random": Task(random_keys(*COUNTS, seed=23)),
-    # The same as the one before.
+    # The same keys as in the task before.
     "again": Task(random_keys(*COUNTS, seed=23)),
     "skewed": Task(skewed_keys(*COUNTS)),
     "of-one-bin": Task(keys_of_one_bin(*COUNTS, bins=4)),
@@ -72,9 +71,9 @@ TASKS = {
 
 
 @pytest.fixture(scope="module")
-def nights(tmp_path_factory: pytest.TempPathFactory) -> list[Night]:
-    """The same job over the same files, twice."""
-    with tapped_pair(tmp_path_factory.mktemp("nights")) as (pair, port):
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RecordedRun]:
+    """Return two recorded runs of the same job over the same files."""
+    with tapped_pair(tmp_path_factory.mktemp("runs")) as (pair, port):
         return [play(pair, port, TASKS) for _ in range(2)]
 
 
@@ -95,47 +94,47 @@ def test_the_inputs_are_what_they_should_be() -> None:
 
 @pytest.mark.more
 @pytest.mark.parametrize("name", TASKS)
-def test_what_travels_depends_on_the_two_counts_alone(nights: list[Night], name: str) -> None:
-    """How many messages, their sizes, and their order; each bin has exactly its capacity of points."""
-    for night in nights:
-        check_messages(night.recording, night.number(name), night.tasks[name])
+def test_the_traffic_depends_only_on_the_two_counts(runs: list[RecordedRun], name: str) -> None:
+    """The counts determine the number, sizes and order of messages; each bin has exactly its capacity of points."""
+    for run in runs:
+        check_messages(run.recording, run.number(name), run.tasks[name])
 
 
-def test_nothing_but_counts_travels_where_a_side_has_nothing(nights: list[Night]) -> None:
-    for night, name in itertools.product(nights, ["none", "nobody-there", "nothing-told", "nothing-at-all"]):
-        sent = {type(m) for party in PARTIES for m in night.recording.of_task(party, night.number(name))}
+def test_only_counts_are_sent_if_a_party_has_no_items(runs: list[RecordedRun]) -> None:
+    for run, name in itertools.product(runs, ["none", "nobody-there", "nothing-told", "nothing-at-all"]):
+        sent = {type(m) for party in PARTIES for m in run.recording.of_task(party, run.number(name))}
         assert sent == {Offer, Open, Done} | ({Ready, Commit} if TASKS[name].broadcast else {Received})
 
 
 @pytest.mark.more
-def test_bins_are_padded_by_very_different_numbers(nights: list[Night]) -> None:
-    """Or the test before says little: bins of the same capacity hold as many items as chance gives them."""
-    for night in nights:
+def test_bins_hold_different_numbers_of_items(runs: list[RecordedRun]) -> None:
+    """Bins of one capacity hold different numbers of items; otherwise the test of the traffic would prove little."""
+    for run in runs:
         for party, name in itertools.product(PARTIES, ALIKE):
-            bins = night.bins(party, name)
+            bins = run.bins(party, name)
             assert len({len(seen.points) for seen in bins}) == 1
             assert len({len(seen.keys) for seen in bins}) > 1
-        # Ten keys cannot fill eight bins with two each.
-        assert min(len(seen.keys) for seen in night.bins(LISTENER, "few")) <= 1
+        # Ten keys cannot put two into each of eight bins.
+        assert min(len(seen.keys) for seen in run.bins(LISTENER, "few")) <= 1
 
 
 @pytest.mark.more
-def test_scalars_and_padding_are_fresh_for_every_bin(nights: list[Night]) -> None:
-    """Never shared between bins, tasks, parties and runs; and what one is drawn as, the other is not."""
-    seen = [seen for night in nights for _, _, seen in night.all_bins()]
+def test_scalars_and_padding_are_fresh_for_every_bin(runs: list[RecordedRun]) -> None:
+    """Bins, tasks, parties and runs never share a scalar or padding, and no scalar is used as padding."""
+    seen = [seen for run in runs for _, _, seen in run.all_bins()]
     assert len(seen) == 2 * 2 * (4 * 4 + 8 + 2)
     drawn = [each.scalar for each in seen] + [fill for each in seen for fill in each.padding]
     assert len(set(drawn)) == len(drawn) > 40_000
 
 
-def test_nothing_on_the_wire_comes_twice(nights: list[Night]) -> None:
-    """No point or token, of items and of padding, in bins, tasks, parties and runs."""
-    sent = [each for night in nights for each in night.records_on_the_wire()]
+def test_nothing_on_the_wire_comes_twice(runs: list[RecordedRun]) -> None:
+    """No point or token of an item or of padding repeats between bins, tasks, parties and runs."""
+    sent = [each for run in runs for each in run.records_on_the_wire()]
     assert len(set(sent)) == len(sent) > 1_000_000
 
 
 def in_order_of(order: str, own: Sequence[str], file: Sequence[str]) -> list[str]:
-    """Return a bin's keys, which come in the order of their partition hashes, in another one."""
+    """Sort a bin's keys, which come in the order of their partition hashes, by another order."""
     by = {
         "file": {key: at for at, key in enumerate(file)}.__getitem__,
         "key": lambda key: key,
@@ -150,47 +149,45 @@ ORDERS = ["file", "key", "hash of the key", "hash of the item", "partition hash"
 
 @pytest.mark.more
 @pytest.mark.parametrize("order", ORDERS)
-def test_the_order_on_the_wire_is_unrelated_to(nights: list[Night], order: str) -> None:
+def test_the_order_on_the_wire_is_unrelated_to(runs: list[RecordedRun], order: str) -> None:
     checked = 0
-    for night in nights:
-        for party, name, seen in night.all_bins():
+    for run in runs:
+        for party, name, seen in run.all_bins():
             if len(seen.keys) >= 400:
                 place = dict(zip(seen.keys, seen.item_places, strict=True))
-                ordered = in_order_of(order, seen.keys, night.tasks[name].keys(party))
+                ordered = in_order_of(order, seen.keys, run.tasks[name].keys(party))
                 check_unrelated([place[key] for key in ordered])
                 checked += 1
     assert checked == 2 * (2 * 4 * 4 + 8 + 2 * 2)
 
 
 def check_orders(one: SeenBin, other: SeenBin) -> None:
-    """Check that two orders have nothing to do with each other, record by record as they were before."""
+    """Check that the orders of two bins are unrelated."""
     shorter = min(len(one.places), len(other.places))
     check_unrelated([place for _, place in sorted(zip(one.places[:shorter], other.places[:shorter], strict=True))])
 
 
 @pytest.mark.more
-def test_orders_of_bins_tasks_parties_and_runs_are_unrelated(nights: list[Night]) -> None:
+def test_orders_of_bins_tasks_parties_and_runs_are_unrelated(runs: list[RecordedRun]) -> None:
     tasks = ["random", "again", "skewed"]
-    of_party = {
-        party: [seen for night in nights for name in tasks for seen in night.bins(party, name)] for party in PARTIES
-    }
+    of_party = {party: [seen for run in runs for name in tasks for seen in run.bins(party, name)] for party in PARTIES}
     for orders in of_party.values():
         for one, other in itertools.combinations(orders, 2):
             check_orders(one, other)
     for one, other in zip(*of_party.values(), strict=True):
         check_orders(one, other)
-        # And of the keys that both have.
+        # The orders of the common keys must be unrelated too.
         mine, theirs = (dict(zip(seen.keys, seen.item_places, strict=True)) for seen in (one, other))
         common = sorted(set(mine) & set(theirs))
         check_unrelated([theirs[key] for key in sorted(common, key=mine.__getitem__)])
 
 
 @pytest.mark.more
-def test_padding_stands_anywhere_in_a_bin(nights: list[Night]) -> None:
-    """Its places look drawn at random, and are in no order among themselves."""
+def test_padding_is_scattered_over_a_bin(runs: list[RecordedRun]) -> None:
+    """The positions of padding look random, and the padding is in no order."""
     checked = 0
-    for night in nights:
-        for _, _, seen in night.all_bins():
+    for run in runs:
+        for _, _, seen in run.all_bins():
             if len(seen.padding) >= 400:
                 check_scattered(seen.padding_places, len(seen.places))
                 check_unrelated(seen.padding_places)
@@ -198,15 +195,15 @@ def test_padding_stands_anywhere_in_a_bin(nights: list[Night]) -> None:
     assert checked > 2 * 2 * 4 * 4
 
 
-def test_padding_looks_like_items_and_both_look_random(nights: list[Night]) -> None:
-    seen = [seen for night in nights for _, _, seen in night.all_bins()]
+def test_padding_looks_like_items_and_both_look_random(runs: list[RecordedRun]) -> None:
+    seen = [seen for run in runs for _, _, seen in run.all_bins()]
     for points in (
         np.concatenate([each.points_at(each.padding_places) for each in seen]),
         np.concatenate([each.points_at(each.item_places) for each in seen]),
     ):
         check_uniform(points, 255)
         assert curve.on_curve(points.tobytes())
-    tokens = b"".join(night.recording.data(Stream.TOKENS) for night in nights)
+    tokens = b"".join(run.recording.data(Stream.TOKENS) for run in runs)
     check_uniform(np.frombuffer(tokens, np.uint8).reshape(-1, curve.TOKEN_BYTES), 128)
 
 
@@ -214,24 +211,24 @@ P = 2**255 - 19
 A = 486662
 
 
-def test_padding_lies_on_the_curve(nights: list[Night]) -> None:
-    """Of points that are not hashed to the curve half lie on its twist, which masking does not change."""
+def test_padding_lies_on_the_curve(runs: list[RecordedRun]) -> None:
+    """Half of the points that are not hashed to the curve lie on its twist, and masking does not change that."""
     for party, name in itertools.product(PARTIES, ["random", "few", "told"]):
-        for seen in nights[0].bins(party, name):
+        for seen in runs[0].bins(party, name):
             for point in seen.points_at(seen.padding_places[:200]):
                 u = int.from_bytes(point.tobytes(), "little")
                 assert u < P
-                # Euler's criterion, for a y with y^2 = u^3 + A u^2 + u (RFC 7748 section 4.1).
+                # Euler's criterion: there is a y with y^2 = u^3 + A u^2 + u (RFC 7748 section 4.1).
                 assert pow(u * (u * (u + A) + 1), (P - 1) // 2, P) == 1
 
 
-def test_tokens_of_padding_look_like_those_of_items(nights: list[Night]) -> None:
-    """Each point of the receiver's has its token at the same place, and no token tells which it was made for."""
-    for night in nights:
+def test_tokens_of_padding_look_like_those_of_items(runs: list[RecordedRun]) -> None:
+    """Each of the receiver's points has its token at the same position; no token shows whether it is for padding."""
+    for run in runs:
         found: dict[bool, list[np.ndarray]] = {True: [], False: []}
         for name in ["random", "again", "skewed", "of-one-bin", "told"]:
-            for number, seen in enumerate(night.bins(LISTENER, name)):
-                data = night.recording.data_of_bin(Stream.TOKENS, night.number(name), number)
+            for number, seen in enumerate(run.bins(LISTENER, name)):
+                data = run.recording.data_of_bin(Stream.TOKENS, run.number(name), number)
                 tokens = np.frombuffer(data, np.uint8).reshape(-1, curve.TOKEN_BYTES)
                 assert len(tokens) == len(seen.places)
                 found[True].append(tokens[seen.padding_places])
@@ -240,11 +237,11 @@ def test_tokens_of_padding_look_like_those_of_items(nights: list[Night]) -> None
             check_uniform(np.concatenate(each), 128)
 
 
-def test_a_bitmap_marks_what_matched_and_no_padding(nights: list[Night]) -> None:
-    for night in nights:
+def test_a_bitmap_marks_the_matches_and_no_padding(runs: list[RecordedRun]) -> None:
+    for run in runs:
         common = set(TASKS["told"].keys(LISTENER)) & set(TASKS["told"].keys(DIALER))
-        for number, seen in enumerate(night.bins(DIALER, "told")):
-            data = night.recording.data_of_bin(Stream.BITMAP, night.number("told"), number)
+        for number, seen in enumerate(run.bins(DIALER, "told")):
+            data = run.recording.data_of_bin(Stream.BITMAP, run.number("told"), number)
             bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
             places = dict(zip(seen.keys, seen.item_places, strict=True))
             assert {*np.flatnonzero(bits).tolist()} == {places[key] for key in common & places.keys()}
@@ -255,28 +252,28 @@ def test_a_bitmap_marks_what_matched_and_no_padding(nights: list[Night]) -> None
     [range(9000, 10_000), range(0, 10_000, 10), [*range(1000)], [at * 10 + at % 2 for at in range(1000)]],
     ids=["last", "every tenth", "first", "nearly every tenth"],
 )
-def test_padding_in_a_pattern_is_seen(places: Sequence[int]) -> None:
+def test_padding_in_a_pattern_is_detected(places: Sequence[int]) -> None:
     with pytest.raises(AssertionError):
         check_scattered(places, 10_000)
     check_scattered(random.Random(26).sample(range(10_000), 1000), 10_000)
 
 
-# A bin that begins again --------------------------------------------------------------------------------------------
+# A bin that starts again --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("party", PARTIES)
 def test_a_second_attempt_has_nothing_of_the_first(tapped: tuple[Pair, int], party: str) -> None:
-    """Scalars, padding, orders, points and tokens: all of them are drawn again, on both sides."""
+    """Both parties use fresh scalars, padding and orders, and so fresh points and tokens."""
     pair, port = tapped
     task = TASKS["random"]
-    night = play(pair, port, {"random": task}, {party: [altered.restart_two_bins]})
-    restarts = {p: [m for m in night.recording.of_task(p, 1) if isinstance(m, Restart)] for p in PARTIES}
+    run = play(pair, port, {"random": task}, {party: [altered.restart_two_bins]})
+    restarts = {p: [m for m in run.recording.of_task(p, 1) if isinstance(m, Restart)] for p in PARTIES}
     assert restarts == {p: [Restart(1, 0, 1), Restart(1, 1, 1)] for p in PARTIES}
     expected = due(1, task.counts, broadcast=False)
     for each in PARTIES:
-        sent = [blank(message) for message in night.recording.of_task(each, 1)]
-        # The tokens of the first attempt are cut off somewhere.
+        sent = [blank(message) for message in run.recording.of_task(each, 1)]
+        # The tokens of the first attempt may be incomplete, so the test compares only points.
         points = [m for m in sent if is_part(m, OWN_STREAM[each])]
         again = [m for m in points if m.attempt]
         assert again == [dataclasses.replace(m, attempt=1) for m in expected[each] if is_part(m, OWN_STREAM[each])
@@ -284,15 +281,15 @@ def test_a_second_attempt_has_nothing_of_the_first(tapped: tuple[Pair, int], par
         assert [m for m in points if not m.attempt] == [m for m in expected[each] if is_part(m, OWN_STREAM[each])]
     seen: dict[tuple[str, int, int], SeenBin] = {}
     for each in PARTIES:
-        cut = into_bins(task.keys(each), task_session_id(night.recording.sid, "random"), 4)
+        cut = into_bins(task.keys(each), task_session_id(run.recording.sid, "random"), 4)
         for number, attempt in itertools.product((0, 1), (0, 1)):
             where = 1, "random", number, attempt
-            seen[each, number, attempt] = see_bin(night.recording, each, where, cut[number])
+            seen[each, number, attempt] = see_bin(run.recording, each, where, cut[number])
     for each, number in itertools.product(PARTIES, (0, 1)):
         check_orders(seen[each, number, 0], seen[each, number, 1])
     drawn = [bin.scalar for bin in seen.values()] + [fill for bin in seen.values() for fill in bin.padding]
     assert len(set(drawn)) == len(drawn)
-    records_sent = night.records_on_the_wire()
+    records_sent = run.records_on_the_wire()
     assert len(set(records_sent)) == len(records_sent)
 
 
@@ -310,16 +307,16 @@ MANY: dict[str, Callable[[], dict[str, list[str]]]] = {
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", MANY)
 def test_sixty_four_bins(tapped: tuple[Pair, int], kind: str, record_property: Callable[[str, object], None]) -> None:
-    """All of the above at once, for each kind of data."""
+    """Run all checks above on 64 bins of each kind of data."""
     task = Task(MANY[kind]())
     assert task.counts == MANY_COUNTS
     assert due_bins(task.counts) == 64
-    night = play(*tapped, {"many": task})
-    check_messages(night.recording, 1, task)
-    sent = night.records_on_the_wire()
+    run = play(*tapped, {"many": task})
+    check_messages(run.recording, 1, task)
+    sent = run.records_on_the_wire()
     assert len(set(sent)) == len(sent) > 64 * (2 * 10_272 + 9616)
     for party in PARTIES:
-        bins = night.bins(party, "many")
+        bins = run.bins(party, "many")
         file = {key: at for at, key in enumerate(task.keys(party))}
         drawn = [seen.scalar for seen in bins] + [fill for seen in bins for fill in seen.padding]
         assert len(set(drawn)) == len(drawn)
@@ -334,8 +331,6 @@ def test_sixty_four_bins(tapped: tuple[Pair, int], kind: str, record_property: C
         for one, other in itertools.pairwise(bins):
             check_orders(one, other)
         check_uniform(np.concatenate([seen.points_at(seen.padding_places) for seen in bins]), 255)
-    everything = night.recording.data(Stream.RECEIVER_POINTS) + night.recording.data(Stream.SENDER_POINTS)
+    everything = run.recording.data(Stream.RECEIVER_POINTS) + run.recording.data(Stream.SENDER_POINTS)
     assert curve.on_curve(everything)
-    assert not {seen.scalar for seen in night.bins(LISTENER, "many")} & {
-        seen.scalar for seen in night.bins(DIALER, "many")
-    }
+    assert not {seen.scalar for seen in run.bins(LISTENER, "many")} & {seen.scalar for seen in run.bins(DIALER, "many")}

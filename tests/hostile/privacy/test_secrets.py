@@ -1,7 +1,7 @@
-"""Nothing that a run writes, and no object it shows, holds a key, another value, a scalar, a point or a token.
+"""No file or stream that a run writes, and no repr of an object, holds a key, other value, scalar, point or token.
 
-The runs are real, at the highest verbosity, with a trace and a report in JSON; what psicli drew from the system's
-randomness is known to the test, so it knows the scalars.
+The runs are real, at the highest verbosity, with a trace and a JSON report. The test records what psicli draws from the
+system's random source, so it knows the scalars.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from psicli.storage.locks import SHARED_FOLDER
 from psicli.storage.spool import Spool
 from psicli.transport.tls import TlsCredentials
 
-# Every key and other value holds it, and nothing else does.
+# Every key and every other value contains this text, and nothing else does.
 MARK = "zq7vk3xw9p"
-# Keys of each side in the tests of one bin, and in those of several.
+# The number of keys of each party in the tests of one bin, and in those of several.
 FEW, MANY = 80, 18_000
 
 
 @pytest.fixture
 def marked(tmp_path: Path) -> Iterator[tuple[Pair, int]]:
-    """Two parties over marked values, with a state folder of their own."""
+    """Yield two parties with marked values and a separate state folder, and the port they connect through."""
     with tapped_pair(tmp_path) as (pair, port):
         pair.environment["PSICLI_STATE_DIR"] = str(pair.folder / "state")
         pair.environment["TEST_VALUE"] = f"{MARK[:5]} {MARK[5:]}"
@@ -57,7 +57,7 @@ def marked(tmp_path: Path) -> Iterator[tuple[Pair, int]]:
 
 
 def write_marked(pair: Pair, keys: int) -> None:
-    """Write rows of so many keys a side, half of which the other side has too."""
+    """Write rows with this many keys per party, half of them common."""
     for party, first in ((LISTENER, 0), (DIALER, keys // 2)):
         rows = [f"{MARK}-{number % keys + first},{MARK} note\n" for number in range(max(4000, 2 * keys))]
         pair.path(party, "in.csv").write_text("id,note\n" + "".join(rows))
@@ -78,7 +78,7 @@ def both(*alterations: Alteration) -> Alterations:
 
 
 def flipping(otherwise: Any) -> Any:
-    """Let the second frame of both not be what was sent."""
+    """Make both parties send a damaged second frame."""
 
     def spoil(pair: Pair) -> None:
         otherwise(pair)
@@ -100,7 +100,7 @@ def append(row: str) -> Any:
     ("spoil", "alterations", "codes", "left"),
     [
         (lambda pair: None, both(with_little_memory), (0, 0), set()),
-        # The receiver may still ask whether the sender is done.
+        # The sender keeps its manifest, since the receiver may still ask whether it is done.
         (several_bins(False), both(with_little_memory), (0, 0), {"lock", "meta"}),
         (several_bins(True), both(), (0, 0), set()),
         (append(f"{MARK}-1,{MARK},{MARK}\n"), both(), (80, 65), set()),
@@ -127,7 +127,7 @@ def test_nothing_written_holds_a_secret(
     codes: tuple[int, int],
     left: set[str],
 ) -> None:
-    """left: what the sender keeps of the task."""
+    """left: the names of the files that the sender keeps for the task."""
     pair, port = marked
     spoil(pair)
     recording = record(pair, port, "--verbose", "--json", alterations=alterations, trace=True)
@@ -140,19 +140,19 @@ def test_nothing_written_holds_a_secret(
     assert {path.name for path in kept} == left
     assert len({path.parent for path in kept}) == bool(left)
     others = {path.name for path in (pair.folder / "state").rglob("*") if path.is_file()} - {path.name for path in kept}
-    # The ledger stays, and was searched, as everything else there.
+    # The ledger stays; the test searches it like every other file there.
     assert others | {"lock"} == {"lock", "ledger.jsonl"}
     assert {"state/ledger.jsonl", *map(str, kept)} <= set(texts)
     secrets = dict(secrets_of(recording))
     for place, text in texts.items():
-        # The sender of a broadcast keeps its orders until it has understood the bitmaps, and nothing else.
+        # The sender of a broadcast may keep its orders until it has read the bitmaps, but no other secret.
         orders = orders_in(text, recording) if place.endswith("/bins") else set()
         for what, secret in secrets.items():
             assert secret in orders or not any(form in text for form in forms(secret)), f"{place} holds {what}"
 
 
 def orders_in(text: bytes, recording: Recording) -> set[bytes]:
-    """Return the sender's draws that are kept, one a bin, once they are seen to be no scalars."""
+    """Return the sender's draws found in this text, one per bin; check that none of them is a scalar."""
     found = {draw for draw in recording.draws[DIALER] if len(draw) == 32 and draw in text}
     assert len(found) == 2
     points = set(records(recording.data(Stream.SENDER_POINTS), curve.POINT_BYTES))
@@ -168,7 +168,7 @@ def orders_in(text: bytes, recording: Recording) -> set[bytes]:
 
 
 def written(pair: Pair, recording: Recording) -> Iterator[tuple[str, bytes]]:
-    """Everything two runs wrote but outputs: streams, traces, locks, what stays in state and temporary folders."""
+    """Yield everything that both parties wrote except outputs: streams, traces, locks, state and temporary files."""
     for party, result in recording.results.items():
         yield f"{party}'s stdout", result.stdout
         yield f"{party}'s stderr", result.stderr.encode()
@@ -182,7 +182,7 @@ def written(pair: Pair, recording: Recording) -> Iterator[tuple[str, bytes]]:
 
 
 def secrets_of(recording: Recording) -> Iterator[tuple[str, bytes]]:
-    """All secrets of a run; of lists too long to search for all of them, the first ones of each frame and draw."""
+    """Yield the secrets of a run with their descriptions; of long lists, only the first of each frame and draw."""
     yield "a value", MARK.encode()
     key = partition_key(task_session_id(recording.sid, "people"))
     for number in range(120):
@@ -194,7 +194,7 @@ def secrets_of(recording: Recording) -> Iterator[tuple[str, bytes]]:
         long = [draw for draw in draws if len(draw) >= 32 and not len(draw) % 32]
         frames = [message for message in recording.sent[party] if isinstance(message, Frame)]
         bins = {frame.bin for frame in frames}
-        # The nonce of a Hello, and for each bin the secret of its order, the scalar, and what it is padded with.
+        # The draws are the nonce of a Hello, and for each bin the order secret, the scalar and the padding.
         assert len(long) >= 1 + (3 if len(bins) > 1 else 2) * len(bins)
         for number, draw in enumerate(long):
             yield from ((f"draw {number} of {party}, {at}", part) for at, part in enumerate(_some_of(draw, 32)))
@@ -210,14 +210,14 @@ def _some_of(data: bytes, width: int) -> list[bytes]:
 
 
 def forms(secret: bytes) -> Iterator[bytes]:
-    """What a secret looks like as it is, in hex, as a repr, in base64 wherever it begins, and as a number."""
+    """Yield the forms of a secret: raw, in hex, as a repr, in base64 at every alignment, and as a number."""
     yield secret
     yield secret.hex().encode()
     yield secret.hex().upper().encode()
     yield repr(secret)[2:-1].encode()
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + secret).rstrip(b"=")
-        # Without the characters that hold bits of what stands before and after.
+        # Leave out the characters that also hold bits of the bytes before and after.
         core = encoded[-(-before * 8 // 6) : -1]
         yield core
         yield core.translate(bytes.maketrans(b"+/", b"-_"))
@@ -242,7 +242,7 @@ def _urlsafe(octets: bytes) -> bytes:
 # Objects ---------------------------------------------------------------------------------------------------------
 
 
-def test_no_object_shows_what_it_holds(tmp_path: Path) -> None:
+def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
     values = [f"{MARK}-{number}" for number in range(300)]
     ends = [
         end
@@ -277,7 +277,7 @@ def test_no_object_shows_what_it_holds(tmp_path: Path) -> None:
                 assert not any(form in text for form in looked_for), type(value)
 
 
-def test_work_under_way_does_not_show_its_points() -> None:
+def test_the_repr_of_a_message_does_not_show_its_points() -> None:
     sender, receiver = run_exchanges(items_of(["a", "b"]), items_of(["b", "c"]))[::-1]
     assert isinstance(sender.party, Sender)
     (frame,) = sender.data(Stream.SENDER_POINTS)
@@ -298,7 +298,7 @@ def dataclasses_of_psicli() -> list[type]:
 
 
 def test_no_dataclass_shows_bytes() -> None:
-    """Whatever is bytes may be secret, and the repr a dataclass gets by itself shows all it holds."""
+    """Any bytes may be secret, and the generated repr of a dataclass shows all its fields."""
     checked = 0
     for kind in dataclasses_of_psicli():
         for field in dataclasses.fields(kind):

@@ -1,6 +1,6 @@
-"""What a one-sided sender sees is the same whether everything matches or nothing: messages, pace, exit code, report.
+"""A one-sided sender observes the same messages, pace, exit code and report whether everything matches or nothing.
 
-And with broadcast_result: of the receiver's failures between the last point and the result it sees that there was one.
+With broadcast_result, a sender learns only that the receiver failed between the last point and the result, not why.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from psicli.protocol.wire import encode
 from psicli.protocol.work import CheckLists, MaskOwn, MaskPeer, Work
 
 COUNT = 300
-# So many make two bins where bins are as small as a job file allows.
+# This many items make two bins of the smallest size that a job file allows.
 COUNT_OF_TWO_BINS = 17_000
 
 
@@ -44,11 +44,11 @@ def tapped(tmp_path: Path) -> Iterator[tuple[Pair, int]]:
 
 
 def shape(message: Message) -> tuple[str, int, int]:
-    """What of a message is no random number: its kind, stream and size."""
+    """Return the parts of a message that are not random: its kind, stream and size."""
     return type(message).__name__, getattr(message, "stream", 0), len(encode(message))
 
 
-# One-sided: everything or nothing matches ------------------------------------------------------------------------
+# One-sided tasks in which everything or nothing matches ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(("count", "bin_items", "bins"), [(40, BIN_ITEMS, 1), (200, 128, 8)], ids=["one bin", "8 bins"])
@@ -56,16 +56,16 @@ def shape(message: Message) -> tuple[str, int, int]:
 def test_what_a_receiver_sends_is_the_same_message_by_message(
     share: str, count: int, bin_items: int, bins: int
 ) -> None:
-    """Several frames, in an order that no thread decides."""
+    """The receiver sends several frames, in an order that does not depend on threads."""
     common = {"nothing": 0, "one": 1, "everything": count}[share]
     assert number_of_bins(count, count, bin_items) == bins
     assert messages_to_a_sender(common, count, bin_items) == messages_to_a_sender(0, count, bin_items)
 
 
 def messages_to_a_sender(common: int, count: int, bin_items: int) -> list[tuple[str, int, int]]:
-    """Run a receiver of so many items against a sender of as many, who takes its turns when it is asked for messages.
+    """Run a receiver against a scripted sender with the same number of items; return the shapes of its messages.
 
-    common: how many of them both have.
+    common: the number of common items.
     """
     own = items_of(f"k{number}" for number in range(count))
     theirs = prepared_of(items_of(f"k{number}" for number in range(count - common, 2 * count - common)), TASK_SID).items
@@ -95,7 +95,7 @@ def messages_to_a_sender(common: int, count: int, bin_items: int) -> list[tuple[
 
 
 def two_tasks(pair: Pair, name: str, *, full: bool, count: int = COUNT) -> None:
-    """Write inputs of which everything or nothing matches; the sender's are the same either way."""
+    """Write inputs that match completely or not at all; the sender's inputs are the same in both cases."""
     for party in PARTIES:
         first = 0 if full or party == DIALER else count
         rows = "".join(f"k{number:06},note\n" for number in range(first, first + count))
@@ -114,13 +114,13 @@ def test_a_sender_sees_the_same_run(tapped: tuple[Pair, int], count: int, bins: 
     views = []
     for name, full in (("full", True), ("empty", False)):
         two_tasks(pair, name, full=full, count=count)
-        # What a sender keeps of its part is no matter here.
+        # Use separate state folders, since this test does not compare the sender's checkpoints.
         pair.environment = {"PSICLI_STATE_DIR": str(pair.folder / name)}
         recording = record(pair, port, "--json", "--verbose")
         lines = [pair.path(LISTENER, f"out/{name}-{task}.csv").read_text().count("\n") for task in ("one", "two")]
         assert lines == [1 + count * full] * 2
         view = view_of(recording, DIALER)
-        # Which of two bins under way, or of a side's points and tokens, comes first is chance.
+        # The order of two bins under way, and of a party's points and tokens, varies from run to run.
         view["messages"] = {sender: [sorted(each) for each in tasks] for sender, tasks in view["messages"].items()}
         views.append(view)
     assert views[0] == views[1]
@@ -128,7 +128,7 @@ def test_a_sender_sees_the_same_run(tapped: tuple[Pair, int], count: int, bins: 
 
 
 def view_of(recording: Recording, party: str) -> dict[str, Any]:
-    """What a party got to know but for times: messages by task, its exit code, report and log."""
+    """Return what a party observed, without times: messages by task, exit code, report and log."""
     result = recording.results[party]
     report = json.loads(result.stdout)
     for each in (report, *report["tasks"]):
@@ -139,19 +139,19 @@ def view_of(recording: Recording, party: str) -> dict[str, Any]:
 
 
 def messages_by_task(recording: Recording, sender: str) -> list[list[tuple[str, int, int]]]:
-    """The first task's Hello, then each task's own messages: where the second one's Open falls between is chance."""
+    """Return the messages of no task, then of each task; the order among tasks varies from run to run."""
     sent = [m for m in recording.sent[sender] if not isinstance(m, Working)]
     return [[shape(m) for m in sent if getattr(m, "task", None) == task] for task in (None, 0, 1)]
 
 
 def log_of(result: Result) -> list[str]:
-    """The lines of a log but for times; each task has its own order."""
+    """Return the sorted lines of a log without times and ports, since tasks log in parallel."""
     lines = [re.sub(r"\d+\.\d+ s|^\S+ |127\.0\.0\.1:\d+", "", line) for line in result.stderr.splitlines()]
     return sorted(lines)
 
 
-def test_a_sender_is_through_and_the_port_is_free_before_a_row_is_written(pair: Pair) -> None:
-    """Every task, the end of the session and the port itself: none of them waits for the receiver's writing."""
+def test_a_sender_is_done_and_the_port_is_free_before_a_row_is_written(pair: Pair) -> None:
+    """Tasks, the end of the session and the closing of the port do not wait for the receiver to write its rows."""
     two_tasks(pair, "gated", full=True)
     gates = [pair.temp / task for task in ("one", "two")]
     for gate in gates:
@@ -182,15 +182,15 @@ def is_refused(port: int) -> bool:
     return False
 
 
-# Broadcast: the receiver fails before the result -----------------------------------------------------------------
+# Broadcasts in which the receiver fails before the result --------------------------------------------------------
 
-# How the receiver fails while it compares, and its exit code.
+# Failures of the receiver while it compares, and their exit codes.
 FAILURES = [(altered.match_with_full_disk, 74), (altered.match_without_memory, 70), (altered.match_and_be_stopped, 143)]
 
 
 @pytest.mark.more
 def test_a_senders_view_of_a_receiver_that_fails_before_the_result(tapped: tuple[Pair, int]) -> None:
-    """What fails, and whether anything had matched by then, makes no difference to any byte or to the exit code."""
+    """The sender gets the same bytes and exit code, whatever fails and whether anything matched."""
     pair, port = tapped
     views = []
     for (failure, code), full in zip(FAILURES, (True, False, True), strict=True):
@@ -201,7 +201,7 @@ def test_a_senders_view_of_a_receiver_that_fails_before_the_result(tapped: tuple
         recording = record(pair, port, "--json", alterations={LISTENER: [failure]})
         assert recording.results[LISTENER].code == code, recording.results[LISTENER].text
         view = view_of(recording, DIALER)
-        # Whether the sender's own last word still gets out, when the receiver has hung up, is chance.
+        # Whether the sender still sends its Bye after the receiver has hung up varies from run to run.
         own = view["messages"][DIALER][0]
         view["messages"][DIALER][0] = [each for each in own if each[0] != "Bye"]
         views.append(view)
@@ -219,10 +219,10 @@ def test_a_senders_view_of_a_receiver_that_fails_before_the_result(tapped: tuple
 def test_a_sender_takes_as_long_for_everything_as_for_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int, rows: int
 ) -> None:
-    """The receiver has wide rows, so that writing them all takes long; a sender that waited would take as much longer.
+    """Writing the receiver's wide rows takes long, so a sender that waited for it would take longer by that much.
 
-    Both parties share this machine, so with many tasks the writing takes cores from the sender itself: a part of its
-    time may show, which on two machines would be less.
+    Both parties share this machine, so with many tasks the writing takes cores from the sender and part of its time
+    shows; on two machines the effect is smaller.
     """
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "bench"))
     from view import compare

@@ -1,4 +1,4 @@
-"""Tasks of many bins over inputs of every kind, what must travel of them, and what who knows the draws can see."""
+"""Tasks of many bins: their inputs, the messages they must send, and their bins as the recorded draws reveal them."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from psicli.protocol.messages import (
 from psicli.protocol.wire import encode
 
 BIN_ITEMS = 16_384
-# Several frames a bin, all but the last ones full.
+# A bin takes several frames; all but the last are full.
 FRAME_ITEMS = 4096
 OWN_STREAM = {LISTENER: Stream.RECEIVER_POINTS, DIALER: Stream.SENDER_POINTS}
 DIGEST = bytes(32)
 
 
-# What the inputs are ------------------------------------------------------------------------------------------------
+# Inputs -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task's inputs: the rows of each party's file, of which the distinct keys may be fewer."""
+    """The inputs of a task: the rows of each party's file, which may repeat keys."""
 
     rows: Mapping[str, Sequence[str]]
     broadcast: bool = False
@@ -58,12 +58,12 @@ class Task:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many the receiver and the sender have."""
+        """The number of distinct keys of the receiver and of the sender."""
         return len(self.keys(LISTENER)), len(self.keys(DIALER))
 
 
 def overlapping(everybody: Sequence[str], counts: tuple[int, int]) -> dict[str, list[str]]:
-    """Give each side so many of the keys, so that half of the smaller side's are common, in orders of their own."""
+    """Give each party this many keys in its own order, such that half of the smaller party's keys are common."""
     common = min(counts) // 2
     found = {LISTENER: [*everybody[: counts[0]]], DIALER: [*everybody[counts[0] - common :][: counts[1]]]}
     for party, own in found.items():
@@ -85,7 +85,7 @@ def real_keys(*counts: int) -> dict[str, list[str]]:
 
 
 def skewed_keys(*counts: int) -> dict[str, list[str]]:
-    """Return numbers one after another, in their order; one of them many times, and rows without a key."""
+    """Return consecutive numbers in order, one of them many times, and rows with a null key."""
     common = min(counts) // 2
     first = {LISTENER: 1, DIALER: counts[0] - common + 1}
     found = {}
@@ -96,7 +96,7 @@ def skewed_keys(*counts: int) -> dict[str, list[str]]:
 
 
 def keys_of_one_bin(*counts: int, bins: int) -> dict[str, list[str]]:
-    """Return keys whose items would all be in one bin if another run had chosen it."""
+    """Return keys whose items would all fall into one bin in a certain other run."""
     other_key = partition_key(hashlib.sha256(b"another run").digest())
     bits = bins.bit_length() - 1
     found: list[str] = []
@@ -104,7 +104,7 @@ def keys_of_one_bin(*counts: int, bins: int) -> dict[str, list[str]]:
     for start in itertools.count(0, step):
         numbers = np.arange(start, start + step)
         digits = (numbers[:, None] // 10 ** np.arange(9, -1, -1) % 10 + ord("0")).astype(np.uint8)
-        # The items as they are encoded, ten digits each.
+        # Encode the items, each of ten digits.
         head = np.broadcast_to(np.frombuffer(item("0" * 10)[:5], np.uint8), (step, 5))
         packed = curve.packed_items(records(np.hstack([head, digits]).tobytes(), 15))
         hashes = np.frombuffer(curve.keyed_hashes(packed, other_key), np.uint8).reshape(-1, 16)
@@ -115,7 +115,7 @@ def keys_of_one_bin(*counts: int, bins: int) -> dict[str, list[str]]:
     raise AssertionError
 
 
-# What must travel, from the two numbers alone -----------------------------------------------------------------------
+# The messages that the two counts require ---------------------------------------------------------------------------
 
 
 def due_capacity(count: int, bins: int) -> int:
@@ -140,7 +140,7 @@ def list_due(task: int, number: int, attempt: int, stream: Stream, count: int) -
 
 
 def due(task: int, counts: tuple[int, int], *, broadcast: bool) -> dict[str, list[Message]]:
-    """Return what both sides must send: what is no number is zero; nothing else but the counts is known here."""
+    """Return the messages that both parties must send, computed only from the counts; all bytes are zero."""
     bins = due_bins(counts)
     ours, theirs = (due_capacity(count, max(bins, 1)) for count in counts)
     receiver: list[Message] = [Offer(task), Open(task, counts[0], bytes(16))]
@@ -177,22 +177,22 @@ def is_part(message: Message, *streams: Stream) -> bool:
 
 
 def is_token_of(message: Message, number: int) -> bool:
-    """Tell whether it is one of the tokens of a bin."""
+    """Return whether a message belongs to the tokens of a bin."""
     return is_part(message, Stream.TOKENS) and getattr(message, "bin", -1) == number
 
 
 def check_messages(recording: Recording, number: int, task: Task) -> None:
-    """Check that both sides sent exactly what is due: so many messages of these sizes, in the order of their lists."""
+    """Check that both parties sent exactly the required messages, with these sizes and in the order of their lists."""
     expected = due(number, task.counts, broadcast=task.broadcast)
     for party in PARTIES:
         octets = sum(len(encode(message)) for message in recording.of_task(party, number))
         sent = [blank(message) for message in recording.of_task(party, number)]
-        # Whichever bin is received last says the digest.
+        # The last Received carries the digest, whichever bin it is for.
         digests = [[m.digest for m in each if isinstance(m, Received)] for each in (sent, expected[party])]
         assert digests[0] == digests[1]
         assert Counter(map(without_digest, sent)) == Counter(map(without_digest, expected[party]))
         assert octets == sum(len(encode(message)) for message in expected[party])
-        # Two bins are under way at a time: the tokens of each come, and end, as its work is done; so does Received.
+        # Two bins are under way at a time, so their tokens and Received may come in either order.
         orders: list[Callable[[Message], object]] = [
             lambda m: not is_part(m, Stream.TOKENS) and not isinstance(m, Received),
             *(partial(is_token_of, number=number) for number in range(due_bins(task.counts))),
@@ -218,15 +218,15 @@ def is_of_bin(message: Message) -> bool:
     return isinstance(message, Received) or is_part(message, Stream.RECEIVER_POINTS)
 
 
-# What who knows the draws can see -----------------------------------------------------------------------------------
+# Bins as the draws reveal them --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class SeenBin:
-    """One attempt at one bin as one side sent it, told apart.
+    """The points of one attempt at one bin, split into items and padding.
 
-    keys: in the order of their partition hashes; places: where on the wire each of them stands, and after them each
-    record of the padding, as it was drawn.
+    keys: in the order of their partition hashes. padding: in the order in which it was drawn. places: the positions on
+    the wire of the keys, then of the padding.
     """
 
     points: bytes
@@ -248,7 +248,7 @@ class SeenBin:
 
 
 def into_bins(values: Iterable[str], sid: bytes, bins: int) -> list[list[str]]:
-    """Return the keys of each bin, in the order of their hashes, as anybody can work it out who has the keys."""
+    """Return the keys of each bin in the order of their hashes, which anyone who has the keys can compute."""
     if not bins:
         return []
     key = partition_key(sid)
@@ -260,9 +260,9 @@ def into_bins(values: Iterable[str], sid: bytes, bins: int) -> list[list[str]]:
 
 
 def see_bin(recording: Recording, party: str, where: tuple[int, str, int, int], own: list[str]) -> SeenBin:
-    """Tell a bin apart; where: number and name of the task, bin and attempt.
+    """Split a bin into items and padding; where: number and name of the task, bin and attempt.
 
-    Fails unless every point is an own item or a record of one draw, under one draw as the scalar.
+    Check that one draw is the scalar of all points and that each point is an own item or a record of one other draw.
     """
     task, name, number, attempt = where
     points = recording.data_of_bin(OWN_STREAM[party], task, number, attempt)
@@ -291,14 +291,14 @@ def see_bin(recording: Recording, party: str, where: tuple[int, str, int, int], 
 
 
 @dataclass(frozen=True)
-class Night:
-    """One run of a job, as the network and both sides saw it."""
+class RecordedRun:
+    """One recorded run of a job, as the network and both parties see it."""
 
     recording: Recording
     tasks: Mapping[str, Task]
 
     def number(self, name: str) -> int:
-        # The first number has shorter messages than the others, so it is another task's.
+        # Messages with task number 0 are shorter than the others, so a warm-up task takes that number.
         return 1 + [*self.tasks].index(name)
 
     @cached_property
@@ -325,8 +325,8 @@ class Night:
         return [each for stream, width in widths.items() for each in records(self.recording.data(stream), width)]
 
 
-def play(pair: Pair, port: int, tasks: Mapping[str, Task], alterations: Alterations | None = None) -> Night:
-    """Run a job of these tasks, and one of one row before them."""
+def play(pair: Pair, port: int, tasks: Mapping[str, Task], alterations: Alterations | None = None) -> RecordedRun:
+    """Run a job of these tasks after a warm-up task of one row; return the recorded run."""
     everything = {"warm-up": Task({party: ["1"] for party in PARTIES}), **tasks}
     for party in PARTIES:
         pair.jobs[party]["pipeline"] = {"bin_items": BIN_ITEMS, "frame_items": FRAME_ITEMS}
@@ -344,4 +344,4 @@ def play(pair: Pair, port: int, tasks: Mapping[str, Task], alterations: Alterati
         for party in PARTIES if task.broadcast else [LISTENER]:
             lines = pair.path(party, f"out/{name}.csv").read_text().splitlines()[1:]
             assert Counter(lines) == Counter(f"{key},x" for key in task.rows[party] if key in common)
-    return Night(recording, tasks)
+    return RecordedRun(recording, tasks)

@@ -1,4 +1,4 @@
-"""Every cheat in every role, mode and direction, and what holds at the end of each."""
+"""All cheats in all roles, modes and directions, and the checks at the end of each."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from psicli.protocol.messages import (
     Stream,
 )
 
-# Last words take ten seconds where the peer does not listen; a peer that is silent is waited for longer than this [s].
+# Our side needs up to ten seconds to send its Abort to a peer that does not read, but less than an idle timeout [s].
 ENDS_WITHIN = 25.0
 
 Case = tuple[str, Cheat, Setting]
@@ -92,23 +92,23 @@ ALL: list[Case] = [
 
 
 def check(cheat: Cheat, peer: HostilePeer, told: int | None, outcome: Outcome, seconds: float) -> None:
-    """Check that our side ended as it should: its code and sentence, one word to the peer, nothing written."""
+    """Check how our side ended: its exit code and message, the code in its Abort, and that it wrote no output."""
     assert outcome.code == cheat.code, outcome
     assert re.search(cheat.sentence, outcome.message), outcome
     assert told == cheat.told
     if cheat.code:
         assert not outcome.has_result or cheat.kept_output or "came during the commit" in outcome.message
     assert seconds < ENDS_WITHIN
-    # Nothing that a peer sent is passed on to a terminal as it came.
+    # Text from a peer must not reach a terminal unescaped.
     assert outcome.message.isascii()
     assert outcome.message.replace("\n", "").isprintable()
     assert len(outcome.message) < 5000
-    # The word that the lists were good, or the result, never goes to a peer whose lists were not.
+    # A peer with bad lists must not get a result, nor a message which says that its lists are good.
     if cheat in POINTS.values() or cheat in TOKENS.values():
         kinds = {(type(m), getattr(m, "stream", 0)) for m in peer.heard}
         assert not kinds & {(Received, 0), (Frame, Stream.BITMAP), (Ready, 0), (End, Stream.TOKENS)}
 
 
 def check_result(victim: SessionVictim, setting: Setting) -> None:
-    """Check that our side has the right result, if it is to have any."""
+    """Check that our side has the right result, or none if it should learn none."""
     assert victim.found == (setting.result if setting.victim_learns else None)

@@ -1,4 +1,4 @@
-"""What a peer can do to us in a task of one bin: each a change to an honest peer, and what our side says to it."""
+"""Cheats in a task of one bin: each is a change to an honest peer and the error that our side must report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from psicli.protocol.messages import (
 from psicli.protocol.task import MAX_TOTAL_ITEMS
 from psicli.protocol.wire import MAX_MESSAGE_BYTES, encode, encode_hello
 
-# The cheats ---------------------------------------------------------------------------------------------------------
+# Changes to an honest peer ------------------------------------------------------------------------------------------
 
 RECEIVER, SENDER = "receiver", "sender"
 BOTH = (RECEIVER, SENDER)
@@ -59,12 +59,12 @@ def at(stage: str, sentence: str, alter: Callable[[HostilePeer, list[Message]], 
 
 
 def frame(number: int, **changes: Any) -> Callable[[HostilePeer, list[Message]], Iterable[Out]]:
-    """Change one frame of a stream and nothing else."""
+    """Change only one frame of a stream."""
     return lambda peer, due: [replace(m, **changes) if i == number else m for i, m in enumerate(due)]
 
 
-def cut(number: int, size: int) -> Callable[[HostilePeer, list[Message]], Iterable[Out]]:
-    """Give one frame another size."""
+def resized(number: int, size: int) -> Callable[[HostilePeer, list[Message]], Iterable[Out]]:
+    """Change the size of one frame by `size` bytes."""
 
     def alter(peer: HostilePeer, due: list[Message]) -> Iterable[Out]:
         each = due[number]
@@ -76,7 +76,7 @@ def cut(number: int, size: int) -> Callable[[HostilePeer, list[Message]], Iterab
 
 
 def only(**changes: Any) -> Callable[[HostilePeer, list[Message]], Iterable[Out]]:
-    """Change the one message of a stage."""
+    """Change the only message of a stage."""
     return lambda peer, due: [replace(due[0], **changes)]
 
 
@@ -89,7 +89,7 @@ def first_point(forged: bytes) -> Callable[[HostilePeer, list[bytes]], list[byte
 
 
 def of_another_session(stage: str) -> Callable[[HostilePeer, list[Message]], Iterable[Out]]:
-    """What was good in a session before, digests and all."""
+    """Replay the messages of an earlier session, with its digests."""
     return lambda peer, due: recorded(replace(peer.setting, listens=False))[stage]
 
 
@@ -106,7 +106,7 @@ def a_point(u: int) -> Callable[[HostilePeer, list[bytes]], list[bytes]]:
 
 
 def own_hello_back(peer: HostilePeer, hello: Hello) -> Hello:
-    # The listener speaks second: only it can send back what it heard.
+    # The listener sends its Hello second, so only the listener can send our nonce back.
     assert peer.their_hello is not None
     return replace(hello, nonce=peer.their_hello.nonce)
 
@@ -129,7 +129,7 @@ POINTS: dict[str, Cheat] = {
             "all bits": 2**256 - 1,
         }.items()
     },
-    # Of a full frame some points are proven to lie on the curve, of a frame of 40 all.
+    # Our side checks a sample of the points of a full frame, and all points of a frame of 40.
     "a point of the twist": Cheat(
         "does not lie on the curve", points=lambda peer, own: replaced(own, 1024 + 5, as_octets(2))
     ),
@@ -153,15 +153,15 @@ POINTS: dict[str, Cheat] = {
 
 
 def points(at_: int, number: int = 0, attempt: int = 0, seq: int = 0, items: int = 8) -> Frame:
-    """A frame that is out of place."""
+    """Return a frame of zeros that does not belong where it is sent."""
     return Frame(0, number, attempt, at_, seq, bytes(32 * items))
 
 
 STREAMS: dict[str, Cheat] = {
-    "a frame too short": at("points", "has 32767 bytes, a wrong size", cut(0, -1)),
-    "the last frame too short": at("points", "has 1279 bytes, a wrong size", cut(1, -1)),
-    "a frame too long": at("points", "has 1312 bytes, a wrong size", cut(1, 32)),
-    "an empty frame": at("points", "has 0 bytes, a wrong size", cut(1, -1280)),
+    "a frame too short": at("points", "has 32767 bytes, a wrong size", resized(0, -1)),
+    "the last frame too short": at("points", "has 1279 bytes, a wrong size", resized(1, -1)),
+    "a frame too long": at("points", "has 1312 bytes, a wrong size", resized(1, 32)),
+    "an empty frame": at("points", "has 0 bytes, a wrong size", resized(1, -1280)),
     "a frame of another number": at("points", "frame 2 of stream . where frame 1 was due", frame(1, seq=2)),
     "a frame twice": at("points", "frame 0 of stream . where frame 1", lambda peer, due: [due[0], *due]),
     "a frame of the highest number": at("points", "where frame 0 was due", frame(0, seq=2**32 - 1)),
@@ -178,7 +178,7 @@ STREAMS: dict[str, Cheat] = {
         "stream . came during the exchange of points",
         lambda peer, due: [replace(due[0], stream=peer.their_stream)],
     ),
-    "a frame of no stream": at("points", "stream 0 came during", frame(0, stream=0)),
+    "a frame of stream 0": at("points", "stream 0 came during", frame(0, stream=0)),
     "a frame of stream 7": at("points", "stream 7 came during", frame(0, stream=7)),
     "a frame of the bitmap": at("points", "stream 4 came during", before(Frame(0, 0, 0, 4, 0, bytes(1)))),
     "a frame after the last": at(
@@ -198,13 +198,13 @@ STREAMS: dict[str, Cheat] = {
         lambda peer, due: [replace(due[0], data=due[0].data[32:] + due[0].data[:32]), *due[1:]],
     ),
     "points of another session": at("points", "the digest of stream . differs", of_another_session("points")),
-    "more messages taken in than were sent": at("points", "messages it was never sent", before(Taken(10**6))),
-    "words without end": at("points", "without end that it still works", before(*[Working()] * 400)),
-    "the exchange, then Ready": at("points", "Ready came during the exchange", instead(Ready(0))),
-    "the exchange, then Commit": at("points", "Commit came during the exchange", instead(Commit(0, bytes(32)))),
-    "the exchange, then Done": at("points", "Done came during the exchange", instead(Done(0, bytes(32)))),
-    "the exchange, then Offer": at("points", "Offer came during the exchange", instead(Offer(0))),
-    "the exchange, then Received": at(
+    "more messages confirmed than were sent": at("points", "messages it was never sent", before(Taken(10**6))),
+    "endless heartbeats": at("points", "without end that it still works", before(*[Working()] * 400)),
+    "Ready instead of points": at("points", "Ready came during the exchange", instead(Ready(0))),
+    "Commit instead of points": at("points", "Commit came during the exchange", instead(Commit(0, bytes(32)))),
+    "Done instead of points": at("points", "Done came during the exchange", instead(Done(0, bytes(32)))),
+    "Offer instead of points": at("points", "Offer came during the exchange", instead(Offer(0))),
+    "Received instead of points": at(
         "points",
         "Received came during the exchange|it has received bin 0, which was not sent",
         instead(Received(0, 0, 0)),
@@ -216,14 +216,14 @@ STREAMS: dict[str, Cheat] = {
     "an unknown field": at(
         "points", "holds more than this version knows", lambda peer, due: [encode(due[0]) + b"\x78\x01"]
     ),
-    "a cut message": at("points", "cannot be read|holds more", lambda peer, due: [encode(due[0])[:-1]]),
-    "a message over the cap": at(
+    "a truncated message": at("points", "cannot be read|holds more", lambda peer, due: [encode(due[0])[:-1]]),
+    "a message over the limit": at(
         "points",
         f"a message of more than {MAX_MESSAGE_BYTES} bytes",
         lambda peer, due: [encode(Frame(0, 0, 0, peer.own_stream, 0, bytes(MAX_MESSAGE_BYTES)))],
     ),
 }
-# A task that this side has not begun has no phase of its own yet.
+# If our side has not begun the task yet, the error does not name a phase.
 NO_TASK = "task number 0, which is not under way"
 OPENING: dict[str, Cheat] = {
     "points before the Offer": at("offer", f"Frame came during the offers|{NO_TASK}", before(points(1))),
@@ -273,7 +273,7 @@ TOKENS: dict[str, Cheat] = {
         "tokens of frame [0-9], which was not sent yet|a wrong size|differs|where frame",
         lambda peer, due: [Frame(0, 0, 0, 3, 5, bytes(128))],
     ),
-    "tokens cut short": at("tokens", "has 16383 bytes, a wrong size", cut(0, -1)),
+    "tokens one byte too short": at("tokens", "has 16383 bytes, a wrong size", resized(0, -1)),
     "a token too many": at(
         "tokens",
         "more items in stream 3 than the 1050 due",
@@ -287,12 +287,12 @@ TOKENS: dict[str, Cheat] = {
     "Received from a sender": at("tokens", "Received came during the exchange", instead(Received(0, 0, 0))),
 }
 AFTER_TOKENS: dict[str, Cheat] = {
-    # The second may come when all is committed, and then stays without effect on the output.
+    # The second Ready may arrive after the commit; the output is then not affected.
     "Ready twice": at("ready", "Ready came during (the commit|the writing of our output)", after(Ready(0))),
     "Done instead of Ready": at("ready", "Done came during", instead(Done(0, bytes(32)))),
     "points after the result": at("ready", "Frame came during", instead(points(2, seq=3))),
     "Restart after the result": at("ready", "Restart came during", instead(Restart(0, 0, 1))),
-    # Our side has committed: its output is right, and in place.
+    # Our side has already committed, so its output is correct and in place.
     "Done of another digest": at(
         "done", "it comes to another digest of the task", only(digest=bytes(32)), kept_output=True
     ),
@@ -316,8 +316,8 @@ CONFIRMING: dict[str, Cheat] = {
 }
 BITMAP: dict[str, Cheat] = {
     "pad bits": Cheat("pad bits of the bitmap are set", bitmap=lambda packed: packed[:-1] + bytes([packed[-1] | 0x80])),
-    "a bitmap cut short": at("bitmap", "has 127 bytes, a wrong size", cut(0, -1)),
-    "a bitmap too long": at("bitmap", "has 129 bytes, a wrong size", cut(0, 1)),
+    "a bitmap one byte too short": at("bitmap", "has 127 bytes, a wrong size", resized(0, -1)),
+    "a bitmap too long": at("bitmap", "has 129 bytes, a wrong size", resized(0, 1)),
     "a bitmap of another digest": at("bitmap", "the digest of stream 4 differs", end(digest=bytes(32))),
     "a bitmap that ends early": at("bitmap", "fewer or more items in stream 4", lambda peer, due: [due[0], due[-1]]),
     "a bitmap of another bin": at("bitmap", "a bitmap of bin 1 out of order", frame(0, bin=1)),
@@ -353,7 +353,7 @@ BITMAP: dict[str, Cheat] = {
     "Restart after the bitmap": at("bitmap", "Restart came during the writing", after(Restart(0, 0, 1))),
 }
 ONE_SIDED_SENDER: dict[str, Cheat] = {
-    "a bitmap nobody asked for": at(
+    "an unexpected bitmap": at(
         "received", "stream 4 came during the wait for Received", instead(Frame(0, 0, 0, 4, 0, bytes(1)))
     ),
     "Ready instead of Received": at("received", "Ready came during the exchange", instead(Ready(0))),
@@ -364,18 +364,18 @@ ONE_SIDED_SENDER: dict[str, Cheat] = {
     "Received of another bin": at("received", "a message about bin 1, attempt 0, out of turn", only(bin=1)),
     "Received of another attempt": at("received", "a message about bin 0, attempt 1, out of turn", only(attempt=1)),
 }
-# Said when our side is through: it is of no use and does no harm.
+# Messages that arrive when our side is done: they have no effect.
 TOO_LATE: dict[str, Cheat] = {
-    "points after the last word": Cheat("", 0, None, at={"bye": after(points(1))}),
-    "Received after the last word": Cheat("", 0, None, at={"bye": before(Received(0, 0, 0))}),
-    "Restart after the last word": Cheat("", 0, None, at={"bye": before(Restart(0, 0, 1))}),
+    "points after the last message": Cheat("", 0, None, at={"bye": after(points(1))}),
+    "Received after the last message": Cheat("", 0, None, at={"bye": before(Received(0, 0, 0))}),
+    "Restart after the last message": Cheat("", 0, None, at={"bye": before(Restart(0, 0, 1))}),
 }
 
 
-# What a peer offers to continue from --------------------------------------------------------------------------------
+# Offers, Hellos and answers -----------------------------------------------------------------------------------------
 
 PARTITION = bytes(range(32))
-# An offer that fits, if our side had one to go with it.
+# A valid offer, although our side has no checkpoint that matches it.
 FITS = Kept(PARTITION, 1064, 1050, 1, 1)
 OFFERS: dict[str, Cheat] = {
     "an Offer of three bins": Cheat("continue a task of 3 bins", kept=replace(FITS, bins=3)),
@@ -387,12 +387,12 @@ OFFERS: dict[str, Cheat] = {
     ),
     "an Offer of a bin too many": Cheat("bins that the task does not have", kept=replace(FITS, finished=2)),
     "an Offer of spare bits": Cheat("bins that the task does not have", kept=replace(FITS, bins=4, finished=0x80)),
-    "an Offer of a task that is done but for its bins": Cheat(
+    "an Offer of a task that is done without its bins": Cheat(
         "a task as done whose bins are not", kept=replace(FITS, finished=0, complete=True)
     ),
     "an Offer of a short id": Cheat("a field of 31 bytes where 32 were due", kept=replace(FITS, partition_sid=SHORT)),
-    "an Offer of a task that never was": Cheat("", 0, None, kept=FITS),
-    "an Offer of a task that never was, as done": Cheat("", 0, None, kept=replace(FITS, complete=True)),
+    "an Offer of an unknown run": Cheat("", 0, None, kept=FITS),
+    "an Offer of an unknown run, as done": Cheat("", 0, None, kept=replace(FITS, complete=True)),
 }
 HELLOS: dict[str, Cheat] = {
     "our own name": Cheat(
@@ -407,7 +407,7 @@ HELLOS: dict[str, Cheat] = {
         78,
         hello=lambda peer, hello: replace(hello, bin_items=8192),
     ),
-    "bins of an item": Cheat(
+    "bins of one item": Cheat(
         "(?m)items a bin, at least 16384 +1048576 +1$", 78, 78, hello=lambda peer, hello: replace(hello, bin_items=1)
     ),
     "another suite": Cheat("disagree", 78, 78, hello=lambda peer, hello: replace(hello, suite="psicli-v0")),
@@ -424,7 +424,7 @@ HELLOS: dict[str, Cheat] = {
         ),
     ),
 }
-# Said by a listener alone: our side, dialling, has the stream and tells it. A dialer that says this is junk.
+# Cheats of a listening peer: our dialer has a stream and sends an Abort. From a dialer, our listener ignores them.
 ANSWERS: dict[str, Cheat] = {
     "our own nonce": Cheat("it introduced itself as", hello=own_hello_back),
     **{
@@ -441,9 +441,9 @@ ANSWERS: dict[str, Cheat] = {
         )
         for items in (0, 16_383, 20_000, 3 << 20)
     },
-    "a Hello that is none": Cheat("a Hello that cannot be read", hello=lambda peer, hello: b"\xff\xff"),
+    "an unreadable Hello": Cheat("a Hello that cannot be read", hello=lambda peer, hello: b"\xff\xff"),
     "a Hello of a million tasks": Cheat(
-        # Field 7, of no length: a task without a name.
+        # An empty field 7 is a task without a name.
         "more than 10000 tasks",
         hello=lambda peer, hello: encode_hello(hello) + b"\x3a\x00" * 1_000_000,
     ),

@@ -1,4 +1,4 @@
-"""What a peer can do to us in a task of several bins, and with bins that begin again."""
+"""Cheats in a task of several bins, and with bins that start again."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from psicli.protocol.messages import (
     Stream,
 )
 
-# Of several bins ----------------------------------------------------------------------------------------------------
+# Cheats with several bins -------------------------------------------------------------------------------------------
 
-# So many items of ours make two bins and four; the peer's few are padded to a frame a bin.
+# These counts of ours make two bins and four bins; the peer's few items are padded to one frame per bin.
 TWO_BINS: dict[str, Any] = {"theirs": 300, "ours": 16_500}
 FOUR_BINS: dict[str, Any] = {"theirs": 100, "ours": 31_000}
 Play = Callable[[HostilePeer], None]
 
 
 def played(sentence: str, play: Play, **how: Any) -> Cheat:
-    """What a peer does in place of its role, from the Offers on."""
+    """Return a cheat whose peer follows this script from the Offers on instead of its role."""
     return Cheat(sentence, play=play, **how)
 
 
 def then(*steps: Callable[[HostilePeer], object]) -> Play:
-    """Open the task, then do this."""
+    """Return a script that opens the task and then takes these steps."""
 
     def play(peer: HostilePeer) -> None:
         peer.open()
@@ -76,7 +76,7 @@ BINS: dict[str, Cheat] = {
         "a bin that does not exist": played(
             "about bin 4, attempt 0, out of turn", then(points_of(0), lambda peer: peer.say("cheat", [points(1, 4)]))
         ),
-        "points of a bin that is through": played("about bin 0, attempt 0, out of turn", then(plays(0), points_of(0))),
+        "points of a finished bin": played("about bin 0, attempt 0, out of turn", then(plays(0), points_of(0))),
         "Restart of a bin that has not begun": played(
             "it begins bin 2 again, out of order", then(points_of(0), says(Restart(0, 2, 1)))
         ),
@@ -121,10 +121,10 @@ BITMAPS: dict[str, Cheat] = {
         then(plays(0, 1), lambda peer: peer.say_bitmap(0), lambda peer: peer.say_bitmap(0)),
         **TWO_BINS,
     ),
-    "a bitmap before the last bin is through": played(
+    "a bitmap before the last bin is finished": played(
         "about bin 0, attempt 0, out of turn", then(plays(0), lambda peer: peer.say_bitmap(0)), **TWO_BINS
     ),
-    # A twelfth of our points are padding, and 300 bits say that they match.
+    # A twelfth of our points are padding, so some of these 300 bits mark padding.
     "a bitmap that marks padding": Cheat(
         "the bitmap marks padding, which matches nothing",
         bitmap=lambda packed: first_bits(150, len(packed)),
@@ -145,18 +145,18 @@ def first_bits(count: int, octets: int) -> bytes:
     return ((1 << count) - 1).to_bytes(octets, "little")
 
 
-# Bins that begin again ----------------------------------------------------------------------------------------------
+# Bins that start again ----------------------------------------------------------------------------------------------
 
 
 def again(peer: HostilePeer, number: int = 0) -> None:
-    """Begin a bin again, and play it once our side has agreed."""
+    """Start a bin again, and play it once our side has agreed."""
     peer.say("restart", [Restart(0, number, 1)])
     assert peer.hear(Restart) == Restart(0, number, 1)
     peer.play_bin(number, 1)
 
 
 def some(messages: Callable[[HostilePeer], list[Message]], count: int) -> Play:
-    """Say the first of these messages."""
+    """Return a script that sends the first `count` of these messages."""
     return lambda peer: peer.say("some", messages(peer)[:count])
 
 
@@ -169,7 +169,7 @@ def tokens_due(peer: HostilePeer) -> list[Message]:
 
 
 def ends_right(*steps: Callable[[HostilePeer], object], **how: Any) -> Cheat:
-    """What our side puts up with: the run ends with the right result."""
+    """Return a cheat that our side tolerates: the run ends with the correct result."""
     return Cheat("", 0, None, play=then(*steps, HostilePeer.conclude), **how)
 
 
@@ -179,7 +179,7 @@ def without_waiting(peer: HostilePeer) -> None:
 
 
 def second_bin_first(peer: HostilePeer) -> None:
-    """The second of two bins begins again while the first one is under way."""
+    """Start the second of two bins again while the first one is under way."""
     for number in (0, 1):
         peer.say_points(number)
     peer.say("restart", [Restart(0, 1, 1)])
@@ -202,7 +202,7 @@ RESTARTS: dict[str, Cheat] = {
     "Restart after the points of both": ends_right(points_of(0), HostilePeer.their_points, again),
     "Restart that does not wait": ends_right(points_of(0), without_waiting),
     "Restart of the second bin": ends_right(second_bin_first, **TWO_BINS),
-    "Restart as the attempt there is": played(OUT_OF_ORDER, then(points_of(0), says(Restart(0, 0, 0)))),
+    "Restart as the current attempt": played(OUT_OF_ORDER, then(points_of(0), says(Restart(0, 0, 0)))),
     "Restart as attempt 2": played(OUT_OF_ORDER, then(points_of(0), says(Restart(0, 0, 2)))),
     "Restart as the highest attempt": played(OUT_OF_ORDER, then(says(Restart(0, 0, 2**32 - 1)))),
     "Restart twice": played(OUT_OF_ORDER, then(says(Restart(0, 0, 1), Restart(0, 0, 1)))),
@@ -215,7 +215,7 @@ RESTARTS: dict[str, Cheat] = {
             says(Restart(0, 0, 2)),
         ),
     ),
-    "Restart for ever": played(OUT_OF_ORDER, then(says(*(Restart(0, 0, attempt) for attempt in range(1, 1000))))),
+    "endless Restarts": played(OUT_OF_ORDER, then(says(*(Restart(0, 0, attempt) for attempt in range(1, 1000))))),
     "Restart of the highest bin": played(
         "it begins bin 4294967295 again, out of order", then(says(Restart(0, 2**32 - 1, 1)))
     ),

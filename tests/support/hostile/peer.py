@@ -1,4 +1,4 @@
-"""A peer that cheats: the real wire format over real gRPC, honest up to the moment a script says otherwise."""
+"""A peer that cheats: it speaks the real wire format over real gRPC and is honest until a script changes something."""
 
 from __future__ import annotations
 
@@ -44,32 +44,32 @@ from psicli.protocol.messages import (
 from psicli.protocol.streams import LEAST_FRAME_ITEMS, OutgoingStream, Place, StreamShape
 from psicli.protocol.wire import decode, decode_hello, encode, encode_hello
 
-# As small as they may be, so that a few items make several of them.
+# Frames and bins have the least allowed size, so that a few items make several of them.
 FRAME_ITEMS, BIN_ITEMS = LEAST_FRAME_ITEMS, LEAST_BIN_ITEMS
 JOB, TASK_NAME = "overlap", "people"
 
 M = TypeVar("M")
-# What goes out: messages, or octets that are none.
+# The peer sends messages, or bytes that are no valid message.
 Out: TypeAlias = Message | bytes
 
 
-class Told(Exception):
-    """Our side has said Abort."""
+class AbortReceived(Exception):
+    """Our side has sent an Abort."""
 
     def __init__(self, failure_class: int) -> None:
         super().__init__(failure_class)
         self.failure_class = failure_class
 
 
-class Over(Exception):
+class StreamEnded(Exception):
     """Our side has ended the stream."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One task between the hostile peer and our side, from the peer's place.
+    """One task between the hostile peer and our side, from the peer's point of view.
 
-    theirs, ours: how many items the peer and our side have; the first `common` of the peer's are ours too.
+    theirs, ours: the number of items of the peer and of our side; the first `common` of the peer's are common.
     """
 
     receives: bool
@@ -115,12 +115,12 @@ Forge: TypeAlias = Callable[["HostilePeer", list[bytes]], list[bytes]]
 
 @dataclass(frozen=True)
 class Cheat:
-    """What a peer does otherwise, and what our side should say to it.
+    """What a peer changes, and how our side should react: the sentence and exit code of its error.
 
     points, tokens, bitmap: forge the records of a bin before they are framed and digested. at: changes the messages of
-    a stage. play: what the peer does after the Hellos, in place of its role. kept: what it offers to continue from;
-    finished: the bins that both sides then leave out. told: the class the peer is told, None where nobody is there to
-    tell. kept_output: whether our side has its output in place by then. theirs, ours: so many items make it.
+    a stage. play: the peer's script after the Hellos, instead of its role. kept: the checkpoint it offers to resume
+    from; finished: the bins that both parties then skip. told: the code that our side's Abort carries, None if there is
+    no Abort. kept_output: whether our side already has its output in place. theirs, ours: the number of items.
     """
 
     sentence: str
@@ -146,14 +146,15 @@ HONEST = Cheat("", 0, None)
 
 
 def stage(name: str, number: int, attempt: int = 0) -> str:
-    """Return what a stage of a bin is called: `points` of the first one, `points 1`, `points again`."""
+    """Return the name of a stage of a bin, such as `points` for the first bin, `points 1` or `points again`."""
     return name + (f" {number}" if number else "") + (" again" if attempt else "")
 
 
 class HostilePeer:
-    """A peer that plays its role to the end unless it cheats; it does one bin after the other.
+    """A peer that plays its role to the end unless it cheats; it processes one bin after the other.
 
-    heard: all our side said. sent: all it was sent, by stage. data, ended: of each stream of an attempt at a bin.
+    heard: all messages from our side. sent: all messages to our side, by stage. data, ended: the data received in each
+    stream of an attempt at a bin, and the streams that have ended.
     """
 
     def __init__(self, wire: Wire, setting: Setting, cheat: Cheat = HONEST) -> None:
@@ -171,7 +172,7 @@ class HostilePeer:
         self._bitmaps: dict[int, bytes] = {}
 
     def run(self) -> int | None:
-        """Play until our side stops it; return the class it was told, None if none."""
+        """Play until our side ends the stream; return the code in its Abort, None if there was no Abort."""
         try:
             self.greet()
             (self.cheat.play or HostilePeer.play)(self)
@@ -180,13 +181,13 @@ class HostilePeer:
                 self.wire.close()
             while True:
                 self.hear(type(None))
-        except Told as told:
-            # As any peer does that hears it.
+        except AbortReceived as abort:
+            # Close the stream, as any peer does that receives an Abort.
             self.wire.over.set()
             self.wire.close()
             assert self._next() is None, "our side goes on after its Abort"
-            return told.failure_class
-        except Over:
+            return abort.failure_class
+        except StreamEnded:
             return None
 
     def greet(self) -> None:
@@ -212,13 +213,13 @@ class HostilePeer:
         self.conclude()
 
     def open(self) -> None:
-        """Get to where the first points are due."""
+        """Exchange offers and open the task; the first points are due next."""
         self.say("offer", [Offer(0, self.cheat.kept)])
         self.hear(Offer)
         self.open_after(self.cheat.kept, self.cheat.finished)
 
     def open_after(self, kept: Kept | None, finished: int | None) -> None:
-        """Open the task after these Offers; finished: the bins that are left out, None for a fresh start."""
+        """Open the task after the Offers; finished: the bins that both parties skip, None for a fresh start."""
         hellos, count = [decode_hello(each) for each in self._hellos], self.setting.theirs
         self.frame_items = min(each.frame_items for each in hellos)
         self.say("open", [Open(0, count, curve.probe(self.task_sid))])
@@ -262,7 +263,7 @@ class HostilePeer:
         self.await_that(lambda: any(isinstance(m, Received) and m.bin == number for m in self.heard))
 
     def conclude(self) -> None:
-        """Play what follows the bins."""
+        """Play the part of the role that follows the bins."""
         if not self.setting.broadcast:
             if self.setting.receives:
                 if not self.left:
@@ -291,21 +292,21 @@ class HostilePeer:
 
     @property
     def matches(self) -> int:
-        """How many bits of our bitmaps are set."""
+        """The number of bits set in the bitmaps that the peer sends."""
         return sum(int.from_bytes(octets, "little").bit_count() for octets in self._bitmaps.values())
 
     @property
     def told_matches(self) -> int:
-        """How many bits of the bitmaps we were sent are set."""
+        """The number of bits set in the bitmaps that the peer received."""
         bitmaps = (octets for (_, _, stream), octets in self.data.items() if stream == Stream.BITMAP)
         return sum(int.from_bytes(octets, "little").bit_count() for octets in bitmaps)
 
     def digest(self, matches: int | None = None) -> bytes:
-        """Return the digest of the task as our side must come to it, too."""
+        """Return the digest of the task, which our side must compute too."""
         counts = self.setting.theirs, self.their_count
         return task_digest(self.task_sid, counts if self.setting.receives else counts[::-1], self.bins, matches)
 
-    # What scripts are made of
+    # Steps that scripts use
 
     def say(self, stage: str, messages: list[Message]) -> None:
         alter = self.cheat.at.get(stage)
@@ -314,14 +315,14 @@ class HostilePeer:
             self.wire.send(message if isinstance(message, bytes) else encode(message))
 
     def hear(self, kind: type[M]) -> M:
-        """Return the next message of a kind; raises Told or Over where our side ends instead."""
+        """Return the next message of a kind; raise AbortReceived or StreamEnded if our side ends instead."""
         while True:
             message = self._take()
             if isinstance(message, kind):
                 return message
 
     def await_that(self, there: Callable[[], bool]) -> None:
-        """Hear on until something is so; raises Told or Over where our side ends instead."""
+        """Read messages until a condition holds; raise AbortReceived or StreamEnded if our side ends instead."""
         while not there():
             self._take()
 
@@ -329,7 +330,7 @@ class HostilePeer:
         self.await_that(lambda: (number, attempt, stream) in self.ended)
 
     def their_points(self, number: int = 0, attempt: int = 0) -> list[bytes]:
-        """Return the points our side sends of a bin, all of them."""
+        """Return all points that our side sends for a bin."""
         self.await_end(number, self.their_stream, attempt)
         return records(self.data[number, attempt, self.their_stream], 32)
 
@@ -380,12 +381,12 @@ class HostilePeer:
     def _take(self) -> Message:
         octets = self._next()
         if octets is None:
-            raise Over
+            raise StreamEnded
         message = decode(octets)
         self.heard.append(message)
         match message:
             case Abort(failure_class):
-                raise Told(failure_class)
+                raise AbortReceived(failure_class)
             case Frame(_, number, attempt, stream, _, data):
                 self.data[number, attempt, stream] += data
             case End(_, number, attempt, stream):
@@ -396,4 +397,4 @@ class HostilePeer:
         try:
             return self.wire.receive()
         except Empty:
-            raise AssertionError("our side neither goes on nor ends") from None
+            raise AssertionError("our side neither continues nor ends") from None

@@ -1,7 +1,6 @@
-"""Our side as a hostile peer meets it: a session in a thread of the test, or a real `psicli run`.
+"""Our side of a run with a hostile peer: a session in a thread of the test, or a real `psicli run`.
 
-Scripts do not know which.
-
+A cheat's script works with either.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from psicli.transport.listener import Listener
 
 @dataclass
 class Outcome:
-    """How our side ended: its code, what it said to its own user, and whether there is anything of a result."""
+    """How our side ended: its exit code, its message to the user, and whether it wrote any part of a result."""
 
     code: int
     message: str
@@ -38,7 +37,7 @@ class Outcome:
 
 
 class Victim(Protocol):
-    """Our side."""
+    """Our side of the run."""
 
     def start(self) -> None: ...
 
@@ -57,7 +56,7 @@ class SessionVictim:
         recv_timeout: float = DEADLINE,
         plan: Callable[..., Plan] = Plan,
     ) -> None:
-        """setting: as the peer sees it; plan: makes our side's task."""
+        """setting: the task from the peer's point of view; plan: makes our side's task."""
         values = ["\x01" + len(value).to_bytes(4, "big").decode() + value for value in setting.our_values]
         self.plan = plan(TASK_NAME, values, receives=not setting.receives, broadcast=setting.broadcast)
         self.failure: BaseException | None = None
@@ -82,7 +81,7 @@ class SessionVictim:
 
     @property
     def found(self) -> set[str] | None:
-        """The values of its result, None where it has none."""
+        """The values in the result, None if there is no result."""
         found = self.plan.found
         return None if found is None else {value[5:] for value in found}
 
@@ -105,7 +104,7 @@ class SessionVictim:
 
 
 class ProcessVictim:
-    """`psicli run` in a folder of its own."""
+    """A `psicli run` process in its own folder."""
 
     def __init__(self, pair: Pair, setting: Setting) -> None:
         self.pair = pair
@@ -132,7 +131,7 @@ class ProcessVictim:
 def meet(
     victim: Victim, port: int, setting: Setting, cheat: Cheat, compression: Any = None
 ) -> tuple[HostilePeer, int | None, Outcome, float]:
-    """Let our side meet the cheat; return the peer, what it was told, and how our side ended, after how long [s]."""
+    """Run our side against a cheat; return the peer, the code in our Abort, our outcome and the duration [s]."""
     with ExitStack() as stack:
         wire = listen(port, stack, compression) if setting.listens else None
         victim.start()

@@ -1,4 +1,4 @@
-"""The hostile end of a stream: a plain gRPC client or server that uses psicli's messages, none of its link."""
+"""The hostile end of a stream: a plain gRPC client or server that uses psicli's messages but not its link."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ from psicli.transport.endpoint import METHOD, SERVICE
 DEADLINE = 30.0
 # Longer than a whole session, of which each step has its own deadline [s].
 LONGEST = 600.0
-# How often a hostile peer says what it has taken in [messages].
+# The hostile peer confirms what it has read once per this many messages.
 CONFIRM_EVERY = 4
 BACKOFFS = ("initial", "min", "max")
 PATH = f"/{SERVICE}/{METHOD}"
 
 
 class Wire:
-    """The hostile end of a stream: nothing of what it is given is looked at."""
+    """The hostile end of a stream; it sends whatever it is given without checking it."""
 
     def __init__(self) -> None:
         self.over = threading.Event()
-        # Where we dialled: the connection, which may outlive the stream.
+        # The connection, if this end dialled; it may outlive the stream.
         self.channel: Any = None
         self._out: SimpleQueue[bytes | Iterator[bytes] | None] = SimpleQueue()
         self._in: SimpleQueue[bytes | None] = SimpleQueue()
-        # What our side is told of what it sent, it would not go on for ever without: here while all that an iterator
-        # gives is sent, else among the rest.
+        # Our side stops sending if its messages are not confirmed. While an iterator is being sent, the confirmations
+        # wait here; otherwise they go out with the other messages.
         self._confirmed: SimpleQueue[bytes] = SimpleQueue()
         self._flooding = False
         self._guard = threading.Lock()
-        # How many of our messages our side says that it has read.
+        # The number of the peer's messages that our side has confirmed.
         self.taken = 0
 
     def send(self, octets: bytes | Iterator[bytes]) -> None:
-        """Send a message, or all that an iterator gives, which may be without end."""
+        """Send a message, or all messages of an iterator, which may be infinite."""
         self._out.put(octets)
 
     def close(self) -> None:
-        """End our direction."""
+        """End this direction of the stream."""
         self._out.put(None)
 
     def receive(self, timeout: float = DEADLINE) -> bytes | None:
-        """Return the next message, None at the end of the stream; raises Empty."""
+        """Return the next message, None at the end of the stream; raise Empty after the timeout."""
         return self._in.get(timeout=timeout)
 
     def outgoing(self) -> Iterator[bytes]:
@@ -75,7 +75,7 @@ class Wire:
                 yield self._confirmed.get()
 
     def _messages(self, incoming: Iterable[bytes]) -> Iterator[bytes]:
-        """Leave out what is about the link itself."""
+        """Yield only messages that are not about the link itself."""
         for octets in incoming:
             match decode(octets):
                 case Taken(messages):
@@ -100,7 +100,7 @@ class Wire:
 
 
 def dial(port: int, stack: ExitStack, compression: Any = None) -> Wire:
-    """Connect to our side, which listens; it may take a moment before it does."""
+    """Connect to our side, waiting until it listens."""
     wire = Wire()
     options = [("grpc.max_send_message_length", -1), *((f"grpc.{name}_reconnect_backoff_ms", 100) for name in BACKOFFS)]
     channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}", options))
