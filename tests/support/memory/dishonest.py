@@ -1,4 +1,4 @@
-"""A peer that makes its points and tokens as it likes, against one honest exchange in memory."""
+"""A peer that forges its points and tokens, against one honest exchange in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from psicli.protocol.streams import Place
 from psicli.protocol.task import TaskParty
 from psicli.protocol.work import CutBitmap, GatherMatches, MaskOwn, MaskPeer, Work
 
-# 95 to 97 items of a side make 4 bins of 93 or 94 points.
+# 95 to 97 items per party make 4 bins with a capacity of 93 or 94 points.
 MANY: dict[str, Any] = {"frame_items": 32, "bin_items": 94}
 BIN_SID = bin_session_id(TASK_SID, 0, 0)
 WIPED = bytes(32)
@@ -28,15 +28,15 @@ ITEMS = [b"item-%d" % i for i in range(20)]
 
 
 def scalars_of(end: ExchangeEnd) -> set[bytes]:
-    """Return what there is now of the scalars a side has drawn."""
+    """Return the scalars that a party's workers hold now; a wiped scalar is all zeros."""
     return {bytes(each._scalar) for each in end.exchange.workers.values()}
 
 
 class DishonestPeer:
-    """A peer that follows the protocol's order and counts but makes its points and tokens as it likes.
+    """A peer that follows the protocol's order and counts but forges its points and tokens.
 
-    forge: turns its honest points [all of them, and those of the other side] into what it sends. forge_tokens: the
-    same for each frame of tokens. It sends nothing before it has every point of the other side.
+    forge: given all its honest points and all of the other party's, returns the points to send. forge_tokens: the same
+    for each frame of tokens. The peer sends points only after it has received all of the other party's.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class DishonestPeer:
         return b""
 
     def may_work(self) -> bool:
-        """Mask the other side's points first, then, and not earlier, send our own."""
+        """Return whether the peer may work; it sends its own points only after masking all of the other party's."""
         party = self.machine.bins.get(0)
         if party is None or not party._prepared or len(self.theirs) == self._count:
             return True
@@ -91,7 +91,7 @@ class DishonestPeer:
 
 
 def against(peer: DishonestPeer, items: list[bytes], *, broadcast: bool = False) -> ExchangeEnd:
-    """Run the honest side against such a peer, to its end or failure."""
+    """Run the honest party against such a peer until it ends or fails."""
     honest = Sender if isinstance(peer.machine, Receiver) else Receiver
     end = exchange_end(honest, items_of(items), peer.channel(), broadcast=broadcast)
     try:

@@ -1,4 +1,4 @@
-"""A listener and a dialer within one process."""
+"""A listener and a dialer in one process."""
 
 from __future__ import annotations
 

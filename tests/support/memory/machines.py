@@ -1,8 +1,8 @@
-"""Two bare machines in memory, whose work is made up.
+"""Two bare protocol machines in memory, whose work has made-up results.
 
-MachinePair steps a Receiver and a Sender in any order a test likes: messages, offers and opens, and of each lane of
-work the beginning and the completing. It records every message, in the order of sending. Bins and frames may be of any
-small size here.
+MachinePair steps a Receiver and a Sender in any order a test likes: messages, offers, opens, and the beginning and
+completion of work in each lane. It records every message in the order of sending. Bins and frames may be very small
+here.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from psicli.protocol.work import CutBitmap, GatherMatches, Lane, MaskOwn, MaskPe
 TASK = 3
 TASK_SID = bytes(range(32))
 FRAME_ITEMS = 8
-# So many that a test has one bin unless it asks for more.
+# Bins are so large that a test has one bin unless it asks for more.
 BIN_ITEMS = 1 << 20
 PROBE = bytes(16)
-# Longer than any test takes; a pair that waits so long waits for ever [s].
+# Longer than any test takes: a pair that waits this long hangs [s].
 PATIENCE = 20.0
-# Lanes a side has at a time: the task's and two bins', and another of a bin that begins again.
+# The most lanes a party has at a time: one for the task, two for bins, and one for a bin that starts again.
 LANES = 4
 
 M = TypeVar("M")
@@ -57,7 +57,7 @@ def begin_bins(party: TaskParty, begin: Callable[[], Any]) -> None:
 
 
 def made_up_points(role: type[TaskParty], start: int, stop: int, *, number: int = 0, attempt: int = 0) -> bytes:
-    """Return points [start, stop) of a bin that only look like points; no two are equal."""
+    """Return made-up points [start, stop) of a bin; no two are equal."""
     name = role.__name__.encode().ljust(16) + number.to_bytes(4, "big") + attempt.to_bytes(4, "big")
     return b"".join(name + i.to_bytes(8, "big") for i in range(start, stop))
 
@@ -67,7 +67,7 @@ def made_up_tokens(points: bytes) -> bytes:
 
 
 def made_up_bits(sent: int, most: int) -> list[bool]:
-    """Return a bit for each of the sender's points, no more than `most` of them set."""
+    """Return a bit for each of the sender's points, with at most `most` bits set."""
     bits = [j % 3 != 1 for j in range(sent)]
     while sum(bits) > most:
         bits[bits.index(True)] = False
@@ -82,15 +82,15 @@ def packed_bits(bits: Sequence[bool]) -> bytes:
 
 
 def place_of(lane: Lane) -> Place | None:
-    """Return which attempt at which bin a lane is, None for the task's own."""
+    """Return the bin and attempt that a lane works on, None for the task's own lane."""
     return lane.place if isinstance(lane, BinParty) else None
 
 
 @dataclass
 class MachineEnd:
-    """One end of a MachinePair: the machine, what waits for it, and what it has been through.
+    """One end of a MachinePair: the machine, its inbox, and a record of its messages and work.
 
-    count: the items it opens with. answer: does its work. capacity: messages its inbox holds before it has no room.
+    count: the number of items in its Open. answer: does its work. capacity: the most messages that its inbox holds.
     """
 
     party: TaskParty
@@ -100,7 +100,7 @@ class MachineEnd:
     capacity: float = float("inf")
     inbox: deque[TaskMessage] = field(default_factory=deque)
     received: list[TaskMessage] = field(default_factory=list)
-    # All work with its result, in the order of completion, and the same with the place it was for.
+    # All work in the order of completion, with its result in `work` and with its bin and attempt in `placed`.
     work: list[tuple[Work, bytes]] = field(default_factory=list)
     placed: list[tuple[Place | None, Work]] = field(default_factory=list)
     offered: bool = False
@@ -118,7 +118,7 @@ class MachineEnd:
         return sum(lane.frames_under_way for lane in self.lanes)
 
     def receive(self, message: TaskMessage) -> list[Message]:
-        """Take in a message as the session does: all bins whose turn has come have begun."""
+        """Process a message as the session does, after beginning all bins whose turn has come."""
         begin_bins(self.party, self.party.bins.begin)
         self.received.append(message)
         messages = self.party.receive(message) + self._received()
@@ -126,7 +126,7 @@ class MachineEnd:
         return messages
 
     def advance(self) -> list[Message] | None:
-        """Make the offer, or open the task, where that is due."""
+        """Make the offer, or open the task, if it is time for either."""
         if not self.offered:
             self.offered = True
             return self.party.offer(self.kept)
@@ -135,13 +135,13 @@ class MachineEnd:
         return None
 
     def begin(self, slot: int, *, room: bool) -> bool:
-        """Begin another piece of work of a lane, if it has any."""
+        """Begin the next piece of work of a lane, if there is one."""
         begin_bins(self.party, self.party.bins.begin)
         lanes = self.lanes
         return slot < len(lanes) and lanes[slot].next_work(room=room) is not None
 
     def complete(self, slot: int) -> list[Message] | None:
-        """Complete the oldest piece of work under way of a lane, if there is one."""
+        """Complete a lane's oldest piece of work under way, if there is one."""
         lanes = self.lanes
         lane = lanes[slot] if slot < len(lanes) else None
         if lane is None or not lane._handed_out:
@@ -153,7 +153,7 @@ class MachineEnd:
         return lane.completed(work, result) + self._received()
 
     def _received(self) -> list[Message]:
-        """Say which bins a receiver has checked."""
+        """Return Received messages for the bins that a receiver has checked."""
         messages: list[Message] = []
         if isinstance(self.party, Receiver):
             for number in [number for number, each in self.party.bins.items() if each.through]:
@@ -161,7 +161,7 @@ class MachineEnd:
         return messages
 
     def step(self, *, room: Callable[[], bool] = lambda: True) -> list[Message] | None:
-        """Advance, or complete a piece of work, or begin and complete one; None where there is nothing to do."""
+        """Advance, complete a piece of work, or begin and complete one; return None if there is nothing to do."""
         messages = self.advance()
         for slot in range(len(self.lanes)):
             if messages is None:
@@ -171,16 +171,16 @@ class MachineEnd:
         return messages
 
     def work_of(self, number: int | None, attempt: int = 0) -> list[Work]:
-        """Return the work of one attempt at a bin, in order; that of the task itself for None."""
+        """Return the work of one attempt at a bin in order; None stands for the task itself."""
         wanted = None if number is None else (number, attempt)
         return [work for at, work in self.placed if (None if at is None else (at.bin, at.attempt)) == wanted]
 
 
 class MachinePair:
-    """A Receiver and a Sender of n and m items; the work is made up, the messages are real.
+    """A Receiver of n items and a Sender of m items, with made-up work and real messages.
 
-    log: every message sent, with the role that sent it. capacity: messages that a direction holds before it has no
-    room, the receiver's and the sender's inbox. kept: what each has left of an earlier run.
+    log: every message sent, with the role that sent it. capacity: the most messages that the receiver's and the
+    sender's inbox hold. kept: the checkpoints that they offer.
     """
 
     def __init__(
@@ -223,14 +223,14 @@ class MachinePair:
         return all(end.party.finished for end in self.ends)
 
     def deliver(self, end: MachineEnd) -> bool:
-        """Hand the next message to a machine, if there is one and it wants it."""
+        """Deliver the next message to a machine, if there is one and the machine wants it."""
         if not end.inbox or not end.party.wants_input:
             return False
         self._send(end, end.receive(end.inbox.popleft()))
         return True
 
     def work(self, end: MachineEnd) -> bool:
-        """Carry out the machine's next step of its own, if it has any."""
+        """Take a machine's next step that needs no message, if there is one."""
         return self._did(end, end.step(room=lambda: self._has_room(end)))
 
     def advance(self, end: MachineEnd) -> bool:
@@ -243,7 +243,7 @@ class MachinePair:
         return self._did(end, end.complete(slot))
 
     def restart(self, end: MachineEnd, number: int) -> None:
-        """Lose whoever computes a bin."""
+        """Lose the worker of a bin."""
         self._send(end, end.party.restart(number))
 
     def result(self, party: TaskParty, work: Work, place: Place | None) -> bytes:
@@ -263,7 +263,7 @@ class MachinePair:
         return [partial(step, end) for end in self.ends for step in (self.deliver, self.work)]
 
     def fine_steps(self) -> list[Callable[[], bool]]:
-        """Return every smallest step there is: work begins and is completed apart, lane by lane."""
+        """Return all smallest steps: beginning and completing work are separate steps in each lane."""
         steps: list[Callable[[], bool]] = []
         for end in self.ends:
             steps += [partial(self.deliver, end), partial(self.advance, end)]
@@ -272,9 +272,9 @@ class MachinePair:
         return steps
 
     def run(self, schedule: Iterable[int] = ()) -> None:
-        """Take the steps a schedule names, skipping impossible ones, then all in turn to the end.
+        """Take the steps of a schedule, skipping impossible ones, then all steps in turn to the end.
 
-        Fails where neither side can do anything although they are not through.
+        Fail if neither party can take a step although they are not finished.
         """
         fine = self.fine_steps()
         for choice in schedule:
@@ -284,7 +284,7 @@ class MachinePair:
             assert any(moved), "both sides wait for each other"
 
     def run_until(self, reached: Callable[[], bool]) -> None:
-        """Take all steps in turn, one at a time, until the test sees what it waits for."""
+        """Take all steps in turn, one at a time, until a condition holds."""
         steps = self.steps()
         while not reached():
             moved = False
@@ -292,7 +292,7 @@ class MachinePair:
                 moved |= step()
                 if reached():
                     return
-            assert moved, "never reached"
+            assert moved, "the condition never holds"
 
     def sent(self, kind: type[M], role: type[TaskParty] | None = None) -> list[M]:
         return [message for by, message in self.log if isinstance(message, kind) and role in (None, by)]

@@ -1,4 +1,4 @@
-"""Any message of the wire."""
+"""Hypothesis strategies for the messages of the protocol."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ digests = st.binary(min_size=32, max_size=32)
 
 @st.composite
 def offered(draw: st.DrawFn) -> Kept:
-    """What an Offer can name: bits for as many bins as there are, in whole bytes, so that spare ones may be set too."""
+    """Return the checkpoint of an Offer; its bits of finished bins fill whole bytes, so spare bits may be set."""
     bins = draw(st.integers(0, 40) | st.just(MAX_BINS))
     finished = draw(st.integers(0, (1 << -(-bins // 8) * 8) - 1))
     return Kept(draw(digests), draw(u64), draw(u64), bins, finished, draw(st.booleans()))

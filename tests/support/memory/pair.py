@@ -44,38 +44,38 @@ def items_of(values: Iterable[str | bytes]) -> pa.LargeBinaryArray:
 
 
 class NoCheckpoint(Checkpoint):
-    """A task that continues from nothing and leaves nothing."""
+    """A checkpoint that resumes nothing and keeps nothing."""
 
     def __init__(self) -> None:
-        """Without a folder, or a ledger."""
+        """Need neither a folder nor a ledger."""
 
     def begin(self, party: TaskParty) -> dict[int, bytes]:
         return {}
 
     def answering(self, number: int, attempt: int, order_secret: bytes) -> None:
-        """Nothing is kept."""
+        """Keep nothing."""
 
     def received(self, number: int, order_secret: bytes) -> None:
-        """Nothing is kept."""
+        """Keep nothing."""
 
     def matched(self, number: int, match: Match) -> None:
-        """Nothing is kept."""
+        """Keep nothing."""
 
     def answering_bitmaps(self) -> None:
-        """Nothing is kept."""
+        """Keep nothing."""
 
 
 def prepared_of(
     items: pa.LargeBinaryArray, partition_sid: bytes, output: Any = None, checkpoint: Checkpoint | None = None
 ) -> Prepared:
-    """Cut items into bins, as a task that has read them does."""
+    """Split items into bins, as a task does after reading its input."""
     partitioner = Partitioner(partition_key(partition_sid))
     partitioner.add(items)
     return Prepared(partitioner.finish(), output, checkpoint or NoCheckpoint())
 
 
-class AtOnce(WorkerPools):
-    """Pools that are through before they are asked."""
+class SynchronousPools(WorkerPools):
+    """Worker pools that do all work in the calling thread."""
 
     def __init__(self) -> None:
         self.depth = 1
@@ -89,12 +89,12 @@ class AtOnce(WorkerPools):
         return future
 
     def dismiss(self) -> None:
-        """Nothing is ever at work."""
+        """Do nothing, since no work is ever under way."""
 
     _computing = _matching = _committing = _writing = cast(Any, None)
 
 
-class KeptOutput:
+class MemoryOutput:
     """An output in memory."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class KeptOutput:
         self.published = False
 
     def check(self, matches: Matches) -> None:
-        """Everything is allowed."""
+        """Allow every result."""
 
     def stage(self, matches: Matches) -> None:
         self.staged = matches
@@ -113,7 +113,7 @@ class KeptOutput:
 
 
 class MemoryChannel:
-    """One end of a link in memory: octets, as on the wire, in two queues of messages under one lock."""
+    """One end of a link in memory: encoded messages in two queues under one lock."""
 
     def __init__(self, lock: threading.Condition, capacity: int) -> None:
         self.sent: list[Message] = []
@@ -149,7 +149,7 @@ class MemoryChannel:
             return None
 
     def has_room(self, under_way: int = 0) -> bool:
-        """Tell whether a frame more than those under way fits."""
+        """Return whether the peer's inbox has room for one frame more than those under way."""
         with self._lock:
             return self._room(under_way)
 
@@ -158,10 +158,10 @@ class MemoryChannel:
             return self._closed or (for_message and bool(self._inbox)) or (for_room and self._room(under_way))
 
         with self._lock:
-            assert self._lock.wait_for(there, PATIENCE), "nothing happens any more"
+            assert self._lock.wait_for(there, PATIENCE), "the exchange hangs"
 
     def close(self) -> None:
-        """End both directions; what is on its way still arrives."""
+        """End both directions; messages already sent still arrive."""
         with self._lock:
             self._closed = self.peer._closed = True
             self._lock.notify_all()
@@ -171,16 +171,16 @@ class MemoryChannel:
 
 
 class KnownExchange(TaskExchange):
-    """An exchange that may be told its secrets, and remembers its workers.
+    """An exchange that can use known secrets and that remembers its workers.
 
-    scalar: of every bin; the orders and the paddings come from it, so that two runs are the same.
+    scalar: the known scalar of every bin; orders and padding are derived from it, so that two runs are the same.
     """
 
     scalar: bytes | None = None
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        # By bin and attempt; the scalars as they were drawn, or told.
+        # Workers and scalars by bin and attempt.
         self.workers: dict[tuple[int, int], Worker] = {}
         self.scalars: dict[tuple[int, int], bytes] = {}
 
@@ -200,7 +200,7 @@ class KnownExchange(TaskExchange):
 
 
 def know(made: Worker, scalar: bytes, secret: bytes) -> None:
-    """Tell a worker its scalar, its order and, by the same secret, its padding."""
+    """Give a worker a known scalar, and an order and padding derived from a known secret."""
     made._scalar[:] = scalar
     made.order_secret = secret
     made._order = worker._secret_order(secret, len(made._order))
@@ -210,17 +210,17 @@ def know(made: Worker, scalar: bytes, secret: bytes) -> None:
 
 @dataclass
 class ExchangeEnd:
-    """One side of a run: what took part and what came of it."""
+    """One party of a run: its exchange, channel and items, and its output or failure."""
 
     exchange: KnownExchange
     channel: Any
-    output: KeptOutput
+    output: MemoryOutput
     items: pa.LargeBinaryArray
     checkpoint: Checkpoint | None = None
-    # What it offers to continue from.
+    # The checkpoint it offers to resume from.
     offer: Kept | None = None
     failure: BaseException | None = None
-    # Whether the output stays although the link broke.
+    # Whether the output remains although the link broke.
     kept: bool = False
     prepared: Prepared | None = None
 
@@ -229,19 +229,19 @@ class ExchangeEnd:
         return self.exchange.party
 
     def points(self, stream: Stream) -> list[bytes]:
-        """Return the points this side sent, one by one."""
+        """Return the points that this party sent in a stream."""
         return [point for data in self.data(stream) for point in records(data, curve.POINT_BYTES)]
 
     def data(self, stream: Stream) -> list[bytes]:
         return [sent.data for sent in self.channel.sent if isinstance(sent, Frame) and sent.stream == stream]
 
     def prepare(self) -> None:
-        """Read the items: whose bin each is depends on what was agreed."""
+        """Read the items, which go into bins that depend on what the parties agreed."""
         self.prepared = prepared_of(self.items, self.party.partition_sid, self.output, self.checkpoint)
         self.exchange.use(self.prepared)
 
     def advance(self) -> list[Message] | None:
-        """Make the offer, or open the task, where that is due."""
+        """Make the offer, or open the task, if it is time for either."""
         if self.party._my_offer is None:
             return self.party.offer(self.offer)
         if self.party.settled and self.party.own_count < 0:
@@ -270,7 +270,7 @@ class ExchangeEnd:
             self.channel.close()
 
     def drive(self, seen: list[Progress] | None = None) -> None:
-        """Do for one exchange what the session does for its tasks; seen: takes note of the progress."""
+        """Run one exchange as the session runs its tasks; seen: a list to which each progress is appended."""
         exchange, channel = self.exchange, self.channel
         try:
             while not self.party.finished:
@@ -315,7 +315,7 @@ def exchange_end(
     checkpoint: Checkpoint | None = None,
     offer: Kept | None = None,
 ) -> ExchangeEnd:
-    """Make one side; scalar: a known one for all bins, and with it a known order, else every bin draws its own."""
+    """Make one party; scalar: a known scalar and order for all bins, None to draw fresh ones for every bin."""
     party = role(
         setup(
             broadcast=broadcast,
@@ -325,9 +325,9 @@ def exchange_end(
             bin_items=bin_items,
         )
     )
-    exchange = KnownExchange(party, pools or AtOnce(), Stages("task"), Storage())
+    exchange = KnownExchange(party, pools or SynchronousPools(), Stages("task"), Storage())
     exchange.scalar = scalar
-    return ExchangeEnd(exchange, channel, KeptOutput(), items, checkpoint, offer)
+    return ExchangeEnd(exchange, channel, MemoryOutput(), items, checkpoint, offer)
 
 
 def run_exchanges(
@@ -344,7 +344,7 @@ def run_exchanges(
     checkpoints: tuple[Checkpoint | None, Checkpoint | None] = (None, None),
     offers: tuple[Kept | None, Kept | None] = (None, None),
 ) -> tuple[ExchangeEnd, ExchangeEnd]:
-    """Run a receiver's and a sender's exchange against each other; raises the first failure of either."""
+    """Run a receiver's and a sender's exchange against each other; raise the first failure of either."""
     channels = MemoryChannel.pair(capacity)
     shared: dict[str, Any] = {
         "broadcast": broadcast,
@@ -369,18 +369,18 @@ def run_exchanges(
         list(threads.map(ExchangeEnd.run, (receiver, sender)))
     failures = [end.failure for end in (receiver, sender) if end.failure is not None]
     if failures:
-        # The side that the other one left only tells that it was left.
+        # If the other failure is a lost peer, it only follows from the first one.
         raise min(failures, key=lambda failure: isinstance(failure, PeerGoneError))
     return receiver, sender
 
 
 class PeerChannel:
-    """A channel whose other end is no thread but a peer that a test scripts.
+    """A channel whose other end is a peer that a test scripts, without a thread.
 
-    The peer's machine takes in each message at once and does its work when this side asks for messages, so that a run
-    is the same every time. count: the items it opens with. answer: carries out the peer's work, given where it belongs
-    (None for the task's own). may_work: whether the peer does any now. limit: how many of the peer's messages arrive
-    before the link breaks.
+    The peer's machine receives each message immediately and works when this party asks for messages, so that every run
+    is the same. count: the number of items in the peer's Open. answer: does the peer's work for a bin and attempt (None
+    for the task itself). may_work: whether the peer may work now. limit: how many of the peer's messages arrive before
+    the link breaks.
     """
 
     def __init__(
@@ -432,7 +432,7 @@ class PeerChannel:
 
 
 def matched_items(end: ExchangeEnd, matches: Matches | None) -> set[bytes]:
-    """Return the items that matched, as the rows of the input tell."""
+    """Return the matched items, looked up through the rows of the input."""
     assert matches is not None
     assert end.prepared is not None
     assert matches.items == len(end.prepared.items)

@@ -1,4 +1,4 @@
-"""Two sessions within one process, over links that a test can watch and bend."""
+"""Two sessions in one process, over links that a test can watch and change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from support.memory.machines import PATIENCE
-from support.memory.pair import KeptOutput, NoCheckpoint, items_of
+from support.memory.pair import MemoryOutput, NoCheckpoint, items_of
 
 from psicli.core.stages import Stages
 from psicli.exchange.task_exchange import Prepared
@@ -35,14 +35,14 @@ Filter = Callable[[Message], bool]
 
 
 class TapLink(Link):
-    """A link that remembers what went through it, and tells a test as it happens."""
+    """A link that records its messages and calls a test for each one received."""
 
     def __init__(self) -> None:
         super().__init__()
         self.sent: list[Message] = []
         self.received: list[Message] = []
         self.on_receive: Callable[[Message], None] = lambda message: None
-        # Whether the session waits.
+        # Whether the session is waiting.
         self.idle = False
 
     def wait(self, *, for_message: bool, room_for: int | None, timeout: float) -> bool:
@@ -73,14 +73,14 @@ class TapLink(Link):
             assert self._changed.wait_for(is_sent, PATIENCE), f"no {kind.__name__} is sent"
 
     def place(self, kind: type[Any], task: int) -> int:
-        """Where in the order of sending the first such message stands."""
+        """Return the position of the first message of this kind and task in the order of sending."""
         return next(i for i, m in enumerate(self.sent) if isinstance(m, kind) and m.task == task)
 
 
 class Plan:
-    """A task as a test wants it; everything the session does with it is noted.
+    """A task of a test; it records everything that the session does with it.
 
-    before: called first of all, in the background, when the task is prepared.
+    before: called in the background when the session prepares the task.
     """
 
     def __init__(
@@ -96,14 +96,14 @@ class Plan:
         self.receives = receives
         self.broadcast = broadcast
         self.items = items_of(values)
-        self.output = KeptOutput() if receives or broadcast else None
+        self.output = MemoryOutput() if receives or broadcast else None
         self.calls: list[str] = []
         self.result: TaskResult | None = None
         self.alone: Matches | None = None
         self.stages = Stages(name)
         self.at_progress: Callable[[Progress], None] = lambda progress: None
         self.at_opening: Callable[[int], None] = lambda peer_items: None
-        # What it fails with when it writes a one-sided result, or what it has failed with there.
+        # The failure to raise while writing a one-sided result, or the failure that occurred then.
         self.alone_failure: Exception | None = None
         self._before = before
         self._partition_sid = b""
@@ -148,7 +148,7 @@ class Plan:
 
     @property
     def found(self) -> set[str] | None:
-        """The values this side learns the peer has too; None when it learns nothing."""
+        """The values in the result, None if this party learns no result."""
         matches = self.alone if self.output is None or self.output.staged is None else self.output.staged
         if matches is None:
             return None
@@ -158,8 +158,8 @@ class Plan:
 class Party:
     """One party's end of a session.
 
-    bin_items: the most items a bin, as few as a test wants. Frames are of FRAME_ITEMS. No Hello says so: it would be
-    refused.
+    bin_items: the most items per bin, which may be very few. Frames have FRAME_ITEMS. The Hellos carry larger sizes,
+    since the peer would refuse these.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class Party:
 
 
 def connect(one: Link, other: Link, passes: Filter = lambda message: True) -> None:
-    """Let what `other` sends arrive at `one`, as a network would; the connection ends at what does not pass."""
+    """Carry messages from `other` to `one`, as a network would; end the connection at a message that does not pass."""
 
     goal, source = one.stream, other.stream
     assert goal is not None
@@ -219,7 +219,7 @@ def joined(
     bobs_timeout: float | None = None,
     bin_items: int = MOST_BIN_ITEMS,
 ) -> tuple[Party, Party]:
-    """Make both ends. recv_timeout: how long they wait for a silent peer, bob bobs_timeout where that is given [s]."""
+    """Make both ends. recv_timeout: their idle timeout [s]; bobs_timeout: bob's, if it differs [s]."""
     links = links or (TapLink(), TapLink())
     ends = (
         Party(ALICE, alice, links[0], recv_timeout, bin_items),
@@ -233,7 +233,7 @@ def joined(
 def run(
     ends: tuple[Party, Party], *, to_alice: Filter = lambda message: True, to_bob: Filter = lambda message: True
 ) -> None:
-    """Run both ends to whatever end they find."""
+    """Run both ends until they succeed or fail."""
     connect(ends[0].link, ends[1].link, to_alice)
     connect(ends[1].link, ends[0].link, to_bob)
     with ThreadPoolExecutor(2) as pool:
@@ -245,7 +245,7 @@ def numbers(start: int, stop: int) -> list[str]:
 
 
 def both(name: str, mine: list[str], theirs: list[str], *, receiver: str, broadcast: bool = False) -> tuple[Plan, Plan]:
-    """One task from both sides, alice's first."""
+    """Return one task as alice's and bob's plans."""
     return (
         Plan(name, mine, receives=receiver == ALICE, broadcast=broadcast),
         Plan(name, theirs, receives=receiver == BOB, broadcast=broadcast),
@@ -253,7 +253,7 @@ def both(name: str, mine: list[str], theirs: list[str], *, receiver: str, broadc
 
 
 def small(count: int, **terms: Any) -> tuple[list[Plan], list[Plan]]:
-    """`count` tasks of one frame each."""
+    """Return alice's and bob's plans of `count` tasks of one frame each."""
     pairs = [both(f"t{i}", numbers(0, 5), numbers(3, 8), **{"receiver": ALICE, **terms}) for i in range(count)]
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
@@ -265,7 +265,7 @@ def succeeded(ends: Iterable[Party]) -> None:
 
 
 class Signal:
-    """Something a test waits for, but never for ever."""
+    """An event that a test waits for, with a time limit."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -274,7 +274,7 @@ class Signal:
         self._event.set()
 
     def wait(self) -> None:
-        assert self._event.wait(PATIENCE), "never happened"
+        assert self._event.wait(PATIENCE), "the event did not happen in time"
 
 
 def task_sid_of(ends: tuple[Party, Party]) -> bytes:
@@ -282,5 +282,5 @@ def task_sid_of(ends: tuple[Party, Party]) -> bytes:
 
 
 def messages_of(messages: Iterable[Message], task: int) -> list[Message]:
-    """The messages of one task."""
+    """Return the messages of one task."""
     return [message for message in messages if isinstance(message, TaskMessage) and message.task == task]

@@ -1,4 +1,4 @@
-"""Tasks between two machines: what a whole one looks like, moments of one, and faults in one."""
+"""Tasks between two machines: checks of a complete task, its states at every moment, and faults in it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ from psicli.protocol.work import (
 SIZES = [0, 1, FRAME_ITEMS - 1, FRAME_ITEMS, FRAME_ITEMS + 1, 3 * FRAME_ITEMS, 5 * FRAME_ITEMS + 3]
 FRAME = FRAME_ITEMS * 32
 BINS_UNDER_WAY = 2
-# 95 to 97 items of a side make 4 bins of 93 or 94 points.
+# 95 to 97 items per party make 4 bins with a capacity of 93 or 94 points.
 MANY: dict[str, int] = {"frame_items": 32, "bin_items": 94}
 sizes = st.sampled_from(SIZES)
 roles = pytest.mark.parametrize("role", [Receiver, Sender])
@@ -111,7 +111,7 @@ def attempts_of(pair: MachinePair) -> dict[int, int]:
 
 
 def assert_streams_are_whole(pair: MachinePair, broadcast: bool) -> None:
-    """Every stream of the last attempt at every bin, from its first frame to its end."""
+    """Check every stream of the last attempt at every bin, from its first frame to its End."""
     (n, m), frame_items = pair.receiver.party.capacities, pair.receiver.party.setup.frame_items
     for number, attempt in attempts_of(pair).items():
         of = {"number": number, "attempt": attempt}
@@ -166,7 +166,7 @@ def assert_work_is_whole(end: MachineEnd, pair: MachinePair, broadcast: bool) ->
         result = [KeepBits(number, packed_bits(bits)) for number, bits in kept]
     done = end.work_of(None)
     while done[:2] == [GatherMatches(), GatherMatches()]:
-        # A bin was lost when all matches were about to be gathered: they are gathered again.
+        # If a bin is lost while the matches are being gathered, they are gathered again.
         del done[0]
     assert done == ([*result, StageOutput(), PublishOutput()] if broadcast else [])
 
@@ -213,7 +213,7 @@ def assert_whole(pair: MachinePair, n: int, m: int, broadcast: bool) -> None:
 
 @dataclass(frozen=True)
 class Moment:
-    """A machine as it was at some moment of a good run, and the message it took in then."""
+    """A copy of a machine at some moment of a good run, and the message it received next."""
 
     machine: TaskParty
     phase: Phase
@@ -222,9 +222,9 @@ class Moment:
 
 @cache
 def moments(role: type[TaskParty], broadcast: bool, many: bool = False) -> list[Moment]:
-    """Return every state a machine was in during two runs, with what the peer sent it next.
+    """Return every state of a machine during two runs, with the peer's next message.
 
-    In one run it is as fast as its peer, in the other it does nothing of its own while a message waits.
+    In one run the machine is as fast as its peer; in the other it does no work while a message waits.
     """
     n, m = (96, 95) if many else (20, 19)
     seen = []
@@ -232,7 +232,7 @@ def moments(role: type[TaskParty], broadcast: bool, many: bool = False) -> list[
         pair = MachinePair(n, m, broadcast=broadcast, **(MANY if many else {}))
         end, other = pair.end(role), pair.other(pair.end(role))
         while not pair.finished:
-            # One step at a time, and a look between them.
+            # Take one step at a time and copy the machine in between.
             for step in (pair.work, pair.deliver):
                 if keeps_up:
                     step(other)
@@ -263,7 +263,7 @@ def a(kind: type[TaskMessage]) -> Callable[[TaskMessage], bool]:
 
 
 def refuses(machine: TaskParty, *messages: TaskMessage) -> PeerProtocolError:
-    """Hand all messages to a machine; the last one, no other, is a violation."""
+    """Pass messages to a machine and check that only the last one is a violation; return the error."""
     *good, bad = messages
     for message in good:
         machine.receive(message)
@@ -274,7 +274,7 @@ def refuses(machine: TaskParty, *messages: TaskMessage) -> PeerProtocolError:
 
 
 def opened(role: type[TaskParty], own: int, peer: int, *, prepare: bool = True, **changes: Any) -> TaskParty:
-    """Return a machine whose bins have begun, their secrets drawn."""
+    """Return a machine whose bins have begun and drawn their secrets."""
     machine = role(setup(**changes))
     machine.offer(None)
     machine.receive(Offer(TASK))
@@ -289,9 +289,9 @@ def opened(role: type[TaskParty], own: int, peer: int, *, prepare: bool = True, 
 
 
 def may_be_lost(end: MachineEnd) -> list[int]:
-    """Return the bins whose worker a side still needs, and that have not begun again.
+    """Return the bins whose worker a party still needs, and that have not started again.
 
-    A receiver needs it, although it has said Received, until it has gathered what matched.
+    A receiver needs a worker even after it has sent Received, until it has gathered the matches.
     """
     party, attempts = end.party, end.party.bins.attempts
     if isinstance(party, Receiver):
@@ -305,7 +305,7 @@ def may_be_lost(end: MachineEnd) -> list[int]:
 def pair_with_loss(
     role: type[TaskParty], moment: int, *, broadcast: bool, number: int = 0, **cut: int
 ) -> MachinePair | None:
-    """Run a pair for so many steps; then a side loses a bin's worker. None where it does not need it any more."""
+    """Run a pair for `moment` steps, then lose a bin's worker; return None if the worker is no longer needed."""
     n = 96 if cut else 20
     pair = MachinePair(n, n, broadcast=broadcast, **cut)
     steps = pair.steps()

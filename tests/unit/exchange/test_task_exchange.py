@@ -16,10 +16,10 @@ from support.kernel.points import as_octets
 from support.memory.dishonest import MANY, OWN, WIPED, DishonestPeer, scalars_of
 from support.memory.machines import TASK, TASK_SID
 from support.memory.pair import (
-    AtOnce,
     ExchangeEnd,
-    KeptOutput,
     MemoryChannel,
+    MemoryOutput,
+    SynchronousPools,
     exchange_end,
     items_of,
     matched_items,
@@ -84,7 +84,7 @@ def test_a_frame_is_sampled_over_its_whole_length() -> None:
     assert worker._sample(good * 64) == good * 64
 
 
-class FailingOutput(KeptOutput):
+class FailingOutput(MemoryOutput):
     def stage(self, matches: Matches) -> None:
         raise StorageError(path="out.csv", reason="No space left on device")
 
@@ -128,7 +128,7 @@ def test_the_scalar_is_wiped_before_anything_is_matched(role: type[TaskParty]) -
     """From the checks on nothing is masked any more."""
     at_staging = []
 
-    class WatchingOutput(KeptOutput):
+    class WatchingOutput(MemoryOutput):
         def stage(self, matches: Matches) -> None:
             at_staging.append(scalars_of(end))
             super().stage(matches)
@@ -169,7 +169,7 @@ def test_scalars_are_fresh() -> None:
 # Lost workers --------------------------------------------------------------------------------------------------
 
 
-class LosingPools(AtOnce):
+class LosingPools(SynchronousPools):
     """Pools that lose who computes a bin, at these of all computing's pieces of work, counted from 0."""
 
     def __init__(self, *lost: int) -> None:
@@ -221,7 +221,7 @@ def test_a_worker_that_is_lost_twice_ends_the_run(side: int) -> None:
         assert caught.value.code == 69
 
 
-class LosingEveryBin(AtOnce):
+class LosingEveryBin(SynchronousPools):
     """Pools that lose whoever computes a bin with its third piece, the first time it is computed."""
 
     def __init__(self) -> None:
@@ -252,7 +252,7 @@ def test_every_bin_may_be_lost_once(side: int, broadcast: bool) -> None:
     assert all(scalars_of(end) == {WIPED} for end in ends)
 
 
-class LatePools(AtOnce):
+class LatePools(SynchronousPools):
     """Pools in which the secrets of the first attempt are drawn only after those of the second one."""
 
     def __init__(self) -> None:
