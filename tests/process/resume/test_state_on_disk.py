@@ -19,7 +19,7 @@ from support.jobs.resumed import (
     manifests,
     shown,
 )
-from support.processes.altered import keep_draws, program, watch_curve
+from support.processes.altered import program, record_draws, watch_curve
 from support.processes.expectations import csv_data
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side, other
 
@@ -50,7 +50,7 @@ def run_watched(pair: Pair, party: str, failpoint: str) -> tuple[bool, set[bytes
     runs = {}
     for each in PARTIES:
         env = {"TEST_DRAWS": str(pair.folder / f"{each}.draws"), **({VARIABLE: failpoint} if each == party else {})}
-        runs[each] = pair.start(each, "--json", f"--only={FIRST}", env=env, program=program(keep_draws, watch_curve))
+        runs[each] = pair.start(each, "--json", f"--only={FIRST}", env=env, program=program(record_draws, watch_curve))
     codes = {each: run.result().code for each, run in runs.items()}
     assert codes[party] in (-signal.SIGKILL, 0)
     assert codes[other(party)] in (69, 0)

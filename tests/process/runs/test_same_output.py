@@ -75,7 +75,7 @@ def run(pair: Pair, ways: Sequence[How]) -> dict[str, dict[str, Any]]:
     for party, way in zip(PARTIES, ways, strict=True):
         pair.jobs[party]["pipeline"] = {**({"memory": "384MB"} if way.tight else {}), **way.settings}
         environment = backends.environment(way.backend) if way.backend else {}
-        alterations = [altered.tell_spool, *([altered.with_one_megabyte] if way.tight else [])]
+        alterations = [altered.log_spool_files, *([altered.with_one_megabyte] if way.tight else [])]
         started[party] = pair.start(party, "--json", "--quiet", env=environment, program=altered.program(*alterations))
     results = {party: process.result() for party, process in started.items()}
     succeeded(results.values())

@@ -9,10 +9,10 @@ from typing import Any
 from psicli.config import DNS_NAME, NAME, job_schema
 
 Schema = dict[str, Any]
-# The way to a field: names of fields, and 0 for "every entry of a list".
+# The path to a field: names of fields, and 0 for "every entry of a list".
 Path = tuple[str | int, ...]
 
-# What an entry of a list shows before the field that the example is about.
+# The field that identifies an entry of a list; an example shows it before its own field.
 IDENTITY = {"nodes": {"party": "alice"}, "tasks": {"name": "customers"}}
 # The fields that hold a value for each party.
 PER_PARTY = ("keys", "input_path", "output_path")

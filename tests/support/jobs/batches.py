@@ -1,4 +1,4 @@
-"""Jobs of many tasks that differ in everything tasks can differ in, and a job of one."""
+"""Jobs of many tasks with different formats and terms, and a job of one task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SUFFIXES = ("csv", "tsv", "csv.gz", "parquet", "tsv.gz")
 
 
 def write(path: Path, header: list[str], rows: list[list[str]]) -> None:
-    """Write rows in the format of the suffix; in Parquet the first column holds integers."""
+    """Write rows in the format that the suffix names; in Parquet the first column holds integers."""
     if path.suffix == ".parquet":
         columns = [*zip(*rows, strict=True)] or [()] * len(header)
         arrays = [pa.array([int(value) for value in columns[0]], pa.int64()), *map(pa.array, columns[1:])]
@@ -34,7 +34,7 @@ def write(path: Path, header: list[str], rows: list[list[str]]) -> None:
 
 
 def batch(pair: Pair, tasks: int = 12) -> None:
-    """Add tasks that differ in everything tasks can differ in: formats, key columns, receivers, broadcast, sizes."""
+    """Add tasks with different formats, key columns, receivers, broadcast settings and sizes."""
     for task in range(tasks):
         draw = random.Random(task)
         sides = {}
@@ -58,7 +58,7 @@ def learns(pair: Pair, party: str, task: int) -> bool:
 
 
 def check_task(pair: Pair, party: str, task: int, reported: dict[str, Any]) -> None:
-    """Compare what one party reports and has of a task with the oracle."""
+    """Compare one party's report and output of a task with the oracle."""
     assert reported["status"] == "done"
     output = pair.path(party, pair.jobs[party]["tasks"][task]["output_path"][party])
     if learns(pair, party, task):

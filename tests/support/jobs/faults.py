@@ -1,8 +1,7 @@
-"""Runs that are made to fail: a job, both parties started with a failpoint in one, and what holds at their ends.
+"""Runs with an injected fault: a job, both parties started with a failpoint in one of them, and the checks at the end.
 
-Each side has the right result, or a nonzero exit and its old output; it ends within its time; and the next run succeeds
-and leaves nothing of the last one.
-
+Each party has either the correct result, or a nonzero exit code and its old output. It ends within its time limit, and
+the next run succeeds and leaves no trace of the failed one.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Ru
 
 from psicli.core.failpoints import POINTS, VARIABLE
 
-# From the death of a side to the end of the other, where they had met, on a machine that has other things to do [s].
+# A party in session ends within this time after its peer was killed, even on a busy machine [s].
 KILLED_WITHIN = 30.0
-# Who still runs so long after the other has ended has not met it, and waits for it [s].
+# A party that still runs this long after the other ended has never met it, and is waiting for a peer [s].
 GRACE = 2.0
-# Broadcast and one-sided, so that each party receives once and sends once.
+# One task is a broadcast and one is one-sided, so that each party is the receiver once and the sender once.
 BOTH, ALONE = "both", "alone"
 
 SPOOL = tuple(point for point in POINTS if point.startswith("spool."))
-# What is passed where finished bins are kept, and where the result of a task is.
+# The failpoints hit when a run keeps finished bins, and when it keeps the result of a task.
 BINS = tuple(point for point in POINTS if point.startswith("bins."))
 STATE = tuple(point for point in POINTS if point.startswith("state."))
-# What only one of the parties does in a good run of the job below, or none.
+# Failpoints that only one party hits in a successful run of the job below, or none.
 ONLY = {
     "port.bound": LISTENER, "commit.sending": LISTENER, "peer.dialled": DIALER, "commit.arrived": DIALER,
     "abort.sending": None, "abort.arrived": None, "reconnect.dialled": None, "reconnect.answered": None,
@@ -38,7 +37,7 @@ BINS_CASES = [(point, party) for point in BINS for party in PARTIES]
 RESUME_CASES = [*CASES, *BINS_CASES]
 SPOOL_CASES = [(point, party) for point in SPOOL for party in PARTIES]
 
-# Of what is the same on both sides, make test sees one.
+# `make test` runs only one of the two similar cases.
 ONE_SOON = [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)]
 OUTPUTS = {LISTENER: [BOTH], DIALER: [BOTH, ALONE]}
 
@@ -47,7 +46,7 @@ OUTPUTS = {LISTENER: [BOTH], DIALER: [BOTH, ALONE]}
 
 
 def job(pair: Pair, rows: int = 2500, **pipeline: object) -> Pair:
-    """Two tasks of so many rows a party, three quarters of them in common, over outputs of a run before."""
+    """Add two tasks with this many rows per party, three quarters of them common; all outputs have old content."""
     for party, start in zip(PARTIES, (0, rows // 4), strict=True):
         data = csv_data(["id"], ([f"row-{row}"] for row in range(start, start + rows)))
         pair.path(party, "in.csv").write_bytes(data)
@@ -71,7 +70,7 @@ def start_both(pair: Pair, party: str, failpoint: str) -> dict[str, Run]:
 
 
 def ends(runs: dict[str, Run], party: str) -> tuple[Result, Result | None]:
-    """Wait for the end of a party with a fault, and of the other: None where it waits for one that never came."""
+    """Wait for the faulty party, then for its peer; the second result is None if the peer is still waiting for it."""
     mine, peer = runs[party].result(), runs[other(party)]
     if not peer.said("in session with") and peer.lasts(GRACE):
         return mine, None
@@ -89,14 +88,14 @@ def all_right(pair: Pair, results: dict[str, Result]) -> None:
 
 
 def next_run_is_good(pair: Pair, waiting: dict[str, Run] | None = None) -> None:
-    """Run again whoever does not wait already: all is right, and nothing is left of any run."""
+    """Start each party that is not already waiting; check that the run succeeds and that nothing is left behind."""
     started = time.monotonic()
     waiting = waiting or {}
     runs = {party: waiting.get(party) or pair.start(party, "--json") for party in PARTIES}
     for run in waiting.values():
         result = run.result()
         if result.code:
-            # It had met the one with the fault after all, and was slow to end.
+            # The waiting party had met the faulty one after all, and was slow to end.
             assert result.ended - started < KILLED_WITHIN
             for each in runs.values():
                 each.kill()
@@ -107,7 +106,7 @@ def next_run_is_good(pair: Pair, waiting: dict[str, Run] | None = None) -> None:
 
 
 def new_outputs(pair: Pair, party: str) -> set[str]:
-    """Return the tasks whose output is the new one, which must be right; any other must be the old one."""
+    """Return the tasks with a new output, which must be correct; check that every other output is the old one."""
     found = set()
     for task in OUTPUTS[party]:
         name = f"out/{task}.csv"
@@ -118,7 +117,7 @@ def new_outputs(pair: Pair, party: str) -> set[str]:
 
 
 def check_survivor(pair: Pair, party: str, result: Result, codes: set[int]) -> None:
-    """Check a side that had no fault of its own: done, or failed for the peer, and outputs as its report says."""
+    """Check a party without a fault: it is done or failed because of its peer, and its outputs match its report."""
     report = the_object(result.stdout)
     done = {task["name"] for task in report["tasks"] if task["status"] == "done"}
     assert new_outputs(pair, party) == done & set(OUTPUTS[party]), result.text
@@ -130,11 +129,11 @@ def check_survivor(pair: Pair, party: str, result: Result, codes: set[int]) -> N
         assert report["error"]["party"] == other(party)
 
 
-# Killed at every point ----------------------------------------------------------------------------------------------
+# Killed at every failpoint ------------------------------------------------------------------------------------------
 
 
 def go_on(pair: Pair, runs: dict[str, Run], party: str, survivor: Result | None) -> None:
-    """Check what a party that was killed has left, and run again."""
+    """Check the outputs of a killed party and its peer, and run again."""
     new_outputs(pair, party)
     if survivor is None:
         next_run_is_good(pair, {other(party): runs[other(party)]})
@@ -143,24 +142,24 @@ def go_on(pair: Pair, runs: dict[str, Run], party: str, survivor: Result | None)
         next_run_is_good(pair)
 
 
-# An exception or a full disk at every point -------------------------------------------------------------------------
+# An exception or a full disk at every failpoint ---------------------------------------------------------------------
 
-# The codes of a full disk where something is written; anywhere else nobody expects one.
+# Exit codes of a full disk at failpoints where psicli writes; elsewhere it counts as an unexpected error.
 NO_SPACE = {
     "ledger.appended": 74, "ledger.synced": 74, "output.created": 73, "output.written": 74, "output.synced": 74,
     "output.renamed": 74, "output.kept": 74, "report.written": 74, "spool.created": 73, "spool.reserved": 74,
     "spool.written": 74, "spool.read": 74,
 }  # fmt: skip
-# The new output is in place and whole when this fails.
+# The new output is already in place when one of these fails.
 IN_PLACE = {"output.renamed", "output.kept", "done.sending", "bins.wiped", *STATE}
-# What a full disk leaves no room for is not kept, and the run goes on.
+# If the disk is full here, the run keeps no checkpoint and continues.
 GIVEN_UP = {*BINS, *STATE}
-# Where the listener takes whoever is there for a stranger, and the dialer tries again.
+# At these failpoints the listener takes the dialer for a stranger, and the dialer tries again.
 STRANGER = {("hello.arrived", LISTENER), ("hello.sending", LISTENER), ("link.arriving", LISTENER)}
 
 
 def check_failed(pair: Pair, point: str, party: str, result: Result, action: str) -> None:
-    """Check a side that failed by itself: its code, its first cause, and outputs as its report says."""
+    """Check the party that failed: its exit code, the first cause, and outputs that match its report."""
     code = NO_SPACE.get(point, 70) if action == "enospc" else 70
     assert result.code == code, result.text
     if point == "report.written":

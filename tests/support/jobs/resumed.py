@@ -1,4 +1,4 @@
-"""A job that is killed on the way and run again: how to cut it off, and what both sides then report and have kept."""
+"""A job that is killed halfway and run again, and what both parties then report and have kept."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Ru
 from psicli.core.failpoints import VARIABLE
 from psicli.exchange.finished import Manifest
 
-# Items of each side, in 4 bins; a bin has 6 frames of points each way, and as many of tokens.
+# The number of items of each party, in 4 bins; a bin has 6 frames of points in each direction and 6 of tokens.
 ROWS, BINS, BIN_FRAMES = 40_000, 4, 6
 PIPELINE = {"bin_items": 16_384, "frame_items": 2048}
 FIRST, SECOND = "first", "second"
-# A party masks the peer's points frame by frame: near the end of the second task, when the first is done.
+# Stop while a party masks the peer's points near the end of the second task, when the first task is done.
 IN_SECOND = f"peer.masked:stop:{2 * BINS * BIN_FRAMES - 3}"
-# So many frames arrive at a receiver of a bin; a frame more than of two bins comes after `Received` of the first one.
+# The number of frames that a receiver gets per bin. The frame after those of two bins arrives only after the receiver
+# has sent `Received` for the first one.
 ARRIVING = 2 * BIN_FRAMES
-# Where each party is killed in the first task, when some bins are finished and some are not: a receiver keeps a bin's
-# result, a sender keeps that it answers a bin, and that the receiver has it.
+# The failpoints that kill a party in the middle of the first task, when only some bins are finished: a receiver writes
+# once per bin, with the result; a sender writes twice, when it answers a bin and when the receiver confirms it.
 MIDDLE = {LISTENER: "bins.written:kill:2", DIALER: "bins.written:kill:5"}
 
 
 def job(pair: Pair, *, broadcast: bool = False, rows: int = ROWS) -> Pair:
-    """Two tasks, of which alice receives the first and bob the second; three quarters of the rows are in common."""
+    """Add two tasks: alice receives the first, bob the second; three quarters of the rows are common."""
     for party, start in zip(PARTIES, (0, rows // 4), strict=True):
         data = csv_data(["id"], ([f"row-{row}"] for row in range(start, start + rows)))
         pair.path(party, "in.csv").write_bytes(data)
@@ -48,14 +49,14 @@ def start(pair: Pair, party: str, failpoint: str = "", *arguments: str, **how: A
 
 
 def killed(pair: Pair, party: str, failpoint: str, *arguments: str) -> None:
-    """Kill a party at a failpoint; the other one ends by itself."""
+    """Kill a party at a failpoint and wait for the other to end."""
     runs = {each: start(pair, each, failpoint if each == party else "", *arguments) for each in PARTIES}
     assert runs[party].result().code == -signal.SIGKILL
     assert runs[other(party)].result().code in (0, 69)
 
 
 def killed_in_second(pair: Pair, party: str) -> None:
-    """Kill a party near the end of the second task, when both are through with the first one."""
+    """Kill a party near the end of the second task, after both have finished the first one."""
     runs = {each: start(pair, each, IN_SECOND if each == DIALER else "") for each in PARTIES}
     for run in runs.values():
         run.wait_for(f"{FIRST}: done in")
@@ -67,7 +68,7 @@ def killed_in_second(pair: Pair, party: str) -> None:
 
 
 def run_again(pair: Pair, *arguments: str) -> dict[str, Result]:
-    """Run both, check that all outputs are right, and that nothing but a sender's mark is left."""
+    """Run both parties, check that all outputs are correct, and that at most the manifests of senders are left."""
     runs = {party: start(pair, party, "", *arguments) for party in PARTIES}
     results = {party: run.result() for party, run in runs.items()}
     for result in results.values():
@@ -85,7 +86,7 @@ def run_again(pair: Pair, *arguments: str) -> dict[str, Result]:
 
 
 def reports(results: dict[str, Result]) -> dict[str, dict[str, Any]]:
-    """Return what each party reports of each task."""
+    """Return each party's report of each task."""
     return {
         party: {task["name"]: task for task in the_object(result.stdout)["tasks"]} for party, result in results.items()
     }
@@ -96,7 +97,7 @@ def shares(results: dict[str, Result], task: str) -> list[float | None]:
 
 
 def resumed_share(results: dict[str, Result], task: str) -> float:
-    """Return how much of a task was done before, which both must say alike."""
+    """Return the share of a task that an earlier run had done; check that both parties report the same."""
     mine, theirs = shares(results, task)
     assert mine == theirs
     assert mine is not None
@@ -113,19 +114,19 @@ def files(pair: Pair, name: str) -> list[Path]:
 
 
 def manifests(pair: Pair) -> dict[tuple[str, str], Manifest]:
-    """Return what is kept, by party and task."""
+    """Return the manifests on disk, by party and task."""
     found = [Manifest.from_octets(path.read_bytes()) for path in files(pair, "meta")]
     return {(each.bound_to["party"], each.bound_to["task"]): each for each in found}
 
 
 def shown(pair: Pair) -> dict[tuple[str, str], tuple[int, int]]:
-    """Return what `psicli status` says is kept, by party and task: how many bins are finished, of how many."""
+    """Return the number of finished bins and of all bins that `psicli status` shows, by party and task."""
     kept = json.loads(pair.start_command("status", "--json").result().stdout)["kept"]
     return {(each["party"], each["task"]): (each["finished_bins"], each["bins"]) for each in kept}
 
 
 def answers(pair: Pair) -> Counter[tuple[str, str, int]]:
-    """Return how often each bin was answered: by partition, peer, and bin."""
+    """Return how often each bin was answered, by partition, peer and bin."""
     lines = map(json.loads, (pair.folder / "state" / "ledger.jsonl").read_text().splitlines())
     return Counter((line["task_sid"], line["peer"], line["bin"]) for line in lines if line["event"] == "answer")
 
@@ -135,7 +136,7 @@ def assert_no_bin_was_answered_thrice(pair: Pair) -> None:
 
 
 def opened(pair: Pair, task: str = FIRST) -> list[str]:
-    """Return the runs of a task that one party's ledger counts."""
+    """Return the runs of a task with the listener that the ledger counts."""
     lines = map(json.loads, (pair.folder / "state" / "ledger.jsonl").read_text().splitlines())
     return [
         line["task_sid"]

@@ -1,6 +1,6 @@
-"""psicli with a part of it altered, as a process of its own, for what no failpoint and no job file can bring about.
+"""Run psicli in a process with a part of it altered, for faults that no failpoint and no job file can cause.
 
-A test names alterations by their functions (`program`); the process makes them, and then is psicli.
+A test names the functions below that alter psicli (see `program`); the process calls them and then runs psicli.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from dataclasses import replace
 from typing import Any
 
 Alteration = Callable[[], None]
-# By party.
+# The alterations of each party.
 Alterations = Mapping[str, Sequence[Alteration]]
 
 NOBODY = 65534
 
 
 def program(*alterations: Alteration) -> tuple[str, ...]:
-    """Return what a Run has Python run."""
-    # -P: this folder holds no modules of psicli's.
+    """Return the arguments with which Python runs psicli with these alterations."""
+    # -P keeps this folder out of the module search path.
     return "-P", __file__, *(each.__name__ for each in alterations), "--"
 
 
-# What a test is told -----------------------------------------------------------------------------------------------
+# Records for the test -----------------------------------------------------------------------------------------------
 
 
-def keep_draws() -> None:
-    """Note what is drawn from the system's randomness, so that a test knows the secrets; all else is as it is."""
+def record_draws() -> None:
+    """Record what psicli draws from the system's random source, so that a test knows the secrets."""
     draw = os.urandom
 
-    def kept(size: int) -> bytes:
+    def recorded(size: int) -> bytes:
         drawn = draw(size)
-        # Unbuffered: a line is written as a whole, whichever thread draws.
+        # The file is unbuffered, so each line is written as a whole even if several threads draw.
         with open(os.environ["TEST_DRAWS"], "ab", 0) as file:
             file.write(drawn.hex().encode() + b"\n")
         return drawn
 
-    os.urandom = kept
+    os.urandom = recorded
 
 
 def watch_curve() -> None:
-    """Note all points and tokens, and every secret order apart, since a broadcast's sender may keep them."""
+    """Record all points and tokens, and separately every order secret, which the sender of a broadcast may keep."""
     from psicli import curve
     from psicli.exchange.worker import Worker
 
     kinds = "words", "orders"
-    # Open for as long as the process lives.
+    # The files stay open until the process ends.
     words, orders = (open(f"{os.environ['TEST_DRAWS']}.{kind}", "ab", buffering=0) for kind in kinds)  # noqa: SIM115
 
     def watch(name: str, part: Callable[[Any], bytes]) -> None:
@@ -73,8 +73,8 @@ def watch_curve() -> None:
     Worker.__init__ = noted  # type: ignore[method-assign]
 
 
-def tell_spool() -> None:
-    """Say what is put on disk."""
+def log_spool_files() -> None:
+    """Print the name of every file that psicli creates in its spool."""
     from psicli.storage.spool import Spool
 
     make = Spool.file
@@ -90,7 +90,7 @@ def tell_spool() -> None:
 
 
 def with_one_megabyte() -> None:
-    """Leave 1 MB of 384 for data: what 384 MB are to far larger inputs."""
+    """Leave 1 MB of 384 MB for data, so that small inputs already exceed it."""
     _leave(1_000_000)
 
 
@@ -99,14 +99,14 @@ def with_five_megabytes() -> None:
 
 
 def _leave(octets: int) -> None:
-    """Let the libraries take so much more of the memory that this is left of the least a job may have."""
+    """Reserve so much memory for the libraries that a job with the least memory has this much left for data."""
     from psicli.core import memory
 
     memory.LIBRARIES = memory.LEAST_MEMORY - octets
 
 
 def with_little_memory() -> None:
-    """Leave so little for a job's data, however much the job file gives, that items and rows go to disk."""
+    """Leave so little memory for data, whatever the job file allows, that items and rows go to disk."""
     from psicli.core.memory import MemoryPlan
 
     MemoryPlan.working = property(lambda self: 1 << 20)  # type: ignore[method-assign, assignment]
@@ -136,7 +136,7 @@ def match_and_be_stopped() -> None:
 
 
 def _before_matching(do: Callable[[], None]) -> None:
-    """Do something whenever a receiver is about to compare."""
+    """Call a function whenever a receiver is about to compare."""
     from psicli.exchange.worker import Worker
 
     match = Worker.match
@@ -149,7 +149,7 @@ def _before_matching(do: Callable[[], None]) -> None:
 
 
 def fail_to_write() -> None:
-    """Fail as a library may that has met a row: with a value in its words, which TEST_VALUE says in two halves."""
+    """Fail like a library whose message quotes a row; TEST_VALUE holds the value in two halves."""
     from psicli import tables
 
     def write_matched(*arguments: Any, **named: Any) -> int:
@@ -158,11 +158,11 @@ def fail_to_write() -> None:
     tables.write_matched = write_matched
 
 
-# Another order of things -------------------------------------------------------------------------------------------
+# Changes to the sequence of events ---------------------------------------------------------------------------------
 
 
 def wait_to_write() -> None:
-    """Match and write a one-sided result only after a word through the task's pipe in TEST_GATES."""
+    """Match and write a one-sided result only after the test writes to the task's pipe in TEST_GATES."""
     from psicli.job.task_run import TaskRun
 
     finish_alone = TaskRun.finish_alone
@@ -176,7 +176,7 @@ def wait_to_write() -> None:
 
 
 def restart_two_bins() -> None:
-    """Begin each of a task's first two bins again once all points of both sides have travelled."""
+    """Start each of a task's first two bins again once both parties' points have arrived."""
     from psicli.exchange.task_exchange import TaskExchange
 
     step = TaskExchange.step
@@ -195,7 +195,7 @@ def restart_two_bins() -> None:
 
 
 def forget_received() -> None:
-    """Ask again about what was said to be received: offer the bins of TEST_FINISHED alone as finished."""
+    """Ask again for bins already confirmed: offer only the bins in TEST_FINISHED as finished."""
     from psicli.job.resume import Resume
 
     find = Resume.find
@@ -208,7 +208,7 @@ def forget_received() -> None:
 
 
 def as_nobody() -> None:
-    """Become another user, after all is loaded: who may not be allowed to read where Python lives."""
+    """Become another user after loading all modules, since that user may not be able to read Python's folders."""
     import encodings.idna  # noqa: F401
 
     import psicli.batch.simulate

@@ -1,4 +1,4 @@
-"""Real certificates, made on the spot: good ones, and ones with everything that can be wrong with them."""
+"""Real certificates made for a test, valid or with any fault."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Authority:
         *,
         begins: timedelta = -HOUR,
         ends: timedelta = HOUR,
-        common_name: str = "not looked at",
+        common_name: str = "ignored",
     ) -> None:
-        """Write FILE_NAME.pem and FILE_NAME.key; a name that is text is a DNS name; times count from now."""
+        """Write FILE_NAME.pem and FILE_NAME.key; names given as text are DNS names; times are relative to now."""
         key = ec.generate_private_key(ec.SECP256R1())
         general = [x509.DNSName(name) if isinstance(name, str) else name for name in names]
         extensions = [x509.SubjectAlternativeName(general)] if general else []
@@ -67,7 +67,7 @@ def _named(common_name: str) -> x509.Name:
 
 
 def issue(folder: Path, names: Mapping[str, str]) -> None:
-    """Write ca.pem and, for every file name, a certificate for a DNS name with its key."""
+    """Write ca.pem, and for every file name a certificate for its DNS name and the key."""
     authority = Authority()
     (folder / "ca.pem").write_bytes(authority.pem)
     for file_name, dns_name in names.items():
@@ -75,7 +75,7 @@ def issue(folder: Path, names: Mapping[str, str]) -> None:
 
 
 def with_tls(pair: Pair, **certificates: str) -> Pair:
-    """Give each party a tls table; certificates: the files' name, where it is not the party's."""
+    """Give each party a tls section; certificates: the files' name if it differs from the party's."""
     for party in PARTIES:
         name = certificates.get(party, party)
         pair.jobs[party]["cluster"]["tls"] = {

@@ -1,4 +1,4 @@
-"""What tests of whole runs expect of them, and the inputs that several share."""
+"""Checks of whole runs, and inputs that several tests share."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ MARK = "zq7"
 OLD = b"what the run before left\n"
 
 
-# A run that waits for nobody ends within this time on any machine; where it waits for a time of its job file, it would
-# be a minute [s].
+# A run that waits for nobody ends within this time on any machine; a wait for a timeout in the job file would take a
+# minute [s].
 SOON = 30.0
 
 
@@ -43,12 +43,12 @@ def csv_data(header: Row, rows: Iterable[Row], separator: str = ",") -> bytes:
 
 
 def marked(*numbers: int, column: str = "id") -> bytes:
-    """A CSV file whose keys and other values must not be seen anywhere."""
+    """Return a CSV file whose keys and other values must not appear in any message."""
     return csv_data([column, "note"], [[f"{MARK}-{n}", f"{MARK} note {n}"] for n in numbers])
 
 
 def marked_pair(pair: Pair, *, broadcast: bool = True) -> Pair:
-    """One task over marked inputs; both parties hold an output of a run before."""
+    """Add one task over marked inputs; both parties' outputs have old content."""
     pair.path(LISTENER, "in.csv").write_bytes(marked(1, 2, 3, 4))
     pair.path(DIALER, "in.csv").write_bytes(marked(3, 4, 5, column="code"))
     pair.add(
@@ -63,7 +63,7 @@ def marked_pair(pair: Pair, *, broadcast: bool = True) -> Pair:
 
 
 def long_pair(pair: Pair) -> Pair:
-    """As marked_pair, but it takes long enough to be stopped on the way."""
+    """Do the same as marked_pair, with enough items that a test can stop the run halfway."""
     marked_pair(pair)
     pair.environment = SLOWLY
     pair.path(LISTENER, "in.csv").write_bytes(marked(*range(MANY)))
@@ -78,7 +78,7 @@ def succeeded(results: Iterable[Result]) -> None:
 
 
 def check_output(pair: Pair, party: str, task: int, output: str) -> None:
-    """Compare one party's output with the oracle's rows, byte for byte where it is CSV."""
+    """Compare one party's output with the oracle's rows; compare CSV byte for byte."""
     expected = oracle.matching_rows(*_sources(pair, party, task))
     path = pair.path(party, output)
     if path.suffix == ".parquet":
@@ -108,17 +108,17 @@ def _sources(pair: Pair, party: str, task: int) -> tuple[Path, Row, Path, Row]:
 
 
 def failed(result: Result, code: int, sentence: str) -> None:
-    """Check a failure as its user meets it: the code, one clear sentence, no traceback, no value."""
+    """Check a failure as the user sees it: the exit code, one error with this sentence, no traceback and no value."""
     assert result.code == code, result.text
     assert re.search(sentence, result.stderr), result.stderr
     assert "Traceback" not in result.text
     assert MARK not in result.text
-    # A sentence and a hint, each once.
+    # One error and at most one hint.
     assert 1 <= len(result.errors) <= 2, result.errors
 
 
 class Untouched:
-    """Checks that a run left the files of both parties as they were."""
+    """A check that a run has not changed the files of either party."""
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
@@ -129,14 +129,14 @@ class Untouched:
 
 
 def the_object(stdout: bytes) -> dict[str, Any]:
-    """Read standard output, which must be one JSON object and nothing else."""
+    """Parse standard output, which must be exactly one JSON object."""
     found = json.loads(stdout)
     assert isinstance(found, dict)
     return found
 
 
 def numbers(pair: Pair) -> None:
-    """Text against 64-bit integers, nulls among them: only the plain digits of a number are that number."""
+    """Add a task with text against 64-bit integers and nulls: only a number's plain digits match it."""
     written = ["7", "007", "7.0", "+7", " 7", "-3", "0", "-0", "9223372036854775807", "-9223372036854775808", "", "7"]
     pair.path(LISTENER, "numbers.csv").write_bytes(
         csv_data(["id", "row"], [[n, str(i)] for i, n in enumerate(written)])

@@ -1,4 +1,4 @@
-"""Two machines: network namespaces of this one."""
+"""Two machines, simulated by network namespaces of this one."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from support.waiting import DEADLINE
 ADDRESSES = {LISTENER: "10.77.0.1", DIALER: "10.77.0.2"}
 
 
-# A machine has its locks to itself.
+# Give each machine its own folder of locks.
 ON_A_MACHINE = '{ [ ! -d /run/lock ] || mount -t tmpfs none /run/lock; } && exec sh -c "$1"'
 
 
 class Machine:
-    """A network namespace with an address of its own, a hosts file that knows both, and a folder."""
+    """A network namespace with its own address, a hosts file that names both machines, and a folder."""
 
     def __init__(self, party: str, folder: Path, stack: ExitStack) -> None:
         self.name = f"psicli-{os.getpid()}-{party}"
@@ -42,7 +42,7 @@ class Machine:
         ip("-n", self.name, "link", "set", "lo", "up")
 
     def start(self, command: str) -> subprocess.Popen[str]:
-        """Start a command as its user types it, in the folder."""
+        """Start a shell command in the machine's folder."""
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         process = subprocess.Popen(
             ["ip", "netns", "exec", self.name, "sh", "-c", ON_A_MACHINE, "sh", command],
@@ -57,7 +57,7 @@ class Machine:
         return process
 
     def received(self) -> int:
-        """How much came in over the wire [bytes]."""
+        """Return how much the machine has received over the wire [bytes]."""
         (wire,) = json.loads(ip("-n", self.name, "-s", "-j", "link", "show", "wire"))
         return int(wire["stats64"]["rx"]["bytes"])
 

@@ -1,9 +1,9 @@
-"""What a run must come to, worked out in plain sight with pandas from the documented rules alone.
+"""The expected result of a run, computed with pandas from the documented rules.
 
-Nothing of psicli is used here: a mistake in psicli must not hide behind itself. The rules: a key column's value is
-text (numbers in plain digits, true and false, ISO 8601 with Z for instants, decimals without trailing zeros); a row
-with a null or empty key column matches nothing; all rows of a key both sides have come out, sorted by key bytewise,
-column by column, then in the order of the file; CSV is UTF-8 with LF, quoted only where needed.
+This module uses no code of psicli, so that an error in psicli cannot hide here. The rules: a key column's value is text
+(numbers in plain digits, true and false, ISO 8601 with Z for instants, decimals without trailing zeros). A row with a
+null or empty key column matches nothing. The output holds all rows whose key both parties have, sorted bytewise by key,
+column by column, then in the order of the file. CSV is UTF-8 with LF, quoted only where needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Key = tuple[str, ...]
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read a file as its values are: CSV as text, Parquet with its own types."""
+    """Read a file: CSV as text, Parquet with its own types."""
     if path.suffix == ".parquet":
         return pd.read_parquet(path, dtype_backend="pyarrow")
     separator = "\t" if ".tsv" in path.suffixes else ","
@@ -28,7 +28,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def text(value: Any) -> str | None:
-    """Return the one text of a value, None for null."""
+    """Return a value as the text of a key, None for null."""
     if value is None or value is pd.NA or value is pd.NaT:
         return None
     if isinstance(value, bool):
@@ -47,13 +47,13 @@ def text(value: Any) -> str | None:
 
 
 def keys_of(frame: pd.DataFrame, columns: Sequence[str]) -> list[Key | None]:
-    """Return every row's key, None where the row can match nothing."""
+    """Return the key of every row, None if the row cannot match."""
     rows = zip(*([text(value) for value in frame[column]] for column in columns), strict=True)
     return [row if all(row) else None for row in rows]
 
 
 def matching_rows(own: Path, own_columns: Sequence[str], peer: Path, peer_columns: Sequence[str]) -> pd.DataFrame:
-    """Return the own rows whose key the peer has too, in the order of the output."""
+    """Return the own rows with a common key, in the order of the output."""
     frame = read(own)
     keys = keys_of(frame, own_columns)
     common = set(keys_of(read(peer), peer_columns)) - {None}
@@ -63,7 +63,7 @@ def matching_rows(own: Path, own_columns: Sequence[str], peer: Path, peer_column
 
 
 def csv_bytes(frame: pd.DataFrame, separator: str = ",") -> bytes:
-    """Write rows as an output in CSV holds them."""
+    """Return rows as the bytes of a CSV output."""
 
     def field(value: str) -> str:
         needs_quotes = any(mark in value for mark in (separator, '"', "\r", "\n"))

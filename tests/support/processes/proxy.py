@@ -1,4 +1,4 @@
-"""A wire between the parties that breaks when a test says so: what networks do, on one machine."""
+"""A proxy between the parties that simulates network faults when a test asks for them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _LINGER_NOT = struct.pack("ii", 1, 0)
 
 
 class _Connection:
-    """One connection that goes through: near, to the dialer, and far, to the listener."""
+    """One connection through the proxy: the socket near the dialer and the one far from it, at the listener."""
 
     def __init__(self, near: socket.socket, far: socket.socket) -> None:
         self.near, self.far = near, far
         self.lossy = False
         for each in (near, far):
-            # Else two parties that speak in turns wait for each other's acknowledgements.
+            # Without this, parties that send in turns wait for each other's delayed acknowledgements.
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def reset(self, *ends: socket.socket) -> None:
         for each in ends or (self.near, self.far):
             with suppress(OSError):
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
-                # The descriptor alone would be kept open by whoever is reading.
+                # A thread that reads from the socket would keep it open if it were only closed.
                 each.shutdown(socket.SHUT_RD)
             each.close()
 
@@ -37,7 +37,7 @@ class _Connection:
 
 
 class Proxy:
-    """Dial `port`, and all goes on to the listener at `target`, until something is done to it."""
+    """A proxy that forwards connections to `port` to the listener at `target`, until a test breaks it."""
 
     def __init__(self, port: int, target: int) -> None:
         self.port = port
@@ -47,32 +47,32 @@ class Proxy:
         self._closed = threading.Event()
         self._passes = threading.Event()
         self._passes.set()
-        # Octets that still pass from the dialer unharmed; None: all of them.
+        # The number of octets from the dialer that still pass unchanged; None for all.
         self._until_flip: int | None = None
         self._connections: list[_Connection] = []
-        # How many connections were made through it so far.
+        # The number of connections made so far.
         self.made = 0
         self._threads: list[threading.Thread] = []
         self._server = socket.create_server(("127.0.0.1", port))
         self._start(self._accept)
 
-    # What a test can do to it
+    # Faults that a test can cause
 
     def delay(self, seconds: float) -> None:
-        """Hold everything back for so long [s] from now on."""
+        """Delay all data by this time from now on [s]."""
         self._delay = seconds
 
     def hold(self) -> None:
-        """Let nothing through until it heals; what was sent meanwhile arrives then, however late."""
+        """Hold all data back until `restore`; data sent in the meantime arrives then."""
         self._passes.clear()
 
     def blackhole(self) -> None:
-        """Lose everything until it heals, without a word to anybody; connections of before then stay as they are."""
+        """Silently lose all data until `restore`; connections made before the restoration keep losing data."""
         self._lossy = True
         for each in self._connections:
             each.lossy = True
 
-    def heal(self) -> None:
+    def restore(self) -> None:
         self._lossy = False
         self._passes.set()
 
@@ -82,24 +82,24 @@ class Proxy:
             each.reset()
 
     def lose_the_dialer(self) -> None:
-        """Reset the dialer's end of every connection; to the listener they are whole, and silent."""
+        """Reset the dialer's end of every connection; the listener only sees silence."""
         for each in self._connections:
             each.lossy = True
             each.reset(each.near)
 
     def half_close(self) -> None:
-        """End what the dialer sends, and let the listener's words through."""
+        """End the dialer's direction of every connection; the listener's direction continues."""
         for each in self._connections:
             each.half_close()
 
     def refuse(self) -> None:
-        """Take no new connection any more."""
+        """Accept no more connections."""
         with suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
 
     def flip_after(self, octets: int) -> None:
-        """Flip a bit of what the dialer sends, once so many octets have passed from now on."""
+        """Flip a bit that the dialer sends, after this many further octets."""
         self._until_flip = octets
 
     @property
@@ -115,7 +115,7 @@ class Proxy:
         for thread in self._threads:
             thread.join(DEADLINE)
 
-    # How it works
+    # Implementation
 
     def _forget(self) -> list[_Connection]:
         found, self._connections = self._connections, []

@@ -1,6 +1,7 @@
-"""Run psicli as its users do: two processes, each with a job file that names its own paths only.
+"""Run psicli as its users do: two processes, each with a job file that names only its own paths.
 
-Every wait has a deadline and waits for something, never for a time; whatever a test starts is gone when it ends.
+Every wait is for an event with a deadline, never for a fixed time. Every process that a test starts is gone when the
+test ends.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from support.waiting import DEADLINE, wait_until
 from psicli.core.failpoints import VARIABLE
 from psicli.storage.locks import hold_dial, hold_port
 
-# The environment of a run that must still be at work when a test does something to it.
+# The environment of a run that must still be working when a test interferes with it.
 SLOWLY = {"PSICLI_BACKEND": "reference"}
-# The environment of a party that stops itself as it sends its first points, and goes on when it gets SIGCONT: so long
-# the session lasts, however fast the machine is.
+# The environment of a party that stops itself when it sends its first points, until it gets SIGCONT. This keeps the
+# session open on a machine of any speed.
 HELD = {VARIABLE: "frame.sending:stop"}
 LISTENER, DIALER = "alice", "bob"
 PARTIES = (LISTENER, DIALER)
@@ -42,12 +43,12 @@ def other(party: str) -> str:
 
 @contextmanager
 def free_ports(count: int) -> Iterator[list[int]]:
-    """Give ports nobody uses, and keep them from other test processes until the end."""
+    """Yield free ports and reserve them against other test processes until the end."""
     folder = Path(tempfile.gettempdir()) / f"psicli-test-ports-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     ports: list[int] = []
     with ExitStack() as locks, ExitStack() as sockets:
-        # All sockets stay open while more are taken, or the system could give one port twice.
+        # Keep all sockets open meanwhile, since the system could otherwise return a port twice.
         while len(ports) < count:
             taken = sockets.enter_context(socket.socket())
             taken.bind(("127.0.0.1", 0))
@@ -64,12 +65,12 @@ def free_ports(count: int) -> Iterator[list[int]]:
 
 @dataclass(frozen=True)
 class Result:
-    """What a process left behind."""
+    """The exit code and the output of a process."""
 
     code: int
     stdout: bytes
     stderr: str
-    # When its standard error was closed, which is when it ended [s, monotonic].
+    # The time at which its standard error was closed, which is the time of its end [s, monotonic].
     ended: float
 
     @property
@@ -78,11 +79,11 @@ class Result:
 
     @property
     def errors(self) -> list[str]:
-        """The error lines of the log, without time stamp, job and task."""
+        """The error lines of the log, without time stamp and level."""
         return [line.split(" ERROR ", 1)[1] for line in self.stderr.splitlines() if " ERROR " in line]
 
     def below(self, error: str) -> list[str]:
-        """The further lines of an error that has more than one."""
+        """Return the lines that follow the first line of an error."""
         lines = self.stderr.splitlines()
         start = next(number for number, line in enumerate(lines) if " ERROR " in line and error in line)
         return list(itertools.takewhile(lambda line: line.startswith(" "), lines[start + 1 :]))
@@ -103,9 +104,10 @@ class Run:
         wrapper: Sequence[str | Path] = (),
         **popen: Any,
     ) -> None:
-        """`shell` is a redirection such as `>&-`, made by a shell in front of psicli, `before` a command for it.
+        """Start the process.
 
-        A variable of env that is None is left out; program is what Python runs, wrapper what runs Python.
+        shell: a redirection such as `>&-` for a shell that starts psicli. before: a command for this shell. env: a
+        variable that is None is removed. program: the arguments of Python. wrapper: a command that runs Python.
         """
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PSICLI_")}
         command: list[Any] = [*wrapper, sys.executable, *program, *arguments]
@@ -137,23 +139,23 @@ class Run:
         return self._popen.pid
 
     def lasts(self, seconds: float) -> bool:
-        """Return whether the process says no last word for so long [s]."""
+        """Return whether the process keeps standard error open for this time [s]."""
         with self._changed:
             return not self._changed.wait_for(lambda: self._silent, seconds)
 
     def wait_for_lines(self, count: int) -> None:
-        """Wait until so many lines are on standard error, or until no more will come."""
+        """Wait until standard error has this many lines, or is closed."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._silent or len(self._lines) >= count, DEADLINE)
 
     def wait_for(self, text: str) -> None:
-        """Wait until a line on standard error holds text."""
+        """Wait until a line on standard error contains a text."""
         with self._changed:
             self._changed.wait_for(lambda: self._silent or self._said(text), DEADLINE)
             assert self._said(text), f"no line with {text!r}, only {self._lines}"
 
     def said(self, text: str) -> bool:
-        """Return whether a line on standard error holds text by now."""
+        """Return whether a line on standard error contains a text by now."""
         with self._changed:
             return self._said(text)
 
@@ -161,10 +163,10 @@ class Run:
         return any(text in line for line in self._lines)
 
     def wait_until_stopped(self) -> None:
-        """Wait until a signal has stopped the process, as its failpoint does; it must not end before."""
+        """Wait until a failpoint has stopped the process; fail if the process ends before that."""
 
         def is_stopped() -> bool:
-            assert self.lasts(0), f"it has ended: {self._lines}"
+            assert self.lasts(0), f"the process has ended: {self._lines}"
             return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
         wait_until(is_stopped, "the process is stopped")
@@ -173,7 +175,7 @@ class Run:
         self._popen.send_signal(number)
 
     def result(self) -> Result:
-        """Wait for the end of the process."""
+        """Wait for the process to end and return its result."""
         try:
             code = self._popen.wait(DEADLINE)
         except subprocess.TimeoutExpired:
@@ -183,7 +185,7 @@ class Run:
         return Result(code, self._stdout, "".join(self._lines), self._ended)
 
     def kill(self) -> None:
-        """End the process if it still runs, and free what belongs to it."""
+        """Kill the process if it still runs, and close its pipes."""
         self._popen.kill()
         self._popen.wait()
         for thread in self._threads:
@@ -225,8 +227,8 @@ class Side:
 class Pair:
     """Two folders, a job file in each, and the processes started from them.
 
-    jobs: the job files as they will be written when a process is started; a test may change them before.
-    environment: variables for all of the processes, program: what Python runs in them; a test may change these, too.
+    jobs: the contents of the job files, which are written when a process is started. environment: variables for all
+    processes. program: the arguments of Python in all processes. A test may change all three.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
@@ -250,7 +252,7 @@ class Pair:
                         "connect_retry_times": 1200,
                         "connect_retry_interval_ms": 50,
                         "recv_timeout_ms": 60000,
-                        # Who was killed in a test does not come back.
+                        # Give up soon, since a party that a test kills does not reconnect.
                         "reconnect_window_ms": 1000,
                     },
                 },
@@ -262,7 +264,7 @@ class Pair:
         return self._folders[party] / name
 
     def add(self, name: str, alice: Side, bob: Side, **terms: object) -> None:
-        """Add a task to both job files; each gets its own paths and keys only."""
+        """Add a task to both job files; each gets only its party's paths and keys."""
         for party, side in ((LISTENER, alice), (DIALER, bob)):
             task = {"name": name, "keys": {party: list(side.keys)}, "input_path": {party: side.input}, **terms}
             if side.output is not None:
@@ -294,21 +296,21 @@ class Pair:
         return run
 
     def run(self, *arguments: str) -> tuple[Result, Result]:
-        """Run both parties to their ends; the listener's result comes first."""
+        """Run both parties until they end; return the listener's result first."""
         runs = [self.start(party, *arguments) for party in PARTIES]
         return runs[0].result(), runs[1].result()
 
     def files(self, party: str) -> dict[str, bytes]:
-        """Everything a party's folder holds, but for the job file."""
+        """Return the contents of all files in a party's folder except the job file."""
         own = self._folders[party]
         found = {str(path.relative_to(own)): path.read_bytes() for path in own.rglob("*") if path.is_file()}
         found.pop("job.yaml", None)
         return found
 
     def nothing_left(self, *ports: int, killed: str | None = None) -> None:
-        """Check what holds when all has ended: no process, lock, listening port or temporary file is there.
+        """Check that no process, lock, listening port or temporary file is left after the runs.
 
-        killed: nobody is left to remove that party's temporary files.
+        killed: a party that was killed and therefore may leave temporary files.
         """
         assert processes_below(self.folder) == []
         for party, own in self._folders.items():
@@ -339,7 +341,7 @@ def processes_below(folder: Path) -> list[int]:
 
 
 class Tap:
-    """A wire between the two parties that remembers every byte: dial `port`, and it goes on to the listener."""
+    """A proxy that forwards connections to `port` to the listener and records every byte."""
 
     def __init__(self, port: int, target: int) -> None:
         self.port = port
@@ -351,12 +353,12 @@ class Tap:
         self._thread.start()
 
     def octets(self) -> tuple[bytes, bytes]:
-        """What the dialer and the listener sent over the connection that carried the session."""
+        """Return what the dialer and the listener sent over the connection that carried the session."""
         there, back = max(self.connections, key=lambda pair: len(pair[0]))
         return bytes(there), bytes(back)
 
     def messages(self) -> tuple[list[bytes], list[bytes]]:
-        """The gRPC messages the dialer and the listener sent, without HTTP/2 around them."""
+        """Return the gRPC messages that the dialer and the listener sent, without the HTTP/2 framing."""
         there, back = self.octets()
         return _grpc_messages(there.removeprefix(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")), _grpc_messages(back)
 
@@ -396,7 +398,7 @@ def _copy(source: socket.socket, goal: socket.socket, record: bytearray) -> None
 
 
 def _grpc_messages(octets: bytes) -> list[bytes]:
-    """Cut HTTP/2 octets (RFC 9113 section 4.1) into frames, join the DATA, and cut that into gRPC messages."""
+    """Split HTTP/2 octets into frames (RFC 9113 section 4.1), join the DATA frames and split them into messages."""
     parts, at = [], 0
     while at < len(octets):
         size, kind, flags = int.from_bytes(octets[at : at + 3], "big"), octets[at + 3], octets[at + 4]

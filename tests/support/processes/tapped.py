@@ -1,7 +1,7 @@
-"""Real runs of both parties whose wire is recorded, and what each drew from the system's randomness.
+"""Real runs of both parties with their traffic recorded, and with what each drew from the system's random source.
 
-Who knows the draws knows the scalars: so a test can tell which point on the wire is which item, and search what a run
-wrote for what nobody may see.
+The draws include the scalars, so a test can tell which point on the wire belongs to which item, and can search the
+files and messages of a run for secrets.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from support.processes.altered import Alterations, keep_draws, program
+from support.processes.altered import Alterations, program, record_draws
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Tap, free_ports
 
 from psicli import curve
@@ -31,7 +31,7 @@ from psicli.protocol.messages import (
 
 @dataclass(frozen=True)
 class Recording:
-    """What both parties sent [messages, in order], drew [bytes], and left behind."""
+    """A recorded run: what both parties sent [messages, in order] and drew [bytes], and their results."""
 
     octets: bytes
     sent: Mapping[str, list[Message]]
@@ -45,11 +45,11 @@ class Recording:
         return session_id(hellos[LISTENER].octets, hellos[DIALER].octets)  # type: ignore[union-attr]
 
     def of_task(self, party: str, task: int) -> list[Message]:
-        """What a party sent about a task, in order."""
+        """Return the messages that a party sent about a task, in order."""
         return [message for message in self.sent[party] if getattr(message, "task", None) == task]
 
     def data(self, stream: Stream, *tasks: int) -> bytes:
-        """Return the data of a stream, of these tasks or of all, as it was sent: bin after bin."""
+        """Return the data of a stream in the order of sending, for these tasks or for all."""
         frames = (m for party in PARTIES for m in self.sent[party] if isinstance(m, Frame) and m.stream == stream)
         return b"".join(frame.data for frame in frames if not tasks or frame.task in tasks)
 
@@ -60,13 +60,13 @@ class Recording:
         return b"".join(frame.data for frame in frames if (frame.stream, frame.bin, frame.attempt) == where)
 
     def bin_sid(self, task_name: str, number: int = 0, attempt: int = 0) -> bytes:
-        """Return what the points and tokens of one attempt at one bin are bound to."""
+        """Return the id to which the points and tokens of one attempt at one bin are bound."""
         return bin_session_id(task_session_id(self.sid, task_name), number, attempt)
 
     def scalar(
         self, party: str, task_name: str, points: Iterable[bytes], value: str, *, number: int = 0, attempt: int = 0
     ) -> bytes:
-        """Return the draw that makes of an item one of these points of a bin."""
+        """Return the draw that masks an item to one of these points of a bin."""
         bin_sid, own = self.bin_sid(task_name, number, attempt), set(points)
         draws = [draw for draw in self.draws[party] if len(draw) == 32]
         found = [draw for draw in draws if curve.hash_and_mask(keys([value]), bin_sid, draw) in own]
@@ -75,18 +75,18 @@ class Recording:
 
 
 def item(value: str) -> bytes:
-    """Return the item of one key column."""
+    """Return the item for the value of a single key column."""
     return b"\x01" + len(value.encode()).to_bytes(4, "big") + value.encode()
 
 
 def keys(values: Iterable[str]) -> Any:
-    """Return items of one key column."""
+    """Return the packed items for values of a single key column."""
     return curve.packed_items([item(value) for value in values])
 
 
 @contextmanager
 def tapped_pair(folder: Path) -> Iterator[tuple[Pair, int]]:
-    """Give two parties whose wire passes through a port of ours, and that port."""
+    """Yield two parties whose traffic passes through a recording port, and that port."""
     with free_ports(2) as (port, tap):
         pair = Pair(folder, port)
         pair.jobs[DIALER]["cluster"]["nodes"][0]["address"] = f"127.0.0.1:{tap}"
@@ -103,7 +103,7 @@ def record(
     alterations: Alterations | None = None,
     trace: bool = False,
 ) -> Recording:
-    """Run both parties to their ends; alterations: of a party's psicli; trace: into its folder."""
+    """Run both parties and record the run; alterations: see altered.py; trace: whether to write traces."""
     tap = Tap(port, pair.port)
     drawn = {party: pair.folder / f"{party}.draws" for party in PARTIES}
     for path in drawn.values():
@@ -114,7 +114,7 @@ def record(
                 party,
                 *arguments,
                 *(("--trace", str(pair.path(party, "trace.json"))) if trace else ()),
-                program=program(keep_draws, *(alterations or {}).get(party, ())),
+                program=program(record_draws, *(alterations or {}).get(party, ())),
                 env={"TEST_DRAWS": str(drawn[party])},
             )
             for party in PARTIES

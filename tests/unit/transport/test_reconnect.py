@@ -175,7 +175,7 @@ def test_a_connection_that_falls_silent_is_mended(join: Callable[..., Ends], qui
             getattr(ends.proxy, how)()
             for link in ends.links:
                 await_broken(link)
-            ends.proxy.heal()
+            ends.proxy.restore()
 
     exchange(ends, cut)
     finish(ends)
@@ -198,7 +198,7 @@ def test_the_last_words_are_said_again(join: Callable[..., Ends]) -> None:
     with ends.alice._changed:
         assert ends.alice._changed.wait_for(lambda: ends.alice.stream and ends.alice.stream.said_bye, DEADLINE)
     ends.proxy.reset()
-    ends.proxy.heal()
+    ends.proxy.restore()
     assert await_message(ends.bob) == Ready(7)
     assert ends.bob.finish(DEADLINE)
     assert finishing.result(DEADLINE)
@@ -263,7 +263,7 @@ def test_a_network_that_is_there_for_a_moment_is_no_stopped_listener(
     ends.proxy.blackhole()
     wait_until(lambda: reached.count(True) > 1 or ends.bob.ended, "the network is there more than once")
     assert not ends.bob.ended
-    ends.proxy.heal()
+    ends.proxy.restore()
     talk(ends)
 
 
