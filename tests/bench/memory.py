@@ -1,4 +1,4 @@
-"""Show what rows cost: both parties run over Parquet files of several sizes within the same budget of memory."""
+"""Measure the cost of rows: run both parties on Parquet files of several sizes within the same memory limit."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from shared.parties import PARTIES, RECEIVER, SENDER, Outcome, in_child, run_parties, work_folder, write_job, write_keys
 
-HEAD = f"{'rows a side':>12} {'seconds':>8} {'us a row':>9} {'receiver':>11} {'sender':>11} {'spool':>20}"
+HEAD = f"{'rows each':>12} {'seconds':>8} {'us/row':>9} {'receiver':>11} {'sender':>11} {'spool':>20}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 2_000_000, 4_000_000])
-    parser.add_argument("--memory", default="512MB", help="what each party may fill (%(default)s)")
-    parser.add_argument("--folder", type=Path, help="where the inputs and the spool lie, on a real disk")
+    parser.add_argument("--memory", default="512MB", help="memory limit of each party (%(default)s)")
+    parser.add_argument("--folder", type=Path, help="folder on a real disk for the inputs and the spool")
     options = parser.parse_args()
     print(f"memory: {options.memory}\n{HEAD}")
     outcomes = {}
@@ -35,10 +35,10 @@ def line(rows: int, outcome: Outcome) -> str:
 
 
 def growth(few: int, first: Outcome, many: int, second: Outcome) -> str:
-    """Tell by how much time and memory grew between two sizes."""
+    """Return a line on the growth of time per row and of memory between two sizes."""
     time = (second.seconds / many) / (first.seconds / few) - 1
     memory = [f"{party} {second.peak(party) / first.peak(party) - 1:+.1%}" for party in PARTIES]
-    return f"{few:,} to {many:,} rows: time a row {time:+.1%}, peak memory {', '.join(memory)}"
+    return f"{few:,} to {many:,} rows: time per row {time:+.1%}, peak memory {', '.join(memory)}"
 
 
 if __name__ == "__main__":

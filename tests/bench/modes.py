@@ -1,7 +1,7 @@
-"""Compare the three ways to intersect several files: one session, jobs side by side, jobs one after another.
+"""Compare three ways to intersect several files: one session, parallel jobs, and one job after another.
 
-Also: what one more task of 1,000 rows costs in a session. With --batch instead: a hundred small files as tasks of one
-session beside all their rows as one task, beside runs of their own, and beside runs of SPU where it is installed.
+Also measure the cost of one more task of 1,000 rows in a session. With --batch, compare a hundred small files as tasks
+of one session, as one task with all their rows, as separate runs, and as runs of SPU if it is installed.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ TASK = """\
     input_path: {{alice: alice-{number}.csv, bob: bob-{number}.csv}}
     output_path: {{alice: out-{number}.csv}}
 """
-# How many runs of their own are measured; what all would take is what these take, scaled.
+# The number of separate runs to measure; the time of all is extrapolated from them.
 SAMPLED_RUNS = 10
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, help="default: 4, with --batch 100")
-    parser.add_argument("--rows", type=int, help="a side and file; default: 2000, with --batch 10000")
+    parser.add_argument("--rows", type=int, help="rows per party and file; default: 2000, with --batch 10000")
     parser.add_argument("--batch", action="store_true")
-    parser.add_argument("--runs", type=int, default=3, help="of a --batch, taking turns; medians are shown")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each way with --batch, in turn; medians are shown")
     options = parser.parse_args()
     options.files = options.files or (100 if options.batch else 4)
     options.rows = options.rows or (10_000 if options.batch else 2000)
@@ -61,7 +61,7 @@ def print_ways(folder: Path, options: argparse.Namespace) -> None:
     side_by_side = timed(lambda: finish([process for job in each for process in start(job)]))
     serially = timed(lambda: [finish(start(job)) for job in each])
     print(f"{options.files} files of {options.rows:,} x {options.rows:,} rows")
-    for label, seconds in (("one session", together), ("side by side", side_by_side), ("in turn", serially)):
+    for label, seconds in (("one session", together), ("parallel jobs", side_by_side), ("one by one", serially)):
         print(f"{label:13} {seconds:6.2f} s  {seconds / together:4.2f}x")
     print_further_task(folder)
 
@@ -71,11 +71,11 @@ def print_further_task(folder: Path) -> None:
     write_inputs(folder, many, 1000)
     few, all_of_them = write_job(folder, "few", many[:1]), write_job(folder, "many", many)
     short, long = timed(lambda: finish(start(few))), timed(lambda: finish(start(all_of_them)))
-    print(f"a further task of 1,000 x 1,000 rows: {(long - short) / (len(many) - 1) * 1000:.0f} ms")
+    print(f"each further task of 1,000 x 1,000 rows: {(long - short) / (len(many) - 1) * 1000:.0f} ms")
 
 
 def print_batch(folder: Path, options: argparse.Namespace) -> None:
-    """Show what a batch of small files costs beside their rows in one task, and beside a run for each file."""
+    """Compare a batch of small files with one task of all their rows and with one run per file."""
     files, rows, all_rows = options.files, options.rows, options.files * options.rows
     numbers, whole = range(files), range(files, files + 1)
     write_inputs(folder, numbers, rows)
@@ -100,11 +100,11 @@ def print_batch(folder: Path, options: argparse.Namespace) -> None:
     for label, seconds in taken.items():
         middle = statistics.median(seconds)
         print(f"{label:45} {middle:7.2f} s  {middle / base:5.2f}x  ({', '.join(f'{each:.2f}' for each in seconds)})")
-    print(f"* {few} of them measured, scaled")
+    print(f"* extrapolated from {few} runs")
 
 
 def spu_seconds(inputs: Path, rows: int) -> float:
-    """Return what a run of SPU takes, of some one after another [s]."""
+    """Return the mean duration of some runs of SPU, one after another [s]."""
     options = argparse.Namespace(timeout=600, peers_python=peers.PEERS_PYTHON)
     runs = [peers.measure("spu-fourq", inputs, rows, options) for _ in range(SAMPLED_RUNS)]
     return statistics.mean(run.seconds for run in runs)
@@ -126,7 +126,7 @@ def write_job(folder: Path, name: str, numbers: range | list[int]) -> Path:
 
 def start(job: Path) -> list[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "psicli", "run", "--config", str(job), "--quiet"]
-    # What is only measured has no place in this user's ledger.
+    # Keep benchmark runs out of this user's ledger.
     env = {**os.environ, "PSICLI_STATE_DIR": str(job.parent / "state")}
     return [subprocess.Popen([*command, "--party", party], env=env) for party in ("alice", "bob")]
 

@@ -1,7 +1,7 @@
-"""Measure psicli between two network namespaces: how busy a slow link is, and how busy the cores are over a fast one.
+"""Measure psicli between two network namespaces: the use of a slow link, and of the cores with a fast link.
 
-The namespaces are joined by a pair of virtual interfaces, both ends shaped by a token bucket (tc-tbf). Needs root, and
-ip and tc of iproute2. The namespaces are gone at the end, whatever happens.
+A pair of virtual interfaces joins the namespaces; a token bucket (tc-tbf) shapes both ends. This script needs root and
+the programs ip and tc of iproute2. It always removes the namespaces at the end.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ from shared.parties import (
 PORT = 18560
 ADDRESSES = {RECEIVER: "10.211.0.1", SENDER: "10.211.0.2"}
 LINK = "wire"
-# What may pass at once, and how long a packet may queue before it is dropped: a short queue, as slow links have.
+# The size of the token bucket, and how long a packet may queue before it is dropped; slow links have short queues.
 BURST, LATENCY = "16kb", "50ms"
-# How often the bytes are looked at [s].
+# The interval between two samples of the byte counters [s].
 SAMPLING = 0.01
-# How long a party may take until it listens [s].
+# The time limit for a party to start listening [s].
 PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What an interface had sent at a time [s, bytes], Ethernet headers and all, as the token bucket counts."""
+    """The bytes that an interface had sent at a time [s, bytes], with Ethernet headers, as the token bucket counts."""
 
     at: float
     sent: int
 
 
 def missing() -> str | None:
-    """Return why this machine cannot make the namespaces, or None."""
+    """Return why this machine cannot create the namespaces, None if it can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     for program in ("ip", "tc"):
         if shutil.which(program) is None:
-            return f"there is no {program} (iproute2)"
+            return f"{program} (iproute2) is not installed"
     try:
         with namespaces("1mbit"):
             return None
@@ -72,7 +72,7 @@ def missing() -> str | None:
 
 @contextlib.contextmanager
 def namespaces(rate: str | None) -> Iterator[dict[str, str]]:
-    """Make a namespace for each party, joined by a link of this rate, and give their names."""
+    """Create a namespace for each party, joined by a link of this rate; yield their names."""
     names = {party: f"psicli-{os.getpid()}-{party}" for party in PARTIES}
     try:
         for name in names.values():
@@ -81,7 +81,7 @@ def namespaces(rate: str | None) -> Iterator[dict[str, str]]:
         ip("link", "add", *ends[0], "type", "veth", "peer", *ends[1])
         for party, name in names.items():
             ip("-n", name, "address", "add", f"{ADDRESSES[party]}/24", "dev", LINK)
-            # No IPv6, whose own packets would count.
+            # Disable IPv6, since its own packets would be counted.
             ip("-n", name, "link", "set", LINK, "up", "addrgenmode", "none")
             if rate is not None:
                 shape = ("tbf", "rate", rate, "burst", BURST, "latency", LATENCY)
@@ -89,7 +89,7 @@ def namespaces(rate: str | None) -> Iterator[dict[str, str]]:
         yield names
     finally:
         for name in names.values():
-            # The link goes with its namespace; one that was never made cannot be deleted.
+            # Deleting a namespace deletes the link. The command fails for a namespace that was never created.
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
 
@@ -102,11 +102,11 @@ def run(*command: str) -> None:
 
 
 class Meter:
-    """Looks at what both ends of the link have sent, until it is stopped."""
+    """A thread that samples the byte counters of both ends of the link until it is stopped."""
 
     def __init__(self, processes: dict[str, subprocess.Popen[bytes]]) -> None:
         self.samples: dict[str, list[Sample]] = {party: [] for party in PARTIES}
-        # What a process sees of its network is readable from outside of its namespace.
+        # The counters of a process's network can be read from outside its namespace.
         self._counters = {party: f"/proc/{process.pid}/net/dev" for party, process in processes.items()}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -128,7 +128,7 @@ class Meter:
 
 
 def interface_bytes(path: str) -> int | None:
-    """Return what the link's end of a process has sent [bytes], None when the process is gone."""
+    """Return how much a process's end of the link has sent [bytes], None if the process is gone."""
     with contextlib.suppress(OSError), open(path) as table:
         for line in table:
             name, _, counters = line.partition(":")
@@ -139,24 +139,24 @@ def interface_bytes(path: str) -> int | None:
 
 @dataclass(frozen=True)
 class Transfer:
-    """One direction from its first byte to its last: how long [s], how much [bytes]."""
+    """One direction from its first byte to its last: duration [s] and size [bytes]."""
 
     seconds: float
     sent: int
 
     def busy(self, rate: float) -> float:
-        """Return the share of what a link of this rate [bits/s] could have carried."""
+        """Return the share of the capacity of a link of this rate [bits/s] that the transfer used."""
         return self.sent * 8 / (rate * self.seconds)
 
 
 def transfer(samples: list[Sample]) -> Transfer:
-    """Find the first and the last byte that an interface sent."""
+    """Return the transfer from the first byte that an interface sent to the last."""
     changes = [now for last, now in pairwise(samples) if now.sent != last.sent]
     return Transfer(changes[-1].at - changes[0].at, changes[-1].sent - samples[0].sent)
 
 
 def exchange(folder: Path, rate: str | None, rows: int) -> tuple[Outcome, dict[str, Transfer]]:
-    """Run both parties in namespaces of their own, and return also what each of them sent."""
+    """Run each party in its own namespace; return the outcome and the transfers of both directions."""
     nodes = [
         {"party": SENDER, "address": f"{ADDRESSES[SENDER]}:{PORT}"},
         {"party": RECEIVER},
@@ -176,7 +176,7 @@ def exchange(folder: Path, rate: str | None, rows: int) -> tuple[Outcome, dict[s
 
 
 def wait_until_it_listens(pid: int) -> None:
-    """Wait for a process that listens in its namespace, so that nothing dials in vain."""
+    """Wait until a process listens in its namespace, so that the dialer need not retry."""
     deadline = time.monotonic() + PATIENCE
     port = f":{PORT:04X} "
     while time.monotonic() < deadline:
@@ -189,7 +189,7 @@ def wait_until_it_listens(pid: int) -> None:
 
 
 def bits_a_second(rate: str) -> float:
-    """Return what tc means by 2mbit, 512kbit, 1gbit or a plain number [bits/s]."""
+    """Return a rate such as 2mbit, 512kbit, 1gbit or a plain number as tc reads it [bits/s]."""
     for unit, factor in (("gbit", 1e9), ("mbit", 1e6), ("kbit", 1e3)):
         if rate.endswith(unit):
             return float(rate.removesuffix(unit)) * factor
@@ -198,14 +198,14 @@ def bits_a_second(rate: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", default="2mbit", help="of the slow link, as tc has it (%(default)s)")
-    parser.add_argument("--rows", type=int, default=50_000, help="a side over the slow link (%(default)s)")
-    parser.add_argument("--fast-rows", type=int, default=1_000_000, help="a side over the fast one (%(default)s)")
-    parser.add_argument("--traces", type=Path, help="a folder to keep the traces of the slow link in")
+    parser.add_argument("--rate", default="2mbit", help="rate of the slow link in tc's notation (%(default)s)")
+    parser.add_argument("--rows", type=int, default=50_000, help="rows per party over the slow link (%(default)s)")
+    parser.add_argument("--fast-rows", type=int, default=1_000_000, help="the same over the fast link (%(default)s)")
+    parser.add_argument("--traces", type=Path, help="folder for the traces of the run over the slow link")
     options = parser.parse_args()
     if reason := missing():
         sys.exit(f"Cannot measure here: {reason}.")
-    # An end by signal is an end like others: nothing stays behind.
+    # Turn SIGTERM into an exception, so that the namespaces are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print_slow(options)
     print_fast(options)
@@ -227,7 +227,7 @@ def print_slow(options: Any) -> None:
 def print_fast(options: Any) -> None:
     with work_folder() as folder:
         outcome, _ = exchange(folder, None, options.fast_rows)
-        print(f"{options.fast_rows:,} x {options.fast_rows:,} rows, not shaped: {outcome.seconds:.2f} s")
+        print(f"{options.fast_rows:,} x {options.fast_rows:,} rows without a rate limit: {outcome.seconds:.2f} s")
         traces = [overlap.Trace(trace_of(folder, party)) for party in PARTIES]
         for line in overlap.lines(traces, len(os.sched_getaffinity(0))):
             print(line)

@@ -1,7 +1,7 @@
-"""Tell from the traces of a run how much of it happened at once: stages side by side, and the kernel on the cores.
+"""Show from the traces of a run how much work was parallel: several stages at a time, and the kernel on the cores.
 
-Both are shares of the time in which points are masked, from the first frame to the last. Without traces, both parties
-run here first. Traces of both parties on one machine have the same clock.
+Both figures are shares of the time in which points are masked, from the first frame to the last. Without traces, the
+script first runs both parties here. Traces of both parties on one machine have the same clock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from shared.parties import PARTIES, in_child, run_parties, trace_of, work_folder, write_job, write_keys
 
-# Step of the trace -> stage. Waiting is none.
+# Step of the trace -> stage. Waiting does not belong to a stage.
 STAGES = {
     "read input": "reading",
     "count items": "reading",
@@ -32,20 +32,20 @@ STAGES = {
     "publish output": "writing",
 }
 MASKING = ("mask own", "mask peer")
-# What a call of the kernel is cut into where several threads share it.
+# The step for one thread's part of a kernel call that several threads share.
 PART = "part"
 
 
 @dataclass(frozen=True)
 class Interval:
-    """When something was at work [us]; computed: for how much of it there was a core [us]."""
+    """A time in which a step was at work [us]; computed: the time it spent on a core [us]."""
 
     began: float
     ended: float
     computed: float = 0.0
 
     def within(self, window: Interval) -> Interval:
-        """Return what of it lies in a window, with as much of its computing."""
+        """Return the part of this interval within a window, with its share of `computed`."""
         began, ended = max(self.began, window.began), min(self.ended, window.ended)
         whole = self.ended - self.began
         part = max(ended - began, 0.0) / whole if whole else 0.0
@@ -70,13 +70,13 @@ class Trace:
 
 
 def masking_window(traces: Iterable[Trace]) -> Interval:
-    """Return the time from the first frame's masking to the last one's, on either side."""
+    """Return the time in which either party masks points, from its first frame to its last."""
     masked = [interval for trace in traces for interval in trace.of(*MASKING)]
     return Interval(min(each.began for each in masked), max(each.ended for each in masked))
 
 
 def stages_of(trace: Trace) -> dict[str, list[Interval]]:
-    """Return when each stage was at work."""
+    """Return the intervals in which each stage was at work."""
     return {
         stage: trace.of(*(step for step, belongs in STAGES.items() if belongs == stage)) for stage in STAGES.values()
     }
@@ -101,33 +101,34 @@ def shares_at_once(stages: Mapping[str, list[Interval]], window: Interval) -> li
 
 
 def kernel_share(traces: Sequence[Trace], window: Interval, cores: int) -> float:
-    """Return which part of the cores' time in the window went into the kernel."""
+    """Return the share of the cores' time within the window that the kernel used."""
     computed = 0.0
     for trace in traces:
-        # Where one thread computes, a frame is a single call.
+        # With a single thread, the trace has no parts, and a frame is one call.
         calls = trace.of(PART) or trace.of(*MASKING)
         computed += sum(call.within(window).computed for call in calls)
     return computed / (cores * (window.ended - window.began))
 
 
 def lines(traces: Sequence[Trace], cores: int) -> Iterable[str]:
-    """Yield what the traces tell, for people."""
+    """Yield the figures as lines of text."""
     window = masking_window(traces)
     yield f"from the first frame to the last: {(window.ended - window.began) / 1e6:.2f} s"
     for trace in traces:
         stages = stages_of(trace)
         shares = shares_at_once(stages, window)
-        rest = " (the trace is full: only its beginning)" if trace.full else ""
-        yield f"{trace.party}: two or more stages at work {shares[2]:.1%} of it, three or more {shares[3]:.1%}{rest}"
+        rest = " (the trace is full and covers only the beginning)" if trace.full else ""
+        two, three = (f"{share:.1%}" for share in shares[2:4])
+        yield f"{trace.party}: two or more stages at work {two} of this time, three or more {three}{rest}"
         busy = [(stage, shares_at_once({stage: times}, window)[1]) for stage, times in stages.items()]
         yield "  " + ", ".join(f"{stage} {share:.1%}" for stage, share in busy if share)
-    yield f"the kernel: {kernel_share(traces, window, cores):.1%} of {cores} cores' time"
+    yield f"the kernel used {kernel_share(traces, window, cores):.1%} of the time of {cores} cores"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trace", type=Path, nargs="*", help="as --trace wrote them, one of each party")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the run, without traces (%(default)s)")
+    parser.add_argument("trace", type=Path, nargs="*", help="traces of a run (--trace), one for each party")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of a run without traces (%(default)s)")
     options = parser.parse_args()
     for line in lines(traces_of(options), len(os.sched_getaffinity(0))):
         print(line)
@@ -139,7 +140,7 @@ def traces_of(options: Any) -> list[Trace]:
     with work_folder() as folder:
         in_child(write_keys, folder, options.rows)
         outcome = run_parties(write_job(folder), folder)
-        print(f"{options.rows:,} x {options.rows:,} rows: {outcome.seconds:.2f} s from start to exit of both")
+        print(f"{options.rows:,} x {options.rows:,} rows: {outcome.seconds:.2f} s from start to exit")
         return [Trace(trace_of(folder, party)) for party in PARTIES]
 
 

@@ -1,7 +1,7 @@
-"""Measure what a run costs that was cut short: killed and run again, or with its network away for a while.
+"""Measure the cost of an interrupted run: one that is killed and resumed, or one with a network outage.
 
-A party is killed when so many bins are finished on disk. Each is set against undisturbed runs of the same job before
-and after it. Cuts are made between two network namespaces, which needs root and iproute2.
+The script kills a party when a given share of the bins is finished on disk, and compares the next run with undisturbed
+runs of the same job before and after it. Outages need two network namespaces, and therefore root and iproute2.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from shared.parties import (
 
 from psicli.exchange.finished import checkpoints
 
-# How often the finished bins are counted [s].
+# The interval between two counts of the finished bins [s].
 LOOK_AGAIN_AFTER = 0.02
-# Where in an undisturbed run's time the network goes away.
+# The network goes down after this share of an undisturbed run's time.
 CUT_AT = 0.3
 
 
 class Job:
-    """A job of one task, and what its output should be."""
+    """A job of one task, and the digest of its output."""
 
     def __init__(self, path: Path, inside: dict[str, Sequence[str]]) -> None:
         self._path = path
@@ -46,7 +46,7 @@ class Job:
         self._digest = ""
 
     def run(self, disturb: Callable[[dict[str, Any]], None] | None = None) -> tuple[float, dict[str, Any] | None]:
-        """Run both parties; return how long that took [s], and their reports, None where one was killed."""
+        """Run both parties; return the duration [s] and their reports, None if one was killed."""
         started = time.monotonic()
         with party_processes() as processes:
             for party in PARTIES:
@@ -61,14 +61,14 @@ class Job:
             return time.monotonic() - started, reports
 
     def undisturbed(self) -> float:
-        """Run it with nothing kept of earlier runs; return how long that took [s]."""
+        """Run the job without any checkpoint; return the duration [s]."""
         self._forget()
         seconds, _ = self.run()
         self._check()
         return seconds
 
     def disturbed(self, disturb: Callable[[dict[str, Any]], None]) -> tuple[float, str]:
-        """Return how long the run took that came to an end [s], and what it says of the earlier one."""
+        """Run the job with a disturbance, and again if it is killed; return the last duration [s] and resumed share."""
         self._forget()
         seconds, reports = self.run(disturb)
         if reports is None:
@@ -76,7 +76,7 @@ class Job:
         self._check()
         assert reports is not None
         share = reports[RECEIVER]["tasks"][0]["resumed"]
-        return seconds, "" if share is None else f", from {share:.0%}"
+        return seconds, "" if share is None else f", resumed from {share:.0%}"
 
     def _forget(self) -> None:
         shutil.rmtree(self._path.parent / "state", ignore_errors=True)
@@ -86,12 +86,12 @@ class Job:
         digest = hashlib.sha256(output.read_bytes()).hexdigest()
         output.unlink()
         if self._digest not in ("", digest):
-            sys.exit("The output is another one.")
+            sys.exit("The output differs from that of an earlier run.")
         self._digest = digest
 
 
 def kill(victim: str, share: float, state: Path) -> Callable[[dict[str, Any]], None]:
-    """Return what kills a party when this share of the receiver's bins is finished."""
+    """Return a disturbance that kills a party when the receiver has finished this share of its bins."""
 
     def disturb(processes: dict[str, Any]) -> None:
         while finished_share(state) < share and processes[victim].poll() is None:
@@ -125,8 +125,8 @@ def measure_kills(folder: Path, shares: Sequence[float], bin_items: int) -> None
             after = job.undisturbed()
             whole = (before + after) / 2
             print(
-                f"{victim} killed at {share:.0%} of the bins: run again {seconds:.1f} s{said}, "
-                f"{seconds / whole:.0%} of a whole ({before:.1f} s before, {after:.1f} s after)",
+                f"{victim} killed at {share:.0%} of the bins: the next run took {seconds:.1f} s{said}, "
+                f"{seconds / whole:.0%} of a whole run ({before:.1f} s before, {after:.1f} s after)",
                 flush=True,
             )
             before = after
@@ -134,7 +134,7 @@ def measure_kills(folder: Path, shares: Sequence[float], bin_items: int) -> None
 
 def measure_cuts(folder: Path, cuts: Sequence[float]) -> None:
     if why := missing():
-        sys.exit(f"No cuts here: {why}")
+        sys.exit(f"Cannot simulate an outage: {why}")
     nodes = [{"party": SENDER, "address": f"{ADDRESSES[SENDER]}:{PORT}"}, {"party": RECEIVER}]
     path = write_job(folder, cluster={"nodes": nodes, "tls": "insecure"})
     with namespaces(None) as names:
@@ -143,8 +143,8 @@ def measure_cuts(folder: Path, cuts: Sequence[float]) -> None:
         for length in cuts:
             seconds, _ = job.disturbed(cut(names[RECEIVER], CUT_AT * before, length))
             print(
-                f"network away for {length:.0f} s: {seconds:.1f} s, {seconds - before - length:+.1f} s beside the cut "
-                f"({before:.1f} s undisturbed)",
+                f"network down for {length:.0f} s: {seconds:.1f} s, {seconds - before - length:+.1f} s beside the "
+                f"outage ({before:.1f} s undisturbed)",
                 flush=True,
             )
 
@@ -152,9 +152,9 @@ def measure_cuts(folder: Path, cuts: Sequence[float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=3_000_000, help="rows of each party")
-    parser.add_argument("--kill", type=float, nargs="*", default=[0.5, 0.9], help="at which share of the bins")
-    parser.add_argument("--bin-items", type=int, default=65_536, help="items a bin, so that there are many")
-    parser.add_argument("--cut", type=float, nargs="*", default=[30, 45, 120], help="how long the network is away [s]")
+    parser.add_argument("--kill", type=float, nargs="*", default=[0.5, 0.9], help="shares of the bins at which to kill")
+    parser.add_argument("--bin-items", type=int, default=65_536, help="items per bin; few items make many bins")
+    parser.add_argument("--cut", type=float, nargs="*", default=[30, 45, 120], help="lengths of network outages [s]")
     arguments = parser.parse_args()
     with work_folder() as folder:
         in_child(write_keys, folder, arguments.rows)

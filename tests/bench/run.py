@@ -1,4 +1,4 @@
-"""Time a whole run between two processes on this machine; `psicli bench` tells what the curve alone needs for it."""
+"""Measure a whole run of two processes on this machine; `psicli bench` measures the curve alone."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def main() -> None:
         outcome = run_parties(write_job(folder, suffix="csv"))
     task = outcome.task(RECEIVER)
     sent = task["bytes_sent"] + task["bytes_received"]
-    print(f"{rows:,} x {rows:,} rows: {outcome.seconds:.1f} s from start to exit of both, {task['matched']:,} matched")
-    print(f"messages: {sent / rows:.2f} bytes an item pair; backend {outcome.reports[RECEIVER]['backend']}")
+    print(f"{rows:,} x {rows:,} rows: {outcome.seconds:.1f} s from start to exit, {task['matched']:,} matched")
+    print(f"messages: {sent / rows:.2f} bytes per pair of items; backend {outcome.reports[RECEIVER]['backend']}")
 
 
 def write_keys(folder: Path, rows: int) -> None:
-    """Write both parties' CSV files, half of the keys common."""
+    """Write both parties' CSV files with half of the keys common."""
     for party, first in zip(PARTIES, (0, rows // 2), strict=True):
         keys = (f"customer-{number:09d},{number}\n" for number in range(first, first + rows))
         (folder / f"{party}.csv").write_text("id,value\n" + "".join(keys))

@@ -1,8 +1,8 @@
-"""Compare how long a one-sided sender takes when everything matches and when nothing does, run by run in turn.
+"""Compare the duration of a one-sided sender's run when everything matches and when nothing does, in alternating runs.
 
-The receiver's rows are wide, so that writing the matched ones takes time; the sender must not see it. Both parties run
-on this machine, so what the writing takes of its cores is seen all the same with many tasks; pin the parties to cores
-of their own (--pin) to leave that out.
+The receiver's rows are wide, so writing the matched ones takes time, which the sender must not be able to measure. Both
+parties run on this machine, so with many tasks the writing also slows the sender down by taking its cores; use --pin to
+give each party its own core.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KINDS = ("full", "empty")
 
 @dataclass(frozen=True)
 class Run:
-    """How long the sender took from its start to its end, and the receiver to compare and write [s]."""
+    """The durations of the sender's run, and of comparing and writing at the receiver [s]."""
 
     sender: float
     writing: float
@@ -71,7 +71,7 @@ class Comparison:
 
     @property
     def writing(self) -> float:
-        """How much longer the receiver writes when everything matches."""
+        """The additional time that the receiver needs to write when everything matches."""
         full, empty = (statistics.median(run.writing for run in self.runs[kind]) for kind in KINDS)
         return full - empty
 
@@ -80,9 +80,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=1)
     parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--width", type=int, default=4000, help="of the receiver's rows [bytes]")
-    parser.add_argument("--runs", type=int, default=7, help="of each kind")
-    parser.add_argument("--pin", action="store_true", help="give each party a core of its own")
+    parser.add_argument("--width", type=int, default=4000, help="width of the receiver's rows [bytes]")
+    parser.add_argument("--runs", type=int, default=7, help="runs of each kind")
+    parser.add_argument("--pin", action="store_true", help="give each party its own core")
     options = vars(parser.parse_args())
     with tempfile.TemporaryDirectory() as folder:
         found = compare(Path(folder), **options)
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def compare(folder: Path, *, tasks: int, rows: int, width: int, runs: int, pin: bool = False) -> Comparison:
-    """Run jobs of which everything and nothing matches, in turn."""
+    """Run jobs in which everything matches and jobs in which nothing does, in turn."""
     for name, first, size in (("bob", 0, 1), ("full", 0, width), ("empty", rows, width)):
         lines = (f"customer-{number:09d},{'x' * size}\n" for number in range(first, first + rows))
         (folder / f"{name}.csv").write_text("id,value\n" + "".join(lines))
@@ -104,7 +104,7 @@ def compare(folder: Path, *, tasks: int, rows: int, width: int, runs: int, pin: 
 
 
 def run_once(folder: Path, kind: str, tasks: int, pin: bool) -> Run:
-    """Run both parties to their ends."""
+    """Run both parties until they end."""
     job = folder / "job.yaml"
     entries = "".join(TASK.format(number=number, kind=kind) for number in range(tasks))
     job.write_text(HEAD.format(port=free_port()) + entries)

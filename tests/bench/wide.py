@@ -1,4 +1,4 @@
-"""Show what many columns cost: the same keys with 3 columns and with 450, a tenth of the rows matched, all Parquet."""
+"""Measure the cost of many columns: the same keys in Parquet files of 3 and 450 columns; a tenth of the rows match."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from shared.parties import PARTIES, RECEIVER, SENDER, Outcome, in_child, key_texts, run_parties, work_folder, write_job
 
-# One row of the receiver in so many has a key that the sender has too.
+# One in this many rows of the receiver has a common key.
 COMMON = 10
 GROUP_ROWS = 50_000
 WORDS = [f"value-{number:04d}" for number in range(2000)]
@@ -19,8 +19,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=500_000)
     parser.add_argument("--columns", type=int, default=450)
-    parser.add_argument("--runs", type=int, default=3, help="of each, taking turns; medians are shown")
-    parser.add_argument("--memory", help="what each party may fill; by default psicli's own")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each, in turn; medians are shown")
+    parser.add_argument("--memory", help="memory limit of each party; psicli's default if not given")
     options = parser.parse_args()
     settings = {"pipeline": {"memory": options.memory}} if options.memory else {}
     with work_folder() as folder:
@@ -51,7 +51,7 @@ def print_runs(label: str, runs: list[Outcome]) -> None:
 
 
 def write_inputs(folder: Path, rows: int, columns: int) -> None:
-    """Write a receiver's file of so many columns, the key among them, and a sender's of two."""
+    """Write a receiver's file with this many columns including the key, and a sender's file with two."""
     import numpy as np
     import pyarrow as pa
     from pyarrow import parquet

@@ -15,14 +15,14 @@ FIGURE = r"[0-9.,]+"
 CASES = [
     (
         "memory.py --rows 2000 4000 --memory 400MB",
-        rf" 2,000 +{FIGURE} .* MB\n +4,000 .*\n2,000 to 4,000 rows: time a row [-+]{FIGURE}%, peak memory alice [-+]",
+        rf" 2,000 +{FIGURE} .* MB\n +4,000 .*\n2,000 to 4,000 rows: time per row [-+]{FIGURE}%, peak memory alice [-+]",
     ),
     ("wide.py --rows 2000 --columns 30 --runs 1", rf"3 columns, .* 200 matched .*\n(.*\n)+30 columns take {FIGURE}x "),
     (
         "resume.py --rows 60000 --bin-items 16384 --kill 0.5 --cut",
-        rf"alice killed at 50% of the bins: run again {FIGURE} s.*\nbob killed at 50% of the bins: run again",
+        rf"alice killed at 50% of the bins: the next run took {FIGURE} s.*\nbob killed at 50% of the bins: the next ",
     ),
-    ("overlap.py --rows 3000", rf"alice: two or more .*\n(.*\n)+the kernel: {FIGURE}% of \d+ cores' time"),
+    ("overlap.py --rows 3000", rf"alice: two or more .*\n(.*\n)+the kernel used {FIGURE}% of the time of \d+ cores"),
     (
         "modes.py --batch --files 2 --rows 300 --runs 1",
         rf"one task of 600 rows +{FIGURE} s +1.00x.*\n2 tasks of 300 rows, one session +{FIGURE} s (.*\n)+2 runs, one",

@@ -1,4 +1,4 @@
-"""Be one party of another PSI library: started by peers.py, run by an interpreter that has that library."""
+"""Run one party with another PSI library; peers.py starts this with an interpreter that has the library."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def main() -> None:
 
 
 def run_spu(library: str, party: str, folder: Path, own_port: int, peer_port: int, timeout: int) -> None:
-    """Run SPU's psi_execute with the least to do: keys known to be unique, no sorting, no checkpoints, one receiver."""
+    """Run SPU's psi_execute with as little work as possible: unique keys, no sorting, no checkpoints, one receiver."""
     psi, link = import_spu()
     protocol, _, curve = library.partition(":")
     desc = link.Desc()
     desc.id = "bench"
     for name in (RECEIVER, SENDER):
         desc.add_party(name, f"127.0.0.1:{own_port if name == party else peer_port}")
-    # No answer may come for as long as the other side computes; the defaults give up after 20 and 30 s.
+    # The other party sends nothing while it computes, and the defaults give up after 20 and 30 s.
     desc.recv_timeout_ms = desc.http_timeout_ms = timeout * 1000
     desc.connect_retry_times, desc.connect_retry_interval_ms = 600, 100
     context = link.create_brpc(desc, (RECEIVER, SENDER).index(party))
@@ -52,7 +52,7 @@ def run_spu(library: str, party: str, folder: Path, own_port: int, peer_port: in
 
 
 def import_spu():  # type: ignore[no-untyped-def]
-    """Import SPU's psi and link without the package's __init__: it loads jax, 0.6 s and 100 MB that PSI never uses."""
+    """Import SPU's psi and link without the package's __init__, which takes 0.6 s and 100 MB to load jax."""
     spec = importlib.util.find_spec("spu")
     if spec is None:
         raise ModuleNotFoundError("No module named 'spu'")
@@ -66,7 +66,7 @@ def import_spu():  # type: ignore[no-untyped-def]
 
 
 def run_openmined(party: str, folder: Path, own_port: int, peer_port: int, rows: int) -> None:
-    """Run OpenMined's client (who learns) or server over one connection, each message after its length."""
+    """Run OpenMined's client (the receiver) or server over one connection, with a length before each message."""
     import private_set_intersection.python as openmined
 
     with open(folder / f"{party}.csv", newline="") as file:
@@ -75,7 +75,7 @@ def run_openmined(party: str, folder: Path, own_port: int, peer_port: int, rows:
     if party == SENDER:
         server = openmined.server.CreateWithNewKey(True)
         with socket.create_server(("127.0.0.1", own_port)) as listener, listener.accept()[0].makefile("rwb") as stream:
-            # Raw is exact; the false-positive rate is for the other structures. The client masks at the same time.
+            # RAW is exact; the false-positive rate concerns the other structures. The client masks at the same time.
             setup = server.CreateSetupMessage(1e-9, rows, keys, openmined.DataStructure.RAW)
             request = openmined.Request.FromString(receive(stream))
             send(stream, setup.SerializeToString())

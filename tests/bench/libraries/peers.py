@@ -1,9 +1,10 @@
-"""Time psicli beside other PSI libraries: the same rows, both parties as processes on this machine, one table.
+"""Compare psicli with other PSI libraries: the same rows, both parties as processes on this machine, one table.
 
-All are measured from outside, in the same way: seconds from the start of both processes to the exit of both; peak
-memory as the kernel counts it for each process; bytes as they pass a relay that stands before each listening port.
-The relay holds a caller until the port listens, so nobody pays for dialling too early. Everyone runs once on a few
-rows before the clock counts. Who finds wrong rows, fails or is not installed gets a line that says so.
+The script measures all libraries in the same way, from outside: the time from the start of both processes to the exit
+of both, the peak memory of each process as the kernel counts it, and the bytes that pass a relay in front of each
+listening port. The relay holds a caller until the port listens, so that dialling too early costs nothing. Each library
+first runs once on a few rows, which is not measured. The table says which libraries found wrong rows, failed or are not
+installed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pathlib import Path
 PARTIES = RECEIVER, SENDER = "alice", "bob"
 WORKER = Path(__file__).with_name("peer_worker.py")
 PEERS_PYTHON = Path(__file__).parents[3] / ".venv-peers" / "bin" / "python"
-# Name -> what the worker, or for psicli the job file, is told.
+# Name -> the argument of the worker; for psicli, the format of the inputs.
 CONTENDERS = {
     "psicli": "csv",
     "psicli-parquet": "parquet",
@@ -41,7 +42,7 @@ CONTENDERS = {
     "openmined": "openmined",
 }
 WARM_UP_ROWS = 200
-# How long a party may go on when the other one has failed [s].
+# How long a party may continue after the other one has failed [s].
 GRACE = 5
 JOB = """\
 job: bench
@@ -57,10 +58,10 @@ tasks:
     output_path: {{alice: alice-out.csv}}
 """
 FOOTNOTE = """\
-seconds      start of both processes to exit of both
-ratio        to psicli on the same CSV files
-receiver     and sender: the process's peak memory
-on the wire  TCP payload in both directions, counted by the same relay for all; a pair: for one row of each side"""
+seconds      from the start of both processes to the exit of both
+ratio        compared with psicli on the same CSV files
+receiver     and sender: peak memory of the process
+on the wire  TCP payload in both directions, counted by the same relay for all; a pair: per row of each party"""
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,16 @@ class Exit:
 
 
 class ContenderError(Exception):
-    """A contender did not end well; the text is the first cause."""
+    """A library failed; the text is the first cause."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000, help="rows a side, half of them common (%(default)s)")
-    parser.add_argument("--runs", type=int, default=1, help="runs of each, taking turns; medians are shown")
+    parser.add_argument("--rows", type=int, default=100_000, help="rows per party, half of them common (%(default)s)")
+    parser.add_argument("--runs", type=int, default=1, help="runs of each library, in turn; the table shows medians")
     parser.add_argument("--only", action="append", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
-    parser.add_argument("--timeout", type=int, default=1800, help="for one run of one contender [s] (%(default)s)")
-    parser.add_argument("--peers-python", type=Path, default=PEERS_PYTHON, help="interpreter that has the peers")
+    parser.add_argument("--timeout", type=int, default=1800, help="limit for one run of one library [s] (%(default)s)")
+    parser.add_argument("--peers-python", type=Path, default=PEERS_PYTHON, help="interpreter that has the libraries")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     names = [name for name in CONTENDERS if name in (options.only or CONTENDERS)]
@@ -118,17 +119,17 @@ def main() -> None:
 
 
 def is_failure(name: str, result: Outcome | str) -> bool:
-    """Tell a wrong result, or none of psicli, from a peer that cannot be measured, which is a line of the table."""
+    """Return whether a result is wrong or psicli failed; a library that cannot be measured is no failure."""
     return name.startswith("psicli") if isinstance(result, str) else not result.right
 
 
 def generate(folder: Path, rows: int) -> None:
-    """Write both inputs, in a process of its own: the kernel counts our peak memory into that of whom we start."""
+    """Write both inputs in a child process, since the kernel counts our own peak memory for the processes we start."""
     writer = multiprocessing.get_context("fork").Process(target=write_inputs, args=(folder, rows))
     writer.start()
     writer.join()
     if writer.exitcode != 0:
-        sys.exit("The inputs could not be written.")
+        sys.exit("Cannot write the inputs.")
 
 
 def write_inputs(folder: Path, rows: int) -> None:
@@ -151,7 +152,7 @@ def key_of(number: int) -> str:
 
 
 def measure(name: str, inputs: Path, rows: int, options: argparse.Namespace) -> Outcome:
-    """Run both parties in a folder of their own, for some leave files beside their inputs that help a later run."""
+    """Run both parties in a new folder, since some libraries leave files there that speed up later runs."""
     with tempfile.TemporaryDirectory(dir=inputs.parent) as place, relays() as (ports, relayed, passed):
         folder = Path(place)
         for file in inputs.iterdir():
@@ -171,13 +172,13 @@ def measure(name: str, inputs: Path, rows: int, options: argparse.Namespace) -> 
 
 
 def curve_code(said: str) -> str:
-    """Find the curve arithmetic that psicli's report or SPU's log names: both choose it by the processor."""
+    """Return the curve arithmetic named in psicli's report or SPU's log; both choose it to suit the processor."""
     named = re.search(r'"backend": "(.+)"|\] Using (.+)', said)
     return (named[1] or named[2]) if named else ""
 
 
 def remove_traces(said: str) -> None:
-    """Remove what SPU leaves in /tmp, wherever TMPDIR points."""
+    """Remove the traces that SPU leaves in /tmp regardless of TMPDIR."""
     for path in re.findall(r"Trace has been written to (/tmp/psi_\S+\.trace)", said):
         Path(path).unlink(missing_ok=True)
 
@@ -201,7 +202,7 @@ def worker_commands(
 
 
 def run_both(commands: dict[str, list[str]], folder: Path, timeout: int) -> dict[str, Exit]:
-    """Start both parties and wait for them; raise with what the first one to fail says."""
+    """Start both parties and wait for them; raise ContenderError with the message of the first to fail."""
     running: dict[str, int] = {}
     exits: dict[str, Exit] = {}
     try:
@@ -226,18 +227,18 @@ def run_both(commands: dict[str, list[str]], folder: Path, timeout: int) -> dict
         if ended.code != 0:
             raise ContenderError(f"{party}: {first_cause(folder / f'{party}.stderr', ended.code)}")
     if running:
-        raise ContenderError(f"{' and '.join(running)}: no end after {timeout} s")
+        raise ContenderError(f"{' and '.join(running)}: still running after {timeout} s")
     return exits
 
 
 def start(command: list[str], folder: Path, party: str) -> int:
-    """Start a party that keeps its temporary files in its run's folder, and return its process id."""
+    """Start a party with its temporary files in the folder of its run; return its process id."""
     actions = [
         (os.POSIX_SPAWN_OPEN, number, folder / f"{party}.{name}", os.O_WRONLY | os.O_CREAT, 0o600)
         for number, name in ((1, "stdout"), (2, "stderr"))
     ]
     try:
-        # What is only measured has no place in this user's ledger.
+        # Keep benchmark runs out of this user's ledger.
         own = {"TMPDIR": str(folder), "PSICLI_STATE_DIR": str(folder / "state")}
         return os.posix_spawn(command[0], command, os.environ | own, file_actions=actions)
     except OSError as error:
@@ -246,7 +247,7 @@ def start(command: list[str], folder: Path, party: str) -> int:
 
 def ended_with(pid: int) -> Exit | None:
     reaped, status, usage = os.wait4(pid, os.WNOHANG)
-    # Linux counts ru_maxrss in KiB; it is the largest of the process and of what it started and waited for.
+    # Linux gives ru_maxrss in KiB, as the maximum over the process and the children it waited for.
     return Exit(os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024) if reaped else None
 
 
@@ -259,7 +260,7 @@ def first_cause(stderr: Path, code: int) -> str:
 
 
 def check_output(path: Path, rows: int) -> tuple[int, bool]:
-    """Count the matched rows, and tell whether they are the common ones, each once and with its own value."""
+    """Return the number of matched rows, and whether they are exactly the common rows with their values."""
     seen = bytearray(rows)
     matched = 0
     right = True
@@ -272,13 +273,13 @@ def check_output(path: Path, rows: int) -> tuple[int, bool]:
                 if right:
                     seen[number] = True
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ContenderError(f"no readable output: {type(error).__name__}") from error
+        raise ContenderError(f"cannot read the output: {type(error).__name__}") from error
     return matched, right and matched == rows - rows // 2
 
 
 @contextmanager
 def relays() -> Iterator[tuple[dict[str, int], dict[str, int], list[int]]]:
-    """Give each party a port to listen on and one that leads there, and the sizes of all that passed [bytes]."""
+    """Yield each party's listening port, the relay's port for it, and the sizes of all data that passed [bytes]."""
     passed: list[int] = []
     listeners = {party: socket.create_server(("127.0.0.1", 0)) for party in PARTIES}
     ports = {party: free_port() for party in PARTIES}
@@ -306,7 +307,7 @@ def accept_all(listener: socket.socket, port: int, passed: list[int]) -> None:
 
 
 def relay(listener: socket.socket, caller: socket.socket, port: int, passed: list[int]) -> None:
-    """Join a caller with the port as soon as something listens there; give up when the run is over."""
+    """Connect a caller to the port as soon as something listens there; give up when the run is over."""
     while listener.fileno() >= 0:
         with suppress(ConnectionRefusedError):
             called = socket.create_connection(("127.0.0.1", port))
@@ -334,7 +335,7 @@ def copy(source: socket.socket, sink: socket.socket, passed: list[int]) -> None:
 
 
 def summarise(runs: list[Outcome]) -> Outcome:
-    """Take medians, and the rows of the first wrong run if there is one."""
+    """Return the medians of the runs, with the rows of the first wrong run if there is one."""
     return replace(
         next((run for run in runs if not run.right), runs[0]),
         seconds=statistics.median(run.seconds for run in runs),
@@ -369,7 +370,7 @@ def print_table(results: dict[str, Outcome | str], options: argparse.Namespace) 
         print(f"{name:14} {result.seconds:9.2f} {ratio:>8} {peaks} {wire} {found}")
     print(FOOTNOTE)
     if any(isinstance(result, Outcome) and not result.right for result in results.values()):
-        print("WRONG ROWS: not exactly the common rows, each once.")
+        print("WRONG ROWS: the output does not hold exactly the common rows.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benches share: inputs made in a process of their own, a job file, and both parties run as processes here."""
+"""Helpers of the benchmarks: inputs, a job file, and runs of both parties as processes on this machine."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from typing import Any
 import yaml
 
 PARTIES = RECEIVER, SENDER = "alice", "bob"
-# What a Parquet file's rows are made and written in [rows].
+# The size of a row group when writing Parquet files [rows].
 GROUP_ROWS = 1 << 19
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run; seconds: from the start of both processes to the exit of both [s]."""
+    """The result of one run; seconds: from the start of both processes to the exit of both [s]."""
 
     seconds: float
     reports: dict[str, Any]
 
     def task(self, party: str) -> Any:
-        """Return what a party's report says about the first task."""
+        """Return the first task of a party's report."""
         return self.reports[party]["tasks"][0]
 
     def peak(self, party: str) -> int:
-        """Return the most a party's process had in memory [bytes]."""
+        """Return the peak memory of a party's process [bytes]."""
         return int(self.reports[party]["peak_memory"])
 
 
@@ -46,16 +46,16 @@ def work_folder(inside: Path | None = None) -> Iterator[Path]:
 
 
 def in_child(work: Callable[..., None], *arguments: object) -> None:
-    """Do what needs much memory in a process of its own: what is freed there does not stay with the bench."""
+    """Do work that needs much memory in a child process, so that the benchmark's own memory stays small."""
     child = multiprocessing.get_context("fork").Process(target=work, args=arguments)
     child.start()
     child.join()
     if child.exitcode != 0:
-        sys.exit("The inputs could not be made.")
+        sys.exit("Cannot write the inputs.")
 
 
 def write_keys(folder: Path, rows: int) -> None:
-    """Write both parties' Parquet files: rows in no order, of two short columns, half of the keys common."""
+    """Write both parties' Parquet files: rows in random order with two short columns, half of the keys common."""
     import numpy as np
     import pyarrow as pa
     from pyarrow import parquet
@@ -79,7 +79,7 @@ def key_texts(numbers: Any) -> Any:
 
 
 def write_job(folder: Path, name: str = "job", suffix: str = "parquet", **sections: object) -> Path:
-    """Write a job of one task over both parties' files in a folder; sections: more of the job file, or other."""
+    """Write a job of one task over both parties' files in a folder; sections: further or changed sections."""
     task = {
         "name": "rows",
         "keys": {party: ["id"] for party in PARTIES},
@@ -96,7 +96,7 @@ def write_job(folder: Path, name: str = "job", suffix: str = "parquet", **sectio
 
 
 def run_parties(job: Path, traces: Path | None = None) -> Outcome:
-    """Run both parties to their ends; traces: the folder where each writes a trace, if any."""
+    """Run both parties until they end; traces: the folder for their traces, if any."""
     started = time.monotonic()
     with party_processes() as processes:
         for party in PARTIES:
@@ -107,13 +107,13 @@ def run_parties(job: Path, traces: Path | None = None) -> Outcome:
 
 @contextlib.contextmanager
 def party_processes() -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """Give a place for processes, none of which is left at the end."""
+    """Yield a dictionary for processes; kill all of them at the end."""
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         yield processes
     finally:
         for process in processes.values():
-            # Waits for its end and closes its pipe.
+            # The context manager waits for the process to end and closes its pipe.
             with process:
                 process.kill()
 
@@ -121,7 +121,7 @@ def party_processes() -> Iterator[dict[str, subprocess.Popen[bytes]]]:
 def start_party(
     job: Path, party: str, *, before: Sequence[str] = (), traces: Path | None = None, resume: str = "auto"
 ) -> subprocess.Popen[bytes]:
-    """Start a party's process; what it keeps on disk lies beside the job file. before: the command that starts it."""
+    """Start a party with its state folder beside the job file; before: a command prefix, such as `ip netns exec`."""
     command = [*before, sys.executable, "-m", "psicli", "run", "--json", "--quiet", f"--resume={resume}"]
     command += ["--config", str(job), "--party", party]
     if traces is not None:
@@ -131,7 +131,7 @@ def start_party(
 
 
 def reports_of(processes: Mapping[str, subprocess.Popen[bytes]]) -> dict[str, Any]:
-    """Wait for the parties and return what they report; a run that fails ends the bench."""
+    """Wait for the parties and return their reports; exit if the run failed."""
     reports = {party: json.loads(process.communicate()[0]) for party, process in processes.items()}
     failed = [report["error"]["message"] for report in reports.values() if report["error"]]
     if failed:
