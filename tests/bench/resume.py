@@ -34,7 +34,7 @@ from psicli.exchange.finished import checkpoints
 # The interval between two counts of the finished bins [s].
 LOOK_AGAIN_AFTER = 0.02
 # The network goes down after this share of an undisturbed run's time.
-CUT_AT = 0.3
+OUTAGE_AT = 0.3
 
 
 class Job:
@@ -106,7 +106,7 @@ def finished_share(state: Path) -> float:
     return max((each["done"] for each in checkpoints(state) if each["party"] == RECEIVER), default=0.0)
 
 
-def cut(name: str, after: float, seconds: float) -> Callable[[dict[str, Any]], None]:
+def outage(name: str, after: float, seconds: float) -> Callable[[dict[str, Any]], None]:
     def disturb(processes: dict[str, Any]) -> None:
         time.sleep(after)
         ip("-n", name, "link", "set", LINK, "down")
@@ -132,7 +132,7 @@ def measure_kills(folder: Path, shares: Sequence[float], bin_items: int) -> None
             before = after
 
 
-def measure_cuts(folder: Path, cuts: Sequence[float]) -> None:
+def measure_outages(folder: Path, lengths: Sequence[float]) -> None:
     if why := missing():
         sys.exit(f"Cannot simulate an outage: {why}")
     nodes = [{"party": SENDER, "address": f"{ADDRESSES[SENDER]}:{PORT}"}, {"party": RECEIVER}]
@@ -140,8 +140,8 @@ def measure_cuts(folder: Path, cuts: Sequence[float]) -> None:
     with namespaces(None) as names:
         job = Job(path, {party: ("ip", "netns", "exec", name) for party, name in names.items()})
         before = job.undisturbed()
-        for length in cuts:
-            seconds, _ = job.disturbed(cut(names[RECEIVER], CUT_AT * before, length))
+        for length in lengths:
+            seconds, _ = job.disturbed(outage(names[RECEIVER], OUTAGE_AT * before, length))
             print(
                 f"network down for {length:.0f} s: {seconds:.1f} s, {seconds - before - length:+.1f} s beside the "
                 f"outage ({before:.1f} s undisturbed)",
@@ -161,7 +161,7 @@ def main() -> None:
         if arguments.kill:
             measure_kills(folder, arguments.kill, arguments.bin_items)
         if arguments.cut:
-            measure_cuts(folder, arguments.cut)
+            measure_outages(folder, arguments.cut)
 
 
 if __name__ == "__main__":

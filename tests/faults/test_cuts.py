@@ -44,27 +44,27 @@ def provide(machines: dict[str, Machine]) -> list[str]:
     return [f"k{i:06}" for i in range(ROWS // 2, ROWS)]
 
 
-def run(machines: dict[str, Machine], cut: float) -> float:
-    """Run both parties with an outage of `cut` seconds (0: none); return the duration of the run [s]."""
+def run(machines: dict[str, Machine], outage: float) -> float:
+    """Run both parties with an outage of `outage` seconds (0: none); return the duration of the run [s]."""
     before = machines[DIALER].received()
     began = time.monotonic()
     runs = {party: machines[party].start("PSICLI_BACKEND=reference psicli run --config job.yaml") for party in PARTIES}
-    if cut:
+    if outage:
         # By now the parties exchange points.
         await_octets(machines, before + 100_000, UNDISTURBED)
         ip("-n", machines[DIALER].name, "link", "set", "wire", "down")
-        time.sleep(cut)
+        time.sleep(outage)
         ip("-n", machines[DIALER].name, "link", "set", "wire", "up")
-        await_octets(machines, machines[DIALER].received() + 20_000, EXTRA if cut < 60 else BACK_WITHIN)
+        await_octets(machines, machines[DIALER].received() + 20_000, EXTRA if outage < 60 else BACK_WITHIN)
     for process in runs.values():
         _, stderr = process.communicate(timeout=UNDISTURBED + EXTRA)
         assert process.returncode == 0, stderr
-        assert ("is back after" in stderr) == (cut > 60), stderr
+        assert ("is back after" in stderr) == (outage > 60), stderr
     return time.monotonic() - began
 
 
 def await_octets(machines: dict[str, Machine], number: int, within: float) -> None:
-    wait_until(lambda: machines[DIALER].received() >= number, "the exchange goes on", within)
+    wait_until(lambda: machines[DIALER].received() >= number, "the exchange continues", within)
 
 
 @pytest.mark.slow

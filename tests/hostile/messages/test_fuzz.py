@@ -44,7 +44,7 @@ BINS_ROUNDS, BINS_SLOW_ROUNDS = 60, 2_000
 
 roles = pytest.mark.parametrize("role", [Receiver, Sender])
 modes = pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
-cuts = pytest.mark.parametrize("many_bins", [False, True], ids=["one bin", "eight bins"])
+bin_counts = pytest.mark.parametrize("many_bins", [False, True], ids=["one bin", "eight bins"])
 
 # Messages against a machine --------------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ def values(role: type[TaskParty], many_bins: bool) -> list[str]:
     return [f"both-{i}" for i in range(COMMON)] + [f"{role.__name__}-{i}" for i in range(own)]
 
 
-def cut(many_bins: bool) -> dict[str, int]:
+def sizes_of(many_bins: bool) -> dict[str, int]:
     return {"frame_items": 32, "bin_items": 59} if many_bins else {}
 
 
@@ -180,7 +180,7 @@ def recording(role: type[TaskParty], broadcast: bool, many_bins: bool) -> Record
             broadcast=broadcast,
             task_sid=sid,
             scalars=(SCALARS[Receiver], SCALARS[Sender]),
-            **cut(many_bins),
+            **sizes_of(many_bins),
         )
         assert ends[0].party.number_of_bins == (8 if many_bins else 1)
         found[name] = tuple(encode(message) for message in ends[role is Receiver].channel.sent)
@@ -228,8 +228,8 @@ def flipped(octets: bytes, draw: Random) -> bytes:
     return bytes(changed)
 
 
-def replay(end: ExchangeEnd, octets: Sequence[bytes], taken: list[Message]) -> None:
-    """Feed one party these messages until it ends; append those that it accepted to `taken`."""
+def replay(end: ExchangeEnd, octets: Sequence[bytes], accepted: list[Message]) -> None:
+    """Feed one party these messages until it ends; append those that it accepted to `accepted`."""
     for each in octets:
         while end.step(room=True) is not None:
             pass
@@ -240,7 +240,7 @@ def replay(end: ExchangeEnd, octets: Sequence[bytes], taken: list[Message]) -> N
         if getattr(message, "task", None) != TASK:
             raise PeerGoneError(reason="it sent something else")
         end.exchange.receive(message)  # type: ignore[arg-type]
-        taken.append(message)
+        accepted.append(message)
     while end.step(room=True) is not None:
         pass
     if not end.party.finished:
@@ -254,17 +254,17 @@ def frames(messages: Iterable[Message]) -> set[Frame]:
 def check_round(role: type[TaskParty], broadcast: bool, many_bins: bool, octets: Sequence[bytes]) -> bool:
     """Check one round; return whether it produced a result."""
     items = items_of(values(role, many_bins))
-    end = exchange_end(role, items, None, broadcast=broadcast, scalar=SCALARS[role], **cut(many_bins))
+    end = exchange_end(role, items, None, broadcast=broadcast, scalar=SCALARS[role], **sizes_of(many_bins))
     failure: PsicliError | None = None
-    taken: list[Message] = []
+    accepted: list[Message] = []
     try:
-        replay(end, octets, taken)
+        replay(end, octets, accepted)
     except PsicliError as exc:
         failure = exc
     assert failure is None or failure.code in CODES, repr(failure)
     finished = end.party.finished
     if finished:
-        assert frames(taken) == frames(map(decode, recording(role, broadcast, many_bins).octets))
+        assert frames(accepted) == frames(map(decode, recording(role, broadcast, many_bins).octets))
     if finished and role is Receiver and not broadcast:
         end.output.staged = end.matches()
     if end.output.staged is not None:
@@ -276,7 +276,7 @@ def check_round(role: type[TaskParty], broadcast: bool, many_bins: bool, octets:
 @pytest.mark.sample(2)
 @roles
 @modes
-@cuts
+@bin_counts
 def test_without_damage_a_recording_leads_to_its_result(
     role: type[TaskParty], broadcast: bool, many_bins: bool
 ) -> None:
@@ -302,7 +302,7 @@ def rounds(role: type[TaskParty], broadcast: bool, many_bins: bool, seeds: range
 @pytest.mark.sample(1)
 @roles
 @modes
-@cuts
+@bin_counts
 def test_damaged_recordings(role: type[TaskParty], broadcast: bool, many_bins: bool) -> None:
     count = BINS_ROUNDS if many_bins else ROUNDS
     assert rounds(role, broadcast, many_bins, range(count)) > count

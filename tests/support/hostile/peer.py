@@ -185,7 +185,7 @@ class HostilePeer:
             # Close the stream, as any peer does that receives an Abort.
             self.wire.over.set()
             self.wire.close()
-            assert self._next() is None, "our side goes on after its Abort"
+            assert self._next() is None, "our side continues after its Abort"
             return abort.failure_class
         except StreamEnded:
             return None
