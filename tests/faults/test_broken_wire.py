@@ -100,7 +100,7 @@ def test_a_wire_that_loses_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_wire_that_takes_everything_and_loses_it_is_found_by_pings(tmp_path: Path) -> None:
+def test_pings_detect_a_network_that_acknowledges_and_loses_everything(tmp_path: Path) -> None:
     """A middlebox that still acknowledges packets looks like a stopped peer."""
     with proxied(tmp_path, recv_timeout_ms=300_000, reconnect_window_ms=PATIENT) as (pair, proxy):
         runs = exchanging(pair)

@@ -78,7 +78,7 @@ LATE = [*cases({name: POINTS[name] for name in ("a reflected point", "a point tw
 
 @pytest.mark.sample(7)
 @pytest.mark.parametrize(("cheat", "setting"), [case[1:] for case in LATE], ids=[case[0] for case in LATE])
-def test_what_a_cheat_is_told_does_not_depend_on_a_match(port: int, cheat: Cheat, setting: Setting) -> None:
+def test_the_reaction_to_a_cheat_does_not_depend_on_a_match(port: int, cheat: Cheat, setting: Setting) -> None:
     seen = []
     for common in (setting.ours, 0):
         met = replace(setting, common=common)

@@ -53,9 +53,7 @@ def shape(message: Message) -> tuple[str, int, int]:
 
 @pytest.mark.parametrize(("count", "bin_items", "bins"), [(40, BIN_ITEMS, 1), (200, 128, 8)], ids=["one bin", "8 bins"])
 @pytest.mark.parametrize("share", ["nothing", "one", "everything"])
-def test_what_a_receiver_sends_is_the_same_message_by_message(
-    share: str, count: int, bin_items: int, bins: int
-) -> None:
+def test_a_receiver_sends_the_same_messages_whatever_matches(share: str, count: int, bin_items: int, bins: int) -> None:
     """The receiver sends several frames, in an order that does not depend on threads."""
     common = {"nothing": 0, "one": 1, "everything": count}[share]
     assert number_of_bins(count, count, bin_items) == bins

@@ -97,7 +97,7 @@ def test_a_wait_that_times_out(pair: Pair) -> None:
 
 
 @pytest.mark.more
-def test_a_killed_holder_makes_room_at_once(pair: Pair) -> None:
+def test_a_killed_run_frees_the_port_immediately(pair: Pair) -> None:
     one_task(pair)
     first = pair.start(LISTENER)
     first.wait_for("listening on")

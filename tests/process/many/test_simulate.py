@@ -96,7 +96,7 @@ def test_simulate_as_json_and_some_tasks(pair: Pair) -> None:
 
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("party", PARTIES)
-def test_simulate_ends_with_the_code_of_the_party_that_failed_by_itself(pair: Pair, party: str) -> None:
+def test_simulate_ends_with_the_code_of_the_party_at_fault(pair: Pair, party: str) -> None:
     one_task(pair)
     pair.path(party, "in.csv").unlink()
     result = pair.start_command("simulate", "--config", whole_job(pair), "--json").result()

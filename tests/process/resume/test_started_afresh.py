@@ -174,7 +174,7 @@ def test_an_input_that_changes_after_the_offer_ends_the_run(alone: Pair, party: 
     assert shares(run_again(alone, f"--only={FIRST}"), FIRST) == [None, None]
 
 
-def test_a_protocol_violation_ends_what_could_be_resumed(alone: Pair) -> None:
+def test_after_a_protocol_violation_nothing_is_resumed(alone: Pair) -> None:
     runs = {party: start(alone, party, "frame.sending:flip:40" if party == DIALER else "") for party in PARTIES}
     for run in runs.values():
         assert run.result().code == 76
@@ -198,7 +198,7 @@ def test_a_protocol_violation_ends_what_could_be_resumed(alone: Pair) -> None:
     ],
 )
 @pytest.mark.parametrize("party", ONE_SOON)
-def test_on_a_full_disk_nothing_is_kept_and_the_run_goes_on(alone: Pair, party: str, point: str, said: str) -> None:
+def test_with_a_full_disk_a_run_continues_without_a_checkpoint(alone: Pair, party: str, point: str, said: str) -> None:
     runs = {each: start(alone, each, point if each == party else "") for each in PARTIES}
     results = {each: run.result() for each, run in runs.items()}
     assert [result.code for result in results.values()] == [0, 0]
