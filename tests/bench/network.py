@@ -185,7 +185,7 @@ def wait_until_it_listens(pid: int) -> None:
             if any(port in line and line.split()[3] == "0A" for line in table):
                 return
         time.sleep(0.02)
-    sys.exit(f"The sender does not listen after {PATIENCE:.0f} s.")
+    sys.exit(f"The sender did not start listening within {PATIENCE:.0f} s.")
 
 
 def bits_a_second(rate: str) -> float:

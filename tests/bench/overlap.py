@@ -82,7 +82,7 @@ def stages_of(trace: Trace) -> dict[str, list[Interval]]:
     }
 
 
-def shares_at_once(stages: Mapping[str, list[Interval]], window: Interval) -> list[float]:
+def parallel_shares(stages: Mapping[str, list[Interval]], window: Interval) -> list[float]:
     """Return the share of the window in which at least 0, 1, 2, … stages were at work."""
     changes = []
     for stage, intervals in stages.items():
@@ -116,11 +116,11 @@ def lines(traces: Sequence[Trace], cores: int) -> Iterable[str]:
     yield f"from the first frame to the last: {(window.ended - window.began) / 1e6:.2f} s"
     for trace in traces:
         stages = stages_of(trace)
-        shares = shares_at_once(stages, window)
+        shares = parallel_shares(stages, window)
         rest = " (the trace is full and covers only the beginning)" if trace.full else ""
         two, three = (f"{share:.1%}" for share in shares[2:4])
         yield f"{trace.party}: two or more stages at work {two} of this time, three or more {three}{rest}"
-        busy = [(stage, shares_at_once({stage: times}, window)[1]) for stage, times in stages.items()]
+        busy = [(stage, parallel_shares({stage: times}, window)[1]) for stage, times in stages.items()]
         yield "  " + ", ".join(f"{stage} {share:.1%}" for stage, share in busy if share)
     yield f"the kernel used {kernel_share(traces, window, cores):.1%} of the time of {cores} cores"
 

@@ -89,7 +89,7 @@ def main() -> None:
     print("{tasks} tasks of {rows:,} x {rows:,} rows of {width:,} bytes, {runs} runs of each kind".format(**options))
     for kind in KINDS:
         print(f"  {kind:5} sender's time: median {found.median(kind):.3f} s, quartile range {found.spread(kind):.3f} s")
-    print(f"  difference {found.difference:+.3f} s; writing takes the receiver {found.writing:.3f} s more")
+    print(f"  difference {found.difference:+.3f} s; the receiver needs {found.writing:.3f} s more to write")
 
 
 def compare(folder: Path, *, tasks: int, rows: int, width: int, runs: int, pin: bool = False) -> Comparison:

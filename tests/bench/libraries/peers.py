@@ -66,7 +66,7 @@ on the wire  TCP payload in both directions, counted by the same relay for all; 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run of one contender, or the medians of several."""
+    """The result of one run of one library, or the medians of several runs."""
 
     seconds: float
     receiver_peak_bytes: int

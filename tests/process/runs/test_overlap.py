@@ -55,8 +55,8 @@ def test_parallel_stages_are_counted_while_points_are_masked(tmp_path: Path) -> 
     window = overlap.masking_window([alice, bob])
     assert (window.began, window.ended) == (100_000, 200_000)
     # Within the 100 ms: one stage at 100-155 and 170-180; two stages at 100-110, 145-150 and 170-180.
-    assert overlap.shares_at_once(overlap.stages_of(alice), window)[:4] == pytest.approx([1.0, 0.65, 0.25, 0.0])
-    assert overlap.shares_at_once(overlap.stages_of(bob), window)[:4] == pytest.approx([1.0, 0.2, 0.1, 0.0])
+    assert overlap.parallel_shares(overlap.stages_of(alice), window)[:4] == pytest.approx([1.0, 0.65, 0.25, 0.0])
+    assert overlap.parallel_shares(overlap.stages_of(bob), window)[:4] == pytest.approx([1.0, 0.2, 0.1, 0.0])
 
 
 def test_the_kernel_share_counts_the_time_its_calls_computed(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_small_run_has_several_stages_at_work(tmp_path: Path) -> None:
         assert {"masking own points", "masking the peer's", "keeping", "sending", "receiving"} <= {
             stage for stage, times in stages.items() if times
         }
-        assert overlap.shares_at_once(stages, window)[2] > 0.1
+        assert overlap.parallel_shares(stages, window)[2] > 0.1
     # The kernel gets a core even when other tests keep the machine busy.
     assert 0.0 < overlap.kernel_share(traces, window, CORES) <= 1.0
     assert "two or more stages at work" in "\n".join(overlap.lines(traces, CORES))
@@ -126,7 +126,7 @@ def test_a_large_run_keeps_the_cores_and_the_stages_busy(tmp_path: Path) -> None
     with machine_to_ourselves():
         traces, window = measured(tmp_path, 1_000_000)
     for trace in traces:
-        assert overlap.shares_at_once(overlap.stages_of(trace), window)[2] >= 0.8
+        assert overlap.parallel_shares(overlap.stages_of(trace), window)[2] >= 0.8
     assert overlap.kernel_share(traces, window, CORES) >= 0.87
 
 

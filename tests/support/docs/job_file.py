@@ -28,7 +28,7 @@ def reference() -> str:
 
 
 def _fields(table: Schema, definitions: Schema, path: Path, order: Sequence[str]) -> Iterator[str]:
-    """Give an entry for every field of a table, and then a section for every field that holds a table itself."""
+    """Yield an entry for every field of a table, and then a section for every field that holds a table itself."""
     sections = []
     for name, field in table["properties"].items():
         below, inner = _table(field)
@@ -134,7 +134,7 @@ def _ordered(value: Any, order: Sequence[str]) -> Any:
 
 
 def _yaml(value: Any, indent: str = "") -> str:
-    """Return YAML as people write it: one field a line, short lists and what belongs to the parties on one line."""
+    """Return YAML as people write it: one field per line, but short lists and the parties' values on one line."""
     if isinstance(value, list):
         return "\n".join(f"{indent}- {_yaml(each, indent + '  ').lstrip()}" for each in value)
     return "\n".join(f"{indent}{name}:{_value(name, each, indent)}" for name, each in value.items())

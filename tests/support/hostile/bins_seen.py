@@ -207,7 +207,7 @@ def without_digest(message: Message) -> Message:
 
 
 def check_two_bins_at_a_time(sent: Sequence[Message]) -> None:
-    """Check that the receiver begins a bin only after it has received the second one before it."""
+    """Check that the receiver begins each bin only after it has sent Received for the bin two places before it."""
     at = {(message.bin, type(message)): place for place, message in reversed([*enumerate(sent)]) if is_of_bin(message)}
     for (number, kind), place in at.items():
         if kind is Received and (number + 2, Frame) in at:

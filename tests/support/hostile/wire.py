@@ -18,9 +18,9 @@ from psicli.protocol.messages import (
 from psicli.protocol.wire import decode, encode
 from psicli.transport.endpoint import METHOD, SERVICE
 
-# Longer than anything here may take [s].
+# Longer than any single step may take [s].
 DEADLINE = 30.0
-# Longer than a whole session, of which each step has its own deadline [s].
+# Longer than a whole session; each step has its own deadline [s].
 LONGEST = 600.0
 # The hostile peer confirms what it has read once per this many messages.
 CONFIRM_EVERY = 4

@@ -1,7 +1,7 @@
 """Two real exchanges in memory, without a socket.
 
-run_exchanges runs two TaskExchange in two threads over a channel that carries real octets. It records every message, in
-the order of sending. Bins and frames may be of any small size here.
+run_exchanges runs two TaskExchange objects in two threads over a channel that carries encoded messages. It records
+every message in the order of sending. Bins and frames may be very small here.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ class ExchangeEnd:
         return None
 
     def step(self, *, room: bool) -> list[Message] | None:
-        """Advance, or do work, as the session does."""
+        """Advance or work, as the session does."""
         begin_bins(self.party, self.exchange.begin_bin)
         messages = self.advance()
         return self.exchange.step(room=room) if messages is None else messages
