@@ -1,4 +1,4 @@
-"""What a bin's computing takes: carry out the work that the protocol hands out, several pieces at a time.
+"""The execution of a task: does the work that the protocol hands out, several pieces at the same time.
 
     link's inbox ──> session's thread ──> party.receive ──> next_work ──> begin ────────┐
       8 frames          │      ▲                                                        │  at most `depth`
@@ -8,7 +8,7 @@
                                                            committing: 1 thread <───────┘
                                                            writing one-sided results: 1 thread
 
-The session's thread moves messages and keeps the books; it never computes. The link's own threads send and receive
-beside it, another thread reads the next task's input. Every queue is bounded: a full outbox stops the handing out of
-work that sends, a full inbox stops the peer. The first failure in the order of the work is the one that is told.
+The session's thread moves messages and updates the state; it never computes. Meanwhile the link's threads send and
+receive, and another thread reads the next task's input. Every queue is bounded: while the outbox is full, no work that
+sends a frame is handed out, and a full inbox stops the peer. If several pieces of work fail, the first one is reported.
 """

@@ -1,4 +1,4 @@
-"""The steps of one bin: what its party hands out is done by its worker, on the pools of the session."""
+"""The exchange of one bin: its worker does the work that the protocol hands out, on the session's worker pools."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from psicli.protocol.work import CheckLists, KeepTokens, MaskOwn, MaskPeer, Prep
 class BinExchange:
     """One attempt at one bin of a task, and the worker that computes it.
 
-    make_worker: the first step, which fetches the bin's items and draws its secrets.
+    make_worker: called as the first step; fetches the bin's items and draws its secrets.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class BinExchange:
         self._closed = False
 
     def close(self) -> None:
-        """Overwrite the scalar and let the worker go, also one that is only being made."""
+        """Wipe the scalar and drop the worker, even one that is still being made."""
         self._closed = True
         worker = self.release()
         if worker is not None:
             worker.wipe()
 
     def release(self) -> Worker | None:
-        """Return the worker and let it go: else its lists would stay until the garbage collector comes by."""
+        """Return the worker and drop our reference, so that its lists are freed as soon as the caller is done."""
         worker, self.worker = self.worker, None
         return worker
 
@@ -90,10 +90,10 @@ class BinExchange:
 
     def _ready(self) -> Worker:
         if self.worker is None:
-            raise errors.LocalProtocolError(detail="a bin is computed before it is prepared")
+            raise errors.LocalProtocolError(detail="a bin was computed before it was prepared")
         return self.worker
 
     def _first_frames(self) -> tuple[int, int]:
-        """Return the numbers of the bin's first frames among all of the task, own and the peer's, for the trace."""
+        """Return the numbers of the bin's first frames within the whole task, (own, peer's), for the trace."""
         own, peer = (-(-each // self._task.setup.frame_items) for each in self._task.capacities)
         return self.party.place.bin * own, self.party.place.bin * peer

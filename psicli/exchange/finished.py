@@ -1,11 +1,13 @@
-"""What a task can continue from after a crash: its finished bins, a folder in the state folder.
+"""The finished bins of a task, saved in the state folder so that a later run can resume the task after a crash.
 
-    meta    what the task is bound to, its counts and bins; replaced as a whole, checksummed
-    bins    a slot of one size for each bin, checksummed: a receiver's holds which own items matched, and in a broadcast
-            the bits for the peer; a sender's that it has answered, and in a broadcast its secret order
+    meta    the manifest: what the task is bound to, its counts and bins; checksummed, replaced atomically
+    bins    one slot of fixed size per bin, checksummed: a receiver's slot holds which own items matched, and in a
+            broadcast the bits for the peer; a sender's slot says that it has answered the bin, and in a broadcast holds
+            the secret of its order
 
-There is no scalar, point or token in it, and its size depends on the counts alone. What is not exactly what was written
-is not used: DoubtfulStateError says why. Writing it never fails a run: what cannot be kept is given up, with a warning.
+The files contain no scalar, point or token, and their size depends on the counts only. Reading refuses everything that
+is not exactly what was written and raises DoubtfulStateError. Writing never fails a run: after an error the checkpoint
+is dropped with a warning.
 """
 
 from __future__ import annotations
@@ -32,26 +34,27 @@ from psicli.storage.state import SECRETS, TaskFolder, task_folders
 
 logger = logging.getLogger(__name__)
 
-# How old it may be, by the clock [s].
+# The greatest age of a checkpoint [s].
 MAX_AGE = 24 * 3600.0
-# A clock may be put back a little [s].
+# The clock may have been set back by this much since a checkpoint was written [s].
 CLOCK_SLACK = 300.0
 
 _MAGIC = b"psicli finished bins 1\n"
 _CHECKSUM_BYTES = 8
-# The first byte of a slot. A sender's bin is answered first, and received when the receiver says so.
+# The first byte of a slot. A sender's slot is FINISHED once it answers, and RECEIVED once the receiver confirms.
 FINISHED, RECEIVED = 1, 2
 
 
 class DoubtfulStateError(Exception):
-    """Something that no task may continue from; its text says why, for a log."""
+    """A checkpoint that must not be used; its text is the reason, for a log line."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `meta` says. bound_to: what must be the same in the next run; created: Unix time [s].
+    """The contents of `meta`.
 
-    result: what the report says of the task, once it is done on this side.
+    bound_to: values that must be the same in the next run; created: Unix time [s]; result: the task's entry in the
+    report once this party is done with the task.
     """
 
     bound_to: Mapping[str, Any]
@@ -66,52 +69,52 @@ class Manifest:
 
     @property
     def capacities(self) -> tuple[int, int]:
-        """To how many items each bin is padded, own and the peer's."""
+        """The capacities of a bin, (own, peer's) [items]."""
         return Sizes(self.own_count, self.peer_count, self.bins).capacities
 
     @property
     def slot_bytes(self) -> int:
-        """What a bin takes on disk, its first byte and checksum included [bytes]."""
+        """The size of a slot, including its first byte and its checksum [bytes]."""
         own, peer = (-(-each // 8) for each in self.capacities)
         secret = ORDER_SECRET_BYTES * self.broadcast
         return 1 + (own + peer * self.broadcast if self.receives else secret) + _CHECKSUM_BYTES
 
     def to_octets(self) -> bytes:
-        """Return what the file holds: a first line, one line of JSON, and the SHA-256 of both."""
+        """Return the contents of the file: a magic line, one line of JSON, and the SHA-256 of both."""
         octets = _MAGIC + json.dumps(asdict(self)).encode() + b"\n"
         return octets + hashlib.sha256(octets).hexdigest().encode() + b"\n"
 
     @classmethod
     def from_octets(cls, octets: bytes) -> Self:
-        """Read it back; raises DoubtfulStateError unless it is exactly what was written."""
+        """Parse the contents of the file; raises DoubtfulStateError unless they are exactly what was written."""
         whole, checksum = octets[:-65], octets[-65:]
         if not whole.startswith(_MAGIC) or checksum != hashlib.sha256(whole).hexdigest().encode() + b"\n":
             raise DoubtfulStateError("it is damaged")
         try:
             return cls(**json.loads(whole.removeprefix(_MAGIC)))
         except (ValueError, TypeError) as exc:
-            raise DoubtfulStateError("it is of another version of psicli") from exc
+            raise DoubtfulStateError("another version of psicli wrote it") from exc
 
 
 class FinishedBins:
-    """The finished bins of a task under way, or the result of one that is done. For any thread."""
+    """The finished bins of a running task, or the result of one that is done; thread-safe."""
 
     def __init__(self, folder: TaskFolder, manifest: Manifest) -> None:
         """Use `create` or `load`."""
         self.manifest = manifest
         self._folder = folder
         self._guard = threading.RLock()
-        # What each slot says without its checksum; those of bins that are not finished are missing.
+        # The slots of finished bins, without their checksums.
         self._slots: dict[int, bytes] = {}
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest) -> Self | None:
-        """Begin anew in place of whatever there was; None if that cannot be now, with a warning."""
+        """Create an empty checkpoint, replacing an existing one; log a warning and return None if that fails."""
         folder, about = None, {"task": manifest.bound_to["task"]}
         try:
             folder = TaskFolder.hold(path, make=True)
             if folder is None:
-                logger.warning("another run keeps bins of this task; this one cannot be resumed", extra=about)
+                logger.warning("another run holds this task's checkpoint, so this run cannot be resumed", extra=about)
                 return None
             for left in folder.path.iterdir():
                 if left.name != "lock":
@@ -120,16 +123,16 @@ class FinishedBins:
             return cls(folder, manifest)
         except (CannotCreateError, OSError) as exc:
             why = reason(exc) if isinstance(exc, OSError) else exc.message
-            logger.warning("no bins can be kept, this task cannot be resumed: %s", why, extra=about)
+            logger.warning("cannot write a checkpoint, so this task cannot be resumed: %s", why, extra=about)
             if folder is not None:
                 folder.remove()
             return None
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
-        """Return what an earlier run has left, None if there is nothing.
+        """Return the checkpoint that an earlier run left, or None.
 
-        Raises DoubtfulStateError when it has removed something, CannotCreateError, StorageError.
+        Raises DoubtfulStateError after removing an unusable one, CannotCreateError, StorageError.
         """
         folder = TaskFolder.hold(path)
         if folder is None:
@@ -144,7 +147,7 @@ class FinishedBins:
 
     @property
     def finished(self) -> int:
-        """A bit for each finished bin, the first one lowest."""
+        """One bit per finished bin; bin 0 is the least significant."""
         if self.manifest.result is not None:
             return every_bin(self.manifest.bins)
         return sum(1 << number for number in self._slots)
@@ -153,22 +156,22 @@ class FinishedBins:
         return self._slots.get(number, b"\0")[0] == RECEIVED
 
     def data(self) -> dict[int, bytes]:
-        """Return what the slots of finished bins hold."""
+        """Return the data of the finished bins."""
         return {number: slot[1:] for number, slot in self._slots.items()}
 
     def put(self, number: int, data: bytes = b"", *, state: int = FINISHED) -> None:
-        """Keep a bin's data, on disk before this returns."""
+        """Save a bin's data; it is on disk when this returns."""
         slot = bytes([state]) + data
         assert len(slot) + _CHECKSUM_BYTES == self.manifest.slot_bytes
         with self._changing():
-            # Too late, it must not come back: what was left to another run, and what was wiped.
+            # A late write must not change a checkpoint that was left to the next run, or restore wiped data.
             if self._folder.is_held and self.manifest.result is None:
                 checked = slot + _checksum(self.manifest, number, slot)
                 _write_at(self._folder.path / SECRETS, number * self.manifest.slot_bytes, checked)
                 self._slots[number] = slot
 
     def conclude(self, result: Mapping[str, Any]) -> None:
-        """Keep that the task is done and what it came to, and nothing else."""
+        """Save that the task is done and its result, and wipe the bins."""
         with self._changing():
             if self._folder.is_held:
                 manifest = replace(self.manifest, result=result)
@@ -177,29 +180,29 @@ class FinishedBins:
                 wipe(self._folder.path / SECRETS)
 
     def discard(self) -> None:
-        """Remove all of it; raises StorageError if something stays."""
+        """Remove all files; raises StorageError if one cannot be removed."""
         with self._guard:
             self._folder.remove()
 
     def let_go(self) -> None:
-        """Leave it for the next run."""
+        """Release the files for the next run."""
         with self._guard:
             self._folder.let_go()
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Change the files; when that fails all of it is given up."""
+        """Guard a change to the files; if it fails, drop the checkpoint with a warning."""
         with self._guard:
             try:
                 yield
             except OSError as exc:
-                text = "what is kept of this task is given up, it cannot be resumed: %s"
+                text = "dropped the checkpoint, so this task cannot be resumed: %s"
                 logger.warning(text, reason(exc), extra={"task": self.manifest.bound_to["task"]})
                 self.discard()
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Return what `meta` says; another run may be writing it now. Raises DoubtfulStateError."""
+    """Return the manifest of a checkpoint, which another run may hold; raises DoubtfulStateError."""
     try:
         manifest = Manifest.from_octets((path / "meta").read_bytes())
     except OSError as exc:
@@ -208,7 +211,7 @@ def read_manifest(path: Path) -> Manifest:
     if age > MAX_AGE:
         raise DoubtfulStateError("it is more than 24 hours old")
     if age < -CLOCK_SLACK:
-        raise DoubtfulStateError("it is from the future, by this machine's clock")
+        raise DoubtfulStateError("its date is in the future by this machine's clock")
     return manifest
 
 
@@ -232,7 +235,7 @@ def read_slots(path: Path, manifest: Manifest) -> dict[int, bytes]:
 
 
 def sweep(state: Path) -> list[Path]:
-    """Remove what is too old or damaged, where no run has it, and return the folders.
+    """Remove checkpoints that are too old or damaged and that no run holds; return their folders.
 
     Raises CannotCreateError, StorageError.
     """
@@ -243,13 +246,13 @@ def sweep(state: Path) -> list[Path]:
         except DoubtfulStateError as exc:
             if held := TaskFolder.hold(folder):
                 held.remove()
-                logger.info("what an earlier run has left in %s is removed: %s", folder, exc)
+                logger.info("removed the checkpoint in %s: %s", folder, exc)
                 removed.append(folder)
     return removed
 
 
 def checkpoints(state: Path) -> list[dict[str, Any]]:
-    """Return what there is to continue from: folder, job, party, task, since when, how many bins of how many."""
+    """Return a description of every usable checkpoint, ready for JSON."""
     found = []
     for folder in task_folders(state):
         with suppress(DoubtfulStateError):
@@ -264,7 +267,7 @@ def checkpoints(state: Path) -> list[dict[str, Any]]:
 
 
 def _write_at(path: Path, offset: int, data: bytes) -> None:
-    """Write into a file and bring it to the disk; raises OSError."""
+    """Write data at an offset of a file, created if missing, and sync it to disk; raises OSError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "r+b", buffering=0) as file:
         file.seek(offset)
@@ -276,6 +279,6 @@ def _write_at(path: Path, offset: int, data: bytes) -> None:
 
 
 def _checksum(manifest: Manifest, number: int, slot: bytes) -> bytes:
-    """Return what proves that a slot belongs to this bin of this task."""
+    """Return a checksum that binds a slot to this bin of this task."""
     where = manifest.partition_sid.encode() + number.to_bytes(4, "big")
     return hashlib.sha256(where + slot).digest()[:_CHECKSUM_BYTES]

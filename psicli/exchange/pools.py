@@ -1,4 +1,4 @@
-"""Who works beside the session's own thread: the thread pools of a session, and work that ends in its order."""
+"""The worker pools of a session, and the queue that completes work in the order in which it began."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ T = TypeVar("T")
 
 
 class WorkerPools:
-    """The thread pools of a session, for all its tasks.
+    """The worker pools of a session, shared by all its tasks.
 
-    depth: pieces of work a bin may have under way: one at work, its parts shared among the curve's threads, the others
-    so that these never wait for the next. wake: called after each piece.
+    depth: pieces of work that a bin may have in progress. The curve's threads share the parts of one piece; the others
+    are ready so that these threads never wait. wake: called after each piece.
     """
 
     def __init__(self, depth: int, wake: Callable[[], None]) -> None:
         self.depth = depth
         self._wake = wake
-        # Two, so that one's parts are at hand while the other's last ones are waited for.
+        # Two threads: while one waits for the last parts of its piece, the other supplies new parts.
         self._computing = ThreadPoolExecutor(2, "psicli-compute")
         self._matching = ThreadPoolExecutor(1, "psicli-matcher")
         self._committing = ThreadPoolExecutor(1, "psicli-committer")
@@ -33,22 +33,22 @@ class WorkerPools:
         return self._submit(self._computing, work, *arguments)
 
     def match(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Have a bin compared, one at a time; no frame waits for it, since how long it takes may tell of matches."""
+        """Compare one bin at a time; no frame waits for it, because its duration may reveal matches."""
         return self._submit(self._matching, work, *arguments)
 
     def commit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Have file work done that the peer waits for, one piece at a time."""
+        """Do file work that the peer waits for, one piece at a time."""
         return self._submit(self._committing, work, *arguments)
 
     def write(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Have a one-sided result written, one at a time.
+        """Write one-sided results, one at a time.
 
-        Nothing the peer waits for may queue behind it: how long it takes tells of matches.
+        Work that the peer waits for must not queue behind it, because its duration reveals the number of matches.
         """
         return self._submit(self._writing, work, *arguments)
 
     def dismiss(self) -> None:
-        """Begin nothing more; what is at work goes on."""
+        """Start no more work; running work continues."""
         for executor in (self._computing, self._matching, self._committing, self._writing):
             executor.shutdown(wait=False, cancel_futures=True)
 
@@ -59,7 +59,7 @@ class WorkerPools:
 
 
 class WorkInOrder:
-    """The work of one lane, begun as it comes and completed in the same order."""
+    """The work of one lane: begun in the order of the lane, and completed in the same order."""
 
     def __init__(self, lane: Lane, begin: Callable[[Work], Future[Any]]) -> None:
         self.lane = lane
@@ -67,15 +67,15 @@ class WorkInOrder:
         self._begin = begin
 
     def complete(self) -> list[Message] | None:
-        """Complete the oldest work if it is through and return what to send; raises what it raised."""
+        """Complete the oldest work if it is done and return the messages to send, else None; raises what it raised."""
         if not self.under_way or not self.under_way[0][1].done():
             return None
         work, future = self.under_way.popleft()
         result = future.result()
         return self.lane.completed(work, result if isinstance(result, bytes) else b"")
 
-    def take_up(self, depth: int, *, room: bool) -> bool:
-        """Begin another piece of work, if there is one; return whether there was."""
+    def begin_next(self, depth: int, *, room: bool) -> bool:
+        """Begin the next piece of work, if there is one; return whether there was."""
         work = self.lane.next_work(room=room) if len(self.under_way) < depth else None
         if work is not None:
             self.under_way.append((work, self._begin(work)))
@@ -83,7 +83,7 @@ class WorkInOrder:
 
 
 def done(result: bytes = b"") -> Future[bytes]:
-    """Return work that is done already."""
+    """Return a future that is already done."""
     future: Future[bytes] = Future()
     future.set_result(result)
     return future

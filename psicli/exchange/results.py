@@ -1,4 +1,4 @@
-"""What the bins of a task have come to, in this run and in those it continues."""
+"""The results of a task's bins, from this run and from those that it resumes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from psicli.protocol.task import TaskParty
 
 
 class Results:
-    """Which own items matched, and what travels of that in a broadcast; it begins with what the checkpoint has.
+    """The own items that matched, and the bitmaps of a broadcast; starts from the data of the checkpoint.
 
-    bitmaps: a receiver's bits for the peer, a sender's bits from the peer; of each bin. order_secrets: what a sender
-    must know to understand these.
+    bitmaps: the bits of each bin, which a receiver sends to its peer and a sender gets. order_secrets: per bin, the
+    secret that a sender needs to map these bits to its items.
     """
 
     def __init__(self, party: TaskParty, items: Items, checkpoint: Checkpoint) -> None:
@@ -34,12 +34,12 @@ class Results:
         self.put(number, Match(found.astype(np.bool_), data[octets:]))
 
     def put(self, number: int, match: Match) -> None:
-        """Take a receiver's result of a bin."""
+        """Add a receiver's result of a bin."""
         self.matches.put(number, match.found)
         self.bitmaps[number] = match.bitmap
 
     def apply_bitmaps(self) -> None:
-        """Find a sender's matches in the bits from the peer; raises PeerProtocolError."""
+        """Compute a sender's matches from the peer's bitmaps; raises PeerProtocolError."""
         for number, bits in self.bitmaps.items():
             size = self.matches.size(number)
             self.matches.put(number, apply_bitmap(bits, self.order_secrets[number], size, self._own))

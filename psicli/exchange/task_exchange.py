@@ -1,4 +1,4 @@
-"""The exchange of one task: its bins in order, two under way, and what the outputs need of them."""
+"""The exchange of one task: runs its bins in order, at most two at the same time, and feeds its output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from psicli.protocol.bins import BinParty
 from psicli.protocol.messages import Message, Received, TaskMessage
 from psicli.protocol.receiver import Receiver
 from psicli.protocol.task import Phase, TaskParty
-from psicli.protocol.work import CutBitmap, GatherMatches, KeepBits, PublishOutput, StageOutput, Work
+from psicli.protocol.work import GatherMatches, KeepBits, PublishOutput, SliceBitmap, StageOutput, Work
 from psicli.storage.spool import Spool
 
 _FILE_WORK = StageOutput | PublishOutput
@@ -30,28 +30,28 @@ _MATCHES_BYTES = 8
 
 @dataclass(frozen=True)
 class Storage:
-    """What a run has for its data: a plan of its memory, and a spool for what exceeds it."""
+    """A run's memory plan, and the spool for data that does not fit into it."""
 
     spool: Spool | None = None
     plan: MemoryPlan = UNBOUNDED
 
 
 class Output(Protocol):
-    """Where the matched rows go."""
+    """The destination of the matched rows."""
 
     def check(self, matches: Matches) -> None:
-        """Raise PolicyError for a result that this party does not allow; called before a bitmap is sent."""
+        """Raise PolicyError if this party does not allow the result; called before a bitmap is sent."""
 
     def stage(self, matches: Matches) -> None:
         """Write the rows of the matched items to a temporary file and make it durable."""
 
     def publish(self) -> None:
-        """Put the staged file in place, for good, and note that this side is done with the task."""
+        """Move the staged file into place and record that this party is done with the task."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task that has been read: its items, where rows go, what it continues from and leaves."""
+    """A task whose input has been read: its items, its output and its checkpoint."""
 
     items: Items
     output: Output | None
@@ -61,8 +61,8 @@ class Prepared:
 class TaskExchange:
     """One task's exchange with the peer.
 
-    Feed it messages and let it take steps; both return the messages to send. What costs time, and file work, the pools
-    do. Whatever changes the exchange's own state does so in the caller's thread. stages: where the time goes.
+    The session calls `receive` and `step`; both return the messages to send. The worker pools do long computations and
+    file work. Only the caller's thread changes the state of the exchange. stages: measures where the time goes.
     """
 
     def __init__(self, party: TaskParty, pools: WorkerPools, stages: Stages, storage: Storage) -> None:
@@ -73,14 +73,14 @@ class TaskExchange:
         self._prepared: Prepared | None = None
         self._own_work = WorkInOrder(party, self._begin)
         self._bins: dict[int, BinExchange] = {}
-        # Made when the first bin begins, or the result is asked for.
+        # Created when the first bin begins or the result is requested.
         self._results: Results | None = None
         self._guard = Lock()
         self._matching: list[Future[None]] = []
         self._answering = Lock()
 
     def use(self, prepared: Prepared) -> None:
-        """Take the input that has been read."""
+        """Provide the input once it has been read."""
         self._prepared = prepared
 
     def begin_bin(self) -> None:
@@ -89,7 +89,7 @@ class TaskExchange:
         self._follow()
 
     def _restored(self) -> Results:
-        """Return what the bins have come to; the first time, begin with what the checkpoint has."""
+        """Return the results of the bins; the first call restores those in the checkpoint."""
         with self._guard:
             if self._results is None:
                 self._results = Results(self.party, self._input.items, self._input.checkpoint)
@@ -98,21 +98,21 @@ class TaskExchange:
     @property
     def _input(self) -> Prepared:
         if self._prepared is None:
-            raise errors.LocalProtocolError(detail="a task is exchanged before its input is read")
+            raise errors.LocalProtocolError(detail="a task was exchanged before its input was read")
         return self._prepared
 
     def receive(self, message: TaskMessage) -> list[Message]:
-        """Take in a message; raises PeerProtocolError."""
+        """Handle a message and return the messages to send; raises PeerProtocolError."""
         messages = self.party.receive(message)
         if isinstance(message, Received) and message.bin in self._bins:
             secret = self._restored().order_secrets.get(message.bin, bytes(ORDER_SECRET_BYTES))
-            # The next run need not do it again; whether this is on disk before anything else does not matter.
+            # A resumed run need not repeat this bin; saving it is not urgent, so it runs in the background.
             self.pools.match(self._input.checkpoint.received, message.bin, secret)
         self._follow()
         return messages + self._received()
 
     def _follow(self) -> None:
-        """Let the bins at hand be those the party has under way."""
+        """Create and close bin exchanges to match the bins that the protocol has running."""
         for number, bin_exchange in list(self._bins.items()):
             if self.party.bins.get(number) is not bin_exchange.party:
                 self._bins.pop(number).close()
@@ -121,17 +121,17 @@ class TaskExchange:
                 self._bins[number] = BinExchange(self.party, party, self.pools, self.stages, self.make_worker)
 
     def step(self, *, room: bool) -> list[Message] | None:
-        """Complete what is through, else begin something; return what to send, or None when there is nothing to do now.
+        """Complete finished work, or else begin new work; return the messages to send, or None if there is neither.
 
-        Raises PeerProtocolError, SelfCheckError, WorkerLostError, and what the output raises: whatever the oldest work
-        under way raised.
+        Raises the error of the oldest work that failed: PeerProtocolError, SelfCheckError, WorkerLostError, or an error
+        of the output.
         """
         for number, bin_exchange in list(self._bins.items()):
             try:
                 with trace.span("keep"):
                     completed = bin_exchange.work.complete()
             except errors.WorkerLostError:
-                # Both sides begin the bin again, once.
+                # Both parties restart the bin; the protocol allows this once.
                 completed = self.party.restart(number)
                 self._follow()
             if completed is not None:
@@ -140,13 +140,13 @@ class TaskExchange:
         if completed is not None:
             return completed
         lanes = [self._own_work, *(each.work for each in self._bins.values())]
-        return [] if any(each.take_up(self.pools.depth, room=room) for each in lanes) else None
+        return [] if any(each.begin_next(self.pools.depth, room=room) for each in lanes) else None
 
     def _received(self) -> list[Message]:
-        """Say which bins a receiver has checked, and have them matched."""
+        """Return Received for the bins that a receiver has checked, and start matching them."""
         messages: list[Message] = []
         for number, bin_exchange in list(self._bins.items()):
-            if isinstance(self.party, Receiver) and bin_exchange.party.through:
+            if isinstance(self.party, Receiver) and bin_exchange.party.done:
                 self._bins.pop(number)
                 self._matching.append(self.pools.match(self._match, number, bin_exchange.release()))
                 messages += self.party.received(number)
@@ -159,23 +159,23 @@ class TaskExchange:
 
     @property
     def pieces(self) -> int:
-        """Pieces of work under way."""
+        """The number of pieces of work in progress."""
         return len(self._under_way)
 
     @property
     def frames_under_way(self) -> int:
-        """How many frames the work under way will send."""
+        """The number of frames that the work in progress will send."""
         return sum(lane.frames_under_way for lane in (self.party, *self.party.bins.values()))
 
     @property
     def in_background(self) -> list[Future[Any]]:
-        """The work that must not be cut short where a run ends: comparing bins, and files."""
+        """The work that must finish even if the run ends: comparing bins, and file work."""
         return [*self._matching, *(future for work, future in self._under_way if isinstance(work, _FILE_WORK))]
 
     def keep(self, patience: float) -> bool:
-        """Return whether the output stays although the link is gone, once it is in place.
+        """Put a committed output in place although the link is lost; return whether there is one and it is in place.
 
-        After Commit both sides keep their outputs, whatever becomes of the link. Waits for patience [s] at most; a
+        After Commit both parties keep their outputs, whatever happens to the link. Waits at most for patience [s]; a
         signal ends the wait too.
         """
         if self.party.phase is not Phase.COMMITTED:
@@ -189,27 +189,30 @@ class TaskExchange:
         return True
 
     def wipe(self) -> None:
-        """Overwrite all scalars; nothing can be masked any more."""
+        """Wipe all scalars; no point can be masked after this."""
         for each in self._bins.values():
             each.close()
 
     def close(self) -> None:
-        """Let go of the items, in memory or on disk, where no output needs them any more."""
+        """Free the items, in memory and on disk, once no output needs them any more."""
         if self._prepared is not None:
             self._prepared.items.close()
 
     def matches(self) -> Matches:
-        """Wait until all bins are compared and return what matched; the receiver's lists must be complete."""
+        """Wait until all bins are compared and return the matches; all bins must have been received."""
         results = self._restored()
         for future in self._matching:
             future.result()
         failpoints.passage("matches.found")
         return results.matches
 
-    # For bins
+    # Work of the bins
 
     def make_worker(self, party: BinParty) -> Worker:
-        """Fetch a bin's items and draw its secrets; a sender notes that it answers."""
+        """Fetch a bin's items and return a worker with fresh secrets; a sender first records that it answers the bin.
+
+        Raises BinOverflowError, and as Checkpoint.answering.
+        """
         results = self._restored()
         at, (own, peer) = party.place, self.party.capacities
         with self.stages.at(Stage.READING, "fetch bin"):
@@ -219,7 +222,7 @@ class TaskExchange:
             worker = Worker(at.sid, items, own, peer, self.party.setup.frame_items, receives=self.party.receives)
         if not self.party.receives:
             with self._answering:
-                # If the bin has begun again meanwhile, this attempt answers nothing.
+                # If the bin was restarted meanwhile, this attempt sends no answers.
                 if self.party.bins.get(at.bin) is party:
                     if self.party.broadcast:
                         results.order_secrets[at.bin] = worker.order_secret
@@ -233,7 +236,7 @@ class TaskExchange:
             self._restored().put(number, match)
             self._input.checkpoint.matched(number, match)
 
-    # The task's own work
+    # Work of the task
 
     def _begin(self, work: Work) -> Future[Any]:
         match work:
@@ -243,7 +246,7 @@ class TaskExchange:
                 return self.pools.commit(self._stage)
             case PublishOutput():
                 return self.pools.commit(self._publish)
-            case CutBitmap(number, start, stop):
+            case SliceBitmap(number, start, stop):
                 return done(self._restored().bitmaps[number][start // 8 : -(-stop // 8)])
             case KeepBits(number, bits):
                 bitmaps = self._restored().bitmaps
@@ -251,7 +254,7 @@ class TaskExchange:
         return done()
 
     def _gather(self) -> bytes:
-        """Return the number of matches, once all bins are compared and the policy allows the result."""
+        """Wait until all bins are compared, check the policy, and return the encoded number of matches."""
         matches = self.matches()
         self._expect_output().check(matches)
         self._input.checkpoint.answering_bitmaps()
@@ -270,5 +273,5 @@ class TaskExchange:
 
     def _expect_output(self) -> Output:
         if self._input.output is None:
-            raise errors.LocalProtocolError(detail="a party that learns the result has no output")
+            raise errors.LocalProtocolError(detail="a party that learns the result was given no output")
         return self._input.output

@@ -1,8 +1,8 @@
-"""What computes one bin: its items, its secrets and its lists, from the first point to the match.
+"""The worker: computes one bin with its items, secrets and lists, from masking the first point to matching.
 
-A worker knows neither session nor message: it takes and returns packed points, tokens and bits. Nothing here assumes
-that whoever calls it is in the same process. Its parts may be called from several threads at a time, each with a frame
-of its own.
+A worker knows nothing of sessions and messages: it takes and returns packed points, tokens and bits. Nothing here
+assumes that the caller is in the same process. Several threads may call it at the same time, each for a different
+frame.
 """
 
 from __future__ import annotations
@@ -25,22 +25,25 @@ from psicli.items.partitions import BinItems
 from psicli.items.records import Mask, Words
 
 ORDER_SECRET_BYTES = 32
-# Points of a frame that are proven to lie on the curve: a peer that skips the hash to the curve passes one frame with
-# probability 2^-64 [items].
+# The number of points in each frame that are checked to be on the curve [items]: a peer that does not hash to the curve
+# passes the check of a frame with probability 2^-64.
 SAMPLED_POINTS = 64
 _PADDING_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Which own distinct items the peer has too [a boolean an item], and for the peer a bit for each of its points."""
+    """The result of a bin.
+
+    found: one boolean per own distinct item, whether the peer has it too; bitmap: one bit per point of the peer.
+    """
 
     found: Mask = field(repr=False)
     bitmap: bytes = field(default=b"", repr=False)
 
 
 class Lists:
-    """The points and tokens of one bin, until they are checked; then how they compare."""
+    """The points and tokens of one bin until they are checked, and then their comparison."""
 
     def __init__(self, own: int, peer: int, *, receives: bool) -> None:
         self.own_points = records.empty(own, curve.POINT_BYTES)
@@ -52,40 +55,43 @@ class Lists:
         self._guard = Lock()
 
     def put_peer(self, start: int, points: bytes, tokens: bytes) -> None:
-        """Keep a frame of the peer's points, and their tokens."""
+        """Keep a frame of the peer's points and their tokens."""
         stop = start + len(points) // curve.POINT_BYTES
         self.peer_points[start:stop] = _words(points, curve.POINT_BYTES)
         self.peer_tokens[start:stop] = _words(tokens, curve.TOKEN_BYTES)
 
     def keep_tokens(self, tokens: bytes) -> None:
-        """Keep the next tokens of own items, in the order the items were sent."""
+        """Keep the next tokens of own items, in the order in which the items were sent."""
         words = _words(tokens, curve.TOKEN_BYTES)
         with self._guard:
             self.own_tokens[self._tokens_kept : self._tokens_kept + len(words)] = words
             self._tokens_kept += len(words)
 
     def check(self) -> None:
-        """Check the complete lists and let them go; raises PeerProtocolError. Equal tokens stand for equal products."""
+        """Check the complete lists for reflected and duplicate points, and free them; raises PeerProtocolError.
+
+        Duplicates are found by their tokens: equal tokens mean equal products.
+        """
         if self._tokens_kept != len(self.own_tokens):
-            raise errors.LocalProtocolError(detail="a bin is checked before its lists are complete")
+            raise errors.LocalProtocolError(detail="a bin was checked before its lists were complete")
         if records.have_common(self.own_points, self.peer_points):
-            raise errors.PeerProtocolError(detail="it sent a point of ours back as its own")
+            raise errors.PeerProtocolError(detail="it sent one of our own points back to us")
         self.own_points = self.peer_points = records.empty(0, curve.POINT_BYTES)
-        # One sort of all tokens answers three questions; the third, which of them are common, waits for `match`.
+        # One sort of all tokens finds repeats in both lists now, and the common tokens later in `match`.
         self.compared = records.Comparison(self.own_tokens, self.peer_tokens)
         repeats, peer_repeats = self.compared.repeats()
         if peer_repeats:
-            raise errors.PeerProtocolError(detail="two of its points are the same item")
+            raise errors.PeerProtocolError(detail="it sent two points of the same item")
         if repeats:
-            raise errors.PeerProtocolError(detail="two of its tokens are equal")
+            raise errors.PeerProtocolError(detail="it sent two equal tokens")
         self.own_tokens = self.peer_tokens = records.empty(0, curve.TOKEN_BYTES)
 
 
 class Worker:
-    """One attempt at one bin.
+    """The computation of one attempt at one bin.
 
-    own, peer: to how many items each side's bin is padded; frame_items: points in a frame, all but the last. The
-    scalar and the secret of the order are drawn here; the scalar never leaves.
+    own, peer: the capacity of each party's bin [items]; frame_items: the points in a full frame. The worker draws the
+    scalar and the secret of the order; the scalar never leaves it.
     """
 
     def __init__(
@@ -96,7 +102,7 @@ class Worker:
         self._items = items
         self._frame_items = frame_items
         self._receives = receives
-        # A bytearray, so that it can be overwritten.
+        # A bytearray, because bytes cannot be wiped.
         self._scalar = bytearray(os.urandom(32))
         self._order = _secret_order(self.order_secret, own)
         self._padding = os.urandom(_PADDING_BYTES * (own - len(items)))
@@ -121,48 +127,47 @@ class Worker:
             )
             points = mixed.tobytes()
         if not curve.on_curve(_sample(points)):
-            raise errors.SelfCheckError(backend=curve.backend(), detail="an own point does not lie on the curve")
+            raise errors.SelfCheckError(backend=curve.backend(), detail="it computed a point that is not on the curve")
         self._lists.own_points[start:stop] = _words(points, curve.POINT_BYTES)
         return points
 
     def mask_peer(self, seq: int, points: bytes) -> bytes | None:
-        """Mask frame `seq` of the peer's points: return the tokens if this is the sender, else keep them.
+        """Mask frame `seq` of the peer's points and keep their tokens; only a sender returns them too.
 
-        Raises PeerProtocolError for points nobody makes who follows the protocol. Constant time in the scalar.
+        Raises PeerProtocolError for points that an honest peer never sends. Constant time in the scalar.
         """
         products, bad = curve.mask(points, self._scalar)
         if bad:
-            raise errors.PeerProtocolError(detail=f"{len(bad)} points of a frame are not valid points")
+            raise errors.PeerProtocolError(detail=f"it sent a frame with {len(bad)} invalid points")
         if not curve.on_curve(_sample(points)):
-            reason = "its items are not hashed to the curve"
-            raise errors.PeerProtocolError(detail=f"a point does not lie on the curve: {reason}")
+            raise errors.PeerProtocolError(detail="it sent a point that is not on the curve")
         tokens = curve.tokens(products, self._sid)
         self._lists.put_peer(seq * self._frame_items, points, tokens)
         return None if self._receives else tokens
 
     def keep_tokens(self, tokens: bytes) -> None:
-        """Keep the next tokens of own items, in the order the items were sent; the receiver's alone."""
+        """Keep the next tokens of own items, in the order in which the items were sent; for the receiver only."""
         self._lists.keep_tokens(tokens)
 
     def check(self) -> None:
-        """Check the complete lists and let the points and the scalar go; raises PeerProtocolError.
+        """Wipe the scalar, check the complete lists and free the points; raises PeerProtocolError.
 
-        The peer waits for it, so how long it takes does not depend on what matches.
+        The peer waits for this, so its duration must not depend on the matches.
         """
         self.wipe()
         self._lists.check()
 
     def match(self, *, bitmap: bool = False) -> Match:
-        """Return the result of a checked bin; bitmap: also which of the peer's points matched."""
+        """Return the result of a checked bin; bitmap: whether to include the bits for the peer's points."""
         compared = self._lists.compared
         if compared is None or not self._receives:
-            raise errors.LocalProtocolError(detail="a bin is matched before it is checked")
+            raise errors.LocalProtocolError(detail="a bin was matched before it was checked")
         found = _by_item(compared.found(), self._order, len(self._items))
         bits = compared.found(in_other=True) if bitmap else np.empty(0, np.bool_)
         return Match(found, np.packbits(bits, bitorder="little").tobytes())
 
     def wipe(self) -> None:
-        """Overwrite the scalar; nothing can be masked any more."""
+        """Wipe the scalar; no point can be masked after this."""
         self._scalar[:] = bytes(len(self._scalar))
 
     def _padding_at(self, places: npt.NDArray[np.uint32]) -> pa.LargeBinaryArray:
@@ -171,30 +176,31 @@ class Worker:
 
 
 def apply_bitmap(bits: bytes, order_secret: bytes, items: int, own: int) -> Mask:
-    """Return which of a bin's own items the receiver says that it has too [a boolean an item].
+    """Return which own items of a bin matched according to the receiver's bitmap [one boolean per item].
 
-    bits: one for each point that was sent, least significant first; items: how many of the `own` points were items.
-    Raises PeerProtocolError where padding is said to match.
+    bits: one bit per point that was sent, least significant first; items: how many of the `own` points were items, not
+    padding. Raises PeerProtocolError if the bitmap marks padding.
     """
     order = _secret_order(order_secret, own)
     marked = np.unpackbits(np.frombuffer(bits, np.uint8), count=own, bitorder="little").astype(np.bool_)
     if marked[order >= items].any():
-        raise errors.PeerProtocolError(detail="the bitmap marks padding, which matches nothing")
+        raise errors.PeerProtocolError(detail="its bitmap marks padding as matched")
     return _by_item(marked, order, items)
 
 
 def _by_item(marked: Mask, order: npt.NDArray[np.uint32], items: int) -> Mask:
-    """Bring booleans of points, as they were sent, into the order of the items; padding is dropped."""
+    """Reorder booleans from the order in which the points were sent to the order of the items; drop padding."""
     found = np.zeros(len(order), np.bool_)
     found[order[marked]] = True
     return found[:items]
 
 
 def _secret_order(secret: bytes, count: int) -> npt.NDArray[np.uint32]:
-    """Return the numbers 0 to count - 1 in a uniformly random order that only this secret gives.
+    """Return the numbers 0 to count - 1 in a uniformly random order, determined by the secret.
 
-    They are sorted by words of a key stream: predictable generators could be run backwards from what the peer sees of
-    the order. Two of 2^20 words are equal with a chance of 2^-25; these two stand as they were.
+    The numbers are sorted by the words of a ChaCha20 key stream: with an ordinary generator the peer could compute its
+    state from the part of the order that it sees. Among 2^20 words two are equal with probability 2^-25; their numbers
+    then stay in ascending order.
     """
     stream = Cipher(ChaCha20(secret, bytes(16)), mode=None).encryptor().update(bytes(8 * count))
     return records.stable_order(np.frombuffer(stream, "<u8")).astype(np.uint32)
@@ -205,7 +211,7 @@ def _words(packed: bytes, width: int) -> Words:
 
 
 def _sample(points: bytes) -> bytes:
-    """Return some of the points, chosen so that nobody can foresee which."""
+    """Return SAMPLED_POINTS of the points, chosen unpredictably, or all if there are fewer."""
     count = len(points) // curve.POINT_BYTES
     if count <= SAMPLED_POINTS:
         return points

@@ -1,1 +1,1 @@
-"""The protocol of a task, without I/O: messages, streams, bins, and the two roles as state machines."""
+"""The protocol without I/O: messages, streams, bins, and both roles of a task as state machines."""

@@ -1,7 +1,7 @@
-"""Bins: how a task is cut into them, one attempt at one of them, and those of a task.
+"""Bins: their number and capacity, the protocol of one attempt at a bin, and all bins of a task.
 
-An item's bin is the top bits of a keyed hash, so bins come out nearly equal whatever the items are. Both sides pad
-every bin to its capacity, so that what travels depends on the two counts alone. One attempt, seen from either role:
+The top bits of a keyed hash give an item's bin, so bins have nearly equal sizes for any input. Both parties pad every
+bin to its capacity, so the amount of data sent depends only on the two counts. One attempt at a bin:
 
     receiver                                    sender
     Frame* End  (1: its points)  ->
@@ -24,25 +24,26 @@ from psicli.protocol.messages import BinMessage, End, Frame, Kept, Message, Rest
 from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
 from psicli.protocol.work import CheckLists, KeepTokens, Lane, MaskOwn, MaskPeer, Prepare, Work
 
-# Fewer items a bin than that make too many bins and too much padding, more fit in no ordinary memory [items].
+# The limits of a bin's size [items]: smaller bins need too much padding, larger ones too much memory.
 LEAST_BIN_ITEMS = 1 << 14
 MOST_BIN_ITEMS = 1 << 20
 MAX_BINS = 1 << 16
-# How often one bin may be answered under one partition: once, and once more after a crash.
+# How often a sender may answer one bin of one partition: once, and once more after a crash.
 MOST_ANSWERS = 2
-# Attempts at a bin, counted from 0: it may begin again once.
+# The number of the last attempt at a bin, counted from 0: a bin may restart once.
 LAST_ATTEMPT = 1
-# Frames of the peer's that wait for work: enough to keep busy, little enough to hold in memory.
+# The most frames of the peer that wait for work: enough to keep the pools busy, few enough to hold in memory.
 MAX_PENDING_FRAMES = 4
 
 
-# How a task is cut ---------------------------------------------------------------------------------------------
+# Number and capacity of bins -----------------------------------------------------------------------------------
 
 
 def capacity(count: int, bins: int) -> int:
-    """Return to how many items each of so many bins of `count` items is padded [items].
+    """Return the capacity of a bin, to which it is padded, if `count` items are in this many bins [items].
 
-    A fuller bin has a probability below 2^-60: nine standard deviations above the mean, and 24 where that is small.
+    The capacity is nine standard deviations above the mean, plus 24 for small means: a bin exceeds it with probability
+    below 2^-60.
     """
     if bins == 1:
         return count
@@ -52,9 +53,9 @@ def capacity(count: int, bins: int) -> int:
 
 
 def number_of_bins(own: int, peer: int, bin_items: int) -> int:
-    """Return the smallest power of two of bins that hold at most `bin_items` each, 0 where a side has no items.
+    """Return the smallest power of two of bins with a capacity of at most `bin_items`; 0 if a party has no items.
 
-    Raises TooManyItemsError for more than MAX_BINS.
+    Raises TooManyItemsError if that is more than MAX_BINS.
     """
     if not (own and peer):
         return 0
@@ -63,24 +64,25 @@ def number_of_bins(own: int, peer: int, bin_items: int) -> int:
         bins *= 2
     if bins > MAX_BINS:
         raise TooManyItemsError(
-            fault=f"{max(own, peer)} distinct items would need more than {MAX_BINS} bins of {bin_items} items",
-            advice="Give both sides more memory (pipeline.memory), or split the task.",
+            fault=f"{max(own, peer)} distinct items need more than {MAX_BINS} bins of {bin_items} items",
+            advice="Give both parties more memory (pipeline.memory), or split the task.",
         )
     return bins
 
 
 def padded(count: int, bins: int) -> int:
-    """Return how many items of a side travel, padding included: the questions it can ask [items]."""
+    """Return how many items a party sends, including padding: the most it can ask about [items]."""
     return bins * capacity(count, bins) if bins else count
 
 
 def agree_on_resume(
     mine: Kept | None, theirs: Kept | None, *, receives: bool, broadcast: bool, bin_items: int
 ) -> Kept | None:
-    """Return what both sides continue from, None where the task starts afresh; complete: neither needs the other.
+    """Return the state from which both parties resume, or None if the task starts afresh.
 
-    A sender has answered every bin of which the receiver has the result; an Offer that says otherwise names what was
-    never finished. Raises PeerProtocolError for an Offer no side can make.
+    Both parties compute the same. In the result, `complete` means that the exchange is over. A receiver that has a bin
+    which the sender never answered cannot be right, so the task starts afresh. Raises PeerProtocolError for an
+    impossible Offer.
     """
     if theirs is not None:
         check_offer(theirs)
@@ -100,7 +102,7 @@ def agree_on_resume(
 
 
 def every_bin(bins: int) -> int:
-    """Return a bit for each of so many bins."""
+    """Return an integer with one bit set for each of this many bins."""
     return (1 << bins) - 1
 
 
@@ -108,26 +110,26 @@ def check_offer(kept: Kept) -> None:
     """Raise PeerProtocolError for an Offer that contradicts itself."""
     has_items = bool(kept.own_count and kept.peer_count)
     if kept.bins > MAX_BINS or kept.bins & (kept.bins - 1) or bool(kept.bins) != has_items:
-        raise PeerProtocolError(detail=f"it offers to continue a task of {kept.bins} bins")
+        raise PeerProtocolError(detail=f"it offered to resume a task of {kept.bins} bins, which cannot exist")
     if kept.finished > every_bin(kept.bins):
-        raise PeerProtocolError(detail="it offers bins that the task does not have")
+        raise PeerProtocolError(detail="it offered bins that the task does not have")
     if kept.complete and kept.finished != every_bin(kept.bins):
-        raise PeerProtocolError(detail="it offers a task as done whose bins are not")
+        raise PeerProtocolError(detail="it offered a task as complete although its bins are not finished")
 
 
 # One attempt at a bin ------------------------------------------------------------------------------------------
 
 
 class BinPhase(Enum):
-    """Where an attempt at a bin stands."""
+    """The phase of an attempt at a bin."""
 
     EXCHANGE = "the exchange of points"
     CHECKS = "the checks"
-    THROUGH = "the wait for Received"
+    CHECKED = "the wait for Received"
 
 
 class BinParty(Lane):
-    """One attempt at a bin, from one side. It knows of no other bin; who carries it out keeps the order of bins."""
+    """One party's half of one attempt at a bin; it knows no other bin, so its owner keeps the order of bins."""
 
     own_stream: ClassVar[Stream]
     peer_stream: ClassVar[Stream]
@@ -138,7 +140,7 @@ class BinParty(Lane):
         self.place = place
         self.phase = BinPhase.EXCHANGE
         self.masked_peer = 0
-        # Whether those of the bins before it have all been sent: who keeps the order of bins says so.
+        # Set by the owner: whether all points of earlier bins have been sent.
         self.may_send_points = True
         self._points_out = OutgoingStream(place, StreamShape(self.own_stream, own, frame_items))
         self._points_in = IncomingStream(place, StreamShape(self.peer_stream, peer, frame_items))
@@ -154,7 +156,7 @@ class BinParty(Lane):
 
     @property
     def has_room(self) -> bool:
-        """Whether another frame may be taken in now."""
+        """Whether it can accept another frame now."""
         return max(len(self._pending), len(self._queued)) < MAX_PENDING_FRAMES
 
     @property
@@ -167,30 +169,30 @@ class BinParty(Lane):
 
     @property
     def all_arrived(self) -> bool:
-        """Whether the peer has sent all that is due before Received."""
+        """Whether everything that the peer must send before Received has arrived."""
         return self._points_in.ended
 
     @property
-    def through(self) -> bool:
-        """Whether all has arrived and was checked."""
-        return self.phase is BinPhase.THROUGH and self.all_arrived
+    def done(self) -> bool:
+        """Whether everything has arrived and passed the checks."""
+        return self.phase is BinPhase.CHECKED and self.all_arrived
 
-    def take_frame(self, frame: Frame) -> None:
-        """Take in a frame; raises PeerProtocolError."""
+    def receive_frame(self, frame: Frame) -> None:
+        """Handle a frame; raises PeerProtocolError."""
         self._incoming(frame.stream).accept(frame)
-        self._took(frame)
+        self._accepted(frame)
 
-    def take_end(self, end: End) -> None:
-        """Take in the end of a stream; raises PeerProtocolError."""
+    def receive_end(self, end: End) -> None:
+        """Handle the end of a stream; raises PeerProtocolError."""
         self._incoming(end.stream).finish(end)
         self._advance()
 
     def _incoming(self, stream: int) -> IncomingStream:
         if stream != self.peer_stream:
-            raise PeerProtocolError(detail=f"stream {stream} came during {self.phase.value}")
+            raise PeerProtocolError(detail=f"it sent stream {stream} during {self.phase.value}")
         return self._points_in
 
-    def _took(self, frame: Frame) -> None:
+    def _accepted(self, frame: Frame) -> None:
         self._pending.append(MaskPeer(frame.seq, frame.data))
 
     # Work
@@ -201,7 +203,7 @@ class BinParty(Lane):
         if not self._prepared:
             return None
         may_send = room and self.may_send_points and self._next_own < self._points_out.shape.frames
-        # Turn by turn, so that both directions of the link stay busy.
+        # Alternate between own and peer's frames, so that both directions of the link stay busy.
         if self._pending and (room or not self._answers) and not (self._own_turn and may_send):
             self._own_turn = True
             return self._pending.popleft()
@@ -211,7 +213,7 @@ class BinParty(Lane):
             return MaskOwn(*self._points_out.shape.span(self._next_own - 1))
         return None
 
-    # Whether a frame of the peer's points is answered with a frame of tokens.
+    # Whether this role answers a frame of the peer's points with a frame of tokens.
     _answers: ClassVar[bool]
 
     def _sends_frame(self, work: Work) -> bool:
@@ -235,10 +237,10 @@ class BinParty(Lane):
             case KeepTokens():
                 pass
             case CheckLists():
-                self.phase = BinPhase.THROUGH
+                self.phase = BinPhase.CHECKED
                 messages = self._checked()
             case _:
-                raise LocalProtocolError(detail=f"{type(work).__name__} is no work of a bin")
+                raise LocalProtocolError(detail=f"{type(work).__name__} is not work of a bin")
         self._advance()
         return messages
 
@@ -253,20 +255,20 @@ class BinParty(Lane):
         return self.masked_peer == self._points_in.shape.count and self._points_in.ended
 
     def _answer(self, result: bytes) -> list[Message]:
-        """Return what a masked frame of the peer's points is answered with."""
+        """Return the answer to a masked frame of the peer's points."""
         return []
 
     def _checked(self) -> list[Message]:
-        """Return what is said once the lists are checked."""
+        """Return the messages to send once the lists are checked."""
         return []
 
 
-# Those of a task -----------------------------------------------------------------------------------------------
+# The bins of a task --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSetup:
-    """What a side knows of a task from the start."""
+    """What a party knows about a task from the start."""
 
     task: int
     task_sid: bytes = field(repr=False)
@@ -277,7 +279,7 @@ class TaskSetup:
 
 
 class Sizes(NamedTuple):
-    """How many distinct items each side has, -1 before it has opened; and how many bins, 0 where a side has none."""
+    """Each party's number of distinct items, -1 before it has opened; the number of bins, 0 if one has no items."""
 
     own: int = -1
     peer: int = -1
@@ -285,23 +287,23 @@ class Sizes(NamedTuple):
 
     @property
     def capacities(self) -> tuple[int, int]:
-        """To how many items each bin is padded, own and the peer's."""
+        """The capacities of a bin, (own, peer's) [items]."""
         return capacity(self.own, max(self.bins, 1)), capacity(self.peer, max(self.bins, 1))
 
 
 class TaskBins(Mapping[int, BinParty]):
-    """The bins of a task: those under way, by number; and which are left and through, each at which attempt."""
+    """The bins of a task: maps the numbers of running bins to their state, and tracks all bins and their attempts."""
 
     def __init__(self, kind: type[BinParty], setup: TaskSetup, sizes: Sizes, finished: int = 0) -> None:
-        """kind: who plays a bin for this role; finished: a bit for each bin that an earlier run was through with."""
+        """kind: the class that implements a bin for this role; finished: a bit for each bin that an earlier run did."""
         self.left = [number for number in range(sizes.bins) if not finished >> number & 1]
         self._under_way: dict[int, BinParty] = {}
-        # Of each bin that has begun.
+        # The current attempt at each bin that has begun.
         self.attempts: dict[int, int] = {}
-        # The bins that are through, and those that were even if they have begun again.
-        self.through: set[int] = set()
-        self.once_through: set[int] = set()
-        # Bins that this side has begun again, and the peer has not answered yet.
+        # The bins that are done now; and those that ever were, even if they have restarted since.
+        self.done: set[int] = set()
+        self.ever_done: set[int] = set()
+        # Bins that this party has restarted and whose Restart the peer has not answered yet.
         self.restarting: set[int] = set()
         self._kind = kind
         self._setup = setup
@@ -318,28 +320,28 @@ class TaskBins(Mapping[int, BinParty]):
 
     @property
     def begun(self) -> int:
-        """How many bins have begun."""
+        """The number of bins that have begun."""
         return len(self.attempts)
 
     @property
     def has_next(self) -> bool:
-        """Whether bins are left that have not begun."""
+        """Whether there are bins that have not begun."""
         return self.begun < len(self.left)
 
     @property
-    def never_through(self) -> int:
-        """How many bins have begun and were never through; one that begins again afterwards does not count."""
-        return self.begun - len(self.once_through)
+    def never_done(self) -> int:
+        """The number of bins that have begun and were never done; a restart after that does not count."""
+        return self.begun - len(self.ever_done)
 
     @property
     def only_latest_under_way(self) -> bool:
-        """Whether no bin is under way for the first time but the one that began last."""
-        count = self.never_through
-        return count == 0 or (count == 1 and self.left[self.begun - 1] not in self.once_through)
+        """Whether every bin that has begun, except the latest one, was done at least once."""
+        count = self.never_done
+        return count == 0 or (count == 1 and self.left[self.begun - 1] not in self.ever_done)
 
     @property
-    def all_through(self) -> bool:
-        return len(self.through) == len(self.left)
+    def all_done(self) -> bool:
+        return len(self.done) == len(self.left)
 
     @property
     def all_points_sent(self) -> bool:
@@ -347,15 +349,15 @@ class TaskBins(Mapping[int, BinParty]):
 
     @property
     def all_points_arrived(self) -> bool:
-        """Whether the peer has sent all its points; what begins again is out of order anyway."""
+        """Whether the peer has sent all its points; restarted bins are exempt, because they are out of order."""
         first = (each for each in self.values() if not each.place.attempt)
         return not self.has_next and all(each.all_points_arrived for each in first)
 
     @property
     def masked(self) -> tuple[int, int]:
-        """Items masked so far, own and the peer's, padding included."""
-        through = self._sizes.bins - len(self.left) + len(self.through)
-        own, peer = (through * each for each in self._sizes.capacities)
+        """The number of items masked so far, (own, peer's), including padding."""
+        done = self._sizes.bins - len(self.left) + len(self.done)
+        own, peer = (done * each for each in self._sizes.capacities)
         bins = self.values()
         return own + sum(each.masked_own for each in bins), peer + sum(each.masked_peer for each in bins)
 
@@ -369,9 +371,9 @@ class TaskBins(Mapping[int, BinParty]):
         self._begin(number, 0)
         return number
 
-    def begin_again(self, number: int) -> Restart:
-        """Begin a bin again and return what says so."""
-        self.through.discard(number)
+    def restart(self, number: int) -> Restart:
+        """Restart a bin and return the message that announces it."""
+        self.done.discard(number)
         self._begin(number, self.attempts[number] + 1)
         return Restart(self._setup.task, number, self.attempts[number])
 
@@ -381,40 +383,38 @@ class TaskBins(Mapping[int, BinParty]):
         self._under_way[number] = self._kind(place, *self._sizes.capacities, self._setup.frame_items)
 
     def let_send_points(self, *, allowed: bool) -> None:
-        """Let bins send points one after the other; what begins again is out of order anyway."""
+        """Let the bins send their points one after the other; restarted bins may always send."""
         for each in self.values():
             each.may_send_points = allowed or each.place.attempt > 0
             allowed = allowed and each.all_points_sent
 
     def finish(self, number: int) -> None:
-        """Take off a bin that is through."""
+        """Remove a bin that is done from the running ones."""
         del self._under_way[number]
-        self.through.add(number)
-        self.once_through.add(number)
+        self.done.add(number)
+        self.ever_done.add(number)
 
     def addressed(self, message: BinMessage) -> BinParty | None:
-        """Return the bin a message is about, None where it is of an attempt that this side has given up.
-
-        Raises PeerProtocolError.
-        """
+        """Return the bin that a message is about, or None if its attempt was abandoned; raises PeerProtocolError."""
         party, attempt = self.get(message.bin), self.attempts.get(message.bin)
         if attempt is not None and message.bin in self.restarting and message.attempt < attempt:
             return None
         if party is None or message.attempt != attempt or message.bin in self.restarting:
-            raise PeerProtocolError(detail=f"a message about bin {message.bin}, attempt {message.attempt}, out of turn")
+            detail = f"it sent a message about bin {message.bin}, attempt {message.attempt}, out of turn"
+            raise PeerProtocolError(detail=detail)
         return party
 
-    def take_frame(self, frame: Frame) -> None:
-        """Take in a frame; raises PeerProtocolError."""
+    def receive_frame(self, frame: Frame) -> None:
+        """Handle a frame; raises PeerProtocolError."""
         party = self.addressed(frame)
         if party is None:
             return
         if frame.stream == party.peer_stream and not self._is_turn(party):
-            raise PeerProtocolError(detail=f"points of bin {frame.bin} before the end of those before it")
-        party.take_frame(frame)
+            raise PeerProtocolError(detail=f"it sent points of bin {frame.bin} before the end of an earlier bin's")
+        party.receive_frame(frame)
 
     def _is_turn(self, party: BinParty) -> bool:
-        """Whether the points of all bins before it have arrived; what begins again is out of order anyway."""
+        """Whether the points of all earlier bins have arrived; a restarted bin may come at any time."""
         at = party.place
         before = (each for each in self.values() if each.place.bin < at.bin and not each.place.attempt)
         return at.attempt > 0 or all(each.all_points_arrived for each in before)

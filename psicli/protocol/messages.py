@@ -1,4 +1,4 @@
-"""What travels between the two parties, as values, and the ids that every hash is bound to."""
+"""The messages of the protocol as immutable values, and the ids that bind every hash to its session, task and bin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROBE_BYTES = 16
 
 
 class Purpose(IntEnum):
-    """Why a connection is made; only a run takes the session."""
+    """The purpose of a connection; only RUN takes the session."""
 
     RUN = 1
     CHECK = 2
@@ -46,40 +46,40 @@ class TaskTerms:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message of a connection, both ways. It holds no counts."""
+    """The first message of a connection, in both directions. It contains no counts."""
 
     package_version: str
     party: str
     job: str
     tasks: tuple[TaskTerms, ...]
-    # Of both sides' sizes the smaller one counts [items].
+    # The smaller of both parties' sizes is used [items].
     frame_items: int
     bin_items: int
     nonce: bytes = field(repr=False)
     purpose: Purpose = Purpose.RUN
     protocol_version: int = PROTOCOL_VERSION
     suite: str = SUITE
-    # How long this side waits for a peer that says nothing [ms].
+    # How long this party waits for a silent peer [ms].
     recv_timeout_ms: int = 300_000
-    # This side's clock, Unix time [ms].
+    # This party's clock, Unix time [ms].
     clock_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class HelloOctets:
-    """A Hello exactly as it travels: the session id is a hash over these octets."""
+    """An encoded Hello exactly as it is sent: the session id is a hash over these octets."""
 
     octets: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Working:
-    """This side is alive and has nothing else to say."""
+    """A heartbeat: the sender of this message is alive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """The sender of this message stops; its exit code is all it says."""
+    """The sender of this message stops; failure_class is its exit code."""
 
     failure_class: int
 
@@ -89,10 +89,10 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What an earlier run has left of a task.
+    """What a party has saved from an earlier run of a task.
 
-    partition_sid: the task id of the run that began it. finished: a bit for each bin, the first one lowest, set where
-    a receiver has the bin's result or a sender has answered it. complete: the task is done on this side.
+    partition_sid: the task id of the run that began the task. finished: one bit per bin, bin 0 lowest; it is set if the
+    receiver has the bin's result, or if the sender has answered the bin. complete: this party is done with the task.
     """
 
     partition_sid: bytes = field(repr=False)
@@ -105,7 +105,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The first message of a task: what it could continue from, if anything."""
+    """The first message of a task: the saved state from which this party can resume, if any."""
 
     task: int
     kept: Kept | None = None
@@ -113,7 +113,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """This side has read its input: the number of distinct items, and the probe of the item encoding."""
+    """Opens a task after its input was read: the number of distinct items, and the probe of the item encoding."""
 
     task: int
     count: int
@@ -134,7 +134,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The end of a stream: how many items it had, and the chain digest after its last frame."""
+    """The end of a stream: its number of items, and the chain digest after its last frame."""
 
     task: int
     bin: int
@@ -146,7 +146,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """R has checked all of a bin. The last one of a one-sided task carries the digest of the task."""
+    """R has received and checked a bin. The last one of a one-sided task carries the digest of the task."""
 
     task: int
     bin: int
@@ -156,7 +156,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """A bin begins again, as this attempt; the other side answers with the same message."""
+    """Restarts a bin with this attempt; the peer answers with the same message."""
 
     task: int
     bin: int
@@ -165,14 +165,14 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """This side's output is safe in a temporary file."""
+    """This party's output is durable in a temporary file."""
 
     task: int
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Both outputs are safe: publish them. The digest covers the number of matches too."""
+    """Both outputs are durable: put them in place. The digest covers the number of matches too."""
 
     task: int
     digest: bytes = field(repr=False)
@@ -180,7 +180,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """S is through with the task and comes to the same digest."""
+    """S is done with the task and computed the same digest."""
 
     task: int
     digest: bytes = field(repr=False)
@@ -191,9 +191,9 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """A new stream takes the place of one that broke.
+    """The first message of a stream that replaces a broken one.
 
-    attempt: of the dialer's, from 1 on; messages: how many this side has taken in.
+    attempt: the dialer's attempts, counted from 1; messages: how many messages have arrived at this party.
     """
 
     sid: bytes = field(repr=False)
@@ -203,14 +203,14 @@ class Reconnect:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """How many messages this side has read since the session began."""
+    """Confirms how many messages this party has read since the session began."""
 
     messages: int
 
 
 @dataclass(frozen=True, slots=True)
 class Bye:
-    """This side has said everything."""
+    """The last message of a direction."""
 
 
 BinMessage: TypeAlias = Frame | End | Received | Restart
@@ -223,7 +223,7 @@ Message: TypeAlias = HelloOctets | TaskMessage | Working | Abort | LinkMessage
 
 
 def session_id(listener_hello: bytes, dialer_hello: bytes) -> bytes:
-    """Hash both Hellos, as the octets that travelled, into the session id [32 bytes]."""
+    """Derive the session id from both Hellos, encoded exactly as they were sent [32 bytes]."""
     digest = hashlib.sha256(b"psicli/v1/sid\0")
     for octets in (listener_hello, dialer_hello):
         digest.update(len(octets).to_bytes(4, "big") + octets)
@@ -236,20 +236,20 @@ def task_session_id(sid: bytes, task_name: str) -> bytes:
 
 
 def bin_session_id(task_sid: bytes, number: int, attempt: int) -> bytes:
-    """Derive the id of one attempt at a bin, which its points and tokens are bound to [32 bytes]."""
+    """Derive the id of one attempt at a bin, to which its points and tokens are bound [32 bytes]."""
     where = number.to_bytes(4, "big") + attempt.to_bytes(4, "big")
     return hashlib.sha256(b"psicli/v1/bin\0" + task_sid + where).digest()
 
 
 def partition_key(partition_sid: bytes) -> bytes:
-    """Derive the key of the hash that tells an item's bin [32 bytes]; both parties know it."""
+    """Derive the key of the hash that assigns items to bins [32 bytes]; both parties know it."""
     return hashlib.sha256(b"psicli/v1/partition\0" + partition_sid).digest()
 
 
 def task_digest(task_sid: bytes, counts: tuple[int, int], bins: int, matches: int | None = None) -> bytes:
-    """Hash what both sides must agree on at the end of a task [32 bytes].
+    """Hash the values on which both parties must agree at the end of a task [32 bytes].
 
-    counts: of the receiver and of the sender; matches: of a broadcast alone.
+    counts: (receiver's, sender's); matches: for a broadcast only.
     """
     numbers = (*counts, bins) if matches is None else (*counts, bins, matches)
     octets = b"".join(number.to_bytes(8, "big") for number in numbers)

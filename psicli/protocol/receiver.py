@@ -1,4 +1,4 @@
-"""The party that learns the result: its side of a bin, and of a task."""
+"""The receiver, the party that learns the result: its state machines for a bin and for a task."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from psicli.protocol.bins import BinParty, BinPhase, TaskSetup
 from psicli.protocol.messages import Commit, Done, Frame, Message, Received, Stream, TaskMessage
 from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
 from psicli.protocol.task import RECEIVER, Disclosure, Phase, Step, TaskParty
-from psicli.protocol.work import CutBitmap, GatherMatches, KeepTokens, PublishOutput, Work
+from psicli.protocol.work import GatherMatches, KeepTokens, PublishOutput, SliceBitmap, Work
 
 
 class ReceiverBin(BinParty):
-    """A bin at the receiver: it sends points, gets points and tokens."""
+    """A bin at the receiver: it sends points, and gets points and tokens."""
 
     own_stream = Stream.RECEIVER_POINTS
     peer_stream = Stream.SENDER_POINTS
@@ -27,17 +27,17 @@ class ReceiverBin(BinParty):
 
     @property
     def _lists_complete(self) -> bool:
-        # Both sides check at once: the end of the tokens, which waits for the sender's checks, is not waited for.
+        # Do not wait for the end of the tokens, which the sender sends after its checks: both check at the same time.
         return super()._lists_complete and self._tokens.frames == self._tokens.shape.frames
 
     def _incoming(self, stream: int) -> IncomingStream:
         return self._tokens if stream == Stream.TOKENS else super()._incoming(stream)
 
-    def _took(self, frame: Frame) -> None:
+    def _accepted(self, frame: Frame) -> None:
         if frame.stream != Stream.TOKENS:
-            super()._took(frame)
+            super()._accepted(frame)
         elif frame.seq >= self._points_out.frames:
-            raise errors.PeerProtocolError(detail=f"tokens of frame {frame.seq}, which was not sent yet")
+            raise errors.PeerProtocolError(detail=f"it sent tokens of frame {frame.seq}, which it has not received yet")
         else:
             self._queued.append(KeepTokens(frame.data))
 
@@ -57,31 +57,31 @@ class Receiver(TaskParty):
     def disclosure(self) -> Disclosure:
         if self.phase in (Phase.CONFIRMING, Phase.FINISHED) and not self.broadcast:
             return Disclosure.NOTHING
-        compares = bool(self.bins.once_through) or any(
+        compares = bool(self.bins.ever_done) or any(
             each.all_arrived or each.phase is not BinPhase.EXCHANGE for each in self.bins.values()
         )
-        # Before the first point a policy on sizes still says why it refuses.
+        # Before the first point, a refusal by a policy on sizes may name its reason.
         points = self.phase is Phase.EXCHANGE and self.bins.begun > 0
         if self.phase is Phase.RESULT or (points and (self.broadcast or compares)):
             return Disclosure.UNIFORM
         return Disclosure.NAMED
 
     def received(self, number: int) -> list[Message]:
-        """Say that all of a bin has been checked."""
+        """Return the messages that confirm a checked bin."""
         attempt = self.bins[number].place.attempt
         self.bins.finish(number)
-        last = self.bins.all_through
+        last = self.bins.all_done
         digest = self._digest() if last and not self.broadcast else b""
-        return [Received(self.task, number, attempt, digest), *(self._all_through() if last else [])]
+        return [Received(self.task, number, attempt, digest), *(self._all_done() if last else [])]
 
     def restart(self, number: int) -> list[Message]:
         if self.phase is Phase.RESULT and self._bitmap is None:
-            # No bit of the result is told: what gathers it waits for this bin too.
+            # No bit of the result has been sent yet, so the result is gathered again after this bin.
             self._move(Step.LOST)
             self._queued.clear()
         return super().restart(number)
 
-    def _all_through(self) -> list[Message]:
+    def _all_done(self) -> list[Message]:
         if not self.broadcast:
             self._move(Step.EXCHANGED)
             return [] if self.bins.left else [Received(self.task, 0, 0, self._digest())]
@@ -94,12 +94,12 @@ class Receiver(TaskParty):
     def _complete(self, work: Work, result: bytes) -> list[Message]:
         match work:
             case GatherMatches() if self.phase is not Phase.RESULT or work in (*self._queued, *self._handed_out):
-                # A bin has begun again meanwhile; it is asked for once more.
+                # A bin was restarted meanwhile, so the result will be gathered again.
                 return []
             case GatherMatches():
                 self._matches = int.from_bytes(result, "big")
                 return self._next_bitmap(0)
-            case CutBitmap(number):
+            case SliceBitmap(number):
                 return self._send_bits(number, result)
             case PublishOutput():
                 return []
@@ -110,7 +110,7 @@ class Receiver(TaskParty):
         if number == self.number_of_bins:
             return self._stage()
         self._bitmap = OutgoingStream(self.bins.place(number), self._bitmap_shape(self.capacities[1]))
-        self._queued.append(CutBitmap(number, *self._bitmap.shape.span(0)))
+        self._queued.append(SliceBitmap(number, *self._bitmap.shape.span(0)))
         return []
 
     def _send_bits(self, number: int, bits: bytes) -> list[Message]:
@@ -118,11 +118,11 @@ class Receiver(TaskParty):
         frame = self._bitmap.frame(bits)
         if self._bitmap.all_sent:
             return [frame, self._bitmap.end(), *self._next_bitmap(number + 1)]
-        self._queued.append(CutBitmap(number, *self._bitmap.shape.span(self._bitmap.frames)))
+        self._queued.append(SliceBitmap(number, *self._bitmap.shape.span(self._bitmap.frames)))
         return [frame]
 
-    def _take(self, message: TaskMessage) -> list[Message]:
-        return self._on_done(message) if isinstance(message, Done) else super()._take(message)
+    def _handle(self, message: TaskMessage) -> list[Message]:
+        return self._on_done(message) if isinstance(message, Done) else super()._handle(message)
 
     def _all_staged(self) -> list[Message]:
         self._move(Step.STAGED)

@@ -1,4 +1,4 @@
-"""The party that helps: its side of a bin, and of a task."""
+"""The sender, the party that helps the receiver: its state machines for a bin and for a task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from psicli.protocol.work import KeepBits, PublishOutput, Work
 
 
 class SenderBin(BinParty):
-    """A bin at the sender: it sends points, gets points and answers them with tokens."""
+    """A bin at the sender: it sends points, and answers the receiver's points with tokens."""
 
     own_stream = Stream.SENDER_POINTS
     peer_stream = Stream.RECEIVER_POINTS
@@ -25,7 +25,7 @@ class SenderBin(BinParty):
         return [self._tokens.frame(result)]
 
     def _checked(self) -> list[Message]:
-        # The end of the tokens waits for the checks: R must not accept a list that we refuse.
+        # The tokens end only after our checks, so that R cannot accept lists that we refuse.
         return [self._tokens.end()]
 
 
@@ -41,12 +41,12 @@ class Sender(TaskParty):
         self._bitmap: IncomingStream | None = None
 
     def restart(self, number: int) -> list[Message]:
-        if number in self.bins.through or self.bins[number].phase is BinPhase.THROUGH:
-            # Nothing is computed for it any more, and R may have received it.
+        if number in self.bins.done or self.bins[number].phase is BinPhase.CHECKED:
+            # The bin needs no more computing, and R may have received it already.
             return []
         return super().restart(number)
 
-    def _take(self, message: TaskMessage) -> list[Message]:
+    def _handle(self, message: TaskMessage) -> list[Message]:
         result = self.phase is Phase.RESULT
         match message:
             case Received():
@@ -59,30 +59,30 @@ class Sender(TaskParty):
                 return self._on_restart_of_result(message)
             case Commit():
                 return self._on_commit(message)
-        return super()._take(message)
+        return super()._handle(message)
 
     def _on_received(self, message: Received) -> list[Message]:
         if not self.bins.left:
             self._expect_digest(message, last=not message.bin and not message.attempt)
             return self._end_alone()
         party = self.bins.addressed(message)
-        if party is None or party.phase is not BinPhase.THROUGH:
-            raise errors.PeerProtocolError(detail=f"it has received bin {message.bin}, which was not sent")
+        if party is None or party.phase is not BinPhase.CHECKED:
+            raise errors.PeerProtocolError(detail=f"it confirmed bin {message.bin} before it was complete")
         self.bins.finish(message.bin)
-        last = self.bins.all_through
+        last = self.bins.all_done
         self._expect_digest(message, last=last)
-        return self._all_through() if last else []
+        return self._all_done() if last else []
 
     def _expect_digest(self, message: Received, *, last: bool) -> None:
         if not last or self.broadcast:
             if message.digest:
-                raise errors.PeerProtocolError(detail="it ends the task too early")
+                raise errors.PeerProtocolError(detail="it ended the task too early")
         else:
             self._check_digest(message.digest)
 
-    def _all_through(self) -> list[Message]:
+    def _all_done(self) -> list[Message]:
         if not self.broadcast:
-            # Where there is nothing to exchange, R says so.
+            # If there are no bins, wait for R's Received.
             return self._end_alone() if self.bins.left else []
         if not self.number_of_bins:
             return self._stage()
@@ -98,9 +98,9 @@ class Sender(TaskParty):
         self._bitmap = IncomingStream(self.bins.place(number), self._bitmap_shape(self.capacities[0]))
 
     def _on_restart_of_result(self, message: Restart) -> list[Message]:
-        """R has lost a bin it had received, before it has sent any bit of the result."""
+        """Handle the restart of a received bin, which R may lose until it sends the first bit of the result."""
         if self._bitmap is None or self._bitmap.place.bin or self._bitmap.frames:
-            raise errors.PeerProtocolError(detail=f"it begins bin {message.bin} again, out of order")
+            raise errors.PeerProtocolError(detail=f"it restarted bin {message.bin} out of order")
         messages = self._on_restart(message)
         self._move(Restart)
         return messages
@@ -112,9 +112,9 @@ class Sender(TaskParty):
         bits = int.from_bytes(message.data, "little")
         self._matches += bits.bit_count()
         if bits >> (stop - start):
-            raise errors.PeerProtocolError(detail="pad bits of the bitmap are set")
+            raise errors.PeerProtocolError(detail="its bitmap has spare bits set")
         if self._matches > min(self.own_count, self.peer_count):
-            raise errors.PeerProtocolError(detail="the bitmap marks more items than the smaller list holds")
+            raise errors.PeerProtocolError(detail="its bitmap marks more items than the smaller list holds")
         self._queued.append(KeepBits(message.bin, message.data))
         return []
 
@@ -127,9 +127,9 @@ class Sender(TaskParty):
 
     def _expected_bitmap(self, message: Frame | End) -> IncomingStream:
         if self._bitmap is None or (message.bin, message.attempt) != (self._bitmap.place.bin, 0):
-            raise errors.PeerProtocolError(detail=f"a bitmap of bin {message.bin} out of order")
+            raise errors.PeerProtocolError(detail=f"it sent a bitmap of bin {message.bin} out of order")
         if message.stream != Stream.BITMAP:
-            raise errors.PeerProtocolError(detail=f"stream {message.stream} came during {self.phase.value}")
+            raise errors.PeerProtocolError(detail=f"it sent stream {message.stream} during {self.phase.value}")
         return self._bitmap
 
     def _complete(self, work: Work, result: bytes) -> list[Message]:

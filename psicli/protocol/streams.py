@@ -1,4 +1,4 @@
-"""Streams: a list of items cut into numbered frames, and the digest that chains them."""
+"""Streams: a list of items split into numbered frames, and the digest that chains them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from psicli.core.errors import LocalProtocolError, PeerProtocolError
 from psicli.protocol.messages import End, Frame, Stream
 
-# Points in a full frame when both sides agree to it: 512 KiB of points, a quarter of the 2 MiB message cap [items].
+# The points in a full frame: 512 KiB, a quarter of the message limit of 2 MiB [items].
 FRAME_ITEMS = 16_384
-# A peer that wants smaller frames could make a run several times slower [items].
+# Smaller frames would let a peer make a run several times slower [items].
 LEAST_FRAME_ITEMS = 1024
-# A frame of points may not be larger than half the cap on a message [items].
+# A frame of points takes at most half the message limit [items].
 MAX_FRAME_ITEMS = 32_768
-# The bitmap needs whole bytes a frame [items].
+# Frames hold a multiple of this, so that a frame of the bitmap is whole bytes [items].
 FRAME_ITEMS_STEP = 8
-# Bits an item takes in a frame of each stream.
+# The bits per item in a frame of each stream.
 ITEM_BITS = {Stream.RECEIVER_POINTS: 256, Stream.SENDER_POINTS: 256, Stream.TOKENS: 128, Stream.BITMAP: 1}
 
 
@@ -32,7 +32,7 @@ def next_digest(digest: bytes, data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class StreamShape:
-    """How a list of `count` items is cut into frames: all full but the last."""
+    """The split of a list of `count` items into frames, of which all but the last are full."""
 
     stream: Stream
     count: int
@@ -54,7 +54,7 @@ class StreamShape:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which attempt at which bin of which task a stream belongs to."""
+    """The attempt at a bin of a task that a stream belongs to."""
 
     task: int
     bin: int
@@ -63,7 +63,7 @@ class Place:
 
 
 class _Counted:
-    """A stream of one shape: the frames so far and their digest."""
+    """A stream with a known shape: counts the frames so far and computes their digest."""
 
     def __init__(self, place: Place, shape: StreamShape) -> None:
         self.shape = shape
@@ -74,7 +74,7 @@ class _Counted:
 
     @property
     def items(self) -> int:
-        """How many items the frames so far hold."""
+        """The number of items in the frames so far."""
         return min(self.frames * self.shape.frame_items, self.shape.count)
 
     def _add(self, data: bytes) -> None:
@@ -83,19 +83,16 @@ class _Counted:
 
 
 class OutgoingStream(_Counted):
-    """A stream we send: cut, numbered and digested."""
+    """A stream that we send: numbers the frames and computes their digest."""
 
     @property
     def all_sent(self) -> bool:
         return self.frames == self.shape.frames
 
     def frame(self, data: bytes) -> Frame:
-        """Make the next frame of data.
-
-        Raises LocalProtocolError when there is no such frame or data has not its size.
-        """
+        """Return the next frame, with this data; raises LocalProtocolError if no frame is left or the size is wrong."""
         if self.all_sent or len(data) != self.shape.frame_bytes(self.frames):
-            raise LocalProtocolError(detail=f"frame {self.frames} of stream {self.shape.stream} has a wrong size")
+            raise LocalProtocolError(detail=f"frame {self.frames} of stream {self.shape.stream} has the wrong size")
         at = self.place
         frame = Frame(at.task, at.bin, at.attempt, self.shape.stream, self.frames, data)
         self._add(data)
@@ -103,35 +100,36 @@ class OutgoingStream(_Counted):
 
     def end(self) -> End:
         if not self.all_sent or self.ended:
-            raise LocalProtocolError(detail=f"stream {self.shape.stream} ends out of order")
+            raise LocalProtocolError(detail=f"stream {self.shape.stream} was ended out of order")
         self.ended = True
         at = self.place
         return End(at.task, at.bin, at.attempt, self.shape.stream, self.shape.count, self._digest)
 
 
 class IncomingStream(_Counted):
-    """A stream the peer sends: order, sizes, count and digest are checked, the data is not looked into."""
+    """A stream that the peer sends: checks order, sizes, count and digest, but not the data."""
 
     def accept(self, frame: Frame) -> None:
-        """Take in the next frame; raises PeerProtocolError when it is not exactly that."""
+        """Accept the next frame; raises PeerProtocolError if its number or size is wrong."""
         where = f"stream {self.shape.stream}"
         if self.ended:
-            raise PeerProtocolError(detail=f"a frame after the end of {where}")
+            raise PeerProtocolError(detail=f"it sent a frame after the end of {where}")
         if frame.seq != self.frames:
-            raise PeerProtocolError(detail=f"frame {frame.seq} of {where} where frame {self.frames} was due")
+            raise PeerProtocolError(detail=f"it sent frame {frame.seq} of {where} where frame {self.frames} was due")
         if frame.seq >= self.shape.frames:
-            raise PeerProtocolError(detail=f"more items in {where} than the {self.shape.count} due")
-        if len(frame.data) != self.shape.frame_bytes(frame.seq):
-            raise PeerProtocolError(detail=f"frame {frame.seq} of {where} has {len(frame.data)} bytes, a wrong size")
+            raise PeerProtocolError(detail=f"it sent more items in {where} than the {self.shape.count} due")
+        size, due = len(frame.data), self.shape.frame_bytes(frame.seq)
+        if size != due:
+            raise PeerProtocolError(detail=f"frame {frame.seq} of {where} has {size} bytes instead of {due}")
         self._add(frame.data)
 
     def finish(self, end: End) -> None:
-        """Take in the End; raises PeerProtocolError when count or digest differ from what came."""
+        """Accept the End; raises PeerProtocolError if its count or digest does not match the frames."""
         where = f"stream {self.shape.stream}"
         if self.ended:
-            raise PeerProtocolError(detail=f"a second end of {where}")
+            raise PeerProtocolError(detail=f"it sent a second end of {where}")
         if self.frames != self.shape.frames or end.count != self.shape.count:
-            raise PeerProtocolError(detail=f"fewer or more items in {where} than the {self.shape.count} due")
+            raise PeerProtocolError(detail=f"it sent a wrong number of items in {where}: {self.shape.count} were due")
         if end.digest != self._digest:
-            raise PeerProtocolError(detail=f"the digest of {where} differs from what arrived")
+            raise PeerProtocolError(detail=f"the digest of {where} differs from that of its frames")
         self.ended = True

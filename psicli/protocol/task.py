@@ -1,21 +1,21 @@
-"""One task of the protocol, seen from either role, as state machines: the tables, and what both roles share.
+"""One task of the protocol as state machines: the transition tables of both roles, and the code that they share.
 
-Theory of operation. The machines validate, order and count messages and hand out work; they compute no points, do no
-I/O, keep no clock, start no thread and log nothing. Which end listens or dials is unknown here. A message is refused
-unless the table of the role names it for the current phase; then its handler checks it. Nothing but the table says
-which phase comes next, whether a message leads there or a step of our own, and only `_move` goes there.
+The machines validate, order and count messages and hand out work; they compute no points, do no I/O, and have no clock,
+threads or log. They do not know which party listens and which dials. The table of a role lists the messages that are
+allowed in each phase; any other message is refused, and an allowed one goes to its handler. Only `_move` changes the
+phase, and only to the phase that the table names for a message or for a step of our own.
 
     receiver                                    sender
     Offer                       <->             Offer               before the input is read
-    Open                        <->             Open                once it has been read
-    for each bin that is left, in order, two under way:
+    Open                        <->             Open                after the input is read
+    for each unfinished bin, in order, at most two at a time:
         points, tokens, checks (bins.py), then
         Received                 ->
     one-sided:
-        Received with the digest ->                                 the last bin's
+        Received with the digest ->                                 for the last bin
                                 <-              Done
     with broadcast_result:
-        Frame* End  (4: bitmap)  ->                                 of each bin, in order
+        Frame* End  (4: bitmap)  ->                                 for each bin, in order
         Ready                   <->             Ready
         Commit                   ->
                                 <-              Done
@@ -57,17 +57,19 @@ from psicli.protocol.messages import (
     task_digest,
 )
 from psicli.protocol.streams import StreamShape
-from psicli.protocol.work import CutBitmap, Lane, StageOutput, Work
+from psicli.protocol.work import Lane, SliceBitmap, StageOutput, Work
 
-# With 16-byte tokens a false match stays below 2^-67 up to here [items], both lists with their padding together.
+# The most items of both parties together, including padding: up to here the probability of a false match with 16-byte
+# tokens is below 2^-67 [items].
 MAX_TOTAL_ITEMS = 2**44
 MAX_PENDING_BITS = 4
 
 
 class Phase(Enum):
-    """Where a task stands; each role passes through its own subset, in this order.
+    """The phase of a task; each role goes through a subset of the phases in this order.
 
-    HEARD: the peer's part of a step that both take has come, our own has not.
+    HEARD: the peer's message of a mutual step has arrived, but we have not sent ours. The values complete the sentence
+    "it sent a message during ...".
     """
 
     OFFERING = "the offers"
@@ -87,13 +89,13 @@ class Phase(Enum):
 class Step(Enum):
     """A step of our own that leads to another phase."""
 
-    AGREED = "both have made their offers"
-    OVER = "an earlier run was through with the task"
-    OPENED = "both have opened"
-    EXCHANGED = "all of a one-sided task has been received"
-    RESULT_DUE = "all of a broadcast has been received"
-    LOST = "a worker of the receiver's is lost before the result is told"
-    RESULT_TOLD = "all of the result has been told, if there is any"
+    AGREED = "both parties have made their offers"
+    OVER = "an earlier run completed the task"
+    OPENED = "both parties have opened the task"
+    EXCHANGED = "all bins of a one-sided task have been received"
+    RESULT_DUE = "all bins of a broadcast have been received"
+    LOST = "the receiver lost a worker before it sent the result"
+    RESULT_SENT = "the receiver has sent the whole result, if there is one"
     STAGED = "both outputs are staged"
     PUBLISHED = "the output is in place"
 
@@ -106,7 +108,8 @@ _BEGINNING: Table = {
     Phase.OPENING: {Open: Phase.OPENING_HEARD},
     Phase.OPENING_HEARD: {Step.OPENED: Phase.EXCHANGE},
 }
-# What may come when, and where it leads. Phases without a message are left by our own work alone.
+# The messages and steps that are allowed in each phase, and the next phase. A phase without a message is left by our
+# own work only.
 RECEIVER: Table = {
     **_BEGINNING,
     Phase.EXCHANGE: {
@@ -115,10 +118,10 @@ RECEIVER: Table = {
         Restart: Phase.EXCHANGE,
         Step.EXCHANGED: Phase.CONFIRMING,
         Step.RESULT_DUE: Phase.RESULT,
-        Step.RESULT_TOLD: Phase.STAGING,
+        Step.RESULT_SENT: Phase.STAGING,
     },
     Phase.CONFIRMING: {Done: Phase.FINISHED},
-    Phase.RESULT: {Step.LOST: Phase.EXCHANGE, Step.RESULT_TOLD: Phase.STAGING},
+    Phase.RESULT: {Step.LOST: Phase.EXCHANGE, Step.RESULT_SENT: Phase.STAGING},
     Phase.STAGING: {Ready: Phase.STAGING_HEARD},
     Phase.STAGING_HEARD: {Step.STAGED: Phase.COMMITTED},
     Phase.COMMITTED: {Done: Phase.FINISHED},
@@ -133,13 +136,13 @@ SENDER: Table = {
         Restart: Phase.EXCHANGE,
         Step.EXCHANGED: Phase.FINISHED,
         Step.RESULT_DUE: Phase.RESULT,
-        Step.RESULT_TOLD: Phase.STAGING,
+        Step.RESULT_SENT: Phase.STAGING,
     },
     Phase.RESULT: {
         Frame: Phase.RESULT,
         End: Phase.RESULT,
         Restart: Phase.EXCHANGE,
-        Step.RESULT_TOLD: Phase.STAGING,
+        Step.RESULT_SENT: Phase.STAGING,
     },
     Phase.STAGING: {Ready: Phase.STAGING_HEARD},
     Phase.STAGING_HEARD: {Step.STAGED: Phase.READY},
@@ -151,17 +154,17 @@ _BEFORE_EXCHANGE = frozenset(_BEGINNING)
 
 
 class Disclosure(Enum):
-    """What the peer may be told when this side fails now."""
+    """What the peer may learn if this party fails now."""
 
     NAMED = "the class of the failure"
-    # From the first match to the last bitmap, R's failures must all look alike: which one it was could tell of a match.
-    UNIFORM = "that this side failed, nothing else"
-    # After the last Received the rest is R's own affair.
+    # From the first match to the last bitmap all failures of R must look alike: their class could reveal a match.
+    UNIFORM = "only that this party failed"
+    # After the last Received the peer has no part in the task any more.
     NOTHING = "nothing"
 
 
 class Progress(NamedTuple):
-    """Items masked so far, own and the peer's, and of how many, padding included; it never tells of a match."""
+    """The number of items masked so far and in total, including padding; it does not depend on matches."""
 
     own: int
     own_total: int
@@ -170,20 +173,20 @@ class Progress(NamedTuple):
 
     @property
     def share(self) -> float:
-        """How much of it is through, from 0 to 1."""
+        """The share that is masked, from 0 to 1."""
         total = self.own_total + self.peer_total
         return (self.own + self.peer) / total if total else 1.0
 
 
 class TaskParty(Lane):
-    """One task from one side: what both roles share.
+    """One party's half of a task; the base class of both roles.
 
-    Feed messages to `receive`; begin the bins of `bins` while there is a next one; fetch a task's own work here and
-    each bin's from there. What is received or completed returns the messages to send, in order.
+    The caller passes messages to `receive`, begins the bins in `bins` one after the other, and fetches work from this
+    lane and from the lane of each bin. `receive` and `completed` return the messages to send, in order.
     """
 
     receives: ClassVar[bool]
-    # Who plays a bin for this role.
+    # The class that implements a bin for this role.
     bin_party: ClassVar[type[BinParty]]
     table: ClassVar[Table]
 
@@ -198,7 +201,7 @@ class TaskParty(Lane):
         self.bins = TaskBins(self.bin_party, setup, self.sizes)
         self._matches = 0
 
-    # What the carrier of the work sees
+    # The state as the caller sees it
 
     @property
     def task(self) -> int:
@@ -210,7 +213,7 @@ class TaskParty(Lane):
 
     @property
     def partition_sid(self) -> bytes:
-        """The id that cuts the items into bins: this task's, or that of the run it continues."""
+        """The id that determines the bins of the items: this task's id, or that of the run that it resumes."""
         return self.setup.task_sid if self.resumption is None else self.resumption.partition_sid
 
     @property
@@ -227,37 +230,37 @@ class TaskParty(Lane):
 
     @property
     def capacities(self) -> tuple[int, int]:
-        """To how many items each bin is padded, own and the peer's."""
+        """The capacities of a bin, (own, peer's) [items]."""
         return self.sizes.capacities
 
     @property
     def questions(self) -> int:
-        """How many items of the peer's travel, padding included: as many as it may ask about."""
+        """How many items the peer sends, including padding: the most it can ask about."""
         return padded(self.sizes.peer, self.sizes.bins)
 
     @property
     def finished(self) -> bool:
-        """Whether both sides are through with the task and no work of ours is left."""
+        """Whether both parties have completed the task and none of our work is left."""
         return self.phase is Phase.FINISHED and self.idle
 
     @property
-    def over_before(self) -> bool:
-        """Whether an earlier run was through with the task, on both sides."""
+    def completed_before(self) -> bool:
+        """Whether an earlier run completed the exchange for both parties."""
         return self.resumption is not None and self.resumption.complete
 
     @property
     def settled(self) -> bool:
-        """Whether both have made their offers."""
+        """Whether both parties have made their offers."""
         return self.phase not in (Phase.OFFERING, Phase.OFFERING_HEARD)
 
     @property
     def opened(self) -> bool:
-        """Whether both sides have opened the task, or need not."""
+        """Whether both parties have opened the task, or an earlier run completed it."""
         return self.phase not in _BEFORE_EXCHANGE
 
     @property
     def exchanging(self) -> bool:
-        """Whether points and tokens are still to come or to go, or to be checked."""
+        """Whether points and tokens must still be sent, received or checked."""
         return self.phase in _BEFORE_EXCHANGE or self.phase is Phase.EXCHANGE
 
     @property
@@ -271,10 +274,10 @@ class TaskParty(Lane):
 
     @property
     def wants_input(self) -> bool:
-        """Whether another message may be taken in now.
+        """Whether the task can handle another message now.
 
-        Not while a few frames wait for their masking or keeping, nor before what is committed has been published:
-        nothing the link brings, not even its end, may come in between.
+        It cannot while too many frames wait for work. Nor can it between the commit and the publication of the output:
+        no message, and not even the end of the link, may come in between.
         """
         publishing = self.phase is Phase.COMMITTED and not self.idle
         room = len(self._queued) < MAX_PENDING_BITS and all(each.has_room for each in self.bins.values())
@@ -282,31 +285,31 @@ class TaskParty(Lane):
 
     @property
     def progress(self) -> Progress:
-        """How far the masking is."""
+        """How far the masking has got."""
         (own, peer), (own_bin, peer_bin) = self.bins.masked, self.capacities
         return Progress(own, self.number_of_bins * own_bin, peer, self.number_of_bins * peer_bin)
 
     @property
     def disclosure(self) -> Disclosure:
-        """What the peer may be told when this side fails now."""
+        """What the peer may learn if this party fails now."""
         return Disclosure.NAMED
 
     # Before the exchange
 
     def offer(self, kept: Kept | None) -> list[Message]:
-        """Say what this side could continue from; raises LocalProtocolError for a second time."""
+        """Make the Offer, with the saved state of an earlier run; raises LocalProtocolError if it was made already."""
         if self._my_offer is not None:
-            raise errors.LocalProtocolError(detail="a task is offered twice")
+            raise errors.LocalProtocolError(detail="a task was offered twice")
         self._my_offer = Offer(self.task, kept)
         return [self._my_offer, *self._decide()]
 
     def open(self, count: int) -> list[Message]:
-        """Say that the own input has been read, with so many distinct items.
+        """Open the task after its input was read; count: the number of distinct items.
 
-        Raises InputChangedError where an Offer that both agreed on named another number.
+        Raises InputChangedError if the task resumes an earlier run that had a different number.
         """
         if self.phase not in (Phase.OPENING, Phase.OPENING_HEARD) or self.own_count >= 0:
-            raise errors.LocalProtocolError(detail="a task is opened out of order")
+            raise errors.LocalProtocolError(detail="a task was opened out of order")
         if self.resumption is not None and count != self.resumption.own_count:
             raise errors.InputChangedError(path="the input")
         self.sizes = self.sizes._replace(own=count)
@@ -318,7 +321,7 @@ class TaskParty(Lane):
         return self._decide()
 
     def _decide(self) -> list[Message]:
-        """Decide what the task continues from once both have made their offers."""
+        """Decide what the task resumes from, once both parties have made their offers."""
         if self._my_offer is None or self._their_offer is None:
             return []
         self.resumption = agree_on_resume(
@@ -330,7 +333,7 @@ class TaskParty(Lane):
         )
         if self.resumption is not None and self.resumption.complete:
             bins = self.resumption.bins
-            self._divide(Sizes(self.resumption.own_count, self.resumption.peer_count, bins), every_bin(bins))
+            self._create_bins(Sizes(self.resumption.own_count, self.resumption.peer_count, bins), every_bin(bins))
             self._move(Step.OVER)
         else:
             self._move(Step.AGREED)
@@ -342,7 +345,7 @@ class TaskParty(Lane):
                 table="  item encoding: the two programs turn the same item into different points"
             )
         if self.resumption is not None and message.count != self.resumption.peer_count:
-            raise errors.PeerProtocolError(detail="it opens a task with another count than it offered to continue with")
+            raise errors.PeerProtocolError(detail="it opened a resumed task with a different count than it offered")
         if message.count > MAX_TOTAL_ITEMS:
             raise _too_many_items()
         self.sizes = self.sizes._replace(peer=message.count)
@@ -356,50 +359,50 @@ class TaskParty(Lane):
         bins = number_of_bins(own, peer, self.setup.bin_items)
         if padded(own, bins) + padded(peer, bins) > MAX_TOTAL_ITEMS:
             raise _too_many_items()
-        self._divide(Sizes(own, peer, bins), 0 if self.resumption is None else self.resumption.finished)
+        self._create_bins(Sizes(own, peer, bins), 0 if self.resumption is None else self.resumption.finished)
         self._move(Step.OPENED)
-        return [] if self.bins.left else self._all_through()
+        return [] if self.bins.left else self._all_done()
 
-    def _divide(self, sizes: Sizes, finished: int) -> None:
+    def _create_bins(self, sizes: Sizes, finished: int) -> None:
         self.sizes = sizes
         self.bins = TaskBins(self.bin_party, self.setup, sizes, finished)
 
     # Bins
 
     def restart(self, number: int) -> list[Message]:
-        """Begin a bin again, since whoever computed it is lost.
+        """Restart a bin whose worker was lost.
 
-        Raises WorkerLostError for the second time, and where it is too late to begin anything again.
+        Raises WorkerLostError if the bin was restarted before, or if it is too late for that.
         """
         if self.phase is not Phase.EXCHANGE or self.bins.attempts[number] >= LAST_ATTEMPT:
             raise errors.WorkerLostError(bin=number)
         self.bins.restarting.add(number)
-        return [self.bins.begin_again(number)]
+        return [self.bins.restart(number)]
 
     def _on_restart(self, message: Restart) -> list[Message]:
         number, bins = message.bin, self.bins
         if number in bins.restarting and message.attempt == bins.attempts[number]:
-            # The answer to ours, or the peer had the same in mind.
+            # The answer to our Restart, or the peer restarted the bin at the same time.
             bins.restarting.remove(number)
             return []
-        begun = number in bins or (number in bins.through and not self.receives)
+        begun = number in bins or (number in bins.done and not self.receives)
         if not begun or message.attempt != bins.attempts[number] + 1 or message.attempt > LAST_ATTEMPT:
-            raise errors.PeerProtocolError(detail=f"it begins bin {number} again, out of order")
-        return [bins.begin_again(number)]
+            raise errors.PeerProtocolError(detail=f"it restarted bin {number} out of order")
+        return [bins.restart(number)]
 
     def _on_frame(self, message: Frame) -> list[Message]:
-        self.bins.take_frame(message)
+        self.bins.receive_frame(message)
         return []
 
     def _on_end(self, message: End) -> list[Message]:
         party = self.bins.addressed(message)
         if party is not None:
-            party.take_end(message)
+            party.receive_end(message)
         return []
 
     @abstractmethod
-    def _all_through(self) -> list[Message]:
-        """Go on where no bin is left."""
+    def _all_done(self) -> list[Message]:
+        """Return the messages to send once all bins are done."""
 
     def _digest(self, matches: int | None = None) -> bytes:
         mine, theirs, bins = self.sizes
@@ -407,28 +410,26 @@ class TaskParty(Lane):
 
     def _check_digest(self, theirs: bytes, matches: int | None = None) -> None:
         if theirs != self._digest(matches):
-            raise errors.PeerProtocolError(detail="it comes to another digest of the task")
+            raise errors.PeerProtocolError(detail="it computed a different digest of the task")
 
-    # Outputs, and the entrance
+    # Dispatch, and outputs
 
     def receive(self, message: TaskMessage) -> list[Message]:
-        """Take in a message of this task.
+        """Handle a message of this task and return the messages to send.
 
-        Raises PeerProtocolError when it is not allowed now or contradicts what came before.
+        Raises PeerProtocolError if it is not allowed now or contradicts an earlier message.
         """
         if message.task != self.task:
-            raise errors.PeerProtocolError(
-                detail=f"a message about task number {message.task} during number {self.task}"
-            )
+            raise errors.PeerProtocolError(detail=f"it sent a message for task {message.task} during task {self.task}")
         if type(message) not in self.table[self.phase]:
-            raise errors.PeerProtocolError(detail=f"{type(message).__name__} came during {self.phase.value}")
-        return self._take(message)
+            raise errors.PeerProtocolError(detail=f"it sent {type(message).__name__} during {self.phase.value}")
+        return self._handle(message)
 
     def _move(self, cause: type[TaskMessage] | Step) -> None:
-        """Go on to the phase where the table says that this leads."""
+        """Move to the next phase according to the table."""
         self.phase = self.table[self.phase][cause]
 
-    def _take(self, message: TaskMessage) -> list[Message]:
+    def _handle(self, message: TaskMessage) -> list[Message]:
         """Handle a message that the table allows now."""
         match message:
             case Offer():
@@ -443,26 +444,26 @@ class TaskParty(Lane):
                 return self._on_restart(message)
             case Ready():
                 return self._on_ready()
-        raise errors.LocalProtocolError(detail=f"{type(message).__name__} is no message to this side")
+        raise errors.LocalProtocolError(detail=f"this role has no handler for {type(message).__name__}")
 
     def _stage(self) -> list[Message]:
-        self._move(Step.RESULT_TOLD)
+        self._move(Step.RESULT_SENT)
         self._queued.append(StageOutput())
         return []
 
     def _complete(self, work: Work, result: bytes) -> list[Message]:
         if not isinstance(work, StageOutput):
-            raise errors.LocalProtocolError(detail=f"{type(work).__name__} is no work of this side")
+            raise errors.LocalProtocolError(detail=f"{type(work).__name__} is not work of this role")
         return [Ready(self.task), *(self._all_staged() if self.phase is Phase.STAGING_HEARD else [])]
 
     def _on_ready(self) -> list[Message]:
         self._move(Ready)
-        # Our own output is the last work there is.
+        # Our own output is the last work, so an idle lane means that it is staged.
         return self._all_staged() if self.idle else []
 
     @abstractmethod
     def _all_staged(self) -> list[Message]:
-        """Go on where both outputs are staged."""
+        """Return the messages to send once both outputs are staged."""
 
     def _choose(self, room: bool) -> Work | None:
         if self._queued and (room or not self._sends_frame(self._queued[0])):
@@ -470,15 +471,15 @@ class TaskParty(Lane):
         return None
 
     def _sends_frame(self, work: Work) -> bool:
-        return isinstance(work, CutBitmap)
+        return isinstance(work, SliceBitmap)
 
     def _bitmap_shape(self, count: int) -> StreamShape:
-        """Bitmaps have no attempts: the digest of each begins with the bin's first id in this session."""
+        """Return the shape of a bitmap. Bitmaps have no attempts: their digest starts from the id of attempt 0."""
         return StreamShape(Stream.BITMAP, count, self.setup.frame_items)
 
 
 def _too_many_items() -> errors.TooManyItemsError:
     return errors.TooManyItemsError(
         fault=f"the two parties have more than {MAX_TOTAL_ITEMS} distinct items together",
-        advice="Split the task: with more items a false match would no longer be negligible.",
+        advice="Split the task: with more items the probability of a false match is no longer negligible.",
     )

@@ -1,4 +1,4 @@
-"""The pieces of work that the state machines hand out, and the lanes they go out in: a task's and a bin's."""
+"""The pieces of work that the state machines hand out, and the lane, which keeps the work of a task or bin in order."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from psicli.protocol.messages import Message
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Fetch a bin's items and draw its secrets; a sender notes that it is going to answer."""
+    """Fetch a bin's items and draw its secrets; a sender also records that it answers the bin."""
 
 
 @dataclass(frozen=True, slots=True)
 class MaskOwn:
-    """Hash and mask own items [start, stop) of the secret order; the result is their points."""
+    """Hash and mask own items [start, stop) of the secret order; returns their points."""
 
     start: int
     stop: int
@@ -26,7 +26,7 @@ class MaskOwn:
 
 @dataclass(frozen=True, slots=True)
 class MaskPeer:
-    """Mask a frame of the peer's points; the sender's result is their tokens, the receiver keeps them to itself."""
+    """Mask a frame of the peer's points; a sender returns their tokens, a receiver only keeps them."""
 
     seq: int
     points: bytes = field(repr=False)
@@ -34,7 +34,7 @@ class MaskPeer:
 
 @dataclass(frozen=True, slots=True)
 class KeepTokens:
-    """Keep tokens of own items, in the order the items were sent."""
+    """Keep tokens of own items, in the order in which the items were sent."""
 
     tokens: bytes = field(repr=False)
 
@@ -50,8 +50,8 @@ class GatherMatches:
 
 
 @dataclass(frozen=True, slots=True)
-class CutBitmap:
-    """Return the bits of the peer's items [start, stop) of a bin, least significant first, pad bits 0."""
+class SliceBitmap:
+    """Return the bits of the peer's items [start, stop) of a bin, least significant first; spare bits are 0."""
 
     bin: int
     start: int
@@ -60,7 +60,7 @@ class CutBitmap:
 
 @dataclass(frozen=True, slots=True)
 class KeepBits:
-    """Keep bits of a bin's bitmap, in the order our items were sent."""
+    """Keep bits of a bin's bitmap, in the order in which our items were sent."""
 
     bin: int
     bits: bytes = field(repr=False)
@@ -77,12 +77,12 @@ class PublishOutput:
 
 
 BinWork: TypeAlias = Prepare | MaskOwn | MaskPeer | KeepTokens | CheckLists
-TaskWork: TypeAlias = GatherMatches | CutBitmap | KeepBits | StageOutput | PublishOutput
+TaskWork: TypeAlias = GatherMatches | SliceBitmap | KeepBits | StageOutput | PublishOutput
 Work: TypeAlias = BinWork | TaskWork
 
 
 class Lane(ABC):
-    """Work that is completed in the order it is begun; several pieces of it may be under way."""
+    """A sequence of work that is completed in the order in which it was handed out."""
 
     def __init__(self) -> None:
         self._queued: deque[Work] = deque()
@@ -94,23 +94,23 @@ class Lane(ABC):
 
     @property
     def frames_under_way(self) -> int:
-        """How many frames the work under way will send: what the link must have room for [frames]."""
+        """The number of frames that the work in progress will send, for which the link must have room."""
         return sum(self._sends_frame(work) for work in self._handed_out)
 
     def next_work(self, *, room: bool) -> Work | None:
-        """Hand out another piece of work, or None while there is none to begin.
-
-        Without room on the link only work is handed out that sends no frame.
-        """
+        """Hand out the next piece of work, or None if there is none; without room, only work that sends no frame."""
         work = self._choose(room)
         if work is not None:
             self._handed_out.append(work)
         return work
 
     def completed(self, work: Work, result: bytes = b"") -> list[Message]:
-        """Take the result of the oldest work under way and return what to send; LocalProtocolError for any other."""
+        """Accept the result of the oldest work in progress and return the messages to send.
+
+        Raises LocalProtocolError for any other work.
+        """
         if not self._handed_out or work is not self._handed_out[0]:
-            raise LocalProtocolError(detail=f"{type(work).__name__} was completed but is not the oldest work under way")
+            raise LocalProtocolError(detail=f"{type(work).__name__} was completed out of order")
         self._handed_out.popleft()
         return self._complete(work, result)
 

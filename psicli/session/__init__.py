@@ -1,1 +1,1 @@
-"""Many tasks over one link: the agreement, and whose turn it is."""
+"""A session: the opening agreement of two parties, and the tasks they run in order over one connection."""

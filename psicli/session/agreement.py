@@ -1,4 +1,4 @@
-"""What the two parties must agree on before anything else: both Hellos, and where they differ."""
+"""The agreement that opens a session: what each party puts into its Hello, and how the two Hellos are compared."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from psicli.transport.link import Link
 _TASK_FIELDS = (
     ("receiver", "receiver"),
     ("broadcast_result", "broadcast_result"),
-    ("key_columns", "number of keys"),
+    ("key_columns", "number of key columns"),
 )
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What this side brings to the agreement."""
+    """This party's half of the agreement, taken from its job file."""
 
     party: str
     peer: str
@@ -34,7 +34,7 @@ class Terms:
     purpose: Purpose = Purpose.RUN
 
     def hello(self, frame_items: int, bin_items: int) -> bytes:
-        """Return a fresh Hello, as the octets that will travel; every connection needs its own."""
+        """Return a new encoded Hello; every connection needs one with a fresh nonce."""
         return encode_hello(
             Hello(
                 package_version=__version__,
@@ -53,7 +53,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Hellos:
-    """Both Hellos of a session, and what follows from them."""
+    """Both Hellos of a session, and the values derived from them."""
 
     ours: Hello
     theirs: Hello
@@ -61,7 +61,7 @@ class Hellos:
 
     @classmethod
     def of(cls, link: Link, *, listens: bool) -> Hellos:
-        """Return those that a link has exchanged."""
+        """Return the Hellos that were exchanged over a link."""
         ours, theirs = link.own_hello, link.peer_hello
         sid = session_id(ours, theirs) if listens else session_id(theirs, ours)
         return cls(decode_hello(ours), decode_hello(theirs), sid)
@@ -76,9 +76,10 @@ class Hellos:
 
 
 def agree(ours: Hello, theirs: Hello, peer: str) -> None:
-    """Check that both sides mean the same session.
+    """Check that both Hellos describe the same session.
 
-    Raises SamePartyError when our own Hello comes back, DisagreementError with a table of every field that differs.
+    Raises SamePartyError if the peer has our name or sent our own Hello back, and DisagreementError with a table of
+    all fields that differ.
     """
     if theirs.party == ours.party or theirs.nonce == ours.nonce:
         raise errors.SamePartyError(party=ours.party)
@@ -86,7 +87,7 @@ def agree(ours: Hello, theirs: Hello, peer: str) -> None:
     rows += [(name, getattr(ours, name), getattr(theirs, name)) for name in ("protocol_version", "suite", "job")]
     rows += _task_rows(ours.tasks, theirs.tasks)
     if min(ours.bin_items, theirs.bin_items) < LEAST_BIN_ITEMS:
-        rows.append((f"items a bin, at least {LEAST_BIN_ITEMS}", ours.bin_items, theirs.bin_items))
+        rows.append((f"items per bin (at least {LEAST_BIN_ITEMS})", ours.bin_items, theirs.bin_items))
     differences = [(field, _as_yaml(mine), _as_yaml(yours)) for field, mine, yours in rows if mine != yours]
     if differences:
         raise errors.DisagreementError(table=_table(differences))

@@ -1,4 +1,4 @@
-"""A task under way, and what a session needs of a task."""
+"""A running task, and the interface through which a session drives a task of the job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from psicli.protocol.task import Progress, TaskParty
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What one task's exchange came to; message_bytes: sent and received."""
+    """The figures of one finished exchange; message_bytes: (sent, received)."""
 
     peer_items: int
     message_bytes: tuple[int, int]
@@ -24,7 +24,7 @@ class TaskResult:
 
 
 class TaskPlan(Protocol):
-    """A task as the job sees it. The session calls, in this order:"""
+    """A task of the job. The session calls these methods in the order in which they are listed."""
 
     name: str
     receives: bool
@@ -32,36 +32,39 @@ class TaskPlan(Protocol):
     stages: Stages
 
     def find(self) -> Kept | None:
-        """Return what the task could continue from; runs in the background."""
+        """Return what an earlier run left to resume from, or None; runs in the background."""
 
     def settled(self, party: TaskParty) -> None:
-        """Take note of what both sides have decided to continue from."""
+        """Handle the decision of both parties on what to resume."""
 
     def prepare(self, partition_sid: bytes) -> Prepared:
-        """Read the input and cut it into bins under this id; runs in the background."""
+        """Read the input and partition it into bins under this id; runs in the background."""
 
     def opened(self, party: TaskParty) -> None:
-        """Decide whether to go on, now that both numbers are known; nothing has been masked yet.
+        """Check both item counts before anything is masked.
 
-        Before or after `started`. Raises a PsicliError, PolicyError above all, to end the session when the tasks
-        before are through.
+        May be called before or after `started`. Raises a PsicliError, usually a PolicyError, to stop here: the session
+        then completes the earlier tasks and ends with this error.
         """
 
     def started(self) -> None:
-        """Take note that it is this task's turn."""
+        """Note that this task's exchange begins."""
 
     def progress(self, progress: Progress) -> None:
-        """Take note how far the masking is."""
+        """Report how far the masking has got."""
 
     def exchanged(self, result: TaskResult) -> None:
-        """Take note that both sides are through with it."""
+        """Note that the exchange is complete for both parties."""
 
     def finish_alone(self, matches: Callable[[], Matches]) -> None:
-        """Write a one-sided result: the peer is told nothing any more. Runs in the background, raises nothing."""
+        """Write a result that only this party receives; runs in the background and raises nothing."""
 
 
 class LiveTask:
-    """A task under way in a session. finding, reading: the work on its input, in the background."""
+    """A running task of a session.
+
+    finding, reading: the background work that looks for a checkpoint and reads the input.
+    """
 
     def __init__(self, index: int, plan: TaskPlan, exchange: TaskExchange, finding: Future[Kept | None]) -> None:
         self.index = index
@@ -69,7 +72,7 @@ class LiveTask:
         self.exchange = exchange
         self.finding: Future[Kept | None] | None = finding
         self.reading: Future[Prepared] | None = None
-        # Whether the plan knows of the decision on the offers, and lets the task go on that both have opened.
+        # Whether plan.settled() was called; whether plan.opened() let the task go on.
         self.settled = self.admitted = False
         self.bytes_sent = self.bytes_received = 0
         self._begun = False
@@ -80,12 +83,12 @@ class LiveTask:
 
     @property
     def on_input(self) -> Future[Any] | None:
-        """The work on its input that has not been taken up."""
+        """The background work whose result has not been collected yet."""
         return self.finding or self.reading
 
     @property
     def reads(self) -> bool:
-        """Whether its input is being worked on."""
+        """Whether background work on the input is still running."""
         return self.on_input is not None and not self.on_input.done()
 
     def begin(self) -> None:
@@ -94,8 +97,8 @@ class LiveTask:
             self.plan.started()
 
     def matches(self) -> Matches:
-        """Return the result; the input is read now where an earlier run had all of the exchange."""
-        if self.party.over_before:
+        """Return the matches; if an earlier run completed the exchange, this reads the input first."""
+        if self.party.completed_before:
             self.exchange.use(self.plan.prepare(self.party.partition_sid))
         return self.exchange.matches()
 

@@ -1,4 +1,4 @@
-"""Signs of life: those this side gives, and how long it waits for the peer's."""
+"""Liveness of the peer: this party sends heartbeats and enforces timeouts on the peer's silence."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from psicli.transport.link import Link
 
 logger = logging.getLogger(__name__)
 
-# How often a side says that it still works while it sends nothing else [s].
+# The longest interval between heartbeats (Working) [s].
 HEARTBEAT_INTERVAL = 15.0
 SHORTEST_HEARTBEAT = 0.1
-# How often a side that hears nothing says so [s].
+# The interval between log lines while the peer is silent [s].
 SILENCE_LINE_INTERVAL = 60.0
-# A peer that says so long that it works, and nothing else, while this side has nothing to do, is stuck [recv_timeouts].
+# A peer that sends only heartbeats for this long, while this party has nothing to do, is stuck [recv_timeouts].
 STUCK_AFTER = 24
-# Words that the peer works that may come before their time: as many as a connection holds back for ten seconds.
-SPARE_WORDS = 100
+# Heartbeats may arrive in a burst after a stall of the network: this many are ten seconds' worth.
+SPARE_HEARTBEATS = 100
 
 
 def beat(link: Link, peer_timeout_ms: int, closed: threading.Event) -> None:
-    """Say now and then that this side still works; the same whatever it does, so it tells of nothing."""
-    # Often enough for what the other side puts up with, but not as often as it may like to say.
+    """Send heartbeats until the session closes; the interval is fixed, so it reveals nothing about the work."""
+    # Four per timeout of the peer, but the peer cannot demand more than one per SHORTEST_HEARTBEAT.
     interval = max(peer_timeout_ms / 4000, SHORTEST_HEARTBEAT)
     while not closed.wait(min(HEARTBEAT_INTERVAL, interval)):
         link.send(Working())
 
 
 class PeerWatch:
-    """How long the peer says nothing, or nothing but that it works. timeout: how long it may say nothing [s]."""
+    """Watches for a peer that is silent or stuck; timeout: how long the peer may be silent [s]."""
 
     def __init__(self, link: Link, peer: str, timeout: float) -> None:
         self._link = link
         self._peer = peer
         self._timeout = timeout
         self._began = self._moved = time.monotonic()
-        self._words = 0
+        self._heartbeats = 0
 
     def moved(self) -> None:
-        """Take note that the session gets on."""
+        """Note that the session made progress."""
         self._moved = time.monotonic()
 
-    def count_word(self) -> None:
-        """Take note of a word that the peer works; refuses them without end: one now and then is due."""
-        self._words += 1
-        beats = (time.monotonic() - self._began) / SHORTEST_HEARTBEAT
-        if self._words > beats + SPARE_WORDS:
-            raise errors.PeerProtocolError(detail="it says without end that it still works")
+    def count_heartbeat(self) -> None:
+        """Count a heartbeat of the peer; raises PeerProtocolError if they come too fast."""
+        self._heartbeats += 1
+        due = (time.monotonic() - self._began) / SHORTEST_HEARTBEAT
+        if self._heartbeats > due + SPARE_HEARTBEATS:
+            raise errors.PeerProtocolError(detail="it sends heartbeats too often")
 
     def wait(self, *, for_message: bool, room_for: int | None) -> None:
-        """Wait for whatever comes first.
+        """Wait for a message, for room to send, or for Link.wake.
 
-        Raises PeerSilentError when the peer says nothing for the timeout, PeerStuckError when for much longer it has
-        said nothing but that it works.
+        Raises PeerSilentError if the peer sends nothing for the timeout, and PeerStuckError if it sends only
+        heartbeats for STUCK_AFTER timeouts.
         """
         stuck = STUCK_AFTER * self._timeout
         if time.monotonic() - self._moved >= stuck:
@@ -67,13 +67,13 @@ class PeerWatch:
         if not woken and silence >= self._timeout:
             raise errors.PeerSilentError(seconds=self._timeout)
         if not woken and silence >= SILENCE_LINE_INTERVAL:
-            logger.info("%s has said nothing for %.0f s; %.0f s are the limit", self._peer, silence, self._timeout)
+            logger.info("%s has sent nothing for %.0f s; the limit is %.0f s", self._peer, silence, self._timeout)
 
     def await_end(self) -> None:
-        """Wait until the peer has said everything too, for the timeout at most."""
+        """Wait until the peer ends the session too, at most for the timeout."""
         deadline = time.monotonic() + self._timeout
         while (left := deadline - time.monotonic()) > 0:
             self._link.finish(min(left, SILENCE_LINE_INTERVAL))
             if self._link.ended:
                 return
-            logger.info("%s has not ended the session yet; %.0f s are the limit", self._peer, self._timeout)
+            logger.info("%s has not ended the session yet; the limit is %.0f s", self._peer, self._timeout)

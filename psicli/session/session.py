@@ -1,7 +1,7 @@
-"""A session: once both Hellos are exchanged, the tasks over one link.
+"""A session: runs the tasks of a job over one link, from the exchange of Hellos to the end.
 
-What is due is done step by step in one thread (Session.run); what takes long happens beside it. Whose turn it is stands
-in turns.py, how long the peer is waited for in liveness.py.
+One thread (Session.run) does all protocol steps; long work runs in background threads and worker pools. turns.py
+schedules the tasks, liveness.py holds the timeouts.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ from psicli.transport.dialer import Dialer
 from psicli.transport.link import Link
 from psicli.transport.listener import Listener
 
-# Told instead of the class where the class itself could tell of a match; no exit code.
+# Sent instead of the failure class if the class itself could reveal a match; it is not an exit code.
 UNNAMED_FAILURE = 1
-# How long the peer may take to hear why this side fails: it may have frames to work through before [s].
+# How long the peer may take to read our Abort: it may have to process queued frames first [s].
 LAST_WORDS_TIMEOUT = 10.0
-# A side that is stopped by a signal does not wait so long, neither for that nor for an output being written [s].
+# A party that a signal stops waits only this long, for the peer as well as for an output that is being written [s].
 STOPPED_TIMEOUT = 2.0
-# Pieces of work a bin may have under way: two at work, two that wait to be sent or begun.
+# Pieces of work that a bin may have in progress: two are computed, two wait to be sent or to start.
 DEPTH = 4
-UNCONFIRMED = "the link broke before the other side confirmed that its output is in place"
+UNCONFIRMED = "the connection broke before the other party confirmed that its output is in place"
 T = TypeVar("T")
 
 
 class Session:
-    """The tasks over one link, both Hellos exchanged.
+    """A session with the peer, as a context manager; both Hellos have been exchanged.
 
-    Two bins are under way at a time, in order. Meanwhile the next task is read and opened, and the ones before write
-    their outputs. Leaving the session with an error tells the peer the class of that error, as far as the protocol
-    allows, and lets outputs that are the own affair of this side be written.
+    At most two bins are exchanged at the same time, in order. Meanwhile the session reads and opens the next task and
+    writes the outputs of earlier ones. If the block raises an error, the session sends the peer the class of that
+    error, as far as the protocol allows, and still writes those outputs that only this party receives.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Session:
         storage: Storage | None = None,
         hang_up: Callable[[], None] = lambda: None,
     ) -> None:
-        """hang_up: ends the connection; called as soon as nothing more is to be said."""
+        """hang_up: closes the connection; called as soon as the last message is sent."""
         self.peer = terms.peer
         self.hellos = Hellos.of(link, listens=listens)
         self._link = link
@@ -110,7 +110,7 @@ class Session:
             self._close()
         else:
             self._fail(exc)
-        # How long this side still writes tells of what matched: the peer must not see when it is through.
+        # Close the connection before waiting for outputs: how long writing takes depends on the matches.
         self._hang_up()
         self._reader.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + _patience(exc)
@@ -122,12 +122,12 @@ class Session:
         self._pools.dismiss()
 
     def agree(self) -> None:
-        """Compare both Hellos; raises as `agree`."""
+        """Check that both Hellos describe the same session; raises like agreement.agree."""
         agree(self.hellos.ours, self.hellos.theirs, self.peer)
         failpoints.passage("session.agreed")
 
     def run(self, plans: Sequence[TaskPlan]) -> None:
-        """Run the tasks in order until the peer needs this side no more; raises whatever failed first."""
+        """Run the tasks in order until both parties have completed all of them; raises the first failure."""
         self._turns = Turns(plans)
         try:
             while not self._turns.over:
@@ -135,7 +135,7 @@ class Session:
                 if self._turns.failure is not None:
                     raise self._turns.failure
                 self._begin_bins()
-                # Looked at once: room that appears between two looks would be slept through.
+                # Read once per turn, so that _work and _wait agree: room that appears in between must end the wait.
                 room = self._link.room() > self._turns.frames_under_way
                 if not (self._take_message() or self._start_next() or self._advance_inputs() or self._work(room)):
                     self._wait(room)
@@ -143,10 +143,10 @@ class Session:
                     if live.party.finished and live.admitted:
                         self._retire(live)
         except BaseException as exc:
-            # First: what both sides have committed stays, whatever this is.
+            # Before anything else: outputs that both parties have committed are kept, whatever the failure is.
             complete = self._keep_committed(_patience(exc))
             if not (complete and isinstance(exc, errors.PeerLostError | errors.PeerFailedError)):
-                # It failed the task whose turn it was, also where that had not really begun.
+                # The failure is reported for the earliest running task, so that task must have begun.
                 if self._turns.first is not None:
                     self._turns.first.begin()
                 raise
@@ -156,10 +156,10 @@ class Session:
         while (live := self._turns.next_bin) is not None:
             live.exchange.begin_bin()
 
-    # One turn of the loop: each step returns whether it did something
+    # The steps of one turn of the loop; each returns whether it did anything.
 
     def _take_message(self) -> bool:
-        # The end of the link is heard once nothing that was committed still has to be put in place.
+        # poll() raises when the link has ended: committed outputs must be in place before that.
         committed = any(live.party.phase is Phase.COMMITTED for live in self._turns)
         if not self._turns.wants_input and (committed or not self._link.ended):
             return False
@@ -173,17 +173,17 @@ class Session:
         if isinstance(message, Abort):
             raise errors.failure_of_peer(message.failure_class)
         if isinstance(message, HelloOctets | LinkMessage):
-            raise errors.PeerProtocolError(detail="a second Hello")
+            raise errors.PeerProtocolError(detail="it sent a second Hello")
         if isinstance(message, Working):
-            self._watch.count_word()
+            self._watch.count_heartbeat()
             return
         self._watch.moved()
         if self._turns.is_refused(message.task):
-            # It will end before any of that matters.
+            # The session ends with the refusal, so later messages for this task are ignored.
             return
         live = self._turns.get(message.task)
         if live is None:
-            self._turns.keep_early(message, size)
+            self._turns.keep_early_offer(message, size)
             return
         self._turns.check_turn(message)
         live.bytes_received += size
@@ -192,7 +192,7 @@ class Session:
         self._go_on(live, messages)
 
     def _go_on(self, live: LiveTask, messages: list[Message]) -> None:
-        """Send what a step came to, unless it has opened a task that this side does not go on with."""
+        """Send the messages of a step, unless the plan refuses the task now that both parties have opened it."""
         if live.party.opened and not live.admitted:
             try:
                 live.plan.opened(live.party)
@@ -200,7 +200,7 @@ class Session:
             except errors.PsicliError as exc:
                 self._turns.refuse(live, exc)
         if self._turns.is_refused(live.index):
-            # Our Open all the same: what the peer sees must not depend on whose came first.
+            # Our Open is sent all the same: what the peer sees must not depend on whose Open came first.
             messages = [each for each in messages if isinstance(each, Open)]
         self._send(live, messages)
 
@@ -225,16 +225,17 @@ class Session:
         return TaskExchange(party, self._pools, plan.stages, self._storage)
 
     def _advance_inputs(self) -> bool:
-        """Make an Offer or open a task, where that is due.
+        """Send the Offer or Open of a task whose background work is done.
 
-        A task is opened once those before it are under way: of one after a refused task the peer learns nothing.
+        A task is opened only when all earlier ones are admitted: the peer learns nothing about a task after a refused
+        one.
         """
         may_open = True
         for live in self._turns:
             work = live.on_input
             done = work is not None and work.done()
             if work is not None and done and work.exception() is not None and live is not self._turns.first:
-                # The tasks before it are not to blame.
+                # The error is raised once the earlier tasks are complete.
                 return False
             if done and live.finding is not None:
                 kept, live.finding = live.finding.result(), None
@@ -250,13 +251,13 @@ class Session:
         return False
 
     def _settle(self, live: LiveTask) -> None:
-        """Go on once both have made their offers, before anything else: the peer may need nothing more."""
+        """Act on both Offers as soon as they are known, and start reading the input unless the exchange is complete."""
         if live.settled or not live.party.settled:
             return
         live.settled = True
         live.plan.settled(live.party)
-        if live.party.over_before:
-            # Nothing is read now.
+        if live.party.completed_before:
+            # An earlier run completed the exchange; the input is read only to write the result.
             self._go_on(live, [])
         else:
             live.reading = self._in_background(live.plan.prepare, live.party.partition_sid)
@@ -283,7 +284,7 @@ class Session:
         return False
 
     def _wait(self, room: bool) -> None:
-        """Wait for whatever comes first; raises as PeerWatch.wait."""
+        """Wait until there is something to do; raises like PeerWatch.wait."""
         if self._turns.pieces or any(live.reads for live in self._turns) or self._link.broken:
             self._watch.moved()
         room_for = None if room else self._turns.frames_under_way + 1
@@ -291,7 +292,7 @@ class Session:
             self._watch.wait(for_message=self._turns.wants_input, room_for=room_for)
 
     def _stall(self, room: bool) -> AbstractContextManager[None]:
-        """Count a wait in which no task has anything at work to the task that is held up."""
+        """Measure a wait as a stall of the task that it delays, if no task has work in progress."""
         tasks = [live for live in self._turns if not live.reads]
         if not tasks or any(live.exchange.pieces for live in tasks):
             return nullcontext()
@@ -317,16 +318,16 @@ class Session:
     # Endings
 
     def _close(self) -> None:
-        """End the session where both sides know that it is complete."""
+        """End a session that is complete for both parties."""
         if not self._closed.is_set():
             self._closed.set()
             self._watch.await_end()
             failpoints.passage("session.closed")
 
     def _keep_committed(self, patience: float) -> bool:
-        """Keep what was committed before the link broke; return whether nothing else was to be done.
+        """Put outputs in place that were committed before the failure; return whether all tasks are then complete.
 
-        An output that is not in place within patience [s] is given up.
+        Gives up an output that is not in place within patience [s].
         """
         for live in self._turns:
             if live.exchange.keep(patience):
@@ -340,12 +341,12 @@ class Session:
             return
         self._closed.set()
         if isinstance(exc, errors.PeerLostError | errors.PeerFailedError):
-            # The peer is gone, or knows.
+            # The peer is gone, or has failed itself: there is nobody to tell.
             self._link.finish(0.0)
         else:
-            self._link.abort(self._told_class(exc), min(_patience(exc), LAST_WORDS_TIMEOUT))
+            self._link.abort(self._class_to_send(exc), min(_patience(exc), LAST_WORDS_TIMEOUT))
 
-    def _told_class(self, exc: BaseException) -> int:
+    def _class_to_send(self, exc: BaseException) -> int:
         private = any(live.party.disclosure is Disclosure.UNIFORM for live in self._turns)
         if private and not isinstance(exc, errors.PeerProtocolError):
             return UNNAMED_FAILURE
@@ -353,7 +354,7 @@ class Session:
 
 
 def _patience(exc: BaseException | None) -> float:
-    """Return how long an end for this reason waits for outputs that are being written [s]."""
+    """Return how long a session that ends with this error waits for outputs that are being written [s]."""
     return STOPPED_TIMEOUT if isinstance(exc, errors.InterruptedBySignal) else math.inf
 
 
@@ -367,11 +368,11 @@ def open_session(
     bin_items: int = MOST_BIN_ITEMS,
     storage: Storage | None = None,
 ) -> Session:
-    """Meet the peer and return the session, not yet agreed.
+    """Connect to the peer, exchange Hellos and return the session; Session.agree then compares the Hellos.
 
-    timeout [s] is for the rendezvous; depth: pieces of work that a bin may have under way; frame_items: the most
-    points a frame, by default what suits the backend; bin_items: the most items a bin, a power of two; storage: what
-    the tasks' data may take.
+    timeout: how long to wait for the peer [s]; depth: pieces of work that a bin may have in progress; frame_items: the
+    most points per frame, by default the backend's choice; bin_items: the most items per bin, a power of two; storage:
+    the memory and disk space that the tasks may use. Raises like Listener.meet and Dialer.meet.
     """
     link = meeting.meet(lambda: terms.hello(frame_items or curve.frame_items(), bin_items), timeout)
     listens = isinstance(meeting, Listener)

@@ -1,4 +1,4 @@
-"""Whose turn it is: the tasks of a session in their order, and their bins."""
+"""The schedule of a session: which tasks run, in which order, and when the next bin may begin."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from psicli.protocol.messages import Frame, Offer, Stream, TaskMessage
 from psicli.protocol.task import TaskParty
 from psicli.session.live import LiveTask, TaskPlan
 
-# Tasks under way with the peer at a time: one exchanges, one is read and opened, one commits its outputs.
+# Tasks that run at the same time: one exchanges, one reads its input and opens, one commits its outputs.
 MAX_LIVE_TASKS = 3
-# Tasks whose points are not through: the one that exchanges, and the next one.
+# Tasks that still have points to send or receive: the one that exchanges, and the next one.
 MAX_TASKS_AHEAD = 2
 _POINTS = (Stream.RECEIVER_POINTS, Stream.SENDER_POINTS)
 
 
 class Turns:
-    """The tasks of a session: those under way, in order, and which is next. Iterates over those under way."""
+    """The tasks of a session: those that run, in order, and the next one. Iterates over the running tasks."""
 
     def __init__(self, plans: Sequence[TaskPlan]) -> None:
         self._plans = plans
         self._live: dict[int, LiveTask] = {}
         self._started = 0
-        # Offers of tasks that this side has not started, with their sizes [bytes].
+        # Offers for tasks that this party has not started yet, with their sizes [bytes].
         self._early: dict[int, tuple[Offer, int]] = {}
-        # The first task this side does not go on with, and why.
+        # The first task that this party refuses, and why.
         self._refused: tuple[int, PsicliError] | None = None
 
     def __iter__(self) -> Iterator[LiveTask]:
@@ -36,22 +36,22 @@ class Turns:
 
     @property
     def first(self) -> LiveTask | None:
-        """The task whose turn it is."""
+        """The earliest task that runs."""
         return next(iter(self._live.values()), None)
 
     @property
     def over(self) -> bool:
-        """Whether no task is under way, and none is left."""
+        """Whether all tasks are complete."""
         return not self._live and self._started == len(self._plans)
 
     # Tasks
 
     @property
     def next_plan(self) -> tuple[int, TaskPlan] | None:
-        """The next task, where it may be started ahead of the one that exchanges.
+        """The next task, if it may start while earlier ones still run.
 
-        One-sided results that are still being written do not count: the peer could see in the pace of our messages how
-        long that takes, and so whether anything matched.
+        A one-sided result that is still being written does not delay the next task: the delay would show the peer how
+        long writing takes, and so whether anything matched.
         """
         if self._refused is not None or self._started == len(self._plans):
             return None
@@ -61,29 +61,29 @@ class Turns:
         return self._started, self._plans[self._started]
 
     def start(self, live: LiveTask) -> None:
-        """Let the next task be under way."""
+        """Add the next task to those that run."""
         self._live[live.index] = live
         self._started += 1
 
     def retire(self, live: LiveTask) -> None:
         del self._live[live.index]
 
-    def keep_early(self, message: TaskMessage, size: int) -> None:
-        """Keep an Offer of a task that is soon to be started; raises PeerProtocolError for anything else."""
+    def keep_early_offer(self, message: TaskMessage, size: int) -> None:
+        """Keep an Offer for a task that starts soon; raises PeerProtocolError for any other message."""
         ahead = message.task - self._started
         soon = 0 <= ahead < MAX_TASKS_AHEAD and message.task < len(self._plans) and message.task not in self._early
         if not (soon and isinstance(message, Offer)):
-            raise PeerProtocolError(detail=f"a message about task number {message.task}, which is not under way")
+            raise PeerProtocolError(detail=f"it sent a message for task {message.task}, which is not running")
         self._early[message.task] = message, size
 
     def early_offer(self, index: int) -> tuple[Offer, int] | None:
-        """Hand over the Offer that came before its task was started, if one did."""
+        """Return and forget the Offer that arrived before its task started, or None."""
         return self._early.pop(index, None)
 
     # Refusals
 
     def refuse(self, live: LiveTask, failure: PsicliError) -> None:
-        """Go on with the tasks before this one only."""
+        """Refuse this task and all later ones; earlier ones still run."""
         self._refused = self._refused or (live.index, failure)
 
     def is_refused(self, index: int) -> bool:
@@ -91,7 +91,7 @@ class Turns:
 
     @property
     def failure(self) -> PsicliError | None:
-        """Why the task whose turn it is does not go on; those before it were not to blame for it."""
+        """Why the earliest running task was refused; None while tasks before the refused one still run."""
         if self._refused is None or self.first is None or self.first.index != self._refused[0]:
             return None
         return self._refused[1]
@@ -99,15 +99,18 @@ class Turns:
     # Points and bins
 
     def check_turn(self, message: TaskMessage) -> None:
-        """Refuse points before all points of the tasks before: they would have to wait, and all behind them."""
+        """Refuse points that arrive before all points of earlier tasks: they would block the connection.
+
+        Raises PeerProtocolError.
+        """
         if isinstance(message, Frame) and message.stream in _POINTS:
             before = (live.party for live in self if live.index < message.task)
             if not all(party.all_points_arrived for party in before):
-                raise PeerProtocolError(detail=f"a frame of task number {message.task}, whose turn has not come")
+                raise PeerProtocolError(detail=f"it sent a frame of task {message.task} before that task's turn")
 
     @property
     def next_bin(self) -> LiveTask | None:
-        """The task whose next bin may begin: two are under way at a time, in order, over all tasks."""
+        """The task whose next bin may begin; at most two bins, of all tasks together, run at the same time."""
         for live in self:
             if not live.admitted:
                 return None
@@ -116,27 +119,28 @@ class Turns:
         return None
 
     def _may_begin_bin(self, party: TaskParty) -> bool:
-        """Whether no bin is under way but the one that began last, in which this side plays the same role.
+        """Whether no bin runs, or only the latest one and this party has the same role in it.
 
-        Never two in which it plays different roles: two full directions could wait for each other.
+        Two bins with different roles could deadlock: each direction of the connection would be full and wait for the
+        other.
         """
         begun = [live.party for live in self if live.party.bins.begun]
-        busy = [each for each in begun if each.bins.never_through]
+        busy = [each for each in begun if each.bins.never_done]
         if not busy:
             return True
         return busy == begun[-1:] and busy[0].bins.only_latest_under_way and busy[0].receives == party.receives
 
     @property
     def pieces(self) -> int:
-        """Pieces of work under way."""
+        """The number of pieces of work that are running."""
         return sum(live.exchange.pieces for live in self)
 
     @property
     def frames_under_way(self) -> int:
-        """How many frames the work under way will send."""
+        """The number of frames that the running work will send."""
         return sum(live.exchange.frames_under_way for live in self)
 
     @property
     def wants_input(self) -> bool:
-        """Whether another message may be taken in now."""
+        """Whether the tasks can handle another message now."""
         return all(live.party.wants_input for live in self)

@@ -1,7 +1,7 @@
-"""A small private certificate authority, for two companies that have none to share.
+"""A small private certificate authority, for two organisations that do not share one.
 
-EC keys on P-256, in files only their owner may read, written once and never replaced. A party that asks for its
-certificate by a signing request keeps its key to itself; of the request only the public key is used.
+Keys are EC keys on P-256. Private keys are readable by their owner only, and no file is ever overwritten. A party that
+sends a signing request keeps its private key to itself; only the request's public key is used.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from psicli.core.errors import TlsFileError, shown
 from psicli.storage.files import create_files
 from psicli.transport.tls import MAX_SHOWN_NAME, dns_names, extension, load_certificate, read_file, written
 
-# How long certificates last if nobody says otherwise [days].
+# How long certificates are valid by default [days].
 CA_DAYS = 5 * 365
 PARTY_DAYS = 365
-# A clock that is behind ours by less than this finds a new certificate valid all the same.
+# New certificates are backdated so that a peer whose clock is slightly behind ours accepts them.
 _BACKDATED = timedelta(minutes=10)
 
 _PRIVATE, _PUBLIC = 0o600, 0o644
 _USES = {ExtendedKeyUsageOID.SERVER_AUTH: "listening", ExtendedKeyUsageOID.CLIENT_AUTH: "dialling"}
 
 
-# Making --------------------------------------------------------------------------------------------------------
+# Creating ------------------------------------------------------------------------------------------------------
 
 
 def create_authority(folder: Path, name: str | None, days: int) -> list[Path]:
     """Write ca.pem and ca.key and return their paths; raises CannotCreateError."""
     key = ec.generate_private_key(ec.SECP256R1())
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    # Two authorities must not look the same in a message.
+    # The identifier keeps two authorities apart in messages.
     subject = _common_name(name or f"psicli CA {identifier.digest[:4].hex()}")
     builder = (
         _blank(subject, subject, key.public_key(), days)
@@ -52,7 +52,7 @@ def create_authority(folder: Path, name: str | None, days: int) -> list[Path]:
 
 
 def request(folder: Path, party: str) -> list[Path]:
-    """Write PARTY.key and PARTY.csr, a signing request, and return their paths; raises CannotCreateError."""
+    """Write PARTY.key and a signing request, PARTY.csr; return their paths. Raises CannotCreateError."""
     key = ec.generate_private_key(ec.SECP256R1())
     asked = x509.CertificateSigningRequestBuilder(_common_name(party)).sign(key, hashes.SHA256())
     octets = asked.public_bytes(Encoding.PEM)
@@ -62,9 +62,10 @@ def request(folder: Path, party: str) -> list[Path]:
 def issue(
     folder: Path, authority: Path, party: str, dns: Sequence[str], days: int, csr: Path | None = None
 ) -> list[Path]:
-    """Write PARTY.pem, signed with ca.key of the folder `authority`, and return the paths written.
+    """Write PARTY.pem, signed with ca.key in the folder `authority`; return the paths of all files written.
 
-    Without a signing request a key is made too, PARTY.key. Raises TlsFileError, CannotCreateError.
+    Without a signing request, create a private key too and write it to PARTY.key. Raises TlsFileError,
+    CannotCreateError.
     """
     ca, ca_key = _load_authority(authority)
     files: dict[Path, bytes] = {}
@@ -138,11 +139,11 @@ def _load_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePri
     try:
         key = load_pem_private_key(read_file(key_path), None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
-        raise TlsFileError(path=key_path, reason="it holds no unencrypted private key in PEM") from exc
+        raise TlsFileError(path=key_path, reason="it contains no unencrypted private key in PEM format") from exc
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-        raise TlsFileError(path=key_path, reason=f"it is not the key of {path}")
+        raise TlsFileError(path=key_path, reason=f"it is not the private key of {path}")
     if not _is_authority(certificate) or certificate.not_valid_after_utc < datetime.now(UTC):
-        raise TlsFileError(path=path, reason="it is no authority's certificate, or has expired")
+        raise TlsFileError(path=path, reason="it is not the certificate of an authority, or it has expired")
     return certificate, key
 
 
@@ -150,10 +151,10 @@ def _load_request(path: Path) -> x509.CertificateSigningRequest:
     try:
         asked = x509.load_pem_x509_csr(read_file(path))
     except ValueError as exc:
-        raise TlsFileError(path=path, reason="it holds no signing request in PEM") from exc
-    # Whoever asks must hold the key.
+        raise TlsFileError(path=path, reason="it contains no signing request in PEM format") from exc
+    # The signature proves that the requester has the private key.
     if not asked.is_signature_valid:
-        raise TlsFileError(path=path, reason="the signature of the request is wrong")
+        raise TlsFileError(path=path, reason="the signature of the request is invalid")
     return asked
 
 
@@ -166,11 +167,11 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 
 
 def describe(path: Path) -> list[dict[str, Any]]:
-    """Return what every certificate of a PEM file says, ready for JSON; raises TlsFileError."""
+    """Return the contents of every certificate in a PEM file, ready for JSON; raises TlsFileError."""
     try:
         return [_described(path, each) for each in x509.load_pem_x509_certificates(read_file(path))]
     except ValueError as exc:
-        raise TlsFileError(path=path, reason="it holds no certificate in PEM") from exc
+        raise TlsFileError(path=path, reason="it contains no certificate in PEM format") from exc
 
 
 def _described(path: Path, certificate: x509.Certificate) -> dict[str, Any]:
@@ -193,7 +194,10 @@ def _described(path: Path, certificate: x509.Certificate) -> dict[str, Any]:
 
 
 def to_text(facts: Mapping[str, Any]) -> str:
-    """Return what a certificate says as lines for people; its own text cannot confuse a terminal."""
+    """Return the contents of a certificate as readable lines; its text is quoted so that it cannot confuse a terminal.
+
+    facts: as `describe` returns them.
+    """
     begins, ends = (written(datetime.fromisoformat(facts[name])) for name in ("not_before", "not_after"))
     state = f"{facts['days_left']} days left" if facts["valid_now"] else "NOT VALID NOW"
     lines = [
@@ -201,7 +205,7 @@ def to_text(facts: Mapping[str, Any]) -> str:
         ("names", ", ".join(shown(name, MAX_SHOWN_NAME) for name in facts["names"]) or "none"),
         ("issuer", shown(facts["issuer"])),
         ("valid", f"from {begins} to {ends}, {state}"),
-        ("for", ", ".join(facts["uses"]) or "nothing psicli does"),
+        ("for", ", ".join(facts["uses"]) or "no use in psicli"),
         ("sha256", facts["sha256"]),
     ]
     return "\n".join([facts["file"], *(f"  {label:8} {text}" for label, text in lines)])

@@ -1,4 +1,4 @@
-"""The end that makes the connection, and makes it again when it breaks."""
+"""The dialer: the end that makes the connection, and makes a new one when it breaks."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from psicli.transport.link import BUSY, LAST_WORDS_TIMEOUT, NO_ANSWER, Link, Str
 
 logger = logging.getLogger(__name__)
 
-# The first pause between two tries [s]. Two sides that are started together must not lose a second to it.
+# The first pause between two attempts [s]: short, because two parties that start together must not lose a second.
 FIRST_PAUSE = 0.05
-# The longest pause before a try to get a broken connection back [s]. TCP alone would try ever less often.
+# The longest pause between two attempts to reconnect [s]. TCP alone would retry less and less often.
 LONGEST_PAUSE = 1.0
-# The longest pause before a failure is told again to a peer that did not hear it [s].
+# The longest pause before the dialer retries to report its failure to the peer [s].
 REFUSAL_PAUSE = 0.5
-# Of one try to get a broken connection back: how long the peer's machine may take to accept it, and then the peer to
+# Within one attempt to reconnect: how long the peer's machine may take to accept the connection, and then the peer to
 # answer [s].
 REACH_TIMEOUT = 3.0
 ANSWER_TIMEOUT = 5.0
-# How long a listener in plain text may take to hear that the dialer speaks TLS [s].
-PLAIN_WORDS_TIMEOUT = 2.0
+# How long it may take to tell a plain-text listener that the dialer speaks TLS [s].
+PLAIN_REFUSAL_TIMEOUT = 2.0
 
 _OPTIONS = [
     *COMMON_OPTIONS,
@@ -52,11 +52,11 @@ _OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]
-_ONLY_CHECKS = "it runs `psicli check` and not the job yet"
+_ONLY_CHECKS = "it runs `psicli check`, not the job"
 
 
 def backoff(longest: float) -> Iterator[float]:
-    """Yield the pauses between tries [s], each twice as long as the one before, up to the longest."""
+    """Yield the pauses between attempts [s]: each is twice as long as the one before, up to the longest."""
     pause = min(FIRST_PAUSE, longest)
     while True:
         yield pause
@@ -64,7 +64,7 @@ def backoff(longest: float) -> Iterator[float]:
 
 
 class Dialer:
-    """The end that makes the connection; retry_interval: the longest pause between two tries [s]."""
+    """The end that makes the connection; retry_interval: the longest pause between two attempts [s]."""
 
     def __init__(self, endpoint: Endpoint, retry_interval: float) -> None:
         self.endpoint = endpoint
@@ -73,10 +73,10 @@ class Dialer:
         self._channel: Any = None
 
     def meet(self, make_hello: Callable[[], bytes], timeout: float) -> Link:
-        """Connect, again and again, until the peer answers with its Hello; return the link.
+        """Connect, retrying until the peer answers with its Hello, and return the link.
 
-        Raises PeerAbsentError after timeout [s], PeerBusyError when another session holds the peer, a subclass of
-        IdentityError when TLS needs mending.
+        Raises PeerAbsentError after timeout [s], PeerBusyError if the peer already has another session, and a subclass
+        of IdentityError if TLS fails for a reason that a retry cannot change.
         """
         deadline = time.monotonic() + timeout
         ticker = Ticker()
@@ -87,11 +87,11 @@ class Dialer:
                 self._link = self._attempt(make_hello(), deadline)
                 return self._link
             except errors.PeerGoneError as exc:
-                # The last attempt may just have run out of time.
+                # The last attempt may only have run out of time: an earlier, more specific reason stays.
                 reason = reason if reason_of(exc) == NO_ANSWER else reason_of(exc)
             except errors.PeerSpeaksPlainError:
                 if self.endpoint.purpose is Purpose.RUN:
-                    self._tell_in_plain()
+                    self._refuse_in_plain()
                 raise
             self._hang_up()
             self._check_plain(deadline)
@@ -101,7 +101,7 @@ class Dialer:
             signals.pause(min(next(pauses), left(deadline)))
 
     def _attempt(self, hello: bytes, deadline: float) -> Link:
-        """Connect and exchange Hellos; return the link, which is connected again from now on when it breaks."""
+        """Connect and exchange Hellos; return the link, which from now on is reconnected when it breaks."""
         link = Link()
         link.own_hello = hello
         self._dial(link, HelloOctets(hello), deadline)
@@ -123,25 +123,22 @@ class Dialer:
             raise errors.PeerBusyError() if answer.failure_class == BUSY else failure_of_peer(answer.failure_class)
         if not isinstance(answer, HelloOctets):
             raise errors.PeerProtocolError(detail="it did not answer with a Hello")
-        # Read here, where the peer can be told what is wrong with it.
+        # Decode the Hello here: the caller can still send the peer an Abort if it is wrong.
         if decode_hello(answer.octets).purpose is Purpose.CHECK and self.endpoint.purpose is Purpose.RUN:
             raise errors.PeerGoneError(reason=_ONLY_CHECKS)
         return answer.octets
 
     def _check_plain(self, deadline: float) -> None:
-        """Find out, where this side sends plain text and had no answer, whether the other end speaks TLS.
-
-        Raises PeerSpeaksTlsError.
-        """
+        """Raise PeerSpeaksTlsError if this side sends plain text and the other end speaks TLS."""
         host, port = self.endpoint.host, self.endpoint.port
         timeout = min(tls.PREFLIGHT_TIMEOUT, left(deadline))
         if self.endpoint.credentials is None and timeout > 0 and tls.presented(host, port, timeout) is not None:
             raise errors.PeerSpeaksTlsError(who=self.endpoint.where, does="sends")
 
-    def _tell_in_plain(self) -> None:
-        """Tell a listener in plain text that this side speaks TLS; it would wait in vain. No more than that is said."""
+    def _refuse_in_plain(self) -> None:
+        """Tell a plain-text listener that this side speaks TLS, so that it stops waiting; nothing more is sent."""
         plain = Dialer(replace(self.endpoint, credentials=None), self._retry_interval)
-        plain.refuse(TLS_FAILED, PLAIN_WORDS_TIMEOUT)
+        plain.refuse(TLS_FAILED, PLAIN_REFUSAL_TIMEOUT)
         plain.close()
 
     def refuse(self, failure_class: int, timeout: float) -> None:
@@ -152,11 +149,11 @@ class Dialer:
             link = Link()
             try:
                 self._dial(link, Abort(failure_class), deadline)
-                # A peer that refuses who we are will do so again.
+                # A peer that refuses our identity would refuse it again.
                 told = link.finish(left(deadline)) or isinstance(link.failure, errors.PeerRefusedError)
             except errors.IdentityError as exc:
-                # It comes second to the failure to be told, and will not be better in a moment.
-                logger.info("%s cannot be told: %s", self.endpoint.peer, exc)
+                # The failure to report matters more than this one, and a retry would not help.
+                logger.info("cannot tell %s about the failure: %s", self.endpoint.peer, exc)
                 told = True
             except errors.PeerLostError:
                 pass
@@ -172,7 +169,7 @@ class Dialer:
     # Reconnecting
 
     def _keep_connected(self, link: Link) -> None:
-        """Connect again, whenever the stream breaks, until the link ends."""
+        """Reconnect whenever the stream breaks, until the link ends."""
         try:
             while (lost := link.await_break()) is not None:
                 self._reconnect(link, lost.why_it_ended)
@@ -180,10 +177,10 @@ class Dialer:
             link.fail(exc)
 
     def _reconnect(self, link: Link, why: str) -> None:
-        """Make a new connection after one broke; end the link if that cannot be done."""
+        """Replace a broken connection, or end the link if that fails."""
         began, ticker = time.monotonic(), Ticker()
         peer, where, window = self.endpoint.peer, self.endpoint.where, self.endpoint.reconnect_window
-        logger.warning("the connection to %s broke (%s); trying for %.0f s to get it back", peer, why, window)
+        logger.warning("the connection to %s broke (%s); trying to reconnect for up to %.0f s", peer, why, window)
         for pause in backoff(min(self._retry_interval, LONGEST_PAUSE)):
             self._hang_up()
             if link.ended:
@@ -203,7 +200,7 @@ class Dialer:
             link.await_stream(min(pause, left(began + window)))
 
     def _try_again(self, link: Link) -> str | None:
-        """Make one attempt; return why it failed, None when the link goes on, or has ended."""
+        """Make one attempt to reconnect; return why it failed, or None if the link is back or has ended."""
         try:
             tls.reach(self.endpoint.host, self.endpoint.port, REACH_TIMEOUT)
         except errors.PeerGoneError as exc:
@@ -214,30 +211,33 @@ class Dialer:
             self._connect(trial, time.monotonic() + ANSWER_TIMEOUT)
             link.await_trial(trial, ANSWER_TIMEOUT)
         except errors.PeerGoneError as exc:
-            # Whoever accepts a connection, and then takes too long over TLS, does not answer.
+            # A peer that accepts the connection but does not finish the TLS handshake gives no answer.
             return NO_ANSWER if reason_of(exc) == tls.TIMED_OUT else reason_of(exc)
         except (errors.CertificateRefusedError, errors.TlsHandshakeError) as exc:
-            # Both were fine before, and look like this when the connection breaks again.
+            # Both succeeded before; when the connection breaks again during the handshake, it looks like this.
             return exc.message
         except PsicliError as exc:
             link.end(exc)
         except ValueError:
-            # The channel was closed meanwhile: this side is through.
+            # The channel was closed meanwhile because this side has ended.
             return NO_ANSWER
         return None
 
     def _death(self, link: Link, reason: str) -> str | None:
-        """Tell a peer that is no more, or stopped, from a network that is broken: its machine is there without it."""
+        """Return why the peer seems to be dead, or None if the network may be to blame.
+
+        If the peer's machine accepts connections but the peer does not answer, its process has ended or was stopped.
+        """
         if reason == REFUSED:
             return REFUSED
-        if reason != NO_ANSWER or not link.long_unheard:
+        if reason != NO_ANSWER or not link.long_silent:
             return None
         try:
-            # The network may have broken again since.
+            # Check again: the network may have failed since the attempt.
             tls.reach(self.endpoint.host, self.endpoint.port, REACH_TIMEOUT)
         except errors.PeerGoneError:
             return None
-        return f"its machine took a connection that nobody answered within {ANSWER_TIMEOUT:.0f} s: was it stopped?"
+        return f"its machine accepted a connection but gave no answer within {ANSWER_TIMEOUT:.0f} s: was it stopped?"
 
     # Connections
 
@@ -258,7 +258,7 @@ class Dialer:
             return grpc.insecure_channel(self.endpoint.where, _OPTIONS)
         timeout = min(tls.PREFLIGHT_TIMEOUT, max(left(deadline), 0.1))
         link.peer_certificate = tls.preflight(self.endpoint.host, self.endpoint.port, own, timeout)
-        # Nothing but this very certificate will do: gRPC's own idea of names is laxer than ours.
+        # gRPC trusts only this one certificate, because its own check of names is laxer than ours.
         trusted = link.peer_certificate.public_bytes(Encoding.PEM)
         credentials = grpc.ssl_channel_credentials(trusted, own.private_key, own.certificate)
         options = [*_OPTIONS, ("grpc.ssl_target_name_override", own.peer_name)]

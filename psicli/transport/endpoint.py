@@ -1,7 +1,7 @@
-"""What the listener and the dialer share: whom they meet where, and how octets move over one gRPC stream.
+"""What the listener and the dialer share: the description of the endpoint, and moving octets over one gRPC stream.
 
 The listener's handler and the dialer's request iterator only move octets between the stream and the queues of its link;
-all else is the same code on both ends.
+everything else is the same code on both ends.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from psicli.transport.tls import TlsCredentials
 
 SERVICE = "psicli.v1.Session"
 METHOD = "Run"
-# The class of a failure by which a dialer says in plain text that it speaks TLS.
+# The failure class with which a dialer tells a plain-text listener that it speaks TLS.
 TLS_FAILED = errors.IdentityError.code
-# How often a side that waits says so [s].
+# The interval between log lines while a party waits [s].
 WAITING_LINE_INTERVAL = 60.0
 
-# Keepalive pings find a dead link within 80 s and survive a network that is gone for 45 s. `keepalive_timeout` alone
-# does not close dead links, hence ping_timeout. The server's min_ping_interval must be below the client's ping period.
+# Keepalive pings detect a dead connection within 80 s and survive a network outage of 45 s. `keepalive_timeout` alone
+# does not close dead connections, hence ping_timeout. The server's min_ping_interval must be below the client's ping
+# period.
 COMMON_OPTIONS = [
-    # What is only somewhat too long arrives, and is found to be so: to a server gRPC does not say why it ended a
-    # stream.
+    # Twice our limit, so that a slightly too long message arrives and we can refuse it with a reason: gRPC does not
+    # tell a server why it ended a stream.
     ("grpc.max_receive_message_length", 2 * MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 20_000),
@@ -39,7 +40,7 @@ COMMON_OPTIONS = [
     ("grpc.http2.ping_timeout_ms", 60_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # Points do not get shorter, and a little that is sent could unfold to much.
+    # No compression: points do not compress, and a small message could expand to a huge one.
     ("grpc.compression_enabled_algorithms_bitset", 1),
 ]
 
@@ -60,10 +61,10 @@ _TLS_WORDS = ("ssl", "certificate", "verification")
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the two meet, whom this side expects there, and what it shows.
+    """The address where the two parties meet, the expected peer, and our credentials.
 
-    purpose: CHECK gives the session to nobody. reconnect_window: how long a broken connection is waited or tried for
-    [s], 0 for not at all.
+    purpose: with CHECK, no connection takes the session. reconnect_window: how long to wait for a new connection after
+    one broke [s]; 0 means not at all.
     """
 
     host: str
@@ -79,7 +80,7 @@ class Endpoint:
 
 
 class Ticker:
-    """Writes a line now and then while something is waited for."""
+    """Limits the log lines of a long wait to one per interval."""
 
     def __init__(self) -> None:
         self._due = time.monotonic() + WAITING_LINE_INTERVAL
@@ -90,40 +91,40 @@ class Ticker:
         return left(self._due)
 
     def hasten(self) -> None:
-        """Have the next tick write a line."""
+        """Make the next tick write its line."""
         self._due = time.monotonic()
 
     def tick(self, write: Callable[..., None], *line: object) -> None:
-        """Write the line if it is time for one."""
+        """Write the line if it is due."""
         if time.monotonic() >= self._due:
             write(*line)
             self._due += WAITING_LINE_INTERVAL
 
 
 def left(deadline: float) -> float:
-    """Return the time until a deadline, 0 where it has passed [s]."""
+    """Return the time until a deadline [s], or 0 if it has passed."""
     return max(0.0, deadline - time.monotonic())
 
 
 def outgoing(stream: Stream) -> Iterator[bytes]:
-    """Yield what is to be sent until the link is closed or goes on over another stream."""
+    """Yield the octets to send over a stream, until the link ends or another stream replaces this one."""
     try:
         while (octets := stream.link.next_octets(stream)) is not None:
-            # The stream asks for the next message when it has sent this one.
+            # gRPC asks for the next message once it has sent this one, so the span covers the sending.
             with trace.span("send"):
                 yield octets
             failpoints.passage("link.sent")
     except Exception as exc:
-        # gRPC would make a broken connection of it.
+        # gRPC would report this as a broken connection.
         stream.link.fail(exc)
 
 
 def pump(stream: Stream, incoming: Iterable[bytes]) -> None:
-    """Move what arrives into the link until the stream ends, for whatever reason."""
+    """Pass everything that arrives over a stream to its link, until the stream ends."""
     failure: PsicliError | None = None
     try:
         for octets in incoming:
-            stream.link.take_in(octets, stream)
+            stream.link.receive(octets, stream)
     except grpc.RpcError as exc:
         failure = _translated(exc, secure=stream.link.peer_certificate is not None)
     except Exception as exc:
@@ -141,16 +142,16 @@ def _translated(exc: grpc.RpcError, *, secure: bool) -> PsicliError:
     if code is grpc.StatusCode.PERMISSION_DENIED:
         return errors.PeerRefusedError()
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-        return errors.PeerProtocolError(detail=f"a message of more than {MAX_MESSAGE_BYTES} bytes")
+        return errors.PeerProtocolError(detail=f"it sent a message of more than {MAX_MESSAGE_BYTES} bytes")
     if "Compression algorithm" in details:
         return errors.PeerProtocolError(detail="it compresses its messages")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        # Junk holds its connections; the session itself would have said that it is taken.
+        # Unknown connections use up its limit; a peer that is merely busy would have answered with Abort.
         return errors.PeerGoneError(reason="it has too many connections")
     return errors.PeerGoneError(reason=_plain_reason(details))
 
 
 def _plain_reason(details: str) -> str:
-    """Boil the C core's text down to the system's own words."""
+    """Return a short known reason for the text of gRPC's C core, or the quoted text itself."""
     known = next((words for words in _KNOWN_REASONS if words in details.lower()), None)
     return known or (shown(details) if details else _BROKEN)

@@ -1,7 +1,7 @@
-"""The link of a session to its peer: messages in two bounded queues, over one stream at a time.
+"""The link of a session to its peer: two bounded queues of messages over one stream at a time.
 
-Nothing here knows gRPC: `endpoint` moves octets between a stream and its link, and the listener and the dialer, which
-make the streams, replace one that broke. How long to wait for what is decided by the caller.
+Nothing here knows gRPC: `endpoint` moves octets between a stream and its link. The listener and the dialer create the
+streams and replace one that broke. Callers choose all timeouts.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from psicli.transport.window import Inbox, Incoming, Outbox, Outgoing
 
 logger = logging.getLogger(__name__)
 
-# The class of a failure by which a party says that it has a session already.
+# The failure class that tells a dialer that the peer already has a session.
 BUSY = errors.PeerBusyError.code
-# Frames that wait to be sent: enough to ride out a busy moment of either side.
+# The most frames that wait to be sent: enough to bridge a busy moment of either party.
 QUEUE_FRAMES = 8
-# How long the last words to somebody who was turned away may take [s].
+# How long sending the last message to a refused peer may take [s].
 LAST_WORDS_TIMEOUT = 3.0
-# How long the stream of our Abort stays open. A connection that is closed while the peer still writes to it takes what
-# the peer has not read with it [s].
+# How long the stream stays open after our Abort [s]. If we closed it while the peer still writes, the peer would lose
+# what it has not read yet.
 HEARING_TIMEOUT = 1.0
-# A peer not heard for so long may be stopped [s].
+# A peer that has been silent for this long may have been stopped [s].
 LONG_SILENCE = 30.0
 NO_ANSWER = "no answer"
 
 
 @dataclass(eq=False)
 class Stream:
-    """One stream; the link whose messages it carries may have had others before, and may outlive it.
+    """One gRPC stream that carries the messages of a link; a link may use several, one after the other.
 
-    remote: where its other end is, as gRPC writes it, to a listener.
+    remote: the address of the other end in gRPC's notation; set by a listener only.
     """
 
     link: Link
     remote: str = ""
-    # Whether it has to begin with Reconnect, and whether Bye was said on it.
+    # Whether it has to begin with Reconnect, and whether Bye was sent on it.
     owes_reconnect: bool = False
-    said_bye: bool = False
-    # Whether gRPC still has something to send over it, to a listener.
+    sent_bye: bool = False
+    # Whether gRPC still has something to send over it; set by a listener only.
     served: bool = False
-    # Whether the last words said on it found nobody, as far as it was watched.
+    # Whether the peer's machine was last seen not to acknowledge what was sent.
     unanswered: bool = False
     over: bool = False
     failure: PsicliError | None = None
@@ -61,12 +61,12 @@ class Stream:
         return "the connection was closed" if self.failure is None else reason_of(self.failure)
 
     def was_served(self) -> None:
-        """Take note that gRPC is through with it: the last word has been handed to the system, or never will be."""
+        """Note that gRPC has finished with the stream: it has handed everything to the system, or never will."""
         self.served = False
         self.end(errors.PeerGoneError(reason="the connection broke"))
 
     def end(self, failure: PsicliError | None) -> None:
-        """Take note of its end; the first reason stays."""
+        """Mark the stream as ended; the first reason stays."""
         if not self.over:
             self.failure, self.over = failure, True
         self.link.stream_ended(self)
@@ -74,10 +74,10 @@ class Stream:
 
 @dataclass
 class _Reconnection:
-    """How a stream that broke is replaced; without a sid the link ends with it.
+    """The state of reconnecting; while sid is empty, the link ends with its stream.
 
-    attempt: the last one made, to a dialer, or taken in. lost: the stream that broke, until somebody attends to it.
-    trial: the one that is tried and was not answered yet.
+    attempt: the latest attempt that the dialer made or the listener accepted. lost: the stream that broke, until
+    await_break returns it. trial: the stream of the current attempt, until the peer answers.
     """
 
     sid: bytes = field(default=b"", repr=False)
@@ -88,7 +88,7 @@ class _Reconnection:
 
 @dataclass
 class _Traffic:
-    """What was handed to a stream and what came out of it [bytes], and when the peer was last heard [s, monotonic]."""
+    """Counts of octets sent and received [bytes], and when the peer was last heard [s, monotonic]."""
 
     sent: int = 0
     received: int = 0
@@ -105,20 +105,20 @@ class _Traffic:
 
 
 class Link:
-    """Messages to and from the peer.
+    """A queue of messages to the peer and one of messages from it.
 
-    own_hello, peer_hello: the Hellos of this session, the octets that travelled. peer_certificate: where there is TLS.
-    When its stream breaks, a link that may reconnect goes on over a new one: what was sent and has not arrived is sent
-    again, and neither side's session takes notice.
+    own_hello, peer_hello: the Hellos of this session, encoded as they were sent. peer_certificate: None without TLS.
+    When the stream of a link breaks, another stream can replace it: each side sends again what did not arrive, and
+    neither session notices.
     """
 
     def __init__(self) -> None:
         self.own_hello = b""
         self.peer_hello = b""
         self.peer_certificate: x509.Certificate | None = None
-        # None while it is broken.
+        # None while the connection is broken.
         self.stream: Stream | None = Stream(self)
-        # What ended the link, if it was no clean end.
+        # Why the link ended; None after a clean end.
         self.failure: PsicliError | None = None
         self._changed = threading.Condition()
         self._inbox = Inbox()
@@ -130,7 +130,7 @@ class Link:
     # The session's side
 
     def send(self, message: Message) -> int:
-        """Queue a message and return its size [bytes]; after our last word or a failure it goes nowhere."""
+        """Queue a message and return its size [bytes]; after our last message or a failure, discard it."""
         octets = failpoints.carry(f"{_kind(message)}.sending", encode(message))
         with self._changed:
             if self._outbox.state is Outgoing.OPEN and self.failure is None:
@@ -143,9 +143,10 @@ class Link:
         return len(octets)
 
     def poll(self) -> tuple[Message, int] | None:
-        """Take the next message and return it with its size [bytes], or None.
+        """Remove the next message and return it with its size [bytes], or None if there is none.
 
-        Raises PeerProtocolError for what is no message, and what ended the link once its last message was returned.
+        Raises PeerProtocolError for octets that are not a message, and the reason why the link ended once all messages
+        have been returned.
         """
         with self._changed:
             self._changed.notify_all()
@@ -161,13 +162,13 @@ class Link:
         return message, size
 
     def room(self) -> float:
-        """Return how many frames may be queued; a link that has ended takes any number, and they go nowhere."""
+        """Return how many frames may be queued; any number if the link has ended, because they are discarded."""
         return math.inf if self.ended else QUEUE_FRAMES - len(self._outbox)
 
     def wait(self, *, for_message: bool, room_for: int | None, timeout: float) -> bool:
-        """Wait until a message (or the end of the link) is there, or room for so many frames, or wake() is called.
+        """Wait for a message or the end of the link, for room for this many frames, or for wake(), whichever is first.
 
-        Returns whether anything was.
+        Return whether any of these happened within timeout [s].
         """
 
         def there() -> bool:
@@ -179,24 +180,24 @@ class Link:
         return found
 
     def wake(self) -> None:
-        """End a wait, now or the next one."""
+        """End the current wait, or the next one if nobody waits."""
         with self._changed:
             self._woken = True
             self._changed.notify_all()
 
     def first(self, timeout: float) -> Message | None:
-        """Take the first message, None when none comes in time [s]; raises what ended the stream."""
+        """Return the first message, or None if none arrives within timeout [s]; raises why the stream ended."""
         self.wait(for_message=True, room_for=None, timeout=timeout)
         arrived = self.poll()
         return arrived[0] if arrived else None
 
     @property
     def silence(self) -> float:
-        """Time since the peer was last heard [s].
+        """How long the peer has been silent [s].
 
-        0 while it is we who do not listen, and while the link is broken: how long that may last is said elsewhere.
+        0 while messages wait to be read, and while the connection is broken, which has its own timeout.
         """
-        return 0.0 if self._inbox or self.broken else self._unheard
+        return 0.0 if self._inbox or self.broken else self._silent_for
 
     @property
     def ended(self) -> bool:
@@ -204,30 +205,30 @@ class Link:
 
     @property
     def broken(self) -> bool:
-        """Whether there is no stream, but there may be one again."""
+        """Whether the link waits for a new stream."""
         return self.stream is None and not self.ended
 
     def close_outgoing(self) -> None:
-        """End our direction once what is queued has been sent."""
+        """End our direction once everything queued has been sent."""
         with self._changed:
             self._outbox.close()
             self._changed.notify_all()
 
     def finish(self, timeout: float) -> bool:
-        """End our direction, read nothing any more, and wait for the end of the stream [s].
+        """End our direction, discard what arrives, and wait for the end of the stream [s].
 
-        Return, to a dialer, whether the listener ended it and so has taken in everything.
+        Return whether it ended cleanly; to a dialer this means that the listener has read everything.
         """
         with self._changed:
-            # A full inbox would keep the end of the stream from arriving.
+            # With a full inbox, the end of the stream would never arrive.
             self._inbox.close()
             self.close_outgoing()
         return signals.wait_for(self._changed, self._is_over, timeout) and self.failure is None
 
     def abort(self, failure_class: int, timeout: float) -> None:
-        """Tell the peer the class of our failure, and end the stream within timeout [s].
+        """Send the peer the class of our failure and end the stream within timeout [s].
 
-        What is queued is dropped, but for the last word about a task: what is done here must be done there too.
+        Drops the queued messages except those that complete a task or a bin: what is done here must be done there too.
         """
         with self._changed:
             self._outbox.drop()
@@ -240,16 +241,16 @@ class Link:
     # The transport's side
 
     @property
-    def long_unheard(self) -> bool:
-        """Whether the peer was not heard for so long that it may be stopped."""
-        return self._unheard >= LONG_SILENCE
+    def long_silent(self) -> bool:
+        """Whether the peer has been silent for so long that it may have been stopped."""
+        return self._silent_for >= LONG_SILENCE
 
     @property
-    def _unheard(self) -> float:
+    def _silent_for(self) -> float:
         return time.monotonic() - self._traffic.heard_at
 
     def next_octets(self, stream: Stream) -> bytes | None:
-        """Wait for what is to go out next over a stream and take it; None when nothing will."""
+        """Wait for the next octets to send over a stream and return them; None if there will be none."""
         with self._changed:
             while stream is self.stream or stream is self._reconnection.trial:
                 octets = self._take_next(stream)
@@ -258,9 +259,9 @@ class Link:
                     trace.count("outbox", "messages", len(self._outbox))
                     self._changed.notify_all()
                     return octets
-                # A peer that has only ended its own direction still listens, and waits for our Bye.
+                # A peer that has ended only its own direction still reads, and waits for our Bye.
                 over = self._outbox.state is not Outgoing.OPEN or self._inbox.state is Incoming.LOST
-                if self.failure or stream.said_bye or (over and not self._outbox):
+                if self.failure or stream.sent_bye or (over and not self._outbox):
                     return None
                 self._changed.wait()
             return None
@@ -269,41 +270,41 @@ class Link:
         if stream.owes_reconnect:
             stream.owes_reconnect = False
             return encode(Reconnect(self._reconnection.sid, self._reconnection.attempt, self._inbox.arrived))
-        if stream is self._reconnection.trial or self.failure or stream.said_bye:
+        if stream is self._reconnection.trial or self.failure or stream.sent_bye:
             return None
-        if self._inbox.must_tell:
-            return encode(Taken(self._inbox.tell()))
-        freely = self._outbox.state is not Outgoing.OPEN or self._inbox.has_last_word
+        if self._inbox.must_confirm:
+            return encode(Taken(self._inbox.confirmation()))
+        freely = self._outbox.state is not Outgoing.OPEN or self._inbox.has_last_message
         octets = self._outbox.take(freely=freely)
         if octets is None and self._outbox.state is Outgoing.CLOSING and not self._outbox:
-            stream.said_bye = True
+            stream.sent_bye = True
             return encode(Bye())
         return octets
 
-    def take_in(self, octets: bytes, stream: Stream) -> None:
-        """Take in what came over a stream; what comes over one that was given up is lost, and will be sent again."""
+    def receive(self, octets: bytes, stream: Stream) -> None:
+        """Handle the octets of one message; those from a replaced stream are discarded, and the peer resends them."""
         octets = failpoints.carry("link.arriving", octets)
         message: Message | PsicliError
         try:
             with trace.span("receive"):
                 message = decode(octets)
         except PsicliError as exc:
-            # Our direction stays open: the peer is to be told.
+            # Queued like a message: our direction stays open so that the session can send an Abort.
             message = exc
         with self._changed:
             if stream is self._reconnection.trial:
                 self._answered(stream, message)
             elif stream is self.stream:
                 self._traffic.note_received(len(octets))
-                self._take_in(message, len(octets), stream)
+                self._receive(message, len(octets), stream)
             self._changed.notify_all()
 
-    def _take_in(self, message: Message | PsicliError, size: int, stream: Stream) -> None:
-        if self._inbox.has_last_word and not isinstance(message, Taken | Bye | PsicliError):
-            message = errors.PeerProtocolError(detail="it goes on after its last word")
+    def _receive(self, message: Message | PsicliError, size: int, stream: Stream) -> None:
+        if self._inbox.has_last_message and not isinstance(message, Taken | Bye | PsicliError):
+            message = errors.PeerProtocolError(detail="it sent a message after its last one")
         match message:
             case Bye():
-                self._inbox.hear_last_word()
+                self._inbox.note_last_message()
                 return
             case Taken(messages):
                 try:
@@ -312,8 +313,8 @@ class Link:
                 except errors.PeerProtocolError as exc:
                     message = exc
             case Abort():
-                self._inbox.hear_last_word()
-        # The peer keeps to the window; one that does not is not read from.
+                self._inbox.note_last_message()
+        # A peer that respects the window never fills the inbox; from one that does not, we stop reading.
         self._changed.wait_for(lambda: not self._inbox.full or self.ended or stream is not self.stream)
         if stream is self.stream:
             self._inbox.put(message, size)
@@ -328,12 +329,12 @@ class Link:
                 self._changed.notify_all()
 
     def fail(self, exc: Exception) -> None:
-        """End the link with an exception that nobody expected."""
+        """End the link after an unexpected exception."""
         logger.exception("unexpected failure")
         self.end(unexpected(exc))
 
     def await_end(self, stream: Stream) -> None:
-        """Wait until a stream is not needed any more: after our Abort, until the peer had time to hear it."""
+        """Wait until the link has ended or left this stream; after our Abort, at most HEARING_TIMEOUT."""
         with self._changed:
             timeout = HEARING_TIMEOUT if self._outbox.state is Outgoing.ABORTED else None
             self._changed.wait_for(lambda: self.ended or stream is not self.stream, timeout)
@@ -341,30 +342,30 @@ class Link:
     # Reconnecting
 
     def allow_reconnect(self, sid: bytes) -> None:
-        """Expect a broken stream to be replaced from now on, by whoever waits in await_break."""
+        """From now on, keep the link when its stream breaks; the thread in await_break must replace the stream."""
         self._reconnection.sid = sid
 
     def is_of(self, sid: bytes) -> bool:
-        """Tell whether a session with this sid goes on over this link."""
+        """Return whether this link is open and belongs to the session with this sid, compared in constant time."""
         own = self._reconnection.sid
         return not self.ended and bool(own) and hmac.compare_digest(own, sid)
 
     def stream_ended(self, stream: Stream) -> None:
-        """Take note of the end of a stream: of the link too, unless that may reconnect."""
+        """Handle the end of a stream: end the link too, unless it may reconnect."""
         with self._changed:
             self._changed.notify_all()
             if stream is not self.stream or self.ended:
                 return
-            through = self._inbox.has_last_word or self._outbox.state is Outgoing.ABORTED
+            through = self._inbox.has_last_message or self._outbox.state is Outgoing.ABORTED
             if not self._reconnection.sid or through or isinstance(stream.failure, errors.PeerProtocolError):
                 self.end(stream.failure)
             else:
                 self.stream, self._reconnection.lost = None, stream
 
     def await_break(self, timeout: float | None = None) -> Stream | None:
-        """Wait until the stream breaks and return it, once; None where the link ends first, or time is over [s].
+        """Wait until the stream breaks and return it, once; None if the link ends first or the timeout passes [s].
 
-        There may be a new one by then.
+        Another stream may have replaced it by then.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._reconnection.lost is not None or self.ended, timeout)
@@ -372,19 +373,19 @@ class Link:
             return None if self.ended else lost
 
     def await_stream(self, timeout: float) -> bool:
-        """Wait until there is a stream, or no hope for one [s]; return whether either is so."""
+        """Wait until the link has a stream again or has ended; return False if the timeout passes first [s]."""
         with self._changed:
             return self._changed.wait_for(lambda: not self.broken, timeout)
 
     def try_stream(self) -> Stream:
-        """Begin a stream with Reconnect that takes over once that is answered, and return it."""
+        """Return a new stream that begins with Reconnect; it takes over once the peer answers."""
         with self._changed:
             self._reconnection.trial = stream = Stream(self, owes_reconnect=True)
             self._reconnection.attempt += 1
             return stream
 
     def await_trial(self, trial: Stream, timeout: float) -> None:
-        """Wait for the stream that is tried [s]; raises why it did not take over."""
+        """Wait until a trial stream takes over [s]; raises why it did not."""
         with self._changed:
             self._changed.wait_for(lambda: not self.broken or trial.over, timeout)
             self._reconnection.trial = None
@@ -393,16 +394,16 @@ class Link:
                 raise (trial.over and trial.failure) or errors.PeerGoneError(reason=NO_ANSWER)
 
     def take_over(self, other: Link, first: Reconnect) -> None:
-        """Go on over the stream of another link, which began so; the stream there was, whole or not, is over.
+        """Move this link to the stream of another one, which began with this Reconnect; the old stream is abandoned.
 
-        Raises PeerProtocolError for numbers that cannot be: an attempt that was given up may arrive late.
+        Raises PeerProtocolError for impossible message counts and for an outdated attempt, which may arrive late.
         """
         stream = other.stream
         assert stream is not None
         with self._changed:
             if first.attempt <= self._reconnection.attempt:
-                raise errors.PeerProtocolError(detail="it reconnects again as it did before")
-            self._outbox.go_on_after(first.messages)
+                raise errors.PeerProtocolError(detail="it repeated an attempt to reconnect")
+            self._outbox.resend_after(first.messages)
             self._reconnection.attempt = first.attempt
             stream.owes_reconnect = True
             self._use(stream)
@@ -410,17 +411,17 @@ class Link:
             self.stream_ended(stream)
 
     def _answered(self, stream: Stream, answer: Message | PsicliError) -> None:
-        """Take in the answer to Reconnect."""
+        """Handle the peer's answer to our Reconnect."""
         match answer:
             case Reconnect(sid, attempt, messages) if self.is_of(sid) and attempt == self._reconnection.attempt:
                 failpoints.passage("reconnect.answered")
                 try:
-                    self._outbox.go_on_after(messages)
+                    self._outbox.resend_after(messages)
                     self._use(stream)
                 except errors.PeerProtocolError as exc:
                     self.end(exc)
             case Abort():
-                self.end(errors.PeerGoneError(reason="it knows nothing of this session any more"))
+                self.end(errors.PeerGoneError(reason="it no longer has this session"))
             case _:
                 self.end(errors.PeerProtocolError(detail="it did not answer with Reconnect"))
 
@@ -429,12 +430,12 @@ class Link:
         self._reconnection.trial = None
         stream.link = self
         self._traffic.heard_at = time.monotonic()
-        self._inbox.tell_again()
+        self._inbox.confirm_again()
         self._changed.notify_all()
 
 
 def reason_of(failure: PsicliError) -> str:
-    """Return why a connection failed, as it stands in a sentence."""
+    """Return why a connection failed, worded as part of a sentence."""
     return str(failure.facts.get("reason", failure.message))
 
 

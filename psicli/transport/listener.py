@@ -1,4 +1,4 @@
-"""The end that accepts connections: one of them gets the session, and may come again when it breaks."""
+"""The listener: the end that accepts connections. One of them takes the session and may reconnect when it breaks."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from psicli.transport.link import BUSY, LAST_WORDS_TIMEOUT, Link, Stream
 
 logger = logging.getLogger(__name__)
 
-# A connection that says no Hello for so long is let go [s].
+# A connection that sends no Hello within this time is dropped [s].
 HELLO_TIMEOUT = 20.0
 # A TLS handshake that is not followed by a stream within this time has failed [s].
 HANDSHAKE_GRACE = 3.0
-# A dialer whose connection broke is taken for dead when no new one comes within this time, unless our last words found
-# nobody: then it is the network, and worth a longer wait [s].
+# A dialer that does not reconnect within this time is considered dead [s], unless its machine had stopped acknowledging
+# before the break: then the network is to blame, and the listener waits for the whole window.
 DEAD_AFTER = 5.0
-# How often it is watched whether the machine of a silent peer still answers [s].
+# How often the listener checks whether the machine of a silent peer still acknowledges [s].
 WATCH_INTERVAL = 5.0
-# How many different strangers get a line of their own in the log.
+# How many different strangers are logged at most.
 MAX_STRANGERS = 16
 
 _MAX_STREAMS = 8
@@ -60,19 +60,19 @@ _OPTIONS = [
     ("grpc.server_handshake_timeout_ms", 20_000),
 ]
 
-# A machine that is there acknowledges what it gets within this time, whatever its processes do [ms].
+# A reachable machine acknowledges data within this time, even if its processes are stopped [ms].
 _ACKNOWLEDGED_WITHIN = 10_000
-# So many probes of a closed window in a row get no answer where nobody is.
+# After this many unanswered probes of a closed window, the machine is unreachable.
 _LOST_PROBES = 3
-# Of Linux's tcp_info: the probes under way, the segments not acknowledged, and the time since an acknowledgement [ms].
+# Fields of Linux's tcp_info: unanswered probes, segments not acknowledged, time since the last acknowledgement [ms].
 _TCP_INFO = struct.Struct("=3xB20xI28xI")
 
 
 class _Outsiders:
-    """Who connected and did not get in: TLS handshakes that came to nothing, and strangers."""
+    """Connections that were not admitted: failed TLS handshakes, and strangers."""
 
     def __init__(self) -> None:
-        # Handshakes that began since a stream came of one, and when the last of them did [s, monotonic].
+        # Handshakes that began since the last one that led to a stream; the time of the latest [s, monotonic].
         self.handshakes = 0
         self.strangers: list[str] = []
         self._handshake_at = 0.0
@@ -100,23 +100,23 @@ class _Outsiders:
 
 
 class Listener:
-    """The end that accepts the connection; owns the port from construction on.
+    """The end that accepts the connection; it binds the port when it is constructed.
 
-    With purpose CHECK it meets whoever says Hello, and gives the session to nobody. Raises PortBusyError when it cannot
-    be bound: why it might not be is found out before, by the port's lock.
+    With purpose CHECK it answers any Hello, and no connection takes the session. Raises PortBusyError if it cannot bind
+    the port; the lock of the port reports other reasons before that.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._lock = threading.Condition()
         self._make_hello: Callable[[], bytes] | None = None
-        # The link that got the session.
+        # The link that took the session.
         self._session_link: Link | None = None
-        # The class of our failure, where this side has failed; and the peer's, where it has told it.
+        # The class of our failure if this side has failed; the class of the peer's failure if the peer sent it.
         self._refusal: int | None = None
         self._peer_failure: int | None = None
-        # Whether nothing is left to be told: the failure of either side was, or a check was answered.
-        self._told = False
+        # Whether either side's failure was sent, or a check was answered.
+        self._reported = False
         self._outsiders = _Outsiders()
         self._links: set[Link] = set()
         self._threads = ThreadPoolExecutor(2 * _MAX_STREAMS, "psicli-link")
@@ -146,16 +146,16 @@ class Listener:
         failpoints.passage("port.bound")
 
     def _note_handshake(self) -> None:
-        """Count a handshake that begins: gRPC asks here for a newer certificate, and tells nothing of its failure."""
+        """Count a handshake that begins: gRPC asks here for a newer certificate, but does not report failures."""
         with self._lock:
             self._outsiders.note_handshake()
 
     # The session's side
 
     def meet(self, make_hello: Callable[[], bytes], timeout: float) -> Link:
-        """Wait for the peer's Hello and return the link with both Hellos exchanged.
+        """Wait for the peer's Hello and return the link once both Hellos are exchanged.
 
-        Raises PeerAbsentError when it does not come within timeout [s], HandshakesFailedError when TLS is the reason.
+        Raises PeerAbsentError if none arrives within timeout [s], or HandshakesFailedError if TLS handshakes failed.
         """
         with self._lock:
             self._make_hello = make_hello
@@ -170,7 +170,7 @@ class Listener:
             if self._outsiders.fail_in_tls and not warned:
                 warned = True
                 ticker.hasten()
-            ticker.tick(self._say_what_for)
+            ticker.tick(self._log_waiting)
         if self._session_link is not None:
             return self._session_link
         assert self._peer_failure is not None
@@ -186,12 +186,12 @@ class Listener:
         nobody = f"nobody connected to {where} as {self.endpoint.peer}"
         return errors.PeerAbsentError(seconds=timeout, reason=[nobody, *outsiders.strangers][-1])
 
-    def _say_what_for(self) -> None:
+    def _log_waiting(self) -> None:
         peer, where = self.endpoint.peer, self.endpoint.where
         if self._outsiders.fail_in_tls:
             logger.warning(
-                "still waiting for %s: %d connections to %s ended in the TLS handshake; the dialer's log says why, "
-                "else look here at ca_file, the own certificate and the clock",
+                "still waiting for %s: %d connections to %s ended in the TLS handshake; check the dialer's log for the "
+                "reason, and this side's ca_file, certificate and clock",
                 peer,
                 self._outsiders.handshakes,
                 where,
@@ -200,15 +200,15 @@ class Listener:
             logger.info("still waiting for %s to connect to %s", peer, where)
 
     def refuse(self, failure_class: int, timeout: float) -> None:
-        """Tell the peer that this side has failed, if it comes within timeout [s]."""
+        """Tell the peer that this side has failed, if it connects within timeout [s]."""
         with self._lock:
             self._refusal = failure_class
         self._server.start()
-        signals.wait_for(self._lock, lambda: self._told, timeout)
+        signals.wait_for(self._lock, lambda: self._reported, timeout)
 
     def close(self) -> None:
-        """Free the port; ends every stream."""
-        self._server.stop(LAST_WORDS_TIMEOUT if self._told else 0).wait(2 * LAST_WORDS_TIMEOUT)
+        """End every stream and free the port."""
+        self._server.stop(LAST_WORDS_TIMEOUT if self._reported else 0).wait(2 * LAST_WORDS_TIMEOUT)
         for link in [*self._links, *([self._session_link] if self._session_link else [])]:
             link.close_outgoing()
             link.end()
@@ -217,7 +217,7 @@ class Listener:
     # Who connects
 
     def _serve(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        """Handle one stream; no exception text may reach whoever is at its other end."""
+        """Handle one stream; the text of an exception must never reach the other end."""
         link = Link()
         stream = link.stream
         assert stream is not None
@@ -233,60 +233,60 @@ class Listener:
             self._admit(link, link.first(HELLO_TIMEOUT))
             yield from outgoing(stream)
             if stream.link is self._session_link:
-                # Whether the last words have arrived is known when the peer has said its own.
+                # Only the peer's own last message proves that ours has arrived.
                 stream.link.await_end(stream)
         except errors.StrangerError as exc:
             with self._lock:
                 self._outsiders.note_stranger(exc.message)
             context.set_code(grpc.StatusCode.PERMISSION_DENIED)
         except PsicliError as exc:
-            # Whatever this was, it is not our peer: junk is forgotten.
-            logger.debug("a connection was dropped: %s", exc)
+            # This was not our peer, and anybody may connect: the listener drops the connection and keeps waiting.
+            logger.debug("dropped a connection: %s", exc)
         except Exception:
-            logger.exception("a connection was dropped")
+            logger.exception("dropped a connection after an unexpected failure")
             context.set_code(grpc.StatusCode.INTERNAL)
         finally:
             self._links.discard(link)
 
     def _certificate_of_peer(self, context: Any) -> x509.Certificate | None:
-        """Return the certificate of whoever is at the other end; raises StrangerError if it does not name our peer."""
+        """Return the certificate of the other end; raises StrangerError if it does not name our peer."""
         if self.endpoint.credentials is None:
             return None
         name = self.endpoint.credentials.peer_name
         try:
             certificate = x509.load_pem_x509_certificate(context.auth_context()["x509_pem_cert"][0])
         except ValueError as exc:
-            raise errors.StrangerError(names="nobody, as far as it can be read", name=name) from exc
+            raise errors.StrangerError(names="nobody (psicli cannot read it)", name=name) from exc
         if not tls.names_party(certificate, name):
             raise errors.StrangerError(names=tls.shown_names(certificate), name=name)
         return certificate
 
     def _admit(self, link: Link, first: Message | None) -> None:
-        """Answer the first message: the first Hello that wants to run takes the session."""
+        """Answer the first message of a stream: the first Hello with purpose RUN takes the session."""
         with self._lock:
             if isinstance(first, HelloOctets):
                 self._answer(link, first.octets)
             elif isinstance(first, Abort) and self._session_link is None:
                 self._peer_failure = first.failure_class
-                self._told = True
+                self._reported = True
                 link.close_outgoing()
             elif isinstance(first, Reconnect):
                 self._readmit(link, first)
             else:
-                raise errors.PeerProtocolError(detail="a connection did not start with a Hello")
+                raise errors.PeerProtocolError(detail="it did not start a connection with a Hello")
             self._lock.notify_all()
 
     def _answer(self, link: Link, octets: bytes) -> None:
         purpose = decode_hello(octets).purpose
         if self._refusal is not None:
             self._turn_away(link, self._refusal)
-            # Whoever only checks may tell nobody who runs.
-            self._told |= purpose is Purpose.RUN
+            # A dialer that only checks is not the peer's run, which still has to be told.
+            self._reported |= purpose is Purpose.RUN
         elif self.endpoint.purpose is Purpose.CHECK:
             self._say_hello(link, octets)
             link.close_outgoing()
             self._session_link = self._session_link or link
-            self._told = True
+            self._reported = True
         elif purpose is Purpose.CHECK:
             self._say_hello(link, octets)
             if self._session_link is not None:
@@ -315,9 +315,9 @@ class Listener:
     # Reconnecting
 
     def _readmit(self, link: Link, first: Reconnect) -> None:
-        """Let the session go on over a new stream, if it is the one that goes on here.
+        """Move our session to a new stream if the peer asks for this session; refuse any other one.
 
-        Also where the stream there is looks whole: the peer would not ask if it still had its end of it.
+        This also replaces a stream that looks intact: the peer would not reconnect if its own end were.
         """
         if self._session_link is not None and self._session_link.is_of(first.sid):
             failpoints.passage("reconnect.answered")
@@ -326,32 +326,32 @@ class Listener:
             self._turn_away(link, errors.PeerLostError.code)
 
     def _keep_connected(self, link: Link) -> None:
-        """Wait for the peer to come back, whenever the stream breaks, until the link ends.
+        """Wait for the peer to reconnect whenever the stream breaks, until the link ends.
 
-        Meanwhile note of a silent peer whether its machine still answers: of a connection that is gone nobody can tell.
+        While a peer is silent, record whether its machine still acknowledges: after the break it is too late to tell.
         """
         try:
             while not link.ended:
                 if (lost := link.await_break(WATCH_INTERVAL)) is not None:
                     self._await_again(link, lost)
-                elif (stream := link.stream) is not None and link.long_unheard:
+                elif (stream := link.stream) is not None and link.long_silent:
                     stream.unanswered = is_unanswered(stream.remote)
         except Exception as exc:
             link.fail(exc)
 
     def _await_again(self, link: Link, lost: Stream) -> None:
-        """Wait for the peer to come back after its connection broke; end the link if it does not."""
+        """Wait for the peer to reconnect, or end the link if it does not."""
         peer, window, why = self.endpoint.peer, self.endpoint.reconnect_window, lost.why_it_ended
         patience = window if lost.unanswered else min(DEAD_AFTER, window)
         began, ticker = time.monotonic(), Ticker()
-        logger.warning("the connection of %s broke (%s); waiting %.0f s for a new one", peer, why, patience)
+        logger.warning("the connection from %s broke (%s); waiting up to %.0f s for a new one", peer, why, patience)
         while not link.await_stream(min(ticker.left, left(began + patience))):
             gone = time.monotonic() - began
             if gone >= patience:
-                absent = errors.PeerGoneError(reason=f"{why}, and no new connection came within {patience:.0f} s")
+                absent = errors.PeerGoneError(reason=f"{why}, and it did not reconnect within {patience:.0f} s")
                 link.end(errors.LinkBrokenError(cause=why, seconds=patience) if lost.unanswered else absent)
                 return
-            line = "still waiting for %s to connect again, for %.0f s of %.0f s"
+            line = "still waiting for %s to reconnect: %.0f s of %.0f s have passed"
             ticker.tick(logger.info, line, peer, gone, patience)
         if not link.ended:
             logger.info("%s is back after %.1f s", peer, time.monotonic() - began)
@@ -361,16 +361,16 @@ class Listener:
 
 
 def is_unanswered(remote: str) -> bool:
-    """Return whether what this process sent to a remote end is known to have found nobody.
+    """Return whether the machine of a remote end no longer acknowledges what this process sends; False if unknown.
 
-    remote: as gRPC writes it, percent-encoded: ipv4:ADDRESS:PORT or ipv6:[ADDRESS]:PORT. A process that is stopped
-    does not read, but its machine goes on to acknowledge. False where that cannot be known.
+    remote: gRPC's notation, percent-encoded: ipv4:ADDRESS:PORT or ipv6:[ADDRESS]:PORT. This tells a broken network from
+    a stopped process: a stopped process does not read, but its machine still acknowledges.
     """
     kind, _, where = unquote(remote).partition(":")
     host, _, port = where.rpartition(":")
     if kind not in ("ipv4", "ipv6"):
         return False
-    # What cannot be found out is no reason to end a session.
+    # A failed look-up is no reason to end a session.
     with suppress(OSError, ValueError):
         found = _plain(host.strip("[]")), int(port)
         for number in os.listdir("/proc/self/fd"):
@@ -385,7 +385,7 @@ def _plain(host: str) -> str:
 
 
 def _is_lost(number: int, remote: tuple[str, int]) -> bool | None:
-    """Return whether the other end of an open connection is lost; None where it is another one."""
+    """Return whether the connection of a file descriptor is lost; None if it is not a connection to this end."""
     # The descriptor belongs to gRPC, which may close it at any time.
     with suppress(OSError, AttributeError):
         copy = os.dup(number)

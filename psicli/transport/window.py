@@ -1,8 +1,8 @@
-"""The two queues of a link, one for each direction: what may be sent ahead, what is kept to send again, what waits.
+"""Flow control: the outbox and the inbox of a link, with a window on the octets in flight.
 
-Every message has a number. The other side says how many it has read; so much more may be on its way at a time, and
-what is on its way is kept, since a new stream goes on where the one that broke has stopped arriving. Each queue knows
-how far its direction has come to its end. No lock, no clock.
+Messages are counted. Each side tells the other how many it has read, and the sender keeps everything that was not read
+yet, at most one window: after a reconnect it sends again what did not arrive. Each queue also knows whether its
+direction has ended. There are no locks and no clocks here; Link holds the lock.
 """
 
 from __future__ import annotations
@@ -13,123 +13,128 @@ from enum import Enum, auto
 from psicli.core.errors import PeerProtocolError, PsicliError
 from psicli.protocol.messages import End, Frame, Message
 
-# What may be on its way unread: it also bounds what a side that does not read has to hold [bytes].
+# The window: the most octets that may be sent but not read. It also bounds the memory of a party that is not reading
+# [bytes].
 WINDOW_BYTES = 4 << 20
-# What a message takes beside its octets, about; so that very small ones are bounded too [bytes].
+# The approximate overhead of a message, so that the number of very small messages is bounded too [bytes].
 MESSAGE_BYTES = 512
 
 
 def cost(octets: int) -> int:
-    """Return what a message of so many octets takes of the window [bytes]."""
+    """Return how much of the window a message of this many octets takes [bytes]."""
     return octets + MESSAGE_BYTES
 
 
 class Outgoing(Enum):
-    """How far our direction has come to its end: OPEN, then one of the others for good."""
+    """The state of our direction: OPEN first, then one of the others for good."""
 
     OPEN = auto()
-    # What is queued goes out, and then Bye.
+    # The queued messages are sent, and then Bye.
     CLOSING = auto()
-    # What is queued goes out; the last of it is Abort.
+    # The queued messages are sent; the last one is Abort.
     ABORTED = auto()
 
 
 class Incoming(Enum):
-    """How far the peer's direction has come to its end: OPEN, LAST_WORD, ENDED; or LOST from OPEN."""
+    """The state of the peer's direction: OPEN, LAST_MESSAGE, ENDED; or OPEN, LOST."""
 
     OPEN = auto()
-    # The peer said Bye or Abort.
-    LAST_WORD = auto()
-    # The link ended, after the peer's last word or without one.
+    # The peer sent Bye or Abort.
+    LAST_MESSAGE = auto()
+    # The link ended after Bye or Abort.
     ENDED = auto()
+    # The link ended without either.
     LOST = auto()
 
 
 class Outbox:
-    """Messages that are not known to have been read, in order: first those on their way, then those that wait.
+    """The outgoing messages that the peer has not confirmed as read: first those in flight, then those that wait.
 
-    Its length is the number of those that wait.
+    Its length is the number of waiting messages.
     """
 
     def __init__(self) -> None:
         self.state = Outgoing.OPEN
         self._kept: deque[bytes] = deque()
-        # The number of the first one kept, how many of them are on their way, and what these take.
+        # The number of the first kept message; how many of them are in flight, and their cost.
         self._first = 0
-        self._under_way = 0
+        self._in_flight = 0
         self._cost = 0
-        # Up to this number they go out whatever happens.
+        # Messages with a lower number are sent even if the link is aborted.
         self._owed = 0
 
     def __len__(self) -> int:
-        return len(self._kept) - self._under_way
+        return len(self._kept) - self._in_flight
 
     def put(self, octets: bytes, *, owed: bool = False) -> None:
-        """Append a message; one that is owed goes out whatever happens, and so does what stands before it."""
+        """Append a message; an owed one, and all before it, are sent even if the link is aborted."""
         self._kept.append(octets)
         if owed:
             self._owed = self._first + len(self._kept)
 
     def abort(self, octets: bytes) -> None:
-        """Append an Abort; nothing is to come after it."""
+        """Append an Abort, the last message."""
         self.put(octets)
         self.state = Outgoing.ABORTED
 
     def close(self) -> None:
-        """Have Bye follow what is queued, where no Abort does."""
+        """End the direction with Bye after the queued messages, unless it already ends with Abort."""
         if self.state is Outgoing.OPEN:
             self.state = Outgoing.CLOSING
 
     def take(self, *, freely: bool) -> bytes | None:
-        """Return the next message to send; None when there is none, or no room in the window and none to be taken."""
+        """Return the next message to send; None if there is none, or if the window has no room and freely is false."""
         if not len(self):
             return None
-        octets = self._kept[self._under_way]
-        if not freely and self._under_way and self._cost + cost(len(octets)) > WINDOW_BYTES:
+        octets = self._kept[self._in_flight]
+        if not freely and self._in_flight and self._cost + cost(len(octets)) > WINDOW_BYTES:
             return None
-        self._under_way += 1
+        self._in_flight += 1
         self._cost += cost(len(octets))
         return octets
 
     def confirm(self, messages: int) -> None:
-        """Forget what was read: so many in all. Raises PeerProtocolError for more than was sent or less than before."""
+        """Forget messages that the peer has read; messages: their total number since the beginning.
+
+        Raises PeerProtocolError if that is more than was sent, or less than before.
+        """
         self._check(messages)
         for _ in range(messages - self._first):
             self._cost -= cost(len(self._kept.popleft()))
-        self._under_way -= messages - self._first
+        self._in_flight -= messages - self._first
         self._first = messages
 
-    def go_on_after(self, messages: int) -> None:
-        """Send again what came after so many of all; raises PeerProtocolError as confirm."""
+    def resend_after(self, messages: int) -> None:
+        """Send everything after this many messages again; raises PeerProtocolError like confirm."""
         self._check(messages)
-        self._under_way = messages - self._first
-        self._cost = sum(cost(len(self._kept[each])) for each in range(self._under_way))
+        self._in_flight = messages - self._first
+        self._cost = sum(cost(len(self._kept[each])) for each in range(self._in_flight))
 
     def drop(self) -> None:
-        """Drop what waits and is not owed."""
+        """Drop the waiting messages that are not owed."""
         while len(self) and self._first + len(self._kept) > self._owed:
             self._kept.pop()
 
     def _check(self, messages: int) -> None:
-        if not 0 <= messages - self._first <= self._under_way:
-            raise PeerProtocolError(detail="it speaks of messages it was never sent")
+        if not 0 <= messages - self._first <= self._in_flight:
+            raise PeerProtocolError(detail="it confirmed an impossible number of messages")
 
 
 class Inbox:
-    """Messages that have arrived and wait to be read, in order; a failure is what the peer sent instead of a message.
+    """The messages that have arrived and wait to be read, in order.
 
-    Its length is the number of those that wait.
+    An error in the queue stands for octets that are not a valid message. Its length is the number of waiting messages.
     """
 
     def __init__(self) -> None:
         self.state = Incoming.OPEN
         self.arrived = 0
         self._waiting: deque[tuple[Message | PsicliError, int]] = deque()
-        # What waits takes so much of the window [bytes].
+        # How much of the window the waiting messages take [bytes].
         self._cost = 0
-        # Messages that were read; and what those took that the peer has not been told of [bytes].
+        # How many messages were read; the cost of those not confirmed to the peer yet [bytes].
         self._read = 0
-        self._untold_cost = 0
+        self._unconfirmed_cost = 0
         # Tasks whose frames were dropped when the link ended.
         self._dropped: set[int] = set()
         self._closed = False
@@ -142,22 +147,22 @@ class Inbox:
         return self.state in (Incoming.ENDED, Incoming.LOST)
 
     @property
-    def has_last_word(self) -> bool:
-        """Whether the peer has said that it is through."""
-        return self.state in (Incoming.LAST_WORD, Incoming.ENDED)
+    def has_last_message(self) -> bool:
+        """Whether the peer has sent its last message."""
+        return self.state in (Incoming.LAST_MESSAGE, Incoming.ENDED)
 
     @property
     def full(self) -> bool:
-        """Whether no more is to be taken in; a peer that keeps to the window never sees it."""
+        """Whether reading must stop; a peer that respects the window never fills the inbox."""
         return self._cost >= 2 * WINDOW_BYTES
 
     @property
-    def must_tell(self) -> bool:
-        """Whether the peer is to be told how much was read."""
-        return self._untold_cost >= WINDOW_BYTES // 4
+    def must_confirm(self) -> bool:
+        """Whether a confirmation (Taken) to the peer is due."""
+        return self._unconfirmed_cost >= WINDOW_BYTES // 4
 
     def put(self, message: Message | PsicliError, octets: int) -> None:
-        """Append what has arrived, unless nobody will read it."""
+        """Append what has arrived, unless it would never be read."""
         self.arrived += 1
         if self._closed:
             self._note_read(octets)
@@ -168,40 +173,40 @@ class Inbox:
             self._cost += cost(octets)
 
     def pop(self) -> tuple[Message | PsicliError, int]:
-        """Return the next message and its size [bytes]."""
+        """Remove and return the next message and its size [bytes]."""
         message, octets = self._waiting.popleft()
         self._cost -= cost(octets)
         self._note_read(octets)
         return message, octets
 
-    def tell(self) -> int:
-        """Return how many messages were read, to be told to the peer."""
-        self._untold_cost = 0
+    def confirmation(self) -> int:
+        """Return how many messages were read, to confirm them to the peer."""
+        self._unconfirmed_cost = 0
         return self._read
 
-    def tell_again(self) -> None:
-        """Have the peer told soon: what it was told last may not have arrived."""
-        self._untold_cost = WINDOW_BYTES
+    def confirm_again(self) -> None:
+        """Make a confirmation due, because the last one may not have arrived."""
+        self._unconfirmed_cost = WINDOW_BYTES
 
-    def hear_last_word(self) -> None:
+    def note_last_message(self) -> None:
         if self.state is Incoming.OPEN:
-            self.state = Incoming.LAST_WORD
+            self.state = Incoming.LAST_MESSAGE
 
     def close(self) -> None:
-        """Read nothing any more: what waits is dropped, and so is what comes."""
+        """Stop reading: drop the waiting messages and all that arrive later."""
         self._closed = True
         while self._waiting:
             self.pop()
 
     def end(self) -> None:
-        """Drop frames, which are of no use any more, and what was said after them; what else was said still counts."""
-        self.state = Incoming.ENDED if self.has_last_word else Incoming.LOST
+        """End the direction; drop frames, which are useless now, and all later messages of their tasks."""
+        self.state = Incoming.ENDED if self.has_last_message else Incoming.LOST
         self._dropped = {message.task for message, _ in self._waiting if isinstance(message, Frame | End)}
         self._waiting = deque(each for each in self._waiting if not self._is_dropped(each[0]))
 
     def _note_read(self, octets: int) -> None:
         self._read += 1
-        self._untold_cost += cost(octets)
+        self._unconfirmed_cost += cost(octets)
 
     def _is_dropped(self, message: Message | PsicliError) -> bool:
         return getattr(message, "task", None) in self._dropped

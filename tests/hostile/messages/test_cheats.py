@@ -115,7 +115,7 @@ SAMPLE: list[Case] = [
     *cases({"a point twice": POINTS["a point twice"]}, (SENDER,), ONE_SIDED),
     *cases({"points of another session": STREAMS["points of another session"]}, (SENDER,), BROADCAST),
     *cases({"a message over the limit": STREAMS["a message over the limit"]}, BOTH, ONE_SIDED, (True, False))[1:3],
-    *cases({"endless heartbeats": STREAMS["endless heartbeats"]}, (SENDER,), BROADCAST),
+    *cases({"a flood of heartbeats": STREAMS["a flood of heartbeats"]}, (SENDER,), BROADCAST),
     *cases({"another probe": OPENING["another probe"]}, (SENDER,), ONE_SIDED, (True,)),
     *cases({"a token twice": TOKENS["a token twice"]}, (SENDER,), BROADCAST, (True,)),
     *cases({"pad bits": BITMAP["pad bits"]}, (RECEIVER,), BROADCAST),

@@ -137,4 +137,4 @@ def test_a_count_other_than_the_offered_one(port: int, receives: bool, count: in
     setting = cheat.setting(receives=receives, broadcast=False)
     _, _, outcome, told = met_again(port, setting, cheat)
     assert (told, outcome.code, outcome.has_result) == (76, 76, False)
-    assert "it opens a task with another count than it offered to continue with" in outcome.message
+    assert "it opened a resumed task with a different count than it offered" in outcome.message

@@ -168,7 +168,7 @@ DISAGREEMENTS = [
     ),
     (
         _other_job_and_one_key_more,
-        ["job other overlap", "people: number of keys 1 2"],
+        ["job other overlap", "people: number of key columns 1 2"],
     ),
 ]
 

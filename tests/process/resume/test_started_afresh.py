@@ -106,7 +106,7 @@ SPOILT = {
     "no meta": (remove("meta"), "it cannot be read: no such file or directory"),
     "a sender's bins": (remove_bins_of_the_sender, "the other side does not continue from it"),
     "old": (age(24 * 3600 + 1), "it is more than 24 hours old"),
-    "from the future": (age(-3600), "it is from the future, by this machine's clock"),
+    "from the future": (age(-3600), "its date is in the future by this machine's clock"),
 }
 SOON = ("input", "bins")
 
@@ -123,7 +123,7 @@ def test_a_doubtful_checkpoint_is_not_resumed(alone: Pair, case: str) -> None:
     spoil(alone)
     results = run_again(alone, f"--only={FIRST}")
     # A run removes old and damaged checkpoints when it starts, and finds other mismatches when it offers the task.
-    said = re.compile(rf"what an earlier run has left (in \S+ is removed|is not used): {re.escape(why)}")
+    said = re.compile(rf"(removed the checkpoint in \S+|what an earlier run has left is not used): {re.escape(why)}")
     assert any(said.search(result.stderr) for result in results.values()), results[LISTENER].stderr
     assert shares(results, FIRST) == [None, None]
     assert not sids(results, FIRST) & old
@@ -187,14 +187,14 @@ def test_after_a_protocol_violation_nothing_is_resumed(alone: Pair) -> None:
     [
         (
             "bins.writing:enospc:2",
-            "what is kept of this task is given up, it cannot be resumed: no space left on device",
+            "dropped the checkpoint, so this task cannot be resumed: no space left on device",
         ),
         pytest.param(
             "bins.written:enospc:3",
-            "what is kept of this task is given up, it cannot be resumed: no space left on device",
+            "dropped the checkpoint, so this task cannot be resumed: no space left on device",
             marks=pytest.mark.slow,
         ),
-        ("state.writing:enospc", "no bins can be kept, this task cannot be resumed: no space left on device"),
+        ("state.writing:enospc", "cannot write a checkpoint, so this task cannot be resumed: no space left on device"),
     ],
 )
 @pytest.mark.parametrize("party", ONE_SOON)
@@ -216,7 +216,7 @@ def test_a_disk_that_is_full_while_a_task_is_resumed(alone: Pair, party: str) ->
     results = {each: run.result() for each, run in runs.items()}
     assert [result.code for result in results.values()] == [0, 0]
     assert 0 < resumed_share(results, FIRST) < 1
-    assert "given up" in results[party].stderr
+    assert "dropped the checkpoint" in results[party].stderr
     check_output(alone, LISTENER, 0, "out/first.csv")
 
 

@@ -97,7 +97,7 @@ def check(cheat: Cheat, peer: HostilePeer, told: int | None, outcome: Outcome, s
     assert re.search(cheat.sentence, outcome.message), outcome
     assert told == cheat.told
     if cheat.code:
-        assert not outcome.has_result or cheat.kept_output or "came during the commit" in outcome.message
+        assert not outcome.has_result or cheat.kept_output or "during the commit" in outcome.message
     assert seconds < ENDS_WITHIN
     # Text from a peer must not reach a terminal unescaped.
     assert outcome.message.isascii()

@@ -116,11 +116,11 @@ EVIL = replace(Setting(True, False).terms, name=TERMINAL)
 SHORT = bytes(31)
 POINTS: dict[str, Cheat] = {
     **{
-        f"a point of low order {at_}": Cheat("not valid", points=first_point(bytes.fromhex(point)))
+        f"a point of low order {at_}": Cheat("invalid points", points=first_point(bytes.fromhex(point)))
         for at_, point in enumerate(LOW_ORDER)
     },
     **{
-        f"a point not canonical {name}": Cheat("not valid", points=a_point(u))
+        f"a point not canonical {name}": Cheat("invalid points", points=a_point(u))
         for name, u in {
             "p + 1": P + 1,
             "p + 9": P + 9,
@@ -131,21 +131,21 @@ POINTS: dict[str, Cheat] = {
     },
     # Our side checks a sample of the points of a full frame, and all points of a frame of 40.
     "a point of the twist": Cheat(
-        "does not lie on the curve", points=lambda peer, own: replaced(own, 1024 + 5, as_octets(2))
+        "a point that is not on the curve", points=lambda peer, own: replaced(own, 1024 + 5, as_octets(2))
     ),
     "half a frame of the twist": Cheat(
-        "does not lie on the curve", points=lambda peer, own: replaced(own, 0, *[as_octets(2)] * 512)
+        "a point that is not on the curve", points=lambda peer, own: replaced(own, 0, *[as_octets(2)] * 512)
     ),
     "a reflected point": Cheat(
-        "a point of ours back", points=lambda peer, own: replaced(own, 19, peer.their_first_points()[0])
+        "one of our own points back", points=lambda peer, own: replaced(own, 19, peer.their_first_points()[0])
     ),
     "all points reflected": Cheat(
-        "a point of ours back", points=lambda peer, own: replaced(own, 0, *peer.their_first_points())
+        "one of our own points back", points=lambda peer, own: replaced(own, 0, *peer.their_first_points())
     ),
-    "a point twice": Cheat("are the same item", points=lambda peer, own: replaced(own, 19, own[0])),
+    "a point twice": Cheat("two points of the same item", points=lambda peer, own: replaced(own, 19, own[0])),
     **{
         f"a point plus one of {name}": Cheat(
-            "are the same item", points=lambda peer, own, small=small: replaced(own, 17, add(own[2], small))
+            "two points of the same item", points=lambda peer, own, small=small: replaced(own, 17, add(own[2], small))
         )
         for name, small in SMALL_ORDER.items()
     },
@@ -158,16 +158,16 @@ def points(at_: int, number: int = 0, attempt: int = 0, seq: int = 0, items: int
 
 
 STREAMS: dict[str, Cheat] = {
-    "a frame too short": at("points", "has 32767 bytes, a wrong size", resized(0, -1)),
-    "the last frame too short": at("points", "has 1279 bytes, a wrong size", resized(1, -1)),
-    "a frame too long": at("points", "has 1312 bytes, a wrong size", resized(1, 32)),
-    "an empty frame": at("points", "has 0 bytes, a wrong size", resized(1, -1280)),
+    "a frame too short": at("points", "has 32767 bytes instead of", resized(0, -1)),
+    "the last frame too short": at("points", "has 1279 bytes instead of", resized(1, -1)),
+    "a frame too long": at("points", "has 1312 bytes instead of", resized(1, 32)),
+    "an empty frame": at("points", "has 0 bytes instead of", resized(1, -1280)),
     "a frame of another number": at("points", "frame 2 of stream . where frame 1 was due", frame(1, seq=2)),
     "a frame twice": at("points", "frame 0 of stream . where frame 1", lambda peer, due: [due[0], *due]),
     "a frame of the highest number": at("points", "where frame 0 was due", frame(0, seq=2**32 - 1)),
     "frames in another order": at("points", "frame 1 of stream . where", lambda peer, due: [due[1], due[0], *due[2:]]),
     "a frame left out": at("points", "frame 1 of stream . where frame 0", lambda peer, due: due[1:]),
-    "a frame of another task": at("points", "task number 1, which is not under way", frame(1, task=1)),
+    "a frame of another task": at("points", "a message for task 1, which is not running", frame(1, task=1)),
     "a frame of another bin": at("points", "a message about bin 1, attempt 0, out of turn", frame(1, bin=1)),
     "a frame of the highest bin": at("points", "about bin 4294967295, attempt 0, out of turn", frame(0, bin=2**32 - 1)),
     "a frame of another attempt": at("points", "a message about bin 0, attempt 1, out of turn", frame(1, attempt=1)),
@@ -175,12 +175,12 @@ STREAMS: dict[str, Cheat] = {
     "an end of another attempt": at("points", "a message about bin 0, attempt 1, out of turn", end(attempt=1)),
     "a frame of our own stream": at(
         "points",
-        "stream . came during the exchange of points",
+        "stream . during the exchange of points",
         lambda peer, due: [replace(due[0], stream=peer.their_stream)],
     ),
-    "a frame of stream 0": at("points", "stream 0 came during", frame(0, stream=0)),
-    "a frame of stream 7": at("points", "stream 7 came during", frame(0, stream=7)),
-    "a frame of the bitmap": at("points", "stream 4 came during", before(Frame(0, 0, 0, 4, 0, bytes(1)))),
+    "a frame of stream 0": at("points", "stream 0 during", frame(0, stream=0)),
+    "a frame of stream 7": at("points", "stream 7 during", frame(0, stream=7)),
+    "a frame of the bitmap": at("points", "stream 4 during", before(Frame(0, 0, 0, 4, 0, bytes(1)))),
     "a frame after the last": at(
         "points",
         "more items in stream . than the 1064 due",
@@ -188,9 +188,9 @@ STREAMS: dict[str, Cheat] = {
     ),
     "a frame after the end": at("points", "a frame after the end", lambda peer, due: [*due, due[0]]),
     "a second end": at("points", "a second end", lambda peer, due: [*due, due[-1]]),
-    "an early end": at("points", "fewer or more items", lambda peer, due: [due[0], due[-1]]),
-    "one item less": at("points", "fewer or more items", end(count=1063)),
-    "one item more": at("points", "fewer or more items", end(count=1065)),
+    "an early end": at("points", "a wrong number of items", lambda peer, due: [due[0], due[-1]]),
+    "one item less": at("points", "a wrong number of items", end(count=1063)),
+    "one item more": at("points", "a wrong number of items", end(count=1065)),
     "another digest": at("points", "the digest of stream . differs", end(digest=bytes(32))),
     "another point than digested": at(
         "points",
@@ -198,52 +198,56 @@ STREAMS: dict[str, Cheat] = {
         lambda peer, due: [replace(due[0], data=due[0].data[32:] + due[0].data[:32]), *due[1:]],
     ),
     "points of another session": at("points", "the digest of stream . differs", of_another_session("points")),
-    "more messages confirmed than were sent": at("points", "messages it was never sent", before(Taken(10**6))),
-    "endless heartbeats": at("points", "without end that it still works", before(*[Working()] * 400)),
-    "Ready instead of points": at("points", "Ready came during the exchange", instead(Ready(0))),
-    "Commit instead of points": at("points", "Commit came during the exchange", instead(Commit(0, bytes(32)))),
-    "Done instead of points": at("points", "Done came during the exchange", instead(Done(0, bytes(32)))),
-    "Offer instead of points": at("points", "Offer came during the exchange", instead(Offer(0))),
+    "more messages confirmed than were sent": at("points", "an impossible number of messages", before(Taken(10**6))),
+    "a flood of heartbeats": at("points", "it sends heartbeats too often", before(*[Working()] * 400)),
+    "Ready instead of points": at("points", "Ready during the exchange", instead(Ready(0))),
+    "Commit instead of points": at("points", "Commit during the exchange", instead(Commit(0, bytes(32)))),
+    "Done instead of points": at("points", "Done during the exchange", instead(Done(0, bytes(32)))),
+    "Offer instead of points": at("points", "Offer during the exchange", instead(Offer(0))),
     "Received instead of points": at(
         "points",
-        "Received came during the exchange|it has received bin 0, which was not sent",
+        "Received during the exchange|it confirmed bin 0 before it was complete",
         instead(Received(0, 0, 0)),
     ),
     "a second Hello": at("points", "a second Hello", lambda peer, due: [HelloOctets(peer.own_hello)]),
-    "frames after Bye": at("points", "it goes on after its last word", before(Bye())),
+    "frames after Bye": at("points", "it sent a message after its last one", before(Bye())),
     "garbage": at("points", "a message that cannot be read", instead(b"\xff" * 64)),
-    "an empty message": at("points", "of a kind this version does not know", instead(b"")),
+    "an empty message": at("points", "of an unknown kind", instead(b"")),
     "an unknown field": at(
-        "points", "holds more than this version knows", lambda peer, due: [encode(due[0]) + b"\x78\x01"]
+        "points", "with unknown or repeated fields", lambda peer, due: [encode(due[0]) + b"\x78\x01"]
     ),
-    "a truncated message": at("points", "cannot be read|holds more", lambda peer, due: [encode(due[0])[:-1]]),
+    "a truncated message": at(
+        "points", "cannot be read|unknown or repeated fields", lambda peer, due: [encode(due[0])[:-1]]
+    ),
     "a message over the limit": at(
         "points",
         f"a message of more than {MAX_MESSAGE_BYTES} bytes",
         lambda peer, due: [encode(Frame(0, 0, 0, peer.own_stream, 0, bytes(MAX_MESSAGE_BYTES)))],
     ),
 }
-# If our side has not begun the task yet, the error does not name a phase.
-NO_TASK = "task number 0, which is not under way"
+# A task that this side has not begun has no phase of its own yet.
+NO_TASK = "a message for task 0, which is not running"
 OPENING: dict[str, Cheat] = {
-    "points before the Offer": at("offer", f"Frame came during the offers|{NO_TASK}", before(points(1))),
-    "points before Open": at("open", "Frame came during the opening", before(points(1))),
-    "an end before Open": at("open", "End came during the opening", before(End(0, 0, 0, 1, 0, bytes(32)))),
-    "Received before Open": at("open", "Received came during the opening", before(Received(0, 0, 0))),
-    "Restart before Open": at("open", "Restart came during the opening", before(Restart(0, 0, 1))),
-    "Open before the Offer": at("offer", f"Open came during the offers|{NO_TASK}", before(Open(0, 1064, bytes(16)))),
-    "a second Offer": at("offer", f"Offer came during (the opening|our offer|our opening)|{NO_TASK}", after(Offer(0))),
-    "a second Open": at("open", "Open came during (the exchange|our opening)", lambda peer, due: [*due, *due]),
+    "points before the Offer": at("offer", f"Frame during the offers|{NO_TASK}", before(points(1))),
+    "points before Open": at("open", "Frame during the opening", before(points(1))),
+    "an end before Open": at("open", "End during the opening", before(End(0, 0, 0, 1, 0, bytes(32)))),
+    "Received before Open": at("open", "Received during the opening", before(Received(0, 0, 0))),
+    "Restart before Open": at("open", "Restart during the opening", before(Restart(0, 0, 1))),
+    "Open before the Offer": at("offer", f"Open during the offers|{NO_TASK}", before(Open(0, 1064, bytes(16)))),
+    "a second Offer": at("offer", f"Offer during (the opening|our offer|our opening)|{NO_TASK}", after(Offer(0))),
+    "a second Open": at("open", "Open during (the exchange|our opening)", lambda peer, due: [*due, *due]),
     "another count in a second Open": at(
-        "open", "Open came during (the exchange|our opening)", lambda peer, due: [*due, replace(due[0], count=1)]
+        "open", "Open during (the exchange|our opening)", lambda peer, due: [*due, replace(due[0], count=1)]
     ),
-    "an Offer of a task that does not exist": at("offer", "task number 1, which is not under way", before(Offer(1))),
-    "an Offer of the highest task": at("offer", "task number 4294967295, which is not", after(Offer(2**32 - 1))),
+    "an Offer of a task that does not exist": at(
+        "offer", "a message for task 1, which is not running", before(Offer(1))
+    ),
+    "an Offer of the highest task": at("offer", "task 4294967295, which is not", after(Offer(2**32 - 1))),
     "an Open of a task that does not exist": at(
-        "open", "task number 1, which is not under way", before(Open(1, 5, bytes(16)))
+        "open", "a message for task 1, which is not running", before(Open(1, 5, bytes(16)))
     ),
     "points of a task that does not exist": at(
-        "points", "task number 7, which is not under way", before(replace(points(1), task=7))
+        "points", "a message for task 7, which is not running", before(replace(points(1), task=7))
     ),
     "another probe": at(
         "open", "the two programs turn the same item into different points", only(probe=bytes(16)), code=78, told=78
@@ -258,7 +262,7 @@ OPENING: dict[str, Cheat] = {
     **{
         f"an Open of {count} items": at(
             "open",
-            f"{count} distinct items would need more than {MAX_BINS} bins of 16384 items",
+            f"{count} distinct items need more than {MAX_BINS} bins of 16384 items",
             only(count=count),
             code=78,
             told=78,
@@ -267,99 +271,99 @@ OPENING: dict[str, Cheat] = {
     },
 }
 TOKENS: dict[str, Cheat] = {
-    "a token twice": Cheat("two of its tokens are equal", tokens=lambda peer, made: replaced(made, 17, made[3])),
+    "a token twice": Cheat("it sent two equal tokens", tokens=lambda peer, made: replaced(made, 17, made[3])),
     "tokens before points": at(
         "points",
-        "tokens of frame [0-9], which was not sent yet|a wrong size|differs|where frame",
+        "tokens of frame [0-9], which it has not received yet|instead of|differs|where frame",
         lambda peer, due: [Frame(0, 0, 0, 3, 5, bytes(128))],
     ),
-    "tokens one byte too short": at("tokens", "has 16383 bytes, a wrong size", resized(0, -1)),
+    "tokens one byte too short": at("tokens", "has 16383 bytes instead of", resized(0, -1)),
     "a token too many": at(
         "tokens",
         "more items in stream 3 than the 1050 due",
         lambda peer, due: [*due[:-1], Frame(0, 0, 0, 3, 2, bytes(128))],
     ),
-    "tokens that end early": at("tokens", "fewer or more items in stream 3", lambda peer, due: [due[0], due[-1]]),
+    "tokens that end early": at("tokens", "a wrong number of items in stream 3", lambda peer, due: [due[0], due[-1]]),
     "tokens of another session": at("tokens", "the digest of stream 3 differs", of_another_session("tokens")),
     "tokens of another digest": at("tokens", "the digest of stream 3 differs", end(digest=bytes(32))),
     "tokens in another order": at("tokens", "frame 1 of stream 3 where frame 0", lambda peer, due: due[::-1][1:]),
     "tokens of another bin": at("tokens", "a message about bin 1, attempt 0, out of turn", frame(0, bin=1)),
-    "Received from a sender": at("tokens", "Received came during the exchange", instead(Received(0, 0, 0))),
+    "Received from a sender": at("tokens", "Received during the exchange", instead(Received(0, 0, 0))),
 }
 AFTER_TOKENS: dict[str, Cheat] = {
-    # The second Ready may arrive after the commit; the output is then not affected.
-    "Ready twice": at("ready", "Ready came during (the commit|the writing of our output)", after(Ready(0))),
-    "Done instead of Ready": at("ready", "Done came during", instead(Done(0, bytes(32)))),
-    "points after the result": at("ready", "Frame came during", instead(points(2, seq=3))),
-    "Restart after the result": at("ready", "Restart came during", instead(Restart(0, 0, 1))),
-    # Our side has already committed, so its output is correct and in place.
+    # The second may come when all is committed, and then stays without effect on the output.
+    "Ready twice": at("ready", "Ready during (the commit|the writing of our output)", after(Ready(0))),
+    "Done instead of Ready": at("ready", "Done during", instead(Done(0, bytes(32)))),
+    "points after the result": at("ready", "Frame during", instead(points(2, seq=3))),
+    "Restart after the result": at("ready", "Restart during", instead(Restart(0, 0, 1))),
+    # Our side has committed: its output is right, and in place.
     "Done of another digest": at(
-        "done", "it comes to another digest of the task", only(digest=bytes(32)), kept_output=True
+        "done", "it computed a different digest of the task", only(digest=bytes(32)), kept_output=True
     ),
     "Done of another number of matches": at(
         "done",
-        "it comes to another digest of the task",
+        "it computed a different digest of the task",
         lambda peer, due: [Done(0, peer.digest(peer.told_matches + 1))],
         kept_output=True,
     ),
-    "Ready instead of Done": at("done", "Ready came during the commit", instead(Ready(0)), kept_output=True),
+    "Ready instead of Done": at("done", "Ready during the commit", instead(Ready(0)), kept_output=True),
 }
 CONFIRMING: dict[str, Cheat] = {
-    "Done of another digest": at("done", "it comes to another digest of the task", only(digest=bytes(32))),
+    "Done of another digest": at("done", "it computed a different digest of the task", only(digest=bytes(32))),
     "Done of a broadcast's digest": at(
-        "done", "it comes to another digest of the task", lambda peer, due: [Done(0, peer.digest(0))]
+        "done", "it computed a different digest of the task", lambda peer, due: [Done(0, peer.digest(0))]
     ),
-    "Ready instead of Done": at("done", "Ready came during the confirmation", instead(Ready(0))),
-    "points instead of Done": at("done", "Frame came during the confirmation", instead(points(2))),
-    "Restart instead of Done": at("done", "Restart came during the confirmation", instead(Restart(0, 0, 1))),
-    "Done twice before its time": at("tokens", "Done came during the exchange", instead(Done(0, bytes(32)))),
+    "Ready instead of Done": at("done", "Ready during the confirmation", instead(Ready(0))),
+    "points instead of Done": at("done", "Frame during the confirmation", instead(points(2))),
+    "Restart instead of Done": at("done", "Restart during the confirmation", instead(Restart(0, 0, 1))),
+    "Done twice before its time": at("tokens", "Done during the exchange", instead(Done(0, bytes(32)))),
 }
 BITMAP: dict[str, Cheat] = {
-    "pad bits": Cheat("pad bits of the bitmap are set", bitmap=lambda packed: packed[:-1] + bytes([packed[-1] | 0x80])),
-    "a bitmap one byte too short": at("bitmap", "has 127 bytes, a wrong size", resized(0, -1)),
-    "a bitmap too long": at("bitmap", "has 129 bytes, a wrong size", resized(0, 1)),
+    "pad bits": Cheat("its bitmap has spare bits set", bitmap=lambda packed: packed[:-1] + bytes([packed[-1] | 0x80])),
+    "a bitmap one byte too short": at("bitmap", "has 127 bytes instead of", resized(0, -1)),
+    "a bitmap too long": at("bitmap", "has 129 bytes instead of", resized(0, 1)),
     "a bitmap of another digest": at("bitmap", "the digest of stream 4 differs", end(digest=bytes(32))),
-    "a bitmap that ends early": at("bitmap", "fewer or more items in stream 4", lambda peer, due: [due[0], due[-1]]),
+    "a bitmap that ends early": at("bitmap", "number of items in stream 4", lambda peer, due: [due[0], due[-1]]),
     "a bitmap of another bin": at("bitmap", "a bitmap of bin 1 out of order", frame(0, bin=1)),
     "a bitmap of an attempt": at("bitmap", "a bitmap of bin 0 out of order", frame(0, attempt=1)),
     "a bitmap's end of another bin": at("bitmap", "a bitmap of bin 1 out of order", end(bin=1)),
-    "points instead of the bitmap": at("bitmap", "stream 1 came during the bitmaps", instead(points(1))),
+    "points instead of the bitmap": at("bitmap", "stream 1 during the bitmaps", instead(points(1))),
     "a bitmap before Received": at(
-        "received", "stream 4 came during the wait for Received", instead(Frame(0, 0, 0, 4, 0, bytes(128)))
+        "received", "stream 4 during the wait for Received", instead(Frame(0, 0, 0, 4, 0, bytes(128)))
     ),
-    "Received twice": at("received", "Received came during the bitmaps", lambda peer, due: [*due, *due]),
+    "Received twice": at("received", "Received during the bitmaps", lambda peer, due: [*due, *due]),
     "Received with a digest": at(
-        "received", "it ends the task too early", lambda peer, due: [replace(due[0], digest=peer.digest())]
+        "received", "it ended the task too early", lambda peer, due: [replace(due[0], digest=peer.digest())]
     ),
-    "Received instead of the bitmap": at("bitmap", "Received came during the bitmaps", instead(Received(0, 0, 0))),
-    "Commit before Ready": at("ready", "Commit came during the writing", instead(Commit(0, bytes(32)))),
+    "Received instead of the bitmap": at("bitmap", "Received during the bitmaps", instead(Received(0, 0, 0))),
+    "Commit before Ready": at("ready", "Commit during the writing", instead(Commit(0, bytes(32)))),
     "Ready of the receiver twice": at(
-        "ready", "Ready came during (the writing of our output|the wait for the commit)", after(Ready(0))
+        "ready", "Ready during (the writing of our output|the wait for the commit)", after(Ready(0))
     ),
-    "Ready before the bitmap": at("bitmap", "Ready came during the bitmaps", instead(Ready(0))),
-    "Commit of another digest": at("commit", "it comes to another digest of the task", only(digest=bytes(32))),
+    "Ready before the bitmap": at("bitmap", "Ready during the bitmaps", instead(Ready(0))),
+    "Commit of another digest": at("commit", "it computed a different digest of the task", only(digest=bytes(32))),
     "Commit of another number of matches": at(
         "commit",
-        "it comes to another digest of the task",
+        "it computed a different digest of the task",
         lambda peer, due: [Commit(0, peer.digest(peer.matches + 1))],
     ),
     "Commit of a one-sided task's digest": at(
-        "commit", "it comes to another digest of the task", lambda peer, due: [Commit(0, peer.digest())]
+        "commit", "it computed a different digest of the task", lambda peer, due: [Commit(0, peer.digest())]
     ),
-    "Done instead of Commit": at("commit", "Done came during the wait for the commit", instead(Done(0, bytes(32)))),
+    "Done instead of Commit": at("commit", "Done during the wait for the commit", instead(Done(0, bytes(32)))),
     "Restart within the bitmap": at(
-        "bitmap", "it begins bin 0 again, out of order", lambda peer, due: [due[0], Restart(0, 0, 1)]
+        "bitmap", "it restarted bin 0 out of order", lambda peer, due: [due[0], Restart(0, 0, 1)]
     ),
-    "Restart after the bitmap": at("bitmap", "Restart came during the writing", after(Restart(0, 0, 1))),
+    "Restart after the bitmap": at("bitmap", "Restart during the writing", after(Restart(0, 0, 1))),
 }
 ONE_SIDED_SENDER: dict[str, Cheat] = {
-    "an unexpected bitmap": at(
-        "received", "stream 4 came during the wait for Received", instead(Frame(0, 0, 0, 4, 0, bytes(1)))
+    "a bitmap nobody asked for": at(
+        "received", "stream 4 during the wait for Received", instead(Frame(0, 0, 0, 4, 0, bytes(1)))
     ),
-    "Ready instead of Received": at("received", "Ready came during the exchange", instead(Ready(0))),
-    "Commit instead of Received": at("received", "Commit came during the exchange", instead(Commit(0, bytes(32)))),
-    "Received without a digest": at("received", "it comes to another digest of the task", only(digest=b"")),
-    "Received of another digest": at("received", "it comes to another digest of the task", only(digest=bytes(32))),
+    "Ready instead of Received": at("received", "Ready during the exchange", instead(Ready(0))),
+    "Commit instead of Received": at("received", "Commit during the exchange", instead(Commit(0, bytes(32)))),
+    "Received without a digest": at("received", "it computed a different digest of the task", only(digest=b"")),
+    "Received of another digest": at("received", "it computed a different digest of the task", only(digest=bytes(32))),
     "Received of a short digest": at("received", "a field of 31 bytes where 32 were due", only(digest=SHORT)),
     "Received of another bin": at("received", "a message about bin 1, attempt 0, out of turn", only(bin=1)),
     "Received of another attempt": at("received", "a message about bin 0, attempt 1, out of turn", only(attempt=1)),
@@ -378,17 +382,15 @@ PARTITION = bytes(range(32))
 # A valid offer, although our side has no checkpoint that matches it.
 FITS = Kept(PARTITION, 1064, 1050, 1, 1)
 OFFERS: dict[str, Cheat] = {
-    "an Offer of three bins": Cheat("continue a task of 3 bins", kept=replace(FITS, bins=3)),
-    "an Offer of no bins": Cheat("continue a task of 0 bins", kept=replace(FITS, bins=0, finished=0)),
-    "an Offer of bins without items": Cheat("continue a task of 1 bins", kept=replace(FITS, own_count=0)),
-    "an Offer of bins without items of ours": Cheat("continue a task of 1 bins", kept=replace(FITS, peer_count=0)),
-    "an Offer of too many bins": Cheat(
-        f"continue a task of {2 * MAX_BINS} bins", kept=replace(FITS, bins=2 * MAX_BINS)
-    ),
+    "an Offer of three bins": Cheat("resume a task of 3 bins", kept=replace(FITS, bins=3)),
+    "an Offer of no bins": Cheat("resume a task of 0 bins", kept=replace(FITS, bins=0, finished=0)),
+    "an Offer of bins without items": Cheat("resume a task of 1 bins", kept=replace(FITS, own_count=0)),
+    "an Offer of bins without items of ours": Cheat("resume a task of 1 bins", kept=replace(FITS, peer_count=0)),
+    "an Offer of too many bins": Cheat(f"resume a task of {2 * MAX_BINS} bins", kept=replace(FITS, bins=2 * MAX_BINS)),
     "an Offer of a bin too many": Cheat("bins that the task does not have", kept=replace(FITS, finished=2)),
     "an Offer of spare bits": Cheat("bins that the task does not have", kept=replace(FITS, bins=4, finished=0x80)),
-    "an Offer of a task that is done without its bins": Cheat(
-        "a task as done whose bins are not", kept=replace(FITS, finished=0, complete=True)
+    "an Offer of a task that is done but for its bins": Cheat(
+        "a task as complete although its bins are not", kept=replace(FITS, finished=0, complete=True)
     ),
     "an Offer of a short id": Cheat("a field of 31 bytes where 32 were due", kept=replace(FITS, partition_sid=SHORT)),
     "an Offer of an unknown run": Cheat("", 0, None, kept=FITS),
@@ -402,13 +404,16 @@ HELLOS: dict[str, Cheat] = {
     "another version": Cheat("disagree", 78, 78, hello=lambda peer, hello: replace(hello, protocol_version=3)),
     "the version before": Cheat("disagree", 78, 78, hello=lambda peer, hello: replace(hello, protocol_version=1)),
     "bins that are too small": Cheat(
-        r"disagree:\n.*\n +items a bin, at least 16384 +1048576 +8192",
+        r"disagree:\n.*\n +items per bin \(at least 16384\) +1048576 +8192",
         78,
         78,
         hello=lambda peer, hello: replace(hello, bin_items=8192),
     ),
-    "bins of one item": Cheat(
-        "(?m)items a bin, at least 16384 +1048576 +1$", 78, 78, hello=lambda peer, hello: replace(hello, bin_items=1)
+    "bins of an item": Cheat(
+        r"(?m)items per bin \(at least 16384\) +1048576 +1$",
+        78,
+        78,
+        hello=lambda peer, hello: replace(hello, bin_items=1),
     ),
     "another suite": Cheat("disagree", 78, 78, hello=lambda peer, hello: replace(hello, suite="psicli-v0")),
     "another task": Cheat("disagree", 78, 78, hello=lambda peer, hello: replace(hello, tasks=())),

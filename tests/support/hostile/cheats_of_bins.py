@@ -65,9 +65,9 @@ BINS: dict[str, Cheat] = {
     for name, cheat in {
         "points of bin 2 before Received": played("about bin 2, attempt 0, out of turn", then(points_of(0, 1, 2))),
         "points of bin 3 before their turn": played("about bin 3, attempt 0, out of turn", then(points_of(0, 3))),
-        "points of bin 1 first": played("points of bin 1 before the end of those before it", then(points_of(1, 0))),
+        "points of bin 1 first": played("points of bin 1 before the end of an earlier", then(points_of(1, 0))),
         "points of bin 1 among those of bin 0": played(
-            "points of bin 1 before the end of those before it",
+            "points of bin 1 before the end of an earlier",
             then(
                 lambda peer: peer.say("cheat", peer.stream(peer.own_stream, peer.points_of(0))[:-1]),
                 points_of(1),
@@ -78,10 +78,10 @@ BINS: dict[str, Cheat] = {
         ),
         "points of a finished bin": played("about bin 0, attempt 0, out of turn", then(plays(0), points_of(0))),
         "Restart of a bin that has not begun": played(
-            "it begins bin 2 again, out of order", then(points_of(0), says(Restart(0, 2, 1)))
+            "it restarted bin 2 out of order", then(points_of(0), says(Restart(0, 2, 1)))
         ),
         "Restart of a bin that does not exist": played(
-            "it begins bin 4 again, out of order", then(points_of(0), says(Restart(0, 4, 1)))
+            "it restarted bin 4 out of order", then(points_of(0), says(Restart(0, 4, 1)))
         ),
     }.items()
 }
@@ -90,7 +90,7 @@ RECEIVED: dict[str, Cheat] = {
         "about bin 2, attempt 0, out of turn", then(points_of(0), says(Received(0, 2, 0))), **FOUR_BINS
     ),
     "Received of a bin under way": played(
-        "it has received bin 1, which was not sent", then(points_of(0), says(Received(0, 1, 0))), **FOUR_BINS
+        "it confirmed bin 1 before it was complete", then(points_of(0), says(Received(0, 1, 0))), **FOUR_BINS
     ),
     "Received of a bin twice": played(
         "about bin 0, attempt 0, out of turn", then(plays(0), says(Received(0, 0, 0))), **FOUR_BINS
@@ -107,7 +107,7 @@ RECEIVED: dict[str, Cheat] = {
         **FOUR_BINS,
     ),
     "Received with the digest too early": Cheat(
-        "it ends the task too early",
+        "it ended the task too early",
         at={"received": lambda peer, due: [replace(due[0], digest=peer.digest())]},
         **FOUR_BINS,
     ),
@@ -126,7 +126,7 @@ BITMAPS: dict[str, Cheat] = {
     ),
     # A twelfth of our points are padding, so some of these 300 bits mark padding.
     "a bitmap that marks padding": Cheat(
-        "the bitmap marks padding, which matches nothing",
+        "its bitmap marks padding as matched",
         bitmap=lambda packed: first_bits(150, len(packed)),
         **TWO_BINS,
     ),
@@ -134,7 +134,7 @@ BITMAPS: dict[str, Cheat] = {
         "marks more items than the smaller list holds", bitmap=lambda packed: first_bits(151, len(packed)), **TWO_BINS
     ),
     "Restart between bitmaps": played(
-        "it begins bin 1 again, out of order",
+        "it restarted bin 1 out of order",
         then(plays(0, 1), lambda peer: peer.say_bitmap(0), says(Restart(0, 1, 1))),
         **TWO_BINS,
     ),
@@ -193,7 +193,7 @@ def second_bin_first(peer: HostilePeer) -> None:
     peer.play_bin(1, 1)
 
 
-OUT_OF_ORDER = "it begins bin 0 again, out of order"
+OUT_OF_ORDER = "it restarted bin 0 out of order"
 RESTARTS: dict[str, Cheat] = {
     "Restart before any points": ends_right(again),
     "Restart after a frame": ends_right(some(points_due, 1), again),
@@ -217,9 +217,9 @@ RESTARTS: dict[str, Cheat] = {
     ),
     "endless Restarts": played(OUT_OF_ORDER, then(says(*(Restart(0, 0, attempt) for attempt in range(1, 1000))))),
     "Restart of the highest bin": played(
-        "it begins bin 4294967295 again, out of order", then(says(Restart(0, 2**32 - 1, 1)))
+        "it restarted bin 4294967295 out of order", then(says(Restart(0, 2**32 - 1, 1)))
     ),
-    "Restart of a task that does not exist": played("task number 1, which is not", then(says(Restart(1, 0, 1)))),
+    "Restart of a task that does not exist": played("task 1, which is not", then(says(Restart(1, 0, 1)))),
     "Restart, and the old attempt": played(
         "about bin 0, attempt 0, out of turn", then(says(Restart(0, 0, 1)), points_of(0))
     ),

@@ -17,7 +17,7 @@ from psicli.protocol.receiver import Receiver
 from psicli.protocol.sender import Sender
 from psicli.protocol.streams import Place
 from psicli.protocol.task import TaskParty
-from psicli.protocol.work import CutBitmap, GatherMatches, MaskOwn, MaskPeer, Work
+from psicli.protocol.work import GatherMatches, MaskOwn, MaskPeer, SliceBitmap, Work
 
 # 95 to 97 items per party make 4 bins with a capacity of 93 or 94 points.
 MANY: dict[str, Any] = {"frame_items": 32, "bin_items": 94}
@@ -67,7 +67,7 @@ class DishonestPeer:
                 return b"".join(self._points()[start:stop])
             case GatherMatches():
                 return bytes(8)
-            case CutBitmap(_, start, stop):
+            case SliceBitmap(_, start, stop):
                 return bytes(-(-(stop - start) // 8))
         return b""
 

@@ -21,7 +21,7 @@ from psicli.protocol.receiver import Receiver
 from psicli.protocol.sender import Sender
 from psicli.protocol.streams import Place
 from psicli.protocol.task import TaskParty
-from psicli.protocol.work import CutBitmap, GatherMatches, Lane, MaskOwn, MaskPeer, Work
+from psicli.protocol.work import GatherMatches, Lane, MaskOwn, MaskPeer, SliceBitmap, Work
 
 TASK = 3
 TASK_SID = bytes(range(32))
@@ -156,7 +156,7 @@ class MachineEnd:
         """Return Received messages for the bins that a receiver has checked."""
         messages: list[Message] = []
         if isinstance(self.party, Receiver):
-            for number in [number for number, each in self.party.bins.items() if each.through]:
+            for number in [number for number, each in self.party.bins.items() if each.done]:
                 messages += self.party.received(number)
         return messages
 
@@ -255,7 +255,7 @@ class MachinePair:
                 return made_up_tokens(points)
             case GatherMatches():
                 return sum(map(sum, self.bits)).to_bytes(8, "big")
-            case CutBitmap(number, start, stop):
+            case SliceBitmap(number, start, stop):
                 return packed_bits(self.bits[number][start:stop])
         return b""
 

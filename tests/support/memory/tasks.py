@@ -45,7 +45,6 @@ from psicli.protocol.sender import Sender
 from psicli.protocol.task import Phase, Progress, TaskParty
 from psicli.protocol.work import (
     CheckLists,
-    CutBitmap,
     GatherMatches,
     KeepBits,
     KeepTokens,
@@ -53,6 +52,7 @@ from psicli.protocol.work import (
     MaskPeer,
     Prepare,
     PublishOutput,
+    SliceBitmap,
     StageOutput,
     Work,
 )
@@ -65,7 +65,7 @@ MANY: dict[str, int] = {"frame_items": 32, "bin_items": 94}
 sizes = st.sampled_from(SIZES)
 roles = pytest.mark.parametrize("role", [Receiver, Sender])
 both_outcomes = pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
-each_cut = pytest.mark.parametrize("cut", [{}, MANY], ids=["one bin", "bins"])
+each_partitioning = pytest.mark.parametrize("partitioning", [{}, MANY], ids=["one bin", "bins"])
 
 
 def copied(machine: TaskParty) -> TaskParty:
@@ -92,8 +92,8 @@ def digest_of(n: int, m: int, bins: int, matches: int | None = None) -> bytes:
     return hashlib.sha256(b"psicli/v1/end\0" + TASK_SID + octets).digest()
 
 
-def completed_run(n: int, m: int, *, broadcast: bool, **cut: int) -> MachinePair:
-    pair = MachinePair(n, m, broadcast=broadcast, **cut)
+def completed_run(n: int, m: int, *, broadcast: bool, **partitioning: int) -> MachinePair:
+    pair = MachinePair(n, m, broadcast=broadcast, **partitioning)
     pair.run()
     return pair
 
@@ -137,7 +137,7 @@ def assert_streams_are_whole(pair: MachinePair, broadcast: bool) -> None:
     assert streams == (set(Stream) - ({Stream.BITMAP} if not broadcast else set()) if pair.number_of_bins else set())
 
 
-def cuts(count: int, frame_items: int) -> list[tuple[int, int]]:
+def spans(count: int, frame_items: int) -> list[tuple[int, int]]:
     return [(i, min(i + frame_items, count)) for i in range(0, count, frame_items)]
 
 
@@ -149,7 +149,7 @@ def assert_work_is_whole(end: MachineEnd, pair: MachinePair, broadcast: bool) ->
         *work, last = end.work_of(number, attempt)
         assert (work[0], last) == (Prepare(), CheckLists())
         assert {type(each) for each in work[1:]} <= {MaskOwn, MaskPeer, KeepTokens}
-        assert [(each.start, each.stop) for each in work if isinstance(each, MaskOwn)] == cuts(own, frame_items)
+        assert [(each.start, each.stop) for each in work if isinstance(each, MaskOwn)] == spans(own, frame_items)
         masked = [each for each in work if isinstance(each, MaskPeer)]
         assert [each.seq for each in masked] == list(range(len(masked)))
         assert b"".join(each.points for each in masked) == made_up_points(other, 0, peer, **of)
@@ -158,10 +158,10 @@ def assert_work_is_whole(end: MachineEnd, pair: MachinePair, broadcast: bool) ->
     result: list[Work]
     if isinstance(end.party, Receiver):
         result = [GatherMatches()] if pair.number_of_bins else []
-        result += [CutBitmap(b, *span) for b in range(pair.number_of_bins) for span in cuts(peer, frame_items)]
+        result += [SliceBitmap(b, *span) for b in range(pair.number_of_bins) for span in spans(peer, frame_items)]
     else:
         kept = (
-            (b, pair.bits[b][start:stop]) for b in range(pair.number_of_bins) for start, stop in cuts(own, frame_items)
+            (b, pair.bits[b][start:stop]) for b in range(pair.number_of_bins) for start, stop in spans(own, frame_items)
         )
         result = [KeepBits(number, packed_bits(bits)) for number, bits in kept]
     done = end.work_of(None)
@@ -298,16 +298,16 @@ def may_be_lost(end: MachineEnd) -> list[int]:
         gathered = party.phase is not Phase.EXCHANGE and (party.phase is not Phase.RESULT or party._bitmap is not None)
         needed = [] if gathered else list(attempts)
     else:
-        needed = [number for number, each in party.bins.items() if each.phase is not BinPhase.THROUGH]
+        needed = [number for number, each in party.bins.items() if each.phase is not BinPhase.CHECKED]
     return sorted(number for number in needed if attempts[number] < LAST_ATTEMPT)
 
 
 def pair_with_loss(
-    role: type[TaskParty], moment: int, *, broadcast: bool, number: int = 0, **cut: int
+    role: type[TaskParty], moment: int, *, broadcast: bool, number: int = 0, **partitioning: int
 ) -> MachinePair | None:
-    """Run a pair for `moment` steps, then lose a bin's worker; return None if the worker is no longer needed."""
-    n = 96 if cut else 20
-    pair = MachinePair(n, n, broadcast=broadcast, **cut)
+    """Run a pair for so many steps; then a side loses a bin's worker. None where it does not need it any more."""
+    n = 96 if partitioning else 20
+    pair = MachinePair(n, n, broadcast=broadcast, **partitioning)
     steps = pair.steps()
     end = pair.end(role)
     pair.run_until(lambda: number in end.party.bins)

@@ -1,4 +1,4 @@
-"""Peers that follow the order of the protocol, and forge what travels."""
+"""Tests against peers that follow the order of the protocol but forge the data."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ roles = pytest.mark.parametrize("role", [Receiver, Sender])
 Forge = Callable[[list[bytes], list[bytes]], list[bytes]]
 FORGERIES: dict[str, tuple[Forge, str]] = {
     **{
-        f"of {name}": (lambda own, _, small=small: replaced(own, 13, small), "not valid")
+        f"of {name}": (lambda own, _, small=small: replaced(own, 13, small), "invalid")
         for name, small in {**SMALL_ORDER, "order 4 of the twist": as_octets(P - 1)}.items()
     },
     **{
-        f"not canonical {name}": (lambda own, _, u=u: replaced(own, 3, as_octets(u)), "not valid")
+        f"not canonical {name}": (lambda own, _, u=u: replaced(own, 3, as_octets(u)), "invalid")
         for name, u in {
             "p": P,
             "p + 1": P + 1,
@@ -43,14 +43,14 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
             "2^256 - 1": 2**256 - 1,
         }.items()
     },
-    "bit 255": (lambda own, _: replaced(own, 19, own[19][:31] + bytes([own[19][31] | 0x80])), "not valid"),
-    "twist": (lambda own, _: replaced(own, 10, as_octets(2)), "not lie on the curve"),
+    "bit 255": (lambda own, _: replaced(own, 19, own[19][:31] + bytes([own[19][31] | 0x80])), "invalid"),
+    "twist": (lambda own, _: replaced(own, 10, as_octets(2)), "not on the curve"),
     "no hash to the curve": (
         lambda own, _: [curve.mask(sha256(item).digest()[:31] + b"\0", b"\x5d" * 32)[0] for item in ITEMS],
-        "not lie on the curve",
+        "not on the curve",
     ),
-    "reflected": (lambda own, theirs: replaced(own, 19, theirs[0]), "back as its own"),
-    "all reflected": (lambda own, theirs: replaced(own, 5, *theirs), "back as its own"),
+    "reflected": (lambda own, theirs: replaced(own, 19, theirs[0]), "own points back to us"),
+    "all reflected": (lambda own, theirs: replaced(own, 5, *theirs), "own points back to us"),
     "twice in a frame": (lambda own, _: replaced(own, 1, own[0]), "the same item"),
     "twice in two frames": (lambda own, _: replaced(own, 19, own[0]), "the same item"),
     **{
@@ -63,28 +63,28 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
 @pytest.mark.parametrize("name", FORGERIES)
 @roles
 def test_forged_points(role: type[TaskParty], name: str) -> None:
-    """role is the dishonest side's."""
+    """role: the dishonest party's."""
     forge, reason = FORGERIES[name]
     end = against(DishonestPeer(role, len(OWN), forge=forge), OWN)
     assert isinstance(end.failure, PeerProtocolError)
     assert end.failure.code == 76
     assert reason in str(end.failure)
     assert scalars_of(end) == {WIPED}
-    # What the other side must not get from a list that was refused: the end of the tokens, or Received.
+    # A party that refuses a list must not send the end of the tokens, or Received.
     assert not any(isinstance(message, Received) for message in end.channel.sent)
     assert Stream.TOKENS not in [message.stream for message in end.channel.sent if isinstance(message, End)]
 
 
 @roles
 def test_without_forgery_the_same_peer_is_fine(role: type[TaskParty]) -> None:
-    """What the tests above stand on."""
+    """The tests above are only meaningful if this passes."""
     end = against(DishonestPeer(role, len(OWN)), OWN)
     assert end.failure is None
     if role is Sender:
         assert end.matches().count == 0
 
 
-def test_points_of_small_order_are_what_they_say() -> None:
+def test_points_of_small_order_do_not_change_a_product() -> None:
     point = curve.hash_and_mask(items_of(["a"]), TASK_SID, b"\x77" * 32)
     product, _ = curve.mask(point, b"\x5d" * 32)
     for small in SMALL_ORDER.values():
@@ -109,12 +109,12 @@ def test_duplicate_tokens(at: tuple[int, int]) -> None:
 
     end = against(DishonestPeer(Sender, len(OWN), forge_tokens=forge), OWN)
     assert isinstance(end.failure, PeerProtocolError)
-    assert "tokens are equal" in str(end.failure)
+    assert "two equal tokens" in str(end.failure)
     assert not any(isinstance(message, Received) for message in end.channel.sent)
 
 
 def test_a_dishonest_sender_learns_nothing_from_a_refused_list() -> None:
-    """Whatever matches, the same messages go out before the failure: no oracle."""
+    """The party sends the same messages before the failure, whether items match or not, so there is no oracle."""
     seen = []
     for own in (OWN, ITEMS[:11]):
         peer = DishonestPeer(Sender, len(own), forge=FORGERIES["twice in two frames"][0], broadcast=True)

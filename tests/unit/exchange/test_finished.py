@@ -1,4 +1,4 @@
-"""Finished bins on disk: what is read back is what was written, or it is not used."""
+"""Tests of finished bins on disk: they are read back exactly as written, or not used at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from psicli.storage import state
 from psicli.storage.state import task_folder, task_folders
 
 SID = bytes(range(32))
-# A mean of 63 items a bin, padded to 159, and of 50 items, padded to 146.
+# A bin has a mean of 63 items and is padded to 159; the peer's have 50, padded to 146.
 BINS, OWN, PEER = 16, 1000, 800
 CAPACITIES = 159, 146
 MANIFEST = Manifest(
@@ -35,7 +35,7 @@ MANIFEST = Manifest(
     receives=True,
     broadcast=True,
 )
-# What a slot holds, whatever matched [bytes].
+# The size of a slot's data, which does not depend on the matches [bytes].
 SIZES = {
     (True, True): 20 + 19, (True, False): 20, (False, True): 32, (False, False): 0,
 }  # fmt: skip
@@ -58,12 +58,12 @@ def created(folder: Path, manifest: Manifest) -> FinishedBins:
 
 
 def data_of(number: int, manifest: Manifest) -> bytes:
-    """Return what a test keeps of a bin: no two bins have the same."""
+    """Return test data for a bin; no two bins have the same."""
     return bytes([number + 1]) * SIZES[manifest.receives, manifest.broadcast]
 
 
 def written(folder: Path, what: Manifest | None = None, numbers: tuple[int, ...] = (0, 5, 3, 15)) -> Manifest:
-    """Keep some bins and leave them."""
+    """Save some bins and release the folder."""
     what = what or manifest()
     kept = created(folder, what)
     for number in numbers:
@@ -89,7 +89,7 @@ def test_what_is_read_is_what_was_written(folder: Path, receives: bool, broadcas
     assert kept.manifest == what
     assert kept.finished == 1 << 0 | 1 << 3 | 1 << 5 | 1 << 15
     assert kept.data() == {number: data_of(number, what) for number in (0, 3, 5, 15)}
-    # And on from there: what is put again takes the place of what was there.
+    # A bin that is saved again replaces the earlier one.
     kept.put(4, data_of(4, what))
     kept.put(5, data_of(9, what))
     kept.let_go()
@@ -98,7 +98,7 @@ def test_what_is_read_is_what_was_written(folder: Path, receives: bool, broadcas
     kept.discard()
 
 
-def test_a_sender_knows_which_bins_the_receiver_needs_no_more(folder: Path) -> None:
+def test_a_sender_knows_which_bins_were_received(folder: Path) -> None:
     what = manifest(receives=False)
     kept = created(folder, what)
     kept.put(0, bytes(32))
@@ -124,7 +124,7 @@ def test_the_size_does_not_depend_on_what_matched(folder: Path, receives: bool, 
     assert sizes == {(("bins", BINS * (1 + SIZES[receives, broadcast] + 8)),)}
 
 
-def test_a_slot_is_what_the_counts_say_and_nothing_else(folder: Path) -> None:
+def test_a_slot_has_exactly_the_size_that_the_counts_give(folder: Path) -> None:
     kept = created(folder, manifest())
     for wrong in (b"", bytes(38), bytes(40)):
         with pytest.raises(AssertionError):
@@ -150,7 +150,7 @@ def test_status_shows_what_can_be_resumed(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_it_is_its_users_alone_and_goes_whole(folder: Path) -> None:
+def test_only_the_user_has_access_and_everything_is_removed(folder: Path) -> None:
     written(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
@@ -159,17 +159,17 @@ def test_it_is_its_users_alone_and_goes_whole(folder: Path) -> None:
     assert task_folders(folder.parent) == []
 
 
-def test_nobody_else_has_it_meanwhile(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_one_run_holds_a_checkpoint(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     written(folder)
     kept = loaded(folder)
     assert FinishedBins.load(folder) is None
     assert FinishedBins.create(folder, manifest()) is None
-    assert "another run keeps bins of this task; this one cannot be resumed" in caplog.text
+    assert "another run holds this task's checkpoint, so this run cannot be resumed" in caplog.text
     kept.let_go()
     loaded(folder).discard()
 
 
-def test_what_is_begun_anew_holds_nothing_of_before(folder: Path) -> None:
+def test_a_new_checkpoint_contains_no_old_data(folder: Path) -> None:
     written(folder)
     (folder / "meta.new").write_bytes(b"half")
     kept = created(folder, manifest())
@@ -180,7 +180,7 @@ def test_what_is_begun_anew_holds_nothing_of_before(folder: Path) -> None:
 
 
 def refused(folder: Path, files: dict[str, bytes], why: str = "damaged") -> None:
-    """Check that what is in the folder is not used and removed, and put the good files there again."""
+    """Check that the contents of the folder are refused and removed, then restore the good files."""
     with pytest.raises(DoubtfulStateError, match=why):
         FinishedBins.load(folder)
     assert not folder.exists()
@@ -208,7 +208,7 @@ def test_every_byte_of_a_finished_bin_counts(folder: Path, receives: bool, broad
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     octets, slot = files["bins"], what.slot_bytes
     assert len(octets) == 3 * slot
-    # A byte where no bin was finished makes one up.
+    # A byte in the slot of an unfinished bin would invent a finished one.
     for at in range(len(octets)):
         (folder / "bins").write_bytes(octets[:at] + bytes([octets[at] ^ 1]) + octets[at + 1 :])
         refused(folder, files, "it is damaged")
@@ -218,8 +218,8 @@ def test_every_byte_of_a_finished_bin_counts(folder: Path, receives: bool, broad
     loaded(folder).discard()
 
 
-def test_a_bin_that_was_never_written_whole_is_simply_not_finished(folder: Path) -> None:
-    """A crash may leave the file short, or with a hole where nothing was written."""
+def test_a_bin_that_was_never_written_is_not_finished(folder: Path) -> None:
+    """A crash may leave the file short, or with a hole in it."""
     what = written(folder, numbers=(0, 1, 2))
     octets = (folder / "bins").read_bytes()
     (folder / "bins").write_bytes(octets[: 2 * what.slot_bytes])
@@ -234,7 +234,7 @@ def test_a_bin_that_was_never_written_whole_is_simply_not_finished(folder: Path)
     assert loaded(folder).finished == 0
 
 
-def test_no_bin_is_taken_for_another_or_for_one_of_another_task(folder: Path) -> None:
+def test_bins_cannot_be_swapped_or_moved_to_another_task(folder: Path) -> None:
     what = written(folder, numbers=(0, 1))
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     slot = what.slot_bytes
@@ -244,7 +244,7 @@ def test_no_bin_is_taken_for_another_or_for_one_of_another_task(folder: Path) ->
         refused(folder, files, "it is damaged")
     (folder / "meta").write_bytes(replace(what, partition_sid=bytes(32).hex()).to_octets())
     refused(folder, files, "it is damaged")
-    # The same slots of another size.
+    # Here the counts give another slot size.
     (folder / "meta").write_bytes(replace(what, own_count=OWN + 500).to_octets())
     refused(folder, files, "it is damaged")
     loaded(folder).discard()
@@ -261,8 +261,8 @@ def test_a_meta_of_another_version_is_not_used(folder: Path) -> None:
     loaded(folder).discard()
 
 
-@pytest.mark.parametrize(("age", "why"), [(-3600, "from the future"), (25 * 3600, "more than 24 hours old")])
-def test_it_is_not_for_another_day(folder: Path, age: float, why: str) -> None:
+@pytest.mark.parametrize(("age", "why"), [(-3600, "in the future"), (25 * 3600, "more than 24 hours old")])
+def test_a_checkpoint_of_another_day_is_refused(folder: Path, age: float, why: str) -> None:
     created(folder, manifest(age=age)).let_go()
     with pytest.raises(DoubtfulStateError, match=why):
         read_manifest(folder)
@@ -272,12 +272,12 @@ def test_it_is_not_for_another_day(folder: Path, age: float, why: str) -> None:
 
 
 @pytest.mark.parametrize("age", [-200, 23.9 * 3600])
-def test_it_is_for_a_day(folder: Path, age: float) -> None:
+def test_a_checkpoint_is_valid_for_a_day(folder: Path, age: float) -> None:
     created(folder, manifest(age=age)).let_go()
     loaded(folder).discard()
 
 
-# How it goes -----------------------------------------------------------------------------------------------------
+# Removal and failures --------------------------------------------------------------------------------------------
 
 
 def conclude(kept: FinishedBins) -> None:
@@ -289,10 +289,8 @@ def conclude(kept: FinishedBins) -> None:
 
 
 @pytest.mark.parametrize("end", [conclude, FinishedBins.discard])
-def test_what_is_in_the_bins_is_overwritten_and_not_only_unlinked(
-    folder: Path, end: Callable[[FinishedBins], None]
-) -> None:
-    """Another name of the file shows it."""
+def test_the_bins_are_overwritten_and_not_only_unlinked(folder: Path, end: Callable[[FinishedBins], None]) -> None:
+    """A hard link shows what happens to the data."""
     written(folder)
     other = folder.parent / "other-name"
     os.link(folder / "bins", other)
@@ -303,7 +301,7 @@ def test_what_is_in_the_bins_is_overwritten_and_not_only_unlinked(
 
 
 @pytest.mark.parametrize("drop", [finished.sweep, lambda state: FinishedBins.load(task_folders(state)[0])])
-def test_bins_of_what_is_not_used_are_overwritten_too(folder: Path, drop: Callable[[Path], object]) -> None:
+def test_the_bins_of_a_refused_checkpoint_are_overwritten_too(folder: Path, drop: Callable[[Path], object]) -> None:
     written(folder)
     other = folder.parent / "other-name"
     os.link(folder / "bins", other)
@@ -325,7 +323,7 @@ def test_a_result_outlives_its_bins(folder: Path) -> None:
     again.discard()
 
 
-def test_what_cannot_be_swept_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_swept_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(folder)
     (folder / "meta").write_bytes(b"")
 
@@ -341,7 +339,7 @@ def full(*_: object) -> int:
     raise OSError(28, "No space left on device")
 
 
-def test_a_disk_that_fails_ends_what_is_kept_and_nothing_else(
+def test_a_failing_disk_ends_only_the_checkpoint(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     written(folder)
@@ -350,39 +348,39 @@ def test_a_disk_that_fails_ends_what_is_kept_and_nothing_else(
     kept = loaded(folder)
     monkeypatch.setattr(finished.os, "fdatasync", full)
     kept.put(7, data_of(7, kept.manifest))
-    assert "given up, it cannot be resumed: no space left on device" in caplog.text
+    assert "dropped the checkpoint, so this task cannot be resumed: no space left on device" in caplog.text
     assert not folder.exists()
     assert other.read_bytes() == bytes(other.stat().st_size)
-    # Whoever has it need not know.
+    # All later calls are harmless, so the caller need not know.
     kept.put(8, data_of(8, kept.manifest))
     kept.conclude({"output_sha256": None})
     kept.discard()
     kept.let_go()
     assert not folder.exists()
-    assert caplog.text.count("given up") == 1
+    assert caplog.text.count("dropped the checkpoint") == 1
 
 
-def test_a_result_that_cannot_be_kept_is_given_up(
+def test_a_result_that_cannot_be_saved_is_dropped(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     written(folder)
     kept = loaded(folder)
     monkeypatch.setattr(finished, "replace_file", full)
     kept.conclude({"output_sha256": None})
-    assert "given up" in caplog.text
+    assert "dropped the checkpoint" in caplog.text
     assert not folder.exists()
 
 
-def test_where_nothing_can_be_kept_there_is_a_warning_and_nothing_is_left(
+def test_a_checkpoint_that_cannot_be_created_is_only_a_warning(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(finished, "replace_file", full)
     assert FinishedBins.create(folder, manifest()) is None
-    assert "no bins can be kept, this task cannot be resumed: no space left on device" in caplog.text
+    assert "cannot write a checkpoint, so this task cannot be resumed: no space left on device" in caplog.text
     assert task_folders(folder.parent) == []
 
 
-def test_nothing_is_written_any_more_once_it_is_left_to_another_run(folder: Path) -> None:
+def test_nothing_is_written_after_another_run_took_over(folder: Path) -> None:
     what = written(folder, numbers=(1,))
     kept = loaded(folder)
     kept.let_go()
@@ -394,5 +392,5 @@ def test_nothing_is_written_any_more_once_it_is_left_to_another_run(folder: Path
     assert loaded(folder).data() == {1: data_of(1, what)}
 
 
-def test_the_numbers_of_this_test_are_what_they_seem() -> None:
+def test_the_constants_of_this_file_are_right() -> None:
     assert (capacity(OWN, BINS), capacity(PEER, BINS)) == CAPACITIES

@@ -1,4 +1,4 @@
-"""What two exchanges come to, and what the wire tells."""
+"""Tests of two honest exchanges: their results, and what the messages reveal."""
 
 from __future__ import annotations
 
@@ -35,17 +35,21 @@ from psicli.protocol.messages import (
 pytestmark = pytest.mark.usefixtures("backend")
 
 both_outcomes = pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
-each_cut = pytest.mark.parametrize("cut", [{}, MANY], ids=["one bin", "bins"])
+each_partitioning = pytest.mark.parametrize("sizes", [{}, MANY], ids=["one bin", "bins"])
 
 
 # The intersection ----------------------------------------------------------------------------------------------
 
 
 def check_intersection(
-    receiver_items: set[bytes], sender_items: set[bytes], broadcast: bool, capacity: int, **cut: int
+    receiver_items: set[bytes], sender_items: set[bytes], broadcast: bool, capacity: int, **sizes: int
 ) -> None:
     receiver, sender = run_exchanges(
-        items_of(sorted(receiver_items)), items_of(sorted(sender_items)), broadcast=broadcast, capacity=capacity, **cut
+        items_of(sorted(receiver_items)),
+        items_of(sorted(sender_items)),
+        broadcast=broadcast,
+        capacity=capacity,
+        **sizes,
     )
     expected = receiver_items & sender_items
     if broadcast:
@@ -71,7 +75,7 @@ def check_intersection(
     broadcast=st.booleans(),
     capacity=st.integers(1, 4),
 )
-def test_what_matches_is_the_plain_intersection(
+def test_the_result_is_the_plain_intersection(
     shared: set[int], own: set[int], theirs: set[int], broadcast: bool, capacity: int
 ) -> None:
     sides = [{b"%d" % value for value in shared | only} for only in (own, theirs)]
@@ -93,14 +97,14 @@ def test_sizes_at_the_edges(n: int, m: int, shared: int, broadcast: bool) -> Non
 @pytest.mark.sample(4)
 @both_outcomes
 def test_several_bins(broadcast: bool) -> None:
-    """On every backend; tests/test_bins.py has all the sizes."""
+    """This runs on every backend; tests/unit/protocol/test_bins.py covers all sizes."""
     both = {b"both%d" % i for i in range(60)}
     ours, theirs = (both | {b"%s%d" % (name, i) for i in range(36)} for name in (b"R", b"S"))
     check_intersection(ours, theirs, broadcast, 4, **MANY)
 
 
 def test_known_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one item of the design, with its scalars and t = 00 01 … 1f as bin sid, as it travels."""
+    """The messages for the item of the known answers, with its scalars and the bin sid 00 01 … 1f."""
     monkeypatch.setattr(bins, "bin_session_id", lambda task_sid, number, attempt: bytes(range(32)))
     item = encode_items([items_of(["alice@example.com"]).cast("large_string")])
     receiver, sender = run_exchanges(item, item, scalars=(b"\x77" * 32, b"\x5d" * 32))
@@ -114,7 +118,7 @@ def test_known_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert matched_items(receiver, receiver.matches()) == set(item.to_pylist())
 
 
-def test_the_bitmap_speaks_of_the_senders_order() -> None:
+def test_the_bitmap_follows_the_senders_order() -> None:
     theirs = items_of(b"%d" % i for i in range(20))
     known = (None, b"\x5d" * 32)
     receiver, sender = run_exchanges(items_of([b"3", b"19", b"8", b"x"]), theirs, broadcast=True, scalars=known)
@@ -129,7 +133,7 @@ def test_the_bitmap_speaks_of_the_senders_order() -> None:
 
 
 def test_the_bitmaps_of_padding_are_zero() -> None:
-    """Everything matches, and as many bits are set as there are items: the others, of padding, are not."""
+    """When everything matches, exactly the bits of the items are set, and none of padding."""
     items = items_of(f"item-{i}" for i in range(96))
     receiver, sender = run_exchanges(items, items, broadcast=True, **MANY)
     frames = [message for message in receiver.channel.sent if isinstance(message, Frame) and message.stream == 4]
@@ -143,13 +147,13 @@ def test_the_bitmaps_of_padding_are_zero() -> None:
 
 
 def test_a_forged_bitmap_that_marks_padding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A receiver that says of all points of the first bin that they match: no more bits than items, but too many."""
+    """The number of bits is right, but one of them marks padding."""
     matched = worker.Worker.match
 
     def forged(self: worker.Worker, *, bitmap: bool = False) -> worker.Match:
         found = matched(self, bitmap=bitmap)
         bits = np.unpackbits(np.frombuffer(found.bitmap, np.uint8), bitorder="little")
-        # The same number of bits, one of them moved to a point that is none of the sender's items.
+        # Move one bit to a point that is padding of the sender.
         bits[np.flatnonzero(bits)[0]] = 0
         bits[np.flatnonzero(bits[:93] == 0)[-1]] = 1
         return worker.Match(found.found, np.packbits(bits, bitorder="little").tobytes())
@@ -163,20 +167,20 @@ def test_a_forged_bitmap_that_marks_padding_is_refused(monkeypatch: pytest.Monke
 
 
 @pytest.mark.sample(4)
-@each_cut
-def test_different_tasks_share_nothing(cut: dict[str, Any]) -> None:
-    """The same items under another task's id, another bin's or another attempt's do not even match."""
-    items, scalar = items_of(f"item-{i}" for i in range(96 if cut else 9)), b"\x77" * 32
+@each_partitioning
+def test_different_tasks_share_nothing(sizes: dict[str, Any]) -> None:
+    """Even with the same scalar, the same items give different points in another task, bin or attempt."""
+    items, scalar = items_of(f"item-{i}" for i in range(96 if sizes else 9)), b"\x77" * 32
     points: list[bytes] = []
     for task_sid in (TASK_SID, bytes(32)):
-        ends = run_exchanges(items, items, task_sid=task_sid, scalars=(scalar, None), **cut)
+        ends = run_exchanges(items, items, task_sid=task_sid, scalars=(scalar, None), **sizes)
         points += ends[0].points(Stream.RECEIVER_POINTS)
     assert len(set(points)) == len(points)
     sids = [bin_session_id(TASK_SID, number, attempt) for number in (0, 1) for attempt in (0, 1)]
     assert len({curve.hash_and_mask(items, sid, scalar) for sid in sids}) == 4
 
 
-# What the wire tells -------------------------------------------------------------------------------------------
+# What the messages reveal --------------------------------------------------------------------------------------
 
 
 def all_points(ends: tuple[ExchangeEnd, ExchangeEnd]) -> list[bytes]:
@@ -185,7 +189,7 @@ def all_points(ends: tuple[ExchangeEnd, ExchangeEnd]) -> list[bytes]:
 
 
 def test_two_runs_over_the_same_items_share_no_point() -> None:
-    """The same task id twice, as after a mistake: fresh scalars alone must keep runs apart."""
+    """Even with the same task id, as after a bug, fresh scalars must make runs unrelated."""
     items = items_of(f"item-{i}" for i in range(12))
     runs = [run_exchanges(items, items) for _ in range(2)]
     points = [point for run in runs for point in all_points(run)]
@@ -208,13 +212,13 @@ def test_duplicate_rows_leave_no_trace(broadcast: bool) -> None:
 
 
 @pytest.mark.sample(4)
-@each_cut
-def test_messages_of_a_one_sided_task_do_not_tell_of_matches(cut: dict[str, Any]) -> None:
-    """Kinds and sizes are the same whether everything matches or nothing."""
+@each_partitioning
+def test_messages_of_a_one_sided_task_do_not_reveal_matches(sizes: dict[str, Any]) -> None:
+    """Kinds and sizes of the messages are the same whether everything matches or nothing."""
     seen = []
     for prefix in ("item", "other"):
-        ours, theirs = (items_of(f"{name}-{i}" for i in range(96 if cut else 19)) for name in ("item", prefix))
-        ends = run_exchanges(ours, theirs, **cut)
+        ours, theirs = (items_of(f"{name}-{i}" for i in range(96 if sizes else 19)) for name in ("item", prefix))
+        ends = run_exchanges(ours, theirs, **sizes)
         seen.append([Counter(zip(map(type, end.channel.sent), end.channel.sizes, strict=True)) for end in ends])
     assert seen[0] == seen[1]
 
@@ -228,7 +232,7 @@ def test_nothing_follows_received() -> None:
 
 
 def rank_correlation(one: list[int], other: list[int]) -> float:
-    """Spearman's: 1 for the same order, -1 for the reverse, about 0 +- 1/sqrt(n) for unrelated ones."""
+    """Return Spearman's coefficient: 1 for equal orders, -1 for reversed, about 0 +- 1/sqrt(n) for unrelated ones."""
     return float(np.corrcoef(one, other)[0, 1])
 
 
@@ -238,10 +242,7 @@ def ranks(values: list[bytes]) -> list[int]:
 
 
 def wire_order(items: list[bytes], scalar: bytes) -> list[int]:
-    """Return for each item, in the order given, its place among the points that the receiver sent.
-
-    The secret of the order is another one for another scalar.
-    """
+    """Return the place of each item among the points that a receiver with this scalar and a new order sends."""
     receiver, _ = run_exchanges(items_of(items), items_of(["x"]), frame_items=64, scalars=(scalar, None))
     place = {point: i for i, point in enumerate(receiver.points(Stream.RECEIVER_POINTS))}
     points = records(curve.hash_and_mask(items_of(items), BIN_SID, scalar), curve.POINT_BYTES)
@@ -249,7 +250,7 @@ def wire_order(items: list[bytes], scalar: bytes) -> list[int]:
 
 
 def test_the_order_on_the_wire_is_unrelated_to_any_other() -> None:
-    """400 items: unrelated orders correlate with 0 +- 0.05, so 0.2 is four standard deviations off."""
+    """For 400 items unrelated orders correlate with 0 +- 0.05, so the threshold is four standard deviations."""
     count, threshold = 400, 0.2
     keys = [b"key-%05d" % i for i in range(count)]
     items = random.Random(4).sample(keys, count)

@@ -1,4 +1,4 @@
-"""One side of an exchange: its secrets, workers that are lost, links that break."""
+"""Tests of one side of an exchange: its secrets, lost workers, and links that break."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ each_side = pytest.mark.parametrize("side", [0, 1], ids=["receiver", "sender"])
 T = TypeVar("T")
 
 
-# Our own side --------------------------------------------------------------------------------------------------
+# Secrets and self-checks ---------------------------------------------------------------------------------------
 
 
 @roles
@@ -72,7 +72,7 @@ def test_a_backend_without_the_hash_to_the_curve_is_found(
 
 
 def test_a_frame_is_sampled_over_its_whole_length() -> None:
-    """Which points are looked at differs from frame to frame, and any point may be among them."""
+    """The checked points differ from frame to frame, and any point may be among them."""
     good = curve.hash_and_mask(items_of(["a"]), TASK_SID, b"\x77" * 32)
     sampled = [worker._sample(b"".join(i.to_bytes(32, "little") for i in range(500))) for _ in range(20)]
     for points in sampled:
@@ -107,14 +107,14 @@ def test_the_scalar_is_wiped_after_a_failure_of_our_own(role: type[TaskParty]) -
 
 @roles
 def test_the_scalar_is_wiped_when_the_peer_falls_silent(role: type[TaskParty]) -> None:
-    """Before it has said anything there is none."""
+    """Before the peer's first message there is no scalar yet."""
     channel, other = MemoryChannel.pair(8)
     other.close()
     end = exchange_end(role, items_of(["a"]), channel)
     with pytest.raises(PeerGoneError):
         end.drive()
     assert end.exchange.workers == {}
-    # After both Opens, or its first frame.
+    # The peer falls silent after both Opens, or after its first frame.
     for limit in (2, 3):
         end = honest_end(role, ["a"], limit=limit)
         with pytest.raises(PeerGoneError):
@@ -125,7 +125,7 @@ def test_the_scalar_is_wiped_when_the_peer_falls_silent(role: type[TaskParty]) -
 
 @roles
 def test_the_scalar_is_wiped_before_anything_is_matched(role: type[TaskParty]) -> None:
-    """From the checks on nothing is masked any more."""
+    """No point is masked after the checks."""
     at_staging = []
 
     class WatchingOutput(MemoryOutput):
@@ -141,8 +141,8 @@ def test_the_scalar_is_wiped_before_anything_is_matched(role: type[TaskParty]) -
 
 @pytest.mark.sample(4)
 @both_outcomes
-def test_the_lists_of_a_bin_go_with_it(broadcast: bool) -> None:
-    """They do not wait for the garbage collector, which large lists do not wake."""
+def test_the_lists_of_a_bin_are_freed_with_it(broadcast: bool) -> None:
+    """They must not wait for the garbage collector, which the size of a list does not trigger."""
     items = items_of([f"item{i}" for i in range(100)])
     gc.disable()
     try:
@@ -158,7 +158,7 @@ def test_the_lists_of_a_bin_go_with_it(broadcast: bool) -> None:
 
 @pytest.mark.sample(2)
 def test_scalars_are_fresh() -> None:
-    """For every run, party, bin and attempt; so are the secrets of the orders."""
+    """Every run, party, bin and attempt has a new scalar and a new secret of its order."""
     items = items_of(f"item-{i}" for i in range(96))
     ends = [end for _ in range(2) for end in run_exchanges(items, items, **MANY)]
     scalars = [scalar for end in ends for scalar in end.exchange.scalars.values()]
@@ -170,7 +170,7 @@ def test_scalars_are_fresh() -> None:
 
 
 class LosingPools(SynchronousPools):
-    """Pools that lose who computes a bin, at these of all computing's pieces of work, counted from 0."""
+    """Pools that lose the worker of a bin at these pieces of computing work, counted from 0."""
 
     def __init__(self, *lost: int) -> None:
         super().__init__()
@@ -187,8 +187,8 @@ class LosingPools(SynchronousPools):
 
 
 @pytest.mark.sample(2)
-def test_a_lost_worker_costs_its_bin_and_nothing_else() -> None:
-    """Whatever piece of a run is lost, on either side: the bin begins again, and the result is right."""
+def test_a_lost_worker_costs_only_its_bin() -> None:
+    """Whichever piece of work is lost, on either side, the bin restarts and the result is right."""
     both = {b"both%d" % i for i in range(5)}
     ours, theirs = (items_of(sorted(both | {b"%s%d" % (name, i) for i in range(9)})) for name in (b"R", b"S"))
     for side, broadcast in product((0, 1), (False, True)):
@@ -204,10 +204,10 @@ def test_a_lost_worker_costs_its_bin_and_nothing_else() -> None:
             for end in ends:
                 restarts = [message for message in end.channel.sent if isinstance(message, Restart)]
                 assert restarts == [Restart(TASK, 0, 1)]
-                # The first attempt's secrets are gone, and the second's are others.
+                # The first attempt's secrets are wiped, and the second attempt has different ones.
                 assert scalars_of(end) == {WIPED}
                 assert len(set(end.exchange.scalars.values())) == len(end.exchange.workers)
-        # Its secrets, two frames both ways, and the checks.
+        # A run has six pieces: the secrets, two frames in each direction, and the checks.
         assert lost == 6
 
 
@@ -222,7 +222,7 @@ def test_a_worker_that_is_lost_twice_ends_the_run(side: int) -> None:
 
 
 class LosingEveryBin(SynchronousPools):
-    """Pools that lose whoever computes a bin with its third piece, the first time it is computed."""
+    """Pools that lose the worker of each bin at the third piece of its first attempt."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,7 +253,7 @@ def test_every_bin_may_be_lost_once(side: int, broadcast: bool) -> None:
 
 
 class LatePools(SynchronousPools):
-    """Pools in which the secrets of the first attempt are drawn only after those of the second one."""
+    """Pools that draw the secrets of the first attempt only after those of the second one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -270,8 +270,8 @@ class LatePools(SynchronousPools):
         return future
 
 
-def test_an_attempt_that_is_given_up_while_its_secrets_are_drawn_leaves_nothing() -> None:
-    """The sender's order of the second attempt is the one that tells what the bitmap means."""
+def test_an_attempt_abandoned_while_its_secrets_are_drawn_leaves_nothing() -> None:
+    """The sender must map the bitmap with the order of the second attempt."""
     both = [f"both-{i}" for i in range(7)]
     ours, theirs = (items_of([*both, *(f"{name}-{i}" for i in range(40))]) for name in "RS")
     late = LatePools()
@@ -287,7 +287,7 @@ def test_an_attempt_that_is_given_up_while_its_secrets_are_drawn_leaves_nothing(
 
 
 def cut_after(role: type[TaskParty], limit: int) -> ExchangeEnd:
-    """Run a broadcast whose link breaks after so many of the peer's messages."""
+    """Run a broadcast whose link breaks after this many messages of the peer."""
     end = honest_end(role, ["a", "b", "c"], limit=limit)
     try:
         end.drive()
@@ -300,7 +300,7 @@ def cut_after(role: type[TaskParty], limit: int) -> ExchangeEnd:
 def test_a_link_that_breaks_after_any_message(role: type[TaskParty]) -> None:
     """Before the commit nothing is published and the run fails; after it the output is in place.
 
-    The side that misses the last message warns.
+    A receiver that misses the last message keeps its output.
     """
     outcomes = []
     for limit in range(100):
@@ -318,8 +318,8 @@ def test_a_link_that_breaks_after_any_message(role: type[TaskParty]) -> None:
 
 
 @roles
-def test_a_side_that_waits_for_room_still_hears(role: type[TaskParty]) -> None:
-    """Without any room for its frames, a violation ends the run all the same."""
+def test_a_party_that_waits_for_room_still_reads(role: type[TaskParty]) -> None:
+    """A violation ends the run even if there is no room for any frame."""
     channel, other = MemoryChannel.pair(0)
     end = exchange_end(role, items_of(["a"]), channel)
     other.send(Offer(TASK))

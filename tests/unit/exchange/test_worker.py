@@ -1,4 +1,4 @@
-"""A bin's worker by itself: what it makes, what it finds in the peer's lists, and what it never shows."""
+"""Tests of the worker of a bin alone: its points, its checks of the peer's lists, and that it shows no secret."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_known_answers_of_the_design() -> None:
 
 
 def key_stream(key: bytes, size: int) -> bytes:
-    """ChaCha20 with a nonce and a first counter of 0, as RFC 8439 has it."""
+    """Return the key stream of ChaCha20 (RFC 8439) with a zero nonce and a counter that starts at 0."""
 
     def turn(x: list[int], a: int, b: int, c: int, d: int) -> None:
         for one, two, three, bits in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
@@ -115,15 +115,15 @@ def key_stream(key: bytes, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 8, 9, 100])
-def test_the_secret_order_by_hand(count: int) -> None:
-    """The first words of the key stream that RFC 8439 gives for a key of zeros (A.1), and the order of any."""
+def test_the_secret_order_against_a_second_implementation(count: int) -> None:
+    """The second one must give the first words of RFC 8439 A.1 for a zero key, and the same order for another key."""
     assert key_stream(bytes(32), 8).hex() == "76b8e0ada0f13d90"
     words = struct.unpack(f"<{count}Q", key_stream(T, 8 * count))
     assert _secret_order(T, count).tolist() == sorted(range(count), key=words.__getitem__)
 
 
 def test_the_secret_order_is_related_to_nothing() -> None:
-    """Neither to the items' own order, nor to that of a secret that differs in a bit."""
+    """It is unrelated to the order of the items, and to that of a secret that differs in one bit."""
     one, other = (_secret_order(bytes(31) + bytes([bit]), 5000) for bit in (0, 1))
     for order in (one, other):
         assert sorted(order.tolist()) == list(range(5000))
@@ -138,7 +138,7 @@ def test_the_secret_order_is_related_to_nothing() -> None:
 @both_roles
 @pytest.mark.parametrize(("count", "own"), [(0, 9), (1, 9), (5, 20), (8, 8), (20, 20)])
 def test_all_points_of_a_bin_are_items_and_padding(count: int, own: int, receives: bool) -> None:
-    """As many as the bin holds; padding is hashed to the curve like items, behind a tag of its own."""
+    """There are as many points as the capacity; padding is hashed to the curve like items, with a different tag."""
     items = names("item", count)
     worker = made(items, own, 1, receives=receives, scalar=SCALARS[0])
     points = points_of(worker, own)
@@ -157,7 +157,7 @@ def test_all_points_of_a_bin_are_items_and_padding(count: int, own: int, receive
 
 
 def test_padding_is_never_an_item() -> None:
-    """Somebody who knew the padding and had it as items would not match it."""
+    """A peer that knew the padding and used it as items would not match it."""
     worker = made([], 9, 9)
     padding = records(bytes(worker._padding), 32)
     peer = made(padding, 9, 9, receives=False)
@@ -169,7 +169,7 @@ def test_padding_is_never_an_item() -> None:
 
 
 def test_two_paddings_never_match() -> None:
-    """Both sides of a bin are mostly padding: what is found are the items in common, no more."""
+    """Both sides of the bin are mostly padding, and only the common items match."""
     items = names("item", 3)
     ours, theirs = made(items, 60, 50), made([*items[1:], b"other"], 50, 60, receives=False)
     points, _ = exchanged(ours, theirs, 60, 50)
@@ -182,8 +182,8 @@ def test_two_paddings_never_match() -> None:
 
 
 @both_roles
-def test_an_attempt_draws_everything_anew(receives: bool) -> None:
-    """The same bin sid twice, as after a mistake: scalar, order and padding alone must keep attempts apart."""
+def test_every_attempt_draws_fresh_secrets(receives: bool) -> None:
+    """Even with the same bin sid, as after a bug, scalar, order and padding must make attempts unrelated."""
     items = names("item", 20)
     workers = [made(items, 60, 1, receives=receives) for _ in range(8)]
     assert len({bytes(worker._scalar) for worker in workers}) == 8
@@ -193,14 +193,14 @@ def test_an_attempt_draws_everything_anew(receives: bool) -> None:
     assert len(set(padding)) == len(padding) == 8 * 40
     points = [point for worker in workers for point in points_of(worker, 60)]
     assert len(set(points)) == len(points) == 8 * 60
-    # Under the same scalar too: items come back, padding does not.
+    # With the same scalar as well, the points of items repeat and those of padding do not.
     same = [made(items, 60, 1, receives=receives, scalar=SCALARS[0]) for _ in range(2)]
     one, other = (set(points_of(worker, 60)) for worker in same)
     assert one & other == set(records(curve.hash_and_mask(items_of(items), T, SCALARS[0]), 32))
 
 
 def test_padding_cannot_be_told_from_items() -> None:
-    """Points of padding alone and of items alone look like the same coins and dice; where they stand is chance."""
+    """Points of padding and points of items both pass a test of fairness, and their positions are random."""
     count = 3000
     worker = made(names("item", count), 2 * count, 1)
     sent = b"".join(worker.mask_own(start, start + 500) for start in range(0, 2 * count, 500))
@@ -213,9 +213,9 @@ def test_padding_cannot_be_told_from_items() -> None:
 
 
 def check_fair(points: np.ndarray) -> None:
-    """Check that the bits of points are like coins, and their lowest 7 bits like dice.
+    """Check that the bits of points are like fair coins, and their lowest 7 bits like fair dice.
 
-    The prime is just below 2^255: but for the highest bits they are fair.
+    The prime is just below 2^255, so all but the highest bits are fair.
     """
     coins = np.unpackbits(points, axis=1, bitorder="little")[:, :250]
     assert (np.abs(coins.sum(axis=0) - len(points) / 2) < DEVIATIONS * np.sqrt(len(points)) / 2).all()
@@ -228,7 +228,7 @@ def check_fair(points: np.ndarray) -> None:
 
 
 def lists(count: int = 20) -> tuple[Worker, list[bytes], list[bytes]]:
-    """Return a receiver that has sent its points, those, and honest points for it to be sent."""
+    """Return a receiver that has sent its points, these points, and honest points of a peer."""
     ours = made(names("ours", 5), 12, count)
     peer = made(names("theirs", count), count, 12, receives=False)
     return ours, points_of(ours, 12), points_of(peer, count)
@@ -240,7 +240,7 @@ def sent(worker: Worker, points: list[bytes]) -> None:
 
 
 def tokens_for(worker: Worker, count: int, *, changed: dict[int, int] | None = None) -> None:
-    """Let a receiver have tokens that are no matter; changed: those that are copies of others."""
+    """Give a receiver arbitrary tokens; changed: which of them are copies of which others."""
     tokens = [bytes([i]) * 16 for i in range(count)]
     for at, other in (changed or {}).items():
         tokens[at] = tokens[other]
@@ -252,7 +252,7 @@ def refused(worker: Worker) -> str:
     with pytest.raises(PeerProtocolError) as caught:
         worker.check()
     assert caught.value.code == 76
-    # Whatever it finds, and before it looks.
+    # The check wipes the scalar first, whatever it finds.
     assert bytes(worker._scalar) == WIPED
     return str(caught.value)
 
@@ -270,12 +270,12 @@ def test_honest_lists_pass() -> None:
 @pytest.mark.parametrize("at", [0, 7, 8, 19])
 @pytest.mark.parametrize("which", [0, 11])
 def test_a_point_of_ours_that_comes_back_is_found(at: int, which: int) -> None:
-    """Whether it was an item's or padding's."""
+    """It is found whether it was the point of an item or of padding."""
     worker, own, points = lists()
     points[at] = own[which]
     sent(worker, points)
     tokens_for(worker, 12)
-    assert "back as its own" in refused(worker)
+    assert "own points back to us" in refused(worker)
 
 
 @on_each_backend
@@ -297,17 +297,17 @@ def test_equal_tokens_are_found(at: int, other: int) -> None:
     worker, _, points = lists()
     sent(worker, points)
     tokens_for(worker, 12, changed={at: other})
-    assert "tokens are equal" in refused(worker)
+    assert "two equal tokens" in refused(worker)
 
 
 @on_each_backend
 @both_roles
 @pytest.mark.parametrize(
     ("octets", "reason"),
-    [(bytes(32), "not valid"), (b"\xff" * 32, "not valid"), (b"\2" + bytes(31), "not lie on the curve")],
+    [(bytes(32), "invalid"), (b"\xff" * 32, "invalid"), (b"\2" + bytes(31), "not on the curve")],
     ids=["small order", "not canonical", "twist"],
 )
-def test_points_that_are_none_are_refused_at_once(octets: bytes, reason: str, receives: bool) -> None:
+def test_invalid_points_are_refused_immediately(octets: bytes, reason: str, receives: bool) -> None:
     worker = made(names("ours", 5), 12, 20, receives=receives)
     points = points_of(made(names("theirs", 20), 20, 12), 20)
     with pytest.raises(PeerProtocolError) as caught:
@@ -317,7 +317,7 @@ def test_points_that_are_none_are_refused_at_once(octets: bytes, reason: str, re
 
 
 @both_roles
-def test_an_own_point_off_the_curve_is_our_mistake(receives: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_own_point_off_the_curve_fails_the_self_check(receives: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curve, "hash_and_mask", lambda items, *_: (b"\2" + bytes(31)) * len(items))
     for items in ([b"a"], []):
         worker = made(items, 1, 1, receives=receives)
@@ -337,7 +337,7 @@ def test_nothing_is_matched_before_the_lists_are_complete() -> None:
         sender.match()
 
 
-# What matches --------------------------------------------------------------------------------------------------
+# Matches -------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)
@@ -347,7 +347,7 @@ def test_nothing_is_matched_before_the_lists_are_complete() -> None:
     padding=st.tuples(st.integers(0, 10), st.integers(0, 10)),
 )
 def test_matches_and_bitmap(ours: set[int], theirs: set[int], padding: tuple[int, int]) -> None:
-    """Own items in the order of the bin's, the peer's as it sent them, and what the peer makes of that."""
+    """Matches are in the order of the bin's items, the bitmap in that of the peer's points, which the peer can map."""
     n, m = len(ours) + padding[0], len(theirs) + padding[1]
     mine, yours = (items_of(b"%d" % i for i in sorted(each)) for each in (ours, theirs))
     receiver = made(mine.to_pylist(), n, m)
@@ -366,7 +366,7 @@ def test_matches_and_bitmap(ours: set[int], theirs: set[int], padding: tuple[int
 
 
 def test_a_bitmap_that_marks_padding_is_refused() -> None:
-    """Any single bit of padding, alone or beside good ones."""
+    """A single bit of padding is refused, alone or together with correct bits."""
     secret, items, own = T, 5, 12
     order = _secret_order(secret, own).tolist()
     good = [place < items for place in order]
@@ -378,7 +378,7 @@ def test_a_bitmap_that_marks_padding_is_refused() -> None:
                 apply_bitmap(packed_bits([*bits[:j], True, *bits[j + 1 :]]), secret, items, own)
             assert caught.value.code == 76
             assert "padding" in str(caught.value)
-    # Without padding there is none to be marked.
+    # Without padding, no bit can be wrong.
     assert apply_bitmap(packed_bits([True] * 12), secret, 12, own).all()
 
 
@@ -387,7 +387,7 @@ def test_a_bitmap_that_marks_padding_is_refused() -> None:
 
 @both_roles
 def test_check_and_wipe_overwrite_the_scalar(receives: bool) -> None:
-    """In place: no copy of it is left in the worker, nor another object that holds it."""
+    """They overwrite it in place, and the worker holds no copy."""
     for end in (Worker.wipe, Worker.check):
         worker = made(names("item", 3), 3, 3, receives=receives)
         scalar = worker._scalar
@@ -411,8 +411,8 @@ def _octets(value: object) -> list[bytes]:
     return [bytes(value)] if isinstance(value, bytes | bytearray) else []
 
 
-def test_what_was_checked_lets_points_go() -> None:
-    """From then on there are tokens alone, and of a sender not even these."""
+def test_a_check_frees_the_points() -> None:
+    """After it a receiver holds only tokens, and a sender not even those."""
     receiver, sender = made(names("a", 3), 5, 4), made(names("a", 2), 4, 5, receives=False)
     exchanged(receiver, sender, 5, 4)
     for worker in (receiver, sender):

@@ -1,4 +1,4 @@
-"""How a task is cut into bins: the numbers, the odds of a bin that is too small, and whole exchanges over several."""
+"""Tests of bins: their number and capacity, the probability of overflow, resuming, and exchanges over several bins."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ both_outcomes = pytest.mark.parametrize("broadcast", [False, True], ids=["one-si
         (2, 1, 2),
         (2**20, 1, 2**20),
         (2**40 + 1, 1, 2**40 + 1),
-        # Few items: all of them may fall into one bin. 1 + 9 * 1 + 24 = 34.
+        # With few items, all of them may fall into one bin: 1 + 9 * 1 + 24 = 34.
         (0, 2, 0),
         (1, 2, 1),
         (2, 2, 2),
@@ -51,7 +51,7 @@ both_outcomes = pytest.mark.parametrize("broadcast", [False, True], ids=["one-si
         (2**16 - 1, 2**16, 34),
         (2**16, 2**16, 34),
         (2**16 + 1, 2**16, 44),
-        # 50 + 9 * 8 + 24 = 146 are more than there are.
+        # 50 + 9 * 8 + 24 = 146 is more than the number of items.
         (100, 2, 100),
         # 150 + 9 * 13 + 24
         (300, 2, 291),
@@ -71,7 +71,7 @@ both_outcomes = pytest.mark.parametrize("broadcast", [False, True], ids=["one-si
         (2**20, 64, 17_560),
         (10**6, 64, 16_774),
         (10**7, 16, 632_143),
-        # 524,288 + 9 * 725 + 24 and one more of both
+        # 524,288 + 9 * 725 + 24; one item more raises the mean by one
         (2**20 - 1, 2, 530_837),
         (2**20, 2, 530_837),
         (2**20 + 1, 2, 530_838),
@@ -91,7 +91,7 @@ def test_without_bins_only_the_items_themselves_count() -> None:
 @pytest.mark.parametrize(
     ("own", "peer", "bin_items", "expected"),
     [
-        # A side without items: there is nothing to exchange.
+        # If a party has no items, there is nothing to exchange.
         (0, 0, 2**14, 0),
         (0, 10**9, 2**14, 0),
         (2**44, 0, 2**14, 0),
@@ -102,13 +102,13 @@ def test_without_bins_only_the_items_themselves_count() -> None:
         # 8,193 + 9 * 91 + 24 = 9,036
         (2**14 + 1, 1, 2**14, 2),
         (1, 2**14 + 1, 2**14, 2),
-        # 15,244 + 9 * 124 + 24 = 16,384 fit exactly.
+        # 15,244 + 9 * 124 + 24 = 16,384 fits exactly.
         (30_488, 5, 2**14, 2),
         (30_489, 5, 2**14, 4),
         (5, 30_489, 2**14, 4),
         (60_976, 60_976, 2**14, 4),
         (60_977, 60_976, 2**14, 8),
-        # 15,625 + 9 * 125 + 24 = 16,774 do not.
+        # 15,625 + 9 * 125 + 24 = 16,774 does not fit.
         (10**6, 10, 2**14, 128),
         (10**6, 10**6, 2**20, 1),
         (2**20, 2**20, 2**20, 1),
@@ -136,7 +136,7 @@ def test_too_many_bins() -> None:
     peer=st.integers(1, 2**30) | st.integers(1, 40_000),
     bits=st.integers(14, 26),
 )
-def test_bins_are_as_few_as_hold_the_larger_side(own: int, peer: int, bits: int) -> None:
+def test_the_number_of_bins_is_minimal(own: int, peer: int, bits: int) -> None:
     try:
         bins = number_of_bins(own, peer, 1 << bits)
     except TooManyItemsError:
@@ -148,34 +148,34 @@ def test_bins_are_as_few_as_hold_the_larger_side(own: int, peer: int, bits: int)
     assert all(padded(count, bins) >= count for count in (own, peer))
 
 
-# The odds of a bin that is too small -----------------------------------------------------------------------------
+# The probability of overflow -------------------------------------------------------------------------------------
 
-# How likely a bin may overflow [log2].
-LEAST_ODDS = -60
+# The greatest probability of overflow that is allowed [log2].
+MOST_LIKELY = -60
 
 
 @pytest.mark.parametrize("bits", range(1, 17))
 def test_a_bin_of_few_items_overflows_with_a_probability_below_2_to_minus_60(bits: int) -> None:
-    """Exact: an item falls into a bin with a chance of one in 2^bits, so that its items are binomial."""
+    """This is exact: an item falls into a bin with probability 2^-bits, so the number of items is binomial."""
     bins = 1 << bits
     for count in range(101):
         most = capacity(count, bins)
         tail = sum(comb(count, k) * (bins - 1) ** (count - k) for k in range(most + 1, count + 1))
-        assert tail << -LEAST_ODDS < bins**count
+        assert tail << -MOST_LIKELY < bins**count
 
 
 def log2_of_tail(mean: Any, bins: int) -> Any:
-    """Bound the chance that a bin of mean * bins items has more than its capacity holds, for an array of means [log2].
+    """Bound the probability that a bin overflows if there are mean * bins items, for an array of means [log2].
 
     With Stirling's bounds of n!, C(c, k) is below sqrt(c / (2 pi k (c - k))) c^c / (k^k (c - k)^(c - k)) exp(1 / 12c);
-    each further term of the tail is smaller than the one before by (c - k) p / ((k + 1) (1 - p)) at least. What the
-    floats round off is below 10^-6 here: no term is larger than 10^5.
+    each further term of the tail is smaller than the one before by a factor of at most (c - k) p / ((k + 1) (1 - p)).
+    The rounding error of the floats is below 10^-6, because no term is larger than 10^5.
     """
     count = mean * bins
     root = np.ceil(np.sqrt(mean))
     k = mean + 9 * root + 25
     fits = k > count
-    # One possibility is left where a bin must hold all but one of the items; no bound is needed where it holds all.
+    # A capacity of all items needs no bound; this limit on k keeps the formula defined for a capacity of all but one.
     k = np.minimum(k, count - 1)
     with np.errstate(all="raise"):
         divergence = k * np.log1p((k - mean) / mean) + (count - k) * np.log1p(-(k - mean) / (count - mean))
@@ -185,8 +185,8 @@ def log2_of_tail(mean: Any, bins: int) -> Any:
     return np.where(fits, -np.inf, bound)
 
 
-def test_the_bound_of_the_tail_is_one() -> None:
-    """Against the exact tail, where that is quickly computed: above it, and close to it."""
+def test_the_bound_of_the_tail_is_a_close_upper_bound() -> None:
+    """It is compared with the exact tail where that is quick to compute."""
     compared = 0
     for bins in (2, 4, 16, 64):
         for mean in (1, 2, 5, 30, 40, 150, 400):
@@ -209,12 +209,12 @@ def _log2(value: int) -> float:
 
 @pytest.mark.parametrize("bits", range(1, 17))
 def test_a_bin_overflows_with_a_probability_below_2_to_minus_60(bits: int) -> None:
-    """For every mean up to 2^20; fewer items of the same mean, which is rounded up, have a smaller tail."""
+    """This covers every mean up to 2^20; fewer items with the same rounded-up mean have a smaller tail."""
     bound = log2_of_tail(np.arange(1, 2**20 + 1, dtype=np.float64), 1 << bits)
-    assert bound.max() < LEAST_ODDS - 1e-3
+    assert bound.max() < MOST_LIKELY - 1e-3
 
 
-def test_capacities_are_what_the_bound_is_about() -> None:
+def test_the_bound_uses_the_capacities_of_the_code() -> None:
     means = [*range(1, 3000), *Random(13).sample(range(1, 2**20), 3000)]
     means += [i * i + d for i in range(2, 1025) for d in (-1, 0, 1)]
     for mean in means:
@@ -225,7 +225,7 @@ def test_capacities_are_what_the_bound_is_about() -> None:
 
 
 def test_an_item_falls_into_the_bin_of_its_keyed_hash() -> None:
-    """The top bits of SHA-256(partition key, item): counted by hand."""
+    """The bin is the top bits of SHA-256(partition key ‖ item), computed here independently."""
     values = [b"item-%d" % i for i in range(96)]
     receiver, sender = run_exchanges(items_of(values), items_of(values), **MANY)
     key = sha256(b"psicli/v1/partition\0" + TASK_SID).digest()
@@ -241,7 +241,7 @@ def test_an_item_falls_into_the_bin_of_its_keyed_hash() -> None:
 
 @pytest.mark.parametrize("side", [0, 1], ids=["receiver", "sender"])
 def test_a_bin_that_overflows_ends_the_run(side: int) -> None:
-    """300 items that were chosen to fall into one of four bins, which holds 180."""
+    """The 300 items all fall into one of four bins, whose capacity is 180."""
     key = partition_key(TASK_SID)
     candidates = (b"item-%d" % i for i in range(10**5))
     chosen = list(islice((each for each in candidates if sha256(key + each).digest()[0] < 64), 300))
@@ -255,7 +255,7 @@ def test_a_bin_that_overflows_ends_the_run(side: int) -> None:
 
 
 def test_known_ids() -> None:
-    """Once more, by hand."""
+    """The ids are computed a second time from the specification."""
     sid = bytes(range(32))
     octets = b"psicli/v1/bin\0" + sid + b"\0\0\1\2" + b"\0\0\0\1"
     assert bin_session_id(sid, 258, 1) == sha256(octets).digest()
@@ -268,7 +268,7 @@ def test_known_ids() -> None:
     assert partition_key(sid) == sha256(b"psicli/v1/partition\0" + sid).digest()
 
 
-# Continuing ----------------------------------------------------------------------------------------------------
+# Resuming ------------------------------------------------------------------------------------------------------
 
 BIN_ITEMS = 94
 SIDS = [bytes([i]) * 32 for i in range(2)]
@@ -284,7 +284,7 @@ def mirrored(kept: Kept) -> Kept:
 
 @st.composite
 def pairs_of_offers(draw: st.DrawFn) -> tuple[Kept | None, Kept | None]:
-    """Offers of a receiver and a sender that may well fit: the same run, seen from both sides, or nearly so."""
+    """Return Offers of a receiver and a sender that are likely to match: of the same run, or nearly so."""
     finished = draw(st.integers(0, 15))
     receiver = Kept(SIDS[0], 96, 95, 4, finished, draw(st.booleans()) and finished == 15)
     sender = mirrored(replace(receiver, finished=finished | draw(st.integers(0, 15))))
@@ -311,7 +311,7 @@ def test_both_sides_decide_the_same(offers: tuple[Kept | None, Kept | None], bro
     ours = decided(receiver, sender, receives=True, broadcast=broadcast)
     theirs = decided(sender, receiver, receives=False, broadcast=broadcast)
     if isinstance(ours, PeerProtocolError) or isinstance(theirs, PeerProtocolError):
-        # Nobody offers what contradicts itself, so that the other side's word does not matter.
+        # An honest party never makes a contradictory Offer, so the other decision does not matter.
         return
     if ours is None or theirs is None:
         assert ours is theirs is None
@@ -323,20 +323,20 @@ def test_both_sides_decide_the_same(offers: tuple[Kept | None, Kept | None], bro
     assert replace(theirs, own_count=counts[0], peer_count=counts[1]) == ours
     assert ours.partition_sid == receiver.partition_sid == sender.partition_sid
     assert ours.bins == number_of_bins(*counts, BIN_ITEMS)
-    # Nothing is skipped that either side lacks.
+    # No bin is skipped that either party lacks.
     assert ours.finished == receiver.finished
     assert ours.finished & sender.finished == ours.finished <= every_bin(ours.bins)
     done = receiver.complete and sender.complete if broadcast else ours.finished == every_bin(ours.bins)
     assert ours.complete is done
 
 
-# What the receiver and the sender of the same run have; of a broadcast that is done or not.
+# The saved state of the receiver and the sender of the same run; DONE: the changes if the task is done.
 RECEIVER = Kept(SIDS[0], 96, 95, 4, 0b0101)
 SENDER = Kept(SIDS[0], 95, 96, 4, 0b0111)
 DONE = {"finished": 0b1111, "complete": True}
 
 
-def test_what_fits_goes_on() -> None:
+def test_matching_offers_resume() -> None:
     expected = Kept(SIDS[0], 96, 95, 4, 0b0101)
     for broadcast in (False, True):
         assert decided(RECEIVER, SENDER, receives=True, broadcast=broadcast) == expected
@@ -374,7 +374,7 @@ FRESH_STARTS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("lie", VIOLATIONS)
 @both_outcomes
 def test_an_offer_that_contradicts_itself_is_a_violation(lie: dict[str, Any], broadcast: bool) -> None:
-    """Also where this side has nothing to continue from."""
+    """It is a violation even if this party has nothing to resume from."""
     for mine, theirs, receives in ((RECEIVER, SENDER, True), (SENDER, RECEIVER, False)):
         for own in (mine, None):
             found = decided(own, replace(theirs, **lie), receives=receives, broadcast=broadcast)
@@ -384,14 +384,14 @@ def test_an_offer_that_contradicts_itself_is_a_violation(lie: dict[str, Any], br
 
 @pytest.mark.parametrize("lie", FRESH_STARTS)
 @both_outcomes
-def test_an_offer_that_does_not_fit_is_a_fresh_start(lie: dict[str, Any], broadcast: bool) -> None:
+def test_an_offer_that_does_not_match_is_a_fresh_start(lie: dict[str, Any], broadcast: bool) -> None:
     for mine, theirs, receives in ((RECEIVER, SENDER, True), (SENDER, RECEIVER, False)):
         assert decided(mine, replace(theirs, **lie), receives=receives, broadcast=broadcast) is None
 
 
 @both_outcomes
-def test_an_offer_that_names_what_was_never_finished_is_a_fresh_start(broadcast: bool) -> None:
-    """A receiver that has what was never answered, a sender that has not answered what was received."""
+def test_an_offer_with_bins_that_were_never_finished_is_a_fresh_start(broadcast: bool) -> None:
+    """The receiver has bins that were never answered, or the sender has not answered bins that were received."""
     for finished in (0b1000, 0b1111):
         lie = replace(RECEIVER, finished=finished)
         assert decided(SENDER, lie, receives=False, broadcast=broadcast) is None
@@ -402,7 +402,7 @@ def test_an_offer_that_names_what_was_never_finished_is_a_fresh_start(broadcast:
 
 
 def test_only_one_side_of_a_broadcast_is_done() -> None:
-    """The other one has not published: it cannot be over, and there is nothing to go on with."""
+    """The other party has no output yet, so the task is not over, and it cannot be resumed either."""
     receiver, sender = (replace(each, **DONE) for each in (RECEIVER, SENDER))  # type: ignore[arg-type]
     for mine, theirs in ((receiver, replace(sender, complete=False)), (replace(receiver, complete=False), sender)):
         assert decided(mine, theirs, receives=True, broadcast=True) is None
@@ -416,7 +416,7 @@ def test_bins_of_another_size_are_a_fresh_start() -> None:
 
 # Whole exchanges over several bins -------------------------------------------------------------------------------
 
-# 95 to 97 items of a side make 4 bins of 93 or 94 points.
+# 95 to 97 items give 4 bins of 93 or 94 points.
 MANY: dict[str, Any] = {"frame_items": 32, "bin_items": BIN_ITEMS}
 EDGES = [0, 1, 2, 3, 4, 5, 31, 93, 94, 95, 96, 97, 130]
 SIZES = sorted({pair for edge in EDGES for pair in ((edge, edge), (edge, 96), (96, edge), (edge, 1), (1, edge))})
@@ -429,7 +429,7 @@ def check(ours: set[bytes], theirs: set[bytes], *, broadcast: bool, capacity: in
     for end in (receiver, sender):
         assert end.party.number_of_bins == bins
         assert sorted(end.exchange.workers) == [(number, 0) for number in range(bins)]
-    # What travels depends on the counts alone.
+    # The number of points sent depends only on the counts.
     points = [receiver.points(Stream.RECEIVER_POINTS), sender.points(Stream.SENDER_POINTS)]
     assert [len(each) for each in points] == [bins * capacity_of(count, bins) for count in (len(ours), len(theirs))]
     assert len(set(points[0] + points[1])) == len(points[0]) + len(points[1])

@@ -1,4 +1,4 @@
-"""The order in which a bin's items are sent: a secret's alone, and unrelated to anything else."""
+"""Tests of the order in which a bin's items are sent: only the secret determines it, and it is otherwise random."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def items_of(values: list[bytes]) -> Items:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 1000])
-def test_every_place_comes_once_and_the_secret_alone_decides(count: int) -> None:
+def test_the_order_is_a_permutation_that_only_the_secret_determines(count: int) -> None:
     orders = [_secret_order(secret(number), count).tolist() for number in (1, 1, 2)]
     assert sorted(orders[0]) == [*range(count)]
     assert orders[0] == orders[1]
@@ -38,7 +38,7 @@ def test_orders_are_unrelated_to_each_other_and_to_the_items() -> None:
     count = 20_000
     one, two = (np.argsort(_secret_order(secret(number), count)) for number in (1, 2))
     for ours, other in ((one, two), (one, np.arange(count)), (two, np.arange(count))):
-        # 0.03 is more than four standard deviations; the secrets are fixed.
+        # 0.03 is more than four standard deviations; the secrets are fixed, so the test is deterministic.
         assert abs(np.corrcoef(ours, other)[0, 1]) < 0.03
         assert (ours == other).sum() < 10
 
@@ -52,7 +52,7 @@ def test_every_order_is_as_likely_as_any_other() -> None:
     assert sum((found - expected) ** 2 / expected for found in orders.values()) < 50
 
 
-def test_each_worker_draws_a_secret_and_a_scalar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_worker_draws_its_own_secret_and_scalar(monkeypatch: pytest.MonkeyPatch) -> None:
     draws: list[bytes] = []
     draw = os.urandom
 
@@ -73,7 +73,7 @@ def test_each_worker_draws_a_secret_and_a_scalar_of_its_own(monkeypatch: pytest.
 
 @pytest.mark.parametrize("padding", [0, 37])
 def test_bits_of_points_lead_to_their_items(padding: int) -> None:
-    """A bit says which point; only the secret says which item that was."""
+    """A bit identifies a point; only the secret maps the point to an item."""
     own = 100 + padding
     order = _secret_order(secret(7), own)
     for item in range(100):
@@ -85,5 +85,5 @@ def test_bits_of_points_lead_to_their_items(padding: int) -> None:
 def test_padding_matches_nothing() -> None:
     order = _secret_order(secret(7), 110)
     bits = np.packbits(order == 105, bitorder="little").tobytes()
-    with pytest.raises(PeerProtocolError, match="marks padding"):
+    with pytest.raises(PeerProtocolError, match="bitmap marks padding"):
         apply_bitmap(bits, secret(7), 100, 110)

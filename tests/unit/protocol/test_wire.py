@@ -1,3 +1,5 @@
+"""Tests of the encoding: round trips, invalid octets, limits, and the generated code."""
+
 from __future__ import annotations
 
 import re
@@ -41,7 +43,7 @@ from psicli.protocol.messages import (
 from psicli.protocol.streams import FRAME_ITEMS, LEAST_FRAME_ITEMS, MAX_FRAME_ITEMS
 from psicli.protocol.wire import psi_pb2 as pb
 
-# Not surrogates: they are no text.
+# Without surrogates, which cannot be encoded.
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
@@ -99,7 +101,7 @@ def test_a_full_frame_is_far_below_the_cap() -> None:
         assert len(octets) < items * 32 + 64 <= wire.MAX_MESSAGE_BYTES
 
 
-# Junk ----------------------------------------------------------------------------------------------------------
+# Invalid octets ------------------------------------------------------------------------------------------------
 
 KEPT = Kept(bytes(32), 1, 2, 16, 0x8001)
 EXAMPLES: list[Message] = [
@@ -127,7 +129,7 @@ each_example = pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: 
 
 
 def refused(octets: bytes) -> bool:
-    """Decode; whatever else than a message or PeerProtocolError comes out is a failure of the test."""
+    """Return whether decoding raises PeerProtocolError; any other exception fails the test."""
     try:
         wire.decode(octets)
     except PeerProtocolError:
@@ -141,26 +143,26 @@ def refused(octets: bytes) -> bool:
 @example(UNKNOWN_FIELD)
 @example(b"\x0a")
 @example(b"\xff" * 40)
-@example(b"\x0b" * 200)  # groups in groups in groups
+@example(b"\x0b" * 200)  # deeply nested groups
 def test_junk_is_refused_or_a_message(octets: bytes) -> None:
     if not refused(octets):
         assert len(wire.encode(wire.decode(octets))) == len(octets)
 
 
-def test_nothing_is_no_message() -> None:
+def test_an_empty_message_is_refused() -> None:
     assert refused(b"")
 
 
 @each_example
-def test_a_cut_message_is_refused(message: Message) -> None:
+def test_a_truncated_message_is_refused(message: Message) -> None:
     octets = wire.encode(message)
     for length in range(len(octets)):
         assert refused(octets[:length])
 
 
 @each_example
-def test_whatever_is_added_is_refused(message: Message) -> None:
-    """Unknown fields, a second message in the same envelope, the same again."""
+def test_any_addition_is_refused(message: Message) -> None:
+    """Additions are unknown fields, a second message in the same envelope, or the same message again."""
     octets = wire.encode(message)
     for extra in (UNKNOWN_FIELD, b"\0", *(wire.encode(other) for other in EXAMPLES)):
         assert refused(octets + extra)
@@ -185,8 +187,8 @@ def test_a_mutated_message_is_refused_or_another_message(message: Message, data:
     octets = bytearray(wire.encode(message))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(octets)))
-        cut = data.draw(st.integers(0, 3))
-        octets[at : at + cut] = data.draw(st.binary(max_size=3))
+        removed = data.draw(st.integers(0, 3))
+        octets[at : at + removed] = data.draw(st.binary(max_size=3))
     if not refused(bytes(octets)):
         decoded = wire.decode(bytes(octets))
         assert wire.decode(wire.encode(decoded)) == decoded
@@ -208,7 +210,7 @@ def test_a_mutated_hello_is_refused_or_another_hello(hello: Hello, data: st.Data
 
 @given(st.binary(max_size=60))
 @example(b"")
-def test_junk_is_no_hello(octets: bytes) -> None:
+def test_junk_is_not_a_hello(octets: bytes) -> None:
     with pytest.raises(PeerProtocolError):
         wire.decode_hello(octets)
 
@@ -228,7 +230,7 @@ def test_lengths_of_fixed_fields(length: int) -> None:
         Reconnect(octets, 1, 1),
     ):
         assert refused(wire.encode(message))
-    # The last Received of a one-sided task alone has a digest.
+    # Only the last Received of a one-sided task has a digest; all others have an empty one.
     assert refused(wire.encode(Received(0, 0, 0, octets))) == bool(octets)
     with pytest.raises(PeerProtocolError):
         wire.decode_hello(wire.encode_hello(replace(HELLO, nonce=octets)))
@@ -242,9 +244,9 @@ def test_an_offer_has_a_bit_for_each_bin_in_whole_bytes(bins: int, octets: int) 
 
 @pytest.mark.parametrize("bins", [MAX_BINS + 1, 2 * MAX_BINS, 2**32 - 1])
 def test_an_offer_of_more_bins_than_there_may_be(bins: int) -> None:
-    """Before its bits are looked at, which would be up to half a gigabyte."""
+    """It is refused before its bits are parsed, which could be half a gigabyte."""
     kept = pb.Kept(partition_sid=bytes(32), own_count=1, peer_count=1, bins=bins, finished=b"")
-    with pytest.raises(PeerProtocolError, match=f"it offers to continue a task of {bins} bins"):
+    with pytest.raises(PeerProtocolError, match=f"it offered to resume a task of {bins} bins"):
         wire.decode(pb.Envelope(offer=pb.Offer(task=0, kept=kept)).SerializeToString())
 
 
@@ -269,7 +271,7 @@ def test_impossible_bin_sizes(items: int) -> None:
 
 @pytest.mark.parametrize("items", [1, 8192, 16_384, 1 << 20, 1 << 31])
 def test_possible_bin_sizes(items: int) -> None:
-    """Whether it is large enough is a question of the agreement."""
+    """The agreement, not the decoder, checks whether the size is large enough."""
     assert wire.decode_hello(wire.encode_hello(replace(HELLO, bin_items=items))).bin_items == items
 
 
@@ -282,7 +284,7 @@ def test_a_hello_needs_a_known_purpose(purpose: int) -> None:
 
 
 def test_a_hello_of_another_version_is_read() -> None:
-    """The agreement tells of the difference; a later version's new fields must not hide it."""
+    """The agreement reports the difference; new fields of a later version must not prevent that."""
     other = replace(HELLO, protocol_version=3, suite="psicli-v2")
     assert wire.decode_hello(wire.encode_hello(other) + UNKNOWN_FIELD) == other
 
@@ -307,7 +309,7 @@ def protoc(*arguments: str) -> None:
 def test_the_generated_code_is_that_of_psi_proto(tmp_path: Path) -> None:
     protoc(f"--descriptor_set_out={tmp_path}/set")
     (compiled,) = descriptor_pb2.FileDescriptorSet.FromString((tmp_path / "set").read_bytes()).file
-    # The generated code leaves these out; they follow from the names.
+    # The generated code omits these, because they follow from the names.
     for message in compiled.message_type:
         for field in message.field:
             field.ClearField("json_name")
@@ -316,13 +318,13 @@ def test_the_generated_code_is_that_of_psi_proto(tmp_path: Path) -> None:
     assert committed.SerializeToString(deterministic=True) == compiled.SerializeToString(deterministic=True)
 
 
-def test_the_generated_files_are_as_the_tool_makes_them(tmp_path: Path) -> None:
+def test_the_generated_files_are_up_to_date(tmp_path: Path) -> None:
     protoc(f"--python_out={tmp_path}", f"--pyi_out={tmp_path}")
     made, committed = ((folder / "psi_pb2.py").read_text() for folder in (tmp_path, FOLDER))
     versions = [re.findall(r"^# Protobuf Python Version: (.*)$", text, re.M) for text in (made, committed)]
     assert all(len(version) == 1 for version in versions)
     if versions[0] != versions[1]:
-        pytest.skip(f"the installed protoc is {versions[0][0]}, psi_pb2.py was made by {versions[1][0]}")
+        pytest.skip(f"the installed protoc is {versions[0][0]}, but psi_pb2.py was generated by {versions[1][0]}")
     assert made == committed
     assert (tmp_path / "psi_pb2.pyi").read_text() == (FOLDER / "psi_pb2.pyi").read_text()
 
@@ -333,9 +335,9 @@ def test_a_message_over_the_cap() -> None:
 
 
 def test_a_hello_that_names_a_million_tasks() -> None:
-    """Small on the wire, large in memory."""
+    """Such a Hello is small on the wire but large in memory."""
     octets = wire.encode_hello(HELLO)
-    # Field 7, of no length: a task without a name.
+    # Field 7 with length 0 is a task without a name.
     assert len(wire.decode_hello(octets + b"\x3a\x00" * (wire.MAX_TASKS - 1)).tasks) == wire.MAX_TASKS
     with pytest.raises(PeerProtocolError, match="more than 10000 tasks"):
         wire.decode_hello(octets + b"\x3a\x00" * 1_000_000)

@@ -1,4 +1,4 @@
-"""Held for every test of this room."""
+"""Checks that apply to every test in this folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.memory.machines import PATIENCE
 
 @pytest.fixture(autouse=True)
 def no_thread_stays() -> Iterator[None]:
-    """Every thread a session or a test started ends by itself."""
+    """Assert that no thread outlives the test that started it."""
     before = set(threading.enumerate())
     yield
     left = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("psicli-")]

@@ -1,4 +1,4 @@
-"""Hello and agreement."""
+"""Tests of the agreement: how the two Hellos of a session are compared."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ DIFFERENCES: list[tuple[dict[str, Any], str]] = [
     ({"tasks": ()}, "tasks people, places"),
     ({"tasks": with_task(receiver=ALICE)}, "places: receiver bob alice"),
     ({"tasks": with_task(broadcast_result=False)}, "places: broadcast_result true false"),
-    ({"tasks": with_task(key_columns=3)}, "places: number of keys 2 3"),
-    ({"bin_items": LEAST_BIN_ITEMS // 2}, "items a bin, at least 16384 65536 8192"),
+    ({"tasks": with_task(key_columns=3)}, "places: number of key columns 2 3"),
+    ({"bin_items": LEAST_BIN_ITEMS // 2}, "items per bin (at least 16384) 65536 8192"),
 ]
 
 
@@ -100,7 +100,7 @@ def test_a_side_with_too_small_bins_ends_both_with_the_table(small_side: int) ->
         assert end.failure.code == 78
         sizes = [MOST_BIN_ITEMS, LEAST_BIN_ITEMS // 2][:: 1 if side != small_side else -1]
         row = str(end.failure.facts["table"]).splitlines()[1].split()
-        assert row == ["items", "a", "bin,", "at", "least", str(LEAST_BIN_ITEMS), *map(str, sizes)]
+        assert row == ["items", "per", "bin", "(at", "least", f"{LEAST_BIN_ITEMS})", *map(str, sizes)]
         assert end.calls() == [[], []]
 
 

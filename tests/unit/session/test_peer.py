@@ -1,4 +1,4 @@
-"""A peer that a test plays: out of order, silent, or gone."""
+"""Tests against a scripted peer that sends messages out of order, falls silent or disappears."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ from psicli.protocol.messages import (
     task_session_id,
 )
 from psicli.session import liveness
-from psicli.session.liveness import SHORTEST_HEARTBEAT, SPARE_WORDS
+from psicli.session.liveness import SHORTEST_HEARTBEAT, SPARE_HEARTBEATS
 from psicli.session.session import UNNAMED_FAILURE
 
 
 class Played:
-    """Alice's real session, and a peer that says what a test wants; alice's inputs are never read to the end."""
+    """Alice's real session with a peer whose messages the test sends; alice's reading is held until the exit."""
 
     def __init__(self, recv_timeout: float = PATIENCE, peers_timeout: float = PATIENCE, tasks: int = 3) -> None:
         self._hold = Signal()
@@ -76,36 +76,36 @@ class Played:
             if arrived is not None and isinstance(arrived[0], kind):
                 return arrived[0]
             if arrived is None:
-                assert self.peer.wait(for_message=True, room_for=None, timeout=PATIENCE), "alice says nothing"
+                assert self.peer.wait(for_message=True, room_for=None, timeout=PATIENCE), "alice sends nothing"
 
     def failure(self) -> BaseException:
-        """Wait for alice's failure; what she says meanwhile is taken in."""
+        """Wait for alice's failure and return it; the messages that she sends meanwhile are read."""
         try:
             while self.peer.wait(for_message=True, room_for=None, timeout=PATIENCE):
                 self.peer.poll()
         except PeerGoneError:
-            # A peer that heard the last word has nothing to say either.
+            # After alice's last message the peer ends its direction too.
             self.peer.close_outgoing()
         self._thread.join(PATIENCE)
-        assert self.alice.failure is not None, "alice goes on"
+        assert self.alice.failure is not None, "alice did not fail"
         return self.alice.failure
 
 
 PROBE = bytes(PROBE_BYTES)
 DIGEST = bytes(DIGEST_BYTES)
-# Alice has offered the first two of five tasks, and reads the first.
+# Sent when alice has offered the first two of five tasks and reads the input of the first.
 OUT_OF_ORDER: list[tuple[str, list[Message], str]] = [
-    ("an early Offer twice", [Offer(2), Offer(2)], "task number 2, which is not under way"),
-    ("an Offer too early", [Offer(4)], "task number 4, which is not under way"),
-    ("an Offer of no task", [Offer(2**32 - 1)], "which is not under way"),
-    ("a second Offer", [Offer(0), Offer(0)], "Offer came during the opening"),
-    ("an Open before its Offer", [Open(1, 5, PROBE)], "Open came during the offers"),
-    ("an Open of a task not begun", [Open(2, 5, PROBE)], "task number 2, which is not under way"),
-    ("an Open of no task", [Open(2**32 - 1, 5, PROBE)], "which is not under way"),
-    ("a frame before its Open", [Offer(0), Frame(0, 0, 0, 1, 0, bytes(32))], "Frame came during the opening"),
-    ("an end of no task", [End(77, 0, 0, 1, 0, DIGEST)], "task number 77, which is not under way"),
-    ("a mark of no task", [Received(5, 0, 0)], "task number 5, which is not under way"),
-    ("a commit of a task not begun", [Commit(3, DIGEST)], "task number 3, which is not under way"),
+    ("an early Offer twice", [Offer(2), Offer(2)], "a message for task 2, which is not running"),
+    ("an Offer too early", [Offer(4)], "a message for task 4, which is not running"),
+    ("an Offer of no task", [Offer(2**32 - 1)], "which is not running"),
+    ("a second Offer", [Offer(0), Offer(0)], "Offer during the opening"),
+    ("an Open before its Offer", [Open(1, 5, PROBE)], "Open during the offers"),
+    ("an Open of a task not begun", [Open(2, 5, PROBE)], "a message for task 2, which is not running"),
+    ("an Open of no task", [Open(2**32 - 1, 5, PROBE)], "which is not running"),
+    ("a frame before its Open", [Offer(0), Frame(0, 0, 0, 1, 0, bytes(32))], "Frame during the opening"),
+    ("an End of no task", [End(77, 0, 0, 1, 0, DIGEST)], "a message for task 77, which is not running"),
+    ("a Received of no task", [Received(5, 0, 0)], "a message for task 5, which is not running"),
+    ("a Commit of a task not begun", [Commit(3, DIGEST)], "a message for task 3, which is not running"),
 ]
 
 
@@ -121,7 +121,7 @@ def test_messages_that_fit_no_task(messages: list[Message], sentence: str) -> No
         failure = played.failure()
         assert isinstance(failure, PeerProtocolError)
         assert sentence in failure.message
-        # The peer hears what it is accused of.
+        # The peer hears the accusation.
         assert Abort(76) in played.peer.received
 
 
@@ -133,7 +133,7 @@ def test_a_second_hello() -> None:
         assert "a second Hello" in failure.message
 
 
-def test_early_offers_up_to_the_limit_and_words_are_fine() -> None:
+def test_early_offers_up_to_the_limit_and_heartbeats_are_fine() -> None:
     with Played(tasks=5) as played:
         for _ in range(2):
             played.hear(Offer)
@@ -145,7 +145,7 @@ def test_early_offers_up_to_the_limit_and_words_are_fine() -> None:
 
 
 def test_points_before_their_turn() -> None:
-    """They would wait in the queues, and what is due would wait behind them."""
+    """Such points would block the queues for the messages that are due."""
     alice, _ = small(2)
     ends = joined(alice, small(2)[1])
     peer = ends[1].link
@@ -169,28 +169,28 @@ def test_points_before_their_turn() -> None:
     running.join(PATIENCE)
     assert not running.is_alive()
     assert isinstance(ends[0].failure, PeerProtocolError)
-    assert "task number 1, whose turn has not come" in ends[0].failure.message
+    assert "a frame of task 1 before that task's turn" in ends[0].failure.message
 
 
-def test_words_without_end() -> None:
-    """They are always there first: this side would never come to anything else."""
+def test_a_flood_of_heartbeats() -> None:
+    """Alice would do nothing but read heartbeats."""
     with Played() as played:
-        for _ in range(2 * SPARE_WORDS):
+        for _ in range(2 * SPARE_HEARTBEATS):
             played.peer.send(Working())
         failure = played.failure()
         assert isinstance(failure, PeerProtocolError)
-        assert "it says without end that it still works" in failure.message
+        assert "it sends heartbeats too often" in failure.message
         assert Abort(76) in played.peer.received
 
 
-def test_a_peer_that_only_says_that_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bob reads for ever, and his session says so."""
+def test_a_peer_that_sends_only_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob reads for ever while his session sends heartbeats."""
     monkeypatch.setattr(liveness, "HEARTBEAT_INTERVAL", SHORTEST_HEARTBEAT)
     alice, bob = small(1)
     enough = Signal()
 
     def read_for_ever() -> None:
-        # From here on alice hears nothing else.
+        # From here on alice receives only heartbeats.
         monkeypatch.setattr(liveness, "STUCK_AFTER", 0.5 / PATIENCE)
         enough.wait()
 
@@ -213,7 +213,7 @@ def test_a_peer_that_only_says_that_it_works(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_connection_ends_before_a_result_is_written() -> None:
-    """The sender must not see in when it ends how long the receiver writes."""
+    """The time of the end must not show the sender how long the receiver writes."""
     alice, bob = small(1)
     hung_up = Signal()
     alice[0].finish_alone = lambda matches: hung_up.wait()  # type: ignore[method-assign]
@@ -230,7 +230,7 @@ def test_silence() -> None:
         assert failure.code == 69
 
 
-def test_a_peer_that_does_not_end_the_session_is_not_waited_for_without_end() -> None:
+def test_the_wait_for_the_peer_to_end_the_session_is_limited() -> None:
     with Played(recv_timeout=0.4, tasks=0) as played:
         played._thread.join(PATIENCE)
         assert not played._thread.is_alive()
@@ -239,11 +239,11 @@ def test_a_peer_that_does_not_end_the_session_is_not_waited_for_without_end() ->
 @pytest.mark.parametrize(
     ("tasks", "line"),
     [
-        (3, rf"bob has said nothing for \d+ s; {PATIENCE:.0f} s are the limit"),
-        (0, f"bob has not ended the session yet; {PATIENCE:.0f} s are the limit"),
+        (3, rf"bob has sent nothing for \d+ s; the limit is {PATIENCE:.0f} s"),
+        (0, f"bob has not ended the session yet; the limit is {PATIENCE:.0f} s"),
     ],
 )
-def test_a_silent_peer_is_waited_for_with_a_line_now_and_then(
+def test_waiting_for_a_silent_peer_is_logged_regularly(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tasks: int, line: str
 ) -> None:
     monkeypatch.setattr(liveness, "SILENCE_LINE_INTERVAL", 0.1)
@@ -252,8 +252,8 @@ def test_a_silent_peer_is_waited_for_with_a_line_now_and_then(
         wait_until(lambda: len(re.findall(line, caplog.text)) >= 2, line, PATIENCE)
 
 
-def test_a_side_that_sends_nothing_else_says_that_it_is_there() -> None:
-    """More often than of its own accord, where the other side puts up with less."""
+def test_an_idle_party_sends_heartbeats() -> None:
+    """They come more often than HEARTBEAT_INTERVAL if the peer's timeout is shorter."""
     began = time.monotonic()
     with Played(peers_timeout=0.4) as played:
         for _ in range(3):
@@ -263,8 +263,8 @@ def test_a_side_that_sends_nothing_else_says_that_it_is_there() -> None:
 
 @pytest.mark.more
 def test_reading_longer_than_the_timeout_is_no_silence() -> None:
-    """Bob reads for as long as alice would wait for a dead peer; his heartbeats keep her."""
-    # So much longer than the quarter of it after which a word is due that no busy machine makes up for it [s].
+    """Bob reads for longer than alice's timeout; his heartbeats keep her waiting."""
+    # Long enough that a busy machine still sends a heartbeat, due after a quarter of it, in time [s].
     timeout = 3.0
     enough = Signal()
     alice, bob = small(1)
@@ -286,7 +286,7 @@ def test_reading_longer_than_the_timeout_is_no_silence() -> None:
     ("code", "expected"),
     [(66, PeerFailedError), (UNNAMED_FAILURE, PeerStoppedError), (143, PeerStoppedError), (9999, PeerFailedError)],
 )
-def test_an_abort_is_passed_on_as_what_it_means_here(code: int, expected: type[PsicliError]) -> None:
+def test_an_abort_becomes_the_matching_error(code: int, expected: type[PsicliError]) -> None:
     with Played() as played:
         played.peer.send(Abort(code))
         assert isinstance(played.failure(), expected)

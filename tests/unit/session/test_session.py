@@ -1,4 +1,4 @@
-"""Sessions in memory, in which all goes well: two real Sessions over two real Links, threads for the network."""
+"""Successful sessions in memory: two real Sessions over two real Links, with threads in place of the network."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ from psicli.transport.endpoint import pump
 from psicli.transport.link import QUEUE_FRAMES
 
 
-def test_many_tasks_with_receivers_of_their_own() -> None:
-    """Sizes around the frame's, both receivers, with and without broadcast; each learns what is its to learn."""
+def test_many_tasks_with_different_receivers() -> None:
+    """Sizes around the frame size, both receivers, with and without broadcast: each learns only what it may."""
     sizes = [(0, 0), (0, 9), (1, 1), (8, 16), (17, 3), (40, 41)]
     cases = list(itertools.product((ALICE, BOB), (False, True), sizes))
     pairs = [
@@ -86,7 +86,7 @@ def test_the_session_id_is_the_same_for_both_and_new_every_time() -> None:
 
 
 def test_the_next_task_is_read_and_opened_while_one_exchanges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody masks the last frame of the first task before all of that has happened."""
+    """The last frame of the first task is held back until the next task is open on both sides."""
     opened = Signal()
     mask_own = Worker.mask_own
 
@@ -98,7 +98,7 @@ def test_the_next_task_is_read_and_opened_while_one_exchanges(monkeypatch: pytes
     monkeypatch.setattr(Worker, "mask_own", hold_the_last)
     alice, bob = small(3)
     alice[0], bob[0] = both("t0", numbers(0, 100), numbers(0, 100), receiver=ALICE)
-    # Bob is slow to read: alice's Open comes before bob has any use for it.
+    # Bob reads slowly, so alice's Open arrives before bob has opened the task.
     alices_open = Signal()
     bob[1] = Plan("t1", numbers(0, 5), receives=False, before=alices_open.wait)
     ends = joined(alice, bob)
@@ -120,14 +120,14 @@ def test_the_next_task_is_read_and_opened_while_one_exchanges(monkeypatch: pytes
         sent = end.link.sent
         last_of_first = max(i for i, m in enumerate(sent) if isinstance(m, Frame) and m.task == 0)
         assert end.link.place(Offer, 1) < end.link.place(Open, 1) < last_of_first
-        # Points of the next task never come before this one's are through, nor its Offer before this one's.
+        # Points and Offers are sent in the order of the tasks.
         order = [m.task for m in sent if isinstance(m, Frame | End) and m.stream != Stream.TOKENS]
         assert order == sorted(order)
         assert [m.task for m in sent if isinstance(m, Offer)] == [0, 1, 2]
 
 
 def reaches(stages: Stages, stage: Stage, seconds: float) -> Callable[[], None]:
-    """Make a wait until a stage has taken so long [s], but never for ever."""
+    """Return a function that waits until a stage has taken this long [s], at most PATIENCE."""
 
     return lambda: wait_until(lambda: stages.seconds()[stage] >= seconds, f"{stage} takes {seconds} s", PATIENCE)
 
@@ -147,7 +147,7 @@ def test_waiting_for_a_slow_reader_is_waiting_for_the_peer() -> None:
 
 
 def test_waiting_for_a_full_link_is_waiting_for_room() -> None:
-    """As where the network is slow: nothing leaves for a while, and both lists are longer than the queues."""
+    """As on a slow network: nothing leaves for a while, and both lists are longer than the queues."""
     many = FRAME_ITEMS * 3 * QUEUE_FRAMES
     alice, bob = both("t0", numbers(0, many), numbers(many // 2, many), receiver=ALICE)
     wait = reaches(alice.stages, Stage.WAITING_FOR_ROOM, 0.2)
@@ -170,7 +170,7 @@ def test_a_broadcast_counts_writing_on_both_sides() -> None:
     succeeded(ends)
     for plan in (alice[0], bob[0]):
         seconds = plan.stages.seconds()
-        # The items of a bin are fetched when it begins.
+        # Reading includes fetching the items of a bin when it begins.
         assert all(seconds[stage] > 0 for stage in ("reading", "computing", "matching", "writing"))
 
 
@@ -182,7 +182,7 @@ def test_a_trace_shows_every_frame_of_both_lists(tmp_path: Path) -> None:
     succeeded(ends)
     events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
     spans = Counter((event["name"], event["args"].get("frame")) for event in events if event["ph"] == "X")
-    # Two parties in one process: the frames of both lists, masked by one and by the other.
+    # Both parties share the process, so each step appears once for each party's list.
     for step in ("mask own", "mask peer"):
         assert {frame: spans[step, frame] for frame in range(4)} == {0: 2, 1: 2, 2: 1, 3: 0}
     assert spans["fetch bin", None] == 2
@@ -195,7 +195,7 @@ def test_a_trace_shows_every_frame_of_both_lists(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("later", [{}, {"broadcast": True}, {"broadcast": True, "receiver": BOB}], ids=str)
 def test_a_slow_output_does_not_show_in_the_pace_of_the_session(later: dict[str, Any]) -> None:
-    """How long a one-sided result takes to write tells of its size; the sender must not see it in later tasks."""
+    """The time to write a one-sided result depends on its size; it must not show in the pace of later tasks."""
     first, others = small(1), small(8, **later)
     alice, bob = ([*first[side], *others[side][1:]] for side in range(2))
     go_on = threading.Event()
@@ -212,25 +212,25 @@ def test_a_slow_output_does_not_show_in_the_pace_of_the_session(later: dict[str,
 
 
 class HesitantLink(TapLink):
-    """Room that appears between two looks: at the first look after a frame there is none, at the next there is."""
+    """A link whose room appears late: the first reading after a frame is 0, the next one is right."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._looks = 0
+        self._reads = 0
 
     def send(self, message: Message) -> int:
         if not isinstance(message, Working):
-            self._looks = 0
+            self._reads = 0
         return super().send(message)
 
     def room(self) -> float:
-        self._looks += 1
-        return super().room() if self._looks > 1 else 0
+        self._reads += 1
+        return super().room() if self._reads > 1 else 0
 
 
-def test_room_that_appears_between_two_looks_is_not_slept_through() -> None:
+def test_room_that_appears_between_two_reads_wakes_the_session() -> None:
     alice, bob = both("t0", numbers(0, 60), numbers(30, 90), receiver=ALICE, broadcast=True)
-    # A heartbeat, which would wake a sleeper, comes after a quarter of this.
+    # A heartbeat would wake the session too; it is sent after a quarter of this time.
     ends = joined([alice], [bob], links=(HesitantLink(), HesitantLink()), recv_timeout=8 * PATIENCE)
     beats = [end.link for end in ends]
     run(ends)
@@ -240,26 +240,26 @@ def test_room_that_appears_between_two_looks_is_not_slept_through() -> None:
 
 
 def is_still(ends: tuple[Party, Party], held: int) -> bool:
-    """Whether both sessions wait for so many pieces of work and for nothing else."""
+    """Return whether both sessions wait only for this many pieces of work."""
     turns = [end.session._turns for end in ends if end.session is not None]
     reading = any(live.on_input for each in turns for live in each)
-    on_the_way = sum(len(end.link.sent) - len(end.link.received) for end in ends)
+    in_transit = sum(len(end.link.sent) - len(end.link.received) for end in ends)
     pieces = sum(each.pieces for each in turns)
-    return all(end.link.idle for end in ends) and not reading and not on_the_way and pieces == held
+    return all(end.link.idle for end in ends) and not reading and not in_transit and pieces == held
 
 
 @pytest.mark.parametrize("terms", [[ALICE, ALICE], [ALICE, BOB], [BOB, ALICE]], ids=str)
 def test_a_slow_check_of_the_lists_does_not_block_the_next_task(
     monkeypatch: pytest.MonkeyPatch, terms: list[str]
 ) -> None:
-    """The end of the tokens must not stand behind more frames of the next task than the receiver takes in."""
+    """The end of the tokens must not queue behind more frames of the next task than the receiver reads."""
     pairs = [both(f"t{i}", numbers(0, 200), numbers(100, 300), receiver=who) for i, who in enumerate(terms)]
     check = Worker.check
     ends = joined([pair[0] for pair in pairs], [pair[1] for pair in pairs])
     held: set[Worker] = set()
 
     def check_slowly(worker: Worker) -> None:
-        # Until frames of the next task fill a queue, or no more of them can come.
+        # Wait until frames of the next task fill a queue, or until no more of them can arrive.
         held.add(worker)
         wait_until(
             lambda: any(len(end.link._inbox) >= QUEUE_FRAMES for end in ends) or is_still(ends, len(held)),
@@ -273,12 +273,12 @@ def test_a_slow_check_of_the_lists_does_not_block_the_next_task(
     running = threading.Thread(target=run, args=(ends,), name="psicli-test-run", daemon=True)
     running.start()
     running.join(PATIENCE)
-    assert not running.is_alive(), "both sides wait for each other"
+    assert not running.is_alive(), "the two sides are deadlocked"
     succeeded(ends)
 
 
 def test_a_link_that_ends_while_both_directions_are_full_is_noticed() -> None:
-    """Nothing goes out, nothing more is taken in, and then the peer dies: that is no reason to wait, or to spin."""
+    """Nothing can be sent or read when the peer dies: the session must neither wait nor spin."""
     alice, bob = both("t0", numbers(0, 400), numbers(0, 400), receiver=BOB)
     ends = joined([alice], [bob])
     link = ends[0].link

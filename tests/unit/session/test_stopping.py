@@ -1,4 +1,4 @@
-"""One side fails, or the link between them: what the other side is told, and what stays."""
+"""Tests of failures: one party or the link fails, and the other party learns only what it may; commits are kept."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def test_a_task_that_cannot_be_read_spares_the_ones_before_it(failing: str, term
         assert [plan.calls for plan in end.plans[3:]] == [[], []]
         assert "exchanged" not in end.plans[2].calls
     assert mine.plans[2].calls == ["started"]
-    # Its class and nothing else.
+    # Only the failure class is sent.
     assert [m for m in theirs.link.received if isinstance(m, Abort)] == [Abort(65)]
 
 
-def test_an_output_that_fails_after_received_is_nobody_elses_affair() -> None:
+def test_an_output_that_fails_after_received_stays_hidden_from_the_sender() -> None:
     alice, bob = small(4)
     alice[1].alone_failure = StorageError(path=Path("out.csv"), reason="no space left on device")
     ends = joined(alice, bob)
@@ -93,15 +93,15 @@ def test_an_output_that_fails_before_commit_stops_both() -> None:
     ends = joined(alice, bob)
     run(ends)
     assert ends[1].failure is failure
-    # A full disk is worth another try.
+    # A full disk counts as "stopped", after which a retry makes sense.
     assert isinstance(ends[0].failure, PeerStoppedError)
     assert not alice[0].output.published
     assert not bob[0].output.published
 
 
 @pytest.mark.parametrize("failure", [BAD_ROW, TerminatedBySignal(), ZeroDivisionError()], ids=["65", "143", "70"])
-def test_between_the_lists_and_the_bitmap_no_failure_has_a_name(failure: Exception) -> None:
-    """What the receiver's failure is could tell the sender of a match; a signal must not stand out either."""
+def test_between_the_lists_and_the_bitmap_every_failure_looks_the_same(failure: Exception) -> None:
+    """The class of the receiver's failure could reveal a match to the sender, so even a signal is not named."""
     alice, bob = both("t0", numbers(0, 20), numbers(10, 30), receiver=ALICE, broadcast=True)
     ends = joined([alice], [bob])
 
@@ -132,7 +132,7 @@ def refuse(failure: PsicliError) -> Callable[[int], None]:
 @pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
 @pytest.mark.parametrize("refusing", [0, 1], ids=["receiver", "sender"])
 def test_a_task_that_is_refused_spares_the_ones_before_it(refusing: int, broadcast: bool, failure: PsicliError) -> None:
-    """It ends the session when those are through; no point of it is sent, and the tasks after it are not opened."""
+    """Earlier tasks complete, then the session ends: no point of the refused task is sent, no later task is opened."""
     plans = small(4, broadcast=broadcast)
     plans[refusing][2].at_opening = refuse(failure)
     ends = joined(*plans)
@@ -149,7 +149,7 @@ def test_a_task_that_is_refused_spares_the_ones_before_it(refusing: int, broadca
     assert plans[refusing][3].calls == []
 
 
-def test_of_a_task_refused_at_once_only_its_offer_and_open_are_sent() -> None:
+def test_a_first_task_that_is_refused_sends_only_offer_and_open() -> None:
     for mine, theirs in ((5, 5), (0, 5), (5, 0), (0, 0)):
         alice, bob = both("t0", numbers(0, mine), numbers(0, theirs), receiver=ALICE)
         alice.at_opening = refuse(TOO_SMALL)
@@ -169,8 +169,8 @@ def test_of_a_task_refused_at_once_only_its_offer_and_open_are_sent() -> None:
     [MatchRateError(task="t", matched=9, own=10, limit=0.5), StorageError(path="o", reason="r"), ZeroDivisionError()],
     ids=["79", "74", "70"],
 )
-def test_a_result_that_is_refused_looks_like_any_failure_there(failure: Exception) -> None:
-    """Whatever ends the receiver after its match: no bitmap, and the sender sees the same."""
+def test_a_refused_result_looks_like_any_other_failure(failure: Exception) -> None:
+    """Any failure of the receiver after matching looks the same to the sender: it gets no bitmap and no class."""
     alice, bob = both("t0", numbers(0, 20), numbers(10, 30), receiver=ALICE, broadcast=True)
 
     def fail(matches: Matches) -> None:
@@ -223,7 +223,7 @@ def test_a_signal_after_the_commit_leaves_it(tasks: int) -> None:
         assert plan.output is not None
         assert plan.output.published
         assert plan.calls == ["started", "exchanged"]
-    # The second task may have come as far by then.
+    # The second task may have been committed by then as well.
     assert (ends[1].failure is None) == all(plan.result is not None for plan in bob)
     assert tasks == 2 or ends[1].failure is None
 
@@ -231,12 +231,12 @@ def test_a_signal_after_the_commit_leaves_it(tasks: int) -> None:
 @pytest.mark.parametrize("tasks", [1, 2])
 @pytest.mark.parametrize("last", [Commit, Done])
 def test_a_link_that_ends_around_the_commit(last: type[TaskMessage], tasks: int) -> None:
-    """What is committed stays, with a warning where the last word is missing; what comes after it fails."""
+    """Committed outputs stay, with a warning if the last message was lost; later tasks fail."""
     alice, bob = small(tasks, broadcast=True)
     ends = joined(alice, bob)
 
     def passes(message: Message) -> bool:
-        # The first task's is lost, and with it everything behind it; the second one may have come as far before.
+        # Drops this message of the first task and everything after it; the second task may have got as far before.
         return not (isinstance(message, last) and message.task == 0)
 
     run(ends, **{"to_bob" if last is Commit else "to_alice": passes})
@@ -248,9 +248,9 @@ def test_a_link_that_ends_around_the_commit(last: type[TaskMessage], tasks: int)
     assert alice[0].result.warning == UNCONFIRMED
     assert bob[0].output.published == (last is Done)
     assert (bob[0].result is not None) == (last is Done)
-    # The second task may have come as far by then, and stays for the same reason.
+    # The second task may have been committed by then as well, and then it stays too.
     assert (ends[0].failure is None) == all(plan.result is not None for plan in alice)
-    # Bob is through with it only where he has heard of the commit.
+    # For bob a task is complete only if its Commit arrived.
     assert (ends[1].failure is None) == all(plan.result is not None for plan in bob)
     if last is Commit:
         assert isinstance(ends[1].failure, PeerGoneError)

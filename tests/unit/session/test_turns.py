@@ -1,4 +1,4 @@
-"""Whose turn it is: the bins of all tasks, two at a time and in order."""
+"""Tests of the schedule: the bins of all tasks run in order, at most two at the same time."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ BINS = {count: number_of_bins(count, count, BIN_ITEMS) for count in (150, 200, 4
 
 @pytest.fixture
 def under_way(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[int, tuple[bool, int]]]]:
-    """At each look for bins to begin, of either party: of each task with bins under way its role and how many."""
+    """Record, per party and turn of the loop: for each task with running bins, its role and the number of bins."""
     seen: dict[str, list[dict[int, tuple[bool, int]]]] = {ALICE: [], BOB: []}
     begin_bins = Session._begin_bins
 
     def watch(session: Session) -> None:
         begin_bins(session)
         parties = {live.index: live.party for live in session._turns}
-        now = {i: (each.receives, each.bins.never_through) for i, each in parties.items() if each.bins.never_through}
+        now = {i: (each.receives, each.bins.never_done) for i, each in parties.items() if each.bins.never_done}
         seen[session.hellos.ours.party].append(now)
 
     monkeypatch.setattr(Session, "_begin_bins", watch)
@@ -57,7 +57,7 @@ def under_way(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[int, tuple
 
 
 def learnt(ends: tuple[Party, Party], common: set[str]) -> None:
-    """Both parties learnt, of all tasks, what is theirs to learn."""
+    """Assert that each party learnt the results it is entitled to, in all tasks."""
     for end in ends:
         for plan in end.plans:
             assert plan.found == (common if plan.receives or plan.broadcast else None)
@@ -69,7 +69,7 @@ def learnt(ends: tuple[Party, Party], common: set[str]) -> None:
 def test_two_bins_are_under_way_at_a_time(
     under_way: dict[str, list[dict[int, tuple[bool, int]]]], receiver: str, broadcast: bool
 ) -> None:
-    """Over all tasks, and never three."""
+    """The limit holds for all tasks together."""
     pairs = [
         both(f"t{i}", numbers(0, 130), numbers(100, 250), receiver=receiver, broadcast=broadcast) for i in range(3)
     ]
@@ -86,13 +86,13 @@ def test_two_bins_are_under_way_at_a_time(
 def test_the_last_bin_of_a_task_and_the_first_of_the_next_are_under_way_together(
     under_way: dict[str, list[dict[int, tuple[bool, int]]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody masks a point before that is so on both sides."""
+    """Masking is held back until both bins run on both sides."""
     mask_own = Worker.mask_own
 
     def hold(worker: Worker, start: int, stop: int) -> bytes:
         wait_until(
             lambda: all(any(set(now) == {0, 1} for now in seen) for seen in under_way.values()),
-            "they are under way together",
+            "both bins run together",
             PATIENCE,
         )
         return mask_own(worker, start, stop)
@@ -107,7 +107,7 @@ def test_the_last_bin_of_a_task_and_the_first_of_the_next_are_under_way_together
 
 
 def test_bins_go_in_order() -> None:
-    """In each direction the points of a bin end before those of the next begin, and all but two bins are through."""
+    """In each direction the points of a bin end before the next bin's begin; all but the latest two are received."""
     alice, bob = both("t0", numbers(0, 400), numbers(200, 600), receiver=ALICE)
     ends = joined([alice], [bob], bin_items=BIN_ITEMS)
     run(ends)
@@ -118,7 +118,7 @@ def test_bins_go_in_order() -> None:
         assert points == sorted(points)
     received = [message for message in ends[0].link.sent if isinstance(message, Received)]
     assert sorted(message.bin for message in received) == list(range(BINS[400]))
-    # No point of a bin before those before the one before it are received, which two checks at a time may change round.
+    # Bin n starts once all bins up to n - 2 are received; two checks run at a time, so their order may differ.
     sent = ends[0].link.sent
     for number in range(2, BINS[400]):
         first = next(i for i, message in enumerate(sent) if isinstance(message, Frame) and message.bin == number)
@@ -131,7 +131,7 @@ def test_bins_go_in_order() -> None:
 def test_tasks_of_opposite_receivers_have_no_bins_under_way_together(
     under_way: dict[str, list[dict[int, tuple[bool, int]]]], broadcast: bool
 ) -> None:
-    """Else both directions could be full of points, each side waiting for the other to take some in."""
+    """Otherwise both directions could be full of points while each party waits for the other to read."""
     pairs = [
         both(f"t{i}", numbers(0, 130), numbers(100, 250), receiver=(ALICE, BOB)[i % 2], broadcast=broadcast)
         for i in range(5)
@@ -148,7 +148,7 @@ def test_tasks_of_opposite_receivers_have_no_bins_under_way_together(
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("bin_items", [BIN_ITEMS, MOST_BIN_ITEMS], ids=["many bins", "one bin"])
 def test_full_links_in_both_directions_do_not_wait_for_each_other(bin_items: int) -> None:
-    """Frames leave only when no more fit on their way, as on a slow line; both lists are longer than that."""
+    """Each direction fills up before the first frame leaves, as on a slow line; both lists exceed the queues."""
     many = 4 * QUEUE_FRAMES * FRAME_ITEMS
     pairs = [
         both(f"t{i}", numbers(0, many), numbers(many // 2, 2 * many), receiver=(ALICE, BOB)[i % 2]) for i in range(4)
@@ -158,11 +158,11 @@ def test_full_links_in_both_directions_do_not_wait_for_each_other(bin_items: int
 
     def slow(end: Party) -> Filter:
         def passes(message: Message) -> bool:
-            # Nothing of the first task leaves before no more has room.
+            # The first frame is held back until the queue is full.
             if isinstance(message, Frame) and message.task == message.bin == message.seq == 0:
                 with end.link._changed:
                     is_full = end.link._changed.wait_for(lambda: end.link.room() < 1, PATIENCE)
-                assert is_full, "the link is never full"
+                assert is_full, "the link did not fill up"
                 full[end.party].set()
             return True
 
@@ -175,8 +175,8 @@ def test_full_links_in_both_directions_do_not_wait_for_each_other(bin_items: int
     learnt(ends, set(numbers(many // 2, many)))
 
 
-def test_a_bin_whose_comparing_fails_is_its_tasks_own_affair(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The receiver compares a bin after it has said Received: whatever becomes of that, the sender sees nothing."""
+def test_a_failed_comparison_stays_hidden_from_the_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receiver compares a bin after it has sent Received, so the sender sees no difference if that fails."""
     alice = [Plan(f"t{i}", numbers(0, 200), receives=True) for i in range(3)]
     bob = [Plan(f"t{i}", numbers(100, 300), receives=False) for i in range(3)]
     ends = joined(alice, bob, bin_items=BIN_ITEMS)
@@ -185,7 +185,7 @@ def test_a_bin_whose_comparing_fails_is_its_tasks_own_affair(monkeypatch: pytest
     failure = SelfCheckError(backend="native", detail="a test")
 
     def fail_once(worker: Worker, *, bitmap: bool = False) -> Match:
-        # The second bin of the second task; bins are compared one at a time, in order.
+        # Fail in the second bin of the second task; bins are compared one at a time, in order.
         if next(matched) == BINS[200] + 2:
             raise failure
         return match(worker, bitmap=bitmap)
@@ -202,7 +202,7 @@ def test_a_bin_whose_comparing_fails_is_its_tasks_own_affair(monkeypatch: pytest
 
 
 class LyingLink(TapLink):
-    """A link that says another digest than it should in one kind of message."""
+    """A link that sends a wrong digest in one kind of message."""
 
     def __init__(self, kind: type[Any]) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ class LyingLink(TapLink):
     ("kind", "broadcast", "liar"), [(Received, False, 0), (Done, False, 1), (Commit, True, 0), (Done, True, 1)]
 )
 def test_a_digest_that_differs_is_a_violation(kind: type[Any], broadcast: bool, liar: int, bin_items: int) -> None:
-    """Both must come to one digest over counts and bins, in a broadcast over the matches too."""
+    """Both parties must compute the same digest over counts and bins, and over the matches in a broadcast."""
     alice, bob = both("t0", numbers(0, 100), numbers(50, 150), receiver=ALICE, broadcast=broadcast)
     links = [TapLink(), TapLink()]
     links[liar] = LyingLink(kind)
@@ -228,8 +228,8 @@ def test_a_digest_that_differs_is_a_violation(kind: type[Any], broadcast: bool, 
     failure = ends[1 - liar].failure
     assert isinstance(failure, PeerProtocolError)
     assert failure.code == 76
-    assert "it comes to another digest of the task" in failure.message
-    # After Done the peer is through; before, it hears what it is accused of.
+    assert "it computed a different digest of the task" in failure.message
+    # After Done the peer has already left; before that, it hears the accusation.
     if kind is not Done:
         assert isinstance(ends[liar].failure, PeerAccusesError)
     assert alice.found is None or kind is Done or broadcast

@@ -1,4 +1,4 @@
-"""The small authority: what its certificates say, what it refuses, and that no key is ever overwritten or shown."""
+"""Tests of the certificate authority: its certificates, its refusals, and that no key is ever overwritten or shown."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def lasts(certificate: x509.Certificate) -> timedelta:
     return certificate.not_valid_after_utc - datetime.now(UTC)
 
 
-# What is made ------------------------------------------------------------------------------------------------------
+# Certificates ------------------------------------------------------------------------------------------------------
 
 
 def test_an_authority(folder: Path) -> None:
@@ -71,11 +71,11 @@ def test_a_party(folder: Path) -> None:
     identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     assert kinds[x509.AuthorityKeyIdentifier.oid].value.key_identifier == identifier.digest
     assert timedelta(days=364) < lasts(alice) < timedelta(days=366)
-    # Valid at once, also for a clock that is behind.
+    # It is valid immediately, even for a clock that is behind.
     assert alice.not_valid_before_utc < datetime.now(UTC) - timedelta(minutes=5)
 
 
-def test_what_is_issued_is_what_a_run_wants(folder: Path) -> None:
+def test_a_run_accepts_an_issued_certificate(folder: Path) -> None:
     certs.issue(folder, folder, "alice", [], 90)
     files = folder / "ca.pem", folder / "alice.pem", folder / "alice.key"
     TlsCredentials(*files, own_name="alice", peer_name="bob").check_own()
@@ -87,7 +87,7 @@ def test_nothing_outlives_its_authority(tmp_path: Path) -> None:
     assert load(tmp_path / "alice.pem").not_valid_after_utc == load(tmp_path / "ca.pem").not_valid_after_utc
 
 
-def test_keys_are_the_owners_alone(folder: Path) -> None:
+def test_only_the_owner_can_read_the_keys(folder: Path) -> None:
     before = os.umask(0)
     try:
         certs.issue(folder, folder, "alice", [], 1)
@@ -99,8 +99,8 @@ def test_keys_are_the_owners_alone(folder: Path) -> None:
     assert {modes[name] for name in ("alice.pem", "bob.csr")} == {0o644}
 
 
-def test_a_request_gives_its_key_and_nothing_else(folder: Path) -> None:
-    """Whatever it asks for: to be an authority, or to be alice."""
+def test_only_the_public_key_of_a_request_is_used(folder: Path) -> None:
+    """The request also asks to be an authority and to be named alice; both are ignored."""
     key = rsa.generate_private_key(65537, 2048)
     asked = (
         x509.CertificateSigningRequestBuilder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "alice")]))
@@ -116,7 +116,7 @@ def test_a_request_gives_its_key_and_nothing_else(folder: Path) -> None:
     assert not bob.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
 
 
-# What is refused ---------------------------------------------------------------------------------------------------
+# Refusals ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("there", ["alice.key", "alice.pem"])
@@ -142,7 +142,7 @@ def test_no_link_is_followed(folder: Path) -> None:
     assert not (folder / "elsewhere").exists()
 
 
-def test_a_folder_that_is_not_there(folder: Path) -> None:
+def test_a_missing_folder(folder: Path) -> None:
     with pytest.raises(CannotCreateError, match="its folder does not exist"):
         certs.issue(folder / "nowhere", folder, "alice", [], 1)
 
@@ -184,16 +184,16 @@ def no_certificate(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (another_key, r"ca\.key: .*it is not the key of .*ca\.pem"),
+        (another_key, r"ca\.key: .*it is not the private key of .*ca\.pem"),
         (no_key, r"ca\.key: .*no unencrypted private key"),
         (encrypted_key, r"ca\.key: .*no unencrypted private key"),
         (key_missing, r"ca\.key: .*no such file"),
-        (a_party_for_an_authority, r"ca\.pem: .*no authority's certificate"),
-        (expired_authority, r"ca\.pem: .*no authority's certificate, or has expired"),
-        (no_certificate, r"ca\.pem: .*holds no certificate"),
+        (a_party_for_an_authority, r"ca\.pem: .*not the certificate of an authority"),
+        (expired_authority, r"ca\.pem: .*not the certificate of an authority, or it has expired"),
+        (no_certificate, r"ca\.pem: .*contains no certificate"),
     ],
 )  # fmt: skip
-def test_an_authority_that_is_none(folder: Path, spoil: object, sentence: str) -> None:
+def test_an_unusable_authority(folder: Path, spoil: object, sentence: str) -> None:
     assert callable(spoil)
     spoil(folder)
     with pytest.raises(TlsFileError, match=sentence):
@@ -201,12 +201,12 @@ def test_an_authority_that_is_none(folder: Path, spoil: object, sentence: str) -
     assert list(folder.glob("alice.*")) == []
 
 
-def test_a_request_that_is_none(folder: Path) -> None:
+def test_an_invalid_request(folder: Path) -> None:
     certs.request(folder, "bob")
     octets = x509.load_pem_x509_csr((folder / "bob.csr").read_bytes()).public_bytes(serialization.Encoding.DER)
     forged = x509.load_der_x509_csr(octets[:-1] + bytes([octets[-1] ^ 1]))
     (folder / "bob.csr").write_bytes(forged.public_bytes(serialization.Encoding.PEM))
-    with pytest.raises(TlsFileError, match="signature of the request is wrong"):
+    with pytest.raises(TlsFileError, match="signature of the request is invalid"):
         certs.issue(folder, folder, "bob", [], 1, folder / "bob.csr")
     (folder / "bob.csr").write_text("nothing")
     with pytest.raises(TlsFileError, match="no signing request"):
@@ -271,14 +271,14 @@ def test_a_wrong_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_shown(folder: Path) -> None:
-    with pytest.raises(TlsFileError, match="holds no certificate"):
+def test_files_that_cannot_be_shown(folder: Path) -> None:
+    with pytest.raises(TlsFileError, match="contains no certificate"):
         certs.describe(folder / "ca.key")
     with pytest.raises(TlsFileError, match="no such file"):
         certs.describe(folder / "nowhere.pem")
 
 
-def test_a_certificate_that_is_not_valid_says_so(tmp_path: Path) -> None:
+def test_an_expired_certificate_is_marked(tmp_path: Path) -> None:
     Authority().issue(tmp_path, "old", ["old"], begins=-2 * HOUR, ends=-HOUR)
     (facts,) = certs.describe(tmp_path / "old.pem")
     assert certs.to_text(facts).splitlines()[4].endswith("NOT VALID NOW")

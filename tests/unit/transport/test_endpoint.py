@@ -1,4 +1,4 @@
-"""What listener and dialer share: how an address is written, how often a side that waits says so and tries again."""
+"""Tests of what listener and dialer share: the notation of addresses, the backoff, and the log lines of a wait."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from psicli.transport.endpoint import Endpoint, Ticker
 
 
 @pytest.mark.parametrize(("host", "where"), [("10.0.0.1", "10.0.0.1:80"), ("::1", "[::1]:80")])
-def test_an_address_is_written_as_people_know_it(host: str, where: str) -> None:
+def test_the_notation_of_an_address(host: str, where: str) -> None:
     assert Endpoint(host, 80, "bob").where == where
 
 
@@ -21,7 +21,7 @@ def test_pauses_double_up_to_the_longest() -> None:
     assert list(islice(backoff(FIRST_PAUSE / 2), 2)) == [FIRST_PAUSE / 2] * 2
 
 
-def test_a_line_is_written_when_it_is_due_or_wanted_at_once() -> None:
+def test_a_line_is_written_when_it_is_due_or_hastened() -> None:
     lines: list[str] = []
     ticker = Ticker()
     ticker.tick(lines.append, "too early")

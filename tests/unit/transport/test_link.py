@@ -1,4 +1,4 @@
-"""The link over real gRPC on loopback: who gets the session, what is answered, what is forgotten."""
+"""Tests of the link over real gRPC on loopback: who takes the session, and how other connections are answered."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from psicli.transport.listener import Listener
 
 
 class Meeting:
-    """A listener `alice` on a port of its own, and whoever dials it."""
+    """A listener `alice` on a free port, and dialers that connect to it."""
 
     def __init__(self, stack: ExitStack) -> None:
         with socket.socket() as probe:
@@ -58,12 +58,12 @@ class Meeting:
         listening = self.listen()
         links = self.dial().result(DEADLINE), listening.result(DEADLINE)
         for link in links:
-            # A pump that waits for room waits until somebody reads or ends the link.
+            # A pump that waits for room would block until somebody reads or ends the link.
             self._stack.callback(link.end)
         return links[1], links[0]
 
     def raw(self, messages: Iterator[bytes]) -> Iterator[bytes]:
-        """Open a stream that sends what it likes; return what comes back."""
+        """Open a stream that sends these octets; return the answers."""
         channel = self._stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{self.port}"))
         answers: Iterator[bytes] = channel.stream_stream(PATH)(messages, timeout=DEADLINE)
         return answers
@@ -112,13 +112,13 @@ def send_all(link: Link, messages: list[Message]) -> None:
         link.send(message)
 
 
-def test_a_side_that_does_not_read_holds_the_other_one_back(meeting: Meeting) -> None:
-    """What neither queue nor the network's window takes is not taken at all: memory stays bounded."""
+def test_a_party_that_does_not_read_blocks_the_sender(meeting: Meeting) -> None:
+    """The sender gets no room once both queues and the network's window are full, so memory stays bounded."""
     alice, _ = meeting.links()
     frame = Frame(0, 0, 0, 1, 0, os.urandom(1 << 20))
     sent = QUEUE_FRAMES + 1
     send_all(alice, [frame] * sent)
-    # Where room comes later than that, this only sees less.
+    # If room appears after more than a second, the loop only ends earlier.
     while alice.wait(for_message=False, room_for=1, timeout=1.0):
         alice.send(frame)
         sent += 1
@@ -174,7 +174,7 @@ def test_the_class_of_a_failure_arrives_after_what_was_sent_before(meeting: Meet
 
 
 @pytest.mark.parametrize("sending", ["listener", "dialer"])
-def test_what_is_no_message_is_found_and_can_still_be_answered(meeting: Meeting, sending: str) -> None:
+def test_an_invalid_message_is_detected_and_can_be_answered(meeting: Meeting, sending: str) -> None:
     alice, bob = meeting.links()
     one, other = (alice, bob) if sending == "listener" else (bob, alice)
     with one._changed:
@@ -192,17 +192,17 @@ def test_what_is_no_message_is_found_and_can_still_be_answered(meeting: Meeting,
 
 @pytest.mark.parametrize("sending", ["listener", "dialer"])
 @pytest.mark.parametrize(
-    "word", [Ready(1), Frame(0, 0, 0, 1, 0, bytes(32)), Working(), Abort(65)], ids=lambda word: type(word).__name__
+    "late", [Ready(1), Frame(0, 0, 0, 1, 0, bytes(32)), Working(), Abort(65)], ids=lambda late: type(late).__name__
 )
-def test_whatever_comes_after_bye_is_refused(meeting: Meeting, sending: str, word: Message) -> None:
+def test_any_message_after_bye_is_refused(meeting: Meeting, sending: str, late: Message) -> None:
     alice, bob = meeting.links()
     one, other = (alice, bob) if sending == "listener" else (bob, alice)
     with one._changed:
-        for message in (Bye(), word):
+        for message in (Bye(), late):
             one._outbox.put(encode(message))
         one._changed.notify_all()
     assert other.wait(for_message=True, room_for=None, timeout=DEADLINE)
-    with pytest.raises(PeerProtocolError, match="it goes on after its last word"):
+    with pytest.raises(PeerProtocolError, match="it sent a message after its last one"):
         other.poll()
 
 
@@ -214,7 +214,7 @@ def test_a_listener_that_fails_tells_the_dialer(meeting: Meeting) -> None:
 
 
 def test_a_check_is_refused_but_does_not_use_up_the_refusal(meeting: Meeting) -> None:
-    """The peer's run, which comes after it, has to be told too."""
+    """The peer's run, which connects later, must hear the refusal too."""
     with ThreadPoolExecutor(1) as pool:
         refusing = pool.submit(meeting.listener.refuse, 66, DEADLINE)
         with pytest.raises(PeerFailedError):
@@ -262,7 +262,7 @@ def test_nobody_listens() -> None:
     dialer.close()
 
 
-def test_a_dialer_that_is_a_moment_early_loses_no_whole_interval() -> None:
+def test_a_dialer_that_is_slightly_early_does_not_lose_a_whole_interval() -> None:
     interval = 2 * DEADLINE
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(2))
@@ -309,7 +309,7 @@ def test_a_listener_that_is_gone_is_noticed(meeting: Meeting) -> None:
         read_to_the_end(bob)
 
 
-def test_proxy_variables_are_not_looked_at(meeting: Meeting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_variables_are_ignored(meeting: Meeting, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     meeting.links()

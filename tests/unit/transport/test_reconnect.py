@@ -1,4 +1,4 @@
-"""A connection that breaks: mended over a new one where the peer lives, and its end noticed where it does not."""
+"""Tests of broken connections: both parties reconnect if the peer is alive, and notice it if the peer is gone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from psicli.transport.listener import Listener, is_unanswered
 from psicli.transport.tls import TIMED_OUT, TlsCredentials
 
 FRAMES: list[Message] = [Frame(0, 0, 0, 1, seq, os.urandom(20_000)) for seq in range(400)]
-# Pings that find a dead connection within about a second [ms].
+# Options with which pings detect a dead connection within about a second [ms].
 QUICK = {
     "grpc.keepalive_time_ms": 300,
     "grpc.keepalive_timeout_ms": 700,
@@ -41,7 +41,7 @@ QUICK = {
 
 
 class Ends:
-    """Alice and bob, joined through a proxy; files: where their certificates are, if they have any."""
+    """Alice and bob, connected through a proxy; files: the folder of their certificates, None without TLS."""
 
     def __init__(self, stack: ExitStack, window: float, files: Path | None) -> None:
         self.port, proxy_port = stack.enter_context(free_ports(2))
@@ -88,7 +88,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (listener, dialer):
         monkeypatch.setattr(module, "_OPTIONS", list((dict(module._OPTIONS) | QUICK).items()))
     monkeypatch.setattr("psicli.transport.dialer.ANSWER_TIMEOUT", 1.0)
-    # A dialer that is late because the machine is busy is not dead.
+    # On a busy machine a dialer may be late, which does not mean that it is dead.
     monkeypatch.setattr("psicli.transport.listener.DEAD_AFTER", DEADLINE)
 
 
@@ -100,7 +100,7 @@ def await_message(link: Link) -> Message:
 
 
 def exchange(ends: Ends, at_frame: Callable[[int], None]) -> None:
-    """Send all frames both ways; at_frame: called before each of alice's goes out."""
+    """Send all frames in both directions; at_frame: called before alice sends each of hers."""
 
     def send(link: Link, before: Callable[[int], None]) -> None:
         for number, frame in enumerate(FRAMES):
@@ -128,11 +128,11 @@ def finish(ends: Ends) -> None:
 
 def await_broken(link: Link) -> None:
     with link._changed:
-        assert link._changed.wait_for(lambda: link.broken, DEADLINE), "the break goes unnoticed"
+        assert link._changed.wait_for(lambda: link.broken, DEADLINE), "the link did not notice the break"
 
 
 def talk(ends: Ends) -> None:
-    """Say something in each direction over what there is."""
+    """Send a message in each direction and check that it arrives."""
     for number, (source, goal) in enumerate([(ends.alice, ends.bob), (ends.bob, ends.alice)]):
         source.send(Ready(number))
         assert await_message(goal) == Ready(number)
@@ -144,7 +144,7 @@ def read_to_the_end(link: Link) -> None:
         link.poll()
 
 
-# Mended ----------------------------------------------------------------------------------------------------------
+# Reconnected -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.sample(2)
@@ -166,8 +166,8 @@ def test_nothing_is_lost_or_doubled_when_a_connection_breaks(
 
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("how", ["hold", "blackhole"])
-def test_a_connection_that_falls_silent_is_mended(join: Callable[..., Ends], quick: None, how: str) -> None:
-    """With `hold`, what was given up arrives after all when the wire is whole again: it must do no harm."""
+def test_a_silent_connection_is_replaced(join: Callable[..., Ends], quick: None, how: str) -> None:
+    """With `hold`, old octets still arrive once the network is back; they must do no harm."""
     ends = join()
 
     def cut(number: int) -> None:
@@ -182,7 +182,7 @@ def test_a_connection_that_falls_silent_is_mended(join: Callable[..., Ends], qui
 
 
 @pytest.mark.parametrize("octets", [3_000, 300_000])
-def test_a_flipped_bit_in_tls_is_mended(join: Callable[..., Ends], files: Path, octets: int) -> None:
+def test_reconnecting_after_a_flipped_bit_in_tls(join: Callable[..., Ends], files: Path, octets: int) -> None:
     ends = join(files=files)
     ends.proxy.flip_after(octets)
     exchange(ends, lambda number: None)
@@ -190,13 +190,13 @@ def test_a_flipped_bit_in_tls_is_mended(join: Callable[..., Ends], files: Path, 
     finish(ends)
 
 
-def test_the_last_words_are_said_again(join: Callable[..., Ends]) -> None:
+def test_the_last_messages_are_sent_again(join: Callable[..., Ends]) -> None:
     ends = join()
     ends.proxy.hold()
     ends.alice.send(Ready(7))
     finishing = ends.pool.submit(ends.alice.finish, DEADLINE)
     with ends.alice._changed:
-        assert ends.alice._changed.wait_for(lambda: ends.alice.stream and ends.alice.stream.said_bye, DEADLINE)
+        assert ends.alice._changed.wait_for(lambda: ends.alice.stream and ends.alice.stream.sent_bye, DEADLINE)
     ends.proxy.reset()
     ends.proxy.restore()
     assert await_message(ends.bob) == Ready(7)
@@ -204,7 +204,7 @@ def test_the_last_words_are_said_again(join: Callable[..., Ends]) -> None:
     assert finishing.result(DEADLINE)
 
 
-# Dead, stopped, or out of reach ----------------------------------------------------------------------------------
+# Dead, stopped or unreachable ------------------------------------------------------------------------------------
 
 
 def test_a_dialer_that_died_is_not_waited_for(join: Callable[..., Ends], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_a_dialer_that_died_is_not_waited_for(join: Callable[..., Ends], monkeyp
     ends = join()
     ends.bob._reconnection.sid = b""
     ends.proxy.reset()
-    with pytest.raises(PeerGoneError, match="no new connection came within 0 s"):
+    with pytest.raises(PeerGoneError, match="it did not reconnect within 0 s"):
         read_to_the_end(ends.alice)
 
 
@@ -227,7 +227,7 @@ def test_a_listener_that_was_started_again_is_not_waited_for(join: Callable[...,
     ends = join()
     ends.listener._session_link, taken = None, ends.listener._session_link
     ends.proxy.reset()
-    with pytest.raises(PeerGoneError, match="knows nothing of this session"):
+    with pytest.raises(PeerGoneError, match="it no longer has this session"):
         read_to_the_end(ends.bob)
     assert taken is not None
     taken.end()
@@ -240,26 +240,26 @@ def test_a_listener_that_is_stopped_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr("psicli.transport.link.LONG_SILENCE", 0.5)
     ends = join(files=files if tls else None)
-    # The machine, here the proxy's, goes on to take connections.
+    # The machine, here the proxy, still accepts connections.
     ends.proxy.blackhole()
-    with pytest.raises(PeerGoneError, match="its machine took a connection that nobody answered"):
+    with pytest.raises(PeerGoneError, match="its machine accepted a connection but gave no answer"):
         read_to_the_end(ends.bob)
 
 
 @pytest.mark.more
-def test_a_network_that_is_there_for_a_moment_is_no_stopped_listener(
+def test_a_network_that_comes_and_goes_is_not_a_stopped_listener(
     join: Callable[..., Ends], quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("psicli.transport.link.LONG_SILENCE", 0.5)
     ends = join()
     reached: list[bool] = []
 
-    def now_and_then(host: str, port: int, timeout: float) -> None:
+    def every_other_time(host: str, port: int, timeout: float) -> None:
         reached.append(not (reached and reached[-1]))
         if not reached[-1]:
             raise PeerGoneError(reason=TIMED_OUT)
 
-    monkeypatch.setattr("psicli.transport.tls.reach", now_and_then)
+    monkeypatch.setattr("psicli.transport.tls.reach", every_other_time)
     ends.proxy.blackhole()
     wait_until(lambda: reached.count(True) > 1 or ends.bob.ended, "the network is there more than once")
     assert not ends.bob.ended
@@ -272,7 +272,7 @@ def out_of_reach(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(host: str, port: int, timeout: float) -> None:
         raise PeerGoneError(reason=TIMED_OUT)
 
-    # What the system says of an address that nobody answers at; the proxy's kernel always answers.
+    # Patched because the kernel behind the proxy always answers; on a lost network these calls fail.
     monkeypatch.setattr("psicli.transport.tls.reach", unreachable)
     monkeypatch.setattr("psicli.transport.listener.is_unanswered", lambda remote: True)
     monkeypatch.setattr("psicli.transport.link.LONG_SILENCE", 0.2)
@@ -280,8 +280,8 @@ def out_of_reach(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lose_the_network(ends: Ends) -> None:
-    # The listener has to have looked before its pings find the connection dead.
-    wait_until(lambda: ends.alice.stream is not None and ends.alice.stream.unanswered, "the listener has looked")
+    # The listener must have checked the peer's machine before its pings find that the connection is dead.
+    wait_until(lambda: ends.alice.stream is not None and ends.alice.stream.unanswered, "the listener has checked")
     ends.proxy.blackhole()
 
 
@@ -295,26 +295,26 @@ def test_a_network_that_does_not_come_back_ends_both(join: Callable[..., Ends], 
 
 
 @pytest.mark.more
-def test_while_a_network_does_not_come_back_both_say_so_now_and_then(
+def test_waiting_for_the_network_is_logged_regularly_on_both_sides(
     join: Callable[..., Ends], out_of_reach: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As often as WAITING_LINE_INTERVAL says."""
+    """One line per WAITING_LINE_INTERVAL."""
     monkeypatch.setattr("psicli.transport.endpoint.WAITING_LINE_INTERVAL", 0.2)
     caplog.set_level(logging.INFO)
     ends = join()
     lose_the_network(ends)
     dialers = f"still trying to reach alice at {ends.dialer.endpoint.where}: timed out"
-    listeners = "still waiting for bob to connect again"
-    wait_until(lambda: min(map(caplog.text.count, (dialers, listeners))) >= 2, "both say so twice")
+    listeners = "still waiting for bob to reconnect"
+    wait_until(lambda: min(map(caplog.text.count, (dialers, listeners))) >= 2, "both log it twice")
 
 
-def test_a_machine_that_answers_is_told_from_one_that_cannot() -> None:
+def test_a_stopped_process_is_not_an_unreachable_machine() -> None:
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         near = stack.enter_context(socket.create_connection(server.getsockname()))
         far, (host, port) = server.accept()
         stack.enter_context(far)
-        # Nobody reads it, as of a process that is stopped, until no more is taken.
+        # As with a stopped process, nobody reads: send until the buffers are full.
         far.setblocking(False)
         with suppress(BlockingIOError):
             while far.send(bytes(1 << 16)):
@@ -326,9 +326,9 @@ def test_a_machine_that_answers_is_told_from_one_that_cannot() -> None:
 
 
 @pytest.mark.parametrize("remote", ["ipv6:%5B::1%5D:80", "unix:", "ipv4:127.0.0.1:1", ""])
-def test_of_a_connection_that_is_not_there_nothing_is_known(remote: str) -> None:
+def test_an_unknown_connection_does_not_count_as_unanswered(remote: str) -> None:
     with ExitStack() as stack:
-        # What is open and no socket.
+        # Open descriptors that are not sockets.
         for number in os.pipe():
             stack.callback(os.close, number)
         before = os.listdir("/proc/self/fd")
@@ -340,7 +340,7 @@ def test_of_a_connection_that_is_not_there_nothing_is_known(remote: str) -> None
 
 
 def knock(ends: Ends, first: Reconnect, files: Path | None = None, holder: str = "bob") -> list[Message]:
-    """Begin a stream so, past the proxy; return what is answered to it until its end."""
+    """Open a stream with this first message, bypassing the proxy; return all answers."""
     own = credentials(files, "bob", holder)
     knocking = Dialer(Endpoint("127.0.0.1", ends.port, "alice", own), 0.05)
     channel = knocking._open_channel(Link(), time.monotonic() + DEADLINE)
@@ -370,7 +370,9 @@ def test_a_stranger_who_knows_the_sid_cannot_take_the_session_over(join: Callabl
 
 
 @pytest.mark.parametrize(("attempt", "messages"), [(1, 99), (0, 1)])
-def test_numbers_that_cannot_be_take_nothing_over(join: Callable[..., Ends], attempt: int, messages: int) -> None:
+def test_impossible_numbers_do_not_take_the_session_over(
+    join: Callable[..., Ends], attempt: int, messages: int
+) -> None:
     ends = join()
     assert knock(ends, Reconnect(ends.alice._reconnection.sid, attempt, messages)) == []
     assert not ends.alice.broken
@@ -378,7 +380,7 @@ def test_numbers_that_cannot_be_take_nothing_over(join: Callable[..., Ends], att
     assert ends.proxy.made == 1
 
 
-def test_an_attempt_that_was_given_up_takes_nothing_over_later(join: Callable[..., Ends]) -> None:
+def test_an_outdated_attempt_does_not_take_the_session_over(join: Callable[..., Ends]) -> None:
     ends = join()
     ends.proxy.reset()
     talk(ends)
@@ -389,8 +391,8 @@ def test_an_attempt_that_was_given_up_takes_nothing_over_later(join: Callable[..
     assert ends.alice._reconnection.attempt == attempt
 
 
-def test_the_peer_itself_may_reconnect_though_its_stream_looks_whole(join: Callable[..., Ends]) -> None:
-    """A break that only the dialer has seen must not last until the listener's pings find it."""
+def test_the_peer_may_reconnect_while_its_stream_looks_intact(join: Callable[..., Ends]) -> None:
+    """A dialer that alone has noticed a break must not wait for the listener to notice it."""
     ends = join()
     talk(ends)
     stream = ends.alice.stream
@@ -401,7 +403,7 @@ def test_the_peer_itself_may_reconnect_though_its_stream_looks_whole(join: Calla
     finish(ends)
 
 
-def test_the_mending_itself_may_fail_unexpectedly(join: Callable[..., Ends], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_failure_while_reconnecting(join: Callable[..., Ends], monkeypatch: pytest.MonkeyPatch) -> None:
     ends = join()
     monkeypatch.setattr("psicli.transport.tls.reach", lambda host, port, timeout: 1 // 0)
     ends.proxy.reset()

@@ -1,4 +1,4 @@
-"""What one side may send ahead, and what it sends again."""
+"""Tests of the window: how much may be in flight, what is sent again, and how each direction ends."""
 
 from __future__ import annotations
 
@@ -47,26 +47,26 @@ def test_very_small_messages_are_bounded_too() -> None:
     assert len(taken(outbox)) == WINDOW_BYTES // cost(1)
 
 
-def test_what_has_not_arrived_is_sent_again() -> None:
+def test_messages_that_did_not_arrive_are_sent_again() -> None:
     outbox = filled(b"0", b"1", b"2", b"3")
     outbox.take(freely=False)
     outbox.confirm(1)
     for _ in range(2):
         outbox.take(freely=False)
-    outbox.go_on_after(2)
+    outbox.resend_after(2)
     assert taken(outbox) == [b"2", b"3"]
-    outbox.go_on_after(4)
+    outbox.resend_after(4)
     assert taken(outbox) == []
 
 
-def test_the_window_counts_what_arrived_and_was_not_read() -> None:
+def test_the_window_counts_messages_that_arrived_but_were_not_read() -> None:
     outbox = filled(*(bytes([i]) + BIG for i in range(6)))
     taken(outbox)
-    outbox.go_on_after(2)
+    outbox.resend_after(2)
     assert [each[0] for each in taken(outbox)] == [2]
 
 
-def test_a_drop_leaves_what_is_under_way_and_what_is_owed() -> None:
+def test_a_drop_keeps_messages_in_flight_and_owed_ones() -> None:
     outbox = filled(b"0", b"1")
     outbox.take(freely=False)
     outbox.put(b"owed", owed=True)
@@ -76,18 +76,18 @@ def test_a_drop_leaves_what_is_under_way_and_what_is_owed() -> None:
 
 
 @pytest.mark.parametrize("messages", [0, 3, 1 << 60])
-def test_a_number_that_cannot_be_is_refused(messages: int) -> None:
+def test_an_impossible_number_is_refused(messages: int) -> None:
     outbox = filled(b"0", b"1", b"2")
     for _ in range(2):
         outbox.take(freely=False)
     outbox.confirm(1)
-    for say in (outbox.confirm, outbox.go_on_after):
-        with pytest.raises(PeerProtocolError, match="never sent"):
+    for say in (outbox.confirm, outbox.resend_after):
+        with pytest.raises(PeerProtocolError, match="an impossible number of messages"):
             say(messages)
     outbox.confirm(2)
 
 
-def test_an_outbox_knows_how_it_comes_to_its_end() -> None:
+def test_an_outbox_ends_with_bye_or_abort() -> None:
     closed, aborted = Outbox(), filled(b"a")
     closed.close()
     aborted.abort(b"last")
@@ -96,22 +96,22 @@ def test_an_outbox_knows_how_it_comes_to_its_end() -> None:
     assert taken(aborted) == [b"a", b"last"]
 
 
-def test_an_inbox_is_full_at_twice_the_window_and_tells_now_and_then_what_was_read() -> None:
+def test_an_inbox_is_full_at_twice_the_window_and_confirms_what_was_read() -> None:
     inbox = Inbox()
     for number in range(8):
         assert not inbox.full
         inbox.put(Ready(number), len(BIG))
     assert inbox.full
-    assert not inbox.must_tell
+    assert not inbox.must_confirm
     assert inbox.pop() == (Ready(0), len(BIG))
-    assert inbox.must_tell
-    assert inbox.tell() == 1
-    assert not inbox.must_tell
-    inbox.tell_again()
-    assert inbox.must_tell
+    assert inbox.must_confirm
+    assert inbox.confirmation() == 1
+    assert not inbox.must_confirm
+    inbox.confirm_again()
+    assert inbox.must_confirm
 
 
-def test_an_inbox_that_ends_drops_frames_and_what_was_said_after_them() -> None:
+def test_an_inbox_that_ends_drops_frames_and_later_messages_of_their_tasks() -> None:
     inbox = Inbox()
     for message in (Ready(1), frame(2), Ready(2)):
         inbox.put(message, 1)
@@ -121,19 +121,19 @@ def test_an_inbox_that_ends_drops_frames_and_what_was_said_after_them() -> None:
     assert [inbox.pop()[0] for _ in range(len(inbox))] == [Ready(1), Ready(4)]
 
 
-def test_an_inbox_that_is_closed_counts_what_comes_as_read() -> None:
+def test_a_closed_inbox_counts_arriving_messages_as_read() -> None:
     inbox = Inbox()
     inbox.put(Ready(0), 1)
     inbox.close()
     inbox.put(Ready(1), 1)
-    assert (len(inbox), inbox.arrived, inbox.tell()) == (0, 2, 2)
+    assert (len(inbox), inbox.arrived, inbox.confirmation()) == (0, 2, 2)
 
 
 @pytest.mark.parametrize(("said", "state"), [(True, Incoming.ENDED), (False, Incoming.LOST)])
-def test_an_inbox_knows_whether_the_last_word_was_heard(said: bool, state: Incoming) -> None:
+def test_an_inbox_knows_whether_the_last_message_arrived(said: bool, state: Incoming) -> None:
     inbox = Inbox()
     if said:
-        inbox.hear_last_word()
+        inbox.note_last_message()
     inbox.end()
     assert inbox.state is state
-    assert inbox.has_last_word is said
+    assert inbox.has_last_message is said

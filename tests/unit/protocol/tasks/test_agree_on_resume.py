@@ -1,4 +1,4 @@
-"""What both sides continue from: each decides by itself, and both decide the same."""
+"""Tests of the agreement to resume: each party decides alone, and both decide the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def kept(finished: int = 0, *, complete: bool = False, sid: bytes = SID, receive
 
 @st.composite
 def offers(draw: st.DrawFn, *, receives: bool) -> Kept | None:
-    """What a side may have kept of the task that SID stands for, or of another."""
+    """Return an Offer that a party may make for the run of SID or of another one, or None."""
     if draw(st.integers(0, 5)) == 0:
         return None
     sid = SID if draw(st.integers(0, 5)) else bytes(32)
@@ -45,9 +45,9 @@ def test_both_sides_decide_the_same(receiver: Kept | None, sender: Kept | None, 
         assert receiver is not None
         assert sender is not None
         assert (one.partition_sid, one.own_count, one.peer_count) == (receiver.partition_sid, *COUNTS)
-        # What need not be exchanged again, the receiver has and the sender has answered.
+        # A bin is skipped only if the receiver has it and the sender has answered it.
         assert one.finished == receiver.finished & sender.finished
-        # Over is what neither side has any work left for.
+        # The task is complete only if neither party has any work left.
         assert one.complete == (receiver.complete or (receiver.finished == every_bin(TASK_BINS) and not broadcast))
         if broadcast:
             assert receiver.complete == sender.complete == one.complete
@@ -55,7 +55,7 @@ def test_both_sides_decide_the_same(receiver: Kept | None, sender: Kept | None, 
 
 @pytest.mark.parametrize("receives", [True, False])
 @pytest.mark.parametrize("broadcast", [True, False])
-def test_what_does_not_fit_is_another_task(receives: bool, broadcast: bool) -> None:
+def test_offers_of_different_runs_start_afresh(receives: bool, broadcast: bool) -> None:
     mine = kept(1, receives=receives)
     theirs = kept(1, receives=not receives)
     shared = {"receives": receives, "broadcast": broadcast, "bin_items": BIN_ITEMS}
@@ -66,14 +66,14 @@ def test_what_does_not_fit_is_another_task(receives: bool, broadcast: bool) -> N
     )  # fmt: skip
     for other in others:
         assert agree_on_resume(mine, other, **shared) is None  # type: ignore[arg-type]
-    # A receiver that has what no sender answered made it up; a sender may have answered more than was received.
+    # A receiver cannot have a bin that the sender never answered; a sender may have answered more than was received.
     receiver_ahead = (kept(0b11), kept(0b01, receives=False))
     sender_ahead = (kept(0b01), kept(0b11, receives=False))
     for pair, fits in ((receiver_ahead, False), (sender_ahead, True)):
         decided = agree_on_resume(*(pair if receives else pair[::-1]), **shared)  # type: ignore[arg-type]
         assert (decided is not None) is fits
         assert decided is None or decided.finished == 0b01
-    # Other sizes of a bin than those of the run that was cut off.
+    # The size of a bin differs from that of the interrupted run.
     assert agree_on_resume(mine, theirs, **{**shared, "bin_items": 1 << 14}) is None  # type: ignore[arg-type]
 
 
@@ -84,11 +84,11 @@ def test_what_does_not_fit_is_another_task(receives: bool, broadcast: bool) -> N
         ({"bins": 0, "finished": 0}, "a task of 0 bins"),
         ({"bins": 1 << 17}, "a task of 131072 bins"),
         ({"finished": 1 << TASK_BINS}, "bins that the task does not have"),
-        ({"complete": True}, "as done whose bins are not"),
+        ({"complete": True}, "as complete although its bins are not"),
         ({"own_count": 0}, f"a task of {TASK_BINS} bins"),
     ],
 )
-def test_an_offer_no_side_can_make_is_refused(changes: dict[str, int], why: str) -> None:
+def test_an_impossible_offer_is_refused(changes: dict[str, int], why: str) -> None:
     for mine in (None, kept(1)):
         with pytest.raises(PeerProtocolError, match=why):
             agree_on_resume(
@@ -96,5 +96,5 @@ def test_an_offer_no_side_can_make_is_refused(changes: dict[str, int], why: str)
             )
 
 
-def test_the_numbers_of_this_test_are_what_they_seem() -> None:
+def test_the_constants_of_this_file_are_right() -> None:
     assert TASK_BINS > 4

@@ -1,4 +1,4 @@
-"""A task that continues: after an earlier run, and with a bin that begins again."""
+"""Tests of a task that resumes an earlier run, and of bins that restart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.memory.tasks import (
     both_outcomes,
     copied,
     digest_of,
-    each_cut,
+    each_partitioning,
     first,
     frame,
     may_be_lost,
@@ -55,7 +55,7 @@ def test_finished_bins_are_not_exchanged_again(finished: tuple[int, int], broadc
     assert streams == {1: left, 2: left, 3: left, 4: set(range(4)) if broadcast else set()}
     assert {each.bin for each in pair.sent(Received)} == left
     for end in pair.ends:
-        # The secrets are those of the run that goes on; only the cut into bins is the other's.
+        # The ids and secrets are those of this run; only the partition into bins is the earlier run's.
         assert end.party.partition_sid == OTHER_SID
         assert end.party.finished
     matches = (sum(map(sum, pair.bits)),) if broadcast else ()
@@ -66,13 +66,13 @@ def test_finished_bins_are_not_exchanged_again(finished: tuple[int, int], broadc
     )
 
 
-def test_a_one_sided_task_whose_bins_are_all_finished_is_over_at_once() -> None:
+def test_a_one_sided_task_whose_bins_are_all_finished_is_over_immediately() -> None:
     pair = MachinePair(96, 95, broadcast=False, kept=kept_pair(0b1111, 0b1111), **MANY)
     pair.run()
     assert [type(message) for _, message in pair.log] == [Offer, Offer]
 
 
-def test_a_broadcast_whose_bins_are_all_finished_has_its_bitmaps_left() -> None:
+def test_a_broadcast_whose_bins_are_all_finished_still_sends_its_bitmaps() -> None:
     pair = MachinePair(96, 95, broadcast=True, kept=kept_pair(0b1111, 0b1111), **MANY)
     pair.run()
     assert {each.stream for each in pair.sent(Frame)} == {Stream.BITMAP}
@@ -80,7 +80,7 @@ def test_a_broadcast_whose_bins_are_all_finished_has_its_bitmaps_left() -> None:
     assert pair.sent(Received) == []
 
 
-def test_a_broadcast_that_is_complete_is_over_at_once() -> None:
+def test_a_complete_broadcast_is_over_immediately() -> None:
     kept = tuple(replace(each, complete=True) for each in kept_pair(0b1111, 0b1111))
     pair = MachinePair(96, 95, broadcast=True, kept=kept, **MANY)  # type: ignore[arg-type]
     pair.run()
@@ -88,7 +88,7 @@ def test_a_broadcast_that_is_complete_is_over_at_once() -> None:
 
 
 @roles
-def test_offers_that_do_not_fit_begin_afresh(role: type[TaskParty]) -> None:
+def test_offers_that_do_not_match_start_afresh(role: type[TaskParty]) -> None:
     kept = list(kept_pair(0b1, 0b1))
     at = role is Sender
     for change in ({"partition_sid": bytes(32)}, {"own_count": 94}, {"peer_count": 94}, {"bins": 2}):
@@ -101,8 +101,8 @@ def test_offers_that_do_not_fit_begin_afresh(role: type[TaskParty]) -> None:
 
 
 @roles
-def test_an_open_must_keep_to_the_offer(role: type[TaskParty]) -> None:
-    """The peer's other count is a violation, our own an input that has changed."""
+def test_the_counts_must_match_the_offer(role: type[TaskParty]) -> None:
+    """A different count of the peer is a violation; a different count of our own is a changed input."""
     kept = kept_pair(0b1, 0b1)
     mine, theirs = kept if role is Receiver else kept[::-1]
     machine = role(setup(bin_items=94))
@@ -125,14 +125,14 @@ def test_a_second_offer(role: type[TaskParty]) -> None:
 
 
 @pytest.mark.sample(4)
-@each_cut
+@each_partitioning
 @both_outcomes
 @roles
-def test_a_bin_begins_again_at_any_moment(role: type[TaskParty], broadcast: bool, cut: dict[str, int]) -> None:
-    """Before and after Received, until there is nothing left to lose."""
-    n, tried, after_received = 96 if cut else 20, 0, 0
+def test_a_bin_may_restart_at_any_moment(role: type[TaskParty], broadcast: bool, partitioning: dict[str, int]) -> None:
+    """It may restart before and after Received, until no worker is left to lose."""
+    n, tried, after_received = 96 if partitioning else 20, 0, 0
     for moment in range(2000):
-        pair = pair_with_loss(role, moment, broadcast=broadcast, **cut)
+        pair = pair_with_loss(role, moment, broadcast=broadcast, **partitioning)
         if pair is None:
             break
         after_received += any(each.bin == 0 for each in pair.sent(Received))
@@ -142,7 +142,7 @@ def test_a_bin_begins_again_at_any_moment(role: type[TaskParty], broadcast: bool
         assert pair.sent(Restart, role) == [Restart(TASK, 0, 1)]
         tried += 1
     assert tried > 12
-    assert bool(after_received) is (role is Receiver and (broadcast or bool(cut)))
+    assert bool(after_received) is (role is Receiver and (broadcast or bool(partitioning)))
 
 
 losses = st.lists(
@@ -152,7 +152,7 @@ losses = st.lists(
 )
 
 
-# The last bin is lost when what matched is about to be gathered.
+# In this example the last bin is lost just before the matches are gathered.
 @example(
     n=1,
     broadcast=True,
@@ -175,7 +175,7 @@ def test_bins_lost_by_either_side_or_both_in_any_order(
     seed: int,
     losses: list[tuple[int, tuple[int, ...], int]],
 ) -> None:
-    """losses: after how many steps, in an order of the seed's, which sides lose which of the bins they may lose."""
+    """losses: the number of steps before each loss, the parties that lose a bin, and which of their bins they lose."""
     pair = MachinePair(n, 96, broadcast=broadcast, capacity=capacity, **MANY)
     fine, chance = pair.fine_steps(), random.Random(seed)
     for steps, sides, which in losses:
@@ -188,14 +188,14 @@ def test_bins_lost_by_either_side_or_both_in_any_order(
     pair.run()
     assert_whole(pair, n, 96, broadcast)
     for number in range(4):
-        # Each side says it once, whoever began.
-        said = [[each for each in pair.sent(Restart, role) if each.bin == number] for role in (Receiver, Sender)]
-        assert said in ([[], []], [[Restart(TASK, number, 1)]] * 2)
+        # Each party sends Restart once, whichever lost the bin.
+        sent = [[each for each in pair.sent(Restart, role) if each.bin == number] for role in (Receiver, Sender)]
+        assert sent in ([[], []], [[Restart(TASK, number, 1)]] * 2)
 
 
 @both_outcomes
-def test_both_lose_the_same_bin_at_once(broadcast: bool) -> None:
-    """The two Restarts cross: each answers the other, and nothing more is said."""
+def test_both_lose_the_same_bin_at_the_same_time(broadcast: bool) -> None:
+    """The two Restarts cross, and each serves as the answer to the other."""
     pair = MachinePair(96, 96, broadcast=broadcast, **MANY)
     pair.run_until(lambda: len([each for each in pair.sent(Frame) if each.bin == 0]) > 4)
     for end in pair.ends:
@@ -207,7 +207,7 @@ def test_both_lose_the_same_bin_at_once(broadcast: bool) -> None:
 
 @roles
 def test_frames_of_the_old_attempt_are_ignored_until_the_answer(role: type[TaskParty]) -> None:
-    """What is on its way when a side begins again. After the answer it is a violation, as the new is before it."""
+    """They may be in flight when a bin restarts. After the answer they are a violation; so are new frames before it."""
     peer = Sender if role is Receiver else Receiver
     stream = peer.bin_party.own_stream
     machine = opened(role, 20, 20)
@@ -227,7 +227,7 @@ def test_frames_of_the_old_attempt_are_ignored_until_the_answer(role: type[TaskP
 
 
 @roles
-def test_whoever_is_told_begins_again_at_once(role: type[TaskParty]) -> None:
+def test_the_other_party_restarts_the_bin_immediately(role: type[TaskParty]) -> None:
     peer = Sender if role is Receiver else Receiver
     stream = peer.bin_party.own_stream
     machine = opened(role, 20, 20)
@@ -235,33 +235,33 @@ def test_whoever_is_told_begins_again_at_once(role: type[TaskParty]) -> None:
     machine.receive(frame(stream, 0, bytes(FRAME)))
     assert machine.receive(Restart(TASK, 0, 1)) == [Restart(TASK, 0, 1)]
     assert machine.bins[0] is not old
-    # The peer's own order: nothing of the old attempt comes after its Restart.
+    # The peer must not send anything of the old attempt after its Restart.
     refuses(copied(machine), frame(stream, 1, bytes(FRAME)))
     assert machine.receive(frame(stream, 0, bytes(FRAME), attempt=1)) == []
 
 
 @roles
-def test_a_restart_that_does_not_fit(role: type[TaskParty]) -> None:
+def test_an_impossible_restart(role: type[TaskParty]) -> None:
     machine = opened(role, 96, 96, **MANY)
     for number, attempt in ((0, 0), (0, 2), (0, 2**32 - 1), (2, 1), (4, 1), (2**32 - 1, 1)):
         refuses(copied(machine), Restart(TASK, number, attempt))
     machine.restart(0)
-    # No answer to anything we said.
+    # These do not answer our Restart.
     for number, attempt in ((0, 0), (0, 2)):
         refuses(copied(machine), Restart(TASK, number, attempt))
 
 
 @roles
-def test_a_peer_that_begins_again_for_ever_is_stopped(role: type[TaskParty]) -> None:
-    """The second time is a violation, whoever began the first; a second answer is one too."""
-    told, began = opened(role, 20, 20), opened(role, 20, 20)
-    told.receive(Restart(TASK, 0, 1))
-    began.restart(0)
-    began.receive(Restart(TASK, 0, 1))
-    for machine in (told, began):
+def test_a_peer_that_restarts_for_ever_is_stopped(role: type[TaskParty]) -> None:
+    """A second Restart is a violation, whichever party sent the first; so is a second answer."""
+    answered, restarted = opened(role, 20, 20), opened(role, 20, 20)
+    answered.receive(Restart(TASK, 0, 1))
+    restarted.restart(0)
+    restarted.receive(Restart(TASK, 0, 1))
+    for machine in (answered, restarted):
         for attempt in (0, 1, 2, 3):
             refuses(copied(machine), Restart(TASK, 0, attempt))
-    # Each bin may begin again.
+    # Each bin may restart once.
     machine = opened(role, 96, 96, **MANY)
     for number in (0, 1):
         assert machine.receive(Restart(TASK, number, 1)) == [Restart(TASK, number, 1)]
@@ -270,7 +270,7 @@ def test_a_peer_that_begins_again_for_ever_is_stopped(role: type[TaskParty]) -> 
 
 @roles
 def test_a_bin_that_is_lost_a_second_time_ends_the_run(role: type[TaskParty]) -> None:
-    """Also where the peer lost it first: a bin begins again once."""
+    """A bin may restart once, even if the peer lost it the first time."""
     ours, theirs = opened(role, 20, 20), opened(role, 20, 20)
     ours.restart(0)
     theirs.receive(Restart(TASK, 0, 1))
@@ -281,8 +281,8 @@ def test_a_bin_that_is_lost_a_second_time_ends_the_run(role: type[TaskParty]) ->
 
 
 @both_outcomes
-def test_what_was_received_begins_again_only_while_no_result_is_told(broadcast: bool) -> None:
-    """After the last word of a one-sided task, or the first bit of a broadcast, it is too late on either side."""
+def test_a_received_bin_restarts_only_before_the_result_is_sent(broadcast: bool) -> None:
+    """After the last Received of a one-sided task, or the first bit of a broadcast, it is too late on both sides."""
     pair = MachinePair(20, 20, broadcast=broadcast)
     wanted = first(Stream.BITMAP) if broadcast else a(Received)
     pair.run_until(lambda: bool(pair.sender.inbox) and wanted(pair.sender.inbox[-1]))
@@ -294,8 +294,8 @@ def test_what_was_received_begins_again_only_while_no_result_is_told(broadcast: 
 
 
 @pytest.mark.parametrize("completed_before", [True, False])
-def test_what_gathers_the_result_is_asked_for_again(completed_before: bool) -> None:
-    """A bin is lost while the receiver waits for its result: what that comes to, soon or late, is no result."""
+def test_the_result_is_gathered_again_after_a_loss(completed_before: bool) -> None:
+    """If a bin is lost while the receiver gathers the result, that result is discarded."""
     pair = MachinePair(20, 20, broadcast=True)
     receiver, sender = pair.ends
     pair.run_until(lambda: receiver.party.phase is Phase.RESULT)
@@ -314,12 +314,12 @@ def test_what_gathers_the_result_is_asked_for_again(completed_before: bool) -> N
     assert len(pair.sent(Commit)) == 1
 
 
-@each_cut
+@each_partitioning
 @both_outcomes
-def test_a_sender_that_has_ended_the_tokens_needs_no_worker(broadcast: bool, cut: dict[str, int]) -> None:
-    """R may have received the bin by then, and would refuse to begin it again."""
-    n = 96 if cut else 20
-    pair = MachinePair(n, n, broadcast=broadcast, **cut)
+def test_a_sender_that_has_ended_the_tokens_needs_no_worker(broadcast: bool, partitioning: dict[str, int]) -> None:
+    """R may have received the bin by then, and would refuse a Restart."""
+    n = 96 if partitioning else 20
+    pair = MachinePair(n, n, broadcast=broadcast, **partitioning)
     pair.run_until(lambda: any(each.stream == Stream.TOKENS for each in pair.sent(End)))
     while not pair.finished:
         assert pair.sender.party.restart(0) == []
@@ -330,8 +330,8 @@ def test_a_sender_that_has_ended_the_tokens_needs_no_worker(broadcast: bool, cut
 
 
 @roles
-def test_a_bin_that_begins_again_has_its_own_streams(role: type[TaskParty]) -> None:
-    """The digests name the attempt; no point of the first attempt is sent again."""
+def test_a_restarted_bin_has_its_own_streams(role: type[TaskParty]) -> None:
+    """The digests include the attempt, and no point of the first attempt is sent again."""
     pair = pair_with_loss(role, 12, broadcast=False)
     assert pair is not None
     pair.run()
@@ -342,13 +342,13 @@ def test_a_bin_that_begins_again_has_its_own_streams(role: type[TaskParty]) -> N
     assert not data[0] & data[1]
 
 
-def test_progress_takes_back_what_is_lost() -> None:
+def test_progress_goes_back_after_a_loss() -> None:
     pair = MachinePair(96, 96, broadcast=False, **MANY)
     pair.run_until(lambda: len(pair.sent(Received)) == 1)
     party, (number,) = pair.receiver.party, [each.bin for each in pair.sent(Received)]
     before = party.progress
     pair.restart(pair.receiver, number)
     assert party.progress.own == before.own - 93
-    assert party.bins.never_through <= BINS_UNDER_WAY
+    assert party.bins.never_done <= BINS_UNDER_WAY
     pair.run()
     assert party.progress == Progress(4 * 93, 4 * 93, 4 * 93, 4 * 93)

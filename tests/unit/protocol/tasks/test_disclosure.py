@@ -1,11 +1,11 @@
-"""What the peer may be told when this side fails, what no repr shows, and known ids and digests."""
+"""Tests of what a failing party may disclose and of secrets in reprs, and known answers of ids and digests."""
 
 from __future__ import annotations
 
 import random
 
 from support.memory.machines import FRAME_ITEMS, TASK, MachinePair, setup
-from support.memory.tasks import both_outcomes, each_cut, frame, moments, opened
+from support.memory.tasks import both_outcomes, each_partitioning, frame, moments, opened
 
 from psicli.protocol.messages import (
     Commit,
@@ -30,14 +30,16 @@ from psicli.protocol.task import Disclosure
 from psicli.protocol.work import CheckLists, KeepBits, KeepTokens, MaskOwn, MaskPeer, Prepare
 
 
-@each_cut
+@each_partitioning
 @both_outcomes
-def test_a_failure_of_the_sender_is_always_named(broadcast: bool, cut: dict[str, int]) -> None:
-    assert {moment.machine.disclosure for moment in moments(Sender, broadcast, bool(cut))} == {Disclosure.NAMED}
+def test_a_failure_of_the_sender_is_always_named(broadcast: bool, partitioning: dict[str, int]) -> None:
+    assert {moment.machine.disclosure for moment in moments(Sender, broadcast, bool(partitioning))} == {
+        Disclosure.NAMED
+    }
 
 
 def expected_disclosure(pair: MachinePair, broadcast: bool) -> set[Disclosure]:
-    """Return what R may tell, by the messages it has sent and got and by the work it has done."""
+    """Return what R may disclose, derived from the messages that it has sent and received and the work it has done."""
     end = pair.receiver
     done = [type(each) for each, _ in end.work]
     if not broadcast:
@@ -49,22 +51,22 @@ def expected_disclosure(pair: MachinePair, broadcast: bool) -> set[Disclosure]:
             return {Disclosure.UNIFORM}
         tokens = [message for message in end.received if isinstance(message, Frame) and message.stream == Stream.TOKENS]
         last = {each.seq for each in tokens} & {end.party.bins[0]._points_out.shape.frames - 1 if tokens else -1}
-        # The checks may have begun once the last tokens are there.
+        # The checks may have begun once the last tokens have arrived.
         return {Disclosure.NAMED, Disclosure.UNIFORM} if last else {Disclosure.NAMED}
     told = {message.bin for message in pair.sent(End, Receiver) if message.stream == Stream.BITMAP}
     exchanges = end.party.opened and len(told) < pair.number_of_bins
     return {Disclosure.UNIFORM if exchanges else Disclosure.NAMED}
 
 
-@each_cut
+@each_partitioning
 @both_outcomes
-def test_what_is_told_of_a_failure_of_the_receiver(broadcast: bool, cut: dict[str, int]) -> None:
-    """One-sided: uniform from the first bin that can be compared on, nothing after the last Received.
+def test_what_a_failure_of_the_receiver_discloses(broadcast: bool, partitioning: dict[str, int]) -> None:
+    """One-sided: uniform as soon as a bin can be compared, nothing after the last Received.
 
-    In a broadcast uniform from the first point to the last bitmap, named before and after.
+    Broadcast: uniform from the first point to the last bitmap, named before and after.
     """
-    n = 96 if cut else 20
-    pair = MachinePair(n, n, broadcast=broadcast, **cut)
+    n = 96 if partitioning else 20
+    pair = MachinePair(n, n, broadcast=broadcast, **partitioning)
     seen = set()
     while not pair.finished:
         for step in pair.steps():
@@ -77,7 +79,7 @@ def test_what_is_told_of_a_failure_of_the_receiver(broadcast: bool, cut: dict[st
 
 @both_outcomes
 def test_masking_after_the_last_end_is_uniform_too(broadcast: bool) -> None:
-    """A receiver that is slow to mask the last frames stands between the last End and the checks for a while."""
+    """A receiver that masks the last frames slowly has received the last End but has not begun the checks."""
     pair = MachinePair(1, 3 * FRAME_ITEMS, broadcast=broadcast)
     receiver, sender = pair.ends
     pair.run_until(lambda: pair.sent(End, Receiver) != [])
@@ -85,7 +87,7 @@ def test_masking_after_the_last_end_is_uniform_too(broadcast: bool) -> None:
         pass
     while pair.deliver(receiver):
         pass
-    # A sender whose checks are not waited for ends both streams.
+    # The sender has finished its checks and ended both streams.
     assert [message.stream for message in receiver.received if isinstance(message, End)] == [2, 3]
     assert receiver.party.disclosure is Disclosure.UNIFORM
     assert [type(piece) for piece, _ in receiver.work] == [Prepare, MaskOwn]
@@ -106,7 +108,7 @@ def test_known_session_ids() -> None:
 
 
 def test_known_stream_digests() -> None:
-    """Stream 1 with the one masked point of the design, t = 00 01 … 1f as bin sid, as the receiver ends it."""
+    """Stream 1 of a receiver with the one masked point of the known answers and the bin sid 00 01 … 1f."""
     outgoing = OutgoingStream(Place(TASK, 0, 0, bytes(range(32))), StreamShape(Stream.RECEIVER_POINTS, 1, FRAME_ITEMS))
     assert outgoing.frame(MASKED) == frame(1, 0, MASKED)
     assert outgoing.end() == End(TASK, 0, 0, 1, 1, bytes.fromhex(D_1))

@@ -1,4 +1,4 @@
-"""Every message in every phase."""
+"""Tests of the transition tables: every message in every phase."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.memory.tasks import (
     completed_run,
     copied,
     digest_of,
-    each_cut,
+    each_partitioning,
     moments,
     pair_with_loss,
     roles,
@@ -36,7 +36,7 @@ _BEGINNING: dict[Phase, set[type[TaskMessage]]] = {
     Phase.OPENING: {Open},
     Phase.OPENING_HEARD: set(),
 }
-# Written down here a second time, on purpose: design section 7, not the machines' own tables.
+# Deliberately independent of the tables in the code.
 LEGAL: dict[tuple[type[TaskParty], bool], dict[Phase, set[type[TaskMessage]]]] = {
     (Receiver, False): {
         **_BEGINNING,
@@ -73,7 +73,7 @@ LEGAL: dict[tuple[type[TaskParty], bool], dict[Phase, set[type[TaskMessage]]]] =
 
 @cache
 def plausible(kind: type[TaskMessage], role: type[TaskParty], broadcast: bool, many: bool = False) -> list[TaskMessage]:
-    """Return messages of a kind as the peer sends them in a good run, and some that it might."""
+    """Return messages of a kind that the peer sends in an honest run, and some that a dishonest one might."""
     peer = Sender if role is Receiver else Receiver
     n, m = (96, 95) if many else (20, 19)
     run = completed_run(n, m, broadcast=broadcast, **(MANY if many else {}))
@@ -96,14 +96,14 @@ def plausible(kind: type[TaskMessage], role: type[TaskParty], broadcast: bool, m
 def test_a_run_passes_through_the_phases_the_table_names(role: type[TaskParty], broadcast: bool) -> None:
     phases = list(dict.fromkeys(moment.phase for moment in moments(role, broadcast)))
     assert sorted(phases, key=list(Phase).index) == list(LEGAL[role, broadcast])
-    # No run goes back in them.
+    # No run goes back to an earlier phase.
     runs = [moment.phase for moment in moments(role, broadcast)]
     steps = [(list(Phase).index(one), list(Phase).index(two)) for one, two in pairwise(runs)]
     assert sum(one > two for one, two in steps) == 1
 
 
 @roles
-def test_the_tables_hold_what_is_allowed_and_nothing_else(role: type[TaskParty]) -> None:
+def test_the_tables_contain_exactly_the_allowed_messages(role: type[TaskParty]) -> None:
     expected: dict[Phase, set[type[TaskMessage]]] = {}
     for broadcast in (False, True):
         for phase, kinds in LEGAL[role, broadcast].items():
@@ -113,7 +113,7 @@ def test_the_tables_hold_what_is_allowed_and_nothing_else(role: type[TaskParty])
 
 
 @roles
-def test_the_tables_are_those_of_the_protocols_description(role: type[TaskParty]) -> None:
+def test_the_tables_agree_with_the_specification(role: type[TaskParty]) -> None:
     text = (Path(__file__).parents[4] / "docs" / "protocol.md").read_text()
     table = text.split(f"The {role.__name__.lower()}:\n")[1].strip().split("\n\n")[0]
     rows = [re.split(r" *\| *", line)[1:3] for line in table.splitlines()[2:]]
@@ -128,10 +128,10 @@ def test_the_tables_are_those_of_the_protocols_description(role: type[TaskParty]
 @pytest.mark.parametrize("kind", KINDS)
 @both_outcomes
 @roles
-def test_what_is_not_allowed_in_a_phase_is_a_violation(
+def test_a_message_that_a_phase_does_not_allow_is_a_violation(
     role: type[TaskParty], broadcast: bool, kind: type[TaskMessage], many: bool
 ) -> None:
-    """At every moment of a run, whatever the peer would ever send, but for what is legal in that phase."""
+    """This tries, at every moment of a run, all plausible messages that are not legal in that phase."""
     candidates = plausible(kind, role, broadcast, many)
     assert candidates
     tried = set()
@@ -144,7 +144,7 @@ def test_what_is_not_allowed_in_a_phase_is_a_violation(
             with pytest.raises(PeerProtocolError) as caught:
                 moment.machine.receive(message)
             assert caught.value.code == 76
-        # What was refused has changed nothing.
+        # A refused message changes nothing.
         assert pickle.dumps(moment.machine) == before
     expected = {phase for phase, legal in LEGAL[role, broadcast].items() if kind not in legal}
     assert tried == expected
@@ -153,42 +153,44 @@ def test_what_is_not_allowed_in_a_phase_is_a_violation(
 @pytest.mark.parametrize("kind", KINDS)
 @both_outcomes
 @roles
-def test_what_is_allowed_in_a_phase_is_taken(role: type[TaskParty], broadcast: bool, kind: type[TaskMessage]) -> None:
-    """Each entry of a table is reached by a run of both sides."""
-    taken = set()
+def test_a_message_that_a_phase_allows_is_accepted(
+    role: type[TaskParty], broadcast: bool, kind: type[TaskMessage]
+) -> None:
+    """An honest run reaches each entry of a table."""
+    accepted = set()
     for moment in moments(role, broadcast):
         if type(moment.message) is kind:
             copied(moment.machine).receive(moment.message)
-            taken.add(moment.phase)
+            accepted.add(moment.phase)
     if kind is Restart:
-        taken = restarts_taken(role, broadcast)
-    assert taken == {phase for phase, legal in LEGAL[role, broadcast].items() if kind in legal}
+        accepted = restarts_accepted(role, broadcast)
+    assert accepted == {phase for phase, legal in LEGAL[role, broadcast].items() if kind in legal}
 
 
-def restarts_taken(role: type[TaskParty], broadcast: bool) -> set[Phase]:
-    """Return the phases in which a machine takes a Restart in runs whose peer loses bin 0 at any moment."""
-    taken = set()
-    for cut in ({}, MANY):
+def restarts_accepted(role: type[TaskParty], broadcast: bool) -> set[Phase]:
+    """Return the phases in which a machine accepts a Restart, in runs whose peer loses bin 0 at any moment."""
+    accepted = set()
+    for partitioning in ({}, MANY):
         for moment in range(400):
-            pair = pair_with_loss(Sender if role is Receiver else Receiver, moment, broadcast=broadcast, **cut)
+            pair = pair_with_loss(Sender if role is Receiver else Receiver, moment, broadcast=broadcast, **partitioning)
             if pair is None:
                 break
             end = pair.end(role)
             while not pair.finished:
                 if end.inbox and isinstance(end.inbox[0], Restart) and end.party.wants_input:
-                    taken.add(end.party.phase)
+                    accepted.add(end.party.phase)
                 moved = [step() for step in pair.steps()]
                 assert any(moved)
-    return taken
+    return accepted
 
 
-@each_cut
+@each_partitioning
 @both_outcomes
 @roles
 def test_the_wrong_task_is_a_violation_in_every_phase(
-    role: type[TaskParty], broadcast: bool, cut: dict[str, int]
+    role: type[TaskParty], broadcast: bool, partitioning: dict[str, int]
 ) -> None:
-    for moment in moments(role, broadcast, bool(cut)):
+    for moment in moments(role, broadcast, bool(partitioning)):
         for message in (moment.message, Restart(TASK, 0, 1), Received(TASK, 0, 0)):
             if message is not None:
                 with pytest.raises(PeerProtocolError):

@@ -1,4 +1,4 @@
-"""A single fault in what the peer sends."""
+"""Tests of a single fault in the peer's messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.memory.tasks import (
     completed_run,
     copied,
     digest_of,
-    each_cut,
+    each_partitioning,
     end_of,
     first,
     frame,
@@ -55,10 +55,10 @@ def just_before(
     broadcast: bool = False,
     n: int = 20,
     m: int = 20,
-    **cut: int,
+    **partitioning: int,
 ) -> tuple[TaskParty, Any]:
-    """Run a pair until the next message to a machine is the wanted one; return machine and message."""
-    pair = MachinePair(n, m, broadcast=broadcast, **cut)
+    """Run a pair until the next message for this role is the wanted one; return the machine and the message."""
+    pair = MachinePair(n, m, broadcast=broadcast, **partitioning)
     end = pair.end(role)
     pair.run_until(lambda: bool(end.inbox) and wanted(end.inbox[0]) and end.party.wants_input)
     begin_bins(end.party, end.party.bins.begin)
@@ -107,7 +107,7 @@ def test_a_wrong_frame(role: type[TaskParty], stream: Stream, seq: int, fault: s
 @pytest.mark.parametrize("fault", FRAME_FAULTS)
 @each_stream
 def test_a_wrong_frame_among_several_bins(role: type[TaskParty], stream: Stream, fault: str) -> None:
-    """Where another bin's frames would be fine a little later: tokens of the next one may even come now."""
+    """Frames of another bin are legal a little later, and tokens of the next bin are legal even now."""
     broadcast = stream is Stream.BITMAP
     machine, message = just_before(role, first(stream, 1, 1), broadcast=broadcast, n=96, m=96, **MANY)
     refuses(machine, FRAME_FAULTS[fault](message))
@@ -162,7 +162,7 @@ def test_a_wrong_end(role: type[TaskParty], stream: Stream) -> None:
 
 
 @each_stream
-def test_nothing_of_a_stream_after_its_end(role: type[TaskParty], stream: Stream) -> None:
+def test_nothing_may_follow_the_end_of_a_stream(role: type[TaskParty], stream: Stream) -> None:
     machine, end = just_before(role, end_of(stream), broadcast=stream is Stream.BITMAP)
     for extra in (end, frame(stream, 3, bytes(FRAME)), frame(stream, 2, bytes(FRAME // 2))):
         refuses(copied(machine), end, extra)
@@ -171,8 +171,8 @@ def test_nothing_of_a_stream_after_its_end(role: type[TaskParty], stream: Stream
 @both_outcomes
 @pytest.mark.parametrize("sizes", [(0, 0), (0, 20), (20, 0)])
 @roles
-def test_a_frame_where_a_side_has_no_items(role: type[TaskParty], sizes: tuple[int, int], broadcast: bool) -> None:
-    """There are no bins then, not even for the side that has items."""
+def test_a_frame_if_a_party_has_no_items(role: type[TaskParty], sizes: tuple[int, int], broadcast: bool) -> None:
+    """There are no bins then, not even for a party that has items."""
     pair = MachinePair(*sizes, broadcast=broadcast)
     end = pair.end(role)
     pair.run_until(lambda: end.party.opened)
@@ -193,8 +193,8 @@ def test_tokens_of_points_that_were_not_sent_yet() -> None:
     refuses(machine, frame(Stream.TOKENS, 0, bytes(128)), frame(Stream.TOKENS, 1, bytes(128)))
 
 
-def test_pad_bits_of_the_bitmap() -> None:
-    """20 items: the last frame holds 4 bits."""
+def test_spare_bits_of_the_bitmap() -> None:
+    """With 20 items, the last frame holds 4 bits."""
     for bit in range(4, 8):
         machine, _ = just_before(Sender, first(Stream.BITMAP, 2), broadcast=True)
         refuses(machine, frame(Stream.BITMAP, 2, bytes([1 << bit])))
@@ -204,12 +204,12 @@ def test_pad_bits_of_the_bitmap() -> None:
 def test_more_bits_than_the_smaller_list(n: int, m: int, good: bytes, bad: bytes) -> None:
     machine, _ = just_before(Sender, first(Stream.BITMAP), broadcast=True, n=n, m=m)
     refuses(copied(machine), frame(Stream.BITMAP, 0, bad))
-    # Over the frames, not frame by frame.
+    # The limit is for all frames together.
     refuses(machine, frame(Stream.BITMAP, 0, good), frame(Stream.BITMAP, 1, b"\x80"))
 
 
 def test_more_bits_than_the_smaller_list_over_the_bins() -> None:
-    """3 items against 96: three bits in the first bitmap leave none for the second."""
+    """With 3 items against 96, three bits in the first bitmap leave none for the second."""
     pair = MachinePair(3, 96, broadcast=True, **MANY)
     sender, none = pair.sender, bytes(4)
     pair.run_until(lambda: sender.party.phase is Phase.RESULT)
@@ -239,7 +239,7 @@ def test_bitmaps_come_in_the_order_of_bins() -> None:
 
 
 def test_commit_before_both_are_ready() -> None:
-    """The sender's own output, too, must be safe."""
+    """The sender's own output must be staged too."""
     pair = MachinePair(1, 1, broadcast=True)
     sender = pair.sender
     pair.run_until(lambda: sender.party.phase is Phase.STAGING)
@@ -264,71 +264,71 @@ def test_commit_before_both_are_ready() -> None:
 def test_a_second_ready(role: type[TaskParty]) -> None:
     machine, ready = just_before(role, a(Ready), broadcast=True)
     if role is Receiver:
-        # Without an output of its own the receiver does not commit, and stays where Ready is allowed.
+        # Until its own output is staged, the receiver stays in a phase that allows Ready.
         machine = next(m.machine for m in moments(Receiver, True) if m.phase is Phase.STAGING)
         assert not machine.idle
     refuses(copied(machine), ready, ready)
 
 
-@each_cut
-def test_received_where_the_bitmap_is_due(cut: dict[str, int]) -> None:
-    n = 96 if cut else 20
-    machine, _ = just_before(Sender, first(Stream.BITMAP), broadcast=True, n=n, m=n, **cut)
+@each_partitioning
+def test_received_where_the_bitmap_is_due(partitioning: dict[str, int]) -> None:
+    n = 96 if partitioning else 20
+    machine, _ = just_before(Sender, first(Stream.BITMAP), broadcast=True, n=n, m=n, **partitioning)
     refuses(copied(machine), Received(TASK, 0, 0))
     refuses(machine, Received(TASK, 0, 0, digest_of(n, n, machine.number_of_bins)))
 
 
-@each_cut
+@each_partitioning
 @both_outcomes
-def test_received_of_a_bin_that_is_not_through(broadcast: bool, cut: dict[str, int]) -> None:
-    """Before the sender has checked it and said so, of one that has not begun, and a second time."""
-    n = 96 if cut else 20
-    machine, end = just_before(Sender, end_of(Stream.RECEIVER_POINTS), broadcast=broadcast, n=n, m=n, **cut)
+def test_received_of_a_bin_that_is_not_complete(broadcast: bool, partitioning: dict[str, int]) -> None:
+    """Received is refused before the sender has checked the bin, for a bin that has not begun, and a second time."""
+    n = 96 if partitioning else 20
+    machine, end = just_before(Sender, end_of(Stream.RECEIVER_POINTS), broadcast=broadcast, n=n, m=n, **partitioning)
     for number in (0, 1, 2, 2**32 - 1):
         for attempt in (0, 1):
             refuses(copied(machine), end, Received(TASK, number, attempt))
-    if cut:
-        machine, received = just_before(Sender, a(Received), broadcast=broadcast, n=n, m=n, **cut)
+    if partitioning:
+        machine, received = just_before(Sender, a(Received), broadcast=broadcast, n=n, m=n, **partitioning)
         refuses(copied(machine), replace(received, attempt=1))
         refuses(copied(machine), replace(received, bin=2))
         refuses(machine, received, received)
 
 
-@each_cut
-def test_the_digest_of_the_task(cut: dict[str, int]) -> None:
-    """R says it with the last Received, S with Done: any other, and one too early or not at all, is a violation."""
-    n, m = (96, 95) if cut else (20, 19)
-    bins = 4 if cut else 1
+@each_partitioning
+def test_the_digest_of_the_task(partitioning: dict[str, int]) -> None:
+    """R sends it with the last Received and S with Done; a wrong, early or missing digest is a violation."""
+    n, m = (96, 95) if partitioning else (20, 19)
+    bins = 4 if partitioning else 1
     wrong = [digest_of(m, n, bins), digest_of(n, m, bins + 1), digest_of(n, m, bins, 0), bytes(32), b""]
-    last = just_before(Sender, lambda each: isinstance(each, Received) and bool(each.digest), n=n, m=m, **cut)
+    last = just_before(Sender, lambda each: isinstance(each, Received) and bool(each.digest), n=n, m=m, **partitioning)
     for digest in wrong:
         refuses(copied(last[0]), replace(last[1], digest=digest))
     assert last[0].receive(last[1]) == [Done(TASK, digest_of(n, m, bins))]
-    if cut:
-        machine, received = just_before(Sender, a(Received), n=n, m=m, **cut)
+    if partitioning:
+        machine, received = just_before(Sender, a(Received), n=n, m=m, **partitioning)
         assert received.digest == b""
         refuses(machine, replace(received, digest=digest_of(n, m, bins)))
-    machine, done = just_before(Receiver, a(Done), n=n, m=m, **cut)
+    machine, done = just_before(Receiver, a(Done), n=n, m=m, **partitioning)
     for digest in wrong:
         refuses(copied(machine), replace(done, digest=digest))
     assert machine.receive(done) == []
     assert machine.finished
 
 
-@each_cut
-def test_the_digest_of_a_broadcast(cut: dict[str, int]) -> None:
-    n, m = (96, 95) if cut else (20, 19)
+@each_partitioning
+def test_the_digest_of_a_broadcast(partitioning: dict[str, int]) -> None:
+    n, m = (96, 95) if partitioning else (20, 19)
     commit, done = (
-        just_before(r, a(k), broadcast=True, n=n, m=m, **cut) for r, k in ((Sender, Commit), (Receiver, Done))
+        just_before(r, a(k), broadcast=True, n=n, m=m, **partitioning) for r, k in ((Sender, Commit), (Receiver, Done))
     )
-    matches = sum(map(sum, MachinePair(n, m, broadcast=True, **cut).bits))
-    bins = 4 if cut else 1
+    matches = sum(map(sum, MachinePair(n, m, broadcast=True, **partitioning).bits))
+    bins = 4 if partitioning else 1
     assert commit[1].digest == done[1].digest == digest_of(n, m, bins, matches)
     for digest in (digest_of(n, m, bins), digest_of(n, m, bins, matches - 1), digest_of(m, n, bins, matches), b""):
         for machine, message in (commit, done):
             refuses(copied(machine), replace(message, digest=digest))
-    # No Received of a broadcast has one.
-    machine, received = just_before(Sender, a(Received), broadcast=True, n=n, m=m, **cut)
+    # In a broadcast, Received never carries a digest.
+    machine, received = just_before(Sender, a(Received), broadcast=True, n=n, m=m, **partitioning)
     refuses(machine, replace(received, digest=digest_of(n, m, bins)))
 
 
@@ -350,7 +350,7 @@ def test_a_task_without_bins_is_still_confirmed(n: int, m: int, broadcast: bool)
 
 
 @roles
-def test_points_of_a_bin_wait_for_the_end_of_those_before_it(role: type[TaskParty]) -> None:
+def test_points_of_a_bin_may_not_come_before_the_end_of_an_earlier_bins(role: type[TaskParty]) -> None:
     peer = Sender if role is Receiver else Receiver
     machine = opened(role, 96, 96, **MANY)
     early = frame(peer.bin_party.own_stream, 0, bytes(32 * 32), number=1)
@@ -365,7 +365,7 @@ def test_points_of_a_bin_wait_for_the_end_of_those_before_it(role: type[TaskPart
 
 @roles
 def test_a_bin_that_has_not_begun(role: type[TaskParty]) -> None:
-    """Two are under way; the third one begins with Received of the first, on either side."""
+    """Two bins run; the third one begins only after Received of the first."""
     machine = opened(role, 96, 96, **MANY)
     assert sorted(machine.bins) == [0, 1]
     for number in (2, 3, 4):
@@ -398,8 +398,8 @@ def test_too_many_items(role: type[TaskParty]) -> None:
 
 
 @roles
-def test_padding_counts_as_items_where_there_are_too_many(role: type[TaskParty]) -> None:
-    """2^44 - 5 items in two bins travel as more than 2^44."""
+def test_padding_counts_towards_the_limit_of_items(role: type[TaskParty]) -> None:
+    """With padding, 2^44 - 5 items in two bins are more than 2^44."""
     assert padded(MAX_TOTAL_ITEMS - 5, 2) > MAX_TOTAL_ITEMS
     with pytest.raises(TooManyItemsError):
         opened(role, 5, MAX_TOTAL_ITEMS - 5, bin_items=2**44 - 6)
@@ -407,7 +407,7 @@ def test_padding_counts_as_items_where_there_are_too_many(role: type[TaskParty])
 
 @roles
 def test_too_many_bins(role: type[TaskParty]) -> None:
-    """65,536 bins of 2^14 are the most: 78 for an item more than they hold."""
+    """One item more than fits into 65,536 bins of 2^14 items is an error."""
     most = 65_536 * 15_244
     assert opened(role, 5, most, bin_items=2**14).number_of_bins == 65_536
     with pytest.raises(TooManyItemsError) as caught:

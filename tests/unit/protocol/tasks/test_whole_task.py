@@ -1,4 +1,4 @@
-"""A whole task, in any order of steps: what travels, what is computed, and when."""
+"""Tests of a whole task with its steps in any order: what is sent, what is computed, and when."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.memory.tasks import (
     both_outcomes,
     completed_run,
     copied,
-    each_cut,
+    each_partitioning,
     end_of,
     sizes,
 )
@@ -36,9 +36,9 @@ schedules = st.lists(st.integers(0, 19), max_size=200)
 
 
 def assert_order_of_bins(pair: MachinePair) -> None:
-    """In each direction the points of a bin end before those of the next begin, two bins are under way, no more.
+    """Assert that in each direction the points of a bin end before the next bin's begin, and at most two bins run.
 
-    Holds where no bin begins again.
+    This holds only if no bin restarts.
     """
     for role, stream in ((Receiver, Stream.RECEIVER_POINTS), (Sender, Stream.SENDER_POINTS)):
         points = [each for each in pair.sent(Frame, role) + pair.sent(End, role) if each.stream == stream]
@@ -75,7 +75,7 @@ def test_a_whole_task_of_several_bins(n: int, m: int, broadcast: bool) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(n=sizes, m=sizes, broadcast=st.booleans(), schedule=schedules)
-def test_any_interleaving_ends_alike(n: int, m: int, broadcast: bool, schedule: list[int]) -> None:
+def test_any_interleaving_gives_the_same_result(n: int, m: int, broadcast: bool, schedule: list[int]) -> None:
     pair = MachinePair(n, m, broadcast=broadcast)
     pair.run(schedule)
     assert_whole(pair, n, m, broadcast)
@@ -93,10 +93,10 @@ long_schedules = st.builds(
     schedule=schedules | long_schedules,
     capacity=st.tuples(st.integers(1, 5), st.integers(1, 5)),
 )
-def test_any_interleaving_of_bins_ends_alike(
+def test_any_interleaving_of_bins_gives_the_same_result(
     n: int, broadcast: bool, schedule: list[int], capacity: tuple[int, int]
 ) -> None:
-    """As a session steps its tasks: two bins, each direction of the link full now and then."""
+    """Two bins run, as in a session, and each direction of the link is sometimes full."""
     pair = MachinePair(n, 96, broadcast=broadcast, capacity=capacity, **MANY)
     pair.run(schedule)
     assert_whole(pair, n, 96, broadcast)
@@ -119,10 +119,10 @@ def test_two_full_directions_never_wait_for_each_other(
     assert_whole(pair, n, m, broadcast)
 
 
-@each_cut
-def test_the_sender_ends_the_tokens_after_its_checks(cut: dict[str, int]) -> None:
-    n = 96 if cut else 20
-    pair = MachinePair(n, n, broadcast=False, **cut)
+@each_partitioning
+def test_the_sender_ends_the_tokens_after_its_checks(partitioning: dict[str, int]) -> None:
+    n = 96 if partitioning else 20
+    pair = MachinePair(n, n, broadcast=False, **partitioning)
 
     def about_to_check() -> bool:
         party = pair.sender.party.bins.get(0)
@@ -138,7 +138,7 @@ def test_the_sender_ends_the_tokens_after_its_checks(cut: dict[str, int]) -> Non
 
 @both_outcomes
 def test_a_receiver_accepts_a_bin_after_the_end_of_its_tokens(broadcast: bool) -> None:
-    """The sender ends them after its checks; before that nothing is received, whatever the receiver's checks say."""
+    """The sender ends the tokens after its checks; until then no bin is accepted, even if our own checks pass."""
     pair = MachinePair(20, 20, broadcast=broadcast)
     receiver = pair.receiver
     pair.run_until(lambda: bool(receiver.inbox) and end_of(Stream.TOKENS)(receiver.inbox[0]))
@@ -170,17 +170,17 @@ def test_no_point_is_sent_before_both_opens() -> None:
     assert machine.bins[0].next_work(room=True) == MaskOwn(0, FRAME_ITEMS)
 
 
-@each_cut
-def test_progress_only_grows(cut: dict[str, int]) -> None:
-    n, m = (96, 130) if cut else (20, 30)
-    pair = MachinePair(n, m, broadcast=True, **cut)
+@each_partitioning
+def test_progress_only_grows(partitioning: dict[str, int]) -> None:
+    n, m = (96, 130) if partitioning else (20, 30)
+    pair = MachinePair(n, m, broadcast=True, **partitioning)
     assert pair.receiver.party.progress == Progress(0, 0, 0, 0)
     seen: list[Progress] = []
     pair.run_until(lambda: bool(seen.append(pair.receiver.party.progress)) or pair.finished)  # type: ignore[func-returns-value]
     assert seen == sorted(seen)
     assert all(one <= two for before, after in pairwise(seen) for one, two in zip(before, after, strict=True))
     bins = pair.number_of_bins
-    assert bins == (8 if cut else 1)
+    assert bins == (8 if partitioning else 1)
     own, peer = padded(n, bins), padded(m, bins)
     assert seen[-1] == Progress(own, own, peer, peer)
 

@@ -1,10 +1,10 @@
-"""What the machines expect of whoever carries out the work, and what they hand out."""
+"""Tests of the work that the state machines hand out, and of the results that they accept."""
 
 from __future__ import annotations
 
 import pytest
 from support.memory.machines import FRAME_ITEMS, MachinePair, made_up_points
-from support.memory.tasks import FRAME, both_outcomes, copied, each_cut, frame, moments, opened, roles
+from support.memory.tasks import FRAME, both_outcomes, copied, each_partitioning, frame, moments, opened, roles
 
 from psicli.core.errors import LocalProtocolError
 from psicli.protocol.bins import MAX_PENDING_FRAMES
@@ -12,7 +12,7 @@ from psicli.protocol.messages import Frame, Stream
 from psicli.protocol.receiver import Receiver
 from psicli.protocol.sender import Sender
 from psicli.protocol.task import Phase, TaskParty
-from psicli.protocol.work import CheckLists, CutBitmap, MaskOwn, MaskPeer, Prepare, PublishOutput, StageOutput
+from psicli.protocol.work import CheckLists, MaskOwn, MaskPeer, Prepare, PublishOutput, SliceBitmap, StageOutput
 
 
 @roles
@@ -49,7 +49,7 @@ def test_nothing_is_computed_before_the_secrets_are_drawn(role: type[TaskParty])
 
 @pytest.mark.parametrize("size", [0, FRAME - 32, FRAME - 1, FRAME + 32])
 @roles
-def test_a_result_of_a_wrong_size_is_our_own_mistake(role: type[TaskParty], size: int) -> None:
+def test_a_result_of_the_wrong_size_is_an_internal_error(role: type[TaskParty], size: int) -> None:
     party = opened(role, 9, 9).bins[0]
     work = party.next_work(room=True)
     assert work is not None
@@ -58,18 +58,18 @@ def test_a_result_of_a_wrong_size_is_our_own_mistake(role: type[TaskParty], size
 
 
 @both_outcomes
-@each_cut
-def test_without_room_nothing_makes_a_frame(broadcast: bool, cut: dict[str, int]) -> None:
-    """The receiver masks on, so that the link drains; the sender's masking makes tokens and has to wait."""
+@each_partitioning
+def test_without_room_nothing_makes_a_frame(broadcast: bool, partitioning: dict[str, int]) -> None:
+    """The receiver goes on masking, which drains the link; the sender's masking makes tokens and must wait."""
     drained = 0
     for role in (Receiver, Sender):
-        for moment in moments(role, broadcast, bool(cut)):
+        for moment in moments(role, broadcast, bool(partitioning)):
             machine = copied(moment.machine)
             for lane in (machine, *machine.bins.values()):
                 work = lane.next_work(room=False)
                 if work is None:
                     continue
-                assert not isinstance(work, MaskOwn | CutBitmap)
+                assert not isinstance(work, MaskOwn | SliceBitmap)
                 assert lane.frames_under_way == 0
                 if isinstance(work, MaskPeer):
                     assert role is Receiver
@@ -80,7 +80,7 @@ def test_without_room_nothing_makes_a_frame(broadcast: bool, cut: dict[str, int]
 
 
 @roles
-def test_frames_under_way_are_those_that_work_will_send(role: type[TaskParty]) -> None:
+def test_the_number_of_frames_that_work_in_progress_will_send(role: type[TaskParty]) -> None:
     machine = opened(role, 3 * FRAME_ITEMS, 3 * FRAME_ITEMS)
     party = machine.bins[0]
     machine.receive(frame(party.peer_stream, 0, bytes(FRAME)))
@@ -126,7 +126,7 @@ def test_only_a_few_frames_are_held(role: type[TaskParty]) -> None:
 
 
 def test_only_a_few_frames_of_tokens_are_held() -> None:
-    """A sender that holds the tokens back and then sends them all at once is made to wait."""
+    """A sender that sends all tokens at the same time has to wait."""
     pair = MachinePair(10 * FRAME_ITEMS, 1, broadcast=False)
     pair.run_until(lambda: pair.receiver.party.opened)
     while pair.work(pair.receiver) or pair.deliver(pair.sender) or pair.work(pair.sender):
@@ -169,8 +169,8 @@ def test_own_and_peer_frames_take_turns(role: type[TaskParty]) -> None:
 
 
 @roles
-def test_nothing_is_taken_in_between_commit_and_publishing(role: type[TaskParty]) -> None:
-    """Else the end of the link, or a late failure of the peer, could keep a committed output from its place."""
+def test_no_message_is_handled_between_commit_and_publishing(role: type[TaskParty]) -> None:
+    """Otherwise the end of the link, or a late failure of the peer, could stop a committed output."""
     pair = MachinePair(3, 3, broadcast=True)
     end = pair.end(role)
     pair.run_until(lambda: end.party.phase is Phase.COMMITTED)
