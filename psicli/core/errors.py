@@ -1,8 +1,8 @@
-"""Every error a user can meet: its sentence, its exit code and its hint.
+"""Every error a user can see: its message, its exit code and its hint.
 
-This module imports nothing of ours, so that every other module may raise from it. An error class carries a
-sentence and a hint as templates; whoever raises it gives the facts as named fields, of which fault and advice may be
-two. Facts are paths, line numbers, column and party names, counts: never an item, a key value, a point or a scalar.
+This module imports no other module of psicli, so every module can use it. An error class holds its message and its
+hint as templates; the code that raises it passes the facts as named fields. Facts are paths, line numbers, column and
+party names, and counts: never an item, a key value, a point or a scalar.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from typing import ClassVar
 EXIT_CODES: dict[int, tuple[str, str]] = {
     0: ("done", "The run is complete; an empty intersection is a complete run."),
     2: ("usage", "The command line is wrong."),
-    65: ("bad input", "An input file holds something that cannot be read as it stands."),
+    65: ("bad input", "An input file holds data that psicli cannot read or compare."),
     66: ("input missing", "An input file or one of its key columns does not exist."),
-    69: ("peer lost", "The other party could not be reached, or was lost on the way. Try again."),
-    70: ("internal", "A mistake in psicli, or a failed self-check of its arithmetic."),
-    73: ("cannot create", "An output, a lock or a state file cannot be created."),
-    74: ("I/O error", "Reading or writing failed on the way, for example because the disk is full."),
+    69: ("peer lost", "The other party could not be reached, or the connection to it was lost. Try again."),
+    70: ("internal", "A bug in psicli, or a failed self-check of its arithmetic."),
+    73: ("cannot create", "An output file, a lock file or a state file cannot be created."),
+    74: ("I/O error", "Reading or writing a file failed, for example because the disk is full."),
     75: ("busy", "The port is in use, or the other party already has a session. Try again."),
     76: ("protocol", "The other party sent something the protocol does not allow."),
-    77: ("identity", "TLS failed, or the other end is not who it should be."),
+    77: ("identity", "TLS failed, or a certificate does not name the expected party."),
     78: ("configuration", "The job file is wrong, or the two parties' job files disagree."),
     79: ("policy", "This party's policy does not allow the run."),
-    80: ("peer failed", "The other party failed and said so."),
+    80: ("peer failed", "The other party stopped because of a failure on its own side."),
     130: ("interrupted", "Stopped by SIGINT (Ctrl-C)."),
     143: ("terminated", "Stopped by SIGTERM."),
 }
 
 
 def shown(text: str, limit: int = 200) -> str:
-    """Return text from outside as a bounded, printable repr, so that it cannot confuse a terminal."""
+    """Return untrusted text as a short, printable repr that cannot control the terminal."""
     clipped = text if len(text) <= limit else text[:limit] + "…"
     return ascii(clipped)
 
 
 def reason(exc: OSError) -> str:
-    """Return why the system refused, as it stands in a sentence."""
+    """Return the operating system's reason for a failure, in lower case, for use inside a sentence."""
     return (exc.strerror or "unknown").lower()
 
 
 class PsicliError(Exception):
-    """Base of all errors; `sentence` and `hint` are templates filled with the facts of this occurrence."""
+    """Base class of all errors. `sentence` and `hint` are templates; the facts of an occurrence fill them in."""
 
     code: ClassVar[int] = 70
     sentence: ClassVar[str] = "{detail}"
@@ -53,7 +53,7 @@ class PsicliError(Exception):
     peer_at_fault: ClassVar[bool] = False
 
     def __init__(self, **facts: object) -> None:
-        # Who raises deep in the protocol does not know the peer's name; the session fills it in.
+        # Code deep in the protocol does not know the peer's name; the session fills it in.
         self.facts: dict[str, object] = {"peer": "the other party", **facts}
         super().__init__()
 
@@ -70,41 +70,41 @@ class PsicliError(Exception):
 
 
 class BadInputError(PsicliError):
-    """An input is there but cannot be read as it stands."""
+    """An input file exists but holds data that psicli cannot read or compare."""
 
     code = 65
 
 
 class MalformedInputError(BadInputError):
-    """A file that is not what its format says: fault, and advice on it."""
+    """A file that does not follow its format. Facts: place, fault, advice."""
 
     sentence = "{place}: {fault}"
     hint = "{advice}"
 
 
 class UnclosedQuoteError(MalformedInputError):
-    """A quote that is not closed in what was read so far."""
+    """A quote that is still open at the end of the data read so far."""
 
 
 class ColumnError(BadInputError):
-    """A column that cannot be compared or written as it stands: fault, and advice on it."""
+    """A column that psicli cannot compare or write. Facts: place, fault, advice."""
 
     sentence = "{place}: {fault}"
     hint = "{advice}"
 
 
 class InputChangedError(BadInputError):
-    sentence = "{path}: the file was changed or replaced while it was read"
-    hint = "Let the export finish (write elsewhere, then rename) before psicli starts."
+    sentence = "{path}: the file was changed or replaced while psicli was reading it"
+    hint = "Start psicli after the export has finished; let the export write to another name, then rename the file."
 
 
 class TooManyRowsError(BadInputError):
     sentence = "the input has more than {limit} rows"
-    hint = "Split it into several tasks."
+    hint = "Split the input into several tasks."
 
 
 class InputMissingError(PsicliError):
-    """A file, or a column that the job names, does not exist or cannot be read: fault, and advice on it."""
+    """A file or column of the job does not exist or cannot be read. Facts: place, fault, advice."""
 
     code = 66
     sentence = "{place}: {fault}"
@@ -112,78 +112,78 @@ class InputMissingError(PsicliError):
 
 
 class PeerLostError(PsicliError):
-    """The other party was never reached, or was lost."""
+    """The other party could not be reached, or the connection to it was lost."""
 
     code = 69
     peer_at_fault = True
 
 
 class PeerAbsentError(PeerLostError):
-    sentence = "{peer} did not appear within {seconds:.0f} s: {reason}"
-    hint = "Is the other side running, does it use this address, and was it not started as the same party as this side?"
+    sentence = "{peer} did not answer within {seconds:.0f} s: {reason}"
+    hint = "Check that psicli is running on {peer}'s side, that it uses this address and that it was started as {peer}."
 
 
 class HandshakesFailedError(PeerAbsentError):
     sentence = (
-        "{peer} did not appear within {seconds:.0f} s, but {count} connections to {where} ended in the TLS handshake, "
-        "the last {ago:.0f} s ago"
+        "{peer} did not answer within {seconds:.0f} s, but {count} connections to {where} ended in the TLS "
+        "handshake, the last one {ago:.0f} s ago"
     )
     hint = (
-        "The dialer's log names the reason. Here, see that ca_file holds the authority of {peer}'s certificate, that "
-        "the own certificate comes from one {peer} trusts, and that the clock is right."
+        "The dialer's log gives the reason. On this side, check that ca_file holds the authority that issued {peer}'s "
+        "certificate, that {peer} trusts the authority that issued this side's, and that the clock is right."
     )
 
 
 class PeerGoneError(PeerLostError):
-    sentence = "{peer} went away before the session was complete: {reason}"
-    hint = "Look at the other side's log for its own reason, then run again."
+    sentence = "{peer} disconnected before the session was complete: {reason}"
+    hint = "Read {peer}'s log for the reason, then run again."
 
 
 class LinkBrokenError(PeerLostError):
-    sentence = "the connection with {peer} broke ({cause}) and did not come back within {seconds:.0f} s"
-    hint = "Look at the network between the two; link_desc.reconnect_window_ms sets how long to wait. Then run again."
+    sentence = "the connection to {peer} was lost ({cause}) and could not be restored within {seconds:.0f} s"
+    hint = "Check the network, then run again; link_desc.reconnect_window_ms sets how long psicli tries to reconnect."
 
 
 class PeerSilentError(PeerLostError):
     sentence = "{peer} sent nothing for {seconds:.0f} s"
-    hint = "Look at the other side and the network; link_desc.recv_timeout_ms sets how long to wait."
+    hint = "Check the other side and the network; link_desc.recv_timeout_ms sets how long psicli waits."
 
 
 class PeerStuckError(PeerLostError):
-    sentence = "{peer} has said for {seconds:.0f} s that it works, and nothing else"
-    hint = "Look at what the other side is at; link_desc.recv_timeout_ms, of which this is a multiple, sets the limit."
+    sentence = "{peer} sent only heartbeats for {seconds:.0f} s and made no progress"
+    hint = "Check what {peer}'s run is doing; the limit is a multiple of link_desc.recv_timeout_ms."
 
 
 class PeerStoppedError(PeerLostError):
     sentence = "{peer} stopped before the session was complete: {reason}"
-    hint = "Look at the other side's log for its own reason, then run again."
+    hint = "Read {peer}'s log for the reason, then run again."
 
 
 class WorkerLostError(PsicliError):
-    sentence = "bin {bin} was lost: whatever computed it stopped"
+    sentence = "bin {bin} was lost because the worker that computed it stopped"
     code = 69
-    hint = "Look for a reason on the machine that computed it, then run again."
+    hint = "Find out why that worker stopped, then run again."
 
 
 class InternalError(PsicliError):
-    """Our own mistake; shown with a traceback."""
+    """A bug in psicli; shown with a traceback."""
 
     code = 70
-    hint = "This is a mistake in psicli; please report it with the lines above."
+    hint = "This is a bug in psicli; please report it with the lines above."
 
 
 def unexpected(exc: Exception) -> InternalError:
-    """Return the error that stands for an exception nobody foresaw; only its class is told."""
+    """Return the InternalError for an unexpected exception; its message names only the exception's class."""
     return InternalError(detail=f"an unexpected {type(exc).__name__}")
 
 
 class LocalProtocolError(InternalError):
-    """Our own side broke the order of the protocol."""
+    """A bug that made this side break the protocol's order of steps."""
 
 
 class SelfCheckError(InternalError):
     sentence = "The {backend} curve backend failed its self-check: {detail}"
-    hint = "Nothing it computed may be used. Check this machine's memory and report the failure."
+    hint = "Do not use any result it computed. Check this machine's memory, and report the failure."
 
 
 class CannotCreateError(PsicliError):
@@ -194,7 +194,7 @@ class CannotCreateError(PsicliError):
 
 @contextmanager
 def creating(path: object) -> Iterator[None]:
-    """Raise CannotCreateError of a path where the system refuses."""
+    """Turn an OSError in the block into a CannotCreateError for this path."""
     try:
         yield
     except OSError as exc:
@@ -202,8 +202,8 @@ def creating(path: object) -> Iterator[None]:
 
 
 class FileThereError(CannotCreateError):
-    sentence = "{path}: there is a file of this name already, and keys and certificates are never overwritten"
-    hint = "Move it away, or write elsewhere with --out."
+    sentence = "{path}: the file already exists, and psicli never overwrites keys and certificates"
+    hint = "Move the file away, or choose another folder with --out."
 
 
 class StorageError(PsicliError):
@@ -214,7 +214,7 @@ class StorageError(PsicliError):
 
 @contextmanager
 def storing(path: object, doing: str) -> Iterator[None]:
-    """Raise StorageError of a path where the system refuses."""
+    """Turn an OSError in the block into a StorageError for this path; `doing` names the operation."""
     try:
         yield
     except OSError as exc:
@@ -222,20 +222,20 @@ def storing(path: object, doing: str) -> Iterator[None]:
 
 
 class SpoolSpaceError(StorageError):
-    sentence = "{folder}: {need} more would be needed there beside {held}, but {free} are free: {reason}"
-    hint = "Free space there, name another folder in PSICLI_STATE_DIR, or give psicli more memory (pipeline.memory)."
+    sentence = "{folder}: the run needs {need} in addition to the {held} it uses there, but {free} is free: {reason}"
+    hint = "Free space there, set PSICLI_STATE_DIR to another folder, or give psicli more memory (pipeline.memory)."
 
 
 class DiskTooSmallError(StorageError):
-    sentence = "{folder}: the disk is too small: about {need} may be needed there, and {free} are free"
+    sentence = "{folder}: not enough disk space: the job may need about {need} there, and only {free} is free"
     hint = (
-        "Free space there, or put outputs (output_path) or state (PSICLI_STATE_DIR) on another disk. All rows are "
-        "taken to match, and the other side to have as many."
+        "Free space there, or put the outputs (output_path) or the state folder (PSICLI_STATE_DIR) on another disk. "
+        "The estimate assumes that every row matches and that the other side has as many rows."
     )
 
 
 class BusyError(PsicliError):
-    """Somebody else has what this run needs; trying again later may help."""
+    """Another run or program uses something that this run needs; a later run may succeed."""
 
     code = 75
 
@@ -246,47 +246,47 @@ class PortBusyError(BusyError):
 
 
 class LockHeldError(BusyError):
-    sentence = "{what} is taken by {holder}"
-    hint = "Wait for it to end (--lock-timeout waits for you), or give this job another port."
+    sentence = "{what} is in use by {holder}"
+    hint = "Wait for that job to end (--lock-timeout SECONDS does so), or give this job another port."
 
 
 class PeerBusyError(BusyError):
-    sentence = "{peer} already runs this session with somebody else"
-    hint = "Was this party started twice? Wait for the other run to end."
+    sentence = "{peer} already has a session with another run of this party"
+    hint = "Check whether this party was started twice; wait for the other run to end."
 
 
 class BinOverflowError(PsicliError):
-    sentence = "bin {bin} has more items than there is room for, which happens once in 2^60 bins"
+    sentence = "bin {bin} has more items than it has room for, which happens by chance once in 2^60 bins"
     code = 75
-    hint = "Run again: the next run cuts the items in another way."
+    hint = "Run again: the next run spreads the items differently over the bins."
 
 
 class PeerProtocolError(PsicliError):
-    """The other party broke the protocol; nothing it sent is used."""
+    """The other party broke the protocol; psicli uses nothing of what it sent."""
 
     code = 76
     peer_at_fault = True
     sentence = "{peer} broke the protocol: {detail}"
-    hint = "Do not use this peer's data until its operator has explained this; nothing of this task was written."
+    hint = "Ask {peer}'s operator for an explanation before you run with {peer} again; this task wrote no output."
 
 
 class SamePartyError(PeerProtocolError):
-    sentence = "{peer} broke the protocol: it introduced itself as {party}, which is this side"
+    sentence = "{peer} broke the protocol: it introduced itself as {party}, which is this party"
     hint = (
-        "Was this party started on both sides, or have both job files one self_party? Then correct self_party (or "
-        "--party) on one of them; else somebody sends this side's own words back."
+        "Check whether both sides were started as {party}; if so, correct self_party (or --party) on one of them. "
+        "Otherwise somebody is sending this side's own messages back."
     )
 
 
 class PeerAccusesError(PsicliError):
-    sentence = "{peer} stopped: it says that this side broke the protocol"
+    sentence = "{peer} stopped because, it says, this side broke the protocol"
     code = 76
     peer_at_fault = True
-    hint = "Are both sides the same version? The other side's log says what it saw."
+    hint = "Check that both sides run the same version of psicli; {peer}'s log gives the details."
 
 
 class IdentityError(PsicliError):
-    """TLS failed, or the other end is not the party it should be."""
+    """TLS failed, or a certificate does not name the expected party."""
 
     code = 77
     hint = "Check ca_file, certificate_file and private_key_file on both sides."
@@ -294,7 +294,7 @@ class IdentityError(PsicliError):
 
 class TlsFileError(IdentityError):
     sentence = "{path}: cannot read this TLS file: {reason}"
-    hint = "It must be PEM that this user may read; `psicli certs show` tells what a file of certificates holds."
+    hint = "The file must be PEM and readable by this user; `psicli certs show` lists the certificates in a file."
 
 
 class OwnCertificateError(IdentityError):
@@ -303,27 +303,28 @@ class OwnCertificateError(IdentityError):
 
 
 class PeerCertificateError(IdentityError):
-    """The other party's certificate is not accepted, for a reason that has no class of its own."""
+    """The other party's certificate was rejected, for a reason without a more specific class."""
 
-    sentence = "the certificate of {peer} at {where} is not accepted: {reason}"
-    hint = "`psicli certs show` tells what is in a certificate; an authority's may have expired, too."
+    sentence = "the certificate of {peer} at {where} was rejected: {reason}"
+    hint = "Inspect the certificate with `psicli certs show`; the authority's own certificate may have expired."
     peer_at_fault = True
 
 
 class PeerCertificateExpiredError(PeerCertificateError):
     sentence = "the certificate of {peer} at {where} expired on {date} (it is {now} here)"
-    hint = "{peer} must renew it; if the date is still to come, check this machine's clock."
+    hint = "Ask {peer} to renew it; if that date is in the future, correct this machine's clock."
 
 
 class PeerCertificateEarlyError(PeerCertificateError):
     sentence = "the certificate of {peer} at {where} is valid only from {date} (it is {now} here)"
-    hint = "Check the clocks of both machines; else {peer} needs a certificate that is valid now."
+    hint = "Check the clocks of both machines; if they are right, {peer} needs a certificate that is valid now."
 
 
 class PeerCertificateIssuerError(PeerCertificateError):
     sentence = "the certificate of {peer} at {where} was issued by {issuer}, which {ca_file} does not hold"
     hint = (
-        "Put the certificate of that authority into ca_file if you trust it; else ask {peer} for the right certificate."
+        "If you trust that authority, add its certificate to ca_file; otherwise ask {peer} to use a certificate from "
+        "an authority that you trust."
     )
     peer_at_fault = False
 
@@ -331,23 +332,23 @@ class PeerCertificateIssuerError(PeerCertificateError):
 class PeerCertificateNameError(PeerCertificateError):
     sentence = "the certificate at {where} names {names}, not {name}"
     hint = (
-        "Is somebody else at this address? {peer}'s certificate must hold {name} as a DNS subject alternative name, or "
-        "the job file give {peer}'s node the tls_name that it holds."
+        "Check that {peer} is at this address. Its certificate must hold {name} as a DNS subject alternative name; if "
+        "it holds another name, set that name as the tls_name of {peer}'s node in the job file."
     )
 
 
 class CertificateRefusedError(IdentityError):
     sentence = "{peer} at {where} refused this side's certificate {path}, issued by {issuer}: {reason}"
-    hint = "Ask {peer} whether its ca_file holds that authority and its clock is right; {peer} waits on."
+    hint = "Ask {peer} to check that its ca_file holds that authority and that its clock is right; it keeps waiting."
 
 
 class PeerRefusedError(IdentityError):
-    sentence = "{peer} refused this side: it waits for another party than this side's certificate names"
-    hint = "Compare the parties and tls_name in both job files; the other side's log says whom it expects."
+    sentence = "{peer} refused the connection: it expects another party than this side's certificate names"
+    hint = "Compare the party names and tls_name in both job files; {peer}'s log gives the name that it expects."
 
 
 class StrangerError(IdentityError):
-    sentence = "a connection was refused: its certificate names {names}, not {name}"
+    sentence = "this side refused a connection: its certificate names {names}, not {name}"
     hint = "A party's certificate must hold its party name (or its tls_name) as a DNS subject alternative name."
     peer_at_fault = True
 
@@ -357,36 +358,36 @@ class TlsHandshakeError(IdentityError):
 
 
 class PeerSpeaksPlainError(IdentityError):
-    sentence = "{where} does not speak TLS, and this side does"
-    hint = "Does {peer}'s job file have cluster.tls, and is it psicli that listens at this address?"
+    sentence = "{where} does not use TLS, but this side does"
+    hint = "Check that {peer}'s job file has cluster.tls and that the program at this address is psicli."
     peer_at_fault = True
 
 
 class PeerSpeaksTlsError(IdentityError):
-    sentence = "{who} speaks TLS, and this side {does} plain text"
+    sentence = "{who} uses TLS, but this side does not"
     hint = "Add cluster.tls to this side's job file."
 
 
 class ConfigError(PsicliError):
-    """The job file or the environment is wrong, or the two job files disagree."""
+    """The job file or an environment variable is wrong, or the two job files disagree."""
 
     code = 78
 
 
 class JobFileError(ConfigError):
-    """All mistakes of a job file, one a line, each `job.yaml:LINE: FIELD: what is wrong; what would be right`."""
+    """All errors in a job file, one per line: `job.yaml:LINE: FIELD: what is wrong; what would be right`."""
 
     sentence = "{mistakes}"
     hint = "`psicli config schema` describes every field of a job file."
 
 
 class UnknownFormatError(ConfigError):
-    sentence = "{path}: no format has this suffix"
-    hint = "The suffixes are {suffixes}, in lower case."
+    sentence = "{path}: unknown file suffix"
+    hint = "Use one of these suffixes, in lower case: {suffixes}."
 
 
 class VariableError(ConfigError):
-    """A variable of the environment asks for something that does not exist: fault, and advice on it."""
+    """An environment variable has a value that psicli cannot use. Facts: variable, fault, advice."""
 
     sentence = "{variable} {fault}"
     hint = "{advice}"
@@ -394,28 +395,28 @@ class VariableError(ConfigError):
 
 class DisagreementError(ConfigError):
     sentence = "the two job files disagree:\n{table}"
-    hint = "Make the two job files equal in these fields; nothing was sent."
+    hint = "Make these fields the same in both job files; no data was sent."
 
 
 class PeerDisagreesError(ConfigError):
-    sentence = "{peer} stopped: its job file and ours disagree"
-    hint = "Compare the two job files; the other side's log names the fields."
+    sentence = "{peer} stopped because its job file and this side's disagree"
+    hint = "Compare the two job files; {peer}'s log names the fields that differ."
 
 
 class BindError(ConfigError):
-    sentence = "{where}: cannot listen there: {reason}"
-    hint = "listen_address (or the first node's address) must be an address of this machine, with a port we may use."
+    sentence = "{where}: cannot listen on this address: {reason}"
+    hint = "Set listen_address (or the address of the first node) to an address and port that psicli may use here."
 
 
 class TaskFilesError(ConfigError):
-    """The inputs and outputs of a task do not suit this command: fault, and advice on it."""
+    """A command cannot use a task's inputs or outputs. Facts: task, fault, advice."""
 
     sentence = "task {task}: {fault}"
     hint = "{advice}"
 
 
 class TooManyItemsError(ConfigError):
-    """The two sides have too many items to compare: fault, and advice on it."""
+    """The two sides have too many items to compare. Facts: fault, advice."""
 
     sentence = "{fault}"
     hint = "{advice}"
@@ -425,12 +426,12 @@ class PolicyError(PsicliError):
     """This party's policy does not allow the run."""
 
     code = 79
-    hint = "If this is as it should be, change the limit under policy in the job file; else look into it with {peer}."
+    hint = "If you expected this, change the limit under policy in the job file; otherwise discuss it with {peer}."
 
 
 class AnsweredTwiceError(PolicyError):
-    hint = "Run again: the task starts afresh, and counts as another run."
-    sentence = "task {task}: {peer} asks a third time about items it was answered twice"
+    hint = "Run again: the task starts over and counts as another run."
+    sentence = "task {task}: {peer} asks a third time about items for which it already got two answers"
 
 
 class PeerSizeError(PolicyError):
@@ -442,13 +443,11 @@ class TooManyRunsError(PolicyError):
         "task {task}: this input was run with {peer} {runs} times in the last 24 hours, and policy.max_runs_per_day "
         "is {limit}"
     )
-    hint = "`psicli ledger` shows these runs, by input and key columns. Wait, or change the limit in the job file."
+    hint = "List these runs with `psicli ledger`. Then wait, or change the limit in the job file."
 
 
 class MatchRateError(PolicyError):
-    sentence = (
-        "task {task}: {matched} of {own} own distinct items matched, which is above policy.max_match_rate, {limit}"
-    )
+    sentence = "task {task}: {matched} of {own} distinct items matched, above policy.max_match_rate, which is {limit}"
 
 
 class OutputRowsError(PolicyError):
@@ -459,7 +458,7 @@ class PeerFailedError(PsicliError):
     sentence = "{peer} failed: {reason}"
     code = 80
     peer_at_fault = True
-    hint = "The other side's log says more; this side has nothing to mend."
+    hint = "Read {peer}'s log for the details; nothing needs to be fixed on this side."
 
 
 class PeerPolicyError(PeerFailedError):
@@ -468,7 +467,7 @@ class PeerPolicyError(PeerFailedError):
 
 
 class InterruptedBySignal(PsicliError):
-    """Raised in the main thread by a signal handler, so that everything is released on the way out."""
+    """SIGINT, raised as an exception in the main thread so that the run releases everything before it ends."""
 
     sentence = "stopped by SIGINT"
     code = 130
@@ -479,14 +478,14 @@ class TerminatedBySignal(InterruptedBySignal):
     code = 143
 
 
-# What the peer's exit code makes of ours ------------------------------------------------------------------------
+# From the peer's exit code to ours -------------------------------------------------------------------------------
 
-# 1 stands for a failure that may not be named, most likely a signal: as that, it is worth another try.
+# A peer that must not reveal its reason sends 1. That is most likely a signal, so a retry is worthwhile.
 _STOPPED = frozenset({1, 69, 74, 75, 130, 143})
 
 
 def failure_of_peer(failure_class: int) -> PsicliError:
-    """Return our error for a peer that stopped with this exit code; only the class travels, no text."""
+    """Return our error for a peer that stopped with this exit code; the peer sends only the code, no text."""
     known = EXIT_CODES if failure_class >= BadInputError.code else {}
     _, meaning = known.get(failure_class, ("", "It did not say why."))
     if failure_class in _STOPPED:

@@ -141,7 +141,7 @@ def hold_dial(job: str, party: str, address: str, timeout: float) -> Iterator[Po
     """Hold the lock of a party and the address it dials; raises LockHeldError after timeout [s]."""
     deadline = time.monotonic() + timeout
     with PortLock(dial_lock_path(party, address)) as lock:
-        _acquire(lock, f"{party} to {address}", deadline)
+        _acquire(lock, f"the connection from {party} to {address}", deadline)
         lock.write(_ourselves(job, party, f"to {address}"))
         yield lock
 

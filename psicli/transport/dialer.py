@@ -133,7 +133,7 @@ class Dialer:
         host, port = self.endpoint.host, self.endpoint.port
         timeout = min(tls.PREFLIGHT_TIMEOUT, left(deadline))
         if self.endpoint.credentials is None and timeout > 0 and tls.presented(host, port, timeout) is not None:
-            raise errors.PeerSpeaksTlsError(who=self.endpoint.where, does="sends")
+            raise errors.PeerSpeaksTlsError(who=self.endpoint.where)
 
     def _refuse_in_plain(self) -> None:
         """Tell a plain-text listener that this side speaks TLS, so that it stops waiting; nothing more is sent."""

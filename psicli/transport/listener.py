@@ -175,7 +175,7 @@ class Listener:
             return self._session_link
         assert self._peer_failure is not None
         if self.endpoint.credentials is None and self._peer_failure == TLS_FAILED:
-            raise errors.PeerSpeaksTlsError(who=self.endpoint.peer, does="listens in")
+            raise errors.PeerSpeaksTlsError(who=self.endpoint.peer)
         raise failure_of_peer(self._peer_failure)
 
     def _absence(self, timeout: float) -> errors.PeerAbsentError:

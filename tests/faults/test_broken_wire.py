@@ -50,7 +50,7 @@ def test_a_party_that_is_stopped_is_found(faulty: Pair, party: str) -> None:
     assert result.ended - survivor.started < FOUND_WITHIN
     check_survivor(faulty, other(party), result, {69})
     runs[party].send(signal.SIGCONT)
-    failed(runs[party].result(), 69, f"{other(party)} went away")
+    failed(runs[party].result(), 69, f"{other(party)} disconnected")
     next_run_is_good(faulty)
 
 
@@ -105,7 +105,7 @@ def test_pings_detect_a_network_that_acknowledges_and_loses_everything(tmp_path:
     with proxied(tmp_path, recv_timeout_ms=300_000, reconnect_window_ms=PATIENT) as (pair, proxy):
         runs = exchanging(pair)
         proxy.blackhole()
-        both_lost(pair, runs, FOUND_WITHIN, "went away")
+        both_lost(pair, runs, FOUND_WITHIN, "disconnected")
 
 
 @pytest.mark.more
@@ -114,7 +114,7 @@ def test_a_connection_that_breaks_for_good(tmp_path: Path) -> None:
         runs = exchanging(pair)
         proxy.refuse()
         proxy.reset()
-        both_lost(pair, runs, 30.0, "went away")
+        both_lost(pair, runs, 30.0, "disconnected")
 
 
 @pytest.mark.more

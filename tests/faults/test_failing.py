@@ -173,7 +173,7 @@ def test_a_full_disk_under_the_spool(spooling: Pair, party: str) -> None:
     wrapper = on_a_small_disk(state, "2m")
     how: dict[str, Any] = {"wrapper": wrapper, "env": {"PSICLI_STATE_DIR": str(state)}}
     runs = {each: spooling.start(each, "--json", **(how if each == party else {})) for each in PARTIES}
-    failed(runs[party].result(), 74, f"{state}: .* more would be needed there .* no space left on device")
+    failed(runs[party].result(), 74, f"{state}: the run needs .* there, .* no space left on device")
     check_survivor(spooling, other(party), runs[other(party)].result(), {69})
     assert new_outputs(spooling, party) == set()
     assert {path.name for path in state.with_name("small.kept").iterdir()} == {"ledger.jsonl", "lock"}

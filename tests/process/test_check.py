@@ -165,7 +165,7 @@ def test_a_lock_that_is_held(pair: Pair) -> None:
     marked_pair(pair)
     alice = pair.start(LISTENER)
     alice.wait_for("listening on")
-    rows = fails(start(pair, LISTENER, "--json").result(), "lock", 75, rf"is taken by .* \(pid {alice.pid},", "--lock-")
+    rows = fails(start(pair, LISTENER, "--json").result(), "lock", 75, rf"in use by .* \(pid {alice.pid},", "--lock-")
     assert "peer" not in rows
 
 
@@ -263,7 +263,8 @@ def test_a_disk_that_is_too_small(pair: Pair) -> None:
     (failed,) = (row for row in rows if row["status"] == "fail")
     assert (result.code, failed["name"], failed["code"]) == (74, "space", 74)
     assert re.search(
-        r"/out: the disk is too small: about 2\.\d MB may be needed there, and 1\.0 MB are free", failed["message"]
+        r"/out: not enough disk space: the job may need about 2\.\d MB there, and only 1\.0 MB is free",
+        failed["message"],
     )
     assert failed["hint"].startswith("Free space there")
 
@@ -276,7 +277,7 @@ def test_a_disk_that_is_too_small(pair: Pair) -> None:
 def test_a_peer_that_is_absent(pair: Pair, party: str) -> None:
     marked_pair(pair)
     result = start(pair, party, "--json", "--wait", "0.3").result()
-    fails(result, "peer", 69, f"{other(party)} did not appear within 0 s: ", "Is the other side running")
+    fails(result, "peer", 69, f"{other(party)} did not answer within 0 s: ", "Check that psicli is running")
     pair.nothing_left()
 
 
@@ -310,7 +311,7 @@ def test_a_foreign_authority(pair: Pair) -> None:
     bob.wait_for("waiting up to 30 s for alice")
     alice = start(pair, LISTENER, "--json", "--wait", "5")
     fails(bob.result(), "peer", 77, "alice at .* refused this side's certificate .*foreign.pem", "Ask alice whether")
-    fails(alice.result(), "peer", 69, "ended in the TLS handshake", "ca_file holds the authority of bob's")
+    fails(alice.result(), "peer", 69, "ended in the TLS handshake", "ca_file holds the authority that issued bob's")
 
 
 @pytest.mark.more
@@ -350,7 +351,7 @@ def test_the_same_party_on_both_sides(pair: Pair) -> None:
     job["cluster"]["nodes"] = [{"party": DIALER, "address": f"127.0.0.1:{pair.port}"}, {"party": LISTENER}]
     for field in ("keys", "input_path", "output_path"):
         job["tasks"][0][field] = {LISTENER: job["tasks"][0][field][DIALER]}
-    sentence = "introduced itself as alice, which is this side"
+    sentence = "introduced itself as alice, which is this party"
     for result in check_both(pair):
         fails(result, "agreement", 76, f"bob broke the protocol: it {sentence}", "Was this party started on both sides")
     for result in pair.run():
@@ -367,7 +368,7 @@ def test_a_party_started_twice_on_two_machines(pair: Pair) -> None:
     # By another name it is another lock, as on another machine.
     pair.jobs[DIALER]["cluster"]["nodes"][0]["address"] = f"localhost:{pair.port}"
     result = start(pair, DIALER, "--json").result()
-    fails(result, "peer", 75, "alice already runs this session with somebody else", "Was this party started twice")
+    fails(result, "peer", 75, "alice already has a session with another run", "whether this party was started twice")
     assert alice.lasts(0)
     bob.kill()
 

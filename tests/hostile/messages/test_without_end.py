@@ -154,7 +154,7 @@ def test_a_peer_that_just_goes_away(port: int) -> None:
         peer.wire.close()
         return []
 
-    cheat = Cheat("went away before the session was complete", 69, None, at={"points": go})
+    cheat = Cheat("disconnected before the session was complete", 69, None, at={"points": go})
     for setting in (
         cheat.setting(receives=True, broadcast=False, listens=True),
         cheat.setting(receives=False, broadcast=True),

@@ -26,7 +26,7 @@ def test_nobody_comes(pair: Pair, party: str) -> None:
     untouched = Untouched(pair)
     at = f"127.0.0.1:{pair.port}"
     result = pair.start(party, "--json").result()
-    failed(result, 69, f"{other(party)} did not appear.*: ({at}: connection refused|nobody connected to {at} as bob)")
+    failed(result, 69, f"{other(party)} did not answer.*: ({at}: connection refused|nobody connected to {at} as bob)")
     assert the_object(result.stdout)["seconds"] < SOON
     untouched.check()
 
@@ -39,7 +39,7 @@ def test_a_port_that_is_in_use(pair: Pair) -> None:
     with socket.create_server(("127.0.0.1", pair.port)):
         alice, bob = pair.run()
     failed(alice, 75, f"127.0.0.1:{pair.port}: the port is in use")
-    failed(bob, 69, "alice did not appear")
+    failed(bob, 69, "alice did not answer")
     untouched.check()
 
 
@@ -49,10 +49,10 @@ def test_the_same_party_twice(pair: Pair) -> None:
     marked_pair(pair)
     alice = pair.start(LISTENER)
     alice.wait_for("listening on")
-    failed(pair.start(LISTENER).result(), 75, "the port is in use|is taken by")
+    failed(pair.start(LISTENER).result(), 75, "the port is in use|is in use by")
     bob = pair.start(DIALER, env=HELD)
     bob.wait_until_stopped()
-    failed(pair.start(DIALER).result(), 75, "alice already runs this session with somebody else|is taken by")
+    failed(pair.start(DIALER).result(), 75, "alice already has a session with another run|is in use by")
     for number in (signal.SIGTERM, signal.SIGCONT):
         bob.send(number)
     assert (bob.result().code, alice.result().code) == (143, 69)
@@ -77,7 +77,7 @@ def test_a_party_is_stopped_in_the_middle(pair: Pair, number: signal.Signals, pa
     runs[party].send(number)
     results = {each: run.result() for each, run in runs.items()}
     assert results[party].code == code
-    failed(results[other(party)], 69, f"{party} (went away|stopped) before the session was complete")
+    failed(results[other(party)], 69, f"{party} (disconnected|stopped) before the session was complete")
     left = the_object(results[other(party)].stdout)
     assert left["tasks"][0]["status"] == "failed"
     assert left["error"]["party"] == party

@@ -41,7 +41,7 @@ def test_a_second_run_is_refused_by_name(pair: Pair, party: str) -> None:
     result = second.result()
     assert result.ended - second.started < SOON
     what = f"port {pair.port}" if party == LISTENER else rf"bob to 127\.0\.0\.1:{pair.port}"
-    named = rf"{what} is taken by job overlap of {party} \(pid {first.pid}, \S+, since 20[-0-9]+T[:0-9]+\+00:00\)"
+    named = rf"{what} is in use by job overlap of {party} \(pid {first.pid}, \S+, since 20[-0-9]+T[:0-9]+\+00:00\)"
     failed(result, 75, named)
     refusal = the_object(result.stdout)
     assert (refusal["exit_code"], refusal["error"]["class"]) == (75, "LockHeldError")
@@ -76,7 +76,7 @@ def test_a_run_that_waits_for_its_turn(pair: Pair) -> None:
     first = pair.start(LISTENER)
     first.wait_for("listening on")
     second = pair.start(LISTENER, "--lock-timeout", "60")
-    second.wait_for(f"waiting: port {pair.port} is taken by job overlap of alice (pid {first.pid}, ")
+    second.wait_for(f"waiting: port {pair.port} is in use by job overlap of alice (pid {first.pid}, ")
     succeeded([pair.start(DIALER).result(), first.result()])
     second.wait_for("listening on")
     check_people(pair)
@@ -92,7 +92,7 @@ def test_a_wait_that_times_out(pair: Pair) -> None:
     first.wait_for("listening on")
     second = pair.start(LISTENER, "--lock-timeout", "1")
     result = second.result()
-    failed(result, 75, f"is taken by job overlap of alice .pid {first.pid}")
+    failed(result, 75, f"is in use by job overlap of alice .pid {first.pid}")
     assert result.ended - second.started > 1.0
 
 
@@ -149,7 +149,7 @@ def test_a_run_of_another_user_is_seen(shared_pair: Pair, first_is_root: bool) -
     second = pair.start(LISTENER, **second_user)
     result = second.result()
     failed(
-        result, 75, rf"is taken by job overlap of alice \(pid {first.pid}, {'root' if first_is_root else 'nobody'}, "
+        result, 75, rf"is in use by job overlap of alice \(pid {first.pid}, {'root' if first_is_root else 'nobody'}, "
     )
     assert result.ended - second.started < SOON
     assert f"pid {first.pid}, " in pair.start_command("status", **second_user).result().text

@@ -73,7 +73,7 @@ def test_a_task_continues_where_it_was_killed(resumable: Pair, party: str) -> No
         second["bytes_sent"] + second["bytes_received"]
     )
     for each in PARTIES:
-        assert f"{FIRST}: continues from {100 * share:.0f} % of an earlier run" in results[each].stderr
+        assert f"{FIRST}: resuming an earlier run at {100 * share:.0f} %" in results[each].stderr
     # The next run starts afresh.
     assert shares(run_again(resumable), FIRST) == [None, None]
 
@@ -307,7 +307,7 @@ def test_a_receiver_that_forgets_what_it_has_received_is_answered_twice(pair: Pa
     asked = answers(pair)
     assert {count for (_, _, number), count in asked.items() if number == 0} == {2}
     result = run(0b11110, "")[DIALER]
-    failed(result, 79, "task first: alice asks a third time about items it was answered twice")
+    failed(result, 79, "task first: alice asks a third time about items for which it already got two answers")
     # The sender answers at most one other bin, which was under way at the same time.
     assert {number for _, _, number in answers(pair) - asked} <= {5}
     assert_no_bin_was_answered_thrice(pair)

@@ -168,7 +168,7 @@ def test_an_input_that_changes_after_the_offer_ends_the_run(alone: Pair, party: 
     runs[party].send(signal.SIGCONT)
     result = runs[party].result()
     assert result.code == 65, result.text
-    assert "in.csv: the file was changed or replaced while it was read" in result.stderr
+    assert "in.csv: the file was changed or replaced while psicli was reading it" in result.stderr
     assert runs[other(party)].result().code == 80
     assert alone.path(LISTENER, "out/first.csv").read_bytes() == OLD
     assert shares(run_again(alone, f"--only={FIRST}"), FIRST) == [None, None]

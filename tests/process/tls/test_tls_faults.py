@@ -157,17 +157,17 @@ FAULTS: dict[str, tuple[Files, Files, type[PsicliError], str, type[PsicliError]]
     ),
     "the dialer's certificate names another party": (
         ALICE, {"certificate": "carol"},
-        PeerRefusedError, "waits for another party", PeerAbsentError,
+        PeerRefusedError, "expects another party", PeerAbsentError,
     ),
     "the dialer's certificate has no DNS name": (
         ALICE, {"certificate": "no-dns-name"},
-        PeerRefusedError, "waits for another party", PeerAbsentError,
+        PeerRefusedError, "expects another party", PeerAbsentError,
     ),
     "the listener has no TLS": (
-        None, BOB, PeerSpeaksPlainError, r"127\.0\.0\.1:\d+ does not speak TLS, and this side does", PeerSpeaksTlsError,
+        None, BOB, PeerSpeaksPlainError, r"127\.0\.0\.1:\d+ does not use TLS, but this side does", PeerSpeaksTlsError,
     ),
     "the dialer has no TLS": (
-        ALICE, None, PeerSpeaksTlsError, r"127\.0\.0\.1:\d+ speaks TLS, and this side sends", HandshakesFailedError,
+        ALICE, None, PeerSpeaksTlsError, r"127\.0\.0\.1:\d+ uses TLS, but this side does not", HandshakesFailedError,
     ),
 }  # fmt: skip
 

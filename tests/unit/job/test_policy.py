@@ -69,8 +69,8 @@ EDGES: list[tuple[str, float, Check, Check, str]] = [
     ),
     ("max_runs_per_day", 2, lambda p: p.check_runs(1), lambda p: p.check_runs(2), "2 times in the last 24 hours"),
     # Three tenths are 0.3, which binary fractions are not.
-    ("max_match_rate", 0.3, lambda p: p.check_match_rate(3, 10), lambda p: p.check_match_rate(4, 10), "4 of 10 own"),
-    ("max_match_rate", 1.0, lambda p: p.check_match_rate(9, 9), lambda p: p.check_match_rate(10, 9), "10 of 9 own"),
+    ("max_match_rate", 0.3, lambda p: p.check_match_rate(3, 10), lambda p: p.check_match_rate(4, 10), "4 of 10 dis"),
+    ("max_match_rate", 1.0, lambda p: p.check_match_rate(9, 9), lambda p: p.check_match_rate(10, 9), "10 of 9 dis"),
     ("min_output_rows", 3, lambda p: p.check_output_rows(3), lambda p: p.check_output_rows(2), "would have 2 rows"),
 ]
 
@@ -246,7 +246,7 @@ def test_runs_a_day(pair: Pair) -> None:
 LIMITS = [
     (
         {"max_match_rate": 0.4},
-        "task people: 2 of 4 own distinct items matched, which is above policy.max_match_rate, 0.4",
+        "task people: 2 of 4 distinct items matched, above policy.max_match_rate, which is 0.4",
     ),
     (
         {"min_output_rows": 3},
@@ -291,7 +291,7 @@ def test_a_result_is_refused_without_a_word_to_the_peer(tapped: tuple[Pair, int]
     pair.jobs[party]["policy"] = {"max_match_rate": 0.4, "min_output_rows": 2}
     results, sent = run_tapped(pair, port)
     matched = "2 of 4" if party == LISTENER else "2 of 3"
-    failed(results[party], 79, f"task people: {matched} own distinct items matched")
+    failed(results[party], 79, f"task people: {matched} distinct items matched")
     succeeded([results[other(party)]])
     for each in PARTIES:
         assert Counter(map(shape, said(sent[each]))) == Counter(map(shape, said(allowed[each])))
@@ -348,7 +348,7 @@ def test_without_a_ledger_nothing_is_begun(pair: Pair) -> None:
     runs = [pair.start(LISTENER, env={"PSICLI_STATE_DIR": str(pair.folder / "mine")}), pair.start(DIALER)]
     alice, bob = (run.result() for run in runs)
     failed(alice, 73, r"ledger\.jsonl: cannot create it: is a directory")
-    failed(bob, 80, "alice failed: An output, a lock or a state file cannot be created")
+    failed(bob, 80, "alice failed: An output file, a lock file or a state file cannot be created")
     assert outputs(pair) == [OLD, OLD]
     assert ledger(pair, DIALER) == []
 
@@ -380,7 +380,7 @@ def test_a_run_that_was_killed_is_unfinished_and_counts(pair: Pair) -> None:
     while not all(ledger(pair, party) for party in PARTIES):
         assert runs[0].lasts(0.05)
     runs[0].send(signal.SIGKILL)
-    failed(runs[1].result(), 69, "alice went away")
+    failed(runs[1].result(), 69, "alice disconnected")
     assert [task["outcome"] for task in ledger(pair, LISTENER)] == ["unfinished"]
     assert [(task["outcome"], task["code"]) for task in ledger(pair, DIALER)] == [("failed", 69)]
     alice, bob = pair.run()

@@ -60,7 +60,7 @@ def test_equal_terms_agree_whatever_the_package() -> None:
 
 @pytest.mark.parametrize("change", [{"party": ALICE}, {"nonce": OURS.nonce}], ids=["party", "nonce"])
 def test_our_own_hello_comes_back(change: dict[str, Any]) -> None:
-    with pytest.raises(PeerProtocolError, match="it introduced itself as alice, which is this side"):
+    with pytest.raises(PeerProtocolError, match="it introduced itself as alice, which is this party"):
         agree(OURS, replace(THEIRS, **change), BOB)
 
 

@@ -115,8 +115,8 @@ def test_the_second_is_told_who_the_first_is(folder: Path, port: int) -> None:
             process.pid,
         )
         assert abs((datetime.now(UTC) - datetime.fromisoformat(holder.since)).total_seconds()) < DEADLINE
-        named = f"port {port} is taken by job nightly of alice (pid {process.pid}, {holder.user}, since {holder.since})"
-        assert error.message == named
+        who = f"job nightly of alice (pid {process.pid}, {holder.user}, since {holder.since})"
+        assert error.message == f"port {port} is in use by {who}"
     gets_it(port)
     assert holders() == []
 
@@ -132,7 +132,7 @@ def test_a_dialer_holds_its_party_and_the_address(folder: Path, port: int) -> No
     with another_process(folder, f"hold_dial('nightly', 'bob', {address!r}, 0)") as process:
         with pytest.raises(LockHeldError) as caught, hold_dial("other", "bob", address, 0):
             pass
-        assert caught.value.message.startswith(f"bob to {address} is taken by job nightly of bob (pid {process.pid}, ")
+        assert f"from bob to {address} is in use by job nightly of bob (pid {process.pid}, " in caught.value.message
         # Another party, another address and the port itself are other things.
         with (
             hold_dial("other", "carol", address, 0),
@@ -219,7 +219,7 @@ def test_an_address_that_is_not_ours_is_no_matter_of_waiting(folder: Path, port:
         pass
     assert time.monotonic() - started < AT_ONCE
     assert caught.value.code == 78
-    assert "cannot listen there: " in caught.value.message
+    assert "cannot listen on this address: " in caught.value.message
     assert holders() == []
 
 
@@ -231,7 +231,7 @@ def test_a_port_only_root_may_use(folder: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd="/", stdin=subprocess.DEVNULL
     )
-    assert "psicli.core.errors.BindError: 127.0.0.1:1: cannot listen there: permission denied" in run.stderr
+    assert "psicli.core.errors.BindError: 127.0.0.1:1: cannot listen on this address: permission denied" in run.stderr
 
 
 def test_connections_of_the_last_run_do_not_keep_the_port(folder: Path, port: int) -> None:

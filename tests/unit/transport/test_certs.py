@@ -247,7 +247,7 @@ def test_from_nothing_to_a_certificate_that_is_shown(tmp_path: Path) -> None:
     (shown,) = json.loads(made[3])["certificates"]
     assert (shown["names"], shown["days_left"], shown["valid_now"]) == (["alice", "alice.example.com"], 19, True)
     assert made[4] == ""
-    assert "ca.key: there is a file of this name already" in results[4].stderr
+    assert "ca.key: the file already exists" in results[4].stderr
     keys = [(tmp_path / name).read_text().splitlines()[1] for name in ("ca.key", "alice.key")]
     assert not [key for key in keys for result in results if key in result.text or "PRIVATE" in result.text]
 

@@ -290,7 +290,7 @@ def test_a_network_that_does_not_come_back_ends_both(join: Callable[..., Ends], 
     ends = join(window=1.0)
     lose_the_network(ends)
     for link in ends.links:
-        with pytest.raises(LinkBrokenError, match="did not come back within 1 s"):
+        with pytest.raises(LinkBrokenError, match="could not be restored within 1 s"):
             read_to_the_end(link)
 
 
