@@ -1,4 +1,4 @@
-"""`python -m psicli`."""
+"""Entry point of `python -m psicli`."""
 
 from psicli.cli.main import main
 

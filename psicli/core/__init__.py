@@ -1,1 +1,1 @@
-"""Below everything: errors, signals, failpoints, formats, shares of memory, stages and traces."""
+"""What every other room uses: errors, signals, failpoints, file formats, the memory plan, stage timings and traces."""

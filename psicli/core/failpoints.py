@@ -1,10 +1,11 @@
-"""Points where a test makes a run fail: plain calls, which do nothing unless PSICLI_FAILPOINT names one of them.
+"""Failpoints: named calls in the code that do nothing unless PSICLI_FAILPOINT names one, so that a test can fail a run.
 
     PSICLI_FAILPOINT=NAME:ACTION[:NTH]
 
-kill: kill -9 this process. stop: SIGSTOP it. raise: an exception nobody expects. enospc: what the system says when a
-disk is full. flip: another byte in what passes, where octets pass. NTH: at which passage, the first by default; those
-before and after it are let through. Nothing in a job file leads here.
+ACTION is one of: kill (send this process SIGKILL), stop (send it SIGSTOP), raise (raise an unexpected exception),
+enospc (raise the OSError of a full disk), flip (invert one byte of the data, only at points that carry data). NTH says
+which hit of the point triggers the action, by default the first; all other hits do nothing. No setting in a job file
+arms a failpoint.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ VARIABLE = "PSICLI_FAILPOINT"
 MESSAGES = (
     "hello", "offer", "open", "frame", "end", "received", "restart", "ready", "commit", "done", "working", "abort",
 )  # fmt: skip
-# Octets pass here and may be flipped.
+# Points that carry data, of which flip can invert a byte.
 CARRYING = (*(f"{message}.sending" for message in MESSAGES), "link.arriving")
 POINTS = (
     "lock.acquired", "port.bound", "peer.dialled", "input.checked",
@@ -53,19 +54,19 @@ class Action(StrEnum):
 
 @dataclass
 class _Failpoint:
-    """One passage of one point, and what happens there. For any thread."""
+    """One hit of one point, and the action it triggers. Thread-safe."""
 
     name: str
     action: Action
     nth: int
-    # To count with it needs no lock.
-    _passages: Iterator[int] = field(default_factory=itertools.count)
+    # itertools.count needs no lock.
+    _hits: Iterator[int] = field(default_factory=itertools.count)
 
     def is_due(self, name: str) -> bool:
-        """Count a passage; return whether it is the one."""
-        return name == self.name and next(self._passages) + 1 == self.nth
+        """Count a hit; return whether it is the one that triggers the action."""
+        return name == self.name and next(self._hits) + 1 == self.nth
 
-    def happen(self) -> None:
+    def trigger(self) -> None:
         match self.action:
             case Action.KILL:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -81,7 +82,7 @@ _armed: _Failpoint | None = None
 
 
 def arm() -> None:
-    """Do from now on what the environment says, and warn of it; raises VariableError for what it cannot mean."""
+    """Arm the failpoint that PSICLI_FAILPOINT names, and log a warning; raises VariableError for an invalid value."""
     global _armed
     _armed = None
     text = os.environ.get(VARIABLE, "")
@@ -93,24 +94,24 @@ def arm() -> None:
     if action not in list(Action) or name not in known or not (nth or "1").isdecimal() or int(nth or 1) < 1:
         raise VariableError(
             variable=VARIABLE,
-            fault=f"is {shown(text)}, which is no failpoint; it is NAME:kill, stop, raise, enospc or flip, and :NTH",
-            advice=f"Unset {VARIABLE}: it is there for tests of psicli; psicli/core/failpoints.py has the names.",
+            fault=f"is {shown(text)}, which is not a failpoint (NAME:ACTION[:NTH], ACTION: {', '.join(Action)})",
+            advice=f"Unset {VARIABLE}: only psicli's own tests use it. psicli/core/failpoints.py lists the names.",
         )
     _armed = _Failpoint(name, Action(action), int(nth or 1))
-    logger.warning("%s is set: this run is made to fail (%s)", VARIABLE, text)
+    logger.warning("%s is set, so this run will fail on purpose (%s)", VARIABLE, text)
 
 
 def passage(name: str) -> None:
-    """Pass a point."""
+    """Count a hit of a point, and act if this hit is the armed one."""
     if _armed is not None and _armed.is_due(name):
-        _armed.happen()
+        _armed.trigger()
 
 
 def carry(name: str, octets: bytes) -> bytes:
-    """Pass a point with octets and return them."""
+    """Count a hit of a point that carries data; return the data, with one byte inverted if the action is flip."""
     if _armed is None or not _armed.is_due(name):
         return octets
-    _armed.happen()
+    _armed.trigger()
     if _armed.action is not Action.FLIP:
         return octets
     middle = len(octets) // 2

@@ -17,7 +17,7 @@ class Format(StrEnum):
 
 
 class FileFormat(NamedTuple):
-    """How an input or output is written down; only CSV and TSV may be gzipped."""
+    """The format of an input or output file; only CSV and TSV can be gzipped."""
 
     kind: Format
     gzip: bool = False
@@ -34,7 +34,7 @@ SUFFIXES = ", ".join(_FORMATS)
 
 
 def file_format(path: Path | str) -> FileFormat:
-    """Return the format a path's suffix stands for; `-` is CSV. Raises UnknownFormatError."""
+    """Return the format that a path's suffix names; `-` is CSV. Raises UnknownFormatError."""
     text = os.fspath(path)
     for suffix, found in _FORMATS.items():
         if text.endswith(suffix):

@@ -1,10 +1,10 @@
-"""Who may take what of the memory of a run. What does not fit goes to disk; nothing else decides how much that is.
+"""The memory plan: how a run divides its memory. Anything that does not fit into its share is written to disk.
 
-what                                              of the working memory
-two bins under way, and what is being matched     2 x 5/16
-rows of a task while they are read                2/16
-matched rows while they are sorted                3/16
-frames on their way, blocks of files              1/16
+use                                               share of the working memory
+two bins in progress, and the bin being matched   2 x 5/16
+rows of a task while psicli reads them            2/16
+matched rows while psicli sorts them              3/16
+frames in transit, blocks of files                1/16
 """
 
 from __future__ import annotations
@@ -12,43 +12,43 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-# Python, Arrow, gRPC, the kernel and their threads, before a row has been read [bytes].
+# Memory of Python, Arrow, gRPC, the kernel and their threads before the first row is read [bytes].
 LIBRARIES = 220_000_000
-# Less leaves no room for a few frames and blocks of a file beside the libraries [bytes].
+# With less there is no room for a few frames and blocks of a file besides the libraries [bytes].
 LEAST_MEMORY = 384_000_000
-# What an item takes in a bin: itself and its place, points of both sides, tokens, and what comparing them takes; the
-# tests measure it [bytes].
+# Memory of one item in a bin: the item and its position, the points of both sides, the tokens and the work space to
+# compare them. The tests measure it [bytes].
 BIN_ITEM_BYTES = 320
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The shares of a run that may fill so much memory in all [bytes]."""
+    """The shares of a run whose total memory is limited. memory: the limit [bytes]."""
 
     memory: int
 
     @property
     def working(self) -> int:
-        """What is left for a job's data: the libraries take their part before the first row [bytes]."""
+        """The memory left for a job's data after the libraries have taken theirs [bytes]."""
         return self.memory - LIBRARIES
 
     @property
     def bin(self) -> int:
-        """What one of the two bins under way may take [bytes]."""
+        """The share of each of the two bins in progress [bytes]."""
         return self.working * 5 // 16
 
     @property
     def reading(self) -> int:
-        """What the rows of a task may take while they are read [bytes]."""
+        """The share for the rows of a task while psicli reads them [bytes]."""
         return self.working * 2 // 16
 
     @property
     def sorting(self) -> int:
-        """What the matched rows of a task may take while they are sorted [bytes]."""
+        """The share for the matched rows of a task while psicli sorts them [bytes]."""
         return self.working * 3 // 16
 
     def bin_items(self, least: int, most: int) -> int:
-        """Return the largest power of two of items that a bin has room for, within these bounds [items]."""
+        """Return how many items a bin has room for, as a power of two between `least` and `most` [items]."""
         room = max(self.bin // BIN_ITEM_BYTES, 1)
         return min(max(1 << room.bit_length() - 1, least), most)
 
@@ -57,7 +57,7 @@ UNBOUNDED = MemoryPlan(sys.maxsize)
 
 
 def peak_memory() -> int | None:
-    """Return the most memory this process has had at once [bytes]: VmHWM, which files mapped into it count to."""
+    """Return the peak memory of this process [bytes], or None if unknown: VmHWM, which includes mapped files."""
     try:
         with open("/proc/self/status") as status:
             kilobytes = next(line.split()[1] for line in status if line.startswith("VmHWM:"))

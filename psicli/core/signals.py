@@ -1,8 +1,9 @@
-"""Signals become exceptions in the main thread, at places where nothing can be torn apart.
+"""Turn signals into exceptions in the main thread, and raise them only where that is safe.
 
-An exception in the middle of a lock, of starting a server or of loading a library can leave it in a state that nobody
-can get out of. So a signal is only noted, and raised by `check`, which every loop of the main thread calls and every
-wait here calls often; where the main thread blocks in the system for long, `allowed` lets it be raised at once.
+An exception in the middle of taking a lock, starting a server or loading a library can leave it in a broken state. So
+the signal handler only records the signal, and `check` raises it. Every loop of the main thread calls `check`, and the
+waits in this module call it often. Where the main thread blocks in a system call for long, `allowed` lets the handler
+raise the exception immediately.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from types import FrameType
 
 from psicli.core.errors import InterruptedBySignal, TerminatedBySignal
 
-# How soon a wait takes note of a signal [s].
+# How long a wait may take to notice a signal [s].
 SLICE = 0.2
 
-# A terminal that goes away ends a run as SIGTERM does.
+# SIGHUP, sent when the terminal closes, ends a run as SIGTERM does.
 _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _noted: InterruptedBySignal | None = None
@@ -28,15 +29,15 @@ _allowed = False
 
 
 def install() -> None:
-    """Take note of SIGINT and SIGTERM from now on; a second one ends the process on the spot, without cleaning."""
+    """Record SIGINT, SIGTERM and SIGHUP from now on; a second signal ends the process immediately, without clean-up."""
     for number in _HANDLED:
-        # nohup stays nohup.
+        # A program started with nohup keeps ignoring SIGHUP.
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _note)
 
 
 def check() -> None:
-    """Raise InterruptedBySignal or TerminatedBySignal if there was a signal, once."""
+    """Raise InterruptedBySignal or TerminatedBySignal, once, if a signal has arrived."""
     global _noted
     error, _noted = _noted, None
     if error is not None:
@@ -45,10 +46,10 @@ def check() -> None:
 
 @contextmanager
 def allowed() -> Iterator[None]:
-    """Let a signal be raised anywhere in the block: for system calls that may take for ever, and for them alone."""
+    """Let a signal raise its exception anywhere in the block; only for system calls that may block without limit."""
     global _allowed
     if threading.current_thread() is not threading.main_thread():
-        # A signal is the main thread's, whatever another one is at.
+        # Only the main thread handles signals.
         yield
         return
     before, _allowed = _allowed, True
@@ -60,15 +61,15 @@ def allowed() -> Iterator[None]:
 
 
 def pause(seconds: float) -> None:
-    """Sleep [s]; a signal ends it."""
+    """Sleep for `seconds` [s]; a signal interrupts the sleep and is raised."""
     with allowed():
         time.sleep(seconds)
 
 
 def wait_for(condition: threading.Condition, there: Callable[[], object], timeout: float) -> bool:
-    """Wait until something is there, under its condition, for timeout [s] at most; return whether it is.
+    """Wait until `there` is true, holding `condition`, for at most `timeout` [s]; return whether it is.
 
-    Raises as `check`.
+    Raises what `check` raises.
     """
     deadline = time.monotonic() + timeout
     while True:

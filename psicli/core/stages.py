@@ -1,4 +1,4 @@
-"""Where a task's time goes: seconds by stage, for the report."""
+"""How long a task spends in each stage, for the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from psicli.core.trace import span
 
 
 class Stage(StrEnum):
-    """What a task's time goes into; the names are the report's."""
+    """A stage of a task, as the report names it."""
 
     READING = "reading"
     COMPUTING = "computing"
@@ -23,34 +23,35 @@ class Stage(StrEnum):
 
 
 class Stages:
-    """A task's seconds by stage: the time in which at least one thread was at it. For any thread."""
+    """The time of a task by stage. A stage's clock runs while at least one thread works on it. Thread-safe."""
 
     def __init__(self, task: str) -> None:
         self._task = task
         self._guard = Lock()
-        self._at_it = dict.fromkeys(Stage, 0)
-        # [ns]; while somebody is at it, less the time at which that began.
+        # How many threads are in each stage.
+        self._threads = dict.fromkeys(Stage, 0)
+        # Time so far [ns]; while the clock of a stage runs, its start time is already subtracted.
         self._total = dict.fromkeys(Stage, 0)
 
     @contextmanager
     def at(self, stage: Stage, step: str, frame: int | None = None) -> Iterator[None]:
-        """Count the block to a stage; the trace shows it as this step."""
+        """Add the time of the block to a stage; the trace shows the block as `step`."""
         with span(step, task=self._task, frame=frame):
             with self._guard:
-                if not self._at_it[stage]:
+                if not self._threads[stage]:
                     self._total[stage] -= time.perf_counter_ns()
-                self._at_it[stage] += 1
+                self._threads[stage] += 1
             try:
                 yield
             finally:
                 with self._guard:
-                    self._at_it[stage] -= 1
-                    if not self._at_it[stage]:
+                    self._threads[stage] -= 1
+                    if not self._threads[stage]:
                         self._total[stage] += time.perf_counter_ns()
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds of every stage so far [s]."""
+        """Return the time spent in every stage so far [s]."""
         with self._guard:
             now = time.perf_counter_ns()
-            now_of = {stage: now if at_it else 0 for stage, at_it in self._at_it.items()}
+            now_of = {stage: now if threads else 0 for stage, threads in self._threads.items()}
             return {stage.value: (total + now_of[stage]) / 1e9 for stage, total in self._total.items()}

@@ -1,8 +1,8 @@
-"""What happens in a run, step by step, for --trace.
+"""Record the steps of a run for --trace.
 
-It costs next to nothing until start() is called. Then any thread appends to one list, which the interpreter keeps whole
-without a lock. A trace names tasks, frames and bytes, all of which the report has too: never an item, a key, a path or
-what matched.
+Recording costs almost nothing until start() is called. After that, every thread appends to one list, which is safe
+without a lock in CPython. A trace holds task names, frame numbers and byte counts, which the report holds too: never an
+item, a key, a path or what matched.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import current_thread
 from typing import Any, NamedTuple
 
-# What a trace may hold: 10 million items a side make 40,000, and this many take about 50 MB [events].
+# The most events a trace can hold. 10 million items on each side make 40,000 events; this many use about 50 MB.
 MAX_EVENTS = 200_000
 
 
@@ -22,7 +22,7 @@ class _Span(NamedTuple):
     name: str
     began: int
     ended: int
-    # For how much of it its thread had a core [ns].
+    # How long its thread ran on a core [ns].
     computed: int
     lane: str
     task: str | None
@@ -37,7 +37,7 @@ class _Count(NamedTuple):
 
 
 class Recorder:
-    """The events of one run, in memory until they are saved."""
+    """The events of one run, kept in memory until they are saved."""
 
     def __init__(self) -> None:
         self.full_at: int | None = None
@@ -50,7 +50,7 @@ class Recorder:
             self.full_at = time.perf_counter_ns()
 
     def to_json(self, party: str) -> Iterator[dict[str, Any]]:
-        """Yield the events as Chrome's tracing knows them; lanes are threads."""
+        """Yield the events in Chrome's trace format, with one lane for each thread."""
         process = {"pid": os.getpid()}
         lanes: dict[str, int] = {}
         yield {"ph": "M", "name": "process_name", **process, "args": {"name": party}}
@@ -76,20 +76,20 @@ _NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 def start() -> None:
-    """Record from now on what happens in this process."""
+    """Start to record the steps of this process."""
     global _recorder
     _recorder = Recorder()
 
 
 def stop() -> Recorder | None:
-    """Stop recording; return what was recorded, or None where nothing was started."""
+    """Stop recording; return what was recorded, or None if recording was never started."""
     global _recorder
     recorder, _recorder = _recorder, None
     return recorder
 
 
 def span(name: str, *, task: str | None = None, frame: int | None = None) -> AbstractContextManager[None]:
-    """Show the block in the trace."""
+    """Record the block as a step of the trace."""
     return _NOTHING if _recorder is None else _spanned(_recorder, name, task, frame)
 
 
@@ -104,6 +104,6 @@ def _spanned(recorder: Recorder, name: str, task: str | None, frame: int | None)
 
 
 def count(name: str, unit: str, value: int) -> None:
-    """Show in the trace how large a number is from now on."""
+    """Record the new value of a counter in the trace."""
     if _recorder is not None:
         _recorder.append(_Count(name, time.perf_counter_ns(), unit, value))

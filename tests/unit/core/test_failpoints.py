@@ -1,4 +1,4 @@
-"""Failpoints: what the variable may say, and that every point is in the code and every point of the code is listed."""
+"""Failpoints: the values of PSICLI_FAILPOINT, and that the list of points and the calls in the code agree."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGE = Path(failpoints.__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def disarmed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No point is left armed."""
+    """Disarm every point after the test."""
     yield
     monkeypatch.delenv(VARIABLE, raising=False)
     failpoints.arm()
@@ -33,12 +33,12 @@ def arm(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 
 def calls() -> Iterator[tuple[str, str]]:
-    """Yield every call in the code: which function, and the name of the point."""
+    """Yield the function and the name of the point of every failpoint call in the code."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("failpoints.passage", "failpoints.carry"):
                 name = node.args[0]
-                # The message's kind stands in the name of a point of its own.
+                # An f-string stands for one point for each kind of message.
                 kinds = MESSAGES if isinstance(name, ast.JoinedStr) else ("",)
                 text = name.values[-1] if isinstance(name, ast.JoinedStr) else name
                 assert isinstance(text, ast.Constant)
@@ -62,7 +62,7 @@ def test_nothing_happens_without_the_variable(caplog: pytest.LogCaptureFixture) 
     assert caplog.records == []
 
 
-def test_only_the_passage_that_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_the_chosen_hit_triggers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     arm(monkeypatch, "output.renamed:raise:2")
     failpoints.passage("output.synced")
     failpoints.passage("output.renamed")
@@ -79,7 +79,7 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_another_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flip_inverts_one_byte_of_the_chosen_hit(monkeypatch: pytest.MonkeyPatch) -> None:
     arm(monkeypatch, "frame.sending:flip:2")
     sent = [failpoints.carry("frame.sending", bytes(5)) for _ in range(3)]
     assert sent == [bytes(5), b"\0\0\xff\0\0", bytes(5)]
@@ -93,8 +93,8 @@ def test_another_byte(monkeypatch: pytest.MonkeyPatch) -> None:
         "\x1b[31m:kill",
     ],
 )  # fmt: skip
-def test_what_is_no_failpoint_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    with pytest.raises(VariableError, match="no failpoint") as caught:
+def test_an_unknown_failpoint_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    with pytest.raises(VariableError, match="not a failpoint") as caught:
         arm(monkeypatch, text)
     assert caught.value.code == 78
     assert caught.value.message.isprintable()
@@ -103,6 +103,6 @@ def test_what_is_no_failpoint_is_refused(monkeypatch: pytest.MonkeyPatch, text: 
 def test_a_run_with_a_mistyped_failpoint_does_not_begin(pair: Pair) -> None:
     marked_pair(pair)
     result = pair.start(LISTENER, env={VARIABLE: "output.renames:kill"}).result()
-    failed(result, 78, "PSICLI_FAILPOINT is 'output.renames:kill', which is no failpoint")
+    failed(result, 78, "PSICLI_FAILPOINT is 'output.renames:kill', which is not a failpoint")
     assert result.stdout == b""
     pair.nothing_left()
