@@ -1,1 +1,1 @@
-"""One run of a job, and each of its tasks from input to output."""
+"""One run of a job, and each of its tasks from its input to its output."""

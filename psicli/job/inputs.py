@@ -1,4 +1,4 @@
-"""The files of a job: what can be known of them before one is read as a whole."""
+"""Checks of a job's files that need no complete reading of an input."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ STDIO = "-"
 
 
 def check_files(job: Job, stack: ExitStack) -> dict[str, Path]:
-    """Check the inputs and outputs of a job; return where each task's input really lies, by the task's name.
+    """Check the inputs and outputs of a job; return the path to read each task's input from, by the task's name.
 
-    stack: removes what is put somewhere for the time of the run. Raises InputMissingError, BadInputError,
-    CannotCreateError, StorageError.
+    stack: removes temporary copies at the end of the run. Raises InputMissingError, BadInputError, CannotCreateError,
+    StorageError.
     """
     paths = {task.name: _input_path(task, stack) for task in job.tasks}
     for task in job.tasks:
@@ -37,15 +37,15 @@ def check_files(job: Job, stack: ExitStack) -> dict[str, Path]:
 
 
 def check_trace_file(path: Path, job: Job) -> None:
-    """Make sure that a trace can be written there; raises CannotCreateError."""
+    """Check that a trace can be written to this path; raises CannotCreateError."""
     used = [job.path, *(each for task in job.tasks for each in (task.input_path, task.output_path))]
     if any(isinstance(each, Path) and each.resolve() == path.resolve() for each in used):
-        raise CannotCreateError(path=path, reason="the job uses this file itself")
+        raise CannotCreateError(path=path, reason="the job itself uses this file")
     check_writable(path)
 
 
 def _input_path(task: Task, stack: ExitStack) -> Path:
-    """Return where a task's input lies: standard input, which is read once and looked at several times, in a copy."""
+    """Return the path to read a task's input from; standard input is copied to a file, to be read more than once."""
     if isinstance(task.input_path, Path):
         return task.input_path
     try:
@@ -53,10 +53,10 @@ def _input_path(task: Task, stack: ExitStack) -> Path:
         with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as copy, signals.allowed():
             shutil.copyfileobj(sys.stdin.buffer, copy)
     except OSError as exc:
-        raise StorageError(path="a copy of standard input", reason=reason(exc)) from exc
+        raise StorageError(path="standard input", reason=f"copying it to a file failed: {reason(exc)}") from exc
     return path
 
 
 def input_name(task: Task) -> str:
-    """Return what a task's input is called in messages."""
+    """Return the name of a task's input for messages."""
     return "standard input" if task.input_path == STDIO else str(task.input_path)

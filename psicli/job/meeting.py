@@ -1,4 +1,4 @@
-"""What a job brings to the meeting with its peer: credentials, the port or address, and the terms it is about."""
+"""What a job needs to connect to its peer: TLS credentials, a listener or dialer, and the terms to agree on."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def load_credentials(job: Job) -> TlsCredentials | None:
 
 
 def may_last(job: Job) -> float:
-    """Return how long a job may take at a guess [s]: until the peer is there, and the longest silence it allows."""
+    """Return a rough limit for the duration of a job [s]: the wait for the peer plus the receive timeout."""
     return rendezvous(job) + job.link.recv_timeout_ms / 1000
 
 
 def rendezvous(job: Job) -> float:
-    """Return how long this side tries to meet the peer [s]."""
+    """Return how long this side tries to connect to the peer [s]."""
     return job.link.connect_retry_times * job.link.connect_retry_interval_ms / 1000
 
 
 def meeting_point(job: Job, credentials: TlsCredentials | None, purpose: Purpose = Purpose.RUN) -> Listener | Dialer:
-    """Hold the port, or get ready to dial; nothing has been read yet. Raises PortBusyError, BindError."""
-    # A check does not wait for a connection that broke.
+    """Bind the port or prepare to dial, before any input is read; raises PortBusyError, BindError."""
+    # A check does not reconnect.
     window = job.link.reconnect_window_ms / 1000 if purpose is Purpose.RUN else 0.0
     at, rest = job.listener, (job.peer, credentials, purpose, window)
     if job.listens:
@@ -42,7 +42,7 @@ def meeting_point(job: Job, credentials: TlsCredentials | None, purpose: Purpose
 
 
 def terms(job: Job, purpose: Purpose = Purpose.RUN) -> Terms:
-    """Return what this side says of the job when it meets the peer."""
+    """Return this side's terms of the job, which the peer compares with its own."""
     return Terms(
         job.party,
         job.peer,
@@ -54,5 +54,5 @@ def terms(job: Job, purpose: Purpose = Purpose.RUN) -> Terms:
 
 
 def bin_items(job: Job) -> int:
-    """Return the most items a bin that this side can hold, a power of two [items]."""
+    """Return the largest size of a bin that this side can hold, a power of two [items]."""
     return job.pipeline.bin_items or MemoryPlan(job.pipeline.memory).bin_items(LEAST_BIN_ITEMS, MOST_BIN_ITEMS)

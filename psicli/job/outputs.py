@@ -1,4 +1,4 @@
-"""Where a task's matched rows go, and whether our policy lets them."""
+"""The output of a task: matched rows, written only if this party's policy allows the result."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from psicli.storage.files import AtomicFile
 from psicli.storage.state import run_folder, state_folder
 from psicli.tables import Input
 
-# What the report has of the counts of a task; the rest is what it came to.
+# The counts of a task in its report; `Found` holds the result.
 COUNTED = ("rows", "distinct_items", "matchless_rows", "peer_items", "peer_questions")
 
 
 @dataclass
 class Found:
-    """What a task came to. matched: own items, once known [items]; the others: of what was written."""
+    """The result of a task. matched: how many of this party's items matched; the other fields describe the output."""
 
     matched: int | None = None
     output_rows: int | None = None
@@ -36,18 +36,18 @@ class Found:
 
 
 def outcome(entry: TaskReport, found: Found) -> dict[str, Any]:
-    """Return what is to be reported of a task that is done, by this run or by a later one."""
+    """Return the fields that this run, or a later one that finds the task done, reports about a finished task."""
     return {name: getattr(entry, name) for name in COUNTED} | asdict(found)
 
 
 class TaskOutput:
-    """Where the matched rows of one task go: a file that appears whole or not at all, or standard output for `-`.
+    """The output of one task: a file that appears complete or not at all, or standard output for `-`.
 
-    All that the peer can see of a sender's output is the same whether it is allowed or not: the peer knows what
-    matched, our own limits on that are none of its business. So the rows are staged and confirmed as always, and what
-    our policy refuses is thrown away instead of published.
+    A sender must not show the peer whether its policy allows the result: the peer knows what matched, but not this
+    party's limits. So a sender stages and confirms the rows in every case, and discards them instead of publishing them
+    if its policy refuses the result.
 
-    entry: where the report has what was counted. refusal: why the output was not published.
+    entry: the task's entry in the report. refusal: why the output was not published, if it was refused.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class TaskOutput:
         self._policy = policy
         self._entry = entry
         self._checkpoint = checkpoint
-        # Rows for standard output are staged in a file first, since a pipe cannot take anything back.
+        # Rows for standard output are staged in a file first, since rows in a pipe cannot be withdrawn.
         self._staging = ExitStack()
         self._target = Path(path)
         if path == "-":
@@ -76,14 +76,14 @@ class TaskOutput:
         self._file: AtomicFile | None = None
 
     def check(self, matches: Matches) -> None:
-        """Raise PolicyError if our policy does not allow these matches."""
+        """Raise PolicyError if this party's policy does not allow these matches."""
         self.found.matched = matches.count
         self._policy.check_match_rate(matches.count, matches.items)
         if self._policy.limits.min_output_rows is not None:
             self._policy.check_output_rows(self._items.row_mask(matches).true_count)
 
     def stage(self, matches: Matches) -> None:
-        """Write the rows of the matched items and make them durable."""
+        """Write the rows of the matched items to a temporary file and sync it to disk."""
         if not self._checkpoint.scope.receives:
             try:
                 self.check(matches)
@@ -107,7 +107,7 @@ class TaskOutput:
         self.found.output_sha256 = self._file.sha256
 
     def publish(self) -> None:
-        """Put the staged rows in place, unless they are refused, and keep that the task is done."""
+        """Publish the staged rows unless the policy refused them, and record that the task is done."""
         assert self._file is not None
         if self.refusal is not None:
             self.discard()
@@ -120,11 +120,11 @@ class TaskOutput:
                 sys.stdout.buffer.flush()
             except OSError as exc:
                 raise StorageError(path="standard output", reason=reason(exc)) from exc
-        # The other side's word that it has done so too may never come.
+        # Do not wait for the other side's confirmation, which may never arrive.
         self._checkpoint.conclude(outcome(self._entry, self.found))
 
     def discard(self) -> None:
-        """Remove what is not published."""
+        """Remove everything that was not published."""
         if self._file is not None:
             self._file.discard()
         self._staging.close()

@@ -1,4 +1,4 @@
-"""Whether a task continues from what an earlier run has left, decided before its input is read."""
+"""Decide, before a task's input is read, whether the task resumes from the checkpoint of an earlier run."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ logger = logging.getLogger(__name__)
 
 
 class Mode(StrEnum):
-    """When to resume: AUTO keeps the finished bins of every task of more than one bin."""
+    """Whether to resume tasks: AUTO saves the finished bins of every task with more than one bin; NEVER saves none."""
 
     AUTO = "auto"
     NEVER = "never"
 
 
 class Resume:
-    """The decision about one task.
+    """The decision whether to resume one task.
 
-    checkpoint: what its exchange continues from and adds to, once that is settled; a fresh one where it starts afresh.
-    done_before: what the report says of the task where an earlier run was done with it and the peer agrees.
+    checkpoint: the checkpoint that the exchange resumes from and adds to; a new one if the task starts over.
+    done_before: the report of the earlier run that finished the task, if the peer agrees that it did.
     """
 
     def __init__(self, mode: Mode, job: Job, task: Task, ledger: Ledger) -> None:
@@ -47,7 +47,7 @@ class Resume:
         self.done_before: Mapping[str, Any] | None = None
 
     def find(self) -> Kept | None:
-        """Return what an earlier run has left, unless something speaks against it.
+        """Return what the checkpoint of an earlier run offers, or None if there is none that this run can use.
 
         Raises InputMissingError, InputChangedError, StorageError, CannotCreateError.
         """
@@ -55,42 +55,42 @@ class Resume:
             saved = FinishedBins.load(self._scope.folder)
             if saved is None:
                 return None
-            # Whatever comes of the checks: what is held must be left or removed at the end.
+            # Set this before the checks, so that the run releases or removes the checkpoint even if they fail.
             self.checkpoint = Checkpoint(self._scope, self._ledger, saved)
             self.checkpoint.answers = self._checked(saved)
         except DoubtfulStateError as exc:
-            self._start_afresh(str(exc))
+            self._start_over(str(exc))
             return None
         manifest, sid = saved.manifest, bytes.fromhex(saved.manifest.partition_sid)
         counts = manifest.own_count, manifest.peer_count, manifest.bins
         return Kept(sid, *counts, saved.finished, complete=manifest.result is not None)
 
     def settle(self, agreed: Kept | None) -> None:
-        """Take note of what both sides have decided to continue from."""
+        """Apply what both sides have agreed to resume from; None means that the task starts over."""
         if self.checkpoint.saved is not None and agreed is None:
-            self._start_afresh("the other side does not continue from it")
+            self._start_over("the other side does not resume from it")
         if agreed is not None and agreed.complete:
             self.done_before = self.checkpoint.result
 
     def _checked(self, saved: FinishedBins) -> Counter[int]:
         """Return how often each bin was answered.
 
-        Raises DoubtfulStateError where this run cannot, or should not, continue from it.
+        Raises DoubtfulStateError if this run must not resume from the checkpoint.
         """
         scope, manifest, result = self._scope, saved.manifest, saved.manifest.result
         if not scope.possible:
-            raise DoubtfulStateError("this run is not to resume")
+            raise DoubtfulStateError("this run does not resume the task")
         if manifest.bound_to["terms"] != scope.bound_to["terms"]:
-            raise DoubtfulStateError("the job file or psicli is another one since")
+            raise DoubtfulStateError("the job file or the version of psicli has changed since")
         if manifest.bound_to["input"] != [*scope.fingerprint()]:
             raise DoubtfulStateError("the input has changed since")
         if result is not None and result["output_sha256"] is not None and not self._is_in_place(result):
             raise DoubtfulStateError("the output has changed since")
         answers = self._ledger.answers(manifest.partition_sid, scope.peer)
         often = [number for number, times in answers.items() if times >= MOST_ANSWERS]
-        # Else the peer could ask about the same items for a third time under one run of the ledger.
+        # Otherwise the peer could ask about the same items a third time while the ledger counts one run.
         if result is None and any(scope.receives or not saved.is_received(number) for number in often):
-            raise DoubtfulStateError("some of it was answered twice already")
+            raise DoubtfulStateError("some of its bins were already answered twice")
         return answers
 
     def _is_in_place(self, result: Mapping[str, Any]) -> bool:
@@ -100,15 +100,15 @@ class Resume:
         except OSError:
             return False
 
-    def _start_afresh(self, why: str) -> None:
+    def _start_over(self, why: str) -> None:
         if self.checkpoint.saved is not None:
             self.checkpoint.saved.discard()
             self.checkpoint = Checkpoint(self._scope, self._ledger)
-        logger.info("what an earlier run has left is not used: %s", why, extra={"task": self._scope.task})
+        logger.info("not resuming from the checkpoint of an earlier run: %s", why, extra={"task": self._scope.task})
 
 
 def _scope(mode: Mode, job: Job, task: Task) -> Scope:
-    """Return what the checkpoint of a task of a job is bound to."""
+    """Return the scope of a task's checkpoint."""
     return Scope(
         folder=task_folder(state_folder(), _name(job, task)),
         bound_to={"job": job.name, "party": job.party, "task": task.name, "terms": _terms(job, task)},
@@ -116,15 +116,15 @@ def _scope(mode: Mode, job: Job, task: Task) -> Scope:
         peer=job.peer,
         receives=task.receiver == job.party,
         broadcast=task.broadcast_result,
-        # Standard input cannot be read again, nor standard output taken back.
+        # Standard input cannot be read again, and rows on standard output cannot be withdrawn.
         possible=mode is not Mode.NEVER and "-" not in (task.input_path, task.output_path),
-        # A single task in a single bin is simply run again.
+        # A job of one task in one bin needs no checkpoint: the next run repeats it.
         only_task=len(job.tasks) == 1,
     )
 
 
 def _terms(job: Job, task: Task) -> str:
-    """Return a digest of all that must be the same for a task to be the same task."""
+    """Return a digest of everything that must be unchanged for a run to resume a task."""
     paths = [os.path.abspath(path) for path in (task.input_path, task.output_path) if path is not None]
     parties = [job.party, job.peer, job.peer_tls_name, task.receiver, task.broadcast_result]
     terms = [SUITE, __version__, job.name, *parties, task.name, task.keys, *paths]
@@ -132,5 +132,5 @@ def _terms(job: Job, task: Task) -> str:
 
 
 def _name(job: Job, task: Task) -> str:
-    """Return what the task's folder is called."""
+    """Return the name of the task's folder."""
     return hashlib.sha256("\0".join((job.name, job.party, job.peer, task.name)).encode()).hexdigest()[:16]

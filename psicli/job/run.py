@@ -1,4 +1,4 @@
-"""One run of a job, from the port to the report; read run_job from top to bottom."""
+"""One run of a job, from binding the port to the report. Start reading at run_job."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ from psicli.transport.tls import ending
 
 logger = logging.getLogger(__name__)
 
-# glibc's number for how many heaps threads may have.
+# glibc's mallopt parameter for the maximum number of heaps.
 _M_ARENA_MAX = -8
-# How long a side that fails before the session waits for the peer, to tell it [s].
+# How long a side that fails before the session starts waits for the peer, to notify it [s].
 REFUSAL_TIMEOUT = 5.0
 
 
 def run_job(
     job: Job, console: Console, lock: PortLock, trace_file: Path | None = None, resume: Mode = Mode.AUTO
 ) -> Report:
-    """Run every task of the job with the peer and report; a failure ends up in the report, not in an exception.
+    """Run every task of the job with the peer, and return the report; failures are in the report, never raised.
 
-    lock: held by the caller, of the job's port or address; its record shows how far the run is. trace_file: where to
-    write a trace of the run, if anywhere. resume: when to continue from what a run that was killed has left.
+    lock: the lock on the job's port or address, held by the caller; its record shows the progress of the run.
+    trace_file: where to write a trace of the run, if anywhere. resume: whether to resume interrupted tasks.
     """
     started = time.monotonic()
     tasks = [TaskReport(task.name, task.receiver, task.broadcast_result) for task in job.tasks]
@@ -91,7 +91,7 @@ def run_job(
 
 
 def _prepare_process(job: Job) -> None:
-    # No core dumps: whoever finds a scalar in one and has the points that were sent can guess every item.
+    # No core dumps: with a scalar from a dump and the points that were sent, anybody could guess every item.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _share_one_heap()
     curve.set_threads(job.pipeline.threads)
@@ -99,10 +99,10 @@ def _prepare_process(job: Job) -> None:
 
 
 def _share_one_heap() -> None:
-    """Let Arrow and all threads take memory from one heap of the C library, before there is another.
+    """Make Arrow and all threads use a single heap of the C library; call this before any other heap exists.
 
-    A heap keeps what was once held in it, and so does Arrow's own allocator: together they took up to 130 MB more, and
-    saved no time.
+    A heap does not return freed memory to the system, and neither does Arrow's own allocator. Together they used up to
+    130 MB more and saved no time.
     """
     pa.set_memory_pool(pa.system_memory_pool())
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -115,9 +115,9 @@ def _note_disk(report: Report, spool: Spool) -> None:
 
 
 def _meeting_point(job: Job, report: Report) -> Listener | Dialer:
-    """Read the TLS files, and hold the port or get ready to dial."""
+    """Read the TLS files, then bind the port or prepare to dial."""
     if job.tls_insecure:
-        _warn(report, "tls: insecure: all goes in plain text, and the other side may be anybody")
+        _warn(report, "tls: insecure: the data is sent in plain text, and psicli cannot verify who the other side is")
     credentials = load_credentials(job)
     if credentials is not None:
         _warn(report, ending(credentials.own, f"the certificate in {credentials.certificate_file}", may_last(job)))
@@ -138,9 +138,9 @@ def _warn(report: Report, warning: str | None) -> None:
 def _checked_inputs(
     job: Job, meeting: Listener | Dialer, stack: ExitStack, ledger: Ledger, trace_file: Path | None
 ) -> dict[str, Path]:
-    """Check what can be checked without reading whole files, and return where each task's input really lies.
+    """Make every check that needs no complete reading of a file; return the path to read each task's input from.
 
-    Tells the peer if this side cannot go on.
+    Notifies the peer if this side cannot start.
     """
     try:
         if meeting.endpoint.credentials is not None:
@@ -153,7 +153,7 @@ def _checked_inputs(
     except InterruptedBySignal:
         raise
     except Exception as exc:
-        logger.info("cannot start; telling %s", job.peer)
+        logger.info("cannot start; notifying %s", job.peer)
         meeting.refuse(exc.code if isinstance(exc, PsicliError) else PsicliError.code, REFUSAL_TIMEOUT)
         raise
     return inputs

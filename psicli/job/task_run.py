@@ -1,4 +1,4 @@
-"""One task from its input to its output."""
+"""One task, from its input to its output."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shared:
-    """What the tasks of one run have in common. inputs: where each task's input lies, by the task's name."""
+    """What all tasks of one run share. inputs: the path to read each task's input from, by the task's name."""
 
     job: Job
     inputs: Mapping[str, Path]
@@ -50,7 +50,7 @@ class Shared:
 
 
 class TaskRun:
-    """One task from its input to its output; the session calls its parts when their time has come."""
+    """One task, from its input to its output; the session calls its methods in turn."""
 
     def __init__(self, shared: Shared, task: Task, entry: TaskReport) -> None:
         self.name = task.name
@@ -63,19 +63,19 @@ class TaskRun:
         self._resume = Resume(shared.resume, shared.job, task, shared.ledger)
         self._input: Input | None = None
         self._output: TaskOutput | None = None
-        # What it has taken; while it is this task's turn, less the time at which that began [s].
+        # Time spent on the task so far [s]; during the task's turn, the start time of that turn is already subtracted.
         self._seconds = 0.0
 
     def find(self) -> Kept | None:
-        """Return what an earlier run has left of the task, where this one may continue from it."""
+        """Return what this run could resume from the checkpoint of an earlier run, or None."""
         return self._resume.find()
 
     def settled(self, party: TaskParty) -> None:
-        """Take note of what both sides have decided to continue from."""
+        """Apply what both sides have agreed to resume from."""
         self._resume.settle(party.resumption)
 
     def prepare(self, partition_sid: bytes) -> Prepared:
-        """Read the whole input, find its mistakes, and partition its items."""
+        """Read the whole input and partition its items; raises the first error of the input."""
         started = time.monotonic()
         found, source = self._read(partition_sid)
         checkpoint = self._resume.checkpoint
@@ -104,7 +104,7 @@ class TaskRun:
             return partitioner.finish(), source
 
     def opened(self, party: TaskParty) -> None:
-        """Check the policy on sizes and runs, and note in the ledger that the task begins, unless it is resumed."""
+        """Check the policy on sizes and runs, and record the start of the task in the ledger unless it resumes."""
         self._entry.peer_items, self._entry.peer_questions = party.peer_count, party.questions
         self._entry.bins = party.number_of_bins
         failpoints.passage("task.admitted")
@@ -113,7 +113,7 @@ class TaskRun:
         resumed = party.resumption is not None
         if resumed:
             self._entry.resumed = party.progress.share
-            logger.info("continues from %.0f %% of an earlier run", 100 * self._entry.resumed, extra=self._about)
+            logger.info("resuming an earlier run at %.0f %%", 100 * self._entry.resumed, extra=self._about)
         path, job = self._task.input_path, self._shared.job
         opening = Opening(
             job=job.name,
@@ -126,7 +126,7 @@ class TaskRun:
             peer_items=party.peer_count,
             peer_questions=party.questions,
         )
-        # The ledger need not count runs that nobody limits.
+        # Without a limit the ledger need not count the runs.
         allow = None if job.policy.max_runs_per_day is None else self._policy.check_runs
         self._shared.ledger.open(opening, allow, resumed=resumed)
 
@@ -137,7 +137,7 @@ class TaskRun:
             self._phase("exchanging %d distinct items", self._entry.distinct_items)
 
     def progress(self, progress: Progress) -> None:
-        """Show how far the masking is, on the console and in the record of the lock."""
+        """Show the progress of the masking on the console and in the lock's record."""
         self._shared.console.progress(self.name, progress)
         own, own_total, peer, peer_total = progress
         self._shared.lock.update(self.name, "exchanging", 100 * (own + peer) // max(own_total + peer_total, 1))
@@ -155,7 +155,7 @@ class TaskRun:
             self._done()
 
     def finish_alone(self, matches: Callable[[], Matches]) -> None:
-        """Match and write a one-sided result; a failure here neither stops the session nor shows in it."""
+        """Match and write a one-sided result; a failure here neither stops the session nor is visible to the peer."""
         if self._resume.done_before is not None:
             return
         try:
@@ -174,7 +174,7 @@ class TaskRun:
             self._fail(unexpected(exc))
 
     def close(self) -> None:
-        """Note where the time went, and remove what was written and not published."""
+        """Report how long each stage took, and remove everything that was written but not published."""
         seconds = self.stages.seconds()
         if any(seconds.values()):
             self._entry.stages = seconds
@@ -189,7 +189,7 @@ class TaskRun:
 
     @property
     def _about(self) -> dict[str, str]:
-        """What goes with every line of the log."""
+        """The extra fields of every log line about this task."""
         return {"task": self.name}
 
     def _done(self) -> None:
@@ -197,13 +197,13 @@ class TaskRun:
         result = outcome(self._entry, found)
         self._take_over(result)
         if self._output is None:
-            # An output has seen to it where it was put in place.
+            # With an output, publish() has already done this.
             self._resume.checkpoint.conclude(result)
         self._entry.seconds = self._seconds + time.monotonic()
         self._note_done("done in %.1f s", self._entry.seconds)
 
     def _take_over(self, result: Mapping[str, Any]) -> None:
-        """Report what the task came to, in this run or in an earlier one."""
+        """Copy a result of this run or of an earlier one into the report."""
         for name, value in result.items():
             setattr(self._entry, name, value)
 
@@ -218,7 +218,7 @@ class TaskRun:
         self._shared.report.fail(error)
 
     def end(self, error: PsicliError | None) -> None:
-        """Close the ledger's entry and leave or remove what is kept; error: why the run failed."""
+        """Close the task in the ledger, and release or remove its checkpoint; error: why the run failed, if it did."""
         self._note_end(error)
         try:
             self._resume.checkpoint.end(error)
@@ -226,12 +226,12 @@ class TaskRun:
             self._shared.report.fail(exc)
 
     def _note_end(self, error: PsicliError | None) -> None:
-        """Close the task in the ledger, unless it is closed or was never opened there."""
+        """Close the task in the ledger, unless it is already closed or was never opened."""
         try:
             matched = self._entry.matched if self._output is None else self._output.found.matched
             self._shared.ledger.close(self._entry.task_sid or "", error, matched, self._entry.output_sha256)
         except PsicliError as exc:
-            # What the task was for is in place, or has failed for a better reason.
+            # By now the output is in place, or the task has already failed for a more important reason.
             logger.warning("%s", exc.message, extra=self._about)
 
     def _phase(self, text: str, *facts: object) -> None:

@@ -216,9 +216,9 @@ def test_a_run_that_fails_leaves_its_trace(pair: Pair) -> None:
     [
         ("absent/t.json", "its folder does not exist"),
         ("out", "it is a folder"),
-        ("in.csv", "the job uses this file itself"),
-        ("out/../out/people.csv", "the job uses this file itself"),
-        ("job.yaml", "the job uses this file itself"),
+        ("in.csv", "the job itself uses this file"),
+        ("out/../out/people.csv", "the job itself uses this file"),
+        ("job.yaml", "the job itself uses this file"),
     ],
 )
 def test_a_trace_that_cannot_be_written_is_reported_before_the_session(pair: Pair, name: str, reason: str) -> None:

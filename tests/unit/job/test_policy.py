@@ -1,4 +1,4 @@
-"""What a party allows: each limit at its edge, and runs of two processes that end at one."""
+"""The policy of a party: each limit at its edge, and runs of two processes that a limit ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REFUSED = r"The other party's policy does not allow this run\."
 # The rules -------------------------------------------------------------------------------------------------------
 
 Check = Callable[[Policy], None]
-# What is limited, to what, and what is just allowed and just not.
+# The name of the limit, its value, a check that just passes, one that just fails, and words of the message.
 EDGES: list[tuple[str, float, Check, Check, str]] = [
     (
         "min_peer_items",
@@ -52,7 +52,7 @@ EDGES: list[tuple[str, float, Check, Check, str]] = [
         lambda p: p.check_peer_items(6, 6),
         "6 distinct items, more",
     ),
-    # Padding is no item, but it may hold questions.
+    # Padding is not an item, but it can hide questions.
     (
         "min_peer_items",
         5,
@@ -65,10 +65,10 @@ EDGES: list[tuple[str, float, Check, Check, str]] = [
         9,
         lambda p: p.check_peer_items(5, 9),
         lambda p: p.check_peer_items(5, 10),
-        "has 5 distinct items and may ask about 10 with its padding, more",
+        "has 5 distinct items and can ask about 10 including padding, more",
     ),
     ("max_runs_per_day", 2, lambda p: p.check_runs(1), lambda p: p.check_runs(2), "2 times in the last 24 hours"),
-    # Three tenths are 0.3, which binary fractions are not.
+    # 0.3 has no exact binary fraction, but 3 of 10 must still be allowed.
     ("max_match_rate", 0.3, lambda p: p.check_match_rate(3, 10), lambda p: p.check_match_rate(4, 10), "4 of 10 dis"),
     ("max_match_rate", 1.0, lambda p: p.check_match_rate(9, 9), lambda p: p.check_match_rate(10, 9), "10 of 9 dis"),
     ("min_output_rows", 3, lambda p: p.check_output_rows(3), lambda p: p.check_output_rows(2), "would have 2 rows"),
@@ -89,7 +89,7 @@ def test_each_limit_at_its_edge(name: str, limit: float, allowed: Check, refused
 
 
 @pytest.mark.more
-def test_of_nothing_nothing_matches() -> None:
+def test_the_match_rate_of_an_empty_input_is_allowed() -> None:
     Policy(PolicySettings(max_match_rate=0.1), "customers").check_match_rate(0, 0)
 
 
@@ -97,7 +97,7 @@ def test_of_nothing_nothing_matches() -> None:
 
 
 def run_tapped(pair: Pair, port: int) -> tuple[dict[str, Result], dict[str, list[Any]]]:
-    """Run both parties to their ends; return their results and what each of them sent."""
+    """Run both parties until they end; return their results and the messages that each of them sent."""
     tap = Tap(port, pair.port)
     try:
         runs = {party: pair.start(party, "--json") for party in PARTIES}
@@ -109,7 +109,7 @@ def run_tapped(pair: Pair, port: int) -> tuple[dict[str, Result], dict[str, list
 
 
 def ledger(pair: Pair, party: str) -> list[dict[str, Any]]:
-    """What the ledger says of the tasks of a party; both have their state in one folder."""
+    """Return the ledger's entries about the tasks of one party; both parties share a state folder."""
     entries = Ledger(pair.folder / "state").entries()
     return [entry.to_json() for entry in entries if entry.opening.peer == other(party)]
 
@@ -119,19 +119,19 @@ def outputs(pair: Pair) -> list[bytes]:
 
 
 def said(messages: list[Any]) -> list[Any]:
-    """What a side sent without its words that it works, which depend on the time."""
+    """Return the messages of a side without its heartbeats, which depend on timing."""
     return [message for message in messages if not isinstance(message, Working)]
 
 
 def streams(messages: list[Any], task: int = 0) -> set[int]:
-    """The streams a side has sent anything of."""
+    """Return the streams of which a side has sent anything."""
     return {message.stream for message in messages if isinstance(message, Frame | End) and message.task == task}
 
 
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("party", PARTIES)
 def test_a_size_that_is_not_allowed_is_refused_before_any_point(tapped: tuple[Pair, int], party: str) -> None:
-    """The task before it is complete; of the refused one nothing but its Offer and Open were sent."""
+    """The task before it is complete; of the refused task, only Offer and Open were sent."""
     pair, port = tapped
     marked_pair(pair)
     for each in PARTIES:
@@ -151,7 +151,7 @@ def test_a_size_that_is_not_allowed_is_refused_before_any_point(tapped: tuple[Pa
     assert (reports[party]["error"]["class"], reports[party]["error"]["message"]) == ("PeerSizeError", sentence)
     assert reports[other(party)]["error"]["class"] == "PeerPolicyError"
     assert streams(sent[party], 0)
-    # These themselves may not have left yet.
+    # Even these may not have been sent yet.
     of_second = [type(message) for message in said(sent[party]) if getattr(message, "task", None) == 1]
     assert of_second == [Offer, Open][: len(of_second)]
     assert sent[party][-1] == Abort(79)
@@ -161,20 +161,20 @@ def test_a_size_that_is_not_allowed_is_refused_before_any_point(tapped: tuple[Pa
     assert [(task["task"], task["outcome"]) for task in ledger(pair, party)] == [("people", "done")]
     first, *second = [(task["task"], task["code"]) for task in ledger(pair, other(party))]
     assert first == ("people", None)
-    # Whether it had heard of the other's Open before the refusal.
+    # Depends on whether the other's Open arrived before the refusal.
     assert second in ([], [("few", 80)])
 
 
 @pytest.mark.more
 def test_padding_counts_as_questions(pair: Pair) -> None:
-    """A task of several bins: the most is held against what the peer may ask about, the least against what it has."""
+    """With several bins, the maximum applies to what the peer can ask about, the minimum to the items it has."""
     count, questions = 20_000, padded(20_000, 2)
     for party, first in zip(PARTIES, (0, count // 2), strict=True):
         rows = "".join(f"k{number}\n" for number in range(first, first + count))
         pair.path(party, "in.csv").write_text("id\n" + rows)
         pair.jobs[party]["pipeline"] = {"bin_items": 16_384}
     pair.add("people", Side(["id"], "in.csv", "out/people.csv"), Side(["id"], "in.csv"))
-    sentence = f"bob has {count} distinct items and may ask about {questions} with its padding, more than policy.max"
+    sentence = f"bob has {count} distinct items and can ask about {questions} including padding, more than policy.max"
     pair.jobs[LISTENER]["policy"] = {"max_peer_items": questions - 1}
     alice, bob = pair.run()
     failed(alice, 79, sentence)
@@ -196,7 +196,7 @@ def test_padding_counts_as_questions(pair: Pair) -> None:
 
 
 def test_runs_a_day(pair: Pair) -> None:
-    """The second run is refused, though its task is called otherwise; the other party's runs are its own affair."""
+    """The second run is refused although its task has another name; the other party has no such limit."""
     marked_pair(pair, broadcast=False)
     pair.jobs[LISTENER]["policy"] = {"max_runs_per_day": 1}
     succeeded(pair.run())
@@ -239,7 +239,7 @@ def test_runs_a_day(pair: Pair) -> None:
     assert cells[0] == ["task", "peer", "own", "peer's", "matched"]
     for row in (["people", "alice", "3", "4", "done"], ["people", "bob", "4", "3", "2"]):
         assert row in cells
-    # Files and columns are named, values never.
+    # The ledger names files and columns, never values.
     assert b"zq7" not in (pair.folder / "state" / "ledger.jsonl").read_bytes()
 
 
@@ -257,7 +257,7 @@ LIMITS = [
 
 @pytest.mark.more
 def test_a_receiver_of_a_broadcast_refuses_what_matched(tapped: tuple[Pair, int]) -> None:
-    """No bitmap is sent, and the sender cannot tell why: all it sees is the same for either limit."""
+    """The receiver sends no bitmap, and the sender sees the same for either limit, so it cannot tell why."""
     pair, port = tapped
     marked_pair(pair)
     seen = []
@@ -283,7 +283,7 @@ def test_a_receiver_of_a_broadcast_refuses_what_matched(tapped: tuple[Pair, int]
     ("party", "broadcast"), [(LISTENER, False), (DIALER, True)], ids=["one-sided receiver", "sender of a broadcast"]
 )
 def test_a_result_is_refused_without_a_word_to_the_peer(tapped: tuple[Pair, int], party: str, broadcast: bool) -> None:
-    """The peer has its result, and every message is there that an allowed result brings; the old output stays."""
+    """The peer gets its result and the same messages as for an allowed result; the old output stays."""
     pair, port = tapped
     marked_pair(pair, broadcast=broadcast)
     _, allowed = run_tapped(pair, port)
@@ -319,7 +319,7 @@ def test_refused_rows_do_not_reach_standard_output(pair: Pair) -> None:
 
 
 @pytest.mark.more
-def test_what_is_allowed_passes_and_verbose_says_what_the_peer_learns(pair: Pair) -> None:
+def test_an_allowed_run_passes_and_verbose_says_what_the_peer_learns(pair: Pair) -> None:
     marked_pair(pair)
     for party, rate in ((LISTENER, 0.5), (DIALER, 0.67)):
         pair.jobs[party]["policy"] = {
@@ -341,7 +341,7 @@ def test_what_is_allowed_passes_and_verbose_says_what_the_peer_learns(pair: Pair
 
 
 @pytest.mark.more
-def test_without_a_ledger_nothing_is_begun(pair: Pair) -> None:
+def test_no_task_starts_without_a_ledger(pair: Pair) -> None:
     marked_pair(pair)
     (pair.folder / "mine" / "ledger.jsonl").mkdir(parents=True)
     (pair.folder / "mine").chmod(0o700)
@@ -388,5 +388,5 @@ def test_a_run_that_was_killed_is_unfinished_and_counts(pair: Pair) -> None:
     failed(bob, 80, REFUSED)
     first, *second = [(task["outcome"], task["code"]) for task in ledger(pair, DIALER)]
     assert first == ("failed", 69)
-    # Whether it had heard of the other's Open before the refusal.
+    # Depends on whether the other's Open arrived before the refusal.
     assert second in ([], [("failed", 80)])

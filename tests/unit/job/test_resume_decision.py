@@ -1,4 +1,4 @@
-"""What a task may continue from: one run after the other, without any exchange."""
+"""The decision whether a task resumes, over several runs without an exchange."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BINS, OWN, PEER = 16, 1000, 800
 
 
 class Task:
-    """One side of a task, the sender's by default, in one run after the other."""
+    """One side of a task, by default the sender's, over several runs."""
 
     def __init__(self, pair: Pair, monkeypatch: pytest.MonkeyPatch, *, receives: bool = False) -> None:
         monkeypatch.setenv("PSICLI_STATE_DIR", str(pair.folder / "state"))
@@ -43,7 +43,7 @@ class Task:
         self.ledger.prepare()
 
     def begin(self, mode: Mode = Mode.AUTO) -> tuple[Checkpoint, Kept | None]:
-        """Begin a run; return its checkpoint, and what it could continue from."""
+        """Begin a run; return its checkpoint and what it could resume from."""
         task = self.job.tasks[0]
         resume = Resume(mode, self.job, task, self.ledger)
         found = resume.find()
@@ -64,22 +64,20 @@ class Task:
 LOST = PeerGoneError(reason="it was killed")
 
 
-def test_a_bin_is_answered_twice_under_one_partition(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bin_is_answered_at_most_twice_under_one_partition(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task(pair, monkeypatch)
     for run in range(2):
         checkpoint, found = task.begin()
         assert (found is None) == (run == 0)
         checkpoint.answering(3, 0, bytes(32))
         checkpoint.end(LOST)
-    # It was not received: the third run starts afresh.
+    # The receiver did not get the bin, so the third run starts over.
     checkpoint, found = task.begin()
     assert found is None
     assert task.ledger.answers(SID.hex(), LISTENER) == {3: 2}
 
 
-def test_what_is_received_is_no_reason_to_start_afresh_nor_to_answer_a_third_time(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_received_bin_is_kept_but_not_answered_a_third_time(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task(pair, monkeypatch)
     for _ in range(2):
         checkpoint, _ = task.begin()
@@ -97,7 +95,7 @@ def test_what_is_received_is_no_reason_to_start_afresh_nor_to_answer_a_third_tim
     assert task.begin()[1] is None
 
 
-def test_a_bin_that_begins_again_is_answered_twice_in_all(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restarted_bin_counts_as_a_second_answer(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task(pair, monkeypatch)
     checkpoint, _ = task.begin()
     checkpoint.answering(3, 0, bytes(32))
@@ -110,14 +108,14 @@ def test_a_bin_that_begins_again_is_answered_twice_in_all(pair: Pair, monkeypatc
     assert task.ledger.answers(SID.hex(), LISTENER) == {3: 2}
 
 
-def test_what_an_end_of_a_run_leaves(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer that was lost may come back; who broke the protocol, or was refused, begins anew."""
+def test_which_errors_keep_the_checkpoint(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost peer may come back, so the checkpoint stays; after a protocol violation or a refusal it is removed."""
     task = Task(pair, monkeypatch)
-    ends: list[tuple[PsicliError | None, bool]] = [
+    endings: list[tuple[PsicliError | None, bool]] = [
         (LOST, True), (StorageError(path="out.csv", reason="full"), True), (PeerProtocolError(detail="wrong"), False),
         (AnsweredTwiceError(task="customers"), False), (InputChangedError(path="in.csv"), False), (None, False),
     ]  # fmt: skip
-    for error, stays in ends:
+    for error, stays in endings:
         checkpoint, _ = task.begin()
         checkpoint.answering(0, 0, bytes(32))
         checkpoint.end(error)
@@ -130,7 +128,7 @@ def test_what_an_end_of_a_run_leaves(pair: Pair, monkeypatch: pytest.MonkeyPatch
         task.ledger.path.unlink()
 
 
-def test_never_keeps_nothing_and_notes_no_answer(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_never_saves_no_bins_and_records_no_answers(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task(pair, monkeypatch)
     checkpoint, _ = task.begin(Mode.NEVER)
     checkpoint.answering(0, 0, bytes(32))
