@@ -1,1 +1,1 @@
-"""What is kept on disk: the state folder, locks, the ledger, files that appear whole, partitions that did not fit."""
+"""Files that psicli writes: the state folder, locks, the ledger, atomic outputs, and partitions that exceed memory."""

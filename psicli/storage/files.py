@@ -1,11 +1,11 @@
-"""Outputs that appear whole or not at all.
+"""Output files that appear complete or not at all.
 
-The only user of os.replace. A target that is a symbolic link is resolved once, when the AtomicFile is made: the
-file it points to is replaced and the link stays. Everything after that goes through a descriptor of the folder,
-so that renaming the folder meanwhile cannot lead the output elsewhere.
+Only this module uses os.replace. If the target is a symbolic link, the link stays and the file it points to is
+replaced; the link is resolved once, when the AtomicFile is created. After that, all work goes through a descriptor of
+the folder, so the output stays in that folder even if somebody renames it.
 
-A temporary file is locked while its writer lives. One that nobody holds was left by a run that was killed, and goes
-when the next run looks at the same target.
+A writer holds a lock on its temporary file. A temporary file without a lock was left by a killed run, and the next run
+with the same target removes it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _TargetIO(io.FileIO):
-    """The temporary file; a write that fails is a StorageError, whoever the writer is."""
+    """The temporary file. A failed write raises StorageError, also for libraries that write to it."""
 
     def __init__(self, descriptor: int, target: Path) -> None:
         super().__init__(descriptor, "wb")
@@ -49,9 +49,9 @@ class _TargetIO(io.FileIO):
 
 
 class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
-    """A file written beside its target and renamed over it by publish(); left otherwise, it vanishes.
+    """A file that is written next to its target; publish() renames it over the target, any other exit deletes it.
 
-    Raises CannotCreateError on creation, StorageError later.
+    Raises CannotCreateError when it is created, StorageError later.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,9 +64,9 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
             undo.callback(os.close, self._folder)
             mode = self._mode_of_target()
             while (descriptor := self._create_locked(mode)) is None:
-                # Somebody took it for left over in the moment before it was locked.
+                # Another run removed it as a leftover before it was locked; create it again.
                 pass
-            # The lock outlives the closing of the file: it ends with the last descriptor.
+            # The lock lasts until the last descriptor is closed, so this one keeps it after the file is closed.
             undo.callback(os.close, os.dup(descriptor))
             self._undo = undo.pop_all()
         self._raw = _TargetIO(descriptor, path)
@@ -74,7 +74,7 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
 
     def _create_locked(self, mode: int | None) -> int | None:
         self._temporary = f".{self._name}.psicli-{secrets.token_hex(8)}.tmp"
-        # Never wider than the old file, not even for a moment; without an old file umask decides.
+        # Never grant more permissions than the old file has, not even briefly; without an old file, umask decides.
         descriptor = os.open(self._temporary, _NEW_FILE, 0o666 if mode is None else mode, dir_fd=self._folder)
         try:
             failpoints.passage("output.created")
@@ -91,7 +91,7 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
 
     def _mode_of_target(self) -> int | None:
         try:
-            # The root of all folders has no name.
+            # The root folder has an empty name.
             status = os.stat(self._name or ".", dir_fd=self._folder, follow_symlinks=False)
         except FileNotFoundError:
             return None
@@ -101,7 +101,7 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
         return stat.S_IMODE(status.st_mode) & 0o777
 
     def seal(self) -> None:
-        """Bring every byte to the disk and close the file; only then is an output known to be whole."""
+        """Sync every byte to disk and close the file; only after that is the output known to be complete."""
         if self._raw.closed:
             return
         self.file.flush()
@@ -112,11 +112,11 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
 
     @property
     def sha256(self) -> str:
-        """What `sha256sum` will say of the file, once it is sealed."""
+        """The SHA-256 digest of the file in hex, as from `sha256sum`, once it is sealed."""
         return self._raw.digest.hexdigest()
 
     def publish(self) -> None:
-        """Put the file in the target's place, for good."""
+        """Rename the file over the target and sync the folder, so that it survives a crash."""
         self.seal()
         with self, storing(self.path, "writing"):
             os.replace(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
@@ -126,8 +126,8 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
             failpoints.passage("output.kept")
 
     def discard(self) -> None:
-        """Remove what is not published; does nothing the second time."""
-        # Closing the raw file throws away what the buffer still holds, which may not fit on the disk.
+        """Remove the file unless it is published; may be called again."""
+        # Close the raw file, which drops the buffered data: flushing it could fail on a full disk.
         with contextlib.suppress(OSError):
             self._raw.close()
         if self._temporary:
@@ -137,21 +137,21 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
         self._undo.close()
 
     def remove_left_over(self) -> None:
-        """Remove what runs that were killed have left beside the target; what is being written is locked."""
+        """Remove the temporary files that killed runs left next to the target; files of running writers are locked."""
         pattern = re.compile(rf"\.{re.escape(self._name)}\.psicli-[0-9a-f]{{16}}\.tmp")
         for name in filter(pattern.fullmatch, os.listdir(self._folder)):
             with contextlib.suppress(OSError):
                 _remove_if_left(name, self._folder)
-                logger.info("removed %s, which a run that was killed has left", self.path.with_name(name))
+                logger.info("removed %s, which a killed run left behind", self.path.with_name(name))
 
     def __exit__(self, *_: object) -> None:
         self.discard()
 
 
 def create_files(files: Mapping[Path, tuple[bytes, int]]) -> None:
-    """Create files with their content and mode, none of which may be there: all of them or none.
+    """Create files with the given content and mode: all of them or none.
 
-    Raises FileThereError, CannotCreateError, StorageError.
+    Raises FileThereError if one of them already exists, CannotCreateError, StorageError.
     """
     with contextlib.ExitStack() as undo:
         for path, (octets, mode) in files.items():
@@ -169,9 +169,9 @@ def create_files(files: Mapping[Path, tuple[bytes, int]]) -> None:
 
 
 def replace_file(path: Path, octets: bytes) -> None:
-    """Replace a small file of this user's own, for good: after a crash it is the old one or the new one.
+    """Replace a small file atomically and durably: after a crash, either the old or the new content is there.
 
-    Raises OSError. The folder must be this user's alone: the temporary file has a fixed name.
+    Raises OSError. Only this user may have access to the folder, since the temporary file has a fixed name.
     """
     temporary = path.with_name(f"{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -189,7 +189,7 @@ def replace_file(path: Path, octets: bytes) -> None:
 
 
 def wipe(path: Path) -> None:
-    """Overwrite a file of this user's own, if there is one, and delete it; raises OSError."""
+    """Overwrite a file with zeros and delete it, if it exists; raises OSError."""
     if not os.path.lexists(path):
         return
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -201,13 +201,13 @@ def wipe(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return what `sha256sum` says of a file; raises OSError."""
+    """Return the SHA-256 digest of a file in hex, as from `sha256sum`; raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring what a folder lists to the disk; raises OSError."""
+    """Sync a folder's entries to disk; raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -216,26 +216,26 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Make sure that path can be created or replaced; raises CannotCreateError and leaves nothing behind."""
-    # Trying is the only sure test: permissions alone do not tell of read-only disks, quotas or root.
+    """Check that path can be created or replaced, and leave nothing behind; raises CannotCreateError."""
+    # Only an attempt tells for sure: permissions do not show read-only disks, quotas or root.
     with AtomicFile(path) as probe:
         probe.remove_left_over()
 
 
 def _is_locked(descriptor: int) -> bool:
-    """Lock a file that was just made; return whether it is still there."""
+    """Lock a file that was just created; return whether it still exists."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        # Where there are no locks, nobody removes anything either.
+        # On a file system without locks, no run removes temporary files either.
         return True
     return os.fstat(descriptor).st_nlink > 0
 
 
 def _remove_if_left(name: str, folder: int) -> None:
-    """Remove one of our temporary files; raises OSError if it is held, or is no file of this user after all."""
+    """Remove one of our temporary files; raises OSError if it is locked, not regular or another user's."""
     descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         status = os.fstat(descriptor)
@@ -249,7 +249,7 @@ def _remove_if_left(name: str, folder: int) -> None:
 
 @contextlib.contextmanager
 def _creating(path: Path) -> Iterator[None]:
-    """As `creating`, with a plainer word for the commonest reason."""
+    """Do the same as `creating`, with a clearer reason for a missing folder."""
     with creating(path):
         try:
             yield

@@ -1,8 +1,8 @@
-"""The ledger: a line for every task that was opened with a peer, and one for how it ended.
+"""The ledger: a record of every task that this party opened with a peer, and of how it ended.
 
-A file of JSON lines in the state folder that is only ever appended to. An `open` line is on the disk before the first
-point leaves; without a `close` line after it, the run was killed. Of a task that can be resumed there is an `answer`
-line for each bin, on the disk before the first answer leaves. Fields that are not known here are passed over. It holds
+The ledger is a file of JSON lines in the state folder; psicli only appends to it. The `open` line of a task is on disk
+before its first point is sent; if no `close` line follows, the run was killed. A task that can be resumed also has an
+`answer` line for each bin, on disk before the first answer is sent. Readers ignore unknown fields. The ledger holds
 names, paths, counts and ids: never an item, a point or a scalar.
 """
 
@@ -31,15 +31,15 @@ DAY = timedelta(days=1)
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
 
 _NEWLINE = b"\n"
-# What a `close` line says beside the time.
+# The fields of a `close` line, apart from the time.
 _CLOSING = ("outcome", "code", "error", "matched", "output_sha256")
 
 
 @dataclass(frozen=True)
 class Opening:
-    """A task as both sides opened it; input: absolute path, or - for standard input; counts [items].
+    """A task as both sides opened it. input: an absolute path, or - for standard input; counts [items].
 
-    peer_questions: the peer's items with their padding, as many as it may have asked about.
+    peer_questions: the peer's items including padding, the largest number that it can have asked about.
     """
 
     job: str
@@ -54,13 +54,13 @@ class Opening:
 
     @property
     def subject(self) -> tuple[object, ...]:
-        """What makes two runs runs of the same, whatever job and task are called."""
+        """What policy.max_runs_per_day counts together: the peer, the input and its keys, whatever job and task."""
         return self.peer, self.input, self.keys
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the ledger says of one task; times in UTC, as ISO 8601. What is not known is None."""
+    """The ledger's record of one task. Times are in UTC, as ISO 8601; unknown values are None."""
 
     time: str
     opening: Opening
@@ -72,35 +72,35 @@ class Entry:
     output_sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as one flat object."""
+        """Return the record as one flat object."""
         facts = asdict(self)
         return {"time": facts.pop("time"), **facts.pop("opening"), **facts}
 
 
 class Ledger:
-    """The ledger in a state folder. For any thread; other processes may use it at the same time."""
+    """The ledger in a state folder. Thread-safe; other processes may use the same file at the same time."""
 
     def __init__(self, state: Path) -> None:
         self.path = state / LEDGER
         self._state = state
         self._guard = threading.Lock()
-        # Task session ids, with the peer: both parties of a task may have their state here.
+        # The peer of each task session id; both parties of a task may share this state folder.
         self._unfinished: dict[str, str] = {}
-        # How far this file was read, and what was opened with whom in the last day.
+        # The inode and the offset up to which the file was read, and the tasks opened in the last 24 hours.
         self._read: tuple[int, int] = (0, 0)
         self._openings: list[tuple[datetime, tuple[object, ...]]] = []
 
     def prepare(self) -> None:
-        """Make sure that the ledger can be written; raises CannotCreateError."""
+        """Check that the ledger can be written; raises CannotCreateError."""
         make_state_folder(self._state)
         with self._file():
             pass
 
     def open(self, opening: Opening, allow: Callable[[int], None] | None = None, *, resumed: bool = False) -> None:
-        """Note that a task begins, if that is allowed; resumed: it goes on, so that it is noted already.
+        """Record that a task begins, if `allow` permits it; a resumed task already has its record.
 
-        allow: called with the number of runs of the same in the last 24 hours; nothing is noted if it raises. No other
-        process can note anything in between. Raises CannotCreateError, StorageError.
+        allow: called with the number of runs of the same subject in the last 24 hours; if it raises, nothing is
+        recorded. No other process can record a run in between. Raises CannotCreateError, StorageError.
         """
         with self._guard, self._file() as file:
             if not resumed or not any(_recent(file, "open", opening.task_sid, opening.peer)):
@@ -110,7 +110,7 @@ class Ledger:
             self._unfinished[opening.task_sid] = opening.peer
 
     def answer(self, partition_sid: str, peer: str, number: int, items: int) -> None:
-        """Note that a bin is answered; items: its capacity. Raises CannotCreateError, StorageError."""
+        """Record that a bin is answered; items: its capacity [items]. Raises CannotCreateError, StorageError."""
         entry = {"event": "answer", "time": _now(), "task_sid": partition_sid, "peer": peer}
         with self._guard, self._file() as file:
             self._append(file, {**entry, "bin": number, "items": items})
@@ -123,9 +123,9 @@ class Ledger:
     def close(
         self, task_sid: str, error: PsicliError | None, matched: int | None, output_sha256: str | None = None
     ) -> None:
-        """Note how a task ended that this run has opened, once; raises CannotCreateError, StorageError.
+        """Record, once, how a task that this run opened has ended; raises CannotCreateError, StorageError.
 
-        output_sha256: of the output that is in place, if one is.
+        output_sha256: the digest of the published output, if there is one.
         """
         with self._guard:
             peer = self._unfinished.pop(task_sid, None)
@@ -138,7 +138,7 @@ class Ledger:
                 self._append(file, entry | {name: value for name, value in facts if value is not None})
 
     def entries(self) -> list[Entry]:
-        """Return what the ledger says, oldest first; raises CannotCreateError, StorageError."""
+        """Return all records, oldest first; raises CannotCreateError, StorageError."""
         if not os.path.lexists(self.path):
             return []
         found: dict[tuple[str, str], Entry] = {}
@@ -158,7 +158,7 @@ class Ledger:
         status = os.fstat(file.fileno())
         number, offset = self._read
         if status.st_ino != number or status.st_size < offset:
-            # The first look, or somebody put another file in its place.
+            # This is the first read, or somebody has replaced or truncated the file.
             offset, self._openings = 0, []
         since = datetime.now(UTC) - DAY
         for end, line in _lines(file, offset, since):
@@ -174,7 +174,7 @@ class Ledger:
         with storing(self.path, "writing"):
             size = os.fstat(file.fileno()).st_size
             if size and os.pread(file.fileno(), 1, size - 1) != _NEWLINE:
-                # A run was killed, or the disk was full, in the middle of a line.
+                # The last line is torn: a run was killed, or the disk was full.
                 data = _NEWLINE + data
             while data:
                 data = data[os.write(file.fileno(), data) :]
@@ -184,7 +184,7 @@ class Ledger:
 
     @contextmanager
     def _file(self) -> Iterator[io.FileIO]:
-        """Open the ledger, making it if there is none, while nobody else has it."""
+        """Open the ledger while no other run uses it, creating it if necessary."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         with held(self._state) as folder:
             with creating(self.path):
@@ -195,7 +195,7 @@ class Ledger:
                     raise CannotCreateError(path=self.path, reason="it is not a regular file")
                 with storing(self.path, "reading"):
                     if not status.st_size:
-                        # Most likely it was just made.
+                        # An empty ledger is probably new: make its name durable too.
                         os.fsync(folder)
                     yield file
 
@@ -204,16 +204,16 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-# How a line begins that was written here, with its time up to the second.
+# The beginning of a line that psicli wrote; the group is its time, to the second.
 _BEGINNING = re.compile(rb'\{"event": "[a-z]+", "time": "([0-9-]{10}T[0-9:]{8})\+00:00"')
 
 
 def _lines(
     file: io.FileIO, offset: int = 0, since: datetime | None = None
 ) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Give the offset after every whole line from an offset on, and what it says, if anything.
+    """Yield every complete line from an offset on, as the offset after it and its content, None if it is unusable.
 
-    Lines of before `since` may be given as if they said nothing: years of them are passed over without being parsed.
+    Lines from before `since` may yield None too, so that years of old lines are skipped without being parsed.
     """
     oldest = b"" if since is None else since.strftime("%Y-%m-%dT%H:%M:%S").encode()
     with open(os.dup(file.fileno()), "rb") as reader:
@@ -226,14 +226,14 @@ def _lines(
 
 
 def _recent(file: io.FileIO, event: str, task_sid: str, peer: str) -> Iterator[dict[str, Any]]:
-    """Give the lines of the last two days that say this of a task."""
+    """Yield the lines of the last two days about this event of this task."""
     for _, line in _lines(file, since=datetime.now(UTC) - 2 * DAY):
         if line is not None and (line["event"], line["task_sid"], line["peer"]) == (event, task_sid, peer):
             yield line
 
 
 def _parsed(data: bytes) -> dict[str, Any] | None:
-    """Read a line; what is cut off or of another kind says nothing."""
+    """Parse a line; return None if it is torn or of an unknown kind."""
     try:
         line: dict[str, Any] = json.loads(data)
         if datetime.fromisoformat(line["time"]).tzinfo is None:
@@ -249,7 +249,7 @@ def _parsed(data: bytes) -> dict[str, Any] | None:
 
 
 def _opening(line: dict[str, Any]) -> Opening:
-    """Read an `open` line; raises KeyError, TypeError, ValueError."""
+    """Return the task of an `open` line; raises KeyError, TypeError, ValueError."""
     facts: dict[str, Any] = {name: str(line[name]) for name in ("job", "task", "peer", "task_sid", "input")}
     facts |= {name: int(line[name]) for name in ("distinct_items", "peer_items", "peer_questions")}
     return Opening(**facts, keys=tuple(str(column) for column in line["keys"]))

@@ -1,11 +1,11 @@
-"""Who may use a session port on this machine, and the record of who does.
+"""Locks on session ports of this machine, with a record of who holds them.
 
-A lock is a flock on a file that is never unlinked: the kernel frees it with its holder, however that ends, so no lock
-is ever stale. What stands in the file is for people only (whose lock, since when, how far) and is read as untrusted
-text. The listener locks its port, the dialer its party and the address it dials. The bind is the authority; the lock
-says early, and with a name, what the bind could only refuse.
+A lock is a flock on a file that is never unlinked. The kernel releases it when its holder ends, however that happens,
+so no lock is ever stale. The content of the file is only for people (whose lock, since when, how far) and is read as
+untrusted text. The listener locks its port; the dialer locks its party together with the address that it dials. Only
+the bind decides who gets the port; the lock fails earlier and can name the holder.
 
-This module is there in the first second of a run: it imports neither grpc nor pyarrow.
+A run needs this module in its first second, so it imports neither grpc nor pyarrow.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from psicli.core.errors import PsicliError, shown
 logger = logging.getLogger(__name__)
 
 SHARED_FOLDER = Path("/run/lock")
-# `psicli status` looks at a lock by taking it for a moment; nobody is turned away for that [s].
+# `psicli status` tests a lock by holding it for a moment; a run that starts then waits this long for it [s].
 GLANCE = 0.25
-# Between two tries of a run that waits for its turn [s].
+# The pause between two attempts of a run that waits for a lock or port [s].
 RETRY_INTERVAL = 0.1
 WAITING_LINE_INTERVAL = 60.0
-# What a lock file may hold at most, and what a record is filled up to, so that a shorter one never leaves the end of a
-# longer one for somebody to read [bytes].
+# The most that is read from a lock file [bytes].
 MAX_RECORD_BYTES = 4096
+# Records are padded to this size, so that a short record never leaves the end of a longer one readable [bytes].
 RECORD_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock, as it says itself."""
+    """The holder of a lock, as it describes itself."""
 
     job: str
     party: str
@@ -62,16 +62,16 @@ class Holder:
 
 
 class PortLock(AbstractContextManager["PortLock"]):
-    """A lock on one file, ours until it is left; raises CannotCreateError when the file cannot be made."""
+    """A lock on one file, released on exit; raises CannotCreateError if the file cannot be created."""
 
     def __init__(self, path: Path) -> None:
         self._holder: Holder | None = None
-        # Every thread of a run may say how far it is.
+        # Every thread of a run may update the record.
         self._writing = threading.Lock()
         self._file = _open(path)
 
     def try_acquire(self, *, shared: bool = False) -> bool:
-        """Take the lock if it is free; shared: only to see whether it is."""
+        """Acquire the lock if it is free, and return whether it was; shared: only test whether it is free."""
         try:
             fcntl.flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -79,7 +79,7 @@ class PortLock(AbstractContextManager["PortLock"]):
         return True
 
     def write(self, holder: Holder) -> None:
-        """Say who holds the lock; without the right to write, the lock holds all the same."""
+        """Write the record of the holder; if this user may not write the file, the lock holds without a record."""
         record = json.dumps(vars(holder)).encode().ljust(RECORD_BYTES)
         with self._writing, suppress(OSError):
             self._holder = holder
@@ -87,7 +87,7 @@ class PortLock(AbstractContextManager["PortLock"]):
             os.ftruncate(self._file, len(record))
 
     def update(self, task: str, phase: str, percent: int) -> None:
-        """Say how far the holder is; does nothing when that is said already."""
+        """Update the holder's progress in the record, if it has changed."""
         if self._holder is None:
             return
         holder = replace(self._holder, task=task, phase=phase, percent=percent)
@@ -95,10 +95,10 @@ class PortLock(AbstractContextManager["PortLock"]):
             self.write(holder)
 
     def read(self) -> Holder | None:
-        """Return who says to hold the lock; None when the file says nothing sensible."""
-        # The first look may meet a record that is half written.
-        looks = (_parse(os.pread(self._file, MAX_RECORD_BYTES, 0)) for _ in range(2))
-        return next((holder for holder in looks if holder), None)
+        """Return the holder that the record names, or None if the record is not readable."""
+        # The first attempt may read a half-written record.
+        attempts = (_parse(os.pread(self._file, MAX_RECORD_BYTES, 0)) for _ in range(2))
+        return next((holder for holder in attempts if holder), None)
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
@@ -106,7 +106,7 @@ class PortLock(AbstractContextManager["PortLock"]):
 
 
 def lock_folder() -> Path:
-    """Return the folder all users of the machine share for locks."""
+    """Return the folder for locks, shared by all users of this machine."""
     with suppress(OSError):
         if SHARED_FOLDER.stat().st_mode & 0o1777 == 0o1777:
             return SHARED_FOLDER
@@ -123,9 +123,9 @@ def dial_lock_path(party: str, address: str) -> Path:
 
 @contextmanager
 def hold_port(job: str, party: str, host: str, port: int, timeout: float) -> Iterator[PortLock]:
-    """Hold the lock of a port that can be bound, as its listener.
+    """Hold the lock of a listener's port, once the port can also be bound.
 
-    Waits up to timeout [s] for both; raises LockHeldError, PortBusyError (75), BindError (78).
+    Waits up to `timeout` [s] for both; raises LockHeldError, PortBusyError (75), BindError (78).
     """
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     deadline = time.monotonic() + timeout
@@ -138,7 +138,7 @@ def hold_port(job: str, party: str, host: str, port: int, timeout: float) -> Ite
 
 @contextmanager
 def hold_dial(job: str, party: str, address: str, timeout: float) -> Iterator[PortLock]:
-    """Hold the lock of a party and the address it dials; raises LockHeldError after timeout [s]."""
+    """Hold the lock of a party and the address it dials; raises LockHeldError after `timeout` [s]."""
     deadline = time.monotonic() + timeout
     with PortLock(dial_lock_path(party, address)) as lock:
         _acquire(lock, f"the connection from {party} to {address}", deadline)
@@ -147,11 +147,11 @@ def hold_dial(job: str, party: str, address: str, timeout: float) -> Iterator[Po
 
 
 def holders() -> list[Holder]:
-    """Return who runs here, of all users; oldest first."""
+    """Return the holders of all locks on this machine, of all users, oldest first."""
     found = []
     for path in lock_folder().glob("psicli-*.lock"):
         with suppress(PsicliError), PortLock(path) as lock:
-            # Shared: two that look must not take each other for the holder who stands in the file.
+            # A shared lock, so that two readers do not mistake each other for the holder that the file still names.
             if not lock.try_acquire(shared=True) and (holder := lock.read()):
                 found.append(holder)
     return sorted(found, key=lambda holder: holder.since)
@@ -161,7 +161,7 @@ def _acquire(lock: PortLock, what: str, deadline: float) -> None:
     def failure() -> PsicliError | None:
         if lock.try_acquire():
             return None
-        who = "a job that does not say which"
+        who = "an unknown job"
         if holder := lock.read():
             who = f"job {holder.job} of {holder.party} (pid {holder.pid}, {holder.user}, since {holder.since})"
         return errors.LockHeldError(what=what, holder=who)
@@ -171,7 +171,7 @@ def _acquire(lock: PortLock, what: str, deadline: float) -> None:
 
 
 def _wait_for(failure: Callable[[], PsicliError | None], deadline: float) -> None:
-    """Try until there is no failure; raises the last one at the deadline, BindError at once."""
+    """Retry until there is no failure; raises the last one at the deadline, BindError immediately."""
     next_line = time.monotonic() + 1.0
     while (error := failure()) is not None:
         if time.monotonic() >= deadline or isinstance(error, errors.BindError):
@@ -183,7 +183,7 @@ def _wait_for(failure: Callable[[], PsicliError | None], deadline: float) -> Non
 
 
 def _bind_failure(host: str, port: int, where: str) -> PsicliError | None:
-    """Try the bind, and let go; another program in between is found by the real one."""
+    """Bind the port and release it; return why that failed. The real bind later finds a program that came between."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -207,12 +207,12 @@ def _ourselves(job: str, party: str, where: str) -> Holder:
 
 
 def _open(path: Path) -> int:
-    """Open a lock file, making it if there is none.
+    """Open a lock file, creating it if necessary.
 
-    An existing one is opened without O_CREAT, which sticky folders refuse for other users' files, and read-only where
-    it may not be written: a read-only descriptor locks as well.
+    An existing file is opened without O_CREAT, which sticky folders refuse for other users' files. If this user may not
+    write it, it is opened read-only, which is enough to lock it.
     """
-    # Not blocking: a FIFO that somebody put there would keep us for ever.
+    # Non-blocking: opening a FIFO that somebody put there could block forever.
     safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     with errors.creating(path):
         for flags in (os.O_RDWR, os.O_RDONLY):
@@ -220,7 +220,7 @@ def _open(path: Path) -> int:
                 return _regular(os.open(path, flags | safe), path)
         with suppress(FileExistsError):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | safe, 0o666)
-            # Every user of the machine may lock it, whatever our umask.
+            # Let every user of the machine lock it, regardless of umask.
             os.fchmod(descriptor, 0o666)
             return descriptor
         return _regular(os.open(path, os.O_RDWR | safe), path)
@@ -234,7 +234,7 @@ def _regular(descriptor: int, path: Path) -> int:
 
 
 def _parse(record: bytes) -> Holder | None:
-    """Read a record that anybody may have written."""
+    """Parse a record, which any user may have written; return None if it is not valid."""
     try:
         values = json.loads(record)
         known: dict[str, Any] = {field.name: values[field.name] for field in fields(Holder)}

@@ -1,4 +1,4 @@
-"""What does not fit in memory: files of a run, in a folder of its own in the state folder."""
+"""The spool: temporary files of a run for data that does not fit in memory, in a subfolder of the state folder."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from psicli.core.errors import InternalError, SpoolSpaceError, creating, reason,
 from psicli.storage.state import left_over, run_folder
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# What a file that grows beyond what was foreseen reserves ahead [bytes].
+# Extra space to reserve when a file outgrows its reservation [bytes].
 _AHEAD_BYTES = 16 << 20
 
 
 class Spool(AbstractContextManager["Spool"]):
-    """The files of one run, in a folder of their own that is made when the first is asked for. For any thread.
+    """The temporary files of one run, in a folder that is created with the first file. Thread-safe.
 
-    Those of runs that are gone are removed. Raises CannotCreateError for a state folder that others can look into or
-    own. peak: the most that was reserved at once [bytes].
+    Creating a spool removes the files of runs that no longer exist. Raises CannotCreateError if other users own the
+    state folder or have access to it. peak: the most space reserved at the same time [bytes].
     """
 
     def __init__(self, state: Path) -> None:
@@ -37,9 +37,9 @@ class Spool(AbstractContextManager["Spool"]):
         left_over(state, remove=True)
 
     def file(self, name: str, reserve: int) -> SpoolFile:
-        """Return a new file with room for `reserve` [bytes].
+        """Return a new file with `reserve` [bytes] of reserved space.
 
-        Raises CannotCreateError, SpoolSpaceError where there is no such room, StorageError.
+        Raises CannotCreateError, SpoolSpaceError if there is not enough space, StorageError.
         """
         with self._guard:
             if self._folder is None:
@@ -54,9 +54,9 @@ class Spool(AbstractContextManager["Spool"]):
         return file
 
     def reserve(self, file: SpoolFile, size: int) -> None:
-        """Make sure that a file has room for this many bytes in all, without a hole.
+        """Reserve disk space for a file of `size` [bytes] in total.
 
-        Raises SpoolSpaceError where there is no such room, StorageError.
+        Raises SpoolSpaceError if there is not enough space, StorageError.
         """
         with self._guard, storing(self.state, "reserving space"):
             held = sum(each.reserved for each in self._files)
@@ -79,12 +79,12 @@ class Spool(AbstractContextManager["Spool"]):
             self.peak = max(self.peak, held + more)
 
     def forget(self, file: SpoolFile) -> None:
-        """Count a file no more that is closed."""
+        """Stop counting the reserved space of a closed file."""
         with self._guard:
             self._files.discard(file)
 
     def close(self) -> None:
-        """Delete everything; does nothing the second time."""
+        """Delete all files; may be called again."""
         with self._guard, self._remove_folder:
             for file in [*self._files]:
                 file.close()
@@ -94,9 +94,9 @@ class Spool(AbstractContextManager["Spool"]):
 
 
 class SpoolFile:
-    """A file of a spool, appended to by one thread at a time and read by any; closed, it is gone.
+    """A file of a spool; one thread at a time appends, any thread reads. Closing the file deletes it.
 
-    reserved: what it has room for [bytes].
+    reserved: the reserved space [bytes].
     """
 
     def __init__(self, folder: Path, name: str, spool: Spool) -> None:
@@ -111,7 +111,7 @@ class SpoolFile:
         return self._file.fileno()
 
     def append(self, data: Any) -> int:
-        """Write a contiguous buffer at the end and return where it begins; raises SpoolSpaceError, StorageError."""
+        """Append a contiguous buffer and return its offset; raises SpoolSpaceError, StorageError."""
         view = memoryview(data).cast("B")
         begin, self._end = self._end, self._end + len(view)
         if self._end > self.reserved:
@@ -123,7 +123,7 @@ class SpoolFile:
         return begin
 
     def read_at(self, offset: int, into: memoryview) -> None:
-        """Fill a buffer of bytes; what was never written must not be asked for. Raises StorageError."""
+        """Fill a buffer with bytes from an offset on, all of which must have been written; raises StorageError."""
         with storing(self._spool.state, "reading"):
             failpoints.passage("spool.read")
             while into:
@@ -133,7 +133,7 @@ class SpoolFile:
                 offset, into = offset + done, into[done:]
 
     def close(self) -> None:
-        """Delete the file; does nothing the second time."""
+        """Delete the file; may be called again."""
         self._file.close()
         with suppress(OSError):
             os.unlink(self._path)
@@ -141,5 +141,5 @@ class SpoolFile:
 
 
 def in_units(size: int) -> str:
-    """Say a size [bytes] for people."""
+    """Return a size [bytes] as text for people."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -1,8 +1,8 @@
-"""The state folder: what psicli keeps on this machine between runs and while they last.
+"""The state folder: the files that psicli keeps on this machine during runs and between them.
 
-It is this user's alone and holds the ledger, and a folder a run with a file that is locked for as long as the run
-lives: one that nobody holds is left over from a run that was killed, and is removed by whoever comes next. The folder
-of a task outlives its run, for the next run of the same task to go on from.
+Only this user has access to it. It holds the ledger, one folder for each run and one for each resumable task. A run
+locks a file in its folder; a run folder without a lock was left by a killed run, and the next run removes it. The
+folder of a task stays after its run, so that the next run can resume the task.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ from psicli.core.errors import CannotCreateError, StorageError, creating, reason
 from psicli.storage.files import sync_folder, wipe
 
 _LOCK = "lock"
-# The file in a task's folder that is overwritten before it is removed.
+# The file in a task's folder that is overwritten before it is deleted.
 SECRETS = "bins"
 _RUN_PREFIX = "run-"
 _TASK_PREFIX = "task-"
 
 
 def state_folder() -> Path:
-    """Return where psicli keeps its state; raises CannotCreateError for a user without a home."""
+    """Return the path of the state folder; raises CannotCreateError for a user without a home folder."""
     if folder := os.environ.get("PSICLI_STATE_DIR"):
         return Path(folder)
     base = os.environ.get("XDG_STATE_HOME", "")
-    # The XDG specification has relative paths ignored.
+    # The XDG specification says to ignore relative paths.
     if os.path.isabs(base):
         return Path(base) / "psicli"
     try:
         return Path.home() / ".local" / "state" / "psicli"
     except RuntimeError:
-        raise CannotCreateError(path="a state folder", reason="this user has no home; set PSICLI_STATE_DIR") from None
+        why = "this user has no home folder; set PSICLI_STATE_DIR"
+        raise CannotCreateError(path="the state folder", reason=why) from None
 
 
 def make_state_folder(state: Path) -> None:
-    """Make the state folder if there is none, for good; raises CannotCreateError."""
+    """Create the state folder durably if it does not exist; raises CannotCreateError."""
     with creating(state):
         if not os.path.lexists(state):
             state.mkdir(0o700, parents=True, exist_ok=True)
@@ -52,9 +53,9 @@ def make_state_folder(state: Path) -> None:
 
 @contextmanager
 def held(state: Path) -> Iterator[int]:
-    """Hold the state folder against other runs for a moment; give its descriptor.
+    """Lock the state folder against other runs for a moment; yield its descriptor.
 
-    Raises CannotCreateError if it is not there or not ours alone.
+    Raises CannotCreateError if it does not exist, or if other users own it or have access to it.
     """
     with ExitStack() as opened:
         with creating(state):
@@ -62,14 +63,15 @@ def held(state: Path) -> Iterator[int]:
         opened.callback(os.close, folder)
         status = os.fstat(folder)
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-            raise CannotCreateError(path=state, reason="it is open to other users; it must be ours alone (chmod 700)")
+            why = "other users own it or have access to it; it must be yours alone (chmod 700)"
+            raise CannotCreateError(path=state, reason=why)
         with creating(state):
             opened.callback(os.close, _lock(state, fcntl.LOCK_EX))
         yield folder
 
 
 def left_over(state: Path, *, remove: bool = False) -> list[Path]:
-    """Return the folders of runs that are gone, which may be removed; raises CannotCreateError."""
+    """Return the folders that killed runs left behind, and delete them if `remove`; raises CannotCreateError."""
     found: list[Path] = []
     if not os.path.lexists(state):
         return found
@@ -86,11 +88,11 @@ def left_over(state: Path, *, remove: bool = False) -> list[Path]:
 
 @contextmanager
 def run_folder(state: Path) -> Iterator[Path]:
-    """Give a folder of this run alone, and delete it and all in it at the end; raises CannotCreateError."""
+    """Yield a new folder for this run, and delete it with its content at the end; raises CannotCreateError."""
     make_state_folder(state)
     path = state / f"{_RUN_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
     with ExitStack() as undo:
-        # Nobody sweeps between the making of the folder and its lock.
+        # The lock on the state folder keeps other runs from removing this folder before it is locked.
         with held(state), creating(state):
             path.mkdir(0o700)
             undo.callback(shutil.rmtree, path, ignore_errors=True)
@@ -100,16 +102,19 @@ def run_folder(state: Path) -> Iterator[Path]:
 
 
 class TaskFolder:
-    """The folder of one task in the state folder, held against other runs until it is let go or removed."""
+    """The folder of one task in the state folder, locked against other runs until it is released or removed."""
 
     def __init__(self, path: Path, lock: int) -> None:
-        """Use `hold`."""
+        """Use `hold` instead."""
         self.path = path
         self._lock = lock
 
     @classmethod
     def hold(cls, path: Path, *, make: bool = False) -> Self | None:
-        """Return a task's folder, None if there is none or another run holds it; raises CannotCreateError."""
+        """Lock and return a task's folder, or None if it does not exist or another run holds it.
+
+        make: create it if it does not exist. Raises CannotCreateError.
+        """
         if make:
             make_state_folder(path.parent)
         elif not os.path.lexists(path):
@@ -118,33 +123,33 @@ class TaskFolder:
             if make:
                 path.mkdir(0o700, exist_ok=True)
                 sync_folder(path.parent)
-            # Another run may just have removed it.
+            # Another run may have removed it just now.
             if os.path.lexists(path):
                 return cls(path, _lock(path))
         return None
 
     @property
     def is_held(self) -> bool:
-        """Whether it was neither let go nor removed."""
+        """Whether the folder is still locked, that is, neither released nor removed."""
         return self._lock >= 0
 
     def let_go(self) -> None:
-        """Leave the folder for another run; does nothing the second time."""
+        """Release the folder for other runs; may be called again."""
         if self.is_held:
             os.close(self._lock)
             self._lock = -1
 
     def remove(self) -> None:
-        """Delete the folder and all in it, what is secret overwritten, and let go; raises StorageError if it stays."""
+        """Wipe the secrets, delete the folder and release it; raises StorageError if it cannot be deleted."""
         if not self.is_held:
             return
         try:
             wipe(self.path / SECRETS)
-            # Nobody makes it anew meanwhile.
+            # The lock on the state folder keeps other runs from creating it again meanwhile.
             with held(self.path.parent):
                 shutil.rmtree(self.path)
         except OSError as exc:
-            raise StorageError(path=self.path, reason=f"it cannot be removed: {reason(exc)}") from exc
+            raise StorageError(path=self.path, reason=f"cannot delete this folder: {reason(exc)}") from exc
         except CannotCreateError as exc:
             raise StorageError(path=self.path, reason=exc.message) from exc
         finally:
@@ -152,17 +157,20 @@ class TaskFolder:
 
 
 def task_folder(state: Path, name: str) -> Path:
-    """Return where a task's folder is, or would be."""
+    """Return the path of a task's folder, whether it exists or not."""
     return state / f"{_TASK_PREFIX}{name}"
 
 
 def task_folders(state: Path) -> list[Path]:
-    """Return the folders of tasks that there are."""
+    """Return the existing task folders."""
     return sorted(state.glob(f"{_TASK_PREFIX}*"))
 
 
 def _lock(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
-    """Lock a folder and return the descriptor that holds it; raises OSError, BlockingIOError where another run does."""
+    """Lock a folder and return the descriptor that holds the lock.
+
+    Raises OSError, and BlockingIOError if another run holds the lock.
+    """
     lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, how)

@@ -212,7 +212,7 @@ LOCAL = [
     ),
     pytest.param(_bad_row, "keys", 65, r"in\.csv:3: the row has 3 fields", "must be quoted", id="bad row"),
     pytest.param(
-        _open_state, "state", 73, "open to other users", "permissions", id="open state folder", marks=pytest.mark.slow
+        _open_state, "state", 73, "have access to it", "permissions", id="open state folder", marks=pytest.mark.slow
     ),
 ]
 
@@ -440,4 +440,4 @@ def test_status_without_a_state_folder(pair: Pair) -> None:
     assert pair.start_command("status").result().code == 0
     result = pair.start_command("status", "--clean").result()
     assert result.code == 73
-    assert "open to other users" in result.stderr
+    assert "have access to it" in result.stderr

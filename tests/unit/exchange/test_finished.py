@@ -331,7 +331,7 @@ def test_a_folder_that_cannot_be_swept_is_an_error(folder: Path, monkeypatch: py
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(state.shutil, "rmtree", fail)
-    with pytest.raises(StorageError, match="it cannot be removed: permission denied"):
+    with pytest.raises(StorageError, match="cannot delete this folder: permission denied"):
         finished.sweep(folder.parent)
 
 

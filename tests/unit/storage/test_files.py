@@ -1,3 +1,5 @@
+"""Atomic files: what is at the target after each way to end, and the leftovers of killed runs; file suffixes."""
+
 from __future__ import annotations
 
 import errno
@@ -32,7 +34,7 @@ def umask(value: int) -> Iterator[None]:
 
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
-    """A disk that fills up: writes beyond `size` fail with EFBIG (Python ignores SIGXFSZ)."""
+    """Simulate a full disk: writes beyond `size` fail with EFBIG (Python ignores SIGXFSZ)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -43,7 +45,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 @contextmanager
 def no_privileges() -> Iterator[None]:
-    """Root may write anywhere; be nobody for a moment."""
+    """Become the user nobody for a moment, since root may write anywhere."""
     if os.geteuid() != 0:
         yield
         return
@@ -73,7 +75,7 @@ def test_publish_seals(tmp_path: Path) -> None:
     assert (tmp_path / "out.csv").read_bytes() == b"new"
 
 
-def test_the_temporary_file_lies_hidden_beside_the_target(tmp_path: Path) -> None:
+def test_the_temporary_file_is_hidden_and_next_to_the_target(tmp_path: Path) -> None:
     with AtomicFile(tmp_path / "out.csv"):
         (name,) = names(tmp_path)
         assert name.startswith(".out.csv.psicli-")
@@ -99,7 +101,7 @@ def test_discard_may_be_repeated(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_an_exception_discards(tmp_path: Path) -> None:
+def test_an_exception_discards_the_file(tmp_path: Path) -> None:
     def write_and_stop() -> None:
         with AtomicFile(tmp_path / "out.csv") as output:
             output.file.write(b"new")
@@ -279,17 +281,17 @@ def test_other_suffixes_are_unknown(path: str) -> None:
     assert ".parquet" in caught.value.advice
 
 
-# What a run that was killed has left -----------------------------------------------------------------------------
+# Leftovers of killed runs ----------------------------------------------------------------------------------------
 
 
 def left_over(target: Path, number: int = 1) -> Path:
-    """Make the temporary file of a run that is gone."""
+    """Create the temporary file of a run that no longer exists."""
     path = target.with_name(f".{target.name}.psicli-{number:016x}.tmp")
     path.write_bytes(b"half an output")
     return path
 
 
-def test_the_next_run_removes_what_a_killed_one_has_left(tmp_path: Path) -> None:
+def test_the_next_run_removes_the_leftovers_of_killed_runs(tmp_path: Path) -> None:
     target = tmp_path / "rows.csv"
     target.write_bytes(b"old")
     for number in range(3):
@@ -298,8 +300,8 @@ def test_the_next_run_removes_what_a_killed_one_has_left(tmp_path: Path) -> None
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"rows.csv": b"old"}
 
 
-def test_what_is_still_being_written_stays(tmp_path: Path) -> None:
-    """Also when it is whole and waits to be published."""
+def test_the_file_of_a_running_writer_stays(tmp_path: Path) -> None:
+    """This also holds when the file is complete but not yet published."""
     target = tmp_path / "rows.csv"
     for sealed in (False, True):
         with AtomicFile(target) as written:
@@ -312,7 +314,7 @@ def test_what_is_still_being_written_stays(tmp_path: Path) -> None:
         assert target.read_bytes() == b"new"
 
 
-def test_what_is_not_ours_stays(tmp_path: Path) -> None:
+def test_files_of_others_stay(tmp_path: Path) -> None:
     target = tmp_path / "rows.csv"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -337,8 +339,10 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     assert all(path.read_bytes() == b"precious" for path in others)
 
 
-def test_a_temporary_file_that_somebody_takes_for_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the moment between its making and its lock: another one is made."""
+def test_a_temporary_file_that_another_run_removes_before_it_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer creates another one."""
     target = tmp_path / "rows.csv"
     lock, moments = fcntl.flock, iter([True, False])
 
@@ -356,7 +360,7 @@ def test_a_temporary_file_that_somebody_takes_for_left_over(tmp_path: Path, monk
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outputs are written as ever; what is left over stays, since nobody can tell."""
+    """Outputs are written as usual; leftovers stay, since no run can tell whether they are still in use."""
     target = tmp_path / "rows.csv"
     left = left_over(target)
 

@@ -1,4 +1,4 @@
-"""The ledger: what stands in it, who may write it, what counts as a run of the same, and many who do it at once."""
+"""The ledger: its content, its permissions, which runs count together, and concurrent writers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ledger(state: Path) -> Ledger:
 
 
 def lines(ledger: Ledger) -> list[dict[str, Any]]:
-    """Every line of the file; each must be JSON."""
+    """Return every line of the file, each of which must be JSON."""
     return [json.loads(line) for line in ledger.path.read_text("ascii").splitlines()]
 
 
@@ -48,14 +48,14 @@ def opening(number: int, **facts: Any) -> Opening:
 
 
 def runs_before(ledger: Ledger, what: Opening) -> int:
-    """Open a task and return how many runs of the same there were before."""
+    """Open a task and return how many runs with the same subject there were before."""
     counted: list[int] = []
     ledger.open(what, counted.append)
     return counted[0]
 
 
 def written(ledger: Ledger, **facts: Any) -> None:
-    """Append a line as an older or a newer psicli might have."""
+    """Append a line that an older or newer version of psicli could have written."""
     with open(ledger.path, "a") as file:
         file.write(json.dumps(facts) + "\n")
 
@@ -65,7 +65,7 @@ def open_line(number: int, ago: timedelta, **facts: Any) -> dict[str, Any]:
     return {"event": "open", "time": moment, **vars(opening(number)), **facts}
 
 
-# What stands in it -----------------------------------------------------------------------------------------------
+# Content ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_line_when_it_opens_and_one_when_it_ends(ledger: Ledger) -> None:
@@ -103,7 +103,7 @@ def test_a_line_when_it_opens_and_one_when_it_ends(ledger: Ledger) -> None:
     ]
 
 
-def test_only_what_was_opened_here_is_closed_and_only_once(ledger: Ledger, state: Path) -> None:
+def test_a_ledger_closes_only_the_tasks_that_it_opened_and_only_once(ledger: Ledger, state: Path) -> None:
     ledger.open(OPENING)
     Ledger(state).close(OPENING.task_sid, None, 1)
     ledger.close("", None, 1)
@@ -112,7 +112,7 @@ def test_only_what_was_opened_here_is_closed_and_only_once(ledger: Ledger, state
     assert [line["event"] for line in lines(ledger)] == ["open", "close"]
 
 
-def test_entries_are_tasks_with_what_became_of_them(ledger: Ledger, state: Path) -> None:
+def test_entries_are_tasks_with_their_outcome(ledger: Ledger, state: Path) -> None:
     assert Ledger(state / "elsewhere").entries() == ledger.entries() == []
     for number, task in enumerate(("first", "second", "third")):
         ledger.open(opening(number, task=task))
@@ -131,8 +131,8 @@ def test_entries_are_tasks_with_what_became_of_them(ledger: Ledger, state: Path)
     assert "unfinished" in third
 
 
-def test_both_parties_may_have_one_ledger(state: Path) -> None:
-    """Their task has one session id."""
+def test_both_parties_may_share_a_ledger(state: Path) -> None:
+    """Their task has the same session id on both sides."""
     for peer, matched in (("bob", 3), ("alice", None)):
         ledger = Ledger(state)
         ledger.prepare()
@@ -154,7 +154,7 @@ def test_answers_are_counted_bin_by_bin_of_one_task_and_peer(ledger: Ledger, sta
     assert ledger.answers("ab", "bob") == {3: 2, 0: 1}
     assert ledger.answers("ab", "al") == {1: 1}
     assert ledger.answers("ef", "bob") == {}
-    # They are neither runs nor tasks.
+    # Answers count neither as runs nor as tasks.
     assert runs_before(ledger, opening(0)) == 0
     assert len(ledger.entries()) == 1
 
@@ -178,7 +178,7 @@ def test_answers_of_other_days_and_torn_ones_do_not_count(ledger: Ledger) -> Non
     assert ledger.answers("ab", "bob") == {1: 1, 2: 1, 9: 1}
 
 
-def test_a_task_that_is_resumed_is_noted_once(ledger: Ledger, state: Path) -> None:
+def test_a_resumed_task_is_recorded_once(ledger: Ledger, state: Path) -> None:
     def refuse(runs: int) -> None:
         raise PolicyError(detail="no")
 
@@ -188,7 +188,7 @@ def test_a_task_that_is_resumed_is_noted_once(ledger: Ledger, state: Path) -> No
     assert [line["event"] for line in lines(ledger)] == ["open"]
     again.close(opening(0).task_sid, None, 3)
     assert [(entry.outcome, entry.matched) for entry in ledger.entries()] == [("done", 3)]
-    # What is not noted, or with another peer, is a run like any other.
+    # A resumed task without a record, or with another peer, counts as a new run.
     with pytest.raises(PolicyError):
         again.open(opening(1), refuse, resumed=True)
     with pytest.raises(PolicyError):
@@ -211,7 +211,7 @@ def test_a_name_cannot_write_on_the_terminal(ledger: Ledger) -> None:
 # Runs of a day ---------------------------------------------------------------------------------------------------
 
 
-def test_runs_of_the_same_count_whatever_they_are_called_and_however_they_ended(ledger: Ledger) -> None:
+def test_runs_with_the_same_subject_count_whatever_their_names_and_outcomes(ledger: Ledger) -> None:
     assert runs_before(ledger, opening(0)) == 0
     assert runs_before(ledger, opening(1, job="other", task="another", distinct_items=1, peer_items=2)) == 1
     ledger.close(opening(0).task_sid, StorageError(path="out.csv", reason="full"), None)
@@ -227,9 +227,9 @@ def test_runs_of_something_else_do_not_count(ledger: Ledger, other: dict[str, An
 def test_a_day_has_24_hours(ledger: Ledger) -> None:
     written(ledger, **open_line(0, timedelta(hours=24, seconds=5)))
     written(ledger, **open_line(1, timedelta(hours=23, minutes=59)))
-    # The clock was set back since.
+    # The clock has been set back since.
     written(ledger, **open_line(2, timedelta(hours=-3)))
-    # As another program would write them.
+    # Lines as another program would write them.
     for number, ago in ((5, timedelta(hours=25)), (6, timedelta(hours=1))):
         line = open_line(number, ago)
         written(ledger, **{name: line[name] for name in sorted(line, reverse=True)})
@@ -237,7 +237,7 @@ def test_a_day_has_24_hours(ledger: Ledger) -> None:
     assert runs_before(ledger, opening(4)) == 4
 
 
-def test_what_is_not_allowed_is_not_noted(ledger: Ledger) -> None:
+def test_a_run_that_is_not_allowed_is_not_recorded(ledger: Ledger) -> None:
     def refuse(runs: int) -> None:
         raise PolicyError(detail="no")
 
@@ -248,13 +248,13 @@ def test_what_is_not_allowed_is_not_noted(ledger: Ledger) -> None:
     assert runs_before(ledger, opening(1)) == 0
 
 
-def test_what_others_write_meanwhile_is_counted_once(ledger: Ledger, state: Path) -> None:
+def test_runs_that_other_processes_record_count_once(ledger: Ledger, state: Path) -> None:
     assert runs_before(ledger, opening(0)) == 0
     for number in range(1, 4):
         Ledger(state).open(opening(number))
     assert runs_before(ledger, opening(4)) == 4
     assert runs_before(Ledger(state), opening(5)) == 5
-    # Somebody has put it away.
+    # Somebody has moved the ledger away.
     ledger.path.rename(state / "ledger.old.jsonl")
     assert runs_before(ledger, opening(6)) == 0
     assert runs_before(ledger, opening(7)) == 1
@@ -283,7 +283,7 @@ ONE_OF_MANY = """
 """
 
 
-def test_of_many_at_once_one_passes(state: Path) -> None:
+def test_only_one_of_many_concurrent_runs_passes(state: Path) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(ONE_OF_MANY), str(state), str(number)],
@@ -310,7 +310,7 @@ def test_of_many_at_once_one_passes(state: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", ['{"event": "open", "time": "2026', "{", '{"event": "open"}', "\0\0\0", "[" * 5000])
-def test_a_torn_last_line_is_passed_over_and_the_next_one_stands_alone(ledger: Ledger, torn: str) -> None:
+def test_a_torn_last_line_is_ignored_and_the_next_line_is_separate(ledger: Ledger, torn: str) -> None:
     ledger.open(opening(0))
     with open(ledger.path, "a") as file:
         file.write(torn)
@@ -322,7 +322,7 @@ def test_a_torn_last_line_is_passed_over_and_the_next_one_stands_alone(ledger: L
     assert len(ledger.entries()) == 3
 
 
-def test_lines_and_fields_of_a_later_version_are_passed_over(ledger: Ledger) -> None:
+def test_lines_and_fields_of_a_later_version_are_ignored(ledger: Ledger) -> None:
     written(ledger, event="note", time="2026-01-01T00:00:00+00:00")
     written(ledger, **open_line(0, timedelta(), sha256="00"))
     written(
@@ -341,21 +341,21 @@ def test_lines_and_fields_of_a_later_version_are_passed_over(ledger: Ledger) -> 
     assert runs_before(ledger, opening(2)) == 1
 
 
-# Ours alone ------------------------------------------------------------------------------------------------------
+# Permissions -----------------------------------------------------------------------------------------------------
 
 
-def test_the_ledger_is_ours_alone(ledger: Ledger, state: Path) -> None:
+def test_only_this_user_has_access_to_the_ledger(ledger: Ledger, state: Path) -> None:
     ledger.open(OPENING)
     assert stat.S_IMODE(ledger.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
     state.chmod(0o750)
-    with pytest.raises(CannotCreateError, match="open to other users"):
+    with pytest.raises(CannotCreateError, match="have access to it"):
         ledger.open(opening(1))
     with pytest.raises(CannotCreateError):
         ledger.entries()
 
 
-def test_what_is_no_file_is_refused(state: Path, tmp_path: Path) -> None:
+def test_a_ledger_that_is_not_a_regular_file_is_refused(state: Path, tmp_path: Path) -> None:
     state.mkdir(0o700, parents=True)
     path = state / "ledger.jsonl"
     (tmp_path / "elsewhere").write_text("")
@@ -373,7 +373,7 @@ def test_what_is_no_file_is_refused(state: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def no_room() -> Iterator[None]:
-    """Let no file grow beyond a hundred bytes."""
+    """Limit every file to a hundred bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:

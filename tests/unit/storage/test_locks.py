@@ -1,4 +1,4 @@
-"""Locks between real processes, and files that anybody on the machine may have tampered with."""
+"""Locks between real processes, and lock files that any user of the machine may have tampered with."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from psicli.storage.locks import Holder, PortLock, dial_lock_path, hold_dial, ho
 
 NOBODY = 65534
 HOST = "127.0.0.1"
-# Far less than a wait would take, and far more than a busy machine needs [s].
-AT_ONCE = DEADLINE / 2
+# Much shorter than a real wait, and much longer than a busy machine needs [s].
+IMMEDIATELY = DEADLINE / 2
 
 HOLD = """
 import os, sys
@@ -54,7 +54,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder as /run/lock is, for this test alone; every user may reach it, unlike those of pytest."""
+    """Replace /run/lock by a folder for this test; unlike pytest's own folders, every user can reach it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o1777)
@@ -70,7 +70,7 @@ def port() -> Iterator[int]:
 
 @contextmanager
 def another_process(folder: Path, what: str, *, user: str = "", before: str = "") -> Iterator[subprocess.Popen[str]]:
-    """Hold a lock in a process of its own until the end."""
+    """Hold a lock in another process until the end of the block."""
     code = HOLD.format(folder=str(folder), what=what, user=user, before=before)
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
@@ -91,7 +91,7 @@ def refused(port: int, host: str = HOST, timeout: float = 0.0) -> LockHeldError:
     started = time.monotonic()
     with pytest.raises(LockHeldError) as caught, hold_port("other", "alice", host, port, timeout):
         pass
-    assert time.monotonic() - started < timeout + AT_ONCE
+    assert time.monotonic() - started < timeout + IMMEDIATELY
     return caught.value
 
 
@@ -100,10 +100,10 @@ def gets_it(port: int, timeout: float = 0.0) -> None:
         pass
 
 
-# Who holds what --------------------------------------------------------------------------------------------------
+# Who holds which lock --------------------------------------------------------------------------------------------
 
 
-def test_the_second_is_told_who_the_first_is(folder: Path, port: int) -> None:
+def test_the_second_run_learns_who_the_first_is(folder: Path, port: int) -> None:
     with another_process(folder, port_of(port)) as process:
         error = refused(port)
         assert error.code == 75
@@ -133,7 +133,7 @@ def test_a_dialer_holds_its_party_and_the_address(folder: Path, port: int) -> No
         with pytest.raises(LockHeldError) as caught, hold_dial("other", "bob", address, 0):
             pass
         assert f"from bob to {address} is in use by job nightly of bob (pid {process.pid}, " in caught.value.message
-        # Another party, another address and the port itself are other things.
+        # Another party, another address and the port itself have locks of their own.
         with (
             hold_dial("other", "carol", address, 0),
             hold_dial("other", "bob", f"{HOST}:{port}", 0),
@@ -142,7 +142,7 @@ def test_a_dialer_holds_its_party_and_the_address(folder: Path, port: int) -> No
             assert len(holders()) == 4
 
 
-def test_a_killed_holder_is_gone_at_once(folder: Path, port: int) -> None:
+def test_a_killed_holder_frees_its_lock_immediately(folder: Path, port: int) -> None:
     with another_process(folder, port_of(port)) as process:
         refused(port)
         process.send_signal(signal.SIGKILL)
@@ -151,13 +151,13 @@ def test_a_killed_holder_is_gone_at_once(folder: Path, port: int) -> None:
         assert holders() == []
 
 
-def test_a_killed_holder_lets_the_one_that_waits_in(folder: Path, port: int) -> None:
+def test_a_waiting_run_gets_the_lock_of_a_killed_holder(folder: Path, port: int) -> None:
     with another_process(folder, port_of(port)) as process, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(gets_it, port, DEADLINE)
         process.send_signal(signal.SIGKILL)
         killed = time.monotonic()
         waiting.result(DEADLINE)
-        assert time.monotonic() - killed < AT_ONCE
+        assert time.monotonic() - killed < IMMEDIATELY
 
 
 def test_a_wait_that_ends_in_time_and_one_that_does_not(folder: Path, port: int) -> None:
@@ -178,7 +178,7 @@ def test_a_lock_is_held_by_a_run_not_by_a_process(folder: Path, port: int) -> No
 
 
 def test_a_lock_does_not_pass_to_a_child(folder: Path, port: int) -> None:
-    """A program started meanwhile that outlives the run must not keep its port."""
+    """A program that the run starts and that outlives it must not keep its port."""
     with hold_port("nightly", "alice", HOST, port, 0):
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
     try:
@@ -197,7 +197,7 @@ def test_another_program_on_the_port(folder: Path, port: int, theirs: str, ours:
         with pytest.raises(PortBusyError) as caught, hold_port("other", "alice", ours, port, 0):
             pass
         assert caught.value.message == f"{ours}:{port}: the port is in use by another program"
-        # The lock is given back with it.
+        # The failed run has released its lock.
         with PortLock(port_lock_path(port)) as lock:
             assert lock.try_acquire()
     gets_it(port)
@@ -207,17 +207,17 @@ def test_a_wait_for_another_program(folder: Path, port: int) -> None:
     with ThreadPoolExecutor(1) as pool:
         with socket.create_server((HOST, port)):
             waiting = pool.submit(gets_it, port, DEADLINE)
-            # It has the lock, and waits for the port alone.
-            wait_until(holders, "it has the lock")
+            # It already has the lock and only waits for the port.
+            wait_until(holders, "the waiting run has the lock")
         waiting.result(DEADLINE)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
-def test_an_address_that_is_not_ours_is_no_matter_of_waiting(folder: Path, port: int, host: str) -> None:
+def test_an_address_of_another_machine_fails_without_waiting(folder: Path, port: int, host: str) -> None:
     started = time.monotonic()
     with pytest.raises(BindError) as caught, hold_port("other", "alice", host, port, DEADLINE):
         pass
-    assert time.monotonic() - started < AT_ONCE
+    assert time.monotonic() - started < IMMEDIATELY
     assert caught.value.code == 78
     assert "cannot listen on this address: " in caught.value.message
     assert holders() == []
@@ -226,7 +226,7 @@ def test_an_address_that_is_not_ours_is_no_matter_of_waiting(folder: Path, port:
 @needs_root
 def test_a_port_only_root_may_use(folder: Path) -> None:
     if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 1:
-        pytest.skip("every port may be used by everybody here")
+        pytest.skip("here every user may use every port")
     code = HOLD.format(folder=str(folder), what=port_of(1), user=BECOME_NOBODY, before="")
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd="/", stdin=subprocess.DEVNULL
@@ -235,7 +235,7 @@ def test_a_port_only_root_may_use(folder: Path) -> None:
 
 
 def test_connections_of_the_last_run_do_not_keep_the_port(folder: Path, port: int) -> None:
-    """Sockets in TIME_WAIT are none that listen."""
+    """Sockets in TIME_WAIT do not listen."""
     with socket.create_server((HOST, port)) as server, socket.create_connection((HOST, port)) as client:
         accepted, _ = server.accept()
         accepted.close()
@@ -253,7 +253,7 @@ def test_every_user_may_read_and_lock_the_file_whatever_the_umask(folder: Path, 
 
 
 def test_the_file_stays(folder: Path, port: int) -> None:
-    """A file that is unlinked would let two runs hold two locks of one name."""
+    """If the file were unlinked, two runs could hold two locks with the same name."""
     with hold_port("nightly", "alice", HOST, port, 0), hold_dial("nightly", "bob", "a:1", 0):
         before = {path: path.stat().st_ino for path in (port_lock_path(port), dial_lock_path("bob", "a:1"))}
     gets_it(port)
@@ -262,7 +262,7 @@ def test_the_file_stays(folder: Path, port: int) -> None:
     assert {path: path.stat().st_ino for path in before} == before
 
 
-def test_without_a_shared_folder_it_is_the_temporary_one(
+def test_without_a_shared_folder_the_locks_are_in_the_temporary_folder(
     tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "SHARED_FOLDER", tmp_path / "nowhere")
@@ -270,7 +270,7 @@ def test_without_a_shared_folder_it_is_the_temporary_one(
     with hold_port("nightly", "alice", HOST, port, 0):
         assert port_lock_path(port).parent == tmp_path
         refused(port)
-    # A folder that is not everybody's is none for locks.
+    # A folder that not every user can write to is not used for locks.
     (tmp_path / "own").mkdir(mode=0o755)
     monkeypatch.setattr(locks, "SHARED_FOLDER", tmp_path / "own")
     assert port_lock_path(port).parent == tmp_path
@@ -297,7 +297,7 @@ def _dangling(path: Path) -> None:
 @pytest.mark.parametrize(
     "put", [_symlink, _dangling, os.mkfifo, Path.mkdir], ids=["symlink", "dangling symlink", "fifo", "folder"]
 )
-def test_what_is_no_plain_file_is_refused(folder: Path, port: int, put: Any) -> None:
+def test_a_lock_file_that_is_not_a_regular_file_is_refused(folder: Path, port: int, put: Any) -> None:
     put(port_lock_path(port))
     with pytest.raises(CannotCreateError), hold_port("nightly", "alice", HOST, port, 0):
         pass
@@ -308,8 +308,8 @@ def test_what_is_no_plain_file_is_refused(folder: Path, port: int, put: Any) -> 
 
 
 @needs_root
-def test_a_fifo_that_may_only_be_read_does_not_hang_anybody(folder: Path, port: int) -> None:
-    """Opening it would wait for a writer, for ever."""
+def test_a_read_only_fifo_does_not_block_anybody(folder: Path, port: int) -> None:
+    """Opening it in blocking mode would wait for a writer forever."""
     os.mkfifo(port_lock_path(port), 0o444)
     code = HOLD.format(folder=str(folder), what=port_of(port), user=BECOME_NOBODY, before="")
     looking = HOLD.format(folder=str(folder), what="holders()", user=BECOME_NOBODY, before="")
@@ -349,7 +349,7 @@ HOSTILE: dict[str, bytes] = {
 @pytest.mark.sample(4)
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_content_is_shown_harmlessly(folder: Path, port: int, content: bytes) -> None:
-    """The lock holds all the same; what stands in its file is only shown, and never trusted."""
+    """The lock still holds; the content of its file is only shown, never trusted."""
     with PortLock(port_lock_path(port)) as lock:
         assert lock.try_acquire()
         os.pwrite(lock._file, content, 0)
@@ -376,37 +376,37 @@ def test_another_users_lock_holds(folder: Path, port: int) -> None:
     with another_process(folder, port_of(port), user=BECOME_NOBODY) as process:
         assert port_lock_path(port).stat().st_uid == NOBODY
         assert f"job nightly of alice (pid {process.pid}, nobody, since " in refused(port).message
-    # The file is theirs, and the lock is ours.
+    # Now the file belongs to the other user, but the lock belongs to this process.
     with hold_port("nightly", "alice", HOST, port, 0):
         assert [holder.pid for holder in holders()] == [os.getpid()]
 
 
 @needs_root
 @pytest.mark.parametrize("mode", [0o666, 0o644, 0o444])
-def test_a_file_that_may_only_be_read_locks_as_well(folder: Path, port: int, mode: int) -> None:
+def test_a_read_only_file_can_be_locked(folder: Path, port: int, mode: int) -> None:
     path = port_lock_path(port)
     path.touch()
     path.chmod(mode)
     with another_process(folder, port_of(port), user=BECOME_NOBODY) as process:
         message = refused(port).message
         assert (f"pid {process.pid}" in message) == (mode == 0o666)
-        assert mode == 0o666 or "a job that does not say which" in message
+        assert mode == 0o666 or "an unknown job" in message
     gets_it(port)
 
 
-# Looking is not holding ------------------------------------------------------------------------------------------
+# Testing a lock is not holding it --------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def long_glance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slowly whoever looks gets on."""
+    """Give `psicli status` enough time for its test of a lock, even on a slow machine."""
     monkeypatch.setattr(locks, "GLANCE", DEADLINE)
 
 
 def test_a_glance_never_turns_a_run_away(
     folder: Path, port: int, long_glance: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever asks for the status has the lock for a moment; a run that starts then waits that moment out."""
+    """`psicli status` holds each lock for a moment; a run that starts at that moment waits for it."""
     gets_it(port)
     turned_away = threading.Event()
     real = PortLock.try_acquire
@@ -428,8 +428,8 @@ def test_a_glance_never_turns_a_run_away(
         starting.result(DEADLINE)
 
 
-def test_two_glances_at_once_do_not_see_each_other(folder: Path, port: int) -> None:
-    """A job that is over stands in its file for ever; two that ask for the status must not take each other for it."""
+def test_two_glances_at_the_same_time_do_not_see_each_other(folder: Path, port: int) -> None:
+    """The file still names the last job; two readers of the status must not mistake each other for that job."""
     gets_it(port)
     with PortLock(port_lock_path(port)) as lock:
         found: list[list[Holder]] = []
@@ -467,7 +467,7 @@ def test_status_while_runs_start_and_end(folder: Path, port: int, long_glance: N
 
 
 def test_a_record_can_be_read_while_it_changes(folder: Path, port: int) -> None:
-    """Never half of one and half of another: status must not miss a job that runs."""
+    """A reader never sees a mix of two records, so that status does not miss a running job."""
     with hold_port("nightly", "alice", HOST, port, 0) as lock, ThreadPoolExecutor(1) as pool:
         writing = pool.submit(
             lambda: [lock.update("t" * (number % 60), "exchanging", number % 101) for number in range(3000)]
@@ -476,7 +476,7 @@ def test_a_record_can_be_read_while_it_changes(folder: Path, port: int) -> None:
             assert lock.read() is not None
 
 
-def test_how_far_a_run_is(folder: Path, port: int) -> None:
+def test_the_record_shows_the_progress_of_a_run(folder: Path, port: int) -> None:
     with hold_port("nightly", "alice", HOST, port, 0) as lock:
         assert [(h.task, h.phase, h.percent) for h in holders()] == [("", "starting", 0)]
         lock.update("people", "exchanging", 40)
@@ -484,7 +484,7 @@ def test_how_far_a_run_is(folder: Path, port: int) -> None:
         assert [(h.task, h.phase, h.percent) for h in holders()] == [("people", "exchanging", 41)]
 
 
-def test_status_is_of_all_jobs_oldest_first(folder: Path) -> None:
+def test_status_lists_all_jobs_oldest_first(folder: Path) -> None:
     with free_ports(3) as ports, ExitStack() as stack:
         for number, port in enumerate(ports):
             lock = stack.enter_context(hold_port(f"job-{number}", "alice", HOST, port, 0))

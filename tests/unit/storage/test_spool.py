@@ -1,4 +1,4 @@
-"""The spool: a run's files and what becomes of them."""
+"""The spool and the state folder: files of a run, leftovers of killed runs, and disks without space."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def spool(state: Path) -> Iterator[Spool]:
 
 
 def waits_for_a_lock(pid: int) -> bool:
-    # An arrow marks those that wait.
+    # An arrow marks the processes that wait.
     return any("->" in line and f" {pid} " in line for line in Path("/proc/locks").read_text().splitlines())
 
 
@@ -50,7 +50,7 @@ def runs_in(state: Path) -> list[Path]:
 
 
 def python(code: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
-    """Start code in a process of its own; it tells of its progress on standard output."""
+    """Start code in another process, which reports its progress on standard output."""
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload]
 
@@ -82,7 +82,7 @@ def test_a_run_that_needs_no_disk_touches_none(state: Path) -> None:
     assert spool.peak == 0
 
 
-def test_files_are_ours_alone_and_gone_at_the_end(state: Path) -> None:
+def test_files_are_private_and_deleted_at_the_end(state: Path) -> None:
     before = os.umask(0)
     try:
         spool = Spool(state)
@@ -100,7 +100,7 @@ def test_files_are_ours_alone_and_gone_at_the_end(state: Path) -> None:
     assert runs_in(state) == []
 
 
-def test_a_file_is_gone_when_it_is_closed(spool: Spool, state: Path) -> None:
+def test_a_file_is_deleted_when_it_is_closed(spool: Spool, state: Path) -> None:
     one, other = spool.file("one", 5000), spool.file("other", 300)
     spool.reserve(other, 700)
     assert spool.peak == 5700
@@ -122,23 +122,23 @@ def test_a_file_keeps_what_is_written(spool: Spool) -> None:
 
 
 @pytest.mark.parametrize("permissions", [0o755, 0o770, 0o701])
-def test_a_folder_that_others_can_look_into_is_refused(state: Path, permissions: int) -> None:
+def test_a_folder_that_others_have_access_to_is_refused(state: Path, permissions: int) -> None:
     state.mkdir(parents=True)
     state.chmod(permissions)
-    with pytest.raises(CannotCreateError, match=r"psicli: cannot create it: it is open to other users") as caught:
+    with pytest.raises(CannotCreateError, match="cannot create it: other users own it or have access") as caught:
         Spool(state)
     assert caught.value.code == 73
     assert list(state.iterdir()) == []
 
 
-def test_a_folder_of_somebody_else_is_refused(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_user_is_refused(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state.mkdir(0o700, parents=True)
     monkeypatch.setattr(os, "geteuid", lambda: state.stat().st_uid + 1)
     with pytest.raises(CannotCreateError):
         Spool(state)
 
 
-def test_what_is_no_folder_is_refused(state: Path, tmp_path: Path) -> None:
+def test_a_state_folder_that_is_not_a_folder_is_refused(state: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir(0o700)
     state.parent.mkdir()
@@ -153,7 +153,7 @@ def test_what_is_no_folder_is_refused(state: Path, tmp_path: Path) -> None:
     assert caught.value.code == 73
 
 
-# Runs that are gone --------------------------------------------------------------------------------------------
+# Leftovers of killed runs --------------------------------------------------------------------------------------
 
 HOLD = """
     import os, sys, time
@@ -171,7 +171,7 @@ HOLD = """
 """
 
 
-def test_what_killed_runs_left_is_removed_and_what_living_ones_have_is_not(state: Path) -> None:
+def test_folders_of_killed_runs_are_removed_and_those_of_living_runs_are_not(state: Path) -> None:
     killed, living = (python(HOLD, state, stdin=subprocess.PIPE) for _ in range(2))
     for process in (killed, living):
         assert process.stdout is not None
@@ -192,7 +192,7 @@ def test_what_killed_runs_left_is_removed_and_what_living_ones_have_is_not(state
     assert runs_in(state) == []
 
 
-def test_a_folder_whose_run_died_before_it_had_a_lock_is_removed(state: Path) -> None:
+def test_a_folder_whose_run_died_before_it_locked_it_is_removed(state: Path) -> None:
     (state / "run-1-abc").mkdir(0o700, parents=True)
     (state / "run-1-abc" / "0001-points").write_bytes(b"x")
     (state / "other").mkdir()
@@ -201,14 +201,14 @@ def test_a_folder_whose_run_died_before_it_had_a_lock_is_removed(state: Path) ->
     assert [path.name for path in sorted(state.iterdir())] == ["lock", "other"]
 
 
-def test_no_one_removes_a_folder_that_is_being_made(state: Path) -> None:
-    """Who opens a spool waits for who makes one."""
+def test_no_run_removes_a_folder_that_another_is_creating(state: Path) -> None:
+    """A run that opens its spool waits until the other run has locked its new folder."""
     state.mkdir(0o700, parents=True)
     with open(state / "lock", "w") as lock:
         os.fchmod(lock.fileno(), 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = python(HOLD, state, stdin=subprocess.PIPE)
-        wait_until(lambda: waits_for_a_lock(process.pid), "it waits for the lock")
+        wait_until(lambda: waits_for_a_lock(process.pid), "the process waits for the lock")
         assert runs_in(state) == []
     output, _ = process.communicate()
     assert output == "ready\nb'kept'\n"
@@ -219,7 +219,7 @@ def test_no_one_removes_a_folder_that_is_being_made(state: Path) -> None:
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """Let no file grow beyond a megabyte."""
+    """Limit every file to a megabyte."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
     yield
@@ -238,13 +238,13 @@ def test_space_is_reserved_before_it_is_used(spool: Spool, state: Path, small_fi
     assert len(list(runs_in(state)[0].iterdir())) == 2
 
 
-def test_what_cannot_fit_is_refused_before_any_of_it_is_taken(spool: Spool) -> None:
+def test_a_file_that_cannot_fit_is_refused_before_any_space_is_reserved(spool: Spool) -> None:
     with pytest.raises(SpoolSpaceError, match=r"needs [0-9]{6}\.[0-9] GB in addition to the 0\.0 MB"):
         spool.file("items", 320 * 10**12)
     assert spool.peak == 0
 
 
-def test_a_file_that_grows_beyond_what_was_foreseen_reserves_more(
+def test_a_file_that_outgrows_its_reservation_reserves_more(
     spool: Spool, monkeypatch: pytest.MonkeyPatch, small_files: None
 ) -> None:
     monkeypatch.setattr("psicli.storage.spool._AHEAD_BYTES", 200_000)
@@ -296,11 +296,11 @@ def test_a_failing_disk_is_a_storage_error(spool: Spool, monkeypatch: pytest.Mon
     assert caught.value.code == 74
 
 
-def test_a_folder_whose_making_fails_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_whose_creation_fails_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> None:
         raise RuntimeError(name)
 
     monkeypatch.setattr(failpoints, "passage", fail)
     with pytest.raises(RuntimeError, match="created"), run_folder(tmp_path / "state"):
-        pytest.fail("it was made")
+        pytest.fail("the folder was created")
     assert [*(tmp_path / "state").glob("run-*")] == []
