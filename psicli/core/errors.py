@@ -136,7 +136,7 @@ class HandshakesFailedError(PeerAbsentError):
 
 class PeerGoneError(PeerLostError):
     sentence = "{peer} disconnected before the session was complete: {reason}"
-    hint = "Read {peer}'s log for the reason, then run again."
+    hint = "Ask {peer} for the reason in its log, then run again."
 
 
 class LinkBrokenError(PeerLostError):
@@ -151,12 +151,12 @@ class PeerSilentError(PeerLostError):
 
 class PeerStuckError(PeerLostError):
     sentence = "{peer} sent only heartbeats for {seconds:.0f} s and made no progress"
-    hint = "Check what {peer}'s run is doing; the limit is a multiple of link_desc.recv_timeout_ms."
+    hint = "Ask {peer} what its run is doing; the limit is a multiple of link_desc.recv_timeout_ms."
 
 
 class PeerStoppedError(PeerLostError):
     sentence = "{peer} stopped before the session was complete: {reason}"
-    hint = "Read {peer}'s log for the reason, then run again."
+    hint = "Ask {peer} for the reason in its log, then run again."
 
 
 class WorkerLostError(PsicliError):
@@ -187,7 +187,7 @@ class SelfCheckError(InternalError):
 
 
 class CannotCreateError(PsicliError):
-    sentence = "{path}: cannot create it: {reason}"
+    sentence = "{path}: cannot write here: {reason}"
     code = 73
     hint = "Create the folder or change its permissions, then run again."
 
@@ -222,7 +222,7 @@ def storing(path: object, doing: str) -> Iterator[None]:
 
 
 class SpoolSpaceError(StorageError):
-    sentence = "{folder}: the run needs {need} in addition to the {held} it uses there, but {free} is free: {reason}"
+    sentence = "{folder}: the run needs {need} besides the {held} it uses there, but only {free} is free: {reason}"
     hint = "Free space there, set PSICLI_STATE_DIR to another folder, or give psicli more memory (pipeline.memory)."
 
 
@@ -247,7 +247,7 @@ class PortBusyError(BusyError):
 
 class LockHeldError(BusyError):
     sentence = "{what} is in use by {holder}"
-    hint = "Wait for that job to end (--lock-timeout SECONDS does so), or give this job another port."
+    hint = "Wait for that job to end (with --lock-timeout, psicli waits for it), or give this job another port."
 
 
 class PeerBusyError(BusyError):
@@ -279,7 +279,7 @@ class SamePartyError(PeerProtocolError):
 
 
 class PeerAccusesError(PsicliError):
-    sentence = "{peer} stopped because, it says, this side broke the protocol"
+    sentence = "{peer} stopped and reported that this side broke the protocol"
     code = 76
     peer_at_fault = True
     hint = "Check that both sides run the same version of psicli; {peer}'s log gives the details."
@@ -339,11 +339,11 @@ class PeerCertificateNameError(PeerCertificateError):
 
 class CertificateRefusedError(IdentityError):
     sentence = "{peer} at {where} refused this side's certificate {path}, issued by {issuer}: {reason}"
-    hint = "Ask {peer} to check that its ca_file holds that authority and that its clock is right; it keeps waiting."
+    hint = "Ask {peer} to check that its ca_file holds that authority and its clock is right; {peer} keeps waiting."
 
 
 class PeerRefusedError(IdentityError):
-    sentence = "{peer} refused the connection: it expects another party than this side's certificate names"
+    sentence = "{peer} refused the connection: this side's certificate does not name the party that {peer} expects"
     hint = "Compare the party names and tls_name in both job files; {peer}'s log gives the name that it expects."
 
 
@@ -405,7 +405,7 @@ class PeerDisagreesError(ConfigError):
 
 class BindError(ConfigError):
     sentence = "{where}: cannot listen on this address: {reason}"
-    hint = "Set listen_address (or the address of the first node) to an address and port that psicli may use here."
+    hint = "Set listen_address (or the address of the first node) to an address and port of this machine."
 
 
 class TaskFilesError(ConfigError):
@@ -458,7 +458,7 @@ class PeerFailedError(PsicliError):
     sentence = "{peer} failed: {reason}"
     code = 80
     peer_at_fault = True
-    hint = "Read {peer}'s log for the details; nothing needs to be fixed on this side."
+    hint = "Ask {peer} for the details in its log; nothing needs to be fixed on this side."
 
 
 class PeerPolicyError(PeerFailedError):

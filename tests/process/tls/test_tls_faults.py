@@ -157,11 +157,11 @@ FAULTS: dict[str, tuple[Files, Files, type[PsicliError], str, type[PsicliError]]
     ),
     "the dialer's certificate names another party": (
         ALICE, {"certificate": "carol"},
-        PeerRefusedError, "expects another party", PeerAbsentError,
+        PeerRefusedError, "does not name the party", PeerAbsentError,
     ),
     "the dialer's certificate has no DNS name": (
         ALICE, {"certificate": "no-dns-name"},
-        PeerRefusedError, "expects another party", PeerAbsentError,
+        PeerRefusedError, "does not name the party", PeerAbsentError,
     ),
     "the listener has no TLS": (
         None, BOB, PeerSpeaksPlainError, r"127\.0\.0\.1:\d+ does not use TLS, but this side does", PeerSpeaksTlsError,

@@ -266,7 +266,7 @@ def test_no_room_for_the_items(spool: Spool) -> None:
     """The estimate is told before anything is written, and no item is."""
     partitioner = Partitioner(key(1), spool, 100)
     partitioner.expect(10**15)
-    with pytest.raises(SpoolSpaceError, match=r"the run needs 400000\d\d\.\d GB in addition") as caught:
+    with pytest.raises(SpoolSpaceError, match=r"the run needs 400000\d\d\.\d GB besides") as caught:
         partitioner.add(array([b"very-secret-item"] * 2))
     assert caught.value.code == 74
     assert "very" not in caught.value.message + caught.value.advice

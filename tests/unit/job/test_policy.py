@@ -347,7 +347,7 @@ def test_no_task_starts_without_a_ledger(pair: Pair) -> None:
     (pair.folder / "mine").chmod(0o700)
     runs = [pair.start(LISTENER, env={"PSICLI_STATE_DIR": str(pair.folder / "mine")}), pair.start(DIALER)]
     alice, bob = (run.result() for run in runs)
-    failed(alice, 73, r"ledger\.jsonl: cannot create it: is a directory")
+    failed(alice, 73, r"ledger\.jsonl: cannot write here: is a directory")
     failed(bob, 80, "alice failed: An output file, a lock file or a state file cannot be created")
     assert outputs(pair) == [OLD, OLD]
     assert ledger(pair, DIALER) == []

@@ -365,7 +365,7 @@ def test_a_ledger_that_is_not_a_regular_file_is_refused(state: Path, tmp_path: P
         (path.mkdir, path.rmdir),
     ):
         make()
-        with pytest.raises(CannotCreateError, match=r"ledger\.jsonl: cannot create it") as caught:
+        with pytest.raises(CannotCreateError, match=r"ledger\.jsonl: cannot write here") as caught:
             Ledger(state).prepare()
         assert caught.value.code == 73
         remove()

@@ -125,7 +125,7 @@ def test_a_file_keeps_what_is_written(spool: Spool) -> None:
 def test_a_folder_that_others_have_access_to_is_refused(state: Path, permissions: int) -> None:
     state.mkdir(parents=True)
     state.chmod(permissions)
-    with pytest.raises(CannotCreateError, match="cannot create it: other users own it or have access") as caught:
+    with pytest.raises(CannotCreateError, match="cannot write here: other users own it or have access") as caught:
         Spool(state)
     assert caught.value.code == 73
     assert list(state.iterdir()) == []
@@ -232,14 +232,14 @@ def test_space_is_reserved_before_it_is_used(spool: Spool, state: Path, small_fi
         spool.file("items", 4_000_000)
     assert caught.value.code == 74
     assert str(state) in caught.value.message
-    assert "the run needs 4.0 MB in addition to the 0.7 MB" in caught.value.message
+    assert "the run needs 4.0 MB besides the 0.7 MB" in caught.value.message
     assert "is free: file too large" in caught.value.message
     assert "PSICLI_STATE_DIR" in caught.value.advice
     assert len(list(runs_in(state)[0].iterdir())) == 2
 
 
 def test_a_file_that_cannot_fit_is_refused_before_any_space_is_reserved(spool: Spool) -> None:
-    with pytest.raises(SpoolSpaceError, match=r"needs [0-9]{6}\.[0-9] GB in addition to the 0\.0 MB"):
+    with pytest.raises(SpoolSpaceError, match=r"needs [0-9]{6}\.[0-9] GB besides the 0\.0 MB"):
         spool.file("items", 320 * 10**12)
     assert spool.peak == 0
 
