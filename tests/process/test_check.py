@@ -290,7 +290,7 @@ def test_settings_that_disagree(pair: Pair) -> None:
     pair.jobs[DIALER]["tasks"][0]["broadcast_result"] = False
     pair.jobs[DIALER]["tasks"][0].pop("output_path")
     rows = fails(
-        start(pair, DIALER, "--json").result(), "agreement", 78, "job files disagree", "Make the two job files"
+        start(pair, DIALER, "--json").result(), "agreement", 78, "job files disagree", "Make these fields the same"
     )
     _, head, row = rows["agreement"]["message"].splitlines()
     assert (head.split(), row.split()) == (
@@ -310,7 +310,7 @@ def test_a_foreign_authority(pair: Pair) -> None:
     bob = start(pair, DIALER, "--json")
     bob.wait_for("waiting up to 30 s for alice")
     alice = start(pair, LISTENER, "--json", "--wait", "5")
-    fails(bob.result(), "peer", 77, "alice at .* refused this side's certificate .*foreign.pem", "Ask alice whether")
+    fails(bob.result(), "peer", 77, "alice at .* refused this side's certificate .*foreign.pem", "Ask alice to check")
     fails(alice.result(), "peer", 69, "ended in the TLS handshake", "ca_file holds the authority that issued bob's")
 
 
@@ -353,7 +353,7 @@ def test_the_same_party_on_both_sides(pair: Pair) -> None:
         job["tasks"][0][field] = {LISTENER: job["tasks"][0][field][DIALER]}
     sentence = "introduced itself as alice, which is this party"
     for result in check_both(pair):
-        fails(result, "agreement", 76, f"bob broke the protocol: it {sentence}", "Was this party started on both sides")
+        fails(result, "agreement", 76, f"bob broke the protocol: it {sentence}", "whether both sides were started")
     for result in pair.run():
         assert result.code == 76
         assert sentence in result.stderr

@@ -209,7 +209,7 @@ def test_an_output_that_was_changed_is_written_again(alone: Pair) -> None:
     alone.path(LISTENER, "out/first.csv").write_bytes(OLD)
     results = run_again(alone)
     assert "an earlier run: the output has changed since" in results[LISTENER].stderr
-    assert "not used: the other side does not continue from it" in results[DIALER].stderr
+    assert "an earlier run: the other side does not resume from it" in results[DIALER].stderr
     assert shares(results, FIRST) == [None, None]
 
 
