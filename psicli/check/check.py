@@ -111,7 +111,7 @@ def _take_lock(found: Checklist, job: Job, lock: AbstractContextManager[PortLock
 def _own_certificate(found: Checklist, job: Job) -> TlsCredentials | None:
     """Return what this side shows, if the other side would accept it."""
     if job.tls_insecure:
-        message = "tls: insecure: the data is sent in plain text, and psicli cannot verify who the other side is"
+        message = "tls: insecure: the connection is not encrypted, and the peer is not authenticated"
         found.add("certificate", message, good=False, hint="Make certificates with `psicli certs`.")
     elif job.tls is None:
         found.add("certificate", "none is needed: both sides are on this machine")

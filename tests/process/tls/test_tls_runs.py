@@ -43,7 +43,7 @@ def test_insecure_plain_text_is_warned_about_once(pair: Pair) -> None:
     succeeded(results)
     for result in results:
         assert result.stderr.count(" WARNING ") == 1
-        assert "WARNING overlap: tls: insecure: the data is sent in plain text" in result.stderr
+        assert "WARNING overlap: tls: insecure: the connection is not encrypted" in result.stderr
         assert b"\nwarning: tls: insecure" in result.stdout
 
 
