@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from psicli.core import failpoints
-from psicli.core.errors import InternalError, SpoolSpaceError, creating, reason, storing
+from psicli.core.errors import InternalError, SpoolSpaceError, StorageError, creating, reason, storing
 from psicli.storage.state import left_over, run_folder
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -34,6 +34,7 @@ class Spool(AbstractContextManager["Spool"]):
         self._remove_folder = ExitStack()
         self._files: set[SpoolFile] = set()
         self._guard = threading.RLock()
+        self._closed = False
         left_over(state, remove=True)
 
     def file(self, name: str, reserve: int) -> SpoolFile:
@@ -42,6 +43,9 @@ class Spool(AbstractContextManager["Spool"]):
         Raises CannotCreateError, SpoolSpaceError if there is not enough space, StorageError.
         """
         with self._guard:
+            if self._closed:
+                # A thread may still read an input when the run has ended. Nobody would remove its folder.
+                raise StorageError(path=self.state, reason="the run has ended")
             if self._folder is None:
                 self._folder = self._remove_folder.enter_context(run_folder(self.state))
             file = SpoolFile(self._folder, name, self)
@@ -86,6 +90,7 @@ class Spool(AbstractContextManager["Spool"]):
     def close(self) -> None:
         """Delete all files; may be called again."""
         with self._guard, self._remove_folder:
+            self._closed = True
             for file in [*self._files]:
                 file.close()
 

@@ -100,6 +100,17 @@ def test_files_are_private_and_deleted_at_the_end(state: Path) -> None:
     assert runs_in(state) == []
 
 
+@pytest.mark.parametrize("names", [[], ["points"]])
+def test_a_closed_spool_makes_no_file(state: Path, names: list[str]) -> None:
+    """A thread that still reads an input when the run ends would leave a folder that nobody removes."""
+    with Spool(state) as spool:
+        for name in names:
+            spool.file(name, 1000)
+    with pytest.raises(StorageError, match="the run has ended"):
+        spool.file("late", 1000)
+    assert list(state.glob("run-*")) == []
+
+
 def test_a_file_is_deleted_when_it_is_closed(spool: Spool, state: Path) -> None:
     one, other = spool.file("one", 5000), spool.file("other", 300)
     spool.reserve(other, 700)
