@@ -22,7 +22,7 @@ from psicli.job.inputs import check_files, check_trace_file
 from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, rendezvous, terms
 from psicli.job.resume import Mode
 from psicli.job.task_run import Shared, TaskRun
-from psicli.report.console import Console
+from psicli.report.console import Console, duration
 from psicli.report.report import Report, TaskReport, what_the_peer_learns
 from psicli.report.trace_file import save_trace
 from psicli.session.session import Session, open_session
@@ -122,10 +122,11 @@ def _meeting_point(job: Job, report: Report) -> Listener | Dialer:
     if credentials is not None:
         _warn(report, ending(credentials.own, f"the certificate in {credentials.certificate_file}", may_last(job)))
     meeting = meeting_point(job, credentials)
+    patience = duration(rendezvous(job))
     if job.listens:
-        logger.info("listening on %s for %s", meeting.endpoint.where, job.peer)
+        logger.info("listening on %s for %s, for up to %s", meeting.endpoint.where, job.peer, patience)
     else:
-        logger.info("connecting to %s at %s", job.peer, meeting.endpoint.where)
+        logger.info("connecting to %s at %s, for up to %s", job.peer, meeting.endpoint.where, patience)
     return meeting
 
 
