@@ -1,12 +1,13 @@
-"""Inputs -> canonical key texts, and their matched rows -> outputs, each in one pass over the file.
+"""Input files to canonical key texts, and matched rows to output files, each in one pass over the input.
 
-Nothing here holds a whole file: what is in memory is bounded by a block of the input, by the budget of the sort and
-by a batch or row group of the output.
+No whole file is ever in memory. A block of the input, the budget of the sort, and a batch or row group of the output
+bound what is.
 
-    delimited, parquet    read a file: the keys of all rows, then the matched rows
-    text                  what a key's value is as text, the same on both sides
-    sorting               sorts the rows, on disk if need be
-    output                writes them
+    source                opens an input file and detects changes to it
+    delimited, parquet    read a file: first the keys of all rows, then the matched rows
+    text                  converts key values to text, in the same way on both sides
+    sorting               sorts the matched rows, on disk if they do not fit in memory
+    output                writes the sorted rows
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ from psicli.tables.source import Fingerprint, SourceFile, Stream, fingerprint
 
 __all__ = ["Fingerprint", "Input", "check_input", "fingerprint", "open_input", "write_matched"]
 
-# An input file, open and watched: read once for its keys, and once more for the rows that matched. All of it raises
-# InputChangedError.
+# An open input file. psicli reads it once for its keys and again for the rows that matched. Every method raises
+# InputChangedError if the file has changed since it was opened.
 Input = DelimitedInput | ParquetInput
 
 
 def check_input(
     path: Path, fmt: FileFormat, keys: Sequence[str], *, output: FileFormat | None = None, name: str | None = None
 ) -> None:
-    """Check cheaply, by header or metadata, that an input exists, holds the key columns and can become `output`.
+    """Check that an input exists, has the key columns, and can be written as `output`; reads only header or metadata.
 
-    `name` stands for the path in messages. Raises InputMissingError, BadInputError, StorageError.
+    Messages show `name` instead of the path. Raises InputMissingError, BadInputError, StorageError.
     """
     with SourceFile(path, name or str(path)) as source:
         if fmt.kind == Format.PARQUET:
@@ -52,17 +53,17 @@ def check_input(
 
 
 def open_input(path: Path, fmt: FileFormat, keys: Sequence[str], *, name: str | None = None) -> Input:
-    """Open an input file; `name` stands for the path in messages. Raises InputMissingError."""
+    """Open an input file; messages show `name` instead of the path. Raises InputMissingError."""
     if fmt.kind == Format.PARQUET:
         return ParquetInput(path, name or str(path), keys)
     return DelimitedInput(path, name or str(path), keys, fmt)
 
 
 def write_matched(source: Input, file: BinaryIO, fmt: FileFormat, mask: Any, *, budget: int, spool: Spool) -> int:
-    """Write the rows that `mask` (pa.BooleanArray, one a row) marks, sorted by key; returns how many [rows].
+    """Write the rows that `mask` (pa.BooleanArray, one value per row) selects, sorted by key; return how many [rows].
 
-    The bytes depend on the input and the set of matched rows alone. About `budget` [bytes] of rows are in memory; the
-    others wait in `spool`. Raises BadInputError, StorageError.
+    The bytes depend only on the input and on which rows matched. About `budget` [bytes] of rows are in memory; the
+    others are in `spool`. Raises BadInputError, StorageError.
     """
     out.check_writable_types(source.schema, fmt, source.name)
     names, wide = source.schema.names, out.wide_schema(source.schema)
@@ -71,24 +72,24 @@ def write_matched(source: Input, file: BinaryIO, fmt: FileFormat, mask: Any, *, 
         fields = source.schema if fmt.kind == Format.PARQUET else ()
         used = [out.UsedValues(field) for field in fields if pa.types.is_dictionary(field.type)]
         with source.watched():
-            for rows in _one_ahead(source.matched(mask, budget // SHARES)):
+            for rows in _prefetched(source.matched(mask, budget // SHARES)):
                 table = out.widen(rows, wide)
                 for values in used:
                     values.add(table)
                 sorter.add(table)
-            # CSV has none.
+            # Only Parquet has dictionaries.
             if isinstance(source, ParquetInput):
                 dictionaries = {values.name: values.dictionary(source.ordered_values) for values in used}
         if fmt.kind == Format.PARQUET:
-            tables = _one_ahead(sorter.sorted(out.row_group_rows(len(names))))
+            tables = _prefetched(sorter.sorted(out.row_group_rows(len(names))))
             return out.write_parquet(file, source.schema, dictionaries, tables)
-        return out.write_csv(file, fmt, names, _one_ahead(sorter.sorted(out.csv_rows(sorter.row_bytes))))
+        return out.write_csv(file, fmt, names, _prefetched(sorter.sorted(out.csv_rows(sorter.row_bytes))))
 
 
-def _one_ahead(tables: Iterator[Any]) -> Iterator[Any]:
-    """Give what an iterator gives; another thread makes the next meanwhile. Raises what making one raises."""
-    with ThreadPoolExecutor(1, "psicli-ahead") as maker:
-        coming = maker.submit(next, tables, None)
-        while (table := coming.result()) is not None:
-            coming = maker.submit(next, tables, None)
+def _prefetched(tables: Iterator[Any]) -> Iterator[Any]:
+    """Yield the tables of an iterator while another thread computes the next one; raises what the iterator raises."""
+    with ThreadPoolExecutor(1, "psicli-ahead") as executor:
+        following = executor.submit(next, tables, None)
+        while (table := following.result()) is not None:
+            following = executor.submit(next, tables, None)
             yield table

@@ -1,10 +1,11 @@
-"""CSV and TSV in, block by block.
+"""Reads CSV and TSV files block by block.
 
-pyarrow parses, but it accepts silently what loses rows (an unclosed quote, text after a closing one), and its messages
-quote rows. So nothing it says is shown: the csv module reads every block with quotes first, strictly, and _records
-finds the line of a mistake. A block ends where a record does, so that no row, quoted value or line end is ever cut.
+pyarrow parses the blocks, but it silently accepts errors that lose rows (an unclosed quote, text after a closing one),
+and its messages quote rows. psicli therefore never shows these messages. The csv module first reads every block that
+has quotes, strictly, and _records finds the line of an error. A block ends where a record ends, so that it never splits
+a row, a quoted value or a line end.
 
-TSV is CSV with tabs: the same quotes. Every value is text; an empty line is no row; there are no nulls.
+TSV is CSV with tabs and has the same quotes. Every value is text, empty lines are skipped, and there are no nulls.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from psicli.core.formats import FileFormat, Format
 from psicli.tables.source import SourceFile, Stream, check_columns, empty, not_utf8, unparsable
 from psicli.tables.text import key_texts
 
-# A row has to fit in a block; larger blocks are not faster.
+# A row must fit in a block, and larger blocks are not faster.
 MAX_ROW_BYTES = 4 << 20
-# One byte more, to tell whether an LF follows a CR that ends the longest row.
+# One more byte shows whether an LF follows the CR at the end of a row of maximum length.
 _BLOCK_BYTES = MAX_ROW_BYTES + 1
-# The header is found in so much of the file.
+# The header must end within this many bytes.
 MAX_HEADER_BYTES = 1 << 20
 _DOUBLED = "a quote inside a quoted value is written twice."
 
-# How many times its size a gzip file is taken to hold until it has been read.
+# The assumed ratio of unzipped to zipped size, until the whole file has been read.
 _GUESSED_COMPRESSION = 5
 _BOM = b"\xef\xbb\xbf"
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")
@@ -56,22 +57,22 @@ def _reader(lines: Iterable[str], fmt: FileFormat) -> Any:
 
 
 class _Record(NamedTuple):
-    line: int  # physical line it starts on
-    end: int  # offset of the byte after it
+    line: int  # the physical line on which the record starts
+    end: int  # the offset of the byte after the record
     fields: list[str]
 
 
 def _records(data: bytes, fmt: FileFormat, name: str, *, start: int = 0, first_line: int = 1) -> Iterator[_Record]:
-    """Read strictly and slowly, record by record, skipping empty lines; raises BadInputError with the line."""
-    # The offset of the byte after the last line that the reader took, and whether it asked for more than there are.
+    """Read record by record, strictly and slowly, and skip empty lines; raises BadInputError with the line."""
+    # The offset after the last line that the reader consumed, and whether it asked for more lines than there are.
     end, done = start, False
 
     def lines() -> Iterator[str]:
-        """Give the physical lines, as csv.reader wants them; a line ends with LF, CRLF or a lone CR."""
+        """Yield the physical lines for csv.reader; a line ends with LF, CRLF or a single CR."""
         nonlocal end, done
         for match in _LINE.finditer(data, start):
             end = match.end()
-            # Bad UTF-8 has its own message; here it must only not get in the way.
+            # _check_utf8 reports invalid UTF-8; here such bytes must not stop the reader.
             yield match.group().decode("utf-8", "surrogateescape")
         done = True
 
@@ -108,8 +109,8 @@ def _line_breaks(data: bytes) -> int:
 
 
 def _last_line_end(data: bytes) -> int:
-    """Return the offset after the last line end before the last byte, 0 if there is none."""
-    # A CR is half a line end if an LF follows.
+    """Return the offset after the last line end that precedes the last byte, or 0 if there is none."""
+    # A CR followed by an LF is only half of a line end.
     stop = -2 if data.endswith(b"\r\n") else -1
     return max(data.rfind(b"\n", 0, -1), data.rfind(b"\r", 0, stop)) + 1
 
@@ -117,7 +118,7 @@ def _last_line_end(data: bytes) -> int:
 def _check_utf8(data: bytes, name: str, first_line: int = 1) -> None:
     offsets = pa.py_buffer(np.array([0, len(data)], np.int64))
     try:
-        # One text of the whole block: seven times as fast as decode.
+        # Validating the whole block as one text is seven times as fast as decoding it.
         pa.Array.from_buffers(pa.large_string(), 1, [None, offsets, pa.py_buffer(data)]).validate(full=True)
     except pa.ArrowInvalid:
         try:
@@ -128,9 +129,9 @@ def _check_utf8(data: bytes, name: str, first_line: int = 1) -> None:
 
 
 def read_header(data: bytes, fmt: FileFormat, name: str, keys: Sequence[str], *, complete: bool) -> tuple[Any, int]:
-    """Find the columns, a pa.Schema, and where their header ends [bytes], in the first bytes of a file.
+    """Return the columns as a pa.Schema and the offset of the end of the header [bytes], from a file's first bytes.
 
-    complete: whether these are all of them. Raises BadInputError, InputMissingError.
+    complete: whether `data` is the whole file. Raises BadInputError, InputMissingError.
     """
     if not data:
         raise empty(name)
@@ -146,7 +147,7 @@ def read_header(data: bytes, fmt: FileFormat, name: str, keys: Sequence[str], *,
         raise MalformedInputError(
             place=f"{name}:{1 if first is None else first.line}",
             fault=f"the header is longer than {MAX_HEADER_BYTES} bytes",
-            advice="Every column needs a name of its own in the header line.",
+            advice="Check that the first line holds one name for each column.",
         )
     _check_utf8(data[: first.end], name)
     check_columns(first.fields, keys, name)
@@ -157,7 +158,7 @@ def _long_row(name: str, line: int) -> MalformedInputError:
     return MalformedInputError(
         place=f"{name}:{line}",
         fault=f"the row is longer than {MAX_ROW_BYTES} bytes",
-        advice="Look for a quote that is closed too late; else leave the long column out of this file.",
+        advice="Look for a quote that is closed too late, or leave the long column out of this file.",
     )
 
 
@@ -165,19 +166,19 @@ def _long_row(name: str, line: int) -> MalformedInputError:
 
 
 class _Block(NamedTuple):
-    """Whole records of a file."""
+    """A stretch of the file that consists of whole records."""
 
-    start: int  # offset in the file as unzipped
+    start: int  # offset in the unzipped file
     size: int  # [bytes]
-    line: int  # physical line it starts on
+    line: int  # the physical line on which the block starts
     quoted: bool
-    rows: int  # until they are parsed: records, as the csv module counts them where there are quotes
+    rows: int  # before parsing: the records that the csv module counted in a block with quotes
 
 
 class DelimitedInput(SourceFile):
-    """A CSV or TSV file, read once for its keys and once for its matched rows.
+    """A CSV or TSV file that is read once for its keys and once for its matched rows.
 
-    schema: its columns, a pa.Schema, once the first keys are read; rows: how many there are in what was read.
+    schema: the columns as a pa.Schema, known once the first keys are read; rows: the number of rows read so far.
     """
 
     def __init__(self, path: Path, name: str, keys: Sequence[str], fmt: FileFormat) -> None:
@@ -190,7 +191,7 @@ class DelimitedInput(SourceFile):
 
     @property
     def expected_rows(self) -> int:
-        """Guess how many rows there are from the blocks so far, all of one density [rows]."""
+        """Estimate the number of rows in the file from the density of the blocks read so far [rows]."""
         if not self._blocks:
             return 0
         size = self.size * (_GUESSED_COMPRESSION if self._format.gzip else 1)
@@ -199,12 +200,12 @@ class DelimitedInput(SourceFile):
         return self.rows * max(size, read) // read
 
     def key_batches(self) -> Iterator[tuple[Any, ...]]:
-        """Read the keys of all rows: for each of some rows their texts, a pa.LargeStringArray a key column.
+        """Read the keys of all rows and yield their texts in batches: one pa.LargeStringArray per key column.
 
-        Finds every mistake of the file. Raises BadInputError, InputMissingError, StorageError.
+        Finds every error in the file. Raises BadInputError, InputMissingError, StorageError.
         """
         with self.watched():
-            for block, data in self._cut():
+            for block, data in self._read_blocks():
                 columns = self._parse_strictly(block, data)
                 texts = key_texts(columns, self.keys, partial(self._place, block.line, data))
                 self._blocks.append(block._replace(rows=columns.num_rows))
@@ -212,7 +213,7 @@ class DelimitedInput(SourceFile):
                 yield texts
 
     def matched(self, mask: Any, _budget: int) -> Iterator[Any]:
-        """Give the rows that a pa.BooleanArray marks as pa.Table, in the order of the file; a block at a time."""
+        """Yield the rows that a pa.BooleanArray selects as pa.Tables, in file order, one block at a time."""
         stream = Stream(self, zipped=self._format.gzip)
         row = 0
         for block in self._blocks:
@@ -223,15 +224,15 @@ class DelimitedInput(SourceFile):
                 try:
                     table = self._parse(data, self.schema.names, quoted=block.quoted)
                 except pa.ArrowInvalid as exc:
-                    # It was well the first time.
+                    # The first pass parsed these bytes without an error.
                     raise InputChangedError(path=self.name) from exc
                 if table.num_rows != block.rows:
                     raise InputChangedError(path=self.name)
                 yield table.filter(wanted)
 
-    # Cutting
+    # Blocks
 
-    def _cut(self) -> Iterator[tuple[_Block, bytes]]:
+    def _read_blocks(self) -> Iterator[tuple[_Block, bytes]]:
         stream = Stream(self, zipped=self._format.gzip)
         data = stream.read(_BLOCK_BYTES)
         complete = len(data) < _BLOCK_BYTES
@@ -250,22 +251,23 @@ class DelimitedInput(SourceFile):
             start, line = start + size, line + _line_breaks(block)
 
     def _whole_records(self, data: bytes, line: int, *, complete: bool) -> tuple[int, bool, int]:
-        """Return how far whole records go [bytes], whether there are quotes in them, and if so how many there are.
+        """Return the size of the whole records in `data` [bytes], whether they have quotes, and how many they are.
 
-        Raises BadInputError if there is none, and for all that is wrong with the quotes of the first.
+        Counts records only if there are quotes, else returns 0. Raises BadInputError if no whole record fits in a
+        block, if the first record has an error in its quotes, or if a record has a wrong number of fields.
         """
         size = len(data) if complete else _last_line_end(data)
         if data.find(b'"', 0, size) < 0:
             if not size and data:
                 raise _long_row(self.name, line)
             return size, False, 0
-        # Any encoding will do to find quotes, and this one's characters are bytes.
+        # Any encoding is good enough to find quotes, and in this one every byte is a character.
         text = data[:size].decode("latin-1")
         widths: Counter[int] = Counter()
         try:
             widths.update(map(len, _reader(io.StringIO(text, newline=""), self._format)))
         except csv.Error as exc:
-            # The next block begins with the record that does not end, or is wrong: so long are those before.
+            # The next block starts with the record that is incomplete or wrong. Measure the records before it.
             reader = _reader(io.StringIO(text, newline=""), self._format)
             deque(islice(reader, widths.total()), maxlen=0)
             size = sum(map(len, islice(io.StringIO(text, newline=""), reader.line_num)))
@@ -277,7 +279,7 @@ class DelimitedInput(SourceFile):
         return size, True, widths[len(self.schema)]
 
     def _explain(self, data: bytes, line: int, *, complete: bool) -> None:
-        """Raise what is wrong with the first record."""
+        """Raise the error of the first record, if it has one."""
         try:
             next(self._records(data, line))
         except UnclosedQuoteError as exc:
@@ -286,14 +288,14 @@ class DelimitedInput(SourceFile):
             raise _long_row(self.name, line) from exc
 
     def _check_widths(self, data: bytes, first_line: int) -> None:
-        """Check that all records have the header's length; raises BadInputError with the line."""
+        """Check that all records have as many fields as the header; raises BadInputError with the line."""
         expected = len(self.schema)
         for line, _, fields in self._records(data, first_line):
             if len(fields) != expected:
                 raise MalformedInputError(
                     place=f"{self.name}:{line}",
-                    fault=f"the row has {len(fields)} fields, the header {expected}",
-                    advice="A value that holds the delimiter must be quoted.",
+                    fault=f"the row has {len(fields)} fields, but the header has {expected}",
+                    advice="Check the row; a value that contains the delimiter must be in quotes.",
                 )
 
     def _records(self, data: bytes, first_line: int) -> Iterator[_Record]:
@@ -313,11 +315,12 @@ class DelimitedInput(SourceFile):
         return table
 
     def _parse(self, data: bytes, columns: Sequence[str], *, quoted: bool) -> Any:
-        # pyarrow takes a byte order mark that begins a block for the file's.
+        # pyarrow would remove these bytes at the start of any block as a byte order mark.
         data = b"\n" + data if data.startswith(_BOM) else data
         return pa.csv.read_csv(
             pa.BufferReader(data),
-            # With the block as its only one pyarrow has no line end or row to cut; one thread is as fast as two here.
+            # As the block is also pyarrow's only block, pyarrow splits no row and no line end. A second thread gains
+            # nothing here.
             read_options=pa.csv.ReadOptions(
                 column_names=self.schema.names, block_size=len(data) + 1, use_threads=False
             ),
@@ -332,5 +335,5 @@ class DelimitedInput(SourceFile):
         )
 
     def _place(self, first_line: int, data: bytes, row: int) -> str:
-        """Tell where a row of a block stands: path:line."""
+        """Return the place of a row of a block as path:line."""
         return f"{self.name}:{next(islice(self._records(data, first_line), row, None)).line}"

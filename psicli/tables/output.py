@@ -1,4 +1,4 @@
-"""Sorted rows out, as CSV, TSV or Parquet. The bytes depend on the rows alone, not on the pieces they come in."""
+"""Writes sorted rows as CSV, TSV or Parquet. The bytes depend only on the rows, not on how tables divide them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from psicli.items.encoding import packed
 from psicli.tables.delimited import delimiter
 from psicli.tables.text import has_text, joined, text_of
 
-# The row group of DuckDB and others: 60 times their vector of 2,048. One is in memory while it is written, so that of
-# wide rows there are fewer in it; what a value takes must not count, or the bytes would depend on more than the rows.
+# A row group has 122,880 rows, as in DuckDB and others: 60 of their vectors of 2,048. A row group is in memory while it
+# is written, so tables with many columns get smaller ones. The number of columns decides, and never the size of values
+# in memory, so that the bytes depend only on the rows.
 _ROW_GROUP_ROWS = 122_880
 _VECTOR_ROWS = 2048
 _ROW_GROUP_VALUES = 4_000_000
-# The most rows that are turned into lines of CSV at once, and their most [bytes].
+# At most this many rows, and about this many bytes, are converted to CSV lines in one step.
 _CSV_BATCH_ROWS = 16_384
 _CSV_BATCH_BYTES = 4 << 20
-# New values of a dictionary are gathered up to so many before they are merged with the others.
+# UsedValues collects at least this many new values before it merges them with the others.
 _GATHERED_VALUES = 1 << 16
 
 _TEXT = pa.large_string()
-# What values are held as between reading and writing: pyarrow cannot pick rows of views, and offsets of 32 bits can
-# overflow.
+# The types of values between reading and writing: pyarrow cannot select rows of views, and 32-bit offsets can overflow.
 VIEWS = {pa.string_view(): _TEXT, pa.binary_view(): pa.large_binary()}
 _WIDE = {pa.string(): _TEXT, pa.binary(): pa.large_binary(), **VIEWS}
 
@@ -60,14 +60,14 @@ def _suits_csv(kind: Any) -> bool:
 
 
 def _suits_parquet(kind: Any) -> bool:
-    """Tell whether values can be written without a dictionary that shows values of rows that did not match."""
+    """Return whether no nested dictionary would reveal values of rows that did not match, and no view is nested."""
     children = [kind.field(index).type for index in range(kind.num_fields)]
-    # A nested view cannot be cast away.
+    # pyarrow cannot cast nested views.
     return all(not pa.types.is_dictionary(child) and child not in VIEWS and _suits_parquet(child) for child in children)
 
 
 def wide_schema(schema: Any) -> Any:
-    """Return the pa.Schema that rows are held in: without dictionaries, views and offsets of 32 bits."""
+    """Return the pa.Schema of rows between reading and writing: without dictionaries, views and 32-bit offsets."""
 
     def wide(kind: Any) -> Any:
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -77,7 +77,7 @@ def wide_schema(schema: Any) -> Any:
 
 
 def widen(table: Any, schema: Any) -> Any:
-    """Return the rows of a pa.Table in their wide_schema."""
+    """Return the rows of a pa.Table converted to their wide_schema."""
     columns = []
     for column, field in zip(table.columns, schema, strict=True):
         if pa.types.is_dictionary(column.type):
@@ -87,7 +87,7 @@ def widen(table: Any, schema: Any) -> Any:
 
 
 class UsedValues:
-    """The distinct values that the matched rows have in a dictionary column, given as pa.Field."""
+    """The distinct values of the matched rows in one dictionary column, given as pa.Field."""
 
     def __init__(self, field: Any) -> None:
         self.name = field.name
@@ -96,7 +96,7 @@ class UsedValues:
         self._count = 0
 
     def add(self, table: Any) -> None:
-        """Take note of the values in wide rows."""
+        """Add the values of more rows, given in their wide_schema."""
         fresh = pc.unique(table.column(self.name).drop_null())
         self._gathered.append(fresh)
         self._count += len(fresh)
@@ -109,9 +109,10 @@ class UsedValues:
         return values
 
     def dictionary(self, ordered_values: Callable[[str], Any]) -> Any:
-        """Return the dictionary they make, in an order that tells nothing about the file: sorted.
+        """Return the values as a dictionary, sorted, so that their order reveals nothing about the file.
 
-        An ordered dictionary keeps its order, which has a meaning of its own: ordered_values gives it of a column.
+        An ordered dictionary keeps its order, because the order has a meaning. ordered_values returns that order for a
+        column name.
         """
         values = self._merge()
         if not self._ordered:
@@ -124,14 +125,14 @@ class UsedValues:
 
 
 def csv_rows(row_bytes: int) -> int:
-    """Choose how many rows to write at once, by what one takes [bytes]."""
+    """Return how many rows to write in one step [rows], given the size of a row [bytes]."""
     return min(max(_CSV_BATCH_BYTES // max(row_bytes, 1), 1), _CSV_BATCH_ROWS)
 
 
 def write_csv(file: BinaryIO, fmt: FileFormat, names: Sequence[str], tables: Iterable[Any]) -> int:
-    """Write wide rows, in tables without cuts, as CSV or TSV; returns how many [rows]."""
+    """Write wide rows as CSV or TSV, from tables whose columns are single chunks; return how many [rows]."""
     separator, rows = delimiter(fmt), 0
-    # No name and no time in the gzip header: equal runs give equal bytes.
+    # The gzip header has no name and no time, so that equal rows give equal bytes.
     zipped = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) if fmt.gzip else nullcontext(file)
     with zipped as lines:
         lines.write(_csv_lines([pa.array([name], _TEXT) for name in names], separator))
@@ -148,7 +149,7 @@ def _csv_text(array: Any) -> Any:
 
 
 def _csv_lines(columns: Sequence[Any], separator: str) -> Any:
-    """Join columns of text to CSV lines that end with LF; a null is an empty field."""
+    """Join text columns into CSV lines that end with LF; a null becomes an empty field."""
     quoted = [_quoted(column, separator) for column in columns]
     lines = pc.binary_join_element_wise(
         *quoted, pa.scalar(separator, _TEXT), null_handling="replace", null_replacement=""
@@ -158,7 +159,7 @@ def _csv_lines(columns: Sequence[Any], separator: str) -> Any:
 
 
 def _quoted(text: Any, separator: str) -> Any:
-    """Quote the values that need it: those that hold the delimiter, a quote or a line break."""
+    """Quote the values that contain the delimiter, a quote or a line break."""
     special = f'"\r\n{separator}'
     _, data = packed(text)
     if not np.isin(data, np.frombuffer(special.encode(), np.uint8)).any():
@@ -172,14 +173,17 @@ def _quoted(text: Any, separator: str) -> Any:
 
 
 def row_group_rows(columns: int) -> int:
-    """Choose how many rows a row group has, by the number of columns."""
+    """Return the number of rows in a row group, given the number of columns."""
     vectors = _ROW_GROUP_VALUES // (max(columns, 1) * _VECTOR_ROWS)
     return min(max(vectors, 1) * _VECTOR_ROWS, _ROW_GROUP_ROWS)
 
 
 def write_parquet(file: BinaryIO, schema: Any, dictionaries: dict[str, Any], tables: Iterable[Any]) -> int:
-    """Write wide rows, in tables of row_group_rows without cuts, with the types of `schema`; returns how many."""
-    # The schema's metadata goes: pandas keeps the number of input rows there.
+    """Write wide rows with the types of `schema`; return how many [rows].
+
+    The tables have row_group_rows rows each, in columns that are single chunks.
+    """
+    # Remove the schema's metadata, because pandas stores the number of input rows there.
     schema = schema.remove_metadata()
     rows = 0
     with pq.ParquetWriter(file, schema, use_dictionary=_repeating(schema)) as writer:
@@ -194,9 +198,9 @@ def write_parquet(file: BinaryIO, schema: Any, dictionaries: dict[str, Any], tab
 
 
 def _repeating(schema: Any) -> list[str]:
-    """Return the paths of the columns that Parquet gets a dictionary for: all but floating-point numbers.
+    """Return the paths of the columns to write with a dictionary: all except those of floating-point numbers.
 
-    These hardly repeat: to look each of them up took a third of the time of writing, and made files larger.
+    Floating-point numbers hardly repeat. Dictionaries for them took a third of the writing time and made files larger.
     """
     nothing = io.BytesIO()
     pq.write_table(schema.empty_table(), nothing)
@@ -206,7 +210,7 @@ def _repeating(schema: Any) -> list[str]:
 
 
 def _narrowed(values: Any, kind: Any, dictionary: Any) -> Any:
-    """Bring wide values back to their own type."""
+    """Convert wide values back to the type of their column."""
     if not pa.types.is_dictionary(kind):
         return values.cast(kind)
     indices = pc.index_in(values, value_set=dictionary).cast(kind.index_type)

@@ -1,4 +1,4 @@
-"""Parquet in, row group by row group, a batch of rows at a time."""
+"""Reads Parquet files row group by row group, one batch of rows at a time."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from psicli.tables.text import check_key_types, key_texts
 
 T = TypeVar("T")
 
-# What is decoded at once, by number and by what the file says of the rows' size.
+# At most this many rows, and about this many bytes by the file's metadata, are decoded in one batch.
 _BATCH_ROWS = 65_536
 _BATCH_BYTES = 16 << 20
-# Read ahead of the decoder: of one column, and of all that are read together.
+# Read-ahead buffers: at most this much for a column, and this much for all columns that are read together.
 _COLUMN_BUFFER_BYTES = 1 << 20
 _BUFFER_BYTES = 16 << 20
-# The decoder takes a megabyte or two a column, for a page and a dictionary.
+# The decoder takes one or two megabytes per column, for a page and a dictionary.
 _COLUMNS_AT_ONCE = 16
-# Readers side by side, where there are more columns than that; each has a batch and buffers of its own.
+# The number of threads that read a file with more columns than that; each has its own batch and buffers.
 _READERS = 2
 _TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
 
 
 class ParquetInput(SourceFile):
-    """A Parquet file, read once for its key columns and once for its matched rows.
+    """A Parquet file that is read once for its key columns and once for its matched rows.
 
-    schema: its columns, a pa.Schema, and expected_rows: how many there should be, both once the first keys are read;
-    rows: how many there are in what was read.
+    schema: the columns as a pa.Schema; expected_rows: the number of rows by the metadata; both are known once the
+    first keys are read. rows: the number of rows read so far.
     """
 
     def __init__(self, path: Path, name: str, keys: Sequence[str]) -> None:
@@ -49,9 +49,9 @@ class ParquetInput(SourceFile):
         self._group_rows: list[int] = []
 
     def key_batches(self) -> Iterator[tuple[Any, ...]]:
-        """Read the keys of all rows: for each of some rows their texts, a pa.LargeStringArray a key column.
+        """Read the keys of all rows and yield their texts in batches: one pa.LargeStringArray per key column.
 
-        Finds every mistake in the metadata and these columns. Raises BadInputError, InputMissingError.
+        Finds every error in the metadata and in the key columns. Raises BadInputError, InputMissingError.
         """
         with self.watched():
             self.schema = read_schema(self, self.keys)
@@ -68,11 +68,11 @@ class ParquetInput(SourceFile):
                     yield texts
 
     def matched(self, mask: Any, budget: int) -> Iterator[Any]:
-        """Give the rows that a pa.BooleanArray marks as pa.Table, in the order of the file.
+        """Yield the rows that a pa.BooleanArray selects as pa.Tables, in file order.
 
-        Row groups without such rows are not read. Rows so wide that their columns are read share by share come so many
-        at a time: what `budget` [bytes] holds, but no fewer than an output's row group has. Raises BadInputError for
-        what is wrong in any column that is read.
+        Skips row groups without such rows. Files with many columns are read in shares of their columns; each table then
+        has as many rows as fit in `budget` [bytes], but at least as many as a row group of the output. Raises
+        BadInputError for an error in any column that is read.
         """
         names = self.schema.names
         if len(names) <= _COLUMNS_AT_ONCE:
@@ -81,19 +81,20 @@ class ParquetInput(SourceFile):
                 yield from self._picked(file, group, names, start, wanted, len(wanted))
             return
         shares = [names[at : at + _COLUMNS_AT_ONCE] for at in range(0, len(names), _COLUMNS_AT_ONCE)]
-        dealt = [shares[number::_READERS] for number in range(_READERS)]
-        files = [self._opened(_COLUMNS_AT_ONCE) for _ in dealt]
+        assigned = [shares[number::_READERS] for number in range(_READERS)]
+        files = [self._opened(_COLUMNS_AT_ONCE) for _ in assigned]
         with ThreadPoolExecutor(_READERS, "psicli-columns") as readers:
             for group, start, wanted in self._wanted(mask):
                 size = max(files[0].metadata.row_group(group).total_byte_size, 1)
                 most = max(budget * len(wanted) // size, output.row_group_rows(len(names)))
                 for window, stop in _windows(wanted, most):
                     read = partial(self._shares_of, group=group, start=start, wanted=window, stop=stop)
-                    found = {name: values for part in readers.map(read, files, dealt) for name, values in part.items()}
+                    parts = readers.map(read, files, assigned)
+                    found = {name: values for part in parts for name, values in part.items()}
                     yield pa.table([found[name] for name in names], names=names)
 
     def _wanted(self, mask: Any) -> Iterator[tuple[int, int, Any]]:
-        """Give the row groups that hold rows of a mask, the row each starts at, and its part of the mask."""
+        """Yield the row groups that contain rows of a mask, the first row of each, and its part of the mask."""
         start = 0
         for group, rows in enumerate(self._group_rows):
             wanted = mask.slice(start, rows)
@@ -102,7 +103,7 @@ class ParquetInput(SourceFile):
             start += rows
 
     def _shares_of(self, file: Any, shares: Sequence[Sequence[str]], **where: Any) -> dict[str, Any]:
-        """Return the columns of some shares by their names; `where`: as _picked has it."""
+        """Return the columns of some shares by name; `where`: the other arguments of _picked."""
         found: dict[str, Any] = {}
         for columns in shares:
             table = pa.concat_tables(self._picked(file, columns=columns, **where))
@@ -112,9 +113,9 @@ class ParquetInput(SourceFile):
     def _picked(
         self, file: Any, group: int, columns: Sequence[str], start: int, wanted: Any, stop: int
     ) -> Iterator[Any]:
-        """Give columns of the rows of a row group that are wanted, all of them before its row `stop`.
+        """Yield some columns of the wanted rows of a row group, all of which come before its row `stop`.
 
-        start: the row of the file that the group starts at.
+        start: the row of the file at which the row group starts.
         """
         row = count = 0
         for batch in self._batches(file, group, columns):
@@ -125,14 +126,14 @@ class ParquetInput(SourceFile):
             row += batch.num_rows
             if part.true_count:
                 count += part.true_count
-                # pyarrow cannot pick rows of views.
+                # pyarrow cannot select rows of views.
                 arrays = [values.cast(output.VIEWS.get(values.type, values.type)) for values in batch.columns]
                 yield pa.table(arrays, names=columns).filter(part)
         if count != wanted.true_count:
             raise InputChangedError(path=self.name)
 
     def ordered_values(self, column: str) -> Any:
-        """Give all values of a dictionary column that has an order, in this order."""
+        """Return all values of an ordered dictionary column, in their order."""
         file = self._opened(1)
         seen = pa.array([], self.schema.field(column).type.value_type)
         for group in range(file.num_row_groups):
@@ -144,7 +145,7 @@ class ParquetInput(SourceFile):
 
     def _opened(self, columns: int) -> Any:
         buffer = min(_BUFFER_BYTES // max(columns, 1), _COLUMN_BUFFER_BYTES)
-        # Without a buffer the columns of a whole row group are in memory at once.
+        # Without a buffer, pyarrow reads whole column chunks of a row group into memory.
         return _parquet(
             lambda: pq.ParquetFile(self.view(), page_checksum_verification=True, buffer_size=buffer), self.name
         )
@@ -153,11 +154,14 @@ class ParquetInput(SourceFile):
         rows = _batch_rows(file.metadata.row_group(group), set(columns))
         batches = _parquet(lambda: file.iter_batches(rows, row_groups=[group], columns=columns), self.name)
         while (batch := _parquet(lambda: next(batches, None), self.name)) is not None:
-            # A column `a` brings along one named `a.b`.
+            # For a column `a`, pyarrow also returns a column named `a.b`.
             yield batch.select(columns)
 
     def _check_values(self, batch: Any, start: int) -> None:
-        """Refuse strings that are not UTF-8, which nothing in Parquet prevents, and arrays that make no sense."""
+        """Check that strings are UTF-8, which Parquet does not enforce, and that arrays are valid.
+
+        Raises MalformedInputError.
+        """
         for column, values in zip(batch.schema.names, batch.columns, strict=True):
             texts = values.dictionary if pa.types.is_dictionary(values.type) else values
             try:
@@ -169,13 +173,13 @@ class ParquetInput(SourceFile):
                 texts.validate(full=texts.type in _TEXT_TYPES)
             except pa.ArrowInvalid as exc:
                 row = _first_bad_value(values)
-                # A dictionary is of a whole row group: the value may stand further down.
+                # A dictionary belongs to the whole row group, so the value may be in a later batch.
                 if row is not None:
                     place = f"{self._place(start, row)}, column {shown(column)}"
                     raise not_utf8(place) from exc
 
     def _place(self, start: int, row: int) -> str:
-        """Tell where a row of a batch stands: path, row number from 1."""
+        """Return the place of a row of a batch: the path and the row number, counted from 1."""
         return f"{self.name}, row {start + row + 1}"
 
 
@@ -194,13 +198,13 @@ def _parquet(read: Callable[[], T], name: str) -> T:
         return read()
     except MemoryError:
         raise
-    # Arrow reports damage with nearly every exception it has.
+    # Arrow raises almost any of its exceptions for a damaged file.
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise unparsable(name, Format.PARQUET) from exc
 
 
 def _batch_rows(group: Any, columns: set[str]) -> int:
-    """Choose how many rows of a row group to decode at once."""
+    """Return how many rows of a row group to decode in one batch [rows]."""
     chunks = (group.column(index) for index in range(group.num_columns))
     size = sum(
         chunk.total_uncompressed_size
@@ -211,12 +215,12 @@ def _batch_rows(group: Any, columns: set[str]) -> int:
 
 
 def _windows(wanted: Any, most: int) -> Iterator[tuple[Any, int]]:
-    """Split a mask into some that mark so many rows at the most, each with a row that all of these come before."""
+    """Split a mask into masks that select at most `most` rows; yield each with the row before which they all are."""
     marked = np.flatnonzero(wanted.to_numpy(zero_copy_only=False))
     for first in range(0, len(marked), most):
         window = np.zeros(len(wanted), bool)
         window[marked[first : first + most]] = True
-        # The last one goes to the end, so that all of the row group is checked.
+        # The last window reaches the end, so that the whole row group is checked.
         stop = marked[first + most] if first + most < len(marked) else len(wanted)
         yield pa.array(window), int(stop)
 

@@ -1,9 +1,9 @@
-"""Matched rows sorted by their keys, on disk where they do not fit in memory.
+"""Sorts the matched rows by their keys, on disk if they do not fit in memory.
 
-What fits is sorted at once. Else every share of the rows that fits is sorted and written down as a run, cut into
-batches; then the runs are merged, as many batches at a time as fit. The order of all rows is that of their key texts,
-of the runs, and of the rows of a run, so that ties stay in the order of the file, and so that a step of the merge is:
-all rows up to a place in this order.
+Rows that fit in memory are sorted there. Otherwise, each share that fits is sorted and written to disk as a run of
+batches, and the runs are then merged, a few batches at a time. Rows are ordered by their key texts, then by run, then
+by their position in the run. Ties therefore keep the order of the file, and each step of the merge takes all rows up to
+a position in this order.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ import pyarrow.compute as pc
 from psicli.storage.spool import Spool, SpoolFile
 from psicli.tables.text import canonical_text
 
-# Shares of the budget: the rows that are held, their columns put together, and what is made of them.
+# The budget has three shares: the rows in memory, their columns joined, and the sorted output.
 SHARES = 3
-# A batch of a run [bytes]: as large as the merge allows, since every run has one in memory.
+# The size of a batch [bytes]. The merge holds one batch of every run in memory, which limits the size.
 _LEAST_BATCH_BYTES, _MOST_BATCH_BYTES = 16 << 10, 1 << 20
-# A step of the merge takes as much even where the budget is less [bytes].
+# A step of the merge takes at least this much memory, even if the budget is smaller [bytes].
 _LEAST_STEP_BYTES = 4 << 20
-# What an array takes beside its values [bytes].
+# The overhead of an array [bytes].
 _ARRAY_BYTES = 256
 
-# Null comes after every text, as pyarrow sorts it.
+# Null sorts after every text, as it does in pyarrow.
 Key = tuple[tuple[bool, str], ...]
 
 
 class _Batch(NamedTuple):
-    """A batch of a run: where it is on disk, and its first and last keys."""
+    """A batch of a run: its offset and size on disk, and its first and last keys."""
 
     offset: int
     size: int
@@ -41,7 +41,7 @@ class _Batch(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """A place in the order of all rows: after the last row of a batch."""
+    """A position in the order of all rows: the one after the last row of a batch."""
 
     key: Key
     run: int
@@ -49,9 +49,9 @@ class _Place(NamedTuple):
 
 
 class RowSorter:
-    """Takes tables of one schema and gives their rows sorted by the texts of the key columns; ties keep their order.
+    """Collects tables of one schema and returns their rows sorted by the key texts; ties keep their order.
 
-    rows: how many there will be; budget: about what they may take in memory [bytes].
+    rows: the number of rows to come; budget: roughly the memory they may take [bytes].
     """
 
     def __init__(self, schema: Any, keys: Sequence[str], rows: int, budget: int, spool: Spool) -> None:
@@ -63,7 +63,7 @@ class RowSorter:
         self._bytes = 0
         self._held: list[Any] = []
         self._held_bytes = 0
-        # Where the sorted runs are, if there are any, and of every run the batch to go on with and the row of it.
+        # The file with the sorted runs, if there are any, and for each run the batch and row that the merge reads next.
         self._file: SpoolFile | None = None
         self._batch_bytes = 0
         self._runs: list[list[_Batch]] = []
@@ -71,10 +71,11 @@ class RowSorter:
 
     @property
     def row_bytes(self) -> int:
-        """Tell what a row takes on average [bytes]."""
+        """Return the average size of a row [bytes]."""
         return -(-self._bytes // max(self._rows, 1))
 
     def add(self, table: Any) -> None:
+        """Add the rows of a pa.Table; raises StorageError."""
         size = table.nbytes + _ARRAY_BYTES * table.num_columns
         self._held.append(table)
         self._held_bytes += size
@@ -83,7 +84,7 @@ class RowSorter:
             self._write_run()
 
     def sorted(self, rows: int) -> Iterator[Any]:
-        """Give all rows as tables of so many rows; only the last one has fewer."""
+        """Yield all rows as tables of `rows` rows; only the last table may have fewer. Raises StorageError."""
         if self._file is None:
             yield from self._sorted(self._held, rows)
             return
@@ -93,12 +94,12 @@ class RowSorter:
         yield from _regrouped(steps, self._schema, rows)
 
     def close(self) -> None:
-        """Remove what is on disk."""
+        """Remove the file with the runs, if there is one."""
         if self._file is not None:
             self._file.close()
 
     def _write_run(self) -> None:
-        """Sort what is held and write it down, a batch after the other."""
+        """Sort the rows in memory and write them to disk as a run, batch by batch."""
         held_bytes, self._held_bytes = self._held_bytes, 0
         held_rows = sum(table.num_rows for table in self._held)
         if self._file is None:
@@ -114,26 +115,26 @@ class RowSorter:
         self._next.append((0, 0))
 
     def _sorted(self, tables: list[Any], rows: int) -> Iterator[Any]:
-        """Sort tables together; takes them out of their list, and gives tables of so many rows."""
+        """Sort the rows of several tables, empty their list, and yield tables of `rows` rows."""
         joined = _joined(tables, self._schema)
         order = _key_order(_key_texts(joined, self._keys))
-        # One piece, and all columns at once: each call of its own would cost as much as what it does.
+        # One take for all columns: a call costs as much as the work it does on one column.
         batch = pa.RecordBatch.from_arrays([column.chunk(0) for column in joined.columns], schema=self._schema)
         for start in range(0, len(order), rows):
             yield pa.Table.from_batches([batch.take(order.slice(start, rows))])
 
     def _steps(self) -> Iterator[list[Any]]:
-        """Give the rows in order, step by step: about the limit in tables that are yet to be sorted together."""
+        """Yield the steps of the merge in order: the unsorted pieces of each, about as many as fit in memory."""
         batches = ((run, *each) for run, batches in enumerate(self._runs) for each in enumerate(batches))
         places = sorted(_Place(batch.last, run, index) for run, index, batch in batches)
-        # Beside its whole batches a step has a part of one of every run.
+        # Besides whole batches, a step holds part of one batch of every run.
         whole = max(max(self._limit, _LEAST_STEP_BYTES) // self._batch_bytes - len(self._runs), 1)
         for end in [*range(whole, len(places), whole), len(places)]:
             place = places[end - 1]
             yield [piece for run in range(len(self._runs)) for piece in self._rows_up_to(place, run)]
 
     def _rows_up_to(self, place: _Place, run: int) -> Iterator[Any]:
-        """Take the next rows of a run, up to a place."""
+        """Read the next rows of a run, up to a position in the order."""
         index, row = self._next[run]
         batches = self._runs[run]
         while index < len(batches) and _Place(batches[index].last, run, index) <= place:
@@ -142,7 +143,7 @@ class RowSorter:
         if index < len(batches) and batches[index].first <= place.key:
             table = self._read(batches[index])
             texts = _key_texts(table, self._keys)
-            # Rows of the same key come run by run.
+            # Rows with the same key are ordered by run.
             bisect = bisect_right if run < place.run else bisect_left
             end = bisect(range(len(table)), place.key, lo=row, key=lambda at: _key(texts, at))
             yield table.slice(row, end - row)
@@ -165,10 +166,10 @@ def _key(texts: Sequence[Any], row: int) -> Key:
 
 
 def _joined(tables: list[Any], schema: Any) -> Any:
-    """Put tables together to one without cuts; takes them out of their list."""
+    """Join tables into one whose columns are single chunks, and empty their list."""
     columns = pa.concat_tables([schema.empty_table(), *tables]).columns
     tables.clear()
-    # Column by column, so that one alone is there twice.
+    # Column by column, so that only one column at a time is in memory twice.
     for index in range(len(columns)):
         chunks = [chunk for chunk in columns[index].chunks if len(chunk)] or columns[index].chunks
         columns[index] = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
@@ -176,17 +177,17 @@ def _joined(tables: list[Any], schema: Any) -> Any:
 
 
 def _key_order(texts: Sequence[Any]) -> Any:
-    """Sort bytewise, column by column; the sort is stable, so ties stay in the order they came in."""
+    """Return the order of the rows by their texts, compared byte by byte, column by column; ties keep their order."""
     table = pa.table({str(index): column for index, column in enumerate(texts)})
     return pc.sort_indices(table, sort_keys=[(name, "ascending") for name in table.column_names])
 
 
 def _regrouped(tables: Iterator[Any], schema: Any, rows: int) -> Iterator[Any]:
-    """Cut the rows of tables into tables of so many rows."""
+    """Regroup the rows of tables into tables of `rows` rows."""
     waiting = schema.empty_table()
     for table in tables:
         waiting = pa.concat_tables([waiting, table])
-        # Nothing is held but what waits.
+        # Only `waiting` may hold the rows.
         del table
         while waiting.num_rows >= rows:
             part, waiting = [waiting.slice(0, rows)], waiting.slice(rows)

@@ -1,4 +1,4 @@
-"""Input files: opened with care, watched for changes, unzipped as they are read."""
+"""Opens input files, detects changes to them, and unzips them while they are read."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from psicli.core.formats import Format
 
 _MAX_SHOWN_COLUMNS = 30
 
-# Device, inode, size [bytes], time of the last change [ns], SHA-256.
+# What distinguishes a file from any other: device, inode, size [bytes], time of the last change [ns], SHA-256.
 Fingerprint = tuple[int, int, int, int, str]
 
 
 class SourceFile:
-    """An open input that has to stay as it was when it was opened, until it is closed.
+    """An open input file that must not change until it is closed.
 
-    Raises InputMissingError. name: what it is called in messages; size: of the file [bytes].
+    Raises InputMissingError. name: the name of the file in messages; size: the size of the file [bytes].
     """
 
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
         self.file = _open(path, name)
         self._path = path
-        # Device, inode, size [bytes] and time of the last change [ns].
+        # Device, inode, size [bytes], time of the last change [ns].
         self.identity = _identity(os.fstat(self.file.fileno()))
         self.size = self.identity[2]
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Raise InputChangedError if the file is another one when the block ends, or ends in a mistake."""
+        """Raise InputChangedError if the file has changed by the end of the block, even after another error."""
         try:
             yield
         except errors.PsicliError:
-            # What a file torn between two versions looks like is no mistake of its author's.
+            # If the file changed while psicli read it, the change caused the error, not the content of the file.
             self._check_unchanged()
             raise
         self._check_unchanged()
@@ -58,11 +58,11 @@ class SourceFile:
             raise errors.InputChangedError(path=self.name)
 
     def view(self) -> Any:
-        """Return the file once more, with a position of its own, for a thread of its own."""
+        """Return another file object on the same file, with its own position, for use in another thread."""
         return _View(self.file.fileno(), self.size)
 
     def close(self) -> None:
-        """Stop watching; does nothing the second time."""
+        """Close the file; does nothing if it is closed already."""
         self.file.close()
 
     def __enter__(self) -> Self:
@@ -73,7 +73,7 @@ class SourceFile:
 
 
 class _View(io.RawIOBase):
-    """An open file that others read too, from a position that is nobody else's."""
+    """A file object that shares its file descriptor with others but has its own position."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._descriptor = descriptor
@@ -91,14 +91,14 @@ class _View(io.RawIOBase):
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        # RawIOBase's own copies every piece, which takes more memory than the budget of a run foresees.
+        # RawIOBase.read copies every piece, and the memory budget does not allow for the copies.
         data = os.pread(self._descriptor, size, self._at)
         self._at += len(data)
         return data
 
 
 class Stream:
-    """Reads a file's bytes from the beginning, in pieces, forwards. Raises MalformedInputError, StorageError."""
+    """A forward reader of a file's bytes, unzipped if need be. Raises MalformedInputError, StorageError."""
 
     def __init__(self, source: SourceFile, *, zipped: bool) -> None:
         source.file.seek(0)
@@ -106,7 +106,7 @@ class Stream:
         self._name = source.name
 
     def read(self, size: int, start: int | None = None) -> bytes:
-        """Return the next bytes, or those from a later start: so many, or fewer where they end."""
+        """Return the next `size` bytes, or fewer at the end; start: an offset further on to read from [bytes]."""
         with errors.storing(self._name, "reading"):
             try:
                 if start is not None:
@@ -116,13 +116,13 @@ class Stream:
                 raise errors.MalformedInputError(
                     place=self._name,
                     fault="the gzip data is truncated or damaged",
-                    advice="Check it with gzip -t and copy the file again.",
+                    advice="Check the file with gzip -t, and copy it again.",
                 ) from exc
 
 
 def _open(path: Path, name: str) -> io.BufferedReader:
     try:
-        # O_NONBLOCK: opening a FIFO would wait for its writer.
+        # Without O_NONBLOCK, opening a FIFO would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as exc:
         raise errors.InputMissingError(
@@ -147,16 +147,16 @@ def _unreadable(name: str, reason: str) -> errors.InputMissingError:
 
 
 def empty(name: str) -> errors.MalformedInputError:
-    """Return the error of a file without a header."""
+    """Return the error for a file without a header."""
     return errors.MalformedInputError(
         place=name,
-        fault="the file is empty; it does not even hold a header",
-        advice="A file without rows still needs its header line; was the export cut short?",
+        fault="the file is empty and has no header",
+        advice="Check that the export is complete; a file without rows needs a header line too.",
     )
 
 
 def not_utf8(place: str) -> errors.MalformedInputError:
-    """Return the error of text in some other encoding."""
+    """Return the error for text in another encoding than UTF-8."""
     return errors.MalformedInputError(
         place=place,
         fault="not UTF-8 text",
@@ -165,11 +165,11 @@ def not_utf8(place: str) -> errors.MalformedInputError:
 
 
 def unparsable(name: str, kind: Format) -> errors.MalformedInputError:
-    """Return the error of a file that is not of its format."""
+    """Return the error for a file that is not in the expected format."""
     return errors.MalformedInputError(
         place=name,
         fault=f"cannot be read as {kind}",
-        advice="Is it the right file, whole, and does its suffix say what it is?",
+        advice="Check that it is the right file, that it is complete, and that its suffix matches its format.",
     )
 
 
@@ -178,20 +178,20 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def fingerprint(path: Path, name: str) -> Fingerprint:
-    """Return what tells a file from any other; raises InputMissingError, InputChangedError, StorageError."""
+    """Return a file's fingerprint; raises InputMissingError, InputChangedError, StorageError."""
     with SourceFile(path, name) as source, errors.storing(name, "reading"), source.watched():
         return *source.identity, hashlib.file_digest(source.file, "sha256").hexdigest()
 
 
 def check_columns(columns: Sequence[str], keys: Sequence[str], name: str) -> None:
-    """Refuse column names that are not distinct or lack a key; raises MalformedInputError, InputMissingError."""
+    """Check that column names are distinct and include all keys; raises MalformedInputError, InputMissingError."""
     seen = set()
     for column in columns:
         if column in seen:
             raise errors.MalformedInputError(
                 place=name,
                 fault=f"the column name {shown(column)} appears more than once",
-                advice="Rename one of them; a column is known by its name alone.",
+                advice="Rename one of the columns, because psicli finds columns by name.",
             )
         seen.add(column)
     for key in keys:
@@ -201,5 +201,5 @@ def check_columns(columns: Sequence[str], keys: Sequence[str], name: str) -> Non
             raise errors.InputMissingError(
                 place=name,
                 fault=f"there is no column {shown(key)}; the file has {listed}{more}",
-                advice="Check keys in the job file; names are compared exactly, with case and spaces.",
+                advice="Check keys in the job file; column names must match exactly, including case and spaces.",
             )

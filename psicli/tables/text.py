@@ -1,6 +1,6 @@
-"""Values of key columns -> canonical text: the rules both parties must share, whatever a file's format.
+"""Converts the values of key columns to canonical text, by rules that are the same for both parties and every format.
 
-After canonical_text nobody knows whether a key came from CSV or Parquet.
+No code after canonical_text knows whether a key came from CSV or from Parquet.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from psicli.core.errors import ColumnError, shown
 from psicli.items.encoding import packed
 
-# 64 KiB: no real key comes near it, and an unclosed quote that swallows rows soon does.
+# No real key is nearly this long, but the value after an unclosed quote soon is.
 MAX_KEY_BYTES = 65536
 
 _TEXT = pa.large_string()
-# The range of a four-digit year; Arrow shows dates beyond it in ways of its own.
+# Matches the dates that ISO 8601 can express. Arrow writes years of more than four digits in a form of its own.
 _FOUR_DIGIT_YEAR = "^[0-9]{4}-"
 _LOOK_ABOVE = "Look for an unclosed quote just above"
 
@@ -29,14 +29,14 @@ def _plain(array: Any) -> Any:
 
 
 def _date_text(array: Any) -> Any:
-    # A date64 that is not a whole day is cut down to its day.
+    # safe=False truncates a date64 that is not a whole day to its day.
     return array.cast(pa.date32(), safe=False).cast(_TEXT)
 
 
 def _timestamp_text(array: Any) -> Any:
-    """Give ISO 8601 in UTC, without trailing zeros in the fraction."""
+    """Return timestamps as ISO 8601 in UTC, without trailing zeros in the fraction."""
     unit, zone = array.type.unit, array.type.tz
-    # Arrow keeps zoned values in UTC and shows local time; without the zone it shows what it keeps.
+    # Arrow stores zoned values in UTC but prints them in local time. Without the zone it prints the stored value.
     text = array.cast(pa.int64()).cast(pa.timestamp(unit)).cast(_TEXT)
     text = pc.replace_substring(text, pattern=" ", replacement="T")
     if unit != "s":
@@ -45,12 +45,12 @@ def _timestamp_text(array: Any) -> Any:
 
 
 def _decimal_text(array: Any) -> Any:
-    """Give plain digits: no exponent, no trailing zeros in the fraction, no -0."""
+    """Return decimals as plain digits: no exponent, no trailing zeros in the fraction, no -0."""
     scale = array.type.scale
     if array.type.bit_width < 128:
         array = array.cast(pa.decimal128(array.type.precision, scale))
     wide = pa.decimal128(38, 0) if array.type.bit_width == 128 else pa.decimal256(76, 0)
-    # The bare coefficient: Arrow writes it plainly, but a small decimal as 1E-10.
+    # Convert the coefficient alone: Arrow writes it as plain digits, but a small decimal as 1E-10.
     digits = array.view(wide).cast(_TEXT)
     if scale < 0:
         return pc.if_else(pc.equal(digits, "0"), digits, joined(digits, "0" * -scale))
@@ -78,18 +78,21 @@ _CONVERTERS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
 
 
 def joined(*pieces: Any) -> Any:
-    """Join columns of text, and texts that are the same in every row, row by row."""
+    """Join pieces row by row: text columns, and strings that are the same in every row."""
     texts = [_text(piece) if isinstance(piece, str) else piece for piece in pieces]
     return pc.binary_join_element_wise(*texts, _text(""))
 
 
 def has_text(kind: Any) -> bool:
-    """Tell whether values of this Arrow type have one canonical text."""
+    """Return whether values of this Arrow type have a canonical text."""
     return any(test(_value_type(kind)) for test, _ in _CONVERTERS)
 
 
 def text_of(array: Any) -> Any:
-    """Give the canonical text of a pa.Array of a type that has_text, as pa.LargeStringArray; nulls stay null."""
+    """Return the canonical texts of a pa.Array as a pa.LargeStringArray; nulls stay null.
+
+    has_text must be true for the type of the array.
+    """
     if pa.types.is_dictionary(array.type):
         return text_of(array.dictionary).take(array.indices)
     convert = next(convert for test, convert in _CONVERTERS if test(array.type))
@@ -97,15 +100,15 @@ def text_of(array: Any) -> Any:
 
 
 def canonical_text(column: Any) -> Any:
-    """Give the canonical text of a column (pa.Array or pa.ChunkedArray) as one pa.LargeStringArray."""
+    """Return the canonical texts of a column (pa.Array or pa.ChunkedArray) as one pa.LargeStringArray."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     return pa.concat_arrays([pa.array([], _TEXT), *(text_of(chunk) for chunk in chunks)])
 
 
 def key_texts(rows: Any, keys: Sequence[str], place: Callable[[int], str]) -> tuple[Any, ...]:
-    """Give the canonical texts of the key columns of rows (pa.RecordBatch or pa.Table), a pa.LargeStringArray each.
+    """Return the canonical texts of the key columns of rows, a pa.RecordBatch or pa.Table, as pa.LargeStringArrays.
 
-    `place` tells where a row stands, for people; it is only asked about the row at fault. Raises ColumnError.
+    `place` returns the place of a row in the file for an error message. Raises ColumnError.
     """
     texts = tuple(canonical_text(rows.column(key)) for key in keys)
     for key, text in zip(keys, texts, strict=True):
@@ -115,26 +118,23 @@ def key_texts(rows: Any, keys: Sequence[str], place: Callable[[int], str]) -> tu
             if row >= 0:
                 raise ColumnError(
                     place=place(row),
-                    fault=f"the key column {shown(key)} holds a date outside the years 0000 to 9999",
-                    advice="Correct or remove the row; make placeholders null.",
+                    fault=f"the key column {shown(key)} contains a date outside the years 0000 to 9999",
+                    advice="Correct or remove the row. If the date is a placeholder, use null instead.",
                 )
     _check_keys(texts, keys, place)
     return texts
 
 
 def check_key_types(types: Sequence[tuple[str, Any]], *, path: str) -> None:
-    """Refuse key columns, given as (name, Arrow type), without a common text.
-
-    Raises ColumnError.
-    """
+    """Check that both parties can compare key columns as text; `types`: (name, Arrow type). Raises ColumnError."""
     zones: dict[bool, list[str]] = {True: [], False: []}
     for name, kind in types:
         if not has_text(kind):
             raise ColumnError(
                 place=path,
                 fault=f"the key column {shown(name)} is of type {shown(str(kind))}, "
-                "which has no one text on both sides",
-                advice="Cast it to text or to an integer, date, timestamp or decimal before the run.",
+                "whose values have no unique text form",
+                advice="Cast the column to text, integer, date, timestamp or decimal before the run.",
             )
         if pa.types.is_timestamp(_value_type(kind)):
             zones[_value_type(kind).tz is not None].append(shown(name))
@@ -143,38 +143,38 @@ def check_key_types(types: Sequence[tuple[str, Any]], *, path: str) -> None:
         raise ColumnError(
             place=path,
             fault=f"the key columns {zoned} have a time zone and {zoneless} have none",
-            advice="Give all timestamp keys of a task a time zone, or none.",
+            advice="Give all timestamp keys of a task a time zone, or give none of them one.",
         )
 
 
 def _check_keys(columns: Sequence[Any], names: Sequence[str], place: Callable[[int], str]) -> None:
-    """Refuse control characters and over-long values."""
+    """Check that no key contains a control character or is too long; raises ColumnError."""
     for column, name in zip(columns, names, strict=True):
         row = _first_control_row(column)
         if row is not None:
             raise ColumnError(
                 place=place(row),
-                fault=f"the key column {shown(name)} holds a control character (such as a line break or a tab)",
-                advice=f"{_LOOK_ABOVE}; keys must not hold U+0000 to U+001F or U+007F.",
+                fault=f"the key column {shown(name)} contains a control character (such as a line break or a tab)",
+                advice=f"{_LOOK_ABOVE}; keys must not contain U+0000 to U+001F or U+007F.",
             )
         row = pc.index(pc.greater(pc.binary_length(column), MAX_KEY_BYTES), True).as_py()
         if row >= 0:
             raise ColumnError(
                 place=place(row),
-                fault=f"the key column {shown(name)} holds a value longer than {MAX_KEY_BYTES} bytes",
-                advice=f"{_LOOK_ABOVE}; else use a shorter key.",
+                fault=f"the key column {shown(name)} contains a value longer than {MAX_KEY_BYTES} bytes",
+                advice=f"{_LOOK_ABOVE}, or use a shorter key.",
             )
 
 
 def _first_control_row(column: Any) -> int | None:
-    # One look at the packed bytes is ten times as fast as a look at every value. No byte of a longer UTF-8
-    # sequence is below 0x80, so bytes are characters here.
+    # Searching the packed bytes is ten times as fast as searching every value. All bytes of a UTF-8 sequence that is
+    # longer than one byte are 0x80 or above, so they cannot be mistaken for control characters.
     offsets, data = packed(column)
     positions = np.flatnonzero((data < 0x20) | (data == 0x7F))
     if not len(positions):
         return None
     rows = np.searchsorted(offsets, positions, side="right") - 1
-    # A null may have bytes in the buffer, which are nobody's value.
+    # The buffer may hold bytes for a null; they belong to no value.
     valid = column.is_valid().to_numpy(zero_copy_only=False)[rows]
     return int(rows[valid][0]) if valid.any() else None
 

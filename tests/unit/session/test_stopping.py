@@ -40,7 +40,7 @@ from psicli.protocol.messages import (
 from psicli.protocol.task import Disclosure, Phase, Progress
 from psicli.session.session import UNCONFIRMED, UNNAMED_FAILURE
 
-BAD_ROW = MalformedInputError(place="in.csv:7", fault="the row has 1 fields, the header 2", advice="")
+BAD_ROW = MalformedInputError(place="in.csv:7", fault="the row has 1 fields, but the header has 2", advice="")
 
 
 @pytest.mark.parametrize("failing", [ALICE, BOB])

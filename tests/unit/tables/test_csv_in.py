@@ -1,4 +1,4 @@
-"""CSV in, plain and gzipped, compared with what the csv module says."""
+"""Tests of reading CSV, plain and gzipped."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ AWKWARD = [
 @pytest.mark.parametrize("fmt", TEXT_FORMATS, ids=name_of)
 @pytest.mark.parametrize(
     ("quoting", "end"),
-    # With another line end the csv module leaves the LF or CR in a value unquoted.
+    # With any other line end, the csv module does not quote a value because of an LF or CR in it.
     [(csv.QUOTE_MINIMAL, "\r\n"), (csv.QUOTE_ALL, "\r\n"), (csv.QUOTE_ALL, "\n"), (csv.QUOTE_ALL, "\r")],
 )
-def test_quoted_values_come_in_as_they_are(tmp_path: Path, fmt: FileFormat, quoting: Any, end: str) -> None:
+def test_quoted_values_are_read_unchanged(tmp_path: Path, fmt: FileFormat, quoting: Any, end: str) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=delimited.delimiter(fmt), quoting=quoting, lineterminator=end).writerows(AWKWARD)
     content = text.getvalue().encode()
@@ -92,7 +92,7 @@ def test_line_ends_and_byte_order_marks(tmp_path: Path, end: bytes, final: bool,
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("quoted", [False, True])
 def test_many_blocks(tmp_path: Path, end: bytes, quoted: bool) -> None:
-    # 13 MB, so that several blocks of 4 MiB end somewhere within a row, a value or a line end.
+    # The file has 13 MB, so several blocks of 4 MiB would end inside a row, a value or a line end.
     numbers = range(60_000)
     value = b'"%d\n%s"' if quoted else b"%d%s"
     content = b"id,a" + end + end.join(b"%d," % n + value % (n, b"x" * (200 + n % 7)) for n in numbers)
@@ -105,7 +105,7 @@ def test_many_blocks(tmp_path: Path, end: bytes, quoted: bool) -> None:
 @pytest.mark.parametrize(
     "content", [b"id,a", b"id,a\n", b"id,a\r\n\r\n", b"\n\nid,a\n\n", b'"id","a"\r', b"\xef\xbb\xbfid,a\n"]
 )
-def test_a_header_alone_is_a_set_of_none(tmp_path: Path, content: bytes) -> None:
+def test_a_header_alone_is_an_empty_set(tmp_path: Path, content: bytes) -> None:
     source = read(tmp_path, content, ["a", "id"])
     assert source.rows == 0
     assert source.table.schema.names == ["id", "a"]
@@ -147,7 +147,7 @@ RAGGED = [
 @pytest.mark.parametrize(("content", "line", "found"), RAGGED, ids=range(len(RAGGED)))
 def test_ragged_rows(tmp_path: Path, content: bytes, line: int, found: int) -> None:
     message = refuse(MalformedInputError, tmp_path, content)
-    assert message == f"in.file:{line}: the row has {found} fields, the header 2"
+    assert message == f"in.file:{line}: the row has {found} fields, but the header has 2"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_ragged_rows(tmp_path: Path, content: bytes, line: int, found: int) -> N
         (b'id,a\n1,x\n"\n', 3),
     ],
 )
-def test_an_unclosed_quote_swallows_nothing(tmp_path: Path, content: bytes, line: int) -> None:
+def test_an_unclosed_quote_is_refused(tmp_path: Path, content: bytes, line: int) -> None:
     assert refuse(UnclosedQuoteError, tmp_path, content).startswith(f"in.file:{line}: ")
 
 
@@ -208,19 +208,19 @@ def test_neither_message_nor_hint_shows_a_value(tmp_path: Path, bad: str) -> Non
         (b"\xef\xbb\xbfid,a\n\xef\xbb,x\n", 2),
     ],
 )
-def test_what_is_not_utf_8_is_refused_with_its_line(tmp_path: Path, content: bytes, line: int) -> None:
+def test_text_that_is_not_utf_8_is_refused_with_its_line(tmp_path: Path, content: bytes, line: int) -> None:
     assert refuse(MalformedInputError, tmp_path, content) == f"in.file:{line}: not UTF-8 text"
 
 
-def test_headers_must_tell_columns_apart(tmp_path: Path) -> None:
+def test_column_names_must_be_distinct(tmp_path: Path) -> None:
     assert "'a'" in refuse(MalformedInputError, tmp_path, b"id,a,b,a\n1,2,3,4\n")
     assert "'id'" in refuse(MalformedInputError, tmp_path, b"id,id\n1,2\n")
     assert refuse(MalformedInputError, tmp_path, b"id,,\n1,2,3\n")
     assert read(tmp_path, b"id,ID, id\n1,2,3\n").table.column_names == ["id", "ID", " id"]
 
 
-def test_a_column_without_a_name_comes_out_again(tmp_path: Path) -> None:
-    # pandas writes its index that way.
+def test_a_column_without_a_name_is_written_again(tmp_path: Path) -> None:
+    # pandas writes its index like this.
     source = read(tmp_path, b",id\n0,b\n1,a\n")
     assert write(source, FileFormat(Format.CSV)) == b",id\n1,a\n0,b\n"
 
@@ -243,7 +243,7 @@ CONTROL = [
 
 
 @pytest.mark.parametrize(("content", "line"), CONTROL, ids=range(len(CONTROL)))
-def test_a_control_character_in_a_key_has_its_line(tmp_path: Path, content: bytes, line: int) -> None:
+def test_a_control_character_in_a_key_is_reported_with_its_line(tmp_path: Path, content: bytes, line: int) -> None:
     message = refuse(ColumnError, tmp_path, content)
     assert message.startswith(f"in.file:{line}: the key column 'id' ")
 
@@ -276,7 +276,7 @@ def test_a_huge_field_is_read_or_refused_with_its_line(tmp_path: Path, quote: by
 
 
 def test_rows_about_as_long_as_a_block(tmp_path: Path) -> None:
-    # Two thirds of a block each: every second one lies across the end of a block.
+    # A row takes two thirds of a block, so every second row crosses the end of a block.
     size = delimited.MAX_ROW_BYTES * 2 // 3
     source = read(tmp_path, b"id,a\n" + b"".join(b"%d,%s\n" % (n, b"x" * size) for n in range(9)))
     assert source.key_texts[0].to_pylist() == [str(n) for n in range(9)]
@@ -300,7 +300,7 @@ FIELD = st.text(st.sampled_from('ab", \n\ré0'), max_size=4)
 
 
 @given(st.lists(st.tuples(FIELD, FIELD), max_size=8), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
-def test_any_well_formed_csv_comes_in_whole(rows: list[tuple[str, str]], quoting: Any) -> None:
+def test_any_well_formed_csv_is_read_completely(rows: list[tuple[str, str]], quoting: Any) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, quoting=quoting).writerows([("x", "y"), *rows])
     with tempfile.TemporaryDirectory() as folder:
@@ -345,7 +345,7 @@ def test_damaged_gzip_is_refused(tmp_path: Path) -> None:
 
 
 def outcome(content: bytes, size: int) -> Any:
-    """Return the rows and where they end up in blocks of this size, or the message."""
+    """Return the rows of a file that is read in blocks of this size, or the error message."""
     with tempfile.TemporaryDirectory() as folder, small_pieces(size):
         (Path(folder) / "in").write_bytes(content)
         try:
@@ -359,30 +359,30 @@ PIECES = ["a", "b,", '"', '""', "\n", "\r\n", "\r", ",", '"x\ny"', "é", "ab,cd\
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=60).map("".join), st.integers(12, 40))
-def test_where_blocks_end_makes_no_difference(body: str, size: int) -> None:
+def test_the_size_of_blocks_makes_no_difference(body: str, size: int) -> None:
     content = b"x,y\n" + body.encode()
-    whole, cut = outcome(content, 1000), outcome(content, size)
-    if isinstance(cut, str) and "the row is longer than" in cut:
+    whole, divided = outcome(content, 1000), outcome(content, size)
+    if isinstance(divided, str) and "the row is longer than" in divided:
         assert len(content) > size
     else:
-        # Of several mistakes another one may come first.
-        assert cut == whole or (isinstance(cut, str) and isinstance(whole, str))
+        # If there are several errors, another one may be found first.
+        assert divided == whole or (isinstance(divided, str) and isinstance(whole, str))
 
 
 @pytest.mark.parametrize("size", range(9, 30))
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("quoted", [False, True])
-def test_the_line_of_a_mistake_is_right_in_any_block(size: int, end: str, quoted: bool) -> None:
+def test_the_line_of_an_error_is_right_for_any_block_size(size: int, end: str, quoted: bool) -> None:
     rows = ["x,y", "", "1,2", '"3",4' if quoted else "3,4", '"5\n",6' if quoted else "5,6", "", "", "7,8", "9"]
     line = len(rows) + (1 if quoted else 0)
-    assert outcome(end.join(rows).encode(), size) == f"in:{line}: the row has 1 fields, the header 2"
+    assert outcome(end.join(rows).encode(), size) == f"in:{line}: the row has 1 fields, but the header has 2"
     rows[-1] = "\udcff,8"
     content = end.join(rows).encode("utf-8", "surrogateescape")
     assert outcome(content, size) == f"in:{line}: not UTF-8 text"
 
 
 @pytest.mark.parametrize("quote", ["", '"'])
-def test_a_row_of_just_the_length_of_a_block(quote: str) -> None:
+def test_a_row_of_exactly_the_length_of_a_block(quote: str) -> None:
     for end in ("\n", "\r\n", "\r"):
         for spare in (-1, 0, 1):
             value = quote + "y" * (40 - 2 - 2 * len(quote) - len(end) - spare) + quote
@@ -393,7 +393,7 @@ def test_a_row_of_just_the_length_of_a_block(quote: str) -> None:
                 assert found == [("1", value.strip('"')), ("2", "z")]
 
 
-def test_a_byte_order_mark_is_a_character_but_at_the_beginning_of_the_file() -> None:
+def test_a_byte_order_mark_inside_the_file_is_a_character() -> None:
     rows = [("\ufeff1", "a"), ("2", "b"), ("\ufeff3", "c"), ("\ufeff", "d")]
     content = "\ufeffx,y\n" + "".join(f"{x},{y}\n" for x, y in rows)
     for size in range(10, 40):

@@ -1,3 +1,5 @@
+"""Tests of the canonical texts of keys and of the checks on key values."""
+
 from __future__ import annotations
 
 from datetime import date
@@ -37,7 +39,7 @@ def test_strings_stay_as_they_are(kind: pa.DataType) -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 16, 32, 64])
-def test_integers_are_plain_whatever_their_width(bits: int) -> None:
+def test_integers_of_any_width_are_plain(bits: int) -> None:
     signed = [-(2 ** (bits - 1)), -7, 0, 7, 2 ** (bits - 1) - 1]
     unsigned = [0, 7, 2**bits - 1]
     assert text(pa.array([*signed, None], f"int{bits}")) == [*map(str, signed), None]
@@ -85,7 +87,7 @@ def test_timestamps_are_iso_8601_in_utc(unit: str, zone: str | None) -> None:
     assert text(array) == [*(timestamp_oracle(value, unit, zone) for value in values), None]
 
 
-def test_a_timestamp_says_the_same_in_every_unit() -> None:
+def test_a_timestamp_has_the_same_text_in_every_unit() -> None:
     seconds = pa.array([1_719_792_000, -100], pa.int64()).cast(pa.timestamp("s", "Europe/Paris"))
     expected = ["2024-07-01T00:00:00Z", "1969-12-31T23:58:20Z"]
     for unit in ("s", "ms", "us", "ns"):
@@ -218,11 +220,11 @@ def test_control_characters_are_refused_with_their_place(code: int) -> None:
     assert "a" + chr(code) not in caught.value.message
 
 
-def test_other_characters_are_not() -> None:
+def test_other_characters_are_accepted() -> None:
     check([" ", "~", "\x80", "\x9f", "\u00a0", "\u2028", "é", "😀", "", None])
 
 
-def test_bytes_behind_a_null_are_nobodys_value() -> None:
+def test_bytes_of_a_null_are_ignored() -> None:
     data, offsets = pa.py_buffer(b"a\nb"), pa.py_buffer(np.array([0, 1, 2, 3], np.int64))
     hidden = pa.Array.from_buffers(TEXT, 3, [pa.py_buffer(b"\x05"), offsets, data])
     assert hidden.to_pylist() == ["a", None, "b"]
@@ -236,7 +238,7 @@ def test_the_limit_of_a_key_is_64_kib_of_utf_8() -> None:
             check(["ok", value])
 
 
-def test_slices_are_checked_by_their_own_rows() -> None:
+def test_a_slice_is_checked_without_the_rows_outside_it() -> None:
     column = pa.array(["\n", "ok", "bad\r", "ok"], TEXT)
     _check_keys([column.slice(1, 1)], ["id"], str)
     with pytest.raises(ColumnError, match=r"^1:"):

@@ -1,4 +1,4 @@
-"""Parquet in, and files of either kind that cannot be read or change while they are."""
+"""Tests of reading Parquet, and of files in any format that cannot be opened or that change while they are read."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ CHANGES = [append, touch, replace, truncate, Path.unlink]
 
 
 class Changing(io.FileIO):
-    """A file that is changed when it is read, before or after."""
+    """A file that changes just before or just after its next read."""
 
     change: Callable[[], None] | None = None
     before = False
@@ -167,8 +167,8 @@ def test_views_of_a_file_do_not_move_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 16, 17, 40])
-def test_many_columns_come_out_in_their_order(tmp_path: Path, columns: int) -> None:
-    """More columns than one reader takes, and so several readers, each with some of them."""
+def test_many_columns_keep_their_order(tmp_path: Path, columns: int) -> None:
+    """Several threads share the columns of a file with more than 16 of them."""
     names = [f"c{number}" for number in range(columns)]
     values = {name: pa.array([f"{name}-{row}" for row in range(9)]) for name in names}
     pq.write_table(pa.table(values), tmp_path / "in", row_group_size=4)
@@ -180,11 +180,11 @@ def test_many_columns_come_out_in_their_order(tmp_path: Path, columns: int) -> N
     assert pq.read_table(sink).equals(pa.table(values).take([0, 2, 4, 6, 8]))
 
 
-def test_wide_rows_come_in_smaller_row_groups() -> None:
+def test_tables_with_many_columns_get_smaller_row_groups() -> None:
     assert [output.row_group_rows(columns) for columns in (1, 32, 450, 10**7)] == [122_880, 122_880, 8192, 2048]
 
 
-def test_numbers_that_hardly_repeat_get_no_dictionary(tmp_path: Path) -> None:
+def test_floating_point_columns_get_no_dictionary(tmp_path: Path) -> None:
     rows = pa.table({"id": ["a"], "price": [1.5], "pair": [{"x": 0.5, "y": "b"}], "count": [7]})
     pq.write_table(rows, tmp_path / "in")
     with tables.open_input(tmp_path / "in", PARQUET, ["id"]) as source_of_all, Spool(tmp_path / "state") as spool:
@@ -212,7 +212,7 @@ def test_a_file_changed_between_the_two_readings_is_refused(
 
 
 @pytest.mark.parametrize("other", [b"id,a\n1,x\n2\n,y\n", b"id,a\n1,x\n\n\n\n\n\n"])
-def test_rows_that_are_others_behind_the_same_time_stamp_are_noticed(tmp_path: Path, other: bytes) -> None:
+def test_other_rows_with_the_same_size_and_time_are_detected(tmp_path: Path, other: bytes) -> None:
     path = tmp_path / "in.csv"
     path.write_bytes(b"id,a\n1,x\n2,yy\n")
     status = path.stat()
@@ -233,7 +233,7 @@ def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
 # Parquet in ---------------------------------------------------------------------------------------------------------
 
 
-def test_parquet_keys_meet_csv_text(tmp_path: Path) -> None:
+def test_parquet_keys_have_the_same_text_as_csv(tmp_path: Path) -> None:
     table = pa.table(
         {
             "i64": pa.array([7, None], pa.int64()),
@@ -308,7 +308,7 @@ def test_mixed_zones_are_refused(tmp_path: Path) -> None:
     assert read(tmp_path, table, ["a"]).rows == 1
 
 
-def test_bad_keys_have_their_row(tmp_path: Path) -> None:
+def test_bad_keys_are_reported_with_their_row(tmp_path: Path) -> None:
     table = pa.table({"id": ["ok", None, "a\nb"], "x": ["", "y" * 65537, "z"]})
     assert refuse(ColumnError, tmp_path, table).startswith("in.file, row 3: ")
     assert refuse(ColumnError, tmp_path, table, ["x"]).startswith("in.file, row 2: ")
@@ -324,7 +324,7 @@ def test_parquet_strings_must_be_utf_8(tmp_path: Path, kind: pa.DataType) -> Non
         bad = raw.cast(pa.large_binary() if kind == pa.large_string() else pa.binary()).view(kind)
     table = pa.table({"id": pa.array([1, 2, 3]), "note": bad})
     assert refuse(MalformedInputError, tmp_path, table, ["note"]) == "in.file, row 3, column 'note': not UTF-8 text"
-    # Other columns are read when their rows are wanted, whichever of the row group.
+    # A column that is not a key is read if any row of its row group is wanted.
     source = read(tmp_path, table)
     with pytest.raises(MalformedInputError) as caught:
         write(source, CSV, [True, False, False])
@@ -332,7 +332,7 @@ def test_parquet_strings_must_be_utf_8(tmp_path: Path, kind: pa.DataType) -> Non
     assert write(source, CSV, [False] * 3) == b"id,note\n"
 
 
-def test_what_is_not_parquet_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_parquet_are_refused(tmp_path: Path) -> None:
     sink = io.BytesIO()
     pq.write_table(pa.table({"id": range(1000)}), sink)
     whole = sink.getvalue()
@@ -340,14 +340,14 @@ def test_what_is_not_parquet_is_refused(tmp_path: Path) -> None:
         assert refuse(MalformedInputError, tmp_path, content, fmt=PARQUET) == "in.file: cannot be read as parquet"
         with pytest.raises(MalformedInputError):
             tables.check_input(tmp_path / "in", PARQUET, ["id"])
-    # The metadata may still be good here.
+    # The metadata of these files may still be readable.
     for content in (whole[4:], whole[:4] + bytes(100) + whole[104:]):
         (tmp_path / "in").write_bytes(content)
         with pytest.raises(MalformedInputError):
             Source(tmp_path / "in", PARQUET, ["id"])
 
 
-def test_page_checksums_are_verified_where_there_are_some(tmp_path: Path) -> None:
+def test_page_checksums_are_verified_if_present(tmp_path: Path) -> None:
     sink = io.BytesIO()
     table = pa.table({"id": [f"key{n}" for n in range(1000)]})
     pq.write_table(table, sink, use_dictionary=False, compression="none", write_page_checksum=True)

@@ -1,4 +1,4 @@
-"""Matched rows sorted by key, on disk where memory is short."""
+"""Tests of sorting the matched rows by key, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ORDERED = pa.dictionary(pa.int8(), pa.string(), ordered=True)
 
 
 def typed(rows: list[tuple[Any, ...]], size: pa.DataType, columns: Sequence[str]) -> pa.Table:
-    """Put rows into a table, with a dictionary of all sizes whatever the rows hold."""
+    """Build a table from rows; its dictionary holds all sizes, whatever the rows contain."""
     values = dict(zip(NAMES, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(NAMES, ())
     codes = pa.array([None if value is None else "SML".index(value) for value in values["size"]], pa.int8())
     arrays = {
@@ -131,22 +131,22 @@ def shown_as_text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def test_an_order_of_values_is_that_of_the_whole_file(tmp_path: Path) -> None:
-    """Values keep the order in which the file first has them, also where its row groups disagree."""
+def test_an_ordered_dictionary_keeps_the_order_of_the_whole_file(tmp_path: Path) -> None:
+    """Values keep the order in which they first appear in the file, even if its row groups disagree."""
     kind = pa.schema([("id", pa.string()), ("size", ORDERED)])
     with pq.ParquetWriter(tmp_path / "in", kind) as writer:
         for words in (["S", "L"], ["M", "S"], ["XL", "M", "L"]):
             values = pa.DictionaryArray.from_arrays(list(range(len(words))), words, ordered=True).cast(ORDERED)
             writer.write_table(pa.Table.from_arrays([pa.array([f"{w}{words}" for w in words]), values], schema=kind))
     source = Source(tmp_path / "in", PARQUET, ["id"])
-    # No row of the middle row group, which is where M comes before XL.
+    # No row of the middle row group is selected, although only that group has M before XL.
     found = pq.read_table(io.BytesIO(write(source, PARQUET, [True, True, False, False, True, True, True])))
     assert found["size"].chunk(0).dictionary.to_pylist() == ["S", "L", "M", "XL"]
     assert sorted(found["size"].to_pylist()) == ["L", "L", "M", "S", "XL"]
 
 
 @pytest.mark.parametrize("out", [CSV, PARQUET], ids=name_of)
-def test_one_key_of_very_many_rows(tmp_path: Path, out: FileFormat) -> None:
+def test_many_rows_with_the_same_key(tmp_path: Path, out: FileFormat) -> None:
     content = b"id,n\n" + b"".join(b"same,%d\n" % n for n in range(300_000))
     source = read(tmp_path, content)
     data = write(source, out, budget=1 << 20)
@@ -163,7 +163,7 @@ def test_a_column_with_a_dot_in_its_name(tmp_path: Path) -> None:
     assert pq.read_table(io.BytesIO(write(source, PARQUET))).equals(table)
 
 
-def test_rows_are_told_over_batches_and_row_groups(tmp_path: Path) -> None:
+def test_row_numbers_count_across_batches_and_row_groups(tmp_path: Path) -> None:
     days = pa.array([0] * 50 + [10**7] + [0] * 50, pa.date32())
     texts = pa.array(["a"] * 77 + ["b\n"] + ["c"] * 23)
     pq.write_table(pa.table({"day": days, "text": texts}), tmp_path / "in", row_group_size=30)
@@ -173,8 +173,8 @@ def test_rows_are_told_over_batches_and_row_groups(tmp_path: Path) -> None:
                 Source(tmp_path / "in", PARQUET, [key])
 
 
-def test_bad_utf_8_is_found_in_the_batch_that_holds_it(tmp_path: Path) -> None:
-    """The dictionary of a row group is there from its first batch."""
+def test_bad_utf_8_is_reported_with_its_row(tmp_path: Path) -> None:
+    """The first batch of a row group already has the dictionary of the whole row group."""
     raw = pa.array([b"fine"] * 40 + [b"\xff"] + [b"good"] * 9).dictionary_encode()
     bad = pa.DictionaryArray.from_arrays(raw.indices, raw.dictionary.view(pa.string()))
     pq.write_table(pa.table({"id": [str(n) for n in range(50)], "note": bad}), tmp_path / "in")
@@ -187,7 +187,7 @@ def test_row_groups_without_matches_are_not_read(tmp_path: Path) -> None:
     sink = io.BytesIO()
     table = pa.table({"id": [f"key{n}" for n in range(300)], "note": [f"note{n}" for n in range(300)]})
     pq.write_table(table, sink, row_group_size=100, use_dictionary=False, compression="none", write_page_checksum=True)
-    # What is damaged in a column that is no key is only met where rows of its row group are wanted.
+    # Damage in a column that is not a key is found only if the output needs rows of its row group.
     source = read(tmp_path, sink.getvalue().replace(b"note150", b"note151"), fmt=PARQUET)
     assert len(parsed(write(source, CSV, [n < 100 or n >= 200 for n in range(300)]), CSV)) == 201
     with pytest.raises(MalformedInputError):
@@ -195,7 +195,7 @@ def test_row_groups_without_matches_are_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fmt", [CSV, PARQUET], ids=name_of)
-def test_a_full_disk_is_74_and_leaves_nothing(tmp_path: Path, fmt: FileFormat) -> None:
+def test_a_full_disk_is_74_and_leaves_no_files(tmp_path: Path, fmt: FileFormat) -> None:
     rows = [f"{n * 7919 % 10_007:05}" for n in range(30_000)]
     table = pa.table({"id": rows, "note": [row * 9 for row in rows]})
     source = read(

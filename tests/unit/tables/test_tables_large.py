@@ -1,4 +1,4 @@
-"""Inputs that do not fit in memory: what a process may take for them."""
+"""Tests of the memory that psicli takes for large input files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 
 MB = 1 << 20
 BUDGET = 64 * MB
-# What blocks, decoders and the allocator's unused parts take beside the budget, whatever the size of the file.
+# Blocks, decoders and unused memory of the allocator take this much beyond the budget, whatever the size of the file.
 CONSTANT = 128 * MB
 
-# Reads an input, writes all its rows, and prints what the process grew by in each of the two [bytes]. Something small
-# goes first, so that all code is loaded.
+# Reads an input, writes all its rows, and prints how much the process grew in each of the two steps [bytes]. A small
+# file goes first, so that all code is loaded.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -56,11 +56,11 @@ with Spool(target.parent / "state") as spool:
 
 
 def big_table(rows: int) -> pa.Table:
-    """Rows of about 60 bytes, whose keys are in no order."""
+    """Return rows of about 60 bytes with unsorted keys."""
     numbers = pa.array(np.random.default_rng(11).permutation(rows))
     digits = numbers.cast(pa.string())
     keys = pa.compute.binary_join_element_wise("customer", digits, "example.com", "-")
-    return pa.table({"id": keys, "number": numbers, "note": pa.array(["nothing to say of it"] * rows)})
+    return pa.table({"id": keys, "number": numbers, "note": pa.array(["nothing special here"] * rows)})
 
 
 def write(table: pa.Table, path: Path) -> None:
@@ -71,14 +71,14 @@ def write(table: pa.Table, path: Path) -> None:
 
 
 def grown(folder: Path, rows: int, name: str, output: str, budget: int) -> tuple[int, int, int, int]:
-    """Return the rows that came out, what memory the keys and the rows took, and what lay on disk [bytes]."""
+    """Return the number of rows written, the memory that keys and rows took [bytes], and the peak on disk [bytes]."""
     table = big_table(rows)
     small, path, target = folder / f"small-{name}", folder / name, folder / output
     write(table.slice(0, 100), small)
     write(table, path)
     del table
     arguments = [sys.executable, "-c", PROGRAM, str(small), str(path), str(target), str(budget)]
-    # The allocator that keeps least for itself.
+    # This allocator keeps the least freed memory.
     environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
     printed = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True).stdout
     first, second, third, fourth = map(int, printed.split())
@@ -87,7 +87,7 @@ def grown(folder: Path, rows: int, name: str, output: str, budget: int) -> tuple
 
 @pytest.mark.more
 @pytest.mark.parametrize(("name", "output"), [("in.csv", "out.parquet"), ("in.parquet", "out.csv")])
-def test_memory_does_not_follow_the_file(tmp_path: Path, name: str, output: str) -> None:
+def test_memory_does_not_depend_on_the_size_of_the_file(tmp_path: Path, name: str, output: str) -> None:
     rows, keys, matched, spooled = grown(tmp_path, 500_000, name, output, 8 * MB)
     assert rows == 500_000
     assert spooled > 3 * 8 * MB
@@ -108,8 +108,8 @@ def test_large_files_stay_within_the_budget(tmp_path: Path, name: str, rows: int
 
 
 @pytest.mark.slow
-def test_wide_rows_are_read_by_their_matches(tmp_path: Path) -> None:
-    """450 columns: for the keys one of them is read, and for the matched tenth of the rows a share after the other."""
+def test_files_with_many_columns_are_read_in_shares(tmp_path: Path) -> None:
+    """Of 450 columns, the first pass reads one; the second reads all of them in shares, for a tenth of the rows."""
     rows, width = 100_000, 450
     random = np.random.default_rng(12)
     columns = {f"c{n}": random.integers(0, 10**9, rows) for n in range(width - 1)}

@@ -1,4 +1,4 @@
-"""CSV and Parquet out."""
+"""Tests of writing CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from psicli.tables import delimited
 
 
 def sample(rows: int) -> pd.DataFrame:
-    """Rows with duplicate, Unicode, quoted, null and empty keys in no order."""
+    """Return unsorted rows with duplicate, Unicode, quoted, null and empty keys."""
     random = np.random.default_rng(7)
     pool = ["a,b", "a", 'q"q', "é", "É", "z", "Z", "😀", "ﬀ", " a", "", None, "007", "7", "a\u2028"]
     return pd.DataFrame(
@@ -96,7 +96,7 @@ def test_output_is_the_matched_rows_sorted_by_key(
 
 
 @pytest.mark.parametrize("fmt", TEXT_FORMATS, ids=name_of)
-def test_text_goes_round(tmp_path: Path, fmt: FileFormat) -> None:
+def test_text_survives_a_round_trip(tmp_path: Path, fmt: FileFormat) -> None:
     values = ["\r", "a\rb", '"', '""', ",", "\t", " lead", "trail ", "\n", "\r\n", "", "é", "\x00", "'", "\\", "x,y\tz"]
     keys = [f"{n:02}" for n in range(len(values))]
     source = read(tmp_path, pa.table({"id": keys, "a,b\tc": values}))
@@ -113,7 +113,7 @@ def test_quotes_only_where_needed(tmp_path: Path) -> None:
     assert write(source, TSV) == b'id\ta\n1\t"t\tt"\n2\tp,q\n3\tx y\n'
 
 
-def test_no_match_gives_a_header(tmp_path: Path) -> None:
+def test_an_output_without_matches_has_a_header(tmp_path: Path) -> None:
     source = read(tmp_path, b"id,a\n1,x\n")
     assert write(source, CSV, [False]) == b"id,a\n"
     assert pq.read_table(io.BytesIO(write(source, PARQUET, [False]))).num_rows == 0
@@ -145,7 +145,7 @@ def test_sorting_is_bytewise_column_by_column(tmp_path: Path) -> None:
     assert write(numbers, CSV) == b"id\n-1\n1\n10\n9\n"
 
 
-def test_gzip_output_holds_no_time_and_no_name(tmp_path: Path) -> None:
+def test_gzip_output_has_no_time_and_no_name(tmp_path: Path) -> None:
     data = write(read(tmp_path, b"id\n1\n"), CSV_GZ)
     assert data[3:8] == bytes(5)
     assert gzip.decompress(data) == b"id\n1\n"
@@ -177,7 +177,7 @@ def test_parquet_values_as_csv(tmp_path: Path, kind: str) -> None:
 
 
 @given(st.lists(st.floats(allow_nan=False), min_size=1))
-def test_floats_come_back_the_same(values: list[float]) -> None:
+def test_floats_survive_a_round_trip(values: list[float]) -> None:
     table = pa.table({"id": [str(n) for n in range(len(values))], "v": values})
     with tempfile.TemporaryDirectory() as folder:
         lines = parsed(write(read(Path(folder), table), CSV), CSV)[1:]
@@ -195,7 +195,7 @@ CSV_REFUSES = [
 
 
 @pytest.mark.parametrize("kind", CSV_REFUSES, ids=str)
-def test_what_csv_cannot_hold_is_refused_before_the_run(tmp_path: Path, kind: pa.DataType) -> None:
+def test_types_that_csv_cannot_hold_are_refused_before_the_run(tmp_path: Path, kind: pa.DataType) -> None:
     source = read(tmp_path, pa.table({"id": ["a"], "v": pa.array([None], kind)}))
     with pytest.raises(ColumnError, match="'v'") as caught:
         write(source, CSV)
@@ -270,7 +270,7 @@ def test_row_groups(tmp_path: Path) -> None:
     assert found["c"].astype(object).fillna("-").tolist() == [["x", "y", "-", "z", "x"][n % 5] for n in order]
 
 
-def test_an_output_tells_nothing_about_rows_that_did_not_match(tmp_path: Path) -> None:
+def test_an_output_reveals_nothing_about_rows_that_did_not_match(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {
             "id": [f"key{n}" for n in range(100)],
@@ -293,7 +293,7 @@ def test_an_output_tells_nothing_about_rows_that_did_not_match(tmp_path: Path) -
     assert table.to_pandas()["cat"].tolist() == frame["cat"][:10].tolist()
 
 
-def test_equal_matches_give_equal_bytes_whatever_else_the_file_held(tmp_path: Path) -> None:
+def test_equal_matches_give_equal_bytes_whatever_the_other_rows(tmp_path: Path) -> None:
     rows = {"id": ["b", "a", "x"], "cat": ["p", "q", "r"]}
 
     def output(order: list[int], matched: list[bool]) -> bytes:
@@ -314,7 +314,7 @@ def test_nested_dictionaries_and_views_are_refused_before_the_run(tmp_path: Path
         tables.check_input(tmp_path / "in", PARQUET, ["id"], output=PARQUET)
 
 
-def test_check_input_says_what_the_header_says(tmp_path: Path) -> None:
+def test_check_input_reads_only_the_header(tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_bytes(b"id,a\n1,x\nragged\n")
     tables.check_input(path, CSV, ["a", "id"], output=PARQUET)
@@ -323,7 +323,7 @@ def test_check_input_says_what_the_header_says(tmp_path: Path) -> None:
 
 
 def test_a_line_end_inside_quotes_survives_wherever_a_block_ends(tmp_path: Path) -> None:
-    """pyarrow drops an LF that begins a block when the one before ended with CR."""
+    """pyarrow drops an LF at the start of a block if the previous block ended with CR."""
     header, tail = b"id,note\n", b'\r\nline two"\n'
     for shift in range(-2, 3):
         row = b'1,"' + b"y" * 1000
