@@ -1,1 +1,1 @@
-"""From the key texts of a row to the bytes that are compared, and to the bin they belong to."""
+"""Converts the key texts of rows to the bytes that are compared, and divides them into bins."""

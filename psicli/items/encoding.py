@@ -1,7 +1,7 @@
-"""Canonical texts of key columns -> item bytes, the same on both sides down to the last byte.
+"""Converts the canonical texts of key columns to item bytes, which must be identical on both sides.
 
-Whatever changes the bytes of an item here makes old and new versions disagree without an error, as an empty
-intersection.
+If a change to this module changes an item's bytes, runs between old and new versions report an empty intersection
+instead of an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BYTES = pa.large_binary()
 
 
 def packed(array: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """View a large_string or large_binary array (or a slice of one) as offsets from 0 and the data they cut."""
+    """View a large_string or large_binary array, or a slice of one, as offsets that start at 0, and its data."""
     if not len(array):
         return np.zeros(1, np.int64), np.zeros(0, np.uint8)
     _, offset_buffer, data_buffer = array.buffers()
@@ -28,9 +28,9 @@ def packed(array: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
 
 
 def encode_items(columns: Sequence[Any]) -> Any:
-    """Encode rows of canonical key texts as items: u8 ncols, then u32be length and bytes of every column.
+    """Encode rows of canonical key texts as items: u8 number of columns, then u32be length and bytes of each column.
 
-    Returns pa.LargeBinaryArray; null where a column is null or empty (a null key).
+    Returns a pa.LargeBinaryArray. An item is null if one of its columns is null or empty (a null key).
     """
     pieces = [pa.scalar(bytes([len(columns)]), _BYTES)]
     null_key = None

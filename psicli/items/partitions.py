@@ -1,11 +1,11 @@
-"""A task's items, cut by a keyed hash: read once, counted, and handed out bin by bin.
+"""Divides a task's items into bins by a keyed hash: reads the items once, counts them, and returns them bin by bin.
 
-Everything is in the ascending order of the items' hashes, so that a bin, whose number is the top bits of the hash, is a
-stretch of it, and a partition on disk is one too. Equal hashes are equal items: all 128 bits are compared. The order is
-no secret, since the peer knows the key; what leaves is put in a secret order bin by bin.
+Items are kept in ascending order of their hashes. The top bits of the hash are the number of the bin, so a bin is a
+range of this order, and so is a partition on disk. Items with equal hashes, all 128 bits, count as equal. The order is
+not a secret, because the peer knows the key. The points of each bin are sent in another order, which is secret.
 
-In memory the rows are kept until they take more than their budget. Then all of them go to disk, into a fixed number of
-partitions; from there on one partition, or one bin, is in memory at a time.
+Rows stay in memory until they exceed their budget. Then all rows are written to disk, into a fixed number of
+partitions, and from then on only one partition or one bin is in memory at a time.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from psicli.storage.spool import Spool, SpoolFile
 _BYTES = pa.large_binary()
 _Hashes = npt.NDArray[np.uint64]
 _Numbers = npt.NDArray[np.int64]
-# Rows are numbered in 32 bits.
+# Row numbers have 32 bits.
 MAX_ROWS = 1 << 32
-# What a row takes while equal items are brought together, beside its item [bytes]; the tests measure it.
+# The memory that a row takes in addition to its item while equal items are searched [bytes]; the tests measure it.
 ROW_BYTES = 96
-# The finest bins there can be: the top bits of a hash that tell them.
+# The largest number of bins, as bits: the top bits of a hash that determine its bin.
 _FINEST_BITS = 16
-# A partition is well below a bin for any input that is read in a day.
+# With 256 partitions, a partition is much smaller than a bin for any input that can be read in a day.
 _PARTITION_BITS = 8
 _PARTITIONS = 1 << _PARTITION_BITS
-# Entries of a partition that are read from disk at once, about. What lies together is read together: so that this is
-# not much more, even where all rows are in one partition, so many rows at most are put there together.
+# A partition is read from disk in pieces of about this many entries. No run is divided between pieces, so the size of
+# runs is limited: pieces then stay small even if all rows are in one partition.
 _PIECE = 1 << 17
 _RUN_ROWS = 1 << 18
-# What a partition on disk says of a row: the hash of its item, its number, and how long the item is.
+# The entry of a row in a partition on disk: the hash of its item, its row number, and the length of the item.
 _ENTRY = np.dtype([("hash", "<u8", (2,)), ("row", "<u4"), ("length", "<u4")])
 
 
 def disk_bytes(rows: int, size: int, budget: int) -> int:
-    """Return about what the partitions of rows with items of this size in all take on disk within a budget [bytes]."""
+    """Return about how much disk space rows take, given the total size of their items and the memory budget [bytes]."""
     return _ENTRY.itemsize * rows + size if _cost(rows, size) > budget else 0
 
 
@@ -56,9 +56,9 @@ def _cost(rows: int, size: int) -> int:
 
 
 class Matches:
-    """Which distinct items of a task matched: a bit an item, bin by bin as their results come in. For any thread.
+    """The distinct items of a task that matched, as one bit per item; each bin adds its result. Any thread may use it.
 
-    starts: where each bin begins in the order of all items, and where the last one ends.
+    starts: the start of each bin in the order of all items, and the end of the last bin.
     """
 
     def __init__(self, starts: Sequence[int]) -> None:
@@ -67,26 +67,26 @@ class Matches:
         self._counts: dict[int, int] = {}
 
     def put(self, number: int, found: Mask) -> None:
-        """Take a bin's result: a boolean for each of its items."""
+        """Store a bin's result: a boolean for each of its items."""
         self._bits[number] = np.packbits(found)
         self._counts[number] = int(found.sum())
 
     def size(self, number: int) -> int:
-        """Return how many items a bin has."""
+        """Return the number of items in a bin."""
         return self._starts[number + 1] - self._starts[number]
 
     @property
     def items(self) -> int:
-        """How many items the task has."""
+        """The number of items in the task."""
         return self._starts[-1]
 
     @property
     def count(self) -> int:
-        """How many of them matched."""
+        """The number of items that matched."""
         return sum(self._counts.values())
 
     def between(self, start: int, stop: int) -> Mask:
-        """Return the booleans of items [start, stop); those of bins without a result are false."""
+        """Return the booleans of the items [start, stop); they are false in bins without a result."""
         found = np.zeros(stop - start, np.bool_)
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         last = int(np.searchsorted(self._starts, stop))
@@ -102,7 +102,7 @@ class Matches:
 class BinItems:
     """The distinct items of one bin, in the order of their hashes.
 
-    places: where each of them is, in memory or on disk; fetch: brings the items that are at some of these places.
+    places: where each item is, in memory or on disk; fetch: reads the items at given places.
     """
 
     def __init__(self, places: npt.NDArray[Any], fetch: Callable[[npt.NDArray[Any]], pa.LargeBinaryArray]) -> None:
@@ -112,32 +112,32 @@ class BinItems:
         return len(self._places)
 
     def take(self, places: npt.NDArray[np.uint32]) -> pa.LargeBinaryArray:
-        """Return the items at these places of the order."""
+        """Return the items at these positions of the bin's order."""
         return self._fetch(self._places[places])
 
 
 class Items(ABC):
-    """A task's items once all rows are read. For any thread."""
+    """The items of a task whose rows have all been read. Any thread may use them."""
 
     rows: int
     null_keys: int
-    # How many distinct items come before each of the finest bins, and how many there are.
+    # The number of distinct items before each of the 2^16 finest bins, and their total.
     _finest: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
-        """Return how many distinct items there are."""
+        """Return the number of distinct items."""
         return int(self._finest[-1])
 
     def starts(self, bins: int) -> list[int]:
-        """Return where each of so many bins begins in the order of all items, and where the last one ends."""
+        """Return the start of each of `bins` bins in the order of all items, and the end of the last bin."""
         return [int(start) for start in self._finest[:: (1 << _FINEST_BITS) // max(bins, 1)]]
 
     @abstractmethod
     def bin(self, number: int, bins: int, budget: int) -> BinItems:
-        """Return one of so many bins; its items stay on disk if they take more than the budget [bytes]."""
+        """Return bin `number` of `bins` bins; its items stay on disk if they take more than `budget` [bytes]."""
 
     def row_mask(self, matches: Matches) -> pa.BooleanArray:
-        """Return for each row of the input, in its order, whether its item matched."""
+        """Return for each row of the input, in file order, whether its item matched."""
         bits = np.zeros(-(-self.rows // 8), np.uint8)
         for rows in self._matched_rows(matches):
             np.bitwise_or.at(bits, rows >> 3, np.left_shift(1, rows & 7).astype(np.uint8))
@@ -145,17 +145,17 @@ class Items(ABC):
 
     @abstractmethod
     def _matched_rows(self, matches: Matches) -> Iterator[npt.NDArray[np.uint32]]:
-        """Give the numbers of the rows whose items matched, some at a time."""
+        """Yield the numbers of the rows whose items matched, in batches."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the items, in memory or on disk."""
+        """Release the items, in memory or on disk."""
 
 
 class Partitioner:
-    """Takes the rows of an input and cuts them into partitions.
+    """Collects the rows of an input and divides them into partitions.
 
-    key: of the hash, 32 bytes. budget: what rows may take in memory [bytes]; None for all they need.
+    key: the key of the hash (32 bytes); budget: the memory that rows may take [bytes], or None for no limit.
     """
 
     def __init__(self, key: bytes, spool: Spool | None = None, budget: int | None = None) -> None:
@@ -169,11 +169,11 @@ class Partitioner:
         self._disk: _OnDisk | None = None
 
     def expect(self, rows: int) -> None:
-        """Take a better guess how many rows there will be [rows]; a low one grows, a high one reserves more disk."""
+        """Set an estimate of the number of rows [rows]; if it is too high, more disk space is reserved than needed."""
         self._expected = rows
 
     def add(self, items: pa.LargeBinaryArray) -> None:
-        """Take the next rows of the input, as items; null is a row without a key.
+        """Add the next rows of the input as items; an item is null if its row has a null key.
 
         Raises TooManyRowsError, SpoolSpaceError, StorageError.
         """
@@ -188,22 +188,23 @@ class Partitioner:
         self._held.append(_Rows(_hashes(items, self._key), numbers, items))
         self._cost += _cost(len(items), _bytes_in(items))
         if self._budget is not None and self._cost > self._budget:
-            self._put_away()
+            self._spill()
 
     def finish(self) -> Items:
-        """Count the distinct items and return them; the partitioner is used up."""
+        """Count the distinct items and return them; the partitioner must not be used afterwards."""
         if self._disk is None:
-            # What the rows were joined from goes before they are sorted.
+            # Release the parts of the rows before the rows are sorted, to save memory.
             rows, self._held = _joined(self._held), []
             found: Items = _InMemory(rows)
         else:
-            self._put_away()
+            self._spill()
             self._disk.count()
             found, self._disk = self._disk, None
         found.rows, found.null_keys = self._rows, self._null_keys
         return found
 
-    def _put_away(self) -> None:
+    def _spill(self) -> None:
+        """Write the rows in memory to disk, as runs."""
         if not self._held:
             return
         rows = _joined(self._held)
@@ -219,7 +220,7 @@ class Partitioner:
 
 
 class _Rows:
-    """Rows in the order of the input: the hashes of their items, their numbers, their items."""
+    """Rows in the order of the input: the hashes of their items, the row numbers, and the items."""
 
     def __init__(self, hashes: _Hashes, numbers: npt.NDArray[np.uint32], items: pa.LargeBinaryArray) -> None:
         self.hashes, self.numbers, self.items = hashes, numbers, items
@@ -234,20 +235,20 @@ def _joined(parts: list[_Rows]) -> _Rows:
 
 
 class _InMemory(Items):
-    """All rows at once.
+    """Items whose rows are all in memory.
 
-    places: of each distinct item, where one of it stands in `items`; codes: of each row with a key, the place of its
-    item in the order.
+    _places: the index in `_items` of each distinct item; _codes: for each row with a key, the position of its item in
+    the order.
     """
 
     def __init__(self, rows: _Rows) -> None:
         self._items, self._numbers = rows.items, rows.numbers
-        self._places, self._codes, hashes = _brought_together(rows.hashes)
+        self._places, self._codes, hashes = _sorted_distinct(rows.hashes)
         self._finest = _cumulated(np.bincount(_bin_of(hashes, _FINEST_BITS), minlength=1 << _FINEST_BITS))
 
     def bin(self, number: int, bins: int, budget: int) -> BinItems:
         start, stop = self.starts(bins)[number : number + 2]
-        return BinItems(self._places[start:stop], partial(_taken, self._items))
+        return BinItems(self._places[start:stop], partial(_take, self._items))
 
     def _matched_rows(self, matches: Matches) -> Iterator[npt.NDArray[np.uint32]]:
         yield self._numbers[matches.between(0, len(self))[self._codes]]
@@ -258,22 +259,23 @@ class _InMemory(Items):
 
 
 class _Run(NamedTuple):
-    """Rows that were put away together: where the entries and the items of each partition begin, and the last end."""
+    """Rows that were written together: where the entries and the items of each partition start, and the last end."""
 
     entries: _Numbers
     items: _Numbers
 
 
 class _OnDisk(Items):
-    """Runs in a file, their entries and then their items, both in the order of the partitions."""
+    """Items whose rows are in a file, as runs: first a run's entries, then its items, both ordered by partition."""
 
     def __init__(self, file: SpoolFile) -> None:
         self._file = file
         self._runs: list[_Run] = []
 
     def append(self, rows: _Rows) -> None:
+        """Write rows as one run."""
         partitions = _bin_of(rows.hashes, _PARTITION_BITS).astype(np.uint8)
-        # Stable, so that a partition has its rows in the order of the input.
+        # A stable sort keeps the rows of a partition in the order of the input.
         order = np.argsort(partitions, kind="stable")
         offsets, data = packed(rows.items.take(pa.array(order)))
         entries = np.empty(len(order), _ENTRY)
@@ -285,6 +287,7 @@ class _OnDisk(Items):
         self._runs.append(_Run(entries_at + starts * _ENTRY.itemsize, items_at + offsets[starts]))
 
     def count(self) -> None:
+        """Count the distinct items of each of the finest bins."""
         counts = np.zeros(1 << _FINEST_BITS, np.int64)
         for partition in range(_PARTITIONS):
             counts += np.bincount(_bin_of(self._hashes(partition), _FINEST_BITS), minlength=len(counts))
@@ -292,7 +295,7 @@ class _OnDisk(Items):
 
     def bin(self, number: int, bins: int, budget: int) -> BinItems:
         bits = bins.bit_length() - 1
-        # A partition holds several bins, or a bin several partitions.
+        # A partition contains one or more bins, or a bin contains several partitions.
         finer, coarser = max(bits - _PARTITION_BITS, 0), max(_PARTITION_BITS - bits, 0)
         first = number >> finer << coarser
         last = first + (1 << coarser)
@@ -305,12 +308,12 @@ class _OnDisk(Items):
                 fresh = mine[found.add(entries["hash"][mine])]
                 hashes.append(entries["hash"][fresh])
                 if fetched:
-                    items.append(_taken(_items_at(self._file, places), fresh))
+                    items.append(_take(_items_at(self._file, places), fresh))
                 else:
                     where.append(places[fresh])
-        order, _, _ = _brought_together(np.concatenate(hashes))
+        order, _, _ = _sorted_distinct(np.concatenate(hashes))
         if fetched:
-            return BinItems(order, partial(_taken, pa.concat_arrays(items)))
+            return BinItems(order, partial(_take, pa.concat_arrays(items)))
         return BinItems(np.concatenate(where)[order], partial(_items_at, self._file))
 
     def _matched_rows(self, matches: Matches) -> Iterator[npt.NDArray[np.uint32]]:
@@ -319,11 +322,11 @@ class _OnDisk(Items):
             if matched.any():
                 hashes = self._hashes(partition)
                 for entries, _ in self._pieces(partition):
-                    _, codes, _ = _brought_together(np.concatenate([hashes, entries["hash"]]))
+                    _, codes, _ = _sorted_distinct(np.concatenate([hashes, entries["hash"]]))
                     yield entries["row"][matched[codes[len(hashes) :]]]
 
     def _hashes(self, partition: int) -> _Hashes:
-        """Return the distinct hashes of a partition, in order."""
+        """Return the distinct hashes of a partition in ascending order."""
         found = _Distinct()
         for entries, _ in self._pieces(partition):
             found.add(entries["hash"])
@@ -333,15 +336,15 @@ class _OnDisk(Items):
         self._file.close()
 
     def _pieces(self, partition: int) -> Iterator[tuple[Any, _Numbers]]:
-        """Give the entries of a partition, some at a time, and where the item of each begins and ends in the file."""
+        """Yield the entries of a partition in pieces, each with the start and end of its entries' items in the file."""
         spans = np.array([run.entries[partition : partition + 2] for run in self._runs])
         items = np.array([run.items[partition] for run in self._runs])
         sizes = spans[:, 1] - spans[:, 0]
-        cuts = np.flatnonzero(np.diff(np.cumsum(sizes) // (_PIECE * _ENTRY.itemsize))) + 1
-        for first, last in pairwise([0, *cuts.tolist(), len(spans)]):
+        ends = np.flatnonzero(np.diff(np.cumsum(sizes) // (_PIECE * _ENTRY.itemsize))) + 1
+        for first, last in pairwise([0, *ends.tolist(), len(spans)]):
             at, data = _read(self._file, spans[first:last])
             entries = data.view(_ENTRY)
-            # As if the items of all runs followed on each other; and by how much those of each run are elsewhere.
+            # Compute the places as if the items of all runs were adjacent, then move those of each run to its place.
             offsets = _cumulated(entries["length"])
             rows = at // _ENTRY.itemsize
             places = np.stack([offsets[:-1], offsets[1:]], axis=1)
@@ -350,39 +353,39 @@ class _OnDisk(Items):
 
 
 def _read(file: SpoolFile, spans: _Numbers) -> tuple[_Numbers, npt.NDArray[np.uint8]]:
-    """Read the spans of a file, each from a place to another; return where each begins in what was read, and that."""
+    """Read spans of a file, given by their starts and ends; return each span's offset in the data, and the data."""
     begins, ends = spans[:, 0], spans[:, 1]
     offsets = _cumulated(ends - begins)
     data = np.empty(offsets[-1], np.uint8)
-    # Those that lie side by side are read at once.
+    # Read adjacent spans in one call.
     firsts = np.flatnonzero(np.append(-1, ends[:-1]) != begins)
-    view, cuts = data.data, [*offsets[firsts].tolist(), len(data)]
-    for begin, (start, stop) in zip(begins[firsts].tolist(), pairwise(cuts), strict=True):
+    view, bounds = data.data, [*offsets[firsts].tolist(), len(data)]
+    for begin, (start, stop) in zip(begins[firsts].tolist(), pairwise(bounds), strict=True):
         file.read_at(begin, view[start:stop])
     return offsets, data
 
 
 def _items_at(file: SpoolFile, spans: _Numbers) -> pa.LargeBinaryArray:
-    """Return the items that are these spans of a file."""
+    """Read the items that are in these spans of a file."""
     offsets, data = _read(file, spans)
     return pa.Array.from_buffers(_BYTES, len(spans), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
 class _Distinct:
-    """Distinct hashes, in order, that come in several pieces."""
+    """The distinct hashes of several pieces, in ascending order."""
 
     def __init__(self) -> None:
         self.hashes: _Hashes = np.empty((0, 2), np.uint64)
 
     def add(self, hashes: _Hashes) -> npt.NDArray[np.int64]:
-        """Take more of them; return where those stand that were not there before, one of each."""
+        """Add the hashes of a piece; return the positions in the piece of those that are new, one for each."""
         before = len(self.hashes)
-        order, _, self.hashes = _brought_together(np.concatenate([self.hashes, hashes]))
+        order, _, self.hashes = _sorted_distinct(np.concatenate([self.hashes, hashes]))
         fresh: npt.NDArray[np.int64] = order[order >= before].astype(np.int64) - before
         return fresh
 
 
-def _taken(items: pa.LargeBinaryArray, places: npt.NDArray[Any]) -> pa.LargeBinaryArray:
+def _take(items: pa.LargeBinaryArray, places: npt.NDArray[Any]) -> pa.LargeBinaryArray:
     return items.take(pa.array(places))
 
 
@@ -392,32 +395,35 @@ def _hashes(items: pa.LargeBinaryArray, key: bytes) -> _Hashes:
 
 def _bin_of(hashes: _Hashes, bits: int) -> npt.NDArray[np.int64]:
     """Return the top bits of each hash."""
-    # A shift by all 64 bits is not defined.
+    # Two shifts, because a single shift by 64 bits is undefined.
     return (hashes[:, 0] >> np.uint64(1) >> np.uint64(63 - bits)).astype(np.int64)
 
 
 def _cumulated(counts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return 0 and the sums of the first one, two, … counts."""
+    """Return 0, followed by the cumulative sums of the counts."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
 def _bytes_in(items: pa.LargeBinaryArray) -> int:
-    """Return how long the items are together [bytes]."""
+    """Return the total size of the items [bytes]."""
     if not len(items):
         return 0
     offsets = np.frombuffer(items.buffers()[1], np.int64)
     return int(offsets[items.offset + len(items)] - offsets[items.offset])
 
 
-def _brought_together(hashes: _Hashes) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], _Hashes]:
-    """Return where the first of each distinct hash stands, ascending; the place of each hash in there; these hashes."""
+def _sorted_distinct(hashes: _Hashes) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], _Hashes]:
+    """Return the index of the first of each distinct hash, in ascending order of hashes.
+
+    Also returns, for each hash, its position in this order, and the distinct hashes themselves.
+    """
     order = stable_order(hashes[:, 0])
     firsts = hashes[:, 0].take(order)
     is_new = np.ones(len(hashes), np.bool_)
     is_new[1:] = firsts[1:] != firsts[:-1]
     alike = np.flatnonzero(~is_new)
     if (hashes[order[alike], 1] != hashes[order[alike - 1], 1]).any():
-        # The same first half and another second one, once in 2^64 pairs of hashes.
+        # Hashes with the same first half differ in the second one. This happens once in 2^64 pairs of hashes.
         order = np.lexsort((hashes[:, 1], hashes[:, 0]))
         ordered = hashes.take(order, axis=0)
         is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)

@@ -1,7 +1,7 @@
-"""Comparing lists of packed records: the points and tokens of one bin, in memory.
+"""Compares lists of packed records in memory: the points or tokens of one bin.
 
-Records are told apart by their first words wherever these differ, which they do unless somebody made them up; then
-the whole records are compared. Either takes n log n steps, whatever a peer sends.
+The first words of different records differ, unless somebody constructed the records. Only records with equal first
+words are compared as a whole. This takes O(n log n) steps, whatever a peer sends.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
-# Packed records as 64-bit words: one row a record.
+# Packed records as 64-bit words, one row for each record.
 Words = npt.NDArray[np.uint64]
 Order = npt.NDArray[np.int64]
 
@@ -20,12 +20,12 @@ _DIGIT = np.uint32(0xFFFF)
 
 
 def empty(count: int, width: int) -> Words:
-    """Return room for so many records of so many bytes; memory is taken as it is filled."""
+    """Return an uninitialised array for `count` records of `width` [bytes]; filling it takes the memory."""
     return np.empty((count, width // 8), "<u8")
 
 
 class Comparison:
-    """What two lists of records have in common, and each with itself, after one sort of both together."""
+    """A comparison of two lists of records, which are sorted together once."""
 
     def __init__(self, records: Words, other: Words) -> None:
         self._lists = records, other
@@ -36,7 +36,7 @@ class Comparison:
         self._alike = firsts[1:] == firsts[:-1]
 
     def repeats(self) -> tuple[bool, bool]:
-        """Return for each list whether two of its records are equal; how long that takes tells not what is common."""
+        """Return for each list whether it repeats a record; the time this takes does not depend on common records."""
         mine = self._order < self._count
         if not (self._alike & (mine[1:] == mine[:-1])).any():
             return False, False
@@ -44,9 +44,10 @@ class Comparison:
         return bool((second < self._count).any()), bool((first >= self._count).any())
 
     def found(self, *, in_other: bool = False) -> Mask:
-        """Return for each record of the first list whether the other one holds it too; in_other: the other way round.
+        """Return for each record of the first list whether the second contains it; in_other: the other way round.
 
-        Exact where neither list repeats a record, else at least one of the common records is marked.
+        The result is exact if neither list repeats a record. Otherwise, it marks at least one common record, if there
+        are any.
         """
         first, second = self._equal_pairs
         mixed = (first < self._count) & (second >= self._count)
@@ -56,13 +57,13 @@ class Comparison:
 
     @cached_property
     def _equal_pairs(self) -> tuple[Order, Order]:
-        """Places in both lists together of two equal records that are neighbours in order, the lower place first."""
+        """Pairs of equal records that are neighbours when sorted, as positions in the joined lists, the lower first."""
         pairs = np.flatnonzero(self._alike)
         if not len(pairs):
             return pairs, pairs
         both = np.concatenate(self._lists)
         if (self._alike[1:] & self._alike[:-1]).any():
-            # Not only neighbours are alike: of those the whole records are put in order.
+            # More than two records share a first word, so sort these by all their words.
             doubtful = np.unique(self._order[np.concatenate([pairs, pairs + 1])])
             order = doubtful[np.lexsort(tuple(both[doubtful].T))]
             first, second = order[:-1], order[1:]
@@ -73,8 +74,8 @@ class Comparison:
 
 
 def have_common(records: Words, other: Words) -> bool:
-    """Tell whether two lists share a record; quick where they hardly do."""
-    # Most records are ruled out by some bits of theirs that no record of the other list has.
+    """Return whether two lists share a record; fast if they share few."""
+    # The low bits of its first word rule out a record if no record of the other list has the same ones.
     slots = np.uint64((1 << (len(records) + len(other)).bit_length() + 3) - 1)
     left, right = (each[:, 0] & slots for each in (records, other))
     marked = np.zeros(int(slots) + 1, np.bool_)
@@ -86,7 +87,7 @@ def have_common(records: Words, other: Words) -> bool:
 
 
 def _equal(records: Words, other: Words) -> Mask:
-    # Column by column: numpy is ten times as slow along a short axis.
+    # Compare column by column, because numpy is ten times as slow along a short axis.
     equal: Mask = records[:, 0] == other[:, 0]
     for word in range(1, records.shape[1]):
         equal &= records[:, word] == other[:, word]
@@ -94,10 +95,10 @@ def _equal(records: Words, other: Words) -> Mask:
 
 
 def stable_order(words: npt.NDArray[np.uint64]) -> Order:
-    """Return where the words stand in ascending order; equal ones stay as they are.
+    """Return the positions of the words in ascending order; equal words keep their order.
 
-    Sorts by the upper halves, a digit of 16 bits at a time, which numpy does in linear time; what is still out of order
-    then are few words if they are random, and n log n steps if they are not. Three times as fast as np.argsort.
+    Sorts by the upper halves first, 16 bits at a time, which numpy does in linear time. Random words are then nearly in
+    order; others need O(n log n) more steps. For random words this is three times as fast as np.argsort alone.
     """
     upper = (words >> np.uint64(32)).astype(np.uint32)
     order = np.argsort((upper & _DIGIT).astype(np.uint16), kind="stable")

@@ -1,3 +1,5 @@
+"""Tests of the encoding of rows as items."""
+
 from __future__ import annotations
 
 import struct
@@ -30,11 +32,11 @@ VALUES = st.none() | st.text(max_size=12)
 
 
 @given(WIDTHS.flatmap(lambda width: st.lists(st.tuples(*[VALUES] * width), min_size=1, max_size=12)))
-def test_items_follow_the_rule(rows: list[tuple[str | None, ...]]) -> None:
+def test_items_have_the_documented_encoding(rows: list[tuple[str | None, ...]]) -> None:
     assert encode(rows) == [item_oracle(row) for row in rows]
 
 
-def test_the_boundary_between_columns_counts() -> None:
+def test_the_boundary_between_columns_matters() -> None:
     one, two = encode([("a,b", "c"), ("a", "b,c")])
     assert one == b"\x02\x00\x00\x00\x03a,b\x00\x00\x00\x01c"
     assert two == b"\x02\x00\x00\x00\x01a\x00\x00\x00\x03b,c"
@@ -46,7 +48,7 @@ def test_lengths_above_one_byte_and_255_columns() -> None:
     assert encode([wide]) == [item_oracle(wide)]
 
 
-def test_null_or_empty_in_any_column_is_matchless() -> None:
+def test_null_or_empty_in_any_column_is_a_null_key() -> None:
     rows = [("a", "b"), ("", "b"), ("a", ""), (None, "b"), ("a", None), ("", None), ("c", "d")]
     assert [item is None for item in encode(rows)] == [False, True, True, True, True, True, False]
 

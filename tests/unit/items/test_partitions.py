@@ -1,4 +1,4 @@
-"""Items cut by a keyed hash: the same order and the same answers in memory and on disk, for any budget and any bins."""
+"""Tests that items have the same order, bins and matches in memory and on disk, for any budget and number of bins."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from psicli.items.partitions import ROW_BYTES, BinItems, Items, Matches, Partiti
 from psicli.storage.spool import Spool, SpoolFile
 
 BYTES = pa.large_binary()
-# More than any bin of these tests takes.
+# More than any bin in these tests takes [bytes].
 AMPLE = 1 << 40
 MOST_BINS = 1 << 16
 
@@ -45,7 +45,7 @@ def array(rows: Sequence[bytes | None]) -> Any:
 
 
 def partitioned(rows: Any, key: bytes, spool: Spool | None = None, budget: int | None = None, batch: int = 0) -> Items:
-    """Cut rows, given a batch at a time."""
+    """Partition rows that are added in batches."""
     partitioner = Partitioner(key, spool, budget)
     for start in range(0, len(rows), batch or max(len(rows), 1)):
         partitioner.add(rows.slice(start, batch or None))
@@ -53,10 +53,10 @@ def partitioned(rows: Any, key: bytes, spool: Spool | None = None, budget: int |
 
 
 def all_of(items: BinItems) -> list[bytes]:
-    taken = items.take(np.arange(len(items), dtype=np.uint32))
-    assert taken.type == BYTES
-    assert taken.null_count == 0
-    found: list[bytes] = taken.to_pylist()
+    array = items.take(np.arange(len(items), dtype=np.uint32))
+    assert array.type == BYTES
+    assert array.null_count == 0
+    found: list[bytes] = array.to_pylist()
     return found
 
 
@@ -73,7 +73,7 @@ def bin_oracle(item: bytes, key: bytes, bins: int) -> int:
 
 
 def check(found: Items, rows: list[bytes | None], key: bytes, bins: int) -> None:
-    """Compare counts, bins and answers with those of plain sets; of very many bins, those with items and some more."""
+    """Compare counts, bins and matches with those of plain sets, in all bins with items and in a few others."""
     expected = order_oracle(rows, key)
     assert (len(found), found.rows, found.null_keys) == (len(expected), len(rows), rows.count(None))
     starts = found.starts(bins)
@@ -96,7 +96,7 @@ def check(found: Items, rows: list[bytes | None], key: bytes, bins: int) -> None
 
 
 BINS = st.sampled_from([1, 2, 8, 128, 256, 512, 4096, MOST_BINS])
-# On disk from the first batch on, or from where it does not fit any more.
+# With None, all rows stay in memory. With a budget, rows go to disk with the first batch or with a later one.
 BUDGETS = st.none() | st.sampled_from([0, 100, 1000, 5000, 20_000])
 
 
@@ -106,10 +106,10 @@ BUDGETS = st.none() | st.sampled_from([0, 100, 1000, 5000, 20_000])
     rows=st.lists(st.none() | st.integers(0, 40).map(lambda n: b"item-%d" % n * (n % 4)), max_size=60),
     number=st.integers(0, 3), budget=BUDGETS, batch=st.integers(1, 70), bins=BINS,
 )  # fmt: skip
-def test_the_order_is_that_of_the_keyed_hashes_whatever_the_budget(
+def test_the_order_follows_the_keyed_hashes_for_any_budget(
     spool: Spool, rows: list[bytes | None], number: int, budget: int | None, batch: int, bins: int
 ) -> None:
-    """Equal items are one, and all their rows come with it; batches, partitions and the disk show in nothing."""
+    """Equal items count once, and all their rows match; batches, partitions and the disk make no difference."""
     with closing(partitioned(array(rows), key(number), spool, budget, batch)) as found:
         check(found, rows, key(number), bins)
 
@@ -118,7 +118,7 @@ def test_the_order_is_that_of_the_keyed_hashes_whatever_the_budget(
 @pytest.mark.parametrize("bins", [1, 16, 1024])
 @pytest.mark.parametrize("budget", [None, 100_000, 1_000_000])
 def test_many_rows(spool: Spool, budget: int | None, bins: int) -> None:
-    """Some items in one row, some in many of each batch, one in half of all; long ones and short ones."""
+    """Some items occur in one row, some in many rows of every batch, one in half of all rows; one is very long."""
     values = [None if n % 97 == 0 else b"often" if n % 2 else b"%d" % (n % 5000) * (1 + n % 7) for n in range(20_000)]
     values[777] = b"x" * 100_000
     found = partitioned(array(values), key(3), spool, budget, 1500)
@@ -127,7 +127,7 @@ def test_many_rows(spool: Spool, budget: int | None, bins: int) -> None:
 
 
 @pytest.mark.parametrize("budget", [None, 50_000])
-def test_bins_may_be_asked_for_in_any_order_and_by_several_threads(spool: Spool, budget: int | None) -> None:
+def test_bins_can_be_read_in_any_order_by_several_threads(spool: Spool, budget: int | None) -> None:
     rows = array([b"%d" % number for number in range(5000)])
     found = partitioned(rows, key(1), spool, budget, 500)
     expected = order_oracle(rows.to_pylist(), key(1))
@@ -147,7 +147,7 @@ def test_bins_may_be_asked_for_in_any_order_and_by_several_threads(spool: Spool,
 
 
 @pytest.mark.parametrize("budget", [None, 0])
-def test_items_are_taken_in_any_order_and_more_than_once(spool: Spool, budget: int | None) -> None:
+def test_items_can_be_read_in_any_order_and_repeatedly(spool: Spool, budget: int | None) -> None:
     rows = [b"%d" % number * (number % 9) for number in range(300)]
     found = partitioned(array(rows), key(1), spool, budget)
     expected = order_oracle(rows, key(1))
@@ -159,7 +159,7 @@ def test_items_are_taken_in_any_order_and_more_than_once(spool: Spool, budget: i
 
 
 @pytest.mark.parametrize("budget", [None, 0])
-def test_slices_of_an_array_and_bytes_behind_nulls(spool: Spool, budget: int | None) -> None:
+def test_slices_of_an_array_and_bytes_of_nulls(spool: Spool, budget: int | None) -> None:
     data, offsets = pa.py_buffer(b"aabbaaXYbb"), pa.py_buffer(np.array([0, 2, 4, 6, 8, 10], np.int64))
     rows = pa.Array.from_buffers(BYTES, 5, [pa.py_buffer(b"\x17"), offsets, data])
     assert rows.to_pylist() == [b"aa", b"bb", b"aa", None, b"bb"]
@@ -169,7 +169,7 @@ def test_slices_of_an_array_and_bytes_behind_nulls(spool: Spool, budget: int | N
 
 
 @pytest.mark.parametrize("budget", [None, 0])
-def test_rows_without_a_key_and_none_at_all(spool: Spool, budget: int | None) -> None:
+def test_null_keys_and_no_rows(spool: Spool, budget: int | None) -> None:
     rows: list[bytes | None]
     for rows in ([], [None], [None, None, None]):
         found = partitioned(array(rows), key(1), spool, budget, 2)
@@ -180,16 +180,16 @@ def test_rows_without_a_key_and_none_at_all(spool: Spool, budget: int | None) ->
 
 @pytest.mark.parametrize("bins", [1, 2, 512])
 def test_hashes_that_share_their_first_half(spool: Spool, monkeypatch: pytest.MonkeyPatch, bins: int) -> None:
-    """It takes 2^32 items to see that happen, so the kernel's hashes are cut down by hand."""
+    """Real hashes need about 2^32 items for this, so the test shortens them."""
 
-    def cut_down(values: Any, key: bytes) -> bytes:
+    def shortened(values: Any, key: bytes) -> bytes:
         digests = (sha256(key + value).digest() for value in values.to_pylist())
         return b"".join(digest[:1] + bytes(7) + digest[1:2] + bytes(7) for digest in digests)
 
-    monkeypatch.setattr(curve, "keyed_hashes", cut_down)
+    monkeypatch.setattr(curve, "keyed_hashes", shortened)
     rows = [b"%d" % (number % 400) for number in range(700)]
-    hashes = {row: cut_down(array([row]), key(1)) for row in rows}
-    # Of items with equal hashes one stands for all.
+    hashes = {row: shortened(array([row]), key(1)) for row in rows}
+    # One item represents all items with the same hash.
     for budget in (None, 3000):
         items = partitioned(array(rows), key(1), spool, budget, 100)
         found = [hashes[item] for number in range(bins) for item in all_of(items.bin(number, bins, AMPLE))]
@@ -211,7 +211,7 @@ def test_bins_without_a_result_match_nothing() -> None:
     for start in range(13):
         for stop in range(start, 13):
             assert matches.between(start, stop).tolist() == everything[start:stop]
-    # A bin that began again has a new result.
+    # A bin that is computed again has a new result.
     matches.put(2, np.zeros(7, np.bool_))
     assert (matches.count, matches.between(0, 12).any()) == (0, False)
 
@@ -226,8 +226,8 @@ def test_duplicates_change_nothing() -> None:
 # The disk --------------------------------------------------------------------------------------------------------
 
 
-def test_the_disk_is_used_from_where_the_budget_ends(spool: Spool) -> None:
-    """Not before, whatever was expected."""
+def test_the_disk_is_used_only_beyond_the_budget(spool: Spool) -> None:
+    """The estimate of the number of rows makes no difference."""
     rows = array([b"%08d" % number for number in range(1000)])
     cost = 1000 * (ROW_BYTES + 2 * 8)
     for expected, budget, spooled in ((0, cost, False), (10**5, cost, False), (0, cost - 1, True)):
@@ -241,19 +241,19 @@ def test_the_disk_is_used_from_where_the_budget_ends(spool: Spool) -> None:
         assert len(partitioner.finish()) == 1000
 
 
-def test_what_is_said_of_the_disk_is_about_what_it_takes(spool: Spool) -> None:
+def test_the_estimate_of_disk_space_is_right(spool: Spool) -> None:
     rows = array([b"%08d" % number for number in range(100_000)])
     partitioner = Partitioner(key(1), spool, 1_000_000)
     partitioner.expect(100_000)
     for start in range(0, 100_000, 5000):
         partitioner.add(rows.slice(start, 5000))
     partitioner.finish()
-    said = disk_bytes(100_000, 800_000, 1_000_000)
-    assert said == 3_200_000
-    assert spool.peak == said
+    estimate = disk_bytes(100_000, 800_000, 1_000_000)
+    assert estimate == 3_200_000
+    assert spool.peak == estimate
 
 
-def test_an_input_longer_than_expected_is_cut_all_the_same(spool: Spool) -> None:
+def test_an_input_longer_than_expected_is_partitioned(spool: Spool) -> None:
     rows = [b"%08d" % (number % 3000) for number in range(9000)]
     partitioner = Partitioner(key(1), spool, 10_000)
     partitioner.expect(10)
@@ -263,7 +263,7 @@ def test_an_input_longer_than_expected_is_cut_all_the_same(spool: Spool) -> None
 
 
 def test_no_room_for_the_items(spool: Spool) -> None:
-    """The estimate is told before anything is written, and no item is."""
+    """The error is raised before anything is written; it gives the estimate, and no item."""
     partitioner = Partitioner(key(1), spool, 100)
     partitioner.expect(10**15)
     with pytest.raises(SpoolSpaceError, match=r"the run needs 400000\d\d\.\d GB besides") as caught:
@@ -281,7 +281,7 @@ def test_rows_beyond_32_bits_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         partitioner.add(array([None]))
 
 
-def test_closing_gives_space_back(spool: Spool, tmp_path: Path) -> None:
+def test_closing_frees_disk_space(spool: Spool, tmp_path: Path) -> None:
     rows = array([b"%08d" % number for number in range(1000)])
     for budget in (None, 1000):
         found = partitioned(rows, key(1), spool, budget)
@@ -291,7 +291,7 @@ def test_closing_gives_space_back(spool: Spool, tmp_path: Path) -> None:
 
 
 def test_items_longer_than_the_budget_stay_on_disk(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bin is held in memory where its items fit; else nothing of them is, but what is asked for."""
+    """A bin's items are read into memory if they fit; otherwise, only requested items are read."""
     rows = [b"%05d" % number * 100 for number in range(4000)]
     found = partitioned(array(rows), key(1), spool, 100_000, 500)
     read: list[int] = []
@@ -333,7 +333,7 @@ MEASURE = """
     from psicli.items.partitions import Matches, Partitioner
     from psicli.storage.spool import Spool
 
-    # glibc keeps what is freed, a little or a lot of it; mapped piece by piece (M_MMAP_THRESHOLD) it goes at once.
+    # glibc keeps an unknown part of freed memory. Blocks above M_MMAP_THRESHOLD are unmapped as soon as they are freed.
     ctypes.CDLL(None).mallopt(-3, 1 << 20)
     pa.set_memory_pool(pa.system_memory_pool())
 
@@ -347,7 +347,7 @@ MEASURE = """
         offsets = np.arange(stop - start + 1) * 25
         return pa.Array.from_buffers(pa.large_binary(), stop - start, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
-    def cut(count, budget, bins):
+    def divide(count, budget, bins):
         partitioner = Partitioner(bytes(32), spool, budget)
         partitioner.expect(count)
         for start in range(0, count, 16_384):
@@ -365,16 +365,16 @@ MEASURE = """
 
     DISTINCT, COUNT, BUDGET = map(int, sys.argv[2:])
     with Spool(Path(sys.argv[1])) as spool:
-        cut(20_000, 100_000, 16)
-        cut(20_000, 10_000_000, 16)
+        divide(20_000, 100_000, 16)
+        divide(20_000, 10_000_000, 16)
         spool.peak, before = 0, peak()
-        cut(COUNT, BUDGET, 256)
+        divide(COUNT, BUDGET, 256)
         print(peak() - before, spool.peak)
 """
 
 
 def measured(tmp_path: Path, distinct: int, count: int, budget: int) -> tuple[int, int]:
-    """Return by how much a process grows that cuts so many rows of 25 bytes, and what it spools [bytes]."""
+    """Return how much memory a process takes to partition `count` rows of 25 bytes, and how much disk space [bytes]."""
     numbers = map(str, (distinct, count, budget))
     command = [sys.executable, "-c", textwrap.dedent(MEASURE), str(tmp_path / "state"), *numbers]
     done = subprocess.run(command, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True, check=True)
@@ -385,7 +385,7 @@ def measured(tmp_path: Path, distinct: int, count: int, budget: int) -> tuple[in
 @pytest.mark.more
 @pytest.mark.parametrize("distinct", [10**9, 1000])
 def test_memory_is_bounded_by_the_budget(tmp_path: Path, distinct: int) -> None:
-    """Three million rows of 25 bytes in 16 MB; beside it the answer, and as much again while it is made."""
+    """Partitioning three million rows of 25 bytes takes 16 MB, plus a few bytes per row for the result."""
     grown, spooled = measured(tmp_path, distinct, 3_000_000, 16_000_000)
     assert spooled > 3_000_000 * 4
     assert grown < 16_000_000 + 3 * 3_000_000
@@ -393,7 +393,7 @@ def test_memory_is_bounded_by_the_budget(tmp_path: Path, distinct: int) -> None:
 
 @pytest.mark.more
 def test_memory_of_rows_in_memory(tmp_path: Path) -> None:
-    """A budget that just suffices bounds them too."""
+    """A budget that is just large enough also bounds rows that stay in memory."""
     budget = 1_000_000 * (ROW_BYTES + 2 * 25)
     grown, spooled = measured(tmp_path, 10**9, 1_000_000, budget)
     assert spooled == 0
