@@ -1,9 +1,9 @@
-"""The curve kernel: items to masked points, points to products, products to tokens, many at a time.
+"""The curve kernel: computes masked points from items, products from points, and tokens from products, many at a time.
 
-This is the only door to it. The backend in use does the arithmetic; what is the same for all of them lives here: the
-suite's constants, the checks of lengths, the known answers, the look at one output in 65,536. Points are packed 32-byte
-little-endian u-coordinates, tokens packed 16 bytes, in any object with the buffer protocol. Scalars are 32 raw bytes;
-the backend clamps them.
+The other packages use the kernel only through this module. A backend does the arithmetic. This module has what all
+backends share: the constants of the suite, the checks of lengths, the known answers, and the spot check of one output
+in 65,536. Points are packed 32-byte little-endian u-coordinates, and tokens have 16 bytes each; both can be in any
+object with the buffer protocol. Scalars are 32 raw bytes, which the backend clamps.
 
 PSICLI_BACKEND (native or reference) chooses the backend, PSICLI_NATIVE_PATH one of the native backend's CPU paths.
 """
@@ -35,21 +35,22 @@ logger = logging.getLogger(__name__)
 
 POINT_BYTES = 32
 TOKEN_BYTES = 16
-# 128 bits: two of 2^30 items share a keyed hash with a chance below 2^-68.
+# With 128 bits, the probability that any two of 2^30 items have the same hash is below 2^-68.
 HASH_BYTES = 16
 HASH_KEY_BYTES = 32
 SID_BYTES = 32
 SCALAR_BYTES = 32
 
 DST = b"PSICLI-V01-CS01-with-curve25519_XMD:SHA-512_ELL2_RO_"
-# What is hashed to the curve begins with a session id and one of these, so that no item is ever the probe or padding.
+# Everything that is hashed to the curve starts with a session id and one of these tags, so that no item ever equals the
+# probe or padding.
 PROBE_TAG = b"\x00"
 ITEM_TAG = b"\x01"
 PADDING_TAG = b"\x02"
 TOKEN_PREFIX = b"psicli/v1/token\0"
 PROBE_PREFIX = b"psicli/v1/probe\0"
 
-# Of so many outputs the reference recomputes one [outputs].
+# The reference recomputes one of this many outputs [outputs].
 SPOT_CHECK_RUN = 65_536
 
 BytesLike = bytes | bytearray | memoryview
@@ -58,9 +59,10 @@ V = TypeVar("V", bytes, memoryview)
 
 
 class Backend(Protocol):
-    """What a backend provides: these functions, and the same bytes out of each as any other.
+    """What a backend provides. Its functions return the same bytes as those of any other backend.
 
-    FRAME_ITEMS: points a frame that suit it: well below a second of work, so that an abort is answered within two.
+    FRAME_ITEMS: the size of a frame [points]: less than a second of work, so that this party answers an abort within
+    two seconds.
     """
 
     FRAME_ITEMS: int
@@ -76,32 +78,32 @@ class Backend(Protocol):
 
 
 def _load_native() -> tuple[dict[str, Backend], str]:
-    """Return the CPU paths of the native backend, best first, or none and why."""
+    """Return the CPU paths of the native backend, fastest first, or none and the reason."""
     try:
         from psicli.curve._native import paths
         from psicli.curve.native import Native
     except ModuleNotFoundError:
         return {}, "it was not built"
     except ImportError as exc:
-        return {}, f"it does not load: {shown(str(exc))}"
+        return {}, f"it cannot be loaded: {shown(str(exc))}"
     return {f"native {path}": Native(path) for path in paths()}, ""
 
 
 _natives, _why_no_native = _load_native()
-# Everything this machine can run, best first, by the name that reports give it.
+# The backends that this machine can run, fastest first, by the names that reports use.
 BACKENDS: dict[str, Backend] = {**_natives, reference.NAME: reference}
 
 
 def backend() -> str:
-    """Name the backend in use and its CPU path; warn, once, where the native one is missing.
+    """Return the name of the backend in use, with its CPU path; warn once if the native backend is missing.
 
-    Raises VariableError if the environment asks for what is not there.
+    Raises VariableError if the environment asks for a backend or path that is not available.
     """
     kind, path = os.environ.get("PSICLI_BACKEND", ""), os.environ.get("PSICLI_NATIVE_PATH", "")
     if kind not in ("", "native", "reference"):
         raise errors.VariableError(
             variable="PSICLI_BACKEND",
-            fault=f"is {shown(kind)}, which is no curve backend; there are native and reference",
+            fault=f"is {shown(kind)}, but must be native or reference",
             advice="Unset PSICLI_BACKEND to let psicli choose.",
         )
     if kind == "reference":
@@ -112,33 +114,33 @@ def backend() -> str:
     if paths:
         raise errors.VariableError(
             variable="PSICLI_NATIVE_PATH",
-            fault=f"is {shown(path)}, which this machine cannot run; it runs {', '.join(paths)}",
+            fault=f"is {shown(path)}, which this machine cannot run; it can run {', '.join(paths)}",
             advice="Unset PSICLI_NATIVE_PATH to let psicli choose the fastest.",
         )
     if kind or path:
         raise errors.VariableError(
             variable="PSICLI_BACKEND" if kind else "PSICLI_NATIVE_PATH",
-            fault=f"asks for the native curve kernel, which is not there: {_why_no_native}",
-            advice="Install a C compiler and Python's headers (gcc, python3-dev), then psicli again with "
-            "`pip install --force-reinstall --no-cache-dir`; or unset the variable to run slower without it.",
+            fault=f"asks for the native curve kernel, which is not available: {_why_no_native}",
+            advice="Install a C compiler and Python's headers (gcc, python3-dev), then reinstall psicli with "
+            "`pip install --force-reinstall --no-cache-dir`, or unset the variable to use the slower reference.",
         )
-    _tell_of_fallback()
+    _warn_of_fallback()
     return reference.NAME
 
 
 @cache
-def _tell_of_fallback() -> None:
-    """Warn; the cache sees that it is once a process."""
+def _warn_of_fallback() -> None:
+    """Log a warning; the cache limits it to one in each process."""
     logger.warning(
-        "the native curve kernel is not there (%s): the reference backend does its work, 5 to 40 times slower and on "
-        "one core; install a C compiler and Python's headers (gcc, python3-dev), then psicli again with "
-        "`pip install --force-reinstall --no-cache-dir`",
+        "the native curve kernel is not available (%s), so psicli uses the reference backend, which is 5 to 40 times "
+        "slower and uses one core only; install a C compiler and Python's headers (gcc, python3-dev), then reinstall "
+        "psicli with `pip install --force-reinstall --no-cache-dir`",
         _why_no_native,
     )
 
 
 def frame_items() -> int:
-    """Return how many points a frame suit the backend in use [points]."""
+    """Return the size of a frame that suits the backend in use [points]."""
     return BACKENDS[backend()].FRAME_ITEMS
 
 
@@ -147,20 +149,20 @@ def hash_and_mask(
 ) -> bytes:
     """Hash items to the curve under a bin's id and multiply them by the scalar; return packed points.
 
-    tag: what they are, so that padding is never an item. Raises SelfCheckError where the arithmetic meets an impossible
-    case. Constant time in the scalar.
+    tag: ITEM_TAG, or PADDING_TAG so that padding never equals an item. Raises SelfCheckError in the cases that no known
+    item reaches. Constant time in the scalar.
     """
     if items.null_count:
         raise errors.InternalError(detail="a null item reached the curve")
     name, prefix = backend(), _exactly(SID_BYTES, bin_sid) + tag
     points = BACKENDS[name].hash_and_mask(items, prefix, DST, _exactly(SCALAR_BYTES, scalar))
-    for at in _spots(name, len(items)):
+    for at in _spot_checks(name, len(items)):
         _compare(name, _point(points, at), reference.hash_and_mask(items.slice(at, 1), prefix, DST, scalar))
     return points
 
 
 def keyed_hashes(items: pa.LargeBinaryArray, key: bytes) -> bytes:
-    """Return the packed hashes SHA-256(key ‖ item)[:16] of items, which cut them into bins and tell them apart.
+    """Return the packed hashes SHA-256(key ‖ item)[:16] of items, which determine their bins and identify them.
 
     Constant time in items and key on the native backend.
     """
@@ -168,7 +170,7 @@ def keyed_hashes(items: pa.LargeBinaryArray, key: bytes) -> bytes:
         raise errors.InternalError(detail="a null item reached the curve")
     name = backend()
     hashes = BACKENDS[name].keyed_hashes(items, _exactly(HASH_KEY_BYTES, key))
-    for at in _spots(name, len(items)):
+    for at in _spot_checks(name, len(items)):
         found = hashes[HASH_BYTES * at : HASH_BYTES * (at + 1)]
         _compare(name, found, reference.keyed_hashes(items.slice(at, 1), key))
     return hashes
@@ -177,17 +179,17 @@ def keyed_hashes(items: pa.LargeBinaryArray, key: bytes) -> bytes:
 def mask(points: BytesLike, scalar: bytes | bytearray) -> tuple[bytes, list[int]]:
     """Multiply packed points by the scalar; return packed products and the indices of bad points, ascending.
 
-    A point is bad if it is not canonical (p or above, the top bit included) or its product is zero (it is of low
-    order). Nothing may be done with its product. Constant time in the scalar.
+    A point is bad if it is not canonical (its 256 bits are p or above) or if its product is zero (it is of low order).
+    Its product must not be used. Constant time in the scalar.
     """
     name, packed = backend(), _packed(points)
     products, bad = BACKENDS[name].mask(packed, _exactly(SCALAR_BYTES, scalar))
-    for at in _spots(name, len(packed) // POINT_BYTES):
+    for at in _spot_checks(name, len(packed) // POINT_BYTES):
         found = _point(products, at), [0] if at in bad else []
         _compare(name, found, reference.mask(_point(packed, at), scalar))
-    # Before the peer is blamed for a bad point.
+    # The reference must confirm a bad point before psicli blames the peer for it.
     if bad and reference.mask(_point(packed, bad[0]), scalar) != (_point(products, bad[0]), [0]):
-        raise errors.SelfCheckError(backend=name, detail="the reference finds a good point where it finds a bad one")
+        raise errors.SelfCheckError(backend=name, detail="it refused a point that the reference accepts")
     return products, bad
 
 
@@ -195,41 +197,41 @@ def tokens(points: BytesLike, bin_sid: bytes) -> bytes:
     """Return the packed tokens of packed, double-masked points."""
     name, packed, prefix = backend(), _packed(points), TOKEN_PREFIX + _exactly(SID_BYTES, bin_sid)
     made = BACKENDS[name].tokens(packed, prefix)
-    for at in _spots(name, len(packed) // POINT_BYTES):
+    for at in _spot_checks(name, len(packed) // POINT_BYTES):
         found = made[TOKEN_BYTES * at : TOKEN_BYTES * (at + 1)]
         _compare(name, found, reference.tokens(_point(packed, at), prefix))
     return made
 
 
 def probe(task_sid: bytes) -> bytes:
-    """Return the 16 bytes by which two parties see that they hash to the curve alike; no scalar is used."""
+    """Return the 16 bytes that show whether two parties hash to the curve in the same way; no scalar is used."""
     return _probe(BACKENDS[backend()], _exactly(SID_BYTES, task_sid))
 
 
 def on_curve(points: BytesLike) -> bool:
-    """Tell whether all packed points lie on the curve, not on its twist. Variable time: points are public."""
+    """Return whether all packed points are on the curve, not on its twist. Variable time, because points are public."""
     return BACKENDS[backend()].on_curve(_packed(points))
 
 
-def _spots(name: str, count: int) -> Iterator[int]:
-    """Choose one of every SPOT_CHECK_RUN outputs to look at, so that a fault cannot keep clear of it."""
+def _spot_checks(name: str, count: int) -> Iterator[int]:
+    """Choose one of every SPOT_CHECK_RUN outputs at random, so that no fault can evade the check."""
     for start in range(0, count if name != reference.NAME else 0, SPOT_CHECK_RUN):
-        # Drawn from a whole run even where the call ends before it does: short calls add up to the same rate.
+        # Draw from a whole run even if the call ends before it, so that short calls are checked at the same rate.
         at = start + secrets.randbelow(SPOT_CHECK_RUN)
         if at < count:
             yield at
 
 
-def _compare(name: str, found: object, right: object) -> None:
-    if found != right:
-        raise errors.SelfCheckError(backend=name, detail="the reference computes another value")
+def _compare(name: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise errors.SelfCheckError(backend=name, detail="the reference computes a different value")
 
 
 # Known answers -------------------------------------------------------------------------------------------------
 
 
 def self_test(name: str | None = None) -> None:
-    """Compare a backend, the one in use by default, with known answers; takes milliseconds. Raises SelfCheckError."""
+    """Compare a backend, by default the one in use, with known answers; takes milliseconds. Raises SelfCheckError."""
     name = name or backend()
     wrong = ", ".join(part for part, right in _answers(BACKENDS[name]).items() if not right)
     if wrong:
@@ -237,21 +239,21 @@ def self_test(name: str | None = None) -> None:
 
 
 def _answers(kernel: Backend) -> dict[str, bool]:
-    """Tell which parts of a kernel give the right answer, in every lane: no path has more than 16 points at a time."""
+    """Return which functions of a kernel give the right answer in all lanes, of which no path has more than 16."""
     sid, other_scalar = bytes(range(32)), b"\x5d" * 32
     texts = [b"item-%d" % number for number in range(33)]
     items = packed_items([b"\x01" + len(text).to_bytes(4, "big") + text for text in texts])
     masked = kernel.hash_and_mask(items, sid + ITEM_TAG, DST, b"\x77" * 32)
     double_masked, bad = kernel.mask(memoryview(masked), other_scalar)
     tokens = kernel.tokens(memoryview(double_masked), TOKEN_PREFIX + sid)
-    # Of low order, not canonical, good: three in turn put each into each of 16 lanes.
+    # Low order, not canonical and good points take turns, so that each of the 16 lanes computes each kind.
     low, high = bytes(32), (2**255 - 19).to_bytes(32, "little")
     mixed = b"".join([low, high, _point(masked, at % 33)][at % 3] for at in range(48))
     products = b"".join([low, low, _point(double_masked, at % 33)][at % 3] for at in range(48))
     refused = [at for at in range(48) if at % 3 != 2]
     # u = 2 is on the twist, u = 0 is not.
     twisted = [memoryview(low * at + b"\x02" + bytes(31) + low * (15 - at)) for at in range(16)]
-    # The digests are what the reference gave, which the tests hold against published vectors and other programs.
+    # The digests come from the reference, which tests compare with published vectors and with other programs.
     return {
         "hash_and_mask": _has_digest(masked, "ea1eb72b72e52925d8b390de37542d3deaddc76c3c38ad1b7043d210e450534f"),
         "mask": bad == []
@@ -279,7 +281,7 @@ def _probe(kernel: Backend, task_sid: bytes) -> bytes:
 
 
 def packed_items(values: list[bytes]) -> pa.LargeBinaryArray:
-    """Return items in the layout the kernel takes."""
+    """Return items in the layout that the kernel expects."""
     return pa.array(values, pa.large_binary())
 
 
@@ -289,12 +291,12 @@ def _point(packed: V, at: int) -> V:
 
 def _exactly(size: int, value: B) -> B:
     if len(value) != size:
-        raise errors.InternalError(detail=f"a value of {len(value)} bytes where {size} belong")
+        raise errors.InternalError(detail=f"a value has {len(value)} bytes instead of {size}")
     return value
 
 
 def _packed(points: BytesLike) -> memoryview:
     view = memoryview(points).cast("B")
     if len(view) % POINT_BYTES:
-        raise errors.InternalError(detail=f"{len(view)} bytes are no whole number of points")
+        raise errors.InternalError(detail=f"{len(view)} bytes are not a whole number of points")
     return view

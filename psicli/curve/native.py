@@ -1,7 +1,7 @@
-"""The curve kernel in C: the reference's functions, many points at a time, on all cores.
+"""The curve kernel in C: the reference's functions, for many points at a time and on all cores.
 
-Importing this module fails where the extension was not built. The kernel runs in constant time in items and scalars
-and without the GIL; here its arguments are taken apart, and a call is shared among threads.
+The import fails if the extension was not built. The kernel runs in constant time in items and scalars, and without the
+GIL. This module unpacks the arguments and divides each call among threads.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from psicli.curve.pool import in_parts
 
 T = TypeVar("T")
 
-# What an offset takes in an array of items [bytes].
+# The size of an offset in an array of items [bytes].
 _OFFSET_BYTES = 8
 
 
 class Native:
-    """One CPU path of the kernel, as a backend: the reference's functions, in constant time in items and scalars."""
+    """A backend that uses one CPU path of the kernel, in constant time in items and scalars."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        # A frame of the largest size takes the portable path half a second on one core of a server, longer elsewhere.
+        # The portable path takes half a second for 16,384 points on one core of a server, and longer on other machines.
         self.FRAME_ITEMS = 4096 if path == "portable" else 16_384
 
     def hash_to_points(self, items: pa.LargeBinaryArray, prefix: bytes, dst: bytes) -> bytes:
@@ -59,12 +59,12 @@ class Native:
         return in_parts(len(points) // 32, part)
 
     def _hash(self, function: Callable[..., bytes], items: pa.LargeBinaryArray, *more: Any) -> bytes:
-        """Call one of the kernel's hashes on items in Arrow's layout, offsets and data.
+        """Call a hash function of the kernel with items as Arrow stores them: offsets and data.
 
-        Raises SelfCheckError in the cases no message is known to reach.
+        Raises SelfCheckError in the cases that no known message reaches.
         """
         if not len(items):
-            # Arrow may leave out the buffers of an empty array.
+            # An empty array may have no buffers.
             return b""
         if items.type != pa.large_binary():
             raise InternalError(detail=f"items of type {items.type} reached the curve")

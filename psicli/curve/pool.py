@@ -1,6 +1,6 @@
-"""The threads that compute: a large call is cut into parts, and a pool works on them.
+"""The thread pool of the kernel: divides a large call into parts, which several threads compute.
 
-The parts are pure computation without the GIL. There is one pool in a process, made when it is first needed.
+The parts are pure computation without the GIL. A process has one pool, which is created when it is first needed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from psicli.core import trace
 
-# What a part holds is a multiple of this, so that no lane and no shared inversion is left half empty [items].
+# The size of a part is a multiple of this, so that every part but the last fills its lanes and inversions [items].
 PART_STEP = 256
-# A call below this is through before another thread has begun [items].
+# A smaller call is finished before another thread has started [items].
 WORTH_SHARING = 512
-# More parts than threads, so that a thread whose core is taken away holds up the others little.
+# There are more parts than threads, so that a thread that loses its core does not delay the others much.
 PARTS_A_THREAD = 4
 
 T = TypeVar("T")
@@ -28,20 +28,23 @@ _wanted: int | None = None
 
 
 def set_threads(count: int | None) -> None:
-    """Set how many threads compute; None stands for every core this process may use. Not while a call is under way."""
+    """Set the number of threads that compute; None means one for each core of this process.
+
+    Must not be called while in_parts runs.
+    """
     global _wanted
     _wanted = count
 
 
 def threads() -> int:
-    """Return how many threads compute."""
+    """Return the number of threads that compute."""
     return len(os.sched_getaffinity(0)) if _wanted is None else _wanted
 
 
 def in_parts(count: int, work: Callable[[int, int], T]) -> list[T]:
-    """Return work(start, stop) of consecutive parts that make up `count` items, in order.
+    """Call work(start, stop) for consecutive parts of `count` items, and return the results in order.
 
-    Raises what the first part that failed raised, once no part is at work any more.
+    If parts fail, raises the exception of the first of them, after all parts have ended.
     """
     workers = threads()
     if workers == 1 or count < WORTH_SHARING:
@@ -50,7 +53,7 @@ def in_parts(count: int, work: Callable[[int, int], T]) -> list[T]:
     parts: list[Future[T]] = [Future() for _ in range(0, count, step)]
     waiting = deque(range(len(parts)))
 
-    def help_out() -> None:
+    def compute_parts() -> None:
         with suppress(IndexError):
             while True:
                 at = waiting.popleft()
@@ -63,15 +66,15 @@ def in_parts(count: int, work: Callable[[int, int], T]) -> list[T]:
                         raise
 
     pool = _shared_pool(workers - 1)
-    # Where the system has no more threads for us, those there are do the work.
+    # If the system refuses to start another thread, the existing threads compute all parts.
     with suppress(RuntimeError):
         for _ in range(min(workers, len(parts)) - 1):
-            pool.submit(help_out)
+            pool.submit(compute_parts)
     try:
-        # This thread is one of them: it has not to be woken, and what a busy machine keeps others from, it does itself.
-        help_out()
+        # This thread computes too. It need not be woken, and on a busy machine it computes what the others cannot.
+        compute_parts()
     finally:
-        # An exception that was thrown at this thread ends the call, not only its own part of it.
+        # After an exception in this thread, such as KeyboardInterrupt, no further part may start.
         with suppress(IndexError):
             while True:
                 parts[waiting.popleft()].set_exception(CancelledError())
@@ -84,5 +87,5 @@ def _shared_pool(helpers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(helpers, "psicli-curve")
 
 
-# The threads of the pool are not in a forked process.
+# A forked process does not inherit the threads of the pool.
 os.register_at_fork(after_in_child=_shared_pool.cache_clear)

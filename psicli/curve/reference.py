@@ -1,9 +1,9 @@
-"""The curve kernel in plain Python and `cryptography`'s X25519: slow, plain, and what other backends are measured by.
+"""The curve kernel in plain Python, with X25519 from `cryptography`: slow, simple, and the standard for other backends.
 
-Every step has its RFC's name. Points are affine or homogeneous coordinates on curve25519, v^2 = u^3 + J*u^2 + u; field
-elements are Python integers, bytes are little-endian u-coordinates. The hash runs in variable time, because Python's
-integers do: how long an item takes says a little about the item to whoever can time this process closely. Only the
-multiplication by the secret scalar, done by OpenSSL, runs in constant time.
+Every step has the name that its RFC gives it. Points are affine or homogeneous coordinates on curve25519,
+v^2 = u^3 + J*u^2 + u. Field elements are Python integers, and bytes are little-endian u-coordinates. The hash runs in
+variable time, because Python's integers do: anybody who can time this process precisely learns a little about an item.
+Only the multiplication by the secret scalar runs in constant time; OpenSSL does it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from psicli.core.errors import InternalError, SelfCheckError
 
 NAME = "reference"
-# Points a frame for this backend [points]: well below a second of work, so that an abort is answered within two.
+# The size of a frame [points]: less than a second of work, so that this party answers an abort within two seconds.
 FRAME_ITEMS = 2048
 
 P = 2**255 - 19
@@ -36,7 +36,7 @@ C2 = pow(2, (P + 3) // 8, P)
 def expand_message_xmd(msg: bytes, dst: bytes, length: int) -> bytes:
     """Return `length` uniform bytes for a message, with SHA-512.
 
-    Raises InternalError beyond the RFC's limits. RFC 9380 section 5.3.1; its long DSTs (5.3.3) are not needed here.
+    Raises InternalError beyond the RFC's limits. RFC 9380 section 5.3.1; psicli does not need long DSTs (5.3.3).
     """
     ell = -(-length // B_IN_BYTES)
     if ell > 255 or len(dst) > 255:
@@ -57,9 +57,9 @@ def hash_to_field(msg: bytes, dst: bytes, count: int) -> list[int]:
 
 
 def map_to_curve_elligator2(u: int) -> tuple[int, int, int]:
-    """Map a field element to a point (xn, xd, y) with x = xn / xd, its sign as in the RFC.
+    """Map a field element to a point (xn, xd, y) with x = xn / xd; y has the RFC's sign.
 
-    Variable time. RFC 9380 section 6.7.1, with the one exponentiation of appendix G.2.1, whose names are kept.
+    Variable time. RFC 9380 section 6.7.1, with the single exponentiation of appendix G.2.1 and its variable names.
     """
     tv1 = 2 * u * u % P
     xd = tv1 + 1  # never zero: -1 is a square and 2 is not
@@ -67,13 +67,13 @@ def map_to_curve_elligator2(u: int) -> tuple[int, int, int]:
     gxd = xd * xd * xd % P
     gx1 = x1n * (x1n * x1n + J * x1n * xd + xd * xd) % P  # the curve's right side at x1, times xd^3
     tv3 = gxd * gxd * gxd * gx1 % P
-    # gx1 * gxd^3 * (gx1 * gxd^7)^((p - 5) / 8): a square root of gx1 / gxd, or of it times -1, 2 or -2.
+    # gx1 * gxd^3 * (gx1 * gxd^7)^((p - 5) / 8) is a square root of gx1 / gxd times 1, -1, 2 or -2.
     y11 = tv3 * pow(tv3 * gxd * gxd * gxd * gxd, (P - 5) // 8, P) % P
     y1 = y11 if y11 * y11 * gxd % P == gx1 else y11 * SQRT_MINUS_1 % P
     if y1 * y1 * gxd % P == gx1:
         xn, y, odd = x1n, y1, 1
     else:
-        # x1 gives no point, so x2 = 2 * u^2 * x1 does; the root of g(x2) = 2 * u^2 * g(x1) comes from the first one.
+        # x1 gives no point, so x2 = 2 * u^2 * x1 does. The root of g(x2) = 2 * u^2 * g(x1) follows from the first root.
         gx2 = gx1 * tv1 % P
         y21 = y11 * u * C2 % P
         y2 = y21 if y21 * y21 * gxd % P == gx2 else y21 * SQRT_MINUS_1 % P
@@ -86,10 +86,10 @@ Point = tuple[int, int, int]
 
 
 def _third_point(n: int, d: int, first: Point, x1: int) -> Point:
-    """Return the sum of two points from the slope n / d of the line through them, for one Z in all of them.
+    """Return the sum of two points with the same Z, given the slope n / d of the line through them.
 
-    In affine terms x3 = slope^2 - J - x0 - x1 and y3 = slope * (x0 - x3) - y0. A line without a slope (d = 0) gives
-    Z = 0, and every sum with Z = 0 in it gives Z = 0 again, so that one look at the end finds it.
+    In affine terms, x3 = slope^2 - J - x0 - x1 and y3 = slope * (x0 - x3) - y0. A vertical line (d = 0) gives Z = 0.
+    All sums computed from a point with Z = 0 have Z = 0 too, so one check at the end is enough.
     """
     x0, y0, z = first
     dd = d * d % P
@@ -112,7 +112,7 @@ def _double(a: Point) -> Point:
 def hash_to_curve(msg: bytes, dst: bytes) -> tuple[int, int]:
     """Return the affine point (x, y) of a message.
 
-    Raises SelfCheckError in the cases no message is known to reach: equal x in the addition, the neutral element as
+    Raises SelfCheckError in the cases that no known message reaches: equal x in the addition, or the neutral element as
     the result. Variable time. RFC 9380 section 3, suite curve25519_XMD:SHA-512_ELL2_RO_ (section 8.5, h_eff = 8).
     """
     (xn0, xd0, y0), (xn1, xd1, y1) = (map_to_curve_elligator2(u) for u in hash_to_field(msg, dst, 2))
@@ -140,8 +140,9 @@ def keyed_hashes(items: pa.LargeBinaryArray, secret: bytes) -> bytes:
 def mask(points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int]]:
     """Multiply packed points by the clamped scalar; return the products and the indices of bad points.
 
-    A bad point is not canonical or has no product (it is of low order), and 32 zero bytes stand in its place. Constant
-    time in the scalar. RFC 7748 section 5, by OpenSSL; the refusals are stricter than the RFC, which reduces and masks.
+    A bad point is not canonical or has no product (it is of low order); its product is returned as 32 zero bytes.
+    Constant time in the scalar. RFC 7748 section 5, by OpenSSL, but stricter: the RFC accepts points that are not
+    canonical, and reduces them.
     """
     key = X25519PrivateKey.from_private_bytes(scalar)
     products, bad = bytearray(len(points)), []
@@ -151,13 +152,13 @@ def mask(points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int
             if int.from_bytes(point, "little") >= P:
                 raise ValueError
             products[start : start + 32] = key.exchange(X25519PublicKey.from_public_bytes(point))
-        except ValueError:  # also raised by exchange, for a product of zero
+        except ValueError:  # exchange raises this for a product of zero
             bad.append(start // 32)
     return bytes(products), bad
 
 
 def hash_and_mask(items: pa.LargeBinaryArray, prefix: bytes, dst: bytes, scalar: bytes | bytearray) -> bytes:
-    """Return the packed masked points of prefix ‖ item for every item, as mask(hash_to_points(…)) would."""
+    """Return the packed masked points of prefix ‖ item for every item: the products of mask(hash_to_points(…))."""
     products, bad = mask(memoryview(hash_to_points(items, prefix, dst)), scalar)
     if bad:
         raise SelfCheckError(backend=NAME, detail="a hashed item has no product")
@@ -170,7 +171,7 @@ def tokens(points: memoryview, prefix: bytes) -> bytes:
 
 
 def on_curve(points: memoryview) -> bool:
-    """Tell whether all packed points are canonical and on the curve, not its twist (Euler's criterion)."""
+    """Return whether all packed points are canonical and on the curve, not on its twist (Euler's criterion)."""
     return all(_is_on_curve(int.from_bytes(points[i : i + 32], "little")) for i in range(0, len(points), 32))
 
 

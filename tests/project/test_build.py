@@ -41,7 +41,7 @@ def test_without_the_extension_psicli_uses_the_reference_and_warns_once(without_
     assert "reference *" in stdout
     assert "native" not in stdout
     (warning,) = log
-    assert warning.startswith("WARNING the native curve kernel is not there (it was not built): ")
+    assert warning.startswith("WARNING the native curve kernel is not available (it was not built), so ")
     assert "install a C compiler" in warning
 
 
@@ -50,7 +50,7 @@ def test_an_extension_that_does_not_load_has_its_own_warning(without_native: Pat
     code, stdout, log = psicli(without_native, "bench", "--seconds", "0.02")
     assert (code, "reference *" in stdout) == (0, True)
     (warning,) = log
-    assert warning.startswith("WARNING the native curve kernel is not there (it does not load: ")
+    assert warning.startswith("WARNING the native curve kernel is not available (it cannot be loaded: ")
 
 
 @pytest.mark.parametrize(("variable", "value"), [("PSICLI_BACKEND", "native"), ("PSICLI_NATIVE_PATH", "portable")])
@@ -58,9 +58,9 @@ def test_asking_for_a_missing_kernel_is_a_configuration_error(without_native: Pa
     code, stdout, log = psicli(without_native, "bench", **{variable: value})
     assert (code, stdout) == (78, "")
     assert log == [
-        f"ERROR {variable} asks for the native curve kernel, which is not there: it was not built",
-        "ERROR hint: Install a C compiler and Python's headers (gcc, python3-dev), then psicli again with "
-        "`pip install --force-reinstall --no-cache-dir`; or unset the variable to run slower without it.",
+        f"ERROR {variable} asks for the native curve kernel, which is not available: it was not built",
+        "ERROR hint: Install a C compiler and Python's headers (gcc, python3-dev), then reinstall psicli with "
+        "`pip install --force-reinstall --no-cache-dir`, or unset the variable to use the slower reference.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Which backend is in use, and what finds the mistakes of a machine or a compiler."""
+"""Tests of choosing a backend, and of the checks that find errors of the machine or the compiler."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def test_backend_is_named(backend: curve.Backend, monkeypatch: pytest.MonkeyPatc
     assert curve.backend() == next(iter(curve.BACKENDS))
 
 
-def test_frames_suit_the_backend(backend: curve.Backend) -> None:
+def test_the_size_of_frames_depends_on_the_backend(backend: curve.Backend) -> None:
     small = {"reference": 2048, "native portable": 4096}
     assert curve.frame_items() == small.get(curve.backend(), 16_384)
 
 
 @pytest.fixture
 def two_paths(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A machine with two CPU paths, whatever this one has."""
+    """Pretend that this machine has exactly two CPU paths."""
     monkeypatch.setattr(curve, "BACKENDS", dict.fromkeys(["native avx2", "native portable", "reference"], reference))
     return monkeypatch
 
@@ -55,13 +55,13 @@ def test_the_environment_chooses(two_paths: pytest.MonkeyPatch, kind: str, path:
 @pytest.mark.parametrize(
     ("variable", "value", "error", "sentence"),
     [
-        ("PSICLI_BACKEND", "gpu\x1b[2J", VariableError, r"is 'gpu\\x1b\[2J', which .* native and reference"),
-        ("PSICLI_BACKEND", "native avx2", VariableError, "there are native and reference"),
-        ("PSICLI_NATIVE_PATH", "avx512", VariableError, "is 'avx512', .*it runs avx2, portable"),
-        ("PSICLI_NATIVE_PATH", "sse\x07", VariableError, r"is 'sse\\x07', .*it runs avx2, portable"),
+        ("PSICLI_BACKEND", "gpu\x1b[2J", VariableError, r"is 'gpu\\x1b\[2J', but must be native or reference"),
+        ("PSICLI_BACKEND", "native avx2", VariableError, "but must be native or reference"),
+        ("PSICLI_NATIVE_PATH", "avx512", VariableError, "is 'avx512', .*it can run avx2, portable"),
+        ("PSICLI_NATIVE_PATH", "sse\x07", VariableError, r"is 'sse\\x07', .*it can run avx2, portable"),
     ],
 )
-def test_what_this_machine_lacks_is_a_configuration_error(
+def test_an_unavailable_backend_is_a_configuration_error(
     two_paths: pytest.MonkeyPatch, variable: str, value: str, error: type[PsicliError], sentence: str
 ) -> None:
     two_paths.delenv("PSICLI_BACKEND", raising=False)
@@ -71,7 +71,7 @@ def test_what_this_machine_lacks_is_a_configuration_error(
     assert caught.value.code == 78
 
 
-# Looking for mistakes of the machine or the compiler ----------------------------------------------------------------
+# Errors of the machine or the compiler ------------------------------------------------------------------------------
 
 
 def test_self_test_passes(backend: curve.Backend) -> None:
@@ -80,15 +80,15 @@ def test_self_test_passes(backend: curve.Backend) -> None:
         curve.self_test(name)
 
 
-def put_in(kernel: object, patch: pytest.MonkeyPatch) -> None:
-    """Make a kernel the backend in use, as `native broken`."""
+def use_kernel(kernel: object, patch: pytest.MonkeyPatch) -> None:
+    """Make a kernel the backend in use, under the name `native broken`."""
     patch.setattr(curve, "BACKENDS", {"native broken": kernel, "reference": reference})
     for variable in ("PSICLI_BACKEND", "PSICLI_NATIVE_PATH"):
         patch.delenv(variable, raising=False)
 
 
-class Turned:
-    """A backend that hands out the RFC 9380 byte order, as some have."""
+class Reversed:
+    """A backend that returns points in the byte order of RFC 9380, as some implementations do."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(reference, name)
@@ -101,14 +101,14 @@ class Turned:
 
 
 def test_self_test_finds_a_wrong_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    put_in(Turned(), monkeypatch)
+    use_kernel(Reversed(), monkeypatch)
     with pytest.raises(SelfCheckError, match=r"native broken .*hash_and_mask, mask, tokens, probe") as caught:
         curve.self_test()
     assert caught.value.code == 70
 
 
 class OneLaneWrong:
-    """A right backend, but for one lane of 16 in one of its functions."""
+    """A correct backend, except that one of its functions is wrong in one of 16 lanes."""
 
     FRAME_ITEMS = 2048
     right: Any = next(iter(curve.BACKENDS.values()))
@@ -142,16 +142,16 @@ class OneLaneWrong:
         return self._spoil("tokens", self.right.tokens(*arguments), 16)
 
     def on_curve(self, points: memoryview) -> bool:
-        looked_at = split(bytes(points))
+        checked = split(bytes(points))
         if self._function == "on_curve":
-            looked_at[self._lane] = [u_bytes(9)] * len(looked_at[self._lane])
-        return bool(self.right.on_curve(memoryview(b"".join(looked_at))))
+            checked[self._lane] = [u_bytes(9)] * len(checked[self._lane])
+        return bool(self.right.on_curve(memoryview(b"".join(checked))))
 
 
 @pytest.mark.parametrize("function", ["hash_and_mask", "keyed_hashes", "mask", "tokens", "bad points", "on_curve"])
 def test_self_test_finds_one_wrong_lane(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     for lane in range(16):
-        put_in(OneLaneWrong(function, lane), monkeypatch)
+        use_kernel(OneLaneWrong(function, lane), monkeypatch)
         with pytest.raises(SelfCheckError, match=f"wrong answer from .*{function}") as caught:
             curve.self_test()
         assert caught.value.code == 70
@@ -176,11 +176,11 @@ SPOT_CHECKED = ["hash_and_mask", "keyed_hashes", "mask", "bad points", "tokens"]
 def test_the_spot_check_finds_a_wrong_output(
     monkeypatch: pytest.MonkeyPatch, thousand: pa.LargeBinaryArray, function: str
 ) -> None:
-    """With a look at every output, so that each lane's is seen; the sentence tells nothing about it."""
+    """Every output is checked here, to cover all lanes. The message does not reveal which output was wrong."""
     monkeypatch.setattr(curve, "SPOT_CHECK_RUN", 1)
     sentences = set()
     for lane in range(16):
-        put_in(OneLaneWrong(function, lane), monkeypatch)
+        use_kernel(OneLaneWrong(function, lane), monkeypatch)
         call(function, thousand.slice(0, lane), random_points(lane))
         with pytest.raises(SelfCheckError) as caught:
             call(function, thousand.slice(0, lane + 1), random_points(lane + 1))
@@ -190,33 +190,33 @@ def test_the_spot_check_finds_a_wrong_output(
 
 
 @pytest.mark.parametrize("function", SPOT_CHECKED)
-def test_the_spot_check_sees_one_output_in_so_many(
+def test_the_spot_check_covers_one_output_in_each_run(
     monkeypatch: pytest.MonkeyPatch, thousand: pa.LargeBinaryArray, function: str
 ) -> None:
-    """Of eight outputs one is looked at, in one call or in eight, and no index is safe from it."""
+    """One of eight outputs is checked, in a single call or in eight calls, and any index can be chosen."""
     assert curve.SPOT_CHECK_RUN == 65_536
     monkeypatch.setattr(curve, "SPOT_CHECK_RUN", 8)
     for lane, count in ((0, 1), (0, 8), (7, 8)):
-        put_in(OneLaneWrong(function, lane), monkeypatch)
+        use_kernel(OneLaneWrong(function, lane), monkeypatch)
         found = 0
         for _ in range(200):
             try:
                 call(function, thousand.slice(0, count), random_points(count))
             except SelfCheckError:
                 found += 1
-        # 25 are expected; outside of these bounds it is once in a thousand million tests.
+        # 25 are expected. A correct spot check exceeds these bounds once in 10^9 tests.
         assert 2 <= found <= 60
 
 
-def test_a_point_is_only_called_bad_when_the_reference_calls_it_bad(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a fault of ours would be the peer's."""
+def test_the_reference_must_confirm_a_bad_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, psicli blames the peer for its own error."""
 
     class Suspicious(OneLaneWrong):
         def mask(self, points: memoryview, scalar: bytes) -> tuple[bytes, list[int]]:
             products, bad = self.right.mask(points, scalar)
             return products, bad or [3]
 
-    put_in(Suspicious("", 0), monkeypatch)
+    use_kernel(Suspicious("", 0), monkeypatch)
     points = random_points(5)
     with pytest.raises(SelfCheckError) as caught:
         curve.mask(points, ALICE)
@@ -224,7 +224,7 @@ def test_a_point_is_only_called_bad_when_the_reference_calls_it_bad(monkeypatch:
     assert curve.mask(bytes(32) + points, ALICE)[1] == [0]
 
 
-def test_the_spot_check_passes_what_is_right(
+def test_the_spot_check_accepts_correct_outputs(
     backend: curve.Backend, monkeypatch: pytest.MonkeyPatch, thousand: pa.LargeBinaryArray
 ) -> None:
     monkeypatch.setattr(curve, "SPOT_CHECK_RUN", 1)

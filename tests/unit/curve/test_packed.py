@@ -1,4 +1,4 @@
-"""What the curve refuses, packed data, and its work shared among threads."""
+"""Tests of what the curve refuses, of packed data, and of calls divided among threads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from psicli import curve
 from psicli.core.errors import InternalError, SelfCheckError
 from psicli.curve import reference
 
-# What must be refused -----------------------------------------------------------------------------------------------
+# Arguments that must be refused -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -42,11 +42,11 @@ def test_mask_refuses(backend: curve.Backend, point: bytes) -> None:
     assert curve.mask(point, ALICE) == (bytes(32), [0])
 
 
-def test_the_largest_canonical_point_is_taken(backend: curve.Backend) -> None:
+def test_the_largest_canonical_point_is_accepted(backend: curve.Backend) -> None:
     assert curve.mask(u_bytes(P - 2), ALICE)[1] == []
 
 
-def test_bad_points_spoil_no_others(backend: curve.Backend) -> None:
+def test_bad_points_do_not_affect_other_points(backend: curve.Backend) -> None:
     good = split(curve.hash_and_mask(items(*(item(f"{i}") for i in range(40))), TASK_SID, ALICE))
     points = list(good)
     for i in (0, 7, 8, 31, 39):
@@ -68,23 +68,23 @@ def test_on_curve_refuses_the_twist(backend: curve.Backend) -> None:
         assert not curve.on_curve(b"".join(points))
 
 
-def test_on_curve_refuses_what_is_not_canonical(backend: curve.Backend) -> None:
+def test_on_curve_refuses_points_that_are_not_canonical(backend: curve.Backend) -> None:
     assert curve.on_curve(u_bytes(9))
     for u in (P + 9, 9 + 2**255):
         assert not curve.on_curve(u_bytes(u))
 
 
-def test_reversed_bytes_are_found(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
-    """RFC 9380 writes big-endian, RFC 7748 reads little-endian: unreversed, half the points are on the twist."""
+def test_reversed_bytes_are_detected(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
+    """RFC 9380 is big-endian and RFC 7748 little-endian; in the wrong order, half of the points are on the twist."""
     hashed = backend.hash_to_points(thousand.slice(0, 64), PREFIX, curve.DST)
-    turned = b"".join(point[::-1] for point in split(hashed))
-    assert not curve.on_curve(turned)
-    assert sum(curve.on_curve(point) for point in split(turned)) < 60
+    wrong = b"".join(point[::-1] for point in split(hashed))
+    assert not curve.on_curve(wrong)
+    assert sum(curve.on_curve(point) for point in split(wrong)) < 60
 
 
 @pytest.mark.parametrize("fields", [[5, 5], [5, P - 5]])
 def test_exceptional_cases_are_found(monkeypatch: pytest.MonkeyPatch, fields: list[int]) -> None:
-    """No message leads there, so the field elements are put in by hand: both map to the same point."""
+    """No known message leads to these cases, so the test sets field elements that map to the same point."""
     monkeypatch.setattr(reference, "hash_to_field", lambda msg, dst, count: fields)
     backends.use("reference", monkeypatch)
     with pytest.raises(SelfCheckError) as caught:
@@ -94,8 +94,8 @@ def test_exceptional_cases_are_found(monkeypatch: pytest.MonkeyPatch, fields: li
 
 
 @pytest.mark.parametrize("name", backends.NATIVE, ids=backends.label)
-def test_exceptional_cases_the_extension_finds(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """It says so with an ArithmeticError, which no message that anybody knows brings about."""
+def test_exceptional_cases_in_the_extension_are_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The extension raises an ArithmeticError, which no known message causes."""
     from psicli.curve import native
 
     def exceptional(*arguments: object) -> bytes:
@@ -110,7 +110,7 @@ def test_exceptional_cases_the_extension_finds(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("name", backends.NATIVE, ids=backends.label)
-def test_another_layout_than_binary_is_our_mistake(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_items_of_another_type_are_an_internal_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     backends.use(name, monkeypatch)
     for values in (pa.array(["a"]), pa.array([1]), pa.array([b"abc"], pa.binary(3)), pa.array([b"abc"])):
         with pytest.raises(InternalError):
@@ -118,7 +118,7 @@ def test_another_layout_than_binary_is_our_mistake(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("size", [0, 31, 33, 64])
-def test_wrong_lengths_are_our_mistake(backend: curve.Backend, size: int) -> None:
+def test_wrong_lengths_are_an_internal_error(backend: curve.Backend, size: int) -> None:
     wrong, point, none = bytes(size), u_bytes(9), items()
     for call in (
         lambda: curve.hash_and_mask(none, wrong, ALICE),
@@ -132,7 +132,7 @@ def test_wrong_lengths_are_our_mistake(backend: curve.Backend, size: int) -> Non
             call()
 
 
-def test_part_of_a_point_is_our_mistake(backend: curve.Backend) -> None:
+def test_part_of_a_point_is_an_internal_error(backend: curve.Backend) -> None:
     for call in (
         lambda points: curve.mask(points, ALICE),
         lambda points: curve.tokens(points, TASK_SID),
@@ -142,7 +142,7 @@ def test_part_of_a_point_is_our_mistake(backend: curve.Backend) -> None:
             call(bytes(33))
 
 
-def test_a_null_item_is_our_mistake(backend: curve.Backend) -> None:
+def test_a_null_item_is_an_internal_error(backend: curve.Backend) -> None:
     with pytest.raises(InternalError):
         curve.hash_and_mask(pa.array([b"a", None], pa.large_binary()), TASK_SID, ALICE)
     with pytest.raises(InternalError):
@@ -152,14 +152,14 @@ def test_a_null_item_is_our_mistake(backend: curve.Backend) -> None:
 # Packed data --------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_in_nothing_out(backend: curve.Backend) -> None:
+def test_empty_input_gives_empty_output(backend: curve.Backend) -> None:
     assert curve.hash_and_mask(items(), TASK_SID, ALICE) == b""
     assert curve.keyed_hashes(items(), TASK_SID) == b""
     assert curve.mask(b"", ALICE) == (b"", [])
     assert curve.tokens(b"", TASK_SID) == b""
 
 
-def test_a_slice_is_its_own_items(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
+def test_a_slice_is_computed_from_its_own_items(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
     whole = curve.hash_and_mask(thousand.slice(0, 41), TASK_SID, ALICE)
     for start, stop in [(0, 1), (3, 20), (20, 41), (7, 7)]:
         part = curve.hash_and_mask(thousand.slice(start, stop - start), TASK_SID, ALICE)
@@ -167,7 +167,7 @@ def test_a_slice_is_its_own_items(backend: curve.Backend, thousand: pa.LargeBina
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, pa.py_buffer])
-def test_any_buffer_is_taken(backend: curve.Backend, kind: Any) -> None:
+def test_any_buffer_is_accepted(backend: curve.Backend, kind: Any) -> None:
     points = u_bytes(9) + u_bytes(2)
     assert curve.mask(kind(points), ALICE) == curve.mask(points, ALICE)
     assert curve.tokens(kind(points), TASK_SID) == curve.tokens(points, TASK_SID)
@@ -188,23 +188,23 @@ def test_both_orders_of_masking_agree(
         backends.use(name, patch)
         ours, theirs = (curve.hash_and_mask(items(*values), task_sid, scalar) for scalar in scalars)
         assert curve.mask(ours, scalars[1]) == curve.mask(theirs, scalars[0])
-        # Every backend gives the reference's bytes.
+        # Every backend returns the same bytes as the reference.
         assert ours == reference.hash_and_mask(items(*values), task_sid + b"\x01", curve.DST, scalars[0])
 
 
-def test_another_task_shares_nothing(backend: curve.Backend) -> None:
+def test_another_task_has_other_points_and_tokens(backend: curve.Backend) -> None:
     one, other = TASK_SID, bytes(32)
     assert curve.hash_and_mask(items(b"a"), one, ALICE) != curve.hash_and_mask(items(b"a"), other, ALICE)
     assert curve.tokens(u_bytes(9), one) != curve.tokens(u_bytes(9), other)
     assert curve.probe(one) != curve.probe(other)
 
 
-# Sharing among threads ----------------------------------------------------------------------------------------------
+# Threads ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def in_threads() -> Iterator[Callable[[int], None]]:
-    """Set the number of threads; as before when the test is over."""
+    """A function that sets the number of threads; the default is restored after the test."""
     yield curve.set_threads
     curve.set_threads(None)
 
@@ -212,7 +212,7 @@ def in_threads() -> Iterator[Callable[[int], None]]:
 @pytest.mark.sample(8)
 @pytest.mark.parametrize("name", backends.NATIVE, ids=backends.label)
 @pytest.mark.parametrize("count", [511, 512, 513, 1025, 1500])
-def test_threads_change_nothing(
+def test_the_number_of_threads_does_not_change_results(
     name: str,
     monkeypatch: pytest.MonkeyPatch,
     in_threads: Callable[[int], None],
@@ -220,7 +220,7 @@ def test_threads_change_nothing(
     count: int,
 ) -> None:
     backends.use(name, monkeypatch)
-    # A slice, so that offsets begin somewhere; bad points at the ends and where parts may meet.
+    # The offsets of a slice start above zero. Bad points are at the ends and where two parts may meet.
     some = pa.concat_arrays([thousand, thousand]).slice(3, count)
     points = split(random_points(count))
     bad = [0, 255, 256, 300, count - 1]
@@ -245,15 +245,15 @@ def test_a_bad_last_point_is_found_in_any_part(backend: curve.Backend, in_thread
     assert not curve.on_curve(good + u_bytes(2))
 
 
-def test_slices_are_hashed_by_their_own_rows(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
+def test_slices_give_the_same_results_as_copies(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
     for start, count in [(0, 20), (990, 10), (1000, 0)]:
         part = thousand.slice(start, count)
         alone = pa.array(part.to_pylist(), pa.large_binary())
         assert curve.hash_and_mask(part, TASK_SID, ALICE) == curve.hash_and_mask(alone, TASK_SID, ALICE)
 
 
-def test_items_without_a_byte_of_data(backend: curve.Backend) -> None:
-    """Arrow may then leave out the buffer of the data."""
+def test_items_without_data(backend: curve.Backend) -> None:
+    """Arrow may omit the data buffer if all items are empty."""
     one = reference.hash_and_mask(items(b""), PREFIX, curve.DST, ALICE)
     bare = pa.array([b"", b"", b""], pa.large_binary())
     assert split(curve.hash_and_mask(bare, TASK_SID, ALICE)) == [one] * 3

@@ -1,4 +1,4 @@
-"""The threads that compute: parts in order, the right sizes, the first failure, forks and ends of processes."""
+"""Tests of the kernel's thread pool: parts and their order, failures, forks, and the end of a process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def as_before() -> Iterator[None]:
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 64])
 @pytest.mark.parametrize("count", [0, 1, 511, 512, 513, 2049, 16_384, 100_000])
-def test_parts_follow_each_other_and_are_whole_blocks(threads: int, count: int) -> None:
+def test_parts_are_consecutive_and_whole_blocks(threads: int, count: int) -> None:
     pool.set_threads(threads)
     parts = pool.in_parts(count, lambda start, stop: (start, stop))
     assert [index for start, stop in parts for index in (start, stop)] == [
@@ -35,20 +35,20 @@ def test_parts_follow_each_other_and_are_whole_blocks(threads: int, count: int) 
         assert len(parts) == 1
 
 
-def test_small_calls_and_one_thread_stay_where_they_are() -> None:
+def test_small_calls_and_single_threads_run_in_the_calling_thread() -> None:
     for threads, count in ((1, 100_000), (8, 511)):
         pool.set_threads(threads)
         assert pool.in_parts(count, lambda start, stop: threading.get_ident()) == [threading.get_ident()]
 
 
-def test_as_many_threads_as_set_and_no_more() -> None:
+def test_exactly_as_many_threads_as_set_compute() -> None:
     pool.set_threads(3)
-    # Each waits for the others: with fewer threads none would ever be through.
-    all_here = threading.Barrier(3)
-    ids = pool.in_parts(12 * 256, lambda start, stop: (all_here.wait(60), threading.get_ident())[1])
+    # Three parts wait for each other, so the call fails with fewer than three threads.
+    barrier = threading.Barrier(3)
+    ids = pool.in_parts(12 * 256, lambda start, stop: (barrier.wait(60), threading.get_ident())[1])
     assert len(ids) == 12
     assert len(set(ids)) == 3
-    # The one that calls is one of them.
+    # The calling thread is one of them.
     assert threading.get_ident() in ids
 
 
@@ -58,7 +58,7 @@ def test_every_core_by_default() -> None:
     assert pool.threads() == 5
 
 
-def test_the_first_part_that_failed_is_told_when_none_works_any_more() -> None:
+def test_the_first_failure_is_raised_after_all_parts_have_ended() -> None:
     pool.set_threads(2)
     failed, worked = threading.Event(), []
 
@@ -84,7 +84,7 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def test_a_forked_process_has_a_pool_of_its_own() -> None:
+def test_a_forked_process_has_its_own_pool() -> None:
     code = """
 import os, threading, warnings
 warnings.simplefilter("ignore")
@@ -100,11 +100,11 @@ if child:
     assert run(code) == "both\n"
 
 
-def test_a_process_ends_with_its_pool_still_there() -> None:
+def test_a_process_ends_although_its_pool_exists() -> None:
     assert run("pool.set_threads(4); print(len(pool.in_parts(2048, lambda start, stop: 0)))") == "8\n"
 
 
-def test_where_no_thread_can_be_had_this_one_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_more_threads_the_calling_thread_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     pool.set_threads(8)
 
     def refuse(self: threading.Thread) -> None:
@@ -118,8 +118,8 @@ def test_where_no_thread_can_be_had_this_one_does_the_work(monkeypatch: pytest.M
     assert ids == [threading.get_ident()] * 16
 
 
-def test_an_exception_thrown_at_the_caller_ends_the_whole_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Ctrl-C is: the parts at work are waited for, none is begun any more."""
+def test_an_exception_in_the_calling_thread_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an exception such as KeyboardInterrupt, running parts end and no further part starts."""
     pool.set_threads(2)
     caller, waiting, wait = threading.get_ident(), threading.Event(), pool.wait
     worked = []
@@ -139,7 +139,7 @@ def test_an_exception_thrown_at_the_caller_ends_the_whole_call(monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         pool.in_parts(8 * 256, work)
     at_the_end = list(worked)
-    # Whoever helps now is through with the call before.
+    # The pool can only compute these parts when it has finished the previous call.
     pool.in_parts(8 * 256, lambda start, stop: None)
     assert worked == at_the_end
     assert len(worked) <= 1

@@ -1,4 +1,4 @@
-"""The curve beside the design's known answers, published vectors and libsodium."""
+"""Tests of the curve against known answers, published vectors and libsodium."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def test_known_answers_of_every_message_length(backend: curve.Backend) -> None:
 
 
 @pytest.mark.sample(2)
-def test_padding_is_hashed_under_a_tag_of_its_own(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
-    """As items are, but never to the point of an item, were the bytes the same."""
+def test_padding_is_hashed_under_its_own_tag(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
+    """Padding is hashed like an item, but to another point than an item with the same bytes."""
     points = [
         split(curve.hash_and_mask(thousand, TASK_SID, ALICE, *tag)) for tag in ((), (curve.ITEM_TAG,), (b"\x02",))
     ]
@@ -104,7 +104,7 @@ def test_known_answer_of_keyed_hashes(backend: curve.Backend, thousand: pa.Large
 
 
 def test_keyed_hashes_of_every_message_length(backend: curve.Backend) -> None:
-    """In ascending, descending and mixed order, so that short and long messages share lanes; and sliced."""
+    """Lengths ascend, descend and alternate, so that short and long messages share lanes; slices are covered too."""
     lengths = [*range(401), *range(400, -1, -1), *(number * 149 % 401 for number in range(401))]
     values = [sha256(b"%d" % length).digest() * 13 for length in lengths]
     values = [value[:length] for value, length in zip(values, lengths, strict=True)]
@@ -115,7 +115,7 @@ def test_keyed_hashes_of_every_message_length(backend: curve.Backend) -> None:
         assert split(curve.keyed_hashes(array.slice(start, stop - start), secret), 16) == expected[start:stop]
 
 
-def test_keyed_hashes_hang_on_the_secret_alone(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
+def test_keyed_hashes_depend_on_the_secret(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
     one, other = (split(curve.keyed_hashes(thousand, secret), 16) for secret in (bytes(32), bytes(31) + b"\1"))
     assert not set(one) & set(other)
 
@@ -130,7 +130,7 @@ def test_expand_message_xmd(vector: dict[str, str]) -> None:
     assert uniform.hex() == vector["uniform_bytes"]
 
 
-def test_expand_message_xmd_refuses_what_the_rfc_does() -> None:
+def test_expand_message_xmd_has_the_limits_of_the_rfc() -> None:
     for dst, length in [(bytes(256), 32), (b"dst", 255 * 64 + 1)]:
         with pytest.raises(InternalError):
             reference.expand_message_xmd(b"", dst, length)
@@ -159,7 +159,7 @@ def test_hash_to_curve_by_each_backend(backend: curve.Backend) -> None:
 def test_x25519_pairs(backend: curve.Backend) -> None:
     for vector in vectors("rfc7748_52.json")["vectors"]:
         point = bytearray.fromhex(vector["u"])
-        if point[31] & 0x80:  # the RFC ignores the bit, the protocol does not
+        if point[31] & 0x80:  # the RFC ignores this bit, but psicli does not
             assert curve.mask(point, bytes.fromhex(vector["scalar"])) == (bytes(32), [0])
             point[31] &= 0x7F
         assert curve.mask(point, bytes.fromhex(vector["scalar"])) == (bytes.fromhex(vector["output"]), [])
@@ -175,7 +175,7 @@ def test_x25519_iterated(backend: curve.Backend) -> None:
     assert (after[1], after[1000]) == (rfc["1"], rfc["1000"])
 
 
-# A third opinion ----------------------------------------------------------------------------------------------------
+# libsodium ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", backends.NAMES, ids=backends.label)
@@ -193,7 +193,7 @@ def edwards_to_u(point: bytes) -> int:
 
 
 def times_eight(u: int) -> int:
-    """Double three times, x only, by the affine form of RFC 7748's ladder step."""
+    """Double a point three times, using only x, with the affine form of RFC 7748's ladder step."""
     for _ in range(3):
         u = (u * u - 1) ** 2 * pow(4 * u * (u * u + 486662 * u + 1), -1, P) % P
     return u
@@ -205,7 +205,7 @@ def test_map_agrees_with_sodium(u: int) -> None:
     xn, xd, y = reference.map_to_curve_elligator2(u)
     x = xn * pow(xd, -1, P) % P
     assert (x**3 + 486662 * x**2 + x - y**2) % P == 0
-    # Sodium clears the cofactor at once and chooses the other sign at times, which u does not show.
+    # libsodium also clears the cofactor and sometimes chooses the other sign, which does not change u.
     assert times_eight(x) == edwards_to_u(sodium.crypto_core_ed25519_from_uniform(u_bytes(u)))
 
 
@@ -216,7 +216,7 @@ def test_map_of_zero_is_the_point_of_order_two() -> None:
 @settings(deadline=None)
 @given(msg=st.binary(max_size=200))
 def test_hash_agrees_with_sodium(msg: bytes) -> None:
-    """As sodium's signs are not the RFC's, its sum is ours or its difference is; the RFC's vectors say which."""
+    """libsodium's signs differ from the RFC's, so its sum or its difference matches; the RFC's vectors say which."""
     maps = [sodium.crypto_core_ed25519_from_uniform(u_bytes(u)) for u in reference.hash_to_field(msg, curve.DST, 2)]
     either = {sodium.crypto_core_ed25519_add(*maps), sodium.crypto_core_ed25519_sub(*maps)}
     assert reference.hash_to_curve(msg, curve.DST)[0] in {edwards_to_u(point) for point in either}

@@ -1,4 +1,4 @@
-"""Project Wycheproof's X25519 vectors, on every backend and CPU path."""
+"""Tests of every backend and CPU path with Project Wycheproof's X25519 vectors."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def vectors() -> list[dict[str, Any]]:
 
 
 def is_refused(vector: dict[str, Any]) -> bool:
-    """Tell whether the protocol refuses a point that RFC 7748 lets pass: not canonical, or without a product."""
+    """Return whether psicli refuses a point that RFC 7748 accepts: one that is not canonical or has no product."""
     return int.from_bytes(bytes.fromhex(vector["public"]), "little") >= P or not int(vector["shared"], 16)
 
 
-def test_what_is_refused_is_what_wycheproof_warns_of(vectors: list[dict[str, Any]]) -> None:
+def test_refused_points_are_those_that_wycheproof_flags(vectors: list[dict[str, Any]]) -> None:
     refused = [vector["tcId"] for vector in vectors if is_refused(vector)]
     named = {"NonCanonicalPublic", "LowOrderPublic"}
     assert refused == [vector["tcId"] for vector in vectors if named & set(vector["flags"])]
@@ -43,7 +43,7 @@ def test_every_vector(backend: curve.Backend, vectors: list[dict[str, Any]]) -> 
 
 
 def test_every_vector_in_every_lane(backend: curve.Backend, vectors: list[dict[str, Any]]) -> None:
-    """Among other points of the same call: good ones before it, bad ones after it."""
+    """In the same call, good points come before each vector and bad points after it."""
     for vector in vectors[::7]:
         public, private, shared = (bytes.fromhex(vector[name]) for name in ("public", "private", "shared"))
         for lane in range(8):
