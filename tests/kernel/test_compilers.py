@@ -1,4 +1,4 @@
-"""The C kernel means the same to gcc and clang, on every CPU path, and neither has anything to say against it."""
+"""Tests that gcc and clang compile the kernel without warnings, with the same results on every CPU path."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.kernel.programs import OPTIONS, PATHS, SOURCES, WARNINGS, Build, compile_c, run, tool
 
-# gcc warns of some things only while it optimises.
+# gcc gives some warnings only when it optimises.
 COMPILERS = {"gcc": "-c", "clang": "-fsyntax-only"}
 
 
@@ -22,7 +22,7 @@ def test_no_warning(compiler: str, source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_path_and_compiler_gives_the_same(tmp_path: Path) -> None:
+def test_all_paths_and_compilers_give_the_same_results(tmp_path: Path) -> None:
     results = {}
     for compiler in COMPILERS:
         folder = tmp_path / compiler
@@ -37,13 +37,13 @@ def test_every_path_and_compiler_gives_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_clang_makes_the_extension(tmp_path: Path) -> None:
+def test_clang_builds_the_extension(tmp_path: Path) -> None:
     include = f"-I{sysconfig.get_path('include')}"
-    made = tmp_path / "_native.abi3.so"
-    compile_c(tool("clang", "clang"), *OPTIONS, include, "-shared", "-fPIC", *SOURCES, "-o", made, cwd=tmp_path)
+    extension = tmp_path / "_native.abi3.so"
+    compile_c(tool("clang", "clang"), *OPTIONS, include, "-shared", "-fPIC", *SOURCES, "-o", extension, cwd=tmp_path)
     code = (
         "from importlib.util import module_from_spec as module, spec_from_file_location as spec\n"
-        f"found = spec('_native', {str(made)!r})\n"
+        f"found = spec('_native', {str(extension)!r})\n"
         "native = module(found)\n"
         "found.loader.exec_module(native)\n"
         "print(*native.paths())\n"

@@ -1,7 +1,8 @@
-"""Nothing secret decides where the C kernel goes or looks, or is left on its stack: on every CPU path.
+"""Tests on every CPU path that no branch or address in the C kernel depends on a secret, and none stays on the stack.
 
-Two tools follow secrets through the kernel as if they were uninitialised (ctime/ctime.c): Valgrind's memcheck, which
-has no AVX-512, through what gcc makes; MemorySanitizer through what clang makes. Each must see a planted mistake.
+Two tools track secrets through the kernel as if they were uninitialised memory (ctime/ctime.c). Valgrind's memcheck,
+which does not support AVX-512, checks gcc's code, and MemorySanitizer checks clang's. Each tool must find a planted
+error.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from pathlib import Path
 import pytest
 from support.kernel.programs import PATHS, Build, alone, missing, run, shared_folder, tool
 
-# What each tool ends with when it found something; a program itself ends with 1 or 2.
+# The exit code of a tool that has found an error; the checked program itself exits with 1 or 2.
 FOUND = 99
-MISTAKES = ["branch", "address"]
+PLANTED = ["branch", "address"]
 
 MEMCHECK_PATHS = [path for path in PATHS if not path.startswith("avx512")]
 OTHER_PATHS = [path for path in PATHS if path not in MEMCHECK_PATHS]
@@ -60,13 +61,13 @@ def test_memcheck_finds_nothing(path: str, memcheck: list[str | Path]) -> None:
 
 
 @pytest.mark.more
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("error", PLANTED)
 @pytest.mark.parametrize("path", MEMCHECK_PATHS)
-def test_memcheck_finds_what_is_planted(path: str, mistake: str, memcheck: list[str | Path]) -> None:
-    done = run(*memcheck, path, mistake)
-    told = {"branch": "depends on uninitialised value", "address": "Use of uninitialised value"}
+def test_memcheck_finds_planted_errors(path: str, error: str, memcheck: list[str | Path]) -> None:
+    done = run(*memcheck, path, error)
+    messages = {"branch": "depends on uninitialised value", "address": "Use of uninitialised value"}
     assert done.returncode == FOUND
-    assert told[mistake] in done.stderr
+    assert messages[error] in done.stderr
 
 
 @pytest.mark.more
@@ -76,15 +77,15 @@ def test_msan_finds_nothing(path: str, msan: Path) -> None:
 
 
 @pytest.mark.sample(1)
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("error", PLANTED)
 @pytest.mark.parametrize("path", PATHS)
-def test_msan_finds_what_is_planted(path: str, mistake: str, msan: Path) -> None:
-    code, told = run_msan(msan, path, mistake)
+def test_msan_finds_planted_errors(path: str, error: str, msan: Path) -> None:
+    code, messages = run_msan(msan, path, error)
     assert code == FOUND
-    assert "use-of-uninitialized-value" in told
+    assert "use-of-uninitialized-value" in messages
 
 
-# One instruction after another, where memcheck cannot look; the operations left out are parts of these -------------
+# Single steps, on the paths that memcheck does not support; the other operations are parts of these ----------------
 
 
 @pytest.fixture(scope="module")
@@ -95,20 +96,20 @@ def steps(gcc: Build) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", ["hash_and_mask", "keyed_hashes", "tokens", "on_curve"])
 @pytest.mark.parametrize("path", OTHER_PATHS)
-def test_the_same_steps_whatever_the_secrets(path: str, operation: str, steps: Path) -> None:
+def test_steps_do_not_depend_on_secrets(path: str, operation: str, steps: Path) -> None:
     done = run(steps, path, operation)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", OTHER_PATHS)
-def test_other_steps_are_seen(path: str, steps: Path) -> None:
+def test_different_steps_are_detected(path: str, steps: Path) -> None:
     done = run(steps, path, "tokens", "branch")
     assert done.returncode == 1
-    assert "tokens goes another way from step" in done.stderr
+    assert "tokens takes different steps from step" in done.stderr
 
 
-# What stays behind --------------------------------------------------------------------------------------------------
+# The stack ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +122,12 @@ def test_no_secret_stays_on_the_stack(path: str, remnants: Path) -> None:
     done = run(remnants, path)
     assert (done.returncode, done.stderr) == (0, "")
     depths = [int(depth) for depth in re.findall(r" (\d+)$", done.stdout, re.M)]
-    # The kernel runs in threads, whose stacks may be small; and it did run, its wiping being the deepest of it.
+    # The upper limit is for threads, whose stacks may be small. The lower one shows that the stack was wiped.
     assert 65536 < max(depths) < 160 * 1024
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_what_stays_is_seen(path: str, remnants: Path) -> None:
+def test_remnants_are_detected(path: str, remnants: Path) -> None:
     done = run(remnants, path, "leave")
     assert done.returncode == 1
     assert "mask of 1 leaves" in done.stderr

@@ -1,4 +1,4 @@
-"""No sum or product of the curve kernel can overflow: its own code, run on intervals (limbs/intervals.cpp)."""
+"""Tests that no sum or product in the kernel can overflow: limbs/intervals.cpp runs the kernel's code on intervals."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def by_header(field: Field) -> str:
 
 
 def one_line(comment: str) -> str:
-    """Return C comments as running text."""
+    """Return C comments as one line of text."""
     return re.sub(r"\s+", " ", re.sub(r"\n \*", "", comment))
 
 
 def run_intervals(field: Field, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Compile the kernel's code in a folder with intervals for numbers, and run it."""
+    """Compile the kernel's code in a folder with intervals instead of numbers, and run it."""
     found = re.search(r"^static void field_from_wide\(.*?^}\n", (folder / "kernel.h").read_text(), re.S | re.M)
     assert found, "field_from_wide is no longer in kernel.h"
     (folder / "field_from_wide.h").write_text(found[0])
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=by_header)
-def test_the_bounds_are_those_the_header_promises(field: Field) -> None:
+def test_the_bounds_are_those_in_the_header(field: Field) -> None:
     text = one_line((SOURCES / field.header).read_text())
     assert [claim for claim in field.claims if claim not in text] == []
 
@@ -72,31 +72,31 @@ def test_nothing_overflows(field: Field, folder: Path) -> None:
         assert len(re.findall(rf"^{function} +\| +[1-9]\d* \|", done.stdout, re.M)) == 2
 
 
-# Where a mistake is put in, and what the check must say of it.
-MISTAKES = {
+# For each planted error: the field, the file, the right and the wrong code, and the message that must be printed.
+PLANTED = {
     "no carry from the last limb": (
         FIELD25, "field25.h", "    carry_limb(c, 9);\n", "",
         r"fe_carry, limb 9, call 1 of each function alone: the result is too large",
     ),
-    "a difference on p instead of 2p": (
+    "p instead of 2p in a difference with carries": (
         FIELD25, "field25.h", "(2 * LIMB_MASK(i) - (i == 0 ? 36 : 0))", "(LIMB_MASK(i) - (i == 0 ? 18 : 0))",
         r"fe_sub, limb 0, call \d+ of each function alone: a difference below zero",
     ),
-    "a multiplier that has no room for it": (
+    "an operand above 32 bits": (
         FIELD25, "field25.h", "v_mul32(g->v[i], v_all(19))", "v_mul32(g->v[i], v_all(38))",
         r"fe_mul, limb 8, call \d+ of each function alone: an operand of a multiplication reaches 2\^32",
     ),
-    "columns that have no room for it": (
+    "columns above the limit": (
         FIELD25, "field25.h", "twice = (i) & 1 ? a + a : a;", "twice = (i) & 1 ? a << 2 : a;",
         r"fe_mul, limb .*, call \d+ of each function alone: a column is too large",
     ),
-    "the sum of a sum": (
+    "a sum with a loose sum": (
         FIELD25, "curve.h", "    fe_carry(&sum, &sum);\n", "",
         r"fe_add, limb 0, call \d+ of add_and_clear_cofactor: the second argument is too large",
     ),
     "a hash left loose": (
         FIELD25, "kernel.h", "    fe_carry(h, h);\n", "",
-        r"limb 0, call \d+ of field_from_wide: what comes out is too large",
+        r"limb 0, call \d+ of field_from_wide: the output is too large",
     ),
     "no carry beyond the last limb": (
         FIELD51, "field51.h", "c[1] + w_shift_right(folded, 51);", "c[1] + w_low(folded);",
@@ -110,7 +110,7 @@ MISTAKES = {
         FIELD51, "curve.h", "    fe_carry(X, X);\n", "",
         r"fe_add, limb 0, call \d+ of add_and_clear_cofactor: the argument is too large",
     ),
-    "a difference of p instead of 2p": (
+    "p instead of 2p in a difference": (
         FIELD51, "field51.h", "(2 * LIMB_MASK(i) - (i == 0 ? 36 : 0))", "(LIMB_MASK(i) - (i == 0 ? 18 : 0))",
         r"fe_sub, limb 0, call \d+ of each function alone: a difference below zero",
     ),
@@ -130,12 +130,12 @@ MISTAKES = {
 
 
 @pytest.mark.sample(4)
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_found(mistake: str, folder: Path) -> None:
-    field, header, right, wrong, told = MISTAKES[mistake]
+@pytest.mark.parametrize("error", PLANTED)
+def test_planted_errors_are_found(error: str, folder: Path) -> None:
+    field, header, right, wrong, message = PLANTED[error]
     text = (folder / header).read_text()
     assert right in text
     (folder / header).write_text(text.replace(right, wrong))
     done = run_intervals(field, folder)
     assert done.returncode == 1, done.stdout
-    assert re.search(told, done.stdout.splitlines()[-1])
+    assert re.search(message, done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""The C kernel under AddressSanitizer and UndefinedBehaviorSanitizer, by itself and as the extension."""
+"""Tests of the C kernel under AddressSanitizer and UndefinedBehaviorSanitizer, alone and as the extension."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def program(build: Build) -> Path:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_nothing_is_found(path: str, program: Path) -> None:
-    """Odd counts, many lengths, buffers that end where they end and begin anywhere (ctime/work.h)."""
+def test_sanitizers_find_nothing(path: str, program: Path) -> None:
+    """Covers odd counts, many lengths, and unaligned buffers that end with their allocation (ctime/work.h)."""
     done = run(program, path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
-    ("mistake", "told"), [("overflow", "heap-buffer-overflow"), ("undefined", "signed integer overflow")]
+    ("error", "message"), [("overflow", "heap-buffer-overflow"), ("undefined", "signed integer overflow")]
 )
-def test_what_is_planted_is_found(mistake: str, told: str, program: Path) -> None:
-    done = run(program, "portable", mistake)
+def test_sanitizers_find_planted_errors(error: str, message: str, program: Path) -> None:
+    done = run(program, "portable", error)
     assert done.returncode != 0
-    assert told in done.stderr
+    assert message in done.stderr
 
 
-# The tests of the extension, with one that was built here in the place of the installed one.
+# Runs the tests of the extension with the extension that is built here, not with the installed one.
 RUN_TESTS = """
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -58,19 +58,20 @@ sys.exit(code)
 """
 
 
-def test_the_extension_under_its_own_tests(build: Build, tmp_path: Path) -> None:
-    made = tmp_path / "_native.abi3.so"
+def test_the_extension_passes_its_tests(build: Build, tmp_path: Path) -> None:
+    extension = tmp_path / "_native.abi3.so"
     include = f"-I{sysconfig.get_path('include')}"
     objects = [build.folder / f"{path.stem}.o" for path in SOURCES if path.stem != "module"]
     module = [path for path in SOURCES if path.stem == "module"]
-    compile_c(build.compiler, *OPTIONS, *SANITIZERS, include, "-shared", *module, *objects, "-o", made, cwd=tmp_path)
+    sources = [*module, *objects]
+    compile_c(build.compiler, *OPTIONS, *SANITIZERS, include, "-shared", *sources, "-o", extension, cwd=tmp_path)
     libraries = [run(build.compiler, f"-print-file-name=lib{name}.so").stdout.strip() for name in ("asan", "ubsan")]
     tests = Path(__file__).parents[1]
     done = run(
-        sys.executable, "-c", RUN_TESTS, made, "native or portable or avx",
+        sys.executable, "-c", RUN_TESTS, extension, "native or portable or avx",
         *(tests / "unit" / "curve" / f"test_{name}.py" for name in ("vectors", "packed", "backends")),
         tests / "kernel" / "native",
-        # Python itself frees little at its end, and has its own allocator, in which no buffer ends where it ends.
+        # Python does not free all memory at exit. Its own allocator hides accesses beyond the end of a buffer.
         env={"LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

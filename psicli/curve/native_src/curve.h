@@ -1,7 +1,7 @@
-/* curve25519, v^2 = u^3 + J u^2 + u, over the field of whoever includes this: ladder, Elligator 2, batched inversion.
+/* curve25519, v^2 = u^3 + J u^2 + u, over the field that was included before: ladder, Elligator 2, batched inversion.
  *
- * The same formulas for every CPU path; only the field functions differ. Elements are tight where nothing else is said,
- * and every function is constant time in all elements and in the scalar. Points are x-only fractions X / Z.
+ * The formulas are the same for every CPU path; only the field functions differ. Elements are tight unless stated
+ * otherwise. Every function is constant time in all elements and in the scalar. Points are x-only fractions X / Z.
  */
 #ifndef PSICLI_CURVE_H
 #define PSICLI_CURVE_H
@@ -9,7 +9,7 @@
 #define J 486662
 #define A24 121665 /* (J - 2) / 4, as in RFC 7748 section 5 */
 #define EACH(work) for (int k = 0; k < count; k++) work
-#define PAIR 2     /* field elements an item is hashed to */
+#define PAIR 2     /* an item is hashed to two field elements */
 
 /* 2^((p + 3) / 8) and the square root 2^((p - 1) / 4) of -1: c2 and c3 of RFC 9380 appendix G.2.1. */
 static const uint64_t C2[4] = {UINT64_C(0xc4ee1b274a0ea0b1), UINT64_C(0x2f431806ad2fe478), UINT64_C(0x2b4d00993dfbd7a7),
@@ -17,13 +17,13 @@ static const uint64_t C2[4] = {UINT64_C(0xc4ee1b274a0ea0b1), UINT64_C(0x2f431806
 static const uint64_t C3[4] = {UINT64_C(0xc4ee1b274a0ea0b0), UINT64_C(0x2f431806ad2fe478), UINT64_C(0x2b4d00993dfbd7a7),
                                UINT64_C(0x2b8324804fc1df0b)};
 
-/* h = the lower 255 bits of four 64-bit words, the lowest first. */
+/* h = the lower 255 bits of four 64-bit words, lowest word first. */
 static inline void fe_from_words(fe *h, const vec words[4]) {
     for (int i = 0; i < LIMBS; i++)
         h->v[i] = v_bits(words, 4, LIMB_OFFSET(i), LIMB_BITS(i));
 }
 
-/* words = the value of f below p. */
+/* words = the value of f, reduced below p. */
 static inline void fe_to_words(vec words[4], const fe *f) {
     fe r;
     fe_reduce(&r, f);
@@ -68,7 +68,7 @@ static inline vmask fe_if_equal(const fe *f, const fe *g) {
     return fe_if_zero(&d);
 }
 
-/* Return the mask of the lanes whose value below p is odd: sgn0 of RFC 9380 section 4.1. */
+/* Return the mask of the lanes whose value, reduced below p, is odd: sgn0 of RFC 9380 section 4.1. */
 static inline vmask fe_if_odd(const fe *f) {
     fe r;
     fe_reduce(&r, f);
@@ -82,8 +82,8 @@ static inline void fe_sqr_times(fe *h, const fe *f, int n) {
         fe_sqr(h, h);
 }
 
-/* h[k] = f[k]^(2^250 - 1) and f11[k] = f[k]^11 for `count` elements side by side: one alone is a chain in which every
- * squaring waits for the one before. The exponent is public; this is the usual addition chain. */
+/* h[k] = f[k]^(2^250 - 1) and f11[k] = f[k]^11, for `count` elements in parallel. With one element, every squaring has
+ * to wait for the one before. The exponent is public; this is the usual addition chain. */
 static void fe_pow_2_250_1(fe *h, fe *f11, const fe *f, int count) {
     for (int k = 0; k < count; k++) {
         fe f2, f9;
@@ -94,7 +94,7 @@ static void fe_pow_2_250_1(fe *h, fe *f11, const fe *f, int count) {
         fe_sqr(&h[k], &f11[k]);
         fe_mul(&h[k], &h[k], &f9); /* 2^5 - 1 */
     }
-    /* From 2^m - 1 to 2^(m + n) - 1, where 2^n - 1 was reached at the step named. */
+    /* A step goes from the exponent 2^m - 1 to 2^(m + n) - 1, and `with` is the step that starts from 2^n - 1. */
     static const struct {
         int squarings, with;
     } chain[] = {{5, 0}, {10, 1}, {20, 2}, {10, 1}, {50, 4}, {100, 5}, {50, 4}};
@@ -110,7 +110,7 @@ static void fe_pow_2_250_1(fe *h, fe *f11, const fe *f, int count) {
     }
 }
 
-/* h = 1 / f, and 0 for 0: f^(p - 2). */
+/* h = 1 / f, computed as f^(p - 2); 0 for 0. */
 static void fe_invert(fe *h, const fe *f) {
     fe power, f11;
     fe_pow_2_250_1(&power, &f11, f, 1);
@@ -118,7 +118,7 @@ static void fe_invert(fe *h, const fe *f) {
     fe_mul(h, &power, &f11);
 }
 
-/* h[k] = f[k]^((p - 5) / 8) for `count` elements, which is f^(2^252 - 3). */
+/* h[k] = f[k]^((p - 5) / 8) = f[k]^(2^252 - 3) for `count` elements in parallel. */
 static void fe_pow_p58(fe *h, const fe *f, int count) {
     fe power[PAIR], f11[PAIR];
     fe_pow_2_250_1(power, f11, f, count);
@@ -128,7 +128,7 @@ static void fe_pow_p58(fe *h, const fe *f, int count) {
     }
 }
 
-/* (X, Z) = 2 (X, Z), given X + Z and X - Z, loose, for `count` points side by side. RFC 7748 section 5. */
+/* (X, Z) = 2 (X, Z) for `count` points in parallel, given X + Z and X - Z, which may be loose. RFC 7748 section 5. */
 static inline void double_from(fe *X, fe *Z, const fe *sum, const fe *difference, int count) {
     fe aa[WAYS], bb[WAYS], e[WAYS], t[WAYS];
     EACH(fe_sqr(&aa[k], &sum[k]));
@@ -147,12 +147,12 @@ static inline void point_double(fe *X, fe *Z, int count) {
     double_from(X, Z, sum, difference, count);
 }
 
-/* (X, Z) = scalar * u for WAYS blocks of points and a clamped scalar, the same for all. RFC 7748 section 5.
+/* (X, Z) = scalar * u for WAYS blocks of points and one clamped scalar. RFC 7748 section 5.
  *
- * As in the RFC, two multiples of u go along whose difference is u; a step doubles one, and the other becomes their sum.
- * What a step needs of them, D A + C B and (D A - C B)^2, is the same when the two are exchanged, so they are never
- * swapped: the one to double is selected, by whether this bit differs from the last. Clamping sets bit 254, where it
- * begins, and clears bits 0 to 2, where doubling is all there is to do.
+ * As in the RFC, the ladder maintains two multiples of u whose difference is u. A step doubles one of them and replaces
+ * the other by their sum. The sum uses D A + C B and (D A - C B)^2, which do not change if the two are exchanged, so
+ * the ladder never swaps them. It selects the one to double by whether this bit differs from the last one. Clamping
+ * sets bit 254, where the ladder starts, and clears bits 0 to 2, for which only doublings remain.
  */
 static void ladder(fe *X, fe *Z, const fe *u, const uint8_t scalar[32]) {
     const int count = WAYS;
@@ -189,8 +189,9 @@ static void ladder(fe *X, fe *Z, const fe *u, const uint8_t scalar[32]) {
         point_double(X, Z, count);
 }
 
-/* zs[i] = 1 / zs[i] for `count` elements by one inversion (Montgomery's trick), and 0 for 0, whose lane is put to one
- * meanwhile so that it spoils no other. `before` is scratch of as many elements. */
+/* zs[i] = 1 / zs[i] for `count` elements with a single inversion (Montgomery's trick), and 0 for 0. A zero is replaced
+ * by one in the shared product, so that it does not affect other elements. `before` is scratch space for `count`
+ * elements. */
 static void invert_all(fe *zs, fe *before, int count) {
     fe product, one, z, inverse;
     fe_small(&one, 1);
@@ -215,7 +216,7 @@ typedef struct {
     fe xn, xd, y; /* the point (xn / xd, y) */
 } mapped;
 
-/* Map two field elements a lane to the curve. RFC 9380 section 6.7.1, with its appendix G.2.1, whose names are kept. */
+/* Map two field elements per lane to the curve. RFC 9380 section 6.7.1, with the variable names of appendix G.2.1. */
 static void map_to_curve_elligator2(mapped *to, const fe *u) {
     fe c2, c3, one, tv1[PAIR], gxd[PAIR], gx1[PAIR], tv3[PAIR], power[PAIR];
     fe_constant(&c2, C2);
@@ -229,7 +230,7 @@ static void map_to_curve_elligator2(mapped *to, const fe *u) {
         fe_carry(&to[k].xd, &to[k].xd);
         fe_sqr(&v, &to[k].xd);
         fe_mul(&gxd[k], &v, &to[k].xd);
-        /* x1 = -J / xd; the curve's right side there, times xd^3, is -J (xd^2 - J^2 tv1) */
+        /* x1 = -J / xd; the right side of the curve equation at x1, times xd^3, is -J (xd^2 - J^2 tv1) */
         fe_mul_small(&t, &tv1[k], J);
         fe_mul_small(&t, &t, J);
         fe_sub(&t, &t, &v);
@@ -258,7 +259,7 @@ static void map_to_curve_elligator2(mapped *to, const fe *u) {
         fe_select(&y2, fe_if_equal(&t, &gx2), &y21, &y2);
         fe_sqr(&t, &y1);
         fe_mul(&t, &t, &gxd[k]);
-        vmask first = fe_if_equal(&t, &gx1[k]); /* x1 gives a point, so it is not x2 = tv1 * x1 */
+        vmask first = fe_if_equal(&t, &gx1[k]); /* x1 gives a point; otherwise x2 = tv1 * x1 does */
         fe_small(&x1n, J);
         fe_sub(&x1n, &zero, &x1n);
         fe_carry(&x1n, &x1n);
@@ -273,8 +274,9 @@ static void map_to_curve_elligator2(mapped *to, const fe *u) {
 
 /* (X, Z) = 8 (Q0 + Q1) with y dropped: the addition and clear_cofactor of RFC 9380 section 3, h_eff = 8.
  *
- * With dx / D the difference of the x, dy that of the y, S / D the sum of the x, the slope is dy D / dx and the sum's x
- * is slope^2 - J - S / D. Equal x, or a neutral result, give Z = 0, which doubling keeps.
+ * Let dx / D be the difference of the x-coordinates, dy that of the y-coordinates, and S / D the sum of the
+ * x-coordinates. Then the slope is dy D / dx, and the x-coordinate of Q0 + Q1 is slope^2 - J - S / D. Equal
+ * x-coordinates or a neutral result give Z = 0, and doubling keeps Z = 0.
  */
 static void add_and_clear_cofactor(fe *X, fe *Z, const mapped *q) {
     fe x0, x1, sum, dx, dy, D, dx2, t, v;
@@ -299,7 +301,7 @@ static void add_and_clear_cofactor(fe *X, fe *Z, const mapped *q) {
         point_double(X, Z, 1);
 }
 
-/* Return the mask of the lanes whose u is on the curve, not on its twist: u^3 + J u^2 + u is a square (Euler). */
+/* Return the mask of the lanes whose u is on the curve, not on its twist: those where u^3 + J u^2 + u is a square. */
 static vmask if_on_curve(const fe *u) {
     fe t, v, g, one;
     fe_small(&one, 1);
@@ -312,7 +314,7 @@ static vmask if_on_curve(const fe *u) {
     fe_pow_p58(&t, &g, 1);
     fe_sqr_times(&t, &t, 2);
     fe_sqr(&v, &g);
-    fe_mul(&t, &t, &v); /* 4 (p - 5) / 8 + 2 = (p - 1) / 2 */
+    fe_mul(&t, &t, &v); /* Euler's criterion: 4 (p - 5) / 8 + 2 = (p - 1) / 2 */
     return fe_if_equal(&t, &one) | fe_if_zero(&g);
 }
 

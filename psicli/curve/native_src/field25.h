@@ -1,12 +1,12 @@
-/* Field elements modulo p = 2^255 - 19 as ten limbs of 26 and 25 bits by turns, for CPUs that multiply 32 x 32 bits.
+/* Field elements modulo p = 2^255 - 19 as ten limbs of alternately 26 and 25 bits, for CPUs that multiply 32 x 32 bits.
  *
- * Limb i weighs 2^ceil(25.5 i). Limbs are unsigned. An element is
- *   tight:    limbs as fe_carry and the products leave them: below 2^26 + 2^18 (even) and 2^25 + 2^18 (odd);
- *   loose:    limbs below 2^27.6 (even) and 2^26.6 (odd), as one sum or difference of tight elements leaves them.
+ * Limb i has the weight 2^ceil(25.5 i). Limbs are unsigned. An element is
+ *   tight    if its limbs are below 2^26 + 2^18 (even) and 2^25 + 2^18 (odd): results of fe_carry and of products;
+ *   loose    if its limbs are below 2^27.6 (even) and 2^26.6 (odd): one sum or difference of tight elements.
  * Products take loose elements and return tight ones. 19 * 2^27.6 stays below 2^32, and the largest column of a
- * product, 2^55.2 * (1 + 19 * 6.5), below 2^62.2. tests/kernel/limbs recomputes these bounds from this very code.
+ * product, 2^55.2 * (1 + 19 * 6.5), below 2^62.2. tests/kernel/limbs computes these bounds from this code.
  *
- * All functions are constant time; results may overlap arguments.
+ * All functions are constant time. Results may overlap arguments.
  */
 #ifndef PSICLI_FIELD_H
 #define PSICLI_FIELD_H
@@ -24,7 +24,7 @@ static inline vec times19(vec x) {
     return (x << 4) + (x << 1) + x;
 }
 
-/* Move what limb i has beyond its bits to the next limb; beyond the last limb, 2^255 is 19. */
+/* Carry the excess bits of limb i to the next limb. The last limb carries to the first, times 19: 2^255 = 19 mod p. */
 static inline void carry_limb(vec *h, int i) {
     vec c = h[i] >> LIMB_BITS(i);
     h[i] &= LIMB_MASK(i);
@@ -34,7 +34,7 @@ static inline void carry_limb(vec *h, int i) {
         h[0] += times19(c);
 }
 
-/* Make ten columns below 2^63 a tight element. Two chains at once: each carry waits for the one before it. */
+/* Turn ten columns below 2^63 into a tight element. Two chains alternate, because a carry waits for the one before. */
 static inline void carry_columns(fe *h, vec *c) {
     carry_limb(c, 0);
     carry_limb(c, 4);
@@ -66,15 +66,15 @@ static inline void fe_add(fe *h, const fe *f, const fe *g) {
         h->v[i] = f->v[i] + g->v[i];
 }
 
-/* h = f - g, loose if f is tight; g must be tight. Adds 2p, whose limbs are above any of g's. */
+/* h = f - g, loose if f is tight; g must be tight. Adds 2p, whose limbs are larger than those of g. */
 static inline void fe_sub(fe *h, const fe *f, const fe *g) {
     for (int i = 0; i < LIMBS; i++)
         h->v[i] = f->v[i] + (2 * LIMB_MASK(i) - (i == 0 ? 36 : 0)) - g->v[i];
 }
 
-/* One row of a product: limb i of f times every limb of g, each to its column. Where both limbs are odd their weights
- * fall half a bit short of the column's, so the product counts twice. V_KEEP holds the columns in registers and the limbs
- * of g in memory, whence a multiplication takes them: left alone, compilers shuffle rows until the registers run out. */
+/* One row of a product: limb i of f times each limb of g, added to their columns. The weight of an odd limb is rounded
+ * up by half a bit, so the product of two odd limbs counts twice. V_KEEP keeps the columns in registers and the limbs
+ * of g in memory, from where multiplications read them. Without it, compilers mix rows until the registers run out. */
 #define ROW(i, b0, b1, b2, b3, b4, b5, b6, b7, b8, b9)                                                                  \
     do {                                                                                                               \
         vec a = f->v[i], twice = (i) & 1 ? a + a : a;                                                                  \
@@ -105,7 +105,8 @@ PSICLI_FUNCTION void fe_mul(fe *h, const fe *f, const fe *g) {
     carry_columns(h, c);
 }
 
-/* h = f^2, tight; f loose. Row by row too; a product of two different limbs counts twice, of two odd ones twice again. */
+/* h = f^2, tight; f loose. Also row by row. A product of two different limbs counts twice, or 4 times if both are
+ * odd. */
 PSICLI_FUNCTION void fe_sqr(fe *h, const fe *f) {
     vec c0 = v_all(0), c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0, c8 = c0, c9 = c0;
     vec a, a2, a4, n[LIMBS];
@@ -166,7 +167,7 @@ static inline void fe_reduce(fe *h, const fe *f) {
     vec c[LIMBS];
     for (int i = 0; i < LIMBS; i++)
         c[i] = f->v[i];
-    /* A tight value is below 2p. q is 1 where it is p or above: where adding 19 carries out of bit 255. */
+    /* A tight value is below 2p. q is 1 if the value is p or above, that is, if adding 19 carries into bit 255. */
     vec q = (c[0] + 19) >> LIMB_BITS(0);
     for (int i = 1; i < LIMBS; i++)
         q = (c[i] + q) >> LIMB_BITS(i);

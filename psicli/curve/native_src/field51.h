@@ -1,12 +1,12 @@
 /* Field elements modulo p = 2^255 - 19 as five limbs of 51 bits, for any CPU that multiplies 64 x 64 bits. One lane.
  *
- * Limb i weighs 2^(51 i). Limbs are unsigned. An element is
- *   tight:    limbs as fe_carry and the products leave them: below 2^51 + 2^17;
- *   loose:    limbs below 2^53, as one sum or difference of tight elements leaves them.
+ * Limb i has the weight 2^(51 i). Limbs are unsigned. An element is
+ *   tight    if its limbs are below 2^51 + 2^17: results of fe_carry and of products;
+ *   loose    if its limbs are below 2^53: one sum or difference of tight elements.
  * Products take loose elements and return tight ones. A column, at most 2^106 * (1 + 19 * 4), stays below 2^113.
- * tests/kernel/limbs recomputes these bounds from this very code.
+ * tests/kernel/limbs computes these bounds from this code.
  *
- * All functions are constant time; results may overlap arguments.
+ * All functions are constant time. Results may overlap arguments.
  */
 #ifndef PSICLI_FIELD_H
 #define PSICLI_FIELD_H
@@ -20,7 +20,8 @@ typedef struct {
     vec v[LIMBS];
 } fe;
 
-/* Make five columns below 2^114 a tight element; beyond the last limb, 2^255 is 19. */
+/* Turn five columns below 2^114 into a tight element. The last limb carries to the first, times 19:
+ * 2^255 = 19 mod p. */
 static inline void carry_wide(fe *h, const wide *column) {
     vec c[LIMBS], carry = 0;
     for (int i = 0; i < LIMBS; i++) {
@@ -51,7 +52,7 @@ static inline void fe_add(fe *h, const fe *f, const fe *g) {
         h->v[i] = f->v[i] + g->v[i];
 }
 
-/* h = f - g, loose if f is tight; g must be tight. Adds 2p, whose limbs are above any of g's. */
+/* h = f - g, loose if f is tight; g must be tight. Adds 2p, whose limbs are larger than those of g. */
 static inline void fe_sub(fe *h, const fe *f, const fe *g) {
     for (int i = 0; i < LIMBS; i++)
         h->v[i] = f->v[i] + (2 * LIMB_MASK(i) - (i == 0 ? 36 : 0)) - g->v[i];
@@ -99,7 +100,7 @@ static inline void fe_reduce(fe *h, const fe *f) {
     vec c[LIMBS];
     for (int i = 0; i < LIMBS; i++)
         c[i] = f->v[i];
-    /* A tight value is below 2p. q is 1 where it is p or above: where adding 19 carries out of bit 255. */
+    /* A tight value is below 2p. q is 1 if the value is p or above, that is, if adding 19 carries into bit 255. */
     vec q = (c[0] + 19) >> 51;
     for (int i = 1; i < LIMBS; i++)
         q = (c[i] + q) >> 51;

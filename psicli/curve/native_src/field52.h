@@ -1,11 +1,12 @@
 /* Field elements modulo p = 2^255 - 19 as five limbs of 51 bits, for CPUs that multiply 52 x 52 bits (AVX-512 IFMA).
  *
- * Limb i weighs 2^(51 i). Limbs are unsigned. Every function takes and returns tight elements: limbs below 2^51 + 2^15,
- * as one round of carries leaves them. The multiplier sees the low 52 bits of a limb only, so sums are carried at once.
- * It returns a product's low 52 bits or its high ones, which weigh 2^52, that is twice the next limb's weight. A folded
- * column, at most 20 * 15 * 2^52, stays below 2^61. tests/kernel/limbs recomputes these bounds from this very code.
+ * Limb i has the weight 2^(51 i). Limbs are unsigned. Every function takes and returns tight elements: limbs below
+ * 2^51 + 2^15, which one round of carries achieves. The multiplier uses only the low 52 bits of a limb, so fe_add and
+ * fe_sub carry too. It returns either the low or the high 52 bits of a product. The high bits have the weight 2^52,
+ * twice the weight of the next limb. A folded column, at most 20 * 15 * 2^52, stays below 2^61. tests/kernel/limbs
+ * computes these bounds from this code.
  *
- * All functions are constant time; results may overlap arguments.
+ * All functions are constant time. Results may overlap arguments.
  */
 #ifndef PSICLI_FIELD_H
 #define PSICLI_FIELD_H
@@ -23,7 +24,8 @@ static inline vec times19(vec x) {
     return (((x << 3) + x) << 1) + x;
 }
 
-/* Make five columns below 2^61 a tight element, all limbs at once; beyond the last limb, 2^255 is 19. */
+/* Turn five columns below 2^61 into a tight element, all limbs in parallel. The last limb carries to the first, times
+ * 19: 2^255 = 19 mod p. */
 static inline void carry_columns(fe *h, const vec *c) {
     vec last = c[4] >> 51, carry[LIMBS] = {times19(last), c[0] >> 51, c[1] >> 51, c[2] >> 51, c[3] >> 51};
     for (int i = 0; i < LIMBS; i++)
@@ -46,7 +48,7 @@ static inline void fe_add(fe *h, const fe *f, const fe *g) {
     carry_columns(h, c);
 }
 
-/* h = f - g. Adds 2p, whose limbs are above any of g's. */
+/* h = f - g. Adds 2p, whose limbs are larger than those of g. */
 static inline void fe_sub(fe *h, const fe *f, const fe *g) {
     vec c[LIMBS];
     for (int i = 0; i < LIMBS; i++)
@@ -54,7 +56,7 @@ static inline void fe_sub(fe *h, const fe *f, const fe *g) {
     carry_columns(h, c);
 }
 
-/* Make the low and the high halves of ten columns, the high ones of the column before, a tight element. */
+/* Turn ten columns into a tight element. Column k is low[k], plus high[k] from the products of the column before. */
 static inline void fold_columns(fe *h, const vec *low, const vec *high) {
     vec c[LIMBS];
 UNROLL
@@ -80,7 +82,7 @@ UNROLL
     fold_columns(h, low, high);
 }
 
-/* h = f^2. Products of two different limbs are summed first and doubled in one go. */
+/* h = f^2. Products of two different limbs are summed first, and the sums are doubled. */
 PSICLI_FUNCTION void fe_sqr(fe *h, const fe *f) {
     vec low[2 * LIMBS], high[2 * LIMBS];
 UNROLL
@@ -126,7 +128,7 @@ static inline void fe_reduce(fe *h, const fe *f) {
     vec c[LIMBS];
     for (int i = 0; i < LIMBS; i++)
         c[i] = f->v[i];
-    /* A tight value is below 2p. q is 1 where it is p or above: where adding 19 carries out of bit 255. */
+    /* A tight value is below 2p. q is 1 if the value is p or above, that is, if adding 19 carries into bit 255. */
     vec q = (c[0] + 19) >> 51;
     for (int i = 1; i < LIMBS; i++)
         q = (c[i] + q) >> 51;

@@ -1,21 +1,22 @@
-/* What every CPU path compiles from its own field: many points at a time, LANES side by side.
+/* The functions of the kernel, for LANES points in parallel. Every CPU path compiles them with its own field.
  *
  * A path's file defines
- *   LANES             points in a vec;
- *   WAYS              blocks of so many points that go through the ladder together: while the products of one wait for
- *                     each other, those of another are computed;
- *   PSICLI_FUNCTION   whether the field's products are called, because nine of them a step and way, inlined, would not
- *                     fit the caches of decoded instructions, or inlined, because they are short;
+ *   LANES             the number of points in a vec, which make up a block;
+ *   WAYS              the number of blocks that go through the ladder together: while the products of one block wait
+ *                     for each other, the CPU computes those of another;
+ *   PSICLI_FUNCTION   whether the products of field elements are inlined. Long ones are not, because nine inlined
+ *                     products for each step and block do not fit into the CPU's cache of decoded instructions;
  *   PSICLI_PATH, PSICLI_NAME
- * and includes path.h, lanes.h, its field, curve.h, sha2.h, then this. The last block of a call has its spare lanes
- * filled with copies of its last point. All that holds a secret is on the stack and overwritten before a function
- * returns; contracts are in psicli.h.
+ * and includes path.h, lanes.h, its field, curve.h, sha2.h, and then this file. Spare lanes in the last block of a call
+ * hold copies of its last point. All secrets are on the stack, and are overwritten before a function returns. The
+ * contracts are in psicli.h.
  */
 #ifndef PSICLI_KERNEL_H
 #define PSICLI_KERNEL_H
 
-/* Blocks that share an inversion: its price, 265 products, falls to eight or sixteen a block, of some 2,300. Fewer where
- * elements are large: the batch is on the stack, and there are systems that give a thread 128 KiB. */
+/* The number of blocks that share an inversion. An inversion costs 265 products, which makes 8 or 16 for each block; a
+ * block costs about 2,300 in all. Large elements have smaller batches, because a batch is on the stack, and some
+ * systems give a thread only 128 KiB. */
 #define BATCH (LANES * LIMBS > 64 ? 16 : 32)
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 typedef struct {
@@ -23,12 +24,12 @@ typedef struct {
     vmask bad[BATCH];
 } batch;
 
-/* More than any function below leaves on the stack: a batch, and thrice what is kept beside it [bytes]. */
+/* More stack than any function below uses: a batch, and three times as much as they use in addition [bytes]. */
 #define STACK_BYTES (sizeof(batch) + 65536)
-/* A function whose whole frame its caller can have overwritten. */
+/* A function with its own frame, which its caller can overwrite completely. */
 #define WORKER __attribute__((noinline)) static
 
-/* Overwrite the stack that returned functions have used. */
+/* Overwrite the part of the stack that functions used before they returned. */
 WORKER void wipe_stack(void) {
     uint8_t used[STACK_BYTES];
     explicit_bzero(used, sizeof used);
@@ -46,7 +47,7 @@ static inline void store_le64(uint8_t *bytes, uint64_t x) {
         bytes[i] = (uint8_t)(x >> (8 * i));
 }
 
-/* Load a block of points, `count` (at least 1) of which are there; `bad` is set where one is not canonical: p or above. */
+/* Load a block of `count` (at least 1) points; set `bad` for points that are not canonical (p or above). */
 static void load_points(fe *u, vmask *bad, const uint8_t *points, size_t count) {
     uint64_t words[4][LANES], above[LANES];
     vec loaded[4];
@@ -63,7 +64,7 @@ static void load_points(fe *u, vmask *bad, const uint8_t *points, size_t count) 
     fe_from_words(u, loaded);
 }
 
-/* Store the first `count` points of a block, zeros where `bad` is set. */
+/* Store the first `count` points of a block, as zeros if `bad` is set. */
 static void store_points(uint8_t *points, const fe *u, vmask bad, size_t count) {
     uint64_t words[4][LANES];
     vec canonical[4];
@@ -76,7 +77,7 @@ static void store_points(uint8_t *points, const fe *u, vmask bad, size_t count) 
             store_le64(points + 32 * lane + 8 * i, words[i][lane]);
 }
 
-/* Divide the batch's fractions, store them, and set `flags` where a point was bad or its product is zero. */
+/* Divide the fractions of a batch, store the quotients, and set `flags` for points that are bad or have no product. */
 static void finish_batch(batch *b, uint8_t *points, uint8_t *flags, size_t count) {
     invert_all(b->z, b->before, (int)((count + LANES - 1) / LANES));
     for (size_t first = 0, i = 0; first < count; first += LANES, i++) {
@@ -91,7 +92,8 @@ static void finish_batch(batch *b, uint8_t *points, uint8_t *flags, size_t count
     }
 }
 
-/* Multiply the u-coordinates in b->x, WAYS blocks at a time; what an odd number of blocks lacks is what lies there. */
+/* Multiply the u-coordinates in b->x, WAYS blocks at a time. If the number of blocks is odd, the last call also
+ * multiplies the unused block behind them. */
 static void ladders(batch *b, size_t blocks, const uint8_t *scalar) {
     for (size_t i = 0; i < blocks; i += WAYS) {
         fe u[WAYS];
@@ -126,12 +128,12 @@ WORKER void mask(uint8_t *out, uint8_t *flags, const uint8_t *points, size_t n, 
 
 /* Hashing ----------------------------------------------------------------------------------------------------- */
 
-/* What expand_message_xmd (RFC 9380 section 5.3.1) hashes beside the message, made ready once a call. */
+/* What expand_message_xmd (RFC 9380 section 5.3.1) hashes in addition to the message, prepared once per call. */
 typedef struct {
     vec started[8];         /* the state after Z_pad, one block of zeros */
     uint8_t suffix[3 + 256]; /* l_i_b_str, 0, DST_prime */
     size_t suffix_size;
-    vec tail[3 * 16]; /* the blocks of b_1: room for b_0, then 1, DST_prime and the padding */
+    vec tail[3 * 16]; /* the blocks of b_1: space for b_0, then 1, DST_prime and the padding */
     int tail_blocks;
 } expansion;
 
@@ -155,7 +157,7 @@ static void prepare_expansion(expansion *e, const psicli_suite *suite) {
         e->tail[i] = v_all(load_be64(blocks + 8 * i));
 }
 
-/* One lane's message: up to three parts, after `before` bytes that are hashed already, in blocks of `block` bytes. */
+/* The message of one lane: up to three parts that follow `before` bytes already hashed, in blocks of `block` bytes. */
 typedef struct {
     const uint8_t *part[3];
     size_t size[3], before, total, block, blocks;
@@ -194,7 +196,7 @@ static size_t most_blocks(const message *messages, size_t lanes) {
     return most;
 }
 
-/* b_0 of every lane; lanes whose message has ended keep their state. Lengths are public. */
+/* Compute b_0 for every lane. Lanes whose message has ended keep their state. Lengths are public. */
 static void hash_messages(vec b_0[8], const expansion *e, const message *messages) {
     memcpy(b_0, e->started, sizeof e->started);
     for (size_t index = 0, most = most_blocks(messages, LANES); index < most; index++) {
@@ -219,7 +221,7 @@ static void hash_messages(vec b_0[8], const expansion *e, const message *message
     }
 }
 
-/* Take block `index` of each lane's message into the states; lanes whose message has ended keep theirs. */
+/* Update the states with block `index` of each lane's message; lanes whose message has ended keep their state. */
 static void hash_block32(vec32 state[8], const message *messages, size_t index) {
     uint32_t words[16][LANES32] = {{0}}, on[LANES32];
     uint8_t block[SHA256_BLOCK];
@@ -263,7 +265,7 @@ static void hash_half(vec b_i[8], const expansion *e, const vec half[8], int i) 
     }
 }
 
-/* h = a big-endian number of six words modulo p: the lower 255 bits, and 19 times the others. */
+/* h = a big-endian number of six words modulo p: its lower 255 bits plus 19 times the others. */
 static void field_from_wide(fe *h, const vec big_endian[6]) {
     vec low[4], high[4];
     fe above;
@@ -280,7 +282,7 @@ static void field_from_wide(fe *h, const vec big_endian[6]) {
     fe_carry(h, h);
 }
 
-/* Hash one message a lane to two field elements: hash_to_field, RFC 9380 section 5.2. */
+/* Hash one message per lane to two field elements: hash_to_field, RFC 9380 section 5.2. */
 static void hash_to_field(fe u[PAIR], const expansion *e, const message *messages) {
     vec b_0[8], uniform[16], mixed[8];
     hash_messages(b_0, e, messages);
@@ -292,7 +294,7 @@ static void hash_to_field(fe u[PAIR], const expansion *e, const message *message
     field_from_wide(&u[1], uniform + 6);
 }
 
-/* Hash `count` items of a batch to affine u-coordinates, left in b->x, b->bad set where the sum has none. */
+/* Hash `count` items to affine u-coordinates in b->x; set b->bad where the sum of the two points has none. */
 static void hash_batch(batch *b, const expansion *e, const psicli_suite *suite, const psicli_items *items, size_t first,
                        size_t count) {
     size_t blocks = (count + LANES - 1) / LANES;
@@ -404,10 +406,11 @@ WORKER int on_curve(const uint8_t *points, size_t n) {
     return wrong == 0;
 }
 
-/* What psicli.h declares --------------------------------------------------------------------------------------- */
+/* The functions of psicli.h ------------------------------------------------------------------------------------ */
 
-/* Each has its work done in frames below its own, then overwrites them. Its work wipes something before it returns, so
- * that the dynamic linker has looked explicit_bzero up by then: it does so on the stack, vector registers and all. */
+/* Each of these calls a WORKER, whose frames are below its own, and then overwrites those frames. Every WORKER already
+ * calls explicit_bzero, because the dynamic linker looks the function up at its first call and saves registers, vector
+ * registers included, on the stack. That must happen before wipe_stack. */
 
 static void wiped_mask(uint8_t *out, uint8_t *flags, const uint8_t *points, size_t n, const uint8_t scalar[32]) {
     mask(out, flags, points, n, scalar);

@@ -1,10 +1,11 @@
-/* A vec holds one 64-bit number of each of LANES points. Vectors of GCC and clang have the plain operators of C.
+/* A vec holds one 64-bit number for each of LANES points. GCC and clang provide C's operators for vectors.
  *
- * Include after LANES is defined. LANES 1 is plain C; 4 needs AVX2, 8 needs AVX-512F. Where PSICLI_PLAIN is defined,
- * tests' tools follow every value: without what they do not see through, inline assembly and the ternary logic
- * instruction.
+ * Define LANES before you include this. LANES 1 is plain C, 4 needs AVX2, and 8 needs AVX-512F. If PSICLI_PLAIN is
+ * defined, the code avoids inline assembly and the ternary logic instruction, because the tests' tools cannot follow
+ * values through them.
  *
- * Nothing here branches on a lane's value. A vmask is all ones in a lane where something holds, all zeros elsewhere.
+ * Nothing here branches on the value of a lane. A vmask is all ones in lanes where a condition is true, and all zeros
+ * in the others.
  */
 #ifndef PSICLI_LANES_H
 #define PSICLI_LANES_H
@@ -19,7 +20,7 @@ typedef uint64_t vec;
 #endif
 typedef vec vmask;
 
-/* Have the ten columns of a product in registers, and everything else in memory, here and now. */
+/* Force the ten columns of a product into registers, and everything else into memory, at this point of the code. */
 #if LANES > 1 && !defined(PSICLI_PLAIN)
 #define V_KEEP(c0, c1, c2, c3, c4, c5, c6, c7, c8, c9)                                                                  \
     __asm__ volatile(""                                                                                                \
@@ -70,7 +71,7 @@ static inline vmask v_if_odd(vec x) {
     return v_all(0) - (x & 1);
 }
 
-/* Return `width` (below 64) bits of a little-endian number, from bit `offset` on; `words` of it are there. */
+/* Return `width` (below 64) bits of a little-endian number of `words` words, starting at bit `offset`. */
 static inline vec v_bits(const vec *number, int words, int offset, int width) {
     int word = offset >> 6, shift = offset & 63;
     vec bits = number[word] >> shift;
@@ -79,7 +80,7 @@ static inline vec v_bits(const vec *number, int words, int offset, int width) {
     return bits & ((UINT64_C(1) << width) - 1);
 }
 
-/* Put a limb into a number that is zero there: the other way round. */
+/* Write a limb into a number, starting at bit `offset`; the number must be zero there. The inverse of v_bits. */
 static inline void v_put_bits(vec *number, int words, int offset, vec limb) {
     int word = offset >> 6, shift = offset & 63;
     number[word] |= limb << shift;

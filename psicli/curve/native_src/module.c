@@ -1,4 +1,5 @@
-/* The binding: buffers in, checked; the path's function without the GIL; bytes out. Nothing here computes. */
+/* The Python binding: checks the buffers, calls the path's function without the GIL, and returns bytes. It does no
+ * computation itself. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdlib.h>
@@ -10,7 +11,7 @@ static const char *const FIELD_OPERATIONS[PSICLI_FIELD_OPERATIONS] = {
     "add", "subtract", "multiply", "square", "multiply_small", "carry", "reduce",
 };
 
-/* Best first. */
+/* Fastest first. */
 static const psicli_path *const PATHS[] = {
 #ifdef __x86_64__
     &psicli_avx512ifma, &psicli_avx512, &psicli_avx2,
@@ -32,7 +33,7 @@ static int is_supported(const psicli_path *path) {
     return path == &psicli_portable;
 }
 
-/* Return the path of that name, or NULL and ValueError: running one the CPU lacks would be an illegal instruction. */
+/* Return the path with this name, or NULL with ValueError if the CPU cannot run it (an illegal instruction). */
 static const psicli_path *find_path(const char *name) {
     for (size_t i = 0; i < PATH_COUNT; i++)
         if (strcmp(PATHS[i]->name, name) == 0 && is_supported(PATHS[i]))
@@ -47,19 +48,19 @@ static int require(int condition, const char *problem) {
     return condition;
 }
 
-/* Whether a packed buffer holds whole points. */
+/* Return whether a packed buffer holds whole points; set ValueError if not. */
 static int are_points(const Py_buffer *points) {
     return require(points->len % 32 == 0, "no whole number of points");
 }
 
-/* Return an uninitialised bytes object for n results of `size` bytes, or NULL and an exception. */
+/* Return an uninitialised bytes object for n results of `size` bytes, or NULL with an exception. */
 static PyObject *new_bytes(size_t n, size_t size) {
     if (n > (size_t)PY_SSIZE_T_MAX / size)
         return PyErr_NoMemory();
     return PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(n * size));
 }
 
-/* The points of n items, and a flag for each. Both are NULL and an exception is set where there is no room. */
+/* The points of n items, and a flag for each. Without memory, both are NULL and an exception is set. */
 typedef struct {
     PyObject *bytes;
     uint8_t *flags;
@@ -147,14 +148,14 @@ static PyObject *module_mask(PyObject *self, PyObject *args) {
     return answer;
 }
 
-/* Whether the offsets of `count` items, from item `start` on, are there, ascend and stay within the data. They must not
- * change during the call: buffers of Arrow arrays do not. */
+/* Return whether there are offsets for `count` items from item `start` on, and they ascend and stay within the data;
+ * set ValueError if not. Offsets must not change during the call; those of Arrow arrays are immutable. */
 static int are_items(psicli_items *items, const Py_buffer *offsets, int width, Py_ssize_t start, Py_ssize_t count,
                      const Py_buffer *data) {
     if (!require(width == 4 || width == 8, "offsets have 4 or 8 bytes") ||
         !require(start >= 0 && count >= 0 && start < PY_SSIZE_T_MAX - count, "a wrong range of items"))
         return 0;
-    /* Arrow may have no data buffer where all items are empty; arithmetic on a null pointer is not defined. */
+    /* Arrow may omit the data buffer if all items are empty, but arithmetic on a null pointer is undefined. */
     *items = (psicli_items){offsets->buf, data->buf != NULL ? data->buf : (const void *)"", width == 8, (size_t)count};
     if (count == 0)
         return 1;
@@ -172,7 +173,7 @@ static int are_items(psicli_items *items, const Py_buffer *offsets, int width, P
     return 1;
 }
 
-/* hash_to_points, and with a scalar hash_and_mask. The items' offsets are checked before the GIL is released. */
+/* Run hash_to_points or, with a scalar, hash_and_mask. Checks the offsets before it releases the GIL. */
 static PyObject *hash_items(const char *name, const Py_buffer *offsets, int width, Py_ssize_t start, Py_ssize_t count,
                             const Py_buffer *data, const Py_buffer *prefix, const Py_buffer *dst,
                             const Py_buffer *scalar) {

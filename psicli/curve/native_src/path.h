@@ -1,4 +1,4 @@
-/* What every path's file includes first. */
+/* Every path's file includes this first. */
 #define _DEFAULT_SOURCE
 #include <stdint.h>
 #include <string.h>

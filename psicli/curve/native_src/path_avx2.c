@@ -1,4 +1,4 @@
-/* Four points at a time, by 32 x 32 bit products: CPUs with AVX2. */
+/* The path for CPUs with AVX2: four points at a time, with products of 32 x 32 bits. */
 #ifdef __x86_64__
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)

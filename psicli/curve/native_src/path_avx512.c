@@ -1,4 +1,4 @@
-/* Eight points at a time, by 32 x 32 bit products: CPUs with AVX-512F. */
+/* The path for CPUs with AVX-512F: eight points at a time, with products of 32 x 32 bits. */
 #ifdef __x86_64__
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)

@@ -1,4 +1,4 @@
-/* Eight points at a time, by 52 x 52 bit products: CPUs with AVX-512 IFMA. */
+/* The path for CPUs with AVX-512 IFMA: eight points at a time, with products of 52 x 52 bits. */
 #ifdef __x86_64__
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512ifma"))), apply_to = function)
@@ -19,7 +19,7 @@ static inline vec v_add_low52(vec sum, vec a, vec b) {
     return (vec)_mm512_madd52lo_epu64((__m512i)sum, (__m512i)a, (__m512i)b);
 }
 
-/* Return sum + the upper 52 bits of it. */
+/* Return sum + the upper 52 bits of the same product. */
 static inline vec v_add_high52(vec sum, vec a, vec b) {
     return (vec)_mm512_madd52hi_epu64((__m512i)sum, (__m512i)a, (__m512i)b);
 }

@@ -1,4 +1,4 @@
-/* One point at a time, by 64 x 64 bit products: any 64-bit CPU. */
+/* The path for any 64-bit CPU: one point at a time, with products of 64 x 64 bits. */
 #include "path.h"
 
 #ifndef __SIZEOF_INT128__
@@ -22,7 +22,7 @@ static inline vec w_low(wide x) {
     return (vec)x;
 }
 
-/* What is left must fit 64 bits. */
+/* The result must fit in 64 bits. */
 static inline vec w_shift_right(wide x, int n) {
     return (vec)(x >> n);
 }

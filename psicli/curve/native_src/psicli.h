@@ -1,8 +1,9 @@
-/* The curve kernel: what a CPU path offers, and the binding calls.
+/* The contract of the curve kernel: the functions that a CPU path provides and the Python binding calls.
  *
- * Points are packed 32-byte little-endian u-coordinates. Results never overlap arguments. `n` and all lengths are public,
- * everything else is handled in constant time: no branch and no address depends on a scalar, an item or a point. Any
- * number of threads may call at once. What held secrets on the stack is overwritten before a function returns.
+ * Points are packed 32-byte little-endian u-coordinates. Results must not overlap arguments. `n` and all lengths are
+ * public. The functions are constant time in everything else: no branch and no address depends on a scalar, an item or
+ * a point. Any number of threads may call them at the same time. Before a function returns, it overwrites all secrets
+ * that it had on the stack.
  */
 #ifndef PSICLI_H
 #define PSICLI_H
@@ -10,8 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Items as Arrow holds them: item i is data[offset i .. offset i + 1], where offsets are 32 or 64 bits wide. Offsets must
- * ascend and lie within the data; whoever makes this has checked it. */
+/* Items as Arrow stores them: item i is data[offset i .. offset i + 1], and offsets have 32 or 64 bits. The caller must
+ * check that offsets ascend and stay within the data. */
 typedef struct {
     const void *offsets;
     const uint8_t *data;
@@ -19,7 +20,7 @@ typedef struct {
     size_t count;
 } psicli_items;
 
-/* What goes before every item, and the domain separation tag of the hash (at most 255 bytes). */
+/* The prefix that is hashed before every item, and the domain separation tag of the hash (at most 255 bytes). */
 typedef struct {
     const uint8_t *prefix, *dst;
     size_t prefix_size, dst_size;
@@ -39,13 +40,13 @@ enum psicli_field_operation {
 typedef struct {
     const char *name;
     int lanes, limbs;
-    /* Write the products of n points with the clamped scalar. flags[i] becomes 1 where point i is not canonical or has
-     * no product, whose place is filled with zeros, else 0. RFC 7748 section 5. */
+    /* Write the products of n points with the clamped scalar. If point i is not canonical or has no product, its
+     * product is written as zeros and flags[i] becomes 1, otherwise 0. RFC 7748 section 5. */
     void (*mask)(uint8_t *out, uint8_t *flags, const uint8_t *points, size_t n, const uint8_t scalar[32]);
     /* Write the u-coordinates of hash_to_curve(prefix ‖ item), RFC 9380, suite curve25519_XMD:SHA-512_ELL2_RO_.
-     * flags[i] becomes 1 in the exceptional cases no message is known to reach, else 0. */
+     * flags[i] becomes 1 in the exceptional cases that no known message reaches, otherwise 0. */
     void (*hash_to_points)(uint8_t *out, uint8_t *flags, const psicli_items *items, const psicli_suite *suite);
-    /* The same, then the products with the clamped scalar. */
+    /* Like hash_to_points, but write the products of the points with the clamped scalar. */
     void (*hash_and_mask)(uint8_t *out, uint8_t *flags, const psicli_items *items, const psicli_suite *suite,
                           const uint8_t scalar[32]);
     /* Write the first 16 bytes of SHA-256(secret ‖ item) of every item. */
@@ -54,11 +55,11 @@ typedef struct {
     void (*tokens)(uint8_t *out, const uint8_t *points, size_t n, const uint8_t *prefix, size_t prefix_size);
     /* Return whether all n points are canonical and on the curve, not on its twist. */
     int (*on_curve)(const uint8_t *points, size_t n);
-    /* For tests: one field function on `limbs` vectors of `lanes` numbers, whatever they are. */
+    /* For tests: run one field function on `limbs` vectors of `lanes` numbers, which may have any values. */
     void (*field)(enum psicli_field_operation operation, uint64_t *out, const uint64_t *a, const uint64_t *b);
 } psicli_path;
 
-#define PSICLI_FIELD_LIMBS (10 * 8) /* the most numbers a field element has */
+#define PSICLI_FIELD_LIMBS (10 * 8) /* the most numbers that a field element of any path has */
 
 #define PSICLI_HIDDEN __attribute__((visibility("hidden")))
 extern PSICLI_HIDDEN const psicli_path psicli_portable;
@@ -66,7 +67,7 @@ extern PSICLI_HIDDEN const psicli_path psicli_portable;
 extern PSICLI_HIDDEN const psicli_path psicli_avx2, psicli_avx512, psicli_avx512ifma;
 #endif
 
-/* Return where an item begins and set its size [bytes]. */
+/* Return the start of an item and set its size [bytes]. */
 static inline const uint8_t *psicli_item(const psicli_items *items, size_t index, size_t *size) {
     uint64_t from, to;
     if (items->wide) {

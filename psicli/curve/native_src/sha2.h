@@ -1,4 +1,4 @@
-/* SHA-512 and SHA-256 (FIPS 180-4), one message a lane; constant time in the messages, not in their lengths.
+/* SHA-512 and SHA-256 (FIPS 180-4), one message per lane; constant time in the messages, but not in their lengths.
  *
  * SHA-256's constants are the upper halves of SHA-512's, so one table serves both.
  */
@@ -31,7 +31,7 @@ static const uint64_t SHA2_K[80] = {
     UINT64_C(0x28db77f523047d84), UINT64_C(0x32caab7b40c72493), UINT64_C(0x3c9ebe0a15c9bebc), UINT64_C(0x431d67c49c100d4c),
     UINT64_C(0x4cc5d4becb3e42b6), UINT64_C(0x597f299cfc657e2a), UINT64_C(0x5fcb6fab3ad6faec), UINT64_C(0x6c44198c4a475817)};
 
-/* The same of the square roots of the first eight. */
+/* The same for the square roots of the first eight primes. */
 static const uint64_t SHA2_START[8] = {
     UINT64_C(0x6a09e667f3bcc908), UINT64_C(0xbb67ae8584caa73b), UINT64_C(0x3c6ef372fe94f82b), UINT64_C(0xa54ff53a5f1d36f1),
     UINT64_C(0x510e527fade682d1), UINT64_C(0x9b05688c2b3e6c1f), UINT64_C(0x1f83d9abfb41bd6b), UINT64_C(0x5be0cd19137e2179)};
@@ -40,7 +40,7 @@ static const uint64_t SHA2_START[8] = {
 #define CHOOSE(e, f, g) ((g) ^ ((e) & ((f) ^ (g))))
 #define MAJORITY(a, b, c) (((a) & (b)) | ((c) & ((a) | (b))))
 
-/* The rounds of both, which differ in the width of a word, the number of rounds, and six triples of rotations. */
+/* The rounds of both hashes, which differ in the width of a word, the number of rounds, and the rotations. */
 #define SHA2_COMPRESS(T, state, w, rounds, width, A0, A1, A2, E0, E1, E2, S0, S1, S2, T0, T1, T2)                       \
     do {                                                                                                               \
         T a = state[0], b = state[1], c = state[2], d = state[3];                                                      \
@@ -60,12 +60,12 @@ static const uint64_t SHA2_START[8] = {
         state[4] += e, state[5] += f, state[6] += g, state[7] += h;                                                    \
     } while (0)
 
-/* Take one block a lane into the states; w, its sixteen words, is overwritten. */
+/* Update the states with one block per lane; w has the sixteen words of the block and is overwritten. */
 PSICLI_FUNCTION void sha512_compress(vec state[8], vec w[16]) {
     SHA2_COMPRESS(vec, state, w, 80, 64, 28, 34, 39, 14, 18, 41, 1, 8, 7, 19, 61, 6);
 }
 
-/* SHA-256's words are half as wide, so as many bytes hold twice the lanes. */
+/* The words of SHA-256 are half as wide, so a vector of the same size has twice as many lanes. */
 #define LANES32 (LANES > 1 ? 2 * LANES : 4)
 typedef uint32_t vec32 __attribute__((vector_size(4 * LANES32)));
 
@@ -94,8 +94,8 @@ static inline uint32_t load_be32(const uint8_t *bytes) {
     return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
 }
 
-/* Write SHA-2's padding of a message of `length` [bytes] whose last `used` are already in front of it, up to the end of
- * a block of `block` [bytes]; return how many bytes are written in all, a whole number of blocks. */
+/* Append the padding of a message of `length` [bytes], of which the last `used` are at the start of `tail`, up to the
+ * end of a block of `block` [bytes]. Return the bytes now in `tail`, a whole number of blocks. */
 static inline size_t sha2_pad(uint8_t *tail, size_t used, uint64_t length, size_t block) {
     size_t end = (used + 1 + block / 8 + block - 1) / block * block;
     memset(tail + used, 0, end - used);

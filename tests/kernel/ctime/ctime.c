@@ -1,16 +1,16 @@
-/* Run the kernel on secrets that a checker takes for uninitialised: a branch on one, or an address from one, is an
- * error.
+/* Run the kernel on secrets that a checker treats as uninitialised memory. The checker reports a branch or an address
+ * that depends on one.
  *
  *   ctime PATH [branch | address | overflow | undefined]
  *
- * prints every result. Three builds: -DPSICLI_VALGRIND, for Valgrind's memcheck; clang's -fsanitize=memory with
- * -DPSICLI_PLAIN; and any other, which only computes. Under a checker, results must have inherited that they are
- * secret, or nothing was checked. The second argument plants a mistake, after a first result, that a checker or
- * sanitizer must find.
+ * Prints all results. There are three builds: with -DPSICLI_VALGRIND, for Valgrind's memcheck; with clang's
+ * -fsanitize=memory and -DPSICLI_PLAIN; and without either, which only computes. Under a checker, the results must be
+ * secret too; otherwise, the checker has lost track of the secrets. The second argument plants an error after the
+ * first result, which a checker or sanitizer must find.
  *
- * MemorySanitizer lets a sum's carry out of secret bits pass for initialised, memcheck does not. What has to do with
- * carries alone is thus seen by memcheck, on the paths it can run. On the others steps.c sees
- * what two secrets tell apart.
+ * MemorySanitizer treats carries from secret bits as initialised, but memcheck does not. Therefore, only memcheck finds
+ * code that depends on carries alone, on the paths that it supports. On the other paths, steps.c finds code that
+ * behaves differently for two secrets.
  */
 #include <limits.h>
 
@@ -27,7 +27,7 @@ static void show(void *bytes, size_t size) {
     (void)VALGRIND_MAKE_MEM_DEFINED(bytes, size);
 }
 
-/* Whether a byte has secret bits; under no checker, yes. */
+/* Return whether a byte has secret bits; always true without a checker. */
 static int is_hidden(const uint8_t *byte) {
     uint8_t bits = 0;
     return VALGRIND_GET_VBITS(byte, &bits, 1) != 1 || bits != 0;
@@ -72,16 +72,16 @@ static int is_hidden(const uint8_t *byte) {
 
 static volatile int sink;
 
-static _Noreturn void plant(const char *mistake, work *w) {
+static _Noreturn void plant(const char *error, work *w) {
     uint8_t table[256] = {0};
-    if (strcmp(mistake, "branch") == 0) {
+    if (strcmp(error, "branch") == 0) {
         if (w->out[0] & 1)
             sink = 1;
-    } else if (strcmp(mistake, "address") == 0) {
+    } else if (strcmp(error, "address") == 0) {
         sink = table[w->out[0]];
-    } else if (strcmp(mistake, "overflow") == 0) {
+    } else if (strcmp(error, "overflow") == 0) {
         sink = w->points[32 * w->count];
-    } else if (strcmp(mistake, "undefined") == 0) {
+    } else if (strcmp(error, "undefined") == 0) {
         sink = INT_MAX + (int)w->count;
     } else {
         exit(2);
@@ -95,14 +95,14 @@ static void print_bytes(const uint8_t *bytes, size_t size) {
         printf("%02x", bytes[i]);
 }
 
-static void run(const psicli_path *path, const operation *o, size_t count, const char *mistake) {
+static void run(const psicli_path *path, const operation *o, size_t count, const char *error) {
     work w = make_work(o, count);
     hide(w.points, 32 * count);
     hide(w.scalar, 32);
     hide(w.data, w.data_size);
     o->run(path, &w);
-    if (mistake != NULL && count > 0)
-        plant(mistake, &w);
+    if (error != NULL && count > 0)
+        plant(error, &w);
     for (size_t i = 0; i < w.out_size; i++)
         if (has_secret(o, i / o->size) && !is_hidden(w.out + i)) {
             fprintf(stderr, "the checker lost track of secrets: %s of %zu\n", o->name, count);

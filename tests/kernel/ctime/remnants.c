@@ -1,9 +1,9 @@
-/* Tell whether the kernel leaves anything that depends on a secret on the stack.
+/* Check that the kernel leaves nothing on the stack that depends on a secret.
  *
  *   remnants PATH [leave]
  *
- * runs each operation twice on a stack of its own, with different secrets and all else equal: the stacks must end up
- * equal too. The second argument plants a copy of the scalar. Prints how deep the operations went [bytes].
+ * Runs each operation twice on a separate stack, with different secrets and everything else equal. Both stacks must be
+ * equal afterwards. The second argument plants a copy of the scalar. Prints how much stack each operation used [bytes].
  */
 #define _DEFAULT_SOURCE
 #include <sys/mman.h>
@@ -37,8 +37,8 @@ static void run_job(void) {
         leave_scalar();
 }
 
-/* Run the job on a stack, in a process in which nothing ran yet: the dynamic linker leaves traces, too, when it looks
- * up functions first called. */
+/* Run the job on a stack, in a new process, because the dynamic linker leaves traces on the stack when a function is
+ * called for the first time. */
 static void run_on(uint8_t *stack) {
     int status = 0;
     memset(stack, UNTOUCHED, STACK_SIZE);
@@ -56,7 +56,7 @@ static void run_on(uint8_t *stack) {
         exit(2);
 }
 
-/* Return how far below the stack's top something was written. */
+/* Return how far below the top of the stack something was written [bytes]. */
 static size_t depth(const uint8_t *stack) {
     size_t i = 0;
     while (i < STACK_SIZE && stack[i] == UNTOUCHED)
@@ -81,7 +81,7 @@ int main(int argc, char **argv) {
         job.work = &w;
         run_on(stack);
         memcpy(once, stack, STACK_SIZE);
-        fill_secrets(&w, 4); /* for which the check of points, whose answer is public, gives the same */
+        fill_secrets(&w, 4); /* with this seed, on_curve returns the same result, which is public */
         run_on(stack);
         for (size_t at = 0; at < STACK_SIZE; at++)
             different += once[at] != stack[at];

@@ -1,10 +1,11 @@
-/* Tell whether the kernel's instructions depend on a secret, on any CPU path that this machine has.
+/* Check that the order of the kernel's instructions does not depend on a secret, on any CPU path of this machine.
  *
  *   steps PATH OPERATION [branch]
  *
- * runs an operation on one point or item twice, with different secrets and all else equal, one instruction at a time,
- * and compares their addresses one by one. Unlike ctime.c it sees no secret address in a table, and only branches that
- * these secrets tell apart; but it needs no tool that knows the instructions. The third argument plants a branch.
+ * Runs an operation on one point or item twice, with different secrets and everything else equal, in single steps, and
+ * compares the addresses of the instructions. Unlike ctime.c, it does not find table lookups that depend on a secret,
+ * and finds only branches that differ for these two secrets. But it needs no tool that supports all instructions. The
+ * third argument plants a branch.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -47,14 +48,15 @@ static void run_stepping(const psicli_path *path, const operation *o, work *w, i
 /* Return whether an operation takes the same steps for two secrets. */
 static int is_steady(const psicli_path *path, const operation *o, int plant) {
     work w = make_work(o, 1);
-    o->run(path, &w); /* what it calls first is looked up by the dynamic linker */
+    o->run(path, &w); /* so that the dynamic linker finds all functions before the steps are recorded */
     run_stepping(path, o, &w, plant);
     recorded = step;
     fill_secrets(&w, 4);
     run_stepping(path, o, &w, plant);
     printf("%s %zu\n", o->name, recorded);
     if (different > 0)
-        fprintf(stderr, "%s goes another way from step %zu on, at %#zx\n", o->name, different, (size_t)different_at);
+        fprintf(stderr, "%s takes different steps from step %zu on, at %#zx\n", o->name, different,
+                (size_t)different_at);
     else if (step != recorded)
         fprintf(stderr, "%s takes %zu steps, then %zu\n", o->name, recorded, step);
     drop_work(&w);

@@ -1,7 +1,7 @@
-/* The kernel's operations on made-up input, for the programs beside this file. Not constant time, nor meant to be.
+/* The operations of the kernel on generated input, for the programs in this folder. Not constant time on purpose.
  *
- * Counts, lengths and which points are bad are public, and the same for every seed; what is secret follows from the
- * seed. Every buffer begins where nothing is aligned, and ends where it ends, so that one byte too far is seen.
+ * Counts, lengths, and which points are bad are public and do not depend on the seed; all secrets do. Every buffer
+ * starts at an unaligned address and ends with its allocation, so that tools detect an access to the next byte.
  */
 #ifndef WORK_H
 #define WORK_H
@@ -20,17 +20,17 @@ static const psicli_path *const PATHS[] = {
     &psicli_portable,
 };
 
-/* Nothing, one, a block and one more, several pairs of blocks and a rest, for 1, 4 and 8 lanes; a batch and a rest. */
+/* For 1, 4 and 8 lanes: no point, one, a block and one more, several pairs of blocks and a rest, a batch and a rest. */
 static const size_t COUNTS[] = {0, 1, 2, 5, 9, 19, 35, 261};
 #define COUNT_COUNT (sizeof COUNTS / sizeof *COUNTS)
 
-/* Item lengths around what SHA-512's blocks end at, and one of many blocks. */
+/* Item lengths around the ends of SHA-512's blocks, and one of many blocks. */
 static const size_t SIZES[] = {0, 22, 1, 13, 100, 31, 32, 300, 59, 5, 60, 61, 187, 188, 189, 7};
 #define LONG_SIZE 20011
 
 typedef struct {
     size_t count, data_size, out_size;
-    uint8_t *points, *scalar, *data, *prefix, *dst; /* secret but for the last two */
+    uint8_t *points, *scalar, *data, *prefix, *dst; /* all but the last two are secret */
     psicli_items items;
     psicli_suite suite;
     void *offsets;
@@ -63,7 +63,7 @@ static void run_keyed_hashes(const psicli_path *path, work *w) {
     path->keyed_hashes(w->out, &w->items, w->scalar);
 }
 
-/* One answer for all, in the first place. */
+/* Write the one answer for all points as the first result. */
 static void run_on_curve(const psicli_path *path, work *w) {
     uint8_t all = (uint8_t)path->on_curve(w->points, w->count);
     if (w->count > 0)
@@ -99,7 +99,7 @@ static void drop_bytes(uint8_t *bytes) {
     free(bytes - 1);
 }
 
-/* Fill with what a counter and a multiplier make of a seed (splitmix64). */
+/* Fill with pseudo-random bytes that depend on a seed (splitmix64). */
 static void fill(uint8_t *bytes, size_t size, uint64_t seed) {
     for (size_t i = 0; i < size; i++) {
         uint64_t x = (seed * 1000003 + i + 1) * UINT64_C(0x9e3779b97f4a7c15);
@@ -109,7 +109,7 @@ static void fill(uint8_t *bytes, size_t size, uint64_t seed) {
     }
 }
 
-/* Some points are bad: of low order or not canonical. */
+/* Return whether a point is bad, that is, of low order or not canonical. */
 static int is_bad(size_t index) {
     return index % 11 == 3 || index % 11 == 7;
 }
@@ -129,8 +129,8 @@ static size_t item_size(size_t index) {
     return index == 17 ? LONG_SIZE : SIZES[index % (sizeof SIZES / sizeof *SIZES)];
 }
 
-/* Whether a result must be secret: not the zeros in a bad point's place, nor the answer of a check, nor what an empty
- * item hashes to. */
+/* Return whether a result must be secret. The zeros for a bad point, the result of on_curve, and the hash of an empty
+ * item are public. */
 static inline int has_secret(const operation *o, size_t index) {
     if (o->run == run_mask)
         return !is_bad(index);
@@ -145,7 +145,7 @@ static void fill_secrets(work *w, uint64_t seed) {
     fill(w->data, w->data_size, seed + 2);
 }
 
-/* Make all that operations on `count` points or items need. Offsets are wide where the count is odd. */
+/* Make the arguments of an operation on `count` points or items. Offsets have 64 bits if the count is odd. */
 static work make_work(const operation *o, size_t count) {
     static const char dst[] = "PSICLI-TESTS-with-curve25519_XMD:SHA-512_ELL2_RO_";
     const size_t prefix_size = 33, dst_size = sizeof dst - 1;

@@ -1,16 +1,16 @@
-// Recompute the limb bounds of a field from its own header: the kernel's code, run on intervals instead of numbers.
+// Compute the limb bounds of a field from its own header, by running the kernel's code on intervals instead of numbers.
 //
-// A number is replaced by the smallest and the largest value it may have. Whatever could wrap in the kernel, or lose bits
-// in the CPU's multipliers, ends the program with the function, the limb and the step it happened in. Two passes:
-//   1. each field function alone, given all that the header lets it take: must return what the header promises;
-//   2. the curve's code, from any points and any hash: must give each function what the header lets it take. Whatever
-//      comes out of one part is put into every other, until nothing grows any more.
+// An interval is the smallest and the largest value that a number may have. If a number may wrap around, or lose bits
+// in the CPU's multipliers, the program prints the function, the limb and the call, and exits. There are two passes:
+//   1. Run each field function alone on all arguments that the header allows: its results must be as the header states.
+//   2. Run the curve's code on all points and hashes: each function must get arguments that the header allows. The
+//      output of every part becomes input of every part, until no interval grows any more.
 //
 // test_limbs.py compiles this once for each field, with
 //   FIELD          51, 52 or 25, the number in the header's name;
-//   TIGHT, LOOSE   the largest number [inclusive] of each limb, separated by commas;
-//   CARRIED        the largest number fe_carry takes;
-//   COLUMN_BITS    no number in a product reaches 2 to this.
+//   TIGHT, LOOSE   the largest value [inclusive] of each limb, separated by commas;
+//   CARRIED        the largest limb that fe_carry takes;
+//   COLUMN_BITS    all numbers in a product stay below 2 to this power.
 
 #include <cmath>
 #include <cstdarg>
@@ -21,10 +21,10 @@
 
 typedef unsigned __int128 u128;
 
-// Where the program is, for messages and the table.
+// The part and the function that run now, for messages and the table.
 static const char *part = "", *function = "a field function";
 static long calls_of_part;
-static u128 largest; // ever computed in this call
+static u128 largest; // the largest number computed in this call
 
 static double bits(u128 x) {
     return x ? (double)log2l((long double)x) : 0;
@@ -34,7 +34,7 @@ struct text {
     char of[32];
 };
 
-// As 2^n + 2^m just above a power of two, where a logarithm says little.
+// Write a number just above a power of two as 2^n + 2^m, because a rounded logarithm hides the difference.
 static text show(u128 x) {
     text t;
     int n = x ? (int)bits(x) : 0;
@@ -60,7 +60,8 @@ static text show(u128 x) {
 
 // Numbers ----------------------------------------------------------------------------------------------------------
 
-// What an unsigned number of BITS bits may be. `limb` tells from which limb of an argument it came, for messages.
+// The values that an unsigned number of BITS bits may have. `limb` is the limb of the argument that it comes from, for
+// messages.
 template <int BITS> struct interval {
     u128 lo, hi;
     int limb;
@@ -102,7 +103,7 @@ template <int BITS> struct interval {
     }
     friend interval operator>>(const interval &a, int n) { return interval(a.lo >> n, a.hi >> n, a.limb); }
     friend interval operator&(const interval &a, const interval &b) {
-        // A mask of all the bits a number may have changes nothing.
+        // A mask that covers all bits of a number does not change it.
         if (b.lo == b.hi && b.hi == filled(b.hi) && a.hi <= b.hi)
             return a;
         return interval(0, a.hi < b.hi ? a.hi : b.hi, origin(a, b));
@@ -117,7 +118,7 @@ template <int BITS> struct interval {
   private:
     static bool fits(u128 x) { return BITS == 128 || x >> (BITS % 128) == 0; }
     static int origin(const interval &a, const interval &b) { return a.limb >= 0 ? a.limb : b.limb; }
-    // All ones, from the highest one down.
+    // Return x with all bits below its highest one set.
     static u128 filled(u128 x) {
         for (int n = 1; n < 128; n *= 2)
             x |= x >> n;
@@ -136,7 +137,7 @@ static void must_stay_below(const vec &x, int power, const char *what) {
         fail(x.limb, "%s reaches 2^%d: %s", what, power, show(x.hi).of);
 }
 
-// lanes.h, and what the paths' files define --------------------------------------------------------------------------
+// The definitions of lanes.h and of the paths' files -----------------------------------------------------------------
 
 #define LANES 1
 #define WAYS 2
@@ -154,7 +155,7 @@ static vec v_mul32(const vec &a, const vec &b) {
     return a * b;
 }
 
-// The mask is a secret, so that either may be taken.
+// The mask is secret, so the result may be either of the two.
 static vec v_select(const vmask &, const vec &a, const vec &b) {
     return vec(a.lo < b.lo ? a.lo : b.lo, a.hi > b.hi ? a.hi : b.hi, a.limb);
 }
@@ -170,17 +171,17 @@ static vmask v_if_odd(const vec &) {
 static vec v_bits(const vec *number, int words, int offset, int width) {
     int word = offset >> 6, shift = offset & 63;
     u128 mask = ((u128)1 << width) - 1, hi = number[word].hi >> shift;
-    bool goes_on = shift + width > 64 && word + 1 < words && number[word + 1].hi > 0;
-    return vec(0, goes_on || hi > mask ? mask : hi, -1);
+    bool continues = shift + width > 64 && word + 1 < words && number[word + 1].hi > 0;
+    return vec(0, continues || hi > mask ? mask : hi, -1);
 }
 
 static void v_put_bits(vec *number, int words, int offset, const vec &limb) {
     int word = offset >> 6, shift = offset & 63;
     if (number[word].hi >> shift)
-        fail(limb.limb, "a limb is put where another one's bits are: %s", show(number[word].hi).of);
+        fail(limb.limb, "a limb overlaps the bits of another limb: %s", show(number[word].hi).of);
     u128 put = limb.hi << shift;
     if (word + 1 == words && put > WORD)
-        fail(limb.limb, "the highest limb goes beyond the number: %s", show(limb.hi).of);
+        fail(limb.limb, "the highest limb exceeds the number: %s", show(limb.hi).of);
     number[word] = vec(0, number[word].hi | (put & WORD), -1);
     if (word + 1 < words)
         number[word + 1] = vec(0, put >> 64, -1);
@@ -218,7 +219,7 @@ static vec v_add_high52(const vec &sum, const vec &a, const vec &b) {
 }
 #endif
 
-// The field, watched -------------------------------------------------------------------------------------------------
+// The field functions, with checks -----------------------------------------------------------------------------------
 
 #define fe_carry field_carry
 #define fe_add field_add
@@ -242,7 +243,7 @@ static vec v_add_high52(const vec &sum, const vec &a, const vec &b) {
 #undef fe_mul_small
 #undef fe_reduce
 
-// The largest number of each limb.
+// The largest value of each limb.
 struct limits {
     u128 hi[LIMBS];
 };
@@ -265,7 +266,7 @@ static limits within_bits() {
 
 static const limits carried = all_limbs(CARRIED), reduced = within_bits(), untouched = all_limbs(0);
 
-// What a function may take and must return, and what it was seen to.
+// What a function may take and must return, and the largest values that were seen.
 struct watched {
     const char *name;
     const limits *f, *g, *result;
@@ -276,7 +277,7 @@ struct watched {
 };
 
 #if FIELD == 52
-// Sums are carried at once.
+// fe_add and fe_sub carry their results.
 static const limits *const of_sum = &tight;
 #else
 static const limits *const of_sum = &loose;
@@ -303,7 +304,7 @@ static fe labelled(const fe *f) {
 static void check(const fe &f, const limits &allowed, limits &seen, const char *what) {
     for (int i = 0; i < LIMBS; i++) {
         if (f.v[i].hi > allowed.hi[i])
-            fail(i, "%s is too large: %s, allowed are %s", what, show(f.v[i].hi).of, show(allowed.hi[i]).of);
+            fail(i, "%s is too large: %s, the limit is %s", what, show(f.v[i].hi).of, show(allowed.hi[i]).of);
         if (f.v[i].hi > seen.hi[i])
             seen.hi[i] = f.v[i].hi;
     }
@@ -321,7 +322,7 @@ template <class Work> static void watch(int which, fe *h, const fe *f, const fe 
     if (largest > w.seen_largest)
         w.seen_largest = largest;
     if (w.is_product && bits(largest) >= COLUMN_BITS)
-        fail(-1, "a column is too large: %s, allowed are 2^%.1f", show(largest).of, (double)COLUMN_BITS);
+        fail(-1, "a column is too large: %s, the limit is 2^%.1f", show(largest).of, (double)COLUMN_BITS);
     check(result, *w.result, w.seen_result, "the result");
     *h = result;
     function = "between field functions";
@@ -352,16 +353,16 @@ static void fe_mul_small(fe *h, const fe *f, uint32_t n) {
 }
 
 static void fe_reduce(fe *h, const fe *f) {
-    // The value must be below 2p, whose limbs are twice the masks, less 36 in the lowest.
+    // The value must be below 2p, whose limbs are twice the masks, minus 36 in the lowest.
     for (int i = 0; i < LIMBS; i++)
         if (f->v[i].hi > 2 * LIMB_MASK(i) - (i == 0 ? 37 : 0))
-            fail(i, "what is to be reduced is not below 2p: %s", show(f->v[i].hi).of);
+            fail(i, "the argument of fe_reduce is not below 2p: %s", show(f->v[i].hi).of);
     watch(REDUCE, h, f, nullptr, [](fe *r, const fe *a, const fe *) { field_reduce(r, a); });
 }
 
 #include "curve.h"
 
-// field_from_wide drops bits by shifts to the left, and means to.
+// field_from_wide intentionally drops bits in left shifts.
 struct word : vec {
     word(const vec &x = vec()) : vec(x) {}
     friend word operator<<(const word &, int) { return vec(0, WORD, -1); }
@@ -377,7 +378,7 @@ static void fe_from_words(fe *h, const word words[4]) {
 }
 
 #define vec word
-#include "field_from_wide.h" // as it stands in kernel.h
+#include "field_from_wide.h" // a copy of the function in kernel.h
 #undef vec
 
 // The two passes ---------------------------------------------------------------------------------------------------
@@ -415,11 +416,11 @@ static void check_functions_alone() {
 #endif
 }
 
-// Add what comes out of a part to what goes in, and return whether that grew. Elements between parts are tight.
+// Add the output of a part to its input, and return whether the input grew. Elements between parts are tight.
 static bool grow(fe *f, const fe &g) {
     bool grown = false;
     limits seen = {};
-    check(g, tight, seen, "what comes out");
+    check(g, tight, seen, "the output");
     for (int i = 0; i < LIMBS; i++) {
         vec &v = f->v[i];
         grown |= g.v[i].lo < v.lo || g.v[i].hi > v.hi;
@@ -428,12 +429,12 @@ static bool grow(fe *f, const fe &g) {
     return grown;
 }
 
-// Run all of the curve on `any`, and add all that comes out to it. Returns whether it grew.
+// Run all of the curve's code on `any`, add the outputs to it, and return whether it grew.
 static bool run_curve(fe *any) {
     const int BATCH = 32;
     fe x[WAYS], z[WAYS], u[PAIR], zs[BATCH], before[BATCH];
     mapped q[PAIR];
-    uint8_t scalar[32] = {}; // v_select takes either, whatever the bits are
+    uint8_t scalar[32] = {}; // the bits do not matter, because v_select covers both cases
     vec words[4];
     bool grown = false;
 
@@ -508,10 +509,10 @@ static void forget() {
 
 int main() {
     check_functions_alone();
-    print_table("given all that is allowed");
+    print_table("all arguments that the header allows");
     forget();
 
-    // Any words are loaded as points, whether they are canonical or not, and any uniform bytes as field elements.
+    // Points are loaded from any words, canonical or not, and field elements from any uniform bytes.
     vec words[4];
     word uniform[6];
     fe any, hashed;
@@ -526,7 +527,7 @@ int main() {
     int rounds = 1;
     while (run_curve(&any))
         if (++rounds > 100)
-            fail(-1, "the intervals grow without end");
+            fail(-1, "the intervals do not stop growing");
     for (int i = 0; i < FUNCTIONS; i++)
         if (functions[i].calls == 0)
             fail(-1, "%s was never called", functions[i].name);

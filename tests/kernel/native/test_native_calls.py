@@ -1,4 +1,4 @@
-"""Calls of the kernel in C: wrong arguments, references, threads and the GIL."""
+"""Tests of calls of the kernel in C: wrong arguments, references, threads and the GIL."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from support.kernel.native import (
     u_bytes,
 )
 
-# What is wrong ------------------------------------------------------------------------------------------------------
+# Wrong arguments ----------------------------------------------------------------------------------------------------
 
-# Offsets, start, count, size of the data, what is said of them.
+# Offsets, start, count, size of the data, and a part of the error message.
 WRONG_OFFSETS: dict[str, Callable[[int], tuple[list[int], int, int, int, str]]] = {
     "descending": lambda top: ([0, 5, 3], 0, 2, 10, "ascend"),
     "descending to below zero": lambda top: ([0, 5, -1], 0, 2, 10, "ascend"),
@@ -68,13 +68,13 @@ WRONG_OFFSETS: dict[str, Callable[[int], tuple[list[int], int, int, int, str]]] 
 @pytest.mark.parametrize(("width", "kind"), [(4, "i"), (8, "q")])
 @pytest.mark.parametrize("wrong", WRONG_OFFSETS)
 def test_wrong_offsets(path: str, width: int, kind: str, wrong: str) -> None:
-    offsets, start, count, size, told = WRONG_OFFSETS[wrong](2 ** (8 * width - 1) - 1)
+    offsets, start, count, size, message = WRONG_OFFSETS[wrong](2 ** (8 * width - 1) - 1)
     arguments = path, struct.pack(f"={len(offsets)}{kind}", *offsets), width, start, count, bytes(size)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         _native.hash_to_points(*arguments, PREFIX, DST)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         _native.hash_and_mask(*arguments, PREFIX, DST, ALICE)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         _native.keyed_hashes(*arguments, SECRET)
 
 
@@ -97,7 +97,7 @@ def test_any_offsets_are_right_or_refused(path: str, offsets: list[int], start: 
 
 
 def wrong_calls(path: str, buffer: Any) -> list[tuple[type[Exception], Callable[[], object]]]:
-    """Return calls that must raise, each with `buffer`, of 64 bytes, in each of its places at least once."""
+    """Return calls that must raise an exception; `buffer` (64 bytes) takes the place of each argument at least once."""
     n, good = _native, struct.pack("=2q", 0, 1)
     size = 8 * bounds.PATHS[path].lanes * len(bounds.PATHS[path].field.bits)
     return [
@@ -151,7 +151,7 @@ def test_wrong_arguments(path: str) -> None:
 
 
 def rises(call: Callable[[], object], times: int) -> tuple[int, int]:
-    """Return by how much the blocks of Python's memory, and the references to None, rise over so many calls."""
+    """Return how many blocks of Python's memory, and references to None, `times` calls add."""
     call()
     blocks, nones = sys.getallocatedblocks(), sys.getrefcount(None)
     for _ in range(times):
@@ -160,7 +160,7 @@ def rises(call: Callable[[], object], times: int) -> tuple[int, int]:
 
 
 @on_every_path
-def test_nothing_is_left_behind_by_calls_that_fail(path: str) -> None:
+def test_failing_calls_leak_nothing(path: str) -> None:
     buffer = bytearray(64)
 
     def fail() -> None:
@@ -173,15 +173,15 @@ def test_nothing_is_left_behind_by_calls_that_fail(path: str) -> None:
 
     calls = wrong_calls(path, buffer)
     references = sys.getrefcount(buffer)
-    # 10,000 failures and more.
+    # Together these are more than 10,000 failures.
     assert max(rises(fail, times=300)) < 100
     assert sys.getrefcount(buffer) == references
-    # Resizing fails while somebody holds a buffer.
+    # A bytearray cannot be resized while its buffer is in use.
     buffer.append(0)
 
 
 @on_every_path
-def test_nothing_is_left_behind_by_calls_that_succeed(path: str) -> None:
+def test_successful_calls_leak_nothing(path: str) -> None:
     points = bytearray(u_bytes(9, 0, P))
     items = bytearray(struct.pack("=3q", 0, 1, 2))
     size = 8 * bounds.PATHS[path].lanes * len(bounds.PATHS[path].field.bits)
@@ -198,7 +198,7 @@ def test_nothing_is_left_behind_by_calls_that_succeed(path: str) -> None:
 
     references = [sys.getrefcount(of) for of in (points, items, ALICE, SECRET, PREFIX, DST, True, False)]
     assert max(rises(succeed, times=1000)) < 100
-    # Indices that Python does not keep anyway, as it does those below 257.
+    # Python caches integers below 257, so this call returns larger indices too.
     assert max(rises(lambda: _native.mask(path, bytes(32 * 300), ALICE), times=10)) < 100
     assert [sys.getrefcount(of) for of in (points, items, ALICE, SECRET, PREFIX, DST, True, False)] == references
     points.append(0)
@@ -209,14 +209,14 @@ def test_nothing_is_left_behind_by_calls_that_succeed(path: str) -> None:
 
 
 @on_every_path
-def test_two_threads_at_once_compute_the_same(path: str) -> None:
+def test_two_threads_compute_the_same_results(path: str) -> None:
     whole = small_work()
-    together, failures = threading.Barrier(2), []
+    barrier, failures = threading.Barrier(2), []
 
     def run() -> None:
         try:
             for _ in range(5):
-                together.wait(60)
+                barrier.wait(60)
                 whole.check(path, 0, whole.count)
         except BaseException as exc:
             failures.append(exc)
@@ -243,7 +243,7 @@ def long_calls(path: str, work: Work) -> dict[str, Callable[[], object]]:
 
 @pytest.fixture
 def no_switching() -> Iterator[None]:
-    """Let a thread keep the GIL until it gives it away."""
+    """Let a thread keep the GIL until it releases it itself."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1000)
     yield
@@ -254,7 +254,7 @@ def no_switching() -> Iterator[None]:
 @pytest.mark.parametrize("function", ["mask", "hash_to_points", "hash_and_mask", "tokens", "on_curve", "keyed_hashes"])
 @pytest.mark.usefixtures("no_switching")
 def test_the_gil_is_released(path: str, function: str, work: Work) -> None:
-    """Another thread that waits for the GIL gets it in the midst of a call: nothing else here gives it away."""
+    """A thread that waits for the GIL gets it during a call, because nothing else in this test releases it."""
     call, go, progress = long_calls(path, work)[function], threading.Lock(), []
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""The fields of the kernel in C, limb by limb, on every CPU path."""
+"""Tests of the field functions of the kernel in C, limb by limb, on every CPU path."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ except ImportError:
     pytest.skip("the kernel in C was not built", allow_module_level=True)
 from support.kernel.native import PATHS, P, on_every_path
 
-# Which paths there are ----------------------------------------------------------------------------------------------
+# CPU paths ----------------------------------------------------------------------------------------------------------
 
 
 def test_every_path_of_this_cpu_is_tested() -> None:
-    """By what the kernel of the operating system says of the CPU, so that none is left out in silence."""
+    """Compares with the CPU flags that the operating system reports, so that no path is skipped silently."""
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
         pytest.skip("no /proc/cpuinfo here")
@@ -38,7 +38,7 @@ def test_every_path_of_this_cpu_is_tested() -> None:
 
 # The field, limb by limb --------------------------------------------------------------------------------------------
 
-# What a field function is, modulo p.
+# What each field function computes, modulo p.
 VALUES: dict[str, Callable[[int, int], int]] = {
     "add": lambda a, b: a + b,
     "subtract": lambda a, b: a - b,
@@ -68,7 +68,7 @@ def largest_result(field: bounds.Field, operation: str) -> Limbs:
 
 
 def run_field(path: str, operation: str, first: list[Limbs], second: list[Limbs]) -> list[Limbs]:
-    """Run a field function on the limbs of one element a lane."""
+    """Run a field function on the limbs of one element per lane."""
 
     def pack(elements: list[Limbs]) -> bytes:
         return b"".join(struct.pack(f"={len(limb)}Q", *limb) for limb in zip(*elements, strict=True))
@@ -79,7 +79,7 @@ def run_field(path: str, operation: str, first: list[Limbs], second: list[Limbs]
 
 
 def check_field(path: str, operation: str, first: list[Limbs], second: list[Limbs]) -> None:
-    """Run it and compare every lane with Python's integers, its limbs with what the header promises."""
+    """Run a field function; compare each lane with Python's integers, and its limbs with the header's bounds."""
     field = bounds.PATHS[path].field
     most = largest_result(field, operation)
     results = run_field(path, operation, first, second)
@@ -94,7 +94,7 @@ def check_field(path: str, operation: str, first: list[Limbs], second: list[Limb
 
 
 def corners(most: Limbs) -> list[Limbs]:
-    """Return all limbs at their least, all at their most, and each alone at the other end."""
+    """Return elements with all limbs at their minimum or maximum, and with one limb alone at the other extreme."""
     least = [0] * len(most)
     ends = (least, most), (most, least)
     alone = [[*rest[:i], end[i], *rest[i + 1 :]] for rest, end in ends for i in range(len(most))]
@@ -115,7 +115,7 @@ def second_operands(field: bounds.Field, operation: str) -> list[Limbs]:
 
 @on_every_path
 @on_every_operation
-def test_every_limb_at_its_least_and_most_in_all_lanes(path: str, operation: str) -> None:
+def test_limbs_at_their_extremes_in_all_lanes(path: str, operation: str) -> None:
     field, lanes = bounds.PATHS[path].field, bounds.PATHS[path].lanes
     firsts, seconds = corners(largest_operand(field, operation)), second_operands(field, operation)
     for first, second in product(firsts, seconds):
@@ -123,7 +123,7 @@ def test_every_limb_at_its_least_and_most_in_all_lanes(path: str, operation: str
 
 
 def random_limbs(random: Random, most: Limbs) -> Limbs:
-    """Return limbs within their bounds, of all magnitudes."""
+    """Return limbs of all magnitudes within their bounds."""
     return [random.choice([random.randint(0, bound), bound - random.getrandbits(random.randrange(16)),
                            random.getrandbits(random.randrange(bound.bit_length()))]) for bound in most]  # fmt: skip
 
@@ -137,8 +137,8 @@ def some_second(random: Random, field: bounds.Field, operation: str) -> Limbs:
 @on_every_path
 @on_every_operation
 @pytest.mark.parametrize("others", ["zero", "random"])
-def test_every_limb_at_its_least_and_most_in_each_lane_alone(path: str, operation: str, others: str) -> None:
-    """So that a number that strays into another lane, or comes from it, is seen."""
+def test_limbs_at_their_extremes_in_a_single_lane(path: str, operation: str, others: str) -> None:
+    """This detects numbers that leak from one lane into another."""
     field, lanes = bounds.PATHS[path].field, bounds.PATHS[path].lanes
     random, most = Random(others), largest_operand(field, operation)
     for lane, first in product(range(lanes), corners(most)):
@@ -177,7 +177,7 @@ def test_any_limbs_within_their_bounds(path: str, data: st.DataObject) -> None:
 
 
 def representations(field: bounds.Field, value: int) -> list[Limbs]:
-    """Return the limbs of a value within their widths, then with one lent from each limb to the next lower ones."""
+    """Return the limbs of a value within their widths, then with carries undone one after another from the top limb."""
     found = [field.limbs(value)]
     for i in range(len(field.bits) - 1, 0, -1):
         limbs = list(found[-1])
@@ -190,7 +190,7 @@ def representations(field: bounds.Field, value: int) -> list[Limbs]:
 
 @on_every_path
 def test_reduce_around_p(path: str) -> None:
-    """Whatever the limbs a value comes in; 2p - 1, which no tight limbs can say, is the largest that is reduced."""
+    """Values have several representations. The largest, 2p - 1, is more than tight limbs can represent."""
     field, lanes = bounds.PATHS[path].field, bounds.PATHS[path].lanes
     values = [0, 1, 18, 19, 20, P - 1, P, P + 1, P + 18, P + 19, P + 20, 2**255 - 1, 2**255 + 18, 2 * P - 1]
     values += [2**254, 2**255 - 2**230, field.value(list(field.tight)), field.value(list(field.tight)) - 1]

@@ -1,4 +1,4 @@
-"""The kernel in C on every CPU path: its results beside the reference's, at the edges and for items of any length."""
+"""Tests of the kernel in C on every CPU path: comparison with the reference, edge cases, and items of any length."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from support.kernel.native import (
     u_bytes,
 )
 
-# Beside the reference -----------------------------------------------------------------------------------------------
+# Comparison with the reference --------------------------------------------------------------------------------------
 
 
 @pytest.mark.sample(2)
@@ -62,7 +62,7 @@ def test_very_many_random_items_and_points() -> None:
 
 @on_every_path
 def test_every_count(path: str, work: Work) -> None:
-    """Those that fill lanes, pairs of blocks and batches, and those that do not quite."""
+    """Some counts fill lanes, pairs of blocks or batches exactly; others are one more or one less."""
     lanes = bounds.PATHS[path].lanes
     counts = {0, 1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes - 1, 2 * lanes + 1, 3 * lanes, 31 * lanes}
     counts |= {32 * lanes - 1, 32 * lanes, 32 * lanes + 1, 33 * lanes + 1, 64 * lanes + 1, 257}
@@ -86,7 +86,7 @@ def test_permuted_input_gives_permuted_output(path: str, work: Work) -> None:
 @on_every_path
 @pytest.mark.parametrize("scalar", [bytes(32), b"\xff" * 32, b"\1" + bytes(31), bytes(31) + b"\x80", b"\x55" * 32])
 def test_special_scalars(path: str, scalar: bytes, work: Work) -> None:
-    """Clamping is the kernel's: bits 0 to 2 and 255 do not count, bit 254 is always set."""
+    """The kernel clamps scalars: it ignores bits 0 to 2 and 255, and always sets bit 254."""
     points = memoryview(work.points)[: 32 * 40]
     assert _native.mask(path, points, scalar) == reference.mask(points, scalar)
     hashed = memoryview(work.hashed)[: 32 * 40]
@@ -107,12 +107,12 @@ def test_random_scalars(path: str, work: Work) -> None:
 
 # Edges --------------------------------------------------------------------------------------------------------------
 
-# Of order 8 and 4 on the curve, and of order 4 on the twist; 0, 1 and p - 1 are the other u of low order.
+# The points of order 8 on the curve. The other u of low order are 0, 1 and p - 1.
 LOW_ORDER = [
     0xB8495F16056286FDB1329CEB8D09DA6AC49FF1FAE35616AEB8413B7C7AEBE0,
     0x57119FD0DD4E22D8868E1C58C45C44045BEF839C55B1D0B1248C50A3BC959C5F,
 ]
-# On the twist, with products.
+# Points on the twist that have products.
 TWIST = [u for u in range(2, 40) if not reference.on_curve(memoryview(u_bytes(u)))]
 EDGES = [0, 1, 2, 9, P - 2, P - 1, P, P + 1, P + 2, P + 9, P + 18, 2**255 - 1, 2**255, 2**255 + 9, 2**256 - 1]
 EDGES += [2**254, 2**64 - 1, 2**64, P - 2**64, P ^ 2**63, P ^ 2**64, P ^ 2**200, *LOW_ORDER, *TWIST]
@@ -139,7 +139,7 @@ def test_the_same_edge_in_all_lanes(path: str) -> None:
 
 @on_every_path
 def test_one_bad_point_among_good_ones(path: str, work: Work) -> None:
-    """In every lane at the ends of batches: all others share an inversion with it, and must not see it."""
+    """A bad point shares an inversion with the others of its batch, and must not affect them in any lane."""
     lanes = bounds.PATHS[path].lanes
     count = 34 * lanes
     points, products = split(work.points)[:count], split(work.products)[:count]
@@ -173,7 +173,7 @@ def test_equal_items_and_points_in_all_lanes(path: str, work: Work) -> None:
 @settings(deadline=None, max_examples=40)
 @given(lengths=st.lists(st.integers(0, 400), max_size=20))
 def test_items_of_any_length(path: str, lengths: list[int]) -> None:
-    """Side by side in the lanes, where one message ends before another."""
+    """The lanes hash messages of different lengths, so some end before others."""
     values = [TEXT[at : at + length] for at, length in enumerate(lengths)]
     assert split(hash_to_points(path, packed_items(values))) == [expected_hash(value) for value in values]
     assert split(keyed_hashes(path, packed_items(values)), 16) == [keyed_hash(value) for value in values]
@@ -188,18 +188,18 @@ def test_keyed_hashes_of_every_length(path: str) -> None:
 @on_every_path
 def test_a_very_long_item_among_short_ones(path: str) -> None:
     values = [b"", b"short", TEXT, TEXT[:128], b"", TEXT[:4000], b"x", TEXT[: 128 - 33], b"last"]
-    for turn in range(len(values)):
-        turned = values[turn:] + values[:turn]
-        assert split(hash_to_points(path, packed_items(turned))) == [expected_hash(value) for value in turned]
-        assert split(keyed_hashes(path, packed_items(turned)), 16) == [keyed_hash(value) for value in turned]
+    for first in range(len(values)):
+        rotated = values[first:] + values[:first]
+        assert split(hash_to_points(path, packed_items(rotated))) == [expected_hash(value) for value in rotated]
+        assert split(keyed_hashes(path, packed_items(rotated)), 16) == [keyed_hash(value) for value in rotated]
 
 
 @on_every_path
 @settings(deadline=None, max_examples=20)
-@given(cuts=st.lists(st.integers(0, 120), max_size=6).map(sorted))
-def test_parts_make_up_the_whole(path: str, cuts: list[int]) -> None:
+@given(splits=st.lists(st.integers(0, 120), max_size=6).map(sorted))
+def test_parts_make_up_the_whole(path: str, splits: list[int]) -> None:
     whole = small_work()
-    for start, stop in pairwise([0, *cuts, whole.count]):
+    for start, stop in pairwise([0, *splits, whole.count]):
         whole.check(path, start, stop - start)
 
 
@@ -212,7 +212,7 @@ def test_arrays_and_their_slices(path: str, kind: Any, work: Work) -> None:
         expected = work.hashed[32 * start : 32 * (start + count)]
         assert hash_to_points(path, part) == expected
         assert keyed_hashes(path, part) == work.keys[16 * start : 16 * (start + count)]
-        # The data before the slice may be left out too: offsets then begin above zero, or the array has its own.
+        # Copies of the slice may omit the data before it, and their offsets may or may not start at zero.
         assert hash_to_points(path, pa.concat_arrays([part])) == expected
         assert hash_to_points(path, part.take(pa.array(range(count), pa.int64()))) == expected
 

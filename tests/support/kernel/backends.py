@@ -1,4 +1,4 @@
-"""Every curve backend and CPU path of this machine, for tests that run on each."""
+"""The curve backends and CPU paths of this machine, for tests that run on each of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from psicli import curve
 
-# Names as reports give them: `reference`, `native avx2`.
+# The names that reports use, such as `reference` and `native avx2`.
 NAMES = sorted(curve.BACKENDS)
 NATIVE = [name for name in NAMES if name.startswith("native ")]
 
@@ -18,7 +18,7 @@ def environment(name: str) -> dict[str, str]:
 
 
 def use(name: str, patch: pytest.MonkeyPatch) -> None:
-    """Make a backend the one in use here."""
+    """Make a backend the one in use."""
     for variable, value in environment(name).items():
         patch.setenv(variable, value)
 

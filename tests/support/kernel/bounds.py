@@ -1,4 +1,4 @@
-"""What the headers of the kernel promise of their field elements, as numbers: tests/kernel/limbs proves them."""
+"""The bounds of field elements that the headers of the kernel state, as numbers; tests/kernel/limbs proves them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Field:
-    """A header's limbs: their widths [bits], and the largest numbers [inclusive] each may have."""
+    """The limbs of a header: their widths [bits], and the largest value that each may have [inclusive]."""
 
     header: str
     bits: tuple[int, ...]
-    # What fe_carry, the products and fe_reduce's caller leave in a limb.
+    # The largest limbs that fe_carry and products return, and fe_reduce takes.
     tight: tuple[int, ...]
-    # What a product takes.
+    # The largest limbs that a product takes.
     loose: tuple[int, ...]
-    # What fe_carry takes.
+    # The largest limb that fe_carry takes.
     carried: int
-    # No column of a product reaches 2 to this.
+    # All columns of a product stay below 2 to this power.
     column_bits: float
-    # The header's words for these numbers.
+    # The sentences of the header that state these numbers.
     claims: tuple[str, ...]
 
     @property
@@ -30,7 +30,7 @@ class Field:
         return sum(limb << offset for limb, offset in zip(limbs, self.offsets, strict=True))
 
     def limbs(self, value: int) -> list[int]:
-        """Return the limbs of a value, each within its width, the highest with all that is left."""
+        """Return the limbs of a value, each within its width; the highest limb takes the rest."""
         limbs = [value >> offset & (1 << bits) - 1 for bits, offset in zip(self.bits, self.offsets, strict=True)]
         return [*limbs[:-1], value >> self.offsets[-1]]
 
@@ -43,8 +43,8 @@ FIELD25 = Field(
     carried=2**63 - 1,
     column_bits=62.2,
     claims=(
-        "tight: limbs as fe_carry and the products leave them: below 2^26 + 2^18 (even) and 2^25 + 2^18 (odd);",
-        "loose: limbs below 2^27.6 (even) and 2^26.6 (odd)",
+        "tight if its limbs are below 2^26 + 2^18 (even) and 2^25 + 2^18 (odd): results of fe_carry and of products;",
+        "loose if its limbs are below 2^27.6 (even) and 2^26.6 (odd)",
         "Products take loose elements and return tight ones.",
         "the largest column of a product, 2^55.2 * (1 + 19 * 6.5), below 2^62.2",
         "h = f, tight; limbs of f below 2^63.",
@@ -62,8 +62,8 @@ FIELD51 = Field(
     carried=2**63 - 1,
     column_bits=113,
     claims=(
-        "tight: limbs as fe_carry and the products leave them: below 2^51 + 2^17;",
-        "loose: limbs below 2^53",
+        "tight if its limbs are below 2^51 + 2^17: results of fe_carry and of products;",
+        "loose if its limbs are below 2^53",
         "Products take loose elements and return tight ones.",
         "A column, at most 2^106 * (1 + 19 * 4), stays below 2^113.",
         "h = f, tight; limbs of f below 2^63.",
@@ -96,7 +96,7 @@ class Path:
     lanes: int
 
 
-# Every CPU path, by its name.
+# Every CPU path by its name.
 PATHS = {
     "avx512ifma": Path(FIELD52, 8),
     "avx512": Path(FIELD25, 8),

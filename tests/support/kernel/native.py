@@ -1,4 +1,4 @@
-"""What tests of the kernel in C share."""
+"""Items, points and calls for tests of the kernel in C."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def keyed_hash(item: bytes) -> bytes:
 
 
 class Work:
-    """Random items and points, and what the reference makes of them."""
+    """Random items and points, and the results that the reference computes from them."""
 
     def __init__(self, seed: int, count: int) -> None:
         random = Random(seed)
@@ -60,7 +60,7 @@ class Work:
         self.keys = b"".join(keyed_hash(item) for item in self.items.to_pylist())
 
     def check(self, path: str, start: int, count: int) -> None:
-        """Have a path compute a part of it."""
+        """Let a path compute `count` items and points from `start` on, and compare its results."""
         points = memoryview(self.points)[32 * start : 32 * (start + count)]
         assert hash_to_points(path, self.items, start, count) == self.hashed[32 * start : 32 * (start + count)]
         assert hash_and_mask(path, self.items, start, count) == self.masked[32 * start : 32 * (start + count)]
@@ -73,7 +73,7 @@ class Work:
 
 
 def item_arguments(items: pa.Array, start: int = 0, count: int | None = None) -> tuple[Any, ...]:
-    """Return what the kernel takes of an array of items: offsets, their width, start, count, data."""
+    """Return the kernel's arguments for an array of items: offsets, their width, start, count, data."""
     _, offsets, data = items.buffers()
     width = {pa.binary(): 4, pa.large_binary(): 8}[items.type]
     return offsets, width, items.offset + start, len(items) - start if count is None else count, data

@@ -40,7 +40,7 @@ def right_side(u: int) -> int:
 
 
 def square_root(square: int) -> int:
-    """Return a root modulo p = 5 mod 8; the test that calls this needs one to exist."""
+    """Return a square root modulo p, which is 5 mod 8; fails the test if there is none."""
     root = pow(square, (P + 3) // 8, P)
     root = root if root * root % P == square else root * pow(2, (P - 1) // 4, P) % P
     assert root * root % P == square
@@ -48,7 +48,7 @@ def square_root(square: int) -> int:
 
 
 def add(point: bytes, other: bytes) -> bytes:
-    """Return the u-coordinate of the sum of two points, of different u, with any signs."""
+    """Return the u-coordinate of the sum of two points with different u; the signs of their v are arbitrary."""
     u, t = (int.from_bytes(octets, "little") for octets in (point, other))
     slope = (square_root(right_side(u)) - square_root(right_side(t))) * pow(u - t, -1, P) % P
     return as_octets((slope * slope - J - u - t) % P)

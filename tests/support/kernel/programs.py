@@ -1,4 +1,4 @@
-"""The programs of tests/kernel/ctime around the C kernel, which is compiled as the extension is."""
+"""Compiles the C kernel with the extension's options, and links it with the programs of tests/kernel/ctime."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SOURCES = [ROOT / name for name in EXTENSION["sources"]]
 KERNEL = [path for path in SOURCES if path.name.startswith("path_")]
 OPTIONS = [*EXTENSION["extra-compile-args"], *(f"-D{name}={value}" for name, value in EXTENSION["define-macros"])]
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
-# CPU paths that this machine runs.
+# The CPU paths that this machine can run.
 PATHS = [name.removeprefix("native ") for name in backends.NATIVE]
 
 
 def tool(command: str, package: str) -> str:
-    """Return where a command is; where it is not, skip the test, but never in CI."""
+    """Return the path of a command; if it is missing, skip the test, or fail it in CI."""
     found = shutil.which(command)
     if found is None:
         missing(command, package)
@@ -36,7 +36,7 @@ def tool(command: str, package: str) -> str:
 
 
 def missing(what: str, package: str) -> NoReturn:
-    reason = f"there is no {what}: install the package {package}"
+    reason = f"{what} is missing; install the package {package}"
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -54,7 +54,7 @@ def compile_c(*arguments: str | Path, cwd: Path) -> None:
 
 
 def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
-    """Return a folder that is the same for all processes of this test run."""
+    """Return a folder that all processes of this test run share."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     folder.mkdir(exist_ok=True)
@@ -63,7 +63,7 @@ def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder."""
+    """Hold the lock of a folder, so that other processes wait."""
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -71,7 +71,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Build:
-    """The kernel's object files, compiled without a warning, and the programs linked with them, each made once."""
+    """The kernel's object files, compiled without warnings, and the programs linked with them; each is made once."""
 
     folder: Path
     compiler: str
@@ -79,7 +79,7 @@ class Build:
 
     @staticmethod
     def make(folder: Path, compiler: str, *options: str) -> Build:
-        """Compile the kernel with the extension's options, then these."""
+        """Compile the kernel with the extension's options and the given ones."""
         build = Build(folder, compiler, (*OPTIONS, *WARNINGS, "-g", *options, "-I", str(KERNEL[0].parent)))
         with alone(folder):
             if not (folder / "made").exists():
@@ -88,7 +88,7 @@ class Build:
         return build
 
     def program(self, name: str, *options: str) -> Path:
-        """Compile a program and link it."""
+        """Compile a program and link it with the kernel."""
         made = self.folder / name
         objects = [f"{path.stem}.o" for path in KERNEL]
         source = PROGRAMS / f"{name}.c"

@@ -1,4 +1,4 @@
-"""Vectors, items and points that tests of the curve share."""
+"""Vectors, items and points for tests of the curve."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def vectors(name: str) -> Any:
 
 
 def item(*columns: str) -> bytes:
-    """Encode an item by hand, not by psicli.items: this file must not follow a change there."""
+    """Encode an item without psicli.items, so that a change there cannot change these samples."""
     texts = [column.encode() for column in columns]
     return bytes([len(texts)]) + b"".join(len(text).to_bytes(4, "big") + text for text in texts)
 
