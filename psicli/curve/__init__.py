@@ -239,7 +239,7 @@ def self_test(name: str | None = None) -> None:
 
 
 def _answers(kernel: Backend) -> dict[str, bool]:
-    """Return which functions of a kernel give the right answer in all lanes, of which no path has more than 16."""
+    """Return which functions of a kernel give the right answer in every lane; no path has more than 16 lanes."""
     sid, other_scalar = bytes(range(32)), b"\x5d" * 32
     texts = [b"item-%d" % number for number in range(33)]
     items = packed_items([b"\x01" + len(text).to_bytes(4, "big") + text for text in texts])

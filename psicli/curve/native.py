@@ -76,5 +76,5 @@ class Native:
         try:
             return b"".join(in_parts(len(items), part))
         except ArithmeticError as exc:
-            detail = "an item met an exceptional case of the hash"
+            detail = "an item reached an exceptional case of the hash"
             raise SelfCheckError(backend=f"native {self._path}", detail=detail) from exc

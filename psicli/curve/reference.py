@@ -121,7 +121,7 @@ def hash_to_curve(msg: bytes, dst: bytes) -> tuple[int, int]:
         point = _double(point)
     x, y, z = point
     if z == 0:
-        raise SelfCheckError(backend=NAME, detail="an item met an exceptional case of the hash")
+        raise SelfCheckError(backend=NAME, detail="an item reached an exceptional case of the hash")
     inverse = pow(z, -1, P)
     return x * inverse % P, y * inverse % P
 
@@ -141,8 +141,8 @@ def mask(points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int
     """Multiply packed points by the clamped scalar; return the products and the indices of bad points.
 
     A bad point is not canonical or has no product (it is of low order); its product is returned as 32 zero bytes.
-    Constant time in the scalar. RFC 7748 section 5, by OpenSSL, but stricter: the RFC accepts points that are not
-    canonical, and reduces them.
+    Constant time in the scalar. OpenSSL computes the products as in RFC 7748 section 5, except that the RFC accepts
+    points that are not canonical, and reduces them.
     """
     key = X25519PrivateKey.from_private_bytes(scalar)
     products, bad = bytearray(len(points)), []

@@ -1,8 +1,8 @@
 """Divides a task's items into bins by a keyed hash: reads the items once, counts them, and returns them bin by bin.
 
 Items are kept in ascending order of their hashes. The top bits of the hash are the number of the bin, so a bin is a
-range of this order, and so is a partition on disk. Items with equal hashes, all 128 bits, count as equal. The order is
-not a secret, because the peer knows the key. The points of each bin are sent in another order, which is secret.
+range of this order, and so is a partition on disk. Items count as equal if all 128 bits of their hashes are equal. The
+order is not secret, because the peer knows the key. The points of each bin are sent in another order, which is secret.
 
 Rows stay in memory until they exceed their budget. Then all rows are written to disk, into a fixed number of
 partitions, and from then on only one partition or one bin is in memory at a time.
@@ -31,7 +31,7 @@ _Hashes = npt.NDArray[np.uint64]
 _Numbers = npt.NDArray[np.int64]
 # Row numbers have 32 bits.
 MAX_ROWS = 1 << 32
-# The memory that a row takes in addition to its item while equal items are searched [bytes]; the tests measure it.
+# The memory that a row takes in addition to its item while psicli finds equal items [bytes]; the tests measure it.
 ROW_BYTES = 96
 # The largest number of bins, as bits: the top bits of a hash that determine its bin.
 _FINEST_BITS = 16
@@ -259,7 +259,7 @@ class _InMemory(Items):
 
 
 class _Run(NamedTuple):
-    """Rows that were written together: where the entries and the items of each partition start, and the last end."""
+    """Rows that were written together: where each partition's entries and items start, and where the last ones end."""
 
     entries: _Numbers
     items: _Numbers

@@ -20,7 +20,7 @@ _DIGIT = np.uint32(0xFFFF)
 
 
 def empty(count: int, width: int) -> Words:
-    """Return an uninitialised array for `count` records of `width` [bytes]; filling it takes the memory."""
+    """Return an uninitialised array for `count` records of `width` [bytes]; it takes memory only as it is filled."""
     return np.empty((count, width // 8), "<u8")
 
 
@@ -75,7 +75,7 @@ class Comparison:
 
 def have_common(records: Words, other: Words) -> bool:
     """Return whether two lists share a record; fast if they share few."""
-    # The low bits of its first word rule out a record if no record of the other list has the same ones.
+    # A record is ruled out if no record of the other list has the same low bits in its first word.
     slots = np.uint64((1 << (len(records) + len(other)).bit_length() + 3) - 1)
     left, right = (each[:, 0] & slots for each in (records, other))
     marked = np.zeros(int(slots) + 1, np.bool_)

@@ -1,7 +1,7 @@
-"""Input files to canonical key texts, and matched rows to output files, each in one pass over the input.
+"""Reads the canonical key texts of input files, and writes their matched rows to output files.
 
-No whole file is ever in memory. A block of the input, the budget of the sort, and a batch or row group of the output
-bound what is.
+Each of the two takes one pass over the input. No file is ever in memory as a whole: a block of the input, the budget
+of the sort, and a batch or row group of the output limit the memory.
 
     source                opens an input file and detects changes to it
     delimited, parquet    read a file: first the keys of all rows, then the matched rows

@@ -147,7 +147,7 @@ def read_header(data: bytes, fmt: FileFormat, name: str, keys: Sequence[str], *,
         raise MalformedInputError(
             place=f"{name}:{1 if first is None else first.line}",
             fault=f"the header is longer than {MAX_HEADER_BYTES} bytes",
-            advice="Check that the first line holds one name for each column.",
+            advice="Check that the first line has one name for each column.",
         )
     _check_utf8(data[: first.end], name)
     check_columns(first.fields, keys, name)
@@ -166,7 +166,7 @@ def _long_row(name: str, line: int) -> MalformedInputError:
 
 
 class _Block(NamedTuple):
-    """A stretch of the file that consists of whole records."""
+    """Consecutive whole records of a file."""
 
     start: int  # offset in the unzipped file
     size: int  # [bytes]

@@ -20,8 +20,8 @@ from psicli.tables.delimited import delimiter
 from psicli.tables.text import has_text, joined, text_of
 
 # A row group has 122,880 rows, as in DuckDB and others: 60 of their vectors of 2,048. A row group is in memory while it
-# is written, so tables with many columns get smaller ones. The number of columns decides, and never the size of values
-# in memory, so that the bytes depend only on the rows.
+# is written, so tables with many columns get smaller ones. The size of values in memory has no influence, because the
+# bytes must depend only on the rows.
 _ROW_GROUP_ROWS = 122_880
 _VECTOR_ROWS = 2048
 _ROW_GROUP_VALUES = 4_000_000
@@ -60,9 +60,9 @@ def _suits_csv(kind: Any) -> bool:
 
 
 def _suits_parquet(kind: Any) -> bool:
-    """Return whether no nested dictionary would reveal values of rows that did not match, and no view is nested."""
+    """Return whether a type has neither nested dictionaries nor nested views."""
     children = [kind.field(index).type for index in range(kind.num_fields)]
-    # pyarrow cannot cast nested views.
+    # A nested dictionary reveals values of rows that did not match, and pyarrow cannot cast nested views.
     return all(not pa.types.is_dictionary(child) and child not in VIEWS and _suits_parquet(child) for child in children)
 
 

@@ -21,7 +21,7 @@ from psicli.tables.text import check_key_types, key_texts
 
 T = TypeVar("T")
 
-# At most this many rows, and about this many bytes by the file's metadata, are decoded in one batch.
+# At most this many rows, and about this many bytes according to the metadata, are decoded in one batch.
 _BATCH_ROWS = 65_536
 _BATCH_BYTES = 16 << 20
 # Read-ahead buffers: at most this much for a column, and this much for all columns that are read together.
@@ -37,8 +37,8 @@ _TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
 class ParquetInput(SourceFile):
     """A Parquet file that is read once for its key columns and once for its matched rows.
 
-    schema: the columns as a pa.Schema; expected_rows: the number of rows by the metadata; both are known once the
-    first keys are read. rows: the number of rows read so far.
+    schema: the columns as a pa.Schema; expected_rows: the number of rows according to the metadata; both are known once
+    the first keys are read. rows: the number of rows read so far.
     """
 
     def __init__(self, path: Path, name: str, keys: Sequence[str]) -> None:
@@ -215,7 +215,7 @@ def _batch_rows(group: Any, columns: set[str]) -> int:
 
 
 def _windows(wanted: Any, most: int) -> Iterator[tuple[Any, int]]:
-    """Split a mask into masks that select at most `most` rows; yield each with the row before which they all are."""
+    """Split a mask into masks that select at most `most` rows; yield each with an exclusive upper bound of its rows."""
     marked = np.flatnonzero(wanted.to_numpy(zero_copy_only=False))
     for first in range(0, len(marked), most):
         window = np.zeros(len(wanted), bool)

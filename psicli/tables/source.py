@@ -98,7 +98,7 @@ class _View(io.RawIOBase):
 
 
 class Stream:
-    """A forward reader of a file's bytes, unzipped if need be. Raises MalformedInputError, StorageError."""
+    """A reader of a file's bytes from start to end, unzipped if necessary. Raises MalformedInputError, StorageError."""
 
     def __init__(self, source: SourceFile, *, zipped: bool) -> None:
         source.file.seek(0)
@@ -116,7 +116,7 @@ class Stream:
                 raise errors.MalformedInputError(
                     place=self._name,
                     fault="the gzip data is truncated or damaged",
-                    advice="Check the file with gzip -t, and copy it again.",
+                    advice="Check the file with `gzip -t`, and copy it again.",
                 ) from exc
 
 
@@ -142,7 +142,7 @@ def _unreadable(name: str, reason: str) -> errors.InputMissingError:
     return errors.InputMissingError(
         place=name,
         fault=f"cannot be opened for reading: {reason}",
-        advice="Check input_path in the job file, and this user's permissions.",
+        advice="Check input_path in the job file, and that this user may read the file.",
     )
 
 
@@ -156,11 +156,11 @@ def empty(name: str) -> errors.MalformedInputError:
 
 
 def not_utf8(place: str) -> errors.MalformedInputError:
-    """Return the error for text in another encoding than UTF-8."""
+    """Return the error for text that is not UTF-8."""
     return errors.MalformedInputError(
         place=place,
         fault="not UTF-8 text",
-        advice="Save the file as UTF-8, for example with: iconv -f WINDOWS-1252 -t UTF-8",
+        advice="Save the file as UTF-8, for example with `iconv -f WINDOWS-1252 -t UTF-8`.",
     )
 
 

@@ -19,7 +19,7 @@ from psicli.items.encoding import packed
 MAX_KEY_BYTES = 65536
 
 _TEXT = pa.large_string()
-# Matches the dates that ISO 8601 can express. Arrow writes years of more than four digits in a form of its own.
+# Matches dates with a four-digit year. Arrow writes other years in its own form.
 _FOUR_DIGIT_YEAR = "^[0-9]{4}-"
 _LOOK_ABOVE = "Look for an unclosed quote just above"
 

@@ -81,7 +81,7 @@ def test_wrong_offsets(path: str, width: int, kind: str, wrong: str) -> None:
 @on_every_path
 @settings(deadline=None, max_examples=200)
 @given(offsets=st.lists(st.integers(-2, 12), max_size=6), start=st.integers(-2, 7), count=st.integers(-2, 7))
-def test_any_offsets_are_right_or_refused(path: str, offsets: list[int], start: int, count: int) -> None:
+def test_any_offsets_are_accepted_or_refused(path: str, offsets: list[int], start: int, count: int) -> None:
     used = offsets[start : start + count + 1]
     right = start >= 0 and count >= 0 and (count == 0 or len(used) == count + 1)
     right = right and (count == 0 or (used == sorted(used) and used[0] >= 0 and used[-1] <= 10))

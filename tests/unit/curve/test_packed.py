@@ -38,7 +38,7 @@ from psicli.curve import reference
     + [u_bytes(P), u_bytes(P + 9), u_bytes(2**255 - 1), u_bytes(9 + 2**255), b"\xff" * 32],
     ids=lambda point: point.hex()[:4] + "-" + point.hex()[-2:],
 )
-def test_mask_refuses(backend: curve.Backend, point: bytes) -> None:
+def test_mask_refuses_bad_points(backend: curve.Backend, point: bytes) -> None:
     assert curve.mask(point, ALICE) == (bytes(32), [0])
 
 

@@ -15,7 +15,7 @@ from psicli.curve import pool
 
 
 @pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
+def default_threads() -> Iterator[None]:
     yield
     pool.set_threads(None)
 
@@ -41,7 +41,7 @@ def test_small_calls_and_single_threads_run_in_the_calling_thread() -> None:
         assert pool.in_parts(count, lambda start, stop: threading.get_ident()) == [threading.get_ident()]
 
 
-def test_exactly_as_many_threads_as_set_compute() -> None:
+def test_the_set_number_of_threads_computes() -> None:
     pool.set_threads(3)
     # Three parts wait for each other, so the call fails with fewer than three threads.
     barrier = threading.Barrier(3)

@@ -53,7 +53,7 @@ def test_null_or_empty_in_any_column_is_a_null_key() -> None:
     assert [item is None for item in encode(rows)] == [False, True, True, True, True, True, False]
 
 
-def test_slices_and_no_rows_encode() -> None:
+def test_slices_and_empty_columns() -> None:
     column = pa.array(["a", "b", None, "c"], TEXT).slice(1)
     assert encode_items([column]).to_pylist() == [item_oracle(("b",)), None, item_oracle(("c",))]
     assert encode_items([pa.array([], TEXT)]).to_pylist() == []

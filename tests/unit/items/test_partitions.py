@@ -263,7 +263,7 @@ def test_an_input_longer_than_expected_is_partitioned(spool: Spool) -> None:
 
 
 def test_no_room_for_the_items(spool: Spool) -> None:
-    """The error is raised before anything is written; it gives the estimate, and no item."""
+    """The error is raised before anything is written; its message has the estimate, but no item."""
     partitioner = Partitioner(key(1), spool, 100)
     partitioner.expect(10**15)
     with pytest.raises(SpoolSpaceError, match=r"the run needs 400000\d\d\.\d GB besides") as caught:
@@ -272,7 +272,7 @@ def test_no_room_for_the_items(spool: Spool) -> None:
     assert "very" not in caught.value.message + caught.value.advice
 
 
-def test_rows_beyond_32_bits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_rows_than_32_bits_can_number_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partitions, "MAX_ROWS", 1000)
     partitioner = Partitioner(key(1))
     partitioner.add(array([b"a"] * 600))
@@ -299,7 +299,7 @@ def test_items_longer_than_the_budget_stay_on_disk(spool: Spool, monkeypatch: py
 
     def watched(self: SpoolFile, offset: int, into: memoryview) -> None:
         real(self, offset, into)
-        # Items are all digits, and the hashes in entries are not.
+        # Items consist of digits, but the hashes in entries do not.
         read.append(len(into) * bytes(into).isdigit())
 
     monkeypatch.setattr(SpoolFile, "read_at", watched)

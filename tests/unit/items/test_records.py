@@ -54,7 +54,7 @@ def check_against_sets(width: int, one: list[bytes], other: list[bytes]) -> None
 
 @settings(max_examples=200, deadline=None)
 @given(case=record_lists())
-def test_answers_are_those_of_plain_sets(case: tuple[int, list[bytes], list[bytes]]) -> None:
+def test_results_are_those_of_plain_sets(case: tuple[int, list[bytes], list[bytes]]) -> None:
     check_against_sets(*case)
 
 

@@ -32,7 +32,7 @@ def text(column: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
-def test_strings_stay_as_they_are(kind: pa.DataType) -> None:
+def test_strings_are_unchanged(kind: pa.DataType) -> None:
     values = ["007", " a ", "É", "É", "", None, "ß", "😀"]
     assert text(pa.array(values, kind)) == values
     assert text(pa.chunked_array([pa.array(values, kind), pa.array([], kind), pa.array(["z"], kind)])) == [*values, "z"]

@@ -156,7 +156,7 @@ def test_a_file_changed_while_it_is_read_is_refused(
     assert caught.value.code == 65
 
 
-def test_views_of_a_file_do_not_move_each_other(tmp_path: Path) -> None:
+def test_views_of_a_file_have_separate_positions(tmp_path: Path) -> None:
     path = tmp_path / "in"
     path.write_bytes(bytes(range(100)))
     with source.SourceFile(path, "in") as file:
@@ -201,7 +201,7 @@ def test_floating_point_columns_get_no_dictionary(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fmt", [CSV, CSV_GZ, PARQUET], ids=name_of)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("matched", [[True, True], [False, False]], ids=["all", "none"])
-def test_a_file_changed_between_the_two_readings_is_refused(
+def test_a_file_changed_between_the_two_passes_is_refused(
     tmp_path: Path, fmt: FileFormat, change: Callable[[Path], None], matched: list[bool]
 ) -> None:
     path = sample_file(tmp_path, fmt)
