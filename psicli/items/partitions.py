@@ -193,7 +193,7 @@ class Partitioner:
     def finish(self) -> Items:
         """Count the distinct items and return them; the partitioner must not be used afterwards."""
         if self._disk is None:
-            # Release the parts of the rows before the rows are sorted, to save memory.
+            # Release the separate parts before the sort, to save memory.
             rows, self._held = _joined(self._held), []
             found: Items = _InMemory(rows)
         else:

@@ -253,8 +253,8 @@ class DelimitedInput(SourceFile):
     def _whole_records(self, data: bytes, line: int, *, complete: bool) -> tuple[int, bool, int]:
         """Return the size of the whole records in `data` [bytes], whether they have quotes, and how many they are.
 
-        Counts records only if there are quotes, else returns 0. Raises BadInputError if no whole record fits in a
-        block, if the first record has an error in its quotes, or if a record has a wrong number of fields.
+        Counts records only if there are quotes, and otherwise returns 0. Raises BadInputError if no whole record fits
+        in a block, if the first record has an error in its quotes, or if a record has a wrong number of fields.
         """
         size = len(data) if complete else _last_line_end(data)
         if data.find(b'"', 0, size) < 0:
@@ -272,13 +272,13 @@ class DelimitedInput(SourceFile):
             deque(islice(reader, widths.total()), maxlen=0)
             size = sum(map(len, islice(io.StringIO(text, newline=""), reader.line_num)))
             if not size:
-                self._explain(data, line, complete=complete)
+                self._raise_first_error(data, line, complete=complete)
                 raise unparsable(self.name, self._format.kind) from exc
         if widths.keys() - {0, len(self.schema)}:
             self._check_widths(data[:size], line)
         return size, True, widths[len(self.schema)]
 
-    def _explain(self, data: bytes, line: int, *, complete: bool) -> None:
+    def _raise_first_error(self, data: bytes, line: int, *, complete: bool) -> None:
         """Raise the error of the first record, if it has one."""
         try:
             next(self._records(data, line))

@@ -1,4 +1,4 @@
-"""Tests on every CPU path that no branch or address in the C kernel depends on a secret, and none stays on the stack.
+"""Tests that no branch or address in the C kernel depends on a secret, and that no secret stays on the stack.
 
 Two tools track secrets through the kernel as if they were uninitialised memory (ctime/ctime.c). Valgrind's memcheck,
 which does not support AVX-512, checks gcc's code, and MemorySanitizer checks clang's. Each tool must find a planted

@@ -1,4 +1,4 @@
-/* The operations of the kernel on generated input, for the programs in this folder. Not constant time on purpose.
+/* The operations of the kernel on generated input, for the programs in this folder. This code is not constant time.
  *
  * Counts, lengths, and which points are bad are public and do not depend on the seed; all secrets do. Every buffer
  * starts at an unaligned address and ends with its allocation, so that tools detect an access to the next byte.

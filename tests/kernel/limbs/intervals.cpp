@@ -498,7 +498,7 @@ static void print_table(const char *title) {
     }
 }
 
-static void forget() {
+static void reset() {
     for (int i = 0; i < FUNCTIONS; i++) {
         watched &w = functions[i];
         w.calls = 0;
@@ -510,7 +510,7 @@ static void forget() {
 int main() {
     check_functions_alone();
     print_table("all arguments that the header allows");
-    forget();
+    reset();
 
     // Points are loaded from any words, canonical or not, and field elements from any uniform bytes.
     vec words[4];

@@ -177,7 +177,7 @@ def test_any_limbs_within_their_bounds(path: str, data: st.DataObject) -> None:
 
 
 def representations(field: bounds.Field, value: int) -> list[Limbs]:
-    """Return the limbs of a value within their widths, then with carries undone one after another from the top limb."""
+    """Return several representations of a value: normal limbs, then more and more carries undone from the top limb."""
     found = [field.limbs(value)]
     for i in range(len(field.bits) - 1, 0, -1):
         limbs = list(found[-1])

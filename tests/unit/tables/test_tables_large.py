@@ -33,17 +33,17 @@ from psicli import tables
 def status(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) * 1024
 
-def forget_peak():
+def reset_peak():
     Path("/proc/self/clear_refs").write_text("5")
 
 def run(path, target, budget, spool):
     with tables.open_input(path, file_format(path), ["id"]) as source, open(target, "wb") as file:
-        forget_peak()
+        reset_peak()
         idle = status("VmRSS")
         for _ in source.key_batches():
             pass
         keys = status("VmHWM") - idle
-        forget_peak()
+        reset_peak()
         mask = pa.array([True] * source.rows)
         rows = tables.write_matched(source, file, file_format(target), mask, budget=budget, spool=spool)
         return rows, keys, status("VmHWM") - idle
