@@ -78,10 +78,10 @@ def padded(count: int, bins: int) -> int:
 def agree_on_resume(
     mine: Kept | None, theirs: Kept | None, *, receives: bool, broadcast: bool, bin_items: int
 ) -> Kept | None:
-    """Return the state from which both parties resume, or None if the task starts afresh.
+    """Return the state from which both parties resume, or None if the task starts over.
 
     Both parties compute the same. In the result, `complete` means that the exchange is over. A receiver that has a bin
-    which the sender never answered cannot be right, so the task starts afresh. Raises PeerProtocolError for an
+    which the sender never answered cannot be right, so the task starts over. Raises PeerProtocolError for an
     impossible Offer.
     """
     if theirs is not None:

@@ -38,7 +38,7 @@ static const psicli_path *find_path(const char *name) {
     for (size_t i = 0; i < PATH_COUNT; i++)
         if (strcmp(PATHS[i]->name, name) == 0 && is_supported(PATHS[i]))
             return PATHS[i];
-    PyErr_SetString(PyExc_ValueError, "no such path on this machine");
+    PyErr_SetString(PyExc_ValueError, "this machine does not have this path");
     return NULL;
 }
 
@@ -50,7 +50,7 @@ static int require(int condition, const char *problem) {
 
 /* Return whether a packed buffer holds whole points; set ValueError if not. */
 static int are_points(const Py_buffer *points) {
-    return require(points->len % 32 == 0, "no whole number of points");
+    return require(points->len % 32 == 0, "the length is not a multiple of 32");
 }
 
 /* Return an uninitialised bytes object for n results of `size` bytes, or NULL with an exception. */
@@ -153,7 +153,7 @@ static PyObject *module_mask(PyObject *self, PyObject *args) {
 static int are_items(psicli_items *items, const Py_buffer *offsets, int width, Py_ssize_t start, Py_ssize_t count,
                      const Py_buffer *data) {
     if (!require(width == 4 || width == 8, "offsets have 4 or 8 bytes") ||
-        !require(start >= 0 && count >= 0 && start < PY_SSIZE_T_MAX - count, "a wrong range of items"))
+        !require(start >= 0 && count >= 0 && start < PY_SSIZE_T_MAX - count, "the range of items is invalid"))
         return 0;
     /* Arrow may omit the data buffer if all items are empty, but arithmetic on a null pointer is undefined. */
     *items = (psicli_items){offsets->buf, data->buf != NULL ? data->buf : (const void *)"", width == 8, (size_t)count};
@@ -198,7 +198,7 @@ static PyObject *hash_items(const char *name, const Py_buffer *offsets, int widt
     free(r.flags);
     if (any) {
         Py_CLEAR(r.bytes);
-        PyErr_SetString(PyExc_ArithmeticError, "an item met an exceptional case of the hash");
+        PyErr_SetString(PyExc_ArithmeticError, "an item hit an exceptional case of the hash");
     }
     return r.bytes;
 }
@@ -207,7 +207,7 @@ PyDoc_STRVAR(hash_to_points_doc,
              "hash_to_points(path, offsets, width, start, count, data, prefix, dst) -> bytes\n\n"
              "Return the packed u-coordinates of hash_to_curve(prefix + item) for items `start` to `start + count` of\n"
              "Arrow's offsets (of `width` bytes) and data (None where there is none). RFC 9380.\n"
-             "ValueError on offsets that do not fit; ArithmeticError in a case no item is known to reach.");
+             "ValueError on offsets that do not fit; ArithmeticError in a case that no known item reaches.");
 
 static PyObject *module_hash_to_points(PyObject *self, PyObject *args) {
     (void)self;
@@ -369,7 +369,7 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef module = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_native",
-    .m_doc = "The curve kernel in C; psicli.curve.native is the way to it.",
+    .m_doc = "The curve kernel in C; use it through psicli.curve.native.",
     .m_size = 0,
     .m_methods = methods,
 };
