@@ -1,1 +1,1 @@
-"""Several jobs on one machine."""
+"""Several parties on one machine: the simulation of a job."""

@@ -1,4 +1,4 @@
-"""Every party of a job as its own process on this machine, over loopback."""
+"""Simulation of a job: both parties on this machine, each as its own process, over loopback."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from psicli.config import Job, load_parties
 from psicli.core import signals
@@ -17,9 +18,9 @@ from psicli.core.errors import PeerFailedError, PeerLostError, TaskFilesError
 from psicli.storage.files import check_writable
 from psicli.storage.state import run_folder, state_folder
 
-# How long a party that was told to stop may take [s].
+# How long a party may take to stop after SIGTERM [s].
 STOP_TIMEOUT = 10.0
-# Options of `run` that stand in the environment of a real one.
+# Variables that set options of `psicli run`; the simulation sets these options itself.
 _NOT_PASSED_ON = {
     "PSICLI_PARTY", "PSICLI_PORT_OFFSET", "PSICLI_ONLY", "PSICLI_JSON", "PSICLI_TRACE", "PSICLI_QUIET",
     "PSICLI_VERBOSE",
@@ -33,13 +34,13 @@ def simulate_job(
     only: Sequence[str],
     flags: Sequence[str],
     *,
-    as_json: bool,
     trace: Path | None,
-) -> tuple[int, str]:
-    """Run `psicli run` once a party and return the exit code and all reports.
+) -> tuple[int, dict[str, dict[str, Any] | None]]:
+    """Run `psicli run` for each party; return the exit code, and the report of each party as JSON has it.
 
-    The code is that of the first party that failed by itself. trace: every party writes a trace beside it. Raises
-    ConfigError, and CannotCreateError for the trace and the state folder, before anything is started.
+    The code is that of the first party with an error of its own; a report is None if a party left none. trace: each
+    party writes a trace beside this path. Raises ConfigError, and CannotCreateError for the trace and the state folder,
+    before it starts a process.
     """
     jobs = load_parties(config, variables, only)
     _check_one_machine(jobs)
@@ -48,9 +49,12 @@ def simulate_job(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-P", "-m", "psicli", "run", f"--config={config}", f"--simulated-port={port}"]
-    command += ["--resume=never", *flags]
-    own_flags = {party: [f"--party={party}", *["--json"] * as_json, *_trace_flag(trace, party)] for party in parties}
-    # Not this user's own state: what is only tried out counts for nothing.
+    command += ["--resume=never", "--json", *flags]
+    own_flags = {party: [f"--party={party}", *_trace_flag(trace, party)] for party in parties}
+    # One party's bars show the progress of both.
+    for party in parties[1:]:
+        own_flags[party].append("--no-bars")
+    # A simulation must not use this user's ledger and checkpoints.
     with run_folder(state_folder()) as states:
         processes = {party: _start([*command, *own_flags[party]], states / party) for party in parties}
         try:
@@ -66,31 +70,28 @@ def simulate_job(
                     process.kill()
     codes = [process.returncode for process in processes.values()]
     failed = [code if code > 0 else 128 - code for code in codes if code]
-    by_themselves = [code for code in failed if code not in _THE_OTHERS_FAULT]
-    text = "\n".join(reports.values()).rstrip("\n")
-    if as_json:
-        objects = {party: json.loads(report) if report else None for party, report in reports.items()}
-        text = json.dumps({"parties": objects}, indent=2, ensure_ascii=False)
-    return (by_themselves or failed or [0])[0], text
+    own_errors = [code for code in failed if code not in _THE_OTHERS_FAULT]
+    objects = {party: json.loads(report) if report else None for party, report in reports.items()}
+    return (own_errors or failed or [0])[0], objects
 
 
 def _trace_flag(trace: Path | None, party: str) -> list[str]:
     if trace is None:
         return []
-    # A path without a name is a folder, and refused as one.
+    # A path without a name is a folder, and check_writable rejects it as one.
     path = trace.with_name(f"{trace.stem}.{party}{trace.suffix}") if trace.name else trace
     check_writable(path)
     return [f"--trace={path}"]
 
 
 def _check_one_machine(jobs: Sequence[Job]) -> None:
-    """Refuse what works only while every party has a machine of its own."""
+    """Raise TaskFilesError if a task works only on two machines."""
     outputs: set[str] = set()
     for task in (task for job in jobs for task in job.tasks):
         if "-" in (task.input_path, task.output_path):
             raise TaskFilesError(
                 task=task.name,
-                fault="standard input and output cannot be shared by all parties",
+                fault="standard input and output cannot be shared by both parties",
                 advice="Give the task files to simulate it.",
             )
         if task.output_path is not None:
@@ -99,13 +100,13 @@ def _check_one_machine(jobs: Sequence[Job]) -> None:
                 raise TaskFilesError(
                     task=task.name,
                     fault=f"{task.output_path} is an output of two parties",
-                    advice="On one machine every party needs outputs of its own.",
+                    advice="Give each party its own output file.",
                 )
             outputs.add(output)
 
 
 def _start(command: Sequence[str], state: Path) -> subprocess.Popen[str]:
-    # In a group of its own, so that a terminal's Ctrl-C does not reach it: it is told once, by us.
+    # With its own process group, a terminal's Ctrl-C does not reach it; this process then sends one SIGTERM.
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
     environment["PSICLI_STATE_DIR"] = str(state)
     return subprocess.Popen(

@@ -1,1 +1,1 @@
-"""What would keep a job from running, and what it would take."""
+"""`psicli check` and `psicli bench`: whether a job can run here, and how fast."""

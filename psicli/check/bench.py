@@ -1,7 +1,7 @@
-"""How fast the curve backends are on this machine, beside `cryptography`'s X25519 in a loop, in the same run.
+"""How fast the curve backends are on this machine, compared with X25519 of the package `cryptography`.
 
-All measurements take turns in short slices, round after round, so that whatever else the machine does hits them alike;
-the median of the rounds is the result, of rates and of ratios. No secret is used here.
+All measurements take turns in short slices, so that other load on the machine affects them equally. Each result is the
+median of several rounds. No secret is used here.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from psicli import __version__, curve
 from psicli.core import signals
 from psicli.core.errors import InternalError
 from psicli.curve import reference
-from psicli.report.table import table
+from psicli.report.layout import PLAIN, Screen, table
 
 ROUNDS = 5
-# Points of the largest call: a full frame of the protocol.
+# The number of points in the largest call: a full frame of the protocol.
 MOST_POINTS = 16_384
-# Points of the smallest call: the pool shares none below, the reference is slow.
+# The number of points in the smallest call. The thread pool does not divide fewer, and the reference is slow.
 LEAST_POINTS = 512
 FEW_POINTS = 8
-PLAIN = "cryptography"
-# How long each line runs at most before its first round [s].
+COMPARED_WITH = "cryptography"
+# The longest time that each line runs before its first round [s].
 WARM_UP = 1.0
-# How long each of the two operations is measured where nobody asks for a table [s].
+# How long `psicli check` measures each of the two operations [s].
 RATE_SECONDS = 0.05
 
 SCALAR = bytes(range(32))
@@ -45,16 +45,16 @@ PREFIX = bytes(33)
 
 @dataclass
 class Loop:
-    """Some work on packed points, called again and again; `work` takes how many points a call has."""
+    """Work on packed points that is called in a loop. work: the function to call with the number of points."""
 
     work: Callable[[int], object]
     threads: int = 1
     count: int = LEAST_POINTS
 
     def __call__(self, seconds: float) -> float:
-        """Work for so long [s], until a call is through; return points a second.
+        """Work for this time [s], up to the end of a call; return the points per second.
 
-        Calls grow until one fills much of that time: the first result is none yet.
+        The calls grow until one fills much of the time, so the first result is too low.
         """
         curve.set_threads(self.threads)
         points, taken = 0, 0.0
@@ -70,15 +70,15 @@ class Loop:
 
 
 class Workers:
-    """As many processes as there are threads elsewhere, each multiplying points in one thread, all at a time."""
+    """Processes that multiply points at the same time, each in one thread."""
 
     def __init__(self, count: int, stack: ExitStack) -> None:
-        """Start them; they end with the stack."""
-        # What the command line says here cannot be said otherwise by the environment.
+        """Start so many processes; the stack ends them."""
+        # Options on the command line override variables of the environment.
         command = [sys.executable, "-P", "-m", "psicli", "bench", "--worker", "--seconds=1", "--json"]
         self._pipes = []
         for _ in range(count):
-            # In a group of its own, so that a terminal's Ctrl-C is this process's affair alone.
+            # With its own process group, a terminal's Ctrl-C does not reach it.
             process = subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True, bufsize=1, process_group=0)
             stack.enter_context(process)
             stack.callback(process.kill)
@@ -87,18 +87,18 @@ class Workers:
             self._pipes.append((process.stdin, process.stdout))
 
     def __call__(self, seconds: float) -> float:
-        """Have all of them work for so long [s]; return the points a second they reach together."""
+        """Let all processes work for this time [s]; return the points per second of all together."""
         for questions, _ in self._pipes:
             questions.write(f"{seconds}\n")
         with signals.allowed():
             lines = [answers.readline() for _, answers in self._pipes]
         if not all(lines):
-            raise InternalError(detail="a process that measures ended early")
+            raise InternalError(detail="a worker process of the benchmark ended early")
         return sum(map(float, lines))
 
 
 def work_for_another_process(lines: IO[str], answers: IO[str]) -> None:
-    """Be a worker: for every line with a time [s], multiply points for so long and answer with points a second."""
+    """Serve as a worker: for each line with a time [s], multiply points and answer with the points per second."""
     loop = Loop(_kernel_work(curve.backend())["mask"])
     for line in lines:
         answers.write(f"{loop(float(line))}\n")
@@ -107,7 +107,7 @@ def work_for_another_process(lines: IO[str], answers: IO[str]) -> None:
 
 @dataclass
 class Measurement:
-    """One row's number: what ran, where, and its points a second in each round."""
+    """What one row measures, and its points per second in each round."""
 
     backend: str
     operation: str
@@ -122,23 +122,23 @@ class Measurement:
 
 
 def measure(seconds: float) -> dict[str, Any]:
-    """Measure every backend and CPU path of this machine, each for so long [s], and return the facts as JSON has them.
+    """Measure every backend and CPU path of this machine, each for this time [s]; return the facts as JSON has them.
 
-    Raises SelfCheckError where one of them computes something else than it should.
+    Raises SelfCheckError if one of them gives a wrong result.
     """
     cores, in_use = curve.threads(), curve.backend()
-    found = [Measurement(PLAIN, "X25519", Loop(_plain_work(), count=FEW_POINTS))]
+    found = [Measurement(COMPARED_WITH, "X25519", Loop(_plain_work(), count=FEW_POINTS))]
     with ExitStack() as stack:
         for name in curve.BACKENDS:
             curve.self_test(name)
-            # Only a native backend makes use of several threads.
+            # Only the native backends use several threads.
             native = name != reference.NAME
             for operation, work in _kernel_work(name).items():
                 found.append(Measurement(name, operation, Loop(work, count=LEAST_POINTS if native else FEW_POINTS)))
                 if native and cores > 1:
                     found.append(Measurement(name, operation, Loop(work, cores), threads=cores))
             if native and cores > 1 and name == in_use:
-                # Right after the threads it is compared with.
+                # It runs right after the threads that it is compared with.
                 found.append(Measurement(name, "mask", Workers(cores, stack), processes=cores))
         for each in found:
             each.run(min(seconds / ROUNDS, WARM_UP))
@@ -149,7 +149,7 @@ def measure(seconds: float) -> dict[str, Any]:
 
 
 def rates() -> dict[str, float]:
-    """Return what the backend in use reaches in the threads that are set, by operation [points a second]."""
+    """Return the speed of the backend in use with the number of threads in use, by operation [points per second]."""
     found = {}
     for operation, work in _kernel_work(curve.backend()).items():
         loop = Loop(work, curve.threads(), FEW_POINTS)
@@ -169,7 +169,7 @@ def _kernel_work(backend: str) -> dict[str, Callable[[int], object]]:
 
 
 def _plain_work() -> Callable[[int], object]:
-    """Return a loop over X25519 as a Python program would write it, the points taken apart beforehand."""
+    """Return X25519 in a loop, as a Python program would write it; the points are parsed before."""
     points, size = _some_points(MOST_POINTS), curve.POINT_BYTES
     keys = [X25519PublicKey.from_public_bytes(points[at : at + size]) for at in range(0, len(points), size)]
     private = X25519PrivateKey.from_private_bytes(SCALAR)
@@ -177,7 +177,7 @@ def _plain_work() -> Callable[[int], object]:
 
 
 def _some_points(count: int) -> bytes:
-    """Return packed points, half of them on the twist, which costs the same."""
+    """Return packed points. About half of them are on the twist, which costs the same."""
     points = bytearray(os.urandom(curve.POINT_BYTES * count))
     points[31::32] = bytes(top & 0x7F for top in points[31::32])
     return bytes(points)
@@ -217,7 +217,7 @@ def _facts(found: list[Measurement], seconds: float, cores: int, in_use: str) ->
 
 
 def _ratio(one: Measurement, other: Measurement) -> float:
-    """Compare slices of the same round, which were measured close to each other."""
+    """Return the median ratio of slices of the same round, which were measured close to each other."""
     return round(median(ours / theirs for ours, theirs in zip(one.rates, other.rates, strict=True)), 3)
 
 
@@ -229,25 +229,25 @@ def _cpu() -> str:
     return platform.machine()
 
 
-def to_text(facts: dict[str, Any]) -> str:
+def to_text(facts: dict[str, Any], screen: Screen = PLAIN) -> str:
     """Return the facts as a table."""
     cores, in_use, rows = facts["cores"], facts["backend"], facts["measurements"]
     head = f"psicli {facts['version']} on {facts['cpu']}, {cores} cores; median of {facts['rounds']} rounds"
-    lines = [head, "", *table([*_table_rows(facts)], right=range(2, 7))]
-    lines += ["", "* what a job on this machine uses"]
+    lines = [line for lines in table([*_table_rows(facts)], screen, right=range(2, 7)) for line in lines]
+    notes = ["* the backend that a job on this machine uses"]
     for name, ratio in facts["hash_and_mask_time_to_mask"].items():
-        lines.append(f"{name}: hash_and_mask takes {ratio:.2f} times as long as mask")
+        notes.append(f"{name}: hash_and_mask takes {ratio:.2f} times as long as mask")
     if facts["threads_to_processes"] is not None:
         together = sum(row["points_per_second"] for row in rows if row["processes"] > 1)
-        lines.append(
-            f"{in_use}: mask in {cores} threads reaches {facts['threads_to_processes']:.2f} of what {cores} processes "
-            f"of one thread reach together ({together:,.0f} points/s)"
+        notes.append(
+            f"{in_use}: mask in {cores} threads reaches {100 * facts['threads_to_processes']:.0f} % of the speed of "
+            f"{cores} processes with one thread each ({together:,.0f} points/s)"
         )
-    return "\n".join(lines)
+    return "\n".join([screen.wrap(head), "", *lines, "", *map(screen.wrap, notes)])
 
 
 def _table_rows(facts: dict[str, Any]) -> Iterator[list[str]]:
-    """Yield the rows of the table, its heading first; what many threads reach stands beside what one does."""
+    """Yield the rows of the table, its heading first; the speed of many threads is beside that of one."""
     cores = facts["cores"]
     yield ["backend", "operation", "points/s", "us/point", "x X25519", *([f"{cores} threads", "x one"] * (cores > 1))]
     in_one = [row for row in facts["measurements"] if row["threads"] == row["processes"] == 1]

@@ -1,7 +1,7 @@
-"""Everything of a run short of sending data: read check_job from top to bottom.
+"""The checks of `psicli check`: everything that a run does before it sends data. Start reading at check_job.
 
-Whatever a run would refuse is found here too, with the same error. Every part is looked at, also after another failed.
-The other side hears a Hello and no more, as a run would say it; no item and no count leaves this machine.
+A check finds every problem that would stop a run, and reports the same error. It goes on after an error. The other
+party receives a Hello, as in a run, and nothing about the data: no item and no count leaves this machine.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ from psicli.transport.tls import TlsCredentials, ending, written
 
 logger = logging.getLogger(__name__)
 
-# How many rows of an input are looked at, rounded up to a block of the file.
+# How many rows of an input are checked, rounded up to a block of the file.
 SCANNED_ROWS = 100_000
-# From which share on rows without a key are worth a warning.
+# A larger share of rows without a key is a warning.
 _MANY_MATCHLESS = 0.1
-# How far the two clocks may differ [s].
+# A larger difference between the two clocks is a warning [s].
 _CLOCK_DIFFERENCE = 60.0
 
 
 def check_job(job: Job, lock: AbstractContextManager[PortLock], *, wait: float, full: bool) -> Checklist:
-    """Check this side of a job, and the other side if it is there within `wait` [s]; 0 leaves it alone.
+    """Check this side of a job, and the other party if it appears within `wait` [s]; 0 leaves it out.
 
-    lock: what a run would hold. full: read all rows of the inputs. Raises TaskFilesError.
+    lock: the lock that a run would hold. full: check all rows of the inputs. Raises TaskFilesError.
     """
     for task in job.tasks:
         if STDIO in (task.input_path, task.output_path):
             raise TaskFilesError(
                 task=task.name,
                 fault="standard input and output cannot be checked",
-                advice="Give the task files to check it, or check the others (--only).",
+                advice="Give the task files to check it, or check only the other tasks (--only).",
             )
     found = Checklist(job.peer)
-    found.add("config", f"{job.path}: no mistake in it; {job.party} with {job.peer}, tasks: {len(job.tasks)}")
+    found.add("config", f"{job.path} has no errors; {job.party} with {job.peer}, tasks: {len(job.tasks)}")
     rates = _kernel(found, job)
     with ExitStack() as port:
         own = _own_certificate(found, job)
@@ -82,39 +82,39 @@ def check_job(job: Job, lock: AbstractContextManager[PortLock], *, wait: float, 
 
 
 def _kernel(found: Checklist, job: Job) -> dict[str, float] | None:
-    """Return how fast the kernel is, by operation [points a second]."""
+    """Return the speed of the kernel, by operation [points per second]."""
     with found.trying("kernel"):
         curve.set_threads(job.pipeline.threads)
         curve.self_test()
         rates, name = bench.rates(), curve.backend()
         own, peer = rates["hash_and_mask"], rates["mask"]
-        message = f"{name} backend: {own:,.0f} own items a second, {peer:,.0f} of the other side"
-        hint = "The native backend is 5 to 40 times as fast; README says how to build it."
+        message = f"{name} backend: {own:,.0f} own items per second, {peer:,.0f} items of the peer per second"
+        hint = "The native backend is 5 to 40 times as fast; docs/performance.md says how to build it."
         found.add("kernel", message, good=name.startswith("native"), hint=hint)
         return rates
     return None
 
 
 def _take_lock(found: Checklist, job: Job, lock: AbstractContextManager[PortLock], stack: ExitStack) -> bool:
-    """Return whether the port is this side's until the stack is closed; a dialer needs none, and lets go at once."""
+    """Return whether this side can meet the peer. A listener holds the lock until the stack is closed."""
     with found.trying("lock"):
         if job.listens:
             stack.enter_context(lock).update("", "checking", 0)
-            found.add("lock", f"port {job.listener.listen_port} is free, and nobody holds its lock")
+            found.add("lock", f"port {job.listener.listen_port} is free, and no run holds its lock")
             return True
         with lock:
             found.add("lock", f"no other run of {job.party} dials {job.listener.address}")
-    # A dialer that is turned away by its own other run may still ask.
+    # A dialer can ask the listener also while another run of its own holds the lock.
     return not job.listens
 
 
 def _own_certificate(found: Checklist, job: Job) -> TlsCredentials | None:
-    """Return what this side shows, if the other side would accept it."""
+    """Return this side's credentials if the peer would accept them."""
     if job.tls_insecure:
         message = "tls: insecure: the connection is not encrypted, and the peer is not authenticated"
         found.add("certificate", message, good=False, hint="Make certificates with `psicli certs`.")
     elif job.tls is None:
-        found.add("certificate", "none is needed: both sides are on this machine")
+        found.add("certificate", "none is needed, because both parties are on this machine")
     with found.trying("certificate"):
         credentials = load_credentials(job)
         if credentials is not None:
@@ -130,7 +130,7 @@ def _state(found: Checklist) -> Path | None:
         Ledger(state).prepare()
         with run_folder(state):
             pass
-        found.add("state", f"{state}: can be used")
+        found.add("state", f"{state} can be used")
         return state
     return None
 
@@ -139,7 +139,7 @@ def _state(found: Checklist) -> Path | None:
 
 
 def _visit(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) -> Link | None:
-    """Meet the peer, who may run or check, and compare what both Hellos say; return the link, which is over."""
+    """Meet the peer in a run or a check, and compare the two Hellos; return the link, which is closed."""
     with found.trying("peer"):
         meeting = meeting_point(job, own, Purpose.CHECK)
         logger.info("waiting up to %.0f s for %s at %s", wait, job.peer, meeting.endpoint.where)
@@ -150,14 +150,14 @@ def _visit(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) 
             _compare(found, job, decode_hello(link.own_hello), theirs, seen)
             if not job.listens:
                 _hear_out(link)
-        does = "waits with `psicli run`" if theirs.purpose is Purpose.RUN else "runs `psicli check` too"
-        found.add("peer", f"{job.peer} is there, at {meeting.endpoint.where}, and {does}")
+        does = "is waiting in `psicli run`" if theirs.purpose is Purpose.RUN else "runs `psicli check` too"
+        found.add("peer", f"{job.peer} answers at {meeting.endpoint.where} and {does}")
         return link
     return None
 
 
 def _hear_out(link: Link) -> None:
-    """Raise PeerBusyError if the listener has a session: a run would be turned away."""
+    """Raise PeerBusyError if the listener already has a session, because it would reject a run."""
     with suppress(PeerGoneError):
         last = link.first(LAST_WORDS_TIMEOUT)
         if isinstance(last, Abort) and last.failure_class == BUSY:
@@ -166,14 +166,14 @@ def _hear_out(link: Link) -> None:
 
 
 def _compare(found: Checklist, job: Job, ours: Hello, theirs: Hello, seen: float) -> None:
-    """Compare two Hellos; seen: when theirs came, by our clock [s]."""
+    """Compare two Hellos. seen: when the peer's Hello arrived, by this machine's clock [s]."""
     with found.trying("agreement"):
         agree(ours, theirs, job.peer)
-        found.add("agreement", "both job files agree in all that both must share")
+        found.add("agreement", "the two job files agree")
     version = shown(theirs.package_version, 40).strip("'")
     same = version == __version__
     have = f"both sides have psicli {version}" if same else f"{job.peer} has psicli {version}, this side {__version__}"
-    found.add("version", have, good=same, hint="Update the older one.")
+    found.add("version", have, good=same, hint="Update the older version.")
     ahead = theirs.clock_ms / 1000 - seen
     difference = f"{job.peer}'s clock is {abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} this one"
     hint = "Set both clocks (NTP): certificates and the times in logs depend on them."
@@ -181,7 +181,7 @@ def _compare(found: Checklist, job: Job, ours: Hello, theirs: Hello, seen: float
 
 
 def _lifetimes(found: Checklist, job: Job, own: TlsCredentials | None, peer: Link | None, lasts: float) -> None:
-    """Warn of certificates that end within 30 days, or while the job may run [s]."""
+    """Warn about certificates that expire within 30 days, or while the job may still run. lasts: for how long [s]."""
     certificates = []
     if own is not None:
         certificates.append(("certificate", own.own, f"the certificate in {own.certificate_file}"))
@@ -189,8 +189,8 @@ def _lifetimes(found: Checklist, job: Job, own: TlsCredentials | None, peer: Lin
         certificates.append(("peer certificate", peer.peer_certificate, f"{job.peer}'s certificate"))
     for name, certificate, whose in certificates:
         warning = ending(certificate, whose, lasts)
-        message = warning or f"{whose} is good until {written(certificate.not_valid_after_utc)}"
-        hint = "`psicli certs show` tells what is in a certificate."
+        message = warning or f"{whose} is valid until {written(certificate.not_valid_after_utc)}"
+        hint = "`psicli certs show FILE` shows a certificate."
         found.add(name, message, good=warning is None, hint=hint)
 
 
@@ -198,18 +198,18 @@ def _lifetimes(found: Checklist, job: Job, own: TlsCredentials | None, peer: Lin
 
 
 def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
-    """Check the files of a task; return how large its input is, if it can be read."""
+    """Check the files of a task; return the size of its input if it can be read."""
     assert isinstance(task.input_path, Path)
     path, fmt, readable, size = task.input_path, file_format(task.input_path), False, None
     with found.trying("input", task.name):
         output = None if task.output_path is None else file_format(task.output_path)
         tables.check_input(path, fmt, task.keys, output=output)
-        found.add("input", f"{path}: holds the key columns", task.name)
+        found.add("input", f"{path} has the key columns", task.name)
         readable = True
     if isinstance(task.output_path, Path):
         with found.trying("output", task.name):
             check_writable(task.output_path)
-            found.add("output", f"{task.output_path}: can be written", task.name)
+            found.add("output", f"{task.output_path} can be written", task.name)
     if readable:
         with found.trying("keys", task.name), tables.open_input(path, fmt, task.keys) as source:
             size = _read(found, task, source, full=full)
@@ -217,7 +217,7 @@ def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
 
 
 def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
-    """Read the keys of the first rows, or all of them, for their mistakes."""
+    """Read the keys of the first rows, or of all rows, to find errors in them."""
     seen = matchless = item_bytes = 0
     expected: int | None = None
     for texts in source.key_batches():
@@ -232,7 +232,7 @@ def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
     rows = seen if expected is None else expected
     which = f"all {seen:,} rows" if expected is None else f"the first {seen:,} of about {rows:,} rows"
     types = ", ".join(f"{shown(key)} ({source.schema.field(key).type})" for key in task.keys)
-    message = f"{types}: {which} are good, {matchless:,} of them without a key"
+    message = f"{types}: {which} can be read, {matchless:,} of them without a key"
     hint = "A null or empty key matches nothing. Are these the right columns?"
     found.add("keys", message, task.name, good=matchless <= _MANY_MATCHLESS * seen, hint=hint)
     return Size(rows, item_bytes * rows // max(seen, 1))
@@ -247,12 +247,12 @@ def _space(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], state
             free = shutil.disk_usage(folder).free
             if needed > free:
                 raise DiskTooSmallError(folder=folder, need=in_units(needed), free=in_units(free))
-            message = f"{folder}: at most about {in_units(needed)} will be needed there, {in_units(free)} are free"
+            message = f"{folder}: the job needs at most about {in_units(needed)} there, and {in_units(free)} are free"
             found.add("space", message)
 
 
 def _needs(job: Job, sizes: Sequence[tuple[Task, Size]], state: Path | None) -> Iterator[tuple[Path, int]]:
-    """Give a folder on each disk, and what the disk must have room for [bytes]."""
+    """Yield a folder on each disk, and the space that the disk needs [bytes]."""
     folders: dict[int, Path] = {}
     outputs: defaultdict[int, list[Task]] = defaultdict(list)
     for task, _ in sizes:
@@ -270,7 +270,7 @@ def _needs(job: Job, sizes: Sequence[tuple[Task, Size]], state: Path | None) -> 
 
 
 def _estimate(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], rates: dict[str, float] | None) -> float:
-    """Say what the job will take; return how long [s]."""
+    """Add the estimate of time, memory, disk and traffic; return the time [s]."""
     if rates is None or len(sizes) < len(job.tasks):
         return 0.0
     items_padded = sum(estimate.padded_items(job, size) for _, size in sizes)

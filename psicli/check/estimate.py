@@ -1,8 +1,8 @@
-"""What a job will take, from the sizes of its inputs: time, memory, disk, traffic.
+"""Estimates of the time, disk space and traffic of a job, from the sizes of its inputs.
 
-No count of the other side is known before a run, and none of ours leaves the machine: it is taken to have as many items
-as this side, and all rows are taken to have items of their own and to match. So all of this is about the most, but for
-the other side's size.
+The size of the peer's inputs is not known before a run, so the estimates assume that it has as many items as this side.
+They also assume that all rows have different items and that all match. They are about the maximum unless the peer has
+more items.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ from psicli.items import partitions
 from psicli.job.meeting import bin_items
 from psicli.protocol.bins import number_of_bins, padded
 
-# What crosses the network for an item of ours and one of theirs, framing included: two points and a token [bytes].
+# The traffic for one item of each party: two points and a token, including framing [bytes].
 PAIR_BYTES = 84
-# How much longer than its kernel a run takes: reading, writing, and what does not overlap.
+# The time of a run divided by the time of its kernel: reading, writing, and work that does not overlap.
 _OVERHEAD = 1.15
-# Starting the process, meeting the peer, and ending [s].
+# The time to start the process, to meet the peer and to end [s].
 _START_SECONDS = 1.0
-# How many times its size a file that is packed is taken to hold.
+# The size of the content of a compressed file divided by the size of the file, as a guess.
 _PACKED = 5
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large a task's input is: rows, and all of its items together [bytes]."""
+    """The size of a task's input: the number of rows, and the bytes of all its items together."""
 
     rows: int
     item_bytes: int
 
 
 def padded_items(job: Job, size: Size) -> int:
-    """Return how many items of a task travel a way, padding included [items]."""
+    """Return how many items of a task each party sends, including padding [items]."""
     return padded(size.rows, number_of_bins(size.rows, size.rows, bin_items(job)))
 
 
 def seconds(items: int, rates: Mapping[str, float]) -> float:
-    """Return how long so many items take, both sides at work at once, each on a machine like this one [s].
+    """Return the time for so many items if both parties work at the same time on machines like this one [s].
 
-    rates: what this machine reaches, by operation [points a second].
+    rates: the speed of this machine, by operation [points per second].
     """
     return _START_SECONDS + _OVERHEAD * sum(items / rate for rate in rates.values())
 
 
 def spool_bytes(job: Job, tasks: Sequence[tuple[Task, Size]]) -> int:
-    """Return the most that lies in the state folder at once for want of memory [bytes].
+    """Return the most disk space that the job uses in the state folder at any time, because memory is limited [bytes].
 
-    While one task exchanges, the next one's input is read.
+    While one task exchanges, the job reads the next task's input.
     """
     plan = MemoryPlan(job.pipeline.memory)
     read = [partitions.disk_bytes(size.rows, size.item_bytes, plan.reading) for _, size in tasks]
@@ -69,10 +69,9 @@ def _sorted_on_disk(task: Task, plan: MemoryPlan) -> int:
 
 
 def output_bytes(tasks: Sequence[Task]) -> int:
-    """Return the most that outputs on one disk take beside what lies there now [bytes].
+    """Return the most additional space that outputs on one disk use at any time [bytes].
 
-    Each is written whole before it replaces the one of the run before. A packed file is taken to hold five times its
-    size.
+    Each output is complete before it replaces the output of an earlier run.
     """
     most = grown = 0
     for task in tasks:

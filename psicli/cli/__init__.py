@@ -1,1 +1,1 @@
-"""The commands."""
+"""The commands: their options, their help and what they print."""

@@ -1,9 +1,10 @@
-"""psicli certs: a private certificate authority."""
+"""psicli certs: a private certificate authority for two companies."""
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,31 +12,35 @@ import click
 
 from psicli.cli.options import PATH, Decorator, json_option
 from psicli.cli.screen import write
+from psicli.report.layout import Screen
 
 
 @click.group()
 def certs() -> None:
-    """Make and look at certificates: a small private authority for two companies that have none.
+    """Make and show certificates.
 
-    One company runs the authority (ca) and issues a certificate to each party. The other one asks for its own with a
-    request, so that its key never travels.
+    These commands are for companies without a certificate authority of their own. One company makes the authority (ca)
+    and issues a certificate to each party (issue). The other company sends it a request (request), so that its private
+    key never leaves its machine.
     """
 
 
 def _matching(form: str, advice: str) -> Callable[[str], str]:
-    """Return the type of a text that has a form that the job file knows, too."""
+    """Return the type of an option whose text has a form that the job file defines."""
 
     def text(value: str) -> str:
         from psicli import config as job_file
 
         if not re.fullmatch(getattr(job_file, form), value):
-            raise click.BadParameter(f"{value!r} is not a name; {advice}.")
+            raise click.BadParameter(f"{value!r} is not valid: {advice}.")
         return value
 
     return text
 
 
-_PARTY = _matching("NAME", "a party's name is 1 to 63 of a-z, 0-9 and -")
+# The labels in front of what a certificate says are so wide [columns].
+_LABEL_WIDTH = 9
+_PARTY = _matching("NAME", "a party's name has 1 to 63 characters of a-z, 0-9 and -")
 _DNS = _matching("DNS_NAME", "a DNS name has no wildcard and no port")
 
 
@@ -48,23 +53,30 @@ def _days_option(text: str) -> Decorator:
 
 
 @certs.command()
-@_folder_option("--out", "Where to write ca.pem and ca.key; by default here.")
-@click.option("--name", help="What the authority calls itself; by default psicli CA and a number.")
-@_days_option("How long it lasts; by default 5 years.")
+@_folder_option("--out", "Write ca.pem and ca.key to this folder. By default, the current folder.")
+@click.option("--name", metavar="NAME", help="Name the authority. By default, psicli CA and a random number.")
+@_days_option("Make it valid for N days. By default, 5 years.")
 def ca(out: Path, name: str | None, days: int | None) -> None:
-    """Make a certificate authority: ca.pem, for both sides, and ca.key, which stays here."""
+    """Make a certificate authority.
+
+    Give ca.pem to both parties. ca.key is secret, because it can issue certificates for any party. Keep it on this
+    machine.
+    """
     from psicli.transport.certs import CA_DAYS, create_authority
 
     if name is not None and not 1 <= len(name.encode()) <= 64:
-        raise click.BadParameter("it must have 1 to 64 characters", param_hint="--name")
+        raise click.BadParameter("use 1 to 64 characters", param_hint="--name")
     _say_written(create_authority(out, name, days or CA_DAYS))
 
 
 @certs.command()
 @click.argument("party", type=_PARTY)
-@_folder_option("--out", "Where to write both files; by default here.")
+@_folder_option("--out", "Write both files to this folder. By default, the current folder.")
 def request(party: str, out: Path) -> None:
-    """Make PARTY.key, which stays here, and PARTY.csr, for whoever runs the authority."""
+    """Make a secret key and a request for a certificate.
+
+    Keep PARTY.key on this machine, and send PARTY.csr to the company that runs the authority.
+    """
     from psicli.transport import certs
 
     _say_written(certs.request(out, party))
@@ -72,15 +84,18 @@ def request(party: str, out: Path) -> None:
 
 @certs.command()
 @click.argument("party", type=_PARTY)
-@click.option("--dns", multiple=True, type=_DNS, metavar="NAME", help="A further name of the party (repeatable).")
-@click.option("--csr", type=PATH, metavar="FILE", help="The party's request; it keeps its key.")
-@_folder_option("--ca", "The folder with ca.pem and ca.key; by default here.")
-@_folder_option("--out", "Where to write the certificate; by default here.")
-@_days_option("How long it lasts; by default a year, and never longer than the authority.")
+@click.option(
+    "--dns", multiple=True, type=_DNS, metavar="NAME", help="Add this DNS name. Repeat the option for several."
+)
+@click.option("--csr", type=PATH, metavar="FILE", help="Issue for this request, without making a key.")
+@_folder_option("--ca", "Use ca.pem and ca.key in this folder. By default, the current folder.")
+@_folder_option("--out", "Write the certificate to this folder. By default, the current folder.")
+@_days_option("Make it valid for N days, but not longer than the authority. By default, a year.")
 def issue(party: str, dns: Sequence[str], csr: Path | None, ca: Path, out: Path, days: int | None) -> None:
-    """Issue PARTY.pem, which names the party and every --dns; without --csr with a new key, PARTY.key.
+    """Issue a certificate to a party.
 
-    Of a request nothing but the public key is used: the names are those given here.
+    Without --csr, this command also makes the secret PARTY.key. The certificate PARTY.pem holds the party's name and
+    each --dns name. Only the public key is taken from a request; names in the request are ignored.
     """
     from psicli.transport import certs
 
@@ -91,14 +106,14 @@ def issue(party: str, dns: Sequence[str], csr: Path | None, ca: Path, out: Path,
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=PATH)
 @json_option
 def show(files: Sequence[Path], as_json: bool) -> None:
-    """Show what certificates say: names, issuer, validity, days left, what they are for."""
+    """Show the names, issuer, validity and purpose of certificates."""
     from psicli.transport.certs import describe, to_text
 
     found = [facts for path in files for facts in describe(path)]
-    text = "\n".join(map(to_text, found))
+    text = Screen.of(sys.stdout).wrap("\n".join(map(to_text, found)), indent=_LABEL_WIDTH)
     write(json.dumps({"certificates": found}, indent=2, ensure_ascii=False) if as_json else text)
 
 
 def _say_written(paths: Sequence[Path]) -> None:
     for path in paths:
-        write(f"wrote {path}{', a secret: keep it here' if path.suffix == '.key' else ''}")
+        write(f"wrote {path}{', a secret: keep it on this machine' if path.suffix == '.key' else ''}")

@@ -22,19 +22,22 @@ from psicli.cli.run import hold
 from psicli.cli.screen import write
 from psicli.core.errors import InterruptedBySignal, PsicliError
 from psicli.report.console import Console
+from psicli.report.layout import Screen
 
 
 @click.command()
 @job_options
 @party_option
 @port_option
-@seconds_option("--wait", "Wait so many seconds for the other side; with 0 it is left alone.", 30, show_default=True)
-@flag("--full", "Read all rows, not about the first 100,000.")
+@seconds_option("--wait", "Wait up to this time for the other party. With 0, check this side only.", 30)
+@flag("--full", "Check all rows of each input instead of about the first 100,000.")
 def check(options: JobOptions, wait: float, full: bool) -> int:
-    """Find what would keep a job from running, and say what to do; no data is sent.
+    """Find everything that would stop a run, without sending any data.
 
-    Looks at the job file, inputs and outputs, key columns, disks, port, certificates, and at the other side where that
-    runs or checks the same job. Ends with 0, with warnings too, or with what a run would end with.
+    The check covers the job file, inputs, outputs, key columns, disks, port and certificates. It also tests the
+    connection if the other party runs `psicli check` or `psicli run` for the same job at the same time. It goes on
+    after an error and says what to do about each. The exit code is the one that a run would end with; a warning is not
+    an error.
     """
     console = options.console()
     from psicli.check.checklist import Checklist, to_json, to_text
@@ -49,7 +52,7 @@ def check(options: JobOptions, wait: float, full: bool) -> int:
         raise
     except PsicliError as exc:
         found = Checklist.refused(exc)
-    text = to_json(found) if options.as_json else to_text(found, quiet=options.quiet)
+    text = to_json(found) if options.as_json else to_text(found, Screen.of(sys.stdout), quiet=options.quiet)
     if text:
         write(text)
     return found.exit_code
@@ -58,21 +61,22 @@ def check(options: JobOptions, wait: float, full: bool) -> int:
 @click.command()
 @option(
     "--seconds",
-    "Measure each line of the table for so long.",
+    "Measure each line of the table for this time.",
     type=Seconds(min=0, min_open=True, max=3600),
     default=0.5,
     show_default=True,
     show_envvar=False,
-    metavar="N",
+    metavar="SECONDS",
 )
 @json_option
 @click.option("--worker", is_flag=True, hidden=True)
 def bench(seconds: float, as_json: bool, worker: bool) -> None:
-    """Measure the curve backends on this machine, beside the package cryptography's X25519.
+    """Measure how fast this machine computes.
 
-    hash_and_mask is what an own item costs, mask what a point of the other side costs.
+    The table compares psicli's curve backends with X25519 of the Python package cryptography. Each of your items costs
+    one hash_and_mask, and each item of the other party one mask.
     """
-    # What there is to say, the process says that started this one.
+    # The process that started this worker reports for it.
     Console(-1 if worker else 0)
     from psicli.check.bench import measure, to_text, work_for_another_process
 
@@ -80,4 +84,4 @@ def bench(seconds: float, as_json: bool, worker: bool) -> None:
         work_for_another_process(sys.stdin, sys.stdout)
     else:
         facts = measure(seconds)
-        write(json.dumps(facts, indent=2) if as_json else to_text(facts))
+        write(json.dumps(facts, indent=2) if as_json else to_text(facts, Screen.of(sys.stdout)))

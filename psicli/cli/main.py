@@ -1,4 +1,4 @@
-"""psicli: the commands, and what happens around each of them."""
+"""psicli: the list of commands, and what happens before and after each of them."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ logger = logging.getLogger(__name__)
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="psicli")
 def cli() -> None:
-    """Batch private set intersection between two organisations.
+    """Find which records two organisations have in common, without showing the rest.
 
-    Each side keeps its files; each gets its own rows whose key the other side also has.
+    Each party keeps its files and gets its own rows whose key the other party also has. Start with `psicli simulate`,
+    which runs both parties on one machine; then each party uses `psicli check` and `psicli run`.
     """
 
 
 @click.group()
 def config() -> None:
-    """About the job file."""
+    """Show information about the job file."""
 
 
 @config.command()
@@ -51,15 +52,15 @@ for command in (run, simulate, check, bench, status, ledger, certs, config):
 
 
 class _WithoutPandas(MetaPathFinder):
-    """Keep pyarrow from loading pandas, where it is installed, to look at the first value it gets: it takes 0.15 s."""
+    """Keeps pyarrow from importing pandas, which takes 0.15 s and is not needed."""
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> None:
         if fullname == "pandas":
-            raise ModuleNotFoundError("psicli does without pandas")
+            raise ModuleNotFoundError("psicli does not use pandas")
 
 
 def main() -> NoReturn:
-    """Run psicli and exit with its code."""
+    """Run psicli and exit with its exit code."""
     open_standard_streams()
     signals.install()
     sys.meta_path.insert(0, _WithoutPandas())
@@ -72,11 +73,11 @@ def main() -> NoReturn:
         tell(exc)
         code = exc.code
     except BaseException:
-        # click turns a broken pipe into SystemExit(1), which is none of our codes.
+        # click turns a broken pipe into SystemExit(1), which is not a code of psicli.
         logger.exception("unexpected failure")
         code = PsicliError.code
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
-    # Everything is released. A thread that still reads an input nobody wants any more must not keep the process.
+    # Nothing is left to release. A thread that still reads an input must not delay the exit.
     os._exit(code)

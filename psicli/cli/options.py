@@ -17,7 +17,7 @@ from psicli.report.console import Console
 if TYPE_CHECKING:
     from psicli.config import Job
 
-# What a command returns is the exit code; None is 0.
+# A command returns its exit code; None means 0.
 Command: TypeAlias = Callable[..., int | None]
 Decorator: TypeAlias = Callable[[Command], Command]
 
@@ -25,18 +25,18 @@ PATH = click.Path(path_type=Path)
 
 
 class Seconds(click.FloatRange):
-    """A time that is a number: every comparison with nan is false, so it passes a range."""
+    """A duration [s] in a range. Rejects nan, which passes every range because all comparisons with it are false."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         seconds = float(super().convert(value, param, ctx))
         if math.isnan(seconds):
-            self.fail(f"{value} is no time.", param, ctx)
+            self.fail(f"{value} is not a number of seconds.", param, ctx)
         return seconds
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What a command that takes a whole job was told; not all of them have all of these options."""
+    """The options of a command that takes a job file; a command without one of them has its default."""
 
     config: Path
     as_json: bool
@@ -47,22 +47,24 @@ class JobOptions:
     party: str | None = None
     port_offset: int = 0
     simulated_port: int | None = None
+    no_bars: bool = False
 
     def console(self) -> Console:
-        return Console(-1 if self.quiet else int(self.verbose))
+        """Set up the log and the progress of the command."""
+        return Console(-1 if self.quiet else int(self.verbose), bars=not self.no_bars)
 
     def variables(self) -> dict[str, str]:
-        """Return what ${NAME} may stand for: --set comes before the environment."""
+        """Return the values for ${NAME} in the job file; --set takes precedence over the environment."""
         pairs = dict(os.environ)
         for setting in self.settings:
             name, equals, value = setting.partition("=")
             if not (name and equals):
-                raise click.BadParameter("it must be NAME=VALUE", param_hint="--set")
+                raise click.BadParameter("use NAME=VALUE", param_hint="--set")
             pairs[name] = value
         return pairs
 
     def load_job(self) -> Job:
-        """Read the job file; raises InputMissingError, JobFileError."""
+        """Read the job file; raises InputMissingError and JobFileError."""
         from psicli.config import load_job
 
         return load_job(
@@ -76,43 +78,48 @@ class JobOptions:
 
 
 def option(name: str, text: str, *names: str, show_envvar: bool = True, **details: Any) -> Decorator:
-    """Make an option that may come from the environment too, as PSICLI_ and its name."""
+    """Make an option that the environment can set too, in PSICLI_ and its name."""
     envvar = "PSICLI_" + name.removeprefix("--").replace("-", "_").upper()
     return click.option(name, *names, help=text, envvar=envvar, show_envvar=show_envvar, **details)
 
 
 def flag(name: str, text: str, *names: str) -> Decorator:
+    """Make an option without a value."""
     return option(name, text, *names, show_envvar=False, is_flag=True)
 
 
-json_option = flag("--json", "Show one JSON object.", "as_json")
-party_option = option("--party", "Who we are, instead of the file's self_party.")
+json_option = flag("--json", "Print one JSON object instead of text.", "as_json")
+party_option = option("--party", "Run as this party. Overrides self_party in the job file.", metavar="PARTY")
 port_option = option(
     "--port-offset",
-    "Add N to every port, on both sides, to run several jobs at once.",
+    "Add N to the port in the job file. Use the same N on both sides to run several copies of a job at the same time.",
     type=int,
     default=0,
     metavar="N",
 )
 
 
-def seconds_option(name: str, text: str, default: float, **details: Any) -> Decorator:
-    return option(name, text, type=Seconds(min=0), default=default, metavar="S", **details)
+def seconds_option(name: str, text: str, default: float) -> Decorator:
+    """Make an option that takes a duration [s]."""
+    return option(name, text, type=Seconds(min=0), default=default, metavar="SECONDS", show_default=True)
 
 
 def trace_option(text: str) -> Decorator:
+    """Make the option that names the file for a trace."""
     return option("--trace", text, type=PATH, metavar="FILE")
 
 
 def job_options(command: Command) -> Command:
-    """Add the options of every command that takes a whole job, and pass on those there are as JobOptions."""
+    """Add the options of every command that takes a job file, and give the command one JobOptions."""
+    setting = "Replace ${NAME} in paths and addresses of the job file with VALUE. Repeat the option for several."
+    task = "Use only this task of the job. Repeat the option for several."
 
-    @option("--config", "The job file (YAML).", required=True, type=PATH)
-    @flag("--json", "Report as one JSON object.", "as_json")
-    @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Fill ${NAME} in paths and addresses.")
-    @option("--only", "Run this task alone (repeatable).", show_envvar=False, multiple=True, metavar="TASK")
-    @flag("--quiet", "Say nothing unless something is wrong.", "-q")
-    @flag("--verbose", "Say more on standard error.", "-v")
+    @option("--config", "Read the job from this YAML file.", required=True, type=PATH, metavar="FILE")
+    @json_option
+    @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help=setting)
+    @option("--only", task, show_envvar=False, multiple=True, metavar="TASK")
+    @flag("--quiet", "Print nothing unless something goes wrong.", "-q")
+    @flag("--verbose", "Show details in the log and in the report.", "-v")
     @wraps(command)
     def with_job_options(**given: Any) -> int | None:
         told = {field.name: given.pop(field.name) for field in fields(JobOptions) if field.name in given}

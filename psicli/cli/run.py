@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,9 +21,10 @@ from psicli.cli.options import (
     seconds_option,
     trace_option,
 )
-from psicli.cli.screen import closed_streams, refuse, tell, write
+from psicli.cli.screen import closed_streams, refuse, streams_are_one, tell, write
 from psicli.core import failpoints
 from psicli.core.errors import CannotCreateError, PsicliError, unexpected
+from psicli.report.layout import Screen
 from psicli.storage.locks import PortLock, hold_dial, hold_port
 
 if TYPE_CHECKING:
@@ -32,29 +36,36 @@ logger = logging.getLogger(__name__)
 @click.command()
 @job_options
 @party_option
-@seconds_option("--lock-timeout", "Wait so many seconds for the port instead of giving up at once.", 0)
+@seconds_option("--lock-timeout", "If another run uses the port, wait up to this time for it to end.", 0)
 @port_option
 @option(
     "--resume",
-    "Continue where a killed run of this job was, from the bins it had finished.",
+    "With auto, resume an interrupted run of this job at the first bin that it had not finished. With never, start "
+    "over.",
     type=click.Choice(["auto", "never"]),
     default="auto",
     show_default=True,
 )
-@trace_option("Write what the run does when to FILE, for https://ui.perfetto.dev.")
+@trace_option("Write a trace of the run to FILE. Open it at https://ui.perfetto.dev.")
 @click.option("--simulated-port", type=int, hidden=True)
+@click.option("--no-bars", is_flag=True, hidden=True)
 def run(options: JobOptions, lock_timeout: float, resume: str, trace: Path | None) -> int:
-    """Run a job with the other party and write the matched rows."""
+    """Run a job with the other party and write the matched rows.
+
+    Both parties start this command, in any order; the first one waits for the other. An output file appears only when
+    its task is complete.
+    """
     console = options.console()
     try:
         failpoints.arm()
         job = options.load_job()
-        console.job, console.tasks = job.name, len(job.tasks)
+        # In a simulation the lines of both parties are on one terminal.
+        console.job, console.tasks = job.name if options.simulated_port is None else job.party, len(job.tasks)
         rows_on_stdout = any(task.output_path == "-" for task in job.tasks)
         if rows_on_stdout and "stdout" in closed_streams:
             raise CannotCreateError(path="standard output", reason="it is closed")
         with hold(job, lock_timeout) as lock:
-            # Only now the heavy part: a mistake in the job file or a busy port is told without it.
+            # Imported late because it is slow: an error in the job file or a busy port needs none of it.
             from psicli.job.resume import Mode
             from psicli.job.run import run_job
 
@@ -68,23 +79,27 @@ def run(options: JobOptions, lock_timeout: float, resume: str, trace: Path | Non
         return refuse(unexpected(exc), options.as_json)
     finally:
         console.close()
-    from psicli.report.report import to_json, to_text
+    from psicli.report.report import facts_of, to_json
 
     if report.error is not None:
         tell(report.error)
-    if options.as_json or report.error is not None or not options.quiet:
-        write(to_json(report, report.error) if options.as_json else to_text(report), to_stderr=rows_on_stdout)
+    if options.as_json:
+        write(to_json(report, report.error), to_stderr=rows_on_stdout)
+    elif report.error is not None or not options.quiet:
+        write(_as_text([facts_of(report, report.error)], options, to_stderr=rows_on_stdout), to_stderr=rows_on_stdout)
     return report.exit_code
 
 
 @click.command()
 @job_options
-@trace_option("Write what each party does when to FILE, its name before the suffix, for https://ui.perfetto.dev.")
+@trace_option(
+    "Write a trace of each party to FILE, with the party's name before the suffix. Open it at https://ui.perfetto.dev."
+)
 def simulate(options: JobOptions, trace: Path | None) -> int:
-    """Run every party of a job on this machine, each as its own process.
+    """Try a job: run both parties on this machine.
 
-    For trying a job out: self_party, tls, policy and listen_address are ignored, a free port is used, and the ledger
-    is left alone.
+    Each party is a process of its own. A simulation needs the input files of both parties and writes all outputs.
+    It ignores self_party, tls, policy and listen_address, uses any free port, and adds nothing to the ledger.
     """
     options.console()
     try:
@@ -93,16 +108,32 @@ def simulate(options: JobOptions, trace: Path | None) -> int:
         flags = [*(f"--set={setting}" for setting in options.settings), *(f"--only={task}" for task in options.only)]
         flags += ["--quiet"] * options.quiet + ["--verbose"] * options.verbose
         variables = options.variables()
-        code, text = simulate_job(options.config, variables, options.only, flags, as_json=options.as_json, trace=trace)
+        code, reports = simulate_job(options.config, variables, options.only, flags, trace=trace)
     except PsicliError as exc:
         return refuse(exc, options.as_json)
-    if text:
-        write(text)
+    if options.as_json:
+        write(json.dumps({"parties": reports}, indent=2, ensure_ascii=False))
+    elif code or not options.quiet:
+        found = [{**facts, "party": party} for party, facts in reports.items() if facts is not None]
+        write(_as_text(found, options))
     return code
 
 
+def _as_text(reports: Sequence[dict[str, Any]], options: JobOptions, *, to_stderr: bool = False) -> str:
+    """Return reports for people, without what the log has shown them in the same place."""
+    from psicli.report.summary import to_text
+
+    told = to_stderr or streams_are_one()
+    screen = Screen.of(sys.stderr if to_stderr else sys.stdout)
+    # A quiet log holds no warnings.
+    how = {"details": options.verbose, "warnings": not told or options.quiet, "error": not told}
+    texts = [to_text(facts, screen, **how) for facts in reports]
+    # An empty line separates the report from the log.
+    return "\n" * (told and not options.quiet) + "\n\n".join(texts)
+
+
 def hold(job: Job, timeout: float) -> AbstractContextManager[PortLock]:
-    """Lock what two runs must not share: the listener's port, the dialer's way to it."""
+    """Lock what two runs must not share: the listener its port, the dialer its connection to the listener."""
     if job.listens:
         return hold_port(job.name, job.party, job.listener.listen_host, job.listener.listen_port, timeout)
     return hold_dial(job.name, job.party, job.listener.address, timeout)

@@ -1,24 +1,29 @@
-"""What a command writes: standard output carries the report, or the rows of a task, and nothing else."""
+"""What a command writes.
+
+Standard output carries the report or the rows of a task; the log and the errors go to standard error.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from contextlib import suppress
 
 import click
 
 from psicli.core import failpoints, signals
 from psicli.core.errors import PsicliError, StorageError, reason
+from psicli.report.console import HINT
 
 logger = logging.getLogger(__name__)
 
-# The standard streams that were closed when we started.
+# The standard streams that were closed when psicli started.
 closed_streams: set[str] = set()
 
 
 def open_standard_streams() -> None:
-    """Put the null device where a standard stream is closed: files we open must never land on fd 0, 1 or 2."""
+    """Open the null device for every closed standard stream, so that no later file gets descriptor 0, 1 or 2."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
@@ -32,8 +37,19 @@ def open_standard_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
+def streams_are_one() -> bool:
+    """Return whether standard output and standard error end in one place, such as a terminal or a mail from cron."""
+    with suppress(OSError):
+        return os.path.sameopenfile(1, 2)
+    return False
+
+
 def refuse(error: PsicliError, as_json: bool) -> int:
-    """Report a run that never began."""
+    """Report a run that never began, and return its exit code.
+
+    Standard output gets the JSON object only: it may be a pipe that takes rows, and the job file that would say so
+    could not be used.
+    """
     from psicli.report.report import to_json
 
     tell(error)
@@ -43,13 +59,14 @@ def refuse(error: PsicliError, as_json: bool) -> int:
 
 
 def tell(error: PsicliError) -> None:
+    """Log an error and its hint."""
     logger.error("%s", error.message)
     if error.advice:
-        logger.error("hint: %s", error.advice)
+        logger.error("hint: %s", error.advice, extra={HINT: True})
 
 
 def write(text: str, *, to_stderr: bool = False) -> None:
-    """Write a report; a reader that has gone away is no reason to fail, any other failure is StorageError."""
+    """Write a report. A reader that closed the pipe is no error; any other failure raises StorageError."""
     stream = sys.stderr if to_stderr else sys.stdout
     try:
         with signals.allowed():
@@ -57,7 +74,7 @@ def write(text: str, *, to_stderr: bool = False) -> None:
             stream.flush()
             failpoints.passage("report.written")
     except OSError as exc:
-        # What is left in the buffer must not fail a second time at the end.
+        # The rest of the buffer must not fail again when the process ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if not isinstance(exc, BrokenPipeError):
             raise StorageError(path="standard output", reason=reason(exc)) from exc

@@ -1,8 +1,10 @@
-"""psicli status and psicli ledger: what is on this machine."""
+"""psicli status and psicli ledger: current and past runs on this machine."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -12,28 +14,29 @@ import click
 from psicli.cli.options import flag, json_option
 from psicli.cli.screen import write
 from psicli.core.errors import CannotCreateError
+from psicli.report.layout import Screen, in_words, table
 from psicli.storage.locks import Holder, holders
 
 
 @click.command()
 @json_option
-@flag("--clean", "Remove what runs that were killed have left.")
+@flag("--clean", "Remove files that interrupted runs left behind and that no later run will use.")
 def status(as_json: bool, clean: bool) -> None:
-    """Show which jobs run on this machine, of all users: on which port, since when, how far.
+    """Show which jobs are running on this machine, and their progress.
 
-    And what runs of this user that were killed have left in the state folder: what the next run of the same job
-    continues from, and what it removes.
+    The list has the jobs of all users. Below it, psicli shows what interrupted runs of this user left in the state
+    folder: tasks that the next run of the job can resume, and files that it will remove.
     """
     from psicli.storage.state import left_over, state_folder, task_folders
 
     running = holders()
     kept: list[dict[str, Any]] = []
     left: list[Path] = []
-    # What runs can be told without a state folder.
+    # The list of running jobs needs no state folder.
     with nullcontext() if clean else suppress(CannotCreateError):
         left = left_over(state_folder(), remove=clean)
         if task_folders(state_folder()):
-            # The heavy part, for those who need it: a run may end meanwhile.
+            # Imported late because it is slow.
             from psicli.exchange import finished
 
             if clean:
@@ -44,39 +47,48 @@ def status(as_json: bool, clean: bool) -> None:
         key, folders = "removed" if clean else "left_over", [*map(str, left)]
         write(json.dumps({"running": [*map(vars, running)], key: folders, "kept": kept}, indent=2))
         return
-    lines = [] if running else ["no job runs on this machine"]
-    lines += [*map(_running, running), *map(_kept, kept)]
-    lines += [f"removed {path}" if clean else f"left over: {path}; `psicli status --clean` removes it" for path in left]
+    screen = Screen.of(sys.stdout)
+    lines = _running(running, screen) if running else ["No job is running on this machine."]
+    notes = [*map(_kept, kept), *(f"removed {path}" if clean else _left_over(path) for path in left)]
     if clean and not left:
-        lines.append("nothing is left over")
-    write("\n".join(lines))
+        notes.append("There is nothing to remove.")
+    write("\n".join([*lines, *map(screen.wrap, notes)]))
 
 
-def _running(holder: Holder) -> str:
-    who = f"{holder.job} ({holder.party}, {holder.where})"
-    at = f"{holder.task}: {holder.phase} {holder.percent} %" if holder.task else holder.phase
-    return f"{who}, pid {holder.pid}, {holder.user}, since {holder.since}, {at}"
+def _running(running: Sequence[Holder], screen: Screen) -> list[str]:
+    rows = [("job", "party", "progress", "address", "pid", "user", "since")]
+    for holder in running:
+        progress = f"{holder.task}: {holder.phase} {holder.percent} %" if holder.task else holder.phase
+        who = holder.job, holder.party, progress, holder.where, str(holder.pid), holder.user
+        rows.append((*who, in_words(holder.since)))
+    return [line for lines in table(rows, screen) for line in lines]
 
 
 def _kept(each: dict[str, Any]) -> str:
-    what = "task {task} of job {job} ({party}), begun {since}".format(**each)
-    bins = f"{each['finished_bins']} of {each['bins']} bins"
-    return f"kept for the next run: {what}, {bins} finished, in {each['folder']}"
+    what = "task {task} of job {job} ({party}), started {since}, {finished_bins} of {bins} bins finished"
+    return f"kept for the next run: {what.format(**each)}, in {each['folder']}"
+
+
+def _left_over(path: Path) -> str:
+    return f"left behind by an interrupted run: {path}; `psicli status --clean` removes it"
 
 
 @click.command()
 @json_option
-@click.option("--peer", metavar="PARTY", help="Show the tasks with this party alone.")
+@click.option("--peer", metavar="PARTY", help="Show only tasks with this party.")
 def ledger(as_json: bool, peer: str | None) -> None:
-    """Show every task that was opened with a peer: when, over which input, how many items, how it ended.
+    """Show past tasks: when, with whom, and how they ended.
 
-    The newest come last. The ledger is ledger.jsonl in the state folder: PSICLI_STATE_DIR, else
-    $XDG_STATE_HOME/psicli, else ~/.local/state/psicli.
+    The newest task comes last. For each task, the table also shows the input and the numbers of items. A task is in
+    the ledger once both parties have stated how many items they have.
+
+    The ledger is the file ledger.jsonl in the state folder, which is $PSICLI_STATE_DIR, or else
+    $XDG_STATE_HOME/psicli, or else ~/.local/state/psicli.
     """
     from psicli.report.history import to_text
     from psicli.storage.ledger import Ledger
     from psicli.storage.state import state_folder
 
     entries = [entry for entry in Ledger(state_folder()).entries() if peer in (None, entry.opening.peer)]
-    text = to_text(entries) if entries else "the ledger holds no task"
+    text = to_text(entries, Screen.of(sys.stdout)) if entries else "The ledger has no tasks."
     write(json.dumps({"tasks": [entry.to_json() for entry in entries]}, indent=2) if as_json else text)

@@ -1,1 +1,1 @@
-"""What a run tells people and programs: text, JSON, a progress bar, a trace."""
+"""What psicli shows to people and programs: reports, tables, log and progress, traces."""

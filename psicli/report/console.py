@@ -1,8 +1,8 @@
-"""Standard error: the log, the progress bars and the report of a run whose rows go to standard output.
+"""What a command shows on standard error while it runs: the log and the progress.
 
-Nothing else in psicli prints. On a terminal a run shows a bar for its task and one for the whole job; elsewhere every
-line carries a time stamp, the job and the task, so that a mail or a journal can be read afterwards. Both show how far
-the masking is, own items and the peer's, and nothing of what comes after it: how long that takes tells of matches.
+On a terminal, a run shows a bar for the current task and one for the whole job. Elsewhere each line has a time stamp,
+the job and the task, so that a mail or a journal makes sense later. Progress means masking, of this party's items and
+of the peer's. The steps after it show no progress, because their duration depends on the number of matches.
 """
 
 from __future__ import annotations
@@ -19,21 +19,28 @@ from typing import Any, TypeAlias
 import click
 from tqdm import tqdm
 
+from psicli.report.layout import Screen, shorten
+
 logger = logging.getLogger(__name__)
 
-# How often a line tells how far a task is, where there is no terminal [s].
+# How often the log reports the progress of a task where there is no terminal [s].
 LINE_INTERVAL = 60.0
 
-# Items masked so far and of how many: own, own in all, the peer's, the peer's in all.
+# The name of the attribute that marks a line of the log as a hint.
+HINT = "is_hint"
+
+# How many items are masked: own, all own items, the peer's, all of the peer's items.
 Masked = tuple[int, int, int, int]
 
 _ExceptionInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 _LEVELS = {-1: logging.ERROR, 0: logging.INFO, 1: logging.DEBUG}
+# Clears the line that another process may have left on the terminal.
+_CLEAR_LINE = "\r\x1b[K"
 
 
 class _Formatter(logging.Formatter):
-    """On a terminal what a person who watches needs, elsewhere what a line needs that is read the morning after."""
+    """Format a line for a person who watches a terminal, or with time stamp and level for one who reads it later."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -41,55 +48,64 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         place = " ".join(name for name in (self._console.job, getattr(record, "task", "")) if name)
-        text = f"{place}: {super().format(record)}" if place else super().format(record)
+        prefix = f"{place}: " if place else ""
+        text = super().format(record)
         if not self._console.terminal:
             moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-            return f"{moment} {record.levelname} {click.unstyle(text)}"
-        if record.levelno < logging.WARNING:
-            return text
-        return click.style(text, fg="red" if record.levelno >= logging.ERROR else "yellow")
+            return f"{moment} {record.levelname} {click.unstyle(prefix + text)}"
+        screen = Screen.of(sys.stderr)
+        if hasattr(record, HINT) or record.levelno < logging.WARNING:
+            return screen.wrap(prefix + text)
+        kind, colour = ("error", "red") if record.levelno >= logging.ERROR else ("warning", "yellow")
+        return screen.paint(screen.wrap(f"{prefix}{kind}: {text}"), colour)
 
     def formatException(self, ei: _ExceptionInfo) -> str:
-        """Show where something happened and of what kind it is, not what it says: a library may quote a row."""
+        """Show the place and the class of an exception, but not its text: a library may quote a row there."""
         parts: list[str] = []
         exc = ei[1]
         while exc is not None:
             where = "".join(traceback.format_tb(exc.__traceback__))
             parts.append(f"Traceback (most recent call last):\n{where}{type(exc).__qualname__}")
             exc = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
-        return "\nthen, while that was handled:\n".join(reversed(parts))
+        return "\nDuring handling of the above exception, another exception occurred:\n".join(reversed(parts))
 
 
 class _Handler(logging.Handler):
-    """Write below a bar that may stand there, a line at once: several processes may share standard error."""
+    """Write above the bars, each line in one call: several processes may share standard error."""
+
+    def __init__(self, start: str) -> None:
+        super().__init__()
+        self._start = start
 
     def emit(self, record: logging.LogRecord) -> None:
-        # A reader of standard error that has gone away must not end the run.
+        # The run must not end because the reader of standard error has.
         with suppress(OSError, ValueError):
-            tqdm.write(self.format(record) + "\n", file=sys.stderr, end="")
+            tqdm.write(f"{self._start}{self.format(record)}\n", file=sys.stderr, end="")
 
 
 class Console:
-    """Set up logging for one command and show its progress; verbosity -1 is quiet, 1 shows details.
+    """The log and the progress of one command. verbosity: -1 shows errors only, 1 shows details.
 
-    job: what every line starts with; tasks: how many the job has.
+    bars: False where another process shows the progress on the same terminal. job: the start of every line. tasks: the
+    number of tasks of the job.
     """
 
-    def __init__(self, verbosity: int) -> None:
+    def __init__(self, verbosity: int, *, bars: bool = True) -> None:
         self.job = ""
         self.tasks = 1
         self.terminal = sys.stderr.isatty()
-        handler = _Handler()
+        handler = _Handler("" if bars or not self.terminal else _CLEAR_LINE)
         handler.setFormatter(_Formatter(self))
         logger = logging.getLogger("psicli")
         logger.handlers[:] = [handler]
         logger.propagate = False
         logger.setLevel(_LEVELS[verbosity])
-        self._meter = None if verbosity < 0 else _Bars(self) if self.terminal else _Lines()
+        hidden = verbosity < 0 or (self.terminal and not bars)
+        self._meter = None if hidden else _Bars(self) if self.terminal else _Lines()
         self._masked: dict[str, Masked] = {}
 
     def progress(self, task: str, masked: Masked) -> None:
-        """Show how far the masking of a task is."""
+        """Show how many items of a task are masked."""
         if self._meter is None or self._masked.get(task) == masked or not masked[1] + masked[3]:
             return
         self._masked[task] = masked
@@ -97,13 +113,14 @@ class Console:
             self._meter.move(task, self._masked)
 
     def close(self) -> None:
+        """Remove the bars."""
         if isinstance(self._meter, _Bars):
             with suppress(OSError, ValueError):
                 self._meter.close()
 
 
 class _Bars:
-    """A bar for the task that runs, below one for the whole job where that has more than one task."""
+    """A bar for the current task, and above it one for the job if that has several tasks."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -119,21 +136,18 @@ class _Bars:
         if task != self._task:
             if self._task_bar is not None:
                 self._task_bar.close()
-            self._task_bar, self._task = _bar(int(several), task, own_total + peer_total), task
-        self._task_bar.set_postfix_str(_both_ways(masked[task]), refresh=False)
+            self._task_bar, self._task = _bar(int(several), task, own_total + peer_total, _TASK_BAR), task
         self._task_bar.update(own + peer - self._task_bar.n)
 
     def _move_job(self, masked: dict[str, Masked]) -> None:
-        total = sum(own_total + peer_total for _, own_total, _, peer_total in masked.values())
+        """Count tasks, and parts of them: before the last task has been read, nobody knows the number of items."""
+        tasks = self._console.tasks
         if self._job_bar is None:
-            self._job_bar = _bar(0, self._console.job, total)
-        bar, tasks = self._job_bar, self._console.tasks
-        through = sum(own + peer == own_total + peer_total for own, own_total, peer, peer_total in masked.values())
-        bar.set_description_str(f"{self._console.job}: {through} of {tasks} tasks", refresh=False)
-        bar.total = total
-        # What is not known yet has no part in a percentage or a time that is left.
-        bar.bar_format = None if len(masked) == tasks else _OF_WHAT_IS_KNOWN
-        bar.update(sum(own + peer for own, _, peer, _ in masked.values()) - bar.n)
+            self._job_bar = _bar(0, self._console.job, tasks, _JOB_BAR)
+        shares = [(own + peer) / (own_total + peer_total) for own, own_total, peer, peer_total in masked.values()]
+        done = sum(share == 1 for share in shares)
+        self._job_bar.set_postfix_str(f"{done} of {tasks} tasks", refresh=False)
+        self._job_bar.update(sum(shares) - self._job_bar.n)
 
     def close(self) -> None:
         for bar in (self._task_bar, self._job_bar):
@@ -141,16 +155,20 @@ class _Bars:
                 bar.close()
 
 
-_OF_WHAT_IS_KNOWN = "{desc}, {n_fmt} of {total_fmt} items known so far [{elapsed}, {rate_fmt}]"
+# The longest name beside a bar [columns].
+_NAME_WIDTH = 18
+_TASK_BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt} items, {rate_fmt}, {remaining} left"
+_JOB_BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed} so far{postfix}"
 
 
-def _bar(position: int, name: str, total: int) -> Any:
-    look: dict[str, Any] = {"unit": " items", "unit_scale": True, "leave": False, "dynamic_ncols": True}
-    return tqdm(desc=name, total=total, position=position, file=sys.stderr, **look)
+def _bar(position: int, name: str, total: int, form: str) -> Any:
+    name = f"{shorten(name, _NAME_WIDTH):{_NAME_WIDTH}}"
+    look: dict[str, Any] = {"unit": "", "unit_scale": total >= 10_000, "leave": False, "dynamic_ncols": True}
+    return tqdm(desc=name, total=total, position=position, file=sys.stderr, bar_format=form, **look)
 
 
 class _Lines:
-    """A line now and then."""
+    """A line of the log about every task that takes long."""
 
     def __init__(self) -> None:
         self._task = ""
@@ -182,7 +200,7 @@ def _both_ways(masked: Masked) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Say a time [s] for people."""
+    """Return a duration [s] in words."""
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

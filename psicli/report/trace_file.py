@@ -1,4 +1,4 @@
-"""The trace of a run as a file that Chrome's tracing and Perfetto show."""
+"""The trace of a run as a file for Perfetto and Chrome's trace viewer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from psicli.storage.files import AtomicFile
 
 
 def save_trace(path: Path, party: str, facts: Mapping[str, str]) -> None:
-    """Stop recording and write the trace, if one was begun, with these facts about the run.
+    """Stop recording and write the trace with these facts about the run; do nothing if no recording was started.
 
-    Raises CannotCreateError or StorageError. Times are of the machine's clock, so traces of two parties on one machine
-    fit together.
+    Raises CannotCreateError or StorageError. Times are those of the machine's clock, so the traces of two parties on
+    one machine can be merged.
     """
     recorder = trace.stop()
     if recorder is None:

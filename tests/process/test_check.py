@@ -1,4 +1,4 @@
-"""`psicli check` between real processes: every fault it must find, with the run's own exit code and what to do."""
+"""`psicli check` in real processes: every fault that it must find, with the exit code of a run and a hint."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def start(pair: Pair, party: str, *arguments: str, **how: Any) -> Run:
 
 
 def found(result: Result) -> dict[str, dict[str, Any]]:
-    """Read a check's JSON object: the rows by name; no value of an input may stand anywhere."""
+    """Return the rows of a check's JSON object by name. No value of an input may be anywhere in the output."""
     assert MARK not in result.text
     assert "Traceback" not in result.text
     assert " ERROR " not in result.stderr
@@ -59,7 +59,7 @@ def found(result: Result) -> dict[str, dict[str, Any]]:
 
 
 def fails(result: Result, name: str, code: int, sentence: str, advice: str) -> dict[str, dict[str, Any]]:
-    """Check that this row, and no other, fails and says what to do."""
+    """Check that this row fails with this advice, and that no other row fails."""
     rows = found(result)
     assert result.code == code, result.text
     assert [row["name"] for row in rows.values() if row["status"] == "fail"] == [name], result.text
@@ -88,11 +88,11 @@ def test_both_sides_check_and_leave_everything_as_it_was(pair: Pair) -> None:
         "keys", "space", "estimate",
     ]  # fmt: skip
     assert rows["peer"]["message"].endswith("and runs `psicli check` too")
-    assert rows["keys"]["message"] == "'id' (string): all 4 rows are good, 0 of them without a key"
+    assert rows["keys"]["message"] == "'id' (string): all 4 rows can be read, 0 of them without a key"
     assert rows["keys"]["task"] == "people"
     lines = text.stdout.decode().splitlines()
-    assert [line.split()[0] for line in lines[:-1] if not line.startswith(" ")] == ["ok"] * 14
-    assert lines[-1] == "14 ok, 0 warn, 0 fail: nothing is in the way of a run"
+    assert [line.split()[0] for line in lines[:-2] if not line.startswith(" ")] == ["ok"] * 14
+    assert lines[-1] == "14 ok, 0 warn, 0 fail: nothing would stop a run"
     assert MARK not in text.text
     untouched.check()
     pair.nothing_left()
@@ -100,15 +100,15 @@ def test_both_sides_check_and_leave_everything_as_it_was(pair: Pair) -> None:
 
 @pytest.mark.more
 @pytest.mark.parametrize("runs", [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)])
-def test_whoever_waits_in_run_is_met_and_waits_on(pair: Pair, runs: str) -> None:
-    """A check takes no session and ends none, on whichever side it is."""
+def test_a_check_meets_a_waiting_run_and_does_not_end_it(pair: Pair, runs: str) -> None:
+    """A check neither takes nor ends a session, on either side."""
     marked_pair(pair)
     first = pair.start(runs)
     first.wait_for("listening on" if runs == LISTENER else "connecting to")
     checks = other(runs)
     rows = found(start(pair, checks, "--json").result())
     assert rows["peer"]["status"] == "ok"
-    assert rows["peer"]["message"].endswith("and waits with `psicli run`")
+    assert rows["peer"]["message"].endswith("and is waiting in `psicli run`")
     assert rows["agreement"]["status"] == "ok"
     second = pair.start(checks)
     succeeded([first.result(), second.result()])
@@ -117,23 +117,23 @@ def test_whoever_waits_in_run_is_met_and_waits_on(pair: Pair, runs: str) -> None
 
 
 @pytest.mark.more
-def test_quiet_says_nothing_where_nothing_is_wrong(pair: Pair) -> None:
+def test_quiet_prints_nothing_if_nothing_is_wrong(pair: Pair) -> None:
     marked_pair(pair)
     result = start(pair, LISTENER, "-q", *ALONE).result()
     assert (result.code, result.stdout, result.stderr) == (0, b"", "")
     pair.path(LISTENER, "in.csv").unlink()
     result = start(pair, LISTENER, "-q", *ALONE).result()
-    first, hint, last = result.stdout.decode().splitlines()
+    first, hint, _, last = result.stdout.decode().splitlines()
     assert re.fullmatch(r"fail  people: input  \S+/in\.csv: no such file", first)
     assert hint.strip().startswith("hint: Check input_path")
-    assert re.fullmatch(r"\d+ ok, 0 warn, 1 fail: a run would end with 66", last)
+    assert re.fullmatch(r"\d+ ok, 0 warn, 1 fail: a run would fail with exit code 66", last)
 
 
 # Job file and machine --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.more
-def test_every_mistake_of_the_job_file_is_a_row(pair: Pair) -> None:
+def test_every_error_in_the_job_file_is_a_row(pair: Pair) -> None:
     marked_pair(pair)
     pair.jobs[DIALER]["surprise"] = "1"
     pair.jobs[DIALER]["tasks"][0]["input_path"] = {DIALER: "in.xlsx"}
@@ -161,7 +161,7 @@ def test_a_port_that_is_taken(pair: Pair) -> None:
 
 
 def test_a_lock_that_is_held(pair: Pair) -> None:
-    """Which is also what the same party started twice on one machine is."""
+    """It also is if the same party is started twice on one machine."""
     marked_pair(pair)
     alice = pair.start(LISTENER)
     alice.wait_for("listening on")
@@ -174,7 +174,8 @@ def test_a_check_holds_the_port_as_a_check(pair: Pair) -> None:
     marked_pair(pair)
     waiting = start(pair, LISTENER)
     waiting.wait_for("waiting up to 30 s for bob")
-    assert re.search(rf"pid {waiting.pid}, .*, checking$", pair.start_command("status").result().stdout.decode(), re.M)
+    text = pair.start_command("status").result().stdout.decode()
+    assert re.search(rf"^overlap +alice +checking +\S+ +{waiting.pid} ", text, re.MULTILINE), text
 
 
 def _other_key(pair: Pair) -> None:
@@ -228,15 +229,15 @@ def test_what_is_wrong_on_this_side(
 
 
 @pytest.mark.more
-def test_a_mistake_beyond_the_first_rows_takes_full(pair: Pair) -> None:
-    """And rows without a key in numbers are worth a warning."""
+def test_an_error_beyond_the_first_rows_is_found_with_full(pair: Pair) -> None:
+    """Many rows without a key are a warning."""
     marked_pair(pair)
     rows = b"".join(b"%d,xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\n,y\n" % number for number in range(150_000))
     pair.path(DIALER, "in.csv").write_bytes(b"code,note\n" + rows + b"one,two,three\n")
     result = start(pair, DIALER, "--json", *ALONE).result()
     keys = found(result)["keys"]
     assert (result.code, keys["status"]) == (0, "warn")
-    assert re.search(r"'code' \(string\): the first [\d,]+ of about (299|30\d),\d{3} rows are good", keys["message"])
+    assert re.search(r"'code' \(string\): the first [\d,]+ of about (299|30\d),\d{3} rows can be read", keys["message"])
     fails(
         start(pair, DIALER, "--json", "--full", *ALONE).result(), "keys", 65, r"in\.csv:300002: the row has 3", "quoted"
     )
@@ -246,7 +247,7 @@ def test_a_mistake_beyond_the_first_rows_takes_full(pair: Pair) -> None:
 def test_a_disk_that_is_too_small(pair: Pair) -> None:
     marked_pair(pair)
     pair.path(LISTENER, "in.csv").write_bytes(marked(*range(80_000)))
-    # Without its job file the namespace has nothing of its own but the disk.
+    # Only the disk differs inside the namespace.
     command = [sys.executable, "-m", "psicli", "check", "--config", pair.job_file(LISTENER), "--json", *ALONE]
     script = f'mount -t tmpfs -o size=1m tmpfs {pair.path(LISTENER, "out")} && exec "$@"'
     state = {"PSICLI_STATE_DIR": str(pair.folder / "state")}
@@ -283,7 +284,7 @@ def test_a_peer_that_is_absent(pair: Pair, party: str) -> None:
 
 @pytest.mark.more
 def test_settings_that_disagree(pair: Pair) -> None:
-    """The same table as in a run, on the checking side; the run on the other one waits on."""
+    """The check shows the same table as a run, and the run on the other side keeps waiting."""
     marked_pair(pair)
     alice = pair.start(LISTENER)
     alice.wait_for("listening on")
@@ -315,8 +316,8 @@ def test_a_foreign_authority(pair: Pair) -> None:
 
 
 @pytest.mark.more
-def test_certificates_that_come_to_their_end(pair: Pair) -> None:
-    """A warning is no failure."""
+def test_certificates_that_expire_soon(pair: Pair) -> None:
+    """A warning is not a failure."""
     issue(pair.folder, {LISTENER: LISTENER, DIALER: DIALER})
     with_tls(marked_pair(pair))
     for result, party in zip(check_both(pair), PARTIES, strict=True):
@@ -331,7 +332,7 @@ def test_certificates_that_come_to_their_end(pair: Pair) -> None:
 
 @pytest.mark.slow
 def test_swapped_parties(pair: Pair) -> None:
-    """Each machine was started as the other one; the run says the same."""
+    """Each machine runs as the other party; a run reports the same."""
     issue(pair.folder, {LISTENER: LISTENER, DIALER: DIALER})
     marked_pair(with_tls(pair, alice=DIALER, bob=LISTENER))
     for party, result in zip(PARTIES, check_both(pair), strict=True):
@@ -344,7 +345,7 @@ def test_swapped_parties(pair: Pair) -> None:
 
 @pytest.mark.more
 def test_the_same_party_on_both_sides(pair: Pair) -> None:
-    """Here the dialer's file calls the other side bob, and itself alice; the run says the same."""
+    """The dialer's job file says that it is alice and that the other party is bob; a run reports the same."""
     marked_pair(pair)
     job = pair.jobs[DIALER]
     job["self_party"] = LISTENER
@@ -361,11 +362,11 @@ def test_the_same_party_on_both_sides(pair: Pair) -> None:
 
 @pytest.mark.slow
 def test_a_party_started_twice_on_two_machines(pair: Pair) -> None:
-    """The second dialer would be turned away; the session does not notice its check."""
+    """The listener would reject the second dialer; its check does not disturb the session."""
     long_pair(pair)
     alice, bob = pair.start(LISTENER), pair.start(DIALER)
     alice.wait_for("exchanging")
-    # By another name it is another lock, as on another machine.
+    # Another host name leads to another lock, as on another machine.
     pair.jobs[DIALER]["cluster"]["nodes"][0]["address"] = f"localhost:{pair.port}"
     result = start(pair, DIALER, "--json").result()
     fails(result, "peer", 75, "alice already has a session with another run", "whether this party was started twice")
@@ -399,7 +400,7 @@ def test_clocks_that_differ(pair: Pair, off: float, status: Verdict, message: st
     assert found["version"].status is Verdict.WARN
 
 
-def test_the_exit_code_is_that_of_what_a_run_meets_first() -> None:
+def test_the_exit_code_is_that_of_the_first_failure_that_a_run_meets() -> None:
     rows = Checklist("bob")
     rows.fail("space", StorageError(path="disk", reason="full"))
     rows.add("clock", "late", good=False)
@@ -409,14 +410,14 @@ def test_the_exit_code_is_that_of_what_a_run_meets_first() -> None:
     rows.add("config", "fine")
     assert [row.name for row in rows.rows] == ["config", "input", "output", "peer", "clock", "space"]
     assert rows.exit_code == 66
-    assert checklist.to_text(rows).endswith("\n2 ok, 1 warn, 3 fail: a run would end with 66")
+    assert checklist.to_text(rows).endswith("\n2 ok, 1 warn, 3 fail: a run would fail with exit code 66")
 
 
-# What killed runs leave ------------------------------------------------------------------------------------------
+# What interrupted runs leave ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.more
-def test_status_removes_what_is_left_over_and_never_what_is_held(pair: Pair) -> None:
+def test_status_removes_files_of_killed_runs_and_never_those_of_a_running_one(pair: Pair) -> None:
     state = pair.folder / "state"
     with run_folder(state) as held:
         stale = state / "run-1-0123456789abcdef"
@@ -424,13 +425,13 @@ def test_status_removes_what_is_left_over_and_never_what_is_held(pair: Pair) -> 
         (stale / "inner" / "spool").write_bytes(b"x")
         assert left_over(state) == [stale]
         text = pair.start_command("status").result()
-        assert f"left over: {stale}; `psicli status --clean` removes it" in text.stdout.decode()
+        assert f"left behind by an interrupted run: {stale}; `psicli status --clean` removes it" in text.stdout.decode()
         told = the_object(pair.start_command("status", "--json", "--clean").result().stdout)
         assert told["removed"] == [str(stale)]
         assert not stale.exists()
         assert held.is_dir()
         last = pair.start_command("status", "--clean").result()
-        assert (last.code, last.stdout.decode().splitlines()[-1]) == (0, "nothing is left over")
+        assert (last.code, last.stdout.decode().splitlines()[-1]) == (0, "There is nothing to remove.")
     assert left_over(Path(state), remove=True) == []
 
 

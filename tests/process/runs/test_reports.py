@@ -105,7 +105,7 @@ def test_quiet_prints_nothing_and_verbose_prints_no_value(pair: Pair) -> None:
     succeeded([alice, bob])
     assert alice.text == ""
     assert "in session with alice" in bob.stderr
-    assert "matched  2 items" in bob.stdout.decode()
+    assert "  matched   2 distinct items\n" in bob.stdout.decode()
     assert MARK not in bob.text
     # Prove that the inputs hold marked values.
     assert MARK in pair.path(DIALER, "out/people.csv").read_text()
@@ -124,7 +124,7 @@ def test_standard_input_and_output(pair: Pair) -> None:
     succeeded([alice, bob])
     assert alice.stdout == marked(2, 3)
     assert bob.stdout == marked(2, 2, 3, column="code")
-    assert "matched  2 items" in alice.stderr
+    assert re.search(r"^people +2 +3  done +standard output$", alice.stderr, re.MULTILINE)
     assert MARK not in alice.stderr + bob.stderr
     assert json.loads(bob.stderr[bob.stderr.index("{") :])["tasks"][0]["output_rows"] == 3
 

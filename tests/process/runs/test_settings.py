@@ -95,7 +95,7 @@ def test_every_backend_works_with_the_reference(tapped: tuple[Pair, int], name: 
     tap = Tap(port, pair.port)
     names = {LISTENER: name, DIALER: "reference"}
     try:
-        runs = {party: pair.start(party, env=backends.environment(names[party])) for party in PARTIES}
+        runs = {party: pair.start(party, "-v", env=backends.environment(names[party])) for party in PARTIES}
         results = {party: run.result() for party, run in runs.items()}
         succeeded(results.values())
         hellos = [wire.decode(side[0]) for side in tap.messages()]

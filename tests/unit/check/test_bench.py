@@ -1,4 +1,4 @@
-"""`psicli bench`: what it measures, how it says so, and that it ends when it is told to."""
+"""`psicli bench`: what it measures, what it prints, and that it stops on a signal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def facts_of(**how: Any) -> dict[str, Any]:
 
 
 def expected_rows(in_use: str) -> Iterator[tuple[str, str, int, int]]:
-    """Backend, operation, threads and processes of everything there is to measure."""
+    """Yield the backend, operation, threads and processes of every measurement."""
     yield "cryptography", "X25519", 1, 1
     for name in curve.BACKENDS:
         for operation in ("hash_and_mask", "mask"):
@@ -72,7 +72,7 @@ def test_everything_is_measured(in_use: str) -> None:
 
 
 @pytest.mark.more
-def test_the_table_marks_what_a_job_would_use() -> None:
+def test_the_table_marks_the_backend_that_a_job_uses() -> None:
     result = run(*BRIEFLY)
     assert result.code == 0, result.text
     lines = result.stdout.decode().splitlines()
@@ -80,27 +80,27 @@ def test_the_table_marks_what_a_job_would_use() -> None:
     table = [line for line in lines if re.search(r" (X25519|mask|hash_and_mask)  +[0-9,]+ +[0-9.]+ ", line)]
     assert len(table) == 1 + 2 * len(curve.BACKENDS)
     assert [line.split("  ")[0] for line in table if " * " in line] == [f"{BEST} *"] * 2
-    assert ("processes of one thread reach together" in lines[-1]) == (BEST in backends.NATIVE and CORES > 1)
+    assert ("processes with one thread each" in lines[-1]) == (BEST in backends.NATIVE and CORES > 1)
     assert not re.search("nan|inf", "".join(lines))
     if BEST in backends.NATIVE:
         assert result.stderr == ""
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "inf"])
-def test_no_time_at_all(seconds: str) -> None:
+def test_a_time_that_cannot_be_used(seconds: str) -> None:
     result = run("--seconds", seconds)
     assert (result.code, result.stdout) == (2, b"")
 
 
 @pytest.mark.more
-def test_the_command_line_comes_before_the_environment_in_every_process() -> None:
+def test_the_command_line_overrides_the_environment_in_every_process() -> None:
     result = run(*BRIEFLY, env={"PSICLI_SECONDS": "soon", "PSICLI_JSON": "perhaps"})
     assert result.code == 2
     result = run(*BRIEFLY, env={"PSICLI_SECONDS": "soon"})
     assert result.code == 0, result.text
 
 
-def test_what_computes_something_else_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_with_wrong_results_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrong:
         def __getattr__(self, name: str) -> Any:
             return getattr(curve.BACKENDS["reference"], name)
@@ -115,7 +115,7 @@ def test_what_computes_something_else_is_not_measured(monkeypatch: pytest.Monkey
 
 
 def children(pid: int) -> set[int]:
-    """The processes that a process has started."""
+    """Return the children of a process."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -133,7 +133,7 @@ def handles_sigterm(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_it_stops_when_it_is_told_to(number: signal.Signals, code: int) -> None:
+def test_it_stops_on_a_signal(number: signal.Signals, code: int) -> None:
     process = Run(["bench", "--seconds", "300"])
     try:
         wait_until(lambda: handles_sigterm(process.pid), "it handles signals")
@@ -141,7 +141,7 @@ def test_it_stops_when_it_is_told_to(number: signal.Signals, code: int) -> None:
             wait_until(lambda: len(children(process.pid)) >= CORES, "its workers are there")
         workers = children(process.pid)
         process.send(number)
-        # It is waited for much less long than it would have measured.
+        # The deadline of the test is much shorter than the measurement.
         result = process.result()
         assert (result.code, result.stdout) == (code, b""), result.text
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)

@@ -1,11 +1,14 @@
-"""What a run shows of its progress: bars on a terminal, lines elsewhere, nothing when quiet."""
+"""The log and the progress of a run: bars on a terminal, lines elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
 import io
 import logging
+import os
+import pty
 import re
 import sys
+import termios
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -32,14 +35,14 @@ class Clock:
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Start a console whose standard error is kept, as a terminal or not."""
+    """Start a console with a standard error that is kept in memory, as a terminal or not."""
     logger = logging.getLogger("psicli")
     before = logger.handlers[:], logger.propagate, logger.level
     started: list[Console] = []
 
-    def make(*, terminal: bool, verbosity: int = 0, tasks: int = 1) -> Console:
+    def make(*, terminal: bool, verbosity: int = 0, tasks: int = 1, bars: bool = True) -> Console:
         monkeypatch.setattr(sys, "stderr", Terminal() if terminal else io.StringIO())
-        made = Console(verbosity)
+        made = Console(verbosity, bars=bars)
         made.job, made.tasks = "nightly", tasks
         started.append(made)
         return made
@@ -56,7 +59,7 @@ def written() -> str:
 
 
 def bars(shown: Console) -> list[str]:
-    """The bars as they stand there, the job's first."""
+    """Return the bars as they are shown, the job's first."""
     meter = shown._meter
     assert isinstance(meter, console._Bars)
     return [str(bar) for bar in (meter._job_bar, meter._task_bar) if bar is not None]
@@ -70,37 +73,63 @@ def test_a_bar_counts_both_directions(start: Start) -> None:
     shown.progress("customers", (0, 3000, 0, 1000))
     shown.progress("customers", (1500, 3000, 500, 1000))
     (bar,) = bars(shown)
-    assert re.match(r"customers: +50%\|.*\| 2\.00k/4\.00k \[00:\d\d<.*items/s, own 50 %, theirs 50 %\]", bar), bar
+    assert re.match(r"customers {10} +50% \|.*\| 2000 of 4000 items, .*/s, \S+ left$", bar), bar
     assert "customers" in written()
     shown.progress("customers", (3000, 3000, 500, 1000))
-    assert "own 100 %, theirs 50 %" in bars(shown)[0]
-    assert " 88%|" in bars(shown)[0]
+    assert " 88% |" in bars(shown)[0]
 
 
-def test_a_job_of_several_tasks_has_a_bar_of_its_own(start: Start) -> None:
+def test_a_job_with_several_tasks_has_its_own_bar(start: Start) -> None:
     shown = start(terminal=True, tasks=2)
     shown.progress("one", (100, 200, 0, 200))
     job, task = bars(shown)
-    assert job.startswith("nightly: 0 of 2 tasks, 100 of 400 items known so far [")
-    # A percentage or a time that is left would be of the first task alone.
-    assert "%" not in job
-    assert "<" not in job
-    assert task.startswith("one:  25%|")
+    assert re.match(r"nightly {12} +12% \|.*\| \S+ so far, 0 of 2 tasks$", job), job
+    # Nobody knows how long the second task will take.
+    assert "left" not in job
+    assert re.match(r"one +25% \|", task), task
     shown.progress("one", (200, 200, 200, 200))
     shown.progress("two", (300, 300, 0, 300))
     job, task = bars(shown)
-    assert re.match(r"nightly: 1 of 2 tasks: +70%\|.*\| 700/1\.00k \[.*<", job), job
-    assert task.startswith("two:  50%|")
+    assert re.match(r"nightly +75% \|.*, 1 of 2 tasks$", job), job
+    assert re.match(r"two +50% \|", task), task
 
 
-def test_a_task_that_only_commits_does_not_take_the_bar_back(start: Start) -> None:
-    """The next task exchanges while this one still writes, and both tell their progress."""
+def test_the_bars_leave_room_for_a_bar(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even with a long name on a terminal of 80 columns."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    shown = start(terminal=True, tasks=2)
+    with open(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        shown.progress("customers-with-a-very-long-name", (10_000_000, 20_000_000, 0, 20_000_000))
+        octets = b""
+        while b" of 40.0M items" not in octets:
+            octets += os.read(ours, 1 << 16)
+        shown.close()
+    os.close(ours)
+    found = [line for line in re.split(r"[\r\n]|\x1b\[A", octets.decode()) if "|" in line]
+    assert [line.split()[0] for line in found] == ["nightly", "customers…ong-name"]
+    for line in found:
+        assert len(line) <= 80
+        assert len(line.split("|")[1]) >= 12, line
+
+
+def test_the_second_party_of_a_simulation_shows_no_bars(start: Start) -> None:
+    shown = start(terminal=True, bars=False)
+    shown.progress("one", (100, 200, 0, 200))
+    logging.getLogger("psicli.test").info("in session")
+    # Its line replaces a bar that the first party may have left there.
+    assert written() == "\r\x1b[Knightly: in session\n"
+
+
+def test_the_bar_does_not_return_to_a_task_that_is_being_written(start: Start) -> None:
+    """The next task exchanges while the first is still being written, and both report their progress."""
     shown = start(terminal=True, tasks=2)
     done = (200, 200, 200, 200)
     shown.progress("one", done)
     shown.progress("two", (100, 300, 0, 300))
     shown.progress("one", done)
-    assert bars(shown)[1].startswith("two:")
+    assert bars(shown)[1].startswith("two ")
 
 
 def test_nothing_is_shown_before_the_sizes_are_known(start: Start) -> None:
@@ -127,7 +156,7 @@ def test_closing_leaves_a_clean_terminal(start: Start) -> None:
 # Elsewhere -------------------------------------------------------------------------------------------------------
 
 
-def test_a_long_task_says_now_and_then_how_far_it_is(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_task_logs_its_progress_every_minute(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "time", clock := Clock())
     shown = start(terminal=False, tasks=2)
     for seconds in range(0, 151, 10):
@@ -141,8 +170,8 @@ def test_a_long_task_says_now_and_then_how_far_it_is(start: Start, monkeypatch: 
     assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00 INFO ", lines[0])
 
 
-def test_each_task_has_a_minute_of_its_own(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also the last frame says nothing: the next phase does."""
+def test_a_short_task_logs_no_progress(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each task has its own minute, and the last frame logs nothing because the next phase does."""
     monkeypatch.setattr(console, "time", clock := Clock())
     shown = start(terminal=False, tasks=3)
     for task in ("one", "two", "three"):
@@ -161,7 +190,7 @@ def test_durations(seconds: float, expected: str) -> None:
 
 
 def test_no_colour_gets_into_a_journal(start: Start) -> None:
-    """A path may hold what a terminal would obey; a journal is read on one."""
+    """A path may hold a control sequence of a terminal, and people read journals on terminals."""
     start(terminal=False)
     logging.getLogger("psicli.test").info("reading %s", "\x1b[31mq/a.csv")
     assert written().endswith(" INFO nightly: reading q/a.csv\n")
@@ -177,7 +206,7 @@ def test_quiet_shows_no_progress(start: Start, monkeypatch: pytest.MonkeyPatch, 
     assert written() == ""
 
 
-def test_a_standard_error_that_is_gone_does_not_end_a_run(start: Start) -> None:
+def test_a_closed_standard_error_does_not_end_a_run(start: Start) -> None:
     shown = start(terminal=True)
     shown.progress("one", (1, 4, 0, 4))
     sys.stderr.close()
@@ -186,7 +215,41 @@ def test_a_standard_error_that_is_gone_does_not_end_a_run(start: Start) -> None:
     shown.close()
 
 
-# What went wrong -------------------------------------------------------------------------------------------------
+# Errors and warnings ---------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_shows_the_kind_of_a_message_in_words_and_colour(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    start(terminal=True)
+    logger = logging.getLogger("psicli.test")
+    logger.warning("the certificate expires soon")
+    logger.error("the disk is full")
+    logger.error("hint: Free some space.", extra={console.HINT: True})
+    assert written().splitlines() == [
+        "\x1b[33mnightly: warning: the certificate expires soon\x1b[0m",
+        "\x1b[31mnightly: error: the disk is full\x1b[0m",
+        "nightly: hint: Free some space.",
+    ]
+
+
+@pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_a_terminal_without_colours(start: Start, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    start(terminal=True)
+    logging.getLogger("psicli.test").error("the disk is full")
+    assert written() == "nightly: error: the disk is full\n"
+
+
+def test_a_long_message_wraps_between_words(start: Start) -> None:
+    start(terminal=True)
+    logging.getLogger("psicli.test").info("reading %s", "/data" + "/folder" * 20 + "/in.csv")
+    first, *more = written().splitlines()
+    assert all(len(line) <= 80 for line in (first, *more))
+    assert all(line.startswith("  folder/") for line in more)
+    assert first.endswith("/folder/")
 
 
 def fail_over(row: str) -> None:
@@ -194,10 +257,10 @@ def fail_over(row: str) -> None:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_failure_is_shown_with_its_place_and_kind_and_without_its_words(start: Start, terminal: bool) -> None:
-    """What a library says may quote the row it failed over."""
+def test_a_traceback_holds_places_and_classes_but_no_text_of_an_exception(start: Start, terminal: bool) -> None:
+    """A library may quote a row in the text of an exception."""
     start(terminal=terminal)
-    # The lines of a source, which a traceback holds, do not show it.
+    # It is composed here so that the source lines in the traceback do not hold it.
     row = f"zq7-{1}"
     try:
         try:

@@ -1,4 +1,4 @@
-"""What a run came to, as text and as JSON."""
+"""The report of a run, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 
 from psicli.core.errors import MalformedInputError
 from psicli.core.stages import Stage
-from psicli.report.report import Report, Status, TaskReport, to_json, to_text, what_the_peer_learns
+from psicli.report.layout import PLAIN, Screen
+from psicli.report.report import Report, Status, TaskReport, facts_of, to_json, what_the_peer_learns
+from psicli.report.summary import to_text
 
 STAGES = {stage.value: 0.0625 * number + 0.00049 for number, stage in enumerate(Stage, 1)}
 
@@ -23,7 +25,7 @@ def a_report(**facts: Any) -> Report:
     return Report("nightly", "alice", "bob", "0.1.0", "native avx2", [done, waiting], **facts)
 
 
-def test_json_tells_where_time_and_memory_went() -> None:
+def test_json_has_the_time_of_each_stage_and_the_memory() -> None:
     report = a_report(spool_bytes=5_000_000)
     report.close(2.0, 231_000_000)
     told = json.loads(to_json(report, report.error))
@@ -39,39 +41,102 @@ def test_json_tells_where_time_and_memory_went() -> None:
     assert told["tasks"][1]["stages"] is None
 
 
-def test_text_tells_it_in_a_line_a_task() -> None:
+def text_of(report: Report, screen: Screen = PLAIN, **how: bool) -> list[str]:
+    return to_text(facts_of(report, report.error), screen, **how).splitlines()
+
+
+def test_text_has_a_line_for_each_task_with_the_matched_rows_first() -> None:
     report = a_report()
+    report.tasks[1] = TaskReport("planes", "bob", False, Status.DONE, rows=1200)
     report.close(2.0, 231_400_000)
-    lines = to_text(report).splitlines()
-    assert lines[0] == "nightly: alice with bob, 2.0 s, psicli 0.1.0, native avx2 backend, 231 MB of memory"
-    (line,) = [line for line in lines if "stages" in line]
-    assert line == (
-        "    stages   0.06 s reading, 0.13 computing, 0.19 waiting for the peer, 0.25 for room, 0.31 matching, "
-        "0.38 writing"
-    )
-    assert lines[lines.index(line) - 1].startswith("    took     1.50 s, ")
-    assert all(len(each) <= 120 for each in lines)
+    assert text_of(report) == [
+        "nightly: alice with bob, done in 2.0 s",
+        "",
+        "task       matched rows  own rows  status       output",
+        "customers             4        10  done         out.csv",
+        "planes                -     1,200  done         none (bob receives the result)",
+        "total                 4     1,210  2 of 2 done",
+    ]
 
 
-def test_both_forms_tell_how_many_items_a_peer_may_have_asked_about() -> None:
-    """With its padding: more than it has, once a task has several bins."""
+def test_text_of_a_failed_run_shows_what_failed_and_what_was_not_started() -> None:
+    report = a_report()
+    report.tasks.insert(1, TaskReport("airports", "alice", False, Status.RUNNING, rows=5))
+    report.warnings.append("the certificate expires soon")
+    report.fail(MalformedInputError(place="in.csv:3", fault="the row has 1 fields, the header 2", advice="Quote it."))
+    report.close(2.0)
+    head = [
+        "nightly: alice with bob, failed after 2.0 s, exit code 65",
+        "",
+        "task       matched rows  own rows  status       output",
+        "customers             4        10  done         out.csv",
+        "airports              -         5  failed",
+        "planes                -         -  not started",
+        "total                 4        15  1 of 3 done",
+    ]
+    causes = [
+        "",
+        "warning: the certificate expires soon",
+        "error: in.csv:3: the row has 1 fields, the header 2",
+        "hint: Quote it.",
+    ]
+    assert text_of(report) == head + causes
+    # Where the log has just shown them.
+    assert text_of(report, warnings=False, error=False) == head
+
+
+def test_text_has_details_on_request() -> None:
+    report = a_report(spool_bytes=12_345_000_000)
+    report.tasks[0].peer_items, report.tasks[0].peer_questions, report.tasks[0].bins = 1_000_000, 1_033_216, 8
+    report.tasks[0].resumed = 0.25
+    report.close(2.0, 231_400_000)
+    assert text_of(report, details=True)[6:] == [
+        "",
+        "customers",
+        "  read      10 rows, 9 distinct items, 1 row without a key",
+        "  peer      1,000,000 distinct items, 1,033,216 with padding",
+        "  matched   3 distinct items",
+        "  bins      8",
+        "  resumed   an earlier run had done 25 %",
+        "  took      1.50 s, 640 bytes sent, 960 bytes received",
+        "  stages    reading 0.06 s, computing 0.12 s, waiting for peer 0.19 s, waiting for room 0.25 s, "
+        "matching 0.31 s, writing 0.38 s",
+        "",
+        "psicli 0.1.0, native avx2 backend, 231 MB of memory, 12,345 MB of disk space",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_text_fits_the_screen_and_its_words_stay_whole(width: int) -> None:
+    report = a_report()
+    report.tasks[0].output = "/srv/data/nightly-exports/2026-11-29/output/customers-that-matched.csv"
+    report.tasks[0].warning = "the two parties' inputs have nothing in common, which is not usual for a nightly job"
+    report.close(2.0, 231_400_000)
+    lines = text_of(report, Screen(width), details=True)
+    assert all(len(line) <= width for line in lines)
+    words = set(" ".join(text_of(report, details=True)).replace("/", " ").split())
+    assert width < 80 or {word for line in lines for word in line.replace("/", " ").split()} <= words
+
+
+def test_colours_are_for_a_terminal() -> None:
     report = a_report()
     report.close(2.0)
-    assert "    peer     7 distinct items" in to_text(report).splitlines()
+    head, *_, done, waiting, _ = text_of(report, Screen(80, colour=True))
+    assert head == "nightly: alice with bob, \x1b[32mdone in 2.0 s\x1b[0m"
+    assert "  \x1b[32mdone\x1b[0m         out.csv" in done
+    assert waiting.endswith("  \x1b[33mnot started\x1b[0m")
+    assert "\x1b" not in "".join(text_of(report, Screen(80)))
+
+
+def test_json_has_the_number_of_items_with_and_without_padding() -> None:
+    report = a_report()
     task = report.tasks[0]
     task.peer_items, task.peer_questions, task.bins = 1_000_000, 1_033_216, 8
-    assert "    peer     1,000,000 distinct items, 1,033,216 with padding" in to_text(report).splitlines()
     told = json.loads(to_json(report, report.error))["tasks"]
     assert [[each[name] for name in ("peer_items", "peer_questions", "bins")] for each in told] == [
         [1_000_000, 1_033_216, 8],
         [None, None, None],
     ]
-
-
-def test_text_tells_of_disk_only_where_it_was_needed() -> None:
-    report = a_report(spool_bytes=12_345_000_000)
-    report.close(2.0)
-    assert to_text(report).splitlines()[0].endswith("native avx2 backend, 12,345 MB of disk")
 
 
 def test_a_refusal_has_the_same_keys() -> None:
@@ -115,7 +180,7 @@ def test_what_the_peer_learns_of_a_job(tasks: list[tuple[str, bool]], sentence: 
 
 
 @pytest.mark.parametrize("status", [Status.RUNNING, Status.FAILED])
-def test_what_runs_when_the_run_ends_has_failed(status: Status) -> None:
+def test_a_task_that_still_runs_when_the_run_ends_has_failed(status: Status) -> None:
     report = a_report()
     report.tasks[1].status = status
     report.close(2.0)

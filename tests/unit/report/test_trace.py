@@ -1,4 +1,4 @@
-"""Where the time goes: the seconds of every stage, and a trace of the whole."""
+"""The time of each stage of a task, and the trace of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FACTS = {"job": "nightly"}
 
 
 class Clock:
-    """A clock that a test sets, and that goes on by `step` with every look [s]."""
+    """A clock that a test sets. It advances by `step` each time `perf_counter_ns` is called [s]."""
 
     now = 50.0
     step = 0.0
@@ -30,7 +30,7 @@ class Clock:
         return int(self.now * 1e9)
 
     def thread_time_ns(self) -> int:
-        """A thread has a core half of the time."""
+        """A thread gets a core for half of the time."""
         return int(self.now / 2 * 1e9)
 
 
@@ -61,8 +61,8 @@ def events(path: Path, phase: str) -> list[dict[str, Any]]:
 # Seconds by stage ------------------------------------------------------------------------------------------------
 
 
-def test_a_stage_counts_the_time_in_which_anyone_is_at_it(clock: Clock) -> None:
-    """Two pieces at once are no more time than one."""
+def test_a_stage_counts_the_time_in_which_any_thread_is_in_it(clock: Clock) -> None:
+    """Two threads in a stage at the same time count once."""
     stages = Stages("one")
     first, second = (stages.at(Stage.COMPUTING, "mask own", frame) for frame in range(2))
     first.__enter__()
@@ -75,7 +75,7 @@ def test_a_stage_counts_the_time_in_which_anyone_is_at_it(clock: Clock) -> None:
     clock.now += 100
     with stages.at(Stage.READING, "read input"):
         clock.now += 1
-        # What is not through counts as far as it is.
+        # A stage that has not ended counts up to now.
         assert stages.seconds() == dict.fromkeys(Stage, 0.0) | {"computing": 10.0, "reading": 1.0}
     with stages.at(Stage.COMPUTING, "mask own", 2):
         clock.now += 7
@@ -90,7 +90,7 @@ def test_a_stage_that_fails_counts_too(clock: Clock) -> None:
     assert stages.seconds()["writing"] == 4.0
 
 
-def test_stages_are_for_any_thread() -> None:
+def test_stages_can_be_used_in_any_thread() -> None:
     stages = Stages("one")
 
     def work() -> None:
@@ -105,11 +105,11 @@ def test_stages_are_for_any_thread() -> None:
         thread.join()
     before = stages.seconds()
     assert 0 < before["computing"] < 60
-    # Nobody is at it any more.
+    # No thread is in a stage any more.
     assert stages.seconds() == before
 
 
-def test_peak_memory_is_this_processes_and_grows() -> None:
+def test_peak_memory_is_that_of_this_process_and_grows() -> None:
     before = peak_memory()
     assert before is not None
     held = bytearray(200 << 20)
@@ -117,15 +117,15 @@ def test_peak_memory_is_this_processes_and_grows() -> None:
     after = peak_memory()
     assert after is not None
     assert 10 << 20 < before <= after
-    # More than this has been in memory since, whatever it was before.
+    # The process has had at least this much in memory, whatever the peak was before.
     assert after >= len(held)
 
 
 # The trace -------------------------------------------------------------------------------------------------------
 
 
-def test_a_trace_is_chromes(tmp_path: Path, clock: Clock, recording: None) -> None:
-    """The fields are those of the JSON object format of Trace Event Format."""
+def test_a_trace_has_the_format_of_chrome(tmp_path: Path, clock: Clock, recording: None) -> None:
+    """The fields are those of the JSON object format in Chrome's Trace Event Format."""
     with Stages("customers").at(Stage.COMPUTING, "mask peer", 7):
         clock.now += 0.25
         with trace.span("tokens"):
@@ -166,13 +166,13 @@ def test_every_thread_has_one_lane(tmp_path: Path, recording: None) -> None:
     ]
 
 
-def test_a_step_that_fails_is_shown(tmp_path: Path, recording: None) -> None:
+def test_a_step_that_fails_is_in_the_trace(tmp_path: Path, recording: None) -> None:
     with pytest.raises(ZeroDivisionError), trace.span("write output"):
         raise ZeroDivisionError
     assert [event["name"] for event in events(tmp_path / "t.json", "X")] == ["write output"]
 
 
-def test_a_full_trace_says_so(tmp_path: Path, recording: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_trace_ends_with_a_note(tmp_path: Path, recording: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "MAX_EVENTS", 10)
     for number in range(20):
         trace.count("inbox", "messages", number)
@@ -183,7 +183,7 @@ def test_a_full_trace_says_so(tmp_path: Path, recording: None, monkeypatch: pyte
     assert whole["otherData"]["full"] == "true"
 
 
-def test_nothing_is_kept_while_no_trace_is_wanted(tmp_path: Path) -> None:
+def test_nothing_is_recorded_without_a_trace(tmp_path: Path) -> None:
     trace.count("inbox", "messages", 1)
     with trace.span("part"), Stages("one").at(Stage.READING, "read input"):
         pass
@@ -192,7 +192,7 @@ def test_nothing_is_kept_while_no_trace_is_wanted(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_saved_trace_is_over(tmp_path: Path, recording: None) -> None:
+def test_saving_a_trace_ends_the_recording(tmp_path: Path, recording: None) -> None:
     save_trace(tmp_path / "t.json", "alice", FACTS)
     trace.count("inbox", "messages", 1)
     save_trace(tmp_path / "again.json", "alice", FACTS)

@@ -234,8 +234,8 @@ def test_from_nothing_to_a_certificate_that_is_shown(tmp_path: Path) -> None:
     ]
     assert [result.code for result in results] == [0, 0, 0, 0, 73]
     made = [result.stdout.decode() for result in results]
-    assert made[0] == "wrote ca.key, a secret: keep it here\nwrote ca.pem\n"
-    assert made[1] == "wrote alice.key, a secret: keep it here\nwrote alice.pem\n"
+    assert made[0] == "wrote ca.key, a secret: keep it on this machine\nwrote ca.pem\n"
+    assert made[1] == "wrote alice.key, a secret: keep it on this machine\nwrote alice.pem\n"
     assert "\u001b" not in made[2]
     for line in (
         r"ca\.pem\n  subject  'CN=Two \\x1b\[31mcompanies'\n  names    none\n",

@@ -1,0 +1,133 @@
+"""Text that fits the terminal it is shown on: tables, wrapped lines and colours.
+
+A pipe, a file and a mail get the same text in full: nothing is wrapped, shortened or coloured there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import textwrap
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import zip_longest
+from typing import IO
+
+import click
+
+# The width of a terminal that does not say how wide it is [columns].
+USUAL_WIDTH = 80
+# A column of a table becomes no narrower than this [columns].
+LEAST_WIDTH = 8
+_GAP = "  "
+_ELLIPSIS = "…"
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a text is written for. width: columns of the terminal; None where the text stays as long as it is."""
+
+    width: int | None = None
+    colour: bool = False
+
+    @classmethod
+    def of(cls, stream: IO[str]) -> Screen:
+        """Return the screen behind a stream; colours are off with NO_COLOR and on a dumb terminal."""
+        if not stream.isatty():
+            return cls()
+        width = 0
+        with suppress(OSError, ValueError):
+            width = os.get_terminal_size(stream.fileno()).columns
+        colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        return cls(width or USUAL_WIDTH, colour)
+
+    def paint(self, text: str, colour: str | None) -> str:
+        """Colour a text where the screen has colours."""
+        return click.style(text, fg=colour) if self.colour and colour else text
+
+    def wrap(self, text: str, *, indent: int = 2) -> str:
+        """Break the lines of a text that are too long; what follows a break is indented [columns]."""
+        if self.width is None:
+            return text
+        return "\n".join(part for line in text.splitlines() for part in _wrapped(line, self.width, indent) or [""])
+
+
+# A table of nothing but text.
+PLAIN = Screen()
+
+
+def shorten(text: str, width: int) -> str:
+    """Leave out the middle of a text that is too long [columns]."""
+    if len(text) <= width:
+        return text
+    end = (width - 1) // 2
+    return text[: width - 1 - end] + _ELLIPSIS + text[len(text) - end :]
+
+
+def table(rows: Sequence[Sequence[str]], screen: Screen = PLAIN, *, right: Collection[int] = ()) -> list[list[str]]:
+    """Return the lines of each row, all columns aligned; the columns numbered in `right` are right-aligned.
+
+    Where the table is wider than the screen, the widest columns become narrower and their cells get several lines.
+    Right-aligned columns hold numbers and keep their width.
+    """
+    widths = [max(map(len, texts)) for texts in zip(*rows, strict=True)]
+    if screen.width is not None:
+        floors = [width if at in right else min(width, LEAST_WIDTH) for at, width in enumerate(widths)]
+        words = [max(map(_longest_word, texts)) for texts in zip(*rows, strict=True)]
+        # Words stay whole as long as there is room for them.
+        for narrowest in (map(max, floors, words), floors):
+            _narrow(widths, list(narrowest), screen.width)
+    return [_lines(row, widths, right) for row in rows]
+
+
+def _narrow(widths: list[int], narrowest: Sequence[int], room: int) -> None:
+    """Make the widest columns narrower until all fit, or none can become narrower [columns]."""
+    for _ in range(sum(widths) + len(_GAP) * (len(widths) - 1) - room):
+        spare = [at for at, width in enumerate(widths) if width > narrowest[at]]
+        if not spare:
+            return
+        widths[max(spare, key=lambda at: widths[at])] -= 1
+
+
+def _longest_word(text: str) -> int:
+    return max(map(len, _Wrapper.wordsep_re.split(text)))
+
+
+def _lines(row: Sequence[str], widths: Sequence[int], right: Collection[int]) -> list[str]:
+    """Return the lines of a row; the cells have as many lines as they need."""
+    columns = [_wrapped(text, width, 0) for text, width in zip(row, widths, strict=True)]
+    lines = []
+    for parts in zip_longest(*columns, fillvalue=""):
+        sized = zip(parts, widths, strict=True)
+        cells = [part.rjust(width) if at in right else part.ljust(width) for at, (part, width) in enumerate(sized)]
+        lines.append(_GAP.join(cells).rstrip())
+    return lines or [""]
+
+
+def in_words(moment: str) -> str:
+    """Return an ISO 8601 time in UTC as people write it; any other text stays as it is."""
+    try:
+        return datetime.fromisoformat(moment).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except ValueError:
+        return moment
+
+
+class _Wrapper(textwrap.TextWrapper):
+    """Breaks a text at spaces, and a path behind a slash; shortens a single word that is too long."""
+
+    wordsep_re = re.compile(r"(\s+|(?<=[^\s/]/)(?=[^\s/]))")
+
+    def _split(self, text: str) -> list[str]:
+        room = self.width - len(self.subsequent_indent)
+        return [shorten(word, room) if word.strip() else word for word in super()._split(text)]
+
+
+def _wrapped(text: str, width: int, indent: int) -> list[str]:
+    """Return the lines of one line of text; it keeps its own indent."""
+    if len(text) <= width:
+        return [text] if text else []
+    own = " " * (len(text) - len(text.lstrip()))
+    wrapper = _Wrapper(width, initial_indent=own, subsequent_indent=own + " " * indent, break_long_words=False)
+    return wrapper.wrap(text.lstrip())

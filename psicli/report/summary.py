@@ -1,0 +1,132 @@
+"""The report of a run as people read it: the matched rows first, details on request.
+
+It is made from the object that `--json` prints, so that both tell the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from psicli.report.layout import PLAIN, Screen, table
+from psicli.report.report import Status
+
+Facts = Mapping[str, Any]
+
+_HEADER = ("task", "matched rows", "own rows", "status", "output")
+_NUMBERS = (1, 2)
+_COLOURS = {Status.DONE: "green", Status.FAILED: "red", Status.NOT_STARTED: "yellow"}
+# The width of the labels of details [columns].
+_LABEL = 10
+
+
+def to_text(
+    facts: Facts, screen: Screen = PLAIN, *, details: bool = False, warnings: bool = True, error: bool = True
+) -> str:
+    """Return the report as lines of text.
+
+    warnings, error: whether to include the warnings about the run, and the error with its hint; a caller that has
+    shown them in the same place leaves them out.
+    """
+    if facts["job"] is None:
+        failed = screen.paint(f"failed before the start, exit code {facts['exit_code']}", "red")
+        sections = [[f"{facts['party']}: {failed}" if facts["party"] else failed]]
+    else:
+        sections = [_head(facts, screen), _task_table(facts["tasks"], screen)]
+    if details:
+        sections += [[*_details(task, screen)] for task in facts["tasks"]] + [[*_about_the_process(facts, screen)]]
+    sections.append([*_remarks(facts, screen, warnings, error)])
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
+
+
+def _head(facts: Facts, screen: Screen) -> list[str]:
+    code = facts["exit_code"]
+    seconds = f"{facts['seconds']:.1f} s"
+    verdict = f"failed after {seconds}, exit code {code}" if code else f"done in {seconds}"
+    parties = f"{facts['job']}: {facts['party']} with {facts['peer']}, "
+    lines = screen.wrap(parties + verdict).splitlines()
+    lines[-1] = lines[-1].removesuffix(verdict) + screen.paint(verdict, "red" if code else "green")
+    return lines
+
+
+def _task_table(tasks: Sequence[Facts], screen: Screen) -> list[str]:
+    rows = [_HEADER, *map(_row, tasks), *([_total(tasks)] if len(tasks) > 1 else [])]
+    blocks = table(rows, screen, right=_NUMBERS)
+    for task, lines in zip(tasks, blocks[1:], strict=False):
+        status = task["status"]
+        # Names of tasks may hold the word, too, but not behind two spaces.
+        lines[0] = lines[0].replace(f"  {status}", f"  {screen.paint(status, _COLOURS.get(status))}", 1)
+    return [line for lines in blocks for line in lines]
+
+
+def _row(task: Facts) -> tuple[str, ...]:
+    return task["name"], _count(task["output_rows"]), _count(task["rows"]), task["status"], _output(task)
+
+
+def _total(tasks: Sequence[Facts]) -> tuple[str, ...]:
+    matched, own = ([task[name] for task in tasks if task[name] is not None] for name in ("output_rows", "rows"))
+    done = sum(task["status"] == Status.DONE for task in tasks)
+    counts = [_count(sum(found) if found else None) for found in (matched, own)]
+    return "total", *counts, f"{done} of {len(tasks)} done", ""
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+def _output(task: Facts) -> str:
+    if task["output_rows"] is not None:
+        return "standard output" if task["output"] == "-" else str(task["output"])
+    return f"none ({task['receiver']} receives the result)" if task["status"] == Status.DONE else ""
+
+
+def _details(task: Facts, screen: Screen) -> Iterator[str]:
+    """Yield what the counts of one task are about; nothing about a task that did not get that far."""
+    lines = [(label, text) for label, text in _facts_of_a_task(task) if text]
+    if lines:
+        yield task["name"]
+    for label, text in lines:
+        yield screen.wrap(f"  {label:{_LABEL}}{text}", indent=_LABEL)
+
+
+def _facts_of_a_task(task: Facts) -> Iterator[tuple[str, str]]:
+    if task["rows"] is not None:
+        counts = _counted(task["distinct_items"], "distinct item"), _counted(task["matchless_rows"], "row")
+        yield "read", f"{_counted(task['rows'], 'row')}, {counts[0]}, {counts[1]} without a key"
+    if task["peer_items"] is not None:
+        padded = task["peer_questions"] != task["peer_items"]
+        padding = f", {task['peer_questions']:,} with padding" if padded else ""
+        yield "peer", f"{_counted(task['peer_items'], 'distinct item')}{padding}"
+    if task["matched"] is not None:
+        yield "matched", _counted(task["matched"], "distinct item")
+    if task["bins"] is not None:
+        yield "bins", f"{task['bins']:,}"
+    if task["resumed"] is not None:
+        yield "resumed", f"an earlier run had done {100 * task['resumed']:.0f} %"
+    if task["seconds"] is not None:
+        sent, received = task["bytes_sent"] or 0, task["bytes_received"] or 0
+        yield "took", f"{task['seconds']:.2f} s, {sent:,} bytes sent, {received:,} bytes received"
+    if task["stages"] is not None:
+        yield "stages", ", ".join(f"{name.replace('_', ' ')} {took:.2f} s" for name, took in task["stages"].items())
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _about_the_process(facts: Facts, screen: Screen) -> Iterator[str]:
+    if facts["job"] is not None:
+        space = [("memory", facts["peak_memory"]), ("disk space", facts["spool_bytes"])]
+        used = [f"{size / 1e6:,.0f} MB of {what}" for what, size in space if size]
+        yield screen.wrap(", ".join([f"psicli {facts['version']}", f"{facts['backend']} backend", *used]))
+
+
+def _remarks(facts: Facts, screen: Screen, warnings: bool, error: bool) -> Iterator[str]:
+    """Yield the warnings, the error and its hint; no log holds the warnings about a task."""
+    of_tasks = [f"{task['name']}: {task['warning']}" for task in facts["tasks"] if task["warning"]]
+    for warning in [*(facts["warnings"] if warnings else []), *of_tasks]:
+        yield screen.paint(screen.wrap(f"warning: {warning}"), "yellow")
+    if error and facts["error"] is not None:
+        yield screen.paint(screen.wrap(f"error: {facts['error']['message']}"), "red")
+        if facts["error"]["hint"]:
+            yield screen.wrap(f"hint: {facts['error']['hint']}")
