@@ -253,7 +253,7 @@ def _table_rows(facts: dict[str, Any]) -> Iterator[list[str]]:
     in_one = [row for row in facts["measurements"] if row["threads"] == row["processes"] == 1]
     in_many = {(row["backend"], row["operation"]): row for row in facts["measurements"] if row["threads"] > 1}
     for row in in_one:
-        name = f"{row['backend']} *" if row["backend"] == facts["backend"] else row["backend"]
+        name = f"{row['backend']}*" if row["backend"] == facts["backend"] else row["backend"]
         speed = [f"{row['points_per_second']:,.0f}", f"{row['microseconds_per_point']:.2f}"]
         cells = [name, row["operation"], *speed, f"{row['ratio_to_cryptography']:.2f}"]
         many = in_many.get((row["backend"], row["operation"]))

@@ -14,7 +14,7 @@ import click
 from psicli.cli.options import flag, json_option
 from psicli.cli.screen import write
 from psicli.core.errors import CannotCreateError
-from psicli.report.layout import Screen, in_words, table
+from psicli.report.layout import Screen, in_words, table_or_paragraphs
 from psicli.storage.locks import Holder, holders
 
 
@@ -52,16 +52,19 @@ def status(as_json: bool, clean: bool) -> None:
     notes = [*map(_kept, kept), *(f"removed {path}" if clean else _left_over(path) for path in left)]
     if clean and not left:
         notes.append("There is nothing to remove.")
-    write("\n".join([*lines, *map(screen.wrap, notes)]))
+    write("\n".join([*lines, *[""] * bool(notes), *map(screen.wrap, notes)]))
 
 
 def _running(running: Sequence[Holder], screen: Screen) -> list[str]:
-    rows = [("job", "party", "progress", "address", "pid", "user", "since")]
+    rows: list[tuple[str, ...]] = [("job", "party", "progress", "pid", "user", "address", "since")]
+    below = [""]
     for holder in running:
         progress = f"{holder.task}: {holder.phase} {holder.percent} %" if holder.task else holder.phase
-        who = holder.job, holder.party, progress, holder.where, str(holder.pid), holder.user
-        rows.append((*who, in_words(holder.since)))
-    return [line for lines in table(rows, screen) for line in lines]
+        since = in_words(holder.since)
+        rows.append((holder.job, holder.party, progress, str(holder.pid), holder.user, holder.where, since))
+        below.append(f"{holder.where}, user {holder.user}, since {since}")
+    narrow = [row[:4] for row in rows]
+    return [line for lines in table_or_paragraphs(rows, narrow, below, screen) for line in lines]
 
 
 def _kept(each: dict[str, Any]) -> str:

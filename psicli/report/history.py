@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from psicli.core.errors import shown
-from psicli.report.layout import PLAIN, Screen, in_words, table
+from psicli.report.layout import PLAIN, Screen, in_words, table_or_paragraphs
 from psicli.storage.ledger import FAILED, Entry
 
 _HEADER = ("time", "job", "task", "peer", "own", "peer's", "matched", "outcome", "input")
-_NUMBERS = [_HEADER.index(name) for name in ("own", "peer's", "matched")]
-# On a narrow screen, the job and the input go below the other columns.
-_NARROW = [_HEADER.index(name) for name in ("time", "task", "peer", "own", "peer's", "matched", "outcome")]
+_NUMBERS = ("own", "peer's", "matched")
+# The columns of a narrow screen; the others go below.
+_NARROW = ("time (UTC)", "task", "own", "peer's", "matched", "outcome")
 _COLOURS = {"done": "green", FAILED: "red"}
 
 
 def to_text(entries: Sequence[Entry], screen: Screen = PLAIN) -> str:
     """Return the entries as a table, with one line or one paragraph for each."""
     rows = [_HEADER, *map(_row, entries)]
-    blocks = table(rows, right=_NUMBERS)
-    if screen.width is not None and max(len(line) for lines in blocks for line in lines) > screen.width:
-        blocks = _narrow(rows, screen)
+    narrow, below = [_NARROW, *map(_narrow, rows[1:])], ["", *map(_below, rows[1:])]
+    blocks = table_or_paragraphs(rows, narrow, below, screen, right=_NUMBERS)
     for entry, lines in zip(entries, blocks[1:], strict=True):
         outcome = _outcome(entry)
         # The outcome stands behind all numbers and names but those of the input.
@@ -29,15 +28,14 @@ def to_text(entries: Sequence[Entry], screen: Screen = PLAIN) -> str:
     return "\n".join(line for lines in blocks for line in lines)
 
 
-def _narrow(rows: Sequence[tuple[str, ...]], screen: Screen) -> list[list[str]]:
-    """Return the lines of each row, with the job and the input in lines of their own."""
-    picked = [[in_words(row[0]).removesuffix(" UTC"), *(row[at] for at in _NARROW[1:])] for row in rows]
-    picked[0][0] = "time (UTC)"
-    numbers = [at for at, column in enumerate(_NARROW) if column in _NUMBERS]
-    blocks = table(picked, screen, right=numbers)
-    for row, lines in zip(rows[1:], blocks[1:], strict=True):
-        lines += screen.wrap(f"  {row[1]}: {row[-1]}").splitlines()
-    return blocks
+def _narrow(row: Sequence[str]) -> tuple[str, ...]:
+    time, _, task, _, *rest = row[:-1]
+    return in_words(time).removesuffix(" UTC"), task, *rest
+
+
+def _below(row: Sequence[str]) -> str:
+    _, job, _, peer, *_, source = row
+    return f"{job} with {peer}: {source}"
 
 
 def _row(entry: Entry) -> tuple[str, ...]:

@@ -82,6 +82,29 @@ def table(rows: Sequence[Sequence[str]], screen: Screen = PLAIN, *, right: Colle
     return [_lines(row, widths, right) for row in rows]
 
 
+def table_or_paragraphs(
+    rows: Sequence[Sequence[str]],
+    narrow: Sequence[Sequence[str]],
+    below: Sequence[str],
+    screen: Screen,
+    *,
+    right: Collection[str] = (),
+) -> list[list[str]]:
+    """Return the lines of each row as a table, or in paragraphs where the table is wider than the screen.
+
+    narrow: the rows with fewer columns; below: the text below each of them, which holds the rest. The first row is the
+    header; right: the names of columns that are right-aligned.
+    """
+    numbers, narrow_numbers = ([at for at, name in enumerate(each[0]) if name in right] for each in (rows, narrow))
+    blocks = table(rows, right=numbers)
+    if screen.width is None or all(len(line) <= screen.width for lines in blocks for line in lines):
+        return blocks
+    blocks = table(narrow, screen, right=narrow_numbers)
+    return [
+        lines + screen.wrap(_GAP + text if text else "").splitlines() for lines, text in zip(blocks, below, strict=True)
+    ]
+
+
 def _narrow(widths: list[int], narrowest: Sequence[int], room: int) -> None:
     """Make the widest columns narrower until all fit, or none can become narrower [columns]."""
     for _ in range(sum(widths) + len(_GAP) * (len(widths) - 1) - room):

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from psicli.report.layout import PLAIN, Screen, table
+from psicli.report.layout import PLAIN, Screen, table_or_paragraphs
 from psicli.report.report import Status
 
 Facts = Mapping[str, Any]
 
 _HEADER = ("task", "matched rows", "own rows", "status", "output")
-_NUMBERS = (1, 2)
+_NUMBERS = ("matched rows", "own rows")
 _COLOURS = {Status.DONE: "green", Status.FAILED: "red", Status.NOT_STARTED: "yellow"}
 # The width of the labels of details [columns].
 _LABEL = 10
@@ -51,10 +51,12 @@ def _head(facts: Facts, screen: Screen) -> list[str]:
 
 def _task_table(tasks: Sequence[Facts], screen: Screen) -> list[str]:
     rows = [_HEADER, *map(_row, tasks), *([_total(tasks)] if len(tasks) > 1 else [])]
-    blocks = table(rows, screen, right=_NUMBERS)
+    # On a narrow screen, paths stay whole in lines of their own.
+    narrow, below = [row[:-1] for row in rows], ["", *(row[-1] for row in rows[1:])]
+    blocks = table_or_paragraphs(rows, narrow, below, screen, right=_NUMBERS)
     for task, lines in zip(tasks, blocks[1:], strict=False):
         status = task["status"]
-        # Names of tasks may hold the word, too, but not behind two spaces.
+        # Two spaces are in front of a column only.
         lines[0] = lines[0].replace(f"  {status}", f"  {screen.paint(status, _COLOURS.get(status))}", 1)
     return [line for lines in blocks for line in lines]
 

@@ -240,7 +240,7 @@ def test_status_says_who_where_and_how_far(pair: Pair) -> None:
     text = pair.start_command("status").result().stdout.decode()
     bob.send(signal.SIGCONT)
     where = re.escape(f"127.0.0.1:{pair.port}")
-    row = rf"^overlap +alice +people: exchanging \d+ % +{where} +{alice.pid} +\S+ +20\S+ \S+ UTC$"
+    row = rf"^overlap +alice +people: exchanging \d+ % +{alice.pid} +\S+ +{where} +20\S+ \S+ UTC$"
     assert re.search(row, text, re.MULTILINE), text
     succeeded([alice.result(), bob.result()])
     assert not {alice.pid, bob.pid} & status(pair).keys()

@@ -98,6 +98,21 @@ def test_an_error_in_the_job_file_as_json(pair: Pair) -> None:
     assert "psi.recever: unknown field; did you mean receiver?" in report["error"]["message"]
 
 
+def test_an_error_is_shown_once_for_each_place_where_the_output_goes(pair: Pair) -> None:
+    """Standard output and standard error tell the whole story each, unless both go to one terminal, file or mail."""
+    marked_pair(pair)
+    pair.path(LISTENER, "in.csv").unlink()
+    runs = [pair.start(LISTENER, shell="2>&1"), pair.start(DIALER)]
+    alice, bob = (run.result() for run in runs)
+    text = alice.stdout.decode()
+    assert alice.stderr == ""
+    assert text.count("/in.csv: no such file") == text.count("hint: ") == 1
+    assert re.search(r"^overlap: alice with bob, failed after \S+ s, exit code 66$", text, re.MULTILINE)
+    assert text.rstrip().endswith("  not started")
+    for stream in (bob.stdout.decode(), bob.stderr):
+        assert stream.count("alice failed: ") == stream.count("hint: ") == 1
+
+
 def test_quiet_prints_nothing_and_verbose_prints_no_value(pair: Pair) -> None:
     marked_pair(pair)
     runs = [pair.start(LISTENER, "--quiet"), pair.start(DIALER, "--verbose")]

@@ -79,7 +79,7 @@ def test_the_table_marks_the_backend_that_a_job_uses() -> None:
     assert re.fullmatch(rf"psicli \S+ on .+, {CORES} cores; median of \d+ rounds", lines[0])
     table = [line for line in lines if re.search(r" (X25519|mask|hash_and_mask)  +[0-9,]+ +[0-9.]+ ", line)]
     assert len(table) == 1 + 2 * len(curve.BACKENDS)
-    assert [line.split("  ")[0] for line in table if " * " in line] == [f"{BEST} *"] * 2
+    assert [line.split("  ")[0] for line in table if "* " in line] == [f"{BEST}*"] * 2
     assert ("processes with one thread each" in lines[-1]) == (BEST in backends.NATIVE and CORES > 1)
     assert not re.search("nan|inf", "".join(lines))
     if BEST in backends.NATIVE:

@@ -88,10 +88,10 @@ def test_the_ledger_has_a_line_for_each_task_where_there_is_room() -> None:
     assert len(to_text(entries, Screen(140)).splitlines()) == 3
     assert to_text(entries, Screen(140)) == to_text(entries)
     assert to_text(entries, Screen(80)).splitlines() == [
-        "time (UTC)           task       peer  own  peer's  matched  outcome",
-        "2026-11-22 02:00:01  customers  bob    12   3,400        9  done",
-        "  nightly: /srv/data/customers.csv (id, since)",
-        "2026-11-23 02:00:01  customers  bob    12   3,400        9  79 MatchRateError",
-        "  nightly: /srv/data/customers.csv (id, since)",
+        "time (UTC)           task       own  peer's  matched  outcome",
+        "2026-11-22 02:00:01  customers   12   3,400        9  done",
+        "  nightly with bob: /srv/data/customers.csv (id, since)",
+        "2026-11-23 02:00:01  customers   12   3,400        9  79 MatchRateError",
+        "  nightly with bob: /srv/data/customers.csv (id, since)",
     ]
     assert "\x1b[32mdone\x1b[0m" in to_text(entries, Screen(140, colour=True))
