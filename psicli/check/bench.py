@@ -249,7 +249,7 @@ def to_text(facts: dict[str, Any], screen: Screen = PLAIN) -> str:
 def _table_rows(facts: dict[str, Any]) -> Iterator[list[str]]:
     """Yield the rows of the table, its heading first; the speed of many threads is beside that of one."""
     cores = facts["cores"]
-    yield ["backend", "operation", "points/s", "us/point", "x X25519", *([f"{cores} threads", "x one"] * (cores > 1))]
+    yield ["backend", "operation", "points/s", "us each", "x X25519", *([f"{cores} threads", "x one"] * (cores > 1))]
     in_one = [row for row in facts["measurements"] if row["threads"] == row["processes"] == 1]
     in_many = {(row["backend"], row["operation"]): row for row in facts["measurements"] if row["threads"] > 1}
     for row in in_one:

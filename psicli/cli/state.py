@@ -48,11 +48,13 @@ def status(as_json: bool, clean: bool) -> None:
         write(json.dumps({"running": [*map(vars, running)], key: folders, "kept": kept}, indent=2))
         return
     screen = Screen.of(sys.stdout)
-    lines = _running(running, screen) if running else ["No job is running on this machine."]
-    notes = [*map(_kept, kept), *(f"removed {path}" if clean else _left_over(path) for path in left)]
-    if clean and not left:
-        notes.append("There is nothing to remove.")
-    write("\n".join([*lines, *[""] * bool(notes), *map(screen.wrap, notes)]))
+    sections = [_running(running, screen) if running else ["No job is running on this machine."]]
+    if kept:
+        sections.append(_kept(kept, screen))
+    if left or clean:
+        notes = [f"removed {path}" if clean else _left_over(path) for path in left]
+        sections.append([*map(screen.wrap, notes or ["There is nothing to remove."])])
+    write("\n\n".join("\n".join(lines) for lines in sections))
 
 
 def _running(running: Sequence[Holder], screen: Screen) -> list[str]:
@@ -67,9 +69,14 @@ def _running(running: Sequence[Holder], screen: Screen) -> list[str]:
     return [line for lines in table_or_paragraphs(rows, narrow, below, screen) for line in lines]
 
 
-def _kept(each: dict[str, Any]) -> str:
-    what = "task {task} of job {job} ({party}), started {since}, {finished_bins} of {bins} bins finished"
-    return f"kept for the next run: {what.format(**each)}, in {each['folder']}"
+def _kept(kept: Sequence[dict[str, Any]], screen: Screen) -> list[str]:
+    rows: list[tuple[str, ...]] = [("job", "party", "task", "finished", "started", "folder")]
+    for each in kept:
+        names = (each["job"], each["party"], each["task"])
+        rows.append((*names, "{finished_bins} of {bins} bins".format(**each), in_words(each["since"]), each["folder"]))
+    narrow, below = [row[:4] for row in rows], ["", *(f"{row[5]}, started {row[4]}" for row in rows[1:])]
+    lines = [line for lines in table_or_paragraphs(rows, narrow, below, screen) for line in lines]
+    return ["The next run of the job can resume these tasks:", *lines]
 
 
 def _left_over(path: Path) -> str:
