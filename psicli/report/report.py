@@ -140,11 +140,11 @@ def what_the_peer_learns(report: Report) -> str:
     told = [task.name for task in report.tasks if task.broadcast_result or task.receiver == report.peer]
     count = len(report.tasks)
     counts = "how many distinct items we have" + (f" in each of {count} tasks" if count > 1 else "")
-    members = "which of its own items we have too"
+    members = "which of its own items we also have"
     if not told:
         return f"{report.peer} will learn {counts}, and nothing else"
     if len(told) == count:
         return f"{report.peer} will learn {counts} and {members}, and nothing else"
     names = ", ".join(told[:_NAMES_SHOWN]) + (", …" if len(told) > _NAMES_SHOWN else "")
-    some = f"in {len(told)} of them ({names}) also {members}"
+    some = f"and in {len(told)} of them ({names}) {members}"
     return f"{report.peer} will learn {counts}, {some}, and nothing else"

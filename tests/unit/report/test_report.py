@@ -155,22 +155,22 @@ def test_a_refusal_has_the_same_keys() -> None:
         ([("alice", False)] * 3, "bob will learn how many distinct items we have in each of 3 tasks, and nothing else"),
         (
             [("bob", False)],
-            "bob will learn how many distinct items we have and which of its own items we have too, and nothing else",
+            "bob will learn how many distinct items we have and which of its own items we also have, and nothing else",
         ),
         (
             [("alice", True), ("bob", True)],
-            "bob will learn how many distinct items we have in each of 2 tasks and which of its own items we have too, "
+            "bob will learn how many distinct items we have in each of 2 tasks and which of its own items we also have, "
             "and nothing else",
         ),
         (
             [("alice", False), ("bob", False), ("alice", True)],
-            "bob will learn how many distinct items we have in each of 3 tasks, in 2 of them (t1, t2) also which of "
-            "its own items we have too, and nothing else",
+            "bob will learn how many distinct items we have in each of 3 tasks, and in 2 of them (t1, t2) which of its "
+            "own items we also have, and nothing else",
         ),
         (
             [("alice", False), *[("bob", False)] * 9],
-            "bob will learn how many distinct items we have in each of 10 tasks, in 9 of them (t1, t2, t3, t4, t5, …) "
-            "also which of its own items we have too, and nothing else",
+            "bob will learn how many distinct items we have in each of 10 tasks, and in 9 of them (t1, t2, t3, t4, t5, "
+            "…) which of its own items we also have, and nothing else",
         ),
     ],
 )
