@@ -115,7 +115,8 @@ def simulate(options: JobOptions, trace: Path | None) -> int:
         write(json.dumps({"parties": reports}, indent=2, ensure_ascii=False))
     elif code or not options.quiet:
         found = [{**facts, "party": party} for party, facts in reports.items() if facts is not None]
-        write(_as_text(found, options))
+        if found:
+            write(_as_text(found, options))
     return code
 
 

@@ -333,10 +333,8 @@ def test_an_allowed_run_passes_and_verbose_says_what_the_peer_learns(pair: Pair)
     succeeded(results)
     for party, result in zip(PARTIES, results, strict=True):
         check_output(pair, party, 0, "out/people.csv")
-        sentence = (
-            "will learn how many distinct items we have and which of its own items we also have, and nothing else"
-        )
-        assert f"overlap: {other(party)} {sentence}" in result.stderr
+        sentence = "how many distinct items we have and which of its own items we also have, and nothing else"
+        assert f"overlap: {other(party)} will learn {sentence}" in result.stderr
 
 
 # A ledger that cannot be written ---------------------------------------------------------------------------------

@@ -159,8 +159,8 @@ def test_a_refusal_has_the_same_keys() -> None:
         ),
         (
             [("alice", True), ("bob", True)],
-            "bob will learn how many distinct items we have in each of 2 tasks and which of its own items we also have, "
-            "and nothing else",
+            "bob will learn how many distinct items we have in each of 2 tasks and which of its own items we also "
+            "have, and nothing else",
         ),
         (
             [("alice", False), ("bob", False), ("alice", True)],
