@@ -152,7 +152,7 @@ def test_a_run_of_another_user_is_seen(shared_pair: Pair, first_is_root: bool) -
         result, 75, rf"is in use by job overlap of alice \(pid {first.pid}, {'root' if first_is_root else 'nobody'}, "
     )
     assert result.ended - second.started < SOON
-    assert f"pid {first.pid}, " in pair.start_command("status", **second_user).result().text
+    assert f"  {first.pid}  " in pair.start_command("status", **second_user).result().text
     # Now the other way round: the lock file already exists and belongs to the other user.
     first.send(signal.SIGTERM)
     assert first.result().code == 143
