@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -54,6 +55,9 @@ class _Formatter(logging.Formatter):
             moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
             return f"{moment} {record.levelname} {click.unstyle(prefix + text)}"
         screen = Screen.of(sys.stderr)
+        if record.exc_info:
+            # The lines of a traceback stay whole.
+            screen = replace(screen, width=None)
         if hasattr(record, HINT) or record.levelno < logging.WARNING:
             return screen.wrap(prefix + text)
         kind, colour = ("error", "red") if record.levelno >= logging.ERROR else ("warning", "yellow")
