@@ -142,7 +142,7 @@ def _visit(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) 
     """Meet the peer in a run or a check, and compare the two Hellos; return the link, which is closed."""
     with found.trying("peer"):
         meeting = meeting_point(job, own, Purpose.CHECK)
-        logger.info("waiting up to %.0f s for %s at %s", wait, job.peer, meeting.endpoint.where)
+        logger.info("waiting up to %.0f s for %s", wait, job.peer)
         with closing(meeting):
             link = meeting.meet(lambda: terms(job, Purpose.CHECK).hello(FRAME_ITEMS, bin_items(job)), wait)
             seen = time.time()
@@ -151,7 +151,8 @@ def _visit(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) 
             if not job.listens:
                 _hear_out(link)
         does = "is waiting in `psicli run`" if theirs.purpose is Purpose.RUN else "runs `psicli check` too"
-        found.add("peer", f"{job.peer} answers at {meeting.endpoint.where} and {does}")
+        met = "connected" if job.listens else f"answers at {meeting.endpoint.where}"
+        found.add("peer", f"{job.peer} {met} and {does}")
         return link
     return None
 
