@@ -73,7 +73,7 @@ class Workers:
     """Processes that multiply points at the same time, each in one thread."""
 
     def __init__(self, count: int, stack: ExitStack) -> None:
-        """Start so many processes; the stack ends them."""
+        """Start this many processes; the stack ends them."""
         # Options on the command line override variables of the environment.
         command = [sys.executable, "-P", "-m", "psicli", "bench", "--worker", "--seconds=1", "--json"]
         self._pipes = []

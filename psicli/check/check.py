@@ -1,6 +1,6 @@
 """The checks of `psicli check`: everything that a run does before it sends data. Start reading at check_job.
 
-A check finds every problem that would stop a run, and reports the same error. It goes on after an error. The other
+A check finds every problem that would stop a run, and reports the same error. It continues after an error. The other
 party receives a Hello, as in a run, and nothing about the data: no item and no count leaves this machine.
 """
 

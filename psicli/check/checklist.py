@@ -76,8 +76,8 @@ class Checklist:
     def refused(cls, error: PsicliError) -> Self:
         """Return the rows for a job file that cannot be used: one for each error in it."""
         found = cls("the other party")
-        for mistake in error.message.splitlines():
-            found._rows.append(Check("config", None, Verdict.FAIL, error.code, mistake, error.advice))
+        for line in error.message.splitlines():
+            found._rows.append(Check("config", None, Verdict.FAIL, error.code, line, error.advice))
         return found
 
     @contextmanager

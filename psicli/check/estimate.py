@@ -42,7 +42,7 @@ def padded_items(job: Job, size: Size) -> int:
 
 
 def seconds(items: int, rates: Mapping[str, float]) -> float:
-    """Return the time for so many items if both parties work at the same time on machines like this one [s].
+    """Return the time for this many items if both parties work at the same time on machines like this one [s].
 
     rates: the speed of this machine, by operation [points per second].
     """

@@ -72,7 +72,7 @@ def write(text: str, *, to_stderr: bool = False) -> None:
         with signals.allowed():
             click.echo(text, file=stream)
             stream.flush()
-            failpoints.passage("report.written")
+            failpoints.hit("report.written")
     except OSError as exc:
         # The rest of the buffer must not fail again when the process ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

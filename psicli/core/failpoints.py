@@ -101,7 +101,7 @@ def arm() -> None:
     logger.warning("%s is set, so this run will fail on purpose (%s)", VARIABLE, text)
 
 
-def passage(name: str) -> None:
+def hit(name: str) -> None:
     """Count a hit of a point, and act if this hit is the armed one."""
     if _armed is not None and _armed.is_due(name):
         _armed.trigger()

@@ -73,20 +73,20 @@ class BinExchange:
         own, _ = self._first_frames()
         with self._stages.at(Stage.COMPUTING, "mask own", own + start // self._task.setup.frame_items):
             points = self._ready().mask_own(start, stop)
-            failpoints.passage("own.masked")
+            failpoints.hit("own.masked")
             return points
 
     def _mask_peer(self, seq: int, points: bytes) -> bytes | None:
         _, peer = self._first_frames()
         with self._stages.at(Stage.COMPUTING, "mask peer", peer + seq):
             tokens = self._ready().mask_peer(seq, points)
-            failpoints.passage("peer.masked")
+            failpoints.hit("peer.masked")
             return tokens
 
     def _check(self) -> None:
         with self._stages.at(Stage.MATCHING, "check lists"):
             self._ready().check()
-            failpoints.passage("lists.checked")
+            failpoints.hit("lists.checked")
 
     def _ready(self) -> Worker:
         if self.worker is None:

@@ -272,10 +272,10 @@ def _write_at(path: Path, offset: int, data: bytes) -> None:
     with open(descriptor, "r+b", buffering=0) as file:
         file.seek(offset)
         while data:
-            failpoints.passage("bins.writing")
+            failpoints.hit("bins.writing")
             data = data[os.write(descriptor, data) :]
         os.fdatasync(descriptor)
-        failpoints.passage("bins.written")
+        failpoints.hit("bins.written")
 
 
 def _checksum(manifest: Manifest, number: int, slot: bytes) -> bytes:

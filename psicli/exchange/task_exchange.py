@@ -203,7 +203,7 @@ class TaskExchange:
         results = self._restored()
         for future in self._matching:
             future.result()
-        failpoints.passage("matches.found")
+        failpoints.hit("matches.found")
         return results.matches
 
     # Work of the bins

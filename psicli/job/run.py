@@ -150,7 +150,7 @@ def _checked_inputs(
         ledger.prepare()
         if trace_file is not None:
             check_trace_file(trace_file, job)
-        failpoints.passage("input.checked")
+        failpoints.hit("input.checked")
     except InterruptedBySignal:
         raise
     except Exception as exc:

@@ -88,7 +88,7 @@ class TaskRun:
             read = self._task.output_path, source, found
             self._output = TaskOutput(*read, self._shared.storage, self._policy, self._entry, checkpoint)
         self._seconds += time.monotonic() - started
-        failpoints.passage("input.read")
+        failpoints.hit("input.read")
         return Prepared(found, self._output, checkpoint)
 
     def _read(self, partition_sid: bytes) -> tuple[Items, Input]:
@@ -107,7 +107,7 @@ class TaskRun:
         """Check the policy on sizes and runs, and record the start of the task in the ledger unless it resumes."""
         self._entry.peer_items, self._entry.peer_questions = party.peer_count, party.questions
         self._entry.bins = party.number_of_bins
-        failpoints.passage("task.admitted")
+        failpoints.hit("task.admitted")
         self._policy.check_peer_items(party.peer_count, party.questions)
         self._entry.task_sid = party.partition_sid.hex()
         resumed = party.resumption is not None

@@ -22,7 +22,7 @@ def to_text(entries: Sequence[Entry], screen: Screen = PLAIN) -> str:
     blocks = table_or_paragraphs(rows, narrow, below, screen, right=_NUMBERS)
     for entry, lines in zip(entries, blocks[1:], strict=True):
         outcome = _outcome(entry)
-        # The outcome stands behind all numbers and names but those of the input.
+        # The outcome follows all numbers and all names except those of the input.
         before, found, after = lines[0].partition(f"  {outcome}")
         lines[0] = before + found.replace(outcome, screen.paint(outcome, _COLOURS.get(entry.outcome))) + after
     return "\n".join(line for lines in blocks for line in lines)

@@ -72,7 +72,7 @@ class LiveTask:
         self.exchange = exchange
         self.finding: Future[Kept | None] | None = finding
         self.reading: Future[Prepared] | None = None
-        # Whether plan.settled() was called; whether plan.opened() let the task go on.
+        # Whether plan.settled() was called; whether plan.opened() accepted the task.
         self.settled = self.admitted = False
         self.bytes_sent = self.bytes_received = 0
         self._begun = False

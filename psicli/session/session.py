@@ -124,7 +124,7 @@ class Session:
     def agree(self) -> None:
         """Check that both Hellos describe the same session; raises like agreement.agree."""
         agree(self.hellos.ours, self.hellos.theirs, self.peer)
-        failpoints.passage("session.agreed")
+        failpoints.hit("session.agreed")
 
     def run(self, plans: Sequence[TaskPlan]) -> None:
         """Run the tasks in order until both parties have completed all of them; raises the first failure."""
@@ -322,7 +322,7 @@ class Session:
         if not self._closed.is_set():
             self._closed.set()
             self._watch.await_end()
-            failpoints.passage("session.closed")
+            failpoints.hit("session.closed")
 
     def _keep_committed(self, patience: float) -> bool:
         """Put outputs in place that were committed before the failure; return whether all tasks are then complete.

@@ -42,7 +42,7 @@ class _TargetIO(io.FileIO):
 
     def write(self, data: Any, /) -> int:
         with storing(self._target, "writing"):
-            failpoints.passage("output.written")
+            failpoints.hit("output.written")
             written = super().write(data)
         self.digest.update(memoryview(data).cast("B")[:written])
         return written
@@ -77,7 +77,7 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
         # Never grant more permissions than the old file has, not even briefly; without an old file, umask decides.
         descriptor = os.open(self._temporary, _NEW_FILE, 0o666 if mode is None else mode, dir_fd=self._folder)
         try:
-            failpoints.passage("output.created")
+            failpoints.hit("output.created")
             if mode is not None:
                 os.fchmod(descriptor, mode)
             if _is_locked(descriptor):
@@ -107,7 +107,7 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
         self.file.flush()
         with storing(self.path, "writing"):
             os.fsync(self._raw.fileno())
-            failpoints.passage("output.synced")
+            failpoints.hit("output.synced")
             self._raw.close()
 
     @property
@@ -121,9 +121,9 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
         with self, storing(self.path, "writing"):
             os.replace(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
             self._temporary = ""
-            failpoints.passage("output.renamed")
+            failpoints.hit("output.renamed")
             os.fsync(self._folder)
-            failpoints.passage("output.kept")
+            failpoints.hit("output.kept")
 
     def discard(self) -> None:
         """Remove the file unless it is published; may be called again."""
@@ -176,16 +176,16 @@ def replace_file(path: Path, octets: bytes) -> None:
     temporary = path.with_name(f"{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
-        failpoints.passage("state.writing")
+        failpoints.hit("state.writing")
         file.write(octets)
         file.flush()
-        failpoints.passage("state.written")
+        failpoints.hit("state.written")
         os.fsync(descriptor)
-    failpoints.passage("state.synced")
+    failpoints.hit("state.synced")
     os.replace(temporary, path)
-    failpoints.passage("state.renamed")
+    failpoints.hit("state.renamed")
     sync_folder(path.parent)
-    failpoints.passage("state.kept")
+    failpoints.hit("state.kept")
 
 
 def wipe(path: Path) -> None:
@@ -197,7 +197,7 @@ def wipe(path: Path) -> None:
         file.write(bytes(os.fstat(descriptor).st_size))
         os.fsync(descriptor)
     path.unlink()
-    failpoints.passage("bins.wiped")
+    failpoints.hit("bins.wiped")
 
 
 def sha256_of(path: Path) -> str:

@@ -178,9 +178,9 @@ class Ledger:
                 data = _NEWLINE + data
             while data:
                 data = data[os.write(file.fileno(), data) :]
-            failpoints.passage("ledger.appended")
+            failpoints.hit("ledger.appended")
             os.fsync(file.fileno())
-            failpoints.passage("ledger.synced")
+            failpoints.hit("ledger.synced")
 
     @contextmanager
     def _file(self) -> Iterator[io.FileIO]:

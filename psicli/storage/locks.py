@@ -167,7 +167,7 @@ def _acquire(lock: PortLock, what: str, deadline: float) -> None:
         return errors.LockHeldError(what=what, holder=who)
 
     _wait_for(failure, max(deadline, time.monotonic() + GLANCE))
-    failpoints.passage("lock.acquired")
+    failpoints.hit("lock.acquired")
 
 
 def _wait_for(failure: Callable[[], PsicliError | None], deadline: float) -> None:

@@ -66,7 +66,7 @@ class Spool(AbstractContextManager["Spool"]):
             held = sum(each.reserved for each in self._files)
             more = size - file.reserved
             try:
-                failpoints.passage("spool.reserved")
+                failpoints.hit("spool.reserved")
                 os.posix_fallocate(file.fileno(), 0, size)
             except OSError as exc:
                 if exc.errno not in _NO_SPACE:
@@ -122,7 +122,7 @@ class SpoolFile:
         if self._end > self.reserved:
             self._spool.reserve(self, self._end + _AHEAD_BYTES)
         with storing(self._spool.state, "writing"):
-            failpoints.passage("spool.written")
+            failpoints.hit("spool.written")
             while view:
                 view = view[os.write(self.fileno(), view) :]
         return begin
@@ -130,7 +130,7 @@ class SpoolFile:
     def read_at(self, offset: int, into: memoryview) -> None:
         """Fill a buffer with bytes from an offset on, all of which must have been written; raises StorageError."""
         with storing(self._spool.state, "reading"):
-            failpoints.passage("spool.read")
+            failpoints.hit("spool.read")
             while into:
                 done = os.preadv(self.fileno(), [into], offset)
                 if not done:

@@ -97,7 +97,7 @@ def run_folder(state: Path) -> Iterator[Path]:
             path.mkdir(0o700)
             undo.callback(shutil.rmtree, path, ignore_errors=True)
             undo.callback(os.close, _lock(path))
-            failpoints.passage("spool.created")
+            failpoints.hit("spool.created")
         yield path
 
 

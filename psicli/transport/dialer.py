@@ -205,7 +205,7 @@ class Dialer:
             tls.reach(self.endpoint.host, self.endpoint.port, REACH_TIMEOUT)
         except errors.PeerGoneError as exc:
             return reason_of(exc)
-        failpoints.passage("reconnect.dialled")
+        failpoints.hit("reconnect.dialled")
         try:
             trial = link.try_stream()
             self._connect(trial, time.monotonic() + ANSWER_TIMEOUT)
@@ -242,7 +242,7 @@ class Dialer:
     # Connections
 
     def _dial(self, link: Link, first: Message, deadline: float) -> None:
-        failpoints.passage("peer.dialled")
+        failpoints.hit("peer.dialled")
         link.send(first)
         assert link.stream is not None
         self._connect(link.stream, deadline)

@@ -113,7 +113,7 @@ def outgoing(stream: Stream) -> Iterator[bytes]:
             # gRPC asks for the next message once it has sent this one, so the span covers the sending.
             with trace.span("send"):
                 yield octets
-            failpoints.passage("link.sent")
+            failpoints.hit("link.sent")
     except Exception as exc:
         # gRPC would report this as a broken connection.
         stream.link.fail(exc)

@@ -158,7 +158,7 @@ class Link:
             trace.count("inbox", "messages", len(self._inbox))
         if isinstance(message, PsicliError):
             raise message
-        failpoints.passage(f"{_kind(message)}.arrived")
+        failpoints.hit(f"{_kind(message)}.arrived")
         return message, size
 
     def room(self) -> float:
@@ -414,7 +414,7 @@ class Link:
         """Handle the peer's answer to our Reconnect."""
         match answer:
             case Reconnect(sid, attempt, messages) if self.is_of(sid) and attempt == self._reconnection.attempt:
-                failpoints.passage("reconnect.answered")
+                failpoints.hit("reconnect.answered")
                 try:
                     self._outbox.resend_after(messages)
                     self._use(stream)

@@ -143,7 +143,7 @@ class Listener:
             raise errors.PortBusyError(where=where) from exc
         if bound != self.endpoint.port:
             raise errors.PortBusyError(where=where)
-        failpoints.passage("port.bound")
+        failpoints.hit("port.bound")
 
     def _note_handshake(self) -> None:
         """Count a handshake that begins: gRPC asks here for a newer certificate, but does not report failures."""
@@ -320,7 +320,7 @@ class Listener:
         This also replaces a stream that looks intact: the peer would not reconnect if its own end were.
         """
         if self._session_link is not None and self._session_link.is_of(first.sid):
-            failpoints.passage("reconnect.answered")
+            failpoints.hit("reconnect.answered")
             self._session_link.take_over(link, first)
         else:
             self._turn_away(link, errors.PeerLostError.code)

@@ -36,7 +36,7 @@ def calls() -> Iterator[tuple[str, str]]:
     """Yield the function and the name of the point of every failpoint call in the code."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("failpoints.passage", "failpoints.carry"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("failpoints.hit", "failpoints.carry"):
                 name = node.args[0]
                 # An f-string stands for one point for each kind of message.
                 kinds = MESSAGES if isinstance(name, ast.JoinedStr) else ("",)
@@ -57,25 +57,25 @@ def test_every_point_is_in_the_code_and_listed() -> None:
 def test_nothing_happens_without_the_variable(caplog: pytest.LogCaptureFixture) -> None:
     failpoints.arm()
     for name in POINTS:
-        failpoints.passage(name)
+        failpoints.hit(name)
     assert failpoints.carry("link.arriving", b"octets") == b"octets"
     assert caplog.records == []
 
 
 def test_only_the_chosen_hit_triggers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     arm(monkeypatch, "output.renamed:raise:2")
-    failpoints.passage("output.synced")
-    failpoints.passage("output.renamed")
+    failpoints.hit("output.synced")
+    failpoints.hit("output.renamed")
     with pytest.raises(RuntimeError, match=r"failpoint output\.renamed"):
-        failpoints.passage("output.renamed")
-    failpoints.passage("output.renamed")
+        failpoints.hit("output.renamed")
+    failpoints.hit("output.renamed")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     arm(monkeypatch, "output.written:enospc")
     with pytest.raises(OSError, match="No space left") as caught:
-        failpoints.passage("output.written")
+        failpoints.hit("output.written")
     assert caught.value.errno == errno.ENOSPC
 
 

@@ -311,7 +311,7 @@ def test_a_folder_whose_creation_fails_is_removed(tmp_path: Path, monkeypatch: p
     def fail(name: str) -> None:
         raise RuntimeError(name)
 
-    monkeypatch.setattr(failpoints, "passage", fail)
+    monkeypatch.setattr(failpoints, "hit", fail)
     with pytest.raises(RuntimeError, match="created"), run_folder(tmp_path / "state"):
         pytest.fail("the folder was created")
     assert [*(tmp_path / "state").glob("run-*")] == []
