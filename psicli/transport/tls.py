@@ -110,6 +110,9 @@ def _context(ca_file: Path, certificate_file: Path, private_key_file: Path) -> s
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Names are compared exactly, and by us: OpenSSL would let a wildcard pass.
     context.check_hostname = False
+    # Python 3.11.2 sets this by default. A listener that refuses a certificate without an alert would then look like
+    # one that ends the connection properly.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     context.set_alpn_protocols(["h2"])
     try:
         context.load_verify_locations(ca_file)
@@ -255,18 +258,24 @@ def _read_greeting(secure: ssl.SSLSocket, where: str, credentials: TlsCredential
     """Wait for the first octet of HTTP/2: in TLS 1.3 the client finishes before the server checks its certificate."""
     try:
         greeting = secure.recv(1)
-    except (ssl.SSLEOFError, ConnectionResetError) as exc:
+    except ConnectionResetError as exc:
         raise _refused(_NO_REASON, where, credentials) from exc
     except ssl.SSLError as exc:
-        raise _failure(exc, where, credentials) from exc
+        cause = _refused(_NO_REASON, where, credentials) if _broke_off(exc) else _failure(exc, where, credentials)
+        raise cause from exc
     if not greeting:
         raise errors.PeerGoneError(reason="it closed the connection")
+
+
+def _broke_off(exc: ssl.SSLError) -> bool:
+    """Return whether the connection ended without a TLS alert; Python 3.11.2 has no class of its own for this."""
+    return isinstance(exc, ssl.SSLEOFError) or exc.reason == "UNEXPECTED_EOF_WHILE_READING"
 
 
 def _failure(exc: ssl.SSLError, where: str, credentials: TlsCredentials) -> errors.PeerGoneError | errors.IdentityError:
     """Translate the error that ended the handshake, except a fault in the peer's certificate (see _fault)."""
     reason = exc.reason or ""
-    if isinstance(exc, ssl.SSLEOFError):
+    if _broke_off(exc):
         return errors.PeerGoneError(reason="it closed the connection in the TLS handshake")
     if reason in _NO_TLS:
         return errors.PeerSpeaksPlainError(where=where)

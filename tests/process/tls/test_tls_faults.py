@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -189,6 +190,23 @@ def test_each_fault_has_its_message_on_both_sides(meeting: Meeting, files: Path,
     with pytest.raises(listeners_error) as heard:
         listening.result(DEADLINE)
     assert heard.type is listeners_error
+
+
+def context_of_python_3_11_2(protocol: int) -> ssl.SSLContext:
+    """Return a context with the option that Python 3.11.2 sets by default, and later versions do not."""
+    context = ssl.SSLContext(protocol)
+    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+    return context
+
+
+def test_a_refusal_without_an_alert_is_recognised_by_every_python(
+    meeting: Meeting, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "ssl", SimpleNamespace(**{**vars(ssl), "SSLContext": context_of_python_3_11_2}))
+    meeting.listen(credentials(files, LISTENER, LISTENER, DIALER))
+    with pytest.raises(CertificateRefusedError):
+        meeting.dial(credentials(files, "bob-foreign", DIALER, LISTENER), timeout=5)
+    meeting.give_up()
 
 
 def test_messages_differ() -> None:
