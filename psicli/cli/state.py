@@ -13,7 +13,7 @@ import click
 
 from psicli.cli.options import flag, json_option
 from psicli.cli.screen import write
-from psicli.core.errors import CannotCreateError
+from psicli.core.errors import CannotCreateError, shown
 from psicli.report.layout import Screen, in_words, table_or_paragraphs
 from psicli.storage.locks import Holder, holders
 
@@ -100,5 +100,6 @@ def ledger(as_json: bool, peer: str | None) -> None:
     from psicli.storage.state import state_folder
 
     entries = [entry for entry in Ledger(state_folder()).entries() if peer in (None, entry.opening.peer)]
-    text = to_text(entries, Screen.of(sys.stdout)) if entries else "The ledger has no tasks."
+    none = "The ledger has no tasks." if peer is None else f"The ledger has no tasks with {shown(peer)}."
+    text = to_text(entries, Screen.of(sys.stdout)) if entries else none
     write(json.dumps({"tasks": [entry.to_json() for entry in entries]}, indent=2) if as_json else text)

@@ -109,7 +109,7 @@ def check_task(document: Document, loc: Loc, party: str, parties: Sequence[str])
         for kind in ("keys", "input_path"):
             entries = document.get(*loc, kind)
             if isinstance(entries, dict) and party not in entries:
-                right = f"this party runs here; add its entry, for example `{example((*loc, kind))}`"
+                right = f"this party runs here; add its entry, for example `{_example_of_entry(kind, party)}`"
                 document.blame((*loc, kind, party), "is missing", right)
     _check_result(document, loc, party if party in parties else None)
     columns = {other: len(document.entries(*loc, "keys", other)) for other in document.table(*loc, "keys")}
@@ -117,6 +117,12 @@ def check_task(document: Document, loc: Loc, party: str, parties: Sequence[str])
     if len(set(counts.values())) > 1:
         listed = " and ".join(f"{count} for {other}" for other, count in counts.items())
         document.blame((*loc, "keys"), f"the number of key columns is {listed}", "give both parties equally many")
+
+
+def _example_of_entry(kind: str, party: str) -> str:
+    """Return an example of a party's own entry in a field of a task, as YAML on one line."""
+    values = {"keys": "[id]", "input_path": "in/customers.csv", "output_path": "out/customers.csv"}
+    return f"{kind}: {{{party}: {values[kind]}}}"
 
 
 def _check_result(document: Document, loc: Loc, party: str | None) -> None:
@@ -128,7 +134,7 @@ def _check_result(document: Document, loc: Loc, party: str | None) -> None:
         document.blame((*loc, "receiver"), "is missing", right)
     learns = party is not None and (receiver == party or broadcast)
     if party is not None and learns and party not in document.table(*loc, "output_path"):
-        right = f"this party learns the result; add its output, for example `{example((*loc, 'output_path'))}`"
+        right = f"this party learns the result; add its output, for example `{_example_of_entry('output_path', party)}`"
         document.blame((*loc, "output_path", party), "is missing", right)
 
 

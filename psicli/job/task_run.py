@@ -134,7 +134,7 @@ class TaskRun:
         self._seconds -= time.monotonic()
         self._entry.status = Status.RUNNING
         if self._entry.distinct_items is not None:
-            self._phase("exchanging %d distinct items", self._entry.distinct_items)
+            self._phase("exchanging %s distinct items", f"{self._entry.distinct_items:,}")
 
     def progress(self, progress: Progress) -> None:
         """Show the progress of the masking on the console and in the lock's record."""
