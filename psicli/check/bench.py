@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from psicli import __version__, curve
 from psicli.core import signals
-from psicli.core.errors import InternalError
+from psicli.core.errors import InternalError, counted
 from psicli.curve import reference
 from psicli.report.layout import PLAIN, Screen, table
 
@@ -232,7 +232,8 @@ def _cpu() -> str:
 def to_text(facts: dict[str, Any], screen: Screen = PLAIN) -> str:
     """Return the facts as a table."""
     cores, in_use, rows = facts["cores"], facts["backend"], facts["measurements"]
-    head = f"psicli {facts['version']} on {facts['cpu']}, {cores} cores; median of {facts['rounds']} rounds"
+    machine, rounds = f"{facts['cpu']}, {counted(cores, 'core')}", counted(facts["rounds"], "round")
+    head = f"psicli {facts['version']} on {machine}; median of {rounds}"
     lines = [line for lines in table([*_table_rows(facts)], screen, right=range(2, 7)) for line in lines]
     notes = ["* the backend that a job on this machine uses"]
     for name, ratio in facts["hash_and_mask_time_to_mask"].items():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from psicli.config.document import Document, Loc, field_name
 from psicli.config.fields import MAX_NAME, is_loopback, split_address
 from psicli.config.shape import example
-from psicli.core.errors import UnknownFormatError, shown
+from psicli.core.errors import UnknownFormatError, counted, shown
 from psicli.core.formats import SUFFIXES, file_format
 
 # Parties and addresses -----------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def check_task(document: Document, loc: Loc, party: str, parties: Sequence[str])
     counts = {other: count for other, count in columns.items() if count}
     if len(set(counts.values())) > 1:
         listed = " and ".join(f"{count} for {other}" for other, count in counts.items())
-        document.blame((*loc, "keys"), f"the number of key columns is {listed}", "give both parties equally many")
+        document.blame((*loc, "keys"), f"the number of key columns is {listed}", "give both parties the same number")
 
 
 def _example_of_entry(kind: str, party: str) -> str:
@@ -183,7 +183,7 @@ def _check_lists(document: Document, task: Loc) -> int | None:
     count = len(paths[first])
     for loc, value in paths.items():
         if not isinstance(value, list):
-            document.blame(loc, "is one path", f"give a list of {count} paths, like {field_name(first)}")
+            document.blame(loc, "is one path", f"give a list of {counted(count, 'path')}, like {field_name(first)}")
         elif len(value) != count:
             what = f"the number of paths is {len(value)}, but {field_name(first)} has {count}"
             document.note(loc, what, "all lists of a task must be equally long")

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from psicli.core.errors import InputMissingError, JobFileError, shown
+from psicli.core.errors import InputMissingError, JobFileError, counted, shown
 
 # A job of a thousand tasks is about 300 KB. The other limits stop small files that explode: nesting uses stack, and
 # aliases of aliases double with every line.
@@ -109,7 +109,7 @@ class Document:
         path = self._shown_path
         lines = [f"{path}:{line}: {text}" for line, text in sorted(self._errors, key=lambda error: error[0])]
         if len(lines) > MAX_ERRORS_SHOWN:
-            lines[MAX_ERRORS_SHOWN:] = [f"{path}: and {len(lines) - MAX_ERRORS_SHOWN} more errors"]
+            lines[MAX_ERRORS_SHOWN:] = [f"{path}: and {counted(len(lines) - MAX_ERRORS_SHOWN, 'more error')}"]
         return JobFileError(mistakes="\n".join(lines))
 
     # Reading

@@ -38,6 +38,11 @@ def shown(text: str, limit: int = 200) -> str:
     return ascii(clipped)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a count with its noun, such as `1 row` or `2,000 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def reason(exc: OSError) -> str:
     """Return the operating system's reason for a failure, in lower case, for use inside a sentence."""
     return (exc.strerror or "unknown").lower()
@@ -70,16 +75,15 @@ class PsicliError(Exception):
 
 
 class BadInputError(PsicliError):
-    """An input file exists but holds data that psicli cannot read or compare."""
+    """An input file exists but holds data that psicli cannot read or compare. Facts: place, fault, advice."""
 
     code = 65
+    sentence = "{place}: {fault}"
+    hint = "{advice}"
 
 
 class MalformedInputError(BadInputError):
-    """A file that does not follow its format. Facts: place, fault, advice."""
-
-    sentence = "{place}: {fault}"
-    hint = "{advice}"
+    """A file that does not follow its format."""
 
 
 class UnclosedQuoteError(MalformedInputError):
@@ -87,10 +91,7 @@ class UnclosedQuoteError(MalformedInputError):
 
 
 class ColumnError(BadInputError):
-    """A column that psicli cannot compare or write. Facts: place, fault, advice."""
-
-    sentence = "{place}: {fault}"
-    hint = "{advice}"
+    """A column that psicli cannot compare or write."""
 
 
 class InputChangedError(BadInputError):
@@ -99,7 +100,7 @@ class InputChangedError(BadInputError):
 
 
 class TooManyRowsError(BadInputError):
-    sentence = "the input has more than {limit} rows"
+    sentence = "the input has more than {limit:,} rows"
     hint = "Split the input into several tasks."
 
 
@@ -125,7 +126,7 @@ class PeerAbsentError(PeerLostError):
 
 class HandshakesFailedError(PeerAbsentError):
     sentence = (
-        "{peer} did not answer within {seconds:.0f} s, but {count} connections to {where} ended in the TLS "
+        "{peer} did not answer within {seconds:.0f} s, but {connections} to {where} ended in the TLS "
         "handshake, the last one {ago:.0f} s ago"
     )
     hint = (
@@ -146,7 +147,7 @@ class LinkBrokenError(PeerLostError):
 
 class PeerSilentError(PeerLostError):
     sentence = "{peer} sent nothing for {seconds:.0f} s"
-    hint = "Check the other side and the network; link_desc.recv_timeout_ms sets how long psicli waits."
+    hint = "Check {peer}'s run and the network; link_desc.recv_timeout_ms sets how long psicli waits."
 
 
 class PeerStuckError(PeerLostError):
@@ -160,7 +161,7 @@ class PeerStoppedError(PeerLostError):
 
 
 class WorkerLostError(PsicliError):
-    sentence = "bin {bin} was lost because the worker that computed it stopped"
+    sentence = "bin {bin} was lost because the worker that was computing it stopped"
     code = 69
     hint = "Find out why that worker stopped, then run again."
 
@@ -178,11 +179,11 @@ def unexpected(exc: Exception) -> InternalError:
 
 
 class LocalProtocolError(InternalError):
-    """A bug that made this side break the protocol's order of steps."""
+    """A bug that made this party break the protocol's order of steps."""
 
 
 class SelfCheckError(InternalError):
-    sentence = "The {backend} curve backend failed its self-check: {detail}"
+    sentence = "the {backend} curve backend failed its self-check: {detail}"
     hint = "Do not use any result it computed. Check this machine's memory, and report the failure."
 
 
@@ -202,7 +203,7 @@ def creating(path: object) -> Iterator[None]:
 
 
 class FileThereError(CannotCreateError):
-    sentence = "{path}: the file already exists, and psicli never overwrites keys and certificates"
+    sentence = "{path}: the file already exists, and psicli never overwrites keys or certificates"
     hint = "Move the file away, or choose another folder with --out."
 
 
@@ -230,7 +231,7 @@ class DiskTooSmallError(StorageError):
     sentence = "{folder}: not enough disk space: the job may need about {need} there, and only {free} is free"
     hint = (
         "Free space there, or put the outputs (output_path) or the state folder (PSICLI_STATE_DIR) on another disk. "
-        "The estimate assumes that every row matches and that the other side has as many rows."
+        "The estimate assumes that every row matches and that the other party has as many rows."
     )
 
 
@@ -256,7 +257,7 @@ class PeerBusyError(BusyError):
 
 
 class BinOverflowError(PsicliError):
-    sentence = "bin {bin} has more items than it has room for, which happens by chance once in 2^60 bins"
+    sentence = "bin {bin} has more items than it has room for, which by chance happens to fewer than one bin in 2^60"
     code = 75
     hint = "Run again: the next run spreads the items differently over the bins."
 
@@ -416,7 +417,7 @@ class TaskFilesError(ConfigError):
 
 
 class TooManyItemsError(ConfigError):
-    """The two sides have too many items to compare. Facts: fault, advice."""
+    """The two parties have too many items to compare. Facts: fault, advice."""
 
     sentence = "{fault}"
     hint = "{advice}"
@@ -430,28 +431,25 @@ class PolicyError(PsicliError):
 
 
 class AnsweredTwiceError(PolicyError):
+    sentence = "task {task}: {peer} asked a third time about items for which it already got two answers"
     hint = "Run again: the task starts over and counts as another run."
-    sentence = "task {task}: {peer} asks a third time about items for which it already got two answers"
 
 
 class PeerSizeError(PolicyError):
-    sentence = "task {task}: {peer} has {items} distinct items{padding}, {than} than policy.{name}, which is {limit}"
+    sentence = "task {task}: {peer} has {items}{padding}, {than} than policy.{name}, which is {limit:,}"
 
 
 class TooManyRunsError(PolicyError):
-    sentence = (
-        "task {task}: this input was run with {peer} {runs} times in the last 24 hours, and policy.max_runs_per_day "
-        "is {limit}"
-    )
+    sentence = "task {task}: this input had {runs} with {peer} in the last 24 hours; policy.max_runs_per_day is {limit}"
     hint = "List these runs with `psicli ledger`. Then wait, or change the limit in the job file."
 
 
 class MatchRateError(PolicyError):
-    sentence = "task {task}: {matched} of {own} distinct items matched, above policy.max_match_rate, which is {limit}"
+    sentence = "task {task}: {matched:,} of {own} matched, above policy.max_match_rate, which is {limit}"
 
 
 class OutputRowsError(PolicyError):
-    sentence = "task {task}: the output would have {rows} rows, fewer than policy.min_output_rows, which is {limit}"
+    sentence = "task {task}: the output would have {rows}, fewer than policy.min_output_rows, which is {limit:,}"
 
 
 class PeerFailedError(PsicliError):
@@ -462,7 +460,7 @@ class PeerFailedError(PsicliError):
 
 
 class PeerPolicyError(PeerFailedError):
-    sentence = "The other party's policy does not allow this run."
+    sentence = "{peer}'s policy does not allow this run"
     hint = "Ask {peer} what its policy allows; its log names the limit."
 
 
@@ -478,22 +476,24 @@ class TerminatedBySignal(InterruptedBySignal):
     code = 143
 
 
-# From the peer's exit code to ours -------------------------------------------------------------------------------
-
-# A peer that must not reveal its reason sends 1. That is most likely a signal, so a retry is worthwhile.
-_STOPPED = frozenset({1, 69, 74, 75, 130, 143})
-
-
 def failure_of_peer(failure_class: int) -> PsicliError:
     """Return our error for a peer that stopped with this exit code; the peer sends only the code, no text."""
-    known = EXIT_CODES if failure_class >= BadInputError.code else {}
-    _, meaning = known.get(failure_class, ("", "It did not say why."))
-    if failure_class in _STOPPED:
-        return PeerStoppedError(reason=meaning)
+    # A peer that must not reveal its reason sends 1. That is most likely a signal, so a retry is worthwhile.
+    if failure_class in {1, 69, 74, 75, 130, 143}:
+        return PeerStoppedError(reason=_reason_of_peer(failure_class))
     if failure_class == PeerProtocolError.code:
         return PeerAccusesError()
     if failure_class == ConfigError.code:
         return PeerDisagreesError()
     if failure_class == PolicyError.code:
         return PeerPolicyError()
-    return PeerFailedError(reason=meaning)
+    return PeerFailedError(reason=_reason_of_peer(failure_class))
+
+
+def _reason_of_peer(failure_class: int) -> str:
+    """Return the meaning of the peer's exit code as part of a sentence; to the peer, the other party is this one."""
+    if failure_class < BadInputError.code or failure_class not in EXIT_CODES:
+        return "it did not say why"
+    meaning, _, _ = EXIT_CODES[failure_class][1].partition(".")
+    meaning = meaning if meaning.startswith("TLS") else meaning[0].lower() + meaning[1:]
+    return meaning.replace("the other party", "this party")

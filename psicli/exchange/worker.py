@@ -75,7 +75,7 @@ class Lists:
         if self._tokens_kept != len(self.own_tokens):
             raise errors.LocalProtocolError(detail="a bin was checked before its lists were complete")
         if records.have_common(self.own_points, self.peer_points):
-            raise errors.PeerProtocolError(detail="it sent one of our own points back to us")
+            raise errors.PeerProtocolError(detail="it sent one of this party's own points back")
         self.own_points = self.peer_points = records.empty(0, curve.POINT_BYTES)
         # One sort of all tokens finds repeats in both lists now, and the common tokens later in `match`.
         self.compared = records.Comparison(self.own_tokens, self.peer_tokens)
@@ -138,7 +138,7 @@ class Worker:
         """
         products, bad = curve.mask(points, self._scalar)
         if bad:
-            raise errors.PeerProtocolError(detail=f"it sent a frame with {len(bad)} invalid points")
+            raise errors.PeerProtocolError(detail=f"it sent a frame with {errors.counted(len(bad), 'invalid point')}")
         if not curve.on_curve(_sample(points)):
             raise errors.PeerProtocolError(detail="it sent a point that is not on the curve")
         tokens = curve.tokens(products, self._sid)

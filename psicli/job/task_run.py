@@ -13,7 +13,7 @@ from typing import Any
 from psicli import tables
 from psicli.config import Job, Task
 from psicli.core import failpoints
-from psicli.core.errors import PsicliError, unexpected
+from psicli.core.errors import PsicliError, counted, unexpected
 from psicli.core.formats import file_format
 from psicli.core.stages import Stage, Stages
 from psicli.exchange.task_exchange import Prepared, Storage
@@ -71,7 +71,7 @@ class TaskRun:
         return self._resume.find()
 
     def settled(self, party: TaskParty) -> None:
-        """Apply what both sides have agreed to resume from."""
+        """Apply what both parties have agreed to resume from."""
         self._resume.settle(party.resumption)
 
     def prepare(self, partition_sid: bytes) -> Prepared:
@@ -134,7 +134,7 @@ class TaskRun:
         self._seconds -= time.monotonic()
         self._entry.status = Status.RUNNING
         if self._entry.distinct_items is not None:
-            self._phase("exchanging %s distinct items", f"{self._entry.distinct_items:,}")
+            self._phase("exchanging %s", counted(self._entry.distinct_items, "distinct item"))
 
     def progress(self, progress: Progress) -> None:
         """Show the progress of the masking on the console and in the lock's record."""

@@ -64,7 +64,7 @@ def number_of_bins(own: int, peer: int, bin_items: int) -> int:
         bins *= 2
     if bins > MAX_BINS:
         raise TooManyItemsError(
-            fault=f"{max(own, peer)} distinct items need more than {MAX_BINS} bins of {bin_items} items",
+            fault=f"{max(own, peer):,} distinct items need more than {MAX_BINS:,} bins of {bin_items:,} items",
             advice="Give both parties more memory (pipeline.memory), or split the task.",
         )
     return bins
@@ -295,7 +295,7 @@ class TaskBins(Mapping[int, BinParty]):
     """The bins of a task: maps the numbers of running bins to their state, and tracks all bins and their attempts."""
 
     def __init__(self, kind: type[BinParty], setup: TaskSetup, sizes: Sizes, finished: int = 0) -> None:
-        """kind: the class that implements a bin for this role; finished: a bit for each bin that an earlier run did."""
+        """kind: the class of this role's bins; finished: a bit for each bin that an earlier run finished."""
         self.left = [number for number in range(sizes.bins) if not finished >> number & 1]
         self._under_way: dict[int, BinParty] = {}
         # The current attempt at each bin that has begun.

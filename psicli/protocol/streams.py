@@ -117,7 +117,7 @@ class IncomingStream(_Counted):
         if frame.seq != self.frames:
             raise PeerProtocolError(detail=f"it sent frame {frame.seq} of {where} where frame {self.frames} was due")
         if frame.seq >= self.shape.frames:
-            raise PeerProtocolError(detail=f"it sent more items in {where} than the {self.shape.count} due")
+            raise PeerProtocolError(detail=f"it sent more items in {where} than the {self.shape.count} that were due")
         size, due = len(frame.data), self.shape.frame_bytes(frame.seq)
         if size != due:
             raise PeerProtocolError(detail=f"frame {frame.seq} of {where} has {size} bytes instead of {due}")

@@ -480,6 +480,6 @@ class TaskParty(Lane):
 
 def _too_many_items() -> errors.TooManyItemsError:
     return errors.TooManyItemsError(
-        fault=f"the two parties have more than {MAX_TOTAL_ITEMS} distinct items together",
+        fault=f"the two parties have more than {MAX_TOTAL_ITEMS:,} distinct items together",
         advice="Split the task: with more items the probability of a false match is no longer negligible.",
     )

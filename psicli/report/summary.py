@@ -1,6 +1,6 @@
 """The report of a run as people read it: the matched rows first, details on request.
 
-It is made from the object that `--json` prints, so that both tell the same.
+It is made from the object that `--json` prints, so that both say the same.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from psicli.core.errors import counted
 from psicli.report.layout import PLAIN, Screen, table_or_paragraphs
 from psicli.report.report import Status
 
@@ -56,7 +57,7 @@ def _task_table(tasks: Sequence[Facts], screen: Screen) -> list[str]:
     blocks = table_or_paragraphs(rows, narrow, below, screen, right=_NUMBERS)
     for task, lines in zip(tasks, blocks[1:], strict=False):
         status = task["status"]
-        # Two spaces are in front of a column only.
+        # A column follows two spaces, so the same word in a name is not replaced.
         lines[0] = lines[0].replace(f"  {status}", f"  {screen.paint(status, _COLOURS.get(status))}", 1)
     return [line for lines in blocks for line in lines]
 
@@ -83,7 +84,7 @@ def _output(task: Facts) -> str:
 
 
 def _details(task: Facts, screen: Screen) -> Iterator[str]:
-    """Yield what the counts of one task are about; nothing about a task that did not get that far."""
+    """Yield the detail lines of one task: those that are known, under its name."""
     lines = [(label, text) for label, text in _facts_of_a_task(task) if text]
     if lines:
         yield task["name"]
@@ -93,14 +94,14 @@ def _details(task: Facts, screen: Screen) -> Iterator[str]:
 
 def _facts_of_a_task(task: Facts) -> Iterator[tuple[str, str]]:
     if task["rows"] is not None:
-        counts = _counted(task["distinct_items"], "distinct item"), _counted(task["matchless_rows"], "row")
-        yield "read", f"{_counted(task['rows'], 'row')}, {counts[0]}, {counts[1]} without a key"
+        counts = counted(task["distinct_items"], "distinct item"), counted(task["matchless_rows"], "row")
+        yield "read", f"{counted(task['rows'], 'row')}, {counts[0]}, {counts[1]} without a key"
     if task["peer_items"] is not None:
         padded = task["peer_questions"] != task["peer_items"]
         padding = f", {task['peer_questions']:,} with padding" if padded else ""
-        yield "peer", f"{_counted(task['peer_items'], 'distinct item')}{padding}"
+        yield "peer", f"{counted(task['peer_items'], 'distinct item')}{padding}"
     if task["matched"] is not None:
-        yield "matched", _counted(task["matched"], "distinct item")
+        yield "matched", counted(task["matched"], "distinct item")
     if task["bins"] is not None:
         yield "bins", f"{task['bins']:,}"
     if task["resumed"] is not None:
@@ -112,10 +113,6 @@ def _facts_of_a_task(task: Facts) -> Iterator[tuple[str, str]]:
         yield "stages", ", ".join(f"{name.replace('_', ' ')} {took:.2f} s" for name, took in task["stages"].items())
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def _about_the_process(facts: Facts, screen: Screen) -> Iterator[str]:
     if facts["job"] is not None:
         space = [("memory", facts["peak_memory"]), ("disk space", facts["spool_bytes"])]
@@ -124,7 +121,7 @@ def _about_the_process(facts: Facts, screen: Screen) -> Iterator[str]:
 
 
 def _remarks(facts: Facts, screen: Screen, warnings: bool, error: bool) -> Iterator[str]:
-    """Yield the warnings, the error and its hint; no log holds the warnings about a task."""
+    """Yield the warnings, the error and its hint; the log never shows the warnings about a task."""
     of_tasks = [f"{task['name']}: {task['warning']}" for task in facts["tasks"] if task["warning"]]
     for warning in [*(facts["warnings"] if warnings else []), *of_tasks]:
         yield screen.paint(screen.wrap(f"warning: {warning}"), "yellow")

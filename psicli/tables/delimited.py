@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from psicli.core.errors import InputChangedError, MalformedInputError, UnclosedQuoteError
+from psicli.core.errors import InputChangedError, MalformedInputError, UnclosedQuoteError, counted
 from psicli.core.formats import FileFormat, Format
 from psicli.tables.source import SourceFile, Stream, check_columns, empty, not_utf8, unparsable
 from psicli.tables.text import key_texts
@@ -146,7 +146,7 @@ def read_header(data: bytes, fmt: FileFormat, name: str, keys: Sequence[str], *,
     if first is None or first.end >= MAX_HEADER_BYTES:
         raise MalformedInputError(
             place=f"{name}:{1 if first is None else first.line}",
-            fault=f"the header is longer than {MAX_HEADER_BYTES} bytes",
+            fault=f"the header is longer than {MAX_HEADER_BYTES:,} bytes",
             advice="Check that the first line has one name for each column.",
         )
     _check_utf8(data[: first.end], name)
@@ -157,7 +157,7 @@ def read_header(data: bytes, fmt: FileFormat, name: str, keys: Sequence[str], *,
 def _long_row(name: str, line: int) -> MalformedInputError:
     return MalformedInputError(
         place=f"{name}:{line}",
-        fault=f"the row is longer than {MAX_ROW_BYTES} bytes",
+        fault=f"the row is longer than {MAX_ROW_BYTES:,} bytes",
         advice="Look for a quote that is closed too late, or leave the long column out of this file.",
     )
 
@@ -294,7 +294,7 @@ class DelimitedInput(SourceFile):
             if len(fields) != expected:
                 raise MalformedInputError(
                     place=f"{self.name}:{line}",
-                    fault=f"the row has {len(fields)} fields, but the header has {expected}",
+                    fault=f"the row has {counted(len(fields), 'field')}, but the header has {expected}",
                     advice="Check the row; a value that contains the delimiter must be in quotes.",
                 )
 

@@ -161,7 +161,7 @@ def _check_keys(columns: Sequence[Any], names: Sequence[str], place: Callable[[i
         if row >= 0:
             raise ColumnError(
                 place=place(row),
-                fault=f"the key column {shown(name)} contains a value longer than {MAX_KEY_BYTES} bytes",
+                fault=f"the key column {shown(name)} contains a value longer than {MAX_KEY_BYTES:,} bytes",
                 advice=f"{_LOOK_ABOVE}, or use a shorter key.",
             )
 

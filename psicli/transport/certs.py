@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from psicli.core.errors import TlsFileError, shown
+from psicli.core.errors import TlsFileError, counted, shown
 from psicli.storage.files import create_files
 from psicli.transport.tls import MAX_SHOWN_NAME, dns_names, extension, load_certificate, read_file, written
 
@@ -199,7 +199,7 @@ def to_text(facts: Mapping[str, Any]) -> str:
     facts: as `describe` returns them.
     """
     begins, ends = (written(datetime.fromisoformat(facts[name])) for name in ("not_before", "not_after"))
-    state = f"{facts['days_left']} days left" if facts["valid_now"] else "NOT VALID NOW"
+    state = f"{counted(facts['days_left'], 'day')} left" if facts["valid_now"] else "NOT VALID NOW"
     lines = [
         ("subject", shown(facts["subject"])),
         ("names", ", ".join(shown(name, MAX_SHOWN_NAME) for name in facts["names"]) or "none"),

@@ -142,7 +142,7 @@ def _translated(exc: grpc.RpcError, *, secure: bool) -> PsicliError:
     if code is grpc.StatusCode.PERMISSION_DENIED:
         return errors.PeerRefusedError()
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-        return errors.PeerProtocolError(detail=f"it sent a message of more than {MAX_MESSAGE_BYTES} bytes")
+        return errors.PeerProtocolError(detail=f"it sent a message of more than {MAX_MESSAGE_BYTES:,} bytes")
     if "Compression algorithm" in details:
         return errors.PeerProtocolError(detail="it compresses its messages")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:

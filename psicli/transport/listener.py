@@ -112,10 +112,10 @@ class Listener:
         self._make_hello: Callable[[], bytes] | None = None
         # The link that took the session.
         self._session_link: Link | None = None
-        # The class of our failure if this side has failed; the class of the peer's failure if the peer sent it.
+        # The class of our failure if this party has failed; the class of the peer's failure if the peer sent it.
         self._refusal: int | None = None
         self._peer_failure: int | None = None
-        # Whether either side's failure was sent, or a check was answered.
+        # Whether either party's failure was sent, or a check was answered.
         self._reported = False
         self._outsiders = _Outsiders()
         self._links: set[Link] = set()
@@ -182,7 +182,8 @@ class Listener:
         outsiders, where = self._outsiders, self.endpoint.where
         if outsiders.handshakes > 0:
             ago = outsiders.handshake_ago
-            return errors.HandshakesFailedError(seconds=timeout, count=outsiders.handshakes, where=where, ago=ago)
+            connections = errors.counted(outsiders.handshakes, "connection")
+            return errors.HandshakesFailedError(seconds=timeout, connections=connections, where=where, ago=ago)
         nobody = f"nobody connected to {where} as {self.endpoint.peer}"
         return errors.PeerAbsentError(seconds=timeout, reason=[nobody, *outsiders.strangers][-1])
 
@@ -190,17 +191,17 @@ class Listener:
         peer, where = self.endpoint.peer, self.endpoint.where
         if self._outsiders.fail_in_tls:
             logger.warning(
-                "still waiting for %s: %d connections to %s ended in the TLS handshake; check the dialer's log for the "
+                "still waiting for %s: %s to %s ended in the TLS handshake; check the dialer's log for the "
                 "reason, and this side's ca_file, certificate and clock",
                 peer,
-                self._outsiders.handshakes,
+                errors.counted(self._outsiders.handshakes, "connection"),
                 where,
             )
         else:
             logger.info("still waiting for %s to connect to %s", peer, where)
 
     def refuse(self, failure_class: int, timeout: float) -> None:
-        """Tell the peer that this side has failed, if it connects within timeout [s]."""
+        """Tell the peer that this party has failed, if it connects within timeout [s]."""
         with self._lock:
             self._refusal = failure_class
         self._server.start()

@@ -69,7 +69,7 @@ class TlsCredentials:
         self.own = load_certificate(certificate_file, self.certificate)
 
     def check_own(self) -> None:
-        """Raise OwnCertificateError if the other side would refuse our certificate, so that the error appears here."""
+        """Raise OwnCertificateError if the other party would refuse our certificate, so that the error appears here."""
         now, begins, ends = datetime.now(UTC), self.own.not_valid_before_utc, self.own.not_valid_after_utc
         if ends < now:
             fault = f"expired on {written(ends)} (it is {written(now)})"
@@ -183,8 +183,9 @@ def ending(certificate: x509.Certificate, whose: str, job_may_last: float) -> st
     left = end - datetime.now(UTC)
     if not timedelta(0) < left < max(WARN_BEFORE, timedelta(seconds=job_may_last)):
         return None
-    days = f"in {left.days} days" if left >= timedelta(days=2) else f"in {left.total_seconds() / 3600:.0f} hours"
-    return f"{whose} expires on {written(end)}, {days}: renew it in time"
+    hours = errors.counted(round(left.total_seconds() / 3600), "hour")
+    soon = f"{left.days} days" if left >= timedelta(days=2) else hours
+    return f"{whose} expires on {written(end)}, in {soon}: renew it in time"
 
 
 # Preflight connections ---------------------------------------------------------------------------------------------

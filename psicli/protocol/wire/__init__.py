@@ -65,7 +65,7 @@ def _values(message: Any) -> dict[str, Any]:
 def decode(octets: bytes) -> Message:
     """Parse one message; raises PeerProtocolError for anything that this version does not know."""
     if len(octets) > MAX_MESSAGE_BYTES:
-        raise PeerProtocolError(detail=f"it sent a message of more than {MAX_MESSAGE_BYTES} bytes")
+        raise PeerProtocolError(detail=f"it sent a message of more than {MAX_MESSAGE_BYTES:,} bytes")
     try:
         envelope = pb.Envelope.FromString(octets)
     except DecodeError:
@@ -128,7 +128,7 @@ def _check_sizes(hello: pb.Hello) -> None:
     if not hello.bin_items or hello.bin_items & (hello.bin_items - 1):
         raise PeerProtocolError(detail="it sent a Hello with an impossible bin size")
     if len(hello.tasks) > MAX_TASKS:
-        raise PeerProtocolError(detail=f"it sent a Hello with more than {MAX_TASKS} tasks")
+        raise PeerProtocolError(detail=f"it sent a Hello with more than {MAX_TASKS:,} tasks")
     _check_size(hello.nonce, messages.NONCE_BYTES)
 
 

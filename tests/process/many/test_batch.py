@@ -48,7 +48,7 @@ def test_a_bad_row_in_the_middle_of_twelve(pair: Pair, party: str) -> None:
             pair.path(each, pair.jobs[each]["tasks"][task]["output_path"][each]).write_bytes(OLD)
     runs = {each: pair.start(each, "--json") for each in PARTIES}
     results = {each: run.result() for each, run in runs.items()}
-    failed(results[party], 65, r"bad\.csv:3: the row has 1 fields, but the header has 2")
+    failed(results[party], 65, r"bad\.csv:3: the row has 1 field, but the header has 2")
     failed(results[other(party)], 80, f"{party} failed")
     for each, result in results.items():
         tasks = the_object(result.stdout)["tasks"]

@@ -209,7 +209,7 @@ def test_an_output_that_was_changed_is_written_again(alone: Pair) -> None:
     alone.path(LISTENER, "out/first.csv").write_bytes(OLD)
     results = run_again(alone)
     assert "an earlier run: the output has changed since" in results[LISTENER].stderr
-    assert "an earlier run: the other side does not resume from it" in results[DIALER].stderr
+    assert "an earlier run: the other party does not resume from it" in results[DIALER].stderr
     assert shares(results, FIRST) == [None, None]
 
 
@@ -307,7 +307,7 @@ def test_a_receiver_that_forgets_what_it_has_received_is_answered_twice(pair: Pa
     asked = answers(pair)
     assert {count for (_, _, number), count in asked.items() if number == 0} == {2}
     result = run(0b11110, "")[DIALER]
-    failed(result, 79, "task first: alice asks a third time about items for which it already got two answers")
+    failed(result, 79, "task first: alice asked a third time about items for which it already got two answers")
     # The sender answers at most one other bin, which was under way at the same time.
     assert {number for _, _, number in answers(pair) - asked} <= {5}
     assert_no_bin_was_answered_thrice(pair)

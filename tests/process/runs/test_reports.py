@@ -81,7 +81,7 @@ def test_a_failure_as_json(pair: Pair) -> None:
         # The party that has to act.
         assert report["error"]["party"] == "alice"
     assert (alice["error"]["code"], alice["error"]["class"]) == (65, "MalformedInputError")
-    assert alice["error"]["message"].endswith("second.csv:3: the row has 1 fields, but the header has 2")
+    assert alice["error"]["message"].endswith("second.csv:3: the row has 1 field, but the header has 2")
     assert (bob["error"]["code"], bob["error"]["class"]) == (80, "PeerFailedError")
     # A finished task keeps its output.
     check_output(pair, LISTENER, 0, "out/people.csv")

@@ -25,7 +25,7 @@ def test_a_run_over_tls(pair: Pair) -> None:
     for party in PARTIES:
         check_output(pair, party, 0, "out/people.csv")
     own, others = the_object(results[0].stdout)["warnings"]
-    assert re.fullmatch(r"the certificate in \S+/alice\.pem expires on 20\S+ \d\d:\d\d UTC, in 1 hours: renew .*", own)
+    assert re.fullmatch(r"the certificate in \S+/alice\.pem expires on 20\S+ \d\d:\d\d UTC, in 1 hour: renew .*", own)
     assert re.match(r"bob's certificate expires on", others)
     assert re.findall(r"^warning: (.*?) expires", results[1].stdout.decode(), re.MULTILINE) == [
         f"the certificate in {pair.path(DIALER)}/../bob.pem", "alice's certificate",

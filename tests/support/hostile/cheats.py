@@ -137,10 +137,10 @@ POINTS: dict[str, Cheat] = {
         "a point that is not on the curve", points=lambda peer, own: replaced(own, 0, *[as_octets(2)] * 512)
     ),
     "a reflected point": Cheat(
-        "one of our own points back", points=lambda peer, own: replaced(own, 19, peer.their_first_points()[0])
+        "one of this party's own points back", points=lambda peer, own: replaced(own, 19, peer.their_first_points()[0])
     ),
     "all points reflected": Cheat(
-        "one of our own points back", points=lambda peer, own: replaced(own, 0, *peer.their_first_points())
+        "one of this party's own points back", points=lambda peer, own: replaced(own, 0, *peer.their_first_points())
     ),
     "a point twice": Cheat("two points of the same item", points=lambda peer, own: replaced(own, 19, own[0])),
     **{
@@ -183,7 +183,7 @@ STREAMS: dict[str, Cheat] = {
     "a frame of the bitmap": at("points", "stream 4 during", before(Frame(0, 0, 0, 4, 0, bytes(1)))),
     "a frame after the last": at(
         "points",
-        "more items in stream . than the 1064 due",
+        "more items in stream . than the 1064 that were due",
         lambda peer, due: [*due[:-1], points(peer.own_stream, seq=2)],
     ),
     "a frame after the end": at("points", "a frame after the end", lambda peer, due: [*due, due[0]]),
@@ -221,7 +221,7 @@ STREAMS: dict[str, Cheat] = {
     ),
     "a message over the limit": at(
         "points",
-        f"a message of more than {MAX_MESSAGE_BYTES} bytes",
+        f"a message of more than {MAX_MESSAGE_BYTES:,} bytes",
         lambda peer, due: [encode(Frame(0, 0, 0, peer.own_stream, 0, bytes(MAX_MESSAGE_BYTES)))],
     ),
 }
@@ -262,7 +262,7 @@ OPENING: dict[str, Cheat] = {
     **{
         f"an Open of {count} items": at(
             "open",
-            f"{count} distinct items need more than {MAX_BINS} bins of 16384 items",
+            f"{count:,} distinct items need more than {MAX_BINS:,} bins of 16,384 items",
             only(count=count),
             code=78,
             told=78,
@@ -280,7 +280,7 @@ TOKENS: dict[str, Cheat] = {
     "tokens one byte too short": at("tokens", "has 16383 bytes instead of", resized(0, -1)),
     "a token too many": at(
         "tokens",
-        "more items in stream 3 than the 1050 due",
+        "more items in stream 3 than the 1050 that were due",
         lambda peer, due: [*due[:-1], Frame(0, 0, 0, 3, 2, bytes(128))],
     ),
     "tokens that end early": at("tokens", "a wrong number of items in stream 3", lambda peer, due: [due[0], due[-1]]),

@@ -190,7 +190,7 @@ def test_list_of_one(load: Load) -> None:
             "{alice: [o.csv]}",
             "11: tasks[0].input_path.bob: the number of paths is 2, but tasks[0].input_path.alice has 1; all lists",
         ),
-        ("{alice: [a.csv]}", "{alice: o.csv}", "12: tasks[0].output_path.alice: is one path; give a list of 1"),
+        ("{alice: [a.csv]}", "{alice: o.csv}", "12: tasks[0].output_path.alice: is one path; give a list of 1 path,"),
         ("{alice: a.csv}", "{alice: [o.csv]}", "11: tasks[0].input_path.alice: is one path"),
         ("{alice: [a.csv, b.csv]}", "{alice: [o.csv, o.csv]}", "12: tasks[0].output_path.alice[1]: is the same file"),
         ("{alice: [a.csv, b.txt]}", "{alice: [o.csv, p.csv]}", "11: tasks[0].input_path.alice[1]: 'b.txt' has no"),

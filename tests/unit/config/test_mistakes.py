@@ -103,7 +103,8 @@ def test_everything_missing(errors: Errors) -> None:
         (
             "{alice: [id]}",
             "{alice: [a], bob: [a, b]}",
-            "10: tasks[0].keys: the number of key columns is 1 for alice and 2 for bob; give both parties equally many",
+            "10: tasks[0].keys: the number of key columns is 1 for alice and 2 for bob; "
+            "give both parties the same number",
         ),
         ("{alice: [id]}", "{bob: [id]}", "10: tasks[0].keys.alice: is missing"),
         ("{alice: in.csv}", "{alice: {a: b}}", "11: tasks[0].input_path.alice: is a mapping"),

@@ -330,7 +330,7 @@ def test_the_generated_files_are_up_to_date(tmp_path: Path) -> None:
 
 
 def test_a_message_over_the_cap() -> None:
-    with pytest.raises(PeerProtocolError, match="a message of more than 2097152 bytes"):
+    with pytest.raises(PeerProtocolError, match="a message of more than 2,097,152 bytes"):
         wire.decode(wire.encode(Frame(0, 0, 0, 1, 0, bytes(wire.MAX_MESSAGE_BYTES))))
 
 

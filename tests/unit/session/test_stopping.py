@@ -40,7 +40,7 @@ from psicli.protocol.messages import (
 from psicli.protocol.task import Disclosure, Phase, Progress
 from psicli.session.session import UNCONFIRMED, UNNAMED_FAILURE
 
-BAD_ROW = MalformedInputError(place="in.csv:7", fault="the row has 1 fields, but the header has 2", advice="")
+BAD_ROW = MalformedInputError(place="in.csv:7", fault="the row has 1 field, but the header has 2", advice="")
 
 
 @pytest.mark.parametrize("failing", [ALICE, BOB])
@@ -187,7 +187,7 @@ def test_a_refused_result_looks_like_any_other_failure(failure: Exception) -> No
     assert [type(message) for message in seen] == [Offer, Open, *[Frame] * 3, End, Received, Abort]
     assert seen[-1] == Abort(UNNAMED_FAILURE)
     assert isinstance(ends[1].failure, PeerStoppedError)
-    assert str(ends[1].failure) == "the other party stopped before the session was complete: It did not say why."
+    assert str(ends[1].failure) == "the other party stopped before the session was complete: it did not say why"
 
 
 def test_a_signal_stops_both() -> None:

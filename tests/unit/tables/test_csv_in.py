@@ -36,6 +36,7 @@ from psicli.core.errors import (
     InputMissingError,
     MalformedInputError,
     UnclosedQuoteError,
+    counted,
 )
 from psicli.core.formats import FileFormat, Format
 from psicli.tables import delimited
@@ -147,7 +148,7 @@ RAGGED = [
 @pytest.mark.parametrize(("content", "line", "found"), RAGGED, ids=range(len(RAGGED)))
 def test_ragged_rows(tmp_path: Path, content: bytes, line: int, found: int) -> None:
     message = refuse(MalformedInputError, tmp_path, content)
-    assert message == f"in.file:{line}: the row has {found} fields, but the header has 2"
+    assert message == f"in.file:{line}: the row has {counted(found, 'field')}, but the header has 2"
 
 
 @pytest.mark.parametrize(
@@ -375,7 +376,7 @@ def test_the_size_of_blocks_makes_no_difference(body: str, size: int) -> None:
 def test_the_line_of_an_error_is_right_for_any_block_size(size: int, end: str, quoted: bool) -> None:
     rows = ["x,y", "", "1,2", '"3",4' if quoted else "3,4", '"5\n",6' if quoted else "5,6", "", "", "7,8", "9"]
     line = len(rows) + (1 if quoted else 0)
-    assert outcome(end.join(rows).encode(), size) == f"in:{line}: the row has 1 fields, but the header has 2"
+    assert outcome(end.join(rows).encode(), size) == f"in:{line}: the row has 1 field, but the header has 2"
     rows[-1] = "\udcff,8"
     content = end.join(rows).encode("utf-8", "surrogateescape")
     assert outcome(content, size) == f"in:{line}: not UTF-8 text"
