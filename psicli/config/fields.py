@@ -28,7 +28,7 @@ NAME = rf"[a-z0-9-]{{1,{MAX_NAME}}}"
 DNS_NAME = r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*"
 # An IP address (group 1), or a host name of at most 253 characters.
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]|[0-9.]+)|[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
-# A number of bytes, or of a unit such as MB or MiB.
+# A number of bytes, or a number with a unit such as MB or MiB.
 _AMOUNT = r"([1-9][0-9]{0,14}) ?(?:([KMGT])(i?)B)?"
 _UNITS = " KMGT"
 # The files that limit the memory of a container or service (cgroup 2, cgroup 1).
@@ -179,7 +179,7 @@ Bool = Annotated[bool, _text_like("(?ai)true|false", "is neither true nor false"
 Memory = Annotated[
     int,
     BeforeValidator(_to_bytes),
-    # The form of the job file, not of the Job.
+    # The schema describes the text in the job file, not the number in the Job.
     WithJsonSchema(
         {"anyOf": [{"type": "string", "pattern": f"^{_AMOUNT}$"}, {"type": "integer", "minimum": LEAST_MEMORY}]}
     ),

@@ -211,7 +211,7 @@ class TaskEntry(_Model):
 
     name: fields.Name = _field("Name of the task, the same in both job files.", "customers")
     keys: dict[str, fields.Columns] = _field(
-        "Key columns of each party, in the order in which they are compared. Both parties name equally many. Only this "
+        "Key columns of each party, in the order in which they are compared, the same number for both. Only this "
         "party's entry is required.",
         {"alice": ["id"], "bob": ["customer_id"]},
     )

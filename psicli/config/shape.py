@@ -19,7 +19,7 @@ from psicli.core.errors import shown
 
 
 def _models_in(kind: Any, loc: Loc) -> Iterator[tuple[Loc, type[BaseModel]]]:
-    """Find the models in the type of a place, and in the fields of these models."""
+    """Yield the models in the type of a place, and in the fields of these models, with their places."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         yield loc, kind
         for name, field in kind.model_fields.items():
@@ -43,7 +43,7 @@ def check_shape(document: Document) -> None:
 
 
 def _explain(loc: Loc, value: Any, kind: str, facts: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what is wrong and what would be right, for an error of pydantic."""
+    """Return what is wrong and what would be right, for a pydantic error."""
     if kind == "psicli":
         return facts["what"], facts["right"]
     if kind == "missing":
