@@ -23,11 +23,11 @@ def load_credentials(job: Job) -> TlsCredentials | None:
 
 def may_last(job: Job) -> float:
     """Return a rough limit for the duration of a job [s]: the wait for the peer plus the receive timeout."""
-    return rendezvous(job) + job.link.recv_timeout_ms / 1000
+    return connect_timeout(job) + job.link.recv_timeout_ms / 1000
 
 
-def rendezvous(job: Job) -> float:
-    """Return how long this side tries to connect to the peer [s]."""
+def connect_timeout(job: Job) -> float:
+    """Return how long this party tries to connect to the peer [s]."""
     return job.link.connect_retry_times * job.link.connect_retry_interval_ms / 1000
 
 
@@ -42,7 +42,7 @@ def meeting_point(job: Job, credentials: TlsCredentials | None, purpose: Purpose
 
 
 def terms(job: Job, purpose: Purpose = Purpose.RUN) -> Terms:
-    """Return this side's terms of the job, which the peer compares with its own."""
+    """Return this party's terms of the job, which the peer compares with its own."""
     return Terms(
         job.party,
         job.peer,
@@ -54,5 +54,5 @@ def terms(job: Job, purpose: Purpose = Purpose.RUN) -> Terms:
 
 
 def bin_items(job: Job) -> int:
-    """Return the largest size of a bin that this side can hold, a power of two [items]."""
+    """Return the most items that a bin of this party can hold, a power of two [items]."""
     return job.pipeline.bin_items or MemoryPlan(job.pipeline.memory).bin_items(LEAST_BIN_ITEMS, MOST_BIN_ITEMS)

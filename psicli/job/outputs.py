@@ -120,7 +120,7 @@ class TaskOutput:
                 sys.stdout.buffer.flush()
             except OSError as exc:
                 raise StorageError(path="standard output", reason=reason(exc)) from exc
-        # Do not wait for the other side's confirmation, which may never arrive.
+        # Do not wait for the other party's confirmation, which may never arrive.
         self._checkpoint.conclude(outcome(self._entry, self.found))
 
     def discard(self) -> None:

@@ -66,9 +66,9 @@ class Resume:
         return Kept(sid, *counts, saved.finished, complete=manifest.result is not None)
 
     def settle(self, agreed: Kept | None) -> None:
-        """Apply what both sides have agreed to resume from; None means that the task starts over."""
+        """Apply what both parties have agreed to resume from; None means that the task starts over."""
         if self.checkpoint.saved is not None and agreed is None:
-            self._start_over("the other side does not resume from it")
+            self._start_over("the other party does not resume from it")
         if agreed is not None and agreed.complete:
             self.done_before = self.checkpoint.result
 

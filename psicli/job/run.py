@@ -19,7 +19,7 @@ from psicli.core.memory import MemoryPlan, peak_memory
 from psicli.exchange.finished import sweep
 from psicli.exchange.task_exchange import Storage
 from psicli.job.inputs import check_files, check_trace_file
-from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, rendezvous, terms
+from psicli.job.meeting import bin_items, connect_timeout, load_credentials, may_last, meeting_point, terms
 from psicli.job.resume import Mode
 from psicli.job.task_run import Shared, TaskRun
 from psicli.report.console import Console, duration
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 # glibc's mallopt parameter for the maximum number of heaps.
 _M_ARENA_MAX = -8
-# How long a side that fails before the session starts waits for the peer, to notify it [s].
+# How long a party that fails before the session starts waits to notify the peer [s].
 REFUSAL_TIMEOUT = 5.0
 
 
@@ -122,7 +122,7 @@ def _meeting_point(job: Job, report: Report) -> Listener | Dialer:
     if credentials is not None:
         _warn(report, ending(credentials.own, f"the certificate in {credentials.certificate_file}", may_last(job)))
     meeting = meeting_point(job, credentials)
-    patience = duration(rendezvous(job))
+    patience = duration(connect_timeout(job))
     if job.listens:
         logger.info("listening on %s for %s, for up to %s", meeting.endpoint.where, job.peer, patience)
     else:
@@ -141,7 +141,7 @@ def _checked_inputs(
 ) -> dict[str, Path]:
     """Make every check that needs no complete reading of a file; return the path to read each task's input from.
 
-    Notifies the peer if this side cannot start.
+    Notifies the peer if this party cannot start.
     """
     try:
         if meeting.endpoint.credentials is not None:
@@ -164,7 +164,7 @@ def _session(job: Job, meeting: Listener | Dialer, storage: Storage, report: Rep
     session = open_session(
         meeting,
         terms(job),
-        timeout=rendezvous(job),
+        timeout=connect_timeout(job),
         depth=job.pipeline.depth,
         frame_items=job.pipeline.frame_items,
         bin_items=bin_items(job),

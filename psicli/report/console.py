@@ -30,7 +30,7 @@ LINE_INTERVAL = 60.0
 # The name of the attribute that marks a line of the log as a hint.
 HINT = "is_hint"
 
-# How many items are masked: own, all own items, the peer's, all of the peer's items.
+# Counts of items: own masked, own in total, the peer's masked, the peer's in total.
 Masked = tuple[int, int, int, int]
 
 _ExceptionInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -176,17 +176,17 @@ class _Lines:
 
     def __init__(self) -> None:
         self._task = ""
-        self._told_at = 0.0
-        self._told = 0
+        self._logged_at = 0.0
+        self._logged = 0
 
     def move(self, task: str, masked: dict[str, Masked]) -> None:
         own, own_total, peer, peer_total = masked[task]
         now, done, total = time.monotonic(), own + peer, own_total + peer_total
-        seconds = now - self._told_at
+        seconds = now - self._logged_at
         if task == self._task and (seconds < LINE_INTERVAL or done == total):
             return
         if task == self._task:
-            rate = max(done - self._told, 1) / seconds
+            rate = max(done - self._logged, 1) / seconds
             logger.info(
                 "masked %d %% (%s), %s items/s, about %s left",
                 100 * done // total,
@@ -195,7 +195,7 @@ class _Lines:
                 duration((total - done) / rate),
                 extra={"task": task},
             )
-        self._task, self._told_at, self._told = task, now, done
+        self._task, self._logged_at, self._logged = task, now, done
 
 
 def _both_ways(masked: Masked) -> str:

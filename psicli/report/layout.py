@@ -54,7 +54,7 @@ class Screen:
         return "\n".join(part for line in text.splitlines() for part in _wrapped(line, self.width, indent) or [""])
 
 
-# A table of nothing but text.
+# The screen of a pipe or a file: no width and no colours.
 PLAIN = Screen()
 
 

@@ -66,7 +66,7 @@ class Report:
     session_id: str | None = None
     peer_version: str | None = None
     seconds: float = 0.0
-    # The most memory, and the most disk space beside its outputs, that the process used at any moment [bytes].
+    # The most memory, and the most disk space besides its outputs, that the process used at any moment [bytes].
     peak_memory: int | None = None
     spool_bytes: int = 0
     # Problems that did not stop the run but need attention soon.
@@ -114,10 +114,10 @@ def facts_of(report: Report | None, error: PsicliError | None) -> dict[str, Any]
     if report is not None:
         facts["warnings"], facts["tasks"] = report.warnings, [vars(task) for task in report.tasks]
     if error is not None:
-        told = {"class": type(error).__name__, "message": error.message, "hint": error.advice}
+        known = {"class": type(error).__name__, "message": error.message, "hint": error.advice}
         # The party that has to act.
         party = report and (report.peer if error.peer_at_fault else report.party)
-        facts["error"] = {"code": error.code, **told, "party": party}
+        facts["error"] = {"code": error.code, **known, "party": party}
     rounded: dict[str, Any] = _rounded(facts)
     return rounded
 
@@ -137,14 +137,14 @@ _NAMES_SHOWN = 5
 
 def what_the_peer_learns(report: Report) -> str:
     """Return a sentence about what the peer will know once every task of this run is done."""
-    told = [task.name for task in report.tasks if task.broadcast_result or task.receiver == report.peer]
+    informed = [task.name for task in report.tasks if task.broadcast_result or task.receiver == report.peer]
     count = len(report.tasks)
-    counts = "how many distinct items we have" + (f" in each of {count} tasks" if count > 1 else "")
-    members = "which of its own items we also have"
-    if not told:
+    counts = f"how many distinct items {report.party} has" + (f" in each of {count} tasks" if count > 1 else "")
+    members = f"which of its own items {report.party} also has"
+    if not informed:
         return f"{report.peer} will learn {counts}, and nothing else"
-    if len(told) == count:
+    if len(informed) == count:
         return f"{report.peer} will learn {counts} and {members}, and nothing else"
-    names = ", ".join(told[:_NAMES_SHOWN]) + (", …" if len(told) > _NAMES_SHOWN else "")
-    some = f"and in {len(told)} of them ({names}) {members}"
+    names = ", ".join(informed[:_NAMES_SHOWN]) + (", …" if len(informed) > _NAMES_SHOWN else "")
+    some = f"and in {len(informed)} of them ({names}) {members}"
     return f"{report.peer} will learn {counts}, {some}, and nothing else"

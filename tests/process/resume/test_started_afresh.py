@@ -100,11 +100,11 @@ SPOILT = {
     "input": (spoil_input, "the input has changed since"),
     "touched": (touch_input, "the input has changed since"),
     "job": (another_output, "the job file or the version of psicli has changed since"),
-    "larger bins": (larger_bins, "the other side does not resume from it"),
+    "larger bins": (larger_bins, "the other party does not resume from it"),
     "meta": (damage("meta"), "it is damaged"),
     "bins": (damage("bins"), "it is damaged"),
     "no meta": (remove("meta"), "it cannot be read: no such file or directory"),
-    "a sender's bins": (remove_bins_of_the_sender, "the other side does not resume from it"),
+    "a sender's bins": (remove_bins_of_the_sender, "the other party does not resume from it"),
     "old": (age(24 * 3600 + 1), "it is more than 24 hours old"),
     "from the future": (age(-3600), "its date is in the future by this machine's clock"),
 }
@@ -138,7 +138,7 @@ def test_a_side_that_never_resumes_starts_both_afresh(alone: Pair, party: str) -
     results = {each: run.result() for each, run in runs.items()}
     assert [result.code for result in results.values()] == [0, 0]
     assert "an earlier run: this run does not resume the task" in results[party].stderr
-    assert "an earlier run: the other side does not resume from it" in results[other(party)].stderr
+    assert "an earlier run: the other party does not resume from it" in results[other(party)].stderr
     assert shares(results, FIRST) == [None, None]
 
 

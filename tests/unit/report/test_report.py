@@ -149,34 +149,31 @@ def test_a_refusal_has_the_same_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tasks", "sentence"),
+    ("tasks", "learns"),
     [
-        ([("alice", False)], "bob will learn how many distinct items we have, and nothing else"),
-        ([("alice", False)] * 3, "bob will learn how many distinct items we have in each of 3 tasks, and nothing else"),
-        (
-            [("bob", False)],
-            "bob will learn how many distinct items we have and which of its own items we also have, and nothing else",
-        ),
+        ([("alice", False)], "how many distinct items alice has"),
+        ([("alice", False)] * 3, "how many distinct items alice has in each of 3 tasks"),
+        ([("bob", False)], "how many distinct items alice has and which of its own items alice also has"),
         (
             [("alice", True), ("bob", True)],
-            "bob will learn how many distinct items we have in each of 2 tasks and which of its own items we also "
-            "have, and nothing else",
+            "how many distinct items alice has in each of 2 tasks and which of its own items alice also has",
         ),
         (
             [("alice", False), ("bob", False), ("alice", True)],
-            "bob will learn how many distinct items we have in each of 3 tasks, and in 2 of them (t1, t2) which of its "
-            "own items we also have, and nothing else",
+            "how many distinct items alice has in each of 3 tasks, and in 2 of them (t1, t2) which of its own items "
+            "alice also has",
         ),
         (
             [("alice", False), *[("bob", False)] * 9],
-            "bob will learn how many distinct items we have in each of 10 tasks, and in 9 of them (t1, t2, t3, t4, t5, "
-            "…) which of its own items we also have, and nothing else",
+            "how many distinct items alice has in each of 10 tasks, and in 9 of them (t1, t2, t3, t4, t5, …) which of "
+            "its own items alice also has",
         ),
     ],
 )
-def test_what_the_peer_learns_of_a_job(tasks: list[tuple[str, bool]], sentence: str) -> None:
+def test_what_the_peer_learns_of_a_job(tasks: list[tuple[str, bool]], learns: str) -> None:
     reports = [TaskReport(f"t{number}", *terms) for number, terms in enumerate(tasks)]
-    assert what_the_peer_learns(Report("nightly", "alice", "bob", "0.1.0", "native avx2", reports)) == sentence
+    report = Report("nightly", "alice", "bob", "0.1.0", "native avx2", reports)
+    assert what_the_peer_learns(report) == f"bob will learn {learns}, and nothing else"
 
 
 @pytest.mark.parametrize("status", [Status.RUNNING, Status.FAILED])
