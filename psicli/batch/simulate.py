@@ -38,9 +38,9 @@ def simulate_job(
 ) -> tuple[int, dict[str, dict[str, Any] | None]]:
     """Run `psicli run` for each party; return the exit code, and the report of each party as JSON has it.
 
-    The code is that of the first party with an error of its own; a report is None if a party left none. trace: each
-    party writes a trace beside this path. Raises ConfigError, and CannotCreateError for the trace and the state folder,
-    before it starts a process.
+    The exit code is that of the first party that failed for a reason other than the other party's failure. A report is
+    None if a party left none. trace: each party writes its trace next to this path. Raises, before it starts a process,
+    ConfigError, and CannotCreateError for the trace and the state folder.
     """
     jobs = load_parties(config, variables, only)
     _check_one_machine(jobs)
@@ -92,14 +92,14 @@ def _check_one_machine(jobs: Sequence[Job]) -> None:
             raise TaskFilesError(
                 task=task.name,
                 fault="standard input and output cannot be shared by both parties",
-                advice="Give the task files to simulate it.",
+                advice="Name files as its input and output to simulate it.",
             )
         if task.output_path is not None:
             output = os.path.realpath(task.output_path)
             if output in outputs:
                 raise TaskFilesError(
                     task=task.name,
-                    fault=f"{task.output_path} is an output of two parties",
+                    fault=f"{task.output_path} is an output of both parties",
                     advice="Give each party its own output file.",
                 )
             outputs.add(output)

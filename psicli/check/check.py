@@ -21,7 +21,7 @@ from psicli.check.checklist import Checklist
 from psicli.check.estimate import Size
 from psicli.config import Job, Task
 from psicli.core import signals
-from psicli.core.errors import DiskTooSmallError, PeerBusyError, PeerGoneError, TaskFilesError, shown
+from psicli.core.errors import DiskTooSmallError, PeerBusyError, PeerGoneError, TaskFilesError, counted, shown
 from psicli.core.formats import file_format
 from psicli.items.encoding import encode_items, packed
 from psicli.job.inputs import STDIO
@@ -51,7 +51,7 @@ _CLOCK_DIFFERENCE = 60.0
 
 
 def check_job(job: Job, lock: AbstractContextManager[PortLock], *, wait: float, full: bool) -> Checklist:
-    """Check this side of a job, and the other party if it appears within `wait` [s]; 0 leaves it out.
+    """Check this party's side of a job, and the other party if it connects within `wait` [s]; with 0, only this side.
 
     lock: the lock that a run would hold. full: check all rows of the inputs. Raises TaskFilesError.
     """
@@ -60,7 +60,7 @@ def check_job(job: Job, lock: AbstractContextManager[PortLock], *, wait: float, 
             raise TaskFilesError(
                 task=task.name,
                 fault="standard input and output cannot be checked",
-                advice="Give the task files to check it, or check only the other tasks (--only).",
+                advice="Name files as its input and output, or check only the other tasks (--only).",
             )
     found = Checklist(job.peer)
     found.add("config", f"{job.path} has no errors; {job.party} with {job.peer}, tasks: {len(job.tasks)}")
@@ -96,7 +96,7 @@ def _kernel(found: Checklist, job: Job) -> dict[str, float] | None:
 
 
 def _take_lock(found: Checklist, job: Job, lock: AbstractContextManager[PortLock], stack: ExitStack) -> bool:
-    """Return whether this side can meet the peer. A listener holds the lock until the stack is closed."""
+    """Return whether this party can meet the peer. A listener holds the lock until the stack is closed."""
     with found.trying("lock"):
         if job.listens:
             stack.enter_context(lock).update("", "checking", 0)
@@ -104,12 +104,12 @@ def _take_lock(found: Checklist, job: Job, lock: AbstractContextManager[PortLock
             return True
         with lock:
             found.add("lock", f"no other run of {job.party} dials {job.listener.address}")
-    # A dialer can ask the listener also while another run of its own holds the lock.
+    # A dialer can connect to the listener even while another of its own runs holds the lock.
     return not job.listens
 
 
 def _own_certificate(found: Checklist, job: Job) -> TlsCredentials | None:
-    """Return this side's credentials if the peer would accept them."""
+    """Return this party's credentials if the peer would accept them."""
     if job.tls_insecure:
         message = "tls: insecure: the connection is not encrypted, and the peer is not authenticated"
         found.add("certificate", message, good=False, hint="Make certificates with `psicli certs`.")
@@ -135,7 +135,7 @@ def _state(found: Checklist) -> Path | None:
     return None
 
 
-# The other side ------------------------------------------------------------------------------------------------
+# The other party -----------------------------------------------------------------------------------------------
 
 
 def _visit(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) -> Link | None:
@@ -149,7 +149,7 @@ def _visit(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) 
             theirs = decode_hello(link.peer_hello)
             _compare(found, job, decode_hello(link.own_hello), theirs, seen)
             if not job.listens:
-                _hear_out(link)
+                _check_not_busy(link)
         does = "is waiting in `psicli run`" if theirs.purpose is Purpose.RUN else "runs `psicli check` too"
         met = "connected" if job.listens else f"answers at {meeting.endpoint.where}"
         found.add("peer", f"{job.peer} {met} and {does}")
@@ -157,7 +157,7 @@ def _visit(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) 
     return None
 
 
-def _hear_out(link: Link) -> None:
+def _check_not_busy(link: Link) -> None:
     """Raise PeerBusyError if the listener already has a session, because it would reject a run."""
     with suppress(PeerGoneError):
         last = link.first(LAST_WORDS_TIMEOUT)
@@ -173,7 +173,8 @@ def _compare(found: Checklist, job: Job, ours: Hello, theirs: Hello, seen: float
         found.add("agreement", "the two job files agree")
     version = shown(theirs.package_version, 40).strip("'")
     same = version == __version__
-    have = f"both sides have psicli {version}" if same else f"{job.peer} has psicli {version}, this side {__version__}"
+    differ = f"{job.peer} has psicli {version}, {job.party} has {__version__}"
+    have = f"both parties have psicli {version}" if same else differ
     found.add("version", have, good=same, hint="Update the older version.")
     ahead = theirs.clock_ms / 1000 - seen
     difference = f"{job.peer}'s clock is {abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} this one"
@@ -231,7 +232,7 @@ def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
             expected = max(source.expected_rows, seen)
             break
     rows = seen if expected is None else expected
-    which = f"all {seen:,} rows" if expected is None else f"the first {seen:,} of about {rows:,} rows"
+    which = f"all {counted(seen, 'row')}" if expected is None else f"the first {seen:,} of about {rows:,} rows"
     types = ", ".join(f"{shown(key)} ({source.schema.field(key).type})" for key in task.keys)
     message = f"{types}: {which} can be read, {matchless:,} of them without a key"
     hint = "A null or empty key matches nothing. Are these the right columns?"
@@ -239,7 +240,7 @@ def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
     return Size(rows, item_bytes * rows // max(seen, 1))
 
 
-# What it will take ---------------------------------------------------------------------------------------------
+# What the job needs --------------------------------------------------------------------------------------------
 
 
 def _space(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], state: Path | None) -> None:
@@ -248,7 +249,7 @@ def _space(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], state
             free = shutil.disk_usage(folder).free
             if needed > free:
                 raise DiskTooSmallError(folder=folder, need=in_units(needed), free=in_units(free))
-            message = f"{folder}: the job needs at most about {in_units(needed)} there, and {in_units(free)} are free"
+            message = f"{folder}: the job needs at most about {in_units(needed)} there, and {in_units(free)} is free"
             found.add("space", message)
 
 
@@ -277,7 +278,7 @@ def _estimate(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], ra
     items_padded = sum(estimate.padded_items(job, size) for _, size in sizes)
     seconds = estimate.seconds(items_padded, rates)
     spooled = estimate.spool_bytes(job, sizes)
-    disk = f", {in_units(spooled)} of disk beside the outputs" if spooled else ""
+    disk = f", {in_units(spooled)} of disk besides the outputs" if spooled else ""
     found.add(
         "estimate",
         f"about {duration(seconds)} in bins of at most {bin_items(job):,} items, up to {in_units(job.pipeline.memory)} "

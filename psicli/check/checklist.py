@@ -111,7 +111,7 @@ def to_text(checklist: Checklist, screen: Screen = PLAIN, *, quiet: bool = False
 
 
 def _texts(row: Check, following: Check | None) -> Iterator[tuple[str, str, str]]:
-    """Yield the lines of a row; a hint that the following row repeats is left to it."""
+    """Yield the lines of a row; leave out a hint that the following row repeats."""
     first, *more = row.message.splitlines()
     yield row.status.value, f"{row.task}: {row.name}" if row.task else row.name, first
     for line in more:

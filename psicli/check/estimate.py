@@ -1,8 +1,8 @@
 """Estimates of the time, disk space and traffic of a job, from the sizes of its inputs.
 
-The size of the peer's inputs is not known before a run, so the estimates assume that it has as many items as this side.
-They also assume that all rows have different items and that all match. They are about the maximum unless the peer has
-more items.
+The size of the peer's inputs is not known before a run, so the estimates assume that it has as many items as this
+party. They also assume that all rows have different items and that all match. They are about the maximum unless the
+peer has more items.
 """
 
 from __future__ import annotations

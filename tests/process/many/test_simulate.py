@@ -124,7 +124,7 @@ def _same_output(job: dict[str, Any]) -> None:
     [
         (_standard_input, "standard input and output cannot be shared"),
         (_standard_output, "standard input and output cannot be shared"),
-        (_same_output, "is an output of two parties"),
+        (_same_output, "is an output of both parties"),
     ],
 )
 def test_simulate_refuses_what_needs_two_machines(
