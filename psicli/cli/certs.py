@@ -38,7 +38,7 @@ def _matching(form: str, advice: str) -> Callable[[str], str]:
     return text
 
 
-# The labels in front of what a certificate says are so wide [columns].
+# The width of the labels in the description of a certificate [columns].
 _LABEL_WIDTH = 9
 _PARTY = _matching("NAME", "a party's name has 1 to 63 characters of a-z, 0-9 and -")
 _DNS = _matching("DNS_NAME", "a DNS name has no wildcard and no port")
@@ -53,9 +53,9 @@ def _days_option(text: str) -> Decorator:
 
 
 @certs.command()
-@_folder_option("--out", "Write ca.pem and ca.key to this folder. By default, the current folder.")
-@click.option("--name", metavar="NAME", help="Name the authority. By default, psicli CA and a random number.")
-@_days_option("Make it valid for N days. By default, 5 years.")
+@_folder_option("--out", "Write ca.pem and ca.key to this folder. The default is the current folder.")
+@click.option("--name", metavar="NAME", help="Name the authority. The default is psicli CA and a random number.")
+@_days_option("Make it valid for N days. The default is 5 years.")
 def ca(out: Path, name: str | None, days: int | None) -> None:
     """Make a certificate authority.
 
@@ -71,7 +71,7 @@ def ca(out: Path, name: str | None, days: int | None) -> None:
 
 @certs.command()
 @click.argument("party", type=_PARTY)
-@_folder_option("--out", "Write both files to this folder. By default, the current folder.")
+@_folder_option("--out", "Write both files to this folder. The default is the current folder.")
 def request(party: str, out: Path) -> None:
     """Make a secret key and a request for a certificate.
 
@@ -87,10 +87,10 @@ def request(party: str, out: Path) -> None:
 @click.option(
     "--dns", multiple=True, type=_DNS, metavar="NAME", help="Add this DNS name. Repeat the option for several."
 )
-@click.option("--csr", type=PATH, metavar="FILE", help="Issue for this request, without making a key.")
-@_folder_option("--ca", "Use ca.pem and ca.key in this folder. By default, the current folder.")
-@_folder_option("--out", "Write the certificate to this folder. By default, the current folder.")
-@_days_option("Make it valid for N days, but not longer than the authority. By default, a year.")
+@click.option("--csr", type=PATH, metavar="FILE", help="Issue the certificate for this request, and make no key.")
+@_folder_option("--ca", "Use ca.pem and ca.key in this folder. The default is the current folder.")
+@_folder_option("--out", "Write the certificate to this folder. The default is the current folder.")
+@_days_option("Make it valid for N days, but not longer than the authority. The default is a year.")
 def issue(party: str, dns: Sequence[str], csr: Path | None, ca: Path, out: Path, days: int | None) -> None:
     """Issue a certificate to a party.
 

@@ -16,7 +16,7 @@ from psicli import __version__
 from psicli.cli.certs import certs
 from psicli.cli.check import bench, check
 from psicli.cli.run import run, simulate
-from psicli.cli.screen import open_standard_streams, tell, write
+from psicli.cli.screen import log_error, open_standard_streams, write
 from psicli.cli.state import ledger, status
 from psicli.core import signals
 from psicli.core.errors import PsicliError
@@ -70,7 +70,7 @@ def main() -> NoReturn:
         exc.show()
         code = exc.exit_code
     except PsicliError as exc:
-        tell(exc)
+        log_error(exc)
         code = exc.code
     except BaseException:
         # click turns a broken pipe into SystemExit(1), which is not a code of psicli.

@@ -36,7 +36,7 @@ class Seconds(click.FloatRange):
 
 @dataclass(frozen=True)
 class JobOptions:
-    """The options of a command that takes a job file; a command without one of them has its default."""
+    """The options of a command that takes a job file; an option that the command lacks has its default."""
 
     config: Path
     as_json: bool
@@ -78,7 +78,7 @@ class JobOptions:
 
 
 def option(name: str, text: str, *names: str, show_envvar: bool = True, **details: Any) -> Decorator:
-    """Make an option that the environment can set too, in PSICLI_ and its name."""
+    """Make an option that the environment can set too, in the variable PSICLI_NAME."""
     envvar = "PSICLI_" + name.removeprefix("--").replace("-", "_").upper()
     return click.option(name, *names, help=text, envvar=envvar, show_envvar=show_envvar, **details)
 
@@ -110,7 +110,7 @@ def trace_option(text: str) -> Decorator:
 
 
 def job_options(command: Command) -> Command:
-    """Add the options of every command that takes a job file, and give the command one JobOptions."""
+    """Add the options of every command that takes a job file, and pass them to it as one JobOptions."""
     setting = "Replace ${NAME} in paths and addresses of the job file with VALUE. Repeat the option for several."
     task = "Use only this task of the job. Repeat the option for several."
 
@@ -122,7 +122,7 @@ def job_options(command: Command) -> Command:
     @flag("--verbose", "Show details in the log and in the report.", "-v")
     @wraps(command)
     def with_job_options(**given: Any) -> int | None:
-        told = {field.name: given.pop(field.name) for field in fields(JobOptions) if field.name in given}
-        return command(JobOptions(**told), **given)
+        values = {field.name: given.pop(field.name) for field in fields(JobOptions) if field.name in given}
+        return command(JobOptions(**values), **given)
 
     return with_job_options

@@ -21,7 +21,7 @@ from psicli.cli.options import (
     seconds_option,
     trace_option,
 )
-from psicli.cli.screen import closed_streams, refuse, streams_are_one, tell, write
+from psicli.cli.screen import closed_streams, log_error, refuse, streams_are_one, write
 from psicli.core import failpoints
 from psicli.core.errors import CannotCreateError, PsicliError, unexpected
 from psicli.report.layout import Screen
@@ -82,7 +82,7 @@ def run(options: JobOptions, lock_timeout: float, resume: str, trace: Path | Non
     from psicli.report.report import facts_of, to_json
 
     if report.error is not None:
-        tell(report.error)
+        log_error(report.error)
     if options.as_json:
         write(to_json(report, report.error), to_stderr=rows_on_stdout)
     elif report.error is not None or not options.quiet:
@@ -121,16 +121,16 @@ def simulate(options: JobOptions, trace: Path | None) -> int:
 
 
 def _as_text(reports: Sequence[dict[str, Any]], options: JobOptions, *, to_stderr: bool = False) -> str:
-    """Return reports for people, without what the log has shown them in the same place."""
+    """Return reports for people, without the warnings and errors that the log has shown in the same place."""
     from psicli.report.summary import to_text
 
-    told = to_stderr or streams_are_one()
+    logged = to_stderr or streams_are_one()
     screen = Screen.of(sys.stderr if to_stderr else sys.stdout)
     # A quiet log holds no warnings.
-    how = {"details": options.verbose, "warnings": not told or options.quiet, "error": not told}
-    texts = [to_text(facts, screen, **how) for facts in reports]
+    parts = {"details": options.verbose, "warnings": not logged or options.quiet, "error": not logged}
+    texts = [to_text(facts, screen, **parts) for facts in reports]
     # An empty line separates the report from the log.
-    return "\n" * (told and not options.quiet) + "\n\n".join(texts)
+    return "\n" * (logged and not options.quiet) + "\n\n".join(texts)
 
 
 def hold(job: Job, timeout: float) -> AbstractContextManager[PortLock]:

@@ -47,18 +47,18 @@ def streams_are_one() -> bool:
 def refuse(error: PsicliError, as_json: bool) -> int:
     """Report a run that never began, and return its exit code.
 
-    Standard output gets the JSON object only: it may be a pipe that takes rows, and the job file that would say so
-    could not be used.
+    Only the JSON object goes to standard output: without a usable job file, psicli cannot know whether standard output
+    is meant for rows.
     """
     from psicli.report.report import to_json
 
-    tell(error)
+    log_error(error)
     if as_json:
         write(to_json(None, error))
     return error.code
 
 
-def tell(error: PsicliError) -> None:
+def log_error(error: PsicliError) -> None:
     """Log an error and its hint."""
     logger.error("%s", error.message)
     if error.advice:

@@ -24,8 +24,8 @@ from psicli.storage.locks import Holder, holders
 def status(as_json: bool, clean: bool) -> None:
     """Show which jobs are running on this machine, and their progress.
 
-    The list has the jobs of all users. Below it, psicli shows what interrupted runs of this user left in the state
-    folder: tasks that the next run of the job can resume, and files that it will remove.
+    The list includes the jobs of all users. Below it, psicli shows what interrupted runs of this user left in the
+    state folder: tasks that the next run of the job can resume, and files that it will remove.
     """
     from psicli.storage.state import left_over, state_folder, task_folders
 
