@@ -189,9 +189,9 @@ class Session:
         live.bytes_received += size
         messages = live.exchange.receive(message)
         self._settle(live)
-        self._go_on(live, messages)
+        self._send_if_admitted(live, messages)
 
-    def _go_on(self, live: LiveTask, messages: list[Message]) -> None:
+    def _send_if_admitted(self, live: LiveTask, messages: list[Message]) -> None:
         """Send the messages of a step, unless the plan refuses the task now that both parties have opened it."""
         if live.party.opened and not live.admitted:
             try:
@@ -245,7 +245,7 @@ class Session:
             if done and live.reading is not None and may_open:
                 prepared, live.reading = live.reading.result(), None
                 live.exchange.use(prepared)
-                self._go_on(live, live.party.open(len(prepared.items)))
+                self._send_if_admitted(live, live.party.open(len(prepared.items)))
                 return True
             may_open = may_open and live.admitted
         return False
@@ -258,7 +258,7 @@ class Session:
         live.plan.settled(live.party)
         if live.party.completed_before:
             # An earlier run completed the exchange; the input is read only to write the result.
-            self._go_on(live, [])
+            self._send_if_admitted(live, [])
         else:
             live.reading = self._in_background(live.plan.prepare, live.party.partition_sid)
 
@@ -327,7 +327,7 @@ class Session:
     def _keep_committed(self, patience: float) -> bool:
         """Put outputs in place that were committed before the failure; return whether all tasks are then complete.
 
-        Gives up an output that is not in place within patience [s].
+        Gives up on an output that is not in place within patience [s].
         """
         for live in self._turns:
             if live.exchange.keep(patience):

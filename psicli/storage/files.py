@@ -217,7 +217,7 @@ def sync_folder(folder: Path) -> None:
 
 def check_writable(path: Path) -> None:
     """Check that path can be created or replaced, and leave nothing behind; raises CannotCreateError."""
-    # Only an attempt tells for sure: permissions do not show read-only disks, quotas or root.
+    # Only an attempt is reliable: permissions do not account for read-only disks, quotas or root.
     with AtomicFile(path) as probe:
         probe.remove_left_over()
 

@@ -37,7 +37,7 @@ _CLOSING = ("outcome", "code", "error", "matched", "output_sha256")
 
 @dataclass(frozen=True)
 class Opening:
-    """A task as both sides opened it. input: an absolute path, or - for standard input; counts [items].
+    """A task as both parties opened it. input: an absolute path, or - for standard input; counts [items].
 
     peer_questions: the peer's items including padding, the largest number that it can have asked about.
     """
@@ -54,7 +54,7 @@ class Opening:
 
     @property
     def subject(self) -> tuple[object, ...]:
-        """What policy.max_runs_per_day counts together: the peer, the input and its keys, whatever job and task."""
+        """The facts that the runs counted by policy.max_runs_per_day share; the job and the task may differ."""
         return self.peer, self.input, self.keys
 
 

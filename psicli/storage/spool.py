@@ -44,7 +44,7 @@ class Spool(AbstractContextManager["Spool"]):
         """
         with self._guard:
             if self._closed:
-                # A thread may still read an input when the run has ended. Nobody would remove its folder.
+                # A thread may still read an input when the run has ended. Nobody would remove a folder created now.
                 raise StorageError(path=self.state, reason="the run has ended")
             if self._folder is None:
                 self._folder = self._remove_folder.enter_context(run_folder(self.state))

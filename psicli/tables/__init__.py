@@ -5,7 +5,7 @@ of the sort, and a batch or row group of the output limit the memory.
 
     source                opens an input file and detects changes to it
     delimited, parquet    read a file: first the keys of all rows, then the matched rows
-    text                  converts key values to text, in the same way on both sides
+    text                  converts key values to text, in the same way for both parties
     sorting               sorts the matched rows, on disk if they do not fit in memory
     output                writes the sorted rows
 """

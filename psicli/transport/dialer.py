@@ -129,20 +129,20 @@ class Dialer:
         return answer.octets
 
     def _check_plain(self, deadline: float) -> None:
-        """Raise PeerSpeaksTlsError if this side sends plain text and the other end speaks TLS."""
+        """Raise PeerSpeaksTlsError if this party sends plain text and the other end speaks TLS."""
         host, port = self.endpoint.host, self.endpoint.port
         timeout = min(tls.PREFLIGHT_TIMEOUT, left(deadline))
         if self.endpoint.credentials is None and timeout > 0 and tls.presented(host, port, timeout) is not None:
             raise errors.PeerSpeaksTlsError(who=self.endpoint.where)
 
     def _refuse_in_plain(self) -> None:
-        """Tell a plain-text listener that this side speaks TLS, so that it stops waiting; nothing more is sent."""
+        """Tell a plain-text listener that this party speaks TLS, so that it stops waiting; nothing more is sent."""
         plain = Dialer(replace(self.endpoint, credentials=None), self._retry_interval)
         plain.refuse(TLS_FAILED, PLAIN_REFUSAL_TIMEOUT)
         plain.close()
 
     def refuse(self, failure_class: int, timeout: float) -> None:
-        """Tell the peer that this side has failed, if it answers within timeout [s]."""
+        """Tell the peer that this party has failed, if it answers within timeout [s]."""
         deadline = time.monotonic() + timeout
         told = False
         while not told and time.monotonic() < deadline:
@@ -219,7 +219,7 @@ class Dialer:
         except PsicliError as exc:
             link.end(exc)
         except ValueError:
-            # The channel was closed meanwhile because this side has ended.
+            # The channel was closed meanwhile because this party has ended the session.
             return NO_ANSWER
         return None
 

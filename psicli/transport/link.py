@@ -51,7 +51,7 @@ class Stream:
     sent_bye: bool = False
     # Whether gRPC still has something to send over it; set by a listener only.
     served: bool = False
-    # Whether the peer's machine was last seen not to acknowledge what was sent.
+    # Whether the peer's machine had stopped acknowledging data when that was last checked.
     unanswered: bool = False
     over: bool = False
     failure: PsicliError | None = None
@@ -108,7 +108,7 @@ class Link:
     """A queue of messages to the peer and one of messages from it.
 
     own_hello, peer_hello: the Hellos of this session, encoded as they were sent. peer_certificate: None without TLS.
-    When the stream of a link breaks, another stream can replace it: each side sends again what did not arrive, and
+    When the stream of a link breaks, another stream can replace it: each party resends what did not arrive, and
     neither session notices.
     """
 
@@ -228,7 +228,8 @@ class Link:
     def abort(self, failure_class: int, timeout: float) -> None:
         """Send the peer the class of our failure and end the stream within timeout [s].
 
-        Drops the queued messages except those that complete a task or a bin: what is done here must be done there too.
+        Drops the queued messages except those that complete a task or a bin: what this party has completed, the peer
+        must complete too.
         """
         with self._changed:
             self._outbox.drop()

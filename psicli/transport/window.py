@@ -1,7 +1,7 @@
 """Flow control: the outbox and the inbox of a link, with a window on the octets in flight.
 
-Messages are counted. Each side tells the other how many it has read, and the sender keeps everything that was not read
-yet, at most one window: after a reconnect it sends again what did not arrive. Each queue also knows whether its
+Messages are counted. Each party tells the other how many it has read, and keeps every message that the other has not
+read yet, at most one window: after a reconnect it resends those that did not arrive. Each queue also knows whether its
 direction has ended. There are no locks and no clocks here; Link holds the lock.
 """
 
