@@ -33,7 +33,7 @@ static int is_supported(const psicli_path *path) {
     return path == &psicli_portable;
 }
 
-/* Return the path with this name, or NULL with ValueError if the CPU cannot run it (an illegal instruction). */
+/* Return the path with this name. If there is none, or this CPU lacks its instructions, set ValueError, return NULL. */
 static const psicli_path *find_path(const char *name) {
     for (size_t i = 0; i < PATH_COUNT; i++)
         if (strcmp(PATHS[i]->name, name) == 0 && is_supported(PATHS[i]))
@@ -60,7 +60,7 @@ static PyObject *new_bytes(size_t n, size_t size) {
     return PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(n * size));
 }
 
-/* The points of n items, and a flag for each. Without memory, both are NULL and an exception is set. */
+/* The points of n items, and a flag for each. If memory runs out, both are NULL and an exception is set. */
 typedef struct {
     PyObject *bytes;
     uint8_t *flags;
@@ -96,7 +96,7 @@ static PyObject *flagged(const uint8_t *flags, size_t n) {
     return list;
 }
 
-PyDoc_STRVAR(paths_doc, "paths() -> tuple[str, ...]\n\nReturn the CPU paths this machine supports, the best first.");
+PyDoc_STRVAR(paths_doc, "paths() -> tuple[str, ...]\n\nReturn the CPU paths this machine supports, fastest first.");
 
 static PyObject *module_paths(PyObject *self, PyObject *unused) {
     (void)self, (void)unused;
@@ -115,8 +115,8 @@ static PyObject *module_paths(PyObject *self, PyObject *unused) {
 }
 
 PyDoc_STRVAR(mask_doc, "mask(path, points, scalar) -> tuple[bytes, list[int]]\n\n"
-                       "Return the products of packed points with the clamped scalar, and the ascending indices of\n"
-                       "points that are not canonical or have none, whose place holds zeros.\n"
+                       "Return the products of packed points with the clamped scalar. Also return the ascending\n"
+                       "indices of points that are not canonical or have no product; their results are zeros.\n"
                        "ValueError on an unknown path or a wrong length. Constant time in points and scalar.");
 
 static PyObject *module_mask(PyObject *self, PyObject *args) {
@@ -304,7 +304,7 @@ static PyObject *module_tokens(PyObject *self, PyObject *args) {
 }
 
 PyDoc_STRVAR(on_curve_doc, "on_curve(path, points) -> bool\n\n"
-                           "Tell whether all packed points are canonical and on the curve, not on its twist.");
+                           "Return whether all packed points are canonical and on the curve, not on its twist.");
 
 static PyObject *module_on_curve(PyObject *self, PyObject *args) {
     (void)self;
