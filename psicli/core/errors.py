@@ -396,7 +396,7 @@ class VariableError(ConfigError):
 
 class DisagreementError(ConfigError):
     sentence = "the two job files disagree:\n{table}"
-    hint = "Make these fields the same in both job files; no data was sent."
+    hint = "Make these fields the same in both job files, and run the same version of psicli; no data was sent."
 
 
 class PeerDisagreesError(ConfigError):

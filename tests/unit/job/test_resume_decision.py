@@ -88,7 +88,7 @@ def test_a_received_bin_is_kept_but_not_answered_a_third_time(pair: Pair, monkey
     assert found is not None
     assert found.finished == 1 << 3
     checkpoint.answering(4, 0, bytes(32))
-    with pytest.raises(AnsweredTwiceError, match="task customers: alice asks a third time") as caught:
+    with pytest.raises(AnsweredTwiceError, match="task customers: alice asked a third time") as caught:
         checkpoint.answering(3, 0, bytes(32))
     assert task.ledger.answers(SID.hex(), LISTENER) == {3: 2, 4: 1}
     checkpoint.end(caught.value)
