@@ -1,7 +1,7 @@
 """The finished bins of a task, saved in the state folder so that a later run can resume the task after a crash.
 
     meta    the manifest: what the task is bound to, its counts and bins; checksummed, replaced atomically
-    bins    one slot of fixed size per bin, checksummed: a receiver's slot holds which own items matched, and in a
+    bins    one slot of fixed size per bin, checksummed: a receiver's slot holds which of its items matched, and in a
             broadcast the bits for the peer; a sender's slot says that it has answered the bin, and in a broadcast holds
             the secret of its order
 

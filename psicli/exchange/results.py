@@ -11,7 +11,7 @@ from psicli.protocol.task import TaskParty
 
 
 class Results:
-    """The own items that matched, and the bitmaps of a broadcast; starts from the data of the checkpoint.
+    """Which of our items matched, and the bitmaps of a broadcast; starts from the data of the checkpoint.
 
     bitmaps: the bits of each bin, which a receiver sends to its peer and a sender gets. order_secrets: per bin, the
     secret that a sender needs to map these bits to its items.

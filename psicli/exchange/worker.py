@@ -35,7 +35,7 @@ _PADDING_BYTES = 32
 class Match:
     """The result of a bin.
 
-    found: one boolean per own distinct item, whether the peer has it too; bitmap: one bit per point of the peer.
+    found: one boolean per item of ours: whether the peer has it too; bitmap: one bit per point of the peer.
     """
 
     found: Mask = field(repr=False)
@@ -61,7 +61,7 @@ class Lists:
         self.peer_tokens[start:stop] = _words(tokens, curve.TOKEN_BYTES)
 
     def keep_tokens(self, tokens: bytes) -> None:
-        """Keep the next tokens of own items, in the order in which the items were sent."""
+        """Keep the next tokens of our items, in the order in which the items were sent."""
         words = _words(tokens, curve.TOKEN_BYTES)
         with self._guard:
             self.own_tokens[self._tokens_kept : self._tokens_kept + len(words)] = words
@@ -109,7 +109,7 @@ class Worker:
         self._lists = Lists(own, peer, receives=receives)
 
     def mask_own(self, start: int, stop: int) -> bytes:
-        """Return the masked points of own items [start, stop) of the secret order; raises SelfCheckError.
+        """Return the masked points of our items [start, stop) in the secret order; raises SelfCheckError.
 
         Constant time in items and scalar on the native backend.
         """
@@ -146,7 +146,7 @@ class Worker:
         return None if self._receives else tokens
 
     def keep_tokens(self, tokens: bytes) -> None:
-        """Keep the next tokens of own items, in the order in which the items were sent; for the receiver only."""
+        """Keep the next tokens of our items, in the order in which the items were sent; for the receiver only."""
         self._lists.keep_tokens(tokens)
 
     def check(self) -> None:
@@ -176,7 +176,7 @@ class Worker:
 
 
 def apply_bitmap(bits: bytes, order_secret: bytes, items: int, own: int) -> Mask:
-    """Return which own items of a bin matched according to the receiver's bitmap [one boolean per item].
+    """Return which of our items in a bin matched according to the receiver's bitmap [one boolean per item].
 
     bits: one bit per point that was sent, least significant first; items: how many of the `own` points were items, not
     padding. Raises PeerProtocolError if the bitmap marks padding.

@@ -203,7 +203,7 @@ class BinParty(Lane):
         if not self._prepared:
             return None
         may_send = room and self.may_send_points and self._next_own < self._points_out.shape.frames
-        # Alternate between own and peer's frames, so that both directions of the link stay busy.
+        # Alternate between our frames and the peer's, so that both directions of the link stay busy.
         if self._pending and (room or not self._answers) and not (self._own_turn and may_send):
             self._own_turn = True
             return self._pending.popleft()

@@ -18,7 +18,7 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class MaskOwn:
-    """Hash and mask own items [start, stop) of the secret order; returns their points."""
+    """Hash and mask our items [start, stop) in the secret order; returns their points."""
 
     start: int
     stop: int
@@ -34,7 +34,7 @@ class MaskPeer:
 
 @dataclass(frozen=True, slots=True)
 class KeepTokens:
-    """Keep tokens of own items, in the order in which the items were sent."""
+    """Keep tokens of our items, in the order in which the items were sent."""
 
     tokens: bytes = field(repr=False)
 
