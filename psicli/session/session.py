@@ -200,7 +200,7 @@ class Session:
             except errors.PsicliError as exc:
                 self._turns.refuse(live, exc)
         if self._turns.is_refused(live.index):
-            # Our Open is sent all the same: what the peer sees must not depend on whose Open came first.
+            # Send our Open in any case: what the peer sees must not depend on whose Open came first.
             messages = [each for each in messages if isinstance(each, Open)]
         self._send(live, messages)
 

@@ -215,7 +215,7 @@ class Link:
             self._changed.notify_all()
 
     def finish(self, timeout: float) -> bool:
-        """End our direction, discard what arrives, and wait for the end of the stream [s].
+        """End our direction, discard what arrives, and wait up to timeout [s] for the end of the stream.
 
         Return whether it ended cleanly; to a dialer this means that the listener has read everything.
         """
@@ -364,7 +364,7 @@ class Link:
                 self.stream, self._reconnection.lost = None, stream
 
     def await_break(self, timeout: float | None = None) -> Stream | None:
-        """Wait until the stream breaks and return it, once; None if the link ends first or the timeout passes [s].
+        """Wait until the stream breaks and return it, once; None if the link ends or timeout [s] passes first.
 
         Another stream may have replaced it by then.
         """
@@ -374,7 +374,7 @@ class Link:
             return None if self.ended else lost
 
     def await_stream(self, timeout: float) -> bool:
-        """Wait until the link has a stream again or has ended; return False if the timeout passes first [s]."""
+        """Wait until the link has a stream again or has ended; return False if timeout [s] passes first."""
         with self._changed:
             return self._changed.wait_for(lambda: not self.broken, timeout)
 
@@ -386,7 +386,7 @@ class Link:
             return stream
 
     def await_trial(self, trial: Stream, timeout: float) -> None:
-        """Wait until a trial stream takes over [s]; raises why it did not."""
+        """Wait up to timeout [s] for a trial stream to take over; raises the reason if it does not."""
         with self._changed:
             self._changed.wait_for(lambda: not self.broken or trial.over, timeout)
             self._reconnection.trial = None

@@ -281,7 +281,7 @@ class Listener:
         purpose = decode_hello(octets).purpose
         if self._refusal is not None:
             self._turn_away(link, self._refusal)
-            # A dialer that only checks is not the peer's run, which still has to be told.
+            # A dialer that only checks is not the peer's run: the run must still hear of the failure.
             self._reported |= purpose is Purpose.RUN
         elif self.endpoint.purpose is Purpose.CHECK:
             self._say_hello(link, octets)

@@ -22,7 +22,7 @@ from cryptography import x509
 from psicli.core import errors, signals
 from psicli.core.errors import shown
 
-# Two clocks may differ by this much: a certificate that becomes valid within it is retried, not refused.
+# Two clocks may differ by this much: a certificate that becomes valid within this time causes a retry, not an error.
 CLOCK_SKEW = timedelta(minutes=5)
 # A certificate that expires within this time causes a warning.
 WARN_BEFORE = timedelta(days=30)
@@ -178,7 +178,7 @@ def written_address(host: str, port: int) -> str:
 
 
 def ending(certificate: x509.Certificate, whose: str, job_may_last: float) -> str | None:
-    """Return a warning if a valid certificate expires within 30 days, or while the job may still run [s]; else None."""
+    """Return a warning if a valid certificate expires within 30 days or job_may_last [s]; else None."""
     end = certificate.not_valid_after_utc
     left = end - datetime.now(UTC)
     if not timedelta(0) < left < max(WARN_BEFORE, timedelta(seconds=job_may_last)):

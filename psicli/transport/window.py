@@ -26,7 +26,7 @@ def cost(octets: int) -> int:
 
 
 class Outgoing(Enum):
-    """The state of our direction: OPEN first, then one of the others for good."""
+    """The state of our direction: OPEN first, then one of the others, which is final."""
 
     OPEN = auto()
     # The queued messages are sent, and then Bye.
