@@ -169,7 +169,7 @@ def _kernel_work(backend: str) -> dict[str, Callable[[int], object]]:
 
 
 def _plain_work() -> Callable[[int], object]:
-    """Return X25519 in a loop, as a Python program would write it; the points are parsed before."""
+    """Return X25519 in a loop, as a Python program would write it; the points are parsed beforehand."""
     points, size = _some_points(MOST_POINTS), curve.POINT_BYTES
     keys = [X25519PublicKey.from_public_bytes(points[at : at + size]) for at in range(0, len(points), size)]
     private = X25519PrivateKey.from_private_bytes(SCALAR)

@@ -254,7 +254,7 @@ def _space(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], state
 
 
 def _needs(job: Job, sizes: Sequence[tuple[Task, Size]], state: Path | None) -> Iterator[tuple[Path, int]]:
-    """Yield a folder on each disk, and the space that the disk needs [bytes]."""
+    """Yield a folder on each disk, and the space that the job needs on that disk [bytes]."""
     folders: dict[int, Path] = {}
     outputs: defaultdict[int, list[Task]] = defaultdict(list)
     for task, _ in sizes:

@@ -98,7 +98,7 @@ def run(options: JobOptions, lock_timeout: float, resume: str, trace: Path | Non
 def simulate(options: JobOptions, trace: Path | None) -> int:
     """Try a job: run both parties on this machine.
 
-    Each party is a process of its own. A simulation needs the input files of both parties and writes all outputs.
+    Each party runs in a separate process. A simulation needs the input files of both parties and writes all outputs.
     It ignores self_party, tls, policy and listen_address, uses any free port, and adds nothing to the ledger.
     """
     options.console()

@@ -38,7 +38,7 @@ def open_standard_streams() -> None:
 
 
 def streams_are_one() -> bool:
-    """Return whether standard output and standard error end in one place, such as a terminal or a mail from cron."""
+    """Return whether standard output and standard error go to the same place, such as a terminal or cron's mail."""
     with suppress(OSError):
         return os.path.sameopenfile(1, 2)
     return False

@@ -45,7 +45,7 @@ def check_trace_file(path: Path, job: Job) -> None:
 
 
 def _input_path(task: Task, stack: ExitStack) -> Path:
-    """Return the path to read a task's input from; standard input is copied to a file, to be read more than once."""
+    """Return the path to read a task's input from. Standard input is copied to a file, because it is read twice."""
     if isinstance(task.input_path, Path):
         return task.input_path
     try:

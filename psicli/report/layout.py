@@ -27,7 +27,7 @@ _ELLIPSIS = "…"
 
 @dataclass(frozen=True)
 class Screen:
-    """What a text is written for. width: columns of the terminal; None where the text stays as long as it is."""
+    """The place where a text is shown. width: the columns of a terminal; None if no line is wrapped or shortened."""
 
     width: int | None = None
     colour: bool = False

@@ -33,7 +33,7 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _TargetIO(io.FileIO):
-    """The temporary file. A failed write raises StorageError, also for libraries that write to it."""
+    """The temporary file. A failed write raises StorageError, even if a library made the write."""
 
     def __init__(self, descriptor: int, target: Path) -> None:
         super().__init__(descriptor, "wb")

@@ -211,7 +211,7 @@ _BEGINNING = re.compile(rb'\{"event": "[a-z]+", "time": "([0-9-]{10}T[0-9:]{8})\
 def _lines(
     file: io.FileIO, offset: int = 0, since: datetime | None = None
 ) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Yield every complete line from an offset on, as the offset after it and its content, None if it is unusable.
+    """Yield, for every complete line from an offset on, the offset after it, and its content or None if unusable.
 
     Lines from before `since` may yield None too, so that years of old lines are skipped without being parsed.
     """

@@ -128,7 +128,7 @@ class SpoolFile:
         return begin
 
     def read_at(self, offset: int, into: memoryview) -> None:
-        """Fill a buffer with bytes from an offset on, all of which must have been written; raises StorageError."""
+        """Fill a buffer with the bytes at an offset, all of which must have been written; raises StorageError."""
         with storing(self._spool.state, "reading"):
             failpoints.hit("spool.read")
             while into:

@@ -106,7 +106,7 @@ class Stream:
         self._name = source.name
 
     def read(self, size: int, start: int | None = None) -> bytes:
-        """Return the next `size` bytes, or fewer at the end; start: an offset further on to read from [bytes]."""
+        """Return the next `size` bytes, or fewer at the end; start: a later offset to skip to [bytes]."""
         with errors.storing(self._name, "reading"):
             try:
                 if start is not None:
