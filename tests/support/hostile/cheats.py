@@ -449,7 +449,7 @@ ANSWERS: dict[str, Cheat] = {
     "an unreadable Hello": Cheat("a Hello that cannot be read", hello=lambda peer, hello: b"\xff\xff"),
     "a Hello of a million tasks": Cheat(
         # An empty field 7 is a task without a name.
-        "more than 10000 tasks",
+        "more than 10,000 tasks",
         hello=lambda peer, hello: encode_hello(hello) + b"\x3a\x00" * 1_000_000,
     ),
     "a short nonce": Cheat("a field of 8 bytes where 32", hello=lambda peer, hello: replace(hello, nonce=bytes(8))),

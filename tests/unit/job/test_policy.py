@@ -174,7 +174,9 @@ def test_padding_counts_as_questions(pair: Pair) -> None:
         pair.path(party, "in.csv").write_text("id\n" + rows)
         pair.jobs[party]["pipeline"] = {"bin_items": 16_384}
     pair.add("people", Side(["id"], "in.csv", "out/people.csv"), Side(["id"], "in.csv"))
-    sentence = f"bob has {count} distinct items and can ask about {questions} including padding, more than policy.max"
+    sentence = (
+        f"bob has {count:,} distinct items and can ask about {questions:,} including padding, more than policy.max"
+    )
     pair.jobs[LISTENER]["policy"] = {"max_peer_items": questions - 1}
     alice, bob = pair.run()
     failed(alice, 79, sentence)
@@ -333,7 +335,7 @@ def test_an_allowed_run_passes_and_verbose_says_what_the_peer_learns(pair: Pair)
     succeeded(results)
     for party, result in zip(PARTIES, results, strict=True):
         check_output(pair, party, 0, "out/people.csv")
-        sentence = "how many distinct items bob has and which of its own items bob also has, and nothing else"
+        sentence = f"how many distinct items {party} has and which of its own items {party} also has, and nothing else"
         assert f"overlap: {other(party)} will learn {sentence}" in result.stderr
 
 

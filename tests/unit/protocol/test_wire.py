@@ -339,5 +339,5 @@ def test_a_hello_that_names_a_million_tasks() -> None:
     octets = wire.encode_hello(HELLO)
     # Field 7 with length 0 is a task without a name.
     assert len(wire.decode_hello(octets + b"\x3a\x00" * (wire.MAX_TASKS - 1)).tasks) == wire.MAX_TASKS
-    with pytest.raises(PeerProtocolError, match="more than 10000 tasks"):
+    with pytest.raises(PeerProtocolError, match="more than 10,000 tasks"):
         wire.decode_hello(octets + b"\x3a\x00" * 1_000_000)

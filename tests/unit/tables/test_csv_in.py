@@ -272,7 +272,7 @@ def test_a_huge_field_is_read_or_refused_with_its_line(tmp_path: Path, quote: by
     assert [len(row[1]) for row in rows_of(source)] == [1, fits, 1, 1]
     for size in (3 * delimited.MAX_ROW_BYTES, 30_000_000):
         assert refuse(MalformedInputError, tmp_path, content(size)).startswith(
-            "in.file:3: the row is longer than 4194304 "
+            "in.file:3: the row is longer than 4,194,304 "
         )
 
 
