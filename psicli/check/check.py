@@ -69,7 +69,7 @@ def check_job(job: Job, lock: AbstractContextManager[PortLock], *, wait: float, 
         own = _own_certificate(found, job)
         free = _take_lock(found, job, lock, port)
         usable = own is not None or job.tls is None
-        peer = _visit(found, job, own, wait) if wait and free and usable else None
+        peer = _meet_peer(found, job, own, wait) if wait and free and usable else None
     sizes = [(task, size) for task in job.tasks if (size := _task(found, task, full=full)) is not None]
     state = _state(found)
     _space(found, job, sizes, state)
@@ -111,7 +111,7 @@ def _take_lock(found: Checklist, job: Job, lock: AbstractContextManager[PortLock
 def _own_certificate(found: Checklist, job: Job) -> TlsCredentials | None:
     """Return this party's credentials if the peer would accept them."""
     if job.tls_insecure:
-        message = "tls: insecure: the connection is not encrypted, and the peer is not authenticated"
+        message = f"tls: insecure: the connection is not encrypted, and {job.peer} is not authenticated"
         found.add("certificate", message, good=False, hint="Make certificates with `psicli certs`.")
     elif job.tls is None:
         found.add("certificate", "none is needed, because both parties are on this machine")
@@ -138,7 +138,7 @@ def _state(found: Checklist) -> Path | None:
 # The other party -----------------------------------------------------------------------------------------------
 
 
-def _visit(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) -> Link | None:
+def _meet_peer(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) -> Link | None:
     """Meet the peer in a run or a check, and compare the two Hellos; return the link, which is closed."""
     with found.trying("peer"):
         meeting = meeting_point(job, own, Purpose.CHECK)

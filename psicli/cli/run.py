@@ -59,7 +59,7 @@ def run(options: JobOptions, lock_timeout: float, resume: str, trace: Path | Non
     try:
         failpoints.arm()
         job = options.load_job()
-        # In a simulation the lines of both parties are on one terminal.
+        # In a simulation, both parties write to one terminal, so each line starts with the party's name.
         console.job, console.tasks = job.name if options.simulated_port is None else job.party, len(job.tasks)
         rows_on_stdout = any(task.output_path == "-" for task in job.tasks)
         if rows_on_stdout and "stdout" in closed_streams:

@@ -299,7 +299,7 @@ class TlsFileError(IdentityError):
 
 
 class OwnCertificateError(IdentityError):
-    sentence = "{path}: this side's certificate {fault}"
+    sentence = "{path}: this party's certificate {fault}"
     hint = "{advice}"
 
 
@@ -349,7 +349,7 @@ class PeerRefusedError(IdentityError):
 
 
 class StrangerError(IdentityError):
-    sentence = "this side refused a connection: its certificate names {names}, not {name}"
+    sentence = "psicli refused a connection whose certificate names {names}, not {name}"
     hint = "A party's certificate must hold its party name (or its tls_name) as a DNS subject alternative name."
     peer_at_fault = True
 

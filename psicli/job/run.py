@@ -117,7 +117,7 @@ def _note_disk(report: Report, spool: Spool) -> None:
 def _meeting_point(job: Job, report: Report) -> Listener | Dialer:
     """Read the TLS files, then bind the port or prepare to dial."""
     if job.tls_insecure:
-        _warn(report, "tls: insecure: the connection is not encrypted, and the peer is not authenticated")
+        _warn(report, f"tls: insecure: the connection is not encrypted, and {job.peer} is not authenticated")
     credentials = load_credentials(job)
     if credentials is not None:
         _warn(report, ending(credentials.own, f"the certificate in {credentials.certificate_file}", may_last(job)))

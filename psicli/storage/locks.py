@@ -131,7 +131,7 @@ def hold_port(job: str, party: str, host: str, port: int, timeout: float) -> Ite
     deadline = time.monotonic() + timeout
     with PortLock(port_lock_path(port)) as lock:
         _acquire(lock, f"port {port}", deadline)
-        lock.write(_ourselves(job, party, where))
+        lock.write(_own_record(job, party, where))
         _wait_for(lambda: _bind_failure(host, port, where), deadline)
         yield lock
 
@@ -142,7 +142,7 @@ def hold_dial(job: str, party: str, address: str, timeout: float) -> Iterator[Po
     deadline = time.monotonic() + timeout
     with PortLock(dial_lock_path(party, address)) as lock:
         _acquire(lock, f"the connection from {party} to {address}", deadline)
-        lock.write(_ourselves(job, party, f"to {address}"))
+        lock.write(_own_record(job, party, f"to {address}"))
         yield lock
 
 
@@ -197,7 +197,7 @@ def _bind_failure(host: str, port: int, where: str) -> PsicliError | None:
     return None
 
 
-def _ourselves(job: str, party: str, where: str) -> Holder:
+def _own_record(job: str, party: str, where: str) -> Holder:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         user = getpass.getuser()

@@ -166,7 +166,7 @@ class Link:
         return math.inf if self.ended else QUEUE_FRAMES - len(self._outbox)
 
     def wait(self, *, for_message: bool, room_for: int | None, timeout: float) -> bool:
-        """Wait for a message or the end of the link, for room for this many frames, or for wake(), whichever is first.
+        """Wait for a message or the link's end, for room for this many frames, or for wake(), whichever comes first.
 
         Return whether any of these happened within timeout [s].
         """

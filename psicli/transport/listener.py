@@ -280,7 +280,7 @@ class Listener:
     def _answer(self, link: Link, octets: bytes) -> None:
         purpose = decode_hello(octets).purpose
         if self._refusal is not None:
-            self._turn_away(link, self._refusal)
+            self._reject(link, self._refusal)
             # A dialer that only checks is not the peer's run: the run must still hear of the failure.
             self._reported |= purpose is Purpose.RUN
         elif self.endpoint.purpose is Purpose.CHECK:
@@ -294,7 +294,7 @@ class Listener:
                 link.send(Abort(BUSY))
             link.close_outgoing()
         elif self._session_link is not None:
-            self._turn_away(link, BUSY)
+            self._reject(link, BUSY)
         else:
             self._say_hello(link, octets)
             self._session_link = link
@@ -309,7 +309,7 @@ class Listener:
         link.own_hello, link.peer_hello = self._make_hello(), octets
         link.send(HelloOctets(link.own_hello))
 
-    def _turn_away(self, link: Link, failure_class: int) -> None:
+    def _reject(self, link: Link, failure_class: int) -> None:
         link.send(Abort(failure_class))
         link.close_outgoing()
 
@@ -324,7 +324,7 @@ class Listener:
             failpoints.hit("reconnect.answered")
             self._session_link.take_over(link, first)
         else:
-            self._turn_away(link, errors.PeerLostError.code)
+            self._reject(link, errors.PeerLostError.code)
 
     def _keep_connected(self, link: Link) -> None:
         """Wait for the peer to reconnect whenever the stream breaks, until the link ends.

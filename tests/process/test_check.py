@@ -336,7 +336,7 @@ def test_swapped_parties(pair: Pair) -> None:
     issue(pair.folder, {LISTENER: LISTENER, DIALER: DIALER})
     marked_pair(with_tls(pair, alice=DIALER, bob=LISTENER))
     for party, result in zip(PARTIES, check_both(pair), strict=True):
-        sentence = rf"/{other(party)}\.pem: this side's certificate names {other(party)}, which is the other party"
+        sentence = rf"/{other(party)}\.pem: this party's certificate names {other(party)}, which is the other party"
         rows = fails(result, "certificate", 77, sentence, "Check that self_party")
         assert "peer" not in rows
     pair.link(DIALER, connect_retry_times=1)

@@ -352,8 +352,8 @@ def answer(server: socket.socket, octets: bytes) -> None:
 @pytest.mark.parametrize(
     ("certificate", "sentence"),
     [
-        ("alice-expired", r"alice-expired\.pem: this side's certificate expired on 20"),
-        ("alice-early", r"alice-early\.pem: this side's certificate is valid only from 20"),
+        ("alice-expired", r"alice-expired\.pem: this party's certificate expired on 20"),
+        ("alice-early", r"alice-early\.pem: this party's certificate is valid only from 20"),
         ("carol", r"carol\.pem: .* names carol, carol\.example\.com, not alice"),
         ("common-name", "names nobody, not alice"),
     ],

@@ -54,7 +54,7 @@ def test_an_expired_certificate_of_the_listener(pair: Pair, files: Path) -> None
     untouched = Untouched(pair)
     bob = pair.start(DIALER)
     bob.wait_for("connecting to")
-    failed(pair.start(LISTENER).result(), 77, r"alice-expired\.pem: this side's certificate expired on 20")
+    failed(pair.start(LISTENER).result(), 77, r"alice-expired\.pem: this party's certificate expired on 20")
     failed(bob.result(), 77, r"the certificate of alice at 127\.0\.0\.1:\d+ expired on 20")
     untouched.check()
     pair.nothing_left()
