@@ -23,7 +23,7 @@ from psicli.tables import Fingerprint, fingerprint
 
 # The bin number that stands for all bitmaps of a task in the ledger.
 BITMAPS = -1
-# Exit codes after which the task can be resumed; after any other one the checkpoint is removed.
+# Exit codes after which the task can be resumed; after any other, the checkpoint is removed.
 _RESUMABLE = {69, 73, 74, 75, 80, 130, 143}
 
 
@@ -130,7 +130,7 @@ class Checkpoint:
             self.saved.put(number, order_secret if self._manifest.broadcast else b"")
 
     def received(self, number: int, order_secret: bytes) -> None:
-        """Save that the receiver does not need a bin any more."""
+        """Record on disk that the receiver no longer needs a bin."""
         if self.saved is not None:
             self.saved.put(number, order_secret if self.saved.manifest.broadcast else b"", state=RECEIVED)
 
@@ -149,7 +149,7 @@ class Checkpoint:
             self._ledger.answer(manifest.partition_sid, self.scope.peer, BITMAPS, items)
 
     def conclude(self, result: Mapping[str, Any]) -> None:
-        """Save that the task is done and its result, in case the job fails later; calls after the first do nothing."""
+        """Save the result of a finished task, in case the job fails later; calls after the first do nothing."""
         with self._guard:
             if self.result is not None:
                 return

@@ -171,7 +171,7 @@ class FinishedBins:
                 self._slots[number] = slot
 
     def conclude(self, result: Mapping[str, Any]) -> None:
-        """Save that the task is done and its result, and wipe the bins."""
+        """Save the result of a finished task, and wipe the bins."""
         with self._changing():
             if self._folder.is_held:
                 manifest = replace(self.manifest, result=result)

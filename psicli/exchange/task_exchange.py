@@ -173,7 +173,7 @@ class TaskExchange:
         return [*self._matching, *(future for work, future in self._under_way if isinstance(work, _FILE_WORK))]
 
     def keep(self, patience: float) -> bool:
-        """Put a committed output in place although the link is lost; return whether there is one and it is in place.
+        """Put a committed output in place even though the link is lost; return whether that was possible.
 
         After Commit both parties keep their outputs, whatever happens to the link. Waits at most for patience [s]; a
         signal ends the wait too.

@@ -19,7 +19,7 @@ from enum import Enum
 from math import isqrt
 from typing import ClassVar, NamedTuple
 
-from psicli.core.errors import LocalProtocolError, PeerProtocolError, TooManyItemsError
+from psicli.core.errors import LocalProtocolError, PeerProtocolError, TooManyItemsError, counted
 from psicli.protocol.messages import BinMessage, End, Frame, Kept, Message, Restart, Stream, bin_session_id
 from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
 from psicli.protocol.work import CheckLists, KeepTokens, Lane, MaskOwn, MaskPeer, Prepare, Work
@@ -110,7 +110,9 @@ def check_offer(kept: Kept) -> None:
     """Raise PeerProtocolError for an Offer that contradicts itself."""
     has_items = bool(kept.own_count and kept.peer_count)
     if kept.bins > MAX_BINS or kept.bins & (kept.bins - 1) or bool(kept.bins) != has_items:
-        raise PeerProtocolError(detail=f"it offered to resume a task of {kept.bins} bins, which cannot exist")
+        raise PeerProtocolError(
+            detail=f"it offered to resume a task of {counted(kept.bins, 'bin')}, which cannot exist"
+        )
     if kept.finished > every_bin(kept.bins):
         raise PeerProtocolError(detail="it offered bins that the task does not have")
     if kept.complete and kept.finished != every_bin(kept.bins):

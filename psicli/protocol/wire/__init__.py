@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from psicli.core.errors import PeerProtocolError
+from psicli.core.errors import PeerProtocolError, counted
 from psicli.protocol import messages
 from psicli.protocol.bins import MAX_BINS
 from psicli.protocol.messages import Hello, HelloOctets, Kept, Message, Offer, Purpose, TaskTerms
@@ -93,7 +93,9 @@ def _from_pb(body: Any, kind: type[Any]) -> Any:
         values["kept"] = _from_pb(body.kept, Kept) if body.HasField("kept") else None
     elif kind is Kept:
         if body.bins > MAX_BINS:
-            raise PeerProtocolError(detail=f"it offered to resume a task of {body.bins} bins, which cannot exist")
+            raise PeerProtocolError(
+                detail=f"it offered to resume a task of {counted(body.bins, 'bin')}, which cannot exist"
+            )
         _check_size(body.finished, -(-body.bins // 8))
         values["finished"] = int.from_bytes(body.finished, "little")
     return kind(**values)

@@ -116,11 +116,11 @@ EVIL = replace(Setting(True, False).terms, name=TERMINAL)
 SHORT = bytes(31)
 POINTS: dict[str, Cheat] = {
     **{
-        f"a point of low order {at_}": Cheat("invalid points", points=first_point(bytes.fromhex(point)))
+        f"a point of low order {at_}": Cheat("invalid point", points=first_point(bytes.fromhex(point)))
         for at_, point in enumerate(LOW_ORDER)
     },
     **{
-        f"a point not canonical {name}": Cheat("invalid points", points=a_point(u))
+        f"a point not canonical {name}": Cheat("invalid point", points=a_point(u))
         for name, u in {
             "p + 1": P + 1,
             "p + 9": P + 9,
@@ -255,7 +255,7 @@ OPENING: dict[str, Cheat] = {
     "a probe that is too short": at("open", "a field of 15 bytes where 16 were due", only(probe=bytes(15))),
     **{
         f"an Open of {count} items": at(
-            "open", "more than 17592186044416 distinct items", only(count=count), code=78, told=78
+            "open", "more than 17,592,186,044,416 distinct items", only(count=count), code=78, told=78
         )
         for count in (MAX_TOTAL_ITEMS + 1, 2**63, 2**64 - 1)
     },
@@ -384,9 +384,11 @@ FITS = Kept(PARTITION, 1064, 1050, 1, 1)
 OFFERS: dict[str, Cheat] = {
     "an Offer of three bins": Cheat("resume a task of 3 bins", kept=replace(FITS, bins=3)),
     "an Offer of no bins": Cheat("resume a task of 0 bins", kept=replace(FITS, bins=0, finished=0)),
-    "an Offer of bins without items": Cheat("resume a task of 1 bins", kept=replace(FITS, own_count=0)),
-    "an Offer of bins without items of ours": Cheat("resume a task of 1 bins", kept=replace(FITS, peer_count=0)),
-    "an Offer of too many bins": Cheat(f"resume a task of {2 * MAX_BINS} bins", kept=replace(FITS, bins=2 * MAX_BINS)),
+    "an Offer of bins without items": Cheat("resume a task of 1 bin,", kept=replace(FITS, own_count=0)),
+    "an Offer of bins without items of ours": Cheat("resume a task of 1 bin,", kept=replace(FITS, peer_count=0)),
+    "an Offer of too many bins": Cheat(
+        f"resume a task of {2 * MAX_BINS:,} bins", kept=replace(FITS, bins=2 * MAX_BINS)
+    ),
     "an Offer of a bin too many": Cheat("bins that the task does not have", kept=replace(FITS, finished=2)),
     "an Offer of spare bits": Cheat("bins that the task does not have", kept=replace(FITS, bins=4, finished=0x80)),
     "an Offer of a task that is done but for its bins": Cheat(

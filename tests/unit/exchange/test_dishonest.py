@@ -49,8 +49,8 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
         lambda own, _: [curve.mask(sha256(item).digest()[:31] + b"\0", b"\x5d" * 32)[0] for item in ITEMS],
         "not on the curve",
     ),
-    "reflected": (lambda own, theirs: replaced(own, 19, theirs[0]), "own points back to us"),
-    "all reflected": (lambda own, theirs: replaced(own, 5, *theirs), "own points back to us"),
+    "reflected": (lambda own, theirs: replaced(own, 19, theirs[0]), "own points back"),
+    "all reflected": (lambda own, theirs: replaced(own, 5, *theirs), "own points back"),
     "twice in a frame": (lambda own, _: replaced(own, 1, own[0]), "the same item"),
     "twice in two frames": (lambda own, _: replaced(own, 19, own[0]), "the same item"),
     **{

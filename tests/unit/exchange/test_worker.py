@@ -275,7 +275,7 @@ def test_a_point_of_ours_that_comes_back_is_found(at: int, which: int) -> None:
     points[at] = own[which]
     sent(worker, points)
     tokens_for(worker, 12)
-    assert "own points back to us" in refused(worker)
+    assert "own points back" in refused(worker)
 
 
 @on_each_backend

@@ -193,7 +193,7 @@ def test_padding_counts_as_questions(pair: Pair) -> None:
         ]
     pair.jobs[LISTENER]["policy"] = {"min_peer_items": count + 1}
     alice, bob = pair.run()
-    failed(alice, 79, f"bob has {count} distinct items, fewer than policy.min_peer_items, which is {count + 1}")
+    failed(alice, 79, f"bob has {count:,} distinct items, fewer than policy.min_peer_items, which is {count + 1:,}")
     failed(bob, 80, REFUSED)
 
 

@@ -246,7 +246,7 @@ def test_an_offer_has_a_bit_for_each_bin_in_whole_bytes(bins: int, octets: int) 
 def test_an_offer_of_more_bins_than_there_may_be(bins: int) -> None:
     """It is refused before its bits are parsed, which could be half a gigabyte."""
     kept = pb.Kept(partition_sid=bytes(32), own_count=1, peer_count=1, bins=bins, finished=b"")
-    with pytest.raises(PeerProtocolError, match=f"it offered to resume a task of {bins} bins"):
+    with pytest.raises(PeerProtocolError, match=f"it offered to resume a task of {bins:,} bins"):
         wire.decode(pb.Envelope(offer=pb.Offer(task=0, kept=kept)).SerializeToString())
 
 

@@ -63,7 +63,7 @@ def test_text_of_a_failed_run_shows_what_failed_and_what_was_not_started() -> No
     report = a_report()
     report.tasks.insert(1, TaskReport("airports", "alice", False, Status.RUNNING, rows=5))
     report.warnings.append("the certificate expires soon")
-    report.fail(MalformedInputError(place="in.csv:3", fault="the row has 1 fields, the header 2", advice="Quote it."))
+    report.fail(MalformedInputError(place="in.csv:3", fault="the row has 1 field, the header 2", advice="Quote it."))
     report.close(2.0)
     head = [
         "nightly: alice with bob, failed after 2.0 s, exit code 65",
@@ -77,7 +77,7 @@ def test_text_of_a_failed_run_shows_what_failed_and_what_was_not_started() -> No
     causes = [
         "",
         "warning: the certificate expires soon",
-        "error: in.csv:3: the row has 1 fields, the header 2",
+        "error: in.csv:3: the row has 1 field, the header 2",
         "hint: Quote it.",
     ]
     assert text_of(report) == head + causes

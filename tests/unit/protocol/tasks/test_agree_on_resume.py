@@ -82,7 +82,7 @@ def test_offers_of_different_runs_start_afresh(receives: bool, broadcast: bool) 
     [
         ({"bins": 3}, "a task of 3 bins"),
         ({"bins": 0, "finished": 0}, "a task of 0 bins"),
-        ({"bins": 1 << 17}, "a task of 131072 bins"),
+        ({"bins": 1 << 17}, "a task of 131,072 bins"),
         ({"finished": 1 << TASK_BINS}, "bins that the task does not have"),
         ({"complete": True}, "as complete although its bins are not"),
         ({"own_count": 0}, f"a task of {TASK_BINS} bins"),
