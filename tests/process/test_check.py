@@ -201,7 +201,7 @@ def _open_state(pair: Pair) -> None:
 
 LOCAL = [
     pytest.param(_other_key, "input", 66, "no column 'Id'; the file has 'code'", "Check keys", id="missing column"),
-    pytest.param(_float_key, "input", 65, "key column 'id' is of type '?double", "Cast it", id="float key"),
+    pytest.param(_float_key, "input", 65, "key column 'id' is of type '?double", "Cast the column", id="float key"),
     pytest.param(
         _no_folder,
         "output",
@@ -211,7 +211,7 @@ LOCAL = [
         id="no output folder",
         marks=pytest.mark.slow,
     ),
-    pytest.param(_bad_row, "keys", 65, r"in\.csv:3: the row has 3 fields", "must be quoted", id="bad row"),
+    pytest.param(_bad_row, "keys", 65, r"in\.csv:3: the row has 3 fields", "must be in quotes", id="bad row"),
     pytest.param(
         _open_state, "state", 73, "have access to it", "permissions", id="open state folder", marks=pytest.mark.slow
     ),
@@ -239,7 +239,7 @@ def test_an_error_beyond_the_first_rows_is_found_with_full(pair: Pair) -> None:
     assert (result.code, keys["status"]) == (0, "warn")
     assert re.search(r"'code' \(string\): the first [\d,]+ of about (299|30\d),\d{3} rows can be read", keys["message"])
     fails(
-        start(pair, DIALER, "--json", "--full", *ALONE).result(), "keys", 65, r"in\.csv:300002: the row has 3", "quoted"
+        start(pair, DIALER, "--json", "--full", *ALONE).result(), "keys", 65, r"in\.csv:300002: the row has 3", "quotes"
     )
 
 

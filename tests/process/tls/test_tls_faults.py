@@ -228,7 +228,7 @@ def test_a_stranger_is_named_at_the_end(meeting: Meeting, files: Path, caplog: p
         with pytest.raises(PeerRefusedError):
             meeting.dial(credentials(files, "carol", "carol", LISTENER))
     meeting.give_up()
-    with pytest.raises(PeerAbsentError, match=r"its certificate names carol, carol\.example\.com, not bob"):
+    with pytest.raises(PeerAbsentError, match=r"whose certificate names carol, carol\.example\.com, not bob"):
         listening.result(DEADLINE)
     assert [record.levelname for record in caplog.records if "carol" in record.message] == ["WARNING"]
 

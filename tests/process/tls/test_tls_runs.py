@@ -120,7 +120,7 @@ def test_a_third_company_is_turned_away_and_the_second_served(pair: Pair, files:
     alice.wait_for("listening on")
     pair.jobs[DIALER] = json.loads(json.dumps(bobs).replace("bob", "carol"))
     failed(pair.start(DIALER).result(), 77, "alice refused the connection: this side's certificate does not name")
-    alice.wait_for("its certificate names carol, carol.example.com, not bob")
+    alice.wait_for("whose certificate names carol, carol.example.com, not bob")
     pair.jobs[DIALER] = bobs
     succeeded([pair.start(DIALER).result(), alice.result()])
     pair.nothing_left()
