@@ -71,8 +71,16 @@ def simulate_job(
     codes = [process.returncode for process in processes.values()]
     failed = [code if code > 0 else 128 - code for code in codes if code]
     own_errors = [code for code in failed if code not in _THE_OTHERS_FAULT]
-    objects = {party: json.loads(report) if report else None for party, report in reports.items()}
+    objects = {party: _report_of(text) for party, text in reports.items()}
     return (own_errors or failed or [0])[0], objects
+
+
+def _report_of(text: str) -> dict[str, Any] | None:
+    """Return a party's report; None if the party was killed before it had written all of it."""
+    try:
+        return json.loads(text)  # type: ignore[no-any-return]
+    except ValueError:
+        return None
 
 
 def _trace_flag(trace: Path | None, party: str) -> list[str]:

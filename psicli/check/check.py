@@ -142,7 +142,8 @@ def _meet_peer(found: Checklist, job: Job, own: TlsCredentials | None, wait: flo
     """Meet the peer in a run or a check, and compare the two Hellos; return the link, which is closed."""
     with found.trying("peer"):
         meeting = meeting_point(job, own, Purpose.CHECK)
-        logger.info("waiting up to %.0f s for %s", wait, job.peer)
+        place = "" if job.listens else f" at {meeting.endpoint.where}"
+        logger.info("waiting up to %.0f s for %s%s", wait, job.peer, place)
         with closing(meeting):
             link = meeting.meet(lambda: terms(job, Purpose.CHECK).hello(FRAME_ITEMS, bin_items(job)), wait)
             seen = time.time()

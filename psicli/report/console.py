@@ -8,6 +8,7 @@ of the peer's. The steps after it show no progress, because their duration depen
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import traceback
@@ -98,7 +99,8 @@ class Console:
         self.job = ""
         self.tasks = 1
         self.terminal = sys.stderr.isatty()
-        handler = _Handler("" if bars or not self.terminal else _CLEAR_LINE)
+        shares_a_line = self.terminal and not bars and os.environ.get("TERM") != "dumb"
+        handler = _Handler(_CLEAR_LINE if shares_a_line else "")
         handler.setFormatter(_Formatter(self))
         logger = logging.getLogger("psicli")
         logger.handlers[:] = [handler]

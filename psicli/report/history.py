@@ -20,11 +20,9 @@ def to_text(entries: Sequence[Entry], screen: Screen = PLAIN) -> str:
     rows = [_HEADER, *map(_row, entries)]
     narrow, below = [_NARROW, *map(_narrow, rows[1:])], ["", *map(_below, rows[1:])]
     blocks = table_or_paragraphs(rows, narrow, below, screen, right=_NUMBERS)
+    column = blocks[0][0].index("outcome")
     for entry, lines in zip(entries, blocks[1:], strict=True):
-        outcome = _outcome(entry)
-        # The outcome follows all numbers and all names except those of the input.
-        before, found, after = lines[0].partition(f"  {outcome}")
-        lines[0] = before + found.replace(outcome, screen.paint(outcome, _COLOURS.get(entry.outcome))) + after
+        lines[0] = screen.paint_at(lines[0], column, _outcome(entry), _COLOURS.get(entry.outcome))
     return "\n".join(line for lines in blocks for line in lines)
 
 

@@ -47,10 +47,16 @@ class Screen:
         """Colour a text where the screen has colours."""
         return click.style(text, fg=colour) if self.colour and colour else text
 
+    def paint_at(self, line: str, column: int, text: str, colour: str | None) -> str:
+        """Colour a text where a line of a table holds it at this column; a cell that was shortened stays as it is."""
+        before, after = line[:column], line[column:]
+        return before + self.paint(text, colour) + after.removeprefix(text) if after.startswith(text) else line
+
     def wrap(self, text: str, *, indent: int = 2) -> str:
         """Break the lines of a text that are too long; what follows a break is indented [columns]."""
         if self.width is None:
             return text
+        # A path or a checksum that is wider than the screen stays whole, to be copied.
         return "\n".join(part for line in text.splitlines() for part in _wrapped(line, self.width, indent) or [""])
 
 
@@ -119,8 +125,8 @@ def _longest_word(text: str) -> int:
 
 
 def _lines(row: Sequence[str], widths: Sequence[int], right: Collection[int]) -> list[str]:
-    """Return the lines of a row; the cells have as many lines as they need."""
-    columns = [_wrapped(text, width, 0) for text, width in zip(row, widths, strict=True)]
+    """Return the lines of a row; a cell has as many lines as it needs, and a word that is too long is shortened."""
+    columns = [_wrapped(text, width, 0, _Cell) for text, width in zip(row, widths, strict=True)]
     lines = []
     for parts in zip_longest(*columns, fillvalue=""):
         sized = zip(parts, widths, strict=True)
@@ -133,24 +139,28 @@ def in_words(moment: str) -> str:
     """Return an ISO 8601 time in UTC as people write it; any other text stays as it is."""
     try:
         return datetime.fromisoformat(moment).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except ValueError:
+    except (ValueError, OverflowError):
         return moment
 
 
 class _Wrapper(textwrap.TextWrapper):
-    """Breaks a text at spaces, and a path behind a slash; shortens a single word that is too long."""
+    """Breaks a text at spaces, and a path after a slash."""
 
     wordsep_re = re.compile(r"(\s+|(?<=[^\s/]/)(?=[^\s/]))")
+
+
+class _Cell(_Wrapper):
+    """The same for a cell of a table, which must not become wider: a word that is too long is shortened."""
 
     def _split(self, text: str) -> list[str]:
         room = self.width - len(self.subsequent_indent)
         return [shorten(word, room) if word.strip() else word for word in super()._split(text)]
 
 
-def _wrapped(text: str, width: int, indent: int) -> list[str]:
+def _wrapped(text: str, width: int, indent: int, kind: type[_Wrapper] = _Wrapper) -> list[str]:
     """Return the lines of one line of text; it keeps its own indent."""
     if len(text) <= width:
         return [text] if text else []
     own = " " * (len(text) - len(text.lstrip()))
-    wrapper = _Wrapper(width, initial_indent=own, subsequent_indent=own + " " * indent, break_long_words=False)
+    wrapper = kind(width, initial_indent=own, subsequent_indent=own + " " * indent, break_long_words=False)
     return wrapper.wrap(text.lstrip())

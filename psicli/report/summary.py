@@ -44,10 +44,13 @@ def _head(facts: Facts, screen: Screen) -> list[str]:
     code = facts["exit_code"]
     seconds = f"{facts['seconds']:.1f} s"
     verdict = f"failed after {seconds}, exit code {code}" if code else f"done in {seconds}"
-    parties = f"{facts['job']}: {facts['party']} with {facts['peer']}, "
-    lines = screen.wrap(parties + verdict).splitlines()
-    lines[-1] = lines[-1].removesuffix(verdict) + screen.paint(verdict, "red" if code else "green")
-    return lines
+    parties = f"{facts['job']}: {facts['party']} with {facts['peer']},"
+    colour = "red" if code else "green"
+    if screen.width is None or len(parties) + 1 + len(verdict) <= screen.width:
+        return [f"{parties} {screen.paint(verdict, colour)}"]
+    # A verdict that does not fit has lines of its own.
+    below = screen.wrap(f"  {verdict}", indent=0).splitlines()
+    return [*screen.wrap(parties).splitlines(), *(screen.paint(line, colour) for line in below)]
 
 
 def _task_table(tasks: Sequence[Facts], screen: Screen) -> list[str]:
@@ -55,10 +58,9 @@ def _task_table(tasks: Sequence[Facts], screen: Screen) -> list[str]:
     # On a narrow screen, paths stay whole in lines of their own.
     narrow, below = [row[:-1] for row in rows], ["", *(row[-1] for row in rows[1:])]
     blocks = table_or_paragraphs(rows, narrow, below, screen, right=_NUMBERS)
+    column = blocks[0][0].index("status")
     for task, lines in zip(tasks, blocks[1:], strict=False):
-        status = task["status"]
-        # A column follows two spaces, so the same word in a name is not replaced.
-        lines[0] = lines[0].replace(f"  {status}", f"  {screen.paint(status, _COLOURS.get(status))}", 1)
+        lines[0] = screen.paint_at(lines[0], column, task["status"], _COLOURS.get(task["status"]))
     return [line for lines in blocks for line in lines]
 
 
@@ -67,10 +69,10 @@ def _row(task: Facts) -> tuple[str, ...]:
 
 
 def _total(tasks: Sequence[Facts]) -> tuple[str, ...]:
-    matched, own = ([task[name] for task in tasks if task[name] is not None] for name in ("output_rows", "rows"))
+    matched = [task["output_rows"] for task in tasks if task["output_rows"] is not None]
     done = sum(task["status"] == Status.DONE for task in tasks)
-    counts = [_count(sum(found) if found else None) for found in (matched, own)]
-    return "total", *counts, f"{done} of {len(tasks)} done", ""
+    # No sum of own rows: it would hold those of tasks without a result here, and look like a rate beside the matches.
+    return "total", _count(sum(matched) if matched else None), "", f"{done} of {len(tasks)} done", ""
 
 
 def _count(number: int | None) -> str:

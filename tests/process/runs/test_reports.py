@@ -164,6 +164,15 @@ def test_closed_standard_streams(pair: Pair, closed: tuple[str, str]) -> None:
         check_output(pair, party, 0, "out/people.csv")
 
 
+def test_a_report_that_the_terminal_cannot_show_fails_no_run(pair: Pair) -> None:
+    marked_pair(pair)
+    pair.jobs[LISTENER]["tasks"][0]["output_path"] = {LISTENER: "out/m\u00fcller.csv"}
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    results = [run.result() for run in [pair.start(party, env=ascii_only) for party in PARTIES]]
+    succeeded(results)
+    assert b"out/m\\xfcller.csv" in results[0].stdout
+
+
 def test_standard_output_that_cannot_be_written(pair: Pair) -> None:
     """A run fails without a traceback when it cannot write its rows or its report."""
     marked_pair(pair)

@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import termios
+from dataclasses import replace
 
 import pytest
 
@@ -54,7 +55,11 @@ def test_wrapped_lines_are_indented_and_end_between_words() -> None:
 def test_a_name_that_is_too_long_loses_its_middle() -> None:
     assert shorten("customers-of-the-north", 12) == "custom…north"
     assert shorten("customers", 9) == "customers"
-    assert Screen(12).wrap("in customers-of-the-north") == "in\n  custo…orth"
+    assert [line for (line,) in table([["customers-of-the-north", "1"]], Screen(15), right=[1])] == ["custom…north  1"]
+
+
+def test_a_word_of_a_message_stays_whole_to_be_copied() -> None:
+    assert Screen(12).wrap("in customers-of-the-north") == "in\n  customers-of-the-north"
 
 
 def test_a_screen_is_that_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +79,9 @@ def test_a_screen_is_that_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_times_for_people() -> None:
     assert in_words("2026-11-22T03:00:01+01:00") == "2026-11-22 02:00:01 UTC"
-    assert in_words("some time ago") == "some time ago"
+    # A lock file is another user's text: these have no date in UTC.
+    for text in ("some time ago", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-10:00"):
+        assert in_words(text) == text
 
 
 def test_the_ledger_has_a_line_for_each_task_where_there_is_room() -> None:
@@ -95,3 +102,6 @@ def test_the_ledger_has_a_line_for_each_task_where_there_is_room() -> None:
         "  nightly with bob: /srv/data/customers.csv (id, since)",
     ]
     assert "\x1b[32mdone\x1b[0m" in to_text(entries, Screen(140, colour=True))
+    named = [Entry("2026-11-22T02:00:01+00:00", replace(opening, job="done-daily", task="done"), "done", matched=9)]
+    for width in (80, 140):
+        assert "9  \x1b[32mdone\x1b[0m" in to_text(named, Screen(width, colour=True))

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from click import unstyle
 
 from psicli.core.errors import MalformedInputError
 from psicli.core.stages import Stage
@@ -55,7 +56,7 @@ def test_text_has_a_line_for_each_task_with_the_matched_rows_first() -> None:
         "task       matched rows  own rows  status       output",
         "customers             4        10  done         out.csv",
         "planes                -     1,200  done         none (bob receives the result)",
-        "total                 4     1,210  2 of 2 done",
+        "total                 4            2 of 2 done",
     ]
 
 
@@ -72,7 +73,7 @@ def test_text_of_a_failed_run_shows_what_failed_and_what_was_not_started() -> No
         "customers             4        10  done         out.csv",
         "airports              -         5  failed",
         "planes                -         -  not started",
-        "total                 4        15  1 of 3 done",
+        "total                 4            1 of 3 done",
     ]
     causes = [
         "",
@@ -116,6 +117,20 @@ def test_text_fits_the_screen_and_its_words_stay_whole(width: int) -> None:
     assert all(len(line) <= width for line in lines)
     words = set(" ".join(text_of(report, details=True)).replace("/", " ").split())
     assert width < 80 or {word for line in lines for word in line.replace("/", " ").split()} <= words
+
+
+@pytest.mark.parametrize("width", range(20, 121))
+@pytest.mark.parametrize("failed", [False, True])
+def test_the_verdict_appears_once_at_any_width(width: int, failed: bool) -> None:
+    report = a_report()
+    if failed:
+        report.fail(MalformedInputError(place="in.csv", fault="the file is empty", advice=""))
+    report.close(12.3)
+    verdict = "failed after 12.3 s, exit code 65" if failed else "done in 12.3 s"
+    head = " ".join(" ".join(text_of(report, Screen(width))).split())
+    assert head.startswith(f"nightly: alice with bob, {verdict} task ")
+    coloured = "\n".join(text_of(report, Screen(width, colour=True)))
+    assert " ".join(unstyle(coloured).split()) == head
 
 
 def test_colours_are_for_a_terminal() -> None:
