@@ -179,6 +179,8 @@ def _compare(found: Checklist, job: Job, ours: Hello, theirs: Hello, seen: float
     found.add("version", have, good=same, hint="Update the older version.")
     ahead = theirs.clock_ms / 1000 - seen
     difference = f"{job.peer}'s clock is {abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} this one"
+    if abs(ahead) < 1:
+        difference = f"{job.peer}'s clock and this one agree"
     hint = "Set both clocks (NTP): certificates and the times in logs depend on them."
     found.add("clock", difference, good=abs(ahead) < _CLOCK_DIFFERENCE, hint=hint)
 
@@ -235,7 +237,8 @@ def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
     rows = seen if expected is None else expected
     which = f"all {counted(seen, 'row')}" if expected is None else f"the first {seen:,} of about {rows:,} rows"
     types = ", ".join(f"{shown(key)} ({source.schema.field(key).type})" for key in task.keys)
-    message = f"{types}: {which} can be read, {matchless:,} of them without a key"
+    lacking = f"{matchless:,} of them without a key" if matchless else "and all of them have a key"
+    message = f"{types}: {which} can be read, {lacking}"
     hint = "A null or empty key matches nothing. Are these the right columns?"
     found.add("keys", message, task.name, good=matchless <= _MANY_MATCHLESS * seen, hint=hint)
     return Size(rows, item_bytes * rows // max(seen, 1))

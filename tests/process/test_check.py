@@ -88,7 +88,7 @@ def test_both_sides_check_and_leave_everything_as_it_was(pair: Pair) -> None:
         "keys", "space", "estimate",
     ]  # fmt: skip
     assert rows["peer"]["message"].endswith("and runs `psicli check` too")
-    assert rows["keys"]["message"] == "'id' (string): all 4 rows can be read, 0 of them without a key"
+    assert rows["keys"]["message"] == "'id' (string): all 4 rows can be read, and all of them have a key"
     assert rows["keys"]["task"] == "people"
     lines = text.stdout.decode().splitlines()
     assert [line.split()[0] for line in lines[:-2] if not line.startswith(" ")] == ["ok"] * 14
@@ -381,6 +381,7 @@ def test_a_party_started_twice_on_two_machines(pair: Pair) -> None:
 @pytest.mark.parametrize(
     ("off", "status", "message"),
     [
+        (0.2, Verdict.OK, "bob's clock and this one agree"),
         (59.0, Verdict.OK, "bob's clock is 59 s ahead of this one"),
         (-61.0, Verdict.WARN, "bob's clock is 61 s behind this one"),
         (4000.0, Verdict.WARN, "bob's clock is 4,000 s ahead of this one"),
