@@ -178,11 +178,10 @@ def _compare(found: Checklist, job: Job, ours: Hello, theirs: Hello, seen: float
     have = f"both parties have psicli {version}" if same else differ
     found.add("version", have, good=same, hint="Update the older version.")
     ahead = theirs.clock_ms / 1000 - seen
-    difference = f"{job.peer}'s clock is {abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} this one"
-    if abs(ahead) < 1:
-        difference = f"{job.peer}'s clock and this one agree"
+    difference = f"is {abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} this one"
+    clocks = f"{job.peer}'s clock {'and this one agree' if abs(ahead) < 1 else difference}"
     hint = "Set both clocks (NTP): certificates and the times in logs depend on them."
-    found.add("clock", difference, good=abs(ahead) < _CLOCK_DIFFERENCE, hint=hint)
+    found.add("clock", clocks, good=abs(ahead) < _CLOCK_DIFFERENCE, hint=hint)
 
 
 def _lifetimes(found: Checklist, job: Job, own: TlsCredentials | None, peer: Link | None, lasts: float) -> None:

@@ -8,7 +8,6 @@ of the peer's. The steps after it show no progress, because their duration depen
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 import traceback
@@ -21,7 +20,7 @@ from typing import Any, TypeAlias
 import click
 from tqdm import tqdm
 
-from psicli.report.layout import Screen, shorten
+from psicli.report.layout import Screen, knows_escapes, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ class Console:
         self.job = ""
         self.tasks = 1
         self.terminal = sys.stderr.isatty()
-        shares_a_line = self.terminal and not bars and os.environ.get("TERM") != "dumb"
+        shares_a_line = self.terminal and not bars and knows_escapes()
         handler = _Handler(_CLEAR_LINE if shares_a_line else "")
         handler.setFormatter(_Formatter(self))
         logger = logging.getLogger("psicli")

@@ -40,7 +40,7 @@ class Screen:
         width = 0
         with suppress(OSError, ValueError):
             width = os.get_terminal_size(stream.fileno()).columns
-        colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        colour = not os.environ.get("NO_COLOR") and knows_escapes()
         return cls(width or USUAL_WIDTH, colour)
 
     def paint(self, text: str, colour: str | None) -> str:
@@ -58,6 +58,11 @@ class Screen:
             return text
         # A path or a checksum that is wider than the screen stays whole, to be copied.
         return "\n".join(part for line in text.splitlines() for part in _wrapped(line, self.width, indent) or [""])
+
+
+def knows_escapes() -> bool:
+    """Return whether a terminal understands escape sequences; one that calls itself dumb does not."""
+    return os.environ.get("TERM") != "dumb"
 
 
 # The screen of a pipe or a file: no width and no colours.
