@@ -38,7 +38,7 @@ SLICE_kernel := tests/kernel
 # two processes: checks, exits, TLS, many jobs, outputs with all settings
 SLICE_processes := tests/process --ignore tests/process/resume
 # large files within their memory limit, benchmarks, wheels
-SLICE_large := tests/unit/tables tests/project
+SLICE_large := tests/unit/tables tests/unit/outputs tests/project
 SLICES := kills kills-resumed-alice kills-resumed-bob kills-random failures links resume hostile privacy kernel processes large
 SLICE ?= $(SLICES)
 

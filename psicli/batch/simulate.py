@@ -14,7 +14,8 @@ from typing import Any
 
 from psicli.config import Job, load_parties
 from psicli.core import signals
-from psicli.core.errors import PeerFailedError, PeerLostError, TaskFilesError
+from psicli.core.errors import TaskFilesError
+from psicli.core.peer_errors import PeerFailedError, PeerLostError
 from psicli.storage.files import check_writable
 from psicli.storage.state import run_folder, state_folder
 

@@ -15,14 +15,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from pathlib import Path
 
-from psicli import __version__, curve, tables
+from psicli import __version__, curve, outputs, tables
 from psicli.check import bench, estimate
 from psicli.check.checklist import Checklist
 from psicli.check.estimate import Size
 from psicli.config import Job, Task
 from psicli.core import signals
-from psicli.core.errors import DiskTooSmallError, PeerBusyError, PeerGoneError, TaskFilesError, counted, shown
+from psicli.core.errors import DiskTooSmallError, TaskFilesError, counted, shown
 from psicli.core.formats import file_format
+from psicli.core.peer_errors import PeerBusyError, PeerGoneError
 from psicli.items.encoding import encode_items, packed
 from psicli.job.inputs import STDIO
 from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
@@ -207,7 +208,9 @@ def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
     path, fmt, readable, size = task.input_path, file_format(task.input_path), False, None
     with found.trying("input", task.name):
         output = None if task.output_path is None else file_format(task.output_path)
-        tables.check_input(path, fmt, task.keys, output=output)
+        schema = tables.check_input(path, fmt, task.keys)
+        if output is not None:
+            outputs.check_writable(schema, output, str(path))
         found.add("input", f"{path} has the key columns", task.name)
         readable = True
     if isinstance(task.output_path, Path):

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from psicli.config import Job, Task
 from psicli.core.formats import Format, file_format
-from psicli.core.memory import MemoryPlan
 from psicli.items import partitions
 from psicli.job.meeting import bin_items
 from psicli.protocol.bins import number_of_bins, padded
+from psicli.storage.memory import MemoryPlan
 
 # The traffic for one item of each party: two points and a token, including framing [bytes].
 PAIR_BYTES = 84

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, 
 from pydantic_core import PydanticCustomError
 
 from psicli.core.errors import shown
-from psicli.core.memory import LEAST_MEMORY
+from psicli.storage.memory import LEAST_MEMORY
 
 # An item counts its columns in one byte. A name must fit in a log line, and a party's name also in a label of a DNS
 # name, because its certificate holds it as one.

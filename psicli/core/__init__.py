@@ -1,1 +1,1 @@
-"""What every other room uses: errors, signals, failpoints, file formats, the memory plan, stage timings and traces."""
+"""What every other room uses: errors, signals, failpoints, file formats, stage timings and traces."""

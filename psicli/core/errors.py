@@ -112,54 +112,6 @@ class InputMissingError(PsicliError):
     hint = "{advice}"
 
 
-class PeerLostError(PsicliError):
-    """The other party could not be reached, or the connection to it was lost."""
-
-    code = 69
-    peer_at_fault = True
-
-
-class PeerAbsentError(PeerLostError):
-    sentence = "{peer} did not answer within {seconds:.0f} s: {reason}"
-    hint = "Check that psicli is running on {peer}'s side, that it uses this address and that it was started as {peer}."
-
-
-class HandshakesFailedError(PeerAbsentError):
-    sentence = (
-        "{peer} did not answer within {seconds:.0f} s, but {connections} to {where} ended in the TLS "
-        "handshake, the last one {ago:.0f} s ago"
-    )
-    hint = (
-        "The dialer's log gives the reason. On this side, check that ca_file holds the authority that issued {peer}'s "
-        "certificate, that {peer} trusts the authority that issued this side's, and that the clock is right."
-    )
-
-
-class PeerGoneError(PeerLostError):
-    sentence = "{peer} disconnected before the session was complete: {reason}"
-    hint = "Ask {peer} for the reason in its log, then run again."
-
-
-class LinkBrokenError(PeerLostError):
-    sentence = "the connection to {peer} was lost ({cause}) and could not be restored within {seconds:.0f} s"
-    hint = "Check the network, then run again; link_desc.reconnect_window_ms sets how long psicli tries to reconnect."
-
-
-class PeerSilentError(PeerLostError):
-    sentence = "{peer} sent nothing for {seconds:.0f} s"
-    hint = "Check {peer}'s run and the network; link_desc.recv_timeout_ms sets how long psicli waits."
-
-
-class PeerStuckError(PeerLostError):
-    sentence = "{peer} sent only heartbeats for {seconds:.0f} s and made no progress"
-    hint = "Ask {peer} what its run is doing; the limit is a multiple of link_desc.recv_timeout_ms."
-
-
-class PeerStoppedError(PeerLostError):
-    sentence = "{peer} stopped before the session was complete: {reason}"
-    hint = "Ask {peer} for the reason in its log, then run again."
-
-
 class WorkerLostError(PsicliError):
     sentence = "bin {bin} was lost because the worker that was computing it stopped"
     code = 69
@@ -251,122 +203,10 @@ class LockHeldError(BusyError):
     hint = "Wait for that job to end (with --lock-timeout, psicli waits for it), or give this job another port."
 
 
-class PeerBusyError(BusyError):
-    sentence = "{peer} already has a session with another run of this party"
-    hint = "Check whether this party was started twice; wait for the other run to end."
-
-
 class BinOverflowError(PsicliError):
     sentence = "bin {bin} has more items than it has room for, which by chance happens to fewer than one bin in 2^60"
     code = 75
     hint = "Run again: the next run spreads the items differently over the bins."
-
-
-class PeerProtocolError(PsicliError):
-    """The other party broke the protocol; psicli uses nothing of what it sent."""
-
-    code = 76
-    peer_at_fault = True
-    sentence = "{peer} broke the protocol: {detail}"
-    hint = "Ask {peer}'s operator for an explanation before you run with {peer} again; this task wrote no output."
-
-
-class SamePartyError(PeerProtocolError):
-    sentence = "{peer} broke the protocol: it introduced itself as {party}, which is this party"
-    hint = (
-        "Check whether both sides were started as {party}; if so, correct self_party (or --party) on one of them. "
-        "Otherwise somebody is sending this side's own messages back."
-    )
-
-
-class PeerAccusesError(PsicliError):
-    sentence = "{peer} stopped and reported that this side broke the protocol"
-    code = 76
-    peer_at_fault = True
-    hint = "Check that both sides run the same version of psicli; {peer}'s log gives the details."
-
-
-class IdentityError(PsicliError):
-    """TLS failed, or a certificate does not name the expected party."""
-
-    code = 77
-    hint = "Check ca_file, certificate_file and private_key_file on both sides."
-
-
-class TlsFileError(IdentityError):
-    sentence = "{path}: cannot read this TLS file: {reason}"
-    hint = "The file must be PEM and readable by this user; `psicli certs show` lists the certificates in a file."
-
-
-class OwnCertificateError(IdentityError):
-    sentence = "{path}: this party's certificate {fault}"
-    hint = "{advice}"
-
-
-class PeerCertificateError(IdentityError):
-    """The other party's certificate was rejected, for a reason without a more specific class."""
-
-    sentence = "the certificate of {peer} at {where} was rejected: {reason}"
-    hint = "Inspect the certificate with `psicli certs show`; the authority's own certificate may have expired."
-    peer_at_fault = True
-
-
-class PeerCertificateExpiredError(PeerCertificateError):
-    sentence = "the certificate of {peer} at {where} expired on {date} (it is {now} here)"
-    hint = "Ask {peer} to renew it; if that date is in the future, correct this machine's clock."
-
-
-class PeerCertificateEarlyError(PeerCertificateError):
-    sentence = "the certificate of {peer} at {where} is valid only from {date} (it is {now} here)"
-    hint = "Check the clocks of both machines; if they are right, {peer} needs a certificate that is valid now."
-
-
-class PeerCertificateIssuerError(PeerCertificateError):
-    sentence = "the certificate of {peer} at {where} was issued by {issuer}, which {ca_file} does not hold"
-    hint = (
-        "If you trust that authority, add its certificate to ca_file; otherwise ask {peer} to use a certificate from "
-        "an authority that you trust."
-    )
-    peer_at_fault = False
-
-
-class PeerCertificateNameError(PeerCertificateError):
-    sentence = "the certificate at {where} names {names}, not {name}"
-    hint = (
-        "Check that {peer} is at this address. Its certificate must hold {name} as a DNS subject alternative name; if "
-        "it holds another name, set that name as the tls_name of {peer}'s node in the job file."
-    )
-
-
-class CertificateRefusedError(IdentityError):
-    sentence = "{peer} at {where} refused this side's certificate {path}, issued by {issuer}: {reason}"
-    hint = "Ask {peer} to check that its ca_file holds that authority and its clock is right; {peer} keeps waiting."
-
-
-class PeerRefusedError(IdentityError):
-    sentence = "{peer} refused the connection: this side's certificate does not name the party that {peer} expects"
-    hint = "Compare the party names and tls_name in both job files; {peer}'s log gives the name that it expects."
-
-
-class StrangerError(IdentityError):
-    sentence = "psicli refused a connection whose certificate names {names}, not {name}"
-    hint = "A party's certificate must hold its party name (or its tls_name) as a DNS subject alternative name."
-    peer_at_fault = True
-
-
-class TlsHandshakeError(IdentityError):
-    sentence = "the TLS handshake with {peer} failed: {reason}"
-
-
-class PeerSpeaksPlainError(IdentityError):
-    sentence = "{where} does not use TLS, but this side does"
-    hint = "Check that {peer}'s job file has cluster.tls and that the program at this address is psicli."
-    peer_at_fault = True
-
-
-class PeerSpeaksTlsError(IdentityError):
-    sentence = "{who} uses TLS, but this side does not"
-    hint = "Add cluster.tls to this side's job file."
 
 
 class ConfigError(PsicliError):
@@ -392,16 +232,6 @@ class VariableError(ConfigError):
 
     sentence = "{variable} {fault}"
     hint = "{advice}"
-
-
-class DisagreementError(ConfigError):
-    sentence = "the two job files disagree:\n{table}"
-    hint = "Make these fields the same in both job files, and run the same version of psicli; no data was sent."
-
-
-class PeerDisagreesError(ConfigError):
-    sentence = "{peer} stopped because its job file and this side's disagree"
-    hint = "Compare the two job files; {peer}'s log names the fields that differ."
 
 
 class BindError(ConfigError):
@@ -452,18 +282,6 @@ class OutputRowsError(PolicyError):
     sentence = "task {task}: the output would have {rows}, fewer than policy.min_output_rows, which is {limit:,}"
 
 
-class PeerFailedError(PsicliError):
-    sentence = "{peer} failed: {reason}"
-    code = 80
-    peer_at_fault = True
-    hint = "Ask {peer} for the details in its log; nothing needs to be fixed on this side."
-
-
-class PeerPolicyError(PeerFailedError):
-    sentence = "{peer}'s policy does not allow this run"
-    hint = "Ask {peer} what its policy allows; its log names the limit."
-
-
 class InterruptedBySignal(PsicliError):
     """SIGINT, raised as an exception in the main thread so that the run releases everything before it ends."""
 
@@ -474,26 +292,3 @@ class InterruptedBySignal(PsicliError):
 class TerminatedBySignal(InterruptedBySignal):
     sentence = "stopped by SIGTERM"
     code = 143
-
-
-def failure_of_peer(failure_class: int) -> PsicliError:
-    """Return our error for a peer that stopped with this exit code; the peer sends only the code, no text."""
-    # A peer that must not reveal its reason sends 1. That is most likely a signal, so a retry is worthwhile.
-    if failure_class in {1, 69, 74, 75, 130, 143}:
-        return PeerStoppedError(reason=_reason_of_peer(failure_class))
-    if failure_class == PeerProtocolError.code:
-        return PeerAccusesError()
-    if failure_class == ConfigError.code:
-        return PeerDisagreesError()
-    if failure_class == PolicyError.code:
-        return PeerPolicyError()
-    return PeerFailedError(reason=_reason_of_peer(failure_class))
-
-
-def _reason_of_peer(failure_class: int) -> str:
-    """Return the meaning of the peer's exit code as part of a sentence; to the peer, the other party is this one."""
-    if failure_class < BadInputError.code or failure_class not in EXIT_CODES:
-        return "it did not say why"
-    meaning, _, _ = EXIT_CODES[failure_class][1].partition(".")
-    meaning = meaning if meaning.startswith("TLS") else meaning[0].lower() + meaning[1:]
-    return meaning.replace("the other party", "this party")

@@ -9,7 +9,6 @@ from threading import Lock
 from typing import Any, Protocol
 
 from psicli.core import errors, failpoints, signals, trace
-from psicli.core.memory import UNBOUNDED, MemoryPlan
 from psicli.core.stages import Stage, Stages
 from psicli.exchange.bin_exchange import BinExchange
 from psicli.exchange.checkpoint import Checkpoint
@@ -22,6 +21,7 @@ from psicli.protocol.messages import Message, Received, TaskMessage
 from psicli.protocol.receiver import Receiver
 from psicli.protocol.task import Phase, TaskParty
 from psicli.protocol.work import GatherMatches, KeepBits, PublishOutput, SliceBitmap, StageOutput, Work
+from psicli.storage.memory import UNBOUNDED, MemoryPlan
 from psicli.storage.spool import Spool
 
 _FILE_WORK = StageOutput | PublishOutput

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from psicli import curve
 from psicli.core import errors
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.items import records
 from psicli.items.partitions import BinItems
 from psicli.items.records import Mask, Words
@@ -75,15 +76,15 @@ class Lists:
         if self._tokens_kept != len(self.own_tokens):
             raise errors.LocalProtocolError(detail="a bin was checked before its lists were complete")
         if records.have_common(self.own_points, self.peer_points):
-            raise errors.PeerProtocolError(detail="it sent one of this party's own points back")
+            raise PeerProtocolError(detail="it sent one of this party's own points back")
         self.own_points = self.peer_points = records.empty(0, curve.POINT_BYTES)
         # One sort of all tokens finds repeats in both lists now, and the common tokens later in `match`.
         self.compared = records.Comparison(self.own_tokens, self.peer_tokens)
         repeats, peer_repeats = self.compared.repeats()
         if peer_repeats:
-            raise errors.PeerProtocolError(detail="it sent two points of the same item")
+            raise PeerProtocolError(detail="it sent two points of the same item")
         if repeats:
-            raise errors.PeerProtocolError(detail="it sent two equal tokens")
+            raise PeerProtocolError(detail="it sent two equal tokens")
         self.own_tokens = self.peer_tokens = records.empty(0, curve.TOKEN_BYTES)
 
 
@@ -138,9 +139,9 @@ class Worker:
         """
         products, bad = curve.mask(points, self._scalar)
         if bad:
-            raise errors.PeerProtocolError(detail=f"it sent a frame with {errors.counted(len(bad), 'invalid point')}")
+            raise PeerProtocolError(detail=f"it sent a frame with {errors.counted(len(bad), 'invalid point')}")
         if not curve.on_curve(_sample(points)):
-            raise errors.PeerProtocolError(detail="it sent a point that is not on the curve")
+            raise PeerProtocolError(detail="it sent a point that is not on the curve")
         tokens = curve.tokens(products, self._sid)
         self._lists.put_peer(seq * self._frame_items, points, tokens)
         return None if self._receives else tokens
@@ -184,7 +185,7 @@ def apply_bitmap(bits: bytes, order_secret: bytes, items: int, own: int) -> Mask
     order = _secret_order(order_secret, own)
     marked = np.unpackbits(np.frombuffer(bits, np.uint8), count=own, bitorder="little").astype(np.bool_)
     if marked[order >= items].any():
-        raise errors.PeerProtocolError(detail="its bitmap marks padding as matched")
+        raise PeerProtocolError(detail="its bitmap marks padding as matched")
     return _by_item(marked, order, items)
 
 

@@ -8,7 +8,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from psicli import tables
+from psicli import outputs, tables
 from psicli.config import Job, Task
 from psicli.core import signals
 from psicli.core.errors import CannotCreateError, StorageError, reason
@@ -30,7 +30,9 @@ def check_files(job: Job, stack: ExitStack) -> dict[str, Path]:
         path = paths[task.name]
         output = None if task.output_path is None else file_format(task.output_path)
         with signals.allowed():
-            tables.check_input(path, file_format(path), task.keys, output=output, name=input_name(task))
+            schema = tables.check_input(path, file_format(path), task.keys, name=input_name(task))
+            if output is not None:
+                outputs.check_writable(schema, output, input_name(task))
         if isinstance(task.output_path, Path):
             check_writable(task.output_path)
     return paths

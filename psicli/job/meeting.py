@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from psicli.config import Job
-from psicli.core.memory import MemoryPlan
 from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
 from psicli.protocol.messages import Purpose, TaskTerms
 from psicli.session.agreement import Terms
+from psicli.storage.memory import MemoryPlan
 from psicli.transport.dialer import Dialer
 from psicli.transport.endpoint import Endpoint
 from psicli.transport.listener import Listener

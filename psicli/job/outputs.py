@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from psicli import tables
+from psicli import outputs
 from psicli.core.errors import PolicyError, StorageError, reason
 from psicli.core.formats import file_format
 from psicli.exchange.checkpoint import Checkpoint
@@ -95,7 +95,7 @@ class TaskOutput:
         self._file = AtomicFile(self._target)
         assert self._storage.spool is not None
         with self._input:
-            self.found.output_rows = tables.write_matched(
+            self.found.output_rows = outputs.write_matched(
                 self._input,
                 self._file.file,
                 file_format(self._target),

@@ -15,7 +15,6 @@ from psicli import __version__, curve
 from psicli.config import Job
 from psicli.core import failpoints, trace
 from psicli.core.errors import InterruptedBySignal, PsicliError, shown, unexpected
-from psicli.core.memory import MemoryPlan, peak_memory
 from psicli.exchange.finished import sweep
 from psicli.exchange.task_exchange import Storage
 from psicli.job.inputs import check_files, check_trace_file
@@ -28,6 +27,7 @@ from psicli.report.trace_file import save_trace
 from psicli.session.session import Session, open_session
 from psicli.storage.ledger import Ledger
 from psicli.storage.locks import PortLock
+from psicli.storage.memory import MemoryPlan, peak_memory
 from psicli.storage.spool import Spool
 from psicli.storage.state import state_folder
 from psicli.transport.dialer import Dialer

@@ -19,7 +19,8 @@ from enum import Enum
 from math import isqrt
 from typing import ClassVar, NamedTuple
 
-from psicli.core.errors import LocalProtocolError, PeerProtocolError, TooManyItemsError, counted
+from psicli.core.errors import LocalProtocolError, TooManyItemsError, counted
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.messages import BinMessage, End, Frame, Kept, Message, Restart, Stream, bin_session_id
 from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
 from psicli.protocol.work import CheckLists, KeepTokens, Lane, MaskOwn, MaskPeer, Prepare, Work

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from psicli.core import errors
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.bins import BinParty, BinPhase, TaskSetup
 from psicli.protocol.messages import Commit, Done, Frame, Message, Received, Stream, TaskMessage
 from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
@@ -37,7 +37,7 @@ class ReceiverBin(BinParty):
         if frame.stream != Stream.TOKENS:
             super()._accepted(frame)
         elif frame.seq >= self._points_out.frames:
-            raise errors.PeerProtocolError(detail=f"it sent tokens of frame {frame.seq}, which it has not received yet")
+            raise PeerProtocolError(detail=f"it sent tokens of frame {frame.seq}, which it has not received yet")
         else:
             self._queued.append(KeepTokens(frame.data))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from psicli.core import errors
+from psicli.core import peer_errors
 from psicli.protocol.bins import BinParty, BinPhase, TaskSetup
 from psicli.protocol.messages import Commit, Done, End, Frame, Message, Received, Restart, Stream, TaskMessage
 from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
@@ -67,7 +67,7 @@ class Sender(TaskParty):
             return self._end_alone()
         party = self.bins.addressed(message)
         if party is None or party.phase is not BinPhase.CHECKED:
-            raise errors.PeerProtocolError(detail=f"it confirmed bin {message.bin} before it was complete")
+            raise peer_errors.PeerProtocolError(detail=f"it confirmed bin {message.bin} before it was complete")
         self.bins.finish(message.bin)
         last = self.bins.all_done
         self._expect_digest(message, last=last)
@@ -76,7 +76,7 @@ class Sender(TaskParty):
     def _expect_digest(self, message: Received, *, last: bool) -> None:
         if not last or self.broadcast:
             if message.digest:
-                raise errors.PeerProtocolError(detail="it ended the task too early")
+                raise peer_errors.PeerProtocolError(detail="it ended the task too early")
         else:
             self._check_digest(message.digest)
 
@@ -100,7 +100,7 @@ class Sender(TaskParty):
     def _on_restart_of_result(self, message: Restart) -> list[Message]:
         """Handle the restart of a received bin, which R may lose until it sends the first bit of the result."""
         if self._bitmap is None or self._bitmap.place.bin or self._bitmap.frames:
-            raise errors.PeerProtocolError(detail=f"it restarted bin {message.bin} out of order")
+            raise peer_errors.PeerProtocolError(detail=f"it restarted bin {message.bin} out of order")
         messages = self._on_restart(message)
         self._move(Restart)
         return messages
@@ -112,9 +112,9 @@ class Sender(TaskParty):
         bits = int.from_bytes(message.data, "little")
         self._matches += bits.bit_count()
         if bits >> (stop - start):
-            raise errors.PeerProtocolError(detail="its bitmap has spare bits set")
+            raise peer_errors.PeerProtocolError(detail="its bitmap has spare bits set")
         if self._matches > min(self.own_count, self.peer_count):
-            raise errors.PeerProtocolError(detail="its bitmap marks more items than the smaller list holds")
+            raise peer_errors.PeerProtocolError(detail="its bitmap marks more items than the smaller list holds")
         self._queued.append(KeepBits(message.bin, message.data))
         return []
 
@@ -127,9 +127,9 @@ class Sender(TaskParty):
 
     def _expected_bitmap(self, message: Frame | End) -> IncomingStream:
         if self._bitmap is None or (message.bin, message.attempt) != (self._bitmap.place.bin, 0):
-            raise errors.PeerProtocolError(detail=f"it sent a bitmap of bin {message.bin} out of order")
+            raise peer_errors.PeerProtocolError(detail=f"it sent a bitmap of bin {message.bin} out of order")
         if message.stream != Stream.BITMAP:
-            raise errors.PeerProtocolError(detail=f"it sent stream {message.stream} during {self.phase.value}")
+            raise peer_errors.PeerProtocolError(detail=f"it sent stream {message.stream} during {self.phase.value}")
         return self._bitmap
 
     def _complete(self, work: Work, result: bytes) -> list[Message]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from psicli.core.errors import LocalProtocolError, PeerProtocolError
+from psicli.core.errors import LocalProtocolError
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.messages import End, Frame, Stream
 
 # The points in a full frame: 512 KiB, a quarter of the message limit of 2 MiB [items].

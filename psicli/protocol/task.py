@@ -28,7 +28,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import ClassVar, NamedTuple, TypeAlias
 
-from psicli.core import errors
+from psicli.core import errors, peer_errors
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.bins import (
     LAST_ATTEMPT,
     BinParty,
@@ -341,11 +342,11 @@ class TaskParty(Lane):
 
     def _on_open(self, message: Open) -> list[Message]:
         if message.probe != self.setup.probe:
-            raise errors.DisagreementError(
+            raise peer_errors.DisagreementError(
                 table="  item encoding: the two programs turn the same item into different points"
             )
         if self.resumption is not None and message.count != self.resumption.peer_count:
-            raise errors.PeerProtocolError(detail="it opened a resumed task with a different count than it offered")
+            raise PeerProtocolError(detail="it opened a resumed task with a different count than it offered")
         if message.count > MAX_TOTAL_ITEMS:
             raise _too_many_items()
         self.sizes = self.sizes._replace(peer=message.count)
@@ -387,7 +388,7 @@ class TaskParty(Lane):
             return []
         begun = number in bins or (number in bins.done and not self.receives)
         if not begun or message.attempt != bins.attempts[number] + 1 or message.attempt > LAST_ATTEMPT:
-            raise errors.PeerProtocolError(detail=f"it restarted bin {number} out of order")
+            raise PeerProtocolError(detail=f"it restarted bin {number} out of order")
         return [bins.restart(number)]
 
     def _on_frame(self, message: Frame) -> list[Message]:
@@ -410,7 +411,7 @@ class TaskParty(Lane):
 
     def _check_digest(self, theirs: bytes, matches: int | None = None) -> None:
         if theirs != self._digest(matches):
-            raise errors.PeerProtocolError(detail="it computed a different digest of the task")
+            raise PeerProtocolError(detail="it computed a different digest of the task")
 
     # Dispatch, and outputs
 
@@ -420,9 +421,9 @@ class TaskParty(Lane):
         Raises PeerProtocolError if it is not allowed now or contradicts an earlier message.
         """
         if message.task != self.task:
-            raise errors.PeerProtocolError(detail=f"it sent a message for task {message.task} during task {self.task}")
+            raise PeerProtocolError(detail=f"it sent a message for task {message.task} during task {self.task}")
         if type(message) not in self.table[self.phase]:
-            raise errors.PeerProtocolError(detail=f"it sent {type(message).__name__} during {self.phase.value}")
+            raise PeerProtocolError(detail=f"it sent {type(message).__name__} during {self.phase.value}")
         return self._handle(message)
 
     def _move(self, cause: type[TaskMessage] | Step) -> None:

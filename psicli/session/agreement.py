@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psicli import __version__
-from psicli.core import errors
+from psicli.core import errors, peer_errors
 from psicli.protocol.bins import LEAST_BIN_ITEMS
 from psicli.protocol.messages import NONCE_BYTES, Hello, Purpose, TaskTerms, session_id
 from psicli.protocol.wire import decode_hello, encode_hello
@@ -82,7 +82,7 @@ def agree(ours: Hello, theirs: Hello, peer: str) -> None:
     all fields that differ.
     """
     if theirs.party == ours.party or theirs.nonce == ours.nonce:
-        raise errors.SamePartyError(party=ours.party)
+        raise peer_errors.SamePartyError(party=ours.party)
     rows: list[tuple[str, Any, Any]] = [(f"party of {peer}", peer, theirs.party)]
     rows += [(name, getattr(ours, name), getattr(theirs, name)) for name in ("protocol_version", "suite", "job")]
     rows += _task_rows(ours.tasks, theirs.tasks)
@@ -90,7 +90,7 @@ def agree(ours: Hello, theirs: Hello, peer: str) -> None:
         rows.append((f"items per bin (at least {LEAST_BIN_ITEMS})", ours.bin_items, theirs.bin_items))
     differences = [(field, _as_yaml(mine), _as_yaml(yours)) for field, mine, yours in rows if mine != yours]
     if differences:
-        raise errors.DisagreementError(table=_table(differences))
+        raise peer_errors.DisagreementError(table=_table(differences))
 
 
 def _as_yaml(value: object) -> str:

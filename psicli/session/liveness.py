@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 
-from psicli.core import errors
+from psicli.core import peer_errors
 from psicli.protocol.messages import Working
 from psicli.transport.link import Link
 
@@ -50,7 +50,7 @@ class PeerWatch:
         self._heartbeats += 1
         due = (time.monotonic() - self._began) / SHORTEST_HEARTBEAT
         if self._heartbeats > due + SPARE_HEARTBEATS:
-            raise errors.PeerProtocolError(detail="it sends heartbeats too often")
+            raise peer_errors.PeerProtocolError(detail="it sends heartbeats too often")
 
     def wait(self, *, for_message: bool, room_for: int | None) -> None:
         """Wait for a message, for room to send, or for Link.wake.
@@ -60,12 +60,12 @@ class PeerWatch:
         """
         stuck = STUCK_AFTER * self._timeout
         if time.monotonic() - self._moved >= stuck:
-            raise errors.PeerStuckError(seconds=stuck)
+            raise peer_errors.PeerStuckError(seconds=stuck)
         left = min(max(self._timeout - self._link.silence, 0.0), SILENCE_LINE_INTERVAL)
         woken = self._link.wait(for_message=for_message, room_for=room_for, timeout=left)
         silence = self._link.silence
         if not woken and silence >= self._timeout:
-            raise errors.PeerSilentError(seconds=self._timeout)
+            raise peer_errors.PeerSilentError(seconds=self._timeout)
         if not woken and silence >= SILENCE_LINE_INTERVAL:
             logger.info("%s has sent nothing for %.0f s; the limit is %.0f s", self._peer, silence, self._timeout)
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from cryptography import x509
 
 from psicli import curve
-from psicli.core import errors, failpoints, signals, trace
+from psicli.core import errors, failpoints, peer_errors, signals, trace
 from psicli.core.stages import Stage
 from psicli.exchange.pools import WorkerPools
 from psicli.exchange.task_exchange import Storage, TaskExchange
@@ -145,7 +145,7 @@ class Session:
         except BaseException as exc:
             # Before anything else: outputs that both parties have committed are kept, whatever the failure is.
             complete = self._keep_committed(_patience(exc))
-            if not (complete and isinstance(exc, errors.PeerLostError | errors.PeerFailedError)):
+            if not (complete and isinstance(exc, peer_errors.PeerLostError | peer_errors.PeerFailedError)):
                 # The failure is reported for the earliest running task, so that task must have begun.
                 if self._turns.first is not None:
                     self._turns.first.begin()
@@ -171,9 +171,9 @@ class Session:
 
     def _dispatch(self, message: Message, size: int) -> None:
         if isinstance(message, Abort):
-            raise errors.failure_of_peer(message.failure_class)
+            raise peer_errors.failure_of_peer(message.failure_class)
         if isinstance(message, HelloOctets | LinkMessage):
-            raise errors.PeerProtocolError(detail="it sent a second Hello")
+            raise peer_errors.PeerProtocolError(detail="it sent a second Hello")
         if isinstance(message, Working):
             self._watch.count_heartbeat()
             return
@@ -340,7 +340,7 @@ class Session:
         if self._closed.is_set():
             return
         self._closed.set()
-        if isinstance(exc, errors.PeerLostError | errors.PeerFailedError):
+        if isinstance(exc, peer_errors.PeerLostError | peer_errors.PeerFailedError):
             # The peer is gone, or has failed itself: there is nobody to tell.
             self._link.finish(0.0)
         else:
@@ -348,7 +348,7 @@ class Session:
 
     def _class_to_send(self, exc: BaseException) -> int:
         private = any(live.party.disclosure is Disclosure.UNIFORM for live in self._turns)
-        if private and not isinstance(exc, errors.PeerProtocolError):
+        if private and not isinstance(exc, peer_errors.PeerProtocolError):
             return UNNAMED_FAILURE
         return exc.code if isinstance(exc, errors.PsicliError) else errors.PsicliError.code
 

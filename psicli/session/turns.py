@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from psicli.core.errors import PeerProtocolError, PsicliError
+from psicli.core.errors import PsicliError
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.messages import Frame, Offer, Stream, TaskMessage
 from psicli.protocol.task import TaskParty
 from psicli.session.live import LiveTask, TaskPlan

@@ -26,8 +26,8 @@ import pyarrow.csv
 
 from psicli.core.errors import InputChangedError, MalformedInputError, UnclosedQuoteError, counted
 from psicli.core.formats import FileFormat, Format
+from psicli.items.text import key_texts
 from psicli.tables.source import SourceFile, Stream, check_columns, empty, not_utf8, unparsable
-from psicli.tables.text import key_texts
 
 # A row must fit in a block, and larger blocks are not faster.
 MAX_ROW_BYTES = 4 << 20

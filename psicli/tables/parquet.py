@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from psicli.core.errors import InputChangedError, shown
 from psicli.core.formats import Format
-from psicli.tables import output
+from psicli.items.text import check_key_types, key_texts
+from psicli.tables.kinds import VIEWS
 from psicli.tables.source import SourceFile, check_columns, empty, not_utf8, unparsable
-from psicli.tables.text import check_key_types, key_texts
 
 T = TypeVar("T")
 
@@ -31,7 +31,19 @@ _BUFFER_BYTES = 16 << 20
 _COLUMNS_AT_ONCE = 16
 # The number of threads that read a file with more columns than that; each has its own batch and buffers.
 _READERS = 2
+# A row group has 122,880 rows, as in DuckDB and others: 60 of their vectors of 2,048. A row group is in memory while it
+# is written, so tables with many columns get smaller ones. The size of values in memory has no influence, because the
+# bytes must depend only on the rows.
+_ROW_GROUP_ROWS = 122_880
+_VECTOR_ROWS = 2048
+_ROW_GROUP_VALUES = 4_000_000
 _TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
+
+
+def row_group_rows(columns: int) -> int:
+    """Return the number of rows in a row group, given the number of columns."""
+    vectors = _ROW_GROUP_VALUES // (max(columns, 1) * _VECTOR_ROWS)
+    return min(max(vectors, 1) * _VECTOR_ROWS, _ROW_GROUP_ROWS)
 
 
 class ParquetInput(SourceFile):
@@ -86,7 +98,7 @@ class ParquetInput(SourceFile):
         with ThreadPoolExecutor(_READERS, "psicli-columns") as readers:
             for group, start, wanted in self._wanted(mask):
                 size = max(files[0].metadata.row_group(group).total_byte_size, 1)
-                most = max(budget * len(wanted) // size, output.row_group_rows(len(names)))
+                most = max(budget * len(wanted) // size, row_group_rows(len(names)))
                 for window, stop in _windows(wanted, most):
                     read = partial(self._shares_of, group=group, start=start, wanted=window, stop=stop)
                     parts = readers.map(read, files, assigned)
@@ -127,7 +139,7 @@ class ParquetInput(SourceFile):
             if part.true_count:
                 count += part.true_count
                 # pyarrow cannot select rows of views.
-                arrays = [values.cast(output.VIEWS.get(values.type, values.type)) for values in batch.columns]
+                arrays = [values.cast(VIEWS.get(values.type, values.type)) for values in batch.columns]
                 yield pa.table(arrays, names=columns).filter(part)
         if count != wanted.true_count:
             raise InputChangedError(path=self.name)

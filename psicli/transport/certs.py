@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from psicli.core.errors import TlsFileError, counted, shown
+from psicli.core.errors import counted, shown
+from psicli.core.peer_errors import TlsFileError
 from psicli.storage.files import create_files
 from psicli.transport.tls import MAX_SHOWN_NAME, dns_names, extension, load_certificate, read_file, written
 

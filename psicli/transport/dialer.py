@@ -12,8 +12,9 @@ from typing import Any
 import grpc
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from psicli.core import errors, failpoints, signals
-from psicli.core.errors import PsicliError, failure_of_peer
+from psicli.core import failpoints, peer_errors, signals
+from psicli.core.errors import PsicliError
+from psicli.core.peer_errors import failure_of_peer
 from psicli.protocol.messages import Abort, HelloOctets, Message, Purpose, session_id
 from psicli.protocol.wire import decode_hello
 from psicli.transport import tls
@@ -86,17 +87,17 @@ class Dialer:
             try:
                 self._link = self._attempt(make_hello(), deadline)
                 return self._link
-            except errors.PeerGoneError as exc:
+            except peer_errors.PeerGoneError as exc:
                 # The last attempt may only have run out of time: an earlier, more specific reason stays.
                 reason = reason if reason_of(exc) == NO_ANSWER else reason_of(exc)
-            except errors.PeerSpeaksPlainError:
+            except peer_errors.PeerSpeaksPlainError:
                 if self.endpoint.purpose is Purpose.RUN:
                     self._refuse_in_plain()
                 raise
             self._hang_up()
             self._check_plain(deadline)
             if left(deadline) <= 0:
-                raise errors.PeerAbsentError(seconds=timeout, reason=f"{where}: {reason}")
+                raise peer_errors.PeerAbsentError(seconds=timeout, reason=f"{where}: {reason}")
             ticker.tick(logger.info, "still waiting for %s at %s: %s", peer, where, reason)
             signals.pause(min(next(pauses), left(deadline)))
 
@@ -107,7 +108,7 @@ class Dialer:
         self._dial(link, HelloOctets(hello), deadline)
         try:
             link.peer_hello = self._await_hello(link, deadline)
-        except errors.PeerProtocolError as exc:
+        except peer_errors.PeerProtocolError as exc:
             link.abort(exc.code, LAST_WORDS_TIMEOUT)
             raise
         if self.endpoint.reconnect_window:
@@ -118,14 +119,14 @@ class Dialer:
     def _await_hello(self, link: Link, deadline: float) -> bytes:
         while (answer := link.first(left(deadline))) is None:
             if time.monotonic() >= deadline:
-                raise errors.PeerGoneError(reason=NO_ANSWER)
+                raise peer_errors.PeerGoneError(reason=NO_ANSWER)
         if isinstance(answer, Abort):
-            raise errors.PeerBusyError() if answer.failure_class == BUSY else failure_of_peer(answer.failure_class)
+            raise peer_errors.PeerBusyError() if answer.failure_class == BUSY else failure_of_peer(answer.failure_class)
         if not isinstance(answer, HelloOctets):
-            raise errors.PeerProtocolError(detail="it did not answer with a Hello")
+            raise peer_errors.PeerProtocolError(detail="it did not answer with a Hello")
         # Decode the Hello here: the caller can still send the peer an Abort if it is wrong.
         if decode_hello(answer.octets).purpose is Purpose.CHECK and self.endpoint.purpose is Purpose.RUN:
-            raise errors.PeerGoneError(reason=_ONLY_CHECKS)
+            raise peer_errors.PeerGoneError(reason=_ONLY_CHECKS)
         return answer.octets
 
     def _check_plain(self, deadline: float) -> None:
@@ -133,7 +134,7 @@ class Dialer:
         host, port = self.endpoint.host, self.endpoint.port
         timeout = min(tls.PREFLIGHT_TIMEOUT, left(deadline))
         if self.endpoint.credentials is None and timeout > 0 and tls.presented(host, port, timeout) is not None:
-            raise errors.PeerSpeaksTlsError(who=self.endpoint.where)
+            raise peer_errors.PeerSpeaksTlsError(who=self.endpoint.where)
 
     def _refuse_in_plain(self) -> None:
         """Tell a plain-text listener that this party speaks TLS, so that it stops waiting; nothing more is sent."""
@@ -150,12 +151,12 @@ class Dialer:
             try:
                 self._dial(link, Abort(failure_class), deadline)
                 # A peer that refuses our identity would refuse it again.
-                told = link.finish(left(deadline)) or isinstance(link.failure, errors.PeerRefusedError)
-            except errors.IdentityError as exc:
+                told = link.finish(left(deadline)) or isinstance(link.failure, peer_errors.PeerRefusedError)
+            except peer_errors.IdentityError as exc:
                 # The failure to report matters more than this one, and a retry would not help.
                 logger.info("cannot tell %s about the failure: %s", self.endpoint.peer, exc)
                 told = True
-            except errors.PeerLostError:
+            except peer_errors.PeerLostError:
                 pass
             self._hang_up()
             if not told:
@@ -192,9 +193,9 @@ class Dialer:
                 logger.info("%s is back after %.1f s", peer, time.monotonic() - began)
                 return
             if (death := self._death(link, reason)) is not None:
-                link.end(errors.PeerGoneError(reason=f"{why}, then {death}"))
+                link.end(peer_errors.PeerGoneError(reason=f"{why}, then {death}"))
             elif time.monotonic() >= began + window:
-                link.end(errors.LinkBrokenError(cause=why, seconds=window))
+                link.end(peer_errors.LinkBrokenError(cause=why, seconds=window))
             else:
                 ticker.tick(logger.info, "still trying to reach %s at %s: %s", peer, where, reason)
             link.await_stream(min(pause, left(began + window)))
@@ -203,17 +204,17 @@ class Dialer:
         """Make one attempt to reconnect; return why it failed, or None if the link is back or has ended."""
         try:
             tls.reach(self.endpoint.host, self.endpoint.port, REACH_TIMEOUT)
-        except errors.PeerGoneError as exc:
+        except peer_errors.PeerGoneError as exc:
             return reason_of(exc)
         failpoints.hit("reconnect.dialled")
         try:
             trial = link.try_stream()
             self._connect(trial, time.monotonic() + ANSWER_TIMEOUT)
             link.await_trial(trial, ANSWER_TIMEOUT)
-        except errors.PeerGoneError as exc:
+        except peer_errors.PeerGoneError as exc:
             # A peer that accepts the connection but does not finish the TLS handshake gives no answer.
             return NO_ANSWER if reason_of(exc) == tls.TIMED_OUT else reason_of(exc)
-        except (errors.CertificateRefusedError, errors.TlsHandshakeError) as exc:
+        except (peer_errors.CertificateRefusedError, peer_errors.TlsHandshakeError) as exc:
             # Both succeeded before; when the connection breaks again during the handshake, it looks like this.
             return exc.message
         except PsicliError as exc:
@@ -235,7 +236,7 @@ class Dialer:
         try:
             # Check again: the network may have failed since the attempt.
             tls.reach(self.endpoint.host, self.endpoint.port, REACH_TIMEOUT)
-        except errors.PeerGoneError:
+        except peer_errors.PeerGoneError:
             return None
         return f"its machine accepted a connection but gave no answer within {ANSWER_TIMEOUT:.0f} s: was it stopped?"
 

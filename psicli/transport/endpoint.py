@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from psicli.core import errors, failpoints, trace
+from psicli.core import failpoints, peer_errors, trace
 from psicli.core.errors import PsicliError, shown
 from psicli.protocol.messages import Purpose
 from psicli.protocol.wire import MAX_MESSAGE_BYTES
@@ -23,7 +23,7 @@ from psicli.transport.tls import TlsCredentials
 SERVICE = "psicli.v1.Session"
 METHOD = "Run"
 # The failure class with which a dialer tells a plain-text listener that it speaks TLS.
-TLS_FAILED = errors.IdentityError.code
+TLS_FAILED = peer_errors.IdentityError.code
 # The interval between log lines while a party waits [s].
 WAITING_LINE_INTERVAL = 60.0
 
@@ -135,20 +135,20 @@ def pump(stream: Stream, incoming: Iterable[bytes]) -> None:
 def _translated(exc: grpc.RpcError, *, secure: bool) -> PsicliError:
     if not isinstance(exc, grpc.Call):
         # The server's request iterator raises the bare class when the stream breaks.
-        return errors.PeerGoneError(reason=_BROKEN)
+        return peer_errors.PeerGoneError(reason=_BROKEN)
     code, details = exc.code(), exc.details() or ""
     if secure and code is grpc.StatusCode.UNAVAILABLE and any(word in details.lower() for word in _TLS_WORDS):
-        return errors.TlsHandshakeError(reason=_plain_reason(details))
+        return peer_errors.TlsHandshakeError(reason=_plain_reason(details))
     if code is grpc.StatusCode.PERMISSION_DENIED:
-        return errors.PeerRefusedError()
+        return peer_errors.PeerRefusedError()
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-        return errors.PeerProtocolError(detail=f"it sent a message of more than {MAX_MESSAGE_BYTES:,} bytes")
+        return peer_errors.PeerProtocolError(detail=f"it sent a message of more than {MAX_MESSAGE_BYTES:,} bytes")
     if "Compression algorithm" in details:
-        return errors.PeerProtocolError(detail="it compresses its messages")
+        return peer_errors.PeerProtocolError(detail="it compresses its messages")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         # Unknown connections use up its limit; a peer that is merely busy would have answered with Abort.
-        return errors.PeerGoneError(reason="it has too many connections")
-    return errors.PeerGoneError(reason=_plain_reason(details))
+        return peer_errors.PeerGoneError(reason="it has too many connections")
+    return peer_errors.PeerGoneError(reason=_plain_reason(details))
 
 
 def _plain_reason(details: str) -> str:

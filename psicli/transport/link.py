@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from cryptography import x509
 
-from psicli.core import errors, failpoints, signals, trace
+from psicli.core import failpoints, peer_errors, signals, trace
 from psicli.core.errors import PsicliError, unexpected
 from psicli.protocol.messages import Abort, Bye, Commit, Done, Message, Received, Reconnect, Taken
 from psicli.protocol.wire import decode, encode
@@ -24,7 +24,7 @@ from psicli.transport.window import Inbox, Incoming, Outbox, Outgoing
 logger = logging.getLogger(__name__)
 
 # The failure class that tells a dialer that the peer already has a session.
-BUSY = errors.PeerBusyError.code
+BUSY = peer_errors.PeerBusyError.code
 # The most frames that wait to be sent: enough to bridge a busy moment of either party.
 QUEUE_FRAMES = 8
 # How long sending the last message to a refused peer may take [s].
@@ -63,7 +63,7 @@ class Stream:
     def was_served(self) -> None:
         """Note that gRPC has finished with the stream: it has handed everything to the system, or never will."""
         self.served = False
-        self.end(errors.PeerGoneError(reason="the connection broke"))
+        self.end(peer_errors.PeerGoneError(reason="the connection broke"))
 
     def end(self, failure: PsicliError | None) -> None:
         """Mark the stream as ended; the first reason stays."""
@@ -152,7 +152,7 @@ class Link:
             self._changed.notify_all()
             if not self._inbox:
                 if self.ended:
-                    raise self.failure or errors.PeerGoneError(reason="it closed the connection")
+                    raise self.failure or peer_errors.PeerGoneError(reason="it closed the connection")
                 return None
             message, size = self._inbox.pop()
             trace.count("inbox", "messages", len(self._inbox))
@@ -302,7 +302,7 @@ class Link:
 
     def _receive(self, message: Message | PsicliError, size: int, stream: Stream) -> None:
         if self._inbox.has_last_message and not isinstance(message, Taken | Bye | PsicliError):
-            message = errors.PeerProtocolError(detail="it sent a message after its last one")
+            message = peer_errors.PeerProtocolError(detail="it sent a message after its last one")
         match message:
             case Bye():
                 self._inbox.note_last_message()
@@ -311,7 +311,7 @@ class Link:
                 try:
                     self._outbox.confirm(messages)
                     return
-                except errors.PeerProtocolError as exc:
+                except peer_errors.PeerProtocolError as exc:
                     message = exc
             case Abort():
                 self._inbox.note_last_message()
@@ -358,7 +358,7 @@ class Link:
             if stream is not self.stream or self.ended:
                 return
             through = self._inbox.has_last_message or self._outbox.state is Outgoing.ABORTED
-            if not self._reconnection.sid or through or isinstance(stream.failure, errors.PeerProtocolError):
+            if not self._reconnection.sid or through or isinstance(stream.failure, peer_errors.PeerProtocolError):
                 self.end(stream.failure)
             else:
                 self.stream, self._reconnection.lost = None, stream
@@ -392,7 +392,7 @@ class Link:
             self._reconnection.trial = None
             self._changed.notify_all()
             if self.broken:
-                raise (trial.over and trial.failure) or errors.PeerGoneError(reason=NO_ANSWER)
+                raise (trial.over and trial.failure) or peer_errors.PeerGoneError(reason=NO_ANSWER)
 
     def take_over(self, other: Link, first: Reconnect) -> None:
         """Move this link to the stream of another one, which began with this Reconnect; the old stream is abandoned.
@@ -403,7 +403,7 @@ class Link:
         assert stream is not None
         with self._changed:
             if first.attempt <= self._reconnection.attempt:
-                raise errors.PeerProtocolError(detail="it repeated an attempt to reconnect")
+                raise peer_errors.PeerProtocolError(detail="it repeated an attempt to reconnect")
             self._outbox.resend_after(first.messages)
             self._reconnection.attempt = first.attempt
             stream.owes_reconnect = True
@@ -419,12 +419,12 @@ class Link:
                 try:
                     self._outbox.resend_after(messages)
                     self._use(stream)
-                except errors.PeerProtocolError as exc:
+                except peer_errors.PeerProtocolError as exc:
                     self.end(exc)
             case Abort():
-                self.end(errors.PeerGoneError(reason="it no longer has this session"))
+                self.end(peer_errors.PeerGoneError(reason="it no longer has this session"))
             case _:
-                self.end(errors.PeerProtocolError(detail="it did not answer with Reconnect"))
+                self.end(peer_errors.PeerProtocolError(detail="it did not answer with Reconnect"))
 
     def _use(self, stream: Stream) -> None:
         self.stream = stream

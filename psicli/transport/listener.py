@@ -19,8 +19,9 @@ from urllib.parse import unquote
 import grpc
 from cryptography import x509
 
-from psicli.core import errors, failpoints, signals
-from psicli.core.errors import PsicliError, failure_of_peer
+from psicli.core import errors, failpoints, peer_errors, signals
+from psicli.core.errors import PsicliError
+from psicli.core.peer_errors import failure_of_peer
 from psicli.protocol.messages import Abort, HelloOctets, Message, Purpose, Reconnect, session_id
 from psicli.protocol.wire import decode_hello
 from psicli.transport import tls
@@ -175,17 +176,17 @@ class Listener:
             return self._session_link
         assert self._peer_failure is not None
         if self.endpoint.credentials is None and self._peer_failure == TLS_FAILED:
-            raise errors.PeerSpeaksTlsError(who=self.endpoint.peer)
+            raise peer_errors.PeerSpeaksTlsError(who=self.endpoint.peer)
         raise failure_of_peer(self._peer_failure)
 
-    def _absence(self, timeout: float) -> errors.PeerAbsentError:
+    def _absence(self, timeout: float) -> peer_errors.PeerAbsentError:
         outsiders, where = self._outsiders, self.endpoint.where
         if outsiders.handshakes > 0:
             ago = outsiders.handshake_ago
             connections = errors.counted(outsiders.handshakes, "connection")
-            return errors.HandshakesFailedError(seconds=timeout, connections=connections, where=where, ago=ago)
+            return peer_errors.HandshakesFailedError(seconds=timeout, connections=connections, where=where, ago=ago)
         nobody = f"nobody connected to {where} as {self.endpoint.peer}"
-        return errors.PeerAbsentError(seconds=timeout, reason=[nobody, *outsiders.strangers][-1])
+        return peer_errors.PeerAbsentError(seconds=timeout, reason=[nobody, *outsiders.strangers][-1])
 
     def _log_waiting(self) -> None:
         peer, where = self.endpoint.peer, self.endpoint.where
@@ -236,7 +237,7 @@ class Listener:
             if stream.link is self._session_link:
                 # Only the peer's own last message proves that ours has arrived.
                 stream.link.await_end(stream)
-        except errors.StrangerError as exc:
+        except peer_errors.StrangerError as exc:
             with self._lock:
                 self._outsiders.note_stranger(exc.message)
             context.set_code(grpc.StatusCode.PERMISSION_DENIED)
@@ -257,9 +258,9 @@ class Listener:
         try:
             certificate = x509.load_pem_x509_certificate(context.auth_context()["x509_pem_cert"][0])
         except ValueError as exc:
-            raise errors.StrangerError(names="nobody (psicli cannot read it)", name=name) from exc
+            raise peer_errors.StrangerError(names="nobody (psicli cannot read it)", name=name) from exc
         if not tls.names_party(certificate, name):
-            raise errors.StrangerError(names=tls.shown_names(certificate), name=name)
+            raise peer_errors.StrangerError(names=tls.shown_names(certificate), name=name)
         return certificate
 
     def _admit(self, link: Link, first: Message | None) -> None:
@@ -274,7 +275,7 @@ class Listener:
             elif isinstance(first, Reconnect):
                 self._readmit(link, first)
             else:
-                raise errors.PeerProtocolError(detail="it did not start a connection with a Hello")
+                raise peer_errors.PeerProtocolError(detail="it did not start a connection with a Hello")
             self._lock.notify_all()
 
     def _answer(self, link: Link, octets: bytes) -> None:
@@ -324,7 +325,7 @@ class Listener:
             failpoints.hit("reconnect.answered")
             self._session_link.take_over(link, first)
         else:
-            self._reject(link, errors.PeerLostError.code)
+            self._reject(link, peer_errors.PeerLostError.code)
 
     def _keep_connected(self, link: Link) -> None:
         """Wait for the peer to reconnect whenever the stream breaks, until the link ends.
@@ -349,8 +350,8 @@ class Listener:
         while not link.await_stream(min(ticker.left, left(began + patience))):
             gone = time.monotonic() - began
             if gone >= patience:
-                absent = errors.PeerGoneError(reason=f"{why}, and it did not reconnect within {patience:.0f} s")
-                link.end(errors.LinkBrokenError(cause=why, seconds=patience) if lost.unanswered else absent)
+                absent = peer_errors.PeerGoneError(reason=f"{why}, and it did not reconnect within {patience:.0f} s")
+                link.end(peer_errors.LinkBrokenError(cause=why, seconds=patience) if lost.unanswered else absent)
                 return
             line = "still waiting for %s to reconnect: %.0f s of %.0f s have passed"
             ticker.tick(logger.info, line, peer, gone, patience)

@@ -19,8 +19,9 @@ from typing import TypeVar
 
 from cryptography import x509
 
-from psicli.core import errors, signals
+from psicli.core import errors, peer_errors, signals
 from psicli.core.errors import shown
+from psicli.core.peer_errors import CertificateRefusedError, IdentityError, PeerGoneError
 
 # Two clocks may differ by this much: a certificate that becomes valid within this time causes a retry, not an error.
 CLOCK_SKEW = timedelta(minutes=5)
@@ -91,7 +92,7 @@ class TlsCredentials:
                 f"Set certificate_file to a certificate with {self.own_name} as a DNS subject alternative name, or set "
                 "tls_name of this party's node to a name in the certificate."
             )
-        raise errors.OwnCertificateError(path=self.certificate_file, fault=fault, advice=advice)
+        raise peer_errors.OwnCertificateError(path=self.certificate_file, fault=fault, advice=advice)
 
 
 def read_file(path: Path) -> bytes:
@@ -99,7 +100,7 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as exc:
-        raise errors.TlsFileError(path=path, reason=errors.reason(exc)) from exc
+        raise peer_errors.TlsFileError(path=path, reason=errors.reason(exc)) from exc
 
 
 def _context(ca_file: Path, certificate_file: Path, private_key_file: Path) -> ssl.SSLContext:
@@ -117,13 +118,13 @@ def _context(ca_file: Path, certificate_file: Path, private_key_file: Path) -> s
     try:
         context.load_verify_locations(ca_file)
     except ssl.SSLError as exc:
-        raise errors.TlsFileError(path=ca_file, reason="it contains no certificate in PEM format") from exc
+        raise peer_errors.TlsFileError(path=ca_file, reason="it contains no certificate in PEM format") from exc
     try:
         # The empty password keeps OpenSSL from prompting on the terminal.
         context.load_cert_chain(certificate_file, private_key_file, password="")
     except ssl.SSLError as exc:
         reason = f"it is not a certificate in PEM format, or {private_key_file} is not its unencrypted private key"
-        raise errors.TlsFileError(path=certificate_file, reason=reason) from exc
+        raise peer_errors.TlsFileError(path=certificate_file, reason=reason) from exc
     return context
 
 
@@ -135,7 +136,7 @@ def load_certificate(path: Path, octets: bytes) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(octets)
     except ValueError as exc:
-        raise errors.TlsFileError(path=path, reason="it contains no certificate in PEM format") from exc
+        raise peer_errors.TlsFileError(path=path, reason="it contains no certificate in PEM format") from exc
 
 
 def dns_names(certificate: x509.Certificate) -> list[str]:
@@ -199,7 +200,7 @@ def _connected(host: str, port: int, timeout: float) -> Iterator[socket.socket]:
             yield plain
     except OSError as exc:
         why = TIMED_OUT if isinstance(exc, TimeoutError) else errors.reason(exc)
-        raise errors.PeerGoneError(reason=why) from exc
+        raise PeerGoneError(reason=why) from exc
 
 
 def reach(host: str, port: int, timeout: float) -> None:
@@ -214,15 +215,15 @@ def preflight(host: str, port: int, credentials: TlsCredentials, timeout: float)
     Raises a subclass of IdentityError for faults that somebody must fix, and PeerGoneError for those that may pass.
     """
     # A listener that is shutting down looks like one that refuses, so one refusal proves nothing.
-    with suppress(errors.CertificateRefusedError):
+    with suppress(CertificateRefusedError):
         return _handshake(host, port, credentials, timeout)
     try:
         return _handshake(host, port, credentials, timeout)
-    except errors.CertificateRefusedError as exc:
+    except CertificateRefusedError as exc:
         since = credentials.own.not_valid_before_utc
         if datetime.now(UTC) - since < CLOCK_SKEW:
             reason = f"it refuses this side's certificate, valid only since {written(since)}: do the clocks differ?"
-            raise errors.PeerGoneError(reason=reason) from exc
+            raise PeerGoneError(reason=reason) from exc
         raise
 
 
@@ -249,9 +250,9 @@ def _named_certificate(secure: ssl.SSLSocket, where: str, name: str) -> x509.Cer
     try:
         certificate = x509.load_der_x509_certificate(secure.getpeercert(binary_form=True) or b"")
     except ValueError as exc:
-        raise errors.PeerCertificateError(where=where, reason="psicli cannot read it") from exc
+        raise peer_errors.PeerCertificateError(where=where, reason="psicli cannot read it") from exc
     if not names_party(certificate, name):
-        raise errors.PeerCertificateNameError(where=where, names=shown_names(certificate), name=name)
+        raise peer_errors.PeerCertificateNameError(where=where, names=shown_names(certificate), name=name)
     return certificate
 
 
@@ -265,7 +266,7 @@ def _read_greeting(secure: ssl.SSLSocket, where: str, credentials: TlsCredential
         cause = _refused(_NO_REASON, where, credentials) if _broke_off(exc) else _failure(exc, where, credentials)
         raise cause from exc
     if not greeting:
-        raise errors.PeerGoneError(reason="it closed the connection")
+        raise PeerGoneError(reason="it closed the connection")
 
 
 def _broke_off(exc: ssl.SSLError) -> bool:
@@ -273,41 +274,41 @@ def _broke_off(exc: ssl.SSLError) -> bool:
     return isinstance(exc, ssl.SSLEOFError) or exc.reason == "UNEXPECTED_EOF_WHILE_READING"
 
 
-def _failure(exc: ssl.SSLError, where: str, credentials: TlsCredentials) -> errors.PeerGoneError | errors.IdentityError:
+def _failure(exc: ssl.SSLError, where: str, credentials: TlsCredentials) -> PeerGoneError | IdentityError:
     """Translate the error that ended the handshake, except a fault in the peer's certificate (see _fault)."""
     reason = exc.reason or ""
     if _broke_off(exc):
-        return errors.PeerGoneError(reason="it closed the connection in the TLS handshake")
+        return PeerGoneError(reason="it closed the connection in the TLS handshake")
     if reason in _NO_TLS:
-        return errors.PeerSpeaksPlainError(where=where)
+        return peer_errors.PeerSpeaksPlainError(where=where)
     alert = re.sub(r"^.*_ALERT_", "", reason)
     if alert in _ALERTS:
         return _refused(_ALERTS[alert], where, credentials)
-    return errors.TlsHandshakeError(reason=reason.replace("_", " ").lower() or "unknown")
+    return peer_errors.TlsHandshakeError(reason=reason.replace("_", " ").lower() or "unknown")
 
 
-def _refused(reason: str, where: str, credentials: TlsCredentials) -> errors.CertificateRefusedError:
+def _refused(reason: str, where: str, credentials: TlsCredentials) -> CertificateRefusedError:
     issuer = shown_issuer(credentials.own)
-    return errors.CertificateRefusedError(where=where, path=credentials.certificate_file, issuer=issuer, reason=reason)
+    return CertificateRefusedError(where=where, path=credentials.certificate_file, issuer=issuer, reason=reason)
 
 
 def _fault(
     exc: ssl.SSLCertVerificationError, host: str, port: int, credentials: TlsCredentials, timeout: float
-) -> errors.PeerGoneError | errors.IdentityError:
+) -> PeerGoneError | IdentityError:
     """Return the error that says what is wrong with the peer's certificate."""
     now = datetime.now(UTC)
     facts = {"where": written_address(host, port), "now": written(now)}
     found = presented(host, port, timeout)
     if found is not None and exc.verify_code == _EXPIRED and found.not_valid_after_utc < now:
-        return errors.PeerCertificateExpiredError(date=written(found.not_valid_after_utc), **facts)
+        return peer_errors.PeerCertificateExpiredError(date=written(found.not_valid_after_utc), **facts)
     if found is not None and exc.verify_code == _NOT_YET_VALID and found.not_valid_before_utc > now:
-        early = errors.PeerCertificateEarlyError(date=written(found.not_valid_before_utc), **facts)
+        early = peer_errors.PeerCertificateEarlyError(date=written(found.not_valid_before_utc), **facts)
         # If the clock is only slightly behind, a retry succeeds.
         soon = found.not_valid_before_utc - now < CLOCK_SKEW
-        return errors.PeerGoneError(reason=early.message) if soon else early
+        return PeerGoneError(reason=early.message) if soon else early
     if found is not None and exc.verify_code in _UNKNOWN_ISSUER:
-        return errors.PeerCertificateIssuerError(issuer=shown_issuer(found), ca_file=credentials.ca_file, **facts)
-    return errors.PeerCertificateError(reason=exc.verify_message, **facts)
+        return peer_errors.PeerCertificateIssuerError(issuer=shown_issuer(found), ca_file=credentials.ca_file, **facts)
+    return peer_errors.PeerCertificateError(reason=exc.verify_message, **facts)
 
 
 def presented(host: str, port: int, timeout: float) -> x509.Certificate | None:

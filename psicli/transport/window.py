@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum, auto
 
-from psicli.core.errors import PeerProtocolError, PsicliError
+from psicli.core.errors import PsicliError
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.messages import End, Frame, Message
 
 # The window: the most octets that may be sent but not read. It also bounds the memory of a party that is not reading

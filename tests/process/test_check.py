@@ -31,7 +31,8 @@ from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Ru
 from psicli import config
 from psicli.check import check, checklist
 from psicli.check.checklist import Checklist, Verdict
-from psicli.core.errors import InputMissingError, PeerLostError, StorageError
+from psicli.core.errors import InputMissingError, StorageError
+from psicli.core.peer_errors import PeerLostError
 from psicli.protocol.messages import Hello
 from psicli.storage.state import left_over, run_folder
 

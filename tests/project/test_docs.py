@@ -15,7 +15,7 @@ import yaml
 from support.docs.generate import COMMAND, ROOT, generated, pages
 from support.docs.site import OUTSIDE
 
-from psicli.core import errors
+from psicli.core import errors, peer_errors
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
@@ -28,7 +28,7 @@ def test_these_pages_have_generated_parts() -> None:
 
 
 def test_every_error_has_a_listed_exit_code() -> None:
-    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    classes = [value for value in (vars(errors) | vars(peer_errors)).values() if isinstance(value, type)]
     found = [kind for kind in classes if issubclass(kind, errors.PsicliError)]
     assert len(found) > 20
     assert {kind.code for kind in found} <= set(errors.EXIT_CODES)

@@ -16,14 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from psicli import tables
-from psicli.core.errors import (
-    BadInputError,
-    InputMissingError,
-)
+from psicli import outputs, tables
+from psicli.core.errors import BadInputError, InputMissingError
 from psicli.core.formats import FileFormat, Format
+from psicli.outputs import columns, sorting
+from psicli.outputs import delimited as delimited_out
 from psicli.storage.spool import Spool
-from psicli.tables import delimited, output, parquet, sorting
+from psicli.tables import delimited, parquet
 
 CSV = FileFormat(Format.CSV)
 TSV = FileFormat(Format.TSV)
@@ -102,7 +101,7 @@ def write(source: Source, fmt: FileFormat, matched: Any = None, budget: int = AM
     matched = np.ones(source.rows, bool) if matched is None else matched
     sink = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder, Spool(Path(folder) / "state") as spool:
-        rows = tables.write_matched(source.input, sink, fmt, pa.array(matched, pa.bool_()), budget=budget, spool=spool)
+        rows = outputs.write_matched(source.input, sink, fmt, pa.array(matched, pa.bool_()), budget=budget, spool=spool)
         assert (spool.peak > 0) == (budget < AMPLE and rows > 0)
         assert not list(Path(folder).glob("state/run-*/*-*"))
     assert rows == int(np.sum(np.asarray(matched)))
@@ -127,6 +126,6 @@ def small_pieces(size: int) -> Iterator[None]:
         patch.setattr(parquet, "_windows", lambda wanted, most, windows=parquet._windows: windows(wanted, min(most, 3)))
         patch.setattr(sorting, "_LEAST_BATCH_BYTES", size)
         patch.setattr(sorting, "_LEAST_STEP_BYTES", 0)
-        patch.setattr(output, "_CSV_BATCH_BYTES", size)
-        patch.setattr(output, "_GATHERED_VALUES", 2)
+        patch.setattr(delimited_out, "_CSV_BATCH_BYTES", size)
+        patch.setattr(columns, "_GATHERED_VALUES", 2)
         yield

@@ -11,7 +11,8 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from psicli.core.errors import PeerProtocolError, counted
+from psicli.core.errors import counted
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol import messages
 from psicli.protocol.bins import MAX_BINS
 from psicli.protocol.messages import Hello, HelloOctets, Kept, Message, Offer, Purpose, TaskTerms

@@ -24,7 +24,8 @@ from support.memory.messages import any_message, offered
 from support.memory.pair import ExchangeEnd, KnownExchange, exchange_end, items_of, matched_items, run_exchanges
 from support.memory.sessions import ALICE, BOB, Party, Plan, TapLink, both, joined, numbers, run
 
-from psicli.core.errors import PeerGoneError, PsicliError
+from psicli.core.errors import PsicliError
+from psicli.core.peer_errors import PeerGoneError
 from psicli.protocol.messages import Frame, Kept, Message, Restart, TaskMessage, Working
 from psicli.protocol.receiver import Receiver
 from psicli.protocol.sender import Sender

@@ -22,7 +22,8 @@ from support.processes.certificates import HOUR, Authority
 from support.processes.runner import DIALER, LISTENER, PARTIES, free_ports
 from support.waiting import DEADLINE, wait_until
 
-from psicli.core.errors import (
+from psicli.core.errors import PsicliError
+from psicli.core.peer_errors import (
     CertificateRefusedError,
     HandshakesFailedError,
     OwnCertificateError,
@@ -34,7 +35,6 @@ from psicli.core.errors import (
     PeerRefusedError,
     PeerSpeaksPlainError,
     PeerSpeaksTlsError,
-    PsicliError,
     TlsHandshakeError,
 )
 from psicli.protocol.messages import Hello

@@ -9,7 +9,7 @@ from support.memory.machines import TASK_SID, setup
 from support.memory.pair import ExchangeEnd, PeerChannel, exchange_end, items_of, records
 
 from psicli import curve
-from psicli.core.errors import PeerProtocolError
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.messages import (
     bin_session_id,
 )

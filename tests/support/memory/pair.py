@@ -18,7 +18,7 @@ import pyarrow as pa
 from support.memory.machines import BIN_ITEMS, FRAME_ITEMS, PATIENCE, TASK_SID, MachineEnd, begin_bins, setup
 
 from psicli import curve
-from psicli.core.errors import PeerGoneError, PeerLostError
+from psicli.core.peer_errors import PeerGoneError, PeerLostError
 from psicli.core.stages import Stages
 from psicli.exchange import worker
 from psicli.exchange.checkpoint import Checkpoint

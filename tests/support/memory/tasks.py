@@ -25,7 +25,7 @@ from support.memory.machines import (
     setup,
 )
 
-from psicli.core.errors import PeerProtocolError
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.bins import LAST_ATTEMPT, BinPhase
 from psicli.protocol.messages import (
     Commit,

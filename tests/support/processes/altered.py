@@ -100,14 +100,14 @@ def with_five_megabytes() -> None:
 
 def _leave(octets: int) -> None:
     """Reserve so much memory for the libraries that a job with the least memory has this much left for data."""
-    from psicli.core import memory
+    from psicli.storage import memory
 
     memory.LIBRARIES = memory.LEAST_MEMORY - octets
 
 
 def with_little_memory() -> None:
     """Leave so little memory for data, whatever the job file allows, that items and rows go to disk."""
-    from psicli.core.memory import MemoryPlan
+    from psicli.storage.memory import MemoryPlan
 
     MemoryPlan.working = property(lambda self: 1 << 20)  # type: ignore[method-assign, assignment]
 
@@ -150,12 +150,12 @@ def _before_matching(do: Callable[[], None]) -> None:
 
 def fail_to_write() -> None:
     """Fail like a library whose message quotes a row; TEST_VALUE holds the value in two halves."""
-    from psicli import tables
+    from psicli import outputs
 
     def write_matched(*arguments: Any, **named: Any) -> int:
         raise ValueError(f"cannot convert {''.join(os.environ['TEST_VALUE'].split())}")
 
-    tables.write_matched = write_matched
+    outputs.write_matched = write_matched
 
 
 # Changes to the sequence of events ---------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from psicli.config.models import (
     LinkSettings,
 )
 from psicli.core.errors import ConfigError, InputMissingError
-from psicli.core.memory import LIBRARIES, MemoryPlan
 from psicli.job.meeting import bin_items
+from psicli.storage.memory import LIBRARIES, MemoryPlan
 
 # A file without errors --------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from support.memory.machines import TASK_SID
 from support.memory.pair import items_of, records
 
 from psicli import curve
-from psicli.core.errors import PeerProtocolError
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.messages import (
     End,
     Received,

@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from psicli.core.errors import (
-    StorageError,
-)
+from psicli.core.errors import StorageError
 from psicli.exchange import finished
 from psicli.exchange.finished import RECEIVED, DoubtfulStateError, FinishedBins, Manifest, read_manifest
 from psicli.protocol.bins import capacity, every_bin

@@ -17,7 +17,7 @@ from support.memory.machines import TASK, TASK_SID
 from support.memory.pair import ExchangeEnd, items_of, matched_items, records, run_exchanges
 
 from psicli import curve
-from psicli.core.errors import PeerProtocolError
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.exchange import worker
 from psicli.items.encoding import encode_items
 from psicli.protocol import bins

@@ -28,7 +28,8 @@ from support.memory.pair import (
 )
 
 from psicli import curve
-from psicli.core.errors import PeerGoneError, PeerProtocolError, SelfCheckError, StorageError, WorkerLostError
+from psicli.core.errors import SelfCheckError, StorageError, WorkerLostError
+from psicli.core.peer_errors import PeerGoneError, PeerProtocolError
 from psicli.exchange import worker
 from psicli.items.partitions import Matches
 from psicli.protocol.messages import (

@@ -15,7 +15,8 @@ from support.memory.machines import TASK_SID, packed_bits
 from support.memory.pair import items_of, prepared_of, records
 
 from psicli import curve
-from psicli.core.errors import LocalProtocolError, PeerProtocolError, SelfCheckError
+from psicli.core.errors import LocalProtocolError, SelfCheckError
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.curve import reference
 from psicli.exchange.worker import Match, Worker, _secret_order, apply_bitmap
 from psicli.items.encoding import encode_items

@@ -9,14 +9,8 @@ import pytest
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side
 
 from psicli.config import load_job
-from psicli.core.errors import (
-    AnsweredTwiceError,
-    InputChangedError,
-    PeerGoneError,
-    PeerProtocolError,
-    PsicliError,
-    StorageError,
-)
+from psicli.core.errors import AnsweredTwiceError, InputChangedError, PsicliError, StorageError
+from psicli.core.peer_errors import PeerGoneError, PeerProtocolError
 from psicli.exchange.checkpoint import Checkpoint
 from psicli.exchange.finished import FinishedBins, checkpoints
 from psicli.job.resume import Mode, Resume

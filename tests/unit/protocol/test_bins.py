@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from support.memory.machines import TASK_SID
 from support.memory.pair import items_of, matched_items, run_exchanges
 
-from psicli.core.errors import BinOverflowError, PeerProtocolError, TooManyItemsError
+from psicli.core.errors import BinOverflowError, TooManyItemsError
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.bins import MAX_BINS, agree_on_resume, capacity, every_bin, number_of_bins, padded
 from psicli.protocol.messages import Kept, Stream, bin_session_id, partition_key, task_digest
 

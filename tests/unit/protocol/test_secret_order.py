@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from psicli.core.errors import PeerProtocolError
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.exchange.worker import ORDER_SECRET_BYTES, Worker, _secret_order, apply_bitmap
 from psicli.items.partitions import Items, Partitioner
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.memory.messages import any_message, digests, messages, u32, u64
 
 import psicli
-from psicli.core.errors import PeerProtocolError
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol import wire
 from psicli.protocol.bins import MAX_BINS
 from psicli.protocol.messages import (

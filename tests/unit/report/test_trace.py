@@ -12,9 +12,9 @@ import pytest
 
 from psicli.core import trace
 from psicli.core.errors import CannotCreateError
-from psicli.core.memory import peak_memory
 from psicli.core.stages import Stage, Stages
 from psicli.report.trace_file import save_trace
+from psicli.storage.memory import peak_memory
 
 FACTS = {"job": "nightly"}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.memory.sessions import ALICE, BOB, joined, run, small
 
-from psicli.core.errors import DisagreementError, PeerProtocolError
+from psicli.core.peer_errors import DisagreementError, PeerProtocolError
 from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
 from psicli.protocol.messages import Hello, Purpose, TaskTerms
 from psicli.protocol.streams import LEAST_FRAME_ITEMS

@@ -16,14 +16,14 @@ from support.memory.sessions import FRAME_ITEMS, Plan, Signal, connect, joined, 
 from support.waiting import wait_until
 
 from psicli import curve
-from psicli.core.errors import (
+from psicli.core.errors import PsicliError
+from psicli.core.peer_errors import (
     PeerFailedError,
     PeerGoneError,
     PeerProtocolError,
     PeerSilentError,
     PeerStoppedError,
     PeerStuckError,
-    PsicliError,
 )
 from psicli.protocol.messages import (
     DIGEST_BYTES,

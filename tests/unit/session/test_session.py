@@ -32,7 +32,7 @@ from support.waiting import wait_until
 
 from psicli import curve
 from psicli.core import trace
-from psicli.core.errors import PeerGoneError
+from psicli.core.peer_errors import PeerGoneError
 from psicli.core.stages import Stage, Stages
 from psicli.exchange.worker import Worker
 from psicli.protocol.messages import End, Frame, Message, Offer, Open, Stream, Working

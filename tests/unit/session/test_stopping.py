@@ -13,15 +13,12 @@ from psicli import curve
 from psicli.core.errors import (
     MalformedInputError,
     MatchRateError,
-    PeerFailedError,
-    PeerGoneError,
-    PeerPolicyError,
     PeerSizeError,
-    PeerStoppedError,
     PsicliError,
     StorageError,
     TerminatedBySignal,
 )
+from psicli.core.peer_errors import PeerFailedError, PeerGoneError, PeerPolicyError, PeerStoppedError
 from psicli.items.partitions import Matches
 from psicli.protocol.messages import (
     Abort,

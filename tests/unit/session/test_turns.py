@@ -28,7 +28,8 @@ from support.memory.sessions import (
 )
 from support.waiting import wait_until
 
-from psicli.core.errors import PeerAccusesError, PeerProtocolError, SelfCheckError
+from psicli.core.errors import SelfCheckError
+from psicli.core.peer_errors import PeerAccusesError, PeerProtocolError
 from psicli.exchange.worker import Match, Worker
 from psicli.protocol.bins import MOST_BIN_ITEMS, number_of_bins
 from psicli.protocol.messages import DIGEST_BYTES, Commit, Done, End, Frame, Message, Received, Stream

@@ -13,10 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psicli.core.errors import (
-    ColumnError,
-)
-from psicli.tables.text import _check_keys, check_key_types, key_texts
+from psicli.core.errors import ColumnError
+from psicli.items.text import _check_keys, check_key_types, key_texts
 
 TEXT = pa.large_string()
 

@@ -19,16 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 from support.tables import ALL_FORMATS, AMPLE, CSV, CSV_GZ, PARQUET, Source, name_of, read, refuse, write
 
-from psicli import tables
-from psicli.core.errors import (
-    ColumnError,
-    InputChangedError,
-    InputMissingError,
-    MalformedInputError,
-)
+from psicli import outputs, tables
+from psicli.core.errors import ColumnError, InputChangedError, InputMissingError, MalformedInputError
 from psicli.core.formats import FileFormat
 from psicli.storage.spool import Spool
-from psicli.tables import output, source
+from psicli.tables import parquet, source
 
 # Files --------------------------------------------------------------------------------------------------------------
 
@@ -147,7 +142,7 @@ def test_a_file_changed_while_it_is_read_is_refused(
         if reading == "rows":
             assert len(list(watched.key_batches())) == 1
             mask = pa.array([True, False])
-            read_again = partial(tables.write_matched, watched, io.BytesIO(), fmt, mask, budget=AMPLE, spool=spool)
+            read_again = partial(outputs.write_matched, watched, io.BytesIO(), fmt, mask, budget=AMPLE, spool=spool)
         else:
             read_again = partial(deque, watched.key_batches())
         arm()
@@ -176,12 +171,12 @@ def test_many_columns_keep_their_order(tmp_path: Path, columns: int) -> None:
         list(wide.key_batches())
         sink = io.BytesIO()
         mask = pa.array([row % 2 == 0 for row in range(9)])
-        assert tables.write_matched(wide, sink, PARQUET, mask, budget=AMPLE, spool=spool) == 5
+        assert outputs.write_matched(wide, sink, PARQUET, mask, budget=AMPLE, spool=spool) == 5
     assert pq.read_table(sink).equals(pa.table(values).take([0, 2, 4, 6, 8]))
 
 
 def test_tables_with_many_columns_get_smaller_row_groups() -> None:
-    assert [output.row_group_rows(columns) for columns in (1, 32, 450, 10**7)] == [122_880, 122_880, 8192, 2048]
+    assert [parquet.row_group_rows(columns) for columns in (1, 32, 450, 10**7)] == [122_880, 122_880, 8192, 2048]
 
 
 def test_floating_point_columns_get_no_dictionary(tmp_path: Path) -> None:
@@ -190,7 +185,7 @@ def test_floating_point_columns_get_no_dictionary(tmp_path: Path) -> None:
     with tables.open_input(tmp_path / "in", PARQUET, ["id"]) as source_of_all, Spool(tmp_path / "state") as spool:
         list(source_of_all.key_batches())
         sink = io.BytesIO()
-        tables.write_matched(source_of_all, sink, PARQUET, pa.array([True]), budget=AMPLE, spool=spool)
+        outputs.write_matched(source_of_all, sink, PARQUET, pa.array([True]), budget=AMPLE, spool=spool)
     group = pq.ParquetFile(sink).metadata.row_group(0)
     columns = [group.column(index) for index in range(group.num_columns)]
     dictionaries = {column.path_in_schema for column in columns if "RLE_DICTIONARY" in column.encodings}

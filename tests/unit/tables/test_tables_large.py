@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from psicli.core.formats import file_format
 from psicli.storage.spool import Spool
-from psicli import tables
+from psicli import outputs, tables
 
 def status(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) * 1024
@@ -45,7 +45,7 @@ def run(path, target, budget, spool):
         keys = status("VmHWM") - idle
         reset_peak()
         mask = pa.array([True] * source.rows)
-        rows = tables.write_matched(source, file, file_format(target), mask, budget=budget, spool=spool)
+        rows = outputs.write_matched(source, file, file_format(target), mask, budget=budget, spool=spool)
         return rows, keys, status("VmHWM") - idle
 
 small, path, target = map(Path, sys.argv[1:4])
@@ -121,7 +121,7 @@ from pathlib import Path
 import pyarrow as pa
 from psicli.core.formats import file_format
 from psicli.storage.spool import Spool
-from psicli import tables
+from psicli import outputs, tables
 folder = Path(sys.argv[1])
 
 def bytes_read():
@@ -135,7 +135,7 @@ with tables.open_input(path, file_format(path), ["id"]) as source, Spool(folder 
     print(bytes_read() - start)
     with open(folder / "out.parquet", "wb") as file:
         matched = pa.array([n % 10 == 0 for n in range(source.rows)])
-        print(tables.write_matched(source, file, file_format("out.parquet"), matched, budget=1 << 30, spool=spool))
+        print(outputs.write_matched(source, file, file_format("out.parquet"), matched, budget=1 << 30, spool=spool))
 """
     arguments = [sys.executable, "-c", program, str(tmp_path)]
     printed = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout

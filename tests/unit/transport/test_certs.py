@@ -19,7 +19,8 @@ from support.processes.certificates import HOUR, Authority
 from support.processes.runner import Result, Run
 
 from psicli.cli.main import cli
-from psicli.core.errors import CannotCreateError, FileThereError, TlsFileError
+from psicli.core.errors import CannotCreateError, FileThereError
+from psicli.core.peer_errors import TlsFileError
 from psicli.transport import certs
 from psicli.transport.tls import TlsCredentials, dns_names
 

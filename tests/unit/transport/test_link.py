@@ -14,14 +14,14 @@ import grpc
 import pytest
 from support.memory.links import DEADLINE, PATH, hello
 
-from psicli.core.errors import (
+from psicli.core.errors import PortBusyError
+from psicli.core.peer_errors import (
     PeerAbsentError,
     PeerBusyError,
     PeerFailedError,
     PeerGoneError,
     PeerProtocolError,
     PeerStoppedError,
-    PortBusyError,
 )
 from psicli.protocol.messages import Abort, Bye, Frame, HelloOctets, Message, Purpose, Ready, Working
 from psicli.protocol.wire import decode, encode

@@ -20,7 +20,7 @@ from support.processes.proxy import Proxy
 from support.processes.runner import free_ports
 from support.waiting import wait_until
 
-from psicli.core.errors import LinkBrokenError, PeerGoneError, PeerLostError
+from psicli.core.peer_errors import LinkBrokenError, PeerGoneError, PeerLostError
 from psicli.protocol.messages import Abort, Frame, Message, Ready, Reconnect
 from psicli.protocol.wire import decode, encode
 from psicli.transport import dialer, listener

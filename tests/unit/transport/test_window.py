@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from psicli.core.errors import PeerProtocolError
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.messages import Frame, Ready
 from psicli.transport.window import WINDOW_BYTES, Inbox, Incoming, Outbox, Outgoing, cost
 

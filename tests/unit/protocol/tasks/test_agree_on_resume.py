@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psicli.core.errors import PeerProtocolError
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.bins import agree_on_resume, every_bin, number_of_bins
 from psicli.protocol.messages import Kept
 

@@ -23,7 +23,8 @@ from support.memory.tasks import (
     roles,
 )
 
-from psicli.core.errors import LocalProtocolError, PeerProtocolError
+from psicli.core.errors import LocalProtocolError
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.messages import Commit, Done, End, Frame, Offer, Open, Ready, Received, Restart, TaskMessage
 from psicli.protocol.receiver import Receiver
 from psicli.protocol.sender import Sender

@@ -27,7 +27,8 @@ from support.memory.tasks import (
     roles,
 )
 
-from psicli.core.errors import DisagreementError, TooManyItemsError
+from psicli.core.errors import TooManyItemsError
+from psicli.core.peer_errors import DisagreementError
 from psicli.protocol.bins import capacity, padded
 from psicli.protocol.messages import (
     Commit,

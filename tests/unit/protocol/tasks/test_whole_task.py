@@ -22,7 +22,8 @@ from support.memory.tasks import (
     sizes,
 )
 
-from psicli.core.errors import LocalProtocolError, PeerProtocolError
+from psicli.core.errors import LocalProtocolError
+from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.bins import padded
 from psicli.protocol.messages import End, Frame, Offer, Open, Received, Stream
 from psicli.protocol.receiver import Receiver

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from psicli.items.text import canonical_text
 from psicli.storage.spool import Spool, SpoolFile
-from psicli.tables.text import canonical_text
 
 # The budget has three shares: the rows in memory, their columns joined, and the sorted output.
 SHARES = 3

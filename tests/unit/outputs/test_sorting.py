@@ -18,16 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tables import AMPLE, CSV, CSV_GZ, PARQUET, TSV_GZ, Source, name_of, parsed, read, small_pieces, write
 
-from psicli import tables
-from psicli.core.errors import (
-    ColumnError,
-    MalformedInputError,
-    StorageError,
-)
+from psicli import outputs, tables
+from psicli.core.errors import ColumnError, MalformedInputError, StorageError
 from psicli.core.formats import FileFormat
 from psicli.storage.files import AtomicFile
 from psicli.storage.spool import Spool
-from psicli.tables import delimited, output
+from psicli.tables import delimited
 
 TEXT = st.text(st.sampled_from('ab,"\n\ré😀\t '), max_size=5)
 ROWS = st.lists(
@@ -88,7 +84,7 @@ def test_bytes_do_not_depend_on_the_budget(
     columns = NAMES if fmt == out == PARQUET else NAMES[:5]
     matched = [random.random() < 0.7 for _ in rows]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(output, "row_group_rows", lambda columns: 7)
+        patch.setattr(outputs, "row_group_rows", lambda columns: 7)
         path = Path(folder) / "in"
         if fmt == PARQUET:
             pq.write_table(typed(rows, size, columns), path, row_group_size=group)
@@ -104,7 +100,7 @@ def test_bytes_do_not_depend_on_the_budget(
                 mask = pa.array(matched, pa.bool_())
                 with tables.open_input(path, fmt, ["k1", "k2"]) as source:
                     list(source.key_batches())
-                    assert tables.write_matched(source, sink, out, mask, budget=budget, spool=spool) == sum(matched)
+                    assert outputs.write_matched(source, sink, out, mask, budget=budget, spool=spool) == sum(matched)
                 return sink.getvalue()
 
             data = written(AMPLE)
@@ -209,7 +205,7 @@ def test_a_full_disk_is_74_and_leaves_no_files(tmp_path: Path, fmt: FileFormat) 
             resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
             try:
                 with pytest.raises(StorageError) as caught, AtomicFile(tmp_path / "out") as target:
-                    tables.write_matched(source.input, target.file, CSV, mask, budget=budget, spool=spool)
+                    outputs.write_matched(source.input, target.file, CSV, mask, budget=budget, spool=spool)
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             assert caught.value.code == 74

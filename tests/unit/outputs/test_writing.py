@@ -33,11 +33,8 @@ from support.tables import (
     write,
 )
 
-from psicli import tables
-from psicli.core.errors import (
-    ColumnError,
-    InputMissingError,
-)
+from psicli import outputs, tables
+from psicli.core.errors import ColumnError, InputMissingError
 from psicli.core.formats import FileFormat
 from psicli.items.encoding import encode_items
 from psicli.tables import delimited
@@ -201,8 +198,8 @@ def test_types_that_csv_cannot_hold_are_refused_before_the_run(tmp_path: Path, k
         write(source, CSV)
     assert caught.value.code == 65
     with pytest.raises(ColumnError, match=r"\.gz|csv"):
-        tables.check_input(tmp_path / "in", PARQUET, ["id"], output=CSV_GZ)
-    tables.check_input(tmp_path / "in", PARQUET, ["id"], output=PARQUET)
+        outputs.check_writable(source.input.schema, CSV_GZ, "in.file")
+    outputs.check_writable(tables.check_input(tmp_path / "in", PARQUET, ["id"]), PARQUET, "in.file")
 
 
 def every_type() -> pa.Table:
@@ -311,13 +308,13 @@ def test_nested_dictionaries_and_views_are_refused_before_the_run(tmp_path: Path
     with pytest.raises(ColumnError, match="'v'"):
         write(source, PARQUET)
     with pytest.raises(ColumnError, match="'v'"):
-        tables.check_input(tmp_path / "in", PARQUET, ["id"], output=PARQUET)
+        outputs.check_writable(tables.check_input(tmp_path / "in", PARQUET, ["id"]), PARQUET, "in.file")
 
 
 def test_check_input_reads_only_the_header(tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_bytes(b"id,a\n1,x\nragged\n")
-    tables.check_input(path, CSV, ["a", "id"], output=PARQUET)
+    outputs.check_writable(tables.check_input(path, CSV, ["a", "id"]), PARQUET, "in.file")
     with pytest.raises(InputMissingError, match="shown name"):
         tables.check_input(path, CSV, ["b"], name="shown name")
 
