@@ -22,7 +22,6 @@ from psicli.check.estimate import Size
 from psicli.config import Job, Task
 from psicli.core import signals
 from psicli.core.errors import DiskTooSmallError, TaskFilesError, counted, shown
-from psicli.core.formats import file_format
 from psicli.core.peer_errors import PeerBusyError, PeerGoneError
 from psicli.items.encoding import encode_items, packed
 from psicli.job.inputs import STDIO
@@ -205,12 +204,11 @@ def _lifetimes(found: Checklist, job: Job, own: TlsCredentials | None, peer: Lin
 def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
     """Check the files of a task; return the size of its input if it can be read."""
     assert isinstance(task.input_path, Path)
-    path, fmt, readable, size = task.input_path, file_format(task.input_path), False, None
+    path, fmt, readable, size = task.input_path, task.input_format, False, None
     with found.trying("input", task.name):
-        output = None if task.output_path is None else file_format(task.output_path)
         schema = tables.check_input(path, fmt, task.keys)
-        if output is not None:
-            outputs.check_writable(schema, output, str(path))
+        if task.output_format is not None:
+            outputs.check_writable(schema, task.output_format, str(path))
         found.add("input", f"{path} has the key columns", task.name)
         readable = True
     if isinstance(task.output_path, Path):

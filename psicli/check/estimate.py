@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psicli.config import Job, Task
-from psicli.core.formats import Format, file_format
+from psicli.core.formats import Compression, FileFormat, Format
 from psicli.items import partitions
 from psicli.job.meeting import bin_items
 from psicli.protocol.bins import number_of_bins, padded
@@ -77,7 +77,8 @@ def output_bytes(tasks: Sequence[Task]) -> int:
     for task in tasks:
         assert isinstance(task.input_path, Path)
         assert isinstance(task.output_path, Path)
-        packed = _is_packed(task.output_path)
+        assert task.output_format is not None
+        packed = _is_packed(task.output_format)
         new = task.input_path.stat().st_size if packed else _unpacked_bytes(task)
         most = max(most, grown + new)
         grown += new - (task.output_path.stat().st_size if task.output_path.exists() else 0)
@@ -86,9 +87,8 @@ def output_bytes(tasks: Sequence[Task]) -> int:
 
 def _unpacked_bytes(task: Task) -> int:
     assert isinstance(task.input_path, Path)
-    return task.input_path.stat().st_size * (_PACKED if _is_packed(task.input_path) else 1)
+    return task.input_path.stat().st_size * (_PACKED if _is_packed(task.input_format) else 1)
 
 
-def _is_packed(path: Path | str) -> bool:
-    fmt = file_format(path)
-    return fmt.gzip or fmt.kind is Format.PARQUET
+def _is_packed(fmt: FileFormat) -> bool:
+    return fmt.compression is not Compression.NONE or fmt.kind is Format.PARQUET

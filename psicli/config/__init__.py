@@ -23,6 +23,7 @@ from psicli.config.fields import DNS_NAME, NAME, ip, is_loopback, split_address
 from psicli.config.models import Job, JobFile, Listener, NodeEntry, PolicySettings, Task, TlsFiles
 from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
+from psicli.core.formats import file_format
 
 __all__ = ["DNS_NAME", "NAME", "Job", "PolicySettings", "Task", "job_schema", "load_job", "load_parties"]
 
@@ -128,16 +129,20 @@ def _listener(entry: NodeEntry, offset: int) -> Listener:
 
 def _task(document: Document, slot: Slot, party: str) -> Task:
     receiver, broadcast = checks.terms(document, slot.task)
+    learns = broadcast or receiver == party
 
     def located(kind: str) -> Path | Literal["-"]:
         text = document.text(*slot.place(kind, party)) or ""
         return "-" if text == "-" else document.path.parent / text
 
+    input_path, output_path = located("input_path"), located("output_path") if learns else None
     return Task(
         name=slot.name,
         keys=document.get(*slot.task, "keys", party),
-        input_path=located("input_path"),
-        output_path=located("output_path") if broadcast or receiver == party else None,
+        input_path=input_path,
+        input_format=file_format(input_path),
+        output_path=output_path,
+        output_format=None if output_path is None else file_format(output_path),
         receiver=receiver or "",
         broadcast_result=broadcast,
     )

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Tag
 
 from psicli.config import fields
-from psicli.core.formats import SUFFIXES
+from psicli.core.formats import SUFFIXES, FileFormat
 from psicli.protocol.bins import LEAST_BIN_ITEMS
 from psicli.protocol.streams import FRAME_ITEMS_STEP, LEAST_FRAME_ITEMS, MAX_FRAME_ITEMS
 
@@ -303,8 +303,10 @@ class Task(_Model):
     name: str
     keys: tuple[str, ...]
     input_path: Path | Literal["-"]
+    input_format: FileFormat
     # None if this party does not learn the result, even if the file names an output.
     output_path: Path | Literal["-"] | None
+    output_format: FileFormat | None
     receiver: str
     broadcast_result: bool
 

@@ -16,29 +16,60 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
+class Compression(StrEnum):
+    """How the bytes of a whole file are compressed; compression inside a format, such as Parquet's, does not count."""
+
+    NONE = "none"
+    GZIP = "gzip"
+    ZSTD = "zstd"
+
+
+class Dialect(NamedTuple):
+    """How a CSV or TSV file is written. delimiter: None is a comma in CSV and a tab in TSV."""
+
+    delimiter: str | None = None
+    # The encoding of inputs; outputs are always UTF-8.
+    encoding: str = "utf-8"
+    header: bool = True
+    null_values: tuple[str, ...] = ()
+    # Whether a quote encloses a value; if not, it is a character like any other.
+    quotes: bool = True
+
+
+# A CSV or TSV file as the job file's defaults describe it.
+PLAIN = Dialect()
+
+
 class FileFormat(NamedTuple):
-    """The format of an input or output file; only CSV and TSV can be gzipped."""
+    """The format of an input or output file. Only text is compressed; `dialect` concerns CSV and TSV."""
 
     kind: Format
-    gzip: bool = False
+    compression: Compression = Compression.NONE
+    dialect: Dialect = PLAIN
+
+    @property
+    def delimiter(self) -> str:
+        return self.dialect.delimiter or ("\t" if self.kind == Format.TSV else ",")
 
 
+_COMPRESSIONS = {"": Compression.NONE, ".gz": Compression.GZIP, ".zst": Compression.ZSTD}
 _FORMATS = {
-    ".csv": FileFormat(Format.CSV),
-    ".tsv": FileFormat(Format.TSV),
-    ".csv.gz": FileFormat(Format.CSV, gzip=True),
-    ".tsv.gz": FileFormat(Format.TSV, gzip=True),
+    **{
+        f".{kind}{suffix}": FileFormat(kind, compression)
+        for suffix, compression in _COMPRESSIONS.items()
+        for kind in (Format.CSV, Format.TSV)
+    },
     ".parquet": FileFormat(Format.PARQUET),
 }
 SUFFIXES = ", ".join(_FORMATS)
 
 
-def file_format(path: Path | str) -> FileFormat:
+def file_format(path: Path | str, dialect: Dialect = PLAIN) -> FileFormat:
     """Return the format that a path's suffix names; `-` is CSV. Raises UnknownFormatError."""
     text = os.fspath(path)
     for suffix, found in _FORMATS.items():
         if text.endswith(suffix):
-            return found
+            return found._replace(dialect=dialect)
     if text == "-":
-        return FileFormat(Format.CSV)
+        return FileFormat(Format.CSV, dialect=dialect)
     raise UnknownFormatError(path=shown(text), suffixes=SUFFIXES)

@@ -12,7 +12,6 @@ from psicli import outputs, tables
 from psicli.config import Job, Task
 from psicli.core import signals
 from psicli.core.errors import CannotCreateError, StorageError, reason
-from psicli.core.formats import file_format
 from psicli.storage.files import check_writable
 from psicli.storage.state import run_folder, state_folder
 
@@ -28,11 +27,10 @@ def check_files(job: Job, stack: ExitStack) -> dict[str, Path]:
     paths = {task.name: _input_path(task, stack) for task in job.tasks}
     for task in job.tasks:
         path = paths[task.name]
-        output = None if task.output_path is None else file_format(task.output_path)
         with signals.allowed():
-            schema = tables.check_input(path, file_format(path), task.keys, name=input_name(task))
-            if output is not None:
-                outputs.check_writable(schema, output, input_name(task))
+            schema = tables.check_input(path, task.input_format, task.keys, name=input_name(task))
+            if task.output_format is not None:
+                outputs.check_writable(schema, task.output_format, input_name(task))
         if isinstance(task.output_path, Path):
             check_writable(task.output_path)
     return paths

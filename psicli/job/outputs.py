@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from psicli import outputs
+from psicli.config import Task
 from psicli.core.errors import PolicyError, StorageError, reason
-from psicli.core.formats import file_format
 from psicli.exchange.checkpoint import Checkpoint
 from psicli.exchange.task_exchange import Storage
 from psicli.items.partitions import Items, Matches
@@ -52,7 +52,7 @@ class TaskOutput:
 
     def __init__(
         self,
-        path: Path | str,
+        task: Task,
         source: Input,
         items: Items,
         storage: Storage,
@@ -60,7 +60,9 @@ class TaskOutput:
         entry: TaskReport,
         checkpoint: Checkpoint,
     ) -> None:
-        self.found = Found(output=str(path))
+        assert task.output_path is not None
+        assert task.output_format is not None
+        self.found = Found(output=str(task.output_path))
         self.refusal: PolicyError | None = None
         self._input = source
         self._items = items
@@ -70,8 +72,8 @@ class TaskOutput:
         self._checkpoint = checkpoint
         # Rows for standard output are staged in a file first, since rows in a pipe cannot be withdrawn.
         self._staging = ExitStack()
-        self._target = Path(path)
-        if path == "-":
+        self._target, self._format = Path(task.output_path), task.output_format
+        if task.output_path == "-":
             self._target = self._staging.enter_context(run_folder(state_folder())) / "stdout.csv"
         self._file: AtomicFile | None = None
 
@@ -98,7 +100,7 @@ class TaskOutput:
             self.found.output_rows = outputs.write_matched(
                 self._input,
                 self._file.file,
-                file_format(self._target),
+                self._format,
                 row_mask,
                 budget=self._storage.plan.sorting,
                 spool=self._storage.spool,

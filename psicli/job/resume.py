@@ -127,7 +127,8 @@ def _terms(job: Job, task: Task) -> str:
     """Return a digest of everything that must be unchanged for a run to resume a task."""
     paths = [os.path.abspath(path) for path in (task.input_path, task.output_path) if path is not None]
     parties = [job.party, job.peer, job.peer_tls_name, task.receiver, task.broadcast_result]
-    terms = [SUITE, __version__, job.name, *parties, task.name, task.keys, *paths]
+    formats = task.input_format, task.output_format
+    terms = [SUITE, __version__, job.name, *parties, task.name, task.keys, *paths, *formats]
     return hashlib.sha256(json.dumps(terms).encode()).hexdigest()
 
 

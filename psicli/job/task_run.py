@@ -14,7 +14,6 @@ from psicli import tables
 from psicli.config import Job, Task
 from psicli.core import failpoints
 from psicli.core.errors import PsicliError, counted, unexpected
-from psicli.core.formats import file_format
 from psicli.core.stages import Stage, Stages
 from psicli.exchange.task_exchange import Prepared, Storage
 from psicli.items.encoding import encode_items
@@ -85,7 +84,7 @@ class TaskRun:
         if self._task.output_path is None:
             source.close()
         else:
-            read = self._task.output_path, source, found
+            read = self._task, source, found
             self._output = TaskOutput(*read, self._shared.storage, self._policy, self._entry, checkpoint)
         self._seconds += time.monotonic() - started
         failpoints.hit("input.read")
@@ -95,7 +94,7 @@ class TaskRun:
         storage, path, name = self._shared.storage, self._shared.inputs[self.name], input_name(self._task)
         self._phase("reading %s", name)
         with self.stages.at(Stage.READING, "read input"):
-            self._input = source = tables.open_input(path, file_format(path), self._task.keys, name=name)
+            self._input = source = tables.open_input(path, self._task.input_format, self._task.keys, name=name)
             partitioner = Partitioner(partition_key(partition_sid), storage.spool, storage.plan.reading)
             for key_texts in source.key_batches():
                 partitioner.expect(source.expected_rows)

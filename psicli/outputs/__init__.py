@@ -5,6 +5,7 @@ The rows are in memory as far as the budget of the sort allows; a batch or row g
     columns               what a format can hold, and the types of columns between reading and writing
     sorting               sorts the matched rows, on disk if they do not fit in memory
     delimited, columnar   write the sorted rows
+    compressed            compresses text
 """
 
 from __future__ import annotations

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -14,7 +12,7 @@ import pyarrow.compute as pc
 from psicli.core.formats import FileFormat
 from psicli.items.encoding import packed
 from psicli.items.text import joined, text_of
-from psicli.tables.delimited import delimiter
+from psicli.outputs.compressed import compressed
 
 # At most this many rows, and about this many bytes, are converted to CSV lines in one step.
 _CSV_BATCH_ROWS = 16_384
@@ -30,10 +28,8 @@ def csv_rows(row_bytes: int) -> int:
 
 def write_csv(file: BinaryIO, fmt: FileFormat, names: Sequence[str], tables: Iterable[Any]) -> int:
     """Write wide rows as CSV or TSV, from tables whose columns are single chunks; return how many [rows]."""
-    separator, rows = delimiter(fmt), 0
-    # The gzip header has no name and no time, so that equal rows give equal bytes.
-    zipped = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) if fmt.gzip else nullcontext(file)
-    with zipped as lines:
+    separator, rows = fmt.delimiter, 0
+    with compressed(file, fmt.compression) as lines:
         lines.write(_csv_lines([pa.array([name], _TEXT) for name in names], separator))
         for table in tables:
             lines.write(_csv_lines([_csv_text(column.chunk(0)) for column in table.columns], separator))

@@ -34,7 +34,7 @@ def check_input(path: Path, fmt: FileFormat, keys: Sequence[str], *, name: str |
     with SourceFile(path, name or str(path)) as source:
         if fmt.kind == Format.PARQUET:
             return read_schema(source, keys)
-        head = Stream(source, zipped=fmt.gzip).read(MAX_HEADER_BYTES)
+        head = Stream(source, fmt.compression).read(MAX_HEADER_BYTES)
         schema, _ = read_header(head, fmt, source.name, keys, complete=len(head) < MAX_HEADER_BYTES)
         return schema
 

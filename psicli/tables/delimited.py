@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from psicli.core.errors import InputChangedError, MalformedInputError, UnclosedQuoteError, counted
-from psicli.core.formats import FileFormat, Format
+from psicli.core.formats import Compression, FileFormat
 from psicli.items.text import key_texts
 from psicli.tables.source import SourceFile, Stream, check_columns, empty, not_utf8, unparsable
 
@@ -44,16 +44,12 @@ _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")
 _NOT_LINE_BREAK = re.compile(rb"[^\r\n]")
 
 
-def delimiter(fmt: FileFormat) -> str:
-    return "\t" if fmt.kind == Format.TSV else ","
-
-
 # Records -------------------------------------------------------------------------------------------------------
 
 
 def _reader(lines: Iterable[str], fmt: FileFormat) -> Any:
     csv.field_size_limit(MAX_ROW_BYTES)
-    return csv.reader(lines, delimiter=delimiter(fmt), strict=True)
+    return csv.reader(lines, delimiter=fmt.delimiter, strict=True)
 
 
 class _Record(NamedTuple):
@@ -194,7 +190,7 @@ class DelimitedInput(SourceFile):
         """Estimate the number of rows in the file from the density of the blocks read so far [rows]."""
         if not self._blocks:
             return 0
-        size = self.size * (_GUESSED_COMPRESSION if self._format.gzip else 1)
+        size = self.size * (_GUESSED_COMPRESSION if self._format.compression is not Compression.NONE else 1)
         last = self._blocks[-1]
         read = max(last.start + last.size, 1)
         return self.rows * max(size, read) // read
@@ -214,7 +210,7 @@ class DelimitedInput(SourceFile):
 
     def matched(self, mask: Any, _budget: int) -> Iterator[Any]:
         """Yield the rows that a pa.BooleanArray selects as pa.Tables, in file order, one block at a time."""
-        stream = Stream(self, zipped=self._format.gzip)
+        stream = Stream(self, self._format.compression)
         row = 0
         for block in self._blocks:
             wanted = mask.slice(row, block.rows)
@@ -233,7 +229,7 @@ class DelimitedInput(SourceFile):
     # Blocks
 
     def _read_blocks(self) -> Iterator[tuple[_Block, bytes]]:
-        stream = Stream(self, zipped=self._format.gzip)
+        stream = Stream(self, self._format.compression)
         data = stream.read(_BLOCK_BYTES)
         complete = len(data) < _BLOCK_BYTES
         self.schema, start = read_header(data, self._format, self.name, self.keys, complete=complete)
@@ -324,7 +320,7 @@ class DelimitedInput(SourceFile):
             read_options=pa.csv.ReadOptions(
                 column_names=self.schema.names, block_size=len(data) + 1, use_threads=False
             ),
-            parse_options=pa.csv.ParseOptions(delimiter=delimiter(self._format), newlines_in_values=quoted),
+            parse_options=pa.csv.ParseOptions(delimiter=self._format.delimiter, newlines_in_values=quoted),
             convert_options=pa.csv.ConvertOptions(
                 column_types=self.schema,
                 include_columns=list(dict.fromkeys(columns)),

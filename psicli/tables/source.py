@@ -13,11 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import pyarrow as pa
+
 from psicli.core import errors
 from psicli.core.errors import shown
-from psicli.core.formats import Format
+from psicli.core.formats import Compression, Format
 
 _MAX_SHOWN_COLUMNS = 30
+# The size of the pieces in which compressed data is skipped [bytes].
+_SKIPPED_BYTES = 1 << 20
 
 # What distinguishes a file from any other: device, inode, size [bytes], time of the last change [ns], SHA-256.
 Fingerprint = tuple[int, int, int, int, str]
@@ -98,26 +102,53 @@ class _View(io.RawIOBase):
 
 
 class Stream:
-    """A reader of a file's bytes from start to end, unzipped if necessary. Raises MalformedInputError, StorageError."""
+    """A reader of a file's decompressed bytes, from start to end. Raises MalformedInputError, StorageError."""
 
-    def __init__(self, source: SourceFile, *, zipped: bool) -> None:
-        source.file.seek(0)
-        self._file: Any = gzip.GzipFile(fileobj=source.file, mode="rb") if zipped else source.file
+    def __init__(self, source: SourceFile, compression: Compression) -> None:
+        self._file: Any = _decompressed(source, compression)
+        self._compression = compression
         self._name = source.name
+        self._at = 0
 
     def read(self, size: int, start: int | None = None) -> bytes:
         """Return the next `size` bytes, or fewer at the end; start: a later offset to skip to [bytes]."""
         with errors.storing(self._name, "reading"):
             try:
                 if start is not None:
-                    self._file.seek(start)
-                return bytes(self._file.read(size))
+                    self._skip_to(start)
+                data = bytes(self._file.read(size))
             except (EOFError, gzip.BadGzipFile, zlib.error) as exc:
-                raise errors.MalformedInputError(
-                    place=self._name,
-                    fault="the gzip data is truncated or damaged",
-                    advice="Check the file with `gzip -t`, and copy it again.",
-                ) from exc
+                raise self._damaged("truncated or damaged") from exc
+            except OSError as exc:
+                # pyarrow reports errors of its codec as OSError, but without the number of a system error.
+                if exc.errno is not None:
+                    raise
+                large = "too much memory" in str(exc)
+                fault = "compressed with a window of more than 128 MiB" if large else "truncated or damaged"
+                raise self._damaged(fault) from exc
+        self._at += len(data)
+        return data
+
+    def _skip_to(self, start: int) -> None:
+        if self._compression is Compression.NONE:
+            self._at = self._file.seek(start)
+        while self._at < start and (skipped := len(self._file.read(min(start - self._at, _SKIPPED_BYTES)))):
+            self._at += skipped
+
+    def _damaged(self, fault: str) -> errors.MalformedInputError:
+        return errors.MalformedInputError(
+            place=self._name,
+            fault=f"the {self._compression} data is {fault}",
+            advice=f"Check the file with `{self._compression} -t`, and make or copy it again.",
+        )
+
+
+def _decompressed(source: SourceFile, compression: Compression) -> Any:
+    if compression is Compression.ZSTD:
+        # pyarrow closes its file in the end, but others still need the source's.
+        return pa.CompressedInputStream(pa.PythonFile(source.view(), mode="r"), "zstd")
+    source.file.seek(0)
+    return gzip.GzipFile(fileobj=source.file, mode="rb") if compression is Compression.GZIP else source.file
 
 
 def _open(path: Path, name: str) -> io.BufferedReader:

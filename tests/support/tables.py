@@ -18,7 +18,7 @@ import pytest
 
 from psicli import outputs, tables
 from psicli.core.errors import BadInputError, InputMissingError
-from psicli.core.formats import FileFormat, Format
+from psicli.core.formats import Compression, FileFormat, Format
 from psicli.outputs import columns, sorting
 from psicli.outputs import delimited as delimited_out
 from psicli.storage.spool import Spool
@@ -26,10 +26,12 @@ from psicli.tables import delimited, parquet
 
 CSV = FileFormat(Format.CSV)
 TSV = FileFormat(Format.TSV)
-CSV_GZ = FileFormat(Format.CSV, True)
-TSV_GZ = FileFormat(Format.TSV, True)
+CSV_GZ = FileFormat(Format.CSV, Compression.GZIP)
+TSV_GZ = FileFormat(Format.TSV, Compression.GZIP)
+CSV_ZST = FileFormat(Format.CSV, Compression.ZSTD)
+TSV_ZST = FileFormat(Format.TSV, Compression.ZSTD)
 PARQUET = FileFormat(Format.PARQUET)
-TEXT_FORMATS = [CSV, TSV, CSV_GZ, TSV_GZ]
+TEXT_FORMATS = [CSV, TSV, CSV_GZ, TSV_GZ, CSV_ZST, TSV_ZST]
 ALL_FORMATS = [*TEXT_FORMATS, PARQUET]
 
 
@@ -38,7 +40,7 @@ AMPLE = 1 << 30
 
 
 def name_of(fmt: FileFormat) -> str:
-    return fmt.kind + (".gz" if fmt.gzip else "")
+    return f"{fmt.kind}-{fmt.compression}"
 
 
 class Source:
@@ -109,10 +111,32 @@ def write(source: Source, fmt: FileFormat, matched: Any = None, budget: int = AM
     return sink.getvalue()
 
 
+def compressed(data: bytes, fmt: FileFormat) -> bytes:
+    """Compress bytes with other code than psicli's, in two members or frames."""
+    halves = data[: len(data) // 2], data[len(data) // 2 :]
+    match fmt.compression:
+        case Compression.GZIP:
+            return b"".join(map(gzip.compress, halves))
+        case Compression.ZSTD:
+            return b"".join(pa.compress(half, "zstd", asbytes=True) for half in halves)
+        case Compression.NONE:
+            return data
+
+
+def decompressed(data: bytes, fmt: FileFormat) -> bytes:
+    match fmt.compression:
+        case Compression.GZIP:
+            return gzip.decompress(data)
+        case Compression.ZSTD:
+            return bytes(pa.CompressedInputStream(pa.py_buffer(data), "zstd").read())
+        case Compression.NONE:
+            return data
+
+
 def parsed(data: bytes, fmt: FileFormat) -> list[list[str]]:
     """Parse written bytes with the csv module."""
-    text = (gzip.decompress(data) if fmt.gzip else data).decode()
-    return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimited.delimiter(fmt), strict=True))
+    text = decompressed(data, fmt).decode()
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=fmt.delimiter, strict=True))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 from support.job_files import SAMPLE, SMALL, TASK, Errors, Load, starts, with_nodes, with_paths
 
 from psicli.core.errors import UnknownFormatError
-from psicli.core.formats import FileFormat, Format, file_format
+from psicli.core.formats import Compression, FileFormat, Format, file_format
 
 # Addresses ----------------------------------------------------------------------------------------------------------
 
@@ -218,17 +218,18 @@ def test_list_makes_a_name_too_long(errors: Errors) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("a.csv", (Format.CSV, False)),
-        ("a.tsv", (Format.TSV, False)),
-        ("a.csv.gz", (Format.CSV, True)),
-        ("a.tsv.gz", ("tsv", True)),
-        ("x/a.b.parquet", ("parquet", False)),
-        ("-", ("csv", False)),
+        ("a.csv", ("csv", "none")),
+        ("a.tsv", ("tsv", "none")),
+        ("a.csv.gz", ("csv", "gzip")),
+        ("a.tsv.gz", ("tsv", "gzip")),
+        ("a.csv.zst", ("csv", "zstd")),
+        ("x/a.b.parquet", ("parquet", "none")),
+        ("-", ("csv", "none")),
     ],
 )
-def test_file_format(name: str, expected: tuple[str, bool]) -> None:
-    assert file_format(name) == expected
-    assert file_format(Path(name)) == FileFormat(Format(expected[0]), expected[1])
+def test_file_format(name: str, expected: tuple[str, str]) -> None:
+    assert file_format(name)[:2] == expected
+    assert file_format(Path(name)) == FileFormat(Format(expected[0]), Compression(expected[1]))
 
 
 @pytest.mark.parametrize("name", ["a", "a.CSV", "a.txt", "a.gz", "a.parquet.gz", "csv", "a.csv/", "", "./-"])

@@ -17,6 +17,7 @@ from psicli.config.models import (
     LinkSettings,
 )
 from psicli.core.errors import ConfigError, InputMissingError
+from psicli.core.formats import FileFormat, Format
 from psicli.job.meeting import bin_items
 from psicli.storage.memory import LIBRARIES, MemoryPlan
 
@@ -50,7 +51,9 @@ def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
         "name": "customers",
         "keys": ("id",),
         "input_path": tmp_path / "in/customers.csv",
+        "input_format": FileFormat(Format.CSV),
         "output_path": tmp_path / "out/customers.csv",
+        "output_format": FileFormat(Format.CSV),
         "receiver": "alice",
         "broadcast_result": False,
     }

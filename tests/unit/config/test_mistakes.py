@@ -66,7 +66,7 @@ whatever: red
         "13: tasks[0].keys.alice: contains an empty column name",
         "13: tasks[0].keys.carol: 'carol' is not a party of this job; the parties are alice and bob",
         "14: tasks[0].input_path.alice: 'in.txt' has no known suffix; use one of .csv, .tsv, .csv.gz, .tsv.gz, "
-        ".parquet",
+        ".csv.zst, .tsv.zst, .parquet",
         "16: tasks[0].receiver: 'dave' is not a party of this job; give alice or bob",
         "17: tasks[1].name: a is the name of another task (line 12); give every task its own",
         "18: tasks[1].keys: is the text 'id'; write it like `keys: {alice: [id], bob: [customer_id]}`",

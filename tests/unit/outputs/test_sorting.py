@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import resource
 import tempfile
@@ -16,14 +15,26 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tables import AMPLE, CSV, CSV_GZ, PARQUET, TSV_GZ, Source, name_of, parsed, read, small_pieces, write
+from support.tables import (
+    AMPLE,
+    CSV,
+    CSV_GZ,
+    PARQUET,
+    TSV_GZ,
+    Source,
+    compressed,
+    name_of,
+    parsed,
+    read,
+    small_pieces,
+    write,
+)
 
 from psicli import outputs, tables
 from psicli.core.errors import ColumnError, MalformedInputError, StorageError
 from psicli.core.formats import FileFormat
 from psicli.storage.files import AtomicFile
 from psicli.storage.spool import Spool
-from psicli.tables import delimited
 
 TEXT = st.text(st.sampled_from('ab,"\n\ré😀\t '), max_size=5)
 ROWS = st.lists(
@@ -90,9 +101,9 @@ def test_bytes_do_not_depend_on_the_budget(
             pq.write_table(typed(rows, size, columns), path, row_group_size=group)
         else:
             text = io.StringIO(newline="")
-            writer = csv.writer(text, delimiter=delimited.delimiter(fmt), quoting=csv.QUOTE_ALL)
+            writer = csv.writer(text, delimiter=fmt.delimiter, quoting=csv.QUOTE_ALL)
             writer.writerows([columns, *(row[:5] for row in rows)])
-            path.write_bytes(gzip.compress(text.getvalue().encode()) if fmt.gzip else text.getvalue().encode())
+            path.write_bytes(compressed(text.getvalue().encode(), fmt))
         with Spool(Path(folder) / "state") as spool:
 
             def written(budget: int) -> bytes:

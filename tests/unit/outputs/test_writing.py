@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import tempfile
@@ -22,10 +23,12 @@ from support.tables import (
     ALL_FORMATS,
     CSV,
     CSV_GZ,
+    CSV_ZST,
     PARQUET,
     TEXT_FORMATS,
     TSV,
     Source,
+    decompressed,
     name_of,
     parsed,
     read,
@@ -37,6 +40,7 @@ from psicli import outputs, tables
 from psicli.core.errors import ColumnError, InputMissingError
 from psicli.core.formats import FileFormat
 from psicli.items.encoding import encode_items
+from psicli.outputs.compressed import compressed
 from psicli.tables import delimited
 
 
@@ -140,6 +144,32 @@ def test_sorting_is_bytewise_column_by_column(tmp_path: Path) -> None:
     assert [tuple(row) for row in parsed(write(read(tmp_path, content, ["id", "b"]), CSV), CSV)[1:]] == expected
     numbers = read(tmp_path, pa.table({"id": [10, 9, 1, -1]}))
     assert write(numbers, CSV) == b"id\n-1\n1\n10\n9\n"
+
+
+@pytest.mark.parametrize("fmt", [CSV_GZ, CSV_ZST], ids=name_of)
+def test_compressed_bytes_do_not_depend_on_the_writes(fmt: FileFormat) -> None:
+    data = b"".join(b"%d,%d\n" % (n, n * n) for n in range(100_000))
+    made = set()
+    for size in (1000, 65_536, len(data)):
+        sink = io.BytesIO()
+        with compressed(sink, fmt.compression) as file:
+            for start in range(0, len(data), size):
+                file.write(data[start : start + size])
+        made.add(sink.getvalue())
+    assert len(made) == 1
+    assert decompressed(made.pop(), fmt) == data
+
+
+@pytest.mark.parametrize("fmt", [CSV, CSV_GZ, CSV_ZST], ids=name_of)
+def test_the_error_of_a_full_disk_is_not_lost_in_a_codec(fmt: FileFormat) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: Any, /) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    noise = np.random.default_rng(7).bytes(1 << 20)
+    with pytest.raises(OSError, match="No space") as caught, compressed(Full(), fmt.compression) as file:
+        file.write(noise)
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_gzip_output_has_no_time_and_no_name(tmp_path: Path) -> None:

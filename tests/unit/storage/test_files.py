@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from psicli.core.errors import CannotCreateError, StorageError, UnknownFormatError
-from psicli.core.formats import FileFormat, Format, file_format
+from psicli.core.formats import Compression, FileFormat, Format, file_format
 from psicli.storage.files import AtomicFile, check_writable
 
 
@@ -264,8 +264,10 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
         ("-", FileFormat(Format.CSV)),
         ("in/a.csv", FileFormat(Format.CSV)),
         ("a.b.tsv", FileFormat(Format.TSV)),
-        (Path("a.csv.gz"), FileFormat(Format.CSV, gzip=True)),
-        ("a.tsv.gz", FileFormat(Format.TSV, gzip=True)),
+        (Path("a.csv.gz"), FileFormat(Format.CSV, Compression.GZIP)),
+        ("a.tsv.gz", FileFormat(Format.TSV, Compression.GZIP)),
+        ("a.csv.zst", FileFormat(Format.CSV, Compression.ZSTD)),
+        ("a.tsv.zst", FileFormat(Format.TSV, Compression.ZSTD)),
         ("a.parquet", FileFormat(Format.PARQUET)),
     ],
 )

@@ -18,9 +18,12 @@ from support.tables import (
     ALL_FORMATS,
     CSV,
     CSV_GZ,
+    CSV_ZST,
     PARQUET,
     TEXT_FORMATS,
     Source,
+    compressed,
+    decompressed,
     name_of,
     read,
     refuse,
@@ -74,9 +77,9 @@ AWKWARD = [
 )
 def test_quoted_values_are_read_unchanged(tmp_path: Path, fmt: FileFormat, quoting: Any, end: str) -> None:
     text = io.StringIO(newline="")
-    csv.writer(text, delimiter=delimited.delimiter(fmt), quoting=quoting, lineterminator=end).writerows(AWKWARD)
+    csv.writer(text, delimiter=fmt.delimiter, quoting=quoting, lineterminator=end).writerows(AWKWARD)
     content = text.getvalue().encode()
-    source = read(tmp_path, gzip.compress(content) if fmt.gzip else content, [], fmt)
+    source = read(tmp_path, compressed(content, fmt), [], fmt)
     assert source.table.column_names == AWKWARD[0]
     assert [list(row) for row in rows_of(source)] == AWKWARD[1:]
 
@@ -119,7 +122,7 @@ def test_a_header_alone_is_an_empty_set(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("content", [b"", b"\n", b"\r\n\n", b"\xef\xbb\xbf"])
 def test_an_empty_file_is_65(tmp_path: Path, fmt: FileFormat, content: bytes) -> None:
     path = tmp_path / "in"
-    path.write_bytes(gzip.compress(content) if fmt.gzip else content)
+    path.write_bytes(compressed(content, fmt))
     fault = "cannot be read as parquet" if fmt == PARQUET and content else "the file is empty"
     for attempt in (Source, tables.check_input):
         with pytest.raises(MalformedInputError, match=fault) as caught:
@@ -323,23 +326,52 @@ def test_any_bytes_are_read_as_the_csv_module_reads_them_or_refused(body: bytes)
         assert found == [tuple(row) for row in csv.reader(text, strict=True) if row]
 
 
-# gzip ---------------------------------------------------------------------------------------------------------------
+# gzip and zstd ------------------------------------------------------------------------------------------------------
 
 
-def test_gzip_with_several_members(tmp_path: Path) -> None:
-    content = gzip.compress(b"id,a\n1,x\n") + gzip.compress(b"2,y\n")
-    assert rows_of(read(tmp_path, content, fmt=CSV_GZ)) == [("1", "x"), ("2", "y")]
+@pytest.mark.parametrize("fmt", [CSV_GZ, CSV_ZST], ids=name_of)
+def test_compressed_data_in_several_members_or_frames(tmp_path: Path, fmt: FileFormat) -> None:
+    content = compressed(b"id,a\n1,x\n", fmt) + compressed(b"2,y\n", fmt)
+    assert rows_of(read(tmp_path, content, fmt=fmt)) == [("1", "x"), ("2", "y")]
 
 
-def test_damaged_gzip_is_refused(tmp_path: Path) -> None:
-    whole = gzip.compress(b"id,a\n" + b"".join(b"%d,%d\n" % (n, n * n) for n in range(5000)))
+@pytest.mark.parametrize("fmt", [CSV_GZ, CSV_ZST], ids=name_of)
+def test_a_large_compressed_file_is_read_twice_in_the_same_order(tmp_path: Path, fmt: FileFormat) -> None:
+    content = b"id,a\n" + b"".join(b"%d,%s\n" % (n, b"x" * (200 + n % 7)) for n in range(60_000))
+    source = read(tmp_path, compressed(content, fmt), fmt=fmt)
+    assert len(source.batches) > 2
+    last = [False] * 59_999 + [True]
+    assert decompressed(write(source, fmt, last), fmt) == b"id,a\n" + content.splitlines(keepends=True)[-1]
+
+
+# A frame with a checksum, which the zstd tool adds but pyarrow does not.
+ZSTD_ROWS = bytes.fromhex(
+    "28b52ffd0468a50400d610240fc0b701e6fc9f975a68cbe40c0e07061e001e002000bde9bb3667dc312d7a2cabe055038d6a"
+    "042fa0b9c52bb17abae674384a4aa7abea73a63aa78d7a669d2acc136f300dbc6682bfc0b473cb3c73c9ac72b6ab8933d721"
+    "ba44ef2c112ace7b68382d58ed04b782d302689d77503a4b541ff4817bc4aa7205f18cdc40b4bb6b44f0bb8068c06e114f8c"
+    "4bc4fab8270600c4807a7b"
+)
+
+
+@pytest.mark.parametrize("fmt", [CSV_GZ, CSV_ZST], ids=name_of)
+def test_damaged_compressed_data_is_refused(tmp_path: Path, fmt: FileFormat) -> None:
+    whole = ZSTD_ROWS if fmt == CSV_ZST else gzip.compress(decompressed(ZSTD_ROWS, CSV_ZST))
+    assert read(tmp_path, whole, fmt=fmt).rows == 40
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 0x10
-    for content in (whole[: len(whole) // 2], whole[:-1], whole[:5], bytes(flipped), b"id,a\n1,x\n", whole + b"junk"):
-        assert refuse(MalformedInputError, tmp_path, content, fmt=CSV_GZ).startswith("in.file: ")
+    damaged = [whole[: len(whole) // 2], whole[:-1], whole[:5], bytes(flipped), b"id,a\n1,x\n", whole + b"junk"]
+    for data in damaged:
+        message = refuse(MalformedInputError, tmp_path, data, fmt=fmt)
+        assert message == f"in.file: the {fmt.compression} data is truncated or damaged"
     (tmp_path / "in").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(MalformedInputError):
-        tables.check_input(tmp_path / "in", CSV_GZ, ["id"])
+        tables.check_input(tmp_path / "in", fmt, ["id"])
+
+
+def test_zstd_with_a_window_too_large_is_refused_with_the_reason(tmp_path: Path) -> None:
+    # The header of a frame with a window of 256 MiB, and an empty last block.
+    frame = bytes.fromhex("28b52ffd0090010000")
+    assert "a window of more than 128 MiB" in refuse(MalformedInputError, tmp_path, frame, fmt=CSV_ZST)
 
 
 # Blocks -------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.tables import ALL_FORMATS, AMPLE, CSV, CSV_GZ, PARQUET, Source, name_of, read, refuse, write
+from support.tables import ALL_FORMATS, AMPLE, CSV, CSV_GZ, PARQUET, Source, compressed, name_of, read, refuse, write
 
 from psicli import outputs, tables
 from psicli.core.errors import ColumnError, InputChangedError, InputMissingError, MalformedInputError
@@ -110,7 +110,7 @@ def sample_file(folder: Path, fmt: FileFormat) -> Path:
         pq.write_table(pa.table({"id": ["1", "2"], "a": ["x", "y"]}), path)
     else:
         content = b"id,a\n1,x\n2,y\n"
-        path.write_bytes(gzip.compress(content) if fmt.gzip else content)
+        path.write_bytes(compressed(content, fmt))
     return path
 
 
