@@ -206,9 +206,9 @@ def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
     assert isinstance(task.input_path, Path)
     path, fmt, readable, size = task.input_path, task.input_format, False, None
     with found.trying("input", task.name):
-        schema = tables.check_input(path, fmt, task.keys)
-        if task.output_format is not None:
-            outputs.check_writable(schema, task.output_format, str(path))
+        sample = tables.check_input(path, fmt, task.keys, output=task.output_format)
+        if sample is not None and task.output_format is not None:
+            outputs.check_output(sample, task.output_format)
         found.add("input", f"{path} has the key columns", task.name)
         readable = True
     if isinstance(task.output_path, Path):
@@ -216,7 +216,9 @@ def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
             check_writable(task.output_path)
             found.add("output", f"{task.output_path} can be written", task.name)
     if readable:
-        with found.trying("keys", task.name), tables.open_input(path, fmt, task.keys) as source:
+        # Only a full check reads all columns, as a run does.
+        output = task.output_format if full else None
+        with found.trying("keys", task.name), tables.open_input(path, fmt, task.keys, output=output) as source:
             size = _read(found, task, source, full=full)
     return size
 

@@ -16,6 +16,10 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
+# Formats that keep the types of columns.
+COLUMNAR = frozenset({Format.PARQUET})
+
+
 class Compression(StrEnum):
     """How the bytes of a whole file are compressed; compression inside a format, such as Parquet's, does not count."""
 

@@ -6,6 +6,8 @@ No code after canonical_text knows whether a key came from CSV or from Parquet.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from psicli.core.errors import ColumnError, shown
+from psicli.items import kinds
 from psicli.items.encoding import packed
 
 # No real key is nearly this long, but the value after an unclosed quote soon is.
 MAX_KEY_BYTES = 65536
 
 _TEXT = pa.large_string()
+# The two hexadecimal digits of every byte, and the places of a UUID's digits in its text.
+_HEX_DIGITS = np.array([list(f"{byte:02x}".encode()) for byte in range(256)], np.uint8)
+_UUID_DIGITS = [place for place in range(36) if place not in (8, 13, 18, 23)]
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_DAYS_TO_2000, _DAYS_OF_400_YEARS = 10_957, 146_097
 # Matches dates with a four-digit year. Arrow writes other years in its own form.
 _FOUR_DIGIT_YEAR = "^[0-9]{4}-"
 _LOOK_ABOVE = "Look for an unclosed quote just above"
@@ -28,20 +36,82 @@ def _plain(array: Any) -> Any:
     return array.cast(_TEXT)
 
 
+def _bytes_text(array: Any) -> Any:
+    """Return bytes as the text that they are in UTF-8; the reader has checked that they are."""
+    return array.cast(pa.large_binary()).cast(_TEXT, safe=False)
+
+
+def _uuid_text(array: Any) -> Any:
+    """Return UUIDs in lower case with hyphens (RFC 9562, section 4)."""
+    array = array.fill_null(bytes(16))
+    raw = np.frombuffer(array.buffers()[1] or b"", np.uint8).reshape(-1, 16)[array.offset : array.offset + len(array)]
+    digits = _HEX_DIGITS[raw].reshape(-1, 32)
+    text = np.full((len(raw), 36), ord("-"), np.uint8)
+    text[:, _UUID_DIGITS] = digits
+    offsets = np.arange(len(raw) + 1, dtype=np.int64) * 36
+    return pa.Array.from_buffers(_TEXT, len(raw), [None, pa.py_buffer(offsets), pa.py_buffer(text)])
+
+
 def _date_text(array: Any) -> Any:
     # safe=False truncates a date64 that is not a whole day to its day.
-    return array.cast(pa.date32(), safe=False).cast(_TEXT)
+    days = array.cast(pa.date32(), safe=False)
+    return _with_far_values(days.cast(_TEXT), days.cast(pa.int32()), _far_date)
 
 
 def _timestamp_text(array: Any) -> Any:
     """Return timestamps as ISO 8601 in UTC, without trailing zeros in the fraction."""
     unit, zone = array.type.unit, array.type.tz
     # Arrow stores zoned values in UTC but prints them in local time. Without the zone it prints the stored value.
-    text = array.cast(pa.int64()).cast(pa.timestamp(unit)).cast(_TEXT)
-    text = pc.replace_substring(text, pattern=" ", replacement="T")
-    if unit != "s":
-        text = pc.ascii_rtrim(pc.ascii_rtrim(text, characters="0"), characters=".")
+    stored = array.cast(pa.int64())
+    text = _with_far_values(stored.cast(pa.timestamp(unit)).cast(_TEXT), stored, partial(_far_timestamp, unit))
+    text = _without_zeros(pc.replace_substring(text, pattern=" ", replacement="T"), unit)
     return joined(text, "Z") if zone else text
+
+
+def _time_text(array: Any) -> Any:
+    """Return times of day as ISO 8601, without trailing zeros in the fraction; 24:00:00 and later times are kept."""
+    unit, stored = array.type.unit, array.cast(pa.int32() if array.type.bit_width == 32 else pa.int64())
+    return _without_zeros(_with_far_values(array.cast(_TEXT), stored, partial(_far_time, unit)), unit)
+
+
+def _without_zeros(text: Any, unit: str) -> Any:
+    return text if unit == "s" else pc.ascii_rtrim(pc.ascii_rtrim(text, characters="0"), characters=".")
+
+
+# Values that Arrow does not write out ----------------------------------------------------------------------------
+
+
+def _with_far_values(text: Any, stored: Any, written: Callable[[int], str]) -> Any:
+    """Replace the placeholders that Arrow writes for values out of its range with the texts of the stored numbers."""
+    far = pc.starts_with(text, "<")
+    if not far.true_count:
+        return text
+    numbers = stored.filter(far).dictionary_encode()
+    texts = pa.array([written(number) for number in numbers.dictionary.to_pylist()], _TEXT)
+    return pc.replace_with_mask(text, far.fill_null(False), texts.take(numbers.indices))
+
+
+def _far_date(days: int) -> str:
+    """Return a day since 1970 as year, month and day of the Gregorian calendar, also beyond Python's years."""
+    cycles, rest = divmod(days - _DAYS_TO_2000, _DAYS_OF_400_YEARS)
+    day = date(2000, 1, 1) + timedelta(rest)
+    year = day.year + 400 * cycles
+    return f"{'-' if year < 0 else ''}{abs(year):04d}-{day.month:02d}-{day.day:02d}"
+
+
+def _far_timestamp(unit: str, value: int) -> str:
+    days, rest = divmod(value, 86_400 * _PER_SECOND[unit])
+    return f"{_far_date(days)} {_far_time(unit, rest)}"
+
+
+def _far_time(unit: str, value: int) -> str:
+    seconds, fraction = divmod(abs(value), _PER_SECOND[unit])
+    digits = f".{fraction:0{len(str(_PER_SECOND[unit])) - 1}d}" if unit != "s" else ""
+    sign = "-" if value < 0 else ""
+    return f"{sign}{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{digits}"
+
+
+# Numbers ---------------------------------------------------------------------------------------------------------
 
 
 def _decimal_text(array: Any) -> Any:
@@ -65,15 +135,18 @@ def _decimal_text(array: Any) -> Any:
 
 
 _CONVERTERS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
-    (pa.types.is_string, _plain),
-    (pa.types.is_large_string, _plain),
-    (pa.types.is_string_view, _plain),
+    (kinds.is_text, _plain),
     (pa.types.is_integer, _plain),
     (pa.types.is_boolean, _plain),
     (pa.types.is_null, _plain),
     (pa.types.is_date, _date_text),
+    (pa.types.is_time, _time_text),
     (pa.types.is_timestamp, _timestamp_text),
     (pa.types.is_decimal, _decimal_text),
+    (kinds.is_uuid, _uuid_text),
+    (kinds.is_json, _plain),
+    (kinds.is_bool8, lambda array: pc.not_equal(array, 0).cast(_TEXT)),
+    (kinds.is_bytes, _bytes_text),
 )
 
 
@@ -85,24 +158,31 @@ def joined(*pieces: Any) -> Any:
 
 def has_text(kind: Any) -> bool:
     """Return whether values of this Arrow type have a canonical text."""
-    return any(test(_value_type(kind)) for test, _ in _CONVERTERS)
+    return any(test(kinds.value_type(kind)) for test, _ in _CONVERTERS)
 
 
-def text_of(array: Any) -> Any:
+def text_of(array: Any, kind: Any = None) -> Any:
     """Return the canonical texts of a pa.Array as a pa.LargeStringArray; nulls stay null.
 
-    has_text must be true for the type of the array.
+    kind: the type of the column, if the array holds the values of an extension type as they are stored. has_text must
+    be true for the type.
     """
+    kind = array.type if kind is None else kind
     if pa.types.is_dictionary(array.type):
-        return text_of(array.dictionary).take(array.indices)
-    convert = next(convert for test, convert in _CONVERTERS if test(array.type))
-    return convert(array)
+        return text_of(array.dictionary, kind.value_type).take(array.indices)
+    array = array.storage if kinds.is_extension(array.type) else array
+    convert = next(convert for test, convert in _CONVERTERS if test(kinds.value_type(kind)))
+    text = convert(array)
+    return pc.if_else(array.is_valid(), text, pa.scalar(None, _TEXT)) if kinds.is_uuid(kind) else text
 
 
-def canonical_text(column: Any) -> Any:
-    """Return the canonical texts of a column (pa.Array or pa.ChunkedArray) as one pa.LargeStringArray."""
+def canonical_text(column: Any, kind: Any = None) -> Any:
+    """Return the canonical texts of a column (pa.Array or pa.ChunkedArray) as one pa.LargeStringArray.
+
+    kind: as for text_of.
+    """
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    return pa.concat_arrays([pa.array([], _TEXT), *(text_of(chunk) for chunk in chunks)])
+    return pa.concat_arrays([pa.array([], _TEXT), *(text_of(chunk, kind) for chunk in chunks)])
 
 
 def key_texts(rows: Any, keys: Sequence[str], place: Callable[[int], str]) -> tuple[Any, ...]:
@@ -112,7 +192,7 @@ def key_texts(rows: Any, keys: Sequence[str], place: Callable[[int], str]) -> tu
     """
     texts = tuple(canonical_text(rows.column(key)) for key in keys)
     for key, text in zip(keys, texts, strict=True):
-        kind = _value_type(rows.column(key).type)
+        kind = kinds.value_type(rows.column(key).type)
         if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
             row = pc.index(pc.match_substring_regex(text, pattern=_FOUR_DIGIT_YEAR), False).as_py()
             if row >= 0:
@@ -136,8 +216,8 @@ def check_key_types(types: Sequence[tuple[str, Any]], *, path: str) -> None:
                 "whose values have no unique text form",
                 advice="Cast the column to text, integer, date, timestamp or decimal before the run.",
             )
-        if pa.types.is_timestamp(_value_type(kind)):
-            zones[_value_type(kind).tz is not None].append(shown(name))
+        if pa.types.is_timestamp(kinds.value_type(kind)):
+            zones[kinds.value_type(kind).tz is not None].append(shown(name))
     if zones[True] and zones[False]:
         zoned, zoneless = (", ".join(zones[has_zone]) for has_zone in (True, False))
         raise ColumnError(
@@ -177,10 +257,6 @@ def _first_control_row(column: Any) -> int | None:
     # The buffer may hold bytes for a null; they belong to no value.
     valid = column.is_valid().to_numpy(zero_copy_only=False)[rows]
     return int(rows[valid][0]) if valid.any() else None
-
-
-def _value_type(kind: Any) -> Any:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _text(value: str) -> Any:

@@ -28,9 +28,11 @@ def check_files(job: Job, stack: ExitStack) -> dict[str, Path]:
     for task in job.tasks:
         path = paths[task.name]
         with signals.allowed():
-            schema = tables.check_input(path, task.input_format, task.keys, name=input_name(task))
-            if task.output_format is not None:
-                outputs.check_writable(schema, task.output_format, input_name(task))
+            sample = tables.check_input(
+                path, task.input_format, task.keys, output=task.output_format, name=input_name(task)
+            )
+            if sample is not None and task.output_format is not None:
+                outputs.check_output(sample, task.output_format)
         if isinstance(task.output_path, Path):
             check_writable(task.output_path)
     return paths

@@ -94,7 +94,9 @@ class TaskRun:
         storage, path, name = self._shared.storage, self._shared.inputs[self.name], input_name(self._task)
         self._phase("reading %s", name)
         with self.stages.at(Stage.READING, "read input"):
-            self._input = source = tables.open_input(path, self._task.input_format, self._task.keys, name=name)
+            self._input = source = tables.open_input(
+                path, self._task.input_format, self._task.keys, output=self._task.output_format, name=name
+            )
             partitioner = Partitioner(partition_key(partition_sid), storage.spool, storage.plan.reading)
             for key_texts in source.key_batches():
                 partitioner.expect(source.expected_rows)

@@ -3,6 +3,7 @@
 The rows are in memory as far as the budget of the sort allows; a batch or row group of the output is in memory too.
 
     columns               what a format can hold, and the types of columns between reading and writing
+    metadata              what stays true of the metadata of a file
     sorting               sorts the matched rows, on disk if they do not fit in memory
     delimited, columnar   write the sorted rows
     compressed            compresses text
@@ -10,36 +11,92 @@ The rows are in memory as far as the budget of the sort allows; a batch or row g
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from psicli.core.formats import FileFormat, Format
+from psicli.core.formats import COLUMNAR, FileFormat
 from psicli.outputs.columnar import write_parquet
-from psicli.outputs.columns import UsedValues, check_writable, wide_schema, widen
+from psicli.outputs.columns import UsedValues, check_types, output_schema, unwritable, wide_schema, widen
 from psicli.outputs.delimited import csv_rows, write_csv
+from psicli.outputs.metadata import with_metadata
 from psicli.outputs.sorting import SHARES, RowSorter
 from psicli.storage.spool import Spool
-from psicli.tables import Input
-from psicli.tables.parquet import ParquetInput, row_group_rows
+from psicli.tables import Input, Sample
+from psicli.tables.parquet import row_group_rows
 
-__all__ = ["check_writable", "write_matched"]
+# More memory than one row ever takes [bytes].
+_AMPLE = 1 << 40
+
+__all__ = ["check_output", "write_matched"]
 
 
-def write_matched(source: Input, file: BinaryIO, fmt: FileFormat, mask: Any, *, budget: int, spool: Spool) -> int:
+def check_output(sample: Sample, fmt: FileFormat) -> None:
+    """Check that rows like an input's first row can be written, by writing that row; raises ColumnError.
+
+    What fails to be written must fail before the exchange: after it, the other party has already answered.
+    """
+    check_types(sample.schema, fmt, sample.name)
+    if _is_written(sample, sample.schema, fmt):
+        return
+    for field in sample.schema:
+        fields = [sample.schema.field(key) for key in sample.keys if key != field.name]
+        if not _is_written(sample, pa.schema([*fields, field]), fmt):
+            raise unwritable(field, fmt, sample.name)
+    raise unwritable(pa.field(", ".join(sample.schema.names), pa.struct(list(sample.schema))), fmt, sample.name)
+
+
+def _is_written(sample: Sample, schema: Any, fmt: FileFormat) -> bool:
+    """Return whether the row of a sample can be written if the file has only the columns of `schema`."""
+    rows = 0 if sample.rows is None else 2
+    rehearsed = _Rehearsed(sample, schema)
+    try:
+        write_matched(rehearsed, io.BytesIO(), fmt, pa.array([True] * rows, pa.bool_()), budget=_AMPLE, spool=None)
+    # The library decides which exceptions it raises for a type that it cannot write.
+    except Exception:
+        return False
+    return True
+
+
+class _Rehearsed:
+    """An input whose first row is read twice, so that rows are also joined."""
+
+    def __init__(self, sample: Sample, schema: Any) -> None:
+        self.schema = schema
+        self.keys = sample.keys
+        self.name = sample.name
+        self.utc_times = sample.utc_times
+        self._rows = sample.rows
+
+    def matched(self, mask: Any, budget: int) -> Iterator[Any]:
+        """Yield the row of the sample once for each row of the mask."""
+        return (self._rows.select(self.schema.names) for _ in mask)
+
+    def ordered_values(self, column: str) -> Any:
+        """Return the values of a dictionary in the sample."""
+        return self._rows.column(column).chunk(0).dictionary
+
+    def watched(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def write_matched(
+    source: Input | _Rehearsed, file: BinaryIO, fmt: FileFormat, mask: Any, *, budget: int, spool: Spool | None
+) -> int:
     """Write the rows that `mask` (pa.BooleanArray, one value per row) selects, sorted by key; return how many [rows].
 
     The bytes depend only on the input and on which rows matched. About `budget` [bytes] of rows are in memory; the
-    others are in `spool`. Raises BadInputError, StorageError.
+    others are in `spool`, which may be None if all rows fit. Raises BadInputError, StorageError.
     """
-    check_writable(source.schema, fmt, source.name)
-    names, wide = source.schema.names, wide_schema(source.schema)
-    dictionaries: dict[str, Any] = {}
-    with closing(RowSorter(wide, source.keys, mask.true_count, budget, spool)) as sorter:
-        fields = source.schema if fmt.kind == Format.PARQUET else ()
+    check_types(source.schema, fmt, source.name)
+    schema, wide = source.schema, wide_schema(source.schema)
+    keys = [schema.field(key) for key in source.keys]
+    with closing(RowSorter(wide, keys, mask.true_count, budget, spool)) as sorter:
+        fields = schema if fmt.kind in COLUMNAR else ()
         used = [UsedValues(field) for field in fields if pa.types.is_dictionary(field.type)]
         with source.watched():
             for rows in _prefetched(source.matched(mask, budget // SHARES)):
@@ -47,13 +104,12 @@ def write_matched(source: Input, file: BinaryIO, fmt: FileFormat, mask: Any, *, 
                 for values in used:
                     values.add(table)
                 sorter.add(table)
-            # Only Parquet has dictionaries.
-            if isinstance(source, ParquetInput):
-                dictionaries = {values.name: values.dictionary(source.ordered_values) for values in used}
-        if fmt.kind == Format.PARQUET:
-            tables = _prefetched(sorter.sorted(row_group_rows(len(names))))
-            return write_parquet(file, source.schema, dictionaries, tables)
-        return write_csv(file, fmt, names, _prefetched(sorter.sorted(csv_rows(sorter.row_bytes))))
+            dictionaries = {values.name: values.dictionary(source.ordered_values) for values in used}
+        if fmt.kind not in COLUMNAR:
+            return write_csv(file, fmt, schema, _prefetched(sorter.sorted(csv_rows(sorter.row_bytes))))
+        output = with_metadata(output_schema(schema, dictionaries), schema.metadata, dictionaries, mask.true_count)
+        tables = _prefetched(sorter.sorted(row_group_rows(len(schema))))
+        return write_parquet(file, output, dictionaries, tables, utc_times=source.utc_times)
 
 
 def _prefetched(tables: Iterator[Any]) -> Iterator[Any]:

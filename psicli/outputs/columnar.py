@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from psicli.items.kinds import stored, with_types
+from psicli.outputs.columns import narrow
 
-def write_parquet(file: BinaryIO, schema: Any, dictionaries: dict[str, Any], tables: Iterable[Any]) -> int:
-    """Write wide rows with the types of `schema`; return how many [rows].
 
-    The tables have row_group_rows rows each, in columns that are single chunks.
+def write_parquet(
+    file: BinaryIO, schema: Any, dictionaries: Mapping[str, Any], tables: Iterable[Any], *, utc_times: bool
+) -> int:
+    """Write wide rows with the pa.Schema of the output; return how many [rows].
+
+    The tables have row_group_rows rows each, in columns that are single chunks. utc_times: whether times of day are in
+    UTC.
     """
-    # Remove the schema's metadata, because pandas stores the number of input rows there.
-    schema = schema.remove_metadata()
     rows = 0
-    with pq.ParquetWriter(file, schema, use_dictionary=_repeating(schema)) as writer:
+    options = {"use_dictionary": _repeating(schema), "write_time_adjusted_to_utc": utc_times}
+    with pq.ParquetWriter(file, schema, **options) as writer:
         for table in tables:
-            arrays = [
-                _narrowed(column.chunk(0), field.type, dictionaries.get(field.name))
-                for column, field in zip(table.columns, schema, strict=True)
-            ]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=table.num_rows)
+            writer.write_batch(narrow(table, schema, dictionaries), row_group_size=table.num_rows)
             rows += table.num_rows
     return rows
 
@@ -36,15 +35,7 @@ def _repeating(schema: Any) -> list[str]:
     Floating-point numbers hardly repeat. Dictionaries for them took a third of the writing time and made files larger.
     """
     nothing = io.BytesIO()
-    pq.write_table(schema.empty_table(), nothing)
+    pq.write_table(with_types(schema, stored).empty_table(), nothing)
     leaves = pq.ParquetFile(nothing).schema
     columns = (leaves.column(index) for index in range(len(leaves)))
     return [column.path for column in columns if column.physical_type not in ("FLOAT", "DOUBLE")]
-
-
-def _narrowed(values: Any, kind: Any, dictionary: Any) -> Any:
-    """Convert wide values back to the type of their column."""
-    if not pa.types.is_dictionary(kind):
-        return values.cast(kind)
-    indices = pc.index_in(values, value_set=dictionary).cast(kind.index_type)
-    return pa.DictionaryArray.from_arrays(indices, dictionary.cast(kind.value_type), ordered=kind.ordered)

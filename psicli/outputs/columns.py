@@ -2,58 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from psicli.core.errors import ColumnError, shown
-from psicli.core.formats import FileFormat, Format
+from psicli.core.formats import COLUMNAR, FileFormat
+from psicli.items.kinds import cast, kept, plain, relabelled, stored, value_type, with_types
 from psicli.items.text import has_text
-from psicli.tables.kinds import VIEWS
 
 # UsedValues collects at least this many new values before it merges them with the others.
 _GATHERED_VALUES = 1 << 16
 
-_TEXT = pa.large_string()
-_WIDE = {pa.string(): _TEXT, pa.binary(): pa.large_binary(), **VIEWS}
 
-
-def check_writable(schema: Any, fmt: FileFormat, name: str) -> None:
-    """Refuse columns that a format cannot hold; raises ColumnError."""
-    suits = _suits_parquet if fmt.kind == Format.PARQUET else _suits_csv
+def check_types(schema: Any, fmt: FileFormat, name: str) -> None:
+    """Refuse columns of types that a text format cannot hold; raises ColumnError."""
     for field in schema:
-        if not suits(field.type):
-            raise ColumnError(
-                place=name,
-                fault=f"the column {shown(field.name)} of type {shown(str(field.type))} "
-                f"cannot be written as {fmt.kind}",
-                advice="Write to a .parquet output, cast the column, or leave it out of the input.",
-            )
+        if fmt.kind not in COLUMNAR and not (has_text(field.type) or pa.types.is_floating(value_type(field.type))):
+            raise unwritable(field, fmt, name)
 
 
-def _suits_csv(kind: Any) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _suits_csv(kind.value_type)
-    return has_text(kind) or pa.types.is_floating(kind) or pa.types.is_time(kind)
-
-
-def _suits_parquet(kind: Any) -> bool:
-    """Return whether a type has neither nested dictionaries nor nested views."""
-    children = [kind.field(index).type for index in range(kind.num_fields)]
-    # A nested dictionary reveals values of rows that did not match, and pyarrow cannot cast nested views.
-    return all(not pa.types.is_dictionary(child) and child not in VIEWS and _suits_parquet(child) for child in children)
+def unwritable(field: Any, fmt: FileFormat, name: str) -> ColumnError:
+    """Return the error for a column, given as pa.Field, that a format cannot hold."""
+    other = "Cast the column" if fmt.kind in COLUMNAR else "Write to a .parquet output, cast the column"
+    return ColumnError(
+        place=name,
+        fault=f"the column {shown(field.name)} of type {shown(str(field.type))} cannot be written as {fmt.kind}",
+        advice=f"{other}, or leave it out of the input.",
+    )
 
 
 def wide_schema(schema: Any) -> Any:
-    """Return the pa.Schema of rows between reading and writing: without dictionaries, views and 32-bit offsets."""
+    """Return the pa.Schema of rows between reading and writing: plain types without 32-bit offsets."""
+    return pa.schema([(field.name, _wide(plain(field.type))) for field in schema])
 
-    def wide(kind: Any) -> Any:
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        return _WIDE.get(kind, kind)
 
-    return pa.schema([pa.field(field.name, wide(field.type)) for field in schema])
+def _wide(kind: Any) -> Any:
+    # pyarrow cannot join columns of more than 2 GiB with 32-bit offsets.
+    return {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}.get(kind, kind)
 
 
 def widen(table: Any, schema: Any) -> Any:
@@ -62,8 +50,44 @@ def widen(table: Any, schema: Any) -> Any:
     for column, field in zip(table.columns, schema, strict=True):
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        columns.append(column.cast(field.type))
+        columns.append(cast(column, field.type))
     return pa.table(columns, schema=schema)
+
+
+def output_schema(schema: Any, dictionaries: Mapping[str, Any]) -> Any:
+    """Return the pa.Schema of an output without its metadata, given the input's and the dictionaries of the output."""
+
+    def of_output(field: Any) -> Any:
+        kind = kept(field.type)
+        # Every row group of an input can have a dictionary, and their values together need not fit its index type.
+        if pa.types.is_dictionary(kind) and len(dictionaries[field.name]) >> _bits(kind.index_type):
+            kind = pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
+        return field.with_type(kind)
+
+    return pa.schema([of_output(field) for field in schema])
+
+
+def _bits(index_type: Any) -> int:
+    """Return for how many bits an index type has room."""
+    width: int = index_type.bit_width
+    return width - 1 if pa.types.is_signed_integer(index_type) else width
+
+
+def narrow(table: Any, schema: Any, dictionaries: Mapping[str, Any]) -> Any:
+    """Return wide rows, given as a pa.Table of single chunks, as a pa.RecordBatch with the schema of the output."""
+    without_extensions = with_types(schema, stored)
+    arrays = [
+        _narrowed(column.chunk(0), field.type, dictionaries.get(field.name))
+        for column, field in zip(table.columns, without_extensions, strict=True)
+    ]
+    return relabelled(pa.RecordBatch.from_arrays(arrays, schema=without_extensions), schema)
+
+
+def _narrowed(values: Any, kind: Any, dictionary: Any) -> Any:
+    if not pa.types.is_dictionary(kind):
+        return cast(values, kind)
+    indices = pc.index_in(values, value_set=dictionary).cast(kind.index_type)
+    return pa.DictionaryArray.from_arrays(indices, dictionary.cast(kind.value_type), ordered=kind.ordered)
 
 
 class UsedValues:
@@ -72,7 +96,7 @@ class UsedValues:
     def __init__(self, field: Any) -> None:
         self.name = field.name
         self._ordered = field.type.ordered
-        self._gathered = [pa.array([], _WIDE.get(field.type.value_type, field.type.value_type))]
+        self._gathered = [pa.array([], _wide(plain(field.type)))]
         self._count = 0
 
     def add(self, table: Any) -> None:

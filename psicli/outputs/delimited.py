@@ -26,21 +26,23 @@ def csv_rows(row_bytes: int) -> int:
     return min(max(_CSV_BATCH_BYTES // max(row_bytes, 1), 1), _CSV_BATCH_ROWS)
 
 
-def write_csv(file: BinaryIO, fmt: FileFormat, names: Sequence[str], tables: Iterable[Any]) -> int:
-    """Write wide rows as CSV or TSV, from tables whose columns are single chunks; return how many [rows]."""
+def write_csv(file: BinaryIO, fmt: FileFormat, schema: Any, tables: Iterable[Any]) -> int:
+    """Write wide rows as CSV or TSV, from tables whose columns are single chunks; return how many [rows].
+
+    schema: the pa.Schema of the input.
+    """
     separator, rows = fmt.delimiter, 0
     with compressed(file, fmt.compression) as lines:
-        lines.write(_csv_lines([pa.array([name], _TEXT) for name in names], separator))
+        lines.write(_csv_lines([pa.array([name], _TEXT) for name in schema.names], separator))
         for table in tables:
-            lines.write(_csv_lines([_csv_text(column.chunk(0)) for column in table.columns], separator))
+            lines.write(_csv_lines([*map(_csv_text, table.columns, schema.types)], separator))
             rows += table.num_rows
     return rows
 
 
-def _csv_text(array: Any) -> Any:
-    if pa.types.is_floating(array.type) or pa.types.is_time(array.type):
-        return array.cast(_TEXT)
-    return text_of(array)
+def _csv_text(column: Any, kind: Any) -> Any:
+    values = column.chunk(0)
+    return values.cast(_TEXT) if pa.types.is_floating(values.type) else text_of(values, kind)
 
 
 def _csv_lines(columns: Sequence[Any], separator: str) -> Any:

@@ -51,10 +51,11 @@ class _Place(NamedTuple):
 class RowSorter:
     """Collects tables of one schema and returns their rows sorted by the key texts; ties keep their order.
 
-    rows: the number of rows to come; budget: roughly the memory they may take [bytes].
+    keys: the key columns, as pa.Fields with their types in the file. rows: the number of rows to come; budget: roughly
+    the memory they may take [bytes].
     """
 
-    def __init__(self, schema: Any, keys: Sequence[str], rows: int, budget: int, spool: Spool) -> None:
+    def __init__(self, schema: Any, keys: Sequence[Any], rows: int, budget: int, spool: Spool | None) -> None:
         self._schema = schema
         self._keys = keys
         self._rows = rows
@@ -105,6 +106,7 @@ class RowSorter:
         if self._file is None:
             total = held_bytes * self._rows // held_rows
             self._batch_bytes = min(max(self._limit**2 // (2 * total), _LEAST_BATCH_BYTES), _MOST_BATCH_BYTES)
+            assert self._spool is not None
             self._file = self._spool.file("rows", total)
         run = []
         for table in self._sorted(self._held, max(self._batch_bytes * held_rows // held_bytes, 1)):
@@ -157,8 +159,8 @@ class RowSorter:
         return pa.Table.from_batches([pa.ipc.read_record_batch(pa.py_buffer(data), self._schema)])
 
 
-def _key_texts(table: Any, keys: Sequence[str]) -> list[Any]:
-    return [canonical_text(table.column(key)) for key in keys]
+def _key_texts(table: Any, keys: Sequence[Any]) -> list[Any]:
+    return [canonical_text(table.column(key.name), key.type) for key in keys]
 
 
 def _key(texts: Sequence[Any], row: int) -> Key:

@@ -5,42 +5,49 @@ input, or a batch of its rows.
 
     source                opens an input file and detects changes to it
     delimited, parquet    read a file: first the keys of all rows, then the matched rows
-    kinds                 what psicli knows about the types of columns
+    values                checks what a library has read
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from psicli.core.formats import FileFormat, Format
-from psicli.tables.delimited import MAX_HEADER_BYTES, DelimitedInput, read_header
-from psicli.tables.parquet import ParquetInput, read_schema
-from psicli.tables.source import Fingerprint, SourceFile, Stream, fingerprint
+from psicli.tables.delimited import DelimitedInput
+from psicli.tables.parquet import ParquetInput
+from psicli.tables.source import Fingerprint, fingerprint
+from psicli.tables.values import Sample
 
-__all__ = ["Fingerprint", "Input", "check_input", "fingerprint", "open_input"]
+__all__ = ["Fingerprint", "Input", "Sample", "check_input", "fingerprint", "open_input"]
 
 # An open input file. psicli reads it once for its keys and again for the rows that matched. Every method raises
 # InputChangedError if the file has changed since it was opened.
 Input = DelimitedInput | ParquetInput
 
 
-def check_input(path: Path, fmt: FileFormat, keys: Sequence[str], *, name: str | None = None) -> Any:
-    """Check that an input exists and has the key columns, and return its pa.Schema; reads only header or metadata.
+def check_input(
+    path: Path, fmt: FileFormat, keys: Sequence[str], *, output: FileFormat | None = None, name: str | None = None
+) -> Sample | None:
+    """Check that an input exists and has the key columns; reads only the header or the metadata.
 
+    output: the format of this party's output, if it writes one; then the first row is returned, to try to write it.
     Messages show `name` instead of the path. Raises InputMissingError, BadInputError, StorageError.
     """
-    with SourceFile(path, name or str(path)) as source:
-        if fmt.kind == Format.PARQUET:
-            return read_schema(source, keys)
-        head = Stream(source, fmt.compression).read(MAX_HEADER_BYTES)
-        schema, _ = read_header(head, fmt, source.name, keys, complete=len(head) < MAX_HEADER_BYTES)
-        return schema
+    with open_input(path, fmt, keys, output=output, name=name) as source:
+        if output is not None:
+            return source.sample()
+        source.header()
+        return None
 
 
-def open_input(path: Path, fmt: FileFormat, keys: Sequence[str], *, name: str | None = None) -> Input:
-    """Open an input file; messages show `name` instead of the path. Raises InputMissingError."""
+def open_input(
+    path: Path, fmt: FileFormat, keys: Sequence[str], *, output: FileFormat | None = None, name: str | None = None
+) -> Input:
+    """Open an input file; messages show `name` instead of the path. Raises InputMissingError.
+
+    output: the format of this party's output, if it writes one.
+    """
     if fmt.kind == Format.PARQUET:
-        return ParquetInput(path, name or str(path), keys)
+        return ParquetInput(path, name or str(path), keys, output)
     return DelimitedInput(path, name or str(path), keys, fmt)

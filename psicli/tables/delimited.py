@@ -28,6 +28,7 @@ from psicli.core.errors import InputChangedError, MalformedInputError, UnclosedQ
 from psicli.core.formats import Compression, FileFormat
 from psicli.items.text import key_texts
 from psicli.tables.source import SourceFile, Stream, check_columns, empty, not_utf8, unparsable
+from psicli.tables.values import Sample
 
 # A row must fit in a block, and larger blocks are not faster.
 MAX_ROW_BYTES = 4 << 20
@@ -184,6 +185,22 @@ class DelimitedInput(SourceFile):
         self.rows = 0
         self._format = fmt
         self._blocks: list[_Block] = []
+
+    def header(self) -> None:
+        """Read the names of the columns; raises BadInputError, InputMissingError, StorageError."""
+        head = Stream(self, self._format.compression).read(MAX_HEADER_BYTES)
+        self.schema, _ = read_header(head, self._format, self.name, self.keys, complete=len(head) < MAX_HEADER_BYTES)
+
+    def sample(self) -> Sample:
+        """Return a row without values, because a file of text has no values that cannot be written."""
+        self.header()
+        return Sample(self.schema, self.keys, self.name, pa.Table.from_pylist([{}], self.schema))
+
+    utc_times = False
+
+    def ordered_values(self, column: str) -> Any:
+        """Return the values of a dictionary column; a file of text has none."""
+        raise NotImplementedError(column)
 
     @property
     def expected_rows(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,14 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from psicli.core.errors import InputChangedError, shown
-from psicli.core.formats import Format
+from psicli.core.errors import ColumnError, InputChangedError, MalformedInputError, PsicliError, shown
+from psicli.core.formats import COLUMNAR, FileFormat, Format
+from psicli.items import kinds
 from psicli.items.text import check_key_types, key_texts
-from psicli.tables.kinds import VIEWS
-from psicli.tables.source import SourceFile, check_columns, empty, not_utf8, unparsable
+from psicli.tables.source import SourceFile, check_columns, empty, unparsable
+from psicli.tables.values import Int96, Sample, check_values, int96_unfit, plain_rows, wrong_count
 
 T = TypeVar("T")
 
+# A column of type VARIANT in the text of a Parquet schema; pyarrow does not tell it in another way.
+_VARIANT = re.compile(r"^  \w+ group field_id=\S+ (.*) \(Variant\(.*\)\) \{$", re.MULTILINE)
+# pyarrow raises almost any of its exceptions for a damaged file.
+_LIBRARY_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError)
 # At most this many rows, and about this many bytes according to the metadata, are decoded in one batch.
 _BATCH_ROWS = 65_536
 _BATCH_BYTES = 16 << 20
@@ -37,7 +44,6 @@ _READERS = 2
 _ROW_GROUP_ROWS = 122_880
 _VECTOR_ROWS = 2048
 _ROW_GROUP_VALUES = 4_000_000
-_TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
 
 
 def row_group_rows(columns: int) -> int:
@@ -47,54 +53,140 @@ def row_group_rows(columns: int) -> int:
 
 
 class ParquetInput(SourceFile):
-    """A Parquet file that is read once for its key columns and once for its matched rows.
+    """A Parquet file that is read once completely and once for its matched rows.
 
+    output: the format of the output, or None if this party writes none; then only the key columns are ever read.
     schema: the columns as a pa.Schema; expected_rows: the number of rows according to the metadata; both are known once
     the first keys are read. rows: the number of rows read so far.
     """
 
-    def __init__(self, path: Path, name: str, keys: Sequence[str]) -> None:
+    def __init__(self, path: Path, name: str, keys: Sequence[str], output: FileFormat | None = None) -> None:
         super().__init__(path, name)
         self.keys = keys
         self.schema = pa.schema([])
         self.rows = self.expected_rows = 0
+        # Whether times of day are in UTC; in Parquet this is part of their type, in Arrow it is not.
+        self.utc_times = False
+        self._output = output
         self._group_rows: list[int] = []
+        # The columns with INT96 timestamps, and the unit in which pyarrow reads those.
+        self._int96: frozenset[str] = frozenset()
+        self._unit = "ns"
+        # The columns whose bytes must be text.
+        self._as_text: frozenset[str] = frozenset()
 
     def key_batches(self) -> Iterator[tuple[Any, ...]]:
         """Read the keys of all rows and yield their texts in batches: one pa.LargeStringArray per key column.
 
-        Finds every error in the metadata and in the key columns. Raises BadInputError, InputMissingError.
+        Finds every error in the file, because after the exchange it would be too late; a party without an output reads
+        only the key columns. Raises BadInputError, InputMissingError.
         """
         with self.watched():
-            self.schema = read_schema(self, self.keys)
-            columns = list(dict.fromkeys(self.keys))
-            file = self._opened(len(columns))
-            self._group_rows = [0] * file.num_row_groups
-            self.expected_rows = file.metadata.num_rows
-            for group in range(file.num_row_groups):
-                for batch in self._batches(file, group, columns):
-                    self._check_values(batch, self.rows)
+            self.header()
+            first, *others = self._shares()
+            found = Int96()
+            files = {unit: self._opened(len(first), unit) for unit in (Int96.UNITS if self._int96 else ["ns"])}
+            metadata = files["ns"].metadata
+            self.expected_rows = metadata.num_rows
+            for group in range(metadata.num_row_groups):
+                start = self.rows
+                for batch in self._sound_batches(files, group, start, first, found):
+                    batch = batch.select(self.keys)
                     texts = key_texts(batch, self.keys, partial(self._place, self.rows))
                     self.rows += batch.num_rows
-                    self._group_rows[group] += batch.num_rows
                     yield texts
+                self._group_rows.append(self.rows - start)
+                for share in others:
+                    for _ in self._sound_batches(files, group, start, share, found):
+                        pass
+            if self.rows != self.expected_rows:
+                raise wrong_count(self.name, self.rows, self.expected_rows)
+            self._unit = found.unit() or self._unfit()
+            self.schema = self._opened(1, self._unit).schema_arrow
+
+    def header(self) -> None:
+        """Read the schema and check the key columns; raises BadInputError, InputMissingError."""
+        self.schema = read_schema(self, self.keys)
+        stored = _parquet(lambda: pq.ParquetFile(self.view()).schema, self.name)
+        wanted = set(self.keys if self._output is None else self.schema.names)
+        # A path does not tell which column it belongs to, because a name can contain dots, but the order does.
+        roots = [field.name for field in self.schema for _ in range(_leaves(kinds.stored(field.type)))]
+        leaves = [(root, stored.column(index)) for index, root in enumerate(roots) if root in wanted]
+        self._int96 = frozenset(root for root, leaf in leaves if leaf.physical_type == "INT96")
+        self._check_kept(stored, leaves)
+        text_output = self._output is not None and self._output.kind not in COLUMNAR
+        self._as_text = frozenset(self.schema.names if text_output else self.keys)
+
+    def _check_kept(self, stored: Any, leaves: Sequence[tuple[str, Any]]) -> None:
+        """Refuse columns of types that pyarrow reads without an error but does not write; raises ColumnError.
+
+        stored: the schema as Parquet has it; leaves: the stored columns to read, with the names of their columns.
+        """
+        lost = [(root, "INTERVAL") for root, leaf in leaves if leaf.converted_type == "INTERVAL"]
+        lost += [(root, "VARIANT") for root in _VARIANT.findall(str(stored)) if root in dict(leaves)]
+        zones = {_is_utc(leaf): root for root, leaf in leaves if leaf.logical_type.type == "TIME"}
+        if len(zones) == 2 and not lost:
+            lost = [(zones[True], "TIME with a time zone, unlike the others")]
+        for column, kind in lost:
+            raise ColumnError(
+                place=self.name,
+                fault=f"the column {shown(column)} is of the Parquet type {kind}, which cannot be kept",
+                advice="Cast the column to text or numbers, or leave it out of the input.",
+            )
+        self.utc_times = True in zones
+
+    def _shares(self) -> list[Sequence[str]]:
+        """Divide the columns to read into shares to read at once; the first one has the key columns."""
+        others = [] if self._output is None else [name for name in self.schema.names if name not in self.keys]
+        if len(self.keys) + len(others) <= _COLUMNS_AT_ONCE:
+            return [[*self.keys, *others]]
+        return [self.keys, *(others[at : at + _COLUMNS_AT_ONCE] for at in range(0, len(others), _COLUMNS_AT_ONCE))]
+
+    def _sound_batches(
+        self, files: dict[str, Any], group: int, start: int, columns: Sequence[str], found: Int96
+    ) -> Iterator[Any]:
+        """Read some columns of a row group, and check that all their values are valid and none is missing.
+
+        files: the open file for each unit of INT96. start: the row of the file at which the row group starts. found:
+        learns about the INT96 timestamps.
+        """
+        rows, int96 = 0, [name for name in columns if name in self._int96]
+        units = list(files) if int96 else ["ns"]
+        for batches in zip(*(self._batches(files[unit], group, columns) for unit in units), strict=True):
+            place = partial(self._place, start + rows)
+            batch = batches[0]
+            check_values(batch, place, self._as_text)
+            for name in int96:
+                readings = {unit: each.column(name) for unit, each in zip(units, batches, strict=True)}
+                found.add(readings)
+                here = Int96()
+                here.add(readings)
+                unit = here.unit() or self._unfit(f"{place(0)} ff.")
+                batch = batch.set_column(batch.schema.get_field_index(name), name, readings[unit])
+            rows += batch.num_rows
+            yield batch
+        if rows != (expected := files["ns"].metadata.row_group(group).num_rows):
+            raise wrong_count(f"{self.name}, row group {group + 1}", rows, expected)
+
+    def _unfit(self, place: str = "") -> str:
+        raise int96_unfit(place or self.name)
 
     def matched(self, mask: Any, budget: int) -> Iterator[Any]:
         """Yield the rows that a pa.BooleanArray selects as pa.Tables, in file order.
 
         Skips row groups without such rows. Files with many columns are read in shares of their columns; each table then
         has as many rows as fit in `budget` [bytes], but at least as many as a row group of the output. Raises
-        BadInputError for an error in any column that is read.
+        BadInputError.
         """
         names = self.schema.names
         if len(names) <= _COLUMNS_AT_ONCE:
-            file = self._opened(len(names))
+            file = self._opened(len(names), self._unit)
             for group, start, wanted in self._wanted(mask):
                 yield from self._picked(file, group, names, start, wanted, len(wanted))
             return
         shares = [names[at : at + _COLUMNS_AT_ONCE] for at in range(0, len(names), _COLUMNS_AT_ONCE)]
         assigned = [shares[number::_READERS] for number in range(_READERS)]
-        files = [self._opened(_COLUMNS_AT_ONCE) for _ in assigned]
+        files = [self._opened(_COLUMNS_AT_ONCE, self._unit) for _ in assigned]
         with ThreadPoolExecutor(_READERS, "psicli-columns") as readers:
             for group, start, wanted in self._wanted(mask):
                 size = max(files[0].metadata.row_group(group).total_byte_size, 1)
@@ -133,20 +225,33 @@ class ParquetInput(SourceFile):
         for batch in self._batches(file, group, columns):
             if row >= stop:
                 break
-            self._check_values(batch, start + row)
             part = wanted.slice(row, batch.num_rows)
             row += batch.num_rows
             if part.true_count:
                 count += part.true_count
-                # pyarrow cannot select rows of views.
-                arrays = [values.cast(VIEWS.get(values.type, values.type)) for values in batch.columns]
-                yield pa.table(arrays, names=columns).filter(part)
+                yield plain_rows(batch, self.name).filter(part)
         if count != wanted.true_count:
             raise InputChangedError(path=self.name)
 
+    def sample(self) -> Sample:
+        """Return the first row of the file; raises BadInputError, InputMissingError."""
+        self.header()
+        names, file = self.schema.names, self._opened(_COLUMNS_AT_ONCE, self._unit)
+        rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        group = next((group for group, count in enumerate(rows) if count), None)
+        if group is None:
+            return Sample(self.schema, self.keys, self.name, None, self.utc_times)
+        columns: list[Any] = []
+        for at in range(0, len(names), _COLUMNS_AT_ONCE):
+            batch = next(self._batches(file, group, names[at : at + _COLUMNS_AT_ONCE], 1), None)
+            if batch is None:
+                raise wrong_count(f"{self.name}, row group {group + 1}", 0, rows[group])
+            columns += plain_rows(batch, self.name).columns
+        return Sample(self.schema, self.keys, self.name, pa.table(columns, names=names), self.utc_times)
+
     def ordered_values(self, column: str) -> Any:
         """Return all values of an ordered dictionary column, in their order."""
-        file = self._opened(1)
+        file = self._opened(1, self._unit)
         seen = pa.array([], self.schema.field(column).type.value_type)
         for group in range(file.num_row_groups):
             for batch in self._batches(file, group, [column]):
@@ -155,40 +260,37 @@ class ParquetInput(SourceFile):
                     seen = pc.unique(pa.concat_arrays([seen, dictionary]))
         return seen
 
-    def _opened(self, columns: int) -> Any:
+    def _opened(self, columns: int, unit: str) -> Any:
+        """Open the file to read this many columns at once, and INT96 timestamps in this unit."""
         buffer = min(_BUFFER_BYTES // max(columns, 1), _COLUMN_BUFFER_BYTES)
         # Without a buffer, pyarrow reads whole column chunks of a row group into memory.
-        return _parquet(
-            lambda: pq.ParquetFile(self.view(), page_checksum_verification=True, buffer_size=buffer), self.name
-        )
+        options = {"buffer_size": buffer, "page_checksum_verification": True, "coerce_int96_timestamp_unit": unit}
+        return _parquet(lambda: pq.ParquetFile(self.view(), **options), self.name)
 
-    def _batches(self, file: Any, group: int, columns: Sequence[str]) -> Iterator[Any]:
-        rows = _batch_rows(file.metadata.row_group(group), set(columns))
-        batches = _parquet(lambda: file.iter_batches(rows, row_groups=[group], columns=columns), self.name)
-        while (batch := _parquet(lambda: next(batches, None), self.name)) is not None:
-            # For a column `a`, pyarrow also returns a column named `a.b`.
-            yield batch.select(columns)
+    def _batches(self, file: Any, group: int, columns: Sequence[str], rows: int | None = None) -> Iterator[Any]:
+        """Read some columns of a row group in batches of this many rows, or as many as fit in memory."""
+        try:
+            rows = rows or _batch_rows(file, group, columns)
+            for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
+                if missing := set(columns) - set(batch.schema.names):
+                    raise _empty_struct(self.name, min(missing))
+                # For a column `a`, pyarrow also returns a column named `a.b`.
+                yield batch.select(columns)
+        except MemoryError:
+            raise
+        except _LIBRARY_ERRORS as exc:
+            raise self._unreadable(file, group, columns) from exc
 
-    def _check_values(self, batch: Any, start: int) -> None:
-        """Check that strings are UTF-8, which Parquet does not enforce, and that arrays are valid.
-
-        Raises MalformedInputError.
-        """
-        for column, values in zip(batch.schema.names, batch.columns, strict=True):
-            texts = values.dictionary if pa.types.is_dictionary(values.type) else values
+    def _unreadable(self, file: Any, group: int, columns: Sequence[str]) -> PsicliError:
+        """Return the error for the first of some columns that cannot be read."""
+        for column in columns:
             try:
-                values.validate()
-                texts.validate()
-            except pa.ArrowInvalid as exc:
-                raise unparsable(self.name, Format.PARQUET) from exc
-            try:
-                texts.validate(full=texts.type in _TEXT_TYPES)
-            except pa.ArrowInvalid as exc:
-                row = _first_bad_value(values)
-                # A dictionary belongs to the whole row group, so the value may be in a later batch.
-                if row is not None:
-                    place = f"{self._place(start, row)}, column {shown(column)}"
-                    raise not_utf8(place) from exc
+                for _ in file.iter_batches(_VECTOR_ROWS, row_groups=[group], columns=[column]):
+                    pass
+            except _LIBRARY_ERRORS as exc:
+                place = f"{self.name}, column {shown(column)}"
+                return _encrypted(place) if "crypt" in str(exc) else unparsable(place, Format.PARQUET)
+        return unparsable(self.name, Format.PARQUET)
 
     def _place(self, start: int, row: int) -> str:
         """Return the place of a row of a batch: the path and the row number, counted from 1."""
@@ -199,7 +301,16 @@ def read_schema(source: SourceFile, keys: Sequence[str]) -> Any:
     """Read the pa.Schema of a Parquet file and check its keys; raises BadInputError, InputMissingError."""
     if not source.size:
         raise empty(source.name)
-    schema = _parquet(lambda: pq.ParquetFile(source.file).schema_arrow, source.name)
+    schema = _parquet(lambda: pq.ParquetFile(source.view()).schema_arrow, source.name)
+    for index, field in enumerate(schema):
+        try:
+            str(field)
+        except UnicodeDecodeError as exc:
+            raise MalformedInputError(
+                place=source.name,
+                fault=f"the name of column {index + 1} is not UTF-8 text",
+                advice="Write the file again with another name for this column.",
+            ) from exc
     check_columns(schema.names, keys, source.name)
     check_key_types([(key, schema.field(key).type) for key in keys], path=source.name)
     return schema
@@ -210,20 +321,55 @@ def _parquet(read: Callable[[], T], name: str) -> T:
         return read()
     except MemoryError:
         raise
-    # Arrow raises almost any of its exceptions for a damaged file.
-    except (pa.ArrowException, OSError, ValueError) as exc:
-        raise unparsable(name, Format.PARQUET) from exc
+    except pa.ArrowNotImplementedError as exc:
+        raise ColumnError(
+            place=name,
+            fault="a column is of a type that cannot be read",
+            advice="Cast columns of rare types, such as integers of 128 bits, or leave them out of the input.",
+        ) from exc
+    except _LIBRARY_ERRORS as exc:
+        raise _encrypted(name) if "crypt" in str(exc) else unparsable(name, Format.PARQUET) from exc
 
 
-def _batch_rows(group: Any, columns: set[str]) -> int:
-    """Return how many rows of a row group to decode in one batch [rows]."""
-    chunks = (group.column(index) for index in range(group.num_columns))
-    size = sum(
-        chunk.total_uncompressed_size
-        for chunk in chunks
-        if chunk.path_in_schema in columns or chunk.path_in_schema.split(".")[0] in columns
+def _leaves(kind: Any) -> int:
+    """Return how many columns of a Parquet file store a column of this Arrow type."""
+    if not pa.types.is_nested(kind):
+        return 1
+    return sum(_leaves(kind.field(index).type) for index in range(kind.num_fields))
+
+
+def _is_utc(leaf: Any) -> bool:
+    return bool(json.loads(leaf.logical_type.to_json())["isAdjustedToUTC"])
+
+
+def _encrypted(place: str) -> MalformedInputError:
+    return MalformedInputError(
+        place=place,
+        fault="it is encrypted (Parquet modular encryption)",
+        advice="Write it without encryption; a party that only sends needs only its key columns.",
     )
-    return int(min(max(_BATCH_BYTES * group.num_rows // max(size, 1), 1), _BATCH_ROWS))
+
+
+def _empty_struct(name: str, column: str) -> ColumnError:
+    return ColumnError(
+        place=name,
+        fault=f"the column {shown(column)} is a struct without fields, which cannot be read",
+        advice="Leave the column out of the input.",
+    )
+
+
+def _batch_rows(file: Any, group: int, columns: Sequence[str]) -> int:
+    """Return how many rows of a row group to decode in one batch [rows]; raises what pyarrow raises."""
+    metadata = file.metadata.row_group(group)
+    if metadata.total_byte_size <= _BATCH_BYTES:
+        return int(min(max(metadata.num_rows, 1), _BATCH_ROWS))
+    # pyarrow aborts the process when it describes an encrypted column. Reading a row raises an error instead.
+    next(file.iter_batches(1, row_groups=[group], columns=columns), None)
+    wanted = set(columns)
+    paths = [file.schema.column(index).path for index in range(metadata.num_columns)]
+    read = (index for index, path in enumerate(paths) if path in wanted or path.split(".")[0] in wanted)
+    size = sum(metadata.column(index).total_uncompressed_size for index in read)
+    return int(min(max(_BATCH_BYTES * metadata.num_rows // max(size, 1), 1), _BATCH_ROWS))
 
 
 def _windows(wanted: Any, most: int) -> Iterator[tuple[Any, int]]:
@@ -235,12 +381,3 @@ def _windows(wanted: Any, most: int) -> Iterator[tuple[Any, int]]:
         # The last window reaches the end, so that the whole row group is checked.
         stop = marked[first + most] if first + most < len(marked) else len(wanted)
         yield pa.array(window), int(stop)
-
-
-def _first_bad_value(values: Any) -> int | None:
-    for row, value in enumerate(values):
-        try:
-            value.as_py()
-        except UnicodeDecodeError:
-            return row
-    return None

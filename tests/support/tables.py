@@ -48,8 +48,16 @@ class Source:
 
     opened: ClassVar[list[Source]] = []
 
-    def __init__(self, path: Path, fmt: FileFormat, keys: Sequence[str], *, name: str | None = None) -> None:
-        self.input = tables.open_input(path, fmt, keys, name=name)
+    def __init__(
+        self,
+        path: Path,
+        fmt: FileFormat,
+        keys: Sequence[str],
+        *,
+        output: FileFormat | None = PARQUET,
+        name: str | None = None,
+    ) -> None:
+        self.input = tables.open_input(path, fmt, keys, output=output, name=name)
         self.opened.append(self)
         self.batches = list(self.input.key_batches())
         texts = [[pa.array([], pa.large_string())] for _ in keys]

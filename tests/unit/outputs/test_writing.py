@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import io
+import json
 import tempfile
 from collections.abc import Sequence
 from datetime import date, datetime, time
@@ -188,7 +189,7 @@ VALUE_KINDS: dict[str, tuple[pa.Array, list[str]]] = {
     "float": (pa.array([0.1, float("nan")]), ["0.1", "nan"]),
     "float32": (pa.array([0.1, None], pa.float32()), ["0.1", ""]),
     "float16": (pa.array(np.array([0.5, 2.0], np.float16)), ["0.5", "2"]),
-    "time": (pa.array([time(1, 2, 3), None]), ["01:02:03.000000", ""]),
+    "time": (pa.array([time(1, 2, 3), None]), ["01:02:03", ""]),
     "dictionary": (pa.array(["x,y", None]).dictionary_encode(), ["x,y", ""]),
     "text": (pa.array(['"', None], pa.large_string()), ['"', ""]),
     "view": (pa.array(["v", None], pa.string_view()), ["v", ""]),
@@ -212,8 +213,6 @@ def test_floats_survive_a_round_trip(values: list[float]) -> None:
 
 
 CSV_REFUSES = [
-    pa.binary(),
-    pa.binary(3),
     pa.list_(pa.int8()),
     pa.struct([("x", pa.int8())]),
     pa.map_(pa.string(), pa.int8()),
@@ -228,8 +227,8 @@ def test_types_that_csv_cannot_hold_are_refused_before_the_run(tmp_path: Path, k
         write(source, CSV)
     assert caught.value.code == 65
     with pytest.raises(ColumnError, match=r"\.gz|csv"):
-        outputs.check_writable(source.input.schema, CSV_GZ, "in.file")
-    outputs.check_writable(tables.check_input(tmp_path / "in", PARQUET, ["id"]), PARQUET, "in.file")
+        outputs.check_output(tables.check_input(tmp_path / "in", PARQUET, ["id"], output=CSV_GZ), CSV_GZ)
+    outputs.check_output(tables.check_input(tmp_path / "in", PARQUET, ["id"], output=PARQUET), PARQUET)
 
 
 def every_type() -> pa.Table:
@@ -309,7 +308,6 @@ def test_an_output_reveals_nothing_about_rows_that_did_not_match(tmp_path: Path)
     source = Source(tmp_path / "in", PARQUET, ["id"])
     assert b"pandas" in source.table.schema.metadata
     data = write(source, PARQUET, frame.index < 10)
-    assert b"pandas" not in data
     assert b"value089" not in data
     assert b"value090" in data
     assert b"SECRET" not in data
@@ -318,6 +316,9 @@ def test_an_output_reveals_nothing_about_rows_that_did_not_match(tmp_path: Path)
     assert table["size"].chunk(0).dictionary.to_pylist() == ["S", "L"]
     assert table["size"].type.ordered
     assert table.to_pandas()["cat"].tolist() == frame["cat"][:10].tolist()
+    described = json.loads(table.schema.metadata[b"pandas"])
+    assert described["index_columns"] == [{"kind": "range", "name": None, "start": 0, "stop": 10, "step": 1}]
+    assert [each["metadata"]["num_categories"] for each in described["columns"][1:]] == [10, 2]
 
 
 def test_equal_matches_give_equal_bytes_whatever_the_other_rows(tmp_path: Path) -> None:
@@ -332,19 +333,17 @@ def test_equal_matches_give_equal_bytes_whatever_the_other_rows(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("words", [pa.array(["x"]).dictionary_encode(), pa.array(["x"], pa.string_view())], ids=str)
-def test_nested_dictionaries_and_views_are_refused_before_the_run(tmp_path: Path, words: pa.Array) -> None:
+def test_nested_dictionaries_and_views_become_their_values(tmp_path: Path, words: pa.Array) -> None:
     table = pa.table({"id": ["a"], "v": pa.ListArray.from_arrays([0, 1], words)})
-    source = read(tmp_path, table)
-    with pytest.raises(ColumnError, match="'v'"):
-        write(source, PARQUET)
-    with pytest.raises(ColumnError, match="'v'"):
-        outputs.check_writable(tables.check_input(tmp_path / "in", PARQUET, ["id"]), PARQUET, "in.file")
+    result = pq.read_table(io.BytesIO(write(read(tmp_path, table), PARQUET)))
+    assert result["v"].to_pylist() == [["x"]]
+    assert result["v"].type == pa.list_(pa.field("element", pa.string()))
 
 
 def test_check_input_reads_only_the_header(tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_bytes(b"id,a\n1,x\nragged\n")
-    outputs.check_writable(tables.check_input(path, CSV, ["a", "id"]), PARQUET, "in.file")
+    outputs.check_output(tables.check_input(path, CSV, ["a", "id"], output=PARQUET), PARQUET)
     with pytest.raises(InputMissingError, match="shown name"):
         tables.check_input(path, CSV, ["b"], name="shown name")
 
