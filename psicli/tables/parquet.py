@@ -302,15 +302,6 @@ def read_schema(source: SourceFile, keys: Sequence[str]) -> Any:
     if not source.size:
         raise empty(source.name)
     schema = _parquet(lambda: pq.ParquetFile(source.view()).schema_arrow, source.name)
-    for index, field in enumerate(schema):
-        try:
-            str(field)
-        except UnicodeDecodeError as exc:
-            raise MalformedInputError(
-                place=source.name,
-                fault=f"the name of column {index + 1} is not UTF-8 text",
-                advice="Write the file again with another name for this column.",
-            ) from exc
     check_columns(schema.names, keys, source.name)
     check_key_types([(key, schema.field(key).type) for key in keys], path=source.name)
     return schema
@@ -326,6 +317,12 @@ def _parquet(read: Callable[[], T], name: str) -> T:
             place=name,
             fault="a column is of a type that cannot be read",
             advice="Cast columns of rare types, such as integers of 128 bits, or leave them out of the input.",
+        ) from exc
+    except UnicodeDecodeError as exc:
+        raise MalformedInputError(
+            place=name,
+            fault="the name of a column is not UTF-8 text",
+            advice="Write the file again with another name for this column.",
         ) from exc
     except _LIBRARY_ERRORS as exc:
         raise _encrypted(name) if "crypt" in str(exc) else unparsable(name, Format.PARQUET) from exc

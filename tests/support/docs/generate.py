@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 from click.testing import CliRunner
+from support.docs import types
 from support.docs.job_file import reference
 
 from psicli.cli.main import cli
@@ -51,7 +52,12 @@ def _summary(command: click.Command) -> str:
     return (command.help or "").partition("\n\n")[0].replace("\n", " ")
 
 
-PARTS: dict[str, Callable[[], str]] = {"exit codes": exit_codes, "commands": commands, "job file": reference}
+PARTS: dict[str, Callable[[], str]] = {
+    "exit codes": exit_codes,
+    "commands": commands,
+    "job file": reference,
+    "types": types.table,
+}
 
 
 def generated(text: str) -> str:
