@@ -97,6 +97,6 @@ def test_csv_has_a_text_for_every_value_or_refuses_the_column(path: Path, key: s
 def test_nested_types_are_refused_by_name_before_csv(tmp_path: Path) -> None:
     for name in NAMES:
         if "<" in name:
-            pq.write_table(pa.table({"id": [*"123"], "v": every_type()[name]}), tmp_path / "in")
+            pq.write_table(pa.table({"id": [*"123"], "v": every_type()[name]}), tmp_path / "in.parquet")
             with pytest.raises(BadInputError, match="column 'v'"):
-                written(tmp_path / "in", CSV, "id")
+                written(tmp_path / "in.parquet", CSV, "id")
