@@ -24,6 +24,7 @@ from psicli.core import signals
 from psicli.core.errors import DiskTooSmallError, TaskFilesError, counted, shown
 from psicli.core.peer_errors import PeerBusyError, PeerGoneError
 from psicli.items.encoding import encode_items, packed
+from psicli.items.spelling import Spellings
 from psicli.job.inputs import STDIO
 from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
 from psicli.protocol.messages import Abort, Hello, Purpose
@@ -227,8 +228,10 @@ def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
     """Read the keys of the first rows, or of all rows, to find errors in them."""
     seen = matchless = item_bytes = 0
     expected: int | None = None
+    spellings = Spellings(task.keys)
     for texts in source.key_batches():
         signals.check()
+        spellings.add(texts, source.schema)
         encoded = encode_items(texts)
         seen += len(encoded)
         matchless += encoded.null_count
@@ -238,11 +241,13 @@ def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
             break
     rows = seen if expected is None else expected
     which = f"all {counted(seen, 'row')}" if expected is None else f"the first {seen:,} of about {rows:,} rows"
-    types = ", ".join(f"{shown(key)} ({source.schema.field(key).type})" for key in task.keys)
+    types = ", ".join(spellings.columns(source.schema))
     lacking = f"{matchless:,} of them without a key" if matchless else "and all of them have a key"
     message = f"{types}: {which} can be read, {lacking}"
     hint = "A null or empty key matches nothing. Are these the right columns?"
     found.add("keys", message, task.name, good=matchless <= _MANY_MATCHLESS * seen, hint=hint)
+    for finding in spellings.findings(matchless, whole=expected is None):
+        found.add("spelling", finding.fault, task.name, good=False, hint=finding.advice)
     return Size(rows, item_bytes * rows // max(seen, 1))
 
 

@@ -18,6 +18,7 @@ from psicli.core.stages import Stage, Stages
 from psicli.exchange.task_exchange import Prepared, Storage
 from psicli.items.encoding import encode_items
 from psicli.items.partitions import Items, Matches, Partitioner
+from psicli.items.spelling import Spellings
 from psicli.job.inputs import STDIO, input_name
 from psicli.job.outputs import Found, TaskOutput, outcome
 from psicli.job.policy import Policy
@@ -25,7 +26,7 @@ from psicli.job.resume import Mode, Resume
 from psicli.protocol.messages import Kept, partition_key
 from psicli.protocol.task import Progress, TaskParty
 from psicli.report.console import Console
-from psicli.report.report import Report, Status, TaskReport
+from psicli.report.report import Report, Status, TaskReport, nothing_matched
 from psicli.session.live import TaskResult
 from psicli.storage.ledger import Ledger, Opening
 from psicli.storage.locks import PortLock
@@ -98,11 +99,17 @@ class TaskRun:
                 path, self._task.input_format, self._task.keys, output=self._task.output_format, name=name
             )
             partitioner = Partitioner(partition_key(partition_sid), storage.spool, storage.plan.reading)
+            spellings = Spellings(self._task.keys)
             for key_texts in source.key_batches():
                 partitioner.expect(source.expected_rows)
                 partitioner.add(encode_items(key_texts))
+                spellings.add(key_texts, source.schema)
         with self.stages.at(Stage.READING, "count items"):
-            return partitioner.finish(), source
+            items = partitioner.finish()
+            self._entry.key_columns = spellings.columns(source.schema)
+            for finding in spellings.findings(items.null_keys):
+                self._warn(str(finding))
+            return items, source
 
     def opened(self, party: TaskParty) -> None:
         """Check the policy on sizes and runs, and record the start of the task in the ledger unless it resumes."""
@@ -210,8 +217,14 @@ class TaskRun:
 
     def _note_done(self, text: str, *facts: object) -> None:
         self._entry.status = Status.DONE
+        if self._entry.matched == 0 and self._entry.distinct_items:
+            self._warn(nothing_matched(self._entry, self._shared.job.peer))
         self._note_end(None)
         self._phase(text, *facts)
+
+    def _warn(self, text: str) -> None:
+        logger.warning("%s", text, extra=self._about)
+        self._entry.warnings.append(text)
 
     def _fail(self, error: PsicliError) -> None:
         self._entry.status = Status.FAILED

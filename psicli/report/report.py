@@ -30,6 +30,8 @@ class TaskReport:
     receiver: str
     broadcast_result: bool
     status: Status = Status.NOT_STARTED
+    # Each key column with its type and what it holds, in the order in which keys are compared.
+    key_columns: list[str] | None = None
     rows: int | None = None
     distinct_items: int | None = None
     matchless_rows: int | None = None
@@ -51,6 +53,8 @@ class TaskReport:
     # The time of each stage [s]; stages overlap, within a task and between tasks.
     stages: dict[str, float] | None = None
     warning: str | None = None
+    # What is unusual about this party's own keys, and what to look at if nothing matched.
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -148,3 +152,16 @@ def what_the_peer_learns(report: Report) -> str:
     names = ", ".join(informed[:_NAMES_SHOWN]) + (", …" if len(informed) > _NAMES_SHOWN else "")
     some = f"and in {len(informed)} of them ({names}) {members}"
     return f"{report.peer} will learn {counts}, {some}, and nothing else"
+
+
+def nothing_matched(task: TaskReport, peer: str) -> str:
+    """Return what to look at after a task without a match; nothing in it depends on the peer's keys but its result."""
+    if not task.peer_items:
+        return f"no key matched, because {peer} has no keys. Ask {peer} whether its export is complete."
+    first = "Follow the other warnings about this task. " if task.warnings else ""
+    columns = ", then ".join(task.key_columns or [])
+    return (
+        f"no key matched. psicli compares keys as text, column by column; here: {columns}. "
+        f"{first}Ask {peer} for its key columns, their order and their types. Then compare one key that both parties "
+        "should have, character by character, but not through psicli."
+    )

@@ -95,6 +95,8 @@ def _details(task: Facts, screen: Screen) -> Iterator[str]:
 
 
 def _facts_of_a_task(task: Facts) -> Iterator[tuple[str, str]]:
+    if task["key_columns"]:
+        yield "keys", ", ".join(task["key_columns"])
     if task["rows"] is not None:
         counts = counted(task["distinct_items"], "distinct item"), counted(task["matchless_rows"], "row")
         yield "read", f"{counted(task['rows'], 'row')}, {counts[0]}, {counts[1]} without a key"
@@ -123,9 +125,10 @@ def _about_the_process(facts: Facts, screen: Screen) -> Iterator[str]:
 
 
 def _remarks(facts: Facts, screen: Screen, warnings: bool, error: bool) -> Iterator[str]:
-    """Yield the warnings, the error and its hint; the log never shows the warnings about a task."""
+    """Yield the warnings, the error and its hint; the log never shows the one warning of a broken end."""
+    logged = [*facts["warnings"], *(f"{task['name']}: {each}" for task in facts["tasks"] for each in task["warnings"])]
     of_tasks = [f"{task['name']}: {task['warning']}" for task in facts["tasks"] if task["warning"]]
-    for warning in [*(facts["warnings"] if warnings else []), *of_tasks]:
+    for warning in [*(logged if warnings else []), *of_tasks]:
         yield screen.paint(screen.wrap(f"warning: {warning}"), "yellow")
     if error and facts["error"] is not None:
         yield screen.paint(screen.wrap(f"error: {facts['error']['message']}"), "red")

@@ -1,0 +1,59 @@
+"""Finds keys of a column that differ only in capital and small letters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from psicli.items.spelling.keys import Keys
+
+# The most keys in a sample, and the longest of them [bytes].
+_SAMPLED_KEYS, _LONGEST_SAMPLED = 65_536, 256
+
+
+class CaseSample:
+    """A sample of the keys of a column in which keys that differ only in case are either all or none.
+
+    It holds all keys of a small column. For a large one it halves the share of the hashes that belong to it.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[Any] = []
+        self._rows = 0
+        self._share = 1 << 32
+
+    def add(self, keys: Keys) -> None:
+        """Add keys, or nothing if they have no letters of ASCII."""
+        if ((keys.data | 0x20) - np.uint8(0x61) >= 26).all():
+            return
+        chosen = (_caseless_hashes(keys) < self._share) & (keys.lengths <= _LONGEST_SAMPLED)
+        self._parts.append(keys.texts.filter(pa.array(chosen)))
+        self._rows += len(self._parts[-1])
+        while self._rows > 2 * _SAMPLED_KEYS:
+            kept = self._distinct()
+            if len(kept) > _SAMPLED_KEYS:
+                self._share //= 2
+                kept = kept.filter(pa.array(_caseless_hashes(Keys(kept)) < self._share))
+            self._parts, self._rows = [kept], len(kept)
+
+    def alike(self) -> str:
+        """Return how many keys differ from another key only in case, in words; empty if none do."""
+        counts = pc.value_counts(pc.utf8_lower(self._distinct())).field("counts")
+        alike = pc.sum(counts.filter(pc.greater(counts, 1))).as_py() or 0
+        return f"{'' if self._share == 1 << 32 else 'at least '}{alike:,}" if alike else ""
+
+    def _distinct(self) -> Any:
+        return pa.concat_arrays([pa.array([], pa.large_string()), *self._parts]).unique()
+
+
+def _caseless_hashes(keys: Keys) -> npt.NDArray[np.uint64]:
+    """Return 32-bit hashes of eight bytes of each key, without the bit that tells capitals from small letters."""
+    hashes = keys.lengths.astype(np.uint64)
+    for eighth in range(8):
+        octets = keys.data[keys.starts + (keys.lengths * eighth >> 3)] | 0x20
+        hashes = (hashes ^ octets.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+    return hashes >> np.uint64(32)

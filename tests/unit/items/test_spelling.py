@@ -1,0 +1,203 @@
+"""Tests of the warnings about keys that look right and may match nothing."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psicli.items.spelling import Spellings
+from psicli.items.spelling.findings import KINDS
+from psicli.items.spelling.patterns import LOOKS, PLACEHOLDERS
+
+TEXT = pa.large_string()
+
+
+def spellings(keys: Sequence[str | None], kind: Any = pa.string(), batch: int = 1000) -> Spellings:
+    """Return what is found in one key column whose canonical texts are given."""
+    found = Spellings(["id"])
+    for start in range(0, len(keys), batch):
+        found.add([pa.array(keys[start : start + batch], TEXT)], schema(kind))
+    return found
+
+
+def schema(kind: Any) -> Any:
+    return pa.schema([("id", kind)])
+
+
+def faults(keys: Sequence[str | None], kind: Any = pa.string(), batch: int = 1000) -> list[str]:
+    matchless = sum(not key for key in keys)
+    return [each.fault for each in spellings(keys, kind, batch).findings(matchless)]
+
+
+ODD: dict[str, tuple[list[str | None], str]] = {
+    "spaces": ([" a", "b ", " c ", "d e", None, ""], "'id': 3 of 6 rows have spaces around the key"),
+    "ideographic space": (["\u3000山田", "東京"], "'id': 1 of 2 rows has spaces around the key"),
+    "blank": (["   ", "a", "\u00a0"], "'id': 2 of 3 rows have a key of nothing but spaces"),
+    "byte order mark": (["\ufeffa", "b", "c"], "'id': 1 of 3 rows has an invisible character"),
+    "zero-width space": (["a\u200bb", "b\u200b"], "'id': all 2 rows have an invisible character"),
+    "no-break space": (["1\u00a0234"], "'id': the only row has an invisible character"),
+    "decomposed": (["cafe\u0301", "caf\u00e9", "x"], "'id': 1 of 3 rows has accents as separate characters"),
+    "quotes": (['"a"', "'b'", "'0012", "O'Brien", "'s-Hertogenbosch"], "'id': 3 of 5 rows have quotation marks"),
+    "placeholder": (["NA", "x", "\\N", "NA"], r"'id': 3 of 4 rows have a placeholder as the key (NA, \N)"),
+    "point zero": (["517.0", None, "533.0", "12"], "'id': 2 of 4 rows have a whole number with .0 at the end"),
+    "leading zeros": (["007", "7", "012", "113"], "'id': 2 of 4 rows have a number with leading zeros"),
+    "exponent": (["1.23457E+11", "1e+05", "1.5E11", "123"], "'id': 3 of 4 rows have a number in scientific form"),
+    "separators": (
+        ["1,234", "1'234'567", "1.234,56", "517,5", "12"],
+        "'id': 4 of 5 rows have a number with separators",
+    ),
+    "pandas time": (["2013-01-01 06:00:00+00:00"], "'id': the only row has a time that is not in the form"),
+    "other times": (
+        ["2013-01-01T06:00", "2013-01-01T06:00:00+00:00", "2013-01-01T06:00:00.500Z", "2013-01-01T06:00:00Z"],
+        "'id': 3 of 4 rows have a time that is not in the form",
+    ),
+    "american time": (["3/1/2024 6:00 PM", "12/31/2024 11:59:59 AM"], "'id': all 2 rows have a time that is not"),
+    "german date": (["01.02.2024", "2024-02-01"], "'id': 1 of 2 rows has a date that is not in the form"),
+    "american date": (["12/31/2024", "3/1/24", "2024/01/31"], "'id': all 3 rows have a date that is not in the form"),
+    "named months": (["1 Mar 2024", "Mar 1, 2024", "01-MAR-24"], "'id': all 3 rows have a date that is not"),
+    "unpadded date": (["2024-3-1", "2024-11-2"], "'id': all 2 rows have a date that is not in the form"),
+    "midnight": (["2024-03-01T00:00:00", "2024-03-02T00:00:00"], "'id': all 2 rows have a time at midnight"),
+    "e-mail": (["Ben@x.org", "ann@x.org"], "'id': 1 of 2 rows has an e-mail address with capital letters"),
+    "case": (["Abc", "aBC", "xyz", "XYZ", "Only"], "'id': 4 distinct keys differ from another one only in case"),
+    "case beyond ASCII": (["Éva", "éva", "Eva"], "'id': 2 distinct keys differ from another one only in case"),
+    "no row": ([], "the input has no rows, so nothing can match"),
+    "no key": ([None, "", ""], "all 3 rows have no key, so nothing can match"),
+}
+
+
+@pytest.mark.parametrize(("keys", "fault"), ODD.values(), ids=ODD)
+def test_a_warning_names_the_column_the_kind_and_the_number_of_rows(keys: list[str | None], fault: str) -> None:
+    (found,) = faults(keys)
+    assert found.startswith(fault)
+    # However the rows come in batches.
+    assert faults(keys, batch=1) == [found]
+
+
+def test_capitals_in_uuids_and_hashes_are_odd_only_beside_small_letters() -> None:
+    small = [str(uuid.uuid5(uuid.NAMESPACE_DNS, str(number))) for number in range(40)]
+    capitals = [each.upper() for each in small[:10]]
+    braces = [f"{{{each.upper()}}}" for each in small[:10]]
+    assert faults(capitals) == faults(braces) == faults(small) == []
+    for keys in (capitals + small[10:], small[10:] + capitals, small[10:] + braces):
+        (fault,) = faults(keys, batch=10)
+        assert fault.startswith("'id': 10 of 40 rows have capital letters in a UUID or a hash")
+
+
+QUIET: dict[str, list[str]] = {
+    "UUIDs": [str(uuid.uuid5(uuid.NAMESPACE_DNS, str(number))) for number in range(500)],
+    "hashes": [uuid.uuid5(uuid.NAMESPACE_DNS, str(number)).hex for number in range(500)],
+    "product codes": [f"{'AaBbXy'[n % 6]}{n:04}-{n * 7 % 1000:03}E{n % 97}" for n in range(500)],
+    "part numbers": [f"{n % 100:02}-{n * 37 % 100:02}-{n * 7919 % 10_000:04}" for n in range(500)],
+    "e-mails": [f"ann.{n}+news@mail{n % 9}.example.org" for n in range(500)],
+    "integers": [str(n * n * 7919) for n in range(500)],
+    "post codes": [f"{n * 13:05}" for n in range(500)],
+    "wide padded": [f"{n * 13:04}" for n in range(5000)],
+    "decimals": [f"{n // 10}.{n % 10}" for n in range(500)],
+    "dates": [f"2024-{n % 12 + 1:02}-{n % 28 + 1:02}" for n in range(500)],
+    "times": [f"2024-03-{n % 28 + 1:02}T{n % 24:02}:00:00Z" for n in range(500)],
+    "fractions of seconds": [f"2024-03-01T06:00:00.{n}5" for n in range(500)],
+    "addresses": [f"192.168.{100 + n % 100}.{100 + n % 150}" for n in range(500)],
+    "versions": ["1.0", "1.1", "1.12", "2.0", "10.3.1"],
+    "phone numbers": [f"+49 171 {n:07}" for n in range(500)],
+    "names": ["O'Brien", "McDonald", "de la Cruz", "Müller", "Nguyễn", "山田　太郎", "می‌خواهم", "Na", "No", "👩‍🚀"],
+    "airports": ["JFK", "NAX", "LGA", "NRT"],
+    "timestamps of one column": [str(1_700_000_000 + n) for n in range(500)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", QUIET.values(), ids=QUIET)
+def test_ordinary_keys_cause_no_warning(keys: list[str]) -> None:
+    assert faults(keys) == []
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.bool_(), pa.date32(), pa.decimal128(9, 2)], ids=str)
+def test_typed_columns_cause_no_warning(kind: Any) -> None:
+    assert faults(["007", "7", "NA", " x"], kind) == []
+
+
+def test_timestamps_that_may_be_dates_cause_a_warning() -> None:
+    days = [f"2024-03-0{day}T00:00:00Z" for day in range(1, 9)]
+    (fault,) = faults(days, pa.timestamp("us", "UTC"))
+    assert fault.startswith("'id': all 8 rows have a time at midnight")
+    assert faults([*days, "2024-03-01T06:00:00Z"], pa.timestamp("us", "UTC")) == []
+
+
+def test_text_in_categories_is_text() -> None:
+    assert len(faults(["NULL"], pa.dictionary(pa.int32(), pa.string()))) == 1
+
+
+def test_the_first_rows_of_an_input_are_called_so() -> None:
+    (found,) = spellings(["NA", "x"]).findings(0, whole=False)
+    assert found.fault.startswith("'id': 1 of the first 2 rows has a placeholder")
+
+
+def test_columns_are_shown_with_their_types_and_what_they_hold() -> None:
+    found = Spellings(["id", "day", "e", "x"])
+    columns = pa.schema([("id", pa.int64()), ("day", pa.date32()), ("e", pa.string()), ("x", pa.string())])
+    assert found.columns(columns)[2] == "'e' (string)"
+    found.add([pa.array([text], TEXT) for text in ("7", "2024-03-01", "ann@x.org", "?!")], columns)
+    assert found.columns(columns) == [
+        "'id' (int64, compared as 517)",
+        "'day' (date32[day], compared as 2024-03-01)",
+        "'e' (string, e-mail addresses)",
+        "'x' (string)",
+    ]
+
+
+def test_pairs_that_differ_in_case_are_found_among_very_many_keys() -> None:
+    """The sample of a large column holds both keys of a pair, or neither."""
+    numbers = np.random.default_rng(3).permutation(200_000)
+    keys = [f"{'Kk'[i % 2]}ey-{number:06}" for i, number in enumerate(numbers)]
+    keys += [f"{'Kk'[(i + 1) % 2]}ey-{number:06}" for i, number in enumerate(numbers)]
+    (fault,) = faults(keys, batch=30_000)
+    match = re.fullmatch(r"'id': at least ([\d,]+) distinct keys differ from another one only in case", fault)
+    assert match
+    # The sample has between 32,768 and 131,072 keys.
+    assert 30_000 < int(match[1].replace(",", "")) <= 140_000
+
+
+def test_bytes_of_a_null_are_no_key() -> None:
+    texts = pa.Array.from_buffers(
+        TEXT, 2, [pa.py_buffer(b"\x02"), pa.py_buffer(np.array([0, 2, 3])), pa.py_buffer(b"NAx")]
+    )
+    found = Spellings(["id"])
+    found.add([texts], schema(pa.string()))
+    assert not list(found.findings(1))
+
+
+ODD_TEXT = st.text(st.sampled_from(" \u00a0\u200b\ufeff\u3000\u0301aEé09.,-+:/@'\"{}TZ"), max_size=12)
+NUMBER = st.from_regex(
+    r"[+-]?[0-9]{1,4}([.,/' -][0-9]{1,4}){0,2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?Z?)?", fullmatch=True
+)
+EMAIL = st.from_regex(r"[A-Za-z]{1,3}@[A-Z]?x\.(org|ORG)", fullmatch=True)
+KEYS = st.lists(
+    st.none() | ODD_TEXT | NUMBER | EMAIL | st.sampled_from(PLACEHOLDERS) | st.text(max_size=9), max_size=30
+)
+_ROWS = r"(the only row has|all [0-9,]+ rows have|1 of [0-9,]+ rows has|[0-9,]+ of [0-9,]+ rows have)"
+_WORDS = f"({'|'.join(map(re.escape, PLACEHOLDERS))})"
+WARNINGS = [
+    rf"'id': {_ROWS} {re.escape(f'{fault}. {advice}').replace(re.escape('{words}'), f'{_WORDS}(, {_WORDS})*')}"
+    for fault, advice in KINDS.values()
+]
+WARNINGS += [
+    r"'id': [0-9]+ distinct keys differ from another .*\.",
+    r"the input has no rows, .*\.",
+    rf"{_ROWS} no key, .*\.",
+]
+
+
+@given(KEYS)
+def test_a_warning_holds_only_words_of_psicli_the_column_and_numbers_of_rows(keys: list[str | None]) -> None:
+    found = spellings(keys)
+    for sentence in map(str, found.findings(sum(not key for key in keys))):
+        assert any(re.fullmatch(warning, sentence) for warning in WARNINGS), sentence
+    (column,) = found.columns(schema(pa.string()))
+    assert column in {"'id' (string)", *(f"'id' (string, {look})" for look, _ in LOOKS)}
