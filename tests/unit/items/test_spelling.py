@@ -17,10 +17,10 @@ from psicli.items.spelling import Spellings
 from psicli.items.spelling.findings import KINDS
 from psicli.items.spelling.patterns import LOOKS, PLACEHOLDERS
 
-TEXT = pa.large_string()
+STRING, TEXT = pa.string(), pa.large_string()
 
 
-def spellings(keys: Sequence[str | None], kind: Any = pa.string(), batch: int = 1000) -> Spellings:
+def spellings(keys: Sequence[str | None], kind: Any = STRING, batch: int = 1000) -> Spellings:
     """Return what is found in one key column whose canonical texts are given."""
     found = Spellings(["id"])
     for start in range(0, len(keys), batch):
@@ -32,7 +32,7 @@ def schema(kind: Any) -> Any:
     return pa.schema([("id", kind)])
 
 
-def faults(keys: Sequence[str | None], kind: Any = pa.string(), batch: int = 1000) -> list[str]:
+def faults(keys: Sequence[str | None], kind: Any = STRING, batch: int = 1000) -> list[str]:
     matchless = sum(not key for key in keys)
     return [each.fault for each in spellings(keys, kind, batch).findings(matchless)]
 
@@ -169,7 +169,7 @@ def test_bytes_of_a_null_are_no_key() -> None:
         TEXT, 2, [pa.py_buffer(b"\x02"), pa.py_buffer(np.array([0, 2, 3])), pa.py_buffer(b"NAx")]
     )
     found = Spellings(["id"])
-    found.add([texts], schema(pa.string()))
+    found.add([texts], schema(STRING))
     assert not list(found.findings(1))
 
 
@@ -178,9 +178,7 @@ NUMBER = st.from_regex(
     r"[+-]?[0-9]{1,4}([.,/' -][0-9]{1,4}){0,2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?Z?)?", fullmatch=True
 )
 EMAIL = st.from_regex(r"[A-Za-z]{1,3}@[A-Z]?x\.(org|ORG)", fullmatch=True)
-KEYS = st.lists(
-    st.none() | ODD_TEXT | NUMBER | EMAIL | st.sampled_from(PLACEHOLDERS) | st.text(max_size=9), max_size=30
-)
+KEY = st.none() | ODD_TEXT | NUMBER | EMAIL | st.sampled_from(PLACEHOLDERS) | st.text(max_size=9)
 _ROWS = r"(the only row has|all [0-9,]+ rows have|1 of [0-9,]+ rows has|[0-9,]+ of [0-9,]+ rows have)"
 _WORDS = f"({'|'.join(map(re.escape, PLACEHOLDERS))})"
 WARNINGS = [
@@ -194,10 +192,10 @@ WARNINGS += [
 ]
 
 
-@given(KEYS)
+@given(st.lists(KEY, max_size=30))
 def test_a_warning_holds_only_words_of_psicli_the_column_and_numbers_of_rows(keys: list[str | None]) -> None:
     found = spellings(keys)
     for sentence in map(str, found.findings(sum(not key for key in keys))):
         assert any(re.fullmatch(warning, sentence) for warning in WARNINGS), sentence
-    (column,) = found.columns(schema(pa.string()))
+    (column,) = found.columns(schema(STRING))
     assert column in {"'id' (string)", *(f"'id' (string, {look})" for look, _ in LOOKS)}

@@ -11,7 +11,7 @@ from click import unstyle
 from psicli.core.errors import MalformedInputError
 from psicli.core.stages import Stage
 from psicli.report.layout import PLAIN, Screen
-from psicli.report.report import Report, Status, TaskReport, facts_of, to_json, what_the_peer_learns
+from psicli.report.report import Report, Status, TaskReport, facts_of, nothing_matched, to_json, what_the_peer_learns
 from psicli.report.summary import to_text
 
 STAGES = {stage.value: 0.0625 * number + 0.00049 for number, stage in enumerate(Stage, 1)}
@@ -198,3 +198,28 @@ def test_a_task_that_still_runs_when_the_run_ends_has_failed(status: Status) -> 
     report.close(2.0)
     assert [task.status for task in report.tasks] == [Status.DONE, Status.FAILED]
     assert report.exit_code == 70
+
+
+def test_warnings_about_a_task_are_in_both_forms() -> None:
+    report = a_report()
+    report.tasks[0].warnings.append("'id': 3 of 10 rows have spaces around the key")
+    report.tasks[0].warning = "the connection broke"
+    report.close(2.0)
+    assert json.loads(to_json(report, None))["tasks"][0]["warnings"] == report.tasks[0].warnings
+    own, end = (f"warning: customers: {each}" for each in (report.tasks[0].warnings[0], report.tasks[0].warning))
+    assert text_of(report)[-2:] == [own, end]
+    # Where the log has just shown the first.
+    assert text_of(report, warnings=False)[-2:] == ["", end]
+
+
+def test_an_empty_intersection_says_what_to_look_at() -> None:
+    task = a_report().tasks[0]
+    task.key_columns = ["'id' (int64, compared as 517)", "'day' (string, dates)"]
+    told = nothing_matched(task, "bob")
+    assert "'id' (int64, compared as 517), then 'day' (string, dates)." in told
+    assert "Ask bob for its key columns, their order and their types" in told
+    assert "other warnings" not in told
+    task.warnings.append("'day': all 10 rows have a date that is not in the form which psicli gives to dates")
+    assert "Follow the other warnings about this task" in nothing_matched(task, "bob")
+    task.peer_items = 0
+    assert nothing_matched(task, "bob").startswith("no key matched, because bob has no keys")
