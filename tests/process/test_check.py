@@ -238,7 +238,10 @@ def test_an_error_beyond_the_first_rows_is_found_with_full(pair: Pair) -> None:
     result = start(pair, DIALER, "--json", *ALONE).result()
     keys = found(result)["keys"]
     assert (result.code, keys["status"]) == (0, "warn")
-    assert re.search(r"'code' \(string, whole numbers\): the first [\d,]+ of about (299|30\d),\d{3} rows can be read", keys["message"])
+    assert re.search(
+        r"'code' \(string, whole numbers\): the first [\d,]+ of about (299|30\d),\d{3} rows can be read",
+        keys["message"],
+    )
     fails(
         start(pair, DIALER, "--json", "--full", *ALONE).result(), "keys", 65, r"in\.csv:300002: the row has 3", "quotes"
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from psicli.items import kinds
 from psicli.items.spelling import patterns
 from psicli.items.spelling.case import CaseSample
 from psicli.items.spelling.keys import LONGEST_NUMBER, Keys, is_digit
@@ -45,7 +46,7 @@ class Column:
         self.keys += len(texts)
         if not len(texts):
             return
-        if pa.types.is_timestamp(kind):
+        if pa.types.is_timestamp(kinds.plain(kind)):
             self._midnights(texts)
         elif _is_text(kind):
             if len(self._look) < _LOOK_ROWS:
@@ -143,8 +144,9 @@ class Column:
 
 
 def _is_text(kind: Any) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+    """Return whether the file holds the keys as text, which the exporting tool has spelled."""
+    plain = kinds.plain(kind)
+    return kinds.is_text(plain) or (kinds.is_bytes(plain) and not kinds.is_uuid(kind))
 
 
 def _are_decomposed(texts: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from psicli.core.errors import counted, shown
+from psicli.items import kinds
 from psicli.items.spelling.column import Column
 from psicli.items.spelling.patterns import PLACEHOLDERS
 
@@ -34,7 +35,7 @@ KINDS = {
     ),
     "padded": (
         "a number with leading zeros, and there are shorter numbers without",
-        "007 does not match 7. Write all numbers with leading zeros, or none.",
+        "007 does not match 7. Write all numbers with the same number of digits, or none with leading zeros.",
     ),
     "exponent": ("a number in scientific form, such as 1.2E+11", "Export all digits; the file may have lost some."),
     "separators": (
@@ -59,8 +60,11 @@ KINDS = {
 
 # How psicli spells the values of columns that are not text.
 _EXAMPLES: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (kinds.is_uuid, "123e4567-e89b-12d3-a456-426614174000"),
     (pa.types.is_integer, "517"),
+    (pa.types.is_boolean, "true"),
     (pa.types.is_decimal, "517 or 7.5"),
+    (pa.types.is_time, "06:00:00"),
     (pa.types.is_date, "2024-03-01"),
     (lambda kind: pa.types.is_timestamp(kind) and kind.tz is not None, "2024-03-01T06:00:00Z"),
     (pa.types.is_timestamp, "2024-03-01T06:00:00"),
@@ -130,5 +134,5 @@ def _traits(column: Column, kind: Any) -> Iterator[str]:
     yield str(kind)
     if look := column.look():
         yield look
-    elif example := next((text for test, text in _EXAMPLES if test(kind)), ""):
+    elif example := next((text for test, text in _EXAMPLES if test(kinds.value_type(kind))), ""):
         yield f"compared as {example}"

@@ -17,6 +17,7 @@ from support.docs.job_file import reference
 
 from psicli.cli.main import cli
 from psicli.core.errors import EXIT_CODES
+from psicli.items.spelling.findings import KINDS
 
 ROOT = Path(__file__).parents[3]
 COMMAND = "make docs-generate"
@@ -52,11 +53,18 @@ def _summary(command: click.Command) -> str:
     return (command.help or "").partition("\n\n")[0].replace("\n", " ")
 
 
+def key_warnings() -> str:
+    """Return the table of warnings about keys."""
+    rows = "\n".join(f"| {fault.format(words='`NULL`, `NA`, …')} | {advice} |" for fault, advice in KINDS.values())
+    return f"| rows have | what to do |\n|---|---|\n{rows}"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "exit codes": exit_codes,
     "commands": commands,
     "job file": reference,
     "types": types.table,
+    "key warnings": key_warnings,
 }
 
 
