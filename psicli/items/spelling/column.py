@@ -15,7 +15,7 @@ from psicli.items.spelling import patterns
 from psicli.items.spelling.case import CaseSample
 from psicli.items.spelling.keys import LONGEST_NUMBER, Keys, is_digit
 
-# The keys of a column that show what it holds.
+# How many of the first keys of a column show what it holds.
 _LOOK_ROWS = 1000
 # The lengths of dates and times in any form [bytes].
 _SHORTEST_DATE, _LONGEST_TIME = 6, 40
@@ -26,9 +26,10 @@ _LONGEST_PLACEHOLDER = max(map(len, patterns.PLACEHOLDERS))
 
 
 class Column:
-    """The counts of one key column."""
+    """The counts of the key column with this name."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self.rows = self.keys = 0
         self.counts: Counter[str] = Counter()
         self.words: set[str] = set()
@@ -49,8 +50,8 @@ class Column:
         if pa.types.is_timestamp(kinds.plain(kind)):
             self._midnights(texts)
         elif _is_text(kind):
-            if len(self._look) < _LOOK_ROWS:
-                self._look = pa.concat_arrays([self._look, texts[: _LOOK_ROWS - len(self._look)]])
+            if not len(self._look):
+                self._look = texts[:_LOOK_ROWS]
             keys = Keys(texts)
             for part in (self._marks, self._placeholders, self._numbers, self._times, self._letters):
                 part(keys)
@@ -71,6 +72,8 @@ class Column:
         self.counts["quotes"] += keys.count(quoted, r"""^(".*"|'.*'|'[0-9].*)$""")
 
     def _placeholders(self, keys: Keys) -> None:
+        named = keys.lengths == len(self._name.encode())
+        self.counts["header"] += keys.count(named, partial(pc.equal, self._name))
         words = pa.array(patterns.PLACEHOLDERS, keys.texts.type)
         found = keys.matching(keys.lengths <= _LONGEST_PLACEHOLDER, partial(pc.is_in, value_set=words))
         self.counts["placeholder"] += len(found)

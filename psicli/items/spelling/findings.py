@@ -25,6 +25,7 @@ KINDS = {
     ),
     "accents": ("accents as separate characters", "Bring the keys to the Unicode form NFC in the export."),
     "quotes": ("quotation marks as part of the key", "Remove them in the export."),
+    "header": ("the name of the column as the key", "Remove header lines below the first; were several files joined?"),
     "placeholder": (
         "a placeholder as the key ({words}), which matches the same text of the other party",
         "If it means that there is no value, list it under csv.null_values, or export real nulls.",
@@ -85,7 +86,7 @@ class Spellings:
     """What is unusual about the keys of one input. keys: the names of its key columns."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        self._columns = [(key, Column()) for key in keys]
+        self._columns = [(key, Column(key)) for key in keys]
 
     def add(self, texts: Sequence[Any], schema: Any) -> None:
         """Look at the keys of some rows: a pa.LargeStringArray for each key column; schema: of the input."""

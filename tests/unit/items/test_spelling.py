@@ -46,6 +46,7 @@ ODD: dict[str, tuple[list[str | None], str]] = {
     "no-break space": (["1\u00a0234"], "'id': the only row has an invisible character"),
     "decomposed": (["cafe\u0301", "caf\u00e9", "x"], "'id': 1 of 3 rows has accents as separate characters"),
     "quotes": (['"a"', "'b'", "'0012", "O'Brien", "'s-Hertogenbosch"], "'id': 3 of 5 rows have quotation marks"),
+    "header": (["a", "id", "b"], "'id': 1 of 3 rows has the name of the column as the key"),
     "placeholder": (["NA", "x", "\\N", "NA"], r"'id': 3 of 4 rows have a placeholder as the key (NA, \N)"),
     "point zero": (["517.0", None, "533.0", "12"], "'id': 2 of 4 rows have a whole number with .0 at the end"),
     "leading zeros": (["007", "7", "012", "113"], "'id': 2 of 4 rows have a number with leading zeros"),
