@@ -103,7 +103,7 @@ class Spellings:
         rows = self._columns[0][1].rows
         if not rows:
             yield Finding("the input has no rows, so nothing can match", "Look whether the export is complete.")
-        elif matchless == rows:
+        elif matchless == rows and whole:
             fault = f"{_of_rows(rows, rows, whole)} no key, so nothing can match"
             yield Finding(fault, "A null or empty key matches nothing. Check keys in the job file, and the export.")
         for name, column in self._columns:
@@ -127,7 +127,7 @@ def _of_rows(count: int, rows: int, whole: bool) -> str:
     """Return the subject and the verb of a sentence about some of the rows."""
     all_rows = counted(rows, "row") if whole else f"the first {counted(rows, 'row')}"
     if count == rows:
-        return "the only row has" if rows == 1 else f"all {all_rows} have"
+        return "the only row has" if rows == 1 else f"all {'' if whole else 'of '}{all_rows} have"
     return f"{count:,} of {all_rows} {'has' if count == 1 else 'have'}"
 
 

@@ -138,6 +138,10 @@ def test_text_in_categories_is_text() -> None:
 def test_the_first_rows_of_an_input_are_called_so() -> None:
     (found,) = spellings(["NA", "x"]).findings(0, whole=False)
     assert found.fault.startswith("'id': 1 of the first 2 rows has a placeholder")
+    (found,) = spellings(["NA", "NA"]).findings(0, whole=False)
+    assert found.fault.startswith("'id': all of the first 2 rows have a placeholder")
+    # The others may have a key.
+    assert not list(spellings(["", ""]).findings(2, whole=False))
 
 
 def test_columns_are_shown_with_their_types_and_what_they_hold() -> None:
