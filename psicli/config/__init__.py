@@ -124,7 +124,8 @@ def _listener(entry: NodeEntry, offset: int) -> Listener:
         else:
             # Listen on the address family that the other party dials, if the address shows it.
             listen_host = "::" if address and address.version == 6 else "0.0.0.0"
-    return Listener(host=host, port=port + offset, listen_host=listen_host, listen_port=listen_port + offset)
+    ports = {"port": port + offset, "listen_port": listen_port + offset, "port_offset": offset}
+    return Listener(host=host, listen_host=listen_host, **ports)
 
 
 def _task(document: Document, slot: Slot, party: str) -> Task:

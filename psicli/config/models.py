@@ -290,6 +290,7 @@ class Listener(_Model):
     port: int
     listen_host: str
     listen_port: int
+    port_offset: int
 
     @property
     def address(self) -> str:

@@ -170,6 +170,6 @@ class Checkpoint:
         # A receiver whose run failed at the very end resumes and needs to hear that this sender is done.
         peer_may_ask = saved.manifest.result is not None and not (self.scope.receives or self.scope.broadcast)
         if peer_may_ask if error is None else error.code in _RESUMABLE:
-            saved.let_go()
+            saved.leave(run_succeeded=error is None)
         else:
             saved.discard()

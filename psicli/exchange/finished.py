@@ -46,7 +46,19 @@ FINISHED, RECEIVED = 1, 2
 
 
 class DoubtfulStateError(Exception):
-    """A checkpoint that must not be used; its text is the reason, for a log line."""
+    """A checkpoint that must not be used; its text is the reason, for a log line.
+
+    is_news: False if the run that left it ended well, so that nobody expects to resume it.
+    """
+
+    def __init__(self, why: str, *, is_news: bool = True) -> None:
+        super().__init__(why)
+        self.is_news = is_news
+
+    @property
+    def level(self) -> int:
+        """The level of the log line."""
+        return logging.INFO if self.is_news else logging.DEBUG
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,8 @@ class Manifest:
     """The contents of `meta`.
 
     bound_to: values that must be the same in the next run; created: Unix time [s]; result: the task's entry in the
-    report once this party is done with the task.
+    report once this party is done with the task; run_succeeded: whether the run is over and ended with 0, so that only
+    a peer whose run failed at the very end may still need this.
     """
 
     bound_to: Mapping[str, Any]
@@ -66,6 +79,7 @@ class Manifest:
     receives: bool
     broadcast: bool
     result: Mapping[str, Any] | None = None
+    run_succeeded: bool = False
 
     @property
     def capacities(self) -> tuple[int, int]:
@@ -179,6 +193,15 @@ class FinishedBins:
                 self.manifest, self._slots = manifest, {}
                 wipe(self._folder.path / SECRETS)
 
+    def leave(self, *, run_succeeded: bool) -> None:
+        """Record how the run ended, and release the files for the next run."""
+        if run_succeeded is not self.manifest.run_succeeded:
+            with self._changing():
+                if self._folder.is_held:
+                    self.manifest = replace(self.manifest, run_succeeded=run_succeeded)
+                    replace_file(self._folder.path / "meta", self.manifest.to_octets())
+        self.let_go()
+
     def discard(self) -> None:
         """Remove all files; raises StorageError if one cannot be removed."""
         with self._guard:
@@ -209,7 +232,7 @@ def read_manifest(path: Path) -> Manifest:
         raise DoubtfulStateError(f"it cannot be read: {reason(exc)}") from exc
     age = time.time() - manifest.created
     if age > MAX_AGE:
-        raise DoubtfulStateError("it is more than 24 hours old")
+        raise DoubtfulStateError("it is more than 24 hours old", is_news=not manifest.run_succeeded)
     if age < -CLOCK_SLACK:
         raise DoubtfulStateError("its date is in the future by this machine's clock")
     return manifest
@@ -246,17 +269,19 @@ def sweep(state: Path) -> list[Path]:
         except DoubtfulStateError as exc:
             if held := TaskFolder.hold(folder):
                 held.remove()
-                logger.info("removed the checkpoint in %s: %s", folder, exc)
+                logger.log(exc.level, "removed the checkpoint in %s: %s", folder, exc)
                 removed.append(folder)
     return removed
 
 
 def checkpoints(state: Path) -> list[dict[str, Any]]:
-    """Return a description of every usable checkpoint, ready for JSON."""
+    """Return a description of every usable checkpoint of a run that did not end well, ready for JSON."""
     found = []
     for folder in task_folders(state):
         with suppress(DoubtfulStateError):
             manifest = read_manifest(folder)
+            if manifest.run_succeeded:
+                continue
             finished = manifest.bins if manifest.result is not None else len(read_slots(folder, manifest))
             since = datetime.fromtimestamp(manifest.created, UTC).isoformat(timespec="seconds")
             names = {name: manifest.bound_to[name] for name in ("job", "party", "task")}

@@ -59,7 +59,7 @@ class Resume:
             self.checkpoint = Checkpoint(self._scope, self._ledger, saved)
             self.checkpoint.answers = self._checked(saved)
         except DoubtfulStateError as exc:
-            self._start_over(str(exc))
+            self._start_over(str(exc), exc.level)
             return None
         manifest, sid = saved.manifest, bytes.fromhex(saved.manifest.partition_sid)
         counts = manifest.own_count, manifest.peer_count, manifest.bins
@@ -100,11 +100,15 @@ class Resume:
         except OSError:
             return False
 
-    def _start_over(self, why: str) -> None:
+    def _start_over(self, why: str, level: int = logging.INFO) -> None:
         if self.checkpoint.saved is not None:
+            if self.checkpoint.saved.manifest.run_succeeded:
+                # That run ended well, so nobody expects to resume it.
+                level = logging.DEBUG
             self.checkpoint.saved.discard()
             self.checkpoint = Checkpoint(self._scope, self._ledger)
-        logger.info("not resuming from the checkpoint of an earlier run: %s", why, extra={"task": self._scope.task})
+        text = "not resuming from the checkpoint of an earlier run: %s"
+        logger.log(level, text, why, extra={"task": self._scope.task})
 
 
 def _scope(mode: Mode, job: Job, task: Task) -> Scope:
@@ -133,5 +137,8 @@ def _terms(job: Job, task: Task) -> str:
 
 
 def _name(job: Job, task: Task) -> str:
-    """Return the name of the task's folder."""
-    return hashlib.sha256("\0".join((job.name, job.party, job.peer, task.name)).encode()).hexdigest()[:16]
+    """Return the name of the task's folder; runs side by side (--port-offset) have one each."""
+    names, offset = [job.name, job.party, job.peer, task.name], job.listener.port_offset
+    if offset:
+        names.append(str(offset))
+    return hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]

@@ -142,6 +142,10 @@ def test_status_shows_what_can_be_resumed(folder: Path) -> None:
     kept.conclude({"output_sha256": None})
     kept.let_go()
     assert [(each["done"], each["finished_bins"]) for each in finished.checkpoints(folder.parent)] == [(1.0, 16)]
+    loaded(folder).leave(run_succeeded=True)
+    assert finished.checkpoints(folder.parent) == []
+    loaded(folder).leave(run_succeeded=False)
+    assert len(finished.checkpoints(folder.parent)) == 1
     (folder / "meta").unlink()
     assert finished.checkpoints(folder.parent) == []
     assert finished.sweep(folder.parent) == [folder]

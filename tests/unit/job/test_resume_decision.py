@@ -71,6 +71,36 @@ def test_a_bin_is_answered_at_most_twice_under_one_partition(pair: Pair, monkeyp
     assert task.ledger.answers(SID.hex(), LISTENER) == {3: 2}
 
 
+def test_runs_side_by_side_have_a_checkpoint_each(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = Task(pair, monkeypatch)
+    first, _ = task.begin()
+    task.job = load_job(pair.job_file(task.party), port_offset=1, variables={})
+    second, _ = task.begin()
+    assert first.saved is not None
+    assert second.saved is not None
+    assert caplog.text == ""
+    for each in (first, second):
+        each.end(LOST)
+
+
+def test_nothing_is_shown_or_said_of_a_run_that_succeeded(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sender keeps its confirmation for a receiver whose run failed, but there is nothing to resume."""
+    caplog.set_level("INFO")
+    task = Task(pair, monkeypatch)
+    checkpoint, _ = task.begin()
+    checkpoint.conclude({"output_sha256": None})
+    checkpoint.end(None)
+    assert len(task_folders(pair.folder / "state")) == 1
+    assert checkpoints(pair.folder / "state") == []
+    pair.path(task.party, "in.csv").write_bytes(b"id\nb\n")
+    assert task.begin()[1] is None
+    assert caplog.text == ""
+
+
 def test_a_received_bin_is_kept_but_not_answered_a_third_time(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task(pair, monkeypatch)
     for _ in range(2):
