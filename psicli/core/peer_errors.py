@@ -23,18 +23,28 @@ class PeerLostError(PsicliError):
 
 
 class PeerAbsentError(PeerLostError):
+    """Facts: reason, advice."""
+
     sentence = "{peer} did not answer within {seconds:.0f} s: {reason}"
-    hint = "Check that psicli is running on {peer}'s side, that it uses this address and that it was started as {peer}."
+    hint = "{advice}"
 
 
 class HandshakesFailedError(PeerAbsentError):
     sentence = (
-        "{peer} did not answer within {seconds:.0f} s, but {connections} to {where} ended in the TLS "
-        "handshake, the last one {ago:.0f} s ago"
+        "{peer} did not answer within {seconds:.0f} s, but {connections} ended in the TLS handshake, the last one "
+        "{ago:.0f} s ago"
     )
     hint = (
-        "The dialer's log gives the reason. On this side, check that ca_file holds the authority that issued {peer}'s "
-        "certificate, that {peer} trusts the authority that issued this side's, and that the clock is right."
+        "{trust} Compare this with {peer}'s certificate and ca_file, check both clocks, and read {peer}'s log, which "
+        "gives the reason."
+    )
+
+
+class NotPsicliError(PeerLostError):
+    sentence = "another program than {peer}'s psicli answers at {where}: {program}"
+    hint = (
+        "Compare host and port under cluster.nodes in both job files, and --port-offset, with the address where "
+        "{peer}'s psicli listens."
     )
 
 
@@ -166,7 +176,7 @@ class TlsHandshakeError(IdentityError):
 
 class PeerSpeaksPlainError(IdentityError):
     sentence = "{where} does not use TLS, but this side does"
-    hint = "Check that {peer}'s job file has cluster.tls and that the program at this address is psicli."
+    hint = "Check that {peer}'s job file has cluster.tls, and that this is {peer}'s address."
     peer_at_fault = True
 
 

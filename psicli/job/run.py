@@ -124,7 +124,7 @@ def _meeting_point(job: Job, report: Report) -> Listener | Dialer:
     meeting = meeting_point(job, credentials)
     patience = duration(connect_timeout(job))
     if job.listens:
-        logger.info("listening on %s for %s, for up to %s", meeting.endpoint.where, job.peer, patience)
+        logger.info("listening on %s for %s, for up to %s", meeting.endpoint.place, job.peer, patience)
     else:
         logger.info("connecting to %s at %s, for up to %s", job.peer, meeting.endpoint.where, patience)
     return meeting

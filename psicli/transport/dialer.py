@@ -27,10 +27,12 @@ from psicli.transport.endpoint import (
     Endpoint,
     Ticker,
     left,
+    moment,
     outgoing,
     pump,
 )
-from psicli.transport.link import BUSY, LAST_WORDS_TIMEOUT, NO_ANSWER, Link, Stream, reason_of
+from psicli.transport.link import BUSY, LAST_WORDS_TIMEOUT, Link, Stream, reason_of
+from psicli.transport.tls import NO_ANSWER
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,10 @@ REACH_TIMEOUT = 3.0
 ANSWER_TIMEOUT = 5.0
 # How long it may take to tell a plain-text listener that the dialer speaks TLS [s].
 PLAIN_REFUSAL_TIMEOUT = 2.0
+# How long the first attempt may take, so that its failure is told soon [s]; a slow network needs the later ones.
+FIRST_TIMEOUT = 1.5
+# How many different reasons for failed attempts are logged at most.
+MAX_REASONS = 8
 
 _OPTIONS = [
     *COMMON_OPTIONS,
@@ -54,6 +60,18 @@ _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
 ]
 _ONLY_CHECKS = "it runs `psicli check`, not the job"
+_WHO_ANSWERS = "Check host and port under cluster.nodes. If they are right, ask {peer} whether its psicli was stopped."
+_ADVICE = {
+    tls.UNRESOLVED: "Check the host under cluster.nodes, and the name service of this machine (DNS, /etc/hosts).",
+    tls.TIMED_OUT: "Check host and port under cluster.nodes, and the routes and firewalls between the two machines.",
+    NO_ANSWER: _WHO_ANSWERS,
+    tls.CLOSED: _WHO_ANSWERS,
+    _ONLY_CHECKS: "Ask {peer} to start `psicli run`.",
+}
+_USUAL_ADVICE = (
+    "Check that {peer} has started psicli, as {peer}, and that it listens at this address. If both sides connect and "
+    "neither listens, compare cluster.nodes in both job files: the first party listens."
+)
 
 
 def backoff(longest: float) -> Iterator[float]:
@@ -62,6 +80,44 @@ def backoff(longest: float) -> Iterator[float]:
     while True:
         yield pause
         pause = min(2 * pause, longest)
+
+
+class _Failures:
+    """The failed attempts to meet the peer: each new reason is logged at once, and the latest one every minute."""
+
+    def __init__(self, endpoint: Endpoint, deadline: float) -> None:
+        self._endpoint = endpoint
+        self._deadline = deadline
+        self._ticker = Ticker()
+        self._reason = ""
+        self._told: set[str] = set()
+
+    @property
+    def patience(self) -> float:
+        """How long the next attempt to connect may take [s]."""
+        return tls.PREFLIGHT_TIMEOUT if self._reason else FIRST_TIMEOUT
+
+    def note(self, reason: str) -> None:
+        """Note why an attempt failed."""
+        in_time = left(self._deadline) > 0
+        if in_time or not self._reason:
+            # The last attempt may only have run out of time: the reason before it says more.
+            self._reason = reason
+        about = self._endpoint.peer, self._endpoint.where, self._reason, moment(self._deadline)
+        if in_time and reason not in self._told and len(self._told) < MAX_REASONS:
+            self._told.add(reason)
+            logger.info("%s at %s: %s; trying again until %s", *about)
+        else:
+            self._ticker.tick(logger.info, "still waiting for %s at %s: %s; trying again until %s", *about)
+
+    def summary(self, timeout: float) -> peer_errors.PeerAbsentError:
+        """Return the error for a peer that did not answer within timeout [s]."""
+        advice = next((text for start, text in _ADVICE.items() if self._reason.startswith(start)), _USUAL_ADVICE)
+        return peer_errors.PeerAbsentError(
+            seconds=timeout,
+            reason=f"{self._endpoint.where}: {self._reason}",
+            advice=advice.format(peer=self._endpoint.peer),
+        )
 
 
 class Dialer:
@@ -80,32 +136,31 @@ class Dialer:
         of IdentityError if TLS fails for a reason that a retry cannot change.
         """
         deadline = time.monotonic() + timeout
-        ticker = Ticker()
-        peer, where = self.endpoint.peer, self.endpoint.where
-        pauses, reason = backoff(self._retry_interval), NO_ANSWER
+        where, pauses = self.endpoint.where, backoff(self._retry_interval)
+        failures = _Failures(self.endpoint, deadline)
         while True:
             try:
-                self._link = self._attempt(make_hello(), deadline)
+                self._link = self._attempt(make_hello(), deadline, failures.patience)
                 return self._link
             except peer_errors.PeerGoneError as exc:
-                # The last attempt may only have run out of time: an earlier, more specific reason stays.
-                reason = reason if reason_of(exc) == NO_ANSWER else reason_of(exc)
+                failures.note(reason_of(exc))
+            except peer_errors.NotPsicliError as exc:
+                exc.facts["where"] = where
+                raise
             except peer_errors.PeerSpeaksPlainError:
                 if self.endpoint.purpose is Purpose.RUN:
                     self._refuse_in_plain()
                 raise
             self._hang_up()
-            self._check_plain(deadline)
             if left(deadline) <= 0:
-                raise peer_errors.PeerAbsentError(seconds=timeout, reason=f"{where}: {reason}")
-            ticker.tick(logger.info, "still waiting for %s at %s: %s", peer, where, reason)
+                raise failures.summary(timeout)
             signals.pause(min(next(pauses), left(deadline)))
 
-    def _attempt(self, hello: bytes, deadline: float) -> Link:
-        """Connect and exchange Hellos; return the link, which from now on is reconnected when it breaks."""
+    def _attempt(self, hello: bytes, deadline: float, patience: float) -> Link:
+        """Connect within patience [s] and exchange Hellos; return the link, which is reconnected when it breaks."""
         link = Link()
         link.own_hello = hello
-        self._dial(link, HelloOctets(hello), deadline)
+        self._dial(link, HelloOctets(hello), min(deadline, time.monotonic() + patience))
         try:
             link.peer_hello = self._await_hello(link, deadline)
         except peer_errors.PeerProtocolError as exc:
@@ -117,9 +172,12 @@ class Dialer:
         return link
 
     def _await_hello(self, link: Link, deadline: float) -> bytes:
-        while (answer := link.first(left(deadline))) is None:
+        ticker = Ticker(FIRST_TIMEOUT)
+        while (answer := link.first(min(ticker.left, left(deadline)))) is None:
             if time.monotonic() >= deadline:
                 raise peer_errors.PeerGoneError(reason=NO_ANSWER)
+            line = "%s at %s: %s; waiting until %s"
+            ticker.tick(logger.info, line, self.endpoint.peer, self.endpoint.where, NO_ANSWER, moment(deadline))
         if isinstance(answer, Abort):
             raise peer_errors.PeerBusyError() if answer.failure_class == BUSY else failure_of_peer(answer.failure_class)
         if not isinstance(answer, HelloOctets):
@@ -128,13 +186,6 @@ class Dialer:
         if decode_hello(answer.octets).purpose is Purpose.CHECK and self.endpoint.purpose is Purpose.RUN:
             raise peer_errors.PeerGoneError(reason=_ONLY_CHECKS)
         return answer.octets
-
-    def _check_plain(self, deadline: float) -> None:
-        """Raise PeerSpeaksTlsError if this party sends plain text and the other end speaks TLS."""
-        host, port = self.endpoint.host, self.endpoint.port
-        timeout = min(tls.PREFLIGHT_TIMEOUT, left(deadline))
-        if self.endpoint.credentials is None and timeout > 0 and tls.presented(host, port, timeout) is not None:
-            raise peer_errors.PeerSpeaksTlsError(who=self.endpoint.where)
 
     def _refuse_in_plain(self) -> None:
         """Tell a plain-text listener that this party speaks TLS, so that it stops waiting; nothing more is sent."""
@@ -179,9 +230,9 @@ class Dialer:
 
     def _reconnect(self, link: Link, why: str) -> None:
         """Replace a broken connection, or end the link if that fails."""
-        began, ticker = time.monotonic(), Ticker()
+        began, ticker = time.monotonic(), Ticker(0)
         peer, where, window = self.endpoint.peer, self.endpoint.where, self.endpoint.reconnect_window
-        logger.warning("the connection to %s broke (%s); trying to reconnect for up to %.0f s", peer, why, window)
+        logger.warning("the connection to %s broke (%s); reconnecting", peer, why)
         for pause in backoff(min(self._retry_interval, LONGEST_PAUSE)):
             self._hang_up()
             if link.ended:
@@ -197,7 +248,8 @@ class Dialer:
             elif time.monotonic() >= began + window:
                 link.end(peer_errors.LinkBrokenError(cause=why, seconds=window))
             else:
-                ticker.tick(logger.info, "still trying to reach %s at %s: %s", peer, where, reason)
+                line = "%s at %s: %s; trying to reconnect until %s"
+                ticker.tick(logger.info, line, peer, where, reason, moment(began + window))
             link.await_stream(min(pause, left(began + window)))
 
     def _try_again(self, link: Link) -> str | None:
@@ -212,10 +264,13 @@ class Dialer:
             self._connect(trial, time.monotonic() + ANSWER_TIMEOUT)
             link.await_trial(trial, ANSWER_TIMEOUT)
         except peer_errors.PeerGoneError as exc:
-            # A peer that accepts the connection but does not finish the TLS handshake gives no answer.
-            return NO_ANSWER if reason_of(exc) == tls.TIMED_OUT else reason_of(exc)
-        except (peer_errors.CertificateRefusedError, peer_errors.TlsHandshakeError) as exc:
-            # Both succeeded before; when the connection breaks again during the handshake, it looks like this.
+            return reason_of(exc)
+        except (
+            peer_errors.CertificateRefusedError,
+            peer_errors.TlsHandshakeError,
+            peer_errors.NotPsicliError,
+        ) as exc:
+            # All of this succeeded before; a connection that breaks again, or a proxy, can look like this.
             return exc.message
         except PsicliError as exc:
             link.end(exc)
@@ -255,10 +310,10 @@ class Dialer:
 
     def _open_channel(self, link: Link, deadline: float) -> Any:
         own = self.endpoint.credentials
-        if own is None:
-            return grpc.insecure_channel(self.endpoint.where, _OPTIONS)
         timeout = min(tls.PREFLIGHT_TIMEOUT, max(left(deadline), 0.1))
         link.peer_certificate = tls.preflight(self.endpoint.host, self.endpoint.port, own, timeout)
+        if own is None or link.peer_certificate is None:
+            return grpc.insecure_channel(self.endpoint.where, _OPTIONS)
         # gRPC trusts only this one certificate, because its own check of names is laxer than ours.
         trusted = link.peer_certificate.public_bytes(Encoding.PEM)
         credentials = grpc.ssl_channel_credentials(trusted, own.private_key, own.certificate)

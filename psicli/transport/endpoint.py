@@ -6,9 +6,13 @@ everything else is the same code on both ends.
 
 from __future__ import annotations
 
+import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 
 import grpc
 
@@ -19,6 +23,8 @@ from psicli.protocol.wire import MAX_MESSAGE_BYTES
 from psicli.transport import tls
 from psicli.transport.link import Stream
 from psicli.transport.tls import TlsCredentials
+
+logger = logging.getLogger(__name__)
 
 SERVICE = "psicli.v1.Session"
 METHOD = "Run"
@@ -53,10 +59,14 @@ _KNOWN_REASONS = (
     "ping timeout",
     "no route to host",
     "network is unreachable",
-    tls.TIMED_OUT,
+    "timed out",
     "hostname verification check failed",
 )
 _TLS_WORDS = ("ssl", "certificate", "verification")
+# gRPC's words for an answer that only a web server or a proxy gives, with its status.
+_HTTP_STATUS = re.compile(r"http2 header with status: (\d{3})")
+# A proxy answers with one of these while psicli behind it does not run.
+_FOR_NOW = {"429", "502", "503", "504"}
 
 
 @dataclass(frozen=True)
@@ -78,12 +88,17 @@ class Endpoint:
     def where(self) -> str:
         return tls.written_address(self.host, self.port)
 
+    @property
+    def place(self) -> str:
+        """Where a listener listens, for a message: 0.0.0.0 is no place that anybody could dial."""
+        return f"port {self.port}" if ip_address(self.host).is_unspecified else self.where
+
 
 class Ticker:
-    """Limits the log lines of a long wait to one per interval."""
+    """Limits the log lines of a long wait to one per interval; first: when the first is due, if not then [s]."""
 
-    def __init__(self) -> None:
-        self._due = time.monotonic() + WAITING_LINE_INTERVAL
+    def __init__(self, first: float | None = None) -> None:
+        self._due = time.monotonic() + (WAITING_LINE_INTERVAL if first is None else first)
 
     @property
     def left(self) -> float:
@@ -104,6 +119,11 @@ class Ticker:
 def left(deadline: float) -> float:
     """Return the time until a deadline [s], or 0 if it has passed."""
     return max(0.0, deadline - time.monotonic())
+
+
+def moment(deadline: float) -> str:
+    """Return the time of day of a deadline, for a message."""
+    return f"{datetime.now(UTC) + timedelta(seconds=left(deadline)):%H:%M:%S} UTC"
 
 
 def outgoing(stream: Stream) -> Iterator[bytes]:
@@ -139,6 +159,12 @@ def _translated(exc: grpc.RpcError, *, secure: bool) -> PsicliError:
     code, details = exc.code(), exc.details() or ""
     if secure and code is grpc.StatusCode.UNAVAILABLE and any(word in details.lower() for word in _TLS_WORDS):
         return peer_errors.TlsHandshakeError(reason=_plain_reason(details))
+    if found := _HTTP_STATUS.search(details):
+        if found[1] in _FOR_NOW:
+            return peer_errors.PeerGoneError(reason=f"a proxy answers there, with HTTP status {found[1]}")
+        return peer_errors.NotPsicliError(where="its address", program=f"a web server, with HTTP status {found[1]}")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return peer_errors.NotPsicliError(where="its address", program="a gRPC server that does not know psicli")
     if code is grpc.StatusCode.PERMISSION_DENIED:
         return peer_errors.PeerRefusedError()
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
@@ -152,6 +178,6 @@ def _translated(exc: grpc.RpcError, *, secure: bool) -> PsicliError:
 
 
 def _plain_reason(details: str) -> str:
-    """Return a short known reason for the text of gRPC's C core, or the quoted text itself."""
-    known = next((words for words in _KNOWN_REASONS if words in details.lower()), None)
-    return known or (shown(details) if details else _BROKEN)
+    """Return a short known reason for the text of gRPC's C core, which is for programmers and goes to the details."""
+    logger.debug("gRPC says: %s", shown(details))
+    return next((words for words in _KNOWN_REASONS if words in details.lower()), _BROKEN)

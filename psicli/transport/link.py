@@ -19,6 +19,7 @@ from psicli.core import failpoints, peer_errors, signals, trace
 from psicli.core.errors import PsicliError, unexpected
 from psicli.protocol.messages import Abort, Bye, Commit, Done, Message, Received, Reconnect, Taken
 from psicli.protocol.wire import decode, encode
+from psicli.transport.tls import NO_ANSWER
 from psicli.transport.window import Inbox, Incoming, Outbox, Outgoing
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ LAST_WORDS_TIMEOUT = 3.0
 HEARING_TIMEOUT = 1.0
 # A peer that has been silent for this long may have been stopped [s].
 LONG_SILENCE = 30.0
-NO_ANSWER = "no answer"
 
 
 @dataclass(eq=False)

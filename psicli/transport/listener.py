@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 import grpc
@@ -33,6 +34,7 @@ from psicli.transport.endpoint import (
     Endpoint,
     Ticker,
     left,
+    moment,
     outgoing,
     pump,
 )
@@ -42,8 +44,10 @@ logger = logging.getLogger(__name__)
 
 # A connection that sends no Hello within this time is dropped [s].
 HELLO_TIMEOUT = 20.0
-# A TLS handshake that is not followed by a stream within this time has failed [s].
-HANDSHAKE_GRACE = 3.0
+# A connection, or a TLS handshake, that is not followed by a stream within this time has failed [s].
+HANDSHAKE_GRACE = 1.5
+# How often the listener looks at who connects while it waits for its peer [s].
+LOOK_INTERVAL = 0.5
 # A dialer that does not reconnect within this time is considered dead [s], unless its machine had stopped acknowledging
 # before the break: then the network is to blame, and the listener waits for the whole window.
 DEAD_AFTER = 5.0
@@ -70,22 +74,38 @@ _TCP_INFO = struct.Struct("=3xB20xI28xI")
 
 
 class _Outsiders:
-    """Connections that were not admitted: failed TLS handshakes, and strangers."""
+    """Connections that were not admitted: failed TLS handshakes, other programs, and strangers."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
         # Handshakes that began since the last one that led to a stream; the time of the latest [s, monotonic].
         self.handshakes = 0
+        # What was logged about strangers and other programs.
         self.strangers: list[str] = []
         self._handshake_at = 0.0
+        self._port = port
+        # The connections to ignore: those that led to a stream, and at first those of earlier runs.
+        self._known = remote_ends(port)
+        # When each of the others was first seen [s, monotonic].
+        self._seen: dict[End, float] = {}
 
     def note_handshake(self) -> None:
         self.handshakes += 1
         self._handshake_at = time.monotonic()
 
-    def note_stream(self) -> None:
+    def note_stream(self, end: End | None) -> None:
         self.handshakes = 0
+        if end is not None:
+            self._known.add(end)
+
+    def machines(self) -> list[str]:
+        """Return the addresses of machines whose connections should have led to a stream by now, but have not."""
+        now = time.monotonic()
+        self._seen = {end: self._seen.get(end, now) for end in remote_ends(self._port)}
+        late = {end for end, since in self._seen.items() if now - since >= HANDSHAKE_GRACE}
+        return sorted({host for host, _ in late - self._known})
 
     def note_stranger(self, words: str) -> None:
+        """Log a connection that was refused, once."""
         if words not in self.strangers and len(self.strangers) < MAX_STRANGERS:
             self.strangers.append(words)
             logger.warning("%s", words)
@@ -118,7 +138,7 @@ class Listener:
         self._peer_failure: int | None = None
         # Whether either party's failure was sent, or a check was answered.
         self._reported = False
-        self._outsiders = _Outsiders()
+        self._outsiders = _Outsiders(endpoint.port)
         self._links: set[Link] = set()
         self._threads = ThreadPoolExecutor(2 * _MAX_STREAMS, "psicli-link")
         handler = grpc.stream_stream_rpc_method_handler(self._serve)
@@ -164,14 +184,17 @@ class Listener:
         self._server.start()
         ticker, warned = Ticker(), False
         while not signals.wait_for(
-            self._lock, lambda: self._session_link or self._peer_failure, min(HANDSHAKE_GRACE, left(deadline))
+            self._lock, lambda: self._session_link or self._peer_failure, min(LOOK_INTERVAL, left(deadline))
         ):
             if time.monotonic() >= deadline:
                 raise self._absence(timeout)
-            if self._outsiders.fail_in_tls and not warned:
+            machines = self._outsiders.machines()
+            if self.endpoint.credentials is None:
+                self._name_other_programs(machines)
+            elif self._outsiders.fail_in_tls and not warned:
                 warned = True
                 ticker.hasten()
-            ticker.tick(self._log_waiting)
+            ticker.tick(self._log_waiting, deadline)
         if self._session_link is not None:
             return self._session_link
         assert self._peer_failure is not None
@@ -180,26 +203,35 @@ class Listener:
         raise failure_of_peer(self._peer_failure)
 
     def _absence(self, timeout: float) -> peer_errors.PeerAbsentError:
-        outsiders, where = self._outsiders, self.endpoint.where
-        if outsiders.handshakes > 0:
-            ago = outsiders.handshake_ago
-            connections = errors.counted(outsiders.handshakes, "connection")
-            return peer_errors.HandshakesFailedError(seconds=timeout, connections=connections, where=where, ago=ago)
-        nobody = f"nobody connected to {where} as {self.endpoint.peer}"
-        return peer_errors.PeerAbsentError(seconds=timeout, reason=[nobody, *outsiders.strangers][-1])
+        outsiders, peer, place = self._outsiders, self.endpoint.peer, self.endpoint.place
+        if outsiders.handshakes > 0 and self.endpoint.credentials is not None:
+            facts = {"connections": self._failed(), "ago": outsiders.handshake_ago}
+            return peer_errors.HandshakesFailedError(seconds=timeout, trust=self.endpoint.credentials.trust, **facts)
+        nobody = f"nobody connected to {place} as {peer}"
+        advice = (
+            f"Check that {peer} has started psicli, as {peer}, and that the address in its job file leads here. If "
+            "both sides listen and neither connects, compare cluster.nodes in both job files: the first party listens."
+        )
+        return peer_errors.PeerAbsentError(seconds=timeout, reason=[nobody, *outsiders.strangers][-1], advice=advice)
 
-    def _log_waiting(self) -> None:
-        peer, where = self.endpoint.peer, self.endpoint.where
-        if self._outsiders.fail_in_tls:
-            logger.warning(
-                "still waiting for %s: %s to %s ended in the TLS handshake; check the dialer's log for the "
-                "reason, and this side's ca_file, certificate and clock",
-                peer,
-                errors.counted(self._outsiders.handshakes, "connection"),
-                where,
-            )
+    def _failed(self) -> str:
+        """Return how many connections ended in the TLS handshake, and from where if that is known."""
+        machines = self._outsiders.machines()
+        source = f" from {', '.join(machines[:3])}" if machines else ""
+        return f"{errors.counted(self._outsiders.handshakes, 'connection')}{source} to {self.endpoint.place}"
+
+    def _name_other_programs(self, machines: list[str]) -> None:
+        for machine in machines:
+            words = f"a program on {machine} has connected to {self.endpoint.place}, but it is not psicli"
+            self._outsiders.note_stranger(words)
+
+    def _log_waiting(self, deadline: float) -> None:
+        peer, until = self.endpoint.peer, moment(deadline)
+        if self._outsiders.fail_in_tls and self.endpoint.credentials is not None:
+            line = "still waiting for %s until %s: %s ended in the TLS handshake. %s"
+            logger.warning(line, peer, until, self._failed(), self.endpoint.credentials.trust)
         else:
-            logger.info("still waiting for %s to connect to %s", peer, where)
+            logger.info("still waiting for %s to connect to %s until %s", peer, self.endpoint.place, until)
 
     def refuse(self, failure_class: int, timeout: float) -> None:
         """Tell the peer that this party has failed, if it connects within timeout [s]."""
@@ -229,7 +261,7 @@ class Listener:
             if not context.add_callback(stream.was_served):
                 stream.was_served()
             with self._lock:
-                self._outsiders.note_stream()
+                self._outsiders.note_stream(_end_of(stream.remote))
             link.peer_certificate = self._certificate_of_peer(context)
             threading.Thread(target=pump, args=(stream, requests), name="psicli-pump", daemon=True).start()
             self._admit(link, link.first(HELLO_TIMEOUT))
@@ -359,7 +391,30 @@ class Listener:
             logger.info("%s is back after %.1f s", peer, time.monotonic() - began)
 
 
-# The machine of a silent peer ------------------------------------------------------------------------------------
+# Connections and the machines at their other ends ----------------------------------------------------------------
+
+# The address and the port of the remote end of a connection.
+End: TypeAlias = tuple[str, int]
+_LISTENS = "0A"
+
+
+def remote_ends(port: int) -> set[End]:
+    """Return the remote ends of the connections to a local port, also of those that this machine closed just now.
+
+    gRPC does not report connections that it drops.
+    """
+    found = set()
+    for table in ("tcp", "tcp6"):
+        # A system without this table only says less about who connects.
+        with suppress(OSError, ValueError):
+            for line in Path("/proc/self/net", table).read_text().splitlines()[1:]:
+                _, local, remote, state, *_ = line.split()
+                if int(local.rpartition(":")[2], 16) == port and state != _LISTENS:
+                    host, _, remote_port = remote.partition(":")
+                    words = [int(host[at : at + 8], 16) for at in range(0, len(host), 8)]
+                    packed = struct.pack(f"={len(words)}I", *words)
+                    found.add((_plain(str(ipaddress.ip_address(packed))), int(remote_port, 16)))
+    return found
 
 
 def is_unanswered(remote: str) -> bool:
@@ -368,17 +423,21 @@ def is_unanswered(remote: str) -> bool:
     remote: gRPC's notation, percent-encoded: ipv4:ADDRESS:PORT or ipv6:[ADDRESS]:PORT. This tells a broken network from
     a stopped process: a stopped process does not read, but its machine still acknowledges.
     """
-    kind, _, where = unquote(remote).partition(":")
-    host, _, port = where.rpartition(":")
-    if kind not in ("ipv4", "ipv6"):
-        return False
+    found = _end_of(remote)
     # A failed look-up is no reason to end a session.
     with suppress(OSError, ValueError):
-        found = _plain(host.strip("[]")), int(port)
-        for number in os.listdir("/proc/self/fd"):
-            if (lost := _is_lost(int(number), found)) is not None:
+        for number in os.listdir("/proc/self/fd") if found else ():
+            if found and (lost := _is_lost(int(number), found)) is not None:
                 return lost
     return False
+
+
+def _end_of(remote: str) -> End | None:
+    kind, _, where = unquote(remote).partition(":")
+    host, _, port = where.rpartition(":")
+    with suppress(ValueError):
+        return (_plain(host.strip("[]")), int(port)) if kind in ("ipv4", "ipv6") else None
+    return None
 
 
 def _plain(host: str) -> str:
@@ -386,7 +445,7 @@ def _plain(host: str) -> str:
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
-def _is_lost(number: int, remote: tuple[str, int]) -> bool | None:
+def _is_lost(number: int, remote: End) -> bool | None:
     """Return whether the connection of a file descriptor is lost; None if it is not a connection to this end."""
     # The descriptor belongs to gRPC, which may close it at any time.
     with suppress(OSError, AttributeError):
@@ -399,7 +458,7 @@ def _is_lost(number: int, remote: tuple[str, int]) -> bool | None:
     return None
 
 
-def _has_lost(found: socket.socket, remote: tuple[str, int]) -> bool | None:
+def _has_lost(found: socket.socket, remote: End) -> bool | None:
     name = found.getpeername()
     if not isinstance(name, tuple) or (_plain(name[0]), name[1]) != remote:
         return None

@@ -1,9 +1,9 @@
-"""TLS: checks who is at the other end of a connection, and explains what is wrong with a certificate.
+"""TLS: checks who is at the other end of a connection, and explains what is wrong with a certificate or an address.
 
 gRPC says little about why a connection or a handshake failed, and its client accepts names that we do not (wildcards,
-and the common name of a certificate without alternative names). So the dialer first makes a handshake with the standard
-library, and gRPC then trusts only the certificate that passed. A party's identity is a DNS subject alternative name;
-only this module compares it.
+and the common name of a certificate without alternative names). So the dialer first connects with the standard library,
+and gRPC then trusts only the certificate that passed. A party's identity is a DNS subject alternative name; only this
+module compares it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ CLOCK_SKEW = timedelta(minutes=5)
 WARN_BEFORE = timedelta(days=30)
 # How long the preflight handshake may take [s].
 PREFLIGHT_TIMEOUT = 10.0
-TIMED_OUT = "timed out"
+TIMED_OUT = "its machine did not answer in time"
+UNRESOLVED = "the host name cannot be resolved"
+NO_ANSWER = "it accepts connections, but no psicli answers"
+CLOSED = "it closes connections, and no psicli answers"
 # The longest name from a certificate that a message shows in full [characters].
 MAX_SHOWN_NAME = 64
 
@@ -37,6 +40,21 @@ MAX_SHOWN_NAME = 64
 _NOT_YET_VALID, _EXPIRED = 9, 10
 # A wrong signature, and all codes for an issuer that was not found.
 _UNKNOWN_ISSUER = {2, 7, 18, 19, 20, 21}
+# What an HTTP/2 client sends first: the preface and an empty SETTINGS frame (RFC 9113 sections 3.4 and 6.5).
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+# The size of a frame's header; the server's first frame is SETTINGS, too [bytes].
+_HEADER_BYTES = 9
+_SETTINGS = 4
+# How answers in other protocols begin.
+_OTHER_PROGRAMS = (
+    (b"SSH-", "an SSH server"),
+    (b"HTTP/", "a web server"),
+    (b"<", "a web server"),
+    (b"220", "a mail or FTP server"),
+    (b"-ERR", "a Redis server"),
+)
+# A TLS alert: what a TLS server answers to plain text.
+_TLS_ALERT = b"\x15\x03"
 # OpenSSL's reasons for octets that are not a TLS record.
 _NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"}
 # A peer's alerts about our certificate (RFC 8446 section 6.2), by the end of OpenSSL's name for them.
@@ -68,6 +86,17 @@ class TlsCredentials:
         self.ca, self.certificate, self.private_key = map(read_file, (ca_file, certificate_file, key_file))
         self.context = _context(ca_file, certificate_file, key_file)
         self.own = load_certificate(certificate_file, self.certificate)
+
+    @property
+    def trust(self) -> str:
+        """Say whom the peer and this party have to trust, for a message."""
+        try:
+            authorities = [shown_subject(each) for each in x509.load_pem_x509_certificates(self.ca)]
+        except ValueError:
+            authorities = []
+        trusted = ", ".join(authorities[:3]) + (" and others" if authorities[3:] else "")
+        issuer = shown_issuer(self.own)
+        return f"This side's certificate was issued by {issuer}, and its ca_file holds {trusted or 'no authority'}."
 
     def check_own(self) -> None:
         """Raise OwnCertificateError if the other party would refuse our certificate, so that the error appears here."""
@@ -168,6 +197,11 @@ def shown_issuer(certificate: x509.Certificate) -> str:
     return shown(certificate.issuer.rfc4514_string())
 
 
+def shown_subject(certificate: x509.Certificate) -> str:
+    """Return whom a certificate names, for a message."""
+    return shown(certificate.subject.rfc4514_string())
+
+
 def written(moment: datetime) -> str:
     """Return a time as text for people."""
     return f"{moment:%Y-%m-%d %H:%M} UTC"
@@ -195,12 +229,17 @@ def ending(certificate: x509.Certificate, whose: str, job_may_last: float) -> st
 @contextmanager
 def _connected(host: str, port: int, timeout: float) -> Iterator[socket.socket]:
     """Connect within timeout [s]; translates errors of the network into PeerGoneError."""
+    connected = False
     try:
         with signals.allowed(), socket.create_connection((host, port), timeout) as plain:
+            connected = True
             yield plain
+    except socket.gaierror as exc:
+        raise PeerGoneError(reason=f"{UNRESOLVED} ({errors.reason(exc)})") from exc
+    except TimeoutError as exc:
+        raise PeerGoneError(reason=NO_ANSWER if connected else TIMED_OUT) from exc
     except OSError as exc:
-        why = TIMED_OUT if isinstance(exc, TimeoutError) else errors.reason(exc)
-        raise PeerGoneError(reason=why) from exc
+        raise PeerGoneError(reason=errors.reason(exc)) from exc
 
 
 def reach(host: str, port: int, timeout: float) -> None:
@@ -209,11 +248,15 @@ def reach(host: str, port: int, timeout: float) -> None:
         pass
 
 
-def preflight(host: str, port: int, credentials: TlsCredentials, timeout: float) -> x509.Certificate:
-    """Make a TLS handshake with the peer within timeout [s] and return its certificate after checking it.
+def preflight(host: str, port: int, credentials: TlsCredentials | None, timeout: float) -> x509.Certificate | None:
+    """Check within timeout [s] that a gRPC server answers, and return its certificate after checking that.
 
-    Raises a subclass of IdentityError for faults that somebody must fix, and PeerGoneError for those that may pass.
+    Raises NotPsicliError for any other server, a subclass of IdentityError for faults that somebody must fix, and
+    PeerGoneError for those that may pass.
     """
+    if credentials is None:
+        _plain_preflight(host, port, timeout)
+        return None
     # A listener that is shutting down looks like one that refuses, so one refusal proves nothing.
     with suppress(CertificateRefusedError):
         return _handshake(host, port, credentials, timeout)
@@ -227,6 +270,23 @@ def preflight(host: str, port: int, credentials: TlsCredentials, timeout: float)
         raise
 
 
+def _plain_preflight(host: str, port: int, timeout: float) -> None:
+    try:
+        with _connected(host, port, timeout) as plain:
+            # A server that speaks first may have closed the connection already.
+            with suppress(BrokenPipeError):
+                plain.sendall(_PREFACE)
+            try:
+                _check_greeting(plain, written_address(host, port))
+            except ConnectionResetError as exc:
+                raise PeerGoneError(reason=CLOSED) from exc
+    except PeerGoneError as exc:
+        # Some TLS servers close the connection without a word.
+        if exc.facts["reason"] == CLOSED and presented(host, port, timeout) is not None:
+            raise peer_errors.PeerSpeaksTlsError(who=written_address(host, port)) from exc
+        raise
+
+
 def _handshake(host: str, port: int, credentials: TlsCredentials, timeout: float) -> x509.Certificate:
     where = written_address(host, port)
     with _connected(host, port, timeout) as plain:
@@ -235,14 +295,45 @@ def _handshake(host: str, port: int, credentials: TlsCredentials, timeout: float
             secure = credentials.context.wrap_socket(
                 plain, server_hostname=credentials.peer_name, suppress_ragged_eofs=False
             )
+        except ConnectionResetError as exc:
+            raise PeerGoneError(reason=CLOSED) from exc
         except ssl.SSLCertVerificationError as exc:
             raise _fault(exc, host, port, credentials, timeout) from exc
         except ssl.SSLError as exc:
+            if exc.reason in _NO_TLS:
+                # Is it psicli without TLS, or another program?
+                _plain_preflight(host, port, timeout)
             raise _failure(exc, where, credentials) from exc
         with secure:
             certificate = _named_certificate(secure, where, credentials.peer_name)
-            _read_greeting(secure, where, credentials)
+            if secure.selected_alpn_protocol() is None:
+                raise peer_errors.NotPsicliError(where=where, program="a TLS server without HTTP/2")
+            try:
+                _check_greeting(secure, where)
+            except ConnectionResetError as exc:
+                raise _refused(_NO_REASON, where, credentials) from exc
+            except ssl.SSLError as exc:
+                # In TLS 1.3 the client finishes before the server checks its certificate.
+                cause = _refused(_NO_REASON, where, credentials) if _broke_off(exc) else None
+                raise (cause or _failure(exc, where, credentials)) from exc
     return certificate
+
+
+def _check_greeting(connection: socket.socket, where: str) -> None:
+    """Check that the server begins with its HTTP/2 settings, as a gRPC server does.
+
+    Raises NotPsicliError, PeerSpeaksTlsError, PeerGoneError and OSError.
+    """
+    greeting = b""
+    while len(greeting) < _HEADER_BYTES and (octets := connection.recv(_HEADER_BYTES - len(greeting))):
+        greeting += octets
+    if not greeting:
+        raise PeerGoneError(reason=CLOSED)
+    if greeting.startswith(_TLS_ALERT):
+        raise peer_errors.PeerSpeaksTlsError(who=where)
+    if len(greeting) < _HEADER_BYTES or greeting[3] != _SETTINGS or any(greeting[5:]):
+        program = next((name for start, name in _OTHER_PROGRAMS if greeting.startswith(start)), "not a gRPC server")
+        raise peer_errors.NotPsicliError(where=where, program=program)
 
 
 def _named_certificate(secure: ssl.SSLSocket, where: str, name: str) -> x509.Certificate:
@@ -256,19 +347,6 @@ def _named_certificate(secure: ssl.SSLSocket, where: str, name: str) -> x509.Cer
     return certificate
 
 
-def _read_greeting(secure: ssl.SSLSocket, where: str, credentials: TlsCredentials) -> None:
-    """Wait for the first octet of HTTP/2: in TLS 1.3 the client finishes before the server checks its certificate."""
-    try:
-        greeting = secure.recv(1)
-    except ConnectionResetError as exc:
-        raise _refused(_NO_REASON, where, credentials) from exc
-    except ssl.SSLError as exc:
-        cause = _refused(_NO_REASON, where, credentials) if _broke_off(exc) else _failure(exc, where, credentials)
-        raise cause from exc
-    if not greeting:
-        raise PeerGoneError(reason="it closed the connection")
-
-
 def _broke_off(exc: ssl.SSLError) -> bool:
     """Return whether the connection ended without a TLS alert; Python 3.11.2 has no class of its own for this."""
     return isinstance(exc, ssl.SSLEOFError) or exc.reason == "UNEXPECTED_EOF_WHILE_READING"
@@ -278,7 +356,7 @@ def _failure(exc: ssl.SSLError, where: str, credentials: TlsCredentials) -> Peer
     """Translate the error that ended the handshake, except a fault in the peer's certificate (see _fault)."""
     reason = exc.reason or ""
     if _broke_off(exc):
-        return PeerGoneError(reason="it closed the connection in the TLS handshake")
+        return PeerGoneError(reason=CLOSED)
     if reason in _NO_TLS:
         return peer_errors.PeerSpeaksPlainError(where=where)
     alert = re.sub(r"^.*_ALERT_", "", reason)

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 from cryptography import x509
 from support.processes.certificates import HOUR, Authority
@@ -26,6 +27,7 @@ from psicli.core.errors import PsicliError
 from psicli.core.peer_errors import (
     CertificateRefusedError,
     HandshakesFailedError,
+    NotPsicliError,
     OwnCertificateError,
     PeerAbsentError,
     PeerCertificateEarlyError,
@@ -324,15 +326,116 @@ def forward(source: socket.socket, goal: socket.socket) -> None:
         pass
 
 
-@pytest.mark.parametrize("octets", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-def test_a_port_of_another_program(meeting: Meeting, files: Path, octets: bytes) -> None:
-    """The dialer fails immediately if the port answers without TLS, and retries if it sends nothing."""
+OTHER_PROGRAMS = {
+    b"SSH-2.0-OpenSSH_9.2\r\n": r"^another program than the other party's psicli answers at 127.0.0.1:\d+: an SSH server$",
+    b"HTTP/1.1 400 Bad Request\r\n\r\n": "a web server$",
+    b"<html>": "a web server$",
+    b"220 mail.example.com ESMTP\r\n": "a mail or FTP server$",
+    b"\x4a\0\0\0\x0a8.0.33\0": "not a gRPC server$",
+}
+
+
+@pytest.mark.sample(3)
+@pytest.mark.parametrize("secure", [True, False])
+@pytest.mark.parametrize("octets", OTHER_PROGRAMS)
+def test_a_port_of_another_program(meeting: Meeting, files: Path, octets: bytes, secure: bool) -> None:
+    """The dialer fails at once, with TLS and without."""
     with socket.create_server(("127.0.0.1", meeting.port)) as server:
         threading.Thread(target=answer, args=(server, octets), daemon=True).start()
-        expected = PeerSpeaksPlainError if octets else PeerAbsentError
-        with pytest.raises(expected):
-            meeting.dial(credentials(files, DIALER, DIALER, LISTENER), 0.3 if not octets else DEADLINE)
+        with pytest.raises(NotPsicliError, match=OTHER_PROGRAMS[octets]) as caught:
+            meeting.dial(credentials(files, DIALER, DIALER, LISTENER) if secure else None)
+        assert caught.value.code == 69
         server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("secure", [True, False])
+@pytest.mark.parametrize(("closes", "reason"), [(False, tls.NO_ANSWER), (True, tls.CLOSED)])
+def test_a_port_that_answers_nothing(
+    meeting: Meeting, files: Path, caplog: pytest.LogCaptureFixture, closes: bool, reason: str, secure: bool
+) -> None:
+    """The dialer says so at once and retries, since psicli may be busy or behind a proxy."""
+    caplog.set_level("INFO")
+    with socket.create_server(("127.0.0.1", meeting.port)) as server:
+        if closes:
+            threading.Thread(target=close_all, args=(server,), daemon=True).start()
+        with pytest.raises(PeerAbsentError, match=reason) as caught:
+            meeting.dial(credentials(files, DIALER, DIALER, LISTENER) if secure else None, SHORT)
+        assert f"{reason}; trying again until " in caplog.text
+        assert "whether its psicli was stopped" in caught.value.advice
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def close_all(server: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            server.accept()[0].close()
+
+
+def test_a_web_server_with_a_certificate_of_the_peer(meeting: Meeting, files: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files / "alice.pem", files / "alice.key")
+    with socket.create_server(("127.0.0.1", meeting.port)) as server:
+        threading.Thread(target=accept_secure, args=(server, context), daemon=True).start()
+        with pytest.raises(NotPsicliError, match="a TLS server without HTTP/2"):
+            meeting.dial(credentials(files, DIALER, DIALER, LISTENER))
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def accept_secure(server: socket.socket, context: ssl.SSLContext) -> None:
+    with suppress(OSError):
+        while True:
+            with context.wrap_socket(server.accept()[0], server_side=True) as guest:
+                guest.recv(1)
+
+
+def test_a_grpc_server_of_another_program(meeting: Meeting) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_insecure_port(f"127.0.0.1:{meeting.port}")
+    server.start()
+    with pytest.raises(NotPsicliError, match=rf"answers at 127\.0\.0\.1:{meeting.port}: a gRPC server that does not"):
+        meeting.dial(None)
+    server.stop(None).wait()
+
+
+ABSENT = [
+    ("127.0.0.1", "connection refused", "If both sides connect and neither listens"),
+    ("no-such-host.invalid", tls.UNRESOLVED, "the name service of this machine"),
+]
+
+
+@pytest.mark.parametrize(("host", "reason", "advice"), ABSENT)
+def test_the_first_failure_is_told_at_once_and_the_hint_fits_it(
+    meeting: Meeting, caplog: pytest.LogCaptureFixture, host: str, reason: str, advice: str
+) -> None:
+    caplog.set_level("INFO")
+    with pytest.raises(PeerAbsentError, match=reason) as caught:
+        Dialer(Endpoint(host, meeting.port, LISTENER), 0.05).meet(lambda: hello(DIALER), 0.3)
+    told = [record.getMessage() for record in caplog.records if "trying again until" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith(f"alice at {host}:{meeting.port}: {reason}")
+    assert advice in caught.value.advice
+
+
+def test_a_foreign_client_is_named_by_a_listener_without_tls(
+    meeting: Meeting, caplog: pytest.LogCaptureFixture
+) -> None:
+    listening = meeting.listen(None)
+    with socket.create_connection(("127.0.0.1", meeting.port), source_address=("127.0.0.9", 0)):
+        said = f"a program on 127.0.0.9 has connected to 127.0.0.1:{meeting.port}, but it is not psicli"
+        wait_until(lambda: said in caplog.text, said)
+        dialled = meeting.dial(None)
+        assert listening.result(DEADLINE).peer_hello == dialled.own_hello
+    assert caplog.text.count("but it is not psicli") == 1
+
+
+def test_a_listener_says_whom_both_sides_have_to_trust(meeting: Meeting, files: Path) -> None:
+    listening = meeting.listen(credentials(files, LISTENER, LISTENER, DIALER))
+    with pytest.raises(CertificateRefusedError):
+        meeting.dial(credentials(files, "bob-foreign", DIALER, LISTENER))
+    meeting.give_up()
+    with pytest.raises(HandshakesFailedError) as caught:
+        listening.result(DEADLINE)
+    assert "issued by 'CN=psicli test CA', and its ca_file holds 'CN=psicli test CA'." in caught.value.advice
 
 
 def answer(server: socket.socket, octets: bytes) -> None:

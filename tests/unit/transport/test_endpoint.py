@@ -2,17 +2,82 @@
 
 from __future__ import annotations
 
+import re
+import socket
+from collections.abc import Iterator
 from itertools import islice
 
+import grpc
 import pytest
 
+from psicli.core.errors import PsicliError
+from psicli.core.peer_errors import NotPsicliError, PeerGoneError
 from psicli.transport.dialer import FIRST_PAUSE, backoff
-from psicli.transport.endpoint import Endpoint, Ticker
+from psicli.transport.endpoint import Endpoint, Ticker, pump
+from psicli.transport.link import Link
+from psicli.transport.listener import remote_ends
 
 
 @pytest.mark.parametrize(("host", "where"), [("10.0.0.1", "10.0.0.1:80"), ("::1", "[::1]:80")])
 def test_the_notation_of_an_address(host: str, where: str) -> None:
     assert Endpoint(host, 80, "bob").where == where
+
+
+@pytest.mark.parametrize(("host", "place"), [("0.0.0.0", "port 80"), ("::", "port 80"), ("10.0.0.1", "10.0.0.1:80")])
+def test_the_place_where_a_listener_listens(host: str, place: str) -> None:
+    assert Endpoint(host, 80, "bob").place == place
+
+
+STATUSES = [
+    (grpc.StatusCode.UNIMPLEMENTED, "Method not found!", NotPsicliError, "a gRPC server that does not know psicli"),
+    (grpc.StatusCode.UNIMPLEMENTED, "Received http2 header with status: 404", NotPsicliError, "with HTTP status 404"),
+    (grpc.StatusCode.PERMISSION_DENIED, "Received http2 header with status: 403", NotPsicliError, "HTTP status 403"),
+    (grpc.StatusCode.UNAVAILABLE, "Received http2 header with status: 503", PeerGoneError, "a proxy answers there"),
+    (grpc.StatusCode.UNAVAILABLE, "Failed parsing HTTP/2", PeerGoneError, "complete: the connection broke$"),
+]
+
+
+@pytest.mark.parametrize(("code", "details", "error", "sentence"), STATUSES)
+def test_what_a_failed_call_says_about_the_other_end(
+    code: grpc.StatusCode, details: str, error: type[PsicliError], sentence: str
+) -> None:
+    class Failure(grpc.RpcError, grpc.Call):  # type: ignore[misc]
+        def code(self) -> grpc.StatusCode:
+            return code
+
+        def details(self) -> str:
+            return details
+
+    Failure.__abstractmethods__ = frozenset()
+    stream = Link().stream
+    assert stream is not None
+
+    def incoming() -> Iterator[bytes]:
+        raise Failure
+        yield b""
+
+    pump(stream, incoming())
+    assert type(stream.failure) is error
+    assert re.search(sentence, stream.failure.message)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_remote_ends_of_a_port(host: str) -> None:
+    """Also of a connection that this machine has just closed."""
+    try:
+        server = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with server:
+        port = server.getsockname()[1]
+        assert remote_ends(port) == set()
+        with socket.create_connection((host, port)) as guest:
+            near, _ = server.accept()
+            end = guest.getsockname()[:2]
+            assert remote_ends(port) == {end}
+            near.close()
+            assert guest.recv(1) == b""
+        assert remote_ends(port) == {end}
 
 
 def test_pauses_double_up_to_the_longest() -> None:
