@@ -16,10 +16,11 @@ from psicli import __version__
 from psicli.cli.certs import certs
 from psicli.cli.check import bench, check
 from psicli.cli.run import run, simulate
-from psicli.cli.screen import log_error, open_standard_streams, write
+from psicli.cli.screen import open_standard_streams, write
 from psicli.cli.state import ledger, status
 from psicli.core import signals
 from psicli.core.errors import PsicliError
+from psicli.report.console import log_error
 
 logger = logging.getLogger(__name__)
 

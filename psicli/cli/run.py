@@ -21,7 +21,7 @@ from psicli.cli.options import (
     seconds_option,
     trace_option,
 )
-from psicli.cli.screen import closed_streams, log_error, refuse, streams_are_one, write
+from psicli.cli.screen import closed_streams, refuse, streams_are_one, write
 from psicli.core import failpoints
 from psicli.core.errors import CannotCreateError, PsicliError, unexpected
 from psicli.report.layout import Screen
@@ -82,7 +82,7 @@ def run(options: JobOptions, lock_timeout: float, resume: str, trace: Path | Non
     from psicli.report.report import facts_of, to_json
 
     if report.error is not None:
-        log_error(report.error)
+        console.tell(report.error)
     if options.as_json:
         write(to_json(report, report.error), to_stderr=rows_on_stdout)
     elif report.error is not None or not options.quiet:

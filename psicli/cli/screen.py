@@ -6,7 +6,6 @@ Standard output carries the report or the rows of a task; the log and the errors
 from __future__ import annotations
 
 import io
-import logging
 import os
 import sys
 from contextlib import suppress
@@ -15,9 +14,7 @@ import click
 
 from psicli.core import failpoints, signals
 from psicli.core.errors import PsicliError, StorageError, reason
-from psicli.report.console import HINT
-
-logger = logging.getLogger(__name__)
+from psicli.report.console import log_error
 
 # The standard streams that were closed when psicli started.
 closed_streams: set[str] = set()
@@ -61,13 +58,6 @@ def refuse(error: PsicliError, as_json: bool) -> int:
     if as_json:
         write(to_json(None, error))
     return error.code
-
-
-def log_error(error: PsicliError) -> None:
-    """Log an error and its hint."""
-    logger.error("%s", error.message)
-    if error.advice:
-        logger.error("hint: %s", error.advice, extra={HINT: True})
 
 
 def write(text: str, *, to_stderr: bool = False) -> None:

@@ -6,7 +6,7 @@ import ctypes
 import logging
 import resource
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -60,7 +60,7 @@ def run_job(
         with ExitStack() as stack:
             _prepare_process(job)
             meeting = stack.enter_context(closing(_meeting_point(job, report)))
-            inputs = _checked_inputs(job, meeting, stack, ledger, trace_file)
+            inputs = _checked_inputs(job, meeting, stack, ledger, trace_file, console)
             if trace_file is not None:
                 trace.start()
             spool = stack.enter_context(Spool(state_folder()))
@@ -137,11 +137,11 @@ def _warn(report: Report, warning: str | None) -> None:
 
 
 def _checked_inputs(
-    job: Job, meeting: Listener | Dialer, stack: ExitStack, ledger: Ledger, trace_file: Path | None
+    job: Job, meeting: Listener | Dialer, stack: ExitStack, ledger: Ledger, trace_file: Path | None, console: Console
 ) -> dict[str, Path]:
     """Make every check that needs no complete reading of a file; return the path to read each task's input from.
 
-    Notifies the peer if this party cannot start.
+    If this party cannot start, tells its user why and then notifies the peer.
     """
     try:
         if meeting.endpoint.credentials is not None:
@@ -154,8 +154,12 @@ def _checked_inputs(
     except InterruptedBySignal:
         raise
     except Exception as exc:
-        logger.info("cannot start; notifying %s", job.peer)
-        meeting.refuse(exc.code if isinstance(exc, PsicliError) else PsicliError.code, REFUSAL_TIMEOUT)
+        if isinstance(exc, PsicliError):
+            console.tell(exc)
+        logger.info("cannot start; notifying %s, for up to %s", job.peer, duration(REFUSAL_TIMEOUT))
+        # A user who does not want to wait for the peer ends only this.
+        with suppress(InterruptedBySignal):
+            meeting.refuse(exc.code if isinstance(exc, PsicliError) else PsicliError.code, REFUSAL_TIMEOUT)
         raise
     return inputs
 

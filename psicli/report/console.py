@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import click
 from tqdm import tqdm
 
+from psicli.core.errors import PsicliError
 from psicli.report.layout import Screen, knows_escapes, shorten
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,13 @@ class _Handler(logging.Handler):
             tqdm.write(f"{self._start}{self.format(record)}\n", file=sys.stderr, end="")
 
 
+def log_error(error: PsicliError) -> None:
+    """Log an error and its hint."""
+    logger.error("%s", error.message)
+    if error.advice:
+        logger.error("hint: %s", error.advice, extra={HINT: True})
+
+
 class Console:
     """The log and the progress of one command. verbosity: -1 shows errors only, 1 shows details.
 
@@ -108,6 +116,13 @@ class Console:
         hidden = verbosity < 0 or (self.terminal and not bars)
         self._meter = None if hidden else _Bars(self) if self.terminal else _Lines()
         self._masked: dict[str, Masked] = {}
+        self._told: PsicliError | None = None
+
+    def tell(self, error: PsicliError) -> None:
+        """Log the error that ends the run, unless it was logged already."""
+        if error is not self._told:
+            self._told = error
+            log_error(error)
 
     def progress(self, task: str, masked: Masked) -> None:
         """Show how many items of a task are masked."""

@@ -6,6 +6,7 @@ Values that must not appear outside the data files contain MARK; the tests searc
 from __future__ import annotations
 
 import gzip
+import signal
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -22,6 +23,8 @@ from support.processes.expectations import (
     the_object,
 )
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, other
+
+from psicli.job.run import REFUSAL_TIMEOUT
 
 # One party fails and tells its peer ---------------------------------------------------------------------------------
 
@@ -99,6 +102,21 @@ def test_both_sides_fail_at_the_same_time(pair: Pair) -> None:
     failed(alice, 66, "no such file")
     failed(bob, 66, "no column 'Id'")
     assert all(the_object(result.stdout)["seconds"] < SOON for result in (alice, bob))
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("party", PARTIES)
+def test_the_cause_is_told_before_the_peer_and_outlives_ctrl_c(pair: Pair, party: str) -> None:
+    marked_pair(pair)
+    _no_input(pair, party)
+    run = pair.start(party, "--json")
+    run.wait_for(f"cannot start; notifying {other(party)}")
+    assert run.said("no such file")
+    run.send(signal.SIGINT)
+    failed(result := run.result(), 66, "no such file")
+    told = the_object(result.stdout)
+    assert (told["exit_code"], told["error"]["code"]) == (66, 66)
+    assert told["seconds"] < REFUSAL_TIMEOUT
 
 
 # Errors in one job file: no peer is needed --------------------------------------------------------------------------

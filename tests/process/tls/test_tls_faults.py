@@ -327,7 +327,7 @@ def forward(source: socket.socket, goal: socket.socket) -> None:
 
 
 OTHER_PROGRAMS = {
-    b"SSH-2.0-OpenSSH_9.2\r\n": r"^another program than the other party's psicli answers at 127.0.0.1:\d+: an SSH server$",
+    b"SSH-2.0-OpenSSH_9.2\r\n": r"^another program than .*'s psicli answers at 127\.0\.0\.1:\d+: an SSH server$",
     b"HTTP/1.1 400 Bad Request\r\n\r\n": "a web server$",
     b"<html>": "a web server$",
     b"220 mail.example.com ESMTP\r\n": "a mail or FTP server$",
