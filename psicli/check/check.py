@@ -11,13 +11,15 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from pathlib import Path
 
+from cryptography import x509
+
 from psicli import __version__, curve, outputs, tables
 from psicli.check import bench, estimate
-from psicli.check.checklist import Checklist
+from psicli.check.checklist import Check, Checklist
 from psicli.check.estimate import Size
 from psicli.config import Job, Task
 from psicli.core import signals
@@ -51,10 +53,13 @@ _MANY_MATCHLESS = 0.1
 _CLOCK_DIFFERENCE = 60.0
 
 
-def check_job(job: Job, lock: AbstractContextManager[PortLock], *, wait: float, full: bool) -> Checklist:
-    """Check this party's side of a job, and the other party if it connects within `wait` [s]; with 0, only this side.
+def check_job(
+    job: Job, lock: AbstractContextManager[PortLock], show: Callable[[Check], None], *, wait: float, full: bool
+) -> Checklist:
+    """Check this party's side of a job, then the other party if it connects within `wait` [s]; with 0, only this side.
 
-    lock: the lock that a run would hold. full: check all rows of the inputs. Raises TaskFilesError.
+    lock: the lock that a run would hold. show: called with each row as soon as it is known. full: check all rows of the
+    inputs. Raises TaskFilesError.
     """
     for task in job.tasks:
         if STDIO in (task.input_path, task.output_path):
@@ -63,19 +68,22 @@ def check_job(job: Job, lock: AbstractContextManager[PortLock], *, wait: float, 
                 fault="standard input and output cannot be checked",
                 advice="Name files as its input and output, or check only the other tasks (--only).",
             )
-    found = Checklist(job.peer)
+    found = Checklist(job.peer, show)
     found.add("config", f"{job.path} has no errors; {job.party} with {job.peer}, tasks: {len(job.tasks)}")
-    rates = _kernel(found, job)
     with ExitStack() as port:
-        own = _own_certificate(found, job)
         free = _take_lock(found, job, lock, port)
-        usable = own is not None or job.tls is None
-        peer = _meet_peer(found, job, own, wait) if wait and free and usable else None
-    sizes = [(task, size) for task in job.tasks if (size := _task(found, task, full=full)) is not None]
-    state = _state(found)
-    _space(found, job, sizes, state)
-    lasts = may_last(job) + _estimate(found, job, sizes, rates)
-    _lifetimes(found, job, own, peer, lasts)
+        rates = _kernel(found, job)
+        own = _own_certificate(found, job)
+        sizes = [(task, size) for task in job.tasks if (size := _task(found, task, full=full)) is not None]
+        state = _state(found)
+        _space(found, job, sizes, state)
+        lasts = may_last(job) + _estimate(found, job, sizes, rates)
+        if own is not None:
+            _lifetime(found, "certificate", own.own, f"the certificate in {own.certificate_file}", lasts)
+        if wait and free and (own is not None or job.tls is None):
+            peer = _meet_peer(found, job, own, wait)
+            if peer is not None and peer.peer_certificate is not None:
+                _lifetime(found, "peer certificate", peer.peer_certificate, f"{job.peer}'s certificate", lasts)
     return found
 
 
@@ -141,6 +149,7 @@ def _state(found: Checklist) -> Path | None:
 
 def _meet_peer(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) -> Link | None:
     """Meet the peer in a run or a check, and compare the two Hellos; return the link, which is closed."""
+    link, seen = None, 0.0
     with found.trying("peer"):
         meeting = meeting_point(job, own, Purpose.CHECK)
         place = "" if job.listens else f" at {meeting.endpoint.where}"
@@ -148,15 +157,15 @@ def _meet_peer(found: Checklist, job: Job, own: TlsCredentials | None, wait: flo
         with closing(meeting):
             link = meeting.meet(lambda: terms(job, Purpose.CHECK).hello(FRAME_ITEMS, bin_items(job)), wait)
             seen = time.time()
-            theirs = decode_hello(link.peer_hello)
-            _compare(found, job, decode_hello(link.own_hello), theirs, seen)
             if not job.listens:
                 _check_not_busy(link)
-        does = "is waiting in `psicli run`" if theirs.purpose is Purpose.RUN else "runs `psicli check` too"
+        runs = decode_hello(link.peer_hello).purpose is Purpose.RUN
+        does = "is waiting in `psicli run`" if runs else "runs `psicli check` too"
         met = "connected" if job.listens else f"answers at {meeting.endpoint.where}"
         found.add("peer", f"{job.peer} {met} and {does}")
-        return link
-    return None
+    if link is not None:
+        _compare(found, job, decode_hello(link.own_hello), decode_hello(link.peer_hello), seen)
+    return link
 
 
 def _check_not_busy(link: Link) -> None:
@@ -185,18 +194,11 @@ def _compare(found: Checklist, job: Job, ours: Hello, theirs: Hello, seen: float
     found.add("clock", clocks, good=abs(ahead) < _CLOCK_DIFFERENCE, hint=hint)
 
 
-def _lifetimes(found: Checklist, job: Job, own: TlsCredentials | None, peer: Link | None, lasts: float) -> None:
-    """Warn about certificates that expire within 30 days, or while the job may still run. lasts: for how long [s]."""
-    certificates = []
-    if own is not None:
-        certificates.append(("certificate", own.own, f"the certificate in {own.certificate_file}"))
-    if peer is not None and peer.peer_certificate is not None:
-        certificates.append(("peer certificate", peer.peer_certificate, f"{job.peer}'s certificate"))
-    for name, certificate, whose in certificates:
-        warning = ending(certificate, whose, lasts)
-        message = warning or f"{whose} is valid until {written(certificate.not_valid_after_utc)}"
-        hint = "`psicli certs show FILE` shows a certificate."
-        found.add(name, message, good=warning is None, hint=hint)
+def _lifetime(found: Checklist, name: str, certificate: x509.Certificate, whose: str, lasts: float) -> None:
+    """Warn about a certificate that expires within 30 days, or while the job may still run. lasts: for how long [s]."""
+    warning = ending(certificate, whose, lasts)
+    message = warning or f"{whose} is valid until {written(certificate.not_valid_after_utc)}"
+    found.add(name, message, good=warning is None, hint="`psicli certs show FILE` shows a certificate.")
 
 
 # The tasks -----------------------------------------------------------------------------------------------------
@@ -260,8 +262,8 @@ def _space(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], state
             free = shutil.disk_usage(folder).free
             if needed > free:
                 raise DiskTooSmallError(folder=folder, need=in_units(needed), free=in_units(free))
-            message = f"{folder}: the job needs at most about {in_units(needed)} there, and {in_units(free)} is free"
-            found.add("space", message)
+            need = f"at most about {in_units(needed)}" if needed else "nothing"
+            found.add("space", f"{folder}: the job needs {need} there, and {in_units(free)} is free")
 
 
 def _needs(job: Job, sizes: Sequence[tuple[Task, Size]], state: Path | None) -> Iterator[tuple[Path, int]]:
@@ -292,7 +294,7 @@ def _estimate(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], ra
     disk = f", {in_units(spooled)} of disk besides the outputs" if spooled else ""
     found.add(
         "estimate",
-        f"about {duration(seconds)} in bins of at most {bin_items(job):,} items, up to {in_units(job.pipeline.memory)} "
-        f"of memory{disk}, {in_units(estimate.PAIR_BYTES * items_padded)} of traffic, if {job.peer} has as many items",
+        f"about {duration(seconds)}, at most about {in_units(estimate.memory_bytes(job, sizes))} of memory{disk}, "
+        f"{in_units(estimate.PAIR_BYTES * items_padded)} of traffic, if {job.peer} has as many items",
     )
     return seconds

@@ -6,14 +6,14 @@ A finding holds names, paths, counts and dates only: never an item, a key value,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Self
+from itertools import zip_longest
 
 from psicli.core.errors import InterruptedBySignal, PsicliError
-from psicli.report.layout import PLAIN, Screen, table
+from psicli.report.layout import GAP, LEAST_WIDTH, PLAIN, Screen, table
 
 # The order in which a run meets them. Those with the same number belong together, task by task.
 _STAGES = {
@@ -21,6 +21,8 @@ _STAGES = {
     "peer certificate": 7, "clock": 8, "version": 9, "agreement": 10, "keys": 11, "spelling": 11, "space": 12,
     "estimate": 13,
 }  # fmt: skip
+# The names of rows that each task has.
+_OF_TASKS = ("input", "output", "keys")
 
 
 class Verdict(StrEnum):
@@ -31,6 +33,9 @@ class Verdict(StrEnum):
     FAIL = "fail"
 
 
+_VERDICT_WIDTH = 4
+# The names of rows take at most this part of a screen's width.
+_NAME_SHARE = 3
 _COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 
 
@@ -47,10 +52,14 @@ class Check:
 
 
 class Checklist:
-    """The rows of one check, added in any order. peer: the name that goes into errors that do not know it."""
+    """The rows of one check, added in any order.
 
-    def __init__(self, peer: str) -> None:
+    peer: the name that goes into errors that do not know it. show: called with each row when it is added.
+    """
+
+    def __init__(self, peer: str, show: Callable[[Check], None] = lambda row: None) -> None:
         self._peer = peer
+        self._show = show
         self._rows: list[Check] = []
 
     @property
@@ -66,20 +75,21 @@ class Checklist:
     def add(self, name: str, message: str, task: str | None = None, *, good: bool = True, hint: str = "") -> None:
         """Add a row; if it is not good, it is a warning with this hint."""
         row = (Verdict.OK, 0, message) if good else (Verdict.WARN, 0, message, hint)
-        self._rows.append(Check(name, task, *row))
+        self._add(Check(name, task, *row))
 
     def fail(self, name: str, error: PsicliError, task: str | None = None) -> None:
         """Add a row for an error that would stop a run."""
         error.facts["peer"] = self._peer
-        self._rows.append(Check(name, task, Verdict.FAIL, error.code, error.message, error.advice))
+        self._add(Check(name, task, Verdict.FAIL, error.code, error.message, error.advice))
 
-    @classmethod
-    def refused(cls, error: PsicliError) -> Self:
-        """Return the rows for a job file that cannot be used: one for each error in it."""
-        found = cls("the other party")
+    def _add(self, row: Check) -> None:
+        self._rows.append(row)
+        self._show(row)
+
+    def refuse(self, error: PsicliError) -> None:
+        """Add the rows for a job file that cannot be used: one for each error in it."""
         for line in error.message.splitlines():
-            found._rows.append(Check("config", None, Verdict.FAIL, error.code, line, error.advice))
-        return found
+            self._add(Check("config", None, Verdict.FAIL, error.code, line, error.advice))
 
     @contextmanager
     def trying(self, name: str, task: str | None = None) -> Iterator[None]:
@@ -98,27 +108,54 @@ def to_json(checklist: Checklist) -> str:
     return json.dumps({"checks": checks, "exit_code": checklist.exit_code}, indent=2, ensure_ascii=False)
 
 
-def to_text(checklist: Checklist, screen: Screen = PLAIN, *, quiet: bool = False) -> str:
-    """Return the rows as a table with one line of summary. quiet: only warnings and failures, if there are any."""
-    shown = [row for row in checklist.rows if not (quiet and row.status is Verdict.OK)]
-    if not shown:
+class Listing:
+    """The rows of a check as text, each as soon as it is known.
+
+    longest: the longest name of a row. quiet: only warnings and failures.
+    """
+
+    def __init__(self, longest: str, screen: Screen = PLAIN, *, quiet: bool = False) -> None:
+        self._screen = screen
+        self._quiet = quiet
+        self._hint = ""
+        # On a narrow screen, a long name gets several lines, so that the message has room.
+        widest = len(longest) if screen.width is None else max(screen.width // _NAME_SHARE, LEAST_WIDTH)
+        self._width = min(len(longest), widest)
+
+    def text(self, row: Check) -> str:
+        """Return the lines of a row, or nothing if it is not shown; leave out a hint that the row before has, too."""
+        if self._quiet and row.status is Verdict.OK:
+            return ""
+        texts = row.message.splitlines()
+        if row.hint and row.hint != self._hint:
+            texts.append(f"hint: {row.hint}")
+        self._hint = row.hint
+        taken, width = _VERDICT_WIDTH + self._width + 2 * len(GAP), self._screen.width
+        room = None if width is None else max(width - taken, LEAST_WIDTH)
+        names = self._cell(f"{row.task}: {row.name}" if row.task else row.name, self._width)
+        messages = [line for text in texts for line in self._cell(text, room)]
+        first, *more = (
+            f"{verdict:{_VERDICT_WIDTH}}{GAP}{name:{self._width}}{GAP}{message}".rstrip()
+            for verdict, name, message in zip_longest([row.status.value], names, messages, fillvalue="")
+        )
+        first = self._screen.paint_at(first, 0, row.status.value, _COLOURS[row.status])
+        return "\n".join([first, *more])
+
+    def _cell(self, text: str, width: int | None) -> list[str]:
+        return table([[text]], Screen(width))[0]
+
+
+def longest_name(tasks: Sequence[str], *, secure: bool) -> str:
+    """Return the longest name that a row of a job with these tasks can have; secure: whether it uses TLS."""
+    names = [name for name in _STAGES if secure or name != "peer certificate"]
+    return max([*names, *(f"{task}: {name}" for task in tasks for name in _OF_TASKS)], key=len)
+
+
+def summary(checklist: Checklist, screen: Screen = PLAIN, *, quiet: bool = False) -> str:
+    """Return the summary that follows the rows, or nothing with quiet if no row is shown."""
+    if quiet and all(row.status is Verdict.OK for row in checklist.rows):
         return ""
-    texts = [text for row, following in zip(shown, [*shown[1:], None], strict=True) for text in _texts(row, following)]
-    lines = []
-    for verdict, (first, *more) in zip([text[0] for text in texts], table(texts, screen), strict=True):
-        colour = _COLOURS[Verdict(verdict)] if verdict else None
-        lines += [first.replace(verdict, screen.paint(verdict, colour), 1), *more]
-    return "\n".join([*lines, "", screen.wrap(_summary(checklist))])
-
-
-def _texts(row: Check, following: Check | None) -> Iterator[tuple[str, str, str]]:
-    """Yield the lines of a row; leave out a hint that the following row repeats."""
-    first, *more = row.message.splitlines()
-    yield row.status.value, f"{row.task}: {row.name}" if row.task else row.name, first
-    for line in more:
-        yield "", "", line
-    if row.hint and (following is None or following.hint != row.hint):
-        yield "", "", f"hint: {row.hint}"
+    return "\n" + screen.wrap(_summary(checklist))
 
 
 def _summary(checklist: Checklist) -> str:

@@ -1,4 +1,4 @@
-"""Estimates of the time, disk space and traffic of a job, from the sizes of its inputs.
+"""Estimates of the time, memory, disk space and traffic of a job, from the sizes of its inputs.
 
 The size of the peer's inputs is not known before a run, so the estimates assume that it has as many items as this
 party. They also assume that all rows have different items and that all match. They are about the maximum unless the
@@ -16,7 +16,7 @@ from psicli.core.formats import Compression, FileFormat, Format
 from psicli.items import partitions
 from psicli.job.meeting import bin_items
 from psicli.protocol.bins import number_of_bins, padded
-from psicli.storage.memory import MemoryPlan
+from psicli.storage.memory import BIN_ITEM_BYTES, LIBRARIES, MemoryPlan
 
 # The traffic for one item of each party: two points and a token, including framing [bytes].
 PAIR_BYTES = 84
@@ -49,6 +49,18 @@ def seconds(items: int, rates: Mapping[str, float]) -> float:
     return _START_SECONDS + _OVERHEAD * sum(items / rate for rate in rates.values())
 
 
+def memory_bytes(job: Job, tasks: Sequence[tuple[Task, Size]]) -> int:
+    """Return about the most memory that the job uses at any time [bytes]."""
+    plan = MemoryPlan(job.pipeline.memory)
+    reading = [min(partitions.memory_bytes(size.rows, size.item_bytes), plan.reading) for _, size in tasks]
+    # Two bins of a task are in progress at a time.
+    in_bins = [BIN_ITEM_BYTES * min(padded_items(job, size), 2 * bin_items(job)) for _, size in tasks]
+    sorting = [min(_output_bytes(task), plan.sorting) for task, _ in tasks]
+    each = zip(reading, in_bins, sorting, [*reading, 0][1:], strict=True)
+    rows = max((max(read, bins) + output + following for read, bins, output, following in each), default=0)
+    return min(LIBRARIES + rows, job.pipeline.memory)
+
+
 def spool_bytes(job: Job, tasks: Sequence[tuple[Task, Size]]) -> int:
     """Return the most disk space that the job uses in the state folder at any time, because memory is limited [bytes].
 
@@ -62,10 +74,13 @@ def spool_bytes(job: Job, tasks: Sequence[tuple[Task, Size]]) -> int:
 
 
 def _sorted_on_disk(task: Task, plan: MemoryPlan) -> int:
-    if not isinstance(task.output_path, Path):
-        return 0
-    size = _unpacked_bytes(task)
+    size = _output_bytes(task)
     return size if size > plan.sorting else 0
+
+
+def _output_bytes(task: Task) -> int:
+    """Return the size of all rows of the input if they go into an output [bytes]."""
+    return _unpacked_bytes(task) if isinstance(task.output_path, Path) else 0
 
 
 def output_bytes(tasks: Sequence[Task]) -> int:

@@ -40,19 +40,30 @@ def check(options: JobOptions, wait: float, full: bool) -> int:
     an error.
     """
     console = options.console()
-    from psicli.check.checklist import Checklist, to_json, to_text
+    from psicli.check.checklist import Check, Checklist, Listing, longest_name, summary, to_json
+
+    screen = Screen.of(sys.stdout)
+    listing = Listing("config", screen, quiet=options.quiet)
+
+    def show(row: Check) -> None:
+        # The JSON object holds all rows, so it comes at the end.
+        if not options.as_json and (text := listing.text(row)):
+            write(text)
 
     try:
         job = options.load_job()
         console.job = job.name
+        longest = longest_name([task.name for task in job.tasks], secure=job.tls is not None)
+        listing = Listing(longest, screen, quiet=options.quiet)
         from psicli.check.check import check_job
 
-        found = check_job(job, hold(job, 0), wait=wait, full=full)
+        found = check_job(job, hold(job, 0), show, wait=wait, full=full)
     except InterruptedBySignal:
         raise
     except PsicliError as exc:
-        found = Checklist.refused(exc)
-    text = to_json(found) if options.as_json else to_text(found, Screen.of(sys.stdout), quiet=options.quiet)
+        found = Checklist("the other party", show)
+        found.refuse(exc)
+    text = to_json(found) if options.as_json else summary(found, screen, quiet=options.quiet)
     if text:
         write(text)
     return found.exit_code

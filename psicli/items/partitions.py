@@ -48,10 +48,11 @@ _ENTRY = np.dtype([("hash", "<u8", (2,)), ("row", "<u4"), ("length", "<u4")])
 
 def disk_bytes(rows: int, size: int, budget: int) -> int:
     """Return about how much disk space rows take, given the total size of their items and the memory budget [bytes]."""
-    return _ENTRY.itemsize * rows + size if _cost(rows, size) > budget else 0
+    return _ENTRY.itemsize * rows + size if memory_bytes(rows, size) > budget else 0
 
 
-def _cost(rows: int, size: int) -> int:
+def memory_bytes(rows: int, size: int) -> int:
+    """Return how much memory rows take while they are read, given the total size of their items [bytes]."""
     return ROW_BYTES * rows + 2 * size
 
 
@@ -186,7 +187,7 @@ class Partitioner:
             numbers = numbers[items.is_valid().to_numpy(zero_copy_only=False)]
             items = items.drop_null()
         self._held.append(_Rows(_hashes(items, self._key), numbers, items))
-        self._cost += _cost(len(items), _bytes_in(items))
+        self._cost += memory_bytes(len(items), _bytes_in(items))
         if self._budget is not None and self._cost > self._budget:
             self._spill()
 

@@ -21,7 +21,7 @@ import click
 USUAL_WIDTH = 80
 # A column of a table becomes no narrower than this [columns].
 LEAST_WIDTH = 8
-_GAP = "  "
+GAP = "  "
 _ELLIPSIS = "…"
 
 
@@ -112,13 +112,13 @@ def table_or_paragraphs(
         return blocks
     blocks = table(narrow, screen, right=narrow_numbers)
     return [
-        lines + screen.wrap(_GAP + text if text else "").splitlines() for lines, text in zip(blocks, below, strict=True)
+        lines + screen.wrap(GAP + text if text else "").splitlines() for lines, text in zip(blocks, below, strict=True)
     ]
 
 
 def _narrow(widths: list[int], narrowest: Sequence[int], room: int) -> None:
     """Make the widest columns narrower until all fit, or none can become narrower [columns]."""
-    for _ in range(sum(widths) + len(_GAP) * (len(widths) - 1) - room):
+    for _ in range(sum(widths) + len(GAP) * (len(widths) - 1) - room):
         spare = [at for at, width in enumerate(widths) if width > narrowest[at]]
         if not spare:
             return
@@ -136,7 +136,7 @@ def _lines(row: Sequence[str], widths: Sequence[int], right: Collection[int]) ->
     for parts in zip_longest(*columns, fillvalue=""):
         sized = zip(parts, widths, strict=True)
         cells = [part.rjust(width) if at in right else part.ljust(width) for at, (part, width) in enumerate(sized)]
-        lines.append(_GAP.join(cells).rstrip())
+        lines.append(GAP.join(cells).rstrip())
     return lines or [""]
 
 

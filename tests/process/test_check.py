@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -29,11 +30,14 @@ from support.processes.expectations import (
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Run, other
 
 from psicli import config
-from psicli.check import check, checklist
+from psicli.check import check, checklist, estimate
 from psicli.check.checklist import Checklist, Verdict
+from psicli.check.estimate import Size
 from psicli.core.errors import InputMissingError, StorageError
 from psicli.core.peer_errors import PeerLostError
 from psicli.protocol.messages import Hello
+from psicli.report.layout import Screen
+from psicli.storage.memory import LIBRARIES
 from psicli.storage.state import left_over, run_folder
 
 ALONE = ("--wait", "0")
@@ -125,7 +129,7 @@ def test_quiet_prints_nothing_if_nothing_is_wrong(pair: Pair) -> None:
     pair.path(LISTENER, "in.csv").unlink()
     result = start(pair, LISTENER, "-q", *ALONE).result()
     first, hint, _, last = result.stdout.decode().splitlines()
-    assert re.fullmatch(r"fail  people: input  \S+/in\.csv: no such file", first)
+    assert re.fullmatch(r"fail  people: input   \S+/in\.csv: no such file", first)
     assert hint.strip().startswith("hint: Check input_path")
     assert re.fullmatch(r"\d+ ok, 0 warn, 1 fail: a run would fail with exit code 66", last)
 
@@ -282,8 +286,24 @@ def test_a_disk_that_is_too_small(pair: Pair) -> None:
 def test_a_peer_that_is_absent(pair: Pair, party: str) -> None:
     marked_pair(pair)
     result = start(pair, party, "--json", "--wait", "0.3").result()
-    fails(result, "peer", 69, f"{other(party)} did not answer within 0 s: ", "Check that psicli is running")
+    fails(result, "peer", 69, f"{other(party)} did not answer within 0 s: ", f"Check that {other(party)} has started")
     pair.nothing_left()
+
+
+@pytest.mark.parametrize("party", PARTIES)
+def test_own_rows_are_shown_before_the_peer_is_awaited(pair: Pair, party: str) -> None:
+    marked_pair(pair)
+    _no_folder(pair)
+    with open(pair.folder / "rows", "w+") as rows:
+        run = start(pair, party, shell=f">{rows.name}")
+        run.wait_for(f"waiting up to 30 s for {other(party)}")
+        names = [line[6:].split("  ")[0] for line in rows if line[0] != " "]
+        assert names == [
+            "config", "lock", "kernel", "certificate", "people: input", "people: output", "people: keys", "state",
+            "space", "estimate",
+        ]  # fmt: skip
+        run.send(signal.SIGINT)
+        assert run.result().code == 130
 
 
 @pytest.mark.more
@@ -316,7 +336,7 @@ def test_a_foreign_authority(pair: Pair) -> None:
     bob.wait_for("waiting up to 30 s for alice")
     alice = start(pair, LISTENER, "--json", "--wait", "5")
     fails(bob.result(), "peer", 77, "alice at .* refused this side's certificate .*foreign.pem", "Ask alice to check")
-    fails(alice.result(), "peer", 69, "ended in the TLS handshake", "ca_file holds the authority that issued bob's")
+    fails(alice.result(), "peer", 69, "ended in the TLS handshake", "Compare this with bob's certificate and ca_file")
 
 
 @pytest.mark.more
@@ -415,7 +435,37 @@ def test_the_exit_code_is_that_of_the_first_failure_that_a_run_meets() -> None:
     rows.add("config", "fine")
     assert [row.name for row in rows.rows] == ["config", "input", "output", "peer", "clock", "space"]
     assert rows.exit_code == 66
-    assert checklist.to_text(rows).endswith("\n2 ok, 1 warn, 3 fail: a run would fail with exit code 66")
+    assert checklist.summary(rows) == "\n2 ok, 1 warn, 3 fail: a run would fail with exit code 66"
+
+
+def test_rows_are_aligned_although_each_is_shown_alone() -> None:
+    rows = Checklist("bob")
+    rows.add("config", "fine")
+    rows.fail("input", InputMissingError(place="in.csv", fault="no such file", advice="Make it."), "second")
+    rows.fail("input", InputMissingError(place="b.csv", fault="no such file", advice="Make it."), "third")
+    longest = checklist.longest_name(["second", "third"], secure=False)
+    assert longest == "second: output"
+    listing = checklist.Listing(longest)
+    assert [listing.text(row) for row in rows.rows] == [
+        "ok    config          fine",
+        "fail  second: input   in.csv: no such file\n                      hint: Make it.",
+        "fail  third: input    b.csv: no such file",
+    ]
+    listing = checklist.Listing(longest, Screen(30, colour=True), quiet=True)
+    ok, second, third = (listing.text(row).splitlines() for row in rows.rows)
+    assert ok == []
+    assert second[:2] == ["\x1b[31mfail\x1b[0m  second:     in.csv: no", "      input       such file"]
+    assert second[2:] == ["                  hint: Make", "                  it."]
+    assert third == ["\x1b[31mfail\x1b[0m  third:      b.csv: no", "      input       such file"]
+
+
+def test_the_memory_of_a_small_job_is_that_of_the_libraries(pair: Pair) -> None:
+    marked_pair(pair).jobs[LISTENER]["pipeline"] = {"memory": "512MB"}
+    job = config.load_job(pair.job_file(LISTENER), variables={})
+    small = [(job.tasks[0], Size(3, 30))]
+    assert LIBRARIES < estimate.memory_bytes(job, small) < 1.01 * LIBRARIES
+    large = [(job.tasks[0], Size(10**9, 10**10))] * 2
+    assert 0.8 * job.pipeline.memory < estimate.memory_bytes(job, large) <= job.pipeline.memory
 
 
 # What interrupted runs leave ------------------------------------------------------------------------------------------

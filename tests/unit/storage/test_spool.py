@@ -243,14 +243,14 @@ def test_space_is_reserved_before_it_is_used(spool: Spool, state: Path, small_fi
         spool.file("items", 4_000_000)
     assert caught.value.code == 74
     assert str(state) in caught.value.message
-    assert "the run needs 4.0 MB besides the 0.7 MB" in caught.value.message
+    assert "the run needs 4.0 MB besides the 700.0 kB" in caught.value.message
     assert "is free: file too large" in caught.value.message
     assert "PSICLI_STATE_DIR" in caught.value.advice
     assert len(list(runs_in(state)[0].iterdir())) == 2
 
 
 def test_a_file_that_cannot_fit_is_refused_before_any_space_is_reserved(spool: Spool) -> None:
-    with pytest.raises(SpoolSpaceError, match=r"needs [0-9]{6}\.[0-9] GB besides the 0\.0 MB"):
+    with pytest.raises(SpoolSpaceError, match=r"needs [0-9]{6}\.[0-9] GB besides the 0 bytes"):
         spool.file("items", 320 * 10**12)
     assert spool.peak == 0
 
