@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,8 @@ def hold_port(job: str, party: str, host: str, port: int, timeout: float) -> Ite
     deadline = time.monotonic() + timeout
     with PortLock(port_lock_path(port)) as lock:
         _acquire(lock, f"port {port}", deadline)
-        lock.write(_own_record(job, party, where))
+        # 0.0.0.0 is no address that anybody could dial.
+        lock.write(_own_record(job, party, f"port {port}" if ip_address(host).is_unspecified else where))
         _wait_for(lambda: _bind_failure(host, port, where), deadline)
         yield lock
 

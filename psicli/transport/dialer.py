@@ -108,16 +108,18 @@ class _Failures:
             self._told.add(reason)
             logger.info("%s at %s: %s; trying again until %s", *about)
         else:
-            self._ticker.tick(logger.info, "still waiting for %s at %s: %s; trying again until %s", *about)
+            line = "still waiting for %s at %s: %s; trying again until %s. %s"
+            self._ticker.tick(logger.info, line, *about, self._advice)
 
     def summary(self, timeout: float) -> peer_errors.PeerAbsentError:
         """Return the error for a peer that did not answer within timeout [s]."""
+        reason = f"{self._endpoint.where}: {self._reason}"
+        return peer_errors.PeerAbsentError(seconds=timeout, reason=reason, advice=self._advice)
+
+    @property
+    def _advice(self) -> str:
         advice = next((text for start, text in _ADVICE.items() if self._reason.startswith(start)), _USUAL_ADVICE)
-        return peer_errors.PeerAbsentError(
-            seconds=timeout,
-            reason=f"{self._endpoint.where}: {self._reason}",
-            advice=advice.format(peer=self._endpoint.peer),
-        )
+        return advice.format(peer=self._endpoint.peer)
 
 
 class Dialer:

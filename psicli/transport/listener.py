@@ -56,6 +56,11 @@ WATCH_INTERVAL = 5.0
 # How many different strangers are logged at most.
 MAX_STRANGERS = 16
 
+_ADVICE = (
+    "Check that {peer} has started psicli, as {peer}, and that the address in its job file leads here. If both sides "
+    "listen and neither connects, compare cluster.nodes in both job files: the first party listens."
+)
+
 _MAX_STREAMS = 8
 _OPTIONS = [
     *COMMON_OPTIONS,
@@ -208,11 +213,8 @@ class Listener:
             facts = {"connections": self._failed(), "ago": outsiders.handshake_ago}
             return peer_errors.HandshakesFailedError(seconds=timeout, trust=self.endpoint.credentials.trust, **facts)
         nobody = f"nobody connected to {place} as {peer}"
-        advice = (
-            f"Check that {peer} has started psicli, as {peer}, and that the address in its job file leads here. If "
-            "both sides listen and neither connects, compare cluster.nodes in both job files: the first party listens."
-        )
-        return peer_errors.PeerAbsentError(seconds=timeout, reason=[nobody, *outsiders.strangers][-1], advice=advice)
+        reason = [nobody, *outsiders.strangers][-1]
+        return peer_errors.PeerAbsentError(seconds=timeout, reason=reason, advice=_ADVICE.format(peer=peer))
 
     def _failed(self) -> str:
         """Return how many connections ended in the TLS handshake, and from where if that is known."""
@@ -231,7 +233,8 @@ class Listener:
             line = "still waiting for %s until %s: %s ended in the TLS handshake. %s"
             logger.warning(line, peer, until, self._failed(), self.endpoint.credentials.trust)
         else:
-            logger.info("still waiting for %s to connect to %s until %s", peer, self.endpoint.place, until)
+            line = "still waiting for %s to connect to %s until %s. %s"
+            logger.info(line, peer, self.endpoint.place, until, _ADVICE.format(peer=peer))
 
     def refuse(self, failure_class: int, timeout: float) -> None:
         """Tell the peer that this party has failed, if it connects within timeout [s]."""

@@ -216,11 +216,14 @@ def test_a_dialer_that_died_is_not_waited_for(join: Callable[..., Ends], monkeyp
         read_to_the_end(ends.alice)
 
 
-def test_a_listener_that_died_is_not_waited_for(join: Callable[..., Ends]) -> None:
+def test_a_listener_that_died_is_not_waited_for(join: Callable[..., Ends], caplog: pytest.LogCaptureFixture) -> None:
+    """Nor does the dialer promise to wait for it."""
+    caplog.set_level(logging.INFO)
     ends = join()
     ends.proxy.close()
     with pytest.raises(PeerGoneError, match="connection refused"):
         read_to_the_end(ends.bob)
+    assert "trying to reconnect until" not in caplog.text
 
 
 def test_a_listener_that_was_started_again_is_not_waited_for(join: Callable[..., Ends]) -> None:
