@@ -11,6 +11,7 @@ from typing import Any
 from psicli.core.errors import counted
 from psicli.report.layout import PLAIN, Screen, table_or_paragraphs
 from psicli.report.report import Status
+from psicli.storage.spool import in_units
 
 Facts = Mapping[str, Any]
 
@@ -120,7 +121,7 @@ def _facts_of_a_task(task: Facts) -> Iterator[tuple[str, str]]:
 def _about_the_process(facts: Facts, screen: Screen) -> Iterator[str]:
     if facts["job"] is not None:
         space = [("memory", facts["peak_memory"]), ("disk space", facts["spool_bytes"])]
-        used = [f"{size / 1e6:,.0f} MB of {what}" for what, size in space if size]
+        used = [f"{in_units(size)} of {what}" for what, size in space if size]
         yield screen.wrap(", ".join([f"psicli {facts['version']}", f"{facts['backend']} backend", *used]))
 
 

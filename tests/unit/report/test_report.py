@@ -103,7 +103,7 @@ def test_text_has_details_on_request() -> None:
         "  stages    reading 0.06 s, computing 0.12 s, waiting for peer 0.19 s, waiting for room 0.25 s, "
         "matching 0.31 s, writing 0.38 s",
         "",
-        "psicli 0.1.0, native avx2 backend, 231 MB of memory, 12,345 MB of disk space",
+        "psicli 0.1.0, native avx2 backend, 231.4 MB of memory, 12.3 GB of disk space",
     ]
 
 
