@@ -182,7 +182,7 @@ class PeerSpeaksPlainError(IdentityError):
 
 class PeerSpeaksTlsError(IdentityError):
     sentence = "{who} uses TLS, but this side does not"
-    hint = "Add cluster.tls to this side's job file."
+    hint = "If {peer} uses TLS, add cluster.tls to this side's job file; otherwise check {peer}'s address."
 
 
 class DisagreementError(ConfigError):

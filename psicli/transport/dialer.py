@@ -61,9 +61,12 @@ _OPTIONS = [
 ]
 _ONLY_CHECKS = "it runs `psicli check`, not the job"
 _WHO_ANSWERS = "Check host and port under cluster.nodes. If they are right, ask {peer} whether its psicli was stopped."
+_ROUTES = "Check host and port under cluster.nodes, and the routes and firewalls between the two machines."
 _ADVICE = {
     tls.UNRESOLVED: "Check the host under cluster.nodes, and the name service of this machine (DNS, /etc/hosts).",
-    tls.TIMED_OUT: "Check host and port under cluster.nodes, and the routes and firewalls between the two machines.",
+    tls.TIMED_OUT: _ROUTES,
+    "no route to host": _ROUTES,
+    "network is unreachable": _ROUTES,
     NO_ANSWER: _WHO_ANSWERS,
     tls.CLOSED: _WHO_ANSWERS,
     _ONLY_CHECKS: "Ask {peer} to start `psicli run`.",

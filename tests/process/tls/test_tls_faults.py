@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -398,16 +399,27 @@ def test_a_grpc_server_of_another_program(meeting: Meeting) -> None:
 
 
 ABSENT = [
-    ("127.0.0.1", "connection refused", "If both sides connect and neither listens"),
-    ("no-such-host.invalid", tls.UNRESOLVED, "the name service of this machine"),
+    ("127.0.0.1", None, "connection refused", "If both sides connect and neither listens"),
+    ("no-such-host.invalid", socket.gaierror(-2, "Unknown"), tls.UNRESOLVED, "the name service of this machine"),
+    ("10.0.0.1", TimeoutError(), tls.TIMED_OUT, "the routes and firewalls between the two machines"),
+    ("10.0.0.1", OSError(113, "No route to host"), "no route to host", "the routes and firewalls"),
 ]
 
 
-@pytest.mark.parametrize(("host", "reason", "advice"), ABSENT)
+@pytest.mark.parametrize(("host", "fails", "reason", "advice"), ABSENT)
 def test_the_first_failure_is_told_at_once_and_the_hint_fits_it(
-    meeting: Meeting, caplog: pytest.LogCaptureFixture, host: str, reason: str, advice: str
+    meeting: Meeting,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    fails: OSError | None,
+    reason: str,
+    advice: str,
 ) -> None:
     caplog.set_level("INFO")
+    if fails is not None:
+        # What a resolver or a firewall does differs from machine to machine.
+        monkeypatch.setattr(tls.socket, "create_connection", Mock(side_effect=fails))
     with pytest.raises(PeerAbsentError, match=reason) as caught:
         Dialer(Endpoint(host, meeting.port, LISTENER), 0.05).meet(lambda: hello(DIALER), 0.3)
     told = [record.getMessage() for record in caplog.records if "trying again until" in record.getMessage()]
