@@ -50,6 +50,8 @@ ANSWER_TIMEOUT = 5.0
 PLAIN_REFUSAL_TIMEOUT = 2.0
 # How long the first attempt may take, so that its failure is told soon [s]; a slow network needs the later ones.
 FIRST_TIMEOUT = 1.5
+# Two parties that start together meet within this time, so no failure before it is worth a line [s].
+EARLY = 1.0
 # How many different reasons for failed attempts are logged at most.
 MAX_REASONS = 8
 
@@ -86,12 +88,13 @@ def backoff(longest: float) -> Iterator[float]:
 
 
 class _Failures:
-    """The failed attempts to meet the peer: each new reason is logged at once, and the latest one every minute."""
+    """The failed attempts to meet the peer: each new reason is logged soon, and the latest one every minute."""
 
     def __init__(self, endpoint: Endpoint, deadline: float) -> None:
         self._endpoint = endpoint
         self._deadline = deadline
         self._ticker = Ticker()
+        self._began = time.monotonic()
         self._reason = ""
         self._told: set[str] = set()
 
@@ -107,7 +110,8 @@ class _Failures:
             # The last attempt may only have run out of time: the reason before it says more.
             self._reason = reason
         about = self._endpoint.peer, self._endpoint.where, self._reason, moment(self._deadline)
-        if in_time and reason not in self._told and len(self._told) < MAX_REASONS:
+        late = in_time and time.monotonic() - self._began >= EARLY
+        if late and reason not in self._told and len(self._told) < MAX_REASONS:
             self._told.add(reason)
             logger.info("%s at %s: %s; trying again until %s", *about)
         else:
@@ -208,7 +212,7 @@ class Dialer:
                 self._dial(link, Abort(failure_class), deadline)
                 # A peer that refuses our identity would refuse it again.
                 told = link.finish(left(deadline)) or isinstance(link.failure, peer_errors.PeerRefusedError)
-            except peer_errors.IdentityError as exc:
+            except (peer_errors.IdentityError, peer_errors.NotPsicliError) as exc:
                 # The failure to report matters more than this one, and a retry would not help.
                 logger.info("cannot tell %s about the failure: %s", self.endpoint.peer, exc)
                 told = True

@@ -406,13 +406,14 @@ def remote_ends(port: int) -> set[End]:
 
     gRPC does not report connections that it drops.
     """
-    found = set()
+    found, local = set(), f":{port:04X}"
     for table in ("tcp", "tcp6"):
         # A system without this table only says less about who connects.
         with suppress(OSError, ValueError):
-            for line in Path("/proc/self/net", table).read_text().splitlines()[1:]:
-                _, local, remote, state, *_ = line.split()
-                if int(local.rpartition(":")[2], 16) == port and state != _LISTENS:
+            lines = Path("/proc/self/net", table).read_text().splitlines()
+            # The table may hold very many connections of other programs, so look for the port before splitting.
+            for _, own, remote, state, *_ in (line.split() for line in lines if local in line):
+                if own.endswith(local) and state != _LISTENS:
                     host, _, remote_port = remote.partition(":")
                     words = [int(host[at : at + 8], 16) for at in range(0, len(host), 8)]
                     packed = struct.pack(f"={len(words)}I", *words)
