@@ -21,8 +21,7 @@ _STAGES = {
     "peer certificate": 7, "clock": 8, "version": 9, "agreement": 10, "keys": 11, "spelling": 11, "space": 12,
     "estimate": 13,
 }  # fmt: skip
-# The names of rows that each task has.
-_OF_TASKS = ("input", "output", "keys")
+_STAGES_OF_TASKS = {_STAGES["input"], _STAGES["keys"]}
 
 
 class Verdict(StrEnum):
@@ -148,7 +147,8 @@ class Listing:
 def longest_name(tasks: Sequence[str], *, secure: bool) -> str:
     """Return the longest name that a row of a job with these tasks can have; secure: whether it uses TLS."""
     names = [name for name in _STAGES if secure or name != "peer certificate"]
-    return max([*names, *(f"{task}: {name}" for task in tasks for name in _OF_TASKS)], key=len)
+    of_tasks = [name for name in names if _STAGES[name] in _STAGES_OF_TASKS]
+    return max([*names, *(f"{task}: {name}" for task in tasks for name in of_tasks)], key=len)
 
 
 def summary(checklist: Checklist, screen: Screen = PLAIN, *, quiet: bool = False) -> str:

@@ -129,7 +129,7 @@ def test_quiet_prints_nothing_if_nothing_is_wrong(pair: Pair) -> None:
     pair.path(LISTENER, "in.csv").unlink()
     result = start(pair, LISTENER, "-q", *ALONE).result()
     first, hint, _, last = result.stdout.decode().splitlines()
-    assert re.fullmatch(r"fail  people: input   \S+/in\.csv: no such file", first)
+    assert re.fullmatch(r"fail  people: input     \S+/in\.csv: no such file", first)
     assert hint.strip().startswith("hint: Check input_path")
     assert re.fullmatch(r"\d+ ok, 0 warn, 1 fail: a run would fail with exit code 66", last)
 
@@ -444,12 +444,12 @@ def test_rows_are_aligned_although_each_is_shown_alone() -> None:
     rows.fail("input", InputMissingError(place="in.csv", fault="no such file", advice="Make it."), "second")
     rows.fail("input", InputMissingError(place="b.csv", fault="no such file", advice="Make it."), "third")
     longest = checklist.longest_name(["second", "third"], secure=False)
-    assert longest == "second: output"
+    assert longest == "second: spelling"
     listing = checklist.Listing(longest)
     assert [listing.text(row) for row in rows.rows] == [
-        "ok    config          fine",
-        "fail  second: input   in.csv: no such file\n                      hint: Make it.",
-        "fail  third: input    b.csv: no such file",
+        "ok    config            fine",
+        "fail  second: input     in.csv: no such file\n                        hint: Make it.",
+        "fail  third: input      b.csv: no such file",
     ]
     listing = checklist.Listing(longest, Screen(30, colour=True), quiet=True)
     ok, second, third = (listing.text(row).splitlines() for row in rows.rows)
