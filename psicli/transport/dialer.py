@@ -62,7 +62,10 @@ _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
 ]
 _ONLY_CHECKS = "it runs `psicli check`, not the job"
-_WHO_ANSWERS = "Check host and port under cluster.nodes. If they are right, ask {peer} whether its psicli was stopped."
+_WHO_ANSWERS = (
+    "Check host and port under cluster.nodes: another program may use this port. If they are right, ask {peer} whether "
+    "its psicli was stopped."
+)
 _ROUTES = "Check host and port under cluster.nodes, and the routes and firewalls between the two machines."
 _ADVICE = {
     tls.UNRESOLVED: "Check the host under cluster.nodes, and the name service of this machine (DNS, /etc/hosts).",
