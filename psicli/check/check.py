@@ -241,6 +241,8 @@ def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
         if seen >= SCANNED_ROWS and not full:
             expected = max(source.expected_rows, seen)
             break
+    if expected is None and task.output_format is not None:
+        outputs.check_unquoted(source, task.output_format)
     rows = seen if expected is None else expected
     which = f"all {counted(seen, 'row')}" if expected is None else f"the first {seen:,} of about {rows:,} rows"
     types = ", ".join(spellings.columns(source.schema))

@@ -23,7 +23,7 @@ from psicli.config.fields import DNS_NAME, NAME, ip, is_loopback, split_address
 from psicli.config.models import Job, JobFile, Listener, NodeEntry, PolicySettings, Task, TlsFiles
 from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
-from psicli.core.formats import file_format
+from psicli.core.formats import Dialect, file_format
 
 __all__ = ["DNS_NAME", "NAME", "Job", "PolicySettings", "Task", "job_schema", "load_job", "load_parties"]
 
@@ -108,7 +108,7 @@ def _build(document: Document, party: str, offset: int, slots: Sequence[Slot]) -
         policy=entry.policy,
         tls=TlsFiles(**{name: path.parent / file for name, file in tls}) if isinstance(tls, TlsFiles) else None,
         tls_insecure=tls == "insecure",
-        tasks=tuple(_task(document, slot, party) for slot in slots),
+        tasks=tuple(_task(document, slot, party, _dialect(entry, slot)) for slot in slots),
     )
 
 
@@ -128,7 +128,14 @@ def _listener(entry: NodeEntry, offset: int) -> Listener:
     return Listener(host=host, listen_host=listen_host, **ports)
 
 
-def _task(document: Document, slot: Slot, party: str) -> Task:
+def _dialect(entry: JobFile, slot: Slot) -> Dialect:
+    """Return how the CSV files of a task are written; its own settings override those of the job field by field."""
+    own = entry.tasks[int(slot.task[-1])].csv
+    settings = entry.csv if own is None else entry.csv.model_copy(update=own.model_dump(exclude_unset=True))
+    return Dialect(**settings.model_dump())
+
+
+def _task(document: Document, slot: Slot, party: str, dialect: Dialect) -> Task:
     receiver, broadcast = checks.terms(document, slot.task)
     learns = broadcast or receiver == party
 
@@ -141,9 +148,9 @@ def _task(document: Document, slot: Slot, party: str) -> Task:
         name=slot.name,
         keys=document.get(*slot.task, "keys", party),
         input_path=input_path,
-        input_format=file_format(input_path),
+        input_format=file_format(input_path, dialect),
         output_path=output_path,
-        output_format=None if output_path is None else file_format(output_path),
+        output_format=None if output_path is None else file_format(output_path, dialect),
         receiver=receiver or "",
         broadcast_result=broadcast,
     )

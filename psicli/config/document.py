@@ -189,7 +189,8 @@ class Document:
 
     def _safe_text(self, loc: Loc, text: str) -> str:
         """Return text as it is; if it holds control characters, blame it and return a printable form."""
-        if not _UNSAFE.search(text):
+        # A tab alone is a delimiter.
+        if text == "\t" or not _UNSAFE.search(text):
             return text
         self.blame(loc, f"{shown(text)} contains a line break or control character", "remove it")
         return shown(text)

@@ -6,6 +6,7 @@ right. Values that are not text (defaults, examples) pass unchanged.
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from contextlib import suppress
@@ -23,11 +24,19 @@ from psicli.storage.memory import LEAST_MEMORY
 # name, because its certificate holds it as one.
 MAX_KEY_COLUMNS = 255
 MAX_NAME = 63
+# More than any file has, and few enough for pyarrow's search.
+MAX_NULL_VALUES = MAX_NULL_VALUE = 100
 
 NAME = rf"[a-z0-9-]{{1,{MAX_NAME}}}"
 DNS_NAME = r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*"
 # An IP address (group 1), or a host name of at most 253 characters.
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]|[0-9.]+)|[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
+# pyarrow allows one ASCII character.
+_DELIMITER = r"[\t !#-&(-/:-@\[-`{-~]"
+_ENCODING = r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}"
+_ENCODINGS_TO_GIVE = "give the name of one, such as utf-8, cp1252, utf-16, gb18030 or shift_jis"
+# Codecs for single names and for source code.
+_ESCAPES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
 # A number of bytes, or a number with a unit such as MB or MiB.
 _AMOUNT = r"([1-9][0-9]{0,14}) ?(?:([KMGT])(i?)B)?"
 _UNITS = " KMGT"
@@ -114,6 +123,44 @@ def _listen_address(text: str) -> str:
     return text
 
 
+def _delimiter(value: object) -> object:
+    """Return the delimiter that a text stands for: itself, or a tab for `tab` and `\\t`. Raises PydanticCustomError."""
+    if not isinstance(value, str):
+        return value
+    delimiter = "\t" if value in ("tab", "\\t") else value
+    if not re.fullmatch(_DELIMITER, delimiter):
+        right = 'give one character such as ";" or "|", or the word tab; letters, digits and quotes cannot separate'
+        raise _wrong(f"{shown(value)} is not a delimiter", right)
+    return delimiter
+
+
+def _encoding(value: object) -> object:
+    """Return the canonical name of an encoding. Raises PydanticCustomError."""
+    if not isinstance(value, str):
+        return value
+    try:
+        if not re.fullmatch(_ENCODING, value):
+            raise LookupError
+        codecs.getincrementaldecoder(value)
+        name = codecs.lookup(value).name
+        # Python also has codecs that turn bytes into bytes; decode refuses these, but not without a byte.
+        if name not in _ESCAPES:
+            b"x".decode(value, "ignore")
+    except LookupError:
+        raise _wrong(f"{shown(value)} is not an encoding that psicli knows", _ENCODINGS_TO_GIVE) from None
+    if name in _ESCAPES:
+        raise _wrong(f"{shown(value)} is not the encoding of a table", _ENCODINGS_TO_GIVE)
+    return "utf-8" if name == "utf-8-sig" else name
+
+
+def _null_values(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(values) > MAX_NULL_VALUES:
+        raise _wrong(f"the number of values is {len(values)}", f"give at most {MAX_NULL_VALUES}")
+    if any(len(value) > MAX_NULL_VALUE for value in values):
+        raise _wrong("a value is too long", f"give at most {MAX_NULL_VALUE} characters for each")
+    return values
+
+
 def _to_bytes(value: object) -> object:
     """Return the number of bytes of a text such as 512MB, 2GiB or 2000000000. Raises PydanticCustomError."""
     if not isinstance(value, str):
@@ -183,6 +230,17 @@ Memory = Annotated[
     WithJsonSchema(
         {"anyOf": [{"type": "string", "pattern": f"^{_AMOUNT}$"}, {"type": "integer", "minimum": LEAST_MEMORY}]}
     ),
+]
+Delimiter = Annotated[
+    str,
+    BeforeValidator(_delimiter),
+    Field(json_schema_extra={"pattern": rf"^(tab|\\t|{_DELIMITER})$"}),
+]
+Encoding = Annotated[str, BeforeValidator(_encoding), Field(json_schema_extra={"pattern": f"^{_ENCODING}$"})]
+NullValues = Annotated[
+    tuple[str, ...],
+    AfterValidator(_null_values),
+    Field(json_schema_extra={"maxItems": MAX_NULL_VALUES}),
 ]
 DialAddress = Annotated[str, AfterValidator(_dial_address)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]

@@ -182,6 +182,39 @@ class PipelineSettings(_Model):
     )
 
 
+class CsvSettings(_Model):
+    """How this party's CSV and TSV files are written."""
+
+    delimiter: fields.Delimiter | None = _optional(
+        "The character between two values: one ASCII character, or the word `tab`; no letter, digit or quote. By "
+        "default a comma in CSV and a tab in TSV.",
+        ";",
+    )
+    encoding: fields.Encoding = _field(
+        "Encoding of the inputs, as Python calls it, such as `cp1252`, `latin-1`, `utf-16`, `gb18030` or `shift_jis`. "
+        "A byte that does not fit it ends the run with exit code 65. Outputs are always UTF-8.",
+        "cp1252",
+        default="utf-8",
+    )
+    header: fields.Bool = _field(
+        "Whether the first row holds the names of the columns. If not, the columns are called `1`, `2` and so on.",
+        False,
+        default=True,
+    )
+    null_values: fields.NullValues = _field(
+        "Texts that stand for null, with or without quotes. As a key, null matches nothing. In an output, it is an "
+        "empty value.",
+        ["NULL", "\\N"],
+        default=(),
+    )
+    quotes: fields.Bool = _field(
+        "Whether a value that starts with a double quote ends with one, as in RFC 4180. With `false`, a quote is a "
+        "character like any other, and no value can hold the delimiter or a line break.",
+        False,
+        default=True,
+    )
+
+
 class PolicySettings(_Model):
     """The limits that this party sets."""
 
@@ -231,6 +264,11 @@ class TaskEntry(_Model):
     broadcast_result: fields.Bool | None = _optional(
         "Whether the other party learns the result too. By default `psi.broadcast_result`.", True
     )
+    csv: CsvSettings | None = _optional(
+        "How this party's CSV and TSV files of this task are written. A field that is left out has its value from the "
+        "section `csv`.",
+        {"delimiter": ";"},
+    )
 
 
 _TASK = {
@@ -264,6 +302,12 @@ class JobFile(_Model):
         "How this party uses its machine. The other party may use other values, and the result never depends on them.",
         {"threads": 4, "memory": "2GB"},
         default_factory=PipelineSettings,
+    )
+    csv: CsvSettings = _field(
+        "How this party's CSV and TSV files are written, inputs as well as outputs. They are never sent to the other "
+        "party, which may use other values.",
+        {"delimiter": ";", "encoding": "cp1252"},
+        default_factory=CsvSettings,
     )
     policy: PolicySettings = _field(
         "The limits that this party sets; a limit that is left out does not apply. They are never sent to the other "

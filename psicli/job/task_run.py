@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psicli import tables
+from psicli import outputs, tables
 from psicli.config import Job, Task
 from psicli.core import failpoints
 from psicli.core.errors import PsicliError, counted, unexpected
@@ -104,6 +104,8 @@ class TaskRun:
                 partitioner.expect(source.expected_rows)
                 partitioner.add(encode_items(key_texts))
                 spellings.add(key_texts, source.schema)
+            if self._task.output_format is not None:
+                outputs.check_unquoted(source, self._task.output_format)
         with self.stages.at(Stage.READING, "count items"):
             items = partitioner.finish()
             self._entry.key_columns = spellings.columns(source.schema)

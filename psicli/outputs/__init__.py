@@ -15,24 +15,30 @@ import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
+from itertools import chain
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 
+from psicli.core.errors import ColumnError, shown
 from psicli.core.formats import COLUMNAR, FileFormat
 from psicli.outputs.columnar import write_parquet
 from psicli.outputs.columns import UsedValues, check_types, output_schema, unwritable, wide_schema, widen
-from psicli.outputs.delimited import csv_rows, write_csv
+from psicli.outputs.delimited import column_that_needs_quotes, csv_rows, write_csv
 from psicli.outputs.metadata import with_metadata
 from psicli.outputs.sorting import SHARES, RowSorter
 from psicli.storage.spool import Spool
 from psicli.tables import Input, Sample
+from psicli.tables.delimited import DelimitedInput
 from psicli.tables.parquet import row_group_rows
 
 # More memory than one row ever takes [bytes].
 _AMPLE = 1 << 40
+# check_unquoted reads about so much at once [bytes].
+_CHECKED_BYTES = 16 << 20
 
-__all__ = ["check_output", "write_matched"]
+__all__ = ["check_output", "check_unquoted", "write_matched"]
 
 
 def check_output(sample: Sample, fmt: FileFormat) -> None:
@@ -110,6 +116,28 @@ def write_matched(
         output = with_metadata(output_schema(schema, dictionaries), schema.metadata, dictionaries, mask.true_count)
         tables = _prefetched(sorter.sorted(row_group_rows(len(schema))))
         return write_parquet(file, output, dictionaries, tables, utc_times=source.utc_times)
+
+
+def check_unquoted(source: Input, fmt: FileFormat) -> None:
+    """Check that an output without quotes can hold every value of an input whose keys were read; raises ColumnError.
+
+    Reads the whole input once more, unless the format of the input shows that no value needs quotes.
+    """
+    if fmt.kind in COLUMNAR or fmt.dialect.quotes:
+        return
+    if isinstance(source, DelimitedInput) and source.format.delimiter == fmt.delimiter:
+        return
+    wide, all_rows = wide_schema(source.schema), pa.array(np.ones(source.rows, bool))
+    with source.watched():
+        for rows in chain([wide.empty_table()], source.matched(all_rows, _CHECKED_BYTES)):
+            column = column_that_needs_quotes(widen(rows, wide), source.schema, fmt)
+            if column is not None:
+                raise ColumnError(
+                    place=source.name,
+                    fault=f"the column {shown(column)} contains a delimiter or a line break, which the output cannot "
+                    "hold without quotes",
+                    advice="Write to a .parquet output, choose another csv.delimiter, or remove `csv.quotes: false`.",
+                )
 
 
 def _prefetched(tables: Iterator[Any]) -> Iterator[Any]:

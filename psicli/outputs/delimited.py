@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO
 
@@ -31,25 +32,39 @@ def write_csv(file: BinaryIO, fmt: FileFormat, schema: Any, tables: Iterable[Any
 
     schema: the pa.Schema of the input.
     """
-    separator, rows = fmt.delimiter, 0
+    rows = 0
     with compressed(file, fmt.compression) as lines:
-        lines.write(_csv_lines([pa.array([name], _TEXT) for name in schema.names], separator))
+        if fmt.dialect.header:
+            lines.write(_csv_lines([pa.array([name], _TEXT) for name in schema.names], fmt))
         for table in tables:
-            lines.write(_csv_lines([*map(_csv_text, table.columns, schema.types)], separator))
+            columns = (column.chunk(0) for column in table.columns)
+            lines.write(_csv_lines([*map(_csv_text, columns, schema.types)], fmt))
             rows += table.num_rows
     return rows
 
 
-def _csv_text(column: Any, kind: Any) -> Any:
-    values = column.chunk(0)
+def column_that_needs_quotes(table: Any, schema: Any, fmt: FileFormat) -> str | None:
+    """Return the name of the first column that contains the delimiter or a line break, in a value or in its name.
+
+    schema: the pa.Schema of the input.
+    """
+    pattern = f"[\r\n{re.escape(fmt.delimiter)}]"
+    for field, column in zip(schema, table.columns, strict=True):
+        for text in (pa.array([field.name], _TEXT), *(_csv_text(chunk, field.type) for chunk in column.chunks)):
+            if pc.any(pc.match_substring_regex(text, pattern=pattern)).as_py():
+                return str(field.name)
+    return None
+
+
+def _csv_text(values: Any, kind: Any) -> Any:
     return values.cast(_TEXT) if pa.types.is_floating(values.type) else text_of(values, kind)
 
 
-def _csv_lines(columns: Sequence[Any], separator: str) -> Any:
+def _csv_lines(columns: Sequence[Any], fmt: FileFormat) -> Any:
     """Join text columns into CSV lines that end with LF; a null becomes an empty field."""
-    quoted = [_quoted(column, separator) for column in columns]
+    fields = [_quoted(column, fmt.delimiter) for column in columns] if fmt.dialect.quotes else columns
     lines = pc.binary_join_element_wise(
-        *quoted, pa.scalar(separator, _TEXT), null_handling="replace", null_replacement=""
+        *fields, pa.scalar(fmt.delimiter, _TEXT), null_handling="replace", null_replacement=""
     )
     _, data = packed(joined(lines, "\n"))
     return data.tobytes()
@@ -63,4 +78,4 @@ def _quoted(text: Any, separator: str) -> Any:
         return text
     doubled = pc.replace_substring(text, pattern='"', replacement='""')
     wrapped = joined('"', doubled, '"')
-    return pc.if_else(pc.match_substring_regex(text, pattern=f"[{special}]"), wrapped, text)
+    return pc.if_else(pc.match_substring_regex(text, pattern=f"[{re.escape(special)}]"), wrapped, text)

@@ -5,12 +5,14 @@ input, or a batch of its rows.
 
     source                opens an input file and detects changes to it
     delimited, parquet    read a file: first the keys of all rows, then the matched rows
+    sniff                 recognises files that are not what their names say
     values                checks what a library has read
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from psicli.core.formats import FileFormat, Format
@@ -44,10 +46,15 @@ def check_input(
 def open_input(
     path: Path, fmt: FileFormat, keys: Sequence[str], *, output: FileFormat | None = None, name: str | None = None
 ) -> Input:
-    """Open an input file; messages show `name` instead of the path. Raises InputMissingError.
+    """Open an input file; messages show `name` instead of the path. Raises InputMissingError, MalformedInputError.
 
     output: the format of this party's output, if it writes one.
     """
-    if fmt.kind == Format.PARQUET:
-        return ParquetInput(path, name or str(path), keys, output)
-    return DelimitedInput(path, name or str(path), keys, fmt)
+    with ExitStack() as stack:
+        if fmt.kind == Format.PARQUET:
+            source: Input = stack.enter_context(ParquetInput(path, name or str(path), keys, output))
+        else:
+            source = stack.enter_context(DelimitedInput(path, name or str(path), keys, fmt))
+        source.check_content(fmt)
+        stack.pop_all()
+    return source

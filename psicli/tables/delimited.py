@@ -5,7 +5,8 @@ and its messages quote rows. psicli therefore never shows these messages. The cs
 has quotes, strictly, and _records finds the line of an error. A block ends where a record ends, so that it never splits
 a row, a quoted value or a line end.
 
-TSV is CSV with tabs and has the same quotes. Every value is text, empty lines are skipped, and there are no nulls.
+A dialect says how the file is written. TSV is CSV with tabs and has the same quotes unless its dialect has none. Every
+value is text, empty lines are skipped, and there are no nulls but those that the dialect names.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import io
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,12 +24,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
-from psicli.core.errors import InputChangedError, MalformedInputError, UnclosedQuoteError, counted
+from psicli.core.errors import BadInputError, InputChangedError, MalformedInputError, UnclosedQuoteError, counted
 from psicli.core.formats import Compression, FileFormat
 from psicli.items.text import key_texts
-from psicli.tables.source import SourceFile, Stream, check_columns, empty, not_utf8, unparsable
+from psicli.tables import sniff
+from psicli.tables.source import SourceFile, Stream, check_columns, empty, line_breaks, unparsable
 from psicli.tables.values import Sample
 
 # A row must fit in a block, and larger blocks are not faster.
@@ -36,11 +40,20 @@ MAX_ROW_BYTES = 4 << 20
 _BLOCK_BYTES = MAX_ROW_BYTES + 1
 # The header must end within this many bytes.
 MAX_HEADER_BYTES = 1 << 20
-_DOUBLED = "a quote inside a quoted value is written twice."
+_DOUBLED = (
+    "a quote inside a quoted value is written twice. If quotes are ordinary characters in this file, set "
+    "`csv.quotes: false`."
+)
+# The delimiters that psicli looks for in a header without the key columns, and their names.
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+# So much text around a byte that is not UTF-8 shows what may be wrong with it [bytes].
+_SURROUNDINGS_BYTES = 1 << 16
 
 # The assumed ratio of unzipped to zipped size, until the whole file has been read.
 _GUESSED_COMPRESSION = 5
-_BOM = b"\xef\xbb\xbf"
+_BOM_CHARACTER = "\ufeff"
+_BOM = _BOM_CHARACTER.encode()
+_MARKED_ROW = re.compile(rb'(?:\A|[\r\n])"?' + _BOM)
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")
 _NOT_LINE_BREAK = re.compile(rb"[^\r\n]")
 
@@ -50,7 +63,9 @@ _NOT_LINE_BREAK = re.compile(rb"[^\r\n]")
 
 def _reader(lines: Iterable[str], fmt: FileFormat) -> Any:
     csv.field_size_limit(MAX_ROW_BYTES)
-    return csv.reader(lines, delimiter=fmt.delimiter, strict=True)
+    if fmt.dialect.quotes:
+        return csv.reader(lines, delimiter=fmt.delimiter, strict=True)
+    return csv.reader(lines, delimiter=fmt.delimiter, quoting=csv.QUOTE_NONE, strict=True)
 
 
 class _Record(NamedTuple):
@@ -100,11 +115,6 @@ def _records(data: bytes, fmt: FileFormat, name: str, *, start: int = 0, first_l
             yield _Record(line, end, fields)
 
 
-def _line_breaks(data: bytes) -> int:
-    returns = data.count(b"\r") - data.count(b"\r\n") if b"\r" in data else 0
-    return data.count(b"\n") + returns
-
-
 def _last_line_end(data: bytes) -> int:
     """Return the offset after the last line end that precedes the last byte, or 0 if there is none."""
     # A CR followed by an LF is only half of a line end.
@@ -121,34 +131,84 @@ def _check_utf8(data: bytes, name: str, first_line: int = 1) -> None:
         try:
             data.decode()
         except UnicodeDecodeError as exc:
-            line = first_line + _line_breaks(data[: exc.start])
-            raise not_utf8(f"{name}:{line}") from exc
+            line = first_line + line_breaks(data[: exc.start])
+            around = data[max(exc.start - _SURROUNDINGS_BYTES, 0) : exc.start + _SURROUNDINGS_BYTES]
+            advice = sniff.encoding_advice(around)
+            raise MalformedInputError(place=f"{name}:{line}", fault="not UTF-8 text", advice=advice) from exc
 
 
 def read_header(data: bytes, fmt: FileFormat, name: str, keys: Sequence[str], *, complete: bool) -> tuple[Any, int]:
-    """Return the columns as a pa.Schema and the offset of the end of the header [bytes], from a file's first bytes.
+    """Return the columns as a pa.Schema and the offset of the first row [bytes], from a file's first bytes.
 
     complete: whether `data` is the whole file. Raises BadInputError, InputMissingError.
     """
     if not data:
-        raise empty(name)
+        raise _empty(name, fmt)
+    start = len(_BOM) if data.startswith(_BOM) else 0
     try:
-        first = next(_records(data, fmt, name, start=len(_BOM) if data.startswith(_BOM) else 0), None)
+        first = next(_records(data, fmt, name, start=start), None)
     except UnclosedQuoteError:
         first = None
         if complete:
             raise
+    except MalformedInputError as exc:
+        # In a header with another delimiter, text seems to follow each closing quote.
+        exc.facts["advice"] = _advice_on_header(data[start:], (), fmt, keys) or exc.advice
+        raise
     if first is None and complete:
-        raise empty(name)
+        raise _empty(name, fmt)
     if first is None or first.end >= MAX_HEADER_BYTES:
         raise MalformedInputError(
             place=f"{name}:{1 if first is None else first.line}",
-            fault=f"the header is longer than {MAX_HEADER_BYTES:,} bytes",
-            advice="Check that the first line has one name for each column.",
+            fault=f"the first row is longer than {MAX_HEADER_BYTES:,} bytes, which is the most for a header",
+            advice="Check that its lines end with LF or CRLF, and look for an unclosed quote. If the file has so many "
+            "columns, leave out those that you do not need.",
         )
     _check_utf8(data[: first.end], name)
-    check_columns(first.fields, keys, name)
-    return pa.schema([(column, pa.string()) for column in first.fields]), first.end
+    columns = _names(first.fields, fmt)
+    advice = None if set(keys) <= set(columns) else _advice_on_header(data[start : first.end], first.fields, fmt, keys)
+    check_columns(columns, keys, name, advice)
+    return pa.schema([(column, pa.string()) for column in columns]), first.end if fmt.dialect.header else start
+
+
+def _empty(name: str, fmt: FileFormat) -> MalformedInputError:
+    if fmt.dialect.header:
+        return empty(name)
+    return MalformedInputError(
+        place=name,
+        fault="the file is empty, so psicli cannot tell which columns it has",
+        advice="Check that the export is complete; a file that may have no rows needs a header.",
+    )
+
+
+def _names(first: Sequence[str], fmt: FileFormat) -> list[str]:
+    """Return the names of the columns, given the first row."""
+    if not fmt.dialect.header:
+        return [str(number + 1) for number in range(len(first))]
+    # Some tools put the byte order mark inside the quotes of the first name, or write two.
+    return [first[0].lstrip(_BOM_CHARACTER), *first[1:]]
+
+
+def _advice_on_header(data: bytes, first: Sequence[str], fmt: FileFormat, keys: Sequence[str]) -> str | None:
+    """Return what to do about a first row without the key columns, if the dialect seems to be wrong."""
+    found: dict[str, list[str]] = {}
+    for other in _DELIMITERS.keys() - {fmt.delimiter}:
+        dialect = fmt.dialect._replace(delimiter=other)
+        with suppress(BadInputError):
+            found[other] = _names(next(_records(data, fmt._replace(dialect=dialect), "")).fields, fmt)
+    fitting = [other for other, columns in found.items() if set(keys) <= set(columns)]
+    if not fitting and len(first) <= 1:
+        fitting = [other for other, columns in found.items() if len(columns) > 1]
+    if fitting:
+        other = max(fitting, key=lambda other: len(found[other]))
+        value = "tab" if other == "\t" else f'"{other}"'
+        return f"The file looks {_DELIMITERS[other]}-separated; set `csv.delimiter: {value}` in the job file."
+    numbered = all(re.fullmatch("[1-9][0-9]*", key) for key in keys)
+    if fmt.dialect.header and numbered:
+        return "If the file has no header, set `csv.header: false`; its columns are then called 1, 2 and so on."
+    if not fmt.dialect.header and not numbered:
+        return "With `csv.header: false`, columns are called 1, 2 and so on; use these names in keys in the job file."
+    return None
 
 
 def _long_row(name: str, line: int) -> MalformedInputError:
@@ -183,13 +243,13 @@ class DelimitedInput(SourceFile):
         self.keys = keys
         self.schema = pa.schema([])
         self.rows = 0
-        self._format = fmt
+        self.format = fmt
         self._blocks: list[_Block] = []
 
     def header(self) -> None:
         """Read the names of the columns; raises BadInputError, InputMissingError, StorageError."""
-        head = Stream(self, self._format.compression).read(MAX_HEADER_BYTES)
-        self.schema, _ = read_header(head, self._format, self.name, self.keys, complete=len(head) < MAX_HEADER_BYTES)
+        head = self._stream().read(MAX_HEADER_BYTES)
+        self.schema, _ = read_header(head, self.format, self.name, self.keys, complete=len(head) < MAX_HEADER_BYTES)
 
     def sample(self) -> Sample:
         """Return a row without values, because a file of text has no values that cannot be written."""
@@ -207,7 +267,7 @@ class DelimitedInput(SourceFile):
         """Estimate the number of rows in the file from the density of the blocks read so far [rows]."""
         if not self._blocks:
             return 0
-        size = self.size * (_GUESSED_COMPRESSION if self._format.compression is not Compression.NONE else 1)
+        size = self.size * (_GUESSED_COMPRESSION if self.format.compression is not Compression.NONE else 1)
         last = self._blocks[-1]
         read = max(last.start + last.size, 1)
         return self.rows * max(size, read) // read
@@ -221,13 +281,14 @@ class DelimitedInput(SourceFile):
             for block, data in self._read_blocks():
                 columns = self._parse_strictly(block, data)
                 texts = key_texts(columns, self.keys, partial(self._place, block.line, data))
+                self._check_joined(texts, block, data)
                 self._blocks.append(block._replace(rows=columns.num_rows))
                 self.rows += columns.num_rows
                 yield texts
 
     def matched(self, mask: Any, _budget: int) -> Iterator[Any]:
         """Yield the rows that a pa.BooleanArray selects as pa.Tables, in file order, one block at a time."""
-        stream = Stream(self, self._format.compression)
+        stream = self._stream()
         row = 0
         for block in self._blocks:
             wanted = mask.slice(row, block.rows)
@@ -245,12 +306,15 @@ class DelimitedInput(SourceFile):
 
     # Blocks
 
+    def _stream(self) -> Stream:
+        return Stream(self, self.format.compression, self.format.dialect.encoding)
+
     def _read_blocks(self) -> Iterator[tuple[_Block, bytes]]:
-        stream = Stream(self, self._format.compression)
+        stream = self._stream()
         data = stream.read(_BLOCK_BYTES)
         complete = len(data) < _BLOCK_BYTES
-        self.schema, start = read_header(data, self._format, self.name, self.keys, complete=complete)
-        line, data = 1 + _line_breaks(data[:start]), data[start:]
+        self.schema, start = read_header(data, self.format, self.name, self.keys, complete=complete)
+        line, data = 1 + line_breaks(data[:start]), data[start:]
         while data or not complete:
             wanted = _BLOCK_BYTES - len(data)
             if not complete:
@@ -261,7 +325,7 @@ class DelimitedInput(SourceFile):
             block, data = data[:size], data[size:]
             if _NOT_LINE_BREAK.search(block):
                 yield _Block(start, size, line, quoted, records), block
-            start, line = start + size, line + _line_breaks(block)
+            start, line = start + size, line + line_breaks(block)
 
     def _whole_records(self, data: bytes, line: int, *, complete: bool) -> tuple[int, bool, int]:
         """Return the size of the whole records in `data` [bytes], whether they have quotes, and how many they are.
@@ -270,7 +334,7 @@ class DelimitedInput(SourceFile):
         in a block, if the first record has an error in its quotes, or if a record has a wrong number of fields.
         """
         size = len(data) if complete else _last_line_end(data)
-        if data.find(b'"', 0, size) < 0:
+        if not self.format.dialect.quotes or data.find(b'"', 0, size) < 0:
             if not size and data:
                 raise _long_row(self.name, line)
             return size, False, 0
@@ -278,15 +342,15 @@ class DelimitedInput(SourceFile):
         text = data[:size].decode("latin-1")
         widths: Counter[int] = Counter()
         try:
-            widths.update(map(len, _reader(io.StringIO(text, newline=""), self._format)))
+            widths.update(map(len, _reader(io.StringIO(text, newline=""), self.format)))
         except csv.Error as exc:
             # The next block starts with the record that is incomplete or wrong. Measure the records before it.
-            reader = _reader(io.StringIO(text, newline=""), self._format)
+            reader = _reader(io.StringIO(text, newline=""), self.format)
             deque(islice(reader, widths.total()), maxlen=0)
             size = sum(map(len, islice(io.StringIO(text, newline=""), reader.line_num)))
             if not size:
                 self._raise_first_error(data, line, complete=complete)
-                raise unparsable(self.name, self._format.kind) from exc
+                raise unparsable(self.name, self.format.kind) from exc
         if widths.keys() - {0, len(self.schema)}:
             self._check_widths(data[:size], line)
         return size, True, widths[len(self.schema)]
@@ -311,8 +375,29 @@ class DelimitedInput(SourceFile):
                     advice="Check the row; a value that contains the delimiter must be in quotes.",
                 )
 
+    def _check_joined(self, key_texts: Sequence[Any], block: _Block, data: bytes) -> None:
+        """Refuse what is left where files were joined: a byte order mark before a row, or the header as a row."""
+        names = self.schema.names
+        # One column may well hold its own name, but a row does not hold all of them by chance.
+        repeated = self.format.dialect.header and len(names) > 1 and bool(self.keys)
+        for key, text in zip(self.keys, key_texts, strict=True):
+            repeated = repeated and pc.any(pc.equal(text, key)).as_py() is True
+        # To look for one byte is ten times as fast, and most files have none of it.
+        marked = _BOM[:1] in data and _BOM in data and _MARKED_ROW.search(data)
+        if not marked and not repeated:
+            return
+        for line, _, fields in self._records(data, block.line):
+            with_mark = fields[0].startswith(_BOM_CHARACTER)
+            if with_mark or (repeated and fields == names):
+                what = "starts with a byte order mark (U+FEFF)" if with_mark else "repeats the header"
+                raise MalformedInputError(
+                    place=f"{self.name}:{line}",
+                    fault=f"this row {what}",
+                    advice="Remove it; in a file that is joined from several, only the first may start with this.",
+                )
+
     def _records(self, data: bytes, first_line: int) -> Iterator[_Record]:
-        return _records(data, self._format, self.name, first_line=first_line)
+        return _records(data, self.format, self.name, first_line=first_line)
 
     # Parsing
 
@@ -322,14 +407,12 @@ class DelimitedInput(SourceFile):
             table = self._parse(data, self.keys, quoted=block.quoted)
         except pa.ArrowInvalid as exc:
             self._check_widths(data, block.line)
-            raise unparsable(self.name, self._format.kind) from exc
+            raise unparsable(self.name, self.format.kind) from exc
         if block.quoted and block.rows != table.num_rows:
-            raise unparsable(self.name, self._format.kind)
+            raise unparsable(self.name, self.format.kind)
         return table
 
     def _parse(self, data: bytes, columns: Sequence[str], *, quoted: bool) -> Any:
-        # pyarrow would remove these bytes at the start of any block as a byte order mark.
-        data = b"\n" + data if data.startswith(_BOM) else data
         return pa.csv.read_csv(
             pa.BufferReader(data),
             # As the block is also pyarrow's only block, pyarrow splits no row and no line end. A second thread gains
@@ -337,12 +420,16 @@ class DelimitedInput(SourceFile):
             read_options=pa.csv.ReadOptions(
                 column_names=self.schema.names, block_size=len(data) + 1, use_threads=False
             ),
-            parse_options=pa.csv.ParseOptions(delimiter=self._format.delimiter, newlines_in_values=quoted),
+            parse_options=pa.csv.ParseOptions(
+                delimiter=self.format.delimiter,
+                quote_char='"' if self.format.dialect.quotes else False,
+                newlines_in_values=quoted,
+            ),
             convert_options=pa.csv.ConvertOptions(
                 column_types=self.schema,
                 include_columns=list(dict.fromkeys(columns)),
-                null_values=[],
-                strings_can_be_null=False,
+                null_values=self.format.dialect.null_values,
+                strings_can_be_null=bool(self.format.dialect.null_values),
                 check_utf8=False,
             ),
         )

@@ -1,15 +1,19 @@
-"""Opens input files, detects changes to them, and unzips them while they are read."""
+"""Opens input files, detects changes to them, and decompresses and decodes them while they are read."""
 
 from __future__ import annotations
 
+import codecs
+import difflib
 import gzip
 import hashlib
 import io
 import os
+import re
 import stat
+import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,11 +21,15 @@ import pyarrow as pa
 
 from psicli.core import errors
 from psicli.core.errors import shown
-from psicli.core.formats import Compression, Format
+from psicli.core.formats import Compression, FileFormat, Format
+from psicli.tables import sniff
 
 _MAX_SHOWN_COLUMNS = 30
-# The size of the pieces in which compressed data is skipped [bytes].
-_SKIPPED_BYTES = 1 << 20
+# To compare a name with many others takes long.
+_COMPARED_COLUMNS = 1000
+# The size of the pieces in which data is decoded or skipped [bytes].
+_PIECE_BYTES = 1 << 20
+UTF8 = "utf-8"
 
 # What distinguishes a file from any other: device, inode, size [bytes], time of the last change [ns], SHA-256.
 Fingerprint = tuple[int, int, int, int, str]
@@ -60,6 +68,16 @@ class SourceFile:
                 unchanged = False
         if not unchanged:
             raise errors.InputChangedError(path=self.name)
+
+    def check_content(self, fmt: FileFormat) -> None:
+        """Check that the first bytes of the file do not contradict its format; raises MalformedInputError."""
+        with self.watched(), errors.storing(self.name, "reading"):
+            found = sniff.mismatch(os.pread(self.file.fileno(), sniff.HEAD_BYTES, 0), fmt)
+            if found is None and fmt.compression is not Compression.NONE:
+                head = Stream(self, fmt.compression).read(sniff.HEAD_BYTES)
+                found = sniff.mismatch(head, fmt, unpacked=True)
+            if found is not None:
+                raise errors.MalformedInputError(place=self.name, fault=found.fault, advice=found.advice)
 
     def view(self) -> Any:
         """Return another file object on the same file, with its own position, for use in another thread."""
@@ -102,10 +120,16 @@ class _View(io.RawIOBase):
 
 
 class Stream:
-    """A reader of a file's decompressed bytes, from start to end. Raises MalformedInputError, StorageError."""
+    """A reader of a file from start to end: decompressed, and as UTF-8 text if it has another encoding.
 
-    def __init__(self, source: SourceFile, compression: Compression) -> None:
+    Raises MalformedInputError, StorageError.
+    """
+
+    def __init__(self, source: SourceFile, compression: Compression, encoding: str = UTF8) -> None:
         self._file: Any = _decompressed(source, compression)
+        self._can_seek = compression is Compression.NONE and encoding == UTF8
+        if encoding != UTF8:
+            self._file = _Transcoder(self._file, encoding, source.name)
         self._compression = compression
         self._name = source.name
         self._at = 0
@@ -130,9 +154,9 @@ class Stream:
         return data
 
     def _skip_to(self, start: int) -> None:
-        if self._compression is Compression.NONE:
+        if self._can_seek:
             self._at = self._file.seek(start)
-        while self._at < start and (skipped := len(self._file.read(min(start - self._at, _SKIPPED_BYTES)))):
+        while self._at < start and (skipped := len(self._file.read(min(start - self._at, _PIECE_BYTES)))):
             self._at += skipped
 
     def _damaged(self, fault: str) -> errors.MalformedInputError:
@@ -141,6 +165,68 @@ class Stream:
             fault=f"the {self._compression} data is {fault}",
             advice=f"Check the file with `{self._compression} -t`, and make or copy it again.",
         )
+
+
+class _Transcoder:
+    """Decodes text piece by piece, and gives it as UTF-8. Raises MalformedInputError with the line."""
+
+    def __init__(self, file: Any, encoding: str, name: str) -> None:
+        self._file = file
+        self._decoder: Any = codecs.getincrementaldecoder(encoding)()
+        self._encoding = encoding
+        self._name = name
+        self._ready = b""
+        self._complete = False
+        # The line that the next piece starts on, and a CR before it, which is half a line end if an LF follows.
+        self._line = 1
+        self._open_cr = b""
+
+    def read(self, size: int) -> bytes:
+        pieces, found = [self._ready], len(self._ready)
+        while found < size and not self._complete:
+            data = self._file.read(_PIECE_BYTES)
+            self._complete = not data
+            pieces.append(self._decoded(data))
+            found += len(pieces[-1])
+        data = b"".join(pieces)
+        self._ready = data[size:]
+        return data[:size]
+
+    def _decoded(self, data: bytes) -> bytes:
+        state = self._decoder.getstate()
+        try:
+            text = self._utf8(data)
+        except UnicodeError as exc:
+            self._decoder.setstate(state)
+            raise errors.MalformedInputError(
+                place=f"{self._name}:{self._line_of_error(data)}",
+                fault=f"not {self._encoding} text",
+                advice="Set csv.encoding to the encoding of the file, or correct this line where the file is made.",
+            ) from exc
+        self._count_lines(text)
+        return text
+
+    def _utf8(self, data: bytes) -> bytes:
+        # Some decoders let through halves of surrogate pairs, which UTF-8 cannot encode.
+        return bytes(self._decoder.decode(data, final=not data).encode())
+
+    def _line_of_error(self, data: bytes) -> int:
+        """Decode a piece once more, byte by byte, up to its first wrong byte; return the line."""
+        with suppress(UnicodeError):
+            for at in range(len(data)):
+                self._count_lines(self._utf8(data[at : at + 1]))
+        return self._line
+
+    def _count_lines(self, text: bytes) -> None:
+        text = self._open_cr + text
+        self._open_cr = b"\r" if text.endswith(b"\r") else b""
+        self._line += line_breaks(text.removesuffix(b"\r"))
+
+
+def line_breaks(data: bytes) -> int:
+    """Return how many line ends there are in UTF-8 text; a line ends with LF, CRLF or a single CR."""
+    returns = data.count(b"\r") - data.count(b"\r\n") if b"\r" in data else 0
+    return data.count(b"\n") + returns
 
 
 def _decompressed(source: SourceFile, compression: Compression) -> Any:
@@ -186,15 +272,6 @@ def empty(name: str) -> errors.MalformedInputError:
     )
 
 
-def not_utf8(place: str) -> errors.MalformedInputError:
-    """Return the error for text that is not UTF-8."""
-    return errors.MalformedInputError(
-        place=place,
-        fault="not UTF-8 text",
-        advice="Save the file as UTF-8, for example with `iconv -f WINDOWS-1252 -t UTF-8`.",
-    )
-
-
 def unparsable(name: str, kind: Format) -> errors.MalformedInputError:
     """Return the error for a file that is not in the expected format."""
     return errors.MalformedInputError(
@@ -214,8 +291,11 @@ def fingerprint(path: Path, name: str) -> Fingerprint:
         return *source.identity, hashlib.file_digest(source.file, "sha256").hexdigest()
 
 
-def check_columns(columns: Sequence[str], keys: Sequence[str], name: str) -> None:
-    """Check that column names are distinct and include all keys; raises MalformedInputError, InputMissingError."""
+def check_columns(columns: Sequence[str], keys: Sequence[str], name: str, advice: str | None = None) -> None:
+    """Check that column names are distinct and include all keys; raises MalformedInputError, InputMissingError.
+
+    advice: what to do if a key is missing, in case the caller knows better than this function.
+    """
     seen = set()
     for column in columns:
         if column in seen:
@@ -232,5 +312,20 @@ def check_columns(columns: Sequence[str], keys: Sequence[str], name: str) -> Non
             raise errors.InputMissingError(
                 place=name,
                 fault=f"there is no column {shown(key)}; the file has {listed}{more}",
-                advice="Check keys in the job file; column names must match exactly, including case and spaces.",
+                advice=advice or _advice_on_key(key, columns),
             )
+
+
+def _advice_on_key(key: str, columns: Sequence[str]) -> str:
+    """Return what to do about a key that is missing from a file with other columns."""
+    alike = [column for column in columns if _folded(column) == _folded(key)]
+    near = alike or difflib.get_close_matches(key, columns[:_COMPARED_COLUMNS], n=1)
+    exactly = "must match exactly, including case and spaces."
+    if near:
+        return f"Did you mean {shown(near[0])}? The names in keys {exactly}"
+    return f"Check keys in the job file; column names {exactly}"
+
+
+def _folded(name: str) -> str:
+    """Return a name without the differences that people overlook."""
+    return re.sub(r"[\s_\u200b\ufeff-]", "", unicodedata.normalize("NFKC", name).casefold())

@@ -143,8 +143,9 @@ def decompressed(data: bytes, fmt: FileFormat) -> bytes:
 
 def parsed(data: bytes, fmt: FileFormat) -> list[list[str]]:
     """Parse written bytes with the csv module."""
-    text = decompressed(data, fmt).decode()
-    return list(csv.reader(io.StringIO(text, newline=""), delimiter=fmt.delimiter, strict=True))
+    text = io.StringIO(decompressed(data, fmt).decode(), newline="")
+    quoting = csv.QUOTE_MINIMAL if fmt.dialect.quotes else csv.QUOTE_NONE
+    return list(csv.reader(text, delimiter=fmt.delimiter, quoting=quoting, strict=True))
 
 
 @contextmanager

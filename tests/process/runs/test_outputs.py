@@ -30,7 +30,7 @@ SAMPLES = Path(__file__).parents[3] / "sample_data"
 NASTY = [
     "a", "a,b", "b,c", "b", "c", 'say "hi"', '""', '"', "", " a", "a ", "A", "\u00e4", "a\u0308", "Straße", "STRASSE",
     "日本語", "😀", "null", "NULL", "NaN", "None", "N/A", "true", "1e3", "1000", "007", "7", "0", "-0", "1.0", "'", ";",
-    "\\", "#x", "\u00a0", "\ufeff", "-", "=1+1", "\u2028",
+    "\\", "#x", "\u00a0", "x\ufeff", "-", "=1+1", "\u2028",
 ]
 # fmt: on
 
@@ -119,6 +119,37 @@ def test_outputs_equal_the_oracle_and_a_second_run_gives_the_same_bytes(pair: Pa
     first = [pair.files(party) for party in PARTIES]
     succeeded(pair.run())
     assert [pair.files(party) for party in PARTIES] == first
+
+
+def test_each_party_has_its_own_csv_settings(pair: Pair) -> None:
+    pair.jobs[LISTENER]["csv"] = {"delimiter": ";", "encoding": "cp1252", "null_values": ["NULL"]}
+    pair.jobs[DIALER]["csv"] = {"header": False}
+    pair.path(LISTENER, "in.csv").write_bytes("Straße;Name\r\nNULL;Nobody\r\nÜ 1;Zoë\r\nÄ 2;Ben\r\n".encode("cp1252"))
+    pair.path(DIALER, "in.tsv.gz").write_bytes(gzip.compress('"x\tÜ 1\nNULL\tNULL\ny"\tÄ 2\n'.encode("utf-16")))
+    pair.add(
+        "streets",
+        Side(["Straße"], "in.csv", "out/out.csv"),
+        Side(["2"], "in.tsv.gz", "out/out.tsv"),
+        broadcast_result=True,
+    )
+    pair.jobs[DIALER]["tasks"][0]["csv"] = {"quotes": False, "encoding": "UTF-16"}
+    succeeded(runs := pair.run("--json"))
+    listener, dialer = (the_object(run.stdout)["tasks"][0] for run in runs)
+    assert (listener["matched"], listener["matchless_rows"]) == (2, 1)
+    assert (dialer["matched"], dialer["matchless_rows"]) == (2, 0)
+    assert pair.path(LISTENER, "out/out.csv").read_text() == "Straße;Name\nÄ 2;Ben\nÜ 1;Zoë\n"
+    assert pair.path(DIALER, "out/out.tsv").read_text() == 'y"\tÄ 2\n"x\tÜ 1\n'
+
+
+def test_a_value_that_the_output_cannot_hold_ends_the_run_before_it_sends_an_item(pair: Pair) -> None:
+    pair.jobs[LISTENER]["csv"] = {"quotes": False}
+    pair.path(LISTENER, "in.tsv").write_bytes(b"id\tname\n1\tx\n2\ty,z\n")
+    pair.path(DIALER, "in.csv").write_bytes(b"id\n1\n")
+    pair.add("names", Side(["id"], "in.tsv", "out/out.csv"), Side(["id"], "in.csv"))
+    ours, theirs = pair.run()
+    assert (ours.code, theirs.code) == (65, 80)
+    assert "the column 'name' contains a delimiter or a line break" in ours.text
+    assert not pair.path(LISTENER, "out/out.csv").exists()
 
 
 @pytest.mark.more

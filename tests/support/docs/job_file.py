@@ -14,6 +14,8 @@ Path = tuple[str | int, ...]
 
 # The field that identifies an entry of a list; an example shows it before its own field.
 IDENTITY = {"nodes": {"party": "alice"}, "tasks": {"name": "customers"}}
+# The section that a task may repeat.
+REPEATED = "CsvSettings"
 # The fields that hold a value for each party.
 PER_PARTY = ("keys", "input_path", "output_path")
 
@@ -32,6 +34,8 @@ def _fields(table: Schema, definitions: Schema, path: Path, order: Sequence[str]
     sections = []
     for name, field in table["properties"].items():
         below, inner = _table(field)
+        # A section that appears twice is described once, at its shortest path.
+        inner = None if inner == REPEATED and path else inner
         here, required = (*path, name), name in table.get("required", ())
         if inner is None:
             yield _entry(f"### `{name}`", here, field, required, order)
@@ -93,6 +97,8 @@ def _kind(field: Schema) -> str:
         return f"for each party, {_values(field['additionalProperties'])}"
     if "$ref" in field:
         return "a section"
+    if field["type"] == "array" and "minItems" not in field:
+        return "a list of texts"
     if field["type"] == "array":
         return f"a list of {'two' if field.get('maxItems') == 2 else 'at least one'}"
     return {"boolean": "`true` or `false`", "string": "text"}.get(field["type"]) or _number(field)
@@ -141,7 +147,8 @@ def _yaml(value: Any, indent: str = "") -> str:
 
 
 def _value(name: str, value: Any, indent: str) -> str:
-    if name not in PER_PARTY and value and isinstance(value, dict | list) and not isinstance(value, str):
+    tables = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(each, dict) for each in value))
+    if name not in PER_PARTY and value and tables:
         return f"\n{_yaml(value, indent + '  ')}"
     return f" {_scalar(value)}"
 
@@ -152,4 +159,5 @@ def _scalar(value: Any) -> str:
         return "{" + ", ".join(f"{name}: {_scalar(each)}" for name, each in value.items()) + "}"
     if isinstance(value, list):
         return f"[{', '.join(map(_scalar, value))}]"
-    return f'"{value}"' if isinstance(value, str) and set(value) & set("{}[]:,") else json.dumps(value).strip('"')
+    text = json.dumps(value)
+    return text if isinstance(value, str) and set(value) & set("{}[]:,;\\") else text.strip('"')

@@ -132,6 +132,17 @@ def test_a_restarted_bin_counts_as_a_second_answer(pair: Pair, monkeypatch: pyte
     assert task.ledger.answers(SID.hex(), LISTENER) == {3: 2}
 
 
+def test_a_task_does_not_resume_with_other_csv_settings(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task(pair, monkeypatch)
+    for settings, resumes in (({}, False), ({}, True), ({"delimiter": ";"}, False)):
+        pair.jobs[task.party]["csv"] = settings
+        task.job = load_job(pair.job_file(task.party), variables={})
+        checkpoint, found = task.begin()
+        assert (found is not None) is resumes
+        checkpoint.answering(0, 0, bytes(32))
+        checkpoint.end(LOST)
+
+
 def test_which_errors_keep_the_checkpoint(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lost peer may come back, so the checkpoint stays; after a protocol violation or a refusal it is removed."""
     task = Task(pair, monkeypatch)

@@ -327,7 +327,7 @@ def test_files_that_are_not_parquet_are_refused(tmp_path: Path) -> None:
     sink = io.BytesIO()
     pq.write_table(pa.table({"id": range(1000)}), sink)
     whole = sink.getvalue()
-    for content in (b"id,a\n1,x\n", whole[:-1], whole[:200], b"PAR1", b"PAR1" * 100):
+    for content in (whole[:-1], whole[:200], b"PAR1", b"PAR1" * 100):
         assert refuse(MalformedInputError, tmp_path, content, fmt=PARQUET) == "in.file: cannot be read as parquet"
         with pytest.raises(MalformedInputError):
             tables.check_input(tmp_path / "in", PARQUET, ["id"])
