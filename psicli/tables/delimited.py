@@ -53,6 +53,7 @@ _SURROUNDINGS_BYTES = 1 << 16
 _GUESSED_COMPRESSION = 5
 _BOM_CHARACTER = "\ufeff"
 _BOM = _BOM_CHARACTER.encode()
+_EXCEL_HINT = re.compile(rb'"?sep=([\t -~])"?[\r\n]', re.IGNORECASE)
 _MARKED_ROW = re.compile(rb'(?:\A|[\r\n])"?' + _BOM)
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")
 _NOT_LINE_BREAK = re.compile(rb"[^\r\n]")
@@ -191,6 +192,9 @@ def _names(first: Sequence[str], fmt: FileFormat) -> list[str]:
 
 def _advice_on_header(data: bytes, first: Sequence[str], fmt: FileFormat, keys: Sequence[str]) -> str | None:
     """Return what to do about a first row without the key columns, if the dialect seems to be wrong."""
+    if hint := _EXCEL_HINT.match(data):
+        setting = f"csv.delimiter: {_in_yaml(hint[1].decode())}"
+        return f"Remove the first line, which only Excel understands, and set `{setting}`."
     found: dict[str, list[str]] = {}
     for other in _DELIMITERS.keys() - {fmt.delimiter}:
         dialect = fmt.dialect._replace(delimiter=other)
@@ -201,14 +205,18 @@ def _advice_on_header(data: bytes, first: Sequence[str], fmt: FileFormat, keys: 
         fitting = [other for other, columns in found.items() if len(columns) > 1]
     if fitting:
         other = max(fitting, key=lambda other: len(found[other]))
-        value = "tab" if other == "\t" else f'"{other}"'
-        return f"The file looks {_DELIMITERS[other]}-separated; set `csv.delimiter: {value}` in the job file."
+        name = _DELIMITERS[other]
+        return f"The file looks {name}-separated; set `csv.delimiter: {_in_yaml(other)}` in the job file."
     numbered = all(re.fullmatch("[1-9][0-9]*", key) for key in keys)
     if fmt.dialect.header and numbered:
         return "If the file has no header, set `csv.header: false`; its columns are then called 1, 2 and so on."
     if not fmt.dialect.header and not numbered:
         return "With `csv.header: false`, columns are called 1, 2 and so on; use these names in keys in the job file."
     return None
+
+
+def _in_yaml(delimiter: str) -> str:
+    return "tab" if delimiter == "\t" else f'"{delimiter}"'
 
 
 def _long_row(name: str, line: int) -> MalformedInputError:

@@ -70,6 +70,8 @@ _MAGIC = (
     (b"SQLite format 3\0", _Found("an SQLite database", _EXPORT)),
     (b"%PDF-", _Found("a PDF document", _EXPORT)),
 )
+# The formats that are not text: how their files start, and what they are called.
+_BINARY = {Format.PARQUET: (b"PAR1", "Parquet")}
 # Text could start with these, too.
 _WORDS = (b"BZh", b"PAR1", b"PARE", b"FEA1", b"ORC")
 
@@ -109,18 +111,16 @@ def mismatch(head: bytes, fmt: FileFormat, *, unpacked: bool = False) -> Mismatc
         if found is own or (skippable and own is _ZSTD):
             return None
         text = _Found("plain text", f"Give it a name that ends in .{fmt.kind}.") if plain else _UNKNOWN
-    elif fmt.kind == Format.PARQUET:
-        expected = "Parquet"
-        if head.startswith(b"PAR1"):
+    elif fmt.kind in _BINARY:
+        magic, expected = _BINARY[fmt.kind]
+        if head.startswith(magic):
             return None
         if plain:
             text = _markup(head) or _Found("plain text", "Give it a name that ends in .csv or .tsv.")
-    elif fmt.kind in (Format.CSV, Format.TSV):
+    else:
         text = _other_encoding(head, fmt.dialect.encoding)
         expected = fmt.kind.upper() if text is None else fmt.dialect.encoding.upper()
         text = text or _markup(head)
-    else:
-        return None
     found = found or text
     return None if found is None else _explained(found, expected, fmt, unpacked=unpacked)
 

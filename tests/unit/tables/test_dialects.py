@@ -241,6 +241,12 @@ def test_values_with_a_special_delimiter_are_quoted(tmp_path: Path, delimiter: s
         (b"id|a\n", CSV_GZ, 'looks pipe-separated; set `csv.delimiter: "|"`'),
         (b"id,a\n", TSV, 'looks comma-separated; set `csv.delimiter: ","`'),
         (b"id,a\n", dialect(delimiter=";"), 'looks comma-separated; set `csv.delimiter: ","`'),
+        (
+            b"sep=;\r\nid;a\r\n1;x\r\n",
+            CSV,
+            'only Excel understands, and set `csv.delimiter: ";"`',
+        ),
+        (b'"sep=\t"\nid\ta\n', dialect(delimiter="\t"), "set `csv.delimiter: tab`"),
         (b"ID,a\n", CSV, "Did you mean 'ID'?"),
         (b" id ,a\n", CSV, "Did you mean ' id '?"),
         (b"ids,a\n", CSV, "Did you mean 'ids'?"),
@@ -273,7 +279,7 @@ def test_numbers_as_names_of_columns_show_that_there_is_no_header(tmp_path: Path
         ('"id",a\n1,"x\ny"\nid,"a"\n', "4: this row repeats the header"),
         ("\ufeffid,a\n1,x\n\ufeffid,a\n2,y\n", "3: this row starts with a byte order mark (U+FEFF)"),
         ('id,a\r1,x\r"\ufeff2",y\r', "3: this row starts with a byte order mark (U+FEFF)"),
-        ("id,a\n" + "1,x\n" * 2_000_000 + "id,a\n", "2000002: this row repeats the header"),
+        ("id,a\n" + f"1,{'x' * 97}\n" * 50_000 + "id,a\n", "50002: this row repeats the header"),
     ],
     ids=range(5),
 )
