@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from psicli.core.errors import BadInputError, InputChangedError, MalformedInputError, UnclosedQuoteError, counted
-from psicli.core.formats import Compression, FileFormat
+from psicli.core.formats import FileFormat
 from psicli.items.text import key_texts
 from psicli.tables import sniff
 from psicli.tables.source import SourceFile, Stream, check_columns, empty, line_breaks, unparsable
@@ -49,8 +49,6 @@ _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 # So much text around a byte that is not UTF-8 shows what may be wrong with it [bytes].
 _SURROUNDINGS_BYTES = 1 << 16
 
-# The assumed ratio of unzipped to zipped size, until the whole file has been read.
-_GUESSED_COMPRESSION = 5
 _BOM_CHARACTER = "\ufeff"
 _BOM = _BOM_CHARACTER.encode()
 _EXCEL_HINT = re.compile(rb'"?sep=([\t -~])"?[\r\n]', re.IGNORECASE)
@@ -252,6 +250,8 @@ class DelimitedInput(SourceFile):
         self.schema = pa.schema([])
         self.rows = 0
         self.format = fmt
+        # An estimate of the size of the whole file as decompressed UTF-8 text [bytes].
+        self._text_bytes = 0
         self._blocks: list[_Block] = []
 
     def header(self) -> None:
@@ -275,10 +275,8 @@ class DelimitedInput(SourceFile):
         """Estimate the number of rows in the file from the density of the blocks read so far [rows]."""
         if not self._blocks:
             return 0
-        size = self.size * (_GUESSED_COMPRESSION if self.format.compression is not Compression.NONE else 1)
         last = self._blocks[-1]
-        read = max(last.start + last.size, 1)
-        return self.rows * max(size, read) // read
+        return self.rows * self._text_bytes // max(last.start + last.size, 1)
 
     def key_batches(self) -> Iterator[tuple[Any, ...]]:
         """Read the keys of all rows and yield their texts in batches: one pa.LargeStringArray per key column.
@@ -329,6 +327,7 @@ class DelimitedInput(SourceFile):
                 more = stream.read(wanted)
                 complete = len(more) < wanted
                 data += more
+            self._text_bytes = stream.text_bytes
             size, quoted, records = self._whole_records(data, line, complete=complete)
             block, data = data[:size], data[size:]
             if _NOT_LINE_BREAK.search(block):

@@ -28,7 +28,7 @@ _MAX_SHOWN_COLUMNS = 30
 # To compare a name with many others takes long.
 _COMPARED_COLUMNS = 1000
 # The size of the pieces in which data is decoded or skipped [bytes].
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 17
 UTF8 = "utf-8"
 
 # What distinguishes a file from any other: device, inode, size [bytes], time of the last change [ns], SHA-256.
@@ -126,13 +126,21 @@ class Stream:
     """
 
     def __init__(self, source: SourceFile, compression: Compression, encoding: str = UTF8) -> None:
-        self._file: Any = _decompressed(source, compression)
+        # pyarrow closes its file in the end, but others still need the source's own.
+        self._source = source.view() if compression is Compression.ZSTD else source.file
+        self._size = source.size
+        self._file: Any = _decompressed(self._source, compression)
         self._can_seek = compression is Compression.NONE and encoding == UTF8
         if encoding != UTF8:
             self._file = _Transcoder(self._file, encoding, source.name)
         self._compression = compression
         self._name = source.name
         self._at = 0
+
+    @property
+    def text_bytes(self) -> int:
+        """Estimate the size of everything that the stream will have read at its end, from what it has read [bytes]."""
+        return max(self._size * self._at // max(self._source.tell(), 1), self._at)
 
     def read(self, size: int, start: int | None = None) -> bytes:
         """Return the next `size` bytes, or fewer at the end; start: a later offset to skip to [bytes]."""
@@ -229,12 +237,11 @@ def line_breaks(data: bytes) -> int:
     return data.count(b"\n") + returns
 
 
-def _decompressed(source: SourceFile, compression: Compression) -> Any:
+def _decompressed(file: Any, compression: Compression) -> Any:
+    file.seek(0)
     if compression is Compression.ZSTD:
-        # pyarrow closes its file in the end, but others still need the source's.
-        return pa.CompressedInputStream(pa.PythonFile(source.view(), mode="r"), "zstd")
-    source.file.seek(0)
-    return gzip.GzipFile(fileobj=source.file, mode="rb") if compression is Compression.GZIP else source.file
+        return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
+    return gzip.GzipFile(fileobj=file, mode="rb") if compression is Compression.GZIP else file
 
 
 def _open(path: Path, name: str) -> io.BufferedReader:

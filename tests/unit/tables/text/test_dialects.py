@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from support.tables import (
     CSV,
     CSV_GZ,
+    CSV_ZST,
     PARQUET,
     TEXT_FORMATS,
     TSV,
@@ -30,7 +31,7 @@ from support.tables import (
     write,
 )
 
-from psicli import outputs
+from psicli import outputs, tables
 from psicli.core.errors import BadInputError, ColumnError, InputMissingError, MalformedInputError
 from psicli.core.formats import Dialect, FileFormat
 from psicli.items.encoding import encode_items
@@ -120,6 +121,17 @@ def test_a_large_file_in_another_encoding_is_read_in_blocks(tmp_path: Path, enco
     lines = text.splitlines()
     last = write(source, CSV, [False] * 59_999 + [True])
     assert last.decode() == f"{lines[0]}\n{lines[-1]}\n"
+
+
+@pytest.mark.parametrize("fmt", [CSV, CSV_GZ, CSV_ZST], ids=name_of)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
+def test_the_number_of_rows_is_estimated_from_the_first_block(tmp_path: Path, fmt: FileFormat, encoding: str) -> None:
+    rows = 400_000
+    text = "id,a\n" + "".join(f"{n},{n * 7919 % 1_000_003:032}\n" for n in range(rows))
+    (tmp_path / "in").write_bytes(compressed(text.encode(encoding), fmt))
+    with tables.open_input(tmp_path / "in", fmt._replace(dialect=Dialect(encoding=encoding)), ["id"]) as source:
+        next(source.key_batches())
+        assert rows * 0.7 < source.expected_rows < rows * 1.3
 
 
 WRONG_BYTES = [
