@@ -16,6 +16,8 @@ from psicli.core.formats import SUFFIXES, Compression, FileFormat, Format
 HEAD_BYTES = 1 << 16
 # How much of it must be text [bytes].
 _TEXT_BYTES = 4096
+# Of this many bytes of text, fewer than one is a control character; of random bytes, two are.
+_NOISE = 20
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 # Bytes beyond ASCII, and those of them that are letters, dashes or quotes in cp1252.
@@ -46,6 +48,7 @@ _UNPACK = "Decompress it, or compress it with gzip or zstd instead."
 _GZIP = _Found("gzip data", "Decompress it with `gunzip`.", ".gz")
 _ZSTD = _Found("zstd data", "Decompress it with `zstd -d`.", ".zst")
 _UNKNOWN = _Found("", "Check that it is the right file, and that its suffix matches its format.")
+_NO_TEXT = _Found("binary data", "Check that it is the right file, and that it is not encrypted.")
 _PARQUET = _Found("a Parquet file", _CONVERT, ".parquet")
 
 # The start of a file, and what it means.
@@ -71,7 +74,7 @@ _MAGIC = (
     (b"%PDF-", _Found("a PDF document", _EXPORT)),
 )
 # The formats that are not text: how their files start, and what they are called.
-_BINARY = {Format.PARQUET: (b"PAR1", "Parquet")}
+_STARTS = {Format.PARQUET: (b"PAR1", "Parquet")}
 # Text could start with these, too.
 _WORDS = (b"BZh", b"PAR1", b"PARE", b"FEA1", b"ORC")
 
@@ -81,6 +84,8 @@ _MARKUP = (
         _Found("an HTML page", "Look at it: it may be the error or sign-in page of a download."),
     ),
     (re.compile(rb"\s*<\?xml\b"), _Found("XML", "Look at it: it may be an error that a server sent.")),
+    (re.compile(rb"-----BEGIN PGP "), _Found("PGP data", "Decrypt it.")),
+    (re.compile(rb"version https://git-lfs"), _Found("a Git LFS pointer", "Get the file itself with `git lfs pull`.")),
     # `{` or `[` alone may start a column name.
     (re.compile(rb'\s*\{\s*("[^"\r\n]*"\s*:|\}\s*$)'), _Found("JSON", _CONVERT, ".jsonl")),
     (re.compile(rb'\s*\[\s*(\{\s*"|\[|"|\]\s*$)'), _Found("JSON", _CONVERT)),
@@ -111,8 +116,8 @@ def mismatch(head: bytes, fmt: FileFormat, *, unpacked: bool = False) -> Mismatc
         if found is own or (skippable and own is _ZSTD):
             return None
         text = _Found("plain text", f"Give it a name that ends in .{fmt.kind}.") if plain else _UNKNOWN
-    elif fmt.kind in _BINARY:
-        magic, expected = _BINARY[fmt.kind]
+    elif fmt.kind in _STARTS:
+        magic, expected = _STARTS[fmt.kind]
         if head.startswith(magic):
             return None
         if plain:
@@ -120,7 +125,7 @@ def mismatch(head: bytes, fmt: FileFormat, *, unpacked: bool = False) -> Mismatc
     else:
         text = _other_encoding(head, fmt.dialect.encoding)
         expected = fmt.kind.upper() if text is None else fmt.dialect.encoding.upper()
-        text = text or _markup(head)
+        text = text or _markup(head) or (_NO_TEXT if _is_noise(head, fmt.dialect.encoding) else None)
     found = found or text
     return None if found is None else _explained(found, expected, fmt, unpacked=unpacked)
 
@@ -189,6 +194,12 @@ def _wide_encoding(head: bytes) -> str | None:
     if min(big, little) or max(big, little) < 2 or (max(big, little) < characters and _is_utf8(head)):
         return None
     return "utf-16-le" if little else "utf-16-be"
+
+
+def _is_noise(head: bytes, encoding: str) -> bool:
+    """Return whether bytes that should be UTF-8 are no text in any other encoding either."""
+    controls = len(_CONTROL.findall(head, 0, _TEXT_BYTES))
+    return encoding == "utf-8" and controls * _NOISE > min(len(head), _TEXT_BYTES) and not _is_utf8(head)
 
 
 def _is_utf8(head: bytes) -> bool:

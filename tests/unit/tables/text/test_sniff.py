@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import random
 import sqlite3
 import tarfile
 import zipfile
@@ -102,6 +103,9 @@ MISTAKEN: dict[str, tuple[bytes, FileFormat, str, str]] = {
     "html": (b"\r\n<!DOCTYPE html>\n<html>", CSV, "an HTML page", "sign-in page"),
     "html in gz": (gzip.compress(b"<html><body>"), CSV_GZ, "the decompressed data is an HTML page", "sign-in page"),
     "xml": (b"\xef\xbb\xbf<?xml version='1.0'?>", PARQUET, "XML, not Parquet", "a server"),
+    "pgp": (b"-----BEGIN PGP MESSAGE-----\n", CSV, "PGP data", "Decrypt"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\n", PARQUET, "a Git LFS pointer, not Parquet", "git lfs pull"),
+    "noise": (random.Random(7).randbytes(500), CSV, "the file is binary data, not CSV", "not encrypted"),
     "json lines": (b'{"id": 1}\n{"id": 2}\n', CSV, "JSON, not CSV", "CSV or Parquet"),
     "json": (b'[\n  {"id": 1}\n]', PARQUET, "JSON, not Parquet", "CSV or Parquet"),
     "utf-16": (TEXT.encode("utf-16"), CSV, "UTF-16 text, not UTF-8", "`iconv -f UTF-16 -t UTF-8`"),
