@@ -18,6 +18,8 @@ HEAD_BYTES = 1 << 16
 _TEXT_BYTES = 4096
 # Of this many bytes of text, fewer than one is a control character; of random bytes, two are.
 _NOISE = 20
+# So many characters beyond ASCII show that text is UTF-8 if all of them are valid.
+_MANY_CHARACTERS = 16
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 # Bytes beyond ASCII, and those of them that are letters, dashes or quotes in cp1252.
@@ -164,11 +166,14 @@ def _markup(head: bytes) -> _Found | None:
 
 
 def _other_encoding(head: bytes, encoding: str) -> _Found | None:
-    """Recognise text that is UTF-16 or UTF-32 but should not be, or the other way round."""
-    other = _wide_encoding(head)
-    if encoding.startswith(("utf-16", "utf-32")):
-        if other is None and b"\0" not in head and _is_utf8(head):
+    """Recognise text that is UTF-16 or UTF-32 but should not be, and UTF-8 text that should be in another encoding."""
+    other, wide = _wide_encoding(head), encoding.startswith(("utf-16", "utf-32"))
+    if encoding != "utf-8" and other is None and _is_utf8(head):
+        # By chance, a few characters of another encoding can be valid UTF-8, but not many.
+        many = sum(character > "\x7f" for character in head.decode("utf-8", "ignore")) >= _MANY_CHARACTERS
+        if many or head.startswith(codecs.BOM_UTF8) or (wide and b"\0" not in head):
             return _Found("UTF-8 text", "Remove `csv.encoding` from the job file.")
+    if wide:
         return None
     if other is None:
         return None

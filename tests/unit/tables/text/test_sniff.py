@@ -32,6 +32,10 @@ ROWS = TEXT.encode()
 TABLE = pa.table({"id": ["1", "2"]})
 
 
+def encoded(encoding: str) -> FileFormat:
+    return CSV._replace(dialect=Dialect(encoding=encoding))
+
+
 def made(write: Callable[[io.BytesIO], Any]) -> bytes:
     sink = io.BytesIO()
     write(sink)
@@ -115,8 +119,10 @@ MISTAKEN: dict[str, tuple[bytes, FileFormat, str, str]] = {
     "utf-32": (TEXT.encode("utf-32"), CSV, "UTF-32 text", "`csv.encoding: utf-32`"),
     "utf-32 le": (TEXT.encode("utf-32-le"), CSV, "UTF-32LE text", "`csv.encoding: utf-32-le`"),
     "utf-16 in gz": (gzip.compress(TEXT.encode("utf-16")), CSV_GZ, "the decompressed data is UTF-16", "utf-16"),
-    "utf-8": (ROWS, CSV._replace(dialect=Dialect(encoding="utf-16")), "UTF-8 text, not UTF-16", "Remove"),
-    "utf-16 as cp1252": (TEXT.encode("utf-16"), CSV._replace(dialect=Dialect(encoding="cp1252")), "UTF-16", "utf-16"),
+    "utf-8": (ROWS, encoded("utf-16"), "UTF-8 text, not UTF-16", "Remove"),
+    "utf-8 as cp1252": (b"id,a\n" + "1,é\n".encode() * 16, encoded("cp1252"), "UTF-8 text, not CP1252", "Remove"),
+    "bom as cp1252": (b"\xef\xbb\xbfid,a\n", encoded("cp1252"), "UTF-8 text, not CP1252", "Remove"),
+    "utf-16 as cp1252": (TEXT.encode("utf-16"), encoded("cp1252"), "UTF-16", "utf-16"),
 }
 
 
@@ -142,14 +148,32 @@ def test_a_name_that_looks_like_another_format_is_no_mistake(tmp_path: Path, fmt
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
 @pytest.mark.parametrize("text", [TEXT, "姓名,id\n张三,1\n", "id\n1\n"])
 def test_text_in_the_given_encoding_is_no_mistake(tmp_path: Path, encoding: str, text: str) -> None:
-    fmt = CSV._replace(dialect=Dialect(encoding=encoding))
-    assert read(tmp_path, text.encode(encoding), ["id"], fmt).rows >= 1
+    assert read(tmp_path, text.encode(encoding), ["id"], encoded(encoding)).rows >= 1
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), st.sampled_from("\n\t;\0 "))
 def test_utf_8_text_is_never_taken_for_another_encoding(text: str, other: str) -> None:
     found = mismatch(f"id,a{other}b\n{text}\n".encode()[:HEAD_BYTES], CSV)
     assert found is None
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Müller, Zoë, Ærø, ñandú, Łódź", "cp1250"),
+        ("привет, мир и вам", "cp1251"),
+        ("привет, мир и вам", "koi8-r"),
+        ("日本語テキスト、東京", "shift_jis"),
+        ("日本語テキスト、東京", "euc_jp"),
+        ("日本語テキスト、東京", "iso2022_jp"),
+        ("张三李四王五联通", "gb18030"),
+        ("안녕하세요, 서울", "euc_kr"),
+        ("Straße", "cp037"),
+    ],
+)
+def test_text_in_its_own_encoding_is_not_taken_for_utf_8(text: str, encoding: str) -> None:
+    data = f"id,a\n{text}\n".encode(encoding, "ignore") * 50
+    assert mismatch(data, encoded(encoding)) is None
 
 
 @given(st.binary(max_size=64), st.sampled_from([*TEXT_FORMATS, PARQUET]))
