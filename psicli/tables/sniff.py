@@ -156,7 +156,7 @@ def _binary(head: bytes) -> _Found | None:
     for magic, found in _MAGIC:
         if head.startswith(magic) and (magic not in _WORDS or _CONTROL.search(head, 0, _TEXT_BYTES)):
             return found
-    return _Found("a tar archive", _EXTRACT) if head[257:262] == b"ustar" else None
+    return _Found("a tar archive", _EXTRACT) if head[257:263] in (b"ustar\0", b"ustar ") else None
 
 
 def _markup(head: bytes) -> _Found | None:
