@@ -71,7 +71,7 @@ def main() -> NoReturn:
         exc.show()
         code = exc.exit_code
     except PsicliError as exc:
-        log_error(exc)
+        log_error(exc.message, exc.advice)
         code = exc.code
     except BaseException:
         # click turns a broken pipe into SystemExit(1), which is not a code of psicli.

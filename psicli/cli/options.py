@@ -98,6 +98,10 @@ port_option = option(
     metavar="N",
 )
 
+keep_going_option = flag(
+    "--keep-going", "Leave out a task whose input or output is bad and run the others, like keep_going in the job file."
+)
+
 
 def seconds_option(name: str, text: str, default: float) -> Decorator:
     """Make an option that takes a duration [s]."""

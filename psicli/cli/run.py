@@ -15,6 +15,7 @@ import click
 from psicli.cli.options import (
     JobOptions,
     job_options,
+    keep_going_option,
     option,
     party_option,
     port_option,
@@ -46,10 +47,11 @@ logger = logging.getLogger(__name__)
     default="auto",
     show_default=True,
 )
+@keep_going_option
 @trace_option("Write a trace of the run to FILE. Open it at https://ui.perfetto.dev.")
 @click.option("--simulated-port", type=int, hidden=True)
 @click.option("--no-bars", is_flag=True, hidden=True)
-def run(options: JobOptions, lock_timeout: float, resume: str, trace: Path | None) -> int:
+def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool, trace: Path | None) -> int:
     """Run a job with the other party and write the matched rows.
 
     Both parties start this command, in any order; the first one waits for the other. An output file appears only when
@@ -59,6 +61,8 @@ def run(options: JobOptions, lock_timeout: float, resume: str, trace: Path | Non
     try:
         failpoints.arm()
         job = options.load_job()
+        if keep_going:
+            job = job.model_copy(update={"keep_going": True})
         # In a simulation, both parties write to one terminal, so each line starts with the party's name.
         console.job, console.tasks = job.name if options.simulated_port is None else job.party, len(job.tasks)
         rows_on_stdout = any(task.output_path == "-" for task in job.tasks)
@@ -79,23 +83,25 @@ def run(options: JobOptions, lock_timeout: float, resume: str, trace: Path | Non
         return refuse(unexpected(exc), options.as_json)
     finally:
         console.close()
-    from psicli.report.report import facts_of, to_json
+    from psicli.report.report import errors_of, facts_of, to_json
 
-    if report.error is not None:
-        console.tell(report.error)
+    facts = facts_of(report, report.error)
+    for message, hint in errors_of(facts):
+        console.tell(message, hint)
     if options.as_json:
         write(to_json(report, report.error), to_stderr=rows_on_stdout)
     elif report.error is not None or not options.quiet:
-        write(_as_text([facts_of(report, report.error)], options, to_stderr=rows_on_stdout), to_stderr=rows_on_stdout)
+        write(_as_text([facts], options, to_stderr=rows_on_stdout), to_stderr=rows_on_stdout)
     return report.exit_code
 
 
 @click.command()
 @job_options
+@keep_going_option
 @trace_option(
     "Write a trace of each party to FILE, with the party's name before the suffix. Open it at https://ui.perfetto.dev."
 )
-def simulate(options: JobOptions, trace: Path | None) -> int:
+def simulate(options: JobOptions, keep_going: bool, trace: Path | None) -> int:
     """Try a job: run both parties on this machine.
 
     Each party runs in a separate process. A simulation needs the input files of both parties and writes all outputs.
@@ -106,7 +112,7 @@ def simulate(options: JobOptions, trace: Path | None) -> int:
         from psicli.batch.simulate import simulate_job
 
         flags = [*(f"--set={setting}" for setting in options.settings), *(f"--only={task}" for task in options.only)]
-        flags += ["--quiet"] * options.quiet + ["--verbose"] * options.verbose
+        flags += ["--quiet"] * options.quiet + ["--verbose"] * options.verbose + ["--keep-going"] * keep_going
         variables = options.variables()
         code, reports = simulate_job(options.config, variables, options.only, flags, trace=trace)
     except PsicliError as exc:

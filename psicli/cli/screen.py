@@ -54,7 +54,7 @@ def refuse(error: PsicliError, as_json: bool) -> int:
     """
     from psicli.report.report import to_json
 
-    log_error(error)
+    log_error(error.message, error.advice)
     if as_json:
         write(to_json(None, error))
     return error.code

@@ -106,6 +106,7 @@ def _build(document: Document, party: str, offset: int, slots: Sequence[Slot]) -
         link=entry.cluster.link_desc,
         pipeline=entry.pipeline,
         policy=entry.policy,
+        keep_going=entry.keep_going,
         tls=TlsFiles(**{name: path.parent / file for name, file in tls}) if isinstance(tls, TlsFiles) else None,
         tls_insecure=tls == "insecure",
         tasks=tuple(_task(document, slot, party, _dialect(entry, slot)) for slot in slots),

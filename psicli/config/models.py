@@ -315,6 +315,13 @@ class JobFile(_Model):
         {"min_peer_items": 1000, "max_runs_per_day": 2},
         default_factory=PolicySettings,
     )
+    keep_going: fields.Bool = _field(
+        "Whether the run skips a task for which either party has a bad input or output, and goes on with the others. "
+        "By default such a task ends the run. Both sides need `true`: if one has `false`, the run ends. A run that "
+        "skips a task still ends with an exit code other than 0. The option `--keep-going` sets this to `true`.",
+        True,
+        default=False,
+    )
     tasks: tuple[TaskEntry, ...] = _field(
         "The intersections of this job, in the order in which they run. Each compares one input of each party, "
         "and writes an output for each party that learns the result.",
@@ -372,6 +379,7 @@ class Job(_Model):
     link: LinkSettings
     pipeline: PipelineSettings
     policy: PolicySettings
+    keep_going: bool
     tls: TlsFiles | None
     tls_insecure: bool
     tasks: tuple[Task, ...]

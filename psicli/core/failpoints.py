@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 VARIABLE = "PSICLI_FAILPOINT"
 
 MESSAGES = (
-    "hello", "offer", "open", "frame", "end", "received", "restart", "ready", "commit", "done", "working", "abort",
+    "hello", "offer", "skip", "open", "frame", "end", "received", "restart", "ready", "commit", "done", "working",
+    "abort",
 )  # fmt: skip
 # Points that carry data, of which flip can invert a byte.
 CARRYING = (*(f"{message}.sending" for message in MESSAGES), "link.arriving")

@@ -202,6 +202,27 @@ class PeerFailedError(PsicliError):
     hint = "Ask {peer} for the details in its log; nothing needs to be fixed on this side."
 
 
+class PeerSkippedError(PsicliError):
+    """The other party skipped a task because its own input or output is bad; this party runs the others."""
+
+    sentence = "{peer} could not take part in task {task} (exit code {failure_class}: {reason})"
+    code = 80
+    peer_at_fault = True
+    hint = "Ask {peer} for the details in its log; nothing needs to be fixed on this side."
+
+
+class SkipEndsRunError(PeerSkippedError):
+    hint = (
+        "Ask {peer} for the details in its log. {peer} would run the other tasks; with `keep_going: true` in this "
+        "side's job file, this side does too."
+    )
+
+
+class PeerEndsRunError(PeerFailedError):
+    sentence = "{peer} stopped because this side skipped a task, and {peer}'s job file does not set keep_going"
+    hint = "Correct that task's input or output and run again; with `keep_going: true` on both sides, other tasks run."
+
+
 class PeerPolicyError(PeerFailedError):
     sentence = "{peer}'s policy does not allow this run"
     hint = "Ask {peer} what its policy allows; its log names the limit."
@@ -218,7 +239,15 @@ def failure_of_peer(failure_class: int) -> PsicliError:
         return PeerDisagreesError()
     if failure_class == PolicyError.code:
         return PeerPolicyError()
+    if failure_class == PeerSkippedError.code:
+        return PeerEndsRunError()
     return PeerFailedError(reason=_reason_of_peer(failure_class))
+
+
+def skip_of_peer(task: str, failure_class: int, *, keep_going: bool) -> PeerSkippedError:
+    """Return our error for a task that the peer skipped; the peer sends only the class, no text."""
+    kind = PeerSkippedError if keep_going else SkipEndsRunError
+    return kind(task=task, failure_class=failure_class, reason=_reason_of_peer(failure_class))
 
 
 def _reason_of_peer(failure_class: int) -> str:

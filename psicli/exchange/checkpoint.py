@@ -25,6 +25,8 @@ from psicli.tables import Fingerprint, fingerprint
 BITMAPS = -1
 # Exit codes after which the task can be resumed; after any other, the checkpoint is removed.
 _RESUMABLE = {69, 73, 74, 75, 80, 130, 143}
+# Exit codes after which a task that is done stays done: the input of another task was bad.
+_OF_ANOTHER_TASK = {65, 66}
 
 
 @dataclass(frozen=True)
@@ -168,8 +170,10 @@ class Checkpoint:
         if saved is None:
             return
         # A receiver whose run failed at the very end resumes and needs to hear that this sender is done.
-        peer_may_ask = saved.manifest.result is not None and not (self.scope.receives or self.scope.broadcast)
-        if peer_may_ask if error is None else error.code in _RESUMABLE:
+        done = saved.manifest.result is not None
+        peer_may_ask = done and not (self.scope.receives or self.scope.broadcast)
+        resumable = _RESUMABLE | _OF_ANOTHER_TASK if done else _RESUMABLE
+        if peer_may_ask if error is None else error.code in resumable:
             saved.leave(run_succeeded=error is None)
         else:
             saved.discard()

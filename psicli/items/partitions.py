@@ -204,6 +204,12 @@ class Partitioner:
         found.rows, found.null_keys = self._rows, self._null_keys
         return found
 
+    def close(self) -> None:
+        """Free the rows of an input that could not be read to its end; after `finish`, this does nothing."""
+        self._held = []
+        if self._disk is not None:
+            self._disk.close()
+
     def _spill(self) -> None:
         """Write the rows in memory to disk, as runs."""
         if not self._held:

@@ -5,37 +5,59 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from psicli import outputs, tables
 from psicli.config import Job, Task
 from psicli.core import signals
-from psicli.core.errors import CannotCreateError, StorageError, reason
+from psicli.core.errors import BadInputError, CannotCreateError, InputMissingError, PsicliError, StorageError, reason
 from psicli.storage.files import check_writable
 from psicli.storage.state import run_folder, state_folder
 
 STDIO = "-"
 
 
-def check_files(job: Job, stack: ExitStack) -> dict[str, Path]:
-    """Check the inputs and outputs of a job; return the path to read each task's input from, by the task's name.
+@dataclass(frozen=True)
+class Inputs:
+    """What the checks of a job's files found, by the names of tasks.
 
-    stack: removes temporary copies at the end of the run. Raises InputMissingError, BadInputError, CannotCreateError,
-    StorageError.
+    paths: where to read each task's input from. faults: why this party leaves a task out; empty without keep_going.
+    """
+
+    paths: Mapping[str, Path]
+    faults: Mapping[str, PsicliError]
+
+
+def check_files(job: Job, stack: ExitStack) -> Inputs:
+    """Check the inputs and outputs of a job.
+
+    stack: removes temporary copies at the end of the run. Raises StorageError and, without keep_going,
+    InputMissingError, BadInputError, CannotCreateError.
     """
     paths = {task.name: _input_path(task, stack) for task in job.tasks}
+    faults: dict[str, PsicliError] = {}
     for task in job.tasks:
-        path = paths[task.name]
-        with signals.allowed():
-            sample = tables.check_input(
-                path, task.input_format, task.keys, output=task.output_format, name=input_name(task)
-            )
-            if sample is not None and task.output_format is not None:
-                outputs.check_output(sample, task.output_format)
-        if isinstance(task.output_path, Path):
-            check_writable(task.output_path)
-    return paths
+        try:
+            _check_task(task, paths[task.name])
+        except (InputMissingError, BadInputError, CannotCreateError) as exc:
+            if not job.keep_going:
+                raise
+            faults[task.name] = exc
+    return Inputs(paths, faults)
+
+
+def _check_task(task: Task, path: Path) -> None:
+    with signals.allowed():
+        sample = tables.check_input(
+            path, task.input_format, task.keys, output=task.output_format, name=input_name(task)
+        )
+        if sample is not None and task.output_format is not None:
+            outputs.check_output(sample, task.output_format)
+    if isinstance(task.output_path, Path):
+        check_writable(task.output_path)
 
 
 def check_trace_file(path: Path, job: Job) -> None:

@@ -17,7 +17,7 @@ from psicli.core import failpoints, trace
 from psicli.core.errors import InterruptedBySignal, PsicliError, shown, unexpected
 from psicli.exchange.finished import sweep
 from psicli.exchange.task_exchange import Storage
-from psicli.job.inputs import check_files, check_trace_file
+from psicli.job.inputs import Inputs, check_files, check_trace_file
 from psicli.job.meeting import bin_items, connect_timeout, load_credentials, may_last, meeting_point, terms
 from psicli.job.resume import Mode
 from psicli.job.task_run import Shared, TaskRun
@@ -75,10 +75,10 @@ def run_job(
             session.agree()
             session.run(runs)
     except PsicliError as exc:
-        report.fail(exc)
+        report.end(exc)
     except Exception as exc:
         logger.exception("unexpected failure")
-        report.fail(unexpected(exc))
+        report.end(unexpected(exc))
     if trace_file is not None:
         try:
             save_trace(trace_file, job.party, {"job": job.name, "party": job.party, "psicli": __version__})
@@ -86,7 +86,7 @@ def run_job(
             report.fail(exc)
     report.close(time.monotonic() - started, peak_memory())
     for run in runs:
-        run.end(report.error)
+        run.end()
     return report
 
 
@@ -138,8 +138,8 @@ def _warn(report: Report, warning: str | None) -> None:
 
 def _checked_inputs(
     job: Job, meeting: Listener | Dialer, stack: ExitStack, ledger: Ledger, trace_file: Path | None, console: Console
-) -> dict[str, Path]:
-    """Make every check that needs no complete reading of a file; return the path to read each task's input from.
+) -> Inputs:
+    """Make every check that needs no complete reading of a file.
 
     If this party cannot start, tells its user why and then notifies the peer.
     """
@@ -155,7 +155,7 @@ def _checked_inputs(
         raise
     except Exception as exc:
         if isinstance(exc, PsicliError):
-            console.tell(exc)
+            console.tell(exc.message, exc.advice)
         logger.info("cannot start; notifying %s, for up to %s", job.peer, duration(REFUSAL_TIMEOUT))
         # A user who does not want to wait for the peer ends only this.
         with suppress(InterruptedBySignal):

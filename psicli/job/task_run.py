@@ -6,20 +6,21 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from psicli import outputs, tables
 from psicli.config import Job, Task
 from psicli.core import failpoints
-from psicli.core.errors import PsicliError, counted, unexpected
+from psicli.core.errors import BadInputError, InputMissingError, PsicliError, counted, unexpected
+from psicli.core.peer_errors import skip_of_peer
 from psicli.core.stages import Stage, Stages
 from psicli.exchange.task_exchange import Prepared, Storage
 from psicli.items.encoding import encode_items
 from psicli.items.partitions import Items, Matches, Partitioner
 from psicli.items.spelling import Spellings
-from psicli.job.inputs import STDIO, input_name
+from psicli.job.inputs import STDIO, Inputs, input_name
 from psicli.job.outputs import Found, TaskOutput, outcome
 from psicli.job.policy import Policy
 from psicli.job.resume import Mode, Resume
@@ -37,10 +38,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shared:
-    """What all tasks of one run share. inputs: the path to read each task's input from, by the task's name."""
+    """What all tasks of one run share."""
 
     job: Job
-    inputs: Mapping[str, Path]
+    inputs: Inputs
     storage: Storage
     ledger: Ledger
     report: Report
@@ -65,10 +66,38 @@ class TaskRun:
         self._output: TaskOutput | None = None
         # Time spent on the task so far [s]; during the task's turn, the start time of that turn is already subtracted.
         self._seconds = 0.0
+        # Why this party leaves the task out, if it does.
+        self._fault = shared.inputs.faults.get(task.name)
+        if self._fault is not None:
+            self._leave_out(self._fault)
 
     def find(self) -> Kept | None:
         """Return what this run could resume from the checkpoint of an earlier run, or None."""
+        if self._fault is not None:
+            raise self._fault
         return self._resume.find()
+
+    def skip_for(self, failure: BaseException) -> int | None:
+        """Return the exit code of a bad input or output without which this party goes on, else None."""
+        if not self._shared.job.keep_going:
+            return None
+        if self._fault is None and isinstance(failure, BadInputError | InputMissingError):
+            self._fault = failure
+            self._leave_out(failure)
+        return failure.code if failure is self._fault else None
+
+    def peer_skips(self, failure_class: int) -> None:
+        """Leave the task out because of the peer; raises PeerSkippedError without keep_going."""
+        error = skip_of_peer(self.name, failure_class, keep_going=self._shared.job.keep_going)
+        if not self._shared.job.keep_going:
+            raise error
+        self._leave_out(error)
+
+    def _leave_out(self, error: PsicliError) -> None:
+        self._shared.report.fail(error)
+        self._entry.fail(error)
+        self._shared.console.leave_out(self.name)
+        logger.warning("skipped: %s", error.message, extra=self._about)
 
     def settled(self, party: TaskParty) -> None:
         """Apply what both parties have agreed to resume from."""
@@ -92,26 +121,26 @@ class TaskRun:
         return Prepared(found, self._output, checkpoint)
 
     def _read(self, partition_sid: bytes) -> tuple[Items, Input]:
-        storage, path, name = self._shared.storage, self._shared.inputs[self.name], input_name(self._task)
+        storage, path, name = self._shared.storage, self._shared.inputs.paths[self.name], input_name(self._task)
         self._phase("reading %s", name)
-        with self.stages.at(Stage.READING, "read input"):
-            self._input = source = tables.open_input(
-                path, self._task.input_format, self._task.keys, output=self._task.output_format, name=name
-            )
-            partitioner = Partitioner(partition_key(partition_sid), storage.spool, storage.plan.reading)
-            spellings = Spellings(self._task.keys)
-            for key_texts in source.key_batches():
-                partitioner.expect(source.expected_rows)
-                partitioner.add(encode_items(key_texts))
-                spellings.add(key_texts, source.schema)
-            if self._task.output_format is not None:
-                outputs.check_unquoted(source, self._task.output_format)
-        with self.stages.at(Stage.READING, "count items"):
-            items = partitioner.finish()
-            self._entry.key_columns = spellings.columns(source.schema)
-            for finding in spellings.findings(items.null_keys):
-                self._warn(str(finding))
-            return items, source
+        with closing(Partitioner(partition_key(partition_sid), storage.spool, storage.plan.reading)) as partitioner:
+            with self.stages.at(Stage.READING, "read input"):
+                self._input = source = tables.open_input(
+                    path, self._task.input_format, self._task.keys, output=self._task.output_format, name=name
+                )
+                spellings = Spellings(self._task.keys)
+                for key_texts in source.key_batches():
+                    partitioner.expect(source.expected_rows)
+                    partitioner.add(encode_items(key_texts))
+                    spellings.add(key_texts, source.schema)
+                if self._task.output_format is not None:
+                    outputs.check_unquoted(source, self._task.output_format)
+            with self.stages.at(Stage.READING, "count items"):
+                items = partitioner.finish()
+                self._entry.key_columns = spellings.columns(source.schema)
+                for finding in spellings.findings(items.null_keys):
+                    self._warn(str(finding))
+                return items, source
 
     def opened(self, party: TaskParty) -> None:
         """Check the policy on sizes and runs, and record the start of the task in the ledger unless it resumes."""
@@ -142,6 +171,9 @@ class TaskRun:
 
     def started(self) -> None:
         self._seconds -= time.monotonic()
+        if self._entry.error is not None:
+            # A skipped task may be the earliest one when the run ends.
+            return
         self._entry.status = Status.RUNNING
         if self._entry.distinct_items is not None:
             self._phase("exchanging %s", counted(self._entry.distinct_items, "distinct item"))
@@ -229,12 +261,14 @@ class TaskRun:
         self._entry.warnings.append(text)
 
     def _fail(self, error: PsicliError) -> None:
-        self._entry.status = Status.FAILED
+        self._entry.fail(error)
         self._note_end(error)
         self._shared.report.fail(error)
 
-    def end(self, error: PsicliError | None) -> None:
-        """Close the task in the ledger, and release or remove its checkpoint; error: why the run failed, if it did."""
+    def end(self) -> None:
+        """Close the task in the ledger, and release or remove its checkpoint."""
+        report = self._shared.report
+        error = report.ended_by or self._entry.error or report.error
         self._note_end(error)
         try:
             self._resume.checkpoint.end(error)

@@ -112,6 +112,17 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class Skip:
+    """Stands in place of an Offer or an Open: this party cannot take part in the task, and both leave it out.
+
+    failure_class: the exit code that this fault has; 0 in the answer to the peer's Skip.
+    """
+
+    task: int
+    failure_class: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Open:
     """Opens a task after its input was read: the number of distinct items, and the probe of the item encoding."""
 
@@ -214,7 +225,7 @@ class Bye:
 
 
 BinMessage: TypeAlias = Frame | End | Received | Restart
-TaskMessage: TypeAlias = Offer | Open | BinMessage | Ready | Commit | Done
+TaskMessage: TypeAlias = Offer | Skip | Open | BinMessage | Ready | Commit | Done
 LinkMessage: TypeAlias = Reconnect | Taken | Bye
 Message: TypeAlias = HelloOctets | TaskMessage | Working | Abort | LinkMessage
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.bins import BinParty, BinPhase, TaskSetup
-from psicli.protocol.messages import Commit, Done, Frame, Message, Received, Stream, TaskMessage
+from psicli.protocol.messages import Commit, Done, End, Frame, Message, Ready, Received, Restart, Stream, TaskMessage
 from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
-from psicli.protocol.task import RECEIVER, Disclosure, Phase, Step, TaskParty
+from psicli.protocol.task import BEGINNING, END, Disclosure, Phase, Step, Table, TaskParty
 from psicli.protocol.work import GatherMatches, KeepTokens, PublishOutput, SliceBitmap, Work
 
 
@@ -47,7 +49,23 @@ class Receiver(TaskParty):
 
     receives = True
     bin_party = ReceiverBin
-    table = RECEIVER
+    table: ClassVar[Table] = {
+        **BEGINNING,
+        Phase.EXCHANGE: {
+            Frame: Phase.EXCHANGE,
+            End: Phase.EXCHANGE,
+            Restart: Phase.EXCHANGE,
+            Step.EXCHANGED: Phase.CONFIRMING,
+            Step.RESULT_DUE: Phase.RESULT,
+            Step.RESULT_SENT: Phase.STAGING,
+        },
+        Phase.CONFIRMING: {Done: Phase.FINISHED},
+        Phase.RESULT: {Step.LOST: Phase.EXCHANGE, Step.RESULT_SENT: Phase.STAGING},
+        Phase.STAGING: {Ready: Phase.STAGING_HEARD},
+        Phase.STAGING_HEARD: {Step.STAGED: Phase.COMMITTED},
+        Phase.COMMITTED: {Done: Phase.FINISHED},
+        **END,
+    }
 
     def __init__(self, setup: TaskSetup) -> None:
         super().__init__(setup)

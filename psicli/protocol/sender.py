@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from psicli.core import peer_errors
 from psicli.protocol.bins import BinParty, BinPhase, TaskSetup
-from psicli.protocol.messages import Commit, Done, End, Frame, Message, Received, Restart, Stream, TaskMessage
+from psicli.protocol.messages import Commit, Done, End, Frame, Message, Ready, Received, Restart, Stream, TaskMessage
 from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
-from psicli.protocol.task import SENDER, Phase, Step, TaskParty
+from psicli.protocol.task import BEGINNING, END, Phase, Step, Table, TaskParty
 from psicli.protocol.work import KeepBits, PublishOutput, Work
 
 
@@ -34,7 +36,29 @@ class Sender(TaskParty):
 
     receives = False
     bin_party = SenderBin
-    table = SENDER
+    table: ClassVar[Table] = {
+        **BEGINNING,
+        Phase.EXCHANGE: {
+            Frame: Phase.EXCHANGE,
+            End: Phase.EXCHANGE,
+            Received: Phase.EXCHANGE,
+            Restart: Phase.EXCHANGE,
+            Step.EXCHANGED: Phase.FINISHED,
+            Step.RESULT_DUE: Phase.RESULT,
+            Step.RESULT_SENT: Phase.STAGING,
+        },
+        Phase.RESULT: {
+            Frame: Phase.RESULT,
+            End: Phase.RESULT,
+            Restart: Phase.EXCHANGE,
+            Step.RESULT_SENT: Phase.STAGING,
+        },
+        Phase.STAGING: {Ready: Phase.STAGING_HEARD},
+        Phase.STAGING_HEARD: {Step.STAGED: Phase.READY},
+        Phase.READY: {Commit: Phase.COMMITTED},
+        Phase.COMMITTED: {Step.PUBLISHED: Phase.FINISHED},
+        **END,
+    }
 
     def __init__(self, setup: TaskSetup) -> None:
         super().__init__(setup)

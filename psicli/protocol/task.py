@@ -1,4 +1,4 @@
-"""One task of the protocol as state machines: the transition tables of both roles, and the code that they share.
+"""One task of the protocol as state machines: what both roles share of their transition tables and their code.
 
 The machines validate, order and count messages and hand out work; they compute no points, do no I/O, and have no clock,
 threads or log. They do not know which party listens and which dials. The table of a role lists the messages that are
@@ -6,8 +6,8 @@ allowed in each phase; any other message is refused, and an allowed one goes to 
 phase, and only to the phase that the table names for a message or for a step of our own.
 
     receiver                                    sender
-    Offer                       <->             Offer               before the input is read
-    Open                        <->             Open                after the input is read
+    Offer                       <->             Offer               before the input is read; or Skip
+    Open                        <->             Open                after the input is read; or Skip
     for each unfinished bin, in order, at most two at a time:
         points, tokens, checks (bins.py), then
         Received                 ->
@@ -42,8 +42,6 @@ from psicli.protocol.bins import (
     padded,
 )
 from psicli.protocol.messages import (
-    Commit,
-    Done,
     End,
     Frame,
     Kept,
@@ -51,8 +49,8 @@ from psicli.protocol.messages import (
     Offer,
     Open,
     Ready,
-    Received,
     Restart,
+    Skip,
     Stream,
     TaskMessage,
     task_digest,
@@ -85,6 +83,7 @@ class Phase(Enum):
     READY = "the wait for the commit"
     COMMITTED = "the commit"
     FINISHED = "the end"
+    SKIPPED = "the skip"
 
 
 class Step(Enum):
@@ -93,6 +92,7 @@ class Step(Enum):
     AGREED = "both parties have made their offers"
     OVER = "an earlier run completed the task"
     OPENED = "both parties have opened the task"
+    SKIPPED = "a party has skipped the task, and the other one has sent its half of the step"
     EXCHANGED = "all bins of a one-sided task have been received"
     RESULT_DUE = "all bins of a broadcast have been received"
     LOST = "the receiver lost a worker before it sent the result"
@@ -103,55 +103,19 @@ class Step(Enum):
 
 Table: TypeAlias = Mapping[Phase, Mapping[type[TaskMessage] | Step, Phase]]
 
-_BEGINNING: Table = {
-    Phase.OFFERING: {Offer: Phase.OFFERING_HEARD},
-    Phase.OFFERING_HEARD: {Step.AGREED: Phase.OPENING, Step.OVER: Phase.FINISHED},
-    Phase.OPENING: {Open: Phase.OPENING_HEARD},
-    Phase.OPENING_HEARD: {Step.OPENED: Phase.EXCHANGE},
+# The rows with which the tables of both roles begin and end: the messages and steps that are allowed in each phase, and
+# the next phase. A phase without a message is left by our own work only.
+BEGINNING: Table = {
+    Phase.OFFERING: {Offer: Phase.OFFERING_HEARD, Skip: Phase.OFFERING_HEARD},
+    Phase.OFFERING_HEARD: {Step.AGREED: Phase.OPENING, Step.OVER: Phase.FINISHED, Step.SKIPPED: Phase.SKIPPED},
+    Phase.OPENING: {Open: Phase.OPENING_HEARD, Skip: Phase.OPENING_HEARD},
+    Phase.OPENING_HEARD: {Step.OPENED: Phase.EXCHANGE, Step.SKIPPED: Phase.SKIPPED},
 }
-# The messages and steps that are allowed in each phase, and the next phase. A phase without a message is left by our
-# own work only.
-RECEIVER: Table = {
-    **_BEGINNING,
-    Phase.EXCHANGE: {
-        Frame: Phase.EXCHANGE,
-        End: Phase.EXCHANGE,
-        Restart: Phase.EXCHANGE,
-        Step.EXCHANGED: Phase.CONFIRMING,
-        Step.RESULT_DUE: Phase.RESULT,
-        Step.RESULT_SENT: Phase.STAGING,
-    },
-    Phase.CONFIRMING: {Done: Phase.FINISHED},
-    Phase.RESULT: {Step.LOST: Phase.EXCHANGE, Step.RESULT_SENT: Phase.STAGING},
-    Phase.STAGING: {Ready: Phase.STAGING_HEARD},
-    Phase.STAGING_HEARD: {Step.STAGED: Phase.COMMITTED},
-    Phase.COMMITTED: {Done: Phase.FINISHED},
-    Phase.FINISHED: {},
-}
-SENDER: Table = {
-    **_BEGINNING,
-    Phase.EXCHANGE: {
-        Frame: Phase.EXCHANGE,
-        End: Phase.EXCHANGE,
-        Received: Phase.EXCHANGE,
-        Restart: Phase.EXCHANGE,
-        Step.EXCHANGED: Phase.FINISHED,
-        Step.RESULT_DUE: Phase.RESULT,
-        Step.RESULT_SENT: Phase.STAGING,
-    },
-    Phase.RESULT: {
-        Frame: Phase.RESULT,
-        End: Phase.RESULT,
-        Restart: Phase.EXCHANGE,
-        Step.RESULT_SENT: Phase.STAGING,
-    },
-    Phase.STAGING: {Ready: Phase.STAGING_HEARD},
-    Phase.STAGING_HEARD: {Step.STAGED: Phase.READY},
-    Phase.READY: {Commit: Phase.COMMITTED},
-    Phase.COMMITTED: {Step.PUBLISHED: Phase.FINISHED},
-    Phase.FINISHED: {},
-}
-_BEFORE_EXCHANGE = frozenset(_BEGINNING)
+END: Table = {Phase.FINISHED: {}, Phase.SKIPPED: {}}
+_OFFERS = (Phase.OFFERING, Phase.OFFERING_HEARD)
+_BEFORE_EXCHANGE = frozenset(BEGINNING)
+# What a party may skip a task for: its own input or output is bad. 0 answers the peer's Skip.
+_SKIP_CLASSES = {0, errors.BadInputError.code, errors.InputMissingError.code, errors.CannotCreateError.code}
 
 
 class Disclosure(Enum):
@@ -199,6 +163,8 @@ class TaskParty(Lane):
         self.sizes = Sizes()
         self._my_offer: Offer | None = None
         self._their_offer: Offer | None = None
+        self._my_skip: Skip | None = None
+        self._their_skip: Skip | None = None
         self.bins = TaskBins(self.bin_party, setup, self.sizes)
         self._matches = 0
 
@@ -245,6 +211,11 @@ class TaskParty(Lane):
         return self.phase is Phase.FINISHED and self.idle
 
     @property
+    def skipped(self) -> bool:
+        """Whether the task is over because a party could not take part in it."""
+        return self.phase is Phase.SKIPPED
+
+    @property
     def completed_before(self) -> bool:
         """Whether an earlier run completed the exchange for both parties."""
         return self.resumption is not None and self.resumption.complete
@@ -252,12 +223,12 @@ class TaskParty(Lane):
     @property
     def settled(self) -> bool:
         """Whether both parties have made their offers."""
-        return self.phase not in (Phase.OFFERING, Phase.OFFERING_HEARD)
+        return self.phase not in (*_OFFERS, Phase.SKIPPED)
 
     @property
     def opened(self) -> bool:
         """Whether both parties have opened the task, or an earlier run completed it."""
-        return self.phase not in _BEFORE_EXCHANGE
+        return self.phase not in _BEFORE_EXCHANGE and not self.skipped
 
     @property
     def exchanging(self) -> bool:
@@ -299,32 +270,68 @@ class TaskParty(Lane):
 
     def offer(self, kept: Kept | None) -> list[Message]:
         """Make the Offer, with the saved state of an earlier run; raises LocalProtocolError if it was made already."""
-        if self._my_offer is not None:
+        if self.phase not in _OFFERS or self._has_spoken:
             raise errors.LocalProtocolError(detail="a task was offered twice")
+        if self._their_skip is not None:
+            return self.skip(0)
         self._my_offer = Offer(self.task, kept)
-        return [self._my_offer, *self._decide()]
+        return [self._my_offer, *self._take_step()]
 
     def open(self, count: int) -> list[Message]:
         """Open the task after its input was read; count: the number of distinct items.
 
         Raises InputChangedError if the task resumes an earlier run that had a different number.
         """
-        if self.phase not in (Phase.OPENING, Phase.OPENING_HEARD) or self.own_count >= 0:
+        if self.phase not in (Phase.OPENING, Phase.OPENING_HEARD) or self._has_spoken:
             raise errors.LocalProtocolError(detail="a task was opened out of order")
+        if self._their_skip is not None:
+            return self.skip(0)
         if self.resumption is not None and count != self.resumption.own_count:
             raise errors.InputChangedError(path="the input")
         self.sizes = self.sizes._replace(own=count)
-        return [Open(self.task, count, self.setup.probe), *self._begin_exchange()]
+        return [Open(self.task, count, self.setup.probe), *self._take_step()]
+
+    def skip(self, failure_class: int) -> list[Message]:
+        """Skip the task in place of the Offer or the Open; the class is the exit code of the fault, 0 in an answer.
+
+        Raises LocalProtocolError if it is too late for that.
+        """
+        if self.phase not in _BEFORE_EXCHANGE or self._has_spoken:
+            raise errors.LocalProtocolError(detail="a task was skipped out of order")
+        self._my_skip = Skip(self.task, failure_class)
+        return [self._my_skip, *self._take_step()]
+
+    @property
+    def _has_spoken(self) -> bool:
+        """Whether this party has sent its half of the current step: of the offers, or of the opening."""
+        spoken = self._my_offer is not None if self.phase in _OFFERS else self.own_count >= 0
+        return spoken or self._my_skip is not None
+
+    def _take_step(self) -> list[Message]:
+        """End the offers or the opening once both parties have sent their halves."""
+        if self.phase not in (Phase.OFFERING_HEARD, Phase.OPENING_HEARD) or not self._has_spoken:
+            return []
+        if self._my_skip is not None or self._their_skip is not None:
+            self._move(Step.SKIPPED)
+            return []
+        return self._decide() if self.phase is Phase.OFFERING_HEARD else self._begin_exchange()
+
+    def _on_skip(self, message: Skip) -> list[Message]:
+        if message.failure_class not in _SKIP_CLASSES or (not message.failure_class and self._my_skip is None):
+            raise PeerProtocolError(detail=f"it skipped a task with class {message.failure_class}")
+        self._their_skip = message
+        self._move(Skip)
+        return self._take_step()
 
     def _on_offer(self, message: Offer) -> list[Message]:
         self._their_offer = message
         self._move(Offer)
-        return self._decide()
+        return self._take_step()
 
     def _decide(self) -> list[Message]:
-        """Decide what the task resumes from, once both parties have made their offers."""
-        if self._my_offer is None or self._their_offer is None:
-            return []
+        """Decide what the task resumes from."""
+        assert self._my_offer is not None
+        assert self._their_offer is not None
         self.resumption = agree_on_resume(
             self._my_offer.kept,
             self._their_offer.kept,
@@ -351,11 +358,9 @@ class TaskParty(Lane):
             raise _too_many_items()
         self.sizes = self.sizes._replace(peer=message.count)
         self._move(Open)
-        return self._begin_exchange()
+        return self._take_step()
 
     def _begin_exchange(self) -> list[Message]:
-        if self.own_count < 0 or self.peer_count < 0:
-            return []
         own, peer, _ = self.sizes
         bins = number_of_bins(own, peer, self.setup.bin_items)
         if padded(own, bins) + padded(peer, bins) > MAX_TOTAL_ITEMS:
@@ -435,6 +440,8 @@ class TaskParty(Lane):
         match message:
             case Offer():
                 return self._on_offer(message)
+            case Skip():
+                return self._on_skip(message)
             case Open():
                 return self._on_open(message)
             case Frame():

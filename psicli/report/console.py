@@ -20,7 +20,6 @@ from typing import Any, TypeAlias
 import click
 from tqdm import tqdm
 
-from psicli.core.errors import PsicliError
 from psicli.report.layout import Screen, knows_escapes, shorten
 
 logger = logging.getLogger(__name__)
@@ -33,6 +32,7 @@ HINT = "is_hint"
 
 # Counts of items: own masked, own in total, the peer's masked, the peer's in total.
 Masked = tuple[int, int, int, int]
+_LEFT_OUT = (1, 1, 0, 0)
 
 _ExceptionInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
@@ -88,11 +88,11 @@ class _Handler(logging.Handler):
             tqdm.write(f"{self._start}{self.format(record)}\n", file=sys.stderr, end="")
 
 
-def log_error(error: PsicliError) -> None:
-    """Log an error and its hint."""
-    logger.error("%s", error.message)
-    if error.advice:
-        logger.error("hint: %s", error.advice, extra={HINT: True})
+def log_error(message: str, hint: str) -> None:
+    """Log an error and its hint, if it has one."""
+    logger.error("%s", message)
+    if hint:
+        logger.error("hint: %s", hint, extra={HINT: True})
 
 
 class Console:
@@ -116,13 +116,13 @@ class Console:
         hidden = verbosity < 0 or (self.terminal and not bars)
         self._meter = None if hidden else _Bars(self) if self.terminal else _Lines()
         self._masked: dict[str, Masked] = {}
-        self._told: PsicliError | None = None
+        self._told: set[str] = set()
 
-    def tell(self, error: PsicliError) -> None:
-        """Log the error that ends the run, unless it was logged already."""
-        if error is not self._told:
-            self._told = error
-            log_error(error)
+    def tell(self, message: str, hint: str) -> None:
+        """Log an error of the run and its hint, unless it was logged already."""
+        if message not in self._told:
+            self._told.add(message)
+            log_error(message, hint)
 
     def progress(self, task: str, masked: Masked) -> None:
         """Show how many items of a task are masked."""
@@ -131,6 +131,10 @@ class Console:
         self._masked[task] = masked
         with suppress(OSError, ValueError):
             self._meter.move(task, self._masked)
+
+    def leave_out(self, task: str) -> None:
+        """Count a task that a party has skipped as over in the progress of the job."""
+        self._masked[task] = _LEFT_OUT
 
     def close(self) -> None:
         """Remove the bars."""

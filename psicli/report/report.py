@@ -6,11 +6,13 @@ A report holds counts, names and paths only: never an item, a key value, a point
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from psicli.core.errors import InternalError, PsicliError
+from psicli.core.peer_errors import PeerSkippedError
 
 
 class Status(StrEnum):
@@ -55,6 +57,12 @@ class TaskReport:
     warning: str | None = None
     # What is unusual about this party's own keys, and what to look at if nothing matched.
     warnings: list[str] = field(default_factory=list)
+    error: PsicliError | None = field(default=None, repr=False)
+
+    def fail(self, error: PsicliError) -> None:
+        """Record why the task failed."""
+        self.status = Status.FAILED
+        self.error = _first(self.error, error)
 
 
 @dataclass
@@ -75,16 +83,30 @@ class Report:
     spool_bytes: int = 0
     # Problems that did not stop the run but need attention soon.
     warnings: list[str] = field(default_factory=list)
+    # The error that counts, and the one that ended the run; a run may skip a task and go on.
     error: PsicliError | None = field(default=None, repr=False)
+    ended_by: PsicliError | None = field(default=None, repr=False)
 
     @property
     def exit_code(self) -> int:
         return self.error.code if self.error else 0
 
     def fail(self, error: PsicliError) -> None:
-        """Record why the run failed; only the first error counts."""
+        """Record why the run, or one of its tasks, failed; only the first error counts."""
         error.facts["peer"] = self.peer
-        self.error = self.error or error
+        self.error = _first(self.error, error)
+
+    def end(self, error: PsicliError) -> None:
+        """Record the error that ended the run: the tasks that were running failed with it.
+
+        If none was, and an earlier error counts, the next task shows why the run ended.
+        """
+        self.fail(error)
+        self.ended_by = error
+        running = [task for task in self.tasks if task.status is Status.RUNNING]
+        waiting = [task for task in self.tasks if task.status is Status.NOT_STARTED]
+        for task in running or (waiting[:1] if self.error is not error else []):
+            task.fail(error)
 
     def close(self, seconds: float, peak_memory: int | None = None) -> None:
         """Record how long the run took [s] and its peak memory [bytes]; tasks that were still running have failed."""
@@ -95,6 +117,12 @@ class Report:
                 task.status = Status.FAILED
             if task.status is Status.FAILED and self.error is None:
                 self.error = InternalError(detail=f"task {task.name} failed without a reason")
+
+
+def _first(known: PsicliError | None, error: PsicliError) -> PsicliError:
+    """Return the error that counts: the first one, but any other before that of a task that only the peer skipped."""
+    yields = type(known) is PeerSkippedError and type(error) is not PeerSkippedError
+    return error if known is None or yields else known
 
 
 # The facts about every run, also one that never began, in this order.
@@ -116,14 +144,31 @@ def facts_of(report: Report | None, error: PsicliError | None) -> dict[str, Any]
     facts: dict[str, Any] = {name: getattr(report, name, None) for name in _FACTS}
     facts |= {"exit_code": error.code if error else 0, "warnings": [], "tasks": [], "error": None}
     if report is not None:
-        facts["warnings"], facts["tasks"] = report.warnings, [vars(task) for task in report.tasks]
-    if error is not None:
-        known = {"class": type(error).__name__, "message": error.message, "hint": error.advice}
-        # The party that has to act.
-        party = report and (report.peer if error.peer_at_fault else report.party)
-        facts["error"] = {"code": error.code, **known, "party": party}
+        facts["warnings"] = report.warnings
+        facts["tasks"] = [{**vars(task), "error": _facts_of_error(task.error, report)} for task in report.tasks]
+    facts["error"] = _facts_of_error(error, report)
     rounded: dict[str, Any] = _rounded(facts)
     return rounded
+
+
+def _facts_of_error(error: PsicliError | None, report: Report | None) -> dict[str, Any] | None:
+    if error is None:
+        return None
+    known = {"class": type(error).__name__, "message": error.message, "hint": error.advice}
+    # The party that has to act.
+    party = report and (report.peer if error.peer_at_fault else report.party)
+    return {"code": error.code, **known, "party": party}
+
+
+def errors_of(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the message and the hint of each error in the facts of a run, that of the run first.
+
+    Errors with the same hint follow each other and only the last of them has it.
+    """
+    errors = [each for each in (facts["error"], *(task["error"] for task in facts["tasks"])) if each is not None]
+    hints = {each["message"]: each["hint"] for each in errors}
+    groups = [[each for each in hints if hints[each] == hint] for hint in dict.fromkeys(hints.values())]
+    return [(each, hints[each] if each is group[-1] else "") for group in groups for each in group]
 
 
 def _rounded(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from psicli.core.errors import counted
 from psicli.report.layout import PLAIN, Screen, table_or_paragraphs
-from psicli.report.report import Status
+from psicli.report.report import Status, errors_of
 from psicli.storage.spool import in_units
 
 Facts = Mapping[str, Any]
@@ -27,7 +27,7 @@ def to_text(
 ) -> str:
     """Return the report as lines of text.
 
-    warnings, error: whether to include the warnings about the run, and the error with its hint; a caller that has
+    warnings, error: whether to include the warnings about the run, and the errors with their hints; a caller that has
     shown them in the same place leaves them out.
     """
     if facts["job"] is None:
@@ -126,12 +126,12 @@ def _about_the_process(facts: Facts, screen: Screen) -> Iterator[str]:
 
 
 def _remarks(facts: Facts, screen: Screen, warnings: bool, error: bool) -> Iterator[str]:
-    """Yield the warnings, the error and its hint; the log never shows the one warning of a broken end."""
+    """Yield the warnings, and the errors with their hints; the log never shows the one warning of a broken end."""
     logged = [*facts["warnings"], *(f"{task['name']}: {each}" for task in facts["tasks"] for each in task["warnings"])]
     of_tasks = [f"{task['name']}: {task['warning']}" for task in facts["tasks"] if task["warning"]]
     for warning in [*(logged if warnings else []), *of_tasks]:
         yield screen.paint(screen.wrap(f"warning: {warning}"), "yellow")
-    if error and facts["error"] is not None:
-        yield screen.paint(screen.wrap(f"error: {facts['error']['message']}"), "red")
-        if facts["error"]["hint"]:
-            yield screen.wrap(f"hint: {facts['error']['hint']}")
+    for message, hint in errors_of(facts) if error else ():
+        yield screen.paint(screen.wrap(f"error: {message}"), "red")
+        if hint:
+            yield screen.wrap(f"hint: {hint}")

@@ -37,6 +37,18 @@ class TaskPlan(Protocol):
     def settled(self, party: TaskParty) -> None:
         """Handle the decision of both parties on what to resume."""
 
+    def skip_for(self, failure: BaseException) -> int | None:
+        """Return the failure class for the peer if this party goes on without the task, else None.
+
+        failure: why `find` or `prepare` failed; it is recorded if this party goes on.
+        """
+
+    def peer_skips(self, failure_class: int) -> None:
+        """Record that the peer cannot take part in the task.
+
+        Raises a PsicliError, as `opened` does, if this party does not go on without the task.
+        """
+
     def prepare(self, partition_sid: bytes) -> Prepared:
         """Read the input and partition it into bins under this id; runs in the background."""
 
@@ -58,6 +70,9 @@ class TaskPlan(Protocol):
 
     def finish_alone(self, matches: Callable[[], Matches]) -> None:
         """Write a result that only this party receives; runs in the background and raises nothing."""
+
+    def close(self) -> None:
+        """Close the files of a task that a party has skipped."""
 
 
 class LiveTask:

@@ -28,6 +28,8 @@ from psicli.protocol.messages import (
     LinkMessage,
     Message,
     Open,
+    Skip,
+    TaskMessage,
     Working,
     task_session_id,
 )
@@ -140,7 +142,9 @@ class Session:
                 if not (self._take_message() or self._start_next() or self._advance_inputs() or self._work(room)):
                     self._wait(room)
                 for live in self._turns:
-                    if live.party.finished and live.admitted:
+                    if live.party.skipped and not self._turns.is_refused(live.index):
+                        self._leave_out(live)
+                    elif live.party.finished and live.admitted:
                         self._retire(live)
         except BaseException as exc:
             # Before anything else: outputs that both parties have committed are kept, whatever the failure is.
@@ -186,8 +190,17 @@ class Session:
             self._turns.keep_early_offer(message, size)
             return
         self._turns.check_turn(message)
+        self._receive(live, message, size)
+
+    def _receive(self, live: LiveTask, message: TaskMessage, size: int) -> None:
+        """Handle a message of a running task, and send what answers it."""
         live.bytes_received += size
         messages = live.exchange.receive(message)
+        if isinstance(message, Skip) and message.failure_class:
+            try:
+                live.plan.peer_skips(message.failure_class)
+            except errors.PsicliError as exc:
+                self._turns.refuse(live, exc)
         self._settle(live)
         self._send_if_admitted(live, messages)
 
@@ -212,9 +225,7 @@ class Session:
         self._turns.start(live)
         early = self._turns.early_offer(index)
         if early is not None:
-            message, size = early
-            live.bytes_received += size
-            self._send(live, live.exchange.receive(message))
+            self._receive(live, *early)
         return True
 
     def _exchange(self, index: int, plan: TaskPlan) -> TaskExchange:
@@ -234,7 +245,10 @@ class Session:
         for live in self._turns:
             work = live.on_input
             done = work is not None and work.done()
-            if work is not None and done and work.exception() is not None and live is not self._turns.first:
+            failure = work.exception() if work is not None and done else None
+            if failure is not None and (live.finding is not None or may_open) and self._skip(live, failure):
+                return True
+            if failure is not None and live is not self._turns.first:
                 # The error is raised once the earlier tasks are complete.
                 return False
             if done and live.finding is not None:
@@ -249,6 +263,15 @@ class Session:
                 return True
             may_open = may_open and live.admitted
         return False
+
+    def _skip(self, live: LiveTask, failure: BaseException) -> bool:
+        """Skip a task whose input or output is bad; return whether this party goes on without it."""
+        failure_class = live.plan.skip_for(failure)
+        if failure_class is None:
+            return False
+        live.finding = live.reading = None
+        self._send(live, live.party.skip(failure_class))
+        return True
 
     def _settle(self, live: LiveTask) -> None:
         """Act on both Offers as soon as they are known, and start reading the input unless the exchange is complete."""
@@ -310,6 +333,12 @@ class Session:
             self._finishing.append(self._pools.write(live.plan.finish_alone, live.matches))
         else:
             live.exchange.close()
+
+    def _leave_out(self, live: LiveTask) -> None:
+        """Forget a task that a party has skipped; its input may have been read already."""
+        self._turns.retire(live)
+        live.exchange.close()
+        live.plan.close()
 
     def _send(self, live: LiveTask, messages: list[Message]) -> None:
         for message in messages:

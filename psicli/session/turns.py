@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from psicli.core.errors import PsicliError
 from psicli.core.peer_errors import PeerProtocolError
-from psicli.protocol.messages import Frame, Offer, Stream, TaskMessage
+from psicli.protocol.messages import Frame, Offer, Skip, Stream, TaskMessage
 from psicli.protocol.task import TaskParty
 from psicli.session.live import LiveTask, TaskPlan
 
@@ -24,8 +24,8 @@ class Turns:
         self._plans = plans
         self._live: dict[int, LiveTask] = {}
         self._started = 0
-        # Offers for tasks that this party has not started yet, with their sizes [bytes].
-        self._early: dict[int, tuple[Offer, int]] = {}
+        # Offers for tasks that this party has not started yet, or Skips in their place, with their sizes [bytes].
+        self._early: dict[int, tuple[Offer | Skip, int]] = {}
         # The first task that this party refuses, and why.
         self._refused: tuple[int, PsicliError] | None = None
 
@@ -70,15 +70,15 @@ class Turns:
         del self._live[live.index]
 
     def keep_early_offer(self, message: TaskMessage, size: int) -> None:
-        """Keep an Offer for a task that starts soon; raises PeerProtocolError for any other message."""
+        """Keep an Offer, or a Skip, for a task that starts soon; raises PeerProtocolError for any other message."""
         ahead = message.task - self._started
         soon = 0 <= ahead < MAX_TASKS_AHEAD and message.task < len(self._plans) and message.task not in self._early
-        if not (soon and isinstance(message, Offer)):
+        if not (soon and isinstance(message, Offer | Skip)):
             raise PeerProtocolError(detail=f"it sent a message for task {message.task}, which is not running")
         self._early[message.task] = message, size
 
-    def early_offer(self, index: int) -> tuple[Offer, int] | None:
-        """Return and forget the Offer that arrived before its task started, or None."""
+    def early_offer(self, index: int) -> tuple[Offer | Skip, int] | None:
+        """Return and forget the Offer or Skip that arrived before its task started, or None."""
         return self._early.pop(index, None)
 
     # Refusals

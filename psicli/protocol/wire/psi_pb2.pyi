@@ -17,7 +17,7 @@ PURPOSE_RUN: Purpose
 PURPOSE_CHECK: Purpose
 
 class Envelope(_message.Message):
-    __slots__ = ("hello", "offer", "open", "frame", "end", "received", "restart", "ready", "commit", "done", "working", "abort", "reconnect", "taken", "bye")
+    __slots__ = ("hello", "offer", "open", "frame", "end", "received", "restart", "ready", "commit", "done", "working", "abort", "skip", "reconnect", "taken", "bye")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class Envelope(_message.Message):
     DONE_FIELD_NUMBER: _ClassVar[int]
     WORKING_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
+    SKIP_FIELD_NUMBER: _ClassVar[int]
     RECONNECT_FIELD_NUMBER: _ClassVar[int]
     TAKEN_FIELD_NUMBER: _ClassVar[int]
     BYE_FIELD_NUMBER: _ClassVar[int]
@@ -45,10 +46,11 @@ class Envelope(_message.Message):
     done: Done
     working: Working
     abort: Abort
+    skip: Skip
     reconnect: Reconnect
     taken: Taken
     bye: Bye
-    def __init__(self, hello: _Optional[bytes] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., working: _Optional[_Union[Working, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., reconnect: _Optional[_Union[Reconnect, _Mapping]] = ..., taken: _Optional[_Union[Taken, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
+    def __init__(self, hello: _Optional[bytes] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., working: _Optional[_Union[Working, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., skip: _Optional[_Union[Skip, _Mapping]] = ..., reconnect: _Optional[_Union[Reconnect, _Mapping]] = ..., taken: _Optional[_Union[Taken, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol_version", "package_version", "suite", "purpose", "party", "job", "tasks", "frame_items", "nonce", "recv_timeout_ms", "clock_ms", "bin_items")
@@ -113,6 +115,14 @@ class Kept(_message.Message):
     finished: bytes
     complete: bool
     def __init__(self, partition_sid: _Optional[bytes] = ..., own_count: _Optional[int] = ..., peer_count: _Optional[int] = ..., bins: _Optional[int] = ..., finished: _Optional[bytes] = ..., complete: _Optional[bool] = ...) -> None: ...
+
+class Skip(_message.Message):
+    __slots__ = ("task", "failure_class")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    task: int
+    failure_class: int
+    def __init__(self, task: _Optional[int] = ..., failure_class: _Optional[int] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("task", "count", "probe")

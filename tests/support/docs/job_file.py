@@ -25,7 +25,7 @@ def reference() -> str:
     schema = job_schema()
     definitions = schema["$defs"]
     order = [name for table in (schema, *definitions.values()) for name in table["properties"]]
-    intro = "## Top level\n\nThe job file holds these two fields and the sections below."
+    intro = "## Top level\n\nThe job file holds these three fields and the sections below."
     return "\n\n".join([intro, *_fields(schema, definitions, (), order)])
 
 

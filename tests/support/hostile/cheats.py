@@ -28,6 +28,7 @@ from psicli.protocol.messages import (
     Ready,
     Received,
     Restart,
+    Skip,
     Taken,
     Working,
 )
@@ -268,6 +269,26 @@ OPENING: dict[str, Cheat] = {
             told=78,
         )
         for count in (10**9, MAX_TOTAL_ITEMS)
+    },
+}
+SKIPPED = Skip(0, 65)
+SKIPS: dict[str, Cheat] = {
+    "a Skip for a lost peer": at("offer", "it skipped a task with class 69", instead(Skip(0, 69))),
+    "a Skip of the highest class": at("open", "it skipped a task with class 4294967295", instead(Skip(0, 2**32 - 1))),
+    "an answer to no Skip": at("offer", "it skipped a task with class 0", instead(Skip(0))),
+    "an answer to no Skip, for the Open": at("open", "it skipped a task with class 0", before(Skip(0))),
+    "a Skip after the Open": at("open", "Skip during (the exchange|our opening)", after(SKIPPED)),
+    "a Skip before points": at("points", "Skip during the exchange", before(SKIPPED)),
+    "a Skip after points": at("points", "Skip during the exchange", after(SKIPPED)),
+    "a Skip of a task that does not exist": at(
+        "open", "a message for task 1, which is not running", before(Skip(1, 65))
+    ),
+    "a Skip of the highest task": at("offer", "task 4294967295, which is not", after(Skip(2**32 - 1, 65))),
+    **{
+        f"a Skip for the {stage}, {code}, to a party that does not go on": at(
+            stage, f"could not take part in task people .exit code {code}: an", instead(Skip(0, code)), code=80, told=80
+        )
+        for stage, code in (("offer", 65), ("open", 66), ("offer", 73), ("open", 73))
     },
 }
 TOKENS: dict[str, Cheat] = {

@@ -30,6 +30,7 @@ ONLY = {
     "port.bound": LISTENER, "commit.sending": LISTENER, "peer.dialled": DIALER, "commit.arrived": DIALER,
     "abort.sending": None, "abort.arrived": None, "reconnect.dialled": None, "reconnect.answered": None,
     "restart.sending": None, "restart.arrived": None, "working.sending": None, "working.arrived": None,
+    "skip.sending": None, "skip.arrived": None,
     **dict.fromkeys(SPOOL + BINS),
 }  # fmt: skip
 CASES = [(point, party) for point in POINTS for party in PARTIES if ONLY.get(point, party) == party]

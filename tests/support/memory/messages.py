@@ -21,6 +21,7 @@ from psicli.protocol.messages import (
     Received,
     Reconnect,
     Restart,
+    Skip,
     Taken,
     Working,
 )
@@ -48,6 +49,7 @@ where = {"task": u32, "bin": u32, "attempt": u32}
 messages: dict[type[Message], st.SearchStrategy[Message]] = {
     HelloOctets: st.builds(HelloOctets, octets=st.binary(max_size=200)),
     Offer: st.builds(Offer, task=u32, kept=st.none() | offered()),
+    Skip: st.builds(Skip, task=u32, failure_class=u32),
     Open: st.builds(Open, task=u32, count=u64, probe=st.binary(min_size=16, max_size=16)),
     Frame: st.builds(Frame, **where, stream=u32, seq=u32, data=st.binary(max_size=300)),
     End: st.builds(End, **where, stream=u32, count=u64, digest=digests),

@@ -11,6 +11,8 @@ from typing import Any, cast
 from support.memory.machines import PATIENCE
 from support.memory.pair import MemoryOutput, NoCheckpoint, items_of
 
+from psicli.core.errors import BadInputError
+from psicli.core.peer_errors import skip_of_peer
 from psicli.core.stages import Stages
 from psicli.exchange.task_exchange import Prepared
 from psicli.items.partitions import Items, Matches, Partitioner
@@ -105,14 +107,33 @@ class Plan:
         self.at_opening: Callable[[int], None] = lambda peer_items: None
         # The failure to raise while writing a one-sided result, or the failure that occurred then.
         self.alone_failure: Exception | None = None
+        self.keep_going = False
+        # The failure to raise when the session asks for a checkpoint.
+        self.at_finding: Exception | None = None
         self._before = before
         self._partition_sid = b""
 
     def find(self) -> Kept | None:
+        if self.at_finding is not None:
+            raise self.at_finding
         return None
 
     def settled(self, party: TaskParty) -> None:
         assert party.resumption is None
+
+    def skip_for(self, failure: BaseException) -> int | None:
+        if not (self.keep_going and isinstance(failure, BadInputError)):
+            return None
+        self.calls.append("skipped")
+        return failure.code
+
+    def peer_skips(self, failure_class: int) -> None:
+        if not self.keep_going:
+            raise skip_of_peer(self.name, failure_class, keep_going=False)
+        self.calls.append(f"the peer skipped for {failure_class}")
+
+    def close(self) -> None:
+        self.calls.append("closed")
 
     def prepare(self, partition_sid: bytes) -> Prepared:
         self._before()

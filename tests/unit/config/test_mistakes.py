@@ -72,7 +72,8 @@ whatever: red
         "18: tasks[1].keys: is the text 'id'; write it like `keys: {alice: [id], bob: [customer_id]}`",
         "19: tasks[1].input_path.alice: is missing; this party runs here",
         "20: tasks[1].output_path.alice: is the same file as tasks[0].output_path.alice (line 15)",
-        "22: whatever: unknown field; the fields here are job, self_party, cluster, psi, pipeline, csv, policy, tasks",
+        "22: whatever: unknown field; the fields here are job, self_party, cluster, psi, pipeline, csv, policy, "
+        "keep_going, tasks",
     )
 
 

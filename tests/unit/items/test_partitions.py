@@ -290,6 +290,17 @@ def test_closing_frees_disk_space(spool: Spool, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "state").glob("run-*/*")] == ["lock"]
 
 
+@pytest.mark.parametrize("budget", [None, 1000])
+def test_an_input_that_cannot_be_read_to_its_end_leaves_nothing(
+    spool: Spool, tmp_path: Path, budget: int | None
+) -> None:
+    before = pa.total_allocated_bytes()
+    with closing(Partitioner(key(1), spool, budget)) as partitioner:
+        partitioner.add(array([b"%08d" % number for number in range(1000)]))
+    assert pa.total_allocated_bytes() == before
+    assert [path.name for path in (tmp_path / "state").glob("run-*/*")] in ([], ["lock"])
+
+
 def test_items_longer_than_the_budget_stay_on_disk(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bin's items are read into memory if they fit; otherwise, only requested items are read."""
     rows = [b"%05d" % number * 100 for number in range(4000)]

@@ -9,7 +9,7 @@ import pytest
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side
 
 from psicli.config import load_job
-from psicli.core.errors import AnsweredTwiceError, InputChangedError, PsicliError, StorageError
+from psicli.core.errors import AnsweredTwiceError, InputChangedError, InputMissingError, PsicliError, StorageError
 from psicli.core.peer_errors import PeerGoneError, PeerProtocolError
 from psicli.exchange.checkpoint import Checkpoint
 from psicli.exchange.finished import FinishedBins, checkpoints
@@ -161,6 +161,21 @@ def test_which_errors_keep_the_checkpoint(pair: Pair, monkeypatch: pytest.Monkey
             assert saved is not None
             saved.discard()
         task.ledger.path.unlink()
+
+
+@pytest.mark.parametrize(("code", "stays"), [(65, True), (66, True), (69, True), (76, False), (79, False)])
+def test_a_task_that_is_done_stays_done_if_another_one_has_a_bad_input(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, code: int, stays: bool
+) -> None:
+    kinds = (InputChangedError, InputMissingError, PeerGoneError, PeerProtocolError, AnsweredTwiceError)
+    (error,) = (kind() for kind in kinds if kind.code == code)
+    task = Task(pair, monkeypatch)
+    checkpoint, _ = task.begin()
+    checkpoint.conclude({"output_sha256": None})
+    checkpoint.end(error)
+    found = task.begin()[1]
+    assert (found is not None) is stays
+    assert found is None or found.complete
 
 
 def test_never_saves_no_bins_and_records_no_answers(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

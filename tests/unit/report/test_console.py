@@ -94,6 +94,19 @@ def test_a_job_with_several_tasks_has_its_own_bar(start: Start) -> None:
     assert re.match(r"two +50% \|", task), task
 
 
+def test_a_skipped_task_counts_as_over(start: Start) -> None:
+    """Otherwise the bar of the job would never be full."""
+    shown = start(terminal=True, tasks=4)
+    shown.leave_out("two")
+    shown.progress("one", (100, 200, 100, 200))
+    assert re.match(r"nightly +38% \|.*, 1 of 4 tasks$", bars(shown)[0]), bars(shown)
+    shown.progress("one", (200, 200, 200, 200))
+    shown.leave_out("three")
+    shown.leave_out("three")
+    shown.progress("four", (300, 300, 300, 300))
+    assert re.match(r"nightly +100% \|.*, 4 of 4 tasks$", bars(shown)[0]), bars(shown)
+
+
 def test_the_bars_leave_room_for_a_bar(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even with a long name on a terminal of 80 columns."""
     ours, theirs = pty.openpty()

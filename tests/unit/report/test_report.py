@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from click import unstyle
 
-from psicli.core.errors import MalformedInputError
+from psicli.core.errors import InputMissingError, MalformedInputError
+from psicli.core.peer_errors import PeerGoneError, PsicliError, skip_of_peer
 from psicli.core.stages import Stage
 from psicli.report.layout import PLAIN, Screen
 from psicli.report.report import Report, Status, TaskReport, facts_of, nothing_matched, to_json, what_the_peer_learns
@@ -223,3 +224,68 @@ def test_an_empty_intersection_says_what_to_look_at() -> None:
     assert "Follow the other warnings about this task" in nothing_matched(task, "bob")
     task.peer_items = 0
     assert nothing_matched(task, "bob").startswith("no key matched, because bob has no keys")
+
+
+GONE = PeerGoneError(reason="it was killed")
+MISSING = InputMissingError(place="in.csv", fault="no such file", advice="Check input_path.")
+BAD_ROW = MalformedInputError(place="in.csv:3", fault="the row has 1 field", advice="Check the row.")
+SKIPS = [skip_of_peer(task, 66, keep_going=True) for task in ("customers", "planes")]
+
+
+@pytest.mark.parametrize(
+    ("errors", "counts"),
+    [
+        ([MISSING, BAD_ROW], MISSING),
+        ([*SKIPS], SKIPS[0]),
+        ([SKIPS[0], BAD_ROW, MISSING], BAD_ROW),
+        ([BAD_ROW, SKIPS[0], GONE], BAD_ROW),
+        ([SKIPS[0], GONE], GONE),
+        ([skip_of_peer("planes", 65, keep_going=False), GONE], None),
+    ],
+)
+def test_which_error_counts(errors: list[PsicliError], counts: PsicliError | None) -> None:
+    """The first one counts, but one that this party can correct counts before a task that only the peer skipped."""
+    report = a_report()
+    for error in errors:
+        report.fail(error)
+    assert report.error is (counts or errors[0])
+
+
+def test_a_report_of_skipped_tasks_names_each_error_once() -> None:
+    report = a_report()
+    report.tasks += [TaskReport(name, "bob", False) for name in ("trains", "ships", "cars")]
+    for task, error in zip(report.tasks[:3], (BAD_ROW, *SKIPS), strict=True):
+        report.fail(error)
+        task.fail(error)
+    report.tasks[3].status = Status.RUNNING
+    report.end(GONE)
+    report.close(2.0)
+    told = json.loads(to_json(report, report.error))
+    assert (told["exit_code"], told["error"]["class"]) == (65, "MalformedInputError")
+    assert [each["status"] for each in told["tasks"]] == ["failed"] * 4 + ["not started"]
+    assert told["error"] == told["tasks"][0]["error"]
+    assert [each["error"] and (each["error"]["code"], each["error"]["party"]) for each in told["tasks"]] == [
+        (65, "alice"), (80, "bob"), (80, "bob"), (69, "bob"), None,
+    ]  # fmt: skip
+    reason = "exit code 66: an input file or one of its key columns does not exist"
+    assert text_of(report)[-8:] == [
+        "",
+        "error: in.csv:3: the row has 1 field",
+        "hint: Check the row.",
+        f"error: bob could not take part in task customers ({reason})",
+        f"error: bob could not take part in task planes ({reason})",
+        "hint: Ask bob for the details in its log; nothing needs to be fixed on this side.",
+        "error: bob disconnected before the session was complete: it was killed",
+        "hint: Ask bob for the reason in its log, then run again.",
+    ]
+
+
+def test_the_reason_of_an_early_end_is_told_even_between_two_tasks() -> None:
+    for first, shows in ((BAD_ROW, True), (None, False)):
+        report = a_report()
+        if first is not None:
+            report.fail(first)
+        report.end(GONE)
+        report.close(2.0)
+        assert report.tasks[1].error is (GONE if shows else None)
+        assert [line for line in text_of(report) if "it was killed" in line] != []

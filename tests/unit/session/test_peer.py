@@ -37,6 +37,7 @@ from psicli.protocol.messages import (
     Offer,
     Open,
     Received,
+    Skip,
     Stream,
     Working,
     session_id,
@@ -54,6 +55,8 @@ class Played:
         self._hold = Signal()
         alice = [Plan(f"t{i}", numbers(0, 5), receives=True, before=self._hold.wait) for i in range(tasks)]
         bob = [Plan(f"t{i}", numbers(0, 5), receives=False) for i in range(tasks)]
+        for plan in alice:
+            plan.keep_going = True
         self.ends = joined(alice, bob, recv_timeout=recv_timeout, bobs_timeout=peers_timeout)
         self.alice, self.peer = self.ends[0], self.ends[1].link
         self._thread = threading.Thread(target=self.alice.run, name="psicli-test-alice")
@@ -103,6 +106,16 @@ OUT_OF_ORDER: list[tuple[str, list[Message], str]] = [
     ("an Open of a task not begun", [Open(2, 5, PROBE)], "a message for task 2, which is not running"),
     ("an Open of no task", [Open(2**32 - 1, 5, PROBE)], "which is not running"),
     ("a frame before its Open", [Offer(0), Frame(0, 0, 0, 1, 0, bytes(32))], "Frame during the opening"),
+    ("a Skip before its Offer, twice", [Skip(2, 65), Skip(2, 65)], "a message for task 2, which is not running"),
+    ("a Skip too early", [Skip(4, 65)], "a message for task 4, which is not running"),
+    ("a Skip of no task", [Skip(2**32 - 1, 65)], "which is not running"),
+    ("a second Skip, for the Offer", [Skip(0, 65), Skip(0, 65)], "a message for task 0, which is not running"),
+    ("an Offer after its Skip", [Skip(0, 65), Offer(0)], "a message for task 0, which is not running"),
+    ("a second Skip, for the Open", [Offer(0), Skip(0, 65), Skip(0, 65)], "Skip during our opening"),
+    ("an Open after its Skip", [Offer(0), Skip(0, 65), Open(0, 5, PROBE)], "Open during our opening"),
+    ("points after a Skip", [Skip(0, 65), Frame(0, 0, 0, 2, 0, bytes(32))], "a message for task 0, which is not run"),
+    ("an answer to no Skip", [Skip(0)], "it skipped a task with class 0"),
+    ("a Skip for a policy", [Offer(0), Skip(0, 79)], "it skipped a task with class 79"),
     ("an End of no task", [End(77, 0, 0, 1, 0, DIGEST)], "a message for task 77, which is not running"),
     ("a Received of no task", [Received(5, 0, 0)], "a message for task 5, which is not running"),
     ("a Commit of a task not begun", [Commit(3, DIGEST)], "a message for task 3, which is not running"),

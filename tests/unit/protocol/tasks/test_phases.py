@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -25,16 +26,16 @@ from support.memory.tasks import (
 
 from psicli.core.errors import LocalProtocolError
 from psicli.core.peer_errors import PeerProtocolError
-from psicli.protocol.messages import Commit, Done, End, Frame, Offer, Open, Ready, Received, Restart, TaskMessage
+from psicli.protocol.messages import Commit, Done, End, Frame, Offer, Open, Ready, Received, Restart, Skip, TaskMessage
 from psicli.protocol.receiver import Receiver
 from psicli.protocol.sender import Sender
 from psicli.protocol.task import Phase, TaskParty
 
-KINDS: tuple[type[TaskMessage], ...] = (Offer, Open, Frame, End, Received, Restart, Ready, Commit, Done)
+KINDS: tuple[type[TaskMessage], ...] = (Offer, Skip, Open, Frame, End, Received, Restart, Ready, Commit, Done)
 _BEGINNING: dict[Phase, set[type[TaskMessage]]] = {
-    Phase.OFFERING: {Offer},
+    Phase.OFFERING: {Offer, Skip},
     Phase.OFFERING_HEARD: set(),
-    Phase.OPENING: {Open},
+    Phase.OPENING: {Open, Skip},
     Phase.OPENING_HEARD: set(),
 }
 # Deliberately independent of the tables in the code.
@@ -85,6 +86,8 @@ def plausible(kind: type[TaskMessage], role: type[TaskParty], broadcast: bool, m
         made += [Restart(TASK, number, attempt) for number in range(bins) for attempt in range(3)]
     elif kind is Received:
         made += [Received(TASK, number, 0, digest) for number in range(bins) for digest in (b"", *digests)]
+    elif kind is Skip:
+        made += [Skip(TASK, failure_class) for failure_class in (0, 65, 66, 73)]
     elif kind is Ready:
         made.append(Ready(TASK))
     elif kind in (Commit, Done):
@@ -105,7 +108,8 @@ def test_a_run_passes_through_the_phases_the_table_names(role: type[TaskParty], 
 
 @roles
 def test_the_tables_contain_exactly_the_allowed_messages(role: type[TaskParty]) -> None:
-    expected: dict[Phase, set[type[TaskMessage]]] = {}
+    # No run without a Skip reaches this phase.
+    expected: dict[Phase, set[type[TaskMessage]]] = {Phase.SKIPPED: set()}
     for broadcast in (False, True):
         for phase, kinds in LEGAL[role, broadcast].items():
             expected[phase] = expected.get(phase, set()) | kinds
@@ -165,7 +169,19 @@ def test_a_message_that_a_phase_allows_is_accepted(
             accepted.add(moment.phase)
     if kind is Restart:
         accepted = restarts_accepted(role, broadcast)
+    if kind is Skip:
+        accepted = skips_accepted(role, broadcast)
     assert accepted == {phase for phase, legal in LEGAL[role, broadcast].items() if kind in legal}
+
+
+def skips_accepted(role: type[TaskParty], broadcast: bool) -> set[Phase]:
+    """Return the phases in which a machine accepts a Skip."""
+    accepted = set()
+    for moment in moments(role, broadcast):
+        with suppress(PeerProtocolError):
+            copied(moment.machine).receive(Skip(TASK, 65))
+            accepted.add(moment.phase)
+    return accepted
 
 
 def restarts_accepted(role: type[TaskParty], broadcast: bool) -> set[Phase]:
