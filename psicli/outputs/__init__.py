@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from psicli.core.errors import ColumnError, shown
+from psicli.core.errors import ColumnError, InterruptedBySignal, shown
 from psicli.core.formats import COLUMNAR, FileFormat
 from psicli.outputs.columnar import write_parquet
 from psicli.outputs.columns import UsedValues, check_types, output_schema, unwritable, wide_schema, widen
@@ -62,6 +62,8 @@ def _is_written(sample: Sample, schema: Any, fmt: FileFormat) -> bool:
     rehearsed = _Rehearsed(sample, schema)
     try:
         write_matched(rehearsed, io.BytesIO(), fmt, pa.array([True] * rows, pa.bool_()), budget=_AMPLE, spool=None)
+    except InterruptedBySignal:
+        raise
     # The library decides which exceptions it raises for a type that it cannot write.
     except Exception:
         return False

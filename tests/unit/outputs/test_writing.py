@@ -38,7 +38,7 @@ from support.tables import (
 )
 
 from psicli import outputs, tables
-from psicli.core.errors import ColumnError, InputMissingError
+from psicli.core.errors import ColumnError, InputMissingError, TerminatedBySignal
 from psicli.core.formats import FileFormat
 from psicli.items.encoding import encode_items
 from psicli.outputs.compressed import compressed
@@ -357,3 +357,16 @@ def test_a_line_end_inside_quotes_survives_wherever_a_block_ends(tmp_path: Path)
         padding = delimited.MAX_ROW_BYTES - len(filler) - len(row) - 1 + shift
         source = read(tmp_path, header + filler + b'1,"' + b"y" * (1000 + padding) + tail)
         assert source.table.column("note")[-1].as_py().endswith("y\r\nline two")
+
+
+def test_a_signal_during_the_rehearsal_is_no_fault_of_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id,note\n1,x\n")
+    found = tables.check_input(path, CSV, ["id"], output=CSV)
+
+    def stopped(*_: object, **__: object) -> int:
+        raise TerminatedBySignal
+
+    monkeypatch.setattr(outputs, "write_matched", stopped)
+    with pytest.raises(TerminatedBySignal):
+        outputs.check_output(found, CSV)
