@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import zip_longest
 
-from psicli.core.errors import InterruptedBySignal, PsicliError
+from psicli.core.errors import InterruptedBySignal, PsicliError, printable
 from psicli.report.layout import GAP, LEAST_WIDTH, PLAIN, Screen, table
 
 # The order in which a run meets them. Those with the same number belong together, task by task.
@@ -73,6 +73,7 @@ class Checklist:
 
     def add(self, name: str, message: str, task: str | None = None, *, good: bool = True, hint: str = "") -> None:
         """Add a row; if it is not good, it is a warning with this hint."""
+        message = printable(message)
         row = (Verdict.OK, 0, message) if good else (Verdict.WARN, 0, message, hint)
         self._add(Check(name, task, *row))
 
@@ -104,7 +105,7 @@ class Checklist:
 def to_json(checklist: Checklist) -> str:
     """Return the rows as one JSON object; a later version may add keys, but never removes one."""
     checks = [asdict(row) for row in checklist.rows]
-    return json.dumps({"checks": checks, "exit_code": checklist.exit_code}, indent=2, ensure_ascii=False)
+    return json.dumps({"checks": checks, "exit_code": checklist.exit_code}, indent=2)
 
 
 class Listing:

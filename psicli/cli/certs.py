@@ -12,6 +12,7 @@ import click
 
 from psicli.cli.options import PATH, Decorator, json_option
 from psicli.cli.screen import write
+from psicli.core.errors import printable
 from psicli.report.layout import Screen
 
 
@@ -111,9 +112,9 @@ def show(files: Sequence[Path], as_json: bool) -> None:
 
     found = [facts for path in files for facts in describe(path)]
     text = Screen.of(sys.stdout).wrap("\n".join(map(to_text, found)), indent=_LABEL_WIDTH)
-    write(json.dumps({"certificates": found}, indent=2, ensure_ascii=False) if as_json else text)
+    write(json.dumps({"certificates": found}, indent=2) if as_json else text)
 
 
 def _say_written(paths: Sequence[Path]) -> None:
     for path in paths:
-        write(f"wrote {path}{', a secret: keep it on this machine' if path.suffix == '.key' else ''}")
+        write(f"wrote {printable(path)}{', a secret: keep it on this machine' if path.suffix == '.key' else ''}")

@@ -118,7 +118,7 @@ def simulate(options: JobOptions, keep_going: bool, trace: Path | None) -> int:
     except PsicliError as exc:
         return refuse(exc, options.as_json)
     if options.as_json:
-        write(json.dumps({"parties": reports}, indent=2, ensure_ascii=False))
+        write(json.dumps({"parties": reports}, indent=2))
     elif code or not options.quiet:
         found = [{**facts, "party": party} for party, facts in reports.items() if facts is not None]
         if found:

@@ -13,7 +13,7 @@ import click
 
 from psicli.cli.options import flag, json_option
 from psicli.cli.screen import write
-from psicli.core.errors import CannotCreateError, shown
+from psicli.core.errors import CannotCreateError, printable, shown
 from psicli.report.layout import Screen, in_words, table_or_paragraphs
 from psicli.storage.locks import Holder, holders
 
@@ -52,7 +52,7 @@ def status(as_json: bool, clean: bool) -> None:
     if kept:
         sections.append(_kept(kept, screen))
     if left or clean:
-        notes = [f"removed {path}" if clean else _left_over(path) for path in left]
+        notes = [f"removed {printable(path)}" if clean else _left_over(path) for path in left]
         sections.append([*map(screen.wrap, notes or ["There is nothing to remove."])])
     write("\n\n".join("\n".join(lines) for lines in sections))
 
@@ -80,7 +80,7 @@ def _kept(kept: Sequence[dict[str, Any]], screen: Screen) -> list[str]:
 
 
 def _left_over(path: Path) -> str:
-    return f"left behind by an interrupted run: {path}; `psicli status --clean` removes it"
+    return f"left behind by an interrupted run: {printable(path)}; `psicli status --clean` removes it"
 
 
 @click.command()

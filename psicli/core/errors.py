@@ -7,8 +7,10 @@ party names, and counts: never an item, a key value, a point or a scalar.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import ClassVar
 
 # The only list of exit codes; the table in docs/operations.md is generated from it.
@@ -33,9 +35,29 @@ EXIT_CODES: dict[int, tuple[str, str]] = {
 
 
 def shown(text: str, limit: int = 200) -> str:
-    """Return untrusted text as a short, printable repr that cannot control the terminal."""
-    clipped = text if len(text) <= limit else text[:limit] + "…"
-    return ascii(clipped)
+    """Return outside text in quotes, short and on one line: letters of all scripts stay, unprintable characters do not.
+
+    A letter with its accent as a second character looks like the letter with the accent in one, so such an accent is
+    shown as an escape.
+    """
+    quoted = repr(_clipped(text, limit))
+    if unicodedata.is_normalized("NFC", quoted):
+        return quoted
+    return "".join(ascii(each)[1:-1] if unicodedata.combining(each) else each for each in quoted)
+
+
+def shown_name(text: str, limit: int = 200) -> str:
+    """Return a name that the peer chose like `shown`, but in ASCII: a letter of another script could imitate one."""
+    return ascii(_clipped(text, limit))
+
+
+def _clipped(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+def printable(text: object) -> str:
+    """Return a path or a line of text with its unprintable characters as escapes, so that it stays one line."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(text))
 
 
 def counted(number: int, noun: str) -> str:
@@ -67,11 +89,15 @@ class PsicliError(Exception):
 
     @property
     def message(self) -> str:
-        return self.sentence.format(**self.facts)
+        return self._filled(self.sentence)
 
     @property
     def advice(self) -> str:
-        return self.hint.format(**self.facts)
+        return self._filled(self.hint)
+
+    def _filled(self, template: str) -> str:
+        facts = {name: printable(fact) if isinstance(fact, PurePath) else fact for name, fact in self.facts.items()}
+        return "\n".join(map(printable, template.format(**facts).split("\n")))
 
 
 class BadInputError(PsicliError):

@@ -13,7 +13,15 @@ from pathlib import Path
 from psicli import outputs, tables
 from psicli.config import Job, Task
 from psicli.core import signals
-from psicli.core.errors import BadInputError, CannotCreateError, InputMissingError, PsicliError, StorageError, reason
+from psicli.core.errors import (
+    BadInputError,
+    CannotCreateError,
+    InputMissingError,
+    PsicliError,
+    StorageError,
+    printable,
+    reason,
+)
 from psicli.storage.files import check_writable
 from psicli.storage.state import run_folder, state_folder
 
@@ -83,4 +91,4 @@ def _input_path(task: Task, stack: ExitStack) -> Path:
 
 def input_name(task: Task) -> str:
     """Return the name of a task's input for messages."""
-    return "standard input" if task.input_path == STDIO else str(task.input_path)
+    return "standard input" if task.input_path == STDIO else printable(task.input_path)

@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TypeAlias
 
-import click
 from tqdm import tqdm
 
+from psicli.core.errors import printable
 from psicli.report.layout import Screen, knows_escapes, shorten
 
 logger = logging.getLogger(__name__)
@@ -51,10 +51,13 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         place = " ".join(name for name in (self._console.job, getattr(record, "task", "")) if name)
         prefix = f"{place}: " if place else ""
-        text = super().format(record)
+        lines = [printable(line) for line in record.getMessage().split("\n")]
+        trace = self.formatException(record.exc_info).split("\n") if record.exc_info else []
         if not self._console.terminal:
             moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-            return f"{moment} {record.levelname} {click.unstyle(prefix + text)}"
+            # Each line of a message stands for itself in a journal, and is found by its level.
+            return "\n".join([*(f"{moment} {record.levelname} {prefix}{line}" for line in lines), *trace])
+        text = "\n".join(lines + trace)
         screen = Screen.of(sys.stderr)
         if record.exc_info:
             # The lines of a traceback stay whole.

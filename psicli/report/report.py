@@ -136,7 +136,7 @@ def to_json(report: Report | None, error: PsicliError | None) -> str:
 
     For a run that never began, report is None: the keys are the same, and nearly all values are null.
     """
-    return json.dumps(facts_of(report, error), indent=2, ensure_ascii=False)
+    return json.dumps(facts_of(report, error), indent=2)
 
 
 def facts_of(report: Report | None, error: PsicliError | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from psicli.core.errors import counted
+from psicli.core.errors import counted, printable
 from psicli.report.layout import PLAIN, Screen, table_or_paragraphs
 from psicli.report.report import Status, errors_of
 from psicli.storage.spool import in_units
@@ -82,7 +82,7 @@ def _count(number: int | None) -> str:
 
 def _output(task: Facts) -> str:
     if task["output_rows"] is not None:
-        return "standard output" if task["output"] == "-" else str(task["output"])
+        return "standard output" if task["output"] == "-" else printable(task["output"])
     return f"none ({task['receiver']} receives the result)" if task["status"] == Status.DONE else ""
 
 

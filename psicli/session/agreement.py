@@ -111,7 +111,7 @@ def _task_rows(ours: Sequence[TaskTerms], theirs: Sequence[TaskTerms]) -> list[t
 def _table(rows: list[tuple[str, str, str]]) -> str:
     lines = [
         ("field", "ours", "theirs"),
-        *((field, mine, errors.shown(yours).strip("'")) for field, mine, yours in rows),
+        *((field, mine, errors.shown_name(yours).strip("'")) for field, mine, yours in rows),
     ]
     widths = [max(len(line[column]) for line in lines) for column in range(2)]
     return "\n".join(f"  {line[0]:{widths[0]}}  {line[1]:{widths[1]}}  {line[2]}" for line in lines)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from psicli.core import failpoints
-from psicli.core.errors import CannotCreateError, FileThereError, creating, storing
+from psicli.core.errors import CannotCreateError, FileThereError, creating, printable, storing
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
         for name in filter(pattern.fullmatch, os.listdir(self._folder)):
             with contextlib.suppress(OSError):
                 _remove_if_left(name, self._folder)
-                logger.info("removed %s, which a killed run left behind", self.path.with_name(name))
+                logger.info("removed %s, which a killed run left behind", printable(self.path.with_name(name)))
 
     def __exit__(self, *_: object) -> None:
         self.discard()

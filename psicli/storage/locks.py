@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from psicli.core import errors, failpoints, signals
-from psicli.core.errors import PsicliError, shown
+from psicli.core.errors import PsicliError, shown_name
 
 logger = logging.getLogger(__name__)
 
@@ -243,5 +243,5 @@ def _parse(record: bytes) -> Holder | None:
         numbers: dict[str, Any] = {name: int(known.pop(name)) for name in ("pid", "percent")}
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    texts: dict[str, Any] = {name: shown(str(value)).strip("'") for name, value in known.items()}
+    texts: dict[str, Any] = {name: shown_name(str(value)).strip("'") for name, value in known.items()}
     return Holder(**texts, **numbers)

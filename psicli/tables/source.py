@@ -20,7 +20,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from psicli.core import errors
-from psicli.core.errors import shown
+from psicli.core.errors import printable, shown
 from psicli.core.formats import Compression, FileFormat, Format
 from psicli.tables import sniff
 
@@ -42,7 +42,7 @@ class SourceFile:
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        self.name = name
+        self.name = name = printable(name)
         self.file = _open(path, name)
         self._path = path
         # Device, inode, size [bytes], time of the last change [ns].

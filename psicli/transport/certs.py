@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from psicli.core.errors import counted, shown
+from psicli.core.errors import counted, shown, shown_name
 from psicli.core.peer_errors import TlsFileError
 from psicli.storage.files import create_files
 from psicli.transport.tls import MAX_SHOWN_NAME, dns_names, extension, load_certificate, read_file, written
@@ -203,7 +203,7 @@ def to_text(facts: Mapping[str, Any]) -> str:
     state = f"{counted(facts['days_left'], 'day')} left" if facts["valid_now"] else "NOT VALID NOW"
     lines = [
         ("subject", shown(facts["subject"])),
-        ("names", ", ".join(shown(name, MAX_SHOWN_NAME) for name in facts["names"]) or "none"),
+        ("names", ", ".join(shown_name(name, MAX_SHOWN_NAME) for name in facts["names"]) or "none"),
         ("issuer", shown(facts["issuer"])),
         ("valid", f"from {begins} to {ends}, {state}"),
         ("for", ", ".join(facts["uses"]) or "no use in psicli"),

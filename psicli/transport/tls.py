@@ -20,7 +20,7 @@ from typing import TypeVar
 from cryptography import x509
 
 from psicli.core import errors, peer_errors, signals
-from psicli.core.errors import shown
+from psicli.core.errors import shown, shown_name
 from psicli.core.peer_errors import CertificateRefusedError, IdentityError, PeerGoneError
 
 # Two clocks may differ by this much: a certificate that becomes valid within this time causes a retry, not an error.
@@ -189,7 +189,7 @@ def names_party(certificate: x509.Certificate, name: str) -> bool:
 
 def shown_names(certificate: x509.Certificate) -> str:
     """Return the names in a certificate, for a message."""
-    return ", ".join(shown(each, MAX_SHOWN_NAME).strip("'") for each in dns_names(certificate)[:8]) or "nobody"
+    return ", ".join(shown_name(each, MAX_SHOWN_NAME).strip("'") for each in dns_names(certificate)[:8]) or "nobody"
 
 
 def shown_issuer(certificate: x509.Certificate) -> str:

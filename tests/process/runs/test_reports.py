@@ -166,11 +166,14 @@ def test_closed_standard_streams(pair: Pair, closed: tuple[str, str]) -> None:
 
 def test_a_report_that_the_terminal_cannot_show_fails_no_run(pair: Pair) -> None:
     marked_pair(pair)
-    pair.jobs[LISTENER]["tasks"][0]["output_path"] = {LISTENER: "out/m\u00fcller.csv"}
+    for party in PARTIES:
+        pair.jobs[party]["tasks"][0]["output_path"] = {party: "out/m\u00fcller.csv"}
     ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    results = [run.result() for run in [pair.start(party, env=ascii_only) for party in PARTIES]]
-    succeeded(results)
-    assert b"out/m\\xfcller.csv" in results[0].stdout
+    runs = [pair.start(LISTENER, env=ascii_only), pair.start(DIALER, "--json", env=ascii_only)]
+    alice, bob = (run.result() for run in runs)
+    succeeded([alice, bob])
+    assert b"out/m\\xfcller.csv" in alice.stdout
+    assert json.loads(bob.stdout)["tasks"][0]["output"].endswith("out/m\u00fcller.csv")
 
 
 def test_standard_output_that_cannot_be_written(pair: Pair) -> None:

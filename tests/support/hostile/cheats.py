@@ -427,7 +427,7 @@ HELLOS: dict[str, Cheat] = {
     "another version": Cheat("disagree", 78, 78, hello=lambda peer, hello: replace(hello, protocol_version=3)),
     "the version before": Cheat("disagree", 78, 78, hello=lambda peer, hello: replace(hello, protocol_version=1)),
     "bins that are too small": Cheat(
-        r"disagree:\n.*\n +items per bin \(at least 16384\) +1048576 +8192",
+        r"disagree:\n.*\n.* +items per bin \(at least 16384\) +1048576 +8192",
         78,
         78,
         hello=lambda peer, hello: replace(hello, bin_items=8192),

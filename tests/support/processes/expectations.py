@@ -113,8 +113,10 @@ def failed(result: Result, code: int, sentence: str) -> None:
     assert re.search(sentence, result.stderr), result.stderr
     assert "Traceback" not in result.text
     assert MARK not in result.text
-    # One error and at most one hint.
-    assert 1 <= len(result.errors) <= 2, result.errors
+    # One error and at most one hint; all lines of an error have the same time stamp.
+    times = {line.split()[0] for line in result.stderr.splitlines() if " ERROR " in line and " hint: " not in line}
+    assert len(times) == 1, result.errors
+    assert sum(": hint: " in f": {line}" for line in result.errors) <= 1, result.errors
 
 
 class Untouched:

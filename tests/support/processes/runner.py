@@ -84,8 +84,8 @@ class Result:
 
     def below(self, error: str) -> list[str]:
         """Return the lines that follow the first line of an error."""
-        lines = self.stderr.splitlines()
-        start = next(number for number, line in enumerate(lines) if " ERROR " in line and error in line)
+        lines = [line.partition(": ")[2] for line in self.errors]
+        start = next(number for number, line in enumerate(lines) if error in line)
         return list(itertools.takewhile(lambda line: line.startswith(" "), lines[start + 1 :]))
 
 

@@ -202,11 +202,21 @@ def test_durations(seconds: float, expected: str) -> None:
     assert console.duration(seconds) == expected
 
 
-def test_no_colour_gets_into_a_journal(start: Start) -> None:
-    """A path may hold a control sequence of a terminal, and people read journals on terminals."""
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_control_sequence_gets_into_the_log(start: Start, terminal: bool) -> None:
+    """A path may hold one, and people read journals on terminals, too."""
+    start(terminal=terminal)
+    logging.getLogger("psicli.test").info("reading %s", "\x1b[31mq\r\u202e/身份证.csv")
+    assert written().endswith("nightly: reading \\x1b[31mq\\r\\u202e/身份证.csv\n")
+
+
+def test_each_line_of_a_message_has_its_time_and_level(start: Start) -> None:
+    """`grep ERROR` finds all errors of a job file."""
     start(terminal=False)
-    logging.getLogger("psicli.test").info("reading %s", "\x1b[31mq/a.csv")
-    assert written().endswith(" INFO nightly: reading q/a.csv\n")
+    logging.getLogger("psicli.test").error("%s", "job.yaml:1: one\njob.yaml:2: two")
+    (first, one), (second, two) = [line.split(" ERROR ") for line in written().splitlines()]
+    assert (one, two) == ("nightly: job.yaml:1: one", "nightly: job.yaml:2: two")
+    assert first == second
 
 
 @pytest.mark.parametrize("terminal", [False, True])
