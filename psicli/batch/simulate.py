@@ -16,7 +16,6 @@ from psicli.config import Job, load_parties
 from psicli.core import signals
 from psicli.core.errors import TaskFilesError
 from psicli.core.peer_errors import PeerFailedError, PeerLostError
-from psicli.storage.files import check_writable
 from psicli.storage.state import run_folder, state_folder
 
 # How long a party may take to stop after SIGTERM [s].
@@ -51,7 +50,7 @@ def simulate_job(
         port = probe.getsockname()[1]
     command = [sys.executable, "-P", "-m", "psicli", "run", f"--config={config}", f"--simulated-port={port}"]
     command += ["--resume=never", "--json", *flags]
-    own_flags = {party: [f"--party={party}", *_trace_flag(trace, party)] for party in parties}
+    own_flags = {job.party: [f"--party={job.party}", *_trace_flag(trace, job.party, jobs)] for job in jobs}
     # One party's bars show the progress of both.
     for party in parties[1:]:
         own_flags[party].append("--no-bars")
@@ -84,18 +83,21 @@ def _report_of(text: str) -> dict[str, Any] | None:
         return None
 
 
-def _trace_flag(trace: Path | None, party: str) -> list[str]:
+def _trace_flag(trace: Path | None, party: str, jobs: Sequence[Job]) -> list[str]:
     if trace is None:
         return []
-    # A path without a name is a folder, and check_writable rejects it as one.
+    # Imported late because it is slow.
+    from psicli.job.inputs import check_trace_file
+
+    # A path without a name is a folder, and check_trace_file rejects it as one.
     path = trace.with_name(f"{trace.stem}.{party}{trace.suffix}") if trace.name else trace
-    check_writable(path)
+    for job in jobs:
+        check_trace_file(path, job)
     return [f"--trace={path}"]
 
 
 def _check_one_machine(jobs: Sequence[Job]) -> None:
     """Raise TaskFilesError if a task works only on two machines."""
-    outputs: set[str] = set()
     for task in (task for job in jobs for task in job.tasks):
         if "-" in (task.input_path, task.output_path):
             raise TaskFilesError(
@@ -103,15 +105,6 @@ def _check_one_machine(jobs: Sequence[Job]) -> None:
                 fault="standard input and output cannot be shared by both parties",
                 advice="Name files as its input and output to simulate it.",
             )
-        if task.output_path is not None:
-            output = os.path.realpath(task.output_path)
-            if output in outputs:
-                raise TaskFilesError(
-                    task=task.name,
-                    fault=f"{task.output_path} is an output of both parties",
-                    advice="Give each party its own output file.",
-                )
-            outputs.add(output)
 
 
 def _start(command: Sequence[str], state: Path) -> subprocess.Popen[str]:

@@ -4,7 +4,7 @@ load_job reads the file into a plain tree (document), fills in the variables (va
 (shape, models, fields) and compares the fields with each other (checks). A tree without errors becomes a Job.
 
 Only the job file itself is read; no input, output or TLS file is opened. Imports go one way: document and fields are
-below models, then come shape and checks.
+below models, then come shape, checks and paths.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from psicli.config import checks
+from psicli.config import checks, paths
 from psicli.config.checks import Slot
 from psicli.config.document import Document
 from psicli.config.fields import DNS_NAME, NAME, ip, is_loopback, split_address
@@ -40,7 +40,7 @@ def load_job(
     """Load a job file as one of its parties; `party` overrides self_party, `only` selects tasks by name.
 
     With simulated_port the job runs on that loopback port, and its network settings and policy are ignored.
-    Raises InputMissingError if there is no such file, and JobFileError with all errors.
+    Raises InputMissingError if there is no such file, JobFileError with all errors, and ArgumentError.
     """
     document = Document(path)
     if simulated_port is not None:
@@ -50,17 +50,19 @@ def load_job(
     check_shape(document)
     parties = checks.check_nodes(document)
     checks.check_addresses(document, port_offset)
-    checks.check_party(document, party, parties)
+    if party is None:
+        checks.check_self_party(document, parties)
     checks.check_receivers(document, parties)
     for task in document.entries("tasks"):
         checks.check_task(document, task, own, parties)
     slots = checks.expand_lists(document)
-    checks.check_names(document, slots, only)
+    checks.check_names(document, slots)
     chosen = [slot for slot in slots if not only or slot.name in only]
     checks.check_policy(document, chosen, own, parties)
-    checks.check_suffixes(document, slots, own)
-    checks.check_clashes(document, slots, own)
+    paths.check_paths(document, slots, own)
+    paths.check_clashes(document, slots, [own])
     document.raise_errors()
+    checks.check_arguments(document, party, parties, only, slots)
     return _build(document, own, port_offset, chosen)
 
 
@@ -74,7 +76,13 @@ def load_parties(path: Path, variables: Mapping[str, str], only: Sequence[str] =
     check_shape(document)
     parties = checks.check_nodes(document)
     document.raise_errors()
-    return [load_job(path, party=party, variables=variables, only=only, simulated_port=1) for party in parties]
+    jobs = [load_job(path, party=party, variables=variables, only=only, simulated_port=1) for party in parties]
+    # Both parties' files are on this machine, so neither may write over the other's.
+    for party in parties:
+        fill_variables(document, party, variables)
+    paths.check_clashes(document, checks.expand_lists(document), parties)
+    document.raise_errors()
+    return jobs
 
 
 def _simulate(document: Document, port: int) -> None:

@@ -6,15 +6,17 @@ fields that are missing or broken. An empty list of parties means that not all p
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psicli.config.document import Document, Loc, field_name
 from psicli.config.fields import MAX_NAME, is_loopback, split_address
 from psicli.config.shape import example
-from psicli.core.errors import UnknownFormatError, counted, shown
-from psicli.core.formats import SUFFIXES, file_format
+from psicli.core.errors import ArgumentError, counted, shown
+
+# How many tasks the message about an unknown one names.
+MAX_TASKS_SHOWN = 20
 
 # Parties and addresses -----------------------------------------------------------------------------------------
 
@@ -68,19 +70,31 @@ def check_addresses(document: Document, offset: int) -> None:
                 document.blame((*node, name), what, right)
 
 
-def check_party(document: Document, argument: str | None, parties: Sequence[str]) -> None:
-    """Check that the party that runs here belongs to the job; `argument` is the value of --party, if given."""
-    listed = " or ".join(parties)
-    if argument is not None:
-        if parties and argument not in parties:
-            # --party is not in the file, so the message shows the line that lists the parties.
-            line = document.line(("cluster", "nodes"))
-            document.note(("--party",), f"{shown(argument)} is not a party of this job", f"give {listed}", line)
-    elif document.text("self_party") is None:
+def check_self_party(document: Document, parties: Sequence[str]) -> None:
+    """Check that the file names the party that runs here, and that it belongs to the job."""
+    if document.text("self_party") is None:
+        listed = " or ".join(parties) or "one of cluster.nodes"
         # If the field is there and wrong, it is blamed already and this call has no effect.
-        document.blame(("self_party",), "is missing", f"add it, or give --party ({listed or 'one of cluster.nodes'})")
+        document.blame(("self_party",), "is missing", f"add it, or give --party ({listed})")
     else:
         _check_known(document, ("self_party",), parties)
+
+
+def check_arguments(
+    document: Document, party: str | None, parties: Sequence[str], only: Sequence[str], slots: Sequence[Slot]
+) -> None:
+    """Check --party and --only against a file without errors; raises ArgumentError."""
+    if party is not None and party not in parties:
+        fault = f"{shown(party)} is not a party of this job (line {document.line(('cluster', 'nodes'))})"
+        raise ArgumentError(option="--party", fault=fault, advice=f"The parties are {' and '.join(parties)}.")
+    names = [slot.name for slot in slots]
+    for name in only:
+        if name not in names:
+            fault = f"{shown(name)} is not a task of this job (line {document.line(('tasks',))})"
+            listed = ", ".join(names[:MAX_TASKS_SHOWN]) + (", …" if len(names) > MAX_TASKS_SHOWN else "")
+            close = difflib.get_close_matches(name[:MAX_NAME], names, n=1)
+            advice = f"Did you mean {close[0]}?" if close else f"The tasks are {listed}."
+            raise ArgumentError(option="--only", fault=fault, advice=advice)
 
 
 def check_receivers(document: Document, parties: Sequence[str]) -> None:
@@ -190,8 +204,8 @@ def _check_lists(document: Document, task: Loc) -> int | None:
     return count
 
 
-def check_names(document: Document, slots: Sequence[Slot], only: Sequence[str]) -> None:
-    """Check that task names differ, and that --only names existing tasks."""
+def check_names(document: Document, slots: Sequence[Slot]) -> None:
+    """Check that task names differ."""
     first: dict[str, Loc] = {}
     for slot in slots:
         loc = (*slot.task, "name")
@@ -202,12 +216,6 @@ def check_names(document: Document, slots: Sequence[Slot], only: Sequence[str]) 
             document.blame(loc, what, "give every task its own name")
         if slot.name:
             first.setdefault(slot.name, loc)
-    if not all(slot.name for slot in slots):
-        return
-    for name in dict.fromkeys(only):
-        if name not in first:
-            right = f"the tasks are {', '.join(list(first)[:20])}" + (", …" if len(first) > 20 else "")
-            document.note(("--only",), f"{shown(name)} is not a task of this job", right, document.line(("tasks",)))
 
 
 # Policy --------------------------------------------------------------------------------------------------------
@@ -227,50 +235,3 @@ def check_policy(document: Document, slots: Sequence[Slot], party: str, parties:
             if document.text("policy", name) is not None:
                 what = f"cannot be checked, because {party} does not learn the result of task {slot.name}"
                 document.blame(("policy", name), what, "remove the limit, or move the task to another job")
-
-
-# Paths ---------------------------------------------------------------------------------------------------------
-
-
-def check_suffixes(document: Document, slots: Sequence[Slot], party: str) -> None:
-    """Check that every path has a known suffix."""
-    for slot in slots:
-        for kind in ("input_path", "output_path"):
-            for owner in document.table(*slot.task, kind):
-                loc = slot.place(kind, owner)
-                text = document.text(*loc)
-                # The other party's variables are not filled in here, so its suffix may be unknown.
-                if text is None or (owner != party and "$" in text):
-                    continue
-                try:
-                    file_format(text)
-                except UnknownFormatError:
-                    right = f"use one of {SUFFIXES} in lower case, or - for standard input or output"
-                    document.blame(loc, f"{shown(text)} has no known suffix" if text else "is empty", right)
-
-
-def check_clashes(document: Document, slots: Sequence[Slot], party: str) -> None:
-    """Refuse an output that is also an input or another output, and `-` for two tasks, in this party's paths."""
-    inputs: dict[str, Loc] = {}
-    for real, loc in _real_paths(document, slots, "input_path", party):
-        if real == "-" and real in inputs:
-            what = f"- is the input of another task (line {document.line(inputs[real])})"
-            document.blame(loc, what, "only one task can read standard input")
-        inputs.setdefault(real, loc)
-    # `-` means standard output for an output, so it does not clash with standard input.
-    inputs.pop("-", None)
-    outputs: dict[str, Loc] = {}
-    for real, loc in _real_paths(document, slots, "output_path", party):
-        if other := outputs.get(real) or inputs.get(real):
-            what = f"is the same file as {field_name(other)} (line {document.line(other)})"
-            right = "give every task its own output; only one task can write to -"
-            document.blame(loc, what, right if real in outputs else "an output must not replace an input")
-        outputs.setdefault(real, loc)
-
-
-def _real_paths(document: Document, slots: Sequence[Slot], kind: str, party: str) -> Iterator[tuple[str, Loc]]:
-    for slot in slots:
-        loc = slot.place(kind, party)
-        text = document.text(*loc)
-        if text is not None:
-            yield text if text == "-" else os.path.realpath(document.path.parent / text), loc

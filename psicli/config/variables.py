@@ -1,29 +1,65 @@
-"""Fill in `${NAME}` and `$$`, once and after YAML is parsed, in addresses, TLS files and this party's paths.
+"""Fill in `${NAME}`, `$$` and `~`, once and after YAML is parsed, in addresses, TLS files and this party's paths.
 
 The other party's paths stay as they are: its variables need not exist here.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from psicli.config.document import Document, Loc
+from psicli.core.errors import shown
+
+# How many lines the message about an undefined variable names.
+_LINES_SHOWN = 5
 
 
 def fill_variables(document: Document, party: str, variables: Mapping[str, str]) -> None:
-    """Fill in the variables of one party; blame every place with an undefined variable."""
+    """Fill in the variables of one party, and its home folders; blame what cannot be filled in."""
+    undefined: defaultdict[str, list[Loc]] = defaultdict(list)
     for loc in list(_places(document, party)):
         pieces = re.findall(r"\$\$|\$\{[A-Za-z_][A-Za-z0-9_]*\}|\$|[^$]+", document.text(*loc) or "")
-        undefined = [piece for piece in dict.fromkeys(pieces) if piece[:2] == "${" and piece[2:-1] not in variables]
+        missing = [piece for piece in dict.fromkeys(pieces) if piece[:2] == "${" and piece[2:-1] not in variables]
+        for piece in missing:
+            undefined[piece[2:-1]].append(loc)
         if "$" in pieces:
             document.blame(loc, "contains a $ without a variable", "write ${NAME}, or $$ for a dollar sign")
-        elif undefined:
-            right = f"set it in the environment or with --set {undefined[0][2:-1]}=VALUE"
-            document.blame(loc, f"{', '.join(undefined)} is not defined", right)
-        elif pieces:
+        elif pieces and not missing:
             filled = (variables[p[2:-1]] if p[:2] == "${" else "$" if p == "$$" else p for p in pieces)
             document.replace(loc, "".join(filled))
+    _blame_undefined(document, undefined)
+    for loc in list(_places(document, party)):
+        _fill_in_home(document, loc)
+
+
+def _blame_undefined(document: Document, undefined: Mapping[str, list[Loc]]) -> None:
+    """Note each variable once, however many places use it."""
+    for name, locs in undefined.items():
+        lines = sorted({document.line(loc) for loc in locs})
+        more = f" and {len(lines) - _LINES_SHOWN} more" if len(lines) > _LINES_SHOWN else ""
+        where = f" (lines {', '.join(map(str, lines[:_LINES_SHOWN]))}{more})" if len(lines) > 1 else ""
+        right = f"set it in the environment or with --set {name}=VALUE"
+        document.note(locs[0], f"${{{name}}} is not defined{where}", right)
+    for locs in undefined.values():
+        for loc in locs:
+            document.mark_broken(loc)
+
+
+def _fill_in_home(document: Document, loc: Loc) -> None:
+    """Replace `~/` and `~USER/` with a home folder, as a shell does."""
+    text = document.text(*loc) or ""
+    if not re.match(r"~[^/]*/", text):
+        return
+    path = os.path.expanduser(text)
+    if path == text:
+        user = text[1 : text.index("/")]
+        what = f"there is no user {shown(user)}" if user else "~ is the home folder, and this user has none"
+        document.blame(loc, what, "write the path in full")
+    else:
+        document.replace(loc, path)
 
 
 def _places(document: Document, party: str) -> Iterator[Loc]:

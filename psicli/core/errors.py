@@ -248,9 +248,17 @@ class JobFileError(ConfigError):
     hint = "`psicli config schema` describes every field of a job file."
 
 
+class ArgumentError(PsicliError):
+    """An option of the command line does not fit the job file. Facts: option, fault, advice."""
+
+    code = 2
+    sentence = "{option}: {fault}"
+    hint = "{advice}"
+
+
 class UnknownFormatError(ConfigError):
     sentence = "{path}: unknown file suffix"
-    hint = "Use one of these suffixes, in lower case: {suffixes}."
+    hint = "Use one of these suffixes: {suffixes}."
 
 
 class VariableError(ConfigError):

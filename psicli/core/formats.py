@@ -64,6 +64,8 @@ _FORMATS = {
         for kind in (Format.CSV, Format.TSV)
     },
     ".parquet": FileFormat(Format.PARQUET),
+    ".parq": FileFormat(Format.PARQUET),
+    ".pq": FileFormat(Format.PARQUET),
 }
 SUFFIXES = ", ".join(_FORMATS)
 
@@ -72,7 +74,7 @@ def file_format(path: Path | str, dialect: Dialect = PLAIN) -> FileFormat:
     """Return the format that a path's suffix names; `-` is CSV. Raises UnknownFormatError."""
     text = os.fspath(path)
     for suffix, found in _FORMATS.items():
-        if text.endswith(suffix):
+        if text.lower().endswith(suffix):
             return found._replace(dialect=dialect)
     if text == "-":
         return FileFormat(Format.CSV, dialect=dialect)

@@ -22,7 +22,7 @@ from psicli.core.errors import (
     printable,
     reason,
 )
-from psicli.storage.files import check_writable
+from psicli.storage.files import check_writable, identity
 from psicli.storage.state import run_folder, state_folder
 
 STDIO = "-"
@@ -71,7 +71,8 @@ def _check_task(task: Task, path: Path) -> None:
 def check_trace_file(path: Path, job: Job) -> None:
     """Check that a trace can be written to this path; raises CannotCreateError."""
     used = [job.path, *(each for task in job.tasks for each in (task.input_path, task.output_path))]
-    if any(isinstance(each, Path) and each.resolve() == path.resolve() for each in used):
+    used += [file for _, file in job.tls or ()]
+    if identity(path) in (identity(each) for each in used if isinstance(each, Path)):
         raise CannotCreateError(path=path, reason="the job itself uses this file")
     check_writable(path)
 

@@ -20,7 +20,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -213,6 +213,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def identity(path: Path) -> Hashable:
+    """Return what all names of a file have in common, whether the file exists or not."""
+    real = os.path.realpath(path)
+    for there, rest in ((real, ""), os.path.split(real)):
+        with contextlib.suppress(OSError):
+            status = os.stat(there)
+            return status.st_dev, status.st_ino, rest
+    return real
 
 
 def check_writable(path: Path) -> None:

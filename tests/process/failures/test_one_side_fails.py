@@ -152,7 +152,7 @@ def test_all_errors_in_a_job_file_are_reported_together(pair: Pair) -> None:
 
 def test_an_unknown_party(pair: Pair) -> None:
     marked_pair(pair)
-    failed(pair.start(LISTENER, "--party", "carol").result(), 78, "'carol' is not a party of this job")
+    failed(pair.start(LISTENER, "--party", "carol").result(), 2, "'carol' is not a party of this job")
 
 
 def test_no_job_file(pair: Pair) -> None:

@@ -119,12 +119,17 @@ def _same_output(job: dict[str, Any]) -> None:
     job["tasks"][0]["output_path"] = dict.fromkeys(PARTIES, "alice/out/people.csv")
 
 
+def _input_of_the_other(job: dict[str, Any]) -> None:
+    job["tasks"][0]["output_path"][LISTENER] = "alice/../bob/in.csv"
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (_standard_input, "standard input and output cannot be shared"),
         (_standard_output, "standard input and output cannot be shared"),
-        (_same_output, "is an output of both parties"),
+        (_same_output, r"output_path\.bob: is the same file as tasks\[0\]\.output_path\.alice \(line \d+\)"),
+        (_input_of_the_other, r"output_path\.alice: is the same file as tasks\[0\]\.input_path\.bob \(line \d+\)"),
     ],
 )
 def test_simulate_refuses_what_needs_two_machines(

@@ -275,7 +275,7 @@ def test_the_suffix_says_the_format(path: str | Path, expected: FileFormat) -> N
     assert file_format(path) == expected
 
 
-@pytest.mark.parametrize("path", ["a", "a.CSV", "a.gz", "a.parquet.gz", "csv", "a.csv/b", ""])
+@pytest.mark.parametrize("path", ["a", "a.xlsx", "a.gz", "a.parquet.gz", "csv", "a.csv/b", ""])
 def test_other_suffixes_are_unknown(path: str) -> None:
     with pytest.raises(UnknownFormatError) as caught:
         file_format(path)

@@ -1,0 +1,132 @@
+"""Check the paths of a job file: their form, and that no output replaces a file that the job needs.
+
+The checks ask the file system what a path names, and open no file.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Hashable, Iterator, Sequence
+
+from psicli.config.checks import Slot, terms
+from psicli.config.document import Document, Loc, field_name
+from psicli.core.errors import UnknownFormatError, printable, shown
+from psicli.core.formats import SUFFIXES, file_format
+from psicli.storage.files import identity
+
+# s3://bucket/x.csv, dbfs:/x.csv: the scheme has at least two letters, so it is no drive of Windows.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+# Advice for other files that people have, by their suffixes.
+_OTHER_INPUTS = {
+    ".txt": "rename or link it to a name that ends in .csv or .tsv",
+    ".dat": "rename or link it to a name that ends in .csv or .tsv",
+    ".xls": "save the sheet as CSV",
+    ".xlsx": "save the sheet as CSV",
+    ".ods": "save the sheet as CSV",
+    ".zip": "unpack it first",
+    ".tar": "unpack it first",
+    ".tgz": "unpack it first",
+}
+# How many of the files in a folder a message names.
+_NAMES_SHOWN = 3
+
+
+def check_paths(document: Document, slots: Sequence[Slot], party: str) -> None:
+    """Check the form of every path; only this party's paths belong to this machine."""
+    for slot in slots:
+        for kind in ("input_path", "output_path"):
+            for owner in document.table(*slot.task, kind):
+                loc = slot.place(kind, owner)
+                text = document.text(*loc)
+                # The other party's variables are not filled in here, so its suffix may be unknown.
+                if text is None or (owner != party and "$" in text):
+                    continue
+                is_input = kind == "input_path"
+                here = _fault_here(document, text, is_input=is_input) if text and owner == party else None
+                if fault := here or _fault_of_suffix(text, is_input=is_input):
+                    document.blame(loc, *fault)
+
+
+def _fault_here(document: Document, text: str, *, is_input: bool) -> tuple[str, str] | None:
+    """Return what is wrong with a path of this machine, and what would be right."""
+    if url := _URL.match(text):
+        right = "copy the file here, or mount its storage, and give a path such as in/customers.csv"
+        if url[1].lower() == "file":
+            right = f"write {printable('/' + text.partition(':')[2].lstrip('/'))}"
+        return f"{shown(text)} is a URL, and psicli uses local files only", right
+    path = document.path.parent / text
+    if glob.has_magic(text) and not os.path.lexists(path):
+        found = glob.glob(str(path))
+        if found or re.search("[*?]", text):
+            matching = f" (files that match: {len(found):,})" if found else ""
+            right = "give one path, or a list of paths, which makes one task of each"
+            return f"{shown(text)} is a pattern, which psicli does not expand{matching}", right
+    if is_input and path.is_dir():
+        return _fault_of_folder(path, text)
+    return None
+
+
+def _fault_of_folder(path: os.PathLike[str], text: str) -> tuple[str, str]:
+    """Say what is in a folder, such as the output of Spark, and how to make it an input."""
+    try:
+        # Spark and others put files without rows beside the data: _SUCCESS, .part-0.parquet.crc.
+        names = sorted(name for name in os.listdir(path) if name[0] not in "._")
+    except OSError:
+        names = []
+    listed = ", ".join(shown(name, 60) for name in names[:_NAMES_SHOWN]) or "no files"
+    more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
+    if len(names) == 1:
+        right = f"name the file in it: {printable(os.path.join(text, names[0]))}"
+    else:
+        right = "join its files into one (Spark: coalesce(1)), and name that file; a list makes one task of each file"
+    return f"{shown(text)} is a folder, which holds {listed}{more}", right
+
+
+def _fault_of_suffix(text: str, *, is_input: bool) -> tuple[str, str] | None:
+    try:
+        file_format(text)
+    except UnknownFormatError:
+        right = f"use one of {SUFFIXES}, or - for standard {'input' if is_input else 'output'}"
+        if is_input:
+            right = _OTHER_INPUTS.get(os.path.splitext(text)[1].lower(), right)
+        return f"{shown(text)} has no known suffix" if text else "is empty", right
+    return None
+
+
+def check_clashes(document: Document, slots: Sequence[Slot], owners: Sequence[str]) -> None:
+    """Refuse an output that replaces a file of the job or another output, and `-` for two tasks.
+
+    owners: the parties whose files are on this machine. A file may have many names: links, other spellings, other
+    cases on some file systems.
+    """
+    used: dict[Hashable, Loc] = {identity(document.path): ()}
+    for name, text in document.table("cluster", "tls").items():
+        used.setdefault(identity(document.path.parent / str(text)), ("cluster", "tls", name))
+    for file, loc in _files(document, slots, "input_path", owners):
+        if file in used and document.text(*loc) == "-":
+            what = f"- is the input of another task (line {document.line(used[file])})"
+            document.blame(loc, what, "only one task can read standard input")
+        used.setdefault(file, loc)
+    outputs: dict[Hashable, Loc] = {}
+    for file, loc in _files(document, slots, "output_path", owners):
+        if (other := outputs.get(file, used.get(file))) is not None:
+            name = f"{field_name(other)} (line {document.line(other)})" if other else "the job file"
+            what = f"is the same file as {name}"
+            right = "give every task its own output; only one task can write to -"
+            document.blame(loc, what, right if file in outputs else "an output must not replace a file of the job")
+        outputs.setdefault(file, loc)
+
+
+def _files(
+    document: Document, slots: Sequence[Slot], kind: str, owners: Sequence[str]
+) -> Iterator[tuple[Hashable, Loc]]:
+    """Yield what identifies each file that these parties read or write, and its place in the job file."""
+    for owner in owners:
+        for slot in slots:
+            receiver, broadcast = terms(document, slot.task)
+            loc = slot.place(kind, owner)
+            text = document.text(*loc)
+            if text is not None and (kind == "input_path" or broadcast or receiver in (None, owner)):
+                yield (owner, kind) if text == "-" else identity(document.path.parent / text), loc
