@@ -9,12 +9,13 @@ one line.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-from psicli.core.errors import InputMissingError, JobFileError, counted, shown
+from psicli.core.errors import InputMissingError, JobFileError, counted, printable, reason, shown
 
 # A job of a thousand tasks is about 300 KB. The other limits stop small files that explode: nesting uses stack, and
 # aliases of aliases double with every line.
@@ -26,6 +27,7 @@ MAX_ERRORS_SHOWN = 100
 # Characters that would break a terminal, a log line or a path. str.isprintable would refuse too many, for example a
 # no-break space in a column name.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"}
 
 Loc = tuple[str | int, ...]
@@ -39,7 +41,7 @@ class Document:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._shown_path = str(path) if str(path).isprintable() else shown(str(path))
+        self._shown_path = printable(path)
         self._lines: dict[Loc, int] = {}
         self._broken: set[Loc] = set()
         self._errors: list[tuple[int, str]] = []
@@ -85,10 +87,13 @@ class Document:
     def broken(self, loc: Loc) -> bool:
         return any(loc[:end] in self._broken for end in range(len(loc) + 1))
 
+    def mark_broken(self, loc: Loc) -> None:
+        self._broken.add(loc)
+
     def blame(self, loc: Loc, what: str, right: str) -> None:
         """Note an error and mark its place as broken."""
         self.note(loc, what, right)
-        self._broken.add(loc)
+        self.mark_broken(loc)
 
     def note(self, loc: Loc, what: str, right: str, line: int | None = None) -> None:
         """Note an error unless its place is broken; later checks still see the place."""
@@ -118,14 +123,13 @@ class Document:
         try:
             with open(self.path, "rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as exc:
+            missing = isinstance(exc, FileNotFoundError | NotADirectoryError)
             raise InputMissingError(
                 place=self._shown_path,
-                fault="no such job file",
+                fault="no such job file" if missing else f"cannot read this job file: {reason(exc)}",
                 advice="Check the path given with --config; a relative path starts at the current folder.",
-            ) from None
-        except OSError as exc:
-            self._fail("job file", f"cannot be read ({exc.strerror})", "give a file that this user can read")
+            ) from exc
         if len(data) > MAX_FILE_BYTES:
             self._fail("job file", "is too large", f"a job file has at most {MAX_FILE_BYTES // 2**20} MiB")
         try:
@@ -139,8 +143,9 @@ class Document:
         except yaml.MarkedYAMLError as exc:
             mark = exc.problem_mark or exc.context_mark
             problem = ", ".join(part for part in (exc.context, exc.problem) if part)
-            right = "check indentation, quotes, brackets and tabs near this line"
-            self._fail("YAML", _UNSAFE.sub(" ", problem)[:200], right, mark.line + 1 if mark else 1)
+            line = mark.line if mark else 0
+            right = _advice(problem, "".join(text.splitlines()[line : line + 1]))
+            self._fail("YAML", _UNSAFE.sub(" ", problem)[:200], right, line + 1)
         except yaml.reader.ReaderError as exc:
             line = text.count("\n", 0, exc.position) + 1
             self._fail("YAML", f"character U+{ord(text[exc.position]):04X} is not allowed", "remove it", line)
@@ -152,8 +157,19 @@ class Document:
         return node
 
     def _convert(self, node: yaml.Node, loc: Loc, around: tuple[yaml.Node, ...]) -> Any:
+        self._lines.setdefault(loc, node.start_mark.line + 1)
+        around = self._enter(node, loc, around)
+        if node.tag not in _PLAIN_TAGS:
+            self.blame(loc, f"has the YAML tag {shown(str(node.tag))}", "remove the tag; job files have no tags")
+        if isinstance(node, yaml.MappingNode):
+            return self._convert_mapping(node, loc, around)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._convert(child, (*loc, index), around) for index, child in enumerate(node.value)]
+        return self._safe_text(loc, _text_of(node))
+
+    def _enter(self, node: yaml.Node, loc: Loc, around: tuple[yaml.Node, ...]) -> tuple[yaml.Node, ...]:
+        """Count a node against the limits; return the nodes around its children."""
         line = node.start_mark.line + 1
-        self._lines.setdefault(loc, line)
         self._places += 1
         # An alias yields the anchor's node itself: an alias inside its own anchor never ends, and a few lines of
         # aliases can expand to billions of places.
@@ -162,37 +178,56 @@ class Document:
         if self._places > MAX_PLACES or len(around) >= MAX_DEPTH:
             what = "makes the file too large or too deep once aliases are expanded"
             self._fail(field_name(loc), what, "split the job", line)
-        if node.tag not in _PLAIN_TAGS:
-            self.blame(loc, f"has the YAML tag {shown(str(node.tag))}", "remove the tag; job files have no tags")
-        around = (*around, node)
-        if isinstance(node, yaml.MappingNode):
-            return self._convert_mapping(node, loc, around)
-        if isinstance(node, yaml.SequenceNode):
-            return [self._convert(child, (*loc, index), around) for index, child in enumerate(node.value)]
-        return self._safe_text(loc, str(node.value))
+        return (*around, node)
 
     def _convert_mapping(self, node: yaml.MappingNode, loc: Loc, around: tuple[yaml.Node, ...]) -> dict[str, Any]:
         table: dict[str, Any] = {}
-        for key, child in node.value:
+        for key, child, merged in self._fields(node, loc, around):
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
                 self.note(loc, "has a field name that is not text", "write NAME: VALUE", line)
                 continue
-            name = shown(key.value) if _UNSAFE.search(key.value) else key.value
+            text = _text_of(key)
+            name = shown(text) if _UNSAFE.search(text) else text
             here = (*loc, name)
             if name in table:
-                self.note(here, f"appears twice (first in line {self._lines[here]})", "keep one of the two", line)
+                if not merged:
+                    self.note(here, f"appears twice (first in line {self._lines[here]})", "keep one of the two", line)
                 continue
             self._lines[here] = line
             table[name] = self._convert(child, here, around)
         return table
 
+    def _fields(
+        self, node: yaml.MappingNode, loc: Loc, around: tuple[yaml.Node, ...]
+    ) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
+        """Yield the fields of a mapping, then those that `<<` merges into it, which its own fields replace."""
+        sources: list[yaml.Node] = []
+        for key, child in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value == "<<" and key.style is None:
+                sources += child.value if isinstance(child, yaml.SequenceNode) else [child]
+            else:
+                yield key, child, False
+        for source in sources:
+            inside = self._enter(source, loc, around)
+            if isinstance(source, yaml.MappingNode):
+                yield from ((key, child, True) for key, child, _ in self._fields(source, loc, inside))
+            else:
+                line = source.start_mark.line + 1
+                self.note((*loc, "<<"), "merges a value that has no fields", "write <<: *NAME of a mapping", line)
+
     def _safe_text(self, loc: Loc, text: str) -> str:
-        """Return text as it is; if it holds control characters, blame it and return a printable form."""
+        """Return text as it is; if it holds control characters, blame it and return a printable form.
+
+        The name of a key column may hold any character but half a surrogate pair: a header may hold it, too.
+        """
         # A tab alone is a delimiter.
-        if text == "\t" or not _UNSAFE.search(text):
+        if text == "\t" or not (_SURROGATE if _is_key_column(loc) else _UNSAFE).search(text):
             return text
-        self.blame(loc, f"{shown(text)} contains a line break or control character", "remove it")
+        if _SURROGATE.search(text):
+            self.blame(loc, f"{shown(text)} is not valid Unicode text", "write it in UTF-8")
+        else:
+            self.blame(loc, f"{shown(text)} contains a line break or control character", "remove it")
         return shown(text)
 
 
@@ -210,6 +245,28 @@ class _Loader(yaml.BaseLoader):
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+
+def _text_of(node: yaml.Node) -> str:
+    """Return the text of a scalar; JSON writes a character beyond U+FFFF as two escapes, which are one character."""
+    text = str(node.value)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass") if _SURROGATE.search(text) else text
+
+
+def _is_key_column(loc: Loc) -> bool:
+    return len(loc) == 5 and (loc[0], loc[2]) == ("tasks", "keys")
+
+
+def _advice(problem: str, line: str) -> str:
+    """Return what would be right after an error of YAML; most come from a value that needs quotes."""
+    if "cannot start any token" in problem and "\\t" in problem:
+        return "indent with spaces; YAML takes no tabs there"
+    # Braces and brackets end a plain value inside other braces or brackets.
+    if found := re.search(r"[{\[][^'\"]*?(?P<value>[^\s,:'\"{\[]*\$\{\w*\}[^\s,'\"\]}]*)", line):
+        return f'put a value with ${{…}} in quotes: "{printable(found["value"])}"'
+    if re.search("alias|cannot start any token|mapping values are not allowed|but got ':'", problem):
+        return 'put a value that begins with a special character, or holds ": ", in double quotes'
+    return "check indentation, quotes, brackets and tabs near this line"
 
 
 def field_name(loc: Loc) -> str:

@@ -63,8 +63,6 @@ def _text_like(pattern: str, what: str, right: str) -> BeforeValidator:
 def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:
     if not 1 <= len(columns) <= MAX_KEY_COLUMNS:
         raise _wrong(f"the number of columns is {len(columns)}", f"name 1 to {MAX_KEY_COLUMNS} key columns")
-    if "" in columns:
-        raise _wrong("contains an empty column name", "use the column names of the input's header")
     if repeated := {column for column in columns if columns.count(column) > 1}:
         raise _wrong(f"names {shown(min(repeated))} more than once", "name every key column once")
     return columns

@@ -34,6 +34,8 @@ MODELS: dict[Loc, type[BaseModel]] = dict(_models_in(JobFile, ()))
 
 def check_shape(document: Document) -> None:
     """Blame every value that its model refuses, every missing field and every unknown field."""
+    if "insecure" in document.table("cluster", "tls"):
+        document.blame(("cluster", "tls"), "is a mapping that holds insecure", "write `tls: insecure`")
     try:
         JobFile.model_validate(document.root)
     except ValidationError as exc:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 from support.job_files import SAMPLE, SMALL, TASK, Errors, Load, starts, with_nodes, with_paths
 
@@ -16,7 +18,7 @@ from psicli.config.fields import default_memory
 from psicli.config.models import (
     LinkSettings,
 )
-from psicli.core.errors import ConfigError, InputMissingError
+from psicli.core.errors import ArgumentError, InputMissingError
 from psicli.core.formats import FileFormat, Format
 from psicli.job.meeting import bin_items
 from psicli.storage.memory import LIBRARIES, MemoryPlan
@@ -136,7 +138,7 @@ def test_no_job_file(tmp_path: Path, load: Load, name: str) -> None:
 
 
 def test_folder_as_job_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(InputMissingError, match="cannot read this job file: is a directory"):
         load_job(tmp_path, variables={})
 
 
@@ -186,6 +188,80 @@ def test_exploding_aliases(errors: Errors, width: int) -> None:
     assert time.monotonic() - began < 60
 
 
+def test_merged_fields(load: Load, errors: Errors) -> None:
+    """A mapping's own fields come first, then the first of the merged ones; lines are those where a field stands."""
+    base = TASK.replace("- name", "- &base\n    name")
+    merged = "  - <<: [*base, {receiver: bob, name: x}]\n    name: u\n    output_path: {alice: o.csv}\n"
+    first, second = load(SMALL + base + merged).tasks
+    assert (
+        second.model_copy(
+            update={name: getattr(first, name) for name in ("name", "output_path", "output_format", "receiver")}
+        )
+        == first
+    )
+    assert (second.name, second.receiver) == ("u", "bob")
+    nested = SMALL.replace("psi: {", "psi: &p {") + TASK.replace("name: t", "<<: {<<: *p, name: v}")
+    assert load(nested).tasks[0].name == "v"
+    starts(
+        errors(
+            SMALL + base.replace("[id]", "[id, id]") + merged.replace("bob", "carol").replace("[*base,", "[*base, x,")
+        ),
+        "11: tasks[0].keys.alice: names 'id' more than once",
+        "11: tasks[1].keys.alice: names 'id' more than once",
+        "14: tasks[1].'<<': merges a value that has no fields; write <<: *NAME of a mapping",
+        "14: tasks[1].receiver: 'carol' is not a party",
+    )
+    starts(errors(SMALL + TASK + "'<<': {job: k}\n"), "13: '<<': unknown field")
+
+
+def test_merges_without_end(errors: Errors) -> None:
+    starts(errors("job: &j {<<: *j}\n"), "1: job: is an alias of a value that contains it")
+    lines = ["a0: &a0 {x: y}"] + [f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 60)]
+    assert "makes the file too large or too deep" in errors("\n".join(lines))[0]
+
+
+def test_job_files_that_json_dumps_wrote(load: Load) -> None:
+    """JSON writes a character beyond U+FFFF as two escapes."""
+    for indent in (None, 2):
+        text = json.dumps(
+            yaml.safe_load((SMALL + TASK).replace("[id]", "['\U0001f511/\u8eab\u4efd\u8bc1']")), indent=indent
+        )
+        assert "\\ud83d\\udd11" in text
+        assert load(text).tasks[0].keys == ("\U0001f511/\u8eab\u4efd\u8bc1",)
+
+
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [('""', ""), ('"line\\nbreak"', "line\nbreak"), ('"\\t\\0"', "\t\0"), ('"\\ufeffid"', "\ufeffid")],
+)
+def test_key_columns_have_any_name(load: Load, column: str, name: str) -> None:
+    assert load((SMALL + TASK).replace("[id]", f"[{column}]")).tasks[0].keys == (name,)
+
+
+def test_half_a_character_is_no_name(errors: Errors) -> None:
+    found = errors((SMALL + TASK).replace("[id]", '["\\ud83d"]'))
+    starts(found, "10: tasks[0].keys.alice[0]: '\\ud83d' is not valid Unicode text; write it in UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "right"),
+    [
+        ("in.csv", "in/${DATE}/x.csv", '11: YAML: .*; put a value with ${…} in quotes: "in/${DATE}/x.csv"'),
+        ("{alice: out.csv}", "{bob: b.csv, alice: ${D}}", '12: YAML: .*; put a value with ${…} in quotes: "${D}"'),
+        ("{alice: in.csv}", "[a.csv, ${D}-b.csv]", '11: YAML: .*; put a value with ${…} in quotes: "${D}-b.csv"'),
+        ("in.csv", "*.csv", "11: YAML: .*; put a value that begins with a special character"),
+        ("in.csv", "@in.csv", "11: YAML: .*; put a value that begins with a special character"),
+        ("name: t", "name: t: u", "9: YAML: .*; put a value that begins with a special character"),
+        ("    keys", "\tkeys", "10: YAML: .*; indent with spaces"),
+    ],
+)
+def test_yaml_that_needs_quotes(errors: Errors, old: str, new: str, right: str) -> None:
+    (line,) = errors((SMALL + TASK).replace(old, new))
+    start, end = right.split(".*")
+    assert line.startswith(start)
+    assert end in line
+
+
 def test_repeated_yaml_key(errors: Errors) -> None:
     text = SMALL + TASK + "    keys: {alice: [id], alice: [other]}\njob: j\n"
     starts(
@@ -206,12 +282,12 @@ def test_tags_are_refused(errors: Errors) -> None:
 
 
 def test_control_characters_are_refused(errors: Errors) -> None:
-    text = (SMALL + TASK).replace("[id]", '["a\\0b"]').replace("in.csv", '"\\ud800.csv"')
+    text = (SMALL + TASK).replace("in.csv", '"\\ud800.csv"').replace("out.csv", '"a\\0b.csv"')
     found = errors(text + '"\\e[2J": x\n')
     starts(
         found,
-        "10: tasks[0].keys.alice[0]: 'a\\x00b' contains a line break or control character",
-        "11: tasks[0].input_path.alice: '\\ud800.csv' contains",
+        "11: tasks[0].input_path.alice: '\\ud800.csv' is not valid Unicode text; write it in UTF-8",
+        "12: tasks[0].output_path.alice: 'a\\x00b.csv' contains a line break or control character",
         "13: ",
     )
     assert all(line.isprintable() for line in found)
@@ -335,15 +411,22 @@ def test_default_memory_is_a_quarter_of_the_memory(
 
 def test_party_argument_overrides_self_party(load: Load, errors: Errors) -> None:
     assert load((SMALL + TASK).replace("self_party: alice", "self_party: carol"), party="alice").party == "alice"
-    starts(errors(SMALL + TASK, party="carol"), "4: --party: 'carol' is not a party of this job; give alice or bob")
+    with pytest.raises(ArgumentError) as caught:
+        load(SMALL + TASK, party="carol")
+    assert (caught.value.code, caught.value.message) == (2, "--party: 'carol' is not a party of this job (line 4)")
+    assert caught.value.advice == "The parties are alice and bob."
+    # The file comes first.
+    starts(errors(SMALL + TASK + "x: y\n", party="carol"), "13: x: unknown field")
 
 
 def test_only_selects_tasks_in_the_order_of_the_file(load: Load, errors: Errors) -> None:
     text = SMALL + "".join(TASK.replace("name: t", f"name: {n}").replace("out.csv", f"{n}.csv") for n in "abc")
     assert [task.name for task in load(text, only=["c", "a", "c"]).tasks] == ["a", "c"]
     assert [task.name for task in load(text).tasks] == ["a", "b", "c"]
-    starts(
-        errors(text, only=["x", "a", "y"]),
-        "8: --only: 'x' is not a task of this job; the tasks are a, b, c",
-        "8: --only: 'y' is not a task",
-    )
+    with pytest.raises(ArgumentError) as caught:
+        load(text, only=["a", "x", "y"])
+    assert (caught.value.code, caught.value.message) == (2, "--only: 'x' is not a task of this job (line 8)")
+    assert caught.value.advice == "The tasks are a, b, c."
+    with pytest.raises(ArgumentError) as caught:
+        load(text.replace("name: a", "name: customers"), only=["custommers"])
+    assert caught.value.advice == "Did you mean customers?"

@@ -43,8 +43,8 @@ psi:
   broadcast_result: no
 tasks:
   - name: a
-    keys: {alice: [id, ""], carol: [x]}
-    input_path: {alice: in.txt, bob: in.csv}
+    keys: {alice: [id, id], carol: [x]}
+    input_path: {alice: in.text, bob: in.csv}
     output_path: {alice: out.csv}
     receiver: dave
   - name: a
@@ -63,9 +63,9 @@ whatever: red
         "7: cluster.link_desc.recv_timeout_ms: 'soon' is not a whole number; give plain digits",
         "9: psi.reciever: unknown field; did you mean receiver?",
         "10: psi.broadcast_result: 'no' is neither true nor false; give true or false",
-        "13: tasks[0].keys.alice: contains an empty column name",
+        "13: tasks[0].keys.alice: names 'id' more than once; name every key column once",
         "13: tasks[0].keys.carol: 'carol' is not a party of this job; the parties are alice and bob",
-        "14: tasks[0].input_path.alice: 'in.txt' has no known suffix; use one of .csv, .tsv, .csv.gz, .tsv.gz, "
+        "14: tasks[0].input_path.alice: 'in.text' has no known suffix; use one of .csv, .tsv, .csv.gz, .tsv.gz, "
         ".csv.zst, .tsv.zst, .parquet",
         "16: tasks[0].receiver: 'dave' is not a party of this job; give alice or bob",
         "17: tasks[1].name: a is the name of another task (line 12); give every task its own",
@@ -96,6 +96,11 @@ def test_everything_missing(errors: Errors) -> None:
         ("psi: {receiver: alice}", "psi: [a]", "7: psi: is a list; write it like `psi: {"),
         ("psi: {receiver: alice}", "psi: {receiver: }", "7: psi.receiver: '' is not a name"),
         ("psi: {receiver: alice}", "psi: {receiver: [alice]}", "7: psi.receiver: is a list"),
+        (
+            "psi: {receiver",
+            "  tls: {insecure: true}\npsi: {receiver",
+            "7: cluster.tls: is a mapping that holds insecure; write `tls: insecure`",
+        ),
         ("{alice: [id]}", "{alice: id}", "10: tasks[0].keys.alice: is the text 'id'"),
         ("{alice: [id]}", "{alice: [[id]]}", "10: tasks[0].keys.alice[0]: is a list"),
         ("{alice: [id]}", "{alice: []}", "10: tasks[0].keys.alice: the number of columns is 0"),
