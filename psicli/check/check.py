@@ -34,7 +34,7 @@ from psicli.protocol.streams import FRAME_ITEMS
 from psicli.protocol.wire import decode_hello
 from psicli.report.console import duration
 from psicli.session.agreement import agree
-from psicli.storage.files import check_writable
+from psicli.storage.files import check_writable, missing_folder
 from psicli.storage.ledger import Ledger
 from psicli.storage.locks import PortLock
 from psicli.storage.spool import in_units
@@ -216,8 +216,11 @@ def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
         readable = True
     if isinstance(task.output_path, Path):
         with found.trying("output", task.name):
-            check_writable(task.output_path)
-            found.add("output", f"{task.output_path} can be written", task.name)
+            made = missing_folder(task.output_path)
+            # A run makes the folder; a check only finds out whether it could.
+            check_writable(made or task.output_path)
+            within = f", and its folder {made.name} will be made" if made else ""
+            found.add("output", f"{task.output_path} can be written{within}", task.name)
     if readable:
         # Only a full check reads all columns, as a run does.
         output = task.output_format if full else None
@@ -274,6 +277,8 @@ def _needs(job: Job, sizes: Sequence[tuple[Task, Size]], state: Path | None) -> 
     outputs: defaultdict[int, list[Task]] = defaultdict(list)
     for task, _ in sizes:
         folder = Path(os.path.realpath(task.output_path)).parent if task.output_path else None
+        if folder is not None and not folder.is_dir():
+            folder = folder.parent
         if folder is not None and folder.is_dir():
             device = folder.stat().st_dev
             folders.setdefault(device, folder)

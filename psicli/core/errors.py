@@ -185,6 +185,13 @@ class FileThereError(CannotCreateError):
     hint = "Move the file away, or choose another folder with --out."
 
 
+class StateFolderError(CannotCreateError):
+    """The state folder is not this user's alone. Facts: path, reason, advice."""
+
+    sentence = "{path}: cannot be the state folder: {reason}"
+    hint = "{advice}"
+
+
 class StorageError(PsicliError):
     sentence = "{path}: {reason}"
     code = 74

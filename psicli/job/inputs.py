@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from psicli.core.errors import (
     printable,
     reason,
 )
-from psicli.storage.files import check_writable, identity
+from psicli.storage.files import check_writable, identity, make_folder
 from psicli.storage.state import run_folder, state_folder
 
 STDIO = "-"
@@ -42,14 +42,14 @@ class Inputs:
 def check_files(job: Job, stack: ExitStack) -> Inputs:
     """Check the inputs and outputs of a job.
 
-    stack: removes temporary copies at the end of the run. Raises StorageError and, without keep_going,
-    InputMissingError, BadInputError, CannotCreateError.
+    Makes the folders of outputs. stack: removes temporary copies, and folders that stayed empty, at the end of the run.
+    Raises StorageError and, without keep_going, InputMissingError, BadInputError, CannotCreateError.
     """
     paths = {task.name: _input_path(task, stack) for task in job.tasks}
     faults: dict[str, PsicliError] = {}
     for task in job.tasks:
         try:
-            _check_task(task, paths[task.name])
+            _check_task(task, paths[task.name], stack)
         except (InputMissingError, BadInputError, CannotCreateError) as exc:
             if not job.keep_going:
                 raise
@@ -57,7 +57,7 @@ def check_files(job: Job, stack: ExitStack) -> Inputs:
     return Inputs(paths, faults)
 
 
-def _check_task(task: Task, path: Path) -> None:
+def _check_task(task: Task, path: Path, stack: ExitStack) -> None:
     with signals.allowed():
         sample = tables.check_input(
             path, task.input_format, task.keys, output=task.output_format, name=input_name(task)
@@ -65,7 +65,15 @@ def _check_task(task: Task, path: Path) -> None:
         if sample is not None and task.output_format is not None:
             outputs.check_output(sample, task.output_format)
     if isinstance(task.output_path, Path):
+        if (made := make_folder(task.output_path)) is not None:
+            stack.callback(_remove_if_empty, made)
         check_writable(task.output_path)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a folder that this run made for an output that it did not write."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def check_trace_file(path: Path, job: Job) -> None:

@@ -17,7 +17,7 @@ from psicli.exchange.task_exchange import Storage
 from psicli.items.partitions import Items, Matches
 from psicli.job.policy import Policy
 from psicli.report.report import TaskReport
-from psicli.storage.files import AtomicFile
+from psicli.storage.files import AtomicFile, make_folder
 from psicli.storage.state import run_folder, state_folder
 from psicli.tables import Input
 
@@ -94,6 +94,8 @@ class TaskOutput:
         self.found.matched = matches.count
         row_mask = self._items.row_mask(matches)
         self._items.close()
+        # Another run that failed may have removed the folder that it had made.
+        make_folder(self._target)
         self._file = AtomicFile(self._target)
         assert self._storage.spool is not None
         with self._input:

@@ -225,6 +225,23 @@ def identity(path: Path) -> Hashable:
     return real
 
 
+def missing_folder(path: Path) -> Path | None:
+    """Return the folder of an output if psicli would make it: it does not exist, but the folder above it does."""
+    folder = Path(os.path.realpath(path)).parent
+    return folder if not os.path.lexists(folder) and folder.parent.is_dir() else None
+
+
+def make_folder(path: Path) -> Path | None:
+    """Make the folder of an output durably if `missing_folder` names one, and return it; raises CannotCreateError."""
+    folder = missing_folder(path)
+    if folder is not None:
+        with creating(folder):
+            # Another process may make it at the same time.
+            folder.mkdir(0o700, exist_ok=True)
+            sync_folder(folder.parent)
+    return folder
+
+
 def check_writable(path: Path) -> None:
     """Check that path can be created or replaced, and leave nothing behind; raises CannotCreateError."""
     # Only an attempt is reliable: permissions do not account for read-only disks, quotas or root.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from psicli.core import failpoints
-from psicli.core.errors import CannotCreateError, StorageError, creating, reason
+from psicli.core.errors import CannotCreateError, StateFolderError, StorageError, creating, printable, reason
 from psicli.storage.files import sync_folder, wipe
 
 _LOCK = "lock"
@@ -31,7 +32,8 @@ _TASK_PREFIX = "task-"
 def state_folder() -> Path:
     """Return the path of the state folder; raises CannotCreateError for a user without a home folder."""
     if folder := os.environ.get("PSICLI_STATE_DIR"):
-        return Path(folder)
+        # A service file or a quoted value has a ~ that no shell has expanded.
+        return Path(os.path.expanduser(folder))
     base = os.environ.get("XDG_STATE_HOME", "")
     # The XDG specification says to ignore relative paths.
     if os.path.isabs(base):
@@ -55,19 +57,35 @@ def make_state_folder(state: Path) -> None:
 def held(state: Path) -> Iterator[int]:
     """Lock the state folder against other runs for a moment; yield its descriptor.
 
-    Raises CannotCreateError if it does not exist, or if other users own it or have access to it.
+    Raises CannotCreateError if it does not exist, and StateFolderError if it is not this user's alone.
     """
     with ExitStack() as opened:
         with creating(state):
             folder = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         opened.callback(os.close, folder)
-        status = os.fstat(folder)
-        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-            why = "other users own it or have access to it; it must be yours alone (chmod 700)"
-            raise CannotCreateError(path=state, reason=why)
+        _check_ours_alone(state, folder)
         with creating(state):
             opened.callback(os.close, _lock(state, fcntl.LOCK_EX))
         yield folder
+
+
+def _check_ours_alone(state: Path, folder: int) -> None:
+    """Close an empty folder of this user to others; raises StateFolderError for any other that others have access to.
+
+    As long as only this user could write to it, nobody can have put a file there.
+    """
+    status = os.fstat(folder)
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid != os.geteuid():
+        advice = "Set PSICLI_STATE_DIR to a folder of your own."
+        raise StateFolderError(path=state, reason="it belongs to another user", advice=advice)
+    if not mode & 0o077:
+        return
+    if mode & 0o022 or os.listdir(folder):
+        advice = f"Run `chmod 700 {printable(shlex.quote(str(state)))}`, or set PSICLI_STATE_DIR to another folder."
+        raise StateFolderError(path=state, reason="other users have access to it", advice=advice)
+    with creating(state):
+        os.fchmod(folder, 0o700)
 
 
 def left_over(state: Path, *, remove: bool = False) -> list[Path]:

@@ -193,7 +193,7 @@ def _float_key(pair: Pair) -> None:
 
 
 def _no_folder(pair: Pair) -> None:
-    pair.jobs[DIALER]["tasks"][0]["output_path"] = {DIALER: "nowhere/people.csv"}
+    pair.jobs[DIALER]["tasks"][0]["output_path"] = {DIALER: "no/where/people.csv"}
 
 
 def _bad_row(pair: Pair) -> None:
@@ -201,7 +201,8 @@ def _bad_row(pair: Pair) -> None:
 
 
 def _open_state(pair: Pair) -> None:
-    (pair.folder / "state").mkdir(mode=0o755)
+    (pair.folder / "state").mkdir(mode=0o700)
+    (pair.folder / "state").chmod(0o777)
 
 
 LOCAL = [
@@ -218,7 +219,13 @@ LOCAL = [
     ),
     pytest.param(_bad_row, "keys", 65, r"in\.csv:3: the row has 3 fields", "must be in quotes", id="bad row"),
     pytest.param(
-        _open_state, "state", 73, "have access to it", "permissions", id="open state folder", marks=pytest.mark.slow
+        _open_state,
+        "state",
+        73,
+        "other users have access to it",
+        "Run `chmod 700 ",
+        id="open state folder",
+        marks=pytest.mark.slow,
     ),
 ]
 

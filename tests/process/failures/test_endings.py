@@ -368,9 +368,9 @@ def test_an_address_that_is_not_ours(pair: Pair) -> None:
 def test_a_failure_before_the_session_releases_everything(pair: Pair) -> None:
     rows(pair, {"people": 5})
     good = json.loads(json.dumps(pair.jobs[LISTENER]))
-    pair.jobs[LISTENER]["tasks"][0]["output_path"] = {LISTENER: "nowhere/people.csv"}
+    pair.jobs[LISTENER]["tasks"][0]["output_path"] = {LISTENER: "no/where/people.csv"}
     alice, bob = pair.run()
-    failed(alice, 73, "nowhere")
+    failed(alice, 73, "no/where")
     failed(bob, 80, "alice failed")
     pair.nothing_left()
     pair.jobs[LISTENER] = good

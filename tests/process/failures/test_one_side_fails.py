@@ -54,7 +54,7 @@ def _float_key(pair: Pair, party: str) -> None:
 
 
 def _no_output_folder(pair: Pair, party: str) -> None:
-    pair.jobs[party]["tasks"][0]["output_path"] = {party: "nowhere/people.csv"}
+    pair.jobs[party]["tasks"][0]["output_path"] = {party: "no/where/people.csv"}
 
 
 BAD_ROW = f"{MARK}-7,{MARK}".encode()
@@ -64,9 +64,9 @@ LOCAL_FAILURES = [
     pytest.param(LISTENER, _other_key, 66, r"no column 'Id'; the file has 'id', 'note'", id="missing column, listener"),
     pytest.param(DIALER, _other_key, 66, r"no column 'Id'; the file has 'code', 'note'", id="missing column, dialer"),
     pytest.param(DIALER, _float_key, 65, r"the key column 'id' is of type '?double", id="float key"),
-    pytest.param(LISTENER, _no_output_folder, 73, r"nowhere/people\.csv: .*folder does not exist", id="no folder"),
+    pytest.param(LISTENER, _no_output_folder, 73, r"no/where/people\.csv: .*folder does not exist", id="no folder"),
     pytest.param(
-        DIALER, _no_output_folder, 73, r"nowhere/people\.csv: .*folder does not exist", id="no folder, dialer"
+        DIALER, _no_output_folder, 73, r"no/where/people\.csv: .*folder does not exist", id="no folder, dialer"
     ),
     pytest.param(DIALER, _input(b""), 65, r"in\.csv: the file is empty", id="empty file"),
     pytest.param(LISTENER, _input(marked(1) + BAD_ROW + b"\xff\n"), 65, r"in\.csv:3: not UTF-8", id="not UTF-8"),

@@ -17,6 +17,8 @@ from support.processes.expectations import (
     check_counts,
     check_output,
     csv_data,
+    failed,
+    marked_pair,
     numbers,
     succeeded,
     the_object,
@@ -189,6 +191,36 @@ def test_five_thousand_rows_against_five_thousand(pair: Pair) -> None:
     succeeded(pair.run())
     for party in PARTIES:
         check_output(pair, party, 0, "out/people.csv")
+
+
+def test_the_folder_of_an_output_is_made(pair: Pair) -> None:
+    """Before the exchange, by a run only; a run that fails leaves no folder behind."""
+    marked_pair(pair)
+    for party in PARTIES:
+        pair.jobs[party]["tasks"][0]["output_path"] = {party: "new/people.csv"}
+    check = pair.start_command("check", "--config", pair.job_file(LISTENER), "--wait", "0").result()
+    assert check.code == 0, check.text
+    assert "new/people.csv can be written, and its folder new will be made" in " ".join(check.stdout.decode().split())
+    pair.jobs[DIALER]["tasks"][0]["keys"] = {DIALER: ["no such column"]}
+    alice, bob = pair.run()
+    assert (alice.code, bob.code) == (80, 66)
+    assert not any(pair.path(party, "new").exists() for party in PARTIES)
+    pair.jobs[DIALER]["tasks"][0]["keys"] = {DIALER: ["code"]}
+    succeeded(pair.run())
+    for party in PARTIES:
+        check_output(pair, party, 0, "new/people.csv")
+
+
+def test_key_columns_without_a_name_or_with_a_line_break(pair: Pair) -> None:
+    for party, key in zip(PARTIES, ("", "line\nbreak"), strict=True):
+        pair.path(party, "in.csv").write_bytes(csv_data(["note", key], [["x", "1"], ["y", "2"]]))
+    alice, bob = (Side([key], "in.csv", "out/people.csv") for key in ("", "line\nbreak"))
+    pair.add("people", alice, bob, broadcast_result=True)
+    succeeded(pair.run())
+    assert pair.path(LISTENER, "out/people.csv").read_bytes() == b"note,\nx,1\ny,2\n"
+    assert pair.path(DIALER, "out/people.csv").read_bytes() == b'note,"line\nbreak"\nx,1\ny,2\n'
+    pair.jobs[DIALER]["tasks"][0]["keys"] = {DIALER: ["line break"]}
+    failed(pair.run()[1], 66, r"there is no column 'line break'; the file has 'note', 'line\\nbreak'")
 
 
 def test_the_sample_job_equals_a_merge(pair: Pair, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from psicli.core.errors import CannotCreateError, StorageError, UnknownFormatError
 from psicli.core.formats import Compression, FileFormat, Format, file_format
-from psicli.storage.files import AtomicFile, check_writable
+from psicli.storage.files import AtomicFile, check_writable, make_folder, missing_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -174,7 +174,7 @@ def make_nothing(folder: Path) -> Path:
     return folder / "missing" / "out.csv"
 
 
-def make_folder(folder: Path) -> Path:
+def folder_as_target(folder: Path) -> Path:
     (folder / "out.csv").mkdir()
     return folder / "out.csv"
 
@@ -198,7 +198,7 @@ def root(tmp_path: Path) -> Path:
     return Path("/")
 
 
-@pytest.mark.parametrize("make", [make_nothing, make_folder, make_fifo, make_file_as_folder, make_link_loop, root])
+@pytest.mark.parametrize("make", [make_nothing, folder_as_target, make_fifo, make_file_as_folder, make_link_loop, root])
 @pytest.mark.parametrize("attempt", [AtomicFile, check_writable])
 def test_what_cannot_be_created_is_73_and_leaves_nothing(tmp_path: Path, make: object, attempt: object) -> None:
     target = make(tmp_path)  # type: ignore[operator]
@@ -281,6 +281,29 @@ def test_other_suffixes_are_unknown(path: str) -> None:
         file_format(path)
     assert caught.value.code == 78
     assert ".parquet" in caught.value.advice
+
+
+# The folder of an output -----------------------------------------------------------------------------------------
+
+
+def test_the_folder_of_an_output_is_made_in_one_that_exists(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    assert missing_folder(folder / "rows.csv") == folder
+    assert not folder.exists()
+    old = os.umask(0)
+    try:
+        assert make_folder(folder / "rows.csv") == folder
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for path in (folder / "rows.csv", tmp_path / "no" / "where" / "rows.csv"):
+        assert make_folder(path) is None
+    assert not (tmp_path / "no").exists()
+    # The folder behind a link is the one that counts.
+    (tmp_path / "link.csv").symlink_to(tmp_path / "other" / "rows.csv")
+    assert make_folder(tmp_path / "link.csv") == tmp_path / "other"
+    (tmp_path / "file").touch()
+    assert make_folder(tmp_path / "file" / "rows.csv") is None
 
 
 # Leftovers of killed runs ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import pytest
 from support.waiting import wait_until
 
 from psicli.core import failpoints
-from psicli.core.errors import CannotCreateError, InternalError, SpoolSpaceError, StorageError
+from psicli.core.errors import CannotCreateError, InternalError, SpoolSpaceError, StateFolderError, StorageError
 from psicli.storage.spool import Spool
 from psicli.storage.state import run_folder, state_folder
 
@@ -63,6 +63,7 @@ def python(code: str, *arguments: object, **options: object) -> subprocess.Popen
     [
         ({"PSICLI_STATE_DIR": "/srv/psicli", "XDG_STATE_HOME": "/x"}, "/srv/psicli"),
         ({"XDG_STATE_HOME": "/x"}, "/x/psicli"),
+        ({"PSICLI_STATE_DIR": "~/psicli", "HOME": "/h"}, "/h/psicli"),
         ({"XDG_STATE_HOME": "x", "HOME": "/h"}, "/h/.local/state/psicli"),
         ({"PSICLI_STATE_DIR": "", "XDG_STATE_HOME": "", "HOME": "/h"}, "/h/.local/state/psicli"),
     ],
@@ -132,20 +133,33 @@ def test_a_file_keeps_what_is_written(spool: Spool) -> None:
         file.read_at(98, memoryview(into))
 
 
-@pytest.mark.parametrize("permissions", [0o755, 0o770, 0o701])
-def test_a_folder_that_others_have_access_to_is_refused(state: Path, permissions: int) -> None:
+@pytest.mark.parametrize("permissions", [0o755, 0o705, 0o701])
+def test_an_empty_folder_that_others_can_only_read_is_closed_to_them(state: Path, permissions: int) -> None:
+    """As mkdir makes it."""
     state.mkdir(parents=True)
     state.chmod(permissions)
-    with pytest.raises(CannotCreateError, match="cannot write here: other users own it or have access") as caught:
+    Spool(state).close()
+    assert mode(state) == 0o700
+
+
+@pytest.mark.parametrize(("permissions", "name"), [(0o770, None), (0o777, None), (0o755, "ledger.jsonl")])
+def test_a_folder_that_others_have_access_to_is_refused(state: Path, permissions: int, name: str | None) -> None:
+    """Others may have put a file there, or have read one."""
+    state.mkdir(parents=True)
+    if name is not None:
+        (state / name).touch()
+    state.chmod(permissions)
+    with pytest.raises(StateFolderError, match="cannot be the state folder: other users have access to it") as caught:
         Spool(state)
     assert caught.value.code == 73
-    assert list(state.iterdir()) == []
+    assert caught.value.advice == f"Run `chmod 700 {state}`, or set PSICLI_STATE_DIR to another folder."
+    assert mode(state) == permissions
 
 
 def test_a_folder_of_another_user_is_refused(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state.mkdir(0o700, parents=True)
     monkeypatch.setattr(os, "geteuid", lambda: state.stat().st_uid + 1)
-    with pytest.raises(CannotCreateError):
+    with pytest.raises(StateFolderError, match="it belongs to another user"):
         Spool(state)
 
 
