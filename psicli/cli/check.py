@@ -76,7 +76,6 @@ def check(options: JobOptions, wait: float, full: bool) -> int:
     type=Seconds(min=0, min_open=True, max=3600),
     default=0.5,
     show_default=True,
-    show_envvar=False,
     metavar="SECONDS",
 )
 @json_option

@@ -19,14 +19,29 @@ from psicli.cli.run import run, simulate
 from psicli.cli.screen import open_standard_streams, write
 from psicli.cli.state import ledger, status
 from psicli.core import signals
-from psicli.core.errors import PsicliError
+from psicli.core.errors import PsicliError, printable
 from psicli.report.console import log_error
 
 logger = logging.getLogger(__name__)
 
+PROGRAM = "psicli"
+# The variable with which a shell asks for completions.
+COMPLETE = "_PSICLI_COMPLETE"
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="psicli")
+
+class _Commands(click.Group):
+    """Tells a user who names a job file without a command what to type."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0].endswith((".yaml", ".yml", ".json")):
+            ctx.fail(f"Name a command before the job file, as in `{PROGRAM} run {printable(args[0])}`.")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name=PROGRAM)
 def cli() -> None:
     """Find which records two organisations have in common, without showing the rest.
 
@@ -48,7 +63,23 @@ def schema() -> None:
     write(json.dumps(job_schema(), indent=2))
 
 
-for command in (run, simulate, check, bench, status, ledger, certs, config):
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script that completes commands in a shell.
+
+    In bash or zsh: eval "$(psicli completion bash)". In fish: psicli completion fish | source.
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    made = kind(cli, {}, PROGRAM, COMPLETE)
+    # Not made.source(), which starts bash to ask for its version.
+    write((made.source_template % made.source_vars()).rstrip())
+
+
+for command in (run, simulate, check, bench, status, ledger, certs, config, completion):
     cli.add_command(command)
 
 
@@ -66,15 +97,17 @@ def main() -> NoReturn:
     signals.install()
     sys.meta_path.insert(0, _WithoutPandas())
     try:
-        code = cli.main(standalone_mode=False) or 0
+        code = cli.main(prog_name=PROGRAM, standalone_mode=False) or 0
     except click.ClickException as exc:
         exc.show()
         code = exc.exit_code
     except PsicliError as exc:
         log_error(exc.message, exc.advice)
         code = exc.code
+    except SystemExit as exc:
+        # click ends in this way after a completion, and where the reader of its help has ended, which is no error.
+        code = click.UsageError.exit_code if exc.code and COMPLETE in os.environ else 0
     except BaseException:
-        # click turns a broken pipe into SystemExit(1), which is not a code of psicli.
         logger.exception("unexpected failure")
         code = PsicliError.code
     for stream in (sys.stdout, sys.stderr):

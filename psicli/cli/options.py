@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
+from click.core import ParameterSource
 
+from psicli.core.errors import PsicliError
 from psicli.report.console import Console
 
 if TYPE_CHECKING:
@@ -21,7 +24,16 @@ if TYPE_CHECKING:
 Command: TypeAlias = Callable[..., int | None]
 Decorator: TypeAlias = Callable[[Command], Command]
 
-PATH = click.Path(path_type=Path)
+
+class _UserPath(click.Path):
+    """A path, in which ~ works where the shell does not expand it: in --config=~/job.yaml and in variables."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+# Whoever opens the file says what is wrong with it.
+PATH = _UserPath(path_type=Path, readable=False)
 
 
 class Seconds(click.FloatRange):
@@ -77,18 +89,18 @@ class JobOptions:
         )
 
 
-def option(name: str, text: str, *names: str, show_envvar: bool = True, **details: Any) -> Decorator:
+def option(name: str, text: str, *names: str, **details: Any) -> Decorator:
     """Make an option that the environment can set too, in the variable PSICLI_NAME."""
     envvar = "PSICLI_" + name.removeprefix("--").replace("-", "_").upper()
-    return click.option(name, *names, help=text, envvar=envvar, show_envvar=show_envvar, **details)
+    return click.option(name, *names, help=text, envvar=envvar, show_envvar=True, **details)
 
 
-def flag(name: str, text: str, *names: str) -> Decorator:
-    """Make an option without a value."""
-    return option(name, text, *names, show_envvar=False, is_flag=True)
+def flag(name: str, text: str) -> Decorator:
+    """Make an option without a value, which only the command line sets."""
+    return click.option(name, is_flag=True, help=text)
 
 
-json_option = flag("--json", "Print one JSON object instead of text.", "as_json")
+json_option = option("--json", "Print one JSON object instead of text.", "as_json", is_flag=True)
 party_option = option("--party", "Run as this party. Overrides self_party in the job file.", metavar="PARTY")
 port_option = option(
     "--port-offset",
@@ -118,15 +130,39 @@ def job_options(command: Command) -> Command:
     setting = "Replace ${NAME} in paths and addresses of the job file with VALUE. Repeat the option for several."
     task = "Use only this task of the job. Repeat the option for several."
 
-    @option("--config", "Read the job from this YAML file.", required=True, type=PATH, metavar="FILE")
+    @click.argument("file", required=False, type=PATH, callback=_job_file)
+    @option("--config", "Read the job from this YAML file. The same as FILE.", type=PATH, metavar="FILE", is_eager=True)
     @json_option
     @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help=setting)
-    @option("--only", task, show_envvar=False, multiple=True, metavar="TASK")
-    @flag("--quiet", "Print nothing unless something goes wrong.", "-q")
-    @flag("--verbose", "Show details in the log and in the report.", "-v")
+    @option("--only", task, multiple=True, metavar="TASK", shell_complete=_task_names)
+    @option("--quiet", "Print nothing unless something goes wrong.", "-q", is_flag=True)
+    @option("--verbose", "Show details in the log and in the report.", "-v", is_flag=True)
     @wraps(command)
-    def with_job_options(**given: Any) -> int | None:
+    def with_job_options(file: Path, **given: Any) -> int | None:
+        given["config"] = file
         values = {field.name: given.pop(field.name) for field in fields(JobOptions) if field.name in given}
         return command(JobOptions(**values), **given)
 
     return with_job_options
+
+
+def _job_file(context: click.Context, _: click.Parameter, file: Path | None) -> Path | None:
+    """Return the job file, which is named once: as FILE or with --config. FILE overrides the variable PSICLI_CONFIG."""
+    if file is not None and context.get_parameter_source("config") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("Name the job file once, as FILE or with --config.")
+    # --config is eager, so its value is known here.
+    found: Path | None = file or context.params["config"]
+    if found is not None or context.resilient_parsing:
+        return found
+    raise click.UsageError(f"Name the job file: `{context.command_path} FILE`.")
+
+
+def _task_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Return the tasks of the job file on an incomplete command line; none if it has errors."""
+    from psicli.config import task_names
+
+    # An argument before an incomplete option is still among the words that click has left.
+    named = [context.params.get("file"), context.params.get("config"), *context.args]
+    with suppress(PsicliError):
+        return [name for name in task_names(Path(next(filter(None, named), ""))) if name.startswith(incomplete)]
+    return []

@@ -25,7 +25,7 @@ from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 from psicli.core.formats import Dialect, file_format
 
-__all__ = ["DNS_NAME", "NAME", "Job", "PolicySettings", "Task", "job_schema", "load_job", "load_parties"]
+__all__ = ["DNS_NAME", "NAME", "Job", "PolicySettings", "Task", "job_schema", "load_job", "load_parties", "task_names"]
 
 
 def load_job(
@@ -83,6 +83,11 @@ def load_parties(path: Path, variables: Mapping[str, str], only: Sequence[str] =
     paths.check_clashes(document, checks.expand_lists(document), parties)
     document.raise_errors()
     return jobs
+
+
+def task_names(path: Path) -> list[str]:
+    """Return the names of the tasks in a job file, which may have errors; raises InputMissingError, JobFileError."""
+    return [slot.name for slot in checks.expand_lists(Document(path)) if slot.name]
 
 
 def _simulate(document: Document, port: int) -> None:

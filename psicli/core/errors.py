@@ -207,6 +207,11 @@ def storing(path: object, doing: str) -> Iterator[None]:
         raise StorageError(path=path, reason=f"{doing} failed: {reason(exc)}") from exc
 
 
+class ReaderGoneError(StorageError):
+    sentence = "standard output: the program that reads it has ended"
+    hint = "Let that program read all rows, or name a file as output."
+
+
 class SpoolSpaceError(StorageError):
     sentence = "{folder}: the run needs {need} besides the {held} it uses there, but only {free} is free: {reason}"
     hint = "Free space there, set PSICLI_STATE_DIR to another folder, or give psicli more memory (pipeline.memory)."

@@ -11,7 +11,7 @@ from typing import Any
 
 from psicli import outputs
 from psicli.config import Task
-from psicli.core.errors import PolicyError, StorageError, reason
+from psicli.core.errors import PolicyError, ReaderGoneError, StorageError, reason
 from psicli.exchange.checkpoint import Checkpoint
 from psicli.exchange.task_exchange import Storage
 from psicli.items.partitions import Items, Matches
@@ -122,6 +122,8 @@ class TaskOutput:
                 with open(self._target, "rb") as staged:
                     shutil.copyfileobj(staged, sys.stdout.buffer)
                 sys.stdout.buffer.flush()
+            except BrokenPipeError as exc:
+                raise ReaderGoneError from exc
             except OSError as exc:
                 raise StorageError(path="standard output", reason=reason(exc)) from exc
         # Do not wait for the other party's confirmation, which may never arrive.

@@ -26,6 +26,7 @@ NOT_RUN = {
     "shows the report of one party": 2,
     "shows what a second run of the same job prints": 1,
     "needs jq, which psicli does not need": 1,
+    "changes the shell of the reader": 1,
 }
 
 

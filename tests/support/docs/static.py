@@ -9,7 +9,7 @@ import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import yaml
@@ -28,6 +28,12 @@ COMMAND = re.compile(r"^\s*(?:\w+)?[$#]? ?(?:psicli|make|pip|python3?|git|pytest
 TARGETS = set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # Five fields of a time, then the command.
 CRON_LINE = re.compile(r"(?:[\d*/,-]+\s+){5}(.*)|@\w+\s+(.*)")
+
+
+class _TextLoader(yaml.SafeLoader):
+    """Leaves every value text, as psicli does, and merges `<<`."""
+
+    yaml_implicit_resolvers: ClassVar = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}
 
 
 def check(block: Block) -> None:
@@ -127,7 +133,7 @@ def check_unit(text: str) -> None:
 
 def check_job_file(text: str) -> None:
     """Check a job file, for each party where it is made for both; a fragment is put into a complete job file."""
-    document = yaml.load(text, Loader=yaml.BaseLoader)
+    document = yaml.load(text, Loader=_TextLoader)
     if "job" not in document or "cluster" not in document:
         document = merged(yaml.load(SAMPLE, Loader=yaml.BaseLoader), document)
     parties = [node["party"] for node in document["cluster"]["nodes"]]
