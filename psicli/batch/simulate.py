@@ -75,10 +75,10 @@ def simulate_job(
     return (own_errors or failed or [0])[0], objects
 
 
-def _report_of(text: str) -> dict[str, Any] | None:
-    """Return a party's report; None if the party was killed before it had written all of it."""
+def _report_of(octets: bytes) -> dict[str, Any] | None:
+    """Return a party's report in any encoding of Unicode; None if the party was killed before it had written all."""
     try:
-        return json.loads(text)  # type: ignore[no-any-return]
+        return json.loads(octets)  # type: ignore[no-any-return]
     except ValueError:
         return None
 
@@ -107,10 +107,8 @@ def _check_one_machine(jobs: Sequence[Job]) -> None:
             )
 
 
-def _start(command: Sequence[str], state: Path) -> subprocess.Popen[str]:
+def _start(command: Sequence[str], state: Path) -> subprocess.Popen[bytes]:
     # With its own process group, a terminal's Ctrl-C does not reach it; this process then sends one SIGTERM.
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
     environment["PSICLI_STATE_DIR"] = str(state)
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, process_group=0, env=environment
-    )
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0, env=environment)

@@ -23,7 +23,7 @@ from psicli.check.checklist import Check, Checklist
 from psicli.check.estimate import Size
 from psicli.config import Job, Task
 from psicli.core import signals
-from psicli.core.errors import DiskTooSmallError, TaskFilesError, counted, shown
+from psicli.core.errors import DiskTooSmallError, TaskFilesError, counted, in_units, shown
 from psicli.core.peer_errors import PeerBusyError, PeerGoneError
 from psicli.items.encoding import encode_items, packed
 from psicli.items.spelling import Spellings
@@ -37,7 +37,6 @@ from psicli.session.agreement import agree
 from psicli.storage.files import check_writable, missing_folder
 from psicli.storage.ledger import Ledger
 from psicli.storage.locks import PortLock
-from psicli.storage.spool import in_units
 from psicli.storage.state import run_folder, state_folder
 from psicli.tables import Input
 from psicli.transport.link import BUSY, LAST_WORDS_TIMEOUT, Link

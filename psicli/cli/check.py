@@ -23,6 +23,7 @@ from psicli.cli.screen import write
 from psicli.core.errors import InterruptedBySignal, PsicliError
 from psicli.report.console import Console
 from psicli.report.layout import Screen
+from psicli.storage.memory import check_address_space
 
 
 @click.command()
@@ -88,6 +89,7 @@ def bench(seconds: float, as_json: bool, worker: bool) -> None:
     """
     # The process that started this worker reports for it.
     Console(-1 if worker else 0)
+    check_address_space()
     from psicli.check.bench import measure, to_text, work_for_another_process
 
     if worker:

@@ -19,7 +19,7 @@ from psicli.cli.run import run, simulate
 from psicli.cli.screen import open_standard_streams, write
 from psicli.cli.state import ledger, status
 from psicli.core import signals
-from psicli.core.errors import PsicliError, printable
+from psicli.core.errors import PsicliError, printable, unexpected
 from psicli.report.console import log_error
 
 logger = logging.getLogger(__name__)
@@ -107,9 +107,10 @@ def main() -> NoReturn:
     except SystemExit as exc:
         # click ends in this way after a completion, and where the reader of its help has ended, which is no error.
         code = click.UsageError.exit_code if exc.code and COMPLETE in os.environ else 0
-    except BaseException:
-        logger.exception("unexpected failure")
-        code = PsicliError.code
+    except BaseException as exc:
+        error = unexpected(exc, logger)
+        log_error(error)
+        code = error.code
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from psicli.core.errors import PsicliError
 from psicli.report.console import Console
+from psicli.storage.memory import check_address_space
 
 if TYPE_CHECKING:
     from psicli.config import Job
@@ -76,10 +77,11 @@ class JobOptions:
         return pairs
 
     def load_job(self) -> Job:
-        """Read the job file; raises InputMissingError and JobFileError."""
+        """Read the job file; raises InputMissingError, JobFileError, ArgumentError and AddressSpaceError."""
+        check_address_space()
         from psicli.config import load_job
 
-        return load_job(
+        job = load_job(
             self.config,
             party=self.party,
             port_offset=self.port_offset,
@@ -87,6 +89,8 @@ class JobOptions:
             only=self.only,
             simulated_port=self.simulated_port,
         )
+        check_address_space(job.pipeline.memory)
+        return job
 
 
 def option(name: str, text: str, *names: str, **details: Any) -> Decorator:

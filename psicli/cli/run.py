@@ -27,6 +27,7 @@ from psicli.core import failpoints
 from psicli.core.errors import CannotCreateError, PsicliError, unexpected
 from psicli.report.layout import Screen
 from psicli.storage.locks import PortLock, hold_dial, hold_port
+from psicli.storage.memory import check_address_space
 
 if TYPE_CHECKING:
     from psicli.config import Job
@@ -79,8 +80,7 @@ def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool,
     except click.ClickException:
         raise
     except Exception as exc:
-        logger.exception("unexpected failure")
-        return refuse(unexpected(exc), options.as_json)
+        return refuse(unexpected(exc, logger), options.as_json)
     finally:
         console.close()
     from psicli.report.report import errors_of, facts_of, to_json
@@ -109,6 +109,7 @@ def simulate(options: JobOptions, keep_going: bool, trace: Path | None) -> int:
     """
     options.console()
     try:
+        check_address_space()
         from psicli.batch.simulate import simulate_job
 
         flags = [*(f"--set={setting}" for setting in options.settings), *(f"--only={task}" for task in options.only)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import sys
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -18,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, 
 from pydantic_core import PydanticCustomError
 
 from psicli.core.errors import shown
-from psicli.storage.memory import LEAST_MEMORY
+from psicli.storage.memory import LEAST_MEMORY, room_for_memory
 
 # An item counts its columns in one byte. A name must fit in a log line, and a party's name also in a label of a DNS
 # name, because its certificate holds it as one.
@@ -173,13 +174,17 @@ def _to_bytes(value: object) -> object:
 
 
 def default_memory() -> int:
-    """Return a quarter of the machine's or container's memory, and at least LEAST_MEMORY [bytes]."""
+    """Return a quarter of the machine's or container's memory, and at least LEAST_MEMORY [bytes].
+
+    A limit on the address space lowers it.
+    """
     sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in MEMORY_LIMITS:
         # Without a limit, the file holds the word max or does not exist.
         with suppress(OSError, ValueError):
             sizes.append(int(path.read_text()))
-    return max(min(sizes) // 4, LEAST_MEMORY)
+    room = room_for_memory()
+    return max(min(min(sizes) // 4, sys.maxsize if room is None else room), LEAST_MEMORY)
 
 
 # pydantic adds the tag of a union's member to the place of an error; `|` tells tags from field names.

@@ -7,9 +7,11 @@ party names, and counts: never an item, a key value, a point or a scalar.
 
 from __future__ import annotations
 
+import errno
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import Logger
 from pathlib import PurePath
 from typing import ClassVar
 
@@ -22,7 +24,7 @@ EXIT_CODES: dict[int, tuple[str, str]] = {
     69: ("peer lost", "The other party could not be reached, or the connection to it was lost. Try again."),
     70: ("internal", "A bug in psicli, or a failed self-check of its arithmetic."),
     73: ("cannot create", "An output file, a lock file or a state file cannot be created."),
-    74: ("I/O error", "Reading or writing a file failed, for example because the disk is full."),
+    74: ("I/O error", "Reading or writing failed, for example because the disk is full, or memory ran out."),
     75: ("busy", "The port is in use, or the other party already has a session. Try again."),
     76: ("protocol", "The other party sent something the protocol does not allow."),
     77: ("identity", "TLS failed, or a certificate does not name the expected party."),
@@ -63,6 +65,14 @@ def printable(text: object) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a count with its noun, such as `1 row` or `2,000 rows`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def in_units(size: int) -> str:
+    """Return a size [bytes] as text for people."""
+    for unit, octets in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= octets:
+            return f"{size / octets:.1f} {unit}"
+    return counted(size, "byte")
 
 
 def reason(exc: OSError) -> str:
@@ -151,9 +161,23 @@ class InternalError(PsicliError):
     hint = "This is a bug in psicli; please report it with the lines above."
 
 
-def unexpected(exc: Exception) -> InternalError:
-    """Return the InternalError for an unexpected exception; its message names only the exception's class."""
+def unexpected(exc: BaseException, logger: Logger, extra: Mapping[str, object] | None = None) -> PsicliError:
+    """Return the error for an unexpected exception; its message names only the exception's class.
+
+    A bug is logged with its traceback; a system that gives no more memory is no bug. extra: attributes of the log line.
+    """
+    if _is_exhaustion(exc):
+        return OutOfMemoryError()
+    logger.error("unexpected failure", exc_info=exc, extra=extra)
     return InternalError(detail=f"an unexpected {type(exc).__name__}")
+
+
+def _is_exhaustion(exc: BaseException) -> bool:
+    """Return whether an exception says that the system gave no memory, no thread, or no room for a library."""
+    if isinstance(exc, OSError):
+        return exc.errno == errno.ENOMEM
+    known = {RuntimeError: "can't start new thread", ImportError: "failed to map segment"}
+    return isinstance(exc, MemoryError) or known.get(type(exc), "\0") in str(exc)
 
 
 class LocalProtocolError(InternalError):
@@ -205,6 +229,17 @@ def storing(path: object, doing: str) -> Iterator[None]:
         yield
     except OSError as exc:
         raise StorageError(path=path, reason=f"{doing} failed: {reason(exc)}") from exc
+
+
+class OutOfMemoryError(PsicliError):
+    sentence = "the system gave this process no more memory or threads"
+    code = 74
+    hint = "Check the limits of this process and its container (`ulimit -a`), or lower pipeline.memory or .threads."
+
+
+class AddressSpaceError(OutOfMemoryError):
+    sentence = "the address space of this process is limited to {limit}, and psicli needs at least {need}"
+    hint = "Raise the limit (`ulimit -v unlimited`); pipeline.memory limits the memory that psicli really uses."
 
 
 class ReaderGoneError(StorageError):

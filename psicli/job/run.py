@@ -77,8 +77,7 @@ def run_job(
     except PsicliError as exc:
         report.end(exc)
     except Exception as exc:
-        logger.exception("unexpected failure")
-        report.end(unexpected(exc))
+        report.end(unexpected(exc, logger))
     if trace_file is not None:
         try:
             save_trace(trace_file, job.party, {"job": job.name, "party": job.party, "psicli": __version__})

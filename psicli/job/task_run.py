@@ -212,8 +212,7 @@ class TaskRun:
         except PsicliError as exc:
             self._fail(exc)
         except Exception as exc:
-            logger.exception("unexpected failure", extra=self._about)
-            self._fail(unexpected(exc))
+            self._fail(unexpected(exc, logger, self._about))
 
     def close(self) -> None:
         """Report how long each stage took, and remove everything that was written but not published."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from psicli.core.errors import counted, printable
+from psicli.core.errors import counted, in_units, printable
 from psicli.report.layout import PLAIN, Screen, table_or_paragraphs
 from psicli.report.report import Status, errors_of
-from psicli.storage.spool import in_units
 
 Facts = Mapping[str, Any]
 

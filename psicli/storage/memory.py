@@ -9,13 +9,19 @@ frames in transit, blocks of files                1/16
 
 from __future__ import annotations
 
+import os
+import resource
 import sys
 from dataclasses import dataclass
+
+from psicli.core.errors import AddressSpaceError, in_units
 
 # Memory of Python, Arrow, gRPC, the kernel and their threads before the first row is read [bytes].
 LIBRARIES = 220_000_000
 # With less there is no room for a few frames and blocks of a file besides the libraries [bytes].
 LEAST_MEMORY = 384_000_000
+# Address space that libraries and stacks reserve besides the memory that they use: in all, and for each core [bytes].
+_RESERVED, _RESERVED_PER_CORE = 600_000_000, 64_000_000
 # Memory of one item in a bin: the item and its position, the points of both sides, the tokens and the work space to
 # compare them. The tests measure it [bytes].
 BIN_ITEM_BYTES = 320
@@ -54,6 +60,24 @@ class MemoryPlan:
 
 
 UNBOUNDED = MemoryPlan(sys.maxsize)
+
+
+def room_for_memory() -> int | None:
+    """Return how much memory the limit on the address space (ulimit -v) leaves for a run [bytes]; None without one."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else max(limit - _reserved(), 0)
+
+
+def check_address_space(memory: int = LEAST_MEMORY) -> None:
+    """Raise AddressSpaceError if a run cannot use this much memory [bytes]: libraries would end it without a word."""
+    room = room_for_memory()
+    if room is not None and room < memory:
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        raise AddressSpaceError(limit=in_units(limit), need=in_units(memory + _reserved()))
+
+
+def _reserved() -> int:
+    return _RESERVED + _RESERVED_PER_CORE * (os.cpu_count() or 1)
 
 
 def peak_memory() -> int | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from psicli.core import failpoints
-from psicli.core.errors import InternalError, SpoolSpaceError, StorageError, counted, creating, reason, storing
+from psicli.core.errors import InternalError, SpoolSpaceError, StorageError, creating, in_units, reason, storing
 from psicli.storage.state import left_over, run_folder
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -143,11 +143,3 @@ class SpoolFile:
         with suppress(OSError):
             os.unlink(self._path)
         self._spool.forget(self)
-
-
-def in_units(size: int) -> str:
-    """Return a size [bytes] as text for people."""
-    for unit, octets in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= octets:
-            return f"{size / octets:.1f} {unit}"
-    return counted(size, "byte")

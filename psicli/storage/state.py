@@ -91,8 +91,11 @@ def _check_ours_alone(state: Path, folder: int) -> None:
 def left_over(state: Path, *, remove: bool = False) -> list[Path]:
     """Return the folders that killed runs left behind, and delete them if `remove`; raises CannotCreateError."""
     found: list[Path] = []
-    if not os.path.lexists(state):
-        return found
+    with creating(state):
+        try:
+            os.lstat(state)
+        except (FileNotFoundError, NotADirectoryError):
+            return found
     with held(state):
         for folder in sorted(state.glob(f"{_RUN_PREFIX}*")):
             with suppress(OSError):

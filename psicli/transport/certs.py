@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from psicli.core.errors import counted, shown, shown_name
+from psicli.core.errors import counted, printable, shown, shown_name
 from psicli.core.peer_errors import TlsFileError
 from psicli.storage.files import create_files
 from psicli.transport.tls import MAX_SHOWN_NAME, dns_names, extension, load_certificate, read_file, written
@@ -209,4 +209,4 @@ def to_text(facts: Mapping[str, Any]) -> str:
         ("for", ", ".join(facts["uses"]) or "no use in psicli"),
         ("sha256", facts["sha256"]),
     ]
-    return "\n".join([facts["file"], *(f"  {label:8} {text}" for label, text in lines)])
+    return "\n".join([printable(facts["file"]), *(f"  {label:8} {text}" for label, text in lines)])

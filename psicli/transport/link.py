@@ -331,8 +331,7 @@ class Link:
 
     def fail(self, exc: Exception) -> None:
         """End the link after an unexpected exception."""
-        logger.exception("unexpected failure")
-        self.end(unexpected(exc))
+        self.end(unexpected(exc, logger))
 
     def await_end(self, stream: Stream) -> None:
         """Wait until the link has ended or left this stream; after our Abort, at most HEARING_TIMEOUT."""

@@ -406,6 +406,14 @@ def test_default_memory_is_a_quarter_of_the_memory(
     assert default_memory() == (expected or machine // 4)
 
 
+def test_a_limit_on_the_address_space_lowers_the_default_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room, expected in ((400_000_000, 400_000_000), (0, 384_000_000)):
+        monkeypatch.setattr(fields, "room_for_memory", lambda room=room: room)
+        monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 4_000_000, "SC_PAGE_SIZE": 4096}.__getitem__)
+        monkeypatch.setattr(fields, "MEMORY_LIMITS", ())
+        assert default_memory() == expected
+
+
 # Parties, --party, --only -------------------------------------------------------------------------------------------
 
 

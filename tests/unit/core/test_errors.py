@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from psicli.core.errors import InputMissingError, StorageError, printable, shown, shown_name
+from psicli.core.errors import InputMissingError, StorageError, printable, shown, shown_name, unexpected
 
 # Letters of many scripts, an emoji, and two characters that Python's escapes use.
 LETTERS = ["身份证", "prénom", "🔑", "имя", "اسم", "नाम", "ชื่อ", "이름", "ID (neu)", "a_b-c.d/e"]
@@ -56,3 +59,26 @@ def test_a_path_cannot_add_a_line_to_a_message() -> None:
     assert error.message == r"in\n2026 ERROR all is lost\x1b[2J/é.csv: it is gone"
     missing = InputMissingError(place="in.csv", fault="no\u2028such\x07file", advice="Look in \x1b[2J.")
     assert (missing.message, missing.advice) == (r"in.csv: no\u2028such\x07file", r"Look in \x1b[2J.")
+
+
+NO_MEMORY = [
+    MemoryError(),
+    pa.ArrowMemoryError("malloc of size 64 failed"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    RuntimeError("can't start new thread"),
+    ImportError("libarrow.so: failed to map segment from shared object"),
+]
+
+
+@pytest.mark.parametrize("exc", NO_MEMORY, ids=lambda exc: type(exc).__name__)
+def test_a_system_without_memory_is_no_bug(exc: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    error = unexpected(exc, logging.getLogger("test"))
+    assert (error.code, error.message) == (74, "the system gave this process no more memory or threads")
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("exc", [RuntimeError("dictionary changed size"), OSError(errno.EIO, "x"), ImportError("no")])
+def test_any_other_exception_is_a_bug_with_a_traceback(exc: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    error = unexpected(exc, logging.getLogger("test"))
+    assert (error.code, error.message) == (70, f"an unexpected {type(exc).__name__}")
+    assert caplog.records[0].exc_info is not None
