@@ -109,7 +109,7 @@ def main() -> NoReturn:
         code = click.UsageError.exit_code if exc.code and COMPLETE in os.environ else 0
     except BaseException as exc:
         error = unexpected(exc, logger)
-        log_error(error)
+        log_error(error.message, error.advice)
         code = error.code
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):

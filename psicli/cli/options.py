@@ -113,9 +113,10 @@ port_option = option(
     default=0,
     metavar="N",
 )
-
-keep_going_option = flag(
-    "--keep-going", "Leave out a task whose input or output is bad and run the others, like keep_going in the job file."
+keep_going_option = option(
+    "--keep-going",
+    "Leave out a task whose input or output is bad and run the others, like keep_going in the job file.",
+    is_flag=True,
 )
 
 
