@@ -39,7 +39,7 @@ def no_column(pair: Pair, party: str, task: dict[str, Any]) -> None:
 
 
 def no_output(pair: Pair, party: str, task: dict[str, Any]) -> None:
-    task["output_path"] = {party: "absent/out.csv"}
+    task["output_path"] = {party: "absent/deep/out.csv"}
 
 
 BAD_ROW = content(marked(1, 2) + f"{MARK}-7,{MARK},x\n".encode())
@@ -47,7 +47,7 @@ BAD_ROW = content(marked(1, 2) + f"{MARK}-7,{MARK},x\n".encode())
 SPOILS: dict[str, tuple[Spoil, int, str]] = {
     "no-input": (no_input, 66, r"absent\.csv: no such file"),
     "no-column": (no_column, 66, "no column 'Id'"),
-    "no-output": (no_output, 73, r"absent/out\.csv: "),
+    "no-output": (no_output, 73, r"absent/deep/out\.csv: "),
     "bad-row": (BAD_ROW, 65, r"bad\.csv:4: the row has 3 fields"),
     "cut-gzip": (content(gzip.compress(marked(1))[:-9], "bad.csv.gz"), 65, r"bad\.csv\.gz: "),
 }
