@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from support.processes.runner import PARTIES, Pair
 
+from psicli.transport.tls import TlsCredentials
+
 HOUR = timedelta(hours=1)
 
 
@@ -84,3 +86,9 @@ def with_tls(pair: Pair, **certificates: str) -> Pair:
             "private_key_file": f"../{name}.key",
         }
     return pair
+
+
+def credentials(folder: Path, certificate: str, own: str, peer: str, ca: str = "ca") -> TlsCredentials:
+    names = {"own_name": own, "peer_name": peer}
+    paths = [folder / f"{name}" for name in (f"{ca}.pem", f"{certificate}.pem", f"{certificate}.key")]
+    return TlsCredentials(*paths, **names)
