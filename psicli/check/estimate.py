@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psicli.config import Job, Task
-from psicli.core.formats import Compression, FileFormat, Format
+from psicli.core.formats import COLUMNAR, Compression, FileFormat
 from psicli.items import partitions
 from psicli.job.meeting import bin_items
 from psicli.protocol.bins import number_of_bins, padded
@@ -106,4 +106,4 @@ def _unpacked_bytes(task: Task) -> int:
 
 
 def _is_packed(fmt: FileFormat) -> bool:
-    return fmt.compression is not Compression.NONE or fmt.kind is Format.PARQUET
+    return fmt.compression is not Compression.NONE or fmt.kind in COLUMNAR

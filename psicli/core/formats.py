@@ -13,11 +13,14 @@ from psicli.core.errors import UnknownFormatError, shown
 class Format(StrEnum):
     CSV = "csv"
     TSV = "tsv"
+    JSONL = "jsonl"
     PARQUET = "parquet"
+    ARROW = "arrow"
+    ARROW_STREAM = "arrow stream"
 
 
 # Formats that keep the types of columns.
-COLUMNAR = frozenset({Format.PARQUET})
+COLUMNAR = frozenset({Format.PARQUET, Format.ARROW, Format.ARROW_STREAM})
 
 
 class Compression(StrEnum):
@@ -57,17 +60,26 @@ class FileFormat(NamedTuple):
 
 
 _COMPRESSIONS = {"": Compression.NONE, ".gz": Compression.GZIP, ".zst": Compression.ZSTD}
-_FORMATS = {
-    **{
-        f".{kind}{suffix}": FileFormat(kind, compression)
-        for suffix, compression in _COMPRESSIONS.items()
-        for kind in (Format.CSV, Format.TSV)
-    },
+_TEXT = {"csv": Format.CSV, "tsv": Format.TSV, "jsonl": Format.JSONL, "ndjson": Format.JSONL}
+_TYPED = {
     ".parquet": FileFormat(Format.PARQUET),
     ".parq": FileFormat(Format.PARQUET),
     ".pq": FileFormat(Format.PARQUET),
+    ".arrow": FileFormat(Format.ARROW),
+    ".feather": FileFormat(Format.ARROW),
+    ".arrows": FileFormat(Format.ARROW_STREAM),
 }
-SUFFIXES = ", ".join(_FORMATS)
+_FORMATS = _TYPED | {
+    f".{name}{suffix}": FileFormat(kind, compression)
+    for suffix, compression in _COMPRESSIONS.items()
+    for name, kind in _TEXT.items()
+}
+SUFFIXES = f"{', '.join(f'.{name}' for name in _TEXT)} (also with .gz or .zst), {', '.join(_TYPED)}"
+
+
+def is_suffix(text: str) -> bool:
+    """Return whether a text names a format as the end of a path."""
+    return text in _FORMATS
 
 
 def file_format(path: Path | str, dialect: Dialect = PLAIN) -> FileFormat:

@@ -5,7 +5,8 @@ The rows are in memory as far as the budget of the sort allows; a batch or row g
     columns               what a format can hold, and the types of columns between reading and writing
     metadata              what stays true of the metadata of a file
     sorting               sorts the matched rows, on disk if they do not fit in memory
-    delimited, columnar   write the sorted rows
+    delimited, jsonl      write the sorted rows as text
+    columnar              writes them with their types
     compressed            compresses text
 """
 
@@ -22,14 +23,15 @@ import numpy as np
 import pyarrow as pa
 
 from psicli.core.errors import ColumnError, InterruptedBySignal, shown
-from psicli.core.formats import COLUMNAR, FileFormat
-from psicli.outputs.columnar import write_parquet
+from psicli.core.formats import COLUMNAR, FileFormat, Format
+from psicli.outputs.columnar import write_arrow, write_parquet
 from psicli.outputs.columns import UsedValues, check_types, output_schema, unwritable, wide_schema, widen
 from psicli.outputs.delimited import column_that_needs_quotes, csv_rows, write_csv
+from psicli.outputs.jsonl import write_jsonl
 from psicli.outputs.metadata import with_metadata
 from psicli.outputs.sorting import SHARES, RowSorter
 from psicli.storage.spool import Spool
-from psicli.tables import Input, Sample
+from psicli.tables import Input, JsonlInput, Sample
 from psicli.tables.delimited import DelimitedInput
 from psicli.tables.parquet import row_group_rows
 
@@ -49,7 +51,8 @@ def check_output(sample: Sample, fmt: FileFormat) -> None:
     check_types(sample.schema, fmt, sample.name)
     if _is_written(sample, sample.schema, fmt):
         return
-    for field in sample.schema:
+    # A key is part of every attempt, so a key that cannot be written must be found first.
+    for field in sorted(sample.schema, key=lambda field: field.name not in sample.keys):
         fields = [sample.schema.field(key) for key in sample.keys if key != field.name]
         if not _is_written(sample, pa.schema([*fields, field]), fmt):
             raise unwritable(field, fmt, sample.name)
@@ -114,9 +117,15 @@ def write_matched(
                 sorter.add(table)
             dictionaries = {values.name: values.dictionary(source.ordered_values) for values in used}
         if fmt.kind not in COLUMNAR:
-            return write_csv(file, fmt, schema, _prefetched(sorter.sorted(csv_rows(sorter.row_bytes))))
+            tables = _prefetched(sorter.sorted(csv_rows(sorter.row_bytes)))
+            if fmt.kind is Format.JSONL:
+                line_column = source.line_column if isinstance(source, JsonlInput) else None
+                return write_jsonl(file, fmt, schema, line_column, tables)
+            return write_csv(file, fmt, schema, tables)
         output = with_metadata(output_schema(schema, dictionaries), schema.metadata, dictionaries, mask.true_count)
         tables = _prefetched(sorter.sorted(row_group_rows(len(schema))))
+        if fmt.kind is not Format.PARQUET:
+            return write_arrow(file, fmt.kind, output, dictionaries, tables)
         return write_parquet(file, output, dictionaries, tables, utc_times=source.utc_times)
 
 
@@ -125,7 +134,7 @@ def check_unquoted(source: Input, fmt: FileFormat) -> None:
 
     Reads the whole input once more, unless the format of the input shows that no value needs quotes.
     """
-    if fmt.kind in COLUMNAR or fmt.dialect.quotes:
+    if fmt.kind in COLUMNAR or fmt.kind is Format.JSONL or fmt.dialect.quotes:
         return
     if isinstance(source, DelimitedInput) and source.format.delimiter == fmt.delimiter:
         return

@@ -1,4 +1,4 @@
-"""Writes sorted rows as Parquet. The bytes depend only on the rows, not on how tables divide them."""
+"""Writes sorted rows as Parquet or Arrow. The bytes depend only on the rows, not on how tables divide them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import io
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from psicli.core.formats import Format
 from psicli.items.kinds import stored, with_types
 from psicli.outputs.columns import narrow
 
@@ -25,6 +28,26 @@ def write_parquet(
     with pq.ParquetWriter(file, schema, **options) as writer:
         for table in tables:
             writer.write_batch(narrow(table, schema, dictionaries), row_group_size=table.num_rows)
+            rows += table.num_rows
+    return rows
+
+
+def write_arrow(
+    file: BinaryIO, kind: Format, schema: Any, dictionaries: Mapping[str, Any], tables: Iterable[Any]
+) -> int:
+    """Write wide rows as an Arrow file or stream with the pa.Schema of the output; return how many [rows].
+
+    The tables have columns that are single chunks; each becomes a batch.
+    """
+    rows = 0
+    new_writer = pa.ipc.new_stream if kind is Format.ARROW_STREAM else pa.ipc.new_file
+    # pyarrow does not close a Python file that it wraps here.
+    with new_writer(file, schema) as writer:
+        for table in tables:
+            # Arrow writes all bytes of a buffer, also those of other rows after the end of a slice, and under nulls.
+            # A copy of the rows has no such bytes.
+            batch = table.to_batches()[0].take(pa.array(np.arange(table.num_rows)))
+            writer.write_batch(narrow(pa.Table.from_batches([batch]), schema, dictionaries))
             rows += table.num_rows
     return rows
 

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from psicli.core.errors import ColumnError, shown
-from psicli.core.formats import COLUMNAR, FileFormat
+from psicli.core.formats import COLUMNAR, FileFormat, Format
 from psicli.items.kinds import cast, kept, plain, relabelled, stored, value_type, with_types
 from psicli.items.text import has_text
+from psicli.outputs.jsonl import has_json
 
 # UsedValues collects at least this many new values before it merges them with the others.
 _GATHERED_VALUES = 1 << 16
@@ -19,9 +20,16 @@ _GATHERED_VALUES = 1 << 16
 
 def check_types(schema: Any, fmt: FileFormat, name: str) -> None:
     """Refuse columns of types that a text format cannot hold; raises ColumnError."""
+    if fmt.kind in COLUMNAR:
+        return
+    holds = has_json if fmt.kind is Format.JSONL else _has_csv
     for field in schema:
-        if fmt.kind not in COLUMNAR and not (has_text(field.type) or pa.types.is_floating(value_type(field.type))):
+        if not holds(field.type):
             raise unwritable(field, fmt, name)
+
+
+def _has_csv(kind: Any) -> bool:
+    return has_text(kind) or pa.types.is_floating(value_type(kind))
 
 
 def unwritable(field: Any, fmt: FileFormat, name: str) -> ColumnError:

@@ -4,7 +4,8 @@ Each of the two takes one pass over the input. No file is ever in memory as a wh
 input, or a batch of its rows.
 
     source                opens an input file and detects changes to it
-    delimited, parquet    read a file: first the keys of all rows, then the matched rows
+    delimited, jsonl      read a file of text: first the keys of all rows, then the matched rows
+    parquet, arrow        read a file of typed columns in the same way
     sniff                 recognises files that are not what their names say
     values                checks what a library has read
 """
@@ -16,16 +17,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from psicli.core.formats import FileFormat, Format
+from psicli.tables.arrow import ArrowInput
 from psicli.tables.delimited import DelimitedInput
+from psicli.tables.jsonl import JsonlInput
 from psicli.tables.parquet import ParquetInput
 from psicli.tables.source import Fingerprint, fingerprint
 from psicli.tables.values import Sample
 
-__all__ = ["Fingerprint", "Input", "Sample", "check_input", "fingerprint", "open_input"]
+__all__ = ["Fingerprint", "Input", "JsonlInput", "Sample", "check_input", "fingerprint", "open_input"]
 
 # An open input file. psicli reads it once for its keys and again for the rows that matched. Every method raises
 # InputChangedError if the file has changed since it was opened.
-Input = DelimitedInput | ParquetInput
+Input = DelimitedInput | JsonlInput | ParquetInput | ArrowInput
 
 
 def check_input(
@@ -50,11 +53,18 @@ def open_input(
 
     output: the format of this party's output, if it writes one.
     """
+    name = name or str(path)
     with ExitStack() as stack:
-        if fmt.kind == Format.PARQUET:
-            source: Input = stack.enter_context(ParquetInput(path, name or str(path), keys, output))
-        else:
-            source = stack.enter_context(DelimitedInput(path, name or str(path), keys, fmt))
+        match fmt.kind:
+            case Format.PARQUET:
+                source: Input = ParquetInput(path, name, keys, output)
+            case Format.ARROW | Format.ARROW_STREAM:
+                source = ArrowInput(path, name, keys, output)
+            case Format.JSONL:
+                source = JsonlInput(path, name, keys, fmt, output)
+            case _:
+                source = DelimitedInput(path, name, keys, fmt)
+        stack.enter_context(source)
         source.check_content(fmt)
         stack.pop_all()
     return source

@@ -10,7 +10,7 @@ import codecs
 import re
 from typing import NamedTuple
 
-from psicli.core.formats import SUFFIXES, Compression, FileFormat, Format
+from psicli.core.formats import Compression, FileFormat, Format, is_suffix
 
 # How much of a file psicli looks at [bytes]. A workbook has the names of its parts here and there.
 HEAD_BYTES = 1 << 16
@@ -68,7 +68,7 @@ _MAGIC = (
     (b"PAR1", _PARQUET),
     (b"PARE", _Found("an encrypted Parquet file", "Write it without encryption.")),
     (b"ARROW1\0\0", _Found("an Arrow file", _CONVERT, ".arrow")),
-    (b"\xff\xff\xff\xff", _Found("an Arrow stream", _CONVERT)),
+    (b"\xff\xff\xff\xff", _Found("an Arrow stream", _CONVERT, ".arrows")),
     (b"FEA1", _Found("an old Feather file", _CONVERT)),
     (b"ORC", _Found("an ORC file", _CONVERT)),
     (b"Obj\x01", _Found("an Avro file", _CONVERT)),
@@ -76,10 +76,13 @@ _MAGIC = (
     (b"%PDF-", _Found("a PDF document", _EXPORT)),
 )
 # The formats that are not text: how their files start, and what they are called.
-_STARTS = {Format.PARQUET: (b"PAR1", "Parquet")}
+_ARROW = (b"ARROW1", b"\xff\xff\xff\xff"), "Arrow"
+_STARTS = {Format.PARQUET: ((b"PAR1",), "Parquet"), Format.ARROW: _ARROW, Format.ARROW_STREAM: _ARROW}
 # Text could start with these, too.
 _WORDS = (b"BZh", b"PAR1", b"PARE", b"FEA1", b"ORC")
 
+# Objects, and an array.
+_JSON = (_Found("JSON", _CONVERT, ".jsonl"), _Found("JSON", _CONVERT))
 _MARKUP = (
     (
         re.compile(rb"\s*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE),
@@ -89,8 +92,8 @@ _MARKUP = (
     (re.compile(rb"-----BEGIN PGP "), _Found("PGP data", "Decrypt it.")),
     (re.compile(rb"version https://git-lfs"), _Found("a Git LFS pointer", "Get the file itself with `git lfs pull`.")),
     # `{` or `[` alone may start a column name.
-    (re.compile(rb'\s*\{\s*("[^"\r\n]*"\s*:|\}\s*$)'), _Found("JSON", _CONVERT, ".jsonl")),
-    (re.compile(rb'\s*\[\s*(\{\s*"|\[|"|\]\s*$)'), _Found("JSON", _CONVERT)),
+    (re.compile(rb'\s*\{\s*("[^"\r\n]*"\s*:|\}\s*$)'), _JSON[0]),
+    (re.compile(rb'\s*\[\s*(\{\s*"|\[|"|\]\s*$)'), _JSON[1]),
 )
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -125,9 +128,13 @@ def mismatch(head: bytes, fmt: FileFormat, *, unpacked: bool = False) -> Mismatc
         if plain:
             text = _markup(head) or _Found("plain text", "Give it a name that ends in .csv or .tsv.")
     else:
-        text = _other_encoding(head, fmt.dialect.encoding)
-        expected = fmt.kind.upper() if text is None else fmt.dialect.encoding.upper()
-        text = text or _markup(head) or (_NO_TEXT if _is_noise(head, fmt.dialect.encoding) else None)
+        is_json = fmt.kind is Format.JSONL
+        encoding = "utf-8" if is_json else fmt.dialect.encoding
+        text = _other_encoding(head, encoding, settable=not is_json)
+        expected = fmt.kind.upper() if text is None else encoding.upper()
+        markup = _markup(head)
+        text = text or (None if is_json and markup in _JSON else markup)
+        text = text or (_NO_TEXT if _is_noise(head, encoding) else None)
     found = found or text
     return None if found is None else _explained(found, expected, fmt, unpacked=unpacked)
 
@@ -138,7 +145,7 @@ def _explained(found: _Found, expected: str, fmt: FileFormat, *, unpacked: bool)
     suffix, advice = found.suffix, found.advice
     if found in (_GZIP, _ZSTD):
         suffix = f".{fmt.kind}{suffix}"
-    if suffix and suffix in SUFFIXES:
+    if is_suffix(suffix):
         name = f"a name that ends in {suffix}"
         other = f"Give it {name}, or {advice[0].lower()}{advice[1:]}"
         advice = f"Decompress it once, and give it {name}." if unpacked else other
@@ -165,8 +172,11 @@ def _markup(head: bytes) -> _Found | None:
     return next((found for pattern, found in _MARKUP if pattern.match(start)), None)
 
 
-def _other_encoding(head: bytes, encoding: str) -> _Found | None:
-    """Recognise text that is UTF-16 or UTF-32 but should not be, and UTF-8 text that should be in another encoding."""
+def _other_encoding(head: bytes, encoding: str, *, settable: bool) -> _Found | None:
+    """Recognise text that is UTF-16 or UTF-32 but should not be, and UTF-8 text that should be in another encoding.
+
+    settable: whether the job file can set the encoding.
+    """
     other, wide = _wide_encoding(head), encoding.startswith(("utf-16", "utf-32"))
     if encoding != "utf-8" and other is None and _is_utf8(head):
         # By chance, a few characters of another encoding can be valid UTF-8, but not many.
@@ -178,7 +188,8 @@ def _other_encoding(head: bytes, encoding: str) -> _Found | None:
     if other is None:
         return None
     name = other.upper().replace("-LE", "LE").replace("-BE", "BE")
-    return _Found(f"{name} text", f"Set `csv.encoding: {other}`, or convert it with `iconv -f {name} -t UTF-8`.")
+    convert = f"onvert it with `iconv -f {name} -t UTF-8`."
+    return _Found(f"{name} text", f"Set `csv.encoding: {other}`, or c{convert}" if settable else f"C{convert}")
 
 
 def _wide_encoding(head: bytes) -> str | None:

@@ -114,6 +114,8 @@ class _View(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         # RawIOBase.read copies every piece, and the memory budget does not allow for the copies.
+        # A damaged file can make a library ask for more bytes than memory has.
+        size = max(min(size, self._size - self._at), 0)
         data = os.pread(self._descriptor, size, self._at)
         self._at += len(data)
         return data

@@ -108,12 +108,17 @@ def plain_rows(batch: Any, name: str) -> Any:
         try:
             columns[column] = kinds.cast(values, kind)
         except pa.ArrowException as exc:
-            raise ColumnError(
-                place=name,
-                fault=f"the column {shown(column)} of type {shown(str(values.type))} cannot be kept",
-                advice="Cast the column, or leave it out of the input.",
-            ) from exc
+            raise unkept(name, column, values.type) from exc
     return pa.table(columns)
+
+
+def unkept(name: str, column: str, kind: Any) -> ColumnError:
+    """Return the error for a column whose rows pyarrow cannot select or convert."""
+    return ColumnError(
+        place=name,
+        fault=f"the column {shown(column)} of type {shown(str(kind))} cannot be kept",
+        advice="Cast the column, or leave it out of the input.",
+    )
 
 
 # INT96 -------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from psicli.core.formats import Compression, FileFormat, Format
 from psicli.outputs import columns, sorting
 from psicli.outputs import delimited as delimited_out
 from psicli.storage.spool import Spool
-from psicli.tables import delimited, parquet
+from psicli.tables import arrow, delimited, jsonl, parquet
 
 CSV = FileFormat(Format.CSV)
 TSV = FileFormat(Format.TSV)
@@ -30,9 +31,16 @@ CSV_GZ = FileFormat(Format.CSV, Compression.GZIP)
 TSV_GZ = FileFormat(Format.TSV, Compression.GZIP)
 CSV_ZST = FileFormat(Format.CSV, Compression.ZSTD)
 TSV_ZST = FileFormat(Format.TSV, Compression.ZSTD)
+JSONL = FileFormat(Format.JSONL)
+JSONL_GZ = FileFormat(Format.JSONL, Compression.GZIP)
+JSONL_ZST = FileFormat(Format.JSONL, Compression.ZSTD)
 PARQUET = FileFormat(Format.PARQUET)
+ARROW = FileFormat(Format.ARROW)
+ARROW_STREAM = FileFormat(Format.ARROW_STREAM)
 TEXT_FORMATS = [CSV, TSV, CSV_GZ, TSV_GZ, CSV_ZST, TSV_ZST]
-ALL_FORMATS = [*TEXT_FORMATS, PARQUET]
+JSON_FORMATS = [JSONL, JSONL_GZ, JSONL_ZST]
+TYPED_FORMATS = [PARQUET, ARROW, ARROW_STREAM]
+ALL_FORMATS = [*TEXT_FORMATS, *JSON_FORMATS, *TYPED_FORMATS]
 
 
 # A memory limit that no test reaches [bytes].
@@ -75,16 +83,17 @@ class Source:
 
 
 def read(
-    folder: Path, content: bytes | pa.Table, keys: Sequence[str] = ("id",), fmt: FileFormat | None = None
+    folder: Path,
+    content: bytes | pa.Table,
+    keys: Sequence[str] = ("id",),
+    fmt: FileFormat | None = None,
+    output: FileFormat | None = PARQUET,
 ) -> Source:
     """Read content as a file named `in`, and check that check_input accepts it too."""
     path = folder / "in"
-    if isinstance(content, pa.Table):
-        pq.write_table(content, path)
-    else:
-        path.write_bytes(content)
     fmt = fmt or (PARQUET if isinstance(content, pa.Table) else CSV)
-    result = Source(path, fmt, keys, name="in.file")
+    path.write_bytes(typed_bytes(content, fmt) if isinstance(content, pa.Table) else content)
+    result = Source(path, fmt, keys, output=output, name="in.file")
     tables.check_input(path, fmt, keys)
     return result
 
@@ -141,11 +150,34 @@ def decompressed(data: bytes, fmt: FileFormat) -> bytes:
             return data
 
 
+def typed_bytes(table: pa.Table, fmt: FileFormat, rows: int | None = None) -> bytes:
+    """Return a table as a file of a typed format with this many rows in a row group or batch."""
+    sink = io.BytesIO()
+    if fmt.kind == Format.PARQUET:
+        pq.write_table(table, sink, row_group_size=rows)
+        return sink.getvalue()
+    with (pa.ipc.new_file if fmt.kind == Format.ARROW else pa.ipc.new_stream)(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=rows)
+    return sink.getvalue()
+
+
+def typed_table(data: bytes, fmt: FileFormat) -> Any:
+    """Return the table in a file of a typed format."""
+    if fmt.kind == Format.PARQUET:
+        return pq.read_table(io.BytesIO(data))
+    return (pa.ipc.open_file if fmt.kind == Format.ARROW else pa.ipc.open_stream)(data).read_all()
+
+
 def parsed(data: bytes, fmt: FileFormat) -> list[list[str]]:
-    """Parse written bytes with the csv module."""
-    text = io.StringIO(decompressed(data, fmt).decode(), newline="")
+    """Parse written bytes with the csv or json module into a header and rows of text, in which a null is empty."""
+    text = decompressed(data, fmt).decode()
+    if fmt.kind == Format.JSONL:
+        objects = [json.loads(line) for line in text.removesuffix("\n").split("\n")] if text else []
+        assert all(each.keys() == objects[0].keys() for each in objects)
+        rows = [["" if value is None else str(value) for value in each.values()] for each in objects]
+        return [[*objects[0]], *rows] if objects else []
     quoting = csv.QUOTE_MINIMAL if fmt.dialect.quotes else csv.QUOTE_NONE
-    return list(csv.reader(text, delimiter=fmt.delimiter, quoting=quoting, strict=True))
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=fmt.delimiter, quoting=quoting, strict=True))
 
 
 @contextmanager
@@ -154,6 +186,12 @@ def small_pieces(size: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(delimited, "MAX_ROW_BYTES", size)
         patch.setattr(delimited, "_BLOCK_BYTES", size + 1)
+        patch.setattr(jsonl, "MAX_ROW_BYTES", size)
+        patch.setattr(jsonl, "_BLOCK_BYTES", size + 1)
+        patch.setattr(jsonl, "_BLOCK_LINES", 3)
+        patch.setattr(jsonl, "_STEP_VALUES", size)
+        patch.setattr(arrow, "_STEP_ROWS", max(size // 16, 1))
+        patch.setattr(arrow, "_BATCH_BYTES", size)
         patch.setattr(parquet, "_BATCH_ROWS", max(size // 16, 1))
         patch.setattr(parquet, "_COLUMNS_AT_ONCE", 2)
         patch.setattr(parquet, "_windows", lambda wanted, most, windows=parquet._windows: windows(wanted, min(most, 3)))

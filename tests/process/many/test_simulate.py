@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from support.jobs.batches import batch, check_task, learns, one_task
@@ -20,6 +22,7 @@ from support.processes.runner import (
     PARTIES,
     Pair,
     Run,
+    Side,
     other,
     processes_below,
 )
@@ -105,6 +108,29 @@ def test_simulate_ends_with_the_code_of_the_party_at_fault(pair: Pair, party: st
     assert {each: report["exit_code"] for each, report in parties.items()} == {party: 66, other(party): 80}
     assert {report["error"]["party"] for report in parties.values()} == {party}
     pair.nothing_left()
+
+
+def test_arrow_and_json_lines_in_and_out(pair: Pair) -> None:
+    pair.add(
+        "rows",
+        Side(["id"], "in.arrow", "out/rows.jsonl"),
+        Side(["code"], "in.jsonl.gz", "out/rows.feather"),
+        broadcast_result=True,
+    )
+    table = pa.table({"id": pa.array([3, 1, None, 2]), "when": pa.array([1, 2, 3, 4], pa.timestamp("s", "UTC"))})
+    with pa.ipc.new_file(pair.path(LISTENER, "in.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    lines = b'{"code": 2, "price": 1.10}\n{"code": "3"}\n{"code": null}\n{"code": 4}\n'
+    pair.path(DIALER, "in.jsonl.gz").write_bytes(gzip.compress(lines))
+    succeeded([pair.start_command("simulate", "--config", whole_job(pair)).result()])
+    written = pair.path(LISTENER, "out/rows.jsonl").read_text()
+    assert written == '{"id":2,"when":"1970-01-01T00:00:04Z"}\n{"id":3,"when":"1970-01-01T00:00:01Z"}\n'
+    found = pa.ipc.open_file(pair.path(DIALER, "out/rows.feather").read_bytes()).read_all()
+    assert found.to_pylist() == [{"code": "2", "price": "1.10"}, {"code": "3", "price": None}]
+    pair.path(LISTENER, "in.arrow").write_bytes(pair.path(LISTENER, "in.arrow").read_bytes()[:-100])
+    result = pair.start_command("simulate", "--config", whole_job(pair)).result()
+    assert result.code == 65
+    assert "in.arrow: cannot be read as arrow" in result.stderr
 
 
 def _standard_input(job: dict[str, Any]) -> None:

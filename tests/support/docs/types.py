@@ -1,4 +1,4 @@
-"""The table of the types of columns: what each one is as a key, in a text output and in a Parquet output."""
+"""The table of the types of columns: what each one is as a key, and in outputs of every kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from support.every_type import every_type, outcome
-from support.tables import CSV, PARQUET, parsed
+from support.tables import ARROW, CSV, JSONL, PARQUET, parsed
 
 from psicli.core.errors import BadInputError
 
@@ -40,7 +40,7 @@ _FAMILIES: dict[str, tuple[str, ...]] = {
 
 def table() -> str:
     """Return the table as Markdown."""
-    rows = ["| type | as a key | in CSV or TSV | in Parquet |", "|---|---|---|---|"]
+    rows = ["| type | as a key | in CSV or TSV | in JSON Lines | in Parquet or Arrow |", "|---|---|---|---|---|"]
     return "\n".join([*rows, *(_row(family, prefixes) for family, prefixes in _FAMILIES.items())])
 
 
@@ -49,8 +49,8 @@ def _row(family: str, prefixes: tuple[str, ...]) -> str:
     return " | ".join([f"| {family}", *_outcomes(every_type()[name]), ""]).rstrip()
 
 
-def _outcomes(values: Any) -> tuple[str, str, str]:
-    """Return the text of a column's last value as a key and in CSV, and what becomes of it in Parquet."""
+def _outcomes(values: Any) -> tuple[str, str, str, str]:
+    """Return the text of a column's last value as a key, in CSV and in JSON, and what becomes of it in Parquet."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "in.parquet"
         pq.write_table(pa.table({"id": ["1", "2", "3"], "v": values}), path)
@@ -58,7 +58,17 @@ def _outcomes(values: Any) -> tuple[str, str, str]:
         kept = not isinstance(as_value, BadInputError)
         if kept:
             assert pq.read_schema(io.BytesIO(as_value)).field("v").type == pq.read_schema(path).field("v").type
-    return _text(as_key), _text(as_text), "the same" if kept else "no"
+        as_arrow, as_json = outcome(path, ARROW, "id"), outcome(path, JSONL, "id")
+        assert kept == (not isinstance(as_arrow, BadInputError))
+    return _text(as_key), _text(as_text), _json(as_json), "the same" if kept else "no"
+
+
+def _json(written: bytes | BadInputError) -> str:
+    if isinstance(written, BadInputError):
+        return "no"
+    line = written.decode().splitlines()[-1]
+    start = '{"id":"3","v":'
+    return f"`{line.removeprefix(start).removesuffix('}')}`"
 
 
 def _text(written: bytes | BadInputError) -> str:

@@ -65,8 +65,8 @@ whatever: red
         "10: psi.broadcast_result: 'no' is neither true nor false; give true or false",
         "13: tasks[0].keys.alice: names 'id' more than once; name every key column once",
         "13: tasks[0].keys.carol: 'carol' is not a party of this job; the parties are alice and bob",
-        "14: tasks[0].input_path.alice: 'in.text' has no known suffix; use one of .csv, .tsv, .csv.gz, .tsv.gz, "
-        ".csv.zst, .tsv.zst, .parquet",
+        "14: tasks[0].input_path.alice: 'in.text' has no known suffix; use one of .csv, .tsv, .jsonl, .ndjson "
+        "(also with .gz or .zst), .parquet, .parq, .pq, .arrow, .feather, .arrows",
         "16: tasks[0].receiver: 'dave' is not a party of this job; give alice or bob",
         "17: tasks[1].name: a is the name of another task (line 12); give every task its own",
         "18: tasks[1].keys: is the text 'id'; write it like `keys: {alice: [id], bob: [customer_id]}`",

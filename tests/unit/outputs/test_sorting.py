@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import resource
 import tempfile
 from collections.abc import Sequence
@@ -17,16 +18,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tables import (
     AMPLE,
+    ARROW,
     CSV,
     CSV_GZ,
+    JSONL,
+    JSONL_ZST,
     PARQUET,
     TSV_GZ,
+    TYPED_FORMATS,
     Source,
     compressed,
     name_of,
     parsed,
     read,
     small_pieces,
+    typed_bytes,
+    typed_table,
     write,
 )
 
@@ -77,8 +84,8 @@ def sorted_rows(rows: list[tuple[Any, ...]], matched: list[bool]) -> list[tuple[
 @given(
     ROWS,
     st.sampled_from([SIZE, ORDERED]),
-    st.sampled_from([CSV, TSV_GZ, PARQUET]),
-    st.sampled_from([CSV, CSV_GZ, PARQUET]),
+    st.sampled_from([CSV, TSV_GZ, JSONL, *TYPED_FORMATS]),
+    st.sampled_from([CSV, CSV_GZ, JSONL_ZST, *TYPED_FORMATS]),
     st.integers(1, 15),
     st.sampled_from([0, 300, 3000, 30_000]),
     st.randoms(),
@@ -92,13 +99,16 @@ def test_bytes_do_not_depend_on_the_budget(
     budget: int,
     random: Any,
 ) -> None:
-    columns = NAMES if fmt == out == PARQUET else NAMES[:5]
+    columns = NAMES if fmt in TYPED_FORMATS and out in TYPED_FORMATS else NAMES[:5]
     matched = [random.random() < 0.7 for _ in rows]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(outputs, "row_group_rows", lambda columns: 7)
         path = Path(folder) / "in"
-        if fmt == PARQUET:
-            pq.write_table(typed(rows, size, columns), path, row_group_size=group)
+        if fmt in TYPED_FORMATS:
+            path.write_bytes(typed_bytes(typed(rows, size, columns), fmt, group))
+        elif fmt == JSONL:
+            objects = (dict(zip(columns, map(shown_as_text, row), strict=False)) for row in rows)
+            path.write_text("".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in objects))
         else:
             text = io.StringIO(newline="")
             writer = csv.writer(text, delimiter=fmt.delimiter, quoting=csv.QUOTE_ALL)
@@ -109,7 +119,7 @@ def test_bytes_do_not_depend_on_the_budget(
             def written(budget: int) -> bytes:
                 sink = io.BytesIO()
                 mask = pa.array(matched, pa.bool_())
-                with tables.open_input(path, fmt, ["k1", "k2"]) as source:
+                with tables.open_input(path, fmt, ["k1", "k2"], output=out) as source:
                     list(source.key_batches())
                     assert outputs.write_matched(source, sink, out, mask, budget=budget, spool=spool) == sum(matched)
                 return sink.getvalue()
@@ -121,16 +131,16 @@ def test_bytes_do_not_depend_on_the_budget(
             if budget == 0 and any(matched):
                 assert spool.peak > 0
         expected = sorted_rows(rows, matched)
-        if out == PARQUET:
-            found = pq.read_table(io.BytesIO(data))
+        if out in TYPED_FORMATS and (rows or fmt != JSONL):
+            found = typed_table(data, out)
             values = [tuple(row.values()) for row in found.to_pylist()]
-            if fmt == PARQUET:
-                assert found.schema.types == pq.read_schema(path).types
+            if fmt in TYPED_FORMATS:
+                assert found.schema.types == typed_table(path.read_bytes(), fmt).schema.types
                 assert values == [row[: len(columns)] for row in expected]
                 assert found["size"].type.ordered == size.ordered
             else:
                 assert values == [tuple(map(shown_as_text, row[:5])) for row in expected]
-        else:
+        elif expected:
             assert parsed(data, out) == [columns, *(list(map(shown_as_text, row[:5])) for row in expected)]
 
 
@@ -152,7 +162,7 @@ def test_an_ordered_dictionary_keeps_the_order_of_the_whole_file(tmp_path: Path)
     assert sorted(found["size"].to_pylist()) == ["L", "L", "M", "S", "XL"]
 
 
-@pytest.mark.parametrize("out", [CSV, PARQUET], ids=name_of)
+@pytest.mark.parametrize("out", [CSV, JSONL, PARQUET, ARROW], ids=name_of)
 def test_many_rows_with_the_same_key(tmp_path: Path, out: FileFormat) -> None:
     content = b"id,n\n" + b"".join(b"same,%d\n" % n for n in range(300_000))
     source = read(tmp_path, content)
@@ -202,7 +212,7 @@ def test_row_groups_without_matches_are_not_read(tmp_path: Path) -> None:
         write(source, CSV, [n == 100 for n in range(300)])
 
 
-@pytest.mark.parametrize("fmt", [CSV, PARQUET], ids=name_of)
+@pytest.mark.parametrize("fmt", [CSV, JSONL, PARQUET, ARROW], ids=name_of)
 def test_a_full_disk_is_74_and_leaves_no_files(tmp_path: Path, fmt: FileFormat) -> None:
     rows = [f"{n * 7919 % 10_007:05}" for n in range(30_000)]
     table = pa.table({"id": rows, "note": [row * 9 for row in rows]})

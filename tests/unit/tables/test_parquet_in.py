@@ -17,7 +17,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.tables import ALL_FORMATS, AMPLE, CSV, CSV_GZ, PARQUET, Source, compressed, name_of, read, refuse, write
+from support.tables import (
+    ALL_FORMATS,
+    AMPLE,
+    ARROW,
+    ARROW_STREAM,
+    CSV,
+    CSV_GZ,
+    JSONL,
+    PARQUET,
+    TEXT_FORMATS,
+    TYPED_FORMATS,
+    Source,
+    compressed,
+    name_of,
+    read,
+    refuse,
+    typed_bytes,
+    write,
+)
 
 from psicli import outputs, tables
 from psicli.core.errors import ColumnError, InputChangedError, InputMissingError, MalformedInputError
@@ -106,15 +124,15 @@ class Changing(io.FileIO):
 
 def sample_file(folder: Path, fmt: FileFormat) -> Path:
     path = folder / "in.file"
-    if fmt == PARQUET:
-        pq.write_table(pa.table({"id": ["1", "2"], "a": ["x", "y"]}), path)
+    if fmt in TYPED_FORMATS:
+        path.write_bytes(typed_bytes(pa.table({"id": ["1", "2"], "a": ["x", "y"]}), fmt))
     else:
-        content = b"id,a\n1,x\n2,y\n"
+        content = b"id,a\n1,x\n2,y\n" if fmt in TEXT_FORMATS else b'{"id":"1","a":"x"}\n{"id":"2","a":"y"}\n'
         path.write_bytes(compressed(content, fmt))
     return path
 
 
-@pytest.mark.parametrize("fmt", [CSV, CSV_GZ, PARQUET], ids=name_of)
+@pytest.mark.parametrize("fmt", [CSV, CSV_GZ, JSONL, PARQUET, ARROW, ARROW_STREAM], ids=name_of)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("reading", ["keys", "rows"])
@@ -137,7 +155,7 @@ def test_a_file_changed_while_it_is_read_is_refused(
         opened[0].before, opened[0].change = before, partial(change, path)
 
     monkeypatch.setattr(source, "_open", opening)
-    monkeypatch.setattr(source.SourceFile, "view", lambda self: self.file)
+    monkeypatch.setattr(source.SourceFile, "view", lambda self: self.file.seek(0) or self.file)
     with tables.open_input(path, fmt, ["id"]) as watched, Spool(tmp_path / "state") as spool:
         if reading == "rows":
             assert len(list(watched.key_batches())) == 1
@@ -193,7 +211,7 @@ def test_floating_point_columns_get_no_dictionary(tmp_path: Path) -> None:
     assert pq.read_table(sink).equals(rows)
 
 
-@pytest.mark.parametrize("fmt", [CSV, CSV_GZ, PARQUET], ids=name_of)
+@pytest.mark.parametrize("fmt", [CSV, CSV_GZ, JSONL, PARQUET, ARROW, ARROW_STREAM], ids=name_of)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("matched", [[True, True], [False, False]], ids=["all", "none"])
 def test_a_file_changed_between_the_two_passes_is_refused(

@@ -66,6 +66,11 @@ def big_table(rows: int) -> pa.Table:
 def write(table: pa.Table, path: Path) -> None:
     if path.suffix == ".parquet":
         pq.write_table(table, path)
+    elif path.suffix == ".arrow":
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table, max_chunksize=100_000)
+    elif path.suffix == ".jsonl":
+        table.to_pandas().to_json(path, orient="records", lines=True)
     else:
         pyarrow.csv.write_csv(table, path, pyarrow.csv.WriteOptions(quoting_style="none"))
 
@@ -85,8 +90,17 @@ def grown(folder: Path, rows: int, name: str, output: str, budget: int) -> tuple
     return first, second, third, fourth
 
 
+MIDDLING = [
+    ("in.csv", "out.parquet"),
+    ("in.parquet", "out.csv"),
+    ("in.arrow", "out.jsonl"),
+    ("in.jsonl", "out.arrow"),
+    ("in.jsonl", "out.jsonl"),
+]
+
+
 @pytest.mark.more
-@pytest.mark.parametrize(("name", "output"), [("in.csv", "out.parquet"), ("in.parquet", "out.csv")])
+@pytest.mark.parametrize(("name", "output"), MIDDLING)
 def test_memory_does_not_depend_on_the_size_of_the_file(tmp_path: Path, name: str, output: str) -> None:
     rows, keys, matched, spooled = grown(tmp_path, 500_000, name, output, 8 * MB)
     assert rows == 500_000

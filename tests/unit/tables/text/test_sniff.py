@@ -20,7 +20,20 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tables import CSV, CSV_GZ, CSV_ZST, PARQUET, TEXT_FORMATS, TSV, Source, compressed, name_of, read
+from support.tables import (
+    ARROW,
+    CSV,
+    CSV_GZ,
+    CSV_ZST,
+    JSONL,
+    PARQUET,
+    TEXT_FORMATS,
+    TSV,
+    Source,
+    compressed,
+    name_of,
+    read,
+)
 
 from psicli import tables
 from psicli.core.errors import MalformedInputError
@@ -98,8 +111,8 @@ MISTAKEN: dict[str, tuple[bytes, FileFormat, str, str]] = {
     "xz": (lzma.compress(ROWS), TSV, "xz data", "Decompress it, or"),
     "lz4": (pa.compress(ROWS, "lz4", asbytes=True), CSV, "lz4 data", "Decompress it, or"),
     "snappy": (b"\xff\x06\0\0sNaPpY\x01", CSV, "snappy data", "Decompress it, or"),
-    "arrow": (ARROW_FILE, CSV, "an Arrow file, not CSV", "CSV or Parquet"),
-    "arrow stream": (ARROW_STREAM, PARQUET, "an Arrow stream, not Parquet", "CSV or Parquet"),
+    "arrow": (ARROW_FILE, CSV, "an Arrow file, not CSV", "ends in .arrow,"),
+    "arrow stream": (ARROW_STREAM, PARQUET, "an Arrow stream, not Parquet", "ends in .arrows,"),
     "orc": (made(lambda sink: orc.write_table(TABLE, sink)), CSV, "an ORC file", "CSV or Parquet"),
     "avro": (b"Obj\x01\x04\x14avro.codec", CSV, "an Avro file", "CSV or Parquet"),
     "sqlite": (database(), CSV, "an SQLite database", "Export"),
@@ -109,8 +122,15 @@ MISTAKEN: dict[str, tuple[bytes, FileFormat, str, str]] = {
     "xml": (b"\xef\xbb\xbf<?xml version='1.0'?>", PARQUET, "XML, not Parquet", "a server"),
     "pgp": (b"-----BEGIN PGP MESSAGE-----\n", CSV, "PGP data", "Decrypt"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\n", PARQUET, "a Git LFS pointer, not Parquet", "git lfs pull"),
+    "gzip in jsonl": (GZIP, JSONL, "gzip data, not JSONL", "ends in .jsonl.gz,"),
+    "html in jsonl": (b"<html>", JSONL, "an HTML page, not JSONL", "sign-in page"),
+    "utf-16 in jsonl": ('{"id":1}'.encode("utf-16"), JSONL, "UTF-16 text, not UTF-8", "Convert it with `iconv"),
+    "gzip in arrow": (GZIP, ARROW, "gzip data, not Arrow", "Decompress it with `gunzip`."),
+    "parquet in arrow": (PARQUET_FILE, ARROW, "a Parquet file, not Arrow", "ends in .parquet,"),
+    "text in arrow": (ROWS, ARROW, "plain text, not Arrow", "ends in .csv or .tsv."),
+    "old feather": (b"FEA1\0", ARROW, "an old Feather file, not Arrow", "CSV or Parquet"),
     "noise": (random.Random(7).randbytes(500), CSV, "the file is binary data, not CSV", "not encrypted"),
-    "json lines": (b'{"id": 1}\n{"id": 2}\n', CSV, "JSON, not CSV", "CSV or Parquet"),
+    "json lines": (b'{"id": 1}\n{"id": 2}\n', CSV, "JSON, not CSV", "ends in .jsonl, or convert it to CSV or Parquet"),
     "json": (b'[\n  {"id": 1}\n]', PARQUET, "JSON, not Parquet", "CSV or Parquet"),
     "utf-16": (TEXT.encode("utf-16"), CSV, "UTF-16 text, not UTF-8", "`iconv -f UTF-16 -t UTF-8`"),
     "utf-16 le": (TEXT.encode("utf-16-le"), CSV, "UTF-16LE text", "`csv.encoding: utf-16-le`"),
