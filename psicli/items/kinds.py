@@ -80,6 +80,9 @@ def kept(kind: Any) -> Any:
         if is_extension(each) and plain(each.storage_type) != each.storage_type:
             # Only JSON says what its text is stored as.
             return pa.json_(plain(each.storage_type)) if is_json(each) else plain(each.storage_type)
+        if pa.types.is_dictionary(each):
+            # pyarrow has few functions for dictionaries of views, and polars writes them.
+            return pa.dictionary(each.index_type, plain(each.value_type), each.ordered)
         return each if is_extension(each) else plain(each) if pa.types.is_run_end_encoded(each) else each
 
     def inner(each: Any) -> Any:

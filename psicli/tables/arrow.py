@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from psicli.core.errors import InputChangedError, MalformedInputError, shown
+from psicli.core.errors import ColumnError, InputChangedError, MalformedInputError, shown
 from psicli.core.formats import COLUMNAR, FileFormat, Format
 from psicli.items import kinds
 from psicli.items.text import check_key_types, key_texts
@@ -258,7 +258,7 @@ class ArrowInput(SourceFile):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Raise a MalformedInputError for what pyarrow raises."""
+        """Raise a BadInputError for what pyarrow raises."""
         try:
             yield
         except MemoryError as exc:
@@ -266,6 +266,12 @@ class ArrowInput(SourceFile):
                 place=self.name,
                 fault="a batch of rows needs more memory than there is",
                 advice="Write the file again with smaller batches; if its batches are small, it is damaged.",
+            ) from exc
+        except pa.ArrowNotImplementedError as exc:
+            raise ColumnError(
+                place=self.name,
+                fault="a column is of a type that cannot be read",
+                advice="Cast columns of rare types, such as integers of 128 bits, or leave them out of the input.",
             ) from exc
         except _LIBRARY_ERRORS as exc:
             raise unparsable(self.name, Format.ARROW) from exc

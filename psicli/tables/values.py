@@ -104,9 +104,12 @@ def plain_rows(batch: Any, name: str) -> Any:
     batch = kinds.relabelled(batch, kinds.with_types(batch.schema, kinds.stored))
     columns = {}
     for column, values in zip(batch.schema.names, batch.columns, strict=True):
-        kind = values.type if pa.types.is_dictionary(values.type) else kinds.plain(values.type)
         try:
-            columns[column] = kinds.cast(values, kind)
+            if pa.types.is_dictionary(values.type):
+                words = kinds.cast(values.dictionary, kinds.plain(values.type.value_type))
+                columns[column] = pa.DictionaryArray.from_arrays(values.indices, words, ordered=values.type.ordered)
+            else:
+                columns[column] = kinds.cast(values, kinds.plain(values.type))
         except pa.ArrowException as exc:
             raise unkept(name, column, values.type) from exc
     return pa.table(columns)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 from support.every_type import every_type, outcome
@@ -20,6 +21,7 @@ from support.tables import (
     PARQUET,
     Source,
     name_of,
+    parsed,
     read,
     refuse,
     rows_of,
@@ -143,6 +145,23 @@ def test_dictionaries_that_change_from_batch_to_batch(tmp_path: Path, fmt: FileF
     assert found.chunk(0).dictionary.to_pylist() == sorted(set(every))
 
 
+@pytest.mark.parametrize("out", [ARROW, PARQUET, JSONL, CSV], ids=name_of)
+@pytest.mark.parametrize("ordered", [False, True])
+def test_categories_as_polars_writes_them(tmp_path: Path, ordered: bool, out: FileFormat) -> None:
+    words = pa.array(["y", "q", "x"], pa.string_view())
+    column = pa.DictionaryArray.from_arrays(pa.array([0, 2], pa.uint32()), words, ordered=ordered)
+    path = tmp_path / "in"
+    path.write_bytes(typed_bytes(pa.table({"id": ["b", "a"], "v": column}), ARROW))
+    data = attempt(path, ARROW, out)
+    if out in (ARROW, PARQUET):
+        found = typed_table(data, out)["v"]
+        assert found.to_pylist() == ["x", "y"]
+        assert found.type.ordered == ordered
+        assert found.chunk(0).dictionary.to_pylist() == (["y", "x"] if ordered else ["x", "y"])
+    else:
+        assert parsed(data, out) == [["id", "v"], ["a", "x"], ["b", "y"]]
+
+
 def test_an_output_has_no_bytes_of_other_rows_or_nulls(tmp_path: Path) -> None:
     def written(hidden: bytes, rows: int) -> bytes:
         numbers = pa.Array.from_buffers(pa.int64(), 4, [pa.py_buffer(b"\x0d"), pa.py_buffer(hidden * 32)])
@@ -177,6 +196,13 @@ def test_a_type_that_parquet_does_not_have_is_refused_before_the_exchange(tmp_pa
     path.write_bytes(typed_bytes(pa.table({"id": ["a"], "u": union}), ARROW))
     with pytest.raises(ColumnError, match="'u' of type"):
         attempt(path, ARROW, ARROW)
+
+
+def test_integers_of_128_bits_are_refused_with_the_advice_to_cast(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+    pl.DataFrame({"id": ["a"], "v": pl.Series([1], dtype=pl.Int128)}).write_ipc(path)
+    with pytest.raises(ColumnError, match="of a type that cannot be read"):
+        Source(path, ARROW, ["id"])
 
 
 def test_a_null_where_the_type_allows_none_is_refused(tmp_path: Path) -> None:
