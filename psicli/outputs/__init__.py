@@ -89,6 +89,8 @@ class _Rehearsed:
 
     def ordered_values(self, column: str) -> Any:
         """Return the values of a dictionary in the sample."""
+        if self._rows is None:
+            return pa.array([], self.schema.field(column).type.value_type)
         return self._rows.column(column).chunk(0).dictionary
 
     def watched(self) -> AbstractContextManager[None]:

@@ -156,6 +156,8 @@ class ParquetInput(SourceFile):
             place = partial(self._place, start + rows)
             batch = batches[0]
             check_values(batch, place, self._as_text)
+            # The second pass needs plain rows; what they cannot hold must fail now.
+            plain_rows(batch, self.name)
             for name in int96:
                 readings = {unit: each.column(name) for unit, each in zip(units, batches, strict=True)}
                 found.add(readings)
@@ -302,6 +304,13 @@ def read_schema(source: SourceFile, keys: Sequence[str]) -> Any:
     if not source.size:
         raise empty(source.name)
     schema = _parquet(lambda: pq.ParquetFile(source.view()).schema_arrow, source.name)
+    # Arrow's C data interface ends names there, so columns would get the names of others.
+    if "\0" in schema.to_string(show_field_metadata=False, show_schema_metadata=False):
+        raise MalformedInputError(
+            place=source.name,
+            fault="a name in the schema contains U+0000",
+            advice="Write the file again with other names for columns, fields and time zones.",
+        )
     check_columns(schema.names, keys, source.name)
     check_key_types([(key, schema.field(key).type) for key in keys], path=source.name)
     return schema

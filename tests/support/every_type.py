@@ -117,15 +117,15 @@ def outcome(path: Path, fmt: FileFormat, key: str) -> bytes | BadInputError:
         return exc
 
 
-def written(path: Path, fmt: FileFormat, key: str) -> bytes:
+def written(path: Path, fmt: FileFormat, key: str, rows: int = 3) -> bytes:
     sample = tables.check_input(path, file_format(path), [key], output=fmt)
     assert sample is not None
     outputs.check_output(sample, fmt)
     with tables.open_input(path, file_format(path), [key], output=fmt) as source:
-        assert sum(len(texts[0]) for texts in source.key_batches()) == 3
+        assert sum(len(texts[0]) for texts in source.key_batches()) == rows
         sink = io.BytesIO()
         try:
-            outputs.write_matched(source, sink, fmt, pa.array([True] * 3), budget=AMPLE, spool=None)
+            outputs.write_matched(source, sink, fmt, pa.array([True] * rows, pa.bool_()), budget=AMPLE, spool=None)
         except BadInputError as exc:
             raise AssertionError("refused too late") from exc
         return sink.getvalue()

@@ -100,3 +100,23 @@ def test_nested_types_are_refused_by_name_before_csv(tmp_path: Path) -> None:
             pq.write_table(pa.table({"id": [*"123"], "v": every_type()[name]}), tmp_path / "in.parquet")
             with pytest.raises(BadInputError, match="column 'v'"):
                 written(tmp_path / "in.parquet", CSV, "id")
+
+
+def test_a_later_row_that_cannot_be_kept_is_found_before_the_exchange(tmp_path: Path) -> None:
+    pair = pa.list_(pa.field("element", pa.int32(), nullable=False), 2)
+    kind = pa.struct([("word", pa.dictionary(pa.int8(), pa.string())), ("pair", pair)])
+    rows = [{"word": "x", "pair": [1, 2]}, {"word": "y", "pair": [3, 4]}, {"word": "z", "pair": None}]
+    pq.write_table(pa.table({"id": [*"123"], "v": pa.array(rows, kind)}), tmp_path / "in.parquet")
+    data = outcome(tmp_path / "in.parquet", PARQUET, "id")
+    assert isinstance(data, BadInputError)
+    assert "column 'v'" in data.message
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("key", ["id", "v"])
+def test_a_dictionary_without_rows_is_kept(tmp_path: Path, key: str, ordered: bool) -> None:
+    words = pa.DictionaryArray.from_arrays(pa.array([], pa.int8()), pa.array(["z", "a"]), ordered=ordered)
+    pq.write_table(pa.table({"id": pa.array([], pa.string()), "v": words}), tmp_path / "in.parquet")
+    data = written(tmp_path / "in.parquet", PARQUET, key, rows=0)
+    assert pq.read_table(io.BytesIO(data)).num_rows == 0
+    assert pq.read_schema(io.BytesIO(data)).field("v").type.ordered == ordered

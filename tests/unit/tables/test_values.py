@@ -185,6 +185,13 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("column", [pa.array([b"\xff"]), pa.array([{"f\0g": b"\xff"}])])
+def test_a_name_with_nul_is_refused(tmp_path: Path, column: pa.Array) -> None:
+    name = "b\0c" if pa.types.is_binary(column.type) else "v"
+    table = pa.table({"id": ["a"], "at": pa.array([1], pa.time32("s")), name: column})
+    assert refuse(MalformedInputError, tmp_path, table) == "in.file: a name in the schema contains U+0000"
+
+
 def test_a_decimal_with_more_digits_than_its_type_is_refused(tmp_path: Path) -> None:
     wide = pa.Array.from_buffers(
         pa.decimal128(5, 2), 2, [None, pa.array([1, 10**8], pa.decimal128(38, 0)).buffers()[1]]
