@@ -125,7 +125,7 @@ def write_matched(
                 return write_jsonl(file, fmt, schema, line_column, tables)
             return write_csv(file, fmt, schema, tables)
         output = with_metadata(output_schema(schema, dictionaries), schema.metadata, dictionaries, mask.true_count)
-        tables = _prefetched(sorter.sorted(row_group_rows(len(schema))))
+        tables = _prefetched(sorter.sorted(row_group_rows(len(schema), sorter.row_bytes)))
         if fmt.kind is not Format.PARQUET:
             return write_arrow(file, fmt.kind, output, dictionaries, tables)
         return write_parquet(file, output, dictionaries, tables, utc_times=source.utc_times)

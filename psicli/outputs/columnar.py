@@ -20,7 +20,7 @@ def write_parquet(
 ) -> int:
     """Write wide rows with the pa.Schema of the output; return how many [rows].
 
-    The tables have row_group_rows rows each, in columns that are single chunks. utc_times: whether times of day are in
+    The tables have columns that are single chunks; each becomes a row group. utc_times: whether times of day are in
     UTC.
     """
     rows = 0

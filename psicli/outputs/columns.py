@@ -52,6 +52,34 @@ def _wide(kind: Any) -> Any:
     return {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}.get(kind, kind)
 
 
+def content_bytes(table: Any) -> int:
+    """Return about how much memory the values of a pa.Table take [bytes].
+
+    The number depends on the values alone, and not on chunks, slices or bytes under nulls.
+    """
+    return sum(_content_bytes(chunk) for column in table.columns for chunk in column.chunks)
+
+
+def _content_bytes(values: Any) -> int:
+    kind = values.type
+    if pa.types.is_map(kind):
+        # pyarrow flattens no maps.
+        pair = pa.struct([kind.key_field.with_nullable(True), kind.item_field.with_nullable(True)])
+        return _content_bytes(values.cast(pa.list_(pair)))
+    if pa.types.is_struct(kind):
+        return sum(map(_content_bytes, values.flatten()))
+    if pa.types.is_nested(kind):
+        return 8 * len(values) + _content_bytes(values.flatten())
+    if pa.types.is_null(kind):
+        return 0
+    try:
+        width = -(-int(kind.bit_width) // 8)
+    except ValueError:
+        # The type has no fixed width.
+        return 8 * len(values) + int(pc.sum(pc.binary_length(values)).as_py() or 0)
+    return width * len(values)
+
+
 def widen(table: Any, schema: Any) -> Any:
     """Return the rows of a pa.Table converted to their wide_schema."""
     columns = []

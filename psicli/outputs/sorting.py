@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from psicli.items.text import canonical_text
+from psicli.outputs.columns import content_bytes
 from psicli.storage.spool import Spool, SpoolFile
 
 # The budget has three shares: the rows in memory, their columns joined, and the sorted output.
@@ -24,6 +27,8 @@ SHARES = 3
 _LEAST_BATCH_BYTES, _MOST_BATCH_BYTES = 16 << 10, 1 << 20
 # A step of the merge takes at least this much memory, even if the budget is smaller [bytes].
 _LEAST_STEP_BYTES = 4 << 20
+# pyarrow cannot join columns of more than 2 GiB with 32-bit offsets, such as lists. So much is joined at most [bytes].
+_JOINED_BYTES = 1 << 30
 # The overhead of an array [bytes].
 _ARRAY_BYTES = 256
 
@@ -60,6 +65,8 @@ class RowSorter:
         self._keys = keys
         self._rows = rows
         self._limit = budget // SHARES
+        if any(map(pa.types.is_nested, schema.types)):
+            self._limit = min(self._limit, _JOINED_BYTES)
         self._spool = spool
         self._bytes = 0
         self._held: list[Any] = []
@@ -72,7 +79,7 @@ class RowSorter:
 
     @property
     def row_bytes(self) -> int:
-        """Return the average size of a row [bytes]."""
+        """Return the average content of a row [bytes]."""
         return -(-self._bytes // max(self._rows, 1))
 
     def add(self, table: Any) -> None:
@@ -80,19 +87,23 @@ class RowSorter:
         size = table.nbytes + _ARRAY_BYTES * table.num_columns
         self._held.append(table)
         self._held_bytes += size
-        self._bytes += size
+        self._bytes += content_bytes(table)
         if self._held_bytes > self._limit:
             self._write_run()
 
     def sorted(self, rows: int) -> Iterator[Any]:
-        """Yield all rows as tables of `rows` rows; only the last table may have fewer. Raises StorageError."""
+        """Yield all rows as tables of `rows` rows, or fewer if they are very large. Raises StorageError.
+
+        Columns are single chunks.
+        """
         if self._file is None:
-            yield from self._sorted(self._held, rows)
-            return
-        if self._held:
-            self._write_run()
-        steps = (table for pieces in self._steps() for table in self._sorted(pieces, rows))
-        yield from _regrouped(steps, self._schema, rows)
+            tables = self._sorted(self._held, rows)
+        else:
+            if self._held:
+                self._write_run()
+            steps = (table for pieces in self._steps() for table in self._sorted(pieces, rows))
+            tables = _regrouped(steps, self._schema, rows)
+        yield from chain.from_iterable(map(partial(_parts, self._schema), tables))
 
     def close(self) -> None:
         """Remove the file with the runs, if there is one."""
@@ -193,6 +204,19 @@ def _regrouped(tables: Iterator[Any], schema: Any, rows: int) -> Iterator[Any]:
         del table
         while waiting.num_rows >= rows:
             part, waiting = [waiting.slice(0, rows)], waiting.slice(rows)
-            yield _joined(part, schema)
+            yield part.pop()
     if waiting.num_rows:
-        yield _joined([waiting], schema)
+        yield waiting
+
+
+def _parts(schema: Any, table: Any) -> Iterator[Any]:
+    """Divide a table into halves until pyarrow can join each part; how often depends on the rows alone."""
+    middle = table.num_rows // 2
+    if middle and content_bytes(table) > _JOINED_BYTES:
+        yield from _parts(schema, table.slice(0, middle))
+        yield from _parts(schema, table.slice(middle))
+        return
+    # Only the list may hold the rows.
+    held = [table]
+    del table
+    yield _joined(held, schema)

@@ -22,7 +22,7 @@ from psicli.core.errors import ColumnError, InputChangedError, MalformedInputErr
 from psicli.core.formats import COLUMNAR, FileFormat, Format
 from psicli.items import kinds
 from psicli.items.text import check_key_types, key_texts
-from psicli.tables.source import SourceFile, check_columns, empty, unparsable
+from psicli.tables.source import SourceFile, check_schema, empty, unparsable
 from psicli.tables.values import Place, Sample, check_values, plain_rows, unkept, wrong_count
 
 _FILE_MAGIC = b"ARROW1"
@@ -79,7 +79,7 @@ class ArrowInput(SourceFile):
                     fault=f"the name of column {index + 1} is not UTF-8 text",
                     advice="Write the file again with another name for this column.",
                 ) from exc
-        check_columns(self.schema.names, self.keys, self.name)
+        check_schema(self.schema, self.keys, self.name)
         check_key_types([(key, self.schema.field(key).type) for key in self.keys], path=self.name)
         text_output = self._output is not None and self._output.kind not in COLUMNAR
         self._as_text = frozenset(self.schema.names if text_output else self.keys)
@@ -227,6 +227,8 @@ class ArrowInput(SourceFile):
             except pa.ArrowException as exc:
                 raise unparsable(f"{self.name}, column {shown(column)}", Format.ARROW) from exc
         check_values(batch, place, self._as_text)
+        # The rows that matched need plain types; what these cannot hold must fail in the first pass.
+        plain_rows(batch, self.name)
         stored = kinds.relabelled(batch, kinds.with_types(batch.schema, kinds.stored))
         for field, values in zip(stored.schema, stored.columns, strict=True):
             with self._explained():

@@ -19,7 +19,7 @@ from psicli.core.errors import ColumnError, InputChangedError, MalformedInputErr
 from psicli.core.formats import COLUMNAR, FileFormat, Format
 from psicli.items import kinds
 from psicli.items.text import check_key_types, key_texts
-from psicli.tables.source import SourceFile, check_columns, empty, unparsable
+from psicli.tables.source import SourceFile, check_schema, empty, unparsable
 from psicli.tables.values import Int96, Sample, check_values, int96_unfit, plain_rows, wrong_count
 
 T = TypeVar("T")
@@ -39,17 +39,19 @@ _COLUMNS_AT_ONCE = 16
 # The number of threads that read a file with more columns than that; each has its own batch and buffers.
 _READERS = 2
 # A row group has 122,880 rows, as in DuckDB and others: 60 of their vectors of 2,048. A row group is in memory while it
-# is written, so tables with many columns get smaller ones. The size of values in memory has no influence, because the
-# bytes must depend only on the rows.
+# is written, so tables with many columns or large values get smaller ones. The size of arrays in memory has no
+# influence, because the bytes must depend only on the rows.
 _ROW_GROUP_ROWS = 122_880
 _VECTOR_ROWS = 2048
 _ROW_GROUP_VALUES = 4_000_000
+_ROW_GROUP_BYTES = 128 << 20
 
 
-def row_group_rows(columns: int) -> int:
-    """Return the number of rows in a row group, given the number of columns."""
+def row_group_rows(columns: int, row_bytes: int = 0) -> int:
+    """Return the number of rows in a row group, given the number of columns and the average content of a row."""
     vectors = _ROW_GROUP_VALUES // (max(columns, 1) * _VECTOR_ROWS)
-    return min(max(vectors, 1) * _VECTOR_ROWS, _ROW_GROUP_ROWS)
+    rows = min(max(vectors, 1) * _VECTOR_ROWS, _ROW_GROUP_ROWS)
+    return min(rows, max(_ROW_GROUP_BYTES // max(row_bytes, 1), 1))
 
 
 class ParquetInput(SourceFile):
@@ -304,14 +306,7 @@ def read_schema(source: SourceFile, keys: Sequence[str]) -> Any:
     if not source.size:
         raise empty(source.name)
     schema = _parquet(lambda: pq.ParquetFile(source.view()).schema_arrow, source.name)
-    # Arrow's C data interface ends names there, so columns would get the names of others.
-    if "\0" in schema.to_string(show_field_metadata=False, show_schema_metadata=False):
-        raise MalformedInputError(
-            place=source.name,
-            fault="a name in the schema contains U+0000",
-            advice="Write the file again with other names for columns, fields and time zones.",
-        )
-    check_columns(schema.names, keys, source.name)
+    check_schema(schema, keys, source.name)
     check_key_types([(key, schema.field(key).type) for key in keys], path=source.name)
     return schema
 

@@ -300,6 +300,18 @@ def fingerprint(path: Path, name: str) -> Fingerprint:
         return *source.identity, hashlib.file_digest(source.file, "sha256").hexdigest()
 
 
+def check_schema(schema: Any, keys: Sequence[str], name: str) -> None:
+    """Check the names in the pa.Schema of a columnar file; raises as check_columns does."""
+    # Arrow's C data interface ends names there, so columns would get the names of others.
+    if "\0" in schema.to_string(show_field_metadata=False, show_schema_metadata=False):
+        raise errors.MalformedInputError(
+            place=name,
+            fault="a name in the schema contains U+0000",
+            advice="Write the file again with other names for columns, fields and time zones.",
+        )
+    check_columns(schema.names, keys, name)
+
+
 def check_columns(columns: Sequence[str], keys: Sequence[str], name: str, advice: str | None = None) -> None:
     """Check that column names are distinct and include all keys; raises MalformedInputError, InputMissingError.
 

@@ -40,6 +40,7 @@ from support.tables import (
 from psicli import outputs, tables
 from psicli.core.errors import ColumnError, MalformedInputError, StorageError
 from psicli.core.formats import FileFormat
+from psicli.outputs import columns, sorting
 from psicli.storage.files import AtomicFile
 from psicli.storage.spool import Spool
 
@@ -102,7 +103,7 @@ def test_bytes_do_not_depend_on_the_budget(
     columns = NAMES if fmt in TYPED_FORMATS and out in TYPED_FORMATS else NAMES[:5]
     matched = [random.random() < 0.7 for _ in rows]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outputs, "row_group_rows", lambda columns: 7)
+        patch.setattr(outputs, "row_group_rows", lambda columns, row_bytes: 7)
         path = Path(folder) / "in"
         if fmt in TYPED_FORMATS:
             path.write_bytes(typed_bytes(typed(rows, size, columns), fmt, group))
@@ -146,6 +147,50 @@ def test_bytes_do_not_depend_on_the_budget(
 
 def shown_as_text(value: Any) -> str:
     return "" if value is None else str(value)
+
+
+@pytest.mark.parametrize("out", TYPED_FORMATS)
+@pytest.mark.parametrize("kind", [pa.string(), pa.list_(pa.string())])
+def test_what_pyarrow_cannot_join_is_divided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: pa.DataType, out: FileFormat
+) -> None:
+    """Even where all rows fit in memory: 32-bit offsets reach no further than 2 GiB."""
+    monkeypatch.setattr(sorting, "_JOINED_BYTES", 1000)
+    words = ["x" * (row % 2 * 100) for row in range(40)]
+    values = words if kind == pa.string() else [[word] for word in words]
+    table = pa.table({"id": [f"{row:02d}" for row in range(40)], "v": pa.array(values, kind)})
+    source = read(tmp_path, table)
+    with Spool(tmp_path / "state") as spool:
+        sink = io.BytesIO()
+        every = pa.array([True] * 40)
+        assert outputs.write_matched(source.input, sink, out, every, budget=AMPLE, spool=spool) == 40
+        assert (spool.peak > 0) == pa.types.is_nested(kind)
+    assert typed_table(sink.getvalue(), out).to_pylist() == table.to_pylist()
+    if out == PARQUET:
+        metadata = pq.ParquetFile(sink).metadata
+        assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [10] * 4
+
+
+CONTENTS = {
+    "int64": (pa.array([1, None, 3]), 24),
+    "bool": (pa.array([True, None, False]), 3),
+    "string": (pa.array(["abc", None, ""]), 27),
+    "null": (pa.nulls(3), 0),
+    "list": (pa.array([[1, 2], None, []], pa.list_(pa.int8())), 26),
+    "pair": (pa.array([[1, 2], None, [3, 4]], pa.list_(pa.int8(), 2)), 28),
+    "struct": (pa.array([{"f": "abc"}, None, {"f": None}]), 27),
+    "map": (pa.array([[("abc", 1)], None, []], pa.map_(pa.string(), pa.int8())), 36),
+}
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_the_content_of_rows_does_not_depend_on_how_they_are_stored(kind: str) -> None:
+    values, size = CONTENTS[kind]
+    whole = pa.table({"v": values})
+    assert columns.content_bytes(whole) == size
+    parts = [pa.concat_tables([whole, whole]).combine_chunks().slice(start, 1) for start in (3, 1, 5)]
+    assert columns.content_bytes(pa.concat_tables(parts)) == size
+    assert columns.content_bytes(whole.slice(1, 0)) == 0
 
 
 def test_an_ordered_dictionary_keeps_the_order_of_the_whole_file(tmp_path: Path) -> None:

@@ -195,6 +195,7 @@ def test_many_columns_keep_their_order(tmp_path: Path, columns: int) -> None:
 
 def test_tables_with_many_columns_get_smaller_row_groups() -> None:
     assert [parquet.row_group_rows(columns) for columns in (1, 32, 450, 10**7)] == [122_880, 122_880, 8192, 2048]
+    assert [parquet.row_group_rows(1, size) for size in (100, 2 << 20, 1 << 40)] == [122_880, 64, 1]
 
 
 def test_floating_point_columns_get_no_dictionary(tmp_path: Path) -> None:
