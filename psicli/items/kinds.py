@@ -143,6 +143,13 @@ def relabelled(batch: Any, schema: Any) -> Any:
     return batch if batch.schema == schema else pa.record_batch(_Relabelled(batch, schema))
 
 
+def pairs(values: Any) -> Any:
+    """Return a pa.MapArray as a list of structs; copies nothing. A cast does not allow all types inside."""
+    kind = values.type
+    pair = pa.field("pair", pa.struct([kind.key_field, kind.item_field]), nullable=False)
+    return relabelled(pa.record_batch([values], names=["v"]), pa.schema([("v", pa.list_(pair))])).column(0)
+
+
 def cast(values: Any, kind: Any) -> Any:
     """Return a pa.Array or pa.ChunkedArray in another type; raises what pyarrow raises for types it cannot cast."""
     # pyarrow makes some arrays invalid when it casts them to their own type.

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from psicli.core.errors import ColumnError, shown
 from psicli.core.formats import COLUMNAR, FileFormat, Format
-from psicli.items.kinds import cast, kept, plain, relabelled, stored, value_type, with_types
+from psicli.items.kinds import cast, kept, pairs, plain, relabelled, stored, value_type, with_types
 from psicli.items.text import has_text
 from psicli.outputs.jsonl import has_json
 
@@ -64,8 +64,7 @@ def _content_bytes(values: Any) -> int:
     kind = values.type
     if pa.types.is_map(kind):
         # pyarrow flattens no maps.
-        pair = pa.struct([kind.key_field.with_nullable(True), kind.item_field.with_nullable(True)])
-        return _content_bytes(values.cast(pa.list_(pair)))
+        return _content_bytes(pairs(values))
     if pa.types.is_struct(kind):
         return sum(map(_content_bytes, values.flatten()))
     if pa.types.is_nested(kind):

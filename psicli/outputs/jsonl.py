@@ -80,7 +80,7 @@ def _json(values: Any, kind: Any) -> Any:
         texts = _objects([(field, values.field(index)) for index, field in enumerate(fields)], len(values))
     elif pa.types.is_map(kind):
         pair = pa.struct([pa.field("key", kind.key_type), pa.field("value", kind.item_type)])
-        texts = _arrays(values.cast(pa.list_(kinds.plain(pair))), pair)
+        texts = _arrays(kinds.pairs(values), pair)
     elif _is_list(kind):
         texts = _arrays(values, kind.value_type)
     elif pa.types.is_floating(kind):

@@ -297,8 +297,7 @@ def _parts(field: Any, values: Any) -> Iterator[tuple[Any, Any]]:
     yield field, values
     kind = values.type
     if pa.types.is_map(kind):
-        pair = pa.struct([kind.key_field.with_nullable(True), kind.item_field.with_nullable(True)])
-        pairs = values.cast(pa.list_(pair)).flatten()
+        pairs = kinds.pairs(values).flatten()
         yield from _parts(kind.key_field, pairs.field(0))
         yield from _parts(kind.item_field, pairs.field(1))
     elif pa.types.is_struct(kind):

@@ -31,6 +31,9 @@ _LIBRARY_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError)
 # At most this many rows, and about this many bytes according to the metadata, are decoded in one batch.
 _BATCH_ROWS = 65_536
 _BATCH_BYTES = 16 << 20
+# If the first rows of a batch show that it would take more than this in memory [bytes], it gets fewer rows.
+_SAMPLE_ROWS = 2048
+_DECODED_BYTES = 64 << 20
 # Read-ahead buffers: at most this much for a column, and this much for all columns that are read together.
 _COLUMN_BUFFER_BYTES = 1 << 20
 _BUFFER_BYTES = 16 << 20
@@ -362,15 +365,22 @@ def _empty_struct(name: str, column: str) -> ColumnError:
 def _batch_rows(file: Any, group: int, columns: Sequence[str]) -> int:
     """Return how many rows of a row group to decode in one batch [rows]; raises what pyarrow raises."""
     metadata = file.metadata.row_group(group)
-    if metadata.total_byte_size <= _BATCH_BYTES:
-        return int(min(max(metadata.num_rows, 1), _BATCH_ROWS))
-    # pyarrow aborts the process when it describes an encrypted column. Reading a row raises an error instead.
-    next(file.iter_batches(1, row_groups=[group], columns=columns), None)
-    wanted = set(columns)
-    paths = [file.schema.column(index).path for index in range(metadata.num_columns)]
-    read = (index for index, path in enumerate(paths) if path in wanted or path.split(".")[0] in wanted)
-    size = sum(metadata.column(index).total_uncompressed_size for index in read)
-    return int(min(max(_BATCH_BYTES * metadata.num_rows // max(size, 1), 1), _BATCH_ROWS))
+    rows = min(max(metadata.num_rows, 1), _BATCH_ROWS)
+    if metadata.total_byte_size > _BATCH_BYTES:
+        # pyarrow aborts the process when it describes an encrypted column. Reading a row raises an error instead.
+        next(file.iter_batches(1, row_groups=[group], columns=columns), None)
+        wanted = set(columns)
+        paths = [file.schema.column(index).path for index in range(metadata.num_columns)]
+        read = (index for index, path in enumerate(paths) if path in wanted or path.split(".")[0] in wanted)
+        size = sum(metadata.column(index).total_uncompressed_size for index in read)
+        rows = min(max(_BATCH_BYTES * metadata.num_rows // max(size, 1), 1), rows)
+    if rows <= _SAMPLE_ROWS:
+        return int(rows)
+    # The metadata counts a long value once, however often it occurs.
+    sample = next(file.iter_batches(_SAMPLE_ROWS, row_groups=[group], columns=columns), None)
+    values = () if sample is None else (each for each in sample.columns if not pa.types.is_dictionary(each.type))
+    size = sum(each.nbytes for each in values)
+    return int(min(max(_DECODED_BYTES * _SAMPLE_ROWS // max(size, 1), 1), rows))
 
 
 def _windows(wanted: Any, most: int) -> Iterator[tuple[Any, int]]:

@@ -227,6 +227,10 @@ COLUMNS: dict[str, tuple[Any, list[Any]]] = {
     "structs": (pa.array([[{"a": 1}, None], []]), [[{"a": 1}, None], []]),
     "no fields": (pa.array([{}, None], pa.struct([])), [{}, None]),
     "map": (pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int8())), [[{"key": "k", "value": 1}], None]),
+    "map with a null that pyarrow does not cast": (
+        pa.array([[(1, None)], None], pa.map_(pa.int8(), pa.list_(pa.field("element", pa.int8(), nullable=False), 2))),
+        [[{"key": 1, "value": None}], None],
+    ),
     "uuids": (
         pa.ListArray.from_arrays([0, 1, 1], pa.array([bytes(16)], pa.uuid())),
         [["00000000-0000-0000-0000-000000000000"], []],

@@ -171,6 +171,8 @@ def test_what_pyarrow_cannot_join_is_divided(
         assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [10] * 4
 
 
+# pyarrow casts no nulls of such a type.
+PAIR = pa.list_(pa.field("element", pa.int8(), nullable=False), 2)
 CONTENTS = {
     "int64": (pa.array([1, None, 3]), 24),
     "bool": (pa.array([True, None, False]), 3),
@@ -180,6 +182,7 @@ CONTENTS = {
     "pair": (pa.array([[1, 2], None, [3, 4]], pa.list_(pa.int8(), 2)), 28),
     "struct": (pa.array([{"f": "abc"}, None, {"f": None}]), 27),
     "map": (pa.array([[("abc", 1)], None, []], pa.map_(pa.string(), pa.int8())), 36),
+    "map of pairs": (pa.array([[(1, [1, 2])], None, [(2, None)]], pa.map_(pa.int8(), PAIR)), 44),
 }
 
 

@@ -368,3 +368,16 @@ def test_page_checksums_are_verified_if_present(tmp_path: Path) -> None:
 def test_duplicate_parquet_columns_are_refused(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], names=["id", "a", "a"])
     assert "'a'" in refuse(MalformedInputError, tmp_path, table)
+
+
+def test_long_values_that_a_file_stores_once_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "_DECODED_BYTES", 1 << 20)
+    table = pa.table({"id": [str(row) for row in range(9000)], "v": ["x" * 1000] * 9000, "n": [1] * 9000})
+    pq.write_table(table, tmp_path / "in")
+    with tables.open_input(tmp_path / "in", PARQUET, ["id"], output=PARQUET) as opened:
+        sizes = [len(texts[0]) for texts in opened.key_batches()]
+        assert sum(sizes) == 9000
+        assert 900 < max(sizes) < 1100
+        assert max(batch.num_rows for batch in opened.matched(pa.array([True] * 9000), AMPLE)) == max(sizes)
+    with tables.open_input(tmp_path / "in", PARQUET, ["id"]) as opened:
+        assert [len(texts[0]) for texts in opened.key_batches()] == [9000]
