@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 _VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+# What the metadata of a field says about its type.
+_ABOUT_TYPE = frozenset({b"PARQUET:field_id", b"ARROW:extension:name", b"ARROW:extension:metadata"})
 _UUID, _JSON, _BOOL8 = "arrow.uuid", "arrow.json", "arrow.bool8"
 
 
@@ -97,12 +99,18 @@ def with_types(schema: Any, change: Callable[[Any], Any]) -> Any:
     return pa.schema([field.with_type(change(field.type)) for field in schema], metadata=schema.metadata)
 
 
+def bare(field: Any) -> Any:
+    """Return a pa.Field without metadata that can say anything about the rows of a file."""
+    metadata = field.metadata or {}
+    return field.with_metadata({name: value for name, value in metadata.items() if name in _ABOUT_TYPE} or None)
+
+
 def _rebuilt(kind: Any, change: Callable[[Any], Any]) -> Any:
     """Return a type with `change` applied to it and to all types inside it."""
     kind = change(kind)
 
     def inside(field: Any) -> Any:
-        return field.with_type(_rebuilt(field.type, change))
+        return bare(field.with_type(_rebuilt(field.type, change)))
 
     if pa.types.is_struct(kind):
         return pa.struct([inside(kind.field(index)) for index in range(kind.num_fields)])

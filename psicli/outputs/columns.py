@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from psicli.core.errors import ColumnError, shown
 from psicli.core.formats import COLUMNAR, FileFormat, Format
-from psicli.items.kinds import cast, kept, pairs, plain, relabelled, stored, value_type, with_types
+from psicli.items.kinds import bare, cast, kept, pairs, plain, relabelled, stored, value_type, with_types
 from psicli.items.text import has_text
 from psicli.outputs.jsonl import has_json
 
@@ -97,7 +97,7 @@ def output_schema(schema: Any, dictionaries: Mapping[str, Any]) -> Any:
         # Every row group of an input can have a dictionary, and their values together need not fit its index type.
         if pa.types.is_dictionary(kind) and len(dictionaries[field.name]) >> _bits(kind.index_type):
             kind = pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
-        return field.with_type(kind)
+        return bare(field.with_type(kind))
 
     return pa.schema([of_output(field) for field in schema])
 

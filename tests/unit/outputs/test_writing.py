@@ -325,6 +325,20 @@ def test_an_output_reveals_nothing_about_rows_that_did_not_match(tmp_path: Path)
     assert [each["metadata"]["num_categories"] for each in described["columns"][1:]] == [10, 2]
 
 
+@pytest.mark.parametrize("out", TYPED_FORMATS)
+def test_the_metadata_of_columns_keeps_only_what_concerns_their_types(tmp_path: Path, out: FileFormat) -> None:
+    kept = {b"PARQUET:field_id": b"7", b"ARROW:extension:name": b"x", b"ARROW:extension:metadata": b"y"}
+    number = pa.field("n", pa.int64(), metadata={**kept, b"largest": b"99"})
+    nested = (pa.struct([number]), pa.list_(number), pa.list_(number, 1), pa.map_(pa.string(), number))
+    fields = [pa.field("id", pa.string()), number, *(pa.field(str(kind), kind) for kind in nested)]
+    schema = pa.schema(fields)
+    source = read(tmp_path, pa.Table.from_pylist([{"id": "a"}, {"id": "b"}], schema))
+    _, found, *others = typed_table(write(source, out), out).schema
+    struct, list_, pair, map_ = (each.type for each in others)
+    for field in (found, struct.field(0), list_.value_field, pair.value_field, map_.item_field):
+        assert (field.metadata or kept) == kept
+
+
 def test_equal_matches_give_equal_bytes_whatever_the_other_rows(tmp_path: Path) -> None:
     rows = {"id": ["b", "a", "x"], "cat": ["p", "q", "r"]}
 
