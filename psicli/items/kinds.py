@@ -94,6 +94,14 @@ def kept(kind: Any) -> Any:
     return outer(kind) if not pa.types.is_nested(kind) else _rebuilt(kind, inner)
 
 
+def has_list_view(kind: Any) -> bool:
+    """Return whether a type is a list view or has one inside it."""
+    kind = stored(kind)
+    inside = range(kind.num_fields) if pa.types.is_nested(kind) else ()
+    is_view = pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
+    return is_view or any(has_list_view(kind.field(index).type) for index in inside)
+
+
 def with_types(schema: Any, change: Callable[[Any], Any]) -> Any:
     """Return a pa.Schema whose types are changed; names, metadata and nullability stay."""
     return pa.schema([field.with_type(change(field.type)) for field in schema], metadata=schema.metadata)

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from psicli.core.errors import ColumnError, shown
-from psicli.core.formats import COLUMNAR, FileFormat, Format
-from psicli.items.kinds import bare, cast, kept, pairs, plain, relabelled, stored, value_type, with_types
+from psicli.core.formats import FileFormat, Format
+from psicli.items.kinds import bare, cast, has_list_view, kept, pairs, plain, relabelled, stored, value_type, with_types
 from psicli.items.text import has_text
 from psicli.outputs.jsonl import has_json
 
@@ -19,10 +19,8 @@ _GATHERED_VALUES = 1 << 16
 
 
 def check_types(schema: Any, fmt: FileFormat, name: str) -> None:
-    """Refuse columns of types that a text format cannot hold; raises ColumnError."""
-    if fmt.kind in COLUMNAR:
-        return
-    holds = has_json if fmt.kind is Format.JSONL else _has_csv
+    """Refuse columns of types that a format cannot hold; raises ColumnError."""
+    holds = _HOLDS.get(fmt.kind, _has_csv)
     for field in schema:
         if not holds(field.type):
             raise unwritable(field, fmt, name)
@@ -32,9 +30,22 @@ def _has_csv(kind: Any) -> bool:
     return has_text(kind) or pa.types.is_floating(value_type(kind))
 
 
+def _has_arrow(kind: Any) -> bool:
+    # Selected rows of a list view still have the values of the other rows in their buffers.
+    return not has_list_view(kind)
+
+
+_HOLDS: Mapping[Format, Callable[[Any], bool]] = {
+    Format.PARQUET: lambda _: True,
+    Format.ARROW: _has_arrow,
+    Format.ARROW_STREAM: _has_arrow,
+    Format.JSONL: has_json,
+}
+
+
 def unwritable(field: Any, fmt: FileFormat, name: str) -> ColumnError:
     """Return the error for a column, given as pa.Field, that a format cannot hold."""
-    other = "Cast the column" if fmt.kind in COLUMNAR else "Write to a .parquet output, cast the column"
+    other = "Cast the column" if fmt.kind is Format.PARQUET else "Write to a .parquet output, cast the column"
     return ColumnError(
         place=name,
         fault=f"the column {shown(field.name)} of type {shown(str(field.type))} cannot be written as {fmt.kind}",

@@ -80,6 +80,16 @@ class ArrowInput(SourceFile):
                     advice="Write the file again with another name for this column.",
                 ) from exc
         check_schema(self.schema, self.keys, self.name)
+        for field in self.schema:
+            try:
+                pa.nulls(0, field.type)
+            except LookupError as exc:
+                # pyarrow knows the type, but has no arrays of it: intervals of months, or of days and milliseconds.
+                if field.name in self.keys or self._output is not None:
+                    raise unkept(self.name, field.name, field.type) from exc
+            # The rehearsal finds out what else pyarrow cannot do.
+            except pa.ArrowException:
+                pass
         check_key_types([(key, self.schema.field(key).type) for key in self.keys], path=self.name)
         text_output = self._output is not None and self._output.kind not in COLUMNAR
         self._as_text = frozenset(self.schema.names if text_output else self.keys)

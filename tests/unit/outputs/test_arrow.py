@@ -45,7 +45,7 @@ TABLE = pa.table(
         "number": pa.array([1, None, 3, 4], pa.int16()),
         "word": WORDS,
         "view": pa.array(["x" * 20, None, "", "y"], pa.string_view()),
-        "list": pa.array([[1], None, [], [2, None]], pa.list_view(pa.int32())),
+        "list": pa.array([[1], None, [], [2, None]], pa.large_list(pa.int32())),
         "uuid": pa.array([b"u" * 16, None, b"v" * 16, b"w" * 16], pa.uuid()),
         "interval": pa.array([pa.MonthDayNano([1, 2, 3]), None, None, pa.MonthDayNano([0, -1, 0])]),
     }
@@ -196,6 +196,40 @@ def test_a_type_that_parquet_does_not_have_is_refused_before_the_exchange(tmp_pa
     path.write_bytes(typed_bytes(pa.table({"id": ["a"], "u": union}), ARROW))
     with pytest.raises(ColumnError, match="'u' of type"):
         attempt(path, ARROW, ARROW)
+
+
+@pytest.mark.parametrize("out", KINDS)
+def test_list_views_are_refused_because_they_hold_the_values_of_other_rows(tmp_path: Path, out: FileFormat) -> None:
+    view = pa.list_view(pa.string())
+    for kind, value in ((view, ["x"]), (pa.struct([("v", pa.large_list_view(view))]), {"v": [["x"]]})):
+        table = pa.table({"id": ["a"], "v": pa.array([value], kind)})
+        path = tmp_path / "in.arrow"
+        path.write_bytes(typed_bytes(table, ARROW))
+        with pytest.raises(ColumnError, match=r"'v' of type .* cannot be written as arrow"):
+            attempt(path, ARROW, out)
+        assert attempt(path, ARROW, PARQUET)
+
+
+def with_months(data: bytes) -> bytes:
+    """Return a stream whose intervals count in months, which pyarrow does not write."""
+    for at in (at for at, byte in enumerate(data) if byte == 2):
+        changed = data[:at] + b"\0" + data[at + 1 :]
+        with suppress(pa.ArrowException, OSError):
+            if "month_interval" in str(pa.ipc.open_stream(changed).schema):
+                return changed
+    raise AssertionError
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_intervals_that_pyarrow_has_no_arrays_of_are_refused(tmp_path: Path, nested: bool) -> None:
+    interval = pa.array([pa.MonthDayNano([1, 2, 3])])
+    column = pa.StructArray.from_arrays([interval], ["f"]) if nested else interval
+    path = tmp_path / "in.arrow"
+    path.write_bytes(with_months(typed_bytes(pa.table({"id": ["a"], "v": column}), ARROW_STREAM)))
+    for out in (ARROW, PARQUET, JSONL):
+        with pytest.raises(BadInputError):
+            attempt(path, ARROW, out)
+    assert Source(path, ARROW, ["id"], output=None).rows == 1
 
 
 def test_integers_of_128_bits_are_refused_with_the_advice_to_cast(tmp_path: Path) -> None:
