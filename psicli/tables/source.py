@@ -328,7 +328,7 @@ def check_columns(columns: Sequence[str], keys: Sequence[str], name: str, advice
         seen.add(column)
     for key in keys:
         if key not in seen:
-            listed = ", ".join(shown(column) for column in columns[:_MAX_SHOWN_COLUMNS])
+            listed = ", ".join(shown(column) for column in columns[:_MAX_SHOWN_COLUMNS]) or "no columns"
             more = f" and {len(columns) - _MAX_SHOWN_COLUMNS} more" if len(columns) > _MAX_SHOWN_COLUMNS else ""
             raise errors.InputMissingError(
                 place=name,

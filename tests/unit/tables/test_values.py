@@ -15,7 +15,7 @@ import pytest
 from support.tables import CSV, PARQUET, Source, parsed, refuse, write
 
 from psicli import tables
-from psicli.core.errors import ColumnError, MalformedInputError
+from psicli.core.errors import ColumnError, InputMissingError, MalformedInputError
 from psicli.items.text import canonical_text
 
 # Its footer says five rows, and its only column has three values.
@@ -190,6 +190,11 @@ def test_a_name_with_nul_is_refused(tmp_path: Path, column: pa.Array) -> None:
     name = "b\0c" if pa.types.is_binary(column.type) else "v"
     table = pa.table({"id": ["a"], "at": pa.array([1], pa.time32("s")), name: column})
     assert refuse(MalformedInputError, tmp_path, table) == "in.file: a name in the schema contains U+0000"
+
+
+def test_a_file_without_columns_is_refused(tmp_path: Path) -> None:
+    message = refuse(InputMissingError, tmp_path, pa.table({}))
+    assert message == "in.file: there is no column 'id'; the file has no columns"
 
 
 def test_a_decimal_with_more_digits_than_its_type_is_refused(tmp_path: Path) -> None:
