@@ -276,9 +276,9 @@ def _needs(job: Job, sizes: Sequence[tuple[Task, Size]], state: Path | None) -> 
     outputs: defaultdict[int, list[Task]] = defaultdict(list)
     for task, _ in sizes:
         folder = Path(os.path.realpath(task.output_path)).parent if task.output_path else None
-        if folder is not None and not folder.is_dir():
+        if folder is not None and not os.path.isdir(folder):
             folder = folder.parent
-        if folder is not None and folder.is_dir():
+        if folder is not None and os.path.isdir(folder):
             device = folder.stat().st_dev
             folders.setdefault(device, folder)
             outputs[device].append(task)

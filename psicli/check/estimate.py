@@ -7,6 +7,7 @@ peer has more items.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +97,15 @@ def output_bytes(tasks: Sequence[Task]) -> int:
         packed = _is_packed(task.output_format)
         new = task.input_path.stat().st_size if packed else _unpacked_bytes(task)
         most = max(most, grown + new)
-        grown += new - (task.output_path.stat().st_size if task.output_path.exists() else 0)
+        grown += new - _size_of_old(task.output_path)
     return most
+
+
+def _size_of_old(output: Path) -> int:
+    """Return the size of the output of an earlier run, or 0 if there is none that this user can see."""
+    with contextlib.suppress(OSError):
+        return output.stat().st_size
+    return 0
 
 
 def _unpacked_bytes(task: Task) -> int:

@@ -217,7 +217,11 @@ def sync_folder(folder: Path) -> None:
 
 def identity(path: Path) -> Hashable:
     """Return what all names of a file have in common, whether the file exists or not."""
-    real = os.path.realpath(path)
+    try:
+        real = os.path.realpath(path)
+    except UnicodeEncodeError:
+        # A name that this locale cannot write is no file's.
+        return path
     for there, rest in ((real, ""), os.path.split(real)):
         with contextlib.suppress(OSError):
             status = os.stat(there)
@@ -228,7 +232,7 @@ def identity(path: Path) -> Hashable:
 def missing_folder(path: Path) -> Path | None:
     """Return the folder of an output if psicli would make it: it does not exist, but the folder above it does."""
     folder = Path(os.path.realpath(path)).parent
-    return folder if not os.path.lexists(folder) and folder.parent.is_dir() else None
+    return folder if not os.path.lexists(folder) and os.path.isdir(folder.parent) else None
 
 
 def make_folder(path: Path) -> Path | None:

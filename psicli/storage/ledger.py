@@ -139,8 +139,11 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """Return all records, oldest first; raises CannotCreateError, StorageError."""
-        if not os.path.lexists(self.path):
-            return []
+        with storing(self.path, "reading"):
+            try:
+                os.lstat(self.path)
+            except FileNotFoundError:
+                return []
         found: dict[tuple[str, str], Entry] = {}
         with self._file() as file:
             for _, line in _lines(file):

@@ -73,6 +73,16 @@ def test_a_current_folder_that_is_gone(pair: Pair, command: str) -> None:
     assert "job.yaml: no such job file" in result.text
 
 
+def test_names_that_are_too_long(pair: Pair) -> None:
+    job = Path(os.fsdecode(whole_job(pair.folder)))
+    content = job.read_text()
+    for path, code in (("a.csv", 66), ("out/people.csv", 73)):
+        job.write_text(content.replace(path, "x" * 300 + ".csv"))
+        result = start(pair, *COMMANDS["check"], job)
+        assert result.code == code
+        assert "file name too long" in result.text
+
+
 @pytest.mark.parametrize("name", [b"caf\xe9", b"line\nbreak\x1b[31m\x07", "身份证🔑".encode(), b"~", b"\xe2\x80\xae"])
 def test_folders_with_any_name(pair: Pair, name: bytes) -> None:
     folder = os.path.join(os.fsencode(pair.folder), name)

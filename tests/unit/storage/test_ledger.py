@@ -395,3 +395,8 @@ def test_no_descriptor_is_left_open(ledger: Ledger) -> None:
     ledger.close(OPENING.task_sid, None, None)
     ledger.entries()
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_ledger_that_cannot_be_seen_is_not_empty(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"ledger\.jsonl: reading failed: file name too long"):
+        Ledger(tmp_path / ("x" * 300)).entries()
