@@ -128,7 +128,7 @@ class Document:
             raise InputMissingError(
                 place=self._shown_path,
                 fault="no such job file" if missing else f"cannot read this job file: {reason(exc)}",
-                advice="Check the path given with --config; a relative path starts at the current folder.",
+                advice="Check the path of the job file; a relative path starts at the current folder.",
             ) from exc
         if len(data) > MAX_FILE_BYTES:
             self._fail("job file", "is too large", f"a job file has at most {MAX_FILE_BYTES // 2**20} MiB")

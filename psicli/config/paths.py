@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 
 from psicli.config.checks import Slot, terms
 from psicli.config.document import Document, Loc, field_name
@@ -17,17 +17,16 @@ from psicli.core.formats import SUFFIXES, file_format
 from psicli.storage.files import identity
 
 # s3://bucket/x.csv, dbfs:/x.csv: the scheme has at least two letters, so it is no drive of Windows.
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+_URL = re.compile(r"(?:jdbc:)?([A-Za-z][A-Za-z0-9+.-]+):/")
 # Advice for other files that people have, by their suffixes.
 _OTHER_INPUTS = {
-    ".txt": "rename or link it to a name that ends in .csv or .tsv",
-    ".dat": "rename or link it to a name that ends in .csv or .tsv",
-    ".xls": "save the sheet as CSV",
-    ".xlsx": "save the sheet as CSV",
-    ".ods": "save the sheet as CSV",
-    ".zip": "unpack it first",
-    ".tar": "unpack it first",
-    ".tgz": "unpack it first",
+    **dict.fromkeys((".txt", ".dat", ".tab", ".psv", ".ssv"), "rename or link it to a name that ends in .csv or .tsv"),
+    **dict.fromkeys((".xls", ".xlsx", ".xlsm", ".xlsb", ".ods"), "save the sheet as CSV"),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "unpack it first"),
+    **dict.fromkeys((".bz2", ".xz", ".lz4", ".br", ".z"), "decompress it first, or use gzip or zstd instead"),
+    **dict.fromkeys((".gpg", ".pgp", ".asc", ".age"), "decrypt it first"),
+    **dict.fromkeys((".orc", ".avro", ".xml", ".db", ".sqlite"), "convert it to CSV or Parquet"),
+    ".json": "convert it to CSV or Parquet, or rename it to .jsonl if every line is an object",
 }
 # How many of the files in a folder a message names.
 _NAMES_SHOWN = 3
@@ -35,6 +34,9 @@ _NAMES_SHOWN = 3
 
 def check_paths(document: Document, slots: Sequence[Slot], party: str) -> None:
     """Check the form of every path; only this party's paths belong to this machine."""
+    for name, text in document.table("cluster", "tls").items():
+        if isinstance(text, str) and (fault := _fault_of_letters(text)):
+            document.blame(("cluster", "tls", name), *fault)
     for slot in slots:
         for kind in ("input_path", "output_path"):
             for owner in document.table(*slot.task, kind):
@@ -55,16 +57,27 @@ def _fault_here(document: Document, text: str, *, is_input: bool) -> tuple[str, 
         right = "copy the file here, or mount its storage, and give a path such as in/customers.csv"
         if url[1].lower() == "file":
             right = f"write {printable('/' + text.partition(':')[2].lstrip('/'))}"
-        return f"{shown(text)} is a URL, and psicli uses local files only", right
+        return f"{_shown(text)} is a URL, and psicli uses local files only", right
     path = document.path.parent / text
+    if fault := _fault_of_letters(text):
+        return fault
     if glob.has_magic(text) and not os.path.lexists(path):
         found = glob.glob(str(path))
         if found or re.search("[*?]", text):
             matching = f" (files that match: {len(found):,})" if found else ""
             right = "give one path, or a list of paths, which makes one task of each"
             return f"{shown(text)} is a pattern, which psicli does not expand{matching}", right
-    if is_input and path.is_dir():
+    if is_input and os.path.isdir(path):
         return _fault_of_folder(path, text)
+    return None
+
+
+def _fault_of_letters(text: str) -> tuple[str, str] | None:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        what = f"{shown(text)} has letters that no file name can have in this locale"
+        return what, "set LC_ALL to a UTF-8 locale, such as C.UTF-8"
     return None
 
 
@@ -77,7 +90,9 @@ def _fault_of_folder(path: os.PathLike[str], text: str) -> tuple[str, str]:
         names = []
     listed = ", ".join(shown(name, 60) for name in names[:_NAMES_SHOWN]) or "no files"
     more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
-    if len(names) == 1:
+    if not names:
+        right = "name a file"
+    elif len(names) == 1:
         right = f"name the file in it: {printable(os.path.join(text, names[0]))}"
     else:
         right = "join its files into one (Spark: coalesce(1)), and name that file; a list makes one task of each file"
@@ -91,15 +106,25 @@ def _fault_of_suffix(text: str, *, is_input: bool) -> tuple[str, str] | None:
         right = f"use one of {SUFFIXES}, or - for standard {'input' if is_input else 'output'}"
         if is_input:
             right = _OTHER_INPUTS.get(os.path.splitext(text)[1].lower(), right)
-        return f"{shown(text)} has no known suffix" if text else "is empty", right
+        return f"{_shown(text)} has no known suffix" if text else "is empty", right
     return None
 
 
-def check_clashes(document: Document, slots: Sequence[Slot], owners: Sequence[str]) -> None:
+def _shown(text: str) -> str:
+    """Return a path in quotes, and a URL without the password or signature that it may hold."""
+    if _URL.match(text):
+        text = re.sub(r"[?#].*", "?…", re.sub(r"//.*@", "//…@", text), flags=re.DOTALL)
+    return shown(text)
+
+
+def check_clashes(
+    document: Document, slots: Sequence[Slot], owners: Sequence[str], neighbours: Collection[str] = ()
+) -> None:
     """Refuse an output that replaces a file of the job or another output, and `-` for two tasks.
 
-    owners: the parties whose files are on this machine. A file may have many names: links, other spellings, other
-    cases on some file systems.
+    owners: the parties whose files this process knows. neighbours: other parties that seem to be on this machine;
+    their variables are not filled in, and an input of theirs that exists must stay. A file may have many names: links,
+    other spellings, other cases on some file systems.
     """
     used: dict[Hashable, Loc] = {identity(document.path): ()}
     for name, text in document.table("cluster", "tls").items():
@@ -109,6 +134,9 @@ def check_clashes(document: Document, slots: Sequence[Slot], owners: Sequence[st
             what = f"- is the input of another task (line {document.line(used[file])})"
             document.blame(loc, what, "only one task can read standard input")
         used.setdefault(file, loc)
+    for file, loc in _files(document, slots, "input_path", neighbours):
+        if os.path.exists(document.path.parent / str(document.text(*loc))):
+            used.setdefault(file, loc)
     outputs: dict[Hashable, Loc] = {}
     for file, loc in _files(document, slots, "output_path", owners):
         if (other := outputs.get(file, used.get(file))) is not None:
@@ -120,7 +148,7 @@ def check_clashes(document: Document, slots: Sequence[Slot], owners: Sequence[st
 
 
 def _files(
-    document: Document, slots: Sequence[Slot], kind: str, owners: Sequence[str]
+    document: Document, slots: Sequence[Slot], kind: str, owners: Collection[str]
 ) -> Iterator[tuple[Hashable, Loc]]:
     """Yield what identifies each file that these parties read or write, and its place in the job file."""
     for owner in owners:

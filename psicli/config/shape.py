@@ -61,6 +61,9 @@ def _explain(loc: Loc, value: Any, kind: str, facts: Mapping[str, Any]) -> tuple
         return f"{value} is out of range", f"give {bound}"
     if "multiple_of" in facts:
         return f"{value} is not a multiple of {facts['multiple_of']}", f"give a multiple of {facts['multiple_of']}"
+    if not loc and isinstance(value, str):
+        # It may be a file of data, whose text must not get into a message.
+        return "holds no fields", f"give a YAML file with fields such as `{example(loc)}`"
     if isinstance(value, str):
         found = f"the text {shown(value, 40)}"
     else:

@@ -26,7 +26,8 @@ def fill_variables(document: Document, party: str, variables: Mapping[str, str])
         for piece in missing:
             undefined[piece[2:-1]].append(loc)
         if "$" in pieces:
-            document.blame(loc, "contains a $ without a variable", "write ${NAME}, or $$ for a dollar sign")
+            right = "write ${NAME} with a plain name, or $$ for a dollar sign"
+            document.blame(loc, "contains a $ without a variable", right)
         elif pieces and not missing:
             filled = (variables[p[2:-1]] if p[:2] == "${" else "$" if p == "$$" else p for p in pieces)
             document.replace(loc, "".join(filled))

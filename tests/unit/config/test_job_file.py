@@ -157,7 +157,7 @@ def test_folder_as_job_file(tmp_path: Path) -> None:
         (b'job: "\\U00110000"\n', "1: YAML: "),
         (b"job: " + b"[" * 5000 + b"\n", "1: YAML: nested more than 32 levels"),
         (b"- a\n- b\n", "1: job file: is a list"),
-        (b"just text\n", "1: job file: is the text 'just text'"),
+        (b"just text\n", "1: job file: holds no fields; give a YAML file with fields such as `job: "),
         (b"\n\n? [a]\n: b\n", "3: job file: has a field name that is not text"),
         (b"#" * (MAX_FILE_BYTES + 1), "1: job file: is too large"),
     ],

@@ -29,6 +29,52 @@ def test_the_url_of_a_file_is_its_path(errors: Errors) -> None:
     assert line.endswith("psicli uses local files only; write /data/in.csv")
 
 
+@pytest.mark.parametrize("party", ["alice", "bob"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://me:HIDDEN@host/db",
+        "https://x.example/in.csv?sig=HIDDEN",
+        "s3://k:HIDDEN/HIDDEN@b/in.csv#HIDDEN",
+        "jdbc:postgresql://host/db?password=HIDDEN",
+    ],
+)
+def test_a_message_does_not_repeat_the_secrets_of_a_url(errors: Errors, party: str, url: str) -> None:
+    found = "\n".join(errors(with_paths(f"{{alice: in.csv, {party}: '{url}'}}".replace("alice: in.csv, a", "a"), "{}")))
+    assert "://" in found
+    assert "HIDDEN" not in found
+
+
+def test_a_path_that_the_file_system_refuses_is_no_folder(
+    tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening such an input says why."""
+    long = "x" * 5000 + ".csv"
+    assert load(with_paths(f"{{alice: {long}}}", "{alice: out.csv}")).tasks[0].input_path == tmp_path / long
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert load(with_paths("{alice: in/in.csv}", "{alice: out/out.csv}")).tasks
+
+
+def test_letters_that_the_locale_has_not_are_an_error(errors: Errors, monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(name: str) -> bytes:
+        return name.encode("ascii")
+
+    monkeypatch.setattr(os, "fsencode", encode)
+    what = "has letters that no file name can have in this locale; set LC_ALL to a UTF-8 locale"
+    starts(
+        errors(with_paths("{alice: 'é.csv'}", "{alice: 'ö.csv'}")),
+        f"{IN}'é.csv' {what}",
+        f"{OUT}'ö.csv' {what}",
+    )
+    files = "{ca_file: ca.pem, certificate_file: é.pem, private_key_file: a.key}"
+    found = errors(with_nodes('{party: alice, address: "127.0.0.1:1"}', more=f"  tls: {files}\n"))
+    starts(found, f"7: cluster.tls.certificate_file: 'é.pem' {what}")
+
+
 def test_a_pattern_is_not_expanded(tmp_path: Path, load: Load, errors: Errors) -> None:
     for name in ("a1.csv", "a2.csv", "b[1].csv", "b1.csv", "really?.csv"):
         (tmp_path / name).touch()
@@ -50,7 +96,7 @@ def test_a_folder_is_no_input(tmp_path: Path, errors: Errors) -> None:
     folder = tmp_path / "in.parquet"
     folder.mkdir()
     text = with_paths("{alice: in.parquet}", "{alice: out.csv}")
-    starts(errors(text), f"{IN}'in.parquet' is a folder, which holds no files; join its files into one")
+    starts(errors(text), f"{IN}'in.parquet' is a folder, which holds no files; name a file")
     for name in ("_SUCCESS", ".part-00000.parquet.crc", "part-00000.parquet"):
         (folder / name).touch()
     what = "'in.parquet' is a folder, which holds 'part-00000.parquet'"
@@ -68,6 +114,10 @@ def test_a_folder_is_no_input(tmp_path: Path, errors: Errors) -> None:
         ("a.txt", "rename or link it"),
         ("a.XLSX", "save the sheet as CSV"),
         ("a.csv.zip", "unpack"),
+        ("a.csv.XZ", "decompress it first"),
+        ("a.csv.gpg", "decrypt it first"),
+        ("a.tab", "rename or link it"),
+        ("a.json", "convert it to CSV or Parquet, or rename it to .jsonl"),
         ("a", "use one of "),
     ],
 )
@@ -176,6 +226,19 @@ def test_in_a_simulation_no_output_is_the_input_of_the_other_party(tmp_path: Pat
         load_parties(tmp_path / "job.yaml", {"IN": "in.csv"})
     place = f"{tmp_path}/job.yaml:{OUT}"
     assert caught.value.message.startswith(f"{place}is the same file as tasks[0].input_path.bob (line 11); an output")
+
+
+@pytest.mark.usefixtures("names")
+@pytest.mark.parametrize("output", SPELLINGS)
+def test_without_tls_no_output_is_an_input_of_the_other_party(load: Load, errors: Errors, output: str) -> None:
+    """Both parties are on this machine, perhaps with one job file."""
+    text = with_paths("{alice: a.csv, bob: in.csv}", f"{{alice: {output}}}").replace("[id]", "[id], bob: [id]")
+    (line,) = errors(text)
+    assert line.startswith(f"{OUT}is the same file as tasks[0].input_path.bob (line 11); an output must not replace")
+    # With TLS, or if there is no such file, the other party's paths belong to another machine.
+    tls = "  tls: {ca_file: ca.pem, certificate_file: a.pem, private_key_file: a.key}\npsi:"
+    assert load(text.replace("psi:", tls)).tasks
+    assert load(text.replace("in.csv", "absent.csv").replace(output, "absent.csv")).tasks
 
 
 def test_in_a_simulation_the_parties_have_outputs_of_their_own(tmp_path: Path) -> None:
