@@ -71,8 +71,8 @@ class JobOptions:
         pairs = dict(os.environ)
         for setting in self.settings:
             name, equals, value = setting.partition("=")
-            if not (name and equals):
-                raise click.BadParameter("use NAME=VALUE", param_hint="--set")
+            if not (equals and name.isascii() and name.isidentifier()):
+                raise click.BadParameter("use NAME=VALUE with a name such as DATE", param_hint="--set")
             pairs[name] = value
         return pairs
 

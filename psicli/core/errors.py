@@ -192,7 +192,7 @@ class SelfCheckError(InternalError):
 class CannotCreateError(PsicliError):
     sentence = "{path}: cannot write here: {reason}"
     code = 73
-    hint = "Create the folder or change its permissions, then run again."
+    hint = "Check that its folder exists and that this user may write there, or choose another path."
 
 
 @contextmanager

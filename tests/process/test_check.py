@@ -213,7 +213,7 @@ LOCAL = [
         "output",
         73,
         "its folder does not exist",
-        "Create the folder",
+        "Check that its folder exists",
         id="no output folder",
         marks=pytest.mark.slow,
     ),
