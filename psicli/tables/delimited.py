@@ -27,11 +27,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from psicli.core.errors import BadInputError, InputChangedError, MalformedInputError, UnclosedQuoteError, counted
+from psicli.core.errors import (
+    BadInputError,
+    InputChangedError,
+    InputMissingError,
+    MalformedInputError,
+    UnclosedQuoteError,
+    counted,
+    shown,
+)
 from psicli.core.formats import FileFormat
 from psicli.items.text import key_texts
 from psicli.tables import sniff
-from psicli.tables.source import SourceFile, Stream, check_columns, empty, line_breaks, unparsable
+from psicli.tables.source import SourceFile, Stream, check_columns, empty, folded, line_breaks, unparsable
 from psicli.tables.values import Sample
 
 # A row must fit in a block, and larger blocks are not faster.
@@ -46,6 +54,17 @@ _DOUBLED = (
 )
 # The delimiters that psicli looks for in a header without the key columns, and their names.
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+# Other characters that may separate values; psicli cannot read a file with the control characters.
+_ODD = re.compile(r"[!#$%&*+<=>?^`~\x00-\x08\x0e-\x1f]")
+# Values between any delimiters, and those that hardly name a column: numbers, dates, times, e-mail addresses, hashes.
+_PARTS = re.compile(r"[^,;|\t\"]+")
+_VALUE = re.compile(r"\s*([+-]?\d[\d.:/ TZ+-]*|\S+@\S+\.\S+|[0-9a-fA-F-]{16,})\s*")
+_NO_HEADER = (
+    "If the file has no header, set `csv.header: false`; its columns are then called 1, 2 and so on. If it has one, "
+    "check keys in the job file; column names must match exactly, including case and spaces."
+)
+# In how many rows below the first one psicli looks for the header.
+_ROWS_SEARCHED = 20
 # So much text around a byte that is not UTF-8 shows what may be wrong with it [bytes].
 _SURROUNDINGS_BYTES = 1 << 16
 
@@ -165,7 +184,11 @@ def read_header(data: bytes, fmt: FileFormat, name: str, keys: Sequence[str], *,
         )
     _check_utf8(data[: first.end], name)
     columns = _names(first.fields, fmt)
-    advice = None if set(keys) <= set(columns) else _advice_on_header(data[start : first.end], first.fields, fmt, keys)
+    advice = None
+    if not set(keys) <= set(columns):
+        advice = _header_below(data, first, fmt, keys)
+        advice = advice or _advice_on_header(data[start : first.end], first.fields, fmt, keys)
+        _refuse_data(columns, fmt, name, keys, advice)
     check_columns(columns, keys, name, advice)
     return pa.schema([(column, pa.string()) for column in columns]), first.end if fmt.dialect.header else start
 
@@ -205,11 +228,41 @@ def _advice_on_header(data: bytes, first: Sequence[str], fmt: FileFormat, keys: 
         other = max(fitting, key=lambda other: len(found[other]))
         name = _DELIMITERS[other]
         return f"The file looks {name}-separated; set `csv.delimiter: {_in_yaml(other)}` in the job file."
+    for odd in _ODD.findall(first[0]) if len(first) == 1 else ():
+        if set(keys) <= set(first[0].split(odd)) and odd < " ":
+            return f"The file looks separated by the control character {shown(odd)}; write it with another delimiter."
+        if set(keys) <= set(first[0].split(odd)):
+            return f"The file looks separated by {shown(odd)}; set `csv.delimiter: {_in_yaml(odd)}` in the job file."
     numbered = all(re.fullmatch("[1-9][0-9]*", key) for key in keys)
     if fmt.dialect.header and numbered:
         return "If the file has no header, set `csv.header: false`; its columns are then called 1, 2 and so on."
     if not fmt.dialect.header and not numbered:
         return "With `csv.header: false`, columns are called 1, 2 and so on; use these names in keys in the job file."
+    return None
+
+
+def _refuse_data(columns: Sequence[str], fmt: FileFormat, name: str, keys: Sequence[str], advice: str | None) -> None:
+    """Refuse a header that seems to be a row of data, without a word of it; raises InputMissingError."""
+    known = {folded(column) for column in columns}
+    key = next(key for key in keys if key not in columns)
+    parts = _PARTS.findall(",".join(columns))
+    if fmt.dialect.header and folded(key) not in known and any(map(_VALUE.fullmatch, parts)):
+        raise InputMissingError(
+            place=name,
+            fault=f"there is no column {shown(key)}, and the first row looks like data",
+            advice=advice or _NO_HEADER,
+        )
+
+
+def _header_below(data: bytes, first: _Record, fmt: FileFormat, keys: Sequence[str]) -> str | None:
+    """Return what to do if the header has lines above it, such as a title."""
+    if not fmt.dialect.header:
+        return None
+    line = line_breaks(data[: first.end]) + 1
+    with suppress(BadInputError):
+        for record in islice(_records(data, fmt, "", start=first.end, first_line=line), _ROWS_SEARCHED):
+            if set(keys) <= set(record.fields):
+                return f"The header seems to be in line {record.line}; remove the lines above it."
     return None
 
 

@@ -51,7 +51,7 @@ _GZIP = _Found("gzip data", "Decompress it with `gunzip`.", ".gz")
 _ZSTD = _Found("zstd data", "Decompress it with `zstd -d`.", ".zst")
 _UNKNOWN = _Found("", "Check that it is the right file, and that its suffix matches its format.")
 _NO_TEXT = _Found("binary data", "Check that it is the right file, and that it is not encrypted.")
-_PARQUET = _Found("a Parquet file", _CONVERT, ".parquet")
+_PARQUET = _Found("a Parquet file", "Convert it to CSV.", ".parquet")
 
 # The start of a file, and what it means.
 _MAGIC = (
@@ -154,6 +154,8 @@ def _explained(found: _Found, expected: str, fmt: FileFormat, *, unpacked: bool)
 
 def _binary(head: bytes) -> _Found | None:
     """Recognise a format that is not text."""
+    if not head.strip(b"\0"):
+        return _Found("all zero bytes", "Make or copy it again; a crash or a full disk may have left it so.")
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         if b"opendocument.spreadsheet" in head:
             return _Found("a LibreOffice spreadsheet", _SAVE)
@@ -243,4 +245,4 @@ def encoding_advice(data: bytes) -> str:
         western = 2 * alone > len(runs) and 2 * usual > sum(map(len, runs))
     if western:
         return "If it is Western text from Windows, set `csv.encoding: cp1252`; otherwise set its own encoding there."
-    return "Set csv.encoding to the encoding of the file, for example gb18030 or shift_jis, or save it as UTF-8."
+    return "Set csv.encoding to the encoding of the file, such as gb18030, shift_jis or cp1252, or save it as UTF-8."

@@ -339,7 +339,7 @@ def check_columns(columns: Sequence[str], keys: Sequence[str], name: str, advice
 
 def _advice_on_key(key: str, columns: Sequence[str]) -> str:
     """Return what to do about a key that is missing from a file with other columns."""
-    alike = [column for column in columns if _folded(column) == _folded(key)]
+    alike = [column for column in columns if folded(column) == folded(key)]
     near = alike or difflib.get_close_matches(key, columns[:_COMPARED_COLUMNS], n=1)
     exactly = "must match exactly, including case and spaces."
     if near:
@@ -347,6 +347,6 @@ def _advice_on_key(key: str, columns: Sequence[str]) -> str:
     return f"Check keys in the job file; column names {exactly}"
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """Return a name without the differences that people overlook."""
     return re.sub(r"[\s_\u200b\ufeff-]", "", unicodedata.normalize("NFKC", name).casefold())

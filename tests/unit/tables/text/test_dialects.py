@@ -159,9 +159,9 @@ def test_a_byte_that_does_not_fit_the_encoding_is_refused_with_its_line(
     ("text", "encoding", "expected"),
     [
         ("1,Müller\n2,Ærø\n3,O\u2019Brien \u2013 naïve\n", "cp1252", "`csv.encoding: cp1252`"),
-        ("1,张三,李四\n", "gb18030", "for example gb18030 or shift_jis"),
-        ("1,日本語テキスト\n", "shift_jis", "for example gb18030 or shift_jis"),
-        ("1,привет,мир\n", "cp1251", "for example gb18030 or shift_jis"),
+        ("1,张三,李四\n", "gb18030", "such as gb18030, shift_jis or cp1252"),
+        ("1,日本語テキスト\n", "shift_jis", "such as gb18030, shift_jis or cp1252"),
+        ("1,привет,мир\n", "cp1251", "such as gb18030, shift_jis or cp1252"),
     ],
 )
 def test_the_advice_on_bytes_that_are_not_utf_8_fits(tmp_path: Path, text: str, encoding: str, expected: str) -> None:
@@ -258,7 +258,12 @@ def test_values_with_a_special_delimiter_are_quoted(tmp_path: Path, delimiter: s
             CSV,
             'only Excel understands, and set `csv.delimiter: ";"`',
         ),
-        (b'"sep=\t"\nid\ta\n', dialect(delimiter="\t"), "set `csv.delimiter: tab`"),
+        (b'"sep=\t"\nid\ta\n', dialect(delimiter="\t"), "in line 2; remove the lines above it."),
+        (b"id^a\n1^x\n", CSV, "looks separated by '^'; set `csv.delimiter: \"^\"`"),
+        (b"id\x01a\n", CSV, "looks separated by the control character '\\x01'; write it with another delimiter"),
+        (b"Customers, March\n\nid,a\n1,x\n", CSV, "The header seems to be in line 3; remove the lines above it."),
+        (b"# export; 2024\r\nid,a\r\n1,x", CSV_GZ, "The header seems to be in line 2; "),
+        (b"ID,2023\n", CSV, "Did you mean 'ID'?"),
         (b"ID,a\n", CSV, "Did you mean 'ID'?"),
         (b" id ,a\n", CSV, "Did you mean ' id '?"),
         (b"ids,a\n", CSV, "Did you mean 'ids'?"),
@@ -269,6 +274,25 @@ def test_a_missing_column_shows_which_setting_is_wrong(
     tmp_path: Path, content: bytes, fmt: FileFormat, expected: str
 ) -> None:
     assert expected in advice(InputMissingError, tmp_path, compressed(content, fmt), ["id"], fmt)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b"HIDDEN,7",
+        b"HIDDEN;-1.5",
+        b"HIDDEN\t2024-03-01",
+        b"hidden@x.org",
+        b'"HIDDEN","030 12"',
+        b"HIDDEN,0123456789abcdef",
+    ],
+)
+def test_a_first_row_that_looks_like_data_is_not_quoted(tmp_path: Path, row: bytes) -> None:
+    for content in (row + b"\n", row + b"\n" + row):
+        message = refuse(InputMissingError, tmp_path, content)
+        assert message == "in.file: there is no column 'id', and the first row looks like data"
+        assert "HIDDEN" not in advice(InputMissingError, tmp_path, content).upper()
+    assert "`csv.header: false`" in advice(InputMissingError, tmp_path, b"a@x.org,7\n")
 
 
 def test_a_quoted_header_with_another_delimiter_is_recognised(tmp_path: Path) -> None:

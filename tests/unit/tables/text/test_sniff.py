@@ -99,6 +99,8 @@ MISTAKEN: dict[str, tuple[bytes, FileFormat, str, str]] = {
     "noise in gz": (b"\0\1\2\3" * 99, CSV_GZ, "the file is not gzip data", "right file"),
     "twice gzip": (gzip.compress(GZIP), CSV_GZ, "the decompressed data is gzip data", "Decompress it once"),
     "parquet": (PARQUET_FILE, CSV, "a Parquet file, not CSV", "ends in .parquet,"),
+    "zeros": (bytes(5000), CSV, "the file is all zero bytes, not CSV", "Make or copy it again"),
+    "zeros in parquet": (bytes(5000), PARQUET, "the file is all zero bytes, not Parquet", "Make or copy it again"),
     "parquet in gz": (gzip.compress(PARQUET_FILE), CSV_GZ, "the decompressed data is a Parquet file", ".parquet."),
     "xlsx": (zipped("[Content_Types].xml", "xl/workbook.xml"), CSV, "an Excel workbook", "CSV UTF-8"),
     "xlsx in parquet": (zipped("docProps/app.xml"), PARQUET, "an Excel workbook, not Parquet", "CSV UTF-8"),
