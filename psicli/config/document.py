@@ -141,7 +141,9 @@ class Document:
         try:
             node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
         except yaml.MarkedYAMLError as exc:
-            mark = exc.problem_mark or exc.context_mark
+            # The end of a text says nothing about a quote or bracket that is not closed; its start does.
+            unclosed = exc.context_mark if "end of stream" in str(exc.problem) else None
+            mark = unclosed or exc.problem_mark or exc.context_mark
             problem = ", ".join(part for part in (exc.context, exc.problem) if part)
             line = mark.line if mark else 0
             right = _advice(problem, "".join(text.splitlines()[line : line + 1]))

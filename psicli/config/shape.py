@@ -34,8 +34,12 @@ MODELS: dict[Loc, type[BaseModel]] = dict(_models_in(JobFile, ()))
 
 def check_shape(document: Document) -> None:
     """Blame every value that its model refuses, every missing field and every unknown field."""
-    if "insecure" in document.table("cluster", "tls"):
+    tls = document.get("cluster", "tls")
+    if isinstance(tls, dict) and "insecure" in tls:
         document.blame(("cluster", "tls"), "is a mapping that holds insecure", "write `tls: insecure`")
+    elif isinstance(tls, str) and tls != "insecure":
+        right = "name three files under it, remove it if both parties are on this machine, or write `tls: insecure`"
+        document.blame(("cluster", "tls"), f"is the text {shown(tls, 40)}", right)
     try:
         JobFile.model_validate(document.root)
     except ValidationError as exc:

@@ -140,8 +140,8 @@ class PeerCertificateEarlyError(PeerCertificateError):
 class PeerCertificateIssuerError(PeerCertificateError):
     sentence = "the certificate of {peer} at {where} was issued by {issuer}, which {ca_file} does not hold"
     hint = (
-        "If you trust that authority, add its certificate to ca_file; otherwise ask {peer} to use a certificate from "
-        "an authority that you trust."
+        "Check that {peer} is at this address. If you trust that authority, add its certificate to ca_file; otherwise "
+        "ask {peer} to use a certificate from an authority that you trust."
     )
     peer_at_fault = False
 

@@ -156,6 +156,7 @@ def test_folder_as_job_file(tmp_path: Path) -> None:
         (b"job: *nowhere\n", "1: YAML: found undefined alias"),
         (b'job: "\\U00110000"\n', "1: YAML: "),
         (b"job: " + b"[" * 5000 + b"\n", "1: YAML: nested more than 32 levels"),
+        (b'job: a\nx: "b\ny: c\n', "2: YAML: while scanning a quoted scalar, found unexpected end of stream"),
         (b"- a\n- b\n", "1: job file: is a list"),
         (b"just text\n", "1: job file: holds no fields; give a YAML file with fields such as `job: "),
         (b"\n\n? [a]\n: b\n", "3: job file: has a field name that is not text"),

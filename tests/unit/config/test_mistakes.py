@@ -101,6 +101,14 @@ def test_everything_missing(errors: Errors) -> None:
             "  tls: {insecure: true}\npsi: {receiver",
             "7: cluster.tls: is a mapping that holds insecure; write `tls: insecure`",
         ),
+        *(
+            (
+                "psi: {receiver",
+                f"  tls: {text}\npsi: {{receiver",
+                f"7: cluster.tls: is the text {text!r}; name three files under it, remove it if both",
+            )
+            for text in ("", "true", "false", "none", "Insecure")
+        ),
         ("{alice: [id]}", "{alice: id}", "10: tasks[0].keys.alice: is the text 'id'"),
         ("{alice: [id]}", "{alice: [[id]]}", "10: tasks[0].keys.alice[0]: is a list"),
         ("{alice: [id]}", "{alice: []}", "10: tasks[0].keys.alice: the number of columns is 0"),
