@@ -14,6 +14,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,12 +22,13 @@ import pyarrow as pa
 
 from psicli.core import errors
 from psicli.core.errors import printable, shown
-from psicli.core.formats import Compression, FileFormat, Format
+from psicli.core.formats import Compression, FileFormat, Format, file_format
 from psicli.tables import sniff
 
 _MAX_SHOWN_COLUMNS = 30
 # To compare a name with many others takes long.
 _COMPARED_COLUMNS = 1000
+_COMPARED_FILES = 10_000
 # The size of the pieces in which data is decoded or skipped [bytes].
 _PIECE_BYTES = 1 << 17
 UTF8 = "utf-8"
@@ -251,25 +253,36 @@ def _open(path: Path, name: str) -> io.BufferedReader:
         # Without O_NONBLOCK, opening a FIFO would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as exc:
-        raise errors.InputMissingError(
-            place=name,
-            fault="no such file",
-            advice="Check input_path in the job file; relative paths start at the job file's folder.",
-        ) from exc
+        fault, advice = _missing(path)
+        raise errors.InputMissingError(place=name, fault=fault, advice=advice) from exc
     except OSError as exc:
-        raise _unreadable(name, errors.reason(exc)) from exc
+        fault = f"cannot be opened for reading: {errors.reason(exc)}"
+        advice = "Check input_path in the job file, and that this user may read the file."
+        raise errors.InputMissingError(place=name, fault=fault, advice=advice) from exc
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise _unreadable(name, "it is not a regular file")
+        fault = "cannot be opened for reading: it is not a regular file"
+        advice = "psicli reads an input twice. To read from a pipe, use `-` for standard input."
+        raise errors.InputMissingError(place=name, fault=fault, advice=advice)
     return open(descriptor, "rb")
 
 
-def _unreadable(name: str, reason: str) -> errors.InputMissingError:
-    return errors.InputMissingError(
-        place=name,
-        fault=f"cannot be opened for reading: {reason}",
-        advice="Check input_path in the job file, and that this user may read the file.",
-    )
+def _missing(path: Path) -> tuple[str, str]:
+    """Return what is wrong with the path of a file that does not exist, and what to do."""
+    advice = "Check input_path in the job file; relative paths start at the job file's folder."
+    with suppress(OSError):
+        return f"no such file, but a link to {shown(os.readlink(path))}, which does not exist", advice
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        # Another date or number is another file, so a name that is merely similar would mislead.
+        for other in (entry.name for entry in islice(entries, _COMPARED_FILES)):
+            one, two = sorted((folded(path.name), folded(other)), key=len)
+            if one == two or two.startswith(f"{one}."):
+                with suppress(errors.UnknownFormatError):
+                    file_format(other)
+                    return "no such file", f"Did you mean {shown(other)}? {advice}"
+    if "\\" in path.name:
+        advice = "Write / between the names of folders. " + advice
+    return "no such file", advice
 
 
 def empty(name: str) -> errors.MalformedInputError:

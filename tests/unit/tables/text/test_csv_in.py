@@ -228,6 +228,34 @@ def test_a_column_without_a_name_is_written_again(tmp_path: Path) -> None:
     assert write(source, FileFormat(Format.CSV)) == b",id\n1,a\n0,b\n"
 
 
+@pytest.mark.parametrize(
+    ("there", "wanted", "expected"),
+    [
+        ("in.csv", "IN.csv", "Did you mean 'in.csv'?"),
+        ("in 1.csv", "in_1.csv", "Did you mean 'in 1.csv'?"),
+        ("in.csv.gz", "in.csv", "Did you mean 'in.csv.gz'?"),
+        ("in.csv", "in.csv.zst", "Did you mean 'in.csv'?"),
+        ("in.csv.part", "in.csv", "Check input_path"),
+        ("in-2024-03-01.csv", "in-2024-03-02.csv", "Check input_path"),
+        ("in.csv", "no/in.csv", "Check input_path"),
+        ("in.csv", "no\\in.csv", "Write / between the names of folders."),
+    ],
+)
+def test_the_advice_on_a_missing_file_names_the_one_that_was_meant(
+    tmp_path: Path, there: str, wanted: str, expected: str
+) -> None:
+    (tmp_path / there).touch()
+    with pytest.raises(InputMissingError, match=r": no such file$") as caught:
+        tables.check_input(tmp_path / wanted, CSV, ["id"])
+    assert caught.value.advice.startswith(expected)
+
+
+def test_a_link_to_a_missing_file_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").symlink_to("today.csv")
+    with pytest.raises(InputMissingError, match=r"no such file, but a link to 'today\.csv', which does not exist"):
+        tables.check_input(tmp_path / "in.csv", CSV, ["id"])
+
+
 def test_a_missing_column_is_66_and_names_those_that_exist(tmp_path: Path) -> None:
     message = refuse(InputMissingError, tmp_path, b"Id,na\x1bme,c\n1,2,3\n", ["c", "id"])
     assert message == "in.file: there is no column 'id'; the file has 'Id', 'na\\x1bme', 'c'"
