@@ -317,7 +317,10 @@ class VariableError(ConfigError):
 
 class BindError(ConfigError):
     sentence = "{where}: cannot listen on this address: {reason}"
-    hint = "Set listen_address (or the address of the first node) to an address and port of this machine."
+    hint = (
+        "Set listen_address (or the address of the first node) to an address of this machine, with a port of 1024 or "
+        "more: the system may keep lower ports for root."
+    )
 
 
 class TaskFilesError(ConfigError):

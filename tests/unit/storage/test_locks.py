@@ -220,6 +220,7 @@ def test_an_address_of_another_machine_fails_without_waiting(folder: Path, port:
     assert time.monotonic() - started < IMMEDIATELY
     assert caught.value.code == 78
     assert "cannot listen on this address: " in caught.value.message
+    assert "a port of 1024 or more" in caught.value.advice
     assert holders() == []
 
 
