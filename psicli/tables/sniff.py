@@ -159,6 +159,8 @@ def _binary(head: bytes) -> _Found | None:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         if b"opendocument.spreadsheet" in head:
             return _Found("a LibreOffice spreadsheet", _SAVE)
+        if b"word/" in head or b"ppt/" in head:
+            return _Found("an Office document", _EXPORT)
         if any(name in head for name in (b"[Content_Types].xml", b"docProps/", b"xl/")):
             return _Found("an Excel workbook", _SAVE)
         return _Found("a zip archive", _EXTRACT)

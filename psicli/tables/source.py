@@ -33,6 +33,9 @@ _COMPARED_FILES = 10_000
 _PIECE_BYTES = 1 << 17
 UTF8 = "utf-8"
 
+# How messages call formats whose names are not abbreviations.
+_CALLED = {Format.PARQUET: "Parquet", Format.ARROW: "Arrow", Format.ARROW_STREAM: "an Arrow stream"}
+
 # What distinguishes a file from any other: device, inode, size [bytes], time of the last change [ns], SHA-256.
 Fingerprint = tuple[int, int, int, int, str]
 
@@ -286,11 +289,11 @@ def _missing(path: Path) -> tuple[str, str]:
 
 
 def empty(name: str) -> errors.MalformedInputError:
-    """Return the error for a file without a header."""
+    """Return the error for a file without content."""
     return errors.MalformedInputError(
         place=name,
-        fault="the file is empty and has no header",
-        advice="Check that the export is complete; a file without rows needs a header line too.",
+        fault="the file is empty and does not name its columns",
+        advice="Check that the export is complete; a file without rows names its columns too.",
     )
 
 
@@ -298,7 +301,7 @@ def unparsable(name: str, kind: Format) -> errors.MalformedInputError:
     """Return the error for a file that is not in the expected format."""
     return errors.MalformedInputError(
         place=name,
-        fault=f"cannot be read as {kind}",
+        fault=f"the file is damaged, or not {_CALLED.get(kind, kind.upper())}",
         advice="Check that it is the right file, that it is complete, and that its suffix matches its format.",
     )
 

@@ -130,7 +130,7 @@ def test_arrow_and_json_lines_in_and_out(pair: Pair) -> None:
     pair.path(LISTENER, "in.arrow").write_bytes(pair.path(LISTENER, "in.arrow").read_bytes()[:-100])
     result = pair.start_command("simulate", "--config", whole_job(pair)).result()
     assert result.code == 65
-    assert "in.arrow: cannot be read as arrow" in result.stderr
+    assert "in.arrow: the file is damaged, or not Arrow" in result.stderr
 
 
 def _standard_input(job: dict[str, Any]) -> None:

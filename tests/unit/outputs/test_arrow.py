@@ -293,7 +293,9 @@ def test_a_column_that_is_not_read_is_not_checked(tmp_path: Path, kind: pa.DataT
 
 def test_other_files_are_refused_with_advice(tmp_path: Path) -> None:
     assert "an old Feather file" in refuse(MalformedInputError, tmp_path, b"FEA1" + bytes(50), fmt=ARROW)
-    assert "cannot be read as arrow" in refuse(MalformedInputError, tmp_path, bytes(50), fmt=ARROW)
+    assert "damaged, or not Arrow" in refuse(
+        MalformedInputError, tmp_path, b"\xff" * 4 + bytes(range(1, 50)), fmt=ARROW
+    )
     assert "there is no column 'id'" in refuse(InputMissingError, tmp_path, pa.table({"x": [1]}), fmt=ARROW)
 
 

@@ -347,7 +347,10 @@ def test_files_that_are_not_parquet_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": range(1000)}), sink)
     whole = sink.getvalue()
     for content in (whole[:-1], whole[:200], b"PAR1", b"PAR1" * 100):
-        assert refuse(MalformedInputError, tmp_path, content, fmt=PARQUET) == "in.file: cannot be read as parquet"
+        assert (
+            refuse(MalformedInputError, tmp_path, content, fmt=PARQUET)
+            == "in.file: the file is damaged, or not Parquet"
+        )
         with pytest.raises(MalformedInputError):
             tables.check_input(tmp_path / "in", PARQUET, ["id"])
     # The metadata of these files may still be readable.

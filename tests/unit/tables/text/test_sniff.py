@@ -103,6 +103,7 @@ MISTAKEN: dict[str, tuple[bytes, FileFormat, str, str]] = {
     "zeros in parquet": (bytes(5000), PARQUET, "the file is all zero bytes, not Parquet", "Make or copy it again"),
     "parquet in gz": (gzip.compress(PARQUET_FILE), CSV_GZ, "the decompressed data is a Parquet file", ".parquet."),
     "xlsx": (zipped("[Content_Types].xml", "xl/workbook.xml"), CSV, "an Excel workbook", "CSV UTF-8"),
+    "docx": (zipped("[Content_Types].xml", "word/document.xml"), CSV, "an Office document", "Export the table"),
     "xlsx in parquet": (zipped("docProps/app.xml"), PARQUET, "an Excel workbook, not Parquet", "CSV UTF-8"),
     "xls": (OLD_EXCEL, CSV, "an old Excel workbook", "CSV UTF-8"),
     "ods": (ODS, CSV, "a LibreOffice spreadsheet", "CSV UTF-8"),
