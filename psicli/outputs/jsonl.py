@@ -1,6 +1,7 @@
 """Writes sorted rows as JSON Lines. The bytes depend only on the rows, not on how tables divide them.
 
-Numbers and booleans are written as such. All other values that are not nested are strings with their canonical text.
+Numbers and booleans are written as such; a floating-point number always has a fraction or an exponent. All other values
+that are not nested are strings with their canonical text.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def _json(values: Any, kind: Any) -> Any:
     elif _is_list(kind):
         texts = _arrays(values, kind.value_type)
     elif pa.types.is_floating(kind):
-        texts = values.cast(_TEXT)
+        # DuckDB takes a column for integers if it starts with many, and then rounds the other numbers.
+        texts = pc.replace_substring_regex(values.cast(_TEXT), pattern="^-?[0-9]+$", replacement=r"\0.0")
         for number, text in _NOT_NUMBERS.items():
             texts = pc.if_else(pc.equal(texts, number), text, texts)
     elif pa.types.is_integer(kind) or pa.types.is_boolean(kind) or kinds.is_bool8(kind):

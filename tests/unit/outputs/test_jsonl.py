@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -134,6 +135,12 @@ def test_faults_are_reported_with_their_line(tmp_path: Path, line: str, fault: s
     assert caught.value.advice
 
 
+def test_the_advice_for_a_key_with_a_tab_fits_all_formats(tmp_path: Path) -> None:
+    with pytest.raises(ColumnError) as caught:
+        read_json(tmp_path, '{"id":"a\\tb"}')
+    assert caught.value.advice.startswith("Keys must not contain")
+
+
 def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
     assert "in.file:2: not UTF-8" in refuse(MalformedInputError, tmp_path, b'{"id":1}\n{"id":"\xff"}\n', fmt=JSONL)
 
@@ -147,6 +154,7 @@ def test_a_line_has_a_greatest_length(tmp_path: Path) -> None:
 
 
 def test_a_key_that_no_object_has_is_66(tmp_path: Path) -> None:
+    assert refuse(InputMissingError, tmp_path, b"{}\n", fmt=JSONL).endswith("no column 'id'; the file has none")
     message = refuse(InputMissingError, tmp_path, b'{"x":1}\n{"y":1}\n', fmt=JSONL)
     assert message == "in.file: there is no column 'id'; the file has 'x', 'y'"
     path = tmp_path / "in"
@@ -206,6 +214,7 @@ COLUMNS: dict[str, tuple[Any, list[Any]]] = {
     "whole": (pa.array([2**63 - 1, None], pa.int64()), [2**63 - 1, None]),
     "half": (pa.array([1.5, None], pa.float16()), [1.5, None]),
     "tenth": (pa.array([0.1, 1e300]), [0.1, 1e300]),
+    "huge": (pa.array([1e16, -1e-7]), [1e16, -1e-7]),
     "no number": (pa.array([float("nan"), float("-inf")]), ["NaN", "-Infinity"]),
     "flag": (pa.array([True, None]), [True, None]),
     "bool8": (pa.array([1, 0], pa.bool8()), [True, False]),
@@ -248,6 +257,23 @@ def test_columns_become_json_values(tmp_path: Path) -> None:
     assert [json.loads(line) for line in data.decode().removesuffix("\n").split("\n")] == expected[::-1]
     with small_pieces(50):
         assert write(source, JSONL, budget=0) == data
+
+
+def test_a_whole_number_in_a_column_of_fractions_stays_a_fraction(tmp_path: Path) -> None:
+    """A reader guesses the type of a column from its first values, and rounds the others if it guesses wrong."""
+    values = [2.0, -0.0, 1e15, 0.5, None]
+    columns = {str(kind): pa.array(values).cast(kind) for kind in (pa.float32(), pa.float64())}
+    columns["list"] = pa.array([[value] for value in values])
+    source = Source(_written(tmp_path, pa.table({"id": [*"abcde"], **columns})), ARROW, ["id"], output=JSONL)
+    lines = write(source, JSONL).decode().split("\n")
+    assert lines[0] == '{"id":"a","float":2.0,"double":2.0,"list":[2.0]}'
+    assert lines[1] == '{"id":"b","float":-0.0,"double":-0.0,"list":[-0.0]}'
+    assert lines[4] == '{"id":"e","float":null,"double":null,"list":[null]}'
+    many = pa.table({"id": [f"{row:05d}" for row in range(30_000)], "v": [2.0] * 29_999 + [2.5]})
+    target = tmp_path / "out.jsonl"
+    target.write_bytes(write(Source(_written(tmp_path, many), ARROW, ["id"], output=JSONL), JSONL))
+    with duckdb.connect() as connection:
+        assert connection.execute("SELECT max(v) FROM read_json(?)", [str(target)]).fetchone() == (2.5,)
 
 
 def _written(folder: Path, table: Any) -> Path:
