@@ -30,13 +30,21 @@ def _has_csv(kind: Any) -> bool:
     return has_text(kind) or pa.types.is_floating(value_type(kind))
 
 
+def _has_parquet(kind: Any) -> bool:
+    kind = stored(kind)
+    # pyarrow writes lists of fixed size 0 without an error, but cannot read them.
+    is_empty = pa.types.is_fixed_size_list(kind) and kind.list_size == 0
+    inside = range(kind.num_fields) if pa.types.is_nested(kind) else ()
+    return not is_empty and all(_has_parquet(kind.field(index).type) for index in inside)
+
+
 def _has_arrow(kind: Any) -> bool:
     # Selected rows of a list view still have the values of the other rows in their buffers.
     return not has_list_view(kind)
 
 
 _HOLDS: Mapping[Format, Callable[[Any], bool]] = {
-    Format.PARQUET: lambda _: True,
+    Format.PARQUET: _has_parquet,
     Format.ARROW: _has_arrow,
     Format.ARROW_STREAM: _has_arrow,
     Format.JSONL: has_json,

@@ -232,6 +232,19 @@ def test_intervals_that_pyarrow_has_no_arrays_of_are_refused(tmp_path: Path, nes
     assert Source(path, ARROW, ["id"], output=None).rows == 1
 
 
+def test_lists_of_fixed_size_0_are_refused_before_parquet(tmp_path: Path) -> None:
+    """pyarrow writes them without an error, but no reader can read the file."""
+    path = tmp_path / "in.arrow"
+    empty = pa.array([[], None], pa.list_(pa.int8(), 0))
+    nested = pa.StructArray.from_arrays([empty], ["f"]), pa.ListArray.from_arrays([0, 1, 2], empty)
+    for column in (empty, *nested):
+        table = pa.table({"id": ["a", "b"], "v": column})
+        path.write_bytes(typed_bytes(table, ARROW))
+        with pytest.raises(ColumnError, match=r"the column 'v' of type .* cannot be written as parquet"):
+            attempt(path, ARROW, PARQUET)
+        assert typed_table(attempt(path, ARROW, ARROW), ARROW).equals(table)
+
+
 def test_integers_of_128_bits_are_refused_with_the_advice_to_cast(tmp_path: Path) -> None:
     path = tmp_path / "in"
     pl.DataFrame({"id": ["a"], "v": pl.Series([1], dtype=pl.Int128)}).write_ipc(path)
