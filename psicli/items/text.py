@@ -29,7 +29,7 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _DAYS_TO_2000, _DAYS_OF_400_YEARS = 10_957, 146_097
 # Matches dates with a four-digit year. Arrow writes other years in its own form.
 _FOUR_DIGIT_YEAR = "^[0-9]{4}-"
-_LOOK_ABOVE = "Look for an unclosed quote just above"
+_UNCLOSED = "in a CSV file, look for an unclosed quote just above."
 
 
 def _plain(array: Any) -> Any:
@@ -235,14 +235,14 @@ def _check_keys(columns: Sequence[Any], names: Sequence[str], place: Callable[[i
             raise ColumnError(
                 place=place(row),
                 fault=f"the key column {shown(name)} contains a control character (such as a line break or a tab)",
-                advice=f"{_LOOK_ABOVE}; keys must not contain U+0000 to U+001F or U+007F.",
+                advice=f"Keys must not contain U+0000 to U+001F or U+007F; {_UNCLOSED}",
             )
         row = pc.index(pc.greater(pc.binary_length(column), MAX_KEY_BYTES), True).as_py()
         if row >= 0:
             raise ColumnError(
                 place=place(row),
                 fault=f"the key column {shown(name)} contains a value longer than {MAX_KEY_BYTES:,} bytes",
-                advice=f"{_LOOK_ABOVE}, or use a shorter key.",
+                advice=f"Use a shorter key; {_UNCLOSED}",
             )
 
 
