@@ -64,7 +64,7 @@ class PeerSilentError(PeerLostError):
 
 
 class PeerStuckError(PeerLostError):
-    sentence = "{peer} sent only heartbeats for {seconds:.0f} s and made no progress"
+    sentence = "{peer} is connected, but made no progress for {seconds:.0f} s"
     hint = "Ask {peer} what its run is doing; the limit is a multiple of link_desc.recv_timeout_ms."
 
 

@@ -17,7 +17,8 @@ HEARTBEAT_INTERVAL = 15.0
 SHORTEST_HEARTBEAT = 0.1
 # The interval between log lines while the peer is silent [s].
 SILENCE_LINE_INTERVAL = 60.0
-# A peer that sends only heartbeats for this long, while this party has nothing to do, is stuck [recv_timeouts].
+# A peer that sends only heartbeats and messages that this party ignores for this long, while this party has nothing to
+# do, is stuck [recv_timeouts].
 STUCK_AFTER = 24
 # Heartbeats may arrive in a burst after a stall of the network: this many are ten seconds' worth.
 SPARE_HEARTBEATS = 100
@@ -52,15 +53,18 @@ class PeerWatch:
         if self._heartbeats > due + SPARE_HEARTBEATS:
             raise peer_errors.PeerProtocolError(detail="it sends heartbeats too often")
 
-    def wait(self, *, for_message: bool, room_for: int | None) -> None:
-        """Wait for a message, for room to send, or for Link.wake.
-
-        Raises PeerSilentError if the peer sends nothing for the timeout, and PeerStuckError if it sends only
-        heartbeats for STUCK_AFTER timeouts.
-        """
+    def check_progress(self) -> None:
+        """Raise PeerStuckError if the session has made no progress for too long."""
         stuck = STUCK_AFTER * self._timeout
         if time.monotonic() - self._moved >= stuck:
             raise peer_errors.PeerStuckError(seconds=stuck)
+
+    def wait(self, *, for_message: bool, room_for: int | None) -> None:
+        """Wait for a message, for room to send, or for Link.wake.
+
+        Raises PeerSilentError if the peer sends nothing for the timeout, and like check_progress.
+        """
+        self.check_progress()
         left = min(max(self._timeout - self._link.silence, 0.0), SILENCE_LINE_INTERVAL)
         woken = self._link.wait(for_message=for_message, room_for=room_for, timeout=left)
         silence = self._link.silence

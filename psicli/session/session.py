@@ -181,10 +181,11 @@ class Session:
         if isinstance(message, Working):
             self._watch.count_heartbeat()
             return
-        self._watch.moved()
         if self._turns.is_refused(message.task):
-            # The session ends with the refusal, so later messages for this task are ignored.
+            # The session ends with the refusal, so later messages for this task are ignored, however many arrive.
+            self._watch.check_progress()
             return
+        self._watch.moved()
         live = self._turns.get(message.task)
         if live is None:
             self._turns.keep_early_offer(message, size)

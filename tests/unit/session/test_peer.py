@@ -53,11 +53,12 @@ class Played:
 
     def __init__(self, recv_timeout: float = PATIENCE, peers_timeout: float = PATIENCE, tasks: int = 3) -> None:
         self._hold = Signal()
-        alice = [Plan(f"t{i}", numbers(0, 5), receives=True, before=self._hold.wait) for i in range(tasks)]
+        self.release = self._hold.set
+        self.plans = [Plan(f"t{i}", numbers(0, 5), receives=True, before=self._hold.wait) for i in range(tasks)]
         bob = [Plan(f"t{i}", numbers(0, 5), receives=False) for i in range(tasks)]
-        for plan in alice:
+        for plan in self.plans:
             plan.keep_going = True
-        self.ends = joined(alice, bob, recv_timeout=recv_timeout, bobs_timeout=peers_timeout)
+        self.ends = joined(self.plans, bob, recv_timeout=recv_timeout, bobs_timeout=peers_timeout)
         self.alice, self.peer = self.ends[0], self.ends[1].link
         self._thread = threading.Thread(target=self.alice.run, name="psicli-test-alice")
 
@@ -223,6 +224,25 @@ def test_a_peer_that_sends_only_heartbeats(monkeypatch: pytest.MonkeyPatch) -> N
     failure.wait()
     assert isinstance(ends[0].failure, PeerStuckError)
     assert ends[0].failure.code == 69
+
+
+def test_a_peer_that_sends_only_what_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob skips a task without which alice does not go on, and then never opens the task before it."""
+    with Played(tasks=2) as played:
+        for plan in played.plans:
+            plan.keep_going = False
+        for message in (Offer(0), Skip(1, 65)):
+            played.peer.send(message)
+        played.release()
+        played.hear(Open)
+        monkeypatch.setattr(liveness, "STUCK_AFTER", 0.5 / PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        with suppress(PeerGoneError):
+            while played.alice.failure is None and time.monotonic() < deadline:
+                played.peer.send(Offer(1))
+                if played.peer.wait(for_message=True, room_for=None, timeout=0.001):
+                    played.peer.poll()
+        assert isinstance(played.failure(), PeerStuckError)
 
 
 def test_the_connection_ends_before_a_result_is_written() -> None:
