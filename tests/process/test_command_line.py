@@ -70,6 +70,7 @@ def test_a_wrong_word(pair: Pair, arguments: tuple[str, ...], sentence: str) -> 
 # Variables --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("value", "is_set"), [("1", True), ("true", True), ("YES", True), ("0", False), ("", False)])
 def test_variables_set_options_without_a_value(pair: Pair, value: str, is_set: bool) -> None:
     path = marked_pair(pair).job_file(LISTENER)
@@ -152,6 +153,7 @@ def test_a_reader_of_rows_that_ends_early(pair: Pair, gone: dict[str, Any]) -> N
     assert the_object(bob.stdout)["exit_code"] == bob.code
 
 
+@pytest.mark.more
 def test_a_trace_does_not_replace_a_file_of_the_job(pair: Pair, tmp_path: Path) -> None:
     path = marked_pair(pair).job_file(LISTENER)
     (tmp_path / "trace.json").hardlink_to(path)

@@ -280,6 +280,7 @@ def test_the_connection_breaks_around_a_skip(tmp_path: Path, point: str, bad: st
             proxy.close()
 
 
+@pytest.mark.more
 def test_the_option_of_a_simulation(pair: Pair) -> None:
     """The option works like the field, and the text of a report names every skipped task."""
     for name in ("a", "b", "c"):

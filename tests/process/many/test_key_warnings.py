@@ -66,6 +66,7 @@ def test_placeholders_that_match_each_other(pair: Pair) -> None:
     assert alice[0].startswith("'id': 4 of 5 rows have a placeholder as the key (NULL, NA, NaN, ")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("alice", "bob", "fault"),
     [
@@ -107,6 +108,7 @@ def test_key_columns_in_another_order(pair: Pair) -> None:
     assert "here: 'day' (string, dates), then 'id' (string, whole numbers). Ask alice" in second
 
 
+@pytest.mark.more
 def test_an_input_without_rows(pair: Pair) -> None:
     path = job(pair, [], ["1"])
     first, second = warnings(pair, path)
@@ -118,6 +120,7 @@ def test_an_input_without_rows(pair: Pair) -> None:
     assert second == ["the input has no rows, so nothing can match. Look whether the export is complete."]
 
 
+@pytest.mark.more
 def test_ordinary_keys_that_match_cause_no_warning(pair: Pair) -> None:
     keys = [f"Ab-{number:04}" for number in range(50)]
     path = job(pair, keys, keys[10:])

@@ -339,6 +339,7 @@ def test_a_port_of_another_program(meeting: Meeting, files: Path, octets: bytes,
         server.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("secure", [True, False])
 @pytest.mark.parametrize(("closes", "reason"), [(False, tls.NO_ANSWER), (True, tls.CLOSED)])
 def test_a_port_that_answers_nothing(

@@ -92,7 +92,7 @@ def test_all_types_are_kept(
     assert attempt(path, out, out) == data
 
 
-@pytest.mark.sample(60)
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("name", every_type())
 def test_every_type_is_kept_or_refused_before_the_exchange(tmp_path: Path, name: str) -> None:
     table = pa.table({"id": ["1", "2", "3"], "v": every_type()[name]})

@@ -123,6 +123,7 @@ def test_a_large_file_in_another_encoding_is_read_in_blocks(tmp_path: Path, enco
     assert last.decode() == f"{lines[0]}\n{lines[-1]}\n"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("fmt", [CSV, CSV_GZ, CSV_ZST], ids=name_of)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
 def test_the_number_of_rows_is_estimated_from_the_first_block(tmp_path: Path, fmt: FileFormat, encoding: str) -> None:
