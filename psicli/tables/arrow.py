@@ -45,9 +45,6 @@ class ArrowInput(SourceFile):
     expected_rows: the number of rows according to a file, or an estimate for a stream.
     """
 
-    # In Arrow, times of day do not say whether they are in UTC.
-    utc_times = False
-
     def __init__(self, path: Path, name: str, keys: Sequence[str], output: FileFormat | None = None) -> None:
         super().__init__(path, name)
         self.keys = keys

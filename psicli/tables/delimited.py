@@ -39,8 +39,7 @@ from psicli.core.errors import (
 from psicli.core.formats import FileFormat
 from psicli.items.text import key_texts
 from psicli.tables import sniff
-from psicli.tables.source import SourceFile, Stream, check_columns, empty, folded, line_breaks, unparsable
-from psicli.tables.values import Sample
+from psicli.tables.source import Stream, TextInput, check_columns, empty, folded, line_breaks, unparsable
 
 # A row must fit in a block, and larger blocks are not faster.
 MAX_ROW_BYTES = 4 << 20
@@ -291,45 +290,23 @@ class _Block(NamedTuple):
     rows: int  # before parsing: the records that the csv module counted in a block with quotes
 
 
-class DelimitedInput(SourceFile):
+class DelimitedInput(TextInput):
     """A CSV or TSV file that is read once for its keys and once for its matched rows.
 
     schema: the columns as a pa.Schema, known once the first keys are read; rows: the number of rows read so far.
     """
 
     def __init__(self, path: Path, name: str, keys: Sequence[str], fmt: FileFormat) -> None:
-        super().__init__(path, name)
-        self.keys = keys
+        super().__init__(path, name, keys)
         self.schema = pa.schema([])
-        self.rows = 0
         self.format = fmt
-        # An estimate of the size of the whole file as decompressed UTF-8 text [bytes].
-        self._text_bytes = 0
         self._blocks: list[_Block] = []
 
-    def header(self) -> None:
-        """Read the names of the columns; raises BadInputError, InputMissingError, StorageError."""
+    def header(self) -> Any:
+        """Read the names of the columns and return them; raises BadInputError, InputMissingError, StorageError."""
         head = self._stream().read(MAX_HEADER_BYTES)
         self.schema, _ = read_header(head, self.format, self.name, self.keys, complete=len(head) < MAX_HEADER_BYTES)
-
-    def sample(self) -> Sample:
-        """Return a row without values, because a file of text has no values that cannot be written."""
-        self.header()
-        return Sample(self.schema, self.keys, self.name, pa.Table.from_pylist([{}], self.schema))
-
-    utc_times = False
-
-    def ordered_values(self, column: str) -> Any:
-        """Return the values of a dictionary column; a file of text has none."""
-        raise NotImplementedError(column)
-
-    @property
-    def expected_rows(self) -> int:
-        """Estimate the number of rows in the file from the density of the blocks read so far [rows]."""
-        if not self._blocks:
-            return 0
-        last = self._blocks[-1]
-        return self.rows * self._text_bytes // max(last.start + last.size, 1)
+        return self.schema
 
     def key_batches(self) -> Iterator[tuple[Any, ...]]:
         """Read the keys of all rows and yield their texts in batches: one pa.LargeStringArray per key column.

@@ -21,8 +21,7 @@ from psicli.core.errors import ColumnError, InputChangedError, MalformedInputErr
 from psicli.core.formats import FileFormat, Format
 from psicli.items.text import key_texts
 from psicli.tables.delimited import MAX_ROW_BYTES
-from psicli.tables.source import SourceFile, Stream, check_columns
-from psicli.tables.values import Sample
+from psicli.tables.source import Stream, TextInput, check_columns
 
 # A block has room for the longest row and its line end, and ends after its last whole line.
 _BLOCK_BYTES = MAX_ROW_BYTES + 1
@@ -127,29 +126,23 @@ class _Block(NamedTuple):
 # The input -----------------------------------------------------------------------------------------------------
 
 
-class JsonlInput(SourceFile):
+class JsonlInput(TextInput):
     """A JSON Lines file that is read once for its keys and once for its matched rows.
 
     output: the format of the output, or None if this party writes none. line_column: the name of the column with whole
     lines, which there is for an output in JSON Lines. rows: the number of rows read so far.
     """
 
-    utc_times = False
-
     def __init__(
         self, path: Path, name: str, keys: Sequence[str], fmt: FileFormat, output: FileFormat | None = None
     ) -> None:
-        super().__init__(path, name)
-        self.keys = keys
-        self.rows = 0
+        super().__init__(path, name, keys)
         as_lines = output is not None and output.kind is Format.JSONL
         self.line_column = f"line {''.join(keys)}" if as_lines else None
         # Whether every name becomes a column of text.
         self._as_columns = output is not None and not as_lines
         self._compression = fmt.compression
         self._names: dict[str, None] = {}
-        # An estimate of the size of the whole file after decompression [bytes].
-        self._text_bytes = 0
         self._blocks: list[_Block] = []
 
     @property
@@ -158,31 +151,15 @@ class JsonlInput(SourceFile):
         names = self.keys if self.line_column else [*self._names, *self.keys]
         return pa.schema([(name, pa.string()) for name in dict.fromkeys([*names, *filter(None, [self.line_column])])])
 
-    @property
-    def expected_rows(self) -> int:
-        """Estimate the number of rows in the file from the density of the blocks read so far [rows]."""
-        if not self._blocks:
-            return 0
-        last = self._blocks[-1]
-        return self.rows * self._text_bytes // max(last.start + last.size, 1)
-
-    def header(self) -> None:
-        """Read the first lines; raises BadInputError, InputMissingError, StorageError."""
+    def header(self) -> Any:
+        """Read the first lines and return their columns; raises BadInputError, InputMissingError, StorageError."""
         head = Stream(self, self._compression).read(_HEAD_BYTES)
         complete = len(head) < _HEAD_BYTES
         lines = self._lines(_Block(0, len(head), 1), head if complete else head[: head.rfind(b"\n") + 1])
         self._keys_of(lines)
         if complete and lines:
             check_columns([*self._names], self.keys, self.name)
-
-    def sample(self) -> Sample:
-        """Return a row without values, because a file of text has no values that cannot be written."""
-        self.header()
-        return Sample(self.schema, self.keys, self.name, pa.Table.from_pylist([{}], self.schema))
-
-    def ordered_values(self, column: str) -> Any:
-        """Return the values of a dictionary column; a file of text has none."""
-        raise NotImplementedError(column)
+        return self.schema
 
     def key_batches(self) -> Iterator[tuple[Any, ...]]:
         """Read the keys of all rows and yield their texts in batches: one pa.LargeStringArray per key column.

@@ -70,8 +70,6 @@ class ParquetInput(SourceFile):
         self.keys = keys
         self.schema = pa.schema([])
         self.rows = self.expected_rows = 0
-        # Whether times of day are in UTC; in Parquet this is part of their type, in Arrow it is not.
-        self.utc_times = False
         self._output = output
         self._group_rows: list[int] = []
         # The columns with INT96 timestamps, and the unit in which pyarrow reads those.
@@ -107,12 +105,13 @@ class ParquetInput(SourceFile):
             if self.rows != self.expected_rows:
                 raise wrong_count(self.name, self.rows, self.expected_rows)
             self._unit = found.unit() or self._unfit()
-            self.schema = self._opened(1, self._unit).schema_arrow
+            self.schema = files[self._unit].schema_arrow
 
     def header(self) -> None:
         """Read the schema and check the key columns; raises BadInputError, InputMissingError."""
-        self.schema = read_schema(self, self.keys)
-        stored = _parquet(lambda: pq.ParquetFile(self.view()).schema, self.name)
+        self.schema, stored = _read_schemas(self)
+        check_schema(self.schema, self.keys, self.name)
+        check_key_types([(key, self.schema.field(key).type) for key in self.keys], path=self.name)
         wanted = set(self.keys if self._output is None else self.schema.names)
         # A path does not tell which column it belongs to, because a name can contain dots, but the order does.
         roots = [field.name for field in self.schema for _ in range(_leaves(kinds.stored(field.type)))]
@@ -304,14 +303,16 @@ class ParquetInput(SourceFile):
         return f"{self.name}, row {start + row + 1}"
 
 
-def read_schema(source: SourceFile, keys: Sequence[str]) -> Any:
-    """Read the pa.Schema of a Parquet file and check its keys; raises BadInputError, InputMissingError."""
+def _read_schemas(source: SourceFile) -> tuple[Any, Any]:
+    """Return the schema of a Parquet file as a pa.Schema and as Parquet has it; raises BadInputError."""
     if not source.size:
         raise empty(source.name)
-    schema = _parquet(lambda: pq.ParquetFile(source.view()).schema_arrow, source.name)
-    check_schema(schema, keys, source.name)
-    check_key_types([(key, schema.field(key).type) for key in keys], path=source.name)
-    return schema
+
+    def read() -> tuple[Any, Any]:
+        file = pq.ParquetFile(source.view())
+        return file.schema_arrow, file.schema
+
+    return _parquet(read, source.name)
 
 
 def _parquet(read: Callable[[], T], name: str) -> T:

@@ -12,6 +12,7 @@ import re
 import stat
 import unicodedata
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -24,6 +25,7 @@ from psicli.core import errors
 from psicli.core.errors import printable, shown
 from psicli.core.formats import Compression, FileFormat, Format, file_format
 from psicli.tables import sniff
+from psicli.tables.values import Sample
 
 _MAX_SHOWN_COLUMNS = 30
 # To compare a name with many others takes long.
@@ -45,6 +47,9 @@ class SourceFile:
 
     Raises InputMissingError. name: the name of the file in messages; size: the size of the file [bytes].
     """
+
+    # Whether times of day are in UTC; only Parquet says so.
+    utc_times = False
 
     def __init__(self, path: Path, name: str) -> None:
         self.name = name = printable(name)
@@ -97,6 +102,45 @@ class SourceFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class TextInput(SourceFile, ABC):
+    """An input of text, which is read block by block: once for its keys and once for its matched rows.
+
+    rows: the number of rows read so far.
+    """
+
+    # The blocks read so far, each with its start and its size in the decompressed file.
+    _blocks: list[Any]
+
+    def __init__(self, path: Path, name: str, keys: Sequence[str]) -> None:
+        super().__init__(path, name)
+        self.keys = keys
+        self.rows = 0
+        # An estimate of the size of the whole file as decompressed UTF-8 text [bytes].
+        self._text_bytes = 0
+
+    @abstractmethod
+    def header(self) -> Any:
+        """Return the columns as a pa.Schema; raises BadInputError, InputMissingError, StorageError."""
+
+    @property
+    def expected_rows(self) -> int:
+        """Estimate the number of rows in the file from the density of the blocks read so far [rows]."""
+        if not self._blocks:
+            return 0
+        last = self._blocks[-1]
+        estimate: int = self.rows * self._text_bytes // max(last.start + last.size, 1)
+        return estimate
+
+    def sample(self) -> Sample:
+        """Return a row without values, because a file of text has no values that cannot be written."""
+        schema = self.header()
+        return Sample(schema, self.keys, self.name, pa.Table.from_pylist([{}], schema))
+
+    def ordered_values(self, _: str) -> Any:
+        """Return the values of an ordered dictionary column; no file of text has such a column."""
+        return pa.array([], pa.string())
 
 
 class _View(io.RawIOBase):
