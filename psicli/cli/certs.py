@@ -40,7 +40,8 @@ def _matching(form: str, advice: str) -> Callable[[str], str]:
 
 
 # The width of the labels in the description of a certificate [columns].
-_LABEL_WIDTH = 9
+_LABEL_WIDTH = 11
+_KINDS = {"certificates": False, "requests": True}
 _PARTY = _matching("NAME", "a party's name has 1 to 63 characters of a-z, 0-9 and -")
 _DNS = _matching("DNS_NAME", "a DNS name has no wildcard and no port")
 
@@ -98,23 +99,41 @@ def issue(party: str, dns: Sequence[str], csr: Path | None, ca: Path, out: Path,
     Without --csr, this command also makes the secret PARTY.key. The certificate PARTY.pem holds the party's name and
     each --dns name. Only the public key is taken from a request; names in the request are ignored.
     """
+    from psicli.storage.files import exposure
     from psicli.transport import certs
 
-    _say_written(certs.issue(out, ca, party, dns, days or certs.PARTY_DAYS, csr))
+    asked = None if csr is None else certs.load_request(csr)
+    paths = certs.issue(out, ca, party, dns, days or certs.PARTY_DAYS, asked)
+    if (warning := exposure(ca / "ca.key")) is not None:
+        write(f"warning: {warning}", to_stderr=True)
+    if asked is not None:
+        write(f"signed the request {printable(csr)}\n{certs.fingerprint_lines(certs.fingerprint(asked))}")
+    _say_written(paths)
 
 
 @certs.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=PATH)
 @json_option
 def show(files: Sequence[Path], as_json: bool) -> None:
-    """Show the names, issuer, validity and purpose of certificates."""
+    """Show what certificates and requests say, and their fingerprints.
+
+    sha256 is the fingerprint of a whole certificate or request: compare it with the other party by telephone. A job
+    file can pin a certificate by it (certificate_sha256). key sha256 is that of the public key alone, which a request
+    and its certificate have in common.
+    """
     from psicli.transport.certs import describe, to_text
 
     found = [facts for path in files for facts in describe(path)]
     text = Screen.of(sys.stdout).wrap("\n".join(map(to_text, found)), indent=_LABEL_WIDTH)
-    write(json.dumps({"certificates": found}, indent=2) if as_json else text)
+    by_kind = {name: [each for each in found if each["request"] is asked] for name, asked in _KINDS.items()}
+    write(json.dumps(by_kind, indent=2) if as_json else text)
 
 
 def _say_written(paths: Sequence[Path]) -> None:
+    from psicli.transport.certs import describe, fingerprint_lines
+
     for path in paths:
-        write(f"wrote {printable(path)}{', a secret: keep it on this machine' if path.suffix == '.key' else ''}")
+        if path.suffix == ".key":
+            write(f"wrote {printable(path)}, a secret: keep it on this machine")
+        else:
+            write(f"wrote {printable(path)}\n{fingerprint_lines(describe(path)[0]['sha256'])}")

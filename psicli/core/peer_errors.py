@@ -114,6 +114,13 @@ class TlsFileError(IdentityError):
     hint = "The file must be PEM and readable by this user; `psicli certs show` lists the certificates in a file."
 
 
+class WeakCertificateError(IdentityError):
+    """A certificate of this party, a request or an authority that psicli does not use. Facts: path, fault, advice."""
+
+    sentence = "{path}: psicli refuses it, because it {fault}"
+    hint = "{advice}"
+
+
 class OwnCertificateError(IdentityError):
     sentence = "{path}: this party's certificate {fault}"
     hint = "{advice}"
@@ -146,12 +153,11 @@ class PeerCertificateIssuerError(PeerCertificateError):
     peer_at_fault = False
 
 
-class PeerCertificateNameError(PeerCertificateError):
-    sentence = "the certificate at {where} names {names}, not {name}"
-    hint = (
-        "Check that {peer} is at this address. Its certificate must hold {name} as a DNS subject alternative name; if "
-        "it holds another name, set that name as the tls_name of {peer}'s node in the job file."
-    )
+class PeerCertificateUnfitError(PeerCertificateError):
+    """A certificate of a trusted authority that is not one of the other party's. Facts: where, fault, advice."""
+
+    sentence = "the certificate at {where} {fault}"
+    hint = "Check that {peer} is at this address. {advice}"
 
 
 class CertificateRefusedError(IdentityError):
@@ -160,13 +166,20 @@ class CertificateRefusedError(IdentityError):
 
 
 class PeerRefusedError(IdentityError):
-    sentence = "{peer} refused the connection: this side's certificate does not name the party that {peer} expects"
-    hint = "Compare the party names and tls_name in both job files; {peer}'s log gives the name that it expects."
+    sentence = (
+        "{peer} refused the connection: this side's certificate does not name the party that {peer} expects, or "
+        "{peer}'s job file lists other certificates for it"
+    )
+    hint = (
+        "Compare the party names, tls_name and certificate_sha256 in both job files; {peer}'s log says what it expects."
+    )
 
 
 class StrangerError(IdentityError):
-    sentence = "psicli refused a connection whose certificate names {names}, not {name}"
-    hint = "A party's certificate must hold its party name (or its tls_name) as a DNS subject alternative name."
+    """A connection from somebody who is not the other party. Facts: fault, advice."""
+
+    sentence = "psicli refused a connection whose certificate {fault}"
+    hint = "{advice}"
     peer_at_fault = True
 
 

@@ -25,14 +25,15 @@ from psicli.report.console import Console, duration
 from psicli.report.report import Report, TaskReport, what_the_peer_learns
 from psicli.report.trace_file import save_trace
 from psicli.session.session import Session, open_session
+from psicli.storage.files import exposure
 from psicli.storage.ledger import Ledger
 from psicli.storage.locks import PortLock
 from psicli.storage.memory import MemoryPlan, peak_memory
 from psicli.storage.spool import Spool
 from psicli.storage.state import state_folder
+from psicli.transport.certs import ending
 from psicli.transport.dialer import Dialer
 from psicli.transport.listener import Listener
-from psicli.transport.tls import ending
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,8 @@ def _meeting_point(job: Job, report: Report) -> Listener | Dialer:
     if job.tls_insecure:
         _warn(report, f"tls: insecure: the connection is not encrypted, and {job.peer} is not authenticated")
     credentials = load_credentials(job)
-    if credentials is not None:
+    if job.tls is not None and credentials is not None:
+        _warn(report, exposure(job.tls.private_key_file))
         _warn(report, ending(credentials.own, f"the certificate in {credentials.certificate_file}", may_last(job)))
     meeting = meeting_point(job, credentials)
     patience = duration(connect_timeout(job))

@@ -19,6 +19,7 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import stat
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
@@ -251,6 +252,27 @@ def check_writable(path: Path) -> None:
     # Only an attempt is reliable: permissions do not account for read-only disks, quotas or root.
     with AtomicFile(path) as probe:
         probe.remove_left_over()
+
+
+def exposure(key_file: Path) -> str | None:
+    """Return a warning if others can read or replace a private key, with the command that ends this; else None.
+
+    A key that its owner shares with a group on purpose belongs to root, as do the keys of many services.
+    """
+    try:
+        status = key_file.stat()
+    except OSError:
+        return None
+    mode, owner, user = stat.S_IMODE(status.st_mode), status.st_uid, os.geteuid()
+    if owner not in (0, user):
+        fault, command = f"belongs to another user (user id {owner})", f"chown {user}"
+    elif mode & 0o007:
+        fault, command = f"is open to every user of this machine (mode {mode:04o})", "chmod o="
+    elif mode & 0o070 if owner else mode & 0o020:
+        fault, command = f"is open to its group (mode {mode:04o})", "chmod g="
+    else:
+        return None
+    return f"the private key {printable(key_file)} {fault}: type `{command} {printable(shlex.quote(str(key_file)))}`"
 
 
 def _is_locked(descriptor: int) -> bool:

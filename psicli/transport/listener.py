@@ -25,7 +25,7 @@ from psicli.core.errors import PsicliError
 from psicli.core.peer_errors import failure_of_peer
 from psicli.protocol.messages import Abort, HelloOctets, Message, Purpose, Reconnect, session_id
 from psicli.protocol.wire import decode_hello
-from psicli.transport import tls
+from psicli.transport.certs import USABLE_KEYS
 from psicli.transport.endpoint import (
     COMMON_OPTIONS,
     METHOD,
@@ -286,16 +286,14 @@ class Listener:
             self._links.discard(link)
 
     def _certificate_of_peer(self, context: Any) -> x509.Certificate | None:
-        """Return the certificate of the other end; raises StrangerError if it does not name our peer."""
+        """Return the certificate of the other end; raises StrangerError if it is not our peer's."""
         if self.endpoint.credentials is None:
             return None
-        name = self.endpoint.credentials.peer_name
         try:
             certificate = x509.load_pem_x509_certificate(context.auth_context()["x509_pem_cert"][0])
         except ValueError as exc:
-            raise peer_errors.StrangerError(names="nobody (psicli cannot read it)", name=name) from exc
-        if not tls.names_party(certificate, name):
-            raise peer_errors.StrangerError(names=tls.shown_names(certificate), name=name)
+            raise peer_errors.StrangerError(fault="psicli cannot read", advice=USABLE_KEYS) from exc
+        self.endpoint.credentials.accept(certificate)
         return certificate
 
     def _admit(self, link: Link, first: Message | None) -> None:

@@ -3,7 +3,7 @@
 gRPC says little about why a connection or a handshake failed, and its client accepts names that we do not (wildcards,
 and the common name of a certificate without alternative names). So the dialer first connects with the standard library,
 and gRPC then trusts only the certificate that passed. A party's identity is a DNS subject alternative name; only this
-module compares it.
+module compares it, and only this module says which certificates of the peer psicli accepts.
 """
 
 from __future__ import annotations
@@ -11,33 +11,41 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
 
 from cryptography import x509
 
 from psicli.core import errors, peer_errors, signals
-from psicli.core.errors import shown, shown_name
-from psicli.core.peer_errors import CertificateRefusedError, IdentityError, PeerGoneError
+from psicli.core.peer_errors import CertificateRefusedError, IdentityError, PeerGoneError, StrangerError
+from psicli.transport.certs import (
+    USABLE_KEYS,
+    fingerprint,
+    load_certificate,
+    names_party,
+    read_file,
+    shown_issuer,
+    shown_names,
+    shown_subject,
+    weakness,
+    written,
+)
 
 # Two clocks may differ by this much: a certificate that becomes valid within this time causes a retry, not an error.
 CLOCK_SKEW = timedelta(minutes=5)
-# A certificate that expires within this time causes a warning.
-WARN_BEFORE = timedelta(days=30)
 # How long the preflight handshake may take [s].
 PREFLIGHT_TIMEOUT = 10.0
 TIMED_OUT = "its machine did not answer in time"
 UNRESOLVED = "the host name cannot be resolved"
 NO_ANSWER = "it accepts connections, but no psicli answers"
 CLOSED = "it closes connections, and no psicli answers"
-# The longest name from a certificate that a message shows in full [characters].
-MAX_SHOWN_NAME = 64
 
 # OpenSSL's X509_V_ERR_* codes for a faulty chain.
 _NOT_YET_VALID, _EXPIRED = 9, 10
+# The key of the certificate is too short, or on a curve that has no name.
+_WEAK_KEY = {66, 94}
 # A wrong signature, and all codes for an issuer that was not found.
 _UNKNOWN_ISSUER = {2, 7, 18, 19, 20, 21}
 # What an HTTP/2 client sends first: the preface and an empty SETTINGS frame (RFC 9113 sections 3.4 and 6.5).
@@ -70,22 +78,33 @@ _ALERTS = {
 }
 _NO_REASON = "it gave no reason; most likely its ca_file does not contain this authority"
 
-_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
-
 
 class TlsCredentials:
     """One end's certificate, private key and trusted authorities (PEM), its own name, and the expected peer's name.
 
-    context: for the preflight handshake.
+    pins: for each name, the fingerprints of its certificates if the job file lists them. context: for the preflight
+    handshake.
     """
 
-    def __init__(self, ca_file: Path, certificate_file: Path, key_file: Path, *, own_name: str, peer_name: str) -> None:
-        """Read the three files; raises TlsFileError for a file that is unreadable or unusable."""
+    def __init__(
+        self,
+        ca_file: Path,
+        certificate_file: Path,
+        key_file: Path,
+        *,
+        own_name: str,
+        peer_name: str,
+        pins: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
+        """Read the three files; raises TlsFileError for an unusable file, WeakCertificateError for a weak key."""
         self.ca_file, self.certificate_file = ca_file, certificate_file
         self.own_name, self.peer_name = own_name, peer_name
+        self.pins = pins or {}
         self.ca, self.certificate, self.private_key = map(read_file, (ca_file, certificate_file, key_file))
-        self.context = _context(ca_file, certificate_file, key_file)
         self.own = load_certificate(certificate_file, self.certificate)
+        if (fault := weakness(self.own)) is not None:
+            raise peer_errors.WeakCertificateError(path=certificate_file, fault=fault, advice=USABLE_KEYS)
+        self.context = _context(ca_file, certificate_file, key_file)
 
     @property
     def trust(self) -> str:
@@ -108,7 +127,10 @@ class TlsCredentials:
             fault = f"is valid only from {written(begins)} (it is {written(now)})"
             advice = "Check this machine's clock. If it is right, wait or get a certificate that is valid now."
         elif names_party(self.own, self.own_name):
-            return
+            if self._is_pinned(self.own, self.own_name):
+                return
+            fault = _not_pinned(self.own)
+            advice = "Set certificate_file to a listed certificate, or list this one in both job files."
         elif names_party(self.own, self.peer_name):
             fault = f"names {shown_names(self.own)}, which is the other party, not {self.own_name}"
             advice = (
@@ -123,13 +145,34 @@ class TlsCredentials:
             )
         raise peer_errors.OwnCertificateError(path=self.certificate_file, fault=fault, advice=advice)
 
+    def accept(self, certificate: x509.Certificate) -> None:
+        """Raise StrangerError unless a certificate, whose chain is checked already, is one that the peer may use."""
+        name = self.peer_name
+        if not names_party(certificate, name):
+            fault = f"names {shown_names(certificate)}, not {name}"
+            advice = (
+                f"It must hold {name} as a DNS subject alternative name; if it holds another name of the other party, "
+                "set that name as the tls_name of the other party's node in the job file."
+            )
+        elif (weak := weakness(certificate)) is not None:
+            fault, advice = weak, f"The other party needs another certificate. {USABLE_KEYS}"
+        elif not self._is_pinned(certificate, name):
+            fault = _not_pinned(certificate)
+            advice = (
+                "If the other party confirms this fingerprint by telephone, list it in both job files; if not, "
+                "somebody else has a certificate with its name."
+            )
+        else:
+            return
+        raise StrangerError(fault=fault, advice=advice)
 
-def read_file(path: Path) -> bytes:
-    """Return the octets of a certificate or key file; raises TlsFileError."""
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise peer_errors.TlsFileError(path=path, reason=errors.reason(exc)) from exc
+    def _is_pinned(self, certificate: x509.Certificate, name: str) -> bool:
+        """Return whether the job file lists this certificate, or none, for a party."""
+        return not self.pins.get(name) or fingerprint(certificate) in self.pins[name]
+
+
+def _not_pinned(certificate: x509.Certificate) -> str:
+    return f"has the fingerprint {fingerprint(certificate)}, which certificate_sha256 of its node does not list"
 
 
 def _context(ca_file: Path, certificate_file: Path, private_key_file: Path) -> ssl.SSLContext:
@@ -143,6 +186,8 @@ def _context(ca_file: Path, certificate_file: Path, private_key_file: Path) -> s
     # Python 3.11.2 sets this by default. A listener that refuses a certificate without an alert would then look like
     # one that ends the connection properly.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+    # Level 2 refuses RSA keys below 2,048 bits and SHA-1 signatures in the whole chain. These suites are gRPC's.
+    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2")
     context.set_alpn_protocols(["h2"])
     try:
         context.load_verify_locations(ca_file)
@@ -153,74 +198,15 @@ def _context(ca_file: Path, certificate_file: Path, private_key_file: Path) -> s
         context.load_cert_chain(certificate_file, private_key_file, password="")
     except ssl.SSLError as exc:
         reason = f"it is not a certificate in PEM format, or {private_key_file} is not its unencrypted private key"
+        if (exc.reason or "").endswith(("_TOO_SMALL", "_TOO_WEAK")):
+            reason = "a certificate in it has a key that is too short, or a signature that can be forged"
         raise peer_errors.TlsFileError(path=certificate_file, reason=reason) from exc
     return context
-
-
-# Certificates --------------------------------------------------------------------------------------------------
-
-
-def load_certificate(path: Path, octets: bytes) -> x509.Certificate:
-    """Return the first certificate of a PEM file; raises TlsFileError."""
-    try:
-        return x509.load_pem_x509_certificate(octets)
-    except ValueError as exc:
-        raise peer_errors.TlsFileError(path=path, reason="it contains no certificate in PEM format") from exc
-
-
-def dns_names(certificate: x509.Certificate) -> list[str]:
-    """Return the DNS subject alternative names exactly as written; the common name is ignored."""
-    alternatives = extension(certificate, x509.SubjectAlternativeName)
-    return [] if alternatives is None else alternatives.get_values_for_type(x509.DNSName)
-
-
-def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
-    """Return the value of an extension, or None if the certificate has none that can be read."""
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
-        return None
-
-
-def names_party(certificate: x509.Certificate, name: str) -> bool:
-    """Return whether a certificate names a party: the full name, ignoring case; wildcards do not match."""
-    return name.lower() in (each.lower() for each in dns_names(certificate))
-
-
-def shown_names(certificate: x509.Certificate) -> str:
-    """Return the names in a certificate, for a message."""
-    return ", ".join(shown_name(each, MAX_SHOWN_NAME).strip("'") for each in dns_names(certificate)[:8]) or "nobody"
-
-
-def shown_issuer(certificate: x509.Certificate) -> str:
-    """Return the issuer of a certificate, for a message."""
-    return shown(certificate.issuer.rfc4514_string())
-
-
-def shown_subject(certificate: x509.Certificate) -> str:
-    """Return whom a certificate names, for a message."""
-    return shown(certificate.subject.rfc4514_string())
-
-
-def written(moment: datetime) -> str:
-    """Return a time as text for people."""
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def written_address(host: str, port: int) -> str:
     """Return HOST:PORT, with an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def ending(certificate: x509.Certificate, whose: str, job_may_last: float) -> str | None:
-    """Return a warning if a valid certificate expires within 30 days or job_may_last [s]; else None."""
-    end = certificate.not_valid_after_utc
-    left = end - datetime.now(UTC)
-    if not timedelta(0) < left < max(WARN_BEFORE, timedelta(seconds=job_may_last)):
-        return None
-    hours = errors.counted(round(left.total_seconds() / 3600), "hour")
-    soon = f"{left.days} days" if left >= timedelta(days=2) else hours
-    return f"{whose} expires on {written(end)}, in {soon}: renew it in time"
 
 
 # Preflight connections ---------------------------------------------------------------------------------------------
@@ -305,7 +291,7 @@ def _handshake(host: str, port: int, credentials: TlsCredentials, timeout: float
                 _plain_preflight(host, port, timeout)
             raise _failure(exc, where, credentials) from exc
         with secure:
-            certificate = _named_certificate(secure, where, credentials.peer_name)
+            certificate = _accepted_certificate(secure, where, credentials)
             if secure.selected_alpn_protocol() is None:
                 raise peer_errors.NotPsicliError(where=where, program="a TLS server without HTTP/2")
             try:
@@ -336,14 +322,15 @@ def _check_greeting(connection: socket.socket, where: str) -> None:
         raise peer_errors.NotPsicliError(where=where, program=program)
 
 
-def _named_certificate(secure: ssl.SSLSocket, where: str, name: str) -> x509.Certificate:
-    """Return the peer's certificate, whose chain is checked already; raises if it does not name the peer."""
+def _accepted_certificate(secure: ssl.SSLSocket, where: str, credentials: TlsCredentials) -> x509.Certificate:
+    """Return the peer's certificate, whose chain is checked already; raises PeerCertificateError."""
     try:
         certificate = x509.load_der_x509_certificate(secure.getpeercert(binary_form=True) or b"")
+        credentials.accept(certificate)
     except ValueError as exc:
         raise peer_errors.PeerCertificateError(where=where, reason="psicli cannot read it") from exc
-    if not names_party(certificate, name):
-        raise peer_errors.PeerCertificateNameError(where=where, names=shown_names(certificate), name=name)
+    except StrangerError as exc:
+        raise peer_errors.PeerCertificateUnfitError(where=where, **exc.facts) from exc
     return certificate
 
 
@@ -386,6 +373,8 @@ def _fault(
         return PeerGoneError(reason=early.message) if soon else early
     if found is not None and exc.verify_code in _UNKNOWN_ISSUER:
         return peer_errors.PeerCertificateIssuerError(issuer=shown_issuer(found), ca_file=credentials.ca_file, **facts)
+    if found is not None and exc.verify_code in _WEAK_KEY and (fault := weakness(found)) is not None:
+        return peer_errors.PeerCertificateUnfitError(fault=fault, advice=USABLE_KEYS, **facts)
     return peer_errors.PeerCertificateError(reason=exc.verify_message, **facts)
 
 

@@ -1,14 +1,19 @@
-"""Certificates that the TLS tests share."""
+"""Certificates and meetings that the TLS tests share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from support.memory.meetings import Clock, Meeting
 from support.processes.certificates import HOUR, Authority
 from support.processes.runner import DIALER, LISTENER, PARTIES
+
+from psicli.transport import dialer, listener
 
 SOON = timedelta(minutes=2)
 
@@ -31,3 +36,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ours.issue(folder, "wildcard", ["*.example.com"])
     ours.issue(folder, "no-dns-name", [x509.RFC822Name(DIALER), x509.UniformResourceIdentifier(DIALER)])
     return folder
+
+
+@pytest.fixture
+def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
+    monkeypatch.setattr(listener, "HANDSHAKE_GRACE", 0.3)
+    monkeypatch.setattr(dialer, "PLAIN_REFUSAL_TIMEOUT", 0.3)
+    clock = Clock()
+    monkeypatch.setattr(listener, "time", clock)
+    with ExitStack() as stack:
+        yield Meeting(stack, clock)

@@ -12,7 +12,7 @@ from support.processes.certificates import HOUR, Authority, credentials
 from support.processes.runner import DIALER, LISTENER
 
 from psicli.core.peer_errors import OwnCertificateError
-from psicli.transport import tls
+from psicli.transport import certs
 
 
 @pytest.mark.parametrize(
@@ -55,5 +55,5 @@ def test_a_certificate_that_is_about_to_expire(
 ) -> None:
     Authority().issue(tmp_path, "own", [LISTENER], begins=-2 * HOUR, ends=ends)
     certificate = x509.load_pem_x509_certificate((tmp_path / "own.pem").read_bytes())
-    warning = tls.ending(certificate, "the certificate", job_may_last)
+    warning = certs.ending(certificate, "the certificate", job_may_last)
     assert (warning is None) if expected is None else re.search(expected, warning or "")

@@ -6,9 +6,7 @@ import os
 import socket
 import ssl
 import threading
-import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +15,7 @@ from unittest.mock import Mock
 
 import grpc
 import pytest
+from support.memory.meetings import Meeting, hello
 from support.processes.certificates import credentials
 from support.processes.runner import DIALER, LISTENER, PARTIES, free_ports
 from support.waiting import DEADLINE, wait_until
@@ -30,76 +29,21 @@ from psicli.core.peer_errors import (
     PeerCertificateEarlyError,
     PeerCertificateExpiredError,
     PeerCertificateIssuerError,
-    PeerCertificateNameError,
+    PeerCertificateUnfitError,
     PeerRefusedError,
     PeerSpeaksPlainError,
     PeerSpeaksTlsError,
     TlsHandshakeError,
 )
-from psicli.protocol.messages import Hello
-from psicli.protocol.wire import encode_hello
-from psicli.transport import dialer, listener, tls
+from psicli.transport import dialer, tls
+from psicli.transport.certs import dns_names
 from psicli.transport.dialer import Dialer
 from psicli.transport.endpoint import Endpoint
-from psicli.transport.link import Link
 from psicli.transport.listener import Listener
 from psicli.transport.tls import TlsCredentials
 
 # How long a dialer retries when it refuses the peer's certificate only for now [s].
 SHORT = 2.0
-
-
-class Clock:
-    """A clock for the listener that a test can put forward."""
-
-    def __init__(self) -> None:
-        self._ahead = 0.0
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self._ahead
-
-    def put_forward(self, seconds: float) -> None:
-        self._ahead += seconds
-
-
-def hello(party: str) -> bytes:
-    return encode_hello(Hello("0", party, "job", (), 1024, 1 << 14, os.urandom(32)))
-
-
-class Meeting:
-    """A listener `alice` and a dialer `bob` in this process, joined by a real connection."""
-
-    def __init__(self, stack: ExitStack, clock: Clock) -> None:
-        self._clock = clock
-        (self.port,) = stack.enter_context(free_ports(1))
-        self._stack = stack
-        self._pool = stack.enter_context(ThreadPoolExecutor(4))
-
-    def listen(self, tls_files: TlsCredentials | None, timeout: float = DEADLINE) -> Future[Link]:
-        listening = Listener(Endpoint("127.0.0.1", self.port, DIALER, tls_files))
-        self._stack.callback(listening.close)
-        return self._pool.submit(listening.meet, lambda: hello(LISTENER), timeout)
-
-    def give_up(self) -> None:
-        """Make the listener's wait time out."""
-        self._clock.put_forward(DEADLINE)
-
-    def dial(self, tls_files: TlsCredentials | None, timeout: float = DEADLINE, port: int = 0) -> Link:
-        dialling = Dialer(Endpoint("127.0.0.1", port or self.port, LISTENER, tls_files), 0.05)
-        self._stack.callback(dialling.close)
-        found = dialling.meet(lambda: hello(DIALER), timeout)
-        self._stack.callback(found.end)
-        return found
-
-
-@pytest.fixture
-def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
-    monkeypatch.setattr(listener, "HANDSHAKE_GRACE", 0.3)
-    monkeypatch.setattr(dialer, "PLAIN_REFUSAL_TIMEOUT", 0.3)
-    clock = Clock()
-    monkeypatch.setattr(listener, "time", clock)
-    with ExitStack() as stack:
-        yield Meeting(stack, clock)
 
 
 # The link: each fault, at both ends ---------------------------------------------------------------------------------
@@ -139,15 +83,15 @@ FAULTS: dict[str, tuple[Files, Files, type[PsicliError], str, type[PsicliError]]
     ),
     "the listener's certificate names another party": (
         {"certificate": "carol"}, BOB,
-        PeerCertificateNameError, r"names carol, carol\.example\.com, not alice$", HandshakesFailedError,
+        PeerCertificateUnfitError, r"names carol, carol\.example\.com, not alice$", HandshakesFailedError,
     ),
     "the listener's certificate has only a common name": (
         {"certificate": "common-name"}, BOB,
-        PeerCertificateNameError, "names nobody, not alice$", HandshakesFailedError,
+        PeerCertificateUnfitError, "names nobody, not alice$", HandshakesFailedError,
     ),
     "a wildcard": (
         {"certificate": "wildcard"}, {**BOB, "peer": "alice.example.com"},
-        PeerCertificateNameError, r"names \*\.example\.com, not alice\.example\.com$", HandshakesFailedError,
+        PeerCertificateUnfitError, r"names \*\.example\.com, not alice\.example\.com$", HandshakesFailedError,
     ),
     "the dialer's certificate names another party": (
         ALICE, {"certificate": "carol"},
@@ -237,7 +181,7 @@ def test_both_sides_know_the_others_certificate(meeting: Meeting, files: Path) -
     dialled = meeting.dial(credentials(files, DIALER, DIALER, LISTENER))
     for end, name in ((dialled, LISTENER), (listening.result(DEADLINE), DIALER)):
         assert end.peer_certificate is not None
-        assert tls.dns_names(end.peer_certificate) == [name]
+        assert dns_names(end.peer_certificate) == [name]
 
 
 def test_a_client_without_a_certificate(meeting: Meeting, files: Path, caplog: pytest.LogCaptureFixture) -> None:

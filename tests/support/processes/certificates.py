@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes as PrivateKey
 from cryptography.x509.oid import NameOID
 from support.processes.runner import PARTIES, Pair
 
 from psicli.transport.tls import TlsCredentials
 
 HOUR = timedelta(hours=1)
+Pins: TypeAlias = Mapping[str, Collection[str]]
 
 
 class Authority:
@@ -35,9 +38,10 @@ class Authority:
         begins: timedelta = -HOUR,
         ends: timedelta = HOUR,
         common_name: str = "ignored",
+        key: PrivateKey | None = None,
     ) -> None:
         """Write FILE_NAME.pem and FILE_NAME.key; names given as text are DNS names; times are relative to now."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         general = [x509.DNSName(name) if isinstance(name, str) else name for name in names]
         extensions = [x509.SubjectAlternativeName(general)] if general else []
         pem = self._sign(_named(common_name), key, extensions, begins, ends)
@@ -45,12 +49,14 @@ class Authority:
         octets = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        folder.joinpath(f"{file_name}.key").write_bytes(octets)
+        key_file = folder / f"{file_name}.key"
+        key_file.touch(0o600)
+        key_file.write_bytes(octets)
 
     def _sign(
         self,
         subject: x509.Name,
-        key: ec.EllipticCurvePrivateKey,
+        key: PrivateKey,
         extensions: Sequence[x509.ExtensionType],
         begins: timedelta,
         ends: timedelta,
@@ -88,7 +94,9 @@ def with_tls(pair: Pair, **certificates: str) -> Pair:
     return pair
 
 
-def credentials(folder: Path, certificate: str, own: str, peer: str, ca: str = "ca") -> TlsCredentials:
-    names = {"own_name": own, "peer_name": peer}
+def credentials(
+    folder: Path, certificate: str, own: str, peer: str, ca: str = "ca", pins: Pins | None = None
+) -> TlsCredentials:
+    names = {"own_name": own, "peer_name": peer, "pins": pins}
     paths = [folder / f"{name}" for name in (f"{ca}.pem", f"{certificate}.pem", f"{certificate}.key")]
     return TlsCredentials(*paths, **names)

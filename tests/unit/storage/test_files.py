@@ -5,18 +5,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import resource
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from psicli.core.errors import CannotCreateError, StorageError, UnknownFormatError
 from psicli.core.formats import Compression, FileFormat, Format, file_format
-from psicli.storage.files import AtomicFile, check_writable, make_folder, missing_folder
+from psicli.storage.files import AtomicFile, check_writable, exposure, make_folder, missing_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -397,3 +399,45 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with AtomicFile(target) as written:
         written.publish()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([left.name, "rows.csv"])
+
+
+# Private keys ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        (0o600, None),
+        (0o400, None),
+        (0o644, "is open to every user of this machine (mode 0644): type `chmod o= "),
+        (0o602, "is open to every user of this machine (mode 0602): type `chmod o= "),
+        (0o620, "is open to its group (mode 0620): type `chmod g= "),
+    ],
+)
+def test_a_private_key_that_others_can_read_or_replace(tmp_path: Path, mode: int, said: str | None) -> None:
+    key = tmp_path / "a key"
+    key.touch()
+    key.chmod(mode)
+    warning = exposure(key)
+    assert (warning is None) if said is None else f"the private key {key} {said}'{key}'`" == warning
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize(
+    ("owner", "mode", "said"),
+    [
+        # A site that gives a key to a group.
+        (0, 0o640, None),
+        (65534, 0o640, "is open to its group"),
+        (65534, 0o600, None),
+        (1234, 0o640, r"belongs to another user \(user id 1234\): type `chown 65534 "),
+    ],
+)
+def test_a_private_key_of_another_user(tmp_path: Path, owner: int, mode: int, said: str | None) -> None:
+    key = tmp_path / "own.key"
+    key.touch()
+    os.chown(key, owner, 65534)
+    key.chmod(mode)
+    with patch.object(os, "geteuid", return_value=65534):
+        warning = exposure(key)
+    assert (warning is None) if said is None else re.search(said, warning or "")

@@ -22,7 +22,8 @@ from psicli.cli.main import cli
 from psicli.core.errors import CannotCreateError, FileThereError
 from psicli.core.peer_errors import TlsFileError
 from psicli.transport import certs
-from psicli.transport.tls import TlsCredentials, dns_names
+from psicli.transport.certs import dns_names
+from psicli.transport.tls import TlsCredentials
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_only_the_public_key_of_a_request_is_used(folder: Path) -> None:
         .sign(key, hashes.SHA256())
     )
     (folder / "bob.csr").write_bytes(asked.public_bytes(serialization.Encoding.PEM))
-    assert certs.issue(folder, folder, "bob", [], 365, folder / "bob.csr") == [folder / "bob.pem"]
+    assert certs.issue(folder, folder, "bob", [], 365, certs.load_request(folder / "bob.csr")) == [folder / "bob.pem"]
     bob = load(folder / "bob.pem")
     assert bob.public_key() == key.public_key()
     assert (bob.subject.rfc4514_string(), dns_names(bob)) == ("CN=bob", ["bob"])
@@ -208,10 +209,10 @@ def test_an_invalid_request(folder: Path) -> None:
     forged = x509.load_der_x509_csr(octets[:-1] + bytes([octets[-1] ^ 1]))
     (folder / "bob.csr").write_bytes(forged.public_bytes(serialization.Encoding.PEM))
     with pytest.raises(TlsFileError, match="signature of the request is invalid"):
-        certs.issue(folder, folder, "bob", [], 1, folder / "bob.csr")
+        certs.load_request(folder / "bob.csr")
     (folder / "bob.csr").write_text("nothing")
     with pytest.raises(TlsFileError, match="no signing request"):
-        certs.issue(folder, folder, "bob", [], 1, folder / "bob.csr")
+        certs.load_request(folder / "bob.csr")
 
 
 # The commands ------------------------------------------------------------------------------------------------------
@@ -225,6 +226,13 @@ def psicli(folder: Path, *arguments: str) -> Result:
         run.kill()
 
 
+def fingerprint_shown(path: Path) -> str:
+    """Return the lines that show the fingerprint of a certificate, which OpenSSL's form gives, too."""
+    digest = load(path).fingerprint(hashes.SHA256()).hex()
+    groups = [digest[at : at + 8] for at in range(0, 64, 8)]
+    return f"  sha256     {' '.join(groups[:4])}\n             {' '.join(groups[4:])}"
+
+
 def test_from_nothing_to_a_certificate_that_is_shown(tmp_path: Path) -> None:
     results = [
         psicli(tmp_path, "certs", "ca", "--name", "Two \u001b[31mcompanies"),
@@ -235,14 +243,16 @@ def test_from_nothing_to_a_certificate_that_is_shown(tmp_path: Path) -> None:
     ]
     assert [result.code for result in results] == [0, 0, 0, 0, 73]
     made = [result.stdout.decode() for result in results]
-    assert made[0] == "wrote ca.key, a secret: keep it on this machine\nwrote ca.pem\n"
-    assert made[1] == "wrote alice.key, a secret: keep it on this machine\nwrote alice.pem\n"
+    for text, name in ((made[0], "ca"), (made[1], "alice")):
+        secret = f"wrote {name}.key, a secret: keep it on this machine\nwrote {name}.pem\n"
+        assert text == secret + f"{fingerprint_shown(tmp_path / f'{name}.pem')}\n"
+        assert fingerprint_shown(tmp_path / f"{name}.pem") in made[2]
     assert "\u001b" not in made[2]
     for line in (
-        r"ca\.pem\n  subject  'CN=Two \\x1b\[31mcompanies'\n  names    none\n",
-        r"  for      issuing certificates\n",
-        r"alice\.pem\n  subject  'CN=alice'\n  names    'alice', 'alice\.example\.com'\n",
-        r"  valid    from \d{4}-\S+ \d\d:\d\d UTC to \S+ \S+ UTC, 19 days left\n  for      listening, dialling\n",
+        r"ca\.pem\n  subject    'CN=Two \\x1b\[31mcompanies'\n  names      none\n",
+        r"  for        issuing certificates\n",
+        r"alice\.pem\n  subject    'CN=alice'\n  names      'alice', 'alice\.example\.com'\n",
+        r"  valid      from \d{4}-\S+ \d\d:\d\d UTC to \S+ \S+ UTC, 19 days left\n  for        listening, dialling\n",
     ):
         assert re.search(line, made[2]), made[2]
     (shown,) = json.loads(made[3])["certificates"]
