@@ -34,13 +34,14 @@ from psicli.protocol.streams import FRAME_ITEMS
 from psicli.protocol.wire import decode_hello
 from psicli.report.console import duration
 from psicli.session.agreement import agree
-from psicli.storage.files import check_writable, missing_folder
+from psicli.storage.files import check_writable, exposure, missing_folder
 from psicli.storage.ledger import Ledger
 from psicli.storage.locks import PortLock
 from psicli.storage.state import run_folder, state_folder
 from psicli.tables import Input
+from psicli.transport.certs import ending, written
 from psicli.transport.link import BUSY, LAST_WORDS_TIMEOUT, Link
-from psicli.transport.tls import TlsCredentials, ending, written
+from psicli.transport.tls import TlsCredentials
 
 logger = logging.getLogger(__name__)
 
@@ -125,10 +126,20 @@ def _own_certificate(found: Checklist, job: Job) -> TlsCredentials | None:
         found.add("certificate", "none is needed, because both parties are on this machine")
     with found.trying("certificate"):
         credentials = load_credentials(job)
-        if credentials is not None:
+        if job.tls is not None and credentials is not None:
+            if (warning := exposure(job.tls.private_key_file)) is not None:
+                found.add("private key", warning, good=False)
             credentials.check_own()
+            found.add("pinning", _pinned(job))
         return credentials
     return None
+
+
+def _pinned(job: Job) -> str:
+    """Return which certificates of the other party this party accepts."""
+    if pins := job.pins[job.peer_tls_name]:
+        return f"only {counted(len(pins), 'certificate')} of {job.peer} {'is' if len(pins) == 1 else 'are'} accepted"
+    return f"certificate_sha256 lists none for {job.peer}: any that ca_file allows is accepted"
 
 
 def _state(found: Checklist) -> Path | None:

@@ -17,9 +17,9 @@ from psicli.report.layout import GAP, LEAST_WIDTH, PLAIN, Screen, table
 
 # The order in which a run meets them. Those with the same number belong together, task by task.
 _STAGES = {
-    "config": 0, "lock": 1, "kernel": 2, "certificate": 3, "input": 4, "output": 4, "state": 5, "peer": 6,
-    "peer certificate": 7, "clock": 8, "version": 9, "agreement": 10, "keys": 11, "spelling": 11, "space": 12,
-    "estimate": 13,
+    "config": 0, "lock": 1, "kernel": 2, "certificate": 3, "private key": 3, "pinning": 3, "input": 4, "output": 4,
+    "state": 5, "peer": 6, "peer certificate": 7, "clock": 8, "version": 9, "agreement": 10, "keys": 11, "spelling": 11,
+    "space": 12, "estimate": 13,
 }  # fmt: skip
 _STAGES_OF_TASKS = {_STAGES["input"], _STAGES["keys"]}
 

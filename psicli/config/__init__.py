@@ -49,6 +49,7 @@ def load_job(
     fill_variables(document, own, variables)
     check_shape(document)
     parties = checks.check_nodes(document)
+    checks.check_pins(document)
     checks.check_addresses(document, port_offset)
     if party is None:
         checks.check_self_party(document, parties)
@@ -99,6 +100,7 @@ def _simulate(document: Document, port: int) -> None:
         node = document.table(*loc)
         node.pop("listen_address", None)
         node.pop("address", None)
+        node.pop("certificate_sha256", None)
         if position == 0:
             node["address"] = f"127.0.0.1:{port}"
 
@@ -117,6 +119,7 @@ def _build(document: Document, party: str, offset: int, slots: Sequence[Slot]) -
         listener=_listener(first, offset),
         tls_name=own.tls_name or own.party,
         peer_tls_name=peer.tls_name or peer.party,
+        pins={node.tls_name or node.party: _listed(node.certificate_sha256) for node in (own, peer)},
         link=entry.cluster.link_desc,
         pipeline=entry.pipeline,
         policy=entry.policy,
@@ -125,6 +128,10 @@ def _build(document: Document, party: str, offset: int, slots: Sequence[Slot]) -
         tls_insecure=tls == "insecure",
         tasks=tuple(_task(document, slot, party, _dialect(entry, slot)) for slot in slots),
     )
+
+
+def _listed(pinned: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (pinned,) if isinstance(pinned, str) else pinned
 
 
 def _listener(entry: NodeEntry, offset: int) -> Listener:

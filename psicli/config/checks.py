@@ -7,6 +7,7 @@ fields that are missing or broken. An empty list of parties means that not all p
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,20 @@ def _check_tls_names(document: Document, nodes: Sequence[Loc], named: Sequence[s
         if document.text(*node, "tls_name") and folded.count(name) > 1 and named[index] is not None:
             what = f"{shown(names[index] or '')} is the certificate name of another node too"
             document.blame((*node, "tls_name"), what, "give every party a different name")
+
+
+def check_pins(document: Document) -> None:
+    """Refuse to pin certificates that the job does not use, and one certificate for both parties."""
+    pinned: dict[str, Loc] = {}
+    for node in document.entries("cluster", "nodes"):
+        loc = (*node, "certificate_sha256")
+        value = document.get(*loc)
+        if value is not None and not isinstance(document.get("cluster", "tls"), dict):
+            document.blame(loc, "has no effect without certificates", "add cluster.tls, or remove this field")
+        for text in (value if isinstance(value, list) else [value]) if value else []:
+            digest = re.sub("[ :]", "", str(text)).lower()
+            if pinned.setdefault(digest, node) != node:
+                document.blame(loc, "lists a certificate of the other node", "a certificate belongs to one party")
 
 
 def check_addresses(document: Document, offset: int) -> None:

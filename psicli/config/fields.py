@@ -36,6 +36,8 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]|[0-9.]+)|[A-Za-z0-9_](?:
 _DELIMITER = r"[\t !#-&(-/:-@\[-`{-~]"
 _ENCODING = r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}"
 _ENCODINGS_TO_GIVE = "give the name of one, such as utf-8, cp1252, utf-16, gb18030 or shift_jis"
+# The form of `psicli certs show`, and that of OpenSSL with colons.
+_FINGERPRINT = r"[ :]*([0-9A-Fa-f][ :]*){64}"
 # Codecs for single names and for source code.
 _ESCAPES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
 # A number of bytes, or a number with a unit such as MB or MiB.
@@ -187,6 +189,24 @@ def default_memory() -> int:
     return max(min(min(sizes) // 4, sys.maxsize if room is None else room), LEAST_MEMORY)
 
 
+def _fingerprint(value: object) -> object:
+    """Return a fingerprint in lower case and without spaces and colons. Raises PydanticCustomError."""
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(_FINGERPRINT, value):
+        right = "give the line sha256 of `psicli certs show`, which has 64 digits of 0-9 and a-f"
+        raise _wrong(f"{shown(value, 80)} is not the SHA-256 of a certificate", right)
+    return re.sub("[ :]", "", value).lower()
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values:
+        raise _wrong("is empty", "list the fingerprint of a certificate, or remove this field")
+    if repeated := [value for value in values if values.count(value) > 1]:
+        raise _wrong(f"lists {repeated[0][:8]}… more than once", "list every certificate once")
+    return values
+
+
 # pydantic adds the tag of a union's member to the place of an error; `|` tells tags from field names.
 TEXT, LIST, TABLE = TAGS = "|text", "|list", "|table"
 
@@ -249,3 +269,14 @@ DialAddress = Annotated[str, AfterValidator(_dial_address)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 GivenPath = Annotated[Path, BeforeValidator(_given_path)]
 Paths = Annotated[Annotated[str, Tag(TEXT)] | Annotated[tuple[str, ...], Field(min_length=1), Tag(LIST)], by_kind]
+_Fingerprint = Annotated[str, BeforeValidator(_fingerprint), Field(json_schema_extra={"pattern": f"^{_FINGERPRINT}$"})]
+Fingerprints = Annotated[
+    Annotated[_Fingerprint, Tag(TEXT)]
+    | Annotated[
+        tuple[_Fingerprint, ...],
+        AfterValidator(_distinct),
+        Field(json_schema_extra={"minItems": 1, "uniqueItems": True}),
+        Tag(LIST),
+    ],
+    by_kind,
+]

@@ -101,6 +101,13 @@ class NodeEntry(_Model):
     tls_name: fields.DnsName | None = _optional(
         "DNS name in the party's certificate. By default the party's name.", "psi.alice.example.com"
     )
+    certificate_sha256: fields.Fingerprints = _field(
+        "SHA-256 of the party's certificate, as `psicli certs show` prints it: no other certificate of this party is "
+        "accepted. Spaces and colons are ignored. A list allows several certificates, while one replaces another. By "
+        "default every certificate with the party's name is accepted that an authority in `ca_file` has issued.",
+        "3f2a91bc 7d0012e4 55c09a1f 8e6b3d27 0b94ce61 d8f7a233 56e10c9f 4ab8d275",
+        default=(),
+    )
 
 
 _Tls = Annotated[
@@ -376,6 +383,8 @@ class Job(_Model):
     # The DNS names that the certificates must hold.
     tls_name: str
     peer_tls_name: str
+    # The fingerprints of the certificates that may be used, by those names; none means any certificate.
+    pins: dict[str, tuple[str, ...]]
     link: LinkSettings
     pipeline: PipelineSettings
     policy: PolicySettings

@@ -14,11 +14,11 @@ from psicli.transport.tls import TlsCredentials
 
 
 def load_credentials(job: Job) -> TlsCredentials | None:
-    """Read the TLS files of a job; raises TlsFileError."""
+    """Read the TLS files of a job; raises TlsFileError, WeakCertificateError."""
     if job.tls is None:
         return None
     files = job.tls.ca_file, job.tls.certificate_file, job.tls.private_key_file
-    return TlsCredentials(*files, own_name=job.tls_name, peer_name=job.peer_tls_name)
+    return TlsCredentials(*files, own_name=job.tls_name, peer_name=job.peer_tls_name, pins=job.pins)
 
 
 def may_last(job: Job) -> float:

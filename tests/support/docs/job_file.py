@@ -18,6 +18,8 @@ IDENTITY = {"nodes": {"party": "alice"}, "tasks": {"name": "customers"}}
 REPEATED = "CsvSettings"
 # The fields that hold a value for each party.
 PER_PARTY = ("keys", "input_path", "output_path")
+# A longer value goes to its own line [characters].
+MAX_LINE = 80
 
 
 def reference() -> str:
@@ -150,7 +152,8 @@ def _value(name: str, value: Any, indent: str) -> str:
     tables = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(each, dict) for each in value))
     if name not in PER_PARTY and value and tables:
         return f"\n{_yaml(value, indent + '  ')}"
-    return f" {_scalar(value)}"
+    line = f" {_scalar(value)}"
+    return line if len(indent + name + ":" + line) <= MAX_LINE else f"\n{indent} {line}"
 
 
 def _scalar(value: Any) -> str:
