@@ -13,7 +13,7 @@ MEMORY ?= 512MB
 # The files that the installed package is built from; it uses all others in place. The old kernel is removed first,
 # because a build that fails would leave it there.
 FORGET_KERNEL := rm -rf build psicli/curve/_native*.so
-BUILT_FROM := pyproject.toml $(wildcard psicli/curve/native_src/*)
+BUILT_FROM := pyproject.toml setup.py $(wildcard psicli/curve/native_src/*)
 
 # The slow tests by kind, and what each kind proves.
 # a process killed at every hit of every failpoint: nothing is left behind, and the next run is correct
@@ -42,6 +42,12 @@ SLICE_large := tests/unit/tables tests/unit/outputs tests/project
 SLICES := kills kills-resumed-alice kills-resumed-bob kills-random failures links resume hostile privacy kernel processes large
 SLICE ?= $(SLICES)
 
+# What a deployment installs, with hashes; and the tools that make it, audit it and list it, in their own environment.
+LOCK := requirements.lock
+TOOLS := build/tools
+DEPLOYED := build/deployed
+
+.PHONY: lock audit sbom
 .PHONY: demo test test-more test-slow lint format proto docs docs-generate clean
 .PHONY: bench bench-peers bench-batch bench-memory bench-network bench-overlap bench-resume bench-wide
 
@@ -119,6 +125,25 @@ bench-resume: $(VENV)/.test-installed
 bench-wide: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/wide.py
 
+# The newest releases within the bounds of pyproject.toml, for every Python and platform, and setuptools to build with.
+lock: $(TOOLS)/.installed
+	echo setuptools | $(TOOLS)/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 \
+	    --generate-hashes --no-header --no-annotate pyproject.toml - --output-file $(LOCK)
+
+# Published advisories about the locked releases. Needs the network; --strict fails if a release cannot be looked up.
+audit: $(TOOLS)/.installed
+	$(TOOLS)/bin/pip-audit --strict --require-hashes --disable-pip --requirement $(LOCK)
+
+# The software bill of materials of a deployment on this machine (CycloneDX), in dist/.
+sbom: $(TOOLS)/.installed
+	rm -rf $(DEPLOYED)
+	mkdir -p dist
+	$(PYTHON) -m venv --without-pip $(DEPLOYED)
+	$(TOOLS)/bin/pip --python $(DEPLOYED)/bin/python install --quiet --require-hashes -r $(LOCK)
+	$(TOOLS)/bin/pip --python $(DEPLOYED)/bin/python install --quiet --no-deps --no-build-isolation .
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	    --output-file dist/sbom.cdx.json $(DEPLOYED)/bin/python
+
 clean:
 	rm -rf $(VENV) $(PEER_VENV) psicli/curve/*.so build dist demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -144,6 +169,11 @@ $(VENV)/.docs-installed: $(BUILT_FROM) | $(VENV)/bin/python
 	$(FORGET_KERNEL)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,docs]'
 	@touch $@ $(VENV)/.installed $(VENV)/.test-installed
+
+$(TOOLS)/.installed:
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check uv pip-audit cyclonedx-bom
+	@touch $@
 
 $(PEER_VENV)/.installed:
 	-$(PEER_PYTHON) -m venv $(PEER_VENV)

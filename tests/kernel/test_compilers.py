@@ -7,7 +7,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from support.kernel.programs import OPTIONS, PATHS, SOURCES, WARNINGS, Build, compile_c, run, tool
+from support.kernel.programs import HARDENING, OPTIONS, PATHS, SOURCES, WARNINGS, Build, compile_c, run, tool
 
 # gcc gives some warnings only when it optimises.
 COMPILERS = {"gcc": "-c", "clang": "-fsyntax-only"}
@@ -18,7 +18,9 @@ COMPILERS = {"gcc": "-c", "clang": "-fsyntax-only"}
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_no_warning(compiler: str, source: Path, tmp_path: Path) -> None:
     include = f"-I{sysconfig.get_path('include')}"
-    compile_c(tool(compiler, compiler), *OPTIONS, *WARNINGS, include, COMPILERS[compiler], source, cwd=tmp_path)
+    compile_c(
+        tool(compiler, compiler), *OPTIONS, *HARDENING, *WARNINGS, include, COMPILERS[compiler], source, cwd=tmp_path
+    )
 
 
 @pytest.mark.slow
@@ -40,7 +42,18 @@ def test_all_paths_and_compilers_give_the_same_results(tmp_path: Path) -> None:
 def test_clang_builds_the_extension(tmp_path: Path) -> None:
     include = f"-I{sysconfig.get_path('include')}"
     extension = tmp_path / "_native.abi3.so"
-    compile_c(tool("clang", "clang"), *OPTIONS, include, "-shared", "-fPIC", *SOURCES, "-o", extension, cwd=tmp_path)
+    compile_c(
+        tool("clang", "clang"),
+        *OPTIONS,
+        *HARDENING,
+        include,
+        "-shared",
+        "-fPIC",
+        *SOURCES,
+        "-o",
+        extension,
+        cwd=tmp_path,
+    )
     code = (
         "from importlib.util import module_from_spec as module, spec_from_file_location as spec\n"
         f"found = spec('_native', {str(extension)!r})\n"

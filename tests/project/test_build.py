@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from support.kernel.programs import missing, run, tool
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {path.name for path in (ROOT / "psicli" / "curve" / "native_src").iterdir()}
@@ -67,12 +70,12 @@ def test_asking_for_a_missing_kernel_is_a_configuration_error(without_native: Pa
 # Builds from a checkout ------------------------------------------------------------------------------------------
 
 
-def build(folder: Path, what: str, env: Mapping[str, str]) -> Path:
+def build(folder: Path, what: str, env: Mapping[str, str], copied: str = "checkout") -> Path:
     """Build a wheel or a source archive from a copy of this checkout, as an installer does."""
-    checkout = folder / "checkout"
+    checkout = folder / copied
     unwanted = shutil.ignore_patterns("_native*.so", "__pycache__", "*.egg-info")
     shutil.copytree(ROOT / "psicli", checkout / "psicli", ignore=unwanted)
-    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, checkout)
     out = folder / "out"
     out.mkdir()
@@ -86,6 +89,55 @@ def test_a_source_archive_holds_all_c_sources(tmp_path: Path) -> None:
     with tarfile.open(build(tmp_path, "sdist", {})) as archive:
         names = {Path(name).name for name in archive.getnames() if "/native_src/" in name}
     assert names == SOURCES
+
+
+def test_the_kernel_is_hardened() -> None:
+    """This is the kernel that all other tests use."""
+    found = importlib.util.find_spec("psicli.curve._native")
+    if found is None or found.origin is None:
+        missing("the native kernel", "gcc")
+    check_hardened(Path(found.origin))
+
+
+def check_hardened(kernel: Path) -> None:
+    said = run(tool("readelf", "binutils"), "--wide", "--dynamic", "--program-headers", "--dyn-syms", kernel).stdout
+    assert "BIND_NOW" in said
+    assert "GNU_RELRO" in said
+    assert re.search(r"GNU_STACK .* RW ", said)
+    assert "RPATH" not in said
+    assert "RUNPATH" not in said
+    assert "__stack_chk_fail@" in said
+    assert re.search(r"__mem\w+_chk@", said)
+    assert re.findall(r"\(NEEDED\).*\[(.*)\]", said) == ["libc.so.6"]
+
+
+@pytest.mark.more
+def test_two_builds_give_the_same_wheel_without_a_path_of_this_machine(tmp_path: Path) -> None:
+    """The second one is built later, elsewhere, and from files of another age."""
+    wheels = []
+    for name, copied in (("a", "checkout"), ("another", "deeper/checkout")):
+        folder = tmp_path / name
+        folder.mkdir()
+        env = {"SOURCE_DATE_EPOCH": "1700000000", "LDFLAGS": f"-Wl,-rpath,{folder} -L{folder}"}
+        wheels.append(build(folder, "wheel", env, copied))
+    assert wheels[0].read_bytes() == wheels[1].read_bytes()
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        kernel = Path(wheel.extract("psicli/curve/_native.abi3.so", tmp_path))
+    check_hardened(kernel)
+    for folder in (tmp_path, ROOT, Path(sys.prefix), Path(sys.base_prefix)):
+        assert str(folder).encode() not in kernel.read_bytes()
+
+
+@pytest.mark.more
+def test_a_compiler_without_an_option_still_builds_the_kernel(tmp_path: Path) -> None:
+    """An optional extension would be left out without a word."""
+    old = tmp_path / "old-cc"
+    old.write_text(
+        f'#!/bin/sh\ncase "$*" in *-fcf-*|*-mbranch-*|*-z,now*) exit 1; esac\nexec {tool("gcc", "gcc")} "$@"\n'
+    )
+    old.chmod(0o755)
+    built = build(tmp_path, "wheel", {"CC": str(old)})
+    assert "psicli/curve/_native.abi3.so" in zipfile.ZipFile(built).namelist()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import runpy
 import shutil
 import subprocess
 import tomllib
@@ -22,6 +23,8 @@ EXTENSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setupt
 SOURCES = [ROOT / name for name in EXTENSION["sources"]]
 KERNEL = [path for path in SOURCES if path.name.startswith("path_")]
 OPTIONS = [*EXTENSION["extra-compile-args"], *(f"-D{name}={value}" for name, value in EXTENSION["define-macros"])]
+# What setup.py adds to the extension.
+HARDENING: list[str] = runpy.run_path(str(ROOT / "setup.py"))["COMPILING"]
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 # The CPU paths that this machine can run.
 PATHS = [name.removeprefix("native ") for name in backends.NATIVE]
