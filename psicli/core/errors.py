@@ -366,6 +366,21 @@ class OutputRowsError(PolicyError):
     sentence = "task {task}: the output would have {rows}, fewer than policy.min_output_rows, which is {limit:,}"
 
 
+class DurationError(PolicyError):
+    """The run may go on where it was interrupted."""
+
+    sentence = "the exchange was not complete {limit} after the start of the run, the policy.max_duration"
+    hint = "Run again to resume, allow more time, or find out from the report what took so long."
+
+
+class StrictError(ConfigError):
+    sentence = "policy.strict needs the native backend, but this run would use {backend}"
+    hint = (
+        "Unset PSICLI_BACKEND; if psicli was installed without a C compiler, install gcc and python3-dev and reinstall "
+        "it with `pip install --force-reinstall --no-cache-dir`."
+    )
+
+
 class InterruptedBySignal(PsicliError):
     """SIGINT, raised as an exception in the main thread so that the run releases everything before it ends."""
 

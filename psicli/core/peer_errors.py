@@ -68,6 +68,14 @@ class PeerStuckError(PeerLostError):
     hint = "Ask {peer} what its run is doing; the limit is a multiple of link_desc.recv_timeout_ms."
 
 
+class PeerSlowError(PeerStuckError):
+    sentence = (
+        "{peer} is too slow: while this side waited for {seconds:.0f} s, it sent and read fewer than {pace} bytes a "
+        "second"
+    )
+    hint = "Check {peer}'s run and the network; the wait is a multiple of link_desc.recv_timeout_ms."
+
+
 class PeerStoppedError(PeerLostError):
     sentence = "{peer} stopped before the session was complete: {reason}"
     hint = "Ask {peer} for the reason in its log, then run again."
@@ -85,6 +93,14 @@ class PeerProtocolError(PsicliError):
     peer_at_fault = True
     sentence = "{peer} broke the protocol: {detail}"
     hint = "Ask {peer}'s operator for an explanation before you run with {peer} again; this task wrote no output."
+
+
+class LateMessageError(PeerProtocolError):
+    sentence = "{peer} broke the protocol: it sent {kind} after the end of the last task"
+    hint = (
+        "All tasks were complete before, and their outputs are in place. Ask {peer}'s operator for an explanation "
+        "before you run with {peer} again."
+    )
 
 
 class SamePartyError(PeerProtocolError):

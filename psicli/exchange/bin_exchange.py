@@ -18,7 +18,8 @@ from psicli.protocol.work import CheckLists, KeepTokens, MaskOwn, MaskPeer, Prep
 class BinExchange:
     """One attempt at one bin of a task, and the worker that computes it.
 
-    make_worker: called as the first step; fetches the bin's items and draws its secrets.
+    make_worker: called as the first step; fetches the bin's items and draws its secrets. checked: called once the bin
+    has passed its checks.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class BinExchange:
         pools: WorkerPools,
         stages: Stages,
         make_worker: Callable[[BinParty], Worker],
+        checked: Callable[[BinParty, Worker], None],
     ) -> None:
         self.party = party
         self.work = WorkInOrder(party, self._begin)
@@ -36,6 +38,7 @@ class BinExchange:
         self._pools = pools
         self._stages = stages
         self._make_worker = make_worker
+        self._checked = checked
         self._closed = False
 
     def close(self) -> None:
@@ -85,7 +88,9 @@ class BinExchange:
 
     def _check(self) -> None:
         with self._stages.at(Stage.MATCHING, "check lists"):
-            self._ready().check()
+            worker = self._ready()
+            worker.check()
+            self._checked(self.party, worker)
             failpoints.hit("lists.checked")
 
     def _ready(self) -> Worker:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from psicli.core.errors import AnsweredTwiceError, InputChangedError, PsicliError
+from psicli.core.errors import AnsweredTwiceError, DurationError, InputChangedError, PsicliError
 from psicli.exchange.finished import RECEIVED, FinishedBins, Manifest
 from psicli.exchange.worker import Match
 from psicli.protocol.bins import MOST_ANSWERS
@@ -23,7 +23,7 @@ from psicli.tables import Fingerprint, fingerprint
 
 # The bin number that stands for all bitmaps of a task in the ledger.
 BITMAPS = -1
-# Exit codes after which the task can be resumed; after any other, the checkpoint is removed.
+# Exit codes after which the task can be resumed, as after a DurationError; after any other, the checkpoint is removed.
 _RESUMABLE = {69, 73, 74, 75, 80, 130, 143}
 # Exit codes after which a task that is done stays done: the input of another task was bad.
 _OF_ANOTHER_TASK = {65, 66}
@@ -114,7 +114,7 @@ class Checkpoint:
         bound_to = {**manifest.bound_to, "input": [*found]}
         return FinishedBins.create(self.scope.folder, replace(manifest, bound_to=bound_to))
 
-    def answering(self, number: int, attempt: int, order_secret: bytes) -> None:
+    def answering(self, number: int, attempt: int) -> None:
         """Record on disk, before the first answer leaves, that this sender answers a bin.
 
         Raises StorageError, and AnsweredTwiceError for the third time: a dishonest receiver could ask again about bins
@@ -128,8 +128,14 @@ class Checkpoint:
             # Without a checkpoint there is only one answer, and the ledger's line of the task covers it.
             return
         self._ledger.answer(self._manifest.partition_sid, self.scope.peer, number, self._manifest.capacities[1])
+
+    def answered(self, number: int, order_secret: bytes) -> None:
+        """Record on disk, before the end of the answers leaves, that this sender has answered a whole bin.
+
+        A receiver cannot have finished a bin without its last answer, so this sender resumes no other bin as finished.
+        """
         if self.saved is not None:
-            self.saved.put(number, order_secret if self._manifest.broadcast else b"")
+            self.saved.put(number, order_secret if self.saved.manifest.broadcast else b"")
 
     def received(self, number: int, order_secret: bytes) -> None:
         """Record on disk that the receiver no longer needs a bin."""
@@ -173,7 +179,8 @@ class Checkpoint:
         done = saved.manifest.result is not None
         peer_may_ask = done and not (self.scope.receives or self.scope.broadcast)
         resumable = _RESUMABLE | _OF_ANOTHER_TASK if done else _RESUMABLE
-        if peer_may_ask if error is None else error.code in resumable:
+        may_resume = error is not None and (error.code in resumable or isinstance(error, DurationError))
+        if may_resume or (error is None and peer_may_ask):
             saved.leave(run_succeeded=error is None)
         else:
             saved.discard()

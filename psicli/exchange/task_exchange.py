@@ -51,11 +51,15 @@ class Output(Protocol):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task whose input has been read: its items, its output and its checkpoint."""
+    """A task whose input has been read: its items, its output and its checkpoint.
+
+    strict: whether to check that all points of the peer, not only a sample, are on the curve.
+    """
 
     items: Items
     output: Output | None
     checkpoint: Checkpoint
+    strict: bool = False
 
 
 class TaskExchange:
@@ -118,7 +122,8 @@ class TaskExchange:
                 self._bins.pop(number).close()
         for number, party in self.party.bins.items():
             if number not in self._bins:
-                self._bins[number] = BinExchange(self.party, party, self.pools, self.stages, self.make_worker)
+                hooks = self.make_worker, self.checked
+                self._bins[number] = BinExchange(self.party, party, self.pools, self.stages, *hooks)
 
     def step(self, *, room: bool) -> list[Message] | None:
         """Complete finished work, or else begin new work; return the messages to send, or None if there is neither.
@@ -219,15 +224,23 @@ class TaskExchange:
             items = self._input.items.bin(at.bin, self.party.number_of_bins, self._plan.bin // 2)
             if len(items) > own:
                 raise errors.BinOverflowError(bin=at.bin)
-            worker = Worker(at.sid, items, own, peer, self.party.setup.frame_items, receives=self.party.receives)
+            how = {"receives": self.party.receives, "strict": self._input.strict}
+            worker = Worker(at.sid, items, own, peer, self.party.setup.frame_items, **how)
         if not self.party.receives:
             with self._answering:
                 # If the bin was restarted meanwhile, this attempt sends no answers.
                 if self.party.bins.get(at.bin) is party:
                     if self.party.broadcast:
                         results.order_secrets[at.bin] = worker.order_secret
-                    self._input.checkpoint.answering(at.bin, at.attempt, worker.order_secret)
+                    self._input.checkpoint.answering(at.bin, at.attempt)
         return worker
+
+    def checked(self, party: BinParty, worker: Worker) -> None:
+        """Note that a bin has passed its checks; a sender records that it has answered the bin."""
+        if not self.party.receives:
+            with self._answering:
+                if self.party.bins.get(party.place.bin) is party:
+                    self._input.checkpoint.answered(party.place.bin, worker.order_secret)
 
     def _match(self, number: int, worker: Worker | None) -> None:
         assert worker is not None

@@ -91,18 +91,28 @@ class Lists:
 class Worker:
     """The computation of one attempt at one bin.
 
-    own, peer: the capacity of each party's bin [items]; frame_items: the points in a full frame. The worker draws the
-    scalar and the secret of the order; the scalar never leaves it.
+    own, peer: the capacity of each party's bin [items]; frame_items: the points in a full frame; strict: whether to
+    check that all received points are on the curve. The worker draws the scalar and the secret of the order; the scalar
+    never leaves it.
     """
 
     def __init__(
-        self, bin_sid: bytes, items: BinItems, own: int, peer: int, frame_items: int, *, receives: bool
+        self,
+        bin_sid: bytes,
+        items: BinItems,
+        own: int,
+        peer: int,
+        frame_items: int,
+        *,
+        receives: bool,
+        strict: bool = False,
     ) -> None:
         self.order_secret = os.urandom(ORDER_SECRET_BYTES)
         self._sid = bin_sid
         self._items = items
         self._frame_items = frame_items
         self._receives = receives
+        self._strict = strict
         # A bytearray, because bytes cannot be wiped.
         self._scalar = bytearray(os.urandom(32))
         self._order = _secret_order(self.order_secret, own)
@@ -140,7 +150,7 @@ class Worker:
         products, bad = curve.mask(points, self._scalar)
         if bad:
             raise PeerProtocolError(detail=f"it sent a frame with {errors.counted(len(bad), 'invalid point')}")
-        if not curve.on_curve(_sample(points)):
+        if not curve.on_curve(points if self._strict else _sample(points)):
             raise PeerProtocolError(detail="it sent a point that is not on the curve")
         tokens = curve.tokens(products, self._sid)
         self._lists.put_peer(seq * self._frame_items, points, tokens)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import monotonic, time_ns
 from typing import Any
 
 from psicli import __version__
@@ -23,6 +24,23 @@ _TASK_FIELDS = (
 
 
 @dataclass(frozen=True)
+class Deadline:
+    """The time when the exchange must be over [s, monotonic]; limit: how long that is after the start, in words."""
+
+    at: float = math.inf
+    limit: str = ""
+
+    @property
+    def left(self) -> float:
+        return max(self.at - monotonic(), 0.0)
+
+    def check(self) -> None:
+        """Raise DurationError if the time has come."""
+        if not self.left:
+            raise errors.DurationError(limit=self.limit)
+
+
+@dataclass(frozen=True)
 class Terms:
     """This party's half of the agreement, taken from its job file."""
 
@@ -32,6 +50,9 @@ class Terms:
     tasks: tuple[TaskTerms, ...]
     recv_timeout_ms: int
     purpose: Purpose = Purpose.RUN
+    # Not for the peer: how long a connection may be broken [s], and when the exchange must be over.
+    longest_break: float = 0.0
+    deadline: Deadline = field(default_factory=Deadline)
 
     def hello(self, frame_items: int, bin_items: int) -> bytes:
         """Return a new encoded Hello; every connection needs one with a fresh nonce."""
@@ -46,7 +67,7 @@ class Terms:
                 nonce=os.urandom(NONCE_BYTES),
                 purpose=self.purpose,
                 recv_timeout_ms=self.recv_timeout_ms,
-                clock_ms=time.time_ns() // 1_000_000,
+                clock_ms=time_ns() // 1_000_000,
             )
         )
 

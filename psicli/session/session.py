@@ -80,7 +80,7 @@ class Session:
         self._link = link
         self._hang_up = hang_up
         self._turns = Turns(())
-        self._watch = PeerWatch(link, terms.peer, terms.recv_timeout_ms / 1000)
+        self._watch = PeerWatch(link, terms)
         self._reader = ThreadPoolExecutor(1, "psicli-reader")
         self._pools = WorkerPools(depth, link.wake)
         self._storage = storage or Storage()
@@ -134,6 +134,7 @@ class Session:
         try:
             while not self._turns.over:
                 signals.check()
+                self._watch.check_deadline()
                 if self._turns.failure is not None:
                     raise self._turns.failure
                 self._begin_bins()
@@ -177,15 +178,16 @@ class Session:
         if isinstance(message, Abort):
             raise peer_errors.failure_of_peer(message.failure_class)
         if isinstance(message, HelloOctets | LinkMessage):
-            raise peer_errors.PeerProtocolError(detail="it sent a second Hello")
+            what = "a second Hello" if isinstance(message, HelloOctets) else "Reconnect in the middle of a stream"
+            raise peer_errors.PeerProtocolError(detail=f"it sent {what}")
         if isinstance(message, Working):
             self._watch.count_heartbeat()
             return
         if self._turns.is_refused(message.task):
             # The session ends with the refusal, so later messages for this task are ignored, however many arrive.
-            self._watch.check_progress()
+            self._watch.ignored()
             return
-        self._watch.moved()
+        self._watch.progressed(message, size)
         live = self._turns.get(message.task)
         if live is None:
             self._turns.keep_early_offer(message, size)
@@ -309,11 +311,10 @@ class Session:
 
     def _wait(self, room: bool) -> None:
         """Wait until there is something to do; raises like PeerWatch.wait."""
-        if self._turns.pieces or any(live.reads for live in self._turns) or self._link.broken:
-            self._watch.moved()
+        idle = not (self._turns.pieces or any(live.reads for live in self._turns))
         room_for = None if room else self._turns.frames_under_way + 1
         with self._stall(room):
-            self._watch.wait(for_message=self._turns.wants_input, room_for=room_for)
+            self._watch.wait(for_message=self._turns.wants_input, room_for=room_for, idle=idle)
 
     def _stall(self, room: bool) -> AbstractContextManager[None]:
         """Measure a wait as a stall of the task that it delays, if no task has work in progress."""
@@ -367,7 +368,7 @@ class Session:
     def _fail(self, exc: BaseException) -> None:
         for live in self._turns:
             live.exchange.wipe()
-        if self._closed.is_set():
+        if self._closed.is_set() and not isinstance(exc, peer_errors.PeerProtocolError):
             return
         self._closed.set()
         if isinstance(exc, peer_errors.PeerLostError | peer_errors.PeerFailedError):

@@ -49,6 +49,8 @@ class Stream:
     # Whether it has to begin with Reconnect, and whether Bye was sent on it.
     owes_reconnect: bool = False
     sent_bye: bool = False
+    # Whether the peer's Bye has arrived on it.
+    heard_bye: bool = False
     # Whether gRPC still has something to send over it; set by a listener only.
     served: bool = False
     # Whether the peer's machine had stopped acknowledging data when that was last checked.
@@ -204,6 +206,16 @@ class Link:
         return self._inbox.ended
 
     @property
+    def confirmed(self) -> int:
+        """How much of what was sent the peer has read [bytes]."""
+        return self._outbox.confirmed
+
+    @property
+    def dropped_frames(self) -> bool:
+        """Whether frames that had arrived were dropped when the link ended."""
+        return self._inbox.dropped_frames
+
+    @property
     def broken(self) -> bool:
         """Whether the link waits for a new stream."""
         return self.stream is None and not self.ended
@@ -229,10 +241,12 @@ class Link:
         """Send the peer the class of our failure and end the stream within timeout [s].
 
         Drops the queued messages except those that complete a task or a bin: what this party has completed, the peer
-        must complete too.
+        must complete too. After our Bye, nothing can be sent, so there is nothing to wait for.
         """
         with self._changed:
             self._outbox.drop()
+            if self._outbox.state is Outgoing.CLOSING:
+                timeout = 0.0
         self.send(Abort(failure_class))
         self.finish(timeout)
 
@@ -301,10 +315,13 @@ class Link:
             self._changed.notify_all()
 
     def _receive(self, message: Message | PsicliError, size: int, stream: Stream) -> None:
-        if self._inbox.has_last_message and not isinstance(message, Taken | Bye | PsicliError):
+        # On a new stream, the peer repeats a Bye that may have been lost with the old one.
+        late = stream.heard_bye if isinstance(message, Bye) else self._inbox.has_last_message
+        if late and not isinstance(message, Taken | PsicliError):
             message = peer_errors.PeerProtocolError(detail="it sent a message after its last one")
         match message:
             case Bye():
+                stream.heard_bye = True
                 self._inbox.note_last_message()
                 return
             case Taken(messages):

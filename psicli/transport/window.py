@@ -63,6 +63,8 @@ class Outbox:
         self._cost = 0
         # Messages with a lower number are sent even if the link is aborted.
         self._owed = 0
+        # The octets that the peer has read [bytes].
+        self.confirmed = 0
 
     def __len__(self) -> int:
         return len(self._kept) - self._in_flight
@@ -101,7 +103,9 @@ class Outbox:
         """
         self._check(messages)
         for _ in range(messages - self._first):
-            self._cost -= cost(len(self._kept.popleft()))
+            octets = len(self._kept.popleft())
+            self._cost -= cost(octets)
+            self.confirmed += octets
         self._in_flight -= messages - self._first
         self._first = messages
 
@@ -151,6 +155,11 @@ class Inbox:
     def has_last_message(self) -> bool:
         """Whether the peer has sent its last message."""
         return self.state in (Incoming.LAST_MESSAGE, Incoming.ENDED)
+
+    @property
+    def dropped_frames(self) -> bool:
+        """Whether frames were dropped when the link ended."""
+        return bool(self._dropped)
 
     @property
     def full(self) -> bool:

@@ -30,8 +30,11 @@ from support.hostile.cheats import (
 from support.hostile.cheats_of_bins import BINS, BITMAPS, RESTARTS, TWO_BINS
 from support.hostile.peer import HONEST, Cheat, Setting
 from support.hostile.victims import ProcessVictim, SessionVictim, meet
+from support.kernel.points import as_octets, replaced
+from support.memory.sessions import Plan
 from support.processes.runner import Pair
 
+from psicli.exchange.task_exchange import Prepared
 from psicli.protocol.messages import (
     Commit,
     Done,
@@ -87,6 +90,21 @@ def test_the_reaction_to_a_cheat_does_not_depend_on_a_match(port: int, cheat: Ch
         late = kinds & {(Received, 0), (End, Stream.TOKENS), (Ready, 0), (Commit, 0), (Done, 0)}
         seen.append((told, outcome.code, outcome.message, late))
     assert seen[0] == seen[1]
+
+
+class Strict(Plan):
+    """A task of a party whose policy is strict."""
+
+    def prepare(self, partition_sid: bytes) -> Prepared:
+        return replace(super().prepare(partition_sid), strict=True)
+
+
+@pytest.mark.parametrize("receives", [True, False], ids=BOTH)
+def test_a_strict_party_finds_one_point_of_the_twist(port: int, receives: bool) -> None:
+    """The others check 64 points of a full frame."""
+    cheat = Cheat("not on the curve", points=lambda peer, own: replaced(own, 600, as_octets(2)))
+    setting = cheat.setting(receives=receives, broadcast=False)
+    check(cheat, *meet(SessionVictim(port, setting, plan=Strict), port, setting, cheat))
 
 
 # Against psicli run -------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty
@@ -31,7 +31,9 @@ from psicli.protocol.messages import (
     Received,
     Restart,
     Stream,
+    Working,
 )
+from psicli.session import liveness
 from psicli.transport import link
 
 # Endless data and requests ------------------------------------------------------------------------------------------
@@ -108,6 +110,58 @@ def test_a_peer_that_sends_endlessly_for_long(pair: Pair, state: Path, receives:
     flooded(pair, state, receives=receives, bins=60)
 
 
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("count", [10**9, 8 * 10**9], ids="{:.0e}".format)
+@pytest.mark.parametrize("receives", [True, False], ids=BOTH)
+def test_a_count_reserves_nothing(pair: Pair, state: Path, receives: bool, count: int) -> None:
+    """A peer declares as many items as fit into 65,536 bins; only what it then sends costs memory."""
+    cheat = Cheat(
+        "", hello=lambda peer, hello: replace(hello, frame_items=FULL, bin_items=2**20), theirs=count, ours=1000
+    )
+    setting = replace(cheat.setting(receives=receives, broadcast=not receives, listens=receives), theirs=0)
+    pair.jobs[setting.victim]["pipeline"] = {"memory": LEAST_MEMORY}
+    pair.environment["PSICLI_STATE_DIR"] = str(state)
+    victim = ProcessVictim(pair, setting)
+    seen: list[int] = []
+
+    def play(peer: HostilePeer) -> None:
+        peer.setting = replace(setting, theirs=count)
+        peer.open()
+        peer.await_end(0, peer.their_stream)
+        assert victim.run is not None
+        seen.append(memory(victim.run))
+        seen.append(sum(path.stat().st_blocks * 512 for path in state.rglob("*")))
+        peer.say("garbage", [b"\xff"])
+
+    _, told, outcome, _ = meet(victim, pair.port, setting, replace(cheat, play=play))
+    assert (told, outcome.code, outcome.has_result) == (76, 76, False), outcome
+    used, on_disk = seen
+    assert used < MOST_MEMORY
+    assert on_disk < 1 << 20
+    pair.nothing_left()
+
+
+@pytest.mark.parametrize("receives", [True, False], ids=BOTH)
+def test_a_peer_that_trickles(port: int, monkeypatch: pytest.MonkeyPatch, receives: bool) -> None:
+    """It lives, and every message is right, but no run waits for it for ever."""
+    monkeypatch.setattr(liveness, "STUCK_AFTER", 1 / DEADLINE)
+    monkeypatch.setattr(liveness, "LEAST_PACE", 10**9)
+
+    def trickle(peer: HostilePeer) -> None:
+        peer.open()
+        for message in peer.stream(peer.own_stream, peer.points_of(0)):
+            peer.say("points", [Working(), message])
+            wait = time.monotonic() + 0.3
+            while (left := wait - time.monotonic()) > 0:
+                with suppress(Empty):
+                    if peer.wire.receive(left) is None:
+                        raise StreamEnded
+
+    cheat = Cheat("is too slow: while this side waited for 1 s", 69, None, play=trickle, theirs=16_000, ours=18)
+    setting = cheat.setting(receives=receives, broadcast=False)
+    check(cheat, *meet(SessionVictim(port, setting), port, setting, cheat))
+
+
 @pytest.mark.more
 @pytest.mark.parametrize("restarts", [False, True], ids=["hangs up", "restarts and hangs up"])
 def test_a_receiver_that_asks_again_and_again(pair: Pair, state: Path, restarts: bool) -> None:
@@ -144,6 +198,41 @@ def test_a_receiver_that_asks_again_and_again(pair: Pair, state: Path, restarts:
     lines = [json.loads(line) for line in (state / "ledger.jsonl").read_text().splitlines()]
     noted = [line["bin"] for line in lines if line["event"] == "answer"]
     assert noted.count(0) == 2
+    pair.nothing_left()
+
+
+@pytest.mark.parametrize("complete", [False, True], ids=["finished", "complete"])
+def test_a_receiver_that_claims_answers_it_never_got(pair: Pair, state: Path, complete: bool) -> None:
+    """It leaves when our side has begun both bins, and then offers both as finished: our side starts over."""
+    setting = replace(HONEST, **TWO_BINS).setting(receives=True, broadcast=False)
+    pair.environment["PSICLI_STATE_DIR"] = str(state)
+    victim = ProcessVictim(pair, setting)
+    offered: list[Kept | None] = []
+
+    def begin(peer: HostilePeer) -> None:
+        peer.open()
+        peer.await_that(lambda: bool(peer.data[1, 0, peer.their_stream]))
+        peer.say("abort", [Abort(143)])
+
+    def claim(peer: HostilePeer) -> None:
+        theirs = peer.hear(Offer).kept
+        assert theirs is not None
+        offered.append(theirs)
+        counts = theirs.peer_count, theirs.own_count, theirs.bins
+        peer.say("offer", [Offer(0, Kept(theirs.partition_sid, *counts, 0b11, complete))])
+        peer.open_after(None, None)
+        for number in peer.left:
+            peer.play_bin(number)
+        peer.conclude()
+
+    _, told, outcome, _ = meet(victim, pair.port, setting, replace(HONEST, code=69, play=begin))
+    assert (told, outcome.code) == (None, 69), outcome
+    _, told, outcome, _ = meet(victim, pair.port, setting, replace(HONEST, play=claim))
+    assert (told, outcome.code) == (None, 0), outcome
+    assert [kept.finished for kept in offered if kept] == [0]
+    assert "done by an earlier run" not in outcome.message
+    lines = [json.loads(line) for line in (state / "ledger.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines].count("open") == 2
     pair.nothing_left()
 
 

@@ -25,7 +25,6 @@ from support.hostile.cheats import (
     SKIPS,
     STREAMS,
     TOKENS,
-    TOO_LATE,
 )
 from support.hostile.cheats_of_bins import (
     BINS,
@@ -35,6 +34,7 @@ from support.hostile.cheats_of_bins import (
     RESTARTS_OF_RECEIVER,
     RESTARTS_OF_RESULT,
     RESTARTS_OF_SENDER,
+    TOO_LATE,
 )
 from support.hostile.peer import Cheat, HostilePeer, Setting
 from support.hostile.victims import Outcome, SessionVictim
@@ -97,7 +97,8 @@ def check(cheat: Cheat, peer: HostilePeer, told: int | None, outcome: Outcome, s
     """Check how our side ended: its exit code and message, the code in its Abort, and that it wrote no output."""
     assert outcome.code == cheat.code, outcome
     assert re.search(cheat.sentence, outcome.message), outcome
-    assert told == cheat.told
+    # A peer that breaks the protocol after the last task may have our last message already.
+    assert told == cheat.told or (told is None and cheat in TOO_LATE.values())
     if cheat.code:
         assert not outcome.has_result or cheat.kept_output or "during the commit" in outcome.message
     assert seconds < ENDS_WITHIN

@@ -27,6 +27,7 @@ from psicli.protocol.messages import (
     Open,
     Ready,
     Received,
+    Reconnect,
     Restart,
     Skip,
     Taken,
@@ -211,6 +212,7 @@ STREAMS: dict[str, Cheat] = {
         instead(Received(0, 0, 0)),
     ),
     "a second Hello": at("points", "a second Hello", lambda peer, due: [HelloOctets(peer.own_hello)]),
+    "Reconnect": at("points", "Reconnect in the middle of a stream", instead(Reconnect(bytes(32), 1, 0))),
     "frames after Bye": at("points", "it sent a message after its last one", before(Bye())),
     "garbage": at("points", "a message that cannot be read", instead(b"\xff" * 64)),
     "an empty message": at("points", "of an unknown kind", instead(b"")),
@@ -389,14 +391,6 @@ ONE_SIDED_SENDER: dict[str, Cheat] = {
     "Received of another bin": at("received", "a message about bin 1, attempt 0, out of turn", only(bin=1)),
     "Received of another attempt": at("received", "a message about bin 0, attempt 1, out of turn", only(attempt=1)),
 }
-# Messages that arrive when our side is done: they have no effect.
-TOO_LATE: dict[str, Cheat] = {
-    "points after the last message": Cheat("", 0, None, at={"bye": after(points(1))}),
-    "Received after the last message": Cheat("", 0, None, at={"bye": before(Received(0, 0, 0))}),
-    "Restart after the last message": Cheat("", 0, None, at={"bye": before(Restart(0, 0, 1))}),
-}
-
-
 # Offers, Hellos and answers -----------------------------------------------------------------------------------------
 
 PARTITION = bytes(range(32))

@@ -10,10 +10,18 @@ from support.hostile.cheats import points
 from support.hostile.peer import Cheat, HostilePeer
 
 from psicli.protocol.messages import (
+    Bye,
+    Done,
+    End,
+    HelloOctets,
     Message,
+    Offer,
+    Open,
     Received,
+    Reconnect,
     Restart,
     Stream,
+    Working,
 )
 
 # Cheats with several bins -------------------------------------------------------------------------------------------
@@ -240,4 +248,30 @@ RESTARTS_OF_RESULT: dict[str, Cheat] = {
     "Restart before the bitmap": ends_right(plays(0), again),
     "Restart of the last bin before the bitmaps": ends_right(plays(0, 1), lambda peer: again(peer, 1), **TWO_BINS),
     "Restart before the bitmap, twice": played(OUT_OF_ORDER, then(plays(0), again, says(Restart(0, 0, 2)))),
+}
+
+# After the last task ------------------------------------------------------------------------------------------------
+
+TOO_LATE: dict[str, Cheat] = {
+    f"after the last task: {name}": Cheat(
+        "after the end of the last task|a message after its last one",
+        kept_output=True,
+        play=lambda peer, messages=messages: (peer.play(), peer.say("late", messages)),
+    )
+    for name, messages in {
+        "points": [points(1)],
+        "an End": [End(0, 0, 0, 1, 0, bytes(32))],
+        "Received again": [Received(0, 0, 0)],
+        "Restart": [Restart(0, 0, 1)],
+        "Offer of the task": [Offer(0)],
+        "Offer of a task that does not exist": [Offer(1)],
+        "Open of a task that does not exist": [Open(1, 5, bytes(16))],
+        "Done again": [Done(0, bytes(32))],
+        "Reconnect": [Reconnect(bytes(32), 1, 0)],
+        "a Hello": [HelloOctets(b"")],
+        "points before Bye": [points(1), Bye()],
+        "points after Bye": [Bye(), points(1)],
+        "a heartbeat after Bye": [Bye(), Working()],
+        "Bye twice": [Bye(), Bye()],
+    }.items()
 }

@@ -52,7 +52,10 @@ class NoCheckpoint(Checkpoint):
     def begin(self, party: TaskParty) -> dict[int, bytes]:
         return {}
 
-    def answering(self, number: int, attempt: int, order_secret: bytes) -> None:
+    def answering(self, number: int, attempt: int) -> None:
+        """Keep nothing."""
+
+    def answered(self, number: int, order_secret: bytes) -> None:
         """Keep nothing."""
 
     def received(self, number: int, order_secret: bytes) -> None:

@@ -318,6 +318,17 @@ def test_invalid_points_are_refused_immediately(octets: bytes, reason: str, rece
 
 
 @both_roles
+@pytest.mark.parametrize("at", [0, 700, 1999])
+def test_one_point_of_the_twist_is_found_among_many_if_strict(at: int, receives: bool) -> None:
+    """A sample of 64 among 2,000 misses it nearly always."""
+    worker = Worker(T, bin_of(items_of([b"ours"])), 1, 2000, 2000, receives=receives, strict=True)
+    points = curve.hash_and_mask(items_of(names("theirs", 2000)), T, SCALARS[1])
+    worker.mask_peer(0, points)
+    with pytest.raises(PeerProtocolError, match="not on the curve"):
+        worker.mask_peer(0, points[: 32 * at] + b"\2" + bytes(31) + points[32 * (at + 1) :])
+
+
+@both_roles
 def test_an_own_point_off_the_curve_fails_the_self_check(receives: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curve, "hash_and_mask", lambda items, *_: (b"\2" + bytes(31)) * len(items))
     for items in ([b"a"], []):

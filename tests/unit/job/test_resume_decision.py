@@ -9,7 +9,14 @@ import pytest
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side
 
 from psicli.config import load_job
-from psicli.core.errors import AnsweredTwiceError, InputChangedError, InputMissingError, PsicliError, StorageError
+from psicli.core.errors import (
+    AnsweredTwiceError,
+    DurationError,
+    InputChangedError,
+    InputMissingError,
+    PsicliError,
+    StorageError,
+)
 from psicli.core.peer_errors import PeerGoneError, PeerProtocolError
 from psicli.exchange.checkpoint import Checkpoint
 from psicli.exchange.finished import FinishedBins, checkpoints
@@ -63,12 +70,27 @@ def test_a_bin_is_answered_at_most_twice_under_one_partition(pair: Pair, monkeyp
     for run in range(2):
         checkpoint, found = task.begin()
         assert (found is None) == (run == 0)
-        checkpoint.answering(3, 0, bytes(32))
+        checkpoint.answering(3, 0)
         checkpoint.end(LOST)
     # The receiver did not get the bin, so the third run starts over.
     checkpoint, found = task.begin()
     assert found is None
     assert task.ledger.answers(SID.hex(), LISTENER) == {3: 2}
+
+
+def test_a_sender_has_finished_a_bin_only_when_it_has_answered_all_of_it(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dishonest receiver could otherwise claim a bin that this sender only began, and end the task with it."""
+    task = Task(pair, monkeypatch)
+    checkpoint, _ = task.begin()
+    checkpoint.answering(3, 0)
+    checkpoint.answering(4, 0)
+    checkpoint.answered(4, bytes(32))
+    checkpoint.end(LOST)
+    found = task.begin()[1]
+    assert found is not None
+    assert found.finished == 1 << 4
 
 
 def test_runs_side_by_side_have_a_checkpoint_each(
@@ -105,15 +127,16 @@ def test_a_received_bin_is_kept_but_not_answered_a_third_time(pair: Pair, monkey
     task = Task(pair, monkeypatch)
     for _ in range(2):
         checkpoint, _ = task.begin()
-        checkpoint.answering(3, 0, bytes(32))
+        checkpoint.answering(3, 0)
+        checkpoint.answered(3, bytes(32))
         checkpoint.received(3, bytes(32))
         checkpoint.end(LOST)
     checkpoint, found = task.begin()
     assert found is not None
     assert found.finished == 1 << 3
-    checkpoint.answering(4, 0, bytes(32))
+    checkpoint.answering(4, 0)
     with pytest.raises(AnsweredTwiceError, match="task customers: alice asked a third time") as caught:
-        checkpoint.answering(3, 0, bytes(32))
+        checkpoint.answering(3, 0)
     assert task.ledger.answers(SID.hex(), LISTENER) == {3: 2, 4: 1}
     checkpoint.end(caught.value)
     assert task.begin()[1] is None
@@ -122,13 +145,13 @@ def test_a_received_bin_is_kept_but_not_answered_a_third_time(pair: Pair, monkey
 def test_a_restarted_bin_counts_as_a_second_answer(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task(pair, monkeypatch)
     checkpoint, _ = task.begin()
-    checkpoint.answering(3, 0, bytes(32))
+    checkpoint.answering(3, 0)
     checkpoint.end(LOST)
     checkpoint, found = task.begin()
     assert found is not None
-    checkpoint.answering(3, 0, bytes(32))
+    checkpoint.answering(3, 0)
     with pytest.raises(AnsweredTwiceError):
-        checkpoint.answering(3, 1, bytes(32))
+        checkpoint.answering(3, 1)
     assert task.ledger.answers(SID.hex(), LISTENER) == {3: 2}
 
 
@@ -139,7 +162,7 @@ def test_a_task_does_not_resume_with_other_csv_settings(pair: Pair, monkeypatch:
         task.job = load_job(pair.job_file(task.party), variables={})
         checkpoint, found = task.begin()
         assert (found is not None) is resumes
-        checkpoint.answering(0, 0, bytes(32))
+        checkpoint.answering(0, 0)
         checkpoint.end(LOST)
 
 
@@ -148,11 +171,12 @@ def test_which_errors_keep_the_checkpoint(pair: Pair, monkeypatch: pytest.Monkey
     task = Task(pair, monkeypatch)
     endings: list[tuple[PsicliError | None, bool]] = [
         (LOST, True), (StorageError(path="out.csv", reason="full"), True), (PeerProtocolError(detail="wrong"), False),
-        (AnsweredTwiceError(task="customers"), False), (InputChangedError(path="in.csv"), False), (None, False),
+        (AnsweredTwiceError(task="customers"), False), (DurationError(limit="1 min"), True),
+        (InputChangedError(path="in.csv"), False), (None, False),
     ]  # fmt: skip
     for error, stays in endings:
         checkpoint, _ = task.begin()
-        checkpoint.answering(0, 0, bytes(32))
+        checkpoint.answering(0, 0)
         checkpoint.end(error)
         state = pair.folder / "state"
         assert (checkpoints(state) != []) is stays
@@ -181,7 +205,7 @@ def test_a_task_that_is_done_stays_done_if_another_one_has_a_bad_input(
 def test_never_saves_no_bins_and_records_no_answers(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task(pair, monkeypatch)
     checkpoint, _ = task.begin(Mode.NEVER)
-    checkpoint.answering(0, 0, bytes(32))
+    checkpoint.answering(0, 0)
     checkpoint.end(LOST)
     assert task_folders(pair.folder / "state") == []
     assert task.ledger.answers(SID.hex(), LISTENER) == {}

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.memory.sessions import ALICE, BOB, both, joined, messages_of, numbers, run, small, succeeded, task_sid_of
+from support.memory.sessions import (
+    ALICE,
+    BOB,
+    Signal,
+    both,
+    joined,
+    messages_of,
+    numbers,
+    run,
+    small,
+    succeeded,
+    task_sid_of,
+)
 
 from psicli import curve
 from psicli.core.errors import (
+    DurationError,
     MalformedInputError,
     MatchRateError,
     PeerSizeError,
@@ -35,6 +49,8 @@ from psicli.protocol.messages import (
     Working,
 )
 from psicli.protocol.task import Disclosure, Phase, Progress
+from psicli.session import agreement
+from psicli.session.agreement import Deadline
 from psicli.session.session import UNCONFIRMED, UNNAMED_FAILURE
 
 BAD_ROW = MalformedInputError(place="in.csv:7", fault="the row has 1 field, but the header has 2", advice="")
@@ -185,6 +201,29 @@ def test_a_refused_result_looks_like_any_other_failure(failure: Exception) -> No
     assert seen[-1] == Abort(UNNAMED_FAILURE)
     assert isinstance(ends[1].failure, PeerStoppedError)
     assert str(ends[1].failure) == "the other party stopped before the session was complete: it did not say why"
+
+
+def test_the_deadline_ends_the_exchange_but_not_the_writing_of_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time comes while alice writes her first result, and bob still reads his input of the second task."""
+    (alice, bob), over, now = small(2), Signal(), [0.0]
+    monkeypatch.setattr(agreement, "monotonic", lambda: now[0])
+    ends = joined(alice, bob)
+    ends[0].terms = replace(ends[0].terms, deadline=Deadline(100.0, "2 min"))
+    ends[0].hang_up = over.set
+    write, bob[1]._before = alice[0].finish_alone, over.wait
+
+    def write_late(matches: Callable[[], Matches]) -> None:
+        now[0] = 100.0
+        ends[0].link.wake()
+        over.wait()
+        write(matches)
+
+    alice[0].finish_alone = write_late  # type: ignore[method-assign]
+    run(ends)
+    assert isinstance(ends[0].failure, DurationError)
+    assert isinstance(ends[1].failure, PeerPolicyError)
+    assert alice[0].found == set(numbers(3, 5))
+    assert alice[1].found is None
 
 
 def test_a_signal_stops_both() -> None:
