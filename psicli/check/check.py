@@ -29,6 +29,7 @@ from psicli.items.encoding import encode_items, packed
 from psicli.items.spelling import Spellings
 from psicli.job.inputs import STDIO
 from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
+from psicli.job.policy import check_strict
 from psicli.protocol.messages import Abort, Hello, Purpose
 from psicli.protocol.streams import FRAME_ITEMS
 from psicli.protocol.wire import decode_hello
@@ -94,6 +95,7 @@ def _kernel(found: Checklist, job: Job) -> dict[str, float] | None:
     """Return the speed of the kernel, by operation [points per second]."""
     with found.trying("kernel"):
         curve.set_threads(job.pipeline.threads)
+        check_strict(job.policy)
         curve.self_test()
         rates, name = bench.rates(), curve.backend()
         own, peer = rates["hash_and_mask"], rates["mask"]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from psicli.config.document import Document, Loc, field_name
-from psicli.config.fields import MAX_NAME, is_loopback, split_address
+from psicli.config.fields import MAX_NAME, is_loopback, split_address, to_seconds
 from psicli.config.shape import example
 from psicli.core.errors import ArgumentError, counted, shown
 
@@ -237,11 +237,14 @@ def check_names(document: Document, slots: Sequence[Slot]) -> None:
 
 
 def check_policy(document: Document, slots: Sequence[Slot], party: str, parties: Sequence[str]) -> None:
-    """Refuse limits that contradict each other, and limits on a result that this party does not learn."""
-    least, most = (document.text("policy", name) for name in ("min_peer_items", "max_peer_items"))
-    if least is not None and most is not None and int(least) > int(most):
-        what = f"{least} is more than max_peer_items, which is {most}"
-        document.blame(("policy", "min_peer_items"), what, "lower it, or raise max_peer_items")
+    """Refuse limits that contradict each other, limits on a result that this party does not learn, and plain text."""
+    numbers: dict[str, Callable[[str], int]] = {"peer_items": int, "duration": to_seconds}
+    for name, number in numbers.items():
+        least, most = (document.text("policy", f"{end}_{name}") for end in ("min", "max"))
+        if least is not None and most is not None and number(least) > number(most):
+            what = f"{least} is more than max_{name}, which is {most}"
+            document.blame(("policy", f"min_{name}"), what, f"lower it, or raise max_{name}")
+    _check_strict(document)
     for slot in slots if party in parties else ():
         receiver, broadcast = terms(document, slot.task)
         if receiver in (None, party) or broadcast:
@@ -250,3 +253,13 @@ def check_policy(document: Document, slots: Sequence[Slot], party: str, parties:
             if document.text("policy", name) is not None:
                 what = f"cannot be checked, because {party} does not learn the result of task {slot.name}"
                 document.blame(("policy", name), what, "remove the limit, or move the task to another job")
+
+
+def _check_strict(document: Document) -> None:
+    """Refuse plain text if the policy is strict."""
+    tls = document.get("cluster", "tls")
+    if (document.text("policy", "strict") or "").lower() == "true" and (tls is None or isinstance(tls, str)):
+        loc = ("policy", "strict") if tls is None else ("cluster", "tls")
+        what = "needs TLS, and there is no cluster.tls" if tls is None else "is not allowed by policy.strict"
+        right = f"name the files of this party's certificate, for example `{example(('cluster', 'tls'))}`"
+        document.blame(loc, what, right)

@@ -43,6 +43,10 @@ _ESCAPES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefin
 # A number of bytes, or a number with a unit such as MB or MiB.
 _AMOUNT = r"([1-9][0-9]{0,14}) ?(?:([KMGT])(i?)B)?"
 _UNITS = " KMGT"
+# A number of seconds, or a number with a unit. More than a year is a slip of the pen.
+_DURATION = r"([1-9][0-9]{0,8}) ?([smhd]?)"
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_MOST_SECONDS = 366 * 86_400
 # The files that limit the memory of a container or service (cgroup 2, cgroup 1).
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -175,6 +179,17 @@ def _to_bytes(value: object) -> object:
     return size
 
 
+def to_seconds(text: str) -> int:
+    """Return the number of seconds of a duration such as 30s, 10m, 2h, 1d or 45. Raises PydanticCustomError."""
+    found = re.fullmatch(_DURATION, text)
+    if not found:
+        raise _wrong(f"{shown(text)} is not a duration", "give for example 30s, 10m, 2h or 1d")
+    seconds = int(found[1]) * _SECONDS[found[2]]
+    if seconds > _MOST_SECONDS:
+        raise _wrong(f"{shown(text)} is more than a year", f"give at most {_MOST_SECONDS // _SECONDS['d']}d")
+    return seconds
+
+
 def default_memory() -> int:
     """Return a quarter of the machine's or container's memory, and at least LEAST_MEMORY [bytes].
 
@@ -252,6 +267,18 @@ Memory = Annotated[
     # The schema describes the text in the job file, not the number in the Job.
     WithJsonSchema(
         {"anyOf": [{"type": "string", "pattern": f"^{_AMOUNT}$"}, {"type": "integer", "minimum": LEAST_MEMORY}]}
+    ),
+]
+Duration = Annotated[
+    int,
+    BeforeValidator(lambda value: to_seconds(value) if isinstance(value, str) else value),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": f"^{_DURATION}$"},
+                {"type": "integer", "minimum": 1, "maximum": _MOST_SECONDS},
+            ]
+        }
     ),
 ]
 Delimiter = Annotated[

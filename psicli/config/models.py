@@ -244,6 +244,25 @@ class PolicySettings(_Model):
     min_output_rows: _Limit = _optional(
         "Fewest rows an output must have. Only a party that learns the result can set it.", 10
     )
+    min_duration: fields.Duration | None = _optional(
+        "Shortest time from the start of a run to its report and its end, such as `30s`, `10m` or `2h`; a number alone "
+        "is a number of seconds. It hides how long this party compared and wrote, from which somebody who sees when "
+        "the process ends could estimate how much matched. A run that ends before both parties have opened a task "
+        "does not wait. If a run takes longer, psicli warns.",
+        "10m",
+    )
+    max_duration: fields.Duration | None = _optional(
+        "Longest time from the start of a run to the end of the exchange, written like `min_duration`. It includes the "
+        "wait for the other party. A result that only this party still has to write is written.",
+        "4h",
+    )
+    strict: fields.Bool = _field(
+        "Whether to trade speed and convenience for certainty: with `true`, psicli checks that every received point, "
+        "not only 64 of each frame, is on the curve; it refuses to run without TLS, even on one machine, and without "
+        "the native backend, which computes in constant time.",
+        True,
+        default=False,
+    )
 
 
 class TaskEntry(_Model):
@@ -317,8 +336,8 @@ class JobFile(_Model):
         default_factory=CsvSettings,
     )
     policy: PolicySettings = _field(
-        "The limits that this party sets; a limit that is left out does not apply. They are never sent to the other "
-        "party. A run that exceeds one of them ends with exit code 79.",
+        "The limits that this party sets; a limit that is left out does not apply, so by default there is none. They "
+        "are never sent to the other party. A run that exceeds one of them ends with exit code 79.",
         {"min_peer_items": 1000, "max_runs_per_day": 2},
         default_factory=PolicySettings,
     )

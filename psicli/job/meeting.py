@@ -5,7 +5,7 @@ from __future__ import annotations
 from psicli.config import Job
 from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
 from psicli.protocol.messages import Purpose, TaskTerms
-from psicli.session.agreement import Terms
+from psicli.session.agreement import Deadline, Terms
 from psicli.storage.memory import MemoryPlan
 from psicli.transport.dialer import Dialer
 from psicli.transport.endpoint import Endpoint
@@ -28,7 +28,8 @@ def may_last(job: Job) -> float:
 
 def connect_timeout(job: Job) -> float:
     """Return how long this party tries to connect to the peer [s]."""
-    return job.link.connect_retry_times * job.link.connect_retry_interval_ms / 1000
+    patience = job.link.connect_retry_times * job.link.connect_retry_interval_ms / 1000
+    return min(patience, job.policy.max_duration or patience)
 
 
 def meeting_point(job: Job, credentials: TlsCredentials | None, purpose: Purpose = Purpose.RUN) -> Listener | Dialer:
@@ -41,8 +42,8 @@ def meeting_point(job: Job, credentials: TlsCredentials | None, purpose: Purpose
     return Dialer(Endpoint(at.host, at.port, *rest), job.link.connect_retry_interval_ms / 1000)
 
 
-def terms(job: Job, purpose: Purpose = Purpose.RUN) -> Terms:
-    """Return this party's terms of the job, which the peer compares with its own."""
+def terms(job: Job, purpose: Purpose = Purpose.RUN, deadline: Deadline | None = None) -> Terms:
+    """Return this party's terms of the job, which the peer compares with its own; by default without a deadline."""
     return Terms(
         job.party,
         job.peer,
@@ -50,6 +51,8 @@ def terms(job: Job, purpose: Purpose = Purpose.RUN) -> Terms:
         tuple(TaskTerms(task.name, task.receiver, task.broadcast_result, len(task.keys)) for task in job.tasks),
         job.link.recv_timeout_ms,
         purpose,
+        job.link.reconnect_window_ms / 1000,
+        deadline or Deadline(),
     )
 
 

@@ -1,4 +1,4 @@
-"""The rules of this party's policy, as checks of counts without any I/O.
+"""The rules of this party's policy: checks of counts, and the duration of a run.
 
 psicli checks sizes and runs before it sends any point, and the limits on the result before it sends anything that
 depends on a match.
@@ -6,10 +6,26 @@ depends on a match.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import time
+from dataclasses import dataclass, field
 
+from psicli import curve
 from psicli.config import PolicySettings
-from psicli.core.errors import MatchRateError, OutputRowsError, PeerSizeError, TooManyRunsError, counted
+from psicli.core import signals
+from psicli.core.errors import (
+    InterruptedBySignal,
+    MatchRateError,
+    OutputRowsError,
+    PeerSizeError,
+    StrictError,
+    TooManyRunsError,
+    counted,
+)
+from psicli.report.console import duration
+from psicli.session.agreement import Deadline
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,3 +62,44 @@ class Policy:
         least = self.limits.min_output_rows
         if least is not None and rows < least:
             raise OutputRowsError(task=self.task, rows=counted(rows, "row"), limit=least)
+
+
+@dataclass(frozen=True)
+class Duration:
+    """How long one run may take, and must; it starts now."""
+
+    limits: PolicySettings
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def deadline(self) -> Deadline:
+        most = self.limits.max_duration
+        return Deadline() if most is None else Deadline(self.started + most, duration(most))
+
+    @property
+    def excess(self) -> str | None:
+        """What is wrong if the run has taken longer than the duration that should hide how long it takes."""
+        least = self.limits.min_duration
+        taken = time.monotonic() - self.started
+        if least is None or taken <= least:
+            return None
+        return (
+            f"the run took {duration(taken)}, longer than policy.min_duration, which is {duration(least)}, so its "
+            "duration may show how much matched"
+        )
+
+    def sit_out(self) -> None:
+        """Wait until the run has taken as long as it must; a signal ends the wait, and the run keeps its result."""
+        left = self.started + (self.limits.min_duration or 0) - time.monotonic()
+        if left > 0:
+            logger.info("waiting for %s, so that the run takes policy.min_duration", duration(left))
+            try:
+                signals.pause(left)
+            except InterruptedBySignal as exc:
+                logger.info("%s before policy.min_duration was over", exc.message)
+
+
+def check_strict(limits: PolicySettings) -> None:
+    """Raise StrictError if the policy is strict and the backend is not the native one."""
+    if limits.strict and not curve.backend().startswith("native"):
+        raise StrictError(backend=curve.backend())

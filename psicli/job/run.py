@@ -19,11 +19,13 @@ from psicli.exchange.finished import sweep
 from psicli.exchange.task_exchange import Storage
 from psicli.job.inputs import Inputs, check_files, check_trace_file
 from psicli.job.meeting import bin_items, connect_timeout, load_credentials, may_last, meeting_point, terms
+from psicli.job.policy import Duration, check_strict
 from psicli.job.resume import Mode
 from psicli.job.task_run import Shared, TaskRun
 from psicli.report.console import Console, duration
 from psicli.report.report import Report, TaskReport, what_the_peer_learns
 from psicli.report.trace_file import save_trace
+from psicli.session.agreement import Deadline
 from psicli.session.session import Session, open_session
 from psicli.storage.files import exposure
 from psicli.storage.ledger import Ledger
@@ -51,7 +53,7 @@ def run_job(
     lock: the lock on the job's port or address, held by the caller; its record shows the progress of the run.
     trace_file: where to write a trace of the run, if anywhere. resume: whether to resume interrupted tasks.
     """
-    started = time.monotonic()
+    timing = Duration(job.policy)
     tasks = [TaskReport(task.name, task.receiver, task.broadcast_result) for task in job.tasks]
     report = Report(job.name, job.party, job.peer, __version__, curve.backend(), tasks)
     ledger = Ledger(state_folder())
@@ -72,7 +74,7 @@ def run_job(
             for task, entry in zip(job.tasks, tasks, strict=True):
                 runs.append(TaskRun(shared, task, entry))
                 stack.callback(runs[-1].close)
-            session = stack.enter_context(_session(job, meeting, storage, report))
+            session = stack.enter_context(_session(job, meeting, storage, report, timing.deadline))
             session.agree()
             session.run(runs)
     except PsicliError as exc:
@@ -84,9 +86,13 @@ def run_job(
             save_trace(trace_file, job.party, {"job": job.name, "party": job.party, "psicli": __version__})
         except PsicliError as exc:
             report.fail(exc)
-    report.close(time.monotonic() - started, peak_memory())
+    report.close(time.monotonic() - timing.started, peak_memory())
     for run in runs:
         run.end()
+    # Before both parties have opened a task, nothing depends on a match.
+    if any(task.task_sid is not None for task in tasks):
+        _warn(report, timing.excess)
+        timing.sit_out()
     return report
 
 
@@ -95,6 +101,7 @@ def _prepare_process(job: Job) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _share_one_heap()
     curve.set_threads(job.pipeline.threads)
+    check_strict(job.policy)
     curve.self_test()
 
 
@@ -165,10 +172,10 @@ def _checked_inputs(
     return inputs
 
 
-def _session(job: Job, meeting: Listener | Dialer, storage: Storage, report: Report) -> Session:
+def _session(job: Job, meeting: Listener | Dialer, storage: Storage, report: Report, deadline: Deadline) -> Session:
     session = open_session(
         meeting,
-        terms(job),
+        terms(job, deadline=deadline),
         timeout=connect_timeout(job),
         depth=job.pipeline.depth,
         frame_items=job.pipeline.frame_items,

@@ -118,7 +118,7 @@ class TaskRun:
             self._output = TaskOutput(*read, self._shared.storage, self._policy, self._entry, checkpoint)
         self._seconds += time.monotonic() - started
         failpoints.hit("input.read")
-        return Prepared(found, self._output, checkpoint)
+        return Prepared(found, self._output, checkpoint, strict=self._shared.job.policy.strict)
 
     def _read(self, partition_sid: bytes) -> tuple[Items, Input]:
         storage, path, name = self._shared.storage, self._shared.inputs.paths[self.name], input_name(self._task)

@@ -92,7 +92,8 @@ def _kind(field: Schema) -> str:
     if "oneOf" in field:
         return " or ".join(_kind(option) for option in field["oneOf"])
     if "anyOf" in field:
-        return "an amount such as `512MB`, or a number of bytes"
+        what, unit = ("a duration", "seconds") if "maximum" in field["anyOf"][1] else ("an amount", "bytes")
+        return f"{what} such as `{field['examples'][0]}`, or a number of {unit}"
     if "const" in field:
         return f"the word `{field['const']}`"
     if "additionalProperties" in field:

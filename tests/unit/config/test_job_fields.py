@@ -288,7 +288,9 @@ def with_policy(policy: str, **replaced: str) -> str:
 
 
 def test_a_job_without_a_policy_allows_everything(load: Load) -> None:
-    assert set(load(SMALL + TASK).policy.model_dump().values()) == {None}
+    policy = load(SMALL + TASK).policy.model_dump()
+    assert policy.pop("strict") is False
+    assert set(policy.values()) == {None}
 
 
 def test_every_limit(load: Load) -> None:
@@ -298,6 +300,9 @@ def test_every_limit(load: Load) -> None:
         "max_runs_per_day": 3,
         "max_match_rate": 0.25,
         "min_output_rows": 9,
+        "min_duration": 60,
+        "max_duration": 3600,
+        "strict": False,
     }
     assert load(with_policy(str(limits).strip("{}").replace("'", ""))).policy.model_dump() == limits
 
@@ -331,6 +336,46 @@ def test_min_peer_items_above_max_peer_items(errors: Errors) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("30 s", 30), ("45", 45), ("1", 1), ("10m", 600), ("2h", 7200), ("1d", 86_400), ("366d", 31_622_400)],
+)
+def test_a_duration_has_a_unit_or_is_a_number_of_seconds(load: Load, text: str, seconds: int) -> None:
+    assert load(with_policy(f"min_duration: {text}")).policy.min_duration == seconds
+    assert load(with_policy(f"max_duration: '{text}'")).policy.max_duration == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["soon", "0", "0s", "-5", "1.5h", "10 min", "1h30m", "10M", "1e3", "0x10", "٣m", "1_0", "' 1h'", "''"]
+)
+def test_what_is_not_a_duration(errors: Errors, text: str) -> None:
+    starts(errors(with_policy(f"min_duration: {text}")), "8: policy.min_duration: '")
+    (error,) = errors(with_policy(f"max_duration: {text}"))
+    assert error.endswith(" is not a duration; give for example 30s, 10m, 2h or 1d")
+
+
+@pytest.mark.parametrize("text", ["367d", "999999999d", "31622401"])
+def test_a_duration_is_at_most_a_year(errors: Errors, text: str) -> None:
+    right = "is more than a year; give at most 366d"
+    assert errors(with_policy(f"max_duration: {text}")) == [f"8: policy.max_duration: '{text}' {right}"]
+
+
+def test_the_shortest_duration_is_not_above_the_longest(errors: Errors, load: Load) -> None:
+    load(with_policy("min_duration: 60, max_duration: 1m"))
+    assert errors(with_policy("min_duration: 2h, max_duration: 90m")) == [
+        "8: policy.min_duration: 2h is more than max_duration, which is 90m; lower it, or raise max_duration"
+    ]
+
+
+def test_a_strict_policy_needs_certificates(errors: Errors, load: Load) -> None:
+    strict, right = with_policy("strict: True"), "name the files of this party's certificate, for example `tls: "
+    starts(errors(strict), f"8: policy.strict: needs TLS, and there is no cluster.tls; {right}")
+    text = strict.replace("psi:", "  tls: insecure\npsi:")
+    starts(errors(text), f"7: cluster.tls: is not allowed by policy.strict; {right}")
+    text = text.replace("insecure", "{ca_file: a, certificate_file: b, private_key_file: c}")
+    assert load(text).policy.strict
+
+
 @pytest.mark.parametrize("limit", ["max_match_rate: 0.5", "min_output_rows: 5"])
 def test_limits_on_a_result_this_party_does_not_learn(load: Load, errors: Errors, limit: str) -> None:
     name = limit.split(":")[0]
@@ -350,5 +395,7 @@ def test_limits_on_a_result_this_party_does_not_learn(load: Load, errors: Errors
 
 
 def test_a_simulation_has_no_policy(load: Load, tmp_path: Path) -> None:
-    text = with_policy("max_match_rate: nonsense", receiver="bob")
-    assert load(text, simulated_port=18560).policy.max_match_rate is None
+    text = with_policy("max_match_rate: nonsense, strict: true", receiver="bob")
+    policy = load(text, simulated_port=18560).policy
+    assert policy.max_match_rate is None
+    assert not policy.strict
