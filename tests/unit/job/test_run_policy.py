@@ -19,6 +19,22 @@ from psicli.job.policy import Duration, check_strict
 
 WAITING = "so that the run takes policy.min_duration"
 
+# psicli that says how each worker checks the points of the peer.
+TELLS_STRICT = """
+import sys
+from psicli.cli.main import main
+from psicli.exchange.worker import Worker
+
+class Telling(Worker):
+    def __init__(self, *arguments, **how):
+        super().__init__(*arguments, **how)
+        print("strict:", self._strict, file=sys.stderr)
+
+import psicli.exchange.task_exchange as task_exchange
+task_exchange.Worker = Telling
+main()
+"""
+
 # The shortest duration -------------------------------------------------------------------------------------------
 
 
@@ -143,7 +159,10 @@ def test_a_strict_run(pair: Pair) -> None:
     assert check.code == 78
     assert b"policy.strict needs the native" in check.stdout
     if curve.backend().startswith("native"):
-        succeeded(pair.run())
+        pair.program = ("-c", TELLS_STRICT)
+        results = pair.run()
+        succeeded(results)
+        assert all("strict: True" in result.stderr for result in results)
         check_output(pair, LISTENER, 0, "out/people.csv")
 
 
