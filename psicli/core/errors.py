@@ -369,7 +369,7 @@ class OutputRowsError(PolicyError):
 class DurationError(PolicyError):
     """The run may go on where it was interrupted."""
 
-    sentence = "the exchange was not complete {limit} after the start of the run, the policy.max_duration"
+    sentence = "the exchange was not complete {limit} after the start of the run, the limit of policy.max_duration"
     hint = "Run again to resume, allow more time, or find out from the report what took so long."
 
 

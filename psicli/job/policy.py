@@ -92,7 +92,7 @@ class Duration:
         """Wait until the run has taken as long as it must; a signal ends the wait, and the run keeps its result."""
         left = self.started + (self.limits.min_duration or 0) - time.monotonic()
         if left > 0:
-            logger.info("waiting for %s, so that the run takes policy.min_duration", duration(left))
+            logger.info("waiting for %s, so that the run lasts policy.min_duration", duration(left))
             try:
                 signals.pause(left)
             except InterruptedBySignal as exc:

@@ -131,14 +131,16 @@ class PeerWatch:
 
         Raises LateMessageError if the peer sends anything more about a task.
         """
-        deadline = monotonic() + self._timeout
+        deadline, line = monotonic() + self._timeout, monotonic() + SILENCE_LINE_INTERVAL
         # A breach that has arrived by now can still be told to the peer: nothing follows our last message.
         self._refuse_late()
         self._link.close_outgoing()
         while (left := deadline - monotonic()) > 0 and not self._link.ended:
-            if not self._link.wait(for_message=True, room_for=None, timeout=min(left, SILENCE_LINE_INTERVAL)):
-                logger.info("%s has not ended the session yet; the limit is %.0f s", self._terms.peer, self._timeout)
+            self._link.wait(for_message=True, room_for=None, timeout=min(left, SILENCE_LINE_INTERVAL))
             self._refuse_late()
+            if monotonic() >= line and not self._link.ended:
+                logger.info("%s has not ended the session yet; the limit is %.0f s", self._terms.peer, self._timeout)
+                line += SILENCE_LINE_INTERVAL
         self._link.finish(max(deadline - monotonic(), 0.0))
 
     def _refuse_late(self) -> None:

@@ -79,7 +79,7 @@ ALL: list[Case] = [
     *cases(CONFIRMING, (SENDER,), ONE_SIDED),
     *cases(BITMAP, (RECEIVER,), BROADCAST),
     *cases(ONE_SIDED_SENDER, (RECEIVER,), ONE_SIDED),
-    *cases(TOO_LATE),
+    *cases(TOO_LATE, BOTH, MODES, (False, True)),
     *cases(BINS),
     *cases(RECEIVED, (RECEIVER,)),
     *cases(BITMAPS, (RECEIVER,), BROADCAST),

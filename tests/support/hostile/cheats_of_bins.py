@@ -252,26 +252,41 @@ RESTARTS_OF_RESULT: dict[str, Cheat] = {
 
 # After the last task ------------------------------------------------------------------------------------------------
 
-TOO_LATE: dict[str, Cheat] = {
-    f"after the last task: {name}": Cheat(
-        "after the end of the last task|a message after its last one",
-        kept_output=True,
-        play=lambda peer, messages=messages: (peer.play(), peer.say("late", messages)),
-    )
-    for name, messages in {
-        "points": [points(1)],
-        "an End": [End(0, 0, 0, 1, 0, bytes(32))],
-        "Received again": [Received(0, 0, 0)],
-        "Restart": [Restart(0, 0, 1)],
-        "Offer of the task": [Offer(0)],
-        "Offer of a task that does not exist": [Offer(1)],
-        "Open of a task that does not exist": [Open(1, 5, bytes(16))],
-        "Done again": [Done(0, bytes(32))],
-        "Reconnect": [Reconnect(bytes(32), 1, 0)],
-        "a Hello": [HelloOctets(b"")],
-        "points before Bye": [points(1), Bye()],
-        "points after Bye": [Bye(), points(1)],
-        "a heartbeat after Bye": [Bye(), Working()],
-        "Bye twice": [Bye(), Bye()],
-    }.items()
+LATE: dict[str, list[Message]] = {
+    "points": [points(1)],
+    "an End": [End(0, 0, 0, 1, 0, bytes(32))],
+    "Received again": [Received(0, 0, 0)],
+    "Restart": [Restart(0, 0, 1)],
+    "Offer of the task": [Offer(0)],
+    "Offer of a task that does not exist": [Offer(1)],
+    "Open of a task that does not exist": [Open(1, 5, bytes(16))],
+    "Done again": [Done(0, bytes(32))],
+    "Reconnect": [Reconnect(bytes(32), 1, 0)],
+    "a Hello": [HelloOctets(b"")],
+    "points before Bye": [points(1), Bye()],
+    "points after Bye": [Bye(), points(1)],
+    "a heartbeat after Bye": [Bye(), Working()],
+    "Bye twice": [Bye(), Bye()],
 }
+
+
+def too_late(messages: list[Message]) -> Cheat:
+    """Return a cheat that sends messages when the peer has sent and heard everything, or right after its last one."""
+
+    def last(peer: HostilePeer, due: list[Message]) -> list[Message]:
+        return [*due, *messages] if peer.setting.listens and peer.setting.receives else due
+
+    def play(peer: HostilePeer) -> None:
+        peer.play()
+        if not (peer.setting.listens and peer.setting.receives):
+            peer.say("late", messages)
+
+    def received(peer: HostilePeer, due: list[Message]) -> list[Message]:
+        return due if peer.setting.broadcast else last(peer, due)
+
+    sentence = "after the end of the last task|a message after its last one"
+    return Cheat(sentence, play=play, at={"received": received, "commit": last}, kept_output=True)
+
+
+# A dialer ends the stream soon after its last message, so a listener that waits for that message comes too late.
+TOO_LATE = {f"after the last task: {name}": too_late(messages) for name, messages in LATE.items()}

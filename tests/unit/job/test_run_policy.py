@@ -17,7 +17,7 @@ from psicli.config import PolicySettings
 from psicli.core.errors import StrictError
 from psicli.job.policy import Duration, check_strict
 
-WAITING = "so that the run takes policy.min_duration"
+WAITING = "so that the run lasts policy.min_duration"
 
 # psicli that says how each worker checks the points of the peer.
 TELLS_STRICT = """
@@ -125,9 +125,13 @@ def test_a_run_ends_at_its_time(pair: Pair) -> None:
     pair.jobs[LISTENER]["policy"] = {"max_duration": "8s"}
     alice, bob = pair.start(LISTENER), pair.start(DIALER, env=HELD)
     bob.wait_until_stopped()
-    alice.wait_for("the policy.max_duration")
+    alice.wait_for("the limit of policy.max_duration")
     bob.send(signal.SIGCONT)
-    failed(alice.result(), 79, "the exchange was not complete 8 s after the start of the run, the policy.max_duration")
+    failed(
+        alice.result(),
+        79,
+        "the exchange was not complete 8 s after the start of the run, the limit of policy.max_duration",
+    )
     failed(bob.result(), 80, "alice's policy does not allow this run")
     assert pair.path(LISTENER, "out/people.csv").read_bytes() == OLD
 

@@ -180,4 +180,4 @@ def test_the_deadline_ends_a_wait(watched: Watched) -> None:
         follow(link, watch, DAY)
     assert link.now == HOUR
     assert caught.value.code == 79
-    assert "not complete 60 min after the start of the run, the policy.max_duration" in caught.value.message
+    assert "not complete 60 min after the start of the run, the limit of policy.max_duration" in caught.value.message
