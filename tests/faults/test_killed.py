@@ -21,9 +21,7 @@ from support.jobs.faults import (
     start_both,
 )
 from support.processes.expectations import failed, succeeded
-from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, other
-
-from psicli.core.failpoints import VARIABLE
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, failing_at, other
 
 # Killed at every failpoint ------------------------------------------------------------------------------------------
 
@@ -105,7 +103,7 @@ def test_killed_while_standard_input_and_output_are_buffered(faulty: Pair, point
     # Use a separate state folder, so that the other party does not remove the files this test looks for.
     state = faulty.folder / "own"
     how: dict[str, Any] = {"stdin": given, "env": {"PSICLI_STATE_DIR": str(state)}}
-    killed = {"stdin": given, "env": {**how["env"], VARIABLE: f"{point}:kill"}}
+    killed = {"stdin": given, "env": {**how["env"], **failing_at(f"{point}:kill")}}
     runs = {LISTENER: faulty.start(LISTENER), DIALER: faulty.start(DIALER, **killed)}
     victim, survivor = ends(runs, DIALER)
     assert victim.code == -signal.SIGKILL

@@ -23,12 +23,11 @@ from typing import Any
 import pytest
 from support.memory.pair import items_of, records, run_exchanges
 from support.processes.altered import Alteration, Alterations, fail_to_write, with_little_memory
-from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side, failing_at
 from support.processes.tapped import Recording, item, keys, record, tapped_pair
 
 import psicli
 from psicli import curve
-from psicli.core.failpoints import VARIABLE
 from psicli.exchange.task_exchange import Storage
 from psicli.items.partitions import Partitioner
 from psicli.protocol.messages import Frame, Stream, partition_key, task_session_id
@@ -82,7 +81,7 @@ def flipping(otherwise: Any) -> Any:
 
     def spoil(pair: Pair) -> None:
         otherwise(pair)
-        pair.environment[VARIABLE] = "frame.sending:flip:2"
+        pair.environment.update(failing_at("frame.sending:flip:2"))
 
     return spoil
 

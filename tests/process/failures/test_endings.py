@@ -17,7 +17,19 @@ import grpc
 import pytest
 from support.processes.certificates import issue
 from support.processes.expectations import OLD, Untouched, check_output, csv_data, failed, succeeded, the_object
-from support.processes.runner import DIALER, HELD, LISTENER, PARTIES, SLOWLY, Pair, Run, Side, free_ports, other
+from support.processes.runner import (
+    DIALER,
+    HELD,
+    LISTENER,
+    PARTIES,
+    SLOWLY,
+    Pair,
+    Run,
+    Side,
+    failing_at,
+    free_ports,
+    other,
+)
 from support.waiting import DEADLINE
 
 from psicli.core.failpoints import VARIABLE
@@ -262,7 +274,7 @@ def memory(run: Run) -> int:
 
 def junk_in_a_session(pair: Pair, junk: int, silent: int) -> None:
     # The dialer stops while the test makes other connections; the listener stops at the end, so its memory can be read.
-    alice, bob = pair.start(LISTENER, env={VARIABLE: "session.closed:stop"}), pair.start(DIALER, env=HELD)
+    alice, bob = pair.start(LISTENER, env=failing_at("session.closed:stop")), pair.start(DIALER, env=HELD)
     bob.wait_until_stopped()
     before = memory(alice)
     draw = random.Random(junk)

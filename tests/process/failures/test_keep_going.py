@@ -15,9 +15,7 @@ from support.jobs import resumed
 from support.jobs.resumed import opened
 from support.processes.expectations import MARK, OLD, check_output, csv_data, marked, the_object
 from support.processes.proxy import Proxy
-from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Run, free_ports, other
-
-from psicli.core.failpoints import VARIABLE
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Run, failing_at, free_ports, other
 
 Spoil = Callable[[Pair, str, dict[str, Any]], None]
 
@@ -265,7 +263,7 @@ def test_the_connection_breaks_around_a_skip(tmp_path: Path, point: str, bad: st
                 pair.link(party, reconnect_window_ms=600_000)
             stopped = DIALER if "sending" in point else LISTENER
             runs = {
-                party: pair.start(party, "--json", env={VARIABLE: point} if party == stopped else {})
+                party: pair.start(party, "--json", env=failing_at(point if party == stopped else ""))
                 for party in PARTIES
             }
             runs[stopped].wait_until_stopped()

@@ -21,12 +21,11 @@ from support.processes.runner import (
     LISTENER,
     PARTIES,
     Pair,
+    failing_at,
     free_ports,
     other,
 )
 from support.waiting import wait_until
-
-from psicli.core.failpoints import VARIABLE
 
 # Two runs on one port -----------------------------------------------------------------------------------------------
 
@@ -224,7 +223,7 @@ def test_status_says_who_where_and_how_far(pair: Pair) -> None:
         "phase": "starting",
     }
     # Bob stops halfway, so that both parties are still running when `psicli status` answers.
-    bob = pair.start(DIALER, env={VARIABLE: "frame.sending:stop:5"})
+    bob = pair.start(DIALER, env=failing_at("frame.sending:stop:5"))
     bob.wait_until_stopped()
     running: dict[int, dict[str, Any]] = {}
 

@@ -32,9 +32,7 @@ from support.jobs.resumed import (
 )
 from support.processes.altered import forget_received, program
 from support.processes.expectations import OLD, failed, the_object
-from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, other
-
-from psicli.core.failpoints import VARIABLE
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, failing_at, other
 
 # `make test` runs only one of the two similar cases.
 ONE_SOON = [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)]
@@ -294,7 +292,7 @@ def test_a_receiver_that_forgets_what_it_has_received_is_answered_twice(pair: Pa
     limit_runs(pair, DIALER)
 
     def run(finished: int, failpoint: str) -> dict[str, Result]:
-        env = {"TEST_FINISHED": str(finished), **({VARIABLE: failpoint} if failpoint else {})}
+        env = {"TEST_FINISHED": str(finished), **failing_at(failpoint)}
         only = f"--only={FIRST}"
         hostile = pair.start(LISTENER, "--json", "-v", only, env=env, program=program(forget_received))
         runs = {DIALER: start(pair, DIALER, "", only), LISTENER: hostile}

@@ -21,9 +21,8 @@ from support.jobs.resumed import (
 )
 from support.processes.altered import program, record_draws, watch_curve
 from support.processes.expectations import csv_data
-from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side, other
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side, failing_at, other
 
-from psicli.core.failpoints import VARIABLE
 from psicli.exchange.finished import Manifest
 
 # The contents of the state folder --------------------------------------------------------------------------------
@@ -49,7 +48,7 @@ def run_watched(pair: Pair, party: str, failpoint: str) -> tuple[bool, set[bytes
     secret: set[bytes] = set()
     runs = {}
     for each in PARTIES:
-        env = {"TEST_DRAWS": str(pair.folder / f"{each}.draws"), **({VARIABLE: failpoint} if each == party else {})}
+        env = {"TEST_DRAWS": str(pair.folder / f"{each}.draws"), **failing_at(failpoint if each == party else "")}
         runs[each] = pair.start(each, "--json", f"--only={FIRST}", env=env, program=program(record_draws, watch_curve))
     codes = {each: run.result().code for each, run in runs.items()}
     assert codes[party] in (-signal.SIGKILL, 0)

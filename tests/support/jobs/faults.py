@@ -10,9 +10,9 @@ import time
 
 import pytest
 from support.processes.expectations import OLD, check_output, csv_data, failed, the_object
-from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Run, Side, other
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Run, Side, failing_at, other
 
-from psicli.core.failpoints import POINTS, VARIABLE
+from psicli.core.failpoints import POINTS
 
 # A party in session ends within this time after its peer was killed, even on a busy machine [s].
 KILLED_WITHIN = 30.0
@@ -67,7 +67,7 @@ def renew_outputs(pair: Pair) -> None:
 
 def start_both(pair: Pair, party: str, failpoint: str) -> dict[str, Run]:
     """Start both parties, one of them with a failpoint."""
-    return {each: pair.start(each, "--json", env={VARIABLE: failpoint} if each == party else {}) for each in PARTIES}
+    return {each: pair.start(each, "--json", env=failing_at(failpoint if each == party else "")) for each in PARTIES}
 
 
 def ends(runs: dict[str, Run], party: str) -> tuple[Result, Result | None]:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from support.processes.expectations import check_output, csv_data, the_object
-from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Run, Side, other
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Run, Side, failing_at, other
 
-from psicli.core.failpoints import VARIABLE
 from psicli.exchange.finished import Manifest
 
 # The number of items of each party, in 4 bins; a bin has 6 frames of points in each direction and 6 of tokens.
@@ -44,8 +43,7 @@ def job(pair: Pair, *, broadcast: bool = False, rows: int = ROWS) -> Pair:
 
 
 def start(pair: Pair, party: str, failpoint: str = "", *arguments: str, **how: Any) -> Run:
-    env = {VARIABLE: failpoint} if failpoint else {}
-    return pair.start(party, "--json", "-v", *arguments, env=env, **how)
+    return pair.start(party, "--json", "-v", *arguments, env=failing_at(failpoint), **how)
 
 
 def killed(pair: Pair, party: str, failpoint: str, *arguments: str) -> None:

@@ -25,14 +25,20 @@ from typing import IO, Any
 import yaml
 from support.waiting import DEADLINE, wait_until
 
-from psicli.core.failpoints import VARIABLE
+from psicli.core.failpoints import CONSENT, VARIABLE
 from psicli.storage.locks import hold_dial, hold_port
+
+
+def failing_at(point: str) -> dict[str, str]:
+    """Return the environment of a run that fails on purpose: point is NAME:ACTION[:NTH], or empty for no failure."""
+    return {VARIABLE: point, CONSENT: "yes"} if point else {}
+
 
 # The environment of a run that must still be working when a test interferes with it.
 SLOWLY = {"PSICLI_BACKEND": "reference"}
 # The environment of a party that stops itself when it sends its first points, until it gets SIGCONT. This keeps the
 # session open on a machine of any speed.
-HELD = {VARIABLE: "frame.sending:stop"}
+HELD = failing_at("frame.sending:stop")
 LISTENER, DIALER = "alice", "bob"
 PARTIES = (LISTENER, DIALER)
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.processes.expectations import failed, marked_pair
-from support.processes.runner import LISTENER, Pair
+from support.processes.expectations import failed, marked_pair, succeeded
+from support.processes.runner import LISTENER, PARTIES, Pair, failing_at
 
 from psicli.core import failpoints
 from psicli.core.errors import VariableError
-from psicli.core.failpoints import CARRYING, MESSAGES, POINTS, VARIABLE
+from psicli.core.failpoints import CARRYING, CONSENT, MESSAGES, POINTS, VARIABLE
 
 PACKAGE = Path(failpoints.__file__).parents[1]
 
@@ -28,7 +28,8 @@ def disarmed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def arm(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setenv(VARIABLE, text)
+    for name, value in failing_at(text).items():
+        monkeypatch.setenv(name, value)
     failpoints.arm()
 
 
@@ -102,7 +103,27 @@ def test_an_unknown_failpoint_is_refused(monkeypatch: pytest.MonkeyPatch, text: 
 
 def test_a_run_with_a_mistyped_failpoint_does_not_begin(pair: Pair) -> None:
     marked_pair(pair)
-    result = pair.start(LISTENER, env={VARIABLE: "output.renames:kill"}).result()
+    result = pair.start(LISTENER, env=failing_at("output.renames:kill")).result()
     failed(result, 78, "PSICLI_FAILPOINT is 'output.renames:kill', which is not a failpoint")
     assert result.stdout == b""
     pair.nothing_left()
+
+
+@pytest.mark.parametrize("consent", [None, "", "no"])
+def test_a_variable_that_was_left_behind_fails_no_run(pair: Pair, consent: str | None) -> None:
+    marked_pair(pair)
+    env = {VARIABLE: "session.agreed:kill", CONSENT: consent}
+    runs = [pair.start(party, "--quiet", "--json", env=env) for party in PARTIES]
+    results = [run.result() for run in runs]
+    succeeded(results)
+    for result in results:
+        assert "WARNING ignoring PSICLI_FAILPOINT, which only psicli's own tests use; unset it" in result.stderr
+
+
+@pytest.mark.parametrize("flags", [["--quiet"], ["--quiet", "--json"]])
+def test_a_run_that_fails_on_purpose_says_so(pair: Pair, flags: list[str]) -> None:
+    marked_pair(pair)
+    runs = [pair.start(party, *flags, env=failing_at("session.agreed:raise")) for party in PARTIES]
+    for result in [run.result() for run in runs]:
+        assert result.code == 70
+        assert "PSICLI_FAILPOINT is set, so this run will fail on purpose (session.agreed:raise)" in result.stderr
