@@ -69,7 +69,8 @@ def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool,
         rows_on_stdout = any(task.output_path == "-" for task in job.tasks)
         if rows_on_stdout and "stdout" in closed_streams:
             raise CannotCreateError(path="standard output", reason="it is closed")
-        with hold(job, lock_timeout) as lock:
+        # A simulation has a port of its own.
+        with PortLock() if options.simulated_port is not None else hold(job, lock_timeout) as lock:
             # Imported late because it is slow: an error in the job file or a busy port needs none of it.
             from psicli.job.resume import Mode
             from psicli.job.run import run_job

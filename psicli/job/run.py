@@ -50,7 +50,8 @@ def run_job(
 ) -> Report:
     """Run every task of the job with the peer, and return the report; failures are in the report, never raised.
 
-    lock: the lock on the job's port or address, held by the caller; its record shows the progress of the run.
+    lock: the lock on the job's port or address; its record shows the progress of the run. It is released with the
+    connection, before the last results are matched and written.
     trace_file: where to write a trace of the run, if anywhere. resume: whether to resume interrupted tasks.
     """
     timing = Duration(job.policy)
@@ -74,7 +75,7 @@ def run_job(
             for task, entry in zip(job.tasks, tasks, strict=True):
                 runs.append(TaskRun(shared, task, entry))
                 stack.callback(runs[-1].close)
-            session = stack.enter_context(_session(job, meeting, storage, report, timing.deadline))
+            session = stack.enter_context(_session(job, meeting, storage, report, timing.deadline, lock))
             session.agree()
             session.run(runs)
     except PsicliError as exc:
@@ -172,7 +173,9 @@ def _checked_inputs(
     return inputs
 
 
-def _session(job: Job, meeting: Listener | Dialer, storage: Storage, report: Report, deadline: Deadline) -> Session:
+def _session(
+    job: Job, meeting: Listener | Dialer, storage: Storage, report: Report, deadline: Deadline, lock: PortLock
+) -> Session:
     session = open_session(
         meeting,
         terms(job, deadline=deadline),
@@ -181,6 +184,8 @@ def _session(job: Job, meeting: Listener | Dialer, storage: Storage, report: Rep
         frame_items=job.pipeline.frame_items,
         bin_items=bin_items(job),
         storage=storage,
+        # Other users see the lock: how long it is held must not depend on the matches.
+        hung_up=lock.release,
     )
     if session.peer_certificate is not None:
         _warn(report, ending(session.peer_certificate, f"{job.peer}'s certificate", may_last(job)))

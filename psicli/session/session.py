@@ -398,13 +398,20 @@ def open_session(
     frame_items: int | None = None,
     bin_items: int = MOST_BIN_ITEMS,
     storage: Storage | None = None,
+    hung_up: Callable[[], None] = lambda: None,
 ) -> Session:
     """Connect to the peer, exchange Hellos and return the session; Session.agree then compares the Hellos.
 
     timeout: how long to wait for the peer [s]; depth: pieces of work that a bin may have in progress; frame_items: the
     most points per frame, by default the backend's choice; bin_items: the most items per bin, a power of two; storage:
-    the memory and disk space that the tasks may use. Raises like Listener.meet and Dialer.meet.
+    the memory and disk space that the tasks may use; hung_up: called when the connection is closed, however the session
+    ends. Raises like Listener.meet and Dialer.meet.
     """
+
     link = meeting.meet(lambda: terms.hello(frame_items or curve.frame_items(), bin_items), timeout)
-    listens = isinstance(meeting, Listener)
-    return Session(link, terms, listens=listens, depth=depth, storage=storage, hang_up=meeting.close)
+
+    def hang_up() -> None:
+        meeting.close()
+        hung_up()
+
+    return Session(link, terms, listens=isinstance(meeting, Listener), depth=depth, storage=storage, hang_up=hang_up)

@@ -48,6 +48,8 @@ class Spool(AbstractContextManager["Spool"]):
                 raise StorageError(path=self.state, reason="the run has ended")
             if self._folder is None:
                 self._folder = self._remove_folder.enter_context(run_folder(self.state))
+                with creating(self.state):
+                    failpoints.hit("spool.created")
             file = SpoolFile(self._folder, name, self)
             self._files.add(file)
         try:

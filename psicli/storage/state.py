@@ -18,7 +18,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from psicli.core import failpoints
 from psicli.core.errors import CannotCreateError, StateFolderError, StorageError, creating, printable, reason
 from psicli.storage.files import sync_folder, wipe
 
@@ -107,6 +106,23 @@ def left_over(state: Path, *, remove: bool = False) -> list[Path]:
     return found
 
 
+def running(state: Path) -> list[Path]:
+    """Return the folders of runs that have not ended; raises CannotCreateError."""
+    if not os.path.lexists(state):
+        return []
+    with held(state):
+        return [folder for folder in sorted(state.glob(f"{_RUN_PREFIX}*")) if _is_locked(folder)]
+
+
+def _is_locked(folder: Path) -> bool:
+    with suppress(OSError):
+        try:
+            os.close(_lock(folder))
+        except BlockingIOError:
+            return True
+    return False
+
+
 @contextmanager
 def run_folder(state: Path) -> Iterator[Path]:
     """Yield a new folder for this run, and delete it with its content at the end; raises CannotCreateError."""
@@ -118,7 +134,6 @@ def run_folder(state: Path) -> Iterator[Path]:
             path.mkdir(0o700)
             undo.callback(shutil.rmtree, path, ignore_errors=True)
             undo.callback(os.close, _lock(path))
-            failpoints.hit("spool.created")
         yield path
 
 

@@ -24,9 +24,9 @@ import pytest
 from support.processes.runner import free_ports
 from support.waiting import DEADLINE, wait_until
 
-from psicli.core.errors import BindError, CannotCreateError, LockHeldError, PortBusyError
+from psicli.core.errors import BindError, LockHeldError, PortBusyError
 from psicli.storage import locks
-from psicli.storage.locks import Holder, PortLock, dial_lock_path, hold_dial, hold_port, holders, port_lock_path
+from psicli.storage.locks import Holder, PortLock, hold_dial, hold_port, holders
 
 NOBODY = 65534
 HOST = "127.0.0.1"
@@ -37,7 +37,7 @@ HOLD = """
 import os, sys
 {before}
 from psicli.storage import locks
-locks.SHARED_FOLDER = locks.Path({folder!r})
+locks.SHARED_FOLDERS = (locks.Path({folder!r}),)
 {user}
 with locks.{what} as lock:
     print("held", flush=True)
@@ -55,10 +55,11 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Replace /run/lock by a folder for this test; unlike pytest's own folders, every user can reach it."""
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as state:
         folder = Path(name)
         folder.chmod(0o1777)
-        monkeypatch.setattr(locks, "SHARED_FOLDER", folder)
+        monkeypatch.setattr(locks, "SHARED_FOLDERS", (folder,))
+        monkeypatch.setenv("PSICLI_STATE_DIR", state)
         yield folder
 
 
@@ -198,7 +199,7 @@ def test_another_program_on_the_port(folder: Path, port: int, theirs: str, ours:
             pass
         assert caught.value.message == f"{ours}:{port}: the port is in use by another program"
         # The failed run has released its lock.
-        with PortLock(port_lock_path(port)) as lock:
+        with PortLock(f"port-{port}") as lock:
             assert lock.try_acquire()
     gets_it(port)
 
@@ -244,50 +245,102 @@ def test_connections_of_the_last_run_do_not_keep_the_port(folder: Path, port: in
     gets_it(port)
 
 
-# The file --------------------------------------------------------------------------------------------------------
+# The files -------------------------------------------------------------------------------------------------------
+
+
+def own(folder: Path, uid: int | None = None) -> Path:
+    """Return the folder for the locks of a user, by default of this one."""
+    return folder / f"psicli-{os.geteuid() if uid is None else uid}"
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
-def test_every_user_may_read_and_lock_the_file_whatever_the_umask(folder: Path, port: int, umask: int) -> None:
-    with another_process(folder, port_of(port), before=f"os.umask({umask})"):
-        assert stat.S_IMODE(port_lock_path(port).stat().st_mode) == 0o666
-
-
-def test_the_file_stays(folder: Path, port: int) -> None:
-    """If the file were unlinked, two runs could hold two locks with the same name."""
-    with hold_port("nightly", "alice", HOST, port, 0), hold_dial("nightly", "bob", "a:1", 0):
-        before = {path: path.stat().st_ino for path in (port_lock_path(port), dial_lock_path("bob", "a:1"))}
-    gets_it(port)
-    with hold_dial("nightly", "bob", "a:1", 0):
-        pass
-    assert {path: path.stat().st_ino for path in before} == before
-
-
-def test_without_a_shared_folder_the_locks_are_in_the_temporary_folder(
-    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+def test_others_may_read_the_record_and_not_open_the_lock_whatever_the_umask(
+    folder: Path, port: int, umask: int
 ) -> None:
-    monkeypatch.setattr(locks, "SHARED_FOLDER", tmp_path / "nowhere")
-    monkeypatch.setattr(locks.tempfile, "tempdir", str(tmp_path))
-    with hold_port("nightly", "alice", HOST, port, 0):
-        assert port_lock_path(port).parent == tmp_path
+    with another_process(folder, port_of(port), before=f"os.umask({umask})"):
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in own(folder).iterdir()}
+        assert modes == {f"port-{port}.lock": 0o600 & ~umask, f"port-{port}.json": 0o644}
+        assert stat.S_IMODE(own(folder).stat().st_mode) == 0o755
+
+
+def test_no_file_stays(folder: Path, port: int) -> None:
+    with hold_port("nightly", "alice", HOST, port, 0), hold_dial("nightly", "bob", "a:1", 0):
+        assert len([*own(folder).iterdir()]) == 4
+    assert [*own(folder).iterdir()] == []
+
+
+def test_a_record_is_empty_and_gone_before_the_lock_is_free(
+    folder: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hold_port("nightly", "alice", HOST, port, 0) as lock, open(own(folder) / f"port-{port}.json") as record:
+        found: list[str] = []
+        real = locks._unlink
+
+        def unlink(name: str, descriptor: int) -> None:
+            refused(port)
+            found.append(record.read())
+            real(name, descriptor)
+
+        monkeypatch.setattr(locks, "_unlink", unlink)
+        lock.release()
+        assert found == ["", ""]
+        gets_it(port)
+        # The end of the block must not remove files of the next holder.
+        with another_process(folder, port_of(port)):
+            lock.release()
+            refused(port)
+
+
+def test_removing_the_files_never_gives_a_lock_to_two(folder: Path, port: int) -> None:
+    """Runs that start and end all the time: each sees nobody else while it holds the lock."""
+    inside, seen = threading.Lock(), []
+
+    def hold() -> None:
+        for _ in range(100):
+            with PortLock(f"port-{port}") as lock:
+                wait_until(lock.try_acquire, "the lock")
+                seen.append(inside.acquire(blocking=False))
+                inside.release()
+
+    with ThreadPoolExecutor(4) as pool:
+        for each in [pool.submit(hold) for _ in range(4)]:
+            each.result(DEADLINE)
+    assert seen == [True] * 400
+
+
+def test_the_lock_of_a_killed_run_is_taken_over(folder: Path, port: int) -> None:
+    with another_process(folder, port_of(port)) as process:
+        process.kill()
+        process.wait(DEADLINE)
+        assert len([*own(folder).iterdir()]) == 2
+        assert holders() == []
+    gets_it(port)
+    assert [*own(folder).iterdir()] == []
+
+
+def test_two_state_folders_share_the_locks(folder: Path, port: int) -> None:
+    """A run from cron may have another environment than a run from a shell."""
+    before = "os.environ.update(PSICLI_STATE_DIR='/nowhere', TMPDIR='/nowhere', XDG_RUNTIME_DIR='/nowhere')"
+    with another_process(folder, port_of(port), before=before):
         refused(port)
-    # A folder that not every user can write to is not used for locks.
-    (tmp_path / "own").mkdir(mode=0o755)
-    monkeypatch.setattr(locks, "SHARED_FOLDER", tmp_path / "own")
-    assert port_lock_path(port).parent == tmp_path
 
 
-def test_a_folder_that_cannot_be_used(tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "SHARED_FOLDER", tmp_path / "nowhere")
-    monkeypatch.setattr(locks.tempfile, "tempdir", str(tmp_path / "nowhere, too"))
-    with pytest.raises(CannotCreateError) as caught, hold_port("nightly", "alice", HOST, port, 0):
-        pass
-    assert caught.value.code == 73
+# What other users can put there ----------------------------------------------------------------------------------
+
+
+def _file(path: Path) -> None:
+    path.touch()
+
+
+def _folder(path: Path) -> None:
+    path.mkdir(mode=0o777)
+    path.chmod(0o777)
 
 
 def _symlink(path: Path) -> None:
-    target = path.with_name("target")
-    target.write_text("precious")
+    target = path.with_name("theirs")
+    target.mkdir()
+    os.chown(target, NOBODY, NOBODY)
     path.symlink_to(target)
 
 
@@ -295,35 +348,80 @@ def _dangling(path: Path) -> None:
     path.symlink_to(path.with_name("not-there"))
 
 
-@pytest.mark.parametrize(
-    "put", [_symlink, _dangling, os.mkfifo, Path.mkdir], ids=["symlink", "dangling symlink", "fifo", "folder"]
-)
-def test_a_lock_file_that_is_not_a_regular_file_is_refused(folder: Path, port: int, put: Any) -> None:
-    put(port_lock_path(port))
-    with pytest.raises(CannotCreateError), hold_port("nightly", "alice", HOST, port, 0):
-        pass
-    assert holders() == []
-    assert not (folder / "not-there").exists()
-    if (folder / "target").exists():
-        assert (folder / "target").read_text() == "precious"
+SQUATS = [_file, _folder, _symlink, _dangling, os.mkfifo]
 
 
 @needs_root
-def test_a_read_only_fifo_does_not_block_anybody(folder: Path, port: int) -> None:
-    """Opening it in blocking mode would wait for a writer forever."""
-    os.mkfifo(port_lock_path(port), 0o444)
-    code = HOLD.format(folder=str(folder), what=port_of(port), user=BECOME_NOBODY, before="")
-    looking = HOLD.format(folder=str(folder), what="holders()", user=BECOME_NOBODY, before="")
-    for script, said in ((code, "CannotCreateError"), (looking, "context manager")):
-        run = subprocess.run(
-            [sys.executable, "-c", script],
-            capture_output=True,
-            text=True,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            timeout=DEADLINE / 4,
-        )
-        assert said in run.stderr
+@pytest.mark.parametrize("put", SQUATS, ids=lambda put: put.__name__)
+def test_another_user_who_takes_the_name_of_the_folder_blocks_nobody(
+    folder: Path, port: int, put: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(own(folder))
+    os.chown(own(folder), NOBODY, NOBODY, follow_symlinks=False)
+    state = Path(os.environ["PSICLI_STATE_DIR"])
+    with hold_port("nightly", "alice", HOST, port, 0):
+        assert (state / "locks" / f"port-{port}.lock").exists()
+        refused(port)
+        assert [holder.pid for holder in holders()] == [os.getpid()]
+    assert {f"no locks in {own(folder)}" in record.message for record in caplog.records} == {True}
+    assert not (folder / "not-there").exists()
+    if own(folder).is_dir():
+        assert [*own(folder).iterdir()] == []
+
+
+def test_without_any_folder_the_port_decides(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(locks, "SHARED_FOLDERS", (tmp_path / "nowhere", tmp_path / "file"))
+    monkeypatch.setenv("PSICLI_STATE_DIR", str(tmp_path / "file" / "state"))
+    gets_it(port)
+    assert "no folder for locks can be used: only the port keeps two runs apart" in caplog.messages
+    with socket.create_server((HOST, port)), pytest.raises(PortBusyError):
+        gets_it(port)
+
+
+@needs_root
+def test_a_full_folder_is_not_used(tmp_path: Path, folder: Path, port: int, caplog: pytest.LogCaptureFixture) -> None:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,nr_inodes=2,mode=1777", "none", folder]).returncode:
+        pytest.skip("this machine mounts no file systems")
+    try:
+        (folder / "filler").touch()
+        with hold_port("nightly", "alice", HOST, port, 0):
+            refused(port)
+        assert f"no locks in {own(folder)}: no space left on device" in caplog.messages
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@needs_root
+def test_folders_and_files_of_others_are_read_with_care(folder: Path, port: int) -> None:
+    """A user speaks only for himself, and cannot keep a reader busy or waiting."""
+    record = json.dumps({**GOOD, "phase": "exchanging"})
+    theirs = own(folder, NOBODY)
+    theirs.mkdir()
+    os.chown(theirs, NOBODY, NOBODY)
+    names = ["a.json", "fifo.json", f"port-{port}.json"]
+    os.mkfifo(theirs / "fifo.json")
+    (theirs / "a.json").symlink_to("/proc/self/environ")
+    (theirs / names[2]).write_text(record)
+    # Folders whose names are numbers of other users, and a record that belongs to somebody else.
+    for number in range(100_000, 100_200):
+        own(folder, number).mkdir()
+        os.chown(own(folder, number), NOBODY, NOBODY)
+    (own(folder, 100_000) / "a.json").write_text(record)
+    with ExitStack() as opened:
+        for path in (theirs / names[2], own(folder, 100_000) / "a.json"):
+            file = opened.enter_context(open(path))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        assert holders() == []
+        os.chown(theirs / names[2], NOBODY, NOBODY)
+        assert [(holder.user, holder.pid) for holder in holders()] == [("nobody", 7)]
+        for number in range(2000):
+            (theirs / f"{number}.json").touch()
+        assert len(holders()) <= 1
+        # Whatever a record says, it keeps nobody from a port that is free.
+        gets_it(port)
 
 
 GOOD = vars(Holder("nightly", "alice", "127.0.0.1:1", 7, "root", "2026-01-01T00:00:00+00:00"))
@@ -350,10 +448,9 @@ HOSTILE: dict[str, bytes] = {
 @pytest.mark.sample(4)
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_content_is_shown_harmlessly(folder: Path, port: int, content: bytes) -> None:
-    """The lock still holds; the content of its file is only shown, never trusted."""
-    with PortLock(port_lock_path(port)) as lock:
-        assert lock.try_acquire()
-        os.pwrite(lock._file, content, 0)
+    """The lock still holds; the content of its record is only shown, never trusted."""
+    with hold_port("nightly", "alice", HOST, port, 0):
+        (own(folder) / f"port-{port}.json").write_bytes(content)
         message = refused(port).message
         shown = [str(value) for holder in holders() for value in vars(holder).values()]
         for text in (message, *shown):
@@ -362,97 +459,45 @@ def test_hostile_content_is_shown_harmlessly(folder: Path, port: int, content: b
         assert len(message) < 1000
         assert sum(map(len, shown)) < 2000
     # And the next holder's record is clean.
-    with hold_port("nightly", "alice", HOST, port, 0) as mine:
-        found = mine.read()
-        assert found is not None
-        assert (found.job, found.pid) == ("nightly", os.getpid())
-        assert [holder.pid for holder in holders()] == [os.getpid()]
-
-
-# Other users -----------------------------------------------------------------------------------------------------
-
-
-@needs_root
-def test_another_users_lock_holds(folder: Path, port: int) -> None:
-    with another_process(folder, port_of(port), user=BECOME_NOBODY) as process:
-        assert port_lock_path(port).stat().st_uid == NOBODY
-        assert f"job nightly of alice (pid {process.pid}, nobody, since " in refused(port).message
-    # Now the file belongs to the other user, but the lock belongs to this process.
     with hold_port("nightly", "alice", HOST, port, 0):
-        assert [holder.pid for holder in holders()] == [os.getpid()]
+        assert [(holder.job, holder.pid) for holder in holders()] == [("nightly", os.getpid())]
 
 
 @needs_root
-@pytest.mark.parametrize("mode", [0o666, 0o644, 0o444])
-def test_a_read_only_file_can_be_locked(folder: Path, port: int, mode: int) -> None:
-    path = port_lock_path(port)
-    path.touch()
-    path.chmod(mode)
-    with another_process(folder, port_of(port), user=BECOME_NOBODY) as process:
+def test_two_users_on_one_port(folder: Path, port: int) -> None:
+    """The bind decides, and the message still names the holder: as the owner of the record, whatever it says."""
+    with another_process(folder, port_of(port), user=BECOME_NOBODY) as process, socket.create_server((HOST, port)):
+        # The other process holds only its lock; what listens on the port does not matter here.
         message = refused(port).message
-        assert (f"pid {process.pid}" in message) == (mode == 0o666)
-        assert mode == 0o666 or "an unknown job" in message
-    gets_it(port)
+        assert message.startswith(f"{HOST}:{port} is in use by job nightly of alice (pid {process.pid}, nobody, since ")
+        assert [(holder.user, holder.phase) for holder in holders()] == [("nobody", "starting")]
+    with another_process(folder, port_of(port), user=BECOME_NOBODY):
+        gets_it(port)
 
 
-# Testing a lock is not holding it --------------------------------------------------------------------------------
+# The record ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def long_glance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give `psicli status` enough time for its test of a lock, even on a slow machine."""
-    monkeypatch.setattr(locks, "GLANCE", DEADLINE)
+@contextmanager
+def glancing(name: Path) -> Iterator[None]:
+    """Hold the shared lock of a reader of a record."""
+    with open(name) as record:
+        fcntl.flock(record, fcntl.LOCK_SH)
+        yield
 
 
-def test_a_glance_never_turns_a_run_away(
-    folder: Path, port: int, long_glance: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`psicli status` holds each lock for a moment; a run that starts at that moment waits for it."""
-    gets_it(port)
-    turned_away = threading.Event()
-    real = PortLock.try_acquire
-
-    def seen(lock: PortLock, **how: Any) -> bool:
-        got = real(lock, **how)
-        if not got:
-            turned_away.set()
-        return got
-
-    monkeypatch.setattr(PortLock, "try_acquire", seen)
-    with ThreadPoolExecutor(1) as pool, ExitStack() as glance:
-        descriptor = os.open(port_lock_path(port), os.O_RDONLY)
-        glance.callback(os.close, descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        starting = pool.submit(gets_it, port)
-        assert turned_away.wait(DEADLINE)
-        glance.close()
-        starting.result(DEADLINE)
+def test_readers_do_not_take_each_other_for_the_holder(folder: Path, port: int) -> None:
+    with another_process(folder, port_of(port)) as process:
+        process.kill()
+        process.wait(DEADLINE)
+    with glancing(own(folder) / f"port-{port}.json"):
+        assert holders() == []
+        # And they keep nobody from the lock.
+        with hold_port("nightly", "alice", HOST, port, 0):
+            assert [holder.pid for holder in holders()] == [os.getpid()]
 
 
-def test_two_glances_at_the_same_time_do_not_see_each_other(folder: Path, port: int) -> None:
-    """The file still names the last job; two readers of the status must not mistake each other for that job."""
-    gets_it(port)
-    with PortLock(port_lock_path(port)) as lock:
-        found: list[list[Holder]] = []
-        stop = threading.Event()
-
-        def look() -> None:
-            while not stop.is_set():
-                found.append(holders())
-
-        threads = [threading.Thread(target=look) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for _ in range(100):
-            found.append(holders())
-        stop.set()
-        for thread in threads:
-            thread.join()
-        assert lock.read() is not None
-    assert [seen for seen in found if seen] == []
-
-
-def test_status_while_runs_start_and_end(folder: Path, port: int, long_glance: None) -> None:
+def test_status_while_runs_start_and_end(folder: Path, port: int) -> None:
     stop = threading.Event()
 
     def look() -> None:
@@ -474,7 +519,7 @@ def test_a_record_can_be_read_while_it_changes(folder: Path, port: int) -> None:
             lambda: [lock.update("t" * (number % 60), "exchanging", number % 101) for number in range(3000)]
         )
         while not writing.done():
-            assert lock.read() is not None
+            assert holders() != []
 
 
 def test_the_record_shows_the_progress_of_a_run(folder: Path, port: int) -> None:
@@ -485,11 +530,31 @@ def test_the_record_shows_the_progress_of_a_run(folder: Path, port: int) -> None
         assert [(h.task, h.phase, h.percent) for h in holders()] == [("people", "exchanging", 41)]
 
 
+def test_only_this_user_sees_what_depends_on_the_matches(folder: Path, port: int) -> None:
+    path = own(folder) / f"port-{port}.json"
+    with hold_port("nightly", "alice", HOST, port, 0) as lock:
+        lock.update("people", "exchanging", 100)
+        before = path.read_bytes(), path.stat()
+        for phase in ("matching", "done"):
+            lock.update("people", phase, 0)
+            assert [(h.task, h.phase) for h in holders()] == [("people", phase)]
+            after = path.stat()
+            assert path.read_bytes() == before[0]
+            assert (after.st_mtime_ns, after.st_ctime_ns) == (before[1].st_mtime_ns, before[1].st_ctime_ns)
+        lock.release()
+        assert [*own(folder).iterdir()] == []
+        gets_it(port)
+        lock.update("planes", "matching", 0)
+        assert [(h.task, h.phase) for h in holders()] == [("planes", "matching")]
+    assert holders() == []
+    assert [each.name for each in Path(os.environ["PSICLI_STATE_DIR"]).iterdir()] == ["lock"]
+
+
 def test_status_lists_all_jobs_oldest_first(folder: Path) -> None:
     with free_ports(3) as ports, ExitStack() as stack:
         for number, port in enumerate(ports):
-            lock = stack.enter_context(hold_port(f"job-{number}", "alice", HOST, port, 0))
-            holder = lock.read()
-            assert holder is not None
-            lock.write(Holder(**{**vars(holder), "since": f"2026-01-0{3 - number}T00:00:00+00:00"}))
+            stack.enter_context(hold_port(f"job-{number}", "alice", HOST, port, 0))
+            record = own(folder) / f"port-{port}.json"
+            facts = json.loads(record.read_bytes())
+            record.write_text(json.dumps({**facts, "since": f"2026-01-0{3 - number}T00:00:00+00:00"}))
         assert [holder.job for holder in holders()] == ["job-2", "job-1", "job-0"]
