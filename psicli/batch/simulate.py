@@ -1,8 +1,13 @@
-"""Simulation of a job: both parties on this machine, each as its own process, over loopback."""
+"""Simulation of a job: both parties on this machine, each as its own process, over loopback.
+
+Other users of the machine can reach loopback, too. So the parties prove their identities to each other with
+certificates that are made for this simulation alone, in a folder that nobody else can read.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -14,10 +19,17 @@ from typing import Any
 
 from psicli.config import Job, load_parties
 from psicli.core import signals
-from psicli.core.errors import TaskFilesError
+from psicli.core.errors import PortBusyError, TaskFilesError
 from psicli.core.peer_errors import PeerFailedError, PeerLostError
 from psicli.storage.state import run_folder, state_folder
+from psicli.transport.certs import create_authority, issue
 
+logger = logging.getLogger(__name__)
+
+# How many ports a simulation tries, in case another program takes one before the listener does.
+PORTS = 5
+# How long the certificates of a simulation are valid [days].
+VALID_DAYS = 2
 # How long a party may take to stop after SIGTERM [s].
 STOP_TIMEOUT = 10.0
 # Variables that set options of `psicli run`; the simulation sets these options itself.
@@ -44,35 +56,72 @@ def simulate_job(
     """
     jobs = load_parties(config, variables, only)
     _check_one_machine(jobs)
-    parties = [job.party for job in jobs]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-P", "-m", "psicli", "run", f"--config={config}", f"--simulated-port={port}"]
-    command += ["--resume=never", "--json", *flags]
-    own_flags = {job.party: [f"--party={job.party}", *_trace_flag(trace, job.party, jobs)] for job in jobs}
+    command = [sys.executable, "-P", "-m", "psicli", "run", f"--config={config}", "--resume=never", "--json", *flags]
+    commands = {job.party: [*command, f"--party={job.party}", *_trace_flag(trace, job.party, jobs)] for job in jobs}
     # One party's bars show the progress of both.
-    for party in parties[1:]:
-        own_flags[party].append("--no-bars")
+    for job in jobs[1:]:
+        commands[job.party].append("--no-bars")
     # A simulation must not use this user's ledger and checkpoints.
-    with run_folder(state_folder()) as states:
-        processes = {party: _start([*command, *own_flags[party]], states / party) for party in parties}
-        try:
-            with signals.allowed():
-                reports = {party: process.communicate()[0] for party, process in processes.items()}
-        finally:
-            for process in processes.values():
-                process.terminate()
-            for process in processes.values():
-                with process:
-                    with suppress(subprocess.TimeoutExpired):
-                        process.wait(STOP_TIMEOUT)
-                    process.kill()
-    codes = [process.returncode for process in processes.values()]
+    with run_folder(state_folder()) as folder:
+        keys = _make_keys(folder, jobs)
+        for attempt in range(PORTS):
+            codes, reports = _run(commands, folder, keys)
+            if not any(map(_found_port_taken, reports.values())):
+                break
+            logger.warning(
+                "another program took the port of the simulation first (attempt %d of %d)", attempt + 1, PORTS
+            )
     failed = [code if code > 0 else 128 - code for code in codes if code]
     own_errors = [code for code in failed if code not in _THE_OTHERS_FAULT]
-    objects = {party: _report_of(text) for party, text in reports.items()}
-    return (own_errors or failed or [0])[0], objects
+    return (own_errors or failed or [0])[0], reports
+
+
+def _make_keys(folder: Path, jobs: Sequence[Job]) -> Path:
+    """Make a certificate for each party, and return their folder. Nobody can issue another one later."""
+    # No party's name has capital letters, so neither its state folder nor its certificate can have these names.
+    keys = folder / "TLS"
+    authority = keys / "CA"
+    for made in (keys, authority):
+        made.mkdir(0o700)
+    create_authority(authority, None, VALID_DAYS)
+    for job in jobs:
+        issue(keys, authority, job.party, [job.tls_name], VALID_DAYS)
+    (authority / "ca.key").unlink()
+    return keys
+
+
+def _run(
+    commands: Mapping[str, Sequence[str]], folder: Path, keys: Path
+) -> tuple[list[int], dict[str, dict[str, Any] | None]]:
+    """Run all parties on a free port until they end, or until the listener finds that another program has the port.
+
+    Returns their exit codes and reports.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        where = ["--simulation", str(probe.getsockname()[1]), str(keys)]
+    processes = {party: _start([*command, *where], folder / party) for party, command in commands.items()}
+    reports: dict[str, dict[str, Any] | None] = {}
+    try:
+        for party, process in processes.items():
+            with signals.allowed():
+                reports[party] = _report_of(process.communicate()[0])
+            if _found_port_taken(reports[party]):
+                break
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            with process:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_TIMEOUT)
+                process.kill()
+    return [process.returncode for process in processes.values()], dict.fromkeys(processes) | reports
+
+
+def _found_port_taken(report: dict[str, Any] | None) -> bool:
+    error = (report or {}).get("error") or {}
+    return error.get("class") == PortBusyError.__name__
 
 
 def _report_of(octets: bytes) -> dict[str, Any] | None:

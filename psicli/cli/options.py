@@ -19,7 +19,7 @@ from psicli.report.console import Console
 from psicli.storage.memory import check_address_space
 
 if TYPE_CHECKING:
-    from psicli.config import Job
+    from psicli.config import Job, Simulation
 
 # A command returns its exit code; None means 0.
 Command: TypeAlias = Callable[..., int | None]
@@ -59,7 +59,7 @@ class JobOptions:
     verbose: bool
     party: str | None = None
     port_offset: int = 0
-    simulated_port: int | None = None
+    simulation: Simulation | None = None
     no_bars: bool = False
 
     def console(self) -> Console:
@@ -87,7 +87,7 @@ class JobOptions:
             port_offset=self.port_offset,
             variables=self.variables(),
             only=self.only,
-            simulated_port=self.simulated_port,
+            simulation=self.simulation,
         )
         check_address_space(job.pipeline.memory)
         return job

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from psicli.cli.options import (
+    PATH,
     JobOptions,
     job_options,
     keep_going_option,
@@ -30,9 +31,18 @@ from psicli.storage.locks import PortLock, hold_dial, hold_port
 from psicli.storage.memory import check_address_space
 
 if TYPE_CHECKING:
-    from psicli.config import Job
+    from psicli.config import Job, Simulation
 
 logger = logging.getLogger(__name__)
+
+
+def _simulation(_: click.Context, __: click.Parameter, given: tuple[int, Path] | None) -> Simulation | None:
+    """Return the simulation of which this run is a part; a run for its own sake is part of none."""
+    if given is None:
+        return None
+    from psicli.config import Simulation
+
+    return Simulation(*given)
 
 
 @click.command()
@@ -50,7 +60,7 @@ logger = logging.getLogger(__name__)
 )
 @keep_going_option
 @trace_option("Write a trace of the run to FILE. Open it at https://ui.perfetto.dev.")
-@click.option("--simulated-port", type=int, hidden=True)
+@click.option("--simulation", nargs=2, type=(int, PATH), hidden=True, callback=_simulation)
 @click.option("--no-bars", is_flag=True, hidden=True)
 def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool, trace: Path | None) -> int:
     """Run a job with the other party and write the matched rows.
@@ -65,12 +75,11 @@ def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool,
         if keep_going:
             job = job.model_copy(update={"keep_going": True})
         # In a simulation, both parties write to one terminal, so each line starts with the party's name.
-        console.job, console.tasks = job.name if options.simulated_port is None else job.party, len(job.tasks)
+        console.job, console.tasks = job.party if job.simulated else job.name, len(job.tasks)
         rows_on_stdout = any(task.output_path == "-" for task in job.tasks)
         if rows_on_stdout and "stdout" in closed_streams:
             raise CannotCreateError(path="standard output", reason="it is closed")
-        # A simulation has a port of its own.
-        with PortLock() if options.simulated_port is not None else hold(job, lock_timeout) as lock:
+        with hold(job, lock_timeout) as lock:
             # Imported late because it is slow: an error in the job file or a busy port needs none of it.
             from psicli.job.resume import Mode
             from psicli.job.run import run_job
@@ -106,7 +115,8 @@ def simulate(options: JobOptions, keep_going: bool, trace: Path | None) -> int:
     """Try a job: run both parties on this machine.
 
     Each party runs in a separate process. A simulation needs the input files of both parties and writes all outputs.
-    It ignores self_party, tls, policy and listen_address, uses any free port, and adds nothing to the ledger.
+    It ignores self_party, policy, listen_address and tls, uses any free port with certificates of its own, and adds
+    nothing to the ledger. `psicli check` tries the certificates of the job.
     """
     options.console()
     try:
@@ -143,6 +153,9 @@ def _as_text(reports: Sequence[dict[str, Any]], options: JobOptions, *, to_stder
 
 def hold(job: Job, timeout: float) -> AbstractContextManager[PortLock]:
     """Lock what two runs must not share: the listener its port, the dialer its connection to the listener."""
+    if job.simulated:
+        # Its port is its own, and nobody else need know about it.
+        return PortLock()
     if job.listens:
         return hold_port(job.name, job.party, job.listener.listen_host, job.listener.listen_port, timeout)
     return hold_dial(job.name, job.party, job.listener.address, timeout)

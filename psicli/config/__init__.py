@@ -10,6 +10,7 @@ below models, then come shape, checks and paths.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,23 @@ from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 from psicli.core.formats import Dialect, file_format
 
-__all__ = ["DNS_NAME", "NAME", "Job", "PolicySettings", "Task", "job_schema", "load_job", "load_parties", "task_names"]
+__all__ = [
+    "DNS_NAME", "NAME", "Job", "PolicySettings", "Simulation", "Task", "job_schema", "load_job", "load_parties",
+    "task_names",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Where `psicli simulate` runs both parties: a port on loopback, and a folder with a certificate for each party."""
+
+    port: int
+    keys: Path
+
+    def tls_files(self, party: str) -> TlsFiles:
+        """Return the files with which a party proves its identity in this simulation."""
+        names = {"ca_file": "CA/ca.pem", "certificate_file": f"{party}.pem", "private_key_file": f"{party}.key"}
+        return TlsFiles(**{field: self.keys / name for field, name in names.items()})
 
 
 def load_job(
@@ -35,16 +52,16 @@ def load_job(
     port_offset: int = 0,
     variables: Mapping[str, str],
     only: Sequence[str] = (),
-    simulated_port: int | None = None,
+    simulation: Simulation | None = None,
 ) -> Job:
     """Load a job file as one of its parties; `party` overrides self_party, `only` selects tasks by name.
 
-    With simulated_port the job runs on that loopback port, and its network settings and policy are ignored.
+    In a simulation, the job's own network settings, certificates and policy are ignored.
     Raises InputMissingError if there is no such file, JobFileError with all errors, and ArgumentError.
     """
     document = Document(path)
-    if simulated_port is not None:
-        _simulate(document, simulated_port)
+    if simulation is not None:
+        _simulate(document, simulation.port)
     own = party if party is not None else document.text("self_party") or ""
     fill_variables(document, own, variables)
     check_shape(document)
@@ -65,11 +82,12 @@ def load_job(
     paths.check_clashes(document, slots, [own], [] if document.get("cluster", "tls") else set(parties) - {own})
     document.raise_errors()
     checks.check_arguments(document, party, parties, only, slots)
-    return _build(document, own, port_offset, chosen)
+    job = _build(document, own, port_offset, chosen)
+    return job if simulation is None else job.model_copy(update={"simulated": True, "tls": simulation.tls_files(own)})
 
 
 def load_parties(path: Path, variables: Mapping[str, str], only: Sequence[str] = ()) -> list[Job]:
-    """Load a job file once for each party, listener first; the loopback port is chosen later.
+    """Load a job file once for each party of a simulation, listener first; its port and folder are chosen later.
 
     Raises InputMissingError if there is no such file, and JobFileError if it has an error for either party.
     """
@@ -78,7 +96,8 @@ def load_parties(path: Path, variables: Mapping[str, str], only: Sequence[str] =
     check_shape(document)
     parties = checks.check_nodes(document)
     document.raise_errors()
-    jobs = [load_job(path, party=party, variables=variables, only=only, simulated_port=1) for party in parties]
+    shared: dict[str, Any] = {"variables": variables, "only": only, "simulation": Simulation(1, Path())}
+    jobs = [load_job(path, party=party, **shared) for party in parties]
     # Both parties' files are on this machine, so neither may write over the other's.
     for party in parties:
         fill_variables(document, party, variables)

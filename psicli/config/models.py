@@ -411,3 +411,5 @@ class Job(_Model):
     tls: TlsFiles | None
     tls_insecure: bool
     tasks: tuple[Task, ...]
+    # Whether this is a run of `psicli simulate`.
+    simulated: bool = False

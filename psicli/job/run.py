@@ -127,7 +127,8 @@ def _meeting_point(job: Job, report: Report) -> Listener | Dialer:
     if job.tls_insecure:
         _warn(report, f"tls: insecure: the connection is not encrypted, and {job.peer} is not authenticated")
     credentials = load_credentials(job)
-    if job.tls is not None and credentials is not None:
+    # A simulation has made its files itself, for a short time.
+    if job.tls is not None and credentials is not None and not job.simulated:
         _warn(report, exposure(job.tls.private_key_file))
         _warn(report, ending(credentials.own, f"the certificate in {credentials.certificate_file}", may_last(job)))
     meeting = meeting_point(job, credentials)
@@ -187,7 +188,7 @@ def _session(
         # Other users see the lock: how long it is held must not depend on the matches.
         hung_up=lock.release,
     )
-    if session.peer_certificate is not None:
+    if session.peer_certificate is not None and not job.simulated:
         _warn(report, ending(session.peer_certificate, f"{job.peer}'s certificate", may_last(job)))
     report.session_id = session.sid.hex()
     report.peer_version = shown(session.peer_version, 40).strip("'")

@@ -8,13 +8,11 @@ import os
 import re
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-import yaml
-from support.jobs.batches import batch, check_task, learns, one_task
+from support.jobs.batches import batch, check_task, learns, one_task, whole_job
 from support.processes.expectations import OLD, check_output, failed, succeeded, the_object
 from support.processes.runner import (
     DIALER,
@@ -26,25 +24,6 @@ from support.processes.runner import (
     other,
     processes_below,
 )
-
-
-def whole_job(pair: Pair, change: Callable[[dict[str, Any]], object] = lambda job: None) -> Path:
-    """Write one job file for both parties."""
-    job = json.loads(json.dumps(pair.jobs[LISTENER]))
-    del job["self_party"]
-    for task, theirs in zip(job["tasks"], pair.jobs[DIALER]["tasks"], strict=True):
-        for field in ("keys", "input_path", "output_path"):
-            task.setdefault(field, {}).update(theirs.get(field, {}))
-            if field != "keys":
-                task[field] = {party: f"{party}/{name}" for party, name in task[field].items()}
-    job["cluster"]["nodes"][1]["address"] = "bob.example.com:1"
-    job["cluster"]["nodes"][0].update(address="alice.example.com:18560", listen_address="0.0.0.0:18560")
-    job["cluster"]["tls"] = {"ca_file": "a", "certificate_file": "b", "private_key_file": "c"}
-    job["policy"] = {"min_peer_items": 10**9, "max_match_rate": 0.000001}
-    change(job)
-    path = pair.folder / "whole.yaml"
-    path.write_text(yaml.safe_dump(job))
-    return path
 
 
 def test_simulate_runs_both_parties_and_prints_both_reports(pair: Pair) -> None:

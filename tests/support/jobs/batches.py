@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from support.processes.expectations import check_counts, check_output, csv_data
 from support.processes.runner import (
     DIALER,
@@ -76,6 +79,25 @@ def one_task(pair: Pair, rows: int = 20) -> Pair:
     pair.add("people", side, side, broadcast_result=True)
     pair.environment = SLOWLY
     return pair
+
+
+def whole_job(pair: Pair, change: Callable[[dict[str, Any]], object] = lambda job: None) -> Path:
+    """Write one job file for both parties."""
+    job = json.loads(json.dumps(pair.jobs[LISTENER]))
+    del job["self_party"]
+    for task, theirs in zip(job["tasks"], pair.jobs[DIALER]["tasks"], strict=True):
+        for field in ("keys", "input_path", "output_path"):
+            task.setdefault(field, {}).update(theirs.get(field, {}))
+            if field != "keys":
+                task[field] = {party: f"{party}/{name}" for party, name in task[field].items()}
+    job["cluster"]["nodes"][1]["address"] = "bob.example.com:1"
+    job["cluster"]["nodes"][0].update(address="alice.example.com:18560", listen_address="0.0.0.0:18560")
+    job["cluster"]["tls"] = {"ca_file": "a", "certificate_file": "b", "private_key_file": "c"}
+    job["policy"] = {"min_peer_items": 10**9, "max_match_rate": 0.000001}
+    change(job)
+    path = pair.folder / "whole.yaml"
+    path.write_text(yaml.safe_dump(job))
+    return path
 
 
 def check_people(pair: Pair) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.job_files import SAMPLE, SMALL, TASK, Errors, Load, starts, with_nodes, with_paths
 
+from psicli.config import Simulation
 from psicli.core.errors import ArgumentError, UnknownFormatError
 from psicli.core.formats import Compression, FileFormat, Format, file_format
 
@@ -396,6 +397,6 @@ def test_limits_on_a_result_this_party_does_not_learn(load: Load, errors: Errors
 
 def test_a_simulation_has_no_policy(load: Load, tmp_path: Path) -> None:
     text = with_policy("max_match_rate: nonsense, strict: true", receiver="bob")
-    policy = load(text, simulated_port=18560).policy
+    policy = load(text, simulation=Simulation(18560, Path())).policy
     assert policy.max_match_rate is None
     assert not policy.strict

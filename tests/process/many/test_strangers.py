@@ -1,0 +1,153 @@
+"""Another user of this machine attacks a simulation: its port, its certificates and shared folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.jobs.batches import one_task, whole_job
+from support.processes.certificates import Authority
+from support.processes.expectations import check_output, succeeded
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair
+from support.waiting import DEADLINE
+
+from psicli.batch import simulate
+from psicli.core.errors import PortBusyError
+from psicli.protocol.bins import MOST_BIN_ITEMS
+from psicli.protocol.messages import Abort, Hello, HelloOctets, TaskTerms
+from psicli.protocol.wire import encode, encode_hello
+from psicli.transport.endpoint import METHOD, SERVICE
+
+NOBODY = 65534
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+# Dials each new port of loopback before the dialer does, again and again, until standard input ends.
+STRANGER = """
+import encodings.idna, json, os, socket, ssl, sys, threading
+from contextlib import suppress
+from pathlib import Path
+import grpc
+method, folder, *openings = sys.argv[1:]
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+context.set_alpn_protocols(["h2"])
+context.load_cert_chain(folder + "/bob.pem", folder + "/bob.key")
+
+def listening():
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    return {int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and "0100007F:" in row[1]}
+
+def plaintext(port, opening):
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.stream_stream(method)(iter([bytes.fromhex(opening)]), timeout=2)
+        learned.extend(octets.hex() for octets in call)
+
+def encrypted(port):
+    with socket.create_connection(("127.0.0.1", port), 2) as plain, context.wrap_socket(plain) as secure:
+        secure.sendall(b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        learned.extend(filter(None, [secure.recv(100).hex()]))
+
+before, learned, attacked, silent = listening(), [], set(), []
+with suppress(grpc.RpcError):
+    # Loads everything that another user may be unable to read.
+    plaintext(1, openings[0])
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+over = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+print("ready", flush=True)
+while not over.wait(0.001):
+    for port in listening() - before:
+        attacked.add(port)
+        if len(silent) < 100:
+            with suppress(OSError):
+                silent.append(socket.create_connection(("127.0.0.1", port), 2))
+        for attempt in (encrypted, *((lambda at, opening=opening: plaintext(at, opening)) for opening in openings)):
+            with suppress(OSError, grpc.RpcError):
+                attempt(port)
+print(json.dumps({"attacked": sorted(attacked), "learned": learned}))
+"""
+
+
+@contextmanager
+def stranger(folder: Path, *openings: bytes) -> Iterator[list[dict[str, Any]]]:
+    """Let another user attack until the end of the block; yield what it then tells."""
+    Authority().issue(folder, DIALER, [DIALER])
+    command = [sys.executable, "-c", STRANGER, f"/{SERVICE}/{METHOD}", folder, *(each.hex() for each in openings)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    found: list[dict[str, Any]] = []
+    with subprocess.Popen(command, **pipes, cwd="/") as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield found
+            found.append(json.loads(process.communicate("", DEADLINE)[0]))
+        finally:
+            process.kill()
+
+
+def test_a_simulation_takes_no_part_from_another_user(pair: Pair) -> None:
+    one_task(pair, 1500)
+    job = whole_job(pair, lambda job: job.update(job="private"))
+    terms = (TaskTerms("people", LISTENER, True, 1),)
+    hello = encode_hello(Hello("0", DIALER, "private", terms, 2048, MOST_BIN_ITEMS, os.urandom(32)))
+    with stranger(pair.folder, encode(HelloOctets(hello)), encode(Abort(65))) as found:
+        run = pair.start_command("simulate", "--verbose", "--config", job)
+        run.wait_for("exchanging")
+        status = pair.start_command("status", "--json").result()
+        assert b"private" not in status.stdout
+        assert not list(Path("/run/lock").glob(f"psicli-*/*{run.pid}*"))
+        result = run.result()
+    succeeded([result])
+    for party in PARTIES:
+        check_output(pair, party, 0, "out/people.csv")
+    assert found[0]["attacked"] != []
+    assert found[0]["learned"] == []
+    assert " WARNING " not in result.stderr
+    assert [path.name for path in (pair.folder / "state").iterdir()] == ["lock"]
+
+
+def test_only_the_two_parties_can_read_the_certificates(pair: Pair) -> None:
+    one_task(pair, 1500)
+    run = pair.start_command("simulate", "--config", whole_job(pair))
+    run.wait_for("in session with")
+    (keys,) = (pair.folder / "state").glob("run-*/TLS")
+    assert keys.stat().st_mode & 0o777 == keys.parent.stat().st_mode & 0o777 == 0o700
+    assert sorted(path.name for path in keys.rglob("*.key")) == ["alice.key", "bob.key"]
+    succeeded([run.result()])
+    assert not keys.exists()
+
+
+def test_a_port_that_another_program_takes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The listener finds its port taken twice, then gets one; and no more than a few ports are tried."""
+    ports: list[str] = []
+    taken = {"error": {"class": PortBusyError.__name__}}
+    reports: list[dict[str, Any]] = []
+
+    def run(commands: object, folder: object, keys: object) -> tuple[list[int], dict[str, Any]]:
+        report = reports.pop(0) if reports else taken
+        ports.append("tried")
+        return [75 if report is taken else 0, 69], {LISTENER: report, DIALER: None}
+
+    monkeypatch.setattr(simulate, "_run", run)
+    monkeypatch.setenv("PSICLI_STATE_DIR", str(tmp_path / "state"))
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "job: t\ncluster: {nodes: [{party: alice, address: '127.0.0.1:1'}, {party: bob}]}\npsi: {receiver: alice}\n"
+        "tasks: [{name: t, keys: {alice: [id], bob: [id]}, input_path: {alice: a.csv, bob: b.csv}, "
+        "output_path: {alice: o.csv}}]\n"
+    )
+    assert simulate.simulate_job(job, {}, (), (), trace=None)[0] == 75
+    assert len(ports) == simulate.PORTS
+    ports.clear()
+    reports += [taken, taken, {"error": None}]
+    simulate.simulate_job(job, {}, (), (), trace=None)
+    assert len(ports) == 3
