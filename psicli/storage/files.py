@@ -1,8 +1,9 @@
 """Output files that appear complete or not at all.
 
-Only this module uses os.replace. If the target is a symbolic link, the link stays and the file it points to is
-replaced; the link is resolved once, when the AtomicFile is created. After that, all work goes through a descriptor of
-the folder, so the output stays in that folder even if somebody renames it.
+If the target is a symbolic link, the link stays and the file it points to is replaced; the link is resolved once, when
+the AtomicFile is created. After that, all work goes through a descriptor of the folder, so the output stays in that
+folder even if somebody renames it. What other users put into a folder that everybody can write to is neither followed
+nor replaced.
 
 A writer holds a lock on its temporary file. A temporary file without a lock was left by a killed run, and the next run
 with the same target removes it.
@@ -27,6 +28,7 @@ from typing import Any, BinaryIO, cast
 
 from psicli.core import failpoints
 from psicli.core.errors import CannotCreateError, FileThereError, creating, printable, storing
+from psicli.storage.walk import Walk, is_foreign
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +59,12 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        target = Path(os.path.realpath(path))
-        self._name = target.name
         self._temporary = ""
         with contextlib.ExitStack() as undo, _creating(path):
-            self._folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._folder, self._name = _open_folder(path)
             undo.callback(os.close, self._folder)
-            mode = self._mode_of_target()
-            while (descriptor := self._create_locked(mode)) is None:
+            old = self._old_file()
+            while (descriptor := self._create_locked(old)) is None:
                 # Another run removed it as a leftover before it was locked; create it again.
                 pass
             # The lock lasts until the last descriptor is closed, so this one keeps it after the file is closed.
@@ -73,14 +73,15 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
         self._raw = _TargetIO(descriptor, path)
         self.file = cast(BinaryIO, io.BufferedWriter(self._raw, 1 << 20))
 
-    def _create_locked(self, mode: int | None) -> int | None:
+    def _create_locked(self, old: os.stat_result | None) -> int | None:
         self._temporary = f".{self._name}.psicli-{secrets.token_hex(8)}.tmp"
-        # Never grant more permissions than the old file has, not even briefly; without an old file, umask decides.
-        descriptor = os.open(self._temporary, _NEW_FILE, 0o666 if mode is None else mode, dir_fd=self._folder)
+        descriptor = os.open(self._temporary, _NEW_FILE, 0o600, dir_fd=self._folder)
         try:
             failpoints.hit("output.created")
-            if mode is not None:
-                os.fchmod(descriptor, mode)
+            # The umask takes nothing away from a file that this user alone can read, or from what he has granted.
+            os.fchmod(descriptor, 0o600)
+            if old is not None and old.st_uid == os.geteuid():
+                _grant(descriptor, old)
             if _is_locked(descriptor):
                 return descriptor
         except BaseException:
@@ -90,16 +91,19 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
         os.close(descriptor)
         return None
 
-    def _mode_of_target(self) -> int | None:
+    def _old_file(self) -> os.stat_result | None:
+        """Return the status of the file that this one replaces, if it exists and may be replaced."""
         try:
-            # The root folder has an empty name.
-            status = os.stat(self._name or ".", dir_fd=self._folder, follow_symlinks=False)
+            status = os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
         except FileNotFoundError:
             return None
         if not stat.S_ISREG(status.st_mode):
             reason = "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file"
-            raise CannotCreateError(path=self.path, reason=reason)
-        return stat.S_IMODE(status.st_mode) & 0o777
+        elif is_foreign(status, os.fstat(self._folder)):
+            reason = "it belongs to another user, in a folder that others can write to"
+        else:
+            return status
+        raise CannotCreateError(path=self.path, reason=reason)
 
     def seal(self) -> None:
         """Sync every byte to disk and close the file; only after that is the output known to be complete."""
@@ -154,14 +158,16 @@ def create_files(files: Mapping[Path, tuple[bytes, int]]) -> None:
 
     Raises FileThereError if one of them already exists, CannotCreateError, StorageError.
     """
-    with contextlib.ExitStack() as undo:
+    with contextlib.ExitStack() as opened, contextlib.ExitStack() as undo:
         for path, (octets, mode) in files.items():
             with _creating(path):
+                folder, name = _open_folder(path, follow=False)
+                opened.callback(os.close, folder)
                 try:
-                    descriptor = os.open(path, _NEW_FILE, mode)
+                    descriptor = os.open(name, _NEW_FILE, mode, dir_fd=folder)
                 except FileExistsError as exc:
                     raise FileThereError(path=path) from exc
-            undo.callback(os.unlink, path)
+            undo.callback(os.unlink, name, dir_fd=folder)
             with storing(path, "writing"), os.fdopen(descriptor, "wb") as file:
                 file.write(octets)
                 file.flush()
@@ -232,18 +238,23 @@ def identity(path: Path) -> Hashable:
 
 def missing_folder(path: Path) -> Path | None:
     """Return the folder of an output if psicli would make it: it does not exist, but the folder above it does."""
-    folder = Path(os.path.realpath(path)).parent
-    return folder if not os.path.lexists(folder) and os.path.isdir(folder.parent) else None
+    with contextlib.suppress(OSError, CannotCreateError), Walk(path) as walk:
+        if len(walk.rest) == 2:
+            return walk.at / walk.rest[0]
+    return None
 
 
 def make_folder(path: Path) -> Path | None:
     """Make the folder of an output durably if `missing_folder` names one, and return it; raises CannotCreateError."""
     folder = missing_folder(path)
-    if folder is not None:
-        with creating(folder):
+    if folder is None:
+        return None
+    with creating(folder), Walk(path) as walk:
+        if len(walk.rest) == 2:
             # Another process may make it at the same time.
-            folder.mkdir(0o700, exist_ok=True)
-            sync_folder(folder.parent)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(walk.rest[0], 0o700, dir_fd=walk.folder)
+            walk.sync()
     return folder
 
 
@@ -308,3 +319,23 @@ def _creating(path: Path) -> Iterator[None]:
             yield
         except FileNotFoundError as exc:
             raise CannotCreateError(path=path, reason="its folder does not exist") from exc
+
+
+def _grant(descriptor: int, old: os.stat_result) -> None:
+    """Grant what the file that is replaced grants, to the same group."""
+    mode = stat.S_IMODE(old.st_mode) & 0o777
+    if os.fstat(descriptor).st_gid != old.st_gid:
+        try:
+            os.fchown(descriptor, -1, old.st_gid)
+        except OSError:
+            mode &= ~0o070
+    os.fchmod(descriptor, mode)
+
+
+def _open_folder(path: Path, *, follow: bool = True) -> tuple[int, str]:
+    """Return a descriptor of the folder of a file, and the file's name in it; raises OSError, CannotCreateError."""
+    with Walk(path, follow=follow) as walk:
+        if len(walk.rest) > 1:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        # The root folder has an empty name.
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=walk.folder), (walk.rest or ["."])[0]

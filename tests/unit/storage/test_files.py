@@ -9,16 +9,19 @@ import re
 import resource
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
-from psicli.core.errors import CannotCreateError, StorageError, UnknownFormatError
+from psicli.core.errors import CannotCreateError, FileThereError, StorageError, UnknownFormatError
 from psicli.core.formats import Compression, FileFormat, Format, file_format
-from psicli.storage.files import AtomicFile, check_writable, exposure, make_folder, missing_folder
+from psicli.storage.files import AtomicFile, check_writable, create_files, exposure, make_folder, missing_folder
+
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 
 
 def names(folder: Path) -> list[str]:
@@ -51,7 +54,7 @@ def no_privileges() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    os.seteuid(65534)
+    os.seteuid(NOBODY)
     try:
         yield
     finally:
@@ -114,11 +117,31 @@ def test_an_exception_discards_the_file(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_a_new_file_has_the_mode_that_umask_leaves(tmp_path: Path, mask: int, mode: int) -> None:
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777])
+def test_a_new_file_is_this_users_alone_whatever_the_umask(tmp_path: Path, mask: int) -> None:
     with umask(mask), AtomicFile(tmp_path / "out.csv") as output:
+        (temporary,) = names(tmp_path)
+        assert stat.S_IMODE(os.stat(tmp_path / temporary).st_mode) == 0o600
         output.publish()
-    assert stat.S_IMODE(os.stat(tmp_path / "out.csv").st_mode) == mode
+    assert stat.S_IMODE(os.stat(tmp_path / "out.csv").st_mode) == 0o600
+
+
+@needs_root
+def test_a_group_that_could_read_the_old_file_can_read_the_new_one(tmp_path: Path) -> None:
+    target = tmp_path / "out.csv"
+    target.touch()
+    os.chown(target, -1, 4711)
+    target.chmod(0o640)
+    with AtomicFile(target) as output:
+        output.publish()
+    found = target.stat()
+    assert (found.st_gid, stat.S_IMODE(found.st_mode)) == (4711, 0o640)
+    # A file of another user grants nothing.
+    os.chown(target, NOBODY, 4711)
+    target.chmod(0o666)
+    with AtomicFile(target) as output:
+        output.publish()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o400])
@@ -147,6 +170,66 @@ def test_a_symbolic_link_stays_and_its_file_is_replaced(tmp_path: Path, exists: 
     assert link.is_symlink()
     assert real.read_bytes() == b"new"
     assert names(real.parent) == ["data.csv"]
+
+
+def test_a_path_of_links_and_dots_leads_where_the_system_would_go(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "up").symlink_to("a/b")
+    (tmp_path / "a" / "b" / "c").symlink_to("../../a//./b/")
+    with AtomicFile(tmp_path / "up" / ".." / "b" / "c" / "out.csv") as output:
+        output.publish()
+    assert names(tmp_path / "a" / "b") == ["c", "out.csv"]
+    assert missing_folder(tmp_path / "up" / ".." / "new" / "out.csv") == tmp_path / "a" / "new"
+
+
+def create(path: Path) -> None:
+    create_files({path: (b"octets", 0o600)})
+
+
+WAYS: list[Callable[[Path], object]] = [AtomicFile, check_writable, create, make_folder]
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o1777, 0o777, 0o1770])
+@pytest.mark.parametrize("way", WAYS)
+def test_no_link_of_another_user_is_followed_in_a_shared_folder(
+    tmp_path: Path, mode: int, way: Callable[[Path], object]
+) -> None:
+    shared, mine = tmp_path / "shared", tmp_path / "mine"
+    for folder in (shared, mine):
+        folder.mkdir()
+    (mine / "out.csv").write_bytes(b"precious")
+    shared.chmod(mode)
+    for name, target in (("folder", mine), ("out.csv", mine / "out.csv"), ("chain", shared / "folder")):
+        (shared / name).symlink_to(target)
+        if name != "chain":
+            os.chown(shared / name, NOBODY, NOBODY, follow_symlinks=False)
+    paths = ["folder/new.csv", "folder/out.csv", "chain/new.csv", "folder/made/new.csv"]
+    for path in [*paths, *([] if way in (create, make_folder) else ["out.csv"])]:
+        # make_folder leaves the complaint to the output that follows.
+        with nullcontext() if way is make_folder else pytest.raises(CannotCreateError, match="link of another user"):
+            assert way(shared / path) is None
+    if way is create:
+        with pytest.raises(FileThereError):
+            create(shared / "out.csv")
+    assert (mine / "out.csv").read_bytes() == b"precious"
+    assert names(mine) == ["out.csv"]
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o1777, 0o777])
+def test_no_file_of_another_user_is_replaced_in_a_shared_folder(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    (tmp_path / "out.csv").write_bytes(b"theirs")
+    os.chown(tmp_path / "out.csv", NOBODY, NOBODY)
+    with pytest.raises(CannotCreateError, match="it belongs to another user, in a folder that others can write to"):
+        AtomicFile(tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == b"theirs"
+    assert names(tmp_path) == ["out.csv"]
+    # Somebody who owns the folder may do so.
+    tmp_path.chmod(0o755)
+    with AtomicFile(tmp_path / "out.csv") as output:
+        output.publish()
 
 
 def test_a_folder_renamed_meanwhile_keeps_its_output(tmp_path: Path) -> None:
