@@ -152,7 +152,7 @@ def test_a_run_of_another_user_is_seen(shared_pair: Pair, first_is_root: bool) -
     )
     assert result.ended - second.started < SOON
     assert f"  {first.pid}  " in pair.start_command("status", **second_user).result().text
-    # Now the other way round: the lock file already exists and belongs to the other user.
+    # Now the other user has the port.
     first.send(signal.SIGTERM)
     assert first.result().code == 143
     again = pair.start(LISTENER, **second_user)

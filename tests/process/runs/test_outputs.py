@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import stat
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -209,6 +210,11 @@ def test_the_folder_of_an_output_is_made(pair: Pair) -> None:
     succeeded(pair.run())
     for party in PARTIES:
         check_output(pair, party, 0, "new/people.csv")
+        # Nobody else can read them.
+        modes = [
+            stat.S_IMODE(path.stat().st_mode) for path in (pair.path(party, "new"), pair.path(party, "new/people.csv"))
+        ]
+        assert modes == [0o700, 0o600]
 
 
 def test_key_columns_without_a_name_or_with_a_line_break(pair: Pair) -> None:

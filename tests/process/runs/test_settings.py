@@ -189,6 +189,7 @@ def test_a_trace_of_a_run(pair: Pair) -> None:
     runs = [pair.start(LISTENER, "--trace", pair.path(LISTENER, "t.json")), pair.start(DIALER, env=environment)]
     alice, bob = [run.result() for run in runs]
     succeeded([alice, bob])
+    assert {pair.path(party, "t.json").stat().st_mode & 0o777 for party in PARTIES} == {0o600}
     steps = {party: {e["name"] for e in the_trace(pair, party) if e["ph"] == "X"} for party in PARTIES}
     both = {"read input", "count items", "fetch bin", "mask own", "mask peer", "keep", "check lists"}
     assert {*both, "match", "write output"} <= steps[LISTENER]
