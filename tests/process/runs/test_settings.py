@@ -143,7 +143,8 @@ from pathlib import Path
 from psicli import curve
 from psicli.config import load_job
 from psicli.job.run import run_job
-report = run_job(load_job(Path(sys.argv[-1]), variables={}), None, None)
+from psicli.storage.locks import PortLock
+report = run_job(load_job(Path(sys.argv[-1]), variables={}), None, PortLock())
 print(report.exit_code, curve.threads())
 """
     run = pair.start(LISTENER, program=("-c", code))
