@@ -1,9 +1,9 @@
 """Output files that appear complete or not at all.
 
-If the target is a symbolic link, the link stays and the file it points to is replaced; the link is resolved once, when
-the AtomicFile is created. After that, all work goes through a descriptor of the folder, so the output stays in that
-folder even if somebody renames it. What other users put into a folder that everybody can write to is neither followed
-nor replaced.
+Only this module uses os.replace. If the target is a symbolic link, the link stays and the file it points to is
+replaced; the link is resolved once, when the AtomicFile is created. After that, all work goes through a descriptor of
+the folder, so the output stays in that folder even if somebody renames it. What other users put into a folder that
+others can write to is neither followed nor replaced.
 
 A writer holds a lock on its temporary file. A temporary file without a lock was left by a killed run, and the next run
 with the same target removes it.

@@ -127,16 +127,16 @@ class PortLock(AbstractContextManager["PortLock"]):
         return True
 
     def _create_record(self) -> int:
-        """Create the record. It is locked before others can open it, so that nobody else can hold its lock."""
-        temporary, octets = f".{self._name}.new", _to_octets(self._holder)
-        with suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=self._folder)
-        record = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE, 0o600, dir_fd=self._folder)
+        """Create the record. It is locked before other users can open it, so none of them can hold its lock."""
+        name = f"{self._name}.json"
+        # A killed run has left it.
+        _unlink(name, self._folder)
+        record = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE, 0o600, dir_fd=self._folder)
         try:
-            fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.pwrite(record, octets, 0)
+            # Waits for `psicli status` of this user, which tests the lock for a moment.
+            fcntl.flock(record, fcntl.LOCK_EX)
+            os.pwrite(record, _to_octets(self._holder), 0)
             os.fchmod(record, 0o644)
-            os.replace(temporary, f"{self._name}.json", src_dir_fd=self._folder, dst_dir_fd=self._folder)
         except OSError:
             os.close(record)
             raise
@@ -357,7 +357,10 @@ def _lock_folders(opened: ExitStack) -> Iterator[int]:
 
 
 def _open_lock(name: str, folder: int) -> int:
-    return os.open(f"{name}.lock", os.O_RDWR | os.O_CREAT | _SAFE, 0o600, dir_fd=folder)
+    lock = os.open(f"{name}.lock", os.O_RDWR | os.O_CREAT | _SAFE, 0o600, dir_fd=folder)
+    # Some umask would keep even this user's next run from opening it.
+    os.fchmod(lock, 0o600)
+    return lock
 
 
 def _unlink(name: str, folder: int) -> None:

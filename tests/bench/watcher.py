@@ -58,7 +58,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         seconds = compare(Path(name), options.rows, options.runs, processes=options.processes)
-    print(f"{options.rows:,} x {options.rows:,} rows, {options.runs} runs of each kind; seconds after the last progress")
+    print(
+        f"{options.rows:,} x {options.rows:,} rows, {options.runs} runs of each kind; seconds after the last progress"
+    )
     for kind in KINDS:
         low, median, high = statistics.quantiles(seconds[kind], n=4, method="inclusive")
         print(f"  {kind:4} match: median {median:.4f}, quartiles {low:.4f} and {high:.4f}")
@@ -68,7 +70,9 @@ def main() -> None:
 def compare(folder: Path, rows: int, runs: int, *, processes: bool) -> dict[str, list[float]]:
     """Return the times that the other user measures, for alternating runs of both kinds [s]."""
     for name, first in (("bob", 0), ("all", 0), ("none", rows)):
-        (folder / f"{name}.csv").write_text("id\n" + "".join(f"person-{row:09d}\n" for row in range(first, first + rows)))
+        (folder / f"{name}.csv").write_text(
+            "id\n" + "".join(f"person-{row:09d}\n" for row in range(first, first + rows))
+        )
     for arguments in (["ca"], ["issue", "alice"], ["issue", "bob"]):
         subprocess.run([sys.executable, "-m", "psicli", "certs", *arguments], cwd=folder, check=True, stdout=-3)
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}

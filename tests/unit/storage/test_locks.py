@@ -1,4 +1,4 @@
-"""Locks between real processes, and lock files that any user of the machine may have tampered with."""
+"""Locks between real processes: who holds which, their files and their records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,88 +17,26 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.locks import (
+    BECOME_NOBODY,
+    HOLD,
+    HOST,
+    IMMEDIATELY,
+    another_process,
+    gets_it,
+    needs_root,
+    own,
+    port_of,
+    refused,
+)
 from support.processes.runner import free_ports
 from support.waiting import DEADLINE, wait_until
 
 from psicli.core.errors import BindError, LockHeldError, PortBusyError
 from psicli.storage import locks
-from psicli.storage.locks import Holder, PortLock, hold_dial, hold_port, holders
-
-NOBODY = 65534
-HOST = "127.0.0.1"
-# Much shorter than a real wait, and much longer than a busy machine needs [s].
-IMMEDIATELY = DEADLINE / 2
-
-HOLD = """
-import os, sys
-{before}
-from psicli.storage import locks
-locks.SHARED_FOLDERS = (locks.Path({folder!r}),)
-{user}
-with locks.{what} as lock:
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-BECOME_NOBODY = f"""
-import getpass, pwd
-os.setgroups([])
-os.setgid({NOBODY})
-os.setuid({NOBODY})
-"""
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-
-
-@pytest.fixture
-def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Replace /run/lock by a folder for this test; unlike pytest's own folders, every user can reach it."""
-    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as state:
-        folder = Path(name)
-        folder.chmod(0o1777)
-        monkeypatch.setattr(locks, "SHARED_FOLDERS", (folder,))
-        monkeypatch.setenv("PSICLI_STATE_DIR", state)
-        yield folder
-
-
-@pytest.fixture
-def port() -> Iterator[int]:
-    with free_ports(1) as ports:
-        yield ports[0]
-
-
-@contextmanager
-def another_process(folder: Path, what: str, *, user: str = "", before: str = "") -> Iterator[subprocess.Popen[str]]:
-    """Hold a lock in another process until the end of the block."""
-    code = HOLD.format(folder=str(folder), what=what, user=user, before=before)
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "held\n"
-            yield process
-        finally:
-            process.kill()
-
-
-def port_of(port: int, host: str = HOST) -> str:
-    return f"hold_port('nightly', 'alice', {host!r}, {port}, 0)"
-
-
-def refused(port: int, host: str = HOST, timeout: float = 0.0) -> LockHeldError:
-    started = time.monotonic()
-    with pytest.raises(LockHeldError) as caught, hold_port("other", "alice", host, port, timeout):
-        pass
-    assert time.monotonic() - started < timeout + IMMEDIATELY
-    return caught.value
-
-
-def gets_it(port: int, timeout: float = 0.0) -> None:
-    with hold_port("other", "alice", HOST, port, timeout):
-        pass
-
+from psicli.storage.locks import PortLock, hold_dial, hold_port, holders
 
 # Who holds which lock --------------------------------------------------------------------------------------------
 
@@ -248,18 +185,13 @@ def test_connections_of_the_last_run_do_not_keep_the_port(folder: Path, port: in
 # The files -------------------------------------------------------------------------------------------------------
 
 
-def own(folder: Path, uid: int | None = None) -> Path:
-    """Return the folder for the locks of a user, by default of this one."""
-    return folder / f"psicli-{os.geteuid() if uid is None else uid}"
-
-
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
 def test_others_may_read_the_record_and_not_open_the_lock_whatever_the_umask(
     folder: Path, port: int, umask: int
 ) -> None:
     with another_process(folder, port_of(port), before=f"os.umask({umask})"):
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in own(folder).iterdir()}
-        assert modes == {f"port-{port}.lock": 0o600 & ~umask, f"port-{port}.json": 0o644}
+        assert modes == {f"port-{port}.lock": 0o600, f"port-{port}.json": 0o644}
         assert stat.S_IMODE(own(folder).stat().st_mode) == 0o755
 
 
@@ -323,156 +255,6 @@ def test_two_state_folders_share_the_locks(folder: Path, port: int) -> None:
     before = "os.environ.update(PSICLI_STATE_DIR='/nowhere', TMPDIR='/nowhere', XDG_RUNTIME_DIR='/nowhere')"
     with another_process(folder, port_of(port), before=before):
         refused(port)
-
-
-# What other users can put there ----------------------------------------------------------------------------------
-
-
-def _file(path: Path) -> None:
-    path.touch()
-
-
-def _folder(path: Path) -> None:
-    path.mkdir(mode=0o777)
-    path.chmod(0o777)
-
-
-def _symlink(path: Path) -> None:
-    target = path.with_name("theirs")
-    target.mkdir()
-    os.chown(target, NOBODY, NOBODY)
-    path.symlink_to(target)
-
-
-def _dangling(path: Path) -> None:
-    path.symlink_to(path.with_name("not-there"))
-
-
-SQUATS = [_file, _folder, _symlink, _dangling, os.mkfifo]
-
-
-@needs_root
-@pytest.mark.parametrize("put", SQUATS, ids=lambda put: put.__name__)
-def test_another_user_who_takes_the_name_of_the_folder_blocks_nobody(
-    folder: Path, port: int, put: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    put(own(folder))
-    os.chown(own(folder), NOBODY, NOBODY, follow_symlinks=False)
-    state = Path(os.environ["PSICLI_STATE_DIR"])
-    with hold_port("nightly", "alice", HOST, port, 0):
-        assert (state / "locks" / f"port-{port}.lock").exists()
-        refused(port)
-        assert [holder.pid for holder in holders()] == [os.getpid()]
-    assert {f"no locks in {own(folder)}" in record.message for record in caplog.records} == {True}
-    assert not (folder / "not-there").exists()
-    if own(folder).is_dir():
-        assert [*own(folder).iterdir()] == []
-
-
-def test_without_any_folder_the_port_decides(
-    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setattr(locks, "SHARED_FOLDERS", (tmp_path / "nowhere", tmp_path / "file"))
-    monkeypatch.setenv("PSICLI_STATE_DIR", str(tmp_path / "file" / "state"))
-    gets_it(port)
-    assert "no folder for locks can be used: only the port keeps two runs apart" in caplog.messages
-    with socket.create_server((HOST, port)), pytest.raises(PortBusyError):
-        gets_it(port)
-
-
-@needs_root
-def test_a_full_folder_is_not_used(tmp_path: Path, folder: Path, port: int, caplog: pytest.LogCaptureFixture) -> None:
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,nr_inodes=2,mode=1777", "none", folder]).returncode:
-        pytest.skip("this machine mounts no file systems")
-    try:
-        (folder / "filler").touch()
-        with hold_port("nightly", "alice", HOST, port, 0):
-            refused(port)
-        assert f"no locks in {own(folder)}: no space left on device" in caplog.messages
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
-@needs_root
-def test_folders_and_files_of_others_are_read_with_care(folder: Path, port: int) -> None:
-    """A user speaks only for himself, and cannot keep a reader busy or waiting."""
-    record = json.dumps({**GOOD, "phase": "exchanging"})
-    theirs = own(folder, NOBODY)
-    theirs.mkdir()
-    os.chown(theirs, NOBODY, NOBODY)
-    names = ["a.json", "fifo.json", f"port-{port}.json"]
-    os.mkfifo(theirs / "fifo.json")
-    (theirs / "a.json").symlink_to("/proc/self/environ")
-    (theirs / names[2]).write_text(record)
-    # Folders whose names are numbers of other users, and a record that belongs to somebody else.
-    for number in range(100_000, 100_200):
-        own(folder, number).mkdir()
-        os.chown(own(folder, number), NOBODY, NOBODY)
-    (own(folder, 100_000) / "a.json").write_text(record)
-    with ExitStack() as opened:
-        for path in (theirs / names[2], own(folder, 100_000) / "a.json"):
-            file = opened.enter_context(open(path))
-            fcntl.flock(file, fcntl.LOCK_EX)
-        assert holders() == []
-        os.chown(theirs / names[2], NOBODY, NOBODY)
-        assert [(holder.user, holder.pid) for holder in holders()] == [("nobody", 7)]
-        for number in range(2000):
-            (theirs / f"{number}.json").touch()
-        assert len(holders()) <= 1
-        # Whatever a record says, it keeps nobody from a port that is free.
-        gets_it(port)
-
-
-GOOD = vars(Holder("nightly", "alice", "127.0.0.1:1", 7, "root", "2026-01-01T00:00:00+00:00"))
-HOSTILE: dict[str, bytes] = {
-    "nothing": b"",
-    "no JSON": b"hello",
-    "not UTF-8": b"\xff\xfe\x00\xd8",
-    "another kind": b"[1, 2]",
-    "a number": b"7",
-    "no job": json.dumps({name: value for name, value in GOOD.items() if name != "job"}).encode(),
-    "a pid that is none": json.dumps({**GOOD, "pid": "init"}).encode(),
-    "an endless pid": json.dumps({**GOOD, "pid": float("inf")}).encode(),
-    "a pid of many digits": json.dumps(GOOD).replace("7", "7" * 3000).encode(),
-    "no percentage": json.dumps({**GOOD, "percent": [1]}).encode(),
-    "deep": b"[" * 4096,
-    "deep objects": b'{"a":' * 800,
-    "huge": json.dumps(GOOD).encode() + b" " * (1 << 20),
-    "escapes": json.dumps({**GOOD, "job": "\x1b]0;owned\x07\x1b[2J", "user": "\u202eroot\n"}).encode(),
-    "long": json.dumps({**GOOD, "job": "x" * 3000}).encode(),
-    "other types": json.dumps({**GOOD, "job": {"a": [1]}, "since": None, "task": 7}).encode(),
-}
-
-
-@pytest.mark.sample(4)
-@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_content_is_shown_harmlessly(folder: Path, port: int, content: bytes) -> None:
-    """The lock still holds; the content of its record is only shown, never trusted."""
-    with hold_port("nightly", "alice", HOST, port, 0):
-        (own(folder) / f"port-{port}.json").write_bytes(content)
-        message = refused(port).message
-        shown = [str(value) for holder in holders() for value in vars(holder).values()]
-        for text in (message, *shown):
-            assert text.isascii()
-            assert text.isprintable()
-        assert len(message) < 1000
-        assert sum(map(len, shown)) < 2000
-    # And the next holder's record is clean.
-    with hold_port("nightly", "alice", HOST, port, 0):
-        assert [(holder.job, holder.pid) for holder in holders()] == [("nightly", os.getpid())]
-
-
-@needs_root
-def test_two_users_on_one_port(folder: Path, port: int) -> None:
-    """The bind decides, and the message still names the holder: as the owner of the record, whatever it says."""
-    with another_process(folder, port_of(port), user=BECOME_NOBODY) as process, socket.create_server((HOST, port)):
-        # The other process holds only its lock; what listens on the port does not matter here.
-        message = refused(port).message
-        assert message.startswith(f"{HOST}:{port} is in use by job nightly of alice (pid {process.pid}, nobody, since ")
-        assert [(holder.user, holder.phase) for holder in holders()] == [("nobody", "starting")]
-    with another_process(folder, port_of(port), user=BECOME_NOBODY):
-        gets_it(port)
 
 
 # The record ------------------------------------------------------------------------------------------------------
