@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import Any, Protocol
 
@@ -81,6 +83,8 @@ class TaskExchange:
         self._results: Results | None = None
         self._guard = Lock()
         self._matching: list[Future[None]] = []
+        # Begins to compare the last bin of a one-sided task, which the end of the session must not wait for.
+        self._match_last: Callable[[], Future[None]] | None = None
         self._answering = Lock()
 
     def use(self, prepared: Prepared) -> None:
@@ -148,13 +152,20 @@ class TaskExchange:
         return [] if any(each.begin_next(self.pools.depth, room=room) for each in lanes) else None
 
     def _received(self) -> list[Message]:
-        """Return Received for the bins that a receiver has checked, and start matching them."""
+        """Return Received for the bins that a receiver has checked, and start matching them.
+
+        The last bin of a one-sided task is matched when the session has time for it.
+        """
         messages: list[Message] = []
         for number, bin_exchange in list(self._bins.items()):
             if isinstance(self.party, Receiver) and bin_exchange.party.done:
                 self._bins.pop(number)
-                self._matching.append(self.pools.match(self._match, number, bin_exchange.release()))
+                match = partial(self.pools.match, self._match, number, bin_exchange.release())
                 messages += self.party.received(number)
+                if self.party.bins.all_done and not self.party.broadcast:
+                    self._match_last = match
+                else:
+                    self._matching.append(match())
         return messages
 
     @property
@@ -175,7 +186,7 @@ class TaskExchange:
     @property
     def in_background(self) -> list[Future[Any]]:
         """The work that must finish even if the run ends: comparing bins, and file work."""
-        return [*self._matching, *(future for work, future in self._under_way if isinstance(work, _FILE_WORK))]
+        return [*self._match_all(), *(future for work, future in self._under_way if isinstance(work, _FILE_WORK))]
 
     def keep(self, patience: float) -> bool:
         """Put a committed output in place even though the link is lost; return whether that was possible.
@@ -206,12 +217,19 @@ class TaskExchange:
     def matches(self) -> Matches:
         """Wait until all bins are compared and return the matches; all bins must have been received."""
         results = self._restored()
-        for future in self._matching:
+        for future in self._match_all():
             future.result()
         failpoints.hit("matches.found")
         return results.matches
 
     # Work of the bins
+
+    def _match_all(self) -> list[Future[None]]:
+        """Begin to match the last bin, if that was put off; return the work on all bins that are received."""
+        begin, self._match_last = self._match_last, None
+        if begin is not None:
+            self._matching.append(begin())
+        return [*self._matching]
 
     def make_worker(self, party: BinParty) -> Worker:
         """Fetch a bin's items and return a worker with fresh secrets; a sender first records that it answers the bin.

@@ -84,7 +84,8 @@ class Session:
         self._reader = ThreadPoolExecutor(1, "psicli-reader")
         self._pools = WorkerPools(depth, link.wake)
         self._storage = storage or Storage()
-        # The writing of one-sided results.
+        # One-sided tasks whose exchange is complete, and the writing of their results.
+        self._received: list[LiveTask] = []
         self._finishing: list[Future[None]] = []
         self._closed = threading.Event()
 
@@ -112,8 +113,11 @@ class Session:
             self._close()
         else:
             self._fail(exc)
-        # Close the connection before waiting for outputs: how long writing takes depends on the matches.
-        self._hang_up()
+        # Close the connection before matching and writing the last result: how long they take depends on the matches.
+        try:
+            self._hang_up()
+        finally:
+            self._finish_alone()
         self._reader.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + _patience(exc)
         writing: list[Future[Any]] = [*self._finishing]
@@ -331,10 +335,19 @@ class Session:
         live.begin()
         live.exchange.wipe()
         live.plan.exchanged(live.result(warning))
-        if live.plan.receives and not live.plan.broadcast:
-            self._finishing.append(self._pools.write(live.plan.finish_alone, live.matches))
-        else:
+        if not live.plan.receives or live.plan.broadcast:
             live.exchange.close()
+            return
+        self._received.append(live)
+        # The last result waits for the end of the connection.
+        if not self._turns.over:
+            self._finish_alone()
+
+    def _finish_alone(self) -> None:
+        """Begin to match and write the results that only this party receives."""
+        while self._received:
+            live = self._received.pop(0)
+            self._finishing.append(self._pools.write(live.plan.finish_alone, live.matches))
 
     def _leave_out(self, live: LiveTask) -> None:
         """Forget a task that a party has skipped; its input may have been read already."""
