@@ -65,7 +65,9 @@ def simulate_job(
     with run_folder(state_folder()) as folder:
         keys = _make_keys(folder, jobs)
         for attempt in range(PORTS):
-            codes, reports = _run(commands, folder, keys)
+            codes, reports = _run(
+                {party: [*each, f"--simulation={keys}"] for party, each in commands.items()}, folder, keys
+            )
             if not any(map(_found_port_taken, reports.values())):
                 break
             logger.warning(
@@ -99,8 +101,9 @@ def _run(
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        where = ["--simulation", str(probe.getsockname()[1]), str(keys)]
-    processes = {party: _start([*command, *where], folder / party) for party, command in commands.items()}
+        # Not on a command line, where another user could read it before the listener has bound the port.
+        (keys / "port").write_text(str(probe.getsockname()[1]))
+    processes = {party: _start(command, folder / party) for party, command in commands.items()}
     reports: dict[str, dict[str, Any] | None] = {}
     try:
         for party, process in processes.items():

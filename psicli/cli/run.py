@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def _simulation(_: click.Context, __: click.Parameter, given: tuple[int, Path] | None) -> Simulation | None:
+def _simulation(_: click.Context, __: click.Parameter, keys: Path | None) -> Simulation | None:
     """Return the simulation of which this run is a part; a run for its own sake is part of none."""
-    if given is None:
+    if keys is None:
         return None
     from psicli.config import Simulation
 
-    return Simulation(*given)
+    return Simulation.in_folder(keys)
 
 
 @click.command()
@@ -60,7 +60,7 @@ def _simulation(_: click.Context, __: click.Parameter, given: tuple[int, Path] |
 )
 @keep_going_option
 @trace_option("Write a trace of the run to FILE. Open it at https://ui.perfetto.dev.")
-@click.option("--simulation", nargs=2, type=(int, PATH), hidden=True, callback=_simulation)
+@click.option("--simulation", type=PATH, hidden=True, callback=_simulation)
 @click.option("--no-bars", is_flag=True, hidden=True)
 def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool, trace: Path | None) -> int:
     """Run a job with the other party and write the matched rows.

@@ -39,6 +39,11 @@ class Simulation:
     port: int
     keys: Path
 
+    @classmethod
+    def in_folder(cls, keys: Path) -> Simulation:
+        """Return the simulation with this folder, which holds its port too: others can see the command of a process."""
+        return cls(int((keys / "port").read_text()), keys)
+
     def tls_files(self, party: str) -> TlsFiles:
         """Return the files with which a party proves its identity in this simulation."""
         names = {"ca_file": "CA/ca.pem", "certificate_file": f"{party}.pem", "private_key_file": f"{party}.key"}

@@ -57,7 +57,7 @@ MAX_RECORD_BYTES = 4096
 # Records are padded to this size, so that a short record never leaves the end of a longer one readable [bytes].
 RECORD_BYTES = 1024
 # How many entries of a shared folder, and how many records of one user, are read at most: anybody can fill them.
-MAX_ENTRIES, MAX_RECORDS = 200_000, 100
+MAX_ENTRIES, MAX_RECORDS = 50_000, 100
 
 _WAITING = "waiting"
 # The phases that a record names. Their times do not depend on the matches.

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from support.jobs.batches import one_task, whole_job
 from support.processes.certificates import Authority
 from support.processes.expectations import check_output, succeeded
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair
-from support.waiting import DEADLINE
+from support.waiting import DEADLINE, wait_until
 
 from psicli.batch import simulate
 from psicli.core.errors import PortBusyError
@@ -28,21 +29,16 @@ from psicli.transport.endpoint import METHOD, SERVICE
 NOBODY = 65534
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
-# Dials each new port of loopback before the dialer does, again and again, until standard input ends.
+# Dials the port in the first line of standard input before the dialer does, again and again, until standard input ends.
 STRANGER = """
 import encodings.idna, json, os, socket, ssl, sys, threading
 from contextlib import suppress
-from pathlib import Path
 import grpc
 method, folder, *openings = sys.argv[1:]
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 context.set_alpn_protocols(["h2"])
 context.load_cert_chain(folder + "/bob.pem", folder + "/bob.key")
-
-def listening():
-    rows = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
-    return {int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and "0100007F:" in row[1]}
 
 def plaintext(port, opening):
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -54,7 +50,7 @@ def encrypted(port):
         secure.sendall(b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
         learned.extend(filter(None, [secure.recv(100).hex()]))
 
-before, learned, attacked, silent = listening(), [], set(), []
+learned, attacked, silent = [], 0, []
 with suppress(grpc.RpcError):
     # Loads everything that another user may be unable to read.
     plaintext(1, openings[0])
@@ -62,36 +58,48 @@ os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 over = threading.Event()
-threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
 print("ready", flush=True)
+port = int(sys.stdin.readline())
+threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
 while not over.wait(0.001):
-    for port in listening() - before:
-        attacked.add(port)
+    with suppress(OSError):
+        connection = socket.create_connection(("127.0.0.1", port), 2)
+        attacked += 1
         if len(silent) < 100:
-            with suppress(OSError):
-                silent.append(socket.create_connection(("127.0.0.1", port), 2))
+            silent.append(connection)
         for attempt in (encrypted, *((lambda at, opening=opening: plaintext(at, opening)) for opening in openings)):
             with suppress(OSError, grpc.RpcError):
                 attempt(port)
-print(json.dumps({"attacked": sorted(attacked), "learned": learned}))
+print(json.dumps({"attacked": attacked, "learned": learned}))
 """
 
 
 @contextmanager
-def stranger(folder: Path, *openings: bytes) -> Iterator[list[dict[str, Any]]]:
-    """Let another user attack until the end of the block; yield what it then tells."""
+def stranger(folder: Path, *openings: bytes) -> Iterator[tuple[IO[str], list[dict[str, Any]]]]:
+    """Let another user attack until the end of the block; yield where to write the port, and what it tells then."""
     Authority().issue(folder, DIALER, [DIALER])
     command = [sys.executable, "-c", STRANGER, f"/{SERVICE}/{METHOD}", folder, *(each.hex() for each in openings)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     found: list[dict[str, Any]] = []
     with subprocess.Popen(command, **pipes, cwd="/") as process:
         try:
+            assert process.stdin is not None
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            yield found
+            yield process.stdin, found
             found.append(json.loads(process.communicate("", DEADLINE)[0]))
         finally:
             process.kill()
+
+
+def port_of(pair: Pair) -> int:
+    """Return the port of the simulation that starts, before its listener has bound it; no other user can read it."""
+
+    def ports() -> list[str]:
+        return [path.read_text() for path in (pair.folder / "state").glob("run-*/TLS/port")]
+
+    wait_until(lambda: any(ports()), "the simulation has chosen a port")
+    return int(ports()[0])
 
 
 def test_a_simulation_takes_no_part_from_another_user(pair: Pair) -> None:
@@ -99,8 +107,9 @@ def test_a_simulation_takes_no_part_from_another_user(pair: Pair) -> None:
     job = whole_job(pair, lambda job: job.update(job="private"))
     terms = (TaskTerms("people", LISTENER, True, 1),)
     hello = encode_hello(Hello("0", DIALER, "private", terms, 2048, MOST_BIN_ITEMS, os.urandom(32)))
-    with stranger(pair.folder, encode(HelloOctets(hello)), encode(Abort(65))) as found:
+    with stranger(pair.folder, encode(HelloOctets(hello)), encode(Abort(65))) as (tell, found):
         run = pair.start_command("simulate", "--verbose", "--config", job)
+        print(port_of(pair), file=tell, flush=True)
         run.wait_for("exchanging")
         status = pair.start_command("status", "--json").result()
         assert b"private" not in status.stdout
@@ -109,10 +118,19 @@ def test_a_simulation_takes_no_part_from_another_user(pair: Pair) -> None:
     succeeded([result])
     for party in PARTIES:
         check_output(pair, party, 0, "out/people.csv")
-    assert found[0]["attacked"] != []
+    assert found[0]["attacked"] > 0
     assert found[0]["learned"] == []
     assert " WARNING " not in result.stderr
     assert [path.name for path in (pair.folder / "state").iterdir()] == ["lock"]
+
+
+def test_a_program_that_takes_the_port_first(pair: Pair) -> None:
+    one_task(pair)
+    run = pair.start_command("simulate", "--config", whole_job(pair))
+    with socket.create_server(("127.0.0.1", port_of(pair))):
+        result = run.result()
+    succeeded([result])
+    assert "another program took the port of the simulation first (attempt 1 of 5)" in result.stderr
 
 
 def test_only_the_two_parties_can_read_the_certificates(pair: Pair) -> None:
