@@ -9,16 +9,16 @@ import re
 import resource
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
-from psicli.core.errors import CannotCreateError, FileThereError, StorageError, UnknownFormatError
+from psicli.core.errors import CannotCreateError, StorageError, UnknownFormatError
 from psicli.core.formats import Compression, FileFormat, Format, file_format
-from psicli.storage.files import AtomicFile, check_writable, create_files, exposure, make_folder, missing_folder
+from psicli.storage.files import AtomicFile, check_writable, exposure, make_folder, missing_folder
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
@@ -180,56 +180,6 @@ def test_a_path_of_links_and_dots_leads_where_the_system_would_go(tmp_path: Path
         output.publish()
     assert names(tmp_path / "a" / "b") == ["c", "out.csv"]
     assert missing_folder(tmp_path / "up" / ".." / "new" / "out.csv") == tmp_path / "a" / "new"
-
-
-def create(path: Path) -> None:
-    create_files({path: (b"octets", 0o600)})
-
-
-WAYS: list[Callable[[Path], object]] = [AtomicFile, check_writable, create, make_folder]
-
-
-@needs_root
-@pytest.mark.parametrize("mode", [0o1777, 0o777, 0o1770])
-@pytest.mark.parametrize("way", WAYS)
-def test_no_link_of_another_user_is_followed_in_a_shared_folder(
-    tmp_path: Path, mode: int, way: Callable[[Path], object]
-) -> None:
-    shared, mine = tmp_path / "shared", tmp_path / "mine"
-    for folder in (shared, mine):
-        folder.mkdir()
-    (mine / "out.csv").write_bytes(b"precious")
-    shared.chmod(mode)
-    for name, target in (("folder", mine), ("out.csv", mine / "out.csv"), ("chain", shared / "folder")):
-        (shared / name).symlink_to(target)
-        if name != "chain":
-            os.chown(shared / name, NOBODY, NOBODY, follow_symlinks=False)
-    paths = ["folder/new.csv", "folder/out.csv", "chain/new.csv", "folder/made/new.csv"]
-    for path in [*paths, *([] if way in (create, make_folder) else ["out.csv"])]:
-        # make_folder leaves the complaint to the output that follows.
-        with nullcontext() if way is make_folder else pytest.raises(CannotCreateError, match="link of another user"):
-            assert way(shared / path) is None
-    if way is create:
-        with pytest.raises(FileThereError):
-            create(shared / "out.csv")
-    assert (mine / "out.csv").read_bytes() == b"precious"
-    assert names(mine) == ["out.csv"]
-
-
-@needs_root
-@pytest.mark.parametrize("mode", [0o1777, 0o777])
-def test_no_file_of_another_user_is_replaced_in_a_shared_folder(tmp_path: Path, mode: int) -> None:
-    tmp_path.chmod(mode)
-    (tmp_path / "out.csv").write_bytes(b"theirs")
-    os.chown(tmp_path / "out.csv", NOBODY, NOBODY)
-    with pytest.raises(CannotCreateError, match="it belongs to another user, in a folder that others can write to"):
-        AtomicFile(tmp_path / "out.csv")
-    assert (tmp_path / "out.csv").read_bytes() == b"theirs"
-    assert names(tmp_path) == ["out.csv"]
-    # Somebody who owns the folder may do so.
-    tmp_path.chmod(0o755)
-    with AtomicFile(tmp_path / "out.csv") as output:
-        output.publish()
 
 
 def test_a_folder_renamed_meanwhile_keeps_its_output(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Other users and the folders for locks: what they put there blocks no run and is shown harmlessly."""
+"""What other users put into folders that they share with this one: into those for locks, and into those of outputs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import os
 import socket
 import subprocess
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from support.locks import (
     refused,
 )
 
-from psicli.core.errors import PortBusyError
+from psicli.core.errors import CannotCreateError, FileThereError, PortBusyError
 from psicli.storage import locks
+from psicli.storage.files import AtomicFile, check_writable, create_files, make_folder
 from psicli.storage.locks import Holder, hold_port, holders
 
 # What other users can put there ----------------------------------------------------------------------------------
@@ -176,3 +178,56 @@ def test_two_users_on_one_port(folder: Path, port: int) -> None:
         assert [(holder.user, holder.phase) for holder in holders()] == [("nobody", "starting")]
     with another_process(folder, port_of(port), user=BECOME_NOBODY):
         gets_it(port)
+
+
+# Outputs ---------------------------------------------------------------------------------------------------------
+
+
+def create(path: Path) -> None:
+    create_files({path: (b"octets", 0o600)})
+
+
+WAYS: list[Callable[[Path], object]] = [AtomicFile, check_writable, create, make_folder]
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o1777, 0o777, 0o1770])
+@pytest.mark.parametrize("way", WAYS)
+def test_no_link_of_another_user_is_followed_in_a_shared_folder(
+    tmp_path: Path, mode: int, way: Callable[[Path], object]
+) -> None:
+    shared, mine = tmp_path / "shared", tmp_path / "mine"
+    for folder in (shared, mine):
+        folder.mkdir()
+    (mine / "out.csv").write_bytes(b"precious")
+    shared.chmod(mode)
+    for name, target in (("folder", mine), ("out.csv", mine / "out.csv"), ("chain", shared / "folder")):
+        (shared / name).symlink_to(target)
+        if name != "chain":
+            os.chown(shared / name, NOBODY, NOBODY, follow_symlinks=False)
+    paths = ["folder/new.csv", "folder/out.csv", "chain/new.csv", "folder/made/new.csv"]
+    for path in [*paths, *([] if way in (create, make_folder) else ["out.csv"])]:
+        # make_folder leaves the complaint to the output that follows.
+        with nullcontext() if way is make_folder else pytest.raises(CannotCreateError, match="link of another user"):
+            assert way(shared / path) is None
+    if way is create:
+        with pytest.raises(FileThereError):
+            create(shared / "out.csv")
+    assert (mine / "out.csv").read_bytes() == b"precious"
+    assert os.listdir(mine) == ["out.csv"]
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o1777, 0o777])
+def test_no_file_of_another_user_is_replaced_in_a_shared_folder(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    (tmp_path / "out.csv").write_bytes(b"theirs")
+    os.chown(tmp_path / "out.csv", NOBODY, NOBODY)
+    with pytest.raises(CannotCreateError, match="it belongs to another user, in a folder that others can write to"):
+        AtomicFile(tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == b"theirs"
+    assert os.listdir(tmp_path) == ["out.csv"]
+    # Somebody who owns the folder may do so.
+    tmp_path.chmod(0o755)
+    with AtomicFile(tmp_path / "out.csv") as output:
+        output.publish()
