@@ -135,6 +135,14 @@ class InputChangedError(BadInputError):
     hint = "Start psicli after the export has finished; let the export write to another name, then rename the file."
 
 
+class ChangedLedgerError(PsicliError):
+    sentence = "{path}: the ledger is not as psicli left it"
+    code = 65
+    hint = (
+        "Find out who can write to this folder. Compare heads that you noted elsewhere, and the other party's ledger."
+    )
+
+
 class TooManyRowsError(BadInputError):
     sentence = "the input has more than {limit:,} rows"
     hint = "Split the input into several tasks."
@@ -356,6 +364,11 @@ class PeerSizeError(PolicyError):
 class TooManyRunsError(PolicyError):
     sentence = "task {task}: this input had {runs} with {peer} in the last 24 hours; policy.max_runs_per_day is {limit}"
     hint = "List these runs with `psicli ledger`. Then wait, or change the limit in the job file."
+
+
+class TooSmallDifferenceError(PolicyError):
+    sentence = "task {task}: {difference}, fewer than policy.min_difference, which is {limit:,}"
+    hint = "Run with the same list again, wait until more items have changed, or change the limit in the job file."
 
 
 class MatchRateError(PolicyError):

@@ -7,14 +7,16 @@ import logging
 import resource
 import time
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from psicli import __version__, curve
 from psicli.config import Job
 from psicli.core import failpoints, trace
-from psicli.core.errors import InterruptedBySignal, PsicliError, shown, unexpected
+from psicli.core.errors import InterruptedBySignal, PsicliError, counted, shown, unexpected
 from psicli.exchange.finished import sweep
 from psicli.exchange.task_exchange import Storage
 from psicli.job.inputs import Inputs, check_files, check_trace_file
@@ -57,14 +59,15 @@ def run_job(
     timing = Duration(job.policy)
     tasks = [TaskReport(task.name, task.receiver, task.broadcast_result) for task in job.tasks]
     report = Report(job.name, job.party, job.peer, __version__, curve.backend(), tasks)
-    ledger = Ledger(state_folder())
+    ledger = Ledger(state_folder(), partial(_warn, report))
     runs: list[TaskRun] = []
     logger.debug("%s", what_the_peer_learns(report))
+    unrecorded = _begin(job, ledger)
     try:
         with ExitStack() as stack:
             _prepare_process(job)
             meeting = stack.enter_context(closing(_meeting_point(job, report)))
-            inputs = _checked_inputs(job, meeting, stack, ledger, trace_file, console)
+            inputs = _checked_inputs(job, meeting, stack, unrecorded, trace_file, console)
             if trace_file is not None:
                 trace.start()
             spool = stack.enter_context(Spool(state_folder()))
@@ -90,11 +93,35 @@ def run_job(
     report.close(time.monotonic() - timing.started, peak_memory())
     for run in runs:
         run.end()
+    _end(ledger, report)
     # Before both parties have opened a task, nothing depends on a match.
-    if any(task.task_sid is not None for task in tasks):
+    if any(task.peer_items is not None for task in tasks):
         _warn(report, timing.excess)
         timing.sit_out()
     return report
+
+
+def _begin(job: Job, ledger: Ledger) -> Exception | None:
+    """Record that the run begins; return why that failed, for the time when the peer can be told."""
+    at = job.listener
+    address = f"{at.listen_host}:{at.listen_port}" if job.listens else at.address
+    try:
+        ledger.begin(job.name, job.party, job.peer, __version__, address)
+    except Exception as exc:
+        return exc
+    return None
+
+
+def _end(ledger: Ledger, report: Report) -> None:
+    """Record how the run has ended, and put the ledger's head into the report."""
+    known = {name: getattr(report, name) for name in ("session_id", "peer_version", "peer_certificate_sha256")}
+    try:
+        ledger.end(report.error, **known)
+    except PsicliError as exc:
+        _warn(report, exc.message)
+    if ledger.head is not None:
+        report.ledger_lines, report.ledger_head = ledger.head
+        logger.info("the ledger has %s; its head is %s", counted(report.ledger_lines, "line"), report.ledger_head)
 
 
 def _prepare_process(job: Job) -> None:
@@ -147,17 +174,24 @@ def _warn(report: Report, warning: str | None) -> None:
 
 
 def _checked_inputs(
-    job: Job, meeting: Listener | Dialer, stack: ExitStack, ledger: Ledger, trace_file: Path | None, console: Console
+    job: Job,
+    meeting: Listener | Dialer,
+    stack: ExitStack,
+    unrecorded: Exception | None,
+    trace_file: Path | None,
+    console: Console,
 ) -> Inputs:
     """Make every check that needs no complete reading of a file.
 
-    If this party cannot start, tells its user why and then notifies the peer.
+    unrecorded: why the ledger does not record this run, if so. If this party cannot start, tells its user why and then
+    notifies the peer.
     """
     try:
         if meeting.endpoint.credentials is not None:
             meeting.endpoint.credentials.check_own()
         inputs = check_files(job, stack)
-        ledger.prepare()
+        if unrecorded is not None:
+            raise unrecorded
         if trace_file is not None:
             check_trace_file(trace_file, job)
         failpoints.hit("input.checked")
@@ -190,6 +224,7 @@ def _session(
     )
     if session.peer_certificate is not None and not job.simulated:
         _warn(report, ending(session.peer_certificate, f"{job.peer}'s certificate", may_last(job)))
+        report.peer_certificate_sha256 = session.peer_certificate.fingerprint(SHA256()).hex()
     report.session_id = session.sid.hex()
     report.peer_version = shown(session.peer_version, 40).strip("'")
     logger.info("in session with %s", job.peer)

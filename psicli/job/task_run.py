@@ -64,6 +64,8 @@ class TaskRun:
         self._resume = Resume(shared.resume, shared.job, task, shared.ledger)
         self._input: Input | None = None
         self._output: TaskOutput | None = None
+        # Whether the ledger has the peer's counts.
+        self._peer_recorded = False
         # Time spent on the task so far [s]; during the task's turn, the start time of that turn is already subtracted.
         self._seconds = 0.0
         # Why this party leaves the task out, if it does.
@@ -142,32 +144,52 @@ class TaskRun:
                     self._warn(str(finding))
                 return items, source
 
+    def opening(self, party: TaskParty) -> None:
+        """Check the policy on runs, and record the start of the task in the ledger unless it resumes.
+
+        The peer does not know this party's count yet.
+        """
+        self._open_in_ledger(party)
+
     def opened(self, party: TaskParty) -> None:
-        """Check the policy on sizes and runs, and record the start of the task in the ledger unless it resumes."""
+        """Check the policy on sizes, and record the peer's counts in the ledger."""
         self._entry.peer_items, self._entry.peer_questions = party.peer_count, party.questions
         self._entry.bins = party.number_of_bins
         failpoints.hit("task.admitted")
-        self._policy.check_peer_items(party.peer_count, party.questions)
-        self._entry.task_sid = party.partition_sid.hex()
-        resumed = party.resumption is not None
-        if resumed:
+        if party.resumption is not None:
             self._entry.resumed = party.progress.share
             logger.info("resuming an earlier run at %.0f %%", 100 * self._entry.resumed, extra=self._about)
+        if party.completed_before:
+            # This party sends no Open.
+            self._open_in_ledger(party)
+        elif not self._peer_recorded:
+            self._shared.ledger.meet(self._entry.task_sid or "", self._shared.job.peer, *self._counts(party))
+        self._policy.check_peer_items(party.peer_count, party.questions)
+
+    def _open_in_ledger(self, party: TaskParty) -> None:
         path, job = self._task.input_path, self._shared.job
+        self._entry.task_sid = party.partition_sid.hex()
+        self._peer_recorded = party.opened
+        peer_items, peer_questions = self._counts(party) if party.opened else (None, None)
         opening = Opening(
             job=job.name,
             task=self.name,
+            party=job.party,
             peer=job.peer,
             task_sid=self._entry.task_sid,
             input=STDIO if path == STDIO else os.path.abspath(path),
             keys=self._task.keys,
             distinct_items=party.own_count,
-            peer_items=party.peer_count,
-            peer_questions=party.questions,
+            peer_items=peer_items,
+            peer_questions=peer_questions,
         )
         # Without a limit the ledger need not count the runs.
         allow = None if job.policy.max_runs_per_day is None else self._policy.check_runs
-        self._shared.ledger.open(opening, allow, resumed=resumed)
+        self._shared.ledger.open(opening, allow, resumed=party.resumption is not None)
+
+    @staticmethod
+    def _counts(party: TaskParty) -> tuple[int, int]:
+        return party.peer_count, party.questions
 
     def started(self) -> None:
         self._seconds -= time.monotonic()

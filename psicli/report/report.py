@@ -77,6 +77,10 @@ class Report:
     tasks: list[TaskReport]
     session_id: str | None = None
     peer_version: str | None = None
+    peer_certificate_sha256: str | None = None
+    # The number and the digest of the ledger's last line after the run.
+    ledger_lines: int | None = None
+    ledger_head: str | None = None
     seconds: float = 0.0
     # The most memory, and the most disk space besides its outputs, that the process used at any moment [bytes].
     peak_memory: int | None = None
@@ -127,7 +131,8 @@ def _first(known: PsicliError | None, error: PsicliError) -> PsicliError:
 
 # The facts about every run, also one that never began, in this order.
 _FACTS = (
-    "job", "party", "peer", "session_id", "version", "peer_version", "backend", "seconds", "peak_memory", "spool_bytes",
+    "job", "party", "peer", "session_id", "version", "peer_version", "peer_certificate_sha256", "backend", "seconds",
+    "peak_memory", "spool_bytes", "ledger_lines", "ledger_head",
 )  # fmt: skip
 
 

@@ -52,6 +52,12 @@ class TaskPlan(Protocol):
     def prepare(self, partition_sid: bytes) -> Prepared:
         """Read the input and partition it into bins under this id; runs in the background."""
 
+    def opening(self, party: TaskParty) -> None:
+        """Record that this party opens the task, before its Open is sent.
+
+        Raises a PsicliError to stop here, as `opened` does; then the peer does not learn this party's count.
+        """
+
     def opened(self, party: TaskParty) -> None:
         """Check both item counts before anything is masked.
 

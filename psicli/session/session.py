@@ -266,10 +266,20 @@ class Session:
             if done and live.reading is not None and may_open:
                 prepared, live.reading = live.reading.result(), None
                 live.exchange.use(prepared)
-                self._send_if_admitted(live, live.party.open(len(prepared.items)))
+                self._open(live, len(prepared.items))
                 return True
             may_open = may_open and live.admitted
         return False
+
+    def _open(self, live: LiveTask, count: int) -> None:
+        """Open a task for the peer, unless the plan refuses: then the peer does not learn the count."""
+        messages = live.party.open(count)
+        try:
+            live.plan.opening(live.party)
+        except errors.PsicliError as exc:
+            self._turns.refuse(live, exc)
+            return
+        self._send_if_admitted(live, messages)
 
     def _skip(self, live: LiveTask, failure: BaseException) -> bool:
         """Skip a task whose input or output is bad; return whether this party goes on without it."""

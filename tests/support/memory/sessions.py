@@ -145,6 +145,9 @@ class Plan:
         partitioner.add(self.items)
         return partitioner.finish()
 
+    def opening(self, party: TaskParty) -> None:
+        """Need neither a folder nor a ledger."""
+
     def opened(self, party: TaskParty) -> None:
         self.at_opening(party.peer_count)
 

@@ -86,7 +86,7 @@ def test_times_for_people() -> None:
 
 def test_the_ledger_has_a_line_for_each_task_where_there_is_room() -> None:
     opening = Opening(
-        "nightly", "customers", "bob", "ab" * 32, "/srv/data/customers.csv", ("id", "since"), 12, 3400, 3400
+        "nightly", "customers", "bob", "ab" * 32, "/data/customers.csv", ("id", "since"), 12, 3400, 3400, "alice"
     )
     entries = [
         Entry("2026-11-22T02:00:01+00:00", opening, "done", matched=9),
@@ -97,9 +97,9 @@ def test_the_ledger_has_a_line_for_each_task_where_there_is_room() -> None:
     assert to_text(entries, Screen(80)).splitlines() == [
         "time (UTC)           task       own  peer's  matched  outcome",
         "2026-11-22 02:00:01  customers   12   3,400        9  done",
-        "  nightly with bob: /srv/data/customers.csv (id, since)",
-        "2026-11-23 02:00:01  customers   12   3,400        9  79 MatchRateError",
-        "  nightly with bob: /srv/data/customers.csv (id, since)",
+        "  nightly: alice with bob, /data/customers.csv (id, since)",
+        "2026-11-23 02:00:01  customers   12   3,400        9  policy (79)",
+        "  nightly: alice with bob, /data/customers.csv (id, since)",
     ]
     assert "\x1b[32mdone\x1b[0m" in to_text(entries, Screen(140, colour=True))
     named = [Entry("2026-11-22T02:00:01+00:00", replace(opening, job="done-daily", task="done"), "done", matched=9)]

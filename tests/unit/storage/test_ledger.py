@@ -23,7 +23,7 @@ from psicli.report.history import to_text
 from psicli.storage.ledger import Ledger, Opening
 
 ROOT = Path(__file__).parents[3]
-OPENING = Opening("nightly", "customers", "bob", "ab" * 32, "/data/in.csv", ("id", "ländle"), 12, 3400, 3600)
+OPENING = Opening("nightly", "customers", "bob", "ab" * 32, "/data/in.csv", ("id", "ländle"), 12, 3400, 3600, "alice")
 
 
 @pytest.fixture
@@ -39,8 +39,9 @@ def ledger(state: Path) -> Ledger:
 
 
 def lines(ledger: Ledger) -> list[dict[str, Any]]:
-    """Return every line of the file, each of which must be JSON."""
-    return [json.loads(line) for line in ledger.path.read_text("ascii").splitlines()]
+    """Return every line of the file, each of which must be JSON, without its place in the chain."""
+    found = [json.loads(line) for line in ledger.path.read_text("ascii").splitlines()]
+    return [{name: line[name] for name in line if name not in ("covers", "number", "prev")} for line in found]
 
 
 def opening(number: int, **facts: Any) -> Opening:
@@ -89,6 +90,8 @@ def test_a_line_when_it_opens_and_one_when_it_ends(ledger: Ledger) -> None:
             "distinct_items": 12,
             "peer_items": 3400,
             "peer_questions": 3600,
+            "party": "alice",
+            "run": "",
         },
         {**found[0], "task": "planes", "task_sid": f"{2:064x}"},
         {"event": "close", "task_sid": "ab" * 32, "peer": "bob", "outcome": "done", "matched": 7},
@@ -125,9 +128,9 @@ def test_entries_are_tasks_with_their_outcome(ledger: Ledger, state: Path) -> No
         ("third", "unfinished", None, None, None),
     ]
     header, first, second, third = (re.split(r"  +", line) for line in to_text(entries).splitlines())
-    assert header == ["time", "job", "task", "peer", "own", "peer's", "matched", "outcome", "input"]
-    assert first[3:] == ["bob", "12", "3,400", "1,234", "done", "/data/in.csv (id, ländle)"]
-    assert "79 MatchRateError" in second
+    assert header == ["time", "job", "task", "party", "peer", "own", "peer's", "matched", "outcome", "input"]
+    assert first[3:] == ["alice", "bob", "12", "3,400", "1,234", "done", "/data/in.csv (id, ländle)"]
+    assert "policy (79)" in second
     assert "unfinished" in third
 
 

@@ -1,0 +1,161 @@
+"""What the lines of the ledger say: the records of runs and of their tasks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
+# The fields of a `close` line, apart from the time.
+CLOSING = ("outcome", "code", "error", "matched", "output_sha256")
+# The fields of an `end` line, apart from the time.
+ENDING = ("outcome", "code", "error", "failure", "session_id", "peer_version", "peer_certificate_sha256")
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A task as this party opens it. input: an absolute path, or - for standard input; counts [items].
+
+    peer_questions: the peer's items including padding, the largest number that it can have asked about. Both numbers of
+    the peer are None until it has opened the task too.
+    """
+
+    job: str
+    task: str
+    peer: str
+    task_sid: str
+    input: str
+    keys: tuple[str, ...]
+    distinct_items: int
+    peer_items: int | None = None
+    peer_questions: int | None = None
+    # Lines of older versions do not name them. run: the id of the run.
+    party: str = ""
+    run: str = ""
+
+    @property
+    def subject(self) -> tuple[object, ...]:
+        """The facts that the runs counted by policy.max_runs_per_day share; the job and the task may differ."""
+        return self.peer, self.input, self.keys
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The ledger's record of one task. Times are in UTC, as ISO 8601; unknown values are None."""
+
+    time: str
+    opening: Opening
+    outcome: str = UNFINISHED
+    closed: str | None = None
+    code: int | None = None
+    error: str | None = None
+    matched: int | None = None
+    output_sha256: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as one flat object."""
+        facts = asdict(self)
+        return {"time": facts.pop("time"), **facts.pop("opening"), **facts}
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """The ledger's record of one run: of each that began, also if it opened no task. failure: its kind in words."""
+
+    time: str
+    run: str
+    job: str
+    party: str
+    peer: str
+    version: str | None = None
+    address: str | None = None
+    closed: str | None = None
+    outcome: str = UNFINISHED
+    code: int | None = None
+    error: str | None = None
+    failure: str | None = None
+    session_id: str | None = None
+    peer_version: str | None = None
+    peer_certificate_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """Everything that the ledger records, oldest first."""
+
+    tasks: list[Entry] = field(default_factory=list)
+    runs: list[RunEntry] = field(default_factory=list)
+
+    def only(self, peer: str | None) -> History:
+        """Return what concerns one peer; None stands for all."""
+        tasks = [task for task in self.tasks if peer in (None, task.opening.peer)]
+        return History(tasks, [run for run in self.runs if peer in (None, run.peer)])
+
+    @property
+    def records(self) -> list[Entry | RunEntry]:
+        """All tasks, and the runs that opened none, in the order of their times."""
+        opened = {task.opening.run for task in self.tasks}
+        without: list[Entry | RunEntry] = [run for run in self.runs if run.run not in opened]
+        return sorted([*self.tasks, *without], key=lambda record: record.time)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"tasks": [task.to_json() for task in self.tasks], "runs": [asdict(run) for run in self.runs]}
+
+
+# The fields that a line needs, by its event; `open` is checked by opening_of.
+_NEEDED = {
+    "begin": ("run", "job", "party", "peer"),
+    "end": ("run", "outcome"),
+    "met": ("task_sid", "peer", "peer_items", "peer_questions"),
+    "answer": ("task_sid", "peer", "bin", "items"),
+    "close": ("task_sid", "peer", "outcome"),
+}
+
+
+def parsed(data: bytes) -> dict[str, Any] | None:
+    """Parse a line; return None if it is torn or of an unknown kind."""
+    try:
+        line: dict[str, Any] = json.loads(data)
+        if datetime.fromisoformat(line["time"]).tzinfo is None:
+            return None
+        if line["event"] == "open":
+            opening_of(line)
+            return line
+        names = _NEEDED.get(line["event"])
+        return line if names is not None and all(name in line for name in names) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def opening_of(line: dict[str, Any]) -> Opening:
+    """Return the task of an `open` line; raises KeyError, TypeError, ValueError."""
+    facts: dict[str, Any] = {name: str(line[name]) for name in ("job", "task", "peer", "task_sid", "input")}
+    facts |= {name: str(line.get(name, "")) for name in ("party", "run")}
+    facts |= {name: int(line[name]) for name in ("peer_items", "peer_questions") if name in line}
+    keys = tuple(str(column) for column in line["keys"])
+    return Opening(**facts, distinct_items=int(line["distinct_items"]), keys=keys)
+
+
+def take(line: dict[str, Any], tasks: dict[tuple[str, str], Entry], runs: dict[str, RunEntry]) -> None:
+    """Add what a line says to the records."""
+    event = line["event"]
+    if event == "begin":
+        names = ("run", "job", "party", "peer", "version", "address")
+        facts: dict[str, Any] = {name: str(line.get(name)) for name in names}
+        runs[str(line["run"])] = RunEntry(line["time"], **facts)
+    elif event == "end":
+        if (run := runs.get(str(line["run"]))) is not None:
+            facts = {name: line.get(name) for name in ENDING}
+            runs[run.run] = replace(run, closed=line["time"], **facts)
+    else:
+        task = str(line["task_sid"]), str(line["peer"])
+        if event == "open":
+            tasks[task] = Entry(line["time"], opening_of(line))
+        elif event == "met" and task in tasks:
+            counts: dict[str, Any] = {name: int(line[name]) for name in ("peer_items", "peer_questions")}
+            tasks[task] = replace(tasks[task], opening=replace(tasks[task].opening, **counts))
+        elif event == "close" and task in tasks:
+            facts = {name: line.get(name) for name in CLOSING}
+            tasks[task] = replace(tasks[task], closed=line["time"], **facts)
