@@ -18,6 +18,8 @@ from psicli.protocol.streams import FRAME_ITEMS_STEP, LEAST_FRAME_ITEMS, MAX_FRA
 
 # Larger bins need tens of gigabytes of memory.
 MAX_BIN_ITEMS = 1 << 26
+# Larger differences cannot be told from a sketch of 4,096 buckets.
+MAX_DIFFERENCE = 1000
 
 
 class _Model(BaseModel):
@@ -151,6 +153,7 @@ class PsiEntry(_Model):
 # The bounds precede the check of the text; otherwise the JSON Schema would lack them.
 _Threads = Annotated[int, Field(ge=1, le=1024), fields.PLAIN_DIGITS]
 _Limit = Annotated[int, Field(ge=1), fields.PLAIN_DIGITS] | None
+_Difference = Annotated[int, Field(ge=0, le=MAX_DIFFERENCE), fields.PLAIN_DIGITS]
 _FrameItems = Annotated[
     int, Field(ge=LEAST_FRAME_ITEMS, le=MAX_FRAME_ITEMS, multiple_of=FRAME_ITEMS_STEP), fields.PLAIN_DIGITS
 ]
@@ -235,6 +238,12 @@ class PolicySettings(_Model):
         "How many runs within 24 hours may use the same input and key columns with the same party. A run counts "
         "whatever its task is called and however it ended.",
         2,
+    )
+    min_difference: _Difference | None = _optional(
+        "Fewest items in which this party's input must differ from each input that it used with the same party before, "
+        "unless the two are the same. The difference between two results names these items to whoever sees both. With "
+        "0, psicli neither compares nor keeps anything; by default it warns below 10.",
+        50,
     )
     max_match_rate: fields.Rate | None = _optional(
         "Largest fraction of this party's distinct items that may match. Only a party that learns the result can set "

@@ -26,9 +26,9 @@ from psicli.curve import reference
 from psicli.curve.pool import set_threads, threads
 
 __all__ = [
-    "BACKENDS", "DST", "HASH_KEY_BYTES", "ITEM_TAG", "PADDING_TAG", "POINT_BYTES", "TOKEN_BYTES", "Backend", "backend",
-    "frame_items", "hash_and_mask", "keyed_hashes", "mask", "on_curve", "packed_items", "probe", "self_test",
-    "set_threads", "threads", "tokens",
+    "BACKENDS", "DST", "HASH_BYTES", "HASH_KEY_BYTES", "ITEM_TAG", "PADDING_TAG", "POINT_BYTES", "TOKEN_BYTES",
+    "Backend", "backend", "frame_items", "hash_and_mask", "keyed_hashes", "mask", "on_curve", "packed_items", "probe",
+    "self_test", "set_threads", "threads", "tokens",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)

@@ -27,6 +27,7 @@ from psicli.items.records import Mask, stable_order
 from psicli.storage.spool import Spool, SpoolFile
 
 _BYTES = pa.large_binary()
+_Visit = Callable[[pa.LargeBinaryArray], None]
 _Hashes = npt.NDArray[np.uint64]
 _Numbers = npt.NDArray[np.int64]
 # Row numbers have 32 bits.
@@ -156,11 +157,15 @@ class Items(ABC):
 class Partitioner:
     """Collects the rows of an input and divides them into partitions.
 
-    key: the key of the hash (32 bytes); budget: the memory that rows may take [bytes], or None for no limit.
+    key: the key of the hash (32 bytes); budget: the memory that rows may take [bytes], or None for no limit; visit:
+    called by `finish` with the distinct items, in batches of any order.
     """
 
-    def __init__(self, key: bytes, spool: Spool | None = None, budget: int | None = None) -> None:
+    def __init__(
+        self, key: bytes, spool: Spool | None = None, budget: int | None = None, visit: _Visit | None = None
+    ) -> None:
         self._key = key
+        self._visit = visit
         self._spool = spool
         self._budget = budget
         self._expected = 0
@@ -196,10 +201,10 @@ class Partitioner:
         if self._disk is None:
             # Release the separate parts before the sort, to save memory.
             rows, self._held = _joined(self._held), []
-            found: Items = _InMemory(rows)
+            found: Items = _InMemory(rows, self._visit)
         else:
             self._spill()
-            self._disk.count()
+            self._disk.count(self._visit)
             found, self._disk = self._disk, None
         found.rows, found.null_keys = self._rows, self._null_keys
         return found
@@ -248,9 +253,15 @@ class _InMemory(Items):
     the order.
     """
 
-    def __init__(self, rows: _Rows) -> None:
+    def __init__(self, rows: _Rows, visit: _Visit | None) -> None:
         self._items, self._numbers = rows.items, rows.numbers
         self._places, self._codes, hashes = _sorted_distinct(rows.hashes)
+        if visit is not None:
+            for start in range(0, len(self._places), _PIECE):
+                # Without duplicates, nothing needs to be copied.
+                all_distinct = len(self._places) == len(self._items)
+                piece = slice(start, start + _PIECE)
+                visit(self._items[piece] if all_distinct else _take(self._items, np.sort(self._places[piece])))
         self._finest = _cumulated(np.bincount(_bin_of(hashes, _FINEST_BITS), minlength=1 << _FINEST_BITS))
 
     def bin(self, number: int, bins: int, budget: int) -> BinItems:
@@ -293,11 +304,16 @@ class _OnDisk(Items):
         entries_at, items_at = self._file.append(entries.view(np.uint8)), self._file.append(data)
         self._runs.append(_Run(entries_at + starts * _ENTRY.itemsize, items_at + offsets[starts]))
 
-    def count(self) -> None:
-        """Count the distinct items of each of the finest bins."""
+    def count(self, visit: _Visit | None) -> None:
+        """Count the distinct items of each of the finest bins, and visit them."""
         counts = np.zeros(1 << _FINEST_BITS, np.int64)
         for partition in range(_PARTITIONS):
-            counts += np.bincount(_bin_of(self._hashes(partition), _FINEST_BITS), minlength=len(counts))
+            found = _Distinct()
+            for entries, places in self._pieces(partition):
+                fresh = found.add(entries["hash"])
+                if visit is not None:
+                    visit(_take(_items_at(self._file, places), np.sort(fresh)))
+            counts += np.bincount(_bin_of(found.hashes, _FINEST_BITS), minlength=len(counts))
         self._finest = _cumulated(counts)
 
     def bin(self, number: int, bins: int, budget: int) -> BinItems:

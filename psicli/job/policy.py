@@ -1,4 +1,4 @@
-"""The rules of this party's policy: checks of counts, and the duration of a run.
+"""The rules of this party's policy: checks of counts and of inputs, and the duration of a run.
 
 psicli checks sizes and runs before it sends any point, and the limits on the result before it sends anything that
 depends on a match.
@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+import pyarrow as pa
 
 from psicli import curve
 from psicli.config import PolicySettings
@@ -18,14 +22,20 @@ from psicli.core.errors import (
     MatchRateError,
     OutputRowsError,
     PeerSizeError,
+    PsicliError,
     StrictError,
     TooManyRunsError,
+    TooSmallDifferenceError,
     counted,
 )
+from psicli.items.sketches import Difference, Sketch, Sketches
 from psicli.report.console import duration
 from psicli.session.agreement import Deadline
 
 logger = logging.getLogger(__name__)
+
+# Without a limit, psicli warns of an input that differs from an earlier one in fewer items.
+DIFFERENCE_TO_WARN_OF = 10
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,12 @@ class Policy:
         most = self.limits.max_runs_per_day
         if most is not None and runs >= most:
             raise TooManyRunsError(task=self.task, runs=counted(runs, "run"), limit=most)
+
+    def check_difference(self, difference: Difference) -> None:
+        """Check in how many items the input differs from an earlier one."""
+        limit = self.limits.min_difference
+        if limit is not None and difference.items < limit:
+            raise TooSmallDifferenceError(task=self.task, difference=str(difference), limit=limit)
 
     def check_match_rate(self, matched: int, own: int) -> None:
         """Check what share of this party's distinct items matched [items]."""
@@ -103,3 +119,48 @@ def check_strict(limits: PolicySettings) -> None:
     """Raise StrictError if the policy is strict and the backend is not the native one."""
     if limits.strict and not curve.backend().startswith("native"):
         raise StrictError(backend=curve.backend())
+
+
+class Comparison:
+    """Compares the input of a task with those that the same peer has met before, as policy.min_difference says.
+
+    Without a limit it only warns, also if it fails. warn: called with a sentence.
+    """
+
+    def __init__(self, sketches: Sketches, policy: Policy, job: str, warn: Callable[[str], None]) -> None:
+        self._sketches, self._policy, self._job, self._warn = sketches, policy, job, warn
+        self._limit = policy.limits.min_difference
+        self._sketch: Sketch | None = None
+
+    def begin(self) -> Callable[[pa.LargeBinaryArray], None] | None:
+        """Return what must be called with all distinct items of the input, or None if nothing is compared."""
+        if self._limit == 0:
+            return None
+        with self._tolerant():
+            self._sketch = self._sketches.begin()
+        return None if self._sketch is None else self._sketch.add
+
+    def check(self) -> None:
+        """Compare the input; raises TooSmallDifferenceError."""
+        found = None
+        with self._tolerant():
+            found = None if self._sketch is None else self._sketches.closest(self._sketch)
+        if found is not None:
+            self._policy.check_difference(found)
+            if self._limit is None and found.items < DIFFERENCE_TO_WARN_OF:
+                self._warn(f"{found}: whoever sees both results learns about these items (policy.min_difference)")
+
+    def keep(self) -> None:
+        """Keep the sketch of the input for later runs: its points may leave from now on."""
+        with self._tolerant():
+            if self._sketch is not None:
+                self._sketches.keep(self._sketch, self._job, self._policy.task)
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        try:
+            yield
+        except PsicliError as exc:
+            if self._limit is not None:
+                raise
+            self._warn(f"psicli cannot compare this input with earlier ones: {exc.message}")

@@ -19,6 +19,7 @@ from psicli.core import failpoints, trace
 from psicli.core.errors import InterruptedBySignal, PsicliError, counted, shown, unexpected
 from psicli.exchange.finished import sweep
 from psicli.exchange.task_exchange import Storage
+from psicli.items.sketches import Sketches
 from psicli.job.inputs import Inputs, check_files, check_trace_file
 from psicli.job.meeting import bin_items, connect_timeout, load_credentials, may_last, meeting_point, terms
 from psicli.job.policy import Duration, check_strict
@@ -74,7 +75,10 @@ def run_job(
             stack.callback(_note_disk, report, spool)
             sweep(state_folder())
             storage = Storage(spool, MemoryPlan(job.pipeline.memory))
-            shared = Shared(job, inputs, storage, ledger, report, console, lock, resume)
+            sketches = Sketches(state_folder(), job.party, job.peer)
+            if job.policy.min_difference == 0:
+                sketches.forget()
+            shared = Shared(job, inputs, storage, ledger, sketches, report, console, lock, resume)
             for task, entry in zip(job.tasks, tasks, strict=True):
                 runs.append(TaskRun(shared, task, entry))
                 stack.callback(runs[-1].close)

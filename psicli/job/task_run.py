@@ -19,10 +19,11 @@ from psicli.core.stages import Stage, Stages
 from psicli.exchange.task_exchange import Prepared, Storage
 from psicli.items.encoding import encode_items
 from psicli.items.partitions import Items, Matches, Partitioner
+from psicli.items.sketches import Sketches
 from psicli.items.spelling import Spellings
 from psicli.job.inputs import STDIO, Inputs, input_name
 from psicli.job.outputs import Found, TaskOutput, outcome
-from psicli.job.policy import Policy
+from psicli.job.policy import Comparison, Policy
 from psicli.job.resume import Mode, Resume
 from psicli.protocol.messages import Kept, partition_key
 from psicli.protocol.task import Progress, TaskParty
@@ -44,6 +45,7 @@ class Shared:
     inputs: Inputs
     storage: Storage
     ledger: Ledger
+    sketches: Sketches
     report: Report
     console: Console
     lock: PortLock
@@ -64,6 +66,7 @@ class TaskRun:
         self._resume = Resume(shared.resume, shared.job, task, shared.ledger)
         self._input: Input | None = None
         self._output: TaskOutput | None = None
+        self._comparison = Comparison(shared.sketches, self._policy, shared.job.name, self._warn)
         # Whether the ledger has the peer's counts.
         self._peer_recorded = False
         # Time spent on the task so far [s]; during the task's turn, the start time of that turn is already subtracted.
@@ -125,7 +128,8 @@ class TaskRun:
     def _read(self, partition_sid: bytes) -> tuple[Items, Input]:
         storage, path, name = self._shared.storage, self._shared.inputs.paths[self.name], input_name(self._task)
         self._phase("reading %s", name)
-        with closing(Partitioner(partition_key(partition_sid), storage.spool, storage.plan.reading)) as partitioner:
+        reading = storage.spool, storage.plan.reading, self._comparison.begin()
+        with closing(Partitioner(partition_key(partition_sid), *reading)) as partitioner:
             with self.stages.at(Stage.READING, "read input"):
                 self._input = source = tables.open_input(
                     path, self._task.input_format, self._task.keys, output=self._task.output_format, name=name
@@ -145,10 +149,11 @@ class TaskRun:
                 return items, source
 
     def opening(self, party: TaskParty) -> None:
-        """Check the policy on runs, and record the start of the task in the ledger unless it resumes.
+        """Check the policy on the input and on runs, and record the start of the task in the ledger unless it resumes.
 
         The peer does not know this party's count yet.
         """
+        self._comparison.check()
         self._open_in_ledger(party)
 
     def opened(self, party: TaskParty) -> None:
@@ -165,6 +170,7 @@ class TaskRun:
         elif not self._peer_recorded:
             self._shared.ledger.meet(self._entry.task_sid or "", self._shared.job.peer, *self._counts(party))
         self._policy.check_peer_items(party.peer_count, party.questions)
+        self._comparison.keep()
 
     def _open_in_ledger(self, party: TaskParty) -> None:
         path, job = self._task.input_path, self._shared.job

@@ -195,6 +195,18 @@ def replace_file(path: Path, octets: bytes) -> None:
     failpoints.hit("state.kept")
 
 
+def swap_file(path: Path, octets: bytes) -> None:
+    """Replace a small file atomically, but not durably: after a crash of the system, it may be damaged.
+
+    Raises OSError. Only this user may have access to the folder, since the temporary file has a fixed name.
+    """
+    temporary = path.with_name(f"{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(octets)
+    os.replace(temporary, path)
+
+
 def wipe(path: Path) -> None:
     """Overwrite a file with zeros and delete it, if it exists; raises OSError."""
     if not os.path.lexists(path):
