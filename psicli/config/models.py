@@ -236,7 +236,7 @@ class PolicySettings(_Model):
     )
     max_runs_per_day: _Limit = _optional(
         "How many runs within 24 hours may use the same input and key columns with the same party. A run counts "
-        "whatever its task is called and however it ended.",
+        "once the other party may know the number of keys, whatever its task is called and however it ended.",
         2,
     )
     min_difference: _Difference | None = _optional(

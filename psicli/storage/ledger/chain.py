@@ -313,7 +313,7 @@ class _Examination:
             self._add(INSERTED, f"inserted: line {line.at} of the file", line.at)
         else:
             self._add(CHANGED, f"changed: line {line.number}", line.at)
-        self._places.setdefault(line.number, line)
+            self._places[line.number] = line
 
     def _check_text(self, at: int, line: Line) -> None:
         """Find out what a line of text is that is not part of the chain."""
