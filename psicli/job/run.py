@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from psicli import __version__, curve
 from psicli.config import Job
 from psicli.core import failpoints, trace
-from psicli.core.errors import InterruptedBySignal, PsicliError, counted, shown, unexpected
+from psicli.core.errors import InterruptedBySignal, PsicliError, shown, unexpected
 from psicli.exchange.finished import sweep
 from psicli.exchange.task_exchange import Storage
 from psicli.items.sketches import Sketches
@@ -125,7 +125,7 @@ def _end(ledger: Ledger, report: Report) -> None:
         _warn(report, exc.message)
     if ledger.head is not None:
         report.ledger_lines, report.ledger_head = ledger.head
-        logger.info("the ledger has %s; its head is %s", counted(report.ledger_lines, "line"), report.ledger_head)
+        report.ledger_begins = ledger.is_new
 
 
 def _prepare_process(job: Job) -> None:

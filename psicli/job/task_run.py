@@ -67,8 +67,6 @@ class TaskRun:
         self._input: Input | None = None
         self._output: TaskOutput | None = None
         self._comparison = Comparison(shared.sketches, self._policy, shared.job.name, self._warn)
-        # Whether the ledger has the peer's counts.
-        self._peer_recorded = False
         # Time spent on the task so far [s]; during the task's turn, the start time of that turn is already subtracted.
         self._seconds = 0.0
         # Why this party leaves the task out, if it does.
@@ -167,16 +165,16 @@ class TaskRun:
         if party.completed_before:
             # This party sends no Open.
             self._open_in_ledger(party)
-        elif not self._peer_recorded:
-            self._shared.ledger.meet(self._entry.task_sid or "", self._shared.job.peer, *self._counts(party))
+        else:
+            self._shared.ledger.meet(
+                party.partition_sid.hex(), self._shared.job.peer, party.peer_count, party.questions
+            )
         self._policy.check_peer_items(party.peer_count, party.questions)
         self._comparison.keep()
 
     def _open_in_ledger(self, party: TaskParty) -> None:
         path, job = self._task.input_path, self._shared.job
         self._entry.task_sid = party.partition_sid.hex()
-        self._peer_recorded = party.opened
-        peer_items, peer_questions = self._counts(party) if party.opened else (None, None)
         opening = Opening(
             job=job.name,
             task=self.name,
@@ -186,16 +184,12 @@ class TaskRun:
             input=STDIO if path == STDIO else os.path.abspath(path),
             keys=self._task.keys,
             distinct_items=party.own_count,
-            peer_items=peer_items,
-            peer_questions=peer_questions,
+            peer_items=party.peer_count if party.completed_before else None,
+            peer_questions=party.questions if party.completed_before else None,
         )
         # Without a limit the ledger need not count the runs.
         allow = None if job.policy.max_runs_per_day is None else self._policy.check_runs
         self._shared.ledger.open(opening, allow, resumed=party.resumption is not None)
-
-    @staticmethod
-    def _counts(party: TaskParty) -> tuple[int, int]:
-        return party.peer_count, party.questions
 
     def started(self) -> None:
         self._seconds -= time.monotonic()

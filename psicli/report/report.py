@@ -81,6 +81,7 @@ class Report:
     # The number and the digest of the ledger's last line after the run.
     ledger_lines: int | None = None
     ledger_head: str | None = None
+    ledger_begins: bool = False
     seconds: float = 0.0
     # The most memory, and the most disk space besides its outputs, that the process used at any moment [bytes].
     peak_memory: int | None = None

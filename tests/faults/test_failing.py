@@ -176,5 +176,5 @@ def test_a_full_disk_under_the_spool(spooling: Pair, party: str) -> None:
     failed(runs[party].result(), 74, f"{state}: the run needs .* there, .* no space left on device")
     check_survivor(spooling, other(party), runs[other(party)].result(), {69})
     assert new_outputs(spooling, party) == set()
-    assert {path.name for path in state.with_name("small.kept").iterdir()} == {"ledger.jsonl", "lock"}
+    assert {path.name for path in state.with_name("small.kept").iterdir()} >= {"ledger.head", "ledger.jsonl", "lock"}
     spooling.nothing_left()

@@ -2,10 +2,10 @@
 
 The ledger is a file of JSON lines in the state folder; psicli only appends to it. A run has a `begin` and an `end`
 line. The `open` line of a task is on disk before this party's Open is sent, which tells the peer a count. A `met` line
-adds the peer's counts if its Open comes later. If no `end` or `close` line follows, the run was killed. A task that can
-be resumed also has an `answer` line for each bin, on disk before the first answer is sent. The lines form a chain, see
-chain.py; records.py reads them and ignores unknown fields. The ledger holds names, paths, counts and ids: never an
-item, a point or a scalar.
+adds the counts of the peer before any point is sent. If no `end` or `close` line follows, the run was killed. A task
+that can be resumed also has an `answer` line for each bin, on disk before the first answer is sent. The lines form a
+chain, see chain.py; records.py reads them and ignores unknown fields. The ledger holds names, paths, counts and ids:
+never an item, a point or a scalar.
 """
 
 from __future__ import annotations
@@ -85,11 +85,13 @@ class Ledger:
     def __init__(self, state: Path, warn: Callable[[str], None] = logger.warning) -> None:
         self.path = state / LEDGER
         self.head: tuple[int, str] | None = None
-        # Whether psicli found that the ledger is not as it left it.
-        self.is_broken = False
+        # Whether this run began the ledger, and whether it found that the ledger is not as psicli left it.
+        self.is_new = self.is_broken = False
         self._state = state
         self._warn = warn
         self._run = ""
+        # Who runs with whom: every line of a run says so.
+        self._parties: dict[str, str] = {}
         self._guard = threading.Lock()
         # The peer of each task session id; both parties of a task may share this state folder.
         self._unfinished: dict[str, str] = {}
@@ -106,13 +108,14 @@ class Ledger:
     def begin(self, job: str, party: str, peer: str, version: str, address: str) -> None:
         """Check the whole ledger, and record that a run begins; raises CannotCreateError, StorageError."""
         make_state_folder(self._state)
-        self._run = secrets.token_hex(8)
-        facts = {"job": job, "party": party, "peer": peer, "version": version, "address": address}
+        run = secrets.token_hex(8)
+        facts = {"run": run, "job": job, "party": party, "peer": peer, "version": version, "address": address}
+        self._parties = {"party": party, "peer": peer}
         with self._guard, self._files() as files:
-            if not any(os.fstat(file.fileno()).st_size for file in files):
-                logger.info("a new ledger begins: %s", self.path)
+            self.is_new = not any(os.fstat(file.fileno()).st_size for file in files)
             self._check(files)
-            self._append(files, "begin", run=self._run, **facts)
+            self._append(files, "begin", **facts)
+            self._run = run
 
     def end(self, error: PsicliError | None, **session: str | None) -> None:
         """Record how the run has ended, if it began; session: session_id, peer_version, peer_certificate_sha256."""
@@ -231,7 +234,7 @@ class Ledger:
         end = _NEWLINE * place.torn
         with storing(self.path, "writing"):
             prev = _digest_of_all(files.ledger, end) if place.covering else place.head.digest
-            entry = {"time": _now(), "event": event, **facts}
+            entry = {"time": _now(), "event": event, **self._parties, **facts}
             line = chain.sealed(entry, place.head.number + 1, prev, covers=place.covering)
             head = place.head.before(line, start)
             _write(files.head, head.encode(), 0)

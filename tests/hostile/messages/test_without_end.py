@@ -92,7 +92,8 @@ def flooded(pair: Pair, state: Path, *, receives: bool, bins: int) -> None:
     assert time.monotonic() - stopping < ENDS_WITHIN
     assert peak < MOST_MEMORY
     # The spool has been removed.
-    assert {path.name for path in state.rglob("*")} == {"lock", "ledger.jsonl"}
+    left = {path.name.partition("-")[0] for path in state.rglob("*")}
+    assert left == {"lock", "ledger.head", "ledger.jsonl", "sketches"}
     pair.nothing_left()
 
 

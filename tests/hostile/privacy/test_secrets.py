@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import inspect
 import itertools
+import json
 import pkgutil
 import re
 import tempfile
@@ -139,13 +140,16 @@ def test_nothing_written_holds_a_secret(
     assert {path.name for path in kept} == left
     assert len({path.parent for path in kept}) == bool(left)
     others = {path.name for path in (pair.folder / "state").rglob("*") if path.is_file()} - {path.name for path in kept}
-    # The ledger stays; the test searches it like every other file there.
-    assert others | {"lock"} == {"lock", "ledger.jsonl"}
+    # The ledger and the sketches stay; the test searches them like every other file there.
+    assert {name.partition("-")[0] for name in others} | {"lock"} == {"lock", "ledger.head", "ledger.jsonl", "sketches"}
     assert {"state/ledger.jsonl", *map(str, kept)} <= set(texts)
     secrets = dict(secrets_of(recording))
     for place, text in texts.items():
         # The sender of a broadcast may keep its orders until it has read the bitmaps, but no other secret.
         orders = orders_in(text, recording) if place.endswith("/bins") else set()
+        if "sketches-" in place:
+            # The key of sketches is only for them.
+            orders = {bytes.fromhex(json.loads(text.partition(b"\n")[0])["key"])}
         for what, secret in secrets.items():
             assert secret in orders or not any(form in text for form in forms(secret)), f"{place} holds {what}"
 

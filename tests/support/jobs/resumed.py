@@ -139,5 +139,5 @@ def opened(pair: Pair, task: str = FIRST) -> list[str]:
     return [
         line["task_sid"]
         for line in lines
-        if (line["event"], line.get("task"), line["peer"]) == ("open", task, LISTENER)
+        if (line["event"], line.get("task"), line.get("peer")) == ("open", task, LISTENER)
     ]

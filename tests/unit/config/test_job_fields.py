@@ -299,6 +299,7 @@ def test_every_limit(load: Load) -> None:
         "min_peer_items": 1,
         "max_peer_items": 1,
         "max_runs_per_day": 3,
+        "min_difference": 1000,
         "max_match_rate": 0.25,
         "min_output_rows": 9,
         "min_duration": 60,

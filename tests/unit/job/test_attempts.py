@@ -116,7 +116,10 @@ def test_the_next_run_warns_of_a_ledger_that_was_changed(pair: Pair) -> None:
         text = verify(pair, party, "--head", head)
         assert text.code == 0
         assert text.stdout.decode().startswith(f"{reports[party]['ledger_lines']} lines, intact, head {head}\n")
-        assert f"head is {head}" in results[party].stderr
+        assert (
+            f"a new ledger begins: it has {reports[party]['ledger_lines']} lines, and its head is {head}"
+            in results[party].stderr
+        )
     path = pair.folder / f"state-{LISTENER}" / "ledger.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:1] + lines[2:]))
