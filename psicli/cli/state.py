@@ -128,7 +128,7 @@ def _verify(ledger: Ledger, anchor: str | None, *, as_json: bool) -> None:
     from psicli.report.history import verdict_to_text
 
     verdict = ledger.verify(anchor)
-    text = json.dumps(asdict(verdict), indent=2) if as_json else verdict_to_text(verdict, anchor, Screen.of(sys.stdout))
+    text = json.dumps(asdict(verdict), indent=2) if as_json else verdict_to_text(verdict, Screen.of(sys.stdout))
     write(text)
     if verdict.faults:
         raise ChangedLedgerError(path=ledger.path)

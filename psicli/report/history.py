@@ -27,7 +27,7 @@ def to_text(records: Sequence[Entry | RunEntry], screen: Screen = PLAIN) -> str:
     return "\n".join(line for lines in blocks for line in lines)
 
 
-def verdict_to_text(verdict: Verdict, anchor: str | None, screen: Screen = PLAIN) -> str:
+def verdict_to_text(verdict: Verdict, screen: Screen = PLAIN) -> str:
     """Return what an examination of the ledger found, one line for each fault."""
     lines = counted(verdict.lines, "line")
     if not verdict.lines and not verdict.faults:
@@ -37,8 +37,8 @@ def verdict_to_text(verdict: Verdict, anchor: str | None, screen: Screen = PLAIN
         found.append(screen.wrap(f"{lines}, not intact, head {verdict.head}"))
     else:
         found = [screen.wrap(f"{lines}, intact, head {verdict.head}")]
-        if anchor is not None:
-            found.append(screen.wrap(f"the head that you gave is the digest of line {verdict.anchor} of this chain"))
+    if verdict.anchor is not None:
+        found.append(screen.wrap(f"the given head is that of line {verdict.anchor}"))
     if verdict.before:
         found.append(screen.wrap(f"before the chain: {counted(verdict.before, 'line')} of an older version"))
     if verdict.torn:

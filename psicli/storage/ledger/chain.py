@@ -290,11 +290,16 @@ class _Examination:
 
     def _check_lines(self) -> None:
         """Find lines that nothing vouches for."""
-        for at, line in enumerate(self._rest):
+        following: list[Line | None] = [None]
+        for line in reversed(self._rest[1:]):
+            following.append(line if line.number else following[-1])
+        number = 0
+        for line, after in zip(self._rest, reversed(following), strict=False):
+            number = max(number, line.number)
             if line.number and self._known.get(line.number) is not line:
                 self._check_line(line)
             elif not line.number:
-                self._check_text(at, line)
+                self._check_text(line, number + 1, after)
         late = [number for number in self._known if number > self._last]
         if late:
             text = f"inserted: {_numbers(min(late), max(late))}, after the head; or the head file is an older copy"
@@ -315,10 +320,8 @@ class _Examination:
             self._add(CHANGED, f"changed: line {line.number}", line.at)
             self._places[line.number] = line
 
-    def _check_text(self, at: int, line: Line) -> None:
-        """Find out what a line of text is that is not part of the chain."""
-        following = next((each for each in self._rest[at:] if each.number), None)
-        number = max((each.number for each in self._rest[:at] if each.number), default=0) + 1
+    def _check_text(self, line: Line, number: int, following: Line | None) -> None:
+        """Find out what a line of text is that is not part of the chain; number: the one that belongs here."""
         seen = following.covers and not following.found if following else not line.ends
         if line.torn and seen:
             self._torn += 1
