@@ -25,7 +25,7 @@ from psicli.cli.options import (
 )
 from psicli.cli.screen import closed_streams, refuse, streams_are_one, write
 from psicli.core import failpoints
-from psicli.core.errors import CannotCreateError, PsicliError, counted, unexpected
+from psicli.core.errors import CannotCreateError, PsicliError, unexpected
 from psicli.report.layout import Screen
 from psicli.storage.locks import PortLock, hold_dial, hold_port
 from psicli.storage.memory import check_address_space
@@ -87,9 +87,8 @@ def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool,
             report = run_job(job, console, lock, trace, Mode(resume))
             # The ledger of a simulation does not stay.
             if report.ledger_head is not None and options.simulated_port is None:
-                begins = "a new ledger begins: it" if report.ledger_begins else "the ledger"
-                lines = counted(report.ledger_lines or 0, "line")
-                logger.info("%s has %s, and its head is %s", begins, lines, report.ledger_head)
+                which = "a new ledger begins: it" if report.ledger_begins else "the ledger"
+                logger.info("%s ends at line %d, and its head is %s", which, report.ledger_line, report.ledger_head)
     except PsicliError as exc:
         return refuse(exc, options.as_json)
     except click.ClickException:

@@ -124,7 +124,7 @@ def _end(ledger: Ledger, report: Report) -> None:
     except PsicliError as exc:
         _warn(report, exc.message)
     if ledger.head is not None:
-        report.ledger_lines, report.ledger_head = ledger.head
+        report.ledger_line, report.ledger_head = ledger.head
         report.ledger_begins = ledger.is_new
 
 

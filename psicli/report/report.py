@@ -79,7 +79,7 @@ class Report:
     peer_version: str | None = None
     peer_certificate_sha256: str | None = None
     # The number and the digest of the ledger's last line after the run.
-    ledger_lines: int | None = None
+    ledger_line: int | None = None
     ledger_head: str | None = None
     ledger_begins: bool = False
     seconds: float = 0.0
@@ -133,7 +133,7 @@ def _first(known: PsicliError | None, error: PsicliError) -> PsicliError:
 # The facts about every run, also one that never began, in this order.
 _FACTS = (
     "job", "party", "peer", "session_id", "version", "peer_version", "peer_certificate_sha256", "backend", "seconds",
-    "peak_memory", "spool_bytes", "ledger_lines", "ledger_head",
+    "peak_memory", "spool_bytes", "ledger_line", "ledger_head",
 )  # fmt: skip
 
 

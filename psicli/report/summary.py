@@ -123,7 +123,7 @@ def _about_the_process(facts: Facts, screen: Screen) -> Iterator[str]:
         used = [f"{in_units(size)} of {what}" for what, size in space if size]
         yield screen.wrap(", ".join([f"psicli {facts['version']}", f"{facts['backend']} backend", *used]))
         if facts["ledger_head"] is not None:
-            yield screen.wrap(f"ledger: {counted(facts['ledger_lines'], 'line')}, head {facts['ledger_head']}")
+            yield screen.wrap(f"ledger: line {facts['ledger_line']}, head {facts['ledger_head']}")
 
 
 def _remarks(facts: Facts, screen: Screen, warnings: bool, error: bool) -> Iterator[str]:

@@ -115,9 +115,9 @@ def test_the_next_run_warns_of_a_ledger_that_was_changed(pair: Pair) -> None:
         head = reports[party]["ledger_head"]
         text = verify(pair, party, "--head", head)
         assert text.code == 0
-        assert text.stdout.decode().startswith(f"{reports[party]['ledger_lines']} lines, intact, head {head}\n")
+        assert text.stdout.decode().startswith(f"{reports[party]['ledger_line']} lines, intact, head {head}\n")
         assert (
-            f"a new ledger begins: it has {reports[party]['ledger_lines']} lines, and its head is {head}"
+            f"a new ledger begins: it ends at line {reports[party]['ledger_line']}, and its head is {head}"
             in results[party].stderr
         )
     path = pair.folder / f"state-{LISTENER}" / "ledger.jsonl"
