@@ -71,9 +71,9 @@ class Sketch:
 class _Kept:
     """The content of a file: what each sketch is of, and the sketches."""
 
-    key: bytes = field(default_factory=lambda: os.urandom(curve.HASH_KEY_BYTES))
+    key: bytes = field(default_factory=lambda: os.urandom(curve.HASH_KEY_BYTES), repr=False)
     tasks: list[dict[str, Any]] = field(default_factory=list)
-    buckets: list[npt.NDArray[np.uint16]] = field(default_factory=list)
+    buckets: list[npt.NDArray[np.uint16]] = field(default_factory=list, repr=False)
 
     @classmethod
     def decode(cls, octets: bytes) -> _Kept:
