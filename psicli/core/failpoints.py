@@ -39,7 +39,7 @@ POINTS = (
     *CARRYING, *(f"{message}.arrived" for message in MESSAGES), "link.sent",
     "reconnect.dialled", "reconnect.answered",
     "session.agreed", "input.read", "task.admitted",
-    "ledger.head.written", "ledger.head.synced", "ledger.appended", "ledger.synced",
+    "ledger.head.written", "ledger.appended", "ledger.synced",
     "spool.created", "spool.reserved", "spool.written", "spool.read",
     "own.masked", "peer.masked", "lists.checked", "matches.found",
     "output.created", "output.written", "output.synced", "output.renamed", "output.kept",

@@ -106,6 +106,8 @@ class Sketches:
     def __init__(self, state: Path, party: str, peer: str) -> None:
         name = hashlib.sha256(f"{party}\0{peer}".encode()).hexdigest()[:16]
         self._state, self._path = state, state / f"sketches-{name}"
+        # What this process read or wrote last, and what tells whether the file is still the same.
+        self._latest: tuple[tuple[int, int, int], _Kept] | None = None
 
     def begin(self) -> Sketch:
         """Return an empty sketch; raises CannotCreateError, StorageError."""
@@ -147,7 +149,11 @@ class Sketches:
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
             with open(descriptor, "rb") as file:
-                return _Kept.decode(file.read())
+                status = os.fstat(descriptor)
+                mark = status.st_ino, status.st_mtime_ns, status.st_size
+                if self._latest is None or self._latest[0] != mark:
+                    self._latest = mark, _Kept.decode(file.read())
+                return self._latest[1]
         except FileNotFoundError:
             return _Kept()
         except OSError as exc:
@@ -159,5 +165,7 @@ class Sketches:
     def _save(self, kept: _Kept) -> None:
         try:
             swap_file(self._path, kept.encode())
+            status = os.lstat(self._path)
+            self._latest = (status.st_ino, status.st_mtime_ns, status.st_size), kept
         except OSError as exc:
             raise StorageError(path=self._path, reason=f"writing failed: {reason(exc)}") from exc

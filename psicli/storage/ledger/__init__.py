@@ -20,9 +20,10 @@ import stat
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +54,8 @@ HEAD = "ledger.head"
 DAY = timedelta(days=1)
 
 _NEWLINE = b"\n"
+# The lines that are on the disk, with all lines before them, before the run goes on.
+_SYNCED = {"open", "answer", "end", chain.BROKEN}
 # How many faults a warning names.
 _FAULTS_SHOWN = 3
 # How many of them a line records.
@@ -199,7 +202,7 @@ class Ledger:
             with held(self._state) as folder, self._open(folder, HEAD) as head:
                 return chain.examine((), _head(head), anchor)
         with self._files() as files, storing(self.path, "reading"):
-            return chain.examine(_octets(files.ledger), _head(files.head), anchor)
+            return chain.examine(_octets(files.ledger), _fitting(files), anchor)
 
     def _exists(self, path: Path) -> bool:
         with storing(path, "reading"):
@@ -236,18 +239,21 @@ class Ledger:
             prev = _digest_of_all(files.ledger, end) if place.covering else place.head.digest
             entry = {"time": _now(), "event": event, **self._parties, **facts}
             line = chain.sealed(entry, place.head.number + 1, prev, covers=place.covering)
-            head = place.head.before(line, start)
+            head = place.head.before(line, start)._replace(boot=_boot())
+            is_new = not os.fstat(files.head.fileno()).st_size
             _write(files.head, head.encode(), 0)
             failpoints.hit("ledger.head.written")
-            os.fdatasync(files.head.fileno())
-            failpoints.hit("ledger.head.synced")
             _write(files.ledger, end + line)
             failpoints.hit("ledger.appended")
-            os.fsync(files.ledger.fileno())
-            failpoints.hit("ledger.synced")
-            # This write need not be on disk: until it is, the line that was being written counts if it is there.
-            _write(files.head, head.after().encode(), 0)
-        self.head = place.head.number + 1, head.next_digest
+            head = head.after()
+            if event in _SYNCED:
+                os.fsync(files.ledger.fileno())
+                failpoints.hit("ledger.synced")
+                head = head.on_disk()
+            _write(files.head, head.encode(), 0)
+            if is_new or event == "end":
+                os.fdatasync(files.head.fileno())
+        self.head = head.number, head.digest
 
     def _place(self, files: _Files) -> _Place | None:
         """Return where the next line goes, by the head alone; None if the ledger does not end there."""
@@ -273,6 +279,10 @@ class Ledger:
             head, place = _head(files.head), self._place(files)
             if head is not None and place is not None and chain.is_intact(lambda: _octets(files.ledger), head):
                 return place
+            fitting = _fitting(files)
+            if fitting is not None and fitting != head:
+                _write(files.head, fitting.encode(), 0)
+                return self._check(files)
             verdict = chain.examine(_octets(files.ledger), head)
             size = os.fstat(files.ledger.fileno()).st_size
             torn = bool(size) and _read_at(files.ledger, size - 1, size) != _NEWLINE
@@ -288,7 +298,7 @@ class Ledger:
             f"the ledger {printable(self.path)} is not as psicli left it ({shown}); max_runs_per_day cannot count runs "
             "whose lines are missing. Run `psicli ledger --verify`, and find out who changed it."
         )
-        return _Place(chain.Head(*self.head)) if self.head else at
+        return self._place(files) or at
 
     @contextmanager
     def _files(self) -> Iterator[_Files]:
@@ -313,6 +323,23 @@ class Ledger:
                     # An empty file is probably new: make its name durable too.
                     os.fsync(folder)
                 yield file
+
+
+@cache
+def _boot() -> str:
+    """Return the id of this start of the system, or zeros if the system has none."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", "")[:16]
+    return "0" * 16
+
+
+def _fitting(files: _Files) -> chain.Head | None:
+    """Return the head; after a restart of the system, the one that fits the ledger."""
+    head = _head(files.head)
+    if head is None or head.boot == _boot():
+        return head
+    fitting = chain.after_restart(lambda: _octets(files.ledger), head)
+    return fitting if fitting is head else fitting._replace(boot=_boot())
 
 
 def _head(file: io.FileIO) -> chain.Head | None:

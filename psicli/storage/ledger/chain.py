@@ -34,8 +34,10 @@ _NOTHING = hashlib.sha256().hexdigest()
 _NO_DIGEST = "0" * len(_NOTHING)
 _COVERS = b', "covers": true'
 _TAIL = re.compile(rb'(, "covers": true)?, "number": ([0-9]{1,15}), "prev": "([0-9a-f]{64})"\}\n\Z')
-HEAD_BYTES = 193
-_HEAD = re.compile(rb"([0-9]{20}) ([0-9a-f]{64}) ([0-9]{20}) ([0-9a-f]{64}) ([0-9]{20})\n")
+HEAD_BYTES = 296
+_NUMBER, _DIGEST = rb"([0-9]{20})", rb"([0-9a-f]{64})"
+_HEAD_FIELDS = [_NUMBER, _DIGEST, _NUMBER, _DIGEST, _NUMBER, _NUMBER, _DIGEST, rb"([0-9a-f]{16})"]
+_HEAD = re.compile(b" ".join(_HEAD_FIELDS) + rb"\n")
 # Where the time is in a line.
 _MOMENT = slice(10, 35)
 
@@ -57,25 +59,32 @@ def _tail(number: int, prev: str) -> bytes:
 
 
 class Head(NamedTuple):
-    """The last line, the offset after it, and the digest and end of a line that is being written, if there is one."""
+    """The last line, the offset after it, and the digest and end of a line that is being written, if there is one.
+
+    synced, synced_digest: the last line that is surely on the disk; boot: when the system was started, as an id.
+    """
 
     number: int = 0
     digest: str = _NOTHING
     end: int = 0
     next_digest: str = _NO_DIGEST
     next_end: int = 0
+    synced: int = 0
+    synced_digest: str = _NOTHING
+    boot: str = _NO_DIGEST[:16]
 
     @classmethod
     def decode(cls, octets: bytes) -> Head | None:
         """Return the head that a file holds, or None if it is no head."""
         if (match := _HEAD.fullmatch(octets)) is None:
             return None
-        number, last, end, following, next_end = (field.decode() for field in match.groups())
-        return cls(int(number), last, int(end), following, int(next_end))
+        number, last, end, following, next_end, synced, synced_digest, boot = (each.decode() for each in match.groups())
+        return cls(int(number), last, int(end), following, int(next_end), int(synced), synced_digest, boot)
 
     def encode(self) -> bytes:
         """Return the content of the file, which always has the same size."""
-        return f"{self.number:020} {self.digest} {self.end:020} {self.next_digest} {self.next_end:020}\n".encode()
+        written = f"{self.number:020} {self.digest} {self.end:020} {self.next_digest} {self.next_end:020}"
+        return f"{written} {self.synced:020} {self.synced_digest} {self.boot}\n".encode()
 
     @property
     def writes(self) -> bool:
@@ -88,7 +97,17 @@ class Head(NamedTuple):
 
     def after(self) -> Head:
         """Return the head once the line that was being written is in the file."""
-        return Head(self.number + 1, self.next_digest, self.next_end)
+        return self._replace(
+            number=self.number + 1,
+            digest=self.next_digest,
+            end=self.next_end,
+            next_digest=_NO_DIGEST,
+            next_end=0,
+        )
+
+    def on_disk(self) -> Head:
+        """Return the head once everything up to the last line is on the disk."""
+        return self._replace(synced=self.number, synced_digest=self.digest)
 
     def has_last(self, number: int, last: str) -> bool:
         """Whether this may be the last line; a line that is being written may be there or not."""
@@ -169,6 +188,25 @@ def is_intact(read: Callable[[], Iterable[bytes]], head: Head) -> bool:
                 return False
         last, moment = digest(line), line[_MOMENT]
     return head.has_last(number, last)
+
+
+def after_restart(read: Callable[[], Iterable[bytes]], head: Head) -> Head:
+    """Return the head that fits a ledger after the system was restarted, or the head itself if none does.
+
+    If the system stops, either file may lack what was written last. So after that the ledger may end with any line from
+    the last one on that was surely on the disk.
+    """
+
+    def whole() -> Iterator[bytes]:
+        return (line for line in read() if line.endswith(b"\n"))
+
+    found, end, reached = head, 0, not head.synced
+    for line in whole():
+        end += len(line)
+        if match := _TAIL.search(line):
+            found = head._replace(number=int(match[2]), digest=digest(line), end=end, next_digest=_NO_DIGEST)
+            reached = reached or (found.number, found.digest) == (head.synced, head.synced_digest)
+    return found if reached and is_intact(whole, found) else head
 
 
 def examine(lines: Iterable[bytes], head: Head | None, anchor: str | None = None) -> Verdict:

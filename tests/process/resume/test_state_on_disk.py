@@ -125,7 +125,7 @@ def test_the_size_of_a_checkpoint_reveals_nothing(pair: Pair) -> None:
         sides = [Side(["id"], "in.csv", "out/first.csv") for _ in PARTIES]
         pair.add(FIRST, *sides, receiver=LISTENER, broadcast_result=True)
         # Kill the receiver just before it sends the first bits, when all bins are on disk.
-        killed(pair, LISTENER, "ledger.synced:kill:4")
+        killed(pair, LISTENER, "ledger.synced:kill:2")
         assert shown(pair) == {(party, FIRST): (BINS, BINS) for party in PARTIES}
         names = {path: Manifest.from_octets(path.with_name("meta").read_bytes()) for path in files(pair, "bins")}
         sizes.append({kept.bound_to["party"]: path.stat().st_size for path, kept in names.items()})

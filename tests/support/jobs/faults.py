@@ -147,7 +147,7 @@ def go_on(pair: Pair, runs: dict[str, Run], party: str, survivor: Result | None)
 
 # Exit codes of a full disk at failpoints where psicli writes; elsewhere it counts as an unexpected error.
 NO_SPACE = {
-    "ledger.head.written": 74, "ledger.head.synced": 74, "ledger.appended": 74, "ledger.synced": 74,
+    "ledger.head.written": 74, "ledger.appended": 74, "ledger.synced": 74,
     "output.created": 73, "output.written": 74, "output.synced": 74,
     "output.renamed": 74, "output.kept": 74, "report.written": 74, "spool.created": 73, "spool.reserved": 74,
     "spool.written": 74, "spool.read": 74,

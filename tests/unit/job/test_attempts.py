@@ -151,8 +151,8 @@ def test_a_head_must_be_a_digest(pair: Pair) -> None:
 
 
 @pytest.mark.more
-@pytest.mark.parametrize("point", ["ledger.head.written", "ledger.head.synced", "ledger.appended", "ledger.synced"])
-@pytest.mark.parametrize("nth", [1, 2, 3])
+@pytest.mark.parametrize("point", ["ledger.head.written", "ledger.appended", "ledger.synced"])
+@pytest.mark.parametrize("nth", [1, 2])
 def test_a_killed_run_is_no_tampering(pair: Pair, point: str, nth: int) -> None:
     marked_pair(pair)
     env = own(pair, LISTENER)
