@@ -66,6 +66,8 @@ class TaskRun:
         self._resume = Resume(shared.resume, shared.job, task, shared.ledger)
         self._input: Input | None = None
         self._output: TaskOutput | None = None
+        # The id under which the ledger has the task.
+        self._opened_sid = ""
         self._comparison = Comparison(shared.sketches, self._policy, shared.job.name, self._warn)
         # Time spent on the task so far [s]; during the task's turn, the start time of that turn is already subtracted.
         self._seconds = 0.0
@@ -157,7 +159,7 @@ class TaskRun:
     def opened(self, party: TaskParty) -> None:
         """Check the policy on sizes, and record the peer's counts in the ledger."""
         self._entry.peer_items, self._entry.peer_questions = party.peer_count, party.questions
-        self._entry.bins = party.number_of_bins
+        self._entry.bins, self._entry.task_sid = party.number_of_bins, party.partition_sid.hex()
         failpoints.hit("task.admitted")
         if party.resumption is not None:
             self._entry.resumed = party.progress.share
@@ -174,13 +176,13 @@ class TaskRun:
 
     def _open_in_ledger(self, party: TaskParty) -> None:
         path, job = self._task.input_path, self._shared.job
-        self._entry.task_sid = party.partition_sid.hex()
+        self._opened_sid = party.partition_sid.hex()
         opening = Opening(
             job=job.name,
             task=self.name,
             party=job.party,
             peer=job.peer,
-            task_sid=self._entry.task_sid,
+            task_sid=self._opened_sid,
             input=STDIO if path == STDIO else os.path.abspath(path),
             keys=self._task.keys,
             distinct_items=party.own_count,
@@ -300,7 +302,7 @@ class TaskRun:
         """Close the task in the ledger, unless it is already closed or was never opened."""
         try:
             matched = self._entry.matched if self._output is None else self._output.found.matched
-            self._shared.ledger.close(self._entry.task_sid or "", error, matched, self._entry.output_sha256)
+            self._shared.ledger.close(self._opened_sid, error, matched, self._entry.output_sha256)
         except PsicliError as exc:
             # By now the output is in place, or the task has already failed for a more important reason.
             logger.warning("%s", exc.message, extra=self._about)
