@@ -86,7 +86,7 @@ def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool,
 
             report = run_job(job, console, lock, trace, Mode(resume))
             # The ledger of a simulation does not stay.
-            if report.ledger_head is not None and options.simulated_port is None:
+            if report.ledger_head is not None and not job.simulated:
                 which = "a new ledger begins: it" if report.ledger_begins else "the ledger"
                 logger.info("%s ends at line %d, and its head is %s", which, report.ledger_line, report.ledger_head)
     except PsicliError as exc:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509 import load_pem_x509_certificate
 from support.processes.certificates import issue, with_tls
 from support.processes.expectations import failed, marked, marked_pair, succeeded, the_object
-from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Tap, other
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Tap, failing_at, other
 
 from psicli.protocol import wire
 from psicli.protocol.messages import Abort, Offer, Open
@@ -156,7 +156,7 @@ def test_a_head_must_be_a_digest(pair: Pair) -> None:
 def test_a_killed_run_is_no_tampering(pair: Pair, point: str, nth: int) -> None:
     marked_pair(pair)
     env = own(pair, LISTENER)
-    runs = [pair.start(LISTENER, env={**env, "PSICLI_FAILPOINT": f"{point}:kill:{nth}"}), pair.start(DIALER)]
+    runs = [pair.start(LISTENER, env={**env, **failing_at(f"{point}:kill:{nth}")}), pair.start(DIALER)]
     assert runs[0].result().code == -9
     runs[1].kill()
     assert verify(pair, LISTENER).code == 0

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from support.processes.runner import failing_at
 
 from psicli.core.errors import PolicyError
 from psicli.storage import ledger as ledger_module
@@ -263,7 +264,7 @@ KILLED = """
 
 def started(state: Path, lines: int, failpoint: str = "") -> subprocess.Popen[bytes]:
     code = [sys.executable, "-c", textwrap.dedent(KILLED), str(state), str(lines)]
-    return subprocess.Popen(code, cwd=ROOT, env={**os.environ, "PSICLI_FAILPOINT": failpoint})
+    return subprocess.Popen(code, cwd=ROOT, env={**os.environ, **failing_at(failpoint)})
 
 
 @pytest.mark.parametrize("new", [True, False], ids=["new", "old"])
