@@ -25,7 +25,7 @@ EXIT_CODES: dict[int, tuple[str, str]] = {
     70: ("internal", "A bug in psicli, or a failed self-check of its arithmetic."),
     73: ("cannot create", "An output file, a lock file or a state file cannot be created."),
     74: ("I/O error", "Reading or writing failed, for example because the disk is full, or memory ran out."),
-    75: ("busy", "The port is in use, or the other party already has a session. Try again."),
+    75: ("busy", "The port is in use, too many files are open, or the other party already has a session. Try again."),
     76: ("protocol", "The other party sent something the protocol does not allow."),
     77: ("identity", "TLS failed, or a certificate does not name the expected party."),
     78: ("configuration", "The job file is wrong, or the two parties' job files disagree."),
@@ -176,6 +176,8 @@ def unexpected(exc: BaseException, logger: Logger, extra: Mapping[str, object] |
     """
     if _is_exhaustion(exc):
         return OutOfMemoryError()
+    if isinstance(exc, OSError) and (starved := no_descriptor(exc.filename or "a file or connection", exc)) is not None:
+        return starved
     logger.error("unexpected failure", exc_info=exc, extra=extra)
     return InternalError(detail=f"an unexpected {type(exc).__name__}")
 
@@ -209,7 +211,7 @@ def creating(path: object) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise CannotCreateError(path=path, reason=reason(exc)) from exc
+        raise no_descriptor(path, exc) or CannotCreateError(path=path, reason=reason(exc)) from exc
 
 
 class FileThereError(CannotCreateError):
@@ -236,7 +238,7 @@ def storing(path: object, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise StorageError(path=path, reason=f"{doing} failed: {reason(exc)}") from exc
+        raise no_descriptor(path, exc) or StorageError(path=path, reason=f"{doing} failed: {reason(exc)}") from exc
 
 
 class OutOfMemoryError(PsicliError):
@@ -282,6 +284,16 @@ class PortBusyError(BusyError):
 class LockHeldError(BusyError):
     sentence = "{what} is in use by {holder}"
     hint = "Wait for that job to end (with --lock-timeout, psicli waits for it), or give this job another port."
+
+
+class DescriptorsError(BusyError):
+    sentence = "{path}: cannot be opened: {reason}"
+    hint = "Raise this process's limit of open files (`ulimit -n`), or start fewer programs at a time, then run again."
+
+
+def no_descriptor(path: object, exc: OSError) -> DescriptorsError | None:
+    """Return the error for a file that could not be opened because too many files are open, else None."""
+    return DescriptorsError(path=path, reason=reason(exc)) if exc.errno in {errno.EMFILE, errno.ENFILE} else None
 
 
 class BinOverflowError(PsicliError):

@@ -305,7 +305,9 @@ def _open(path: Path, name: str) -> io.BufferedReader:
     except OSError as exc:
         fault = f"cannot be opened for reading: {errors.reason(exc)}"
         advice = "Check input_path in the job file, and that this user may read the file."
-        raise errors.InputMissingError(place=name, fault=fault, advice=advice) from exc
+        raise errors.no_descriptor(name, exc) or errors.InputMissingError(
+            place=name, fault=fault, advice=advice
+        ) from exc
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         fault = "cannot be opened for reading: it is not a regular file"
