@@ -125,7 +125,7 @@ def _own_certificate(found: Checklist, job: Job) -> TlsCredentials | None:
         message = f"tls: insecure: the connection is not encrypted, and {job.peer} is not authenticated"
         found.add("certificate", message, good=False, hint="Make certificates with `psicli certs`.")
     elif job.tls is None:
-        found.add("certificate", "none is needed, because both parties are on this machine")
+        found.add("certificate", "none is needed, because both parties are processes of this user")
     with found.trying("certificate"):
         credentials = load_credentials(job)
         if job.tls is not None and credentials is not None:

@@ -135,7 +135,7 @@ class ClusterEntry(_Model):
     )
     tls: _Tls | None = _optional(
         "Files for mutual TLS, or the word `insecure`, which sends everything in plain text. Without this field only "
-        "loopback addresses are allowed.",
+        "loopback addresses are allowed, and only processes of one user.",
         _TLS,
         "insecure",
     )

@@ -27,7 +27,7 @@ EXIT_CODES: dict[int, tuple[str, str]] = {
     74: ("I/O error", "Reading or writing failed, for example because the disk is full, or memory ran out."),
     75: ("busy", "The port is in use, too many files are open, or the other party already has a session. Try again."),
     76: ("protocol", "The other party sent something the protocol does not allow."),
-    77: ("identity", "TLS failed, or a certificate does not name the expected party."),
+    77: ("identity", "TLS failed, a certificate names another party, or without TLS another user answers."),
     78: ("configuration", "The job file is wrong, or the two parties' job files disagree."),
     79: ("policy", "This party's policy does not allow the run."),
     80: ("peer failed", "The other party stopped because of a failure on its own side."),

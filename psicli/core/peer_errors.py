@@ -199,6 +199,26 @@ class StrangerError(IdentityError):
     peer_at_fault = True
 
 
+class OtherUserError(IdentityError):
+    sentence = "{where} belongs to another user of this machine, {user}; without TLS, psicli talks to its own user only"
+    hint = (
+        "Check the port under cluster.nodes: another program may use it. Between two users of a machine, use TLS: add "
+        "cluster.tls to both job files."
+    )
+
+
+class UserRefusedError(IdentityError):
+    sentence = (
+        "psicli refused a connection from a process of another user of this machine, {user}: in plain text, it accepts "
+        "this user's processes only; two users need cluster.tls in both job files"
+    )
+
+
+class OwnersUnknownError(IdentityError):
+    sentence = "/proc/self/net: psicli cannot tell which user's processes are connected: {reason}"
+    hint = "Make the table of connections (/proc/self/net/tcp) readable, or use TLS: add cluster.tls to both job files."
+
+
 class TlsHandshakeError(IdentityError):
     sentence = "the TLS handshake with {peer} failed: {reason}"
 

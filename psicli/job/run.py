@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import resource
 import time
 from contextlib import ExitStack, closing, suppress
@@ -38,6 +39,7 @@ from psicli.storage.spool import Spool
 from psicli.storage.state import state_folder
 from psicli.transport.certs import ending
 from psicli.transport.dialer import Dialer
+from psicli.transport.door.owners import shown_user
 from psicli.transport.listener import Listener
 
 logger = logging.getLogger(__name__)
@@ -168,6 +170,8 @@ def _meeting_point(job: Job, report: Report) -> Listener | Dialer:
         logger.info("listening on %s for %s, for up to %s", meeting.endpoint.place, job.peer, patience)
     else:
         logger.info("connecting to %s at %s, for up to %s", job.peer, meeting.endpoint.where, patience)
+    if meeting.endpoint.is_own_users:
+        logger.info("without TLS, %s must be a process of this user, %s", job.peer, shown_user(os.geteuid()))
     return meeting
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from psicli.core.peer_errors import failure_of_peer
 from psicli.protocol.messages import Abort, HelloOctets, Message, Purpose, session_id
 from psicli.protocol.wire import decode_hello
 from psicli.transport import tls
+from psicli.transport.door import owners
 from psicli.transport.endpoint import (
     COMMON_OPTIONS,
     METHOD,
@@ -45,7 +46,7 @@ REFUSAL_PAUSE = 0.5
 # Within one attempt to reconnect: how long the peer's machine may take to accept the connection, and then the peer to
 # answer [s].
 REACH_TIMEOUT = 3.0
-ANSWER_TIMEOUT = 5.0
+ANSWER_TIMEOUT = 10.0
 # How long it may take to tell a plain-text listener that the dialer speaks TLS [s].
 PLAIN_REFUSAL_TIMEOUT = 2.0
 # How long the first attempt may take, so that its failure is told soon [s]; a slow network needs the later ones.
@@ -74,6 +75,7 @@ _ADVICE = {
     "network is unreachable": _ROUTES,
     NO_ANSWER: _WHO_ANSWERS,
     tls.CLOSED: _WHO_ANSWERS,
+    tls.CLOSED_AFTER_TLS: _WHO_ANSWERS,
     _ONLY_CHECKS: "Ask {peer} to start `psicli run`.",
 }
 _USUAL_ADVICE = (
@@ -318,12 +320,26 @@ class Dialer:
     def _connect(self, stream: Stream, deadline: float) -> None:
         self._channel = channel = self._open_channel(stream.link, deadline)
         call = channel.stream_stream(f"/{SERVICE}/{METHOD}")(outgoing(stream))
-        threading.Thread(target=pump, args=(stream, call), name="psicli-pump", daemon=True).start()
+        incoming = self._of_own_user(call) if self.endpoint.is_own_users else call
+        threading.Thread(target=pump, args=(stream, incoming), name="psicli-pump", daemon=True).start()
+
+    def _of_own_user(self, incoming: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield what arrives if the other end is a process of this user: nothing that matters is sent before that."""
+        checked = False
+        for octets in incoming:
+            if not checked:
+                owners.check_connections(self.endpoint.host, self.endpoint.port)
+                checked = True
+            yield octets
 
     def _open_channel(self, link: Link, deadline: float) -> Any:
         own = self.endpoint.credentials
-        timeout = min(tls.PREFLIGHT_TIMEOUT, max(left(deadline), 0.1))
-        link.peer_certificate = tls.preflight(self.endpoint.host, self.endpoint.port, own, timeout)
+        if self.endpoint.is_own_users:
+            owners.check_listener(self.endpoint.host, self.endpoint.port)
+        # When the link reconnects, gRPC still trusts only the certificate that passed.
+        if not link.peer_hello:
+            timeout = min(tls.PREFLIGHT_TIMEOUT, max(left(deadline), 0.1))
+            link.peer_certificate = tls.preflight(self.endpoint.host, self.endpoint.port, own, timeout)
         if own is None or link.peer_certificate is None:
             return grpc.insecure_channel(self.endpoint.where, _OPTIONS)
         # gRPC trusts only this one certificate, because its own check of names is laxer than ours.

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 
 import grpc
 
+from psicli.config.fields import is_loopback
 from psicli.core import failpoints, peer_errors, trace
 from psicli.core.errors import PsicliError, shown
 from psicli.protocol.messages import Purpose
@@ -93,6 +94,11 @@ class Endpoint:
         """Where a listener listens, for a message: 0.0.0.0 is no place that anybody could dial."""
         return f"port {self.port}" if ip_address(self.host).is_unspecified else self.where
 
+    @property
+    def is_own_users(self) -> bool:
+        """Whether only this user's processes may be at the two ends: within a machine, nothing else replaces TLS."""
+        return self.credentials is None and is_loopback(self.host)
+
 
 class Ticker:
     """Limits the log lines of a long wait to one per interval; first: when the first is due, if not then [s]."""
@@ -147,6 +153,8 @@ def pump(stream: Stream, incoming: Iterable[bytes]) -> None:
             stream.link.receive(octets, stream)
     except grpc.RpcError as exc:
         failure = _translated(exc, secure=stream.link.peer_certificate is not None)
+    except PsicliError as exc:
+        failure = exc
     except Exception as exc:
         stream.link.fail(exc)
     stream.end(failure)

@@ -19,6 +19,7 @@ from psicli.core import failpoints, peer_errors, signals, trace
 from psicli.core.errors import PsicliError, unexpected
 from psicli.protocol.messages import Abort, Bye, Commit, Done, Message, Received, Reconnect, Taken
 from psicli.protocol.wire import decode, encode
+from psicli.transport.door.guest import Guest
 from psicli.transport.tls import NO_ANSWER
 from psicli.transport.window import Inbox, Incoming, Outbox, Outgoing
 
@@ -41,11 +42,11 @@ LONG_SILENCE = 30.0
 class Stream:
     """One gRPC stream that carries the messages of a link; a link may use several, one after the other.
 
-    remote: the address of the other end in gRPC's notation; set by a listener only.
+    guest: the connection that carries it; set by a listener only.
     """
 
     link: Link
-    remote: str = ""
+    guest: Guest | None = None
     # Whether it has to begin with Reconnect, and whether Bye was sent on it.
     owes_reconnect: bool = False
     sent_bye: bool = False

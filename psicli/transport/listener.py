@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import os
-import socket
-import stat
-import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, TypeAlias
-from urllib.parse import unquote
+from typing import Any
 
 import grpc
 from cryptography import x509
@@ -26,6 +19,10 @@ from psicli.core.peer_errors import failure_of_peer
 from psicli.protocol.messages import Abort, HelloOctets, Message, Purpose, Reconnect, session_id
 from psicli.protocol.wire import decode_hello
 from psicli.transport.certs import USABLE_KEYS
+from psicli.transport.door.admission import LONGEST_STAY
+from psicli.transport.door.front import Front
+from psicli.transport.door.guest import Guest
+from psicli.transport.door.strangers import GRACE, Strangers
 from psicli.transport.endpoint import (
     COMMON_OPTIONS,
     METHOD,
@@ -42,87 +39,28 @@ from psicli.transport.link import BUSY, LAST_WORDS_TIMEOUT, Link, Stream
 
 logger = logging.getLogger(__name__)
 
-# A connection that sends no Hello within this time is dropped [s].
-HELLO_TIMEOUT = 20.0
-# A connection, or a TLS handshake, that is not followed by a stream within this time has failed [s].
-HANDSHAKE_GRACE = 1.5
 # How often the listener looks at who connects while it waits for its peer [s].
 LOOK_INTERVAL = 0.5
 # A dialer that does not reconnect within this time is considered dead [s], unless its machine had stopped acknowledging
 # before the break: then the network is to blame, and the listener waits for the whole window.
 DEAD_AFTER = 5.0
+# The same while many strangers connect: the dialer may have to wait for its turn several times [s].
+DEAD_IN_A_CROWD_AFTER = 60.0
 # How often the listener checks whether the machine of a silent peer still acknowledges [s].
 WATCH_INTERVAL = 5.0
-# How many different strangers are logged at most.
-MAX_STRANGERS = 16
 
 _ADVICE = (
     "Check that {peer} has started psicli, as {peer}, and that the address in its job file leads here. If both sides "
     "listen and neither connects, compare cluster.nodes in both job files: the first party listens."
 )
 
-_MAX_STREAMS = 8
+# Each connection carries one stream, and the front limits the connections, so no stream has to wait for a thread.
+_MAX_STREAMS = 128
 _OPTIONS = [
     *COMMON_OPTIONS,
-    ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.max_concurrent_streams", _MAX_STREAMS),
-    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.max_concurrent_streams", 1),
 ]
-
-# A reachable machine acknowledges data within this time, even if its processes are stopped [ms].
-_ACKNOWLEDGED_WITHIN = 10_000
-# After this many unanswered probes of a closed window, the machine is unreachable.
-_LOST_PROBES = 3
-# Fields of Linux's tcp_info: unanswered probes, segments not acknowledged, time since the last acknowledgement [ms].
-_TCP_INFO = struct.Struct("=3xB20xI28xI")
-
-
-class _Outsiders:
-    """Connections that were not admitted: failed TLS handshakes, other programs, and strangers."""
-
-    def __init__(self, port: int) -> None:
-        # Handshakes that began since the last one that led to a stream; the time of the latest [s, monotonic].
-        self.handshakes = 0
-        # What was logged about strangers and other programs.
-        self.strangers: list[str] = []
-        self._handshake_at = 0.0
-        self._port = port
-        # The connections to ignore: those that led to a stream, and at first those of earlier runs.
-        self._known = remote_ends(port)
-        # When each of the others was first seen [s, monotonic].
-        self._seen: dict[End, float] = {}
-
-    def note_handshake(self) -> None:
-        self.handshakes += 1
-        self._handshake_at = time.monotonic()
-
-    def note_stream(self, end: End | None) -> None:
-        self.handshakes = 0
-        if end is not None:
-            self._known.add(end)
-
-    def machines(self) -> list[str]:
-        """Return the addresses of machines whose connections should have led to a stream by now, but have not."""
-        now = time.monotonic()
-        self._seen = {end: self._seen.get(end, now) for end in remote_ends(self._port)}
-        late = {end for end, since in self._seen.items() if now - since >= HANDSHAKE_GRACE}
-        return sorted({host for host, _ in late - self._known})
-
-    def note_stranger(self, words: str) -> None:
-        """Log a connection that was refused, once."""
-        if words not in self.strangers and len(self.strangers) < MAX_STRANGERS:
-            self.strangers.append(words)
-            logger.warning("%s", words)
-
-    @property
-    def handshake_ago(self) -> float:
-        """Time since the last handshake began [s]."""
-        return time.monotonic() - self._handshake_at
-
-    @property
-    def fail_in_tls(self) -> bool:
-        return self.handshakes > 0 and self.handshake_ago >= HANDSHAKE_GRACE
 
 
 class Listener:
@@ -143,9 +81,9 @@ class Listener:
         self._peer_failure: int | None = None
         # Whether either party's failure was sent, or a check was answered.
         self._reported = False
-        self._outsiders = _Outsiders(endpoint.port)
+        self._strangers = Strangers()
         self._links: set[Link] = set()
-        self._threads = ThreadPoolExecutor(2 * _MAX_STREAMS, "psicli-link")
+        self._threads = ThreadPoolExecutor(_MAX_STREAMS, "psicli-link")
         handler = grpc.stream_stream_rpc_method_handler(self._serve)
         self._server = grpc.server(
             self._threads,
@@ -153,28 +91,24 @@ class Listener:
             options=_OPTIONS,
             maximum_concurrent_rpcs=_MAX_STREAMS,
         )
-        self._bind()
-
-    def _bind(self) -> None:
-        own, where = self.endpoint.credentials, self.endpoint.where
-        try:
-            if own is None:
-                bound = self._server.add_insecure_port(where)
-            else:
-                own_pair = (own.private_key, own.certificate)
-                configuration = grpc.ssl_server_certificate_configuration([own_pair], own.ca)
-                secured = grpc.dynamic_ssl_server_credentials(configuration, self._note_handshake, True)
-                bound = self._server.add_secure_port(where, secured)
-        except RuntimeError as exc:
-            raise errors.PortBusyError(where=where) from exc
-        if bound != self.endpoint.port:
-            raise errors.PortBusyError(where=where)
+        self._front = self._bound_front()
+        with errors.creating(tempfile.gettempdir()):
+            self._front.lead_to(self._server)
         failpoints.hit("port.bound")
 
-    def _note_handshake(self) -> None:
-        """Count a handshake that begins: gRPC asks here for a newer certificate, but does not report failures."""
-        with self._lock:
-            self._outsiders.note_handshake()
+    def _bound_front(self) -> Front:
+        at = self.endpoint
+        context = None if at.credentials is None else at.credentials.server_context
+        try:
+            return Front(
+                at.host, at.port, self._strangers, context=context, identify=self._identify, own_user=at.is_own_users
+            )
+        except OSError as exc:
+            raise errors.no_descriptor(at.where, exc) or errors.PortBusyError(where=at.where) from exc
+
+    def _start(self) -> None:
+        self._server.start()
+        self._front.open()
 
     # The session's side
 
@@ -186,17 +120,16 @@ class Listener:
         with self._lock:
             self._make_hello = make_hello
         deadline = time.monotonic() + timeout
-        self._server.start()
+        self._start()
         ticker, warned = Ticker(), False
         while not signals.wait_for(
             self._lock, lambda: self._session_link or self._peer_failure, min(LOOK_INTERVAL, left(deadline))
         ):
             if time.monotonic() >= deadline:
                 raise self._absence(timeout)
-            machines = self._outsiders.machines()
             if self.endpoint.credentials is None:
-                self._name_other_programs(machines)
-            elif self._outsiders.fail_in_tls and not warned:
+                self._name_other_programs()
+            elif self._strangers.fail_in_tls and not warned:
                 warned = True
                 ticker.hasten()
             ticker.tick(self._log_waiting, deadline)
@@ -208,28 +141,27 @@ class Listener:
         raise failure_of_peer(self._peer_failure)
 
     def _absence(self, timeout: float) -> peer_errors.PeerAbsentError:
-        outsiders, peer, place = self._outsiders, self.endpoint.peer, self.endpoint.place
-        if outsiders.handshakes > 0 and self.endpoint.credentials is not None:
-            facts = {"connections": self._failed(), "ago": outsiders.handshake_ago}
+        strangers, peer, place = self._strangers, self.endpoint.peer, self.endpoint.place
+        if strangers.handshakes > 0 and self.endpoint.credentials is not None:
+            facts = {"connections": self._failed(), "ago": strangers.handshake_ago}
             return peer_errors.HandshakesFailedError(seconds=timeout, trust=self.endpoint.credentials.trust, **facts)
         nobody = f"nobody connected to {place} as {peer}"
-        reason = [nobody, *outsiders.strangers][-1]
+        reason = [nobody, *strangers.told][-1]
         return peer_errors.PeerAbsentError(seconds=timeout, reason=reason, advice=_ADVICE.format(peer=peer))
 
     def _failed(self) -> str:
         """Return how many connections ended in the TLS handshake, and from where if that is known."""
-        machines = self._outsiders.machines()
+        machines = sorted(self._strangers.hosts)
         source = f" from {', '.join(machines[:3])}" if machines else ""
-        return f"{errors.counted(self._outsiders.handshakes, 'connection')}{source} to {self.endpoint.place}"
+        return f"{errors.counted(self._strangers.handshakes, 'connection')}{source} to {self.endpoint.place}"
 
-    def _name_other_programs(self, machines: list[str]) -> None:
-        for machine in machines:
-            words = f"a program on {machine} has connected to {self.endpoint.place}, but it is not psicli"
-            self._outsiders.note_stranger(words)
+    def _name_other_programs(self) -> None:
+        for machine in sorted(self._strangers.hosts | self._front.hosts_without_stream(GRACE)):
+            self._strangers.note(f"a program on {machine} has connected to {self.endpoint.place}, but it is not psicli")
 
     def _log_waiting(self, deadline: float) -> None:
         peer, until = self.endpoint.peer, moment(deadline)
-        if self._outsiders.fail_in_tls and self.endpoint.credentials is not None:
+        if self._strangers.fail_in_tls and self.endpoint.credentials is not None:
             line = "still waiting for %s until %s: %s ended in the TLS handshake. %s"
             logger.warning(line, peer, until, self._failed(), self.endpoint.credentials.trust)
         else:
@@ -240,7 +172,7 @@ class Listener:
         """Tell the peer that this party has failed, if it connects within timeout [s]."""
         with self._lock:
             self._refusal = failure_class
-        self._server.start()
+        self._start()
         signals.wait_for(self._lock, lambda: self._reported, timeout)
 
     def close(self) -> None:
@@ -249,32 +181,36 @@ class Listener:
         for link in [*self._links, *([self._session_link] if self._session_link else [])]:
             link.close_outgoing()
             link.end()
+        self._front.close()
         self._threads.shutdown(wait=False)
 
     # Who connects
 
     def _serve(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """Handle one stream; the text of an exception must never reach the other end."""
+        guest = self._front.guest_of(context.peer())
+        if guest is None:
+            # The connection has broken meanwhile.
+            return
         link = Link()
         stream = link.stream
         assert stream is not None
         self._links.add(link)
         try:
-            stream.remote, stream.served = context.peer(), True
+            if guest.refusal is not None:
+                raise guest.refusal
+            stream.guest, stream.served = guest, True
             if not context.add_callback(stream.was_served):
                 stream.was_served()
-            with self._lock:
-                self._outsiders.note_stream(_end_of(stream.remote))
-            link.peer_certificate = self._certificate_of_peer(context)
+            link.peer_certificate = guest.certificate
             threading.Thread(target=pump, args=(stream, requests), name="psicli-pump", daemon=True).start()
-            self._admit(link, link.first(HELLO_TIMEOUT))
+            self._admit(link, link.first(LONGEST_STAY))
             yield from outgoing(stream)
             if stream.link is self._session_link:
                 # Only the peer's own last message proves that ours has arrived.
                 stream.link.await_end(stream)
-        except peer_errors.StrangerError as exc:
-            with self._lock:
-                self._outsiders.note_stranger(exc.message)
+        except peer_errors.IdentityError as exc:
+            self._strangers.note(exc.message)
             context.set_code(grpc.StatusCode.PERMISSION_DENIED)
         except PsicliError as exc:
             # This was not our peer, and anybody may connect: the listener drops the connection and keeps waiting.
@@ -284,17 +220,17 @@ class Listener:
             context.set_code(grpc.StatusCode.INTERNAL)
         finally:
             self._links.discard(link)
+            self._front.release(guest)
 
-    def _certificate_of_peer(self, context: Any) -> x509.Certificate | None:
-        """Return the certificate of the other end; raises StrangerError if it is not our peer's."""
-        if self.endpoint.credentials is None:
-            return None
+    def _identify(self, guest: Guest) -> None:
+        """Note the certificate of the other end; raises StrangerError if it is not our peer's."""
+        assert self.endpoint.credentials is not None
         try:
-            certificate = x509.load_pem_x509_certificate(context.auth_context()["x509_pem_cert"][0])
+            certificate = x509.load_der_x509_certificate(guest.presented)
         except ValueError as exc:
             raise peer_errors.StrangerError(fault="psicli cannot read", advice=USABLE_KEYS) from exc
         self.endpoint.credentials.accept(certificate)
-        return certificate
+        guest.certificate = certificate
 
     def _admit(self, link: Link, first: Message | None) -> None:
         """Answer the first message of a stream: the first Hello with purpose RUN takes the session."""
@@ -309,6 +245,9 @@ class Listener:
                 self._readmit(link, first)
             else:
                 raise peer_errors.PeerProtocolError(detail="it did not start a connection with a Hello")
+            stream = link.stream
+            if stream is not None and stream.guest is not None and stream.link is self._session_link:
+                self._front.admit(stream.guest)
             self._lock.notify_all()
 
     def _answer(self, link: Link, octets: bytes) -> None:
@@ -370,14 +309,15 @@ class Listener:
                 if (lost := link.await_break(WATCH_INTERVAL)) is not None:
                     self._await_again(link, lost)
                 elif (stream := link.stream) is not None and link.long_silent:
-                    stream.unanswered = is_unanswered(stream.remote)
+                    stream.unanswered = stream.guest is not None and stream.guest.is_unanswered()
         except Exception as exc:
             link.fail(exc)
 
     def _await_again(self, link: Link, lost: Stream) -> None:
         """Wait for the peer to reconnect, or end the link if it does not."""
         peer, window, why = self.endpoint.peer, self.endpoint.reconnect_window, lost.why_it_ended
-        patience = window if lost.unanswered else min(DEAD_AFTER, window)
+        dead_after = DEAD_IN_A_CROWD_AFTER if self._front.is_crowded else DEAD_AFTER
+        patience = window if lost.unanswered else min(dead_after, window)
         began, ticker = time.monotonic(), Ticker()
         logger.warning("the connection from %s broke (%s); waiting up to %.0f s for a new one", peer, why, patience)
         while not link.await_stream(min(ticker.left, left(began + patience))):
@@ -390,80 +330,3 @@ class Listener:
             ticker.tick(logger.info, line, peer, gone, patience)
         if not link.ended:
             logger.info("%s is back after %.1f s", peer, time.monotonic() - began)
-
-
-# Connections and the machines at their other ends ----------------------------------------------------------------
-
-# The address and the port of the remote end of a connection.
-End: TypeAlias = tuple[str, int]
-_LISTENS = "0A"
-
-
-def remote_ends(port: int) -> set[End]:
-    """Return the remote ends of the connections to a local port, also of those that this machine closed just now.
-
-    gRPC does not report connections that it drops.
-    """
-    found, local = set(), f":{port:04X}"
-    for table in ("tcp", "tcp6"):
-        # A system without this table only says less about who connects.
-        with suppress(OSError, ValueError):
-            lines = Path("/proc/self/net", table).read_text().splitlines()
-            # The table may hold very many connections of other programs, so look for the port before splitting.
-            for _, own, remote, state, *_ in (line.split() for line in lines if local in line):
-                if own.endswith(local) and state != _LISTENS:
-                    host, _, remote_port = remote.partition(":")
-                    words = [int(host[at : at + 8], 16) for at in range(0, len(host), 8)]
-                    packed = struct.pack(f"={len(words)}I", *words)
-                    found.add((_plain(str(ipaddress.ip_address(packed))), int(remote_port, 16)))
-    return found
-
-
-def is_unanswered(remote: str) -> bool:
-    """Return whether the machine of a remote end no longer acknowledges what this process sends; False if unknown.
-
-    remote: gRPC's notation, percent-encoded: ipv4:ADDRESS:PORT or ipv6:[ADDRESS]:PORT. This tells a broken network from
-    a stopped process: a stopped process does not read, but its machine still acknowledges.
-    """
-    found = _end_of(remote)
-    # A failed look-up is no reason to end a session.
-    with suppress(OSError, ValueError):
-        for number in os.listdir("/proc/self/fd") if found else ():
-            if found and (lost := _is_lost(int(number), found)) is not None:
-                return lost
-    return False
-
-
-def _end_of(remote: str) -> End | None:
-    kind, _, where = unquote(remote).partition(":")
-    host, _, port = where.rpartition(":")
-    with suppress(ValueError):
-        return (_plain(host.strip("[]")), int(port)) if kind in ("ipv4", "ipv6") else None
-    return None
-
-
-def _plain(host: str) -> str:
-    address = ipaddress.ip_address(host)
-    return str(getattr(address, "ipv4_mapped", None) or address)
-
-
-def _is_lost(number: int, remote: End) -> bool | None:
-    """Return whether the connection of a file descriptor is lost; None if it is not a connection to this end."""
-    # The descriptor belongs to gRPC, which may close it at any time.
-    with suppress(OSError, AttributeError):
-        copy = os.dup(number)
-        if not stat.S_ISSOCK(os.fstat(copy).st_mode):
-            os.close(copy)
-            return None
-        with socket.socket(fileno=copy) as found:
-            return _has_lost(found, remote)
-    return None
-
-
-def _has_lost(found: socket.socket, remote: End) -> bool | None:
-    name = found.getpeername()
-    if not isinstance(name, tuple) or (_plain(name[0]), name[1]) != remote:
-        return None
-    info = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-    probes, unacknowledged, silence = _TCP_INFO.unpack(info)
-    return bool(probes >= _LOST_PROBES or (unacknowledged and silence >= _ACKNOWLEDGED_WITHIN))

@@ -41,6 +41,8 @@ TIMED_OUT = "its machine did not answer in time"
 UNRESOLVED = "the host name cannot be resolved"
 NO_ANSWER = "it accepts connections, but no psicli answers"
 CLOSED = "it closes connections, and no psicli answers"
+# A psicli that refuses a certificate says so with an alert; one that is shutting down or beset by strangers does not.
+CLOSED_AFTER_TLS = "it closes connections right after the TLS handshake"
 
 # OpenSSL's X509_V_ERR_* codes for a faulty chain.
 _NOT_YET_VALID, _EXPIRED = 9, 10
@@ -74,16 +76,16 @@ _ALERTS = {
     "CERTIFICATE_UNKNOWN": "it does not accept the certificate",
     "UNSUPPORTED_CERTIFICATE": "it does not support this kind of certificate",
     "BAD_CERTIFICATE": "it considers the certificate invalid",
+    "DECRYPT_ERROR": "its ca_file holds another authority of the same name",
     "ACCESS_DENIED": "it denies access to this certificate",
 }
-_NO_REASON = "it gave no reason; most likely its ca_file does not contain this authority"
 
 
 class TlsCredentials:
     """One end's certificate, private key and trusted authorities (PEM), its own name, and the expected peer's name.
 
     pins: for each name, the fingerprints of its certificates if the job file lists them. context: for the preflight
-    handshake.
+    handshake; server_context: for the handshakes of a listener.
     """
 
     def __init__(
@@ -104,7 +106,8 @@ class TlsCredentials:
         self.own = load_certificate(certificate_file, self.certificate)
         if (fault := weakness(self.own)) is not None:
             raise peer_errors.WeakCertificateError(path=certificate_file, fault=fault, advice=USABLE_KEYS)
-        self.context = _context(ca_file, certificate_file, key_file)
+        self.context = _context(ssl.PROTOCOL_TLS_CLIENT, ca_file, certificate_file, key_file)
+        self.server_context = _server_context(ca_file, certificate_file, key_file)
 
     @property
     def trust(self) -> str:
@@ -175,12 +178,19 @@ def _not_pinned(certificate: x509.Certificate) -> str:
     return f"has the fingerprint {fingerprint(certificate)}, which certificate_sha256 of its node does not list"
 
 
-def _context(ca_file: Path, certificate_file: Path, private_key_file: Path) -> ssl.SSLContext:
-    """Return the context of the preflight handshake.
+def _server_context(ca_file: Path, certificate_file: Path, private_key_file: Path) -> ssl.SSLContext:
+    """Return the context of a listener: it demands a certificate, and never resumes or renegotiates a session."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, ca_file, certificate_file, private_key_file)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.num_tickets = 0
+    return context
 
-    Raises TlsFileError for faults that gRPC would only report as a port that it cannot bind.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+def _context(protocol: int, ca_file: Path, certificate_file: Path, private_key_file: Path) -> ssl.SSLContext:
+    """Return a context for handshakes; raises TlsFileError for a file that is unusable."""
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Names are compared exactly, and by us: OpenSSL would let a wildcard pass.
     context.check_hostname = False
     # Python 3.11.2 sets this by default. A listener that refuses a certificate without an alert would then look like
@@ -297,10 +307,10 @@ def _handshake(host: str, port: int, credentials: TlsCredentials, timeout: float
             try:
                 _check_greeting(secure, where)
             except ConnectionResetError as exc:
-                raise _refused(_NO_REASON, where, credentials) from exc
+                raise PeerGoneError(reason=CLOSED_AFTER_TLS) from exc
             except ssl.SSLError as exc:
                 # In TLS 1.3 the client finishes before the server checks its certificate.
-                cause = _refused(_NO_REASON, where, credentials) if _broke_off(exc) else None
+                cause = PeerGoneError(reason=CLOSED_AFTER_TLS) if _broke_off(exc) else None
                 raise (cause or _failure(exc, where, credentials)) from exc
     return certificate
 

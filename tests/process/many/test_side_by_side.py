@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from support.jobs.batches import check_people, one_task
 from support.processes import altered
+from support.processes.certificates import issue, with_tls
 from support.processes.expectations import SOON, check_output, failed, succeeded, the_object
 from support.processes.runner import (
     DIALER,
@@ -140,6 +141,12 @@ def shared_pair() -> Iterator[Pair]:
 @pytest.mark.parametrize("first_is_root", [True, False], ids=["root first", "nobody first"])
 def test_a_run_of_another_user_is_seen(shared_pair: Pair, first_is_root: bool) -> None:
     pair = one_task(shared_pair)
+    # Without TLS, the two users would not talk to each other.
+    issue(pair.folder, {party: party for party in PARTIES})
+    with_tls(pair)
+    for party in PARTIES:
+        # Root can read it, too.
+        os.chown(pair.folder / f"{party}.key", altered.NOBODY, -1)
     state = {"PSICLI_STATE_DIR": str(pair.folder / "state-of-nobody")}
     users: list[dict[str, Any]] = [{}, {"program": altered.program(altered.as_nobody), "cwd": "/", "env": state}]
     first_user, second_user = users if first_is_root else users[::-1]

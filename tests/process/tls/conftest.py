@@ -14,6 +14,7 @@ from support.processes.certificates import HOUR, Authority
 from support.processes.runner import DIALER, LISTENER, PARTIES
 
 from psicli.transport import dialer, listener
+from psicli.transport.door import strangers
 
 SOON = timedelta(minutes=2)
 
@@ -40,7 +41,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
-    monkeypatch.setattr(listener, "HANDSHAKE_GRACE", 0.3)
+    for module in (listener, strangers):
+        monkeypatch.setattr(module, "GRACE", 0.3)
     monkeypatch.setattr(dialer, "PLAIN_REFUSAL_TIMEOUT", 0.3)
     clock = Clock()
     monkeypatch.setattr(listener, "time", clock)

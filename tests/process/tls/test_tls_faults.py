@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -15,6 +16,7 @@ from unittest.mock import Mock
 
 import grpc
 import pytest
+from support.hostile.crowd import SETTINGS
 from support.memory.meetings import Meeting, hello
 from support.processes.certificates import credentials
 from support.processes.runner import DIALER, LISTENER, PARTIES, free_ports
@@ -136,14 +138,54 @@ def context_of_python_3_11_2(protocol: int) -> ssl.SSLContext:
     return context
 
 
-def test_a_refusal_without_an_alert_is_recognised_by_every_python(
+def test_a_refusal_is_recognised_by_every_python(
     meeting: Meeting, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tls, "ssl", SimpleNamespace(**{**vars(ssl), "SSLContext": context_of_python_3_11_2}))
     meeting.listen(credentials(files, LISTENER, LISTENER, DIALER))
-    with pytest.raises(CertificateRefusedError):
+    with pytest.raises(CertificateRefusedError, match="its ca_file holds another authority of the same name"):
         meeting.dial(credentials(files, "bob-foreign", DIALER, LISTENER), timeout=5)
     meeting.give_up()
+
+
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("checked", [False, True], ids=["preflight", "connection"])
+@pytest.mark.parametrize("breaks", ["at once", "after the hello", "after the handshake"])
+def test_a_connection_that_breaks_off_is_no_identity_fault(
+    meeting: Meeting, files: Path, breaks: str, checked: bool
+) -> None:
+    """A listener drops connections while strangers besiege it: the dialer tries again."""
+    tries = []
+    with socket.create_server(("127.0.0.1", meeting.port)) as server:
+        context = credentials(files, LISTENER, LISTENER, DIALER).server_context
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    guest, _ = server.accept()
+                    tries.append(guest)
+                    with suppress(OSError):
+                        break_off(guest, context, "" if checked and len(tries) % 2 else breaks)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(PeerAbsentError):
+            meeting.dial(credentials(files, DIALER, DIALER, LISTENER), SHORT)
+        server.shutdown(socket.SHUT_RDWR)
+    assert len(tries) > 2
+
+
+def break_off(guest: socket.socket, context: ssl.SSLContext, when: str) -> None:
+    """Reset a connection at this moment; if there is none, greet like a gRPC server and close it."""
+    guest.settimeout(DEADLINE)
+    if when == "after the hello":
+        guest.recv(1 << 16)
+    elif when != "at once":
+        guest = context.wrap_socket(guest, server_side=True)
+    if not when:
+        guest.sendall(SETTINGS)
+        guest.recv(1 << 16)
+    guest.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    guest.close()
 
 
 def test_messages_differ() -> None:
@@ -190,8 +232,9 @@ def test_a_client_without_a_certificate(meeting: Meeting, files: Path, caplog: p
     with (
         socket.create_connection(("127.0.0.1", meeting.port), DEADLINE) as plain,
         context.wrap_socket(plain, server_hostname=LISTENER) as secure,
+        pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"),
     ):
-        assert secure.recv(1) == b""
+        secure.recv(1)
     said = "ended in the TLS handshake"
     wait_until(lambda: any(said in record.message for record in caplog.records), said)
     meeting.dial(credentials(files, DIALER, DIALER, LISTENER))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
@@ -36,12 +37,32 @@ class _Connection:
             self.far.shutdown(socket.SHUT_WR)
 
 
+def give(connection: socket.socket, user: int | None) -> None:
+    """Let a socket belong to a user, so that to the kernel it is one of this user's processes."""
+    if user is not None:
+        os.fchown(connection.fileno(), user, -1)
+
+
+def connected(port: int, user: int | None = None) -> socket.socket:
+    """Connect to a port with a socket that belongs to a user."""
+    connection = socket.socket()
+    give(connection, user)
+    try:
+        connection.connect(("127.0.0.1", port))
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
 class Proxy:
     """A proxy that forwards connections to `port` to the listener at `target`, until a test breaks it."""
 
-    def __init__(self, port: int, target: int) -> None:
+    def __init__(self, port: int, target: int, *, dials_as: int | None = None, listens_as: int | None = None) -> None:
+        """dials_as, listens_as: to whom the sockets belong, if not to this user; only root can give them away."""
         self.port = port
         self._target = target
+        self._dials_as, self._listens_as = dials_as, listens_as
         self._delay = 0.0
         self._lossy = False
         self._closed = threading.Event()
@@ -54,6 +75,7 @@ class Proxy:
         self.made = 0
         self._threads: list[threading.Thread] = []
         self._server = socket.create_server(("127.0.0.1", port))
+        give(self._server, listens_as)
         self._start(self._accept)
 
     # Faults that a test can cause
@@ -131,8 +153,9 @@ class Proxy:
                 near, _ = self._server.accept()
             except OSError:
                 return
+            give(near, self._listens_as)
             try:
-                far = socket.create_connection(("127.0.0.1", self._target))
+                far = connected(self._target, self._dials_as)
             except ConnectionRefusedError:
                 near.close()
                 continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Iterator
 from itertools import islice
 
@@ -15,7 +14,6 @@ from psicli.core.peer_errors import NotPsicliError, PeerGoneError
 from psicli.transport.dialer import FIRST_PAUSE, backoff
 from psicli.transport.endpoint import Endpoint, Ticker, pump
 from psicli.transport.link import Link
-from psicli.transport.listener import remote_ends
 
 
 @pytest.mark.parametrize(("host", "where"), [("10.0.0.1", "10.0.0.1:80"), ("::1", "[::1]:80")])
@@ -59,25 +57,6 @@ def test_what_a_failed_call_says_about_the_other_end(
     pump(stream, incoming())
     assert type(stream.failure) is error
     assert re.search(sentence, stream.failure.message)
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_the_remote_ends_of_a_port(host: str) -> None:
-    """Also of a connection that this machine has just closed."""
-    try:
-        server = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError:
-        pytest.skip("this machine has no IPv6")
-    with server:
-        port = server.getsockname()[1]
-        assert remote_ends(port) == set()
-        with socket.create_connection((host, port)) as guest:
-            near, _ = server.accept()
-            end = guest.getsockname()[:2]
-            assert remote_ends(port) == {end}
-            near.close()
-            assert guest.recv(1) == b""
-        assert remote_ends(port) == {end}
 
 
 def test_pauses_double_up_to_the_longest() -> None:

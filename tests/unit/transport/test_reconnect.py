@@ -25,9 +25,10 @@ from psicli.protocol.messages import Abort, Frame, Message, Ready, Reconnect
 from psicli.protocol.wire import decode, encode
 from psicli.transport import dialer, listener
 from psicli.transport.dialer import Dialer
+from psicli.transport.door.guest import Guest
 from psicli.transport.endpoint import Endpoint
 from psicli.transport.link import Link
-from psicli.transport.listener import Listener, is_unanswered
+from psicli.transport.listener import Listener
 from psicli.transport.tls import TIMED_OUT, TlsCredentials
 
 FRAMES: list[Message] = [Frame(0, 0, 0, 1, seq, os.urandom(20_000)) for seq in range(400)]
@@ -277,7 +278,7 @@ def out_of_reach(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
     # Patched because the kernel behind the proxy always answers; on a lost network these calls fail.
     monkeypatch.setattr("psicli.transport.tls.reach", unreachable)
-    monkeypatch.setattr("psicli.transport.listener.is_unanswered", lambda remote: True)
+    monkeypatch.setattr("psicli.transport.door.guest.Guest.is_unanswered", lambda guest: True)
     monkeypatch.setattr("psicli.transport.link.LONG_SILENCE", 0.2)
     monkeypatch.setattr("psicli.transport.listener.WATCH_INTERVAL", 0.05)
 
@@ -314,29 +315,15 @@ def test_waiting_for_the_network_is_logged_regularly_on_both_sides(
 def test_a_stopped_process_is_not_an_unreachable_machine() -> None:
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        near = stack.enter_context(socket.create_connection(server.getsockname()))
-        far, (host, port) = server.accept()
+        stack.enter_context(socket.create_connection(server.getsockname()))
+        far, _ = server.accept()
         stack.enter_context(far)
         # As with a stopped process, nobody reads: send until the buffers are full.
         far.setblocking(False)
         with suppress(BlockingIOError):
             while far.send(bytes(1 << 16)):
                 pass
-        assert not is_unanswered(f"ipv4:{host}:{port}")
-        assert listener._is_lost(far.fileno(), (host, port)) is False
-        assert listener._is_lost(far.fileno(), (host, port + 1)) is None
-        assert listener._is_lost(near.fileno(), (host, server.getsockname()[1])) is False
-
-
-@pytest.mark.parametrize("remote", ["ipv6:%5B::1%5D:80", "unix:", "ipv4:127.0.0.1:1", ""])
-def test_an_unknown_connection_does_not_count_as_unanswered(remote: str) -> None:
-    with ExitStack() as stack:
-        # Open descriptors that are not sockets.
-        for number in os.pipe():
-            stack.callback(os.close, number)
-        before = os.listdir("/proc/self/fd")
-        assert not is_unanswered(remote)
-        assert os.listdir("/proc/self/fd") == before
+        assert not Guest(far, 0.0).is_unanswered()
 
 
 # Strangers -------------------------------------------------------------------------------------------------------
