@@ -13,9 +13,9 @@ import importlib
 import inspect
 import itertools
 import json
+import os
 import pkgutil
 import re
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -34,7 +34,7 @@ from psicli.items.partitions import Partitioner
 from psicli.protocol.messages import Frame, Stream, partition_key, task_session_id
 from psicli.protocol.sender import Sender
 from psicli.session.live import LiveTask
-from psicli.storage.locks import SHARED_FOLDER
+from psicli.storage.locks import SHARED_FOLDERS
 from psicli.storage.spool import Spool
 from psicli.transport.tls import TlsCredentials
 
@@ -178,8 +178,8 @@ def written(pair: Pair, recording: Recording) -> Iterator[tuple[str, bytes]]:
     status = pair.start_command("status", "--json").result()
     yield "status", status.stdout + status.stderr.encode()
     ours = {*(pair.path(party, name) for party in PARTIES for name in ("in.csv", "out/people.csv", "job.yaml"))}
-    locks = [folder.glob(f"psicli-*{pair.port}*") for folder in (SHARED_FOLDER, Path(tempfile.gettempdir()))]
-    for path in {*pair.folder.rglob("*"), *locks[0], *locks[1]} - ours:
+    locks = {path for folder in SHARED_FOLDERS for path in folder.glob(f"psicli-{os.geteuid()}/*")}
+    for path in {*pair.folder.rglob("*"), *locks} - ours:
         if path.is_file() and path.suffix != ".draws":
             yield str(path.relative_to(pair.folder) if path.is_relative_to(pair.folder) else path), path.read_bytes()
 

@@ -130,7 +130,7 @@ def view_of(recording: Recording, party: str) -> dict[str, Any]:
     result = recording.results[party]
     report = json.loads(result.stdout)
     for each in (report, *report["tasks"]):
-        for name in ("session_id", "task_sid", "seconds", "stages", "peak_memory"):
+        for name in ("session_id", "task_sid", "seconds", "stages", "peak_memory", "ledger_head", "ledger_line"):
             each.pop(name, None)
     messages = {sender: messages_by_task(recording, sender) for sender in PARTIES}
     return {"messages": messages, "code": result.code, "report": report, "log": log_of(result)}
@@ -145,9 +145,11 @@ def messages_by_task(recording: Recording, sender: str) -> list[list[tuple[str, 
 def log_of(result: Result) -> list[str]:
     """Return the sorted lines of a log without times and ports, since tasks log in parallel.
 
-    Whether a party has to try again until its peer has started is chance.
+    Whether a party has to try again until its peer has started is chance, and so is the order of the lines in the
+    ledger that both parties share here.
     """
-    told = [line for line in result.stderr.splitlines() if "; trying again until " not in line]
+    chance = re.compile("; trying again until |ledger.* ends at line ")
+    told = [line for line in result.stderr.splitlines() if not chance.search(line)]
     return sorted(re.sub(r"\d+\.\d+ s|^\S+ |127\.0\.0\.1:\d+", "", line) for line in told)
 
 
