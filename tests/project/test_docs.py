@@ -79,13 +79,13 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
         assert not re.search(r"url\([\"']?(?:https?:)?//|@import", style.read_text()), style
 
 
-# The faults of docs/faults.md ------------------------------------------------------------------------------------
+# The faults of docs/faults.md and the threats of docs/security.md ------------------------------------------------
 
 
-def faults() -> list[list[str]]:
-    """Return the cells of every row of the table, without its headings."""
-    text = (ROOT / "docs" / "faults.md").read_text()
-    table = text.split("<!-- faults -->\n")[1].split("<!-- end -->")[0]
+def table(page: str, name: str) -> list[list[str]]:
+    """Return the cells of every row of a marked table, without its headings."""
+    text = (ROOT / "docs" / page).read_text()
+    table = text.split(f"<!-- {name} -->\n")[1].split("<!-- end -->")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     return [cells for cells in rows if not cells[0].startswith("**")]
 
@@ -101,9 +101,9 @@ def known_tests() -> set[str]:
 
 
 def test_every_fault_has_a_proof_that_exists() -> None:
-    known = known_tests()
-    assert len(faults()) > 30
-    for cells in faults():
+    known, faults = known_tests(), table("faults.md", "faults")
+    assert len(faults) > 30
+    for cells in faults:
         fault, reported, codes, limit, tests = cells
         assert fault, cells
         assert reported, cells
@@ -114,3 +114,12 @@ def test_every_fault_has_a_proof_that_exists() -> None:
         assert set(named) <= known, f"{fault}: {sorted(set(named) - known)}"
         codes_there = {int(code) for code in re.findall(r"\d+", codes)}
         assert codes_there <= set(errors.EXIT_CODES), cells
+
+
+def test_every_threat_is_stopped_by_something_tested_or_said_not_to_be() -> None:
+    known, threats = known_tests(), table("security.md", "threats")
+    assert len(threats) > 20
+    for threat, stopped, tests in threats:
+        named = re.findall(r"`([^`]+)`", tests)
+        assert set(named) <= known, f"{threat}: {sorted(set(named) - known)}"
+        assert bool(named) != stopped.startswith("nothing:"), threat
