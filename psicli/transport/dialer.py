@@ -43,10 +43,11 @@ FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 # The longest pause before the dialer retries to report its failure to the peer [s].
 REFUSAL_PAUSE = 0.5
-# Within one attempt to reconnect: how long the peer's machine may take to accept the connection, and then the peer to
-# answer [s].
+# Within one attempt to reconnect: how long the peer's machine may take to accept the connection [s].
 REACH_TIMEOUT = 3.0
+# How long the peer may take to answer at first, and at most [s].
 ANSWER_TIMEOUT = 10.0
+LONGEST_ANSWER_TIMEOUT = 60.0
 # How long it may take to tell a plain-text listener that the dialer speaks TLS [s].
 PLAIN_REFUSAL_TIMEOUT = 2.0
 # How long the first attempt may take, so that its failure is told soon [s]; a slow network needs the later ones.
@@ -92,6 +93,15 @@ def backoff(longest: float) -> Iterator[float]:
         pause = min(2 * pause, longest)
 
 
+def patience(unanswered: int) -> float:
+    """Return how long to wait for an answer after so many attempts without one [s].
+
+    A connection waits for its turn if many others connect. An attempt that is given up loses its place, so the next one
+    waits longer.
+    """
+    return min(ANSWER_TIMEOUT * 2.0**unanswered, LONGEST_ANSWER_TIMEOUT)
+
+
 class _Failures:
     """The failed attempts to meet the peer: each new reason is logged soon, and the latest one every minute."""
 
@@ -101,15 +111,18 @@ class _Failures:
         self._ticker = Ticker()
         self._began = time.monotonic()
         self._reason = ""
+        # How many attempts, after the first short one, have got no answer.
+        self._unanswered = 0
         self._told: set[str] = set()
 
     @property
     def patience(self) -> float:
         """How long the next attempt to connect may take [s]."""
-        return tls.PREFLIGHT_TIMEOUT if self._reason else FIRST_TIMEOUT
+        return patience(self._unanswered) if self._reason else FIRST_TIMEOUT
 
     def note(self, reason: str) -> None:
         """Note why an attempt failed."""
+        self._unanswered += bool(self._reason) and reason == NO_ANSWER
         in_time = left(self._deadline) > 0
         if in_time or not self._reason:
             # The last attempt may only have run out of time: the reason before it says more.
@@ -158,6 +171,11 @@ class Dialer:
                 return self._link
             except peer_errors.PeerGoneError as exc:
                 failures.note(reason_of(exc))
+            except peer_errors.OtherUserError as exc:
+                # Until our peer has the port, anybody can take it, and must not end the run with that.
+                failures.note(f"another user of this machine, {exc.facts['user']}, listens there")
+                if left(deadline) <= 0:
+                    raise
             except peer_errors.NotPsicliError as exc:
                 exc.facts["where"] = where
                 raise
@@ -247,11 +265,13 @@ class Dialer:
         began, ticker = time.monotonic(), Ticker(0)
         peer, where, window = self.endpoint.peer, self.endpoint.where, self.endpoint.reconnect_window
         logger.warning("the connection to %s broke (%s); reconnecting", peer, why)
+        unanswered = 0
         for pause in backoff(min(self._retry_interval, LONGEST_PAUSE)):
             self._hang_up()
             if link.ended:
                 return
-            reason = self._try_again(link)
+            reason = self._try_again(link, patience(unanswered))
+            unanswered += reason == NO_ANSWER
             if link.ended:
                 continue
             if reason is None:
@@ -266,8 +286,11 @@ class Dialer:
                 ticker.tick(logger.info, line, peer, where, reason, moment(began + window))
             link.await_stream(min(pause, left(began + window)))
 
-    def _try_again(self, link: Link) -> str | None:
-        """Make one attempt to reconnect; return why it failed, or None if the link is back or has ended."""
+    def _try_again(self, link: Link, timeout: float) -> str | None:
+        """Make one attempt to reconnect; return why it failed, or None if the link is back or has ended.
+
+        timeout: how long the peer may take to answer [s].
+        """
         try:
             tls.reach(self.endpoint.host, self.endpoint.port, REACH_TIMEOUT)
         except peer_errors.PeerGoneError as exc:
@@ -275,8 +298,8 @@ class Dialer:
         failpoints.hit("reconnect.dialled")
         try:
             trial = link.try_stream()
-            self._connect(trial, time.monotonic() + ANSWER_TIMEOUT)
-            link.await_trial(trial, ANSWER_TIMEOUT)
+            self._connect(trial, time.monotonic() + timeout)
+            link.await_trial(trial, timeout)
         except peer_errors.PeerGoneError as exc:
             return reason_of(exc)
         except (
@@ -333,15 +356,15 @@ class Dialer:
             yield octets
 
     def _open_channel(self, link: Link, deadline: float) -> Any:
-        own = self.endpoint.credentials
+        own, host, port = self.endpoint.credentials, self.endpoint.host, self.endpoint.port
         if self.endpoint.is_own_users:
-            owners.check_listener(self.endpoint.host, self.endpoint.port)
+            host = owners.address_to_dial(host, port)
         # When the link reconnects, gRPC still trusts only the certificate that passed.
         if not link.peer_hello:
-            timeout = min(tls.PREFLIGHT_TIMEOUT, max(left(deadline), 0.1))
-            link.peer_certificate = tls.preflight(self.endpoint.host, self.endpoint.port, own, timeout)
+            timeout = max(left(deadline), 0.1)
+            link.peer_certificate = tls.preflight(host, port, own, timeout)
         if own is None or link.peer_certificate is None:
-            return grpc.insecure_channel(self.endpoint.where, _OPTIONS)
+            return grpc.insecure_channel(tls.written_address(host, port), _OPTIONS)
         # gRPC trusts only this one certificate, because its own check of names is laxer than ours.
         trusted = link.peer_certificate.public_bytes(Encoding.PEM)
         credentials = grpc.ssl_channel_credentials(trusted, own.private_key, own.certificate)

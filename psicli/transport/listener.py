@@ -206,8 +206,9 @@ class Listener:
             threading.Thread(target=pump, args=(stream, requests), name="psicli-pump", daemon=True).start()
             self._admit(link, link.first(LONGEST_STAY))
             yield from outgoing(stream)
-            if stream.link is self._session_link:
-                # Only the peer's own last message proves that ours has arrived.
+            if stream.link is self._session_link or self._refusal is not None:
+                # Only the peer's own last message proves that ours has arrived. And a dialer believes a refusal only as
+                # long as the connection shows whose process has sent it.
                 stream.link.await_end(stream)
         except peer_errors.IdentityError as exc:
             self._strangers.note(exc.message)

@@ -35,8 +35,6 @@ from psicli.transport.certs import (
 
 # Two clocks may differ by this much: a certificate that becomes valid within this time causes a retry, not an error.
 CLOCK_SKEW = timedelta(minutes=5)
-# How long the preflight handshake may take [s].
-PREFLIGHT_TIMEOUT = 10.0
 TIMED_OUT = "its machine did not answer in time"
 UNRESOLVED = "the host name cannot be resolved"
 NO_ANSWER = "it accepts connections, but no psicli answers"

@@ -18,10 +18,10 @@ from typing import Generic, TypeVar
 LONGEST_STAY = 20.0
 # While others wait: how long a guest may be silent, and how long it may be served without progress [s].
 SILENT_STAY = 0.25
-SERVED_STAY = 0.75
+SERVED_STAY = 0.4
 # How many connections are accepted, and how many guests are served, at most [per second, and at once].
 ACCEPTED = (500.0, 64.0)
-SERVED = (150.0, 32.0)
+SERVED = (250.0, 32.0)
 
 # How much of an accepted connection one counts that had ended before: it costs little.
 _GONE = 0.1

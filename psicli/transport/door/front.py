@@ -160,7 +160,7 @@ class Front:
     def _run(self) -> None:
         self._selector.register(self._bell, selectors.EVENT_READ)
         try:
-            while self._closes_at is None or (self._guests and time.monotonic() < self._closes_at):
+            while not self._is_closed:
                 for key, _ in self._selector.select(self._tend(time.monotonic())):
                     if key.fileobj is self._listening:
                         self._others_wait = True
@@ -175,6 +175,11 @@ class Front:
             logger.exception("the thread that accepts connections has failed")
         finally:
             self._release()
+
+    @property
+    def _is_closed(self) -> bool:
+        """Whether this thread has nothing more to do."""
+        return self._closes_at is not None and (not self._guests or time.monotonic() >= self._closes_at)
 
     def _tend(self, now: float) -> float:
         """Do what is due, and return for how long nothing else is, unless something arrives [s]."""
@@ -196,7 +201,7 @@ class Front:
         if self._others_wait or admission.others_are_ready:
             self._crowded_at = now
         self._heed_the_port(not self._others_wait and self._closes_at is None)
-        if self._busy:
+        if self._busy or self._is_closed:
             return 0.0
         waits = [admission.wait(now, others_wait=self._others_wait)]
         waits += [self._look_at - now] if self._unknown else []

@@ -91,11 +91,17 @@ def shown_user(user: int) -> str:
 # Who answers a dialer -----------------------------------------------------------------------------------------------
 
 
-def check_listener(host: str, port: int) -> None:
-    """Raise OtherUserError if another user's process listens there, before anything is sent to it."""
-    table = Owners(port)
-    for each in _loopback(host):
-        _check(table.listener_at((each, port)), host, port)
+def address_to_dial(host: str, port: int) -> str:
+    """Return the loopback address of a host; of a name, the one where this user's process listens, or else 127.0.0.1.
+
+    So another user who listens on ::1 is of no concern to a pair that meets on 127.0.0.1. Raises OtherUserError if
+    another user's process listens at the address, before anything is sent to it.
+    """
+    table, places = Owners(port), _loopback(host)
+    users = {each: table.listener_at((each, port)) for each in places}
+    address = next((each for each in places if users[each] == os.geteuid()), places[0])
+    _check(users[address], address, port)
+    return address
 
 
 def check_connections(host: str, port: int) -> None:

@@ -126,6 +126,7 @@ def test_a_listener_of_another_user_gets_nothing(prepared: Pair) -> None:
         proxy = Proxy(port, prepared.port, listens_as=NOBODY)
         stack.callback(proxy.close)
         prepared.jobs[DIALER]["cluster"]["nodes"][0]["address"] = f"127.0.0.1:{port}"
+        prepared.jobs[DIALER]["cluster"]["link_desc"] = {"connect_retry_times": 20, "connect_retry_interval_ms": 100}
         bob = prepared.start(DIALER).result()
         assert bob.code == 77, bob.stderr
         assert f"127.0.0.1:{port} belongs to another user of this machine, nobody" in bob.stderr
@@ -135,20 +136,42 @@ def test_a_listener_of_another_user_gets_nothing(prepared: Pair) -> None:
 
 
 @needs_root
+def test_another_user_on_the_other_loopback_address_is_of_no_concern(prepared: Pair) -> None:
+    """Nor is one who has the port until our peer takes it."""
+    with ExitStack() as stack:
+        first = Proxy(prepared.port, prepared.port, listens_as=NOBODY)
+        stack.callback(first.close)
+        bob = prepared.start(DIALER)
+        bob.wait_for("another user of this machine, nobody, listens there; trying again")
+        first.close()
+        try:
+            server = socket.create_server(("::1", prepared.port), family=socket.AF_INET6)
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        stack.enter_context(server)
+        os.fchown(server.fileno(), NOBODY, NOBODY)
+        for job in prepared.jobs.values():
+            job["cluster"]["nodes"][0]["address"] = f"localhost:{prepared.port}"
+        alice, again = prepared.start(LISTENER), prepared.start(DIALER)
+        assert alice.result().code == 0
+        assert sorted([bob.result().code, again.result().code]) == [0, 75]
+
+
+@needs_root
 def test_a_port_that_changes_hands_is_noticed_before_anything_is_sent(
     prepared: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer of another user's process is not even read."""
     alice = prepared.start(LISTENER)
     alice.wait_for("listening on")
-    monkeypatch.setattr(owners, "check_listener", lambda host, port: None)
+    monkeypatch.setattr(owners, "address_to_dial", lambda host, port: host)
     with ExitStack() as stack:
         (port,) = stack.enter_context(free_ports(1))
         stack.callback(Proxy(port, prepared.port, listens_as=NOBODY).close)
         dialer = Dialer(Endpoint("127.0.0.1", port, LISTENER), 0.05)
         stack.callback(dialer.close)
         with pytest.raises(OtherUserError):
-            dialer.meet(lambda: hello(DIALER), DEADLINE)
+            dialer.meet(lambda: hello(DIALER), 0.5)
 
 
 def test_without_the_kernels_table_there_is_no_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

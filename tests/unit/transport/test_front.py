@@ -110,6 +110,14 @@ def test_a_stranger_who_opens_stream_after_stream_has_to_go(port: int) -> None:
         assert max(guest.streams for guest in seen) == front._MOST_STREAMS + 1
 
 
+def test_a_front_that_nobody_is_connected_to_closes_at_once(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front, "LEAVING_STAY", 10 * DEADLINE)
+    listener = Listener(Endpoint("127.0.0.1", port, "bob"))
+    listener.refuse(66, 0.05)
+    with ThreadPoolExecutor(1) as closing:
+        closing.submit(listener.close).result(DEADLINE)
+
+
 def test_nothing_is_left_of_a_listener(port: int) -> None:
     before = set(os.listdir("/proc/self/fd"))
     with ExitStack() as stack:
