@@ -214,6 +214,13 @@ def creating(path: object) -> Iterator[None]:
         raise no_descriptor(path, exc) or CannotCreateError(path=path, reason=reason(exc)) from exc
 
 
+class ForeignFileError(CannotCreateError):
+    """Another user has put a link or file where an output belongs. Facts: path, what."""
+
+    sentence = "{path}: cannot write here: {what}, in a folder that others can write to"
+    hint = "Remove that link or file, or choose a folder that only you can write to."
+
+
 class FileThereError(CannotCreateError):
     sentence = "{path}: the file already exists, and psicli never overwrites keys or certificates"
     hint = "Move the file away, or choose another folder with --out."
@@ -279,6 +286,11 @@ class BusyError(PsicliError):
 class PortBusyError(BusyError):
     sentence = "{where}: the port is in use by another program"
     hint = "Wait for it to end, or give this job another port (address in the job file, or --port-offset)."
+
+
+class NoPortError(BusyError):
+    sentence = "127.0.0.1: the system gives the simulation no port: {reason}"
+    hint = "Run again when fewer connections are open: `ss -s` counts them."
 
 
 class LockHeldError(BusyError):

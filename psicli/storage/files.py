@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from psicli.core import failpoints
-from psicli.core.errors import CannotCreateError, FileThereError, creating, printable, storing
+from psicli.core.errors import CannotCreateError, FileThereError, ForeignFileError, creating, printable, storing
 from psicli.storage.walk import Walk, is_foreign
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class AtomicFile(contextlib.AbstractContextManager["AtomicFile"]):
         if not stat.S_ISREG(status.st_mode):
             reason = "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file"
         elif is_foreign(status, os.fstat(self._folder)):
-            reason = "it belongs to another user, in a folder that others can write to"
+            raise ForeignFileError(path=self.path, what="it belongs to another user")
         else:
             return status
         raise CannotCreateError(path=self.path, reason=reason)

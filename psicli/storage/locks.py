@@ -298,7 +298,8 @@ def _own_lock_folder(name: str) -> int:
             is_full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
             # Not every machine has each of the shared folders, with room for every user.
             level = logging.WARNING if is_full or os.path.lexists(path) else logging.DEBUG
-            logger.log(level, "no locks in %s: %s", printable(path), errors.reason(exc))
+            text = "no locks in %s: %s; psicli tries the next folder, and you need do nothing"
+            logger.log(level, text, printable(path), errors.reason(exc))
     logger.warning("no folder for locks can be used: only the port keeps two runs apart")
     return -1
 

@@ -1,4 +1,4 @@
-"""A walk along a path that follows no symbolic link of another user in a folder that everybody can write to.
+"""A walk along a path that follows no symbolic link of another user in a folder that others can write to.
 
 Linux can do the same (fs.protected_symlinks), but not every system is set to it. Every step goes through a descriptor
 of the folder that it starts in, so nobody can exchange a part of the path after it was checked.
@@ -12,7 +12,7 @@ import stat
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from psicli.core.errors import CannotCreateError
+from psicli.core.errors import ForeignFileError
 
 # As many links as Linux follows.
 _MOST_LINKS = 40
@@ -23,7 +23,7 @@ class Walk(AbstractContextManager["Walk"]):
     """The longest part of a path that exists, without its last component.
 
     folder, at: a descriptor and the path of the last folder. rest: what follows it, from the first component that does
-    not exist; only the last component of the path, if all its folders exist. Raises OSError, CannotCreateError.
+    not exist; only the last component of the path, if all its folders exist. Raises OSError, ForeignFileError.
     """
 
     def __init__(self, path: Path, *, follow: bool = True) -> None:
@@ -60,8 +60,9 @@ class Walk(AbstractContextManager["Walk"]):
 
     def _follow(self, name: str, link: os.stat_result) -> None:
         if is_foreign(link, os.fstat(self.folder)):
-            what = f"its part {self.at / name} is a symbolic link of another user, in a folder that others can write to"
-            raise CannotCreateError(path=self._path, reason=what)
+            is_whole = self.rest == [name] and not self._links
+            what = "it is" if is_whole else f"it leads through {self.at / name},"
+            raise ForeignFileError(path=self._path, what=f"{what} a symbolic link of another user")
         self._links += 1
         if self._links > _MOST_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -88,9 +89,14 @@ class Walk(AbstractContextManager["Walk"]):
 
 
 def is_foreign(status: os.stat_result, folder: os.stat_result) -> bool:
-    """Return whether another user may have put a file or link into its folder to mislead this one."""
-    is_shared = folder.st_mode & (stat.S_ISVTX | stat.S_IWOTH)
-    return bool(is_shared) and status.st_uid not in (os.geteuid(), 0)
+    """Return whether another user may have put a file or link into its folder to mislead this one.
+
+    The owner of a folder can write to it, whatever its mode says now. A folder of another user may itself lie in a
+    shared one: whoever names it trusts its owner with the output, but with no other file.
+    """
+    trusted = (os.geteuid(), 0)
+    is_shared = folder.st_uid not in trusted or folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return bool(is_shared) and status.st_uid not in trusted
 
 
 def _components(path: str) -> list[str]:

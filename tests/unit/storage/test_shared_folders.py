@@ -25,7 +25,7 @@ from support.locks import (
     refused,
 )
 
-from psicli.core.errors import CannotCreateError, FileThereError, PortBusyError
+from psicli.core.errors import CannotCreateError, FileThereError, ForeignFileError, PortBusyError
 from psicli.storage import locks
 from psicli.storage.files import AtomicFile, check_writable, create_files, make_folder
 from psicli.storage.locks import Holder, hold_port, holders
@@ -94,7 +94,7 @@ def test_a_full_folder_is_not_used(tmp_path: Path, folder: Path, port: int, capl
         (folder / "filler").touch()
         with hold_port("nightly", "alice", HOST, port, 0):
             refused(port)
-        assert f"no locks in {own(folder)}: no space left on device" in caplog.messages
+        assert f"no locks in {own(folder)}: no space left on device; psicli tries the next folder" in caplog.text
     finally:
         subprocess.run(["umount", folder], check=True)
 
@@ -187,20 +187,23 @@ def create(path: Path) -> None:
     create_files({path: (b"octets", 0o600)})
 
 
+# Whoever owns a folder can write to it.
+SHARED = [(0, 0o1777), (0, 0o777), (0, 0o1770), (0, 0o770), (NOBODY, 0o755), (NOBODY, 0o555)]
 WAYS: list[Callable[[Path], object]] = [AtomicFile, check_writable, create, make_folder]
 
 
 @needs_root
-@pytest.mark.parametrize("mode", [0o1777, 0o777, 0o1770])
+@pytest.mark.parametrize(("owner", "mode"), SHARED)
 @pytest.mark.parametrize("way", WAYS)
 def test_no_link_of_another_user_is_followed_in_a_shared_folder(
-    tmp_path: Path, mode: int, way: Callable[[Path], object]
+    tmp_path: Path, owner: int, mode: int, way: Callable[[Path], object]
 ) -> None:
     shared, mine = tmp_path / "shared", tmp_path / "mine"
     for folder in (shared, mine):
         folder.mkdir()
     (mine / "out.csv").write_bytes(b"precious")
     shared.chmod(mode)
+    os.chown(shared, owner, owner)
     for name, target in (("folder", mine), ("out.csv", mine / "out.csv"), ("chain", shared / "folder")):
         (shared / name).symlink_to(target)
         if name != "chain":
@@ -218,16 +221,49 @@ def test_no_link_of_another_user_is_followed_in_a_shared_folder(
 
 
 @needs_root
-@pytest.mark.parametrize("mode", [0o1777, 0o777])
-def test_no_file_of_another_user_is_replaced_in_a_shared_folder(tmp_path: Path, mode: int) -> None:
+@pytest.mark.parametrize(("owner", "mode"), SHARED)
+def test_no_file_of_another_user_is_replaced_in_a_shared_folder(tmp_path: Path, owner: int, mode: int) -> None:
     tmp_path.chmod(mode)
+    os.chown(tmp_path, owner, owner)
     (tmp_path / "out.csv").write_bytes(b"theirs")
     os.chown(tmp_path / "out.csv", NOBODY, NOBODY)
-    with pytest.raises(CannotCreateError, match="it belongs to another user, in a folder that others can write to"):
+    reason = "it belongs to another user, in a folder that others can write to"
+    with pytest.raises(ForeignFileError, match=reason) as caught:
         AtomicFile(tmp_path / "out.csv")
+    assert caught.value.advice == "Remove that link or file, or choose a folder that only you can write to."
     assert (tmp_path / "out.csv").read_bytes() == b"theirs"
     assert os.listdir(tmp_path) == ["out.csv"]
-    # Somebody who owns the folder may do so.
+    # Somebody who owns the folder may do so, if nobody else can write to it.
+    os.chown(tmp_path, 0, 0)
     tmp_path.chmod(0o755)
     with AtomicFile(tmp_path / "out.csv") as output:
         output.publish()
+
+
+@needs_root
+def test_a_folder_of_another_user_that_somebody_names_takes_new_outputs(tmp_path: Path) -> None:
+    """A colleague may own the folder of a project, even one that he has made in a shared folder."""
+    tmp_path.chmod(0o1777)
+    theirs = tmp_path / "project"
+    theirs.mkdir(0o755)
+    os.chown(theirs, NOBODY, NOBODY)
+    create(theirs / "trace.json")
+    for content in (b"first", b"second"):
+        with AtomicFile(theirs / "out.csv") as output:
+            output.file.write(content)
+            output.publish()
+    assert (theirs / "out.csv").read_bytes() == b"second"
+
+
+@needs_root
+def test_the_sentence_says_which_part_of_a_path_is_a_link(tmp_path: Path) -> None:
+    os.chown(tmp_path, NOBODY, NOBODY)
+    (tmp_path / "out.csv").symlink_to("victim")
+    (tmp_path / "folder").symlink_to(".")
+    for name in ("out.csv", "folder"):
+        os.chown(tmp_path / name, NOBODY, NOBODY, follow_symlinks=False)
+    ending = "a symbolic link of another user, in a folder that others can write to"
+    with pytest.raises(ForeignFileError, match=f"out.csv: cannot write here: it is {ending}"):
+        AtomicFile(tmp_path / "out.csv")
+    with pytest.raises(ForeignFileError, match=f"it leads through {tmp_path}/folder, {ending}"):
+        AtomicFile(tmp_path / "folder" / "new.csv")
