@@ -19,7 +19,7 @@ from typing import Any
 
 from psicli.config import Job, load_parties
 from psicli.core import signals
-from psicli.core.errors import PortBusyError, TaskFilesError
+from psicli.core.errors import NoPortError, PortBusyError, TaskFilesError, reason
 from psicli.core.peer_errors import PeerFailedError, PeerLostError
 from psicli.storage.state import run_folder, state_folder
 from psicli.transport.certs import create_authority, issue
@@ -52,7 +52,7 @@ def simulate_job(
 
     The exit code is that of the first party that failed for a reason other than the other party's failure. A report is
     None if a party left none. trace: each party writes its trace next to this path. Raises, before it starts a process,
-    ConfigError, and CannotCreateError for the trace and the state folder.
+    ConfigError, NoPortError, and CannotCreateError for the trace and the state folder.
     """
     jobs = load_parties(config, variables, only)
     _check_one_machine(jobs)
@@ -97,10 +97,13 @@ def _run(
 ) -> tuple[list[int], dict[str, dict[str, Any] | None]]:
     """Run all parties on a free port until they end, or until the listener finds that another program has the port.
 
-    Returns their exit codes and reports.
+    Returns their exit codes and reports; raises NoPortError.
     """
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        try:
+            probe.bind(("127.0.0.1", 0))
+        except OSError as exc:
+            raise NoPortError(reason=reason(exc)) from exc
         # Not on a command line, where another user could read it before the listener has bound the port.
         (keys / "port").write_text(str(probe.getsockname()[1]))
     processes = {party: _start(command, folder / party) for party, command in commands.items()}

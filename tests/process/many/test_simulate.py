@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +27,9 @@ from support.processes.runner import (
     other,
     processes_below,
 )
+
+from psicli.batch import simulate
+from psicli.core.errors import NoPortError
 
 
 def test_simulate_runs_both_parties_and_prints_both_reports(pair: Pair) -> None:
@@ -196,3 +202,17 @@ def test_simulate_that_is_stopped_while_it_starts(pair: Pair) -> None:
         # A signal that arrives before Python has started kills the process.
         assert result.code in ((143,) if lines else (143, -signal.SIGTERM)), result.text
         assert processes_below(pair.folder) == []
+
+
+class Portless(socket.socket):
+    """A socket on a system that has no port left."""
+
+    def bind(self, address: object, /) -> None:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def test_a_simulation_without_a_free_port_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("psicli.batch.simulate.socket.socket", Portless)
+    with pytest.raises(NoPortError, match="the system gives the simulation no port: address already in use") as caught:
+        simulate._run({}, tmp_path, tmp_path)
+    assert caught.value.code == 75
