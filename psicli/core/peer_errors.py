@@ -183,8 +183,8 @@ class CertificateRefusedError(IdentityError):
 
 class PeerRefusedError(IdentityError):
     sentence = (
-        "{peer} refused the connection: this side's certificate does not name the party that {peer} expects, or "
-        "{peer}'s job file lists other certificates for it"
+        "{peer} refused the connection: this side's certificate does not name the party that {peer} expects, it or its "
+        "authority has a key that is too weak, or {peer}'s job file lists other certificates for it"
     )
     hint = (
         "Compare the party names, tls_name and certificate_sha256 in both job files; {peer}'s log says what it expects."

@@ -7,11 +7,12 @@ itself; only the request's public key is used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -54,6 +55,9 @@ _PRIVATE, _PUBLIC = 0o600, 0o644
 _USES = {ExtendedKeyUsageOID.SERVER_AUTH: "listening", ExtendedKeyUsageOID.CLIENT_AUTH: "dialling"}
 
 
+# The certificates and requests in a PEM file.
+_BLOCK = re.compile(rb"-----BEGIN (?:X509 |NEW )?CERTIFICATE( REQUEST)?-----.*?-----END [A-Z0-9 ]+-----", re.DOTALL)
+
 _Signed: TypeAlias = x509.Certificate | x509.CertificateSigningRequest
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
@@ -91,27 +95,63 @@ def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extensi
         return None
 
 
-def weakness(signed: _Signed) -> str | None:
-    """Return why psicli refuses a certificate or a request for one, as the end of a sentence, or None.
+class Weakness(NamedTuple):
+    """Why psicli refuses a certificate or request, as the end of a sentence, and what to do."""
 
-    Its key is weak or of a kind that not every TLS can use, or its signature can be forged.
+    fault: str
+    advice: str
+
+
+def weakness(signed: _Signed) -> Weakness | None:
+    """Return why psicli refuses a certificate, of a party or an authority, or a request for one; None if it does not.
+
+    Its key is weak or of a kind that not every TLS can use, or its signature can be forged or is wrong.
     """
-    key, kind = _key(signed), key_kind(signed)
+    if fault := _faulty_key(signed):
+        return Weakness(fault, USABLE_KEYS)
+    with suppress(UnsupportedAlgorithm):
+        used = signed.signature_hash_algorithm
+        if used and used.name in WEAK_HASHES and not _signs_itself(signed):
+            fault = f"has a signature that uses {used.name.upper()}, which can be forged"
+            return Weakness(fault, "It must be signed with SHA-256 or SHA-384.")
+    # The signature proves that the requester has the private key.
+    if isinstance(signed, x509.CertificateSigningRequest) and not signed.is_signature_valid:
+        fault = "has a signature that its own key did not make"
+        return Weakness(fault, "Ask the party for a new request; `psicli certs request` makes one.")
+    return None
+
+
+def _faulty_key(signed: _Signed) -> str | None:
+    key = _key(signed)
     if key is None:
         return "has a key that psicli cannot read"
-    with suppress(UnsupportedAlgorithm):
-        if signed.signature_hash_algorithm and signed.signature_hash_algorithm.name in WEAK_HASHES:
-            return f"has a signature that uses {signed.signature_hash_algorithm.name.upper()}, which can be forged"
     if isinstance(key, rsa.RSAPublicKey):
         exponent = key.public_numbers().e
         if key.key_size not in RSA_BITS or exponent not in RSA_EXPONENTS:
             return f"has an RSA key of {counted(key.key_size, 'bit')} with the exponent {exponent}"
     elif not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
-        return f"has a key of the kind {kind}"
+        return f"has a key of the kind {key_kind(signed)}"
     body = signed.tbs_certificate_bytes if isinstance(signed, x509.Certificate) else signed.tbs_certrequest_bytes
     if _encoded(key) not in body:
         return "has a key that only RSA-PSS may use, or whose curve has no name"
     return None
+
+
+def _signs_itself(signed: _Signed) -> bool:
+    """Return whether a certificate is a root: who trusts it trusts the file it is in, and not its signature.
+
+    OpenSSL checks the signature of any other certificate that only looks like a root.
+    """
+    return isinstance(signed, x509.Certificate) and signed.issuer == signed.subject
+
+
+def check_strong(path: Path, certificates: Sequence[x509.Certificate]) -> None:
+    """Check all certificates in a file, those of authorities included; raises WeakCertificateError for a weak one."""
+    for each in certificates:
+        if (weak := weakness(each)) is not None:
+            fault = f"holds the certificate of {shown_subject(each)}, which {weak.fault}"
+            advice = f"Remove that certificate from the file, or replace it. {weak.advice}"
+            raise WeakCertificateError(path=path, fault=fault, advice=advice)
 
 
 def _key(signed: _Signed) -> CertificatePublicKeyTypes | None:
@@ -300,7 +340,7 @@ def _load_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePri
         raise TlsFileError(path=key_path, reason=f"it is not the private key of {path}")
     if not _is_authority(certificate) or certificate.not_valid_after_utc < datetime.now(UTC):
         raise TlsFileError(path=path, reason="it is not the certificate of an authority, or it has expired")
-    _check_strong(path, certificate)
+    refuse_weak(path, certificate)
     return certificate, key
 
 
@@ -310,16 +350,14 @@ def load_request(path: Path) -> x509.CertificateSigningRequest:
         asked = x509.load_pem_x509_csr(read_file(path))
     except ValueError as exc:
         raise TlsFileError(path=path, reason="it contains no signing request in PEM format") from exc
-    _check_strong(path, asked)
-    # The signature proves that the requester has the private key.
-    if not asked.is_signature_valid:
-        raise TlsFileError(path=path, reason="the signature of the request is invalid")
+    refuse_weak(path, asked)
     return asked
 
 
-def _check_strong(path: Path, signed: _Signed) -> None:
-    if (fault := weakness(signed)) is not None:
-        raise WeakCertificateError(path=path, fault=fault, advice=USABLE_KEYS)
+def refuse_weak(path: Path, signed: _Signed) -> None:
+    """Raise WeakCertificateError if psicli refuses the certificate or request that a file is for."""
+    if (weak := weakness(signed)) is not None:
+        raise WeakCertificateError(path=path, **weak._asdict())
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:
@@ -331,14 +369,19 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 
 
 def describe(path: Path) -> list[dict[str, Any]]:
-    """Return what the certificates or the request in a PEM file say, ready for JSON; raises TlsFileError."""
-    octets = read_file(path)
+    """Return what the certificates and requests in a PEM file say, ready for JSON; raises TlsFileError."""
+    found: list[dict[str, Any]] = []
     try:
-        if b"REQUEST-----" in octets:
-            return [_described_request(path, x509.load_pem_x509_csr(octets))]
-        return [_described(path, each) for each in x509.load_pem_x509_certificates(octets)]
+        for block in _BLOCK.finditer(read_file(path)):
+            if block[1]:
+                found.append(_described_request(path, x509.load_pem_x509_csr(block[0])))
+            else:
+                found.append(_described(path, x509.load_pem_x509_certificate(block[0])))
     except ValueError as exc:
-        raise TlsFileError(path=path, reason="it contains no certificate or request in PEM format") from exc
+        raise TlsFileError(path=path, reason="a certificate or request in it is damaged") from exc
+    if not found:
+        raise TlsFileError(path=path, reason="it contains no certificate or request in PEM format")
+    return found
 
 
 def _described_request(path: Path, asked: x509.CertificateSigningRequest) -> dict[str, Any]:
@@ -351,10 +394,10 @@ def _described_request(path: Path, asked: x509.CertificateSigningRequest) -> dic
 
 
 def _described_key(signed: _Signed) -> dict[str, Any]:
-    key = _key(signed)
+    key, weak = _key(signed), weakness(signed)
     return {
         "key": key_kind(signed),
-        "weakness": weakness(signed),
+        "weakness": weak.fault if weak else None,
         "key_sha256": None if key is None else _sha256(_encoded(key)),
         "sha256": fingerprint(signed),
     }

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-from cryptography import x509
 
 from psicli.core import errors, failpoints, peer_errors, signals
 from psicli.core.errors import PsicliError
@@ -227,11 +226,11 @@ class Listener:
         """Note the certificate of the other end; raises StrangerError if it is not our peer's."""
         assert self.endpoint.credentials is not None
         try:
-            certificate = x509.load_der_x509_certificate(guest.presented)
+            chain = guest.chain
         except ValueError as exc:
             raise peer_errors.StrangerError(fault="psicli cannot read", advice=USABLE_KEYS) from exc
-        self.endpoint.credentials.accept(certificate)
-        guest.certificate = certificate
+        self.endpoint.credentials.accept(chain)
+        guest.certificate = chain[0]
 
     def _admit(self, link: Link, first: Message | None) -> None:
         """Answer the first message of a stream: the first Hello with purpose RUN takes the session."""

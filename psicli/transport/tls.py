@@ -8,10 +8,12 @@ module compares it, and only this module says which certificates of the peer psi
 
 from __future__ import annotations
 
+import _ssl
 import re
 import socket
 import ssl
-from collections.abc import Collection, Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,10 +24,13 @@ from psicli.core import errors, peer_errors, signals
 from psicli.core.peer_errors import CertificateRefusedError, IdentityError, PeerGoneError, StrangerError
 from psicli.transport.certs import (
     USABLE_KEYS,
+    Weakness,
+    check_strong,
     fingerprint,
     load_certificate,
     names_party,
     read_file,
+    refuse_weak,
     shown_issuer,
     shown_names,
     shown_subject,
@@ -96,15 +101,19 @@ class TlsCredentials:
         peer_name: str,
         pins: Mapping[str, Collection[str]] | None = None,
     ) -> None:
-        """Read the three files; raises TlsFileError for an unusable file, WeakCertificateError for a weak key."""
+        """Read the three files; raises TlsFileError for an unusable file, WeakCertificateError for a weak certificate.
+
+        The authorities in both files are checked, too: whoever can forge one of them can pose as any party.
+        """
         self.ca_file, self.certificate_file = ca_file, certificate_file
         self.own_name, self.peer_name = own_name, peer_name
         self.pins = pins or {}
         self.ca, self.certificate, self.private_key = map(read_file, (ca_file, certificate_file, key_file))
         self.own = load_certificate(certificate_file, self.certificate)
-        if (fault := weakness(self.own)) is not None:
-            raise peer_errors.WeakCertificateError(path=certificate_file, fault=fault, advice=USABLE_KEYS)
+        refuse_weak(certificate_file, self.own)
+        check_strong(certificate_file, _loaded(certificate_file, self.certificate))
         self.context = _context(ssl.PROTOCOL_TLS_CLIENT, ca_file, certificate_file, key_file)
+        check_strong(ca_file, _trusted(ca_file, self.context))
         self.server_context = _server_context(ca_file, certificate_file, key_file)
 
     @property
@@ -146,17 +155,17 @@ class TlsCredentials:
             )
         raise peer_errors.OwnCertificateError(path=self.certificate_file, fault=fault, advice=advice)
 
-    def accept(self, certificate: x509.Certificate) -> None:
-        """Raise StrangerError unless a certificate, whose chain is checked already, is one that the peer may use."""
-        name = self.peer_name
+    def accept(self, chain: Sequence[x509.Certificate]) -> None:
+        """Raise StrangerError unless a chain, as `verified_chain` returns it, is one that the peer may use."""
+        certificate, name = chain[0], self.peer_name
         if not names_party(certificate, name):
             fault = f"names {shown_names(certificate)}, not {name}"
             advice = (
                 f"It must hold {name} as a DNS subject alternative name; if it holds another name of the other party, "
                 "set that name as the tls_name of the other party's node in the job file."
             )
-        elif (weak := weakness(certificate)) is not None:
-            fault, advice = weak, f"The other party needs another certificate. {USABLE_KEYS}"
+        elif (weak := _weakest(chain)) is not None:
+            fault, advice = weak.fault, f"The other party needs another certificate. {weak.advice}"
         elif not self._is_pinned(certificate, name):
             fault = _not_pinned(certificate)
             advice = (
@@ -170,6 +179,48 @@ class TlsCredentials:
     def _is_pinned(self, certificate: x509.Certificate, name: str) -> bool:
         """Return whether the job file lists this certificate, or none, for a party."""
         return not self.pins.get(name) or fingerprint(certificate) in self.pins[name]
+
+
+def verified_chain(secure: ssl.SSLSocket) -> list[x509.Certificate]:
+    """Return the certificates by which the handshake verified the other end, from its own to the root's.
+
+    Raises ValueError for one that cannot be read.
+    """
+    if sys.version_info >= (3, 13):
+        octets = secure.get_verified_chain()
+    else:
+        # Python had the method for years before it made it public.
+        found = secure._sslobj.get_verified_chain()  # type: ignore[attr-defined]
+        octets = [each.public_bytes(_ssl.ENCODING_DER) for each in found or []]
+    if not octets:
+        raise ValueError("no certificate")
+    return [x509.load_der_x509_certificate(each) for each in octets]
+
+
+def _weakest(chain: Sequence[x509.Certificate]) -> Weakness | None:
+    """Return what is weak about a certificate or about an authority that it depends on."""
+    for certificate in chain:
+        if (weak := weakness(certificate)) is not None:
+            if certificate is chain[0]:
+                return weak
+            fault = f"depends on the authority {shown_subject(certificate)}, whose certificate {weak.fault}"
+            return weak._replace(fault=fault)
+    return None
+
+
+def _loaded(path: Path, octets: bytes) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(octets)
+    except ValueError as exc:
+        raise peer_errors.TlsFileError(path=path, reason="a certificate in it is damaged") from exc
+
+
+def _trusted(path: Path, context: ssl.SSLContext) -> list[x509.Certificate]:
+    """Return the authorities that a context trusts: what OpenSSL found in ca_file, in whatever kind of PEM."""
+    try:
+        return [x509.load_der_x509_certificate(each) for each in context.get_ca_certs(binary_form=True)]
+    except ValueError as exc:
+        raise peer_errors.TlsFileError(path=path, reason="a certificate in it is damaged") from exc
 
 
 def _not_pinned(certificate: x509.Certificate) -> str:
@@ -205,9 +256,10 @@ def _context(protocol: int, ca_file: Path, certificate_file: Path, private_key_f
         # The empty password keeps OpenSSL from prompting on the terminal.
         context.load_cert_chain(certificate_file, private_key_file, password="")
     except ssl.SSLError as exc:
-        reason = f"it is not a certificate in PEM format, or {private_key_file} is not its unencrypted private key"
         if (exc.reason or "").endswith(("_TOO_SMALL", "_TOO_WEAK")):
-            reason = "a certificate in it has a key that is too short, or a signature that can be forged"
+            fault = "holds a certificate whose key is too short, or whose signature can be forged"
+            raise peer_errors.WeakCertificateError(path=certificate_file, fault=fault, advice=USABLE_KEYS) from exc
+        reason = f"it is not a certificate in PEM format, or {private_key_file} is not its unencrypted private key"
         raise peer_errors.TlsFileError(path=certificate_file, reason=reason) from exc
     return context
 
@@ -333,13 +385,13 @@ def _check_greeting(connection: socket.socket, where: str) -> None:
 def _accepted_certificate(secure: ssl.SSLSocket, where: str, credentials: TlsCredentials) -> x509.Certificate:
     """Return the peer's certificate, whose chain is checked already; raises PeerCertificateError."""
     try:
-        certificate = x509.load_der_x509_certificate(secure.getpeercert(binary_form=True) or b"")
-        credentials.accept(certificate)
+        chain = verified_chain(secure)
+        credentials.accept(chain)
     except ValueError as exc:
         raise peer_errors.PeerCertificateError(where=where, reason="psicli cannot read it") from exc
     except StrangerError as exc:
         raise peer_errors.PeerCertificateUnfitError(where=where, **exc.facts) from exc
-    return certificate
+    return chain[0]
 
 
 def _broke_off(exc: ssl.SSLError) -> bool:
@@ -381,8 +433,8 @@ def _fault(
         return PeerGoneError(reason=early.message) if soon else early
     if found is not None and exc.verify_code in _UNKNOWN_ISSUER:
         return peer_errors.PeerCertificateIssuerError(issuer=shown_issuer(found), ca_file=credentials.ca_file, **facts)
-    if found is not None and exc.verify_code in _WEAK_KEY and (fault := weakness(found)) is not None:
-        return peer_errors.PeerCertificateUnfitError(fault=fault, advice=USABLE_KEYS, **facts)
+    if found is not None and exc.verify_code in _WEAK_KEY and (weak := weakness(found)) is not None:
+        return peer_errors.PeerCertificateUnfitError(**weak._asdict(), **facts)
     return peer_errors.PeerCertificateError(reason=exc.verify_message, **facts)
 
 

@@ -13,6 +13,7 @@ from cryptography import x509
 
 from psicli.core.errors import PsicliError
 from psicli.transport.door.owners import ends
+from psicli.transport.tls import verified_chain
 
 # The most octets that are on their way in one direction, apart from the kernel's buffers [bytes].
 _CHUNK = 1 << 16
@@ -130,10 +131,10 @@ class Guest:
             return False
 
     @property
-    def presented(self) -> bytes:
-        """The certificate of the other end, whose chain was checked in the TLS handshake."""
+    def chain(self) -> list[x509.Certificate]:
+        """The certificate of the other end and those it depends on; raises ValueError."""
         assert isinstance(self._outer, ssl.SSLSocket)
-        return self._outer.getpeercert(binary_form=True) or b""
+        return verified_chain(self._outer)
 
     def tune(self) -> None:
         """Set the options that gRPC would set for its own connections."""

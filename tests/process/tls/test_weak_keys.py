@@ -14,14 +14,14 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from support.memory.meetings import Meeting, hello
-from support.processes.certificates import Authority, credentials
+from support.processes.certificates import Authority, chain, credentials
 from support.processes.runner import DIALER, LISTENER
 from support.waiting import wait_until
 
 from psicli.core.peer_errors import IdentityError, PeerCertificateUnfitError, PeerRefusedError
 from psicli.protocol.messages import HelloOctets
 from psicli.protocol.wire import encode
-from psicli.transport import tls
+from psicli.transport import certs, tls
 from psicli.transport.endpoint import METHOD, SERVICE
 from psicli.transport.tls import TlsCredentials
 
@@ -45,7 +45,7 @@ PLAIN: dict[str, Callable[[], Any]] = {
 def careless(monkeypatch: pytest.MonkeyPatch, folder: Path, own: str, peer: str) -> TlsCredentials:
     """Return the credentials of a program that does not check its own certificate."""
     with monkeypatch.context() as patched:
-        patched.setattr(tls, "weakness", lambda certificate: None)
+        patched.setattr(certs, "weakness", lambda certificate: None)
         return credentials(folder, "weak", own, peer)
 
 
@@ -71,6 +71,43 @@ def test_the_listener_refuses_a_weak_key_and_waits_for_the_peer(
     wait_until(lambda: said in caplog.text, said)
     served = meeting.dial(credentials(tmp_path, DIALER, DIALER, LISTENER))
     assert listening.result().peer_hello == served.own_hello
+
+
+# Authorities between a root and a party.
+MIDDLE = {
+    "RSA key of 2,040 bits": ["RSA", "rsa_keygen_bits:2040"],
+    "key of the kind EC on secp224r1": ["EC", "ec_paramgen_curve:P-224"],
+}
+
+
+@pytest.mark.parametrize("kind", MIDDLE)
+def test_the_listener_refuses_a_chain_with_a_weak_authority(
+    meeting: Meeting, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, kind: str,
+) -> None:  # fmt: skip
+    """The authority is in no file of the listener: only the dialer presents it."""
+    chain(tmp_path, "weak", DIALER, middle=MIDDLE[kind], ca="chain-ca")
+    with (tmp_path / "ca.pem").open("ab") as trusted:
+        trusted.write((tmp_path / "chain-ca.pem").read_bytes())
+    meeting.listen(credentials(tmp_path, LISTENER, LISTENER, DIALER))
+    with pytest.raises(PeerRefusedError, match="it or its authority has a key that is too weak"):
+        meeting.dial(careless(monkeypatch, tmp_path, DIALER, LISTENER))
+    said = "psicli refused a connection whose certificate depends on the authority 'CN=middle', whose certificate has a"
+    wait_until(lambda: said in caplog.text and kind in caplog.text, said)
+    meeting.give_up()
+
+
+@pytest.mark.parametrize("kind", MIDDLE)
+def test_the_dialer_refuses_a_chain_with_a_weak_authority(
+    meeting: Meeting, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    chain(tmp_path, "weak", LISTENER, middle=MIDDLE[kind], ca="chain-ca")
+    with (tmp_path / "ca.pem").open("ab") as trusted:
+        trusted.write((tmp_path / "chain-ca.pem").read_bytes())
+    meeting.listen(careless(monkeypatch, tmp_path, LISTENER, DIALER))
+    with pytest.raises(PeerCertificateUnfitError, match=f"depends on the authority 'CN=middle', .* {kind}"):
+        meeting.dial(credentials(tmp_path, DIALER, DIALER, LISTENER))
+    meeting.give_up()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PLAIN if "RSA" not in kind])

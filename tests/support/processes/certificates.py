@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes as PrivateKey
 from cryptography.x509.oid import NameOID
+from support.kernel.programs import tool
 from support.processes.runner import PARTIES, Pair
 
 from psicli.transport.tls import TlsCredentials
@@ -68,6 +70,52 @@ class Authority:
         for extension in extensions:
             builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+P256 = ("EC", "ec_paramgen_curve:P-256")
+
+
+def openssl(*arguments: str | Path) -> None:
+    subprocess.run([tool("openssl", "openssl"), *map(str, arguments)], check=True, capture_output=True)
+
+
+def chain(
+    folder: Path,
+    file_name: str,
+    dns_name: str,
+    *,
+    root: Sequence[str] = P256,
+    middle: Sequence[str] = P256,
+    ca: str = "ca",
+    digest: str = "-sha256",
+) -> None:
+    """Write CA.pem, and FILE_NAME.pem, which also holds the authority between the two, and FILE_NAME.key.
+
+    root, middle: the algorithms and options of the authorities' keys; digest: of the root's signature on itself.
+    """
+
+    def path(name: str) -> Path:
+        return folder / f"{file_name}.{name}"
+
+    for name, (algorithm, option) in (("root", root), ("middle", middle), ("party", P256)):
+        openssl("genpkey", "-algorithm", algorithm, "-pkeyopt", option, "-out", path(f"{name}.key"))
+    roots = folder / f"{ca}.pem"
+    openssl(
+        "req", "-x509", "-new", digest, "-key", path("root.key"), "-subj", f"/CN=root of {file_name}", "-out", roots
+    )
+    for name, subject, issuer, extension in (
+        ("middle", "/CN=middle", roots, "basicConstraints=critical,CA:TRUE"),
+        ("party", "/CN=party", path("middle.pem"), f"subjectAltName=DNS:{dns_name}"),
+    ):
+        path("extensions").write_text(f"{extension}\n")
+        openssl("req", "-new", "-key", path(f"{name}.key"), "-subj", subject, "-out", path(f"{name}.csr"))
+        signer = path("middle.key" if name == "party" else "root.key")
+        openssl(
+            "x509", "-req", "-in", path(f"{name}.csr"), "-CA", issuer, "-CAkey", signer, "-CAcreateserial",
+            "-extfile", path("extensions"), "-out", path(f"{name}.pem"),
+        )  # fmt: skip
+    path("pem").write_bytes(path("party.pem").read_bytes() + path("middle.pem").read_bytes())
+    path("party.key").replace(path("key"))
 
 
 def _named(common_name: str) -> x509.Name:

@@ -20,7 +20,7 @@ from support.processes.runner import Result, Run
 
 from psicli.cli.main import cli
 from psicli.core.errors import CannotCreateError, FileThereError
-from psicli.core.peer_errors import TlsFileError
+from psicli.core.peer_errors import TlsFileError, WeakCertificateError
 from psicli.transport import certs
 from psicli.transport.certs import dns_names
 from psicli.transport.tls import TlsCredentials
@@ -208,7 +208,7 @@ def test_an_invalid_request(folder: Path) -> None:
     octets = x509.load_pem_x509_csr((folder / "bob.csr").read_bytes()).public_bytes(serialization.Encoding.DER)
     forged = x509.load_der_x509_csr(octets[:-1] + bytes([octets[-1] ^ 1]))
     (folder / "bob.csr").write_bytes(forged.public_bytes(serialization.Encoding.PEM))
-    with pytest.raises(TlsFileError, match="signature of the request is invalid"):
+    with pytest.raises(WeakCertificateError, match="has a signature that its own key did not make"):
         certs.load_request(folder / "bob.csr")
     (folder / "bob.csr").write_text("nothing")
     with pytest.raises(TlsFileError, match="no signing request"):

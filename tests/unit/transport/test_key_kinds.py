@@ -12,10 +12,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from support.kernel.programs import tool
-from support.processes.certificates import Authority, credentials
+from support.processes.certificates import Authority, chain, credentials
 
 from psicli.cli.main import cli
-from psicli.core.peer_errors import TlsFileError, WeakCertificateError
+from psicli.core.peer_errors import WeakCertificateError
 from psicli.transport import certs
 
 STRONG = {
@@ -102,8 +102,9 @@ def test_a_request_with_a_signature_that_can_be_forged(tmp_path: Path) -> None:
         "req", "-new", "-sha1", "-newkey", "rsa:2048", "-nodes",
         "-keyout", tmp_path / "bob.key", "-subj", "/CN=bob", "-out", tmp_path / "bob.csr",
     )  # fmt: skip
-    with pytest.raises(WeakCertificateError, match="a signature that uses SHA1"):
+    with pytest.raises(WeakCertificateError, match="a signature that uses SHA1") as caught:
         certs.load_request(tmp_path / "bob.csr")
+    assert caught.value.advice == "It must be signed with SHA-256 or SHA-384."
 
 
 def test_a_weak_authority_issues_nothing(tmp_path: Path) -> None:
@@ -132,31 +133,42 @@ def issued(folder: Path, key: object) -> None:
     authority.issue(folder, "own", ["alice"], key=key)  # type: ignore[arg-type]
 
 
-def test_a_chain_that_can_be_forged_is_named(tmp_path: Path) -> None:
+WEAK_AUTHORITIES = {
+    "RSA key of 1,024 bits": ["RSA", "rsa_keygen_bits:1024"],
+    "RSA key of 2,047 bits": ["RSA", "rsa_keygen_bits:2047"],
+    "EC on secp224r1": ["EC", "ec_paramgen_curve:P-224"],
+}
+
+
+@pytest.mark.parametrize("kind", WEAK_AUTHORITIES)
+def test_a_chain_that_can_be_forged_is_named(tmp_path: Path, kind: str) -> None:
     """The certificate is strong, but the authority between it and the root is not."""
-    for name, algorithm, option in (
-        ("root", "EC", "ec_paramgen_curve:P-256"),
-        ("middle", "RSA", "rsa_keygen_bits:1024"),
-        ("own", "EC", "ec_paramgen_curve:P-256"),
-    ):
-        openssl("genpkey", "-algorithm", algorithm, "-pkeyopt", option, "-out", tmp_path / f"{name}.key")
-    root = tmp_path / "root.key"
-    openssl("req", "-x509", "-new", "-key", root, "-subj", "/CN=root", "-out", tmp_path / "ca.pem")
-    sign(tmp_path, "middle", "middle", "ca.pem", "root.key", "basicConstraints=critical,CA:TRUE")
-    sign(tmp_path, "own", "alice", "middle.pem", "middle.key", "subjectAltName=DNS:alice")
-    (tmp_path / "own.pem").write_bytes((tmp_path / "own.pem").read_bytes() + (tmp_path / "middle.pem").read_bytes())
-    with pytest.raises(TlsFileError, match=r"own\.pem: .* a key that is too short, or a signature that can be forged"):
+    chain(tmp_path, "own", "alice", middle=WEAK_AUTHORITIES[kind])
+    with pytest.raises(
+        WeakCertificateError, match=rf"own\.pem: .* holds the certificate of 'CN=middle', which has .* {kind}"
+    ) as caught:
         credentials(tmp_path, "own", "alice", "bob")
+    assert caught.value.advice.startswith("Remove that certificate from the file, or replace it. Use a key on")
 
 
-def sign(folder: Path, file_name: str, common_name: str, ca: str, ca_key: str, extension: str) -> None:
-    (folder / "extensions").write_text(f"{extension}\n")
-    asked, made = folder / f"{file_name}.csr", folder / f"{file_name}.pem"
-    openssl("req", "-new", "-key", folder / f"{file_name}.key", "-subj", f"/CN={common_name}", "-out", asked)
-    openssl(
-        "x509", "-req", "-in", asked, "-CA", folder / ca, "-CAkey", folder / ca_key, "-extfile", folder / "extensions",
-        "-out", made,
-    )  # fmt: skip
+@pytest.mark.parametrize("label", ["CERTIFICATE", "TRUSTED CERTIFICATE"])
+@pytest.mark.parametrize("kind", WEAK_AUTHORITIES)
+def test_a_weak_authority_among_others_is_not_trusted(tmp_path: Path, kind: str, label: str) -> None:
+    chain(tmp_path, "own", "alice")
+    chain(tmp_path, "old", "alice", root=WEAK_AUTHORITIES[kind], ca="old-ca")
+    old = (tmp_path / "old-ca.pem").read_text().replace("CERTIFICATE", label)
+    (tmp_path / "ca.pem").write_text((tmp_path / "ca.pem").read_text() + old)
+    with pytest.raises(
+        WeakCertificateError, match=rf"ca\.pem: .* holds the certificate of 'CN=root of old', which has .* {kind}"
+    ) as caught:
+        credentials(tmp_path, "own", "alice", "bob")
+    assert caught.value.code == 77
+
+
+def test_the_signature_of_a_root_proves_nothing_and_may_use_sha1(tmp_path: Path) -> None:
+    """Roots of twenty years ago have such signatures; whoever trusts them trusts the file they are in."""
+    chain(tmp_path, "own", "alice", digest="-sha1")
+    credentials(tmp_path, "own", "alice", "bob")
 
 
 # Fingerprints ------------------------------------------------------------------------------------------------------
@@ -175,6 +187,21 @@ def test_both_sides_see_the_same_fingerprint_of_a_request(folder: Path, tmp_path
     (certificate,) = certs.describe(tmp_path / "bob.pem")
     assert certificate["key_sha256"] == facts["key_sha256"]
     assert certs.fingerprint_lines(certificate["sha256"]) in signed.output
+
+
+def test_a_request_with_a_wrong_signature_is_marked(tmp_path: Path) -> None:
+    path = request(tmp_path / "bob.csr", STRONG["P-256"]())
+    octets = bytearray(x509.load_pem_x509_csr(path.read_bytes()).public_bytes(serialization.Encoding.DER))
+    octets[-1] ^= 1
+    path.write_bytes(x509.load_der_x509_csr(bytes(octets)).public_bytes(serialization.Encoding.PEM))
+    (facts,) = certs.describe(path)
+    assert "psicli refuses it, because it has a signature that its own key did not make" in certs.to_text(facts)
+
+
+def test_a_request_and_a_certificate_in_one_file_are_both_shown(folder: Path, tmp_path: Path) -> None:
+    path = request(tmp_path / "both.pem", STRONG["P-256"]())
+    path.write_bytes(path.read_bytes() + (folder / "ca.pem").read_bytes() + path.read_bytes())
+    assert [facts["request"] for facts in certs.describe(path)] == [True, False, True]
 
 
 def test_a_weak_key_is_marked_where_it_is_shown(tmp_path: Path) -> None:
