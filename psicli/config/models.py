@@ -240,9 +240,9 @@ class PolicySettings(_Model):
         2,
     )
     min_difference: _Difference | None = _optional(
-        "Fewest items in which this party's input must differ from each input that it used with the same party before, "
-        "unless the two are the same. The difference between two results names these items to whoever sees both. With "
-        "0, psicli neither compares nor keeps anything; by default it warns below 10.",
+        "Fewest items in which this party's input must differ from earlier inputs with the same party (the last 8 of each "
+        "task), unless two are the same. The difference between two results names these items to whoever sees both. "
+        "With 0, psicli neither compares nor keeps inputs of this job; by default it warns below 10.",
         50,
     )
     max_match_rate: fields.Rate | None = _optional(

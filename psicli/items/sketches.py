@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +32,8 @@ from psicli.storage.state import held, make_state_folder
 logger = logging.getLogger(__name__)
 
 BUCKETS = 4096
-# A file holds the latest sketch of at most this many tasks.
+# A file holds the last sketches of each task, and at most this many in all.
+KEPT_OF_A_TASK = 8
 MOST_KEPT = 256
 
 _VALUES = np.dtype("<u2")
@@ -91,13 +93,29 @@ class _Kept:
         return b"\n".join([head, b"".join(each.tobytes() for each in self.buckets)])
 
     def put(self, sketch: Sketch, job: str, task: str) -> None:
-        """Keep a sketch as the last one, in place of the earlier one of the task."""
-        others = [at for at, each in enumerate(self.tasks) if (each["job"], each["task"]) != (job, task)]
-        others = others[-(MOST_KEPT - 1) :]
+        """Keep a sketch as the last one of its task; the same one of an earlier run goes."""
         time = datetime.now(UTC).isoformat(timespec="seconds")
         fact = {"job": job, "task": task, "time": time, "items": sketch.items}
-        self.tasks = [*(self.tasks[at] for at in others), fact]
-        self.buckets = [*(self.buckets[at] for at in others), sketch.buckets]
+        same = [at for at in self._of(job, task) if np.array_equal(self.buckets[at], sketch.buckets)]
+        self._drop([at for at in same if self.tasks[at]["items"] == sketch.items])
+        self.tasks.append(fact)
+        self.buckets.append(sketch.buckets)
+        self._drop(self._of(job, task)[:-KEPT_OF_A_TASK])
+        if len(self.tasks) > MOST_KEPT:
+            # The last sketch of another task is worth more than an older one of any task.
+            lasts = {(each["job"], each["task"]): at for at, each in enumerate(self.tasks)}.values()
+            self._drop([next((at for at in range(len(self.tasks)) if at not in lasts), 0)])
+
+    def forget(self, job: str) -> None:
+        """Drop the sketches of all tasks of a job."""
+        self._drop([at for at, each in enumerate(self.tasks) if each["job"] == job])
+
+    def _of(self, job: str, task: str) -> list[int]:
+        return [at for at, each in enumerate(self.tasks) if (each["job"], each["task"]) == (job, task)]
+
+    def _drop(self, places: Sequence[int]) -> None:
+        staying = [at for at in range(len(self.tasks)) if at not in set(places)]
+        self.tasks, self.buckets = [self.tasks[at] for at in staying], [self.buckets[at] for at in staying]
 
 
 class Sketches:
@@ -136,14 +154,13 @@ class Sketches:
             kept.put(sketch, job, task)
             self._save(kept)
 
-    def forget(self) -> None:
-        """Remove all sketches; raises CannotCreateError, StorageError."""
+    def forget(self, job: str) -> None:
+        """Remove the sketches of one job; raises CannotCreateError, StorageError."""
         if os.path.lexists(self._path):
             with held(self._state):
-                try:
-                    self._path.unlink(missing_ok=True)
-                except OSError as exc:
-                    raise StorageError(path=self._path, reason=f"cannot delete this file: {reason(exc)}") from exc
+                kept = self._load()
+                kept.forget(job)
+                self._save(kept)
 
     def _load(self) -> _Kept:
         try:

@@ -79,7 +79,7 @@ def run_job(
             storage = Storage(spool, MemoryPlan(job.pipeline.memory))
             sketches = Sketches(state_folder(), job.party, job.peer)
             if job.policy.min_difference == 0:
-                sketches.forget()
+                sketches.forget(job.name)
             shared = Shared(job, inputs, storage, ledger, sketches, report, console, lock, resume)
             for task, entry in zip(job.tasks, tasks, strict=True):
                 runs.append(TaskRun(shared, task, entry))

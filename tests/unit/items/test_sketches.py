@@ -60,11 +60,18 @@ def test_a_difference_below_the_limit_is_never_missed(sketches: Sketches) -> Non
     assert all(few > 0.85 * many for few, many in zip(seen, real, strict=True))
 
 
-def test_the_closest_of_all_tasks_counts_and_the_last_input_of_each(sketches: Sketches) -> None:
+def test_the_closest_of_all_tasks_counts_and_the_last_inputs_of_each(sketches: Sketches) -> None:
     sketches.keep(of(sketches, *range(100)), "nightly", "customers")
     sketches.keep(of(sketches, *range(500)), "nightly", "others")
     assert difference(sketches, *range(498)) == 2
-    sketches.keep(of(sketches, *range(900)), "nightly", "others")
+    for number in range(1, 8):
+        sketches.keep(of(sketches, *range(1000 * number)), "nightly", "others")
+        # Another list in between does not make psicli forget an earlier one.
+        assert difference(sketches, *range(498)) == 2
+    # The same list again takes no other place.
+    sketches.keep(of(sketches, *range(7000)), "nightly", "others")
+    assert difference(sketches, *range(498)) == 2
+    sketches.keep(of(sketches, *range(8000)), "nightly", "others")
     assert difference(sketches, *range(110)) == 10
     assert difference(sketches, *range(498)) == pytest.approx(398, rel=0.15)
 
@@ -75,6 +82,25 @@ def test_the_oldest_sketch_goes_first(sketches: Sketches, monkeypatch: pytest.Mo
         sketches.keep(of(sketches, *range(1000 * number, 1000 * number + 10)), "nightly", f"task-{number}")
     assert difference(sketches, *range(1000, 1011)) == 1
     assert difference(sketches, *range(11)) != 1
+
+
+def test_the_inputs_of_one_task_do_not_displace_the_last_one_of_another(
+    sketches: Sketches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_KEPT", 3)
+    sketches.keep(of(sketches, *range(10)), "weekly", "customers")
+    for number in range(1, 5):
+        sketches.keep(of(sketches, *range(1000 * number, 1000 * number + 10)), "nightly", "customers")
+    assert difference(sketches, *range(11)) == 1
+    assert difference(sketches, *range(4000, 4011)) == difference(sketches, *range(3000, 3011)) == 1
+
+
+def test_a_job_that_does_not_compare_leaves_the_inputs_of_others(sketches: Sketches) -> None:
+    sketches.keep(of(sketches, *range(10)), "nightly", "customers")
+    sketches.keep(of(sketches, *range(1000)), "other", "customers")
+    sketches.forget("other")
+    assert difference(sketches, *range(11)) == 1
+    assert difference(sketches, *range(1001)) != 1
 
 
 @pytest.mark.parametrize("budget", [None, 10_000])
@@ -101,8 +127,8 @@ def test_a_file_holds_no_item_and_a_damaged_one_begins_anew(sketches: Sketches, 
     for damaged in (whole[:-1], whole[:50], b"", b"{}\n", bytes(len(whole))):
         path.write_bytes(damaged)
         assert difference(sketches, *range(11)) is None
-    sketches.forget()
-    sketches.forget()
+    path.unlink()
+    sketches.forget("nightly")
     assert not path.exists()
     # Another peer has another key.
     assert sketches.begin()._key != Sketches(tmp_path / "state", "alice", "carol").begin()._key
