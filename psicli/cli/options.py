@@ -140,7 +140,7 @@ def job_options(command: Command) -> Command:
     @json_option
     @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help=setting)
     @option("--only", task, multiple=True, metavar="TASK", shell_complete=_task_names)
-    @option("--quiet", "Print nothing unless something goes wrong.", "-q", is_flag=True)
+    @option("--quiet", "Print only warnings and errors.", "-q", is_flag=True)
     @option("--verbose", "Show details in the log and in the report.", "-v", is_flag=True)
     @wraps(command)
     def with_job_options(file: Path, **given: Any) -> int | None:

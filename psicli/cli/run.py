@@ -148,8 +148,7 @@ def _as_text(reports: Sequence[dict[str, Any]], options: JobOptions, *, to_stder
 
     logged = to_stderr or streams_are_one()
     screen = Screen.of(sys.stderr if to_stderr else sys.stdout)
-    # A quiet log holds no warnings.
-    parts = {"details": options.verbose, "warnings": not logged or options.quiet, "error": not logged}
+    parts = {"details": options.verbose, "warnings": not logged, "error": not logged}
     texts = [to_text(facts, screen, **parts) for facts in reports]
     # An empty line separates the report from the log.
     return "\n" * (logged and not options.quiet) + "\n\n".join(texts)

@@ -22,8 +22,6 @@ from enum import StrEnum
 from psicli.core.errors import VariableError, shown
 
 logger = logging.getLogger(__name__)
-# A quiet run shows these warnings, too.
-logger.setLevel(logging.WARNING)
 
 VARIABLE = "PSICLI_FAILPOINT"
 CONSENT = "PSICLI_FAIL_ON_PURPOSE"

@@ -36,7 +36,7 @@ _LEFT_OUT = (1, 1, 0, 0)
 
 _ExceptionInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
-_LEVELS = {-1: logging.ERROR, 0: logging.INFO, 1: logging.DEBUG}
+_LEVELS = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
 # Clears the line that another process may have left on the terminal.
 _CLEAR_LINE = "\r\x1b[K"
 
@@ -99,7 +99,7 @@ def log_error(message: str, hint: str) -> None:
 
 
 class Console:
-    """The log and the progress of one command. verbosity: -1 shows errors only, 1 shows details.
+    """The log and the progress of one command. verbosity: -1 shows only warnings and errors, 1 shows details.
 
     bars: False where another process shows the progress on the same terminal. job: the start of every line. tasks: the
     number of tasks of the job.

@@ -126,6 +126,25 @@ def test_quiet_prints_nothing_and_verbose_prints_no_value(pair: Pair) -> None:
     assert MARK in pair.path(DIALER, "out/people.csv").read_text()
 
 
+def test_quiet_shows_every_warning_once(pair: Pair) -> None:
+    """Whoever runs psicli at night sees only what a quiet run prints."""
+    marked_pair(pair)
+    succeeded([run.result() for run in [pair.start(party, "--quiet") for party in PARTIES]])
+    state = pair.folder / "state" / "ledger.jsonl"
+    lines = state.read_bytes().splitlines(keepends=True)
+    state.write_bytes(b"".join(lines[:2] + lines[3:]))
+    alice, bob = pair.start(LISTENER, "--quiet"), pair.start(DIALER, "--quiet", "--json")
+    results = [alice.result(), bob.result()]
+    succeeded(results)
+    assert results[0].stdout == b""
+    lines = [line for result in results for line in result.stderr.splitlines()]
+    # Both parties share a state folder: the first run to record the break warns.
+    (warning,) = lines
+    assert " WARNING overlap: the ledger " in warning
+    assert "is not as psicli left it (removed: line 3)" in warning
+    succeeded(pair.run("--quiet"))
+
+
 def test_standard_input_and_output(pair: Pair) -> None:
     marked_pair(pair)
     for party in PARTIES:
