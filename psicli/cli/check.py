@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 
 import click
@@ -87,8 +88,10 @@ def bench(seconds: float, as_json: bool, worker: bool) -> None:
     The table compares psicli's curve backends with X25519 of the Python package cryptography. Each of your items costs
     one hash_and_mask, and each item of the other party one mask.
     """
-    # The process that started this worker reports for it.
-    Console(-1 if worker else 0)
+    Console(0)
+    if worker:
+        # The process that started this worker warns for it.
+        logging.disable(logging.WARNING)
     check_address_space()
     from psicli.check.bench import measure, to_text, work_for_another_process
 

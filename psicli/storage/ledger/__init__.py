@@ -261,12 +261,14 @@ class Ledger:
             head, size = _head(files.head), os.fstat(files.ledger.fileno()).st_size
             if head is None or (head.number and not size):
                 return None
-            if head.writes and chain.digest(_read_at(files.ledger, head.end, head.next_end)) == head.next_digest:
+            written = _read_at(files.ledger, head.end, head.next_end) + _NEWLINE * (size == head.next_end - 1)
+            if head.writes and chain.digest(written) == head.next_digest:
                 head = head.after()
             if size == head.end:
                 return _Place(head, covering=not head.number)
             # A run was killed, or the disk was full, before the whole line was written.
-            if size == head.end - 1 or (size > head.end and chain.is_torn(_read_at(files.ledger, head.end, size))):
+            begun = head.writes and size > head.end and chain.is_torn(_read_at(files.ledger, head.end, size))
+            if size == head.end - 1 or begun:
                 return _Place(head, covering=True, torn=True)
         return None
 

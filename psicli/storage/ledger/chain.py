@@ -32,8 +32,11 @@ CORRECTION = timedelta(minutes=5)
 
 _NOTHING = hashlib.sha256().hexdigest()
 _NO_DIGEST = "0" * len(_NOTHING)
+# The digest of a line that was being written when the system stopped.
+_UNKNOWN = "f" * len(_NOTHING)
 _COVERS = b', "covers": true'
-_TAIL = re.compile(rb'(, "covers": true)?, "number": ([0-9]{1,15}), "prev": "([0-9a-f]{64})"\}\n\Z')
+# With blanks at its end, a line is still recognised, but it is not the line that psicli wrote.
+_TAIL = re.compile(rb'(, "covers": true)?, "number": ([0-9]{1,15}), "prev": "([0-9a-f]{64})"\}[ \t\r]*\n\Z')
 HEAD_BYTES = 296
 _NUMBER, _DIGEST = rb"([0-9]{20})", rb"([0-9a-f]{64})"
 _HEAD_FIELDS = [_NUMBER, _DIGEST, _NUMBER, _DIGEST, _NUMBER, _NUMBER, _DIGEST, rb"([0-9a-f]{16})"]
@@ -173,7 +176,7 @@ def is_intact(read: Callable[[], Iterable[bytes]], head: Head) -> bool:
     """
     start = max((at for at, line in enumerate(read()) if _COVERS in line), default=-1)
     everything, number, last, moment = hashlib.sha256(), 0, "", b""
-    for at, line in enumerate(read()):
+    for at, line in enumerate(_completed(read(), head)):
         if at < start:
             everything.update(line)
             continue
@@ -198,7 +201,7 @@ def after_restart(read: Callable[[], Iterable[bytes]], head: Head) -> Head:
     """
 
     def whole() -> Iterator[bytes]:
-        return (line for line in read() if line.endswith(b"\n"))
+        return (line for line in _completed(read(), head) if line.endswith(b"\n"))
 
     found, end, reached = head, 0, not head.synced
     for line in whole():
@@ -206,7 +209,10 @@ def after_restart(read: Callable[[], Iterable[bytes]], head: Head) -> Head:
         if match := _TAIL.search(line):
             found = head._replace(number=int(match[2]), digest=digest(line), end=end, next_digest=_NO_DIGEST)
             reached = reached or (found.number, found.digest) == (head.synced, head.synced_digest)
-    return found if reached and is_intact(whole, found) else head
+    if not reached or not is_intact(whole, found):
+        return head
+    size = sum(map(len, read()))
+    return found._replace(next_digest=_UNKNOWN, next_end=size + 1) if size > end else found
 
 
 def examine(lines: Iterable[bytes], head: Head | None, anchor: str | None = None) -> Verdict:
@@ -214,7 +220,14 @@ def examine(lines: Iterable[bytes], head: Head | None, anchor: str | None = None
 
     head: None if the head file is gone or damaged. anchor: a digest noted elsewhere, which one of the lines must have.
     """
-    return _Examination([*_read(lines)], head).verdict(anchor)
+    return _Examination([*_read(_completed(lines, head))], head).verdict(anchor)
+
+
+def _completed(lines: Iterable[bytes], head: Head | None) -> Iterator[bytes]:
+    """Yield all lines; if the last one only lacks the character that ends it, as on a full disk, complete it."""
+    for line in lines:
+        whole = line if line.endswith(b"\n") or head is None else line + b"\n"
+        yield whole if whole is not line and digest(whole) in (head.digest, head.next_digest) else line
 
 
 def _read(lines: Iterable[bytes]) -> Iterator[Line]:
@@ -360,7 +373,9 @@ class _Examination:
 
     def _check_text(self, line: Line, number: int, following: Line | None) -> None:
         """Find out what a line of text is that is not part of the chain; number: the one that belongs here."""
-        seen = following.covers and not following.found if following else not line.ends
+        # Without a head, nobody knows whether a line was being written.
+        writes = self._head is None or self._head.writes
+        seen = following.covers and not following.found if following else writes and not line.ends
         if line.torn and seen:
             self._torn += 1
         elif number not in self._places and number <= self._last:

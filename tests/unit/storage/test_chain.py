@@ -105,7 +105,7 @@ TAMPERINGS: dict[str, tuple[Callable[[list[bytes]], list[bytes]], list[str]]] = 
     "older copy": (lambda lines: lines[:3], ["gone from the end: lines 4 to 8"]),
     "all but the first": (lambda lines: lines[:1], ["gone from the end: lines 2 to 8"]),
     "emptied": (lambda lines: [], ["gone from the end: lines 1 to 8"]),
-    "cut in the last line": (lambda lines: [*lines[:-1], lines[-1][:-20]], ["gone from the end: line 8"]),
+    "cut in the last line": (lambda lines: [*lines[:-1], lines[-1][:-20]], ["changed: line 8"]),
     "inserted first": (lambda lines: [b"{}\n", *lines], ["inserted: line 1 of the file"]),
     "inserted": (lambda lines: [*lines[:4], b'{"event": "open"}\n', *lines[4:]], ["inserted: line 5 of the file"]),
     "inserted copy": (lambda lines: [*lines[:4], lines[1], *lines[4:]], ["inserted: line 5 of the file"]),
@@ -116,6 +116,13 @@ TAMPERINGS: dict[str, tuple[Callable[[list[bytes]], list[bytes]], list[str]]] = 
     "appended": (lambda lines: [*lines, b'{"event": "open"}\n'], ["inserted: line 9 of the file"]),
     "appended with the right digest": (lambda lines: [*lines, follower(lines)], ["inserted: line 9 of the file"]),
     "appended without its end": (lambda lines: [*lines, follower(lines)[:-1]], ["inserted: line 9 of the file"]),
+    "appended text without an end": (lambda lines: [*lines, b"nothing"], ["inserted: line 9 of the file"]),
+    "a blank at the end of the first": (lambda lines: [lines[0][:-1] + b" \n", *lines[1:]], ["changed: line 1"]),
+    "a blank at the end of the last": (lambda lines: [*lines[:-1], lines[-1][:-1] + b" \n"], ["changed: line 8"]),
+    "other ends of lines": (
+        lambda lines: [line[:-1] + b"\r\n" for line in lines],
+        [f"changed: line {number}" for number in range(1, 9)],
+    ),
     "swapped": (lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]], ["moved: line 4"]),
     "moved to the end": (lambda lines: [*lines[:2], *lines[3:], lines[2]], ["moved: line 3"]),
     "moved to the start": (lambda lines: [lines[4], *lines[:4], *lines[5:]], ["moved: line 5"]),
@@ -291,6 +298,35 @@ def test_a_line_that_was_not_written_to_its_end_is_no_tampering(state: Path, siz
     assert one_run(state) == []
     verdict = Ledger(state).verify()
     assert (verdict.faults, verdict.torn, verdict.lines) == ((), int(size > 0), 2 * LINES)
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["same start", "restarted"])
+@pytest.mark.parametrize("committed", [False, True], ids=["pending", "committed"])
+def test_a_line_that_lacks_only_its_newline_is_written(state: Path, committed: bool, restarted: bool) -> None:
+    """The disk was full exactly before the newline, and the next run was killed when it had written the head."""
+    lines, known = content(state)
+    boot = "0" * 16 if restarted else known[-17:-1].decode()
+    line = follower(lines)
+    end = sum(map(len, lines))
+    head = chain.Head(LINES, chain.digest(lines[-1]), end, boot=boot).before(line, end)
+    if committed:
+        head = head.after().before(follower([*lines, line]), end + len(line))
+    put(state, b"".join([*lines, line[:-1]]), head.encode())
+    assert kinds(state) == []
+    assert Ledger(state).verify().lines == LINES + 1
+    assert one_run(state) == []
+    verdict = Ledger(state).verify()
+    assert (verdict.faults, verdict.torn, verdict.lines) == ((), 0, 2 * LINES + 1)
+
+
+def test_a_restart_of_the_system_may_leave_a_torn_line(state: Path) -> None:
+    lines, known = content(state)
+    head = known.replace(known[-17:], b"0" * 16 + b"\n")
+    put(state, b"".join([*lines, follower(lines)[:30]]), head)
+    assert kinds(state) == []
+    assert one_run(state) == []
+    verdict = Ledger(state).verify()
+    assert (verdict.faults, verdict.torn, verdict.lines) == ((), 1, 2 * LINES)
 
 
 def test_a_restart_of_the_system_may_lose_what_was_written_last(state: Path) -> None:

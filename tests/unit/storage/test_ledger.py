@@ -20,7 +20,7 @@ import pytest
 
 from psicli.core.errors import CannotCreateError, MatchRateError, PolicyError, StorageError
 from psicli.report.history import to_text
-from psicli.storage.ledger import Ledger, Opening
+from psicli.storage.ledger import chain, Ledger, Opening
 
 ROOT = Path(__file__).parents[3]
 OPENING = Opening("nightly", "customers", "bob", "ab" * 32, "/data/in.csv", ("id", "ländle"), 12, 3400, 3600, "alice")
@@ -315,6 +315,9 @@ def test_only_one_of_many_concurrent_runs_passes(state: Path) -> None:
 @pytest.mark.parametrize("torn", ['{"event": "open", "time": "2026', "{", '{"event": "open"}', "\0\0\0", "[" * 5000])
 def test_a_torn_last_line_is_ignored_and_the_next_line_is_separate(ledger: Ledger, torn: str) -> None:
     ledger.open(opening(0))
+    end = ledger.path.stat().st_size
+    head = chain.Head(1, chain.digest(ledger.path.read_bytes()), end)
+    ledger.path.with_suffix(".head").write_bytes(head.before(b" " * 9999, end).encode())
     with open(ledger.path, "a") as file:
         file.write(torn)
     assert runs_before(ledger, opening(1)) == 1
