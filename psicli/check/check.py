@@ -23,7 +23,7 @@ from psicli.check.checklist import Check, Checklist
 from psicli.check.estimate import Size
 from psicli.config import Job, Task
 from psicli.core import signals
-from psicli.core.errors import DiskTooSmallError, TaskFilesError, counted, in_units, shown
+from psicli.core.errors import BrokenLedgerError, DiskTooSmallError, TaskFilesError, counted, in_units, shown
 from psicli.core.peer_errors import PeerBusyError, PeerGoneError
 from psicli.items.encoding import encode_items, packed
 from psicli.items.spelling import Spellings
@@ -76,7 +76,7 @@ def check_job(
         rates = _kernel(found, job)
         own = _own_certificate(found, job)
         sizes = [(task, size) for task in job.tasks if (size := _task(found, task, full=full)) is not None]
-        state = _state(found)
+        state = _state(found, job)
         _space(found, job, sizes, state)
         lasts = may_last(job) + _estimate(found, job, sizes, rates)
         if own is not None:
@@ -144,14 +144,19 @@ def _pinned(job: Job) -> str:
     return f"certificate_sha256 lists none for {job.peer}: any that ca_file allows is accepted"
 
 
-def _state(found: Checklist) -> Path | None:
+def _state(found: Checklist, job: Job) -> Path | None:
     """Return the state folder if a run could use it."""
     with found.trying("state"):
         state = state_folder()
-        Ledger(state).prepare()
+        ledger = Ledger(state)
+        ledger.prepare()
         with run_folder(state):
             pass
-        found.add("state", f"{state} can be used")
+        broken = "; ".join(fault.text for fault in ledger.verify().fresh[:1])
+        if broken and job.policy.strict:
+            raise BrokenLedgerError(path=ledger.path, found=broken)
+        message = f"{state} can be used" + (f", but its ledger is not as psicli left it ({broken})" if broken else "")
+        found.add("state", message, good=not broken, hint="Run `psicli ledger --verify`, and find out who changed it.")
         return state
     return None
 

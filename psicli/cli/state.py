@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -16,11 +17,14 @@ import click
 from psicli.cli.options import flag, json_option
 from psicli.cli.screen import write
 from psicli.core.errors import ArgumentError, CannotCreateError, ChangedLedgerError, printable, shown
+from psicli.report.console import Console
 from psicli.report.layout import Screen, in_words, table_or_paragraphs
 from psicli.storage.locks import Holder, holders
 
 if TYPE_CHECKING:
     from psicli.storage.ledger import Ledger
+
+logger = logging.getLogger(__name__)
 
 
 @click.command()
@@ -110,6 +114,7 @@ def ledger(as_json: bool, peer: str | None, verify: bool, head: str | None) -> N
     from psicli.storage.ledger import Ledger
     from psicli.storage.state import state_folder
 
+    head = None if head is None else head.strip().lower()
     if head is not None and (not verify or not re.fullmatch("[0-9a-f]{64}", head)):
         fault = "it needs --verify" if not verify else f"{shown(head)} is no head"
         advice = "Give the 64 digits that a report shows as the head of the ledger."
@@ -117,7 +122,14 @@ def ledger(as_json: bool, peer: str | None, verify: bool, head: str | None) -> N
     if verify:
         _verify(Ledger(state_folder()), head, as_json=as_json)
         return
-    history = Ledger(state_folder()).history().only(peer)
+    found = Ledger(state_folder())
+    if found.verify().faults:
+        Console(0)
+        logger.warning(
+            "the ledger %s is not as psicli left it, so what follows may be wrong; run `psicli ledger --verify`",
+            printable(found.path),
+        )
+    history = found.history().only(peer)
     none = "The ledger has no tasks." if peer is None else f"The ledger has no tasks with {shown(peer)}."
     text = to_text(history.records, Screen.of(sys.stdout)) if history.records else none
     write(json.dumps(history.to_json(), indent=2) if as_json else text)

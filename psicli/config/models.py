@@ -240,9 +240,9 @@ class PolicySettings(_Model):
         2,
     )
     min_difference: _Difference | None = _optional(
-        "Fewest items in which this party's input must differ from earlier inputs with the same party (the last 8 of each "
-        "task), unless two are the same. The difference between two results names these items to whoever sees both. "
-        "With 0, psicli neither compares nor keeps inputs of this job; by default it warns below 10.",
+        "Fewest items in which this party's input must differ from earlier inputs with the same party (the last 8 of "
+        "each task), unless two are the same. The difference between two results names these items to whoever sees "
+        "both. With 0, psicli neither compares nor keeps inputs of this job; by default it warns below 10.",
         50,
     )
     max_match_rate: fields.Rate | None = _optional(
@@ -267,8 +267,8 @@ class PolicySettings(_Model):
     )
     strict: fields.Bool = _field(
         "Whether to trade speed and convenience for certainty: with `true`, psicli checks that every received point, "
-        "not only 64 of each frame, is on the curve; it refuses to run without TLS, even on one machine, and without "
-        "the native backend, which computes in constant time.",
+        "not only 64 of each frame, is on the curve; it refuses to run without TLS, even on one machine, without the "
+        "native backend, which computes in constant time, and with a ledger that somebody has changed.",
         True,
         default=False,
     )

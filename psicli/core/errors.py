@@ -410,6 +410,14 @@ class DurationError(PolicyError):
     hint = "Run again to resume, allow more time, or find out from the report what took so long."
 
 
+class BrokenLedgerError(PolicyError):
+    sentence = "the ledger {path} is not as psicli left it ({found}), and policy.strict allows no run with it"
+    hint = (
+        "Run `psicli ledger --verify`, and find out who changed it. Then run once without policy.strict: that records "
+        "what was found."
+    )
+
+
 class StrictError(ConfigError):
     sentence = "policy.strict needs the native backend, but this run would use {backend}"
     hint = (

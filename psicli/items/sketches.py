@@ -27,7 +27,7 @@ import pyarrow as pa
 from psicli import curve
 from psicli.core.errors import StorageError, counted, printable, reason
 from psicli.storage.files import swap_file
-from psicli.storage.state import held, make_state_folder
+from psicli.storage.state import SKETCHES_PREFIX, held, make_state_folder
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Sketches:
 
     def __init__(self, state: Path, party: str, peer: str) -> None:
         name = hashlib.sha256(f"{party}\0{peer}".encode()).hexdigest()[:16]
-        self._state, self._path = state, state / f"sketches-{name}"
+        self._state, self._path = state, state / f"{SKETCHES_PREFIX}{name}"
         # What this process read or wrote last, and what tells whether the file is still the same.
         self._latest: tuple[tuple[int, int, int], _Kept] | None = None
 
@@ -160,7 +160,13 @@ class Sketches:
             with held(self._state):
                 kept = self._load()
                 kept.forget(job)
-                self._save(kept)
+                if kept.tasks:
+                    self._save(kept)
+                    return
+                try:
+                    self._path.unlink(missing_ok=True)
+                except OSError as exc:
+                    raise StorageError(path=self._path, reason=f"cannot delete this file: {reason(exc)}") from exc
 
     def _load(self) -> _Kept:
         try:

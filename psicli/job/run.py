@@ -62,7 +62,7 @@ def run_job(
     timing = Duration(job.policy)
     tasks = [TaskReport(task.name, task.receiver, task.broadcast_result) for task in job.tasks]
     report = Report(job.name, job.party, job.peer, __version__, curve.backend(), tasks)
-    ledger = Ledger(state_folder(), partial(_warn, report))
+    ledger = Ledger(state_folder(), partial(_warn, report), strict=job.policy.strict)
     runs: list[TaskRun] = []
     logger.debug("%s", what_the_peer_learns(report))
     unrecorded = _begin(job, ledger)

@@ -26,6 +26,7 @@ _LOCK = "lock"
 SECRETS = "bins"
 _RUN_PREFIX = "run-"
 _TASK_PREFIX = "task-"
+SKETCHES_PREFIX = "sketches-"
 
 
 def state_folder() -> Path:
@@ -200,6 +201,11 @@ def task_folder(state: Path, name: str) -> Path:
 def task_folders(state: Path) -> list[Path]:
     """Return the existing task folders."""
     return sorted(state.glob(f"{_TASK_PREFIX}*"))
+
+
+def has_traces(state: Path) -> bool:
+    """Whether earlier runs, which have begun in a ledger, left something that psicli keeps for later ones."""
+    return bool(task_folders(state)) or any(state.glob(f"{SKETCHES_PREFIX}*"))
 
 
 def _lock(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:

@@ -28,7 +28,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from psicli.core import failpoints
-from psicli.core.errors import EXIT_CODES, CannotCreateError, PsicliError, creating, printable, storing
+from psicli.core.errors import (
+    EXIT_CODES,
+    BrokenLedgerError,
+    CannotCreateError,
+    PsicliError,
+    creating,
+    printable,
+    storing,
+)
 from psicli.storage.ledger import chain
 from psicli.storage.ledger.records import (
     CLOSING,
@@ -43,7 +51,7 @@ from psicli.storage.ledger.records import (
     parsed,
     take,
 )
-from psicli.storage.state import held, make_state_folder
+from psicli.storage.state import has_traces, held, make_state_folder
 
 __all__ = ["DONE", "FAILED", "Entry", "History", "Ledger", "Opening", "RunEntry"]
 
@@ -81,17 +89,17 @@ class _Place(NamedTuple):
 class Ledger:
     """The ledger in a state folder. Thread-safe; other processes may use the same file at the same time.
 
-    warn: called with a sentence if the ledger is not as psicli left it. head: the number and the digest of the last
-    line that this run wrote.
+    warn: called with a sentence if the ledger is not as psicli left it. strict: whether to raise BrokenLedgerError
+    then, and record nothing. head: the number and the digest of the last line that this run wrote.
     """
 
-    def __init__(self, state: Path, warn: Callable[[str], None] = logger.warning) -> None:
+    def __init__(self, state: Path, warn: Callable[[str], None] = logger.warning, *, strict: bool = False) -> None:
         self.path = state / LEDGER
         self.head: tuple[int, str] | None = None
-        # Whether this run began the ledger, and whether it found that the ledger is not as psicli left it.
-        self.is_new = self.is_broken = False
+        # Whether this run began the ledger.
+        self.is_new = False
         self._state = state
-        self._warn = warn
+        self._warn, self._strict = warn, strict
         self._run = ""
         # Who runs with whom: every line of a run says so.
         self._parties: dict[str, str] = {}
@@ -197,12 +205,13 @@ class Ledger:
     def verify(self, anchor: str | None = None) -> chain.Verdict:
         """Examine the whole ledger, as chain.examine does; raises CannotCreateError, StorageError."""
         if not self._exists(self.path):
+            existed = has_traces(self._state)
             if not self._exists(self._state / HEAD):
-                return chain.examine((), chain.Head(), anchor)
+                return chain.examine((), chain.Head(), anchor, existed=existed)
             with held(self._state) as folder, self._open(folder, HEAD) as head:
-                return chain.examine((), _head(head), anchor)
+                return chain.examine((), _head(head), anchor, existed=existed)
         with self._files() as files, storing(self.path, "reading"):
-            return chain.examine(_octets(files.ledger), _fitting(files), anchor)
+            return chain.examine(_octets(files.ledger), _fitting(files), anchor, existed=has_traces(self._state))
 
     def _exists(self, path: Path) -> bool:
         with storing(path, "reading"):
@@ -285,17 +294,18 @@ class Ledger:
             if fitting is not None and fitting != head:
                 _write(files.head, fitting.encode(), 0)
                 return self._check(files)
-            verdict = chain.examine(_octets(files.ledger), head)
+            verdict = chain.examine(_octets(files.ledger), head, existed=has_traces(self._state))
             size = os.fstat(files.ledger.fileno()).st_size
             torn = bool(size) and _read_at(files.ledger, size - 1, size) != _NEWLINE
         if not verdict.fresh:
             return place or _Place(chain.Head(verdict.number), covering=True, torn=torn)
-        self.is_broken = True
         found = [fault.text for fault in verdict.fresh]
+        shown = "; ".join(found[:_FAULTS_SHOWN]) + ("; …" if len(found) > _FAULTS_SHOWN else "")
+        if self._strict:
+            raise BrokenLedgerError(path=self.path, found=shown)
         known = {} if head is None else {"last": verdict.last, "head": verdict.expected}
         at = _Place(chain.Head(verdict.number), covering=True, torn=torn)
         self._append_at(files, at, chain.BROKEN, {"found": found[:_FAULTS_KEPT], **known})
-        shown = "; ".join(found[:_FAULTS_SHOWN]) + ("; …" if len(found) > _FAULTS_SHOWN else "")
         self._warn(
             f"the ledger {printable(self.path)} is not as psicli left it ({shown}); max_runs_per_day cannot count runs "
             "whose lines are missing. Run `psicli ledger --verify`, and find out who changed it."
@@ -314,6 +324,8 @@ class Ledger:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         # pwrite ignores its offset in a file that is opened for appending.
         flags |= os.O_APPEND if name == LEDGER else 0
+        if path.is_symlink():
+            raise CannotCreateError(path=path, reason="it is a link, which psicli does not follow")
         with creating(path):
             descriptor = os.open(name, flags, 0o600, dir_fd=folder)
         with open(descriptor, "r+b", buffering=0) as file:

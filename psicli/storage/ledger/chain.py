@@ -215,19 +215,21 @@ def after_restart(read: Callable[[], Iterable[bytes]], head: Head) -> Head:
     return found._replace(next_digest=_UNKNOWN, next_end=size + 1) if size > end else found
 
 
-def examine(lines: Iterable[bytes], head: Head | None, anchor: str | None = None) -> Verdict:
+def examine(lines: Iterable[bytes], head: Head | None, anchor: str | None = None, *, existed: bool = False) -> Verdict:
     """Return everything that is wrong with a ledger.
 
     head: None if the head file is gone or damaged. anchor: a digest noted elsewhere, which one of the lines must have.
+    existed: whether there was a ledger, even if now both files are empty or gone.
     """
-    return _Examination([*_read(_completed(lines, head))], head).verdict(anchor)
+    return _Examination([*_read(_completed(lines, head))], head, existed=existed).verdict(anchor)
 
 
 def _completed(lines: Iterable[bytes], head: Head | None) -> Iterator[bytes]:
     """Yield all lines; if the last one only lacks the character that ends it, as on a full disk, complete it."""
+    known = () if head is None else (head.digest, head.next_digest)
     for line in lines:
-        whole = line if line.endswith(b"\n") or head is None else line + b"\n"
-        yield whole if whole is not line and digest(whole) in (head.digest, head.next_digest) else line
+        lacks = not line.endswith(b"\n") and digest(line + b"\n") in known
+        yield line + b"\n" * lacks
 
 
 def _read(lines: Iterable[bytes]) -> Iterator[Line]:
@@ -268,8 +270,8 @@ def _recorded(octets: bytes) -> tuple[tuple[str, ...], int, str]:
 class _Examination:
     """Compares the lines of a ledger with each other and with the head."""
 
-    def __init__(self, lines: list[Line], head: Head | None) -> None:
-        self._lines, self._head = lines, head
+    def __init__(self, lines: list[Line], head: Head | None, *, existed: bool) -> None:
+        self._lines, self._head, self._existed = lines, head, existed
         self._faults: list[Fault] = []
         self._torn = 0
         self._end = len(lines) + 1
@@ -312,6 +314,9 @@ class _Examination:
             self._add(
                 HEAD_GONE, "the head file is gone or damaged, so nobody can tell whether lines are missing", self._end
             )
+        if self._existed and not self._lines and (self._head is None or not self._head.number):
+            text = "gone: the whole ledger, of whose runs the state folder holds traces; they no longer count"
+            self._add(GONE, text, self._end)
         for line in self._chained:
             self._faults += [Fault(RECORDED, f"line {line.number} records: {each}", line.at) for each in line.found]
         numbers = {line.digest: line.number for line in self._chained}

@@ -9,7 +9,7 @@ import time
 import pytest
 from support.processes.certificates import issue, with_tls
 from support.processes.expectations import OLD, check_output, failed, marked_pair, succeeded, the_object
-from support.processes.runner import DIALER, HELD, LISTENER, PARTIES, Pair
+from support.processes.runner import DIALER, HELD, LISTENER, PARTIES, Pair, Result
 from support.waiting import DEADLINE, wait_until
 
 from psicli import curve
@@ -167,6 +167,36 @@ def test_a_strict_run(pair: Pair) -> None:
         succeeded(results)
         assert all("strict: True" in result.stderr for result in results)
         check_output(pair, LISTENER, 0, "out/people.csv")
+
+
+def test_a_strict_run_needs_an_intact_ledger(pair: Pair) -> None:
+    """It is refused, every night, until a run without strict has recorded the break."""
+    marked_pair(pair)
+    issue(pair.folder, {LISTENER: LISTENER, DIALER: DIALER})
+    with_tls(pair)
+    own = {party: {"PSICLI_STATE_DIR": str(pair.folder / f"state-{party}")} for party in PARTIES}
+
+    def both() -> list[Result]:
+        runs = [pair.start(party, "--quiet", env=own[party]) for party in PARTIES]
+        return [run.result() for run in runs]
+
+    succeeded(both())
+    path = pair.folder / f"state-{LISTENER}" / "ledger.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    broken = b"".join(lines[:1] + lines[2:])
+    path.write_bytes(broken)
+    pair.jobs[LISTENER]["policy"] = {"strict": True}
+    for _ in range(2):
+        alice, bob = both()
+        failed(alice, 79, r"is not as psicli left it \(removed: line 2\), and policy\.strict allows no run with it")
+        failed(bob, 80, "alice's policy does not allow this run")
+        assert path.read_bytes() == broken
+    check = ["check", "--config", pair.job_file(LISTENER), "--wait", "0"]
+    assert pair.start_command(*check, env=own[LISTENER]).result().code == 79
+    pair.jobs[LISTENER]["policy"] = {}
+    succeeded(both())
+    pair.jobs[LISTENER]["policy"] = {"strict": True}
+    succeeded(both())
 
 
 def test_only_a_strict_policy_needs_the_native_backend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.processes.runner import failing_at
 
-from psicli.core.errors import PolicyError
+from psicli.core.errors import BrokenLedgerError, PolicyError
 from psicli.storage import ledger as ledger_module
 from psicli.storage.ledger import Ledger, Opening, chain
 
@@ -234,7 +234,30 @@ def test_a_change_while_a_run_records_is_found_at_its_next_line(state: Path) -> 
     put(state, b"".join(lines[:-2]), head)
     ledger.open(opening(9))
     assert len(warnings) == 1
-    assert ledger.is_broken
+
+
+@pytest.mark.parametrize("trace", ["sketches-0123", "task-0123"])
+def test_a_ledger_that_is_gone_leaves_traces(state: Path, trace: str) -> None:
+    (state / trace).touch()
+    assert (kinds(state), one_run(state)) == ([], [])
+    for octets in (None, b""):
+        put(state, octets, octets)
+        assert kinds(state) == [chain.GONE]
+        (warning,) = one_run(state)
+        assert "gone: the whole ledger, of whose runs the state folder holds traces; they no longer count" in warning
+        assert one_run(state) == []
+        assert kinds(state) == [chain.RECORDED]
+
+
+def test_a_strict_ledger_records_nothing_after_a_break(state: Path) -> None:
+    lines, head = content(state)
+    put(state, b"".join(lines[1:]), head)
+    for _ in range(2):
+        with pytest.raises(BrokenLedgerError, match="removed: line 1"):
+            Ledger(state, pytest.fail, strict=True).begin("nightly", "alice", "bob", "1.0", "127.0.0.1:1")
+        assert content(state) == (lines[1:], head)
+    assert len(one_run(state)) == 1
+    Ledger(state, pytest.fail, strict=True).begin("nightly", "alice", "bob", "1.0", "127.0.0.1:1")
 
 
 def test_a_deleted_line_no_longer_counts_but_not_silently(state: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from psicli.core.errors import CannotCreateError, MatchRateError, PolicyError, StorageError
 from psicli.report.history import to_text
-from psicli.storage.ledger import chain, Ledger, Opening
+from psicli.storage.ledger import Ledger, Opening, chain
 
 ROOT = Path(__file__).parents[3]
 OPENING = Opening("nightly", "customers", "bob", "ab" * 32, "/data/in.csv", ("id", "ländle"), 12, 3400, 3600, "alice")
@@ -374,6 +374,7 @@ def test_a_ledger_that_is_not_a_regular_file_is_refused(state: Path, tmp_path: P
         with pytest.raises(CannotCreateError, match=r"ledger\.jsonl: cannot write here") as caught:
             Ledger(state).prepare()
         assert caught.value.code == 73
+        assert ("it is a link, which psicli does not follow" in caught.value.message) is path.is_symlink()
         remove()
 
 
