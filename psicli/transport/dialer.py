@@ -159,12 +159,13 @@ class Dialer:
     def meet(self, make_hello: Callable[[], bytes], timeout: float) -> Link:
         """Connect, retrying until the peer answers with its Hello, and return the link.
 
-        Raises PeerAbsentError after timeout [s], PeerBusyError if the peer already has another session, and a subclass
+        Raises PeerAbsentError or OtherUserError after timeout [s], PeerBusyError if the peer already has another session, and a subclass
         of IdentityError if TLS fails for a reason that a retry cannot change.
         """
         deadline = time.monotonic() + timeout
         where, pauses = self.endpoint.where, backoff(self._retry_interval)
         failures = _Failures(self.endpoint, deadline)
+        other_user: peer_errors.OtherUserError | None = None
         while True:
             try:
                 self._link = self._attempt(make_hello(), deadline, failures.patience)
@@ -174,8 +175,7 @@ class Dialer:
             except peer_errors.OtherUserError as exc:
                 # Until our peer has the port, anybody can take it, and must not end the run with that.
                 failures.note(f"another user of this machine, {exc.facts['user']}, listens there")
-                if left(deadline) <= 0:
-                    raise
+                other_user = exc
             except peer_errors.NotPsicliError as exc:
                 exc.facts["where"] = where
                 raise
@@ -185,7 +185,7 @@ class Dialer:
                 raise
             self._hang_up()
             if left(deadline) <= 0:
-                raise failures.summary(timeout)
+                raise other_user or failures.summary(timeout)
             signals.pause(min(next(pauses), left(deadline)))
 
     def _attempt(self, hello: bytes, deadline: float, patience: float) -> Link:

@@ -107,7 +107,7 @@ def address_to_dial(host: str, port: int) -> str:
 def check_connections(host: str, port: int) -> None:
     """Raise OtherUserError if a connection of this process to this address has ended at another user's process.
 
-    It may have: a port can change hands after `check_listener`. A connection that is gone counts, too.
+    It may have: a port can change hands after `address_to_dial`. A connection that is gone counts, too.
     """
     found, table = list(_connections_to(port)), Owners(port)
     for near, far in found:
