@@ -19,6 +19,7 @@ from psicli.protocol.messages import Abort, HelloOctets, Message, Purpose, sessi
 from psicli.protocol.wire import decode_hello
 from psicli.transport import tls
 from psicli.transport.door import owners
+from psicli.transport.door.owners import End
 from psicli.transport.endpoint import (
     COMMON_OPTIONS,
     METHOD,
@@ -159,8 +160,8 @@ class Dialer:
     def meet(self, make_hello: Callable[[], bytes], timeout: float) -> Link:
         """Connect, retrying until the peer answers with its Hello, and return the link.
 
-        Raises PeerAbsentError or OtherUserError after timeout [s], PeerBusyError if the peer already has another session, and a subclass
-        of IdentityError if TLS fails for a reason that a retry cannot change.
+        Raises PeerAbsentError or OtherUserError after timeout [s], PeerBusyError if the peer already has another
+        session, and a subclass of IdentityError if TLS fails for a reason that a retry cannot change.
         """
         deadline = time.monotonic() + timeout
         where, pauses = self.endpoint.where, backoff(self._retry_interval)
@@ -342,16 +343,18 @@ class Dialer:
 
     def _connect(self, stream: Stream, deadline: float) -> None:
         self._channel = channel = self._open_channel(stream.link, deadline)
+        # gRPC connects only for the call. A connection of an earlier attempt may still be there, and be half closed.
+        earlier = owners.connections_to(self.endpoint.port) if self.endpoint.is_own_users else set()
         call = channel.stream_stream(f"/{SERVICE}/{METHOD}")(outgoing(stream))
-        incoming = self._of_own_user(call) if self.endpoint.is_own_users else call
+        incoming = self._of_own_user(call, earlier) if self.endpoint.is_own_users else call
         threading.Thread(target=pump, args=(stream, incoming), name="psicli-pump", daemon=True).start()
 
-    def _of_own_user(self, incoming: Iterable[bytes]) -> Iterator[bytes]:
+    def _of_own_user(self, incoming: Iterable[bytes], earlier: set[tuple[End, End]]) -> Iterator[bytes]:
         """Yield what arrives if the other end is a process of this user: nothing that matters is sent before that."""
         checked = False
         for octets in incoming:
             if not checked:
-                owners.check_connections(self.endpoint.host, self.endpoint.port)
+                owners.check_connections(self.endpoint.host, self.endpoint.port, earlier)
                 checked = True
             yield octets
 

@@ -104,12 +104,13 @@ def address_to_dial(host: str, port: int) -> str:
     return address
 
 
-def check_connections(host: str, port: int) -> None:
-    """Raise OtherUserError if a connection of this process to this address has ended at another user's process.
+def check_connections(host: str, port: int, earlier: set[tuple[End, End]]) -> None:
+    """Raise OtherUserError if a new connection of this process to this address has ended at another user's process.
 
-    It may have: a port can change hands after `address_to_dial`. A connection that is gone counts, too.
+    It may have: a port can change hands after `address_to_dial`. A connection that is gone counts, too. earlier: what
+    `connections_to` returned before the new one was made.
     """
-    found, table = list(_connections_to(port)), Owners(port)
+    found, table = connections_to(port) - earlier, Owners(port)
     for near, far in found:
         user = table.user_of(far, near)
         if user is None:
@@ -131,15 +132,17 @@ def _loopback(host: str) -> list[str]:
     return ["127.0.0.1", "::1"]
 
 
-def _connections_to(port: int) -> Iterator[tuple[End, End]]:
-    """Yield both ends of this process's connections to a port, near end first; gRPC does not tell its own."""
+def connections_to(port: int) -> set[tuple[End, End]]:
+    """Return both ends of this process's connections to a port, near end first; gRPC does not tell its own."""
+    found = set()
     for number in os.listdir("/proc/self/fd"):
         # The descriptor may belong to gRPC, which may close it at any time.
-        with suppress(OSError), _copied(int(number)) as found:
-            if found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM:
-                near, far = ends(found)
+        with suppress(OSError), _copied(int(number)) as each:
+            if each.family in (socket.AF_INET, socket.AF_INET6) and each.type == socket.SOCK_STREAM:
+                near, far = ends(each)
                 if far[1] == port:
-                    yield near, far
+                    found.add((near, far))
+    return found
 
 
 def _copied(number: int) -> socket.socket:

@@ -20,7 +20,7 @@ from support.processes.proxy import Proxy, connected
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Run, Side, free_ports
 from support.waiting import DEADLINE, wait_until
 
-from psicli.core.peer_errors import OtherUserError, OwnersUnknownError
+from psicli.core.peer_errors import OtherUserError, OwnersUnknownError, PeerGoneError
 from psicli.protocol.messages import Abort, HelloOctets, Purpose, Reconnect
 from psicli.protocol.wire import encode
 from psicli.transport.dialer import Dialer
@@ -172,6 +172,21 @@ def test_a_port_that_changes_hands_is_noticed_before_anything_is_sent(
         stack.callback(dialer.close)
         with pytest.raises(OtherUserError):
             dialer.meet(lambda: hello(DIALER), 0.5)
+
+
+def test_a_connection_of_an_earlier_attempt_does_not_break_the_next_one() -> None:
+    """It may stay half closed for a while."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as stack:
+        port = server.getsockname()[1]
+        old = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        server.accept()[0].close()
+        assert old.recv(1) == b""
+        earlier = owners.connections_to(port)
+        stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        stack.enter_context(server.accept()[0])
+        owners.check_connections("127.0.0.1", port, earlier)
+        with pytest.raises(PeerGoneError):
+            owners.check_connections("127.0.0.1", port, set())
 
 
 def test_without_the_kernels_table_there_is_no_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

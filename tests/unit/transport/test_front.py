@@ -79,7 +79,7 @@ def test_strangers_who_take_all_places_do_not_keep_the_peer_out(
 ) -> None:
     monkeypatch.setattr(front, "descriptors", lambda: FEW)
     # The strangers are in this process, and the dialer would take their connections for its own.
-    monkeypatch.setattr(owners, "check_connections", lambda host, port: None)
+    monkeypatch.setattr(owners, "check_connections", lambda host, port, earlier: None)
     with ExitStack() as stack:
         listener = Listener(Endpoint("127.0.0.1", port, "bob"))
         stack.callback(listener.close)
