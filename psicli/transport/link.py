@@ -445,7 +445,8 @@ class Link:
 
     def _use(self, stream: Stream) -> None:
         self.stream = stream
-        self._reconnection.trial = None
+        # A break that this stream has mended must not be reported later: the dialer would close this stream, too.
+        self._reconnection.trial = self._reconnection.lost = None
         stream.link = self
         self._traffic.heard_at = time.monotonic()
         self._inbox.confirm_again()

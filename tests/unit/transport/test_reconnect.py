@@ -400,3 +400,19 @@ def test_an_unexpected_failure_while_reconnecting(join: Callable[..., Ends], mon
     ends.proxy.reset()
     with pytest.raises(Exception, match="unexpected ZeroDivisionError"):
         read_to_the_end(ends.bob)
+
+
+def test_a_break_that_was_mended_is_not_reported_again() -> None:
+    """The stream of an attempt may break as soon as it has taken over; the next attempt then succeeds."""
+    link, sid = Link(), bytes(32)
+    link.allow_reconnect(sid)
+    assert link.stream is not None
+    link.stream_ended(link.stream)
+    assert link.await_break(0) is not None
+    for attempt in (1, 2):
+        trial = link.try_stream()
+        link.receive(encode(Reconnect(sid, attempt, 0)), trial)
+        assert link.stream is trial
+        if attempt == 1:
+            link.stream_ended(trial)
+    assert link.await_break(0) is None
