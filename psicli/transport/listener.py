@@ -160,7 +160,10 @@ class Listener:
 
     def _log_waiting(self, deadline: float) -> None:
         peer, until = self.endpoint.peer, moment(deadline)
-        if self._strangers.fail_in_tls and self.endpoint.credentials is not None:
+        if self._front.is_crowded:
+            line = "still waiting for %s until %s: so many others connect to %s that it has to wait for its turn"
+            logger.warning(line, peer, until, self.endpoint.place)
+        elif self._strangers.fail_in_tls and self.endpoint.credentials is not None:
             line = "still waiting for %s until %s: %s ended in the TLS handshake. %s"
             logger.warning(line, peer, until, self._failed(), self.endpoint.credentials.trust)
         else:
