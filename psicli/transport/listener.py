@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -91,7 +90,7 @@ class Listener:
             maximum_concurrent_rpcs=_MAX_STREAMS,
         )
         self._front = self._bound_front()
-        with errors.creating(tempfile.gettempdir()):
+        with errors.creating("a folder for gRPC's socket"):
             self._front.lead_to(self._server)
         failpoints.hit("port.bound")
 

@@ -21,6 +21,7 @@ import grpc
 
 from psicli.core import peer_errors
 from psicli.core.errors import PsicliError
+from psicli.storage.state import make_state_folder, state_folder
 from psicli.transport.door.admission import LEAVING_STAY, Admission, descriptors
 from psicli.transport.door.guest import Guest
 from psicli.transport.door.owners import Owners, shown_user
@@ -94,7 +95,7 @@ class Front:
 
     def lead_to(self, server: grpc.Server) -> None:
         """Let a gRPC server listen on a socket that only this front can reach: its name is removed again."""
-        with tempfile.TemporaryDirectory(prefix="psicli-") as folder:
+        with _private_folder() as folder:
             # The path goes through a descriptor, because the name of a socket may not be long.
             way = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -399,6 +400,19 @@ class Front:
         guest.ignore(self._selector)
         # What was sent to the peer must still reach it.
         guest.close(reset=reset and not guest.was_admitted)
+
+
+def _private_folder() -> tempfile.TemporaryDirectory[str]:
+    """Make a folder of this user alone; raises OSError and CannotCreateError.
+
+    Other users can fill the shared folders, and a full disk leaves none that Python would use.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix="psicli-")
+    except OSError:
+        state = state_folder()
+        make_state_folder(state)
+        return tempfile.TemporaryDirectory(prefix="psicli-", dir=state)
 
 
 def _listen(host: str, port: int) -> socket.socket:
