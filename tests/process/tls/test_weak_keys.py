@@ -110,6 +110,8 @@ def test_the_dialer_refuses_a_chain_with_a_weak_authority(
     meeting.give_up()
 
 
+# The client waits for 20 s.
+@pytest.mark.more
 @pytest.mark.parametrize("kind", [kind for kind in PLAIN if "RSA" not in kind])
 def test_the_listener_serves_no_client_with_a_weak_key(
     meeting: Meeting, authority: Authority, tmp_path: Path, kind: str
