@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from psicli.core import errors, peer_errors
+from psicli.transport.tls import written_address
 
 # The address and the port of one end of a connection; an IPv4 address is never written as one of IPv6.
 End: TypeAlias = tuple[str, int]
@@ -122,8 +123,7 @@ def check_connections(host: str, port: int, earlier: set[tuple[End, End]]) -> No
 
 def _check(user: int | None, host: str, port: int) -> None:
     if user not in (None, os.geteuid()):
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        raise peer_errors.OtherUserError(where=where, user=shown_user(user))
+        raise peer_errors.OtherUserError(where=written_address(host, port), user=shown_user(user))
 
 
 def _loopback(host: str) -> list[str]:

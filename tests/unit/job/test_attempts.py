@@ -14,7 +14,7 @@ from support.processes.expectations import failed, marked, marked_pair, succeede
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Tap, failing_at, other
 
 from psicli.protocol import wire
-from psicli.protocol.messages import Abort, Offer, Open
+from psicli.protocol.messages import Abort, Message, Offer, Open
 from psicli.storage.ledger import Ledger, chain
 
 
@@ -79,6 +79,17 @@ def test_a_session_over_tls_has_the_fingerprint_of_the_peer(pair: Pair) -> None:
         assert end["peer_certificate_sha256"] == known == certificate.fingerprint(SHA256()).hex()
 
 
+def both_tapped(pair: Pair, port: int, party: str) -> tuple[dict[str, Any], list[Message]]:
+    """Run both parties over a tap; return their results, and the messages that one of them sent."""
+    tap = Tap(port, pair.port)
+    try:
+        results = both(pair)
+        octets = dict(zip((DIALER, LISTENER), tap.messages(), strict=True))[party]
+    finally:
+        tap.close()
+    return results, [wire.decode(message) for message in octets]
+
+
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("party", PARTIES)
 def test_a_peer_over_its_limit_learns_no_count(tapped: tuple[Pair, int], party: str) -> None:
@@ -87,18 +98,12 @@ def test_a_peer_over_its_limit_learns_no_count(tapped: tuple[Pair, int], party: 
     marked_pair(pair)
     pair.jobs[party]["policy"] = {"max_runs_per_day": 2, "min_peer_items": 100}
     for sent in ([Offer, Open], [Offer, Open], [Offer]):
-        tap = Tap(port, pair.port)
-        try:
-            results = both(pair)
-            octets = dict(zip((DIALER, LISTENER), tap.messages(), strict=True))[party]
-        finally:
-            tap.close()
+        results, said = both_tapped(pair, port, party)
         failed(results[party], 79, "min_peer_items" if Open in sent else "had 2 runs with")
-        messages = [wire.decode(message) for message in octets]
         # The Abort may overtake them.
-        said = [type(each) for each in messages if isinstance(each, Offer | Open)]
-        assert said == sent[: len(said)]
-        assert messages[-1] == Abort(79)
+        found = [type(each) for each in said if isinstance(each, Offer | Open)]
+        assert found == sent[: len(found)]
+        assert said[-1] == Abort(79)
     tasks = Ledger(pair.folder / f"state-{party}").entries()
     assert [(task.code, task.opening.party) for task in tasks] == [(79, party)] * 2
 
@@ -222,14 +227,8 @@ def test_an_input_that_differs_in_few_items_is_refused_before_the_open(tapped: t
     # Another list in between does not make psicli forget the first one.
     for count, differs in ((40, 0), (40, 0), (44, 4), (45, 0), (41, 1), (44, 1)):
         inputs(pair, count)
-        tap = Tap(port, pair.port)
-        try:
-            results = both(pair)
-            octets = dict(zip((DIALER, LISTENER), tap.messages(), strict=True))[party]
-        finally:
-            tap.close()
-        opened = any(isinstance(wire.decode(message), Open) for message in octets)
-        assert opened is not bool(differs)
+        results, said = both_tapped(pair, port, party)
+        assert any(isinstance(each, Open) for each in said) is not bool(differs)
         if differs:
             failed(results[party], 79, rf"its input differs in {differs} items? from that of task people of job over")
         else:
