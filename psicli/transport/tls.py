@@ -84,6 +84,28 @@ _ALERTS = {
 }
 
 
+class _Connection(ssl.SSLSocket):
+    """A TLS connection that closes its socket if the other end has reset it before the handshake.
+
+    ssl takes the socket over before it notices that, and leaves the closing to the garbage collector.
+    """
+
+    _begun = False
+
+    def do_handshake(self, block: bool = False) -> None:
+        self._begun = True
+        super().do_handshake(block)
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        try:
+            return super().recv(buflen, flags)
+        except OSError:
+            # Only ssl itself reads before the handshake.
+            if not self._begun:
+                self.close()
+            raise
+
+
 class TlsCredentials:
     """One end's certificate, private key and trusted authorities (PEM), its own name, and the expected peer's name.
 
@@ -239,6 +261,7 @@ def _server_context(ca_file: Path, certificate_file: Path, private_key_file: Pat
 def _context(protocol: int, ca_file: Path, certificate_file: Path, private_key_file: Path) -> ssl.SSLContext:
     """Return a context for handshakes; raises TlsFileError for a file that is unusable."""
     context = ssl.SSLContext(protocol)
+    context.sslsocket_class = _Connection
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Names are compared exactly, and by us: OpenSSL would let a wildcard pass.
     context.check_hostname = False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import select
 import socket
 import ssl
 import struct
@@ -172,6 +174,20 @@ def test_a_connection_that_breaks_off_is_no_identity_fault(
             meeting.dial(credentials(files, DIALER, DIALER, LISTENER), SHORT)
         server.shutdown(socket.SHUT_RDWR)
     assert len(tries) > 2
+
+
+@pytest.mark.parametrize("side", PARTIES)
+def test_a_reset_before_the_handshake_leaves_no_socket_open(files: Path, side: str) -> None:
+    """Both ends of a handshake; a socket that only the garbage collector closes would fail this test."""
+    own = credentials(files, side, side, LISTENER)
+    context, is_server = (own.context, False) if side == DIALER else (own.server_context, True)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        plain = socket.create_connection(server.getsockname(), DEADLINE)
+        break_off(server.accept()[0], own.server_context, "at once")
+    select.select([plain], [], [], DEADLINE)
+    with plain, pytest.raises(ConnectionResetError):
+        context.wrap_socket(plain, server_side=is_server)
+    gc.collect()
 
 
 def break_off(guest: socket.socket, context: ssl.SSLContext, when: str) -> None:
