@@ -1,0 +1,1 @@
+"""What a batch does when nobody watches: hooks, pings and schedules."""

@@ -1,0 +1,1 @@
+"""Commands about many jobs: batch, retry and schedule."""
