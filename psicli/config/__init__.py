@@ -202,8 +202,8 @@ def _task(document: Document, slot: Slot, party: str, dialect: Dialect) -> Task:
     )
 
 
-class _UserSchema(GenerateJsonSchema):
-    """Generate a JSON Schema without null: a job file leaves an optional field out and never writes null."""
+class SchemaOfUsers(GenerateJsonSchema):
+    """Generate a JSON Schema without null: users leave an optional field out and never write null."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])
@@ -216,5 +216,5 @@ class _UserSchema(GenerateJsonSchema):
 
 def job_schema() -> dict[str, Any]:
     """Return the JSON Schema of a job file as users write it."""
-    schema = JobFile.model_json_schema(schema_generator=_UserSchema)
-    return {"$schema": _UserSchema.schema_dialect, **schema}
+    schema = JobFile.model_json_schema(schema_generator=SchemaOfUsers)
+    return {"$schema": SchemaOfUsers.schema_dialect, **schema}

@@ -9,9 +9,9 @@ one line.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import yaml
 
@@ -34,14 +34,19 @@ Loc = tuple[str | int, ...]
 
 
 class Document:
-    """A job file as dicts, lists and text, with its errors.
+    """A job file as dicts, lists and text, with its errors; a subclass is another kind of file.
 
     Raises InputMissingError if there is no such file, and JobFileError if it cannot be read as YAML.
     """
 
+    # What messages call the file, and the command that shows what it holds.
+    noun: ClassVar[str] = "job file"
+    schema: ClassVar[str] = "psicli config schema"
+    error: ClassVar[type[JobFileError]] = JobFileError
+
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._shown_path = printable(path)
+        self.shown_path = printable(path)
         self._lines: dict[Loc, int] = {}
         self._broken: set[Loc] = set()
         self._errors: list[tuple[int, str]] = []
@@ -87,6 +92,10 @@ class Document:
     def broken(self, loc: Loc) -> bool:
         return any(loc[:end] in self._broken for end in range(len(loc) + 1))
 
+    def is_sound(self, loc: Loc) -> bool:
+        """Return whether neither a place nor anything around it or below it is broken."""
+        return not any(each[: len(loc)] == loc or loc[: len(each)] == each for each in self._broken)
+
     def mark_broken(self, loc: Loc) -> None:
         self._broken.add(loc)
 
@@ -98,24 +107,32 @@ class Document:
     def note(self, loc: Loc, what: str, right: str, line: int | None = None) -> None:
         """Note an error unless its place is broken; later checks still see the place."""
         if not self.broken(loc):
-            self._errors.append((line or self.line(loc), f"{field_name(loc)}: {what}; {right}"))
+            self._errors.append((line or self.line(loc), f"{self._name(loc)}: {what}; {right}"))
 
-    def raise_errors(self) -> None:
-        """Raise JobFileError with every error, sorted by line, if there are any."""
-        if self._errors:
-            raise self._error()
+    def raise_errors(self, more: Sequence[str] = ()) -> None:
+        """Raise JobFileError with every error, sorted by line, if there are any; more: lines about other files."""
+        if self._errors or more:
+            raise self._error(more)
+
+    def fail(self, what: str, right: str) -> NoReturn:
+        """Raise JobFileError for the whole file, with what was found before."""
+        self._fail(self.noun, what, right)
+
+    def _name(self, loc: Loc) -> str:
+        return field_name(loc) or self.noun
 
     def _fail(self, field: str, what: str, right: str, line: int = 1) -> NoReturn:
         """Note an error that makes further checks impossible, and raise JobFileError."""
         self._errors.append((line, f"{field}: {what}; {right}"))
         raise self._error()
 
-    def _error(self) -> JobFileError:
-        path = self._shown_path
+    def _error(self, more: Sequence[str] = ()) -> JobFileError:
+        path = self.shown_path
         lines = [f"{path}:{line}: {text}" for line, text in sorted(self._errors, key=lambda error: error[0])]
+        lines += more
         if len(lines) > MAX_ERRORS_SHOWN:
             lines[MAX_ERRORS_SHOWN:] = [f"{path}: and {counted(len(lines) - MAX_ERRORS_SHOWN, 'more error')}"]
-        return JobFileError(mistakes="\n".join(lines))
+        return self.error(mistakes="\n".join(lines))
 
     # Reading
 
@@ -126,16 +143,16 @@ class Document:
         except OSError as exc:
             missing = isinstance(exc, FileNotFoundError | NotADirectoryError)
             raise InputMissingError(
-                place=self._shown_path,
-                fault="no such job file" if missing else f"cannot read this job file: {reason(exc)}",
-                advice="Check the path of the job file; a relative path starts at the current folder.",
+                place=self.shown_path,
+                fault=f"no such {self.noun}" if missing else f"cannot read this {self.noun}: {reason(exc)}",
+                advice=f"Check the path of the {self.noun}; a relative path starts at the current folder.",
             ) from exc
         if len(data) > MAX_FILE_BYTES:
-            self._fail("job file", "is too large", f"a job file has at most {MAX_FILE_BYTES // 2**20} MiB")
+            self._fail(self.noun, "is too large", f"a {self.noun} has at most {MAX_FILE_BYTES // 2**20} MiB")
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as exc:
-            self._fail("job file", "is not UTF-8 text here", "save it as UTF-8", data.count(b"\n", 0, exc.start) + 1)
+            self._fail(self.noun, "is not UTF-8 text here", "save it as UTF-8", data.count(b"\n", 0, exc.start) + 1)
 
     def _compose(self, text: str) -> yaml.Node:
         try:
@@ -155,14 +172,14 @@ class Document:
             # PyYAML raises a bare ValueError for an escape beyond Unicode ("\U00110000") and the like.
             self._fail("YAML", "cannot be read", "check numbers and escapes such as \\U in double quotes")
         if node is None:
-            self._fail("job file", "is empty", "run `psicli config schema` to see what a job file holds")
+            self._fail(self.noun, "is empty", f"run `{self.schema}` to see what a {self.noun} holds")
         return node
 
     def _convert(self, node: yaml.Node, loc: Loc, around: tuple[yaml.Node, ...]) -> Any:
         self._lines.setdefault(loc, node.start_mark.line + 1)
         around = self._enter(node, loc, around)
         if node.tag not in _PLAIN_TAGS:
-            self.blame(loc, f"has the YAML tag {shown(str(node.tag))}", "remove the tag; job files have no tags")
+            self.blame(loc, f"has the YAML tag {shown(str(node.tag))}", f"remove the tag; a {self.noun} has no tags")
         if isinstance(node, yaml.MappingNode):
             return self._convert_mapping(node, loc, around)
         if isinstance(node, yaml.SequenceNode):
@@ -176,10 +193,10 @@ class Document:
         # An alias yields the anchor's node itself: an alias inside its own anchor never ends, and a few lines of
         # aliases can expand to billions of places.
         if any(node is outer for outer in around):
-            self._fail(field_name(loc), "is an alias of a value that contains it", "write the value out", line)
+            self._fail(self._name(loc), "is an alias of a value that contains it", "write the value out", line)
         if self._places > MAX_PLACES or len(around) >= MAX_DEPTH:
             what = "makes the file too large or too deep once aliases are expanded"
-            self._fail(field_name(loc), what, "split the job", line)
+            self._fail(self._name(loc), what, "split the job", line)
         return (*around, node)
 
     def _convert_mapping(self, node: yaml.MappingNode, loc: Loc, around: tuple[yaml.Node, ...]) -> dict[str, Any]:
@@ -272,14 +289,14 @@ def _advice(problem: str, line: str) -> str:
 
 
 def field_name(loc: Loc) -> str:
-    """Return a place in the form that messages show: `cluster.nodes[0].address`."""
+    """Return a place in the form that messages show: `cluster.nodes[0].address`; empty for the whole file."""
     name = ""
     for step in loc:
         if isinstance(step, int):
             name += f"[{step}]"
         else:
             name += ("." if name else "") + (step if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", step) else shown(step, 64))
-    return name or "job file"
+    return name
 
 
 def as_yaml(value: Any) -> str:

@@ -44,9 +44,11 @@ _ESCAPES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefin
 _AMOUNT = r"([1-9][0-9]{0,14}) ?(?:([KMGT])(i?)B)?"
 _UNITS = " KMGT"
 # A number of seconds, or a number with a unit. More than a year is a slip of the pen.
-_DURATION = r"([1-9][0-9]{0,8}) ?([smhd]?)"
+_DURATION = r"(0|[1-9][0-9]{0,8}) ?([smhd]?)"
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _MOST_SECONDS = 366 * 86_400
+VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+_URL = r"https?://[^\s/?#]+[^\s#]*"
 # The files that limit the memory of a container or service (cgroup 2, cgroup 1).
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -179,15 +181,37 @@ def _to_bytes(value: object) -> object:
     return size
 
 
-def to_seconds(text: str) -> int:
+def to_seconds(text: str, least: int = 1) -> int:
     """Return the number of seconds of a duration such as 30s, 10m, 2h, 1d or 45. Raises PydanticCustomError."""
     found = re.fullmatch(_DURATION, text)
     if not found:
         raise _wrong(f"{shown(text)} is not a duration", "give for example 30s, 10m, 2h or 1d")
     seconds = int(found[1]) * _SECONDS[found[2]]
+    if seconds < least:
+        raise _wrong(f"{shown(text)} is too short", f"give at least {least}s")
     if seconds > _MOST_SECONDS:
         raise _wrong(f"{shown(text)} is more than a year", f"give at most {_MOST_SECONDS // _SECONDS['d']}d")
     return seconds
+
+
+def _variables(values: dict[str, str]) -> dict[str, str]:
+    for name in values:
+        if not re.fullmatch(VARIABLE, name):
+            raise _wrong(f"{shown(name)} is not the name of a variable", "use letters, digits and _, such as DATE")
+    return values
+
+
+def _command(words: tuple[str, ...]) -> tuple[str, ...]:
+    if not words or not words[0]:
+        raise _wrong("is empty", "give a program and its arguments, such as [/usr/local/bin/mount-export, --read-only]")
+    return words
+
+
+def _url(text: str) -> str:
+    if not re.fullmatch(_URL, text):
+        # The address of a ping is a secret.
+        raise _wrong("is not the address of a web page", "give an address such as https://hc.example.com/UUID")
+    return text
 
 
 def default_memory() -> int:
@@ -269,18 +293,29 @@ Memory = Annotated[
         {"anyOf": [{"type": "string", "pattern": f"^{_AMOUNT}$"}, {"type": "integer", "minimum": LEAST_MEMORY}]}
     ),
 ]
-Duration = Annotated[
-    int,
-    BeforeValidator(lambda value: to_seconds(value) if isinstance(value, str) else value),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": f"^{_DURATION}$"},
-                {"type": "integer", "minimum": 1, "maximum": _MOST_SECONDS},
-            ]
-        }
-    ),
+
+
+def _as_seconds(least: int) -> BeforeValidator:
+    return BeforeValidator(lambda value: to_seconds(value, least) if isinstance(value, str) else value)
+
+
+def _schema_of_seconds(least: int) -> WithJsonSchema:
+    pattern = f"^(?!0){_DURATION}$" if least else f"^{_DURATION}$"
+    number = {"type": "integer", "minimum": least, "maximum": _MOST_SECONDS}
+    return WithJsonSchema({"anyOf": [{"type": "string", "pattern": pattern}, number]})
+
+
+Duration = Annotated[int, _as_seconds(1), _schema_of_seconds(1)]
+# A duration that may be 0.
+Wait = Annotated[int, _as_seconds(0), _schema_of_seconds(0)]
+Variables = Annotated[
+    dict[str, str],
+    AfterValidator(_variables),
+    Field(json_schema_extra={"propertyNames": {"pattern": f"^{VARIABLE}$"}}),
 ]
+# A program and its arguments.
+Command = Annotated[tuple[str, ...], AfterValidator(_command), Field(json_schema_extra={"minItems": 1})]
+Url = Annotated[str, AfterValidator(_url), Field(json_schema_extra={"pattern": f"^{_URL}$"})]
 Delimiter = Annotated[
     str,
     BeforeValidator(_delimiter),

@@ -22,42 +22,42 @@ MAX_BIN_ITEMS = 1 << 26
 MAX_DIFFERENCE = 1000
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 # The job file --------------------------------------------------------------------------------------------------
 
 
-def _field(description: str, *examples: Any, default: Any = ..., **more: Any) -> Any:
+def field(description: str, *examples: Any, default: Any = ..., **more: Any) -> Any:
     """Describe a field; its default serves as the example if there is no other."""
     return Field(default, description=description, examples=list(examples) or [default], **more)
 
 
-def _optional(description: str, *examples: Any) -> Any:
+def optional(description: str, *examples: Any, **more: Any) -> Any:
     """Describe a field that may be left out."""
-    return _field(description, *examples, default=None)
+    return field(description, *examples, default=None, **more)
 
 
-class TlsFiles(_Model):
+class TlsFiles(Model):
     """The files with which this party proves its identity and checks the other party's."""
 
-    ca_file: fields.GivenPath = _field(
+    ca_file: fields.GivenPath = field(
         "PEM file with the certificate authorities this party trusts. One of them must have issued the other party's "
         "certificate.",
         "ca.pem",
     )
-    certificate_file: fields.GivenPath = _field("PEM file with this party's certificate.", "alice.pem")
-    private_key_file: fields.GivenPath = _field(
+    certificate_file: fields.GivenPath = field("PEM file with this party's certificate.", "alice.pem")
+    private_key_file: fields.GivenPath = field(
         "PEM file with the private key of `certificate_file`. Only its owner should be able to read it.",
         "alice.key",
     )
 
 
-class LinkSettings(_Model):
+class LinkSettings(Model):
     """Retries and timeouts of the connection."""
 
-    connect_retry_times: fields.Int = _field(
+    connect_retry_times: fields.Int = field(
         "How many attempts the dialer makes to reach the listener. The listener waits equally long: this number times "
         "`connect_retry_interval_ms`, which is 10 minutes by default. After that the run ends with exit code 69.",
         3600,
@@ -65,10 +65,10 @@ class LinkSettings(_Model):
         ge=1,
         le=1_000_000,
     )
-    connect_retry_interval_ms: fields.Int = _field(
+    connect_retry_interval_ms: fields.Int = field(
         "Pause between two attempts, in milliseconds.", 500, default=1000, ge=10, le=3_600_000
     )
-    recv_timeout_ms: fields.Int = _field(
+    recv_timeout_ms: fields.Int = field(
         "How long to wait for a peer that sends nothing, in milliseconds. After that the run ends with exit code 69. "
         "The wait is 24 times as long while the peer reports that it is still working.",
         60_000,
@@ -76,7 +76,7 @@ class LinkSettings(_Model):
         ge=1000,
         le=86_400_000,
     )
-    reconnect_window_ms: fields.Int = _field(
+    reconnect_window_ms: fields.Int = field(
         "How long to try to reconnect after the connection was lost, in milliseconds. With 0, a lost connection ends "
         "the run immediately.",
         3_600_000,
@@ -86,24 +86,24 @@ class LinkSettings(_Model):
     )
 
 
-class NodeEntry(_Model):
+class NodeEntry(Model):
     """One party and the address where the other party reaches it."""
 
-    party: fields.Name = _field("Name of the party, the same in both job files.", "alice")
-    address: fields.DialAddress | None = _optional(
+    party: fields.Name = field("Name of the party, the same in both job files.", "alice")
+    address: fields.DialAddress | None = optional(
         "HOST:PORT that the other party dials. The first node, which listens, needs one; the second does not. May hold "
         "variables.",
         "alice.example.com:9560",
     )
-    listen_address: fields.ListenAddress | None = _optional(
+    listen_address: fields.ListenAddress | None = optional(
         "IP:PORT that the first node listens on. By default it takes the port of `address`, and listens on the "
         "loopback address if `address` is one, else on every address of the machine. May hold variables.",
         "0.0.0.0:9560",
     )
-    tls_name: fields.DnsName | None = _optional(
+    tls_name: fields.DnsName | None = optional(
         "DNS name in the party's certificate. By default the party's name.", "psi.alice.example.com"
     )
-    certificate_sha256: fields.Fingerprints = _field(
+    certificate_sha256: fields.Fingerprints = field(
         "SHA-256 of the party's certificate, as `psicli certs show` prints it: no other certificate of this party is "
         "accepted. Spaces and colons are ignored. A list allows several certificates, while one replaces another. By "
         "default every certificate with the party's name is accepted that an authority in `ca_file` has issued.",
@@ -119,21 +119,21 @@ _ALICE = {"party": "alice", "address": "alice.example.com:9560", "listen_address
 _TLS = {"ca_file": "ca.pem", "certificate_file": "alice.pem", "private_key_file": "alice.key"}
 
 
-class ClusterEntry(_Model):
+class ClusterEntry(Model):
     """The two parties and the link between them."""
 
-    nodes: tuple[NodeEntry, ...] = _field(
+    nodes: tuple[NodeEntry, ...] = field(
         "The two parties. The first one listens, the second one dials.",
         [_ALICE, {"party": "bob"}],
         json_schema_extra={"minItems": 2, "maxItems": 2},
     )
-    link_desc: LinkSettings = _field(
+    link_desc: LinkSettings = field(
         "How long this party tries to connect, and how long it waits for a silent peer. The other party may use other "
         "values.",
         {"recv_timeout_ms": 60_000},
         default_factory=LinkSettings,
     )
-    tls: _Tls | None = _optional(
+    tls: _Tls | None = optional(
         "Files for mutual TLS, or the word `insecure`, which sends everything in plain text. Without this field only "
         "loopback addresses are allowed, and only processes of one user.",
         _TLS,
@@ -141,13 +141,13 @@ class ClusterEntry(_Model):
     )
 
 
-class PsiEntry(_Model):
+class PsiEntry(Model):
     """Who learns the result, unless a task overrides it."""
 
-    receiver: fields.Name | None = _optional(
+    receiver: fields.Name | None = optional(
         "Party that learns the result. Required unless every task names its own receiver.", "alice"
     )
-    broadcast_result: fields.Bool = _field("Whether the other party learns the result too.", True, default=False)
+    broadcast_result: fields.Bool = field("Whether the other party learns the result too.", True, default=False)
 
 
 # The bounds precede the check of the text; otherwise the JSON Schema would lack them.
@@ -160,31 +160,31 @@ _FrameItems = Annotated[
 _BinItems = Annotated[int, Field(ge=LEAST_BIN_ITEMS, le=MAX_BIN_ITEMS), fields.PLAIN_DIGITS, fields.POWER_OF_TWO]
 
 
-class PipelineSettings(_Model):
+class PipelineSettings(Model):
     """Threads, memory and the sizes of bins and frames."""
 
-    threads: _Threads | None = _optional(
+    threads: _Threads | None = optional(
         "Number of threads that compute. By default one for every core this process may use.", 4
     )
-    depth: fields.Int = _field(
+    depth: fields.Int = field(
         "How many frames of a bin may be in progress at the same time, from reading to sending.",
         8,
         default=4,
         ge=1,
         le=64,
     )
-    frame_items: _FrameItems | None = _optional(
+    frame_items: _FrameItems | None = optional(
         f"Points in a frame, a multiple of {FRAME_ITEMS_STEP}. The session uses the smaller value of the two parties. "
         "By default 16384 with the native backend (4096 on its portable path) and 2048 with the reference backend.",
         16384,
     )
-    bin_items: _BinItems | None = _optional(
+    bin_items: _BinItems | None = optional(
         "Items in a bin, a power of two. The session uses the smaller value of the two parties. A task is exchanged "
         "bin by bin, and an interrupted run resumes after the last finished bin. By default as many as `memory` has "
         "room for, and at most 1048576.",
         262144,
     )
-    memory: fields.Memory = _field(
+    memory: fields.Memory = field(
         "Memory the process may use, at least 384MB: an amount such as 512MB, 2GB or 400MiB, or a number of bytes. "
         "Anything that does not fit is written to disk. By default a quarter of the machine's (or container's) memory.",
         "512MB",
@@ -192,32 +192,32 @@ class PipelineSettings(_Model):
     )
 
 
-class CsvSettings(_Model):
+class CsvSettings(Model):
     """How this party's CSV and TSV files are written."""
 
-    delimiter: fields.Delimiter | None = _optional(
+    delimiter: fields.Delimiter | None = optional(
         "The character between two values: one ASCII character, or the word `tab`; no letter, digit or quote. By "
         "default a comma in CSV and a tab in TSV.",
         ";",
     )
-    encoding: fields.Encoding = _field(
+    encoding: fields.Encoding = field(
         "Encoding of the inputs, as Python calls it, such as `cp1252`, `latin-1`, `utf-16`, `gb18030` or `shift_jis`. "
         "A byte that does not fit it ends the run with exit code 65. Outputs are always UTF-8.",
         "cp1252",
         default="utf-8",
     )
-    header: fields.Bool = _field(
+    header: fields.Bool = field(
         "Whether the first row holds the names of the columns. If not, the columns are called `1`, `2` and so on.",
         False,
         default=True,
     )
-    null_values: fields.NullValues = _field(
+    null_values: fields.NullValues = field(
         "Texts that stand for null, with or without quotes. As a key, null matches nothing. In an output, it is an "
         "empty value.",
         ["NULL", "\\N"],
         default=(),
     )
-    quotes: fields.Bool = _field(
+    quotes: fields.Bool = field(
         "Whether a value that starts with a double quote ends with one, as in RFC 4180. With `false`, a quote is a "
         "character like any other, and no value can hold the delimiter or a line break.",
         False,
@@ -225,47 +225,47 @@ class CsvSettings(_Model):
     )
 
 
-class PolicySettings(_Model):
+class PolicySettings(Model):
     """The limits that this party sets."""
 
-    min_peer_items: _Limit = _optional(
+    min_peer_items: _Limit = optional(
         "Fewest distinct items the other party must have, in every task. Padding does not count.", 1000
     )
-    max_peer_items: _Limit = _optional(
+    max_peer_items: _Limit = optional(
         "Most distinct items the other party may have, in every task. Padding counts.", 10_000_000
     )
-    max_runs_per_day: _Limit = _optional(
+    max_runs_per_day: _Limit = optional(
         "How many runs within 24 hours may use the same input and key columns with the same party. A run counts "
         "once the other party may know the number of keys, whatever its task is called and however it ended.",
         2,
     )
-    min_difference: _Difference | None = _optional(
+    min_difference: _Difference | None = optional(
         "Fewest items in which this party's input must differ from earlier inputs with the same party (the last 8 of "
         "each task), unless two are the same. The difference between two results names these items to whoever sees "
         "both. With 0, psicli neither compares nor keeps inputs of this job; by default it warns below 10.",
         50,
     )
-    max_match_rate: fields.Rate | None = _optional(
+    max_match_rate: fields.Rate | None = optional(
         "Largest fraction of this party's distinct items that may match. Only a party that learns the result can set "
         "it.",
         0.25,
     )
-    min_output_rows: _Limit = _optional(
+    min_output_rows: _Limit = optional(
         "Fewest rows an output must have. Only a party that learns the result can set it.", 10
     )
-    min_duration: fields.Duration | None = _optional(
+    min_duration: fields.Duration | None = optional(
         "Shortest time from the start of a run to its report and its end, such as `30s`, `10m` or `2h`; a number alone "
         "is a number of seconds. It hides how long this party compared and wrote, from which somebody who sees when "
         "the process ends could estimate how much matched. A run that ends before both parties have opened a task "
         "does not wait. If a run takes longer, psicli warns.",
         "10m",
     )
-    max_duration: fields.Duration | None = _optional(
+    max_duration: fields.Duration | None = optional(
         "Longest time from the start of a run to the end of the exchange, written like `min_duration`. It includes the "
         "wait for the other party. A result that only this party still has to write is written.",
         "4h",
     )
-    strict: fields.Bool = _field(
+    strict: fields.Bool = field(
         "Whether to trade speed and convenience for certainty: with `true`, psicli checks that every received point, "
         "not only 64 of each frame, is on the curve; it refuses to run without TLS, even on one machine, without the "
         "native backend, which computes in constant time, and with a ledger that somebody has changed.",
@@ -274,32 +274,32 @@ class PolicySettings(_Model):
     )
 
 
-class TaskEntry(_Model):
+class TaskEntry(Model):
     """One intersection: its inputs, its key columns, its outputs and who learns the result."""
 
-    name: fields.Name = _field("Name of the task, the same in both job files.", "customers")
-    keys: dict[str, fields.Columns] = _field(
+    name: fields.Name = field("Name of the task, the same in both job files.", "customers")
+    keys: dict[str, fields.Columns] = field(
         "Key columns of each party, in the order in which they are compared, the same number for both. Only this "
         "party's entry is required.",
         {"alice": ["id"], "bob": ["customer_id"]},
     )
-    input_path: dict[str, fields.Paths] = _field(
+    input_path: dict[str, fields.Paths] = field(
         f"Input of each party: a file whose name ends in {SUFFIXES}, or `-` for CSV from standard input. A relative "
         "path starts at the job file's folder. May hold variables. A list of paths makes one task of each path, called "
         "NAME-1, NAME-2 and so on; all lists of a task must be equally long. Only this party's entry is required.",
         {"alice": "in/customers.csv", "bob": "in/${DATE}/crm.parquet"},
     )
-    output_path: dict[str, fields.Paths] = _field(
+    output_path: dict[str, fields.Paths] = field(
         "Output of each party, written like `input_path`; `-` writes CSV to standard output. A party that learns the "
         "result needs one. A party that does not learn it writes nothing.",
         {"alice": "out/customers.csv"},
         default={},
     )
-    receiver: fields.Name | None = _optional("Party that learns the result. By default `psi.receiver`.", "alice")
-    broadcast_result: fields.Bool | None = _optional(
+    receiver: fields.Name | None = optional("Party that learns the result. By default `psi.receiver`.", "alice")
+    broadcast_result: fields.Bool | None = optional(
         "Whether the other party learns the result too. By default `psi.broadcast_result`.", True
     )
-    csv: CsvSettings | None = _optional(
+    csv: CsvSettings | None = optional(
         "How this party's CSV and TSV files of this task are written. A field that is left out has its value from the "
         "section `csv`.",
         {"delimiter": ";"},
@@ -314,50 +314,50 @@ _TASK = {
 }
 
 
-class JobFile(_Model):
+class JobFile(Model):
     """A psicli job: one YAML file, one session, one port, any number of tasks."""
 
     model_config = ConfigDict(title="psicli job file")
 
-    job: fields.Name = _field("Name of the job, the same in both job files.", "nightly-overlap")
-    self_party: fields.Name | None = _optional(
+    job: fields.Name = field("Name of the job, the same in both job files.", "nightly-overlap")
+    self_party: fields.Name | None = optional(
         "Party that this job file belongs to. The option `--party` and the variable `PSICLI_PARTY` override it.",
         "alice",
     )
-    cluster: ClusterEntry = _field(
+    cluster: ClusterEntry = field(
         "Who takes part, and how the two parties reach each other.",
         {"nodes": [{"party": "alice", "address": "127.0.0.1:9560"}, {"party": "bob"}]},
     )
-    psi: PsiEntry = _field(
+    psi: PsiEntry = field(
         "The defaults of every task. A task may override them.",
         {"receiver": "alice", "broadcast_result": False},
         default_factory=PsiEntry,
     )
-    pipeline: PipelineSettings = _field(
+    pipeline: PipelineSettings = field(
         "How this party uses its machine. The other party may use other values, and the result never depends on them.",
         {"threads": 4, "memory": "2GB"},
         default_factory=PipelineSettings,
     )
-    csv: CsvSettings = _field(
+    csv: CsvSettings = field(
         "How this party's CSV and TSV files are written, inputs as well as outputs. They are never sent to the other "
         "party, which may use other values.",
         {"delimiter": ";", "encoding": "cp1252"},
         default_factory=CsvSettings,
     )
-    policy: PolicySettings = _field(
+    policy: PolicySettings = field(
         "The limits that this party sets; a limit that is left out does not apply, so by default there is none. They "
         "are never sent to the other party. A run that exceeds one of them ends with exit code 79.",
         {"min_peer_items": 1000, "max_runs_per_day": 2},
         default_factory=PolicySettings,
     )
-    keep_going: fields.Bool = _field(
+    keep_going: fields.Bool = field(
         "Whether the run skips a task for which either party has a bad input or output, and goes on with the others. "
         "By default such a task ends the run. Both sides need `true`: if one has `false`, the run ends. A run that "
         "skips a task still ends with an exit code other than 0. The option `--keep-going` sets this to `true`.",
         True,
         default=False,
     )
-    tasks: tuple[TaskEntry, ...] = _field(
+    tasks: tuple[TaskEntry, ...] = field(
         "The intersections of this job, in the order in which they run. Each compares one input of each party, "
         "and writes an output for each party that learns the result.",
         [_TASK],
@@ -368,7 +368,7 @@ class JobFile(_Model):
 # The job -------------------------------------------------------------------------------------------------------
 
 
-class Listener(_Model):
+class Listener(Model):
     """The addresses of the first node; ports include --port-offset."""
 
     # The address the other party dials, and the local address to listen on.
@@ -384,7 +384,7 @@ class Listener(_Model):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Task(_Model):
+class Task(Model):
     """One intersection from this party's view; relative paths start at the current folder."""
 
     name: str
@@ -398,7 +398,7 @@ class Task(_Model):
     broadcast_result: bool
 
 
-class Job(_Model):
+class Job(Model):
     """A checked job file from the view of one party."""
 
     path: Path

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from psicli.config.document import Document, Loc
 from psicli.core.errors import shown
@@ -19,8 +19,13 @@ _LINES_SHOWN = 5
 
 def fill_variables(document: Document, party: str, variables: Mapping[str, str]) -> None:
     """Fill in the variables of one party, and its home folders; blame what cannot be filled in."""
+    fill(document, list(_places(document, party)), variables)
+
+
+def fill(document: Document, places: Sequence[Loc], variables: Mapping[str, str]) -> None:
+    """Fill in the variables and home folders at these places; blame what cannot be filled in."""
     undefined: defaultdict[str, list[Loc]] = defaultdict(list)
-    for loc in list(_places(document, party)):
+    for loc in places:
         pieces = re.findall(r"\$\$|\$\{[A-Za-z_][A-Za-z0-9_]*\}|\$|[^$]+", document.text(*loc) or "")
         missing = [piece for piece in dict.fromkeys(pieces) if piece[:2] == "${" and piece[2:-1] not in variables]
         for piece in missing:
@@ -32,7 +37,7 @@ def fill_variables(document: Document, party: str, variables: Mapping[str, str])
             filled = (variables[p[2:-1]] if p[:2] == "${" else "$" if p == "$$" else p for p in pieces)
             document.replace(loc, "".join(filled))
     _blame_undefined(document, undefined)
-    for loc in list(_places(document, party)):
+    for loc in places:
         _fill_in_home(document, loc)
 
 

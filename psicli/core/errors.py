@@ -327,8 +327,24 @@ class JobFileError(ConfigError):
     hint = "`psicli config schema` describes every field of a job file."
 
 
+class BatchFileError(JobFileError):
+    """All errors in a batch file and in the job files that it names, one per line like those of a job file."""
+
+    hint = (
+        "`psicli config schema --batch` describes every field of a batch file, and `psicli config schema` those of a "
+        "job file."
+    )
+
+
+class PlanError(ConfigError):
+    """Jobs of a batch that cannot run in one batch, one fault per line: `batch.yaml:LINE: JOB: what is wrong`."""
+
+    sentence = "{mistakes}"
+    hint = "`psicli batch --dry-run` checks a batch and starts nothing."
+
+
 class ArgumentError(PsicliError):
-    """An option of the command line does not fit the job file. Facts: option, fault, advice."""
+    """An option of the command line does not fit the job file or batch file. Facts: option, fault, advice."""
 
     code = 2
     sentence = "{option}: {fault}"

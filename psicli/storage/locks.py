@@ -187,6 +187,16 @@ class PortLock(AbstractContextManager["PortLock"]):
             self._own_folder.close()
 
 
+def port_lock(port: int) -> str:
+    """Return the name of the lock on a listener's port."""
+    return f"port-{port}"
+
+
+def dial_lock(party: str, address: str) -> str:
+    """Return the name of the lock on a party and the address that it dials."""
+    return f"dial-{party}-{hashlib.sha256(address.encode()).hexdigest()[:16]}"
+
+
 @contextmanager
 def hold_port(job: str, party: str, host: str, port: int, timeout: float) -> Iterator[PortLock]:
     """Hold the lock of a listener's port, once the port can also be bound.
@@ -197,7 +207,7 @@ def hold_port(job: str, party: str, host: str, port: int, timeout: float) -> Ite
     # 0.0.0.0 is no address that anybody could dial.
     shown = f"port {port}" if ip_address(host).is_unspecified else where
     deadline = time.monotonic() + timeout
-    with PortLock(f"port-{port}", _own_holder(job, party, shown)) as lock:
+    with PortLock(port_lock(port), _own_holder(job, party, shown)) as lock:
         _acquire(lock, f"port {port}", deadline)
         _wait_for(lambda: _bind_failure(host, port, where), deadline)
         lock.update("", "starting", 0)
@@ -208,8 +218,7 @@ def hold_port(job: str, party: str, host: str, port: int, timeout: float) -> Ite
 def hold_dial(job: str, party: str, address: str, timeout: float) -> Iterator[PortLock]:
     """Hold the lock of a party and the address it dials; raises LockHeldError after `timeout` [s]."""
     deadline = time.monotonic() + timeout
-    name = f"dial-{party}-{hashlib.sha256(address.encode()).hexdigest()[:16]}"
-    with PortLock(name, _own_holder(job, party, f"to {address}")) as lock:
+    with PortLock(dial_lock(party, address), _own_holder(job, party, f"to {address}")) as lock:
         _acquire(lock, f"the connection from {party} to {address}", deadline)
         lock.update("", "starting", 0)
         yield lock
@@ -280,7 +289,7 @@ def _holder_of_port(port: int) -> Holder | None:
     """Return the run of another user that says that it listens on this port."""
     with ExitStack() as opened:
         for folder in _lock_folders(opened):
-            holder = _read_record(f"port-{port}.json", folder)
+            holder = _read_record(f"{port_lock(port)}.json", folder)
             if holder is not None and holder.phase != _WAITING:
                 return holder
     return None

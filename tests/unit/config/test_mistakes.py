@@ -23,7 +23,7 @@ from psicli.config.models import (
     JobFile,
     LinkSettings,
 )
-from psicli.config.shape import MODELS
+from psicli.config.shape import JOB_FILE
 from psicli.core.errors import ConfigError
 
 # Shape --------------------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_schema_describes_every_field() -> None:
             assert not {"ge", "le", "multiple_of"} & set(field), name
 
 
-@pytest.mark.parametrize("model", sorted(set(MODELS.values()), key=lambda model: model.__name__))
+@pytest.mark.parametrize("model", sorted(set(JOB_FILE.models.values()), key=lambda model: model.__name__))
 def test_examples_are_valid(model: type[BaseModel]) -> None:
     fields = model.model_fields.items()
     for name, field in fields:
