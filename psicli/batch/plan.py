@@ -7,12 +7,15 @@ address. Jobs that cannot run in one batch at all are refused before anything st
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from psicli.config import Job
+from psicli.config import Job, Task
 from psicli.config.batch import Batch, Entry
-from psicli.core.errors import ArgumentError, shown
+from psicli.core.errors import ArgumentError, PlanError, printable, shown
+from psicli.storage.files import identity
 from psicli.storage.locks import dial_lock, port_lock
 
 # What a task calls standard input and output.
@@ -74,10 +77,12 @@ def make_plan(batch: Batch, only: Sequence[str] = ()) -> Plan:
     """
     _check_only(batch, only)
     entries = [entry for entry in batch.jobs if not only or entry.name in only]
-    names = {entry.name for entry in entries}
-    after = {entry.name: [name for name in entry.after if name in names] for entry in entries}
-    planned = tuple(Planned(entry, place_of(entry.job), tuple(after[entry.name])) for entry in entries)
-    return Plan(batch, planned)
+    faults = [*_streams(entries), *_replaced(batch, entries)]
+    after = _order(entries, faults)
+    if faults:
+        raise PlanError(mistakes="\n".join(faults))
+    jobs = [Planned(entry, place_of(entry.job), tuple(after[entry.name])) for entry in entries]
+    return Plan(batch, tuple(jobs), tuple(map(remark, mergeable(jobs))))
 
 
 def place_of(job: Job) -> str:
@@ -87,6 +92,11 @@ def place_of(job: Job) -> str:
     return dial_lock(job.party, job.listener.address)
 
 
+def place_in_words(job: Job) -> str:
+    """Return the place of a job as people know it."""
+    return f"port {job.listener.listen_port}" if job.listens else f"to {job.listener.address}"
+
+
 def _check_only(batch: Batch, only: Sequence[str]) -> None:
     names = [entry.name for entry in batch.jobs]
     for name in only:
@@ -94,3 +104,101 @@ def _check_only(batch: Batch, only: Sequence[str]) -> None:
             close = difflib.get_close_matches(name, names, n=1)
             advice = f"Did you mean {close[0]}?" if close else f"The jobs are {', '.join(names)}."
             raise ArgumentError(option="--only", fault=f"{shown(name)} is not a job of this batch", advice=advice)
+
+
+# Files -----------------------------------------------------------------------------------------------------------
+
+
+def _tasks(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Task]]:
+    for entry in entries:
+        for task in entry.job.tasks:
+            yield entry, task
+
+
+def _fault(entry: Entry, task: Task, what: str, right: str) -> str:
+    return f"{entry.where}: {entry.name}: task {task.name} {what}; {right}"
+
+
+def _streams(entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield a fault for every task that uses standard input or output, which a batch has only once."""
+    for entry, task in _tasks(entries):
+        for verb, path in (("reads standard input", task.input_path), ("writes to standard output", task.output_path)):
+            if path == _STDIO:
+                yield _fault(entry, task, verb, "in a batch, name a file, or run this job alone with `psicli run`")
+
+
+def _replaced(batch: Batch, entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield a fault for every output that would replace another job's output, or a file that the jobs need."""
+    needed: dict[Hashable, str] = {} if batch.path is None else {identity(batch.path): "which is the batch file"}
+    for entry in entries:
+        needed[identity(entry.job.path)] = f"which is the job file of {entry.name}"
+        for _, path in entry.job.tls or ():
+            needed[identity(path)] = f"which is a TLS file of {entry.name}"
+    for entry, task in _tasks(entries):
+        if isinstance(task.output_path, Path):
+            file, path = identity(task.output_path), printable(task.output_path)
+            if file in needed:
+                yield _fault(entry, task, f"writes {path}, {needed[file]}", "give every task an output of its own")
+            needed[file] = f"which task {task.name} of {entry.name} writes too"
+
+
+def _order(entries: Sequence[Entry], faults: list[str]) -> dict[str, list[str]]:
+    """Return for each job the jobs that it waits for: those of `after`, and earlier ones whose output it reads.
+
+    An output that a job reads must not be replaced meanwhile. So if a later job writes it, `after` must say which of
+    the two comes first; else it is a fault.
+    """
+    names = [entry.name for entry in entries]
+    after = {entry.name: [name for name in entry.after if name in names] for entry in entries}
+    outputs = ((entry, task.output_path) for entry, task in _tasks(entries))
+    writers = {identity(path): entry for entry, path in outputs if isinstance(path, Path)}
+    for entry, task in _tasks(entries):
+        writer = writers.get(identity(task.input_path)) if isinstance(task.input_path, Path) else None
+        if writer is None or writer is entry or _waits(entry.name, writer.name, after):
+            continue
+        if _waits(writer.name, entry.name, after):
+            # It is meant to read the output of an earlier batch.
+            continue
+        if names.index(writer.name) < names.index(entry.name):
+            after[entry.name].append(writer.name)
+        else:
+            what = f"reads {printable(task.input_path)}, which the later job {writer.name} writes"
+            right = f"move {writer.name} before {entry.name}, or say with `after` which of the two is first"
+            faults.append(_fault(entry, task, what, right))
+    return after
+
+
+def _waits(name: str, other: str, after: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether a job waits for another one, directly or through other jobs."""
+    seen, left = {name}, [name]
+    while left:
+        for each in set(after[left.pop()]) - seen:
+            seen.add(each)
+            left.append(each)
+    return other in seen - {name}
+
+
+# Remarks ---------------------------------------------------------------------------------------------------------
+
+
+def mergeable(jobs: Sequence[Planned]) -> list[list[Planned]]:
+    """Return the groups of jobs that run in turn with one peer at one place, and could be tasks of one job."""
+    after = {job.name: job.after for job in jobs}
+    groups: defaultdict[Hashable, list[Planned]] = defaultdict(list)
+    for planned in jobs:
+        name, job = planned.name, planned.job
+        group = groups[planned.place, job.peer, job.tls, job.tls_insecure, job.policy]
+        if not any(_waits(name, each.name, after) or _waits(each.name, name, after) for each in group):
+            group.append(planned)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def remark(group: Sequence[Planned], start: float | None = None) -> str:
+    """Return what is better about a group of jobs as tasks of one. start: how long a run takes to start here [s]."""
+    first = group[0]
+    *names, last = (planned.name for planned in group)
+    text = f"{', '.join(names)} and {last} run in turn ({place_in_words(first.job)}, with {first.job.peer})"
+    text += f": as {len(group)} tasks of one job, psicli would start once and read one input while it exchanges another"
+    if start is None:
+        return text
+    return f"{text}; that saves about {start * (len(group) - 1):.1f} s, {start:.1f} s for each start"

@@ -44,7 +44,8 @@ _ESCAPES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefin
 _AMOUNT = r"([1-9][0-9]{0,14}) ?(?:([KMGT])(i?)B)?"
 _UNITS = " KMGT"
 # A number of seconds, or a number with a unit. More than a year is a slip of the pen.
-_DURATION = r"(0|[1-9][0-9]{0,8}) ?([smhd]?)"
+_DURATION = r"([1-9][0-9]{0,8}) ?([smhd]?)"
+_WAIT = r"(0|[1-9][0-9]{0,8}) ?([smhd]?)"
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _MOST_SECONDS = 366 * 86_400
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -181,14 +182,12 @@ def _to_bytes(value: object) -> object:
     return size
 
 
-def to_seconds(text: str, least: int = 1) -> int:
+def to_seconds(text: str, form: str = _DURATION) -> int:
     """Return the number of seconds of a duration such as 30s, 10m, 2h, 1d or 45. Raises PydanticCustomError."""
-    found = re.fullmatch(_DURATION, text)
+    found = re.fullmatch(form, text)
     if not found:
         raise _wrong(f"{shown(text)} is not a duration", "give for example 30s, 10m, 2h or 1d")
     seconds = int(found[1]) * _SECONDS[found[2]]
-    if seconds < least:
-        raise _wrong(f"{shown(text)} is too short", f"give at least {least}s")
     if seconds > _MOST_SECONDS:
         raise _wrong(f"{shown(text)} is more than a year", f"give at most {_MOST_SECONDS // _SECONDS['d']}d")
     return seconds
@@ -295,19 +294,18 @@ Memory = Annotated[
 ]
 
 
-def _as_seconds(least: int) -> BeforeValidator:
-    return BeforeValidator(lambda value: to_seconds(value, least) if isinstance(value, str) else value)
+def _as_seconds(form: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: to_seconds(value, form) if isinstance(value, str) else value)
 
 
-def _schema_of_seconds(least: int) -> WithJsonSchema:
-    pattern = f"^(?!0){_DURATION}$" if least else f"^{_DURATION}$"
+def _schema_of_seconds(form: str, least: int) -> WithJsonSchema:
     number = {"type": "integer", "minimum": least, "maximum": _MOST_SECONDS}
-    return WithJsonSchema({"anyOf": [{"type": "string", "pattern": pattern}, number]})
+    return WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^{form}$"}, number]})
 
 
-Duration = Annotated[int, _as_seconds(1), _schema_of_seconds(1)]
+Duration = Annotated[int, _as_seconds(_DURATION), _schema_of_seconds(_DURATION, 1)]
 # A duration that may be 0.
-Wait = Annotated[int, _as_seconds(0), _schema_of_seconds(0)]
+Wait = Annotated[int, _as_seconds(_WAIT), _schema_of_seconds(_WAIT, 0)]
 Variables = Annotated[
     dict[str, str],
     AfterValidator(_variables),
