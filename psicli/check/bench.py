@@ -36,6 +36,8 @@ FEW_POINTS = 8
 COMPARED_WITH = "cryptography"
 # The longest time that each line runs before its first round [s].
 WARM_UP = 1.0
+# How often the start of a run is measured.
+STARTS = 2
 # How long `psicli check` measures each of the two operations [s].
 RATE_SECONDS = 0.05
 
@@ -156,6 +158,18 @@ def rates() -> dict[str, float]:
         loop(RATE_SECONDS)
         found[operation] = loop(RATE_SECONDS)
     return found
+
+
+def start_seconds() -> float:
+    """Return how long a run takes to start: a process of this Python that loads what a run needs [s]."""
+    taken = []
+    for _ in range(STARTS):
+        started = perf_counter()
+        command = [sys.executable, "-P", "-c", "import psicli.cli.main, psicli.job.run"]
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0, check=True)
+        taken.append(perf_counter() - started)
+    # The first one may have waited for the disk.
+    return min(taken)
 
 
 def _kernel_work(backend: str) -> dict[str, Callable[[int], object]]:

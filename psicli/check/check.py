@@ -21,11 +21,10 @@ from psicli import __version__, curve, outputs, tables
 from psicli.check import bench, estimate
 from psicli.check.checklist import Check, Checklist
 from psicli.check.estimate import Size
+from psicli.check.sample import read_sample
 from psicli.config import Job, Task
-from psicli.core import signals
 from psicli.core.errors import BrokenLedgerError, DiskTooSmallError, TaskFilesError, counted, in_units, shown
 from psicli.core.peer_errors import PeerBusyError, PeerGoneError
-from psicli.items.encoding import encode_items, packed
 from psicli.items.spelling import Spellings
 from psicli.job.inputs import STDIO
 from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
@@ -46,8 +45,6 @@ from psicli.transport.tls import TlsCredentials
 
 logger = logging.getLogger(__name__)
 
-# How many rows of an input are checked, rounded up to a block of the file.
-SCANNED_ROWS = 100_000
 # A larger share of rows without a key is a warning.
 _MANY_MATCHLESS = 0.1
 # A larger difference between the two clocks is a warning [s].
@@ -248,31 +245,20 @@ def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
 
 def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
     """Read the keys of the first rows, or of all rows, to find errors in them."""
-    seen = matchless = item_bytes = 0
-    expected: int | None = None
     spellings = Spellings(task.keys)
-    for texts in source.key_batches():
-        signals.check()
-        spellings.add(texts, source.schema)
-        encoded = encode_items(texts)
-        seen += len(encoded)
-        matchless += encoded.null_count
-        item_bytes += len(packed(encoded)[1])
-        if seen >= SCANNED_ROWS and not full:
-            expected = max(source.expected_rows, seen)
-            break
-    if expected is None and task.output_format is not None:
+    sample = read_sample(source, lambda texts: spellings.add(texts, source.schema), full=full)
+    if sample.is_whole and task.output_format is not None:
         outputs.check_unquoted(source, task.output_format)
-    rows = seen if expected is None else expected
-    which = f"all {counted(seen, 'row')}" if expected is None else f"the first {seen:,} of about {rows:,} rows"
+    seen, matchless = sample.seen, sample.matchless
+    which = f"all {counted(seen, 'row')}" if sample.is_whole else f"the first {seen:,} of about {sample.rows:,} rows"
     types = ", ".join(spellings.columns(source.schema))
     lacking = f"{matchless:,} of them without a key" if matchless else "and all of them have a key"
     message = f"{types}: {which} can be read, {lacking}"
     hint = "A null or empty key matches nothing. Are these the right columns?"
     found.add("keys", message, task.name, good=matchless <= _MANY_MATCHLESS * seen, hint=hint)
-    for finding in spellings.findings(matchless, whole=expected is None):
+    for finding in spellings.findings(matchless, whole=sample.is_whole):
         found.add("spelling", finding.fault, task.name, good=False, hint=finding.advice)
-    return Size(rows, item_bytes * rows // max(seen, 1))
+    return sample.size
 
 
 # What the job needs --------------------------------------------------------------------------------------------
@@ -312,13 +298,11 @@ def _estimate(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], ra
     """Add the estimate of time, memory, disk and traffic; return the time [s]."""
     if rates is None or len(sizes) < len(job.tasks):
         return 0.0
-    items_padded = sum(estimate.padded_items(job, size) for _, size in sizes)
-    seconds = estimate.seconds(items_padded, rates)
-    spooled = estimate.spool_bytes(job, sizes)
-    disk = f", {in_units(spooled)} of disk besides the outputs" if spooled else ""
+    job_estimate = estimate.of_job(job, sizes, rates)
+    disk = f", {in_units(job_estimate.disk)} of disk besides the outputs" if job_estimate.disk else ""
     found.add(
         "estimate",
-        f"about {duration(seconds)}, at most about {in_units(estimate.memory_bytes(job, sizes))} of memory{disk}, "
-        f"{in_units(estimate.PAIR_BYTES * items_padded)} of traffic, if {job.peer} has as many items",
+        f"about {duration(job_estimate.seconds)}, at most about {in_units(job_estimate.memory)} of memory{disk}, "
+        f"{in_units(job_estimate.traffic)} of traffic, if {job.peer} has as many items",
     )
-    return seconds
+    return job_estimate.seconds

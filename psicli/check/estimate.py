@@ -37,17 +37,29 @@ class Size:
     item_bytes: int
 
 
-def padded_items(job: Job, size: Size) -> int:
-    """Return how many items of a task each party sends, including padding [items]."""
-    return padded(size.rows, number_of_bins(size.rows, size.rows, bin_items(job)))
+@dataclass(frozen=True)
+class Estimate:
+    """What a job needs: time [s]; memory, disk space besides the outputs, and traffic [bytes]."""
+
+    seconds: float
+    memory: int
+    disk: int
+    traffic: int
 
 
-def seconds(items: int, rates: Mapping[str, float]) -> float:
-    """Return the time for this many items if both parties work at the same time on machines like this one [s].
+def of_job(job: Job, tasks: Sequence[tuple[Task, Size]], rates: Mapping[str, float]) -> Estimate:
+    """Return what a job needs if both parties work at the same time on machines like this one.
 
     rates: the speed of this machine, by operation [points per second].
     """
-    return _START_SECONDS + _OVERHEAD * sum(items / rate for rate in rates.values())
+    items = sum(padded_items(job, size) for _, size in tasks)
+    seconds = _START_SECONDS + _OVERHEAD * sum(items / rate for rate in rates.values())
+    return Estimate(seconds, memory_bytes(job, tasks), spool_bytes(job, tasks), PAIR_BYTES * items)
+
+
+def padded_items(job: Job, size: Size) -> int:
+    """Return how many items of a task each party sends, including padding [items]."""
+    return padded(size.rows, number_of_bins(size.rows, size.rows, bin_items(job)))
 
 
 def memory_bytes(job: Job, tasks: Sequence[tuple[Task, Size]]) -> int:
