@@ -82,7 +82,7 @@ def make_plan(batch: Batch, only: Sequence[str] = ()) -> Plan:
     if faults:
         raise PlanError(mistakes="\n".join(faults))
     jobs = [Planned(entry, place_of(entry.job), tuple(after[entry.name])) for entry in entries]
-    return Plan(batch, tuple(jobs), tuple(map(remark, mergeable(jobs))))
+    return Plan(batch, tuple(jobs), tuple(remarks_on(jobs)))
 
 
 def place_of(job: Job) -> str:
@@ -181,24 +181,48 @@ def _waits(name: str, other: str, after: Mapping[str, Sequence[str]]) -> bool:
 # Remarks ---------------------------------------------------------------------------------------------------------
 
 
+def remarks_on(jobs: Sequence[Planned], start: float | None = None) -> Iterator[str]:
+    """Yield what would be better if the batch were written in another way. start: how long a run takes to start [s]."""
+    for group in mergeable(jobs):
+        saving = "" if start is None else f", which saves about {start * (len(group) - 1):.1f} s here"
+        yield (
+            f"{_listed(group)} run in turn ({place_in_words(group[0].job)}, with {group[0].job.peer}). As tasks of one "
+            f"job they would start once{saving}, and psicli would read one input while it exchanges another."
+        )
+    for group in crowded(jobs):
+        yield (
+            f"{_listed(group)} run in turn on {place_in_words(group[0].job)}, with different peers. With ports of "
+            "their own (address in the job files, or port_offset on both sides) they can run at the same time."
+        )
+
+
 def mergeable(jobs: Sequence[Planned]) -> list[list[Planned]]:
     """Return the groups of jobs that run in turn with one peer at one place, and could be tasks of one job."""
-    after = {job.name: job.after for job in jobs}
     groups: defaultdict[Hashable, list[Planned]] = defaultdict(list)
     for planned in jobs:
-        name, job = planned.name, planned.job
-        group = groups[planned.place, job.peer, job.tls, job.tls_insecure, job.policy]
-        if not any(_waits(name, each.name, after) or _waits(each.name, name, after) for each in group):
-            group.append(planned)
-    return [group for group in groups.values() if len(group) > 1]
+        job = planned.job
+        groups[planned.place, job.peer, job.tls, job.tls_insecure, job.policy].append(planned)
+    return [group for group in (_unordered(group, jobs) for group in groups.values()) if len(group) > 1]
 
 
-def remark(group: Sequence[Planned], start: float | None = None) -> str:
-    """Return what is better about a group of jobs as tasks of one. start: how long a run takes to start here [s]."""
-    first = group[0]
+def crowded(jobs: Sequence[Planned]) -> list[list[Planned]]:
+    """Return the groups of jobs, each with another peer, that run in turn only because they share a port."""
+    groups: defaultdict[str, dict[str, Planned]] = defaultdict(dict)
+    for planned in jobs:
+        groups[planned.place].setdefault(planned.job.peer, planned)
+    return [group for peers in groups.values() if len(group := _unordered([*peers.values()], jobs)) > 1]
+
+
+def _unordered(group: Sequence[Planned], jobs: Sequence[Planned]) -> list[Planned]:
+    """Return the jobs of a group that do not wait for each other."""
+    after = {job.name: job.after for job in jobs}
+    free: list[Planned] = []
+    for each in group:
+        if not any(_waits(each.name, other.name, after) or _waits(other.name, each.name, after) for other in free):
+            free.append(each)
+    return free
+
+
+def _listed(group: Sequence[Planned]) -> str:
     *names, last = (planned.name for planned in group)
-    text = f"{', '.join(names)} and {last} run in turn ({place_in_words(first.job)}, with {first.job.peer})"
-    text += f": as {len(group)} tasks of one job, psicli would start once and read one input while it exchanges another"
-    if start is None:
-        return text
-    return f"{text}; that saves about {start * (len(group) - 1):.1f} s, {start:.1f} s for each start"
+    return f"{', '.join(names)} and {last}"

@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import suppress
 from importlib.abc import MetaPathFinder
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -15,6 +16,8 @@ import click
 from psicli import __version__
 from psicli.cli.certs import certs
 from psicli.cli.check import bench, check
+from psicli.cli.many.batch import batch
+from psicli.cli.options import flag
 from psicli.cli.run import run, simulate
 from psicli.cli.screen import open_standard_streams, write
 from psicli.cli.state import ledger, status
@@ -36,7 +39,12 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0].endswith((".yaml", ".yml", ".json")):
-            ctx.fail(f"Name a command before the job file, as in `{PROGRAM} run {printable(args[0])}`.")
+            from psicli.config.batch import is_batch_file
+
+            several = sum(each.endswith((".yaml", ".yml", ".json")) for each in args) > 1
+            name = "batch" if several or is_batch_file(Path(args[0])) else "run"
+            files = " ".join(map(printable, args if several else args[:1]))
+            ctx.fail(f"Name a command before the file, as in `{PROGRAM} {name} {files}`.")
         return super().resolve_command(ctx, args)
 
 
@@ -52,15 +60,17 @@ def cli() -> None:
 
 @click.group()
 def config() -> None:
-    """Show information about the job file."""
+    """Show information about the job file and the batch file."""
 
 
 @config.command()
-def schema() -> None:
-    """Print the JSON Schema of the job file."""
+@flag("--batch", "Print the JSON Schema of the batch file.")
+def schema(batch: bool) -> None:
+    """Print the JSON Schema of the job file, or of the batch file."""
     from psicli.config import job_schema
+    from psicli.config.batch import batch_schema
 
-    write(json.dumps(job_schema(), indent=2))
+    write(json.dumps(batch_schema() if batch else job_schema(), indent=2))
 
 
 @click.command()
@@ -79,7 +89,7 @@ def completion(shell: str) -> None:
     write((made.source_template % made.source_vars()).rstrip())
 
 
-for command in (run, simulate, check, bench, status, ledger, certs, config, completion):
+for command in (run, simulate, batch, check, bench, status, ledger, certs, config, completion):
     cli.add_command(command)
 
 

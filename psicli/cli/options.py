@@ -68,13 +68,7 @@ class JobOptions:
 
     def variables(self) -> dict[str, str]:
         """Return the values for ${NAME} in the job file; --set takes precedence over the environment."""
-        pairs = dict(os.environ)
-        for setting in self.settings:
-            name, equals, value = setting.partition("=")
-            if not (equals and name.isascii() and name.isidentifier()):
-                raise click.BadParameter("use NAME=VALUE with a name such as DATE", param_hint="--set")
-            pairs[name] = value
-        return pairs
+        return {**os.environ, **pairs(self.settings)}
 
     def load_job(self) -> Job:
         """Read the job file; raises InputMissingError, JobFileError, ArgumentError and AddressSpaceError."""
@@ -93,6 +87,17 @@ class JobOptions:
         return job
 
 
+def pairs(settings: Sequence[str]) -> dict[str, str]:
+    """Return the names and values of --set."""
+    found = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not (equals and name.isascii() and name.isidentifier()):
+            raise click.BadParameter("use NAME=VALUE with a name such as DATE", param_hint="--set")
+        found[name] = value
+    return found
+
+
 def option(name: str, text: str, *names: str, **details: Any) -> Decorator:
     """Make an option that the environment can set too, in the variable PSICLI_NAME."""
     envvar = "PSICLI_" + name.removeprefix("--").replace("-", "_").upper()
@@ -104,6 +109,8 @@ def flag(name: str, text: str) -> Decorator:
     return click.option(name, is_flag=True, help=text)
 
 
+quiet_option = option("--quiet", "Print only warnings and errors.", "-q", is_flag=True)
+verbose_option = option("--verbose", "Show details in the log and in the report.", "-v", is_flag=True)
 json_option = option("--json", "Print one JSON object instead of text.", "as_json", is_flag=True)
 party_option = option("--party", "Run as this party. Overrides self_party in the job file.", metavar="PARTY")
 port_option = option(
@@ -140,8 +147,8 @@ def job_options(command: Command) -> Command:
     @json_option
     @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help=setting)
     @option("--only", task, multiple=True, metavar="TASK", shell_complete=_task_names)
-    @option("--quiet", "Print only warnings and errors.", "-q", is_flag=True)
-    @option("--verbose", "Show details in the log and in the report.", "-v", is_flag=True)
+    @quiet_option
+    @verbose_option
     @wraps(command)
     def with_job_options(file: Path, **given: Any) -> int | None:
         given["config"] = file

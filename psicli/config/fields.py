@@ -44,8 +44,8 @@ _ESCAPES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefin
 _AMOUNT = r"([1-9][0-9]{0,14}) ?(?:([KMGT])(i?)B)?"
 _UNITS = " KMGT"
 # A number of seconds, or a number with a unit. More than a year is a slip of the pen.
-_DURATION = r"([1-9][0-9]{0,8}) ?([smhd]?)"
-_WAIT = r"(0|[1-9][0-9]{0,8}) ?([smhd]?)"
+DURATION = r"([1-9][0-9]{0,8}) ?([smhd]?)"
+WAIT = r"(0|[1-9][0-9]{0,8}) ?([smhd]?)"
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _MOST_SECONDS = 366 * 86_400
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -169,20 +169,18 @@ def _null_values(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-def _to_bytes(value: object) -> object:
+def to_bytes(text: str) -> int:
     """Return the number of bytes of a text such as 512MB, 2GiB or 2000000000. Raises PydanticCustomError."""
-    if not isinstance(value, str):
-        return value
-    found = re.fullmatch(_AMOUNT, value, re.IGNORECASE)
+    found = re.fullmatch(_AMOUNT, text, re.IGNORECASE)
     if not found:
-        raise _wrong(f"{shown(value)} is not an amount of memory", "give for example 512MB, 2GB or 400MiB")
-    size = int(found[1]) * (1024 if found[3] else 1000) ** _UNITS.index((found[2] or " ").upper())
+        raise _wrong(f"{shown(text)} is not an amount of memory", "give for example 512MB, 2GB or 400MiB")
+    size: int = int(found[1]) * (1024 if found[3] else 1000) ** _UNITS.index((found[2] or " ").upper())
     if size < LEAST_MEMORY:
-        raise _wrong(f"{shown(value)} is too little", f"give at least {LEAST_MEMORY // 1_000_000}MB")
+        raise _wrong(f"{shown(text)} is too little", f"give at least {LEAST_MEMORY // 1_000_000}MB")
     return size
 
 
-def to_seconds(text: str, form: str = _DURATION) -> int:
+def to_seconds(text: str, form: str = DURATION) -> int:
     """Return the number of seconds of a duration such as 30s, 10m, 2h, 1d or 45. Raises PydanticCustomError."""
     found = re.fullmatch(form, text)
     if not found:
@@ -286,7 +284,7 @@ Rate = Annotated[
 Bool = Annotated[bool, _text_like("(?ai)true|false", "is neither true nor false", "give true or false")]
 Memory = Annotated[
     int,
-    BeforeValidator(_to_bytes),
+    BeforeValidator(lambda value: to_bytes(value) if isinstance(value, str) else value),
     # The schema describes the text in the job file, not the number in the Job.
     WithJsonSchema(
         {"anyOf": [{"type": "string", "pattern": f"^{_AMOUNT}$"}, {"type": "integer", "minimum": LEAST_MEMORY}]}
@@ -303,9 +301,9 @@ def _schema_of_seconds(form: str, least: int) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^{form}$"}, number]})
 
 
-Duration = Annotated[int, _as_seconds(_DURATION), _schema_of_seconds(_DURATION, 1)]
+Duration = Annotated[int, _as_seconds(DURATION), _schema_of_seconds(DURATION, 1)]
 # A duration that may be 0.
-Wait = Annotated[int, _as_seconds(_WAIT), _schema_of_seconds(_WAIT, 0)]
+Wait = Annotated[int, _as_seconds(WAIT), _schema_of_seconds(WAIT, 0)]
 Variables = Annotated[
     dict[str, str],
     AfterValidator(_variables),

@@ -185,23 +185,34 @@ class _Reader:
             )
             slot.name = slot.job.name
         except JobFileError as exc:
+            if is_batch_file(slot.path):
+                self._blame(slot, "config", f"{shown(str(entry.config))} is a batch file", "name its job files instead")
+                return
             lines = str(exc.facts["mistakes"]).splitlines()
             self._lines += [line for line in lines if line not in self._lines]
             with suppress(PsicliError):
                 slot.name = Document(slot.path).text("job")
         except InputMissingError as exc:
-            what = exc.facts["fault"] if self._document is None else f"{shown(str(entry.config))}: {exc.facts['fault']}"
-            self._blame(slot, "config", str(what), "check the path; a relative one starts at the batch file's folder")
+            self._blame(slot, "config", *self._fault_of_file(slot, str(exc.facts["fault"])))
         except ArgumentError as exc:
             option, advice = str(exc.facts["option"]), str(exc.facts["advice"])
             right = advice[:1].lower() + advice[1:].removesuffix(".")
-            self._blame(slot, option.removeprefix("--"), str(exc.facts["fault"]), right)
+            file = f"{printable(slot.path)}: {option}: " if self._document is None else ""
+            self._blame(slot, option.removeprefix("--"), f"{file}{exc.facts['fault']}", right)
+
+    def _fault_of_file(self, slot: _Slot, fault: str) -> tuple[str, str]:
+        """Return what is wrong with a job file that cannot be read, and what would be right."""
+        named = shown(str(slot.entry.config))
+        if slot.path.is_dir():
+            return f"{named} is a folder", "name the job files in it"
+        start = "current" if self._document is None else "batch file's"
+        return f"{named}: {fault}", f"check the path; a relative one starts at the {start} folder"
 
     def _blame(self, slot: _Slot, name: str, what: str, right: str) -> None:
         """Blame a field of an entry; if the entry lacks it, blame that of the whole batch, or the entry itself."""
         document = self._document
         if document is None:
-            self._lines.append(f"{printable(slot.path)}: {what}; {right}")
+            self._lines.append(f"{what}; {right}")
             return
         places = [(*slot.loc, name), (name,)]
         found = next((place for place in places if document.get(*place) is not None), slot.loc)
@@ -214,13 +225,12 @@ class _Reader:
         document = self._document
         if document is None:
             return
-        first: dict[str, _Slot] = {}
-        for slot in slots:
-            if slot.entry.name is not None:
-                other = first.setdefault(slot.entry.name, slot)
-                if other is not slot:
-                    what = f"{slot.entry.name} is the name of another job (line {document.line(other.loc)})"
-                    document.blame((*slot.loc, "name"), what, "give every job its own name")
+        first: dict[str, Loc] = {}
+        for loc in document.entries("jobs"):
+            name = document.text(*loc, "name")
+            if name is not None and first.setdefault(name, loc) != loc:
+                what = f"{name} is the name of another job (line {document.line(first[name])})"
+                document.blame((*loc, "name"), what, "give every job its own name")
         # A job whose name is unknown may be the one that is meant.
         if len(slots) == len(document.entries("jobs")) and all(slot.name for slot in slots):
             self._check_after(document, {str(slot.name): slot for slot in slots})

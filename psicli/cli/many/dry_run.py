@@ -1,0 +1,105 @@
+"""What `psicli batch --dry-run` shows: the plan, and estimates of the time and memory of each job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from psicli import curve
+from psicli.batch.plan import Limits, Plan, Planned, mergeable, place_in_words, remarks_on
+from psicli.check import bench
+from psicli.check.estimate import Estimate
+from psicli.check.sample import estimate_job
+from psicli.core.errors import InterruptedBySignal, PsicliError, counted, in_units
+from psicli.report.console import duration
+from psicli.report.layout import Screen, table_or_paragraphs
+
+_UNKNOWN = "?"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A plan, and the estimate of each of its jobs; None for a job whose inputs cannot be read now."""
+
+    plan: Plan
+    estimates: Sequence[Estimate | None]
+    remarks: Sequence[str]
+
+
+def forecast(plan: Plan) -> Forecast:
+    """Measure this machine and read the first rows of all inputs."""
+    rates: dict[int | None, dict[str, float]] = {}
+    estimates: list[Estimate | None] = []
+    remarks = []
+    for planned in plan.jobs:
+        threads = planned.job.pipeline.threads
+        try:
+            if threads not in rates:
+                curve.set_threads(threads)
+                rates[threads] = bench.rates()
+            estimates.append(estimate_job(planned.job, rates[threads]))
+        except InterruptedBySignal:
+            raise
+        except PsicliError as exc:
+            estimates.append(None)
+            remarks.append(f"{planned.name} has no estimate: {exc.message}")
+    start = bench.start_seconds() if mergeable(plan.jobs) else None
+    return Forecast(plan, estimates, [*remarks, *remarks_on(plan.jobs, start)])
+
+
+def to_json(found: Forecast, limits: Limits) -> str:
+    """Return the plan as one JSON object; a later version may add keys, but never removes one."""
+    jobs = [
+        {
+            "name": planned.name,
+            "config": str(planned.entry.config),
+            "party": planned.job.party,
+            "peer": planned.job.peer,
+            "tasks": [task.name for task in planned.job.tasks],
+            "place": place_in_words(planned.job),
+            "after": planned.after,
+            "memory": planned.memory,
+            "estimate": estimate and asdict(estimate),
+        }
+        for planned, estimate in zip(found.plan.jobs, found.estimates, strict=True)
+    ]
+    facts = {"batch": found.plan.batch.name, "jobs": jobs, "limits": asdict(limits), "remarks": found.remarks}
+    return json.dumps(facts, indent=2)
+
+
+def to_text(found: Forecast, limits: Limits, screen: Screen) -> str:
+    """Return the plan as a table, with the limits above it and the remarks below it."""
+    plan = found.plan
+    rows: list[tuple[str, ...]] = [("job", "peer", "tasks", "place", "after", "memory", "about")]
+    rows += [_row(planned, estimate) for planned, estimate in zip(plan.jobs, found.estimates, strict=True)]
+    below = ["", *(f"{', '.join(row[3:5])}" if row[4] else row[3] for row in rows[1:])]
+    narrow = [(*row[:3], *row[5:]) for row in rows]
+    lines = table_or_paragraphs(rows, narrow, below, screen, right={"tasks", "memory", "about"})
+    most = f"; at most {', '.join(_limits(limits))}" if any(_limits(limits)) else ""
+    head = f"batch {plan.batch.name}: {counted(len(plan.jobs), 'job')}{most}"
+    notes = [*_totals(found), *found.remarks]
+    texts = [head, "", *(line for block in lines for line in block), *([""] if notes else []), *notes]
+    return "\n".join(screen.wrap(text) for text in texts)
+
+
+def _row(planned: Planned, estimate: Estimate | None) -> tuple[str, ...]:
+    job = planned.job
+    figures = (in_units(estimate.memory), duration(estimate.seconds)) if estimate else (_UNKNOWN, _UNKNOWN)
+    place, after = place_in_words(job), ", ".join(planned.after)
+    return planned.name, job.peer, str(len(job.tasks)), place, after, *figures
+
+
+def _limits(limits: Limits) -> Iterator[str]:
+    if limits.jobs is not None:
+        yield f"{limits.jobs} at a time"
+    if limits.memory is not None:
+        yield f"{in_units(limits.memory)} of memory in all"
+    if limits.deadline is not None:
+        yield f"{duration(limits.deadline)} in all"
+
+
+def _totals(found: Forecast) -> Iterator[str]:
+    known = [estimate.seconds for estimate in found.estimates if estimate is not None]
+    if len(known) == len(found.estimates) > 1:
+        yield f"One after another, the jobs take about {duration(sum(known))}, if each peer has as many items."
