@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from psicli.core.errors import PsicliError
+from psicli.report.channel import Channel
 from psicli.report.console import Console
 from psicli.storage.memory import check_address_space
 
@@ -47,6 +48,30 @@ class Seconds(click.FloatRange):
         return seconds
 
 
+class Measure(click.ParamType[float]):
+    """A text such as 8GB or 30s, which a file may hold too, turned into a number."""
+
+    def __init__(self, name: str, number: Callable[[str], float]) -> None:
+        self.name = name
+        self._number = number
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return self._number(str(value))
+        except ValueError as exc:
+            self.fail(f"{exc}.", param, ctx)
+
+
+def _bytes(text: str) -> float:
+    # Imported late because it is slow.
+    from psicli.config.fields import to_bytes
+
+    return to_bytes(text)
+
+
+SIZE = Measure("size", _bytes)
+
+
 @dataclass(frozen=True)
 class JobOptions:
     """The options of a command that takes a job file; an option that the command lacks has its default."""
@@ -59,12 +84,15 @@ class JobOptions:
     verbose: bool
     party: str | None = None
     port_offset: int = 0
+    memory: int | None = None
     simulation: Simulation | None = None
     no_bars: bool = False
+    channel: Channel | None = None
+    rendezvous: float | None = None
 
     def console(self) -> Console:
         """Set up the log and the progress of the command."""
-        return Console(-1 if self.quiet else int(self.verbose), bars=not self.no_bars)
+        return Console(-1 if self.quiet else int(self.verbose), bars=not self.no_bars, channel=self.channel)
 
     def variables(self) -> dict[str, str]:
         """Return the values for ${NAME} in the job file; --set takes precedence over the environment."""
@@ -82,6 +110,8 @@ class JobOptions:
             variables=self.variables(),
             only=self.only,
             simulation=self.simulation,
+            memory=self.memory,
+            rendezvous=self.rendezvous,
         )
         check_address_space(job.pipeline.memory)
         return job
@@ -119,6 +149,11 @@ port_option = option(
     type=int,
     default=0,
     metavar="N",
+)
+memory_option = option(
+    "--memory",
+    "Use at most this much memory, such as 512MB. Overrides pipeline.memory in the job file.",
+    type=SIZE,
 )
 keep_going_option = option(
     "--keep-going",

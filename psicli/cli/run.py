@@ -17,6 +17,7 @@ from psicli.cli.options import (
     JobOptions,
     job_options,
     keep_going_option,
+    memory_option,
     option,
     party_option,
     port_option,
@@ -24,8 +25,9 @@ from psicli.cli.options import (
     trace_option,
 )
 from psicli.cli.screen import closed_streams, refuse, streams_are_one, write
-from psicli.core import failpoints
+from psicli.core import failpoints, signals
 from psicli.core.errors import CannotCreateError, PsicliError, unexpected
+from psicli.report.channel import Channel
 from psicli.report.layout import Screen
 from psicli.storage.locks import PortLock, hold_dial, hold_port
 from psicli.storage.memory import check_address_space
@@ -45,9 +47,19 @@ def _simulation(_: click.Context, __: click.Parameter, keys: Path | None) -> Sim
     return Simulation.in_folder(keys)
 
 
+def _channel(_: click.Context, __: click.Parameter, descriptor: int | None) -> Channel | None:
+    """Return the channel to the batch of which this run is a part, and end with that batch."""
+    if descriptor is None:
+        return None
+    channel = Channel(descriptor)
+    signals.die_with_parent(descriptor)
+    return channel
+
+
 @click.command()
 @job_options
 @party_option
+@memory_option
 @seconds_option("--lock-timeout", "If another run uses the port, wait up to this time for it to end.", 0)
 @port_option
 @option(
@@ -62,6 +74,8 @@ def _simulation(_: click.Context, __: click.Parameter, keys: Path | None) -> Sim
 @trace_option("Write a trace of the run to FILE. Open it at https://ui.perfetto.dev.")
 @click.option("--simulation", type=PATH, hidden=True, callback=_simulation)
 @click.option("--no-bars", is_flag=True, hidden=True)
+@click.option("--channel", type=int, hidden=True, callback=_channel)
+@click.option("--rendezvous", type=float, hidden=True)
 def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool, trace: Path | None) -> int:
     """Run a job with the other party and write the matched rows.
 

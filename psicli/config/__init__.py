@@ -27,8 +27,8 @@ from psicli.config.variables import fill_variables
 from psicli.core.formats import Dialect, file_format
 
 __all__ = [
-    "DNS_NAME", "NAME", "Job", "PolicySettings", "Simulation", "Task", "job_schema", "load_job", "load_parties",
-    "task_names",
+    "DNS_NAME", "NAME", "Job", "PolicySettings", "Simulation", "Task", "job_schema", "load_job",
+    "load_parties", "task_names",
 ]  # fmt: skip
 
 
@@ -58,9 +58,12 @@ def load_job(
     variables: Mapping[str, str],
     only: Sequence[str] = (),
     simulation: Simulation | None = None,
+    memory: int | None = None,
+    rendezvous: float | None = None,
 ) -> Job:
     """Load a job file as one of its parties; `party` overrides self_party, `only` selects tasks by name.
 
+    memory: overrides pipeline.memory [bytes]. rendezvous: the longest wait for the peer, if shorter than the job's [s].
     In a simulation, the job's own network settings, certificates and policy are ignored.
     Raises InputMissingError if there is no such file, JobFileError with all errors, and ArgumentError.
     """
@@ -88,7 +91,12 @@ def load_job(
     document.raise_errors()
     checks.check_arguments(document, party, parties, only, slots)
     job = _build(document, own, port_offset, chosen)
-    return job if simulation is None else job.model_copy(update={"simulated": True, "tls": simulation.tls_files(own)})
+    changes: dict[str, Any] = {"rendezvous": rendezvous}
+    if memory is not None:
+        changes["pipeline"] = job.pipeline.model_copy(update={"memory": memory})
+    if simulation is not None:
+        changes |= {"simulated": True, "tls": simulation.tls_files(own)}
+    return job.model_copy(update=changes)
 
 
 def load_parties(path: Path, variables: Mapping[str, str], only: Sequence[str] = ()) -> list[Job]:

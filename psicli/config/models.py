@@ -422,3 +422,5 @@ class Job(Model):
     tasks: tuple[Task, ...]
     # Whether this is a run of `psicli simulate`.
     simulated: bool = False
+    # The longest wait for the peer, if a batch needs it to be shorter than the job's own [s].
+    rendezvous: float | None = None

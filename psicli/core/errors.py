@@ -378,6 +378,11 @@ class TaskFilesError(ConfigError):
     hint = "{advice}"
 
 
+class BudgetError(ConfigError):
+    sentence = "job {job} may use {budget} of memory (pipeline.memory), but all jobs together only {memory}"
+    hint = "Lower pipeline.memory in its job file, or give the batch more memory (--memory)."
+
+
 class TooManyItemsError(ConfigError):
     """The two parties have too many items to compare. Facts: fault, advice."""
 

@@ -8,7 +8,9 @@ raise the exception immediately.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import select
 import signal
 import threading
 import time
@@ -24,6 +26,9 @@ SLICE = 0.2
 # SIGHUP, sent when the terminal closes, ends a run as SIGTERM does.
 _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+# An option of Linux's prctl (linux/prctl.h).
+_PR_SET_PDEATHSIG = 1
+
 _noted: InterruptedBySignal | None = None
 _allowed = False
 
@@ -34,6 +39,20 @@ def install() -> None:
         # A program started with nohup keeps ignoring SIGHUP.
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _note)
+
+
+def die_with_parent(descriptor: int) -> None:
+    """Let the end of the parent process, however it ends, send this process SIGTERM.
+
+    descriptor: the writing end of a pipe that only the parent reads. It tells whether the parent has ended before.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    if poll.poll(0):
+        raise TerminatedBySignal
 
 
 def check() -> None:

@@ -29,7 +29,7 @@ def may_last(job: Job) -> float:
 def connect_timeout(job: Job) -> float:
     """Return how long this party tries to connect to the peer [s]."""
     patience = job.link.connect_retry_times * job.link.connect_retry_interval_ms / 1000
-    return min(patience, job.policy.max_duration or patience)
+    return min(patience, job.policy.max_duration or patience, job.rendezvous or patience)
 
 
 def meeting_point(job: Job, credentials: TlsCredentials | None, purpose: Purpose = Purpose.RUN) -> Listener | Dialer:

@@ -70,6 +70,7 @@ def run_job(
         with ExitStack() as stack:
             _prepare_process(job)
             meeting = stack.enter_context(closing(_meeting_point(job, report)))
+            console.waits()
             inputs = _checked_inputs(job, meeting, stack, unrecorded, trace_file, console)
             if trace_file is not None:
                 trace.start()
@@ -85,6 +86,7 @@ def run_job(
                 runs.append(TaskRun(shared, task, entry))
                 stack.callback(runs[-1].close)
             session = stack.enter_context(_session(job, meeting, storage, report, timing.deadline, lock))
+            console.meets()
             session.agree()
             session.run(runs)
     except PsicliError as exc:

@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from typing import Any, TypeAlias
 from tqdm import tqdm
 
 from psicli.core.errors import printable
+from psicli.report.channel import Channel
 from psicli.report.layout import Screen, knows_escapes, shorten
 
 logger = logging.getLogger(__name__)
@@ -101,11 +103,12 @@ def log_error(message: str, hint: str) -> None:
 class Console:
     """The log and the progress of one command. verbosity: -1 shows only warnings and errors, 1 shows details.
 
-    bars: False where another process shows the progress on the same terminal. job: the start of every line. tasks: the
-    number of tasks of the job.
+    bars: False where another process shows the progress on the same terminal. channel: where a batch reads the
+    progress instead. job: the start of every line. tasks: the number of tasks of the job.
     """
 
-    def __init__(self, verbosity: int, *, bars: bool = True) -> None:
+    def __init__(self, verbosity: int, *, bars: bool = True, channel: Channel | None = None) -> None:
+        self._channel = channel
         self.job = ""
         self.tasks = 1
         self.terminal = sys.stderr.isatty()
@@ -117,7 +120,7 @@ class Console:
         logger.propagate = False
         logger.setLevel(_LEVELS[verbosity])
         hidden = verbosity < 0 or (self.terminal and not bars)
-        self._meter = None if hidden else _Bars(self) if self.terminal else _Lines()
+        self._meter = None if hidden or channel else _Bars(self) if self.terminal else _Lines()
         self._masked: dict[str, Masked] = {}
         self._told: set[str] = set()
 
@@ -129,11 +132,24 @@ class Console:
 
     def progress(self, task: str, masked: Masked) -> None:
         """Show how many items of a task are masked."""
-        if self._meter is None or self._masked.get(task) == masked or not masked[1] + masked[3]:
+        if self._masked.get(task) == masked or not masked[1] + masked[3]:
             return
         self._masked[task] = masked
-        with suppress(OSError, ValueError):
-            self._meter.move(task, self._masked)
+        if self._channel is not None:
+            self._channel.progress(task, int(100 * sum(_shares(self._masked)) / self.tasks))
+        if self._meter is not None:
+            with suppress(OSError, ValueError):
+                self._meter.move(task, self._masked)
+
+    def waits(self) -> None:
+        """Tell a batch that the run waits for its peer."""
+        if self._channel is not None:
+            self._channel.waits()
+
+    def meets(self) -> None:
+        """Tell a batch that the peer is there."""
+        if self._channel is not None:
+            self._channel.progress("", 0)
 
     def leave_out(self, task: str) -> None:
         """Count a task that a party has skipped as over in the progress of the job."""
@@ -171,7 +187,7 @@ class _Bars:
         tasks = self._console.tasks
         if self._job_bar is None:
             self._job_bar = _bar(0, self._console.job, tasks, _JOB_BAR)
-        shares = [(own + peer) / (own_total + peer_total) for own, own_total, peer, peer_total in masked.values()]
+        shares = _shares(masked)
         done = sum(share == 1 for share in shares)
         self._job_bar.set_postfix_str(f"{done} of {tasks} tasks", refresh=False)
         self._job_bar.update(sum(shares) - self._job_bar.n)
@@ -180,6 +196,11 @@ class _Bars:
         for bar in (self._task_bar, self._job_bar):
             if bar is not None:
                 bar.close()
+
+
+def _shares(masked: Mapping[str, Masked]) -> list[float]:
+    """Return how much of each task is masked, from 0 to 1."""
+    return [(own + peer) / (own_total + peer_total) for own, own_total, peer, peer_total in masked.values()]
 
 
 # The longest name beside a bar [columns].

@@ -35,7 +35,7 @@ def batch(options: BatchOptions, dry_run: bool) -> int:
             write(text)
             return 0
         # Imported late because it is slow.
-        from psicli.batch.engine import run_batch  # type: ignore[import-not-found]
+        from psicli.batch.engine import run_batch
 
         code: int = run_batch(plan, limits, [], options.report_dir).exit_code
         return code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial, wraps
@@ -15,7 +15,9 @@ import click
 
 from psicli.cli.options import (
     PATH,
+    SIZE,
     Command,
+    Measure,
     json_option,
     option,
     pairs,
@@ -31,26 +33,6 @@ if TYPE_CHECKING:
     from psicli.config.batch import Batch
 
 
-class _Measure(click.ParamType[float]):
-    """A text that the batch file may hold too, turned into a number."""
-
-    def __init__(self, name: str, number: Callable[[str], float]) -> None:
-        self.name = name
-        self._number = number
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return self._number(str(value))
-        except ValueError as exc:
-            self.fail(f"{exc}.", param, ctx)
-
-
-def _bytes(text: str) -> float:
-    from psicli.config.fields import to_bytes
-
-    return to_bytes(text)
-
-
 def _seconds(text: str, *, zero: bool) -> float:
     """Return a duration [s]: like one in the batch file, or a fraction of a second. zero: whether it may be 0."""
     from psicli.config.fields import DURATION, WAIT, to_seconds
@@ -62,9 +44,8 @@ def _seconds(text: str, *, zero: bool) -> float:
 
 # As in the batch file.
 JOBS, RETRIES = click.IntRange(1, 1024), click.IntRange(0, 1000)
-SIZE = _Measure("size", _bytes)
-DURATION = _Measure("duration", partial(_seconds, zero=False))
-WAIT = _Measure("duration", partial(_seconds, zero=True))
+DURATION = Measure("duration", partial(_seconds, zero=False))
+WAIT = Measure("duration", partial(_seconds, zero=True))
 
 
 @dataclass(frozen=True)

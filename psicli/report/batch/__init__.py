@@ -56,7 +56,8 @@ class JobState:
     computed: float = 0.0
     delayed: float = 0.0
     peak_memory: int = 0
-    # The memory it may use [bytes].
+    # The memory that its process holds now, and that it may use [bytes].
+    holds: int = 0
     memory: int = 0
     # Of the last process.
     exit_code: int | None = None

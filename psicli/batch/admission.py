@@ -1,0 +1,46 @@
+"""Decide whether one more job of a batch may start now: memory first, then processors.
+
+Memory is promised: the budgets of all jobs in progress together stay within the batch's memory, and what they may still
+take of it must be free, so that the machine never swaps. A job that waits for its peer computes nothing, so it counts
+only for memory. As long as few jobs compute, their pauses leave cores idle that another job can use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psicli.core.errors import counted, in_units
+from psicli.report.batch import JobState, State
+
+# Another job starts only if at least so much of a core is idle [cores].
+IDLE = 0.25
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The limits of a batch. memory: of all jobs together [bytes]. cores: that this machine has for them [cores]."""
+
+    places: int
+    memory: int
+    cores: float
+
+
+def reason_to_wait(budget: int, jobs: Sequence[JobState], rules: Rules, *, free: int, busy: float) -> str | None:
+    """Return why a job with this budget [bytes] must wait, or None if it may start.
+
+    jobs: those in progress. free: the memory that programs can still take [bytes]. busy: how many cores are busy.
+    """
+    if len(jobs) >= rules.places:
+        return f"all {counted(rules.places, 'place')} are taken" if rules.places > 1 else "another job is running"
+    promised = sum(job.memory for job in jobs)
+    if promised + budget > rules.memory:
+        return f"{in_units(promised)} of {in_units(rules.memory)} of memory are promised to {counted(len(jobs), 'job')}"
+    to_come = sum(max(job.memory - job.holds, 0) for job in jobs)
+    if to_come + budget > free:
+        rest = f", and {counted(len(jobs), 'job')} may still take {in_units(to_come)}" if jobs else ""
+        return f"{in_units(free)} of memory are free{rest}; it may take {in_units(budget)}"
+    computing = sum(job.state is not State.WAITING for job in jobs)
+    if computing and busy > rules.cores - IDLE:
+        return f"{busy:.1f} of {rules.cores:.3g} cores busy"
+    return None
