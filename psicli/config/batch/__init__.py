@@ -195,10 +195,12 @@ class _Reader:
         except InputMissingError as exc:
             self._blame(slot, "config", *self._fault_of_file(slot, str(exc.facts["fault"])))
         except ArgumentError as exc:
-            option, advice = str(exc.facts["option"]), str(exc.facts["advice"])
+            option, fault, advice = (str(exc.facts[name]) for name in ("option", "fault", "advice"))
+            # The line that it names is one of the job file.
+            what = re.sub(r"\(line (\d+)\)$", lambda found: f"({printable(slot.path)}:{found[1]})", fault)
+            start = f"{option}: " if self._document is None else ""
             right = advice[:1].lower() + advice[1:].removesuffix(".")
-            file = f"{printable(slot.path)}: {option}: " if self._document is None else ""
-            self._blame(slot, option.removeprefix("--"), f"{file}{exc.facts['fault']}", right)
+            self._blame(slot, option.removeprefix("--"), start + what, right)
 
     def _fault_of_file(self, slot: _Slot, fault: str) -> tuple[str, str]:
         """Return what is wrong with a job file that cannot be read, and what would be right."""

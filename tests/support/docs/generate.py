@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 from click.testing import CliRunner
 from support.docs import types
-from support.docs.job_file import reference
+from support.docs.job_file import batch_reference, reference
 
 from psicli.cli.main import cli
 from psicli.core.errors import EXIT_CODES
@@ -63,6 +63,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "exit codes": exit_codes,
     "commands": commands,
     "job file": reference,
+    "batch file": batch_reference,
     "types": types.table,
     "key warnings": key_warnings,
 }

@@ -1,4 +1,7 @@
-"""The reference of the job file, made from its JSON Schema: one heading, a few facts and an example for every field."""
+"""The references of the job file and the batch file, made from their JSON Schemas.
+
+Every field has a heading, a few facts and an example.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from psicli.config import DNS_NAME, NAME, job_schema
+from psicli.config.batch import batch_schema
 
 Schema = dict[str, Any]
 # The path to a field: names of fields, and 0 for "every entry of a list".
 Path = tuple[str | int, ...]
 
 # The field that identifies an entry of a list; an example shows it before its own field.
-IDENTITY = {"nodes": {"party": "alice"}, "tasks": {"name": "customers"}}
+IDENTITY = {"nodes": {"party": "alice"}, "tasks": {"name": "customers"}, "jobs": {"config": "jobs/carol.yaml"}}
 # The section that a task may repeat.
 REPEATED = "CsvSettings"
+# The lists of a batch file, which are empty by default.
+COLLECTIONS = ("only", "after", "before", "on_error")
 # The fields that hold a value for each party.
 PER_PARTY = ("keys", "input_path", "output_path")
 # A longer value goes to its own line [characters].
@@ -24,11 +30,22 @@ MAX_LINE = 80
 
 def reference() -> str:
     """Return the sections of docs/job-file.md, in the order of the schema."""
-    schema = job_schema()
+    return _reference(job_schema(), "The job file holds these three fields and the sections below.")
+
+
+def batch_reference() -> str:
+    """Return the sections of docs/batch-file.md, in the order of the schema."""
+    text = _reference(batch_schema(), "The batch file holds these fields and the sections below.")
+    return text.replace("](#names)", "](job-file.md#names)")
+
+
+def _reference(schema: Schema, intro: str) -> str:
     definitions = schema["$defs"]
-    order = [name for table in (schema, *definitions.values()) for name in table["properties"]]
-    intro = "## Top level\n\nThe job file holds these three fields and the sections below."
-    return "\n\n".join([intro, *_fields(schema, definitions, (), order)])
+    # The sections in the order in which the file mentions them, not by name.
+    text = json.dumps(schema["properties"])
+    tables = sorted(definitions.items(), key=lambda pair: len(text.partition(f'/{pair[0]}"')[0]))
+    order = [name for table in (schema, *dict(tables).values()) for name in table["properties"]]
+    return "\n\n".join(["## Top level", intro, *_fields(schema, definitions, (), order)])
 
 
 def _fields(table: Schema, definitions: Schema, path: Path, order: Sequence[str]) -> Iterator[str]:
@@ -51,8 +68,9 @@ def _table(field: Schema) -> tuple[Path, str | None]:
     """Return the definition a field refers to, if any, and what to add to its path: 0 for a list."""
     if "$ref" in field:
         return (), field["$ref"].rpartition("/")[2]
-    if "$ref" in field.get("items", {}):
-        return (0,), field["items"]["$ref"].rpartition("/")[2]
+    if "items" in field:
+        below, inner = _table(field["items"])
+        return (0, *below), inner
     for option in field.get("oneOf", ()):
         if "$ref" in option:
             return (), option["$ref"].rpartition("/")[2]
@@ -62,17 +80,25 @@ def _table(field: Schema) -> tuple[Path, str | None]:
 def _entry(heading: str, path: Path, field: Schema, required: bool, order: Sequence[str]) -> str:
     """Return the heading, facts, description and examples of a field."""
     kind = _kind(field)
-    facts = f"{kind[0].upper()}{kind[1:]}. {'Required.' if required else _default(path, field.get('default'))}"
+    facts = f"{kind[0].upper()}{kind[1:]}. {'Required.' if required else _default(path, field)}"
     parts = [heading, f"*{facts}*", field["description"]]
     examples = [_nested(path, _ordered(example, order)) for example in field["examples"]]
     return "\n\n".join([*parts, *(f"```yaml\n{_yaml(example)}\n```" for example in examples)])
 
 
-def _default(path: Path, default: Any) -> str:
-    if default in (None, {}):
+def _default(path: Path, field: Schema) -> str:
+    default = field.get("default")
+    if default in (None, {}) or (default == [] and path[-1] in COLLECTIONS):
         return "Optional."
+    if _is_duration(field):
+        minutes, seconds = divmod(default, 60)
+        return f"Default: `{default}s`." if seconds or not minutes else f"Default: `{minutes}m`."
     minutes = f" ({_duration(default)})" if str(path[-1]).endswith("_ms") else ""
     return f"Default: `{_scalar(default)}`{minutes}."
+
+
+def _is_duration(field: Schema) -> bool:
+    return "maximum" in (field.get("anyOf") or [{}])[-1]
 
 
 def _duration(milliseconds: int) -> str:
@@ -92,19 +118,30 @@ def _kind(field: Schema) -> str:
     if "oneOf" in field:
         return " or ".join(_kind(option) for option in field["oneOf"])
     if "anyOf" in field:
-        what, unit = ("a duration", "seconds") if "maximum" in field["anyOf"][1] else ("an amount", "bytes")
+        what, unit = ("a duration", "seconds") if _is_duration(field) else ("an amount", "bytes")
         return f"{what} such as `{field['examples'][0]}`, or a number of {unit}"
     if "const" in field:
         return f"the word `{field['const']}`"
+    if str(field.get("pattern")).startswith("^https?:"):
+        return "a web address"
+    if "propertyNames" in field:
+        return "a text for each variable"
     if "additionalProperties" in field:
         return f"for each party, {_values(field['additionalProperties'])}"
     if "$ref" in field:
         return "a section"
     if field["type"] == "array" and "minItems" not in field:
-        return "a list of texts"
+        return "a list of " + _kinds(field["items"])
     if field["type"] == "array":
         return f"a list of {'two' if field.get('maxItems') == 2 else 'at least one'}"
     return {"boolean": "`true` or `false`", "string": "text"}.get(field["type"]) or _number(field)
+
+
+def _kinds(field: Schema) -> str:
+    """Return what a list holds, in words."""
+    if field.get("pattern") == f"^{NAME}$":
+        return "[names](#names)"
+    return "commands" if field["type"] == "array" else "texts"
 
 
 def _values(field: Schema) -> str:
@@ -126,7 +163,7 @@ def _name(path: Path) -> str:
 
 
 def _nested(path: Path, value: Any) -> Any:
-    """Return a fragment of a job file that holds a value at a path."""
+    """Return a fragment of a file that holds a value at a path."""
     for before, step in reversed(list(zip(("", *path), path, strict=False))):
         value = [{**IDENTITY[str(before)], **value}] if step == 0 else {step: value}
     return value
@@ -146,6 +183,8 @@ def _yaml(value: Any, indent: str = "") -> str:
     """Return YAML as people write it: one field per line, but short lists and the parties' values on one line."""
     if isinstance(value, list):
         return "\n".join(f"{indent}- {_yaml(each, indent + '  ').lstrip()}" for each in value)
+    if not isinstance(value, dict):
+        return _scalar(value)
     return "\n".join(f"{indent}{name}:{_value(name, each, indent)}" for name, each in value.items())
 
 

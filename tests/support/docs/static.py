@@ -18,6 +18,8 @@ from support.job_files import SAMPLE
 
 from psicli.cli.main import cli
 from psicli.config import load_job
+from psicli.config.batch import load_batch
+from psicli.config.models import JobFile
 
 ROOT = Path(__file__).parents[3]
 LANGUAGES = {"", "sh", "test", "python", "yaml", "csv", "text", "ini", "crontab", "json"}
@@ -45,7 +47,7 @@ def check(block: Block) -> None:
     if block.language in ("sh", "test"):
         check_commands(block.text)
     elif block.language == "yaml":
-        check_job_file(block.text)
+        check_yaml(block.text)
     elif block.language == "ini":
         check_unit(block.text)
     elif block.language == "crontab":
@@ -128,7 +130,30 @@ def check_unit(text: str) -> None:
                 check_commands(section[name])
 
 
-# Job files ---------------------------------------------------------------------------------------------------------
+# Job files and batch files -----------------------------------------------------------------------------------------
+
+
+def check_yaml(text: str) -> None:
+    """Check a job file or a batch file, or a fragment of one."""
+    is_job = set(yaml.load(text, Loader=_TextLoader)) <= set(JobFile.model_fields)
+    (check_job_file if is_job else check_batch_file)(text)
+
+
+def check_batch_file(text: str) -> None:
+    """Check a batch file; a fragment with one job may name others, which are made for it."""
+    document = {"jobs": ["jobs/bob.yaml"], **yaml.load(text, Loader=_TextLoader)}
+    if len(document["jobs"]) == 1:
+        first = document["jobs"][0]
+        others = first.get("after", []) if isinstance(first, dict) else []
+        document["jobs"] = [first, *({"config": f"{other}.yaml", "name": other} for other in others)]
+    with tempfile.TemporaryDirectory() as folder:
+        for job in document["jobs"]:
+            path = Path(folder, job if isinstance(job, str) else job["config"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(SAMPLE.replace("job: nightly-overlap", f"job: nightly-{path.stem}"))
+        path = Path(folder) / "batch.yaml"
+        path.write_text(yaml.safe_dump(document))
+        load_batch([path], settings={}, environment={})
 
 
 def check_job_file(text: str) -> None:
