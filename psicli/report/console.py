@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -25,6 +26,9 @@ from psicli.report.channel import Channel
 from psicli.report.layout import Screen, knows_escapes, shorten
 
 logger = logging.getLogger(__name__)
+
+# The lock that tqdm would make is one for several processes, and with Python 3.14 it starts a process to watch over it.
+tqdm.set_lock(threading.RLock())
 
 # How often the log reports the progress of a task where there is no terminal [s].
 LINE_INTERVAL = 60.0

@@ -153,8 +153,8 @@ def facts_of(report: Report | None, error: PsicliError | None) -> dict[str, Any]
         facts["warnings"] = report.warnings
         facts["tasks"] = [{**vars(task), "error": _facts_of_error(task.error, report)} for task in report.tasks]
     facts["error"] = _facts_of_error(error, report)
-    rounded: dict[str, Any] = _rounded(facts)
-    return rounded
+    told: dict[str, Any] = rounded(facts)
+    return told
 
 
 def _facts_of_error(error: PsicliError | None, report: Report | None) -> dict[str, Any] | None:
@@ -177,12 +177,12 @@ def errors_of(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(each, hints[each] if each is group[-1] else "") for group in groups for each in group]
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Return a JSON value with its seconds and shares rounded to three digits."""
     if isinstance(value, dict):
-        return {name: _rounded(part) for name, part in value.items()}
+        return {name: rounded(part) for name, part in value.items()}
     if isinstance(value, list):
-        return [_rounded(part) for part in value]
+        return [rounded(part) for part in value]
     return round(value, 3) if isinstance(value, float) else value
 
 
