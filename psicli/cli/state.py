@@ -22,6 +22,8 @@ from psicli.report.layout import Screen, in_words, table_or_paragraphs
 from psicli.storage.locks import Holder, holders
 
 if TYPE_CHECKING:
+    from psicli.batch.record import Past
+    from psicli.report.batch import JobState
     from psicli.storage.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -31,14 +33,19 @@ logger = logging.getLogger(__name__)
 @json_option
 @flag("--clean", "Remove files that interrupted runs left behind and that no later run will use.")
 def status(as_json: bool, clean: bool) -> None:
-    """Show which jobs are running on this machine, and their progress.
+    """Show which batches and jobs are running on this machine, and their progress.
 
-    The list includes the jobs of all users. Below it, psicli shows what interrupted runs of this user left in the
-    state folder: tasks that the next run of the job can resume, and files that it will remove.
+    First come the batches of this user, each with all its jobs, then the running jobs of all users. Below them, psicli
+    shows what interrupted runs of this user left in the state folder: tasks that the next run of the job can resume,
+    and files that it will remove.
     """
+    from psicli.batch.record import running_batches
     from psicli.storage.state import left_over, state_folder, task_folders
 
     running = holders()
+    batches: list[Past] = []
+    with suppress(CannotCreateError):
+        batches = running_batches()
     kept: list[dict[str, Any]] = []
     left: list[Path] = []
     # The list of running jobs needs no state folder.
@@ -54,16 +61,34 @@ def status(as_json: bool, clean: bool) -> None:
                 kept = finished.checkpoints(state_folder())
     if as_json:
         key, folders = "removed" if clean else "left_over", [*map(str, left)]
-        write(json.dumps({"running": [*map(vars, running)], key: folders, "kept": kept}, indent=2))
+        about = {"running": [*map(vars, running)], "batches": [each.to_json() for each in batches]}
+        write(json.dumps({**about, key: folders, "kept": kept}, indent=2))
         return
     screen = Screen.of(sys.stdout)
-    sections = [_running(running, screen) if running else ["No job is running on this machine."]]
+    sections = [_batch(each, screen) for each in batches]
+    sections.append(_running(running, screen) if running else ["No job is running on this machine."])
     if kept:
         sections.append(_kept(kept, screen))
     if left or clean:
         notes = [f"removed {printable(path)}" if clean else _left_over(path) for path in left]
         sections.append([*map(screen.wrap, notes or ["There is nothing to remove."])])
     write("\n\n".join("\n".join(lines) for lines in sections))
+
+
+def _batch(batch: Past, screen: Screen) -> list[str]:
+    """Return a heading and a line for each job of a running batch."""
+    from psicli.report.batch import State
+    from psicli.report.batch.view import counts, doing
+
+    def progress(job: JobState) -> str:
+        return f"{job.task}: {job.percent} %" if job.state is State.RUNNING and job.task else doing(job)
+
+    heading = f"batch {batch.name}: {counts(batch.jobs)} (pid {batch.pid}, since {in_words(batch.started)})"
+    rows: list[tuple[str, ...]] = [("job", "peer", "attempts", "progress")]
+    rows += [(job.name, job.peer, str(job.starts), progress(job)) for job in batch.jobs]
+    narrow, below = [(row[0], row[3]) for row in rows], ["", *(f"with {job.peer}" for job in batch.jobs)]
+    lines = table_or_paragraphs(rows, narrow, below, screen, right=("attempts",))
+    return [screen.wrap(heading), *(line for each in lines for line in each)]
 
 
 def _running(running: Sequence[Holder], screen: Screen) -> list[str]:

@@ -43,14 +43,13 @@ _NUMBER = re.compile(r"\b(?<!-)\d+(\.\d+)?\b")
 class View:
     """A Watcher that shows a batch. Close it at the end, before the report is written."""
 
-    def __init__(self, console: Console, jobs: Sequence[JobState]) -> None:
+    def __init__(self, console: Console) -> None:
         # --quiet leaves the log only warnings and errors, and hides the bars.
         is_quiet = not logger.isEnabledFor(logging.INFO)
         self._bars = _Bars(console.job) if console.terminal and knows_escapes() and not is_quiet else None
         self._started = self._progress_told = time.monotonic()
         self._told_at: dict[tuple[str, str], float] = {}
         self._errors: dict[str, list[str]] = {}
-        self.progressed(jobs)
 
     def changed(self, job: JobState, jobs: Sequence[JobState]) -> None:
         level = _level(job)
@@ -63,9 +62,9 @@ class View:
 
     def _text(self, job: JobState) -> str:
         """Return the line of the log about a change; a cause that its process has logged is not repeated."""
-        text, cause = in_words(job), first_cause(job)
+        text, cause = doing(job), first_cause(job)
         logged = any(cause in line for line in self._errors.get(job.name, ()))
-        return f"{text}: {cause}" if job.state is State.FAILED and cause and not logged else text
+        return text.removesuffix(f": {cause}") if logged else text
 
     def _tell(self, job: JobState, level: int, text: str, sense: str) -> None:
         """Log a line about a job, unless one in this sense was logged a short time ago."""
@@ -97,7 +96,7 @@ class View:
                 self._bars.close()
 
 
-def in_words(job: JobState) -> str:
+def doing(job: JobState) -> str:
     """Return what a job is doing, as a bar, a line of the log and `psicli status` say it."""
     match job.state:
         case State.QUEUED:
@@ -112,8 +111,11 @@ def in_words(job: JobState) -> str:
             matched = matched_rows(job)
             return f"done in {job.seconds:.1f} s" + ("" if matched is None else f", {counted(matched, 'matched row')}")
         case State.FAILED:
-            return f"failed with exit code {job.exit_code}" if job.exit_code is not None else "failed"
-    return f"not run: {job.why}" if job.why else "not run"
+            text = "failed" if job.exit_code is None else f"failed with exit code {job.exit_code}"
+        case State.NOT_RUN:
+            text = "not run"
+    cause = first_cause(job)
+    return f"{text}: {cause}" if cause else text
 
 
 def _level(job: JobState) -> int:
@@ -123,10 +125,10 @@ def _level(job: JobState) -> int:
 def _progress(jobs: Sequence[JobState]) -> str:
     running = [f"{job.name} {job.percent} %" for job in jobs if job.state is State.RUNNING]
     shown = ", ".join([*running[:_NAMES_SHOWN], *["…"][: len(running) - _NAMES_SHOWN]])
-    return _counts(jobs) + (f": {shown}" if shown else "")
+    return counts(jobs) + (f": {shown}" if shown else "")
 
 
-def _counts(jobs: Sequence[JobState], *, over: bool = False) -> str:
+def counts(jobs: Sequence[JobState], *, over: bool = False) -> str:
     """Return how many jobs are in each state, or only how many of them are over and how they ended."""
     groups: dict[str, Sequence[State]] = {"failed": [State.FAILED], "not run": [State.NOT_RUN]}
     if not over:
@@ -156,14 +158,14 @@ class _Bars:
         # A line that fills the terminal would make it begin another one.
         width = size.columns - 1
         share = sum(100 if job.is_over else job.percent for job in jobs) / max(len(jobs), 1)
-        self._rows[0].show(self._batch, f"{_counts(jobs, over=True)}, {duration(seconds)} so far", width, share)
+        self._rows[0].show(self._batch, f"{counts(jobs, over=True)}, {duration(seconds)} so far", width, share)
         for row, job in zip(self._rows[1:], shown, strict=True):
             if isinstance(job, str):
                 row.show("", job, width)
             elif job.state is State.RUNNING:
-                row.show(job.name, job.task or in_words(job), width, job.percent)
+                row.show(job.name, job.task or doing(job), width, job.percent)
             else:
-                row.show(job.name, in_words(job), width)
+                row.show(job.name, doing(job), width)
 
     def close(self) -> None:
         while self._rows:

@@ -75,9 +75,9 @@ Follow = Callable[..., View]
 
 @pytest.fixture
 def follow(monkeypatch: pytest.MonkeyPatch, console: Callable[[int], Console]) -> Follow:
-    def start(jobs: list[JobState], verbosity: int = 0) -> View:
+    def start(verbosity: int = 0) -> View:
         monkeypatch.setattr(sys, "stderr", io.StringIO())
-        return View(console(verbosity), jobs)
+        return View(console(verbosity))
 
     return start
 
@@ -90,7 +90,7 @@ def lines() -> list[str]:
 
 def test_a_line_for_each_change(follow: Follow) -> None:
     jobs = jobs_of("alice", "carol")
-    shown = follow(jobs)
+    shown = follow()
     carol = jobs[1]
     report = {"error": None, "tasks": [{"output_rows": 1000}, {"output_rows": None}]}
     for state, facts in (
@@ -120,7 +120,7 @@ def test_a_line_for_each_change(follow: Follow) -> None:
 def test_the_same_line_comes_again_after_ten_minutes_at_the_earliest(follow: Follow, clock: Clock) -> None:
     """A batch whose partner is late for hours must not fill the journal."""
     jobs = jobs_of("bob-1")
-    shown = follow(jobs)
+    shown = follow()
     for second in range(0, 1300, 10):
         clock.now = 1000.0 + second
         for state in (State.STARTING, State.WAITING, State.QUEUED):
@@ -140,7 +140,7 @@ def test_the_same_line_comes_again_after_ten_minutes_at_the_earliest(follow: Fol
 
 def test_a_line_about_the_progress_every_minute(follow: Follow, clock: Clock) -> None:
     jobs = jobs_of(*"abcdefgh", state=State.RUNNING)
-    shown = follow(jobs)
+    shown = follow()
     move(jobs[0], State.DONE)
     move(jobs[1], State.QUEUED)
     for second in range(0, 121, 10):
@@ -157,7 +157,7 @@ def test_a_line_about_the_progress_every_minute(follow: Follow, clock: Clock) ->
 def test_what_a_process_logs_has_the_name_of_its_job(follow: Follow) -> None:
     jobs = jobs_of("carol")
     for verbosity, expected in ((0, []), (1, ["INFO nightly carol: reading in.csv"])):
-        shown = follow(jobs, verbosity)
+        shown = follow(verbosity)
         shown.said(jobs[0], logging.INFO, "reading in.csv")
         shown.said(jobs[0], logging.WARNING, "the certificate expires soon")
         assert lines() == [*expected, "WARNING nightly carol: the certificate expires soon"]
@@ -166,7 +166,7 @@ def test_what_a_process_logs_has_the_name_of_its_job(follow: Follow) -> None:
 def test_a_cause_is_logged_once(follow: Follow) -> None:
     """The process of a job logs it, unless it was killed."""
     jobs = jobs_of("carol", "dave")
-    shown = follow(jobs)
+    shown = follow()
     shown.said(jobs[0], logging.ERROR, "in.csv:3: bad row")
     shown.said(jobs[0], logging.ERROR, "in.csv:7: bad row")
     shown.changed(fail(jobs[0]), jobs)
@@ -181,7 +181,7 @@ def test_a_cause_is_logged_once(follow: Follow) -> None:
 
 def test_quiet_shows_only_warnings_and_errors(follow: Follow, clock: Clock) -> None:
     jobs = jobs_of("carol", "dave")
-    shown = follow(jobs, -1)
+    shown = follow(-1)
     shown.changed(move(jobs[0], State.RUNNING), jobs)
     clock.now += 1000
     shown.progressed(jobs)
@@ -244,7 +244,8 @@ def watch(monkeypatch: pytest.MonkeyPatch, console: Callable[[int], Console]) ->
         terminal = Terminal(height, width)
         monkeypatch.setattr(sys, "stderr", terminal.file)
         opened.append(terminal)
-        opened.append(shown := View(console(verbosity), jobs))
+        opened.append(shown := View(console(verbosity)))
+        shown.progressed(jobs)
         return shown, terminal
 
     yield start

@@ -1,0 +1,208 @@
+"""The record of a batch in the state folder: how to start it again, and how far each of its jobs got.
+
+Each batch has two copies. One is in `batches`, named after the files of the batch; it is durable, and stays for
+`psicli retry`. It belongs to the run of the batch that started last. The other is in the run folder of the batch, which
+is locked as long as the batch runs; `psicli status` reads it. Both are complete at any moment: whoever kills a batch
+leaves a record of what it had done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from psicli.core.errors import PsicliError, creating, reason
+from psicli.report.batch import JobState, State
+from psicli.report.batch.summary import first_cause
+from psicli.storage.files import replace_file, swap_file
+from psicli.storage.state import held, run_folder, running, state_folder
+
+logger = logging.getLogger(__name__)
+
+# The folder of the records that stay, and the name of the record in a run folder.
+_FOLDER, _LIVE = "batches", "batch.json"
+# Records are removed when they are older [s], or when there are more.
+MAX_AGE = 30 * 86400.0
+MAX_RECORDS = 100
+# How often the copy for `psicli status` shows the progress [s].
+_INTERVAL = 1.0
+# What a record keeps of the state of a job; the report of a job stays with whoever asked for it.
+_KEPT = (
+    "name", "peer", "config", "tasks", "state", "why", "percent", "task", "starts", "failures", "pid", "first_started",
+    "ended", "seconds", "exit_code",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a batch was started. options: the parameters of `psicli batch` that somebody has set, by name."""
+
+    # The working folder.
+    folder: str
+    # The batch file or the job files, as absolute paths.
+    files: tuple[str, ...]
+    options: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """What two runs of the same batch have in common."""
+        return _key(self.files)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the record of a batch says. id: of this run of the batch; exit_code: None until the batch has ended."""
+
+    id: str
+    pid: int
+    name: str
+    started: str
+    start: Start
+    jobs: tuple[JobState, ...]
+    exit_code: int | None = None
+
+    @property
+    def unfinished(self) -> list[str]:
+        """The names of the jobs that failed or did not run."""
+        return [job.name for job in self.jobs if job.state is not State.DONE]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as it is kept, and as `psicli status --json` shows it."""
+        jobs = [
+            {**{name: getattr(job, name) for name in _KEPT}, "why": first_cause(job) or job.why} for job in self.jobs
+        ]
+        return {**asdict(replace(self, jobs=())), "jobs": jobs}
+
+    def octets(self) -> bytes:
+        return json.dumps(self.to_json(), indent=1).encode()
+
+
+def _to_json(job: JobState) -> dict[str, Any]:
+    return {**{name: getattr(job, name) for name in _KEPT}, "why": first_cause(job) or job.why}
+
+
+class Record(AbstractContextManager["Record"]):
+    """A Watcher that keeps the record of a batch while it runs.
+
+    before: the jobs of the record that this run continues; those that it does not run again stay as they are. Raises
+    CannotCreateError when it begins; a record that cannot be written later is a warning.
+    """
+
+    def __init__(self, name: str, start: Start, jobs: Sequence[JobState], before: Iterable[JobState] = ()) -> None:
+        state = state_folder()
+        self._before = {job.name: job for job in before}
+        self._states: dict[str, State] = {}
+        self._shown_at = 0.0
+        with ExitStack() as undo:
+            self._live = undo.enter_context(run_folder(state)) / _LIVE
+            self._path = state / _FOLDER / f"{start.key}.json"
+            began = datetime.now(UTC).isoformat(timespec="milliseconds")
+            self._past: Past | None = Past(self._live.parent.name, os.getpid(), name, began, start, ())
+            with creating(self._path), held(state):
+                self._path.parent.mkdir(0o700, exist_ok=True)
+                _remove_old(self._path.parent)
+                self._write(jobs, is_first=True)
+            self._undo = undo.pop_all()
+
+    def changed(self, job: JobState, jobs: Sequence[JobState]) -> None:
+        if self._states.get(job.name) is not job.state:
+            self._states[job.name] = job.state
+            self._keep(jobs)
+
+    def progressed(self, jobs: Sequence[JobState]) -> None:
+        now = time.monotonic()
+        if now - self._shown_at >= _INTERVAL and self._past is not None:
+            self._shown_at = now
+            self._past = self._with(self._past, jobs)
+            with suppress(OSError):
+                swap_file(self._live, self._past.octets())
+
+    def said(self, job: JobState, level: int, line: str) -> None:
+        """Keep nothing: the log is elsewhere."""
+
+    def finish(self, jobs: Sequence[JobState], exit_code: int) -> None:
+        """Record how the batch ended."""
+        if self._past is not None:
+            self._past = replace(self._past, exit_code=exit_code)
+            self._keep(jobs)
+
+    def _keep(self, jobs: Sequence[JobState]) -> None:
+        if self._past is None:
+            return
+        try:
+            with held(self._path.parent.parent):
+                self._write(jobs)
+        except (OSError, PsicliError) as exc:
+            why = exc.message if isinstance(exc, PsicliError) else reason(exc)
+            logger.warning("the record of this batch cannot be written (%s), so `psicli retry` will repeat jobs", why)
+            self._past = None
+
+    def _write(self, jobs: Sequence[JobState], *, is_first: bool = False) -> None:
+        """Write both copies, holding the state folder; raises OSError."""
+        assert self._past is not None
+        self._past = self._with(self._past, jobs)
+        swap_file(self._live, self._past.octets())
+        owner = None if is_first else _read(self._path)
+        # A later run of this batch has taken it over.
+        if owner is None or owner.id == self._past.id:
+            replace_file(self._path, self._past.octets())
+
+    def _with(self, past: Past, jobs: Sequence[JobState]) -> Past:
+        return replace(past, jobs=(*{**self._before, **{job.name: job for job in jobs}}.values(),))
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+
+def last_batch(files: Sequence[str] = ()) -> Past | None:
+    """Return the record of the batch of these files, or of the batch that started last; None if there is none."""
+    folder = state_folder() / _FOLDER
+    if files:
+        return _read(folder / f"{_key(files)}.json")
+    found = filter(None, map(_read, folder.glob("*.json")))
+    return max(found, key=lambda past: past.started, default=None)
+
+
+def running_batches() -> list[Past]:
+    """Return the records of the batches of this user that run now, oldest first; raises CannotCreateError."""
+    found = filter(None, (_read(folder / _LIVE) for folder in running(state_folder())))
+    return sorted(found, key=lambda past: past.started)
+
+
+def is_running(past: Past) -> bool:
+    """Return whether the batch that wrote a record still runs; raises CannotCreateError."""
+    return any(folder.name == past.id for folder in running(state_folder()))
+
+
+def _key(files: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(map(os.path.abspath, files)).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _read(path: Path) -> Past | None:
+    """Return a record; None if there is none, or none that this version can read."""
+    try:
+        facts = json.loads(path.read_bytes())
+        jobs = tuple(JobState(**{**job, "state": State(job["state"])}) for job in facts.pop("jobs"))
+        start = facts.pop("start")
+        start = Start(start["folder"], tuple(start["files"]), dict(start["options"]))
+        return Past(start=start, jobs=jobs, **facts)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove records that nobody will retry; raises OSError."""
+    ages = sorted((time.time() - path.stat().st_mtime, path) for path in folder.iterdir())
+    # Room for the new one.
+    for number, (age, path) in enumerate(ages, 1):
+        if age > MAX_AGE or number >= MAX_RECORDS:
+            path.unlink()

@@ -1,0 +1,235 @@
+"""The record of a batch: what `psicli retry` and `psicli status` know about it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from psicli.batch import record
+from psicli.batch.record import Past, Record, Start, is_running, last_batch, running_batches
+from psicli.cli.state import status
+from psicli.core.errors import CannotCreateError
+from psicli.report.batch import JobState, State
+from psicli.storage import locks
+from psicli.storage.state import left_over
+
+START = Start("/work", ("/etc/psicli/nightly.yaml",), {"settings": ["DATE=2026-11-29"], "retries": 3})
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PSICLI_STATE_DIR", str(tmp_path / "state"))
+    # The jobs of other tests are none of these tests' business.
+    monkeypatch.setattr(locks, "SHARED_FOLDERS", ())
+    return tmp_path / "state"
+
+
+def jobs_of(*names: str) -> list[JobState]:
+    return [JobState(name, "bob", f"/etc/psicli/{name}.yaml", 2) for name in names]
+
+
+def move(kept: Record, job: JobState, state: State, jobs: list[JobState], **facts: object) -> None:
+    job.state = state
+    for name, value in facts.items():
+        setattr(job, name, value)
+    kept.changed(job, jobs)
+
+
+def states(past: Past | None) -> dict[str, State]:
+    assert past is not None
+    return {job.name: job.state for job in past.jobs}
+
+
+def test_a_record_says_how_to_go_on(state: Path) -> None:
+    jobs = jobs_of("one", "two", "three")
+    with Record("nightly", START, jobs) as kept:
+        move(kept, jobs[0], State.RUNNING, jobs)
+        move(kept, jobs[0], State.DONE, jobs, exit_code=0)
+        cause = {"error": {"message": "in.csv:3: bad row"}, "tasks": []}
+        move(kept, jobs[1], State.FAILED, jobs, exit_code=65, report=cause)
+        move(kept, jobs[2], State.NOT_RUN, jobs, why="two failed")
+        kept.finish(jobs, 65)
+    for past in (last_batch(), last_batch(["/etc/psicli/nightly.yaml"])):
+        assert past is not None
+        assert (past.name, past.exit_code, past.start) == ("nightly", 65, START)
+        assert past.unfinished == ["two", "three"]
+        assert [job.why for job in past.jobs] == ["", "in.csv:3: bad row", "two failed"]
+        assert not is_running(past)
+    assert last_batch(["/etc/psicli/weekly.yaml"]) is None
+    # Only what a later run needs is left.
+    assert [path.name for path in (state / "batches").iterdir()] == [f"{START.key}.json"]
+    assert left_over(state) == []
+
+
+def test_the_job_files_may_be_named_from_anywhere(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Record("batch", Start("/", (str(tmp_path / "a.yaml"), "/b.yaml"), {}), jobs_of("a", "b")):
+        pass
+    monkeypatch.chdir(tmp_path)
+    assert last_batch(["a.yaml", "/b.yaml"]) is not None
+    assert last_batch(["/b.yaml", "a.yaml"]) is None
+
+
+def test_a_killed_batch_leaves_a_complete_record(state: Path) -> None:
+    code = (
+        "import os, signal\n"
+        "from psicli.batch.record import Record, Start\n"
+        "from psicli.report.batch import JobState, State\n"
+        "jobs = [JobState(name, 'bob', '', 1) for name in ('one', 'two', 'three')]\n"
+        "kept = Record('nightly', Start('/', ('/nightly.yaml',), {}), jobs)\n"
+        "for job, ended in zip(jobs, (State.DONE, State.RUNNING)):\n"
+        "    job.state = ended\n"
+        "    kept.changed(job, jobs)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    past = last_batch()
+    assert past is not None
+    assert past.unfinished == ["two", "three"]
+    assert running_batches() == []
+    assert [folder.name for folder in left_over(state, remove=True)] == [past.id]
+
+
+def test_the_record_belongs_to_the_batch_that_started_last(state: Path) -> None:
+    first, second = jobs_of("one"), jobs_of("one")
+    with Record("nightly", START, first) as earlier, Record("nightly", START, second) as later:
+        assert len(running_batches()) == 2
+        move(later, second[0], State.RUNNING, second)
+        move(earlier, first[0], State.DONE, first)
+        assert states(last_batch()) == {"one": State.RUNNING}
+        # Each of them is in `psicli status`.
+        assert [states(each)["one"] for each in running_batches()] == [State.DONE, State.RUNNING]
+        earlier.finish(first, 0)
+        assert states(last_batch()) == {"one": State.RUNNING}
+    assert running_batches() == []
+
+
+def test_a_retry_keeps_what_was_done_before(state: Path) -> None:
+    before = jobs_of("one", "two", "three")
+    for job, ended in zip(before, (State.DONE, State.FAILED, State.DONE), strict=True):
+        job.state = ended
+    again = jobs_of("two")
+    with Record("nightly", START, again, before) as kept:
+        assert states(last_batch()) == {"one": State.DONE, "two": State.QUEUED, "three": State.DONE}
+        move(kept, again[0], State.DONE, again)
+    past = last_batch()
+    assert past is not None
+    assert past.unfinished == []
+
+
+def test_the_progress_is_for_status_only(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written once a second, and not synced to disk each time."""
+    now = [100.0]
+    monkeypatch.setattr(record.time, "monotonic", lambda: now[0])
+    jobs = jobs_of("one")
+    with Record("nightly", START, jobs) as kept:
+        for percent, expected in ((10, 10), (20, 10), (30, 30)):
+            jobs[0].percent = percent
+            kept.progressed(jobs)
+            (shown,) = running_batches()
+            assert shown.jobs[0].percent == expected
+            now[0] += 0.6
+        assert last_batch() is not None
+        assert last_batch().jobs[0].percent == 0  # type: ignore[union-attr]
+
+
+def test_a_full_disk_is_a_warning_once(
+    state: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = jobs_of("one")
+    with Record("nightly", START, jobs) as kept:
+
+        def full(path: Path, octets: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(record, "replace_file", full)
+        with caplog.at_level(logging.WARNING):
+            for each in (State.RUNNING, State.DONE):
+                move(kept, jobs[0], each, jobs)
+            kept.progressed(jobs)
+            kept.finish(jobs, 0)
+    assert [entry.message for entry in caplog.records] == [
+        "the record of this batch cannot be written (no space left on device), so `psicli retry` will repeat jobs"
+    ]
+
+
+def test_a_batch_without_a_state_folder_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PSICLI_STATE_DIR", "/dev/null/state")
+    with pytest.raises(CannotCreateError):
+        Record("nightly", START, jobs_of("one"))
+
+
+@pytest.mark.parametrize("octets", [b"", b"[]", b"{}", b'{"jobs": [{"name": "one"}]}', b"\xff"])
+def test_a_record_that_cannot_be_read_is_none(state: Path, octets: bytes) -> None:
+    with Record("nightly", START, jobs_of("one")):
+        pass
+    path = state / "batches" / f"{START.key}.json"
+    known = json.loads(path.read_text())
+    for content in (octets, json.dumps({**known, "of_a_later_version": 1}).encode()):
+        path.write_bytes(content)
+        assert last_batch() is last_batch(START.files) is None
+
+
+def test_old_records_are_removed(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "MAX_RECORDS", 3)
+
+    def run(name: str, age: float = 0.0) -> Path:
+        start = Start("/", (f"/{name}.yaml",), {})
+        with Record(name, start, jobs_of("one")):
+            path = state / "batches" / f"{start.key}.json"
+        then = path.stat().st_mtime - age
+        os.utime(path, (then, then))
+        return path
+
+    run("month-old", record.MAX_AGE + 60)
+    made = [run(name, age) for name, age in (("a", 400.0), ("b", 100.0), ("c", 300.0), ("d", 200.0), ("e", 0.0))]
+    # Each run removes what is older than the newest two that it finds.
+    assert {path for path in made if path.exists()} == {made[1], made[3], made[4]}
+    assert len([*(state / "batches").iterdir()]) == 3
+
+
+# Status ----------------------------------------------------------------------------------------------------------
+
+
+def test_status_shows_a_running_batch_and_its_jobs(state: Path) -> None:
+    jobs = jobs_of("one", "two", "three", "four")
+    with Record("nightly", START, jobs) as kept:
+        move(kept, jobs[0], State.RUNNING, jobs, starts=1, percent=43, task="people")
+        move(kept, jobs[1], State.WAITING, jobs, starts=2)
+        move(kept, jobs[2], State.FAILED, jobs, starts=1, exit_code=65, why="in.csv:3: bad row")
+        jobs[3].why = "1.9 of 2 cores busy"
+        kept.progressed(jobs)
+        shown = CliRunner().invoke(status, catch_exceptions=False).stdout.splitlines()
+        told = json.loads(CliRunner().invoke(status, ["--json"], catch_exceptions=False).stdout)
+    heading = "batch nightly: 0 of 4 jobs done, 1 failed, 2 in progress, 1 queued"
+    assert shown[0].startswith(f"{heading} (pid {os.getpid()}, since 20")
+    assert shown[1:] == [
+        "job    peer  attempts  progress",
+        "one    bob          1  people: 43 %",
+        "two    bob          2  waits for bob",
+        "three  bob          1  failed with exit code 65: in.csv:3: bad row",
+        "four   bob          0  waits: 1.9 of 2 cores busy",
+        "",
+        "No job is running on this machine.",
+    ]
+    (batch,) = told["batches"]
+    assert [batch[name] for name in ("name", "pid", "exit_code")] == ["nightly", os.getpid(), None]
+    assert batch["start"] == {
+        "folder": "/work", "files": ["/etc/psicli/nightly.yaml"], "options": START.options
+    }  # fmt: skip
+    found = [tuple(job[name] for name in ("name", "state", "why", "percent", "starts")) for job in batch["jobs"]]
+    assert found == [
+        ("one", "running", "", 43, 1),
+        ("two", "waiting for its peer", "", 0, 2),
+        ("three", "failed", "in.csv:3: bad row", 0, 1),
+        ("four", "queued", "1.9 of 2 cores busy", 0, 0),
+    ]
+    after = json.loads(CliRunner().invoke(status, ["--json"], catch_exceptions=False).stdout)
+    assert after["batches"] == []
