@@ -21,7 +21,11 @@ EXIT_CODES: dict[int, tuple[str, str]] = {
     2: ("usage", "The command line is wrong."),
     65: ("bad input", "An input file holds data that psicli cannot read or compare."),
     66: ("input missing", "An input file or one of its key columns does not exist."),
-    69: ("peer lost", "The other party could not be reached, or the connection to it was lost. Try again."),
+    69: (
+        "peer lost",
+        "The other party could not be reached or the connection to it was lost, or a hook before a batch failed. Try "
+        "again.",
+    ),
     70: ("internal", "A bug in psicli, or a failed self-check of its arithmetic."),
     73: ("cannot create", "An output file, a lock file or a state file cannot be created."),
     74: ("I/O error", "Reading or writing failed, for example because the disk is full, or memory ran out."),
@@ -160,6 +164,14 @@ class WorkerLostError(PsicliError):
     sentence = "bin {bin} was lost because the worker that was computing it stopped"
     code = 69
     hint = "Find out why that worker stopped, then run again."
+
+
+class HookError(PsicliError):
+    """A command that the batch file names has failed. Facts: program, kind, fault, said."""
+
+    sentence = "{program} (hooks.{kind}) {fault}{said}"
+    code = 69
+    hint = "No job has run. Remove the cause, then run the batch again."
 
 
 class InternalError(PsicliError):
@@ -348,6 +360,13 @@ class ArgumentError(PsicliError):
 
     code = 2
     sentence = "{option}: {fault}"
+    hint = "{advice}"
+
+
+class UntrustedHooksError(ConfigError):
+    """Another user could have written the commands in a batch file. Facts: path, fault, advice."""
+
+    sentence = "{path}: psicli runs no hooks from this file, because {fault}"
     hint = "{advice}"
 
 

@@ -1,0 +1,103 @@
+"""Hooks and pings: the commands that a batch runs before and after its jobs, and the address that it tells how it ends.
+
+A hook is a list of arguments, which no shell reads. Its arguments and the path of the address may hold secrets, so
+messages show only the name of the program and the host.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from psicli.batch.unattended.command import run_command
+from psicli.batch.unattended.ping import send
+from psicli.core.errors import HookError, UntrustedHooksError, printable, shown
+
+if TYPE_CHECKING:
+    from psicli.config.batch.models import HooksEntry
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a batch tells its hooks. folder: where they run, the folder of the batch file."""
+
+    batch: str
+    folder: Path
+    report_dir: Path | None = None
+
+
+def check_trust(hooks: HooksEntry, file: Path) -> None:
+    """Raise UntrustedHooksError if the batch file has hooks and another user could have written them.
+
+    Whoever can write to the file, or to a folder on the way to it, can run commands as this user.
+    """
+    if not (hooks.before or hooks.after or hooks.on_error):
+        return
+    real = Path(os.path.realpath(file))
+    folders = dict.fromkeys([*Path(os.path.abspath(file)).parents, *real.parents])
+    for path in (real, *folders):
+        status, name = path.stat(), "it" if path == real else printable(path)
+        # In a folder such as /tmp, only the owner of a file can replace it.
+        is_sticky = path != real and status.st_mode & stat.S_ISVTX
+        if status.st_uid not in (os.geteuid(), 0):
+            fault, advice = f"{name} belongs to another user", "Copy the batch file into a folder of your own."
+        elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_sticky:
+            fault, advice = f"others can write to {name}", f"Type `chmod go-w {printable(shlex.quote(str(path)))}`."
+        else:
+            continue
+        raise UntrustedHooksError(path=file, fault=fault, advice=advice)
+
+
+def run_before(hooks: HooksEntry, facts: Facts) -> None:
+    """Run the commands of hooks.before in turn; raises HookError for the first one that fails."""
+    for command in hooks.before:
+        _run("before", command, hooks, facts, {})
+
+
+def run_after(hooks: HooksEntry, facts: Facts, exit_code: int, failed: Sequence[str]) -> list[str]:
+    """Run the commands of hooks.on_error if the exit code is not 0, then those of hooks.after; return warnings.
+
+    failed: the names of the jobs that failed.
+    """
+    variables = {
+        "PSICLI_BATCH_EXIT_CODE": str(exit_code),
+        "PSICLI_BATCH_FAILED": " ".join(failed),
+        "PSICLI_BATCH_REPORT_DIR": "" if facts.report_dir is None else str(facts.report_dir.absolute()),
+    }
+    warnings = []
+    for kind, commands in (("on_error", hooks.on_error if exit_code else ()), ("after", hooks.after)):
+        for command in commands:
+            try:
+                _run(kind, command, hooks, facts, variables)
+            except HookError as exc:
+                warnings.append(exc.message)
+    return warnings
+
+
+def ping(hooks: HooksEntry, event: str) -> str | None:
+    """Tell hooks.ping, if there is one, that the batch starts ("start") or its exit code; return a warning or None."""
+    return None if hooks.ping is None else send(hooks.ping, event)
+
+
+def _run(kind: str, command: Sequence[str], hooks: HooksEntry, facts: Facts, variables: Mapping[str, str]) -> None:
+    """Run one command, and log what it prints; raises HookError, and what `signals.check` raises."""
+    program, last = Path(command[0]).name, ""
+
+    def tell(line: str) -> None:
+        nonlocal last
+        last = line or last
+        logger.info("%s: %s", program, line)
+
+    logger.info("hooks.%s: %s starts", kind, program)
+    variables = {"PSICLI_BATCH": facts.batch, **variables}
+    fault = run_command(command, facts.folder, variables, hooks.timeout, tell)
+    if fault is not None:
+        raise HookError(program=program, kind=kind, fault=fault, said=f"; it said {shown(last)}" if last else "")

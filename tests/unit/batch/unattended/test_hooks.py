@@ -1,0 +1,129 @@
+"""The hooks of a batch: what they are told, which of them run, and whose batch file may have any."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from psicli.batch.unattended.hooks import Facts, check_trust, ping, run_after, run_before
+from psicli.config.batch.models import HooksEntry
+from psicli.core.errors import HookError, UntrustedHooksError
+
+SHOW = ["sh", "-c", "env | grep ^PSICLI_BATCH | sort >> told; echo $1 >> told", "-"]
+RUNS = HooksEntry(before=[["true"]])
+
+
+@pytest.fixture
+def facts(tmp_path: Path) -> Facts:
+    return Facts("nightly", tmp_path, tmp_path / "reports")
+
+
+def told(facts: Facts) -> list[str]:
+    file = facts.folder / "told"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_what_hooks_are_told(facts: Facts) -> None:
+    hooks = HooksEntry(before=[[*SHOW, "before"]], after=[[*SHOW, "after"]], on_error=[[*SHOW, "on_error"]])
+    run_before(hooks, facts)
+    assert told(facts) == ["PSICLI_BATCH=nightly", "before"]
+    assert run_after(hooks, facts, 65, ["bob", "carol"]) == []
+    end = [
+        "PSICLI_BATCH=nightly",
+        "PSICLI_BATCH_EXIT_CODE=65",
+        "PSICLI_BATCH_FAILED=bob carol",
+        f"PSICLI_BATCH_REPORT_DIR={facts.folder}/reports",
+    ]
+    assert told(facts)[2:] == [*end, "on_error", *end, "after"]
+
+
+def test_after_a_good_batch_only_after_runs(facts: Facts) -> None:
+    assert run_after(HooksEntry(after=[[*SHOW, "after"]], on_error=[[*SHOW, "on_error"]]), facts, 0, []) == []
+    assert told(facts)[-1] == "after"
+    assert "on_error" not in told(facts)
+
+
+def test_the_first_failing_before_is_the_last_to_run(facts: Facts) -> None:
+    with pytest.raises(HookError) as caught:
+        run_before(HooksEntry(before=[["true"], ["sh", "-c", "echo no such export; exit 7"], [*SHOW, "late"]]), facts)
+    assert caught.value.message == "sh (hooks.before) ended with exit code 7; it said 'no such export'"
+    assert caught.value.code == 69
+    assert told(facts) == []
+
+
+def test_a_failing_after_is_a_warning_and_the_next_one_runs(facts: Facts) -> None:
+    hooks = HooksEntry(on_error=[["/nowhere/mail"]], after=[["false"], [*SHOW, "after"]])
+    assert run_after(hooks, facts, 69, ["bob"]) == [
+        "mail (hooks.on_error) cannot be started: no such file or directory",
+        "false (hooks.after) ended with exit code 1",
+    ]
+    assert told(facts)[-1] == "after"
+
+
+def test_a_hook_that_takes_too_long(facts: Facts) -> None:
+    with pytest.raises(HookError, match=r"^sleep \(hooks.before\) did not end within 1 s$"):
+        run_before(HooksEntry(before=[["sleep", "600"]], timeout=1), facts)
+
+
+def test_the_log_has_what_a_hook_prints_and_not_its_arguments(facts: Facts, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "psicli"):
+        run_before(HooksEntry(before=[["sh", "-c", "echo mounted", "token-4711"]]), facts)
+    assert caplog.messages == ["hooks.before: sh starts", "sh: mounted"]
+
+
+def test_no_address_no_ping() -> None:
+    assert ping(HooksEntry(), "start") is None
+
+
+class TestTrust:
+    """A batch file whose hooks others could have written."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        file = tmp_path / "jobs" / "batch.yaml"
+        file.parent.mkdir(0o755)
+        file.touch(0o644)
+        return file
+
+    def test_of_this_user_alone(self, file: Path) -> None:
+        check_trust(RUNS, file)
+
+    @pytest.mark.parametrize("mode", [0o664, 0o646])
+    def test_a_file_that_others_can_write_to(self, file: Path, mode: int) -> None:
+        file.chmod(mode)
+        with pytest.raises(UntrustedHooksError) as caught:
+            check_trust(RUNS, file)
+        assert caught.value.message == f"{file}: psicli runs no hooks from this file, because others can write to it"
+        assert caught.value.advice == f"Type `chmod go-w {file}`."
+        assert caught.value.code == 78
+        # Without hooks, it holds no commands.
+        check_trust(HooksEntry(ping="https://hc.example.com/uuid"), file)
+
+    def test_a_folder_in_which_others_can_replace_it(self, file: Path) -> None:
+        file.parent.chmod(0o777)
+        with pytest.raises(UntrustedHooksError, match=f"because others can write to {file.parent}$"):
+            check_trust(RUNS, file)
+        # As in /tmp, where only the owner of a file can.
+        file.parent.chmod(0o1777)
+        check_trust(RUNS, file)
+
+    def test_a_link_that_others_can_replace(self, file: Path, tmp_path: Path) -> None:
+        shared = tmp_path / "shared"
+        shared.mkdir()
+        (shared / "batch.yaml").symlink_to(file)
+        check_trust(RUNS, shared / "batch.yaml")
+        shared.chmod(0o777)
+        with pytest.raises(UntrustedHooksError, match=f"others can write to {shared}$"):
+            check_trust(RUNS, shared / "batch.yaml")
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+    def test_what_belongs_to_another_user(self, file: Path) -> None:
+        os.chown(file.parent, 65534, -1)
+        with pytest.raises(UntrustedHooksError, match=f"because {file.parent} belongs to another user$"):
+            check_trust(RUNS, file)
+        os.chown(file, 65534, -1)
+        with pytest.raises(UntrustedHooksError, match=r"because it belongs to another user$"):
+            check_trust(RUNS, file)
