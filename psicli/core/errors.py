@@ -238,6 +238,11 @@ class FileThereError(CannotCreateError):
     hint = "Move the file away, or choose another folder with --out."
 
 
+class UnitDiffersError(CannotCreateError):
+    sentence = "{path}: the file is there, and it is not what psicli would write"
+    hint = "Keep what you need of it, and remove it; then type the command again. No file was written."
+
+
 class StateFolderError(CannotCreateError):
     """The state folder is not this user's alone. Facts: path, reason, advice."""
 

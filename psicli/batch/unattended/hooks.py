@@ -13,14 +13,11 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from psicli.batch.unattended.command import run_command
 from psicli.batch.unattended.ping import send
+from psicli.config.batch import HooksEntry
 from psicli.core.errors import HookError, UntrustedHooksError, printable, shown
-
-if TYPE_CHECKING:
-    from psicli.config.batch.models import HooksEntry
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from psicli.batch.unattended.hooks import Facts, check_trust, ping, run_after, run_before
-from psicli.config.batch.models import HooksEntry
+from psicli.config.batch import HooksEntry
 from psicli.core.errors import HookError, UntrustedHooksError
 
 SHOW = ["sh", "-c", "env | grep ^PSICLI_BATCH | sort >> told; echo $1 >> told", "-"]

@@ -13,7 +13,7 @@ import pytest
 from psicli.batch.unattended import ping
 from psicli.batch.unattended.hooks import ping as ping_of
 from psicli.batch.unattended.ping import send
-from psicli.config.batch.models import HooksEntry
+from psicli.config.batch import HooksEntry
 
 SECRET = "7f3c-secret"
 
