@@ -60,7 +60,10 @@ class Start:
 
 @dataclass(frozen=True)
 class Past:
-    """What the record of a batch says. id: of this run of the batch; exit_code: None until the batch has ended."""
+    """What the record of a batch says. id: of this run of the batch; exit_code: None until the batch has ended.
+
+    good: the last time that a run of the batch ended with all jobs done, in UTC as ISO 8601; None if none did.
+    """
 
     id: str
     pid: int
@@ -69,6 +72,7 @@ class Past:
     start: Start
     jobs: tuple[JobState, ...]
     exit_code: int | None = None
+    good: str | None = None
 
     @property
     def unfinished(self) -> list[str]:
@@ -105,8 +109,9 @@ class Record(AbstractContextManager["Record"]):
         with ExitStack() as undo:
             self._live = undo.enter_context(run_folder(state)) / _LIVE
             self._path = state / _FOLDER / f"{start.key}.json"
-            began = datetime.now(UTC).isoformat(timespec="milliseconds")
-            self._past: Past | None = Past(self._live.parent.name, os.getpid(), name, began, start, ())
+            earlier = _read(self._path)
+            good = None if earlier is None else earlier.good
+            self._past: Past | None = Past(self._live.parent.name, os.getpid(), name, _now(), start, (), good=good)
             with creating(self._path), held(state):
                 self._path.parent.mkdir(0o700, exist_ok=True)
                 _remove_old(self._path.parent)
@@ -132,7 +137,9 @@ class Record(AbstractContextManager["Record"]):
     def finish(self, jobs: Sequence[JobState], exit_code: int) -> None:
         """Record how the batch ended."""
         if self._past is not None:
-            self._past = replace(self._past, exit_code=exit_code)
+            past = self._with(self._past, jobs)
+            is_whole = not past.unfinished and not past.start.options.get("only")
+            self._past = replace(past, exit_code=exit_code, good=_now() if is_whole else past.good)
             self._keep(jobs)
 
     def _keep(self, jobs: Sequence[JobState]) -> None:
@@ -181,6 +188,10 @@ def running_batches() -> list[Past]:
 def is_running(past: Past) -> bool:
     """Return whether the batch that wrote a record still runs; raises CannotCreateError."""
     return any(folder.name == past.id for folder in running(state_folder()))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _key(files: Iterable[str]) -> str:

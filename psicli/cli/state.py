@@ -9,14 +9,16 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from psicli.cli.options import flag, json_option
+from psicli.cli.many.options import DURATION
+from psicli.cli.options import PATH, flag, json_option
 from psicli.cli.screen import write
-from psicli.core.errors import ArgumentError, CannotCreateError, ChangedLedgerError, printable, shown
+from psicli.core.errors import ArgumentError, CannotCreateError, ChangedLedgerError, OverdueError, printable, shown
 from psicli.report.console import Console
 from psicli.report.layout import Screen, in_words, table_or_paragraphs
 from psicli.storage.locks import Holder, holders
@@ -30,15 +32,25 @@ logger = logging.getLogger(__name__)
 
 
 @click.command()
+@click.argument("files", nargs=-1, type=PATH)
 @json_option
 @flag("--clean", "Remove files that interrupted runs left behind and that no later run will use.")
-def status(as_json: bool, clean: bool) -> None:
+@click.option(
+    "--max-age",
+    type=DURATION,
+    help="Only look at the batch of these FILES: exit with 69 unless it ended with all jobs done within this time, "
+    "such as 26h.",
+)
+def status(files: Sequence[Path], as_json: bool, clean: bool, max_age: float | None) -> None:
     """Show which batches and jobs are running on this machine, and their progress.
 
     First come the batches of this user, each with all its jobs, then the running jobs of all users. Below them, psicli
     shows what interrupted runs of this user left in the state folder: tasks that the next run of the job can resume,
     and files that it will remove.
     """
+    if files or max_age is not None:
+        _check_age(files, max_age)
+        return
     from psicli.batch.record import running_batches
     from psicli.storage.state import left_over, state_folder, task_folders
 
@@ -73,6 +85,22 @@ def status(as_json: bool, clean: bool) -> None:
         notes = [f"removed {printable(path)}" if clean else _left_over(path) for path in left]
         sections.append([*map(screen.wrap, notes or ["There is nothing to remove."])])
     write("\n\n".join("\n".join(lines) for lines in sections))
+
+
+def _check_age(files: Sequence[Path], max_age: float | None) -> None:
+    """Say when a batch last ended with all jobs done; raises OverdueError if that is more than max_age [s] ago."""
+    from psicli.batch.record import last_batch
+
+    if not files or max_age is None:
+        raise click.UsageError("Give --max-age and the files of one batch, as in `--max-age 26h nightly.yaml`.")
+    past = last_batch([*map(str, files)])
+    good = None if past is None else past.good
+    name = printable(files[0]) if past is None else past.name
+    last = "there has been none" if good is None else f"the last one ended {in_words(good)}"
+    # A time in the future counts too: somebody has set the clock back.
+    if good is None or (datetime.now(UTC) - datetime.fromisoformat(good)).total_seconds() > max_age:
+        raise OverdueError(batch=name, limit=f"{max_age / 3600:g} h", last=last)
+    write(f"{name}: the last run with all jobs done ended {in_words(good)}")
 
 
 def _batch(batch: Past, screen: Screen) -> list[str]:

@@ -174,6 +174,14 @@ class HookError(PsicliError):
     hint = "No job has run. Remove the cause, then run the batch again."
 
 
+class OverdueError(PsicliError):
+    """A batch has not ended well for too long. Facts: batch, limit, last."""
+
+    sentence = "{batch}: no run of this batch ended with all jobs done in the last {limit}; {last}"
+    code = 69
+    hint = "Look for the cause in the log of the batch, and run `psicli retry`."
+
+
 class InternalError(PsicliError):
     """A bug in psicli; shown with a traceback."""
 

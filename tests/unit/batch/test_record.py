@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 from psicli.batch import record
 from psicli.batch.record import Past, Record, Start, is_running, last_batch, running_batches
 from psicli.cli.state import status
-from psicli.core.errors import CannotCreateError
+from psicli.core.errors import CannotCreateError, OverdueError
 from psicli.report.batch import JobState, State
 from psicli.storage import locks
 from psicli.storage.state import left_over
@@ -196,6 +197,44 @@ def test_old_records_are_removed(state: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 # Status ----------------------------------------------------------------------------------------------------------
+
+
+def age(*arguments: str) -> tuple[int, str]:
+    """Return the exit code and the output of `psicli status` with an age."""
+    done = CliRunner().invoke(status, ["--max-age", *arguments])
+    if isinstance(done.exception, OverdueError):
+        return done.exception.code, done.exception.message
+    return done.exit_code, done.output
+
+
+def test_a_batch_that_has_not_ended_well_for_long(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = START.files[0]
+    assert age("26h", file) == (
+        69,
+        f"{file}: no run of this batch ended with all jobs done in the last 26 h; there has been none",
+    )
+    jobs = jobs_of("one")
+    with Record("nightly", START, jobs) as kept:
+        move(kept, jobs[0], State.FAILED, jobs)
+        kept.finish(jobs, 65)
+    assert age("26h", file)[0] == 69
+    with Record("nightly", START, jobs) as kept:
+        move(kept, jobs[0], State.DONE, jobs)
+        kept.finish(jobs, 0)
+    code, said = age("26h", file)
+    assert (code, said.startswith("nightly: the last run with all jobs done ended ")) == (0, True)
+    # Later runs do not change that, whether they fail, are killed, or run some of the jobs.
+    with Record("nightly", replace(START, options={"only": ["two"]}), two := jobs_of("two")) as kept:
+        monkeypatch.setattr(record, "_now", lambda: "2999-01-01T00:00:00.000+00:00")
+        move(kept, two[0], State.DONE, two)
+        kept.finish(two, 0)
+    assert age("26h", file) == (0, said)
+    assert age("0.000001", file)[0] == 69
+
+
+@pytest.mark.parametrize("arguments", [("26h",), ("soon", "/nightly.yaml")])
+def test_an_age_needs_a_batch(state: Path, arguments: tuple[str, ...]) -> None:
+    assert age(*arguments)[0] == 2
 
 
 def test_status_shows_a_running_batch_and_its_jobs(state: Path) -> None:
