@@ -28,6 +28,8 @@ NOT_RUN = {
     "shows what a second run of the same job prints": 1,
     "needs jq, which psicli does not need": 1,
     "changes the shell of the reader": 1,
+    "changes the systemd of the reader": 1,
+    "runs again what has failed": 1,
 }
 
 

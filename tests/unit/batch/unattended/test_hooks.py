@@ -78,52 +78,57 @@ def test_no_address_no_ping() -> None:
     assert ping(HooksEntry(), "start") is None
 
 
-class TestTrust:
-    """A batch file whose hooks others could have written."""
+# Whose batch file may have hooks ------------------------------------------------------------------------------
 
-    @pytest.fixture
-    def file(self, tmp_path: Path) -> Path:
-        file = tmp_path / "jobs" / "batch.yaml"
-        file.parent.mkdir(0o755)
-        file.touch(0o644)
-        return file
 
-    def test_of_this_user_alone(self, file: Path) -> None:
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "jobs" / "batch.yaml"
+    file.parent.mkdir(0o755)
+    file.touch(0o644)
+    return file
+
+
+def test_a_file_of_this_user_alone(file: Path) -> None:
+    check_trust(RUNS, file)
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_a_file_that_others_can_write_to(file: Path, mode: int) -> None:
+    file.chmod(mode)
+    with pytest.raises(UntrustedHooksError) as caught:
         check_trust(RUNS, file)
+    assert caught.value.message == f"{file}: psicli runs no hooks from this file, because others can write to it"
+    assert caught.value.advice == f"Type `chmod go-w {file}`."
+    assert caught.value.code == 78
+    # Without hooks, it holds no commands.
+    check_trust(HooksEntry(ping="https://hc.example.com/uuid"), file)
 
-    @pytest.mark.parametrize("mode", [0o664, 0o646])
-    def test_a_file_that_others_can_write_to(self, file: Path, mode: int) -> None:
-        file.chmod(mode)
-        with pytest.raises(UntrustedHooksError) as caught:
-            check_trust(RUNS, file)
-        assert caught.value.message == f"{file}: psicli runs no hooks from this file, because others can write to it"
-        assert caught.value.advice == f"Type `chmod go-w {file}`."
-        assert caught.value.code == 78
-        # Without hooks, it holds no commands.
-        check_trust(HooksEntry(ping="https://hc.example.com/uuid"), file)
 
-    def test_a_folder_in_which_others_can_replace_it(self, file: Path) -> None:
-        file.parent.chmod(0o777)
-        with pytest.raises(UntrustedHooksError, match=f"because others can write to {file.parent}$"):
-            check_trust(RUNS, file)
-        # As in /tmp, where only the owner of a file can.
-        file.parent.chmod(0o1777)
+def test_a_folder_in_which_others_can_replace_it(file: Path) -> None:
+    file.parent.chmod(0o777)
+    with pytest.raises(UntrustedHooksError, match=f"because others can write to {file.parent}$"):
         check_trust(RUNS, file)
+    # As in /tmp, where only the owner of a file can.
+    file.parent.chmod(0o1777)
+    check_trust(RUNS, file)
 
-    def test_a_link_that_others_can_replace(self, file: Path, tmp_path: Path) -> None:
-        shared = tmp_path / "shared"
-        shared.mkdir()
-        (shared / "batch.yaml").symlink_to(file)
+
+def test_a_link_that_others_can_replace(file: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "batch.yaml").symlink_to(file)
+    check_trust(RUNS, shared / "batch.yaml")
+    shared.chmod(0o777)
+    with pytest.raises(UntrustedHooksError, match=f"others can write to {shared}$"):
         check_trust(RUNS, shared / "batch.yaml")
-        shared.chmod(0o777)
-        with pytest.raises(UntrustedHooksError, match=f"others can write to {shared}$"):
-            check_trust(RUNS, shared / "batch.yaml")
 
-    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-    def test_what_belongs_to_another_user(self, file: Path) -> None:
-        os.chown(file.parent, 65534, -1)
-        with pytest.raises(UntrustedHooksError, match=f"because {file.parent} belongs to another user$"):
-            check_trust(RUNS, file)
-        os.chown(file, 65534, -1)
-        with pytest.raises(UntrustedHooksError, match=r"because it belongs to another user$"):
-            check_trust(RUNS, file)
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_belongs_to_another_user(file: Path) -> None:
+    os.chown(file.parent, 65534, -1)
+    with pytest.raises(UntrustedHooksError, match=f"because {file.parent} belongs to another user$"):
+        check_trust(RUNS, file)
+    os.chown(file, 65534, -1)
+    with pytest.raises(UntrustedHooksError, match=r"because it belongs to another user$"):
+        check_trust(RUNS, file)
