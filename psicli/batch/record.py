@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from psicli.batch.plan import Plan, Planned
 from psicli.core.errors import PsicliError, creating, reason
 from psicli.report.batch import JobState, State
 from psicli.report.batch.summary import first_cause
@@ -81,17 +82,15 @@ class Past:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as it is kept, and as `psicli status --json` shows it."""
-        jobs = [
-            {**{name: getattr(job, name) for name in _KEPT}, "why": first_cause(job) or job.why} for job in self.jobs
-        ]
-        return {**asdict(replace(self, jobs=())), "jobs": jobs}
+        return {**asdict(replace(self, jobs=())), "jobs": [*map(_to_json, self.jobs)]}
 
     def octets(self) -> bytes:
         return json.dumps(self.to_json(), indent=1).encode()
 
 
 def _to_json(job: JobState) -> dict[str, Any]:
-    return {**{name: getattr(job, name) for name in _KEPT}, "why": first_cause(job) or job.why}
+    facts = {name: getattr(job, name) for name in _KEPT}
+    return {**facts, "config": os.path.abspath(job.config), "why": first_cause(job) or job.why}
 
 
 class Record(AbstractContextManager["Record"]):
@@ -101,9 +100,12 @@ class Record(AbstractContextManager["Record"]):
     CannotCreateError when it begins; a record that cannot be written later is a warning.
     """
 
-    def __init__(self, name: str, start: Start, jobs: Sequence[JobState], before: Iterable[JobState] = ()) -> None:
+    def __init__(self, plan: Plan, start: Start, before: Iterable[JobState] = ()) -> None:
         state = state_folder()
-        self._before = {job.name: job for job in before}
+        jobs = [*map(_queued, plan.jobs)]
+        # A batch that was killed has left jobs in the middle.
+        killed: dict[str, Any] = {"state": State.NOT_RUN, "why": "the batch was stopped before", "pid": None}
+        self._before = {job.name: job if job.is_over else replace(job, **killed) for job in before}
         self._states: dict[str, State] = {}
         self._shown_at = 0.0
         with ExitStack() as undo:
@@ -111,7 +113,9 @@ class Record(AbstractContextManager["Record"]):
             self._path = state / _FOLDER / f"{start.key}.json"
             earlier = _read(self._path)
             good = None if earlier is None else earlier.good
-            self._past: Past | None = Past(self._live.parent.name, os.getpid(), name, _now(), start, (), good=good)
+            self._past: Past | None = Past(
+                self._live.parent.name, os.getpid(), plan.batch.name, _now(), start, (), good=good
+            )
             with creating(self._path), held(state):
                 self._path.parent.mkdir(0o700, exist_ok=True)
                 _remove_old(self._path.parent)
@@ -168,6 +172,10 @@ class Record(AbstractContextManager["Record"]):
 
     def __exit__(self, *_: object) -> None:
         self._undo.close()
+
+
+def _queued(planned: Planned) -> JobState:
+    return JobState(planned.name, planned.job.peer, str(planned.entry.config), len(planned.job.tasks))
 
 
 def last_batch(files: Sequence[str] = ()) -> Past | None:

@@ -17,6 +17,7 @@ from psicli import __version__
 from psicli.cli.certs import certs
 from psicli.cli.check import bench, check
 from psicli.cli.many.batch import batch
+from psicli.cli.many.retry import retry
 from psicli.cli.many.schedule import schedule
 from psicli.cli.options import flag
 from psicli.cli.run import run, simulate
@@ -90,7 +91,9 @@ def completion(shell: str) -> None:
     write((made.source_template % made.source_vars()).rstrip())
 
 
-for command in (run, simulate, batch, schedule, check, bench, status, ledger, certs, config, completion):
+for command in (
+    run, simulate, batch, retry, schedule, check, bench, status, ledger, certs, config, completion,
+):  # fmt: skip
     cli.add_command(command)
 
 

@@ -323,6 +323,11 @@ class LockHeldError(BusyError):
     hint = "Wait for that job to end (with --lock-timeout, psicli waits for it), or give this job another port."
 
 
+class BatchRunningError(BusyError):
+    sentence = "batch {batch} still runs (pid {pid}, since {since}), so nothing can be retried yet"
+    hint = "Wait for it to end (`psicli status` shows its jobs), or stop it with `kill {pid}`; then run this again."
+
+
 class DescriptorsError(BusyError):
     sentence = "{path}: cannot be opened: {reason}"
     hint = "Raise this process's limit of open files (`ulimit -n`), or start fewer programs at a time, then run again."

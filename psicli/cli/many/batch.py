@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
 
 import click
 
-from psicli.cli.many.options import BatchOptions, batch_options
-from psicli.cli.options import flag
-from psicli.cli.screen import refuse, write
-from psicli.core.errors import PsicliError
+from psicli.cli.many.options import BatchOptions, batch_options, dry_run_flag
+from psicli.cli.screen import streams_are_one, write
+from psicli.core.errors import PsicliError, unexpected
+from psicli.report.console import Console, log_error
 from psicli.report.layout import Screen
+
+if TYPE_CHECKING:
+    from psicli.batch.plan import Plan
+    from psicli.batch.record import Start
+    from psicli.report.batch import JobState
+
+logger = logging.getLogger(__name__)
 
 
 @click.command()
 @batch_options
-@flag("--dry-run", "Show the plan with estimates of time and memory, and start nothing.")
+@dry_run_flag
 def batch(options: BatchOptions, dry_run: bool) -> int:
     """Run many jobs on this machine, as many at the same time as it can take.
 
@@ -23,23 +35,73 @@ def batch(options: BatchOptions, dry_run: bool) -> int:
     port run one after another. The exit code is 0 if all jobs are done, else that of the first one in the list that
     failed.
     """
+
+    def work(console: Console) -> int:
+        plan = options.plan()
+        return show_plan(options, plan) if dry_run else carry_out(options, console, plan, options.start())
+
+    return reporting(options, work)
+
+
+def reporting(options: BatchOptions, work: Callable[[Console], int]) -> int:
+    """Do the work of a command that runs a batch; report what keeps the batch from running."""
     console = options.console()
     try:
-        plan = options.plan()
-        limits = options.limits(plan.batch)
-        if dry_run:
-            from psicli.cli.many.dry_run import forecast, to_json, to_text
-
-            found = forecast(plan)
-            text = to_json(found, limits) if options.as_json else to_text(found, limits, Screen.of(sys.stdout))
-            write(text)
-            return 0
-        # Imported late because it is slow.
-        from psicli.batch.engine import run_batch
-
-        code: int = run_batch(plan, limits, [], options.report_dir).exit_code
-        return code
+        return work(console)
+    except click.ClickException:
+        raise
     except PsicliError as exc:
-        return refuse(exc, options.as_json)
+        error = exc
+    except Exception as exc:
+        error = unexpected(exc, logger)
     finally:
         console.close()
+    log_error(error.message, error.advice)
+    if options.as_json:
+        from psicli.report.batch.summary import not_begun, to_json
+
+        write(to_json(not_begun(error)))
+    return error.code
+
+
+def show_plan(options: BatchOptions, plan: Plan) -> int:
+    """Show a plan with estimates, and return the exit code."""
+    from psicli.cli.many.dry_run import forecast, to_json, to_text
+
+    limits = options.limits(plan.batch)
+    found = forecast(plan)
+    write(to_json(found, limits) if options.as_json else to_text(found, limits, Screen.of(sys.stdout)))
+    return 0
+
+
+def carry_out(
+    options: BatchOptions, console: Console, plan: Plan, start: Start, before: Sequence[JobState] = ()
+) -> int:
+    """Run a planned batch with its view and its record, show the report, and return the exit code.
+
+    before: the jobs of the batch that this run continues.
+    """
+    # Imported late because it is slow.
+    from psicli.batch.engine import run_batch
+    from psicli.batch.record import Record
+    from psicli.report.batch.summary import to_json, to_text
+    from psicli.report.batch.view import View
+
+    console.job = plan.batch.name
+    with Record(plan, start, before) as record:
+        with closing(View(console)) as view:
+            report = run_batch(plan, options.limits(plan.batch), [record, view], options.report_dir)
+        record.finish(report.jobs, report.exit_code)
+    if options.as_json:
+        write(to_json(report))
+    elif report.exit_code or not options.quiet:
+        # An empty line separates the report from the log.
+        gap = "\n" * (streams_are_one() and not options.quiet)
+        write(gap + to_text(report, Screen.of(sys.stdout), retry=_retry_command(options)))
+    code: int = report.exit_code
+    return code
+
+
+def _retry_command(options: BatchOptions) -> str:
+    """Return the command that goes on where this batch ends; job files that were named one by one are its last ones."""
+    return f"psicli retry {shlex.quote(str(options.files[0]))}" if len(options.files) == 1 else "psicli retry"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from psicli.cli.options import (
     SIZE,
     Command,
     Measure,
+    flag,
     json_option,
     option,
     pairs,
@@ -30,6 +31,7 @@ from psicli.storage.memory import check_address_space
 
 if TYPE_CHECKING:
     from psicli.batch.plan import Limits, Plan
+    from psicli.batch.record import Start
     from psicli.config.batch import Batch
 
 
@@ -46,6 +48,13 @@ def _seconds(text: str, *, zero: bool) -> float:
 JOBS, RETRIES = click.IntRange(1, 1024), click.IntRange(0, 1000)
 DURATION = Measure("duration", partial(_seconds, zero=False))
 WAIT = Measure("duration", partial(_seconds, zero=True))
+
+
+# The options that a retry repeats. It picks the jobs itself, and shows what it does as its own options say.
+_REPEATED = (
+    "jobs", "memory", "deadline", "retries", "retry_wait", "rendezvous", "lock_timeout", "keep_going", "settings",
+    "party", "report_dir",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,11 +106,45 @@ class BatchOptions:
         names = [field.name for field in fields(Limits) if field.name != "fail_fast"]
         return Limits(**{name: chosen(name) for name in names}, fail_fast=not chosen("keep_going"))
 
+    def start(self) -> Start:
+        """Return how to start this batch again."""
+        from psicli.batch.record import Start
+
+        options = self._given()
+        if self.report_dir is not None:
+            options["report_dir"] = os.path.abspath(self.report_dir)
+        return Start(os.getcwd(), tuple(map(os.path.abspath, self.files)), options)
+
+    def again(self, start: Start) -> BatchOptions:
+        """Return the options of an earlier start, with those that are set now in their place."""
+        before = {name: value for name, value in start.options.items() if name in _REPEATED}
+        found = {**before, **self._given()}
+        found["settings"] = (*before.get("settings", ()), *self.settings)
+        if "report_dir" in found:
+            found["report_dir"] = Path(os.path.abspath(found["report_dir"]))
+        return replace(self, files=[*map(Path, start.files)], only=(), **found)
+
+    def _given(self) -> dict[str, Any]:
+        """Return the options that a retry repeats, as far as they are set."""
+        values = {name: getattr(self, name) for name in _REPEATED}
+        return {name: value for name, value in values.items() if value not in (None, ())}
+
+
+dry_run_flag = flag("--dry-run", "Show the plan with estimates of time and memory, and start nothing.")
+
 
 def batch_options(command: Command) -> Command:
     """Add the options of every command that runs a batch, and pass them to it as one BatchOptions."""
+    return _with_options(command, _files)
 
-    @click.argument("files", nargs=-1, type=PATH, callback=_files)
+
+def retry_options(command: Command) -> Command:
+    """Add the same options to a command that finds the files itself if none is named."""
+    return _with_options(command, _no_folders)
+
+
+def _with_options(command: Command, files: Callable[..., tuple[Path, ...]]) -> Command:
+    @click.argument("files", nargs=-1, type=PATH, callback=files)
     @option("--jobs", "Run at most N jobs at the same time; with 1, one after another.", type=JOBS, metavar="N")
     @option("--memory", "Memory that all jobs together may use, such as 8GB.", type=SIZE)
     @option("--deadline", "Stop what still runs after this time, such as 30m or 4h, and start no more.", type=DURATION)
@@ -149,6 +192,10 @@ def _files(context: click.Context, _: click.Parameter, files: tuple[Path, ...]) 
     """Refuse no file, and folders."""
     if not files and not context.resilient_parsing:
         raise click.UsageError(f"Name a batch file or job files: `{context.command_path} FILE...`.")
+    return _no_folders(context, _, files)
+
+
+def _no_folders(context: click.Context, _: click.Parameter, files: tuple[Path, ...]) -> tuple[Path, ...]:
     for path in files:
         if path.is_dir():
             shown = printable(path)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from psicli import __version__
-from psicli.core.errors import counted, printable
+from psicli.core.errors import PsicliError, counted, printable
 from psicli.report.batch import BatchReport, JobState, State
 from psicli.report.batch.gain import gain_in_words, gain_of, use_in_words
 from psicli.report.layout import PLAIN, Screen, table_or_paragraphs
@@ -49,6 +50,12 @@ def matched_rows(job: JobState) -> int | None:
     return sum(known) if known else None
 
 
+def not_begun(error: PsicliError) -> BatchReport:
+    """Return the report of a batch that never began."""
+    about = {"class": type(error).__name__, "code": error.code, "message": error.message, "hint": error.advice}
+    return BatchReport("", [], datetime.now(UTC).isoformat(timespec="seconds"), error.code, about)
+
+
 def to_json(report: BatchReport) -> str:
     """Return the report as one JSON object."""
     return json.dumps(facts_of(report), indent=2)
@@ -58,7 +65,7 @@ def facts_of(report: BatchReport) -> dict[str, Any]:
     """Return what the JSON object holds."""
     gain = gain_of(report)
     facts = {
-        "batch": report.name,
+        "batch": report.name or None,
         "version": __version__,
         **{name: getattr(report, name) for name in _OF_A_BATCH},
         "gain": {

@@ -10,12 +10,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from click.testing import CliRunner
 
 from psicli.batch import record
+from psicli.batch.plan import Plan
 from psicli.batch.record import Past, Record, Start, is_running, last_batch, running_batches
+from psicli.cli.main import cli
 from psicli.cli.state import status
 from psicli.core.errors import CannotCreateError, OverdueError
 from psicli.report.batch import JobState, State
@@ -31,6 +35,19 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # The jobs of other tests are none of these tests' business.
     monkeypatch.setattr(locks, "SHARED_FOLDERS", ())
     return tmp_path / "state"
+
+
+def a_plan(jobs: list[JobState], name: str = "nightly") -> Plan:
+    """Return what a record needs to know about a plan."""
+    planned = [
+        SimpleNamespace(
+            name=job.name,
+            job=SimpleNamespace(peer=job.peer, tasks=range(job.tasks)),
+            entry=SimpleNamespace(config=job.config),
+        )
+        for job in jobs
+    ]
+    return cast(Plan, SimpleNamespace(batch=SimpleNamespace(name=name), jobs=planned))
 
 
 def jobs_of(*names: str) -> list[JobState]:
@@ -51,7 +68,7 @@ def states(past: Past | None) -> dict[str, State]:
 
 def test_a_record_says_how_to_go_on(state: Path) -> None:
     jobs = jobs_of("one", "two", "three")
-    with Record("nightly", START, jobs) as kept:
+    with Record(a_plan(jobs), START) as kept:
         move(kept, jobs[0], State.RUNNING, jobs)
         move(kept, jobs[0], State.DONE, jobs, exit_code=0)
         cause = {"error": {"message": "in.csv:3: bad row"}, "tasks": []}
@@ -71,7 +88,7 @@ def test_a_record_says_how_to_go_on(state: Path) -> None:
 
 
 def test_the_job_files_may_be_named_from_anywhere(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Record("batch", Start("/", (str(tmp_path / "a.yaml"), "/b.yaml"), {}), jobs_of("a", "b")):
+    with Record(a_plan(jobs_of("a", "b")), Start("/", (str(tmp_path / "a.yaml"), "/b.yaml"), {})):
         pass
     monkeypatch.chdir(tmp_path)
     assert last_batch(["a.yaml", "/b.yaml"]) is not None
@@ -81,10 +98,12 @@ def test_the_job_files_may_be_named_from_anywhere(state: Path, tmp_path: Path, m
 def test_a_killed_batch_leaves_a_complete_record(state: Path) -> None:
     code = (
         "import os, signal\n"
+        "from types import SimpleNamespace as S\n"
         "from psicli.batch.record import Record, Start\n"
         "from psicli.report.batch import JobState, State\n"
         "jobs = [JobState(name, 'bob', '', 1) for name in ('one', 'two', 'three')]\n"
-        "kept = Record('nightly', Start('/', ('/nightly.yaml',), {}), jobs)\n"
+        "named = [S(name=job.name, job=S(peer='bob', tasks=()), entry=S(config='')) for job in jobs]\n"
+        "kept = Record(S(batch=S(name='nightly'), jobs=named), Start('/', ('/nightly.yaml',), {}))\n"
         "for job, ended in zip(jobs, (State.DONE, State.RUNNING)):\n"
         "    job.state = ended\n"
         "    kept.changed(job, jobs)\n"
@@ -100,7 +119,7 @@ def test_a_killed_batch_leaves_a_complete_record(state: Path) -> None:
 
 def test_the_record_belongs_to_the_batch_that_started_last(state: Path) -> None:
     first, second = jobs_of("one"), jobs_of("one")
-    with Record("nightly", START, first) as earlier, Record("nightly", START, second) as later:
+    with Record(a_plan(first), START) as earlier, Record(a_plan(second), START) as later:
         assert len(running_batches()) == 2
         move(later, second[0], State.RUNNING, second)
         move(earlier, first[0], State.DONE, first)
@@ -117,7 +136,7 @@ def test_a_retry_keeps_what_was_done_before(state: Path) -> None:
     for job, ended in zip(before, (State.DONE, State.FAILED, State.DONE), strict=True):
         job.state = ended
     again = jobs_of("two")
-    with Record("nightly", START, again, before) as kept:
+    with Record(a_plan(again), START, before) as kept:
         assert states(last_batch()) == {"one": State.DONE, "two": State.QUEUED, "three": State.DONE}
         move(kept, again[0], State.DONE, again)
     past = last_batch()
@@ -130,7 +149,7 @@ def test_the_progress_is_for_status_only(state: Path, monkeypatch: pytest.Monkey
     now = [100.0]
     monkeypatch.setattr(record.time, "monotonic", lambda: now[0])
     jobs = jobs_of("one")
-    with Record("nightly", START, jobs) as kept:
+    with Record(a_plan(jobs), START) as kept:
         for percent, expected in ((10, 10), (20, 10), (30, 30)):
             jobs[0].percent = percent
             kept.progressed(jobs)
@@ -145,7 +164,7 @@ def test_a_full_disk_is_a_warning_once(
     state: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     jobs = jobs_of("one")
-    with Record("nightly", START, jobs) as kept:
+    with Record(a_plan(jobs), START) as kept:
 
         def full(path: Path, octets: bytes) -> None:
             raise OSError(28, "No space left on device")
@@ -164,12 +183,12 @@ def test_a_full_disk_is_a_warning_once(
 def test_a_batch_without_a_state_folder_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PSICLI_STATE_DIR", "/dev/null/state")
     with pytest.raises(CannotCreateError):
-        Record("nightly", START, jobs_of("one"))
+        Record(a_plan(jobs_of("one")), START)
 
 
 @pytest.mark.parametrize("octets", [b"", b"[]", b"{}", b'{"jobs": [{"name": "one"}]}', b"\xff"])
 def test_a_record_that_cannot_be_read_is_none(state: Path, octets: bytes) -> None:
-    with Record("nightly", START, jobs_of("one")):
+    with Record(a_plan(jobs_of("one")), START):
         pass
     path = state / "batches" / f"{START.key}.json"
     known = json.loads(path.read_text())
@@ -183,7 +202,7 @@ def test_old_records_are_removed(state: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def run(name: str, age: float = 0.0) -> Path:
         start = Start("/", (f"/{name}.yaml",), {})
-        with Record(name, start, jobs_of("one")):
+        with Record(a_plan(jobs_of("one"), name), start):
             path = state / "batches" / f"{start.key}.json"
         then = path.stat().st_mtime - age
         os.utime(path, (then, then))
@@ -214,17 +233,18 @@ def test_a_batch_that_has_not_ended_well_for_long(state: Path, monkeypatch: pyte
         f"{file}: no run of this batch ended with all jobs done in the last 26 h; there has been none",
     )
     jobs = jobs_of("one")
-    with Record("nightly", START, jobs) as kept:
+    with Record(a_plan(jobs), START) as kept:
         move(kept, jobs[0], State.FAILED, jobs)
         kept.finish(jobs, 65)
     assert age("26h", file)[0] == 69
-    with Record("nightly", START, jobs) as kept:
+    with Record(a_plan(jobs), START) as kept:
         move(kept, jobs[0], State.DONE, jobs)
         kept.finish(jobs, 0)
     code, said = age("26h", file)
     assert (code, said.startswith("nightly: the last run with all jobs done ended ")) == (0, True)
     # Later runs do not change that, whether they fail, are killed, or run some of the jobs.
-    with Record("nightly", replace(START, options={"only": ["two"]}), two := jobs_of("two")) as kept:
+    two = jobs_of("two")
+    with Record(a_plan(two), replace(START, options={"only": ["two"]})) as kept:
         monkeypatch.setattr(record, "_now", lambda: "2999-01-01T00:00:00.000+00:00")
         move(kept, two[0], State.DONE, two)
         kept.finish(two, 0)
@@ -239,14 +259,14 @@ def test_an_age_needs_a_batch(state: Path, arguments: tuple[str, ...]) -> None:
 
 def test_status_shows_a_running_batch_and_its_jobs(state: Path) -> None:
     jobs = jobs_of("one", "two", "three", "four")
-    with Record("nightly", START, jobs) as kept:
+    with Record(a_plan(jobs), START) as kept:
         move(kept, jobs[0], State.RUNNING, jobs, starts=1, percent=43, task="people")
         move(kept, jobs[1], State.WAITING, jobs, starts=2)
         move(kept, jobs[2], State.FAILED, jobs, starts=1, exit_code=65, why="in.csv:3: bad row")
         jobs[3].why = "1.9 of 2 cores busy"
         kept.progressed(jobs)
-        shown = CliRunner().invoke(status, catch_exceptions=False).stdout.splitlines()
-        told = json.loads(CliRunner().invoke(status, ["--json"], catch_exceptions=False).stdout)
+        shown = CliRunner().invoke(cli, ["status"], catch_exceptions=False).stdout.splitlines()
+        told = json.loads(CliRunner().invoke(cli, ["status", "--json"], catch_exceptions=False).stdout)
     heading = "batch nightly: 0 of 4 jobs done, 1 failed, 2 in progress, 1 queued"
     assert shown[0].startswith(f"{heading} (pid {os.getpid()}, since 20")
     assert shown[1:] == [
@@ -270,5 +290,5 @@ def test_status_shows_a_running_batch_and_its_jobs(state: Path) -> None:
         ("three", "failed", "in.csv:3: bad row", 0, 1),
         ("four", "queued", "1.9 of 2 cores busy", 0, 0),
     ]
-    after = json.loads(CliRunner().invoke(status, ["--json"], catch_exceptions=False).stdout)
+    after = json.loads(CliRunner().invoke(cli, ["status", "--json"], catch_exceptions=False).stdout)
     assert after["batches"] == []
