@@ -31,7 +31,7 @@ from psicli.core.peer_errors import PeerLostError
 from psicli.job.meeting import connect_timeout
 from psicli.report.batch import BatchReport, JobState, State, Watcher
 from psicli.report.channel import WAITING
-from psicli.storage.files import AtomicFile
+from psicli.storage.files import save
 from psicli.storage.memory import LEAST_MEMORY
 
 logger = logging.getLogger(__name__)
@@ -399,11 +399,8 @@ class _Batch:
     def _keep_report(self, state: JobState) -> None:
         if self._report_dir is None or state.report is None:
             return
-        path = self._report_dir / f"{state.name}.json"
         try:
-            with AtomicFile(path) as file:
-                file.file.write(json.dumps(state.report, indent=2).encode() + b"\n")
-                file.publish()
+            save(self._report_dir / f"{state.name}.json", json.dumps(state.report, indent=2))
         except PsicliError as exc:
             logger.warning("%s", exc.message)
             self.report.warnings.append(exc.message)

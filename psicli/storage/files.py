@@ -195,6 +195,13 @@ def replace_file(path: Path, octets: bytes) -> None:
     failpoints.hit("state.kept")
 
 
+def save(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all; raises CannotCreateError, StorageError."""
+    with AtomicFile(path) as file:
+        file.file.write(f"{text}\n".encode())
+        file.publish()
+
+
 def swap_file(path: Path, octets: bytes) -> None:
     """Replace a small file atomically, but not durably: after a crash of the system, it may be damaged.
 

@@ -10,14 +10,17 @@ import logging
 import os
 import shlex
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from psicli.batch.plan import Plan
 from psicli.batch.unattended.command import run_command
 from psicli.batch.unattended.ping import send
 from psicli.config.batch import HooksEntry
-from psicli.core.errors import HookError, UntrustedHooksError, printable, shown
+from psicli.core.errors import HookError, InterruptedBySignal, PsicliError, UntrustedHooksError, printable, shown
+from psicli.report.batch import BatchReport, State
+from psicli.report.batch.summary import not_begun
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,36 @@ def check_trust(hooks: HooksEntry, file: Path) -> None:
         else:
             continue
         raise UntrustedHooksError(path=file, fault=fault, advice=advice)
+
+
+def surround(plan: Plan, report_dir: Path | None, run: Callable[[], BatchReport]) -> BatchReport:
+    """Run a batch between its hooks and pings, and return its report; a hook that fails before ends it unbegun.
+
+    Raises UntrustedHooksError, before anything is started, and what `run` raises.
+    """
+    hooks, file = plan.batch.hooks, plan.batch.path
+    if file is not None:
+        check_trust(hooks, file)
+    facts = Facts(plan.batch.name, Path.cwd() if file is None else file.parent, report_dir)
+    warnings = [ping(hooks, "start")]
+    report: BatchReport | None = None
+    code = PsicliError.code
+    try:
+        try:
+            run_before(hooks, facts)
+            report = run()
+        except (HookError, InterruptedBySignal) as exc:
+            report = not_begun(exc, plan.batch.name)
+        code = report.exit_code
+    except PsicliError as exc:
+        code = exc.code
+        raise
+    finally:
+        failed = [] if report is None else [job.name for job in report.jobs if job.state is State.FAILED]
+        warnings += run_after(hooks, facts, code, failed)
+        warnings.append(ping(hooks, str(code)))
+    report.warnings += filter(None, warnings)
+    return report
 
 
 def run_before(hooks: HooksEntry, facts: Facts) -> None:

@@ -13,16 +13,20 @@ import click
 
 from psicli.cli.many.options import BatchOptions, batch_options, dry_run_flag
 from psicli.cli.screen import streams_are_one, write
-from psicli.core.errors import PsicliError, unexpected
+from psicli.core.errors import PsicliError, creating, unexpected
 from psicli.report.console import Console, log_error
 from psicli.report.layout import Screen
+from psicli.storage.files import save
 
 if TYPE_CHECKING:
     from psicli.batch.plan import Plan
     from psicli.batch.record import Start
-    from psicli.report.batch import JobState
+    from psicli.report.batch import BatchReport, JobState
 
 logger = logging.getLogger(__name__)
+
+# The name of the file in --report-dir that holds the report of the whole batch.
+_SUMMARY = "batch"
 
 
 @click.command()
@@ -84,22 +88,36 @@ def carry_out(
     # Imported late because it is slow.
     from psicli.batch.engine import run_batch
     from psicli.batch.record import Record
-    from psicli.report.batch.summary import to_json, to_text
+    from psicli.batch.unattended.hooks import surround
+    from psicli.report.batch.summary import to_json
     from psicli.report.batch.view import View
 
     console.job = plan.batch.name
+    folder = options.report_dir
+    if folder is not None:
+        with creating(folder):
+            folder.mkdir(0o700, parents=True, exist_ok=True)
     with Record(plan, start, before) as record:
         with closing(View(console)) as view:
-            report = run_batch(plan, options.limits(plan.batch), [record, view], options.report_dir)
+            limits, watchers = options.limits(plan.batch), (record, view)
+            report = surround(plan, folder, lambda: run_batch(plan, limits, watchers, folder))
         record.finish(report.jobs, report.exit_code)
+    if folder is not None:
+        save(folder / f"{_SUMMARY}.json", to_json(report))
+    show_report(options, report)
+    return report.exit_code
+
+
+def show_report(options: BatchOptions, report: BatchReport) -> None:
+    """Show the report of a batch."""
+    from psicli.report.batch.summary import to_json, to_text
+
     if options.as_json:
         write(to_json(report))
     elif report.exit_code or not options.quiet:
         # An empty line separates the report from the log.
         gap = "\n" * (streams_are_one() and not options.quiet)
         write(gap + to_text(report, Screen.of(sys.stdout), retry=_retry_command(options)))
-    code: int = report.exit_code
-    return code
 
 
 def _retry_command(options: BatchOptions) -> str:

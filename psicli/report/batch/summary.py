@@ -50,10 +50,10 @@ def matched_rows(job: JobState) -> int | None:
     return sum(known) if known else None
 
 
-def not_begun(error: PsicliError) -> BatchReport:
-    """Return the report of a batch that never began."""
+def not_begun(error: PsicliError, name: str = "") -> BatchReport:
+    """Return the report of a batch that never began; its name is empty if it is unknown."""
     about = {"class": type(error).__name__, "code": error.code, "message": error.message, "hint": error.advice}
-    return BatchReport("", [], datetime.now(UTC).isoformat(timespec="seconds"), error.code, about)
+    return BatchReport(name, [], datetime.now(UTC).isoformat(timespec="seconds"), error.code, about)
 
 
 def to_json(report: BatchReport) -> str:
