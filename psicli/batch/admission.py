@@ -2,7 +2,8 @@
 
 Memory is promised: the budgets of all jobs in progress together stay within the batch's memory, and what they may still
 take of it must be free, so that the machine never swaps. A job that waits for its peer computes nothing, so it counts
-only for memory. As long as few jobs compute, their pauses leave cores idle that another job can use.
+only for memory. As many jobs may compute as there are cores, whatever other programs do: a job often waits for its
+peer, a disk or one of its own threads. More of them start only while cores are idle.
 """
 
 from __future__ import annotations
@@ -41,6 +42,6 @@ def reason_to_wait(budget: int, jobs: Sequence[JobState], rules: Rules, *, free:
         rest = f", and {counted(len(jobs), 'job')} may still take {in_units(to_come)}" if jobs else ""
         return f"{in_units(free)} of memory are free{rest}; it may take {in_units(budget)}"
     computing = sum(job.state is not State.WAITING for job in jobs)
-    if computing and busy > rules.cores - IDLE:
+    if computing >= rules.cores and busy > rules.cores - IDLE:
         return f"{busy:.1f} of {rules.cores:.3g} cores busy"
     return None

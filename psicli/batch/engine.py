@@ -239,7 +239,7 @@ class _Batch:
             if state.state is not State.QUEUED:
                 continue
             if before := [name for name in entry.planned.after if not self._is_done(name)]:
-                self._wait(state, f"waits for {', '.join(before)}")
+                self._wait(state, f"{', '.join(before)} must be done first")
             elif entry.planned.place in taken:
                 self._wait(state, f"{taken[entry.planned.place]} uses {entry.planned.place}")
             elif entry.not_before <= self._now:

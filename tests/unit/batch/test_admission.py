@@ -19,19 +19,21 @@ def reason(budget: int, *jobs: JobState, free: int = 10_000, busy: float = 0.0, 
     return reason_to_wait(budget * MB, jobs, rules, free=free * MB, busy=busy)
 
 
-def test_the_first_job_starts_even_on_a_busy_machine() -> None:
+def test_as_many_jobs_as_cores_compute_even_on_a_busy_machine() -> None:
     assert reason(500, busy=2.0) is None
+    assert reason(500, job(State.RUNNING), busy=2.0) is None
 
 
 @pytest.mark.parametrize(("busy", "why"), [(1.7, None), (1.8, "1.8 of 2 cores busy"), (2.0, "2.0 of 2 cores busy")])
 def test_another_one_needs_idle_cores(busy: float, why: str | None) -> None:
-    assert reason(500, job(State.RUNNING), busy=busy) == why
+    assert reason(500, job(State.RUNNING), job(State.STARTING), busy=busy) == why
 
 
 def test_a_job_that_waits_for_its_peer_needs_no_core() -> None:
     waiting = [job(State.WAITING)] * 3
     assert reason(500, *waiting, busy=2.0) is None
-    assert reason(500, *waiting[1:], job(State.STARTING), busy=2.0) == "2.0 of 2 cores busy"
+    computing = [job(State.STARTING), job(State.RUNNING)]
+    assert reason(500, *waiting[:1], *computing, busy=2.0) == "2.0 of 2 cores busy"
 
 
 def test_places() -> None:
