@@ -77,7 +77,7 @@ def to_text(found: Forecast, limits: Limits, screen: Screen) -> str:
     narrow = [(*row[:3], *row[5:]) for row in rows]
     lines = table_or_paragraphs(rows, narrow, below, screen, right={"tasks", "memory", "about"})
     most = f"; at most {', '.join(_limits(limits))}" if any(_limits(limits)) else ""
-    head = f"batch {plan.batch.name}: {counted(len(plan.jobs), 'job')}{most}"
+    head = f"{plan.batch.name}: {counted(len(plan.jobs), 'job')}{most}"
     notes = [*_totals(found), *found.remarks]
     texts = [head, "", *(line for block in lines for line in block), *([""] if notes else []), *notes]
     return "\n".join(screen.wrap(text) for text in texts)
