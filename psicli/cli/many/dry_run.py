@@ -73,7 +73,7 @@ def to_text(found: Forecast, limits: Limits, screen: Screen) -> str:
     plan = found.plan
     rows: list[tuple[str, ...]] = [("job", "peer", "tasks", "place", "after", "memory", "about")]
     rows += [_row(planned, estimate) for planned, estimate in zip(plan.jobs, found.estimates, strict=True)]
-    below = ["", *(f"{', '.join(row[3:5])}" if row[4] else row[3] for row in rows[1:])]
+    below = ["", *(f"{row[3]}, after {row[4]}" if row[4] else row[3] for row in rows[1:])]
     narrow = [(*row[:3], *row[5:]) for row in rows]
     lines = table_or_paragraphs(rows, narrow, below, screen, right={"tasks", "memory", "about"})
     most = f"; at most {', '.join(_limits(limits))}" if any(_limits(limits)) else ""
