@@ -11,9 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from psicli.core.errors import counted, in_units
+from psicli.batch.machine import Machine
+from psicli.batch.plan import Limits, Planned
+from psicli.core.errors import BudgetError, counted, in_units
 from psicli.report.batch import JobState, State
+from psicli.storage.memory import LEAST_MEMORY
 
+# By default, a batch uses this share of the memory, and at most so many processes for each core.
+SHARE_OF_MEMORY, PLACES_PER_CORE = 0.8, 4
 # Another job starts only if at least so much of a core is idle [cores].
 IDLE = 0.25
 
@@ -25,6 +30,23 @@ class Rules:
     places: int
     memory: int
     cores: float
+
+
+def settle(jobs: Sequence[Planned], limits: Limits) -> tuple[Rules, dict[str, int]]:
+    """Return the rules of a batch on this machine, and the memory that each of its jobs may use [bytes].
+
+    What the user does not limit is what fits the machine. Raises BudgetError if a job does not fit alone.
+    """
+    machine = Machine.here()
+    memory = limits.memory or int(SHARE_OF_MEMORY * machine.memory)
+    fitting = max(min(len(jobs), int(PLACES_PER_CORE * machine.cores), memory // LEAST_MEMORY), 1)
+    rules = Rules(limits.jobs or fitting, memory, machine.cores)
+    share = min(max(memory // rules.places, LEAST_MEMORY), max(machine.memory // 4, LEAST_MEMORY))
+    budgets = {job.name: job.memory or share for job in jobs}
+    for name, budget in budgets.items():
+        if budget > memory:
+            raise BudgetError(job=name, budget=in_units(budget), memory=in_units(memory))
+    return rules, budgets
 
 
 def reason_to_wait(budget: int, jobs: Sequence[JobState], rules: Rules, *, free: int, busy: float) -> str | None:

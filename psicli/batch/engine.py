@@ -21,25 +21,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from psicli.batch.admission import Rules, reason_to_wait
+from psicli.batch.admission import reason_to_wait, settle
 from psicli.batch.child import Child
-from psicli.batch.machine import Cores, Machine, free_memory
+from psicli.batch.machine import Cores, free_memory
 from psicli.batch.plan import Limits, Plan, Planned
 from psicli.core import signals
-from psicli.core.errors import BudgetError, BusyError, InterruptedBySignal, PsicliError, in_units, reason
+from psicli.core.errors import BusyError, InterruptedBySignal, PsicliError, reason
 from psicli.core.peer_errors import PeerLostError
 from psicli.job.meeting import connect_timeout
 from psicli.report.batch import BatchReport, JobState, State, Watcher
 from psicli.report.channel import WAITING
 from psicli.storage.files import save
-from psicli.storage.memory import LEAST_MEMORY
 
 logger = logging.getLogger(__name__)
 
 # How often the batch looks whether another job may start, and how far the running ones are [s].
 TICK = 0.1
-# By default, a batch uses this share of the memory, and at most so many processes for each core.
-SHARE_OF_MEMORY, PLACES_PER_CORE = 0.8, 4
 # A retry waits twice as long as the one before it, but never longer than this [s].
 LONGEST_WAIT = 600.0
 # The pause between two attempts of a job whose port another run uses [s].
@@ -70,11 +67,6 @@ def run_batch(plan: Plan, limits: Limits, watchers: Sequence[Watcher], report_di
     finally:
         batch.close()
     return batch.report
-
-
-def _places(machine: Machine, memory: int, jobs: int) -> int:
-    """Return how many processes a batch runs at the same time by default."""
-    return max(min(jobs, int(PLACES_PER_CORE * machine.cores), memory // LEAST_MEMORY), 1)
 
 
 def _turn_at(rendezvous: float) -> Callable[[_Entry], bytes]:
@@ -129,16 +121,9 @@ class _Batch:
     def __init__(self, plan: Plan, limits: Limits, watchers: Sequence[Watcher], report_dir: Path | None) -> None:
         self._limits, self._watchers, self._report_dir = limits, watchers, report_dir
         self._began = time.monotonic()
-        machine = Machine.here()
-        memory = limits.memory or int(SHARE_OF_MEMORY * machine.memory)
-        places = limits.jobs or _places(machine, memory, len(plan.jobs))
-        share = min(max(memory // places, LEAST_MEMORY), max(machine.memory // 4, LEAST_MEMORY))
-        self._rules = Rules(places, memory, machine.cores)
-        self._cores = Cores(machine.cores)
-        self._entries = {each.name: _Entry(each, each.memory or share) for each in plan.jobs}
-        for each in self._entries.values():
-            if each.state.memory > memory:
-                raise BudgetError(job=each.state.name, budget=in_units(each.state.memory), memory=in_units(memory))
+        self._rules, budgets = settle(plan.jobs, limits)
+        self._cores = Cores(self._rules.cores)
+        self._entries = {each.name: _Entry(each, budgets[each.name]) for each in plan.jobs}
         self._states = [each.state for each in self._entries.values()]
         self._selector = selectors.DefaultSelector()
         # Once a job has missed its peer, the clock decides who is next.
@@ -149,9 +134,9 @@ class _Batch:
             plan.batch.name,
             self._states,
             datetime.now(UTC).isoformat(timespec="seconds"),
-            cores=machine.cores,
-            memory=memory,
-            places=places,
+            cores=self._rules.cores,
+            memory=self._rules.memory,
+            places=self._rules.places,
             remarks=list(plan.remarks),
         )
 

@@ -72,9 +72,8 @@ def show_plan(options: BatchOptions, plan: Plan) -> int:
     """Show a plan with estimates, and return the exit code."""
     from psicli.cli.many.dry_run import forecast, to_json, to_text
 
-    limits = options.limits(plan.batch)
-    found = forecast(plan)
-    write(to_json(found, limits) if options.as_json else to_text(found, limits, Screen.of(sys.stdout)))
+    found = forecast(plan, options.limits(plan.batch))
+    write(to_json(found) if options.as_json else to_text(found, Screen.of(sys.stdout)))
     return 0
 
 
@@ -86,6 +85,7 @@ def carry_out(
     before: the jobs of the batch that this run continues.
     """
     # Imported late because it is slow.
+    from psicli.batch.admission import settle
     from psicli.batch.engine import run_batch
     from psicli.batch.record import Record
     from psicli.batch.unattended.hooks import surround
@@ -93,14 +93,16 @@ def carry_out(
     from psicli.report.batch.view import View
 
     console.job = plan.batch.name
+    limits = options.limits(plan.batch)
+    # A job that can never run stops the batch before its first hook.
+    settle(plan.jobs, limits)
     folder = options.report_dir
     if folder is not None:
         with creating(folder):
             folder.mkdir(0o700, parents=True, exist_ok=True)
     with Record(plan, start, before) as record:
         with closing(View(console)) as view:
-            limits, watchers = options.limits(plan.batch), (record, view)
-            report = surround(plan, folder, lambda: run_batch(plan, limits, watchers, folder))
+            report = surround(plan, folder, lambda: run_batch(plan, limits, (record, view), folder))
         record.finish(report.jobs, report.exit_code)
     if folder is not None:
         save(folder / f"{_SUMMARY}.json", to_json(report))

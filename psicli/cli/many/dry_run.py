@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from psicli import curve
+from psicli.batch.admission import Rules, settle
 from psicli.batch.plan import Limits, Plan, Planned, mergeable, place_in_words, remarks_on
 from psicli.check import bench
 from psicli.check.estimate import Estimate
@@ -20,35 +21,42 @@ _UNKNOWN = "?"
 
 @dataclass(frozen=True)
 class Forecast:
-    """A plan, and the estimate of each of its jobs; None for a job whose inputs cannot be read now."""
+    """A plan, and what it means on this machine."""
 
     plan: Plan
+    limits: Limits
+    rules: Rules
+    # The memory that each job may use [bytes].
+    budgets: Mapping[str, int]
+    # None for a job whose inputs cannot be read now.
     estimates: Sequence[Estimate | None]
     remarks: Sequence[str]
 
 
-def forecast(plan: Plan) -> Forecast:
-    """Measure this machine and read the first rows of all inputs."""
+def forecast(plan: Plan, limits: Limits) -> Forecast:
+    """Measure this machine and read the first rows of all inputs; raises BudgetError, as the batch would."""
+    rules, budgets = settle(plan.jobs, limits)
     rates: dict[int | None, dict[str, float]] = {}
     estimates: list[Estimate | None] = []
     remarks = []
     for planned in plan.jobs:
-        threads = planned.job.pipeline.threads
+        pipeline = planned.job.pipeline.model_copy(update={"memory": budgets[planned.name]})
         try:
-            if threads not in rates:
-                curve.set_threads(threads)
-                rates[threads] = bench.rates()
-            estimates.append(estimate_job(planned.job, rates[threads]))
+            if pipeline.threads not in rates:
+                curve.set_threads(pipeline.threads)
+                rates[pipeline.threads] = bench.rates()
+            job = planned.job.model_copy(update={"pipeline": pipeline})
+            estimates.append(estimate_job(job, rates[pipeline.threads]))
         except InterruptedBySignal:
             raise
         except PsicliError as exc:
             estimates.append(None)
             remarks.append(f"{planned.name} has no estimate: {exc.message}")
     start = bench.start_seconds() if mergeable(plan.jobs) else None
-    return Forecast(plan, estimates, [*remarks, *remarks_on(plan.jobs, start)])
+    return Forecast(plan, limits, rules, budgets, estimates, [*remarks, *remarks_on(plan.jobs, start)])
 
 
-def to_json(found: Forecast, limits: Limits) -> str:
+def to_json(found: Forecast) -> str:
     """Return the plan as one JSON object; a later version may add keys, but never removes one."""
     jobs = [
         {
@@ -59,16 +67,17 @@ def to_json(found: Forecast, limits: Limits) -> str:
             "tasks": [task.name for task in planned.job.tasks],
             "place": place_in_words(planned.job),
             "after": planned.after,
-            "memory": planned.memory,
+            "memory": found.budgets[planned.name],
             "estimate": estimate and asdict(estimate),
         }
         for planned, estimate in zip(found.plan.jobs, found.estimates, strict=True)
     ]
-    facts = {"batch": found.plan.batch.name, "jobs": jobs, "limits": asdict(limits), "remarks": found.remarks}
+    limits = {**asdict(found.limits), "jobs": found.rules.places, "memory": found.rules.memory}
+    facts = {"batch": found.plan.batch.name, "jobs": jobs, "limits": limits, "remarks": found.remarks}
     return json.dumps(facts, indent=2)
 
 
-def to_text(found: Forecast, limits: Limits, screen: Screen) -> str:
+def to_text(found: Forecast, screen: Screen) -> str:
     """Return the plan as a table, with the limits above it and the remarks below it."""
     plan = found.plan
     rows: list[tuple[str, ...]] = [("job", "peer", "tasks", "place", "after", "memory", "about")]
@@ -76,8 +85,10 @@ def to_text(found: Forecast, limits: Limits, screen: Screen) -> str:
     below = ["", *(f"{row[3]}, after {row[4]}" if row[4] else row[3] for row in rows[1:])]
     narrow = [(*row[:3], *row[5:]) for row in rows]
     lines = table_or_paragraphs(rows, narrow, below, screen, right={"tasks", "memory", "about"})
-    most = f"; at most {', '.join(_limits(limits))}" if any(_limits(limits)) else ""
-    head = f"{plan.batch.name}: {counted(len(plan.jobs), 'job')}{most}"
+    rules, deadline = found.rules, found.limits.deadline
+    most = f"at most {rules.places} at a time, {in_units(rules.memory)} of memory in all"
+    most += "" if deadline is None else f", {duration(deadline)} in all"
+    head = f"{plan.batch.name}: {counted(len(plan.jobs), 'job')}; {most}"
     notes = [*_totals(found), *found.remarks]
     texts = [head, "", *(line for block in lines for line in block), *([""] if notes else []), *notes]
     return "\n".join(screen.wrap(text) for text in texts)
@@ -88,15 +99,6 @@ def _row(planned: Planned, estimate: Estimate | None) -> tuple[str, ...]:
     figures = (in_units(estimate.memory), duration(estimate.seconds)) if estimate else (_UNKNOWN, _UNKNOWN)
     place, after = place_in_words(job), ", ".join(planned.after)
     return planned.name, job.peer, str(len(job.tasks)), place, after, *figures
-
-
-def _limits(limits: Limits) -> Iterator[str]:
-    if limits.jobs is not None:
-        yield f"{limits.jobs} at a time"
-    if limits.memory is not None:
-        yield f"{in_units(limits.memory)} of memory in all"
-    if limits.deadline is not None:
-        yield f"{duration(limits.deadline)} in all"
 
 
 def _totals(found: Forecast) -> Iterator[str]:

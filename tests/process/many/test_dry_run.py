@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from support.processes.expectations import failed, marked_pair
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result
 
@@ -64,10 +65,11 @@ def test_the_plan_as_json(pair: Pair) -> None:
         "tasks": ["people"],
         "place": f"port {pair.port}",
         "after": [],
-        "memory": None,
+        "memory": job["memory"],
         "estimate": {"disk": 0, "traffic": 84 * 4},
     }
-    assert facts["limits"]["retry_wait"] == 0.5
+    assert 384_000_000 <= job["memory"] <= facts["limits"]["memory"]
+    assert (facts["limits"]["jobs"], facts["limits"]["retry_wait"]) == (1, 0.5)
     assert facts["limits"]["fail_fast"] is True
     assert facts["remarks"] == []
 
@@ -84,3 +86,16 @@ def test_an_output_that_two_jobs_write(pair: Pair) -> None:
     result = dry_run(pair, f"jobs: [{LISTENER}/job.yaml, {LISTENER}/job.yaml]", "--json")
     failed(result, 78, r"batch\.yaml:1: [a-z-]+-2: task people writes .*people\.csv, which task people of ")
     assert json.loads(result.stdout)["error"]["class"] == "PlanError"
+
+
+@pytest.mark.parametrize("how", [("--dry-run",), ()])
+def test_a_job_that_needs_more_memory_than_all_may_use(pair: Pair, how: tuple[str, ...]) -> None:
+    """Not even a hook is started."""
+    marked_pair(pair).jobs[LISTENER]["pipeline"] = {"memory": "2GB"}
+    pair.job_file(LISTENER)
+    path, hooked = pair.folder / "batch.yaml", pair.folder / "hooked"
+    path.write_text(f"jobs: [{LISTENER}/job.yaml]\nhooks: {{before: [[touch, {hooked}]]}}\n")
+    path.chmod(0o600)
+    result = pair.start_command("batch", path, "--memory=1GB", *how).result()
+    failed(result, 78, r"job [a-z-]+ may use 2\.0 GB of memory .*, but all jobs together only 1\.0 GB")
+    assert not hooked.exists()
