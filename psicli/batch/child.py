@@ -60,6 +60,7 @@ class Child:
         os.set_blocking(ours, False)
         entry = planned.entry
         command = [*PSICLI, "run", f"--config={entry.config}", f"--party={planned.job.party}", "--json", "--verbose"]
+        command += [f"--set={name}={value}" for name, value in entry.set.items()]
         command += [f"--only={task}" for task in entry.only] + [f"--port-offset={entry.port_offset}"]
         command += [f"--memory={memory}", f"--channel={channel}"]
         command += [] if rendezvous is None else [f"--rendezvous={rendezvous:.3f}"]
@@ -72,7 +73,7 @@ class Child:
                 stderr=subprocess.PIPE,
                 process_group=0,
                 pass_fds=(channel,),
-                env={name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON} | entry.set,
+                env={name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON},
             )
         except OSError:
             os.close(ours)

@@ -24,7 +24,7 @@ from typing import IO, Any
 from psicli.batch.admission import reason_to_wait, settle
 from psicli.batch.child import Child
 from psicli.batch.machine import Cores, free_memory
-from psicli.batch.plan import Limits, Plan, Planned
+from psicli.batch.plan import Limits, Plan, Planned, place_in_words
 from psicli.core import signals
 from psicli.core.errors import BusyError, InterruptedBySignal, PsicliError, reason
 from psicli.core.peer_errors import PeerLostError
@@ -226,7 +226,9 @@ class _Batch:
             if before := [name for name in entry.planned.after if not self._is_done(name)]:
                 self._wait(state, f"{', '.join(before)} must be done first")
             elif entry.planned.place in taken:
-                self._wait(state, f"{taken[entry.planned.place]} uses {entry.planned.place}")
+                job = entry.planned.job
+                use = "uses" if job.listens else "is connected"
+                self._wait(state, f"{taken[entry.planned.place]} {use} {place_in_words(job)}")
             elif entry.not_before <= self._now:
                 yield entry
 

@@ -182,12 +182,16 @@ def _waits(name: str, other: str, after: Mapping[str, Sequence[str]]) -> bool:
 
 
 def remarks_on(jobs: Sequence[Planned], start: float | None = None) -> Iterator[str]:
-    """Yield what would be better if the batch were written in another way. start: how long a run takes to start [s]."""
-    for group in mergeable(jobs):
-        saving = "" if start is None else f", which saves about {start * (len(group) - 1):.1f} s here"
+    """Yield what would be better if the batch were written in another way.
+
+    start: the processor time that the start of a run takes [s]. With it, jobs on different ports count too: whether it
+    is better to run them at the same time depends on how long they take.
+    """
+    for group in mergeable(jobs, in_turn=start is None):
+        saving = "" if start is None else f", which saves about {start * (len(group) - 1):.1f} s of processor time here"
         yield (
-            f"{_listed(group)} run in turn ({place_in_words(group[0].job)}, with {group[0].job.peer}). As tasks of one "
-            f"job they would start once{saving}, and psicli would read one input while it exchanges another."
+            f"{_listed(group)}, all with {group[0].job.peer}, could be tasks of one job. They would need one port and "
+            f"start once{saving}, and psicli would read one input while it exchanges another."
         )
     for group in crowded(jobs):
         yield (
@@ -196,12 +200,14 @@ def remarks_on(jobs: Sequence[Planned], start: float | None = None) -> Iterator[
         )
 
 
-def mergeable(jobs: Sequence[Planned]) -> list[list[Planned]]:
-    """Return the groups of jobs that run in turn with one peer at one place, and could be tasks of one job."""
+def mergeable(jobs: Sequence[Planned], *, in_turn: bool = False) -> list[list[Planned]]:
+    """Return the groups of jobs with one peer that could be tasks of one job; in_turn: only those at one place."""
     groups: defaultdict[Hashable, list[Planned]] = defaultdict(list)
     for planned in jobs:
         job = planned.job
-        groups[planned.place, job.peer, job.tls, job.tls_insecure, job.policy].append(planned)
+        at = job.listener.listen_host if job.listens else job.listener.host
+        place = planned.place if in_turn else (job.listens, at)
+        groups[place, job.party, job.peer, job.tls, job.tls_insecure, job.policy].append(planned)
     return [group for group in (_unordered(group, jobs) for group in groups.values()) if len(group) > 1]
 
 

@@ -91,9 +91,7 @@ def completion(shell: str) -> None:
     write((made.source_template % made.source_vars()).rstrip())
 
 
-for command in (
-    run, simulate, batch, retry, schedule, check, bench, status, ledger, certs, config, completion,
-):  # fmt: skip
+for command in (run, simulate, batch, retry, schedule, check, bench, status, ledger, certs, config, completion):
     cli.add_command(command)
 
 

@@ -50,10 +50,10 @@ DURATION = Measure("duration", partial(_seconds, zero=False))
 WAIT = Measure("duration", partial(_seconds, zero=True))
 
 
-# The options that a retry repeats. It picks the jobs itself, and shows what it does as its own options say.
+# The options that a retry repeats, as far as it has none of its own.
 _REPEATED = (
     "jobs", "memory", "deadline", "retries", "retry_wait", "rendezvous", "lock_timeout", "keep_going", "settings",
-    "party", "report_dir",
+    "party", "report_dir", "only",
 )  # fmt: skip
 
 
@@ -120,9 +120,11 @@ class BatchOptions:
         before = {name: value for name, value in start.options.items() if name in _REPEATED}
         found = {**before, **self._given()}
         found["settings"] = (*before.get("settings", ()), *self.settings)
+        # It picks the jobs itself. What the whole batch was at that time does not change.
+        found["only"] = before.get("only", ())
         if "report_dir" in found:
             found["report_dir"] = Path(os.path.abspath(found["report_dir"]))
-        return replace(self, files=[*map(Path, start.files)], only=(), **found)
+        return replace(self, files=[*map(Path, start.files)], **found)
 
     def _given(self) -> dict[str, Any]:
         """Return the options that a retry repeats, as far as they are set."""

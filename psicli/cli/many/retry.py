@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +49,6 @@ def retry(options: BatchOptions, dry_run: bool) -> int:
         console.job = past.name
         todo = _todo(past, options.only)
         again = options.again(past.start)
-        _enter(past.start.folder)
         plan = _plan(again, past, todo) if todo else None
         if plan is None:
             return _nothing_to_do(again, past)
@@ -86,16 +84,6 @@ def _todo(past: Past, only: Sequence[str]) -> list[str]:
             advice = f"The jobs are {', '.join(names)}."
             raise ArgumentError(option="--only", fault=f"{shown(name)} was not a job of this batch", advice=advice)
     return [name for name in past.unfinished if not only or name in only]
-
-
-def _enter(folder: str) -> None:
-    """Work in the folder of the first time: commands of hooks may have relative paths; raises InputMissingError."""
-    try:
-        os.chdir(folder)
-    except OSError:
-        fault = "the batch was started in this folder, which cannot be entered now"
-        advice = "Make the folder again, or start the batch elsewhere with `psicli batch`."
-        raise InputMissingError(place=printable(folder), fault=fault, advice=advice) from None
 
 
 def _plan(options: BatchOptions, past: Past, todo: Sequence[str]) -> Plan | None:

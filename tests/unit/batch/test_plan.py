@@ -183,10 +183,18 @@ def test_jobs_that_would_be_better_as_one(tmp_path: Path) -> None:
     jobs = {name: job(f"{name}-bob") for name in "abc"}
     found = plan(tmp_path, jobs)
     assert [[each.name for each in group] for group in mergeable(found.jobs)] == [["a-bob", "b-bob", "c-bob"]]
-    text = "a-bob, b-bob and c-bob run in turn (port 18560, with bob). As tasks of one job they would start once"
+    text = "a-bob, b-bob and c-bob, all with bob, could be tasks of one job. They would need one port and start once"
     assert found.remarks == (f"{text}, and psicli would read one input while it exchanges another.",)
     (measured,) = remarks_on(found.jobs, 0.75)
-    assert measured.startswith(f"{text}, which saves about 1.5 s here, and psicli would read")
+    assert measured.startswith(f"{text}, which saves about 1.5 s of processor time here, and psicli would read")
+
+
+def test_whether_jobs_on_different_ports_would_be_better_as_one_is_for_a_dry_run(tmp_path: Path) -> None:
+    entries = ["a.yaml", {"config": "b.yaml", "port_offset": 1}]
+    found = plan(tmp_path, {name: job(f"{name}-bob") for name in "ab"}, entries)
+    assert found.remarks == ()
+    (measured,) = remarks_on(found.jobs, 0.75)
+    assert measured.startswith("a-bob and b-bob, all with bob, could be tasks of one job.")
 
 
 def test_jobs_that_would_not_be_better_as_one(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from psicli.batch import record
 from psicli.batch.plan import Plan
 from psicli.batch.record import Past, Record, Start, is_running, last_batch, running_batches
 from psicli.cli.main import cli
-from psicli.cli.state import status
 from psicli.core.errors import CannotCreateError, OverdueError
 from psicli.report.batch import JobState, State
 from psicli.storage import locks
@@ -220,7 +219,7 @@ def test_old_records_are_removed(state: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def age(*arguments: str) -> tuple[int, str]:
     """Return the exit code and the output of `psicli status` with an age."""
-    done = CliRunner().invoke(status, ["--max-age", *arguments])
+    done = CliRunner().invoke(cli, ["status", "--max-age", *arguments])
     if isinstance(done.exception, OverdueError):
         return done.exception.code, done.exception.message
     return done.exit_code, done.output
@@ -243,8 +242,7 @@ def test_a_batch_that_has_not_ended_well_for_long(state: Path, monkeypatch: pyte
     code, said = age("26h", file)
     assert (code, said.startswith("nightly: the last run with all jobs done ended ")) == (0, True)
     # Later runs do not change that, whether they fail, are killed, or run some of the jobs.
-    two = jobs_of("two")
-    with Record(a_plan(two), replace(START, options={"only": ["two"]})) as kept:
+    with Record(a_plan(two := jobs_of("two")), replace(START, options={"only": ["two"]})) as kept:
         monkeypatch.setattr(record, "_now", lambda: "2999-01-01T00:00:00.000+00:00")
         move(kept, two[0], State.DONE, two)
         kept.finish(two, 0)
