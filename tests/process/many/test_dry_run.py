@@ -46,7 +46,7 @@ max_jobs: 2
     assert there.split()[:6] == ["there", LISTENER, "1", "to", f"127.0.0.1:{pair.port}", "again"]
     missing, merge = notes
     assert missing == f"again has no estimate: {pair.folder / 'absent.csv'}: no such file"
-    assert merge.startswith(f"{name} and again run in turn (port {pair.port}, with {DIALER}). As tasks of one job they")
+    assert merge.startswith(f"{name} and again, all with {DIALER}, could be tasks of one job. They would")
     assert "which saves about" in merge
 
 
