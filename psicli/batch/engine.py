@@ -27,7 +27,7 @@ from psicli.batch.machine import Cores, free_memory
 from psicli.batch.plan import Limits, Plan, Planned, place_in_words
 from psicli.core import signals
 from psicli.core.errors import BusyError, InterruptedBySignal, PsicliError, reason
-from psicli.core.peer_errors import PeerLostError
+from psicli.core.peer_errors import OtherJobError, PeerLostError
 from psicli.job.meeting import connect_timeout
 from psicli.report.batch import BatchReport, JobState, State, Watcher
 from psicli.report.channel import WAITING
@@ -337,11 +337,26 @@ class _Batch:
             # `stop` says why.
             state.state, state.exit_code = State.STARTING, child.code
         else:
-            self._failed(entry, child.code, why, passes=child.code in _PASSING or child.killed_by is not None)
+            passes = child.code in _PASSING or child.killed_by is not None
+            elsewhere = error.get("class") == OtherJobError.__name__ and len(self._at(entry.planned.place)) > 1
+            self._failed(entry, child.code, why, passes=passes, elsewhere=elsewhere)
 
-    def _failed(self, entry: _Entry, code: int, why: str, *, passes: bool = True) -> None:
-        """Put a job back into the queue if its failure may pass, or record that it has failed."""
+    def _at(self, place: str) -> list[_Entry]:
+        return [each for each in self._entries.values() if each.planned.place == place]
+
+    def _failed(self, entry: _Entry, code: int, why: str, *, passes: bool = True, elsewhere: bool = False) -> None:
+        """Put a job back into the queue if its failure may pass, or record that it has failed.
+
+        elsewhere: its peer was at the same place with another job of the two parties.
+        """
         state = entry.state
+        if elsewhere and self._now < (entry.patience_ends or 0.0) - 1.0:
+            self._by_the_clock = True
+            for each in self._at(entry.planned.place):
+                # All of them, so that the clock chooses among all, as on the other side.
+                each.not_before = max(each.not_before, self._now + BUSY_WAIT)
+            self._change(state, State.QUEUED, f"{state.peer} is at another job")
+            return
         if entry.busy_ends is None:
             entry.busy_ends = self._now + self._limits.lock_timeout
         if entry.met is None and code == PeerLostError.code and self._now < (entry.patience_ends or 0.0) - 1.0:

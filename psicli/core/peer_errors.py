@@ -239,6 +239,10 @@ class DisagreementError(ConfigError):
     hint = "Make these fields the same in both job files, and run the same version of psicli; no data was sent."
 
 
+class OtherJobError(DisagreementError):
+    """The other side of the connection runs another job, or is another party."""
+
+
 class PeerDisagreesError(ConfigError):
     sentence = "{peer} stopped because its job file and this side's disagree"
     hint = "Compare the two job files; {peer}'s log names the fields that differ."

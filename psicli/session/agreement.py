@@ -99,8 +99,8 @@ class Hellos:
 def agree(ours: Hello, theirs: Hello, peer: str) -> None:
     """Check that both Hellos describe the same session.
 
-    Raises SamePartyError if the peer has our name or sent our own Hello back, and DisagreementError with a table of
-    all fields that differ.
+    Raises SamePartyError if the peer has our name or sent our own Hello back, and OtherJobError or DisagreementError
+    with a table of all fields that differ.
     """
     if theirs.party == ours.party or theirs.nonce == ours.nonce:
         raise peer_errors.SamePartyError(party=ours.party)
@@ -111,7 +111,8 @@ def agree(ours: Hello, theirs: Hello, peer: str) -> None:
         rows.append((f"items per bin (at least {LEAST_BIN_ITEMS})", ours.bin_items, theirs.bin_items))
     differences = [(field, _as_yaml(mine), _as_yaml(yours)) for field, mine, yours in rows if mine != yours]
     if differences:
-        raise peer_errors.DisagreementError(table=_table(differences))
+        is_other = (theirs.party, theirs.job) != (peer, ours.job)
+        raise (peer_errors.OtherJobError if is_other else peer_errors.DisagreementError)(table=_table(differences))
 
 
 def _as_yaml(value: object) -> str:
