@@ -65,11 +65,12 @@ def surround(plan: Plan, report_dir: Path | None, run: Callable[[], BatchReport]
     if file is not None:
         check_trust(hooks, file)
     facts = Facts(plan.batch.name, Path.cwd() if file is None else file.parent, report_dir)
-    warnings = [ping(hooks, "start")]
+    warnings: list[str | None] = []
     report: BatchReport | None = None
     code = PsicliError.code
     try:
         try:
+            warnings.append(ping(hooks, "start"))
             run_before(hooks, facts)
             report = run()
         except (HookError, InterruptedBySignal) as exc:
@@ -80,8 +81,13 @@ def surround(plan: Plan, report_dir: Path | None, run: Callable[[], BatchReport]
         raise
     finally:
         failed = [] if report is None else [job.name for job in report.jobs if job.state is State.FAILED]
-        warnings += run_after(hooks, facts, code, failed)
+        try:
+            warnings += run_after(hooks, facts, code, failed)
+        except InterruptedBySignal as exc:
+            code = exc.code
+            warnings.append(f"{exc.message} before the hooks at the end had run")
         warnings.append(ping(hooks, str(code)))
+    report.exit_code = code
     report.warnings += filter(None, warnings)
     return report
 

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from psicli.batch.unattended.hooks import Facts, check_trust, ping, run_after, run_before
-from psicli.config.batch import HooksEntry
-from psicli.core.errors import HookError, UntrustedHooksError
+from psicli.batch.plan import Plan
+from psicli.batch.unattended.hooks import Facts, check_trust, ping, run_after, run_before, surround
+from psicli.config.batch import Batch, HooksEntry
+from psicli.core import signals
+from psicli.core.errors import BudgetError, HookError, TerminatedBySignal, UntrustedHooksError
+from psicli.report.batch import BatchReport, JobState, State
 
 SHOW = ["sh", "-c", "env | grep ^PSICLI_BATCH | sort >> told; echo $1 >> told", "-"]
 RUNS = HooksEntry(before=[["true"]])
@@ -76,6 +79,69 @@ def test_the_log_has_what_a_hook_prints_and_not_its_arguments(facts: Facts, capl
 
 def test_no_address_no_ping() -> None:
     assert ping(HooksEntry(), "start") is None
+
+
+# A whole batch -----------------------------------------------------------------------------------------------------
+
+
+def plan_of(facts: Facts, hooks: HooksEntry) -> Plan:
+    file = facts.folder / "batch.yaml"
+    file.touch(0o600)
+    fields = {"jobs": (), "max_jobs": None, "memory": None, "deadline": None, "retries": 0, "retry_wait": 0}
+    times = {"rendezvous": 10, "lock_timeout": 0, "keep_going": True}
+    return Plan(Batch(name="nightly", path=file, hooks=hooks, **fields, **times), ())
+
+
+def ended(code: int) -> BatchReport:
+    jobs = [JobState("bob", "bob", "bob.yaml", 1, state=State.FAILED if code else State.DONE)]
+    return BatchReport("nightly", jobs, "2026-11-29T02:00:00+00:00", exit_code=code)
+
+
+ALL = {name: [[*SHOW, name]] for name in ("before", "on_error", "after")}
+
+
+def kinds(facts: Facts) -> list[str]:
+    return [line for line in told(facts) if "=" not in line]
+
+
+@pytest.mark.parametrize("code", [0, 65, 143])
+def test_hooks_around_a_batch(facts: Facts, code: int) -> None:
+    report = surround(plan_of(facts, HooksEntry(**ALL)), facts.report_dir, lambda: ended(code))
+    assert (report.exit_code, report.warnings) == (code, [])
+    assert kinds(facts) == ["before", *(["on_error"] if code else []), "after"]
+    assert ("PSICLI_BATCH_FAILED=bob" in told(facts)) == bool(code)
+
+
+def test_after_a_failed_before_no_job_runs_and_the_others_do(facts: Facts) -> None:
+    hooks = HooksEntry(**{**ALL, "before": [["false"]], "after": [["false"], *ALL["after"]]})
+    report = surround(plan_of(facts, hooks), None, lambda: pytest.fail("the batch has begun"))
+    assert report.error is not None
+    assert (report.exit_code, report.error["message"]) == (69, "false (hooks.before) ended with exit code 1")
+    assert report.warnings == ["false (hooks.after) ended with exit code 1"]
+    assert kinds(facts) == ["on_error", "after"]
+
+
+def test_a_batch_that_cannot_begin(facts: Facts) -> None:
+    def refuse() -> BatchReport:
+        raise BudgetError(job="bob", budget="2 GB", memory="1 GB")
+
+    with pytest.raises(BudgetError):
+        surround(plan_of(facts, HooksEntry(**ALL)), None, refuse)
+    assert kinds(facts) == ["before", "on_error", "after"]
+    assert "PSICLI_BATCH_EXIT_CODE=78" in told(facts)
+
+
+def test_a_signal_ends_the_hooks_at_the_end_and_keeps_the_report(facts: Facts, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise TerminatedBySignal
+
+    def run() -> BatchReport:
+        monkeypatch.setattr(signals, "check", interrupt)
+        return ended(0)
+
+    report = surround(plan_of(facts, HooksEntry(after=[["sleep", "600"]])), None, run)
+    assert (report.exit_code, [job.state for job in report.jobs]) == (143, [State.DONE])
+    assert report.warnings == ["stopped by SIGTERM before the hooks at the end had run"]
 
 
 # Whose batch file may have hooks ------------------------------------------------------------------------------
