@@ -36,11 +36,14 @@ _OF_A_JOB = (
 
 
 def first_cause(job: JobState) -> str:
-    """Return why a job failed or did not run, as its own report says it, or else the batch; empty if it is done."""
+    """Return why a job failed or did not run, as the batch says it, or else its own report; empty if it is done.
+
+    A job that the batch has stopped knows only the signal, and the batch knows why.
+    """
     if job.state not in (State.FAILED, State.NOT_RUN):
         return ""
     error = (job.report or {}).get("error") or {}
-    return printable(error.get("message") or job.why)
+    return printable(job.why or error.get("message", ""))
 
 
 def matched_rows(job: JobState) -> int | None:
