@@ -25,6 +25,7 @@ from psicli.batch.admission import reason_to_wait, settle
 from psicli.batch.child import Child
 from psicli.batch.machine import Cores, free_memory
 from psicli.batch.plan import Limits, Plan, Planned, place_in_words
+from psicli.config.fields import is_loopback
 from psicli.core import signals
 from psicli.core.errors import BusyError, InterruptedBySignal, PsicliError, reason
 from psicli.core.peer_errors import OtherJobError, PeerLostError
@@ -102,6 +103,7 @@ class _Entry:
         self.planned = planned
         job, config = planned.job, str(planned.entry.config)
         self.state = JobState(planned.name, job.peer, config, len(job.tasks), memory=memory)
+        self.state.is_local = is_loopback(job.listener.host)
         self.child: Child | None = None
         self.not_before = 0.0
         # When the present process has started, has begun to wait for its peer, and has met it.
@@ -164,6 +166,7 @@ class _Batch:
         self._selector.close()
         report = self.report
         report.seconds = self._now
+        report.busy = self._cores.average()
         report.computed = sum(state.computed for state in self._states)
         report.exit_code = report.exit_code or next((state.exit_code for state in self._states if state.exit_code), 0)
 

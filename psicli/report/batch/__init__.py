@@ -59,6 +59,8 @@ class JobState:
     # The memory that its process holds now, and that it may use [bytes].
     holds: int = 0
     memory: int = 0
+    # Whether the peer is on this machine, too.
+    is_local: bool = False
     # Of the last process.
     exit_code: int | None = None
     report: dict[str, Any] | None = None
@@ -84,6 +86,8 @@ class BatchReport:
     cores: float = 0.0
     memory: int = 0
     places: int = 0
+    # How many cores were busy on average, by all programs of this machine [cores].
+    busy: float = 0.0
     # Processor time of all jobs [s], the most jobs in progress at the same time, and their most memory [bytes].
     computed: float = 0.0
     most_jobs: int = 0

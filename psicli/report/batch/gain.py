@@ -1,9 +1,10 @@
 """What it gained to run the jobs of a batch at the same time: an estimate from what the system says about them.
 
-A job that runs alone waits for its peer and computes, but never waits for a core that another job uses. So its time
-alone is the time that it waited for its peer, and the rest without the share in which its threads were ready but had
-no core. The estimate for one job after another is the sum of these times. It leaves out what no figure tells: that one
-job may slow down the memory of another, and the pauses before a job is started again.
+A job that runs alone waits for its peer and computes, but never waits for a core that another job of the batch uses. So
+its time alone is the time that it waited for its peer, and the rest without the time in which its threads were ready
+but other jobs had the cores. What other programs took stays, and the peer of a job on this machine counts like the job.
+The estimate for one job after another is the sum of these times. It leaves out what no figure tells: that one job may
+slow down the memory of another, and the pauses before a job is started again.
 """
 
 from __future__ import annotations
@@ -44,16 +45,29 @@ class Gain:
 
 def gain_of(report: BatchReport) -> Gain:
     """Compare the time of a batch with an estimate of the time that its jobs would have taken one after another."""
-    in_turn = sum(map(_seconds_alone, report.jobs))
+    siblings = _share_of_siblings(report)
+    in_turn = sum(_seconds_alone(job, siblings) for job in report.jobs)
     saved = in_turn - report.seconds
     cores_used = report.computed / report.seconds if report.seconds else 0.0
     return Gain(_verdict(report, in_turn, saved), in_turn, saved, cores_used)
 
 
-def _seconds_alone(job: JobState) -> float:
-    """Estimate how long the processes of a job would have taken if no other job had used the cores [s]."""
-    busy = job.computed + job.delayed
-    share = job.computed / busy if busy else 1.0
+def _share_of_siblings(report: BatchReport) -> float:
+    """Return which share of what competed with a job for the cores was other jobs of the batch, from 0 to 1."""
+    active = sum(job.seconds - job.waited for job in report.jobs)
+    at_once = max(active / report.seconds if report.seconds else 0.0, 1.0)
+    computed = sum(job.computed * (2 if job.is_local else 1) for job in report.jobs)
+    own = computed / report.seconds / at_once if report.seconds else 0.0
+    return min(own * (at_once - 1) / max(report.busy - own, 1e-9), 1.0)
+
+
+def _seconds_alone(job: JobState, siblings: float) -> float:
+    """Estimate how long the processes of a job would have taken if no other job had used the cores [s].
+
+    siblings: the share of what competed for the cores that was other jobs of the batch.
+    """
+    ready = job.computed + job.delayed
+    share = 1.0 - siblings * job.delayed / ready if ready else 1.0
     return job.waited + (job.seconds - job.waited) * share
 
 

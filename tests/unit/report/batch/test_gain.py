@@ -10,11 +10,11 @@ from psicli.report.batch import BatchReport, JobState, State
 from psicli.report.batch.gain import Verdict, gain_in_words, gain_of, use_in_words
 
 
-def a_batch(seconds: float, *jobs: dict[str, Any], most_jobs: int = 2) -> BatchReport:
+def a_batch(seconds: float, *jobs: dict[str, Any], most_jobs: int = 2, busy: float = 0.0) -> BatchReport:
     made = [
         JobState(f"job-{at}", "bob", "job.yaml", 1, State.DONE, **{"starts": 1, **job}) for at, job in enumerate(jobs)
     ]
-    use = {"cores": 2.0, "memory": 4_000_000_000, "peak_memory": 900_000_000}
+    use = {"busy": busy, "cores": 2.0, "memory": 4_000_000_000, "peak_memory": 900_000_000}
     computed = sum(job.computed for job in made)
     return BatchReport("nightly", made, "", seconds=seconds, computed=computed, most_jobs=most_jobs, **use)
 
@@ -67,11 +67,24 @@ def test_what_it_says() -> None:
     assert gain_in_words(a_batch(60.0, {**LATE, "starts": 2}, LATE)).endswith(" before jobs were started again")
 
 
+# Jobs that keep each other waiting more than their pauses are worth.
+ENTANGLED = {"seconds": 18.0, "waited": 2.0, "computed": 4.0, "delayed": 8.0}
+
+
 def test_what_to_do_if_it_did_not_pay() -> None:
-    report = a_batch(20.0, CROWDED, CROWDED)
+    report = a_batch(18.0, ENTANGLED, ENTANGLED, busy=0.45)
     assert gain_in_words(report).endswith(
-        " cost 6 s. Run them with `--jobs 1`, or make the jobs with bob tasks of one job."
+        " cost 3 s. Run them with `--jobs 1`, or make the jobs with bob tasks of one job."
     )
     # Jobs with different parties cannot become one.
     report.jobs[1].peer = "carol"
-    assert gain_in_words(report).endswith(" cost 6 s. Run them with `--jobs 1`.")
+    assert gain_in_words(report).endswith(" cost 3 s. Run them with `--jobs 1`.")
+
+
+def test_other_programs_would_slow_down_jobs_one_after_another_too() -> None:
+    alone = gain_of(a_batch(18.0, ENTANGLED, ENTANGLED, busy=0.45)).in_turn
+    assert alone == pytest.approx(15.2, abs=0.2)
+    assert gain_of(a_batch(18.0, ENTANGLED, ENTANGLED, busy=2.0)).in_turn == pytest.approx(33.6, abs=0.2)
+    # A peer on this machine competes like its job, and only when the job runs.
+    local = {**ENTANGLED, "is_local": True}
+    assert gain_of(a_batch(18.0, local, local, busy=0.9)).in_turn == pytest.approx(alone, abs=0.2)
