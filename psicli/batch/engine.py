@@ -166,7 +166,6 @@ class _Batch:
         self._selector.close()
         report = self.report
         report.seconds = self._now
-        report.busy = self._cores.average()
         report.computed = sum(state.computed for state in self._states)
         report.exit_code = report.exit_code or next((state.exit_code for state in self._states if state.exit_code), 0)
 

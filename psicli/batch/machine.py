@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import psutil
 
@@ -78,33 +77,25 @@ def _groups(controller: str) -> Iterator[Path]:
             yield from (each for each in (group, *group.parents) if each.is_relative_to(root) and each.is_dir())
 
 
-# A moment; the time of all cores in which they were busy, and all their time; the container's time on them [s].
-_Times: TypeAlias = tuple[float, float, float, float]
-
-
 class Cores:
     """How busy the cores are, by all programs of the machine and of the container, since the last look at them."""
 
     def __init__(self, cores: float) -> None:
         self._cores = cores
-        self._first = self._seen = time.monotonic(), *_busy_times()
+        self._seen = time.monotonic(), *_busy_times()
         self.busy = 0.0
 
     def look(self) -> float:
         """Return how many of the batch's cores are busy, by the time since the last look that was long enough."""
-        now = time.monotonic(), *_busy_times()
-        if now[0] - self._seen[0] >= _LEAST_SAMPLE:
-            self.busy, self._seen = self._between(self._seen, now), now
+        now, (busy, total, own) = time.monotonic(), _busy_times()
+        then, busy_then, total_then, own_then = self._seen
+        seconds = now - then
+        if seconds >= _LEAST_SAMPLE:
+            of_machine = (busy - busy_then) / max(total - total_then, 1e-9)
+            of_container = (own - own_then) / seconds / self._cores
+            self.busy = self._cores * min(max(of_machine, of_container), 1.0)
+            self._seen = now, busy, total, own
         return self.busy
-
-    def average(self) -> float:
-        """Return how many of the batch's cores have been busy on average since this object was made."""
-        return self._between(self._first, (time.monotonic(), *_busy_times()))
-
-    def _between(self, then: _Times, now: _Times) -> float:
-        seconds, busy, total, own = (later - earlier for earlier, later in zip(then, now, strict=True))
-        of_machine, of_container = busy / max(total, 1e-9), own / max(seconds, 1e-9) / self._cores
-        return self._cores * min(max(of_machine, of_container), 1.0)
 
 
 def _busy_times() -> tuple[float, float, float]:

@@ -86,8 +86,6 @@ class BatchReport:
     cores: float = 0.0
     memory: int = 0
     places: int = 0
-    # How many cores were busy on average, by all programs of this machine [cores].
-    busy: float = 0.0
     # Processor time of all jobs [s], the most jobs in progress at the same time, and their most memory [bytes].
     computed: float = 0.0
     most_jobs: int = 0

@@ -1,14 +1,17 @@
 """What it gained to run the jobs of a batch at the same time: an estimate from what the system says about them.
 
-A job that runs alone waits for its peer and computes, but never waits for a core that another job of the batch uses. So
-its time alone is the time that it waited for its peer, and the rest without the time in which its threads were ready
-but other jobs had the cores. What other programs took stays, and the peer of a job on this machine counts like the job.
-The estimate for one job after another is the sum of these times. It leaves out what no figure tells: that one job may
-slow down the memory of another, and the pauses before a job is started again.
+A job that runs alone waits for its peer and computes, but never waits for a core that another job of the batch uses.
+So its time alone is the time that it waited for its peer, and the rest in proportion to the processor time that it got
+and the processor time that it lost to other jobs. What it lost is at most the time in which its threads were ready but
+had no core, and at most what the other jobs computed meanwhile: other programs, and its own threads, take cores from a
+job that runs alone, too. A peer on this machine computes as much as its job. The estimate for one job after another is
+the sum of these times. It leaves out what no figure tells: that one job may slow down the memory of another, and the
+pauses before a job is started again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +21,8 @@ from psicli.report.console import duration
 
 # A difference below this share of the time is none: two runs of the same batch differ as much.
 DOUBT = 0.05
+# If threads had to wait for a core so many times as long as other jobs computed, other programs had the cores.
+FOREIGN = 2.0
 
 
 class Verdict(StrEnum):
@@ -28,7 +33,7 @@ class Verdict(StrEnum):
     COST = "cost"
     # No two jobs were in progress at the same time.
     IN_TURN = "in turn"
-    # Jobs were started again, and nobody knows how much of the time was pauses.
+    # The estimate is worth nothing; `_doubts` says why.
     UNKNOWN = "unknown"
 
 
@@ -45,40 +50,62 @@ class Gain:
 
 def gain_of(report: BatchReport) -> Gain:
     """Compare the time of a batch with an estimate of the time that its jobs would have taken one after another."""
-    siblings = _share_of_siblings(report)
-    in_turn = sum(_seconds_alone(job, siblings) for job in report.jobs)
+    in_turn = sum(_seconds_alone(job, report.jobs) for job in report.jobs)
     saved = in_turn - report.seconds
     cores_used = report.computed / report.seconds if report.seconds else 0.0
     return Gain(_verdict(report, in_turn, saved), in_turn, saved, cores_used)
 
 
-def _share_of_siblings(report: BatchReport) -> float:
-    """Return which share of what competed with a job for the cores was other jobs of the batch, from 0 to 1."""
-    active = sum(job.seconds - job.waited for job in report.jobs)
-    at_once = max(active / report.seconds if report.seconds else 0.0, 1.0)
-    computed = sum(job.computed * (2 if job.is_local else 1) for job in report.jobs)
-    own = computed / report.seconds / at_once if report.seconds else 0.0
-    return min(own * (at_once - 1) / max(report.busy - own, 1e-9), 1.0)
-
-
-def _seconds_alone(job: JobState, siblings: float) -> float:
-    """Estimate how long the processes of a job would have taken if no other job had used the cores [s].
-
-    siblings: the share of what competed for the cores that was other jobs of the batch.
-    """
-    ready = job.computed + job.delayed
-    share = 1.0 - siblings * job.delayed / ready if ready else 1.0
+def _seconds_alone(job: JobState, jobs: Sequence[JobState]) -> float:
+    """Estimate how long the processes of a job would have taken if no other job had used the cores [s]."""
+    lost = min(job.delayed, _computed_by_others(job, jobs))
+    share = job.computed / (job.computed + lost) if lost else 1.0
     return job.waited + (job.seconds - job.waited) * share
+
+
+def _computed_by_others(job: JobState, jobs: Sequence[JobState]) -> float:
+    """Return how long the other jobs computed while a job was in progress [s]."""
+    return sum(_computed_during(job, other) for other in jobs if other is not job)
+
+
+def _computed_during(job: JobState, other: JobState) -> float:
+    """Return how long another job, and its peer if that is here, computed meanwhile [s], as if they did so evenly."""
+    (start, end), (others_start, others_end) = _span(job), _span(other)
+    both, whole = min(end, others_end) - max(start, others_start), others_end - others_start
+    computed = other.computed * (2 if other.is_local else 1)
+    return computed * max(both, 0.0) / whole if whole > 0 else 0.0
+
+
+def _span(job: JobState) -> tuple[float, float]:
+    """Return when a job started and ended [s]."""
+    return job.first_started or 0.0, job.ended or 0.0
 
 
 def _verdict(report: BatchReport, in_turn: float, saved: float) -> Verdict:
     if report.most_jobs < 2:
         return Verdict.IN_TURN
+    if not _knows_delays(report):
+        return Verdict.UNKNOWN
     if abs(saved) < DOUBT * in_turn:
         return Verdict.NO_DIFFERENCE
     if saved > 0:
         return Verdict.SAVED
-    return Verdict.UNKNOWN if any(job.starts > 1 for job in report.jobs) else Verdict.COST
+    return Verdict.UNKNOWN if _doubts(report) else Verdict.COST
+
+
+def _knows_delays(report: BatchReport) -> bool:
+    """Return whether the system says how long threads wait for a core: where it does, no process has none at all."""
+    return any(job.delayed for job in report.jobs)
+
+
+def _doubts(report: BatchReport) -> str:
+    """Return why the batch may have taken longer than the estimate for another reason than its own jobs."""
+    if any(job.starts > 1 for job in report.jobs):
+        return "jobs were started again, and the pauses before that took time, too"
+    lost = sum(_computed_by_others(job, report.jobs) for job in report.jobs)
+    if sum(job.delayed for job in report.jobs) > FOREIGN * lost:
+        return "other programs used the cores, too"
+    return ""
 
 
 def use_in_words(report: BatchReport) -> str:
@@ -104,8 +131,10 @@ def gain_in_words(report: BatchReport) -> str:
             return f"{alone}: {together} saved {duration(gain.saved)}"
         case Verdict.NO_DIFFERENCE:
             return f"{alone}: {together} made no difference"
+        case Verdict.UNKNOWN if not _knows_delays(report):
+            return f"nobody knows what {together} saved: this system does not say how long threads wait for a core"
         case Verdict.UNKNOWN:
-            return f"{alone}, without the pauses before jobs were started again"
+            return f"{alone}, but this is not certain: {_doubts(report)}"
     return f"{alone}: {together} cost {duration(-gain.saved)}. {_advice(report)}"
 
 

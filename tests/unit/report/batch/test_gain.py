@@ -10,33 +10,46 @@ from psicli.report.batch import BatchReport, JobState, State
 from psicli.report.batch.gain import Verdict, gain_in_words, gain_of, use_in_words
 
 
-def a_batch(seconds: float, *jobs: dict[str, Any], most_jobs: int = 2, busy: float = 0.0) -> BatchReport:
+def a_batch(seconds: float, *jobs: dict[str, Any], most_jobs: int = 2) -> BatchReport:
     made = [
-        JobState(f"job-{at}", "bob", "job.yaml", 1, State.DONE, **{"starts": 1, **job}) for at, job in enumerate(jobs)
+        JobState(f"job-{at}", "bob", "job.yaml", 1, State.DONE, **{"starts": 1, "first_started": 0.0, **job})
+        for at, job in enumerate(jobs)
     ]
-    use = {"busy": busy, "cores": 2.0, "memory": 4_000_000_000, "peak_memory": 900_000_000}
+    use = {"cores": 2.0, "memory": 4_000_000_000, "peak_memory": 900_000_000}
     computed = sum(job.computed for job in made)
     return BatchReport("nightly", made, "", seconds=seconds, computed=computed, most_jobs=most_jobs, **use)
 
 
 # Its peer is late, and then it computes on a core of its own.
-LATE = {"seconds": 5.0, "waited": 2.0, "computed": 3.0}
-# Half of the time that its threads were ready, another job had the cores.
-CROWDED = {"seconds": 12.0, "waited": 2.0, "computed": 8.0, "delayed": 8.0}
+LATE = {"seconds": 5.0, "waited": 2.0, "computed": 3.0, "delayed": 0.1, "ended": 5.0}
+# Half of the time that its threads were ready, the other job had the cores.
+CROWDED = {"seconds": 12.0, "waited": 2.0, "computed": 8.0, "delayed": 8.0, "ended": 12.0}
+# The same, but other programs had the cores, and the other job came later.
+DISTURBED = {**CROWDED, "computed": 1.0}
+LATER = {"first_started": 12.0, "ended": 24.0}
 
 
 @pytest.mark.parametrize(
     ("seconds", "jobs", "verdict", "in_turn"),
     [
-        (5.0, [LATE] * 4, Verdict.SAVED, 20.0),
+        (5.0, [LATE] * 4, Verdict.SAVED, 4 * (2 + 3 * 3 / 3.1)),
         (10.0, [CROWDED] * 2, Verdict.SAVED, 14.0),
         (13.5, [CROWDED] * 2, Verdict.NO_DIFFERENCE, 14.0),
         (14.5, [CROWDED] * 2, Verdict.NO_DIFFERENCE, 14.0),
         (16.0, [CROWDED] * 2, Verdict.COST, 14.0),
+        # A job loses no more than the others computed, and nothing to those that come later.
+        (12.0, [DISTURBED] * 2, Verdict.SAVED, 14.0),
+        (12.0, [CROWDED, {**CROWDED, "computed": 2.0}], Verdict.SAVED, (2 + 10 * 8 / 10) + (2 + 10 * 2 / 10)),
+        (24.0, [CROWDED, {**CROWDED, **LATER}], Verdict.NO_DIFFERENCE, 24.0),
+        (14.5, [CROWDED, {**CROWDED, "first_started": 6.0, "ended": 18.0}], Verdict.SAVED, 2 * (2 + 10 * 8 / 12)),
+        # More time was lost than the jobs of the batch can have taken from each other.
+        (16.0, [DISTURBED] * 2, Verdict.UNKNOWN, 14.0),
         # The pauses before the second start are part of the time.
-        (60.0, [LATE, {**LATE, "starts": 2}], Verdict.UNKNOWN, 10.0),
-        # A system that does not say how long threads were ready, and a job that never started.
-        (8.0, [{"seconds": 10.0}, {"starts": 0}], Verdict.SAVED, 10.0),
+        (60.0, [CROWDED, {**CROWDED, "starts": 2}], Verdict.UNKNOWN, 14.0),
+        # A system that does not say how long threads were ready.
+        (8.0, [{"seconds": 10.0}, {"starts": 0}], Verdict.UNKNOWN, 10.0),
+        # A job that never started.
+        (5.0, [LATE, {"starts": 0, "first_started": None, "ended": None}], Verdict.NO_DIFFERENCE, 5.0),
     ],
 )
 def test_the_verdict(seconds: float, jobs: list[dict[str, Any]], verdict: Verdict, in_turn: float) -> None:
@@ -54,37 +67,32 @@ def test_jobs_that_ran_in_turn_need_no_verdict() -> None:
 
 def test_what_it_says() -> None:
     report = a_batch(5.0, LATE, LATE, LATE)
-    assert (
-        use_in_words(report)
-        == "up to 2 jobs at a time, on average 1.8 of 2 cores, at most 900.0 MB of 4.0 GB of memory"
-    )
+    use = "up to 2 jobs at a time, on average 1.8 of 2 cores, at most 900.0 MB of 4.0 GB of memory"
+    assert use_in_words(report) == use
     alone = "one after another, the jobs would have taken about"
-    assert gain_in_words(report) == f"{alone} 15 s: running them at the same time saved 10 s"
-    assert (
-        gain_in_words(a_batch(14.2, CROWDED, CROWDED))
-        == f"{alone} 14 s: running them at the same time made no difference"
-    )
-    assert gain_in_words(a_batch(60.0, {**LATE, "starts": 2}, LATE)).endswith(" before jobs were started again")
-
-
-# Jobs that keep each other waiting more than their pauses are worth.
-ENTANGLED = {"seconds": 18.0, "waited": 2.0, "computed": 4.0, "delayed": 8.0}
+    same = "running them at the same time"
+    assert gain_in_words(report) == f"{alone} 15 s: {same} saved 10 s"
+    assert gain_in_words(a_batch(14.2, CROWDED, CROWDED)) == f"{alone} 14 s: {same} made no difference"
+    but = f"{alone} 14 s, but this is not certain:"
+    pauses = "jobs were started again, and the pauses before that took time, too"
+    assert gain_in_words(a_batch(60.0, {**CROWDED, "starts": 2}, CROWDED)) == f"{but} {pauses}"
+    assert gain_in_words(a_batch(60.0, DISTURBED, DISTURBED)) == f"{but} other programs used the cores, too"
+    unknown = f"nobody knows what {same} saved: this system does not say how long threads wait for a core"
+    assert gain_in_words(a_batch(60.0, {"seconds": 50.0}, {"seconds": 50.0})) == unknown
 
 
 def test_what_to_do_if_it_did_not_pay() -> None:
-    report = a_batch(18.0, ENTANGLED, ENTANGLED, busy=0.45)
+    report = a_batch(20.0, CROWDED, CROWDED)
     assert gain_in_words(report).endswith(
-        " cost 3 s. Run them with `--jobs 1`, or make the jobs with bob tasks of one job."
+        " cost 6 s. Run them with `--jobs 1`, or make the jobs with bob tasks of one job."
     )
     # Jobs with different parties cannot become one.
     report.jobs[1].peer = "carol"
-    assert gain_in_words(report).endswith(" cost 3 s. Run them with `--jobs 1`.")
+    assert gain_in_words(report).endswith(" cost 6 s. Run them with `--jobs 1`.")
 
 
-def test_other_programs_would_slow_down_jobs_one_after_another_too() -> None:
-    alone = gain_of(a_batch(18.0, ENTANGLED, ENTANGLED, busy=0.45)).in_turn
-    assert alone == pytest.approx(15.2, abs=0.2)
-    assert gain_of(a_batch(18.0, ENTANGLED, ENTANGLED, busy=2.0)).in_turn == pytest.approx(33.6, abs=0.2)
-    # A peer on this machine competes like its job, and only when the job runs.
-    local = {**ENTANGLED, "is_local": True}
-    assert gain_of(a_batch(18.0, local, local, busy=0.9)).in_turn == pytest.approx(alone, abs=0.2)
+def test_a_peer_on_this_machine_takes_cores_too() -> None:
+    crowded = {**CROWDED, "computed": 4.0}
+    assert gain_of(a_batch(12.0, crowded, crowded)).in_turn == pytest.approx(14.0)
+    local = {**crowded, "is_local": True}
+    assert gain_of(a_batch(12.0, local, local)).in_turn == pytest.approx(2 * (2 + 10 / 3))

@@ -67,7 +67,8 @@ def test_the_text_has_a_line_for_each_job_and_each_hint_once() -> None:
 def test_the_text_of_a_batch_without_a_failure_has_no_causes() -> None:
     report = a_batch()
     report.jobs, report.exit_code, report.most_jobs = report.jobs[:2], 0, 2
-    report.jobs[0].starts = 2
+    for job in report.jobs:
+        job.first_started, job.ended, job.computed, job.delayed = 0.0, 4.0, 1.0, 0.5
     assert to_text(report).splitlines() == [
         "nightly: 2 of 2 jobs done in 4.0 s",
         "",
@@ -76,7 +77,8 @@ def test_the_text_of_a_batch_without_a_failure_has_no_causes() -> None:
         "planes  bob       1        -      1.0  done",
         "",
         "up to 2 jobs at a time, on average 1.0 of 2 cores, at most 900.0 MB of 4.0 GB of memory",
-        "one after another, the jobs would have taken about 3 s, without the pauses before jobs were started again",
+        "one after another, the jobs would have taken about 2 s: running them at the same time cost 2 s. "
+        "Run them with `--jobs 1`, or make the jobs with bob tasks of one job.",
     ]
 
 
