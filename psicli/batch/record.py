@@ -102,7 +102,7 @@ class Record(AbstractContextManager["Record"]):
 
     def __init__(self, plan: Plan, start: Start, before: Iterable[JobState] = ()) -> None:
         state = state_folder()
-        jobs = [*map(_queued, plan.jobs)]
+        jobs = [*map(queued, plan.jobs)]
         # A batch that was killed has left jobs in the middle.
         killed: dict[str, Any] = {"state": State.NOT_RUN, "why": "the batch was stopped before", "pid": None}
         self._before = {job.name: job if job.is_over else replace(job, **killed) for job in before}
@@ -142,8 +142,8 @@ class Record(AbstractContextManager["Record"]):
         """Record how the batch ended."""
         if self._past is not None:
             past = self._with(self._past, jobs)
-            is_whole = not past.unfinished and not past.start.options.get("only")
-            self._past = replace(past, exit_code=exit_code, good=_now() if is_whole else past.good)
+            is_good = exit_code == 0 and not past.unfinished and not past.start.options.get("only")
+            self._past = replace(past, exit_code=exit_code, good=_now() if is_good else past.good)
             self._keep(jobs)
 
     def _keep(self, jobs: Sequence[JobState]) -> None:
@@ -174,7 +174,8 @@ class Record(AbstractContextManager["Record"]):
         self._undo.close()
 
 
-def _queued(planned: Planned) -> JobState:
+def queued(planned: Planned) -> JobState:
+    """Return the state of a job that has not started."""
     return JobState(planned.name, planned.job.peer, str(planned.entry.config), len(planned.job.tasks))
 
 

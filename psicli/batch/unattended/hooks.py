@@ -11,10 +11,11 @@ import os
 import shlex
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from psicli.batch.plan import Plan
+from psicli.batch.record import queued
 from psicli.batch.unattended.command import run_command
 from psicli.batch.unattended.ping import send
 from psicli.config.batch import HooksEntry
@@ -75,6 +76,9 @@ def surround(plan: Plan, report_dir: Path | None, run: Callable[[], BatchReport]
             report = run()
         except (HookError, InterruptedBySignal) as exc:
             report = not_begun(exc, plan.batch.name)
+            # They stay in the record, for `psicli retry`.
+            jobs = map(queued, plan.jobs)
+            report.jobs = [replace(job, state=State.NOT_RUN, why="the batch did not begin") for job in jobs]
         code = report.exit_code
     except PsicliError as exc:
         code = exc.code
@@ -88,7 +92,8 @@ def surround(plan: Plan, report_dir: Path | None, run: Callable[[], BatchReport]
             warnings.append(f"{exc.message} before the hooks at the end had run")
         warnings.append(ping(hooks, str(code)))
     report.exit_code = code
-    report.warnings += filter(None, warnings)
+    # The two pings may fail for one reason.
+    report.warnings += filter(None, dict.fromkeys(warnings))
     return report
 
 

@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+from support.job_files import SMALL, TASK
 
-from psicli.batch.plan import Plan
+from psicli.batch.plan import Plan, make_plan
 from psicli.batch.unattended.hooks import Facts, check_trust, ping, run_after, run_before, surround
-from psicli.config.batch import Batch, HooksEntry
+from psicli.config.batch import HooksEntry, load_batch
 from psicli.core import signals
 from psicli.core.errors import BudgetError, HookError, TerminatedBySignal, UntrustedHooksError
 from psicli.report.batch import BatchReport, JobState, State
@@ -85,11 +86,12 @@ def test_no_address_no_ping() -> None:
 
 
 def plan_of(facts: Facts, hooks: HooksEntry) -> Plan:
-    file = facts.folder / "batch.yaml"
-    file.touch(0o600)
-    fields = {"jobs": (), "max_jobs": None, "memory": None, "deadline": None, "retries": 0, "retry_wait": 0}
-    times = {"rendezvous": 10, "lock_timeout": 0, "keep_going": True}
-    return Plan(Batch(name="nightly", path=file, hooks=hooks, **fields, **times), ())
+    """Return a plan of one job, which is called j, with these hooks."""
+    file = facts.folder / "nightly.yaml"
+    file.write_text("jobs: [job.yaml]\n")
+    (facts.folder / "job.yaml").write_text(SMALL + TASK)
+    batch = load_batch([file], settings={}, environment={})
+    return make_plan(batch.model_copy(update={"hooks": hooks}))
 
 
 def ended(code: int) -> BatchReport:
@@ -117,6 +119,9 @@ def test_after_a_failed_before_no_job_runs_and_the_others_do(facts: Facts) -> No
     report = surround(plan_of(facts, hooks), None, lambda: pytest.fail("the batch has begun"))
     assert report.error is not None
     assert (report.exit_code, report.error["message"]) == (69, "false (hooks.before) ended with exit code 1")
+    assert [(job.name, job.state, job.why) for job in report.jobs] == [
+        ("j", State.NOT_RUN, "the batch did not begin")
+    ]
     assert report.warnings == ["false (hooks.after) ended with exit code 1"]
     assert kinds(facts) == ["on_error", "after"]
 
