@@ -119,9 +119,7 @@ def test_after_a_failed_before_no_job_runs_and_the_others_do(facts: Facts) -> No
     report = surround(plan_of(facts, hooks), None, lambda: pytest.fail("the batch has begun"))
     assert report.error is not None
     assert (report.exit_code, report.error["message"]) == (69, "false (hooks.before) ended with exit code 1")
-    assert [(job.name, job.state, job.why) for job in report.jobs] == [
-        ("j", State.NOT_RUN, "the batch did not begin")
-    ]
+    assert [(job.name, job.state, job.why) for job in report.jobs] == [("j", State.NOT_RUN, "the batch did not begin")]
     assert report.warnings == ["false (hooks.after) ended with exit code 1"]
     assert kinds(facts) == ["on_error", "after"]
 
