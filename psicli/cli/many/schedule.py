@@ -15,7 +15,7 @@ import click
 
 from psicli.cli.options import PATH, flag, option
 from psicli.cli.screen import write
-from psicli.core.errors import ArgumentError, printable, shown
+from psicli.core.errors import ArgumentError, CannotCreateError, printable, shown
 from psicli.storage.state import state_folder
 
 if TYPE_CHECKING:
@@ -145,9 +145,13 @@ def _install(made: dict[str, str]) -> None:
 
 
 def _unit_folder() -> Path:
-    """Return the folder in which the systemd of this user looks for units of his own."""
+    """Return the folder in which the systemd of this user looks for units; raises CannotCreateError without a home."""
     base = os.environ.get("XDG_CONFIG_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path("~/.config").expanduser()) / "systemd" / "user"
+    try:
+        return (Path(base) if os.path.isabs(base) else Path.home() / ".config") / "systemd" / "user"
+    except RuntimeError:
+        why = "this user has no home folder; set XDG_CONFIG_HOME"
+        raise CannotCreateError(path="the folder of units", reason=why) from None
 
 
 def _program() -> list[str]:
