@@ -63,7 +63,11 @@ def reason_to_wait(budget: int, jobs: Sequence[JobState], rules: Rules, *, free:
     if to_come + budget > free:
         rest = f", and {counted(len(jobs), 'job')} may still take {in_units(to_come)}" if jobs else ""
         return f"{in_units(free)} of memory are free{rest}; it may take {in_units(budget)}"
-    computing = sum(job.state is not State.WAITING for job in jobs)
-    if computing >= rules.cores and busy > rules.cores - IDLE:
+    if is_full(jobs, rules) and busy > rules.cores - IDLE:
         return f"{busy:.1f} of {rules.cores:.3g} cores busy"
     return None
+
+
+def is_full(jobs: Sequence[JobState], rules: Rules) -> bool:
+    """Return whether as many of these jobs compute as there are cores; jobs: those in progress."""
+    return sum(job.state is not State.WAITING for job in jobs) >= rules.cores

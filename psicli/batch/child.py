@@ -94,6 +94,8 @@ class Child:
         for descriptor in self._open:
             os.set_blocking(descriptor, False)
         self._rest: dict[int, bytes] = dict.fromkeys(self._takers, b"")
+        self._report = b""
+        # How long each thread has waited for a core [ns].
         self._delays: dict[str, int] = {}
         self.ended = False
         self.code = 0
@@ -181,8 +183,6 @@ class Child:
                 return found
         return None
 
-    _report = b""
-
     def _take_report(self, octets: bytes) -> None:
         if len(self._report) < _LARGEST_REPORT:
             self._report += octets
@@ -199,7 +199,6 @@ class Child:
             # A full disk must not end the batch; the report says what happened.
             with suppress(OSError):
                 self._log.write(octets)
-                self._log.flush()
         assert self._process.stderr is not None
         for line in self._lines(self._process.stderr.fileno(), octets):
             text = line.decode("utf-8", "replace")

@@ -21,18 +21,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from psicli.batch.admission import reason_to_wait, settle
+from psicli.batch.admission import is_full, reason_to_wait, settle
 from psicli.batch.child import Child
 from psicli.batch.machine import Cores, free_memory
 from psicli.batch.plan import Limits, Plan, Planned, place_in_words
 from psicli.config.fields import is_loopback
 from psicli.core import signals
-from psicli.core.errors import BusyError, InterruptedBySignal, PsicliError, reason
+from psicli.core.errors import BusyError, CannotCreateError, InterruptedBySignal, PsicliError, reason
 from psicli.core.peer_errors import OtherJobError, PeerLostError
 from psicli.job.meeting import connect_timeout
 from psicli.report.batch import BatchReport, JobState, State, Watcher
 from psicli.report.channel import WAITING
-from psicli.storage.files import save
+from psicli.storage.files import append_to, save
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ BUSY_WAIT = 1.0
 STOP_TIMEOUT = 20.0
 # The pause between two starts: a process that has just begun does not show yet in how busy the cores are [s].
 _PACE = 0.2
+# How often the batch looks what its processes use of the machine [s].
+_WATCH = 0.3
 # What may pass: the peer is gone or late, another run has the port, somebody has ended the process.
 _PASSING = {PeerLostError.code, BusyError.code} | {
     128 + each for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -130,7 +132,8 @@ class _Batch:
         self._selector = selectors.DefaultSelector()
         # Once a job has missed its peer, the clock decides who is next.
         self._by_the_clock = False
-        self._looked = 0.0
+        # When the batch last looked at the cores, and at its processes.
+        self._looked = self._watched = 0.0
         self._stopping = False
         self.report = BatchReport(
             plan.batch.name,
@@ -154,7 +157,8 @@ class _Batch:
         """Run the batch to its end; raises InterruptedBySignal."""
         while not all(state.is_over for state in self._states):
             self._drop_what_cannot_run()
-            self._start_next()
+            while self._start_next():
+                pass
             self._attend(TICK)
             if self._limits.deadline is not None and self._now >= self._limits.deadline:
                 self.stop("the deadline has passed", BusyError.code)
@@ -200,23 +204,25 @@ class _Batch:
     def _gave_up(self, name: str) -> bool:
         return name in self._entries and self._entries[name].state.state in (State.FAILED, State.NOT_RUN)
 
-    def _start_next(self) -> None:
-        """Start one job, if one may start now."""
+    def _start_next(self) -> bool:
+        """Start one job, and return True if one could start now."""
         ready = list(self._ready())
-        if not ready or self._now - self._looked < _PACE:
-            return
+        running = [each.state for each in self._running]
+        if not ready or (is_full(running, self._rules) and self._now - self._looked < _PACE):
+            return False
         self._looked = self._now
         entry = max(ready, key=_turn_at(self._limits.rendezvous)) if self._by_the_clock else ready[0]
-        running = [each.state for each in self._running]
         busy, free = self._cores.look(), free_memory()
         why = reason_to_wait(entry.state.memory, running, self._rules, free=free, busy=busy)
         if why is None:
             self._start(entry)
-        elif running:
+            return True
+        if running:
             self._wait(entry.state, why)
         else:
             # Other programs have the memory; nothing of this batch will release it.
             self._failed(entry, BusyError.code, f"not enough memory: {why}")
+        return False
 
     def _ready(self) -> Iterator[_Entry]:
         """Yield the jobs that only wait for a place, and say why the others wait."""
@@ -290,13 +296,20 @@ class _Batch:
             assert entry.child is not None
             if entry.child.reap():
                 self._end(entry, entry.child)
-            else:
-                entry.child.look()
-                entry.state.holds = entry.child.holds
-        held = sum(each.state.holds for each in self._running)
-        self.report.peak_memory = max(self.report.peak_memory, held)
+        if self._now - self._watched >= _WATCH:
+            self._watched = self._now
+            self._watch()
         for watcher in self._watchers:
             watcher.progressed(self._states)
+
+    def _watch(self) -> None:
+        """See what the processes use of the machine."""
+        for entry in self._running:
+            assert entry.child is not None
+            entry.child.look()
+            entry.state.holds = entry.child.holds
+        held = sum(each.state.holds for each in self._running)
+        self.report.peak_memory = max(self.report.peak_memory, held)
 
     def _on_progress(self, entry: _Entry, message: Mapping[str, Any]) -> None:
         state = entry.state
@@ -398,7 +411,17 @@ class _Batch:
             watcher.said(state, level, line)
 
     def _log_of(self, state: JobState) -> IO[bytes] | None:
-        return None if self._report_dir is None else open(self._report_dir / f"{state.name}.log", "ab")
+        if self._report_dir is None:
+            return None
+        try:
+            return append_to(self._report_dir / f"{state.name}.log")
+        except CannotCreateError as exc:
+            self._warn(exc)
+        return None
+
+    def _warn(self, error: PsicliError) -> None:
+        logger.warning("%s", error.message)
+        self.report.warnings.append(error.message)
 
     def _keep_report(self, state: JobState) -> None:
         if self._report_dir is None or state.report is None:
@@ -406,5 +429,4 @@ class _Batch:
         try:
             save(self._report_dir / f"{state.name}.json", json.dumps(state.report, indent=2))
         except PsicliError as exc:
-            logger.warning("%s", exc.message)
-            self.report.warnings.append(exc.message)
+            self._warn(exc)

@@ -202,6 +202,13 @@ def save(path: Path, text: str) -> None:
         file.publish()
 
 
+def append_to(path: Path) -> BinaryIO:
+    """Open a file that this user alone can read, to write at its end; follows no link. Raises CannotCreateError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with _creating(path):
+        return open(os.open(path, flags, 0o600), "ab", buffering=0)
+
+
 def swap_file(path: Path, octets: bytes) -> None:
     """Replace a small file atomically, but not durably: after a crash of the system, it may be damaged.
 
