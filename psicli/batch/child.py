@@ -22,6 +22,7 @@ from typing import IO, Any
 import psutil
 
 from psicli.batch.plan import Planned
+from psicli.report.channel import SETTINGS
 
 # How psicli starts itself; -P keeps modules in the current folder out.
 PSICLI = (sys.executable, "-P", "-m", "psicli")
@@ -35,6 +36,12 @@ _LONGEST_LINE, _LARGEST_REPORT = 1 << 16, 1 << 26
 _MOST_ERRORS = 200
 _LINE = re.compile(r"\S+ (?P<level>DEBUG|INFO|WARNING|ERROR) (?P<text>.*)")
 _NANO = 1e-9
+
+
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a process. Other users can read its command line, so the settings are in one of them."""
+    passed = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
+    return {**passed, SETTINGS: json.dumps(settings)}
 
 
 class Child:
@@ -60,7 +67,6 @@ class Child:
         os.set_blocking(ours, False)
         entry = planned.entry
         command = [*PSICLI, "run", f"--config={entry.config}", f"--party={planned.job.party}", "--json", "--verbose"]
-        command += [f"--set={name}={value}" for name, value in entry.set.items()]
         command += [f"--only={task}" for task in entry.only] + [f"--port-offset={entry.port_offset}"]
         command += [f"--memory={memory}", f"--channel={channel}"]
         command += [] if rendezvous is None else [f"--rendezvous={rendezvous:.3f}"]
@@ -73,7 +79,7 @@ class Child:
                 stderr=subprocess.PIPE,
                 process_group=0,
                 pass_fds=(channel,),
-                env={name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON},
+                env=_environment(entry.set),
             )
         except OSError:
             os.close(ours)
@@ -173,7 +179,9 @@ class Child:
             stream.close()
         os.close(self._channel)
         if self._log is not None:
-            self._log.close()
+            # A network disk may say only now that it is full.
+            with suppress(OSError):
+                self._log.close()
 
     def report(self) -> dict[str, Any] | None:
         """Return the report of the run; None if the process left none that is complete."""

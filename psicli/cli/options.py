@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from psicli.core.errors import PsicliError
-from psicli.report.channel import Channel
+from psicli.report.channel import SETTINGS, Channel
 from psicli.report.console import Console
 from psicli.storage.memory import check_address_space
 
@@ -96,7 +97,8 @@ class JobOptions:
 
     def variables(self) -> dict[str, str]:
         """Return the values for ${NAME} in the job file; --set takes precedence over the environment."""
-        return {**os.environ, **pairs(self.settings)}
+        of_batch = {} if self.channel is None else json.loads(os.environ.get(SETTINGS, "{}"))
+        return {**os.environ, **of_batch, **pairs(self.settings)}
 
     def load_job(self) -> Job:
         """Read the job file; raises InputMissingError, JobFileError, ArgumentError and AddressSpaceError."""

@@ -51,7 +51,10 @@ def _channel(_: click.Context, __: click.Parameter, descriptor: int | None) -> C
     """Return the channel to the batch of which this run is a part, and end with that batch."""
     if descriptor is None:
         return None
-    channel = Channel(descriptor)
+    try:
+        channel = Channel(descriptor)
+    except OSError:
+        raise click.BadParameter(f"{descriptor} is no open descriptor.", param_hint="--channel") from None
     signals.die_with_parent(descriptor)
     return channel
 

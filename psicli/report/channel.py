@@ -10,6 +10,8 @@ import os
 from contextlib import suppress
 
 WAITING, RUNNING = "waiting", "running"
+# The environment variable in which a batch gives its runs the values for ${NAME}, as a JSON object.
+SETTINGS = "PSICLI_SETTINGS"
 
 
 class Channel:

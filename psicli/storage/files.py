@@ -203,10 +203,23 @@ def save(path: Path, text: str) -> None:
 
 
 def append_to(path: Path) -> BinaryIO:
-    """Open a file that this user alone can read, to write at its end; follows no link. Raises CannotCreateError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    with _creating(path):
-        return open(os.open(path, flags, 0o600), "ab", buffering=0)
+    """Open a file that this user alone can read, to write at its end; raises CannotCreateError.
+
+    Refuses what is no regular file, and in a folder that others can write to what belongs to another user.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with _creating(path), contextlib.ExitStack() as opened:
+        folder, name = _open_folder(path, follow=False)
+        opened.callback(os.close, folder)
+        file = opened.enter_context(open(os.open(name, flags, 0o600, dir_fd=folder), "ab", buffering=0))
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise CannotCreateError(path=path, reason="it is not a regular file")
+        if is_foreign(status, os.fstat(folder)):
+            raise ForeignFileError(path=path, what="it belongs to another user")
+        opened.pop_all()
+        os.close(folder)
+        return file
 
 
 def swap_file(path: Path, octets: bytes) -> None:

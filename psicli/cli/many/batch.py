@@ -16,7 +16,7 @@ from psicli.cli.screen import streams_are_one, write
 from psicli.core.errors import PsicliError, creating, unexpected
 from psicli.report.console import Console, log_error
 from psicli.report.layout import Screen
-from psicli.storage.files import save
+from psicli.storage.files import check_writable, save
 
 if TYPE_CHECKING:
     from psicli.batch.plan import Plan
@@ -100,12 +100,17 @@ def carry_out(
     if folder is not None:
         with creating(folder):
             folder.mkdir(0o700, parents=True, exist_ok=True)
+        check_writable(folder / f"{_SUMMARY}.json")
     with Record(plan, start, before) as record:
         with closing(View(console)) as view:
             report = surround(plan, folder, lambda: run_batch(plan, limits, (record, view), folder))
         record.finish(report.jobs, report.exit_code)
     if folder is not None:
-        save(folder / f"{_SUMMARY}.json", to_json(report))
+        try:
+            save(folder / f"{_SUMMARY}.json", to_json(report))
+        except PsicliError as exc:
+            logger.warning("%s", exc.message)
+            report.warnings.append(exc.message)
     show_report(options, report)
     return report.exit_code
 
