@@ -31,6 +31,8 @@ _PR_SET_PDEATHSIG = 1
 
 _noted: InterruptedBySignal | None = None
 _allowed = False
+# Whether a second signal ends the process immediately.
+_second_ends = True
 
 
 def install() -> None:
@@ -44,8 +46,11 @@ def install() -> None:
 def die_with_parent(descriptor: int) -> None:
     """Let the end of the parent process, however it ends, send this process SIGTERM.
 
+    From now on, only the first signal counts: a parent that is stopped twice sends SIGTERM, and then its end does.
     descriptor: the writing end of a pipe that only the parent reads. It tells whether the parent has ended before.
     """
+    global _second_ends
+    _second_ends = False
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
@@ -104,7 +109,7 @@ def wait_for(condition: threading.Condition, there: Callable[[], object], timeou
 def _note(number: int, frame: FrameType | None) -> None:
     global _noted
     for handled in _HANDLED:
-        signal.signal(handled, lambda again, _: os._exit(128 + again))
+        signal.signal(handled, (lambda again, _: os._exit(128 + again)) if _second_ends else signal.SIG_IGN)
     _noted = InterruptedBySignal() if number == signal.SIGINT else TerminatedBySignal()
     if _allowed:
         check()
