@@ -24,6 +24,10 @@ CASES = [
     ),
     ("overlap.py --rows 3000", rf"alice: two or more .*\n(.*\n)+the kernel used {FIGURE}% of the time of \d+ cores"),
     (
+        "many.py --jobs 3 --rows 300 --rounds 1 --late 0.2",
+        rf"each peer is late by 0.2 s\n(.*\n)+batch: {FIGURE}x as fast as one after another; .*\n +its own verdict: \w",
+    ),
+    (
         "modes.py --batch --files 2 --rows 300 --runs 1",
         rf"one task of 600 rows +{FIGURE} s +1.00x.*\n2 tasks of 300 rows, one session +{FIGURE} s (.*\n)+2 runs, one",
     ),
