@@ -25,6 +25,11 @@ SLICE_kills-resumed-bob := tests/faults/test_killed.py -k "where_tasks_are_resum
 SLICE_kills-random := tests/faults/test_killed.py -k two_hundred
 # a failure or a full disk at every failpoint: both parties report the first cause
 SLICE_failures := tests/faults/test_failing.py
+# fifty rounds of four jobs at once, and batches that are ended at any moment
+SLICE_batches := tests/faults/test_many_batches.py
+# ten years of nights with a batch of each party, most of them with a fault; many tests at once, because most wait
+YEARS := 01 02 03 04 05 06 07 08 09 10
+$(foreach year,$(YEARS),$(eval SLICE_year-$(year) := tests/faults/test_year.py -k year-$(year) -n 5))
 # a network that breaks, is slow or silent, or flips bits; needs root and iproute2
 SLICE_links := tests/faults/test_broken_wire.py tests/faults/test_cuts.py
 # runs that resume finished bins, and the files that are kept for that
@@ -39,7 +44,7 @@ SLICE_kernel := tests/kernel
 SLICE_processes := tests/process --ignore tests/process/resume
 # large files within their memory limit, benchmarks, wheels
 SLICE_large := tests/unit/tables tests/unit/outputs tests/project
-SLICES := kills kills-resumed-alice kills-resumed-bob kills-random failures links resume hostile privacy kernel processes large
+SLICES := kills kills-resumed-alice kills-resumed-bob kills-random failures batches $(YEARS:%=year-%) links resume hostile privacy kernel processes large
 SLICE ?= $(SLICES)
 
 # What a deployment installs, with hashes; and the tools that make it, audit it and list it, in their own environment.
@@ -49,7 +54,7 @@ DEPLOYED := build/deployed
 
 .PHONY: lock audit sbom
 .PHONY: demo test test-more test-slow lint format proto docs docs-generate clean
-.PHONY: bench bench-peers bench-batch bench-memory bench-network bench-overlap bench-resume bench-wide
+.PHONY: bench bench-peers bench-batch bench-many bench-memory bench-network bench-overlap bench-resume bench-wide
 
 demo: $(VENV)/.installed
 	PSICLI=$(BIN)/psicli PYTHON=$(BIN)/python sh sample_data/demo.sh
@@ -103,6 +108,10 @@ bench-peers: $(VENV)/.test-installed $(PEER_VENV)/.installed
 # installed it.
 bench-batch: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/modes.py --batch
+
+# Many jobs by `psicli batch`, one after another, and all at once.
+bench-many: $(VENV)/.test-installed
+	$(BIN)/python tests/bench/many.py
 
 # Time, memory and disk space for several sizes (ROWS) within one memory budget (MEMORY).
 bench-memory: ROWS = 1000000 2000000 4000000

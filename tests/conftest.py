@@ -7,8 +7,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 from support.kernel import backends
+from support.many.parties import Parties
 from support.processes.machines import machines  # noqa: F401
-from support.processes.runner import Pair, free_ports
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, free_ports
 from support.processes.tapped import tapped_pair
 
 from psicli import curve
@@ -57,3 +58,24 @@ def tapped(tmp_path: Path) -> Iterator[tuple[Pair, int]]:
     """Return two parties whose traffic passes through a recording port, and that port."""
     with tapped_pair(tmp_path) as pair_and_port:
         yield pair_and_port
+
+
+@pytest.fixture
+def parties(tmp_path: Path) -> Iterator[Parties]:
+    """Return any number of parties without jobs; kill every process started for them at the end."""
+    parties = Parties(tmp_path)
+    try:
+        yield parties
+    finally:
+        parties.kill()
+
+
+@pytest.fixture
+def four(parties: Parties) -> Iterator[Parties]:
+    """Return two parties with four jobs, and a batch of all four for each."""
+    with free_ports(4) as ports:
+        for number, port in enumerate(ports):
+            parties.add(f"job-{number}", LISTENER, DIALER, port)
+        for party in PARTIES:
+            parties.batch(party)
+        yield parties
