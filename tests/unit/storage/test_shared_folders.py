@@ -27,7 +27,7 @@ from support.locks import (
 
 from psicli.core.errors import CannotCreateError, FileThereError, ForeignFileError, PortBusyError
 from psicli.storage import locks
-from psicli.storage.files import AtomicFile, check_writable, create_files, make_folder
+from psicli.storage.files import AtomicFile, append_to, check_writable, create_files, make_folder
 from psicli.storage.locks import Holder, hold_port, holders
 
 # What other users can put there ----------------------------------------------------------------------------------
@@ -267,3 +267,24 @@ def test_the_sentence_says_which_part_of_a_path_is_a_link(tmp_path: Path) -> Non
         AtomicFile(tmp_path / "out.csv")
     with pytest.raises(ForeignFileError, match=f"it leads through {tmp_path}/folder, {ending}"):
         AtomicFile(tmp_path / "folder" / "new.csv")
+
+
+@needs_root
+def test_a_log_is_this_users_alone_and_goes_into_no_file_of_another(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    (tmp_path / "mine").write_bytes(b"precious")
+    for number in range(2):
+        with append_to(tmp_path / "new.log") as log:
+            log.write(b"%d" % number)
+    assert (tmp_path / "new.log").read_bytes() == b"01"
+    assert (tmp_path / "new.log").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "link.log").symlink_to("mine")
+    (tmp_path / "theirs.log").write_bytes(b"")
+    os.mkfifo(tmp_path / "fifo.log")
+    (tmp_path / "folder.log").mkdir()
+    os.chown(tmp_path / "link.log", NOBODY, NOBODY, follow_symlinks=False)
+    os.chown(tmp_path / "theirs.log", NOBODY, NOBODY)
+    for name in ("link", "theirs", "fifo", "folder"):
+        with pytest.raises(CannotCreateError):
+            append_to(tmp_path / f"{name}.log")
+    assert (tmp_path / "mine").read_bytes() == b"precious"
