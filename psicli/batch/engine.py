@@ -29,7 +29,6 @@ from psicli.config.fields import is_loopback
 from psicli.core import signals
 from psicli.core.errors import BusyError, CannotCreateError, InterruptedBySignal, PsicliError, reason
 from psicli.core.peer_errors import OtherJobError, PeerLostError
-from psicli.job.meeting import connect_timeout
 from psicli.report.batch import BatchReport, JobState, State, Watcher
 from psicli.report.channel import WAITING
 from psicli.storage.files import append_to, save
@@ -115,10 +114,6 @@ class _Entry:
         # When the job stops to wait for its peer, and for its port; a failure begins this anew.
         self.patience_ends: float | None = None
         self.busy_ends: float | None = None
-
-    @property
-    def patience(self) -> float:
-        return connect_timeout(self.planned.job)
 
 
 class _Batch:
@@ -258,7 +253,7 @@ class _Batch:
     def _start(self, entry: _Entry) -> None:
         state = entry.state
         if entry.patience_ends is None:
-            entry.patience_ends = self._now + entry.patience
+            entry.patience_ends = self._now + entry.planned.job.connect_timeout
         patience = max(entry.patience_ends - self._now, 1.0)
         if self._others_want_its_place(entry):
             patience = min(patience, _to_end_of_slot(self._limits.rendezvous))

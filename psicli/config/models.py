@@ -424,3 +424,9 @@ class Job(Model):
     simulated: bool = False
     # The longest wait for the peer, if a batch needs it to be shorter than the job's own [s].
     rendezvous: float | None = None
+
+    @property
+    def connect_timeout(self) -> float:
+        """Return how long this party tries to connect to the peer [s]."""
+        patience = self.link.connect_retry_times * self.link.connect_retry_interval_ms / 1000
+        return min(patience, self.policy.max_duration or patience, self.rendezvous or patience)

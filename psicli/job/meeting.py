@@ -23,13 +23,7 @@ def load_credentials(job: Job) -> TlsCredentials | None:
 
 def may_last(job: Job) -> float:
     """Return a rough limit for the duration of a job [s]: the wait for the peer plus the receive timeout."""
-    return connect_timeout(job) + job.link.recv_timeout_ms / 1000
-
-
-def connect_timeout(job: Job) -> float:
-    """Return how long this party tries to connect to the peer [s]."""
-    patience = job.link.connect_retry_times * job.link.connect_retry_interval_ms / 1000
-    return min(patience, job.policy.max_duration or patience, job.rendezvous or patience)
+    return job.connect_timeout + job.link.recv_timeout_ms / 1000
 
 
 def meeting_point(job: Job, credentials: TlsCredentials | None, purpose: Purpose = Purpose.RUN) -> Listener | Dialer:

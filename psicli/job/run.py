@@ -22,7 +22,7 @@ from psicli.exchange.finished import sweep
 from psicli.exchange.task_exchange import Storage
 from psicli.items.sketches import Sketches
 from psicli.job.inputs import Inputs, check_files, check_trace_file
-from psicli.job.meeting import bin_items, connect_timeout, load_credentials, may_last, meeting_point, terms
+from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
 from psicli.job.policy import Duration, check_strict
 from psicli.job.resume import Mode
 from psicli.job.task_run import Shared, TaskRun
@@ -167,7 +167,7 @@ def _meeting_point(job: Job, report: Report) -> Listener | Dialer:
         _warn(report, exposure(job.tls.private_key_file))
         _warn(report, ending(credentials.own, f"the certificate in {credentials.certificate_file}", may_last(job)))
     meeting = meeting_point(job, credentials)
-    patience = duration(connect_timeout(job))
+    patience = duration(job.connect_timeout)
     if job.listens:
         logger.info("listening on %s for %s, for up to %s", meeting.endpoint.place, job.peer, patience)
     else:
@@ -224,7 +224,7 @@ def _session(
     session = open_session(
         meeting,
         terms(job, deadline=deadline),
-        timeout=connect_timeout(job),
+        timeout=job.connect_timeout,
         depth=job.pipeline.depth,
         frame_items=job.pipeline.frame_items,
         bin_items=bin_items(job),
