@@ -6,14 +6,13 @@ address. Jobs that cannot run in one batch at all are refused before anything st
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from psicli.config import Job, Task
-from psicli.config.batch import Batch, Entry
+from psicli.config.batch import Batch, Entry, right_name
 from psicli.core.errors import ArgumentError, PlanError, printable, shown
 from psicli.storage.files import identity
 from psicli.storage.locks import dial_lock, port_lock
@@ -98,11 +97,12 @@ def place_in_words(job: Job) -> str:
 
 
 def _check_only(batch: Batch, only: Sequence[str]) -> None:
-    names = [entry.name for entry in batch.jobs]
+    jobs = {entry.name: entry.config for entry in batch.jobs}
     for name in only:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            advice = f"Did you mean {close[0]}?" if close else f"The jobs are {', '.join(names)}."
+        if name not in jobs:
+            several = " ".join(f"--only {part}" for part in name.replace(",", " ").split())
+            right = f"repeat the option: {several}" if several.count("--only ") > 1 else right_name(name, jobs)
+            advice = right[:1].upper() + right[1:] + ("" if right.endswith("?") else ".")
             raise ArgumentError(option="--only", fault=f"{shown(name)} is not a job of this batch", advice=advice)
 
 

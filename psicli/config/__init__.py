@@ -60,14 +60,17 @@ def load_job(
     simulation: Simulation | None = None,
     memory: int | None = None,
     rendezvous: float | None = None,
+    batch: str | None = None,
 ) -> Job:
     """Load a job file as one of its parties; `party` overrides self_party, `only` selects tasks by name.
 
     memory: overrides pipeline.memory [bytes]. rendezvous: the longest wait for the peer, if shorter than the job's [s].
+    batch: the batch file that lists the job, for messages.
     In a simulation, the job's own network settings, certificates and policy are ignored.
     Raises InputMissingError if there is no such file, JobFileError with all errors, and ArgumentError.
     """
     document = Document(path)
+    document.batch = batch
     if simulation is not None:
         _simulate(document, simulation.port)
     own = party if party is not None else document.text("self_party") or ""
@@ -75,7 +78,7 @@ def load_job(
     check_shape(document)
     parties = checks.check_nodes(document)
     checks.check_pins(document)
-    checks.check_addresses(document, port_offset)
+    checks.check_addresses(document)
     if party is None:
         checks.check_self_party(document, parties)
     checks.check_receivers(document, parties)
@@ -90,6 +93,7 @@ def load_job(
     paths.check_clashes(document, slots, [own], [] if document.get("cluster", "tls") else set(parties) - {own})
     document.raise_errors()
     checks.check_arguments(document, party, parties, only, slots)
+    checks.check_port_offset(document, port_offset)
     job = _build(document, own, port_offset, chosen)
     changes: dict[str, Any] = {"rendezvous": rendezvous}
     if memory is not None:

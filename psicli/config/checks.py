@@ -68,18 +68,14 @@ def check_pins(document: Document) -> None:
                 document.blame(loc, "lists a certificate of the other node", "a certificate belongs to one party")
 
 
-def check_addresses(document: Document, offset: int) -> None:
-    """Check every port with its offset, and refuse plain text between machines unless the file allows it."""
+def check_addresses(document: Document) -> None:
+    """Refuse plain text between machines unless the file allows it."""
     for node in document.entries("cluster", "nodes"):
         for name in ("address", "listen_address"):
             text = document.text(*node, name)
             if text is None:
                 continue
-            host, port = split_address(text)
-            if not 1 <= port + offset <= 65535:
-                what = f"the port is {port + offset} with --port-offset {offset}"
-                document.blame((*node, name), what, "a port is from 1 to 65535")
-            if "tls" not in document.table("cluster") and not is_loopback(host):
+            if "tls" not in document.table("cluster") and not is_loopback(split_address(text)[0]):
                 what = f"{shown(text)} is not a loopback address, and there is no tls"
                 right = "add cluster.tls, or use 127.0.0.1 (`tls: insecure` sends everything in plain text)"
                 document.blame((*node, name), what, right)
@@ -90,9 +86,22 @@ def check_self_party(document: Document, parties: Sequence[str]) -> None:
     if document.text("self_party") is None:
         listed = " or ".join(parties) or "one of cluster.nodes"
         # If the field is there and wrong, it is blamed already and this call has no effect.
-        document.blame(("self_party",), "is missing", f"add it, or give --party ({listed})")
+        right = f"add it, or give --party ({listed})"
+        right += f", or set party in {document.batch}" if document.batch else ""
+        document.blame(("self_party",), "is missing", right)
     else:
         _check_known(document, ("self_party",), parties)
+
+
+def check_port_offset(document: Document, offset: int) -> None:
+    """Check every port of a file without errors with --port-offset; raises ArgumentError."""
+    for node in document.entries("cluster", "nodes"):
+        for loc in ((*node, "address"), (*node, "listen_address")):
+            text = document.text(*loc)
+            port = offset + (split_address(text)[1] if text is not None else 0)
+            if text is not None and not 1 <= port <= 65535:
+                fault = f"with {offset}, the port of {text} is {port} (line {document.line(loc)})"
+                raise ArgumentError(option="--port-offset", fault=fault, advice="A port is from 1 to 65535.")
 
 
 def check_arguments(

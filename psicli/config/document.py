@@ -47,6 +47,8 @@ class Document:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.shown_path = printable(path)
+        # The batch file that can set what this file lacks, for messages.
+        self.batch: str | None = None
         self._lines: dict[Loc, int] = {}
         self._broken: set[Loc] = set()
         self._errors: list[tuple[int, str]] = []

@@ -265,6 +265,8 @@ DnsName = Annotated[
     _text_like(DNS_NAME, "is not a DNS name", "give for example psi.alice.example.com, without wildcards"),
     Field(json_schema_extra={"pattern": f"^{DNS_NAME}$"}),
 ]
+# The name of something in the same file: whoever looks it up says what is wrong with it.
+NameElsewhere = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME}$"})]
 Columns = Annotated[
     tuple[str, ...],
     AfterValidator(_columns),
@@ -304,13 +306,15 @@ def _schema_of_seconds(form: str, least: int) -> WithJsonSchema:
 Duration = Annotated[int, _as_seconds(DURATION), _schema_of_seconds(DURATION, 1)]
 # A duration that may be 0.
 Wait = Annotated[int, _as_seconds(WAIT), _schema_of_seconds(WAIT, 0)]
+# A text that YAML may take for a number: 2026, or true.
+_Scalar = Annotated[str, WithJsonSchema({"type": ["string", "number", "boolean"]})]
 Variables = Annotated[
-    dict[str, str],
+    dict[str, _Scalar],
     AfterValidator(_variables),
     Field(json_schema_extra={"propertyNames": {"pattern": f"^{VARIABLE}$"}}),
 ]
 # A program and its arguments.
-Command = Annotated[tuple[str, ...], AfterValidator(_command), Field(json_schema_extra={"minItems": 1})]
+Command = Annotated[tuple[_Scalar, ...], AfterValidator(_command), Field(json_schema_extra={"minItems": 1})]
 Url = Annotated[str, AfterValidator(_url), Field(json_schema_extra={"pattern": f"^{_URL}$"})]
 Delimiter = Annotated[
     str,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -29,10 +30,13 @@ def _models_in(kind: Any, loc: Loc) -> Iterator[tuple[Loc, type[BaseModel]]]:
 
 
 class Shape:
-    """What a file may hold: the model of the whole file, and an example of a field for a file that holds none."""
+    """What a file may hold: the model of the whole file, and an example of a field for a file that holds none.
 
-    def __init__(self, whole: type[BaseModel], example: str) -> None:
-        self._whole, self._example = whole, example
+    meant: names that users write for fields that have another name.
+    """
+
+    def __init__(self, whole: type[BaseModel], example: str, meant: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._whole, self._example, self._meant = whole, example, meant
         # The model of every place that holds fields; every position in a list is 0.
         self.models: dict[Loc, type[BaseModel]] = dict(_models_in(whole, ()))
 
@@ -56,12 +60,14 @@ class Shape:
     def _explain(self, loc: Loc, value: Any, kind: str, facts: Mapping[str, Any]) -> tuple[str, str]:
         """Return what is wrong and what would be right, for a pydantic error."""
         if kind == "psicli":
-            return facts["what"], facts["right"]
+            return "is empty" if value == "" else facts["what"], facts["right"]
         if kind == "missing":
             return "is missing", f"add it, for example `{self.example(loc)}`"
         if kind == "extra_forbidden":
             fields = list(self._fields_of(loc[:-1]))
-            close = difflib.get_close_matches(str(loc[-1])[:MAX_NAME], fields, n=1)
+            name = str(loc[-1])[:MAX_NAME]
+            meant = self._meant.get(name, "")
+            close = [meant] if meant in fields else difflib.get_close_matches(name, fields, n=1)
             return "unknown field", f"did you mean {close[0]}?" if close else f"the fields here are {', '.join(fields)}"
         if kind == "too_short":
             return "is empty", "give at least one path"
@@ -74,7 +80,7 @@ class Shape:
             # It may be a file of data, whose text must not get into a message.
             return "holds no fields", f"give a YAML file with fields such as `{self.example(loc)}`"
         if isinstance(value, str):
-            found = f"the text {shown(value, 40)}"
+            found = f"the text {shown(value, 40)}" if value else "empty"
         else:
             found = "a mapping" if isinstance(value, dict) else "a list"
         return f"is {found}", f"write it like `{self.example(loc)}`"
@@ -102,5 +108,5 @@ def check_shape(document: Document) -> None:
 
 
 def is_batch(document: Document) -> bool:
-    """Return whether a file lists jobs, as a batch file does, and has none of the parts of a job file."""
-    return "jobs" in document.table() and not {"job", "cluster", "tasks"} & set(document.table())
+    """Return whether a file lists jobs, as a batch file does, and no nodes, as a job file does."""
+    return "jobs" in document.table() and "cluster" not in document.table()

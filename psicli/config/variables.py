@@ -48,6 +48,7 @@ def _blame_undefined(document: Document, undefined: Mapping[str, list[Loc]]) -> 
         more = f" and {len(lines) - _LINES_SHOWN} more" if len(lines) > _LINES_SHOWN else ""
         where = f" (lines {', '.join(map(str, lines[:_LINES_SHOWN]))}{more})" if len(lines) > 1 else ""
         right = f"set it in the environment or with --set {name}=VALUE"
+        right += f", or under set in {document.batch}" if document.batch else ""
         document.note(locs[0], f"${{{name}}} is not defined{where}", right)
     for locs in undefined.values():
         for loc in locs:

@@ -32,14 +32,14 @@ from psicli.core.errors import (
     shown,
 )
 
-__all__ = ["Batch", "BatchFile", "Entry", "HooksEntry", "batch_schema", "is_batch_file", "load_batch"]
+__all__ = ["Batch", "BatchFile", "Entry", "HooksEntry", "batch_schema", "is_batch_file", "load_batch", "right_name"]
 
 # The name of a batch of job files that the command line names.
 UNNAMED = "batch"
 # How many jobs the message about an unknown one names.
 MAX_JOBS_SHOWN = 20
 
-SHAPE = Shape(BatchFile, "jobs: [jobs/bob.yaml, jobs/carol.yaml]")
+SHAPE = Shape(BatchFile, "jobs: [jobs/bob.yaml, jobs/carol.yaml]", {"job": "batch", "path": "config", "file": "config"})
 
 
 class BatchDocument(Document):
@@ -48,6 +48,10 @@ class BatchDocument(Document):
     noun = "batch file"
     schema = "psicli config schema --batch"
     error = BatchFileError
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.batch = self.shown_path
 
 
 def load_batch(
@@ -78,8 +82,19 @@ def batch_schema() -> dict[str, Any]:
 
 def _is_job_file(path: Path) -> bool:
     with suppress(PsicliError):
-        return bool({"job", "cluster", "tasks"} & set(BatchDocument(path).table()))
+        document = BatchDocument(path)
+        return not is_batch(document) and bool({"job", "cluster", "tasks"} & set(document.table()))
     return path.is_dir()
+
+
+def right_name(given: str, jobs: Mapping[str, Path]) -> str:
+    """Return what to write for a name that no job has. jobs: the file of each job."""
+    same = [name for name, path in jobs.items() if Path(given).name in (path.name, path.stem)]
+    if same:
+        return f"give the name of the job: {same[0]}"
+    close = difflib.get_close_matches(given[:MAX_NAME], jobs, n=1)
+    listed = ", ".join([*jobs][:MAX_JOBS_SHOWN]) + (", …" if len(jobs) > MAX_JOBS_SHOWN else "")
+    return f"did you mean {close[0]}?" if close else f"the jobs are {listed}"
 
 
 @dataclass
@@ -110,8 +125,11 @@ class _Reader:
         self._party = party
         self._settings = settings
         self._environment = environment
-        # The mistakes of job files.
+        self._party_of_file: str | None = None
+        # The mistakes of job files and of the command line.
         self._lines: list[str] = []
+        # The batch files among the files of the command line.
+        self._batches: list[str] = []
 
     def read(self, files: Sequence[Path]) -> Batch:
         document = self._document
@@ -120,6 +138,9 @@ class _Reader:
             self._load(slot)
         _name(slots)
         self._check_names(slots)
+        if self._batches:
+            names = " and ".join(self._batches)
+            self._lines.append(f"{names}: a batch file runs alone; give one batch file, or only job files")
         if document is None and self._lines:
             raise JobFileError(mistakes="\n".join(self._lines))
         if document is not None:
@@ -146,6 +167,8 @@ class _Reader:
             document.blame(("jobs",), "is empty", f"give at least one, for example `{SHAPE.example(('jobs',))}`")
         if not document.is_sound(("party",)):
             return []
+        # A job that lacks this party blames the field, and later jobs still need its text.
+        self._party_of_file = document.text("party")
         found = []
         for loc in filter(document.is_sound, document.entries("jobs")):
             value = document.get(*loc)
@@ -170,7 +193,7 @@ class _Reader:
     # The job files
 
     def _party_of(self, entry: JobEntry) -> str | None:
-        return self._party or entry.party or (self._document.text("party") if self._document else None)
+        return self._party or entry.party or self._party_of_file
 
     def _load(self, slot: _Slot) -> None:
         """Load a job file, and note its errors."""
@@ -182,14 +205,16 @@ class _Reader:
                 port_offset=entry.port_offset,
                 variables=self._variables(slot.settings),
                 only=entry.only,
+                batch=None if self._document is None else self._document.shown_path,
             )
             slot.name = slot.job.name
         except JobFileError as exc:
-            if is_batch_file(slot.path):
+            if not is_batch_file(slot.path):
+                self._add(str(exc.facts["mistakes"]).splitlines())
+            elif self._document is None:
+                self._batches.append(printable(entry.config))
+            else:
                 self._blame(slot, "config", f"{shown(str(entry.config))} is a batch file", "name its job files instead")
-                return
-            lines = str(exc.facts["mistakes"]).splitlines()
-            self._lines += [line for line in lines if line not in self._lines]
             with suppress(PsicliError):
                 slot.name = Document(slot.path).text("job")
         except InputMissingError as exc:
@@ -198,15 +223,23 @@ class _Reader:
             option, fault, advice = (str(exc.facts[name]) for name in ("option", "fault", "advice"))
             # The line that it names is one of the job file.
             what = re.sub(r"\(line (\d+)\)$", lambda found: f"({printable(slot.path)}:{found[1]})", fault)
-            start = f"{option}: " if self._document is None else ""
             right = advice[:1].lower() + advice[1:].removesuffix(".")
-            self._blame(slot, option.removeprefix("--"), start + what, right)
+            if self._document is None or (option == "--party" and self._party):
+                self._add([f"{option}: {what}; {right}"])
+            else:
+                self._blame(slot, option.removeprefix("--").replace("-", "_"), what, right)
+
+    def _add(self, lines: Iterable[str]) -> None:
+        """Note mistakes that are not in the batch file, each once."""
+        self._lines += [line for line in lines if line not in self._lines]
 
     def _fault_of_file(self, slot: _Slot, fault: str) -> tuple[str, str]:
         """Return what is wrong with a job file that cannot be read, and what would be right."""
         named = shown(str(slot.entry.config))
         if slot.path.is_dir():
             return f"{named} is a folder", "name the job files in it"
+        if self._document is not None and re.search(r"[*?]", named):
+            return f"{named} is a pattern, and a batch file takes none", "name each job file"
         start = "current" if self._document is None else "batch file's"
         return f"{named}: {fault}", f"check the path; a relative one starts at the {start} folder"
 
@@ -244,9 +277,7 @@ class _Reader:
                 if other in slots:
                     edges[name, other] = (*slot.loc, "after", at)
                     continue
-                close = difflib.get_close_matches(other, slots, n=1)
-                listed = ", ".join([*slots][:MAX_JOBS_SHOWN]) + (", …" if len(slots) > MAX_JOBS_SHOWN else "")
-                right = f"did you mean {close[0]}?" if close else f"the jobs are {listed}"
+                right = right_name(other, {each: slot.path for each, slot in slots.items()})
                 document.blame((*slot.loc, "after", at), f"{shown(other)} is not a job of this batch", right)
         while (cycle := _cycle(edges)) is not None:
             what = f"waits for itself: {' after '.join(cycle)}"

@@ -55,7 +55,7 @@ class JobEntry(Model):
         ge=0,
         le=65_534,
     )
-    after: tuple[fields.Name, ...] = field(
+    after: tuple[fields.NameElsewhere, ...] = field(
         "Jobs of this batch, by name. This job starts only when all of them are done; if one fails, it does not run. "
         "A job that reads the output of an earlier job in the list waits for it in any case.",
         ["nightly-bob"],

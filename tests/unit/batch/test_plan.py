@@ -68,6 +68,20 @@ def test_only_some_jobs(tmp_path: Path) -> None:
     assert (caught.value.code, caught.value.advice) == (2, "Did you mean b-bob?")
 
 
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ("b.yaml", "Give the name of the job: b-bob."),
+        ("a-bob,b-bob", "Repeat the option: --only a-bob --only b-bob."),
+        ("x", "The jobs are a-bob, b-bob."),
+    ],
+)
+def test_what_is_not_the_name_of_one_job(tmp_path: Path, given: str, advice: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        plan(tmp_path, {name: job(f"{name}-bob") for name in "ab"}, only=(given,))
+    assert caught.value.advice == advice
+
+
 def test_the_defaults_of_the_limits_are_those_of_the_batch_file(tmp_path: Path) -> None:
     batch = plan(tmp_path, {"a": job("a-bob")}).batch
     of_file = Limits(

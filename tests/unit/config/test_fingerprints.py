@@ -49,7 +49,7 @@ def test_pins_follow_the_name_in_the_certificate(load: Load) -> None:
         (pinned(DIGEST[:-1]), "is not the SHA-256 of a certificate; give the line sha256 of `psicli certs show`"),
         (pinned(DIGEST + "0"), "is not the SHA-256 of a certificate"),
         (pinned(DIGEST[:-1] + "g"), "is not the SHA-256 of a certificate"),
-        (pinned('""'), "is not the SHA-256 of a certificate"),
+        (pinned('""'), "is empty; give the line sha256"),
         (pinned("[]"), "is empty; list the fingerprint of a certificate, or remove this field"),
         (pinned(f'[{DIGEST}, "{COLONS}"]'), "lists 3f2a91bc… more than once; list every certificate once"),
         (pinned("{a: b}"), "is a mapping; write it like `certificate_sha256: "),

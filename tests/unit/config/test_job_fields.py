@@ -57,17 +57,20 @@ def test_first_node_needs_an_address(errors: Errors) -> None:
     starts(errors(with_nodes("{party: alice}")), "5: cluster.nodes[0].address: is missing; the other party dials it")
 
 
-def test_port_offset(load: Load, errors: Errors) -> None:
+def test_port_offset(load: Load) -> None:
     text = with_nodes(
         '{party: alice, address: "127.0.0.1:65000", listen_address: "[::1]:10"}',
         '{party: bob, address: "localhost:20"}',
     )
     job = load(text, port_offset=535)
     assert (job.listener.port, job.listener.listen_port) == (65535, 545)
-    starts(
-        errors(text, port_offset=536), "5: cluster.nodes[0].address: the port is 65536 with --port-offset 536; a port"
-    )
-    assert len(errors(text, port_offset=-20)) == 2
+    for offset, fault in (
+        (536, "with 536, the port of 127.0.0.1:65000 is 65536 (line 5)"),
+        (-20, "with -20, the port of [::1]:10 is -10 (line 5)"),
+    ):
+        with pytest.raises(ArgumentError) as caught:
+            load(text, port_offset=offset)
+        assert (caught.value.message, caught.value.code) == (f"--port-offset: {fault}", 2)
 
 
 @pytest.mark.parametrize(
@@ -314,9 +317,7 @@ def test_rates(load: Load, text: str, rate: float) -> None:
     assert load(with_policy(f"max_match_rate: {text}")).policy.max_match_rate == rate
 
 
-@pytest.mark.parametrize(
-    "text", ["0", "0.0", "1.5", "1.01", "2", "-0.5", "25%", ".5", "5e-1", "nan", "inf", "''", "half"]
-)
+@pytest.mark.parametrize("text", ["0", "0.0", "1.5", "1.01", "2", "-0.5", "25%", ".5", "5e-1", "nan", "inf", "half"])
 def test_bad_rate(errors: Errors, text: str) -> None:
     starts(
         errors(with_policy(f"max_match_rate: {text}")),
@@ -348,7 +349,7 @@ def test_a_duration_has_a_unit_or_is_a_number_of_seconds(load: Load, text: str, 
 
 
 @pytest.mark.parametrize(
-    "text", ["soon", "0", "0s", "-5", "1.5h", "10 min", "1h30m", "10M", "1e3", "0x10", "٣m", "1_0", "' 1h'", "''"]
+    "text", ["soon", "0", "0s", "-5", "1.5h", "10 min", "1h30m", "10M", "1e3", "0x10", "٣m", "1_0", "' 1h'"]
 )
 def test_what_is_not_a_duration(errors: Errors, text: str) -> None:
     starts(errors(with_policy(f"min_duration: {text}")), "8: policy.min_duration: '")

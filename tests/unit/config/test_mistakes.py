@@ -94,7 +94,7 @@ def test_everything_missing(errors: Errors) -> None:
     ("old", "new", "expected"),
     [
         ("psi: {receiver: alice}", "psi: [a]", "7: psi: is a list; write it like `psi: {"),
-        ("psi: {receiver: alice}", "psi: {receiver: }", "7: psi.receiver: '' is not a name"),
+        ("psi: {receiver: alice}", "psi: {receiver: }", "7: psi.receiver: is empty; use 1 to 63 of"),
         ("psi: {receiver: alice}", "psi: {receiver: [alice]}", "7: psi.receiver: is a list"),
         (
             "psi: {receiver",

@@ -173,8 +173,8 @@ def test_the_party(folder: Path, of_entry: str | None, of_file: str | None, opti
 
 @pytest.mark.parametrize(
     ("text", "is_one"),
-    [("jobs: []", True), ("jobs: [a]\nmemory: 1", True), ("job: x", False), ("job: x\njobs: []", False), ("- a", False),
-     ("", False), ("jbos: []", False)],
+    [("jobs: []", True), ("jobs: [a]\nmemory: 1", True), ("job: x", False), ("job: x\njobs: []", True), ("- a", False),
+     ("cluster: {}\njobs: []", False), ("", False), ("jbos: []", False)],
 )  # fmt: skip
 def test_what_a_batch_file_is(tmp_path: Path, text: str, is_one: bool) -> None:
     (tmp_path / "f.yaml").write_text(text)
@@ -182,6 +182,13 @@ def test_what_a_batch_file_is(tmp_path: Path, text: str, is_one: bool) -> None:
 
 
 # Schema -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_schema_allows_what_yaml_takes_for_numbers() -> None:
+    value = batch_schema()["properties"]["set"]["additionalProperties"]
+    assert value["type"] == ["string", "number", "boolean"]
+    argument = batch_schema()["$defs"]["HooksEntry"]["properties"]["before"]["items"]["items"]
+    assert argument["type"] == value["type"]
 
 
 def test_schema_describes_every_field() -> None:

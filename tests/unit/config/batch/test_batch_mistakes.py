@@ -111,6 +111,18 @@ hooks:
         ("jobs: ['${NO}.yaml']", "nightly.yaml:1: jobs[0]: ${NO} is not defined; set it in the environment or with"),
         ("jobs: [{config: 'a$.yaml'}]", "nightly.yaml:1: jobs[0].config: contains a $ without a variable; write"),
         ("jobs: ['']", "nightly.yaml:1: jobs[0]: is empty; give the path of a file"),
+        (
+            "jobs: ['b*.yaml']",
+            "nightly.yaml:1: jobs[0]: 'b*.yaml' is a pattern, and a batch file takes none; name",
+        ),
+        ("jobs: [{config: bob.yaml, path: x}]", "nightly.yaml:1: jobs[0].path: unknown field; did you mean config?"),
+        ("job: x\njobs: [bob.yaml]", "nightly.yaml:1: job: unknown field; did you mean batch?"),
+        ("jobs: [bob.yaml]\nhooks:", "nightly.yaml:2: hooks: is empty; write it like `hooks: {before: "),
+        ("jobs: [bob.yaml]\nhooks: {ping: }", "nightly.yaml:2: hooks.ping: is empty; give an address such as https://"),
+        (
+            "jobs:\n- config: bob.yaml\n  port_offset: 65000",
+            "nightly.yaml:3: jobs[0].port_offset: with 65000, the port of 127.0.0.1:18560 is 83560 (bob.yaml:6); a",
+        ),
         ("jobs: [bob.yaml]\nset: [A=b]", "nightly.yaml:2: set: is a list; write it like `set: {REGION: north}`"),
         ("jobs: [bob.yaml]\nset: {A: [b]}", "nightly.yaml:2: set.A: is a list; write it like `set: {REGION: north}`"),
         ("jobs: [bob.yaml]\nparty: Bob", "nightly.yaml:2: party: 'Bob' is not a name; use 1 to 63"),
@@ -127,7 +139,8 @@ def test_one_error(folder: Path, text: str, error: str) -> None:
         (["nightly-bobb"], "jobs[0].after[0]: 'nightly-bobb' is not a job of this batch; did you mean nightly-bob?"),
         (["x"], "jobs[0].after[0]: 'x' is not a job of this batch; the jobs are a, nightly-bob"),
         (["nightly-bob", "a"], "jobs[0].after[1]: waits for itself: a after a; remove one of these"),
-        (["A b"], "jobs[0].after[0]: 'A b' is not a name"),
+        (["A b"], "jobs[0].after[0]: 'A b' is not a job of this batch; the jobs are a, nightly-bob"),
+        (["./bob.yaml"], "jobs[0].after[0]: './bob.yaml' is not a job of this batch; give the name of the job: a"),
     ],
 )
 def test_after(folder: Path, after: list[str], error: str) -> None:
@@ -170,12 +183,13 @@ def test_no_more_than_a_hundred_errors(folder: Path) -> None:
 def test_job_files_on_the_command_line(folder: Path) -> None:
     (folder / "nightly.yaml").write_text("jobs: [bob.yaml]")
     write_jobs(folder, {"bad": {**job("nightly-dave"), "wrong": 1}})
-    files = [folder / name for name in ("bob.yaml", "absent.yaml", "nightly.yaml", "bad.yaml")]
+    (folder / "weekly.yaml").write_text("jobs: [bob.yaml]")
+    files = [folder / name for name in ("bob.yaml", "absent.yaml", "nightly.yaml", "weekly.yaml", "bad.yaml")]
     starts(
         errors(folder, "jobs: [bob.yaml]", files),
         "'absent.yaml': no such job file; check the path; a relative one starts at the current folder",
-        "'nightly.yaml' is a batch file; name its job files instead",
         "bad.yaml:23: wrong: unknown field",
+        "nightly.yaml and weekly.yaml: a batch file runs alone; give one batch file, or only job files",
     )
 
 
@@ -183,7 +197,31 @@ def test_a_party_on_the_command_line_that_a_job_lacks(folder: Path) -> None:
     files = [folder / "bob.yaml", folder / "carol.yaml"]
     what = "'bob' is not a party of this job (carol.yaml:4); the parties are alice and carol"
     starts(errors(folder, "", files, party="bob"), f"--party: {what}")
-    starts(errors(folder, "jobs: [bob.yaml, carol.yaml]", party="bob"), f"nightly.yaml:1: jobs[1]: {what}")
+    text = "jobs: [bob.yaml, carol.yaml, carol.yaml]\nparty: alice"
+    starts(errors(folder, text, party="bob"), f"--party: {what}")
+
+
+def test_the_party_of_the_batch_holds_for_the_jobs_after_one_that_lacks_it(folder: Path) -> None:
+    for name in ("bob", "carol"):
+        text = (folder / f"{name}.yaml").read_text()
+        (folder / f"{name}.yaml").write_text(text.replace("self_party: alice\n", ""))
+    found = errors(folder, "party: carol\njobs: [bob.yaml, carol.yaml]")
+    starts(found, "nightly.yaml:1: party: 'carol' is not a party of this job (bob.yaml:3)")
+    found = errors(folder, "jobs: [bob.yaml]")
+    starts(
+        found, "bob.yaml:1: self_party: is missing; add it, or give --party (alice or bob), or set party in nightly."
+    )
+    found = errors(folder, "", [folder / "bob.yaml", folder / "carol.yaml"])
+    assert [line.rpartition("; ")[2] for line in found] == [
+        f"add it, or give --party (alice or {name})" for name in ("bob", "carol")
+    ]
+
+
+def test_a_variable_that_the_batch_file_can_set(folder: Path) -> None:
+    write_jobs(folder, {"bad": job("nightly-dave", task={"input_path": {"alice": "${IN}", "dave": "in.csv"}})})
+    right = "set it in the environment or with --set IN=VALUE, or under set in nightly.yaml"
+    found = errors(folder, "jobs: [bad.yaml, '${IN}.yaml']")
+    assert [line.rpartition("; ")[2] for line in found] == [right, right]
 
 
 def test_there_is_no_such_file(tmp_path: Path) -> None:
