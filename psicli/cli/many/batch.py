@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The name of the file in --report-dir that holds the report of the whole batch.
-_SUMMARY = "batch"
+# The name of the file in --report-dir that holds the report of the whole batch. No job can have it.
+_SUMMARY = "_batch"
 
 
 @click.command()

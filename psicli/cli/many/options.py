@@ -179,7 +179,13 @@ def _with_options(command: Command, files: Callable[..., tuple[Path, ...]]) -> C
     )
     @option("--party", "Run every job as this party, whatever the files say.", metavar="PARTY")
     @json_option
-    @option("--report-dir", "Write the report of each job to a file in this folder.", type=PATH, metavar="DIR")
+    @option(
+        "--report-dir",
+        "Write to this folder: report and log of each job (JOB.json, JOB.log), and the report of the batch "
+        "(_batch.json).",
+        type=PATH,
+        metavar="DIR",
+    )
     @quiet_option
     @verbose_option
     @wraps(command)
