@@ -242,6 +242,11 @@ class DisagreementError(ConfigError):
 class OtherJobError(DisagreementError):
     """The other side of the connection runs another job, or is another party."""
 
+    hint = (
+        "If both sides run several jobs on this port, run them in the same order, use `psicli batch` on both sides, or "
+        "give each job a port of its own. Otherwise make these fields the same in both job files; no data was sent."
+    )
+
 
 class PeerDisagreesError(ConfigError):
     sentence = "{peer} stopped because its job file and this side's disagree"

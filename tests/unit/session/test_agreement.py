@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.memory.sessions import ALICE, BOB, joined, run, small
 
-from psicli.core.peer_errors import DisagreementError, PeerProtocolError
+from psicli.core.peer_errors import DisagreementError, OtherJobError, PeerProtocolError
 from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
 from psicli.protocol.messages import Hello, Purpose, TaskTerms
 from psicli.protocol.streams import LEAST_FRAME_ITEMS
@@ -45,6 +45,15 @@ def test_every_field_of_the_agreement(change: dict[str, Any], row: str) -> None:
         agree(OURS, replace(THEIRS, **change), BOB)
     table = [" ".join(line.split()) for line in str(caught.value.facts["table"]).splitlines()]
     assert table == ["field ours theirs", row]
+
+
+def test_a_peer_at_another_job_may_have_them_in_another_order() -> None:
+    with pytest.raises(OtherJobError) as caught:
+        agree(OURS, replace(THEIRS, job="other"), BOB)
+    assert "in the same order" in caught.value.advice
+    with pytest.raises(DisagreementError) as caught:
+        agree(OURS, replace(THEIRS, suite="psicli-v2"), BOB)
+    assert "in the same order" not in caught.value.advice
 
 
 def test_all_differences_at_once() -> None:
