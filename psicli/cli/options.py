@@ -42,6 +42,9 @@ PATH = _UserPath(path_type=Path, readable=False)
 class Seconds(click.FloatRange):
     """A duration [s] in a range. Rejects nan, which passes every range because all comparisons with it are false."""
 
+    # The word of messages: 'soon' is not a valid number of seconds.
+    name = "number of seconds"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         seconds = float(super().convert(value, param, ctx))
         if math.isnan(seconds):
@@ -141,8 +144,18 @@ def flag(name: str, text: str) -> Decorator:
     return click.option(name, is_flag=True, help=text)
 
 
-quiet_option = option("--quiet", "Print only warnings and errors.", "-q", is_flag=True)
-verbose_option = option("--verbose", "Show details in the log and in the report.", "-v", is_flag=True)
+def _not_both(context: click.Context, _: click.Parameter, value: bool) -> bool:
+    """Refuse --quiet with --verbose on one command line; else --quiet takes precedence."""
+    sources = {context.get_parameter_source(name) for name in ("quiet", "verbose")}
+    if sources == {ParameterSource.COMMANDLINE}:
+        raise click.UsageError("Use --quiet or --verbose, not both.")
+    return value
+
+
+quiet_option = option("--quiet", "Print only warnings and errors.", "-q", is_flag=True, callback=_not_both)
+verbose_option = option(
+    "--verbose", "Show details in the log and in the report.", "-v", is_flag=True, callback=_not_both
+)
 json_option = option("--json", "Print one JSON object instead of text.", "as_json", is_flag=True)
 party_option = option("--party", "Run as this party. Overrides self_party in the job file.", metavar="PARTY")
 port_option = option(

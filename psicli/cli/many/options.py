@@ -44,8 +44,13 @@ def _seconds(text: str, *, zero: bool) -> float:
     return to_seconds(text, WAIT if zero else DURATION)
 
 
+class _Whole(click.IntRange):
+    # The word of messages: '2x' is not a valid whole number.
+    name = "whole number"
+
+
 # As in the batch file.
-JOBS, RETRIES = click.IntRange(1, 1024), click.IntRange(0, 1000)
+JOBS, RETRIES = _Whole(1, 1024), _Whole(0, 1000)
 DURATION = Measure("duration", partial(_seconds, zero=False))
 WAIT = Measure("duration", partial(_seconds, zero=True))
 
@@ -87,6 +92,10 @@ class BatchOptions:
         check_address_space()
         from psicli.config.batch import load_batch
 
+        strays = [file for file in self.files[1:] if self.only and not file.suffix and not file.exists()]
+        if strays:
+            several = " ".join(f"--only {printable(name)}" for name in (*self.only, *strays))
+            raise click.UsageError(f"Repeat the option for each job: `{several}`.")
         return load_batch(self.files, party=self.party, settings=pairs(self.settings), environment=os.environ)
 
     def plan(self) -> Plan:
@@ -142,7 +151,7 @@ def batch_options(command: Command) -> Command:
 
 def retry_options(command: Command) -> Command:
     """Add the same options to a command that finds the files itself if none is named."""
-    return _with_options(command, _no_folders)
+    return _with_options(command, are_files)
 
 
 def _with_options(command: Command, files: Callable[..., tuple[Path, ...]]) -> Command:
@@ -200,15 +209,18 @@ def _files(context: click.Context, _: click.Parameter, files: tuple[Path, ...]) 
     """Refuse no file, and folders."""
     if not files and not context.resilient_parsing:
         raise click.UsageError(f"Name a batch file or job files: `{context.command_path} FILE...`.")
-    return _no_folders(context, _, files)
+    return are_files(context, _, files)
 
 
-def _no_folders(context: click.Context, _: click.Parameter, files: tuple[Path, ...]) -> tuple[Path, ...]:
+def are_files(context: click.Context, _: click.Parameter, files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Refuse folders, and patterns that the shell has not replaced."""
     for path in files:
         if path.is_dir():
             shown = printable(path)
             advice = f"Name the files in it, as in `{context.command_path} {shown.rstrip('/')}/*.yaml`."
             raise click.UsageError(f"{shown} is a folder. {advice}")
+        if re.search(r"[*?]", str(path)) and not path.exists():
+            raise click.UsageError(f"No file matches {printable(path)}.")
     return files
 
 

@@ -31,8 +31,14 @@ def _duration(_: click.Context, __: click.Parameter, text: str | None) -> str | 
     return text
 
 
+def _one_file(_: click.Context, __: click.Parameter, file: Path) -> Path:
+    if file.is_dir():
+        raise click.UsageError(f"{printable(file)} is a folder. Name one batch file.")
+    return file
+
+
 @click.command()
-@click.argument("file", type=PATH)
+@click.argument("file", type=PATH, callback=_one_file)
 @option(
     "--on-calendar",
     'When to run, as systemd writes it: "*-*-* 02:00", "Mon..Fri 22:30", "daily". The time is this machine\'s, or that '
