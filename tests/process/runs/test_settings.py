@@ -143,8 +143,9 @@ from pathlib import Path
 from psicli import curve
 from psicli.config import load_job
 from psicli.job.run import run_job
+from psicli.report.console import Console
 from psicli.storage.locks import PortLock
-report = run_job(load_job(Path(sys.argv[-1]), variables={}), None, PortLock())
+report = run_job(load_job(Path(sys.argv[-1]), variables={}), Console(-1), PortLock())
 print(report.exit_code, curve.threads())
 """
     run = pair.start(LISTENER, program=("-c", code))
