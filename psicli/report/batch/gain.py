@@ -5,8 +5,9 @@ So its time alone is the time that it waited for its peer, and the rest in propo
 and the processor time that it lost to other jobs. What it lost is at most the time in which its threads were ready but
 had no core, and at most what the other jobs computed meanwhile: other programs, and its own threads, take cores from a
 job that runs alone, too. A peer on this machine computes as much as its job. The estimate for one job after another is
-the sum of these times. It leaves out what no figure tells: that one job may slow down the memory of another, and the
-pauses before a job is started again.
+the sum of these times, and the time in which no job was in progress, such as the start of the batch itself. It leaves
+out what no figure tells: that one job may slow down the memory of another, and the pauses before a job is started
+again. If a job did not get to its end, there is no verdict.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from psicli.core.errors import in_units
-from psicli.report.batch import BatchReport, JobState
+from psicli.report.batch import BatchReport, JobState, State
 from psicli.report.console import duration
 
-# A difference below this share of the time is none: two runs of the same batch differ as much.
-DOUBT = 0.05
+# A difference below this share of the time, or below so many seconds, is none: two runs of a batch differ as much.
+DOUBT, LEAST = 0.05, 2.0
 # If threads had to wait for a core so many times as long as other jobs computed, other programs had the cores.
 FOREIGN = 2.0
 
@@ -33,7 +34,7 @@ class Verdict(StrEnum):
     COST = "cost"
     # No two jobs were in progress at the same time.
     IN_TURN = "in turn"
-    # The estimate is worth nothing; `_doubts` says why.
+    # A job is not done, or the estimate is worth nothing; then `_doubts` says why.
     UNKNOWN = "unknown"
 
 
@@ -50,10 +51,18 @@ class Gain:
 
 def gain_of(report: BatchReport) -> Gain:
     """Compare the time of a batch with an estimate of the time that its jobs would have taken one after another."""
-    in_turn = sum(_seconds_alone(job, report.jobs) for job in report.jobs)
+    in_turn = sum(_seconds_alone(job, report.jobs) for job in report.jobs) + _idle(report)
     saved = in_turn - report.seconds
     cores_used = report.computed / report.seconds if report.seconds else 0.0
     return Gain(_verdict(report, in_turn, saved), in_turn, saved, cores_used)
+
+
+def _idle(report: BatchReport) -> float:
+    """Return how long no job was in progress [s]: before the first start, at the end, and between two jobs."""
+    idle, end = 0.0, 0.0
+    for start, ended in sorted(_span(job) for job in report.jobs if job.starts):
+        idle, end = idle + max(start - end, 0.0), max(end, ended)
+    return idle + max(report.seconds - end, 0.0)
 
 
 def _seconds_alone(job: JobState, jobs: Sequence[JobState]) -> float:
@@ -84,13 +93,17 @@ def _span(job: JobState) -> tuple[float, float]:
 def _verdict(report: BatchReport, in_turn: float, saved: float) -> Verdict:
     if report.most_jobs < 2:
         return Verdict.IN_TURN
-    if not _knows_delays(report):
+    if not _all_done(report) or not _knows_delays(report):
         return Verdict.UNKNOWN
-    if abs(saved) < DOUBT * in_turn:
+    if abs(saved) < max(DOUBT * in_turn, LEAST):
         return Verdict.NO_DIFFERENCE
     if saved > 0:
         return Verdict.SAVED
     return Verdict.UNKNOWN if _doubts(report) else Verdict.COST
+
+
+def _all_done(report: BatchReport) -> bool:
+    return all(job.state is State.DONE for job in report.jobs)
 
 
 def _knows_delays(report: BatchReport) -> bool:
@@ -100,7 +113,7 @@ def _knows_delays(report: BatchReport) -> bool:
 
 def _doubts(report: BatchReport) -> str:
     """Return why the batch may have taken longer than the estimate for another reason than its own jobs."""
-    if any(job.starts > 1 for job in report.jobs):
+    if any(job.starts > 1 or job.failures for job in report.jobs):
         return "jobs were started again, and the pauses before that took time, too"
     lost = sum(_computed_by_others(job, report.jobs) for job in report.jobs)
     if sum(job.delayed for job in report.jobs) > FOREIGN * lost:
@@ -119,13 +132,15 @@ def use_in_words(report: BatchReport) -> str:
 def gain_in_words(report: BatchReport) -> str:
     """Return a sentence about what running at the same time gained, and what to do if it gained nothing.
 
-    It is empty if no two jobs ran at the same time.
+    It is empty if no two jobs ran at the same time, or not all jobs are done.
     """
     gain = gain_of(report)
     alone = f"one after another, the jobs would have taken about {duration(gain.in_turn)}"
     together = "running them at the same time"
     match gain.verdict:
         case Verdict.IN_TURN:
+            return ""
+        case Verdict.UNKNOWN if not _all_done(report):
             return ""
         case Verdict.SAVED:
             return f"{alone}: {together} saved {duration(gain.saved)}"
