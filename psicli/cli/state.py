@@ -19,7 +19,7 @@ from psicli.cli.many.options import DURATION
 from psicli.cli.options import PATH, flag, json_option
 from psicli.cli.screen import write
 from psicli.core.errors import ArgumentError, CannotCreateError, ChangedLedgerError, OverdueError, printable, shown
-from psicli.report.console import Console
+from psicli.report.console import Console, duration
 from psicli.report.layout import Screen, in_words, table_or_paragraphs
 from psicli.storage.locks import Holder, holders
 
@@ -41,15 +41,16 @@ logger = logging.getLogger(__name__)
     help="Only look at the batch of these FILES: exit with 69 unless it ended with all jobs done within this time, "
     "such as 26h.",
 )
-def status(files: Sequence[Path], as_json: bool, clean: bool, max_age: float | None) -> None:
+@click.option("--quiet", "-q", is_flag=True, help="With --max-age, print nothing if all is well.")
+def status(files: Sequence[Path], as_json: bool, clean: bool, max_age: float | None, quiet: bool) -> None:
     """Show which batches and jobs are running on this machine, and their progress.
 
     First come the batches of this user, each with all its jobs, then the running jobs of all users. Below them, psicli
     shows what interrupted runs of this user left in the state folder: tasks that the next run of the job can resume,
     and files that it will remove.
     """
-    if files or max_age is not None:
-        _check_age(files, max_age)
+    if files or quiet or max_age is not None:
+        _check_age(files, max_age, quiet=quiet)
         return
     from psicli.batch.record import running_batches
     from psicli.storage.state import left_over, state_folder, task_folders
@@ -87,20 +88,24 @@ def status(files: Sequence[Path], as_json: bool, clean: bool, max_age: float | N
     write("\n\n".join("\n".join(lines) for lines in sections))
 
 
-def _check_age(files: Sequence[Path], max_age: float | None) -> None:
+def _check_age(files: Sequence[Path], max_age: float | None, *, quiet: bool) -> None:
     """Say when a batch last ended with all jobs done; raises OverdueError if that is more than max_age [s] ago."""
     from psicli.batch.record import last_batch
 
     if not files or max_age is None:
-        raise click.UsageError("Give --max-age and the files of one batch, as in `--max-age 26h nightly.yaml`.")
+        raise click.UsageError(
+            "Give --max-age and the files of one batch, as in `--max-age 26h nightly.yaml`. "
+            "`psicli status` alone shows what runs."
+        )
     past = last_batch([*map(str, files)])
     good = None if past is None else past.good
     name = printable(files[0]) if past is None else past.name
     last = "there has been none" if good is None else f"the last one ended {in_words(good)}"
     # A time in the future counts too: somebody has set the clock back.
     if good is None or (datetime.now(UTC) - datetime.fromisoformat(good)).total_seconds() > max_age:
-        raise OverdueError(batch=name, limit=f"{max_age / 3600:g} h", last=last)
-    write(f"{name}: the last run with all jobs done ended {in_words(good)}")
+        raise OverdueError(batch=name, limit=duration(max_age), last=last)
+    if not quiet:
+        write(f"{name}: the last run with all jobs done ended {in_words(good)}")
 
 
 def _batch(batch: Past, screen: Screen) -> list[str]:
@@ -111,7 +116,7 @@ def _batch(batch: Past, screen: Screen) -> list[str]:
     def progress(job: JobState) -> str:
         return f"{job.task}: {job.percent} %" if job.state is State.RUNNING and job.task else doing(job)
 
-    heading = f"batch {batch.name}: {counts(batch.jobs)} (pid {batch.pid}, since {in_words(batch.started)})"
+    heading = f"{batch.name}: {counts(batch.jobs)} (pid {batch.pid}, since {in_words(batch.started)})"
     rows: list[tuple[str, ...]] = [("job", "peer", "attempts", "progress")]
     rows += [(job.name, job.peer, str(job.starts), progress(job)) for job in batch.jobs]
     narrow, below = [(row[0], row[3]) for row in rows], ["", *(f"with {job.peer}" for job in batch.jobs)]

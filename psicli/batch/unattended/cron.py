@@ -6,6 +6,7 @@ import re
 import shlex
 
 from psicli.batch.unattended.schedule import TODAY, Schedule, check_text
+from psicli.batch.unattended.times import form_of_cron
 from psicli.core.errors import ArgumentError
 
 # When a schedule looks for a run that was missed.
@@ -17,7 +18,7 @@ _SHORT = {
 }  # fmt: skip
 _FIELD = r"\*|\d+(?:\.\.\d+)?(?:/\d+)?(?:,\d+(?:\.\.\d+)?(?:/\d+)?)*|\*/\d+"
 _CALENDAR = re.compile(
-    rf"(?:(?P<weekdays>[A-Za-z,.]+) +)?(?:\*-(?P<month>{_FIELD})-(?P<day>{_FIELD}) +)?"
+    rf"(?:(?P<weekdays>[A-Za-z,.-]+) +)?(?:\*-(?P<month>{_FIELD})-(?P<day>{_FIELD}) +)?"
     rf"(?P<hour>{_FIELD}):(?P<minute>{_FIELD})(?::00?)?"
 )
 _LAST = {"minute": 59, "hour": 23, "day": 31, "month": 12}
@@ -35,14 +36,14 @@ def crontab(schedule: Schedule) -> str:
         return f" || {told} {shlex.join(schedule.alarm)}" if schedule.alarm else ""
 
     lines = [
-        f"# psicli batch {schedule.name}: add these lines with `crontab -e`. cron sends a mail only if a run needs",
+        f"# psicli-{schedule.name}: add these lines with `crontab -e`. cron sends a mail only if a run needs",
         "# attention; name its reader. Hooks need a PATH, too.",
         "#MAILTO=data-team@example.com",
         "PATH=/usr/local/bin:/usr/bin:/bin",
         _cron_line(when, f"{assigned}{shlex.join(schedule.command)} --quiet{date}{alarm('failed')}"),
     ]
     if schedule.look is not None:
-        lines.append(_cron_line(_LOOK, f"{assigned}{shlex.join(schedule.look)}{alarm('missed')}"))
+        lines.append(_cron_line(_LOOK, f"{assigned}{shlex.join(schedule.look)} --quiet{alarm('missed')}"))
     return "\n".join(lines)
 
 
@@ -60,7 +61,7 @@ def _cron_time(when: str) -> str:
         raise ArgumentError(
             option="--on-calendar",
             fault="cron has no such times",
-            advice='Give a time such as "*-*-* 02:00" or "Mon..Fri 02:00", or use systemd.',
+            advice=form_of_cron(when) or 'Give a time such as "*-*-* 02:00" or "Mon..Fri 02:00", or use systemd.',
         )
     fields = [_cron_field(found[name] or "*", last) for name, last in _LAST.items()]
     return " ".join([*fields, days])
@@ -77,7 +78,8 @@ def _cron_weekdays(text: str | None) -> str | None:
     if text is None:
         return "*"
     numbers = []
-    for part in text.split(","):
+    # systemd reads Mon-Fri like Mon..Fri.
+    for part in text.replace("-", "..").split(","):
         ends = [_WEEKDAYS.index(end.title()[:3]) if end.title()[:3] in _WEEKDAYS else -1 for end in part.split("..")]
         if not 1 <= len(ends) <= 2 or -1 in ends:
             return None

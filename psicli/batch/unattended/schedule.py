@@ -61,7 +61,7 @@ def units(schedule: Schedule) -> dict[str, str]:
     name = f"psicli-{schedule.name}"
     made = {f"{name}.service": _service(schedule)}
     made[f"{name}.timer"] = _timer(
-        f"When psicli batch {schedule.name} runs",
+        f"When {name} runs",
         f"OnCalendar={_escaped(schedule.when)}",
         "# Both parties start at the same second.",
         "AccuracySec=1s",
@@ -71,12 +71,10 @@ def units(schedule: Schedule) -> dict[str, str]:
     if schedule.alarm:
         made[f"{name}-alarm@.service"] = _alarm(schedule)
     if schedule.alarm and schedule.look is not None:
-        lines = [f"Description=Fails if psicli batch {schedule.name} missed a run", _on_failure(schedule, "missed")]
+        lines = [f"Description=Fails if {name} missed a run", _on_failure(schedule, "missed")]
         runs = ["Type=oneshot", *_environment(schedule), f"ExecStart={_words(schedule.look)}"]
         made[f"{name}-missed.service"] = _unit({"Unit": lines, "Service": runs})
-        made[f"{name}-missed.timer"] = _timer(
-            f"When to look whether psicli batch {schedule.name} missed a run", f"OnCalendar={_LOOK}"
-        )
+        made[f"{name}-missed.timer"] = _timer(f"When to look whether {name} missed a run", f"OnCalendar={_LOOK}")
     return made
 
 
@@ -108,7 +106,7 @@ def _service(schedule: Schedule) -> str:
     command = schedule.command
     if schedule.date is not None:
         command = ["/bin/sh", "-c", f'exec "$0" "$@" --set "{schedule.date}={TODAY}"', *command]
-    unit = [f"Description=psicli batch {schedule.name}"]
+    unit = [f"Description=psicli: all jobs of {schedule.name}"]
     if schedule.alarm:
         unit.append(_on_failure(schedule, "failed"))
     service = [
@@ -135,7 +133,7 @@ def _timer(description: str, *lines: str) -> str:
 
 
 def _alarm(schedule: Schedule) -> str:
-    unit = [f"Description=Alarm of psicli batch {schedule.name}: %i"]
+    unit = [f"Description=Alarm of psicli-{schedule.name}: %i"]
     variables = f"Environment=PSICLI_BATCH={schedule.name} PSICLI_BATCH_ALARM=%i"
     return _unit({"Unit": unit, "Service": ["Type=oneshot", variables, f"ExecStart={_words(schedule.alarm)}"]})
 

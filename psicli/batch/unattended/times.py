@@ -32,6 +32,13 @@ def usual_age(when: str) -> str | None:
     return f"{-((max(pauses) + _SLACK) // timedelta(hours=-1))}h" if pauses else None
 
 
+def form_of_cron(when: str) -> str | None:
+    """Return what to write instead of a time in the form of cron, or None if it has another form."""
+    if re.fullmatch(r"(?:\S+\s+){4}\S+", when.strip()):
+        return 'This is how cron writes times. For each day at 2:00, write "*-*-* 02:00", with or without --cron.'
+    return None
+
+
 def _times(when: str) -> list[datetime] | None:
     """Return the next times of a calendar event, or None if this machine has no systemd; raises ArgumentError."""
     command = ["systemd-analyze", "calendar", f"--iterations={_TIMES}", "--", when]
@@ -47,5 +54,5 @@ def _times(when: str) -> list[datetime] | None:
         said = shown.stderr.strip().splitlines() if shown.returncode else []
         fault = printable(said[0]) if said else "this time never comes"
         advice = "`man systemd.time` describes calendar events; `systemd-analyze calendar WHEN` shows what one means."
-        raise ArgumentError(option="--on-calendar", fault=fault, advice=advice)
+        raise ArgumentError(option="--on-calendar", fault=fault, advice=form_of_cron(when) or advice)
     return [datetime.fromisoformat(each) for each in found]

@@ -65,6 +65,7 @@ def test_the_units_of_a_plain_schedule(plain: Schedule) -> None:
     assert [*made] == ["psicli-nightly.service", "psicli-nightly.timer"]
     assert timers(made) == ["psicli-nightly.timer"]
     service, timer = made.values()
+    assert "Description=psicli: all jobs of nightly\n" in service
     assert "ExecStart=/opt/psicli/bin/psicli batch /etc/psicli/nightly.yaml\n" in service
     assert "WorkingDirectory=/etc/psicli\n" in service
     assert "KillMode=mixed\n" in service
@@ -123,7 +124,7 @@ def test_the_shell_of_cron_reads_the_words_as_meant(awkward: Schedule) -> None:
     assert batch.startswith("0 2 * * *  ")
     for line, words in (
         (batch, ["batch", awkward.file, "--report-dir", awkward.report_dir, "--quiet", "--set"]),
-        (missed, ["status", "--max-age", "26h", awkward.file]),
+        (missed, ["status", "--max-age", "26h", awkward.file, "--quiet"]),
     ):
         # cron ends a command at a %, and removes the \ before one.
         assert "%" not in line.replace("\\%", "")
@@ -139,6 +140,7 @@ def test_the_shell_of_cron_reads_the_words_as_meant(awkward: Schedule) -> None:
         ("*-*-* 02:00", "0 2 * * *"),
         ("02:05:00", "5 2 * * *"),
         ("Mon..Fri 22:30", "30 22 * * 1-5"),
+        ("Mon-Fri 22:30", "30 22 * * 1-5"),
         ("Sat,Sun *-*-* 6:00", "0 6 * * 6,0"),
         ("Fri..Sun 06:00", "0 6 * * 5-7"),
         ("*-*-01 00/6:15", "15 0-23/6 1 * *"),
@@ -182,6 +184,14 @@ def test_how_old_the_last_run_may_become(when: str, age: str | None) -> None:
 def test_times_that_systemd_refuses(when: str, fault: str) -> None:
     with pytest.raises(ArgumentError, match=f"^--on-calendar: .*{fault}"):
         usual_age(when)
+
+
+def test_a_time_as_cron_writes_it(plain: Schedule) -> None:
+    ways = [lambda when: crontab(replace(plain, when=when))]
+    for way in [*ways, usual_age] if shutil.which("systemd-analyze") else ways:
+        with pytest.raises(ArgumentError) as caught:
+            way("0 2 * * *")
+        assert 'write "*-*-* 02:00"' in caught.value.advice
 
 
 def test_without_systemd_a_run_is_due_every_day(monkeypatch: pytest.MonkeyPatch) -> None:
