@@ -1,7 +1,7 @@
 """Hooks and pings: the commands that a batch runs before and after its jobs, and the address that it tells how it ends.
 
 A hook is a list of arguments, which no shell reads. Its arguments and the path of the address may hold secrets, so
-messages show only the name of the program and the host.
+messages show only the program and the host.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +19,16 @@ from psicli.batch.plan import Plan
 from psicli.batch.record import queued
 from psicli.batch.unattended.command import run_command
 from psicli.batch.unattended.ping import send
-from psicli.config.batch import HooksEntry
-from psicli.core.errors import HookError, InterruptedBySignal, PsicliError, UntrustedHooksError, printable, shown
+from psicli.config.batch import Batch, HooksEntry
+from psicli.core.errors import (
+    HookError,
+    InterruptedBySignal,
+    PlanError,
+    PsicliError,
+    UntrustedHooksError,
+    printable,
+    shown,
+)
 from psicli.report.batch import BatchReport, State
 from psicli.report.batch.summary import not_begun
 
@@ -33,6 +42,29 @@ class Facts:
     batch: str
     folder: Path
     report_dir: Path | None = None
+
+
+def check_hooks(batch: Batch) -> None:
+    """Check whether the hooks of a batch can run, so that it does not fail at night; warn of the later ones.
+
+    Raises UntrustedHooksError, and PlanError if a program of `before` does not exist.
+    """
+    if batch.path is None:
+        return
+    check_trust(batch.hooks, batch.path)
+    faults = []
+    for kind in ("before", "after", "on_error"):
+        for program, *_ in getattr(batch.hooks, kind):
+            # A program without a slash is found in PATH, and any other one from the folder of the batch file.
+            if shutil.which(str(batch.path.absolute().parent / program) if "/" in program else program):
+                continue
+            fault = f"hooks.{kind}: there is no program {shown(program)} that this user can start"
+            if kind == "before":
+                faults.append(f"{printable(batch.path)}: {fault}; check its name and its mode")
+            else:
+                logger.warning("%s", fault)
+    if faults:
+        raise PlanError(mistakes="\n".join(faults))
 
 
 def check_trust(hooks: HooksEntry, file: Path) -> None:
@@ -130,7 +162,7 @@ def ping(hooks: HooksEntry, event: str) -> str | None:
 
 def _run(kind: str, command: Sequence[str], hooks: HooksEntry, facts: Facts, variables: Mapping[str, str]) -> None:
     """Run one command, and log what it prints; raises HookError, and what `signals.check` raises."""
-    program, last = Path(command[0]).name, ""
+    program, last = printable(Path(command[0]).name), ""
 
     def tell(line: str) -> None:
         nonlocal last
@@ -141,4 +173,5 @@ def _run(kind: str, command: Sequence[str], hooks: HooksEntry, facts: Facts, var
     variables = {"PSICLI_BATCH": facts.batch, **variables}
     fault = run_command(command, facts.folder, variables, hooks.timeout, tell)
     if fault is not None:
-        raise HookError(program=program, kind=kind, fault=fault, said=f"; it said {shown(last)}" if last else "")
+        said = f"; it said {shown(last)}" if last else ""
+        raise HookError(program=printable(command[0]), kind=kind, fault=fault, said=said)

@@ -51,7 +51,9 @@ def forecast(plan: Plan, limits: Limits) -> Forecast:
             raise
         except PsicliError as exc:
             estimates.append(None)
-            remarks.append(f"{planned.name} has no estimate: {exc.message}")
+            # A job that comes after others may read what they will write.
+            warning = "" if planned.after else "warning: "
+            remarks.append(f"{warning}{planned.name} has no estimate: {exc.message}")
     start = bench.start_seconds() if mergeable(plan.jobs) else None
     return Forecast(plan, limits, rules, budgets, estimates, [*remarks, *remarks_on(plan.jobs, start)])
 

@@ -99,10 +99,13 @@ class BatchOptions:
         return load_batch(self.files, party=self.party, settings=pairs(self.settings), environment=os.environ)
 
     def plan(self) -> Plan:
-        """Read the batch and plan it; raises what `load` raises, PlanError and ArgumentError."""
+        """Read the batch and plan it; raises what `load` raises, PlanError, UntrustedHooksError and ArgumentError."""
         from psicli.batch.plan import make_plan
+        from psicli.batch.unattended.hooks import check_hooks
 
-        return make_plan(self.load(), self.only)
+        batch = self.load()
+        check_hooks(batch)
+        return make_plan(batch, self.only)
 
     def limits(self, batch: Batch) -> Limits:
         """Return what the batch may use: as the options say, else as its file says."""

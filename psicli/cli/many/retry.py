@@ -89,6 +89,7 @@ def _todo(past: Past, only: Sequence[str]) -> list[str]:
 def _plan(options: BatchOptions, past: Past, todo: Sequence[str]) -> Plan | None:
     """Plan the jobs that are still in the batch; None if none of them is."""
     from psicli.batch.plan import make_plan
+    from psicli.batch.unattended.hooks import check_hooks
 
     batch = options.load()
     there = [entry.name for entry in batch.jobs]
@@ -102,6 +103,7 @@ def _plan(options: BatchOptions, past: Past, todo: Sequence[str]) -> Plan | None
     if not left:
         return None
     logger.info("continuing the batch of %s: %d of %s to run", _when(past), len(left), counted(len(past.jobs), "job"))
+    check_hooks(batch)
     return make_plan(batch, left)
 
 

@@ -16,6 +16,7 @@ import click
 from psicli.cli.options import PATH, flag, option
 from psicli.cli.screen import write
 from psicli.core.errors import ArgumentError, CannotCreateError, printable, shown
+from psicli.report.console import Console
 from psicli.storage.state import state_folder
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def schedule(
 def _load(file: Path, date: str | None) -> Batch:
     """Read the batch file and its job files as the schedule will, so that mistakes show now and not at night."""
     from psicli.batch.plan import make_plan
-    from psicli.batch.unattended.hooks import check_trust
+    from psicli.batch.unattended.hooks import check_hooks
     from psicli.config.batch import load_batch
 
     if date is not None and not (date.isascii() and date.isidentifier()):
@@ -120,7 +121,9 @@ def _load(file: Path, date: str | None) -> Batch:
     # Neither systemd nor cron knows the other variables of this shell.
     environment = {name: os.environ[name] for name in _KNOWN if name in os.environ}
     batch = load_batch([file], settings=settings, environment=environment)
-    check_trust(batch.hooks, file)
+    # It may warn.
+    Console(0)
+    check_hooks(batch)
     make_plan(batch)
     return batch
 

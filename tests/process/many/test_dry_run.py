@@ -45,7 +45,7 @@ max_jobs: 2
     assert second.split() == ["again", DIALER, "1", "port", str(pair.port), "?", "?"]
     assert there.split()[:6] == ["there", LISTENER, "1", "to", f"127.0.0.1:{pair.port}", "again"]
     missing, merge = notes
-    assert missing == f"again has no estimate: {pair.folder / 'absent.csv'}: no such file"
+    assert missing == f"warning: again has no estimate: {pair.folder / 'absent.csv'}: no such file"
     assert merge.startswith(f"{name} and again, all with {DIALER}, could be tasks of one job. They would")
     assert "which saves about" in merge
 

@@ -75,6 +75,13 @@ def test_mistakes(folder: Path, argument: str, code: int, fault: str) -> None:
     assert fault in schedule(folder, NIGHTLY, "--date=DATE", "--cron", argument, code=code)
 
 
+def test_a_hook_that_is_missing(folder: Path) -> None:
+    (folder / "nightly.yaml").write_text("jobs: [job.yaml]\nhooks: {before: [[/nowhere/mount]], after: [[no-mail]]}\n")
+    said = schedule(folder, NIGHTLY, "--date=DATE", code=78)
+    assert "nightly.yaml: hooks.before: there is no program '/nowhere/mount'" in said
+    assert "WARNING hooks.after: there is no program 'no-mail'" in said
+
+
 def test_a_batch_file_that_others_can_write_to(folder: Path) -> None:
     batch = folder / "nightly.yaml"
     batch.write_text("jobs: [job.yaml]\nhooks: {before: [[/bin/true]]}\n")

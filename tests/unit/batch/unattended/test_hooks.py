@@ -10,10 +10,10 @@ import pytest
 from support.job_files import SMALL, TASK
 
 from psicli.batch.plan import Plan, make_plan
-from psicli.batch.unattended.hooks import Facts, check_trust, ping, run_after, run_before, surround
+from psicli.batch.unattended.hooks import Facts, check_hooks, check_trust, ping, run_after, run_before, surround
 from psicli.config.batch import HooksEntry, load_batch
 from psicli.core import signals
-from psicli.core.errors import BudgetError, HookError, TerminatedBySignal, UntrustedHooksError
+from psicli.core.errors import BudgetError, HookError, PlanError, TerminatedBySignal, UntrustedHooksError
 from psicli.report.batch import BatchReport, JobState, State
 
 SHOW = ["sh", "-c", "env | grep ^PSICLI_BATCH | sort >> told; echo $1 >> told", "-"]
@@ -61,7 +61,7 @@ def test_the_first_failing_before_is_the_last_to_run(facts: Facts) -> None:
 def test_a_failing_after_is_a_warning_and_the_next_one_runs(facts: Facts) -> None:
     hooks = HooksEntry(on_error=[["/nowhere/mail"]], after=[["false"], [*SHOW, "after"]])
     assert run_after(hooks, facts, 69, ["bob"]) == [
-        "mail (hooks.on_error) cannot be started: no such file or directory",
+        "/nowhere/mail (hooks.on_error) cannot be started: no such file or directory",
         "false (hooks.after) ended with exit code 1",
     ]
     assert told(facts)[-1] == "after"
@@ -145,6 +145,27 @@ def test_a_signal_ends_the_hooks_at_the_end_and_keeps_the_report(facts: Facts, m
     report = surround(plan_of(facts, HooksEntry(after=[["sleep", "600"]])), None, run)
     assert (report.exit_code, [job.state for job in report.jobs]) == (143, [State.DONE])
     assert report.warnings == ["stopped by SIGTERM before the hooks at the end had run"]
+
+
+def test_programs_that_are_missing_show_before_the_night(facts: Facts, caplog: pytest.LogCaptureFixture) -> None:
+    (facts.folder / "mount").touch(0o755)
+    (facts.folder / "notes").touch(0o644)
+    before = [["true"], ["./mount", "a"], ["/bin/sh"]]
+    good = HooksEntry(before=before, after=[["./unmount"]], on_error=[["no-mail", "t"]])
+    check_hooks(plan_of(facts, good).batch)
+    assert caplog.messages == [
+        "hooks.after: there is no program './unmount' that this user can start",
+        "hooks.on_error: there is no program 'no-mail' that this user can start",
+    ]
+    bad = good.model_copy(update={"before": [["/nowhere/mount", "token-4711"], ["./notes"]]})
+    with pytest.raises(PlanError) as caught:
+        check_hooks(plan_of(facts, bad).batch)
+    assert caught.value.code == 78
+    assert caught.value.message.splitlines() == [
+        f"{facts.folder}/nightly.yaml: hooks.before: there is no program '{program}' that this user can start; "
+        "check its name and its mode"
+        for program in ("/nowhere/mount", "./notes")
+    ]
 
 
 # Whose batch file may have hooks ------------------------------------------------------------------------------
