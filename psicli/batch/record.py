@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from psicli.batch.plan import Plan, Planned
-from psicli.core.errors import PsicliError, creating, reason
+from psicli.core import signals
+from psicli.core.errors import BatchRunningError, PsicliError, creating, reason
 from psicli.report.batch import JobState, State
 from psicli.report.batch.summary import first_cause
+from psicli.report.layout import in_words
 from psicli.storage.files import replace_file, swap_file
-from psicli.storage.state import held, run_folder, running, state_folder
+from psicli.storage.state import held, is_locked, run_folder, running, state_folder
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ _FOLDER, _LIVE = "batches", "batch.json"
 # Records are removed when they are older [s], or when there are more.
 MAX_AGE = 30 * 86400.0
 MAX_RECORDS = 100
-# How often the copy for `psicli status` shows the progress [s].
+# How often the copy for `psicli status` shows the progress, and a run looks whether another one has ended [s].
 _INTERVAL = 1.0
 # What a record keeps of the state of a job; the report of a job stays with whoever asked for it.
 _KEPT = (
@@ -96,11 +98,12 @@ def _to_json(job: JobState) -> dict[str, Any]:
 class Record(AbstractContextManager["Record"]):
     """A Watcher that keeps the record of a batch while it runs.
 
-    before: the jobs of the record that this run continues; those that it does not run again stay as they are. Raises
-    CannotCreateError when it begins; a record that cannot be written later is a warning.
+    before: the jobs of the record that this run continues; those that it does not run again stay as they are. wait: how
+    long to wait until no other run of this batch is in progress [s]; None if several may be. Raises BatchRunningError
+    and CannotCreateError when it begins; a record that cannot be written later is a warning.
     """
 
-    def __init__(self, plan: Plan, start: Start, before: Iterable[JobState] = ()) -> None:
+    def __init__(self, plan: Plan, start: Start, before: Iterable[JobState] = (), wait: float | None = None) -> None:
         state = state_folder()
         jobs = [*map(queued, plan.jobs)]
         # A batch that was killed has left jobs in the middle.
@@ -111,16 +114,27 @@ class Record(AbstractContextManager["Record"]):
         with ExitStack() as undo:
             self._live = undo.enter_context(run_folder(state)) / _LIVE
             self._path = state / _FOLDER / f"{start.key}.json"
-            earlier = _read(self._path)
-            good = None if earlier is None else earlier.good
-            self._past: Past | None = Past(
-                self._live.parent.name, os.getpid(), plan.batch.name, _now(), start, (), good=good
-            )
-            with creating(self._path), held(state):
-                self._path.parent.mkdir(0o700, exist_ok=True)
-                _remove_old(self._path.parent)
-                self._write(jobs, is_first=True)
+            self._past: Past | None = Past(self._live.parent.name, os.getpid(), plan.batch.name, _now(), start, ())
+            deadline = time.monotonic() + (wait or 0.0)
+            while (other := self._begin(jobs, alone=wait is not None)) is not None:
+                if time.monotonic() >= deadline:
+                    raise BatchRunningError(batch=other.name, pid=other.pid, since=in_words(other.started))
+                signals.pause(_INTERVAL)
             self._undo = undo.pop_all()
+
+    def _begin(self, jobs: Sequence[JobState], *, alone: bool) -> Past | None:
+        """Write the first record; if another run must end before, return its record instead."""
+        state = self._path.parent.parent
+        with creating(self._path), held(state):
+            earlier = _read(self._path)
+            if alone and earlier is not None and is_locked(state / earlier.id):
+                return earlier
+            assert self._past is not None
+            self._past = replace(self._past, good=None if earlier is None else earlier.good)
+            self._path.parent.mkdir(0o700, exist_ok=True)
+            _remove_old(self._path.parent)
+            self._write(jobs, is_first=True)
+        return None
 
     def changed(self, job: JobState, jobs: Sequence[JobState]) -> None:
         if self._states.get(job.name) is not job.state:

@@ -324,7 +324,7 @@ class LockHeldError(BusyError):
 
 
 class BatchRunningError(BusyError):
-    sentence = "batch {batch} still runs (pid {pid}, since {since}), so nothing can be retried yet"
+    sentence = "batch {batch} still runs (pid {pid}, since {since}), and a second run must not begin"
     hint = "Wait for it to end (`psicli status` shows its jobs), or stop it with `kill {pid}`; then run this again."
 
 

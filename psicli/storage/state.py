@@ -112,10 +112,11 @@ def running(state: Path) -> list[Path]:
     if not os.path.lexists(state):
         return []
     with held(state):
-        return [folder for folder in sorted(state.glob(f"{_RUN_PREFIX}*")) if _is_locked(folder)]
+        return [folder for folder in sorted(state.glob(f"{_RUN_PREFIX}*")) if is_locked(folder)]
 
 
-def _is_locked(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
+    """Return whether the run that made a run folder still runs. The caller holds the state folder."""
     with suppress(OSError):
         try:
             os.close(_lock(folder))

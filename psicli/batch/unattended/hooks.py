@@ -44,6 +44,11 @@ class Facts:
     report_dir: Path | None = None
 
 
+def has_commands(hooks: HooksEntry) -> bool:
+    """Return whether there are hooks, and not only a ping."""
+    return bool(hooks.before or hooks.after or hooks.on_error)
+
+
 def check_hooks(batch: Batch) -> None:
     """Check whether the hooks of a batch can run, so that it does not fail at night; warn of the later ones.
 
@@ -72,7 +77,7 @@ def check_trust(hooks: HooksEntry, file: Path) -> None:
 
     Whoever can write to the file, or to a folder on the way to it, can run commands as this user.
     """
-    if not (hooks.before or hooks.after or hooks.on_error):
+    if not has_commands(hooks):
         return
     real = Path(os.path.realpath(file))
     folders = dict.fromkeys([*Path(os.path.abspath(file)).parents, *real.parents])

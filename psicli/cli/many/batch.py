@@ -88,7 +88,7 @@ def carry_out(
     from psicli.batch.admission import settle
     from psicli.batch.engine import run_batch
     from psicli.batch.record import Record
-    from psicli.batch.unattended.hooks import surround
+    from psicli.batch.unattended.hooks import has_commands, surround
     from psicli.report.batch.summary import to_json
     from psicli.report.batch.view import View
 
@@ -101,7 +101,9 @@ def carry_out(
         with creating(folder):
             folder.mkdir(0o700, parents=True, exist_ok=True)
         check_writable(folder / f"{_SUMMARY}.json")
-    with Record(plan, start, before) as record:
+    # Another run's hooks at the end must not meet this run's jobs.
+    wait = limits.lock_timeout if has_commands(plan.batch.hooks) else None
+    with Record(plan, start, before, wait) as record:
         with closing(View(console)) as view:
             report = surround(plan, folder, lambda: run_batch(plan, limits, (record, view), folder))
         record.finish(report.jobs, report.exit_code)

@@ -165,7 +165,11 @@ def _with_options(command: Command, files: Callable[..., tuple[Path, ...]]) -> C
     @option("--retries", "Start a job up to N times again if its failure may pass.", type=RETRIES, metavar="N")
     @option("--retry-wait", "Wait so long before the first such start, then twice as long each time.", type=WAIT)
     @option("--rendezvous", "Give another job its turn if the peer does not come within this time.", type=DURATION)
-    @option("--lock-timeout", "If another run uses a job's port, wait up to this time for it to end.", type=WAIT)
+    @option(
+        "--lock-timeout",
+        "If another run uses a job's port, or this batch has hooks and still runs, wait up to this time for its end.",
+        type=WAIT,
+    )
     @click.option(
         "--keep-going/--fail-fast",
         default=None,

@@ -20,7 +20,8 @@ from psicli.batch import record
 from psicli.batch.plan import Plan
 from psicli.batch.record import Past, Record, Start, is_running, last_batch, running_batches
 from psicli.cli.main import cli
-from psicli.core.errors import CannotCreateError, OverdueError
+from psicli.core import signals
+from psicli.core.errors import BatchRunningError, CannotCreateError, OverdueError
 from psicli.report.batch import JobState, State
 from psicli.storage import locks
 from psicli.storage.state import left_over
@@ -212,6 +213,41 @@ def test_old_records_are_removed(state: Path, monkeypatch: pytest.MonkeyPatch) -
     # Each run removes what is older than the newest two that it finds.
     assert {path for path in made if path.exists()} == {made[1], made[3], made[4]}
     assert len([*(state / "batches").iterdir()]) == 3
+
+
+# Two runs of one batch --------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_with_hooks_does_not_begin(state: Path) -> None:
+    jobs = jobs_of("one")
+    with Record(a_plan(jobs), START):
+        with pytest.raises(BatchRunningError, match=rf"^batch nightly still runs \(pid {os.getpid()}, since 20"):
+            Record(a_plan(jobs), START, wait=0.0)
+        # The record stays that of the first run, and other batches are free.
+        (running,) = running_batches()
+        assert running == last_batch()
+        with Record(a_plan(jobs, "weekly"), replace(START, files=("/etc/psicli/weekly.yaml",)), wait=0.0):
+            pass
+    with Record(a_plan(jobs), START, wait=0.0):
+        pass
+
+
+def test_a_second_run_with_hooks_waits(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Record(a_plan(jobs_of("one")), START)
+    first.finish([replace(jobs_of("one")[0], state=State.DONE)], 0)
+    pauses: list[float] = []
+
+    def end_first(seconds: float) -> None:
+        pauses.append(seconds)
+        first.__exit__()
+
+    monkeypatch.setattr(signals, "pause", end_first)
+    with Record(a_plan(jobs_of("one")), START, wait=600.0):
+        past = last_batch()
+    assert len(pauses) == 1
+    assert past is not None
+    # What the first run has left meanwhile counts.
+    assert past.good is not None
 
 
 # Status ----------------------------------------------------------------------------------------------------------

@@ -229,6 +229,21 @@ def test_why_nothing_can_be_retried(folder: Path, engine: Engine) -> None:
     assert len(engine.plans) == 1
 
 
+def test_a_second_run_runs_no_hook(folder: Path, engine: Engine) -> None:
+    first_run(engine)
+    file = folder / "nightly.yaml"
+    file.write_text(file.read_text() + "hooks: {before: [[touch, hooked]]}\n")
+    file.chmod(0o600)
+    past = last_batch()
+    assert past is not None
+    with Record(engine.plans[0], past.start):
+        busy = call("batch", "nightly.yaml", "--set", "WHERE=here", code=75)
+    assert f"batch nightly still runs (pid {os.getpid()}, since 20" in busy.stderr
+    assert (len(engine.plans), (folder / "hooked").exists()) == (1, False)
+    call("batch", "nightly.yaml", "--set", "WHERE=here")
+    assert (folder / "hooked").exists()
+
+
 def test_a_dry_run_of_a_retry_starts_nothing(folder: Path, engine: Engine) -> None:
     first_run(engine)
     told = json.loads(call("retry", "--dry-run", "--json").stdout)
