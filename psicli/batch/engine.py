@@ -63,7 +63,7 @@ def run_batch(plan: Plan, limits: Limits, watchers: Sequence[Watcher], report_di
     try:
         batch.run()
     except InterruptedBySignal as exc:
-        batch.stop(f"the batch was {exc.message}")
+        batch.stop(f"the batch was {exc.message}", exc.code)
         batch.report.exit_code = exc.code
         batch.report.error = {"class": type(exc).__name__, "code": exc.code, "message": exc.message, "hint": ""}
     finally:
@@ -230,7 +230,7 @@ class _Batch:
                 self._wait(state, f"{', '.join(before)} must be done first")
             elif entry.planned.place in taken:
                 job = entry.planned.job
-                use = "uses" if job.listens else "is connected"
+                use = "uses" if job.listens else "uses the connection"
                 self._wait(state, f"{taken[entry.planned.place]} {use} {place_in_words(job)}")
             elif entry.not_before <= self._now:
                 yield entry

@@ -149,11 +149,15 @@ def _below(job: JobState) -> str:
 
 
 def _hints(jobs: Sequence[JobState], screen: Screen) -> Iterator[str]:
-    """Yield each hint of the failed jobs once, with the names of the jobs."""
+    """Yield each hint of the failed jobs once, with the names of the jobs.
+
+    If the batch has stopped a job, its report is about the signal, or about an earlier attempt.
+    """
     hints: dict[str, list[str]] = {}
     for job in jobs:
         error = (job.report or {}).get("error") or {}
-        if job.state is State.FAILED and (hint := error.get("hint")):
+        is_why = job.why in ("", error.get("message"))
+        if job.state is State.FAILED and is_why and (hint := error.get("hint")):
             hints.setdefault(printable(hint), []).append(job.name)
     for hint, names in hints.items():
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
