@@ -49,6 +49,15 @@ def settle(jobs: Sequence[Planned], limits: Limits) -> tuple[Rules, dict[str, in
     return rules, budgets
 
 
+def doubt_about(rules: Rules) -> str | None:
+    """Return a warning if a batch may use more memory than there is."""
+    there = Machine.here().memory
+    if rules.memory <= there:
+        return None
+    most = in_units(rules.memory)
+    return f"all jobs together may use {most} of memory, but this machine has only {in_units(there)}; set less"
+
+
 def reason_to_wait(budget: int, jobs: Sequence[JobState], rules: Rules, *, free: int, busy: float) -> str | None:
     """Return why a job with this budget [bytes] must wait, or None if it may start.
 

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from psicli.batch.admission import is_full, reason_to_wait, settle
+from psicli.batch.admission import doubt_about, is_full, reason_to_wait, settle
 from psicli.batch.child import Child
 from psicli.batch.machine import Cores, free_memory
 from psicli.batch.plan import Limits, Plan, Planned, place_in_words
@@ -139,6 +139,8 @@ class _Batch:
             places=self._rules.places,
             remarks=list(plan.remarks),
         )
+        if doubt := doubt_about(self._rules):
+            self._warn(doubt)
 
     @property
     def _now(self) -> float:
@@ -411,12 +413,12 @@ class _Batch:
         try:
             return append_to(self._report_dir / f"{state.name}.log")
         except CannotCreateError as exc:
-            self._warn(exc)
+            self._warn(exc.message)
         return None
 
-    def _warn(self, error: PsicliError) -> None:
-        logger.warning("%s", error.message)
-        self.report.warnings.append(error.message)
+    def _warn(self, text: str) -> None:
+        logger.warning("%s", text)
+        self.report.warnings.append(text)
 
     def _keep_report(self, state: JobState) -> None:
         if self._report_dir is None or state.report is None:
@@ -424,4 +426,4 @@ class _Batch:
         try:
             save(self._report_dir / f"{state.name}.json", json.dumps(state.report, indent=2))
         except PsicliError as exc:
-            self._warn(exc)
+            self._warn(exc.message)

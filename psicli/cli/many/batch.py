@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The name of the file in --report-dir that holds the report of the whole batch. No job can have it.
-_SUMMARY = "_batch"
+# The file in --report-dir that holds the report of the whole batch; no job can have this name.
+_SUMMARY = "_batch.json"
 
 
 @click.command()
@@ -100,7 +100,7 @@ def carry_out(
     if folder is not None:
         with creating(folder):
             folder.mkdir(0o700, parents=True, exist_ok=True)
-        check_writable(folder / f"{_SUMMARY}.json")
+        check_writable(folder / _SUMMARY)
     # Another run's hooks at the end must not meet this run's jobs.
     wait = limits.lock_timeout if has_commands(plan.batch.hooks) else None
     with Record(plan, start, before, wait) as record:
@@ -109,7 +109,7 @@ def carry_out(
         record.finish(report.jobs, report.exit_code)
     if folder is not None:
         try:
-            save(folder / f"{_SUMMARY}.json", to_json(report))
+            save(folder / _SUMMARY, to_json(report))
         except PsicliError as exc:
             logger.warning("%s", exc.message)
             report.warnings.append(exc.message)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from psicli import curve
-from psicli.batch.admission import Rules, settle
+from psicli.batch.admission import Rules, doubt_about, settle
 from psicli.batch.plan import Limits, Plan, Planned, mergeable, place_in_words, remarks_on
 from psicli.check import bench
 from psicli.check.estimate import Estimate
@@ -38,7 +38,8 @@ def forecast(plan: Plan, limits: Limits) -> Forecast:
     rules, budgets = settle(plan.jobs, limits)
     rates: dict[int | None, dict[str, float]] = {}
     estimates: list[Estimate | None] = []
-    remarks = []
+    doubt = doubt_about(rules)
+    remarks = [f"warning: {doubt}"] if doubt else []
     for planned in plan.jobs:
         pipeline = planned.job.pipeline.model_copy(update={"memory": budgets[planned.name]})
         try:

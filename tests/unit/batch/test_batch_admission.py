@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from psicli.batch.admission import Rules, reason_to_wait
+from psicli.batch.admission import Rules, doubt_about, reason_to_wait
+from psicli.batch.machine import Machine
 from psicli.report.batch import JobState, State
 
 MB = 1_000_000
@@ -34,6 +35,13 @@ def test_a_job_that_waits_for_its_peer_needs_no_core() -> None:
     assert reason(500, *waiting, busy=2.0) is None
     computing = [job(State.STARTING), job(State.RUNNING)]
     assert reason(500, *waiting[:1], *computing, busy=2.0) == "2.0 of 2 cores busy"
+
+
+def test_more_memory_than_there_is_makes_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Machine, "here", lambda: Machine(2.0, 2000 * MB))
+    assert doubt_about(RULES) is None
+    much = "all jobs together may use 500.0 GB of memory, but this machine has only 2.0 GB; set less"
+    assert doubt_about(Rules(4, 500_000 * MB, 2.0)) == much
 
 
 def test_places() -> None:
