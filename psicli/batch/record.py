@@ -11,16 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
+import re
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from psicli.batch.plan import Plan, Planned
+from psicli.config.fields import NAME
 from psicli.core import signals
 from psicli.core.errors import BatchRunningError, PsicliError, creating, reason
 from psicli.report.batch import JobState, State
@@ -43,6 +47,14 @@ _KEPT = (
     "name", "peer", "config", "tasks", "state", "why", "percent", "task", "starts", "failures", "pid", "first_started",
     "ended", "seconds", "exit_code",
 )  # fmt: skip
+# The types of the options of a start.
+_OPTIONS = {
+    **dict.fromkeys(("jobs", "memory", "retries"), int),
+    **dict.fromkeys(("deadline", "retry_wait", "rendezvous", "lock_timeout"), float),
+    **dict.fromkeys(("settings", "only"), tuple[str, ...]),
+    **dict.fromkeys(("party", "report_dir"), str),
+    "keep_going": bool,
+}
 
 
 @dataclass(frozen=True)
@@ -111,10 +123,11 @@ class Record(AbstractContextManager["Record"]):
         self._before = {job.name: job if job.is_over else replace(job, **killed) for job in before}
         self._states: dict[str, State] = {}
         self._shown_at = 0.0
+        self._has_warned = False
         with ExitStack() as undo:
             self._live = undo.enter_context(run_folder(state)) / _LIVE
             self._path = state / _FOLDER / f"{start.key}.json"
-            self._past: Past | None = Past(self._live.parent.name, os.getpid(), plan.batch.name, _now(), start, ())
+            self._past = Past(self._live.parent.name, os.getpid(), plan.batch.name, _now(), start, ())
             deadline = time.monotonic() + (wait or 0.0)
             while (other := self._begin(jobs, alone=wait is not None)) is not None:
                 if time.monotonic() >= deadline:
@@ -129,7 +142,6 @@ class Record(AbstractContextManager["Record"]):
             earlier = _read(self._path)
             if alone and earlier is not None and is_locked(state / earlier.id):
                 return earlier
-            assert self._past is not None
             self._past = replace(self._past, good=None if earlier is None else earlier.good)
             self._path.parent.mkdir(0o700, exist_ok=True)
             _remove_old(self._path.parent)
@@ -143,7 +155,7 @@ class Record(AbstractContextManager["Record"]):
 
     def progressed(self, jobs: Sequence[JobState]) -> None:
         now = time.monotonic()
-        if now - self._shown_at >= _INTERVAL and self._past is not None:
+        if now - self._shown_at >= _INTERVAL:
             self._shown_at = now
             self._past = self._with(self._past, jobs)
             with suppress(OSError):
@@ -154,26 +166,25 @@ class Record(AbstractContextManager["Record"]):
 
     def finish(self, jobs: Sequence[JobState], exit_code: int) -> None:
         """Record how the batch ended."""
-        if self._past is not None:
-            past = self._with(self._past, jobs)
-            is_good = exit_code == 0 and not past.unfinished and not past.start.options.get("only")
-            self._past = replace(past, exit_code=exit_code, good=_now() if is_good else past.good)
-            self._keep(jobs)
+        past = self._with(self._past, jobs)
+        is_good = exit_code == 0 and not past.unfinished and not past.start.options.get("only")
+        self._past = replace(past, exit_code=exit_code, good=_now() if is_good else past.good)
+        self._keep(jobs)
 
     def _keep(self, jobs: Sequence[JobState]) -> None:
-        if self._past is None:
-            return
         try:
             with held(self._path.parent.parent):
                 self._write(jobs)
         except (OSError, PsicliError) as exc:
             why = exc.message if isinstance(exc, PsicliError) else reason(exc)
-            logger.warning("the record of this batch cannot be written (%s), so `psicli retry` will repeat jobs", why)
-            self._past = None
+            if not self._has_warned:
+                text = "the record of this batch cannot be written (%s); if that lasts, `psicli retry` will repeat jobs"
+                logger.warning(text, why)
+            # The next change tries again.
+            self._has_warned = True
 
     def _write(self, jobs: Sequence[JobState], *, is_first: bool = False) -> None:
         """Write both copies, holding the state folder; raises OSError."""
-        assert self._past is not None
         self._past = self._with(self._past, jobs)
         swap_file(self._live, self._past.octets())
         owner = None if is_first else _read(self._path)
@@ -222,15 +233,52 @@ def _key(files: Iterable[str]) -> str:
 
 
 def _read(path: Path) -> Past | None:
-    """Return a record; None if there is none, or none that this version can read."""
-    try:
-        facts = json.loads(path.read_bytes())
-        jobs = tuple(JobState(**{**job, "state": State(job["state"])}) for job in facts.pop("jobs"))
-        start = facts.pop("start")
-        start = Start(start["folder"], tuple(start["files"]), dict(start["options"]))
-        return Past(start=start, jobs=jobs, **facts)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
+    """Return a record; None if there is none, or none that this version can read, also if somebody has edited it."""
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        past: Past = _checked(json.loads(path.read_bytes()), Past)
+        if _is_sound(past):
+            return past
+    return None
+
+
+def _checked(value: Any, kind: Any) -> Any:
+    """Return a value of JSON as one of a type; raises TypeError, ValueError and KeyError if it is none."""
+    inner, origin = get_args(kind), get_origin(kind) or kind
+    if is_dataclass(kind):
+        types = get_type_hints(kind)
+        return cast(type, kind)(**{name: _checked(each, types[name]) for name, each in _checked(value, dict).items()})
+    if origin is tuple:
+        return tuple(_checked(each, inner[0]) for each in _checked(value, list))
+    if origin is UnionType:
+        # X | None.
+        return None if value is None else _checked(value, inner[0])
+    if origin is State:
+        return State(value)
+    # A bool is no number, and a whole number may be written without its point.
+    if type(value) is not origin and (type(value), origin) != (int, float):
+        raise TypeError
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _is_sound(past: Past) -> bool:
+    """Return whether others can use what a record says; raises TypeError, and ValueError for no moment or no path."""
+    start = past.start
+    for name, value in start.options.items():
+        if name in _OPTIONS:
+            _checked(value, _OPTIONS[name])
+    paths = [start.folder, *start.files, start.options.get("report_dir", "/")]
+    names = [past.id, past.name, *(name for job in past.jobs for name in (job.name, job.peer, job.task or job.name))]
+    moments = [past.started] if past.good is None else [past.started, past.good]
+    return (
+        bool(start.files)
+        and all(os.path.isabs(path) and b"\0" not in os.fsencode(path) for path in paths)
+        and all(re.fullmatch(NAME, name) for name in names)
+        and all(datetime.fromisoformat(moment).tzinfo for moment in moments)
+        and all(0 <= job.percent <= 100 for job in past.jobs)
+        and start.options.get("jobs", 1) > 0
+    )
 
 
 def _remove_old(folder: Path) -> None:

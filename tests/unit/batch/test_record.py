@@ -20,6 +20,7 @@ from psicli.batch import record
 from psicli.batch.plan import Plan
 from psicli.batch.record import Past, Record, Start, is_running, last_batch, running_batches
 from psicli.cli.main import cli
+from psicli.cli.many import options
 from psicli.core import signals
 from psicli.core.errors import BatchRunningError, CannotCreateError, OverdueError
 from psicli.report.batch import JobState, State
@@ -169,15 +170,20 @@ def test_a_full_disk_is_a_warning_once(
         def full(path: Path, octets: bytes) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(record, "replace_file", full)
-        with caplog.at_level(logging.WARNING):
-            for each in (State.RUNNING, State.DONE):
+        with caplog.at_level(logging.WARNING), monkeypatch.context() as patched:
+            patched.setattr(record, "replace_file", full)
+            for each in (State.WAITING, State.RUNNING):
                 move(kept, jobs[0], each, jobs)
             kept.progressed(jobs)
-            kept.finish(jobs, 0)
-    assert [entry.message for entry in caplog.records] == [
-        "the record of this batch cannot be written (no space left on device), so `psicli retry` will repeat jobs"
-    ]
+        assert caplog.messages == [
+            "the record of this batch cannot be written (no space left on device); if that lasts, `psicli retry` will "
+            "repeat jobs"
+        ]
+        assert states(last_batch()) == {"one": State.QUEUED}
+        # There is room again.
+        jobs[0].state = State.DONE
+        kept.finish(jobs, 0)
+    assert states(last_batch()) == {"one": State.DONE}
 
 
 def test_a_batch_without_a_state_folder_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +201,62 @@ def test_a_record_that_cannot_be_read_is_none(state: Path, octets: bytes) -> Non
     for content in (octets, json.dumps({**known, "of_a_later_version": 1}).encode()):
         path.write_bytes(content)
         assert last_batch() is last_batch(START.files) is None
+
+
+UNSOUND: list[tuple[str, object]] = [
+    *[("started", 5), ("started", "yesterday"), ("started", "2026-11-29T02:00:00")],
+    *[("good", "yesterday"), ("good", "2026-11-29T02:00:00"), ("good", 5)],
+    *[("pid", "5"), ("pid", True), ("name", 5), ("name", "a\nb"), ("start", []), ("id", "../x"), ("exit_code", "0")],
+    *[("jobs/0", 5), ("jobs/0/name", 5), ("jobs/0/name", "a\nb"), ("jobs/0/peer", None), ("jobs/0/task", "a\x1b[m")],
+    *[("jobs/0/state", 5), ("jobs/0/state", "lost"), ("jobs/0/percent", "5"), ("jobs/0/seconds", float("nan"))],
+    *[("jobs/0/pid", 1.5), ("jobs/0/first_started", "0"), ("jobs/0/more", 0), ("jobs", {})],
+    *[("start/files", []), ("start/files", [5]), ("start/files", "/a"), ("start/files", ["a.yaml"])],
+    *[("start/files", ["/a\0b"]), ("start/files", ["/\ud800"]), ("start/folder", 5), ("start/options", [])],
+    *[("start/options/settings", 5), ("start/options/settings", "A=1"), ("start/options/settings", [5])],
+    *[
+        ("start/options/jobs", "4"),
+        ("start/options/jobs", 0),
+        ("start/options/deadline", float("inf")),
+        ("start/options/keep_going", 1),
+        ("start/options/report_dir", 5),
+    ],
+]
+
+
+@pytest.mark.parametrize(("place", "value"), UNSOUND)
+def test_a_record_that_somebody_has_edited(state: Path, place: str, value: object) -> None:
+    with Record(a_plan(jobs_of("one")), START) as kept:
+        kept.finish(jobs_of("one"), 65)
+    path = state / "batches" / f"{START.key}.json"
+    known = json.loads(path.read_text())
+    *way, last = (int(step) if step.isdigit() else step for step in place.split("/"))
+    inner = known
+    for step in way:
+        inner = inner[step]
+    inner[last] = value
+    path.write_text(json.dumps(known))
+    assert last_batch() is last_batch(START.files) is None
+    # It is in nobody's way.
+    with Record(a_plan(jobs_of("one")), START):
+        assert last_batch() is not None
+
+
+def test_the_options_that_a_retry_repeats_are_checked() -> None:
+    assert {*record._OPTIONS} == {*options._REPEATED}
+
+
+def test_a_record_without_end(state: Path) -> None:
+    with Record(a_plan(jobs_of("one")), START):
+        path = state / "batches" / f"{START.key}.json"
+        path.write_text('{"a":' * 100_000)
+        assert last_batch() is None
+
+
+def test_a_whole_number_of_seconds_may_lack_its_point(state: Path) -> None:
+    with Record(a_plan(jobs_of("one")), replace(START, options={"deadline": 60, "later_option": {}})):
+        path = state / "batches" / f"{START.key}.json"
+        path.write_text(path.read_text().replace('"seconds": 0.0', '"seconds": 0'))
+        assert last_batch() is not None
 
 
 def test_old_records_are_removed(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
