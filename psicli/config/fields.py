@@ -49,7 +49,8 @@ WAIT = r"(0|[1-9][0-9]{0,8}) ?([smhd]?)"
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _MOST_SECONDS = 366 * 86_400
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
-_URL = r"https?://[^\s/?#]+[^\s#]*"
+# Host and port are checked like those of an address. All else is printable ASCII without `#`.
+_URL = r"https?://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]+))?(?:[/?][!\x22$-~]*)?"
 # The files that limit the memory of a container or service (cgroup 2, cgroup 1).
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -205,10 +206,12 @@ def _command(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _url(text: str) -> str:
-    if not re.fullmatch(_URL, text):
-        # The address of a ping is a secret.
-        raise _wrong("is not the address of a web page", "give an address such as https://hc.example.com/UUID")
-    return text
+    found = re.fullmatch(_URL, text)
+    with suppress(PydanticCustomError):
+        if found and split_address(f"{found[1]}:{found[2] or 443}"):
+            return text
+    # The address of a ping is a secret, so the message does not repeat it.
+    raise _wrong("is not the address of a web page", "give an address such as https://hc.example.com/UUID")
 
 
 def default_memory() -> int:

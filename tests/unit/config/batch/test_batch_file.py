@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -87,6 +88,32 @@ def test_what_is_left_out_has_its_default(folder: Path) -> None:
 
 def test_the_address_of_a_ping_is_not_in_a_representation(folder: Path) -> None:
     assert "4f0f2b1e" not in repr(load(folder, FULL))
+
+
+GOOD_ADDRESSES = [
+    "https://hc.example.com/4f0f2b1e",
+    "http://127.0.0.1:8000/ping/?create=1&x='%C3%A9'",
+    "https://[2001:db8::1]:443/uuid",
+    "https://localhost",
+]
+BAD_ADDRESSES = [
+    *["https://[x/y", "https://[]/y", "https://1.2.3.4.5/y", "https:///y", "https://-h/y"],
+    *["https://h:99999999/", "https://h:0/", "https://h:abc", "https://h:/y"],
+    *["https://user:pw@host/y", "https://host\\@other/y", "https://h/a#b", "https://h/a b", "https://h/a\n"],
+    *["https://h\u00e9.example/y", "https://h/\u00e9", "ftp://h/y"],
+]
+
+
+@pytest.mark.parametrize("address", GOOD_ADDRESSES)
+def test_an_address_that_can_be_requested(address: str) -> None:
+    assert HooksEntry(ping=address).ping == address
+    assert urlsplit(address).port in (None, 443, 8000)
+
+
+@pytest.mark.parametrize("address", BAD_ADDRESSES)
+def test_an_address_that_no_ping_could_reach(address: str) -> None:
+    with pytest.raises(ValueError, match="is not the address of a web page; give an address such as"):
+        HooksEntry(ping=address)
 
 
 @pytest.mark.parametrize(("stem", "name"), [("Nightly_2 (b)", "nightly-2-b"), ("日本", "batch"), ("x" * 80, "x" * 63)])
