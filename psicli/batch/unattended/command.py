@@ -1,7 +1,8 @@
 """One command of a batch, such as a hook: it ends in time, and with the batch, and prints no more than is read.
 
-The command runs in a process group of its own, so that a timeout or a signal ends all processes that it has started. A
-command that ends well may leave a process behind on purpose, such as the server of a file system that it has mounted.
+The command runs in a process group of its own, so that a timeout, a failure or a signal ends all processes that it has
+started; if the batch itself is killed, its guard does that. A command that ends well may leave a process behind on
+purpose, such as the server of a file system that it has mounted.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
+from psicli.batch.unattended import guard
 from psicli.core import signals
 from psicli.core.errors import counted, printable, reason
 from psicli.report.console import duration
@@ -48,20 +53,44 @@ def run_command(
     gets each line of the output. Raises what `signals.check` raises, when the command has ended.
     """
     parent = os.getpid()
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env={**os.environ, **variables},
-            process_group=0,
-            preexec_fn=lambda: _end_with(parent),
-        )
-    except OSError as exc:
-        return f"cannot be started: {reason(exc)}"
-    return _Running(process, _Output(tell)).finish(seconds)
+    with ExitStack() as stack:
+        try:
+            watch = stack.enter_context(_guard())
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env={**os.environ, **variables},
+                process_group=0,
+                preexec_fn=lambda: _end_with(parent),
+            )
+        except OSError as exc:
+            return f"cannot be started: {reason(exc)}"
+        watch(process.pid)
+        return _Running(process, _Output(tell)).finish(seconds)
+
+
+@contextmanager
+def _guard() -> Iterator[Callable[[int], None]]:
+    """Start a guard and yield what tells it which group to end if this process dies meanwhile; raises OSError."""
+    command = [sys.executable, "-I", "-S", guard.__file__, str(GRACE)]
+    # In a session of its own, no key ends it.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        pipe = process.stdin
+        assert pipe is not None
+
+        def watch(group: int) -> None:
+            # Somebody may have killed it.
+            with suppress(OSError):
+                os.write(pipe.fileno(), b"%d\n" % group)
+
+        try:
+            yield watch
+        finally:
+            # Before the pipe is closed.
+            process.kill()
 
 
 def _end_with(parent: int) -> None:
@@ -121,7 +150,7 @@ class _Running:
                 signals.check()
                 self._read(_STEP)
         finally:
-            if not in_time:
+            if not (in_time and self._has_ended_well()):
                 self._stop()
             self._close()
         code = self.process.returncode
@@ -132,8 +161,24 @@ class _Running:
             return f"was ended by {signal.Signals(-code).name}"
         return f"ended with exit code {code}" if code else None
 
+    def _end(self) -> os.waitid_result | None:
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
     def _has_ended(self) -> bool:
-        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return self._end() is not None
+
+    def _has_ended_well(self) -> bool:
+        end = self._end()
+        return end is not None and end.si_code == os.CLD_EXITED and end.si_status == 0
+
+    def _is_alive(self) -> bool:
+        """Return whether a process of the group runs; those that have ended may not have been waited for."""
+        return not self._has_ended() or any(map(self._is_member, psutil.pids()))
+
+    def _is_member(self, pid: int) -> bool:
+        with suppress(OSError, psutil.Error):
+            return os.getpgid(pid) == self.process.pid and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return False
 
     def _stop(self) -> None:
         """End the command and whatever it has started and left in its group."""
@@ -142,7 +187,7 @@ class _Running:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, number)
             deadline = time.monotonic() + GRACE
-            while not self._has_ended() and time.monotonic() < deadline:
+            while self._is_alive() and time.monotonic() < deadline:
                 self._read(_STEP)
 
     def _read(self, seconds: float) -> bool:

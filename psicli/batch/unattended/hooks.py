@@ -6,12 +6,14 @@ messages show only the program and the host.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shlex
 import shutil
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from psicli.batch.plan import Plan
 from psicli.batch.record import queued
 from psicli.batch.unattended.command import run_command
 from psicli.batch.unattended.ping import send
-from psicli.config.batch import Batch, HooksEntry
+from psicli.config.batch import Batch, BatchDocument, HooksEntry
 from psicli.core.errors import (
     HookError,
     InterruptedBySignal,
@@ -27,12 +29,16 @@ from psicli.core.errors import (
     PsicliError,
     UntrustedHooksError,
     printable,
+    reason,
     shown,
 )
 from psicli.report.batch import BatchReport, State
 from psicli.report.batch.summary import not_begun
 
 logger = logging.getLogger(__name__)
+
+# As many links as Linux follows.
+_MOST_LINKS = 40
 
 
 @dataclass(frozen=True)
@@ -75,23 +81,66 @@ def check_hooks(batch: Batch) -> None:
 def check_trust(hooks: HooksEntry, file: Path) -> None:
     """Raise UntrustedHooksError if the batch file has hooks and another user could have written them.
 
-    Whoever can write to the file, or to a folder on the way to it, can run commands as this user.
+    Whoever can write to the file, or to a folder or link on the way to it, can run commands as this user.
     """
     if not has_commands(hooks):
         return
-    real = Path(os.path.realpath(file))
-    folders = dict.fromkeys([*Path(os.path.abspath(file)).parents, *real.parents])
-    for path in (real, *folders):
-        status, name = path.stat(), "it" if path == real else printable(path)
-        # In a folder such as /tmp, only the owner of a file can replace it.
-        is_sticky = path != real and status.st_mode & stat.S_ISVTX
-        if status.st_uid not in (os.geteuid(), 0):
-            fault, advice = f"{name} belongs to another user", "Copy the batch file into a folder of your own."
-        elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_sticky:
-            fault, advice = f"others can write to {name}", f"Type `chmod go-w {printable(shlex.quote(str(path)))}`."
-        else:
+    try:
+        for path, status in _way(file):
+            if (found := _fault(path, status, "it" if stat.S_ISREG(status.st_mode) else printable(path))) is not None:
+                raise UntrustedHooksError(path=file, fault=found[0], advice=found[1])
+    except OSError as exc:
+        fault = f"the way to it cannot be checked: {reason(exc)}"
+        raise UntrustedHooksError(path=file, fault=fault, advice="Name the file by its path.") from exc
+    # Nobody else can exchange the file from now on, but somebody could until now, after it was read.
+    if _hooks_of(file) != hooks:
+        raise UntrustedHooksError(path=file, fault="it has just been changed", advice="Run the batch again.")
+
+
+def _way(file: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield each folder and link on the way to a file from the root, then the file; raises OSError.
+
+    Whoever checks each of them before the next one needs no descriptors: nobody else can exchange what was checked.
+    """
+    at, rest, links = Path("/"), [*Path.cwd().joinpath(file).parts[1:]], 0
+    yield at, at.stat()
+    while rest:
+        name = rest.pop(0)
+        if name == "..":
+            at = at.parent
             continue
-        raise UntrustedHooksError(path=file, fault=fault, advice=advice)
+        path = at / name
+        status = path.lstat()
+        yield path, status
+        if not stat.S_ISLNK(status.st_mode):
+            at = path
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = path.readlink()
+        if target.is_absolute():
+            at = Path("/")
+        rest[:0] = target.parts[target.is_absolute() :]
+
+
+def _fault(path: Path, status: os.stat_result, name: str) -> tuple[str, str] | None:
+    """Return why another user could exchange a part of the way, and what to do; None if only this user and root can."""
+    mode = status.st_mode
+    if status.st_uid not in (os.geteuid(), 0):
+        return f"{name} belongs to another user", "Copy the batch file into a folder of your own."
+    # In a folder such as /tmp, only the owner of a file or link can replace it. The mode of a link means nothing.
+    is_sticky = stat.S_ISDIR(mode) and mode & stat.S_ISVTX
+    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_sticky and not stat.S_ISLNK(mode):
+        return f"others can write to {name}", f"Type `chmod go-w {printable(shlex.quote(str(path)))}`."
+    return None
+
+
+def _hooks_of(file: Path) -> HooksEntry | None:
+    """Return the hooks of a batch file; None if it can no longer be read."""
+    with suppress(PsicliError, ValueError):
+        return HooksEntry.model_validate(BatchDocument(file).table("hooks"))
+    return None
 
 
 def surround(plan: Plan, report_dir: Path | None, run: Callable[[], BatchReport]) -> BatchReport:
@@ -102,13 +151,22 @@ def surround(plan: Plan, report_dir: Path | None, run: Callable[[], BatchReport]
     hooks, file = plan.batch.hooks, plan.batch.path
     if file is not None:
         check_trust(hooks, file)
-    facts = Facts(plan.batch.name, Path.cwd() if file is None else file.parent, report_dir)
-    warnings: list[str | None] = []
+    # The links on the way are as they were checked now, but hooks may run hours later.
+    folder = Path.cwd() if file is None else Path(os.path.realpath(file.parent))
+    facts = Facts(plan.batch.name, folder, report_dir)
+    warnings: dict[str, None] = {}
+
+    def warn(text: str | None) -> None:
+        # The two pings may fail for one reason. The report may not be read, or may not come at all.
+        if text is not None and text not in warnings:
+            warnings[text] = None
+            logger.warning("%s", text)
+
     report: BatchReport | None = None
     code = PsicliError.code
     try:
         try:
-            warnings.append(ping(hooks, "start"))
+            warn(ping(hooks, "start"))
             run_before(hooks, facts)
             report = run()
         except (HookError, InterruptedBySignal) as exc:
@@ -123,14 +181,14 @@ def surround(plan: Plan, report_dir: Path | None, run: Callable[[], BatchReport]
     finally:
         failed = [] if report is None else [job.name for job in report.jobs if job.state is State.FAILED]
         try:
-            warnings += run_after(hooks, facts, code, failed)
+            for text in run_after(hooks, facts, code, failed):
+                warn(text)
         except InterruptedBySignal as exc:
             code = exc.code
-            warnings.append(f"{exc.message} before the hooks at the end had run")
-        warnings.append(ping(hooks, str(code)))
+            warn(f"{exc.message} before the hooks at the end had run")
+        warn(ping(hooks, str(code)))
     report.exit_code = code
-    # The two pings may fail for one reason.
-    report.warnings += filter(None, dict.fromkeys(warnings))
+    report.warnings += warnings
     return report
 
 

@@ -84,6 +84,14 @@ def test_a_command_may_clean_up_after_the_timeout(tmp_path: Path) -> None:
     assert (fault, lines) == ("did not end within 1 s", ["unmounted"])
 
 
+def test_a_command_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    child = "trap 'echo unmounted; exit' TERM; echo mounted > ready; sleep 600 & wait"
+    script = f"mkfifo ready; ({child}) & echo $! > child; read line < ready; exit 3"
+    fault, lines = run(tmp_path, "sh", "-c", script)
+    assert is_gone(tmp_path / "child")
+    assert (fault, lines) == ("ended with exit code 3", ["unmounted"])
+
+
 def test_a_process_that_stays_on_purpose_delays_nothing(tmp_path: Path) -> None:
     started = time.monotonic()
     fault, lines = run(tmp_path, "sh", "-c", "sleep 600 & echo $! > child; echo mounted")
@@ -118,10 +126,10 @@ except {TerminatedBySignal.__name__}:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)], ids=["ended", "killed"]
 )
-def test_a_hook_ends_with_its_batch(tmp_path: Path, number: int, code: int) -> None:
-    script = "echo $$ > new; mv new own; exec sleep 600"
+def test_a_hook_and_what_it_started_end_with_its_batch(tmp_path: Path, number: int, code: int) -> None:
+    script = "sleep 600 & echo $! > child; echo $$ > new; mv new own; wait"
     with subprocess.Popen([sys.executable, "-c", BATCH, script, str(tmp_path)]) as batch:
         wait_until((tmp_path / "own").exists, "the hook runs")
         batch.send_signal(number)
         assert batch.wait(DEADLINE) == code
-    wait_until(lambda: is_gone(tmp_path / "own"), "the hook has ended")
+    wait_until(lambda: is_gone(tmp_path / "own") and is_gone(tmp_path / "child"), "the hook has ended")

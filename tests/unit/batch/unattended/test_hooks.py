@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,10 +90,9 @@ def test_no_address_no_ping() -> None:
 def plan_of(facts: Facts, hooks: HooksEntry) -> Plan:
     """Return a plan of one job, which is called j, with these hooks."""
     file = facts.folder / "nightly.yaml"
-    file.write_text("jobs: [job.yaml]\n")
+    file.write_text(json.dumps({"jobs": ["job.yaml"], "hooks": hooks.model_dump(exclude_unset=True)}))
     (facts.folder / "job.yaml").write_text(SMALL + TASK)
-    batch = load_batch([file], settings={}, environment={})
-    return make_plan(batch.model_copy(update={"hooks": hooks}))
+    return make_plan(load_batch([file], settings={}, environment={}))
 
 
 def ended(code: int) -> BatchReport:
@@ -114,23 +115,25 @@ def test_hooks_around_a_batch(facts: Facts, code: int) -> None:
     assert ("PSICLI_BATCH_FAILED=bob" in told(facts)) == bool(code)
 
 
-def test_after_a_failed_before_no_job_runs_and_the_others_do(facts: Facts) -> None:
+def test_after_a_failed_before_no_job_runs_and_the_others_do(facts: Facts, caplog: pytest.LogCaptureFixture) -> None:
     hooks = HooksEntry(**{**ALL, "before": [["false"]], "after": [["false"], *ALL["after"]]})
     report = surround(plan_of(facts, hooks), None, lambda: pytest.fail("the batch has begun"))
     assert report.error is not None
     assert (report.exit_code, report.error["message"]) == (69, "false (hooks.before) ended with exit code 1")
     assert [(job.name, job.state, job.why) for job in report.jobs] == [("j", State.NOT_RUN, "the batch did not begin")]
-    assert report.warnings == ["false (hooks.after) ended with exit code 1"]
+    assert report.warnings == caplog.messages == ["false (hooks.after) ended with exit code 1"]
     assert kinds(facts) == ["on_error", "after"]
 
 
-def test_a_batch_that_cannot_begin(facts: Facts) -> None:
+def test_a_batch_that_cannot_begin(facts: Facts, caplog: pytest.LogCaptureFixture) -> None:
     def refuse() -> BatchReport:
         raise BudgetError(job="bob", budget="2 GB", memory="1 GB")
 
     with pytest.raises(BudgetError):
-        surround(plan_of(facts, HooksEntry(**ALL)), None, refuse)
+        surround(plan_of(facts, HooksEntry(**{**ALL, "after": [*ALL["after"], ["false"]]})), None, refuse)
     assert kinds(facts) == ["before", "on_error", "after"]
+    # There is no report that could show it.
+    assert caplog.messages == ["false (hooks.after) ended with exit code 1"]
     assert "PSICLI_BATCH_EXIT_CODE=78" in told(facts)
 
 
@@ -157,7 +160,7 @@ def test_programs_that_are_missing_show_before_the_night(facts: Facts, caplog: p
         "hooks.after: there is no program './unmount' that this user can start",
         "hooks.on_error: there is no program 'no-mail' that this user can start",
     ]
-    bad = good.model_copy(update={"before": [["/nowhere/mount", "token-4711"], ["./notes"]]})
+    bad = HooksEntry(before=[["/nowhere/mount", "token-4711"], ["./notes"]], after=good.after, on_error=good.on_error)
     with pytest.raises(PlanError) as caught:
         check_hooks(plan_of(facts, bad).batch)
     assert caught.value.code == 78
@@ -175,7 +178,8 @@ def test_programs_that_are_missing_show_before_the_night(facts: Facts, caplog: p
 def file(tmp_path: Path) -> Path:
     file = tmp_path / "jobs" / "batch.yaml"
     file.parent.mkdir(0o755)
-    file.touch(0o644)
+    file.write_text('hooks: {before: [["true"]]}')
+    file.chmod(0o644)
     return file
 
 
@@ -209,9 +213,57 @@ def test_a_link_that_others_can_replace(file: Path, tmp_path: Path) -> None:
     shared.mkdir()
     (shared / "batch.yaml").symlink_to(file)
     check_trust(RUNS, shared / "batch.yaml")
+    # It may be one of several links on the way.
+    (tmp_path / "link.yaml").symlink_to("shared/batch.yaml")
+    check_trust(RUNS, tmp_path / "link.yaml")
     shared.chmod(0o777)
-    with pytest.raises(UntrustedHooksError, match=f"others can write to {shared}$"):
-        check_trust(RUNS, shared / "batch.yaml")
+    for path in (shared / "batch.yaml", tmp_path / "link.yaml"):
+        with pytest.raises(UntrustedHooksError, match=f"others can write to {shared}$"):
+            check_trust(RUNS, path)
+    # In a sticky folder, a link of this user stays as it is.
+    shared.chmod(0o1777)
+    check_trust(RUNS, shared / "batch.yaml")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
+def test_a_link_of_another_user_in_a_sticky_folder(file: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (shared / "jobs").symlink_to("../jobs")
+    check_trust(RUNS, shared / "jobs" / "batch.yaml")
+    os.chown(shared / "jobs", 65534, -1, follow_symlinks=False)
+    for way in (shared / "jobs" / "batch.yaml", shared / "jobs" / ".." / "jobs" / "batch.yaml"):
+        with pytest.raises(UntrustedHooksError, match=f"because {shared}/jobs belongs to another user$"):
+            check_trust(RUNS, way)
+
+
+def test_a_way_without_end(tmp_path: Path) -> None:
+    (tmp_path / "batch.yaml").symlink_to("batch.yaml")
+    with pytest.raises(UntrustedHooksError, match="the way to it cannot be checked: too many levels"):
+        check_trust(RUNS, tmp_path / "batch.yaml")
+
+
+def test_hooks_that_were_read_before_the_file_was_exchanged(file: Path) -> None:
+    for text in ("hooks: {before: [['true']], after: [[./m.sh]]}", "jobs: [a.yaml]", "[", None):
+        file.unlink() if text is None else file.write_text(text)
+        with pytest.raises(UntrustedHooksError):
+            check_trust(RUNS, file)
+
+
+def test_hooks_run_where_the_links_led_when_they_were_checked(facts: Facts, tmp_path: Path) -> None:
+    facts = replace(facts, folder=tmp_path / "real")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    plan = plan_of(replace(facts, folder=tmp_path / "link"), HooksEntry(after=[[*SHOW, "after"]]))
+
+    def run() -> BatchReport:
+        (tmp_path / "link").unlink()
+        (tmp_path / "link").symlink_to("/nowhere")
+        return ended(0)
+
+    assert surround(plan, None, run).warnings == []
+    assert kinds(facts) == ["after"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -219,6 +271,7 @@ def test_what_belongs_to_another_user(file: Path) -> None:
     os.chown(file.parent, 65534, -1)
     with pytest.raises(UntrustedHooksError, match=f"because {file.parent} belongs to another user$"):
         check_trust(RUNS, file)
+    os.chown(file.parent, 0, -1)
     os.chown(file, 65534, -1)
     with pytest.raises(UntrustedHooksError, match=r"because it belongs to another user$"):
         check_trust(RUNS, file)
