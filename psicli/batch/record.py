@@ -128,10 +128,14 @@ class Record(AbstractContextManager["Record"]):
             self._live = undo.enter_context(run_folder(state)) / _LIVE
             self._path = state / _FOLDER / f"{start.key}.json"
             self._past = Past(self._live.parent.name, os.getpid(), plan.batch.name, _now(), start, ())
-            deadline = time.monotonic() + (wait or 0.0)
+            deadline, waits = time.monotonic() + (wait or 0.0), False
             while (other := self._begin(jobs, alone=wait is not None)) is not None:
+                busy = BatchRunningError(batch=other.name, pid=other.pid, since=in_words(other.started))
                 if time.monotonic() >= deadline:
-                    raise BatchRunningError(batch=other.name, pid=other.pid, since=in_words(other.started))
+                    raise busy
+                if not waits:
+                    logger.info("waiting: %s", busy.message)
+                waits = True
                 signals.pause(_INTERVAL)
             self._undo = undo.pop_all()
 

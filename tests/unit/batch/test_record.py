@@ -294,7 +294,10 @@ def test_a_second_run_with_hooks_does_not_begin(state: Path) -> None:
         pass
 
 
-def test_a_second_run_with_hooks_waits(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_with_hooks_waits(
+    state: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "psicli")
     first = Record(a_plan(jobs_of("one")), START)
     first.finish([replace(jobs_of("one")[0], state=State.DONE)], 0)
     pauses: list[float] = []
@@ -307,6 +310,8 @@ def test_a_second_run_with_hooks_waits(state: Path, monkeypatch: pytest.MonkeyPa
     with Record(a_plan(jobs_of("one")), START, wait=600.0):
         past = last_batch()
     assert len(pauses) == 1
+    (said,) = caplog.messages
+    assert said.startswith("waiting: batch nightly still runs (pid ")
     assert past is not None
     # What the first run has left meanwhile counts.
     assert past.good is not None
