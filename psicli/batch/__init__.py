@@ -1,1 +1,1 @@
-"""Several parties on one machine: the simulation of a job."""
+"""Several parties or many jobs on one machine: the simulation of a job, and batches."""
