@@ -105,7 +105,8 @@ class Bench:
             "output_path": {RECEIVER: f"{name}-out.csv"},
         }
         nodes = [{"party": RECEIVER, "address": f"127.0.0.1:{port}"}, {"party": SENDER}]
-        patience = {"connect_retry_times": 1200, "connect_retry_interval_ms": 50}
+        # As long as by default, but looking more often.
+        patience = {"connect_retry_times": 12_000, "connect_retry_interval_ms": 50}
         cluster = {"nodes": nodes, "link_desc": patience}
         path = self._folder / f"{name}.yaml"
         path.write_text(
