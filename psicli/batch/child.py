@@ -96,6 +96,9 @@ class Child:
             ours: self._take_progress,
         }
         self._channel = ours
+        # It becomes readable when the process has ended; the pipes end a moment earlier.
+        self._end = os.pidfd_open(self.pid)
+        self._takers[self._end] = lambda _: None
         self._open = set(self._takers)
         for descriptor in self._open:
             os.set_blocking(descriptor, False)
@@ -112,13 +115,13 @@ class Child:
 
     @property
     def pipes(self) -> Sequence[int]:
-        """The descriptors that may still have something to read."""
+        """The descriptors that may still have something to read, or to say that the process has ended."""
         return tuple(self._open)
 
     def read(self, descriptor: int) -> bool:
         """Take what has arrived on a pipe; return False once the pipe has ended."""
         try:
-            octets = os.read(descriptor, 1 << 16)
+            octets = b"" if descriptor == self._end else os.read(descriptor, 1 << 16)
         except BlockingIOError:
             return True
         self._takers[descriptor](octets)
@@ -178,6 +181,7 @@ class Child:
             assert stream is not None
             stream.close()
         os.close(self._channel)
+        os.close(self._end)
         if self._log is not None:
             # A network disk may say only now that it is full.
             with suppress(OSError):

@@ -129,6 +129,8 @@ class _Batch:
         self._by_the_clock = False
         # When the batch last looked at the cores, and at its processes.
         self._looked = self._watched = 0.0
+        # When it last counted how late the peers are.
+        self._counted = 0.0
         self._stopping = False
         self.report = BatchReport(
             plan.batch.name,
@@ -285,6 +287,7 @@ class _Batch:
         """Take what the processes say for up to this time [s], and see which have ended."""
         with signals.allowed():
             ready = self._selector.select(seconds)
+        self._count_lateness()
         for key, _ in ready:
             assert key.data.child is not None
             if not key.data.child.read(key.fd):
@@ -298,6 +301,14 @@ class _Batch:
             self._watch()
         for watcher in self._watchers:
             watcher.progressed(self._states)
+
+    def _count_lateness(self) -> None:
+        """Count the time since the last call for the jobs whose peer is with no job of this batch."""
+        passed, self._counted = self._now - self._counted, self._now
+        present = {entry.state.peer for entry in self._running if entry.state.state is State.RUNNING}
+        for entry in self._running:
+            if entry.state.state is State.WAITING and entry.state.peer not in present:
+                entry.state.late += passed
 
     def _watch(self) -> None:
         """See what the processes use of the machine."""

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, cast, get_args, get_origin, get_type_hints
@@ -153,8 +154,11 @@ class Record(AbstractContextManager["Record"]):
         return None
 
     def changed(self, job: JobState, jobs: Sequence[JobState]) -> None:
-        if self._states.get(job.name) is not job.state:
-            self._states[job.name] = job.state
+        if self._states.get(job.name) is job.state:
+            return
+        self._states[job.name] = job.state
+        # A retry needs to know only what is over.
+        if job.is_over:
             self._keep(jobs)
 
     def progressed(self, jobs: Sequence[JobState]) -> None:
@@ -245,11 +249,15 @@ def _read(path: Path) -> Past | None:
     return None
 
 
+# It is slow, and a batch reads its record at every end of a job.
+_types = cache(get_type_hints)
+
+
 def _checked(value: Any, kind: Any) -> Any:
     """Return a value of JSON as one of a type; raises TypeError, ValueError and KeyError if it is none."""
     inner, origin = get_args(kind), get_origin(kind) or kind
     if is_dataclass(kind):
-        types = get_type_hints(kind)
+        types = _types(kind)
         return cast(type, kind)(**{name: _checked(each, types[name]) for name, each in _checked(value, dict).items()})
     if origin is tuple:
         return tuple(_checked(each, inner[0]) for each in _checked(value, list))

@@ -49,10 +49,12 @@ class JobState:
     pid: int | None = None
     first_started: float | None = None
     ended: float | None = None
-    # Of all its processes together: time from start to end, time waiting for the peer to appear, processor time, and
-    # the time in which a thread was ready but no core was free [s]; the most memory of any of them [bytes].
+    # Of all its processes together: time from start to end, time waiting for the peer to appear, the part of this in
+    # which the peer was with no other job of the batch, processor time, and the time in which a thread was ready but no
+    # core was free [s]; the most memory of any of them [bytes].
     seconds: float = 0.0
     waited: float = 0.0
+    late: float = 0.0
     computed: float = 0.0
     delayed: float = 0.0
     peak_memory: int = 0

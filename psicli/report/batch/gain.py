@@ -1,13 +1,13 @@
 """What it gained to run the jobs of a batch at the same time: an estimate from what the system says about them.
 
 A job that runs alone waits for its peer and computes, but never waits for a core that another job of the batch uses.
-So its time alone is the time that it waited for its peer, and the rest in proportion to the processor time that it got
-and the processor time that it lost to other jobs. What it lost is at most the time in which its threads were ready but
-had no core, and at most what the other jobs computed meanwhile: other programs, and its own threads, take cores from a
-job that runs alone, too. A peer on this machine computes as much as its job. The estimate for one job after another is
-the sum of these times, and the time in which no job was in progress, such as the start of the batch itself. It leaves
-out what no figure tells: that one job may slow down the memory of another, and the pauses before a job is started
-again. If a job did not get to its end, there is no verdict.
+So its time alone is the time that it waited for its peer while that was with no other job of the batch, and the time
+after that in proportion to the processor time that it got and lost to other jobs. What it lost is at most the time in
+which its threads were ready but had no core, and at most what the other jobs computed meanwhile: other programs, and
+its own threads, take cores from a job that runs alone, too. A peer on this machine computes as much as its job. The
+estimate for one job after another is the sum of these times, and the time in which no job was in progress, such as the
+start of the batch itself. It leaves out what no figure tells: that one job may slow down the memory of another, and the
+pauses before a job is started again. If a job did not get to its end, there is no verdict.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from psicli.core.errors import in_units
 from psicli.report.batch import BatchReport, JobState, State
 from psicli.report.console import duration
 
-# A difference below this share of the time, or below so many seconds, is none: two runs of a batch differ as much.
-DOUBT, LEAST = 0.05, 2.0
+# A difference below this share of the time, or below so many seconds, is none: the estimate is not better than that.
+DOUBT, LEAST = 0.2, 2.0
 # If threads had to wait for a core so many times as long as other jobs computed, other programs had the cores.
 FOREIGN = 2.0
 
@@ -69,7 +69,7 @@ def _seconds_alone(job: JobState, jobs: Sequence[JobState]) -> float:
     """Estimate how long the processes of a job would have taken if no other job had used the cores [s]."""
     lost = min(job.delayed, _computed_by_others(job, jobs))
     share = job.computed / (job.computed + lost) if lost else 1.0
-    return job.waited + (job.seconds - job.waited) * share
+    return job.late + (job.seconds - job.waited) * share
 
 
 def _computed_by_others(job: JobState, jobs: Sequence[JobState]) -> float:

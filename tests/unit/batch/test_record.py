@@ -122,13 +122,13 @@ def test_the_record_belongs_to_the_batch_that_started_last(state: Path) -> None:
     first, second = jobs_of("one"), jobs_of("one")
     with Record(a_plan(first), START) as earlier, Record(a_plan(second), START) as later:
         assert len(running_batches()) == 2
-        move(later, second[0], State.RUNNING, second)
+        move(later, second[0], State.FAILED, second)
         move(earlier, first[0], State.DONE, first)
-        assert states(last_batch()) == {"one": State.RUNNING}
+        assert states(last_batch()) == {"one": State.FAILED}
         # Each of them is in `psicli status`.
-        assert [states(each)["one"] for each in running_batches()] == [State.DONE, State.RUNNING]
+        assert [states(each)["one"] for each in running_batches()] == [State.DONE, State.FAILED]
         earlier.finish(first, 0)
-        assert states(last_batch()) == {"one": State.RUNNING}
+        assert states(last_batch()) == {"one": State.FAILED}
     assert running_batches() == []
 
 
@@ -172,7 +172,7 @@ def test_a_full_disk_is_a_warning_once(
 
         with caplog.at_level(logging.WARNING), monkeypatch.context() as patched:
             patched.setattr(record, "replace_file", full)
-            for each in (State.WAITING, State.RUNNING):
+            for each in (State.FAILED, State.DONE):
                 move(kept, jobs[0], each, jobs)
             kept.progressed(jobs)
         assert caplog.messages == [
@@ -181,7 +181,6 @@ def test_a_full_disk_is_a_warning_once(
         ]
         assert states(last_batch()) == {"one": State.QUEUED}
         # There is room again.
-        jobs[0].state = State.DONE
         kept.finish(jobs, 0)
     assert states(last_batch()) == {"one": State.DONE}
 

@@ -19,13 +19,14 @@ def a_batch(seconds: float, *jobs: dict[str, Any], most_jobs: int = 2) -> BatchR
 
 
 # Its peer is late, and then it computes on a core of its own.
-LATE = {"seconds": 5.0, "waited": 2.0, "computed": 3.0, "delayed": 0.1}
+LATE = {"seconds": 5.0, "waited": 2.0, "late": 2.0, "computed": 3.0, "delayed": 0.1}
 # Half of the time that its threads were ready, the other job had the cores.
-CROWDED = {"seconds": 12.0, "waited": 2.0, "computed": 8.0, "delayed": 8.0}
+CROWDED = {"seconds": 12.0, "waited": 2.0, "late": 2.0, "computed": 8.0, "delayed": 8.0}
 # The same, but other programs had the cores, and the other job came later.
 DISTURBED = {**CROWDED, "computed": 1.0}
 EARLIER = {**CROWDED, "ended": 12.0}
 LATER = {**CROWDED, "first_started": 12.0, "ended": 24.0}
+OVERLAPPING = {**CROWDED, "first_started": 6.0, "ended": 18.0}
 
 
 @pytest.mark.parametrize(
@@ -35,16 +36,23 @@ LATER = {**CROWDED, "first_started": 12.0, "ended": 24.0}
         (10.0, [CROWDED] * 2, Verdict.SAVED, 14.0),
         (13.5, [CROWDED] * 2, Verdict.NO_DIFFERENCE, 14.0),
         (14.5, [CROWDED] * 2, Verdict.NO_DIFFERENCE, 14.0),
-        (16.5, [CROWDED] * 2, Verdict.COST, 14.0),
+        (17.5, [CROWDED] * 2, Verdict.COST, 14.0),
         # A share of a short time is no difference: two runs of a batch differ by a second, too.
         (1.2, [{"seconds": 0.4, "computed": 0.3, "delayed": 0.01}] * 2, Verdict.NO_DIFFERENCE, 2 * 0.4 * 0.3 / 0.31),
         # A job loses no more than the others computed, and nothing to those that come later.
-        (12.0, [DISTURBED] * 2, Verdict.SAVED, 14.0),
-        (12.0, [CROWDED, {**CROWDED, "computed": 2.0}], Verdict.SAVED, (2 + 10 * 8 / 10) + (2 + 10 * 2 / 10)),
+        (11.0, [DISTURBED] * 2, Verdict.SAVED, 14.0),
+        (11.0, [CROWDED, {**CROWDED, "computed": 2.0}], Verdict.SAVED, (2 + 10 * 8 / 10) + (2 + 10 * 2 / 10)),
         (24.0, [EARLIER, LATER], Verdict.NO_DIFFERENCE, 24.0),
-        (14.5, [EARLIER, {**CROWDED, "first_started": 6.0, "ended": 18.0}], Verdict.SAVED, 2 * (2 + 10 * 8 / 12)),
+        (
+            18.0,
+            [EARLIER, {**CROWDED, "first_started": 6.0, "ended": 18.0}],
+            Verdict.NO_DIFFERENCE,
+            2 * (2 + 10 * 8 / 12),
+        ),
+        # A peer that was with another job of the batch would come at once to a job that runs alone.
+        (9.0, [{**CROWDED, "late": 0.5}] * 2, Verdict.NO_DIFFERENCE, 11.0),
         # More time was lost than the jobs of the batch can have taken from each other.
-        (16.0, [DISTURBED] * 2, Verdict.UNKNOWN, 14.0),
+        (18.0, [DISTURBED] * 2, Verdict.UNKNOWN, 14.0),
         # The pauses before the second start are part of the time.
         (60.0, [CROWDED, {**CROWDED, "starts": 2}], Verdict.UNKNOWN, 14.0),
         (60.0, [CROWDED, {**CROWDED, "failures": 1}], Verdict.UNKNOWN, 14.0),
