@@ -36,7 +36,7 @@ from psicli.storage.files import append_to, save
 logger = logging.getLogger(__name__)
 
 # How often the batch looks whether another job may start, and how far the running ones are [s].
-TICK = 0.1
+TICK = 0.2
 # A retry waits twice as long as the one before it, but never longer than this [s].
 LONGEST_WAIT = 600.0
 # The pause between two attempts of a job whose port another run uses [s].
@@ -47,6 +47,7 @@ STOP_TIMEOUT = 20.0
 _PACE = 0.2
 # How often the batch looks what its processes use of the machine [s].
 _WATCH = 0.3
+_ANOTHER = "another job has failed"
 # What may pass: the peer is gone or late, another run has the port, somebody has ended the process.
 _PASSING = {PeerLostError.code, BusyError.code} | {
     128 + each for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -111,6 +112,8 @@ class _Entry:
         self.started = 0.0
         self.waits_since: float | None = None
         self.met: float | None = None
+        # Whether its process was ended because another job has failed.
+        self.dropped = False
         # When the job stops to wait for its peer, and for its port; a failure begins this anew.
         self.patience_ends: float | None = None
         self.busy_ends: float | None = None
@@ -192,13 +195,18 @@ class _Batch:
     def _drop_what_cannot_run(self) -> None:
         failed = any(state.state is State.FAILED for state in self._states)
         for entry in self._entries.values():
+            if entry.state.state is State.WAITING and failed and self._limits.fail_fast and not entry.dropped:
+                # It might wait for long.
+                assert entry.child is not None
+                entry.dropped = True
+                entry.child.end()
             if entry.state.state is not State.QUEUED:
                 continue
             lost = [name for name in entry.planned.after if self._gave_up(name)]
             if lost:
                 self._change(entry.state, State.NOT_RUN, f"{lost[0]} {self._entries[lost[0]].state.state}")
             elif failed and self._limits.fail_fast:
-                self._change(entry.state, State.NOT_RUN, "another job has failed")
+                self._change(entry.state, State.NOT_RUN, _ANOTHER)
 
     def _gave_up(self, name: str) -> bool:
         return name in self._entries and self._entries[name].state.state in (State.FAILED, State.NOT_RUN)
@@ -356,7 +364,9 @@ class _Batch:
         signalled = f"its process was ended by {child.killed_by}" if child.killed_by else ""
         last = child.errors[-1] if child.errors else f"its process ended with {child.code}"
         why = str(error.get("message") or signalled or last)
-        if self._stopping:
+        if entry.dropped:
+            self._change(state, State.NOT_RUN, _ANOTHER)
+        elif self._stopping:
             # `stop` says why.
             state.state, state.exit_code = State.STARTING, child.code
         else:

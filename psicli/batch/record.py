@@ -249,15 +249,17 @@ def _read(path: Path) -> Past | None:
     return None
 
 
-# It is slow, and a batch reads its record at every end of a job.
-_types = cache(get_type_hints)
+@cache
+def _types(kind: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields. This is slow, and a batch reads its record at the end of every job."""
+    return get_type_hints(kind)
 
 
 def _checked(value: Any, kind: Any) -> Any:
     """Return a value of JSON as one of a type; raises TypeError, ValueError and KeyError if it is none."""
     inner, origin = get_args(kind), get_origin(kind) or kind
     if is_dataclass(kind):
-        types = _types(kind)
+        types = _types(cast(type, kind))
         return cast(type, kind)(**{name: _checked(each, types[name]) for name, each in _checked(value, dict).items()})
     if origin is tuple:
         return tuple(_checked(each, inner[0]) for each in _checked(value, list))

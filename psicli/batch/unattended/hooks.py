@@ -20,7 +20,6 @@ from pathlib import Path
 from psicli.batch.plan import Plan
 from psicli.batch.record import queued
 from psicli.batch.unattended.command import run_command
-from psicli.batch.unattended.ping import send
 from psicli.config.batch import Batch, BatchDocument, HooksEntry
 from psicli.core.errors import (
     HookError,
@@ -220,7 +219,12 @@ def run_after(hooks: HooksEntry, facts: Facts, exit_code: int, failed: Sequence[
 
 def ping(hooks: HooksEntry, event: str) -> str | None:
     """Tell hooks.ping, if there is one, that the batch starts ("start") or its exit code; return a warning or None."""
-    return None if hooks.ping is None else send(hooks.ping, event)
+    if hooks.ping is None:
+        return None
+    # Imported late because it is slow.
+    from psicli.batch.unattended.ping import send
+
+    return send(hooks.ping, event)
 
 
 def _run(kind: str, command: Sequence[str], hooks: HooksEntry, facts: Facts, variables: Mapping[str, str]) -> None:

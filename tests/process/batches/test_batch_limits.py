@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.many.batches import BAD, check_failed
+from support.many.batches import BAD, check_failed, wait_for_listeners
 from support.many.parties import SOON, Parties, all_done, jobs_of
 from support.processes.expectations import failed
 from support.processes.runner import DIALER, LISTENER, PARTIES, free_ports
@@ -85,6 +85,23 @@ def test_no_job_starts_after_the_first_failure(four: Parties) -> None:
     assert result.code == 65, result.text
     check_failed(jobs[bad.name], 65, "in/job-0.csv:2: the row has 3 fields")
     assert {jobs[deal.name]["state"] for deal in rest} == {"not run"}
+    four.nothing_left()
+
+
+@pytest.mark.more
+def test_jobs_that_wait_for_their_peers_end_with_the_first_failure(four: Parties) -> None:
+    bad, *rest = four.deals
+    four.input(bad, LISTENER).write_bytes(BAD)
+    mine = four.start_batch(LISTENER, "--fail-fast", "--jobs=4", "--rendezvous=60")
+    wait_for_listeners(mine, 4)
+    theirs = four.start_job(bad, DIALER)
+    result = mine.result()
+    assert theirs.result().code == 80
+    jobs = jobs_of(result)
+    assert result.code == 65, result.text
+    assert {(jobs[deal.name]["state"], jobs[deal.name]["cause"]) for deal in rest} == {
+        ("not run", "another job has failed")
+    }
     four.nothing_left()
 
 
