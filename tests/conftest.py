@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for number, item in enumerate(each):
             if number not in sampled:
                 item.add_marker(pytest.mark.more)
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[None]:
+    """Restore the log after a test: a command in this process sets it up for its own standard error."""
+    logger = logging.getLogger("psicli")
+    before = logger.handlers[:], logger.propagate, logger.level
+    yield
+    logger.handlers[:], logger.propagate, logger.level = before
 
 
 @pytest.fixture(params=backends.NAMES, ids=backends.label)

@@ -106,7 +106,7 @@ class _Output:
 
     tell: Callable[[str], object]
     lines: int = 0
-    _line: bytearray = field(default_factory=bytearray)
+    _line: bytearray = field(default_factory=bytearray, repr=False)
 
     def add(self, octets: bytes) -> None:
         *ends, rest = octets.split(b"\n")
@@ -138,7 +138,7 @@ class _Output:
 class _Running:
     """A command that has been started. Its process is reaped last, so that no other one can get its id meanwhile."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] = field(repr=False)
     output: _Output
     _is_open: bool = True
 

@@ -43,7 +43,7 @@ def all_is_well(pair: Pair, alice: Run, bob: Run) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("tls", [True, False], ids=["tls", "plain"])
+@pytest.mark.parametrize("tls", [pytest.param(True, id="tls"), pytest.param(False, id="plain", marks=pytest.mark.more)])
 def test_a_crowd_that_was_there_before_keeps_nobody_out(pair: Pair, tls: bool, size: tuple[int, int, int]) -> None:
     files, silent, half_open = size
     prepared(pair, tls=tls)

@@ -216,6 +216,7 @@ def as_nobody() -> None:
     """Become another user after loading all modules, since that user may not be able to read Python's folders."""
     import encodings.idna  # noqa: F401
 
+    import psicli.batch.record
     import psicli.batch.simulate
     import psicli.cli.main
     import psicli.job.run

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -54,14 +53,6 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     module.run_batch = made.run_batch  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "psicli.batch.engine", module)
     return made
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[None]:
-    logger = logging.getLogger("psicli")
-    before = logger.handlers[:], logger.propagate, logger.level
-    yield
-    logger.handlers[:], logger.propagate, logger.level = before
 
 
 @pytest.fixture

@@ -169,6 +169,7 @@ def test_a_strict_run(pair: Pair) -> None:
         check_output(pair, LISTENER, 0, "out/people.csv")
 
 
+@pytest.mark.more
 def test_a_strict_run_needs_an_intact_ledger(pair: Pair) -> None:
     """It is refused, every night, until a run without strict has recorded the break."""
     marked_pair(pair)
