@@ -94,6 +94,7 @@ def test_one_side_fails_and_the_other_is_told(pair: Pair, party: str, spoil: Spo
     assert all(the_object(result.stdout)["seconds"] < SOON for result in results.values())
 
 
+@pytest.mark.more
 def test_both_sides_fail_at_the_same_time(pair: Pair) -> None:
     marked_pair(pair)
     _no_input(pair, LISTENER)

@@ -135,6 +135,7 @@ def test_a_listener_of_another_user_gets_nothing(prepared: Pair) -> None:
     assert alice.lasts(0)
 
 
+@pytest.mark.more
 @needs_root
 def test_another_user_on_the_other_loopback_address_is_of_no_concern(prepared: Pair) -> None:
     """Nor is one who has the port until our peer takes it."""

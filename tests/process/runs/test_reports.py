@@ -126,6 +126,7 @@ def test_quiet_prints_nothing_and_verbose_prints_no_value(pair: Pair) -> None:
     assert MARK in pair.path(DIALER, "out/people.csv").read_text()
 
 
+@pytest.mark.more
 def test_quiet_shows_every_warning_once(pair: Pair) -> None:
     """Whoever runs psicli at night sees only what a quiet run prints."""
     marked_pair(pair)

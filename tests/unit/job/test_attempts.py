@@ -145,6 +145,7 @@ def test_the_next_run_warns_of_a_ledger_that_was_changed(pair: Pair) -> None:
     assert "gone from the end" in the_object(both(pair, "--json")[LISTENER].stdout)["warnings"][0]
 
 
+@pytest.mark.more
 def test_psicli_shows_a_changed_ledger_with_a_warning(pair: Pair) -> None:
     """Nobody takes an inserted record for one of psicli's; a check warns too, before the next run records it."""
     marked_pair(pair)
@@ -235,6 +236,7 @@ def test_an_input_that_differs_in_few_items_is_refused_before_the_open(tapped: t
             succeeded(results.values())
 
 
+@pytest.mark.more
 def test_another_task_is_compared_too_and_a_warning_is_the_default(pair: Pair) -> None:
     marked_pair(pair)
     inputs(pair, 40)

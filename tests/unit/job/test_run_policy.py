@@ -92,6 +92,7 @@ def test_a_failure_before_the_opening_does_not_wait(pair: Pair) -> None:
     assert WAITING not in result.stderr
 
 
+@pytest.mark.more
 def test_a_run_that_takes_longer_is_warned_about(pair: Pair) -> None:
     marked_pair(pair)
     pair.jobs[LISTENER]["policy"] = {"min_duration": 1}

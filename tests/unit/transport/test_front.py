@@ -92,6 +92,7 @@ def test_strangers_who_take_all_places_do_not_keep_the_peer_out(
             stack.callback(link.end)
 
 
+@pytest.mark.more
 def test_a_stranger_who_opens_stream_after_stream_has_to_go(port: int) -> None:
     with ExitStack() as stack:
         listener = Listener(Endpoint("127.0.0.1", port, "bob"))
