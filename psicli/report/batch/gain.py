@@ -21,7 +21,7 @@ from psicli.report.batch import BatchReport, JobState, State
 from psicli.report.console import duration
 
 # A difference below this share of the time, or below so many seconds, is none: the estimate is not better than that.
-DOUBT, LEAST = 0.2, 2.0
+DOUBT, LEAST = 0.3, 2.0
 # If threads had to wait for a core so many times as long as other jobs computed, other programs had the cores.
 FOREIGN = 2.0
 

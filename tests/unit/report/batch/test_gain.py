@@ -33,15 +33,15 @@ OVERLAPPING = {**CROWDED, "first_started": 6.0, "ended": 18.0}
     ("seconds", "jobs", "verdict", "in_turn"),
     [
         (5.0, [LATE] * 4, Verdict.SAVED, 4 * (2 + 3 * 3 / 3.1)),
-        (10.0, [CROWDED] * 2, Verdict.SAVED, 14.0),
+        (9.0, [CROWDED] * 2, Verdict.SAVED, 14.0),
         (13.5, [CROWDED] * 2, Verdict.NO_DIFFERENCE, 14.0),
         (14.5, [CROWDED] * 2, Verdict.NO_DIFFERENCE, 14.0),
-        (17.5, [CROWDED] * 2, Verdict.COST, 14.0),
+        (19.0, [CROWDED] * 2, Verdict.COST, 14.0),
         # A share of a short time is no difference: two runs of a batch differ by a second, too.
         (1.2, [{"seconds": 0.4, "computed": 0.3, "delayed": 0.01}] * 2, Verdict.NO_DIFFERENCE, 2 * 0.4 * 0.3 / 0.31),
         # A job loses no more than the others computed, and nothing to those that come later.
-        (11.0, [DISTURBED] * 2, Verdict.SAVED, 14.0),
-        (11.0, [CROWDED, {**CROWDED, "computed": 2.0}], Verdict.SAVED, (2 + 10 * 8 / 10) + (2 + 10 * 2 / 10)),
+        (9.0, [DISTURBED] * 2, Verdict.SAVED, 14.0),
+        (9.0, [CROWDED, {**CROWDED, "computed": 2.0}], Verdict.SAVED, (2 + 10 * 8 / 10) + (2 + 10 * 2 / 10)),
         (24.0, [EARLIER, LATER], Verdict.NO_DIFFERENCE, 24.0),
         (
             18.0,
@@ -52,7 +52,7 @@ OVERLAPPING = {**CROWDED, "first_started": 6.0, "ended": 18.0}
         # A peer that was with another job of the batch would come at once to a job that runs alone.
         (9.0, [{**CROWDED, "late": 0.5}] * 2, Verdict.NO_DIFFERENCE, 11.0),
         # More time was lost than the jobs of the batch can have taken from each other.
-        (18.0, [DISTURBED] * 2, Verdict.UNKNOWN, 14.0),
+        (20.0, [DISTURBED] * 2, Verdict.UNKNOWN, 14.0),
         # The pauses before the second start are part of the time.
         (60.0, [CROWDED, {**CROWDED, "starts": 2}], Verdict.UNKNOWN, 14.0),
         (60.0, [CROWDED, {**CROWDED, "failures": 1}], Verdict.UNKNOWN, 14.0),
