@@ -13,7 +13,6 @@ import re
 import select
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,15 +20,13 @@ from typing import IO, Any
 
 import psutil
 
+from psicli.batch import PSICLI, SET_BY_OPTIONS
 from psicli.batch.plan import Planned
 from psicli.report.channel import SETTINGS
 
-# How psicli starts itself; -P keeps modules in the current folder out.
-PSICLI = (sys.executable, "-P", "-m", "psicli")
-# Variables that set options of `psicli run`; whoever starts it sets these options.
-NOT_PASSED_ON = {
-    "PSICLI_PARTY", "PSICLI_PORT_OFFSET", "PSICLI_ONLY", "PSICLI_JSON", "PSICLI_TRACE", "PSICLI_QUIET",
-    "PSICLI_VERBOSE", "PSICLI_CONFIG", "PSICLI_MEMORY", "PSICLI_LOCK_TIMEOUT", "PSICLI_KEEP_GOING",
+# Variables that are not for the process, because the batch sets these options or means itself by them.
+_NOT_PASSED_ON = SET_BY_OPTIONS | {
+    "PSICLI_CONFIG", "PSICLI_MEMORY", "PSICLI_LOCK_TIMEOUT", "PSICLI_KEEP_GOING",
 }  # fmt: skip
 # A longer line of a log, or a larger report, is cut: only a broken process writes one [bytes].
 _LONGEST_LINE, _LARGEST_REPORT = 1 << 16, 1 << 26
@@ -40,7 +37,7 @@ _NANO = 1e-9
 
 def _environment(settings: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of a process. Other users can read its command line, so the settings are in one of them."""
-    passed = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
+    passed = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
     return {**passed, SETTINGS: json.dumps(settings)}
 
 

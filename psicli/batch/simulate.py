@@ -11,12 +11,12 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from psicli.batch import PSICLI, SET_BY_OPTIONS
 from psicli.config import Job, load_parties
 from psicli.core import signals
 from psicli.core.errors import NoPortError, PortBusyError, TaskFilesError, reason
@@ -32,11 +32,6 @@ PORTS = 5
 VALID_DAYS = 2
 # How long a party may take to stop after SIGTERM [s].
 STOP_TIMEOUT = 10.0
-# Variables that set options of `psicli run`; the simulation sets these options itself.
-_NOT_PASSED_ON = {
-    "PSICLI_PARTY", "PSICLI_PORT_OFFSET", "PSICLI_ONLY", "PSICLI_JSON", "PSICLI_TRACE", "PSICLI_QUIET",
-    "PSICLI_VERBOSE",
-}  # fmt: skip
 _THE_OTHERS_FAULT = {PeerLostError.code, PeerFailedError.code}
 
 
@@ -56,7 +51,7 @@ def simulate_job(
     """
     jobs = load_parties(config, variables, only)
     _check_one_machine(jobs)
-    command = [sys.executable, "-P", "-m", "psicli", "run", f"--config={config}", "--resume=never", "--json", *flags]
+    command = [*PSICLI, "run", f"--config={config}", "--resume=never", "--json", *flags]
     commands = {job.party: [*command, f"--party={job.party}", *_trace_flag(trace, job.party, jobs)] for job in jobs}
     # One party's bars show the progress of both.
     for job in jobs[1:]:
@@ -164,6 +159,6 @@ def _check_one_machine(jobs: Sequence[Job]) -> None:
 
 def _start(command: Sequence[str], state: Path) -> subprocess.Popen[bytes]:
     # With its own process group, a terminal's Ctrl-C does not reach it; this process then sends one SIGTERM.
-    environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+    environment = {name: value for name, value in os.environ.items() if name not in SET_BY_OPTIONS}
     environment["PSICLI_STATE_DIR"] = str(state)
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0, env=environment)

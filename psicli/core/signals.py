@@ -28,6 +28,8 @@ _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # An option of Linux's prctl (linux/prctl.h).
 _PR_SET_PDEATHSIG = 1
+# Looked up before any fork: a process that was just forked must not load libraries.
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)
 
 _noted: InterruptedBySignal | None = None
 _allowed = False
@@ -43,6 +45,12 @@ def install() -> None:
             signal.signal(number, _note)
 
 
+def ask_for_sigterm() -> None:
+    """Let the kernel send this process SIGTERM when its parent ends, from now on; only Linux can."""
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+
+
 def die_with_parent(descriptor: int) -> None:
     """Let the end of the parent process, however it ends, send this process SIGTERM.
 
@@ -51,9 +59,7 @@ def die_with_parent(descriptor: int) -> None:
     """
     global _second_ends
     _second_ends = False
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    ask_for_sigterm()
     poll = select.poll()
     poll.register(descriptor, 0)
     if poll.poll(0):

@@ -7,7 +7,6 @@ purpose, such as the server of a file system that it has mounted.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -35,9 +34,6 @@ MOST_LINES, MOST_CHARACTERS = 200, 500
 _CHUNK = 65536
 # What is still read of the output when the command has ended, but a process that it started goes on printing.
 _MOST_CHUNKS = 16
-
-_libc = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
 
 
 def run_command(
@@ -95,7 +91,7 @@ def _guard() -> Iterator[Callable[[int], None]]:
 
 def _end_with(parent: int) -> None:
     """Let the kernel end this process, which has just been forked, as soon as its parent ends in any way."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signals.ask_for_sigterm()
     if os.getppid() != parent:
         os._exit(1)
 
