@@ -56,8 +56,9 @@ WAITING_LINE_INTERVAL = 60.0
 MAX_RECORD_BYTES = 4096
 # Records are padded to this size, so that a short record never leaves the end of a longer one readable [bytes].
 RECORD_BYTES = 1024
-# How many entries of a shared folder, and how many records of one user, are read at most: anybody can fill them.
-MAX_ENTRIES, MAX_RECORDS = 50_000, 100
+# How many entries of a shared folder, and how many holders of one user, are read at most: anybody can fill them. A
+# killed run leaves its record, so a folder may have many more records than holders.
+MAX_ENTRIES, MAX_RECORDS, MAX_HOLDERS = 50_000, 10_000, 100
 
 _WAITING = "waiting"
 # The phases that a record names. Their times do not depend on the matches.
@@ -230,8 +231,9 @@ def holders() -> list[Holder]:
     with ExitStack() as opened:
         for folder in _lock_folders(opened):
             with suppress(OSError), os.scandir(folder) as entries:
-                names = [each.name for each in islice(entries, 10 * MAX_RECORDS) if each.name.endswith(".json")]
-                for holder in filter(None, (_read_record(name, folder) for name in names[:MAX_RECORDS])):
+                names = [each.name for each in islice(entries, 2 * MAX_RECORDS) if each.name.endswith(".json")]
+                valid = filter(None, (_read_record(name, folder) for name in names))
+                for holder in islice(valid, MAX_HOLDERS):
                     found[holder.user, holder.pid, holder.where] = holder
     # The records of this user's runs know more, and last longer.
     with suppress(PsicliError):

@@ -340,3 +340,11 @@ def test_status_lists_all_jobs_oldest_first(folder: Path) -> None:
             facts = json.loads(record.read_bytes())
             record.write_text(json.dumps({**facts, "since": f"2026-01-0{3 - number}T00:00:00+00:00"}))
         assert [holder.job for holder in holders()] == ["job-2", "job-1", "job-0"]
+
+
+def test_records_that_killed_runs_left_hide_no_holder(folder: Path, port: int) -> None:
+    with hold_port("nightly", "alice", HOST, port, 0):
+        record = (own(folder) / f"port-{port}.json").read_bytes()
+        for number in range(3 * locks.MAX_HOLDERS):
+            (own(folder) / f"port-{number}.json").write_bytes(record)
+        assert [holder.job for holder in holders()] == ["nightly"]
