@@ -9,7 +9,7 @@ from typing import Any
 from psicli.core import errors, failpoints
 from psicli.core.stages import Stage, Stages
 from psicli.exchange.pools import WorkerPools, WorkInOrder, done
-from psicli.exchange.worker import Worker
+from psicli.exchange.worker import BinWorker
 from psicli.protocol.bins import BinParty
 from psicli.protocol.task import TaskParty
 from psicli.protocol.work import CheckLists, KeepTokens, MaskOwn, MaskPeer, Prepare, Work
@@ -28,12 +28,12 @@ class BinExchange:
         party: BinParty,
         pools: WorkerPools,
         stages: Stages,
-        make_worker: Callable[[BinParty], Worker],
-        checked: Callable[[BinParty, Worker], None],
+        make_worker: Callable[[BinParty], BinWorker],
+        checked: Callable[[BinParty, BinWorker], None],
     ) -> None:
         self.party = party
         self.work = WorkInOrder(party, self._begin)
-        self.worker: Worker | None = None
+        self.worker: BinWorker | None = None
         self._task = task
         self._pools = pools
         self._stages = stages
@@ -48,7 +48,7 @@ class BinExchange:
         if worker is not None:
             worker.wipe()
 
-    def release(self) -> Worker | None:
+    def release(self) -> BinWorker | None:
         """Return the worker and drop our reference, so that its lists are freed as soon as the caller is done."""
         worker, self.worker = self.worker, None
         return worker
@@ -63,8 +63,8 @@ class BinExchange:
                 return self._pools.compute(self._mask_peer, seq, points)
             case CheckLists():
                 return self._pools.compute(self._check)
-            case KeepTokens(tokens):
-                self._ready().keep_tokens(tokens)
+            case KeepTokens(start, tokens):
+                self._ready().keep_tokens(start, tokens)
         return done()
 
     def _prepare(self) -> None:
@@ -93,7 +93,7 @@ class BinExchange:
             self._checked(self.party, worker)
             failpoints.hit("lists.checked")
 
-    def _ready(self) -> Worker:
+    def _ready(self) -> BinWorker:
         if self.worker is None:
             raise errors.LocalProtocolError(detail="a bin was computed before it was prepared")
         return self.worker

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from psicli.exchange.worker import LocalWorkers, Workers
 from psicli.protocol.messages import Message
 from psicli.protocol.work import Lane, Work
 
@@ -17,14 +18,14 @@ class WorkerPools:
     """The worker pools of a session, shared by all its tasks.
 
     depth: pieces of work that a bin may have in progress. The curve's threads share the parts of one piece; the others
-    are ready so that these threads never wait. wake: called after each piece.
+    are ready so that these threads never wait. wake: called after each piece. workers: where the workers of bins run.
     """
 
-    def __init__(self, depth: int, wake: Callable[[], None]) -> None:
+    def __init__(self, depth: int, wake: Callable[[], None], workers: Workers | None = None) -> None:
         self.depth = depth
+        self.workers = workers or LocalWorkers()
         self._wake = wake
-        # Two threads: while one waits for the last parts of its piece, the other supplies new parts.
-        self._computing = ThreadPoolExecutor(2, "psicli-compute")
+        self._computing = ThreadPoolExecutor(self.workers.calls, "psicli-compute")
         self._matching = ThreadPoolExecutor(1, "psicli-matcher")
         self._committing = ThreadPoolExecutor(1, "psicli-committer")
         self._writing = ThreadPoolExecutor(1, "psicli-writer")

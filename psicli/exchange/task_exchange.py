@@ -16,11 +16,12 @@ from psicli.exchange.bin_exchange import BinExchange
 from psicli.exchange.checkpoint import Checkpoint
 from psicli.exchange.pools import WorkerPools, WorkInOrder, done
 from psicli.exchange.results import Results
-from psicli.exchange.worker import ORDER_SECRET_BYTES, Worker
+from psicli.exchange.worker import ORDER_SECRET_BYTES, BinWorker
 from psicli.items.partitions import Items, Matches
 from psicli.protocol.bins import BinParty
 from psicli.protocol.messages import Message, Received, TaskMessage
 from psicli.protocol.receiver import Receiver
+from psicli.protocol.streams import Place
 from psicli.protocol.task import Phase, TaskParty
 from psicli.protocol.work import GatherMatches, KeepBits, PublishOutput, SliceBitmap, StageOutput, Work
 from psicli.storage.memory import UNBOUNDED, MemoryPlan
@@ -79,6 +80,8 @@ class TaskExchange:
         self._prepared: Prepared | None = None
         self._own_work = WorkInOrder(party, self._begin)
         self._bins: dict[int, BinExchange] = {}
+        # Workers of bins that have not begun.
+        self._early: dict[int, Future[BinWorker]] = {}
         # Created when the first bin begins or the result is requested.
         self._results: Results | None = None
         self._guard = Lock()
@@ -95,6 +98,7 @@ class TaskExchange:
         """Begin the next bin."""
         self.party.bins.begin()
         self._follow()
+        self._prepare_early()
 
     def _restored(self) -> Results:
         """Return the results of the bins; the first call restores those in the checkpoint."""
@@ -208,6 +212,8 @@ class TaskExchange:
         """Wipe all scalars; no point can be masked after this."""
         for each in self._bins.values():
             each.close()
+        for worker in self._early.values():
+            worker.add_done_callback(_wipe)
 
     def close(self) -> None:
         """Free the items, in memory and on disk, once no output needs them any more."""
@@ -231,19 +237,20 @@ class TaskExchange:
             self._matching.append(begin())
         return [*self._matching]
 
-    def make_worker(self, party: BinParty) -> Worker:
+    def make_worker(self, party: BinParty) -> BinWorker:
         """Fetch a bin's items and return a worker with fresh secrets; a sender first records that it answers the bin.
 
         Raises BinOverflowError, and as Checkpoint.answering.
         """
-        results = self._restored()
-        at, (own, peer) = party.place, self.party.capacities
-        with self.stages.at(Stage.READING, "fetch bin"):
-            items = self._input.items.bin(at.bin, self.party.number_of_bins, self._plan.bin // 2)
-            if len(items) > own:
-                raise errors.BinOverflowError(bin=at.bin)
-            how = {"receives": self.party.receives, "strict": self._input.strict}
-            worker = Worker(at.sid, items, own, peer, self.party.setup.frame_items, **how)
+        results, at = self._restored(), party.place
+        early = self._early.pop(at.bin, None)
+        try:
+            worker = self._new_worker(at) if early is None else early.result()
+        except errors.WorkerLostError:
+            if early is None:
+                raise
+            # Nothing of this bin has been sent, so a new worker with new secrets needs no restart.
+            worker = self._new_worker(at)
         if not self.party.receives:
             with self._answering:
                 # If the bin was restarted meanwhile, this attempt sends no answers.
@@ -253,14 +260,31 @@ class TaskExchange:
                     self._input.checkpoint.answering(at.bin, at.attempt)
         return worker
 
-    def checked(self, party: BinParty, worker: Worker) -> None:
+    def _new_worker(self, at: Place) -> BinWorker:
+        own, peer = self.party.capacities
+        with self.stages.at(Stage.READING, "fetch bin"):
+            items = self._input.items.bin(at.bin, self.party.number_of_bins, self._plan.bin // 2)
+            if len(items) > own:
+                raise errors.BinOverflowError(bin=at.bin)
+            how = {"receives": self.party.receives, "strict": self._input.strict}
+            return self.pools.workers.make(at.sid, items, own, peer, self.party.setup.frame_items, **how)
+
+    def _prepare_early(self) -> None:
+        """Make the workers of the next bins, if they can mask their items before these bins begin."""
+        bins = self.party.bins
+        for number in bins.left[bins.begun : bins.begun + self.pools.workers.ahead]:
+            if number not in self._early:
+                self._early[number] = self.pools.compute(self._new_worker, bins.place(number))
+
+    def checked(self, party: BinParty, worker: BinWorker) -> None:
         """Note that a bin has passed its checks; a sender records that it has answered the bin."""
         if not self.party.receives:
             with self._answering:
                 if self.party.bins.get(party.place.bin) is party:
-                    self._input.checkpoint.answered(party.place.bin, worker.order_secret)
+                    secret = worker.order_secret if self.party.broadcast else b""
+                    self._input.checkpoint.answered(party.place.bin, secret)
 
-    def _match(self, number: int, worker: Worker | None) -> None:
+    def _match(self, number: int, worker: BinWorker | None) -> None:
         assert worker is not None
         with self.stages.at(Stage.MATCHING, "match"):
             match = worker.match(bitmap=self.party.broadcast)
@@ -306,3 +330,8 @@ class TaskExchange:
         if self._input.output is None:
             raise errors.LocalProtocolError(detail="a party that learns the result was given no output")
         return self._input.output
+
+
+def _wipe(made: Future[BinWorker]) -> None:
+    if not made.cancelled() and made.exception() is None:
+        made.result().wipe()

@@ -1,8 +1,8 @@
 """The worker: computes one bin with its items, secrets and lists, from masking the first point to matching.
 
 A worker knows nothing of sessions and messages: it takes and returns packed points, tokens and bits. Nothing here
-assumes that the caller is in the same process. Several threads may call it at the same time, each for a different
-frame.
+assumes that the caller is in the same process; `Workers` says where the workers of a session run. Several threads may
+call a worker at the same time, each for a different frame.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import secrets
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,38 @@ class Match:
     bitmap: bytes = field(default=b"", repr=False)
 
 
+class BinWorker(Protocol):
+    """A worker as the exchange sees it, wherever it runs; `Worker` says what each method does.
+
+    Every method raises WorkerLostError if the worker no longer exists.
+    """
+
+    @property
+    def order_secret(self) -> bytes: ...
+    def mask_own(self, start: int, stop: int) -> bytes: ...
+    def mask_peer(self, seq: int, points: bytes) -> bytes | None: ...
+    def keep_tokens(self, start: int, tokens: bytes) -> None: ...
+    def check(self) -> None: ...
+    def match(self, *, bitmap: bool = False) -> Match: ...
+    def wipe(self) -> None: ...
+
+
+class Workers(Protocol):
+    """Where the workers of a session run.
+
+    calls: how many calls of workers may be in progress at the same time. ahead: how many bins get their workers before
+    they begin.
+    """
+
+    calls: int
+    ahead: int
+
+    def make(
+        self, sid: bytes, items: BinItems, own: int, peer: int, frame_items: int, *, receives: bool, strict: bool
+    ) -> BinWorker:
+        """Return a worker with fresh secrets for one attempt at a bin; the arguments are those of `Worker`."""
+
+
 class Lists:
     """The points and tokens of one bin until they are checked, and then their comparison."""
 
@@ -61,11 +94,11 @@ class Lists:
         self.peer_points[start:stop] = _words(points, curve.POINT_BYTES)
         self.peer_tokens[start:stop] = _words(tokens, curve.TOKEN_BYTES)
 
-    def keep_tokens(self, tokens: bytes) -> None:
-        """Keep the next tokens of our items, in the order in which the items were sent."""
+    def keep_tokens(self, start: int, tokens: bytes) -> None:
+        """Keep the tokens of our items from `start` on, in the order in which the items were sent."""
         words = _words(tokens, curve.TOKEN_BYTES)
+        self.own_tokens[start : start + len(words)] = words
         with self._guard:
-            self.own_tokens[self._tokens_kept : self._tokens_kept + len(words)] = words
             self._tokens_kept += len(words)
 
     def check(self) -> None:
@@ -156,9 +189,9 @@ class Worker:
         self._lists.put_peer(seq * self._frame_items, points, tokens)
         return None if self._receives else tokens
 
-    def keep_tokens(self, tokens: bytes) -> None:
-        """Keep the next tokens of our items, in the order in which the items were sent; for the receiver only."""
-        self._lists.keep_tokens(tokens)
+    def keep_tokens(self, start: int, tokens: bytes) -> None:
+        """Keep the tokens of our items from `start` on, in the order in which the items were sent; only a receiver."""
+        self._lists.keep_tokens(start, tokens)
 
     def check(self) -> None:
         """Wipe the scalar, check the complete lists and free the points; raises PeerProtocolError.
@@ -184,6 +217,19 @@ class Worker:
     def _padding_at(self, places: npt.NDArray[np.uint32]) -> pa.LargeBinaryArray:
         padding = np.frombuffer(self._padding, np.uint8).reshape(-1, _PADDING_BYTES)
         return curve.packed_items([each.tobytes() for each in padding[places]])
+
+
+class LocalWorkers:
+    """Workers in this process: the kernel's thread pool computes."""
+
+    # While one call waits for its last parts, the other supplies new parts to the kernel's threads.
+    calls = 2
+    ahead = 0
+
+    def make(
+        self, sid: bytes, items: BinItems, own: int, peer: int, frame_items: int, *, receives: bool, strict: bool
+    ) -> Worker:
+        return Worker(sid, items, own, peer, frame_items, receives=receives, strict=strict)
 
 
 def apply_bitmap(bits: bytes, order_secret: bytes, items: int, own: int) -> Mask:

@@ -41,7 +41,7 @@ class ReceiverBin(BinParty):
         elif frame.seq >= self._points_out.frames:
             raise PeerProtocolError(detail=f"it sent tokens of frame {frame.seq}, which it has not received yet")
         else:
-            self._queued.append(KeepTokens(frame.data))
+            self._queued.append(KeepTokens(self._tokens.shape.span(frame.seq)[0], frame.data))
 
 
 class Receiver(TaskParty):

@@ -34,8 +34,9 @@ class MaskPeer:
 
 @dataclass(frozen=True, slots=True)
 class KeepTokens:
-    """Keep tokens of our items, in the order in which the items were sent."""
+    """Keep the tokens of our items from `start` on, in the order in which the items were sent."""
 
+    start: int
     tokens: bytes = field(repr=False)
 
 

@@ -21,6 +21,7 @@ from psicli.core import errors, failpoints, peer_errors, signals, trace
 from psicli.core.stages import Stage
 from psicli.exchange.pools import WorkerPools
 from psicli.exchange.task_exchange import Storage, TaskExchange
+from psicli.exchange.worker import Workers
 from psicli.protocol.bins import MOST_BIN_ITEMS, TaskSetup
 from psicli.protocol.messages import (
     Abort,
@@ -72,6 +73,7 @@ class Session:
         listens: bool,
         depth: int = DEPTH,
         storage: Storage | None = None,
+        workers: Workers | None = None,
         hang_up: Callable[[], None] = lambda: None,
     ) -> None:
         """hang_up: closes the connection; called as soon as the last message is sent."""
@@ -82,7 +84,7 @@ class Session:
         self._turns = Turns(())
         self._watch = PeerWatch(link, terms)
         self._reader = ThreadPoolExecutor(1, "psicli-reader")
-        self._pools = WorkerPools(depth, link.wake)
+        self._pools = WorkerPools(depth, link.wake, workers)
         self._storage = storage or Storage()
         # One-sided tasks whose exchange is complete, and the writing of their results.
         self._received: list[LiveTask] = []
@@ -421,14 +423,16 @@ def open_session(
     frame_items: int | None = None,
     bin_items: int = MOST_BIN_ITEMS,
     storage: Storage | None = None,
+    workers: Workers | None = None,
     hung_up: Callable[[], None] = lambda: None,
 ) -> Session:
     """Connect to the peer, exchange Hellos and return the session; Session.agree then compares the Hellos.
 
     timeout: how long to wait for the peer [s]; depth: pieces of work that a bin may have in progress; frame_items: the
     most points per frame, by default the backend's choice; bin_items: the most items per bin, a power of two; storage:
-    the memory and disk space that the tasks may use; hung_up: called when the connection is closed, however the session
-    ends. Raises like Listener.meet and Dialer.meet.
+    the memory and disk space that the tasks may use; workers: where the workers of bins run, by default in this
+    process; hung_up: called when the connection is closed, however the session ends. Raises like Listener.meet and
+    Dialer.meet.
     """
 
     link = meeting.meet(lambda: terms.hello(frame_items or curve.frame_items(), bin_items), timeout)
@@ -437,4 +441,5 @@ def open_session(
         meeting.close()
         hung_up()
 
-    return Session(link, terms, listens=isinstance(meeting, Listener), depth=depth, storage=storage, hang_up=hang_up)
+    listens = isinstance(meeting, Listener)
+    return Session(link, terms, listens=listens, depth=depth, storage=storage, workers=workers, hang_up=hang_up)

@@ -112,7 +112,7 @@ def kept(end: MachineEnd) -> dict[tuple[type, int], bytes]:
     found: dict[tuple[type, int], bytes] = {}
     for place, work in end.placed:
         match work:
-            case MaskPeer(_, data) | KeepTokens(data) | KeepBits(_, data):
+            case MaskPeer(_, data) | KeepTokens(_, data) | KeepBits(_, data):
                 key = type(work), work.bin if isinstance(work, KeepBits) else place.bin if place else -1
                 found[key] = found.get(key, b"") + data
     return found

@@ -24,7 +24,7 @@ from psicli.exchange import worker
 from psicli.exchange.checkpoint import Checkpoint
 from psicli.exchange.pools import WorkerPools
 from psicli.exchange.task_exchange import Prepared, Storage, TaskExchange
-from psicli.exchange.worker import Match, Worker
+from psicli.exchange.worker import LocalWorkers, Match, Worker
 from psicli.items.partitions import Matches, Partitioner
 from psicli.protocol.bins import BinParty
 from psicli.protocol.messages import Frame, Kept, Message, Stream, TaskMessage, partition_key
@@ -82,6 +82,7 @@ class SynchronousPools(WorkerPools):
 
     def __init__(self) -> None:
         self.depth = 1
+        self.workers = LocalWorkers()
 
     def _submit(self, executor: object, work: Callable[..., T], *arguments: Any) -> Future[T]:
         future: Future[T] = Future()
@@ -188,7 +189,7 @@ class KnownExchange(TaskExchange):
         self.scalars: dict[tuple[int, int], bytes] = {}
 
     def make_worker(self, party: BinParty) -> Worker:
-        made = super().make_worker(party)
+        made = cast(Worker, super().make_worker(party))
         at = party.place
         if self.scalar is not None:
             name = self.scalar + bytes([self.party.receives, at.bin % 256, at.attempt])

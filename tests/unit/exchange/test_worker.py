@@ -63,7 +63,7 @@ def exchanged(ours: Worker, theirs: Worker, n: int, m: int) -> tuple[list[bytes]
     for seq, (start, stop) in enumerate(spans(n)):
         tokens = theirs.mask_peer(seq, sent[0][0][32 * start : 32 * stop])
         assert tokens is not None
-        ours.keep_tokens(tokens)
+        ours.keep_tokens(start, tokens)
     for seq, (start, stop) in enumerate(spans(m)):
         assert ours.mask_peer(seq, sent[1][0][32 * start : 32 * stop]) is None
     return records(sent[0][0], 32), records(sent[1][0], 32)
@@ -85,7 +85,7 @@ def test_the_known_answers_of_the_design() -> None:
     tokens = sender.mask_peer(0, masked)
     assert tokens is not None
     assert tokens.hex() == "ef4c3dc8ebe5225f0e72b27f34db728e"
-    receiver.keep_tokens(tokens)
+    receiver.keep_tokens(0, tokens)
     receiver.mask_peer(0, sender.mask_own(0, 1))
     for worker in (receiver, sender):
         worker.check()
@@ -246,7 +246,7 @@ def tokens_for(worker: Worker, count: int, *, changed: dict[int, int] | None = N
     for at, other in (changed or {}).items():
         tokens[at] = tokens[other]
     for start, stop in spans(count):
-        worker.keep_tokens(b"".join(tokens[start:stop]))
+        worker.keep_tokens(start, b"".join(tokens[start:stop]))
 
 
 def refused(worker: Worker) -> str:
@@ -341,7 +341,7 @@ def test_an_own_point_off_the_curve_fails_the_self_check(receives: bool, monkeyp
 def test_nothing_is_matched_before_the_lists_are_complete() -> None:
     worker, _, points = lists()
     sent(worker, points)
-    worker.keep_tokens(bytes(range(128)))
+    worker.keep_tokens(0, bytes(range(128)))
     with pytest.raises(LocalProtocolError):
         worker.match()
     sender = made(names("item", 3), 3, 3, receives=False)

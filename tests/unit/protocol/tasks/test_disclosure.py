@@ -132,7 +132,7 @@ def test_no_repr_shows_data_digests_or_nonces() -> None:
         Commit(0, secret),
         Done(0, secret),
         MaskPeer(0, secret),
-        KeepTokens(secret),
+        KeepTokens(0, secret),
         KeepBits(0, secret),
         setup(task_sid=secret, probe=secret),
         party,
