@@ -18,6 +18,7 @@ from psicli.cli.options import (
     party_option,
     port_option,
     seconds_option,
+    workers_option,
 )
 from psicli.cli.run import hold
 from psicli.cli.screen import write
@@ -30,6 +31,7 @@ from psicli.storage.memory import check_address_space
 @click.command()
 @job_options
 @party_option
+@workers_option
 @port_option
 @seconds_option("--wait", "Wait up to this time for the other party. With 0, check this side only.", 30)
 @flag("--full", "Check all rows of each input instead of about the first 100,000.")

@@ -76,6 +76,21 @@ def _bytes(text: str) -> float:
 SIZE = Measure("size", _bytes)
 
 
+class Workers(click.ParamType[str]):
+    """`threads`, or where a Ray cluster is: `ray` for the one of this machine, or HOST:PORT."""
+
+    name = "workers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        # Imported late because it is slow.
+        from psicli.config.fields import ray_address
+
+        try:
+            return "threads" if value == "threads" else ray_address("auto" if value == "ray" else str(value))
+        except ValueError as exc:
+            self.fail(f"{exc}.", param, ctx)
+
+
 @dataclass(frozen=True)
 class JobOptions:
     """The options of a command that takes a job file; an option that the command lacks has its default."""
@@ -89,6 +104,7 @@ class JobOptions:
     party: str | None = None
     port_offset: int = 0
     memory: int | None = None
+    workers: str | None = None
     simulation: Simulation | None = None
     no_bars: bool = False
     channel: Channel | None = None
@@ -116,6 +132,7 @@ class JobOptions:
             only=self.only,
             simulation=self.simulation,
             memory=self.memory,
+            workers=self.workers,
             rendezvous=self.rendezvous,
         )
         check_address_space(job.pipeline.memory)
@@ -169,6 +186,13 @@ memory_option = option(
     "--memory",
     "Use at most this much memory, such as 512MB. Overrides pipeline.memory in the job file.",
     type=SIZE,
+)
+workers_option = option(
+    "--workers",
+    "Compute the bins with the threads of this process (threads), or on this party's own Ray cluster: the one of this "
+    "machine (ray), or the one with its head at HOST:PORT. Overrides pipeline.workers in the job file.",
+    type=Workers(),
+    metavar="WORKERS",
 )
 keep_going_option = option(
     "--keep-going",

@@ -23,6 +23,7 @@ from psicli.cli.options import (
     port_option,
     seconds_option,
     trace_option,
+    workers_option,
 )
 from psicli.cli.screen import closed_streams, refuse, streams_are_one, write
 from psicli.core import failpoints, signals
@@ -63,6 +64,7 @@ def _channel(_: click.Context, __: click.Parameter, descriptor: int | None) -> C
 @job_options
 @party_option
 @memory_option
+@workers_option
 @seconds_option("--lock-timeout", "If another run uses the port, wait up to this time for it to end.", 0)
 @port_option
 @option(
@@ -128,6 +130,7 @@ def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool,
 
 @click.command()
 @job_options
+@workers_option
 @keep_going_option
 @trace_option(
     "Write a trace of each party to FILE, with the party's name before the suffix. Open it at https://ui.perfetto.dev."
@@ -146,6 +149,8 @@ def simulate(options: JobOptions, keep_going: bool, trace: Path | None) -> int:
 
         flags = [*(f"--set={setting}" for setting in options.settings), *(f"--only={task}" for task in options.only)]
         flags += ["--quiet"] * options.quiet + ["--verbose"] * options.verbose + ["--keep-going"] * keep_going
+        # Each party has workers of its own.
+        flags += [f"--workers={options.workers}"] if options.workers else []
         variables = options.variables()
         code, reports = simulate_job(options.config, variables, options.only, flags, trace=trace)
     except PsicliError as exc:

@@ -21,13 +21,23 @@ from psicli.config import checks, paths
 from psicli.config.checks import Slot
 from psicli.config.document import Document
 from psicli.config.fields import DNS_NAME, NAME, ip, is_loopback, split_address
-from psicli.config.models import Job, JobFile, Listener, NodeEntry, PolicySettings, Task, TlsFiles
+from psicli.config.models import (
+    Job,
+    JobFile,
+    Listener,
+    NodeEntry,
+    PipelineSettings,
+    PolicySettings,
+    RayWorkers,
+    Task,
+    TlsFiles,
+)
 from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 from psicli.core.formats import Dialect, file_format
 
 __all__ = [
-    "DNS_NAME", "NAME", "Job", "PolicySettings", "Simulation", "Task", "job_schema", "load_job",
+    "DNS_NAME", "NAME", "Job", "PolicySettings", "RayWorkers", "Simulation", "Task", "job_schema", "load_job",
     "load_parties", "task_names",
 ]  # fmt: skip
 
@@ -59,12 +69,14 @@ def load_job(
     only: Sequence[str] = (),
     simulation: Simulation | None = None,
     memory: int | None = None,
+    workers: str | None = None,
     rendezvous: float | None = None,
     batch: str | None = None,
 ) -> Job:
     """Load a job file as one of its parties; `party` overrides self_party, `only` selects tasks by name.
 
-    memory: overrides pipeline.memory [bytes]. rendezvous: the longest wait for the peer, if shorter than the job's [s].
+    memory: overrides pipeline.memory [bytes]. workers: overrides pipeline.workers or its address: `threads`, `auto`
+    or HOST:PORT of a Ray cluster. rendezvous: the longest wait for the peer, if shorter than the job's [s].
     batch: the batch file that lists the job, for messages.
     In a simulation, the job's own network settings, certificates and policy are ignored.
     Raises InputMissingError if there is no such file, JobFileError with all errors, and ArgumentError.
@@ -95,9 +107,7 @@ def load_job(
     checks.check_arguments(document, party, parties, only, slots)
     checks.check_port_offset(document, port_offset)
     job = _build(document, own, port_offset, chosen)
-    changes: dict[str, Any] = {"rendezvous": rendezvous}
-    if memory is not None:
-        changes["pipeline"] = job.pipeline.model_copy(update={"memory": memory})
+    changes: dict[str, Any] = {"rendezvous": rendezvous, "pipeline": _changed(job.pipeline, memory, workers)}
     if simulation is not None:
         changes |= {"simulated": True, "tls": simulation.tls_files(own)}
     return job.model_copy(update=changes)
@@ -164,6 +174,17 @@ def _build(document: Document, party: str, offset: int, slots: Sequence[Slot]) -
         tls_insecure=tls == "insecure",
         tasks=tuple(_task(document, slot, party, _dialect(entry, slot)) for slot in slots),
     )
+
+
+def _changed(pipeline: PipelineSettings, memory: int | None, workers: str | None) -> PipelineSettings:
+    """Return the settings with the memory [bytes] and the workers that the command line gives, if any."""
+    changes: dict[str, Any] = {} if memory is None else {"memory": memory}
+    if workers == "threads":
+        changes["workers"] = workers
+    elif workers is not None:
+        own = pipeline.ray or RayWorkers(ray=workers)
+        changes["workers"] = own.model_copy(update={"ray": workers})
+    return pipeline.model_copy(update=changes)
 
 
 def _listed(pinned: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -126,6 +126,19 @@ def _dial_address(text: str) -> str:
     return text
 
 
+def ray_address(text: str) -> str:
+    """Return where a Ray cluster is: HOST:PORT of its head, or `auto`. Raises PydanticCustomError."""
+    right = "give HOST:PORT of the head of the Ray cluster, such as 10.0.0.1:6379, or auto"
+    if text.lower().startswith("ray://"):
+        raise _wrong(f"{shown(text)} is an address of Ray Client, which psicli does not use", right)
+    try:
+        if text != "auto":
+            split_address(text)
+    except PydanticCustomError:
+        raise _wrong(f"{shown(text)} is not the address of a Ray cluster", right) from None
+    return text
+
+
 def _listen_address(text: str) -> str:
     if ip(split_address(text)[0]) is None:
         raise _wrong(f"{shown(text)} is not an IP address with a port", "give for example 0.0.0.0:9560 or [::1]:9560")
@@ -332,6 +345,7 @@ NullValues = Annotated[
 ]
 DialAddress = Annotated[str, AfterValidator(_dial_address)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
+RayAddress = Annotated[str, AfterValidator(ray_address)]
 GivenPath = Annotated[Path, BeforeValidator(_given_path)]
 Paths = Annotated[Annotated[str, Tag(TEXT)] | Annotated[tuple[str, ...], Field(min_length=1), Tag(LIST)], by_kind]
 _Fingerprint = Annotated[str, BeforeValidator(_fingerprint), Field(json_schema_extra={"pattern": f"^{_FINGERPRINT}$"})]

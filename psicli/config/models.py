@@ -160,11 +160,51 @@ _FrameItems = Annotated[
 _BinItems = Annotated[int, Field(ge=LEAST_BIN_ITEMS, le=MAX_BIN_ITEMS), fields.PLAIN_DIGITS, fields.POWER_OF_TWO]
 
 
+class RayWorkers(Model):
+    """Workers on the nodes of this party's own Ray cluster."""
+
+    ray: fields.RayAddress = field(
+        "Where the Ray cluster is: HOST:PORT of its head, or `auto`, which means the address in the variable "
+        "`RAY_ADDRESS`, else the cluster of the Ray node that runs on this machine. psicli runs on the head, and never "
+        "starts a cluster. May hold variables.",
+        "auto",
+    )
+    worker_cpus: _Threads | None = optional(
+        "Cores of each worker. A node has as many workers as its cores and its memory allow. By default it has one, "
+        "with all its cores.",
+        4,
+    )
+    worker_memory: fields.Memory | None = optional(
+        "Memory of each worker, at least 384MB, written like `pipeline.memory`. By default as much as that.", "4GB"
+    )
+    max_workers: _Threads | None = optional(
+        "Most workers on all nodes together. By default as many as the nodes have room for.", 8
+    )
+    insecure: fields.Bool = field(
+        "Whether to use a Ray cluster of several machines without TLS or without token authentication. Whoever reaches "
+        "a port of such a cluster can run programs as this user, and read all items. Without this field, such a run "
+        "ends with exit code 78.",
+        True,
+        default=False,
+    )
+
+
+_Workers = Annotated[
+    Annotated[RayWorkers, Tag(fields.TABLE)] | Annotated[Literal["threads"], Tag(fields.TEXT)], fields.by_kind
+]
+
+
 class PipelineSettings(Model):
-    """Threads, memory and the sizes of bins and frames."""
+    """Threads, workers, memory and the sizes of bins and frames."""
 
     threads: _Threads | None = optional(
         "Number of threads that compute. By default one for every core this process may use.", 4
+    )
+    workers: _Workers = field(
+        "Where the bins are computed: `threads` of this process, or workers on this party's own Ray cluster, which "
+        "needs `psicli[ray]`. The option `--workers` overrides it.",
+        {"ray": "auto"},
+        default="threads",
     )
     depth: fields.Int = field(
         "How many frames of a bin may be in progress at the same time, from reading to sending.",
@@ -190,6 +230,11 @@ class PipelineSettings(Model):
         "512MB",
         default_factory=fields.default_memory,
     )
+
+    @property
+    def ray(self) -> RayWorkers | None:
+        """Return the workers on a Ray cluster; None if the threads of this process compute the bins."""
+        return self.workers if isinstance(self.workers, RayWorkers) else None
 
 
 class CsvSettings(Model):

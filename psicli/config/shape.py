@@ -104,6 +104,10 @@ def check_shape(document: Document) -> None:
     elif isinstance(tls, str) and tls != "insecure":
         right = "name three files under it, remove it if both parties are on this machine, or write `tls: insecure`"
         document.blame(("cluster", "tls"), f"is the text {shown(tls, 40)}", right)
+    workers = document.get("pipeline", "workers")
+    if isinstance(workers, str) and workers != "threads":
+        right = "write `workers: threads`, or `workers: {ray: auto}` for workers on a Ray cluster"
+        document.blame(("pipeline", "workers"), f"is the text {shown(workers, 40)}" if workers else "is empty", right)
     JOB_FILE.check(document)
 
 

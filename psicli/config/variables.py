@@ -75,6 +75,7 @@ def _places(document: Document, party: str) -> Iterator[Loc]:
         yield *node, "listen_address"
     for name in document.table("cluster", "tls"):
         yield "cluster", "tls", name
+    yield "pipeline", "workers", "ray"
     for task in document.entries("tasks"):
         for kind in ("input_path", "output_path"):
             yield *task, kind, party

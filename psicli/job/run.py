@@ -26,6 +26,7 @@ from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_po
 from psicli.job.policy import Duration, check_strict
 from psicli.job.resume import Mode
 from psicli.job.task_run import Shared, TaskRun
+from psicli.ray import check_installed
 from psicli.report.console import Console, duration
 from psicli.report.report import Report, TaskReport, what_the_peer_learns
 from psicli.report.trace_file import save_trace
@@ -138,6 +139,8 @@ def _prepare_process(job: Job) -> None:
     _share_one_heap()
     curve.set_threads(job.pipeline.threads)
     check_strict(job.policy)
+    if job.pipeline.ray is not None:
+        check_installed()
     curve.self_test()
 
 

@@ -40,6 +40,7 @@ def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
     }
     assert job.pipeline.model_dump() == {
         "threads": None,
+        "workers": "threads",
         "depth": 4,
         "frame_items": None,
         "bin_items": None,

@@ -1,0 +1,96 @@
+"""Every error that concerns the party's own Ray cluster.
+
+The classes follow the rules of psicli.core.errors. An address is HOST:PORT of the head; a node is named by its host.
+"""
+
+from __future__ import annotations
+
+from psicli.core.errors import BusyError, ConfigError, PsicliError
+
+
+class RayMissingError(ConfigError):
+    """Facts: fault."""
+
+    sentence = "pipeline.workers is a Ray cluster, and {fault}"
+    hint = "Install it on every node: `pip install 'psicli[ray]'`. Or compute here: `--workers threads`."
+
+
+class ManyClustersError(ConfigError):
+    sentence = "several Ray clusters run on this machine: {addresses}"
+    hint = "Name one of them: pipeline.workers.ray in the job file, --workers, or the variable RAY_ADDRESS."
+
+
+class NotTheHeadError(ConfigError):
+    sentence = "this machine is not the head of the Ray cluster at {address}"
+    hint = (
+        "Start psicli on the head alone; its other nodes only run `ray start --address={address}`. If this is the "
+        "head, name it with an address of its own, such as 127.0.0.1:{port}."
+    )
+
+
+class RaySettingsError(ConfigError):
+    """psicli and the cluster, or two of its nodes, do not fit each other. Facts: address, fault, advice."""
+
+    sentence = "the Ray cluster at {address}: {fault}"
+    hint = "{advice}"
+
+
+class RayInsecureError(ConfigError):
+    """Facts: address, nodes, lack."""
+
+    sentence = (
+        "the Ray cluster at {address} has {nodes} on several machines, and no {lack}: whoever reaches one of its ports "
+        "can run programs as this user, and read all items"
+    )
+    hint = (
+        "Set RAY_USE_TLS=1 with its RAY_TLS_… files, and RAY_AUTH_MODE=token with one token, on every node and for "
+        "psicli, and start the cluster again. On a network that nobody else reaches, pipeline.workers.insecure allows "
+        "it."
+    )
+
+
+class NoRoomError(ConfigError):
+    """Facts: address, cpus, memory, largest."""
+
+    sentence = (
+        "no node of the Ray cluster at {address} has room for a worker, which needs {cpus} and {memory} of memory; "
+        "{largest}"
+    )
+    hint = (
+        "Set pipeline.workers.worker_cpus and .worker_memory (by default pipeline.memory) lower, or start larger nodes."
+    )
+
+
+class RayLostError(PsicliError):
+    """The cluster could not be reached, or the connection to it was lost."""
+
+    code = 69
+    sentence = "the Ray cluster at {address} does not answer any more"
+    hint = "Find out why its head stopped (`ray status` on this machine), start it again, then run again."
+
+
+class NoClusterHereError(RayLostError):
+    sentence = "pipeline.workers.ray is auto, and no node of a Ray cluster runs on this machine"
+    hint = "Start it with `ray start --head`, or name the address of its head."
+
+
+class RayUnreachableError(RayLostError):
+    """Facts: address, reason."""
+
+    sentence = "the head of the Ray cluster at {address} cannot be reached: {reason}"
+    hint = (
+        "Start it on this machine with `ray start --head --port={port}`, or correct the address (pipeline.workers.ray, "
+        "--workers, RAY_ADDRESS)."
+    )
+
+
+class NodeSilentError(RayLostError):
+    sentence = "node {node} of the Ray cluster did not answer within {seconds:.0f} s"
+    hint = "Look for the cause on that node (`ray status`, and Ray's logs there), or stop Ray there; then run again."
+
+
+class JobOnClusterError(BusyError):
+    """Facts: job, party, holder."""
+
+    sentence = "job {job} of {party} already runs on this Ray cluster{holder}"
+    hint = "Wait for it to end. Start psicli on the head of the cluster alone, once for each job."

@@ -1,0 +1,208 @@
+"""What the nodes of a cluster are like, and whether they can do the bins of a job."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psicli import __version__
+from psicli.config import Job, RayWorkers
+from psicli.core import signals
+from psicli.core.errors import counted, in_units
+from psicli.ray.errors import NodeSilentError, NoRoomError, RayInsecureError, RaySettingsError
+
+# How long a node may take to start a process that imports psicli [s].
+_PROBE_TIMEOUT = 60.0
+# The ports of Ray's workers, unless `ray start` says otherwise.
+_WORKER_PORTS = range(10002, 20000)
+_EVERY_NODE = "Install the same versions of psicli, Ray and Python on every node."
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the cluster that is alive. memory: what Ray may promise to workers there [bytes]."""
+
+    id: str
+    address: str
+    host: str
+    cpus: int
+    memory: int
+    is_head: bool
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Node:
+        """Return the node of an entry in Ray's table."""
+        has = entry["Resources"]
+        return cls(
+            id=entry["NodeID"],
+            address=entry["NodeManagerAddress"],
+            host=entry["NodeManagerHostname"],
+            cpus=int(has.get("CPU", 0)),
+            memory=int(has.get("memory", 0)),
+            is_head="node:__internal_head__" in has,
+        )
+
+    @property
+    def name(self) -> str:
+        return f"{self.host} ({self.address})"
+
+    def room(self, cpus: int | None, memory: int) -> int:
+        """Return how many workers fit here. cpus: cores of each; None means all. memory: of each [bytes]."""
+        by_cpus = min(self.cpus, 1) if cpus is None else self.cpus // cpus
+        return min(by_cpus, self.memory // memory)
+
+
+def needs_of_worker(job: Job) -> tuple[int | None, int]:
+    """Return the cores of each worker, None for all of its node, and its memory [bytes]."""
+    workers = job.pipeline.ray
+    assert workers is not None
+    return workers.worker_cpus, workers.worker_memory or job.pipeline.memory
+
+
+def check_cluster(job: Job, address: str, nodes: Sequence[Node]) -> tuple[str, ...]:
+    """Check all nodes; return what the user should know.
+
+    Raises NodeSilentError, RaySettingsError, RayInsecureError and NoRoomError.
+    """
+    workers = job.pipeline.ray
+    assert workers is not None
+    facts = _probe(nodes)
+    for node in nodes:
+        _check_versions(address, node, facts[node.id], strict=job.policy.strict)
+    warnings = [_exposure(address, nodes, facts, workers), *_slow(nodes, facts), _port(job)]
+    _check_room(job, address, nodes)
+    return tuple(filter(None, warnings))
+
+
+# The facts -------------------------------------------------------------------------------------------------------
+
+
+def _facts() -> Callable[[], dict[str, Any]]:
+    """Return the function that finds out the facts of a node.
+
+    It is made here because Ray sends such a function as a whole. It sends one of a module as its name, and a node
+    without psicli could only fail.
+    """
+
+    def facts() -> dict[str, Any]:
+        import os
+        import platform
+
+        import ray
+
+        found = {
+            "ray": ray.__version__,
+            "python": platform.python_version(),
+            "tls": os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true"),
+            "token": os.environ.get("RAY_AUTH_MODE", "").lower() == "token",
+        }
+        try:
+            from psicli import __version__, curve
+
+            return {**found, "psicli": __version__, "backend": curve.backend()}
+        except ImportError as exc:
+            return {**found, "missing": exc.name}
+
+    return facts
+
+
+def _probe(nodes: Sequence[Node]) -> dict[str, dict[str, Any]]:
+    """Return the facts of each node, by its id; raises NodeSilentError."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+
+    facts = ray.remote(_facts())
+    asked = {
+        facts.options(num_cpus=0, max_retries=0, scheduling_strategy=On(node.id, soft=False)).remote(): node
+        for node in nodes
+    }
+    found: dict[str, dict[str, Any]] = {}
+    left, deadline = list(asked), time.monotonic() + _PROBE_TIMEOUT
+    while left:
+        signals.check()
+        done, left = ray.wait(left, timeout=signals.SLICE)
+        for ref in done:
+            try:
+                found[asked[ref].id] = ray.get(ref)
+            except ray.exceptions.RayError as exc:
+                raise NodeSilentError(node=asked[ref].name, seconds=_PROBE_TIMEOUT) from exc
+        if left and time.monotonic() > deadline:
+            raise NodeSilentError(node=asked[left[0]].name, seconds=_PROBE_TIMEOUT)
+    return found
+
+
+# The checks ------------------------------------------------------------------------------------------------------
+
+
+def _check_versions(address: str, node: Node, facts: Mapping[str, Any], *, strict: bool) -> None:
+    """Raise RaySettingsError unless a node has this process's versions, and, with policy.strict, the kernel."""
+    import ray
+
+    if "missing" in facts:
+        fault = f"node {node.name} lacks the Python package {facts['missing']}"
+        raise RaySettingsError(address=address, fault=fault, advice=_EVERY_NODE)
+    own = {"psicli": __version__, "ray": ray.__version__, "python": platform.python_version()}
+    for name, here in own.items():
+        if facts[name] != here:
+            fault = f"node {node.name} has {_NAMES[name]} {facts[name]}, and this machine has {here}"
+            raise RaySettingsError(address=address, fault=fault, advice=_EVERY_NODE)
+    if strict and not _is_native(facts):
+        fault = f"node {node.name} has the {facts['backend']} backend, and policy.strict needs the native one"
+        raise RaySettingsError(address=address, fault=fault, advice="Install psicli there with a C compiler.")
+
+
+_NAMES = {"psicli": "psicli", "ray": "Ray", "python": "Python"}
+
+
+def _is_native(facts: Mapping[str, Any]) -> bool:
+    return str(facts["backend"]).startswith("native")
+
+
+def _exposure(
+    address: str, nodes: Sequence[Node], facts: Mapping[str, Mapping[str, Any]], workers: RayWorkers
+) -> str | None:
+    """Return what others could do with the cluster, if anything; raises RayInsecureError."""
+    words = {"tls": "TLS", "token": "token authentication"}
+    lacking = [word for name, word in words.items() if not all(found[name] for found in facts.values())]
+    lack = " and no ".join(lacking)
+    if len({node.address for node in nodes}) > 1:
+        error = RayInsecureError(address=address, nodes=counted(len(nodes), "node"), lack=lack)
+        if lacking and not workers.insecure:
+            raise error
+        return error.message if lacking else None
+    # On one machine, TLS would protect nothing.
+    if "token authentication" in lacking:
+        return (
+            f"the Ray cluster at {address} has no token authentication: whoever reaches one of its ports, another user "
+            "of this machine too, can run programs as this user (RAY_AUTH_MODE=token prevents that)"
+        )
+    return None
+
+
+def _slow(nodes: Sequence[Node], facts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for node in nodes:
+        if not _is_native(facts[node.id]):
+            yield f"node {node.name} computes with the {facts[node.id]['backend']} backend, which is slow"
+
+
+def _port(job: Job) -> str | None:
+    port = job.listener.listen_port
+    if job.listens and port in _WORKER_PORTS:
+        return (
+            f"Ray gives its workers ports from {_WORKER_PORTS[0]} to {_WORKER_PORTS[-1]}, and one may take {port}, the "
+            "port of this job; choose another (address in the job file), or other ones for Ray (--min-worker-port)"
+        )
+    return None
+
+
+def _check_room(job: Job, address: str, nodes: Sequence[Node]) -> None:
+    """Raise NoRoomError if no node has room for a worker."""
+    cpus, memory = needs_of_worker(job)
+    if any(node.room(cpus, memory) for node in nodes):
+        return
+    largest = max(nodes, key=lambda node: (node.cpus >= (cpus or 1), node.memory, node.cpus))
+    has = f"the largest, {largest.name}, has {counted(largest.cpus, 'core')} and {in_units(largest.memory)}"
+    raise NoRoomError(address=address, cpus=counted(cpus or 1, "core"), memory=in_units(memory), largest=has)
