@@ -46,8 +46,8 @@ _SETTINGS = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "86400",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
-# How long to wait for a socket, for Ray's connection to its head, and for an answer after that [s].
-_SOCKET_TIMEOUT, _CONNECT_TIMEOUT, _ANSWER_TIMEOUT = 5.0, 30.0, 10.0
+# How long to wait for a socket, for Ray's connection to its head, for an answer after that, and at the end [s].
+_SOCKET_TIMEOUT, _CONNECT_TIMEOUT, _ANSWER_TIMEOUT, _END_TIMEOUT = 5.0, 30.0, 10.0, 3.0
 # How long the cluster may take to notice that an earlier run of the job has ended [s].
 _CLAIM_TIMEOUT = 10.0
 # What a client of gRPC says first, and the type of the first frame that a server without TLS answers with.
@@ -95,10 +95,11 @@ def connected(job: Job) -> Iterator[Cluster]:
             yield Cluster(address, check_cluster(job, address, nodes))
         finally:
             if claim is not None:
-                _in_time(lambda: ray.kill(claim), _ANSWER_TIMEOUT)
+                with suppress(Exception):
+                    _in_time(lambda: ray.kill(claim), _END_TIMEOUT)
     finally:
-        with suppress(TimeoutError), _kept_from_terminal():
-            _in_time(ray.shutdown, _ANSWER_TIMEOUT)
+        with suppress(Exception), _kept_from_terminal():
+            _in_time(ray.shutdown, _END_TIMEOUT)
 
 
 # The library -----------------------------------------------------------------------------------------------------
@@ -113,6 +114,8 @@ def _load() -> Any:
 
     sys.excepthook = hook
     logging.getLogger("ray").setLevel(logging.CRITICAL + 1)
+    # Where a node ends, Ray would print the last lines of its log to standard output, which may be a table.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     return ray
 
 
@@ -175,8 +178,9 @@ def _resolved(address: str) -> str:
         try:
             address = ray_address(given)
         except ValueError as exc:
-            fault, _, advice = str(exc).partition("; ")
-            raise VariableError(variable="RAY_ADDRESS", fault=f"cannot be used: {fault}", advice=f"{advice}.") from None
+            fault, _, right = str(exc).partition("; ")
+            advice = f"{right[:1].upper()}{right[1:]}."
+            raise VariableError(variable="RAY_ADDRESS", fault=f"cannot be used: {fault}", advice=advice) from None
         if address != "auto":
             return address
     # Not of Ray's public interface, which offers only a choice without a word about it.
@@ -202,13 +206,16 @@ def _check_head(address: str) -> None:
             connection.sendall(_PREFACE)
             answer = connection.recv(1 << 12)
     except OSError as exc:
-        raise RayUnreachableError(**facts, reason=reason(exc)) from exc
+        why = f"no answer in {_SOCKET_TIMEOUT:.0f} s" if isinstance(exc, TimeoutError) else reason(exc)
+        raise RayUnreachableError(**facts, reason=why) from exc
     plain = len(answer) > 3 and answer[3] == _SETTINGS_FRAME
     uses_tls = os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true")
     if plain and uses_tls:
-        raise RaySettingsError(address=address, fault="it does not use TLS, and psicli has to", advice=_SAME_TLS)
+        raise RaySettingsError(
+            address=address, fault="does not use TLS, and psicli has RAY_USE_TLS=1", advice=_SAME_TLS
+        )
     if not answer and not uses_tls:
-        raise RaySettingsError(address=address, fault="it takes no connection without TLS", advice=_SAME_TLS)
+        raise RaySettingsError(address=address, fault="takes no connection without TLS", advice=_SAME_TLS)
     if answer and not plain and not uses_tls:
         raise RayUnreachableError(**facts, reason="another program answers there")
 
@@ -235,7 +242,7 @@ def _connect(ray: Any, address: str) -> None:
 
         def check_token() -> None:
             if b"InvalidAuthToken" in said():
-                raise RaySettingsError(address=address, fault="it does not accept psicli's token", advice=_SAME_TOKEN)
+                raise RaySettingsError(address=address, fault="does not accept psicli's token", advice=_SAME_TOKEN)
 
         port = split_address(address)[1]
         try:
@@ -252,14 +259,14 @@ def _connect(ray: Any, address: str) -> None:
 def _refusal(ray: Any, address: str, exc: Exception) -> RaySettingsError | RayUnreachableError:
     """Return the error for an exception with which Ray refuses to connect."""
     if isinstance(exc, ray.exceptions.AuthenticationError):
-        return RaySettingsError(address=address, fault="it needs a token, and psicli found none", advice=_SAME_TOKEN)
+        return RaySettingsError(address=address, fault="needs a token, and psicli found none", advice=_SAME_TOKEN)
     if "Version mismatch" in str(exc):
         # "The cluster was started with: Ray: A Python: B. This process was started with: Ray: C Python: D"
         words = str(exc).split()
         versions = [words[at + 1] for at, word in enumerate(words[:-1]) if word in ("Ray:", "Python:")]
-        fault = "its versions of Ray and Python are not those of psicli here"
+        fault = "has other versions of Ray and Python than psicli"
         if len(versions) == 4:
-            fault = "it has Ray {} with Python {}, and psicli has Ray {} with Python {}".format(*versions)
+            fault = "has Ray {} with Python {}, and psicli has Ray {} with Python {}".format(*versions)
         return RaySettingsError(address=address, fault=fault, advice="Install the same versions on every node.")
     port = split_address(address)[1]
     return RayUnreachableError(address=address, port=port, reason=f"Ray ended with {type(exc).__name__}")

@@ -29,9 +29,16 @@ class NotTheHeadError(ConfigError):
 
 
 class RaySettingsError(ConfigError):
-    """psicli and the cluster, or two of its nodes, do not fit each other. Facts: address, fault, advice."""
+    """The cluster and psicli have different settings. Facts: address, fault, advice."""
 
-    sentence = "the Ray cluster at {address}: {fault}"
+    sentence = "the Ray cluster at {address} {fault}"
+    hint = "{advice}"
+
+
+class NodeUnfitError(ConfigError):
+    """A node cannot do bins of this job. Facts: node, fault, advice."""
+
+    sentence = "node {node} of the Ray cluster {fault}"
     hint = "{advice}"
 
 
@@ -84,9 +91,11 @@ class RayUnreachableError(RayLostError):
     )
 
 
-class NodeSilentError(RayLostError):
-    sentence = "node {node} of the Ray cluster did not answer within {seconds:.0f} s"
-    hint = "Look for the cause on that node (`ray status`, and Ray's logs there), or stop Ray there; then run again."
+class NodeLostError(RayLostError):
+    """Facts: node, fault."""
+
+    sentence = "node {node} of the Ray cluster {fault}"
+    hint = "Look for the cause in Ray's logs on that node, or stop Ray there; then run again."
 
 
 class JobOnClusterError(BusyError):

@@ -12,7 +12,7 @@ from psicli import __version__
 from psicli.config import Job, RayWorkers
 from psicli.core import signals
 from psicli.core.errors import counted, in_units
-from psicli.ray.errors import NodeSilentError, NoRoomError, RayInsecureError, RaySettingsError
+from psicli.ray.errors import NodeLostError, NodeUnfitError, NoRoomError, RayInsecureError
 
 # How long a node may take to start a process that imports psicli [s].
 _PROBE_TIMEOUT = 60.0
@@ -65,13 +65,13 @@ def needs_of_worker(job: Job) -> tuple[int | None, int]:
 def check_cluster(job: Job, address: str, nodes: Sequence[Node]) -> tuple[str, ...]:
     """Check all nodes; return what the user should know.
 
-    Raises NodeSilentError, RaySettingsError, RayInsecureError and NoRoomError.
+    Raises NodeLostError, NodeUnfitError, RayInsecureError and NoRoomError.
     """
     workers = job.pipeline.ray
     assert workers is not None
     facts = _probe(nodes)
     for node in nodes:
-        _check_versions(address, node, facts[node.id], strict=job.policy.strict)
+        _check_versions(node, facts[node.id], strict=job.policy.strict)
     warnings = [_exposure(address, nodes, facts, workers), *_slow(nodes, facts), _port(job)]
     _check_room(job, address, nodes)
     return tuple(filter(None, warnings))
@@ -110,7 +110,7 @@ def _facts() -> Callable[[], dict[str, Any]]:
 
 
 def _probe(nodes: Sequence[Node]) -> dict[str, dict[str, Any]]:
-    """Return the facts of each node, by its id; raises NodeSilentError."""
+    """Return the facts of each node, by its id; raises NodeLostError."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
@@ -128,30 +128,29 @@ def _probe(nodes: Sequence[Node]) -> dict[str, dict[str, Any]]:
             try:
                 found[asked[ref].id] = ray.get(ref)
             except ray.exceptions.RayError as exc:
-                raise NodeSilentError(node=asked[ref].name, seconds=_PROBE_TIMEOUT) from exc
+                raise NodeLostError(node=asked[ref].name, fault="was lost while psicli checked it") from exc
         if left and time.monotonic() > deadline:
-            raise NodeSilentError(node=asked[left[0]].name, seconds=_PROBE_TIMEOUT)
+            raise NodeLostError(node=asked[left[0]].name, fault=f"did not answer within {_PROBE_TIMEOUT:.0f} s")
     return found
 
 
 # The checks ------------------------------------------------------------------------------------------------------
 
 
-def _check_versions(address: str, node: Node, facts: Mapping[str, Any], *, strict: bool) -> None:
-    """Raise RaySettingsError unless a node has this process's versions, and, with policy.strict, the kernel."""
+def _check_versions(node: Node, facts: Mapping[str, Any], *, strict: bool) -> None:
+    """Raise NodeUnfitError unless a node has this process's versions, and, with policy.strict, the kernel."""
     import ray
 
     if "missing" in facts:
-        fault = f"node {node.name} lacks the Python package {facts['missing']}"
-        raise RaySettingsError(address=address, fault=fault, advice=_EVERY_NODE)
+        raise NodeUnfitError(node=node.name, fault=f"lacks the Python package {facts['missing']}", advice=_EVERY_NODE)
     own = {"psicli": __version__, "ray": ray.__version__, "python": platform.python_version()}
     for name, here in own.items():
         if facts[name] != here:
-            fault = f"node {node.name} has {_NAMES[name]} {facts[name]}, and this machine has {here}"
-            raise RaySettingsError(address=address, fault=fault, advice=_EVERY_NODE)
+            fault = f"has {_NAMES[name]} {facts[name]}, and this machine has {here}"
+            raise NodeUnfitError(node=node.name, fault=fault, advice=_EVERY_NODE)
     if strict and not _is_native(facts):
-        fault = f"node {node.name} has the {facts['backend']} backend, and policy.strict needs the native one"
-        raise RaySettingsError(address=address, fault=fault, advice="Install psicli there with a C compiler.")
+        fault = f"has the {facts['backend']} backend, and policy.strict needs the native one"
+        raise NodeUnfitError(node=node.name, fault=fault, advice="Install psicli there with a C compiler.")
 
 
 _NAMES = {"psicli": "psicli", "ray": "Ray", "python": "Python"}
