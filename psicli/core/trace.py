@@ -1,8 +1,8 @@
 """Record the steps of a run for --trace.
 
 Recording costs almost nothing until start() is called. After that, every thread appends to one list, which is safe
-without a lock in CPython. A trace holds task names, frame numbers and byte counts, which the report holds too: never an
-item, a key, a path or what matched.
+without a lock in CPython. A trace holds names of tasks and nodes, frame numbers and byte counts, which the report holds
+too: never an item, a key, a path or what matched.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class _Span(NamedTuple):
     name: str
     began: int
     ended: int
-    # How long its thread ran on a core [ns].
-    computed: int
+    # How long its thread ran on a core, if that is known [ns].
+    computed: int | None
     lane: str
     task: str | None
     frame: int | None
@@ -50,7 +50,7 @@ class Recorder:
             self.full_at = time.perf_counter_ns()
 
     def to_json(self, party: str) -> Iterator[dict[str, Any]]:
-        """Yield the events in Chrome's trace format, with one lane for each thread."""
+        """Yield the events in Chrome's trace format, with one lane for each thread, and for each lane of `add`."""
         process = {"pid": os.getpid()}
         lanes: dict[str, int] = {}
         yield {"ph": "M", "name": "process_name", **process, "args": {"name": party}}
@@ -64,7 +64,9 @@ class Recorder:
             if new:
                 yield {"ph": "M", "name": "thread_name", **thread, "args": {"name": event.lane}}
             facts = {name: fact for name, fact in (("task", event.task), ("frame", event.frame)) if fact is not None}
-            times = {"ts": event.began / 1000, "dur": (event.ended - event.began) / 1000, "tdur": event.computed / 1000}
+            times = {"ts": event.began / 1000, "dur": (event.ended - event.began) / 1000}
+            if event.computed is not None:
+                times["tdur"] = event.computed / 1000
             yield {"ph": "X", "name": event.name, "cat": "psicli", **thread, **times, "args": facts}
         if self.full_at is not None:
             full = f"the trace is full: {MAX_EVENTS} events"
@@ -101,6 +103,14 @@ def _spanned(recorder: Recorder, name: str, task: str | None, frame: int | None)
     finally:
         computed = time.thread_time_ns() - computed
         recorder.append(_Span(name, began, time.perf_counter_ns(), computed, current_thread().name, task, frame))
+
+
+def add(
+    name: str, lane: str, began_ns: int, ended_ns: int, *, task: str | None = None, frame: int | None = None
+) -> None:
+    """Record a step that took place elsewhere, by this process's `perf_counter_ns`; no two of a lane may overlap."""
+    if _recorder is not None:
+        _recorder.append(_Span(name, began_ns, ended_ns, None, lane, task, frame))
 
 
 def count(name: str, unit: str, value: int) -> None:

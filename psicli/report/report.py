@@ -66,6 +66,21 @@ class TaskReport:
 
 
 @dataclass
+class NodeReport:
+    """What one node of this party's own cluster did in a run.
+
+    bins: those that it finished; seconds: the time in which it masked at least one frame; points: those that it masked,
+    of both parties; redone: the bins that were lost with it and begun again. None of them depends on the matches.
+    """
+
+    node: str
+    bins: int = 0
+    seconds: float = 0.0
+    points: int = 0
+    redone: int = 0
+
+
+@dataclass
 class Report:
     """The result of one run, as one party sees it."""
 
@@ -75,6 +90,8 @@ class Report:
     version: str
     backend: str
     tasks: list[TaskReport]
+    # Empty where the bins are computed by threads of this process.
+    nodes: list[NodeReport] = field(default_factory=list)
     session_id: str | None = None
     peer_version: str | None = None
     peer_certificate_sha256: str | None = None
@@ -148,10 +165,11 @@ def to_json(report: Report | None, error: PsicliError | None) -> str:
 def facts_of(report: Report | None, error: PsicliError | None) -> dict[str, Any]:
     """Return what the JSON object holds."""
     facts: dict[str, Any] = {name: getattr(report, name, None) for name in _FACTS}
-    facts |= {"exit_code": error.code if error else 0, "warnings": [], "tasks": [], "error": None}
+    facts |= {"exit_code": error.code if error else 0, "warnings": [], "tasks": [], "nodes": [], "error": None}
     if report is not None:
         facts["warnings"] = report.warnings
         facts["tasks"] = [{**vars(task), "error": _facts_of_error(task.error, report)} for task in report.tasks]
+        facts["nodes"] = [vars(node) for node in report.nodes]
     facts["error"] = _facts_of_error(error, report)
     told: dict[str, Any] = rounded(facts)
     return told

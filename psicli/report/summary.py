@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from psicli.core.errors import counted, in_units, printable
-from psicli.report.layout import PLAIN, Screen, table_or_paragraphs
+from psicli.report.layout import PLAIN, Screen, table, table_or_paragraphs
 from psicli.report.report import Status, errors_of
 
 Facts = Mapping[str, Any]
 
 _HEADER = ("task", "matched rows", "own rows", "status", "output")
 _NUMBERS = ("matched rows", "own rows")
+_NODE_HEADER = ("node", "bins", "redone", "seconds", "points/s")
 _COLOURS = {Status.DONE: "green", Status.FAILED: "red", Status.NOT_STARTED: "yellow"}
 # The width of the labels of details [columns].
 _LABEL = 10
@@ -33,7 +34,7 @@ def to_text(
         failed = screen.paint(f"failed before the start, exit code {facts['exit_code']}", "red")
         sections = [[f"{facts['party']}: {failed}" if facts["party"] else failed]]
     else:
-        sections = [_head(facts, screen), _task_table(facts["tasks"], screen)]
+        sections = [_head(facts, screen), _task_table(facts["tasks"], screen), _node_table(facts["nodes"], screen)]
     if details:
         sections += [[*_details(task, screen)] for task in facts["tasks"]] + [[*_about_the_process(facts, screen)]]
     sections.append([*_remarks(facts, screen, warnings, error)])
@@ -83,6 +84,16 @@ def _output(task: Facts) -> str:
     if task["output_rows"] is not None:
         return "standard output" if task["output"] == "-" else printable(task["output"])
     return f"none ({task['receiver']} receives the result)" if task["status"] == Status.DONE else ""
+
+
+def _node_table(nodes: Sequence[Facts], screen: Screen) -> list[str]:
+    rows = [_NODE_HEADER, *map(_row_of_a_node, nodes)] if nodes else []
+    return [line for lines in table(rows, screen, right=range(1, len(_NODE_HEADER))) for line in lines]
+
+
+def _row_of_a_node(node: Facts) -> tuple[str, ...]:
+    rate = f"{node['points'] / node['seconds']:,.0f}" if node["seconds"] else "-"
+    return node["node"], f"{node['bins']:,}", f"{node['redone']:,}", f"{node['seconds']:.1f}", rate
 
 
 def _details(task: Facts, screen: Screen) -> Iterator[str]:

@@ -12,7 +12,16 @@ from psicli.core.errors import InputMissingError, MalformedInputError
 from psicli.core.peer_errors import PeerGoneError, PsicliError, skip_of_peer
 from psicli.core.stages import Stage
 from psicli.report.layout import PLAIN, Screen
-from psicli.report.report import Report, Status, TaskReport, facts_of, nothing_matched, to_json, what_the_peer_learns
+from psicli.report.report import (
+    NodeReport,
+    Report,
+    Status,
+    TaskReport,
+    facts_of,
+    nothing_matched,
+    to_json,
+    what_the_peer_learns,
+)
 from psicli.report.summary import to_text
 
 STAGES = {stage.value: 0.0625 * number + 0.00049 for number, stage in enumerate(Stage, 1)}
@@ -105,6 +114,28 @@ def test_text_has_details_on_request() -> None:
         "matching 0.31 s, writing 0.38 s",
         "",
         "psicli 0.1.0, native avx2 backend, 231.4 MB of memory, 12.3 GB of disk space",
+    ]
+
+
+def test_a_run_on_a_cluster_has_a_line_for_each_node() -> None:
+    report = a_report()
+    report.close(2.0)
+    without = text_of(report)
+    assert json.loads(to_json(report, None))["nodes"] == []
+    report.nodes = [
+        NodeReport("crunch-1 (10.0.0.11)", bins=5, seconds=14.25, points=4_123_456),
+        NodeReport("crunch-2 (10.0.0.12)", redone=2),
+    ]
+    assert text_of(report) == [
+        *without,
+        "",
+        "node                  bins  redone  seconds  points/s",
+        "crunch-1 (10.0.0.11)     5       0     14.2   289,365",
+        "crunch-2 (10.0.0.12)     0       2      0.0         -",
+    ]
+    assert json.loads(to_json(report, None))["nodes"] == [
+        {"node": "crunch-1 (10.0.0.11)", "bins": 5, "seconds": 14.25, "points": 4_123_456, "redone": 0},
+        {"node": "crunch-2 (10.0.0.12)", "bins": 0, "seconds": 0.0, "points": 0, "redone": 2},
     ]
 
 

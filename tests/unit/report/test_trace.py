@@ -166,6 +166,20 @@ def test_every_thread_has_one_lane(tmp_path: Path, recording: None) -> None:
     ]
 
 
+def test_a_step_on_another_machine_has_a_lane_of_its_own(tmp_path: Path, recording: None) -> None:
+    with trace.span("part"):
+        pass
+    for began, lane in ((5_000, "crunch-1"), (7_000, "crunch-2"), (8_000, "crunch-1")):
+        trace.add("mask own", lane, began, began + 2_000, task="customers", frame=7)
+    whole = saved(tmp_path / "t.json")["traceEvents"]
+    lanes = {event["args"]["name"]: event["tid"] for event in whole if event["name"] == "thread_name"}
+    assert [*lanes.values()] == [1, 2, 3]
+    steps = [event for event in whole if event["name"] == "mask own"]
+    assert [(each["tid"], each["ts"], each["dur"]) for each in steps] == [(2, 5, 2), (3, 7, 2), (2, 8, 2)]
+    # Nobody here knows how long it was on a core.
+    assert all("tdur" not in each and each["args"] == {"task": "customers", "frame": 7} for each in steps)
+
+
 def test_a_step_that_fails_is_in_the_trace(tmp_path: Path, recording: None) -> None:
     with pytest.raises(ZeroDivisionError), trace.span("write output"):
         raise ZeroDivisionError
@@ -185,6 +199,7 @@ def test_a_full_trace_ends_with_a_note(tmp_path: Path, recording: None, monkeypa
 
 def test_nothing_is_recorded_without_a_trace(tmp_path: Path) -> None:
     trace.count("inbox", "messages", 1)
+    trace.add("mask own", "crunch-1", 5_000, 7_000)
     with trace.span("part"), Stages("one").at(Stage.READING, "read input"):
         pass
     assert trace.span("part") is trace.span("other")
