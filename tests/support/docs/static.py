@@ -134,9 +134,10 @@ def check_unit(text: str) -> None:
 
 
 def check_yaml(text: str) -> None:
-    """Check a job file or a batch file, or a fragment of one."""
-    is_job = set(yaml.load(text, Loader=_TextLoader)) <= set(JobFile.model_fields)
-    (check_job_file if is_job else check_batch_file)(text)
+    """Check a job file or a batch file, or a fragment of one; an object of Kubernetes only has to be YAML."""
+    fields = set(yaml.load(text, Loader=_TextLoader))
+    if "apiVersion" not in fields:
+        (check_job_file if fields <= set(JobFile.model_fields) else check_batch_file)(text)
 
 
 def check_batch_file(text: str) -> None:
