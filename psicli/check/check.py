@@ -20,6 +20,7 @@ from cryptography import x509
 from psicli import __version__, curve, outputs, tables
 from psicli.check import bench, estimate
 from psicli.check.checklist import Check, Checklist
+from psicli.check.cluster import check_cluster
 from psicli.check.estimate import Size
 from psicli.check.sample import read_sample
 from psicli.config import Job, Task
@@ -71,6 +72,8 @@ def check_job(
     with ExitStack() as port:
         free = _take_lock(found, job, lock, port)
         rates = _kernel(found, job)
+        if job.pipeline.ray is not None:
+            rates = check_cluster(found, job, rates)
         own = _own_certificate(found, job)
         sizes = [(task, size) for task in job.tasks if (size := _task(found, task, full=full)) is not None]
         state = _state(found, job)

@@ -18,8 +18,8 @@ from psicli.report.layout import GAP, LEAST_WIDTH, PLAIN, Screen, table
 # The order in which a run meets them. Those with the same number belong together, task by task.
 _STAGES = {
     "config": 0, "lock": 1, "kernel": 2, "certificate": 3, "private key": 3, "pinning": 3, "input": 4, "output": 4,
-    "state": 5, "peer": 6, "peer certificate": 7, "clock": 8, "version": 9, "agreement": 10, "keys": 11, "spelling": 11,
-    "space": 12, "estimate": 13,
+    "state": 5, "cluster": 6, "workers": 6, "peer": 7, "peer certificate": 8, "clock": 9, "version": 10,
+    "agreement": 11, "keys": 12, "spelling": 12, "space": 13, "estimate": 14,
 }  # fmt: skip
 _STAGES_OF_TASKS = {_STAGES["input"], _STAGES["keys"]}
 

@@ -30,6 +30,7 @@ from psicli.ray.errors import (
     NotTheHeadError,
     RayLostError,
     RaySettingsError,
+    RaySilentError,
     RayUnreachableError,
 )
 from psicli.ray.probe import Node, check_cluster
@@ -53,7 +54,8 @@ _CLAIM_TIMEOUT = 10.0
 # What a client of gRPC says first, and the type of the first frame that a server without TLS answers with.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS_FRAME = 4
-_SAME_TLS = "Set RAY_USE_TLS and the RAY_TLS_… files for psicli as for `ray start`."
+_TLS_FILES = ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
+_SAME_TLS = f"Set RAY_USE_TLS, and the files of {', '.join(_TLS_FILES)}, for psicli as for `ray start`."
 _SAME_TOKEN = (
     "Set RAY_AUTH_MODE=token, and the token of the cluster (~/.ray/auth_token, or RAY_AUTH_TOKEN_PATH), for psicli as "
     "for `ray start`."
@@ -62,13 +64,19 @@ _SAME_TOKEN = (
 
 @dataclass(frozen=True)
 class Cluster:
-    """The cluster that a run is connected to. warnings: what its user should know."""
+    """The cluster that a run is connected to. warnings: what its user should know. protection: what it has of TLS and
+    token authentication.
+    """
 
     address: str
     warnings: tuple[str, ...]
+    protection: tuple[str, ...]
 
     def nodes(self) -> list[Node]:
-        """Return the nodes that are alive now, the head first; raises RayLostError."""
+        """Return the nodes that are alive, the head first; raises RayLostError.
+
+        Ray takes some 15 s to notice that a node has ended.
+        """
         return _nodes(self.address)
 
 
@@ -92,7 +100,7 @@ def connected(job: Job) -> Iterator[Cluster]:
             raise NotTheHeadError(address=address, port=split_address(address)[1])
         claim = None if job.simulated else _claim(ray, job, own)
         try:
-            yield Cluster(address, check_cluster(job, address, nodes))
+            yield Cluster(address, *check_cluster(job, address, nodes))
         finally:
             if claim is not None:
                 with suppress(Exception):
@@ -209,7 +217,7 @@ def _check_head(address: str) -> None:
         why = f"no answer in {_SOCKET_TIMEOUT:.0f} s" if isinstance(exc, TimeoutError) else reason(exc)
         raise RayUnreachableError(**facts, reason=why) from exc
     plain = len(answer) > 3 and answer[3] == _SETTINGS_FRAME
-    uses_tls = os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true")
+    uses_tls = _uses_tls()
     if plain and uses_tls:
         raise RaySettingsError(
             address=address, fault="does not use TLS, and psicli has RAY_USE_TLS=1", advice=_SAME_TLS
@@ -218,6 +226,13 @@ def _check_head(address: str) -> None:
         raise RaySettingsError(address=address, fault="takes no connection without TLS", advice=_SAME_TLS)
     if answer and not plain and not uses_tls:
         raise RayUnreachableError(**facts, reason="another program answers there")
+    for name in _TLS_FILES if uses_tls else ():
+        if not os.access(os.environ.get(name, ""), os.R_OK):
+            raise VariableError(variable=name, fault="names no file that psicli can read", advice=_SAME_TLS)
+
+
+def _uses_tls() -> bool:
+    return os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true")
 
 
 def _is_own(family: int, host: Any) -> bool:
@@ -244,14 +259,13 @@ def _connect(ray: Any, address: str) -> None:
             if b"InvalidAuthToken" in said():
                 raise RaySettingsError(address=address, fault="does not accept psicli's token", advice=_SAME_TOKEN)
 
-        port = split_address(address)[1]
         try:
             _in_time(init, _CONNECT_TIMEOUT, check_token)
         except PsicliError:
             raise
         except TimeoutError:
-            silent = f"it did not let psicli in within {_CONNECT_TIMEOUT:.0f} s"
-            raise RayUnreachableError(address=address, port=port, reason=silent) from None
+            advice = _SAME_TLS if _uses_tls() else "Find out with `ray status` whether the Ray node here still runs."
+            raise RaySilentError(address=address, seconds=_CONNECT_TIMEOUT, advice=advice) from None
         except Exception as exc:
             raise _refusal(ray, address, exc) from exc
 

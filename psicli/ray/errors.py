@@ -91,6 +91,13 @@ class RayUnreachableError(RayLostError):
     )
 
 
+class RaySilentError(RayLostError):
+    """Facts: address, seconds, advice."""
+
+    sentence = "the head of the Ray cluster at {address} did not let psicli in within {seconds:.0f} s"
+    hint = "{advice}"
+
+
 class NodeLostError(RayLostError):
     """Facts: node, fault."""
 

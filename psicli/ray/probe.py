@@ -62,8 +62,17 @@ def needs_of_worker(job: Job) -> tuple[int | None, int]:
     return workers.worker_cpus, workers.worker_memory or job.pipeline.memory
 
 
-def check_cluster(job: Job, address: str, nodes: Sequence[Node]) -> tuple[str, ...]:
-    """Check all nodes; return what the user should know.
+def capacity(job: Job, nodes: Sequence[Node]) -> tuple[int, int]:
+    """Return how many workers the nodes have room for, at most `max_workers`, and their cores in all."""
+    workers = job.pipeline.ray
+    assert workers is not None
+    cpus, memory = needs_of_worker(job)
+    cores = [cpus or node.cpus for node in nodes for _ in range(node.room(cpus, memory))][: workers.max_workers]
+    return len(cores), sum(cores)
+
+
+def check_cluster(job: Job, address: str, nodes: Sequence[Node]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Check all nodes; return what the user should know, and what the cluster has of TLS and token authentication.
 
     Raises NodeLostError, NodeUnfitError, RayInsecureError and NoRoomError.
     """
@@ -72,9 +81,10 @@ def check_cluster(job: Job, address: str, nodes: Sequence[Node]) -> tuple[str, .
     facts = _probe(nodes)
     for node in nodes:
         _check_versions(node, facts[node.id], strict=job.policy.strict)
-    warnings = [_exposure(address, nodes, facts, workers), *_slow(nodes, facts), _port(job)]
+    protection = tuple(word for name, word in _PROTECTION.items() if all(found[name] for found in facts.values()))
+    warnings = [_exposure(address, nodes, protection, workers), *_slow(nodes, facts), _port(job)]
     _check_room(job, address, nodes)
-    return tuple(filter(None, warnings))
+    return tuple(filter(None, warnings)), protection
 
 
 # The facts -------------------------------------------------------------------------------------------------------
@@ -160,20 +170,20 @@ def _is_native(facts: Mapping[str, Any]) -> bool:
     return str(facts["backend"]).startswith("native")
 
 
-def _exposure(
-    address: str, nodes: Sequence[Node], facts: Mapping[str, Mapping[str, Any]], workers: RayWorkers
-) -> str | None:
+_PROTECTION = {"tls": "TLS", "token": "token authentication"}
+
+
+def _exposure(address: str, nodes: Sequence[Node], protection: Sequence[str], workers: RayWorkers) -> str | None:
     """Return what others could do with the cluster, if anything; raises RayInsecureError."""
-    words = {"tls": "TLS", "token": "token authentication"}
-    lacking = [word for name, word in words.items() if not all(found[name] for found in facts.values())]
-    lack = " and no ".join(lacking)
+    lacking = [word for word in _PROTECTION.values() if word not in protection]
     if len({node.address for node in nodes}) > 1:
-        error = RayInsecureError(address=address, nodes=counted(len(nodes), "node"), lack=lack)
+        nodes_there, lack = counted(len(nodes), "node"), " and no ".join(lacking)
+        error = RayInsecureError(address=address, nodes=nodes_there, lack=lack)
         if lacking and not workers.insecure:
             raise error
         return error.message if lacking else None
     # On one machine, TLS would protect nothing.
-    if "token authentication" in lacking:
+    if _PROTECTION["token"] in lacking:
         return (
             f"the Ray cluster at {address} has no token authentication: whoever reaches one of its ports, another user "
             "of this machine too, can run programs as this user (RAY_AUTH_MODE=token prevents that)"
