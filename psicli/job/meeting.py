@@ -12,6 +12,9 @@ from psicli.transport.endpoint import Endpoint
 from psicli.transport.listener import Listener
 from psicli.transport.tls import TlsCredentials
 
+# Nodes share a task bin by bin, so a task needs several bins. Smaller ones need more padding: here 2.5 % [items].
+MOST_BIN_ITEMS_ON_CLUSTER = 1 << 17
+
 
 def load_credentials(job: Job) -> TlsCredentials | None:
     """Read the TLS files of a job; raises TlsFileError, WeakCertificateError."""
@@ -52,4 +55,7 @@ def terms(job: Job, purpose: Purpose = Purpose.RUN, deadline: Deadline | None = 
 
 def bin_items(job: Job) -> int:
     """Return the most items that a bin of this party can hold, a power of two [items]."""
-    return job.pipeline.bin_items or MemoryPlan(job.pipeline.memory).bin_items(LEAST_BIN_ITEMS, MOST_BIN_ITEMS)
+    memory, most, workers = job.pipeline.memory, MOST_BIN_ITEMS, job.pipeline.ray
+    if workers is not None:
+        memory, most = workers.worker_memory or memory, MOST_BIN_ITEMS_ON_CLUSTER
+    return job.pipeline.bin_items or MemoryPlan(memory).bin_items(LEAST_BIN_ITEMS, most)

@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -20,6 +21,7 @@ from psicli.core import failpoints, trace
 from psicli.core.errors import InterruptedBySignal, PsicliError, shown, unexpected
 from psicli.exchange.finished import sweep
 from psicli.exchange.task_exchange import Storage
+from psicli.exchange.worker import LocalWorkers, Workers
 from psicli.items.sketches import Sketches
 from psicli.job.inputs import Inputs, check_files, check_trace_file
 from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
@@ -28,7 +30,7 @@ from psicli.job.resume import Mode
 from psicli.job.task_run import Shared, TaskRun
 from psicli.ray import check_installed
 from psicli.report.console import Console, duration
-from psicli.report.report import Report, TaskReport, what_the_peer_learns
+from psicli.report.report import NodeReport, Report, TaskReport, what_the_peer_learns
 from psicli.report.trace_file import save_trace
 from psicli.session.agreement import Deadline
 from psicli.session.session import Session, open_session
@@ -42,6 +44,9 @@ from psicli.transport.certs import ending
 from psicli.transport.dialer import Dialer
 from psicli.transport.door.owners import shown_user
 from psicli.transport.listener import Listener
+
+if TYPE_CHECKING:
+    from psicli.ray.workers import RayWorkers
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +77,7 @@ def run_job(
             _prepare_process(job)
             meeting = stack.enter_context(closing(_meeting_point(job, report)))
             console.waits()
-            inputs = _checked_inputs(job, meeting, stack, unrecorded, trace_file, console)
+            inputs, workers = _checked(job, meeting, stack, report, unrecorded, trace_file, console)
             if trace_file is not None:
                 trace.start()
             spool = stack.enter_context(Spool(state_folder()))
@@ -86,7 +91,7 @@ def run_job(
             for task, entry in zip(job.tasks, tasks, strict=True):
                 runs.append(TaskRun(shared, task, entry))
                 stack.callback(runs[-1].close)
-            session = stack.enter_context(_session(job, meeting, storage, report, timing.deadline, lock))
+            session = stack.enter_context(_session(job, meeting, storage, workers, report, timing.deadline, lock))
             console.meets()
             session.agree()
             session.run(runs)
@@ -186,15 +191,16 @@ def _warn(report: Report, warning: str | None) -> None:
         report.warnings.append(warning)
 
 
-def _checked_inputs(
+def _checked(
     job: Job,
     meeting: Listener | Dialer,
     stack: ExitStack,
+    report: Report,
     unrecorded: Exception | None,
     trace_file: Path | None,
     console: Console,
-) -> Inputs:
-    """Make every check that needs no complete reading of a file.
+) -> tuple[Inputs, Workers]:
+    """Make every check that needs no complete reading of a file, and start the workers.
 
     unrecorded: why the ledger does not record this run, if so. If this party cannot start, tells its user why and then
     notifies the peer.
@@ -208,6 +214,7 @@ def _checked_inputs(
         if trace_file is not None:
             check_trace_file(trace_file, job)
         failpoints.hit("input.checked")
+        workers = _workers(job, stack, report)
     except InterruptedBySignal:
         raise
     except Exception as exc:
@@ -218,11 +225,40 @@ def _checked_inputs(
         with suppress(InterruptedBySignal):
             meeting.refuse(exc.code if isinstance(exc, PsicliError) else PsicliError.code, REFUSAL_TIMEOUT)
         raise
-    return inputs
+    return inputs, workers
+
+
+def _workers(job: Job, stack: ExitStack, report: Report) -> Workers:
+    """Start the workers on the job's Ray cluster, or return those of this process; `stack` ends them."""
+    if job.pipeline.ray is None:
+        return LocalWorkers()
+    # Imported late, because Ray is an extra and slow to import.
+    from psicli.ray.connection import connected
+    from psicli.ray.probe import needs_of_worker
+
+    cluster = stack.enter_context(connected(job))
+    for warning in cluster.warnings:
+        _warn(report, warning)
+    from psicli.ray.workers import RayWorkers
+
+    workers = RayWorkers(cluster, *needs_of_worker(job), job.pipeline.ray.max_workers, job.pipeline.depth)
+    stack.callback(_end_workers, workers, report)
+    workers.open()
+    return workers
+
+
+def _end_workers(workers: RayWorkers, report: Report) -> None:
+    report.nodes = [NodeReport(*each) for each in workers.close()]
 
 
 def _session(
-    job: Job, meeting: Listener | Dialer, storage: Storage, report: Report, deadline: Deadline, lock: PortLock
+    job: Job,
+    meeting: Listener | Dialer,
+    storage: Storage,
+    workers: Workers,
+    report: Report,
+    deadline: Deadline,
+    lock: PortLock,
 ) -> Session:
     session = open_session(
         meeting,
@@ -232,6 +268,7 @@ def _session(
         frame_items=job.pipeline.frame_items,
         bin_items=bin_items(job),
         storage=storage,
+        workers=workers,
         # Other users see the lock: how long it is held must not depend on the matches.
         hung_up=lock.release,
     )

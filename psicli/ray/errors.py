@@ -110,3 +110,18 @@ class JobOnClusterError(BusyError):
 
     sentence = "job {job} of {party} already runs on this Ray cluster{holder}"
     hint = "Wait for it to end. Start psicli on the head of the cluster alone, once for each job."
+
+
+class NoWorkerError(PsicliError):
+    """No worker can compute. Facts: fault."""
+
+    code = 69
+    sentence = "no worker on the Ray cluster can compute the bins: {fault}"
+    hint = "Look at `ray status` on the head, then run again. The run goes on after the bins that are finished."
+
+
+class WorkerFailedError(PsicliError):
+    """A bug in psicli, on a node. Facts: node, kind."""
+
+    sentence = "a worker on node {node} of the Ray cluster failed ({kind})"
+    hint = "Run with `--workers threads`, and report this error."

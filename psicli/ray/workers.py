@@ -1,0 +1,422 @@
+"""Workers of bins as actors of Ray: the head's side. It moves octets and never sees a scalar, a point that is not sent,
+or the order of a bin.
+
+Each node has one actor, or several with `worker_cpus`. An actor is made once and computes one bin after another. Ray
+neither restarts a lost actor nor repeats a call, because that would mix two scalars: the protocol restarts its bins.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, field
+from typing import Any
+
+import numpy as np
+import ray
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from psicli import curve
+from psicli.core import errors, signals, trace
+from psicli.core.errors import LocalProtocolError, PsicliError, WorkerLostError, counted
+from psicli.core.peer_errors import PeerProtocolError
+from psicli.exchange.worker import Match
+from psicli.items.encoding import packed
+from psicli.items.partitions import BinItems
+from psicli.protocol.streams import Place
+from psicli.ray.actor import AT_ONCE, BinActor, Header, Recipe, number_of_parts, parts_of, unpacked, unsealed
+from psicli.ray.connection import Cluster
+from psicli.ray.errors import NoWorkerError, RayLostError, WorkerFailedError
+from psicli.ray.probe import Node
+
+logger = logging.getLogger(__name__)
+
+# How long the first actor of a run may take to start [s]: other programs may have all cores of the cluster.
+START_TIMEOUT = 60.0
+# How long a call may take before psicli asks whether the cluster is still there [s].
+_WATCH = 5.0
+# How long the others may take, so that the first bins are shared fairly [s].
+_GRACE = 10.0
+# How long psicli waits for a call while Ray's head is silent, which may only have been started again [s].
+_PATIENCE = 30.0
+# How often psicli looks for new nodes [s].
+_LOOK_AGAIN = 5.0
+# How long the calls in progress may take to end when the workers are dismissed [s].
+_END_TIMEOUT = 5.0
+# The errors of a worker that the head raises again; it has the others as WorkerFailedError.
+_KNOWN: dict[str, type[PsicliError]] = {
+    each.__name__: each for each in (PeerProtocolError, errors.SelfCheckError, LocalProtocolError)
+}
+
+
+@dataclass
+class Work:
+    """What one node has done. seconds: how long it computed [s]; redone: bins that were lost with one of its actors."""
+
+    node: str
+    bins: int = 0
+    seconds: float = 0.0
+    points: int = 0
+    redone: int = 0
+
+
+@dataclass(eq=False)
+class _Actor:
+    """An actor as the head sees it."""
+
+    handle: Any
+    node: Node
+    # The results of its start, until they are known.
+    starting: list[Any] | None
+    lost: bool = False
+    busy: int = 0
+    # What to add to the clock of its node to get this one's [ns].
+    offset: int = 0
+    # The bins that it has, and how many it was given in all.
+    held: set[int] = field(default_factory=set)
+    given: int = 0
+
+
+class RayWorkers:
+    """Workers on the nodes of the cluster.
+
+    cpus: the cores of an actor, by default all of its node; memory: what Ray reserves for an actor [bytes]; most: the
+    most actors; depth: the pieces of work that a bin has in progress.
+    """
+
+    def __init__(self, cluster: Cluster, cpus: int | None, memory: int, most: int | None, depth: int) -> None:
+        self.ahead = 1
+        self._cluster = cluster
+        self._cpus, self._memory = cpus, memory
+        self._most = most or math.inf
+        # Those of two bins, and the making of the next ones.
+        self.calls = 2 * depth + 8
+        self._actors: list[_Actor] = []
+        self._work: dict[str, Work] = {}
+        self._numbers = itertools.count()
+        self._looked = -math.inf
+        self._closed = False
+        self._in_progress = 0
+        self._changed = threading.Condition()
+        # Only this process can decrypt what is encrypted for this key.
+        self._key = X25519PrivateKey.generate()
+
+    def open(self) -> None:
+        """Start the actors, and wait for the first one, and a little for the others.
+
+        Raises NoWorkerError, InterruptedBySignal, TerminatedBySignal.
+        """
+        began = time.monotonic()
+        self._look()
+        while self._wait_for_start():
+            signals.check()
+            if time.monotonic() > began + (_GRACE if self._ready() else START_TIMEOUT):
+                break
+        if not self._ready():
+            raise NoWorkerError(fault="none has started; other programs may use all cores or memory")
+        logger.info("%s on %s of the Ray cluster", counted(len(self._actors), "worker"), _nodes(self._actors))
+        # Besides the two bins under way, each actor masks one for later, but no more: the points wait in its memory.
+        self.ahead = len(self._actors)
+
+    def close(self) -> list[tuple[str, int, float, int, int]]:
+        """End all actors; return what each node has done: node, bins, seconds, points, redone bins."""
+        with self._changed:
+            self._closed = True
+            actors, self._actors = self._actors, []
+        for actor in actors:
+            ray.kill(actor.handle)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._in_progress, _END_TIMEOUT)
+        return [astuple(each) for each in self._work.values()]
+
+    def make(
+        self, at: Place, items: BinItems, own: int, peer: int, frame_items: int, *, receives: bool, strict: bool
+    ) -> RayWorker:
+        """Return a worker with fresh secrets for one attempt at a bin, on the actor that holds the fewest bins."""
+        number = next(self._numbers)
+        actor = self._chosen(number)
+        worker = RayWorker(self, actor, number, at, (own, peer, frame_items), len(items), receives=receives)
+        refs, recipe = _source(items)
+        how = {"receives": receives, "strict": strict}
+        worker.call("begin", 0, at.sid, (own, peer, frame_items), how, recipe, *refs)
+        return worker
+
+    # Actors
+
+    def _chosen(self, number: int) -> _Actor:
+        """Return the actor that holds the fewest bins, and let it hold this one; raises NoWorkerError."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            self._look()
+            ready = self._ready()
+            with self._changed:
+                if self._closed:
+                    raise NoWorkerError(fault="the run has ended")
+                if ready:
+                    actor = min(ready, key=lambda each: (len(each.held), each.given))
+                    actor.held.add(number)
+                    actor.given += 1
+                    return actor
+            if time.monotonic() > deadline or not self._wait_for_start():
+                raise NoWorkerError(fault="no node is left that could compute")
+
+    def _wait_for_start(self) -> bool:
+        """Wait a moment for an actor to start; return whether there is still one that may."""
+        self._ready()
+        with self._changed:
+            starting = [each.starting[0] for each in self._actors if each.starting and not each.lost]
+        if starting:
+            ray.wait(starting, timeout=signals.SLICE)
+        return bool(starting)
+
+    def _ready(self) -> list[_Actor]:
+        """Return the actors that have started."""
+        with self._changed:
+            for actor in self._actors:
+                if actor.starting and not actor.lost and ray.wait(actor.starting[:1], timeout=0)[0]:
+                    self._start(actor)
+            return [each for each in self._actors if not each.lost and each.starting is None]
+
+    def _start(self, actor: _Actor) -> None:
+        try:
+            header, facts = ray.get(actor.starting)
+        except RayError:
+            actor.lost = True
+            return
+        if header.failure is not None:
+            raise _error(header.failure, actor.node)
+        actor.offset = time.perf_counter_ns() - int(facts.split()[1])
+        actor.starting = None
+
+    def _look(self) -> None:
+        """Make actors on nodes that have fewer than they could have, such as new ones."""
+        with self._changed:
+            if self._closed or time.monotonic() - self._looked < _LOOK_AGAIN:
+                return
+            self._looked = time.monotonic()
+        try:
+            nodes = self._cluster.nodes()
+        except RayLostError:
+            # The workers can go on without Ray's head.
+            if self._ready():
+                return
+            raise
+        with self._changed:
+            self._actors = [each for each in self._actors if not each.lost]
+            for node in nodes:
+                there = sum(each.node.id == node.id for each in self._actors)
+                for _ in range(node.room(self._cpus, self._memory) - there):
+                    if len(self._actors) < self._most:
+                        self._actors.append(self._made(node))
+
+    def _made(self, node: Node) -> _Actor:
+        cpus = self._cpus or node.cpus
+        where = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        # Ray must not replace a lost actor, nor repeat a call.
+        never = {"max_restarts": 0, "max_task_retries": 0}
+        kind = ray.remote(concurrency_groups=AT_ONCE, num_cpus=cpus, memory=self._memory, **never)(BinActor)
+        handle = kind.options(scheduling_strategy=where).remote(cpus)
+        self._work.setdefault(node.id, Work(node.name))
+        return _Actor(handle, node, handle.start.options(num_returns=2, concurrency_group="start").remote())
+
+    # What the workers call
+
+    def forget(self, worker: RayWorker, actor: _Actor) -> None:
+        """Let an actor forget a bin, without waiting for it."""
+        with self._changed:
+            known = worker.number in actor.held
+            actor.held.discard(worker.number)
+            if not known or actor.lost or self._closed:
+                return
+        actor.handle.forget.options(concurrency_group="forget").remote(worker.number)
+
+    def finished(self, actor: _Actor) -> None:
+        """Count a bin that an actor has finished."""
+        with self._changed:
+            self._work[actor.node.id].bins += 1
+
+    def get(self, actor: _Actor, refs: Sequence[Any], bin_: int) -> tuple[Header, list[bytes]]:
+        """Wait for a call; raises WorkerLostError, RayLostError, and the errors of the worker."""
+        silent_since = math.inf
+        with self._calling():
+            while True:
+                try:
+                    header, *parts = ray.get(list(refs), timeout=_WATCH)
+                    break
+                except GetTimeoutError:
+                    # Without its head, Ray does not notice that a node has died.
+                    silent_since = self._silent_since(silent_since)
+                except RayError as exc:
+                    self._lose(actor)
+                    raise WorkerLostError(bin=bin_) from exc
+        with self._changed:
+            work = self._work[actor.node.id]
+            work.seconds += max(header.busy - actor.busy, 0) / 1e9
+            actor.busy = max(header.busy, actor.busy)
+        if header.failure is not None:
+            raise _error(header.failure, actor.node)
+        return header, parts
+
+    def _silent_since(self, before: float) -> float:
+        """Return since when Ray's head has been silent; raises RayLostError if that is long."""
+        try:
+            self._cluster.nodes()
+            return math.inf
+        except RayLostError:
+            if time.monotonic() > before + _PATIENCE:
+                raise
+            return min(before, time.monotonic())
+
+    def computed(self, actor: _Actor, header: Header, name: str, points: int) -> None:
+        """Count the points of a call, and show it in the trace."""
+        with self._changed:
+            self._work[actor.node.id].points += points
+        if header.span is not None:
+            second = f" ({header.span.lane + 1})" if header.span.lane else ""
+            began, ended = header.span.began + actor.offset, header.span.ended + actor.offset
+            trace.add(name, f"node {actor.node.name}{second}", began, ended)
+
+    def opened(self, sealed: bytes) -> bytes:
+        """Decrypt the secret of an order."""
+        return unsealed(sealed, self._key)
+
+    @property
+    def public_key(self) -> bytes:
+        return self._key.public_key().public_bytes_raw()
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        with self._changed:
+            self._in_progress += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._in_progress -= 1
+                self._changed.notify_all()
+
+    def _lose(self, actor: _Actor) -> None:
+        """Give up an actor. Ray may only believe that it is lost, so end it."""
+        with self._changed:
+            if actor.lost or self._closed:
+                return
+            actor.lost = True
+            self._looked = -math.inf
+            self._work[actor.node.id].redone += len(actor.held)
+        logger.warning("a worker on node %s is lost; its bins go to another one", actor.node.name)
+        ray.kill(actor.handle)
+
+
+class RayWorker:
+    """A worker of one attempt at a bin, on an actor; psicli.exchange.worker.Worker says what each method does."""
+
+    def __init__(
+        self,
+        workers: RayWorkers,
+        actor: _Actor,
+        number: int,
+        at: Place,
+        sizes: tuple[int, int, int],
+        items: int,
+        *,
+        receives: bool,
+    ) -> None:
+        self.number = number
+        self._workers = workers
+        self._actor = actor
+        self._bin = at.bin
+        self._own, self._peer, _ = sizes
+        self._items = items
+        self._receives = receives
+        self._order_secret = b""
+        # The calls that keep tokens; `check` asks how they ended.
+        self._keeping: list[Any] = []
+        # The call that compares the lists, which begins when they are checked.
+        self._matching: list[Any] | None = None
+        self._found_bytes = -(-items // 8)
+
+    @property
+    def order_secret(self) -> bytes:
+        if not self._order_secret:
+            _, sealed = self.call("sealed_order_secret", 1, self._workers.public_key)
+            self._order_secret = self._workers.opened(sealed)
+        return self._order_secret
+
+    def mask_own(self, start: int, stop: int) -> bytes:
+        parts = number_of_parts((stop - start) * curve.POINT_BYTES)
+        header, points = self.call("mask_own", parts, start, parts)
+        self._workers.computed(self._actor, header, "mask own", stop - start)
+        return points
+
+    def mask_peer(self, seq: int, points: bytes) -> bytes | None:
+        count = len(points) // curve.POINT_BYTES
+        parts = 0 if self._receives else number_of_parts(count * curve.TOKEN_BYTES)
+        header, tokens = self.call("mask_peer", parts, seq, parts, *parts_of(points))
+        self._workers.computed(self._actor, header, "mask peer", count)
+        return None if self._receives else tokens
+
+    def keep_tokens(self, start: int, tokens: bytes) -> None:
+        # The session's thread calls this, so it must not wait.
+        self._keeping.append(self._begin_call("keep_tokens", 0, start, *parts_of(tokens)))
+
+    def check(self) -> None:
+        for refs in self._keeping:
+            self._workers.get(self._actor, refs, self._bin)
+        self.call("check", 0)
+        if self._receives:
+            # The result leaves the node as early as possible: a bin that is lost after Received cannot be restarted.
+            parts = number_of_parts(self._found_bytes + -(-self._peer // 8))
+            self._matching = self._begin_call("match", parts, parts)
+        else:
+            self._workers.finished(self._actor)
+
+    def match(self, *, bitmap: bool = False) -> Match:
+        if self._matching is None:
+            raise LocalProtocolError(detail="a bin was matched before it was checked")
+        _, parts = self._workers.get(self._actor, self._matching, self._bin)
+        self._workers.finished(self._actor)
+        self.wipe()
+        octets = b"".join(parts)
+        found = np.unpackbits(np.frombuffer(octets[: self._found_bytes], np.uint8), count=self._items)
+        return Match(found.astype(np.bool_), octets[self._found_bytes :] if bitmap else b"")
+
+    def wipe(self) -> None:
+        self._workers.forget(self, self._actor)
+
+    def call(self, method: str, parts: int, *arguments: Any) -> tuple[Header, bytes]:
+        """Call a method of the actor, which returns this many parts; raises as RayWorkers.get."""
+        header, found = self._workers.get(self._actor, self._begin_call(method, parts, *arguments), self._bin)
+        return header, b"".join(found)
+
+    def _begin_call(self, method: str, parts: int, *arguments: Any) -> list[Any]:
+        options = {"num_returns": 1 + parts, "concurrency_group": method}
+        found = getattr(self._actor.handle, method).options(**options).remote(self.number, *arguments)
+        return found if isinstance(found, list) else [found]
+
+
+def _source(items: BinItems) -> tuple[list[Any], Recipe]:
+    """Return what the actor needs to make the items of a bin: objects of Ray's store, and how to make items of them."""
+    if hasattr(items, "recipe"):
+        return [*items.refs], items.recipe
+    return [ray.put(packed(items.take(np.arange(len(items), dtype=np.uint32))))], unpacked
+
+
+def _error(failure: tuple[str, dict[str, object]], node: Node) -> BaseException:
+    """Return the error of a worker as the head raises it."""
+    name, facts = failure
+    if facts.get("kind") == MemoryError.__name__:
+        return MemoryError()
+    if name in _KNOWN:
+        return _KNOWN[name](**facts)
+    return WorkerFailedError(node=node.name, kind=facts.get("kind", name))
+
+
+def _nodes(actors: Sequence[_Actor]) -> str:
+    return counted(len({each.node.id for each in actors}), "node")
