@@ -20,22 +20,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from psicli import curve
 from psicli.core.errors import TooManyRowsError
 from psicli.items.encoding import packed
-from psicli.items.records import Mask, stable_order
+from psicli.items.hashing import Hashes, bin_of, cumulated, keyed_hashes, sorted_distinct
+from psicli.items.records import Mask
 from psicli.storage.spool import Spool, SpoolFile
 
 _BYTES = pa.large_binary()
 _Visit = Callable[[pa.LargeBinaryArray], None]
-_Hashes = npt.NDArray[np.uint64]
 _Numbers = npt.NDArray[np.int64]
 # Row numbers have 32 bits.
 MAX_ROWS = 1 << 32
 # The memory that a row takes in addition to its item while psicli finds equal items [bytes]; the tests measure it.
 ROW_BYTES = 96
 # The largest number of bins, as bits: the top bits of a hash that determine its bin.
-_FINEST_BITS = 16
+FINEST_BITS = 16
 # With 256 partitions, a partition is much smaller than a bin for any input that can be read in a day.
 _PARTITION_BITS = 8
 _PARTITIONS = 1 << _PARTITION_BITS
@@ -132,7 +131,7 @@ class Items(ABC):
 
     def starts(self, bins: int) -> list[int]:
         """Return the start of each of `bins` bins in the order of all items, and the end of the last bin."""
-        return [int(start) for start in self._finest[:: (1 << _FINEST_BITS) // max(bins, 1)]]
+        return [int(start) for start in self._finest[:: (1 << FINEST_BITS) // max(bins, 1)]]
 
     @abstractmethod
     def bin(self, number: int, bins: int, budget: int) -> BinItems:
@@ -191,7 +190,7 @@ class Partitioner:
             self._null_keys += items.null_count
             numbers = numbers[items.is_valid().to_numpy(zero_copy_only=False)]
             items = items.drop_null()
-        self._held.append(_Rows(_hashes(items, self._key), numbers, items))
+        self._held.append(_Rows(keyed_hashes(items, self._key), numbers, items))
         self._cost += memory_bytes(len(items), _bytes_in(items))
         if self._budget is not None and self._cost > self._budget:
             self._spill()
@@ -234,7 +233,7 @@ class Partitioner:
 class _Rows:
     """Rows in the order of the input: the hashes of their items, the row numbers, and the items."""
 
-    def __init__(self, hashes: _Hashes, numbers: npt.NDArray[np.uint32], items: pa.LargeBinaryArray) -> None:
+    def __init__(self, hashes: Hashes, numbers: npt.NDArray[np.uint32], items: pa.LargeBinaryArray) -> None:
         self.hashes, self.numbers, self.items = hashes, numbers, items
 
 
@@ -255,14 +254,14 @@ class _InMemory(Items):
 
     def __init__(self, rows: _Rows, visit: _Visit | None) -> None:
         self._items, self._numbers = rows.items, rows.numbers
-        self._places, self._codes, hashes = _sorted_distinct(rows.hashes)
+        self._places, self._codes, hashes = sorted_distinct(rows.hashes)
         if visit is not None:
             for start in range(0, len(self._places), _PIECE):
                 # Without duplicates, nothing needs to be copied.
                 all_distinct = len(self._places) == len(self._items)
                 piece = slice(start, start + _PIECE)
                 visit(self._items[piece] if all_distinct else _take(self._items, np.sort(self._places[piece])))
-        self._finest = _cumulated(np.bincount(_bin_of(hashes, _FINEST_BITS), minlength=1 << _FINEST_BITS))
+        self._finest = cumulated(np.bincount(bin_of(hashes, FINEST_BITS), minlength=1 << FINEST_BITS))
 
     def bin(self, number: int, bins: int, budget: int) -> BinItems:
         start, stop = self.starts(bins)[number : number + 2]
@@ -292,7 +291,7 @@ class _OnDisk(Items):
 
     def append(self, rows: _Rows) -> None:
         """Write rows as one run."""
-        partitions = _bin_of(rows.hashes, _PARTITION_BITS).astype(np.uint8)
+        partitions = bin_of(rows.hashes, _PARTITION_BITS).astype(np.uint8)
         # A stable sort keeps the rows of a partition in the order of the input.
         order = np.argsort(partitions, kind="stable")
         offsets, data = packed(rows.items.take(pa.array(order)))
@@ -300,21 +299,21 @@ class _OnDisk(Items):
         entries["hash"] = rows.hashes.take(order, axis=0)
         entries["row"] = rows.numbers[order]
         entries["length"] = np.diff(offsets)
-        starts = _cumulated(np.bincount(partitions, minlength=_PARTITIONS))
+        starts = cumulated(np.bincount(partitions, minlength=_PARTITIONS))
         entries_at, items_at = self._file.append(entries.view(np.uint8)), self._file.append(data)
         self._runs.append(_Run(entries_at + starts * _ENTRY.itemsize, items_at + offsets[starts]))
 
     def count(self, visit: _Visit | None) -> None:
         """Count the distinct items of each of the finest bins, and visit them."""
-        counts = np.zeros(1 << _FINEST_BITS, np.int64)
+        counts = np.zeros(1 << FINEST_BITS, np.int64)
         for partition in range(_PARTITIONS):
             found = _Distinct()
             for entries, places in self._pieces(partition):
                 fresh = found.add(entries["hash"])
                 if visit is not None:
                     visit(_take(_items_at(self._file, places), np.sort(fresh)))
-            counts += np.bincount(_bin_of(found.hashes, _FINEST_BITS), minlength=len(counts))
-        self._finest = _cumulated(counts)
+            counts += np.bincount(bin_of(found.hashes, FINEST_BITS), minlength=len(counts))
+        self._finest = cumulated(counts)
 
     def bin(self, number: int, bins: int, budget: int) -> BinItems:
         bits = bins.bit_length() - 1
@@ -327,14 +326,14 @@ class _OnDisk(Items):
         for partition in range(first, last):
             found = _Distinct()
             for entries, places in self._pieces(partition):
-                mine = np.flatnonzero(_bin_of(entries["hash"], bits) == number)
+                mine = np.flatnonzero(bin_of(entries["hash"], bits) == number)
                 fresh = mine[found.add(entries["hash"][mine])]
                 hashes.append(entries["hash"][fresh])
                 if fetched:
                     items.append(_take(_items_at(self._file, places), fresh))
                 else:
                     where.append(places[fresh])
-        order, _, _ = _sorted_distinct(np.concatenate(hashes))
+        order, _, _ = sorted_distinct(np.concatenate(hashes))
         if fetched:
             return BinItems(order, partial(_take, pa.concat_arrays(items)))
         return BinItems(np.concatenate(where)[order], partial(_items_at, self._file))
@@ -345,10 +344,10 @@ class _OnDisk(Items):
             if matched.any():
                 hashes = self._hashes(partition)
                 for entries, _ in self._pieces(partition):
-                    _, codes, _ = _sorted_distinct(np.concatenate([hashes, entries["hash"]]))
+                    _, codes, _ = sorted_distinct(np.concatenate([hashes, entries["hash"]]))
                     yield entries["row"][matched[codes[len(hashes) :]]]
 
-    def _hashes(self, partition: int) -> _Hashes:
+    def _hashes(self, partition: int) -> Hashes:
         """Return the distinct hashes of a partition in ascending order."""
         found = _Distinct()
         for entries, _ in self._pieces(partition):
@@ -368,7 +367,7 @@ class _OnDisk(Items):
             at, data = _read(self._file, spans[first:last])
             entries = data.view(_ENTRY)
             # Compute the places as if the items of all runs were adjacent, then move those of each run to its place.
-            offsets = _cumulated(entries["length"])
+            offsets = cumulated(entries["length"])
             rows = at // _ENTRY.itemsize
             places = np.stack([offsets[:-1], offsets[1:]], axis=1)
             places += np.repeat(items[first:last] - offsets[rows[:-1]], np.diff(rows))[:, np.newaxis]
@@ -378,7 +377,7 @@ class _OnDisk(Items):
 def _read(file: SpoolFile, spans: _Numbers) -> tuple[_Numbers, npt.NDArray[np.uint8]]:
     """Read spans of a file, given by their starts and ends; return each span's offset in the data, and the data."""
     begins, ends = spans[:, 0], spans[:, 1]
-    offsets = _cumulated(ends - begins)
+    offsets = cumulated(ends - begins)
     data = np.empty(offsets[-1], np.uint8)
     # Read adjacent spans in one call.
     firsts = np.flatnonzero(np.append(-1, ends[:-1]) != begins)
@@ -398,12 +397,12 @@ class _Distinct:
     """The distinct hashes of several pieces, in ascending order."""
 
     def __init__(self) -> None:
-        self.hashes: _Hashes = np.empty((0, 2), np.uint64)
+        self.hashes: Hashes = np.empty((0, 2), np.uint64)
 
-    def add(self, hashes: _Hashes) -> npt.NDArray[np.int64]:
+    def add(self, hashes: Hashes) -> npt.NDArray[np.int64]:
         """Add the hashes of a piece; return the positions in the piece of those that are new, one for each."""
         before = len(self.hashes)
-        order, _, self.hashes = _sorted_distinct(np.concatenate([self.hashes, hashes]))
+        order, _, self.hashes = sorted_distinct(np.concatenate([self.hashes, hashes]))
         fresh: npt.NDArray[np.int64] = order[order >= before].astype(np.int64) - before
         return fresh
 
@@ -412,45 +411,9 @@ def _take(items: pa.LargeBinaryArray, places: npt.NDArray[Any]) -> pa.LargeBinar
     return items.take(pa.array(places))
 
 
-def _hashes(items: pa.LargeBinaryArray, key: bytes) -> _Hashes:
-    return np.frombuffer(curve.keyed_hashes(items, key), ">u8").reshape(-1, 2).astype(np.uint64)
-
-
-def _bin_of(hashes: _Hashes, bits: int) -> npt.NDArray[np.int64]:
-    """Return the top bits of each hash."""
-    # Two shifts, because a single shift by 64 bits is undefined.
-    return (hashes[:, 0] >> np.uint64(1) >> np.uint64(63 - bits)).astype(np.int64)
-
-
-def _cumulated(counts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return 0, followed by the cumulative sums of the counts."""
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
-
-
 def _bytes_in(items: pa.LargeBinaryArray) -> int:
     """Return the total size of the items [bytes]."""
     if not len(items):
         return 0
     offsets = np.frombuffer(items.buffers()[1], np.int64)
     return int(offsets[items.offset + len(items)] - offsets[items.offset])
-
-
-def _sorted_distinct(hashes: _Hashes) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], _Hashes]:
-    """Return the index of the first of each distinct hash, in ascending order of hashes.
-
-    Also returns, for each hash, its position in this order, and the distinct hashes themselves.
-    """
-    order = stable_order(hashes[:, 0])
-    firsts = hashes[:, 0].take(order)
-    is_new = np.ones(len(hashes), np.bool_)
-    is_new[1:] = firsts[1:] != firsts[:-1]
-    alike = np.flatnonzero(~is_new)
-    if (hashes[order[alike], 1] != hashes[order[alike - 1], 1]).any():
-        # Hashes with the same first half differ in the second one. This happens once in 2^64 pairs of hashes.
-        order = np.lexsort((hashes[:, 1], hashes[:, 0]))
-        ordered = hashes.take(order, axis=0)
-        is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    places = np.empty(len(hashes), np.uint32)
-    places[order] = np.cumsum(is_new, dtype=np.uint32) - np.uint32(1)
-    chosen = order[is_new]
-    return chosen.astype(np.uint32), places, hashes.take(chosen, axis=0)

@@ -60,13 +60,18 @@ class Sketch:
     def __init__(self, key: bytes) -> None:
         self.items = 0
         self.buckets: npt.NDArray[np.uint16] = np.zeros(BUCKETS, _VALUES)
-        self._key = key
+        self.key = key
 
     def add(self, items: pa.LargeBinaryArray) -> None:
         """Add distinct items."""
-        words = np.frombuffer(curve.keyed_hashes(items, self._key), _VALUES).reshape(-1, _WORDS)
+        words = np.frombuffer(curve.keyed_hashes(items, self.key), _VALUES).reshape(-1, _WORDS)
         np.bitwise_xor.at(self.buckets, words[:, 0] % BUCKETS, words[:, 1])
         self.items += len(items)
+
+    def merge(self, other: Sketch) -> None:
+        """Add the items of another sketch with the same key; no item may be in both."""
+        self.buckets ^= other.buckets
+        self.items += other.items
 
 
 @dataclass

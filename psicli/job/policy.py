@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import pyarrow as pa
-
 from psicli import curve
 from psicli.config import PolicySettings
 from psicli.core import signals
@@ -132,13 +130,13 @@ class Comparison:
         self._limit = policy.limits.min_difference
         self._sketch: Sketch | None = None
 
-    def begin(self) -> Callable[[pa.LargeBinaryArray], None] | None:
-        """Return what must be called with all distinct items of the input, or None if nothing is compared."""
+    def begin(self) -> Sketch | None:
+        """Return the sketch that all distinct items of the input must be added to, or None if nothing is compared."""
         if self._limit == 0:
             return None
         with self._tolerant():
             self._sketch = self._sketches.begin()
-        return None if self._sketch is None else self._sketch.add
+        return self._sketch
 
     def check(self) -> None:
         """Compare the input; raises TooSmallDifferenceError."""

@@ -128,7 +128,8 @@ class TaskRun:
     def _read(self, partition_sid: bytes) -> tuple[Items, Input]:
         storage, path, name = self._shared.storage, self._shared.inputs.paths[self.name], input_name(self._task)
         self._phase("reading %s", name)
-        reading = storage.spool, storage.plan.reading, self._comparison.begin()
+        sketch = self._comparison.begin()
+        reading = storage.spool, storage.plan.reading, None if sketch is None else sketch.add
         with closing(Partitioner(partition_key(partition_sid), *reading)) as partitioner:
             with self.stages.at(Stage.READING, "read input"):
                 self._input = source = tables.open_input(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,24 +28,41 @@ class CaseSample:
         self._share = 1 << 32
 
     def add(self, keys: Keys) -> None:
-        """Add keys, or nothing if they have no letters of ASCII."""
-        if ((keys.data | 0x20) - np.uint8(0x61) >= 26).all():
+        """Add the keys that have letters."""
+        letters = ((keys.data | 0x20) - np.uint8(0x61) < 26) | (keys.data >= 0x80)
+        if not letters.any():
             return
-        chosen = (_caseless_hashes(keys) < self._share) & (keys.lengths <= _LONGEST_SAMPLED)
-        self._parts.append(keys.texts.filter(pa.array(chosen)))
-        self._rows += len(self._parts[-1])
-        while self._rows > 2 * _SAMPLED_KEYS:
-            kept = self._distinct()
-            if len(kept) > _SAMPLED_KEYS:
-                self._share //= 2
-                kept = kept.filter(pa.array(_caseless_hashes(Keys(kept)) < self._share))
-            self._parts, self._rows = [kept], len(kept)
+        chosen = np.logical_or.reduceat(letters, keys.starts) & (keys.lengths <= _LONGEST_SAMPLED)
+        self._keep([keys.texts.filter(pa.array(chosen & (_caseless_hashes(keys) < self._share)))])
+
+    def merge(self, other: CaseSample) -> None:
+        """Add a sample of other keys. The result does not depend on which keys were in which sample."""
+        self._share = min(self._share, other._share)
+        self._keep(other._parts)
 
     def alike(self) -> str:
         """Return how many keys differ from another key only in case, in words; empty if none do."""
+        self._shrink()
         counts = pc.value_counts(pc.utf8_lower(self._distinct())).field("counts")
         alike = pc.sum(counts.filter(pc.greater(counts, 1))).as_py() or 0
         return f"{'' if self._share == 1 << 32 else 'at least '}{alike:,}" if alike else ""
+
+    def _keep(self, parts: Sequence[Any]) -> None:
+        self._parts += parts
+        self._rows += sum(map(len, parts))
+        if self._rows > 2 * _SAMPLED_KEYS:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Drop repeated keys, and halve the share until few enough keys belong to it."""
+        kept = self._of_share(self._distinct())
+        while len(kept) > _SAMPLED_KEYS:
+            self._share //= 2
+            kept = self._of_share(kept)
+        self._parts, self._rows = [kept], len(kept)
+
+    def _of_share(self, texts: Any) -> Any:
+        return texts.filter(pa.array(_caseless_hashes(Keys(texts)) < self._share))
 
     def _distinct(self) -> Any:
         return pa.concat_arrays([pa.array([], pa.large_string()), *self._parts]).unique()

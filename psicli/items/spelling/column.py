@@ -50,13 +50,27 @@ class Column:
         if pa.types.is_timestamp(kinds.plain(kind)):
             self._midnights(texts)
         elif _is_text(kind):
-            if not len(self._look):
-                self._look = texts[:_LOOK_ROWS]
+            self._look_at(texts)
             keys = Keys(texts)
             for part in (self._marks, self._placeholders, self._numbers, self._times, self._letters):
                 part(keys)
             self._midnights(texts)
             self.sample.add(keys)
+
+    def merge(self, later: Column) -> None:
+        """Add the counts of later rows, as if their keys had been added here."""
+        self.rows += later.rows
+        self.keys += later.keys
+        self.counts.update(later.counts)
+        self.words |= later.words
+        self.sample.merge(later.sample)
+        self._look_at(later._look)
+        self._padded, self._plain = max(self._padded, later._padded), min(self._plain, later._plain)
+
+    def _look_at(self, texts: Any) -> None:
+        """Keep the first keys of the column."""
+        if len(self._look) < _LOOK_ROWS:
+            self._look = pa.concat_arrays([self._look, texts[: _LOOK_ROWS - len(self._look)]])
 
     def _marks(self, keys: Keys) -> None:
         """Count what surrounds a key or does not show in it."""
@@ -118,13 +132,10 @@ class Column:
             self.counts["e-mail"] += keys.count(capitals, patterns.EMAIL)
         hexadecimal = np.isin(keys.lengths, patterns.HEX_LENGTHS)
         if hexadecimal.any():
-            found = keys.count(hexadecimal & capitals, patterns.HEXADECIMAL)
-            self.counts["hexadecimal"] += found
+            self.counts["hexadecimal"] += keys.count(hexadecimal & capitals, patterns.HEXADECIMAL)
             # Only whether there are any is of interest.
-            small = hexadecimal & ~capitals
-            if not found:
-                small[_LOOK_ROWS:] = False
-            self.counts["small hexadecimal"] += keys.count(small, patterns.HEXADECIMAL)
+            if not self.counts["small hexadecimal"]:
+                self.counts["small hexadecimal"] = keys.count(hexadecimal & ~capitals, patterns.HEXADECIMAL)
 
     def look(self) -> str:
         """Return what a column of text holds, such as `whole numbers`; empty if its keys have no common form."""

@@ -95,6 +95,11 @@ class Spellings:
             for start in range(0, len(keys) or 1, _SLICE_ROWS):
                 column.add(keys[start : start + _SLICE_ROWS], kind)
 
+    def merge(self, later: Spellings) -> None:
+        """Add what is unusual about later rows, as if they had been added here."""
+        for (_, column), (_, other) in zip(self._columns, later._columns, strict=True):
+            column.merge(other)
+
     def findings(self, matchless: int, *, whole: bool = True) -> Iterator[Finding]:
         """Yield what is unusual, column by column.
 

@@ -204,3 +204,27 @@ def test_a_warning_holds_only_words_of_psicli_the_column_and_numbers_of_rows(key
         assert any(re.fullmatch(warning, sentence) for warning in WARNINGS), sentence
     (column,) = found.columns(schema(STRING))
     assert column in {"'id' (string)", *(f"'id' (string, {look})" for look, _ in LOOKS)}
+
+
+@given(st.lists(KEY, max_size=30), st.integers(0, 30), st.integers(1, 31))
+def test_rows_that_were_looked_at_elsewhere_change_nothing(keys: list[str | None], cut: int, batch: int) -> None:
+    whole, found = spellings(keys), spellings(keys[:cut], batch=batch)
+    found.merge(spellings(keys[cut:], batch=batch))
+    matchless = sum(not key for key in keys)
+    assert list(found.findings(matchless)) == list(whole.findings(matchless))
+    assert found.columns(schema(STRING)) == whole.columns(schema(STRING))
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("distinct", [40_000, 65_536, 65_537, 100_000, 200_000])
+def test_a_sample_does_not_depend_on_which_rows_came_together(distinct: int) -> None:
+    """Also with repeated keys and with rows of digits, which are in no sample."""
+    numbers = np.random.default_rng(distinct).integers(0, distinct, 300_000)
+    keys = [None if number % 7 == 0 else f"{'Kk'[number & 1]}ey-{number >> 1}" for number in numbers.tolist()]
+    keys[1000:90_000] = map(str, range(89_000))
+    expected = faults(keys, batch=70_000)
+    for cuts in ([0, 10, 299_000], [0, 1000, 90_000, 91_000], [0, 150_000]):
+        found = Spellings(["id"])
+        for start, stop in zip(cuts, [*cuts[1:], len(keys)], strict=True):
+            found.merge(spellings(keys[start:stop], batch=33_333))
+        assert [each.fault for each in found.findings(sum(not key for key in keys))] == expected
