@@ -21,14 +21,17 @@ from psicli.tables.arrow import ArrowInput
 from psicli.tables.delimited import DelimitedInput
 from psicli.tables.jsonl import JsonlInput
 from psicli.tables.parquet import ParquetInput
-from psicli.tables.source import Fingerprint, fingerprint
+from psicli.tables.source import Fingerprint, Share, fingerprint
 from psicli.tables.values import Sample
 
-__all__ = ["Fingerprint", "Input", "JsonlInput", "Sample", "check_input", "fingerprint", "open_input"]
+__all__ = ["Divisible", "Fingerprint", "Input", "JsonlInput", "Sample", "Share"]
+__all__ += ["check_input", "fingerprint", "open_input"]
 
 # An open input file. psicli reads it once for its keys and again for the rows that matched. Every method raises
 # InputChangedError if the file has changed since it was opened.
 Input = DelimitedInput | JsonlInput | ParquetInput | ArrowInput
+# An open input file whose rows several processes can read, each a share. One that has no shares is read as a whole.
+Divisible = DelimitedInput | JsonlInput | ParquetInput
 
 
 def check_input(

@@ -36,10 +36,10 @@ from psicli.core.errors import (
     counted,
     shown,
 )
-from psicli.core.formats import FileFormat
+from psicli.core.formats import Compression, FileFormat
 from psicli.items.text import key_texts
 from psicli.tables import sniff
-from psicli.tables.source import Stream, TextInput, check_columns, empty, folded, line_breaks, unparsable
+from psicli.tables.source import UTF8, Share, Stream, TextInput, check_columns, empty, folded, line_breaks, unparsable
 
 # A row must fit in a block, and larger blocks are not faster.
 MAX_ROW_BYTES = 4 << 20
@@ -305,16 +305,16 @@ class DelimitedInput(TextInput):
     def header(self) -> Any:
         """Read the names of the columns and return them; raises BadInputError, InputMissingError, StorageError."""
         head = self._stream().read(MAX_HEADER_BYTES)
-        self.schema, _ = read_header(head, self.format, self.name, self.keys, complete=len(head) < MAX_HEADER_BYTES)
+        self._read_header(head, complete=len(head) < MAX_HEADER_BYTES)
         return self.schema
 
-    def key_batches(self) -> Iterator[tuple[Any, ...]]:
+    def key_batches(self, share: Share | None = None) -> Iterator[tuple[Any, ...]]:
         """Read the keys of all rows and yield their texts in batches: one pa.LargeStringArray per key column.
 
-        Finds every error in the file. Raises BadInputError, InputMissingError, StorageError.
+        share: the only rows to read. Finds every error in them. Raises BadInputError, InputMissingError, StorageError.
         """
         with self.watched():
-            for block, data in self._read_blocks():
+            for block, data in self._read_blocks(share):
                 columns = self._parse_strictly(block, data)
                 texts = key_texts(columns, self.keys, partial(self._place, block.line, data))
                 self._check_joined(texts, block, data)
@@ -342,15 +342,34 @@ class DelimitedInput(TextInput):
 
     # Blocks
 
-    def _stream(self) -> Stream:
-        return Stream(self, self.format.compression, self.format.dialect.encoding)
+    def _stream(self, share: Share | None = None) -> Stream:
+        return Stream(self, self.format.compression, self.format.dialect.encoding, share)
 
-    def _read_blocks(self) -> Iterator[tuple[_Block, bytes]]:
-        stream = self._stream()
+    def _first_row(self) -> int | None:
+        dialect = self.format.dialect
+        # Quotes may enclose an LF that ends no row.
+        if dialect.quotes or dialect.encoding != UTF8 or self.format.compression is not Compression.NONE:
+            return None
+        head = self._stream().read(MAX_HEADER_BYTES)
+        start = self._read_header(head, complete=len(head) < MAX_HEADER_BYTES)
+        self._next_line = 1 + line_breaks(head[:start])
+        return start
+
+    def _read_header(self, head: bytes, *, complete: bool) -> int:
+        """Read the names of the columns from the first bytes of the file, and return the offset of the first row."""
+        self.schema, start = read_header(head, self.format, self.name, self.keys, complete=complete)
+        return start
+
+    def _read_blocks(self, share: Share | None) -> Iterator[tuple[_Block, bytes]]:
+        stream = self._stream(share)
         data = stream.read(_BLOCK_BYTES)
         complete = len(data) < _BLOCK_BYTES
-        self.schema, start = read_header(data, self.format, self.name, self.keys, complete=complete)
-        line, data = 1 + line_breaks(data[:start]), data[start:]
+        if share is None:
+            start = self._read_header(data, complete=complete)
+            line, data = 1 + line_breaks(data[:start]), data[start:]
+        else:
+            self.header()
+            start, line = share.start, 1
         while data or not complete:
             wanted = _BLOCK_BYTES - len(data)
             if not complete:
@@ -363,6 +382,7 @@ class DelimitedInput(TextInput):
             if _NOT_LINE_BREAK.search(block):
                 yield _Block(start, size, line, quoted, records), block
             start, line = start + size, line + line_breaks(block)
+            self._next_line = line
 
     def _whole_records(self, data: bytes, line: int, *, complete: bool) -> tuple[int, bool, int]:
         """Return the size of the whole records in `data` [bytes], whether they have quotes, and how many they are.

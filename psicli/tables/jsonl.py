@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from psicli.core.errors import ColumnError, InputChangedError, MalformedInputError, shown
-from psicli.core.formats import FileFormat, Format
+from psicli.core.formats import Compression, FileFormat, Format
 from psicli.items.text import key_texts
 from psicli.tables.delimited import MAX_ROW_BYTES
-from psicli.tables.source import Stream, TextInput, check_columns
+from psicli.tables.source import Share, Stream, TextInput, check_columns
 
 # A block has room for the longest row and its line end, and ends after its last whole line.
 _BLOCK_BYTES = MAX_ROW_BYTES + 1
@@ -161,20 +161,37 @@ class JsonlInput(TextInput):
             check_columns([*self._names], self.keys, self.name)
         return self.schema
 
-    def key_batches(self) -> Iterator[tuple[Any, ...]]:
+    def key_batches(self, share: Share | None = None) -> Iterator[tuple[Any, ...]]:
         """Read the keys of all rows and yield their texts in batches: one pa.LargeStringArray per key column.
 
-        Finds every error in the file. Raises BadInputError, InputMissingError, StorageError.
+        share: the only rows to read. Finds every error in them. Raises BadInputError, InputMissingError, StorageError.
         """
         with self.watched():
-            for block, data in self._read_blocks():
+            for block, data in self._read_blocks(share):
                 lines = self._lines(block, data)
                 texts = key_texts(self._keys_of(lines), self.keys, partial(self._place_in, lines))
                 self._blocks.append(block._replace(rows=len(lines)))
                 self.rows += len(lines)
                 yield texts
-            if self.rows:
-                check_columns([*self._names], self.keys, self.name)
+            if share is None:
+                self._check_names()
+
+    def part(self) -> Any:
+        return super().part(), self._names
+
+    def join(self, parts: Iterable[Any]) -> None:
+        lines, names = zip(*parts, strict=True)
+        super().join(lines)
+        for each in names:
+            self._add_names(each, {*self._names}, 1)
+        self._check_names()
+
+    def _check_names(self) -> None:
+        if self.rows:
+            check_columns([*self._names], self.keys, self.name)
+
+    def _first_row(self) -> int | None:
+        return 0 if self._compression is Compression.NONE else None
 
     def matched(self, mask: Any, _budget: int) -> Iterator[Any]:
         """Yield the rows that a pa.BooleanArray selects as pa.Tables, in file order, one block or less at a time."""
@@ -194,9 +211,9 @@ class JsonlInput(TextInput):
 
     # Blocks
 
-    def _read_blocks(self) -> Iterator[tuple[_Block, bytes]]:
-        stream = Stream(self, self._compression)
-        start, line, data, complete = 0, 1, b"", False
+    def _read_blocks(self, share: Share | None) -> Iterator[tuple[_Block, bytes]]:
+        stream = Stream(self, self._compression, share=share)
+        start, line, data, complete = 0 if share is None else share.start, 1, b"", False
         while data or not complete:
             wanted = _BLOCK_BYTES - len(data)
             if not complete:
@@ -217,6 +234,7 @@ class JsonlInput(TextInput):
             block, data = data[:size], data[size:]
             yield _Block(start, size, line), block
             start, line = start + size, line + block.count(b"\n")
+            self._next_line = line
 
     def _lines(self, block: _Block, data: bytes) -> _Lines:
         """Return the lines of a block that are not empty, without the spaces around them; raises BadInputError."""

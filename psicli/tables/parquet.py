@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from psicli.core.errors import ColumnError, InputChangedError, MalformedInputErr
 from psicli.core.formats import COLUMNAR, FileFormat, Format
 from psicli.items import kinds
 from psicli.items.text import check_key_types, key_texts
-from psicli.tables.source import SourceFile, check_schema, empty, unparsable
+from psicli.tables.source import Share, SourceFile, check_schema, empty, unparsable
 from psicli.tables.values import Int96, Sample, check_values, int96_unfit, plain_rows, wrong_count
 
 T = TypeVar("T")
@@ -72,40 +72,65 @@ class ParquetInput(SourceFile):
         self.rows = self.expected_rows = 0
         self._output = output
         self._group_rows: list[int] = []
-        # The columns with INT96 timestamps, and the unit in which pyarrow reads those.
+        # The columns with INT96 timestamps, what is known about them, and the unit in which pyarrow reads them.
         self._int96: frozenset[str] = frozenset()
+        self._found = Int96()
         self._unit = "ns"
         # The columns whose bytes must be text.
         self._as_text: frozenset[str] = frozenset()
 
-    def key_batches(self) -> Iterator[tuple[Any, ...]]:
+    def key_batches(self, share: Share | None = None) -> Iterator[tuple[Any, ...]]:
         """Read the keys of all rows and yield their texts in batches: one pa.LargeStringArray per key column.
 
-        Finds every error in the file, because after the exchange it would be too late; a party without an output reads
-        only the key columns. Raises BadInputError, InputMissingError.
+        share: the only row groups to read. Finds every error in them, because after the exchange it would be too late;
+        a party without an output reads only the key columns. Raises BadInputError, InputMissingError.
         """
         with self.watched():
             self.header()
             first, *others = self._shares()
-            found = Int96()
             files = {unit: self._opened(len(first), unit) for unit in (Int96.UNITS if self._int96 else ["ns"])}
             metadata = files["ns"].metadata
             self.expected_rows = metadata.num_rows
-            for group in range(metadata.num_row_groups):
+            for group in range(*share or (metadata.num_row_groups,)):
                 start = self.rows
-                for batch in self._sound_batches(files, group, start, first, found):
+                for batch in self._sound_batches(files, group, start, first):
                     batch = batch.select(self.keys)
                     texts = key_texts(batch, self.keys, partial(self._place, self.rows))
                     self.rows += batch.num_rows
                     yield texts
                 self._group_rows.append(self.rows - start)
-                for share in others:
-                    for _ in self._sound_batches(files, group, start, share, found):
+                for columns in others:
+                    for _ in self._sound_batches(files, group, start, columns):
                         pass
-            if self.rows != self.expected_rows:
-                raise wrong_count(self.name, self.rows, self.expected_rows)
-            self._unit = found.unit() or self._unfit()
-            self.schema = files[self._unit].schema_arrow
+            if share is None:
+                self._complete()
+
+    def _complete(self) -> None:
+        """Check what has been found in all row groups; raises BadInputError."""
+        if self.rows != self.expected_rows:
+            raise wrong_count(self.name, self.rows, self.expected_rows)
+        self._unit = self._found.unit() or self._unfit()
+        self.schema = self._opened(1, self._unit).schema_arrow
+
+    def shares(self, size: int) -> list[Share]:
+        """Divide the row groups into shares of about `size` bytes; raises as `header`."""
+        self.header()
+        metadata = self._opened(1, "ns").metadata
+        self.expected_rows, groups = metadata.num_rows, metadata.num_row_groups
+        step = max(groups * size // self.size, 1)
+        return [Share(group, min(group + step, groups)) for group in range(0, groups, step)]
+
+    def part(self) -> Any:
+        """Return what has been found in a share, for `join`."""
+        return self._group_rows, self._found
+
+    def join(self, parts: Iterable[Any]) -> None:
+        """Take over what was found in all shares, as if this object had read the whole file."""
+        for rows, found in parts:
+            self.rows += sum(rows)
+            self._group_rows += rows
+            self._found.merge(found)
+        self._complete()
 
     def header(self) -> None:
         """Read the schema and check the key columns; raises BadInputError, InputMissingError."""
@@ -146,13 +171,10 @@ class ParquetInput(SourceFile):
             return [[*self.keys, *others]]
         return [self.keys, *(others[at : at + _COLUMNS_AT_ONCE] for at in range(0, len(others), _COLUMNS_AT_ONCE))]
 
-    def _sound_batches(
-        self, files: dict[str, Any], group: int, start: int, columns: Sequence[str], found: Int96
-    ) -> Iterator[Any]:
+    def _sound_batches(self, files: dict[str, Any], group: int, start: int, columns: Sequence[str]) -> Iterator[Any]:
         """Read some columns of a row group, and check that all their values are valid and none is missing.
 
-        files: the open file for each unit of INT96. start: the row of the file at which the row group starts. found:
-        learns about the INT96 timestamps.
+        files: the open file for each unit of INT96. start: the row of the file at which the row group starts.
         """
         rows, int96 = 0, [name for name in columns if name in self._int96]
         units = list(files) if int96 else ["ns"]
@@ -164,7 +186,7 @@ class ParquetInput(SourceFile):
             plain_rows(batch, self.name)
             for name in int96:
                 readings = {unit: each.column(name) for unit, each in zip(units, batches, strict=True)}
-                found.add(readings)
+                self._found.add(readings)
                 here = Int96()
                 here.add(readings)
                 unit = here.unit() or self._unfit(f"{place(0)} ff.")

@@ -13,11 +13,11 @@ import stat
 import unicodedata
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 
@@ -40,6 +40,13 @@ _CALLED = {Format.PARQUET: "Parquet", Format.ARROW: "Arrow", Format.ARROW_STREAM
 
 # What distinguishes a file from any other: device, inode, size [bytes], time of the last change [ns], SHA-256.
 Fingerprint = tuple[int, int, int, int, str]
+
+
+class Share(NamedTuple):
+    """A part of an input that can be read without the others: row groups, or the bytes of whole lines."""
+
+    start: int
+    stop: int
 
 
 class SourceFile:
@@ -110,8 +117,10 @@ class TextInput(SourceFile, ABC):
     rows: the number of rows read so far.
     """
 
-    # The blocks read so far, each with its start and its size in the decompressed file.
+    # The blocks read so far, each with its start and its size in the decompressed file, and its first line.
     _blocks: list[Any]
+    # The line after those blocks.
+    _next_line = 1
 
     def __init__(self, path: Path, name: str, keys: Sequence[str]) -> None:
         super().__init__(path, name)
@@ -123,6 +132,39 @@ class TextInput(SourceFile, ABC):
     @abstractmethod
     def header(self) -> Any:
         """Return the columns as a pa.Schema; raises BadInputError, InputMissingError, StorageError."""
+
+    @abstractmethod
+    def _first_row(self) -> int | None:
+        """Return where the rows start, if every LF in the file ends a row and no row needs another one to be read."""
+
+    def shares(self, size: int) -> list[Share]:
+        """Cut the rows into shares of about `size` bytes; return none if that is not safe. Raises as `header`."""
+        start = self._first_row()
+        if start is None:
+            return []
+        cuts = [start]
+        while cuts[-1] + size < self.size:
+            at = cuts[-1] + size
+            with errors.storing(self.name, "reading"):
+                found = os.pread(self.file.fileno(), _PIECE_BYTES, at).find(b"\n")
+            if found >= 0:
+                cuts.append(at + found + 1)
+            elif at + _PIECE_BYTES < self.size:
+                return []
+            else:
+                break
+        return [Share(start, stop) for start, stop in pairwise([*cuts, self.size]) if start < stop]
+
+    def part(self) -> Any:
+        """Return what has been found in a share, for `join`."""
+        return self.rows, self._blocks, self._next_line - 1
+
+    def join(self, parts: Iterable[Any]) -> None:
+        """Take over what was found in all shares, as if this object had read the whole file."""
+        for rows, blocks, lines in parts:
+            self.rows += rows
+            self._blocks += [block._replace(line=self._next_line - 1 + block.line) for block in blocks]
+            self._next_line += lines
 
     @property
     def expected_rows(self) -> int:
@@ -173,10 +215,13 @@ class _View(io.RawIOBase):
 class Stream:
     """A reader of a file from start to end: decompressed, and as UTF-8 text if it has another encoding.
 
-    Raises MalformedInputError, StorageError.
+    share: the bytes to read; only a file without compression in UTF-8 has shares. Raises MalformedInputError,
+    StorageError.
     """
 
-    def __init__(self, source: SourceFile, compression: Compression, encoding: str = UTF8) -> None:
+    def __init__(
+        self, source: SourceFile, compression: Compression, encoding: str = UTF8, share: Share | None = None
+    ) -> None:
         # pyarrow closes its file in the end, but others still need the source's own.
         self._source = source.view() if compression is Compression.ZSTD else source.file
         self._size = source.size
@@ -187,6 +232,9 @@ class Stream:
         self._compression = compression
         self._name = source.name
         self._at = 0
+        self._stop = None if share is None else share.stop
+        if share is not None:
+            self._skip_to(share.start)
 
     @property
     def text_bytes(self) -> int:
@@ -199,6 +247,8 @@ class Stream:
             try:
                 if start is not None:
                     self._skip_to(start)
+                if self._stop is not None:
+                    size = min(size, self._stop - self._at)
                 data = bytes(self._file.read(size))
             except (EOFError, gzip.BadGzipFile, zlib.error) as exc:
                 raise self._damaged("truncated or damaged") from exc

@@ -154,6 +154,12 @@ class Int96:
             self._fraction["us"] |= bool((micros - millis * 1000).any())
             self._fraction["ns"] |= bool((nanos - micros * 1000).any())
 
+    def merge(self, other: Int96) -> None:
+        """Add what is known about other values."""
+        self._farthest = max(self._farthest, other._farthest)
+        for unit, has_any in other._fraction.items():
+            self._fraction[unit] |= has_any
+
     def unit(self) -> str | None:
         """Return the finest unit that holds all values, or None if no unit does."""
         if self._farthest <= _UNITS["ns"]:
