@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from psicli import outputs, tables
 from psicli.config import Job, Task
@@ -19,7 +20,7 @@ from psicli.core.stages import Stage, Stages
 from psicli.exchange.task_exchange import Prepared, Storage
 from psicli.items.encoding import encode_items
 from psicli.items.partitions import Items, Matches, Partitioner
-from psicli.items.sketches import Sketches
+from psicli.items.sketches import Sketch, Sketches
 from psicli.items.spelling import Spellings
 from psicli.job.inputs import STDIO, Inputs, input_name
 from psicli.job.outputs import Found, TaskOutput, outcome
@@ -34,7 +35,13 @@ from psicli.storage.ledger import Ledger, Opening
 from psicli.storage.locks import PortLock
 from psicli.tables import Input
 
+if TYPE_CHECKING:
+    from psicli.ray.connection import Cluster
+
 logger = logging.getLogger(__name__)
+
+# The items of an input, the input after its first reading, and what is unusual about its keys.
+_Read = tuple[Items, Input, Spellings]
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class Shared:
     console: Console
     lock: PortLock
     resume: Mode
+    # The party's own cluster, whose nodes read inputs that they have.
+    cluster: Cluster | None = None
 
 
 class TaskRun:
@@ -126,28 +135,54 @@ class TaskRun:
         return Prepared(found, self._output, checkpoint, strict=self._shared.job.policy.strict)
 
     def _read(self, partition_sid: bytes) -> tuple[Items, Input]:
-        storage, path, name = self._shared.storage, self._shared.inputs.paths[self.name], input_name(self._task)
+        path, name = self._shared.inputs.paths[self.name].absolute(), input_name(self._task)
         self._phase("reading %s", name)
-        sketch = self._comparison.begin()
-        reading = storage.spool, storage.plan.reading, None if sketch is None else sketch.add
-        with closing(Partitioner(partition_key(partition_sid), *reading)) as partitioner:
+        opening = partial(
+            tables.open_input,
+            path,
+            self._task.input_format,
+            self._task.keys,
+            output=self._task.output_format,
+            name=name,
+        )
+        key, sketch = partition_key(partition_sid), self._comparison.begin()
+        items, source, spellings = self._read_on_nodes(opening, key, sketch) or self._read_here(opening, key, sketch)
+        self._entry.key_columns = spellings.columns(source.schema)
+        for finding in spellings.findings(items.null_keys):
+            self._warn(str(finding))
+        return items, source
+
+    def _read_on_nodes(self, opening: Callable[[], Input], key: bytes, sketch: Sketch | None) -> _Read | None:
+        """Read the input on the nodes of the cluster, if there is one and they can read it."""
+        if self._shared.cluster is None:
+            return None
+        # Imported late, because Ray is an extra and slow to import.
+        from psicli.ray.reading import read_on_nodes
+
+        with self.stages.at(Stage.READING, "read input on nodes"):
+            read = read_on_nodes(self._shared.cluster, opening, key, sketch)
+            if read is not None:
+                _, self._input, _ = read
+                self._check_unquoted(self._input)
+            return read
+
+    def _read_here(self, opening: Callable[[], Input], key: bytes, sketch: Sketch | None) -> _Read:
+        storage, spellings = self._shared.storage, Spellings(self._task.keys)
+        visit = None if sketch is None else sketch.add
+        with closing(Partitioner(key, storage.spool, storage.plan.reading, visit)) as partitioner:
             with self.stages.at(Stage.READING, "read input"):
-                self._input = source = tables.open_input(
-                    path, self._task.input_format, self._task.keys, output=self._task.output_format, name=name
-                )
-                spellings = Spellings(self._task.keys)
+                self._input = source = opening()
                 for key_texts in source.key_batches():
                     partitioner.expect(source.expected_rows)
                     partitioner.add(encode_items(key_texts))
                     spellings.add(key_texts, source.schema)
-                if self._task.output_format is not None:
-                    outputs.check_unquoted(source, self._task.output_format)
+                self._check_unquoted(source)
             with self.stages.at(Stage.READING, "count items"):
-                items = partitioner.finish()
-                self._entry.key_columns = spellings.columns(source.schema)
-                for finding in spellings.findings(items.null_keys):
-                    self._warn(str(finding))
-                return items, source
+                return partitioner.finish(), source, spellings
+
+    def _check_unquoted(self, source: Input) -> None:
+        if self._task.output_format is not None:
+            outputs.check_unquoted(source, self._task.output_format)
 
     def opening(self, party: TaskParty) -> None:
         """Check the policy on the input and on runs, and record the start of the task in the ledger unless it resumes.

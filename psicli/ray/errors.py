@@ -125,3 +125,11 @@ class WorkerFailedError(PsicliError):
 
     sentence = "a worker on node {node} of the Ray cluster failed ({kind})"
     hint = "Run with `--workers threads`, and report this error."
+
+
+class ItemsLostError(PsicliError):
+    """Ray has lost items or rows that nodes have read, and could not read them again."""
+
+    sentence = "the Ray cluster has lost what its nodes read of the input"
+    code = 69
+    hint = "Look at `ray status` on the head, then run again. The run goes on after its finished bins."

@@ -361,15 +361,15 @@ class DelimitedInput(TextInput):
         return start
 
     def _read_blocks(self, share: Share | None) -> Iterator[tuple[_Block, bytes]]:
+        if share is not None:
+            self.header()
         stream = self._stream(share)
         data = stream.read(_BLOCK_BYTES)
         complete = len(data) < _BLOCK_BYTES
+        start, line = 0 if share is None else share.start, 1
         if share is None:
             start = self._read_header(data, complete=complete)
             line, data = 1 + line_breaks(data[:start]), data[start:]
-        else:
-            self.header()
-            start, line = share.start, 1
         while data or not complete:
             wanted = _BLOCK_BYTES - len(data)
             if not complete:

@@ -31,6 +31,8 @@ _LIBRARY_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError)
 # At most this many rows, and about this many bytes according to the metadata, are decoded in one batch.
 _BATCH_ROWS = 65_536
 _BATCH_BYTES = 16 << 20
+# A share of the file has about this many rows at most: small values take far more memory than in the file.
+_SHARE_ROWS = 4_000_000
 # If the first rows of a batch show that it would take more than this in memory [bytes], it gets fewer rows.
 _SAMPLE_ROWS = 2048
 _DECODED_BYTES = 64 << 20
@@ -117,7 +119,8 @@ class ParquetInput(SourceFile):
         self.header()
         metadata = self._opened(1, "ns").metadata
         self.expected_rows, groups = metadata.num_rows, metadata.num_row_groups
-        step = max(groups * size // self.size, 1)
+        most = min(groups * size // self.size, groups * _SHARE_ROWS // max(self.expected_rows, 1))
+        step = max(most, 1)
         return [Share(group, min(group + step, groups)) for group in range(0, groups, step)]
 
     def part(self) -> Any:

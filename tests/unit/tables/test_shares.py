@@ -15,11 +15,18 @@ import pytest
 from psicli import tables
 from psicli.core.errors import BadInputError, InputMissingError
 from psicli.core.formats import Dialect, file_format
-from psicli.tables import ArrowInput, Divisible, Share
+from psicli.tables import ArrowInput, Divisible, Share, delimited, jsonl
 
 Opening = Callable[[], Divisible]
 AMPLE = 1 << 30
 UNQUOTED = Dialect(quotes=False)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let some shares have several blocks."""
+    for module in (delimited, jsonl):
+        monkeypatch.setattr(module, "_BLOCK_BYTES", 1000)
 
 
 def opening(path: Path, *keys: str, dialect: Dialect = UNQUOTED, output: str | None = None) -> Opening:
