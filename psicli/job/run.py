@@ -46,6 +46,7 @@ from psicli.transport.door.owners import shown_user
 from psicli.transport.listener import Listener
 
 if TYPE_CHECKING:
+    from psicli.ray.connection import Cluster
     from psicli.ray.workers import RayWorkers
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def run_job(
             _prepare_process(job)
             meeting = stack.enter_context(closing(_meeting_point(job, report)))
             console.waits()
-            inputs, workers = _checked(job, meeting, stack, report, unrecorded, trace_file, console)
+            inputs, workers, cluster = _checked(job, meeting, stack, report, unrecorded, trace_file, console)
             if trace_file is not None:
                 trace.start()
             spool = stack.enter_context(Spool(state_folder()))
@@ -87,7 +88,7 @@ def run_job(
             sketches = Sketches(state_folder(), job.party, job.peer)
             if job.policy.min_difference == 0:
                 sketches.forget(job.name)
-            shared = Shared(job, inputs, storage, ledger, sketches, report, console, lock, resume)
+            shared = Shared(job, inputs, storage, ledger, sketches, report, console, lock, resume, cluster)
             for task, entry in zip(job.tasks, tasks, strict=True):
                 runs.append(TaskRun(shared, task, entry))
                 stack.callback(runs[-1].close)
@@ -199,7 +200,7 @@ def _checked(
     unrecorded: Exception | None,
     trace_file: Path | None,
     console: Console,
-) -> tuple[Inputs, Workers]:
+) -> tuple[Inputs, Workers, Cluster | None]:
     """Make every check that needs no complete reading of a file, and start the workers.
 
     unrecorded: why the ledger does not record this run, if so. If this party cannot start, tells its user why and then
@@ -214,7 +215,7 @@ def _checked(
         if trace_file is not None:
             check_trace_file(trace_file, job)
         failpoints.hit("input.checked")
-        workers = _workers(job, stack, report)
+        workers, cluster = _workers(job, stack, report)
     except InterruptedBySignal:
         raise
     except Exception as exc:
@@ -225,13 +226,13 @@ def _checked(
         with suppress(InterruptedBySignal):
             meeting.refuse(exc.code if isinstance(exc, PsicliError) else PsicliError.code, REFUSAL_TIMEOUT)
         raise
-    return inputs, workers
+    return inputs, workers, cluster
 
 
-def _workers(job: Job, stack: ExitStack, report: Report) -> Workers:
+def _workers(job: Job, stack: ExitStack, report: Report) -> tuple[Workers, Cluster | None]:
     """Start the workers on the job's Ray cluster, or return those of this process; `stack` ends them."""
     if job.pipeline.ray is None:
-        return LocalWorkers()
+        return LocalWorkers(), None
     # Imported late, because Ray is an extra and slow to import.
     from psicli.ray.connection import connected
     from psicli.ray.probe import needs_of_worker
@@ -244,7 +245,7 @@ def _workers(job: Job, stack: ExitStack, report: Report) -> Workers:
     workers = RayWorkers(cluster, *needs_of_worker(job), job.pipeline.ray.max_workers, job.pipeline.depth)
     stack.callback(_end_workers, workers, report)
     workers.open()
-    return workers
+    return workers, cluster
 
 
 def _end_workers(workers: RayWorkers, report: Report) -> None:
