@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from support.clusters.fixtures import _shared, cluster, start_cluster  # noqa: F401
 from support.kernel import backends
 from support.many.parties import Parties
 from support.processes.machines import machines  # noqa: F401
