@@ -41,10 +41,12 @@ SLICE_privacy := tests/hostile/privacy -n 0
 # the C kernel: constant time, sanitizers, compilers, very many points
 SLICE_kernel := tests/kernel
 # two processes: checks, exits, TLS, many jobs, outputs with all settings
-SLICE_processes := tests/process --ignore tests/process/resume
+SLICE_processes := tests/process --ignore tests/process/resume --ignore tests/process/clusters
 # large files within their memory limit, benchmarks, wheels
 SLICE_large := tests/unit/tables tests/unit/outputs tests/project
-SLICES := kills kills-resumed-alice kills-resumed-bob kills-random failures batches $(YEARS:%=year-%) links resume hostile privacy kernel processes large
+# a party on a Ray cluster whose actors, nodes, head or service are killed at random moments, and large inputs on it
+SLICE_cluster := tests/process/clusters
+SLICES := kills kills-resumed-alice kills-resumed-bob kills-random failures batches $(YEARS:%=year-%) links resume hostile privacy kernel processes cluster large
 SLICE ?= $(SLICES)
 
 # What a deployment installs, with hashes; and the tools that make it, audit it and list it, in their own environment.
@@ -53,11 +55,15 @@ TOOLS := build/tools
 DEPLOYED := build/deployed
 
 .PHONY: lock audit sbom
-.PHONY: demo test test-more test-slow lint format proto docs docs-generate clean
-.PHONY: bench bench-peers bench-batch bench-many bench-memory bench-network bench-overlap bench-resume bench-wide
+.PHONY: demo demo-cluster test test-more test-slow lint format proto docs docs-generate clean
+.PHONY: bench bench-peers bench-batch bench-cluster bench-many bench-memory bench-network bench-overlap bench-resume bench-wide
 
 demo: $(VENV)/.installed
 	PSICLI=$(BIN)/psicli PYTHON=$(BIN)/python sh sample_data/demo.sh
+
+# The same job on a Ray cluster of two nodes, which is started here and ended again; the outputs must be the same.
+demo-cluster: $(VENV)/.test-installed
+	PYTHONPATH=tests $(BIN)/python -m support.clusters.demo
 
 # A sample of every kind of test, in under four minutes on two cores.
 test: $(VENV)/.test-installed
@@ -108,6 +114,11 @@ bench-peers: $(VENV)/.test-installed $(PEER_VENV)/.installed
 # installed it.
 bench-batch: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/modes.py --batch
+
+# A party on one and two Ray nodes of one core each against its own threads; and how many items a second a head forwards.
+bench-cluster: $(VENV)/.test-installed
+	PYTHONPATH=tests:tests/bench $(BIN)/python -m cluster.nodes
+	PYTHONPATH=tests:tests/bench $(BIN)/python -m cluster.forwarding
 
 # Many jobs by `psicli batch`, one after another, and all at once.
 bench-many: $(VENV)/.test-installed
