@@ -227,6 +227,22 @@ def as_nobody() -> None:
     os.setuid(NOBODY)
 
 
+def without_ray() -> None:
+    """Have no library ray installed."""
+    from importlib import metadata
+
+    version = metadata.version
+
+    def known(name: str) -> str:
+        if name == "ray":
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    metadata.version = known
+    # An import of ray raises ModuleNotFoundError.
+    sys.modules["ray"] = None  # type: ignore[assignment]
+
+
 if __name__ == "__main__":
     end = sys.argv.index("--")
     for name in sys.argv[1:end]:

@@ -1,0 +1,64 @@
+"""A run on a Ray cluster that a signal ends, and runs without Ray."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from support.clusters.cluster import Cluster
+from support.clusters.jobs import only_psicli_speaks, outputs, sample, use
+from support.processes import altered
+from support.processes.expectations import failed, long_pair
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Run
+from support.waiting import wait_until
+
+# A run ends within this time after the first signal [s].
+SOON = 15.0
+
+
+def before_the_cluster(run: Run, cluster: Cluster) -> None:
+    run.wait_for_lines(1)
+
+
+def with_the_first_actor(run: Run, cluster: Cluster) -> None:
+    wait_until(cluster.workers, "an actor")
+
+
+def in_the_session(run: Run, cluster: Cluster) -> None:
+    run.wait_for("exchanging")
+
+
+MOMENTS = [before_the_cluster, with_the_first_actor, in_the_session]
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
+def test_a_signal_ends_the_run_and_all_its_actors(
+    pair: Pair, cluster: Cluster, moment: object, number: signal.Signals, code: int
+) -> None:
+    long_pair(pair)
+    pair.environment = {}
+    use(pair, cluster, LISTENER)
+    runs = {party: pair.start(party) for party in PARTIES}
+    assert callable(moment)
+    moment(runs[LISTENER], cluster)
+    runs[LISTENER].send(number)
+    result = runs[LISTENER].result()
+    assert result.code == code, result.text
+    only_psicli_speaks(result)
+    runs[DIALER].send(signal.SIGTERM)
+    runs[DIALER].result()
+    cluster.nothing_left()
+    pair.nothing_left()
+
+
+def test_without_ray_a_run_says_what_to_install(pair: Pair) -> None:
+    sample(pair)
+    expected = outputs(pair)
+    pair.program = altered.program(altered.without_ray)
+    assert outputs(pair) == expected
+    pair.jobs[LISTENER]["pipeline"] = {"workers": {"ray": "auto"}}
+    result = pair.start(LISTENER).result()
+    failed(result, 78, "the Python package ray is not installed here")
+    assert "pip install 'psicli[ray]'" in result.stderr

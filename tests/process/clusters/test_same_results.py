@@ -1,0 +1,114 @@
+"""A party gets the same outputs from a Ray cluster as from the threads of its own process."""
+
+from __future__ import annotations
+
+import gzip
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from support.clusters.cluster import Cluster
+from support.clusters.fixtures import StartCluster
+from support.clusters.jobs import PORTABLE, only_psicli_speaks, outputs, sample, use
+from support.jobs import resumed
+from support.processes.expectations import numbers, succeeded, the_object
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side, other
+from support.waiting import wait_until
+
+# The first eight of the ten bins are full enough that a bin takes some time.
+MANY, MANY_BINS = 300_000, {"bin_items": 65_536}
+
+
+def test_the_sample_job(pair: Pair, cluster: Cluster) -> None:
+    numbers(sample(pair))
+    expected = outputs(pair)
+    assert len(expected) == 6
+    use(pair, cluster, LISTENER)
+    assert outputs(pair) == expected
+    pair.nothing_left()
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("parties", [[DIALER], PARTIES], ids=["dialer", "both"])
+def test_the_sample_job_of_others(pair: Pair, cluster: Cluster, parties: list[str]) -> None:
+    numbers(sample(pair))
+    expected = outputs(pair)
+    use(pair, cluster, *parties, worker_cpus=1, max_workers=2 // len(parties))
+    assert outputs(pair) == expected
+    pair.nothing_left()
+
+
+def large(pair: Pair, suffix: str, rows: int = MANY, **terms: object) -> None:
+    """Add a task with this many rows in random order for each party, two thirds of them common."""
+    for party, first in zip(PARTIES, (0, rows // 3), strict=True):
+        row = [(number * 7_919) % rows + first for number in range(rows)]
+        table = pa.table({"id": [f"customer-{number:09}" for number in row], "row": row})
+        path = pair.path(party, f"in.{suffix}")
+        if suffix == "parquet":
+            pq.write_table(table, path, row_group_size=rows // 8)
+            continue
+        pyarrow.csv.write_csv(table, path)
+        if suffix.endswith(".gz"):
+            path.write_bytes(gzip.compress(path.read_bytes()))
+    side = Side(["id"], f"in.{suffix}", "out/rows.csv")
+    pair.add("rows", side, side if terms.get("broadcast_result") else Side(["id"], f"in.{suffix}"), **terms)
+    for party in PARTIES:
+        pair.jobs[party]["pipeline"] = dict(MANY_BINS)
+
+
+@pytest.mark.more
+@pytest.mark.parametrize(
+    ("suffix", "broadcast"), [("parquet", True), ("csv", False), pytest.param("csv.gz", True, marks=pytest.mark.slow)]
+)
+def test_many_bins(pair: Pair, cluster: Cluster, suffix: str, broadcast: bool) -> None:
+    """Parquet is read on the nodes, compressed CSV on the head."""
+    large(pair, suffix, broadcast_result=broadcast)
+    expected = outputs(pair)
+    for party in PARTIES:
+        use(pair, cluster, party)
+        assert outputs(pair) == expected
+        cluster.nothing_left()
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("victim", PARTIES)
+@pytest.mark.parametrize("party", PARTIES)
+def test_a_run_resumes_what_a_killed_one_has_finished(pair: Pair, cluster: Cluster, party: str, victim: str) -> None:
+    """party: the one on the cluster."""
+    resumed.job(pair)
+    use(pair, cluster, party)
+    resumed.killed(pair, victim, resumed.MIDDLE[victim])
+    cluster.nothing_left()
+    results = resumed.run_again(pair)
+    only_psicli_speaks(*results.values())
+    assert 0 < resumed.resumed_share(results, resumed.FIRST) < 1
+
+
+@pytest.mark.more
+def test_a_run_on_a_cluster_resumes_what_threads_have_finished(pair: Pair, cluster: Cluster) -> None:
+    resumed.job(pair, broadcast=True)
+    resumed.killed(pair, DIALER, resumed.MIDDLE[DIALER])
+    use(pair, cluster, *PARTIES, worker_cpus=1, max_workers=1)
+    results = resumed.run_again(pair)
+    assert 0 < resumed.resumed_share(results, resumed.FIRST) < 1
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("party", PARTIES)
+def test_a_node_that_is_added_gets_bins(pair: Pair, start_cluster: StartCluster, party: str) -> None:
+    cluster = start_cluster(1, environment=PORTABLE)
+    large(pair, "csv", 150_000)
+    expected = outputs(pair)
+    use(pair, cluster, party)
+    pair.environment = PORTABLE
+    runs = {each: pair.start(each, "--json") for each in PARTIES}
+    wait_until(lambda: cluster.workers() or not runs[party].lasts(0), "the head has a worker")
+    added = cluster.add()
+    wait_until(lambda: added.workers() or not runs[party].lasts(0), "the new node has a worker")
+    result = runs[party].result()
+    succeeded([result, runs[other(party)].result()])
+    nodes = the_object(result.stdout)["nodes"]
+    assert [each["bins"] > 0 for each in nodes] == [True, True], nodes
+    assert {f"{LISTENER}/rows.csv": pair.path(LISTENER, "out/rows.csv").read_bytes()} == expected
+    cluster.nothing_left()
