@@ -210,10 +210,12 @@ class RayWorkers:
             raise
         with self._changed:
             self._actors = [each for each in self._actors if not each.lost]
-            for node in nodes:
-                there = sum(each.node.id == node.id for each in self._actors)
-                for _ in range(node.room(self._cpus, self._memory) - there):
-                    if len(self._actors) < self._most:
+            # One actor on each node, then the second one on each, so that `max_workers` does not leave nodes idle.
+            rooms = {node.id: node.room(self._cpus, self._memory) for node in nodes}
+            for count in range(max(rooms.values(), default=0)):
+                for node in nodes:
+                    there = sum(each.node.id == node.id for each in self._actors)
+                    if there == count < rooms[node.id] and len(self._actors) < self._most:
                         self._actors.append(self._made(node))
 
     def _made(self, node: Node) -> _Actor:
