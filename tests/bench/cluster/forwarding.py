@@ -26,7 +26,9 @@ def main() -> None:
         points = {party: make_points(folder, party) for party in ("own", "peer")}
         try:
             with running(2, environment=canned(points["own"])) as cluster:
-                times = [run(folder, points["peer"], workers={"ray": cluster.address}) for _ in range(options.runs)]
+                times = [
+                    run(folder, cluster, points["peer"], workers={"ray": cluster.address}) for _ in range(options.runs)
+                ]
                 cluster.nothing_left()
         except NoCluster as error:
             sys.exit(f"There is no cluster: {error}.")

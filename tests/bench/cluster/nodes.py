@@ -46,7 +46,7 @@ def main() -> None:
             times: dict[str, list[Time]] = {way: [] for way in ways(cluster)}
             for _ in range(options.runs):
                 for way, pipeline in ways(cluster).items():
-                    times[way].append(run(folder, points, **pipeline))
+                    times[way].append(run(folder, cluster, points, **pipeline))
             cluster.nothing_left()
     except NoCluster as error:
         sys.exit(f"There is no cluster: {error}.")

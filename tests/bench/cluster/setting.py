@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.parties import RECEIVER, SENDER, party_processes, write_job
+from support.clusters.cluster import Cluster
 
 from psicli import curve
 
@@ -43,13 +44,13 @@ def canned(points: Path) -> dict[str, str]:
     return {"BENCH_CANNED": str(points), "PYTHONPATH": f"{HOOK}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")}
 
 
-def run(folder: Path, peer_points: Path, **pipeline: Any) -> Time:
+def run(folder: Path, cluster: Cluster, peer_points: Path, **pipeline: Any) -> Time:
     """Run both parties; pipeline: fields of the section in the receiver's job file."""
     job = write_job(folder, pipeline={"bin_items": BIN_ITEMS, **pipeline})
     started = time.monotonic()
     with party_processes() as processes:
         processes[SENDER] = _start(job, SENDER, {**canned(peer_points), "PSICLI_WORKERS": "threads"})
-        processes[RECEIVER] = _start(job, RECEIVER, {})
+        processes[RECEIVER] = _start(job, RECEIVER, cluster.environment)
         outputs = {party: each.stdout.read() for party, each in processes.items() if each.stdout is not None}
         # Unlike Popen.wait, this also returns the processor time.
         _, status, used = os.wait4(processes[RECEIVER].pid, 0)

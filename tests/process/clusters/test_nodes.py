@@ -31,7 +31,7 @@ def actors(cluster: Cluster, count: int) -> Iterator[set[int]]:
     """Yield the processes of as many actors of one driver."""
     with subprocess.Popen(
         [sys.executable, "-c", ACTORS, str(count)],
-        env={**os.environ, "RAY_ADDRESS": cluster.address},
+        env={**os.environ, **cluster.environment, "RAY_ADDRESS": cluster.address},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import IO, Any
 import psutil
 from support.clusters import keeper
 from support.processes.runner import free_ports
-from support.waiting import wait_until
+from support.waiting import DEADLINE, wait_until
 
 STORE = 100_000_000
 # Ray gives its workers ports of this range by default; each node here has some of its own.
@@ -25,6 +26,27 @@ WORKER_PORTS = range(10002, 20000)
 PORTS_OF_A_NODE = 100
 # What Ray calls its own processes; all others named `ray::…` belong to jobs.
 OWN = ("IDLE", "DashboardAgent", "RuntimeEnvAgent", "IDLE_SpillWorker", "IDLE_RestoreWorker")
+
+
+# Prints what the cluster's own record has as alive, one entry a line.
+RECORD = """
+import sys
+from ray._private.state import GlobalState
+from ray._raylet import GcsClientOptions
+state = GlobalState()
+state._initialize_global_state(
+    GcsClientOptions.create(sys.argv[1], None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False)
+)
+for key, each in state.actor_table(None).items():
+    if each["State"] != "DEAD":
+        print("actor", each["Name"] or key)
+for key, each in state.placement_group_table().items():
+    if each["state"] != "REMOVED":
+        print("placement group", key)
+for each in state.job_table():
+    if not each["IsDead"]:
+        print("job", each["JobID"])
+"""
 
 
 class NoCluster(Exception):
@@ -97,14 +119,16 @@ class Node:
 class Cluster:
     """A head and any number of other nodes, each with its own CPUs and folder.
 
-    environment: further variables of all nodes' processes.
+    environment: the variables that a driver needs. Only who knows the token in them can use the cluster, because Ray
+    listens on all networks of this machine. of_nodes: further variables of the nodes' processes.
     """
 
-    def __init__(self, folder: Path, stack: ExitStack, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, of_nodes: Mapping[str, str]) -> None:
         self.folder = folder
         self.nodes: list[Node] = []
         self._stack = stack
-        self._environment = environment
+        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self._of_nodes = {**self.environment, **of_nodes}
         self._port, self._client_port = stack.enter_context(free_ports(2))
         # All nodes have this machine's address, and so the one with the loopback address reaches the head, too.
         self.address = f"127.0.0.1:{self._port}"
@@ -138,7 +162,7 @@ class Cluster:
             "--disable-usage-stats",
             *arguments,
         ]
-        node = Node(self.folder / str(len(self.nodes)), where + options, core, self._environment)
+        node = Node(self.folder / str(len(self.nodes)), where + options, core, self._of_nodes)
         self._stack.callback(node.kill)
         self.nodes.append(node)
         return node
@@ -155,11 +179,21 @@ class Cluster:
 
     def left(self) -> list[str]:
         """Return the actors, placement groups and drivers' jobs that the cluster's own record has as alive."""
-        return _records(self.address)
+        command = [sys.executable, "-c", RECORD, self.address]
+        done = subprocess.run(
+            command,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=True,
+        )
+        return done.stdout.splitlines()
 
     def nothing_left(self) -> None:
         """Wait until no job has a process, an actor or a placement group on the cluster."""
-        wait_until(lambda: not self.workers() and not self.left(), "no job has left anything on the cluster", 20.0)
+        wait_until(lambda: not self.workers(), "no worker is left", 20.0)
+        wait_until(lambda: not self.left(), "no actor, placement group or job is left", 20.0)
 
 
 def _title(process: psutil.Process) -> str:
@@ -173,25 +207,6 @@ def _is_gone(process: psutil.Process) -> bool:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-def _records(address: str) -> list[str]:
-    import ray._private.state
-    from ray._raylet import GcsClientOptions
-
-    state: Any = ray._private.state.GlobalState()
-    state._initialize_global_state(
-        GcsClientOptions.create(address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False)
-    )
-    try:
-        actors = [
-            f"actor {each['Name'] or key}" for key, each in state.actor_table(None).items() if each["State"] != "DEAD"
-        ]
-        groups = [f"group {key}" for key, each in state.placement_group_table().items() if each["state"] != "REMOVED"]
-        jobs = [f"job {each['JobID']}" for each in state.job_table() if not each["IsDead"]]
-        return actors + groups + jobs
-    finally:
-        state.disconnect()
 
 
 @contextmanager
@@ -216,7 +231,7 @@ def installed() -> bool:
 
 @contextmanager
 def running(count: int = 2, *, environment: Mapping[str, str] | None = None, **how: Any) -> Iterator[Cluster]:
-    """Yield a cluster of `count` nodes. environment: see Cluster; the other arguments are those of Cluster.add.
+    """Yield a cluster of `count` nodes. environment: further variables of the nodes; the other arguments are those of Cluster.add.
 
     Raises NoCluster if Ray is not installed, or does not start.
     """

@@ -27,12 +27,12 @@ pipeline:
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="psicli-demo-") as name:
-        expected = run(Path(name, "threads"), "")
+        expected = run(Path(name, "threads"), "", {})
         try:
             with running(2, cpus=2) as cluster:
                 print(f"a Ray cluster of {len(cluster.nodes)} nodes runs at {cluster.address}\n", flush=True)
                 started = time.monotonic()
-                found = run(Path(name, "cluster"), WORKERS.format(address=cluster.address))
+                found = run(Path(name, "cluster"), WORKERS.format(address=cluster.address), cluster.environment)
                 seconds = time.monotonic() - started
                 cluster.nothing_left()
                 processes = cluster.processes()
@@ -45,13 +45,18 @@ def main() -> None:
     print(f"\nthe cluster's {len(found)} outputs equal those of threads, after {seconds:.1f} s; the cluster has ended")
 
 
-def run(folder: Path, sections: str) -> Mapping[str, bytes]:
+def run(folder: Path, sections: str, variables: Mapping[str, str]) -> Mapping[str, bytes]:
     """Run both parties on a copy of the sample data, with more sections in the job file; return the outputs."""
     copy = folder / SAMPLE.name
     shutil.copytree(SAMPLE, copy)
     with open(copy / "job.yaml", "a") as job:
         job.write(sections)
-    environment = {"PSICLI": f"{Path(sys.executable).parent}/psicli", "PYTHON": sys.executable, **os.environ}
+    environment = {
+        "PSICLI": f"{Path(sys.executable).parent}/psicli",
+        "PYTHON": sys.executable,
+        **os.environ,
+        **variables,
+    }
     done = subprocess.run(
         ["sh", copy / "demo.sh"], env=environment, capture_output=not sections, text=True, check=False
     )

@@ -25,6 +25,7 @@ def use(pair: Pair, cluster: Cluster | None, *parties: str, **workers: Any) -> N
         pipeline.pop("workers", None)
         if cluster is not None and party in parties:
             pipeline["workers"] = {"ray": cluster.address, **workers}
+            pair.environment = {**pair.environment, **cluster.environment}
 
 
 def only_psicli_speaks(*results: Result) -> None:
