@@ -267,7 +267,7 @@ class TaskExchange:
             if len(items) > own:
                 raise errors.BinOverflowError(bin=at.bin)
             how = {"receives": self.party.receives, "strict": self._input.strict}
-            return self.pools.workers.make(at.sid, items, own, peer, self.party.setup.frame_items, **how)
+            return self.pools.workers.make(at, items, own, peer, self.party.setup.frame_items, **how)
 
     def _prepare_early(self) -> None:
         """Make the workers of the next bins, if they can mask their items before these bins begin."""

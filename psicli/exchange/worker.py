@@ -25,6 +25,7 @@ from psicli.core.peer_errors import PeerProtocolError
 from psicli.items import records
 from psicli.items.partitions import BinItems
 from psicli.items.records import Mask, Words
+from psicli.protocol.streams import Place
 
 ORDER_SECRET_BYTES = 32
 # The number of points in each frame that are checked to be on the curve [items]: a peer that does not hash to the curve
@@ -71,7 +72,7 @@ class Workers(Protocol):
     ahead: int
 
     def make(
-        self, sid: bytes, items: BinItems, own: int, peer: int, frame_items: int, *, receives: bool, strict: bool
+        self, at: Place, items: BinItems, own: int, peer: int, frame_items: int, *, receives: bool, strict: bool
     ) -> BinWorker:
         """Return a worker with fresh secrets for one attempt at a bin; the arguments are those of `Worker`."""
 
@@ -227,9 +228,9 @@ class LocalWorkers:
     ahead = 0
 
     def make(
-        self, sid: bytes, items: BinItems, own: int, peer: int, frame_items: int, *, receives: bool, strict: bool
+        self, at: Place, items: BinItems, own: int, peer: int, frame_items: int, *, receives: bool, strict: bool
     ) -> Worker:
-        return Worker(sid, items, own, peer, frame_items, receives=receives, strict=strict)
+        return Worker(at.sid, items, own, peer, frame_items, receives=receives, strict=strict)
 
 
 def apply_bitmap(bits: bytes, order_secret: bytes, items: int, own: int) -> Mask:

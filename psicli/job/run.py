@@ -245,6 +245,7 @@ def _workers(job: Job, stack: ExitStack, report: Report) -> tuple[Workers, Clust
     workers = RayWorkers(cluster, *needs_of_worker(job), job.pipeline.ray.max_workers, job.pipeline.depth)
     stack.callback(_end_workers, workers, report)
     workers.open()
+
     return workers, cluster
 
 

@@ -34,6 +34,7 @@ from psicli.protocol.streams import Place
 from psicli.ray.actor import AT_ONCE, BinActor, Header, Recipe, number_of_parts, parts_of, unpacked, unsealed
 from psicli.ray.connection import Cluster
 from psicli.ray.errors import NoWorkerError, RayLostError, WorkerFailedError
+from psicli.ray.items import BinSource
 from psicli.ray.probe import Node
 
 logger = logging.getLogger(__name__)
@@ -405,7 +406,7 @@ class RayWorker:
 
 def _source(items: BinItems) -> tuple[list[Any], Recipe]:
     """Return what the actor needs to make the items of a bin: objects of Ray's store, and how to make items of them."""
-    if hasattr(items, "recipe"):
+    if isinstance(items, BinSource):
         return [*items.refs], items.recipe
     return [ray.put(packed(items.take(np.arange(len(items), dtype=np.uint32))))], unpacked
 

@@ -231,8 +231,9 @@ def installed() -> bool:
 
 @contextmanager
 def running(count: int = 2, *, environment: Mapping[str, str] | None = None, **how: Any) -> Iterator[Cluster]:
-    """Yield a cluster of `count` nodes. environment: further variables of the nodes; the other arguments are those of Cluster.add.
+    """Yield a cluster of `count` nodes.
 
+    environment: further variables of the nodes; the other arguments are those of Cluster.add.
     Raises NoCluster if Ray is not installed, or does not start.
     """
     if not installed():
