@@ -45,6 +45,14 @@ def install() -> None:
             signal.signal(number, _note)
 
 
+def reinstall() -> None:
+    """Take the handlers back from a library whose compiled part has put its own in front of them."""
+    for number in _HANDLED:
+        handler = signal.getsignal(number)
+        if handler is not None:
+            signal.signal(number, handler)
+
+
 def ask_for_sigterm() -> None:
     """Let the kernel send this process SIGTERM when its parent ends, from now on; only Linux can."""
     if _prctl is not None:

@@ -93,6 +93,8 @@ def connected(job: Job) -> Iterator[Cluster]:
     address = _resolved(workers.ray)
     _check_head(address)
     _connect(ray, address)
+    # Ray's handler of SIGTERM would print a stack trace before it calls psicli's.
+    signals.reinstall()
     try:
         nodes = _nodes(address)
         own = ray.get_runtime_context().get_node_id()

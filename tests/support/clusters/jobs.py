@@ -31,7 +31,8 @@ def use(pair: Pair, cluster: Cluster | None, *parties: str, **workers: Any) -> N
 def only_psicli_speaks(*results: Result) -> None:
     """Check that nothing but psicli's own log is on standard error."""
     for result in results:
-        assert [line for line in result.stderr.splitlines() if not LOGGED.match(line)] == []
+        others = [line for line in result.stderr.splitlines() if not LOGGED.match(line)]
+        assert others == [], "\n".join(others)
 
 
 def outputs(pair: Pair, *arguments: str) -> Mapping[str, bytes]:
