@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 # How long the first actor of a run may take to start [s]: other programs may have all cores of the cluster.
 START_TIMEOUT = 60.0
 # How long a call may take before psicli asks whether the cluster is still there [s].
-_WATCH = 5.0
+_WATCH = 2.0
 # How long the others may take, so that the first bins are shared fairly [s].
 _GRACE = 10.0
 # How long psicli waits for a call while Ray's head is silent, which may only have been started again [s].
@@ -50,7 +50,7 @@ _PATIENCE = 30.0
 # How often psicli looks for new nodes [s].
 _LOOK_AGAIN = 5.0
 # How long the calls in progress may take to end when the workers are dismissed [s].
-_END_TIMEOUT = 5.0
+_END_TIMEOUT = 2 * _WATCH
 # The errors of a worker that the head raises again; it has the others as WorkerFailedError.
 _KNOWN: dict[str, type[PsicliError]] = {
     each.__name__: each for each in (PeerProtocolError, errors.SelfCheckError, LocalProtocolError)
@@ -131,8 +131,15 @@ class RayWorkers:
         with self._changed:
             self._closed = True
             actors, self._actors = self._actors, []
-        for actor in actors:
-            ray.kill(actor.handle)
+
+        def kill() -> None:
+            for actor in actors:
+                ray.kill(actor.handle)
+
+        # Without Ray's head this does not return. Then the actors end when they notice that this process has ended.
+        killing = threading.Thread(target=kill, name="psicli-ray-kill", daemon=True)
+        killing.start()
+        killing.join(_END_TIMEOUT)
         with self._changed:
             self._changed.wait_for(lambda: not self._in_progress, _END_TIMEOUT)
         return [astuple(each) for each in self._work.values()]
@@ -254,6 +261,8 @@ class RayWorkers:
                     header, *parts = ray.get(list(refs), timeout=_WATCH)
                     break
                 except GetTimeoutError:
+                    if self._closed:
+                        raise WorkerLostError(bin=bin_) from None
                     # Without its head, Ray does not notice that a node has died.
                     silent_since = self._silent_since(silent_since)
                 except RayError as exc:
@@ -314,7 +323,8 @@ class RayWorkers:
             self._looked = -math.inf
             self._work[actor.node.id].redone += len(actor.held)
         logger.warning("a worker on node %s is lost; its bins go to another one", actor.node.name)
-        ray.kill(actor.handle)
+        with suppress(RayError):
+            ray.kill(actor.handle)
 
 
 class RayWorker:
