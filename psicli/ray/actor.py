@@ -28,14 +28,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from psicli import curve
 from psicli.core.errors import LocalProtocolError, PsicliError
 from psicli.exchange.worker import Worker
+from psicli.items.encoding import packed
 from psicli.items.partitions import BinItems
 
 # Ray carries arguments and results below 100 KiB within its calls. Larger ones would go through its object store, which
 # takes longer and shows them to other processes of the node [bytes].
 PART_BYTES = 90_000
+# Ray carries about 10 MB within one call.
+PARTS_A_CALL = 50
 # How many calls of a method may run at the same time; no method waits for another one.
 AT_ONCE = {
-    "start": 1, "begin": 1, "mask_own": 4, "mask_peer": 2, "keep_tokens": 1, "check": 1, "match": 1,
+    "start": 1, "give": 1, "begin": 1, "mask_own": 4, "mask_peer": 2, "keep_tokens": 1, "check": 1, "match": 1,
     "sealed_order_secret": 1, "forget": 1,
 }  # fmt: skip
 _SEAL_INFO = b"psicli order secret"
@@ -81,6 +84,8 @@ class BinActor:
         # While one frame waits for its last parts, the next one supplies new parts to the kernel's threads.
         self._cores = Cores(1 if cpus == 1 else 2)
         self._bins: dict[int, _Bin] = {}
+        # The octets of items that the head has read, by bin and place, until the bin begins.
+        self._given: dict[int, dict[int, bytes]] = {}
         self._to_mask: list[_Bin] = []
         self._changed = threading.Condition()
         threading.Thread(target=self._mask_ahead, name="psicli-ahead", daemon=True).start()
@@ -94,17 +99,29 @@ class BinActor:
 
         return self._reply(1, start)
 
+    def give(self, number: int, place: int, *parts: bytes) -> Any:
+        """Keep octets for the recipe of a bin. place: where they come among all that are given."""
+
+        def give() -> None:
+            with self._changed:
+                self._given.setdefault(number, {})[place] = b"".join(parts)
+
+        return self._reply(0, give)
+
     def begin(
         self, number: int, sid: bytes, sizes: tuple[int, int, int], how: dict[str, bool], recipe: Recipe, *loaded: Any
     ) -> Any:
         """Make the worker of a bin, and begin to mask its items.
 
         sizes: own capacity, peer's capacity, size of a frame [items]; recipe: makes the items of the bin from what was
-        in Ray's object store.
+        in Ray's object store, or else from the octets that were given.
         """
 
         def begin() -> None:
-            made = _Bin(Worker(sid, recipe(*loaded), *sizes, **how), sizes[0], sizes[2])
+            with self._changed:
+                given = self._given.pop(number, {})
+            items = recipe(*loaded) if loaded else recipe(b"".join(given[place] for place in sorted(given)))
+            made = _Bin(Worker(sid, items, *sizes, **how), sizes[0], sizes[2])
             with self._changed:
                 self._bins[number] = made
                 self._to_mask.append(made)
@@ -151,6 +168,7 @@ class BinActor:
         """Wipe the scalar of a bin and free its lists; does nothing for a bin that there is not."""
         with self._changed:
             found = self._bins.pop(number, None)
+            self._given.pop(number, None)
         if found is not None:
             found.stop()
 
@@ -284,11 +302,18 @@ class Cores:
                 self._changed.notify_all()
 
 
-def unpacked(offsets_and_data: tuple[Any, Any]) -> BinItems:
-    """Make the items of a bin from their offsets and octets, which may lie in Ray's object store."""
-    offsets, data = offsets_and_data
-    items = pa.Array.from_buffers(pa.large_binary(), len(offsets) - 1, [None, *map(pa.py_buffer, (offsets, data))])
-    return BinItems(np.arange(len(items)), lambda places: items.take(pa.array(places)))
+def octets_of(items: pa.LargeBinaryArray) -> bytes:
+    """Return items as octets: the offsets of all, and their data."""
+    offsets, data = packed(items)
+    return offsets.tobytes() + data.tobytes()
+
+
+def items_of(count: int, octets: bytes) -> BinItems:
+    """Return the items of a bin, given what `octets_of` returned."""
+    size = 8 * (count + 1)
+    buffers = [pa.py_buffer(each) for each in (memoryview(octets)[:size], memoryview(octets)[size:])]
+    items = pa.Array.from_buffers(pa.large_binary(), count, [None, *buffers])
+    return BinItems(np.arange(count), lambda places: items.take(pa.array(places)))
 
 
 def _described(exc: BaseException) -> Failure:

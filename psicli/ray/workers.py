@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,19 @@ from psicli.core import errors, signals, trace
 from psicli.core.errors import LocalProtocolError, PsicliError, WorkerLostError, counted
 from psicli.core.peer_errors import PeerProtocolError
 from psicli.exchange.worker import Match
-from psicli.items.encoding import packed
 from psicli.items.partitions import BinItems
 from psicli.protocol.streams import Place
-from psicli.ray.actor import AT_ONCE, BinActor, Header, Recipe, number_of_parts, parts_of, unpacked, unsealed
+from psicli.ray.actor import (
+    AT_ONCE,
+    PARTS_A_CALL,
+    BinActor,
+    Header,
+    items_of,
+    number_of_parts,
+    octets_of,
+    parts_of,
+    unsealed,
+)  # fmt: skip
 from psicli.ray.connection import Cluster
 from psicli.ray.errors import NoWorkerError, RayLostError, WorkerFailedError
 from psicli.ray.items import BinSource
@@ -151,9 +161,12 @@ class RayWorkers:
         number = next(self._numbers)
         actor = self._chosen(number)
         worker = RayWorker(self, actor, number, at, (own, peer, frame_items), len(items), receives=receives)
-        refs, recipe = _source(items)
-        how = {"receives": receives, "strict": strict}
-        worker.call("begin", 0, at.sid, (own, peer, frame_items), how, recipe, *refs)
+        sizes, how = (own, peer, frame_items), {"receives": receives, "strict": strict}
+        if isinstance(items, BinSource):
+            worker.call("begin", 0, at.sid, sizes, how, items.recipe, *items.refs)
+        else:
+            worker.give(items)
+            worker.call("begin", 0, at.sid, sizes, how, partial(items_of, len(items)))
         return worker
 
     # Actors
@@ -400,6 +413,16 @@ class RayWorker:
         found = np.unpackbits(np.frombuffer(octets[: self._found_bytes], np.uint8), count=self._items)
         return Match(found.astype(np.bool_), octets[self._found_bytes :] if bitmap else b"")
 
+    def give(self, items: BinItems) -> None:
+        """Give the actor the items of the bin, which the head has read.
+
+        They travel within calls. Ray would end this process without a word if it used the object store of this machine
+        after that has ended.
+        """
+        parts = parts_of(octets_of(items.take(np.arange(len(items), dtype=np.uint32))))
+        for start in range(0, len(parts), PARTS_A_CALL):
+            self.call("give", 0, start, *parts[start : start + PARTS_A_CALL])
+
     def wipe(self) -> None:
         self._workers.forget(self, self._actor)
 
@@ -412,13 +435,6 @@ class RayWorker:
         options = {"num_returns": 1 + parts, "concurrency_group": method}
         found = getattr(self._actor.handle, method).options(**options).remote(self.number, *arguments)
         return found if isinstance(found, list) else [found]
-
-
-def _source(items: BinItems) -> tuple[list[Any], Recipe]:
-    """Return what the actor needs to make the items of a bin: objects of Ray's store, and how to make items of them."""
-    if isinstance(items, BinSource):
-        return [*items.refs], items.recipe
-    return [ray.put(packed(items.take(np.arange(len(items), dtype=np.uint32))))], unpacked
 
 
 def _error(failure: tuple[str, dict[str, object]], node: Node) -> BaseException:

@@ -6,6 +6,7 @@ import pickle
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from support.waiting import DEADLINE, wait_until
 from psicli import curve
 from psicli.core.errors import SelfCheckError
 from psicli.exchange.worker import Worker
-from psicli.items.encoding import encode_items, packed
+from psicli.items.encoding import encode_items
 from psicli.ray import actor
-from psicli.ray.actor import BinActor, Cores, Header, number_of_parts, parts_of, unpacked, unsealed
+from psicli.ray.actor import BinActor, Cores, Header, number_of_parts, octets_of, parts_of, unsealed
 
 SID = bytes(32)
 FRAME_ITEMS = 1024
@@ -38,8 +39,11 @@ def made() -> Iterator[BinActor]:
 
 def begin(made: BinActor, number: int, count: int, **how: bool) -> None:
     items = encode_items([items_of([f"item-{i}" for i in range(count)]).cast("large_string")])
-    header = made.begin(number, SID, (count, count, FRAME_ITEMS), HOW | how, unpacked, packed(items))
-    assert header.failure is None
+    given = [octets_of(items)[start : start + 1000] for start in range(0, len(octets_of(items)), 1000)]
+    # They may arrive in any order.
+    for place in reversed(range(len(given))):
+        octets(made.give(number, place, given[place]))
+    octets(made.begin(number, SID, (count, count, FRAME_ITEMS), HOW | how, partial(actor.items_of, count)))
 
 
 def octets(reply: Any) -> bytes:
