@@ -97,7 +97,7 @@ def kill_at_random(pair: Pair, start_cluster: StartCluster, kill: Kill, rounds: 
     draw = random.Random(f"{kill.__name__} {rounds}")
     cluster = start_cluster(2, environment=PORTABLE)
     job(pair, 40_000, bin_items=16_384, frame_items=4096)
-    pair.environment = dict(PORTABLE)
+    pair.environment |= PORTABLE
     for _ in range(rounds):
         party = draw.choice(PARTIES)
         use(pair, cluster, party)

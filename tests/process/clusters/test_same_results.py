@@ -16,30 +16,22 @@ from support.processes.expectations import numbers, succeeded, the_object
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side, other
 from support.waiting import wait_until
 
-# The first eight of the ten bins are full enough that a bin takes some time.
-MANY, MANY_BINS = 300_000, {"bin_items": 65_536}
+# The size of a bin with which this many rows make eight bins.
+BIN_ITEMS = {100_000: 16_384, 300_000: 65_536}
 
 
-def test_the_sample_job(pair: Pair, cluster: Cluster) -> None:
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("party", PARTIES)
+def test_the_sample_job(pair: Pair, cluster: Cluster, party: str) -> None:
     numbers(sample(pair))
     expected = outputs(pair)
     assert len(expected) == 6
-    use(pair, cluster, LISTENER)
+    use(pair, cluster, party)
     assert outputs(pair) == expected
     pair.nothing_left()
 
 
-@pytest.mark.more
-@pytest.mark.parametrize("parties", [[DIALER], PARTIES], ids=["dialer", "both"])
-def test_the_sample_job_of_others(pair: Pair, cluster: Cluster, parties: list[str]) -> None:
-    numbers(sample(pair))
-    expected = outputs(pair)
-    use(pair, cluster, *parties, worker_cpus=1, max_workers=2 // len(parties))
-    assert outputs(pair) == expected
-    pair.nothing_left()
-
-
-def large(pair: Pair, suffix: str, rows: int = MANY, **terms: object) -> None:
+def large(pair: Pair, suffix: str, rows: int, **terms: object) -> None:
     """Add a task with this many rows in random order for each party, two thirds of them common."""
     for party, first in zip(PARTIES, (0, rows // 3), strict=True):
         row = [(number * 7_919) % rows + first for number in range(rows)]
@@ -54,16 +46,21 @@ def large(pair: Pair, suffix: str, rows: int = MANY, **terms: object) -> None:
     side = Side(["id"], f"in.{suffix}", "out/rows.csv")
     pair.add("rows", side, side if terms.get("broadcast_result") else Side(["id"], f"in.{suffix}"), **terms)
     for party in PARTIES:
-        pair.jobs[party]["pipeline"] = dict(MANY_BINS)
+        pair.jobs[party]["pipeline"] = {"bin_items": BIN_ITEMS[rows]}
 
 
-@pytest.mark.more
 @pytest.mark.parametrize(
-    ("suffix", "broadcast"), [("parquet", True), ("csv", False), pytest.param("csv.gz", True, marks=pytest.mark.slow)]
+    ("suffix", "rows", "broadcast"),
+    [
+        pytest.param("parquet", 100_000, True, marks=pytest.mark.more),
+        pytest.param("csv", 100_000, False, marks=pytest.mark.more),
+        pytest.param("parquet", 300_000, False, marks=pytest.mark.slow),
+        pytest.param("csv.gz", 300_000, True, marks=pytest.mark.slow),
+    ],
 )
-def test_many_bins(pair: Pair, cluster: Cluster, suffix: str, broadcast: bool) -> None:
-    """Parquet is read on the nodes, compressed CSV on the head."""
-    large(pair, suffix, broadcast_result=broadcast)
+def test_eight_bins(pair: Pair, cluster: Cluster, suffix: str, rows: int, broadcast: bool) -> None:
+    """Parquet and CSV are read on the nodes, compressed CSV on the head."""
+    large(pair, suffix, rows, broadcast_result=broadcast)
     expected = outputs(pair)
     for party in PARTIES:
         use(pair, cluster, party)
@@ -89,7 +86,7 @@ def test_a_run_resumes_what_a_killed_one_has_finished(pair: Pair, cluster: Clust
 def test_a_run_on_a_cluster_resumes_what_threads_have_finished(pair: Pair, cluster: Cluster) -> None:
     resumed.job(pair, broadcast=True)
     resumed.killed(pair, DIALER, resumed.MIDDLE[DIALER])
-    use(pair, cluster, *PARTIES, worker_cpus=1, max_workers=1)
+    use(pair, cluster, DIALER)
     results = resumed.run_again(pair)
     assert 0 < resumed.resumed_share(results, resumed.FIRST) < 1
 
@@ -98,10 +95,10 @@ def test_a_run_on_a_cluster_resumes_what_threads_have_finished(pair: Pair, clust
 @pytest.mark.parametrize("party", PARTIES)
 def test_a_node_that_is_added_gets_bins(pair: Pair, start_cluster: StartCluster, party: str) -> None:
     cluster = start_cluster(1, environment=PORTABLE)
-    large(pair, "csv", 150_000)
+    large(pair, "csv", 100_000)
     expected = outputs(pair)
     use(pair, cluster, party)
-    pair.environment = PORTABLE
+    pair.environment |= PORTABLE
     runs = {each: pair.start(each, "--json") for each in PARTIES}
     wait_until(lambda: cluster.workers() or not runs[party].lasts(0), "the head has a worker")
     added = cluster.add()

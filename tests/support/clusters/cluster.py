@@ -233,7 +233,8 @@ def installed() -> bool:
 def running(count: int = 2, *, environment: Mapping[str, str] | None = None, **how: Any) -> Iterator[Cluster]:
     """Yield a cluster of `count` nodes.
 
-    environment: further variables of the nodes; the other arguments are those of Cluster.add.
+    environment: further variables of the nodes' processes. how: the arguments of Cluster.add.
+
     Raises NoCluster if Ray is not installed, or does not start.
     """
     if not installed():

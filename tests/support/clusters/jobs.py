@@ -32,7 +32,7 @@ def only_psicli_speaks(*results: Result) -> None:
     """Check that nothing but psicli's own log is on standard error."""
     for result in results:
         others = [line for line in result.stderr.splitlines() if not LOGGED.match(line)]
-        assert others == [], "\n".join(others)
+        assert others == [], others
 
 
 def outputs(pair: Pair, *arguments: str) -> Mapping[str, bytes]:
