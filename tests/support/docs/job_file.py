@@ -16,8 +16,13 @@ Schema = dict[str, Any]
 # The path to a field: names of fields, and 0 for "every entry of a list".
 Path = tuple[str | int, ...]
 
-# The field that identifies an entry of a list; an example shows it before its own field.
-IDENTITY = {"nodes": {"party": "alice"}, "tasks": {"name": "customers"}, "jobs": {"config": "jobs/carol.yaml"}}
+# The field without which an entry of a list or a section means nothing; an example shows it before its own field.
+IDENTITY = {
+    "nodes": {"party": "alice"},
+    "tasks": {"name": "customers"},
+    "jobs": {"config": "jobs/carol.yaml"},
+    "workers": {"ray": "auto"},
+}
 # The section that a task may repeat.
 REPEATED = "CsvSettings"
 # The lists of a batch file, which are empty by default.
@@ -165,7 +170,8 @@ def _name(path: Path) -> str:
 def _nested(path: Path, value: Any) -> Any:
     """Return a fragment of a file that holds a value at a path."""
     for before, step in reversed(list(zip(("", *path), path, strict=False))):
-        value = [{**IDENTITY[str(before)], **value}] if step == 0 else {step: value}
+        known = IDENTITY.get(str(before), {})
+        value = [{**known, **value}] if step == 0 else {**known, step: value}
     return value
 
 
