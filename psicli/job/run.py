@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from psicli import __version__, curve
 from psicli.config import Job
 from psicli.core import failpoints, trace
-from psicli.core.errors import ConfigError, InterruptedBySignal, PsicliError, shown, unexpected
+from psicli.core.errors import InterruptedBySignal, PsicliError, shown, unexpected
 from psicli.exchange.finished import sweep
 from psicli.exchange.task_exchange import Storage
 from psicli.exchange.worker import LocalWorkers, Workers
@@ -224,17 +224,16 @@ def _checked(
         logger.info("cannot start; notifying %s, for up to %s", job.peer, duration(REFUSAL_TIMEOUT))
         # A user who does not want to wait for the peer ends only this.
         with suppress(InterruptedBySignal):
-            meeting.refuse(_told(exc), REFUSAL_TIMEOUT)
+            meeting.refuse(_class_for_peer(exc), REFUSAL_TIMEOUT)
         raise
     return inputs, workers, cluster
 
 
-def _told(exc: Exception) -> int:
+def _class_for_peer(exc: Exception) -> int:
     """Return the failure class that the peer gets for a failure before the session."""
-    # It would take this class for a disagreement of the two job files, which nobody has compared yet.
-    if isinstance(exc, ConfigError):
-        return UNNAMED_FAILURE
-    return exc.code if isinstance(exc, PsicliError) else PsicliError.code
+    code = exc.code if isinstance(exc, PsicliError) else PsicliError.code
+    # It would take these of our cluster for a lost party, or for two job files that disagree.
+    return UNNAMED_FAILURE if code in (69, 78) else code
 
 
 def _workers(job: Job, stack: ExitStack, report: Report) -> tuple[Workers, Cluster | None]:

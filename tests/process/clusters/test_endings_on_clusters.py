@@ -62,3 +62,13 @@ def test_without_ray_a_run_says_what_to_install(pair: Pair) -> None:
     result = pair.start(LISTENER).result()
     failed(result, 78, "the Python package ray is not installed here")
     assert "pip install 'psicli[ray]'" in result.stderr
+
+
+@pytest.mark.more
+def test_a_party_whose_cluster_is_not_there_blames_nobody_else(pair: Pair) -> None:
+    sample(pair)
+    # An address of documentation, which no machine has.
+    pair.jobs[LISTENER]["pipeline"] = {"workers": {"ray": "203.0.113.1:6379"}}
+    runs = [pair.start(party) for party in (LISTENER, DIALER)]
+    failed(runs[0].result(), 78, "this machine is not the head of the Ray cluster at 203.0.113.1:6379")
+    failed(runs[1].result(), 69, "stopped before the session was complete: it did not say why")
