@@ -85,9 +85,9 @@ class TaskExchange:
         # Created when the first bin begins or the result is requested.
         self._results: Results | None = None
         self._guard = Lock()
-        self._matching: list[Future[None]] = []
+        self._matching: dict[int, Future[None]] = {}
         # Begins to compare the last bin of a one-sided task, which the end of the session must not wait for.
-        self._match_last: Callable[[], Future[None]] | None = None
+        self._match_last: tuple[int, Callable[[], Future[None]]] | None = None
         self._answering = Lock()
 
     def use(self, prepared: Prepared) -> None:
@@ -98,7 +98,6 @@ class TaskExchange:
         """Begin the next bin."""
         self.party.bins.begin()
         self._follow()
-        self._prepare_early()
 
     def _restored(self) -> Results:
         """Return the results of the bins; the first call restores those in the checkpoint."""
@@ -149,11 +148,29 @@ class TaskExchange:
                 self._follow()
             if completed is not None:
                 return completed + self._received()
-        completed = self._own_work.complete()
+        completed = self._restart_confirmed() or self._own_work.complete()
         if completed is not None:
             return completed
         lanes = [self._own_work, *(each.work for each in self._bins.values())]
-        return [] if any(each.begin_next(self.pools.depth, room=room) for each in lanes) else None
+        if not any(each.begin_next(self.pools.depth, room=room) for each in lanes):
+            return None
+        self._prepare_early()
+        return []
+
+    def _restart_confirmed(self) -> list[Message]:
+        """Restart a bin that was lost after this receiver had confirmed it, before its result was known.
+
+        After the last Received of a one-sided task it is too late: `matches` then raises the error, unseen by the peer.
+        """
+        if self.party.phase not in (Phase.EXCHANGE, Phase.RESULT):
+            return []
+        for number, matching in self._matching.items():
+            if matching.done() and isinstance(matching.exception(), errors.WorkerLostError):
+                del self._matching[number]
+                messages = self.party.restart(number)
+                self._follow()
+                return messages
+        return []
 
     def _received(self) -> list[Message]:
         """Return Received for the bins that a receiver has checked, and start matching them.
@@ -167,9 +184,9 @@ class TaskExchange:
                 match = partial(self.pools.match, self._match, number, bin_exchange.release())
                 messages += self.party.received(number)
                 if self.party.bins.all_done and not self.party.broadcast:
-                    self._match_last = match
+                    self._match_last = number, match
                 else:
-                    self._matching.append(match())
+                    self._matching[number] = match()
         return messages
 
     @property
@@ -232,10 +249,11 @@ class TaskExchange:
 
     def _match_all(self) -> list[Future[None]]:
         """Begin to match the last bin, if that was put off; return the work on all bins that are received."""
-        begin, self._match_last = self._match_last, None
-        if begin is not None:
-            self._matching.append(begin())
-        return [*self._matching]
+        last, self._match_last = self._match_last, None
+        if last is not None:
+            number, begin = last
+            self._matching[number] = begin()
+        return [*self._matching.values()]
 
     def make_worker(self, party: BinParty) -> BinWorker:
         """Fetch a bin's items and return a worker with fresh secrets; a sender first records that it answers the bin.
@@ -272,6 +290,9 @@ class TaskExchange:
     def _prepare_early(self) -> None:
         """Make the workers of the next bins, if they can mask their items before these bins begin."""
         bins = self.party.bins
+        if not all(each.work.under_way or each.worker for each in self._bins.values()):
+            # The bins under way come first.
+            return
         for number in bins.left[bins.begun : bins.begun + self.pools.workers.ahead]:
             if number not in self._early:
                 self._early[number] = self.pools.compute(self._new_worker, bins.place(number))
@@ -309,8 +330,14 @@ class TaskExchange:
         return done()
 
     def _gather(self) -> bytes:
-        """Wait until all bins are compared, check the policy, and return the encoded number of matches."""
-        matches = self.matches()
+        """Wait until all bins are compared, check the policy, and return the encoded number of matches.
+
+        If a bin is lost, `step` restarts it before it looks at this result, and the protocol asks for another one.
+        """
+        try:
+            matches = self.matches()
+        except errors.WorkerLostError:
+            return b""
         self._expect_output().check(matches)
         self._input.checkpoint.answering_bitmaps()
         return matches.count.to_bytes(_MATCHES_BYTES, "big")

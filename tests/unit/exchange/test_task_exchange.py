@@ -255,6 +255,48 @@ def test_every_bin_may_be_lost_once(side: int, broadcast: bool) -> None:
     assert all(scalars_of(end) == {WIPED} for end in ends)
 
 
+class LosingMatches(SynchronousPools):
+    """Pools that lose the worker of a bin that its party has confirmed and not compared. lost: which call, from 0."""
+
+    def __init__(self, *lost: int) -> None:
+        super().__init__()
+        self._lost = {*lost}
+        self._calls = 0
+
+    def match(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        number, self._calls = self._calls, self._calls + 1
+        if number not in self._lost:
+            return super().match(work, *arguments)
+        future: Future[T] = Future()
+        future.set_exception(WorkerLostError(bin=arguments[0]))
+        return future
+
+
+@pytest.mark.parametrize("lost", range(4))
+@both_outcomes
+def test_a_bin_that_is_lost_after_it_was_confirmed_restarts(lost: int, broadcast: bool) -> None:
+    items = items_of(f"item-{i}" for i in range(96))
+    ends = run_exchanges(items, items, broadcast=broadcast, pools=(LosingMatches(lost), None), **MANY)
+    restarts = [message for message in ends[0].channel.sent if isinstance(message, Restart)]
+    if lost == 3 and not broadcast:
+        # The peer must not learn what happens after the last Received of a one-sided task.
+        assert restarts == []
+        with pytest.raises(WorkerLostError):
+            ends[0].matches()
+        return
+    assert restarts == [Restart(TASK, lost, 1)]
+    for end in ends[: 1 + broadcast]:
+        assert matched_items(end, end.output.staged if broadcast else end.matches()) == set(items.to_pylist())
+    assert all(scalars_of(end) == {WIPED} for end in ends)
+
+
+def test_a_bin_that_is_lost_twice_after_it_was_confirmed_ends_the_run() -> None:
+    items = items_of(f"item-{i}" for i in range(96))
+    with pytest.raises(WorkerLostError) as caught:
+        run_exchanges(items, items, broadcast=True, pools=(LosingMatches(3, 4), None), **MANY)
+    assert caught.value.code == 69
+
+
 class LatePools(SynchronousPools):
     """Pools that draw the secrets of the first attempt only after those of the second one."""
 
