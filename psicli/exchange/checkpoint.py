@@ -135,7 +135,7 @@ class Checkpoint:
         A receiver cannot have finished a bin without its last answer, so this sender resumes no other bin as finished.
         """
         if self.saved is not None:
-            self.saved.put(number, order_secret)
+            self.saved.put(number, order_secret if self.saved.manifest.broadcast else b"")
 
     def received(self, number: int, order_secret: bytes) -> None:
         """Record on disk that the receiver no longer needs a bin."""

@@ -63,7 +63,7 @@ def run(folder: Path, cluster: Cluster, peer_points: Path, **pipeline: Any) -> T
 
 
 def _start(job: Path, party: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "psicli", "run", "--json", "--resume=off", "--config", job, "--party", party]
+    command = [sys.executable, "-m", "psicli", "run", "--json", "--resume=never", "--config", job, "--party", party]
     state = {"PSICLI_STATE_DIR": str(job.parent / "state")}
     # Each run warns that nothing matched; its errors are in its report.
     return subprocess.Popen(
