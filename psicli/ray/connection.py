@@ -246,7 +246,7 @@ def _is_own(family: int, host: Any) -> bool:
 
 
 def _connect(ray: Any, address: str) -> None:
-    """Make this process a driver; raises RaySettingsError and RayUnreachableError."""
+    """Make this process a driver; raises RaySettingsError, RaySilentError and RayUnreachableError."""
     # Ray would let the modules of the current folder, which is one of data, take precedence in its workers.
     settings = ray.job_config.JobConfig()
     settings._client_job = True
@@ -257,17 +257,20 @@ def _connect(ray: Any, address: str) -> None:
 
     with _kept_from_terminal() as said:
 
-        def check_token() -> None:
+        def listen() -> None:
+            # Ray itself would try again for minutes.
             if b"InvalidAuthToken" in said():
                 raise RaySettingsError(address=address, fault="does not accept psicli's token", advice=_SAME_TOKEN)
+            if _uses_tls() and said().count(b"Failed to connect") > 1:
+                fault = "and psicli do not accept each other's certificates"
+                raise RaySettingsError(address=address, fault=fault, advice=_SAME_TLS)
 
         try:
-            _in_time(init, _CONNECT_TIMEOUT, check_token)
+            _in_time(init, _CONNECT_TIMEOUT, listen)
         except PsicliError:
             raise
         except TimeoutError:
-            advice = _SAME_TLS if _uses_tls() else "Find out with `ray status` whether the Ray node here still runs."
-            raise RaySilentError(address=address, seconds=_CONNECT_TIMEOUT, advice=advice) from None
+            raise RaySilentError(address=address, seconds=_CONNECT_TIMEOUT) from None
         except Exception as exc:
             raise _refusal(ray, address, exc) from exc
 

@@ -92,10 +92,8 @@ class RayUnreachableError(RayLostError):
 
 
 class RaySilentError(RayLostError):
-    """Facts: address, seconds, advice."""
-
     sentence = "the head of the Ray cluster at {address} did not let psicli in within {seconds:.0f} s"
-    hint = "{advice}"
+    hint = "Find out with `ray status` whether the Ray node of this machine still runs, and start it again."
 
 
 class NodeLostError(RayLostError):

@@ -118,7 +118,7 @@ def test_several_machines_with_tls(pair: Pair, start_cluster: StartCluster) -> N
     assert (status, message.endswith(", with TLS and token authentication")) == ("ok", True)
     fault = f"the Ray cluster at {cluster.address} takes no connection without TLS"
     assert check(pair, RAY_USE_TLS=None)["cluster"] == [("fail", fault)]
-    fault = f"the head of the Ray cluster at {cluster.address} did not let psicli in within 30 s"
+    fault = f"the Ray cluster at {cluster.address} and psicli do not accept each other's certificates"
     others = tls_files(pair.folder, "others", Authority())
     assert check(pair, **others)["cluster"] == [("fail", fault)]
 
