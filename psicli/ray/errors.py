@@ -86,8 +86,8 @@ class RayUnreachableError(RayLostError):
 
     sentence = "the head of the Ray cluster at {address} cannot be reached: {reason}"
     hint = (
-        "Start it on this machine with `ray start --head --port={port}`, or correct the address (pipeline.workers.ray, "
-        "--workers, RAY_ADDRESS)."
+        "Start it on this machine with `ray start --head --port={port}`, start psicli where it runs, or correct the "
+        "address (pipeline.workers.ray, --workers, RAY_ADDRESS)."
     )
 
 
