@@ -22,7 +22,7 @@ def check_cluster(found: Checklist, job: Job, rates: dict[str, float] | None) ->
         from psicli.ray.probe import capacity, needs_of_worker
 
         with connected(job) as cluster:
-            nodes = cluster.nodes()
+            nodes, free = cluster.nodes(), cluster.free_cores()
         cores, protection = sum(node.cpus for node in nodes), " and ".join(cluster.protection)
         versions = f"psicli {__version__}, Ray {metadata.version('ray')} and Python {platform.python_version()}"
         found.add(
@@ -34,9 +34,11 @@ def check_cluster(found: Checklist, job: Job, rates: dict[str, float] | None) ->
             found.add("cluster", warning, good=False, hint="docs/cluster.md says how to set up a cluster.")
         workers, used = capacity(job, nodes)
         cpus, memory = needs_of_worker(job)
-        each = counted(cpus, "core") if cpus else "all cores of its node"
-        found.add(
-            "workers", f"room for {counted(workers, 'worker')}, each with {each} and {in_units(memory)} of memory"
-        )
+        each = f"{counted(cpus, 'core') if cpus else 'all cores of its node'} and {in_units(memory)} of memory"
+        enough = free >= (cpus or min(node.cpus for node in nodes if node.room(cpus, memory)))
+        busy = "" if enough else f"; now, other programs leave {counted(free, 'core')} free"
+        message = f"room for {counted(workers, 'worker')}, each with {each}{busy}"
+        hint = "A run waits up to a minute for cores. `ray status` on this machine shows how many are in use."
+        found.add("workers", message, good=enough, hint=hint)
         return {name: rate * used / curve.threads() for name, rate in (rates or {}).items()} or None
     return rates

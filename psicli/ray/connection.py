@@ -79,6 +79,12 @@ class Cluster:
         """
         return _nodes(self.address)
 
+    def free_cores(self) -> int:
+        """Return how many cores of the cluster nothing uses now; raises RayLostError."""
+        import ray
+
+        return int(_answer(self.address, ray.available_resources).get("CPU", 0))
+
 
 @contextmanager
 def connected(job: Job) -> Iterator[Cluster]:
@@ -297,13 +303,18 @@ def _refusal(ray: Any, address: str, exc: Exception) -> RaySettingsError | RayUn
 def _nodes(address: str) -> list[Node]:
     import ray
 
+    found = _answer(address, ray.nodes)
+    return sorted(map(Node.of, filter(lambda node: node["Alive"], found)), key=lambda node: (not node.is_head, node.id))
+
+
+def _answer(address: str, question: Callable[[], T]) -> T:
+    """Return what the head answers to a call; raises RayLostError."""
     try:
-        found = _in_time(ray.nodes, _ANSWER_TIMEOUT)
+        return _in_time(question, _ANSWER_TIMEOUT)
     except InterruptedBySignal:
         raise
     except Exception as exc:
         raise RayLostError(address=address) from exc
-    return sorted(map(Node.of, filter(lambda node: node["Alive"], found)), key=lambda node: (not node.is_head, node.id))
 
 
 class Claim:
