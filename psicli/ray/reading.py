@@ -8,6 +8,7 @@ input, one that is not on the nodes or cannot be cut, and one with an error.
 from __future__ import annotations
 
 import logging
+import resource
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -46,12 +47,12 @@ _Mark = tuple[int, int]
 class Sizes(NamedTuple):
     """What sizes of an input, and of its parts, are worth a task on a node [bytes].
 
-    A task takes up to about eight times as much memory as its share or its group has.
+    If rows are short, a task takes about 16 times as much memory as its share has.
     """
 
     input: int = 64 << 20
     least_share: int = 16 << 20
-    most_share: int = 128 << 20
+    most_share: int = 64 << 20
     group: int = 16 << 20
 
 
@@ -214,7 +215,7 @@ def _read_share(share: Share, opening: Opening, mark: _Mark, key: bytes, groups:
     Raises nothing, because Ray would log it, and an error may show keys.
     """
     try:
-        _take_one_core()
+        _set_up()
         with opening() as source:
             if not isinstance(source, Divisible) or _mark(source) != mark:
                 return ["has another file", None, *[None] * groups]
@@ -234,14 +235,16 @@ def _read_share(share: Share, opening: Opening, mark: _Mark, key: bytes, groups:
 def _count_group(*arguments: Any) -> list[Any]:
     """Count a group as psicli.ray.items.gathered does; return None or why that failed, and what was counted."""
     try:
-        _take_one_core()
+        _set_up()
         finest, sketch, items, rows = gathered(*arguments)
         return [None, (finest, sketch), items, rows]
     except Exception as exc:
         return [f"had a {type(exc).__name__}", None, None, None]
 
 
-def _take_one_core() -> None:
+def _set_up() -> None:
+    """Let this process use one core, and write no core dump, which would show items."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     curve.set_threads(1)
     pa.set_cpu_count(1)
 
