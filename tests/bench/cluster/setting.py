@@ -24,11 +24,16 @@ BIN_ITEMS = 65_536
 
 @dataclass(frozen=True)
 class Time:
-    """What a run took: the whole of it, its task alone, and the processor time of the receiver's own process [s]."""
+    """What a run took: the whole of it, its task, the task without its reading, and the receiver's own process [s].
+
+    The latter is processor time. points: those that the workers masked, of both parties; 0 without a cluster.
+    """
 
     whole: float
     task: float
+    exchange: float
     own_process: float
+    points: int
 
 
 def make_points(folder: Path, name: str) -> Path:
@@ -59,7 +64,9 @@ def run(folder: Path, cluster: Cluster, peer_points: Path, **pipeline: Any) -> T
     reports = {party: json.loads(octets) for party, octets in outputs.items()}
     if failed := [report["error"]["message"] for report in reports.values() if report["error"]]:
         sys.exit(f"The run failed: {failed[0]}")
-    return Time(whole, reports[RECEIVER]["tasks"][0]["seconds"], used.ru_utime + used.ru_stime)
+    task, points = reports[RECEIVER]["tasks"][0], sum(node["points"] for node in reports[RECEIVER]["nodes"])
+    exchange = task["seconds"] - task["stages"]["reading"]
+    return Time(whole, task["seconds"], exchange, used.ru_utime + used.ru_stime, points)
 
 
 def _start(job: Path, party: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
