@@ -21,7 +21,8 @@ LOGGED = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00 (DEBUG|INFO|WARNING|ERROR) 
 def use(pair: Pair, cluster: Cluster | None, *parties: str, **workers: Any) -> None:
     """Let only these parties compute on a cluster. workers: further fields of pipeline.workers."""
     for party in PARTIES:
-        pipeline = pair.jobs[party].setdefault("pipeline", {})
+        # A copy, since both parties may have the same section.
+        pipeline = pair.jobs[party]["pipeline"] = dict(pair.jobs[party].get("pipeline", {}))
         pipeline.pop("workers", None)
         if cluster is not None and party in parties:
             pipeline["workers"] = {"ray": cluster.address, **workers}
