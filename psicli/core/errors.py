@@ -23,13 +23,18 @@ EXIT_CODES: dict[int, tuple[str, str]] = {
     66: ("input missing", "An input file or one of its key columns does not exist."),
     69: (
         "peer lost",
-        "The other party could not be reached, or the connection to it was lost. Try again. Of a batch: a hook before "
-        "it failed, or it has not ended well for long.",
+        "The other party could not be reached, or the connection to it was lost. Try again. Of a Ray "
+        "cluster: it was lost, or no worker is left. Of a batch: a hook before it failed, or it has not ended well for "
+        "long.",
     ),
     70: ("internal", "A bug in psicli, or a failed self-check of its arithmetic."),
     73: ("cannot create", "An output file, a lock file or a state file cannot be created."),
     74: ("I/O error", "Reading or writing failed, for example because the disk is full, or memory ran out."),
-    75: ("busy", "The port is in use, too many files are open, or the other party already has a session. Try again."),
+    75: (
+        "busy",
+        "The port is in use, too many files are open, the job runs already, or the other party already has a session. "
+        "Try again.",
+    ),
     76: ("protocol", "The other party sent something the protocol does not allow."),
     77: ("identity", "TLS failed, a certificate names another party, or without TLS another user answers."),
     78: ("configuration", "The job file is wrong, or the two parties' job files disagree."),
