@@ -130,7 +130,6 @@ def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool,
 
 @click.command()
 @job_options
-@workers_option
 @keep_going_option
 @trace_option(
     "Write a trace of each party to FILE, with the party's name before the suffix. Open it at https://ui.perfetto.dev."
@@ -139,8 +138,8 @@ def simulate(options: JobOptions, keep_going: bool, trace: Path | None) -> int:
     """Try a job: run both parties on this machine.
 
     Each party runs in a separate process. A simulation needs the input files of both parties and writes all outputs.
-    It ignores self_party, policy, listen_address and tls, uses any free port with certificates of its own, and adds
-    nothing to the ledger. `psicli check` tries the certificates of the job.
+    It ignores self_party, policy, listen_address, tls and workers, uses any free port with certificates of its own, and
+    adds nothing to the ledger. `psicli check` tries the certificates of the job.
     """
     options.console()
     try:
@@ -149,8 +148,6 @@ def simulate(options: JobOptions, keep_going: bool, trace: Path | None) -> int:
 
         flags = [*(f"--set={setting}" for setting in options.settings), *(f"--only={task}" for task in options.only)]
         flags += ["--quiet"] * options.quiet + ["--verbose"] * options.verbose + ["--keep-going"] * keep_going
-        # Each party has workers of its own.
-        flags += [f"--workers={options.workers}"] if options.workers else []
         variables = options.variables()
         code, reports = simulate_job(options.config, variables, options.only, flags, trace=trace)
     except PsicliError as exc:

@@ -109,6 +109,8 @@ def load_job(
     job = _build(document, own, port_offset, chosen)
     changes: dict[str, Any] = {"rendezvous": rendezvous, "pipeline": _changed(job.pipeline, memory, workers)}
     if simulation is not None:
+        # Two parties with the same cluster would wait for each other's cores.
+        changes["pipeline"] = job.pipeline.model_copy(update={"workers": "threads"})
         changes |= {"simulated": True, "tls": simulation.tls_files(own)}
     return job.model_copy(update=changes)
 

@@ -106,13 +106,12 @@ def connected(job: Job) -> Iterator[Cluster]:
         own = ray.get_runtime_context().get_node_id()
         if not any(node.id == own and node.is_head for node in nodes):
             raise NotTheHeadError(address=address, port=split_address(address)[1])
-        claim = None if job.simulated else _claim(ray, job, own)
+        claim = _claim(ray, job, own)
         try:
             yield Cluster(address, *check_cluster(job, address, nodes))
         finally:
-            if claim is not None:
-                with suppress(Exception):
-                    _in_time(lambda: ray.kill(claim), _END_TIMEOUT)
+            with suppress(Exception):
+                _in_time(lambda: ray.kill(claim), _END_TIMEOUT)
     finally:
         with suppress(Exception), _kept_from_terminal():
             _in_time(ray.shutdown, _END_TIMEOUT)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import pytest
 from pydantic import ValidationError
 from support.job_files import SMALL, TASK, Errors, Load, starts
 
 from psicli.cli.options import Workers
-from psicli.config import RayWorkers
+from psicli.config import RayWorkers, Simulation
 
 THREADS = SMALL + TASK
 
@@ -31,6 +33,11 @@ def test_a_ray_cluster(load: Load) -> None:
     assert found == RayWorkers(ray="[::1]:6379", worker_cpus=4, worker_memory=4 * 10**9, max_workers=8, insecure=True)
     with pytest.raises(ValidationError):
         found.ray = "auto"
+
+
+def test_a_simulation_uses_threads(load: Load) -> None:
+    pipeline = load(with_workers("{ray: auto}"), simulation=Simulation(18560, Path())).pipeline
+    assert (pipeline.ray, pipeline.memory) == (None, 400 * 10**6)
 
 
 def test_the_address_may_hold_variables(load: Load, errors: Errors) -> None:

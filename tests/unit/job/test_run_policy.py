@@ -30,8 +30,8 @@ class Telling(Worker):
         super().__init__(*arguments, **how)
         print("strict:", self._strict, file=sys.stderr)
 
-import psicli.exchange.task_exchange as task_exchange
-task_exchange.Worker = Telling
+import psicli.exchange.worker as worker
+worker.Worker = Telling
 main()
 """
 
