@@ -7,28 +7,32 @@ consist of several.
 
 from __future__ import annotations
 
-from collections import deque
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import LocalRayletDiedError, RayError
 
 from psicli.items.hashing import Hashes, bin_of, cumulated, keyed_hashes, sorted_distinct
 from psicli.items.partitions import FINEST_BITS, BinItems, Items, Matches
+from psicli.items.records import Mask
 from psicli.items.sketches import Sketch
 from psicli.ray.connection import Cluster
-from psicli.ray.errors import ItemsLostError
+from psicli.ray.errors import ItemsLostError, RayLostError
+
+T = TypeVar("T")
 
 _Rows = npt.NDArray[np.uint32]
 # How often psicli asks whether the cluster is still there while it waits for nodes [s].
-_WATCH = 5.0
+_WATCH = 2.0
 # How many groups give the numbers of their matched rows at the same time: few, because these lie on the head.
 _AT_ONCE = 4
 
@@ -100,8 +104,13 @@ def gathered(number: int, groups: int, firsts: Sequence[int], sketch_key: bytes 
     return Counted(counts, sketch, items, (np.concatenate(numbers), places))
 
 
-def bin_items(start: int, stop: int, *groups: pa.LargeBinaryArray) -> BinItems:
-    """Return the items of a bin from the groups that hold it: those at the places [start, stop) of all their items."""
+def bin_items(start: int, stop: int, *groups: pa.LargeBinaryArray | None) -> BinItems:
+    """Return the items of a bin from the groups that hold it: those at the places [start, stop) of all their items.
+
+    A group is None if Ray has lost it, and the input could not be read again; raises ItemsLostError.
+    """
+    if any(group is None for group in groups):
+        raise ItemsLostError
     items = groups[0] if len(groups) == 1 else pa.concat_arrays(groups)
     return BinItems(np.arange(start, stop, dtype=np.uint32), partial(_take, items))
 
@@ -177,32 +186,45 @@ class RemoteItems(Items):
         return BinSource(stop - start, refs, partial(bin_items, start - before, stop - before))
 
     def _matched_rows(self, matches: Matches) -> Iterator[_Rows]:
-        asked: deque[Any] = deque()
-        for group, (start, stop) in zip(self._groups, pairwise(self.starts(len(self._groups))), strict=True):
-            found = matches.between(start, stop)
-            if found.any():
-                asked.append(_matched_rows.remote(np.packbits(found), group.rows))
-            while len(asked) > _AT_ONCE:
-                yield self._result(asked.popleft())
-        while asked:
-            yield self._result(asked.popleft())
-
-    def _result(self, ref: Any) -> _Rows:
-        try:
-            wait_for(self._cluster, [ref])
-            rows: _Rows = ray.get(ref)
-        except RayError as exc:
-            raise ItemsLostError from exc
-        return rows
+        starts = self.starts(len(self._groups))
+        for first in range(0, len(self._groups), _AT_ONCE):
+            groups = self._groups[first : first + _AT_ONCE]
+            found = [matches.between(*span) for span in pairwise(starts[first : first + len(groups) + 1])]
+            try:
+                yield from watched(self._cluster, partial(_rows_of, found, groups))
+            except RayError as exc:
+                raise ItemsLostError from exc
 
     def close(self) -> None:
         self._groups = ()
 
 
-def wait_for(cluster: Cluster, refs: Sequence[Any]) -> Any:
-    """Wait until one of some results is there, and return where it is; raises RayLostError."""
-    while True:
-        ready, _ = ray.wait(list(refs), timeout=_WATCH)
-        if ready:
-            return ready[0]
-        cluster.nodes()
+def _rows_of(found: Sequence[Mask], groups: Sequence[Group]) -> list[_Rows]:
+    """Return the numbers of the rows of some groups, given which of their items matched."""
+    calls = [_matched_rows.remote(np.packbits(bits), group.rows) for bits, group in zip(found, groups, strict=True)]
+    rows: list[_Rows] = ray.get(calls)
+    return rows
+
+
+def watched(cluster: Cluster, work: Callable[[], T]) -> T:
+    """Return what calls into Ray return, and raise what they raise; raises RayLostError if the cluster is lost.
+
+    They run in a thread of their own, because without its head Ray lets some wait for ever.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as exc:
+            future.set_exception(exc)
+
+    threading.Thread(target=run, name="psicli-nodes", daemon=True).start()
+    while not future.done():
+        wait([future], _WATCH)
+        if not future.done():
+            cluster.nodes()
+    try:
+        return future.result()
+    except LocalRayletDiedError as exc:
+        raise RayLostError(address=cluster.address) from exc

@@ -28,7 +28,7 @@ from psicli.items.partitions import MAX_ROWS, Items
 from psicli.items.sketches import Sketch
 from psicli.items.spelling import Spellings
 from psicli.ray.connection import Cluster
-from psicli.ray.items import Group, RemoteItems, divided, gathered, task, wait_for
+from psicli.ray.items import Group, RemoteItems, divided, gathered, task, watched
 from psicli.ray.probe import Node
 from psicli.tables import Divisible, Input, Share
 
@@ -75,7 +75,7 @@ def read_on_nodes(
         if not isinstance(source, Divisible) or source.size < sizes.input:
             return None
         try:
-            items, spellings = _Reading(cluster, opening, source, key, sketch, sizes).run()
+            items, spellings = watched(cluster, lambda: _Reading(cluster, opening, source, key, sketch, sizes).run())
         except (_NotOnNodesError, BadInputError, InputMissingError, StorageError, RayError) as exc:
             reason = exc if isinstance(exc, _NotOnNodesError) else f"on the nodes there was a {type(exc).__name__}"
             logger.info("reading %s on this machine: %s", source.name, reason)
@@ -171,7 +171,7 @@ class _Reading:
 
     def _end_one(self, under_way: dict[Any, Node]) -> Node:
         """Wait for one of the calls under way, and return the node that is free now; raises _NotOnNodesError."""
-        done = wait_for(self._cluster, list(under_way))
+        (done, *_), _ = ray.wait(list(under_way))
         node = under_way.pop(done)
         if (failure := ray.get(done)) is not None:
             raise _NotOnNodesError(f"node {node.address} {failure}")

@@ -43,7 +43,7 @@ from psicli.ray.actor import (
     unsealed,
 )  # fmt: skip
 from psicli.ray.connection import Cluster
-from psicli.ray.errors import NoWorkerError, RayLostError, WorkerFailedError
+from psicli.ray.errors import ItemsLostError, NoWorkerError, RayLostError, WorkerFailedError
 from psicli.ray.items import BinSource
 from psicli.ray.probe import Node
 
@@ -63,7 +63,7 @@ _LOOK_AGAIN = 5.0
 _END_TIMEOUT = 2 * _WATCH
 # The errors of a worker that the head raises again; it has the others as WorkerFailedError.
 _KNOWN: dict[str, type[PsicliError]] = {
-    each.__name__: each for each in (PeerProtocolError, errors.SelfCheckError, LocalProtocolError)
+    each.__name__: each for each in (PeerProtocolError, errors.SelfCheckError, LocalProtocolError, ItemsLostError)
 }
 
 

@@ -19,6 +19,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 from psicli.items.partitions import Matches, Partitioner
 from psicli.items.sketches import Sketch
 from psicli.ray import items as module
+from psicli.ray.errors import ItemsLostError
 from psicli.ray.items import Group, RemoteItems, divided, gathered, matched_rows
 
 KEY, SKETCH_KEY = bytes(32), b"s" * 32
@@ -52,7 +53,7 @@ def read(rows: Sequence[bytes | None], cuts: Sequence[int], batch: int, groups: 
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_matched_rows", SimpleNamespace(remote=matched_rows))
-    monkeypatch.setattr(module, "ray", SimpleNamespace(get=lambda found: found, wait=lambda refs, timeout: (refs, [])))
+    monkeypatch.setattr(module, "ray", SimpleNamespace(get=lambda found: found))
 
 
 def items_of(found: Any) -> list[bytes]:
@@ -86,3 +87,10 @@ def test_shares_and_groups_make_no_difference(groups: int) -> None:
             assert found.row_mask(matches).equals(expected.row_mask(matches))
 
     check()
+
+
+def test_items_that_nodes_cannot_read_again_are_lost() -> None:
+    found, _ = read([b"1", b"2", b"3"], [], 3, 2)
+    recipe = found.bin(0, 1, 0).recipe
+    with pytest.raises(ItemsLostError):
+        recipe(found._groups[0].items, None)
