@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from support.clusters import read
 from support.clusters.cluster import Cluster
+from support.clusters.fixtures import StartCluster
 from support.clusters.jobs import only_psicli_speaks, use
 from support.processes.expectations import succeeded, the_object
-from support.processes.runner import LISTENER, PARTIES, Pair, Side
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side
+from support.waiting import wait_until
 
 # The head reads smaller inputs by itself. Long values make few rows as large.
 ROWS, WIDTH = 20_000, 3500
@@ -93,3 +96,30 @@ def test_an_error_is_reported_by_the_head(pair: Pair, cluster: Cluster) -> None:
     assert "in.csv:70002: the row has 3 fields, but the header has 2" in alice.text
     assert alice.text.count(" on this machine: node ") == 1
     cluster.nothing_left()
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("end", ["signal", "head"])
+def test_a_run_ends_soon_while_nodes_read(pair: Pair, start_cluster: StartCluster, end: str) -> None:
+    cluster = start_cluster(2)
+    pair.path(DIALER, "in.jsonl").write_text('{"id":1}\n')
+    with open(pair.path(LISTENER, "in.jsonl"), "w") as file:
+        file.writelines(f'{{"id":{number},"x":"{number:0100}"}}\n' for number in range(700_000))
+    pair.add("rows", Side(["id"], "in.jsonl", "out/rows.csv"), Side(["id"], "in.jsonl"))
+    use(pair, cluster, LISTENER)
+    runs = {party: pair.start(party) for party in PARTIES}
+
+    def a_node_reads() -> bool:
+        return any("_read_share" in each.name() + " ".join(each.cmdline()) for each in cluster.workers())
+
+    wait_until(a_node_reads, "a node reads")
+    if end == "head":
+        cluster.head.gcs().kill()
+    else:
+        runs[LISTENER].send(signal.SIGTERM)
+    result = runs[LISTENER].result()
+    assert result.code == {"signal": 143, "head": 69}[end], result.text
+    only_psicli_speaks(result)
+    assert runs[DIALER].result().code == 69
+    if end == "signal":
+        cluster.nothing_left()
