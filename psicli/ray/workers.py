@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import ray
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from psicli import curve
@@ -278,6 +278,9 @@ class RayWorkers:
                         raise WorkerLostError(bin=bin_) from None
                     # Without its head, Ray does not notice that a node has died.
                     silent_since = self._silent_since(silent_since)
+                except ObjectLostError as exc:
+                    # The actor is well, but what it was to load is gone.
+                    raise ItemsLostError from exc
                 except RayError as exc:
                     self._lose(actor)
                     raise WorkerLostError(bin=bin_) from exc
