@@ -59,7 +59,7 @@ def large(pair: Pair, suffix: str, rows: int, **terms: object) -> None:
     ],
 )
 def test_eight_bins(pair: Pair, cluster: Cluster, suffix: str, rows: int, broadcast: bool) -> None:
-    """Parquet and CSV are read on the nodes, compressed CSV on the head."""
+    """Whatever the format of the inputs, which the head reads because they are small."""
     large(pair, suffix, rows, broadcast_result=broadcast)
     expected = outputs(pair)
     for party in PARTIES:
