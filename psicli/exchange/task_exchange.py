@@ -261,7 +261,8 @@ class TaskExchange:
         Raises BinOverflowError, and as Checkpoint.answering.
         """
         results, at = self._restored(), party.place
-        early = self._early.pop(at.bin, None)
+        # It belongs to the first attempt, which may have been restarted while it waited for its turn.
+        early = self._early.pop(at.bin, None) if at.attempt == 0 else None
         try:
             worker = self._new_worker(at) if early is None else early.result()
         except errors.WorkerLostError:

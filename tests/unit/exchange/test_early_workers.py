@@ -87,3 +87,48 @@ def test_workers_of_bins_that_never_begin_are_wiped() -> None:
     assert len(early) == 4
     exchange.wipe()
     assert all(bytes(worker._scalar) == WIPED for worker in early)
+
+
+class LosingPools(SynchronousPools):
+    """Pools that lose the first worker of one bin."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def compute(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        future = super().compute(work, *arguments)
+        place = work.__self__.party.place  # type: ignore[attr-defined]
+        if work.__name__ == "_prepare" and (place.bin, place.attempt) == (self._number, 0):
+            future = Future()
+            future.set_exception(WorkerLostError(bin=self._number))
+        return future
+
+
+class LateEarlyPools(EarlyPools):
+    """Early pools that begin the first attempt at one bin only after the second one. late: what begins the first."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(9)
+        self.late: list[Callable[[], object]] = []
+        self._number = number
+
+    def compute(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        if work.__name__ != "_prepare" or work.__self__.party.place.bin != self._number:  # type: ignore[attr-defined]
+            return super().compute(work, *arguments)
+        if not work.__self__.party.place.attempt:  # type: ignore[attr-defined]
+            self.late.append(work)
+            return Future()
+        future = super().compute(work, *arguments)
+        self.late.pop()()
+        return future
+
+
+def test_a_second_attempt_does_not_get_the_early_worker_of_the_first() -> None:
+    """Points of another attempt would match nothing."""
+    items = items_of(f"item-{i}" for i in range(96))
+    late = LateEarlyPools(2)
+    ends = run_exchanges(items, items, broadcast=True, pools=(LosingPools(2), late), **MANY)
+    assert late.late == []
+    for end in ends:
+        assert matched_items(end, end.output.staged) == set(items.to_pylist())
