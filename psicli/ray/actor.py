@@ -237,8 +237,9 @@ class _Bin:
 
     def stop(self) -> None:
         """Wipe the scalar, and let no call wait for a frame."""
-        self.worker.wipe()
+        # First, so that no call returns a frame that is being masked meanwhile, with a wiped scalar.
         self._fail(LocalProtocolError(detail="a bin was computed after its end"))
+        self.worker.wipe()
 
     def _fail(self, exc: BaseException) -> None:
         with self._changed:

@@ -17,7 +17,7 @@ from support.memory.pair import items_of
 from support.waiting import DEADLINE, wait_until
 
 from psicli import curve
-from psicli.core.errors import SelfCheckError
+from psicli.core.errors import LocalProtocolError, SelfCheckError
 from psicli.exchange.worker import Worker
 from psicli.items.encoding import encode_items
 from psicli.ray import actor
@@ -127,6 +127,22 @@ def test_a_forgotten_bin_is_wiped_and_lets_nobody_wait(made: BinActor, monkeypat
     assert made.mask_own(1, 0, 1)[0].failure == ("", {"kind": "KeyError"})
     may_go_on.set()
     wait_until(lambda: not made._to_mask, "the end of the masking")
+
+
+def test_no_frame_leaves_while_a_bin_is_wiped(made: BinActor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame that is masked after the wiping has a scalar that everybody knows."""
+    begin(made, 1, 5)
+    wait_until(lambda: not made._to_mask, "the end of the masking")
+    ended, wiped = made._bins[1], []
+
+    def wipe(_: Worker) -> None:
+        with pytest.raises(LocalProtocolError):
+            ended.frame(0)
+        wiped.append(1)
+
+    monkeypatch.setattr(Worker, "wipe", wipe)
+    made.forget(1)
+    assert wiped
 
 
 def test_only_the_holder_of_the_key_opens_an_order_secret(made: BinActor) -> None:
