@@ -40,12 +40,14 @@ T = TypeVar("T")
 # The names of psicli's actors in a cluster are its own.
 NAMESPACE = "psicli"
 # Settings of Ray that it reads when it is loaded; a user may have set them. Its own messages are not for a terminal.
-# Without the second one, Ray ends the process 60 s after its head has ended. The last one keeps Ray from sending the
-# current folder to all nodes if `uv run` started psicli.
+# Without the second one, Ray ends the process 60 s after its head has ended. The third one keeps Ray from sending the
+# current folder to all nodes if `uv run` started psicli. Without the last one, a thread that calls Ray after the end of
+# the connection would connect to whatever cluster runs here, or start one.
 _SETTINGS = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "86400",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 # How long to wait for a socket, for Ray's connection to its head, for an answer after that, and at the end [s].
 _SOCKET_TIMEOUT, _CONNECT_TIMEOUT, _ANSWER_TIMEOUT, _END_TIMEOUT = 5.0, 30.0, 10.0, 3.0

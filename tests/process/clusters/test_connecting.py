@@ -33,6 +33,19 @@ with connected(load_job(Path(sys.argv[1]), variables={})):
     print("connected", file=sys.stderr)
     threading.Event().wait()
 """
+# Calls Ray after the end of such a run, as a late thread may.
+LATE = """
+import sys
+from contextlib import suppress
+from pathlib import Path
+from psicli.config import load_job
+from psicli.ray.connection import connected
+with connected(load_job(Path(sys.argv[1]), variables={})):
+    import ray
+with suppress(Exception):
+    ray.remote(int).remote()
+print(ray.is_initialized())
+"""
 
 
 def prepared(pair: Pair, cluster: Cluster, **workers: object) -> Pair:
@@ -95,6 +108,15 @@ def test_the_same_job_runs_on_the_cluster(pair: Pair, cluster: Cluster) -> None:
     # Nobody can hold the name longer than the process lives.
     run.kill()
     assert check(pair)["cluster"][0][0] == "ok"
+
+
+def test_nothing_connects_again_after_the_end(pair: Pair, cluster: Cluster) -> None:
+    """Ray would connect by itself, or even start a cluster on this machine."""
+    prepared(pair, cluster)
+    result = pair.start_command(
+        pair.job_file(LISTENER), program=("-c", LATE), env={"RAY_ADDRESS": cluster.address}
+    ).result()
+    assert (result.code, result.stdout) == (0, b"False\n"), result.text
 
 
 def test_several_machines_without_tls(pair: Pair, start_cluster: StartCluster) -> None:
