@@ -115,6 +115,7 @@ class RayWorkers:
         self._looked = -math.inf
         self._closed = False
         self._in_progress = 0
+        self._looking = threading.Lock()
         self._changed = threading.Condition()
         # Only this process can decrypt what is encrypted for this key.
         self._key = X25519PrivateKey.generate()
@@ -218,6 +219,11 @@ class RayWorkers:
 
     def _look(self) -> None:
         """Make actors on nodes that have fewer than they could have, such as new ones."""
+        # One at a time, because others must not find that there is no actor before this has made one.
+        with self._looking:
+            self._look_for_nodes()
+
+    def _look_for_nodes(self) -> None:
         with self._changed:
             if self._closed or time.monotonic() - self._looked < _LOOK_AGAIN:
                 return
@@ -230,6 +236,8 @@ class RayWorkers:
                 return
             raise
         with self._changed:
+            if self._closed:
+                return
             self._actors = [each for each in self._actors if not each.lost]
             # One actor on each node, then the second one on each, so that `max_workers` does not leave nodes idle.
             rooms = {node.id: node.room(self._cpus, self._memory) for node in nodes}
