@@ -229,7 +229,8 @@ class TaskExchange:
         """Wipe all scalars; no point can be masked after this."""
         for each in self._bins.values():
             each.close()
-        for worker in self._early.values():
+        # A copy, because a thread of the pools may take one meanwhile.
+        for worker in [*self._early.values()]:
             worker.add_done_callback(_wipe)
 
     def close(self) -> None:

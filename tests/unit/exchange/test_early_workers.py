@@ -89,6 +89,20 @@ def test_workers_of_bins_that_never_begin_are_wiped() -> None:
     assert all(bytes(worker._scalar) == WIPED for worker in early)
 
 
+def test_workers_may_begin_their_bins_while_all_are_wiped() -> None:
+    items = items_of(f"item-{i}" for i in range(96))
+    exchange = run_exchanges(items, items, pools=(EarlyPools(9), None), **MANY)[0].exchange
+
+    class Taken(Future[Any]):
+        def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+            super().add_done_callback(fn)
+            exchange._early.popitem()
+
+    exchange._early |= {number: Taken() for number in range(3)}
+    exchange.wipe()
+    assert not exchange._early
+
+
 class LosingPools(SynchronousPools):
     """Pools that lose the first worker of one bin."""
 
