@@ -267,9 +267,7 @@ class TaskExchange:
         try:
             worker = self._new_worker(at) if early is None else early.result()
         except errors.WorkerLostError:
-            if early is None:
-                raise
-            # Nothing of this bin has been sent, so a new worker with new secrets needs no restart.
+            # Nothing of this attempt has been sent, so a new worker with new secrets needs no restart.
             worker = self._new_worker(at)
         if not self.party.receives:
             with self._answering:

@@ -6,6 +6,7 @@ The run either gives the right result, or ends with 69 and keeps its finished bi
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,8 +17,8 @@ from support.clusters.cluster import Cluster
 from support.clusters.fixtures import StartCluster
 from support.clusters.jobs import PORTABLE, only_psicli_speaks, use
 from support.jobs.faults import all_right, check_survivor, job, new_outputs, next_run_is_good, renew_outputs
-from support.processes.expectations import failed
-from support.processes.runner import PARTIES, Pair, Result, other
+from support.processes.expectations import failed, succeeded
+from support.processes.runner import DIALER, PARTIES, Pair, Result, failing_at, other
 from support.waiting import wait_until
 
 # Both parties end within this time after the kill [s]: Ray notices a lost node after about 5 s, and then the bins of
@@ -107,6 +108,21 @@ def kill_at_random(pair: Pair, start_cluster: StartCluster, kill: Kill, rounds: 
         if not succeeded:
             renew_outputs(pair)
             next_run_is_good(pair)
+
+
+@pytest.mark.more
+def test_all_actors_at_once(pair: Pair, cluster: Cluster) -> None:
+    """The head may still believe that one lives, and give it a bin which the other one has lost."""
+    job(pair, 60_000, bin_items=16_384, frame_items=4096)
+    use(pair, cluster, DIALER)
+    runs = {each: pair.start(each, env=failing_at("own.masked:stop:3" if each == DIALER else "")) for each in PARTIES}
+    runs[DIALER].wait_until_stopped()
+    for actor in cluster.workers():
+        actor.kill()
+    runs[DIALER].send(signal.SIGCONT)
+    results = {each: run.result() for each, run in runs.items()}
+    succeeded(results.values())
+    all_right(pair, results)
 
 
 KILLS = [an_actor, a_node, a_raylet, the_raylet_of_the_head, the_gcs]
