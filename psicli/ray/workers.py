@@ -235,6 +235,9 @@ class RayWorkers:
             if self._ready():
                 return
             raise
+        if not any(node.is_head for node in nodes) and not self._ready():
+            # Ray starts no actor for a driver whose node has ended, and never says so.
+            raise NoWorkerError(fault="the Ray node of this machine has ended")
         with self._changed:
             if self._closed:
                 return

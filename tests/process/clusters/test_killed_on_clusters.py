@@ -125,6 +125,25 @@ def test_all_actors_at_once(pair: Pair, cluster: Cluster) -> None:
     all_right(pair, results)
 
 
+@pytest.mark.more
+def test_the_raylet_of_the_head_before_the_first_bin(pair: Pair, start_cluster: StartCluster) -> None:
+    """Ray lets an actor wait for ever if the driver's own node has ended."""
+    cluster = start_cluster(2)
+    job(pair, 60_000, bin_items=16_384, frame_items=4096)
+    use(pair, cluster, DIALER)
+    runs = {each: pair.start(each, env=failing_at("input.read:stop" if each == DIALER else "")) for each in PARTIES}
+    runs[DIALER].wait_until_stopped()
+    the_raylet_of_the_head(cluster, random.Random())
+    wait_until(lambda: not cluster.workers(), "no worker is left")
+    ended = time.monotonic()
+    runs[DIALER].send(signal.SIGCONT)
+    result = runs[DIALER].result()
+    failed(result, 69, "the Ray node of this machine has ended")
+    only_psicli_speaks(result)
+    assert result.ended - ended < ENDS_WITHIN
+    runs[other(DIALER)].result()
+
+
 KILLS = [an_actor, a_node, a_raylet, the_raylet_of_the_head, the_gcs]
 
 
