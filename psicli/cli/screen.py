@@ -42,7 +42,8 @@ def open_standard_streams() -> None:
 def streams_are_one() -> bool:
     """Return whether standard output and standard error go to the same place, such as a terminal or cron's mail."""
     with suppress(OSError):
-        return os.path.sameopenfile(1, 2)
+        # Descriptor 2 may be kept from what Ray writes there; psicli's own stream never is.
+        return os.path.sameopenfile(1, sys.stderr.fileno())
     return False
 
 

@@ -167,7 +167,8 @@ def _in_time(work: Callable[[], T], seconds: float, stop: Callable[[], object] =
 def _kept_from_terminal() -> Iterator[Callable[[], bytes]]:
     """Keep from standard error what Ray's compiled part writes to it; yield a function that returns it.
 
-    psicli's own lines still arrive there, from every thread.
+    psicli's own lines still arrive there, from every thread. After an exception it stays so: a call that was given up
+    goes on and would write for as long as this process lives.
     """
     sys.stderr.flush()
     outer, at, there = sys.stderr, os.dup(2), os.memfd_create("ray")
@@ -176,11 +177,17 @@ def _kept_from_terminal() -> Iterator[Callable[[], bytes]]:
     sys.stderr = ours
     try:
         yield lambda: os.pread(there, 1 << 16, 0)
-    finally:
+    except BaseException:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        raise
+    else:
         sys.stderr = outer
         ours.flush()
         os.dup2(ours.fileno(), 2)
         ours.close()
+    finally:
         os.close(there)
 
 

@@ -98,6 +98,14 @@ def test_a_run_that_cannot_begin_tells_the_other_party(pair: Pair, cluster: Clus
     pair.nothing_left()
 
 
+def test_a_run_with_a_wrong_token(pair: Pair, cluster: Cluster) -> None:
+    """Ray goes on trying while the run tells the other party, which never comes, and must not write about it."""
+    prepared(pair, cluster)
+    run = pair.start(LISTENER, env={"RAY_AUTH_TOKEN": secrets.token_hex(32)}).result()
+    failed(run, 78, f"the Ray cluster at {cluster.address} does not accept psicli's token")
+    only_psicli_speaks(run)
+
+
 def test_the_same_job_runs_on_the_cluster(pair: Pair, cluster: Cluster) -> None:
     prepared(pair, cluster)
     run = pair.start_command(pair.job_file(LISTENER), program=("-c", RUN))

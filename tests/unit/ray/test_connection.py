@@ -165,6 +165,25 @@ def test_only_our_lines_reach_the_terminal(capfd: pytest.CaptureFixture[str]) ->
     assert capfd.readouterr().err == "ours\nlater\n"
 
 
+def test_a_call_that_was_given_up_stays_off_the_terminal(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on in its thread, and would write while psicli tells the other party that it cannot begin."""
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    terminal = os.dup(2)
+    try:
+        with pytest.raises(TimeoutError), connection._kept_from_terminal():
+            raise TimeoutError
+        os.write(2, b"[W] gcs_client.cc:210\n")
+        assert os.path.sameopenfile(sys.stderr.fileno(), terminal)
+        print("ours", file=sys.stderr)
+        sys.stderr.close()
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+    assert capfd.readouterr().err == "ours\n"
+
+
 def test_a_call_that_does_not_return() -> None:
     over = threading.Event()
     with pytest.raises(TimeoutError):
