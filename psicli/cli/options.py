@@ -88,7 +88,9 @@ class Workers(click.ParamType[str]):
         try:
             return "threads" if value == "threads" else ray_address("auto" if value == "ray" else str(value))
         except ValueError as exc:
-            self.fail(f"{exc}.", param, ctx)
+            fault = str(exc).partition("; ")[0]
+            right = "give threads, ray, or HOST:PORT of the head of the Ray cluster, such as 10.0.0.1:6379"
+            self.fail(f"{fault}; {right}.", param, ctx)
 
 
 @dataclass(frozen=True)

@@ -93,5 +93,5 @@ def test_the_option_overrides_only_the_address(load: Load) -> None:
 def test_the_text_of_the_option() -> None:
     convert = Workers().convert
     assert [convert(text, None, None) for text in ("threads", "ray", "h:1")] == ["threads", "auto", "h:1"]
-    with pytest.raises(click.BadParameter, match="'rays' is not the address of a Ray cluster; give HOST:PORT of the"):
+    with pytest.raises(click.BadParameter, match="'rays' is not the address of a Ray cluster; give threads, ray, or"):
         convert("rays", None, None)
