@@ -28,7 +28,7 @@ def check_cluster(found: Checklist, job: Job, rates: dict[str, float] | None) ->
         found.add(
             "cluster",
             f"{cluster.address} answers; {counted(len(nodes), 'node')} with {counted(cores, 'core')}, "
-            f"all with {versions}, {f'with {protection}' if protection else 'without TLS and token authentication'}",
+            f"all with {versions}, {f'with {protection}' if protection else 'without TLS or token authentication'}",
         )
         for warning in cluster.warnings:
             found.add("cluster", warning, good=False, hint="docs/cluster.md says how to set up a cluster.")
