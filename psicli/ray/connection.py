@@ -57,7 +57,8 @@ _CLAIM_TIMEOUT = 10.0
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS_FRAME = 4
 _TLS_FILES = ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
-_SAME_TLS = f"Set RAY_USE_TLS, and the files of {', '.join(_TLS_FILES)}, for psicli as for `ray start`."
+_SAME_TLS = f"Set RAY_USE_TLS=1, and the files of {', '.join(_TLS_FILES)}, for psicli as for `ray start`."
+_NO_TLS = "Set RAY_USE_TLS=1 for `ray start` on every node, too, or for none and not for psicli."
 _SAME_TOKEN = (
     "Set RAY_AUTH_MODE=token, and the token of the cluster (~/.ray/auth_token, or RAY_AUTH_TOKEN_PATH), for psicli as "
     "for `ray start`."
@@ -235,9 +236,7 @@ def _check_head(address: str) -> None:
     plain = len(answer) > 3 and answer[3] == _SETTINGS_FRAME
     uses_tls = _uses_tls()
     if plain and uses_tls:
-        raise RaySettingsError(
-            address=address, fault="does not use TLS, and psicli has RAY_USE_TLS=1", advice=_SAME_TLS
-        )
+        raise RaySettingsError(address=address, fault="does not use TLS, and psicli has RAY_USE_TLS=1", advice=_NO_TLS)
     if not answer and not uses_tls:
         raise RaySettingsError(address=address, fault="takes no connection without TLS", advice=_SAME_TLS)
     if answer and not plain and not uses_tls:

@@ -81,7 +81,14 @@ def test_different_settings_of_tls(server: Server, monkeypatch: pytest.MonkeyPat
     assert refused(address) == (78, f"the Ray cluster at {address} takes no connection without TLS")
     monkeypatch.setenv("RAY_USE_TLS", "1")
     address = server(SETTINGS)
-    assert refused(address) == (78, f"the Ray cluster at {address} does not use TLS, and psicli has RAY_USE_TLS=1")
+    with pytest.raises(PsicliError) as caught:
+        connection._check_head(address)
+    assert (caught.value.code, caught.value.message) == (
+        78,
+        f"the Ray cluster at {address} does not use TLS, and psicli has RAY_USE_TLS=1",
+    )
+    # psicli has it already.
+    assert "for `ray start` on every node" in caught.value.advice
 
 
 def test_another_program(server: Server) -> None:
