@@ -93,7 +93,10 @@ class RayUnreachableError(RayLostError):
 
 class RaySilentError(RayLostError):
     sentence = "the head of the Ray cluster at {address} did not let psicli in within {seconds:.0f} s"
-    hint = "Find out with `ray status` whether the Ray node of this machine still runs, and start it again."
+    hint = (
+        "The Ray node of this machine may have ended: look at `ray status`. Then end what is left with `ray stop`, and "
+        "start Ray again."
+    )
 
 
 class NodeLostError(RayLostError):
