@@ -23,7 +23,7 @@ HOOK = Path(keeper.__file__).with_name("hook")
 # What the actors say on their standard error, for Ray to write down.
 SAID = b"said by an actor"
 MARK = "zq7vk3xw9p"
-ROWS, BINS = 60_000, 4
+ROWS, BINS = 30_000, 2
 SECRET = {"scalars", "orders", "unmasked", "products"}
 # The environment of a cluster that spills all it can: objects of any size, as soon as one percent of the store is full.
 SPILLING = {"RAY_object_spilling_threshold": "0.01", "RAY_min_spilling_size": "1"}

@@ -89,7 +89,7 @@ def check(pair: Pair, party: str, results: dict[str, Result]) -> None:
         assert results[peer].code == 0, results[peer].text
         all_right(pair, results)
         return
-    failed(mine, 69, "Ray")
+    failed(mine, 69, "Ray|worker that was computing it stopped")
     new_outputs(pair, party)
     check_survivor(pair, peer, results[peer], {69})
 

@@ -15,9 +15,9 @@ import psutil
 from support.clusters.cluster import Node
 
 # Only writable memory can hold a secret.
-MAPPED = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw")
+MAPPED = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw(?!.*plasma)")
 # The size of a scalar, an order secret and a point, and that of a part that is searched at once [bytes].
-WIDTH, PART = 32, 1 << 24
+WIDTH, PART = 32, 1 << 20
 _LOW = np.uint64(0xFFFFFF)
 # How often the object store is looked at [s].
 LOOK = 0.1
@@ -49,7 +49,7 @@ def _data(path: Path) -> Iterator[bytes]:
 
 
 def memory(process: psutil.Process) -> bytes:
-    """Return the memory of a process that it may write to."""
+    """Return the memory of a process that it may write to, without the object store."""
     parts = []
     with open(f"/proc/{process.pid}/maps") as maps, open(f"/proc/{process.pid}/mem", "rb", 0) as octets:
         for line in maps:
@@ -120,14 +120,17 @@ class Secrets:
         return found
 
     def _raw(self, text: bytes) -> Iterator[bytes]:
-        for base, offset in itertools.product(range(0, len(text), PART), range(8)):
+        # Much of a process's memory is zero.
+        used = [base for base in range(0, len(text), PART) if text.count(0, base, base + PART) < PART]
+        for base, offset in itertools.product(used, range(8)):
             first = base + offset
             count = (min(len(text), base + PART + 7) - first) // 8
             if count <= 0:
                 continue
             words = np.frombuffer(text, "<u8", count, first)
             maybe = np.flatnonzero(self._begins[words & _LOW])
-            for at in maybe[np.isin(words[maybe], self._heads)].tolist():
+            nearest = np.minimum(np.searchsorted(self._heads, words[maybe]), len(self._heads) - 1)
+            for at in maybe[self._heads[nearest] == words[maybe]].tolist():
                 record = text[first + 8 * at : first + 8 * at + WIDTH]
                 if record in self.kinds:
                     yield record
