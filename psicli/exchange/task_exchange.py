@@ -250,7 +250,9 @@ class TaskExchange:
 
     def _match_all(self) -> list[Future[None]]:
         """Begin to match the last bin, if that was put off; return the work on all bins that are received."""
-        last, self._match_last = self._match_last, None
+        with self._guard:
+            # Both the session's thread and the one that writes the result call this.
+            last, self._match_last = self._match_last, None
         if last is not None:
             number, begin = last
             self._matching[number] = begin()

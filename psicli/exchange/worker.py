@@ -68,8 +68,13 @@ class Workers(Protocol):
     they begin.
     """
 
-    calls: int
-    ahead: int
+    @property
+    def calls(self) -> int: ...
+    @property
+    def ahead(self) -> int: ...
+
+    def open(self) -> None:
+        """Begin to start the workers, without waiting for them; the session has begun."""
 
     def make(
         self, at: Place, items: BinItems, own: int, peer: int, frame_items: int, *, receives: bool, strict: bool
@@ -226,6 +231,9 @@ class LocalWorkers:
     # While one call waits for its last parts, the other supplies new parts to the kernel's threads.
     calls = 2
     ahead = 0
+
+    def open(self) -> None:
+        """Do nothing: the threads start when they are needed."""
 
     def make(
         self, at: Place, items: BinItems, own: int, peer: int, frame_items: int, *, receives: bool, strict: bool

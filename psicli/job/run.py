@@ -95,6 +95,7 @@ def run_job(
             session = stack.enter_context(_session(job, meeting, storage, workers, report, timing.deadline, lock))
             console.meets()
             session.agree()
+            workers.open()
             session.run(runs)
     except PsicliError as exc:
         report.end(exc)
@@ -201,7 +202,7 @@ def _checked(
     trace_file: Path | None,
     console: Console,
 ) -> tuple[Inputs, Workers, Cluster | None]:
-    """Make every check that needs no complete reading of a file, and start the workers.
+    """Make every check that needs no complete reading of a file, and connect to the job's cluster, if there is one.
 
     unrecorded: why the ledger does not record this run, if so. If this party cannot start, tells its user why and then
     notifies the peer.
@@ -237,7 +238,7 @@ def _class_for_peer(exc: Exception) -> int:
 
 
 def _workers(job: Job, stack: ExitStack, report: Report) -> tuple[Workers, Cluster | None]:
-    """Start the workers on the job's Ray cluster, or return those of this process; `stack` ends them."""
+    """Connect to the job's Ray cluster and return its workers, or those of this process; `stack` ends them."""
     if job.pipeline.ray is None:
         return LocalWorkers(), None
     # Imported late, because Ray is an extra and slow to import.
@@ -249,10 +250,9 @@ def _workers(job: Job, stack: ExitStack, report: Report) -> tuple[Workers, Clust
         _warn(report, warning)
     from psicli.ray.workers import RayWorkers
 
-    workers = RayWorkers(cluster, *needs_of_worker(job), job.pipeline.ray.max_workers, job.pipeline.depth)
+    limits = *needs_of_worker(job), job.pipeline.ray.max_workers
+    workers = RayWorkers(cluster, *limits, depth=job.pipeline.depth, patience=job.connect_timeout)
     stack.callback(_end_workers, workers, report)
-    workers.open()
-
     return workers, cluster
 
 

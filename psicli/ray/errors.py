@@ -134,3 +134,13 @@ class ItemsLostError(PsicliError):
     sentence = "the Ray cluster has lost what its nodes read of the input"
     code = 69
     hint = "Look at `ray status` on the head, then run again. The run goes on after its finished bins."
+
+
+class ClusterBusyError(BusyError):
+    """Facts: address, seconds."""
+
+    sentence = (
+        "no worker has started on the Ray cluster at {address} within {seconds:.0f} s: other programs have its cores "
+        "or its memory"
+    )
+    hint = "`ray status` on the head shows what they have. Run the jobs of one cluster one after another, or run again."

@@ -110,6 +110,8 @@ def _facts() -> Callable[[], dict[str, Any]]:
             "token": os.environ.get("RAY_AUTH_MODE", "").lower() == "token",
         }
         try:
+            # Ray keeps this process for a worker, which then starts sooner.
+            import psicli.ray.actor  # noqa: F401
             from psicli import __version__, curve
 
             return {**found, "psicli": __version__, "backend": curve.backend()}

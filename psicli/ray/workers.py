@@ -43,20 +43,22 @@ from psicli.ray.actor import (
     unsealed,
 )  # fmt: skip
 from psicli.ray.connection import Cluster
-from psicli.ray.errors import ItemsLostError, NoWorkerError, RayLostError, WorkerFailedError
+from psicli.ray.errors import ClusterBusyError, ItemsLostError, NoWorkerError, RayLostError, WorkerFailedError
 from psicli.ray.items import BinSource
 from psicli.ray.probe import Node
 
 logger = logging.getLogger(__name__)
 
-# How long the first actor of a run may take to start [s]: other programs may have all cores of the cluster.
-START_TIMEOUT = 60.0
 # How long a call may take before psicli asks whether the cluster is still there [s].
 _WATCH = 2.0
-# How long the others may take, so that the first bins are shared fairly [s].
+# How many bins get their workers early at most: each takes a thread until its actor has its items.
+_MOST_AHEAD = 16
+# How long the other actors may take to start, so that the first bins are shared fairly [s].
 _GRACE = 10.0
 # How long psicli waits for a call while Ray's head is silent, which may only have been started again [s].
 _PATIENCE = 30.0
+# How long psicli waits for the first actor before it says so, and between two such lines [s].
+_FIRST_LINE, _LINE_INTERVAL = 10.0, 60.0
 # How often psicli looks for new nodes [s].
 _LOOK_AGAIN = 5.0
 # How long the calls in progress may take to end when the workers are dismissed [s].
@@ -84,6 +86,7 @@ class _Actor:
 
     handle: Any
     node: Node
+    cpus: int
     # The results of its start, until they are known.
     starting: list[Any] | None
     lost: bool = False
@@ -99,16 +102,21 @@ class RayWorkers:
     """Workers on the nodes of the cluster.
 
     cpus: the cores of an actor, by default all of its node; memory: what Ray reserves for an actor [bytes]; most: the
-    most actors; depth: the pieces of work that a bin has in progress.
+    most actors; depth: the pieces of work that a bin has in progress; patience: how long the first actor may take to
+    start [s], while other programs have the cores of the cluster.
     """
 
-    def __init__(self, cluster: Cluster, cpus: int | None, memory: int, most: int | None, depth: int) -> None:
-        self.ahead = 1
+    def __init__(
+        self, cluster: Cluster, cpus: int | None, memory: int, most: int | None, depth: int, patience: float
+    ) -> None:
         self._cluster = cluster
         self._cpus, self._memory = cpus, memory
         self._most = most or math.inf
+        self._patience = patience
+        self._opened = time.monotonic()
+        self._next_line = self._opened + _FIRST_LINE
         # Those of two bins, and the making of the next ones.
-        self.calls = 2 * depth + 8
+        self.calls = 2 * depth + _MOST_AHEAD
         self._actors: list[_Actor] = []
         self._work: dict[str, Work] = {}
         self._numbers = itertools.count()
@@ -120,22 +128,15 @@ class RayWorkers:
         # Only this process can decrypt what is encrypted for this key.
         self._key = X25519PrivateKey.generate()
 
-    def open(self) -> None:
-        """Start the actors, and wait for the first one, and a little for the others.
+    @property
+    def ahead(self) -> int:
+        """The bins that get their workers early: one for each actor, whose points wait in its memory."""
+        return min(len(self._actors), _MOST_AHEAD)
 
-        Raises NoWorkerError, InterruptedBySignal, TerminatedBySignal.
-        """
-        began = time.monotonic()
+    def open(self) -> None:
+        """Let Ray start the actors; the run has their cores from now on. Raises NoWorkerError, RayLostError."""
+        self._opened = time.monotonic()
         self._look()
-        while self._wait_for_start():
-            signals.check()
-            if time.monotonic() > began + (_GRACE if self._ready() else START_TIMEOUT):
-                break
-        if not self._ready():
-            raise NoWorkerError(fault="none has started; other programs may use all cores or memory")
-        logger.info("%s on %s of the Ray cluster", counted(len(self._actors), "worker"), _nodes(self._actors))
-        # Besides the two bins under way, each actor masks one for later, but no more: the points wait in its memory.
-        self.ahead = len(self._actors)
 
     def close(self) -> list[tuple[str, int, float, int, int]]:
         """End all actors; return what each node has done: node, bins, seconds, points, redone bins."""
@@ -173,30 +174,36 @@ class RayWorkers:
     # Actors
 
     def _chosen(self, number: int) -> _Actor:
-        """Return the actor that holds the fewest bins, and let it hold this one; raises NoWorkerError."""
-        deadline = time.monotonic() + START_TIMEOUT
+        """Return the actor that holds the fewest bins, and let it hold this one.
+
+        Waits for the first actor to start, and a little for the others. Raises NoWorkerError, ClusterBusyError.
+        """
+        deadline = time.monotonic() + self._patience
         while True:
             self._look()
             ready = self._ready()
             with self._changed:
                 if self._closed:
                     raise NoWorkerError(fault="the run has ended")
-                if ready:
+                starting = [each.starting[0] for each in self._actors if each.starting and not each.lost]
+                if ready and (not starting or time.monotonic() > self._opened + _GRACE):
                     actor = min(ready, key=lambda each: (len(each.held), each.given))
                     actor.held.add(number)
                     actor.given += 1
                     return actor
-            if time.monotonic() > deadline or not self._wait_for_start():
+            if not (ready or starting):
                 raise NoWorkerError(fault="no node is left that could compute")
-
-    def _wait_for_start(self) -> bool:
-        """Wait a moment for an actor to start; return whether there is still one that may."""
-        self._ready()
-        with self._changed:
-            starting = [each.starting[0] for each in self._actors if each.starting and not each.lost]
-        if starting:
+            if time.monotonic() > deadline:
+                raise ClusterBusyError(address=self._cluster.address, seconds=self._patience)
             ray.wait(starting, timeout=signals.SLICE)
-        return bool(starting)
+            self._tell_of_wait(ready)
+
+    def _tell_of_wait(self, ready: Sequence[_Actor]) -> None:
+        """Say now and then that no actor has started yet."""
+        with self._changed:
+            if not ready and time.monotonic() > self._next_line:
+                self._next_line = time.monotonic() + _LINE_INTERVAL
+                logger.info("waiting: other programs have the cores or the memory of the Ray cluster")
 
     def _ready(self) -> list[_Actor]:
         """Return the actors that have started."""
@@ -216,6 +223,7 @@ class RayWorkers:
             raise _error(header.failure, actor.node)
         actor.offset = time.perf_counter_ns() - int(facts.split()[1])
         actor.starting = None
+        logger.info("a worker with %s on node %s", counted(actor.cpus, "core"), actor.node.name)
 
     def _look(self) -> None:
         """Make actors on nodes that have fewer than they could have, such as new ones."""
@@ -258,7 +266,7 @@ class RayWorkers:
         kind = ray.remote(concurrency_groups=AT_ONCE, num_cpus=cpus, memory=self._memory, **never)(BinActor)
         handle = kind.options(scheduling_strategy=where).remote(cpus)
         self._work.setdefault(node.id, Work(node.name))
-        return _Actor(handle, node, handle.start.options(num_returns=2, concurrency_group="start").remote())
+        return _Actor(handle, node, cpus, handle.start.options(num_returns=2, concurrency_group="start").remote())
 
     # What the workers call
 
@@ -459,7 +467,3 @@ def _error(failure: tuple[str, dict[str, object]], node: Node) -> BaseException:
     if name in _KNOWN:
         return _KNOWN[name](**facts)
     return WorkerFailedError(node=node.name, kind=facts.get("kind", name))
-
-
-def _nodes(actors: Sequence[_Actor]) -> str:
-    return counted(len({each.node.id for each in actors}), "node")
