@@ -144,7 +144,7 @@ class _Reading:
 
     def _find_cores(self) -> list[Node]:
         nodes = {_LOOK.options(**_on(node)).remote(self._opening, self._mark): node for node in self._cluster.nodes()}
-        ready, _ = ray.wait(list(nodes), num_returns=len(nodes), timeout=_LOOK_TIMEOUT)
+        ready, _ = ray.wait(list(nodes), num_returns=len(nodes), timeout=_LOOK_TIMEOUT, fetch_local=False)
         able = [nodes[ref] for ref in ready if ray.get(ref)]
         cores = [node for turn in zip_longest(*([node] * node.cpus for node in able)) for node in turn if node]
         if len(cores) < 2:
@@ -171,7 +171,8 @@ class _Reading:
 
     def _end_one(self, under_way: dict[Any, Node]) -> Node:
         """Wait for one of the calls under way, and return the node that is free now; raises _NotOnNodesError."""
-        (done, *_), _ = ray.wait(list(under_way))
+        # To fetch would be to use the object store of this machine, and its end while Ray uses it ends this process.
+        (done, *_), _ = ray.wait(list(under_way), fetch_local=False)
         node = under_way.pop(done)
         if (failure := ray.get(done)) is not None:
             raise _NotOnNodesError(f"node {node.address} {failure}")
