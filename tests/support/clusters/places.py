@@ -20,7 +20,7 @@ MAPPED = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw(?!.*plasma)")
 WIDTH, PART = 32, 1 << 20
 _LOW = np.uint64(0xFFFFFF)
 # How often the object store is looked at [s].
-LOOK = 0.1
+LOOK = 0.5
 
 
 def store(node: Node) -> bytes:
