@@ -1,7 +1,8 @@
 """Compare a party on one and on two Ray nodes of one core each with the threads of its own process, in turns.
 
 The peer's points were made beforehand, so that this party computes nearly alone. But on a machine of two cores, its own
-process and the peer's also take their share of the nodes' cores.
+process and the peer's also take their share of the nodes' cores. The ratio is that of the exchange: a run on a cluster
+also connects, checks the nodes and starts workers, which takes some seconds whatever the number of rows.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from shared.parties import in_child, work_folder, write_keys
 from support.clusters.cluster import Cluster, NoCluster, running
 
 TWO_THREADS, ONE_NODE, TWO_NODES = "two threads", "one node", "two nodes"
-ROW = "{:<12} {:>9} {:>9} {:>7} {:>14}  {}"
+ROW = "{:<12} {:>9} {:>8} {:>8} {:>6} {:>9}  {}"
 
 
 def ways(cluster: Cluster) -> dict[str, dict[str, Any]]:
@@ -55,14 +56,14 @@ def main() -> None:
 
 def show(rows: int, times: dict[str, list[Time]]) -> None:
     print(f"{rows:,} x {rows:,} rows, each node with one core; median of {len(times[ONE_NODE])} runs in turns [s]")
-    print(ROW.format("", "whole run", "the task", "ratio", "rows/s", "runs"))
-    medians = {way: statistics.median(each.task for each in found) for way, found in times.items()}
+    print(ROW.format("", "whole run", "task", "exchange", "ratio", "rows/s", "exchanges"))
+    medians = {way: statistics.median(each.exchange for each in found) for way, found in times.items()}
     for way, found in times.items():
-        whole = statistics.median(each.whole for each in found)
-        runs = " ".join(f"{each.task:.2f}" for each in found)
-        ratio = f"{medians[way] / medians[TWO_THREADS]:.2f}x"
-        print(ROW.format(way, f"{whole:.2f}", f"{medians[way]:.2f}", ratio, f"{rows / medians[way]:,.0f}", runs))
-    print(f"the second node makes the task {medians[ONE_NODE] / medians[TWO_NODES]:.2f}x as fast")
+        whole, task = (statistics.median(getattr(each, name) for each in found) for name in ("whole", "task"))
+        runs = " ".join(f"{each.exchange:.2f}" for each in found)
+        ratio, speed = f"{medians[way] / medians[TWO_THREADS]:.2f}x", f"{rows / medians[way]:,.0f}"
+        print(ROW.format(way, f"{whole:.2f}", f"{task:.2f}", f"{medians[way]:.2f}", ratio, speed, runs))
+    print(f"the second node makes the exchange {medians[ONE_NODE] / medians[TWO_NODES]:.2f}x as fast")
 
 
 if __name__ == "__main__":
