@@ -51,6 +51,9 @@ from psicli.protocol.messages import (
     task_session_id,
 )
 
+# Each worker process of pytest that runs one of these needs the runs, which take long.
+pytestmark = pytest.mark.more
+
 # Tasks of 2 to 8 bins -----------------------------------------------------------------------------------------------
 
 COUNTS = 34_000, 20_000
@@ -92,7 +95,6 @@ def test_the_inputs_are_what_they_should_be() -> None:
         assert sizes == [0, own, 0, 0]
 
 
-@pytest.mark.more
 @pytest.mark.parametrize("name", TASKS)
 def test_the_traffic_depends_only_on_the_two_counts(runs: list[RecordedRun], name: str) -> None:
     """The counts determine the number, sizes and order of messages; each bin has exactly its capacity of points."""
@@ -106,7 +108,6 @@ def test_only_counts_are_sent_if_a_party_has_no_items(runs: list[RecordedRun]) -
         assert sent == {Offer, Open, Done} | ({Ready, Commit} if TASKS[name].broadcast else {Received})
 
 
-@pytest.mark.more
 def test_bins_hold_different_numbers_of_items(runs: list[RecordedRun]) -> None:
     """Bins of one capacity hold different numbers of items; otherwise the test of the traffic would prove little."""
     for run in runs:
@@ -118,7 +119,6 @@ def test_bins_hold_different_numbers_of_items(runs: list[RecordedRun]) -> None:
         assert min(len(seen.keys) for seen in run.bins(LISTENER, "few")) <= 1
 
 
-@pytest.mark.more
 def test_scalars_and_padding_are_fresh_for_every_bin(runs: list[RecordedRun]) -> None:
     """Bins, tasks, parties and runs never share a scalar or padding, and no scalar is used as padding."""
     seen = [seen for run in runs for _, _, seen in run.all_bins()]
@@ -147,7 +147,6 @@ def in_order_of(order: str, own: Sequence[str], file: Sequence[str]) -> list[str
 ORDERS = ["file", "key", "hash of the key", "hash of the item", "partition hash"]
 
 
-@pytest.mark.more
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_order_on_the_wire_is_unrelated_to(runs: list[RecordedRun], order: str) -> None:
     checked = 0
@@ -167,7 +166,6 @@ def check_orders(one: SeenBin, other: SeenBin) -> None:
     check_unrelated([place for _, place in sorted(zip(one.places[:shorter], other.places[:shorter], strict=True))])
 
 
-@pytest.mark.more
 def test_orders_of_bins_tasks_parties_and_runs_are_unrelated(runs: list[RecordedRun]) -> None:
     tasks = ["random", "again", "skewed"]
     of_party = {party: [seen for run in runs for name in tasks for seen in run.bins(party, name)] for party in PARTIES}
@@ -182,7 +180,6 @@ def test_orders_of_bins_tasks_parties_and_runs_are_unrelated(runs: list[Recorded
         check_unrelated([theirs[key] for key in sorted(common, key=mine.__getitem__)])
 
 
-@pytest.mark.more
 def test_padding_is_scattered_over_a_bin(runs: list[RecordedRun]) -> None:
     """The positions of padding look random, and the padding is in no order."""
     checked = 0
