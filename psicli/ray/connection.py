@@ -67,8 +67,9 @@ _SAME_TOKEN = (
 
 @dataclass(frozen=True)
 class Cluster:
-    """The cluster that a run is connected to. warnings: what its user should know. protection: what it has of TLS and
-    token authentication.
+    """The cluster that a run is connected to.
+
+    warnings: what its user should know; protection: what it has of TLS and token authentication.
     """
 
     address: str
