@@ -239,8 +239,9 @@ class RayWorkers:
         try:
             nodes = self._cluster.nodes()
         except RayLostError:
-            # The workers can go on without Ray's head.
+            # The workers can go on without Ray's head. Each look for it delays a bin, so the next one is later.
             if self._ready():
+                self._looked = time.monotonic() + _PATIENCE
                 return
             raise
         if not any(node.is_head for node in nodes) and not self._ready():

@@ -138,18 +138,24 @@ def test_the_raylet_of_the_head_before_the_first_bin(pair: Pair, start_cluster: 
     ended = time.monotonic()
     runs[DIALER].send(signal.SIGCONT)
     result = runs[DIALER].result()
-    failed(result, 69, "the Ray node of this machine has ended")
+    # A worker that has started on the other node by then may finish the run.
+    if result.code:
+        failed(result, 69, "the Ray node of this machine has ended")
+    else:
+        succeeded([result])
     only_psicli_speaks(result)
     assert result.ended - ended < ENDS_WITHIN
     runs[other(DIALER)].result()
 
 
 KILLS = [an_actor, a_node, a_raylet, the_raylet_of_the_head, the_gcs]
+# The others take minutes.
+SOME_KILLS = [an_actor, a_node, the_raylet_of_the_head]
 
 
 @pytest.mark.more
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kill", KILLS, ids=lambda kill: kill.__name__)
+@pytest.mark.parametrize("kill", SOME_KILLS, ids=lambda kill: kill.__name__)
 def test_three_kills_at_random(pair: Pair, start_cluster: StartCluster, kill: Kill) -> None:
     kill_at_random(pair, start_cluster, kill, 3)
 

@@ -92,7 +92,7 @@ def test_a_run_on_a_cluster_resumes_what_threads_have_finished(pair: Pair, clust
 
 
 @pytest.mark.more
-@pytest.mark.parametrize("party", PARTIES)
+@pytest.mark.parametrize("party", [PARTIES[0], pytest.param(PARTIES[1], marks=pytest.mark.slow)])
 def test_a_node_that_is_added_gets_bins(pair: Pair, start_cluster: StartCluster, party: str) -> None:
     cluster = start_cluster(1, environment=PORTABLE)
     large(pair, "csv", 100_000)
