@@ -23,9 +23,8 @@ EXIT_CODES: dict[int, tuple[str, str]] = {
     66: ("input missing", "An input file or one of its key columns does not exist."),
     69: (
         "peer lost",
-        "The other party could not be reached, or the connection to it was lost. Try again. Of a Ray "
-        "cluster: it was lost, or no worker is left. Of a batch: a hook before it failed, or it has not ended well for "
-        "long.",
+        "The other party could not be reached, or the connection to it was lost. Try again. Of a Ray cluster: it was "
+        "lost, or no worker is left. Of a batch: a hook before it failed, or it has not ended well for long.",
     ),
     70: ("internal", "A bug in psicli, or a failed self-check of its arithmetic."),
     73: ("cannot create", "An output file, a lock file or a state file cannot be created."),

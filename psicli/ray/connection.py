@@ -138,11 +138,10 @@ def _load() -> Any:
     return ray
 
 
-def _in_time(work: Callable[[], T], seconds: float, stop: Callable[[], object] = lambda: None) -> T:
-    """Return what a call into Ray returns, and raise what it raises, or TimeoutError after `seconds` [s].
+def in_own_thread(work: Callable[[], T]) -> Future[T]:
+    """Begin a call into Ray in a thread of its own, which may wait for ever, and return its future.
 
-    A signal ends the wait. So does an exception of `stop`, which is called now and then. The call runs in a thread of
-    its own: Ray knows no time limit for most of them, and would take over the handler of SIGTERM in the main thread.
+    Ray knows no time limit for most calls, and would take over the handler of SIGTERM in the main thread.
     """
     future: Future[T] = Future()
 
@@ -153,6 +152,15 @@ def _in_time(work: Callable[[], T], seconds: float, stop: Callable[[], object] =
             future.set_exception(exc)
 
     threading.Thread(target=run, name="psicli-ray", daemon=True).start()
+    return future
+
+
+def _in_time(work: Callable[[], T], seconds: float, stop: Callable[[], object] = lambda: None) -> T:
+    """Return what a call into Ray returns, and raise what it raises, or TimeoutError after `seconds` [s].
+
+    A signal ends the wait. So does an exception of `stop`, which is called now and then.
+    """
+    future = in_own_thread(work)
     deadline = time.monotonic() + seconds
     while True:
         if threading.current_thread() is threading.main_thread():

@@ -7,9 +7,8 @@ consist of several.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -25,7 +24,7 @@ from psicli.items.hashing import Hashes, bin_of, cumulated, keyed_hashes, sorted
 from psicli.items.partitions import FINEST_BITS, BinItems, Items, Matches
 from psicli.items.records import Mask
 from psicli.items.sketches import Sketch
-from psicli.ray.connection import Cluster
+from psicli.ray.connection import Cluster, in_own_thread
 from psicli.ray.errors import ItemsLostError, RayLostError
 
 T = TypeVar("T")
@@ -209,17 +208,9 @@ def _rows_of(found: Sequence[Mask], groups: Sequence[Group]) -> list[_Rows]:
 def watched(cluster: Cluster, work: Callable[[], T]) -> T:
     """Return what calls into Ray return, and raise what they raise; raises RayLostError if the cluster is lost.
 
-    They run in a thread of their own, because without its head Ray lets some wait for ever.
+    Without its head, Ray lets some of them wait for ever.
     """
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as exc:
-            future.set_exception(exc)
-
-    threading.Thread(target=run, name="psicli-nodes", daemon=True).start()
+    future = in_own_thread(work)
     while not future.done():
         wait([future], _WATCH)
         if not future.done():
