@@ -82,7 +82,7 @@ class SynchronousPools(WorkerPools):
 
     def __init__(self) -> None:
         self.depth = 1
-        self.workers = LocalWorkers()
+        self.workers: LocalWorkers = LocalWorkers()
 
     def _submit(self, executor: object, work: Callable[..., T], *arguments: Any) -> Future[T]:
         future: Future[T] = Future()
@@ -96,6 +96,25 @@ class SynchronousPools(WorkerPools):
         """Do nothing, since no work is ever under way."""
 
     _computing = _matching = _committing = _writing = cast(Any, None)
+
+
+class LatePools(SynchronousPools):
+    """Pools that prepare the first attempt at a bin only after the second one. late: what prepares the first."""
+
+    def __init__(self, number: int = 0) -> None:
+        super().__init__()
+        self.late: list[Callable[[], object]] = []
+        self._number = number
+
+    def compute(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        if work.__name__ != "_prepare" or work.__self__.party.place.bin != self._number:  # type: ignore[attr-defined]
+            return super().compute(work, *arguments)
+        if not work.__self__.party.place.attempt:  # type: ignore[attr-defined]
+            self.late.append(work)
+            return Future()
+        future = super().compute(work, *arguments)
+        self.late.pop()()
+        return future
 
 
 class MemoryOutput:

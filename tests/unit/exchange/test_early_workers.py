@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 from support.memory.dishonest import MANY, WIPED, scalars_of
-from support.memory.pair import SynchronousPools, items_of, matched_items, run_exchanges
+from support.memory.pair import LatePools, SynchronousPools, items_of, matched_items, run_exchanges
 
 from psicli.core.errors import WorkerLostError
 from psicli.exchange.worker import LocalWorkers, Worker
@@ -119,29 +119,11 @@ class LosingPools(SynchronousPools):
         return future
 
 
-class LateEarlyPools(EarlyPools):
-    """Early pools that begin the first attempt at one bin only after the second one. late: what begins the first."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(9)
-        self.late: list[Callable[[], object]] = []
-        self._number = number
-
-    def compute(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
-        if work.__name__ != "_prepare" or work.__self__.party.place.bin != self._number:  # type: ignore[attr-defined]
-            return super().compute(work, *arguments)
-        if not work.__self__.party.place.attempt:  # type: ignore[attr-defined]
-            self.late.append(work)
-            return Future()
-        future = super().compute(work, *arguments)
-        self.late.pop()()
-        return future
-
-
 def test_a_second_attempt_does_not_get_the_early_worker_of_the_first() -> None:
     """Points of another attempt would match nothing."""
     items = items_of(f"item-{i}" for i in range(96))
-    late = LateEarlyPools(2)
+    late = LatePools(2)
+    late.workers = EarlyWorkers(9)
     ends = run_exchanges(items, items, broadcast=True, pools=(LosingPools(2), late), **MANY)
     assert late.late == []
     for end in ends:

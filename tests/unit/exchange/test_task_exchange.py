@@ -17,6 +17,7 @@ from support.memory.dishonest import MANY, OWN, WIPED, DishonestPeer, scalars_of
 from support.memory.machines import TASK, TASK_SID
 from support.memory.pair import (
     ExchangeEnd,
+    LatePools,
     MemoryChannel,
     MemoryOutput,
     SynchronousPools,
@@ -295,24 +296,6 @@ def test_a_bin_that_is_lost_twice_after_it_was_confirmed_ends_the_run() -> None:
     with pytest.raises(WorkerLostError) as caught:
         run_exchanges(items, items, broadcast=True, pools=(LosingMatches(3, 4), None), **MANY)
     assert caught.value.code == 69
-
-
-class LatePools(SynchronousPools):
-    """Pools that draw the secrets of the first attempt only after those of the second one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.late: list[Callable[[], object]] = []
-
-    def compute(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
-        if work.__name__ != "_prepare":
-            return super().compute(work, *arguments)
-        if not work.__self__.party.place.attempt:  # type: ignore[attr-defined]
-            self.late.append(work)
-            return Future()
-        future = super().compute(work, *arguments)
-        self.late.pop()()
-        return future
 
 
 def test_an_attempt_abandoned_while_its_secrets_are_drawn_leaves_nothing() -> None:
