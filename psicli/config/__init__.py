@@ -35,6 +35,7 @@ from psicli.config.models import (
 from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 from psicli.core.formats import Dialect, file_format
+from psicli.items.forms.names import Form
 
 __all__ = [
     "DNS_NAME", "NAME", "Job", "PolicySettings", "RayWorkers", "Simulation", "Task", "job_schema", "load_job",
@@ -228,6 +229,7 @@ def _task(document: Document, slot: Slot, party: str, dialect: Dialect) -> Task:
     return Task(
         name=slot.name,
         keys=document.get(*slot.task, "keys", party),
+        forms=tuple(Form() for _ in document.get(*slot.task, "keys", party)),
         input_path=input_path,
         input_format=file_format(input_path, dialect),
         output_path=output_path,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, Tag
 
 from psicli.config import fields
 from psicli.core.formats import SUFFIXES, FileFormat
+from psicli.items.forms.names import Form
 from psicli.protocol.bins import LEAST_BIN_ITEMS
 from psicli.protocol.streams import FRAME_ITEMS_STEP, LEAST_FRAME_ITEMS, MAX_FRAME_ITEMS
 
@@ -434,6 +435,8 @@ class Task(Model):
 
     name: str
     keys: tuple[str, ...]
+    # The form of each key column.
+    forms: tuple[Form, ...]
     input_path: Path | Literal["-"]
     input_format: FileFormat
     # None if this party does not learn the result, even if the file names an output.
