@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
+import pyarrow as pa
+
 from psicli.items.forms.names import Form
+from psicli.items.forms.rules import rule
 
 # Raised when a form changes what it makes of any value; both parties must have the same.
 FORMS_VERSION = 1
@@ -27,7 +30,13 @@ class Converter:
         A value that the form cannot take becomes null. texts: a pa.LargeStringArray of canonical texts; nulls and
         empty texts stay what they are.
         """
-        return texts
+        form = self._forms[column]
+        if form.is_text:
+            return texts
+        values = texts.dictionary_encode()
+        convert = rule(form)
+        outputs = [text if text is None else convert(text) for text in values.dictionary.to_pylist()]
+        return pa.array(outputs, pa.large_string()).take(values.indices)
 
     def close(self) -> None:
         """End the processes; does nothing if there are none."""
