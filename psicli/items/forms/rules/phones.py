@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from psicli.items.forms.rules.numbers import ascii_digits, without_point_zero
 from psicli.items.forms.rules.text import trim
 
 # The digits 00 that many countries dial for +.
 _ZERO_ZERO = re.compile(r"[^0-9+A-Za-z]*00")
+_NO_DIGITS = re.compile("[^0-9]+")
+# So many digits without 0 or + in front are an international number if they begin with the country code.
+_FULL = 12
+_MOST_ROUNDS = 8
+_NOTHING = "(?!)"
 
 
 def region_exists(region: str) -> bool:
@@ -36,25 +42,55 @@ def phone(region: str, text: str) -> str | None:
     number = without_point_zero(ascii_digits(text))
     if number is None:
         return None
+    if region and _has_country_code(number, region):
+        number = "+" + number
     found = _possible(number, region or None)
     if found is None and (zeros := _ZERO_ZERO.match(number)):
         found = _possible("+" + number[zeros.end() :], None)
     return found
 
 
+def _has_country_code(text: str, region: str) -> bool:
+    """Return whether a number without a plus is long enough for its first digits to be the country code.
+
+    The library takes 491701234567 for a number in the town of Leer, whose numbers begin with 491, but have 11 digits.
+    """
+    if text[0] not in "123456789" or len(digits := _NO_DIGITS.sub("", text)) < _FULL:
+        return False
+    from phonenumbers import country_code_for_region
+
+    return digits.startswith(str(country_code_for_region(region)))
+
+
 def _possible(text: str, region: str | None) -> str | None:
+    """Return a possible number that the library finds in a text, as E.164 has it."""
     from phonenumbers import NumberParseException, ValidationResult, parse
     from phonenumbers.phonenumberutil import is_possible_number_with_reason, national_significant_number
 
-    try:
-        number = parse(text, region)
-    except NumberParseException:
-        return None
-    # Not whether it is valid: that changes with each version of the library, and two versions would match less.
-    if is_possible_number_with_reason(number) != ValidationResult.IS_POSSIBLE:
-        return None
-    national = national_significant_number(number)
-    # 0000000000 stands for no number.
-    if len(set(national)) == 1:
-        return None
-    return f"+{number.country_code}{national}"
+    for _ in range(_MOST_ROUNDS):
+        try:
+            number = parse(text, region)
+        except NumberParseException:
+            return None
+        # Not whether it is valid: that changes with each version of the library, and two versions would match less.
+        if is_possible_number_with_reason(number) != ValidationResult.IS_POSSIBLE:
+            return None
+        national = national_significant_number(number)
+        # 0000000000 stands for no number.
+        if len(set(national)) == 1:
+            return None
+        before, text, region = text, f"+{number.country_code}{national}", None
+        # The library takes one trunk prefix off, such as the first 0 of +49 00301234; the next may be there.
+        if text == before or not _trunk_prefix(number.country_code).match(national):
+            return text
+    return None
+
+
+@cache
+def _trunk_prefix(country_code: int) -> re.Pattern[str]:
+    from phonenumbers import PhoneMetadata, region_code_for_country_code
+
+    metadata = PhoneMetadata.metadata_for_region_or_calling_code(
+        country_code, region_code_for_country_code(country_code)
+    )
+    return re.compile(metadata.national_prefix_for_parsing or _NOTHING)
