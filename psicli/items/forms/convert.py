@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from psicli.items.forms.names import Form
-from psicli.items.forms.rules import rule
+from psicli.items.forms.phone_pool import PhonePool
+from psicli.items.forms.quick import quick
+from psicli.items.forms.quick.hashes import sha256_texts
+from psicli.items.forms.rules import base_rule
 
 # Raised when a form changes what it makes of any value; both parties must have the same.
 FORMS_VERSION = 1
+
+# What makes the values of a form of distinct texts.
+_Rules = Callable[[Sequence[str]], Sequence[str | None]]
 
 
 class Converter:
@@ -22,27 +29,45 @@ class Converter:
 
     def __init__(self, forms: Sequence[Form], threads: int = 1) -> None:
         self._forms = forms
-        self._threads = threads
+        regions = {form.option for form in forms if form.base == "phone" and not form.hashed}
+        self._pools = {region: PhonePool(region, threads) for region in regions}
 
     def convert(self, column: int, texts: Any) -> Any:
         """Return the values of a key column in its form: a pa.LargeStringArray, as long as `texts` is.
 
         A value that the form cannot take becomes null. texts: a pa.LargeStringArray of canonical texts; nulls and
-        empty texts stay what they are.
+        empty texts stay what they are, and a text of nothing but what is trimmed becomes empty.
         """
         form = self._forms[column]
-        if form.is_text:
-            return texts
-        values = texts.dictionary_encode()
-        convert = rule(form)
-        outputs = [text if text is None else convert(text) for text in values.dictionary.to_pylist()]
-        return pa.array(outputs, pa.large_string()).take(values.indices)
+        if form.base != "text" or form.hashed:
+            values = quick(form, texts)
+            if values.null_count > texts.null_count:
+                values = _completed(values, texts, self._rules(form))
+        else:
+            values = texts
+        return sha256_texts(values) if form.sha256 and not form.hashed else values
+
+    def _rules(self, form: Form) -> _Rules:
+        if form.base == "phone" and not form.hashed:
+            return self._pools[form.option].convert
+        convert = base_rule(form)
+        return lambda texts: list(map(convert, texts))
 
     def close(self) -> None:
         """End the processes; does nothing if there are none."""
+        for pool in self._pools.values():
+            pool.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _completed(values: Any, texts: Any, rules: _Rules) -> Any:
+    """Return values with those in place of nulls that the rules make of the texts."""
+    open_ones = pc.and_(pc.is_null(values), pc.is_valid(texts))
+    distinct = texts.filter(open_ones).dictionary_encode()
+    made = pa.array(rules(distinct.dictionary.to_pylist()), pa.large_string())
+    return pc.replace_with_mask(values, open_ones, made.take(distinct.indices))

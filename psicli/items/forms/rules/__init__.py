@@ -39,13 +39,13 @@ def rule(form: Form) -> Rule:
 
     It returns None for a text that the form cannot take, and "" for one with nothing but what is trimmed.
     """
-    if form.hashed:
-        return codes.hashed
-    return partial(codes.sha256_of, base_rule(form)) if form.sha256 else base_rule(form)
+    return partial(codes.sha256_of, base_rule(form)) if form.sha256 and not form.hashed else base_rule(form)
 
 
 def base_rule(form: Form) -> Rule:
     """Return the function that defines a form without its /sha256."""
+    if form.hashed:
+        return codes.hashed
     if form.base == "phone":
         return partial(phones.phone, form.option)
     if form.base == "date":

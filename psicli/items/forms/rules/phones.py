@@ -93,4 +93,4 @@ def _trunk_prefix(country_code: int) -> re.Pattern[str]:
     metadata = PhoneMetadata.metadata_for_region_or_calling_code(
         country_code, region_code_for_country_code(country_code)
     )
-    return re.compile(metadata.national_prefix_for_parsing or _NOTHING)
+    return re.compile((metadata and metadata.national_prefix_for_parsing) or _NOTHING)
