@@ -35,7 +35,6 @@ from psicli.config.models import (
 from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 from psicli.core.formats import Dialect, file_format
-from psicli.items.forms.names import Form
 
 __all__ = [
     "DNS_NAME", "NAME", "Job", "PolicySettings", "RayWorkers", "Simulation", "Task", "job_schema", "load_job",
@@ -225,11 +224,12 @@ def _task(document: Document, slot: Slot, party: str, dialect: Dialect) -> Task:
         text = document.text(*slot.place(kind, party)) or ""
         return "-" if text == "-" else document.path.parent / text
 
+    keys, forms = zip(*checks.key_columns(document, slot.task, party), strict=True)
     input_path, output_path = located("input_path"), located("output_path") if learns else None
     return Task(
         name=slot.name,
-        keys=document.get(*slot.task, "keys", party),
-        forms=tuple(Form() for _ in document.get(*slot.task, "keys", party)),
+        keys=keys,
+        forms=forms,
         input_path=input_path,
         input_format=file_format(input_path, dialect),
         output_path=output_path,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psicli.config.document import Document, Loc, field_name
 from psicli.config.fields import MAX_NAME, is_loopback, split_address, to_seconds
 from psicli.config.shape import example
 from psicli.core.errors import ArgumentError, counted, shown
+from psicli.items.forms.names import HASHED, SHA256, Form, parse_form
 
 # How many tasks the message about an unknown one names.
 MAX_TASKS_SHOWN = 20
@@ -155,12 +156,82 @@ def check_task(document: Document, loc: Loc, party: str, parties: Sequence[str])
     if len(set(counts.values())) > 1:
         listed = " and ".join(f"{count} for {other}" for other, count in counts.items())
         document.blame((*loc, "keys"), f"the number of key columns is {listed}", "give both parties the same number")
+    _check_forms(document, loc)
 
 
 def _example_of_entry(kind: str, party: str) -> str:
     """Return an example of a party's own entry in a field of a task, as YAML on one line."""
     values = {"keys": "[id]", "input_path": "in/customers.csv", "output_path": "out/customers.csv"}
     return f"{kind}: {{{party}: {values[kind]}}}"
+
+
+def _check_forms(document: Document, task: Loc) -> None:
+    """Check that the forms of key columns fit each other, and that the entries of both parties would agree."""
+    columns = {party: document.entries(*task, "keys", party) for party in document.table(*task, "keys")}
+    _check_number_of_forms(document, (*task, "key_form"), max(map(len, columns.values()), default=0))
+    agreed: dict[int, tuple[str, Form]] = {}
+    for party, entries in columns.items():
+        for index, entry in enumerate(entries):
+            if not document.is_sound(entry) or not document.is_sound(_place_of_form(document, task, index)):
+                continue
+            try:
+                form = _form(document, task, entry)
+            except _UnfitError as exc:
+                document.blame((*entry, "normalize"), *exc.args)
+                continue
+            first, other = agreed.setdefault(index, (party, form))
+            if form.agreed != other.agreed:
+                what = f"is compared as {form.agreed}, and the column of {first} as {other.agreed}"
+                named = form.agreed if other.is_text else other.agreed
+                right = f"give both columns one form, for example with `key_form: [{named}]`"
+                document.blame(entry, what, right)
+
+
+def _check_number_of_forms(document: Document, loc: Loc, columns: int) -> None:
+    forms = document.get(*loc)
+    number = len(forms) if isinstance(forms, list) else 1
+    if forms is not None and columns not in (0, number):
+        what = f"the number of forms is {number}, and the number of key columns is {columns}"
+        document.blame(loc, what, "give a list with one form for each key column")
+
+
+class _UnfitError(ValueError):
+    """What is wrong with the `normalize` of a column, and what would be right."""
+
+
+def _form(document: Document, task: Loc, entry: Loc) -> Form:
+    """Return the form of a key column; raises _UnfitError if its `normalize` does not fit the task's `key_form`."""
+    normalize = document.text(*entry, "normalize")
+    key_form = document.text(*_place_of_form(document, task, int(entry[-1])))
+    agreed = None if key_form is None else parse_form(key_form)
+    if normalize == HASHED:
+        if agreed is None:
+            right = "name the form under the hashes in the task, for example `key_form: [email/sha256]`"
+            raise _UnfitError(f"{HASHED} does not say what the hashes are made of", right)
+        if not agreed.sha256:
+            right = f"write {agreed.base}{SHA256} in key_form, or give {agreed.base}"
+            raise _UnfitError(f"{HASHED} needs a key_form that ends in {SHA256}, and it is {agreed}", right)
+        return replace(agreed, option="", hashed=True)
+    own = None if normalize is None else parse_form(normalize)
+    if own is None or agreed is None:
+        return own or agreed or Form()
+    if own.base != agreed.base or own.sha256 > agreed.sha256:
+        right = f"give {agreed.base}" + (f", or {HASHED} if the column holds hashes" if agreed.sha256 else "")
+        raise _UnfitError(f"{own} does not fit key_form, which is {agreed}", right)
+    return replace(agreed, option=own.option or agreed.option)
+
+
+def _place_of_form(document: Document, task: Loc, index: int) -> Loc:
+    """Return the place of the `key_form` of a key column; a task with one key column may hold a text."""
+    loc = (*task, "key_form")
+    return (*loc, index) if isinstance(document.get(*loc), list) else loc
+
+
+def key_columns(document: Document, task: Loc, party: str) -> list[tuple[str, Form]]:
+    """Return the key columns of a party, each with its form, given a file without errors."""
+    entries = document.entries(*task, "keys", party)
+    names = [document.text(*entry) or document.text(*entry, "column") or "" for entry in entries]
+    return [(name, _form(document, task, entry)) for name, entry in zip(names, entries, strict=True)]
 
 
 def _check_result(document: Document, loc: Loc, party: str | None) -> None:

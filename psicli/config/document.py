@@ -275,7 +275,7 @@ def _text_of(node: yaml.Node) -> str:
 
 
 def _is_key_column(loc: Loc) -> bool:
-    return len(loc) == 5 and (loc[0], loc[2]) == ("tasks", "keys")
+    return len(loc) >= 5 and (loc[0], loc[2]) == ("tasks", "keys") and loc[5:] in ((), ("column",))
 
 
 def _advice(problem: str, line: str) -> str:

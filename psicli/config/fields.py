@@ -7,18 +7,20 @@ right. Values that are not text (defaults, examples) pass unchanged.
 from __future__ import annotations
 
 import codecs
+import difflib
 import os
 import re
 import sys
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from psicli.core.errors import shown
+from psicli.items.forms.names import BASES, HASHED, REGION, SHA256, parse_form
 from psicli.storage.memory import LEAST_MEMORY, room_for_memory
 
 # An item counts its columns in one byte. A name must fit in a log line, and a party's name also in a label of a DNS
@@ -71,12 +73,45 @@ def _text_like(pattern: str, what: str, right: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:
+def _columns(entries: tuple[Any, ...]) -> tuple[Any, ...]:
+    columns = [entry if isinstance(entry, str) else entry.column for entry in entries]
     if not 1 <= len(columns) <= MAX_KEY_COLUMNS:
         raise _wrong(f"the number of columns is {len(columns)}", f"name 1 to {MAX_KEY_COLUMNS} key columns")
     if repeated := {column for column in columns if columns.count(column) > 1}:
         raise _wrong(f"names {shown(min(repeated))} more than once", "name every key column once")
-    return columns
+    return entries
+
+
+def _form(text: str) -> str:
+    try:
+        form = parse_form(text)
+    except ValueError:
+        raise _wrong(f"{shown(text)} is not a key form", _form_meant(text)) from None
+    if form.base == "phone" and form.option:
+        # Imported late, because the library is slow to import.
+        from psicli.items.forms.rules.phones import region_exists
+
+        if not region_exists(form.option):
+            right = "give the two letters of a country as in ISO 3166, such as phone/DE"
+            raise _wrong(f"{shown(form.option)} is not a region of phone numbers", right)
+    return text
+
+
+def _form_meant(text: str) -> str:
+    """Return what would be right instead of an unknown form."""
+    names = ["/".join(filter(None, [base, each])) for base, options in BASES.items() for each in ("", *options)]
+    text = text.strip().lower()[:MAX_NAME]
+    found = re.match("phone/([a-z]{2})(?:/|$)", text)
+    known = [name.replace(REGION, found[1].upper() if found else "DE") for name in names]
+    folded = {name.lower(): name for name in [*known, *(name + SHA256 for name in known)]}
+    close = difflib.get_close_matches(text, folded, n=1)
+    if close:
+        return f"did you mean {folded[close[0]]}?"
+    return f"the forms are {', '.join(names)}, each also with {SHA256}"
+
+
+def _normalize(text: str) -> str:
+    return text if text == HASHED else _form(text)
 
 
 def _power_of_two(value: int) -> int:
@@ -283,10 +318,19 @@ DnsName = Annotated[
 ]
 # The name of something in the same file: whoever looks it up says what is wrong with it.
 NameElsewhere = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME}$"})]
-Columns = Annotated[
-    tuple[str, ...],
-    AfterValidator(_columns),
-    Field(json_schema_extra={"minItems": 1, "maxItems": MAX_KEY_COLUMNS, "uniqueItems": True}),
+# For a list of key columns.
+DISTINCT_COLUMNS = AfterValidator(_columns)
+LIST_OF_COLUMNS = Field(json_schema_extra={"minItems": 1, "maxItems": MAX_KEY_COLUMNS, "uniqueItems": True})
+_OPTIONS = {
+    base: "|".join(["[A-Z]{2}" if each == REGION else each for each in options]) for base, options in BASES.items()
+}
+_FORM = f"({'|'.join(base + (f'(/({_OPTIONS[base]}))?' if _OPTIONS[base] else '') for base in BASES)})({SHA256})?"
+Normalize = Annotated[str, AfterValidator(_normalize), Field(json_schema_extra={"pattern": f"^({HASHED}|{_FORM})$"})]
+_KeyForm = Annotated[str, AfterValidator(_form), Field(json_schema_extra={"pattern": f"^{_FORM}$"})]
+KeyForms = Annotated[
+    Annotated[_KeyForm, Tag(TEXT)]
+    | Annotated[tuple[_KeyForm, ...], Field(json_schema_extra={"minItems": 1, "maxItems": MAX_KEY_COLUMNS}), Tag(LIST)],
+    by_kind,
 ]
 _DIGITS = r"0|[1-9][0-9]{0,11}"
 PLAIN_DIGITS = _text_like(_DIGITS, "is not a whole number", "give plain digits, without unit or sign")

@@ -320,14 +320,36 @@ class PolicySettings(Model):
     )
 
 
+class KeyColumn(Model):
+    """A key column whose values are read in a form of their own."""
+
+    column: str = field("Name of the column.", "mail")
+    normalize: fields.Normalize | None = optional(
+        "How this party writes the values: a [key form](key-forms.md), or `hashed` for hashes; by default the form in "
+        "`key_form`. `phone/DE` takes numbers without a country code for German ones, `date/DMY` takes 01.03.2024 for "
+        "the first of March; the other party may have another region or order.",
+        *("email", "phone/DE", "hashed"),
+    )
+
+
+_KeyEntry = Annotated[Annotated[str, Tag(fields.TEXT)] | Annotated[KeyColumn, Tag(fields.TABLE)], fields.by_kind]
+_Columns = Annotated[tuple[_KeyEntry, ...], fields.DISTINCT_COLUMNS, fields.LIST_OF_COLUMNS]
+
+
 class TaskEntry(Model):
     """One intersection: its inputs, its key columns, its outputs and who learns the result."""
 
     name: fields.Name = field("Name of the task, the same in both job files.", "customers")
-    keys: dict[str, fields.Columns] = field(
-        "Key columns of each party, in the order in which they are compared, the same number for both. Only this "
-        "party's entry is required.",
-        {"alice": ["id"], "bob": ["customer_id"]},
+    keys: dict[str, _Columns] = field(
+        "Key columns of each party, in the order in which they are compared, the same number for both: each a name, or "
+        "a section with the fields below. Only this party's entry is required.",
+        *({"alice": ["id"], "bob": ["customer_id"]}, {"alice": [{"column": "mail", "normalize": "email"}]}),
+    )
+    key_form: fields.KeyForms | None = optional(
+        "The [key form](key-forms.md) of each key column, or a text if there is one; the same in both job files. Forms "
+        "bring keys into one spelling, so that `Ben@X.de ` matches `ben@x.de`. By default a column has the form in its "
+        "`normalize`, and else `text`, which changes nothing.",
+        *(["email/sha256"], "phone/DE"),
     )
     input_path: dict[str, fields.Paths] = field(
         f"Input of each party: a file whose name ends in {SUFFIXES}, or `-` for CSV from standard input. A relative "
@@ -435,7 +457,6 @@ class Task(Model):
 
     name: str
     keys: tuple[str, ...]
-    # The form of each key column.
     forms: tuple[Form, ...]
     input_path: Path | Literal["-"]
     input_format: FileFormat

@@ -18,15 +18,21 @@ from psicli.config.fields import MAX_NAME, TAGS
 from psicli.config.models import JobFile
 from psicli.core.errors import shown
 
+ANY = "*"
+
 
 def _models_in(kind: Any, loc: Loc) -> Iterator[tuple[Loc, type[BaseModel]]]:
-    """Yield the models in the type of a place, and in the fields of these models, with their places."""
+    """Yield the models in the type of a place, and in the fields of these models, with their places.
+
+    A position in a list is 0, and a name that users choose is ANY.
+    """
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         yield loc, kind
         for name, field in kind.model_fields.items():
             yield from _models_in(field.annotation, (*loc, name))
+    steps: dict[Any, Loc] = {tuple: (0,), dict: (ANY,)}
     for part in get_args(kind):
-        yield from _models_in(part, (*loc, 0) if get_origin(kind) is tuple else loc)
+        yield from _models_in(part, (*loc, *steps.get(get_origin(kind), ())))
 
 
 class Shape:
@@ -37,7 +43,7 @@ class Shape:
 
     def __init__(self, whole: type[BaseModel], example: str, meant: Mapping[str, str] = MappingProxyType({})) -> None:
         self._whole, self._example, self._meant = whole, example, meant
-        # The model of every place that holds fields; every position in a list is 0.
+        # The model of every place that holds fields.
         self.models: dict[Loc, type[BaseModel]] = dict(_models_in(whole, ()))
 
     def check(self, document: Document) -> None:
@@ -86,8 +92,11 @@ class Shape:
         return f"is {found}", f"write it like `{self.example(loc)}`"
 
     def _fields_of(self, loc: Loc) -> dict[str, FieldInfo]:
-        model = self.models.get(tuple(0 if isinstance(step, int) else step for step in loc))
-        return model.model_fields if model else {}
+        steps = [0 if isinstance(step, int) else step for step in loc]
+        for place, model in self.models.items():
+            if len(place) == len(steps) and all(mine in (ANY, step) for mine, step in zip(place, steps, strict=True)):
+                return model.model_fields
+        return {}
 
 
 JOB_FILE = Shape(JobFile, "job: nightly-overlap")

@@ -16,12 +16,15 @@ Schema = dict[str, Any]
 # The path to a field: names of fields, and 0 for "every entry of a list".
 Path = tuple[str | int, ...]
 
+# The party of an example.
+PARTY = "alice"
 # The field without which an entry of a list or a section means nothing; an example shows it before its own field.
 IDENTITY = {
     "nodes": {"party": "alice"},
     "tasks": {"name": "customers"},
     "jobs": {"config": "jobs/carol.yaml"},
     "workers": {"ray": "auto"},
+    PARTY: {"column": "mail"},
 }
 # The section that a task may repeat.
 REPEATED = "CsvSettings"
@@ -70,12 +73,15 @@ def _fields(table: Schema, definitions: Schema, path: Path, order: Sequence[str]
 
 
 def _table(field: Schema) -> tuple[Path, str | None]:
-    """Return the definition a field refers to, if any, and what to add to its path: 0 for a list."""
+    """Return the definition a field refers to, if any, and what to add to its path: 0 for a list, or a party."""
     if "$ref" in field:
         return (), field["$ref"].rpartition("/")[2]
     if "items" in field:
         below, inner = _table(field["items"])
         return (0, *below), inner
+    if isinstance(field.get("additionalProperties"), dict):
+        below, inner = _table(field["additionalProperties"])
+        return (PARTY, *below), inner
     for option in field.get("oneOf", ()):
         if "$ref" in option:
             return (), option["$ref"].rpartition("/")[2]
@@ -152,6 +158,8 @@ def _kinds(field: Schema) -> str:
 def _values(field: Schema) -> str:
     if "oneOf" in field:
         return "a path or a list of paths"
+    if "oneOf" in field["items"]:
+        return f"a list of {field['minItems']} to {field['maxItems']} columns, each a name or a section"
     return f"a list of {field['minItems']} to {field['maxItems']} column names"
 
 
@@ -164,7 +172,7 @@ def _number(field: Schema) -> str:
 
 def _name(path: Path) -> str:
     """Return the path of a section: cluster.nodes."""
-    return ".".join(str(step) for step in path if step != 0)
+    return ".".join(str(step) for step in path if step not in (0, PARTY))
 
 
 def _nested(path: Path, value: Any) -> Any:

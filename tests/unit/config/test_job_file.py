@@ -53,6 +53,7 @@ def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
     assert task.model_dump() == {
         "name": "customers",
         "keys": ("id",),
+        "forms": ({"base": "text", "option": "", "sha256": False, "hashed": False},),
         "input_path": tmp_path / "in/customers.csv",
         "input_format": FileFormat(Format.CSV),
         "output_path": tmp_path / "out/customers.csv",
