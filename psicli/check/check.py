@@ -34,7 +34,7 @@ from psicli.protocol.messages import Abort, Hello, Purpose
 from psicli.protocol.streams import FRAME_ITEMS
 from psicli.protocol.wire import decode_hello
 from psicli.report.console import duration
-from psicli.session.agreement import agree
+from psicli.session.agreement import agree, differing_versions
 from psicli.storage.files import check_writable, exposure, missing_folder
 from psicli.storage.ledger import Ledger
 from psicli.storage.locks import PortLock
@@ -199,6 +199,8 @@ def _compare(found: Checklist, job: Job, ours: Hello, theirs: Hello, seen: float
     with found.trying("agreement"):
         agree(ours, theirs, job.peer)
         found.add("agreement", "the two job files agree")
+        for warning in differing_versions(ours, theirs):
+            found.add("version", warning, good=False, hint="Update the older one; key forms depend on it.")
     version = shown(theirs.package_version, 40).strip("'")
     same = version == __version__
     differ = f"{job.peer} has psicli {version}, {job.party} has {__version__}"

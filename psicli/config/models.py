@@ -325,9 +325,8 @@ class KeyColumn(Model):
 
     column: str = field("Name of the column.", "mail")
     normalize: fields.Normalize | None = optional(
-        "How this party writes the values: a [key form](key-forms.md), or `hashed` for hashes; by default the form in "
-        "`key_form`. `phone/DE` takes numbers without a country code for German ones, `date/DMY` takes 01.03.2024 for "
-        "the first of March; the other party may have another region or order.",
+        "How this party writes the values: a [key form](key-forms.md), or `hashed`; by default the form in `key_form`. "
+        "`phone/DE` takes numbers without a country code for German ones, and `date/DMY` 01.03.2024 for 1 March.",
         *("email", "phone/DE", "hashed"),
     )
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from psicli.config import Job
+from dataclasses import replace
+
+from psicli.config import Job, Task
+from psicli.items.forms.convert import FORMS_VERSION
+from psicli.items.forms.probe import phone_version, probe, unicode_version
 from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
 from psicli.protocol.messages import Purpose, TaskTerms
 from psicli.session.agreement import Deadline, Terms
@@ -45,11 +49,26 @@ def terms(job: Job, purpose: Purpose = Purpose.RUN, deadline: Deadline | None = 
         job.party,
         job.peer,
         job.name,
-        tuple(TaskTerms(task.name, task.receiver, task.broadcast_result, len(task.keys)) for task in job.tasks),
+        tuple(task_terms(task) for task in job.tasks),
         job.link.recv_timeout_ms,
         purpose,
         job.link.reconnect_window_ms / 1000,
         deadline or Deadline(),
+    )
+
+
+def task_terms(task: Task) -> TaskTerms:
+    """Return this party's terms of a task; without key forms, nothing is said about forms."""
+    terms = TaskTerms(task.name, task.receiver, task.broadcast_result, len(task.keys))
+    if all(form.is_text for form in task.forms):
+        return terms
+    return replace(
+        terms,
+        key_form=tuple(form.agreed for form in task.forms),
+        forms_version=FORMS_VERSION,
+        forms_probe=probe(task.forms),
+        unicode_version=unicode_version(),
+        phone_version=phone_version(task.forms),
     )
 
 

@@ -16,6 +16,7 @@ from psicli import __version__
 from psicli.config import Job, Task
 from psicli.exchange.checkpoint import Checkpoint, Scope
 from psicli.exchange.finished import DoubtfulStateError, FinishedBins
+from psicli.job.meeting import task_terms
 from psicli.protocol.bins import MOST_ANSWERS
 from psicli.protocol.messages import SUITE, Kept
 from psicli.storage.files import sha256_of
@@ -131,8 +132,10 @@ def _terms(job: Job, task: Task) -> str:
     """Return a digest of everything that must be unchanged for a run to resume a task."""
     paths = [os.path.abspath(path) for path in (task.input_path, task.output_path) if path is not None]
     parties = [job.party, job.peer, job.peer_tls_name, task.receiver, task.broadcast_result]
-    formats = task.input_format, task.output_format
-    terms = [SUITE, __version__, job.name, *parties, task.name, task.keys, *paths, *formats]
+    formats, agreed = (task.input_format, task.output_format), task_terms(task)
+    versions = agreed.forms_version, agreed.unicode_version, agreed.phone_version
+    forms = [*map(str, task.forms), *agreed.key_form, *versions]
+    terms = [SUITE, __version__, job.name, *parties, task.name, task.keys, *forms, *paths, *formats]
     return hashlib.sha256(json.dumps(terms).encode()).hexdigest()
 
 

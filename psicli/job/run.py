@@ -32,7 +32,7 @@ from psicli.ray import check_installed
 from psicli.report.console import Console, duration
 from psicli.report.report import NodeReport, Report, TaskReport, what_the_peer_learns
 from psicli.report.trace_file import save_trace
-from psicli.session.agreement import Deadline
+from psicli.session.agreement import Deadline, differing_versions
 from psicli.session.session import UNNAMED_FAILURE, Session, open_session
 from psicli.storage.files import exposure
 from psicli.storage.ledger import Ledger
@@ -94,7 +94,7 @@ def run_job(
                 stack.callback(runs[-1].close)
             session = stack.enter_context(_session(job, meeting, storage, workers, report, timing.deadline, lock))
             console.meets()
-            session.agree()
+            _agree(session, report)
             workers.open()
             session.run(runs)
     except PsicliError as exc:
@@ -254,6 +254,12 @@ def _workers(job: Job, stack: ExitStack, report: Report) -> tuple[Workers, Clust
     workers = RayWorkers(cluster, *limits, depth=job.pipeline.depth, patience=job.connect_timeout)
     stack.callback(_end_workers, workers, report)
     return workers, cluster
+
+
+def _agree(session: Session, report: Report) -> None:
+    session.agree()
+    for warning in differing_versions(session.hellos.ours, session.hellos.theirs):
+        _warn(report, warning)
 
 
 def _end_workers(workers: RayWorkers, report: Report) -> None:

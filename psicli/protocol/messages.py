@@ -36,12 +36,22 @@ class Stream(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskTerms:
-    """What both parties must agree on for one task."""
+    """What both parties must agree on for one task.
+
+    key_form: the form of each key column; empty if keys are compared as they are, and then so are the others.
+    """
 
     name: str
     receiver: str
     broadcast_result: bool
     key_columns: int
+    key_form: tuple[str, ...] = ()
+    forms_version: int = 0
+    # What the forms make of certain texts.
+    forms_probe: bytes = b""
+    # These two may differ.
+    unicode_version: str = ""
+    phone_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,19 @@ _TASK_FIELDS = (
     ("broadcast_result", "broadcast_result"),
     ("key_columns", "number of key columns"),
 )
+# What may differ between two parties with key forms.
+_VERSIONS = (
+    (
+        "unicode_version",
+        "Unicode",
+        "characters that only the newer one knows may be spelled in two ways, and then do not match",
+    ),
+    (
+        "phone_version",
+        "the library phonenumbers",
+        "numbers that only one of them takes for possible do not match",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -123,11 +136,34 @@ def _task_rows(ours: Sequence[TaskTerms], theirs: Sequence[TaskTerms]) -> list[t
     names = [task.name for task in ours], [task.name for task in theirs]
     if names[0] != names[1]:
         return [("tasks", ", ".join(names[0]), ", ".join(names[1]))]
-    return [
-        (f"{mine.name}: {label}", getattr(mine, field), getattr(yours, field))
-        for mine, yours in zip(ours, theirs, strict=True)
-        for field, label in _TASK_FIELDS
-    ]
+    rows = []
+    for mine, yours in zip(ours, theirs, strict=True):
+        own = [(label, getattr(mine, field), getattr(yours, field)) for field, label in _TASK_FIELDS]
+        rows += [(f"{mine.name}: {label}", *values) for label, *values in (*own, _form_row(mine, yours))]
+    return rows
+
+
+def _form_row(mine: TaskTerms, yours: TaskTerms) -> tuple[str, str, str]:
+    """Return the first difference between the key forms of two parties; later ones follow from it."""
+    if mine.key_form != yours.key_form:
+        # Without forms, both parties compare texts.
+        return "key_form", ", ".join(mine.key_form) or "text", ", ".join(yours.key_form) or "text"
+    if mine.forms_version != yours.forms_version:
+        return "version of the key forms", str(mine.forms_version), str(yours.forms_version)
+    return "probe of the key forms", mine.forms_probe.hex(), yours.forms_probe.hex()
+
+
+def differing_versions(ours: Hello, theirs: Hello) -> list[str]:
+    """Return a warning for each version that differs between two parties that agree, and that key forms depend on."""
+    warnings = []
+    for version, what, result in _VERSIONS:
+        both = zip(ours.tasks, theirs.tasks, strict=True)
+        pairs = dict.fromkeys((getattr(mine, version), getattr(yours, version)) for mine, yours in both)
+        for mine, yours in (pair for pair in pairs if pair[0] != pair[1]):
+            other = errors.shown_name(yours).strip("'")
+            versions = f"{ours.party} has version {mine} and {theirs.party} has {other}"
+            warnings.append(f"{what}: {versions}; {result}")
+    return warnings
 
 
 def _table(rows: list[tuple[str, str, str]]) -> str:

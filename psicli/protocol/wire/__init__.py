@@ -6,7 +6,7 @@ state machines check whether a message is allowed at that point.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -23,6 +23,9 @@ from psicli.protocol.wire import psi_pb2 as pb
 MAX_MESSAGE_BYTES = 2 << 20
 # Far more than any job has; without a limit, a Hello of 2 MiB could name a million tasks.
 MAX_TASKS = 10_000
+# As many forms as key columns, each with a short name [bytes].
+MAX_FORMS = 255
+MAX_FORM_BYTES = 64
 
 # The message class for each field of the envelope; every class but Hello has the same fields as its protobuf message.
 _MESSAGES: dict[str, type[Any]] = {
@@ -120,9 +123,14 @@ def decode_hello(octets: bytes) -> Hello:
         # A Hello of another version may follow other rules; both parties then report that their versions differ.
         _check_sizes(hello)
     values = {field.name: getattr(hello, field.name) for field in fields(Hello)}
-    values["tasks"] = tuple(_from_pb(task, TaskTerms) for task in hello.tasks)
+    values["tasks"] = tuple(_task_from_pb(task) for task in hello.tasks)
     values["purpose"] = Purpose(hello.purpose)
     return Hello(**values)
+
+
+def _task_from_pb(task: pb.TaskTerms) -> TaskTerms:
+    terms: TaskTerms = _from_pb(task, TaskTerms)
+    return replace(terms, key_form=tuple(task.key_form))
 
 
 def _check_sizes(hello: pb.Hello) -> None:
@@ -133,6 +141,16 @@ def _check_sizes(hello: pb.Hello) -> None:
     if len(hello.tasks) > MAX_TASKS:
         raise PeerProtocolError(detail=f"it sent a Hello with more than {MAX_TASKS:,} tasks")
     _check_size(hello.nonce, messages.NONCE_BYTES)
+    for task in hello.tasks:
+        _check_forms(task)
+
+
+def _check_forms(task: pb.TaskTerms) -> None:
+    if len(task.key_form) > MAX_FORMS:
+        raise PeerProtocolError(detail=f"it sent a task with more than {MAX_FORMS} key forms")
+    if any(len(text.encode()) > MAX_FORM_BYTES for text in (*task.key_form, task.unicode_version, task.phone_version)):
+        raise PeerProtocolError(detail=f"it sent a key form or a version of more than {MAX_FORM_BYTES} bytes")
+    _check_size(task.forms_probe, messages.PROBE_BYTES if task.key_form else 0)
 
 
 def _check_size(octets: bytes, length: int) -> None:

@@ -47,13 +47,22 @@ from psicli.protocol.wire import psi_pb2 as pb
 # Without surrogates, which cannot be encoded.
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
-
+short = names.filter(lambda text: len(text.encode()) <= 64)
+with_forms = st.builds(
+    TaskTerms,
+    *(names, names, st.booleans(), u32),
+    key_form=st.lists(short, min_size=1, max_size=3).map(tuple),
+    forms_version=u32,
+    forms_probe=st.binary(min_size=16, max_size=16),
+    unicode_version=short,
+    phone_version=short,
+)
 hellos = st.builds(
     Hello,
     package_version=names,
     party=names,
     job=names,
-    tasks=st.lists(st.builds(TaskTerms, names, names, st.booleans(), u32), max_size=5).map(tuple),
+    tasks=st.lists(st.builds(TaskTerms, names, names, st.booleans(), u32) | with_forms, max_size=5).map(tuple),
     frame_items=st.integers(LEAST_FRAME_ITEMS // 8, MAX_FRAME_ITEMS // 8).map(lambda n: n * 8),
     bin_items=st.integers(0, 31).map(lambda bits: 1 << bits),
     nonce=digests,
@@ -237,6 +246,35 @@ def test_lengths_of_fixed_fields(length: int) -> None:
     assert refused(wire.encode(Received(0, 0, 0, octets))) == bool(octets)
     with pytest.raises(PeerProtocolError):
         wire.decode_hello(wire.encode_hello(replace(HELLO, nonce=octets)))
+
+
+FORMS = replace(HELLO.tasks[0], key_form=("email", "phone"), forms_version=1, forms_probe=bytes(16))
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        replace(FORMS, forms_probe=bytes(15)),
+        replace(FORMS, forms_probe=b""),
+        replace(FORMS, key_form=()),
+        replace(FORMS, key_form=("text",) * 256),
+        replace(FORMS, key_form=("é" * 33,)),
+        replace(FORMS, unicode_version="1" * 65),
+        replace(FORMS, phone_version="1" * 65),
+    ],
+    ids=str,
+)
+def test_key_forms_have_limits(task: TaskTerms) -> None:
+    most = replace(FORMS, key_form=("é" * 32,) * 255, unicode_version="1" * 64, phone_version="1" * 64)
+    assert wire.decode_hello(wire.encode_hello(replace(HELLO, tasks=(most,)))).tasks == (most,)
+    with pytest.raises(PeerProtocolError):
+        wire.decode_hello(wire.encode_hello(replace(HELLO, tasks=(task,))))
+
+
+def test_a_task_without_key_forms_says_nothing_about_them() -> None:
+    octets = pb.TaskTerms(name="customers", receiver="alice", broadcast_result=True, key_columns=2).SerializeToString()
+    assert octets == b"\x0a\x09customers\x12\x05alice\x18\x01\x20\x02"
+    assert octets in wire.encode_hello(HELLO)
 
 
 @pytest.mark.parametrize(("bins", "octets"), [(0, 1), (1, 0), (1, 2), (8, 2), (9, 1), (16, 3), (MAX_BINS, 8191)])

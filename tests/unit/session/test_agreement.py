@@ -13,7 +13,7 @@ from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
 from psicli.protocol.messages import Hello, Purpose, TaskTerms
 from psicli.protocol.streams import LEAST_FRAME_ITEMS
 from psicli.protocol.wire import decode_hello
-from psicli.session.agreement import agree
+from psicli.session.agreement import agree, differing_versions
 
 TERMS = (TaskTerms("people", ALICE, False, 1), TaskTerms("places", BOB, True, 2))
 OURS = Hello("0.1", ALICE, "overlap", TERMS, LEAST_FRAME_ITEMS, 4 * LEAST_BIN_ITEMS, bytes(32), Purpose.RUN)
@@ -24,6 +24,13 @@ def with_task(**changes: Any) -> tuple[TaskTerms, ...]:
     return (TERMS[0], replace(TERMS[1], **changes))
 
 
+FORMS = {
+    "key_form": ("email/sha256", "text"),
+    "forms_version": 1,
+    "forms_probe": bytes(16),
+    "unicode_version": "15.0.0",
+    "phone_version": "9.0.1",
+}
 DIFFERENCES: list[tuple[dict[str, Any], str]] = [
     ({"party": "carol"}, "party of bob bob carol"),
     ({"protocol_version": 3}, "protocol_version 2 3"),
@@ -35,6 +42,7 @@ DIFFERENCES: list[tuple[dict[str, Any], str]] = [
     ({"tasks": with_task(receiver=ALICE)}, "places: receiver bob alice"),
     ({"tasks": with_task(broadcast_result=False)}, "places: broadcast_result true false"),
     ({"tasks": with_task(key_columns=3)}, "places: number of key columns 2 3"),
+    ({"tasks": with_task(**FORMS)}, "places: key_form text email/sha256, text"),
     ({"bin_items": LEAST_BIN_ITEMS // 2}, "items per bin (at least 16384) 65536 8192"),
 ]
 
@@ -45,6 +53,36 @@ def test_every_field_of_the_agreement(change: dict[str, Any], row: str) -> None:
         agree(OURS, replace(THEIRS, **change), BOB)
     table = [" ".join(line.split()) for line in str(caught.value.facts["table"]).splitlines()]
     assert table == ["field ours theirs", row]
+
+
+@pytest.mark.parametrize(
+    ("change", "row"),
+    [
+        ({"key_form": ("email", "text")}, "places: key_form email/sha256, text email, text"),
+        ({"forms_version": 2, "forms_probe": b"2" * 16}, "places: version of the key forms 1 2"),
+        ({"forms_probe": b"2" * 16}, f"places: probe of the key forms {'00' * 16} {'32' * 16}"),
+    ],
+)
+def test_the_first_difference_between_key_forms(change: dict[str, Any], row: str) -> None:
+    ours, theirs = (replace(hello, tasks=with_task(**FORMS)) for hello in (OURS, THEIRS))
+    agree(ours, theirs, BOB)
+    with pytest.raises(DisagreementError) as caught:
+        agree(ours, replace(theirs, tasks=with_task(**{**FORMS, **change})), BOB)
+    table = [" ".join(line.split()) for line in str(caught.value.facts["table"]).splitlines()]
+    assert table == ["field ours theirs", row]
+
+
+def test_versions_that_forms_depend_on_may_differ() -> None:
+    ours, theirs = (replace(hello, tasks=with_task(**FORMS)) for hello in (OURS, THEIRS))
+    assert differing_versions(ours, theirs) == []
+    other = replace(theirs, tasks=with_task(**{**FORMS, "unicode_version": "16.0.0\x1b", "phone_version": "9.0.2"}))
+    agree(ours, other, BOB)
+    assert differing_versions(ours, other) == [
+        "Unicode: alice has version 15.0.0 and bob has 16.0.0\\x1b; characters that only the newer one knows may be "
+        "spelled in two ways, and then do not match",
+        "the library phonenumbers: alice has version 9.0.1 and bob has 9.0.2; numbers that only one of them takes for "
+        "possible do not match",
+    ]
 
 
 def test_a_peer_at_another_job_may_have_them_in_another_order() -> None:
