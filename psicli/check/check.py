@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 
@@ -243,7 +244,8 @@ def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
     if readable:
         # Only a full check reads all columns, as a run does.
         output = task.output_format if full else None
-        with found.trying("keys", task.name), tables.open_input(path, fmt, task.keys, output=output) as source:
+        more: dict[str, Any] = {"forms": task.forms, "threads": curve.threads(), "output": output}
+        with found.trying("keys", task.name), tables.open_input(path, fmt, task.keys, **more) as source:
             size = _read(found, task, source, full=full)
     return size
 
@@ -256,12 +258,13 @@ def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
         outputs.check_unquoted(source, task.output_format)
     seen, matchless = sample.seen, sample.matchless
     which = f"all {counted(seen, 'row')}" if sample.is_whole else f"the first {seen:,} of about {sample.rows:,} rows"
-    types = ", ".join(spellings.columns(source.schema))
+    types = ", ".join(source.columns.described(spellings.columns(source.schema)))
     lacking = f"{matchless:,} of them without a key" if matchless else "and all of them have a key"
     message = f"{types}: {which} can be read, {lacking}"
     hint = "A null or empty key matches nothing. Are these the right columns?"
     found.add("keys", message, task.name, good=matchless <= _MANY_MATCHLESS * seen, hint=hint)
-    for finding in spellings.findings(matchless, whole=sample.is_whole):
+    unfit = source.columns.findings(seen, source.unit, whole=sample.is_whole)
+    for finding in (*unfit, *spellings.findings(matchless, whole=sample.is_whole)):
         found.add("spelling", finding.fault, task.name, good=False, hint=finding.advice)
     return sample.size
 

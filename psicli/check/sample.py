@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psicli import tables
+from psicli import curve, tables
 from psicli.check import estimate
 from psicli.check.estimate import Estimate, Size
 from psicli.config import Job, Task
@@ -58,5 +58,7 @@ def estimate_job(job: Job, rates: dict[str, float]) -> Estimate:
 
 def _size(task: Task) -> Size:
     assert isinstance(task.input_path, Path)
-    with tables.open_input(task.input_path, task.input_format, task.keys, output=None) as source:
+    with tables.open_input(
+        task.input_path, task.input_format, task.keys, forms=task.forms, threads=curve.threads()
+    ) as source:
         return read_sample(source, full=False).size

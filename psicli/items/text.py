@@ -185,24 +185,21 @@ def canonical_text(column: Any, kind: Any = None) -> Any:
     return pa.concat_arrays([pa.array([], _TEXT), *(text_of(chunk, kind) for chunk in chunks)])
 
 
-def key_texts(rows: Any, keys: Sequence[str], place: Callable[[int], str]) -> tuple[Any, ...]:
-    """Return the canonical texts of the key columns of rows, a pa.RecordBatch or pa.Table, as pa.LargeStringArrays.
+def key_text(column: Any, name: str, place: Callable[[int], str]) -> Any:
+    """Return the canonical texts of a key column, a pa.Array or pa.ChunkedArray, as a pa.LargeStringArray.
 
     `place` returns the place of a row in the file for an error message. Raises ColumnError.
     """
-    texts = tuple(canonical_text(rows.column(key)) for key in keys)
-    for key, text in zip(keys, texts, strict=True):
-        kind = kinds.value_type(rows.column(key).type)
-        if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-            row = pc.index(pc.match_substring_regex(text, pattern=_FOUR_DIGIT_YEAR), False).as_py()
-            if row >= 0:
-                raise ColumnError(
-                    place=place(row),
-                    fault=f"the key column {shown(key)} contains a date outside the years 0000 to 9999",
-                    advice="Correct or remove the row. If the date is a placeholder, use null instead.",
-                )
-    _check_keys(texts, keys, place)
-    return texts
+    text, kind = canonical_text(column), kinds.value_type(column.type)
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        row = pc.index(pc.match_substring_regex(text, pattern=_FOUR_DIGIT_YEAR), False).as_py()
+        if row >= 0:
+            raise ColumnError(
+                place=place(row),
+                fault=f"the key column {shown(name)} contains a date outside the years 0000 to 9999",
+                advice="Correct or remove the row. If the date is a placeholder, use null instead.",
+            )
+    return text
 
 
 def check_key_types(types: Sequence[tuple[str, Any]], *, path: str) -> None:
@@ -227,26 +224,30 @@ def check_key_types(types: Sequence[tuple[str, Any]], *, path: str) -> None:
         )
 
 
-def _check_keys(columns: Sequence[Any], names: Sequence[str], place: Callable[[int], str]) -> None:
-    """Check that no key contains a control character or is too long; raises ColumnError."""
-    for column, name in zip(columns, names, strict=True):
-        row = _first_control_row(column)
-        if row is not None:
-            raise ColumnError(
-                place=place(row),
-                fault=f"the key column {shown(name)} contains a control character (such as a line break or a tab)",
-                advice=f"Keys must not contain U+0000 to U+001F or U+007F; {_UNCLOSED}",
-            )
-        row = pc.index(pc.greater(pc.binary_length(column), MAX_KEY_BYTES), True).as_py()
-        if row >= 0:
-            raise ColumnError(
-                place=place(row),
-                fault=f"the key column {shown(name)} contains a value longer than {MAX_KEY_BYTES:,} bytes",
-                advice=f"Use a shorter key; {_UNCLOSED}",
-            )
+def check_characters(text: Any, name: str, place: Callable[[int], str]) -> None:
+    """Check that no key of a column contains a control character; raises ColumnError."""
+    row = first_control_row(text)
+    if row is not None:
+        raise ColumnError(
+            place=place(row),
+            fault=f"the key column {shown(name)} contains a control character (such as a line break or a tab)",
+            advice=f"Keys must not contain U+0000 to U+001F or U+007F; {_UNCLOSED}",
+        )
 
 
-def _first_control_row(column: Any) -> int | None:
+def check_lengths(text: Any, name: str, place: Callable[[int], str]) -> None:
+    """Check that no key of a column is too long; raises ColumnError."""
+    row = pc.index(pc.greater(pc.binary_length(text), MAX_KEY_BYTES), True).as_py()
+    if row >= 0:
+        raise ColumnError(
+            place=place(row),
+            fault=f"the key column {shown(name)} contains a value longer than {MAX_KEY_BYTES:,} bytes",
+            advice=f"Use a shorter key; {_UNCLOSED}",
+        )
+
+
+def first_control_row(column: Any) -> int | None:
+    """Return the first row of a pa.LargeStringArray whose text contains a control character, or None."""
     # Searching the packed bytes is ten times as fast as searching every value. All bytes of a UTF-8 sequence that is
     # longer than one byte are 0x80 or above, so they cannot be mistaken for control characters.
     offsets, data = packed(column)

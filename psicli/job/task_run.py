@@ -17,6 +17,7 @@ from psicli.core import failpoints
 from psicli.core.errors import BadInputError, InputMissingError, PsicliError, counted, unexpected
 from psicli.core.peer_errors import skip_of_peer
 from psicli.core.stages import Stage, Stages
+from psicli.curve import threads
 from psicli.exchange.task_exchange import Prepared, Storage
 from psicli.items.encoding import encode_items
 from psicli.items.partitions import Items, Matches, Partitioner
@@ -142,15 +143,23 @@ class TaskRun:
             path,
             self._task.input_format,
             self._task.keys,
+            forms=self._task.forms,
             output=self._task.output_format,
             name=name,
         )
         key, sketch = partition_key(partition_sid), self._comparison.begin()
         items, source, spellings = self._read_on_nodes(opening, key, sketch) or self._read_here(opening, key, sketch)
-        self._entry.key_columns = spellings.columns(source.schema)
-        for finding in spellings.findings(items.null_keys):
-            self._warn(str(finding))
+        self._note_keys(source, spellings, items.null_keys)
         return items, source
+
+    def _note_keys(self, source: Input, spellings: Spellings, null_keys: int) -> None:
+        """Report the key columns, their forms, and what is unusual about their values."""
+        columns = source.columns
+        self._entry.key_columns = columns.described(spellings.columns(source.schema))
+        self._entry.key_form = [form.agreed for form in columns.forms]
+        self._entry.unfit_rows = [unfit.count for unfit in columns.unfit]
+        for finding in (*columns.findings(source.rows, source.unit), *spellings.findings(null_keys)):
+            self._warn(str(finding))
 
     def _read_on_nodes(self, opening: Callable[[], Input], key: bytes, sketch: Sketch | None) -> _Read | None:
         """Read the input on the nodes of the cluster, if there is one and they can read it."""
@@ -166,16 +175,18 @@ class TaskRun:
                 self._check_unquoted(self._input)
             return read
 
-    def _read_here(self, opening: Callable[[], Input], key: bytes, sketch: Sketch | None) -> _Read:
+    def _read_here(self, opening: Callable[..., Input], key: bytes, sketch: Sketch | None) -> _Read:
         storage, spellings = self._shared.storage, Spellings(self._task.keys)
         visit = None if sketch is None else sketch.add
         with closing(Partitioner(key, storage.spool, storage.plan.reading, visit)) as partitioner:
             with self.stages.at(Stage.READING, "read input"):
-                self._input = source = opening()
+                self._input = source = opening(threads=threads())
                 for key_texts in source.key_batches():
                     partitioner.expect(source.expected_rows)
                     partitioner.add(encode_items(key_texts))
                     spellings.add(key_texts, source.schema)
+                # The processes that convert phone numbers have memory, which the exchange needs.
+                source.columns.close()
                 self._check_unquoted(source)
             with self.stages.at(Stage.READING, "count items"):
                 return partitioner.finish(), source, spellings

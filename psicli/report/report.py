@@ -34,6 +34,9 @@ class TaskReport:
     status: Status = Status.NOT_STARTED
     # Each key column with its type and what it holds, in the order in which keys are compared.
     key_columns: list[str] | None = None
+    # The form of each key column, and how many of its values the form could not take.
+    key_form: list[str] | None = None
+    unfit_rows: list[int] | None = None
     rows: int | None = None
     distinct_items: int | None = None
     matchless_rows: int | None = None

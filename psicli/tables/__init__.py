@@ -17,6 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from psicli.core.formats import FileFormat, Format
+from psicli.items.forms.columns import KeyColumns
+from psicli.items.forms.names import Form
 from psicli.tables.arrow import ArrowInput
 from psicli.tables.delimited import DelimitedInput
 from psicli.tables.jsonl import JsonlInput
@@ -50,23 +52,31 @@ def check_input(
 
 
 def open_input(
-    path: Path, fmt: FileFormat, keys: Sequence[str], *, output: FileFormat | None = None, name: str | None = None
+    path: Path,
+    fmt: FileFormat,
+    keys: Sequence[str],
+    *,
+    forms: Sequence[Form] = (),
+    threads: int = 1,
+    output: FileFormat | None = None,
+    name: str | None = None,
 ) -> Input:
     """Open an input file; messages show `name` instead of the path. Raises InputMissingError, MalformedInputError.
 
-    output: the format of this party's output, if it writes one.
+    forms: the form of each key column, by default `text`. threads: how many cores a slow form may use. output: the
+    format of this party's output, if it writes one.
     """
-    name = name or str(path)
+    name, columns = name or str(path), KeyColumns(keys, forms, threads)
     with ExitStack() as stack:
         match fmt.kind:
             case Format.PARQUET:
-                source: Input = ParquetInput(path, name, keys, output)
+                source: Input = ParquetInput(path, name, columns, output)
             case Format.ARROW | Format.ARROW_STREAM:
-                source = ArrowInput(path, name, keys, output)
+                source = ArrowInput(path, name, columns, output)
             case Format.JSONL:
-                source = JsonlInput(path, name, keys, fmt, output)
+                source = JsonlInput(path, name, columns, fmt, output)
             case _:
-                source = DelimitedInput(path, name, keys, fmt)
+                source = DelimitedInput(path, name, columns, fmt)
         stack.enter_context(source)
         source.check_content(fmt)
         stack.pop_all()

@@ -21,8 +21,9 @@ import pyarrow.compute as pc
 from psicli.core.errors import ColumnError, InputChangedError, MalformedInputError, shown
 from psicli.core.formats import COLUMNAR, FileFormat, Format
 from psicli.items import kinds
-from psicli.items.text import check_key_types, key_texts
-from psicli.tables.source import SourceFile, check_schema, empty, unparsable
+from psicli.items.forms.columns import KeyColumns
+from psicli.items.text import check_key_types
+from psicli.tables.source import SourceFile, check_schema, empty, numbered, unparsable
 from psicli.tables.values import Place, Sample, check_values, plain_rows, unkept, wrong_count
 
 _FILE_MAGIC = b"ARROW1"
@@ -45,9 +46,8 @@ class ArrowInput(SourceFile):
     expected_rows: the number of rows according to a file, or an estimate for a stream.
     """
 
-    def __init__(self, path: Path, name: str, keys: Sequence[str], output: FileFormat | None = None) -> None:
-        super().__init__(path, name)
-        self.keys = keys
+    def __init__(self, path: Path, name: str, columns: KeyColumns, output: FileFormat | None = None) -> None:
+        super().__init__(path, name, columns)
         self.schema = pa.schema([])
         self.rows = self.expected_rows = 0
         self._output = output
@@ -105,7 +105,8 @@ class ArrowInput(SourceFile):
                 keys = batch.select(self.keys)
                 for at in range(0, batch.num_rows, _STEP_ROWS):
                     step = keys.slice(at, _STEP_ROWS)
-                    texts = key_texts(step, self.keys, partial(self._place, len(self._batch_rows), at))
+                    place = partial(self._place, len(self._batch_rows), at)
+                    texts = self.columns.texts(step, place, partial(numbered, self.rows))
                     self.rows += step.num_rows
                     yield texts
                 self._batch_rows.append(batch.num_rows)

@@ -37,7 +37,7 @@ from psicli.core.errors import (
     shown,
 )
 from psicli.core.formats import Compression, FileFormat
-from psicli.items.text import key_texts
+from psicli.items.forms.columns import KeyColumns
 from psicli.tables import sniff
 from psicli.tables.source import UTF8, Share, Stream, TextInput, check_columns, empty, folded, line_breaks, unparsable
 
@@ -296,8 +296,8 @@ class DelimitedInput(TextInput):
     schema: the columns as a pa.Schema, known once the first keys are read; rows: the number of rows read so far.
     """
 
-    def __init__(self, path: Path, name: str, keys: Sequence[str], fmt: FileFormat) -> None:
-        super().__init__(path, name, keys)
+    def __init__(self, path: Path, name: str, columns: KeyColumns, fmt: FileFormat) -> None:
+        super().__init__(path, name, columns)
         self.schema = pa.schema([])
         self.format = fmt
         self._blocks: list[_Block] = []
@@ -315,11 +315,11 @@ class DelimitedInput(TextInput):
         """
         with self.watched():
             for block, data in self._read_blocks(share):
-                columns = self._parse_strictly(block, data)
-                texts = key_texts(columns, self.keys, partial(self._place, block.line, data))
-                self._check_joined(texts, block, data)
-                self._blocks.append(block._replace(rows=columns.num_rows))
-                self.rows += columns.num_rows
+                rows, where = self._parse_strictly(block, data), (block.line, data)
+                texts = self.columns.texts(rows, partial(self._place, *where), partial(self._lines_of, *where))
+                self._check_joined(rows, block, data)
+                self._blocks.append(block._replace(rows=rows.num_rows))
+                self.rows += rows.num_rows
                 yield texts
 
     def matched(self, mask: Any, _budget: int) -> Iterator[Any]:
@@ -432,13 +432,13 @@ class DelimitedInput(TextInput):
                     advice="Check the row; a value that contains the delimiter must be in quotes.",
                 )
 
-    def _check_joined(self, key_texts: Sequence[Any], block: _Block, data: bytes) -> None:
+    def _check_joined(self, rows: Any, block: _Block, data: bytes) -> None:
         """Refuse what is left where files were joined: a byte order mark before a row, or the header as a row."""
         names = self.schema.names
         # One column may well hold its own name, but a row does not hold all of them by chance.
         repeated = self.format.dialect.header and len(names) > 1 and bool(self.keys)
-        for key, text in zip(self.keys, key_texts, strict=True):
-            repeated = repeated and pc.any(pc.equal(text, key)).as_py() is True
+        for key in self.keys:
+            repeated = repeated and pc.any(pc.equal(rows.column(key), key)).as_py() is True
         # To look for one byte is ten times as fast, and most files have none of it.
         marked = _BOM[:1] in data and _BOM in data and _MARKED_ROW.search(data)
         if not marked and not repeated:
@@ -492,5 +492,9 @@ class DelimitedInput(TextInput):
         )
 
     def _place(self, first_line: int, data: bytes, row: int) -> str:
-        """Return the place of a row of a block as path:line."""
-        return f"{self.name}:{next(islice(self._records(data, first_line), row, None)).line}"
+        return f"{self.name}:{self._lines_of(first_line, data, [row])[0]}"
+
+    def _lines_of(self, first_line: int, data: bytes, rows: Sequence[int]) -> list[int]:
+        """Return the lines on which rows of a block start; the rows are in order."""
+        records = enumerate(islice(self._records(data, first_line), rows[-1] + 1))
+        return [record.line for row, record in records if row in rows]

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from psicli.core.errors import ColumnError, InputChangedError, MalformedInputError, shown
 from psicli.core.formats import Compression, FileFormat, Format
-from psicli.items.text import key_texts
+from psicli.items.forms.columns import KeyColumns
 from psicli.tables.delimited import MAX_ROW_BYTES
 from psicli.tables.source import Share, Stream, TextInput, check_columns
 
@@ -134,11 +134,11 @@ class JsonlInput(TextInput):
     """
 
     def __init__(
-        self, path: Path, name: str, keys: Sequence[str], fmt: FileFormat, output: FileFormat | None = None
+        self, path: Path, name: str, columns: KeyColumns, fmt: FileFormat, output: FileFormat | None = None
     ) -> None:
-        super().__init__(path, name, keys)
+        super().__init__(path, name, columns)
         as_lines = output is not None and output.kind is Format.JSONL
-        self.line_column = f"line {''.join(keys)}" if as_lines else None
+        self.line_column = f"line {''.join(self.keys)}" if as_lines else None
         # Whether every name becomes a column of text.
         self._as_columns = output is not None and not as_lines
         self._compression = fmt.compression
@@ -169,7 +169,8 @@ class JsonlInput(TextInput):
         with self.watched():
             for block, data in self._read_blocks(share):
                 lines = self._lines(block, data)
-                texts = key_texts(self._keys_of(lines), self.keys, partial(self._place_in, lines))
+                numbers = partial(_numbers, [*lines])
+                texts = self.columns.texts(self._keys_of(lines), partial(self._place_in, lines), numbers)
                 self._blocks.append(block._replace(rows=len(lines)))
                 self.rows += len(lines)
                 yield texts
@@ -331,6 +332,10 @@ class JsonlInput(TextInput):
 
     def _place(self, number: int) -> str:
         return f"{self.name}:{number}"
+
+
+def _numbers(lines: Sequence[int], rows: Sequence[int]) -> list[int]:
+    return [lines[row] for row in rows]
 
 
 def _is_unicode(line: str) -> bool:

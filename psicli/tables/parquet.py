@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from psicli.core.errors import ColumnError, InputChangedError, MalformedInputError, PsicliError, shown
 from psicli.core.formats import COLUMNAR, FileFormat, Format
 from psicli.items import kinds
-from psicli.items.text import check_key_types, key_texts
-from psicli.tables.source import Share, SourceFile, check_schema, empty, unparsable
+from psicli.items.forms.columns import KeyColumns
+from psicli.items.text import check_key_types
+from psicli.tables.source import Share, SourceFile, check_schema, empty, numbered, unparsable
 from psicli.tables.values import Int96, Sample, check_values, int96_unfit, plain_rows, wrong_count
 
 T = TypeVar("T")
@@ -67,9 +68,8 @@ class ParquetInput(SourceFile):
     the first keys are read. rows: the number of rows read so far.
     """
 
-    def __init__(self, path: Path, name: str, keys: Sequence[str], output: FileFormat | None = None) -> None:
-        super().__init__(path, name)
-        self.keys = keys
+    def __init__(self, path: Path, name: str, columns: KeyColumns, output: FileFormat | None = None) -> None:
+        super().__init__(path, name, columns)
         self.schema = pa.schema([])
         self.rows = self.expected_rows = 0
         self._output = output
@@ -97,7 +97,7 @@ class ParquetInput(SourceFile):
                 start = self.rows
                 for batch in self._sound_batches(files, group, start, first):
                     batch = batch.select(self.keys)
-                    texts = key_texts(batch, self.keys, partial(self._place, self.rows))
+                    texts = self.columns.texts(batch, partial(self._place, self.rows), partial(numbered, self.rows))
                     self.rows += batch.num_rows
                     yield texts
                 self._group_rows.append(self.rows - start)
@@ -125,11 +125,12 @@ class ParquetInput(SourceFile):
 
     def part(self) -> Any:
         """Return what has been found in a share, for `join`."""
-        return self._group_rows, self._found
+        return self._group_rows, self._found, self.columns.unfit
 
     def join(self, parts: Iterable[Any]) -> None:
         """Take over what was found in all shares, as if this object had read the whole file."""
-        for rows, found in parts:
+        for rows, found, unfit in parts:
+            self.columns.join(unfit, self.rows)
             self.rows += sum(rows)
             self._group_rows += rows
             self._found.merge(found)

@@ -24,6 +24,7 @@ import pyarrow as pa
 from psicli.core import errors
 from psicli.core.errors import printable, shown
 from psicli.core.formats import Compression, FileFormat, Format, file_format
+from psicli.items.forms.columns import KeyColumns
 from psicli.tables import sniff
 from psicli.tables.values import Sample
 
@@ -52,14 +53,19 @@ class Share(NamedTuple):
 class SourceFile:
     """An open input file that must not change until it is closed.
 
-    Raises InputMissingError. name: the name of the file in messages; size: the size of the file [bytes].
+    Raises InputMissingError. name: the name of the file in messages; size: the size of the file [bytes]; columns: the
+    key columns; keys: their names.
     """
 
     # Whether times of day are in UTC; only Parquet says so.
     utc_times = False
+    # What the numbers of rows count.
+    unit = "row"
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, columns: KeyColumns | None = None) -> None:
         self.name = name = printable(name)
+        self.columns = columns or KeyColumns(())
+        self.keys = self.columns.names
         self.file = _open(path, name)
         self._path = path
         # Device, inode, size [bytes], time of the last change [ns].
@@ -102,6 +108,7 @@ class SourceFile:
 
     def close(self) -> None:
         """Close the file; does nothing if it is closed already."""
+        self.columns.close()
         self.file.close()
 
     def __enter__(self) -> Self:
@@ -122,9 +129,10 @@ class TextInput(SourceFile, ABC):
     # The line after those blocks.
     _next_line = 1
 
-    def __init__(self, path: Path, name: str, keys: Sequence[str]) -> None:
-        super().__init__(path, name)
-        self.keys = keys
+    unit = "line"
+
+    def __init__(self, path: Path, name: str, columns: KeyColumns) -> None:
+        super().__init__(path, name, columns)
         self.rows = 0
         # An estimate of the size of the whole file as decompressed UTF-8 text [bytes].
         self._text_bytes = 0
@@ -157,12 +165,13 @@ class TextInput(SourceFile, ABC):
 
     def part(self) -> Any:
         """Return what has been found in a share, for `join`."""
-        return self.rows, self._blocks, self._next_line - 1
+        return self.rows, self._blocks, self._next_line - 1, self.columns.unfit
 
     def join(self, parts: Iterable[Any]) -> None:
         """Take over what was found in all shares, as if this object had read the whole file."""
-        for rows, blocks, lines in parts:
+        for rows, blocks, lines, unfit in parts:
             self.rows += rows
+            self.columns.join(unfit, self._next_line - 1)
             self._blocks += [block._replace(line=self._next_line - 1 + block.line) for block in blocks]
             self._next_line += lines
 
@@ -330,6 +339,11 @@ class _Transcoder:
         text = self._open_cr + text
         self._open_cr = b"\r" if text.endswith(b"\r") else b""
         self._line += line_breaks(text.removesuffix(b"\r"))
+
+
+def numbered(start: int, rows: Sequence[int]) -> list[int]:
+    """Return the numbers in the file of rows that come after `start` others, counted from 1."""
+    return [start + row + 1 for row in rows]
 
 
 def line_breaks(data: bytes) -> int:

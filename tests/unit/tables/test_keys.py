@@ -14,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psicli.core.errors import ColumnError
-from psicli.items.text import _check_keys, check_key_types, key_texts
+from psicli.items.forms.columns import KeyColumns
+from psicli.items.text import check_key_types
 
 TEXT = pa.large_string()
 
 
 def text(column: Any) -> Any:
     rows = pa.table({"id": column})
-    (result,) = key_texts(rows, ["id"], lambda row: f"in.parquet, row {row + 1}")
+    (result,) = KeyColumns(["id"]).texts(rows, lambda row: f"in.parquet, row {row + 1}", list)
     assert result.type == TEXT
     return result.to_pylist()
 
@@ -202,7 +203,8 @@ def test_zoned_and_zoneless_timestamps_do_not_mix() -> None:
 
 
 def check(values: list[str | None]) -> None:
-    _check_keys([pa.array(["fine"] * len(values), TEXT), pa.array(values, TEXT)], ["a", "b"], lambda row: f"<{row}>")
+    rows = pa.table({"a": pa.array(["fine"] * len(values), TEXT), "b": pa.array(values, TEXT)})
+    KeyColumns(["a", "b"]).texts(rows, lambda row: f"<{row}>", list)
 
 
 @pytest.mark.parametrize("code", [*range(0x20), 0x7F])
@@ -221,7 +223,7 @@ def test_bytes_of_a_null_are_ignored() -> None:
     data, offsets = pa.py_buffer(b"a\nb"), pa.py_buffer(np.array([0, 1, 2, 3], np.int64))
     hidden = pa.Array.from_buffers(TEXT, 3, [pa.py_buffer(b"\x05"), offsets, data])
     assert hidden.to_pylist() == ["a", None, "b"]
-    _check_keys([hidden], ["id"], str)
+    KeyColumns(["id"]).texts(pa.table({"id": hidden}), str, list)
 
 
 def test_the_limit_of_a_key_is_64_kib_of_utf_8() -> None:
@@ -233,6 +235,6 @@ def test_the_limit_of_a_key_is_64_kib_of_utf_8() -> None:
 
 def test_a_slice_is_checked_without_the_rows_outside_it() -> None:
     column = pa.array(["\n", "ok", "bad\r", "ok"], TEXT)
-    _check_keys([column.slice(1, 1)], ["id"], str)
+    KeyColumns(["id"]).texts(pa.table({"id": column.slice(1, 1)}), str, list)
     with pytest.raises(ColumnError, match=r"^1:"):
-        _check_keys([column.slice(1)], ["id"], str)
+        KeyColumns(["id"]).texts(pa.table({"id": column.slice(1)}), str, list)
