@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 from psicli.items import kinds
 from psicli.items.spelling import patterns
 from psicli.items.spelling.case import CaseSample
-from psicli.items.spelling.keys import LONGEST_NUMBER, Keys, is_digit
+from psicli.items.spelling.keys import LONGEST_NUMBER, Keys, beginnings, is_digit
 
 # How many of the first keys of a column show what it holds.
 _LOOK_ROWS = 1000
@@ -22,7 +23,14 @@ _SHORTEST_DATE, _LONGEST_TIME = 6, 40
 _DATE_MARKS = tuple(b"./- ")
 # A smaller share of dates is a coincidence: some part numbers look like dates.
 _SHARE_OF_DATES = 0.1
+# The same is true of digits that could be dialled.
+_SHARE_OF_SURE_PHONES, _SHARE_OF_PHONES = 0.1, 0.5
+# So many of the keys show what a column holds.
+_SHARE_OF_A_LOOK = 0.9
+# The lengths of phone numbers in any form [bytes].
+_SHORTEST_PHONE, _LONGEST_PHONE = 7, 31
 _LONGEST_PLACEHOLDER = max(map(len, patterns.PLACEHOLDERS))
+_HASHED_BEGINNINGS = beginnings(patterns.HASHED_PLACEHOLDERS)
 
 
 class Column:
@@ -35,6 +43,7 @@ class Column:
         self.words: set[str] = set()
         self.sample = CaseSample()
         self._look: Any = pa.array([], pa.large_string())
+        self._named_as_phone = re.search(patterns.PHONE_NAME, name) is not None
         # The lengths of the longest number with leading zeros and of the shortest one without.
         self._padded, self._plain = 0, LONGEST_NUMBER + 1
 
@@ -52,7 +61,15 @@ class Column:
         elif _is_text(kind):
             self._look_at(texts)
             keys = Keys(texts)
-            for part in (self._marks, self._placeholders, self._numbers, self._times, self._letters):
+            for part in (
+                self._marks,
+                self._placeholders,
+                self._numbers,
+                self._phones,
+                self._times,
+                self._letters,
+                self._codes,
+            ):
                 part(keys)
             self._midnights(texts)
             self.sample.add(keys)
@@ -82,8 +99,8 @@ class Column:
         within = f"{patterns.INVISIBLE}|{patterns.NOT_SPACE}{patterns.NO_BREAK_SPACE}+{patterns.NOT_SPACE}"
         self.counts["invisible"] += keys.count(unusual, within)
         self.counts["accents"] += keys.count(unusual, _are_decomposed)
-        quoted = np.isin(keys.first, (0x22, 0x27)) & (keys.lengths > 2)
-        self.counts["quotes"] += keys.count(quoted, r"""^(".*"|'.*'|'[0-9].*)$""")
+        quoted = np.isin(keys.first, tuple(b"\"'=")) & (keys.lengths > 2)
+        self.counts["quotes"] += keys.count(quoted, r"""^(=?".*"|'.*'|'[0-9].*)$""")
 
     def _placeholders(self, keys: Keys) -> None:
         named = keys.lengths == len(self._name.encode())
@@ -111,6 +128,18 @@ class Column:
         self._padded = max(self._padded, pc.max(pc.binary_length(with_zeros)).as_py() or 0)
         self._plain = min(self._plain, pc.min(pc.binary_length(without)).as_py() or self._plain)
 
+    def _phones(self, keys: Keys) -> None:
+        ends = is_digit(keys.last) & (keys.lengths >= _SHORTEST_PHONE) & (keys.lengths <= _LONGEST_PHONE)
+        plus, zero = ends & (keys.first == 0x2B), ends & (keys.first == 0x30)
+        if plus.any():
+            self.counts["E.164"] += keys.count(plus, patterns.E164)
+            if keys.hold(" ()./-") or keys.data.max() >= 0x80:
+                self.counts["phone"] += keys.count(plus, _spaced_phones)
+        if keys.hold("("):
+            self.counts["phone"] += keys.count(ends & ~plus, _with_area_code)
+        others, pattern = (ends & ~plus, patterns.PHONE) if self._named_as_phone else (zero, patterns.DIALLED_PHONE)
+        self.counts["dialled phone"] += keys.count(others, partial(_without_area_code, pattern=pattern))
+
     def _times(self, keys: Keys) -> None:
         candidates = (keys.lengths >= _SHORTEST_DATE) & (keys.lengths <= _LONGEST_TIME)
         if keys.hold(":"):
@@ -130,31 +159,65 @@ class Column:
         capitals = keys.capitals()
         if keys.hold("@"):
             self.counts["e-mail"] += keys.count(capitals, patterns.EMAIL)
-        hexadecimal = np.isin(keys.lengths, patterns.HEX_LENGTHS)
+            self._addresses(keys)
+        hexadecimal = keys.with_lengths(patterns.HEX_LENGTHS)
         if hexadecimal.any():
             self.counts["hexadecimal"] += keys.count(hexadecimal & capitals, patterns.HEXADECIMAL)
-            # Only whether there are any is of interest.
-            if not self.counts["small hexadecimal"]:
-                self.counts["small hexadecimal"] = keys.count(hexadecimal & ~capitals, patterns.HEXADECIMAL)
+            self._note_any("small hexadecimal", keys, hexadecimal & ~capitals, patterns.HEXADECIMAL)
+
+    def _addresses(self, keys: Keys) -> None:
+        if keys.hold(">;,") or keys.contain("mailto:"):
+            self.counts["wrapped e-mail"] += keys.count(np.ones(len(keys), np.bool_), patterns.WRAPPED_EMAIL)
+        if keys.contain("@gmail.") or keys.contain("@googlemail.") or keys.hold("+"):
+            # All these addresses end in com, me or fm.
+            candidates = np.isin(keys.last, tuple(b"me"))
+            self.counts["e-mail variant"] += keys.count(candidates, patterns.EMAIL_VARIANT)
+
+    def _codes(self, keys: Keys) -> None:
+        hashes = keys.with_lengths(patterns.HASHED_LENGTHS)
+        if hashes.any():
+            hashes &= keys.starting_with(_HASHED_BEGINNINGS)
+            digests = pa.array(patterns.HASHED_PLACEHOLDERS, keys.texts.type)
+            self.counts["hashed placeholder"] += keys.count(hashes, partial(pc.is_in, value_set=digests))
+        others = keys.with_lengths(patterns.OTHER_UUID_LENGTHS)
+        if others.any():
+            self.counts["uuid"] += keys.count(others, patterns.OTHER_UUID)
+        self._note_any("plain uuid", keys, keys.lengths == patterns.UUID_LENGTH, patterns.UUID)
+
+    def _note_any(self, kind: str, keys: Keys, candidates: Any, pattern: str) -> None:
+        """Count a kind of which only matters whether there are any."""
+        if not self.counts[kind]:
+            self.counts[kind] = keys.count(candidates, pattern)
 
     def look(self) -> str:
         """Return what a column of text holds, such as `whole numbers`; empty if its keys have no common form."""
+        if self._holds_phones(_SHARE_OF_A_LOOK):
+            return patterns.PHONES
         for name, pattern in patterns.LOOKS if len(self._look) else ():
-            if pc.match_substring_regex(self._look, pattern=pattern).true_count >= 0.9 * len(self._look):
+            if pc.match_substring_regex(self._look, pattern=pattern).true_count >= _SHARE_OF_A_LOOK * len(self._look):
                 return name
         return ""
 
-    def is_worth_a_word(self, kind: str) -> bool:
-        """Return whether what the column has of a kind is unusual beside its other keys."""
+    def unusual(self, kind: str) -> int:
+        """Return how many rows have a kind of key that is unusual beside the other keys of the column."""
         count = self.counts[kind]
+        if kind == "phone":
+            return count + self._holds_phones(_SHARE_OF_PHONES) * self.counts["dialled phone"]
         against = {
             "point zero": count > self.counts["fraction"],
-            "padded": self._plain < self._padded,
+            "padded": self._plain < self._padded and not self._holds_phones(_SHARE_OF_PHONES),
             "date": count >= _SHARE_OF_DATES * self.keys,
             "midnight": count == self.keys,
             "hexadecimal": self.counts["small hexadecimal"] > 0,
+            "uuid": self.counts["plain uuid"] > 0,
         }
-        return count > 0 and against.get(kind, True)
+        return count if against.get(kind, True) else 0
+
+    def _holds_phones(self, share: float) -> bool:
+        """Return whether this share of the keys are phone numbers; digits alone show it only beside other numbers."""
+        sure = self.counts["phone"] + self.counts["E.164"]
+        is_sure = self._named_as_phone or sure >= _SHARE_OF_SURE_PHONES * self.keys
+        return bool(self.keys) and is_sure and sure + self.counts["dialled phone"] >= share * self.keys
 
 
 def _is_text(kind: Any) -> bool:
@@ -170,3 +233,19 @@ def _are_decomposed(texts: Any) -> Any:
 def _other_times(texts: Any) -> Any:
     others = pc.invert(pc.match_substring_regex(texts, pattern=patterns.ISO_TIME))
     return pc.match_substring_regex(texts.filter(others), pattern=patterns.TIME)
+
+
+def _spaced_phones(texts: Any) -> Any:
+    """Return which texts with a plus are phone numbers with something between their digits, not signed numbers."""
+    are_numbers = pc.match_substring_regex(texts, pattern=patterns.SIGNED_NUMBER)
+    return pc.and_not(pc.match_substring_regex(texts, pattern=patterns.SPACED_PHONE), are_numbers)
+
+
+def _with_area_code(texts: Any) -> Any:
+    have_code = pc.match_substring_regex(texts, pattern=patterns.AREA_CODE)
+    return pc.and_(have_code, pc.match_substring_regex(texts, pattern=patterns.PHONE))
+
+
+def _without_area_code(texts: Any, pattern: str) -> Any:
+    have_code = pc.match_substring_regex(texts, pattern=patterns.AREA_CODE)
+    return pc.and_not(pc.match_substring_regex(texts, pattern=pattern), have_code)

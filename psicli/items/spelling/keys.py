@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,10 +38,27 @@ class Keys:
         """Return whether any key contains one of these ASCII characters."""
         return any(character in self._raw for character in characters.encode())
 
+    def contain(self, text: str) -> bool:
+        """Return whether any key contains this text."""
+        return text.encode() in self._raw
+
     def at(self, position: int) -> npt.NDArray[np.uint8]:
         """Return this byte of each key, or its last byte if it is shorter."""
         octets: npt.NDArray[np.uint8] = self.data[self.starts + np.minimum(self.lengths - 1, position)]
         return octets
+
+    def with_lengths(self, lengths: Sequence[int]) -> Mask:
+        """Return the keys with one of these lengths [bytes]."""
+        # Ten times as fast as np.isin.
+        table = np.zeros(max(lengths) + 2, np.bool_)
+        table[list(lengths)] = True
+        found: Mask = table.take(self.lengths, mode="clip")
+        return found
+
+    def starting_with(self, beginnings: Mask) -> Mask:
+        """Return the keys whose first two bytes are in a table with a place for each pair."""
+        found: Mask = beginnings[self.first.astype(np.uint16) << 8 | self.at(1)]
+        return found
 
     def capitals(self) -> Mask:
         """Return the keys with capital letters of ASCII."""
@@ -82,6 +99,13 @@ def _unusual_bytes() -> Mask:
 
 
 _UNUSUAL_BYTES = _unusual_bytes()
+
+
+def beginnings(texts: Sequence[str]) -> Mask:
+    """Return a table for `Keys.starting_with`: whether a pair of bytes begins any of these texts."""
+    table = np.zeros(1 << 16, np.bool_)
+    table[[int.from_bytes(text[:2].encode()) for text in texts]] = True
+    return table
 
 
 def is_digit(values: npt.NDArray[np.uint8]) -> Mask:

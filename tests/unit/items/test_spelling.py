@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import uuid
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from psicli.items.forms.names import Form
 from psicli.items.spelling import Spellings
+from psicli.items.spelling.causes import CAUSES
 from psicli.items.spelling.findings import KINDS
-from psicli.items.spelling.patterns import LOOKS, PLACEHOLDERS
+from psicli.items.spelling.patterns import HASHED_PLACEHOLDERS, LOOKS, PLACEHOLDERS
 
 STRING, TEXT = pa.string(), pa.large_string()
 
@@ -37,8 +40,9 @@ def faults(keys: Sequence[str | None], kind: Any = STRING, batch: int = 1000) ->
     return [each.fault for each in spellings(keys, kind, batch).findings(matchless)]
 
 
+HASHED = [("sha256", ""), ("md5", "NULL"), ("sha1", "nan"), ("sha256", "N/A")]
 ODD: dict[str, tuple[list[str | None], str]] = {
-    "spaces": ([" a", "b ", " c ", "d e", None, ""], "'id': 3 of 6 rows have spaces around the key"),
+    "spaces": ([" a", "b ", " c ", "d e"], "'id': 3 of 4 rows have spaces around the key"),
     "ideographic space": (["\u3000山田", "東京"], "'id': 1 of 2 rows has spaces around the key"),
     "blank": (["   ", "a", "\u00a0"], "'id': 2 of 3 rows have a key of nothing but spaces"),
     "byte order mark": (["\ufeffa", "b", "c"], "'id': 1 of 3 rows has an invisible character"),
@@ -46,9 +50,10 @@ ODD: dict[str, tuple[list[str | None], str]] = {
     "no-break space": (["1\u00a0234"], "'id': the only row has an invisible character"),
     "decomposed": (["cafe\u0301", "caf\u00e9", "x"], "'id': 1 of 3 rows has accents as separate characters"),
     "quotes": (['"a"', "'b'", "'0012", "O'Brien", "'s-Hertogenbosch"], "'id': 3 of 5 rows have quotation marks"),
+    "spreadsheet quotes": (['="0012"', "'0012", "=12"], "'id': 2 of 3 rows have quotation marks"),
     "header": (["a", "id", "b"], "'id': 1 of 3 rows has the name of the column as the key"),
     "placeholder": (["NA", "x", "\\N", "NA"], r"'id': 3 of 4 rows have a placeholder as the key (NA, \N)"),
-    "point zero": (["517.0", None, "533.0", "12"], "'id': 2 of 4 rows have a whole number with .0 at the end"),
+    "point zero": (["517.0", "533.0", "12"], "'id': 2 of 3 rows have a whole number with .0 at the end"),
     "leading zeros": (["007", "7", "012", "113"], "'id': 2 of 4 rows have a number with leading zeros"),
     "exponent": (["1.23457E+11", "1e+05", "1.5E11", "123"], "'id': 3 of 4 rows have a number in scientific form"),
     "separators": (
@@ -67,6 +72,24 @@ ODD: dict[str, tuple[list[str | None], str]] = {
     "unpadded date": (["2024-3-1", "2024-11-2"], "'id': all 2 rows have a date that is not in the form"),
     "midnight": (["2024-03-01T00:00:00", "2024-03-02T00:00:00"], "'id': all 2 rows have a time at midnight"),
     "e-mail": (["Ben@x.org", "ann@x.org"], "'id': 1 of 2 rows has an e-mail address with capital letters"),
+    "wrapped e-mail": (
+        ["Ben <ben@x.org>", "mailto:ann@x.org", '"Ann" <ann@x.org>;', "eva@x.org,", "eva@x.org", "a<b@c"],
+        "'id': 4 of 6 rows have an e-mail address inside other text",
+    ),
+    "international phone": (["+49 171 1234567", "+49171/1234568", "+491711234567"], "'id': 2 of 3 rows have a phone n"),
+    "area codes": (["(0171) 1234567", "(555) 123-4567", "+1 (555) 123-4568"], "'id': all 3 rows have a phone number"),
+    "dialled beside E.164": (
+        ["+491711234567", "00491711234568", "01711234569", "0171/1234560", "517"],
+        "'id': 3 of 5 rows have a phone number that is not in the form E.164",
+    ),
+    "hashes of placeholders": (
+        ["", "x", *(hashlib.new(name, word.encode()).hexdigest() for name, word in HASHED), *["y"] * 9],
+        "'id': 4 of 15 rows have the hash of an empty value or a placeholder",
+    ),
+    "UUIDs with and without hyphens": (
+        [f"{uuid.UUID(int=7)}", f"{{{uuid.UUID(int=8)}}}", uuid.UUID(int=9).urn, uuid.UUID(int=10).hex],
+        "'id': 3 of 4 rows have a UUID in braces, as a URN or without hyphens",
+    ),
     "case": (["Abc", "aBC", "xyz", "XYZ", "Only"], "'id': 4 distinct keys differ from another one only in case"),
     "case beyond ASCII": (["Éva", "éva", "Eva"], "'id': 2 distinct keys differ from another one only in case"),
     "no row": ([], "the input has no rows, so nothing can match"),
@@ -87,9 +110,11 @@ def test_capitals_in_uuids_and_hashes_are_odd_only_beside_small_letters() -> Non
     capitals = [each.upper() for each in small[:10]]
     braces = [f"{{{each.upper()}}}" for each in small[:10]]
     assert faults(capitals) == faults(braces) == faults(small) == []
-    for keys in (capitals + small[10:], small[10:] + capitals, small[10:] + braces):
+    for keys in (capitals + small[10:], small[10:] + capitals):
         (fault,) = faults(keys, batch=10)
         assert fault.startswith("'id': 10 of 40 rows have capital letters in a UUID or a hash")
+    (fault,) = faults(small[10:] + braces, batch=10)
+    assert fault.startswith("'id': 10 of 40 rows have a UUID in braces")
 
 
 QUIET: dict[str, list[str]] = {
@@ -107,7 +132,16 @@ QUIET: dict[str, list[str]] = {
     "fractions of seconds": [f"2024-03-01T06:00:00.{n}5" for n in range(500)],
     "addresses": [f"192.168.{100 + n % 100}.{100 + n % 150}" for n in range(500)],
     "versions": ["1.0", "1.1", "1.12", "2.0", "10.3.1"],
-    "phone numbers": [f"+49 171 {n:07}" for n in range(500)],
+    "phone numbers": [f"+49171{n:07}" for n in range(500)],
+    "signed numbers": [f"+{n * 7919}.{n % 100:02}" for n in range(500)],
+    "codes with a hyphen": [f"0{n % 9 + 1}{n % 10}-{n:06}" for n in range(500)],
+    "codes with zeros": [f"00{n * 1_000_003 + 10**7:010}" for n in range(500)],
+    "citations": [f"12(3)45{n}-67{n}" for n in range(500)],
+    "bar codes": [f"(01)0{9501101530000 + n}" for n in range(500)],
+    "hashes of MD5": [hashlib.md5(str(n).encode()).hexdigest() for n in range(500)],
+    "lists": [f"a{n},b{n};" for n in range(500)],
+    "handles": [f"@ann{n}.org" for n in range(500)],
+    "formulas": [f"={n}" for n in range(500)],
     "names": ["O'Brien", "McDonald", "de la Cruz", "Müller", "Nguyễn", "山田　太郎", "می‌خواهم", "Na", "No", "👩‍🚀"],
     "airports": ["JFK", "NAX", "LGA", "NRT"],
     "timestamps of one column": [str(1_700_000_000 + n) for n in range(500)],
@@ -117,6 +151,56 @@ QUIET: dict[str, list[str]] = {
 @pytest.mark.parametrize("keys", QUIET.values(), ids=QUIET)
 def test_ordinary_keys_cause_no_warning(keys: list[str]) -> None:
     assert faults(keys) == []
+
+
+PHONES = [f"{'0' * (n % 3)}171 {n:07}" for n in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("phone", 50), ("mobile_number", 50), ("Telefon", 50), ("TEL", 50), ("telemetry", 0), ("hotel", 0), ("cells", 0)],
+)
+def test_digits_are_phone_numbers_if_the_column_is_called_so(name: str, count: int) -> None:
+    found = Spellings([name])
+    found.add([pa.array(PHONES, TEXT)], pa.schema([(name, STRING)]))
+    assert [each.fault.partition(" a phone")[0] for each in found.findings(0)] == (
+        [f"'{name}': all {count} rows have"] if count else []
+    )
+
+
+@pytest.mark.parametrize("address", ["b.en@gmail.com", "ben+x@googlemail.com", "ben+news@outlook.com", "ben+a@pm.me"])
+def test_spellings_of_an_address_that_its_provider_ignores_are_a_note(address: str) -> None:
+    (found,) = spellings([address, "ben@gmail.com", "b.en@x.org", "ben+a@x.org", "b.en@outlook.com"]).findings(0)
+    assert found.is_note
+    assert found.fault.startswith("'id': 1 of 5 rows has an e-mail address with dots or a +tag")
+    assert "email/plain" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("rows", "distinct", "whole", "fault"),
+    [
+        (10_000, 3, True, "only 3 distinct keys in 10,000 rows"),
+        (1000, 10, True, "only 10 distinct keys in 1,000 rows"),
+        (2_000_000, 1000, True, "only 1,000 distinct keys in 2,000,000 rows"),
+        (100_000, 100, False, "only 100 distinct keys in the first 100,000 rows"),
+        # Several rows of each customer, many events of few customers, a small table, and the start of a sorted file.
+        (10_000, 101, True, ""),
+        (2_000_000, 1001, True, ""),
+        (999, 1, True, ""),
+        (100_000, 500, False, ""),
+    ],
+)
+def test_few_distinct_keys_are_a_warning(rows: int, distinct: int, whole: bool, fault: str) -> None:
+    found = spellings(["DE"] * rows, batch=rows)
+    texts = [each.fault for each in found.findings(0, distinct, whole=whole)]
+    assert texts == ([fault] if fault else [])
+    assert [*found.findings(0, whole=whole)] == []
+
+
+@pytest.mark.parametrize(("matchless", "fault"), [(10, ""), (11, "11 of 100 rows have no key")])
+def test_many_rows_without_a_key_are_a_warning(matchless: int, fault: str) -> None:
+    found = spellings([None] * matchless + ["x"] * (100 - matchless))
+    assert [each.fault for each in found.findings(matchless)] == ([fault] if fault else [])
 
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.bool_(), pa.date32(), pa.decimal128(9, 2)], ids=str)
@@ -141,7 +225,8 @@ def test_the_first_rows_of_an_input_are_called_so() -> None:
     (found,) = spellings(["NA", "NA"]).findings(0, whole=False)
     assert found.fault.startswith("'id': all of the first 2 rows have a placeholder")
     # The others may have a key.
-    assert not list(spellings(["", ""]).findings(2, whole=False))
+    (found,) = spellings(["", ""]).findings(2, whole=False)
+    assert found.fault == "all of the first 2 rows have no key"
 
 
 def test_columns_are_shown_with_their_types_and_what_they_hold() -> None:
@@ -154,6 +239,37 @@ def test_columns_are_shown_with_their_types_and_what_they_hold() -> None:
         "'day' (date32[day], compared as 2024-03-01)",
         "'e' (string, e-mail addresses)",
         "'x' (string)",
+    ]
+    forms = [Form("integer"), Form(), Form("email", sha256=True), Form("phone", "DE")]
+    assert found.columns(columns, forms) == [
+        "'id' (int64, in the form integer)",
+        "'day' (date32[day], compared as 2024-03-01)",
+        "'e' (string, e-mail addresses, in the form email/sha256)",
+        "'x' (string, in the form phone/DE)",
+    ]
+
+
+TEXTS = ["hash", "other", "phone"]
+
+
+def test_the_most_likely_cause_comes_first() -> None:
+    found = Spellings(["at", "id", *TEXTS])
+    columns = pa.schema(
+        [("at", pa.timestamp("s")), ("id", pa.int64()), ("hash", STRING), ("other", STRING), ("phone", STRING)]
+    )
+    texts = ("2024-03-01T06:00:00", "7", "ab" * 32, "?!", "0171 1234567")
+    found.add([pa.array([text] * 9, TEXT) for text in texts], columns)
+    assert [each.partition(":")[0] for each in found.causes(columns)] == [
+        "'hash' holds hexadecimal hashes",
+        "'phone' holds phone numbers",
+        "'id' holds whole numbers",
+        "'at' holds times",
+    ]
+    forms = [Form(), Form("integer"), Form("email", sha256=True, hashed=True), Form(), Form()]
+    assert [each.partition(":")[0] for each in found.causes(columns, forms)] == [
+        "'hash' holds hashes",
+        "'phone' holds phone numbers",
+        "'at' holds times",
     ]
 
 
@@ -175,7 +291,7 @@ def test_bytes_of_a_null_are_no_key() -> None:
     )
     found = Spellings(["id"])
     found.add([texts], schema(STRING))
-    assert not list(found.findings(1))
+    assert [each.fault for each in found.findings(1)] == ["1 of 2 rows has no key"]
 
 
 ODD_TEXT = st.text(st.sampled_from(" \u00a0\u200b\ufeff\u3000\u0301aEé09.,-+:/@'\"{}TZ"), max_size=12)
@@ -183,7 +299,13 @@ NUMBER = st.from_regex(
     r"[+-]?[0-9]{1,4}([.,/' -][0-9]{1,4}){0,2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?Z?)?", fullmatch=True
 )
 EMAIL = st.from_regex(r"[A-Za-z]{1,3}@[A-Z]?x\.(org|ORG)", fullmatch=True)
-KEY = st.none() | ODD_TEXT | NUMBER | EMAIL | st.sampled_from(PLACEHOLDERS) | st.text(max_size=9)
+WRAPPED = st.from_regex(r"(mailto:|B <)[a-c]{1,3}(\+t)?@(x\.org|gmail\.com)[>;]?", fullmatch=True)
+PHONE = st.from_regex(r"(\+49|0049|0| ?\(0)[ )]?[1-9]{2,4}[ /-]?[0-9]{5,7}", fullmatch=True)
+CODE = st.uuids().map(str) | st.uuids().map(lambda each: f"{{{each}}}".upper()) | st.uuids().map(lambda each: each.hex)
+CODE |= st.sampled_from(HASHED_PLACEHOLDERS)
+KEY = (
+    st.none() | ODD_TEXT | NUMBER | EMAIL | WRAPPED | PHONE | CODE | st.sampled_from(PLACEHOLDERS) | st.text(max_size=9)
+)
 _ROWS = r"(the only row has|all [0-9,]+ rows have|1 of [0-9,]+ rows has|[0-9,]+ of [0-9,]+ rows have)"
 _WORDS = f"({'|'.join(map(re.escape, PLACEHOLDERS))})"
 WARNINGS = [
@@ -193,7 +315,8 @@ WARNINGS = [
 WARNINGS += [
     r"'id': [0-9]+ distinct keys differ from another .*\.",
     r"the input has no rows, .*\.",
-    rf"{_ROWS} no key, .*\.",
+    rf"{_ROWS} no key(, so nothing can match)?\. A null or empty key matches nothing\. [A-Za-z ,]+[.?]",
+    r"only [0-9]+ distinct keys? in [0-9]+ rows?\. Is 'id' the right key column\?",
 ]
 
 
@@ -202,6 +325,8 @@ def test_a_warning_holds_only_words_of_psicli_the_column_and_numbers_of_rows(key
     found = spellings(keys)
     for sentence in map(str, found.findings(sum(not key for key in keys))):
         assert any(re.fullmatch(warning, sentence) for warning in WARNINGS), sentence
+    for cause in found.causes(schema(STRING)):
+        assert re.fullmatch(r"'id' holds ([a-zA-Z0. -]+): (.*)", cause).groups() in CAUSES.items()  # type: ignore[union-attr]
     (column,) = found.columns(schema(STRING))
     assert column in {"'id' (string)", *(f"'id' (string, {look})" for look, _ in LOOKS)}
 
