@@ -23,7 +23,7 @@ from psicli.check import bench, estimate
 from psicli.check.checklist import Check, Checklist
 from psicli.check.cluster import check_cluster
 from psicli.check.estimate import Size
-from psicli.check.sample import read_sample
+from psicli.check.sample import Distinct, read_sample
 from psicli.config import Job, Task
 from psicli.core.errors import BrokenLedgerError, DiskTooSmallError, TaskFilesError, counted, in_units, shown
 from psicli.core.peer_errors import PeerBusyError, PeerGoneError
@@ -47,8 +47,6 @@ from psicli.transport.tls import TlsCredentials
 
 logger = logging.getLogger(__name__)
 
-# A larger share of rows without a key is a warning.
-_MANY_MATCHLESS = 0.1
 # A larger difference between the two clocks is a warning [s].
 _CLOCK_DIFFERENCE = 60.0
 
@@ -252,20 +250,23 @@ def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
 
 def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
     """Read the keys of the first rows, or of all rows, to find errors in them."""
-    spellings = Spellings(task.keys)
-    sample = read_sample(source, lambda texts: spellings.add(texts, source.schema), full=full)
+    spellings, distinct = Spellings(task.keys), Distinct()
+    sample = read_sample(source, lambda texts: spellings.add(texts, source.schema), distinct, full=full)
     if sample.is_whole and task.output_format is not None:
         outputs.check_unquoted(source, task.output_format)
     seen, matchless = sample.seen, sample.matchless
     which = f"all {counted(seen, 'row')}" if sample.is_whole else f"the first {seen:,} of about {sample.rows:,} rows"
     types = ", ".join(source.columns.described(spellings.columns(source.schema)))
     lacking = f"{matchless:,} of them without a key" if matchless else "and all of them have a key"
-    message = f"{types}: {which} can be read, {lacking}"
-    hint = "A null or empty key matches nothing. Are these the right columns?"
-    found.add("keys", message, task.name, good=matchless <= _MANY_MATCHLESS * seen, hint=hint)
+    different = counted(distinct.count, "distinct key")
+    message = f"{types}: {which} can be read, {lacking}; {'' if distinct.is_exact else 'about '}{different}"
+    found.add("keys", message, task.name)
     unfit = source.columns.findings(seen, source.unit, whole=sample.is_whole)
-    for finding in (*unfit, *spellings.findings(matchless, whole=sample.is_whole)):
-        found.add("spelling", finding.fault, task.name, good=False, hint=finding.advice)
+    for finding in (*unfit, *spellings.findings(matchless, distinct.count, whole=sample.is_whole)):
+        if finding.is_note:
+            found.add("spelling", str(finding), task.name)
+        else:
+            found.add("spelling", finding.fault, task.name, good=False, hint=finding.advice)
     return sample.size
 
 

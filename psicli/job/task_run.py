@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from psicli import outputs, tables
@@ -30,7 +31,7 @@ from psicli.job.resume import Mode, Resume
 from psicli.protocol.messages import Kept, partition_key
 from psicli.protocol.task import Progress, TaskParty
 from psicli.report.console import Console
-from psicli.report.report import Report, Status, TaskReport, nothing_matched
+from psicli.report.report import Report, Status, TaskReport, too_little_matched
 from psicli.session.live import TaskResult
 from psicli.storage.ledger import Ledger, Opening
 from psicli.storage.locks import PortLock
@@ -76,6 +77,8 @@ class TaskRun:
         self._resume = Resume(shared.resume, shared.job, task, shared.ledger)
         self._input: Input | None = None
         self._output: TaskOutput | None = None
+        # Why this party's keys may not match those that look the same.
+        self._causes: list[str] = []
         # The id under which the ledger has the task.
         self._opened_sid = ""
         self._comparison = Comparison(shared.sketches, self._policy, shared.job.name, self._warn)
@@ -149,17 +152,20 @@ class TaskRun:
         )
         key, sketch = partition_key(partition_sid), self._comparison.begin()
         items, source, spellings = self._read_on_nodes(opening, key, sketch) or self._read_here(opening, key, sketch)
-        self._note_keys(source, spellings, items.null_keys)
+        self._note_keys(source, spellings, items)
         return items, source
 
-    def _note_keys(self, source: Input, spellings: Spellings, null_keys: int) -> None:
+    def _note_keys(self, source: Input, spellings: Spellings, items: Items) -> None:
         """Report the key columns, their forms, and what is unusual about their values."""
         columns = source.columns
         self._entry.key_columns = columns.described(spellings.columns(source.schema))
         self._entry.key_form = [form.agreed for form in columns.forms]
         self._entry.unfit_rows = [unfit.count for unfit in columns.unfit]
-        for finding in (*columns.findings(source.rows, source.unit), *spellings.findings(null_keys)):
-            self._warn(str(finding))
+        self._causes = spellings.causes(source.schema, columns.forms)
+        findings = columns.findings(source.rows, source.unit), spellings.findings(items.null_keys, len(items))
+        for finding in chain(*findings):
+            if not finding.is_note:
+                self._warn(str(finding))
 
     def _read_on_nodes(self, opening: Callable[[], Input], key: bytes, sketch: Sketch | None) -> _Read | None:
         """Read the input on the nodes of the cluster, if there is one and they can read it."""
@@ -321,8 +327,9 @@ class TaskRun:
 
     def _note_done(self, text: str, *facts: object) -> None:
         self._entry.status = Status.DONE
-        if self._entry.matched == 0 and self._entry.distinct_items:
-            self._warn(nothing_matched(self._entry, self._shared.job.peer))
+        hint = too_little_matched(self._entry, self._shared.job.peer, self._causes)
+        if hint is not None:
+            self._warn(hint)
         self._note_end(None)
         self._phase(text, *facts)
 

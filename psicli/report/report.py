@@ -6,12 +6,12 @@ A report holds counts, names and paths only: never an item, a key value, a point
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from psicli.core.errors import InternalError, PsicliError
+from psicli.core.errors import InternalError, PsicliError, counted
 from psicli.core.peer_errors import PeerSkippedError
 
 
@@ -226,14 +226,40 @@ def what_the_peer_learns(report: Report) -> str:
     return f"{report.peer} will learn {counts}, {some}, and nothing else"
 
 
-def nothing_matched(task: TaskReport, peer: str) -> str:
-    """Return what to look at after a task without a match; nothing in it depends on the peer's keys but its result."""
-    if not task.peer_items:
+# Fewer matches than this share of the keys of the smaller side are worth a hint if both sides have many keys.
+_FEW_MATCHES, _LEAST_ITEMS = 0.01, 100
+
+
+def too_little_matched(task: TaskReport, peer: str, causes: Sequence[str]) -> str | None:
+    """Return what to compare with the peer after a task with no match, or hardly any; None for any other.
+
+    causes: why own keys may not match. Nothing in the text depends on the peer's keys but their number and the result.
+    """
+    own, theirs = task.distinct_items or 0, task.peer_items or 0
+    if task.matched is None or not own:
+        return None
+    if not theirs:
         return f"no key matched, because {peer} has no keys. Ask {peer} whether its export is complete."
-    first = "Follow the other warnings about this task. " if task.warnings else ""
-    columns = ", then ".join(task.key_columns or [])
-    return (
-        f"no key matched. psicli compares keys as text, column by column; here: {columns}. "
-        f"{first}Ask {peer} for its key columns, their order and their types. Then compare one key that both parties "
-        "should have, character by character, but not through psicli."
+    if not task.matched:
+        return f"no key matched. {_what_to_compare(task, peer, causes)}"
+    if min(own, theirs) < _LEAST_ITEMS or task.matched >= _FEW_MATCHES * min(own, theirs):
+        return None
+    few = f"only {counted(task.matched, 'distinct key')} of {own:,} matched, and {peer} has {theirs:,}"
+    return f"{few}. This may be right. If you expected more: {_what_to_compare(task, peer, causes)}"
+
+
+def _what_to_compare(task: TaskReport, peer: str, causes: Sequence[str]) -> str:
+    columns = task.key_columns or []
+    if len(columns) > 1:
+        causes = [*causes, f"{peer} lists its key columns in another order"]
+    numbered = "; ".join(f"({number}) {cause}" for number, cause in enumerate(causes, 1))
+    return " ".join(
+        [
+            f"psicli compares keys as text, column by column; here: {', then '.join(columns)}.",
+            *(["Follow the other warnings about this task."] if task.warnings else []),
+            *([f"Likely causes: {numbered}."] if numbered else []),
+            f"Ask {peer} what its key columns mean, and for their order, their types and their forms.",
+            "`psicli keys` shows what your own first keys become, byte by byte.",
+            "Compare one key that both parties should have, but not through psicli.",
+        ]
     )

@@ -182,22 +182,20 @@ class Spellings:
         for name, column in self._columns:
             yield from _of_column(name, column, rows, whole)
 
-    def columns(self, schema: Any, forms: Sequence[Form] = ()) -> list[str]:
-        """Return each key column with its type, what it holds and its form, such as `'id' (string, whole numbers)`."""
+    def columns(self, schema: Any) -> list[str]:
+        """Return each key column with its type and what it holds, such as `'id' (string, whole numbers)`."""
         return [
-            f"{shown(name)} ({', '.join(_traits(column, schema.field(name).type, form))})"
-            for name, column, form in self._with(forms)
+            f"{shown(name)} ({', '.join(_traits(column, schema.field(name).type))})" for name, column in self._columns
         ]
 
-    def causes(self, schema: Any, forms: Sequence[Form] = ()) -> list[str]:
-        """Return why keys of this input may not match those that look the same to people, most likely first."""
-        found = [cause_of(name, column, schema.field(name).type, form) for name, column, form in self._with(forms)]
-        return [cause for _, cause in sorted(filter(None, found))]
+    def causes(self, schema: Any, forms: Sequence[Form]) -> list[str]:
+        """Return why keys of this input may not match those that look the same to people, most likely first.
 
-    def _with(self, forms: Sequence[Form]) -> Iterator[tuple[str, Column, Form]]:
-        """Yield the name, the counts and the form of each column; without forms, all are text."""
-        for (name, column), form in zip(self._columns, forms or [Form()] * len(self._columns), strict=True):
-            yield name, column, form
+        forms: the form of each key column.
+        """
+        columns = zip(self._columns, forms, strict=True)
+        found = [cause_of(name, column, schema.field(name).type, form) for (name, column), form in columns]
+        return [cause for _, cause in sorted(filter(None, found))]
 
 
 def _of_column(name: str, column: Column, rows: int, whole: bool) -> Iterator[Finding]:
@@ -219,11 +217,9 @@ def _of_rows(count: int, rows: int, whole: bool) -> str:
     return f"{count:,} of {all_rows} {'has' if count == 1 else 'have'}"
 
 
-def _traits(column: Column, kind: Any, form: Form) -> Iterator[str]:
+def _traits(column: Column, kind: Any) -> Iterator[str]:
     yield str(kind)
     if look := column.look():
         yield look
-    elif form.is_text and (example := next((text for test, text in _EXAMPLES if test(kinds.value_type(kind))), "")):
+    elif example := next((text for test, text in _EXAMPLES if test(kinds.value_type(kind))), ""):
         yield f"compared as {example}"
-    if not form.is_text:
-        yield f"in the form {form}"

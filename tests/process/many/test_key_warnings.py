@@ -104,8 +104,10 @@ def test_key_columns_in_another_order(pair: Pair) -> None:
     text = path.read_text().replace("alice: out.csv", "alice: out.csv\n    bob: out-bob.csv")
     path.write_text(text)
     (first,), (second,) = warnings(pair, path)
-    assert "here: 'id' (string, whole numbers), then 'day' (string, dates). Ask bob" in first
-    assert "here: 'day' (string, dates), then 'id' (string, whole numbers). Ask alice" in second
+    assert "here: 'id' (string, whole numbers), then 'day' (string, dates). Likely" in first
+    assert "(3) bob lists its key columns in another order. Ask bob" in first
+    assert "here: 'day' (string, dates), then 'id' (string, whole numbers). Likely" in second
+    assert "(3) alice lists its key columns in another order. Ask alice" in second
 
 
 @pytest.mark.more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,8 +19,8 @@ from psicli.report.report import (
     Status,
     TaskReport,
     facts_of,
-    nothing_matched,
     to_json,
+    too_little_matched,
     what_the_peer_learns,
 )
 from psicli.report.summary import to_text
@@ -244,17 +245,53 @@ def test_warnings_about_a_task_are_in_both_forms() -> None:
     assert text_of(report, warnings=False)[-2:] == ["", end]
 
 
+def of_matches(matched: int | None, own: int = 10_000, theirs: int = 20_000, **facts: Any) -> TaskReport:
+    """Return the report of a task with these numbers of distinct items."""
+    counts = {"matched": matched, "distinct_items": own, "peer_items": theirs}
+    return replace(a_report().tasks[0], key_columns=["'id' (int64, compared as 517)"], **counts, **facts)
+
+
 def test_an_empty_intersection_says_what_to_look_at() -> None:
-    task = a_report().tasks[0]
-    task.key_columns = ["'id' (int64, compared as 517)", "'day' (string, dates)"]
-    told = nothing_matched(task, "bob")
-    assert "'id' (int64, compared as 517), then 'day' (string, dates)." in told
-    assert "Ask bob for its key columns, their order and their types" in told
+    task = of_matches(0)
+    causes = ["'id' holds whole numbers: agree on key_form: [integer]"]
+    told = too_little_matched(task, "bob", causes) or ""
+    assert told.startswith("no key matched. psicli compares keys as text")
+    assert "here: 'id' (int64, compared as 517). Likely causes: (1) 'id' holds whole numbers: agree on" in told
+    assert "Ask bob what its key columns mean, and for their order, their types and their forms" in told
+    assert "`psicli keys`" in told
     assert "other warnings" not in told
+    assert "Likely" not in (too_little_matched(task, "bob", []) or "")
     task.warnings.append("'day': all 10 rows have a date that is not in the form which psicli gives to dates")
-    assert "Follow the other warnings about this task" in nothing_matched(task, "bob")
-    task.peer_items = 0
-    assert nothing_matched(task, "bob").startswith("no key matched, because bob has no keys")
+    task.key_columns = ["'id' (int64, compared as 517)", "'day' (string, dates)"]
+    told = too_little_matched(task, "bob", causes) or ""
+    assert "here: 'id' (int64, compared as 517), then 'day' (string, dates). Follow the other warnings" in told
+    assert "; (2) bob lists its key columns in another order." in told
+    assert (too_little_matched(of_matches(0, theirs=0), "bob", causes) or "").startswith(
+        "no key matched, because bob has no keys"
+    )
+    assert too_little_matched(of_matches(0, own=0), "bob", causes) is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        (
+            (99, 10_000, 20_000),
+            "only 99 distinct keys of 10,000 matched, and bob has 20,000. This may be right. If you",
+        ),
+        ((2, 1_000_000, 101), ""),
+        ((1, 1_000_000, 1000), "only 1 distinct key of 1,000,000 matched, and bob has 1,000. This may be right."),
+        ((100, 10_000, 20_000), ""),
+        ((1, 99, 20_000), ""),
+        # A sender that learns nothing is told nothing.
+        ((None, 10_000, 20_000), ""),
+    ],
+)
+def test_very_few_matches_are_worth_a_hint(counts: tuple[int | None, int, int], told: str) -> None:
+    hint = too_little_matched(of_matches(*counts), "bob", ["'id' holds whole numbers"])
+    assert (hint or "").startswith(told)
+    assert bool(hint) == bool(told)
+    assert hint is None or "Likely causes: (1) 'id' holds whole numbers." in hint
 
 
 GONE = PeerGoneError(reason="it was killed")
