@@ -70,7 +70,7 @@ CAUSES = {
         "quotation marks",
         "a placeholder",
         "an e-mail address with capital letters",
-        "other text around an e-mail address",
+        "an e-mail address inside other text",
     ],
     "phone": ["spaces around the key", "an invisible character", "a placeholder", ".0 at the end", "a phone number"],
 }

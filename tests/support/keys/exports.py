@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from faker.providers.internet import Provider as Internet
 from faker.providers.person.de_DE import Provider as German
 from faker.providers.person.en_US import Provider as American
 from faker.providers.person.es_ES import Provider as Spanish
@@ -22,7 +21,17 @@ from faker.providers.person.fr_FR import Provider as French
 from faker.providers.person.pl_PL import Provider as Polish
 
 NATIONS = (German, American, Spanish, French, Polish)
-DOMAINS = ("gmail.com", "gmx.de", "web.de", "t-online.de", "yahoo.com", "outlook.com", "orange.fr", "wp.pl", "bücher.example")
+DOMAINS = (
+    "gmail.com",
+    "gmx.de",
+    "web.de",
+    "t-online.de",
+    "yahoo.com",
+    "outlook.com",
+    "orange.fr",
+    "wp.pl",
+    "bücher.example",
+)
 PLACEHOLDERS = ("", "NULL", "n/a", "-", "unknown", "nan", "keine", "#N/A")
 # Country code, prefix of national calls, and the starts of numbers with the digits that follow.
 PLANS = (
@@ -55,7 +64,7 @@ def customers(count: int, rng: random.Random) -> list[Customer]:
     while len(found) < count:
         nation = rng.choice(NATIONS)
         first, last = rng.choice([*nation.first_names]), rng.choice([*nation.last_names])
-        name = "".join(each for each in f"{first}.{last}" if each.isalpha() or each == ".").lower()
+        name = ".".join("".join(filter(str.isalpha, each)) for each in (first, last)).lower()
         mail = f"{name}{rng.choice(['', rng.randrange(1940, 2010), rng.randrange(100)])}@{rng.choice(DOMAINS)}"
         mail = unicodedata.normalize("NFC", mail)
         code, prefix, starts = rng.choice(PLANS)
@@ -146,7 +155,9 @@ class Export(NamedTuple):
             return [int(row["number"]) for row in csv.DictReader(file)]
 
 
-def write(path: Path, people: Sequence[tuple[int, Customer]], rng: random.Random, *, hashes: bool, holes: int) -> Export:
+def write(
+    path: Path, people: Sequence[tuple[int, Customer]], rng: random.Random, *, hashes: bool, holes: int
+) -> Export:
     """Write the export of one party: number, mail, phone; holes: how many more rows hold no address and no number."""
     rows: list[tuple[int, str, str]] = [
         (number, hashed(each.mail, rng), hashed(each.phone, rng))
