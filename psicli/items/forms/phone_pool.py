@@ -75,27 +75,36 @@ class PhonePool:
 
     def _elsewhere(self, texts: Sequence[str]) -> list[str | None]:
         """Let the process of this thread convert some texts; if it fails, convert them here."""
-        try:
-            if not hasattr(self._own, "process"):
-                self._own.process = self._start()
-            if self._own.process is not None:
-                return _exchanged(self._own.process, texts)
-        except OSError:
-            if not self._told:
-                self._told = True
-                logger.warning("a process for phone numbers has failed; this one does its work, which takes longer")
+        if not hasattr(self._own, "process"):
+            self._own.process = self._start()
+        process = self._own.process
+        if process is not None:
+            with suppress(OSError):
+                return _exchanged(process, texts)
             self._own.process = None
+            self._processes.remove(process)
+            _end(process)
+            self._tell()
         return list(map(self._convert, texts))
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        """Start a process; raises OSError."""
+    def _start(self) -> subprocess.Popen[bytes] | None:
+        """Start a process; return None if that is impossible."""
         command = [*_COMMAND, self._region]
-        # What it says in distress could hold numbers.
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, process_group=0
-        )
+        try:
+            # Nobody reads what it says in distress, which could hold numbers.
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, process_group=0
+            )
+        except OSError:
+            self._tell()
+            return None
         self._processes.append(process)
         return process
+
+    def _tell(self) -> None:
+        if not self._told:
+            self._told = True
+            logger.warning("a process for phone numbers has failed; this one does its work, which takes longer")
 
 
 def _exchanged(process: subprocess.Popen[bytes], texts: Sequence[str]) -> list[str | None]:

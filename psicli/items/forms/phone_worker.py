@@ -7,6 +7,7 @@ the process that started it.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from array import array
@@ -64,8 +65,8 @@ def main(region: str) -> None:
 
 
 if __name__ == "__main__":
-    # The other process may be gone before it has read its batch.
     try:
         main(sys.argv[1])
     except BrokenPipeError:
-        sys.stderr.close()
+        # The other process has gone before it read its batch; nothing is to be written any more.
+        os._exit(0)
