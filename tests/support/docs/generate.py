@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 from click.testing import CliRunner
-from support.docs import types
+from support.docs import forms, types
 from support.docs.job_file import batch_reference, reference
 
 from psicli.cli.main import cli
@@ -66,6 +66,11 @@ PARTS: dict[str, Callable[[], str]] = {
     "batch file": batch_reference,
     "types": types.table,
     "key warnings": key_warnings,
+    "trimmed": forms.trimmed,
+    "providers": forms.providers,
+    "form vectors": forms.vectors,
+    "form hashes": forms.hashes,
+    "form probes": forms.probes,
 }
 
 

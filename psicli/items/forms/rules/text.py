@@ -7,11 +7,11 @@ import unicodedata
 # What every form but `text` removes at both ends: control characters, white space, and characters that nobody sees.
 # The joiners U+200C and U+200D stay, since Persian, Hindi and emoji need them. The list is fixed, so that it is the
 # same with every version of Unicode.
-_TRIMMED = (
+TRIMMED_RANGES = (
     (0x00, 0x20), (0x7F, 0xA0), (0xAD, 0xAD), (0x61C, 0x61C), (0x1680, 0x1680), (0x180E, 0x180E), (0x2000, 0x200B),
     (0x200E, 0x200F), (0x2028, 0x202F), (0x205F, 0x206F), (0x3000, 0x3000), (0xFEFF, 0xFEFF),
 )  # fmt: skip
-TRIMMED = "".join(chr(point) for first, last in _TRIMMED for point in range(first, last + 1))
+TRIMMED = "".join(chr(point) for first, last in TRIMMED_RANGES for point in range(first, last + 1))
 
 
 def trim(text: str) -> str:
