@@ -66,7 +66,7 @@ def converted(form: Form, texts: Any) -> Any:
     return made
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(values=VALUES, before=st.integers(0, 9), after=st.integers(0, 9))
 def test_a_column_becomes_what_the_rules_make_of_each_value(values: list[str | None], before: int, after: int) -> None:
     texts = pa.array(["x" * 7] * before + values + [None, "y"] * after, TEXT)[before : before + len(values)]

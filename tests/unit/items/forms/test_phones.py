@@ -134,6 +134,7 @@ def test_where_no_process_can_start_this_one_does_the_work(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_the_whole_group_ends_no_process(pool: PhonePool, number: int) -> None:
     pool.convert(TEXTS)
@@ -148,7 +149,7 @@ def test_a_signal_ends_a_conversion(pool: PhonePool, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(signals, "_noted", TerminatedBySignal())
     monkeypatch.setattr(signals, "SLICE", 0.0)
     with pytest.raises(TerminatedBySignal):
-        pool.convert(TEXTS * 20)
+        pool.convert(TEXTS * 4)
     assert pool.convert(TEXTS) == EXPECTED
 
 
@@ -164,6 +165,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_processes_end_with_the_one_that_started_them(number: int) -> None:
     process = subprocess.Popen([sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -166,11 +166,10 @@ def test_every_form_but_text_trims(text: str) -> None:
             assert rule(form)(f"\ufeff \t{text}\u200b\n") == rule(form)(text), str(form)
 
 
-@pytest.mark.parametrize("name", ["nfc", "lower", "email"])
 @given(text=ANY_TEXT)
-def test_it_does_not_matter_whether_accents_are_composed(name: str, text: str) -> None:
-    convert = rule(parse_form(name))
-    assert convert(unicodedata.normalize("NFD", text)) == convert(unicodedata.normalize("NFC", text))
+def test_it_does_not_matter_whether_accents_are_composed(text: str) -> None:
+    for convert in map(rule, map(parse_form, ["nfc", "lower", "email"])):
+        assert convert(unicodedata.normalize("NFD", text)) == convert(unicodedata.normalize("NFC", text))
 
 
 @pytest.mark.more
