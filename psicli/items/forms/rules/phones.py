@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from typing import Any
 
 from psicli.items.forms.rules.numbers import ascii_digits, without_point_zero
 from psicli.items.forms.rules.text import trim
@@ -17,18 +18,21 @@ _MOST_ROUNDS = 8
 _NOTHING = "(?!)"
 
 
-def region_exists(region: str) -> bool:
-    """Return whether the library knows the numbers of a region, such as DE."""
+@cache
+def _library() -> Any:
     import phonenumbers
 
-    return region in phonenumbers.SUPPORTED_REGIONS
+    return phonenumbers
+
+
+def region_exists(region: str) -> bool:
+    """Return whether the library knows the numbers of a region, such as DE."""
+    return region in _library().SUPPORTED_REGIONS
 
 
 def library_version() -> str:
     """Return the version of the library, which has the plans of all countries."""
-    import phonenumbers
-
-    return str(phonenumbers.__version__)
+    return str(_library().__version__)
 
 
 def phone(region: str, text: str) -> str | None:
@@ -57,25 +61,21 @@ def _has_country_code(text: str, region: str) -> bool:
     """
     if text[0] not in "123456789" or len(digits := _NO_DIGITS.sub("", text)) < _FULL:
         return False
-    from phonenumbers import country_code_for_region
-
-    return digits.startswith(str(country_code_for_region(region)))
+    return digits.startswith(str(_library().country_code_for_region(region)))
 
 
 def _possible(text: str, region: str | None) -> str | None:
     """Return a possible number that the library finds in a text, as E.164 has it."""
-    from phonenumbers import NumberParseException, ValidationResult, parse
-    from phonenumbers.phonenumberutil import is_possible_number_with_reason, national_significant_number
-
+    library = _library()
     for _ in range(_MOST_ROUNDS):
         try:
-            number = parse(text, region)
-        except NumberParseException:
+            number = library.parse(text, region)
+        except library.NumberParseException:
             return None
         # Not whether it is valid: that changes with each version of the library, and two versions would match less.
-        if is_possible_number_with_reason(number) != ValidationResult.IS_POSSIBLE:
+        if library.is_possible_number_with_reason(number) != library.ValidationResult.IS_POSSIBLE:
             return None
-        national = national_significant_number(number)
+        national: str = library.national_significant_number(number)
         # 0000000000 stands for no number.
         if len(set(national)) == 1:
             return None
@@ -88,9 +88,7 @@ def _possible(text: str, region: str | None) -> str | None:
 
 @cache
 def _trunk_prefix(country_code: int) -> re.Pattern[str]:
-    from phonenumbers import PhoneMetadata, region_code_for_country_code
-
-    metadata = PhoneMetadata.metadata_for_region_or_calling_code(
-        country_code, region_code_for_country_code(country_code)
-    )
+    library = _library()
+    region = library.region_code_for_country_code(country_code)
+    metadata = library.PhoneMetadata.metadata_for_region_or_calling_code(country_code, region)
     return re.compile((metadata and metadata.national_prefix_for_parsing) or _NOTHING)
