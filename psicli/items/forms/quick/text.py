@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyarrow.compute as pc
@@ -38,15 +39,19 @@ def email(texts: Any) -> Any:
 def plain(texts: Any) -> Any:
     texts = email(texts)
     texts = only(texts, pc.invert(pc.starts_with(texts, "+")))
-    if pc.any(pc.match_substring(texts, "+")).as_py():
-        texts = changed(texts, matching(texts, _TAGGED), without(r"\+[^@]*"))
+    texts = changed(texts, pc.match_substring(texts, "+"), _without_tags)
     for domain in GMAIL:
-        texts = changed(texts, pc.ends_with(texts, f"@{domain}"), _gmail)
+        texts = changed(texts, pc.ends_with(texts, f"@{domain}"), partial(_gmail, len(domain) + 1))
     return texts
 
 
-def _gmail(texts: Any) -> Any:
-    local = without("@.*")(texts)
+def _without_tags(texts: Any) -> Any:
+    return changed(texts, matching(texts, _TAGGED), without(r"\+[^@]*"))
+
+
+def _gmail(length: int, texts: Any) -> Any:
+    """Return addresses of Gmail without dots; length: that of the domain with its @."""
+    local = pc.utf8_slice_codeunits(texts, 0, -length)
     return joined(pc.replace_substring(local, pattern=".", replacement=""), f"@{GMAIL[0]}")
 
 
