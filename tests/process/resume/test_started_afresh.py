@@ -58,6 +58,11 @@ def another_output(pair: Pair) -> None:
     pair.jobs[LISTENER]["tasks"][0]["output_path"] = {LISTENER: "out/other.csv"}
 
 
+def another_form(pair: Pair) -> None:
+    for each in pair.jobs.values():
+        each["tasks"][0]["key_form"] = "trim"
+
+
 def larger_bins(pair: Pair) -> None:
     pair.jobs[DIALER]["pipeline"] = {"bin_items": 32_768}
     pair.jobs[LISTENER]["pipeline"] = {"bin_items": 32_768}
@@ -100,6 +105,7 @@ SPOILT = {
     "input": (spoil_input, "the input has changed since"),
     "touched": (touch_input, "the input has changed since"),
     "job": (another_output, "the job file or the version of psicli has changed since"),
+    "form": (another_form, "the job file or the version of psicli has changed since"),
     "larger bins": (larger_bins, "the other party does not resume from it"),
     "meta": (damage("meta"), "it is damaged"),
     "bins": (damage("bins"), "it is damaged"),
@@ -108,7 +114,7 @@ SPOILT = {
     "old": (age(24 * 3600 + 1), "it is more than 24 hours old"),
     "from the future": (age(-3600), "its date is in the future by this machine's clock"),
 }
-SOON = ("input", "bins")
+SOON = ("input", "form", "bins")
 
 
 @pytest.mark.more

@@ -163,6 +163,23 @@ def fail_to_write() -> None:
     outputs.write_matched = write_matched
 
 
+# Other versions ----------------------------------------------------------------------------------------------------
+
+
+def with_other_forms() -> None:
+    """Be a psicli whose key forms have other rules."""
+    from psicli.items.forms import convert
+
+    convert.FORMS_VERSION += 1
+
+
+def with_another_unicode() -> None:
+    """Be a Python that knows another Unicode."""
+    import unicodedata
+
+    unicodedata.unidata_version = "99.0.0"  # type: ignore[misc]
+
+
 # Changes to the sequence of events ---------------------------------------------------------------------------------
 
 

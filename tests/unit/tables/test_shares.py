@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import pytest
 from psicli import tables
 from psicli.core.errors import BadInputError, InputMissingError
 from psicli.core.formats import Dialect, file_format
+from psicli.items.forms.columns import Unfit
+from psicli.items.forms.names import Form
 from psicli.tables import ArrowInput, Divisible, Share, delimited, jsonl
 
 Opening = Callable[[], Divisible]
@@ -29,10 +31,13 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_BLOCK_BYTES", 1000)
 
 
-def opening(path: Path, *keys: str, dialect: Dialect = UNQUOTED, output: str | None = None) -> Opening:
+def opening(
+    path: Path, *keys: str, dialect: Dialect = UNQUOTED, output: str | None = None, forms: Sequence[Form] = ()
+) -> Opening:
     def opened() -> Divisible:
         target = None if output is None else file_format(output)
-        found = tables.open_input(path, file_format(path, dialect), keys or ("id",), output=target, name=path.name)
+        more: dict[str, Any] = {"forms": forms, "output": target, "name": path.name}
+        found = tables.open_input(path, file_format(path, dialect), keys or ("id",), **more)
         assert not isinstance(found, ArrowInput)
         return found
 
@@ -72,6 +77,7 @@ def check(opened: Opening, size: int) -> int:
         joined.join(parts)
         assert found == expected
         assert (joined.rows, joined.schema) == (whole.rows, whole.schema)
+        assert joined.columns.unfit == whole.columns.unfit
         if hasattr(whole, "_blocks"):
             assert joined._next_line == whole._next_line
             for source in (whole, joined):
@@ -127,6 +133,29 @@ def test_parquet(tmp_path: Path, size: int, output: str) -> None:
         table = table.append_column(f"c{column}", pa.array(numbers + column))
     opened = parquet_file(tmp_path, table, "id", "text", output=output, use_deprecated_int96_timestamps=True)
     assert 1 < check(opened, size) <= 11
+
+
+@pytest.mark.sample(3)
+@pytest.mark.parametrize("size", [1, 300, 2000])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_values_that_a_form_cannot_take_are_counted_across_shares(tmp_path: Path, size: int, suffix: str) -> None:
+    """Empty lines count, too; in Parquet, the numbers are those of rows."""
+    values = ["no" if n % 97 == 50 else str(n) for n in range(700)]
+    path = tmp_path / f"in.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table({"id": values}), path, row_group_size=100)
+        numbers = [n + 1 for n in range(700) if n % 97 == 50]
+    elif suffix == "jsonl":
+        path.write_text("".join(f'{{"id":"{value}"}}\n\n' for value in values))
+        numbers = [2 * n + 1 for n in range(700) if n % 97 == 50]
+    else:
+        path.write_text("\nid,x\n\n" + "".join(f"{value},\n\n" for value in values))
+        numbers = [2 * n + 4 for n in range(700) if n % 97 == 50]
+    opened = opening(path, forms=[Form("integer")])
+    assert check(opened, size) > 1
+    with opened() as source:
+        assert read(source)[0].count(None) == 7
+        assert source.columns.unfit == [Unfit(7, numbers[:5])]
 
 
 def test_what_cannot_be_cut_has_no_shares(tmp_path: Path) -> None:
