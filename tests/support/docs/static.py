@@ -159,9 +159,12 @@ def check_batch_file(text: str) -> None:
 
 def check_job_file(text: str) -> None:
     """Check a job file, for each party where it is made for both; a fragment is put into a complete job file."""
-    document = yaml.load(text, Loader=_TextLoader)
+    document = fragment = yaml.load(text, Loader=_TextLoader)
     if "job" not in document or "cluster" not in document:
-        document = merged(yaml.load(SAMPLE, Loader=yaml.BaseLoader), document)
+        document = merged(yaml.load(SAMPLE, Loader=yaml.BaseLoader), fragment)
+        for task, part in zip(document["tasks"], fragment.get("tasks", ()), strict=False):
+            # The forms of one party's columns need not fit those that another party has in the sample.
+            task["keys"] = part.get("keys", task["keys"])
     parties = [node["party"] for node in document["cluster"]["nodes"]]
     parties = [document["self_party"]] if "self_party" in document else parties
     variables = dict.fromkeys(re.findall(r"\$\{(\w+)\}", text), "1")
