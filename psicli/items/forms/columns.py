@@ -111,7 +111,7 @@ class KeyColumns:
                 have = f"{unfit.count:,} of {'' if whole else 'the first '}{counted(rows, 'row')}"
                 have += f" {'has' if unfit.count == 1 else 'have'} a value that is not {kind} (form {form})"
                 first = "first in" if unfit.count > len(unfit.numbers) else "in"
-                units = f"{unit}{'s' if len(unfit.numbers) > 1 else ''} {', '.join(f'{n:,}' for n in unfit.numbers)}"
+                units = f"{unit}{'s' if len(unfit.numbers) > 1 else ''} {', '.join(map(str, unfit.numbers))}"
                 fault = f"{shown(name)}: {have}, {first} {units}; such a row matches nothing"
                 yield Finding(fault, f"Correct the values{', or ' + advice if advice else ''}.")
 

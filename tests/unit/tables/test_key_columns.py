@@ -161,7 +161,7 @@ def test_a_warning_names_the_first_places() -> None:
     (finding,) = columns.findings(2001, "row", whole=False)
     assert finding.fault == (
         "'a': 2,000 of the first 2,001 rows have a value that is not a whole number (form integer), first in rows "
-        "1,000, 1,001, 1,002, 1,003, 1,004; such a row matches nothing"
+        "1000, 1001, 1002, 1003, 1004; such a row matches nothing"
     )
 
 
