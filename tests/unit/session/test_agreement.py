@@ -111,11 +111,13 @@ def test_our_own_hello_comes_back(change: dict[str, Any]) -> None:
         agree(OURS, replace(THEIRS, **change), BOB)
 
 
-def test_a_hostile_hello_cannot_write_on_the_terminal() -> None:
+@pytest.mark.parametrize("change", ["name", "key_form"])
+def test_a_hostile_hello_cannot_write_on_the_terminal(change: str) -> None:
     hostile = "\x1b]0;owned\x07\u202e\n" + "x" * 10_000
-    task = replace(TERMS[0], name=hostile)
+    task = replace(TERMS[0], **{change: hostile if change == "name" else (hostile,) * 255})
     with pytest.raises(DisagreementError) as caught:
-        agree(OURS, replace(THEIRS, job=hostile, party=hostile, suite=hostile, tasks=(task,)), BOB)
+        agree(OURS, replace(THEIRS, job=hostile, party=hostile, suite=hostile, tasks=(task, TERMS[1])), BOB)
+    assert "owned" in caught.value.message.splitlines()[-1]
     message = caught.value.message
     assert message.isascii()
     assert message.replace("\n", "").isprintable()
