@@ -16,6 +16,7 @@ import click
 from psicli import __version__
 from psicli.cli.certs import certs
 from psicli.cli.check import bench, check
+from psicli.cli.first.keys import keys
 from psicli.cli.many.batch import batch
 from psicli.cli.many.retry import retry
 from psicli.cli.many.schedule import schedule
@@ -91,7 +92,7 @@ def completion(shell: str) -> None:
     write((made.source_template % made.source_vars()).rstrip())
 
 
-for command in (run, simulate, batch, retry, schedule, check, bench, status, ledger, certs, config, completion):
+for command in (run, simulate, batch, retry, schedule, check, keys, bench, status, ledger, certs, config, completion):
     cli.add_command(command)
 
 
