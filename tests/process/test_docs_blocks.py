@@ -24,6 +24,7 @@ NOT_RUN = {
     "builds and tries a release": 2,
     "shows one check with several kinds of findings": 1,
     "shows the report of one party": 3,
+    "shows the first keys of an example": 1,
     "shows the report of a batch": 1,
     "shows what a second run of the same job prints": 1,
     "needs jq, which psicli does not need": 1,

@@ -12,6 +12,7 @@ import yaml
 from support.processes.expectations import the_object
 from support.processes.runner import Pair, Result
 
+ROWS = ("keys", "spelling")
 MOMENTS = [1357020000, 1357023600]
 
 
@@ -108,6 +109,49 @@ def test_key_columns_in_another_order(pair: Pair) -> None:
     assert "(3) bob lists its key columns in another order. Ask bob" in first
     assert "here: 'day' (string, dates), then 'id' (string, whole numbers). Likely" in second
     assert "(3) alice lists its key columns in another order. Ask alice" in second
+
+
+def test_few_distinct_keys_and_many_rows_without_one(pair: Pair) -> None:
+    """In a run and in a check."""
+    country = [("DE", "FR", "IT", '""')[number % 4] for number in range(2000)]
+    path = job(pair, country, [f"B{number}" for number in range(200)])
+    first, second = warnings(pair, path)
+    few = [
+        "500 of 2,000 rows have no key. A null or empty key matches nothing. Are these the right columns?",
+        "only 3 distinct keys in 2,000 rows. Is 'id' the right key column?",
+    ]
+    assert first[:2] == few
+    assert first[2].startswith("no key matched. ")
+    assert second == []
+    result = pair.start_command("check", "--json", "--wait", "0", "--party", "alice", "--config", path).result()
+    rows = {name: [row for row in the_object(result.stdout)["checks"] if row["name"] == name] for name in ROWS}
+    assert [f"{row['message']}. {row['hint']}" for row in rows["spelling"]] == few
+    (keys,) = rows["keys"]
+    assert keys["message"].endswith("all 2,000 rows can be read, 500 of them without a key; 3 distinct keys")
+    assert keys["status"] == "ok"
+
+
+def test_hardly_any_match_is_worth_a_hint_to_the_party_that_learns_it(pair: Pair) -> None:
+    mails = [f"ann{number}@x.org" for number in range(120)]
+    first, second = warnings(pair, job(pair, mails, ["ann7@x.org", *(mail.title() for mail in mails)]))
+    (hint,) = first
+    assert hint.startswith("only 1 distinct key of 120 matched, and bob has 121. This may be right. If you expected")
+    assert "Likely causes: (1) 'id' holds e-mail addresses: agree on key_form: [email], which ignores case" in hint
+    assert "`psicli keys` shows what your own first keys become" in hint
+    # bob has his own warnings, but learns nothing of the result.
+    assert not any("matched" in warning for warning in second)
+
+
+def test_what_is_no_warning_is_shown_by_a_check_alone(pair: Pair) -> None:
+    keys = ["be.n@gmail.com", "ann@gmail.com"]
+    path = job(pair, keys, keys)
+    assert warnings(pair, path) == ([], [])
+    result = pair.start_command("check", "--wait", "0", "--party", "alice", "--config", path).result()
+    assert result.code == 0, result.text
+    line = next(line for line in result.text.splitlines() if "t: spelling" in line)
+    assert line.startswith("ok ")
+    assert "'id': 1 of 2 rows has an e-mail address with dots or a +tag" in line
+    assert "email/plain" in line
 
 
 @pytest.mark.more
