@@ -16,6 +16,7 @@ import click
 from psicli import __version__
 from psicli.cli.certs import certs
 from psicli.cli.check import bench, check
+from psicli.cli.first.init import init
 from psicli.cli.first.keys import keys
 from psicli.cli.many.batch import batch
 from psicli.cli.many.retry import retry
@@ -56,8 +57,9 @@ class _Commands(click.Group):
 def cli() -> None:
     """Find which records two organisations have in common, without showing the rest.
 
-    Each party keeps its files and gets its own rows whose key the other party also has. Start with `psicli simulate`,
-    which runs both parties on one machine; then each party uses `psicli check` and `psicli run`.
+    Each party keeps its files and gets its own rows whose key the other party also has. Start with `psicli init`,
+    which writes the job files, and `psicli simulate`, which runs both parties on one machine; then each party uses
+    `psicli check` and `psicli run`.
     """
 
 
@@ -92,7 +94,8 @@ def completion(shell: str) -> None:
     write((made.source_template % made.source_vars()).rstrip())
 
 
-for command in (run, simulate, batch, retry, schedule, check, keys, bench, status, ledger, certs, config, completion):
+COMMANDS = (init, run, simulate, batch, retry, schedule, check, keys, bench, status, ledger, certs, config, completion)
+for command in COMMANDS:
     cli.add_command(command)
 
 

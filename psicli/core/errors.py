@@ -250,6 +250,11 @@ class FileThereError(CannotCreateError):
     hint = "Move the file away, or choose another folder with --out."
 
 
+class FirstFileThereError(CannotCreateError):
+    sentence = "{path}: it is there already, and `psicli init` never overwrites a file"
+    hint = "Move it away, or choose another folder with --folder. No file was written."
+
+
 class UnitDiffersError(CannotCreateError):
     sentence = "{path}: the file is there, and it is not what psicli would write"
     hint = "Keep what you need of it, and remove it; then type the command again. No file was written."

@@ -19,6 +19,8 @@ from support.kernel.programs import missing, run, tool
 ROOT = Path(__file__).parents[2]
 SOURCES = {path.name for path in (ROOT / "psicli" / "curve" / "native_src").iterdir()}
 
+TEMPLATES = {path.name for path in (ROOT / "psicli" / "setup" / "templates").iterdir()}
+
 
 @pytest.fixture
 def without_native(tmp_path: Path) -> Path:
@@ -85,10 +87,11 @@ def build(folder: Path, what: str, env: Mapping[str, str], copied: str = "checko
     return built
 
 
-def test_a_source_archive_holds_all_c_sources(tmp_path: Path) -> None:
+def test_a_source_archive_holds_all_c_sources_and_templates(tmp_path: Path) -> None:
     with tarfile.open(build(tmp_path, "sdist", {})) as archive:
-        names = {Path(name).name for name in archive.getnames() if "/native_src/" in name}
-    assert names == SOURCES
+        found = [Path(name) for name in archive.getnames()]
+    assert {path.name for path in found if path.parent.name == "native_src"} == SOURCES
+    assert {path.name for path in found if path.parent.name == "templates"} == TEMPLATES
 
 
 def test_the_kernel_is_hardened() -> None:
@@ -157,6 +160,11 @@ def test_without_a_compiler_it_still_installs(tmp_path: Path) -> None:
     assert not [*(tmp_path / "installed").rglob("_native*.so")]
     code, stdout, log = psicli(tmp_path / "installed", "bench", "--seconds", "0.02")
     assert (code, "reference*" in stdout, len(log)) == (0, True, 1)
+    # The templates of job files are in the wheel.
+    (tmp_path / "in.csv").write_text("id\nc-1\n")
+    trial = ["init", "--input", str(tmp_path / "in.csv"), "--peer-input", str(tmp_path / "in.csv")]
+    assert psicli(tmp_path / "installed", *trial, "--folder", str(tmp_path / "jobs"))[0] == 0
+    assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["alice.yaml", "bob.yaml"]
 
 
 def test_a_rebuild_removes_the_old_kernel_first() -> None:
