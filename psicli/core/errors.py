@@ -246,13 +246,8 @@ class ForeignFileError(CannotCreateError):
 
 
 class FileThereError(CannotCreateError):
-    sentence = "{path}: the file already exists, and psicli never overwrites keys or certificates"
-    hint = "Move the file away, or choose another folder with --out."
-
-
-class FirstFileThereError(CannotCreateError):
-    sentence = "{path}: it is there already, and `psicli init` never overwrites a file"
-    hint = "Move it away, or choose another folder with --folder. No file was written."
+    sentence = "{path}: the file already exists, and this command never overwrites a file"
+    hint = "Move it away, or choose another folder. No file was written."
 
 
 class UnitDiffersError(CannotCreateError):

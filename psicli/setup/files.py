@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from psicli.core.errors import FileThereError, FirstFileThereError
+from psicli.core.errors import FileThereError
 from psicli.setup.plan import Plan
 from psicli.setup.render import job_file
 from psicli.storage.files import create_files, make_folder
@@ -18,16 +18,16 @@ _MODE = 0o644
 
 
 def refuse_existing(paths: Iterable[Path]) -> None:
-    """Raise FirstFileThereError if one of these files, or a link with its name, is there."""
+    """Raise FileThereError if one of these files, or a link with its name, is there."""
     for path in paths:
         if os.path.lexists(path):
-            raise FirstFileThereError(path=path)
+            raise FileThereError(path=path)
 
 
 def write_files(plan: Plan) -> list[Path]:
     """Write the files of a plan and return their paths, and remove them again if one cannot be written.
 
-    Raises FirstFileThereError if one of them is there already, CannotCreateError, StorageError, and UnfitError for a
+    Raises FileThereError if one of them is there already, CannotCreateError, StorageError, and UnfitError for a
     path that no job file can hold.
     """
     texts = {plan.job_file(party): (job_file(plan, party).encode(), _MODE) for party in (plan.party, plan.peer)}
@@ -35,19 +35,15 @@ def write_files(plan: Plan) -> list[Path]:
     ends = ("pem", "key")
     secrets = [certs / f"{name}.{end}" for name in ("ca", plan.party, plan.peer) for end in ends]
     refuse_existing([*texts, *(secrets if plan.makes_certificates else [])])
-    try:
-        with ExitStack() as undo:
-            _make(plan.folder, undo)
-            if plan.makes_certificates:
-                _make(certs, undo)
-                _note(create_authority(certs, None, CA_DAYS), undo)
-                for party in (plan.party, plan.peer):
-                    _note(issue(certs, certs, party, (), PARTY_DAYS), undo)
-            create_files(texts)
-            undo.pop_all()
-    except FileThereError as exc:
-        # Somebody has just made it.
-        raise FirstFileThereError(**exc.facts) from exc
+    with ExitStack() as undo:
+        _make(plan.folder, undo)
+        if plan.makes_certificates:
+            _make(certs, undo)
+            _note(create_authority(certs, None, CA_DAYS), undo)
+            for party in (plan.party, plan.peer):
+                _note(issue(certs, certs, party, (), PARTY_DAYS), undo)
+        create_files(texts)
+        undo.pop_all()
     return [*texts, *(secrets if plan.makes_certificates else [])]
 
 

@@ -56,7 +56,7 @@ def test_what_is_missing_or_wrong_is_a_usage_error(folder: Path, arguments: list
         ("x.csv", "", 65, "x.csv: the file is empty"),
         ("x.csv", "a,b\n1,2,3\n", 65, "x.csv:2: the row has 3 fields"),
         ("x.txt", "a\n", 78, "x.txt"),
-        ("bob.yaml", "mine", 73, "bob.yaml: it is there already, and `psicli init` never overwrites a file"),
+        ("bob.yaml", "mine", 73, "bob.yaml: the file already exists, and this command never overwrites a file"),
     ],
 )
 def test_a_bad_file_has_its_own_error(folder: Path, name: str, content: str | None, code: int, fault: str) -> None:

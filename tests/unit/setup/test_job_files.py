@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from psicli.config import Job, load_job, load_parties
-from psicli.core.errors import FirstFileThereError
+from psicli.core.errors import FileThereError
 from psicli.core.formats import Dialect, FileFormat, Format
 from psicli.setup.files import write_files
 from psicli.setup.plan import Plan, PlannedTask, Side
@@ -152,7 +152,7 @@ def test_nothing_is_written_if_one_file_is_there(tmp_path: Path, name: str, kind
     else:
         there.symlink_to(tmp_path / "elsewhere")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(FirstFileThereError) as refused:
+    with pytest.raises(FileThereError) as refused:
         write_files(plan(tmp_path, with_tls=True, makes_certificates=True))
     assert refused.value.code == 73
     assert refused.value.message.startswith(f"{there}: it is there already")
@@ -166,7 +166,7 @@ def test_what_was_written_is_removed_if_a_later_file_fails(tmp_path: Path, monke
     folder = tmp_path / "new"
     folder.mkdir()
     (folder / "bob.yaml").write_text("mine")
-    with pytest.raises(FirstFileThereError):
+    with pytest.raises(FileThereError):
         write_files(plan(folder, with_tls=True, makes_certificates=True))
     assert [path.name for path in folder.iterdir()] == ["bob.yaml"]
     (folder / "bob.yaml").unlink()
