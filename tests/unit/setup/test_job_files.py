@@ -155,7 +155,7 @@ def test_nothing_is_written_if_one_file_is_there(tmp_path: Path, name: str, kind
     with pytest.raises(FileThereError) as refused:
         write_files(plan(tmp_path, with_tls=True, makes_certificates=True))
     assert refused.value.code == 73
-    assert refused.value.message.startswith(f"{there}: it is there already")
+    assert refused.value.message.startswith(f"{there}: the file already exists")
     assert sorted(tmp_path.rglob("*")) == before
     assert kind != "file" or there.read_text() == "mine"
 
