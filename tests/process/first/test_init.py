@@ -72,18 +72,17 @@ def test_a_trial_needs_two_options_and_two_commands(two_files: Path) -> None:
     simulate, cat = commands(said)
     assert simulate == ["psicli", "simulate", "alice.yaml"]
     assert cat == ["cat", "out/a-customers.csv"]
+    # The simulation shows that the other job file is sound.
     with free_ports(1) as (port,):
-        for party in ("alice", "bob"):
-            code, checked, _ = psicli(
-                two_files, "check", "--wait", "0", f"{party}.yaml", "--port-offset", str(port - 9560)
-            )
-            assert (code, "0 fail" in checked) == (0, True), checked
+        code, checked, _ = psicli(two_files, "check", "--wait", "0", "bob.yaml", "--port-offset", str(port - 9560))
+    assert (code, "0 fail" in checked) == (0, True), checked
     assert psicli(two_files, *simulate[1:])[0] == 0
     rows = read(two_files / cat[1])
     assert rows[0] == ["id", "mail", "since"]
     assert sorted(int(row[0]) for row in rows[1:]) == [*range(10, 30)]
 
 
+@pytest.mark.more
 def test_parquet_and_json_lines(tmp_path: Path) -> None:
     pq.write_table(pa.table({"amount": [0.5] * 30, "number": range(30)}), tmp_path / "in.parquet")
     lines = [json.dumps({"ref": f"00{number}.0", "tags": ["a", "b"]}) + "\n" for number in range(20, 50)]
@@ -150,6 +149,7 @@ def test_two_processes_with_the_job_files_and_certificates(two_files: Path) -> N
     assert len((two_files / "out" / "a-customers.csv").read_text().splitlines()) == 21
 
 
+@pytest.mark.more
 def test_a_partner_elsewhere_completes_the_other_file(two_files: Path) -> None:
     with free_ports(1) as (port,):
         code, said, _ = psicli(
@@ -226,10 +226,17 @@ def test_enter_answers_every_question(two_files: Path) -> None:
         terminal.answer(question, "\n")
     assert terminal.end() == 0
     assert "  psicli simulate alice.yaml\r\n  cat out/a-customers.csv" in terminal.shown
-    assert psicli(two_files, "simulate", "alice.yaml")[0] == 0
-    assert len(read(two_files / "out" / "a-customers.csv")) == 21
+    asked = (two_files / "alice.yaml").read_text()
+    code, _, _ = psicli(
+        two_files, "init", "--input", "a-customers.csv", "--peer-input", "b-crm.csv", "--folder", "again"
+    )
+    assert code == 0
+    # The same answers as options, but for the paths from another folder.
+    assert len(asked.splitlines()) == len((two_files / "again" / "alice.yaml").read_text().splitlines())
+    assert "      bob: [{column: email_hash, normalize: hashed}]\n" in asked
 
 
+@pytest.mark.more
 def test_a_wrong_answer_is_asked_for_again(two_files: Path) -> None:
     terminal = Terminal(two_files, "init", "--peer", "otto")
     terminal.answer("Name of your own party [alice]: ", "Anna\n")
@@ -247,7 +254,7 @@ def test_a_wrong_answer_is_asked_for_again(two_files: Path) -> None:
     assert "key_form: [email/sha256]" in (two_files / "otto.yaml").read_text()
 
 
-@pytest.mark.parametrize(("key", "code"), [("\x03", 130), ("\x04", 2)])
+@pytest.mark.parametrize(("key", "code"), [("\x03", 130), pytest.param("\x04", 2, marks=pytest.mark.more)])
 def test_ctrl_c_and_ctrl_d_leave_nothing(two_files: Path, key: str, code: int) -> None:
     before = sorted(two_files.iterdir())
     terminal = Terminal(two_files, "init")

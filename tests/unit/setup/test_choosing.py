@@ -102,6 +102,7 @@ def test_the_keys_of_two_files(
     assert task.found[0] == "40 of the 40 distinct keys are also among the 40"
 
 
+@pytest.mark.more
 def test_the_count_of_many_phone_numbers_is_an_estimate(tmp_path: Path) -> None:
     """It does not depend on where the numbers are in the files, and how they are written."""
     numbers = [f"151{number * 7919 % 10**8:08d}" for number in range(30_000)]
