@@ -38,13 +38,14 @@ class Keys:
         """Return whether any key contains one of these ASCII characters."""
         return any(character in self._raw for character in characters.encode())
 
-    def contain(self, text: str) -> bool:
-        """Return whether any key contains this text."""
-        return text.encode() in self._raw
-
     def at(self, position: int) -> npt.NDArray[np.uint8]:
         """Return this byte of each key, or its last byte if it is shorter."""
         octets: npt.NDArray[np.uint8] = self.data[self.starts + np.minimum(self.lengths - 1, position)]
+        return octets
+
+    def before_end(self, position: int) -> npt.NDArray[np.uint8]:
+        """Return the byte of each key that is this far before its end, or its first byte if it is shorter."""
+        octets: npt.NDArray[np.uint8] = self.data[self._offsets[1:] - np.minimum(self.lengths, position)]
         return octets
 
     def with_lengths(self, lengths: Sequence[int]) -> Mask:
@@ -53,11 +54,6 @@ class Keys:
         table = np.zeros(max(lengths) + 2, np.bool_)
         table[list(lengths)] = True
         found: Mask = table.take(self.lengths, mode="clip")
-        return found
-
-    def starting_with(self, beginnings: Mask) -> Mask:
-        """Return the keys whose first two bytes are in a table with a place for each pair."""
-        found: Mask = beginnings[self.first.astype(np.uint16) << 8 | self.at(1)]
         return found
 
     def capitals(self) -> Mask:
@@ -101,11 +97,8 @@ def _unusual_bytes() -> Mask:
 _UNUSUAL_BYTES = _unusual_bytes()
 
 
-def beginnings(texts: Sequence[str]) -> Mask:
-    """Return a table for `Keys.starting_with`: whether a pair of bytes begins any of these texts."""
-    table = np.zeros(1 << 16, np.bool_)
-    table[[int.from_bytes(text[:2].encode()) for text in texts]] = True
-    return table
+# The digits of hexadecimal numbers, by byte.
+HEX_DIGITS = np.isin(np.arange(256), tuple(b"0123456789abcdefABCDEF"))
 
 
 def is_digit(values: npt.NDArray[np.uint8]) -> Mask:

@@ -50,6 +50,7 @@ WRAPPED_EMAIL = (
     r"^(mailto:[^@\s]+@[^@\s]+|.*<[^@\s<>]+@[^@\s<>]+\.[A-Za-z]{2,}>[;,]?|[^@\s]+@[^@\s]+\.[A-Za-z]{2,}[;,])$"
 )
 # Addresses whose provider ignores dots, or a plus sign and what follows it.
+DOMAINS_WITH_DOTS = ("gmail.com", "googlemail.com")
 _WITH_DOTS = r"(gmail|googlemail)\.com"
 _WITH_TAGS = (
     r"((gmail|googlemail|outlook|hotmail|live|msn|icloud|me|mac|fastmail|protonmail)\.com|fastmail\.fm|(proton|pm)\.me)"
@@ -76,9 +77,10 @@ _HASH = "([0-9A-Fa-f]{8}){4,5}|[0-9A-Fa-f]{56}|[0-9A-Fa-f]{64}|[0-9A-Fa-f]{96}|[
 HEXADECIMAL = rf"^({_UUID}|{_HASH})$"
 HEX_LENGTHS = (32, 36, 40, 56, 64, 96, 128)
 UUID, UUID_LENGTH = f"^{_UUID}$", 36
-# In braces, as a URN, or without hyphens.
-OTHER_UUID = rf"^(\{{{_UUID}\}}|(?i:urn:uuid:){_UUID}|[0-9A-Fa-f]{{32}})$"
-OTHER_UUID_LENGTHS = (32, 38, 45)
+# Without hyphens; in braces, or as a URN.
+BARE_UUID_LENGTH = 32
+OTHER_UUID = rf"^(\{{{_UUID}\}}|(?i:urn:uuid:){_UUID})$"
+OTHER_UUID_LENGTHS = (38, 45)
 
 # What a column holds, if nearly all of its keys match one pattern.
 PHONES = "phone numbers"
