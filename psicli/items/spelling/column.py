@@ -31,7 +31,7 @@ _SHARE_OF_A_LOOK = 0.9
 # The lengths of phone numbers in any form [bytes].
 _SHORTEST_PHONE, _LONGEST_PHONE = 7, 31
 _LONGEST_PLACEHOLDER = max(map(len, patterns.PLACEHOLDERS))
-# The pairs of bytes with which they begin.
+# The pairs of bytes with which hashes of placeholders begin.
 _HASHED_BEGINNINGS = np.zeros(1 << 16, np.bool_)
 _HASHED_BEGINNINGS[[int.from_bytes(each[:2].encode()) for each in patterns.HASHED_PLACEHOLDERS]] = True
 
