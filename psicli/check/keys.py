@@ -167,7 +167,7 @@ def to_text(found: TaskKeys) -> str:
         lines += ["", f"key column {shown(column.name)}{f' ({about})' if about else ''}"]
         for value in column.values:
             text = "null" if value.text is None else shown(value.text, _TEXT_SHOWN)
-            lines.append(f"  {found.unit} {value.number:,}: {text}")
+            lines.append(f"  {found.unit} {value.number}: {text}")
             for label, step in value.steps:
                 # The first step is nearly always the text of the file.
                 lines += [f"    {label}: {shown(step, _TEXT_SHOWN)}"] if step != value.text else []
