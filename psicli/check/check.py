@@ -27,7 +27,7 @@ from psicli.check.sample import Distinct, read_sample
 from psicli.config import Job, Task
 from psicli.core.errors import BrokenLedgerError, DiskTooSmallError, TaskFilesError, counted, in_units, shown
 from psicli.core.peer_errors import PeerBusyError, PeerGoneError
-from psicli.items.spelling import Spellings
+from psicli.items.spelling import Spellings, unfit_findings
 from psicli.job.inputs import STDIO
 from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
 from psicli.job.policy import check_strict
@@ -250,18 +250,18 @@ def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
 
 def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
     """Read the keys of the first rows, or of all rows, to find errors in them."""
-    spellings, distinct = Spellings(task.keys), Distinct()
+    spellings, distinct = Spellings(task.keys, task.forms), Distinct()
     sample = read_sample(source, lambda texts: spellings.add(texts, source.schema), distinct, full=full)
     if sample.is_whole and task.output_format is not None:
         outputs.check_unquoted(source, task.output_format)
     seen, matchless = sample.seen, sample.matchless
     which = f"all {counted(seen, 'row')}" if sample.is_whole else f"the first {seen:,} of about {sample.rows:,} rows"
-    types = ", ".join(source.columns.described(spellings.columns(source.schema)))
+    types = ", ".join(spellings.columns(source.schema))
     lacking = f"{matchless:,} of them without a key" if matchless else "and all of them have a key"
     different = counted(distinct.count, "distinct key")
     message = f"{types}: {which} can be read, {lacking}; {'' if distinct.is_exact else 'about '}{different}"
     found.add("keys", message, task.name)
-    unfit = source.columns.findings(seen, source.unit, whole=sample.is_whole)
+    unfit = unfit_findings(source.columns, seen, source.unit, whole=sample.is_whole)
     for finding in (*unfit, *spellings.findings(matchless, distinct.count, whole=sample.is_whole)):
         if finding.is_note:
             found.add("spelling", str(finding), task.name)

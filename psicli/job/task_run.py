@@ -23,7 +23,7 @@ from psicli.exchange.task_exchange import Prepared, Storage
 from psicli.items.encoding import encode_items
 from psicli.items.partitions import Items, Matches, Partitioner
 from psicli.items.sketches import Sketch, Sketches
-from psicli.items.spelling import Spellings
+from psicli.items.spelling import Spellings, unfit_findings
 from psicli.job.inputs import STDIO, Inputs, input_name
 from psicli.job.outputs import Found, TaskOutput, outcome
 from psicli.job.policy import Comparison, Policy
@@ -158,11 +158,11 @@ class TaskRun:
     def _note_keys(self, source: Input, spellings: Spellings, items: Items) -> None:
         """Report the key columns, their forms, and what is unusual about their values."""
         columns = source.columns
-        self._entry.key_columns = columns.described(spellings.columns(source.schema))
+        self._entry.key_columns = spellings.columns(source.schema)
         self._entry.key_form = [form.agreed for form in columns.forms]
         self._entry.unfit_rows = [unfit.count for unfit in columns.unfit]
-        self._causes = spellings.causes(source.schema, columns.forms)
-        findings = columns.findings(source.rows, source.unit), spellings.findings(items.null_keys, len(items))
+        self._causes = spellings.causes(source.schema)
+        findings = unfit_findings(columns, source.rows, source.unit), spellings.findings(items.null_keys, len(items))
         for finding in chain(*findings):
             if not finding.is_note:
                 self._warn(str(finding))
@@ -182,7 +182,7 @@ class TaskRun:
             return read
 
     def _read_here(self, opening: Callable[..., Input], key: bytes, sketch: Sketch | None) -> _Read:
-        storage, spellings = self._shared.storage, Spellings(self._task.keys)
+        storage, spellings = self._shared.storage, Spellings(self._task.keys, self._task.forms)
         visit = None if sketch is None else sketch.add
         with closing(Partitioner(key, storage.spool, storage.plan.reading, visit)) as partitioner:
             with self.stages.at(Stage.READING, "read input"):

@@ -129,7 +129,7 @@ class _Reading:
 
         Returns the spellings, the numbers of each share's first row and of all rows, and the number of null keys.
         """
-        spellings, parts, rows, null_keys = Spellings(self._source.keys), [], [], 0
+        spellings, parts, rows, null_keys = Spellings(self._source.keys, self._source.columns.forms), [], [], 0
         for ref in findings:
             # One at a time, because they hold samples of keys.
             found: _Findings = ray.get(ref)
@@ -220,7 +220,7 @@ def _read_share(share: Share, opening: Opening, mark: _Mark, key: bytes, groups:
         with opening() as source:
             if not isinstance(source, Divisible) or _mark(source) != mark:
                 return ["has another file", None, *[None] * groups]
-            spellings = Spellings(source.keys)
+            spellings = Spellings(source.keys, source.columns.forms)
 
             def batches() -> Any:
                 for texts in source.key_batches(share):

@@ -258,7 +258,7 @@ def _what_to_compare(task: TaskReport, peer: str, causes: Sequence[str]) -> str:
             f"psicli compares keys as text, column by column; here: {', then '.join(columns)}.",
             *(["Follow the other warnings about this task."] if task.warnings else []),
             *([f"Likely causes: {numbered}."] if numbered else []),
-            f"Ask {peer} what its key columns mean, and for their order, their types and their forms.",
+            f"Ask {peer} what its key columns mean and in which order, and whether they hold plain values or hashes.",
             "`psicli keys` shows what your own first keys become, byte by byte.",
             "Compare one key that both parties should have, but not through psicli.",
         ]

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import phonenumbers
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from psicli.core.errors import shown
 from psicli.items.forms.convert import Converter
 from psicli.items.forms.names import HASHED, SHA256, Form, parse_form
+from psicli.items.forms.rules.phones import region_of
 from psicli.setup import looks, names
 from psicli.setup.looks import Column
 
@@ -207,12 +207,5 @@ def _phones(columns: Sequence[Column], region: str) -> Choice:
 
 def _region(texts: Sequence[str]) -> str:
     """Return the region that most of these international numbers belong to; empty if there is none."""
-    found: Counter[str] = Counter()
-    for text in texts:
-        try:
-            code = phonenumbers.parse(text).country_code
-        except phonenumbers.NumberParseException:
-            continue
-        found[phonenumbers.region_code_for_country_code(code or 0)] += 1
-    (region, count), *_ = found.most_common(1) or [("", 0)]
-    return region if len(region) == 2 and region.isalpha() and count >= _SHARE_OF_COUNTRY * len(texts) else ""
+    (region, count), *_ = Counter(map(region_of, texts)).most_common(1) or [("", 0)]
+    return region if count >= _SHARE_OF_COUNTRY * len(texts) else ""

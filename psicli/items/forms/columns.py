@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
-from psicli.core.errors import counted, shown
 from psicli.items.forms.convert import Converter
 from psicli.items.forms.names import Form
 from psicli.items.forms.rules.text import TRIMMED
-from psicli.items.spelling.findings import Finding
 from psicli.items.text import check_characters, check_lengths, first_control_row, key_text
 
-# How many places of unfit values a warning names.
-_PLACES_SHOWN = 5
-# What the values are that a form takes, and what to do about others.
-_TAKEN = {
-    "digits": ("text with digits", ""),
-    "integer": ("a whole number", ""),
-    "email": ("an e-mail address", ""),
-    "email/plain": ("an e-mail address", ""),
-    "phone": ("an international phone number", "give the country of national numbers, such as normalize: phone/DE"),
-    "phone/": ("a possible phone number", ""),
-    "date": ("a date", "give the order of day and month with normalize: date/DMY or date/MDY"),
-    "date/": ("a date", ""),
-    "timestamp": ("a time", ""),
-    "uuid": ("a UUID", ""),
-    "hashed": ("a SHA-256 in hexadecimal digits", ""),
-}
+# How many places of unfit values are kept for a warning.
+_PLACES_KEPT = 5
 
 
 @dataclass
@@ -81,9 +65,9 @@ class KeyColumns:
             return text
         converted = self._converter.convert(index, text)
         lost = converted.null_count - text.null_count
-        if lost and len(unfit.numbers) < _PLACES_SHOWN:
+        if lost and len(unfit.numbers) < _PLACES_KEPT:
             mask = pc.and_(converted.is_null(), text.is_valid()).to_numpy(zero_copy_only=False)
-            unfit.numbers += numbers(np.flatnonzero(mask)[: _PLACES_SHOWN - len(unfit.numbers)].tolist())
+            unfit.numbers += numbers(np.flatnonzero(mask)[: _PLACES_KEPT - len(unfit.numbers)].tolist())
         unfit.count += lost
         return converted
 
@@ -91,29 +75,7 @@ class KeyColumns:
         """Add the unfit values of later rows, whose numbers count from `shift`."""
         for own, other in zip(self.unfit, later, strict=True):
             own.count += other.count
-            own.numbers = [*own.numbers, *(shift + number for number in other.numbers)][:_PLACES_SHOWN]
-
-    def described(self, columns: Sequence[str]) -> list[str]:
-        """Add its form to the description of each column, such as `'mail' (string, e-mail addresses)`."""
-        return [
-            text if form.is_text else f"{text.removesuffix(')')}, as {form.agreed})"
-            for text, form in zip(columns, self.forms, strict=True)
-        ]
-
-    def findings(self, rows: int, unit: str, *, whole: bool = True) -> Iterator[Finding]:
-        """Yield a warning for each column with unfit values.
-
-        rows: how many were read; whole: whether these are all rows. unit: what the numbers count, `line` or `row`.
-        """
-        for name, form, unfit in zip(self.names, self.forms, self.unfit, strict=True):
-            if unfit.count:
-                kind, advice = _TAKEN[str(form) if form.hashed else form.base + "/" * bool(form.option)]
-                have = f"{unfit.count:,} of {'' if whole else 'the first '}{counted(rows, 'row')}"
-                have += f" {'has' if unfit.count == 1 else 'have'} a value that is not {kind} (form {form})"
-                first = "first in" if unfit.count > len(unfit.numbers) else "in"
-                units = f"{unit}{'s' if len(unfit.numbers) > 1 else ''} {', '.join(map(str, unfit.numbers))}"
-                fault = f"{shown(name)}: {have}, {first} {units}; such a row matches nothing"
-                yield Finding(fault, f"Correct the values{', or ' + advice if advice else ''}.")
+            own.numbers = [*own.numbers, *(shift + number for number in other.numbers)][:_PLACES_KEPT]
 
     def close(self) -> None:
         """End the processes that convert values; does nothing if there are none."""

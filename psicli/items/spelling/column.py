@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from psicli.items import kinds
 from psicli.items.encoding import packed
+from psicli.items.forms.rules.emails import GMAIL
 from psicli.items.spelling import patterns
 from psicli.items.spelling.case import CaseSample
 from psicli.items.spelling.keys import HEX_DIGITS, LONGEST_NUMBER, Keys, is_digit
@@ -26,8 +27,8 @@ _DATE_MARKS = tuple(b"./- ")
 _SHARE_OF_DATES = 0.1
 # The same is true of digits that could be dialled.
 _SHARE_OF_SURE_PHONES, _SHARE_OF_PHONES = 0.1, 0.5
-# So many of the keys show what a column holds.
-_SHARE_OF_A_LOOK = 0.9
+# So many of the keys show what a column holds, and so many which form it needs.
+_SHARE_OF_A_LOOK, _SHARE_OF_A_FORM = 0.9, 0.5
 # The lengths of phone numbers in any form [bytes].
 _SHORTEST_PHONE, _LONGEST_PHONE = 7, 31
 _LONGEST_PLACEHOLDER = max(map(len, patterns.PLACEHOLDERS))
@@ -173,7 +174,7 @@ class Column:
             self.counts["wrapped e-mail"] += keys.count(np.ones(len(keys), np.bool_), patterns.WRAPPED_EMAIL)
         # Only the providers with an at sign so far before the end ignore dots.
         candidates = np.zeros(len(keys), np.bool_)
-        for domain in patterns.DOMAINS_WITH_DOTS:
+        for domain in GMAIL:
             candidates |= (keys.before_end(len(domain) + 1) == 0x40) & (keys.last == 0x6D)
         if keys.hold("+"):
             candidates |= np.logical_or.reduceat(keys.data == 0x2B, keys.starts)
@@ -200,10 +201,19 @@ class Column:
         """Return what a column of text holds, such as `whole numbers`; empty if its keys have no common form."""
         if self._holds_phones(_SHARE_OF_A_LOOK):
             return patterns.PHONES
-        for name, pattern in patterns.LOOKS if len(self._look) else ():
-            if pc.match_substring_regex(self._look, pattern=pattern).true_count >= _SHARE_OF_A_LOOK * len(self._look):
-                return name
-        return ""
+        return next((look for look in patterns.LOOKS if self._looks_like(look, _SHARE_OF_A_LOOK)), "")
+
+    def _looks_like(self, look: str, share: float) -> bool:
+        """Return whether this share of the first keys match the pattern of a look."""
+        found = pc.match_substring_regex(self._look, pattern=patterns.LOOKS[look])
+        return len(self._look) > 0 and found.true_count >= share * len(self._look)
+
+    def needed_form(self) -> str:
+        """Return the form that most keys of the column need, by what they hold; empty if that does not show."""
+        if self._holds_phones(_SHARE_OF_PHONES):
+            return patterns.FORMS_OF_LOOKS[patterns.PHONES]
+        found = (form for look, form in patterns.FORMS_OF_LOOKS.items() if self._looks_like(look, _SHARE_OF_A_FORM))
+        return next(found, "")
 
     def unusual(self, kind: str) -> int:
         """Return how many rows have a kind of key that is unusual beside the other keys of the column."""

@@ -10,9 +10,9 @@ import pyarrow as pa
 from psicli.core.errors import counted, shown
 from psicli.items import kinds
 from psicli.items.forms.names import Form
-from psicli.items.spelling.causes import cause_of
 from psicli.items.spelling.column import Column
 from psicli.items.spelling.patterns import PLACEHOLDERS
+from psicli.items.spelling.remedies import CASE, KINDS, NOTES, cause_of
 
 # Keys that are looked at together: few enough for the caches of a core.
 _SLICE_ROWS = 65_536
@@ -25,95 +25,6 @@ _FEW_KEYS, _FEW_KEYS_NUMBER = 0.01, 1000
 # The first rows of a file that is sorted have the fewest distinct keys, so there the limit is lower by this factor.
 _FEWER_IN_FIRST_ROWS = 0.1
 _LEAST_ROWS = 1000
-
-# What a number of rows "have", and what to do, in the order of the warnings.
-KINDS = {
-    "blank": (
-        "a key of nothing but spaces",
-        "Agree with the other party on key_form: [trim], or leave such keys empty: an empty key matches nothing.",
-    ),
-    "spaces": (
-        "spaces around the key, which count when keys are compared",
-        "Agree with the other party on key_form: [trim], or trim the keys in the export.",
-    ),
-    "invisible": (
-        "an invisible character in the key",
-        "Remove byte order marks (U+FEFF), zero-width spaces (U+200B) and no-break spaces (U+00A0) in the export. "
-        "key_form: [trim] removes them only around the key.",
-    ),
-    "accents": (
-        "accents as separate characters",
-        "Agree with the other party on key_form: [nfc], or bring the keys to the Unicode form NFC in the export.",
-    ),
-    "quotes": (
-        "quotation marks as part of the key",
-        'Remove them in the export, also an apostrophe and ="…", which spreadsheets need.',
-    ),
-    "header": ("the name of the column as the key", "Remove header lines below the first; were several files joined?"),
-    "placeholder": (
-        "a placeholder as the key ({words}), which matches the same text of the other party",
-        "If it means that there is no value, list it under csv.null_values, or export real nulls.",
-    ),
-    "hashed placeholder": (
-        "the hash of an empty value or a placeholder, which matches the same hash of the other party",
-        "Hash only rows that have a value, or list this hash under csv.null_values.",
-    ),
-    "point zero": (
-        "a whole number with .0 at the end, which does not match one without",
-        "Agree with the other party on key_form: [integer], or make the column an integer before the export (in "
-        "pandas: Int64).",
-    ),
-    "padded": (
-        "a number with leading zeros, and there are shorter numbers without",
-        "007 does not match 7. Agree with the other party on key_form: [integer], or write all numbers with the same "
-        "number of digits.",
-    ),
-    "exponent": ("a number in scientific form, such as 1.2E+11", "Export all digits; the file may have lost some."),
-    "separators": (
-        "a number with separators, such as 1,234 or 517,5",
-        "Write digits, and a point for fractions.",
-    ),
-    "phone": (
-        "a phone number that is not in the form E.164, such as +491711234567",
-        "Agree with the other party on key_form: [phone], with your own region in normalize, such as phone/DE.",
-    ),
-    "time": (
-        "a time that is not in the form which psicli gives to timestamps",
-        "Agree with the other party on key_form: [timestamp], or write 2024-03-01T06:00:00, or 2024-03-01T06:00:00Z in "
-        "UTC if the timestamps have a time zone.",
-    ),
-    "date": (
-        "a date that is not in the form which psicli gives to dates",
-        "Agree with the other party on key_form: [date], with normalize: date/DMY or date/MDY if the year comes last, "
-        "or write 2024-03-01.",
-    ),
-    "midnight": (
-        "a time at midnight, which does not match a date",
-        "If the column holds dates, agree with the other party on key_form: [date], or write 2024-03-01.",
-    ),
-    "wrapped e-mail": (
-        "an e-mail address inside other text, such as mailto: or a name",
-        "Agree with the other party on key_form: [email], or export the address alone.",
-    ),
-    "e-mail": (
-        "an e-mail address with capital letters",
-        "Agree with the other party on key_form: [email], or write lower case in the export.",
-    ),
-    "e-mail variant": (
-        "an e-mail address with dots or a +tag that its provider ignores",
-        "If both parties want to match all spellings of such an address, agree on key_form: [email/plain].",
-    ),
-    "hexadecimal": (
-        "capital letters in a UUID or a hash, and other rows have small letters",
-        "Agree with the other party on key_form: [lower], or [uuid] for UUIDs.",
-    ),
-    "uuid": (
-        "a UUID in braces, as a URN or without hyphens, and other rows have plain ones",
-        "Agree with the other party on key_form: [uuid].",
-    ),
-}
-# What is ordinary, but worth knowing when keys are agreed on; the other kinds are warnings.
-_NOTES = {"e-mail variant"}
 
 # How psicli spells the values of columns that are not text.
 _EXAMPLES: tuple[tuple[Callable[[Any], bool], str], ...] = (
@@ -140,10 +51,14 @@ class Finding(NamedTuple):
 
 
 class Spellings:
-    """What is unusual about the keys of one input. keys: the names of its key columns."""
+    """What is unusual about the keys of one input, once they are in their forms.
 
-    def __init__(self, keys: Sequence[str]) -> None:
+    keys: the names of its key columns. forms: the form of each; by default all are `text`.
+    """
+
+    def __init__(self, keys: Sequence[str], forms: Sequence[Form] = ()) -> None:
         self._columns = [(key, Column(key)) for key in keys]
+        self._forms = tuple(forms) or (Form(),) * len(self._columns)
 
     def add(self, texts: Sequence[Any], schema: Any) -> None:
         """Look at the keys of some rows: a pa.LargeStringArray for each key column; schema: of the input."""
@@ -183,30 +98,33 @@ class Spellings:
             yield from _of_column(name, column, rows, whole)
 
     def columns(self, schema: Any) -> list[str]:
-        """Return each key column with its type and what it holds, such as `'id' (string, whole numbers)`."""
+        """Return each key column with its type, what it holds and its form.
+
+        An example is `'mail' (string, e-mail addresses, as email)`.
+        """
+        columns = zip(self._columns, self._forms, strict=True)
         return [
-            f"{shown(name)} ({', '.join(_traits(column, schema.field(name).type))})" for name, column in self._columns
+            f"{shown(name)} ({', '.join(_traits(column, schema.field(name).type, form))})"
+            for (name, column), form in columns
         ]
 
-    def causes(self, schema: Any, forms: Sequence[Form]) -> list[str]:
-        """Return why keys of this input may not match those that look the same to people, most likely first.
-
-        forms: the form of each key column.
-        """
-        columns = zip(self._columns, forms, strict=True)
+    def causes(self, schema: Any) -> list[str]:
+        """Return why keys of this input may not match those that look the same to people, most likely first."""
+        columns = zip(self._columns, self._forms, strict=True)
         found = [cause_of(name, column, schema.field(name).type, form) for (name, column), form in columns]
         return [cause for _, cause in sorted(filter(None, found))]
 
 
 def _of_column(name: str, column: Column, rows: int, whole: bool) -> Iterator[Finding]:
-    for kind, (fault, advice) in KINDS.items():
+    needed = column.needed_form()
+    for kind, about in KINDS.items():
         if count := column.unusual(kind):
             words = ", ".join(word for word in PLACEHOLDERS if word in column.words)
             have = _of_rows(count, rows, whole)
-            yield Finding(f"{shown(name)}: {have} {fault.format(words=words)}", advice, kind in _NOTES)
+            fault = f"{shown(name)}: {have} {about.fault.format(words=words)}"
+            yield Finding(fault, about.advice(needed), kind in NOTES)
     if alike := column.sample.alike():
-        fault = f"{shown(name)}: {alike} distinct keys differ from another one only in case"
-        yield Finding(fault, "psicli does not ignore case. Agree with the other party on key_form: [lower].")
+        yield Finding(f"{shown(name)}: {alike} distinct keys {CASE.fault}", CASE.advice(needed))
 
 
 def _of_rows(count: int, rows: int, whole: bool) -> str:
@@ -217,9 +135,15 @@ def _of_rows(count: int, rows: int, whole: bool) -> str:
     return f"{count:,} of {all_rows} {'has' if count == 1 else 'have'}"
 
 
-def _traits(column: Column, kind: Any) -> Iterator[str]:
+def _traits(column: Column, kind: Any, form: Form) -> Iterator[str]:
     yield str(kind)
+    if form.sha256:
+        # The keys are hashes by now, whatever the column holds.
+        yield f"as {form.agreed}"
+        return
     if look := column.look():
         yield look
     elif example := next((text for test, text in _EXAMPLES if test(kinds.value_type(kind))), ""):
         yield f"compared as {example}"
+    if not form.is_text:
+        yield f"as {form.agreed}"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
+
+from psicli.items.forms.rules.emails import GMAIL, WITH_TAGS
 
 # What tools write where there is no value. These words are psicli's, so a message may contain them.
 PLACEHOLDERS = (
@@ -45,17 +48,15 @@ SEPARATORS = (
     r"^[+-]?([0-9]{1,3}((,[0-9]{3})+(\.[0-9]+)?|('[0-9]{3})+([.,][0-9]+)?|(\.[0-9]{3})+,[0-9]+)|[0-9]+,[0-9]+)$"
 )
 EMAIL = r"^[^@\s]+@[^@\s]+\.[A-Za-z]{2,}$"
+# With an address somewhere.
+_ADDRESS = r"^[^@]*[^@\s<>]@[^@\s<>]+\.\p{L}{2,}[^@]*$"
 # Within other text, as mail programs copy it.
 WRAPPED_EMAIL = (
     r"^(mailto:[^@\s]+@[^@\s]+|.*<[^@\s<>]+@[^@\s<>]+\.[A-Za-z]{2,}>[;,]?|[^@\s]+@[^@\s]+\.[A-Za-z]{2,}[;,])$"
 )
 # Addresses whose provider ignores dots, or a plus sign and what follows it.
-DOMAINS_WITH_DOTS = ("gmail.com", "googlemail.com")
-_WITH_DOTS = r"(gmail|googlemail)\.com"
-_WITH_TAGS = (
-    r"((gmail|googlemail|outlook|hotmail|live|msn|icloud|me|mac|fastmail|protonmail)\.com|fastmail\.fm|(proton|pm)\.me)"
-)
-EMAIL_VARIANT = rf"^([^@+]*\.[^@]*@{_WITH_DOTS}|[^@+]+\+[^@]*@{_WITH_TAGS})$"
+_WITH_DOTS, _WITH_TAGS = ("|".join(map(re.escape, domains)) for domains in (GMAIL, WITH_TAGS))
+EMAIL_VARIANT = rf"^([^@+]*\.[^@]*@({_WITH_DOTS})|[^@+]+\+[^@]*@({_WITH_TAGS}))$"
 # Phone numbers have 7 to 15 digits.
 E164 = r"^\+[1-9][0-9]{6,14}$"
 _BETWEEN = r"[ ()./\x{A0}\x{2010}-\x{2013}-]{0,3}"
@@ -84,15 +85,23 @@ OTHER_UUID_LENGTHS = (38, 45)
 
 # What a column holds, if nearly all of its keys match one pattern.
 PHONES = "phone numbers"
-LOOKS = (
-    (PHONES, rf"{E164}|{SPACED_PHONE}|^(\+?[0-9]{{1,4}}[ .-]?)?{AREA_CODE}[0-9 ./-]{{5,}}$"),
-    ("whole numbers", "^[+-]?[0-9]+$"),
-    ("numbers with .0 at the end", r"^[+-]?[0-9]+\.0+$"),
-    ("numbers with a fraction", r"^[+-]?[0-9]*\.[0-9]+$"),
-    ("dates", rf"(?i)^([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}|{_DATES})$"),
-    ("times", TIME),
-    ("e-mail addresses", EMAIL),
-    ("UUIDs", rf"^(\{{?{_UUID}\}}?|(?i:urn:uuid:){_UUID})$"),
-    ("hexadecimal hashes", f"^({_HASH})$"),
-    ("text in capitals", r"^[^\p{Ll}]*\p{Lu}[^\p{Ll}]*$"),
-)
+LOOKS = {
+    PHONES: rf"{E164}|{SPACED_PHONE}|^(\+?[0-9]{{1,4}}[ .-]?)?{AREA_CODE}[0-9 ./-]{{5,}}$",
+    "whole numbers": "^[+-]?[0-9]+$",
+    "numbers with .0 at the end": r"^[+-]?[0-9]+\.0+$",
+    "numbers with a fraction": r"^[+-]?[0-9]*\.[0-9]+$",
+    "dates": rf"(?i)^([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}|{_DATES})$",
+    "times": TIME,
+    "e-mail addresses": _ADDRESS,
+    "UUIDs": rf"^(\{{?{_UUID}\}}?|(?i:urn:uuid:){_UUID})$",
+    "hexadecimal hashes": f"^({_HASH})$",
+    "text in capitals": r"^[^\p{Ll}]*\p{Lu}[^\p{Ll}]*$",
+}
+# The form that the keys of a column need, by what most of them are.
+FORMS_OF_LOOKS = {
+    PHONES: "phone",
+    "e-mail addresses": "email",
+    "UUIDs": "uuid",
+    "dates": "date",
+    "times": "timestamp",
+}

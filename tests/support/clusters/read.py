@@ -111,7 +111,7 @@ def compare(read: tuple[Any, Any, Any, Any], opening: Callable[[], Any]) -> None
     from psicli.items.spelling import Spellings
 
     items, source, spellings, sketch = read
-    here, own_sketch, own_spellings = opening(), Sketch(SKETCH_KEY), Spellings(source.keys)
+    here, own_sketch, own_spellings = opening(), Sketch(SKETCH_KEY), Spellings(source.keys, source.columns.forms)
     partitioner = Partitioner(KEY, visit=own_sketch.add)
     for texts in here.key_batches():
         partitioner.add(encode_items(texts))

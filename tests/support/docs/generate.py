@@ -17,7 +17,7 @@ from support.docs.job_file import batch_reference, reference
 
 from psicli.cli.main import cli
 from psicli.core.errors import EXIT_CODES
-from psicli.items.spelling.findings import KINDS
+from psicli.items.spelling.remedies import KINDS
 
 ROOT = Path(__file__).parents[3]
 COMMAND = "make docs-generate"
@@ -55,7 +55,7 @@ def _summary(command: click.Command) -> str:
 
 def key_warnings() -> str:
     """Return the table of warnings about keys."""
-    rows = "\n".join(f"| {fault.format(words='`NULL`, `NA`, …')} | {advice} |" for fault, advice in KINDS.values())
+    rows = "\n".join(f"| {kind.fault.format(words='`NULL`, `NA`, …')} | {kind.advice()} |" for kind in KINDS.values())
     return f"| rows have | what to do |\n|---|---|\n{rows}"
 
 

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from psicli.items.forms.names import Form
 from psicli.items.spelling import Spellings
-from psicli.items.spelling.causes import CAUSES
-from psicli.items.spelling.findings import KINDS
 from psicli.items.spelling.patterns import HASHED_PLACEHOLDERS, LOOKS, PLACEHOLDERS
+from psicli.items.spelling.remedies import CAUSES, KINDS
 
 STRING, TEXT = pa.string(), pa.large_string()
 
@@ -245,24 +244,62 @@ def test_columns_are_shown_with_their_types_and_what_they_hold() -> None:
 TEXTS = ["hash", "other", "phone"]
 
 
-def test_the_most_likely_cause_comes_first() -> None:
-    found = Spellings(["at", "id", *TEXTS])
+@pytest.mark.parametrize(
+    ("forms", "expected"),
+    [
+        (
+            [],
+            [
+                "'hash' holds hexadecimal hashes",
+                "'phone' holds phone numbers",
+                "'id' holds whole numbers",
+                "'at' holds times",
+            ],
+        ),
+        (
+            [Form(), Form("integer"), Form("email", sha256=True, hashed=True), Form(), Form()],
+            ["'hash' holds hashes", "'phone' holds phone numbers", "'at' holds times"],
+        ),
+    ],
+    ids=["text", "forms"],
+)
+def test_the_most_likely_cause_comes_first(forms: list[Form], expected: list[str]) -> None:
+    found = Spellings(["at", "id", *TEXTS], forms)
     columns = pa.schema(
         [("at", pa.timestamp("s")), ("id", pa.int64()), ("hash", STRING), ("other", STRING), ("phone", STRING)]
     )
     texts = ("2024-03-01T06:00:00", "7", "ab" * 32, "?!", "0171 1234567")
     found.add([pa.array([text] * 9, TEXT) for text in texts], columns)
-    assert [each.partition(":")[0] for each in found.causes(columns, [Form()] * 5)] == [
-        "'hash' holds hexadecimal hashes",
-        "'phone' holds phone numbers",
-        "'id' holds whole numbers",
-        "'at' holds times",
-    ]
-    forms = [Form(), Form("integer"), Form("email", sha256=True, hashed=True), Form(), Form()]
-    assert [each.partition(":")[0] for each in found.causes(columns, forms)] == [
-        "'hash' holds hashes",
-        "'phone' holds phone numbers",
-        "'at' holds times",
+    assert [each.partition(":")[0] for each in found.causes(columns)] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "form"),
+    [
+        ("mail", [" ben@x.de", "Eva <eva@x.de>", "Kim@x.de\u00a0", "NULL"], "email"),
+        ("phone", [" 0171 1234567", "+491711234568", "491711234569.0", "NULL"], "phone"),
+        ("id", ["{123e4567-e89b-12d3-a456-426614174000}", "123e4567-e89b-12d3-a456-426614174001 "], "uuid"),
+        ("id", [" c-1", "c-2"], "trim"),
+        ("id", ["517.0", "518"], "integer"),
+    ],
+)
+def test_all_warnings_about_a_column_name_one_form(name: str, keys: list[str], form: str) -> None:
+    found = Spellings([name])
+    found.add([pa.array(keys * 3, TEXT)], pa.schema([(name, STRING)]))
+    forms = [re.findall(r"key_form: \[(.*?)\]", each.advice) for each in found.findings(0)]
+    assert forms
+    assert forms == [[form]] * len(forms)
+
+
+def test_a_column_is_described_with_its_form() -> None:
+    forms = [Form("phone", "DE"), Form(), Form("email", sha256=True, hashed=True)]
+    found = Spellings(["a", "b", "c"], forms)
+    columns = pa.schema([("a", STRING), ("b", pa.int64()), ("c", STRING)])
+    found.add([pa.array([text], TEXT) for text in ("+491711234567", "7", "ab" * 32)], columns)
+    assert found.columns(columns) == [
+        "'a' (string, phone numbers, as phone)",
+        "'b' (int64, compared as 517)",
+        "'c' (string, as email/sha256)",
     ]
 
 
@@ -302,8 +339,9 @@ KEY = (
 _ROWS = r"(the only row has|all [0-9,]+ rows have|1 of [0-9,]+ rows has|[0-9,]+ of [0-9,]+ rows have)"
 _WORDS = f"({'|'.join(map(re.escape, PLACEHOLDERS))})"
 WARNINGS = [
-    rf"'id': {_ROWS} {re.escape(f'{fault}. {advice}').replace(re.escape('{words}'), f'{_WORDS}(, {_WORDS})*')}"
-    for fault, advice in KINDS.values()
+    rf"'id': {_ROWS} {re.escape(f'{kind.fault}. {advice}').replace(re.escape('{words}'), f'{_WORDS}(, {_WORDS})*')}"
+    for kind in KINDS.values()
+    for advice in {kind.advice(form) for form in ("", *kind.also)}
 ]
 WARNINGS += [
     r"'id': [0-9]+ distinct keys differ from another .*\.",
@@ -318,10 +356,10 @@ def test_a_warning_holds_only_words_of_psicli_the_column_and_numbers_of_rows(key
     found = spellings(keys)
     for sentence in map(str, found.findings(sum(not key for key in keys))):
         assert any(re.fullmatch(warning, sentence) for warning in WARNINGS), sentence
-    for cause in found.causes(schema(STRING), [Form()]):
+    for cause in found.causes(schema(STRING)):
         assert re.fullmatch(r"'id' holds ([a-zA-Z0. -]+): (.*)", cause).groups() in CAUSES.items()  # type: ignore[union-attr]
     (column,) = found.columns(schema(STRING))
-    assert column in {"'id' (string)", *(f"'id' (string, {look})" for look, _ in LOOKS)}
+    assert column in {"'id' (string)", *(f"'id' (string, {look})" for look in LOOKS)}
 
 
 @given(st.lists(KEY, max_size=30), st.integers(0, 30), st.integers(1, 31))

@@ -15,6 +15,7 @@ from psicli.core.errors import ColumnError, MalformedInputError
 from psicli.core.formats import file_format
 from psicli.items.forms.columns import KeyColumns, Unfit
 from psicli.items.forms.names import Form, parse_form
+from psicli.items.spelling import unfit_findings
 from psicli.tables import Input
 
 TEXT = pa.large_string()
@@ -141,14 +142,19 @@ def test_the_limit_of_a_key_is_that_of_the_text_in_the_file() -> None:
         (Form("date", "MDY"), "x", "a date", "Correct the values."),
         (Form("timestamp"), "x", "a time", "Correct the values."),
         (Form("uuid"), "x", "a UUID", "Correct the values."),
-        (Form("email", sha256=True, hashed=True), "x", "a SHA-256 in hexadecimal digits", "Correct the values."),
+        (
+            Form("email", sha256=True, hashed=True),
+            "x",
+            "the hash of a value (SHA-256 in hexadecimal digits)",
+            "Correct the values.",
+        ),
     ],
     ids=str,
 )
 def test_every_form_says_what_it_takes(form: Form, value: str, kind: str, advice: str) -> None:
     columns = KeyColumns(["id"], [form])
     columns.texts(pa.table({"id": pa.array(["", value], TEXT)}), str, list)
-    (finding,) = columns.findings(2, "line")
+    (finding,) = unfit_findings(columns, 2, "line")
     have = f"1 of 2 rows has a value that is not {kind} (form {form}), in line 1; such a row matches nothing"
     assert finding.fault == f"'id': {have}"
     assert finding.advice.startswith(advice)
@@ -158,14 +164,8 @@ def test_a_warning_names_the_first_places() -> None:
     columns = KeyColumns(["a", "b"], [Form("integer"), Form()])
     values = pa.array(["no"] * 2000 + ["1"], TEXT)
     columns.texts(pa.table({"a": values, "b": values}), str, lambda rows: [1000 + row for row in rows])
-    (finding,) = columns.findings(2001, "row", whole=False)
+    (finding,) = unfit_findings(columns, 2001, "row", whole=False)
     assert finding.fault == (
         "'a': 2,000 of the first 2,001 rows have a value that is not a whole number (form integer), first in rows "
         "1000, 1001, 1002, 1003, 1004; such a row matches nothing"
     )
-
-
-def test_descriptions_name_the_agreed_form() -> None:
-    columns = KeyColumns(["a", "b", "c"], [Form("phone", "DE"), Form(), Form("email", sha256=True, hashed=True)])
-    described = columns.described(["'a' (string, phone numbers)", "'b' (int64)", "'c' (string)"])
-    assert described == ["'a' (string, phone numbers, as phone)", "'b' (int64)", "'c' (string, as email/sha256)"]

@@ -30,6 +30,21 @@ def region_exists(region: str) -> bool:
     return region in _library().SUPPORTED_REGIONS
 
 
+def region_of(number: str) -> str:
+    """Return the region of an international number, or the largest of those that share its country code.
+
+    It is empty if no region has the code.
+    """
+    import phonenumbers
+
+    try:
+        code = phonenumbers.parse(number).country_code or 0
+    except phonenumbers.NumberParseException:
+        return ""
+    region = phonenumbers.region_code_for_country_code(code)
+    return region if region in phonenumbers.SUPPORTED_REGIONS else ""
+
+
 def library_version() -> str:
     """Return the version of the library, which has the plans of all countries."""
     return str(_library().__version__)
