@@ -19,7 +19,15 @@ from typing import Any
 from psicli.batch import PSICLI, SET_BY_OPTIONS
 from psicli.config import Job, load_parties
 from psicli.core import signals
-from psicli.core.errors import NoPortError, PortBusyError, TaskFilesError, reason
+from psicli.core.errors import (
+    BadInputError,
+    InputMissingError,
+    NoPortError,
+    PortBusyError,
+    TaskFilesError,
+    reason,
+)
+from psicli.core.formats import Format
 from psicli.core.peer_errors import PeerFailedError, PeerLostError
 from psicli.storage.state import run_folder, state_folder
 from psicli.transport.certs import create_authority, issue
@@ -68,9 +76,20 @@ def simulate_job(
             logger.warning(
                 "another program took the port of the simulation first (attempt %d of %d)", attempt + 1, PORTS
             )
+    if {BadInputError.code, InputMissingError.code} & {*codes} and _both_csv(jobs):
+        logger.warning(
+            "a simulation uses the settings under csv for the files of both parties; if these are written differently, "
+            "run each party with a job file of its own"
+        )
     failed = [code if code > 0 else 128 - code for code in codes if code]
     own_errors = [code for code in failed if code not in _THE_OTHERS_FAULT]
     return (own_errors or failed or [0])[0], reports
+
+
+def _both_csv(jobs: Sequence[Job]) -> bool:
+    """Return whether the inputs of both parties of a task are CSV or TSV files."""
+    formats = [{task.input_format.kind for task in tasks} for tasks in zip(*(job.tasks for job in jobs), strict=True)]
+    return any(kinds <= {Format.CSV, Format.TSV} for kinds in formats)
 
 
 def _make_keys(folder: Path, jobs: Sequence[Job]) -> Path:

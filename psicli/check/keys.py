@@ -19,6 +19,7 @@ from psicli.items import kinds
 from psicli.items.forms.columns import KeyColumns
 from psicli.items.forms.convert import Converter
 from psicli.items.forms.names import Form
+from psicli.items.forms.rules.codes import HASH_OF_NOTHING
 from psicli.items.text import canonical_text
 from psicli.job.inputs import STDIO
 
@@ -148,6 +149,8 @@ def _why_null(text: str | None, compared: str | None, form: Form) -> str:
         return ""
     if not text:
         return "it is null" if text is None else "it is empty"
+    if form.hashed and text.strip().lower() == HASH_OF_NOTHING:
+        return "it is the hash of an empty text"
     return f"it is no value of the form {form}" if compared is None else f"nothing of it is left in the form {form}"
 
 

@@ -218,7 +218,7 @@ def _form(document: Document, task: Loc, entry: Loc) -> Form:
     if own.base != agreed.base or own.sha256 > agreed.sha256:
         right = f"give {agreed.base}" + (f", or {HASHED} if the column holds hashes" if agreed.sha256 else "")
         raise _UnfitError(f"{own} does not fit key_form, which is {agreed}", right)
-    return replace(agreed, option=own.option or agreed.option)
+    return replace(agreed, option=own.option)
 
 
 def _place_of_form(document: Document, task: Loc, index: int) -> Loc:

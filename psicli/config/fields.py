@@ -92,9 +92,13 @@ def _form(text: str) -> str:
         from psicli.items.forms.rules.phones import region_exists
 
         if not region_exists(form.option):
-            right = "give the two letters of a country as in ISO 3166, such as phone/DE"
+            right = "give the two letters of a country as in ISO 3166, such as phone/DE or phone/GB"
             raise _wrong(f"{shown(form.option)} is not a region of phone numbers", right)
     return text
+
+
+# What people may call a form or a region.
+_OTHER_NAMES = {"date/ymd": "date", "sha256": f"text{SHA256}", "phone/uk": "phone/GB"}
 
 
 def _form_meant(text: str) -> str:
@@ -103,7 +107,7 @@ def _form_meant(text: str) -> str:
     text = text.strip().lower()[:MAX_NAME]
     found = re.match("phone/([a-z]{2})(?:/|$)", text)
     known = [name.replace(REGION, found[1].upper() if found else "DE") for name in names]
-    folded = {name.lower(): name for name in [*known, *(name + SHA256 for name in known)]}
+    folded = {name.lower(): name for name in [*known, *(name + SHA256 for name in known)]} | _OTHER_NAMES
     close = difflib.get_close_matches(text, folded, n=1)
     if close:
         return f"did you mean {folded[close[0]]}?"

@@ -327,7 +327,7 @@ class KeyColumn(Model):
     normalize: fields.Normalize | None = optional(
         "How this party writes the values: a [key form](key-forms.md), or `hashed`; by default the form in `key_form`. "
         "`phone/DE` takes numbers without a country code for German ones, and `date/DMY` 01.03.2024 for 1 March.",
-        *("email", "phone/DE"),
+        *("email", "hashed"),
     )
 
 
@@ -348,7 +348,7 @@ class TaskEntry(Model):
         "The [key form](key-forms.md) of each key column, or a text if there is one; the same in both job files. Forms "
         "bring keys into one spelling, so that `Ben@X.de ` matches `ben@x.de`. By default a column has the form in its "
         "`normalize`, and else `text`, which changes nothing.",
-        *(["email/sha256"], "phone/DE"),
+        *(["email"], "phone/DE"),
     )
     input_path: dict[str, fields.Paths] = field(
         f"Input of each party: a file whose name ends in {SUFFIXES}, or `-` for CSV from standard input. A relative "

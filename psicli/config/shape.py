@@ -117,7 +117,20 @@ def check_shape(document: Document) -> None:
     if isinstance(workers, str) and workers != "threads":
         right = "write `workers: threads`, or `workers: {ray: auto}` for workers on a Ray cluster"
         document.blame(("pipeline", "workers"), f"is the text {shown(workers, 40)}" if workers else "is empty", right)
+    for task in document.entries("tasks"):
+        _check_keys(document, task)
     JOB_FILE.check(document)
+
+
+def _check_keys(document: Document, task: Loc) -> None:
+    """Blame what people write who forget that key columns are in a list, and that a form is for both parties."""
+    for party, columns in document.table(*task, "keys").items():
+        if isinstance(columns, dict) and "column" in columns:
+            right = f"put it in a list, as in `{party}: [{{column: mail, normalize: email}}]`"
+            document.blame((*task, "keys", party), "is a single column", right)
+    if isinstance(document.get(*task, "key_form"), dict):
+        right = f"name one form for both parties, as in `{example((*task, 'key_form'))}`"
+        document.blame((*task, "key_form"), "is a mapping", right)
 
 
 def is_batch(document: Document) -> bool:

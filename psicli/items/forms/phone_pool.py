@@ -70,6 +70,8 @@ class PhonePool:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
         for process in self._processes:
+            _close_pipes(process)
+        for process in self._processes:
             _end(process)
         self._processes.clear()
 
@@ -118,12 +120,16 @@ def _exchanged(process: subprocess.Popen[bytes], texts: Sequence[str]) -> list[s
     return converted
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None
         # What is still to be written goes nowhere.
         with suppress(OSError):
             pipe.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    _close_pipes(process)
     try:
         process.wait(_GRACE)
     except subprocess.TimeoutExpired:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from psicli.items.spelling.keys import Keys
+from psicli.items.spelling.patterns import PLACEHOLDERS
 
 # The most keys in a sample, and the longest of them [bytes].
 _SAMPLED_KEYS, _LONGEST_SAMPLED = 65_536, 256
@@ -43,7 +44,10 @@ class CaseSample:
     def alike(self) -> str:
         """Return how many keys differ from another key only in case, in words; empty if none do."""
         self._shrink()
-        counts = pc.value_counts(pc.utf8_lower(self._distinct())).field("counts")
+        # Those of placeholders are a finding of their own.
+        keys = self._distinct()
+        keys = keys.filter(pc.invert(pc.is_in(keys, value_set=pa.array(PLACEHOLDERS, keys.type))))
+        counts = pc.value_counts(pc.utf8_lower(keys)).field("counts")
         alike = pc.sum(counts.filter(pc.greater(counts, 1))).as_py() or 0
         return f"{'' if self._share == 1 << 32 else 'at least '}{alike:,}" if alike else ""
 

@@ -144,6 +144,6 @@ def _traits(column: Column, kind: Any, form: Form) -> Iterator[str]:
     if look := column.look():
         yield look
     elif example := next((text for test, text in _EXAMPLES if test(kinds.value_type(kind))), ""):
-        yield f"compared as {example}"
+        yield f"compared as text like {example}"
     if not form.is_text:
         yield f"as {form.agreed}"

@@ -15,8 +15,8 @@ from psicli.items.spelling.patterns import FORMS_OF_LOOKS
 
 # What to say about a form besides its name.
 _WITH = {
-    "phone": ", with your own region in normalize, such as phone/DE",
-    "date": ", with normalize: date/DMY or date/MDY if the year comes last",
+    "phone": ", and name your own region under keys, as in [{column: NAME, normalize: phone/DE}]",
+    "date": ", and say under keys if the year comes last, as in [{column: NAME, normalize: date/DMY}]",
 }
 _TYPED = tuple(FORMS_OF_LOOKS.values())
 
@@ -70,12 +70,12 @@ KINDS = {
     "header": Kind("the name of the column as the key", "remove header lines below the first; were files joined?"),
     "placeholder": Kind(
         "a placeholder as the key ({words}), which matches the same text of the other party",
-        "list it under csv.null_values if it means that there is no value, or export real nulls",
+        "export real nulls, or list it under csv.null_values if the file is CSV or TSV",
         also=_TYPED,
     ),
     "hashed placeholder": Kind(
         "the hash of an empty value or a placeholder, which matches the same hash of the other party",
-        "hash only rows that have a value, or list this hash under csv.null_values",
+        "hash only rows that have a value; of such hashes, normalize: hashed takes that of the empty text for null",
     ),
     "point zero": Kind(
         "a whole number with .0 at the end, which does not match one without",
@@ -134,8 +134,10 @@ CASE = Kind("differ from another one only in case", "", "lower", ("email", "uuid
 CAUSES = {
     "hexadecimal hashes": "ask what they are hashes of, and how the values were written before they were hashed. If "
     "the other party can hash its values in the same way, agree on a form such as key_form: [email/sha256], with "
-    "normalize: hashed for the party that has only hashes",
-    "e-mail addresses": "agree on key_form: [email], which ignores case and spaces",
+    "normalize: hashed for the party that has only hashes. If they are UUIDs without hyphens, agree on "
+    "key_form: [uuid]",
+    "e-mail addresses": "agree on key_form: [email], which ignores case and spaces, or on [email/sha256] if the "
+    "other party has only hashes",
     "phone numbers": f"agree on {agree_on('phone')}",
     "whole numbers": "agree on key_form: [integer], because 517 matches neither 0517 nor 517.0",
     "numbers with .0 at the end": "agree on key_form: [integer], because 517.0 does not match 517",

@@ -14,9 +14,15 @@ _TAKEN = {
     "integer": ("a whole number", ""),
     "email": ("an e-mail address", ""),
     "email/plain": ("an e-mail address", ""),
-    "phone": ("an international phone number", "give the country of national numbers, such as normalize: phone/DE"),
+    "phone": (
+        "an international phone number",
+        "name the country of national numbers under keys, as in [{{column: {name}, normalize: phone/DE}}]",
+    ),
     "phone/": ("a possible phone number", ""),
-    "date": ("a date", "give the order of day and month with normalize: date/DMY or date/MDY"),
+    "date": (
+        "a date",
+        "name the order of day and month under keys, as in [{{column: {name}, normalize: date/DMY}}]",
+    ),
     "date/": ("a date", ""),
     "timestamp": ("a time", ""),
     "uuid": ("a UUID", ""),
@@ -37,4 +43,4 @@ def unfit_findings(columns: KeyColumns, rows: int, unit: str, *, whole: bool = T
             first = "first in" if unfit.count > len(unfit.numbers) else "in"
             units = f"{unit}{'s' if len(unfit.numbers) > 1 else ''} {', '.join(map(str, unfit.numbers))}"
             fault = f"{shown(name)}: {have}, {first} {units}; such a row matches nothing"
-            yield Finding(fault, f"Correct the values{', or ' + advice if advice else ''}.")
+            yield Finding(fault, f"Correct the values{', or ' + advice.format(name=shown(name)) if advice else ''}.")

@@ -216,3 +216,13 @@ def test_a_simulation_without_a_free_port_says_so(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(NoPortError, match="the system gives the simulation no port: address already in use") as caught:
         simulate._run({}, tmp_path, tmp_path)
     assert caught.value.code == 75
+
+
+@pytest.mark.more
+def test_two_csv_files_written_differently(pair: Pair) -> None:
+    """No setting fits both, so the advice of each party alone would lead in a circle."""
+    one_task(pair)
+    pair.path("bob", "in.csv").write_text("id;name\n1;Ben\n")
+    result = pair.start_command("simulate", "--config", whole_job(pair)).result()
+    assert result.code == 66, result.text
+    assert "run each party with a job file of its own" in result.stderr

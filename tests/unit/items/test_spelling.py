@@ -234,8 +234,8 @@ def test_columns_are_shown_with_their_types_and_what_they_hold() -> None:
     assert found.columns(columns)[2] == "'e' (string)"
     found.add([pa.array([text], TEXT) for text in ("7", "2024-03-01", "ann@x.org", "?!")], columns)
     assert found.columns(columns) == [
-        "'id' (int64, compared as 517)",
-        "'day' (date32[day], compared as 2024-03-01)",
+        "'id' (int64, compared as text like 517)",
+        "'day' (date32[day], compared as text like 2024-03-01)",
         "'e' (string, e-mail addresses)",
         "'x' (string)",
     ]
@@ -298,7 +298,7 @@ def test_a_column_is_described_with_its_form() -> None:
     found.add([pa.array([text], TEXT) for text in ("+491711234567", "7", "ab" * 32)], columns)
     assert found.columns(columns) == [
         "'a' (string, phone numbers, as phone)",
-        "'b' (int64, compared as 517)",
+        "'b' (int64, compared as text like 517)",
         "'c' (string, as email/sha256)",
     ]
 

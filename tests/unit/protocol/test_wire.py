@@ -261,11 +261,15 @@ FORMS = replace(HELLO.tasks[0], key_form=("email", "phone"), forms_version=1, fo
         replace(FORMS, key_form=("é" * 33,)),
         replace(FORMS, unicode_version="1" * 65),
         replace(FORMS, phone_version="1" * 65),
+        replace(FORMS, key_form=("email", "")),
+        replace(FORMS, key_form=("email",), phone_version="9"),
     ],
     ids=str,
 )
 def test_key_forms_have_limits(task: TaskTerms) -> None:
-    most = replace(FORMS, key_form=("é" * 32,) * 255, unicode_version="1" * 64, phone_version="1" * 64)
+    most = replace(
+        FORMS, key_form=("é" * 32,) * 254 + ("phone/sha256",), unicode_version="1" * 64, phone_version="1" * 64
+    )
     assert wire.decode_hello(wire.encode_hello(replace(HELLO, tasks=(most,)))).tasks == (most,)
     with pytest.raises(PeerProtocolError):
         wire.decode_hello(wire.encode_hello(replace(HELLO, tasks=(task,))))

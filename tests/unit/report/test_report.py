@@ -248,7 +248,7 @@ def test_warnings_about_a_task_are_in_both_forms() -> None:
 def of_matches(matched: int | None, own: int = 10_000, theirs: int = 20_000, **facts: Any) -> TaskReport:
     """Return the report of a task with these numbers of distinct items."""
     counts = {"matched": matched, "distinct_items": own, "peer_items": theirs}
-    return replace(a_report().tasks[0], key_columns=["'id' (int64, compared as 517)"], **counts, **facts)
+    return replace(a_report().tasks[0], key_columns=["'id' (int64, compared as text like 517)"], **counts, **facts)
 
 
 def test_an_empty_intersection_says_what_to_look_at() -> None:
@@ -256,15 +256,19 @@ def test_an_empty_intersection_says_what_to_look_at() -> None:
     causes = ["'id' holds whole numbers: agree on key_form: [integer]"]
     told = too_little_matched(task, "bob", causes) or ""
     assert told.startswith("no key matched. psicli compares keys as text")
-    assert "here: 'id' (int64, compared as 517). Likely causes: (1) 'id' holds whole numbers: agree on" in told
-    assert "Ask bob what its key columns mean, and for their order, their types and their forms" in told
+    assert (
+        "here: 'id' (int64, compared as text like 517). Likely causes: (1) 'id' holds whole numbers: agree on" in told
+    )
+    assert "Ask bob what its key columns mean and in which order, and whether they hold plain values or hashes." in told
     assert "`psicli keys`" in told
     assert "other warnings" not in told
     assert "Likely" not in (too_little_matched(task, "bob", []) or "")
     task.warnings.append("'day': all 10 rows have a date that is not in the form which psicli gives to dates")
-    task.key_columns = ["'id' (int64, compared as 517)", "'day' (string, dates)"]
+    task.key_columns = ["'id' (int64, compared as text like 517)", "'day' (string, dates)"]
     told = too_little_matched(task, "bob", causes) or ""
-    assert "here: 'id' (int64, compared as 517), then 'day' (string, dates). Follow the other warnings" in told
+    assert (
+        "here: 'id' (int64, compared as text like 517), then 'day' (string, dates). Follow the other warnings" in told
+    )
     assert "; (2) bob lists its key columns in another order." in told
     assert (too_little_matched(of_matches(0, theirs=0), "bob", causes) or "").startswith(
         "no key matched, because bob has no keys"

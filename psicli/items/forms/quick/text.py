@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -42,7 +41,8 @@ def plain(texts: Any) -> Any:
     texts = changed(texts, pc.match_substring(texts, "+"), _without_tags)
     for domain in GMAIL:
         texts = changed(texts, pc.ends_with(texts, f"@{domain}"), partial(_gmail, len(domain) + 1))
-    return texts
+    # A dot before the tag.
+    return only(texts, pc.invert(pc.match_substring(texts, ".@")))
 
 
 def _without_tags(texts: Any) -> Any:
@@ -78,13 +78,13 @@ def digits(texts: Any) -> Any:
 
 
 def _digits_alone(texts: Any) -> Any:
-    texts = changed(texts, matching(texts, r"^[+-]?[0-9]+\.0$"), without(r"\.0$"))
+    texts = changed(texts, matching(texts, r"^[+-]?[0-9]+\.00?$"), without(r"\.00?$"))
     return without("[^0-9]+")(texts)
 
 
 def uuid(texts: Any) -> Any:
     texts = pc.ascii_lower(texts)
-    texts = changed(texts, matching(texts, r"^\{.*\}$"), _without_braces)
+    texts = changed(texts, matching(texts, r"^\{.+\}$"), _without_braces)
     texts = changed(texts, matching(texts, _BARE_UUID), _with_hyphens)
     return only(texts, matching(texts, _UUID))
 
@@ -93,7 +93,8 @@ def _with_hyphens(texts: Any) -> Any:
     return pc.replace_substring_regex(texts, pattern=_BARE_UUID, replacement=r"\1-\2-\3-\4-\5")
 
 
-_without_braces: Callable[[Any], Any] = without("[{}]")
+def _without_braces(texts: Any) -> Any:
+    return pc.utf8_slice_codeunits(texts, 1, -1)
 
 
 def hashed(texts: Any) -> Any:

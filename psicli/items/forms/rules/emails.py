@@ -7,6 +7,8 @@ import unicodedata
 
 from psicli.items.forms.rules.text import TRIMMED, trim
 
+# The longest text with an address [characters], and the longest address and its parts [bytes].
+_LONGEST_TEXT = 1000
 _LONGEST, _LONGEST_LOCAL, _LONGEST_LABEL = 254, 64, 63
 # What may stand around an address: quotation marks, and what separates addresses in a list.
 _AROUND = TRIMMED + "\"';,\u2018\u2019\u201c\u201d"
@@ -24,6 +26,8 @@ WITH_TAGS = (
 
 def email(text: str) -> str | None:
     """Return an e-mail address in lower case, without what surrounds it; None if it is none."""
+    if len(text) > _LONGEST_TEXT:
+        return None
     text = trim(unicodedata.normalize("NFC", text))
     if not text:
         return text
@@ -41,8 +45,10 @@ def plain(text: str) -> str | None:
     if domain in WITH_TAGS:
         local = local.partition("+")[0]
     if domain in GMAIL:
-        local, domain = local.replace(".", ""), GMAIL[0]
-    return f"{local}@{domain}" if local else None
+        # A mark that stood behind a dot now stands behind a letter.
+        local, domain = unicodedata.normalize("NFC", local.replace(".", "")), GMAIL[0]
+    address = f"{local}@{domain}"
+    return address if _is_address(address) else None
 
 
 def _unwrapped(text: str) -> str:

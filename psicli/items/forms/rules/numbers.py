@@ -7,11 +7,11 @@ import unicodedata
 
 from psicli.items.forms.rules.text import trim
 
-_INTEGER = re.compile(r"([+-]?)0*([0-9]+)(?:\.0*)?")
+_INTEGER = re.compile(r"([+-]?)([0-9]+)(?:\.0*)?")
 # A number that a spreadsheet wrote with few digits: the others are lost. 12E4 may be a code.
 _EXPONENT = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+[eE][+-]?|[eE][+-])[0-9]+")
 # A whole number that a tool holds as a floating-point number.
-_POINT_ZERO = re.compile(r"[+-]?[0-9]+\.0")
+_POINT_ZERO = re.compile(r"([+-]?[0-9]+)\.00?")
 _NO_DIGITS = re.compile(r"[^0-9]+")
 
 
@@ -23,8 +23,9 @@ def integer(text: str) -> str | None:
     found = _INTEGER.fullmatch(text)
     if found is None:
         return None
-    sign = "-" if found[1] == "-" and found[2] != "0" else ""
-    return sign + found[2]
+    # Not in the pattern, where zeros that could belong to either part take very long.
+    digits = found[2].lstrip("0") or "0"
+    return f"-{digits}" if found[1] == "-" and digits != "0" else digits
 
 
 def digits(text: str) -> str | None:
@@ -35,9 +36,9 @@ def digits(text: str) -> str | None:
 
 
 def without_point_zero(text: str) -> str | None:
-    """Return a text without the .0 that a floating-point number has; None for a number with an exponent."""
-    if _POINT_ZERO.fullmatch(text):
-        return text[:-2]
+    """Return a text without the .0 or .00 that tools give to whole numbers; None for a number with an exponent."""
+    if found := _POINT_ZERO.fullmatch(text):
+        return found[1]
     return None if _EXPONENT.fullmatch(text) else text
 
 

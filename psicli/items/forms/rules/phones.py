@@ -10,11 +10,14 @@ from psicli.items.forms.rules.numbers import ascii_digits, without_point_zero
 from psicli.items.forms.rules.text import trim
 
 # The digits 00 that many countries dial for +.
-_ZERO_ZERO = re.compile(r"[^0-9+A-Za-z]*00")
+_ZERO_ZERO = re.compile(r"[^\w+]*00")
+# The first letter behind the first digit.
+_REMARK = re.compile(r"([^0-9]*[0-9](?:[\d\W_])*)[^\W\d_]")
 _NO_DIGITS = re.compile("[^0-9]+")
 # So many digits without 0 or + in front are an international number if they begin with the country code.
 _FULL = 12
-_MOST_ROUNDS = 8
+# No number has so many digits.
+_MOST_ROUNDS = 20
 _NOTHING = "(?!)"
 
 
@@ -61,6 +64,9 @@ def phone(region: str, text: str) -> str | None:
     number = without_point_zero(ascii_digits(text))
     if number is None:
         return None
+    if remark := _REMARK.match(number):
+        # Extensions do not count, and the library would dial words.
+        number = remark[1]
     if region and _has_country_code(number, region):
         number = "+" + number
     found = _possible(number, region or None)

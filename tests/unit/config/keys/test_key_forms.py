@@ -112,8 +112,10 @@ def test_the_columns_of_every_task_of_a_list_have_the_forms(load: Load) -> None:
         ("{alice: [{column: m, normalise: email}]}", "", "10: tasks[0].keys.alice[0].normalise: unknown field; did you "
             "mean normalize?"),
         ("{alice: [{column: m}, m]}", "", "10: tasks[0].keys.alice: names 'm' more than once"),
-        ("{alice: [m]}", "key_form: {a: b}", "11: tasks[0].key_form: is a mapping; write it like "
-            "`key_form: [email/sha256]`"),
+        ("{alice: [m]}", "key_form: {a: b}", "11: tasks[0].key_form: is a mapping; name one form for both parties, as "
+            "in `key_form: [email]`"),
+        ("{alice: {column: m}}", "", "10: tasks[0].keys.alice: is a single column; put it in a list, as in `alice: "
+            "[{column: mail, normalize: email}]`"),
     ],
 )  # fmt: skip
 def test_mistakes(errors: Errors, keys: str, more: str, expected: str) -> None:

@@ -27,12 +27,13 @@ EXPECTED: dict[str, tuple[dict[str, str], list[str]]] = {
     "nfc": ({" Cafe\u0301 ": "Caf\xe9", "\ufb01": "\ufb01"}, []),
     "lower": ({" Stra\xdfE": "strasse", "E\u0301": "\xe9", "\u03a3\u0391\u03a3": "\u03c3\u03b1\u03c3"}, []),
     "digits": (
-        {"DE-007/12": "00712", "517.0": "517", "12.50": "1250", "1.000": "1000", "12E4": "124", "\u0663": "3"},
+        {"DE-007/12": "00712", "517.0": "517", "517.00": "517", "12.50": "1250", "1.000": "1000", "12E4": "124"},
         ["DE", "4.9E+11", "4,9E11", "5E+11", "-"],
     ),
     "integer": (
         {"007": "7", "7.0": "7", "7.": "7", "7.000": "7", "+7": "7", "-07.0": "-7", "-0": "0", "00": "0"},
-        ["7.5", "1e3", "1,234", "1.234", "1 234", "0x7", "--7", ".0", "seven"],
+        # The last one took minutes when zeros could belong to two parts of the pattern.
+        ["7.5", "1e3", "1,234", "1.234", "1 234", "0x7", "--7", ".0", "seven", "0" * 60_000 + "x"],
     ),
     "email": (
         {
@@ -47,7 +48,8 @@ EXPECTED: dict[str, tuple[dict[str, str], list[str]]] = {
             f"{'a' * 64}@x.de": f"{'a' * 64}@x.de",
         },
         ["ben", "ben@x", "a@b@x.de", ".b@x.de", "b.@x.de", "b..n@x.de", "b n@x.de", "b@x..de", "b@-x.de", "b@x-.de",
-         "b@x.de.", "b@x_y.de", "b@[192.0.2.1]", "<a@x.de> <b@x.de>", f"{'a' * 65}@x.de", f"a@{'b' * 64}.de", ";"],
+         "b@x.de.", "b@x_y.de", "b@[192.0.2.1]", "<a@x.de> <b@x.de>", f"{'a' * 65}@x.de", f"a@{'b' * 64}.de", ";",
+         "mailto:" * 9000 + "a@x.de"],
     ),
     "email/plain": (
         {
@@ -55,21 +57,27 @@ EXPECTED: dict[str, tuple[dict[str, str], list[str]]] = {
             "b.en@googlemail.com": "ben@gmail.com",
             "b.en+a@outlook.com": "b.en@outlook.com",
             "ben+a@x.de": "ben+a@x.de",
+            "b.+a@gmail.com": "b@gmail.com",
+            "be.\u0301n@gmail.com": "b\xe9n@gmail.com",
         },
-        ["+a@gmail.com", "ben"],
+        ["+a@gmail.com", "b.+a@outlook.com", "ben"],
     ),
     "phone": (
         {
             "+49 (0)170 123 45-67": "+491701234567",
             "0049 170 1234567": "+491701234567",
             "+1 212 555 0100 x5": "+12125550100",
+            "+49 170 1234567 (Mo-Fr 9-17)": "+491701234567",
+            "+49 000000000301234": "+49301234",
         },
-        ["0170 1234567", "491701234567", "4.9E+11", "+49", "+49 111 1111111", "ben"],
+        ["0170 1234567", "491701234567", "4.9E+11", "+49", "+49 111 1111111", "ben", "\u043d 0049 170 1234567"],
     ),
     "phone/DE": (
         {
             "0170 1234567": "+491701234567",
             "1701234567.0": "+491701234567",
+            "1701234567.00": "+491701234567",
+            "Tel. 0170 1234567 App. 12": "+491701234567",
             "491701234567": "+491701234567",
             "0491 701234": "+49491701234",
             "001 212 555 0100": "+12125550100",
@@ -79,7 +87,7 @@ EXPECTED: dict[str, tuple[dict[str, str], list[str]]] = {
     ),
     "phone/US": (
         {"(212) 555-0100": "+12125550100", "12125550100": "+12125550100", "0049 170 1234567": "+491701234567"},
-        ["555-0100", "911"],
+        ["555-0100", "911", "1-800-FLOWERS"],
     ),
     "date": (
         {"2024-3-1": "2024-03-01", "20240301": "2024-03-01", "2024/03/01 23:30:00-05:00": "2024-03-02"},
@@ -107,7 +115,7 @@ EXPECTED: dict[str, tuple[dict[str, str], list[str]]] = {
             f"urn:uuid:{UUID}": UUID,
             UUID.replace("-", ""): UUID,
         },
-        [f"{{{UUID}", UUID[:-1], UUID.replace("-", "", 1), "ben"],
+        [f"{{{UUID}", f"{{{{{UUID}}}}}", f"{{}}{UUID}}}", UUID[:-1], UUID.replace("-", "", 1), "ben"],
     ),
     "email/sha256": ({" Ben@X.de": hashlib.sha256(b"ben@x.de").hexdigest()}, ["ben"]),
     "text/sha256": ({" a": hashlib.sha256(b" a").hexdigest(), "": ""}, []),
@@ -212,20 +220,20 @@ def test_hashes_that_platforms_publish(name: str, text: str, digest: str) -> Non
 # The probe ---------------------------------------------------------------------------------------------------------
 
 PROBES = {
-    "text": "0f2f78f95e978314231b4416ec7cafae",
-    "trim": "c40ea3079cf05d1bbb24af890f9649e7",
-    "nfc": "be314402a7b3db1bbd9804896d424277",
-    "lower": "bbac20fa08532c542c3b26a0d3c35666",
-    "digits": "2e81f3d2739ad1f432664095bf444604",
-    "integer": "ed4ece8e8d749ea2ed413deefaa91d00",
-    "email": "8999776aae3d58ff40dd4186499e0dfa",
-    "email/plain": "d27352101a2138ac5c428540a76b57a2",
-    "phone": "9dbae84b99f1aa425722de8d8fce9a8f",
-    "date": "ee7bad36b4eccab1358e072e8fc66d45",
-    "timestamp": "4ff7504a18f56a079235abb5198cecaa",
-    "uuid": "09386a2c15f0d3829b896326a06d80cc",
-    "email/sha256": "b5100eb9e9d0da8b8646ca9155769e2a",
-    "phone/sha256": "bb34da3771bf48e93f458712327df844",
+    "text": "c42d20ddc21962d66208fa68443a7866",
+    "trim": "c364b55fba4397c83e92ff75ec11ff48",
+    "nfc": "81c43543db6e26af816dd186c3bfa148",
+    "lower": "b7fb659ee306c98afb3a28d183f42b33",
+    "digits": "02d02f41faba28a02eb0d31f6581c132",
+    "integer": "91ed32162700d61fb0fb02273dd91ee8",
+    "email": "4e0951f8a0704f8627c43a65d47ace42",
+    "email/plain": "619e0ea82b97d8611f7a67a25d9b2861",
+    "phone": "2de6622ed2990c770d1002159732d8b5",
+    "date": "9cc019060f5b5804e21612df9be164b6",
+    "timestamp": "a5acb9e499c18e2d9571bc370b7fd039",
+    "uuid": "bea870e86fede89cf31b3e4bfed7011c",
+    "email/sha256": "040b9b1e7b32da3909e1e3fff9ac50ea",
+    "phone/sha256": "cc6ed9446a59c349e6ca120ac1c7cc68",
 }
 
 
