@@ -103,7 +103,7 @@ KINDS = {
     "midnight": Kind(
         "a time at midnight, which does not match a date",
         "give the column the type date if it holds dates, or write 2024-03-01",
-        "date",
+        "timestamp",
     ),
     "wrapped e-mail": Kind(
         "an e-mail address inside other text, such as mailto: or a name", "export the address alone", "email"

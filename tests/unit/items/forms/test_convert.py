@@ -78,6 +78,12 @@ def test_a_column_becomes_what_the_rules_make_of_each_value(values: list[str | N
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
+def test_the_texts_of_the_probe_become_what_the_rules_make_of_them(form: Form) -> None:
+    values: list[str | None] = [*chain.from_iterable(TEXTS.values())]
+    assert converted(form, pa.array(values, TEXT)).to_pylist() == expected(form, values)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize(
     "values", [[], [None], ["", None, " "], [None] * 9, ["ben@x.de"] * 3, ["\ufeff"], list(TEXTS["emails"])], ids=len
 )
