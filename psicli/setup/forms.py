@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -28,14 +28,19 @@ _PADDED = "^0[0-9]+$"
 _DAY_FIRST = r"^(1[3-9]|2[0-9]|3[01])[./-]|^[0-9]{1,2}\.[0-9]{1,2}\."
 _MONTH_FIRST = "^[0-9]{1,2}[/-](1[3-9]|2[0-9]|3[01])[/-]"
 _NUMERIC_DATE = "^[0-9]{1,2}[./-][0-9]{1,2}[./-]"
+# A time that is not at midnight in UTC.
+_TIME_OF_DAY = r"(?i)[0-9][t ]+([0-9:.,]*[1-9]|.*[+-][0-9:]*[1-9])"
+# 00 is dialled for + in most countries.
+_WITH_COUNTRY_CODE = r"^[^0-9+]*(\+|00)"
+# What only some spellings of a number have at its end: .0, and an extension.
+_POINT_ZERO = r"^(\+?[0-9]+)\.0$"
+_EXTENSION = r"(?i)[ ,;/.(-]*(;ext=|e?xt(ensi[o\x{F3}]n|n)?|x|#|int|anexo)[ .:=]*[0-9]{1,8}[)#]?$"
 
 _WHYS = {
     looks.EMAIL: "case, spaces around an address and a name before it do not count",
-    looks.UUID: "case, braces and hyphens do not count",
     looks.HASH: "case does not count",
-    looks.TIME: "times are compared in UTC",
 }
-_FORMS = {looks.EMAIL: "email", looks.UUID: "uuid", looks.HASH: "lower", looks.TIME: "timestamp"}
+_FORMS = {looks.EMAIL: "email", looks.HASH: "lower"}
 # The forms of the plain values, if all that is known is the name of a column of hashes.
 _OF_NAMES = {names.EMAIL: "email", names.PHONE: "phone"}
 
@@ -67,10 +72,7 @@ def choose(columns: Sequence[Column], region: str = "") -> Choice:
     """Return the form for the key column of one party, or for those of both; region: of phone numbers, if known."""
     plain = [column for column in columns if column.look != looks.SHA256]
     if not plain:
-        base = _OF_NAMES.get(names.concept(columns[0].name)) if len(columns) == 1 else None
-        if base is None:
-            return Choice("lower", ("",) * len(columns), "SHA-256 hashes: case does not count")
-        return Choice(base + SHA256, (HASHED,), f"SHA-256 hashes, by the name of the column those of {base} keys")
+        return _of_hashes(columns)
     if len(plain) == len(columns):
         return _of_values(columns, region)
     hashes = next(column for column in columns if column.look == looks.SHA256)
@@ -79,10 +81,25 @@ def choose(columns: Sequence[Column], region: str = "") -> Choice:
     return Choice(best.form, best.normalize, f"{shown(hashes.name)} holds SHA-256 hashes; {best.why}")
 
 
-def given(form: str, columns: Sequence[Column]) -> Choice:
+def given(form: str, columns: Sequence[Column], region: str = "") -> Choice:
     """Return the choice for a form that somebody has named; raises ValueError if there is no such form."""
-    is_hashed = parse_form(form).sha256
-    return Choice(form, tuple(HASHED if is_hashed and column.look == looks.SHA256 else "" for column in columns))
+    agreed = parse_form(form)
+    if agreed.base == "phone" and not agreed.option:
+        form = str(replace(agreed, option=region))
+    normalize = []
+    for column in columns:
+        order = _order(column) if agreed.base == "date" else ""
+        if agreed.sha256 and column.look == looks.SHA256:
+            normalize.append(HASHED)
+        else:
+            normalize.append(f"date/{order}" if order not in ("", "?", agreed.option) else "")
+    return Choice(form, tuple(normalize))
+
+
+def without_country_code(column: Column) -> int:
+    """Return how many values of a column are phone numbers that need a region."""
+    numbers = column.trimmed.filter(pc.match_substring_regex(column.trimmed, pattern=looks.PHONE_NUMBER))
+    return len(numbers) - int(pc.match_substring_regex(numbers, pattern=_WITH_COUNTRY_CODE).true_count)
 
 
 def equal(columns: Sequence[Column], choice: Choice) -> int:
@@ -108,13 +125,30 @@ def _converted(column: Column, form: Form, endings: int) -> Any:
     if (form, endings) not in column.converted:
         texts = column.texts.unique()
         if endings < _ENDINGS and not form.hashed:
-            last = pc.utf8_slice_codeunits(
-                pc.replace_substring_regex(texts, pattern="[^0-9]", replacement=""), start=-3
-            )
-            texts = texts.filter(pc.less(pc.utf8_lpad(last, width=3, padding="0"), f"{endings:03d}"))
+            texts = texts.filter(pc.less(_ending(texts), f"{endings:03d}"))
         with Converter([form]) as converter:
             column.converted[form, endings] = converter.convert(0, texts).drop_null().unique()
     return column.converted[form, endings]
+
+
+def _ending(texts: Any) -> Any:
+    """Return the last three digits of phone numbers, which are the same in all spellings."""
+    numbers = pc.utf8_trim_whitespace(texts)
+    for pattern, kept in ((_POINT_ZERO, r"\1"), (_EXTENSION, ""), ("[^0-9]", "")):
+        numbers = pc.replace_substring_regex(numbers, pattern=pattern, replacement=kept)
+    return pc.utf8_lpad(pc.utf8_slice_codeunits(numbers, start=-3), width=3, padding="0")
+
+
+def _of_hashes(columns: Sequence[Column]) -> Choice:
+    """Return the form of hashes; as text, the hash of an empty value would match another one."""
+    bases = {_OF_NAMES[found] for column in columns if (found := names.concept(column.name)) in _OF_NAMES}
+    normalize = (HASHED,) * len(columns)
+    if len(bases) == 1:
+        base = bases.pop()
+        return Choice(base + SHA256, normalize, f"SHA-256 hashes; by the name of a column, those of {base} keys")
+    return Choice(
+        "text" + SHA256, normalize, "SHA-256 hashes: case does not count, and that of an empty value is no key"
+    )
 
 
 def _with_hashes(choice: Choice, columns: Sequence[Column]) -> Choice:
@@ -128,25 +162,52 @@ def _candidates(columns: Sequence[Column], region: str) -> list[Choice]:
     """Return the forms that the plain columns may have had before the others were hashed."""
     choice = _of_values(columns, region)
     others = ("trim", "lower", "text") if choice.form in ("text", "trim", "lower") else ()
-    return [_text(form, len(columns)) for form in others] or [choice]
+    uuids = [_uuids(len(columns))] if all(map(_may_be_uuids, columns)) else []
+    return [*(_text(form, len(columns)) for form in others), *uuids] or [choice]
 
 
 def _of_values(columns: Sequence[Column], region: str) -> Choice:
     found = {column.look for column in columns}
-    count = len(columns)
     if found <= {looks.PHONE, looks.INTEGER, looks.TEXT} and looks.PHONE in found:
         return _phones(columns, region)
-    if found == {looks.DATE}:
-        orders = tuple(map(_order, columns))
-        unsure = [shown(column.name) for column, order in zip(columns, orders, strict=True) if order == "?"]
-        why = f"is the day or the month first in {', '.join(unsure)}? Write date/DMY or date/MDY" if unsure else ""
-        normalize = tuple(f"date/{order.replace('?', 'DMY')}" if order else "" for order in orders)
-        return Choice("date", normalize, f"{looks.DATE}: {why or 'all become 2024-03-01'}")
+    if found <= {looks.DATE, looks.TIME} and (choice := _times(columns)):
+        return choice
     if found == {looks.INTEGER}:
         return _integers(columns)
+    if looks.UUID in found and all(map(_may_be_uuids, columns)):
+        return _uuids(len(columns))
     if len(found) == 1 and (look := next(iter(found))) in _FORMS:
-        return Choice(_FORMS[look], ("",) * count, f"{look}: {_WHYS[look]}")
+        return Choice(_FORMS[look], ("",) * len(columns), f"{look}: {_WHYS[look]}")
     return _texts(columns)
+
+
+def _may_be_uuids(column: Column) -> bool:
+    """Return whether a column holds UUIDs, or hashes that are UUIDs if those of the partner are."""
+    return column.look == looks.UUID or (column.look == looks.HASH and column.mostly(looks.ANY_UUID))
+
+
+def _uuids(count: int) -> Choice:
+    return Choice("uuid", ("",) * count, "UUIDs: case, braces and hyphens do not count")
+
+
+def _times(columns: Sequence[Column]) -> Choice | None:
+    """Return the form of dates and times; None for times that no form takes."""
+    found = {column.look for column in columns}
+    is_midnight = not any(column.has(_TIME_OF_DAY) for column in columns)
+    orders = tuple(map(_order, columns))
+    if found == {looks.TIME} and not (is_midnight and (len(columns) == 1 or any(orders))):
+        why = f"times: {'all are at midnight' if is_midnight else 'they are compared in UTC'}"
+        return None if any(orders) else Choice("timestamp", orders, why)
+    if found == {looks.DATE}:
+        why = "dates: all become 2024-03-01"
+    elif is_midnight:
+        why = "all times are at midnight, so the dates are compared"
+    else:
+        why = "only one side has times of day, so the days are compared, in UTC"
+    unsure = [shown(column.name) for column, order in zip(columns, orders, strict=True) if order == "?"]
+    if unsure:
+        why += f"; is the day or the month first in {', '.join(unsure)}? Write date/DMY or date/MDY"
+    return Choice("date", tuple(f"date/{order.replace('?', 'DMY')}" if order else "" for order in orders), why)
 
 
 def _order(column: Column) -> str:
@@ -189,18 +250,19 @@ def _text(form: str, count: int) -> Choice:
 
 def _phones(columns: Sequence[Column], region: str) -> Choice:
     """Return the form of phone numbers. Those without a country code need a region."""
-    texts = pa.concat_arrays([column.trimmed for column in columns])
-    with_code = pc.match_substring_regex(texts, pattern=r"^(tel:)?\+")
     nothing = ("",) * len(columns)
-    if not region and with_code.true_count == len(texts):
-        return Choice("phone", nothing, "phone numbers, all with a country code")
+    without = sum(map(without_country_code, columns))
     if region:
         return Choice(f"phone/{region}", nothing, f"phone numbers; those without a country code are in {region}")
-    region = _region(texts.filter(with_code)[:_PARSED_PHONES].to_pylist())
+    if not without:
+        return Choice("phone", nothing, "phone numbers, all with a country code")
+    texts = pa.concat_arrays([column.trimmed for column in columns])
+    with_code = texts.filter(pc.match_substring_regex(texts, pattern=_WITH_COUNTRY_CODE))[:_PARSED_PHONES]
+    international = pc.replace_substring_regex(with_code, pattern=_WITH_COUNTRY_CODE, replacement="+")
+    region = _region(international.to_pylist())
     if region:
         why = f"phone numbers; most country codes are those of {region}, so the others are taken for {region}, too"
         return Choice(f"phone/{region}", nothing, why)
-    without = len(texts) - with_code.true_count
     why = f"phone numbers; {without:,} of {len(texts):,} have no country code and match nothing until --region names it"
     return Choice("phone", nothing, why)
 

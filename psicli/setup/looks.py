@@ -33,22 +33,29 @@ _SAMPLED_VALUES = 4_000_000
 MOST_COLUMNS = 255
 # A column has a look if this share of its values has.
 _SHARE = 0.9
+# Serial numbers have at least this share of the numbers from the first to the last one.
+_DENSE = 0.5
 
 EMAIL, PHONE, UUID, SHA256, HASH = "e-mail addresses", "phone numbers", "UUIDs", "SHA-256 hashes", "hashes"
 DATE, TIME, INTEGER, FRACTION = "dates", "times", "whole numbers", "numbers with a fraction"
 TEXT = "text"
+# A UUID in any spelling. Without hyphens, it looks like a hash.
+ANY_UUID = r"(?i)^(urn:uuid:)?\{?[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}\}?$"
+_CERTAIN_UUID = r"(?i)^(urn:uuid:|\{)[0-9a-f]{8}|^[0-9a-f]{8}-[0-9a-f]{4}"
+_DATE = rf"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}$|{patterns.DATE}"
 # The first one that fits is the look of a column. Spaces around a value do not count.
 _LOOKS = (
     (EMAIL, r"^[^@]*[^@\s<>]+@[^@\s<>]+\.\p{L}{2,}[^@]*$"),
     (SHA256, "^[0-9A-Fa-f]{64}$"),
-    (UUID, r"(?i)^(urn:uuid:)?\{?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\}?$"),
+    (UUID, ANY_UUID),
     (HASH, "^([0-9A-Fa-f]{32}|[0-9A-Fa-f]{40}|[0-9A-Fa-f]{56}|[0-9A-Fa-f]{96}|[0-9A-Fa-f]{128})$"),
-    (DATE, rf"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}$|{patterns.DATE}"),
-    (TIME, patterns.TIME),
+    (DATE, _DATE),
+    # Among times, a date is one at midnight.
+    (TIME, f"{_DATE}|{patterns.TIME}"),
     (INTEGER, r"^[+-]?[0-9]+(\.0*)?$"),
     (FRACTION, r"^[+-]?[0-9]*[.,][0-9]+$"),
 )
-_PHONE = r"(?i)^(tel:)?[+(]?[0-9][0-9 ()./\x{A0}\x{2010}-\x{2013}-]{4,24}((x|ext\.?) ?[0-9]+)?$"
+PHONE_NUMBER = r"(?i)^(tel:)?[+(]?[0-9][0-9 ()./\x{A0}\x{2010}-\x{2013}-]{4,24}((x|ext\.?) ?[0-9]+)?$"
 # Fewer values with a country code could be numbers of any kind.
 _SHARE_WITH_CODE = 0.3
 # Values that never name a column, and others that seldom do: some tables have a column for every year or day.
@@ -95,16 +102,32 @@ class Column:
         found = pc.match_substring_regex(self.trimmed, pattern=pattern)
         return int(found.true_count) / max(len(self.texts), 1)
 
+    def mostly(self, pattern: str) -> bool:
+        return self.share(pattern) >= _SHARE
+
     def has(self, pattern: str) -> bool:
         return self.share(pattern) > 0
+
+    @cached_property
+    def is_serial(self) -> bool:
+        """Whether these are whole numbers with few gaps: two such columns have equal values by chance."""
+        if self.look != INTEGER:
+            return False
+        numbers = pc.replace_substring_regex(self.trimmed, pattern=r"^\+|\.0*$", replacement="")
+        numbers = numbers.filter(pc.match_substring_regex(numbers, pattern="^-?[0-9]{1,18}$")).cast(pa.int64())
+        ends = pc.min_max(numbers)
+        distinct = pc.count_distinct(numbers).as_py()
+        return bool(distinct and distinct >= _DENSE * (ends["max"].as_py() - ends["min"].as_py() + 1))
 
     @cached_property
     def look(self) -> str:
         """What nearly all values of the column are."""
         if not len(self.texts):
             return TEXT
-        look = next((look for look, pattern in _LOOKS if self.share(pattern) >= _SHARE), TEXT)
-        if look in (TEXT, INTEGER) and self.share(_PHONE) >= _SHARE:
+        look = next((look for look, pattern in _LOOKS if self.mostly(pattern)), TEXT)
+        if look == UUID and names.concept(self.name) != names.UUID and not self.has(_CERTAIN_UUID):
+            return HASH
+        if look in (TEXT, INTEGER) and self.mostly(PHONE_NUMBER):
             is_named = names.concept(self.name) == names.PHONE
             if is_named or (look == TEXT and self.share(r"^(tel:)?\+") >= _SHARE_WITH_CODE):
                 return PHONE
