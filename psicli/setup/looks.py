@@ -128,8 +128,8 @@ class Column:
         if look == UUID and names.concept(self.name) != names.UUID and not self.has(_CERTAIN_UUID):
             return HASH
         if look in (TEXT, INTEGER) and self.mostly(PHONE_NUMBER):
-            is_named = names.concept(self.name) == names.PHONE
-            if is_named or (look == TEXT and self.share(r"^(tel:)?\+") >= _SHARE_WITH_CODE):
+            with_code = r"^(tel:)?\+" if look == TEXT else patterns.E164
+            if names.concept(self.name) == names.PHONE or self.share(with_code) >= _SHARE_WITH_CODE:
                 return PHONE
         return look
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from operator import itemgetter
+from typing import NamedTuple
 
 from psicli.core.errors import printable, shown
 from psicli.setup import looks, names
@@ -27,13 +27,18 @@ _LONG_TEXT = "^.{60,}$"
 # Looks of which two columns may have one each, and still hold the same things.
 _ALIKE = (
     {looks.DATE, looks.TIME},
+    {looks.UUID, looks.HASH},
     {looks.PHONE, looks.INTEGER},
     {looks.TEXT, looks.INTEGER},
     {looks.TEXT, looks.PHONE},
 )
 # Pairs that are worth less are no keys, though some of their values are equal.
 _LEAST_LIKENESS = 2.0
+# Fewer of their values, as a share, may be equal by chance.
+_LEAST_SHARE = 0.01
 _OTHERS_SHOWN = 4
+# Two columns of these have no equal values by chance, as two columns of serial numbers have.
+_TELLING = (looks.EMAIL, looks.PHONE, looks.UUID, looks.SHA256, looks.HASH)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def propose(name: str, tables: Mapping[str, Table], parties: Sequence[str], choi
     asked = dict(zip(parties, (choices.keys, choices.peer_keys), strict=True))
     found, others = _pairs(tables, asked, choices)
     chosen = [
-        given(choices.forms[at], columns) if choices.forms else choose(columns, choices.region)
+        given(choices.forms[at], columns, choices.region) if choices.forms else choose(columns, choices.region)
         for at, columns in enumerate(found)
     ]
     sides = {}
@@ -106,6 +111,26 @@ def _pairs(
     return [pairs[0] for pairs in ranked], more
 
 
+class _Pair(NamedTuple):
+    """A column of each party. share: how many of the values are equal in the form that the two need."""
+
+    columns: tuple[Column, Column]
+    worth: float
+    share: float
+
+    @property
+    def is_equal(self) -> bool:
+        return self.share >= _LEAST_SHARE
+
+    @property
+    def is_serial(self) -> bool:
+        return all(column.is_serial for column in self.columns)
+
+    @property
+    def is_telling(self) -> bool:
+        return self.is_equal and all(column.look in _TELLING for column in self.columns)
+
+
 def _best(table: Table) -> list[Column]:
     """Return the columns of a file that are the best keys, the best one first."""
     found = sorted(table.columns.values(), key=rating, reverse=True)[:_COMPARED_COLUMNS]
@@ -118,27 +143,35 @@ def _ranked(own: Sequence[Column], peer: Sequence[Column], choices: Given) -> li
     """Return the pair of columns that probably hold the same things, then others with equal values, best first."""
     if len(own) == len(peer) == 1:
         return [(own[0], peer[0])]
-    found = sorted(((_likeness(pair, choices), pair) for pair in product(own, peer)), key=itemgetter(0), reverse=True)
-    ranked: list[tuple[Column, ...]] = [found[0][1]]
-    for worth, pair in found:
+    found = [_pair(columns, choices) for columns in product(own, peer)]
+    least = min((pair.worth for pair in found if pair.is_telling), default=None)
+    if least is not None:
+        # Serial numbers of both parties count from the same number, whatever they count.
+        found = [pair._replace(worth=min(pair.worth, least)) if pair.is_serial else pair for pair in found]
+    found.sort(key=lambda pair: (-pair.worth, pair.is_serial))
+    ranked: list[tuple[Column, ...]] = [found[0].columns]
+    for pair in found:
         # A column is named once.
-        if worth > _LEAST_LIKENESS and not any(column in taken for taken in ranked for column in pair):
-            ranked.append(pair)
+        is_new = not any(column in taken for taken in ranked for column in pair.columns)
+        if is_new and pair.is_equal and pair.worth > _LEAST_LIKENESS:
+            ranked.append(pair.columns)
     return ranked
 
 
-def _likeness(pair: tuple[Column, Column], choices: Given) -> float:
-    own, peer = pair
+def _pair(columns: tuple[Column, Column], choices: Given) -> _Pair:
+    """Return two columns with how well they go together."""
+    own, peer = columns
     worth = rating(own) + rating(peer)
-    concepts = {names.concept(column.name) for column in pair}
+    concepts = {names.concept(column.name) for column in columns}
     worth += 0.5 * (len(concepts) == 1 and concepts != {""}) + 0.5 * names.is_alike(own.name, peer.name)
-    kinds = {column.look for column in pair} - {looks.SHA256}
+    kinds = {column.look for column in columns} - {looks.SHA256}
     if len(kinds) > 1 and not any(kinds <= alike for alike in _ALIKE):
-        return worth - 1.5
-    count = equal(pair, choose(pair, choices.region)) if len(own.texts) and len(peer.texts) else 0
-    # Two columns of countries have all values in common, and are no keys.
+        return _Pair(columns, worth - 1.5, 0.0)
+    count = equal(columns, choose(columns, choices.region)) if len(own.texts) and len(peer.texts) else 0
     share = count / max(min(own.distinct, peer.distinct), 1)
-    return worth + 2 * share * min(own.distinct_share, peer.distinct_share) if count else worth - 1
+    # Two columns of countries have all values in common, and are no keys.
+    gain = 2 * share * min(own.distinct_share, peer.distinct_share) if count else -1.0
+    return _Pair(columns, worth + gain, share)
 
 
 def _why(columns: Sequence[Column], choice: Choice) -> str:

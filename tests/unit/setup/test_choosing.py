@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from support.keys.proposals import Columns, normalized, proposed
 
 from psicli.core.errors import ColumnError, InputMissingError
-from psicli.setup.looks import read_table
-from psicli.setup.plan import PlannedTask
-from psicli.setup.propose import Given, propose
+from psicli.setup.propose import Given
 
 MAILS = [f"person.{number}@example.com" for number in range(40)]
 PHONES = [f"+49151234567{number:02d}" for number in range(40)]
@@ -20,23 +17,6 @@ HASHES = [hashlib.sha256(mail.encode()).hexdigest() for mail in MAILS]
 UUIDS = [f"123e4567-e89b-12d3-a456-4266141740{number:02d}" for number in range(40)]
 DAYS = [f"2024-{1 + number // 28:02d}-{1 + number % 28:02d}" for number in range(40)]
 COUNTRIES = ["DE", "FR"] * 20
-
-Columns = Mapping[str, Sequence[object]]
-
-
-def write(path: Path, columns: Columns) -> Path:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-    return path
-
-
-def proposed(folder: Path, own: Columns, peer: Columns | None = None, given: Given | None = None) -> PlannedTask:
-    tables = {"alice": read_table(write(folder / "own.csv", own))}
-    if peer is not None:
-        tables["bob"] = read_table(write(folder / "peer.csv", peer))
-    return propose("task", tables, ("alice", "bob"), given or Given())
 
 
 @pytest.mark.parametrize(
@@ -101,7 +81,7 @@ def test_the_keys_of_two_files(
     task = proposed(tmp_path, own, peer)
     assert tuple(side.keys[0] for side in task.sides.values()) == keys
     assert task.forms == (form,)
-    assert tuple(side.normalize[0] for side in task.sides.values()) == normalize
+    assert normalized(task) == normalize
     assert task.found[0] == "40 of the 40 distinct keys are also among the 40"
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 from uuid import UUID
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from support.keys.proposals import normalized, proposed
 
-from psicli.setup.looks import read_table
-from psicli.setup.plan import PlannedTask
-from psicli.setup.propose import Given, propose
+from psicli.setup.propose import Given
 
 UUIDS = [str(UUID(int=0x123E4567E89B42D3A456426614174000 + number * 0x9E3779B97F4A7C15)) for number in range(60)]
 BARE = [each.replace("-", "") for each in UUIDS]
@@ -29,28 +26,6 @@ MDY = [f"{day:%m/%d/%Y}" for day in DATES]
 MIDNIGHTS = [f"{day} 00:00:00" for day in DATES]
 MORNINGS = [f"{day}T06:30:00Z" for day in DATES]
 TIMESTAMPS = pa.array([datetime(day.year, day.month, day.day) for day in DATES], pa.timestamp("ns"))
-
-
-def write(path: Path, name: str, values: Sequence[str] | pa.Array) -> Path:
-    """Write a file with one column: Parquet if its values have a type, else CSV."""
-    if isinstance(values, pa.Array):
-        pq.write_table(pa.table({name: values}), path.with_suffix(".parquet"))
-        return path.with_suffix(".parquet")
-    with path.with_suffix(".csv").open("w", newline="") as file:
-        csv.writer(file).writerows([[name], *([value] for value in values)])
-    return path.with_suffix(".csv")
-
-
-def proposed(
-    folder: Path, own: Sequence[str] | pa.Array, peer: Sequence[str] | pa.Array, name: str = "x", form: str = ""
-) -> PlannedTask:
-    paths = {"alice": write(folder / "own", name, own), "bob": write(folder / "peer", "y", peer)}
-    tables = {party: read_table(path) for party, path in paths.items()}
-    return propose("task", tables, ("alice", "bob"), Given(forms=(form,) if form else ()))
-
-
-def normalized(task: PlannedTask) -> tuple[str, ...]:
-    return tuple(side.normalize[0] for side in task.sides.values())
 
 
 @pytest.mark.parametrize(
@@ -68,7 +43,7 @@ def normalized(task: PlannedTask) -> tuple[str, ...]:
     ],
 )
 def test_uuids(tmp_path: Path, own: Sequence[str], peer: Sequence[str], name: str, form: str, count: int) -> None:
-    task = proposed(tmp_path, own, peer, name)
+    task = proposed(tmp_path, {name: own}, {"y": peer})
     assert task.forms == (form,)
     assert task.found[0] == f"{count} of the 60 distinct keys are also among the 60"
 
@@ -94,7 +69,7 @@ def test_dates_and_times(
     tmp_path: Path, own: Sequence[str] | pa.Array, peer: Sequence[str] | pa.Array, form: str,
     normalize: tuple[str, str], why: str,
 ) -> None:  # fmt: skip
-    task = proposed(tmp_path, own, peer)
+    task = proposed(tmp_path, {"x": own}, {"y": peer})
     assert (task.forms, normalized(task)) == ((form,), normalize)
     assert why in task.why[0]
     assert task.found[0] == "60 of the 60 distinct keys are also among the 60"
@@ -102,4 +77,5 @@ def test_dates_and_times(
 
 def test_a_form_that_somebody_names_keeps_the_order_of_a_date(tmp_path: Path) -> None:
     for form, normalize in (("date", ("date/DMY", "date/MDY")), ("date/DMY", ("", "date/MDY")), ("text", ("", ""))):
-        assert normalized(proposed(tmp_path, DMY, MDY, form=form)) == normalize
+        task = proposed(tmp_path, {"x": DMY}, {"y": MDY}, Given(forms=(form,)))
+        assert (task.forms, normalized(task)) == ((form,), normalize)
