@@ -82,7 +82,8 @@ def _columns(entries: tuple[Any, ...]) -> tuple[Any, ...]:
     return entries
 
 
-def _form(text: str) -> str:
+def form_text(text: str) -> str:
+    """Return the name of a key form. Raises PydanticCustomError, which names the form that is probably meant."""
     try:
         form = parse_form(text)
     except ValueError:
@@ -115,7 +116,7 @@ def _form_meant(text: str) -> str:
 
 
 def _normalize(text: str) -> str:
-    return text if text == HASHED else _form(text)
+    return text if text == HASHED else form_text(text)
 
 
 def _power_of_two(value: int) -> int:
@@ -330,7 +331,7 @@ _OPTIONS = {
 }
 _FORM = f"({'|'.join(base + (f'(/({_OPTIONS[base]}))?' if _OPTIONS[base] else '') for base in BASES)})({SHA256})?"
 Normalize = Annotated[str, AfterValidator(_normalize), Field(json_schema_extra={"pattern": f"^({HASHED}|{_FORM})$"})]
-_KeyForm = Annotated[str, AfterValidator(_form), Field(json_schema_extra={"pattern": f"^{_FORM}$"})]
+_KeyForm = Annotated[str, AfterValidator(form_text), Field(json_schema_extra={"pattern": f"^{_FORM}$"})]
 KeyForms = Annotated[
     Annotated[_KeyForm, Tag(TEXT)]
     | Annotated[tuple[_KeyForm, ...], Field(json_schema_extra={"minItems": 1, "maxItems": MAX_KEY_COLUMNS}), Tag(LIST)],

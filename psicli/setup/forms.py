@@ -96,10 +96,10 @@ def given(form: str, columns: Sequence[Column], region: str = "") -> Choice:
     return Choice(form, tuple(normalize))
 
 
-def without_country_code(column: Column) -> int:
-    """Return how many values of a column are phone numbers that need a region."""
-    numbers = column.trimmed.filter(pc.match_substring_regex(column.trimmed, pattern=looks.PHONE_NUMBER))
-    return len(numbers) - int(pc.match_substring_regex(numbers, pattern=_WITH_COUNTRY_CODE).true_count)
+def without_region(columns: Sequence[Column], choice: Choice) -> int:
+    """Return how many phone numbers in the key columns need a region that the form does not name."""
+    form = parse_form(choice.form)
+    return sum(map(_without_country_code, columns)) if form.base == "phone" and not form.option else 0
 
 
 def equal(columns: Sequence[Column], choice: Choice) -> int:
@@ -251,7 +251,7 @@ def _text(form: str, count: int) -> Choice:
 def _phones(columns: Sequence[Column], region: str) -> Choice:
     """Return the form of phone numbers. Those without a country code need a region."""
     nothing = ("",) * len(columns)
-    without = sum(map(without_country_code, columns))
+    without = sum(map(_without_country_code, columns))
     if region:
         return Choice(f"phone/{region}", nothing, f"phone numbers; those without a country code are in {region}")
     if not without:
@@ -265,6 +265,11 @@ def _phones(columns: Sequence[Column], region: str) -> Choice:
         return Choice(f"phone/{region}", nothing, why)
     why = f"phone numbers; {without:,} of {len(texts):,} have no country code and match nothing until --region names it"
     return Choice("phone", nothing, why)
+
+
+def _without_country_code(column: Column) -> int:
+    numbers = column.trimmed.filter(pc.match_substring_regex(column.trimmed, pattern=looks.PHONE_NUMBER))
+    return len(numbers) - int(pc.match_substring_regex(numbers, pattern=_WITH_COUNTRY_CODE).true_count)
 
 
 def _region(texts: Sequence[str]) -> str:

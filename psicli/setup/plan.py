@@ -30,7 +30,8 @@ class PlannedTask:
     """A pair of inputs. sides: by party, without a party whose input is not here. forms: one for each key column.
 
     why: a line for each key column. keys: the columns of a party whose input is not here, if they are known.
-    found: lines about what the two inputs have in common.
+    found: lines about what the two inputs have in common. without_region: how many of the phone numbers that were read
+    have no country code, and match nothing until a region is known.
     """
 
     name: str
@@ -39,6 +40,7 @@ class PlannedTask:
     why: tuple[str, ...]
     keys: dict[str, tuple[str, ...]]
     found: tuple[str, ...] = ()
+    without_region: int = 0
 
 
 @dataclass(frozen=True)

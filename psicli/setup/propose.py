@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from psicli.core.errors import printable, shown
 from psicli.setup import looks, names
-from psicli.setup.forms import Choice, choose, compared_endings, equal, given
+from psicli.setup.forms import Choice, choose, compared_endings, equal, given, without_region
 from psicli.setup.looks import Column, Table, read_column
 from psicli.setup.plan import PlannedTask, Side, UnfitError
 
@@ -79,7 +79,9 @@ def propose(name: str, tables: Mapping[str, Table], parties: Sequence[str], choi
         sides[party] = Side(table.path, table.format, keys, tuple(choice.normalize[at] for choice in chosen))
     whys = tuple(_why(columns, choice) for columns, choice in zip(found, chosen, strict=True))
     common = _common(found[0], chosen[0]) if len(tables) == 2 and len(found) == 1 else ""
-    return PlannedTask(name, sides, tuple(choice.form for choice in chosen), whys, asked, (common, others))
+    forms = tuple(choice.form for choice in chosen)
+    without = sum(map(without_region, found, chosen))
+    return PlannedTask(name, sides, forms, whys, asked, (common, others), without)
 
 
 def _check(choices: Given, *, has_peer: bool) -> None:
@@ -176,8 +178,7 @@ def _pair(columns: tuple[Column, Column], choices: Given) -> _Pair:
 
 def _why(columns: Sequence[Column], choice: Choice) -> str:
     """Return a line about a pair of key columns for people, without a value of theirs."""
-    pair = " and ".join(shown(column.name) for column in columns)
-    return f"{pair}: {choice.why}" if choice.why else pair
+    return f"{' and '.join(shown(column.name) for column in columns)}: {choice.why}" if choice.why else ""
 
 
 def _common(columns: Sequence[Column], choice: Choice) -> str:

@@ -5,16 +5,25 @@ from __future__ import annotations
 import os
 import re
 import string
+import textwrap
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from psicli.core.errors import shown
 from psicli.core.formats import PLAIN
+from psicli.items.forms.names import HASHED, parse_form
 from psicli.setup.plan import UNKNOWN, Plan, PlannedTask, Side, UnfitError, is_text
 
 # Text that every reader of YAML takes for text.
 _PLAIN_TEXT = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z_][a-z0-9_./-]*", re.IGNORECASE)
+# How wide a comment in a task may be.
+_WIDTH = 72
+# What a party may say about its own values in some forms.
+_OPTIONS = {
+    "phone": "normalize: phone/DE if its phone numbers without a country code are in Germany",
+    "date": "normalize: date/DMY or date/MDY if its dates begin with the day or the month",
+}
 _ESCAPES = {'"': '\\"', "\\": "\\\\"}
 
 
@@ -93,7 +102,7 @@ def _task(plan: Plan, task: PlannedTask, party: str) -> str:
         "task",
         name=quoted(task.name),
         keys="\n".join(keys),
-        form=_form(task, task.why if party in task.sides else ()),
+        form=_form(task, task.why if party in task.sides else _advice(task.forms)),
         inputs="\n".join(inputs),
         output="".join(f"\n{line}" for line in ["    output_path:", *outputs]) if outputs else "",
         csv=_csv(task.sides.get(party)),
@@ -116,12 +125,23 @@ def _columns(columns: Sequence[str], normalize: Sequence[str]) -> str:
     return f"[{', '.join(entries)}]"
 
 
-def _form(task: PlannedTask, why: Sequence[str]) -> str:
-    """Return the forms of the keys, each with its reason; keys that are compared as text need none."""
+def _form(task: PlannedTask, lines: Sequence[str]) -> str:
+    """Return the forms of the keys after some lines about them; keys that are compared as text need none."""
     form = f"key_form: [{', '.join(task.forms)}]"
     if set(task.forms) == {"text"}:
-        form = f"# {form}   # keys are compared as they are; see docs/key-forms.md"
-    return "\n".join([*(f"    # {line}" for line in why if line), f"    {form}"])
+        form = f"# {form}          # the default; see docs/key-forms.md"
+    comments = [f"    # {each}" for line in lines for each in textwrap.wrap(line, _WIDTH, break_on_hyphens=False)]
+    return "\n".join([*comments, f"    {form}"])
+
+
+def _advice(forms: Sequence[str]) -> list[str]:
+    """Return what a partner should know whose values nobody has seen here."""
+    found = [parse_form(form) for form in forms]
+    options = [_OPTIONS[form.base] for form in found if form.base in _OPTIONS]
+    if any(form.sha256 for form in found):
+        options.append(f"normalize: {HASHED} if it holds SHA-256 hashes already")
+    start = "A column may say how its values are written, such as {column: NAME, normalize: …}: "
+    return [start + "; ".join(dict.fromkeys(options))] if options else []
 
 
 def _csv(side: Side | None) -> str:

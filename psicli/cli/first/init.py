@@ -49,20 +49,21 @@ def _address(value: str) -> str:
 
 
 def _form(value: str) -> str:
-    from psicli.items.forms.names import BASES, parse_form
+    from psicli.config.fields import form_text
 
     try:
-        parse_form(value)
+        return form_text(value)
     except ValueError as exc:
-        names = ", ".join(BASES)
-        raise click.BadParameter(f"{exc}; the forms are {names}, each also with /sha256.") from exc
-    return value
+        text = str(exc)
+        raise click.BadParameter(text if text.endswith("?") else f"{text}.") from exc
 
 
 def _region(value: str) -> str:
-    if not re.fullmatch("[A-Z]{2}", value):
-        raise click.BadParameter(f"{shown(value)} is not a region; give two capital letters, such as DE or US.")
-    return value
+    from psicli.items.forms.rules.phones import region_exists
+
+    if not region_exists(value.upper()):
+        raise click.BadParameter(f"{shown(value)} is not a region; give two letters, such as DE or US.")
+    return value.upper()
 
 
 def _several(name: str, text: str, kind: Any, metavar: str) -> Callable[[Any], Any]:
@@ -106,7 +107,7 @@ class _Answers:
         try:
             # Only a terminal is ever asked, and nothing has been written yet.
             with signals.allowed():
-                return str(click.prompt(question, default=default, value_proc=check))
+                return str(click.prompt(question, default=default, show_default=bool(default), value_proc=check))
         except click.Abort:
             raise click.UsageError("The answers ended early; nothing was written.") from None
 
@@ -304,27 +305,30 @@ def _tasks(
     from psicli.setup.names import job_name
     from psicli.setup.propose import Given, propose
 
-    choices = Given(given["key"], given["peer_key"], given["forms"], given["region"] or "")
+    options = Given(given["key"], given["peer_key"], given["forms"], given["region"] or "")
     tasks: dict[str, PlannedTask] = {}
     for at, path in enumerate(inputs):
         here = [path, *peers[at : at + 1]]
         tables = {party: read_table(each) for party, each in zip(parties, here, strict=False)}
         name = job_name(path.name.lstrip(".").partition(".")[0], tasks)
+        choices = options
         task = propose(name, tables, parties, choices)
         for line in filter(None, map(described, tables.values())):
             write(line)
         _say_found(task)
-        if answers.asks_all and len(task.forms) == 1:
-            chosen = _changed(answers, task, tables, choices)
-            if (changed := propose(name, tables, parties, chosen)).sides != task.sides or changed.forms != task.forms:
-                task = changed
+        for ask in (_asked_columns, _asked_form, _asked_region):
+            chosen = ask(answers, task, tables, choices)
+            if chosen != choices:
+                task = propose(name, tables, parties, choices := chosen)
                 _say_found(task)
         tasks[name] = task
     return tuple(tasks.values())
 
 
-def _changed(answers: _Answers, task: PlannedTask, tables: dict[str, Table], choices: Given) -> Given:
-    """Return the choices after the user has seen what is proposed."""
+def _asked_columns(answers: _Answers, task: PlannedTask, tables: dict[str, Table], choices: Given) -> Given:
+    """Return the choices after the user has seen which columns are proposed. Other columns may need another form."""
+    if not answers.asks_all or len(task.forms) > 1:
+        return choices
     keys = []
     for party, side in task.sides.items():
         columns = tables[party].columns
@@ -336,12 +340,35 @@ def _changed(answers: _Answers, task: PlannedTask, tables: dict[str, Table], cho
             return value
 
         keys.append((answers.ask(f"Key column of {party}", side.keys[0], known),))
-    chosen = replace(choices, keys=keys[0], peer_keys=keys[1] if len(keys) > 1 else choices.peer_keys)
-    if keys != [side.keys for side in task.sides.values()]:
-        # Other columns may need another form.
-        return chosen
+    if keys == [side.keys for side in task.sides.values()]:
+        return choices
+    return replace(choices, keys=keys[0], peer_keys=keys[1] if len(keys) > 1 else choices.peer_keys)
+
+
+def _asked_form(answers: _Answers, task: PlannedTask, _: dict[str, Table], choices: Given) -> Given:
+    """Return the choices after the user has seen which form is proposed."""
+    if not answers.asks_all or len(task.forms) > 1:
+        return choices
     form = answers.ask("Form of the keys", task.forms[0], _form)
-    return chosen if form == task.forms[0] else replace(chosen, forms=(form,))
+    return choices if form == task.forms[0] else replace(_fixed(task, choices), forms=(form,))
+
+
+def _asked_region(answers: _Answers, task: PlannedTask, _: dict[str, Table], choices: Given) -> Given:
+    """Return the choices with the region of phone numbers without a country code, if there are some."""
+    if not answers.asks or not task.without_region or choices.region:
+        return choices
+    question = (
+        f"Region of the {task.without_region:,} phone numbers without a country code, such as DE "
+        "(Enter: leave them out, so that they match nothing)"
+    )
+    region = answers.ask(question, "", lambda value: value and _region(value))
+    return replace(_fixed(task, choices), region=region) if region else choices
+
+
+def _fixed(task: PlannedTask, choices: Given) -> Given:
+    """Return the choices with the columns that the user has seen: another form must not change them."""
+    keys = [side.keys for side in task.sides.values()]
+    return replace(choices, keys=keys[0], peer_keys=keys[1] if len(keys) > 1 else choices.peer_keys)
 
 
 # What the user reads ---------------------------------------------------------------------------------------------

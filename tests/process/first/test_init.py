@@ -83,6 +83,18 @@ def test_a_trial_needs_two_options_and_two_commands(two_files: Path) -> None:
 
 
 @pytest.mark.more
+def test_hashes_on_both_sides(tmp_path: Path) -> None:
+    """Some rows of both parties have the hash of an empty value, which is no key."""
+    nothing = hashlib.sha256(b"").hexdigest()
+    write(tmp_path / "a.csv", [("n", "h"), *((n, each) for n, each in enumerate([*HASHES[:20], nothing, nothing]))])
+    write(tmp_path / "b.csv", [("digest",), *((each.upper(),) for each in [*HASHES[10:], nothing])])
+    code, said, _ = psicli(tmp_path, "init", "--input", "a.csv", "--peer-input", "b.csv")
+    assert (code, "'h' of alice and 'digest' of bob, key_form text/sha256" in said) == (0, True), said
+    assert psicli(tmp_path, "simulate", "alice.yaml")[0] == 0
+    assert sorted(int(row[0]) for row in read(tmp_path / "out" / "a.csv")[1:]) == [*range(10, 20)]
+
+
+@pytest.mark.more
 def test_parquet_and_json_lines(tmp_path: Path) -> None:
     pq.write_table(pa.table({"amount": [0.5] * 30, "number": range(30)}), tmp_path / "in.parquet")
     lines = [json.dumps({"ref": f"00{number}.0", "tags": ["a", "b"]}) + "\n" for number in range(20, 50)]
@@ -263,3 +275,49 @@ def test_ctrl_c_and_ctrl_d_leave_nothing(two_files: Path, key: str, code: int) -
     terminal.answer(QUESTIONS[-1], key)
     assert terminal.end() == code
     assert sorted(two_files.iterdir()) == before
+
+
+@pytest.fixture
+def two_lists_of_numbers(tmp_path: Path) -> Path:
+    """Return a folder with two lists of 30 phone numbers without a country code; 20 are in both."""
+    numbers = [f"151234567{number:02d}" for number in range(40)]
+    write(tmp_path / "a.csv", [("nr", "mobile"), *((f"c-{n}", f"0{number}") for n, number in enumerate(numbers[:30]))])
+    write(tmp_path / "b.csv", [("ref", "tel"), *((f"d-{n}", f"0{number}") for n, number in enumerate(numbers[10:]))])
+    return tmp_path
+
+
+@pytest.mark.more
+@pytest.mark.parametrize(("region", "form"), [("de", "phone/DE"), ("", "phone")])
+def test_the_region_of_phone_numbers_is_asked_for(two_lists_of_numbers: Path, region: str, form: str) -> None:
+    terminal = Terminal(two_lists_of_numbers, "init", "--party", "alice", "--peer", "bob")
+    terminal.answer("File of alice [a.csv]: ", "\n")
+    terminal.answer("else none [b.csv]: ", "\n")
+    terminal.answer("Key column of alice [mobile]: ", "\n")
+    terminal.answer("Key column of bob [tel]: ", "\n")
+    terminal.answer("Form of the keys [phone]: ", "fone\n")
+    terminal.answer("did you mean phone?", "")
+    terminal.answer("Form of the keys [phone]: ", "\n")
+    question = "Region of the 60 phone numbers without a country code, such as DE"
+    if region:
+        terminal.answer(question, "Germany\n")
+        terminal.answer("'Germany' is not a region", "")
+    terminal.answer(question, f"{region}\n")
+    for question in QUESTIONS[-3:]:
+        terminal.answer(question, "\n")
+    assert terminal.end() == 0
+    assert f"key_form: [{form}]\n" in (two_lists_of_numbers / "alice.yaml").read_text()
+
+
+@pytest.mark.more
+def test_the_form_is_asked_for_after_other_columns_and_if_it_is_text(two_lists_of_numbers: Path) -> None:
+    terminal = Terminal(two_lists_of_numbers, "init", "--party", "alice", "--peer", "bob")
+    terminal.answer("File of alice [a.csv]: ", "\n")
+    terminal.answer("else none [b.csv]: ", "\n")
+    terminal.answer("Key column of alice [mobile]: ", "nr\n")
+    terminal.answer("Key column of bob [tel]: ", "ref\n")
+    terminal.answer("Form of the keys [text]: ", "trim\n")
+    for question in QUESTIONS[-3:]:
+        terminal.answer(question, "\n")
+    assert terminal.end() == 0
+    asked = (two_lists_of_numbers / "alice.yaml").read_text()
+    assert "      alice: [nr]\n      bob: [ref]\n    key_form: [trim]\n" in asked

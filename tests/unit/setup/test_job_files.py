@@ -106,6 +106,27 @@ def test_the_two_files_agree(tmp_path: Path, listener: str, receiver: str, is_tr
         assert str(peer.tasks[0].input_path).endswith("in/CHANGE-ME.csv")
 
 
+@pytest.mark.parametrize(
+    ("form", "advice"),
+    [
+        ("email/sha256", "normalize: hashed if it holds SHA-256 hashes already"),
+        ("date", "normalize: date/DMY or date/MDY if its dates begin with the day or the month"),
+        ("phone/FR", "normalize: phone/DE if its phone numbers without a country code are in Germany"),
+        ("uuid", ""),
+    ],
+)
+def test_a_partner_reads_how_to_say_how_its_own_values_are_written(tmp_path: Path, form: str, advice: str) -> None:
+    usual = plan(tmp_path)
+    (task,) = usual.tasks
+    task = replace(task, sides={"alice": replace(task.sides["alice"], normalize=("",))}, forms=(form,))
+    own, peer = loaded(replace(usual, tasks=(task,)))
+    comment = " ".join(line.strip("# ") for line in peer.path.read_text().splitlines())
+    assert ("A column may say how its values are written" in comment) == bool(advice)
+    assert advice in comment
+    assert "A column may say" not in own.path.read_text()
+    assert all(len(line) <= 80 for job in (own, peer) for line in job.path.read_text().splitlines())
+
+
 def test_how_a_csv_file_is_written_gets_into_the_file_of_its_party(tmp_path: Path) -> None:
     usual = plan(tmp_path)
     (task,) = usual.tasks
