@@ -19,11 +19,12 @@ from psicli.setup.plan import UNKNOWN, Plan, PlannedTask, Side, UnfitError, is_t
 _PLAIN_TEXT = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z_][a-z0-9_./-]*", re.IGNORECASE)
 # How wide a comment in a task may be.
 _WIDTH = 72
-# What a party may say about its own values in some forms.
-_OPTIONS = {
-    "phone": "normalize: phone/DE if its phone numbers without a country code are in Germany",
-    "date": "normalize: date/DMY or date/MDY if its dates begin with the day or the month",
+# What a partner should know about a form whose values nobody has seen here.
+_ADVICE = {
+    "phone": "If your numbers have no country code, write {column: NAME, normalize: phone/DE} for those in Germany.",
+    "date": "If your dates begin with the day, write {column: NAME, normalize: date/DMY}, and with the month date/MDY.",
 }
+_ADVICE_ON_HASHES = f"If your column holds SHA-256 hashes already, write {{column: NAME, normalize: {HASHED}}}."
 _ESCAPES = {'"': '\\"', "\\": "\\\\"}
 
 
@@ -135,13 +136,10 @@ def _form(task: PlannedTask, lines: Sequence[str]) -> str:
 
 
 def _advice(forms: Sequence[str]) -> list[str]:
-    """Return what a partner should know whose values nobody has seen here."""
-    found = [parse_form(form) for form in forms]
-    options = [_OPTIONS[form.base] for form in found if form.base in _OPTIONS]
-    if any(form.sha256 for form in found):
-        options.append(f"normalize: {HASHED} if it holds SHA-256 hashes already")
-    start = "A column may say how its values are written, such as {column: NAME, normalize: …}: "
-    return [start + "; ".join(dict.fromkeys(options))] if options else []
+    """Return what a partner should know about the forms of the keys, each line once."""
+    found = list(map(parse_form, forms))
+    lines = [_ADVICE.get(form.base, "") for form in found]
+    return list(dict.fromkeys([*lines, _ADVICE_ON_HASHES if any(form.sha256 for form in found) else ""]))
 
 
 def _csv(side: Side | None) -> str:

@@ -109,9 +109,9 @@ def test_the_two_files_agree(tmp_path: Path, listener: str, receiver: str, is_tr
 @pytest.mark.parametrize(
     ("form", "advice"),
     [
-        ("email/sha256", "normalize: hashed if it holds SHA-256 hashes already"),
-        ("date", "normalize: date/DMY or date/MDY if its dates begin with the day or the month"),
-        ("phone/FR", "normalize: phone/DE if its phone numbers without a country code are in Germany"),
+        ("email/sha256", "If your column holds SHA-256 hashes already, write {column: NAME, normalize: hashed}."),
+        ("date", "If your dates begin with the day, write {column: NAME, normalize: date/DMY}, and with the month"),
+        ("phone/FR", "write {column: NAME, normalize: phone/DE} for those in Germany."),
         ("uuid", ""),
     ],
 )
@@ -121,9 +121,9 @@ def test_a_partner_reads_how_to_say_how_its_own_values_are_written(tmp_path: Pat
     task = replace(task, sides={"alice": replace(task.sides["alice"], normalize=("",))}, forms=(form,))
     own, peer = loaded(replace(usual, tasks=(task,)))
     comment = " ".join(line.strip("# ") for line in peer.path.read_text().splitlines())
-    assert ("A column may say how its values are written" in comment) == bool(advice)
+    assert ("{column: NAME" in comment) == bool(advice)
     assert advice in comment
-    assert "A column may say" not in own.path.read_text()
+    assert "NAME" not in own.path.read_text()
     assert all(len(line) <= 80 for job in (own, peer) for line in job.path.read_text().splitlines())
 
 
