@@ -327,7 +327,7 @@ class KeyColumn(Model):
     normalize: fields.Normalize | None = optional(
         "How this party writes the values: a [key form](key-forms.md), or `hashed`; by default the form in `key_form`. "
         "`phone/DE` takes numbers without a country code for German ones, and `date/DMY` 01.03.2024 for 1 March.",
-        *("email", "hashed"),
+        *("email", "email/plain"),
     )
 
 
