@@ -26,7 +26,7 @@ _TAKEN = {
     "date/": ("a date", ""),
     "timestamp": ("a time", ""),
     "uuid": ("a UUID", ""),
-    "hashed": ("the hash of a value (SHA-256 in hexadecimal digits)", ""),
+    "hashed": ("the SHA-256 of a value in hexadecimal digits", ""),
 }
 
 

@@ -80,8 +80,8 @@ def test_addresses_match_hashes_of_addresses(pair: Pair, suffix: str) -> None:
         "the values."
     )
     assert bob["warnings"][0] == (
-        f"'sha': {have} a SHA-256 in hexadecimal digits (form hashed), in {unit} {line + 1}; such a row matches "
-        "nothing. Correct the values."
+        f"'sha': {have} the SHA-256 of a value in hexadecimal digits (form hashed), in {unit} {line + 1}; such a row "
+        "matches nothing. Correct the values."
     )
     assert alice["warnings"][0] in results[0].stderr
     assert alice["key_columns"][0].endswith(", as email/sha256)")

@@ -145,7 +145,7 @@ def test_the_limit_of_a_key_is_that_of_the_text_in_the_file() -> None:
         (
             Form("email", sha256=True, hashed=True),
             "x",
-            "the hash of a value (SHA-256 in hexadecimal digits)",
+            "the SHA-256 of a value in hexadecimal digits",
             "Correct the values.",
         ),
     ],
