@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cache
 from hashlib import sha256
 from itertools import chain
 
@@ -79,7 +80,8 @@ def probe(forms: Sequence[Form]) -> bytes:
 
     It does not depend on what the parties may have different: regions, the order of day and month, hashed columns.
     """
-    return sha256(_LABEL + b"".join(_outputs(forms))).digest()[:_LENGTH]
+    outputs = (_outputs(Form(form.base, sha256=form.sha256)) for form in forms)
+    return sha256(_LABEL + b"".join(outputs)).digest()[:_LENGTH]
 
 
 def unicode_version() -> str:
@@ -92,10 +94,12 @@ def phone_version(forms: Sequence[Form]) -> str:
     return phones.library_version() if any(form.base == "phone" for form in forms) else ""
 
 
-def _outputs(forms: Sequence[Form]) -> Iterator[bytes]:
-    for form in forms:
-        agreed = rule(Form(form.base, sha256=form.sha256))
-        for text in chain.from_iterable(TEXTS.values()):
-            value = agreed(text)
-            octets = b"" if value is None else value.encode()
-            yield _NULL if value is None else len(octets).to_bytes(4, "big") + octets
+@cache
+def _outputs(form: Form) -> bytes:
+    """Return what a form makes of all texts; once, because a job may have thousands of tasks."""
+    outputs = []
+    for text in chain.from_iterable(TEXTS.values()):
+        value = rule(form)(text)
+        octets = b"" if value is None else value.encode()
+        outputs.append(_NULL if value is None else len(octets).to_bytes(4, "big") + octets)
+    return b"".join(outputs)
