@@ -199,7 +199,7 @@ def _times(columns: Sequence[Column]) -> Choice | None:
         why = f"times: {'all are at midnight' if is_midnight else 'they are compared in UTC'}"
         return None if any(orders) else Choice("timestamp", orders, why)
     if found == {looks.DATE}:
-        why = "dates: all become 2024-03-01"
+        why = "dates: all are compared as text like 2024-03-01"
     elif is_midnight:
         why = "all times are at midnight, so the dates are compared"
     else:
