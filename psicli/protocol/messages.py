@@ -48,7 +48,7 @@ class TaskTerms:
     key_form: tuple[str, ...] = ()
     forms_version: int = 0
     # What the forms make of certain texts.
-    forms_probe: bytes = b""
+    forms_probe: bytes = field(default=b"", repr=False)
     # These two may differ.
     unicode_version: str = ""
     phone_version: str = ""
