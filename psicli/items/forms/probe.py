@@ -97,9 +97,9 @@ def phone_version(forms: Sequence[Form]) -> str:
 @cache
 def _outputs(form: Form) -> bytes:
     """Return what a form makes of all texts; once, because a job may have thousands of tasks."""
-    outputs = []
+    convert, outputs = rule(form), []
     for text in chain.from_iterable(TEXTS.values()):
-        value = rule(form)(text)
+        value = convert(text)
         octets = b"" if value is None else value.encode()
         outputs.append(_NULL if value is None else len(octets).to_bytes(4, "big") + octets)
     return b"".join(outputs)
