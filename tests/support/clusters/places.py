@@ -16,8 +16,8 @@ from support.clusters.cluster import Node
 
 # Only writable memory can hold a secret.
 MAPPED = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw(?!.*plasma)")
-# The size of a scalar, an order secret and a point, and that of a part that is searched at once [bytes].
-WIDTH, PART = 32, 1 << 20
+# The size of a scalar, an order secret and a point, of a page of memory, and of a part that is searched at once [bytes].
+WIDTH, PAGE, PART = 32, 4096, 1 << 18
 _LOW = np.uint64(0xFFFFFF)
 # How often the object store is looked at [s].
 LOOK = 0.5
@@ -112,6 +112,7 @@ class Secrets:
 
     def within(self, text: bytes) -> set[str]:
         """Return the kinds of which a text holds a record, as it is or in hex."""
+        text = _used(text)
         found = {self.kinds[each] for each in self._raw(text)}
         for digits in re.findall(rb"[0-9a-fA-F]{%d,}" % (2 * WIDTH), text):
             for start in (0, 1):
@@ -120,9 +121,7 @@ class Secrets:
         return found
 
     def _raw(self, text: bytes) -> Iterator[bytes]:
-        # Much of a process's memory is zero.
-        used = [base for base in range(0, len(text), PART) if text.count(0, base, base + PART) < PART]
-        for base, offset in itertools.product(used, range(8)):
+        for base, offset in itertools.product(range(0, len(text), PART), range(8)):
             first = base + offset
             count = (min(len(text), base + PART + 7) - first) // 8
             if count <= 0:
@@ -134,3 +133,9 @@ class Secrets:
                 record = text[first + 8 * at : first + 8 * at + WIDTH]
                 if record in self.kinds:
                     yield record
+
+
+def _used(text: bytes) -> bytes:
+    """Return the pages of a text that are not all zero; most of a process's memory is, and its pages hold no record."""
+    pages = np.frombuffer(text + bytes(-len(text) % PAGE), "<u8").reshape(-1, PAGE // 8)
+    return pages[pages.any(axis=1)].tobytes()
