@@ -174,7 +174,7 @@ def _build(document: Document, party: str, offset: int, slots: Sequence[Slot]) -
         keep_going=entry.keep_going,
         tls=TlsFiles(**{name: path.parent / file for name, file in tls}) if isinstance(tls, TlsFiles) else None,
         tls_insecure=tls == "insecure",
-        tasks=tuple(_task(document, slot, party, _dialect(entry, slot)) for slot in slots),
+        tasks=tuple(_task(document, slot, party, entry, _dialect(entry, slot)) for slot in slots),
     )
 
 
@@ -216,8 +216,9 @@ def _dialect(entry: JobFile, slot: Slot) -> Dialect:
     return Dialect(**settings.model_dump())
 
 
-def _task(document: Document, slot: Slot, party: str, dialect: Dialect) -> Task:
+def _task(document: Document, slot: Slot, party: str, entry: JobFile, dialect: Dialect) -> Task:
     receiver, broadcast = checks.terms(document, slot.task)
+    own = entry.tasks[int(slot.task[-1])]
     learns = broadcast or receiver == party
 
     def located(kind: str) -> Path | Literal["-"]:
@@ -236,6 +237,8 @@ def _task(document: Document, slot: Slot, party: str, dialect: Dialect) -> Task:
         output_format=None if output_path is None else file_format(output_path, dialect),
         receiver=receiver or "",
         broadcast_result=broadcast,
+        result=own.result or entry.psi.result,
+        output=own.output,
     )
 
 

@@ -149,6 +149,11 @@ class PsiEntry(Model):
         "Party that learns the result. Required unless every task names its own receiver.", "alice"
     )
     broadcast_result: fields.Bool = field("Whether the other party learns the result too.", True, default=False)
+    result: Literal["rows", "count"] = field(
+        "What the receiver learns: `rows`, which of its rows match, or `count`, only how many of its items match.",
+        "count",
+        default="rows",
+    )
 
 
 # The bounds precede the check of the text; otherwise the JSON Schema would lack them.
@@ -320,6 +325,25 @@ class PolicySettings(Model):
     )
 
 
+class OutputSettings(Model):
+    """What this party's output holds."""
+
+    rows: Literal["matched", "unmatched", "all"] = field(
+        "Which rows of the input the output holds: those whose keys the other party also has, the others, or all.",
+        "all",
+        default="matched",
+    )
+    flag: str | None = optional(
+        "Name of a column that says in each row whether the other party also has its keys.", "in_both"
+    )
+    columns: tuple[str, ...] | None = optional(
+        "Columns of the input to write, in this order. By default all.", ["mail", "segment"]
+    )
+    order: Literal["key", "input"] = field(
+        "Order of the rows: sorted by their keys, or as they are in the input.", "input", default="key"
+    )
+
+
 class KeyColumn(Model):
     """A key column whose values are read in a form of their own."""
 
@@ -365,6 +389,21 @@ class TaskEntry(Model):
     receiver: fields.Name | None = optional("Party that learns the result. By default `psi.receiver`.", "alice")
     broadcast_result: fields.Bool | None = optional(
         "Whether the other party learns the result too. By default `psi.broadcast_result`.", True
+    )
+    result: Literal["rows", "count"] | None = optional("What the receiver learns. By default `psi.result`.", "count")
+    per_file: fields.Bool = field(
+        "Whether each file of this input is a task of its own, paired with the other party's file of the same name.",
+        True,
+        default=False,
+    )
+    query: dict[str, str] | None = optional(
+        "SQL of each party whose input is a database, such as `duckdb:crm.duckdb`.",
+        {"alice": "SELECT id, mail FROM customers"},
+    )
+    output: OutputSettings = field(
+        "Which rows and columns this party writes, and in which order.",
+        {"rows": "all", "flag": "in_both"},
+        default_factory=OutputSettings,
     )
     csv: CsvSettings | None = optional(
         "How this party's CSV and TSV files of this task are written. A field that is left out has its value from the "
@@ -464,6 +503,11 @@ class Task(Model):
     output_format: FileFormat | None
     receiver: str
     broadcast_result: bool
+    # Whether the receiver learns which of its rows match, or only how many items.
+    result: Literal["rows", "count"] = "rows"
+    output: OutputSettings = OutputSettings()
+    # The name in the job file, if the task is one file of a task with per_file.
+    group: str = ""
 
 
 class Job(Model):

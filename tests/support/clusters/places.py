@@ -16,7 +16,7 @@ from support.clusters.cluster import Node
 
 # Only writable memory can hold a secret.
 MAPPED = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw(?!.*plasma)")
-# The size of a scalar, an order secret and a point, of a page of memory, and of a part that is searched at once [bytes].
+# The size of a scalar, an order secret and a point, of a page of memory, and of a part to search at once [bytes].
 WIDTH, PAGE, PART = 32, 4096, 1 << 18
 _LOW = np.uint64(0xFFFFFF)
 # How often the object store is looked at [s].

@@ -131,6 +131,8 @@ def _kind(field: Schema) -> str:
     if "anyOf" in field:
         what, unit = ("a duration", "seconds") if _is_duration(field) else ("an amount", "bytes")
         return f"{what} such as `{field['examples'][0]}`, or a number of {unit}"
+    if "enum" in field:
+        return " or ".join(f"`{word}`" for word in field["enum"])
     if "const" in field:
         return f"the word `{field['const']}`"
     if str(field.get("pattern")).startswith("^https?:"):
@@ -158,6 +160,8 @@ def _kinds(field: Schema) -> str:
 def _values(field: Schema) -> str:
     if "oneOf" in field:
         return "a path or a list of paths"
+    if field["type"] == "string":
+        return "text"
     if "oneOf" in field["items"]:
         return f"a list of {field['minItems']} to {field['maxItems']} columns, each a name or a section"
     return f"a list of {field['minItems']} to {field['maxItems']} column names"
