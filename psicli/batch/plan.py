@@ -122,8 +122,9 @@ def _fault(entry: Entry, task: Task, what: str, right: str) -> str:
 def _streams(entries: Sequence[Entry]) -> Iterator[str]:
     """Yield a fault for every task that uses standard input or output, which a batch has only once."""
     for entry, task in _tasks(entries):
-        for verb, path in (("reads standard input", task.input_path), ("writes to standard output", task.output_path)):
-            if path == _STDIO:
+        stdio = ("reads standard input", task.input.is_stdin), ("writes to standard output", task.output_path == _STDIO)
+        for verb, is_used in stdio:
+            if is_used:
                 yield _fault(entry, task, verb, "in a batch, name a file, or run this job alone with `psicli run`")
 
 
@@ -153,7 +154,8 @@ def _order(entries: Sequence[Entry], faults: list[str]) -> dict[str, list[str]]:
     outputs = ((entry, task.output_path) for entry, task in _tasks(entries))
     writers = {identity(path): entry for entry, path in outputs if isinstance(path, Path)}
     for entry, task in _tasks(entries):
-        writer = writers.get(identity(task.input_path)) if isinstance(task.input_path, Path) else None
+        used = (writers.get(identity(path)) for path in task.input.paths if isinstance(path, Path))
+        writer = next(filter(None, used), None)
         if writer is None or writer is entry or _waits(entry.name, writer.name, after):
             continue
         if _waits(writer.name, entry.name, after):
@@ -162,7 +164,7 @@ def _order(entries: Sequence[Entry], faults: list[str]) -> dict[str, list[str]]:
         if names.index(writer.name) < names.index(entry.name):
             after[entry.name].append(writer.name)
         else:
-            what = f"reads {printable(task.input_path)}, which the later job {writer.name} writes"
+            what = f"reads {printable(task.input)}, which the later job {writer.name} writes"
             right = f"move {writer.name} before {entry.name}, or say with `after` which of the two is first"
             faults.append(_fault(entry, task, what, right))
     return after

@@ -25,9 +25,10 @@ from psicli.core.errors import (
     NoPortError,
     PortBusyError,
     TaskFilesError,
+    UnknownFormatError,
     reason,
 )
-from psicli.core.formats import Format
+from psicli.core.formats import Format, file_format
 from psicli.core.peer_errors import PeerFailedError, PeerLostError
 from psicli.storage.state import run_folder, state_folder
 from psicli.transport.certs import create_authority, issue
@@ -88,8 +89,14 @@ def simulate_job(
 
 def _both_csv(jobs: Sequence[Job]) -> bool:
     """Return whether the inputs of both parties of a task are CSV or TSV files."""
-    formats = [{task.input_format.kind for task in tasks} for tasks in zip(*(job.tasks for job in jobs), strict=True)]
-    return any(kinds <= {Format.CSV, Format.TSV} for kinds in formats)
+    tasks = zip(*(job.tasks for job in jobs), strict=True)
+    return any(all(_is_csv(path) for task in both for path in task.input.paths) for both in tasks)
+
+
+def _is_csv(path: object) -> bool:
+    with suppress(UnknownFormatError):
+        return file_format(str(path)).kind in (Format.CSV, Format.TSV)
+    return False
 
 
 def _make_keys(folder: Path, jobs: Sequence[Job]) -> Path:
@@ -168,7 +175,7 @@ def _trace_flag(trace: Path | None, party: str, jobs: Sequence[Job]) -> list[str
 def _check_one_machine(jobs: Sequence[Job]) -> None:
     """Raise TaskFilesError if a task works only on two machines."""
     for task in (task for job in jobs for task in job.tasks):
-        if "-" in (task.input_path, task.output_path):
+        if task.input.is_stdin or task.output_path == "-":
             raise TaskFilesError(
                 task=task.name,
                 fault="standard input and output cannot be shared by both parties",

@@ -28,7 +28,7 @@ from psicli.config import Job, Task
 from psicli.core.errors import BrokenLedgerError, DiskTooSmallError, TaskFilesError, counted, in_units, shown
 from psicli.core.peer_errors import PeerBusyError, PeerGoneError
 from psicli.items.spelling import Spellings, unfit_findings
-from psicli.job.inputs import STDIO
+from psicli.job.inputs import STDIO, find_source
 from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
 from psicli.job.policy import check_strict
 from psicli.protocol.messages import Abort, Hello, Purpose
@@ -60,7 +60,7 @@ def check_job(
     inputs. Raises TaskFilesError.
     """
     for task in job.tasks:
-        if STDIO in (task.input_path, task.output_path):
+        if task.input.is_stdin or task.output_path == STDIO:
             raise TaskFilesError(
                 task=task.name,
                 fault="standard input and output cannot be checked",
@@ -224,14 +224,14 @@ def _lifetime(found: Checklist, name: str, certificate: x509.Certificate, whose:
 
 def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
     """Check the files of a task; return the size of its input if it can be read."""
-    assert isinstance(task.input_path, Path)
-    path, fmt, readable, size = task.input_path, task.input_format, False, None
+    source, size = None, None
     with found.trying("input", task.name):
-        sample = tables.check_input(path, fmt, task.keys, output=task.output_format)
+        files = find_source(task.input)
+        sample = tables.check_source(files, task.keys, output=task.output_format)
         if sample is not None and task.output_format is not None:
             outputs.check_output(sample, task.output_format)
-        found.add("input", f"{path} has the key columns", task.name)
-        readable = True
+        found.add("input", f"{files.name} has the key columns", task.name)
+        source = files
     if isinstance(task.output_path, Path):
         with found.trying("output", task.name):
             made = missing_folder(task.output_path)
@@ -239,12 +239,12 @@ def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
             check_writable(made or task.output_path)
             within = f", and its folder {made.name} will be made" if made else ""
             found.add("output", f"{task.output_path} can be written{within}", task.name)
-    if readable:
+    if source is not None:
         # Only a full check reads all columns, as a run does.
         output = task.output_format if full else None
         more: dict[str, Any] = {"forms": task.forms, "threads": curve.threads(), "output": output}
-        with found.trying("keys", task.name), tables.open_input(path, fmt, task.keys, **more) as source:
-            size = _read(found, task, source, full=full)
+        with found.trying("keys", task.name), tables.open_source(source, task.keys, **more) as opened:
+            size = _read(found, task, opened, full=full)
     return size
 
 
@@ -255,7 +255,9 @@ def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
     if sample.is_whole and task.output_format is not None:
         outputs.check_unquoted(source, task.output_format)
     seen, matchless = sample.seen, sample.matchless
-    which = f"all {counted(seen, 'row')}" if sample.is_whole else f"the first {seen:,} of about {sample.rows:,} rows"
+    which = (
+        f"all {counted(seen, 'row')}" if sample.is_whole else f"the first {seen:,} of about {sample.size.rows:,} rows"
+    )
     types = ", ".join(spellings.columns(source.schema))
     lacking = f"{matchless:,} of them without a key" if matchless else "and all of them have a key"
     different = counted(distinct.count, "distinct key")
@@ -286,15 +288,15 @@ def _space(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], state
 def _needs(job: Job, sizes: Sequence[tuple[Task, Size]], state: Path | None) -> Iterator[tuple[Path, int]]:
     """Yield a folder on each disk, and the space that the job needs on that disk [bytes]."""
     folders: dict[int, Path] = {}
-    outputs: defaultdict[int, list[Task]] = defaultdict(list)
-    for task, _ in sizes:
+    outputs: defaultdict[int, list[tuple[Task, Size]]] = defaultdict(list)
+    for task, size in sizes:
         folder = Path(os.path.realpath(task.output_path)).parent if task.output_path else None
         if folder is not None and not os.path.isdir(folder):
             folder = folder.parent
         if folder is not None and os.path.isdir(folder):
             device = folder.stat().st_dev
             folders.setdefault(device, folder)
-            outputs[device].append(task)
+            outputs[device].append((task, size))
     spooled = {}
     if state is not None:
         device = state.stat().st_dev

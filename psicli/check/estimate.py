@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psicli.config import Job, Task
-from psicli.core.formats import COLUMNAR, Compression, FileFormat
 from psicli.items import partitions
 from psicli.job.meeting import bin_items
 from psicli.protocol.bins import number_of_bins, padded
@@ -25,16 +24,19 @@ PAIR_BYTES = 84
 _OVERHEAD = 1.15
 # The time to start the process, to meet the peer and to end [s].
 _START_SECONDS = 1.0
-# The size of the content of a compressed file divided by the size of the file, as a guess.
-_PACKED = 5
 
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a task's input: the number of rows, and the bytes of all its items together."""
+    """The size of a task's input: the number of rows; and of all items together, the files, and their content [bytes].
+
+    content_bytes: a guess if the files are compressed.
+    """
 
     rows: int
     item_bytes: int
+    file_bytes: int
+    content_bytes: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def memory_bytes(job: Job, tasks: Sequence[tuple[Task, Size]]) -> int:
     reading = [min(partitions.memory_bytes(size.rows, size.item_bytes), plan.reading) for _, size in tasks]
     # Two bins of a task are in progress at a time.
     in_bins = [BIN_ITEM_BYTES * min(padded_items(job, size), 2 * bin_items(job)) for _, size in tasks]
-    sorting = [min(_output_bytes(task), plan.sorting) for task, _ in tasks]
+    sorting = [min(_output_bytes(task, size), plan.sorting) for task, size in tasks]
     each = zip(reading, in_bins, sorting, [*reading, 0][1:], strict=True)
     rows = max((max(read, bins) + output + following for read, bins, output, following in each), default=0)
     return min(LIBRARIES + rows, job.pipeline.memory)
@@ -81,33 +83,31 @@ def spool_bytes(job: Job, tasks: Sequence[tuple[Task, Size]]) -> int:
     """
     plan = MemoryPlan(job.pipeline.memory)
     read = [partitions.disk_bytes(size.rows, size.item_bytes, plan.reading) for _, size in tasks]
-    kept = [_sorted_on_disk(task, plan) for task, _ in tasks]
+    kept = [_sorted_on_disk(task, size, plan) for task, size in tasks]
     following = [*read, 0][1:]
     return max((mine + output + then for mine, output, then in zip(read, kept, following, strict=True)), default=0)
 
 
-def _sorted_on_disk(task: Task, plan: MemoryPlan) -> int:
-    size = _output_bytes(task)
-    return size if size > plan.sorting else 0
+def _sorted_on_disk(task: Task, size: Size, plan: MemoryPlan) -> int:
+    needed = _output_bytes(task, size)
+    return needed if needed > plan.sorting else 0
 
 
-def _output_bytes(task: Task) -> int:
+def _output_bytes(task: Task, size: Size) -> int:
     """Return the size of all rows of the input if they go into an output [bytes]."""
-    return _unpacked_bytes(task) if isinstance(task.output_path, Path) else 0
+    return size.content_bytes if isinstance(task.output_path, Path) else 0
 
 
-def output_bytes(tasks: Sequence[Task]) -> int:
+def output_bytes(tasks: Sequence[tuple[Task, Size]]) -> int:
     """Return the most additional space that outputs on one disk use at any time [bytes].
 
     Each output is complete before it replaces the output of an earlier run.
     """
     most = grown = 0
-    for task in tasks:
-        assert isinstance(task.input_path, Path)
+    for task, size in tasks:
         assert isinstance(task.output_path, Path)
         assert task.output_format is not None
-        packed = _is_packed(task.output_format)
-        new = task.input_path.stat().st_size if packed else _unpacked_bytes(task)
+        new = size.file_bytes if task.output_format.is_packed else size.content_bytes
         most = max(most, grown + new)
         grown += new - _size_of_old(task.output_path)
     return most
@@ -118,12 +118,3 @@ def _size_of_old(output: Path) -> int:
     with contextlib.suppress(OSError):
         return output.stat().st_size
     return 0
-
-
-def _unpacked_bytes(task: Task) -> int:
-    assert isinstance(task.input_path, Path)
-    return task.input_path.stat().st_size * (_PACKED if _is_packed(task.input_format) else 1)
-
-
-def _is_packed(fmt: FileFormat) -> bool:
-    return fmt.compression is not Compression.NONE or fmt.kind in COLUMNAR

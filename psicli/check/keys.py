@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +20,7 @@ from psicli.items.forms.convert import Converter
 from psicli.items.forms.names import Form
 from psicli.items.forms.rules.codes import HASH_OF_NOTHING
 from psicli.items.text import canonical_text
-from psicli.job.inputs import STDIO
+from psicli.job.inputs import find_source
 
 # The most that the text shows of one value [characters], and of its bytes [bytes].
 _TEXT_SHOWN, _BYTES_SHOWN = 200, 32
@@ -56,7 +55,7 @@ class TaskKeys:
     """The key columns of one task. unit: what numbers count, `line` or `row`. error: why reading ended early."""
 
     name: str
-    path: Path
+    input: str
     columns: list[KeyColumn]
     unit: str = "row"
     error: PsicliError | None = None
@@ -65,7 +64,7 @@ class TaskKeys:
 def first_keys(job: Job, count: int) -> Iterator[TaskKeys]:
     """Read the first `count` rows of the input of each task; raises TaskFilesError."""
     for task in job.tasks:
-        if task.input_path == STDIO:
+        if task.input.is_stdin:
             raise TaskFilesError(
                 task=task.name,
                 fault="the keys of standard input cannot be shown",
@@ -76,11 +75,10 @@ def first_keys(job: Job, count: int) -> Iterator[TaskKeys]:
 
 
 def _keys_of(task: Task, count: int) -> TaskKeys:
-    assert isinstance(task.input_path, Path)
     pairs = zip(task.keys, task.forms, strict=True)
-    found = TaskKeys(task.name, task.input_path, [KeyColumn(name, form) for name, form in pairs])
+    found = TaskKeys(task.name, str(task.input), [KeyColumn(name, form) for name, form in pairs])
     try:
-        with tables.open_input(task.input_path, task.input_format, task.keys) as source:
+        with tables.open_source(find_source(task.input), task.keys) as source:
             found.unit = source.unit
             source.columns = first = _FirstRows(task.keys, task.forms, count, found.columns)
             for _ in source.key_batches():
@@ -164,7 +162,7 @@ def caution(job: Job) -> str:
 
 def to_text(found: TaskKeys) -> str:
     """Return what the values of one task become, as lines of text."""
-    lines = [f"{found.name}: {printable(found.path)}"]
+    lines = [f"{found.name}: {printable(found.input)}"]
     for column in found.columns:
         about = ", ".join(filter(None, [column.kind, "" if column.form.is_text else f"form {column.form}"]))
         lines += ["", f"key column {shown(column.name)}{f' ({about})' if about else ''}"]
@@ -207,4 +205,4 @@ def to_facts(found: TaskKeys) -> dict[str, Any]:
         }
         for column in found.columns
     ]
-    return {"task": found.name, "input": str(found.path), "columns": columns, "error": error}
+    return {"task": found.name, "input": found.input, "columns": columns, "error": error}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from psicli.check.estimate import Estimate, Size
 from psicli.config import Job, Task
 from psicli.core import signals
 from psicli.items.encoding import encode_items, packed
+from psicli.job.inputs import find_source
 from psicli.tables import Input
 
 # How many rows of an input are read, rounded up to a block of the file.
@@ -28,19 +28,13 @@ _COUNTED_HASHES = 1 << 20
 
 @dataclass(frozen=True)
 class Sample:
-    """The rows that were read: their number, how many have no key, and the bytes of their items together."""
+    """The rows that were read: their number, and how many have no key. size: the size of the whole input."""
 
     seen: int
     matchless: int
-    item_bytes: int
-    # The number of rows of the input, an estimate unless they were all read.
-    rows: int
+    # An estimate unless all rows were read.
+    size: Size
     is_whole: bool
-
-    @property
-    def size(self) -> Size:
-        """The size of the whole input."""
-        return Size(self.rows, self.item_bytes * self.rows // max(self.seen, 1))
 
 
 class Distinct:
@@ -102,8 +96,12 @@ def read_sample(
         matchless += encoded.null_count
         item_bytes += len(packed(encoded)[1])
         if seen >= SCANNED_ROWS and not full:
-            return Sample(seen, matchless, item_bytes, max(source.expected_rows, seen), is_whole=False)
-    return Sample(seen, matchless, item_bytes, seen, is_whole=True)
+            rows, is_whole = max(source.expected_rows, seen), False
+            break
+    else:
+        rows, is_whole = seen, True
+    size = Size(rows, item_bytes * rows // max(seen, 1), source.size, source.content_bytes)
+    return Sample(seen, matchless, size, is_whole)
 
 
 def estimate_job(job: Job, rates: dict[str, float]) -> Estimate:
@@ -112,8 +110,6 @@ def estimate_job(job: Job, rates: dict[str, float]) -> Estimate:
 
 
 def _size(task: Task) -> Size:
-    assert isinstance(task.input_path, Path)
-    with tables.open_input(
-        task.input_path, task.input_format, task.keys, forms=task.forms, threads=curve.threads()
-    ) as source:
+    found = find_source(task.input)
+    with tables.open_source(found, task.keys, forms=task.forms, threads=curve.threads()) as source:
         return read_sample(source, full=False).size

@@ -22,6 +22,7 @@ from psicli.config.checks import Slot
 from psicli.config.document import Document
 from psicli.config.fields import DNS_NAME, NAME, ip, is_loopback, split_address
 from psicli.config.models import (
+    InputFiles,
     Job,
     JobFile,
     Listener,
@@ -35,10 +36,11 @@ from psicli.config.models import (
 from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 from psicli.core.formats import Dialect, file_format
+from psicli.core.places import Place, Url, place
 
 __all__ = [
-    "DNS_NAME", "NAME", "Job", "PolicySettings", "RayWorkers", "Simulation", "Task", "job_schema", "load_job",
-    "load_parties", "task_names",
+    "DNS_NAME", "NAME", "InputFiles", "Job", "PolicySettings", "RayWorkers", "Simulation", "Task", "job_schema",
+    "load_job", "load_parties", "task_names",
 ]  # fmt: skip
 
 
@@ -221,18 +223,22 @@ def _task(document: Document, slot: Slot, party: str, entry: JobFile, dialect: D
     own = entry.tasks[int(slot.task[-1])]
     learns = broadcast or receiver == party
 
-    def located(kind: str) -> Path | Literal["-"]:
+    def located(kind: str) -> Place | Literal["-"]:
         text = document.text(*slot.place(kind, party)) or ""
-        return "-" if text == "-" else document.path.parent / text
+        return "-" if text == "-" else place(text, document.path.parent)
+
+    def located_output() -> Path | Literal["-"]:
+        found = located("output_path")
+        assert not isinstance(found, Url)
+        return found
 
     keys, forms = zip(*checks.key_columns(document, slot.task, party), strict=True)
-    input_path, output_path = located("input_path"), located("output_path") if learns else None
+    output_path = located_output() if learns else None
     return Task(
         name=slot.name,
         keys=keys,
         forms=forms,
-        input_path=input_path,
-        input_format=file_format(input_path, dialect),
+        input=InputFiles(paths=(located("input_path"),), dialect=dialect),
         output_path=output_path,
         output_format=None if output_path is None else file_format(output_path, dialect),
         receiver=receiver or "",

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Tag
 
 from psicli.config import fields
-from psicli.core.formats import SUFFIXES, FileFormat
+from psicli.core.formats import PLAIN, SUFFIXES, Dialect, FileFormat
+from psicli.core.places import Url
 from psicli.items.forms.names import Form
 from psicli.protocol.bins import LEAST_BIN_ITEMS
 from psicli.protocol.streams import FRAME_ITEMS_STEP, LEAST_FRAME_ITEMS, MAX_FRAME_ITEMS
@@ -490,14 +491,33 @@ class Listener(Model):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class InputFiles(Model):
+    """What a task reads: one input, of one file or of many."""
+
+    # Files, folders and patterns; relative paths start at the current folder.
+    paths: tuple[Path | Url | Literal["-"], ...]
+    # What to select, if the path names a database.
+    query: str | None = None
+    # How CSV and TSV files among them are written.
+    dialect: Dialect = PLAIN
+
+    @property
+    def is_stdin(self) -> bool:
+        return self.paths == ("-",)
+
+    def __str__(self) -> str:
+        """Return what messages call the input."""
+        first, more = self.paths[0], len(self.paths) - 1
+        return "standard input" if first == "-" else f"{first} and {more:,} more" if more else str(first)
+
+
 class Task(Model):
     """One intersection from this party's view; relative paths start at the current folder."""
 
     name: str
     keys: tuple[str, ...]
     forms: tuple[Form, ...]
-    input_path: Path | Literal["-"]
-    input_format: FileFormat
+    input: InputFiles
     # None if this party does not learn the result, even if the file names an output.
     output_path: Path | Literal["-"] | None
     output_format: FileFormat | None

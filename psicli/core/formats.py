@@ -55,6 +55,11 @@ class FileFormat(NamedTuple):
     dialect: Dialect = PLAIN
 
     @property
+    def is_packed(self) -> bool:
+        """Whether files are smaller than their content."""
+        return self.compression is not Compression.NONE or self.kind in COLUMNAR
+
+    @property
     def delimiter(self) -> str:
         return self.dialect.delimiter or ("\t" if self.kind == Format.TSV else ",")
 

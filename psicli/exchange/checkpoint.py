@@ -19,7 +19,7 @@ from psicli.exchange.worker import Match
 from psicli.protocol.bins import MOST_ANSWERS
 from psicli.protocol.task import TaskParty
 from psicli.storage.ledger import Ledger
-from psicli.tables import Fingerprint, fingerprint
+from psicli.tables import Fingerprint, Source, fingerprint
 
 # The bin number that stands for all bitmaps of a task in the ledger.
 BITMAPS = -1
@@ -39,7 +39,7 @@ class Scope:
 
     folder: Path
     bound_to: Mapping[str, str]
-    input: Path | str
+    input: Source | None
     peer: str
     receives: bool
     broadcast: bool
@@ -52,7 +52,8 @@ class Scope:
 
     def fingerprint(self) -> Fingerprint:
         """Return the fingerprint of the input; raises like tables.fingerprint."""
-        return fingerprint(Path(self.input), str(self.input))
+        assert self.input is not None
+        return fingerprint(self.input)
 
 
 class Checkpoint:
@@ -83,7 +84,7 @@ class Checkpoint:
         """Record which input was read; raises InputChangedError if the finished bins belong to a different one."""
         self._identity = identity
         if self.saved is not None and self.saved.manifest.bound_to["input"][:-1] != [*identity]:
-            raise InputChangedError(path=self.scope.input)
+            raise InputChangedError(path=self.scope.input and self.scope.input.name)
 
     def begin(self, party: TaskParty) -> dict[int, bytes]:
         """Save bins from now on, if there are several; return the data of the bins that are finished already."""

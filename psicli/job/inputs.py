@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psicli import outputs, tables
-from psicli.config import Job, Task
+from psicli.config import InputFiles, Job, Task
 from psicli.core import signals
 from psicli.core.errors import (
     BadInputError,
@@ -22,8 +22,10 @@ from psicli.core.errors import (
     printable,
     reason,
 )
+from psicli.core.formats import file_format
 from psicli.storage.files import check_writable, identity, make_folder
 from psicli.storage.state import run_folder, state_folder
+from psicli.tables import Source
 
 STDIO = "-"
 
@@ -32,10 +34,11 @@ STDIO = "-"
 class Inputs:
     """What the checks of a job's files found, by the names of tasks.
 
-    paths: where to read each task's input from. faults: why this party leaves a task out; empty without keep_going.
+    sources: what each task reads; a task with a fault may have none. faults: why this party leaves a task out; empty
+    without keep_going.
     """
 
-    paths: Mapping[str, Path]
+    sources: Mapping[str, Source]
     faults: Mapping[str, PsicliError]
 
 
@@ -45,23 +48,22 @@ def check_files(job: Job, stack: ExitStack) -> Inputs:
     Makes the folders of outputs. stack: removes temporary copies, and folders that stayed empty, at the end of the run.
     Raises StorageError and, without keep_going, InputMissingError, BadInputError, CannotCreateError.
     """
-    paths = {task.name: _input_path(task, stack) for task in job.tasks}
+    sources: dict[str, Source] = {}
     faults: dict[str, PsicliError] = {}
     for task in job.tasks:
         try:
-            _check_task(task, paths[task.name], stack)
+            sources[task.name] = source = _copied(task.input, stack) if task.input.is_stdin else find_source(task.input)
+            _check_task(task, source, stack)
         except (InputMissingError, BadInputError, CannotCreateError) as exc:
             if not job.keep_going:
                 raise
             faults[task.name] = exc
-    return Inputs(paths, faults)
+    return Inputs(sources, faults)
 
 
-def _check_task(task: Task, path: Path, stack: ExitStack) -> None:
+def _check_task(task: Task, source: Source, stack: ExitStack) -> None:
     with signals.allowed():
-        sample = tables.check_input(
-            path, task.input_format, task.keys, output=task.output_format, name=input_name(task)
-        )
+        sample = tables.check_source(source, task.keys, output=task.output_format)
         if sample is not None and task.output_format is not None:
             outputs.check_output(sample, task.output_format)
     if isinstance(task.output_path, Path):
@@ -78,26 +80,26 @@ def _remove_if_empty(folder: Path) -> None:
 
 def check_trace_file(path: Path, job: Job) -> None:
     """Check that a trace can be written to this path; raises CannotCreateError."""
-    used = [job.path, *(each for task in job.tasks for each in (task.input_path, task.output_path))]
+    used = [job.path, *(each for task in job.tasks for each in (*task.input.paths, task.output_path))]
     used += [file for _, file in job.tls or ()]
     if identity(path) in (identity(each) for each in used if isinstance(each, Path)):
         raise CannotCreateError(path=path, reason="the job itself uses this file")
     check_writable(path)
 
 
-def _input_path(task: Task, stack: ExitStack) -> Path:
-    """Return the path to read a task's input from. Standard input is copied to a file, because it is read twice."""
-    if isinstance(task.input_path, Path):
-        return task.input_path
+def find_source(files: InputFiles) -> Source:
+    """Return the files that make up an input."""
+    (place,) = files.paths
+    assert isinstance(place, Path)
+    return Source.of_file(place.absolute(), file_format(place, files.dialect), printable(place))
+
+
+def _copied(files: InputFiles, stack: ExitStack) -> Source:
+    """Copy standard input to a file of this run, because an input is read twice; raises StorageError."""
     try:
         path = stack.enter_context(run_folder(state_folder())) / "stdin.csv"
         with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as copy, signals.allowed():
             shutil.copyfileobj(sys.stdin.buffer, copy)
     except OSError as exc:
         raise StorageError(path="standard input", reason=f"copying it to a file failed: {reason(exc)}") from exc
-    return path
-
-
-def input_name(task: Task) -> str:
-    """Return the name of a task's input for messages."""
-    return "standard input" if task.input_path == STDIO else printable(task.input_path)
+    return Source.of_file(path, file_format(path, files.dialect), str(files))

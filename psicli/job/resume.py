@@ -22,6 +22,7 @@ from psicli.protocol.messages import SUITE, Kept
 from psicli.storage.files import sha256_of
 from psicli.storage.ledger import Ledger
 from psicli.storage.state import state_folder, task_folder
+from psicli.tables import Source
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ class Resume:
     done_before: the report of the earlier run that finished the task, if the peer agrees that it did.
     """
 
-    def __init__(self, mode: Mode, job: Job, task: Task, ledger: Ledger) -> None:
-        self._scope = _scope(mode, job, task)
+    def __init__(self, mode: Mode, job: Job, task: Task, source: Source | None, ledger: Ledger) -> None:
+        self._scope = _scope(mode, job, task, source)
         self._output = task.output_path
         self._ledger = ledger
         self.checkpoint = Checkpoint(self._scope, ledger)
@@ -112,17 +113,17 @@ class Resume:
         logger.log(level, text, why, extra={"task": self._scope.task})
 
 
-def _scope(mode: Mode, job: Job, task: Task) -> Scope:
-    """Return the scope of a task's checkpoint."""
+def _scope(mode: Mode, job: Job, task: Task, source: Source | None) -> Scope:
+    """Return the scope of a task's checkpoint; source: its input, if it could be found."""
     return Scope(
         folder=task_folder(state_folder(), _name(job, task)),
         bound_to={"job": job.name, "party": job.party, "task": task.name, "terms": _terms(job, task)},
-        input=task.input_path,
+        input=source,
         peer=job.peer,
         receives=task.receiver == job.party,
         broadcast=task.broadcast_result,
         # Standard input cannot be read again, and rows on standard output cannot be withdrawn.
-        possible=mode is not Mode.NEVER and "-" not in (task.input_path, task.output_path),
+        possible=mode is not Mode.NEVER and not task.input.is_stdin and task.output_path != "-",
         # A job of one task in one bin needs no checkpoint: the next run repeats it.
         only_task=len(job.tasks) == 1,
     )
@@ -130,12 +131,13 @@ def _scope(mode: Mode, job: Job, task: Task) -> Scope:
 
 def _terms(job: Job, task: Task) -> str:
     """Return a digest of everything that must be unchanged for a run to resume a task."""
-    paths = [os.path.abspath(path) for path in (task.input_path, task.output_path) if path is not None]
+    used = [*task.input.paths, *filter(None, [task.output_path])]
+    paths = [os.path.abspath(each) if isinstance(each, Path) else str(each) for each in used]
     parties = [job.party, job.peer, job.peer_tls_name, task.receiver, task.broadcast_result]
-    formats, agreed = (task.input_format, task.output_format), task_terms(task)
+    reading, agreed = (task.input.dialect, task.input.query, task.output_format), task_terms(task)
     versions = agreed.forms_version, agreed.unicode_version, agreed.phone_version
     forms = [*map(str, task.forms), *agreed.key_form, *versions]
-    terms = [SUITE, __version__, job.name, *parties, task.name, task.keys, *forms, *paths, *formats]
+    terms = [SUITE, __version__, job.name, *parties, task.name, task.keys, *forms, *paths, *reading]
     return hashlib.sha256(json.dumps(terms).encode()).hexdigest()
 
 

@@ -10,10 +10,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psicli import outputs, tables
-from psicli.config import Job, Task
+from psicli.config import InputFiles, Job, Task
 from psicli.core import failpoints
 from psicli.core.errors import BadInputError, InputMissingError, PsicliError, counted, unexpected
 from psicli.core.peer_errors import skip_of_peer
@@ -24,7 +25,7 @@ from psicli.items.encoding import encode_items
 from psicli.items.partitions import Items, Matches, Partitioner
 from psicli.items.sketches import Sketch, Sketches
 from psicli.items.spelling import Spellings, unfit_findings
-from psicli.job.inputs import STDIO, Inputs, input_name
+from psicli.job.inputs import Inputs
 from psicli.job.outputs import Found, TaskOutput, outcome
 from psicli.job.policy import Comparison, Policy
 from psicli.job.resume import Mode, Resume
@@ -74,7 +75,7 @@ class TaskRun:
         self._shared = shared
         self._task = task
         self._entry = entry
-        self._resume = Resume(shared.resume, shared.job, task, shared.ledger)
+        self._resume = Resume(shared.resume, shared.job, task, shared.inputs.sources.get(task.name), shared.ledger)
         self._input: Input | None = None
         self._output: TaskOutput | None = None
         # Why this party's keys may not match those that look the same.
@@ -139,21 +140,14 @@ class TaskRun:
         return Prepared(found, self._output, checkpoint, strict=self._shared.job.policy.strict)
 
     def _read(self, partition_sid: bytes) -> tuple[Items, Input]:
-        path, name = self._shared.inputs.paths[self.name].absolute(), input_name(self._task)
-        self._phase("reading %s", name)
-        opening = partial(
-            tables.open_input,
-            path,
-            self._task.input_format,
-            self._task.keys,
-            forms=self._task.forms,
-            output=self._task.output_format,
-            name=name,
-        )
+        source = self._shared.inputs.sources[self.name]
+        self._phase("reading %s", source.name)
+        more: dict[str, Any] = {"forms": self._task.forms, "output": self._task.output_format}
+        opening = partial(tables.open_source, source, self._task.keys, **more)
         key, sketch = partition_key(partition_sid), self._comparison.begin()
-        items, source, spellings = self._read_on_nodes(opening, key, sketch) or self._read_here(opening, key, sketch)
-        self._note_keys(source, spellings, items)
-        return items, source
+        items, read, spellings = self._read_on_nodes(opening, key, sketch) or self._read_here(opening, key, sketch)
+        self._note_keys(read, spellings, items)
+        return items, read
 
     def _note_keys(self, source: Input, spellings: Spellings, items: Items) -> None:
         """Report the key columns, their forms, and what is unusual about their values."""
@@ -228,7 +222,7 @@ class TaskRun:
         self._comparison.keep()
 
     def _open_in_ledger(self, party: TaskParty) -> None:
-        path, job = self._task.input_path, self._shared.job
+        job = self._shared.job
         self._opened_sid = party.partition_sid.hex()
         opening = Opening(
             job=job.name,
@@ -236,7 +230,7 @@ class TaskRun:
             party=job.party,
             peer=job.peer,
             task_sid=self._opened_sid,
-            input=STDIO if path == STDIO else os.path.abspath(path),
+            input=_in_ledger(self._task.input),
             keys=self._task.keys,
             distinct_items=party.own_count,
             peer_items=party.peer_count if party.completed_before else None,
@@ -364,3 +358,8 @@ class TaskRun:
     def _phase(self, text: str, *facts: object) -> None:
         self._shared.lock.update(self.name, text.split()[0], 0)
         logger.info(text, *facts, extra=self._about)
+
+
+def _in_ledger(files: InputFiles) -> str:
+    """Return what the ledger calls an input: absolute paths."""
+    return ", ".join(os.path.abspath(each) if isinstance(each, Path) else str(each) for each in files.paths)

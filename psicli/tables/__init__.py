@@ -22,12 +22,13 @@ from psicli.items.forms.names import Form
 from psicli.tables.arrow import ArrowInput
 from psicli.tables.delimited import DelimitedInput
 from psicli.tables.jsonl import JsonlInput
+from psicli.tables.many.sources import Part, Source
 from psicli.tables.parquet import ParquetInput
-from psicli.tables.source import Fingerprint, Share, fingerprint
+from psicli.tables.source import Fingerprint, Share, file_fingerprint
 from psicli.tables.values import Sample
 
-__all__ = ["Divisible", "Fingerprint", "Input", "JsonlInput", "Sample", "Share"]
-__all__ += ["check_input", "fingerprint", "open_input"]
+__all__ = ["Divisible", "Fingerprint", "Input", "JsonlInput", "Part", "Sample", "Share", "Source"]
+__all__ += ["check_input", "check_source", "fingerprint", "open_input", "open_source"]
 
 # An open input file. psicli reads it once for its keys and again for the rows that matched. Every method raises
 # InputChangedError if the file has changed since it was opened.
@@ -44,10 +45,15 @@ def check_input(
     output: the format of this party's output, if it writes one; then the first row is returned, to try to write it.
     Messages show `name` instead of the path. Raises InputMissingError, BadInputError, StorageError.
     """
-    with open_input(path, fmt, keys, output=output, name=name) as source:
+    return check_source(Source.of_file(path, fmt, name), keys, output=output)
+
+
+def check_source(source: Source, keys: Sequence[str], *, output: FileFormat | None = None) -> Sample | None:
+    """Check an input as check_input does a file; raises InputMissingError, BadInputError, StorageError."""
+    with open_source(source, keys, output=output) as found:
         if output is not None:
-            return source.sample()
-        source.header()
+            return found.sample()
+        found.header()
         return None
 
 
@@ -61,23 +67,48 @@ def open_input(
     output: FileFormat | None = None,
     name: str | None = None,
 ) -> Input:
-    """Open an input file; messages show `name` instead of the path. Raises InputMissingError, MalformedInputError.
+    """Open one file as an input, as open_source does; messages show `name` instead of the path."""
+    source = Source.of_file(path, fmt, name)
+    return open_source(source, keys, forms=forms, threads=threads, output=output)
+
+
+def open_source(
+    source: Source,
+    keys: Sequence[str],
+    *,
+    forms: Sequence[Form] = (),
+    threads: int = 1,
+    output: FileFormat | None = None,
+) -> Input:
+    """Open an input to read it; raises InputMissingError, MalformedInputError.
 
     forms: the form of each key column, by default `text`. threads: how many cores a slow form may use. output: the
     format of this party's output, if it writes one.
     """
-    name, columns = name or str(path), KeyColumns(keys, forms, threads)
+    return _open_file(source.parts[0], KeyColumns(keys, forms, threads), output)
+
+
+def fingerprint(source: Source) -> Fingerprint:
+    """Return what tells an input from any other; raises InputMissingError, InputChangedError, StorageError."""
+    part = source.parts[0]
+    assert isinstance(part.place, Path)
+    return file_fingerprint(part.place, part.name)
+
+
+def _open_file(part: Part, columns: KeyColumns, output: FileFormat | None) -> Input:
+    path, name, fmt = part.place, part.name, part.format
+    assert isinstance(path, Path)
     with ExitStack() as stack:
         match fmt.kind:
             case Format.PARQUET:
-                source: Input = ParquetInput(path, name, columns, output)
+                found: Input = ParquetInput(path, name, columns, output)
             case Format.ARROW | Format.ARROW_STREAM:
-                source = ArrowInput(path, name, columns, output)
+                found = ArrowInput(path, name, columns, output)
             case Format.JSONL:
-                source = JsonlInput(path, name, columns, fmt, output)
+                found = JsonlInput(path, name, columns, fmt, output)
             case _:
-                source = DelimitedInput(path, name, columns, fmt)
-        stack.enter_context(source)
-        source.check_content(fmt)
+                found = DelimitedInput(path, name, columns, fmt)
+        stack.enter_context(found)
+        found.check_content(fmt)
         stack.pop_all()
-    return source
+    return found

@@ -299,7 +299,7 @@ class DelimitedInput(TextInput):
     def __init__(self, path: Path, name: str, columns: KeyColumns, fmt: FileFormat) -> None:
         super().__init__(path, name, columns)
         self.schema = pa.schema([])
-        self.format = fmt
+        self.format, self.is_packed = fmt, fmt.is_packed
         self._blocks: list[_Block] = []
 
     def header(self) -> Any:

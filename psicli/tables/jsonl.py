@@ -142,6 +142,7 @@ class JsonlInput(TextInput):
         # Whether every name becomes a column of text.
         self._as_columns = output is not None and not as_lines
         self._compression = fmt.compression
+        self.is_packed = fmt.is_packed
         self._names: dict[str, None] = {}
         self._blocks: list[_Block] = []
 

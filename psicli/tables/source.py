@@ -34,6 +34,8 @@ _COMPARED_COLUMNS = 1000
 _COMPARED_FILES = 10_000
 # The size of the pieces in which data is decoded or skipped [bytes].
 _PIECE_BYTES = 1 << 17
+# The size of the content of a compressed file divided by the size of the file, as a guess.
+_PACKED = 5
 UTF8 = "utf-8"
 
 # How messages call formats whose names are not abbreviations.
@@ -61,6 +63,8 @@ class SourceFile:
     utc_times = False
     # What the numbers of rows count.
     unit = "row"
+    # Whether the file is smaller than its content.
+    is_packed = True
 
     def __init__(self, path: Path, name: str, columns: KeyColumns | None = None) -> None:
         self.name = name = printable(name)
@@ -101,6 +105,11 @@ class SourceFile:
                 found = sniff.mismatch(head, fmt, unpacked=True)
             if found is not None:
                 raise errors.MalformedInputError(place=self.name, fault=found.fault, advice=found.advice)
+
+    @property
+    def content_bytes(self) -> int:
+        """Guess the size of the content without compression [bytes]."""
+        return self.size * (_PACKED if self.is_packed else 1)
 
     def view(self) -> Any:
         """Return another file object on the same file, with its own position, for use in another thread."""
@@ -420,7 +429,7 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def fingerprint(path: Path, name: str) -> Fingerprint:
+def file_fingerprint(path: Path, name: str) -> Fingerprint:
     """Return a file's fingerprint; raises InputMissingError, InputChangedError, StorageError."""
     with SourceFile(path, name) as source, errors.storing(name, "reading"), source.watched():
         return *source.identity, hashlib.file_digest(source.file, "sha256").hexdigest()

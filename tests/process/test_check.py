@@ -463,9 +463,9 @@ def test_rows_are_aligned_although_each_is_shown_alone() -> None:
 def test_the_memory_of_a_small_job_is_that_of_the_libraries(pair: Pair) -> None:
     marked_pair(pair).jobs[LISTENER]["pipeline"] = {"memory": "512MB"}
     job = config.load_job(pair.job_file(LISTENER), variables={})
-    small = [(job.tasks[0], Size(3, 30))]
+    small = [(job.tasks[0], Size(3, 30, 40, 40))]
     assert LIBRARIES < estimate.memory_bytes(job, small) < 1.01 * LIBRARIES
-    large = [(job.tasks[0], Size(10**9, 10**10))] * 2
+    large = [(job.tasks[0], Size(10**9, 10**10, 10**10, 10**10))] * 2
     assert 0.8 * job.pipeline.memory < estimate.memory_bytes(job, large) <= job.pipeline.memory
 
 

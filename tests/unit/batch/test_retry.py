@@ -140,7 +140,7 @@ def test_a_retry_uses_the_options_of_that_time_from_any_folder(
     limits = engine.limits
     assert (limits.jobs, limits.retries, limits.fail_fast, limits.deadline) == (1, 7, True, 14_400)
     (planned,) = engine.plans[-1].jobs
-    assert planned.job.tasks[0].input_path == folder / "here" / "in.csv"
+    assert planned.job.tasks[0].input.paths[0] == folder / "here" / "in.csv"
     # What was given now holds for the next retry, too.
     past = last_batch()
     assert past is not None

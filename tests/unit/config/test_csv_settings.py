@@ -19,16 +19,16 @@ def with_csv(settings: str) -> str:
 
 
 def dialect(load: Load, settings: str) -> Dialect:
-    return load(with_csv(settings)).tasks[0].input_format.dialect
+    return load(with_csv(settings)).tasks[0].input.dialect
 
 
 def test_csv_settings_apply_to_inputs_and_outputs(load: Load) -> None:
     settings = r'{delimiter: ";", encoding: CP1252, header: false, null_values: [NULL, "\\N", ""], quotes: false}'
     (task,) = load(with_csv(settings)).tasks
-    assert task.input_format.dialect == Dialect(";", "cp1252", False, ("NULL", "\\N", ""), False)
+    assert task.input.dialect == Dialect(";", "cp1252", False, ("NULL", "\\N", ""), False)
     assert task.output_format is not None
-    assert task.output_format.dialect == task.input_format.dialect
-    assert load(JOB).tasks[0].input_format.dialect == Dialect()
+    assert task.output_format.dialect == task.input.dialect
+    assert load(JOB).tasks[0].input.dialect == Dialect()
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ def test_a_task_overrides_settings_field_by_field(load: Load) -> None:
     text = with_csv('{delimiter: ";", null_values: [NA]}').replace(
         "  - name: t\n", '  - name: t\n    csv: {encoding: cp1252, null_values: [], delimiter: ","}\n'
     )
-    assert load(text).tasks[0].input_format.dialect == Dialect(",", "cp1252", True, (), True)
+    assert load(text).tasks[0].input.dialect == Dialect(",", "cp1252", True, (), True)
     text = text.replace(', delimiter: ","', "")
-    assert load(text).tasks[0].input_format.dialect == Dialect(";", "cp1252", True, (), True)
+    assert load(text).tasks[0].input.dialect == Dialect(";", "cp1252", True, (), True)
 
 
 def test_all_errors_have_their_line(errors: Errors) -> None:

@@ -128,7 +128,7 @@ def test_variables_in_paths_and_addresses(tmp_path: Path, load: Load) -> None:
     ).replace("in.csv", "'in/${DATE}/$${DATE}${DATE}.csv'")
     variables = {"HOST": "127.0.0.1", "PORT": "7", "DIR": "/etc", "DATE": "2024-01-01"}
     job = load(text, variables=variables)
-    assert job.tasks[0].input_path == tmp_path / "in/2024-01-01/${DATE}2024-01-01.csv"
+    assert job.tasks[0].input.paths[0] == tmp_path / "in/2024-01-01/${DATE}2024-01-01.csv"
     assert (job.listener.address, job.listener.listen_host) == ("127.0.0.1:7", "127.0.0.1")
     assert job.tls is not None
     assert (job.tls.ca_file, job.tls.certificate_file) == (Path("/etc/ca.pem"), tmp_path / "$a.pem")
@@ -137,7 +137,7 @@ def test_variables_in_paths_and_addresses(tmp_path: Path, load: Load) -> None:
 def test_variables_are_filled_once_and_after_yaml(load: Load) -> None:
     value = "${B}: [}#'\""
     job = load((SMALL + TASK).replace("in.csv", "'${A}/in.csv'"), variables={"A": value, "B": "x"})
-    assert str(job.tasks[0].input_path).endswith(f"/{value}/in.csv")
+    assert str(job.tasks[0].input.paths[0]).endswith(f"/{value}/in.csv")
 
 
 def test_undefined_variable(errors: Errors) -> None:
@@ -173,9 +173,9 @@ def test_hostile_variable(errors: Errors, value: str) -> None:
 def test_a_list_of_paths_makes_one_task_of_each(tmp_path: Path, load: Load) -> None:
     text = with_paths("{alice: [a.csv, '${B}.csv'], bob: [x.csv, y.csv]}", "{alice: [1.csv, 2.parquet]}")
     first, second = load(text, variables={"B": "b"}).tasks
-    assert (first.name, first.keys, first.input_path) == ("t-1", ("id",), tmp_path / "a.csv")
+    assert (first.name, first.keys, first.input.paths[0]) == ("t-1", ("id",), tmp_path / "a.csv")
     assert (second.name, second.keys, second.output_path) == ("t-2", ("id",), tmp_path / "2.parquet")
-    assert second.input_path == tmp_path / "b.csv"
+    assert second.input.paths[0] == tmp_path / "b.csv"
     assert [task.name for task in load(text, variables={"B": "b"}, only=["t-2"]).tasks] == ["t-2"]
     as_bob = text.replace("{alice: [id]}", "{bob: [id]}")
     assert [task.output_path for task in load(as_bob, party="bob").tasks] == [None, None]

@@ -19,7 +19,7 @@ from psicli.config.models import (
     LinkSettings,
 )
 from psicli.core.errors import ArgumentError, InputMissingError
-from psicli.core.formats import FileFormat, Format
+from psicli.core.formats import Dialect, FileFormat, Format
 from psicli.job.meeting import bin_items
 from psicli.storage.memory import LIBRARIES, MemoryPlan
 
@@ -54,19 +54,21 @@ def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
         "name": "customers",
         "keys": ("id",),
         "forms": ({"base": "text", "option": "", "sha256": False, "hashed": False},),
-        "input_path": tmp_path / "in/customers.csv",
-        "input_format": FileFormat(Format.CSV),
+        "input": {"paths": (tmp_path / "in/customers.csv",), "query": None, "dialect": Dialect()},
         "output_path": tmp_path / "out/customers.csv",
         "output_format": FileFormat(Format.CSV),
         "receiver": "alice",
         "broadcast_result": False,
+        "result": "rows",
+        "output": {"rows": "matched", "flag": None, "columns": None, "order": "key"},
+        "group": "",
     }
 
 
 def test_the_other_party_of_the_same_file(tmp_path: Path, load: Load) -> None:
     job = load(SAMPLE, party="bob")
     assert (job.party, job.peer, job.listens) == ("bob", "alice", False)
-    assert (job.tasks[0].keys, job.tasks[0].input_path) == (("customer_id",), tmp_path / "in/crm.parquet")
+    assert (job.tasks[0].keys, job.tasks[0].input.paths[0]) == (("customer_id",), tmp_path / "in/crm.parquet")
     assert job.tasks[0].output_path is None
 
 
@@ -107,15 +109,15 @@ def test_relative_paths_start_at_the_yaml(tmp_path: Path, load: Load, monkeypatc
     load(SMALL + TASK)
     monkeypatch.chdir(tmp_path.parent)
     relative = load_job(Path(tmp_path.name) / "job.yaml", variables={})
-    assert relative.tasks[0].input_path == Path(tmp_path.name) / "in.csv"
+    assert relative.tasks[0].input.paths[0] == Path(tmp_path.name) / "in.csv"
     absolute = load(with_paths("{alice: /data/in.csv}", "{alice: ../out.csv}"))
-    assert absolute.tasks[0].input_path == Path("/data/in.csv")
+    assert absolute.tasks[0].input.paths[0] == Path("/data/in.csv")
     assert absolute.tasks[0].output_path == tmp_path / "../out.csv"
 
 
 def test_standard_input_and_output(load: Load) -> None:
     (task,) = load(with_paths("{alice: '-'}", "{alice: '-'}")).tasks
-    assert (task.input_path, task.output_path) == ("-", "-")
+    assert (task.input.paths[0], task.output_path) == ("-", "-")
 
 
 def test_numbers_within_bounds(load: Load) -> None:

@@ -50,7 +50,7 @@ def test_a_path_that_the_file_system_refuses_is_no_folder(
 ) -> None:
     """Opening such an input says why."""
     long = "x" * 5000 + ".csv"
-    assert load(with_paths(f"{{alice: {long}}}", "{alice: out.csv}")).tasks[0].input_path == tmp_path / long
+    assert load(with_paths(f"{{alice: {long}}}", "{alice: out.csv}")).tasks[0].input.paths[0] == tmp_path / long
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError
@@ -88,7 +88,7 @@ def test_a_pattern_is_not_expanded(tmp_path: Path, load: Load, errors: Errors) -
     starts(errors(with_paths("{alice: a1.csv}", "{alice: 'out/*.csv'}")), f"{OUT}'out/*.csv' is a pattern")
     # A file with such a name is that file, and brackets alone make no pattern.
     for text in ("b[1].csv", "really?.csv", "export [new].csv"):
-        assert load(with_paths(f"{{alice: '{text}'}}", "{alice: out.csv}")).tasks[0].input_path == tmp_path / text
+        assert load(with_paths(f"{{alice: '{text}'}}", "{alice: out.csv}")).tasks[0].input.paths[0] == tmp_path / text
 
 
 def test_a_folder_is_no_input(tmp_path: Path, errors: Errors) -> None:
@@ -136,7 +136,7 @@ def test_home_folders(load: Load, errors: Errors, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HOME", "/home/of/alice")
     user = pwd.getpwuid(os.getuid())
     job = load(with_paths('{alice: "~/${DATE}.csv"}', f"{{alice: ~{user.pw_name}/out.csv}}"), variables={"DATE": "d"})
-    assert job.tasks[0].input_path == Path("/home/of/alice/d.csv")
+    assert job.tasks[0].input.paths[0] == Path("/home/of/alice/d.csv")
     assert job.tasks[0].output_path == Path(user.pw_dir) / "out.csv"
     files = "{ca_file: ~/ca.pem, certificate_file: ~/a.pem, private_key_file: a.key}"
     tls = load(with_nodes('{party: alice, address: "127.0.0.1:1"}', more=f"  tls: {files}\n")).tls
@@ -147,7 +147,7 @@ def test_home_folders(load: Load, errors: Errors, tmp_path: Path, monkeypatch: p
         f"{IN}there is no user 'no-such-user'; write the path in full",
     )
     # The name of a file may begin with ~.
-    assert load(with_paths("{alice: '~in.csv'}", "{alice: out.csv}")).tasks[0].input_path == tmp_path / "~in.csv"
+    assert load(with_paths("{alice: '~in.csv'}", "{alice: out.csv}")).tasks[0].input.paths[0] == tmp_path / "~in.csv"
 
 
 def test_an_undefined_variable_is_one_error(errors: Errors) -> None:

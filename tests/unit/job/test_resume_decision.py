@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +19,7 @@ from psicli.core.errors import (
 from psicli.core.peer_errors import PeerGoneError, PeerProtocolError
 from psicli.exchange.checkpoint import Checkpoint
 from psicli.exchange.finished import FinishedBins, checkpoints
+from psicli.job.inputs import find_source
 from psicli.job.resume import Mode, Resume
 from psicli.protocol.messages import Kept
 from psicli.storage.ledger import Ledger
@@ -46,11 +46,11 @@ class Task:
     def begin(self, mode: Mode = Mode.AUTO) -> tuple[Checkpoint, Kept | None]:
         """Begin a run; return its checkpoint and what it could resume from."""
         task = self.job.tasks[0]
-        resume = Resume(mode, self.job, task, self.ledger)
+        source = find_source(task.input)
+        resume = Resume(mode, self.job, task, source, self.ledger)
         found = resume.find()
         resume.settle(found)
-        assert isinstance(task.input_path, Path)
-        resume.checkpoint.confirm(fingerprint(task.input_path, "in.csv")[:-1])
+        resume.checkpoint.confirm(fingerprint(source)[:-1])
         party = SimpleNamespace(
             partition_sid=SID if found is None else found.partition_sid,
             own_count=OWN,

@@ -72,7 +72,7 @@ def test_every_path_stays_what_it_is(tmp_path: Path, name: str) -> None:
     for path in (tmp_path / "jobs" / name, tmp_path / name):
         sides = {**task.sides, "alice": replace(task.sides["alice"], path=path)}
         own, peer = loaded(replace(usual, tasks=(replace(task, sides=sides),)))
-        assert os.path.abspath(str(own.tasks[0].input_path)) == str(path)
+        assert os.path.abspath(str(own.tasks[0].input.paths[0])) == str(path)
         for job in (own, peer):
             job.path.unlink()
     with pytest.raises(ValueError, match="no job file can hold the path"):
@@ -103,7 +103,7 @@ def test_the_two_files_agree(tmp_path: Path, listener: str, receiver: str, is_tr
         assert "own.csv" not in peer.path.read_text()
         assert "column: mail" not in peer.path.read_text()
         assert "why" not in peer.path.read_text()
-        assert str(peer.tasks[0].input_path).endswith("in/CHANGE-ME.csv")
+        assert str(peer.tasks[0].input.paths[0]).endswith("in/CHANGE-ME.csv")
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ def test_how_a_csv_file_is_written_gets_into_the_file_of_its_party(tmp_path: Pat
     sides = {**task.sides, "alice": replace(task.sides["alice"], format=odd)}
     written = replace(usual, tasks=(replace(task, sides=sides),))
     own, peer = loaded(written)
-    assert own.tasks[0].input_format == odd
-    assert peer.tasks[0].input_format == CSV
+    assert own.tasks[0].input.dialect == odd.dialect
+    assert peer.tasks[0].input.dialect == CSV.dialect
     assert not written.can_be_simulated
     assert usual.can_be_simulated
 

@@ -175,7 +175,7 @@ def test_the_value_of_a_variable(
     write_jobs(tmp_path, {"bob": job("nightly-bob", task={"input_path": {"alice": "${A}.csv"}})})
     text = yaml.safe_dump({"jobs": [{"config": "bob.yaml", "set": of_entry}], "set": of_file})
     entry = load(tmp_path, text, settings=option, environment={"A": "environment"}).jobs[0]
-    assert entry.job.tasks[0].input_path == tmp_path / f"{found}.csv"
+    assert entry.job.tasks[0].input.paths[0] == tmp_path / f"{found}.csv"
     # What the environment says, the job's process finds there itself.
     assert entry.set == ({} if found == "environment" else {"A": found})
 
