@@ -1,7 +1,7 @@
 """Turn job.yaml into a Job, a frozen value, or report every error in it with its line.
 
 load_job reads the file into a plain tree (document), fills in the variables (variables), lets pydantic check the shape
-(shape, models, fields) and compares the fields with each other (checks). A tree without errors becomes a Job.
+(shape, models, fields) and compares the fields with each other (checks). A tree without errors becomes a Job (built).
 
 Only the job file itself is read; no input, output or TLS file is opened. Imports go one way: document and fields are
 below models, then come shape, checks and paths.
@@ -18,21 +18,11 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from psicli.config import checks, paths
+from psicli.config.built import InputFiles, Job, Listener, Task
 from psicli.config.checks import Slot
 from psicli.config.document import Document
 from psicli.config.fields import DNS_NAME, NAME, ip, is_loopback, split_address
-from psicli.config.models import (
-    InputFiles,
-    Job,
-    JobFile,
-    Listener,
-    NodeEntry,
-    PipelineSettings,
-    PolicySettings,
-    RayWorkers,
-    Task,
-    TlsFiles,
-)
+from psicli.config.models import JobFile, NodeEntry, PipelineSettings, PolicySettings, RayWorkers, TlsFiles
 from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 from psicli.core.formats import Dialect, file_format

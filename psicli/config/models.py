@@ -1,20 +1,17 @@
-"""The models of the job file as users write it, and of the job as the rest of psicli uses it. They hold no logic.
+"""The models of the job file as users write it. They hold no logic.
 
-The first models mirror the YAML. Each of their fields has a description and an example: the JSON Schema, the hints in
-error messages and docs/job-file.md are made from these. A file without errors becomes a Job. All models are frozen.
+They mirror the YAML. Each field has a description and an example: the JSON Schema, the hints in error messages
+and docs/job-file.md are made from these. A file without errors becomes a Job (built). All models are frozen.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Tag
 
 from psicli.config import fields
-from psicli.core.formats import PLAIN, SUFFIXES, Dialect, FileFormat
-from psicli.core.places import Url
-from psicli.items.forms.names import Form
+from psicli.core.formats import SUFFIXES
 from psicli.protocol.bins import LEAST_BIN_ITEMS
 from psicli.protocol.streams import FRAME_ITEMS_STEP, LEAST_FRAME_ITEMS, MAX_FRAME_ITEMS
 
@@ -470,95 +467,3 @@ class JobFile(Model):
         [_TASK],
         json_schema_extra={"minItems": 1},
     )
-
-
-# The job -------------------------------------------------------------------------------------------------------
-
-
-class Listener(Model):
-    """The addresses of the first node; ports include --port-offset."""
-
-    # The address the other party dials, and the local address to listen on.
-    host: str
-    port: int
-    listen_host: str
-    listen_port: int
-    port_offset: int
-
-    @property
-    def address(self) -> str:
-        """Return HOST:PORT, with an IPv6 address in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-class InputFiles(Model):
-    """What a task reads: one input, of one file or of many."""
-
-    # Files, folders and patterns; relative paths start at the current folder.
-    paths: tuple[Path | Url | Literal["-"], ...]
-    # What to select, if the path names a database.
-    query: str | None = None
-    # How CSV and TSV files among them are written.
-    dialect: Dialect = PLAIN
-
-    @property
-    def is_stdin(self) -> bool:
-        return self.paths == ("-",)
-
-    def __str__(self) -> str:
-        """Return what messages call the input."""
-        first, more = self.paths[0], len(self.paths) - 1
-        return "standard input" if first == "-" else f"{first} and {more:,} more" if more else str(first)
-
-
-class Task(Model):
-    """One intersection from this party's view; relative paths start at the current folder."""
-
-    name: str
-    keys: tuple[str, ...]
-    forms: tuple[Form, ...]
-    input: InputFiles
-    # None if this party does not learn the result, even if the file names an output.
-    output_path: Path | Literal["-"] | None
-    output_format: FileFormat | None
-    receiver: str
-    broadcast_result: bool
-    # Whether the receiver learns which of its rows match, or only how many items.
-    result: Literal["rows", "count"] = "rows"
-    output: OutputSettings = OutputSettings()
-    # The name in the job file, if the task is one file of a task with per_file.
-    group: str = ""
-
-
-class Job(Model):
-    """A checked job file from the view of one party."""
-
-    path: Path
-    name: str
-    party: str
-    peer: str
-    # Whether this party is the listener.
-    listens: bool
-    listener: Listener
-    # The DNS names that the certificates must hold.
-    tls_name: str
-    peer_tls_name: str
-    # The fingerprints of the certificates that may be used, by those names; none means any certificate.
-    pins: dict[str, tuple[str, ...]]
-    link: LinkSettings
-    pipeline: PipelineSettings
-    policy: PolicySettings
-    keep_going: bool
-    tls: TlsFiles | None
-    tls_insecure: bool
-    tasks: tuple[Task, ...]
-    # Whether this is a run of `psicli simulate`.
-    simulated: bool = False
-    # The longest wait for the peer, if a batch needs it to be shorter than the job's own [s].
-    rendezvous: float | None = None
-
-    @property
-    def connect_timeout(self) -> float:
-        """Return how long this party tries to connect to the peer [s]."""
-        patience = self.link.connect_retry_times * self.link.connect_retry_interval_ms / 1000
-        return min(patience, self.policy.max_duration or patience, self.rendezvous or patience)

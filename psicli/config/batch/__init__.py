@@ -17,9 +17,9 @@ from typing import Any
 
 from psicli.config import SchemaOfUsers, load_job
 from psicli.config.batch.models import Batch, BatchFile, Entry, HooksEntry, JobEntry
+from psicli.config.built import Job
 from psicli.config.document import Document, Loc
 from psicli.config.fields import MAX_NAME
-from psicli.config.models import Job
 from psicli.config.shape import Shape, is_batch
 from psicli.config.variables import fill
 from psicli.core.errors import (

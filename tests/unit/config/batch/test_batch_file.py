@@ -14,7 +14,7 @@ from support.batch_files import job, load, write_jobs
 
 from psicli.config.batch import SHAPE, batch_schema, is_batch_file
 from psicli.config.batch.models import BatchFile, HooksEntry
-from psicli.config.models import Job
+from psicli.config.built import Job
 
 FULL = """\
 batch: every-night
@@ -142,7 +142,7 @@ def test_paths_start_at_the_folder_of_the_batch_file(
     (folder / "batch.yaml").write_text(f'jobs: ["{config}"]' if config[0] != "{" else f"jobs: [{config}]")
     monkeypatch.chdir(tmp_path)
     batch = load(tmp_path, "", [Path("f/batch.yaml")], environment={"DIR": str(folder)})
-    assert batch.jobs[0].job.tasks[0].input_path.resolve() == folder / "in.csv"  # type: ignore[union-attr]
+    assert batch.jobs[0].job.tasks[0].input.paths[0].resolve() == folder / "in.csv"  # type: ignore[union-attr]
 
 
 def test_names_that_are_taken_get_a_number(folder: Path) -> None:
