@@ -41,6 +41,7 @@ POINTS = (
     "spool.created", "spool.reserved", "spool.written", "spool.read",
     "own.masked", "peer.masked", "lists.checked", "matches.found",
     "output.created", "output.written", "output.synced", "output.renamed", "output.kept",
+    "upload.begun", "upload.written", "upload.done",
     "bins.writing", "bins.written", "bins.wiped",
     "state.writing", "state.written", "state.synced", "state.renamed", "state.kept",
     "session.closed", "report.written",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from psicli.core.errors import CannotCreateError, StorageError
+
 # The schemes that psicli reads; https is for reading only.
 SCHEMES = ("s3", "gs", "abfs", "abfss", "hdfs", "https")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -44,3 +46,15 @@ def is_url(text: str) -> bool:
 def place(text: str, folder: Path) -> Place:
     """Return the place that a text in a job file names; a relative path starts at this folder."""
     return Url(text) if is_url(text) else folder / text
+
+
+class StoreError(StorageError):
+    """A store did not answer, or failed. Facts: path, reason, advice."""
+
+    hint = "{advice}"
+
+
+class CannotStoreError(CannotCreateError):
+    """A store does not let this user write an output. Facts: path, reason, advice."""
+
+    hint = "{advice}"

@@ -38,8 +38,9 @@ from psicli.core.errors import (
 )
 from psicli.core.formats import Compression, FileFormat
 from psicli.items.forms.columns import KeyColumns
+from psicli.storage.places.reading import folded
 from psicli.tables import sniff
-from psicli.tables.source import UTF8, Share, Stream, TextInput, check_columns, empty, folded, line_breaks, unparsable
+from psicli.tables.source import UTF8, Share, Stream, TextInput, check_columns, empty, line_breaks, unparsable
 
 # A row must fit in a block, and larger blocks are not faster.
 MAX_ROW_BYTES = 4 << 20

@@ -6,43 +6,40 @@ import codecs
 import difflib
 import gzip
 import hashlib
-import io
-import os
-import re
-import stat
-import unicodedata
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice, pairwise
-from pathlib import Path
+from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 
 from psicli.core import errors
 from psicli.core.errors import printable, shown
-from psicli.core.formats import Compression, FileFormat, Format, file_format
+from psicli.core.formats import Compression, FileFormat, Format
+from psicli.core.places import Place
 from psicli.items.forms.columns import KeyColumns
+from psicli.storage.places.reading import folded, open_file
 from psicli.tables import sniff
 from psicli.tables.values import Sample
 
 _MAX_SHOWN_COLUMNS = 30
 # To compare a name with many others takes long.
 _COMPARED_COLUMNS = 1000
-_COMPARED_FILES = 10_000
 # The size of the pieces in which data is decoded or skipped [bytes].
 _PIECE_BYTES = 1 << 17
 # The size of the content of a compressed file divided by the size of the file, as a guess.
 _PACKED = 5
+# How much of a file on another machine a stream reads at once [bytes].
+_AHEAD_BYTES = 4 << 20
 UTF8 = "utf-8"
 
 # How messages call formats whose names are not abbreviations.
 _CALLED = {Format.PARQUET: "Parquet", Format.ARROW: "Arrow", Format.ARROW_STREAM: "an Arrow stream"}
 
-# What distinguishes a file from any other: device, inode, size [bytes], time of the last change [ns], SHA-256.
-Fingerprint = tuple[int, int, int, int, str]
+# The identity of a file, and the SHA-256 of its content.
+Fingerprint = tuple[int | str, ...]
 
 
 class Share(NamedTuple):
@@ -66,15 +63,13 @@ class SourceFile:
     # Whether the file is smaller than its content.
     is_packed = True
 
-    def __init__(self, path: Path, name: str, columns: KeyColumns | None = None) -> None:
+    def __init__(self, place: Place, name: str, columns: KeyColumns | None = None) -> None:
         self.name = name = printable(name)
         self.columns = columns or KeyColumns(())
         self.keys = self.columns.names
-        self.file = _open(path, name)
-        self._path = path
-        # Device, inode, size [bytes], time of the last change [ns].
-        self.identity = _identity(os.fstat(self.file.fileno()))
-        self.size = self.identity[2]
+        self.file = open_file(place, name)
+        self.identity = self.file.identity
+        self.size = self.file.size
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -83,23 +78,14 @@ class SourceFile:
             yield
         except errors.PsicliError:
             # If the file changed while psicli read it, the change caused the error, not the content of the file.
-            self._check_unchanged()
+            self.file.check_unchanged()
             raise
-        self._check_unchanged()
-
-    def _check_unchanged(self) -> None:
-        with errors.storing(self.name, "reading"):
-            try:
-                unchanged = self.identity == _identity(os.fstat(self.file.fileno())) == _identity(os.stat(self._path))
-            except FileNotFoundError:
-                unchanged = False
-        if not unchanged:
-            raise errors.InputChangedError(path=self.name)
+        self.file.check_unchanged()
 
     def check_content(self, fmt: FileFormat) -> None:
         """Check that the first bytes of the file do not contradict its format; raises MalformedInputError."""
         with self.watched(), errors.storing(self.name, "reading"):
-            found = sniff.mismatch(os.pread(self.file.fileno(), sniff.HEAD_BYTES, 0), fmt)
+            found = sniff.mismatch(self.file.pread(0, sniff.HEAD_BYTES), fmt)
             if found is None and fmt.compression is not Compression.NONE:
                 head = Stream(self, fmt.compression).read(sniff.HEAD_BYTES)
                 found = sniff.mismatch(head, fmt, unpacked=True)
@@ -113,7 +99,7 @@ class SourceFile:
 
     def view(self) -> Any:
         """Return another file object on the same file, with its own position, for use in another thread."""
-        return _View(self.file.fileno(), self.size)
+        return self.file.view()
 
     def close(self) -> None:
         """Close the file; does nothing if it is closed already."""
@@ -140,8 +126,8 @@ class TextInput(SourceFile, ABC):
 
     unit = "line"
 
-    def __init__(self, path: Path, name: str, columns: KeyColumns) -> None:
-        super().__init__(path, name, columns)
+    def __init__(self, place: Place, name: str, columns: KeyColumns) -> None:
+        super().__init__(place, name, columns)
         self.rows = 0
         # An estimate of the size of the whole file as decompressed UTF-8 text [bytes].
         self._text_bytes = 0
@@ -163,7 +149,7 @@ class TextInput(SourceFile, ABC):
         while cuts[-1] + size < self.size:
             at = cuts[-1] + size
             with errors.storing(self.name, "reading"):
-                found = os.pread(self.file.fileno(), _PIECE_BYTES, at).find(b"\n")
+                found = self.file.pread(at, _PIECE_BYTES).find(b"\n")
             if found >= 0:
                 cuts.append(at + found + 1)
             elif at + _PIECE_BYTES < self.size:
@@ -203,33 +189,6 @@ class TextInput(SourceFile, ABC):
         return pa.array([], pa.string())
 
 
-class _View(io.RawIOBase):
-    """A file object that shares its file descriptor with others but has its own position."""
-
-    def __init__(self, descriptor: int, size: int) -> None:
-        self._descriptor = descriptor
-        self._size = size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        # RawIOBase.read copies every piece, and the memory budget does not allow for the copies.
-        # A damaged file can make a library ask for more bytes than memory has.
-        size = max(min(size, self._size - self._at), 0)
-        data = os.pread(self._descriptor, size, self._at)
-        self._at += len(data)
-        return data
-
-
 class Stream:
     """A reader of a file from start to end: decompressed, and as UTF-8 text if it has another encoding.
 
@@ -240,8 +199,7 @@ class Stream:
     def __init__(
         self, source: SourceFile, compression: Compression, encoding: str = UTF8, share: Share | None = None
     ) -> None:
-        # pyarrow closes its file in the end, but others still need the source's own.
-        self._source = source.view() if compression is Compression.ZSTD else source.file
+        self._source = source.file.view(ahead=_AHEAD_BYTES)
         self._size = source.size
         self._file: Any = _decompressed(self._source, compression)
         self._can_seek = compression is Compression.NONE and encoding == UTF8
@@ -368,45 +326,6 @@ def _decompressed(file: Any, compression: Compression) -> Any:
     return gzip.GzipFile(fileobj=file, mode="rb") if compression is Compression.GZIP else file
 
 
-def _open(path: Path, name: str) -> io.BufferedReader:
-    try:
-        # Without O_NONBLOCK, opening a FIFO would wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError as exc:
-        fault, advice = _missing(path)
-        raise errors.InputMissingError(place=name, fault=fault, advice=advice) from exc
-    except OSError as exc:
-        fault = f"cannot be opened for reading: {errors.reason(exc)}"
-        advice = "Check input_path in the job file, and that this user may read the file."
-        raise errors.no_descriptor(name, exc) or errors.InputMissingError(
-            place=name, fault=fault, advice=advice
-        ) from exc
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        fault = "cannot be opened for reading: it is not a regular file"
-        advice = "psicli reads an input twice. To read from a pipe, use `-` for standard input."
-        raise errors.InputMissingError(place=name, fault=fault, advice=advice)
-    return open(descriptor, "rb")
-
-
-def _missing(path: Path) -> tuple[str, str]:
-    """Return what is wrong with the path of a file that does not exist, and what to do."""
-    advice = "Check input_path in the job file; relative paths start at the job file's folder."
-    with suppress(OSError):
-        return f"no such file, but a link to {shown(os.readlink(path))}, which does not exist", advice
-    with suppress(OSError), os.scandir(path.parent) as entries:
-        # Another date or number is another file, so a name that is merely similar would mislead.
-        for other in (entry.name for entry in islice(entries, _COMPARED_FILES)):
-            one, two = sorted((folded(path.name), folded(other)), key=len)
-            if one == two or two.startswith(f"{one}."):
-                with suppress(errors.UnknownFormatError):
-                    file_format(other)
-                    return "no such file", f"Did you mean {shown(other)}? {advice}"
-    if "\\" in path.name:
-        advice = "Write / between the names of folders. " + advice
-    return "no such file", advice
-
-
 def empty(name: str) -> errors.MalformedInputError:
     """Return the error for a file without content."""
     return errors.MalformedInputError(
@@ -425,14 +344,10 @@ def unparsable(name: str, kind: Format) -> errors.MalformedInputError:
     )
 
 
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def file_fingerprint(path: Path, name: str) -> Fingerprint:
+def file_fingerprint(place: Place, name: str) -> Fingerprint:
     """Return a file's fingerprint; raises InputMissingError, InputChangedError, StorageError."""
-    with SourceFile(path, name) as source, errors.storing(name, "reading"), source.watched():
-        return *source.identity, hashlib.file_digest(source.file, "sha256").hexdigest()
+    with SourceFile(place, name) as source, errors.storing(name, "reading"), source.watched():
+        return *source.identity, hashlib.file_digest(source.file.view(_AHEAD_BYTES), "sha256").hexdigest()
 
 
 def check_schema(schema: Any, keys: Sequence[str], name: str) -> None:
@@ -480,8 +395,3 @@ def _advice_on_key(key: str, columns: Sequence[str]) -> str:
     if near:
         return f"Did you mean {shown(near[0])}? The names in keys {exactly}"
     return f"Check keys in the job file; column names {exactly}"
-
-
-def folded(name: str) -> str:
-    """Return a name without the differences that people overlook."""
-    return re.sub(r"[\s_\u200b\ufeff-]", "", unicodedata.normalize("NFKC", name).casefold())

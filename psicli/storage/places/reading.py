@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from psicli.core import errors
 from psicli.core.errors import shown
@@ -34,6 +35,8 @@ class OpenFile(ABC):
     name: str
     size: int
     identity: Identity
+    # Whether the file is on another machine, so that every read is a request.
+    is_remote = False
 
     @abstractmethod
     def pread(self, offset: int, size: int) -> bytes:
@@ -52,16 +55,19 @@ class OpenFile(ABC):
 
         ahead: how much a small read may read ahead where every read is a request to another machine [bytes].
         """
-        return View(self)
+        return View(self, ahead if self.is_remote else 0)
 
 
 class View(io.RawIOBase):
     """A file object that shares an open file with others but has its own position."""
 
-    def __init__(self, file: OpenFile) -> None:
+    def __init__(self, file: OpenFile, ahead: int) -> None:
         self._file = file
         self._size = file.size
         self._at = 0
+        self._ahead = ahead
+        # What was read last, and where it starts.
+        self._block, self._start = b"", 0
 
     def readable(self) -> bool:
         return True
@@ -78,15 +84,31 @@ class View(io.RawIOBase):
         # A damaged file can make a library ask for more bytes than memory has.
         rest = max(self._size - self._at, 0)
         size = rest if size is None or size < 0 else min(size, rest)
-        data = self._file.pread(self._at, size) if size else b""
+        data = self._piece(size) if size else b""
         self._at += len(data)
         return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _piece(self, size: int) -> bytes:
+        if size >= self._ahead:
+            return self._file.pread(self._at, size)
+        skipped = self._at - self._start
+        if not 0 <= skipped < len(self._block):
+            self._block, self._start, skipped = self._file.pread(self._at, self._ahead), self._at, 0
+        return self._block[skipped : skipped + size]
 
 
 def open_file(place: Place, name: str) -> OpenFile:
     """Open a file; messages show `name`. Raises InputMissingError, StorageError."""
     if isinstance(place, Url):
-        raise NotImplementedError
+        # Imported late, because a run on local files does not need these libraries.
+        from psicli.storage.places.ranges import RemoteFile
+
+        return RemoteFile(place, name)
     return _LocalFile(place, name)
 
 

@@ -25,13 +25,14 @@ SPOOL = tuple(point for point in POINTS if point.startswith("spool."))
 # The failpoints hit when a run keeps finished bins, and when it keeps the result of a task.
 BINS = tuple(point for point in POINTS if point.startswith("bins."))
 STATE = tuple(point for point in POINTS if point.startswith("state."))
+UPLOAD = tuple(point for point in POINTS if point.startswith("upload."))
 # Failpoints that only one party hits in a successful run of the job below, or none.
 ONLY = {
     "port.bound": LISTENER, "commit.sending": LISTENER, "peer.dialled": DIALER, "commit.arrived": DIALER,
     "abort.sending": None, "abort.arrived": None, "reconnect.dialled": None, "reconnect.answered": None,
     "restart.sending": None, "restart.arrived": None, "working.sending": None, "working.arrived": None,
     "skip.sending": None, "skip.arrived": None,
-    **dict.fromkeys(SPOOL + BINS),
+    **dict.fromkeys(SPOOL + BINS + UPLOAD),
 }  # fmt: skip
 CASES = [(point, party) for point in POINTS for party in PARTIES if ONLY.get(point, party) == party]
 BINS_CASES = [(point, party) for point in BINS for party in PARTIES]

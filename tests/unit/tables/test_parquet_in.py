@@ -104,20 +104,22 @@ def truncate(path: Path) -> None:
 CHANGES = [append, touch, replace, truncate, Path.unlink]
 
 
-class Changing(io.FileIO):
-    """A file that changes just before or just after its next read."""
+class Changing:
+    """Changes a file just before or just after the next read of it."""
 
     change: Callable[[], None] | None = None
     before = False
 
-    def read(self, size: int | None = -1, /) -> bytes:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._pread = os.pread
+        monkeypatch.setattr(os, "pread", self.read)
+
+    def read(self, descriptor: int, size: int, offset: int) -> bytes:
         change, self.change = self.change, None
-        if change is None:
-            return super().read(size)
-        if self.before:
+        if change is not None and self.before:
             change()
-        data = super().read(size)
-        if not self.before:
+        data = self._pread(descriptor, size, offset)
+        if change is not None and not self.before:
             change()
         return data
 
@@ -145,17 +147,7 @@ def test_a_file_changed_while_it_is_read_is_refused(
     reading: str,
 ) -> None:
     path = sample_file(tmp_path, fmt)
-    opened: list[Changing] = []
-
-    def opening(path: Path, name: str) -> Any:
-        opened.append(Changing(path))
-        return opened[0]
-
-    def arm() -> None:
-        opened[0].before, opened[0].change = before, partial(change, path)
-
-    monkeypatch.setattr(source, "_open", opening)
-    monkeypatch.setattr(source.SourceFile, "view", lambda self: self.file.seek(0) or self.file)
+    changing = Changing(monkeypatch)
     with tables.open_input(path, fmt, ["id"]) as watched, Spool(tmp_path / "state") as spool:
         if reading == "rows":
             assert len(list(watched.key_batches())) == 1
@@ -163,7 +155,7 @@ def test_a_file_changed_while_it_is_read_is_refused(
             read_again = partial(outputs.write_matched, watched, io.BytesIO(), fmt, mask, budget=AMPLE, spool=spool)
         else:
             read_again = partial(deque, watched.key_batches())
-        arm()
+        changing.before, changing.change = before, partial(change, path)
         with pytest.raises(InputChangedError, match=r"in\.file") as caught:
             read_again()
     assert caught.value.code == 65

@@ -1,0 +1,116 @@
+"""Downloads files of web servers. A download cannot be read twice in the same state, so it becomes a private file."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from psicli.core.errors import InputMissingError, MalformedInputError, storing
+from psicli.core.places import StoreError, Url
+
+# How long to wait for a connection, and for the next bytes of an answer [s].
+_SECONDS = 30
+_PIECE_BYTES = 1 << 20
+_AGENT = "psicli"
+
+
+def download(url: Url, path: Path) -> None:
+    """Download a file to a new file that only this user can read.
+
+    Raises InputMissingError, MalformedInputError if the answer is not complete, StorageError.
+    """
+    request = urllib.request.Request(url.text, headers={"User-Agent": _AGENT, "Accept-Encoding": "identity"})
+    with storing(path, "writing"):
+        copy = open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115
+    with copy:
+        try:
+            with _opener().open(request, timeout=_SECONDS) as answer:
+                _check(url, answer)
+                _copy(url, answer, copy, path)
+        except urllib.error.HTTPError as exc:
+            exc.close()
+            _refuse(url, exc.code)
+        except (OSError, http.client.HTTPException, ValueError) as exc:
+            raise StoreError(
+                path=str(url),
+                reason=f"the server cannot be reached: {_reason(exc)}",
+                advice="Check the URL and the network (HTTPS_PROXY, SSL_CERT_FILE), then run again.",
+            ) from exc
+
+
+class _OnlyHttps(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but none that would send the request in the clear."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if not newurl.lower().startswith("https://"):
+            raise InputMissingError(
+                place=str(Url(req.full_url)),
+                fault="the server redirects to a URL that is not https",
+                advice="Give the URL that holds the file.",
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_OnlyHttps)
+
+
+def _check(url: Url, answer: Any) -> None:
+    if answer.status != 200:
+        _refuse(url, answer.status)
+    if (coding := answer.headers.get("Content-Encoding", "identity")) != "identity":
+        raise MalformedInputError(
+            place=str(url),
+            fault=f"the server has compressed the file for the transport ({coding[:20]!r}) though psicli did not ask",
+            advice="Set the server to send the file as it is.",
+        )
+
+
+def _copy(url: Url, answer: Any, copy: IO[bytes], path: Path) -> None:
+    while True:
+        try:
+            piece = answer.read(_PIECE_BYTES)
+        except http.client.IncompleteRead as exc:
+            raise _short(url) from exc
+        if not piece:
+            break
+        with storing(path, "writing"):
+            copy.write(piece)
+    # http.client does not tell a connection that ended early from the end of the file.
+    if answer.length:
+        raise _short(url)
+    with storing(path, "writing"):
+        copy.flush()
+
+
+def _short(url: Url) -> MalformedInputError:
+    return MalformedInputError(
+        place=str(url),
+        fault="the download ended before its end: fewer bytes came than the server had promised",
+        advice="Run again; if that does not help, ask whoever runs the server.",
+    )
+
+
+def _refuse(url: Url, status: int) -> NoReturn:
+    words = {401: "wants a login", 403: "does not allow it", 404: "has no such file", 410: "has no such file any more"}
+    fault = f"the server {words.get(status, 'did not send the file')} (HTTP status {status})"
+    if status >= 500 or status in (408, 429):
+        raise StoreError(path=str(url), reason=fault, advice="Run again later, or ask whoever runs the server.")
+    advice = "Check input_path in the job file; a signed URL may have expired."
+    raise InputMissingError(place=str(url), fault=fault, advice=advice)
+
+
+def _reason(exc: BaseException) -> str:
+    """Return why there was no answer; the text of the library may hold the URL."""
+    cause = exc.reason if isinstance(exc, urllib.error.URLError) else exc
+    if isinstance(cause, TimeoutError):
+        return "it does not answer"
+    if "CERTIFICATE_VERIFY_FAILED" in str(cause):
+        return "its certificate is not trusted"
+    if isinstance(cause, OSError) and cause.errno is not None and cause.strerror:
+        return cause.strerror.lower().lstrip("[").split("] ")[-1] if "[" not in cause.strerror else "TLS failed"
+    return type(cause).__name__
