@@ -69,7 +69,7 @@ class Checkpoint:
         self.scope = scope
         self._ledger = ledger
         # Identifies the input file that was read.
-        self._identity: tuple[int, ...] = ()
+        self._identity: tuple[int | str, ...] = ()
         self._manifest: Manifest | None = None
         # Once the run is over, nothing new is saved.
         self._ended = False
@@ -80,7 +80,7 @@ class Checkpoint:
         """The task's entry in the report if the task is done, else None."""
         return None if self.saved is None else self.saved.manifest.result
 
-    def confirm(self, identity: tuple[int, ...]) -> None:
+    def confirm(self, identity: tuple[int | str, ...]) -> None:
         """Record which input was read; raises InputChangedError if the finished bins belong to a different one."""
         self._identity = identity
         if self.saved is not None and self.saved.manifest.bound_to["input"][:-1] != [*identity]:

@@ -41,7 +41,7 @@ _MOST_GROUPS = 256
 # Opens an input; can be sent to a node.
 Opening = Callable[[], Input]
 # The size [bytes] and the time of the last change [ns] of a file. Nodes may know a shared disk by different numbers.
-_Mark = tuple[int, int]
+_Mark = tuple[int | str, ...]
 
 
 class Sizes(NamedTuple):
@@ -72,7 +72,8 @@ def read_on_nodes(
     """
     with ExitStack() as stack:
         source = stack.enter_context(opening())
-        if not isinstance(source, Divisible) or source.size < sizes.input:
+        # A store need not be open to all nodes.
+        if not isinstance(source, Divisible) or source.size < sizes.input or source.file.is_remote:
             return None
         try:
             items, spellings = watched(cluster, lambda: _Reading(cluster, opening, source, key, sketch, sizes).run())
@@ -185,8 +186,8 @@ def _on(node: Node) -> dict[str, Any]:
 
 
 def _mark(source: Input) -> _Mark:
-    _, _, size, changed = source.identity
-    return size, changed
+    # A node has other devices and inodes.
+    return source.identity[2:]
 
 
 # On the nodes ----------------------------------------------------------------------------------------------------

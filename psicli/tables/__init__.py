@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from psicli.core.formats import FileFormat, Format
+from psicli.core.places import Place
 from psicli.items.forms.columns import KeyColumns
 from psicli.items.forms.names import Form
 from psicli.tables.arrow import ArrowInput
@@ -38,7 +38,7 @@ Divisible = DelimitedInput | JsonlInput | ParquetInput
 
 
 def check_input(
-    path: Path, fmt: FileFormat, keys: Sequence[str], *, output: FileFormat | None = None, name: str | None = None
+    path: Place, fmt: FileFormat, keys: Sequence[str], *, output: FileFormat | None = None, name: str | None = None
 ) -> Sample | None:
     """Check that an input exists and has the key columns; reads only the header or the metadata.
 
@@ -58,7 +58,7 @@ def check_source(source: Source, keys: Sequence[str], *, output: FileFormat | No
 
 
 def open_input(
-    path: Path,
+    path: Place,
     fmt: FileFormat,
     keys: Sequence[str],
     *,
@@ -91,13 +91,11 @@ def open_source(
 def fingerprint(source: Source) -> Fingerprint:
     """Return what tells an input from any other; raises InputMissingError, InputChangedError, StorageError."""
     part = source.parts[0]
-    assert isinstance(part.place, Path)
     return file_fingerprint(part.place, part.name)
 
 
 def _open_file(part: Part, columns: KeyColumns, output: FileFormat | None) -> Input:
     path, name, fmt = part.place, part.name, part.format
-    assert isinstance(path, Path)
     with ExitStack() as stack:
         match fmt.kind:
             case Format.PARQUET:

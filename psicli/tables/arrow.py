@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from psicli.core import places
 from psicli.core.errors import ColumnError, InputChangedError, MalformedInputError, shown
 from psicli.core.formats import COLUMNAR, FileFormat, Format
 from psicli.items import kinds
@@ -46,8 +46,8 @@ class ArrowInput(SourceFile):
     expected_rows: the number of rows according to a file, or an estimate for a stream.
     """
 
-    def __init__(self, path: Path, name: str, columns: KeyColumns, output: FileFormat | None = None) -> None:
-        super().__init__(path, name, columns)
+    def __init__(self, place: places.Place, name: str, columns: KeyColumns, output: FileFormat | None = None) -> None:
+        super().__init__(place, name, columns)
         self.schema = pa.schema([])
         self.rows = self.expected_rows = 0
         self._output = output

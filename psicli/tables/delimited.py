@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +36,7 @@ from psicli.core.errors import (
     shown,
 )
 from psicli.core.formats import Compression, FileFormat
+from psicli.core.places import Place
 from psicli.items.forms.columns import KeyColumns
 from psicli.storage.places.reading import folded
 from psicli.tables import sniff
@@ -297,8 +297,8 @@ class DelimitedInput(TextInput):
     schema: the columns as a pa.Schema, known once the first keys are read; rows: the number of rows read so far.
     """
 
-    def __init__(self, path: Path, name: str, columns: KeyColumns, fmt: FileFormat) -> None:
-        super().__init__(path, name, columns)
+    def __init__(self, place: Place, name: str, columns: KeyColumns, fmt: FileFormat) -> None:
+        super().__init__(place, name, columns)
         self.schema = pa.schema([])
         self.format, self.is_packed = fmt, fmt.is_packed
         self._blocks: list[_Block] = []

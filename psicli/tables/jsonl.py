@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import compress, islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from psicli.core.errors import ColumnError, InputChangedError, MalformedInputError, shown
 from psicli.core.formats import Compression, FileFormat, Format
+from psicli.core.places import Place
 from psicli.items.forms.columns import KeyColumns
 from psicli.tables.delimited import MAX_ROW_BYTES
 from psicli.tables.source import Share, Stream, TextInput, check_columns
@@ -134,9 +134,9 @@ class JsonlInput(TextInput):
     """
 
     def __init__(
-        self, path: Path, name: str, columns: KeyColumns, fmt: FileFormat, output: FileFormat | None = None
+        self, place: Place, name: str, columns: KeyColumns, fmt: FileFormat, output: FileFormat | None = None
     ) -> None:
-        super().__init__(path, name, columns)
+        super().__init__(place, name, columns)
         as_lines = output is not None and output.kind is Format.JSONL
         self.line_column = f"line {''.join(self.keys)}" if as_lines else None
         # Whether every name becomes a column of text.

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from psicli.core.errors import ColumnError, InputChangedError, MalformedInputError, PsicliError, shown
 from psicli.core.formats import COLUMNAR, FileFormat, Format
+from psicli.core.places import Place
 from psicli.items import kinds
 from psicli.items.forms.columns import KeyColumns
 from psicli.items.text import check_key_types
@@ -68,8 +68,8 @@ class ParquetInput(SourceFile):
     the first keys are read. rows: the number of rows read so far.
     """
 
-    def __init__(self, path: Path, name: str, columns: KeyColumns, output: FileFormat | None = None) -> None:
-        super().__init__(path, name, columns)
+    def __init__(self, place: Place, name: str, columns: KeyColumns, output: FileFormat | None = None) -> None:
+        super().__init__(place, name, columns)
         self.schema = pa.schema([])
         self.rows = self.expected_rows = 0
         self._output = output

@@ -38,7 +38,7 @@ UTF8 = "utf-8"
 # How messages call formats whose names are not abbreviations.
 _CALLED = {Format.PARQUET: "Parquet", Format.ARROW: "Arrow", Format.ARROW_STREAM: "an Arrow stream"}
 
-# The identity of a file, and the SHA-256 of its content.
+# The identity of a file, and the SHA-256 of its content, empty for an object of a store.
 Fingerprint = tuple[int | str, ...]
 
 
@@ -347,7 +347,9 @@ def unparsable(name: str, kind: Format) -> errors.MalformedInputError:
 def file_fingerprint(place: Place, name: str) -> Fingerprint:
     """Return a file's fingerprint; raises InputMissingError, InputChangedError, StorageError."""
     with SourceFile(place, name) as source, errors.storing(name, "reading"), source.watched():
-        return *source.identity, hashlib.file_digest(source.file.view(_AHEAD_BYTES), "sha256").hexdigest()
+        # A store gives an object another identity whenever it changes; to read it once more takes long.
+        remote = source.file.is_remote
+        return *source.identity, "" if remote else hashlib.file_digest(source.file.view(), "sha256").hexdigest()
 
 
 def check_schema(schema: Any, keys: Sequence[str], name: str) -> None:
