@@ -14,6 +14,7 @@ from pathlib import Path
 from psicli.config import Job, Task
 from psicli.config.batch import Batch, Entry, right_name
 from psicli.core.errors import ArgumentError, PlanError, printable, shown
+from psicli.core.places import Url
 from psicli.storage.files import identity
 from psicli.storage.locks import dial_lock, port_lock
 
@@ -136,7 +137,7 @@ def _replaced(batch: Batch, entries: Sequence[Entry]) -> Iterator[str]:
         for _, path in entry.job.tls or ():
             needed[identity(path)] = f"which is a TLS file of {entry.name}"
     for entry, task in _tasks(entries):
-        if isinstance(task.output_path, Path):
+        if isinstance(task.output_path, Path | Url):
             file, path = identity(task.output_path), printable(task.output_path)
             if file in needed:
                 yield _fault(entry, task, f"writes {path}, {needed[file]}", "give every task an output of its own")
@@ -152,9 +153,9 @@ def _order(entries: Sequence[Entry], faults: list[str]) -> dict[str, list[str]]:
     names = [entry.name for entry in entries]
     after = {entry.name: [name for name in entry.after if name in names] for entry in entries}
     outputs = ((entry, task.output_path) for entry, task in _tasks(entries))
-    writers = {identity(path): entry for entry, path in outputs if isinstance(path, Path)}
+    writers = {identity(path): entry for entry, path in outputs if isinstance(path, Path | Url)}
     for entry, task in _tasks(entries):
-        used = (writers.get(identity(path)) for path in task.input.paths if isinstance(path, Path))
+        used = (writers.get(identity(path)) for path in task.input.paths if isinstance(path, Path | Url))
         writer = next(filter(None, used), None)
         if writer is None or writer is entry or _waits(entry.name, writer.name, after):
             continue

@@ -27,6 +27,7 @@ from psicli.check.sample import Distinct, read_sample
 from psicli.config import Job, Task
 from psicli.core.errors import BrokenLedgerError, DiskTooSmallError, TaskFilesError, counted, in_units, shown
 from psicli.core.peer_errors import PeerBusyError, PeerGoneError
+from psicli.core.places import Url
 from psicli.items.spelling import Spellings, unfit_findings
 from psicli.job.inputs import STDIO, find_source
 from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
@@ -69,12 +70,14 @@ def check_job(
     found = Checklist(job.peer, show)
     found.add("config", f"{job.path} has no errors; {job.party} with {job.peer}, tasks: {len(job.tasks)}")
     with ExitStack() as port:
+        copies = port.enter_context(ExitStack())
         free = _take_lock(found, job, lock, port)
         rates = _kernel(found, job)
         if job.pipeline.ray is not None:
             rates = check_cluster(found, job, rates)
         own = _own_certificate(found, job)
-        sizes = [(task, size) for task in job.tasks if (size := _task(found, task, full=full)) is not None]
+        each = ((task, _task(found, task, copies, full=full)) for task in job.tasks)
+        sizes = [(task, size) for task, size in each if size is not None]
         state = _state(found, job)
         _space(found, job, sizes, state)
         lasts = may_last(job) + _estimate(found, job, sizes, rates)
@@ -222,17 +225,26 @@ def _lifetime(found: Checklist, name: str, certificate: x509.Certificate, whose:
 # The tasks -----------------------------------------------------------------------------------------------------
 
 
-def _task(found: Checklist, task: Task, *, full: bool) -> Size | None:
-    """Check the files of a task; return the size of its input if it can be read."""
+def _task(found: Checklist, task: Task, copies: ExitStack, *, full: bool) -> Size | None:
+    """Check the files of a task; return the size of its input if it can be read. copies: removes copies of inputs."""
     source, size = None, None
     with found.trying("input", task.name):
-        files = find_source(task.input)
+        files = find_source(task.input, copies)
         sample = tables.check_source(files, task.keys, output=task.output_format)
         if sample is not None and task.output_format is not None:
             outputs.check_output(sample, task.output_format)
         found.add("input", f"{files.name} has the key columns", task.name)
         source = files
-    if isinstance(task.output_path, Path):
+    if isinstance(task.output_path, Url):
+        with found.trying("output", task.name):
+            # Imported late, because a check of local files does not need these libraries.
+            from psicli.storage.places.writing import check_storable, size_of
+
+            check_storable(task.output_path)
+            there = size_of(task.output_path)
+            old = "" if there is None else f", and replaces an object of {in_units(there)}"
+            found.add("output", f"{task.output_path} can be written{old}", task.name)
+    elif isinstance(task.output_path, Path):
         with found.trying("output", task.name):
             made = missing_folder(task.output_path)
             # A run makes the folder; a check only finds out whether it could.
@@ -290,7 +302,9 @@ def _needs(job: Job, sizes: Sequence[tuple[Task, Size]], state: Path | None) -> 
     folders: dict[int, Path] = {}
     outputs: defaultdict[int, list[tuple[Task, Size]]] = defaultdict(list)
     for task, size in sizes:
-        folder = Path(os.path.realpath(task.output_path)).parent if task.output_path else None
+        folder = state if isinstance(task.output_path, Url) else None
+        if isinstance(task.output_path, Path):
+            folder = Path(os.path.realpath(task.output_path)).parent
         if folder is not None and not os.path.isdir(folder):
             folder = folder.parent
         if folder is not None and os.path.isdir(folder):

@@ -95,7 +95,7 @@ def _sorted_on_disk(task: Task, size: Size, plan: MemoryPlan) -> int:
 
 def _output_bytes(task: Task, size: Size) -> int:
     """Return the size of all rows of the input if they go into an output [bytes]."""
-    return size.content_bytes if isinstance(task.output_path, Path) else 0
+    return size.content_bytes if task.output_path not in (None, "-") else 0
 
 
 def output_bytes(tasks: Sequence[tuple[Task, Size]]) -> int:
@@ -105,11 +105,11 @@ def output_bytes(tasks: Sequence[tuple[Task, Size]]) -> int:
     """
     most = grown = 0
     for task, size in tasks:
-        assert isinstance(task.output_path, Path)
         assert task.output_format is not None
         new = size.file_bytes if task.output_format.is_packed else size.content_bytes
         most = max(most, grown + new)
-        grown += new - _size_of_old(task.output_path)
+        # An output for a store is on this machine until it has been uploaded.
+        grown += new - _size_of_old(task.output_path) if isinstance(task.output_path, Path) else 0
     return most
 
 

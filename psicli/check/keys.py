@@ -6,6 +6,7 @@ This is the only module whose output holds keys, on purpose. It connects to nobo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -78,7 +79,7 @@ def _keys_of(task: Task, count: int) -> TaskKeys:
     pairs = zip(task.keys, task.forms, strict=True)
     found = TaskKeys(task.name, str(task.input), [KeyColumn(name, form) for name, form in pairs])
     try:
-        with tables.open_source(find_source(task.input), task.keys) as source:
+        with ExitStack() as stack, tables.open_source(find_source(task.input, stack), task.keys) as source:
             found.unit = source.unit
             source.columns = first = _FirstRows(task.keys, task.forms, count, found.columns)
             for _ in source.key_batches():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +111,7 @@ def estimate_job(job: Job, rates: dict[str, float]) -> Estimate:
 
 
 def _size(task: Task) -> Size:
-    found = find_source(task.input)
-    with tables.open_source(found, task.keys, forms=task.forms, threads=curve.threads()) as source:
-        return read_sample(source, full=False).size
+    with ExitStack() as stack:
+        found = find_source(task.input, stack)
+        with tables.open_source(found, task.keys, forms=task.forms, threads=curve.threads()) as source:
+            return read_sample(source, full=False).size

@@ -26,7 +26,7 @@ from psicli.config.models import JobFile, NodeEntry, PipelineSettings, PolicySet
 from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 from psicli.core.formats import Dialect, file_format
-from psicli.core.places import Place, Url, place
+from psicli.core.places import Place, place
 
 __all__ = [
     "DNS_NAME", "NAME", "InputFiles", "Job", "PolicySettings", "RayWorkers", "Simulation", "Task", "job_schema",
@@ -217,13 +217,8 @@ def _task(document: Document, slot: Slot, party: str, entry: JobFile, dialect: D
         text = document.text(*slot.place(kind, party)) or ""
         return "-" if text == "-" else place(text, document.path.parent)
 
-    def located_output() -> Path | Literal["-"]:
-        found = located("output_path")
-        assert not isinstance(found, Url)
-        return found
-
     keys, forms = zip(*checks.key_columns(document, slot.task, party), strict=True)
-    output_path = located_output() if learns else None
+    output_path = located("output_path") if learns else None
     return Task(
         name=slot.name,
         keys=keys,

@@ -9,15 +9,16 @@ import glob
 import os
 import re
 from collections.abc import Collection, Hashable, Iterator, Sequence
+from pathlib import Path
 
 from psicli.config.checks import Slot, terms
 from psicli.config.document import Document, Loc, field_name
+from psicli.config.urls import URL, fault_of_url, is_folder, shown_url
 from psicli.core.errors import UnknownFormatError, printable, shown
 from psicli.core.formats import SUFFIXES, file_format
+from psicli.core.places import is_url, place
 from psicli.storage.files import identity
 
-# s3://bucket/x.csv, dbfs:/x.csv: the scheme has at least two letters, so it is no drive of Windows.
-_URL = re.compile(r"(?:jdbc:)?([A-Za-z][A-Za-z0-9+.-]+):/")
 # Advice for other files that people have, by their suffixes.
 _OTHER_INPUTS = {
     **dict.fromkeys((".txt", ".dat", ".tab", ".psv", ".ssv"), "rename or link it to a name that ends in .csv or .tsv"),
@@ -53,11 +54,8 @@ def check_paths(document: Document, slots: Sequence[Slot], party: str) -> None:
 
 def _fault_here(document: Document, text: str, *, is_input: bool) -> tuple[str, str] | None:
     """Return what is wrong with a path of this machine, and what would be right."""
-    if url := _URL.match(text):
-        right = "copy the file here, or mount its storage, and give a path such as in/customers.csv"
-        if url[1].lower() == "file":
-            right = f"write {printable('/' + text.partition(':')[2].lstrip('/'))}"
-        return f"{_shown(text)} is a URL, and psicli uses local files only", right
+    if URL.match(text):
+        return fault_of_url(text, is_input=is_input)
     path = document.path.parent / text
     if fault := _fault_of_letters(text):
         return fault
@@ -100,21 +98,16 @@ def _fault_of_folder(path: os.PathLike[str], text: str) -> tuple[str, str]:
 
 
 def _fault_of_suffix(text: str, *, is_input: bool) -> tuple[str, str] | None:
+    if is_input and is_url(text) and is_folder(text):
+        return None
     try:
-        file_format(text)
+        file_format(place(text, Path()))
     except UnknownFormatError:
         right = f"use one of {SUFFIXES}, or - for standard {'input' if is_input else 'output'}"
         if is_input:
             right = _OTHER_INPUTS.get(os.path.splitext(text)[1].lower(), right)
-        return f"{_shown(text)} has no known suffix" if text else "is empty", right
+        return f"{shown_url(text)} has no known suffix" if text else "is empty", right
     return None
-
-
-def _shown(text: str) -> str:
-    """Return a path in quotes, and a URL without the password or signature that it may hold."""
-    if _URL.match(text):
-        text = re.sub(r"[?#].*", "?…", re.sub(r"//.*@", "//…@", text), flags=re.DOTALL)
-    return shown(text)
 
 
 def check_clashes(
@@ -157,4 +150,4 @@ def _files(
             loc = slot.place(kind, owner)
             text = document.text(*loc)
             if text is not None and (kind == "input_path" or broadcast or receiver in (None, owner)):
-                yield (owner, kind) if text == "-" else identity(document.path.parent / text), loc
+                yield (owner, kind) if text == "-" else identity(place(text, document.path.parent)), loc

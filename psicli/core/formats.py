@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
-from pathlib import Path
 from typing import NamedTuple
 
 from psicli.core.errors import UnknownFormatError, shown
+from psicli.core.places import Place, Url
 
 
 class Format(StrEnum):
@@ -87,9 +87,9 @@ def is_suffix(text: str) -> bool:
     return text in _FORMATS
 
 
-def file_format(path: Path | str, dialect: Dialect = PLAIN) -> FileFormat:
+def file_format(path: Place | str, dialect: Dialect = PLAIN) -> FileFormat:
     """Return the format that a path's suffix names; `-` is CSV. Raises UnknownFormatError."""
-    text = os.fspath(path)
+    text = path.name if isinstance(path, Url) else os.fspath(path)
     for suffix, found in _FORMATS.items():
         if text.lower().endswith(suffix):
             return found._replace(dialect=dialect)

@@ -27,6 +27,11 @@ class Url:
         found = _URL.match(self.text)
         return found[1].lower() if found else ""
 
+    @property
+    def name(self) -> str:
+        """Return the last part of the path, without a query."""
+        return _SECRET.sub("", self.text).rstrip("/").rpartition("/")[2]
+
     def __str__(self) -> str:
         """Return the URL without the signature that its query may be."""
         return _SECRET.sub("?…", self.text)

@@ -23,6 +23,7 @@ from psicli.core.errors import (
     reason,
 )
 from psicli.core.formats import file_format
+from psicli.core.places import Url
 from psicli.storage.files import check_writable, identity, make_folder
 from psicli.storage.state import run_folder, state_folder
 from psicli.tables import Source
@@ -52,7 +53,7 @@ def check_files(job: Job, stack: ExitStack) -> Inputs:
     faults: dict[str, PsicliError] = {}
     for task in job.tasks:
         try:
-            sources[task.name] = source = _copied(task.input, stack) if task.input.is_stdin else find_source(task.input)
+            sources[task.name] = source = find_source(task.input, stack)
             _check_task(task, source, stack)
         except (InputMissingError, BadInputError, CannotCreateError) as exc:
             if not job.keep_going:
@@ -66,7 +67,12 @@ def _check_task(task: Task, source: Source, stack: ExitStack) -> None:
         sample = tables.check_source(source, task.keys, output=task.output_format)
         if sample is not None and task.output_format is not None:
             outputs.check_output(sample, task.output_format)
-    if isinstance(task.output_path, Path):
+    if isinstance(task.output_path, Url):
+        # Imported late, because a run on local files does not need these libraries.
+        from psicli.storage.places.writing import check_storable
+
+        check_storable(task.output_path)
+    elif isinstance(task.output_path, Path):
         if (made := make_folder(task.output_path)) is not None:
             stack.callback(_remove_if_empty, made)
         check_writable(task.output_path)
@@ -87,9 +93,23 @@ def check_trace_file(path: Path, job: Job) -> None:
     check_writable(path)
 
 
-def find_source(files: InputFiles) -> Source:
-    """Return the files that make up an input."""
+def find_source(files: InputFiles, stack: ExitStack) -> Source:
+    """Return the files that make up an input.
+
+    Standard input and files of web servers are copied to this machine. stack: removes the copies.
+    """
+    if files.is_stdin:
+        return _copied(files, stack)
     (place,) = files.paths
+    if isinstance(place, Url):
+        fmt = file_format(place, files.dialect)
+        if place.scheme == "https":
+            # Imported late, because a run on local files does not need these libraries.
+            from psicli.storage.places.web import download
+
+            with signals.allowed():
+                return Source.of_file(download(place, stack), fmt, str(place))
+        return Source.of_file(place, fmt, str(place))
     assert isinstance(place, Path)
     return Source.of_file(place.absolute(), file_format(place, files.dialect), printable(place))
 

@@ -12,6 +12,7 @@ from typing import Any
 from psicli import outputs
 from psicli.config import Task
 from psicli.core.errors import PolicyError, ReaderGoneError, StorageError, reason
+from psicli.core.places import Url
 from psicli.exchange.checkpoint import Checkpoint
 from psicli.exchange.task_exchange import Storage
 from psicli.items.partitions import Items, Matches
@@ -70,11 +71,13 @@ class TaskOutput:
         self._policy = policy
         self._entry = entry
         self._checkpoint = checkpoint
-        # Rows for standard output are staged in a file first, since rows in a pipe cannot be withdrawn.
         self._staging = ExitStack()
-        self._target, self._format = Path(task.output_path), task.output_format
-        if task.output_path == "-":
-            self._target = self._staging.enter_context(run_folder(state_folder())) / "stdout.csv"
+        self._place, self._format = task.output_path, task.output_format
+        if isinstance(self._place, Path):
+            self._target = self._place
+        else:
+            # Rows in a pipe cannot be withdrawn, and a store takes them when all are there.
+            self._target = self._staging.enter_context(run_folder(state_folder())) / "output"
         self._file: AtomicFile | None = None
 
     def check(self, matches: Matches) -> None:
@@ -117,6 +120,11 @@ class TaskOutput:
             self.discard()
             return
         self._file.publish()
+        if isinstance(self._place, Url):
+            # Imported late, because a run on local files does not need these libraries.
+            from psicli.storage.places.writing import upload
+
+            upload(self._target, self._place)
         if self.found.output == "-":
             try:
                 with open(self._target, "rb") as staged:

@@ -14,13 +14,15 @@ from typing import Any
 
 from psicli import __version__
 from psicli.config import Job, Task
+from psicli.core.errors import InputMissingError, StorageError
+from psicli.core.places import Url
 from psicli.exchange.checkpoint import Checkpoint, Scope
 from psicli.exchange.finished import DoubtfulStateError, FinishedBins
 from psicli.job.meeting import task_terms
 from psicli.protocol.bins import MOST_ANSWERS
 from psicli.protocol.messages import SUITE, Kept
-from psicli.storage.files import sha256_of
 from psicli.storage.ledger import Ledger
+from psicli.storage.places.reading import sha256_of
 from psicli.storage.state import state_folder, task_folder
 from psicli.tables import Source
 
@@ -96,10 +98,10 @@ class Resume:
         return answers
 
     def _is_in_place(self, result: Mapping[str, Any]) -> bool:
-        assert self._output is not None
+        assert isinstance(self._output, Path | Url)
         try:
-            return bool(sha256_of(Path(self._output)) == result["output_sha256"])
-        except OSError:
+            return bool(sha256_of(self._output) == result["output_sha256"])
+        except (OSError, InputMissingError, StorageError):
             return False
 
     def _start_over(self, why: str, level: int = logging.INFO) -> None:

@@ -28,6 +28,7 @@ from typing import Any, BinaryIO, cast
 
 from psicli.core import failpoints
 from psicli.core.errors import CannotCreateError, FileThereError, ForeignFileError, creating, printable, storing
+from psicli.core.places import Place, Url
 from psicli.storage.walk import Walk, is_foreign
 
 logger = logging.getLogger(__name__)
@@ -246,12 +247,6 @@ def wipe(path: Path) -> None:
     failpoints.hit("bins.wiped")
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 digest of a file in hex, as from `sha256sum`; raises OSError."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def sync_folder(folder: Path) -> None:
     """Sync a folder's entries to disk; raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -261,8 +256,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def identity(path: Path) -> Hashable:
-    """Return what all names of a file have in common, whether the file exists or not."""
+def identity(path: Place) -> Hashable:
+    """Return what all names of a file have in common, whether the file exists or not; a URL is one name."""
+    if isinstance(path, Url):
+        return path
     try:
         real = os.path.realpath(path)
     except UnicodeEncodeError:

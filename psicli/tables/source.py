@@ -20,7 +20,7 @@ from psicli.core.errors import printable, shown
 from psicli.core.formats import Compression, FileFormat, Format
 from psicli.core.places import Place
 from psicli.items.forms.columns import KeyColumns
-from psicli.storage.places.reading import folded, open_file
+from psicli.storage.places.reading import AHEAD_BYTES, folded, open_file
 from psicli.tables import sniff
 from psicli.tables.values import Sample
 
@@ -31,8 +31,6 @@ _COMPARED_COLUMNS = 1000
 _PIECE_BYTES = 1 << 17
 # The size of the content of a compressed file divided by the size of the file, as a guess.
 _PACKED = 5
-# How much of a file on another machine a stream reads at once [bytes].
-_AHEAD_BYTES = 4 << 20
 UTF8 = "utf-8"
 
 # How messages call formats whose names are not abbreviations.
@@ -199,7 +197,7 @@ class Stream:
     def __init__(
         self, source: SourceFile, compression: Compression, encoding: str = UTF8, share: Share | None = None
     ) -> None:
-        self._source = source.file.view(ahead=_AHEAD_BYTES)
+        self._source = source.file.view(ahead=AHEAD_BYTES)
         self._size = source.size
         self._file: Any = _decompressed(self._source, compression)
         self._can_seek = compression is Compression.NONE and encoding == UTF8

@@ -55,7 +55,7 @@ class Task(Model):
     forms: tuple[Form, ...]
     input: InputFiles
     # None if this party does not learn the result, even if the file names an output.
-    output_path: Path | Literal["-"] | None
+    output_path: Path | Url | Literal["-"] | None
     output_format: FileFormat | None
     receiver: str
     broadcast_result: bool

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
 import stat
 import unicodedata
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from psicli.core.places import Place, Url
 
 # To compare a name with many others takes long.
 _COMPARED_FILES = 10_000
+
+# How much of a file on another machine a stream reads at once [bytes].
+AHEAD_BYTES = 4 << 20
 
 # What distinguishes a file from any other, and from what it was before: of a file on this machine its device, inode,
 # size [bytes] and time of the last change [ns]; of an object its URL, version, ETag, size and time. JSON can hold it.
@@ -110,6 +114,12 @@ def open_file(place: Place, name: str) -> OpenFile:
 
         return RemoteFile(place, name)
     return _LocalFile(place, name)
+
+
+def sha256_of(place: Place) -> str:
+    """Return the SHA-256 of a file in hex, as from `sha256sum`; raises OSError, InputMissingError, StorageError."""
+    with closing(open_file(place, str(place))) as file:
+        return hashlib.file_digest(file.view(ahead=AHEAD_BYTES), "sha256").hexdigest()
 
 
 class _LocalFile(OpenFile):

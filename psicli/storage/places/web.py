@@ -6,11 +6,13 @@ import http.client
 import os
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from psicli.core.errors import InputMissingError, MalformedInputError, storing
 from psicli.core.places import StoreError, Url
+from psicli.storage.state import run_folder, state_folder
 
 # How long to wait for a connection, and for the next bytes of an answer [s].
 _SECONDS = 30
@@ -18,11 +20,12 @@ _PIECE_BYTES = 1 << 20
 _AGENT = "psicli"
 
 
-def download(url: Url, path: Path) -> None:
-    """Download a file to a new file that only this user can read.
+def download(url: Url, stack: ExitStack) -> Path:
+    """Download a file to a new file that only this user can read; stack: removes it.
 
-    Raises InputMissingError, MalformedInputError if the answer is not complete, StorageError.
+    Raises InputMissingError, MalformedInputError if the answer is not complete, StorageError, CannotCreateError.
     """
+    path = stack.enter_context(run_folder(state_folder())) / "download"
     request = urllib.request.Request(url.text, headers={"User-Agent": _AGENT, "Accept-Encoding": "identity"})
     with storing(path, "writing"):
         copy = open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115
@@ -31,6 +34,7 @@ def download(url: Url, path: Path) -> None:
             with _opener().open(request, timeout=_SECONDS) as answer:
                 _check(url, answer)
                 _copy(url, answer, copy, path)
+                return path
         except urllib.error.HTTPError as exc:
             exc.close()
             _refuse(url, exc.code)

@@ -102,3 +102,11 @@ def check_storable(url: Url) -> None:
             files.delete_file(probe)
         except OSError:
             logger.debug("the probe beside %s cannot be removed", url)
+
+
+def size_of(url: Url) -> int | None:
+    """Return the size of an object [bytes], or None if there is none; raises CannotStoreError, StorageError."""
+    with store_faults(url, str(url), not_storable):
+        files, target = located(url)
+        size: int | None = files.get_file_info(target).size
+        return size
