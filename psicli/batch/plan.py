@@ -17,6 +17,7 @@ from psicli.core.errors import ArgumentError, PlanError, printable, shown
 from psicli.core.places import Url
 from psicli.storage.files import identity
 from psicli.storage.locks import dial_lock, port_lock
+from psicli.storage.places.listing import covers, names_many
 
 # What a task calls standard input and output.
 _STDIO = "-"
@@ -152,10 +153,13 @@ def _order(entries: Sequence[Entry], faults: list[str]) -> dict[str, list[str]]:
     """
     names = [entry.name for entry in entries]
     after = {entry.name: [name for name in entry.after if name in names] for entry in entries}
-    outputs = ((entry, task.output_path) for entry, task in _tasks(entries))
-    writers = {identity(path): entry for entry, path in outputs if isinstance(path, Path | Url)}
+    outputs = [(entry, path) for entry, task in _tasks(entries) if isinstance(path := task.output_path, Path | Url)]
+    writers = {identity(path): entry for entry, path in outputs}
     for entry, task in _tasks(entries):
-        used = (writers.get(identity(path)) for path in task.input.paths if isinstance(path, Path | Url))
+        places = [each for each in task.input.paths if isinstance(each, Path | Url)]
+        used = [writers.get(identity(each)) for each in places]
+        # A folder or a pattern reads what is written into it.
+        used += [other for each in filter(names_many, places) for other, path in outputs if covers(each, path)]
         writer = next(filter(None, used), None)
         if writer is None or writer is entry or _waits(entry.name, writer.name, after):
             continue

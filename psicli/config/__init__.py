@@ -213,17 +213,17 @@ def _task(document: Document, slot: Slot, party: str, entry: JobFile, dialect: D
     own = entry.tasks[int(slot.task[-1])]
     learns = broadcast or receiver == party
 
-    def located(kind: str) -> Place | Literal["-"]:
-        text = document.text(*slot.place(kind, party)) or ""
-        return "-" if text == "-" else place(text, document.path.parent)
+    def located(kind: str) -> list[Place | Literal["-"]]:
+        texts = [document.text(*loc) or "" for loc in slot.places(document, kind, party)]
+        return ["-" if text == "-" else place(text, document.path.parent) for text in texts]
 
     keys, forms = zip(*checks.key_columns(document, slot.task, party), strict=True)
-    output_path = located("output_path") if learns else None
+    output_path = located("output_path")[0] if learns else None
     return Task(
         name=slot.name,
         keys=keys,
         forms=forms,
-        input=InputFiles(paths=(located("input_path"),), dialect=dialect),
+        input=InputFiles(paths=tuple(located("input_path")), dialect=dialect),
         output_path=output_path,
         output_format=None if output_path is None else file_format(output_path, dialect),
         receiver=receiver or "",

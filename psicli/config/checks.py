@@ -266,6 +266,11 @@ class Slot:
         loc = (*self.task, kind, party)
         return loc if self.position is None else (*loc, self.position)
 
+    def places(self, document: Document, kind: str, party: str) -> list[Loc]:
+        """Return the places of the task's paths: one, or those in a list that is one input."""
+        loc = self.place(kind, party)
+        return document.entries(*loc) or [loc]
+
 
 def expand_lists(document: Document) -> list[Slot]:
     """Return every task of the file, with lists of paths expanded, and check these lists."""
@@ -286,6 +291,14 @@ def _check_lists(document: Document, task: Loc) -> int | None:
     """Return how many tasks the lists of a task make; None if it has no lists."""
     places = [(*task, kind, party) for kind in ("input_path", "output_path") for party in document.table(*task, kind)]
     paths = {loc: document.get(*loc) for loc in places if not document.broken(loc)}
+    outputs = {loc: value for loc, value in paths.items() if loc[-2] == "output_path"}
+    one_output = outputs and not any(isinstance(each, list) for each in outputs.values())
+    if document.text(*task, "per_file") is not None or one_output:
+        # Each list is one input.
+        for loc, value in outputs.items():
+            if isinstance(value, list):
+                document.blame(loc, "is a list, and with per_file: false a task has one output", "give one path")
+        return None
     first = next((loc for loc, value in paths.items() if isinstance(value, list)), None)
     if first is None:
         return None

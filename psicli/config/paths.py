@@ -5,7 +5,6 @@ The checks ask the file system what a path names, and open no file.
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Collection, Hashable, Iterator, Sequence
@@ -14,10 +13,11 @@ from pathlib import Path
 from psicli.config.checks import Slot, terms
 from psicli.config.document import Document, Loc, field_name
 from psicli.config.urls import URL, fault_of_url, is_folder, shown_url
-from psicli.core.errors import UnknownFormatError, printable, shown
+from psicli.core.errors import UnknownFormatError, shown
 from psicli.core.formats import SUFFIXES, file_format
 from psicli.core.places import is_url, place
 from psicli.storage.files import identity
+from psicli.storage.places.listing import covers, is_pattern, names_many
 
 # Advice for other files that people have, by their suffixes.
 _OTHER_INPUTS = {
@@ -29,8 +29,7 @@ _OTHER_INPUTS = {
     **dict.fromkeys((".orc", ".avro", ".xml", ".db", ".sqlite"), "convert it to CSV or Parquet"),
     ".json": "convert it to CSV or Parquet, or rename it to .jsonl if every line is an object",
 }
-# How many of the files in a folder a message names.
-_NAMES_SHOWN = 3
+_WILD = re.compile(r"[*?\[]")
 
 
 def check_paths(document: Document, slots: Sequence[Slot], party: str) -> None:
@@ -41,32 +40,28 @@ def check_paths(document: Document, slots: Sequence[Slot], party: str) -> None:
     for slot in slots:
         for kind in ("input_path", "output_path"):
             for owner in document.table(*slot.task, kind):
-                loc = slot.place(kind, owner)
-                text = document.text(*loc)
-                # The other party's variables are not filled in here, so its suffix may be unknown.
-                if text is None or (owner != party and "$" in text):
-                    continue
-                is_input = kind == "input_path"
-                here = _fault_here(document, text, is_input=is_input) if text and owner == party else None
-                if fault := here or _fault_of_suffix(text, is_input=is_input):
-                    document.blame(loc, *fault)
+                for loc in slot.places(document, kind, owner):
+                    _check_path(document, loc, is_input=kind == "input_path", is_here=owner == party)
+
+
+def _check_path(document: Document, loc: Loc, *, is_input: bool, is_here: bool) -> None:
+    text = document.text(*loc)
+    # The other party's variables are not filled in here, so its suffix may be unknown.
+    if text is None or (not is_here and "$" in text):
+        return
+    here = _fault_here(document, text, is_input=is_input) if text and is_here else None
+    if fault := here or _fault_of_suffix(document, text, is_input=is_input, is_here=is_here):
+        document.blame(loc, *fault)
 
 
 def _fault_here(document: Document, text: str, *, is_input: bool) -> tuple[str, str] | None:
     """Return what is wrong with a path of this machine, and what would be right."""
     if URL.match(text):
         return fault_of_url(text, is_input=is_input)
-    path = document.path.parent / text
     if fault := _fault_of_letters(text):
         return fault
-    if glob.has_magic(text) and not os.path.lexists(path):
-        found = glob.glob(str(path))
-        if found or re.search("[*?]", text):
-            matching = f" (files that match: {len(found):,})" if found else ""
-            right = "give one path, or a list of paths, which makes one task of each"
-            return f"{shown(text)} is a pattern, which psicli does not expand{matching}", right
-    if is_input and os.path.isdir(path):
-        return _fault_of_folder(path, text)
+    if not is_input and is_pattern(document.path.parent / text):
+        return f"{shown(text)} is a pattern, and a task writes one file", "give one path"
     return None
 
 
@@ -79,26 +74,8 @@ def _fault_of_letters(text: str) -> tuple[str, str] | None:
     return None
 
 
-def _fault_of_folder(path: os.PathLike[str], text: str) -> tuple[str, str]:
-    """Say what is in a folder, such as the output of Spark, and how to make it an input."""
-    try:
-        # Spark and others put files without rows beside the data: _SUCCESS, .part-0.parquet.crc.
-        names = sorted(name for name in os.listdir(path) if name[0] not in "._")
-    except OSError:
-        names = []
-    listed = ", ".join(shown(name, 60) for name in names[:_NAMES_SHOWN]) or "no files"
-    more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
-    if not names:
-        right = "name a file"
-    elif len(names) == 1:
-        right = f"name the file in it: {printable(os.path.join(text, names[0]))}"
-    else:
-        right = "join its files into one (Spark: coalesce(1)), and name that file; a list makes one task of each file"
-    return f"{shown(text)} is a folder, which holds {listed}{more}", right
-
-
-def _fault_of_suffix(text: str, *, is_input: bool) -> tuple[str, str] | None:
-    if is_input and is_url(text) and is_folder(text):
+def _fault_of_suffix(document: Document, text: str, *, is_input: bool, is_here: bool) -> tuple[str, str] | None:
+    if is_input and _names_many(document, text, is_here=is_here):
         return None
     try:
         file_format(place(text, Path()))
@@ -108,6 +85,20 @@ def _fault_of_suffix(text: str, *, is_input: bool) -> tuple[str, str] | None:
             right = _OTHER_INPUTS.get(os.path.splitext(text)[1].lower(), right)
         return f"{shown_url(text)} has no known suffix" if text else "is empty", right
     return None
+
+
+def _names_many(document: Document, text: str, *, is_here: bool) -> bool:
+    """Return whether an input is a folder or a pattern, or may be one on the machine of the other party."""
+    if is_url(text):
+        return is_folder(text)
+    suffix = os.path.splitext(text)[1]
+    if not is_here:
+        return text.endswith("/") or bool(_WILD.search(text)) or (text not in ("", "-") and not suffix)
+    path = document.path.parent / text
+    if is_pattern(path):
+        # What ends in .txt will still do so when the pattern is a name.
+        return not suffix or bool(_WILD.search(suffix))
+    return text.endswith("/") or os.path.isdir(path)
 
 
 def check_clashes(
@@ -138,6 +129,22 @@ def check_clashes(
             right = "give every task its own output; only one task can write to -"
             document.blame(loc, what, right if file in outputs else "an output must not replace a file of the job")
         outputs.setdefault(file, loc)
+    _check_not_covered(document, slots, [*owners, *neighbours], list(outputs.values()))
+
+
+def _check_not_covered(
+    document: Document, slots: Sequence[Slot], owners: Collection[str], outputs: Sequence[Loc]
+) -> None:
+    """Refuse an output in a folder that is an input, or with a name that a pattern fits: it would be read, too."""
+    for _, loc in _files(document, slots, "input_path", owners):
+        text = str(document.text(*loc))
+        if text == "-" or not names_many(named := place(text, document.path.parent)):
+            continue
+        for output in outputs:
+            written = str(document.text(*output))
+            if written != "-" and covers(named, place(written, document.path.parent)):
+                what = f"is a file of {field_name(loc)} (line {document.line(loc)})"
+                document.blame(output, what, "write it to a folder of its own: the output must not become an input")
 
 
 def _files(
@@ -147,7 +154,8 @@ def _files(
     for owner in owners:
         for slot in slots:
             receiver, broadcast = terms(document, slot.task)
-            loc = slot.place(kind, owner)
-            text = document.text(*loc)
-            if text is not None and (kind == "input_path" or broadcast or receiver in (None, owner)):
-                yield (owner, kind) if text == "-" else identity(place(text, document.path.parent)), loc
+            if kind == "input_path" or broadcast or receiver in (None, owner):
+                for loc in slot.places(document, kind, owner):
+                    text = document.text(*loc)
+                    if text is not None:
+                        yield (owner, kind) if text == "-" else identity(place(text, document.path.parent)), loc

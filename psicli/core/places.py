@@ -43,6 +43,11 @@ class Url:
 Place: TypeAlias = Path | Url
 
 
+def is_on_web(place: Place) -> bool:
+    """Return whether a place is a file of a web server, which is copied before it is read."""
+    return isinstance(place, Url) and place.scheme == "https"
+
+
 def is_url(text: str) -> bool:
     """Return whether a text in a job file names a place by a scheme, known or not."""
     return _URL.match(text) is not None

@@ -19,11 +19,10 @@ from psicli.core.errors import (
     InputMissingError,
     PsicliError,
     StorageError,
-    printable,
     reason,
 )
 from psicli.core.formats import file_format
-from psicli.core.places import Url
+from psicli.core.places import Place, Url, is_on_web
 from psicli.storage.files import check_writable, identity, make_folder
 from psicli.storage.state import run_folder, state_folder
 from psicli.tables import Source
@@ -94,24 +93,24 @@ def check_trace_file(path: Path, job: Job) -> None:
 
 
 def find_source(files: InputFiles, stack: ExitStack) -> Source:
-    """Return the files that make up an input.
+    """Find the files that make up an input; raises InputMissingError, BadInputError, StorageError.
 
     Standard input and files of web servers are copied to this machine. stack: removes the copies.
     """
     if files.is_stdin:
         return _copied(files, stack)
-    (place,) = files.paths
-    if isinstance(place, Url):
-        fmt = file_format(place, files.dialect)
-        if place.scheme == "https":
-            # Imported late, because a run on local files does not need these libraries.
-            from psicli.storage.places.web import download
+    places = [each for each in files.paths if not isinstance(each, str)]
+    with signals.allowed():
+        copies = {each: _downloaded(each, stack) for each in places if is_on_web(each)}
+        return tables.find_source(places, files.dialect, str(files), copies)
 
-            with signals.allowed():
-                return Source.of_file(download(place, stack), fmt, str(place))
-        return Source.of_file(place, fmt, str(place))
-    assert isinstance(place, Path)
-    return Source.of_file(place.absolute(), file_format(place, files.dialect), printable(place))
+
+def _downloaded(place: Place, stack: ExitStack) -> Path:
+    # Imported late, because a run on local files does not need these libraries.
+    from psicli.storage.places.web import download
+
+    assert isinstance(place, Url)
+    return download(place, stack)
 
 
 def _copied(files: InputFiles, stack: ExitStack) -> Source:

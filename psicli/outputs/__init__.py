@@ -31,7 +31,7 @@ from psicli.outputs.jsonl import write_jsonl
 from psicli.outputs.metadata import with_metadata
 from psicli.outputs.sorting import SHARES, RowSorter
 from psicli.storage.spool import Spool
-from psicli.tables import Input, JsonlInput, Sample
+from psicli.tables import Input, Sample
 from psicli.tables.delimited import DelimitedInput
 from psicli.tables.parquet import row_group_rows
 
@@ -121,7 +121,7 @@ def write_matched(
         if fmt.kind not in COLUMNAR:
             tables = _prefetched(sorter.sorted(csv_rows(sorter.row_bytes)))
             if fmt.kind is Format.JSONL:
-                line_column = source.line_column if isinstance(source, JsonlInput) else None
+                line_column = None if isinstance(source, _Rehearsed) else source.line_column
                 return write_jsonl(file, fmt, schema, line_column, tables)
             return write_csv(file, fmt, schema, tables)
         output = with_metadata(output_schema(schema, dictionaries), schema.metadata, dictionaries, mask.true_count)

@@ -8,31 +8,33 @@ input, or a batch of its rows.
     parquet, arrow        read a file of typed columns in the same way
     sniff                 recognises files that are not what their names say
     values                checks what a library has read
+    many                  finds the files of an input, and reads them as one
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 
-from psicli.core.formats import FileFormat, Format
+from psicli.core.formats import FileFormat
 from psicli.core.places import Place
 from psicli.items.forms.columns import KeyColumns
 from psicli.items.forms.names import Form
 from psicli.tables.arrow import ArrowInput
 from psicli.tables.delimited import DelimitedInput
 from psicli.tables.jsonl import JsonlInput
-from psicli.tables.many.sources import Part, Source
+from psicli.tables.many.input import ManyInput, fingerprint
+from psicli.tables.many.parts import open_file
+from psicli.tables.many.sources import Part, Source, find_source
 from psicli.tables.parquet import ParquetInput
-from psicli.tables.source import Fingerprint, Share, file_fingerprint
+from psicli.tables.source import Fingerprint, Share
 from psicli.tables.values import Sample
 
 __all__ = ["Divisible", "Fingerprint", "Input", "JsonlInput", "Part", "Sample", "Share", "Source"]
-__all__ += ["check_input", "check_source", "fingerprint", "open_input", "open_source"]
+__all__ += ["check_input", "check_source", "find_source", "fingerprint", "open_input", "open_source"]
 
-# An open input file. psicli reads it once for its keys and again for the rows that matched. Every method raises
+# An open input. psicli reads it once for its keys and again for the rows that matched. Every method raises
 # InputChangedError if the file has changed since it was opened.
-Input = DelimitedInput | JsonlInput | ParquetInput | ArrowInput
+Input = DelimitedInput | JsonlInput | ParquetInput | ArrowInput | ManyInput
 # An open input file whose rows several processes can read, each a share. One that has no shares is read as a whole.
 Divisible = DelimitedInput | JsonlInput | ParquetInput
 
@@ -85,28 +87,5 @@ def open_source(
     forms: the form of each key column, by default `text`. threads: how many cores a slow form may use. output: the
     format of this party's output, if it writes one.
     """
-    return _open_file(source.parts[0], KeyColumns(keys, forms, threads), output)
-
-
-def fingerprint(source: Source) -> Fingerprint:
-    """Return what tells an input from any other; raises InputMissingError, InputChangedError, StorageError."""
-    part = source.parts[0]
-    return file_fingerprint(part.place, part.name)
-
-
-def _open_file(part: Part, columns: KeyColumns, output: FileFormat | None) -> Input:
-    path, name, fmt = part.place, part.name, part.format
-    with ExitStack() as stack:
-        match fmt.kind:
-            case Format.PARQUET:
-                found: Input = ParquetInput(path, name, columns, output)
-            case Format.ARROW | Format.ARROW_STREAM:
-                found = ArrowInput(path, name, columns, output)
-            case Format.JSONL:
-                found = JsonlInput(path, name, columns, fmt, output)
-            case _:
-                found = DelimitedInput(path, name, columns, fmt)
-        stack.enter_context(found)
-        found.check_content(fmt)
-        stack.pop_all()
-    return found
+    columns = KeyColumns(keys, forms, threads)
+    return open_file(source.parts[0], columns, output) if source.is_one_file else ManyInput(source, columns, output)

@@ -8,7 +8,7 @@ process would be killed if the file became shorter.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
@@ -115,6 +115,16 @@ class ArrowInput(SourceFile):
                     pass
             if self.expected_rows != self.rows:
                 raise wrong_count(self.name, self.rows, self.expected_rows)
+
+    def part(self) -> Any:
+        """Return what has been found, for `join`."""
+        return self._batch_rows
+
+    def join(self, parts: Iterable[Any]) -> None:
+        """Take over what another object has found in the same file."""
+        for rows in parts:
+            self._batch_rows += rows
+            self.rows += sum(rows)
 
     def matched(self, mask: Any, budget: int) -> Iterator[Any]:
         """Yield the rows that a pa.BooleanArray selects as pa.Tables of at most `budget` [bytes], in file order.

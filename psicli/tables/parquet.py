@@ -72,11 +72,12 @@ class ParquetInput(SourceFile):
         super().__init__(place, name, columns)
         self.schema = pa.schema([])
         self.rows = self.expected_rows = 0
+        # What is known about INT96 timestamps; files of one input share it.
+        self.int96 = Int96()
         self._output = output
         self._group_rows: list[int] = []
-        # The columns with INT96 timestamps, what is known about them, and the unit in which pyarrow reads them.
+        # The columns with INT96 timestamps, and the unit in which pyarrow reads them.
         self._int96: frozenset[str] = frozenset()
-        self._found = Int96()
         self._unit = "ns"
         # The columns whose bytes must be text.
         self._as_text: frozenset[str] = frozenset()
@@ -111,7 +112,7 @@ class ParquetInput(SourceFile):
         """Check what has been found in all row groups; raises BadInputError."""
         if self.rows != self.expected_rows:
             raise wrong_count(self.name, self.rows, self.expected_rows)
-        self._unit = self._found.unit() or self._unfit()
+        self._unit = self.int96.unit() or self._unfit()
         self.schema = self._opened(1, self._unit).schema_arrow
 
     def shares(self, size: int) -> list[Share]:
@@ -125,7 +126,7 @@ class ParquetInput(SourceFile):
 
     def part(self) -> Any:
         """Return what has been found in a share, for `join`."""
-        return self._group_rows, self._found, self.columns.unfit
+        return self._group_rows, self.int96, self.columns.unfit
 
     def join(self, parts: Iterable[Any]) -> None:
         """Take over what was found in all shares, as if this object had read the whole file."""
@@ -133,12 +134,12 @@ class ParquetInput(SourceFile):
             self.columns.join(unfit, self.rows)
             self.rows += sum(rows)
             self._group_rows += rows
-            self._found.merge(found)
+            self.int96.merge(found)
         self._complete()
 
     def header(self) -> None:
         """Read the schema and check the key columns; raises BadInputError, InputMissingError."""
-        self.schema, stored = _read_schemas(self)
+        self.schema, stored, self.expected_rows = _read_schemas(self)
         check_schema(self.schema, self.keys, self.name)
         check_key_types([(key, self.schema.field(key).type) for key in self.keys], path=self.name)
         wanted = set(self.keys if self._output is None else self.schema.names)
@@ -190,7 +191,7 @@ class ParquetInput(SourceFile):
             plain_rows(batch, self.name)
             for name in int96:
                 readings = {unit: each.column(name) for unit, each in zip(units, batches, strict=True)}
-                self._found.add(readings)
+                self.int96.add(readings)
                 here = Int96()
                 here.add(readings)
                 unit = here.unit() or self._unfit(f"{place(0)} ff.")
@@ -329,14 +330,17 @@ class ParquetInput(SourceFile):
         return f"{self.name}, row {start + row + 1}"
 
 
-def _read_schemas(source: SourceFile) -> tuple[Any, Any]:
-    """Return the schema of a Parquet file as a pa.Schema and as Parquet has it; raises BadInputError."""
+def _read_schemas(source: SourceFile) -> tuple[Any, Any, int]:
+    """Return the schema of a Parquet file as a pa.Schema and as Parquet has it, and the number of rows.
+
+    Raises BadInputError.
+    """
     if not source.size:
         raise empty(source.name)
 
-    def read() -> tuple[Any, Any]:
+    def read() -> tuple[Any, Any, int]:
         file = pq.ParquetFile(source.view())
-        return file.schema_arrow, file.schema
+        return file.schema_arrow, file.schema, file.metadata.num_rows
 
     return _parquet(read, source.name)
 

@@ -30,7 +30,7 @@ _COMPARED_COLUMNS = 1000
 # The size of the pieces in which data is decoded or skipped [bytes].
 _PIECE_BYTES = 1 << 17
 # The size of the content of a compressed file divided by the size of the file, as a guess.
-_PACKED = 5
+UNPACKED = 5
 UTF8 = "utf-8"
 
 # How messages call formats whose names are not abbreviations.
@@ -58,6 +58,8 @@ class SourceFile:
     utc_times = False
     # What the numbers of rows count.
     unit = "row"
+    # The column with whole lines, if this is JSON Lines for an output in JSON Lines.
+    line_column: str | None = None
     # Whether the file is smaller than its content.
     is_packed = True
 
@@ -93,7 +95,7 @@ class SourceFile:
     @property
     def content_bytes(self) -> int:
         """Guess the size of the content without compression [bytes]."""
-        return self.size * (_PACKED if self.is_packed else 1)
+        return self.size * (UNPACKED if self.is_packed else 1)
 
     def view(self) -> Any:
         """Return another file object on the same file, with its own position, for use in another thread."""

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
+from psicli.core.errors import InputMissingError, printable, storing
 from psicli.core.places import Place, Url
+
+_WILD = re.compile(r"[*?\[]")
+_PIECE = re.compile(r"\[(?P<not>!?)(?P<set>\]?[^\]]*)\]|.", re.DOTALL)
+_ADVICE = "Check input_path in the job file; relative paths start at the job file's folder."
 
 
 class Found(NamedTuple):
@@ -22,12 +32,115 @@ class Found(NamedTuple):
 
 
 def find_files(place: Place) -> list[Found]:
-    """Return all files that a place names, in the order of their names.
+    """Return all files that a place names, in the order of the bytes of their names.
 
     Raises InputMissingError, StorageError.
     """
     if isinstance(place, Url):
+        # Imported late, because a run on local files does not need these libraries.
         from psicli.storage.places.remote import list_files
 
         return list_files(place)
-    raise NotImplementedError
+    base, pattern = split_pattern(place)
+    with storing(place, "reading"):
+        if not pattern and not base.is_dir():
+            status = os.stat(base) if base.is_file() else None
+            return [] if status is None else [Found(base, base.name, status.st_size, status.st_mtime_ns)]
+        if not base.is_dir():
+            fault = f"the folder {printable(base)} does not exist"
+            raise InputMissingError(place=printable(place), fault=fault, advice=_ADVICE)
+        fits = _fitting(pattern)
+        named = (each for each in _below(base, "", pattern, frozenset()) if fits(each.name))
+        return sorted(named, key=lambda each: os.fsencode(each.name))
+
+
+def is_pattern(path: Path) -> bool:
+    """Return whether a path of this machine has wildcards and is not the name of a file."""
+    return _WILD.search(str(path)) is not None and not os.path.lexists(path)
+
+
+def names_many(place: Place) -> bool:
+    """Return whether a place is a pattern or a folder; without asking a store, a URL that names no format is one."""
+    if isinstance(place, Url):
+        return "*" in place.text or "[" in place.text or "." not in place.name
+    return is_pattern(place) or os.path.isdir(place)
+
+
+def split_pattern(path: Path) -> tuple[Path, Sequence[str]]:
+    """Return the folder in which a pattern starts, and the names with wildcards below it; none for other paths."""
+    if not is_pattern(path):
+        return path, ()
+    parts = path.parts
+    first = next(index for index, part in enumerate(parts) if _WILD.search(part))
+    return Path(*parts[:first]), parts[first:]
+
+
+def covers(place: Place, path: Place) -> bool:
+    """Return whether a folder or a pattern names a file, whether that exists or not."""
+    if isinstance(place, Url) or isinstance(path, Url):
+        return isinstance(place, Url) and isinstance(path, Url) and _covers_url(place.text, path.text)
+    base, pattern = split_pattern(place)
+    if not pattern and not base.is_dir():
+        return False
+    folder, file = os.path.realpath(base), os.path.join(os.path.realpath(path.parent), path.name)
+    return file.startswith(f"{folder.rstrip('/')}/") and _fitting(pattern)(os.path.relpath(file, folder))
+
+
+def _covers_url(text: str, path: str) -> bool:
+    """Return whether a URL, taken for a folder or a pattern, names another one."""
+    parts = text.rstrip("/").split("/")
+    first = next((index for index, part in enumerate(parts) if "*" in part or "[" in part), len(parts))
+    base = "/".join(parts[:first]) + "/"
+    return path.startswith(base) and _fitting(parts[first:])(path.removeprefix(base))
+
+
+def _fitting(pattern: Sequence[str]) -> Callable[[str], bool]:
+    """Return whether a path below the base fits a pattern, as a file or below a folder that fits."""
+    if not pattern:
+        return _is_shown
+    texts = ["(?:[^/]+/)*" if part == "**" else f"{_regular(part)}/" for part in pattern]
+    whole = re.compile("".join(texts).removesuffix("/") + ("[^/]+" if pattern[-1] == "**" else "") + "(?P<below>/.+)?")
+    # Names that begin with these are named on purpose.
+    known = any(part.startswith((".", "_")) for part in pattern)
+
+    def fits(name: str) -> bool:
+        return whole.fullmatch(name) is not None and (known or _is_shown(name))
+
+    return fits
+
+
+def _regular(part: str) -> str:
+    """Return the regular expression of one name in a pattern: * and ? stand for any characters, [] for one of some."""
+
+    def meant(wild: re.Match[str]) -> str:
+        if wild["set"] is None:
+            return {"*": "[^/]*", "?": "[^/]"}.get(wild[0]) or re.escape(wild[0])
+        members = re.sub(r"([\\\[^&~|])", r"\\\1", wild["set"])
+        return f"(?!/)[{'^' if wild['not'] else ''}{members}]"
+
+    return _PIECE.sub(meant, part)
+
+
+def _is_shown(name: str) -> bool:
+    """Return whether a path has no hidden part: Spark and Hive hide what they need themselves."""
+    return not any(part.startswith((".", "_")) for part in name.split("/")) and not name.endswith(".crc")
+
+
+def _below(folder: Path, name: str, pattern: Sequence[str], above: frozenset[tuple[int, int]]) -> Iterator[Found]:
+    """Yield the files in a folder and its sub-folders; a link to a folder above it is left out."""
+    status = os.stat(folder)
+    here = status.st_dev, status.st_ino
+    if here in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = f"{name}{entry.name}"
+            if entry.is_dir():
+                # Without sub-folders in the pattern, nothing below a hidden folder fits.
+                if pattern or _is_shown(path):
+                    yield from _below(folder / entry.name, f"{path}/", pattern, above | {here})
+                continue
+            # What is gone by now was not there.
+            with suppress(FileNotFoundError):
+                found = entry.stat()
+                yield Found(folder / entry.name, path, found.st_size, found.st_mtime_ns)

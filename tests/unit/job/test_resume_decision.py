@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -46,7 +47,7 @@ class Task:
     def begin(self, mode: Mode = Mode.AUTO) -> tuple[Checkpoint, Kept | None]:
         """Begin a run; return its checkpoint and what it could resume from."""
         task = self.job.tasks[0]
-        source = find_source(task.input)
+        source = find_source(task.input, ExitStack())
         resume = Resume(mode, self.job, task, source, self.ledger)
         found = resume.find()
         resume.settle(found)
