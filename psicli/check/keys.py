@@ -79,7 +79,7 @@ def _keys_of(task: Task, count: int) -> TaskKeys:
     pairs = zip(task.keys, task.forms, strict=True)
     found = TaskKeys(task.name, str(task.input), [KeyColumn(name, form) for name, form in pairs])
     try:
-        with ExitStack() as stack, tables.open_source(find_source(task.input, stack), task.keys) as source:
+        with ExitStack() as stack, tables.open_source(find_source(task.input, stack, rows=count), task.keys) as source:
             found.unit = source.unit
             source.columns = first = _FirstRows(task.keys, task.forms, count, found.columns)
             for _ in source.key_batches():

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from psicli.config import checks, paths
+from psicli.config import checks, paths, queries
 from psicli.config.built import InputFiles, Job, Listener, Task
 from psicli.config.checks import Slot
 from psicli.config.document import Document
@@ -29,8 +29,8 @@ from psicli.core.formats import Dialect, file_format
 from psicli.core.places import Place, place
 
 __all__ = [
-    "DNS_NAME", "NAME", "InputFiles", "Job", "PolicySettings", "RayWorkers", "Simulation", "Task", "job_schema",
-    "load_job", "load_parties", "task_names",
+    "DNS_NAME", "NAME", "InputFiles", "Job", "PipelineSettings", "PolicySettings", "RayWorkers", "Simulation", "Task",
+    "job_schema", "load_job", "load_parties", "task_names",
 ]  # fmt: skip
 
 
@@ -89,6 +89,7 @@ def load_job(
     for task in document.entries("tasks"):
         checks.check_task(document, task, own, parties)
     slots = checks.expand_lists(document)
+    queries.check_queries(document, [own])
     checks.check_names(document, slots)
     chosen = [slot for slot in slots if not only or slot.name in only]
     checks.check_policy(document, chosen, own, parties)
@@ -223,7 +224,7 @@ def _task(document: Document, slot: Slot, party: str, entry: JobFile, dialect: D
         name=slot.name,
         keys=keys,
         forms=forms,
-        input=InputFiles(paths=tuple(located("input_path")), dialect=dialect),
+        input=_input(document, slot, party) or InputFiles(paths=tuple(located("input_path")), dialect=dialect),
         output_path=output_path,
         output_format=None if output_path is None else file_format(output_path, dialect),
         receiver=receiver or "",
@@ -231,6 +232,16 @@ def _task(document: Document, slot: Slot, party: str, entry: JobFile, dialect: D
         result=own.result or entry.psi.result,
         output=own.output,
     )
+
+
+def _input(document: Document, slot: Slot, party: str) -> InputFiles | None:
+    """Return the query of a task whose input is a database, else None."""
+    text = document.text(*slot.place("input_path", party)) or ""
+    if (found := queries.query_of(document, slot.task, party, text)) is None:
+        return None
+    file, query, loc = found
+    paths = (document.path.parent / file,) if file else ()
+    return InputFiles(paths=paths, query=query, where=f"{document.path}:{document.line(loc)}")
 
 
 class SchemaOfUsers(GenerateJsonSchema):

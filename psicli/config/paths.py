@@ -12,6 +12,7 @@ from pathlib import Path
 
 from psicli.config.checks import Slot, terms
 from psicli.config.document import Document, Loc, field_name
+from psicli.config.queries import database
 from psicli.config.urls import URL, fault_of_url, is_folder, shown_url
 from psicli.core.errors import UnknownFormatError, shown
 from psicli.core.formats import SUFFIXES, file_format
@@ -46,6 +47,8 @@ def check_paths(document: Document, slots: Sequence[Slot], party: str) -> None:
 
 def _check_path(document: Document, loc: Loc, *, is_input: bool, is_here: bool) -> None:
     text = document.text(*loc)
+    if is_input and text is not None and database(text) is not None:
+        return
     # The other party's variables are not filled in here, so its suffix may be unknown.
     if text is None or (not is_here and "$" in text):
         return
@@ -138,7 +141,7 @@ def _check_not_covered(
     """Refuse an output in a folder that is an input, or with a name that a pattern fits: it would be read, too."""
     for _, loc in _files(document, slots, "input_path", owners):
         text = str(document.text(*loc))
-        if text == "-" or not names_many(named := place(text, document.path.parent)):
+        if text == "-" or database(text) or not names_many(named := place(text, document.path.parent)):
             continue
         for output in outputs:
             written = str(document.text(*output))
@@ -157,5 +160,8 @@ def _files(
             if kind == "input_path" or broadcast or receiver in (None, owner):
                 for loc in slot.places(document, kind, owner):
                     text = document.text(*loc)
-                    if text is not None:
+                    if text is not None and (found := database(text)) is not None:
+                        if found[0]:
+                            yield identity(document.path.parent / found[0]), loc
+                    elif text is not None:
                         yield (owner, kind) if text == "-" else identity(place(text, document.path.parent)), loc

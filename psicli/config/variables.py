@@ -1,4 +1,4 @@
-"""Fill in `${NAME}`, `$$` and `~`, once and after YAML is parsed, in addresses, TLS files and this party's paths.
+"""Fill in `${NAME}`, `$$` and `~`, after YAML is parsed, in addresses, TLS files, and this party's paths and queries.
 
 The other party's paths stay as they are: its variables need not exist here.
 """
@@ -77,6 +77,7 @@ def _places(document: Document, party: str) -> Iterator[Loc]:
         yield "cluster", "tls", name
     yield "pipeline", "workers", "ray"
     for task in document.entries("tasks"):
+        yield *task, "query", party
         for kind in ("input_path", "output_path"):
             yield *task, kind, party
             yield from document.entries(*task, kind, party)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psicli import outputs, tables
-from psicli.config import InputFiles, Job, Task
+from psicli.config import InputFiles, Job, PipelineSettings, Task
 from psicli.core import signals
 from psicli.core.errors import (
     BadInputError,
@@ -21,13 +21,17 @@ from psicli.core.errors import (
     StorageError,
     reason,
 )
-from psicli.core.formats import file_format
+from psicli.core.formats import FileFormat, Format, file_format
 from psicli.core.places import Place, Url, is_on_web
 from psicli.storage.files import check_writable, identity, make_folder
 from psicli.storage.state import run_folder, state_folder
 from psicli.tables import Source
+from psicli.tables.databases import Query, copy_rows
 
 STDIO = "-"
+# DuckDB gets this part of the memory, while psicli itself reads nothing, and at least this much [bytes].
+DATABASE_SHARE = 4
+LEAST_DATABASE_MEMORY = 128_000_000
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def check_files(job: Job, stack: ExitStack) -> Inputs:
     faults: dict[str, PsicliError] = {}
     for task in job.tasks:
         try:
-            sources[task.name] = source = find_source(task.input, stack)
+            sources[task.name] = source = find_source(task.input, stack, pipeline=job.pipeline)
             _check_task(task, source, stack)
         except (InputMissingError, BadInputError, CannotCreateError) as exc:
             if not job.keep_going:
@@ -92,17 +96,33 @@ def check_trace_file(path: Path, job: Job) -> None:
     check_writable(path)
 
 
-def find_source(files: InputFiles, stack: ExitStack) -> Source:
+def find_source(
+    files: InputFiles, stack: ExitStack, *, pipeline: PipelineSettings | None = None, rows: int | None = None
+) -> Source:
     """Find the files that make up an input; raises InputMissingError, BadInputError, StorageError.
 
-    Standard input and files of web servers are copied to this machine. stack: removes the copies.
+    Standard input, files of web servers and the rows of queries are copied to this machine. stack: removes the copies.
+    pipeline: what a query may use. rows: how many rows of a query are enough.
     """
+    if files.query is not None:
+        return _queried(files, stack, pipeline or PipelineSettings(), rows)
     if files.is_stdin:
         return _copied(files, stack)
     places = [each for each in files.paths if not isinstance(each, str)]
     with signals.allowed():
         copies = {each: _downloaded(each, stack) for each in places if is_on_web(each)}
         return tables.find_source(places, files.dialect, str(files), copies)
+
+
+def _queried(files: InputFiles, stack: ExitStack, pipeline: PipelineSettings, rows: int | None) -> Source:
+    """Run the query of an input, and return the file with its rows."""
+    database = next((path.absolute() for path in files.paths if isinstance(path, Path)), None)
+    memory = max(pipeline.memory // DATABASE_SHARE, LEAST_DATABASE_MEMORY)
+    threads = pipeline.threads or len(os.sched_getaffinity(0))
+    assert files.query is not None
+    query = Query(database, files.query, printable(files), files.where, memory, threads)
+    folder = stack.enter_context(run_folder(state_folder()))
+    return Source.of_file(copy_rows(query, folder, rows), FileFormat(Format.ARROW), printable(files))
 
 
 def _downloaded(place: Place, stack: ExitStack) -> Path:

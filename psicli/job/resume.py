@@ -124,8 +124,11 @@ def _scope(mode: Mode, job: Job, task: Task, source: Source | None) -> Scope:
         peer=job.peer,
         receives=task.receiver == job.party,
         broadcast=task.broadcast_result,
-        # Standard input cannot be read again, and rows on standard output cannot be withdrawn.
-        possible=mode is not Mode.NEVER and not task.input.is_stdin and task.output_path != "-",
+        # Standard input cannot be read again, the rows of a query are other ones, and rows on standard output cannot be withdrawn.
+        possible=mode is not Mode.NEVER
+        and not task.input.is_stdin
+        and task.input.query is None
+        and task.output_path != "-",
         # A job of one task in one bin needs no checkpoint: the next run repeats it.
         only_task=len(job.tasks) == 1,
     )

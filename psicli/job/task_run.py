@@ -362,4 +362,6 @@ class TaskRun:
 
 def _in_ledger(files: InputFiles) -> str:
     """Return what the ledger calls an input: absolute paths."""
+    if files.query is not None:
+        return "duckdb:" + "".join(os.path.abspath(str(each)) for each in files.paths)
     return ", ".join(os.path.abspath(each) if isinstance(each, Path) else str(each) for each in files.paths)

@@ -32,8 +32,9 @@ class InputFiles(Model):
 
     # Files, folders and patterns; relative paths start at the current folder.
     paths: tuple[Path | Url | Literal["-"], ...]
-    # What to select, if the path names a database.
+    # What to select, if the path names a database, and where the query is in the job file.
     query: str | None = None
+    where: str = ""
     # How CSV and TSV files among them are written.
     dialect: Dialect = PLAIN
 
@@ -43,6 +44,8 @@ class InputFiles(Model):
 
     def __str__(self) -> str:
         """Return what messages call the input."""
+        if self.query is not None:
+            return f"duckdb:{''.join(map(str, self.paths))}"
         first, more = self.paths[0], len(self.paths) - 1
         return "standard input" if first == "-" else f"{first} and {more:,} more" if more else str(first)
 
