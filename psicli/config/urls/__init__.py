@@ -6,10 +6,11 @@ import re
 from urllib.parse import urlsplit
 
 from psicli.core.errors import printable, shown
-from psicli.core.places import SCHEMES, is_url
+from psicli.core.places import SCHEMES, Url, is_url
 
 # s3://bucket/x.csv, dbfs:/x.csv: the scheme has at least two letters, so it is no drive of Windows.
 URL = re.compile(r"(?:jdbc:)?([A-Za-z][A-Za-z0-9+.-]+):/")
+_BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 # What other tools call what psicli calls by another name.
 _OTHER_NAMES = {
     **dict.fromkeys(("s3a", "s3n"), "s3"),
@@ -23,7 +24,9 @@ _LOCAL = f"use {_WRITTEN}, or https for an input; or copy the file here, or moun
 
 def is_folder(text: str) -> bool:
     """Return whether a URL seems to name a folder or a pattern, which only the store can tell for sure."""
-    name = text.rstrip("/").rpartition("/")[2]
+    name, scheme = Url(text).name, Url(text).scheme
+    if scheme not in SCHEMES or scheme == "https":
+        return False
     return text.endswith("/") or "." not in name or "=" in name or is_pattern(text)
 
 
@@ -50,6 +53,11 @@ def fault_of_url(text: str, *, is_input: bool) -> tuple[str, str] | None:
         return f"{shown_url(text)} has a query", "end it before ? or #; settings belong into the environment"
     if not (authority or scheme == "hdfs"):
         return f"{shown_url(text)} names no bucket or host", f"write {scheme}://NAME/{printable(path) or 'PATH'}"
+    if scheme in ("s3", "gs") and not _BUCKET.fullmatch(authority):
+        return (
+            f"{shown_url(text)} names no bucket",
+            f"write {scheme}://BUCKET/PATH; an address belongs into the environment",
+        )
     if fault := _fault_of_port(authority, scheme):
         return f"{shown_url(text)} {fault}", "write HOST or HOST:PORT"
     if not is_input and is_pattern(text):

@@ -34,6 +34,7 @@ class Store:
         """Send a request that needs no signature here, and return the body of the answer."""
         # The server tells from this header which service of AWS it is to be.
         headers |= {"Authorization": "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request"}
+        headers |= {"Content-Type": "application/octet-stream"}
         asked = urllib.request.Request(f"{self.address}/{path}", data, headers, method=method)
         with urllib.request.urlopen(asked, timeout=30) as answer:
             return bytes(answer.read())
@@ -48,7 +49,8 @@ class Store:
         try:
             return self.request("GET", f"{BUCKET}/{name}")
         except urllib.error.HTTPError as exc:
-            assert exc.code == 404
+            if exc.code != 404:
+                raise
             return None
 
     def names(self) -> list[str]:
