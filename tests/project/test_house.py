@@ -48,6 +48,14 @@ def test_an_error_in_the_job_file_is_reported_without_loading_the_heavy_librarie
     assert printed.strip() == "[]"
 
 
+def test_only_places_reaches_other_machines() -> None:
+    users = {path for path, tree in sources() if any(each.startswith("pyarrow.fs") for each in imports(tree))}
+    assert users == {"storage/places/remote.py"}
+    users = {path for path, tree in sources() if any(each.startswith("urllib.request") for each in imports(tree))}
+    # A batch also reports to a monitor.
+    assert users == {"storage/places/web.py", "batch/unattended/ping.py"}
+
+
 def test_nothing_prints_pickles_or_evaluates() -> None:
     forbidden = {"print", "eval", "exec", "compile", "input", "__import__"}
     for path, tree in sources():

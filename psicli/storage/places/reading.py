@@ -98,12 +98,15 @@ class View(io.RawIOBase):
         return len(data)
 
     def _piece(self, size: int) -> bytes:
-        if size >= self._ahead:
-            return self._file.pread(self._at, size)
         skipped = self._at - self._start
-        if not 0 <= skipped < len(self._block):
-            self._block, self._start, skipped = self._file.pread(self._at, self._ahead), self._at, 0
-        return self._block[skipped : skipped + size]
+        data = self._block[skipped : skipped + size] if 0 <= skipped < len(self._block) else b""
+        at, size = self._at + len(data), size - len(data)
+        if size >= max(self._ahead, 1):
+            return data + self._file.pread(at, size) if data else self._file.pread(at, size)
+        if size:
+            self._block, self._start = self._file.pread(at, self._ahead), at
+            data += self._block[:size]
+        return data
 
 
 def open_file(place: Place, name: str) -> OpenFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 from support.processes.runner import Pair
@@ -19,6 +20,6 @@ def server() -> Iterator[Store]:
 def store(server: Store, pair: Pair) -> Store:
     """Return the store without objects, which the processes of the pair can use."""
     for name in server.names():
-        server.request("DELETE", f"crm/{name}")
+        server.request("DELETE", f"crm/{quote(name)}")
     pair.environment |= server.environment
     return server

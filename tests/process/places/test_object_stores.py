@@ -35,7 +35,7 @@ def rows_of(data: bytes | None) -> list[int]:
 
 def test_both_parties_read_and_write_objects(pair: Pair, store: Store) -> None:
     """Parquet with keys of the one, compressed CSV of the other; a name with a space and a percent sign."""
-    one = store.put("in/a%20b%25.parquet", parquet(3000)).replace("%20", " ").replace("%25", "%")
+    one = store.put("in/a b%.parquet", parquet(3000))
     two = store.put(
         "in/b.csv.gz", gzip.compress(csv_data(["id", "x"], [[str(each), "x"] for each in range(2990, 4000)]))
     )

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import quote
 
 from support.processes.runner import free_ports
 from support.waiting import wait_until
@@ -41,7 +42,7 @@ class Store:
 
     def put(self, name: str, data: bytes) -> str:
         """Write an object and return its URL."""
-        self.request("PUT", f"{BUCKET}/{name}", data)
+        self.request("PUT", f"{BUCKET}/{quote(name)}", data)
         return f"s3://{BUCKET}/{name}"
 
     def get(self, name: str) -> bytes | None:
