@@ -73,24 +73,27 @@ class Location(NamedTuple):
     path: str
 
 
-def located(url: Url) -> Location:
-    """Return where a URL leads; connects to nothing but to ask for the region of a bucket of AWS. Raises OSError."""
+def located(url: Url, *, at_once: bool = True) -> Location:
+    """Return where a URL leads; connects to nothing but to ask for the region of a bucket of AWS. Raises OSError.
+
+    at_once: whether a small object of S3 is written with one request, so that no kill leaves half of an upload.
+    """
     rest = url.text.partition("://")[2]
     authority, _, path = rest.partition("/")
     path = path.rstrip("/")
     if url.scheme == "hdfs":
-        return Location(_file_system("hdfs", authority), f"/{path}")
+        return Location(_file_system("hdfs", authority, at_once), f"/{path}")
     bucket, _, account = authority.partition("@")
     kind = "abfs" if url.scheme == "abfss" else url.scheme
-    return Location(_file_system(kind, account if kind == "abfs" else bucket), f"{bucket}/{path}".rstrip("/"))
+    return Location(_file_system(kind, account if kind == "abfs" else bucket, at_once), f"{bucket}/{path}".rstrip("/"))
 
 
 @lru_cache
-def _file_system(kind: str, authority: str) -> Any:
+def _file_system(kind: str, authority: str, at_once: bool) -> Any:
     """Return the file system of a bucket (s3, gs), an account (abfs) or a name node (hdfs)."""
     match kind:
         case "s3":
-            return _s3(authority)
+            return _s3(authority, at_once)
         case "gs":
             # pyarrow itself heeds STORAGE_EMULATOR_HOST, and an emulator needs no credentials.
             emulated = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
@@ -101,15 +104,14 @@ def _file_system(kind: str, authority: str) -> Any:
     return fs.HadoopFileSystem(parts.hostname or "default", parts.port or 0, user=parts.username)
 
 
-def _s3(bucket: str) -> Any:
+def _s3(bucket: str, at_once: bool) -> Any:
     options: dict[str, Any] = {
         "connect_timeout": _CONNECT_SECONDS,
         "request_timeout": _ANSWER_SECONDS,
         "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
         # Otherwise pyarrow keeps every piece of a fast disk in memory until a slow network has taken it.
         "background_writes": False,
-        # A small object then takes one request, which a kill cannot leave half done.
-        "allow_delayed_open": True,
+        "allow_delayed_open": at_once,
     }
     if bundle := os.environ.get("AWS_CA_BUNDLE"):
         options["tls_ca_file_path"] = bundle

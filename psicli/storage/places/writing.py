@@ -7,7 +7,6 @@ stores, psicli writes to another name first and then renames.
 from __future__ import annotations
 
 import ctypes
-import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -18,8 +17,6 @@ from psicli.core import failpoints
 from psicli.core.errors import storing
 from psicli.core.places import Url
 from psicli.storage.places.remote import located, not_storable, store_faults
-
-logger = logging.getLogger(__name__)
 
 # How much of a file is in memory while it is uploaded [bytes]; pyarrow keeps as much again.
 _PIECE_BYTES = 8 << 20
@@ -90,18 +87,18 @@ def _abandon(stream: Any) -> None:
 def check_storable(url: Url) -> None:
     """Check that an object can be written where a URL says; raises CannotStoreError, StorageError.
 
-    Only an attempt is reliable. It writes an empty object beside the output and removes it. If this user may not remove
-    objects, it stays; readers such as Spark leave out names that begin with a dot.
+    Only an attempt is reliable. In S3 and in Google Cloud Storage, an upload is begun and never continued, of which no
+    reader of the bucket learns. On other stores, an empty file is written beside the output and removed.
     """
     with store_faults(url, str(url), not_storable):
-        files, target = located(url)
+        files, target = located(url, at_once=False)
+        if url.scheme in _AT_ONCE:
+            _abandon(files.open_output_stream(target))
+            return
         folder, _, name = target.rpartition("/")
         probe = f"{folder}/.{name}.psicli-probe"
         files.open_output_stream(probe).close()
-        try:
-            files.delete_file(probe)
-        except OSError:
-            logger.debug("the probe beside %s cannot be removed", url)
+        files.delete_file(probe)
 
 
 def size_of(url: Url) -> int | None:
