@@ -96,7 +96,7 @@ def test_a_run_that_ends_during_the_upload_leaves_the_old_object_or_the_new_one(
     assert sorted(store.names()) == ["in/a.csv", "in/b.csv", "out/a.csv"]
 
 
-@pytest.mark.parametrize("name", ["in/a.parquet", "in/a.csv"])
+@pytest.mark.parametrize("name", ["in/a.parquet", pytest.param("in/a.csv", marks=pytest.mark.more)])
 def test_an_object_replaced_between_the_two_readings_is_an_error(pair: Pair, store: Store, name: str) -> None:
     def content(note: str) -> bytes:
         if name.endswith(".csv"):
@@ -124,6 +124,7 @@ def refused(pair: Pair, given: str, output: str = "out.csv") -> Result:
     return pair.start(LISTENER).result()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("given", "output", "code", "sentence"),
     [
@@ -144,6 +145,7 @@ def test_what_is_not_there_is_an_error_before_the_peer_has_answered(
     assert store.names() == []
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("given", "output", "code"), [("s3://crm/a.csv", "out.csv", 66), ("a.csv", "s3://crm/b.csv", 73)]
 )
@@ -156,6 +158,7 @@ def test_what_the_store_does_not_allow_is_an_error(pair: Pair, given: str, outpu
     assert "HIDDEN" not in result.text
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(("given", "output"), [("s3://crm/a.csv", "out.csv"), ("a.csv", "s3://crm/b.csv")])
 def test_a_store_that_cannot_be_reached_is_an_error_soon(pair: Pair, given: str, output: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
