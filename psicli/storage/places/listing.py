@@ -49,7 +49,7 @@ def find_files(place: Place) -> list[Found]:
         if not base.is_dir():
             fault = f"the folder {printable(base)} does not exist"
             raise InputMissingError(place=printable(place), fault=fault, advice=_ADVICE)
-        fits = _fitting(pattern)
+        fits = fitting(pattern)
         named = (each for each in _below(base, "", pattern, frozenset()) if fits(each.name))
         return sorted(named, key=lambda each: os.fsencode(each.name))
 
@@ -83,7 +83,7 @@ def covers(place: Place, path: Place) -> bool:
     if not pattern and not base.is_dir():
         return False
     folder, file = os.path.realpath(base), os.path.join(os.path.realpath(path.parent), path.name)
-    return file.startswith(f"{folder.rstrip('/')}/") and _fitting(pattern)(os.path.relpath(file, folder))
+    return file.startswith(f"{folder.rstrip('/')}/") and fitting(pattern)(os.path.relpath(file, folder))
 
 
 def _covers_url(text: str, path: str) -> bool:
@@ -91,10 +91,10 @@ def _covers_url(text: str, path: str) -> bool:
     parts = text.rstrip("/").split("/")
     first = next((index for index, part in enumerate(parts) if "*" in part or "[" in part), len(parts))
     base = "/".join(parts[:first]) + "/"
-    return path.startswith(base) and _fitting(parts[first:])(path.removeprefix(base))
+    return path.startswith(base) and fitting(parts[first:])(path.removeprefix(base))
 
 
-def _fitting(pattern: Sequence[str]) -> Callable[[str], bool]:
+def fitting(pattern: Sequence[str]) -> Callable[[str], bool]:
     """Return whether a path below the base fits a pattern, as a file or below a folder that fits."""
     if not pattern:
         return _is_shown

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import Enum, auto
-from fnmatch import translate
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -22,7 +21,7 @@ from pyarrow import fs
 
 from psicli.core.errors import InputMissingError, PsicliError
 from psicli.core.places import CannotStoreError, StoreError, Url
-from psicli.storage.places.listing import Found
+from psicli.storage.places.listing import Found, fitting
 
 # How long to wait for a connection, and for the next byte of an answer [s], and how often to try.
 _CONNECT_SECONDS = 5
@@ -143,7 +142,7 @@ def list_files(url: Url) -> list[Found]:
 
     Raises InputMissingError, StoreError.
     """
-    parts = url.text.split("/")
+    parts = url.text.rstrip("/").split("/")
     fixed = next((index for index, part in enumerate(parts) if _WILD.search(part)), len(parts))
     base, pattern = Url("/".join(parts[:fixed])), parts[fixed:]
     with store_faults(url, str(url), missing):
@@ -153,32 +152,13 @@ def list_files(url: Url) -> list[Found]:
             return [Found(url, info.base_name, info.size, info.mtime_ns or 0)]
         if info.type != fs.FileType.Directory:
             raise FileNotFoundError
-        deep = not pattern or len(pattern) > 1 or "**" in pattern
-        infos = files.get_file_info(fs.FileSelector(path, recursive=deep))
-    found, fits = [], _matcher(pattern) if pattern else _is_shown
+        infos = files.get_file_info(fs.FileSelector(path, recursive=True))
+    found, fits = [], fitting(pattern)
     for info in infos:
         name = info.path.removeprefix(path).lstrip("/")
         if info.type == fs.FileType.File and fits(name):
             found.append(Found(Url(f"{base.text.rstrip('/')}/{name}"), name, info.size, info.mtime_ns or 0))
     return sorted(found, key=lambda each: each.name)
-
-
-def _is_shown(name: str) -> bool:
-    """Return whether no folder and no file in a path is hidden, as Spark and Hive hide what they need themselves."""
-    return not any(part.startswith((".", "_")) for part in name.split("/"))
-
-
-def _matcher(pattern: list[str]) -> Callable[[str], bool]:
-    """Return whether a path fits a pattern; `**` stands for any number of folders."""
-    deep = "(?:[^/]+/)*"
-    texts = [deep if part == "**" else translate(part)[4:-3].replace(".*", "[^/]*") + "/" for part in pattern]
-    known = {part for part in pattern if part.startswith((".", "_"))}
-    whole = re.compile("".join(texts).removesuffix("/") + ("[^/]+" if pattern[-1] == "**" else ""))
-
-    def fits(name: str) -> bool:
-        return whole.fullmatch(name) is not None and _is_shown(name if not known else "")
-
-    return fits
 
 
 class Trouble(Enum):

@@ -53,6 +53,17 @@ def test_both_parties_read_and_write_objects(pair: Pair, store: Store) -> None:
     pair.nothing_left()
 
 
+def test_a_folder_of_parts_in_a_bucket_is_one_input(pair: Pair, store: Store) -> None:
+    for number in range(20):
+        store.put(f"in/month={number:02}/part.parquet", parquet(50, 50 * number))
+    store.put("in/_SUCCESS", b"")
+    rows = [[str(each)] for each in range(0, 2000, 7)]
+    pair.path(DIALER, "b.csv").write_bytes(csv_data(["id"], rows))
+    pair.add("t", Side(["id"], "s3://crm/in/", "s3://crm/out/a.parquet"), Side(["id"], "b.csv"))
+    succeeded(pair.run())
+    assert sorted(rows_of(store.get("out/a.parquet"))) == list(range(0, 1000, 7))
+
+
 # An output of two pieces and a bit: S3 takes it in parts.
 LARGE = 16_000_000
 

@@ -54,7 +54,8 @@ def store(server: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
         ("s3://crm/in/[b-z].csv", ["z.csv"]),
         ("s3://crm/in/**/*.csv", ["a.csv", "b/c.csv", "z.csv"]),
         ("s3://crm/in*/a.csv", ["in/a.csv", "in2/a.csv"]),
-        ("s3://crm/in/_*", ["_SUCCESS"]),
+        ("s3://crm/in/_*", ["_SUCCESS", "_tmp/e.csv"]),
+        ("s3://crm/in/b*/", ["b/c.csv", "b/d.txt"]),
     ],
 )
 def test_a_url_names_a_file_a_folder_or_a_pattern(store: Store, text: str, names: list[str]) -> None:
