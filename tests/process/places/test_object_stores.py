@@ -64,6 +64,18 @@ def test_a_folder_of_parts_in_a_bucket_is_one_input(pair: Pair, store: Store) ->
     assert sorted(rows_of(store.get("out/a.parquet"))) == list(range(0, 1000, 7))
 
 
+def test_a_check_reads_and_tries_objects_and_leaves_none(pair: Pair, store: Store) -> None:
+    store.put("out/a.parquet", bytes(2000))
+    given = store.put("in/a.parquet", parquet(100))
+    pair.add("t", Side(["id"], given, "s3://crm/out/a.parquet"), Side(["id"], "b.csv"))
+    result = pair.start_command("check", "--config", pair.job_file(LISTENER), "--wait", "0").result()
+    assert result.code == 0, result.text
+    assert f"{given} has the key columns" in result.text
+    assert "s3://crm/out/a.parquet can be written, and replaces an object of 2.0 kB" in result.text
+    assert store.get("out/a.parquet") == bytes(2000)
+    assert store.names() == ["in/a.parquet", "out/a.parquet"]
+
+
 # An output of two pieces and a bit: S3 takes it in parts.
 LARGE = 16_000_000
 
