@@ -100,6 +100,7 @@ def large_job(pair: Pair, store: Store) -> bytes:
         pytest.param("upload.begun:kill", False, marks=pytest.mark.more),
         ("upload.written:kill:2", False),
         pytest.param("upload.written:kill:3", False, marks=pytest.mark.more),
+        pytest.param("upload.begun:enospc", False, marks=pytest.mark.more),
         pytest.param("upload.done:kill", True, marks=pytest.mark.more),
         # Any failure must end like a kill: the library would complete the object with what it has.
         pytest.param("upload.written:raise:2", False, marks=pytest.mark.more),
@@ -111,7 +112,8 @@ def test_a_run_that_ends_during_the_upload_leaves_the_old_object_or_the_new_one(
     expected = large_job(pair, store)
     store.put("out/a.csv", b"old")
     alice, bob = pair.start(LISTENER, env=failing_at(point)), pair.start(DIALER)
-    assert alice.result().code == (70 if "raise" in point else -signal.SIGKILL)
+    codes = {"kill": -signal.SIGKILL, "raise": 70, "enospc": 74}
+    assert alice.result().code == codes[point.split(":")[1]]
     bob.result()
     assert store.get("out/a.csv") == (expected if is_new else b"old")
     succeeded(pair.run())
