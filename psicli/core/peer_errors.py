@@ -10,6 +10,7 @@ from psicli.core.errors import (
     BadInputError,
     BusyError,
     ConfigError,
+    InputMissingError,
     PolicyError,
     PsicliError,
 )
@@ -273,6 +274,35 @@ class SkipEndsRunError(PeerSkippedError):
     hint = (
         "Ask {peer} for the details in its log. {peer} would run the other tasks; with `keep_going: true` in this "
         "side's job file, this side does too."
+    )
+
+
+class NoFileHereError(InputMissingError):
+    """Files of a task with per_file that only the other party has. Facts: group, names."""
+
+    sentence = "{group}: this side has no file for {names}, which {peer} has; the other tasks are not affected"
+    hint = (
+        "Find out why it is missing, or ask {peer} whether it should be there. Files are paired by their names without "
+        "suffix, and `--only` runs what is left later."
+    )
+
+
+class NoPartnerError(InputMissingError):
+    """A task with per_file of which no file has a partner. Facts: group, party, ours, theirs."""
+
+    sentence = "{group}: no file has a partner: {party} has {ours}, and {peer} has {theirs}"
+    hint = "Files are paired by their names without suffix: give them the same names on both sides."
+
+
+class PeerLacksFileError(PsicliError):
+    """Files of a task with per_file that only this party has. Facts: group, names."""
+
+    sentence = "{group}: {peer} has no file for {names}; the other tasks are not affected"
+    code = 80
+    peer_at_fault = True
+    hint = (
+        "Ask {peer} for the missing file, or remove this one if it should not be there. Files are paired by their "
+        "names without suffix, and `--only` runs what is left later."
     )
 
 

@@ -39,6 +39,7 @@ class TaskTerms:
     """What both parties must agree on for one task.
 
     key_form: the form of each key column; empty if keys are compared as they are, and then so are the others.
+    group: the task with per_file that this is a file of, if any; its own name if the group has no file.
     """
 
     name: str
@@ -52,6 +53,7 @@ class TaskTerms:
     # These two may differ.
     unicode_version: str = ""
     phone_version: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from psicli.core.errors import InternalError, PsicliError, counted
-from psicli.core.peer_errors import PeerSkippedError
+from psicli.core.peer_errors import NoFileHereError, NoPartnerError, PeerLacksFileError, PeerSkippedError
 
 
 class Status(StrEnum):
@@ -144,10 +144,18 @@ class Report:
                 self.error = InternalError(detail=f"task {task.name} failed without a reason")
 
 
+# Errors of single tasks that any other error comes before, those of this party last: it has to act.
+_LEAST_ERRORS = (PeerSkippedError, PeerLacksFileError, NoFileHereError, NoPartnerError)
+
+
 def _first(known: PsicliError | None, error: PsicliError) -> PsicliError:
-    """Return the error that counts: the first one, but any other before that of a task that only the peer skipped."""
-    yields = type(known) is PeerSkippedError and type(error) is not PeerSkippedError
-    return error if known is None or yields else known
+    """Return the error that counts: the first one, but any other before one of _LEAST_ERRORS."""
+    return error if known is None or _weight(error) > _weight(known) else known
+
+
+def _weight(error: PsicliError) -> int:
+    least = type(error) in _LEAST_ERRORS
+    return 0 if least and error.peer_at_fault else 1 if least else 2
 
 
 # The facts about every run, also one that never began, in this order.

@@ -109,8 +109,26 @@ class Hellos:
         return min(self.ours.bin_items, self.theirs.bin_items)
 
 
-def agree(ours: Hello, theirs: Hello, peer: str) -> None:
-    """Check that both Hellos describe the same session.
+@dataclass(frozen=True)
+class Group:
+    """The files of a task with per_file, by the names of their tasks: those of both parties, and those of one."""
+
+    name: str
+    common: tuple[str, ...]
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The names of the tasks that run, in the order that both parties know, and all groups of files."""
+
+    tasks: tuple[str, ...]
+    groups: tuple[Group, ...]
+
+
+def agree(ours: Hello, theirs: Hello, peer: str) -> Pairing:
+    """Check that both Hellos describe the same session, and return which tasks run.
 
     Raises SamePartyError if the peer has our name or sent our own Hello back, and OtherJobError or DisagreementError
     with a table of all fields that differ.
@@ -126,6 +144,25 @@ def agree(ours: Hello, theirs: Hello, peer: str) -> None:
     if differences:
         is_other = (theirs.party, theirs.job) != (peer, ours.job)
         raise (peer_errors.OtherJobError if is_other else peer_errors.DisagreementError)(table=_table(differences))
+    return _pairing(ours.tasks, theirs.tasks)
+
+
+def _pairing(ours: Sequence[TaskTerms], theirs: Sequence[TaskTerms]) -> Pairing:
+    """Return which tasks run; files of a group that only one party has are left out."""
+    tasks = tuple(mine.name for mine, _ in _pairs(ours, theirs))
+    groups = []
+    for group in dict.fromkeys(task.group for task in ours if task.group):
+        own, other = ([task.name for task in side if task.group == group != task.name] for side in (ours, theirs))
+        only = (tuple(name for name in side if name not in set(rest)) for side, rest in ((own, other), (other, own)))
+        groups.append(Group(group, tuple(name for name in own if name in set(other)), *only))
+    return Pairing(tasks, tuple(groups))
+
+
+def _pairs(ours: Sequence[TaskTerms], theirs: Sequence[TaskTerms]) -> list[tuple[TaskTerms, TaskTerms]]:
+    """Return the terms of every task that both parties have; a group without files has none."""
+    known = {(task.group, task.name): task for task in theirs}
+    shared = [mine for mine in ours if (mine.group, mine.name) in known and mine.group != mine.name]
+    return [(mine, known[mine.group, mine.name]) for mine in shared]
 
 
 def _as_yaml(value: object) -> str:
@@ -133,14 +170,26 @@ def _as_yaml(value: object) -> str:
 
 
 def _task_rows(ours: Sequence[TaskTerms], theirs: Sequence[TaskTerms]) -> list[tuple[str, Any, Any]]:
-    names = [task.name for task in ours], [task.name for task in theirs]
+    entries = _entries(ours), _entries(theirs)
+    names = [[name for name, _ in side] for side in entries]
     if names[0] != names[1]:
         return [("tasks", ", ".join(names[0]), ", ".join(names[1]))]
-    rows = []
-    for mine, yours in zip(ours, theirs, strict=True):
+    rows = [(f"{name}: per_file", mine, yours) for (name, mine), (_, yours) in zip(*entries, strict=True)]
+    for mine, yours in _pairs(ours, theirs):
         own = [(label, getattr(mine, field), getattr(yours, field)) for field, label in _TASK_FIELDS]
-        rows += [(f"{mine.name}: {label}", *values) for label, *values in (*own, _form_row(mine, yours))]
-    return rows
+        rows += [(f"{mine.group or mine.name}: {label}", *values) for label, *values in (*own, _form_row(mine, yours))]
+    # All files of a group have the same terms.
+    return [*dict.fromkeys(rows)]
+
+
+def _entries(tasks: Sequence[TaskTerms]) -> list[tuple[str, bool]]:
+    """Return the tasks that the job file names, each with whether its files are tasks."""
+    found: list[tuple[str, bool]] = []
+    for task in tasks:
+        entry = task.group or task.name, bool(task.group)
+        if not (task.group and entry in found[-1:]):
+            found.append(entry)
+    return found
 
 
 def _form_row(mine: TaskTerms, yours: TaskTerms) -> tuple[str, str, str]:
@@ -157,7 +206,7 @@ def differing_versions(ours: Hello, theirs: Hello) -> list[str]:
     """Return a warning for each version that differs between two parties that agree, and that key forms depend on."""
     warnings = []
     for version, what, result in _VERSIONS:
-        both = zip(ours.tasks, theirs.tasks, strict=True)
+        both = _pairs(ours.tasks, theirs.tasks)
         pairs = dict.fromkeys((getattr(mine, version), getattr(yours, version)) for mine, yours in both)
         for mine, yours in (pair for pair in pairs if pair[0] != pair[1]):
             other = errors.shown_name(yours).strip("'")

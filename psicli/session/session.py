@@ -37,7 +37,7 @@ from psicli.protocol.messages import (
 from psicli.protocol.receiver import Receiver
 from psicli.protocol.sender import Sender
 from psicli.protocol.task import Disclosure, Phase
-from psicli.session.agreement import Hellos, Terms, agree
+from psicli.session.agreement import Hellos, Pairing, Terms, agree
 from psicli.session.live import LiveTask, TaskPlan
 from psicli.session.liveness import PeerWatch, beat
 from psicli.session.turns import Turns
@@ -129,10 +129,11 @@ class Session:
             signals.check()
         self._pools.dismiss()
 
-    def agree(self) -> None:
-        """Check that both Hellos describe the same session; raises like agreement.agree."""
-        agree(self.hellos.ours, self.hellos.theirs, self.peer)
+    def agree(self) -> Pairing:
+        """Check that both Hellos describe the same session, and return which tasks run; raises like agreement.agree."""
+        pairing = agree(self.hellos.ours, self.hellos.theirs, self.peer)
         failpoints.hit("session.agreed")
+        return pairing
 
     def run(self, plans: Sequence[TaskPlan]) -> None:
         """Run the tasks in order until both parties have completed all of them; raises the first failure."""

@@ -6,7 +6,9 @@ state machines check whether a message is allowed at that point.
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
+from itertools import groupby, pairwise
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -26,6 +28,8 @@ MAX_TASKS = 10_000
 # As many forms as key columns, each with a short name [bytes].
 MAX_FORMS = 255
 MAX_FORM_BYTES = 64
+# What a task may be called, as in a job file.
+_NAME = r"[a-z0-9-]{1,63}"
 
 # The message class for each field of the envelope; every class but Hello has the same fields as its protobuf message.
 _MESSAGES: dict[str, type[Any]] = {
@@ -143,6 +147,7 @@ def _check_sizes(hello: pb.Hello) -> None:
     _check_size(hello.nonce, messages.NONCE_BYTES)
     for task in hello.tasks:
         _check_forms(task)
+    _check_groups(hello)
 
 
 def _check_forms(task: pb.TaskTerms) -> None:
@@ -153,6 +158,24 @@ def _check_forms(task: pb.TaskTerms) -> None:
     if not all(task.key_form) or (task.phone_version and not any(map(_is_phone, task.key_form))):
         raise PeerProtocolError(detail="it sent an empty key form, or a version for a form that it did not send")
     _check_size(task.forms_probe, messages.PROBE_BYTES if task.key_form else 0)
+
+
+def _check_groups(hello: pb.Hello) -> None:
+    """Check the names of tasks that are files: both parties derive from them which tasks run, and show them."""
+    ended: set[str] = set()
+    for group, tasks in groupby(hello.tasks, key=lambda task: str(task.group)):
+        if not group:
+            continue
+        names = [task.name for task in tasks]
+        if group in ended or not all(re.fullmatch(_NAME, name) and _is_of(group, name) for name in names):
+            raise PeerProtocolError(detail="it sent a task of a group that cannot have that name")
+        if any(one >= other for one, other in pairwise(names)) or (group in names and len(names) > 1):
+            raise PeerProtocolError(detail="it sent the tasks of a group twice or in another order than that of names")
+        ended.add(group)
+
+
+def _is_of(group: str, name: str) -> bool:
+    return name == group or (name.startswith(f"{group}-") and name != f"{group}-")
 
 
 def _is_phone(key_form: str) -> bool:
