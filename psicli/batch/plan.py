@@ -6,15 +6,17 @@ address. Jobs that cannot run in one batch at all are refused before anything st
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from psicli.config import Job, Task
 from psicli.config.batch import Batch, Entry, right_name
 from psicli.core.errors import ArgumentError, PlanError, printable, shown
-from psicli.core.places import Url
+from psicli.core.places import Place, Url
 from psicli.storage.files import identity
 from psicli.storage.locks import dial_lock, port_lock
 from psicli.storage.places.listing import covers, names_many
@@ -155,11 +157,13 @@ def _order(entries: Sequence[Entry], faults: list[str]) -> dict[str, list[str]]:
     after = {entry.name: [name for name in entry.after if name in names] for entry in entries}
     outputs = [(entry, path) for entry, task in _tasks(entries) if isinstance(path := task.output_path, Path | Url)]
     writers = {identity(path): entry for entry, path in outputs}
+    patterns = [(entry, path) for entry, path in outputs if isinstance(path, Path) and "*" in path.name]
     for entry, task in _tasks(entries):
         places = [each for each in task.input.paths if isinstance(each, Path | Url)]
         used = [writers.get(identity(each)) for each in places]
         # A folder or a pattern reads what is written into it.
         used += [other for each in filter(names_many, places) for other, path in outputs if covers(each, path)]
+        used += [other for each in places for other, path in patterns if _may_read(each, path)]
         writer = next(filter(None, used), None)
         if writer is None or writer is entry or _waits(entry.name, writer.name, after):
             continue
@@ -173,6 +177,16 @@ def _order(entries: Sequence[Entry], faults: list[str]) -> dict[str, list[str]]:
             right = f"move {writer.name} before {entry.name}, or say with `after` which of the two is first"
             faults.append(_fault(entry, task, what, right))
     return after
+
+
+def _may_read(place: Place, pattern: Path) -> bool:
+    """Return whether an input may have files that another job's task with per_file writes."""
+    if isinstance(place, Url):
+        return False
+    given, written = os.path.realpath(place), os.path.realpath(pattern)
+    here, there = os.path.split(given), os.path.split(written)
+    fits = fnmatchcase(here[1], there[1]) or fnmatchcase(there[1], here[1])
+    return (here[0] == there[0] and fits) or written.startswith(f"{given}/")
 
 
 def _waits(name: str, other: str, after: Mapping[str, Sequence[str]]) -> bool:

@@ -29,6 +29,8 @@ from psicli.core.errors import BrokenLedgerError, DiskTooSmallError, TaskFilesEr
 from psicli.core.peer_errors import PeerBusyError, PeerGoneError
 from psicli.core.places import Url
 from psicli.items.spelling import Spellings, unfit_findings
+from psicli.job.groups.expand import Expanded
+from psicli.job.groups.unpaired import unpaired
 from psicli.job.inputs import STDIO, find_source
 from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
 from psicli.job.policy import check_strict
@@ -53,13 +55,14 @@ _CLOCK_DIFFERENCE = 60.0
 
 
 def check_job(
-    job: Job, lock: AbstractContextManager[PortLock], show: Callable[[Check], None], *, wait: float, full: bool
+    files: Expanded, lock: AbstractContextManager[PortLock], show: Callable[[Check], None], *, wait: float, full: bool
 ) -> Checklist:
     """Check this party's side of a job, then the other party if it connects within `wait` [s]; with 0, only this side.
 
-    lock: the lock that a run would hold. show: called with each row as soon as it is known. full: check all rows of the
-    inputs. Raises TaskFilesError.
+    files: the job, with a task for each input. lock: the lock that a run would hold. show: called with each row as soon
+    as it is known. full: check all rows of the inputs. Raises TaskFilesError.
     """
+    job = files.job
     for task in job.tasks:
         if task.input.is_stdin or task.output_path == STDIO:
             raise TaskFilesError(
@@ -76,7 +79,10 @@ def check_job(
         if job.pipeline.ray is not None:
             rates = check_cluster(found, job, rates)
         own = _own_certificate(found, job)
-        each = ((task, _task(found, task, copies, full=full)) for task in job.tasks)
+        for name, fault in files.faults.items():
+            found.fail("input", fault, name)
+        sound = [task for task in job.tasks if task.name not in files.faults]
+        each = ((task, _task(found, task, copies, full=full)) for task in sound)
         sizes = [(task, size) for task, size in each if size is not None]
         state = _state(found, job)
         _space(found, job, sizes, state)
@@ -199,8 +205,13 @@ def _check_not_busy(link: Link) -> None:
 def _compare(found: Checklist, job: Job, ours: Hello, theirs: Hello, seen: float) -> None:
     """Compare two Hellos. seen: when the peer's Hello arrived, by this machine's clock [s]."""
     with found.trying("agreement"):
-        agree(ours, theirs, job.peer)
+        pairing = agree(ours, theirs, job.peer)
         found.add("agreement", "the two job files agree")
+        for group, _, error in unpaired(pairing, job.party):
+            found.fail("pairing", error, group.name)
+        for group in pairing.groups:
+            if group.common:
+                found.add("pairing", f"both parties have {counted(len(group.common), 'file')}", group.name)
         for warning in differing_versions(ours, theirs):
             found.add("version", warning, good=False, hint="Update the older one; key forms depend on it.")
     version = shown(theirs.package_version, 40).strip("'")

@@ -21,6 +21,7 @@ from psicli.items.forms.convert import Converter
 from psicli.items.forms.names import Form
 from psicli.items.forms.rules.codes import HASH_OF_NOTHING
 from psicli.items.text import canonical_text
+from psicli.job.groups.expand import expand_files
 from psicli.job.inputs import find_source
 
 # The most that the text shows of one value [characters], and of its bytes [bytes].
@@ -64,6 +65,7 @@ class TaskKeys:
 
 def first_keys(job: Job, count: int) -> Iterator[TaskKeys]:
     """Read the first `count` rows of the input of each task; raises TaskFilesError."""
+    job, faults = expand_files(job)
     for task in job.tasks:
         if task.input.is_stdin:
             raise TaskFilesError(
@@ -72,7 +74,8 @@ def first_keys(job: Job, count: int) -> Iterator[TaskKeys]:
                 advice="Name a file as its input, or look only at the other tasks (--only).",
             )
     for task in job.tasks:
-        yield _keys_of(task, count)
+        fault = faults.get(task.name)
+        yield _keys_of(task, count) if fault is None else TaskKeys(task.name, str(task.input), [], error=fault)
 
 
 def _keys_of(task: Task, count: int) -> TaskKeys:

@@ -18,6 +18,7 @@ from psicli.check.estimate import Estimate, Size
 from psicli.config import Job, Task
 from psicli.core import signals
 from psicli.items.encoding import encode_items, packed
+from psicli.job.groups.expand import expand_files
 from psicli.job.inputs import find_source
 from psicli.tables import Input
 
@@ -107,6 +108,9 @@ def read_sample(
 
 def estimate_job(job: Job, rates: dict[str, float]) -> Estimate:
     """Estimate what a job needs from the first rows of its inputs; raises the error of an input that has any."""
+    job, faults = expand_files(job)
+    for fault in faults.values():
+        raise fault
     return estimate.of_job(job, [(task, _size(task)) for task in job.tasks], rates)
 
 

@@ -57,11 +57,15 @@ def check(options: JobOptions, wait: float, full: bool) -> int:
     try:
         job = options.load_job()
         console.job = job.name
-        longest = longest_name([task.name for task in job.tasks], secure=job.tls is not None)
+        # Imported late because it is slow.
+        from psicli.job.groups.expand import expand_files
+
+        files = expand_files(job)
+        longest = longest_name([task.name for task in files.job.tasks], secure=job.tls is not None)
         listing = Listing(longest, screen, quiet=options.quiet)
         from psicli.check.check import check_job
 
-        found = check_job(job, hold(job, 0), show, wait=wait, full=full)
+        found = check_job(files, hold(job, 0), show, wait=wait, full=full)
     except InterruptedBySignal:
         raise
     except PsicliError as exc:

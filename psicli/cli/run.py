@@ -94,7 +94,7 @@ def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool,
         if keep_going:
             job = job.model_copy(update={"keep_going": True})
         # In a simulation, both parties write to one terminal, so each line starts with the party's name.
-        console.job, console.tasks = job.party if job.simulated else job.name, len(job.tasks)
+        console.job = job.party if job.simulated else job.name
         rows_on_stdout = any(task.output_path == "-" for task in job.tasks)
         if rows_on_stdout and "stdout" in closed_streams:
             raise CannotCreateError(path="standard output", reason="it is closed")

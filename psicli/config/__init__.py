@@ -17,11 +17,12 @@ from typing import Any, Literal
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from psicli.config import checks, paths, queries
+from psicli.config import checks, groups, paths, queries
 from psicli.config.built import InputFiles, Job, Listener, Task
 from psicli.config.checks import Slot
 from psicli.config.document import Document
-from psicli.config.fields import DNS_NAME, NAME, ip, is_loopback, split_address
+from psicli.config.fields import DNS_NAME, MAX_NAME, NAME, ip, is_loopback, split_address
+from psicli.config.groups import OWN_NAME
 from psicli.config.models import JobFile, NodeEntry, PipelineSettings, PolicySettings, RayWorkers, TlsFiles
 from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
@@ -29,8 +30,8 @@ from psicli.core.formats import Dialect, file_format
 from psicli.core.places import Place, place
 
 __all__ = [
-    "DNS_NAME", "NAME", "InputFiles", "Job", "PipelineSettings", "PolicySettings", "RayWorkers", "Simulation", "Task",
-    "job_schema", "load_job", "load_parties", "task_names",
+    "DNS_NAME", "MAX_NAME", "NAME", "OWN_NAME", "InputFiles", "Job", "PipelineSettings", "PolicySettings",
+    "RayWorkers", "Simulation", "Task", "job_schema", "load_job", "load_parties", "task_names",
 ]  # fmt: skip
 
 
@@ -88,19 +89,29 @@ def load_job(
     checks.check_receivers(document, parties)
     for task in document.entries("tasks"):
         checks.check_task(document, task, own, parties)
+        groups.check_group(document, task)
     slots = checks.expand_lists(document)
     queries.check_queries(document, [own])
     checks.check_names(document, slots)
-    chosen = [slot for slot in slots if not only or slot.name in only]
+    named = {slot.name: groups.files_of(document, slot.name, slots, only) for slot in slots}
+    chosen = [slot for slot in slots if not only or slot.name in only or named[slot.name]]
     checks.check_policy(document, chosen, own, parties)
     paths.check_paths(document, slots, own)
     # Without TLS, both parties are on this machine. If they share the job file, its paths hold for both.
     paths.check_clashes(document, slots, [own], [] if document.get("cluster", "tls") else set(parties) - {own})
     document.raise_errors()
-    checks.check_arguments(document, party, parties, only, slots)
+    files = {file for files in named.values() for file in files}
+    checks.check_arguments(document, party, parties, [name for name in only if name not in files], slots)
     checks.check_port_offset(document, port_offset)
     job = _build(document, own, port_offset, chosen)
+    tasks = [
+        groups.as_group(document, task, slot, own, () if task.name in only else named[task.name])
+        if checks.is_group(document, slot.task)
+        else task
+        for task, slot in zip(job.tasks, chosen, strict=True)
+    ]
     changes: dict[str, Any] = {"rendezvous": rendezvous, "pipeline": _changed(job.pipeline, memory, workers)}
+    changes["tasks"] = tuple(tasks)
     if simulation is not None:
         # Two parties with the same cluster would wait for each other's cores.
         changes["pipeline"] = job.pipeline.model_copy(update={"workers": "threads"})
@@ -226,7 +237,10 @@ def _task(document: Document, slot: Slot, party: str, entry: JobFile, dialect: D
         forms=forms,
         input=_input(document, slot, party) or InputFiles(paths=tuple(located("input_path")), dialect=dialect),
         output_path=output_path,
-        output_format=None if output_path is None else file_format(output_path, dialect),
+        # A task whose files are tasks has a pattern or a folder.
+        output_format=None
+        if output_path is None or checks.is_group(document, slot.task)
+        else file_format(output_path, dialect),
         receiver=receiver or "",
         broadcast_result=broadcast,
         result=own.result or entry.psi.result,

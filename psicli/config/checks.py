@@ -279,12 +279,17 @@ def expand_lists(document: Document) -> list[Slot]:
         document.blame(("tasks",), "is empty", f"give at least one, for example `{example(('tasks',))}`")
     for task in document.entries("tasks"):
         name = document.text(*task, "name") or ""
-        count = _check_lists(document, task)
+        count = None if is_group(document, task) else _check_lists(document, task)
         if count is None:
             slots.append(Slot(name, task, None))
         else:
             slots.extend(Slot(f"{name}-{n + 1}" if name else "", task, n) for n in range(count))
     return slots
+
+
+def is_group(document: Document, task: Loc) -> bool:
+    """Return whether the files of a task are tasks."""
+    return (document.text(*task, "per_file") or "").lower() == "true"
 
 
 def _check_lists(document: Document, task: Loc) -> int | None:

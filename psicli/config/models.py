@@ -390,7 +390,10 @@ class TaskEntry(Model):
     )
     result: Literal["rows", "count"] | None = optional("What the receiver learns. By default `psi.result`.", "count")
     per_file: fields.Bool = field(
-        "Whether each file of this input is a task of its own, paired with the other party's file of the same name.",
+        "Whether each file is a task of its own, paired by its name with the other party's; the same in both job "
+        "files. `input_path` is then a pattern, a folder or a list, and `output_path` a pattern such as `out/*.csv` or "
+        "a folder such as `out/`. A file that only one party has is left out, and both sides name it: see "
+        "[files paired by name](operations.md#files-paired-by-name).",
         True,
         default=False,
     )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 
-from psicli.config.checks import Slot, terms
+from psicli.config.checks import Slot, is_group, terms
 from psicli.config.document import Document, Loc, field_name
 from psicli.config.queries import database
 from psicli.config.urls import URL, fault_of_url, is_folder, shown_url
@@ -40,7 +40,8 @@ def check_paths(document: Document, slots: Sequence[Slot], party: str) -> None:
             document.blame(("cluster", "tls", name), *fault)
     for slot in slots:
         for kind in ("input_path", "output_path"):
-            for owner in document.table(*slot.task, kind):
+            # Patterns and folders of tasks whose files are tasks have checks of their own.
+            for owner in document.table(*slot.task, kind) if not is_group(document, slot.task) else ():
                 for loc in slot.places(document, kind, owner):
                     _check_path(document, loc, is_input=kind == "input_path", is_here=owner == party)
 

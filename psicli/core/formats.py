@@ -87,6 +87,14 @@ def is_suffix(text: str) -> bool:
     return text in _FORMATS
 
 
+def without_suffix(name: str) -> str:
+    """Return a file's name without the suffix of its format; raises UnknownFormatError."""
+    for suffix in _FORMATS:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    raise UnknownFormatError(path=shown(name), suffixes=SUFFIXES)
+
+
 def file_format(path: Place | str, dialect: Dialect = PLAIN) -> FileFormat:
     """Return the format that a path's suffix names; `-` is CSV. Raises UnknownFormatError."""
     text = path.name if isinstance(path, Url) else os.fspath(path)

@@ -281,17 +281,14 @@ class NoFileHereError(InputMissingError):
     """Files of a task with per_file that only the other party has. Facts: group, names."""
 
     sentence = "{group}: this side has no file for {names}, which {peer} has; the other tasks are not affected"
-    hint = (
-        "Find out why it is missing, or ask {peer} whether it should be there. Files are paired by their names without "
-        "suffix, and `--only` runs what is left later."
-    )
+    hint = "Add the missing file, or ask {peer} whether it should be there. Files are paired by name, without suffix."
 
 
 class NoPartnerError(InputMissingError):
     """A task with per_file of which no file has a partner. Facts: group, party, ours, theirs."""
 
     sentence = "{group}: no file has a partner: {party} has {ours}, and {peer} has {theirs}"
-    hint = "Files are paired by their names without suffix: give them the same names on both sides."
+    hint = "Files are paired by name, without suffix: give them the same names on both sides."
 
 
 class PeerLacksFileError(PsicliError):
@@ -301,8 +298,8 @@ class PeerLacksFileError(PsicliError):
     code = 80
     peer_at_fault = True
     hint = (
-        "Ask {peer} for the missing file, or remove this one if it should not be there. Files are paired by their "
-        "names without suffix, and `--only` runs what is left later."
+        "Ask {peer} for the missing file, or remove this one if it should not be there. Files are paired by name, "
+        "without suffix."
     )
 
 

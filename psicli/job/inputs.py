@@ -46,16 +46,19 @@ class Inputs:
     faults: Mapping[str, PsicliError]
 
 
-def check_files(job: Job, stack: ExitStack) -> Inputs:
+def check_files(job: Job, known: Mapping[str, PsicliError], stack: ExitStack) -> Inputs:
     """Check the inputs and outputs of a job.
 
-    Makes the folders of outputs. stack: removes temporary copies, and folders that stayed empty, at the end of the run.
-    Raises StorageError and, without keep_going, InputMissingError, BadInputError, CannotCreateError.
+    Makes the folders of outputs. known: faults of tasks that were found before. stack: removes temporary copies, and
+    folders that stayed empty, at the end of the run. Raises StorageError, TaskFilesError and, without keep_going,
+    InputMissingError, BadInputError, CannotCreateError.
     """
     sources: dict[str, Source] = {}
     faults: dict[str, PsicliError] = {}
     for task in job.tasks:
         try:
+            if task.name in known:
+                raise known[task.name]
             sources[task.name] = source = find_source(task.input, stack, pipeline=job.pipeline)
             _check_task(task, source, stack)
         except (InputMissingError, BadInputError, CannotCreateError) as exc:

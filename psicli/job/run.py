@@ -23,6 +23,8 @@ from psicli.exchange.finished import sweep
 from psicli.exchange.task_exchange import Storage
 from psicli.exchange.worker import LocalWorkers, Workers
 from psicli.items.sketches import Sketches
+from psicli.job.groups.expand import Expanded, expand_files
+from psicli.job.groups.unpaired import leave_out
 from psicli.job.inputs import Inputs, check_files, check_trace_file
 from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
 from psicli.job.policy import Duration, check_strict
@@ -67,18 +69,18 @@ def run_job(
     trace_file: where to write a trace of the run, if anywhere. resume: whether to resume interrupted tasks.
     """
     timing = Duration(job.policy)
-    tasks = [TaskReport(task.name, task.receiver, task.broadcast_result) for task in job.tasks]
-    report = Report(job.name, job.party, job.peer, __version__, curve.backend(), tasks)
+    report = Report(job.name, job.party, job.peer, __version__, curve.backend(), [])
     ledger = Ledger(state_folder(), partial(_warn, report), strict=job.policy.strict)
     runs: list[TaskRun] = []
-    logger.debug("%s", what_the_peer_learns(report))
     unrecorded = _begin(job, ledger)
     try:
         with ExitStack() as stack:
+            found = _tasks(job, report, console)
+            job = found.job
             _prepare_process(job)
             meeting = stack.enter_context(closing(_meeting_point(job, report)))
             console.waits()
-            inputs, workers, cluster = _checked(job, meeting, stack, report, unrecorded, trace_file, console)
+            inputs, workers, cluster = _checked(found, meeting, stack, report, unrecorded, trace_file, console)
             if trace_file is not None:
                 trace.start()
             spool = stack.enter_context(Spool(state_folder()))
@@ -89,14 +91,14 @@ def run_job(
             if job.policy.min_difference == 0:
                 sketches.forget(job.name)
             shared = Shared(job, inputs, storage, ledger, sketches, report, console, lock, resume, cluster)
-            for task, entry in zip(job.tasks, tasks, strict=True):
+            for task, entry in zip(job.tasks, report.tasks, strict=True):
                 runs.append(TaskRun(shared, task, entry))
                 stack.callback(runs[-1].close)
             session = stack.enter_context(_session(job, meeting, storage, workers, report, timing.deadline, lock))
             console.meets()
-            _agree(session, report)
+            names = _agree(session, report, console)
             workers.open()
-            session.run(runs)
+            session.run([run for run in runs if run.name in names])
     except PsicliError as exc:
         report.end(exc)
     except Exception as exc:
@@ -111,10 +113,19 @@ def run_job(
         run.end()
     _end(ledger, report)
     # Before both parties have opened a task, nothing depends on a match.
-    if any(task.peer_items is not None for task in tasks):
+    if any(task.peer_items is not None for task in report.tasks):
         _warn(report, timing.excess)
         timing.sit_out()
     return report
+
+
+def _tasks(job: Job, report: Report, console: Console) -> Expanded:
+    """Make a task of each file of the tasks with per_file, and enter all tasks into the report."""
+    found = expand_files(job)
+    report.tasks += [TaskReport(task.name, task.receiver, task.broadcast_result) for task in found.job.tasks]
+    console.tasks = len(report.tasks)
+    logger.debug("%s", what_the_peer_learns(report))
+    return found
 
 
 def _begin(job: Job, ledger: Ledger) -> Exception | None:
@@ -194,7 +205,7 @@ def _warn(report: Report, warning: str | None) -> None:
 
 
 def _checked(
-    job: Job,
+    found: Expanded,
     meeting: Listener | Dialer,
     stack: ExitStack,
     report: Report,
@@ -207,10 +218,11 @@ def _checked(
     unrecorded: why the ledger does not record this run, if so. If this party cannot start, tells its user why and then
     notifies the peer.
     """
+    job = found.job
     try:
         if meeting.endpoint.credentials is not None:
             meeting.endpoint.credentials.check_own()
-        inputs = check_files(job, stack)
+        inputs = check_files(job, found.faults, stack)
         if unrecorded is not None:
             raise unrecorded
         if trace_file is not None:
@@ -256,10 +268,13 @@ def _workers(job: Job, stack: ExitStack, report: Report) -> tuple[Workers, Clust
     return workers, cluster
 
 
-def _agree(session: Session, report: Report) -> None:
-    session.agree()
+def _agree(session: Session, report: Report, console: Console) -> frozenset[str]:
+    """Return the names of the tasks that run; the others are in the report."""
+    pairing = session.agree()
+    leave_out(pairing, report, console)
     for warning in differing_versions(session.hellos.ours, session.hellos.theirs):
         _warn(report, warning)
+    return frozenset(pairing.tasks)
 
 
 def _end_workers(workers: RayWorkers, report: Report) -> None:

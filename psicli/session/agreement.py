@@ -152,9 +152,10 @@ def _pairing(ours: Sequence[TaskTerms], theirs: Sequence[TaskTerms]) -> Pairing:
     tasks = tuple(mine.name for mine, _ in _pairs(ours, theirs))
     groups = []
     for group in dict.fromkeys(task.group for task in ours if task.group):
-        own, other = ([task.name for task in side if task.group == group != task.name] for side in (ours, theirs))
-        only = (tuple(name for name in side if name not in set(rest)) for side, rest in ((own, other), (other, own)))
-        groups.append(Group(group, tuple(name for name in own if name in set(other)), *only))
+        # The keys of a dict keep their order.
+        own, other = ({task.name: None for task in side if task.group == group != task.name} for side in (ours, theirs))
+        only = (tuple(name for name in side if name not in rest) for side, rest in ((own, other), (other, own)))
+        groups.append(Group(group, tuple(name for name in own if name in other), *only))
     return Pairing(tasks, tuple(groups))
 
 

@@ -65,8 +65,10 @@ class Task(Model):
     # Whether the receiver learns which of its rows match, or only how many items.
     result: Literal["rows", "count"] = "rows"
     output: OutputSettings = OutputSettings()
-    # The name in the job file, if the task is one file of a task with per_file.
+    # The name in the job file, if the task is a file of one with per_file; its own name before the files are known.
     group: str = ""
+    # Those of its files that --only names, by their tasks; empty for all.
+    files: tuple[str, ...] = ()
 
 
 class Job(Model):

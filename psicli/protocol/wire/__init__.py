@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields, replace
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -25,6 +25,8 @@ from psicli.protocol.wire import psi_pb2 as pb
 MAX_MESSAGE_BYTES = 2 << 20
 # Far more than any job has; without a limit, a Hello of 2 MiB could name a million tasks.
 MAX_TASKS = 10_000
+# The largest Hello; the envelope around it needs a few bytes more [bytes].
+MAX_HELLO_BYTES = MAX_MESSAGE_BYTES - 64
 # As many forms as key columns, each with a short name [bytes].
 MAX_FORMS = 255
 MAX_FORM_BYTES = 64
@@ -162,15 +164,19 @@ def _check_forms(task: pb.TaskTerms) -> None:
 
 def _check_groups(hello: pb.Hello) -> None:
     """Check the names of tasks that are files: both parties derive from them which tasks run, and show them."""
+    if not any(task.group for task in hello.tasks):
+        return
+    if len({task.name for task in hello.tasks}) < len(hello.tasks):
+        raise PeerProtocolError(detail="it sent a Hello that names a task twice")
     ended: set[str] = set()
     for group, tasks in groupby(hello.tasks, key=lambda task: str(task.group)):
+        names = [task.name for task in tasks]
         if not group:
             continue
-        names = [task.name for task in tasks]
-        if group in ended or not all(re.fullmatch(_NAME, name) and _is_of(group, name) for name in names):
-            raise PeerProtocolError(detail="it sent a task of a group that cannot have that name")
-        if any(one >= other for one, other in pairwise(names)) or (group in names and len(names) > 1):
-            raise PeerProtocolError(detail="it sent the tasks of a group twice or in another order than that of names")
+        if not all(re.fullmatch(_NAME, name) and _is_of(group, name) for name in names):
+            raise PeerProtocolError(detail="it sent a file's task with a name that it cannot have")
+        if group in ended or names != sorted(names) or (group in names and len(names) > 1):
+            raise PeerProtocolError(detail="it sent the tasks of a group in another order than that of their names")
         ended.add(group)
 
 

@@ -446,6 +446,14 @@ HELLOS: dict[str, Cheat] = {
         ),
     ),
 }
+# Tasks of a group that no honest party sends, and what is wrong with them.
+BAD_GROUPS = {
+    "a task twice": ("m-1", "m-1"),
+    "another order than that of their names": ("m-2", "m-1"),
+    "in another order": ("m", "m-1"),
+    "a name that it cannot have": ("m-\x1b[2J",),
+    "with a name that it": ("n-1",),
+}
 # Cheats of a listening peer: our dialer has a stream and sends an Abort. From a dialer, our listener ignores them.
 ANSWERS: dict[str, Cheat] = {
     "our own nonce": Cheat("it introduced itself as", hello=own_hello_back),
@@ -469,6 +477,15 @@ ANSWERS: dict[str, Cheat] = {
         "more than 10,000 tasks",
         hello=lambda peer, hello: encode_hello(hello) + b"\x3a\x00" * 1_000_000,
     ),
+    **{
+        f"files, {sentence}": Cheat(
+            sentence,
+            hello=lambda peer, hello, names=names: replace(
+                hello, tasks=(*hello.tasks, *(replace(hello.tasks[0], name=name, group="m") for name in names))
+            ),
+        )
+        for sentence, names in BAD_GROUPS.items()
+    },
     "a short nonce": Cheat("a field of 8 bytes where 32", hello=lambda peer, hello: replace(hello, nonce=bytes(8))),
     "no Hello": at("hello", "did not answer with a Hello", instead(Working())),
     "garbage for a Hello": at("hello", "a message that cannot be read", instead(b"\xff" * 9)),

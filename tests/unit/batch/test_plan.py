@@ -162,6 +162,17 @@ def test_a_job_that_reads_the_output_of_a_later_one(tmp_path: Path) -> None:
     assert faults(tmp_path, READS_LATER) == [f"nightly.yaml:2: a-bob: task t {what}; {right}"]
 
 
+@pytest.mark.parametrize("read", ["out/", "out/*.csv", "out/2026-01.csv", "out"])
+def test_a_job_waits_for_the_job_whose_files_it_reads(tmp_path: Path, read: str) -> None:
+    """What per_file writes is known only when the job runs."""
+    months, years = with_files("a-bob", "in/", "out/*.csv"), with_files("b-bob", read, "years/*.csv")
+    for each in (months, years):
+        each["tasks"][0]["per_file"] = True
+    assert order(plan(tmp_path, {"a": months, "b": years})) == {"a-bob": (), "b-bob": ("a-bob",)}
+    years["tasks"][0]["input_path"] = {"alice": "other/*.csv"}
+    assert order(plan(tmp_path, {"a": months, "b": years})) == {"a-bob": (), "b-bob": ()}
+
+
 @pytest.mark.parametrize("first", ["a", "b"])
 def test_after_decides_who_is_first(tmp_path: Path, first: str) -> None:
     entries: list[Any] = ["a.yaml", "b.yaml"]

@@ -379,6 +379,47 @@ def test_a_message_over_the_cap() -> None:
         wire.decode(wire.encode(Frame(0, 0, 0, 1, 0, bytes(wire.MAX_MESSAGE_BYTES))))
 
 
+def months(*names: str, group: str = "months") -> Hello:
+    return replace(HELLO, tasks=(*HELLO.tasks, *(TaskTerms(name, "alice", True, 2, group=group) for name in names)))
+
+
+def test_a_task_that_is_a_file_says_so_and_others_send_what_they_sent_before() -> None:
+    hello = months("months-01", "months-02")
+    assert wire.decode_hello(wire.encode_hello(hello)) == hello
+    assert wire.decode_hello(wire.encode_hello(months("months"))) == months("months")
+    # Field 10 is the last one of a task, and absent in the first.
+    without = wire.encode_hello(replace(hello, tasks=tuple(replace(task, group="") for task in hello.tasks)))
+    assert wire.encode_hello(hello).count(b"\x52\x06months") == 2
+    assert b"\x52" not in without
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        months("months-02", "months-01"),
+        months("months-01", "months-01"),
+        months("months", "months-01"),
+        months("months-"),
+        months("other-01"),
+        months("months-A"),
+        months("months-\x1b[2J"),
+        months("months-" + "1" * 57),
+        months("", group="-"),
+        months("customers", group="customers"),
+    ],
+)
+def test_groups_that_no_honest_party_sends(hello: Hello) -> None:
+    with pytest.raises(PeerProtocolError):
+        wire.decode_hello(wire.encode_hello(hello))
+
+
+def test_a_group_in_two_places() -> None:
+    first, second = months("months-01"), months("months-02")
+    apart = (*first.tasks, TaskTerms("between", "alice", True, 2), second.tasks[-1])
+    with pytest.raises(PeerProtocolError, match="another order"):
+        wire.decode_hello(wire.encode_hello(replace(HELLO, tasks=apart)))
+
+
 def test_a_hello_that_names_a_million_tasks() -> None:
     """Such a Hello is small on the wire but large in memory."""
     octets = wire.encode_hello(HELLO)

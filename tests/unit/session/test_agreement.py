@@ -13,7 +13,7 @@ from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
 from psicli.protocol.messages import Hello, Purpose, TaskTerms
 from psicli.protocol.streams import LEAST_FRAME_ITEMS
 from psicli.protocol.wire import decode_hello
-from psicli.session.agreement import agree, differing_versions
+from psicli.session.agreement import Group, agree, differing_versions
 
 TERMS = (TaskTerms("people", ALICE, False, 1), TaskTerms("places", BOB, True, 2))
 OURS = Hello("0.1", ALICE, "overlap", TERMS, LEAST_FRAME_ITEMS, 4 * LEAST_BIN_ITEMS, bytes(32), Purpose.RUN)
@@ -159,3 +159,50 @@ def test_a_session_with_ourselves() -> None:
     run(ends)
     assert isinstance(ends[0].failure, PeerProtocolError)
     assert decode_hello(ends[0].link.own_hello).party == ALICE
+
+
+def files(*names: str, group: str = "months", **changes: Any) -> tuple[TaskTerms, ...]:
+    """Return the tasks of a group between two other tasks; without names, what a group without files sends."""
+    tasks = [TaskTerms(f"{group}-{name}", ALICE, False, 1, group=group) for name in names]
+    tasks = tasks or [TaskTerms(group, ALICE, False, 1, group=group)]
+    return (TERMS[0], *(replace(task, **changes) for task in tasks), TERMS[1])
+
+
+PAIRINGS = {
+    "all": (("01", "02"), ("01", "02"), ("01", "02"), (), ()),
+    "one-missing-here": (("01", "03"), ("01", "02", "03"), ("01", "03"), (), ("02",)),
+    "each-lacks-one": (("01", "02"), ("02", "03"), ("02",), ("01",), ("03",)),
+    "nothing-in-common": (("01",), ("02",), (), ("01",), ("02",)),
+    "none-here": ((), ("01", "02"), (), (), ("01", "02")),
+    "none-at-all": ((), (), (), (), ()),
+}
+
+
+@pytest.mark.parametrize(("mine", "yours", "common", "ours", "theirs"), PAIRINGS.values(), ids=PAIRINGS)
+def test_files_are_paired_by_name(mine: Any, yours: Any, common: Any, ours: Any, theirs: Any) -> None:
+    """Both sides derive the same tasks in the same order, and know which of the rest is whose."""
+    hellos = replace(OURS, tasks=files(*mine)), replace(THEIRS, tasks=files(*yours))
+    here, there = agree(*hellos, BOB), agree(*reversed(hellos), ALICE)
+    named = [tuple(f"months-{name}" for name in names) for names in (common, ours, theirs)]
+    assert here.tasks == there.tasks == ("people", *named[0], "places")
+    assert here.groups == (Group("months", *named),)
+    assert there.groups == (Group("months", named[0], named[2], named[1]),)
+    assert differing_versions(*hellos) == []
+
+
+@pytest.mark.parametrize(
+    ("tasks", "row"),
+    [
+        ((TERMS[0], TaskTerms("months", ALICE, False, 1), TERMS[1]), "months: per_file true false"),
+        (TERMS, "tasks people, months, places people, places"),
+        (files("01", "03", key_columns=2), "months: number of key columns 1 2"),
+        (files("01", "02", receiver=BOB), "months: receiver alice bob"),
+        (files("01", group="years"), "tasks people, months, places people, years, places"),
+    ],
+)
+def test_groups_that_differ(tasks: tuple[TaskTerms, ...], row: str) -> None:
+    """A difference that all files of a group share is one row."""
+    with pytest.raises(DisagreementError) as caught:
+        agree(replace(OURS, tasks=files("01", "02", "03")), replace(THEIRS, tasks=tasks), BOB)
+    table = [" ".join(line.split()) for line in str(caught.value.facts["table"]).splitlines()]
+    assert table == ["field ours theirs", row]
