@@ -4,7 +4,7 @@ load_job reads the file into a plain tree (document), fills in the variables (va
 (shape, models, fields) and compares the fields with each other (checks). A tree without errors becomes a Job (built).
 
 Only the job file itself is read; no input, output or TLS file is opened. Imports go one way: document and fields are
-below models, then come shape, checks and paths.
+below sections and models, then come shape, checks and paths.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ from psicli.config.checks import Slot
 from psicli.config.document import Document
 from psicli.config.fields import DNS_NAME, MAX_NAME, NAME, ip, is_loopback, split_address
 from psicli.config.groups import OWN_NAME
-from psicli.config.models import JobFile, NodeEntry, PipelineSettings, PolicySettings, RayWorkers, TlsFiles
+from psicli.config.models import JobFile, NodeEntry, PipelineSettings, RayWorkers, TlsFiles
+from psicli.config.sections.checks import check_output
+from psicli.config.sections.output import OutputSettings
+from psicli.config.sections.policy import PolicySettings
 from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 from psicli.core.formats import Dialect, file_format
 from psicli.core.places import Place, place
 
 __all__ = [
-    "DNS_NAME", "MAX_NAME", "NAME", "OWN_NAME", "InputFiles", "Job", "PipelineSettings", "PolicySettings",
-    "RayWorkers", "Simulation", "Task", "job_schema", "load_job", "load_parties", "task_names",
+    "DNS_NAME", "MAX_NAME", "NAME", "OWN_NAME", "InputFiles", "Job", "OutputSettings", "PipelineSettings",
+    "PolicySettings", "RayWorkers", "Simulation", "Task", "job_schema", "load_job", "load_parties", "task_names",
 ]  # fmt: skip
 
 
@@ -90,6 +93,7 @@ def load_job(
     for task in document.entries("tasks"):
         checks.check_task(document, task, own, parties)
         groups.check_group(document, task)
+        check_output(document, task)
     slots = checks.expand_lists(document)
     queries.check_queries(document, [own])
     checks.check_names(document, slots)

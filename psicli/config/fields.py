@@ -82,6 +82,20 @@ def _columns(entries: tuple[Any, ...]) -> tuple[Any, ...]:
     return entries
 
 
+def _column(name: str) -> str:
+    if not name or "\0" in name:
+        raise _wrong("is empty" if not name else "contains U+0000", "give the name of a column, such as in_both")
+    return name
+
+
+def _distinct_columns(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise _wrong("is empty", "list the columns to write, or remove this field to write all")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise _wrong(f"names {shown(repeated[0])} more than once", "name every column once")
+    return names
+
+
 def form_text(text: str) -> str:
     """Return the name of a key form. Raises PydanticCustomError, which names the form that is probably meant."""
     try:
@@ -323,6 +337,10 @@ DnsName = Annotated[
 ]
 # The name of something in the same file: whoever looks it up says what is wrong with it.
 NameElsewhere = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME}$"})]
+# A column of an input or an output.
+ColumnName = Annotated[str, AfterValidator(_column), Field(json_schema_extra={"pattern": r"^[^\u0000]+$"})]
+# For a list of columns.
+DISTINCT = AfterValidator(_distinct_columns)
 # For a list of key columns.
 DISTINCT_COLUMNS = AfterValidator(_columns)
 LIST_OF_COLUMNS = Field(json_schema_extra={"minItems": 1, "maxItems": MAX_KEY_COLUMNS, "uniqueItems": True})

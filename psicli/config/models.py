@@ -6,36 +6,23 @@ and docs/job-file.md are made from these. A file without errors becomes a Job (b
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Tag
+from pydantic import ConfigDict, Field, Tag
 
 from psicli.config import fields
+from psicli.config.sections.base import Model, field, optional
+from psicli.config.sections.output import OutputSettings
+from psicli.config.sections.policy import PolicySettings
 from psicli.core.formats import SUFFIXES
 from psicli.protocol.bins import LEAST_BIN_ITEMS
 from psicli.protocol.streams import FRAME_ITEMS_STEP, LEAST_FRAME_ITEMS, MAX_FRAME_ITEMS
 
 # Larger bins need tens of gigabytes of memory.
 MAX_BIN_ITEMS = 1 << 26
-# Larger differences cannot be told from a sketch of 4,096 buckets.
-MAX_DIFFERENCE = 1000
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 # The job file --------------------------------------------------------------------------------------------------
-
-
-def field(description: str, *examples: Any, default: Any = ..., **more: Any) -> Any:
-    """Describe a field; its default serves as the example if there is no other."""
-    return Field(default, description=description, examples=list(examples) or [default], **more)
-
-
-def optional(description: str, *examples: Any, **more: Any) -> Any:
-    """Describe a field that may be left out."""
-    return field(description, *examples, default=None, **more)
 
 
 class TlsFiles(Model):
@@ -156,8 +143,6 @@ class PsiEntry(Model):
 
 # The bounds precede the check of the text; otherwise the JSON Schema would lack them.
 _Threads = Annotated[int, Field(ge=1, le=1024), fields.PLAIN_DIGITS]
-_Limit = Annotated[int, Field(ge=1), fields.PLAIN_DIGITS] | None
-_Difference = Annotated[int, Field(ge=0, le=MAX_DIFFERENCE), fields.PLAIN_DIGITS]
 _FrameItems = Annotated[
     int, Field(ge=LEAST_FRAME_ITEMS, le=MAX_FRAME_ITEMS, multiple_of=FRAME_ITEMS_STEP), fields.PLAIN_DIGITS
 ]
@@ -271,74 +256,6 @@ class CsvSettings(Model):
         "character like any other, and no value can hold the delimiter or a line break.",
         False,
         default=True,
-    )
-
-
-class PolicySettings(Model):
-    """The limits that this party sets."""
-
-    min_peer_items: _Limit = optional(
-        "Fewest distinct items the other party must have, in every task. Padding does not count.", 1000
-    )
-    max_peer_items: _Limit = optional(
-        "Most distinct items the other party may have, in every task. Padding counts.", 10_000_000
-    )
-    max_runs_per_day: _Limit = optional(
-        "How many runs within 24 hours may use the same input and key columns with the same party. A run counts "
-        "once the other party may know the number of keys, whatever its task is called and however it ended.",
-        2,
-    )
-    min_difference: _Difference | None = optional(
-        "Fewest items in which this party's input must differ from earlier inputs with the same party (the last 8 of "
-        "each task), unless two are the same. The difference between two results names these items to whoever sees "
-        "both. With 0, psicli neither compares nor keeps inputs of this job; by default it warns below 10.",
-        50,
-    )
-    max_match_rate: fields.Rate | None = optional(
-        "Largest fraction of this party's distinct items that may match. Only a party that learns the result can set "
-        "it.",
-        0.25,
-    )
-    min_output_rows: _Limit = optional(
-        "Fewest rows an output must have. Only a party that learns the result can set it.", 10
-    )
-    min_duration: fields.Duration | None = optional(
-        "Shortest time from the start of a run to its report and its end, such as `30s`, `10m` or `2h`; a number alone "
-        "is a number of seconds. It hides how long this party compared and wrote, from which somebody who sees when "
-        "the process ends could estimate how much matched. A run that ends before both parties have opened a task "
-        "does not wait. If a run takes longer, psicli warns.",
-        "10m",
-    )
-    max_duration: fields.Duration | None = optional(
-        "Longest time from the start of a run to the end of the exchange, written like `min_duration`. It includes the "
-        "wait for the other party. A result that only this party still has to write is written.",
-        "4h",
-    )
-    strict: fields.Bool = field(
-        "Whether to trade speed and convenience for certainty: with `true`, psicli checks that every received point, "
-        "not only 64 of each frame, is on the curve; it refuses to run without TLS, even on one machine, without the "
-        "native backend, which computes in constant time, and with a ledger that somebody has changed.",
-        True,
-        default=False,
-    )
-
-
-class OutputSettings(Model):
-    """What this party's output holds."""
-
-    rows: Literal["matched", "unmatched", "all"] = field(
-        "Which rows of the input the output holds: those whose keys the other party also has, the others, or all.",
-        "all",
-        default="matched",
-    )
-    flag: str | None = optional(
-        "Name of a column that says in each row whether the other party also has its keys.", "in_both"
-    )
-    columns: tuple[str, ...] | None = optional(
-        "Columns of the input to write, in this order. By default all.", ["mail", "segment"]
-    )
-    order: Literal["key", "input"] = field(
-        "Order of the rows: sorted by their keys, or as they are in the input.", "input", default="key"
     )
 
 

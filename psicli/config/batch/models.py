@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, Tag
 
 from psicli.config import fields
 from psicli.config.built import Job
-from psicli.config.models import Model, field, optional
+from psicli.config.sections.base import Model, field, optional
 
 # Enough for any machine, and few enough that a slip of the pen is noticed.
 MAX_JOBS_AT_ONCE = 1024

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from psicli.config.models import LinkSettings, Model, OutputSettings, PipelineSettings, PolicySettings, TlsFiles
+from psicli.config.models import LinkSettings, PipelineSettings, TlsFiles
+from psicli.config.sections.base import Model
+from psicli.config.sections.output import OutputSettings
+from psicli.config.sections.policy import PolicySettings
 from psicli.core.formats import PLAIN, Dialect, FileFormat
 from psicli.core.places import Url
 from psicli.items.forms.names import Form
