@@ -30,7 +30,8 @@ _NOT_NUMBERS = {"nan": '"NaN"', "inf": '"Infinity"', "-inf": '"-Infinity"'}
 def write_jsonl(file: BinaryIO, fmt: FileFormat, schema: Any, line_column: str | None, tables: Iterable[Any]) -> int:
     """Write wide rows as JSON Lines, from tables whose columns are single chunks; return how many [rows].
 
-    schema: the pa.Schema of the input; line_column: the column with whole lines, if the input is JSON Lines too.
+    schema: the pa.Schema of the output; line_column: the column with whole lines, if the input is JSON Lines too. Then
+    the only other column is the flag.
     """
     rows = 0
     with compressed(file, fmt.compression) as lines:
@@ -40,10 +41,19 @@ def write_jsonl(file: BinaryIO, fmt: FileFormat, schema: Any, line_column: str |
                 text = _objects([*zip(schema, columns, strict=True)], table.num_rows)
             else:
                 text = table.column(line_column).chunk(0)
+                for name in schema.names[1:]:
+                    text = _with_flag(text, name, table.column(name).chunk(0))
             _, data = packed(joined(text, "\n"))
             lines.write(data.tobytes())
             rows += table.num_rows
     return rows
+
+
+def _with_flag(objects: Any, name: str, flags: Any) -> Any:
+    """Return JSON objects with one more member, which is true or false."""
+    start = pc.utf8_rtrim(pc.utf8_slice_codeunits(objects, 0, -1), characters=" \t\r\n")
+    comma = pc.if_else(pc.equal(start, "{"), "", ",").cast(_TEXT)
+    return joined(start, comma, f"{json.dumps(name, ensure_ascii=False)}:", flags.cast(_TEXT), "}")
 
 
 def has_json(kind: Any, *, nested: bool = False) -> bool:

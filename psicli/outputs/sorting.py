@@ -129,10 +129,10 @@ class RowSorter:
 
     def _sorted(self, tables: list[Any], rows: int) -> Iterator[Any]:
         """Sort the rows of several tables, empty their list, and yield tables of `rows` rows."""
-        joined = _joined(tables, self._schema)
-        order = _key_order(_key_texts(joined, self._keys))
+        table = joined(tables, self._schema)
+        order = _key_order(_key_texts(table, self._keys))
         # One take for all columns: a call costs as much as the work it does on one column.
-        batch = pa.RecordBatch.from_arrays([column.chunk(0) for column in joined.columns], schema=self._schema)
+        batch = pa.RecordBatch.from_arrays([column.chunk(0) for column in table.columns], schema=self._schema)
         for start in range(0, len(order), rows):
             yield pa.Table.from_batches([batch.take(order.slice(start, rows))])
 
@@ -171,14 +171,20 @@ class RowSorter:
 
 
 def _key_texts(table: Any, keys: Sequence[Any]) -> list[Any]:
-    return [canonical_text(table.column(key.name), key.type) for key in keys]
+    return [_without_empty(canonical_text(table.column(key.name), key.type)) for key in keys]
+
+
+def _without_empty(text: Any) -> Any:
+    """Return texts with null in place of the empty ones: as a key, both match nothing."""
+    empty = pc.equal(pc.binary_length(text), 0)
+    return pc.if_else(empty, pa.scalar(None, text.type), text) if pc.any(empty).as_py() else text
 
 
 def _key(texts: Sequence[Any], row: int) -> Key:
     return tuple((value is None, value or "") for value in (text[row].as_py() for text in texts))
 
 
-def _joined(tables: list[Any], schema: Any) -> Any:
+def joined(tables: list[Any], schema: Any) -> Any:
     """Join tables into one whose columns are single chunks, and empty their list."""
     columns = pa.concat_tables([schema.empty_table(), *tables]).columns
     tables.clear()
@@ -219,4 +225,4 @@ def _parts(schema: Any, table: Any) -> Iterator[Any]:
     # Only the list may hold the rows.
     held = [table]
     del table
-    yield _joined(held, schema)
+    yield joined(held, schema)

@@ -27,9 +27,9 @@ from psicli.tables.many.parts import open_file
 from psicli.tables.many.sources import Part, Source, find_source
 from psicli.tables.parquet import ParquetInput
 from psicli.tables.source import Fingerprint, Share
-from psicli.tables.values import Sample
+from psicli.tables.values import ALL, Sample, Selection
 
-__all__ = ["Divisible", "Fingerprint", "Input", "JsonlInput", "Part", "Sample", "Share", "Source"]
+__all__ = ["Divisible", "Fingerprint", "Input", "JsonlInput", "Part", "Sample", "Selection", "Share", "Source"]
 __all__ += ["check_input", "check_source", "find_source", "fingerprint", "open_input", "open_source"]
 
 # An open input. psicli reads it once for its keys and again for the rows that matched. Every method raises
@@ -40,19 +40,28 @@ Divisible = DelimitedInput | JsonlInput | ParquetInput
 
 
 def check_input(
-    path: Place, fmt: FileFormat, keys: Sequence[str], *, output: FileFormat | None = None, name: str | None = None
+    path: Place,
+    fmt: FileFormat,
+    keys: Sequence[str],
+    *,
+    output: FileFormat | None = None,
+    name: str | None = None,
+    selection: Selection = ALL,
 ) -> Sample | None:
     """Check that an input exists and has the key columns; reads only the header or the metadata.
 
     output: the format of this party's output, if it writes one; then the first row is returned, to try to write it.
+    selection: the columns that the output needs.
     Messages show `name` instead of the path. Raises InputMissingError, BadInputError, StorageError.
     """
-    return check_source(Source.of_file(path, fmt, name), keys, output=output)
+    return check_source(Source.of_file(path, fmt, name), keys, output=output, selection=selection)
 
 
-def check_source(source: Source, keys: Sequence[str], *, output: FileFormat | None = None) -> Sample | None:
+def check_source(
+    source: Source, keys: Sequence[str], *, output: FileFormat | None = None, selection: Selection = ALL
+) -> Sample | None:
     """Check an input as check_input does a file; raises InputMissingError, BadInputError, StorageError."""
-    with open_source(source, keys, output=output) as found:
+    with open_source(source, keys, output=output, selection=selection) as found:
         if output is not None:
             return found.sample()
         found.header()
@@ -68,10 +77,11 @@ def open_input(
     threads: int = 1,
     output: FileFormat | None = None,
     name: str | None = None,
+    selection: Selection = ALL,
 ) -> Input:
     """Open one file as an input, as open_source does; messages show `name` instead of the path."""
     source = Source.of_file(path, fmt, name)
-    return open_source(source, keys, forms=forms, threads=threads, output=output)
+    return open_source(source, keys, forms=forms, threads=threads, output=output, selection=selection)
 
 
 def open_source(
@@ -81,11 +91,14 @@ def open_source(
     forms: Sequence[Form] = (),
     threads: int = 1,
     output: FileFormat | None = None,
+    selection: Selection = ALL,
 ) -> Input:
     """Open an input to read it; raises InputMissingError, MalformedInputError.
 
     forms: the form of each key column, by default `text`. threads: how many cores a slow form may use. output: the
-    format of this party's output, if it writes one.
+    format of this party's output, if it writes one. selection: the columns that the output needs.
     """
     columns = KeyColumns(keys, forms, threads)
-    return open_file(source.parts[0], columns, output) if source.is_one_file else ManyInput(source, columns, output)
+    if source.is_one_file:
+        return open_file(source.parts[0], columns, output, selection)
+    return ManyInput(source, columns, output, selection)

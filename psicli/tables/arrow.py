@@ -48,7 +48,8 @@ class ArrowInput(SourceFile):
 
     def __init__(self, place: places.Place, name: str, columns: KeyColumns, output: FileFormat | None = None) -> None:
         super().__init__(place, name, columns)
-        self.schema = pa.schema([])
+        # The columns in use, and all columns of the file.
+        self.schema = self._all = pa.schema([])
         self.rows = self.expected_rows = 0
         self._output = output
         # Whether the batches are so large that the columns are read one by one; a stream does not allow it.
@@ -64,7 +65,7 @@ class ArrowInput(SourceFile):
         self._is_stream = self.view().read(len(_FILE_MAGIC)) != _FILE_MAGIC
         with self._explained():
             reader = self._reader()
-            self.schema = reader.schema
+            self.schema = self._all = reader.schema
             self._in_shares = not self._is_stream and self.size > _BATCH_BYTES * reader.num_record_batches
         for index, field in enumerate(self.schema):
             try:
@@ -77,6 +78,8 @@ class ArrowInput(SourceFile):
                     advice="Write the file again with another name for this column.",
                 ) from exc
         check_schema(self.schema, self.keys, self.name)
+        self.check_selected(self.schema.names)
+        self.schema = self.selection.of(self._all, self.keys)
         for field in self.schema:
             try:
                 pa.nulls(0, field.type)
@@ -231,7 +234,7 @@ class ArrowInput(SourceFile):
 
     def _options(self, columns: Sequence[str]) -> Any:
         """Return the options to read only these columns; without columns, all are read."""
-        return pa.ipc.IpcReadOptions(included_fields=sorted(map(self.schema.get_field_index, columns)))
+        return pa.ipc.IpcReadOptions(included_fields=sorted(map(self._all.get_field_index, columns)))
 
     def _check(self, batch: Any, place: Place) -> None:
         for column, values in zip(batch.schema.names, batch.columns, strict=True):

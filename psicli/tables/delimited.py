@@ -333,7 +333,7 @@ class DelimitedInput(TextInput):
             if wanted.true_count:
                 data = stream.read(block.size, block.start)
                 try:
-                    table = self._parse(data, self.schema.names, quoted=block.quoted)
+                    table = self._parse(data, self.selection.of(self.schema, self.keys).names, quoted=block.quoted)
                 except pa.ArrowInvalid as exc:
                     # The first pass parsed these bytes without an error.
                     raise InputChangedError(path=self.name) from exc
@@ -359,6 +359,7 @@ class DelimitedInput(TextInput):
     def _read_header(self, head: bytes, *, complete: bool) -> int:
         """Read the names of the columns from the first bytes of the file, and return the offset of the first row."""
         self.schema, start = read_header(head, self.format, self.name, self.keys, complete=complete)
+        self.check_selected(self.schema.names)
         return start
 
     def _read_blocks(self, share: Share | None) -> Iterator[tuple[_Block, bytes]]:
@@ -456,8 +457,6 @@ class DelimitedInput(TextInput):
 
     def _records(self, data: bytes, first_line: int) -> Iterator[_Record]:
         return _records(data, self.format, self.name, first_line=first_line)
-
-    # Parsing
 
     def _parse_strictly(self, block: _Block, data: bytes) -> Any:
         _check_utf8(data, self.name, block.line)

@@ -87,10 +87,10 @@ def _fault(line: str, exc: Exception, place: str) -> MalformedInputError:
     return MalformedInputError(place=place, fault=fault, advice=advice)
 
 
-def _members(line: str) -> Iterator[tuple[str, str | None]]:
-    """Yield the names in the object of a valid line with their values as text.
+def _members(line: str) -> Iterator[tuple[str, str | None, str]]:
+    """Yield the names in the object of a valid line, each with its value as text and as it is in the file.
 
-    A string is the text itself, null is None, and any other value is as in the file.
+    As text, a string is its characters, null is None, and any other value is as in the file.
     """
     read = _DECODER.raw_decode
     at = _after_spaces(line, 1)
@@ -98,7 +98,8 @@ def _members(line: str) -> Iterator[tuple[str, str | None]]:
         name, at = read(line, at)
         start = _after_spaces(line, _after_spaces(line, at) + 1)
         value, at = read(line, start)
-        yield name, value if value is None or type(value) is str else line[start:at]
+        text = line[start:at]
+        yield name, value if value is None or type(value) is str else text, text
         at = _after_spaces(line, at)
         if line[at] == ",":
             at = _after_spaces(line, at + 1)
@@ -149,7 +150,8 @@ class JsonlInput(TextInput):
     @property
     def schema(self) -> Any:
         """Return the columns as a pa.Schema; all are known once all keys are read."""
-        names = self.keys if self.line_column else [*self._names, *self.keys]
+        selected = self._names if self.selection.columns is None else self.selection.columns
+        names = self.keys if self.line_column else [*selected, *self.keys]
         return pa.schema([(name, pa.string()) for name in dict.fromkeys([*names, *filter(None, [self.line_column])])])
 
     def header(self) -> Any:
@@ -159,7 +161,7 @@ class JsonlInput(TextInput):
         lines = self._lines(_Block(0, len(head), 1), head if complete else head[: head.rfind(b"\n") + 1])
         self._keys_of(lines)
         if complete and lines:
-            check_columns([*self._names], self.keys, self.name)
+            self._check_found()
         return self.schema
 
     def key_batches(self, share: Share | None = None) -> Iterator[tuple[Any, ...]]:
@@ -190,7 +192,11 @@ class JsonlInput(TextInput):
 
     def _check_names(self) -> None:
         if self.rows:
-            check_columns([*self._names], self.keys, self.name)
+            self._check_found()
+
+    def _check_found(self) -> None:
+        check_columns([*self._names], self.keys, self.name)
+        self.check_selected([*self._names])
 
     def _first_row(self) -> int | None:
         return 0 if self._compression is Compression.NONE else None
@@ -277,14 +283,15 @@ class JsonlInput(TextInput):
         self._names |= dict.fromkeys(found)
         known.update(found)
         if len(known) > _MAX_NAMES:
-            if self._as_columns:
+            if self._as_columns and self.selection.columns is None:
                 raise MalformedInputError(
                     place=self._place(number),
                     fault=f"the objects up to here have more than {_MAX_NAMES:,} different names, too many for columns",
-                    advice="Write a .jsonl output, or objects with fixed names.",
+                    advice="List those to write under output.columns, write a .jsonl output, or use fixed names.",
                 )
-            # The names are only needed to know whether the keys are among them.
-            self._names = dict.fromkeys(name for name in self._names if name in self.keys)
+            # The names are only needed to know whether the ones that the job file names are among them.
+            needed = {*self.keys, *(self.selection.columns or ()), self.selection.added}
+            self._names = dict.fromkeys(name for name in self._names if name in needed)
             known.intersection_update(self._names)
 
     def _key_text(self, value: Any, key: str, number: int) -> str:
@@ -317,16 +324,30 @@ class JsonlInput(TextInput):
     def _columns_of(self, lines: _Lines) -> Any:
         """Return the columns of lines that have been parsed before, as a pa.Table."""
         if self.line_column:
-            return self._keys_of(lines).append_column(self.line_column, pa.array(lines.values(), pa.large_string()))
+            texts = map(self._selected, lines.values())
+            return self._keys_of(lines).append_column(self.line_column, pa.array(texts, pa.large_string()))
         columns: dict[str, list[str | None]] = {name: [None] * len(lines) for name in self.schema.names}
         try:
             for row, line in enumerate(lines.values()):
-                for name, value in _members(line):
-                    columns[name][row] = value
+                for name, value, _ in _members(line):
+                    if name in columns:
+                        columns[name][row] = value
         # The first pass parsed these lines without an error.
         except (ValueError, LookupError, RecursionError) as exc:
             raise InputChangedError(path=self.name) from exc
         return pa.table(columns, schema=self.schema)
+
+    def _selected(self, line: str) -> str:
+        """Return the line for the output: as it is, or an object of the selected members that it has."""
+        if self.selection.columns is None:
+            return line
+        try:
+            found = {name: text for name, _, text in _members(line)}
+        # The first pass parsed this line without an error.
+        except (ValueError, LookupError, RecursionError) as exc:
+            raise InputChangedError(path=self.name) from exc
+        named = ((json.dumps(name, ensure_ascii=False), found.get(name)) for name in self.selection.columns)
+        return f"{{{','.join(f'{name}:{text}' for name, text in named if text is not None)}}}"
 
     def _place_in(self, lines: _Lines, row: int) -> str:
         return self._place(next(islice(lines, row, None)))
@@ -341,7 +362,7 @@ def _numbers(lines: Sequence[int], rows: Sequence[int]) -> list[int]:
 
 def _is_unicode(line: str) -> bool:
     """Return whether the names and the strings of a valid line are text; JSON also allows half a character."""
-    return not _SURROGATE.search(line) or all(_has_utf8(name) and _has_utf8(value) for name, value in _members(line))
+    return not _SURROGATE.search(line) or all(_has_utf8(name) and _has_utf8(value) for name, value, _ in _members(line))
 
 
 def _has_utf8(text: str | None) -> bool:

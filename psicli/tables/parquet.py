@@ -113,7 +113,7 @@ class ParquetInput(SourceFile):
         if self.rows != self.expected_rows:
             raise wrong_count(self.name, self.rows, self.expected_rows)
         self._unit = self.int96.unit() or self._unfit()
-        self.schema = self._opened(1, self._unit).schema_arrow
+        self.schema = self.selection.of(self._opened(1, self._unit).schema_arrow, self.keys)
 
     def shares(self, size: int) -> list[Share]:
         """Divide the row groups into shares of about `size` bytes; raises as `header`."""
@@ -142,12 +142,15 @@ class ParquetInput(SourceFile):
         self.schema, stored, self.expected_rows = _read_schemas(self)
         check_schema(self.schema, self.keys, self.name)
         check_key_types([(key, self.schema.field(key).type) for key in self.keys], path=self.name)
-        wanted = set(self.keys if self._output is None else self.schema.names)
+        self.check_selected(self.schema.names)
+        needed = self.selection.of(self.schema, self.keys)
+        wanted = set(self.keys if self._output is None else needed.names)
         # A path does not tell which column it belongs to, because a name can contain dots, but the order does.
         roots = [field.name for field in self.schema for _ in range(_leaves(kinds.stored(field.type)))]
         leaves = [(root, stored.column(index)) for index, root in enumerate(roots) if root in wanted]
         self._int96 = frozenset(root for root, leaf in leaves if leaf.physical_type == "INT96")
         self._check_kept(stored, leaves)
+        self.schema = needed
         text_output = self._output is not None and self._output.kind not in COLUMNAR
         self._as_text = frozenset(self.schema.names if text_output else self.keys)
 

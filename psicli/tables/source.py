@@ -8,7 +8,7 @@ import gzip
 import hashlib
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
@@ -22,7 +22,7 @@ from psicli.core.places import Place
 from psicli.items.forms.columns import KeyColumns
 from psicli.storage.places.reading import AHEAD_BYTES, folded, open_file
 from psicli.tables import sniff
-from psicli.tables.values import Sample
+from psicli.tables.values import Sample, Selection
 
 _MAX_SHOWN_COLUMNS = 30
 # To compare a name with many others takes long.
@@ -62,6 +62,8 @@ class SourceFile:
     line_column: str | None = None
     # Whether the file is smaller than its content.
     is_packed = True
+    # The columns that this party's output needs.
+    selection = Selection()
 
     def __init__(self, place: Place, name: str, columns: KeyColumns | None = None) -> None:
         self.name = name = printable(name)
@@ -70,6 +72,10 @@ class SourceFile:
         self.file = open_file(place, name)
         self.identity = self.file.identity
         self.size = self.file.size
+
+    def check_selected(self, columns: Sequence[str]) -> None:
+        """Check that the file, which has these columns, fits the output; raises InputMissingError, ColumnError."""
+        check_selection(columns, self.selection, self.name)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -378,22 +384,48 @@ def check_columns(columns: Sequence[str], keys: Sequence[str], name: str, advice
                 advice="Rename one of the columns, because psicli finds columns by name.",
             )
         seen.add(column)
-    for key in keys:
-        if key not in seen:
+    _find_columns(seen, columns, keys, name, "keys", advice)
+
+
+def check_selection(columns: Sequence[str], selection: Selection, name: str) -> None:
+    """Check that an input has the columns that an output needs, and none with the name of the one that it adds.
+
+    Raises InputMissingError, ColumnError.
+    """
+    _find_columns(set(columns), columns, selection.columns or (), name, "output.columns")
+    if selection.added is not None and selection.added in columns and selection.columns is None:
+        raise errors.ColumnError(
+            place=name,
+            fault=f"there is a column {shown(selection.added)} already, so output.flag cannot add one of that name",
+            advice="Give the flag another name, or list the columns to write under output.columns.",
+        )
+
+
+def _find_columns(
+    found: Collection[str],
+    columns: Sequence[str],
+    wanted: Sequence[str],
+    name: str,
+    where: str,
+    advice: str | None = None,
+) -> None:
+    """Raise InputMissingError for the first wanted column that is not among those found. where: what names it."""
+    for key in wanted:
+        if key not in found:
             listed = ", ".join(shown(column) for column in columns[:_MAX_SHOWN_COLUMNS]) or "no columns"
             more = f" and {len(columns) - _MAX_SHOWN_COLUMNS} more" if len(columns) > _MAX_SHOWN_COLUMNS else ""
             raise errors.InputMissingError(
                 place=name,
                 fault=f"there is no column {shown(key)}; the file has {listed}{more}",
-                advice=advice or _advice_on_key(key, columns),
+                advice=advice or _advice_on_name(key, columns, where),
             )
 
 
-def _advice_on_key(key: str, columns: Sequence[str]) -> str:
-    """Return what to do about a key that is missing from a file with other columns."""
+def _advice_on_name(key: str, columns: Sequence[str], where: str) -> str:
+    """Return what to do about a column that is missing from a file with others. where: what names it."""
     alike = [column for column in columns if folded(column) == folded(key)]
     near = alike or difflib.get_close_matches(key, columns[:_COMPARED_COLUMNS], n=1)
     exactly = "must match exactly, including case and spaces."
     if near:
-        return f"Did you mean {shown(near[0])}? The names in keys {exactly}"
-    return f"Check keys in the job file; column names {exactly}"
+        return f"Did you mean {shown(near[0])}? The names in {where} {exactly}"
+    return f"Check {where} in the job file; column names {exactly}"

@@ -11,6 +11,26 @@ from psicli.core.errors import ColumnError, MalformedInputError, PsicliError, co
 from psicli.items import kinds
 
 
+class Selection(NamedTuple):
+    """The columns of an input that an output needs.
+
+    columns: their names, in the order of the output; None stands for all. added: the column that the output adds.
+    """
+
+    columns: tuple[str, ...] | None = None
+    added: str | None = None
+
+    def of(self, schema: Any, keys: Sequence[str]) -> Any:
+        """Return the pa.Schema of these columns and of the keys, in the order of the input."""
+        if self.columns is None:
+            return schema
+        needed = {*self.columns, *keys}
+        return pa.schema([field for field in schema if field.name in needed], schema.metadata)
+
+
+ALL = Selection()
+
+
 class Sample(NamedTuple):
     """The first row of an input, with which a run tries to write its output before the exchange.
 

@@ -58,9 +58,8 @@ class KeyColumns:
             check_lengths(text, name, place)
         else:
             check_lengths(text, name, place)
-            if first_control_row(text) is not None:
-                text = pc.utf8_trim(text, characters=TRIMMED)
-                check_characters(text, name, place)
+            text = _without_controls(text)
+            check_characters(text, name, place)
         if form.is_text:
             return text
         converted = self._converter.convert(index, text)
@@ -71,6 +70,15 @@ class KeyColumns:
         unfit.count += lost
         return converted
 
+    def compared(self, index: int, text: Any) -> Any:
+        """Return what is compared of the canonical texts of a key column that `texts` has accepted before."""
+        form = self.forms[index]
+        if form.is_text:
+            return text
+        if form.base != "text" or form.hashed:
+            text = _without_controls(text)
+        return self._converter.convert(index, text)
+
     def join(self, later: Sequence[Unfit], shift: int) -> None:
         """Add the unfit values of later rows, whose numbers count from `shift`."""
         for own, other in zip(self.unfit, later, strict=True):
@@ -80,3 +88,8 @@ class KeyColumns:
     def close(self) -> None:
         """End the processes that convert values; does nothing if there are none."""
         self._converter.close()
+
+
+def _without_controls(text: Any) -> Any:
+    """Return texts without what forms trim, if any of them has a control character."""
+    return text if first_control_row(text) is None else pc.utf8_trim(text, characters=TRIMMED)

@@ -24,8 +24,8 @@ from psicli.tables.many.parts import OneFile, PartColumns, open_file, repeated
 from psicli.tables.many.schema import Columns
 from psicli.tables.many.sources import Part, Source
 from psicli.tables.parquet import ParquetInput
-from psicli.tables.source import UNPACKED, Fingerprint, file_fingerprint
-from psicli.tables.values import Int96, Sample
+from psicli.tables.source import UNPACKED, Fingerprint, check_selection, file_fingerprint
+from psicli.tables.values import ALL, Int96, Sample, Selection
 
 # Before a run meets its peer, it looks at the columns of so many files.
 _CHECKED_PARTS = 100
@@ -47,7 +47,9 @@ class ManyInput:
     changed since the files were found, and else what the readers of the files raise.
     """
 
-    def __init__(self, source: Source, columns: KeyColumns, output: FileFormat | None) -> None:
+    def __init__(
+        self, source: Source, columns: KeyColumns, output: FileFormat | None, selection: Selection = ALL
+    ) -> None:
         self.name = source.name
         self.columns = columns
         self.keys = columns.names
@@ -66,6 +68,7 @@ class ManyInput:
         # Whole lines can be copied only if all files have lines, and all columns are in them.
         is_jsonl_output = output is not None and output.kind is Format.JSONL
         self._output = output
+        self._selection = selection
         self._part_output = _TEXT if is_jsonl_output and not as_lines else output
         self._columns: Columns | None = None
         self._int96 = Int96()
@@ -79,7 +82,7 @@ class ManyInput:
         """The columns as a pa.Schema: those of the files, then those that their paths give."""
         own = pa.schema([]) if self._columns is None else self._columns.unified
         given = [pa.field(name, pa.string()) for name in self._given if name not in own.names]
-        return pa.schema([*own, *given], metadata=own.metadata)
+        return self._needed(pa.schema([*own, *given], metadata=own.metadata))
 
     @property
     def expected_rows(self) -> int:
@@ -177,7 +180,10 @@ class ManyInput:
 
     def _opened(self, part: Part) -> OneFile:
         output = self._part_output if part.format.kind is Format.JSONL else self._output
-        file = open_file(part, PartColumns(self.columns, part), output)
+        columns = self._selection.columns
+        if columns is not None:
+            columns = tuple(name for name in columns if name not in self._given)
+        file = open_file(part, PartColumns(self.columns, part), output, self._selection._replace(columns=columns))
         if isinstance(file, ParquetInput):
             file.int96 = self._int96
         return file
@@ -199,7 +205,9 @@ class ManyInput:
         part = next((part for part in self._parts if part.format.kind is not Format.JSONL), self._parts[0])
         with self._opened(part) as file:
             file.header()
-            self._columns = Columns(file.schema, part.name, self._output)
+            if self._selection.columns is None:
+                check_selection(self._given, self._selection, part.name)
+            self._columns = Columns(self._needed(file.schema), part.name, self._output)
             self.utc_times = file.utc_times
             if self._is_jsonl:
                 self.line_column = getattr(file, "line_column", None)
@@ -211,7 +219,7 @@ class ManyInput:
             return
         assert self._columns is not None
         assert isinstance(file.columns, PartColumns)
-        self._columns.check(file.schema, part.name)
+        self._columns.check(self._needed(file.schema), part.name)
         if file.utc_times != self.utc_times and self._output is not None:
             raise ColumnError(
                 place=part.name,
@@ -235,7 +243,7 @@ class ManyInput:
             if self._is_jsonl:
                 self._columns.add(file.schema)
             elif file.rows:
-                self._columns.check(file.schema, part.name, optional=True)
+                self._columns.check(self._needed(file.schema), part.name, optional=True)
         self._read.append(_Read(file.identity, file.rows, file.part()))
         rows, size = self._before
         self._before = rows + file.rows, size + file.size
@@ -248,12 +256,16 @@ class ManyInput:
             with self._reopened(self._parts[first], self._read[first]) as file:
                 self._columns.take_over(file.schema)
 
+    def _needed(self, schema: Any) -> Any:
+        """Return the columns of a pa.Schema that the output needs, and the keys."""
+        return self._selection.of(schema, self.keys)
+
     def _whole(self, part: Part, file: OneFile, rows: Any) -> Any:
         """Return rows of a file with the columns of the input."""
         assert self._columns is not None
         table = self._columns.aligned(rows, file.schema)
         for name, value in part.values:
-            if name not in table.column_names:
+            if name not in table.column_names and name in self.schema.names:
                 table = table.append_column(name, repeated(value, table.num_rows))
         return table
 

@@ -18,14 +18,17 @@ from psicli.tables.delimited import DelimitedInput
 from psicli.tables.jsonl import JsonlInput
 from psicli.tables.many.sources import Part
 from psicli.tables.parquet import ParquetInput
+from psicli.tables.values import ALL, Selection
 
 OneFile = DelimitedInput | JsonlInput | ParquetInput | ArrowInput
 
 
-def open_file(part: Part, columns: KeyColumns, output: FileFormat | None, *, check: bool = True) -> OneFile:
+def open_file(
+    part: Part, columns: KeyColumns, output: FileFormat | None, selection: Selection = ALL, *, check: bool = True
+) -> OneFile:
     """Open one file; raises InputMissingError, MalformedInputError.
 
-    check: whether to check that its first bytes do not contradict its format.
+    selection: the columns that the output needs. check: whether to check that its first bytes do not contradict its format.
     """
     with ExitStack() as stack:
         match part.format.kind:
@@ -38,6 +41,7 @@ def open_file(part: Part, columns: KeyColumns, output: FileFormat | None, *, che
             case _:
                 found = DelimitedInput(part.place, part.name, columns, part.format)
         stack.enter_context(found)
+        found.selection = selection
         if check:
             found.check_content(part.format)
         stack.pop_all()
