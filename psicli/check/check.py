@@ -31,7 +31,7 @@ from psicli.core.places import Url
 from psicli.items.spelling import Spellings, unfit_findings
 from psicli.job.groups.expand import Expanded
 from psicli.job.groups.unpaired import unpaired
-from psicli.job.inputs import STDIO, find_source
+from psicli.job.inputs import STDIO, find_source, selection
 from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
 from psicli.job.policy import check_strict
 from psicli.protocol.messages import Abort, Hello, Purpose
@@ -241,9 +241,9 @@ def _task(found: Checklist, task: Task, copies: ExitStack, *, full: bool) -> Siz
     source, size = None, None
     with found.trying("input", task.name):
         files = find_source(task.input, copies)
-        sample = tables.check_source(files, task.keys, output=task.output_format)
+        sample = tables.check_source(files, task.keys, output=task.output_format, selection=selection(task))
         if sample is not None and task.output_format is not None:
-            outputs.check_output(sample, task.output_format)
+            outputs.check_output(sample, task.output_format, task.output)
         found.add("input", f"{files.name} has the key columns", task.name)
         source = files
     if isinstance(task.output_path, Url):
@@ -266,6 +266,7 @@ def _task(found: Checklist, task: Task, copies: ExitStack, *, full: bool) -> Siz
         # Only a full check reads all columns, as a run does.
         output = task.output_format if full else None
         more: dict[str, Any] = {"forms": task.forms, "threads": curve.threads(), "output": output}
+        more |= {"selection": selection(task)} if full else {}
         with found.trying("keys", task.name), tables.open_source(source, task.keys, **more) as opened:
             size = _read(found, task, opened, full=full)
     return size
@@ -276,7 +277,7 @@ def _read(found: Checklist, task: Task, source: Input, *, full: bool) -> Size:
     spellings, distinct = Spellings(task.keys, task.forms), Distinct()
     sample = read_sample(source, lambda texts: spellings.add(texts, source.schema), distinct, full=full)
     if sample.is_whole and task.output_format is not None:
-        outputs.check_unquoted(source, task.output_format)
+        outputs.check_unquoted(source, task.output_format, task.output)
     seen, matchless = sample.seen, sample.matchless
     which = (
         f"all {counted(seen, 'row')}" if sample.is_whole else f"the first {seen:,} of about {sample.size.rows:,} rows"

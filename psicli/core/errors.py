@@ -447,6 +447,10 @@ class PeerSizeError(PolicyError):
     sentence = "task {task}: {peer} has {items}{padding}, {than} than policy.{name}, which is {limit:,}"
 
 
+class OwnSizeError(PolicyError):
+    sentence = "task {task}: the input has {items}, fewer than policy.min_items, which is {limit:,}"
+
+
 class TooManyRunsError(PolicyError):
     sentence = "task {task}: this input had {runs} with {peer} in the last 24 hours; policy.max_runs_per_day is {limit}"
     hint = "List these runs with `psicli ledger`. Then wait, or change the limit in the job file."
@@ -458,16 +462,14 @@ class TooSmallDifferenceError(PolicyError):
 
 
 class MatchRateError(PolicyError):
-    sentence = "task {task}: {matched:,} of {own} matched, above policy.max_match_rate, which is {limit}"
+    sentence = "task {task}: {matched} of {own} matched, above policy.max_match_rate, which is {limit}"
 
 
 class OutputRowsError(PolicyError):
-    sentence = "task {task}: the output would have {rows}, fewer than policy.min_output_rows, which is {limit:,}"
+    sentence = "task {task}: {found} than policy.min_output_rows, which is {limit:,}"
 
 
 class DurationError(PolicyError):
-    """The run may go on where it was interrupted."""
-
     sentence = "the exchange was not complete {limit} after the start of the run, the limit of policy.max_duration"
     hint = "Run again to resume, allow more time, or find out from the report what took so long."
 
@@ -475,8 +477,7 @@ class DurationError(PolicyError):
 class BrokenLedgerError(PolicyError):
     sentence = "the ledger {path} is not as psicli left it ({found}), and policy.strict allows no run with it"
     hint = (
-        "Run `psicli ledger --verify`, and find out who changed it. Then run once without policy.strict: that records "
-        "what was found."
+        "Run `psicli ledger --verify`, and find out who changed it; a run without policy.strict records what was found."
     )
 
 

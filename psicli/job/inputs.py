@@ -25,7 +25,7 @@ from psicli.core.formats import FileFormat, Format, file_format
 from psicli.core.places import Place, Url, is_on_web
 from psicli.storage.files import check_writable, identity, make_folder
 from psicli.storage.state import run_folder, state_folder
-from psicli.tables import Source
+from psicli.tables import Selection, Source
 from psicli.tables.databases import Query, copy_rows
 
 STDIO = "-"
@@ -70,9 +70,9 @@ def check_files(job: Job, known: Mapping[str, PsicliError], stack: ExitStack) ->
 
 def _check_task(task: Task, source: Source, stack: ExitStack) -> None:
     with signals.allowed():
-        sample = tables.check_source(source, task.keys, output=task.output_format)
+        sample = tables.check_source(source, task.keys, output=task.output_format, selection=selection(task))
         if sample is not None and task.output_format is not None:
-            outputs.check_output(sample, task.output_format)
+            outputs.check_output(sample, task.output_format, task.output)
     if isinstance(task.output_path, Url):
         # Imported late, because a run on local files does not need these libraries.
         from psicli.storage.places.writing import check_storable
@@ -145,3 +145,8 @@ def _copied(files: InputFiles, stack: ExitStack) -> Source:
     except OSError as exc:
         raise StorageError(path="standard input", reason=f"copying it to a file failed: {reason(exc)}") from exc
     return Source.of_file(path, file_format(path, files.dialect), str(files))
+
+
+def selection(task: Task) -> Selection:
+    """Return the columns that this party's output needs; without an output, its settings have no effect."""
+    return Selection() if task.output_format is None else outputs.selection(task.output)

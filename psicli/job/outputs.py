@@ -17,7 +17,7 @@ from psicli.exchange.checkpoint import Checkpoint
 from psicli.exchange.task_exchange import Storage
 from psicli.items.partitions import Items, Matches
 from psicli.job.policy import Policy
-from psicli.report.report import TaskReport
+from psicli.report.report import TaskReport, whole_percent
 from psicli.storage.files import AtomicFile, make_folder
 from psicli.storage.state import run_folder, state_folder
 from psicli.tables import Input
@@ -31,14 +31,19 @@ class Found:
     """The result of a task. matched: how many of this party's items matched; the other fields describe the output."""
 
     matched: int | None = None
+    matched_rows: int | None = None
     output_rows: int | None = None
+    output_holds: str | None = None
     output: str | None = None
     output_sha256: str | None = None
 
 
 def outcome(entry: TaskReport, found: Found) -> dict[str, Any]:
-    """Return the fields that this run, or a later one that finds the task done, reports about a finished task."""
-    return {name: getattr(entry, name) for name in COUNTED} | asdict(found)
+    """Return the fields that this run, or a later one that finds the task done, has found about a finished task."""
+    facts = asdict(found)
+    if found.matched is not None and entry.distinct_items is not None:
+        facts["matched_percent"] = whole_percent(found.matched, entry.distinct_items)
+    return {name: getattr(entry, name) for name in COUNTED} | facts
 
 
 class TaskOutput:
@@ -63,7 +68,7 @@ class TaskOutput:
     ) -> None:
         assert task.output_path is not None
         assert task.output_format is not None
-        self.found = Found(output=str(task.output_path))
+        self.found = Found(output=str(task.output_path), output_holds=task.output.rows)
         self.refusal: PolicyError | None = None
         self._input = source
         self._items = items
@@ -72,7 +77,7 @@ class TaskOutput:
         self._entry = entry
         self._checkpoint = checkpoint
         self._staging = ExitStack()
-        self._place, self._format = task.output_path, task.output_format
+        self._place, self._format, self._settings = task.output_path, task.output_format, task.output
         if isinstance(self._place, Path):
             self._target = self._place
         else:
@@ -96,6 +101,7 @@ class TaskOutput:
                 self.refusal = exc
         self.found.matched = matches.count
         row_mask = self._items.row_mask(matches)
+        self.found.matched_rows = row_mask.true_count
         self._items.close()
         # Another run that failed may have removed the folder that it had made.
         make_folder(self._target)
@@ -107,6 +113,7 @@ class TaskOutput:
                 self._file.file,
                 self._format,
                 row_mask,
+                self._settings,
                 budget=self._storage.plan.sorting,
                 spool=self._storage.spool,
             )
@@ -135,7 +142,7 @@ class TaskOutput:
             except OSError as exc:
                 raise StorageError(path="standard output", reason=reason(exc)) from exc
         # Do not wait for the other party's confirmation, which may never arrive.
-        self._checkpoint.conclude(outcome(self._entry, self.found))
+        self._checkpoint.conclude(self._policy.told(outcome(self._entry, self.found)))
 
     def discard(self) -> None:
         """Remove everything that was not published."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from psicli import curve
 from psicli.config import PolicySettings
@@ -19,6 +20,7 @@ from psicli.core.errors import (
     InterruptedBySignal,
     MatchRateError,
     OutputRowsError,
+    OwnSizeError,
     PeerSizeError,
     PsicliError,
     StrictError,
@@ -28,6 +30,7 @@ from psicli.core.errors import (
 )
 from psicli.items.sketches import Difference, Sketch, Sketches
 from psicli.report.console import duration
+from psicli.report.report import whole_percent, without_numbers
 from psicli.session.agreement import Deadline
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,12 @@ class Policy:
 
     limits: PolicySettings
     task: str
+
+    def check_items(self, items: int) -> None:
+        """Check how many distinct items this party has [items]."""
+        least = self.limits.min_items
+        if least is not None and items < least:
+            raise OwnSizeError(task=self.task, items=counted(items, "distinct item"), limit=least)
 
     def check_peer_items(self, items: int, questions: int) -> None:
         """Check how many distinct items the peer has, and how many it can ask about including padding [items]."""
@@ -69,13 +78,19 @@ class Policy:
         """Check what share of this party's distinct items matched [items]."""
         most = self.limits.max_match_rate
         if most is not None and own and matched / own > most:
-            raise MatchRateError(task=self.task, matched=matched, own=counted(own, "distinct item"), limit=most)
+            found = f"{whole_percent(matched, own)} %" if self.limits.whole_percent else f"{matched:,}"
+            raise MatchRateError(task=self.task, matched=found, own=counted(own, "distinct item"), limit=most)
 
     def check_output_rows(self, rows: int) -> None:
-        """Check how many rows the output would have [rows]."""
+        """Check how many rows matched, whichever rows the output holds [rows]."""
         least = self.limits.min_output_rows
         if least is not None and rows < least:
-            raise OutputRowsError(task=self.task, rows=counted(rows, "row"), limit=least)
+            found = "fewer rows matched" if self.limits.whole_percent else f"{counted(rows, 'row')} matched, fewer"
+            raise OutputRowsError(task=self.task, found=found, limit=least)
+
+    def told(self, result: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what this party wants to be told of the result of the task."""
+        return without_numbers(result) if self.limits.whole_percent else result
 
 
 @dataclass(frozen=True)

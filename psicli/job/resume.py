@@ -143,6 +143,7 @@ def _terms(job: Job, task: Task) -> str:
     versions = agreed.forms_version, agreed.unicode_version, agreed.phone_version
     forms = [*map(str, task.forms), *agreed.key_form, *versions]
     terms = [SUITE, __version__, job.name, *parties, task.name, task.keys, *forms, *paths, *reading]
+    terms.append(task.output.model_dump())
     return hashlib.sha256(json.dumps(terms).encode()).hexdigest()
 
 

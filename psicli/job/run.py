@@ -84,7 +84,7 @@ def run_job(
             if trace_file is not None:
                 trace.start()
             spool = stack.enter_context(Spool(state_folder()))
-            stack.callback(_note_disk, report, spool)
+            stack.callback(_note_disk, report, spool, job)
             sweep(state_folder())
             storage = Storage(spool, MemoryPlan(job.pipeline.memory))
             sketches = Sketches(state_folder(), job.party, job.peer)
@@ -174,8 +174,9 @@ def _share_one_heap() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
-def _note_disk(report: Report, spool: Spool) -> None:
-    report.spool_bytes = spool.peak
+def _note_disk(report: Report, spool: Spool, job: Job) -> None:
+    # The rows that were sorted are part of it.
+    report.spool_bytes = None if job.policy.whole_percent else spool.peak
 
 
 def _meeting_point(job: Job, report: Report) -> Listener | Dialer:

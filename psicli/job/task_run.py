@@ -25,7 +25,7 @@ from psicli.items.encoding import encode_items
 from psicli.items.partitions import Items, Matches, Partitioner
 from psicli.items.sketches import Sketch, Sketches
 from psicli.items.spelling import Spellings, unfit_findings
-from psicli.job.inputs import Inputs
+from psicli.job.inputs import Inputs, selection
 from psicli.job.outputs import Found, TaskOutput, outcome
 from psicli.job.policy import Comparison, Policy
 from psicli.job.resume import Mode, Resume
@@ -143,7 +143,7 @@ class TaskRun:
         source = self._shared.inputs.sources[self.name]
         self._phase("reading %s", source.name)
         more: dict[str, Any] = {"forms": self._task.forms, "output": self._task.output_format}
-        opening = partial(tables.open_source, source, self._task.keys, **more)
+        opening = partial(tables.open_source, source, self._task.keys, selection=selection(self._task), **more)
         key, sketch = partition_key(partition_sid), self._comparison.begin()
         items, read, spellings = self._read_on_nodes(opening, key, sketch) or self._read_here(opening, key, sketch)
         self._note_keys(read, spellings, items)
@@ -193,13 +193,14 @@ class TaskRun:
 
     def _check_unquoted(self, source: Input) -> None:
         if self._task.output_format is not None:
-            outputs.check_unquoted(source, self._task.output_format)
+            outputs.check_unquoted(source, self._task.output_format, self._task.output)
 
     def opening(self, party: TaskParty) -> None:
         """Check the policy on the input and on runs, and record the start of the task in the ledger unless it resumes.
 
         The peer does not know this party's count yet.
         """
+        self._policy.check_items(party.own_count)
         self._comparison.check()
         self._open_in_ledger(party)
 
@@ -310,13 +311,13 @@ class TaskRun:
         self._take_over(result)
         if self._output is None:
             # With an output, publish() has already done this.
-            self._resume.checkpoint.conclude(result)
+            self._resume.checkpoint.conclude(self._policy.told(result))
         self._entry.seconds = self._seconds + time.monotonic()
         self._note_done("done in %.1f s", self._entry.seconds)
 
     def _take_over(self, result: Mapping[str, Any]) -> None:
         """Copy a result of this run or of an earlier one into the report."""
-        for name, value in result.items():
+        for name, value in self._policy.told(result).items():
             setattr(self._entry, name, value)
 
     def _note_done(self, text: str, *facts: object) -> None:
@@ -349,8 +350,10 @@ class TaskRun:
     def _note_end(self, error: PsicliError | None) -> None:
         """Close the task in the ledger, unless it is already closed or was never opened."""
         try:
-            matched = self._entry.matched if self._output is None else self._output.found.matched
-            self._shared.ledger.close(self._opened_sid, error, matched, self._entry.output_sha256)
+            found = Found(self._entry.matched) if self._output is None else self._output.found
+            told = self._policy.told(outcome(self._entry, found))
+            counts = told["matched"], told.get("matched_percent") if told["matched"] is None else None
+            self._shared.ledger.close(self._opened_sid, error, *counts, self._entry.output_sha256)
         except PsicliError as exc:
             # By now the output is in place, or the task has already failed for a more important reason.
             logger.warning("%s", exc.message, extra=self._about)

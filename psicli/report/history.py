@@ -63,13 +63,18 @@ def _row(record: Entry | RunEntry) -> tuple[str, ...]:
     opening = record.opening
     source = f"{opening.input} ({', '.join(opening.keys)})"
     source = source if source.isprintable() else shown(source, 1000)
-    counts = map(_count, (opening.distinct_items, opening.peer_items, record.matched))
+    counts = [*map(_count, (opening.distinct_items, opening.peer_items)), _matched(record)]
     names = opening.job, opening.task, opening.party, opening.peer
     return record.time, *names, *counts, _outcome(record), source
 
 
 def _count(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
+
+
+def _matched(record: Entry) -> str:
+    rounded = record.matched is None and record.matched_percent is not None
+    return f"{record.matched_percent} %" if rounded else _count(record.matched)
 
 
 def _outcome(record: Entry | RunEntry) -> str:

@@ -44,8 +44,14 @@ class TaskReport:
     # Including padding: the most items that the peer may have asked about.
     peer_questions: int | None = None
     bins: int | None = None
+    # How many of this party's distinct items matched, which share of them this is, in whole percent, and how many rows
+    # matched. With policy.whole_percent, the share alone is known.
     matched: int | None = None
+    matched_percent: int | None = None
+    matched_rows: int | None = None
+    # The rows of the output, and which rows of the input it holds: matched, unmatched or all.
     output_rows: int | None = None
+    output_holds: str | None = None
     output: str | None = None
     # These tell which run an output is from: the task's id, the same on both sides, and the file's digest.
     task_sid: str | None = None
@@ -105,7 +111,7 @@ class Report:
     seconds: float = 0.0
     # The most memory, and the most disk space besides its outputs, that the process used at any moment [bytes].
     peak_memory: int | None = None
-    spool_bytes: int = 0
+    spool_bytes: int | None = 0
     # Problems that did not stop the run but need attention soon.
     warnings: list[str] = field(default_factory=list)
     # The error that counts, and the one that ended the run; a run may skip a task and go on.
@@ -215,6 +221,20 @@ def rounded(value: Any) -> Any:
     return round(value, 3) if isinstance(value, float) else value
 
 
+def whole_percent(part: int, whole: int) -> int:
+    """Return a share in whole percent, rounded to the nearest number and a half up; 0 of 0 is 0."""
+    return (200 * part + whole) // (2 * whole) if whole else 0
+
+
+# What tells how much matched, more exactly than in whole percent.
+_EXACT = ("matched", "matched_rows", "output_rows")
+
+
+def without_numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a task's result without the numbers that policy.whole_percent hides."""
+    return {name: None if name in _EXACT else value for name, value in result.items()}
+
+
 # How many tasks a sentence names at most.
 _NAMES_SHOWN = 5
 
@@ -244,10 +264,15 @@ def too_little_matched(task: TaskReport, peer: str, causes: Sequence[str]) -> st
     causes: why own keys may not match. Nothing in the text depends on the peer's keys but their number and the result.
     """
     own, theirs = task.distinct_items or 0, task.peer_items or 0
-    if task.matched is None or not own:
+    if (task.matched is None and task.matched_percent is None) or not own:
         return None
     if not theirs:
         return f"no key matched, because {peer} has no keys. Ask {peer} whether its export is complete."
+    if task.matched is None:
+        if task.matched_percent or 100 * min(own, theirs) < own:
+            return None
+        few = f"0 % of {counted(own, 'distinct key')} matched, in whole percent, and {peer} has {theirs:,}"
+        return f"{few}. This may be right. If you expected more: {_what_to_compare(task, peer, causes)}"
     if not task.matched:
         return f"no key matched. {_what_to_compare(task, peer, causes)}"
     if min(own, theirs) < _LEAST_ITEMS or task.matched >= _FEW_MATCHES * min(own, theirs):

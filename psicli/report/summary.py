@@ -66,11 +66,17 @@ def _task_table(tasks: Sequence[Facts], screen: Screen) -> list[str]:
 
 
 def _row(task: Facts) -> tuple[str, ...]:
-    return task["name"], _count(task["output_rows"]), _count(task["rows"]), task["status"], _output(task)
+    return task["name"], _matched(task), _count(task["rows"]), task["status"], _output(task)
+
+
+def _matched(task: Facts) -> str:
+    """Return how many rows matched, or else the share of the items in whole percent."""
+    rounded = task["matched_rows"] is None and task["matched_percent"] is not None
+    return f"{task['matched_percent']} %" if rounded else _count(task["matched_rows"])
 
 
 def _total(tasks: Sequence[Facts]) -> tuple[str, ...]:
-    matched = [task["output_rows"] for task in tasks if task["output_rows"] is not None]
+    matched = [task["matched_rows"] for task in tasks if task["matched_rows"] is not None]
     done = sum(task["status"] == Status.DONE for task in tasks)
     # No sum of own rows: it would hold those of tasks without a result here, and look like a rate beside the matches.
     return "total", _count(sum(matched) if matched else None), "", f"{done} of {len(tasks)} done", ""
@@ -81,9 +87,18 @@ def _count(number: int | None) -> str:
 
 
 def _output(task: Facts) -> str:
-    if task["output_rows"] is not None:
+    if task["output"] is not None:
         return "standard output" if task["output"] == "-" else printable(task["output"])
     return f"none ({task['receiver']} receives the result)" if task["status"] == Status.DONE else ""
+
+
+def _what_was_written(task: Facts) -> str:
+    """Return which rows an output holds, if these are not the rows that matched."""
+    kind = "unmatched rows" if task["output_holds"] == "unmatched" else "rows"
+    if task["matched_rows"] is None:
+        return f"{task['matched_percent']} % of the distinct items matched; all {kind} written"
+    written = f"all {task['output_rows']:,}" if task["output_holds"] == "all" else f"{task['output_rows']:,}"
+    return f"{task['matched_rows']:,} of {counted(task['rows'], 'row')} matched; {written} {kind} written"
 
 
 def _node_table(nodes: Sequence[Facts], screen: Screen) -> list[str]:
@@ -117,6 +132,8 @@ def _facts_of_a_task(task: Facts) -> Iterator[tuple[str, str]]:
         yield "peer", f"{counted(task['peer_items'], 'distinct item')}{padding}"
     if task["matched"] is not None:
         yield "matched", counted(task["matched"], "distinct item")
+    elif task["matched_percent"] is not None:
+        yield "matched", f"{task['matched_percent']} % of the distinct items"
     if task["bins"] is not None:
         yield "bins", f"{task['bins']:,}"
     if task["resumed"] is not None:
@@ -138,7 +155,13 @@ def _about_the_process(facts: Facts, screen: Screen) -> Iterator[str]:
 
 
 def _remarks(facts: Facts, screen: Screen, warnings: bool, error: bool) -> Iterator[str]:
-    """Yield the warnings, and the errors with their hints; the log never shows the one warning of a broken end."""
+    """Yield what outputs hold, the warnings, and the errors with their hints.
+
+    The log never shows the one warning of a broken end.
+    """
+    for task in facts["tasks"]:
+        if task["output_holds"] not in (None, "matched"):
+            yield screen.wrap(f"{task['name']}: {_what_was_written(task)}")
     logged = [*facts["warnings"], *(f"{task['name']}: {each}" for task in facts["tasks"] for each in task["warnings"])]
     of_tasks = [f"{task['name']}: {task['warning']}" for task in facts["tasks"] if task["warning"]]
     for warning in [*(logged if warnings else []), *of_tasks]:

@@ -47,8 +47,8 @@ def first_cause(job: JobState) -> str:
 
 
 def matched_rows(job: JobState) -> int | None:
-    """Return how many rows the tasks of a job have written; None if this party learned no result."""
-    counts = [task.get("output_rows") for task in (job.report or {}).get("tasks", ())]
+    """Return how many rows matched in the tasks of a job; None if this party learned no result, or only a share."""
+    counts = [task.get("matched_rows") for task in (job.report or {}).get("tasks", ())]
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
 

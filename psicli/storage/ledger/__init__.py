@@ -170,7 +170,12 @@ class Ledger:
             return Counter(int(line["bin"]) for line in _recent(files.ledger, "answer", partition_sid, peer))
 
     def close(
-        self, task_sid: str, error: PsicliError | None, matched: int | None, output_sha256: str | None = None
+        self,
+        task_sid: str,
+        error: PsicliError | None,
+        matched: int | None,
+        matched_percent: int | None = None,
+        output_sha256: str | None = None,
     ) -> None:
         """Record, once, how a task that this run opened has ended; raises CannotCreateError, StorageError.
 
@@ -181,7 +186,7 @@ class Ledger:
             if peer is None:
                 return
             why = (FAILED, error.code, type(error).__name__) if error else (DONE, None, None)
-            facts = zip(CLOSING, (*why, matched, output_sha256), strict=True)
+            facts = zip(CLOSING, (*why, matched, matched_percent, output_sha256), strict=True)
             known = {name: value for name, value in facts if value is not None}
             with self._files() as files:
                 self._append(files, "close", task_sid=task_sid, peer=peer, **known)

@@ -9,7 +9,7 @@ from typing import Any
 
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
 # The fields of a `close` line, apart from the time.
-CLOSING = ("outcome", "code", "error", "matched", "output_sha256")
+CLOSING = ("outcome", "code", "error", "matched", "matched_percent", "output_sha256")
 # The fields of an `end` line, apart from the time.
 ENDING = ("outcome", "code", "error", "failure", "session_id", "peer_version", "peer_certificate_sha256")
 
@@ -52,6 +52,8 @@ class Entry:
     code: int | None = None
     error: str | None = None
     matched: int | None = None
+    # Lines of older versions do not have it, and with policy.whole_percent it is all there is.
+    matched_percent: int | None = None
     output_sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -293,18 +293,20 @@ def with_policy(policy: str, **replaced: str) -> str:
 
 def test_a_job_without_a_policy_allows_everything(load: Load) -> None:
     policy = load(SMALL + TASK).policy.model_dump()
-    assert policy.pop("strict") is False
+    assert [policy.pop(name) for name in ("strict", "whole_percent")] == [False, False]
     assert set(policy.values()) == {None}
 
 
 def test_every_limit(load: Load) -> None:
     limits = {
+        "min_items": 7,
         "min_peer_items": 1,
         "max_peer_items": 1,
         "max_runs_per_day": 3,
         "min_difference": 1000,
         "max_match_rate": 0.25,
         "min_output_rows": 9,
+        "whole_percent": True,
         "min_duration": 60,
         "max_duration": 3600,
         "strict": False,

@@ -71,7 +71,8 @@ EDGES: list[tuple[str, float, Check, Check, str]] = [
     # 0.3 has no exact binary fraction, but 3 of 10 must still be allowed.
     ("max_match_rate", 0.3, lambda p: p.check_match_rate(3, 10), lambda p: p.check_match_rate(4, 10), "4 of 10 dis"),
     ("max_match_rate", 1.0, lambda p: p.check_match_rate(9, 9), lambda p: p.check_match_rate(10, 9), "10 of 9 dis"),
-    ("min_output_rows", 3, lambda p: p.check_output_rows(3), lambda p: p.check_output_rows(2), "would have 2 rows"),
+    ("min_output_rows", 3, lambda p: p.check_output_rows(3), lambda p: p.check_output_rows(2), "2 rows matched, fewer"),
+    ("min_items", 3, lambda p: p.check_items(3), lambda p: p.check_items(2), "the input has 2 distinct items"),
 ]
 
 
@@ -232,6 +233,7 @@ def test_runs_a_day(pair: Pair) -> None:
         "code": None,
         "error": None,
         "matched": 2,
+        "matched_percent": None,
         "output_sha256": digest,
     }
     theirs = ledger(pair, DIALER)[0]
@@ -252,7 +254,7 @@ LIMITS = [
     ),
     (
         {"min_output_rows": 3},
-        "task people: the output would have 2 rows, fewer than policy.min_output_rows, which is 3",
+        "task people: 2 rows matched, fewer than policy.min_output_rows, which is 3",
     ),
 ]
 
@@ -314,7 +316,7 @@ def test_refused_rows_do_not_reach_standard_output(pair: Pair) -> None:
     runs = [pair.start(LISTENER), pair.start(DIALER, stdin=marked(3, 4, 5, column="code"))]
     alice, bob = (run.result() for run in runs)
     succeeded([alice])
-    failed(bob, 79, "the output would have 2 rows")
+    failed(bob, 79, "2 rows matched, fewer than")
     assert bob.stdout == b""
     assert [task["input"] for task in ledger(pair, DIALER)] == ["-"]
     pair.nothing_left()

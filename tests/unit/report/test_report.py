@@ -22,6 +22,8 @@ from psicli.report.report import (
     to_json,
     too_little_matched,
     what_the_peer_learns,
+    whole_percent,
+    without_numbers,
 )
 from psicli.report.summary import to_text
 
@@ -29,7 +31,7 @@ STAGES = {stage.value: 0.0625 * number + 0.00049 for number, stage in enumerate(
 
 
 def a_report(**facts: Any) -> Report:
-    counts = {"rows": 10, "distinct_items": 9, "matchless_rows": 1, "matched": 3, "output_rows": 4}
+    counts = {"rows": 10, "distinct_items": 9, "matchless_rows": 1, "matched": 3, "matched_rows": 4, "output_rows": 4}
     peer = {"peer_items": 7, "peer_questions": 7, "bins": 1}
     took = {"seconds": 1.5, "bytes_sent": 640, "bytes_received": 960, "stages": STAGES}
     done = TaskReport("customers", "alice", False, Status.DONE, **counts, **peer, output="out.csv", **took)  # type: ignore[arg-type]
@@ -361,3 +363,64 @@ def test_the_reason_of_an_early_end_is_told_even_between_two_tasks() -> None:
         report.close(2.0)
         assert report.tasks[1].error is (GONE if shows else None)
         assert [line for line in text_of(report) if "it was killed" in line] != []
+
+
+def test_text_says_what_an_output_of_other_rows_holds() -> None:
+    report = a_report()
+    report.tasks[0].output_holds, report.tasks[0].output_rows = "unmatched", 6
+    every = replace(report.tasks[0], name="all", output_holds="all", output_rows=10, warnings=[])
+    report.tasks.append(every)
+    report.close(2.0)
+    assert text_of(report)[-2:] == [
+        "customers: 4 of 10 rows matched; 6 unmatched rows written",
+        "all: 4 of 10 rows matched; all 10 rows written",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "percent"),
+    [
+        (0, 0, 0),
+        (0, 9, 0),
+        (1, 201, 0),
+        (1, 200, 1),
+        (3, 200, 2),
+        (5, 200, 3),
+        (1, 3, 33),
+        (199, 200, 100),
+        (9, 9, 100),
+    ],
+)
+def test_whole_percent_rounds_a_half_up(part: int, whole: int, percent: int) -> None:
+    assert whole_percent(part, whole) == percent
+
+
+def test_a_result_in_whole_percent_has_no_numbers() -> None:
+    report = a_report()
+    exact = {name: getattr(report.tasks[0], name) for name in ("matched", "matched_rows", "output_rows", "output")}
+    told = without_numbers({**exact, "matched_percent": 33})
+    for name, value in told.items():
+        setattr(report.tasks[0], name, value)
+    report.tasks[0].output_holds = "unmatched"
+    report.close(2.0)
+    text = text_of(report, details=True)
+    assert text[3] == "customers          33 %        10  done         out.csv"
+    assert "  matched   33 % of the distinct items" in text
+    assert text[-1] == "customers: 33 % of the distinct items matched; all unmatched rows written"
+    facts = facts_of(report, None)["tasks"][0]
+    numbers = ("matched", "matched_rows", "output_rows", "matched_percent")
+    assert [facts[name] for name in numbers] == [None, None, None, 33]
+
+
+def test_a_hint_in_whole_percent_depends_on_the_rounded_share_alone() -> None:
+    def hint(percent: int, own: int, theirs: int) -> str | None:
+        facts = {"matched_percent": percent, "distinct_items": own, "peer_items": theirs}
+        return too_little_matched(TaskReport("t", "alice", False, **facts), "bob", [])  # type: ignore[arg-type]
+
+    assert (hint(0, 1000, 900) or "").startswith(
+        "0 % of 1,000 distinct keys matched, in whole percent, and bob has 900."
+    )
+    assert hint(1, 1000, 900) is None
+    # So few items of the other party can never be a percent.
+    assert hint(0, 1000, 9) is None
+    assert (hint(0, 1000, 0) or "").startswith("no key matched, because bob has no keys.")

@@ -92,7 +92,7 @@ def test_a_line_for_each_change(follow: Follow) -> None:
     jobs = jobs_of("alice", "carol")
     shown = follow()
     carol = jobs[1]
-    report = {"error": None, "tasks": [{"output_rows": 1000}, {"output_rows": None}]}
+    report = {"error": None, "tasks": [{"matched_rows": 1000}, {"matched_rows": None}]}
     for state, facts in (
         (State.QUEUED, {"why": "1.9 of 2 cores busy"}),
         (State.STARTING, {"starts": 1}),

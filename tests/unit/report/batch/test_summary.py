@@ -16,11 +16,11 @@ HINT = "Check the row; a value that contains the delimiter must be in quotes."
 
 
 def a_job(
-    name: str, state: State, *output_rows: int | None, error: dict[str, Any] | None = None, **facts: Any
+    name: str, state: State, *matched_rows: int | None, error: dict[str, Any] | None = None, **facts: Any
 ) -> JobState:
-    report = {"error": error, "tasks": [{"output_rows": rows} for rows in output_rows]}
+    report = {"error": error, "tasks": [{"matched_rows": rows} for rows in matched_rows]}
     started = {"starts": 1, "exit_code": 0, "report": report} if state is not State.NOT_RUN else {}
-    return JobState(name, "bob", f"/jobs/{name}.yaml", max(len(output_rows), 1), state, **{**started, **facts})
+    return JobState(name, "bob", f"/jobs/{name}.yaml", max(len(matched_rows), 1), state, **{**started, **facts})
 
 
 def a_batch() -> BatchReport:
