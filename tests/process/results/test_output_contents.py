@@ -105,9 +105,8 @@ def test_outputs_hold_what_their_settings_say(pair: Pair, shift: int) -> None:
 
 def test_the_rows_of_both_outputs_belong_together(pair: Pair) -> None:
     """Unique keys, in other columns, types, spellings, formats and orders; row by row, the people are the same."""
-    people = [
-        (number, f"Person{number}@X.de", f"2024-{number % 12 + 1:02}-{number % 28 + 1:02}") for number in range(1, 90)
-    ]
+    days = [f"2024-{number % 12 + 1:02}-{number % 28 + 1:02}" for number in range(90)]
+    people = [(number, f"Person{number}@X.de", day) for number, day in enumerate(days)]
     ours = pd.DataFrame(people, columns=["id", "mail", "day"])
     ours["who"] = ours["id"].map("p{}".format)
     save_typed = pa.Table.from_pandas(ours, preserve_index=False)

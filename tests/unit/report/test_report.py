@@ -417,9 +417,8 @@ def test_a_hint_in_whole_percent_depends_on_the_rounded_share_alone() -> None:
         facts = {"matched_percent": percent, "distinct_items": own, "peer_items": theirs}
         return too_little_matched(TaskReport("t", "alice", False, **facts), "bob", [])  # type: ignore[arg-type]
 
-    assert (hint(0, 1000, 900) or "").startswith(
-        "0 % of 1,000 distinct keys matched, in whole percent, and bob has 900."
-    )
+    few = "0 % of 1,000 distinct keys matched, in whole percent, and bob has 900."
+    assert (hint(0, 1000, 900) or "").startswith(few)
     assert hint(1, 1000, 900) is None
     # So few items of the other party can never be a percent.
     assert hint(0, 1000, 9) is None
