@@ -143,7 +143,8 @@ def _terms(job: Job, task: Task) -> str:
     versions = agreed.forms_version, agreed.unicode_version, agreed.phone_version
     forms = [*map(str, task.forms), *agreed.key_form, *versions]
     terms = [SUITE, __version__, job.name, *parties, task.name, task.keys, *forms, *paths, *reading]
-    terms.append(task.output.model_dump())
+    # Without an output, its settings have no effect.
+    terms.append(None if task.output_path is None else task.output.model_dump())
     return hashlib.sha256(json.dumps(terms).encode()).hexdigest()
 
 

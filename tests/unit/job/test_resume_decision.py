@@ -167,6 +167,19 @@ def test_a_task_does_not_resume_with_other_csv_settings(pair: Pair, monkeypatch:
         checkpoint.end(LOST)
 
 
+@pytest.mark.parametrize("receives", [True, False])
+def test_a_task_does_not_resume_for_another_output(pair: Pair, monkeypatch: pytest.MonkeyPatch, receives: bool) -> None:
+    """A party without an output resumes: the settings have no effect there."""
+    task = Task(pair, monkeypatch, receives=receives)
+    for output, resumes in (({}, False), ({}, True), ({"rows": "unmatched"}, not receives)):
+        pair.jobs[task.party]["tasks"][0]["output"] = output
+        task.job = load_job(pair.job_file(task.party), variables={})
+        checkpoint, found = task.begin()
+        assert (found is not None) is resumes
+        checkpoint.answering(0, 0)
+        checkpoint.end(LOST)
+
+
 def test_which_errors_keep_the_checkpoint(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lost peer may come back, so the checkpoint stays; after a protocol violation or a refusal it is removed."""
     task = Task(pair, monkeypatch)
