@@ -171,12 +171,13 @@ def test_a_task_does_not_resume_with_other_csv_settings(pair: Pair, monkeypatch:
 def test_a_task_does_not_resume_for_another_output(pair: Pair, monkeypatch: pytest.MonkeyPatch, receives: bool) -> None:
     """A party without an output resumes: the settings have no effect there."""
     task = Task(pair, monkeypatch, receives=receives)
-    for output, resumes in (({}, False), ({}, True), ({"rows": "unmatched"}, not receives)):
+    runs = (({}, False), ({}, True), ({"rows": "unmatched"}, not receives))
+    for number, (output, resumes) in enumerate(runs):
         pair.jobs[task.party]["tasks"][0]["output"] = output
         task.job = load_job(pair.job_file(task.party), variables={})
         checkpoint, found = task.begin()
         assert (found is not None) is resumes
-        checkpoint.answering(0, 0)
+        checkpoint.answering(number, 0)
         checkpoint.end(LOST)
 
 
