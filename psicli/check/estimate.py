@@ -90,12 +90,16 @@ def spool_bytes(job: Job, tasks: Sequence[tuple[Task, Size]]) -> int:
 
 def _sorted_on_disk(task: Task, size: Size, plan: MemoryPlan) -> int:
     needed = _output_bytes(task, size)
-    return needed if needed > plan.sorting else 0
+    return needed if needed > plan.sorting and task.output.order == "key" else 0
 
 
 def _output_bytes(task: Task, size: Size) -> int:
-    """Return the size of all rows of the input if they go into an output [bytes]."""
-    return size.content_bytes if task.output_path not in (None, "-") else 0
+    """Return the size of all rows of the input if they go into an output, with what sorts them [bytes]."""
+    if task.output_path in (None, "-"):
+        return 0
+    written = task.keys if task.output.columns is None else task.output.columns
+    is_sorted_by_columns = all(form.is_text for form in task.forms) and {*task.keys} <= {*written}
+    return size.content_bytes + (0 if is_sorted_by_columns else size.item_bytes)
 
 
 def output_bytes(tasks: Sequence[tuple[Task, Size]]) -> int:
