@@ -19,6 +19,7 @@ from psicli.core.errors import (
     InputMissingError,
     PsicliError,
     StorageError,
+    printable,
     reason,
 )
 from psicli.core.formats import FileFormat, Format, file_format

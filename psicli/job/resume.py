@@ -124,7 +124,8 @@ def _scope(mode: Mode, job: Job, task: Task, source: Source | None) -> Scope:
         peer=job.peer,
         receives=task.receiver == job.party,
         broadcast=task.broadcast_result,
-        # Standard input cannot be read again, the rows of a query are other ones, and rows on standard output cannot be withdrawn.
+        # Standard input cannot be read again, a query may give other rows, and rows on standard output cannot be
+        # withdrawn.
         possible=mode is not Mode.NEVER
         and not task.input.is_stdin
         and task.input.query is None

@@ -64,17 +64,20 @@ def copy_rows(query: Query, folder: Path, rows: int | None = None) -> Path:
         advice = "Check input_path in the job file; relative paths start at the job file's folder."
         raise InputMissingError(place=query.name, fault="no such file", advice=advice)
     path = folder / "query.arrow"
-    with _explained(query, duckdb), closing(_connected(query, folder, duckdb)) as connection:
+    with (
+        _explained(query, duckdb),
+        closing(_connected(query, folder, duckdb)) as connection,
         # A signal must end the query, which DuckDB cannot do in the thread that waits for it.
-        with ThreadPoolExecutor(1, "psicli-query") as runner:
-            running = runner.submit(_copy, connection, query, path, rows)
-            try:
-                while not wait([running], signals.SLICE).done:
-                    signals.check()
-            except BaseException:
-                connection.interrupt()
-                raise
-            running.result()
+        ThreadPoolExecutor(1, "psicli-query") as runner,
+    ):
+        running = runner.submit(_copy, connection, query, path, rows)
+        try:
+            while not wait([running], signals.SLICE).done:
+                signals.check()
+        except BaseException:
+            connection.interrupt()
+            raise
+        running.result()
     return path
 
 
@@ -94,13 +97,16 @@ def _connected(query: Query, folder: Path, duckdb: Any) -> Any:
 def _copy(connection: Any, query: Query, path: Path, rows: int | None) -> None:
     reader = connection.execute(query.sql).fetch_record_batch(_BATCH_ROWS)
     left = rows
-    with storing(path, "writing"), open(path, "xb", opener=_private) as file:
-        with pa.ipc.new_file(file, reader.schema) as writer:
-            for batch in reader:
-                writer.write_batch(batch if left is None else batch.slice(0, left))
-                left = None if left is None else left - batch.num_rows
-                if left is not None and left <= 0:
-                    break
+    with (
+        storing(path, "writing"),
+        open(path, "xb", opener=_private) as file,
+        pa.ipc.new_file(file, reader.schema) as writer,
+    ):
+        for batch in reader:
+            writer.write_batch(batch if left is None else batch.slice(0, left))
+            left = None if left is None else left - batch.num_rows
+            if left is not None and left <= 0:
+                break
 
 
 def _private(path: str, flags: int) -> int:

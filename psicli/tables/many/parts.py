@@ -28,7 +28,8 @@ def open_file(
 ) -> OneFile:
     """Open one file; raises InputMissingError, MalformedInputError.
 
-    selection: the columns that the output needs. check: whether to check that its first bytes do not contradict its format.
+    selection: the columns that the output needs. check: whether to check that its first bytes do not contradict its
+    format.
     """
     with ExitStack() as stack:
         match part.format.kind:
