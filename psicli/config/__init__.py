@@ -24,6 +24,7 @@ from psicli.config.document import Document
 from psicli.config.fields import DNS_NAME, MAX_NAME, NAME, ip, is_loopback, split_address
 from psicli.config.groups import OWN_NAME
 from psicli.config.models import JobFile, NodeEntry, PipelineSettings, RayWorkers, TlsFiles
+from psicli.config.rules.counts import check_counts
 from psicli.config.sections.checks import check_output
 from psicli.config.sections.output import OutputSettings
 from psicli.config.sections.policy import PolicySettings
@@ -100,6 +101,8 @@ def load_job(
     named = {slot.name: groups.files_of(document, slot.name, slots, only) for slot in slots}
     chosen = [slot for slot in slots if not only or slot.name in only or named[slot.name]]
     checks.check_policy(document, chosen, own, parties)
+    if own in parties:
+        check_counts(document, chosen, own, simulated=simulation is not None)
     paths.check_paths(document, slots, own)
     # Without TLS, both parties are on this machine. If they share the job file, its paths hold for both.
     paths.check_clashes(document, slots, [own], [] if document.get("cluster", "tls") else set(parties) - {own})
@@ -227,7 +230,8 @@ def _dialect(entry: JobFile, slot: Slot) -> Dialect:
 def _task(document: Document, slot: Slot, party: str, entry: JobFile, dialect: Dialect) -> Task:
     receiver, broadcast = checks.terms(document, slot.task)
     own = entry.tasks[int(slot.task[-1])]
-    learns = broadcast or receiver == party
+    result = checks.result_of(document, slot.task)
+    learns = (broadcast or receiver == party) and result == "rows"
 
     def located(kind: str) -> list[Place | Literal["-"]]:
         texts = [document.text(*loc) or "" for loc in slot.places(document, kind, party)]
@@ -247,7 +251,7 @@ def _task(document: Document, slot: Slot, party: str, entry: JobFile, dialect: D
         else file_format(output_path, dialect),
         receiver=receiver or "",
         broadcast_result=broadcast,
-        result=own.result or entry.psi.result,
+        result=result,
         output=own.output,
     )
 

@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from psicli.config.document import Document, Loc, field_name
 from psicli.config.fields import MAX_NAME, is_loopback, split_address, to_seconds
@@ -241,7 +242,7 @@ def _check_result(document: Document, loc: Loc, party: str | None) -> None:
     if receiver is None and task and not document.broken(("psi", "receiver")):
         right = f"add it here or under psi, for example `{example((*loc, 'receiver'))}`"
         document.blame((*loc, "receiver"), "is missing", right)
-    learns = party is not None and (receiver == party or broadcast)
+    learns = party is not None and (receiver == party or broadcast) and result_of(document, loc) == "rows"
     if party is not None and learns and party not in document.table(*loc, "output_path"):
         right = f"this party learns the result; add its output, for example `{_example_of_entry('output_path', party)}`"
         document.blame((*loc, "output_path", party), "is missing", right)
@@ -252,6 +253,12 @@ def terms(document: Document, loc: Loc) -> tuple[str | None, bool]:
     receiver = document.text(*loc if "receiver" in document.table(*loc) else ("psi",), "receiver")
     broadcast = document.text(*loc, "broadcast_result") or document.text("psi", "broadcast_result") or "false"
     return receiver, broadcast.lower() == "true"
+
+
+def result_of(document: Document, loc: Loc) -> Literal["rows", "count"]:
+    """Return what the receiver of a task learns."""
+    result = document.text(*loc, "result") or document.text("psi", "result")
+    return "count" if result == "count" else "rows"
 
 
 @dataclass(frozen=True)

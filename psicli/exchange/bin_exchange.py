@@ -12,7 +12,7 @@ from psicli.exchange.pools import WorkerPools, WorkInOrder, done
 from psicli.exchange.worker import BinWorker
 from psicli.protocol.bins import BinParty
 from psicli.protocol.task import TaskParty
-from psicli.protocol.work import CheckLists, KeepTokens, MaskOwn, MaskPeer, Prepare, Work
+from psicli.protocol.work import CheckLists, KeepTokens, MaskOwn, MaskPeer, PermuteTokens, Prepare, Work
 
 
 class BinExchange:
@@ -63,6 +63,8 @@ class BinExchange:
                 return self._pools.compute(self._mask_peer, seq, points)
             case CheckLists():
                 return self._pools.compute(self._check)
+            case PermuteTokens(start, stop):
+                return self._pools.compute(self._permuted_tokens, start, stop)
             case KeepTokens(start, tokens):
                 self._ready().keep_tokens(start, tokens)
         return done()
@@ -92,6 +94,9 @@ class BinExchange:
             worker.check()
             self._checked(self.party, worker)
             failpoints.hit("lists.checked")
+
+    def _permuted_tokens(self, start: int, stop: int) -> bytes:
+        return self._ready().permuted_tokens(start, stop)
 
     def _ready(self) -> BinWorker:
         if self.worker is None:

@@ -11,13 +11,15 @@ from psicli.protocol.task import TaskParty
 
 
 class Results:
-    """Which of our items matched, and the bitmaps of a broadcast; starts from the data of the checkpoint.
+    """Which of our items matched, or how many, and the bitmaps of a broadcast; starts from the data of the checkpoint.
 
     bitmaps: the bits of each bin, which a receiver sends to its peer and a sender gets. order_secrets: per bin, the
     secret that a sender needs to map these bits to its items.
     """
 
     def __init__(self, party: TaskParty, items: Items, checkpoint: Checkpoint) -> None:
+        # Where the receiver only counts, `matches` stays without a match, and this is the whole result.
+        self.count = 0
         self.matches = Matches(items.starts(party.number_of_bins))
         self.bitmaps: dict[int, bytes] = {}
         self.order_secrets: dict[int, bytes] = {}

@@ -240,11 +240,18 @@ class TaskExchange:
 
     def matches(self) -> Matches:
         """Wait until all bins are compared and return the matches; all bins must have been received."""
+        return self._compared().matches
+
+    def count(self) -> int:
+        """Wait as `matches` does, and return how many items match; only where the receiver counts."""
+        return self._compared().count
+
+    def _compared(self) -> Results:
         results = self._restored()
         for future in self._match_all():
             future.result()
         failpoints.hit("matches.found")
-        return results.matches
+        return results
 
     # Work of the bins
 
@@ -286,7 +293,7 @@ class TaskExchange:
             items = self._input.items.bin(at.bin, self.party.number_of_bins, self._plan.bin // 2)
             if len(items) > own:
                 raise errors.BinOverflowError(bin=at.bin)
-            how = {"receives": self.party.receives, "strict": self._input.strict}
+            how = {"receives": self.party.receives, "counts": self.party.setup.counts, "strict": self._input.strict}
             return self.pools.workers.make(at, items, own, peer, self.party.setup.frame_items, **how)
 
     def _prepare_early(self) -> None:
@@ -310,6 +317,9 @@ class TaskExchange:
     def _match(self, number: int, worker: BinWorker | None) -> None:
         assert worker is not None
         with self.stages.at(Stage.MATCHING, "match"):
+            if self.party.setup.counts:
+                self._restored().count = worker.count()
+                return
             match = worker.match(bitmap=self.party.broadcast)
             self._restored().put(number, match)
             self._input.checkpoint.matched(number, match)

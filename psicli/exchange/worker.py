@@ -57,7 +57,9 @@ class BinWorker(Protocol):
     def mask_peer(self, seq: int, points: bytes) -> bytes | None: ...
     def keep_tokens(self, start: int, tokens: bytes) -> None: ...
     def check(self) -> None: ...
+    def permuted_tokens(self, start: int, stop: int) -> bytes: ...
     def match(self, *, bitmap: bool = False) -> Match: ...
+    def count(self) -> int: ...
     def wipe(self) -> None: ...
 
 
@@ -76,9 +78,7 @@ class Workers(Protocol):
     def open(self) -> None:
         """Begin to start the workers, without waiting for them; the session has begun."""
 
-    def make(
-        self, at: Place, items: BinItems, own: int, peer: int, frame_items: int, *, receives: bool, strict: bool
-    ) -> BinWorker:
+    def make(self, at: Place, items: BinItems, own: int, peer: int, frame_items: int, **how: bool) -> BinWorker:
         """Return a worker with fresh secrets for one attempt at a bin; the arguments are those of `Worker`."""
 
 
@@ -107,6 +107,13 @@ class Lists:
         with self._guard:
             self._tokens_kept += len(words)
 
+    def permuted(self, secret: bytes) -> Words:
+        """Return the peer's tokens in the order of a secret, and free the lists; they must have been checked."""
+        assert self.compared is not None
+        tokens = self.compared.other
+        self.compared = None
+        return tokens[_secret_order(secret, len(tokens))]
+
     def check(self) -> None:
         """Check the complete lists for reflected and duplicate points, and free them; raises PeerProtocolError.
 
@@ -130,9 +137,9 @@ class Lists:
 class Worker:
     """The computation of one attempt at one bin.
 
-    own, peer: the capacity of each party's bin [items]; frame_items: the points in a full frame; strict: whether to
-    check that all received points are on the curve. The worker draws the scalar and the secret of the order; the scalar
-    never leaves it.
+    own, peer: the capacity of each party's bin [items]; frame_items: the points in a full frame; counts: whether the
+    receiver learns only how many items match; strict: whether to check that all received points are on the curve. The
+    worker draws the scalar and the secrets of the orders; the scalar never leaves it.
     """
 
     def __init__(
@@ -144,6 +151,7 @@ class Worker:
         frame_items: int,
         *,
         receives: bool,
+        counts: bool = False,
         strict: bool = False,
     ) -> None:
         self.order_secret = os.urandom(ORDER_SECRET_BYTES)
@@ -151,7 +159,10 @@ class Worker:
         self._items = items
         self._frame_items = frame_items
         self._receives = receives
+        self._counts = counts
         self._strict = strict
+        # Where the peer only counts: the tokens of its points in an order that has nothing to do with theirs.
+        self._permuted: Words | None = None
         # A bytearray, because bytes cannot be wiped.
         self._scalar = bytearray(os.urandom(32))
         self._order = _secret_order(self.order_secret, own)
@@ -184,7 +195,7 @@ class Worker:
     def mask_peer(self, seq: int, points: bytes) -> bytes | None:
         """Mask frame `seq` of the peer's points and keep their tokens; only a sender returns them too.
 
-        Raises PeerProtocolError for points that an honest peer never sends. Constant time in the scalar.
+        A sender whose peer only counts returns them after the checks, from `permuted_tokens`. Raises PeerProtocolError for points that an honest peer never sends. Constant time in the scalar.
         """
         products, bad = curve.mask(points, self._scalar)
         if bad:
@@ -193,7 +204,7 @@ class Worker:
             raise PeerProtocolError(detail="it sent a point that is not on the curve")
         tokens = curve.tokens(products, self._sid)
         self._lists.put_peer(seq * self._frame_items, points, tokens)
-        return None if self._receives else tokens
+        return None if self._receives or self._counts else tokens
 
     def keep_tokens(self, start: int, tokens: bytes) -> None:
         """Keep the tokens of our items from `start` on, in the order in which the items were sent; only a receiver."""
@@ -206,15 +217,33 @@ class Worker:
         """
         self.wipe()
         self._lists.check()
+        if self._counts and not self._receives:
+            self._permuted = self._lists.permuted(os.urandom(ORDER_SECRET_BYTES))
+
+    def permuted_tokens(self, start: int, stop: int) -> bytes:
+        """Return the tokens [start, stop) of the peer's points in the second secret order; only a sender, once checked.
+
+        The order is drawn after the checks, and its secret is kept nowhere.
+        """
+        if self._permuted is None:
+            raise errors.LocalProtocolError(detail="a bin was answered before it was checked")
+        return self._permuted[start:stop].tobytes()
 
     def match(self, *, bitmap: bool = False) -> Match:
         """Return the result of a checked bin; bitmap: whether to include the bits for the peer's points."""
         compared = self._lists.compared
-        if compared is None or not self._receives:
+        if compared is None or not self._receives or self._counts:
             raise errors.LocalProtocolError(detail="a bin was matched before it was checked")
         found = _by_item(compared.found(), self._order, len(self._items))
         bits = compared.found(in_other=True) if bitmap else np.empty(0, np.bool_)
         return Match(found, np.packbits(bits, bitorder="little").tobytes())
+
+    def count(self) -> int:
+        """Return how many items match in a checked bin, and nothing about which; only a receiver that counts."""
+        compared = self._lists.compared
+        if compared is None or not (self._receives and self._counts):
+            raise errors.LocalProtocolError(detail="a bin was counted before it was checked")
+        return compared.common()
 
     def wipe(self) -> None:
         """Wipe the scalar; no point can be masked after this."""
@@ -235,10 +264,8 @@ class LocalWorkers:
     def open(self) -> None:
         """Do nothing: the threads start when they are needed."""
 
-    def make(
-        self, at: Place, items: BinItems, own: int, peer: int, frame_items: int, *, receives: bool, strict: bool
-    ) -> Worker:
-        return Worker(at.sid, items, own, peer, frame_items, receives=receives, strict=strict)
+    def make(self, at: Place, items: BinItems, own: int, peer: int, frame_items: int, **how: bool) -> Worker:
+        return Worker(at.sid, items, own, peer, frame_items, **how)
 
 
 def apply_bitmap(bits: bytes, order_secret: bytes, items: int, own: int) -> Mask:

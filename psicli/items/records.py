@@ -35,6 +35,16 @@ class Comparison:
         firsts = firsts[self._order]
         self._alike = firsts[1:] == firsts[:-1]
 
+    @property
+    def other(self) -> Words:
+        """The second list."""
+        return self._lists[1]
+
+    def common(self) -> int:
+        """Return how many records both lists contain, given that neither repeats one."""
+        first, second = self._equal_pairs
+        return int(((first < self._count) & (second >= self._count)).sum())
+
     def repeats(self) -> tuple[bool, bool]:
         """Return for each list whether it repeats a record; the time this takes does not depend on common records."""
         mine = self._order < self._count

@@ -8,7 +8,7 @@ from psicli.config import Job, Task
 from psicli.items.forms.convert import FORMS_VERSION
 from psicli.items.forms.probe import phone_version, probe, unicode_version
 from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
-from psicli.protocol.messages import Purpose, TaskTerms
+from psicli.protocol.messages import COUNT, Purpose, TaskTerms
 from psicli.session.agreement import Deadline, Terms
 from psicli.storage.memory import MemoryPlan
 from psicli.transport.dialer import Dialer
@@ -59,7 +59,10 @@ def terms(job: Job, purpose: Purpose = Purpose.RUN, deadline: Deadline | None = 
 
 def task_terms(task: Task) -> TaskTerms:
     """Return this party's terms of a task; without key forms, nothing is said about forms."""
-    terms = TaskTerms(task.name, task.receiver, task.broadcast_result, len(task.keys), group=task.group)
+    result = COUNT if task.result == COUNT else ""
+    terms = TaskTerms(
+        task.name, task.receiver, task.broadcast_result, len(task.keys), group=task.group, result=result
+    )
     if all(form.is_text for form in task.forms):
         return terms
     return replace(
@@ -74,7 +77,19 @@ def task_terms(task: Task) -> TaskTerms:
 
 def bin_items(job: Job) -> int:
     """Return the most items that a bin of this party can hold, a power of two [items]."""
-    memory, most, workers = job.pipeline.memory, MOST_BIN_ITEMS, job.pipeline.ray
-    if workers is not None:
-        memory, most = workers.worker_memory or memory, MOST_BIN_ITEMS_ON_CLUSTER
-    return job.pipeline.bin_items or MemoryPlan(memory).bin_items(LEAST_BIN_ITEMS, most)
+    most = MOST_BIN_ITEMS if job.pipeline.ray is None else MOST_BIN_ITEMS_ON_CLUSTER
+    return job.pipeline.bin_items or _plan_of_worker(job).bin_items(LEAST_BIN_ITEMS, most)
+
+
+def count_items(job: Job) -> int:
+    """Return the most items that a task which only counts may have: such a task has one bin, however large [items].
+
+    `pipeline.bin_items` says into how large bins a task is divided, so it is no limit here.
+    """
+    return max(_plan_of_worker(job).room, LEAST_BIN_ITEMS)
+
+
+def _plan_of_worker(job: Job) -> MemoryPlan:
+    """Return the memory plan of a process that computes bins."""
+    workers = job.pipeline.ray
+    return MemoryPlan((workers and workers.worker_memory) or job.pipeline.memory)

@@ -20,7 +20,7 @@ from psicli.exchange.checkpoint import Checkpoint, Scope
 from psicli.exchange.finished import DoubtfulStateError, FinishedBins
 from psicli.job.meeting import task_terms
 from psicli.protocol.bins import MOST_ANSWERS
-from psicli.protocol.messages import SUITE, Kept
+from psicli.protocol.messages import COUNT, SUITE, Kept
 from psicli.storage.ledger import Ledger
 from psicli.storage.places.reading import sha256_of
 from psicli.storage.state import state_folder, task_folder
@@ -125,11 +125,13 @@ def _scope(mode: Mode, job: Job, task: Task, source: Source | None) -> Scope:
         receives=task.receiver == job.party,
         broadcast=task.broadcast_result,
         # Standard input cannot be read again, a query may give other rows, and rows on standard output cannot be
-        # withdrawn.
+        # withdrawn. Two counts of lists that differ say more than one, so a task that counts always starts over, and
+        # counts as another run.
         possible=mode is not Mode.NEVER
         and not task.input.is_stdin
         and task.input.query is None
-        and task.output_path != "-",
+        and task.output_path != "-"
+        and task.result != COUNT,
         # A job of one task in one bin needs no checkpoint: the next run repeats it.
         only_task=len(job.tasks) == 1,
     )

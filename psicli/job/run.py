@@ -26,7 +26,7 @@ from psicli.items.sketches import Sketches
 from psicli.job.groups.expand import Expanded, expand_files
 from psicli.job.groups.unpaired import leave_out
 from psicli.job.inputs import Inputs, check_files, check_trace_file
-from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
+from psicli.job.meeting import bin_items, count_items, load_credentials, may_last, meeting_point, terms
 from psicli.job.policy import Duration, check_strict
 from psicli.job.resume import Mode
 from psicli.job.task_run import Shared, TaskRun
@@ -122,7 +122,9 @@ def run_job(
 def _tasks(job: Job, report: Report, console: Console) -> Expanded:
     """Make a task of each file of the tasks with per_file, and enter all tasks into the report."""
     found = expand_files(job)
-    report.tasks += [TaskReport(task.name, task.receiver, task.broadcast_result) for task in found.job.tasks]
+    report.tasks += [
+        TaskReport(task.name, task.receiver, task.broadcast_result, result=task.result) for task in found.job.tasks
+    ]
     console.tasks = len(report.tasks)
     logger.debug("%s", what_the_peer_learns(report))
     return found
@@ -298,6 +300,7 @@ def _session(
         depth=job.pipeline.depth,
         frame_items=job.pipeline.frame_items,
         bin_items=bin_items(job),
+        count_items=count_items(job),
         storage=storage,
         workers=workers,
         # Other users see the lock: how long it is held must not depend on the matches.

@@ -78,6 +78,8 @@ class TaskRun:
         self._resume = Resume(shared.resume, shared.job, task, shared.inputs.sources.get(task.name), shared.ledger)
         self._input: Input | None = None
         self._output: TaskOutput | None = None
+        # The result of a task without an output.
+        self._alone = Found()
         # Why this party's keys may not match those that look the same.
         self._causes: list[str] = []
         # The id under which the ledger has the task.
@@ -270,16 +272,30 @@ class TaskRun:
 
     def finish_alone(self, matches: Callable[[], Matches]) -> None:
         """Match and write a one-sided result; a failure here neither stops the session nor is visible to the peer."""
-        if self._resume.done_before is not None:
-            return
+        if self._resume.done_before is None:
+            self._finish(partial(self._write, matches))
+
+    def finish_count(self, count: Callable[[], int]) -> None:
+        """Count the matches of a task whose result is only their number; a failure is as in `finish_alone`."""
+        self._finish(partial(self._count, count))
+
+    def _write(self, matches: Callable[[], Matches]) -> None:
+        self._phase("matching and writing %s", self._task.output_path)
+        found = matches()
+        assert self._output is not None
+        self._output.check(found)
+        with self.stages.at(Stage.WRITING, "write output"):
+            self._output.stage(found)
+            self._output.publish()
+
+    def _count(self, count: Callable[[], int]) -> None:
+        self._phase("counting matches")
+        self._alone.matched = count()
+        self._policy.check_match_rate(self._alone.matched, self._entry.distinct_items or 0)
+
+    def _finish(self, work: Callable[[], None]) -> None:
         try:
-            self._phase("matching and writing %s", self._task.output_path)
-            found = matches()
-            assert self._output is not None
-            self._output.check(found)
-            with self.stages.at(Stage.WRITING, "write output"):
-                self._output.stage(found)
-                self._output.publish()
+            work()
             self._done()
         except PsicliError as exc:
             self._fail(exc)
@@ -297,6 +313,10 @@ class TaskRun:
             self._output.discard()
 
     @property
+    def _found(self) -> Found:
+        return self._alone if self._output is None else self._output.found
+
+    @property
     def _policy(self) -> Policy:
         return Policy(self._shared.job.policy, self.name)
 
@@ -306,8 +326,7 @@ class TaskRun:
         return {"task": self.name}
 
     def _done(self) -> None:
-        found = Found() if self._output is None else self._output.found
-        result = outcome(self._entry, found)
+        result = outcome(self._entry, self._found)
         self._take_over(result)
         if self._output is None:
             # With an output, publish() has already done this.
@@ -350,7 +369,7 @@ class TaskRun:
     def _note_end(self, error: PsicliError | None) -> None:
         """Close the task in the ledger, unless it is already closed or was never opened."""
         try:
-            found = Found(self._entry.matched) if self._output is None else self._output.found
+            found = self._found if self._entry.matched is None else Found(self._entry.matched)
             told = self._policy.told(outcome(self._entry, found))
             counts = told["matched"], told.get("matched_percent") if told["matched"] is None else None
             self._shared.ledger.close(self._opened_sid, error, *counts, self._entry.output_sha256)

@@ -8,6 +8,9 @@ bin to its capacity, so the amount of data sent depends only on the two counts. 
                                 <-              Frame* End  (2: its points)
                                 <-              Frame* End  (3: tokens of the receiver's points)
     Received                     ->
+
+Where the receiver only counts, there is one bin, and stream 3 begins when the streams 1 and 2 have ended and the sender
+has checked them; its tokens come in a second secret order.
 """
 
 from __future__ import annotations
@@ -176,6 +179,21 @@ class BinParty(Lane):
         return self._points_in.ended
 
     @property
+    def answered(self) -> bool:
+        """Whether this party has sent everything that the peer needs for its result."""
+        return self.phase is BinPhase.CHECKED
+
+    @property
+    def may_restart(self) -> bool:
+        """Whether this party may still restart the bin, as far as this attempt is concerned."""
+        return True
+
+    @property
+    def peer_may_restart(self) -> bool:
+        """Whether the peer may still restart the bin, as far as this attempt is concerned."""
+        return True
+
+    @property
     def done(self) -> bool:
         """Whether everything has arrived and passed the checks."""
         return self.phase is BinPhase.CHECKED and self.all_arrived
@@ -279,6 +297,8 @@ class TaskSetup:
     broadcast: bool
     frame_items: int
     bin_items: int
+    # Whether the receiver learns only how many items match; then the task has one bin, whatever `bin_items` says.
+    counts: bool = False
 
 
 class Sizes(NamedTuple):

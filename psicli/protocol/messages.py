@@ -13,6 +13,8 @@ NONCE_BYTES = 32
 SID_BYTES = 32
 DIGEST_BYTES = 32
 PROBE_BYTES = 16
+# The result of a task whose receiver learns only how many items match.
+COUNT = "count"
 
 
 class Purpose(IntEnum):
@@ -54,6 +56,13 @@ class TaskTerms:
     unicode_version: str = ""
     phone_version: str = ""
     group: str = ""
+    # What the receiver learns; empty for rows, because a peer that knows no other result does not send it.
+    result: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the receiver learns only how many items match."""
+        return self.result == COUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,8 @@ class Hello:
     recv_timeout_ms: int = 300_000
     # This party's clock, Unix time [ms].
     clock_ms: int = 0
+    # The most items that each party may have in a task that only counts; 0 without such a task [items].
+    count_items: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,11 +44,30 @@ class ReceiverBin(BinParty):
             self._queued.append(KeepTokens(self._tokens.shape.span(frame.seq)[0], frame.data))
 
 
+class CountingReceiverBin(ReceiverBin):
+    """The bin at a receiver that only counts: the tokens come after both lists of points, and in an unknown order."""
+
+    @property
+    def may_restart(self) -> bool:
+        # From here on the sender may be answering, and a second answer could be about other items.
+        return not self._points_out.ended
+
+    @property
+    def peer_may_restart(self) -> bool:
+        return not self._tokens.frames
+
+    def _accepted(self, frame: Frame) -> None:
+        if frame.stream == Stream.TOKENS and not (self._points_out.ended and self._points_in.ended):
+            raise PeerProtocolError(detail="it sent tokens of a task that only counts before the end of the points")
+        super()._accepted(frame)
+
+
 class Receiver(TaskParty):
     """The party that learns the result."""
 
     receives = True
     bin_party = ReceiverBin
+    counting_bin_party = CountingReceiverBin
     table: ClassVar[Table] = {
         **BEGINNING,
         Phase.EXCHANGE: {

@@ -9,7 +9,7 @@ from psicli.protocol.bins import BinParty, BinPhase, TaskSetup
 from psicli.protocol.messages import Commit, Done, End, Frame, Message, Ready, Received, Restart, Stream, TaskMessage
 from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
 from psicli.protocol.task import BEGINNING, END, Phase, Step, Table, TaskParty
-from psicli.protocol.work import KeepBits, PublishOutput, Work
+from psicli.protocol.work import KeepBits, PermuteTokens, PublishOutput, Work
 
 
 class SenderBin(BinParty):
@@ -31,11 +31,61 @@ class SenderBin(BinParty):
         return [self._tokens.end()]
 
 
+class CountingSenderBin(SenderBin):
+    """The bin at a sender whose receiver only counts: it answers once it has all points and has checked them.
+
+    Each answer says something about the receiver's items, so none is given for a part of them, and the bin does not
+    restart after the first one.
+    """
+
+    _answers = False
+
+    def __init__(self, place: Place, own: int, peer: int, frame_items: int) -> None:
+        super().__init__(place, own, peer, frame_items)
+        self._next_tokens = 0
+
+    @property
+    def answered(self) -> bool:
+        return self._tokens.ended
+
+    @property
+    def may_restart(self) -> bool:
+        return not self._tokens.frames
+
+    @property
+    def peer_may_restart(self) -> bool:
+        return not self._points_in.ended
+
+    def _answer(self, result: bytes) -> list[Message]:
+        return []
+
+    def _choose(self, room: bool) -> Work | None:
+        if self.phase is not BinPhase.CHECKED:
+            return super()._choose(room)
+        if not room or self._next_tokens == self._tokens.shape.frames:
+            return None
+        self._next_tokens += 1
+        return PermuteTokens(*self._tokens.shape.span(self._next_tokens - 1))
+
+    def _sends_frame(self, work: Work) -> bool:
+        return isinstance(work, PermuteTokens) or super()._sends_frame(work)
+
+    def _complete(self, work: Work, result: bytes) -> list[Message]:
+        if not isinstance(work, PermuteTokens):
+            return super()._complete(work, result)
+        frame = self._tokens.frame(result)
+        return [frame, self._tokens.end()] if self._tokens.all_sent else [frame]
+
+    def _checked(self) -> list[Message]:
+        return []
+
+
 class Sender(TaskParty):
     """The party that helps; it learns the result only with broadcast_result."""
 
     receives = False
     bin_party = SenderBin
+    counting_bin_party = CountingSenderBin
     table: ClassVar[Table] = {
         **BEGINNING,
         Phase.EXCHANGE: {
@@ -65,7 +115,7 @@ class Sender(TaskParty):
         self._bitmap: IncomingStream | None = None
 
     def restart(self, number: int) -> list[Message]:
-        if number in self.bins.done or self.bins[number].phase is BinPhase.CHECKED:
+        if number in self.bins.done or self.bins[number].answered:
             # The bin needs no more computing, and R may have received it already.
             return []
         return super().restart(number)
@@ -90,7 +140,7 @@ class Sender(TaskParty):
             self._expect_digest(message, last=not message.bin and not message.attempt)
             return self._end_alone()
         party = self.bins.addressed(message)
-        if party is None or party.phase is not BinPhase.CHECKED:
+        if party is None or not party.answered:
             raise peer_errors.PeerProtocolError(detail=f"it confirmed bin {message.bin} before it was complete")
         self.bins.finish(message.bin)
         last = self.bins.all_done

@@ -151,8 +151,9 @@ class TaskParty(Lane):
     """
 
     receives: ClassVar[bool]
-    # The class that implements a bin for this role.
+    # The classes that implement a bin for this role; the second where the receiver only counts.
     bin_party: ClassVar[type[BinParty]]
+    counting_bin_party: ClassVar[type[BinParty]]
     table: ClassVar[Table]
 
     def __init__(self, setup: TaskSetup) -> None:
@@ -165,7 +166,7 @@ class TaskParty(Lane):
         self._their_offer: Offer | None = None
         self._my_skip: Skip | None = None
         self._their_skip: Skip | None = None
-        self.bins = TaskBins(self.bin_party, setup, self.sizes)
+        self.bins = self._bins_of(self.sizes)
         self._matches = 0
 
     # The state as the caller sees it
@@ -341,7 +342,8 @@ class TaskParty(Lane):
         )
         if self.resumption is not None and self.resumption.complete:
             bins = self.resumption.bins
-            self._create_bins(Sizes(self.resumption.own_count, self.resumption.peer_count, bins), every_bin(bins))
+            self.sizes = Sizes(self.resumption.own_count, self.resumption.peer_count, bins)
+            self.bins = self._bins_of(self.sizes, every_bin(bins))
             self._move(Step.OVER)
         else:
             self._move(Step.AGREED)
@@ -362,16 +364,18 @@ class TaskParty(Lane):
 
     def _begin_exchange(self) -> list[Message]:
         own, peer, _ = self.sizes
-        bins = number_of_bins(own, peer, self.setup.bin_items)
+        # How much matches in each of several bins would say something about the items.
+        bins = int(bool(own and peer)) if self.setup.counts else number_of_bins(own, peer, self.setup.bin_items)
         if padded(own, bins) + padded(peer, bins) > MAX_TOTAL_ITEMS:
             raise _too_many_items()
-        self._create_bins(Sizes(own, peer, bins), 0 if self.resumption is None else self.resumption.finished)
+        self.sizes = Sizes(own, peer, bins)
+        self.bins = self._bins_of(self.sizes, 0 if self.resumption is None else self.resumption.finished)
         self._move(Step.OPENED)
         return [] if self.bins.left else self._all_done()
 
-    def _create_bins(self, sizes: Sizes, finished: int) -> None:
-        self.sizes = sizes
-        self.bins = TaskBins(self.bin_party, self.setup, sizes, finished)
+    def _bins_of(self, sizes: Sizes, finished: int = 0) -> TaskBins:
+        kind = self.counting_bin_party if self.setup.counts else self.bin_party
+        return TaskBins(kind, self.setup, sizes, finished)
 
     # Bins
 
@@ -380,7 +384,8 @@ class TaskParty(Lane):
 
         Raises WorkerLostError if the bin was restarted before, or if it is too late for that.
         """
-        if self.phase is not Phase.EXCHANGE or self.bins.attempts[number] >= LAST_ATTEMPT:
+        again = self.phase is Phase.EXCHANGE and self.bins.attempts[number] < LAST_ATTEMPT
+        if not again or (number in self.bins and not self.bins[number].may_restart):
             raise errors.WorkerLostError(bin=number)
         self.bins.restarting.add(number)
         return [self.bins.restart(number)]
@@ -392,7 +397,8 @@ class TaskParty(Lane):
             bins.restarting.remove(number)
             return []
         begun = number in bins or (number in bins.done and not self.receives)
-        if not begun or message.attempt != bins.attempts[number] + 1 or message.attempt > LAST_ATTEMPT:
+        late = number in bins and not bins[number].peer_may_restart
+        if not begun or late or message.attempt != bins.attempts[number] + 1 or message.attempt > LAST_ATTEMPT:
             raise PeerProtocolError(detail=f"it restarted bin {number} out of order")
         return [bins.restart(number)]
 

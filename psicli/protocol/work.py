@@ -46,6 +46,14 @@ class CheckLists:
 
 
 @dataclass(frozen=True, slots=True)
+class PermuteTokens:
+    """Return the tokens [start, stop) of the peer's points, in a second secret order; only where the peer counts."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class GatherMatches:
     """Wait until all bins are matched, check the result against the policy, and return the number of matches."""
 
@@ -77,7 +85,7 @@ class PublishOutput:
     """Put the staged output in place."""
 
 
-BinWork: TypeAlias = Prepare | MaskOwn | MaskPeer | KeepTokens | CheckLists
+BinWork: TypeAlias = Prepare | MaskOwn | MaskPeer | KeepTokens | CheckLists | PermuteTokens
 TaskWork: TypeAlias = GatherMatches | SliceBitmap | KeepBits | StageOutput | PublishOutput
 Work: TypeAlias = BinWork | TaskWork
 

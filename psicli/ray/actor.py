@@ -39,7 +39,7 @@ PARTS_A_CALL = 50
 # How many calls of a method may run at the same time; no method waits for another one.
 AT_ONCE = {
     "start": 1, "give": 1, "begin": 1, "mask_own": 4, "mask_peer": 2, "keep_tokens": 1, "check": 1, "match": 1,
-    "sealed_order_secret": 1, "forget": 1,
+    "count": 1, "permuted_tokens": 2, "sealed_order_secret": 1, "forget": 1,
 }  # fmt: skip
 _SEAL_INFO = b"psicli order secret"
 
@@ -159,6 +159,14 @@ class BinActor:
             return np.packbits(found.found).tobytes() + found.bitmap
 
         return self._reply(parts, match)
+
+    def count(self, number: int) -> Any:
+        """Return how many items of a bin matched, as Worker.count, in 8 bytes."""
+        return self._reply(1, lambda: self._bins[number].worker.count().to_bytes(8, "big"))
+
+    def permuted_tokens(self, number: int, start: int, stop: int, parts: int) -> Any:
+        """Return tokens of the peer's points in the second secret order, as Worker.permuted_tokens."""
+        return self._reply(parts, lambda: self._bins[number].worker.permuted_tokens(start, stop))
 
     def sealed_order_secret(self, number: int, public_key: bytes) -> Any:
         """Return the secret of a bin's order, encrypted for the holder of an X25519 key; `unsealed` decrypts it."""

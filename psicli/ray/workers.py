@@ -156,14 +156,12 @@ class RayWorkers:
             self._changed.wait_for(lambda: not self._in_progress, _END_TIMEOUT)
         return [astuple(each) for each in self._work.values()]
 
-    def make(
-        self, at: Place, items: BinItems, own: int, peer: int, frame_items: int, *, receives: bool, strict: bool
-    ) -> RayWorker:
+    def make(self, at: Place, items: BinItems, own: int, peer: int, frame_items: int, **how: bool) -> RayWorker:
         """Return a worker with fresh secrets for one attempt at a bin, on the actor that holds the fewest bins."""
         number = next(self._numbers)
         actor = self._chosen(number)
-        worker = RayWorker(self, actor, number, at, (own, peer, frame_items), len(items), receives=receives)
-        sizes, how = (own, peer, frame_items), {"receives": receives, "strict": strict}
+        sizes = own, peer, frame_items
+        worker = RayWorker(self, actor, number, at, sizes, len(items), receives=how["receives"], counts=how["counts"])
         if isinstance(items, BinSource):
             worker.call("begin", 0, at.sid, sizes, how, items.recipe, *items.refs)
         else:
@@ -376,6 +374,7 @@ class RayWorker:
         items: int,
         *,
         receives: bool,
+        counts: bool,
     ) -> None:
         self.number = number
         self._workers = workers
@@ -384,6 +383,7 @@ class RayWorker:
         self._own, self._peer, _ = sizes
         self._items = items
         self._receives = receives
+        self._counts = counts
         self._order_secret = b""
         # The calls that keep tokens; `check` asks how they ended.
         self._keeping: list[Any] = []
@@ -406,10 +406,11 @@ class RayWorker:
 
     def mask_peer(self, seq: int, points: bytes) -> bytes | None:
         count = len(points) // curve.POINT_BYTES
-        parts = 0 if self._receives else number_of_parts(count * curve.TOKEN_BYTES)
+        answers = not (self._receives or self._counts)
+        parts = number_of_parts(count * curve.TOKEN_BYTES) if answers else 0
         header, tokens = self.call("mask_peer", parts, seq, parts, *parts_of(points))
         self._workers.computed(self._actor, header, "mask peer", count)
-        return None if self._receives else tokens
+        return tokens if answers else None
 
     def keep_tokens(self, start: int, tokens: bytes) -> None:
         # The session's thread calls this, so it must not wait.
@@ -419,22 +420,36 @@ class RayWorker:
         for refs in self._keeping:
             self._workers.get(self._actor, refs, self._bin)
         self.call("check", 0)
-        if self._receives:
+        if self._receives and self._counts:
+            self._matching = self._begin_call("count", 1)
+        elif self._receives:
             # The result leaves the node as early as possible: a bin that is lost after Received cannot be restarted.
             parts = number_of_parts(self._found_bytes + -(-self._peer // 8))
             self._matching = self._begin_call("match", parts, parts)
         else:
             self._workers.finished(self._actor)
 
+    def permuted_tokens(self, start: int, stop: int) -> bytes:
+        parts = number_of_parts((stop - start) * curve.TOKEN_BYTES)
+        _, tokens = self.call("permuted_tokens", parts, start, stop, parts)
+        return tokens
+
+    def count(self) -> int:
+        return int.from_bytes(self._result(), "big")
+
     def match(self, *, bitmap: bool = False) -> Match:
+        octets = self._result()
+        found = np.unpackbits(np.frombuffer(octets[: self._found_bytes], np.uint8), count=self._items)
+        return Match(found.astype(np.bool_), octets[self._found_bytes :] if bitmap else b"")
+
+    def _result(self) -> bytes:
+        """Wait for the comparison, which `check` has begun, and let the actor forget the bin."""
         if self._matching is None:
             raise LocalProtocolError(detail="a bin was matched before it was checked")
         _, parts = self._workers.get(self._actor, self._matching, self._bin)
         self._workers.finished(self._actor)
         self.wipe()
-        octets = b"".join(parts)
-        found = np.unpackbits(np.frombuffer(octets[: self._found_bytes], np.uint8), count=self._items)
-        return Match(found.astype(np.bool_), octets[self._found_bytes :] if bitmap else b"")
+        return b"".join(parts)
 
     def give(self, items: BinItems) -> None:
         """Give the actor the items of the bin, which the head has read.

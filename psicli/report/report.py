@@ -15,6 +15,10 @@ from psicli.core.errors import InternalError, PsicliError, counted
 from psicli.core.peer_errors import NoFileHereError, NoPartnerError, PeerLacksFileError, PeerSkippedError
 
 
+# The result of a task whose receiver learns only how many of its items match.
+COUNT = "count"
+
+
 class Status(StrEnum):
     """How far a task got."""
 
@@ -32,6 +36,8 @@ class TaskReport:
     receiver: str
     broadcast_result: bool
     status: Status = Status.NOT_STARTED
+    # What the receiver learns: its rows that match, or only the count of its items that do.
+    result: str = "rows"
     # Each key column with its type and what it holds, in the order in which keys are compared.
     key_columns: list[str] | None = None
     # The form of each key column, and how many of its values the form could not take.
@@ -241,17 +247,21 @@ _NAMES_SHOWN = 5
 
 def what_the_peer_learns(report: Report) -> str:
     """Return a sentence about what the peer will know once every task of this run is done."""
-    informed = [task.name for task in report.tasks if task.broadcast_result or task.receiver == report.peer]
+    informed = [task for task in report.tasks if task.broadcast_result or task.receiver == report.peer]
     count = len(report.tasks)
     counts = f"how many distinct items {report.party} has" + (f" in each of {count} tasks" if count > 1 else "")
-    members = f"which of its own items {report.party} also has"
-    if not informed:
-        return f"{report.peer} will learn {counts}, and nothing else"
-    if len(informed) == count:
-        return f"{report.peer} will learn {counts} and {members}, and nothing else"
-    names = ", ".join(informed[:_NAMES_SHOWN]) + (", …" if len(informed) > _NAMES_SHOWN else "")
-    some = f"and in {len(informed)} of them ({names}) {members}"
-    return f"{report.peer} will learn {counts}, {some}, and nothing else"
+    members = []
+    for result, which in (("rows", "which"), (COUNT, "only how many")):
+        names = [task.name for task in informed if task.result == result]
+        what = f"{which} of its own items {report.party} also has"
+        if names and len(names) == count:
+            return f"{report.peer} will learn {counts} and {what}, and nothing else"
+        if names:
+            listed = ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
+            members.append(f"in {len(names)} of them ({listed}) {what}")
+    if members:
+        members[-1] = f"and {members[-1]}"
+    return ", ".join([f"{report.peer} will learn {counts}", *members, "and nothing else"])
 
 
 # Fewer matches than this share of the keys of the smaller side are worth a hint if both sides have many keys.

@@ -10,7 +10,7 @@ from typing import Any
 
 from psicli.core.errors import counted, in_units, printable
 from psicli.report.layout import PLAIN, Screen, table, table_or_paragraphs
-from psicli.report.report import Status, errors_of
+from psicli.report.report import COUNT, Status, errors_of
 
 Facts = Mapping[str, Any]
 
@@ -89,7 +89,13 @@ def _count(number: int | None) -> str:
 def _output(task: Facts) -> str:
     if task["output"] is not None:
         return "standard output" if task["output"] == "-" else printable(task["output"])
-    return f"none ({task['receiver']} receives the result)" if task["status"] == Status.DONE else ""
+    if task["status"] != Status.DONE:
+        return ""
+    if task["result"] == COUNT:
+        if task["matched"] is None:
+            return f"none ({task['receiver']} learns how many match)"
+        return f"{task['matched']:,} of {counted(task['distinct_items'], 'item')} match; which ones stays hidden"
+    return f"none ({task['receiver']} receives the result)"
 
 
 def _what_was_written(task: Facts) -> str:

@@ -14,6 +14,7 @@ from psicli.core import errors, peer_errors
 from psicli.protocol.bins import LEAST_BIN_ITEMS
 from psicli.protocol.messages import NONCE_BYTES, Hello, Purpose, TaskTerms, session_id
 from psicli.protocol.wire import decode_hello, encode_hello
+from psicli.storage.memory import memory_for_bin
 from psicli.transport.link import Link
 
 _TASK_FIELDS = (
@@ -67,7 +68,7 @@ class Terms:
     longest_break: float = 0.0
     deadline: Deadline = field(default_factory=Deadline)
 
-    def hello(self, frame_items: int, bin_items: int) -> bytes:
+    def hello(self, frame_items: int, bin_items: int, count_items: int = 0) -> bytes:
         """Return a new encoded Hello; every connection needs one with a fresh nonce."""
         return encode_hello(
             Hello(
@@ -81,6 +82,8 @@ class Terms:
                 purpose=self.purpose,
                 recv_timeout_ms=self.recv_timeout_ms,
                 clock_ms=time_ns() // 1_000_000,
+                # Absent without a task that counts, as in a Hello of an older version.
+                count_items=count_items if any(task.counts for task in self.tasks) else 0,
             )
         )
 
@@ -127,6 +130,21 @@ class Pairing:
     groups: tuple[Group, ...]
 
 
+def check_count(hellos: Hellos, task: str, items: int) -> None:
+    """Check that both parties have room for a task that only counts; items: those of the larger list.
+
+    Raises TooManyItemsError, the same on both sides, with the memory that is needed.
+    """
+    for hello in (hellos.ours, hellos.theirs):
+        if items > hello.count_items:
+            need = f"{memory_for_bin(items) / 1e9:.1f}GB"
+            raise errors.TooManyItemsError(
+                fault=f"{hello.party} has room for {errors.counted(hello.count_items, 'distinct item')} of a task with "
+                f"result: count, and task {task} has {items:,}; such a task cannot be divided",
+                advice=f"Give {hello.party} pipeline.memory: {need} (on a cluster: worker_memory), or split the task.",
+            )
+
+
 def agree(ours: Hello, theirs: Hello, peer: str) -> Pairing:
     """Check that both Hellos describe the same session, and return which tasks run.
 
@@ -140,6 +158,8 @@ def agree(ours: Hello, theirs: Hello, peer: str) -> Pairing:
     rows += _task_rows(ours.tasks, theirs.tasks)
     if min(ours.bin_items, theirs.bin_items) < LEAST_BIN_ITEMS:
         rows.append((f"items per bin (at least {LEAST_BIN_ITEMS})", ours.bin_items, theirs.bin_items))
+    if any(task.counts for task in ours.tasks) and min(ours.count_items, theirs.count_items) < LEAST_BIN_ITEMS:
+        rows.append((f"items of a count (at least {LEAST_BIN_ITEMS})", ours.count_items, theirs.count_items))
     differences = [(field, _as_yaml(mine), _as_yaml(yours)) for field, mine, yours in rows if mine != yours]
     if differences:
         is_other = (theirs.party, theirs.job) != (peer, ours.job)
@@ -178,6 +198,8 @@ def _task_rows(ours: Sequence[TaskTerms], theirs: Sequence[TaskTerms]) -> list[t
     rows = [(f"{name}: per_file", mine, yours) for (name, mine), (_, yours) in zip(*entries, strict=True)]
     for mine, yours in _pairs(ours, theirs):
         own = [(label, getattr(mine, field), getattr(yours, field)) for field, label in _TASK_FIELDS]
+        # A version of psicli that knows no other result than rows names none.
+        own.append(("result", mine.result or "rows", yours.result or "rows"))
         rows += [(f"{mine.group or mine.name}: {label}", *values) for label, *values in (*own, _form_row(mine, yours))]
     # All files of a group have the same terms.
     return [*dict.fromkeys(rows)]

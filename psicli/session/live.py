@@ -77,6 +77,9 @@ class TaskPlan(Protocol):
     def finish_alone(self, matches: Callable[[], Matches]) -> None:
         """Write a result that only this party receives; runs in the background and raises nothing."""
 
+    def finish_count(self, count: Callable[[], int]) -> None:
+        """Take note of how many items match, where only this party learns that; as `finish_alone`."""
+
     def close(self) -> None:
         """Close the files of a task that a party has skipped."""
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 from cryptography import x509
@@ -37,7 +38,7 @@ from psicli.protocol.messages import (
 from psicli.protocol.receiver import Receiver
 from psicli.protocol.sender import Sender
 from psicli.protocol.task import Disclosure, Phase
-from psicli.session.agreement import Hellos, Pairing, Terms, agree
+from psicli.session.agreement import Hellos, Pairing, Terms, agree, check_count
 from psicli.session.live import LiveTask, TaskPlan
 from psicli.session.liveness import PeerWatch, beat
 from psicli.session.turns import Turns
@@ -219,6 +220,8 @@ class Session:
         if live.party.opened and not live.admitted:
             try:
                 live.plan.opened(live.party)
+                if live.party.setup.counts:
+                    check_count(self.hellos, live.plan.name, max(live.party.own_count, live.party.peer_count))
                 live.admitted = True
             except errors.PsicliError as exc:
                 self._turns.refuse(live, exc)
@@ -241,7 +244,8 @@ class Session:
     def _exchange(self, index: int, plan: TaskPlan) -> TaskExchange:
         task_sid = task_session_id(self.sid, plan.name)
         sizes = self.hellos.frame_items, self.hellos.bin_items
-        setup = TaskSetup(index, task_sid, curve.probe(task_sid), plan.broadcast, *sizes)
+        counts = self.hellos.ours.tasks[index].counts
+        setup = TaskSetup(index, task_sid, curve.probe(task_sid), plan.broadcast, *sizes, counts)
         party = (Receiver if plan.receives else Sender)(setup)
         return TaskExchange(party, self._pools, plan.stages, self._storage)
 
@@ -360,7 +364,10 @@ class Session:
         """Begin to match and write the results that only this party receives."""
         while self._received:
             live = self._received.pop(0)
-            self._finishing.append(self._pools.write(live.plan.finish_alone, live.matches))
+            finish = partial(live.plan.finish_alone, live.matches)
+            if live.party.setup.counts:
+                finish = partial(live.plan.finish_count, live.exchange.count)
+            self._finishing.append(self._pools.write(finish))
 
     def _leave_out(self, live: LiveTask) -> None:
         """Forget a task that a party has skipped; its input may have been read already."""
@@ -423,6 +430,7 @@ def open_session(
     depth: int = DEPTH,
     frame_items: int | None = None,
     bin_items: int = MOST_BIN_ITEMS,
+    count_items: int = MOST_BIN_ITEMS,
     storage: Storage | None = None,
     workers: Workers | None = None,
     hung_up: Callable[[], None] = lambda: None,
@@ -430,13 +438,13 @@ def open_session(
     """Connect to the peer, exchange Hellos and return the session; Session.agree then compares the Hellos.
 
     timeout: how long to wait for the peer [s]; depth: pieces of work that a bin may have in progress; frame_items: the
-    most points per frame, by default the backend's choice; bin_items: the most items per bin, a power of two; storage:
-    the memory and disk space that the tasks may use; workers: where the workers of bins run, by default in this
-    process; hung_up: called when the connection is closed, however the session ends. Raises like Listener.meet and
-    Dialer.meet.
+    most points per frame, by default the backend's choice; bin_items: the most items per bin, a power of two;
+    count_items: the most items of a task that only counts; storage: the memory and disk space that the tasks may use;
+    workers: where the workers of bins run, by default in this process; hung_up: called when the connection is closed,
+    however the session ends. Raises like Listener.meet and Dialer.meet.
     """
-
-    link = meeting.meet(lambda: terms.hello(frame_items or curve.frame_items(), bin_items), timeout)
+    sizes = frame_items or curve.frame_items(), bin_items, count_items
+    link = meeting.meet(lambda: terms.hello(*sizes), timeout)
 
     def hang_up() -> None:
         meeting.close()

@@ -22,6 +22,8 @@ LIBRARIES = 220_000_000
 LEAST_MEMORY = 384_000_000
 # Address space that libraries and stacks reserve besides the memory that they use: in all, and for each core [bytes].
 _RESERVED, _RESERVED_PER_CORE = 600_000_000, 64_000_000
+# In which steps psicli advises people on memory: a tenth of a gigabyte [bytes].
+_STEP = 100_000_000
 # Memory of one item in a bin: the item and its position, the points of both sides, the tokens and the work space to
 # compare them. The tests measure it [bytes].
 BIN_ITEM_BYTES = 320
@@ -53,10 +55,20 @@ class MemoryPlan:
         """The share for the matched rows of a task while psicli sorts them [bytes]."""
         return self.working * 3 // 16
 
+    @property
+    def room(self) -> int:
+        """How many items a bin has room for [items]."""
+        return max(self.bin // BIN_ITEM_BYTES, 1)
+
     def bin_items(self, least: int, most: int) -> int:
         """Return how many items a bin has room for, as a power of two between `least` and `most` [items]."""
-        room = max(self.bin // BIN_ITEM_BYTES, 1)
-        return min(max(1 << room.bit_length() - 1, least), most)
+        return min(max(1 << self.room.bit_length() - 1, least), most)
+
+
+def memory_for_bin(items: int) -> int:
+    """Return the memory that makes room for a bin of this many items, in whole steps [bytes]."""
+    need = max(LIBRARIES + -(-items * BIN_ITEM_BYTES * 16 // 5), LEAST_MEMORY)
+    return -(-need // _STEP) * _STEP
 
 
 UNBOUNDED = MemoryPlan(sys.maxsize)

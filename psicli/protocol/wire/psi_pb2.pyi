@@ -53,7 +53,7 @@ class Envelope(_message.Message):
     def __init__(self, hello: _Optional[bytes] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., working: _Optional[_Union[Working, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., skip: _Optional[_Union[Skip, _Mapping]] = ..., reconnect: _Optional[_Union[Reconnect, _Mapping]] = ..., taken: _Optional[_Union[Taken, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol_version", "package_version", "suite", "purpose", "party", "job", "tasks", "frame_items", "nonce", "recv_timeout_ms", "clock_ms", "bin_items")
+    __slots__ = ("protocol_version", "package_version", "suite", "purpose", "party", "job", "tasks", "frame_items", "nonce", "recv_timeout_ms", "clock_ms", "bin_items", "count_items")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     PACKAGE_VERSION_FIELD_NUMBER: _ClassVar[int]
     SUITE_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,7 @@ class Hello(_message.Message):
     RECV_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
     BIN_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_ITEMS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     package_version: str
     suite: str
@@ -78,10 +79,11 @@ class Hello(_message.Message):
     recv_timeout_ms: int
     clock_ms: int
     bin_items: int
-    def __init__(self, protocol_version: _Optional[int] = ..., package_version: _Optional[str] = ..., suite: _Optional[str] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., party: _Optional[str] = ..., job: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskTerms, _Mapping]]] = ..., frame_items: _Optional[int] = ..., nonce: _Optional[bytes] = ..., recv_timeout_ms: _Optional[int] = ..., clock_ms: _Optional[int] = ..., bin_items: _Optional[int] = ...) -> None: ...
+    count_items: int
+    def __init__(self, protocol_version: _Optional[int] = ..., package_version: _Optional[str] = ..., suite: _Optional[str] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., party: _Optional[str] = ..., job: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskTerms, _Mapping]]] = ..., frame_items: _Optional[int] = ..., nonce: _Optional[bytes] = ..., recv_timeout_ms: _Optional[int] = ..., clock_ms: _Optional[int] = ..., bin_items: _Optional[int] = ..., count_items: _Optional[int] = ...) -> None: ...
 
 class TaskTerms(_message.Message):
-    __slots__ = ("name", "receiver", "broadcast_result", "key_columns", "key_form", "forms_version", "unicode_version", "forms_probe", "phone_version", "group")
+    __slots__ = ("name", "receiver", "broadcast_result", "key_columns", "key_form", "forms_version", "unicode_version", "forms_probe", "phone_version", "group", "result")
     NAME_FIELD_NUMBER: _ClassVar[int]
     RECEIVER_FIELD_NUMBER: _ClassVar[int]
     BROADCAST_RESULT_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +94,7 @@ class TaskTerms(_message.Message):
     FORMS_PROBE_FIELD_NUMBER: _ClassVar[int]
     PHONE_VERSION_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
     name: str
     receiver: str
     broadcast_result: bool
@@ -102,7 +105,8 @@ class TaskTerms(_message.Message):
     forms_probe: bytes
     phone_version: str
     group: str
-    def __init__(self, name: _Optional[str] = ..., receiver: _Optional[str] = ..., broadcast_result: _Optional[bool] = ..., key_columns: _Optional[int] = ..., key_form: _Optional[_Iterable[str]] = ..., forms_version: _Optional[int] = ..., unicode_version: _Optional[str] = ..., forms_probe: _Optional[bytes] = ..., phone_version: _Optional[str] = ..., group: _Optional[str] = ...) -> None: ...
+    result: str
+    def __init__(self, name: _Optional[str] = ..., receiver: _Optional[str] = ..., broadcast_result: _Optional[bool] = ..., key_columns: _Optional[int] = ..., key_form: _Optional[_Iterable[str]] = ..., forms_version: _Optional[int] = ..., unicode_version: _Optional[str] = ..., forms_probe: _Optional[bytes] = ..., phone_version: _Optional[str] = ..., group: _Optional[str] = ..., result: _Optional[str] = ...) -> None: ...
 
 class Offer(_message.Message):
     __slots__ = ("task", "kept")
