@@ -195,7 +195,8 @@ class Worker:
     def mask_peer(self, seq: int, points: bytes) -> bytes | None:
         """Mask frame `seq` of the peer's points and keep their tokens; only a sender returns them too.
 
-        A sender whose peer only counts returns them after the checks, from `permuted_tokens`. Raises PeerProtocolError for points that an honest peer never sends. Constant time in the scalar.
+        A sender whose peer only counts returns them after the checks, from `permuted_tokens`. Raises PeerProtocolError
+        for points that an honest peer never sends. Constant time in the scalar.
         """
         products, bad = curve.mask(points, self._scalar)
         if bad:

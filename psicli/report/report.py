@@ -14,7 +14,6 @@ from typing import Any
 from psicli.core.errors import InternalError, PsicliError, counted
 from psicli.core.peer_errors import NoFileHereError, NoPartnerError, PeerLacksFileError, PeerSkippedError
 
-
 # The result of a task whose receiver learns only how many of its items match.
 COUNT = "count"
 

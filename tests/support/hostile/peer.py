@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty
 from typing import TypeAlias, TypeVar
 
@@ -18,6 +18,7 @@ from support.processes.runner import DIALER, LISTENER
 from psicli import curve
 from psicli.protocol.bins import LEAST_BIN_ITEMS, capacity, number_of_bins
 from psicli.protocol.messages import (
+    COUNT,
     NONCE_BYTES,
     Abort,
     Bye,
@@ -78,6 +79,7 @@ class Setting:
     theirs: int = 0
     ours: int = 0
     common: int = 7
+    counts: bool = False
 
     @property
     def values(self) -> list[str]:
@@ -106,7 +108,8 @@ class Setting:
 
     @property
     def terms(self) -> TaskTerms:
-        return TaskTerms(TASK_NAME, self.party if self.receives else self.victim, self.broadcast, 1)
+        receiver, result = self.party if self.receives else self.victim, COUNT if self.counts else ""
+        return TaskTerms(TASK_NAME, receiver, self.broadcast, 1, result=result)
 
 
 Alter: TypeAlias = Callable[["HostilePeer", list[Message]], Iterable[Out]]
@@ -198,6 +201,8 @@ class HostilePeer:
         own = Hello(
             "0", self.setting.party, JOB, (self.setting.terms,), FRAME_ITEMS, BIN_ITEMS, os.urandom(NONCE_BYTES)
         )
+        if self.setting.counts:
+            own = replace(own, count_items=BIN_ITEMS)
         forged = self.cheat.hello(self, own)
         self.own_hello = forged if isinstance(forged, bytes) else encode_hello(forged)
         self.say("hello", [HelloOctets(self.own_hello)])
@@ -248,7 +253,9 @@ class HostilePeer:
         self.say(stage("points", number, attempt), self.stream(self.own_stream, points, number, attempt))
 
     def say_tokens(self, number: int, attempt: int = 0) -> None:
-        tokens = self.cheat.tokens(self, self.made_tokens(self.their_points(number, attempt), number, attempt))
+        tokens = self.made_tokens(self.their_points(number, attempt), number, attempt)
+        # Any order will do where our side only counts.
+        tokens = self.cheat.tokens(self, tokens[::-1] if self.setting.counts else tokens)
         self.say(stage("tokens", number, attempt), self.stream(Stream.TOKENS, tokens, number, attempt))
 
     def say_received(self, number: int, attempt: int = 0) -> None:

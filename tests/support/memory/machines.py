@@ -21,7 +21,7 @@ from psicli.protocol.receiver import Receiver
 from psicli.protocol.sender import Sender
 from psicli.protocol.streams import Place
 from psicli.protocol.task import TaskParty
-from psicli.protocol.work import GatherMatches, Lane, MaskOwn, MaskPeer, SliceBitmap, Work
+from psicli.protocol.work import GatherMatches, Lane, MaskOwn, MaskPeer, PermuteTokens, SliceBitmap, Work
 
 TASK = 3
 TASK_SID = bytes(range(32))
@@ -45,8 +45,9 @@ def setup(
     task_sid: bytes = TASK_SID,
     frame_items: int = FRAME_ITEMS,
     bin_items: int = BIN_ITEMS,
+    counts: bool = False,
 ) -> TaskSetup:
-    return TaskSetup(task, task_sid, probe, broadcast, frame_items, bin_items)
+    return TaskSetup(task, task_sid, probe, broadcast, frame_items, bin_items, counts)
 
 
 def begin_bins(party: TaskParty, begin: Callable[[], Any]) -> None:
@@ -64,6 +65,12 @@ def made_up_points(role: type[TaskParty], start: int, stop: int, *, number: int 
 
 def made_up_tokens(points: bytes) -> bytes:
     return b"".join(hashlib.sha256(points[i : i + 32]).digest()[:16] for i in range(0, len(points), 32))
+
+
+def made_up_permuted(count: int) -> bytes:
+    """Return made-up tokens of so many points of the receiver, in the opposite order."""
+    points = made_up_points(Receiver, 0, count)
+    return b"".join(made_up_tokens(points[32 * i : 32 * i + 32]) for i in reversed(range(count)))
 
 
 def made_up_bits(sent: int, most: int) -> list[bool]:
@@ -188,16 +195,17 @@ class MachinePair:
         n: int,
         m: int,
         *,
-        broadcast: bool,
+        broadcast: bool = False,
+        counts: bool = False,
         capacity: tuple[float, float] = (float("inf"), float("inf")),
         frame_items: int = FRAME_ITEMS,
         bin_items: int = BIN_ITEMS,
         kept: tuple[Kept | None, Kept | None] = (None, None),
     ) -> None:
-        self.number_of_bins = number_of_bins(n, m, bin_items)
+        self.number_of_bins = int(bool(n and m)) if counts else number_of_bins(n, m, bin_items)
         self.bits = self._made_up_bits(n, m)
         self.log: list[tuple[type[TaskParty], TaskMessage]] = []
-        shared = setup(broadcast=broadcast, frame_items=frame_items, bin_items=bin_items)
+        shared = setup(broadcast=broadcast, frame_items=frame_items, bin_items=bin_items, counts=counts)
         receiver, sender = Receiver(shared), Sender(shared)
         self.receiver = MachineEnd(receiver, n, partial(self.result, receiver), kept[0], capacity[0])
         self.sender = MachineEnd(sender, m, partial(self.result, sender), kept[1], capacity[1])
@@ -252,7 +260,9 @@ class MachinePair:
                 assert place is not None
                 return made_up_points(type(party), start, stop, number=place.bin, attempt=place.attempt)
             case MaskPeer(_, points) if isinstance(party, Sender):
-                return made_up_tokens(points)
+                return b"" if party.setup.counts else made_up_tokens(points)
+            case PermuteTokens(start, stop):
+                return made_up_permuted(party.peer_count)[16 * start : 16 * stop]
             case GatherMatches():
                 return sum(map(sum, self.bits)).to_bytes(8, "big")
             case SliceBitmap(number, start, stop):

@@ -102,6 +102,7 @@ class Plan:
         self.calls: list[str] = []
         self.result: TaskResult | None = None
         self.alone: Matches | None = None
+        self.counted: int | None = None
         self.stages = Stages(name)
         self.at_progress: Callable[[Progress], None] = lambda progress: None
         self.at_opening: Callable[[int], None] = lambda peer_items: None
@@ -169,6 +170,10 @@ class Plan:
             self.alone = matches()
         except Exception as exc:
             self.alone_failure = exc
+
+    def finish_count(self, count: Callable[[], int]) -> None:
+        self.calls.append("counted")
+        self.counted = count()
 
     @property
     def found(self) -> set[str] | None:
