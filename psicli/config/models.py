@@ -135,7 +135,9 @@ class PsiEntry(Model):
     )
     broadcast_result: fields.Bool = field("Whether the other party learns the result too.", True, default=False)
     result: Literal["rows", "count"] = field(
-        "What the receiver learns: `rows`, which of its rows match, or `count`, only how many of its items match.",
+        "What the receiver learns: `rows`, which of its rows match, or `count`, only how many of its items match. With "
+        "`count`, there is no output, and the other party must set `policy.min_peer_items` and "
+        "`policy.max_runs_per_day`. It cannot be combined with `broadcast_result`.",
         "count",
         default="rows",
     )

@@ -73,6 +73,38 @@ def watch_curve() -> None:
     Worker.__init__ = noted  # type: ignore[method-assign]
 
 
+def dump_memory() -> None:
+    """Write the memory of the process to a file when a worker has compared its bin, and at the end of the task."""
+    from psicli.exchange.worker import Worker
+    from psicli.job.task_run import TaskRun
+
+    def dump() -> None:
+        with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as octets:
+            places = [line.split()[0].split("-") for line in maps if " rw" in line]
+            with open(os.environ["TEST_DRAWS"] + ".memory", "ab", 0) as file:
+                for start, stop in ([int(each, 16) for each in place] for place in places):
+                    for at in range(start, stop, 1 << 24):
+                        try:
+                            octets.seek(at)
+                            file.write(octets.read(min(1 << 24, stop - at)))
+                        except (OSError, OverflowError, ValueError):
+                            # The kernel's own pages, and those that are gone meanwhile.
+                            break
+
+    def watch(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def watched(*arguments: Any, **more: Any) -> Any:
+            result = real(*arguments, **more)
+            dump()
+            return result
+
+        setattr(owner, name, watched)
+
+    for owner, name in ((Worker, "match"), (Worker, "count"), (TaskRun, "end")):
+        watch(owner, name)
+
+
 def log_spool_files() -> None:
     """Print the name of every file that psicli creates in its spool."""
     from psicli.storage.spool import Spool

@@ -156,7 +156,7 @@ def test_the_matching_tokens_are_anywhere_over_many_small_runs() -> None:
 
 
 def test_a_receiver_holds_nothing_that_leads_from_a_token_to_an_item() -> None:
-    """It has the order of its points, and the tokens in the order of their arrival; these two have nothing in common."""
+    """It has the order of its points, and the tokens in the order of their arrival, which is another one."""
     receiver, _, tokens = exchanged(names(0, 100), names(50, 150))
     assert receiver.count() == 50
     kept = receiver._lists
