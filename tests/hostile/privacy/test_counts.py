@@ -25,6 +25,9 @@ from support.processes.tapped import Recording, keys, record, tapped_pair
 from psicli import curve
 from psicli.protocol.messages import End, Frame, Received, Stream, task_session_id
 
+# Real runs with their memory take a while.
+pytestmark = [pytest.mark.more, pytest.mark.timeout(300)]
+
 # The keys of each party, of which half match: a random half of the receiver's.
 COUNT, TASK = 1600, "overlap"
 LIMITS = {"min_peer_items": 100, "max_runs_per_day": 50}
@@ -110,7 +113,7 @@ class Counted:
                 places = np.flatnonzero(marked)
                 for kind in ("<u4", "<i8"):
                     yield places[:12].astype(kind).tobytes()
-            for start in range(0, COUNT - 4, 97):
+            for start in range(0, COUNT - 4, 397):
                 yield b"".join(self.tokens_by_key[key] for key in order[start : start + 3])
 
     def found(self, *places: bytes) -> int:

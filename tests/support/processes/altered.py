@@ -74,7 +74,10 @@ def watch_curve() -> None:
 
 
 def dump_memory() -> None:
-    """Write the memory of the process to a file when a worker has compared its bin, and at the end of the task."""
+    """Write the memory of the process, without its empty pages, to a file: when a worker has compared its bin, and at
+    the end of the task."""
+    import numpy as np
+
     from psicli.exchange.worker import Worker
     from psicli.job.task_run import TaskRun
 
@@ -86,7 +89,8 @@ def dump_memory() -> None:
                     for at in range(start, stop, 1 << 24):
                         try:
                             octets.seek(at)
-                            file.write(octets.read(min(1 << 24, stop - at)))
+                            pages = np.frombuffer(octets.read(min(1 << 24, stop - at)), np.uint8).reshape(-1, 4096)
+                            file.write(pages[pages.any(axis=1)].tobytes())
                         except (OSError, OverflowError, ValueError):
                             # The kernel's own pages, and those that are gone meanwhile.
                             break
