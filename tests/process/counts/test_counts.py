@@ -9,6 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from support.clusters.cluster import Cluster
+from support.clusters.jobs import use
+from support.jobs.batches import whole_job
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Side, other
 
 LIMITS = {"min_peer_items": 1, "max_runs_per_day": 50}
@@ -180,3 +183,35 @@ def test_runs_are_limited_by_the_sender(small: Pair) -> None:
     small.jobs[DIALER]["policy"]["max_runs_per_day"] = 1
     assert [result.code for result in small.run()] == [0, 0]
     assert [result.code for result in small.run()] == [80, 79]
+
+
+def test_a_list_that_differs_little_is_refused_before_its_count_is_known(small: Pair) -> None:
+    """The party that fears differences sets the limit, whatever the other one learns."""
+    small.jobs[DIALER]["policy"]["min_difference"] = 5
+    assert [result.code for result in small.run()] == [0, 0]
+    write(small, alice=MATCHING[:500], bob=MATCHING[100:-1])
+    assert [result.code for result in small.run()] == [80, 79]
+
+
+def test_simulate_needs_no_limits(small: Pair) -> None:
+    result = small.start_command("simulate", "--config", whole_job(small)).result()
+    assert result.code == 0, result.text
+    assert "400 of 500 items match; which ones stays hidden" in result.stdout.decode()
+
+
+def test_a_batch(small: Pair) -> None:
+    runs = [small.start_command("batch", small.job_file(party), "--party", party) for party in PARTIES]
+    for run in runs:
+        result = run.result()
+        assert result.code == 0, result.text
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("party", PARTIES)
+def test_workers_on_a_cluster(small: Pair, cluster: Cluster, party: str) -> None:
+    """In either role; the other party computes on its own machine."""
+    use(small, cluster, party)
+    alice, bob = small.run("--json")
+    assert report_of(alice)["tasks"][0]["matched"] == 400
+    assert report_of(bob)["tasks"][0]["matched"] is None
+    small.nothing_left()
