@@ -60,9 +60,7 @@ def terms(job: Job, purpose: Purpose = Purpose.RUN, deadline: Deadline | None = 
 def task_terms(task: Task) -> TaskTerms:
     """Return this party's terms of a task; without key forms, nothing is said about forms."""
     result = COUNT if task.result == COUNT else ""
-    terms = TaskTerms(
-        task.name, task.receiver, task.broadcast_result, len(task.keys), group=task.group, result=result
-    )
+    terms = TaskTerms(task.name, task.receiver, task.broadcast_result, len(task.keys), group=task.group, result=result)
     if all(form.is_text for form in task.forms):
         return terms
     return replace(

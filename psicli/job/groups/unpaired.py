@@ -51,8 +51,11 @@ def _entries(report: Report, group: Group) -> list[TaskReport]:
     places = [at for at, task in enumerate(report.tasks) if task.name in own]
     entries = [report.tasks[at] for at in places]
     first = entries[0]
-    terms = {"receiver": first.receiver, "broadcast_result": first.broadcast_result, "result": first.result}
-    entries += [TaskReport(name, **terms) for name in group.theirs if name not in known]
+    entries += [
+        TaskReport(name, first.receiver, first.broadcast_result, result=first.result)
+        for name in group.theirs
+        if name not in known
+    ]
     report.tasks[places[0] : places[-1] + 1] = sorted(entries, key=lambda task: task.name)
     return entries
 
