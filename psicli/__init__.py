@@ -1,7 +1,26 @@
-"""Batch private set intersection between two organisations, from cron or a shell pipeline."""
+"""Batch private set intersection between two organisations, from cron, a shell pipeline or Python.
+
+The names of the Python API are imported when they are used, so that the command line starts without them.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from psicli.api import Job, Progress, Report, RunError, TaskResult, intersect, load_job, run
 
 __version__ = version("psicli")
+__all__ = ["Job", "Progress", "Report", "RunError", "TaskResult", "__version__", "intersect", "load_job", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("psicli.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

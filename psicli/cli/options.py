@@ -21,7 +21,7 @@ from psicli.report.console import Console
 from psicli.storage.memory import check_address_space
 
 if TYPE_CHECKING:
-    from psicli.config import Job, Simulation
+    from psicli.config import Given, Job, Simulation
 
 # A command returns its exit code; None means 0.
 Command: TypeAlias = Callable[..., int | None]
@@ -111,6 +111,7 @@ class JobOptions:
     no_bars: bool = False
     channel: Channel | None = None
     rendezvous: float | None = None
+    given: Given | None = None
 
     def console(self) -> Console:
         """Set up the log and the progress of the command."""
@@ -136,6 +137,7 @@ class JobOptions:
             memory=self.memory,
             workers=self.workers,
             rendezvous=self.rendezvous,
+            given=self.given,
         )
         check_address_space(job.pipeline.memory)
         return job

@@ -34,7 +34,7 @@ from psicli.storage.locks import PortLock, hold_dial, hold_port
 from psicli.storage.memory import check_address_space
 
 if TYPE_CHECKING:
-    from psicli.config import Job, Simulation
+    from psicli.config import Given, Job, Simulation
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,18 @@ def _simulation(_: click.Context, __: click.Parameter, keys: Path | None) -> Sim
     from psicli.config import Simulation
 
     return Simulation.in_folder(keys)
+
+
+def _given(_: click.Context, __: click.Parameter, path: Path | None) -> Given | None:
+    """Return what the program that starts this run gives in place of files."""
+    if path is None:
+        return None
+    from psicli.config import Given
+
+    try:
+        return Given.load(path)
+    except (OSError, ValueError):
+        raise click.BadParameter(f"{path} is no file of the Python API.", param_hint="--given") from None
 
 
 def _channel(_: click.Context, __: click.Parameter, descriptor: int | None) -> Channel | None:
@@ -81,6 +93,7 @@ def _channel(_: click.Context, __: click.Parameter, descriptor: int | None) -> C
 @click.option("--no-bars", is_flag=True, hidden=True)
 @click.option("--channel", type=int, hidden=True, callback=_channel)
 @click.option("--rendezvous", type=float, hidden=True)
+@click.option("--given", type=PATH, hidden=True, callback=_given)
 def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool, trace: Path | None) -> int:
     """Run a job with the other party and write the matched rows.
 

@@ -22,6 +22,7 @@ from psicli.config.built import InputFiles, Job, Listener, Task
 from psicli.config.checks import Slot
 from psicli.config.document import Document
 from psicli.config.fields import DNS_NAME, MAX_NAME, NAME, ip, is_loopback, split_address
+from psicli.config.given import Given
 from psicli.config.groups import OWN_NAME
 from psicli.config.models import JobFile, NodeEntry, PipelineSettings, RayWorkers, TlsFiles
 from psicli.config.rules.counts import check_counts
@@ -34,7 +35,7 @@ from psicli.core.formats import Dialect, file_format
 from psicli.core.places import Place, place
 
 __all__ = [
-    "DNS_NAME", "MAX_NAME", "NAME", "OWN_NAME", "InputFiles", "Job", "OutputSettings", "PipelineSettings",
+    "DNS_NAME", "MAX_NAME", "NAME", "OWN_NAME", "Given", "InputFiles", "Job", "OutputSettings", "PipelineSettings",
     "PolicySettings", "RayWorkers", "Simulation", "Task", "job_schema", "load_job", "load_parties", "task_names",
 ]  # fmt: skip
 
@@ -69,20 +70,23 @@ def load_job(
     workers: str | None = None,
     rendezvous: float | None = None,
     batch: str | None = None,
+    given: Given | None = None,
 ) -> Job:
     """Load a job file as one of its parties; `party` overrides self_party, `only` selects tasks by name.
 
     memory: overrides pipeline.memory [bytes]. workers: overrides pipeline.workers or its address: `threads`, `auto`
     or HOST:PORT of a Ray cluster. rendezvous: the longest wait for the peer, if shorter than the job's [s].
-    batch: the batch file that lists the job, for messages.
+    batch: the batch file that lists the job, for messages. given: what a program gives in place of files.
     In a simulation, the job's own network settings, certificates and policy are ignored.
     Raises InputMissingError if there is no such file, JobFileError with all errors, and ArgumentError.
     """
-    document = Document(path)
+    given = given or Given()
+    document = given.document(path)
     document.batch = batch
     if simulation is not None:
         _simulate(document, simulation.port)
     own = party if party is not None else document.text("self_party") or ""
+    given.replace_files(document, own)
     fill_variables(document, own, variables)
     check_shape(document)
     parties = checks.check_nodes(document)

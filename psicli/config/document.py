@@ -53,7 +53,7 @@ class Document:
         self._broken: set[Loc] = set()
         self._errors: list[tuple[int, str]] = []
         self._places = 0
-        self.root = self._convert(self._compose(self._read()), (), ())
+        self.root = self._load()
 
     # Places
 
@@ -130,13 +130,21 @@ class Document:
 
     def _error(self, more: Sequence[str] = ()) -> JobFileError:
         path = self.shown_path
-        lines = [f"{path}:{line}: {text}" for line, text in sorted(self._errors, key=lambda error: error[0])]
+        lines = [self._located(line, text) for line, text in sorted(self._errors, key=lambda error: error[0])]
         lines += more
         if len(lines) > MAX_ERRORS_SHOWN:
             lines[MAX_ERRORS_SHOWN:] = [f"{path}: and {counted(len(lines) - MAX_ERRORS_SHOWN, 'more error')}"]
         return self.error(mistakes="\n".join(lines))
 
+    def _located(self, line: int, text: str) -> str:
+        """Return an error with its place."""
+        return f"{self.shown_path}:{line}: {text}"
+
     # Reading
+
+    def _load(self) -> Any:
+        """Return the content of the file, and note the line of every place."""
+        return self._convert(self._compose(self._read()), (), ())
 
     def _read(self) -> str:
         try:
