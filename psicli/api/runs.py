@@ -65,7 +65,7 @@ def run(
         with Process([*arguments, f"--given={folder / 'given.json'}"], folder, job.variables) as process:
             process.follow(progress, cancel)
             facts = process.report()
-        named = {path: f"inputs[{name!r}]" for name in inputs for path in given.files[name].values()}
+        named = {given.files[name]["input_path"]: f"inputs[{name!r}]" for name in inputs}
         report = _report(job, _renamed(facts, named), given, types)
     error = facts["error"] and _renamed(facts["error"], named)
     if error is not None:
@@ -128,17 +128,13 @@ def _renamed(value: Any, named: Mapping[str, str]) -> Any:
 
 def _report(job: Job, facts: dict[str, Any], given: Given, types: Mapping[str, Types]) -> Report:
     """Return the report of a run; the rows that are in the run's folder stay readable when it is gone."""
-    tasks = {task.name: task for task in job.checked.tasks}
+    formats = {task.name: task.output_format for task in job.checked.tasks}
     results = {}
     for entry in facts["tasks"]:
         name, read = entry["name"], None
         held = given.files.get(name, {}).get("output_path")
         if entry["status"] == "done" and entry["output_rows"] is not None:
-            read = (
-                partial(_same, _mapped(held))
-                if held
-                else partial(_read, Path(entry["output"]), tasks[name].output_format)
-            )
+            read = partial(_same, _mapped(held)) if held else partial(_read, Path(entry["output"]), formats[name])
         if held:
             entry["output"] = None
         results[name] = TaskResult(entry, types.get(name, _NO_TYPES), read)

@@ -27,11 +27,12 @@ class Given:
     """What a program gives to a run.
 
     job: the content of the job file, or None to read the file. files: the input_path and the output_path of tasks, by
-    their names, in place of those in the job file.
+    their names, in place of those in the job file. lenient: whether tasks may lack such a file, to check the others.
     """
 
     job: Mapping[str, Any] | None = None
     files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    lenient: bool = False
 
     @classmethod
     def load(cls, path: Path) -> Given:
@@ -53,6 +54,12 @@ class Given:
             name = document.text(*task, "name")
             for kind in _KINDS:
                 self._replace(document.table(*task), kind, party, name)
+            lacks = _lacks(document, task, party) if self.lenient else set()
+            if self.lenient:
+                document.table(*task).setdefault("input_path", {})
+            for kind in lacks:
+                # Nothing opens it.
+                document.table(*task).setdefault(kind, {})[party] = f"/psicli/{kind}/{task[-1]}.arrow"
             if "input_path" in self.files.get(name or "", {}):
                 # The rows are no longer those of a database.
                 document.table(*task, "query").pop(party, None)
@@ -77,14 +84,18 @@ def _literal(path: str) -> str:
 
 def lacking(document: Document, party: str) -> dict[str, set[str]]:
     """Return which files of a party each task lacks or leaves to standard input and output, by the tasks' names."""
-    found: dict[str, set[str]] = {}
-    for task in document.entries("tasks"):
-        name = document.text(*task, "name")
-        if name is not None and (document.text(*task, "per_file") or "").lower() != "true":
-            kinds = {kind for kind in _KINDS if document.get(*task, kind, party) in (None, "-")}
-            # An entry that is no mapping is a mistake, which the checks explain.
-            found[name] = {kind for kind in kinds if isinstance(document.get(*task, kind) or {}, dict)}
-    return found
+    names = {task: document.text(*task, "name") for task in document.entries("tasks")}
+    return {name: _lacks(document, task, party) for task, name in names.items() if name is not None}
+
+
+def _lacks(document: Document, task: Loc, party: str) -> set[str]:
+    parties = [document.text(*node, "party") for node in document.entries("cluster", "nodes")]
+    # The files of a task with per_file are its tasks.
+    if party not in parties or (document.text(*task, "per_file") or "").lower() == "true":
+        return set()
+    kinds = {kind for kind in _KINDS if document.get(*task, kind, party) in (None, "-")}
+    # A place that is no mapping is a mistake, which the checks explain.
+    return {kind for kind in kinds if isinstance(document.get(*task, kind) or {}, dict)}
 
 
 class GivenDocument(Document):
