@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from psicli import tables
+from psicli import config, tables
 from psicli.api.errors import made, told
 from psicli.api.frames import Types, write_rows
 from psicli.api.jobs import Job, JobSource, load_job
@@ -19,6 +19,7 @@ from psicli.api.process import Cancel, Process, Progress
 from psicli.api.report import Report, TaskResult
 from psicli.config.given import Given
 from psicli.core.errors import ArgumentError, TaskFilesError, storing
+from psicli.core.places import Url
 from psicli.storage.state import run_folder, state_folder
 
 _NO_TYPES = Types("arrow", {})
@@ -128,13 +129,13 @@ def _renamed(value: Any, named: Mapping[str, str]) -> Any:
 
 def _report(job: Job, facts: dict[str, Any], given: Given, types: Mapping[str, Types]) -> Report:
     """Return the report of a run; the rows that are in the run's folder stay readable when it is gone."""
-    formats = {task.name: task.output_format for task in job.checked.tasks}
+    tasks = {task.name: task for task in job.checked.tasks}
     results = {}
     for entry in facts["tasks"]:
         name, read = entry["name"], None
         held = given.files.get(name, {}).get("output_path")
         if entry["status"] == "done" and entry["output_rows"] is not None:
-            read = partial(_same, _mapped(held)) if held else partial(_read, Path(entry["output"]), formats[name])
+            read = partial(_same, _mapped(held)) if held else partial(_read, tasks[name], entry["output"])
         if held:
             entry["output"] = None
         results[name] = TaskResult(entry, types.get(name, _NO_TYPES), read)
@@ -151,9 +152,12 @@ def _same(table: Any) -> Any:
     return table
 
 
-def _read(path: Path, fmt: Any) -> Any:
-    """Return the rows of an output file as a pa.Table."""
-    with tables.open_input(path, fmt, ()) as source:
+def _read(task: config.Task, output: str) -> Any:
+    """Return the rows of a task's output, which its report names, as a pa.Table."""
+    # The report does not have the whole URL of an output elsewhere.
+    where = task.output_path if isinstance(task.output_path, Url) else Path(output)
+    assert task.output_format is not None
+    with tables.open_input(where, task.output_format, ()) as source:
         for _ in source.key_batches():
             pass
         found = list(source.matched(pa.repeat(True, source.rows), _READ_BYTES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_blocks_are_valid(page: Path) -> None:
         static.check(block)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if "```sh" in page.read_text()], ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if re.search("```(sh|python)", page.read_text())], ids=name)
 def test_blocks_run(page: Path, tmp_path: Path) -> None:
     folder = tmp_path / "page"
     folder.mkdir()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from support.docs.blocks import Block
@@ -122,12 +122,17 @@ class Story:
         processes: list[Process] = []
         try:
             for block in group:
-                processes.append(self._place(block.title).start(block))
+                processes.append(self._place(block.title).start(self._here(block)))
             printed = [process.finish() for process in processes]
         finally:
             for process in processes:
                 process.kill()
         self.printed = "".join(text for text, block in zip(printed, group, strict=True) if block.language != "test")
+
+    def _here(self, block: Block) -> Block:
+        """Return a block with the port of this story, if its program names an address; commands get it from files."""
+        text = ADDRESS.sub(f"127.0.0.1:{self.port}", block.text)
+        return replace(block, text=text) if block.language == "python" else block
 
     def _compare(self, block: Block) -> None:
         """Check that the lines of a block were printed next to each other; where it has a line …, any lines may be."""
