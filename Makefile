@@ -9,6 +9,8 @@ PEER_VENV := .venv-peers
 PEER_PYTHON ?= python3.11
 PEER_ROWS ?= 100000
 RUNS ?= 1
+# Airflow has many dependencies, so it has its own environment too.
+AIRFLOW_VENV := .venv-airflow
 MEMORY ?= 512MB
 # The files that the installed package is built from; it uses all others in place. The old kernel is removed first,
 # because a build that fails would leave it there.
@@ -55,8 +57,8 @@ TOOLS := build/tools
 DEPLOYED := build/deployed
 
 .PHONY: lock audit sbom
-.PHONY: demo demo-cluster test test-more test-slow lint format proto docs docs-generate clean
-.PHONY: bench bench-peers bench-batch bench-cluster bench-many bench-memory bench-network bench-overlap bench-resume bench-wide
+.PHONY: demo demo-cluster test test-airflow test-more test-slow lint format proto docs docs-generate clean
+.PHONY: bench bench-peers bench-batch bench-cluster bench-frames bench-many bench-memory bench-network bench-overlap bench-resume bench-wide
 
 demo: $(VENV)/.installed
 	PSICLI=$(BIN)/psicli PYTHON=$(BIN)/python sh sample_data/demo.sh
@@ -78,6 +80,10 @@ test-slow: $(SLICE:%=slow-%)
 
 slow-%: $(VENV)/.test-installed
 	$(BIN)/pytest -n 2 --dist worksteal --timeout 1800 -m slow $(SLICE_$*)
+
+# The DAGs of docs/examples in a real Airflow, which is installed first.
+test-airflow: $(VENV)/.test-installed $(AIRFLOW_VENV)/.installed
+	$(BIN)/pytest --timeout 1800 -m slow tests/process/api/test_airflow.py
 
 lint: $(VENV)/.lint-installed
 	$(BIN)/ruff check .
@@ -119,6 +125,10 @@ bench-batch: $(VENV)/.test-installed
 bench-cluster: $(VENV)/.test-installed
 	PYTHONPATH=tests:tests/bench $(BIN)/python -m cluster.nodes
 	PYTHONPATH=tests:tests/bench $(BIN)/python -m cluster.forwarding
+
+# Data frames by `psicli.intersect` against the command line on the same rows.
+bench-frames: $(VENV)/.test-installed
+	PYTHONPATH=tests/bench $(BIN)/python tests/bench/frames.py
 
 # Many jobs by `psicli batch`, one after another, and all at once.
 bench-many: $(VENV)/.test-installed
@@ -165,7 +175,7 @@ sbom: $(TOOLS)/.installed
 	    --output-file dist/sbom.cdx.json $(DEPLOYED)/bin/python
 
 clean:
-	rm -rf $(VENV) $(PEER_VENV) psicli/curve/*.so build dist demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEER_VENV) $(AIRFLOW_VENV) psicli/curve/*.so build dist demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -193,6 +203,11 @@ $(VENV)/.docs-installed: $(BUILT_FROM) | $(VENV)/bin/python
 $(TOOLS)/.installed:
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check uv pip-audit cyclonedx-bom
+	@touch $@
+
+$(AIRFLOW_VENV)/.installed: $(BUILT_FROM)
+	$(PYTHON) -m venv $(AIRFLOW_VENV)
+	$(AIRFLOW_VENV)/bin/pip install --quiet --disable-pip-version-check 'apache-airflow>=3,<4' -e .
 	@touch $@
 
 $(PEER_VENV)/.installed:

@@ -129,17 +129,22 @@ def _renamed(value: Any, named: Mapping[str, str]) -> Any:
 
 def _report(job: Job, facts: dict[str, Any], given: Given, types: Mapping[str, Types]) -> Report:
     """Return the report of a run; the rows that are in the run's folder stay readable when it is gone."""
-    tasks = {task.name: task for task in job.checked.tasks}
     results = {}
     for entry in facts["tasks"]:
         name, read = entry["name"], None
         held = given.files.get(name, {}).get("output_path")
         if entry["status"] == "done" and entry["output_rows"] is not None:
-            read = partial(_same, _mapped(held)) if held else partial(_read, tasks[name], entry["output"])
+            read = partial(_same, _mapped(held)) if held else partial(_read, _task(job, name), entry["output"])
         if held:
             entry["output"] = None
         results[name] = TaskResult(entry, types.get(name, _NO_TYPES), read)
     return Report(facts, results)
+
+
+def _task(job: Job, name: str) -> config.Task:
+    """Return a task of a report; a task with `per_file` is several there, whose names begin with its own."""
+    tasks = sorted(job.checked.tasks, key=lambda task: len(task.name), reverse=True)
+    return next(task for task in tasks if name == task.name or name.startswith(f"{task.name}-"))
 
 
 def _mapped(path: str) -> Any:

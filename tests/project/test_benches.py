@@ -22,6 +22,7 @@ CASES = [
         "resume.py --rows 60000 --bin-items 16384 --kill 0.5 --cut",
         rf"alice killed at 50% of the bins: the next run took {FIGURE} s.*\nbob killed at 50% of the bins: the next ",
     ),
+    ("frames.py --rows 2000 --runs 1", rf"command line: {FIGURE} s; .*\nintersect takes {FIGURE}x as long"),
     ("overlap.py --rows 3000", rf"alice: two or more .*\n(.*\n)+the kernel used {FIGURE}% of the time of \d+ cores"),
     (
         "many.py --jobs 3 --rows 300 --rounds 1 --late 0.2",

@@ -94,6 +94,9 @@ def _lacks(document: Document, task: Loc, party: str) -> set[str]:
     if party not in parties or (document.text(*task, "per_file") or "").lower() == "true":
         return set()
     kinds = {kind for kind in _KINDS if document.get(*task, kind, party) in (None, "-")}
+    if (document.text(*task, "result") or document.text("psi", "result")) == "count":
+        # A count has no rows.
+        kinds.discard("output_path")
     # A place that is no mapping is a mistake, which the checks explain.
     return {kind for kind in kinds if isinstance(document.get(*task, kind) or {}, dict)}
 
