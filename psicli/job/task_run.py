@@ -29,7 +29,7 @@ from psicli.job.inputs import Inputs, selection
 from psicli.job.outputs import Found, TaskOutput, outcome
 from psicli.job.policy import Comparison, Policy
 from psicli.job.resume import Mode, Resume
-from psicli.protocol.messages import Kept, partition_key
+from psicli.protocol.messages import COUNT, Kept, partition_key
 from psicli.protocol.task import Progress, TaskParty
 from psicli.report.console import Console
 from psicli.report.report import Report, Status, TaskReport, too_little_matched
@@ -71,6 +71,7 @@ class TaskRun:
         self.name = task.name
         self.receives = task.receiver == shared.job.party
         self.broadcast = task.broadcast_result
+        self.counts = task.result == COUNT
         self.stages = Stages(task.name)
         self._shared = shared
         self._task = task

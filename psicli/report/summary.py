@@ -92,9 +92,10 @@ def _output(task: Facts) -> str:
     if task["status"] != Status.DONE:
         return ""
     if task["result"] == COUNT:
-        if task["matched"] is None:
+        if task["matched"] is None and task["matched_percent"] is None:
             return f"none ({task['receiver']} learns how many match)"
-        return f"{task['matched']:,} of {counted(task['distinct_items'], 'item')} match; which ones stays hidden"
+        share = f"{task['matched_percent']} %" if task["matched"] is None else f"{task['matched']:,}"
+        return f"{share} of {counted(task['distinct_items'], 'item')} match; which ones stays hidden"
     return f"none ({task['receiver']} receives the result)"
 
 

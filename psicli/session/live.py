@@ -29,6 +29,8 @@ class TaskPlan(Protocol):
     name: str
     receives: bool
     broadcast: bool
+    # Whether the receiver learns only how many items match.
+    counts: bool
     stages: Stages
 
     def find(self) -> Kept | None:

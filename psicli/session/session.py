@@ -244,8 +244,7 @@ class Session:
     def _exchange(self, index: int, plan: TaskPlan) -> TaskExchange:
         task_sid = task_session_id(self.sid, plan.name)
         sizes = self.hellos.frame_items, self.hellos.bin_items
-        counts = self.hellos.ours.tasks[index].counts
-        setup = TaskSetup(index, task_sid, curve.probe(task_sid), plan.broadcast, *sizes, counts)
+        setup = TaskSetup(index, task_sid, curve.probe(task_sid), plan.broadcast, *sizes, plan.counts)
         party = (Receiver if plan.receives else Sender)(setup)
         return TaskExchange(party, self._pools, plan.stages, self._storage)
 

@@ -138,6 +138,27 @@ def test_a_limit_on_the_result(small: Pair) -> None:
     assert "max_match_rate" in alice.stderr
 
 
+def test_a_count_in_whole_percent(small: Pair) -> None:
+    small.jobs[LISTENER]["policy"] = {"whole_percent": True}
+    alice, _ = small.run()
+    assert "80 % of 500 items match; which ones stays hidden" in alice.stdout.decode()
+
+
+def test_counts_of_files_that_are_tasks(small: Pair) -> None:
+    """One file has no partner, so the numbers of the tasks are not those of the job file."""
+    for party, months in ((LISTENER, ("01", "02")), (DIALER, ("02", "03"))):
+        small.path(party, "in").mkdir()
+        for month in months:
+            small.path(party, f"in/{month}.csv").write_bytes(small.path(party, "in.csv").read_bytes())
+        small.jobs[party]["tasks"][0] |= {"per_file": True, "input_path": {party: "in/*.csv"}}
+    rows = Side(["id"], "in.csv", "out/rows.csv")
+    small.add("rows", rows, Side(["id"], "in.csv"))
+    alice, bob = (json.loads(result.stdout)["tasks"] for result in small.run("--json"))
+    found = {task["name"]: (task["result"], task["matched"]) for task in alice if task["status"] == "done"}
+    assert found == {"overlap-02": ("count", 400), "rows": ("rows", 400)}
+    assert [task["matched"] for task in bob if task["status"] == "done"] == [None, None]
+
+
 def test_the_ledger_holds_the_count(small: Pair) -> None:
     small.run()
     lines = [json.loads(line) for line in (small.folder / "state/ledger.jsonl").read_text().splitlines()]

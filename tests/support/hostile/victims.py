@@ -58,7 +58,8 @@ class SessionVictim:
     ) -> None:
         """setting: the task from the peer's point of view; plan: makes our side's task."""
         values = ["\x01" + len(value).to_bytes(4, "big").decode() + value for value in setting.our_values]
-        self.plan = plan(TASK_NAME, values, receives=not setting.receives, broadcast=setting.broadcast)
+        how = {"broadcast": setting.broadcast, "counts": setting.counts}
+        self.plan = plan(TASK_NAME, values, receives=not setting.receives, **how)
         self.failure: BaseException | None = None
         self._port = port
         self._setting = setting

@@ -92,11 +92,13 @@ class Plan:
         *,
         receives: bool,
         broadcast: bool = False,
+        counts: bool = False,
         before: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.receives = receives
         self.broadcast = broadcast
+        self.counts = counts
         self.items = items_of(values)
         self.output = MemoryOutput() if receives or broadcast else None
         self.calls: list[str] = []
