@@ -57,7 +57,7 @@ def test_an_unknown_result(errors: Errors) -> None:
             "8: tasks[0].output_path.alice: has no effect with `result: count` (line 5), which gives no rows; "
             "remove it, and see the count in the report",
         ),
-        ("    keys:", "    output: {rows: all}\n    keys:", "8: tasks[0].output.rows: has no effect with"),
+        ("    keys:", "    output: {rows: unmatched}\n    keys:", "8: tasks[0].output.rows: has no effect with"),
         ("    keys:", "    output: {flag: both}\n    keys:", "8: tasks[0].output.flag: has no effect with"),
         ("    keys:", "    output: {columns: [a]}\n    keys:", "8: tasks[0].output.columns: has no effect with"),
         ("    keys:", "    output: {order: input}\n    keys:", "8: tasks[0].output.order: has no effect with"),
