@@ -79,7 +79,7 @@ def _fault_of_letters(text: str) -> tuple[str, str] | None:
 
 
 def _fault_of_suffix(document: Document, text: str, *, is_input: bool, is_here: bool) -> tuple[str, str] | None:
-    if is_input and _names_many(document, text, is_here=is_here):
+    if is_input and text and _names_many(document, text, is_here=is_here):
         return None
     try:
         file_format(place(text, Path()))
@@ -97,7 +97,7 @@ def _names_many(document: Document, text: str, *, is_here: bool) -> bool:
         return is_folder(text)
     suffix = os.path.splitext(text)[1]
     if not is_here:
-        return text.endswith("/") or bool(_WILD.search(text)) or (text not in ("", "-") and not suffix)
+        return text.endswith("/") or bool(_WILD.search(text)) or (text != "-" and not suffix)
     path = document.path.parent / text
     if is_pattern(path):
         # What ends in .txt will still do so when the pattern is a name.

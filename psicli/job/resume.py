@@ -128,8 +128,7 @@ def _scope(mode: Mode, job: Job, task: Task, source: Source | None) -> Scope:
         # withdrawn. Two counts of lists that differ say more than one, so a task that counts always starts over, and
         # counts as another run.
         possible=mode is not Mode.NEVER
-        and not task.input.is_stdin
-        and task.input.query is None
+        and not task.input.is_copied
         and task.output_path != "-"
         and task.result != COUNT,
         # A job of one task in one bin needs no checkpoint: the next run repeats it.

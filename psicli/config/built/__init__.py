@@ -42,6 +42,11 @@ class InputFiles(Model):
     dialect: Dialect = PLAIN
 
     @property
+    def is_copied(self) -> bool:
+        """Whether a run makes a copy of the rows, because they cannot be read again."""
+        return self.is_stdin or self.query is not None
+
+    @property
     def is_stdin(self) -> bool:
         return self.paths == ("-",)
 

@@ -67,9 +67,9 @@ def copy_rows(query: Query, folder: Path, rows: int | None = None) -> Path:
     with (
         _explained(query, duckdb),
         closing(_connected(query, folder, duckdb)) as connection,
-        # A signal must end the query, which DuckDB cannot do in the thread that waits for it.
         ThreadPoolExecutor(1, "psicli-query") as runner,
     ):
+        # A signal must end the query, so another thread waits for it.
         running = runner.submit(_copy, connection, query, path, rows)
         try:
             while not wait([running], signals.SLICE).done:
@@ -95,8 +95,13 @@ def _connected(query: Query, folder: Path, duckdb: Any) -> Any:
 
 
 def _copy(connection: Any, query: Query, path: Path, rows: int | None) -> None:
-    reader = connection.execute(query.sql).fetch_record_batch(_BATCH_ROWS)
-    left = rows
+    # DuckDB would draw it on a terminal.
+    connection.execute("SET enable_progress_bar = false")
+    relation = connection.sql(query.sql)
+    if relation is None:
+        advice = "End it with a SELECT."
+        raise QueryError(place=query.where, fault="the last statement of the query gives no rows", advice=advice)
+    reader, left = relation.to_arrow_reader(_BATCH_ROWS), rows
     with (
         storing(path, "writing"),
         open(path, "xb", opener=_private) as file,

@@ -66,37 +66,34 @@ def test_letters_that_the_locale_has_not_are_an_error(errors: Errors, monkeypatc
     starts(found, f"7: cluster.tls.certificate_file: 'é.pem' {what}")
 
 
-def test_a_pattern_is_not_expanded(tmp_path: Path, load: Load, errors: Errors) -> None:
-    for name in ("a1.csv", "a2.csv", "b[1].csv", "b1.csv", "really?.csv"):
+def test_a_pattern_is_an_input_and_no_output(tmp_path: Path, load: Load, errors: Errors) -> None:
+    for name in ("b[1].csv", "b1.csv", "really?.csv"):
         (tmp_path / name).touch()
-    for text, matching in (
-        ("a*.csv", " (files that match: 2)"),
-        ("?.csv", ""),
-        ("a[0-9].csv", " (files that match: 2)"),
-    ):
-        (line,) = errors(with_paths(f"{{alice: '{text}'}}", "{alice: out.csv}"))
-        assert line.startswith(f"{IN}'{text}' is a pattern, which psicli does not expand{matching}; give one path")
-    starts(errors(with_paths("{alice: a1.csv}", "{alice: 'out/*.csv'}")), f"{OUT}'out/*.csv' is a pattern")
-    # A file with such a name is that file, and brackets alone make no pattern.
-    for text in ("b[1].csv", "really?.csv", "export [new].csv"):
+    for text in ("a*.csv", "?.csv", "in/**/a[0-9].parquet", "in/day=*", "export [new].csv"):
+        assert load(with_paths(f"{{alice: '{text}'}}", "{alice: o/out.csv}")).tasks[0].input.paths == (tmp_path / text,)
+    (line,) = errors(with_paths("{alice: '*.txt'}", "{alice: o/out.csv}"))
+    assert line.startswith(f"{IN}'*.txt' has no known suffix; rename or link it")
+    starts(errors(with_paths("{alice: b1.csv}", "{alice: 'out/*.csv'}")), f"{OUT}'out/*.csv' is a pattern, and a task")
+    # A file with such a name is that file.
+    for text in ("b[1].csv", "really?.csv"):
         assert load(with_paths(f"{{alice: '{text}'}}", "{alice: out.csv}")).tasks[0].input.paths[0] == tmp_path / text
 
 
-def test_a_folder_is_no_input(tmp_path: Path, errors: Errors) -> None:
+def test_a_folder_is_an_input(tmp_path: Path, load: Load) -> None:
     """Spark writes a folder with the name of a file."""
-    folder = tmp_path / "in.parquet"
-    folder.mkdir()
-    text = with_paths("{alice: in.parquet}", "{alice: out.csv}")
-    starts(errors(text), f"{IN}'in.parquet' is a folder, which holds no files; name a file")
-    for name in ("_SUCCESS", ".part-00000.parquet.crc", "part-00000.parquet"):
-        (folder / name).touch()
-    what = "'in.parquet' is a folder, which holds 'part-00000.parquet'"
-    starts(errors(text), f"{IN}{what}; name the file in it: in.parquet/part-00000.parquet")
-    for number in range(1, 5):
-        (folder / f"part-0000{number}.parquet").touch()
-    (line,) = errors(text)
-    assert "which holds 'part-00000.parquet', 'part-00001.parquet', 'part-00002.parquet' and 2 more; join its" in line
-    starts(errors(with_paths("{alice: .}", "{alice: out.csv}")), f"{IN}'.' is a folder, which holds 'in.parquet', 'job")
+    (tmp_path / "in.parquet").mkdir()
+    for text in ("in.parquet", "in.parquet/", "later/", "."):
+        task = load(with_paths(f"{{alice: {text}}}", "{alice: '-'}")).tasks[0]
+        assert task.input.paths == (tmp_path / text,)
+
+
+@pytest.mark.parametrize("text", ["in", "in/*.csv", "in/**", "in/*/[o]*", "."])
+def test_an_output_must_not_become_an_input(tmp_path: Path, errors: Errors, text: str) -> None:
+    (tmp_path / "in/deep").mkdir(parents=True)
+    starts(
+        errors(with_paths(f"{{alice: '{text}'}}", f"{{alice: in/{'deep/' if '/*/' in text else ''}out.csv}}")),
+        f"{OUT}is a file of tasks[0].input_path.alice (line 11); write it to a folder of its own",
+    )
 
 
 @pytest.mark.parametrize(

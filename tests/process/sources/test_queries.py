@@ -1,0 +1,99 @@
+"""Whole runs on the rows of a query in DuckDB."""
+
+from __future__ import annotations
+
+import signal
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.processes.expectations import succeeded
+from support.processes.runner import DIALER, LISTENER, Pair, Side
+
+duckdb: Any = pytest.importorskip("duckdb")
+
+
+def crm(path: Path) -> None:
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            "CREATE TABLE customers AS SELECT i::INTEGER AS id, DATE '2026-01-01' + i::INTEGER AS since, "
+            "(i / 4)::DECIMAL(9,2) AS paid, CASE WHEN i % 2 = 0 THEN 'de' ELSE 'fr' END AS region FROM range(1000) t(i)"
+        )
+
+
+def job(
+    pair: Pair, database: str = "duckdb:crm.duckdb", query: str | None = "SELECT id, since, paid FROM customers"
+) -> None:
+    crm(pair.path(LISTENER, "crm.duckdb"))
+    pair.path(DIALER, "b.csv").write_text("id\n" + "".join(f"{key}\n" for key in range(990, 1010)))
+    pair.add("t", Side(["id"], database, "out/a.parquet"), Side(["id"], "b.csv"))
+    if query is not None:
+        pair.jobs[LISTENER]["tasks"][0]["query"] = {LISTENER: query}
+
+
+@pytest.mark.parametrize("one_line", [False, True])
+def test_rows_of_a_query_keep_their_types(pair: Pair, one_line: bool) -> None:
+    query = "SELECT id, since, paid FROM customers WHERE region = '${REGION}' ORDER BY id DESC"
+    job(pair, *((f"duckdb:crm.duckdb?{query}", None) if one_line else ("duckdb:crm.duckdb", query)))
+    alice, bob = pair.start(LISTENER, "--set", "REGION=fr"), pair.start(DIALER)
+    succeeded([alice.result(), bob.result()])
+    out = pq.read_table(pair.path(LISTENER, "out/a.parquet"))
+    assert out.schema.types == [pa.int32(), pa.date32(), pa.decimal128(9, 2)]
+    assert out.column("id").to_pylist() == [991, 993, 995, 997, 999]
+    assert out.column("since").to_pylist()[-1] == date(2028, 9, 26)
+    pair.nothing_left()
+
+
+def test_a_database_in_memory_reads_files(pair: Pair) -> None:
+    job(pair, "duckdb:", "SELECT id FROM read_csv('alice/more.csv')")
+    pair.path(LISTENER, "more.csv").write_text("id\n995\n5\n")
+    query = f"ATTACH '{pair.path(LISTENER, 'crm.duckdb')}' AS crm (READ_ONLY); SELECT id, region FROM crm.customers"
+    pair.jobs[LISTENER]["tasks"][0]["query"] = {LISTENER: query}
+    alice, bob = pair.start(LISTENER), pair.start(DIALER)
+    succeeded([alice.result(), bob.result()])
+    assert pq.read_table(pair.path(LISTENER, "out/a.parquet")).num_rows == 10
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "says"),
+    [
+        ("SELECT idd FROM customers", 65, "job.yaml:"),
+        ("SELEC id", 65, "DuckDB does not accept the query: Parser Error: syntax error"),
+        (
+            "SELECT id, (region || 'SECRET')::INTEGER AS x FROM customers",
+            65,
+            "the query failed with a ConversionException",
+        ),
+        ("SELECT id FROM read_csv('nothing.csv')", 66, "duckdb:"),
+        ("SELECT paid FROM customers", 66, "there is no column 'id'; the file has 'paid'"),
+    ],
+)
+def test_a_query_that_fails(pair: Pair, query: str, code: int, says: str) -> None:
+    job(pair, query=query)
+    result = pair.start(LISTENER).result()
+    assert result.code == code, result.text
+    assert says in result.text
+    assert "SECRET" not in result.text
+    assert "Traceback" not in result.text
+
+
+def test_a_database_that_is_missing_or_open_elsewhere(pair: Pair) -> None:
+    job(pair)
+    with duckdb.connect(str(pair.path(LISTENER, "crm.duckdb"))):
+        result = pair.start(LISTENER).result()
+    assert (result.code, "another process has it open to write" in result.text) == (66, True), result.text
+    pair.path(LISTENER, "crm.duckdb").unlink()
+    result = pair.start(LISTENER).result()
+    assert (result.code, "crm.duckdb: no such file" in result.text) == (66, True), result.text
+
+
+def test_a_signal_ends_a_query(pair: Pair) -> None:
+    job(pair, query="SELECT count(*) AS id FROM range(100000000000) a, range(1000000) b WHERE hash(a, b) = 1")
+    alice = pair.start(LISTENER)
+    alice.wait_for("listening")
+    alice.send(signal.SIGINT)
+    assert alice.result().code == 130
+    pair.nothing_left()
