@@ -293,8 +293,11 @@ class TaskEntry(Model):
     )
     input_path: dict[str, fields.Paths] = field(
         f"Input of each party: a file whose name ends in {SUFFIXES}, or `-` for CSV from standard input. A relative "
-        "path starts at the job file's folder. May hold variables. A list of paths makes one task of each path, called "
-        "NAME-1, NAME-2 and so on; all lists of a task must be equally long. Only this party's entry is required.",
+        "path starts at the job file's folder. May hold variables. A folder, a pattern such as `in/*.csv` or a list of "
+        "these is [one input](places.md#many-files-as-one-input), and `duckdb:FILE` the rows of a "
+        "[query](places.md#queries). If the outputs are a list too, or there are none and `per_file` is left out, a "
+        "list makes a task of each path, called NAME-1, NAME-2 and so on; then all lists of a task must be equally "
+        "long. Only this party's entry is required.",
         {"alice": "in/customers.csv", "bob": "in/${DATE}/crm.parquet"},
     )
     output_path: dict[str, fields.Paths] = field(
@@ -317,7 +320,9 @@ class TaskEntry(Model):
         default=False,
     )
     query: dict[str, str] | None = optional(
-        "SQL of each party whose input is a database, such as `duckdb:crm.duckdb`.",
+        "SQL of each party whose [input is a database](places.md#queries), such as `duckdb:crm.duckdb`. May hold "
+        "variables, whose text takes their place as it is: put it in quotes where SQL needs them. Write `$$` for a "
+        "dollar sign. Only this party's entry is used.",
         {"alice": "SELECT id, mail FROM customers"},
     )
     output: OutputSettings = field(

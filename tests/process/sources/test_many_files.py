@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 from pathlib import Path
 
@@ -27,6 +28,22 @@ def parts(folder: Path, count: int = 20, rows: int = 50) -> Path:
 def csv(path: Path, keys: range) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("id,x\n" + "".join(f"{key},x{key}\n" for key in keys))
+
+
+@pytest.mark.slow
+def test_twenty_thousand_files(pair: Pair) -> None:
+    """They are never open at the same time."""
+    for number in range(20_000):
+        csv(pair.path(LISTENER, f"in/part-{number:05}.csv"), range(number, number + 1))
+    csv(pair.path(DIALER, "b.csv"), range(10_000, 30_000))
+    pair.add("t", Side(["id"], "in", "out/a.csv"), Side(["id"], "b.csv"))
+    resource.prlimit(0, resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    alice, bob = pair.start(LISTENER, "--json"), pair.start(DIALER)
+    assert not alice.lasts(300)
+    succeeded(results := [alice.result(), bob.result()])
+    assert len(pair.path(LISTENER, "out/a.csv").read_bytes().splitlines()) == 10_001
+    (task,) = json.loads(results[0].stdout)["tasks"]
+    assert task["rows"] == 20_000
 
 
 def test_a_folder_a_pattern_and_hive_columns(pair: Pair) -> None:

@@ -272,7 +272,7 @@ def test_a_query_belongs_to_a_database(tmp_path: Path, load: Load, errors: Error
     assert (task.input.paths, task.input.query) == ((tmp_path / "c.db",), "SELECT 1")
     (task,) = load(with_paths("{alice: 'duckdb:?SELECT 2'}", "{alice: o.csv}")).tasks
     assert (task.input.paths, task.input.query, str(task.input)) == ((), "SELECT 2", "duckdb:")
-    starts(errors(database), "11: tasks[0].query.alice: is missing, and the input is a database; write, for example,")
+    starts(errors(database), "9: tasks[0].query.alice: is missing, and the input is a database; write, for example,")
     starts(
         errors(with_paths("{alice: in.csv}", "{alice: o.csv}") + query.replace("${X}", "1")),
         "13: tasks[0].query.alice: has no effect on files; remove it, or name a database such as duckdb:crm.duckdb",
