@@ -84,8 +84,11 @@ def check() -> None:
 
 @contextmanager
 def allowed() -> Iterator[None]:
-    """Let a signal raise its exception anywhere in the block; only for system calls that may block without limit."""
-    global _allowed
+    """Let a signal raise its exception anywhere in the block; only for system calls that may block without limit.
+
+    A library that swallows the exception, or turns it into one of its own, only delays it to the end of the block.
+    """
+    global _allowed, _noted
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread handles signals.
         yield
@@ -94,6 +97,13 @@ def allowed() -> Iterator[None]:
     try:
         check()
         yield
+        check()
+    except InterruptedBySignal:
+        _noted = None
+        raise
+    except Exception:
+        check()
+        raise
     finally:
         _allowed = before
 
@@ -126,4 +136,4 @@ def _note(number: int, frame: FrameType | None) -> None:
         signal.signal(handled, (lambda again, _: os._exit(128 + again)) if _second_ends else signal.SIG_IGN)
     _noted = InterruptedBySignal() if number == signal.SIGINT else TerminatedBySignal()
     if _allowed:
-        check()
+        raise _noted

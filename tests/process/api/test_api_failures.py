@@ -97,7 +97,7 @@ def test_inputs_that_fit_no_task(sides: Sides) -> None:
         psicli.run(job)
     with pytest.raises(TypeError, match=r"inputs\['people'\] is of the type list; give a DataFrame"):
         psicli.run(job, {"people": [1, 2]})
-    with pytest.raises(ArgumentError, match=r"'carol' is not a party of this job$"):
+    with pytest.raises(ArgumentError, match="--party: 'carol' is not a party of this job"):
         psicli.load_job(sides.job(LISTENER, TASK), party="carol")
     assert sides.left() == []
 
