@@ -207,6 +207,7 @@ $(TOOLS)/.installed:
 
 $(AIRFLOW_VENV)/.installed: $(BUILT_FROM)
 	$(PYTHON) -m venv $(AIRFLOW_VENV)
+	$(FORGET_KERNEL)
 	$(AIRFLOW_VENV)/bin/pip install --quiet --disable-pip-version-check 'apache-airflow>=3,<4' -e .
 	@touch $@
 

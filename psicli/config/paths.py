@@ -93,8 +93,8 @@ def _fault_of_suffix(document: Document, text: str, *, is_input: bool, is_here: 
 
 def _names_many(document: Document, text: str, *, is_here: bool) -> bool:
     """Return whether an input is a folder or a pattern, or may be one on the machine of the other party."""
-    if is_url(text):
-        return is_folder(text)
+    if URL.match(text):
+        return is_url(text) and is_folder(text)
     suffix = os.path.splitext(text)[1]
     if not is_here:
         return text.endswith("/") or bool(_WILD.search(text)) or (text != "-" and not suffix)

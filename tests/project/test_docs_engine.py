@@ -170,7 +170,7 @@ def test_blocks_without_mistakes(tmp_path: Path, text: str) -> None:
         "```crontab\n0 2 * * *  psicli run --configuration job.yaml\n```\n",
         "```ini\nExecStart=/opt/psicli/bin/psicli run --config /etc/job.yaml\n```\n",
         "```ini\n[Service]\nExecStart=/opt/psicli/bin/psicli run\n```\n",
-        "```yaml\npolicy:\n  min_items: 1000\n```\n",
+        "```yaml\npolicy:\n  min_rows: 1000\n```\n",
         "```yaml\npipeline: {memory: 1MB}\n```\n",
         "```json\n{\n```\n",
         "```rust\n```\n",

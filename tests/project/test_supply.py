@@ -57,7 +57,10 @@ def test_the_lock_is_within_the_bounds(python: str, machine: str) -> None:
 
 
 def test_the_lock_is_complete() -> None:
-    """It holds what the installed dependencies depend on."""
+    """It holds what the installed dependencies depend on.
+
+    Tools of the tests can hold back a release; what that depends on says nothing about the locked one.
+    """
     found = locked("3.11", "x86_64")
     missing, left = set(), [bound.name for bound in BOUNDS]
     seen: set[str] = set()
@@ -68,6 +71,8 @@ def test_the_lock_is_complete() -> None:
         seen.add(name)
         if name not in found:
             missing.add(name)
+        elif not found[name].specifier.contains(metadata.version(name)):
+            continue
         needs = [Requirement(each) for each in metadata.requires(name) or []]
         left += [each.name for each in needs if each.marker is None or each.marker.evaluate({"extra": ""})]
     assert missing == set()

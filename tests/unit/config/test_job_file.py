@@ -54,7 +54,12 @@ def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
         "name": "customers",
         "keys": ("id",),
         "forms": ({"base": "text", "option": "", "sha256": False, "hashed": False},),
-        "input": {"paths": (tmp_path / "in/customers.csv",), "query": None, "dialect": Dialect()},
+        "input": {
+            "paths": (tmp_path / "in/customers.csv",),
+            "query": None,
+            "where": "",
+            "dialect": Dialect(),
+        },
         "output_path": tmp_path / "out/customers.csv",
         "output_format": FileFormat(Format.CSV),
         "receiver": "alice",
@@ -62,6 +67,7 @@ def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
         "result": "rows",
         "output": {"rows": "matched", "flag": None, "columns": None, "order": "key"},
         "group": "",
+        "files": (),
     }
 
 

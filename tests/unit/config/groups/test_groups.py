@@ -107,3 +107,10 @@ def test_only_of_no_group(load: Load) -> None:
 def test_a_url_is_a_folder_by_its_slash() -> None:
     pattern = output_pattern(None, "s3://bucket/out/")  # type: ignore[arg-type]
     assert place(pattern, Path()) == Url("s3://bucket/out/*")
+
+
+@pytest.mark.parametrize(("inputs", "output"), [("in/*.csv", "in/*-done.csv"), ("in/", "in/out/")])
+def test_outputs_that_the_next_run_would_read(tmp_path: Path, errors: Errors, inputs: str, output: str) -> None:
+    (tmp_path / "in").mkdir()
+    (line,) = errors(SMALL + group(inputs, output))
+    assert "output_path.alice: is a file of tasks[0].input_path.alice" in line
