@@ -476,9 +476,7 @@ class DurationError(PolicyError):
 
 class BrokenLedgerError(PolicyError):
     sentence = "the ledger {path} is not as psicli left it ({found}), and policy.strict allows no run with it"
-    hint = (
-        "Run `psicli ledger --verify`, and find out who changed it; a run without policy.strict records what was found."
-    )
+    hint = "Find out who changed it (`psicli ledger --verify`); a run without policy.strict records what was found."
 
 
 class StrictError(ConfigError):
