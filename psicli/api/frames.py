@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from psicli.core.errors import ColumnError, shown, storing
+from psicli.storage.files import private
 
 # The rows of a batch in an Arrow file.
 _BATCH_ROWS = 131_072
@@ -46,7 +47,7 @@ def write_rows(frame: Any, path: Path, name: str) -> Types:
     # Only in a stream can the categories of a column change from batch to batch.
     make = pa.ipc.new_stream if is_reader else pa.ipc.new_file
     options = pa.ipc.IpcWriteOptions(use_threads=False, unify_dictionaries=not is_reader)
-    with storing(path, "writing"), open(path, "xb") as file:
+    with storing(path, "writing"), open(path, "xb", opener=private) as file:
         writer = make(file, rows.schema, options=options)
         if not is_reader:
             writer.write_table(rows, max_chunksize=_BATCH_ROWS)
@@ -70,7 +71,9 @@ def _opened(frame: Any, name: str) -> tuple[Any, Types]:
     if isinstance(frame, pa.RecordBatch):
         frame = pa.Table.from_batches([frame])
     elif not isinstance(frame, pa.Table | pa.RecordBatchReader) and hasattr(frame, "__arrow_c_stream__"):
-        frame = pa.RecordBatchReader.from_stream(frame)
+        # An array has such a stream too, but it has no columns.
+        with suppress(pa.ArrowInvalid):
+            frame = pa.RecordBatchReader.from_stream(frame)
     if not isinstance(frame, pa.Table | pa.RecordBatchReader):
         advice = "collect it first" if hasattr(frame, "collect") else f"give {_TAKEN}"
         raise TypeError(f"{name} is of the type {type(frame).__name__}; {advice}")

@@ -145,6 +145,8 @@ def _psi(receiver: str, party: str, peer: str) -> dict[str, Any]:
 
 def _keys(on: str | Sequence[str], normalize: _Forms) -> list[dict[str, str | None]]:
     """Return each key column with how this party writes it."""
+    if not isinstance(on, str | Sequence) or not all(isinstance(each, str) for each in on):
+        raise TypeError("`on` is the name of a column, or a list of names")
     columns = [on] if isinstance(on, str) else list(on)
     forms = [normalize] if isinstance(normalize, str) else list(normalize or [None] * len(columns))
     if len(forms) != len(columns):

@@ -24,6 +24,7 @@ from psicli.api.errors import RunCancelledError, RunLostError
 from psicli.batch import PSICLI, SET_BY_OPTIONS
 from psicli.core.errors import DescriptorsError, reason
 from psicli.report.channel import SETTINGS
+from psicli.storage.files import private
 
 # Variables that set options of `psicli run`. The arguments of the API take their place.
 _NOT_PASSED_ON = SET_BY_OPTIONS | {
@@ -71,7 +72,7 @@ class Process:
         except OSError as exc:
             raise DescriptorsError(path="a pipe", reason=reason(exc)) from None
         try:
-            with open(self._report, "xb") as report, open(self._log, "xb") as log:
+            with open(self._report, "xb", opener=private) as report, open(self._log, "xb", opener=private) as log:
                 # With its own process group, an interrupt of the notebook does not reach it, but only this process.
                 self._process = subprocess.Popen(
                     [*PSICLI, "run", *arguments, "--json", f"--channel={theirs}"],

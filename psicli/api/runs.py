@@ -110,7 +110,10 @@ def _given(job: Job, inputs: Mapping[str, Any], folder: Path) -> tuple[Given, di
 def _arguments(job: Job, timeout: float | None, memory: int | None, *, keep_going: bool) -> list[str]:
     arguments = [f"--config={job.path}", f"--party={job.party}", f"--port-offset={job.port_offset}"]
     arguments += [f"--only={task}" for task in job.only]
-    arguments += [] if timeout is None else [f"--rendezvous={max(timeout, 0.001):.3f}"]
+    if timeout is not None:
+        if not timeout > 0:
+            raise ArgumentError(option="timeout", fault=f"{timeout} is no time to wait", advice="Give seconds above 0.")
+        arguments.append(f"--rendezvous={max(timeout, 0.001):.3f}")
     arguments += [] if memory is None else [f"--memory={memory}"]
     return arguments + ["--keep-going"] * keep_going
 

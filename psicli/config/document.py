@@ -28,6 +28,8 @@ MAX_ERRORS_SHOWN = 100
 # no-break space in a column name.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# SQL may have several lines.
+_UNSAFE_IN_QUERY = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _PLAIN_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"}
 
 Loc = tuple[str | int, ...]
@@ -250,8 +252,9 @@ class Document:
 
         The name of a key column may hold any character but half a surrogate pair: a header may hold it, too.
         """
+        unsafe = _SURROGATE if _is_key_column(loc) else _UNSAFE_IN_QUERY if _is_query(loc) else _UNSAFE
         # A tab alone is a delimiter.
-        if text == "\t" or not (_SURROGATE if _is_key_column(loc) else _UNSAFE).search(text):
+        if text == "\t" or not unsafe.search(text):
             return text
         if _SURROGATE.search(text):
             self.blame(loc, f"{shown(text)} is not valid Unicode text", "write it in UTF-8")
@@ -284,6 +287,10 @@ def _text_of(node: yaml.Node) -> str:
 
 def _is_key_column(loc: Loc) -> bool:
     return len(loc) >= 5 and (loc[0], loc[2]) == ("tasks", "keys") and loc[5:] in ((), ("column",))
+
+
+def _is_query(loc: Loc) -> bool:
+    return len(loc) == 4 and (loc[0], loc[2]) == ("tasks", "query")
 
 
 def _advice(problem: str, line: str) -> str:

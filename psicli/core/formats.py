@@ -87,6 +87,11 @@ def is_suffix(text: str) -> bool:
     return text in _FORMATS
 
 
+def is_format(name: str) -> bool:
+    """Return whether a name ends in the suffix of a format."""
+    return any(name.lower().endswith(suffix) for suffix in _FORMATS)
+
+
 def without_suffix(name: str) -> str:
     """Return a file's name without the suffix of its format; raises UnknownFormatError."""
     for suffix in _FORMATS:

@@ -24,7 +24,7 @@ from psicli.core.errors import (
 )
 from psicli.core.formats import FileFormat, Format, file_format
 from psicli.core.places import Place, Url, is_on_web
-from psicli.storage.files import check_writable, identity, make_folder
+from psicli.storage.files import check_writable, identity, make_folder, private
 from psicli.storage.state import run_folder, state_folder
 from psicli.tables import Selection, Source
 from psicli.tables.databases import Query, copy_rows
@@ -141,7 +141,7 @@ def _copied(files: InputFiles, stack: ExitStack) -> Source:
     """Copy standard input to a file of this run, because an input is read twice; raises StorageError."""
     try:
         path = stack.enter_context(run_folder(state_folder())) / "stdin.csv"
-        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as copy, signals.allowed():
+        with open(path, "xb", opener=private) as copy, signals.allowed():
             shutil.copyfileobj(sys.stdin.buffer, copy)
     except OSError as exc:
         raise StorageError(path="standard input", reason=f"copying it to a file failed: {reason(exc)}") from exc

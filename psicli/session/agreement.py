@@ -158,7 +158,11 @@ def agree(ours: Hello, theirs: Hello, peer: str) -> Pairing:
     rows += _task_rows(ours.tasks, theirs.tasks)
     if min(ours.bin_items, theirs.bin_items) < LEAST_BIN_ITEMS:
         rows.append((f"items per bin (at least {LEAST_BIN_ITEMS})", ours.bin_items, theirs.bin_items))
-    if any(task.counts for task in ours.tasks) and min(ours.count_items, theirs.count_items) < LEAST_BIN_ITEMS:
+    # If only one side counts, that is the difference to tell.
+    if (
+        all(any(task.counts for task in side.tasks) for side in (ours, theirs))
+        and min(ours.count_items, theirs.count_items) < LEAST_BIN_ITEMS
+    ):
         rows.append((f"items of a count (at least {LEAST_BIN_ITEMS})", ours.count_items, theirs.count_items))
     differences = [(field, _as_yaml(mine), _as_yaml(yours)) for field, mine, yours in rows if mine != yours]
     if differences:

@@ -294,6 +294,11 @@ def make_folder(path: Path) -> Path | None:
     return folder
 
 
+def private(name: str, flags: int) -> int:
+    """Open a file that only this user can read; an opener for `open`."""
+    return os.open(name, flags, 0o600)
+
+
 def check_writable(path: Path) -> None:
     """Check that path can be created or replaced, and leave nothing behind; raises CannotCreateError."""
     # Only an attempt is reliable: permissions do not account for read-only disks, quotas or root.

@@ -16,6 +16,7 @@ from typing import Any
 
 from psicli.config.document import MAX_DEPTH, Document, Loc
 from psicli.core.errors import shown
+from psicli.storage.files import private
 
 # The line of a place, which a message about a file names.
 _LINES = re.compile(r" \((?:first in )?lines? [0-9, ]+(?: and [0-9]+ more)?\)")
@@ -41,7 +42,7 @@ class Given:
 
     def save(self, path: Path) -> None:
         """Write a new file; raises OSError."""
-        with open(path, "x") as file:
+        with open(path, "x", opener=private) as file:
             json.dump({"job": self.job, "files": self.files}, file)
 
     def document(self, path: Path) -> Document:

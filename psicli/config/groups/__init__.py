@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from psicli.config.built import Task
 from psicli.config.checks import Slot, is_group
 from psicli.config.document import Document, Loc
+from psicli.config.queries import database
 from psicli.core.errors import UnknownFormatError, printable, shown
 from psicli.core.formats import SUFFIXES, file_format
 from psicli.core.places import is_url, place
@@ -30,8 +31,10 @@ def check_group(document: Document, task: Loc) -> None:
     for party in document.table(*task, "input_path"):
         loc = (*task, "input_path", party)
         for each in document.entries(*loc) or [loc]:
-            if document.text(*each) == "-":
-                document.blame(each, "is standard input, which has no file name", "name files, a pattern or a folder")
+            text = document.text(*each) or ""
+            if text == "-" or database(text) is not None:
+                what = "standard input, which has no file name" if text == "-" else "a database, which has no files"
+                document.blame(each, f"is {what}", "name files, a pattern or a folder, or remove per_file")
     for party in document.table(*task, "output_path"):
         loc = (*task, "output_path", party)
         value = document.get(*loc)

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from psicli.core.errors import InputMissingError, printable, storing
+from psicli.core.formats import is_format
 from psicli.core.places import Place, Url
 
 _WILD = re.compile(r"[*?\[]")
 _PIECE = re.compile(r"\[(?P<not>!?)(?P<set>\]?[^\]]*)\]|.", re.DOTALL)
+# In so many ways links may lead to a folder: links between folders multiply them.
+_MOST_WAYS = 20
 _ADVICE = "Check input_path in the job file; relative paths start at the job file's folder."
+
+
+# The device and the inode of a file or a folder.
+_Inode = tuple[int, int]
 
 
 class Found(NamedTuple):
@@ -43,15 +51,17 @@ def find_files(place: Place) -> list[Found]:
         return list_files(place)
     base, pattern = split_pattern(place)
     with storing(place, "reading"):
-        if not pattern and not base.is_dir():
+        if not pattern and not is_folder(base):
             status = os.stat(base) if base.is_file() else None
             return [] if status is None else [Found(base, base.name, status.st_size, status.st_mtime_ns)]
         if not base.is_dir():
             fault = f"the folder {printable(base)} does not exist"
             raise InputMissingError(place=printable(place), fault=fault, advice=_ADVICE)
         fits = fitting(pattern)
-        named = (each for each in _below(base, "", pattern, frozenset()) if fits(each.name))
-        return sorted(named, key=lambda each: os.fsencode(each.name))
+        named = [each for each in _Walk(pattern).below(base) if fits(each[0].name)]
+        named.sort(key=lambda each: os.fsencode(each[0].name))
+        _check_distinct(named)
+        return [found for found, _ in named]
 
 
 def is_pattern(path: Path) -> bool:
@@ -63,7 +73,12 @@ def names_many(place: Place) -> bool:
     """Return whether a place is a pattern or a folder; without asking a store, a URL that names no format is one."""
     if isinstance(place, Url):
         return "*" in place.text or "[" in place.text or "." not in place.name
-    return is_pattern(place) or os.path.isdir(place)
+    return is_pattern(place) or is_folder(place)
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path of this machine is a folder, or will be one: a name that is not there and has no format."""
+    return os.path.isdir(path) or not (os.path.exists(path) or is_format(path.name))
 
 
 def split_pattern(path: Path) -> tuple[Path, Sequence[str]]:
@@ -80,7 +95,7 @@ def covers(place: Place, path: Place) -> bool:
     if isinstance(place, Url) or isinstance(path, Url):
         return isinstance(place, Url) and isinstance(path, Url) and _covers_url(place.text, path.text)
     base, pattern = split_pattern(place)
-    if not pattern and not base.is_dir():
+    if not pattern and not is_folder(base):
         return False
     folder, file = os.path.realpath(base), os.path.join(os.path.realpath(path.parent), path.name)
     return file.startswith(f"{folder.rstrip('/')}/") and fitting(pattern)(os.path.relpath(file, folder))
@@ -98,7 +113,7 @@ def fitting(pattern: Sequence[str]) -> Callable[[str], bool]:
     """Return whether a path below the base fits a pattern, as a file or below a folder that fits."""
     if not pattern:
         return _is_shown
-    texts = ["(?:[^/]+/)*" if part == "**" else f"{_regular(part)}/" for part in pattern]
+    texts = ["(?:[^/]+/)*" if part == "**" else f"{_expression(part)}/" for part in pattern]
     whole = re.compile("".join(texts).removesuffix("/") + ("[^/]+" if pattern[-1] == "**" else "") + "(?P<below>/.+)?")
     # Names that begin with these are named on purpose.
     known = any(part.startswith((".", "_")) for part in pattern)
@@ -109,16 +124,32 @@ def fitting(pattern: Sequence[str]) -> Callable[[str], bool]:
     return fits
 
 
-def _regular(part: str) -> str:
+def _expression(part: str) -> str:
     """Return the regular expression of one name in a pattern: * and ? stand for any characters, [] for one of some."""
+    pieces = [""]
+    for wild in _PIECE.finditer(part):
+        if wild[0] == "*":
+            pieces.append("")
+        else:
+            pieces[-1] += _one_character(wild)
+    first, *rest = pieces
+    if not rest:
+        return first
+    # What a star leaves is looked for once: to try all places for all stars takes for ever.
+    return first + "".join(f"(?>[^/]*?{piece})" for piece in rest[:-1]) + f"[^/]*{rest[-1]}"
 
-    def meant(wild: re.Match[str]) -> str:
-        if wild["set"] is None:
-            return {"*": "[^/]*", "?": "[^/]"}.get(wild[0]) or re.escape(wild[0])
-        members = re.sub(r"([\\\[^&~|])", r"\\\1", wild["set"])
-        return f"(?!/)[{'^' if wild['not'] else ''}{members}]"
 
-    return _PIECE.sub(meant, part)
+def _one_character(wild: re.Match[str]) -> str:
+    if wild["set"] is None:
+        return "[^/]" if wild[0] == "?" else re.escape(wild[0])
+    members = re.sub(r"([\\\[^&~|])", r"\\\1", wild["set"])
+    expression = f"(?!/)[{'^' if wild['not'] else ''}{members}]"
+    try:
+        re.compile(expression)
+    except re.error:
+        # As in a shell, what is no set stands for itself.
+        return re.escape(wild[0])
+    return expression
 
 
 def _is_shown(name: str) -> bool:
@@ -126,21 +157,50 @@ def _is_shown(name: str) -> bool:
     return not any(part.startswith((".", "_")) for part in name.split("/")) and not name.endswith(".crc")
 
 
-def _below(folder: Path, name: str, pattern: Sequence[str], above: frozenset[tuple[int, int]]) -> Iterator[Found]:
-    """Yield the files in a folder and its sub-folders; a link to a folder above it is left out."""
-    status = os.stat(folder)
-    here = status.st_dev, status.st_ino
-    if here in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = f"{name}{entry.name}"
-            if entry.is_dir():
-                # Without sub-folders in the pattern, nothing below a hidden folder fits.
-                if pattern or _is_shown(path):
-                    yield from _below(folder / entry.name, f"{path}/", pattern, above | {here})
-                continue
-            # What is gone by now was not there.
-            with suppress(FileNotFoundError):
-                found = entry.stat()
-                yield Found(folder / entry.name, path, found.st_size, found.st_mtime_ns)
+class _Walk:
+    """Finds the files in a folder and its sub-folders, also where links lead; a link to a folder above is left out."""
+
+    def __init__(self, pattern: Sequence[str]) -> None:
+        self._pattern = pattern
+        self._visits: Counter[_Inode] = Counter()
+
+    def below(
+        self, folder: Path, name: str = "", above: frozenset[_Inode] = frozenset()
+    ) -> Iterator[tuple[Found, _Inode]]:
+        """Yield the files with what tells each from all others, in any order."""
+        here = _inode(os.stat(folder))
+        if here in above:
+            return
+        self._visits[here] += 1
+        if self._visits[here] > _MOST_WAYS:
+            fault = f"links lead to it in more than {_MOST_WAYS} ways"
+            raise InputMissingError(place=printable(folder), fault=fault, advice="Remove the links.")
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                path = f"{name}{entry.name}"
+                if entry.is_dir():
+                    # Without sub-folders in the pattern, nothing below a hidden folder fits.
+                    if self._pattern or _is_shown(path):
+                        yield from self.below(folder / entry.name, f"{path}/", above | {here})
+                    continue
+                # What is gone by now was not there.
+                with suppress(FileNotFoundError):
+                    found = entry.stat()
+                    yield Found(folder / entry.name, path, found.st_size, found.st_mtime_ns), _inode(found)
+
+
+def _inode(status: os.stat_result) -> _Inode:
+    return status.st_dev, status.st_ino
+
+
+def _check_distinct(found: Sequence[tuple[Found, _Inode]]) -> None:
+    """Refuse a file that has two names, because each of its rows would count twice; raises InputMissingError."""
+    first: dict[_Inode, Found] = {}
+    for each, inode in found:
+        other = first.setdefault(inode, each)
+        if other is not each:
+            raise InputMissingError(
+                place=printable(each.place),
+                fault=f"it is the same file as {printable(other.place)}, so each of its rows would come twice",
+                advice="Remove one of the links, or leave it out with a pattern.",
+            )

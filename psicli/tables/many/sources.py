@@ -19,7 +19,7 @@ from psicli.core.errors import (
 )
 from psicli.core.formats import Dialect, FileFormat, file_format
 from psicli.core.places import Place, Url, is_on_web
-from psicli.storage.places.listing import Found, find_files, is_pattern
+from psicli.storage.places.listing import Found, find_files, is_pattern, names_many
 
 # More files take minutes to open one after the other, and gigabytes to remember.
 MAX_PARTS = 100_000
@@ -118,7 +118,7 @@ def _is_file(place: Place) -> bool:
     if isinstance(place, Url):
         # Only a store knows whether its URL names an object or what begins with it.
         return is_on_web(place)
-    return not is_pattern(place) and not place.is_dir()
+    return not names_many(place)
 
 
 def _listed(places: Sequence[Place]) -> list[Found]:

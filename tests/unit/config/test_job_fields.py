@@ -270,6 +270,8 @@ def test_a_query_belongs_to_a_database(tmp_path: Path, load: Load, errors: Error
     database, query = with_paths("{alice: 'duckdb:c.db'}", "{alice: o.csv}"), "    query: {alice: 'SELECT ${X}'}\n"
     (task,) = load(database + query, variables={"X": "1"}).tasks
     assert (task.input.paths, task.input.query) == ((tmp_path / "c.db",), "SELECT 1")
+    lines = database + "    query:\n      alice: |\n        SELECT 1\n        -- and no more\n"
+    assert load(lines).tasks[0].input.query == "SELECT 1\n-- and no more\n"
     (task,) = load(with_paths("{alice: 'duckdb:?SELECT 2'}", "{alice: o.csv}")).tasks
     assert (task.input.paths, task.input.query, str(task.input)) == ((), "SELECT 2", "duckdb:")
     starts(errors(database), "9: tasks[0].query.alice: is missing, and the input is a database; write, for example,")
