@@ -81,7 +81,8 @@ def _is_written(sample: Sample, schema: Any, fmt: FileFormat) -> bool:
     """Return whether the row of a sample can be written if the output has only the columns of `schema`."""
     rows = 0 if sample.rows is None else 2
     rehearsed = _Rehearsed(sample, [*schema.names, *(key for key in sample.keys if key not in schema.names)])
-    settings = OutputSettings(columns=tuple(schema.names))
+    # Columns of an input may have names that a job file could not give.
+    settings = _DEFAULT.model_copy(update={"columns": tuple(schema.names)})
     mask = pa.array([True] * rows, pa.bool_())
     try:
         write_matched(rehearsed, io.BytesIO(), fmt, mask, settings, budget=_AMPLE, spool=None)
