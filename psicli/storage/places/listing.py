@@ -52,7 +52,7 @@ def find_files(place: Place) -> list[Found]:
     base, pattern = split_pattern(place)
     with storing(place, "reading"):
         if not pattern and not is_folder(base):
-            status = os.stat(base) if base.is_file() else None
+            status = os.stat(base) if os.path.isfile(base) else None
             return [] if status is None else [Found(base, base.name, status.st_size, status.st_mtime_ns)]
         if not base.is_dir():
             fault = f"the folder {printable(base)} does not exist"

@@ -60,7 +60,7 @@ def copy_rows(query: Query, folder: Path, rows: int | None = None) -> Path:
         import duckdb
     except ImportError as exc:
         raise DuckdbMissingError(place=query.name) from exc
-    if query.database is not None and not query.database.is_file():
+    if query.database is not None and not os.path.isfile(query.database):
         advice = "Check input_path in the job file; relative paths start at the job file's folder."
         raise InputMissingError(place=query.name, fault="no such file", advice=advice)
     path = folder / "query.arrow"
