@@ -68,7 +68,8 @@ def test_addresses_match_hashes_of_addresses(pair: Pair, suffix: str) -> None:
     normalize(pair, DIALER, sha="hashed")
     results = pair.run("--json")
     succeeded(results)
-    assert pair.path(LISTENER, "out/t.csv").read_text().splitlines() == ["mail", "Ben@X.de ", "mailto:eva@y.org"]
+    # Sorted by their hashes, which are what is compared.
+    assert pair.path(LISTENER, "out/t.csv").read_text().splitlines() == ["mail", "mailto:eva@y.org", "Ben@X.de "]
     alice, bob = map(report_of, results)
     assert (alice["key_form"], alice["unfit_rows"], alice["matchless_rows"]) == (["email/sha256"], [1], 1)
     assert (bob["key_form"], bob["unfit_rows"], bob["matchless_rows"]) == (["email/sha256"], [1], 1)
