@@ -20,7 +20,7 @@ class OutputSettings(Model):
     rows: Literal["matched", "unmatched", "all"] = field(
         "Which rows of the input the output holds: `matched`, whose keys the other party has too; `unmatched`, all "
         "others, also those with a null key, which match nothing; or `all`, which needs a `flag`.",
-        "all",
+        "unmatched",
         default="matched",
     )
     flag: fields.ColumnName | None = optional(

@@ -31,6 +31,13 @@ TARGETS = set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(), re
 # Five fields of a time, then the command.
 CRON_LINE = re.compile(r"(?:[\d*/,-]+\s+){5}(.*)|@\w+\s+(.*)")
 
+# What some fields of a task need of other fields, which the sample has otherwise.
+NEEDS = {
+    "per_file": {"output_path": {"alice": "out/*.csv"}},
+    "query": {"input_path": {"alice": "duckdb:crm.duckdb"}},
+    "result": {"output_path": {}},
+}
+
 
 class _TextLoader(yaml.SafeLoader):
     """Leaves every value text, as psicli does, and merges `<<`."""
@@ -165,6 +172,10 @@ def check_job_file(text: str) -> None:
         for task, part in zip(document["tasks"], fragment.get("tasks", ()), strict=False):
             # The forms of one party's columns need not fit those that another party has in the sample.
             task["keys"] = part.get("keys", task["keys"])
+            for name in NEEDS.keys() & part.keys():
+                task.update({other: part.get(other, value) for other, value in NEEDS[name].items()})
+        if document["psi"].get("result") == "count":
+            document["tasks"][0].update(NEEDS["result"])
     parties = [node["party"] for node in document["cluster"]["nodes"]]
     parties = [document["self_party"]] if "self_party" in document else parties
     variables = dict.fromkeys(re.findall(r"\$\{(\w+)\}", text), "1")
