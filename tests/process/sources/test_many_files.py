@@ -37,8 +37,12 @@ def test_twenty_thousand_files(pair: Pair) -> None:
         csv(pair.path(LISTENER, f"in/part-{number:05}.csv"), range(number, number + 1))
     csv(pair.path(DIALER, "b.csv"), range(10_000, 30_000))
     pair.add("t", Side(["id"], "in", "out/a.csv"), Side(["id"], "b.csv"))
-    resource.prlimit(0, resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    alice, bob = pair.start(LISTENER, "--json"), pair.start(DIALER)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        alice, bob = pair.start(LISTENER, "--json"), pair.start(DIALER)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert not alice.lasts(300)
     succeeded(results := [alice.result(), bob.result()])
     assert len(pair.path(LISTENER, "out/a.csv").read_bytes().splitlines()) == 10_001
