@@ -135,22 +135,31 @@ def test_the_rows_of_both_outputs_belong_together(pair: Pair) -> None:
         assert len(mine) == len(theirs)
 
 
-def test_wrong_names_end_the_run_before_the_exchange(pair: Pair) -> None:
-    marked_pair(pair)
-    for output, code, sentence in (
+@pytest.mark.sample(1)
+@pytest.mark.parametrize(
+    ("output", "code", "sentence"),
+    [
         ({"columns": ["notes"]}, 66, "in.csv: there is no column 'notes'; the file has 'id', 'note'"),
         ({"flag": "note"}, 65, "in.csv: there is a column 'note' already, so output.flag cannot add one of that name"),
-    ):
-        pair.jobs[LISTENER]["tasks"][0]["output"] = output
-        checked = pair.start_command("check", "--config", pair.job_file(LISTENER), "--wait", "0").result()
-        assert sentence in checked.stdout.decode()
-        assert checked.code == code
-        alice, bob = pair.run()
-        failed(alice, code, sentence)
-        assert bob.code not in (0, code)
-        assert [pair.path(party, "out/people.csv").read_bytes() for party in PARTIES] == [OLD, OLD]
-    # A party that writes nothing has no use for the settings.
-    pair.jobs[LISTENER]["tasks"][0]["output"] = {}
+    ],
+)
+def test_wrong_names_end_the_run_before_the_exchange(
+    pair: Pair, output: dict[str, Any], code: int, sentence: str
+) -> None:
+    marked_pair(pair)
+    pair.jobs[LISTENER]["tasks"][0]["output"] = output
+    checked = pair.start_command("check", "--config", pair.job_file(LISTENER), "--wait", "0").result()
+    assert sentence in checked.stdout.decode()
+    assert checked.code == code
+    alice, bob = pair.run()
+    failed(alice, code, sentence)
+    assert bob.code not in (0, code)
+    assert [pair.path(party, "out/people.csv").read_bytes() for party in PARTIES] == [OLD, OLD]
+
+
+@pytest.mark.more
+def test_a_party_that_writes_nothing_has_no_use_for_settings_of_an_output(pair: Pair) -> None:
+    marked_pair(pair)
     for party in PARTIES:
         pair.jobs[party]["tasks"][0]["broadcast_result"] = False
     pair.jobs[DIALER]["tasks"][0]["output"] = {"columns": ["none"], "flag": "note"}

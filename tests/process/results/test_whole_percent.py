@@ -64,26 +64,30 @@ def test_nothing_but_the_output_tells_the_number(pair: Pair, rows: str) -> None:
     assert sorted((task["matched"], task["matched_percent"]) for task in tasks) == [(None, 38), (None, 44)]
 
 
-def test_text_reports_and_refusals_are_in_whole_percent(pair: Pair) -> None:
-    counted_pair(pair, broadcast=False)
-    for limits, sentence in (
-        ({}, ""),
+@pytest.mark.sample(1)
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
         ({"max_match_rate": 0.4}, "44 % of 4,357 distinct items matched, above policy.max_match_rate, which is 0.4"),
         ({"min_output_rows": 4000}, "fewer rows matched than policy.min_output_rows, which is 4,000"),
-    ):
-        pair.path(LISTENER, "out/o.csv").write_bytes(OLD)
-        pair.jobs[LISTENER]["policy"] = {"whole_percent": True, **limits}
-        alice, bob = pair.run("-v")
-        succeeded([bob])
-        text = alice.stdout.decode() + alice.stderr
-        if sentence:
-            failed(alice, 79, f"task people: {sentence}")
-            assert pair.path(LISTENER, "out/o.csv").read_bytes() == OLD
-        else:
-            succeeded([alice])
-            assert "people          44 %     5,357  done    " in text
-            assert "matched   44 % of the distinct items" in text
-        assert exact_numbers(text.replace("4,357", "").replace("5,357", "")) == []
+        ({}, ""),
+    ],
+)
+def test_text_reports_and_refusals_are_in_whole_percent(pair: Pair, limits: dict[str, Any], sentence: str) -> None:
+    counted_pair(pair, broadcast=False)
+    pair.path(LISTENER, "out/o.csv").write_bytes(OLD)
+    pair.jobs[LISTENER]["policy"] = {"whole_percent": True, **limits}
+    alice, bob = pair.run("-v")
+    succeeded([bob])
+    text = alice.stdout.decode() + alice.stderr
+    if sentence:
+        failed(alice, 79, f"task people: {sentence}")
+        assert pair.path(LISTENER, "out/o.csv").read_bytes() == OLD
+    else:
+        succeeded([alice])
+        assert "people          44 %     5,357  done    " in text
+        assert "matched   44 % of the distinct items" in text
+    assert exact_numbers(text.replace("4,357", "").replace("5,357", "")) == []
 
 
 def test_a_list_that_is_too_short_ends_the_run_before_its_length_is_known(pair: Pair) -> None:

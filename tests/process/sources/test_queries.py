@@ -34,6 +34,7 @@ def job(
         pair.jobs[LISTENER]["tasks"][0]["query"] = {LISTENER: query}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("one_line", [False, True])
 def test_rows_of_a_query_keep_their_types(pair: Pair, one_line: bool) -> None:
     query = "SELECT id, since, paid FROM customers WHERE region = '${REGION}' ORDER BY id DESC"
@@ -57,6 +58,7 @@ def test_a_database_in_memory_reads_files(pair: Pair) -> None:
     assert pq.read_table(pair.path(LISTENER, "out/a.parquet")).num_rows == 10
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("query", "code", "says"),
     [
