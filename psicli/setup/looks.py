@@ -25,6 +25,7 @@ from psicli.core.formats import FileFormat, Format, file_format
 from psicli.items.forms.names import Form
 from psicli.items.spelling import patterns
 from psicli.setup import names
+from psicli.storage.places.listing import names_many
 from psicli.tables import open_input
 
 # At most so many rows and values of a file are read, and so many of its columns are looked at.
@@ -66,6 +67,7 @@ _NUMBER = re.compile(r"\s*([+-]?[0-9]+([.,][0-9]+)?|[0-9]{4}-[0-9]{2}-[0-9]{2}([
 _DELIMITERS = (";", "\t", "|", ",")
 # Readers name the right encoding in their advice, because they have seen the bytes.
 _ENCODING = re.compile(r"`csv\.encoding: ([a-z0-9-]+)`")
+_ONE_FILE = "Give one file with the same columns, then write the folder, pattern, URL or database into the job file."
 _OF_A_JOB_FILE = "Check input_path in the job file; relative paths start at the job file's folder."
 
 
@@ -142,11 +144,21 @@ class Table(NamedTuple):
     columns: dict[str, Column]
 
 
+def _check_single(path: Path) -> None:
+    """Raise InputMissingError for a folder, a pattern, a URL and a database."""
+    # A path joins the slashes of a URL.
+    is_elsewhere = not path.exists() and any(":" in part for part in path.parts[:1])
+    if names_many(path) or is_elsewhere:
+        fault = "`psicli init` looks into one file of this machine"
+        raise InputMissingError(place=printable(path), fault=fault, advice=_ONE_FILE)
+
+
 def read_table(path: Path) -> Table:
     """Look into a file; raises BadInputError, InputMissingError, UnknownFormatError, StorageError.
 
     Finds out the delimiter and the encoding of a CSV file, and whether it has a header.
     """
+    _check_single(path)
     fmt = file_format(path)
     try:
         try:

@@ -89,3 +89,11 @@ def test_a_file_without_rows_has_its_columns(tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_text("id,mail\n")
     assert [(column.rows, column.look) for column in read_table(path).columns.values()] == [(0, looks.TEXT)] * 2
+
+
+@pytest.mark.parametrize("place", ["exports", "in/*.csv", "s3:/crm/a.csv", "duckdb:crm.duckdb"])
+def test_what_is_no_single_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exports").mkdir()
+    with pytest.raises(InputMissingError, match="`psicli init` looks into one file of this machine"):
+        read_table(Path(place))
