@@ -17,7 +17,7 @@ from cryptography import x509
 
 from psicli.core import failpoints, peer_errors, signals, trace
 from psicli.core.errors import PsicliError, unexpected
-from psicli.protocol.messages import Abort, Bye, Commit, Done, Message, Received, Reconnect, Taken
+from psicli.protocol.messages import Abort, Bye, Commit, Done, Message, Open, Received, Reconnect, Taken
 from psicli.protocol.wire import decode, encode
 from psicli.transport.door.guest import Guest
 from psicli.transport.tls import NO_ANSWER
@@ -140,7 +140,7 @@ class Link:
                 if isinstance(message, Abort):
                     self._outbox.abort(octets)
                 else:
-                    self._outbox.put(octets, owed=isinstance(message, Received | Commit | Done))
+                    self._outbox.put(octets, owed=isinstance(message, Open | Received | Commit | Done))
                 trace.count("outbox", "messages", len(self._outbox))
                 self._changed.notify_all()
         return len(octets)
