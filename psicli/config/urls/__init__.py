@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from psicli.core.errors import printable, shown
 from psicli.core.places import SCHEMES, Url, is_url
 
 # s3://bucket/x.csv, dbfs:/x.csv: the scheme has at least two letters, so it is no drive of Windows.
 URL = re.compile(r"(?:jdbc:)?([A-Za-z][A-Za-z0-9+.-]+):/")
+# What is not printable ASCII.
+_ODD = re.compile(r"[^!-~]")
 _BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 # What other tools call what psicli calls by another name.
 _OTHER_NAMES = {
@@ -60,6 +62,8 @@ def fault_of_url(text: str, *, is_input: bool) -> tuple[str, str] | None:
         )
     if fault := _fault_of_port(authority, scheme):
         return f"{shown_url(text)} {fault}", "write HOST or HOST:PORT"
+    if scheme == "https" and (odd := _fault_of_character(text)):
+        return odd
     if not is_input and is_pattern(text):
         return f"{shown_url(text)} is a pattern", "name one object"
     if scheme == "https" and is_pattern(text.partition("?")[0]):
@@ -81,6 +85,20 @@ def _fault_of_scheme(text: str, scheme: str) -> tuple[str, str]:
         right = "give the URL of the storage behind it (s3, abfs or gs), or the path under /dbfs if it is mounted here"
         return f"{shown_url(text)} is a path of Databricks", right
     return f"{shown_url(text)} is a URL of a kind that psicli does not know", _LOCAL
+
+
+def _fault_of_character(text: str) -> tuple[str, str] | None:
+    odd = _ODD.search(text)
+    if odd is None:
+        return None
+    before, url = text[: odd.start()], shown_url(text)
+    if "?" in before or "#" in before:
+        # A query may be a signature.
+        return f"{url} has a character in its query that no URL holds", "write it as % and two hexadecimal digits"
+    what = "a space" if odd[0] == " " else shown(odd[0])
+    if "/" not in before.partition("//")[2]:
+        return f"{url} has {what} in its host, which no URL holds", "write the host in ASCII (xn--…)"
+    return f"{url} has {what}, which no URL holds", f"write {quote(odd[0], errors='replace')}"
 
 
 def _fault_of_port(authority: str, scheme: str) -> str | None:

@@ -38,6 +38,10 @@ def test_a_signed_url_of_a_web_server_is_an_input(load: Load) -> None:
         ("hdfs://nn:port/a.csv", "has a port that is no number; write HOST or HOST:PORT"),
         ("s3://b/a.csv?versionId=1", "has a query; end it before ? or #"),
         ("https://x.example/*.csv", "is a pattern, and a web server has no list of its files; name one file"),
+        ("https://x.example/my file.csv", "has a space, which no URL holds; write %20"),
+        ("https://x.example/é.csv", "has 'é', which no URL holds; write %C3%A9"),
+        ("https://é.example/a.csv", "has 'é' in its host, which no URL holds; write the host in ASCII (xn--…)"),
+        ("https://x.example/a.csv?é", "a.csv?…' has a character in its query that no URL holds; write it as % and two"),
         ("s3://b/a.txt", "has no known suffix; rename or link it"),
     ],
 )
