@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +47,15 @@ class Inputs:
     faults: Mapping[str, PsicliError]
 
 
-def check_files(job: Job, known: Mapping[str, PsicliError], stack: ExitStack) -> Inputs:
+def check_files(
+    job: Job, known: Mapping[str, PsicliError], stack: ExitStack, check: Callable[[], None] = signals.check
+) -> Inputs:
     """Check the inputs and outputs of a job.
 
     Makes the folders of outputs. known: faults of tasks that were found before. stack: removes temporary copies, and
-    folders that stayed empty, at the end of the run. Raises StorageError, TaskFilesError and, without keep_going,
-    InputMissingError, BadInputError, CannotCreateError.
+    folders that stayed empty, at the end of the run. check: called often while inputs are copied, to raise what ends
+    that. Raises StorageError, TaskFilesError and, without keep_going, InputMissingError, BadInputError,
+    CannotCreateError.
     """
     sources: dict[str, Source] = {}
     faults: dict[str, PsicliError] = {}
@@ -60,7 +63,7 @@ def check_files(job: Job, known: Mapping[str, PsicliError], stack: ExitStack) ->
         try:
             if task.name in known:
                 raise known[task.name]
-            sources[task.name] = source = find_source(task.input, stack, pipeline=job.pipeline)
+            sources[task.name] = source = find_source(task.input, stack, pipeline=job.pipeline, check=check)
             _check_task(task, source, stack)
         except (InputMissingError, BadInputError, CannotCreateError) as exc:
             if not job.keep_going:
@@ -101,12 +104,18 @@ def check_trace_file(path: Path, job: Job) -> None:
 
 
 def find_source(
-    files: InputFiles, stack: ExitStack, *, pipeline: PipelineSettings | None = None, rows: int | None = None
+    files: InputFiles,
+    stack: ExitStack,
+    *,
+    pipeline: PipelineSettings | None = None,
+    rows: int | None = None,
+    check: Callable[[], None] = signals.check,
 ) -> Source:
     """Find the files that make up an input; raises InputMissingError, BadInputError, StorageError.
 
     Standard input, files of web servers and the rows of queries are copied to this machine. stack: removes the copies.
-    pipeline: what a query may use. rows: how many rows of a query are enough.
+    pipeline: what a query may use. rows: how many rows of a query are enough. check: called often during a
+    download or a query, to raise what ends it.
     """
     if files.query is not None:
         return _queried(files, stack, pipeline or PipelineSettings(), rows)
@@ -114,7 +123,7 @@ def find_source(
         return _copied(files, stack)
     places = [each for each in files.paths if not isinstance(each, str)]
     with signals.allowed():
-        copies = {each: _downloaded(each, stack) for each in places if is_on_web(each)}
+        copies = {each: _downloaded(each, stack, check) for each in places if is_on_web(each)}
         return tables.find_source(places, files.dialect, str(files), copies)
 
 
@@ -129,12 +138,12 @@ def _queried(files: InputFiles, stack: ExitStack, pipeline: PipelineSettings, ro
     return Source.of_file(copy_rows(query, folder, rows), FileFormat(Format.ARROW), printable(files))
 
 
-def _downloaded(place: Place, stack: ExitStack) -> Path:
+def _downloaded(place: Place, stack: ExitStack, check: Callable[[], None]) -> Path:
     # Imported late, because a run on local files does not need these libraries.
     from psicli.storage.places.web import download
 
     assert isinstance(place, Url)
-    return download(place, stack)
+    return download(place, stack, check)
 
 
 def _copied(files: InputFiles, stack: ExitStack) -> Source:

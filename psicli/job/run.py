@@ -80,7 +80,9 @@ def run_job(
             _prepare_process(job)
             meeting = stack.enter_context(closing(_meeting_point(job, report)))
             console.waits()
-            inputs, workers, cluster = _checked(found, meeting, stack, report, unrecorded, trace_file, console)
+            inputs, workers, cluster = _checked(
+                found, meeting, stack, report, unrecorded, trace_file, console, timing.deadline
+            )
             if trace_file is not None:
                 trace.start()
             spool = stack.enter_context(Spool(state_folder()))
@@ -215,6 +217,7 @@ def _checked(
     unrecorded: Exception | None,
     trace_file: Path | None,
     console: Console,
+    deadline: Deadline,
 ) -> tuple[Inputs, Workers, Cluster | None]:
     """Make every check that needs no complete reading of a file, and connect to the job's cluster, if there is one.
 
@@ -225,7 +228,7 @@ def _checked(
     try:
         if meeting.endpoint.credentials is not None:
             meeting.endpoint.credentials.check_own()
-        inputs = check_files(job, found.faults, stack)
+        inputs = check_files(job, found.faults, stack, deadline.check)
         if unrecorded is not None:
             raise unrecorded
         if trace_file is not None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
+import ssl
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, NoReturn
+from urllib.parse import urlsplit
 
+from psicli.core import signals
 from psicli.core.errors import InputMissingError, MalformedInputError, storing
 from psicli.core.places import StoreError, Url
 from psicli.storage.state import run_folder, state_folder
@@ -18,12 +24,14 @@ from psicli.storage.state import run_folder, state_folder
 _SECONDS = 30
 _PIECE_BYTES = 1 << 20
 _AGENT = "psicli"
+_LENGTH = re.compile(r"\s*[0-9]{1,18}\s*")
 
 
-def download(url: Url, stack: ExitStack) -> Path:
+def download(url: Url, stack: ExitStack, check: Callable[[], None]) -> Path:
     """Download a file to a new file that only this user can read; stack: removes it.
 
-    Raises InputMissingError, MalformedInputError if the answer is not complete, StorageError, CannotCreateError.
+    check: called every moment; what it raises ends the download. Raises InputMissingError, MalformedInputError if the
+    answer is not complete, StorageError, CannotCreateError.
     """
     path = stack.enter_context(run_folder(state_folder())) / "download"
     request = urllib.request.Request(url.text, headers={"User-Agent": _AGENT, "Accept-Encoding": "identity"})
@@ -31,14 +39,20 @@ def download(url: Url, stack: ExitStack) -> Path:
         copy = open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115
     with copy:
         try:
-            with _opener().open(request, timeout=_SECONDS) as answer:
+            with _opener(check).open(request, timeout=_SECONDS) as answer:
                 _check(url, answer)
                 _copy(url, answer, copy, path)
                 return path
         except urllib.error.HTTPError as exc:
             exc.close()
-            _refuse(url, exc.code)
-        except (OSError, http.client.HTTPException, ValueError) as exc:
+            _refuse(url, exc.code, in_circle=exc.msg.startswith(_OnlyHttps.inf_msg))
+        except (ValueError, http.client.InvalidURL) as exc:
+            raise InputMissingError(
+                place=str(url),
+                fault="this URL, or one that the server redirects to, is not valid",
+                advice="Correct the URL in the job file, or ask whoever runs the server.",
+            ) from exc
+        except (OSError, http.client.HTTPException) as exc:
             raise StoreError(
                 path=str(url),
                 reason=f"the server cannot be reached: {_reason(exc)}",
@@ -56,11 +70,34 @@ class _OnlyHttps(urllib.request.HTTPRedirectHandler):
                 fault="the server redirects to a URL that is not https",
                 advice="Give the URL that holds the file.",
             )
+        if not urlsplit(newurl).hostname:
+            raise ValueError("no host")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(_OnlyHttps)
+def _opener(check: Callable[[], None]) -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_OnlyHttps, urllib.request.HTTPSHandler(context=_context(check)))
+
+
+def _context(check: Callable[[], None]) -> ssl.SSLContext:
+    """Return what connections need; here, because also the head of an answer may come a byte at a time, for ever."""
+
+    class Checked(ssl.SSLSocket):
+        def recv_into(self, *args: Any, **kwargs: Any) -> int:
+            end = time.monotonic() + _SECONDS
+            self.settimeout(signals.SLICE)
+            while True:
+                check()
+                try:
+                    return super().recv_into(*args, **kwargs)
+                except TimeoutError:
+                    if time.monotonic() > end:
+                        raise
+
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    context.sslsocket_class = Checked
+    return context
 
 
 def _check(url: Url, answer: Any) -> None:
@@ -71,6 +108,13 @@ def _check(url: Url, answer: Any) -> None:
             place=str(url),
             fault=f"the server has compressed the file for the transport ({coding[:20]!r}) though psicli did not ask",
             advice="Set the server to send the file as it is.",
+        )
+    lengths = set(answer.headers.get_all("Content-Length", ()))
+    if not answer.chunked and not (len(lengths) == 1 and _LENGTH.fullmatch(*lengths)):
+        raise MalformedInputError(
+            place=str(url),
+            fault="the server does not say how long the file is, so psicli cannot tell whether it is whole",
+            advice="Set the server to send its length (Content-Length), or download the file and name the copy.",
         )
 
 
@@ -99,9 +143,10 @@ def _short(url: Url) -> MalformedInputError:
     )
 
 
-def _refuse(url: Url, status: int) -> NoReturn:
+def _refuse(url: Url, status: int, *, in_circle: bool = False) -> NoReturn:
     words = {401: "wants a login", 403: "does not allow it", 404: "has no such file", 410: "has no such file any more"}
-    fault = f"the server {words.get(status, 'did not send the file')} (HTTP status {status})"
+    what = "redirects in a circle" if in_circle else words.get(status, "did not send the file")
+    fault = f"the server {what} (HTTP status {status})"
     if status >= 500 or status in (408, 429):
         raise StoreError(path=str(url), reason=fault, advice="Run again later, or ask whoever runs the server.")
     advice = "Check input_path in the job file; a signed URL may have expired."

@@ -60,6 +60,11 @@ def refused(pair: Pair, url: str) -> Result:
         ("204/a.csv", 66, r"the server did not send the file \(HTTP status 204\)"),
         ("503/a.csv", 74, r"the server did not send the file \(HTTP status 503\)"),
         ("clear/a.csv", 66, "the server redirects to a URL that is not https"),
+        ("circle/a.csv", 66, r"the server redirects in a circle \(HTTP status 302\)"),
+        ("nowhere/a.csv", 66, "this URL, or one that the server redirects to, is not valid"),
+        ("endless/a.csv", 65, "the server does not say how long the file is"),
+        ("negative/a.csv", 65, "the server does not say how long the file is"),
+        ("odd/a.csv", 65, "the server does not say how long the file is"),
     ],
 )
 def test_an_answer_without_the_whole_file_is_an_error(
@@ -80,3 +85,9 @@ def test_a_server_that_is_not_there_is_an_error(pair: Pair, web: Web) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"https://localhost:{closed.getsockname()[1]}/a.csv"
     failed(refused(pair, url), 74, "the server cannot be reached: connection refused")
+
+
+def test_max_duration_ends_a_slow_download(pair: Pair, web: Web) -> None:
+    pair.jobs[LISTENER]["policy"] = {"max_duration": "1s"}
+    failed(refused(pair, web.url("slow/a.csv")), 79, r"the exchange was not complete .* after .* policy\.max_duration")
+    assert len(web.asked) == 1

@@ -6,7 +6,7 @@ import http.server
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from support.processes.certificates import Authority
@@ -25,13 +25,27 @@ class _Answer(http.server.BaseHTTPRequestHandler):
             self._head(302, Location=f"/file/{name}")
         elif how == "clear":
             self._head(302, Location=f"http://127.0.0.1:{self.server.server_port}/file/{name}")
+        elif how == "circle":
+            self._head(302, Location=self.path)
+        elif how == "nowhere":
+            self._head(302, Location="https://[x/a.csv")
         elif how.isdigit() or content is None:
             self._head(int(how) if how.isdigit() else 404)
         else:
+            lengths = {"short": str(len(content) + 100), "negative": "-1", "odd": "1_0", "slow": "100000"}
             self.send_response(200)
-            self.send_header("Content-Length", str(len(content) + (100 if how == "short" else 0)))
+            if how != "endless":
+                self.send_header("Content-Length", lengths.get(how, str(len(content))))
             self.end_headers()
             self.wfile.write(content)
+            if how == "slow":
+                self._drip()
+
+    def _drip(self) -> None:
+        """Send a byte every moment, until the client goes."""
+        with suppress(OSError):
+            while not self.server.ended.wait(0.05):
+                self.wfile.write(b"1")
 
     def _head(self, status: int, **headers: str) -> None:
         self.send_response(status)
@@ -51,6 +65,7 @@ class Web(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Answer)
         self.content: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.ended = threading.Event()
         authority = Authority("web")
         (folder / "web-ca.pem").write_bytes(authority.pem)
         authority.issue(folder, "web", ["localhost"])
@@ -74,5 +89,6 @@ def web_server(folder: Path) -> Iterator[Web]:
         try:
             yield server
         finally:
+            server.ended.set()
             server.shutdown()
             thread.join()
