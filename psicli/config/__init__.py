@@ -267,7 +267,8 @@ def _input(document: Document, slot: Slot, party: str) -> InputFiles | None:
         return None
     file, query, loc = found
     paths = (document.path.parent / file,) if file else ()
-    return InputFiles(paths=paths, query=query, where=f"{document.path}:{document.line(loc)}")
+    where = f"{document.path}:{document.line(loc)}"
+    return InputFiles(paths=paths, query=query, where=where, is_filled=document.is_filled(loc))
 
 
 class SchemaOfUsers(GenerateJsonSchema):

@@ -53,6 +53,7 @@ class Document:
         self.batch: str | None = None
         self._lines: dict[Loc, int] = {}
         self._broken: set[Loc] = set()
+        self._filled: set[Loc] = set()
         self._errors: list[tuple[int, str]] = []
         self._places = 0
         self.root = self._load()
@@ -88,7 +89,13 @@ class Document:
         found = self.get(*loc)
         return [(*loc, index) for index in range(len(found))] if isinstance(found, list) else []
 
+    def is_filled(self, loc: Loc) -> bool:
+        """Return whether the text at a place differs from what is in the file."""
+        return loc in self._filled
+
     def replace(self, loc: Loc, text: str) -> None:
+        if text != self.text(*loc):
+            self._filled.add(loc)
         self.get(*loc[:-1])[loc[-1]] = self._safe_text(loc, text)
 
     # Errors

@@ -118,7 +118,7 @@ def find_source(
     download or a query, to raise what ends it.
     """
     if files.query is not None:
-        return _queried(files, stack, pipeline or PipelineSettings(), rows)
+        return _queried(files, stack, pipeline or PipelineSettings(), rows, check)
     if files.is_stdin:
         return _copied(files, stack)
     places = [each for each in files.paths if not isinstance(each, str)]
@@ -127,15 +127,17 @@ def find_source(
         return tables.find_source(places, files.dialect, str(files), copies)
 
 
-def _queried(files: InputFiles, stack: ExitStack, pipeline: PipelineSettings, rows: int | None) -> Source:
+def _queried(
+    files: InputFiles, stack: ExitStack, pipeline: PipelineSettings, rows: int | None, check: Callable[[], None]
+) -> Source:
     """Run the query of an input, and return the file with its rows."""
     database = next((path.absolute() for path in files.paths if isinstance(path, Path)), None)
     memory = max(pipeline.memory // DATABASE_SHARE, LEAST_DATABASE_MEMORY)
     threads = pipeline.threads or len(os.sched_getaffinity(0))
     assert files.query is not None
-    query = Query(database, files.query, printable(files), files.where, memory, threads)
+    query = Query(database, files.query, printable(files), files.where, files.is_filled, memory, threads)
     folder = stack.enter_context(run_folder(state_folder()))
-    return Source.of_file(copy_rows(query, folder, rows), FileFormat(Format.ARROW), printable(files))
+    return Source.of_file(copy_rows(query, folder, rows, check), FileFormat(Format.ARROW), printable(files))
 
 
 def _downloaded(place: Place, stack: ExitStack, check: Callable[[], None]) -> Path:

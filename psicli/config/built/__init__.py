@@ -35,9 +35,10 @@ class InputFiles(Model):
 
     # Files, folders and patterns; relative paths start at the current folder.
     paths: tuple[Path | Url | Literal["-"], ...]
-    # What to select, if the path names a database, and where the query is in the job file.
+    # What to select, if the path names a database; where the query is in the job file, and whether it has variables.
     query: str | None = None
     where: str = ""
+    is_filled: bool = False
     # How CSV and TSV files among them are written.
     dialect: Dialect = PLAIN
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from datetime import date
 from pathlib import Path
@@ -70,16 +71,56 @@ def test_a_database_in_memory_reads_files(pair: Pair) -> None:
             "the query failed with a ConversionException",
         ),
         ("SELECT id FROM read_csv('nothing.csv')", 66, "duckdb:"),
+        ("SELECT * FROM 'postgresql://u:SECRET@h/crm'", 65, "Catalog Error, whose message may quote a value"),
+        ("SELECT * FROM 'dbname=crm password=SECRET'", 65, "Catalog Error, whose message may quote a value"),
+        ("SELECT ${KEY} FROM customers", 65, "Binder Error"),
+        ("SET VARIABLE x = 'SECRET'; SELECT * FROM query_table(getvariable('x'))", 65, "Catalog Error, whose message"),
         ("SELECT paid FROM customers", 66, "there is no column 'id'; the file has 'paid'"),
     ],
 )
 def test_a_query_that_fails(pair: Pair, query: str, code: int, says: str) -> None:
     job(pair, query=query)
-    result = pair.start(LISTENER).result()
+    result = pair.start(LISTENER, "--set", "KEY=SECRET").result()
     assert result.code == code, result.text
     assert says in result.text
     assert "SECRET" not in result.text
     assert "Traceback" not in result.text
+
+
+@pytest.mark.sample(2)
+@pytest.mark.parametrize(
+    "query",
+    [
+        "COPY customers TO 'FILE'",
+        "COPY customers TO 'FILE'; SELECT 1 AS id",
+        "INSTALL postgres; SELECT 1 AS id",
+        "CREATE TABLE x AS PIVOT customers ON region",
+        "CREATE VIEW v AS SELECT 1; SELECT 1 AS id",
+        "PRAGMA version; SELECT 1 AS id",
+        "ATTACH 'FILE' AS x; CREATE TABLE x.t (a INTEGER); SELECT 1 AS id",
+        "ATTACH 'other.duckdb' AS x; WITH a AS (INSERT INTO x.customers FROM x.customers RETURNING id) SELECT * FROM a",
+        "",
+    ],
+)
+def test_a_query_may_only_read(pair: Pair, query: str) -> None:
+    file, other = pair.path(LISTENER, "written"), pair.path(LISTENER, "other.duckdb")
+    job(pair, query=query.replace("FILE", str(file)).replace("other.duckdb", str(other)) or "-- nothing")
+    crm(other)
+    result = pair.start(LISTENER).result()
+    assert result.code == 65, result.text
+    assert re.search(r"job\.yaml:\d+: the query of duckdb:\S+crm\.duckdb may only read", result.text)
+    assert not file.exists()
+    with duckdb.connect(str(other), read_only=True) as connection:
+        assert connection.sql("SELECT count(*) FROM customers").fetchall() == [(1000,)]
+
+
+def test_statements_before_the_rows_prepare_them(pair: Pair) -> None:
+    before = "/* a */ SET VARIABLE least = 990; CREATE TEMP VIEW v AS SELECT id, region FROM customers; "
+    before += "CREATE OR REPLACE TEMPORARY MACRO f(a) AS a + 0; USE crm; /* b */"
+    job(pair, query=f"{before} FROM (PIVOT v ON region USING count(*) GROUP BY id) WHERE f(id) >= getvariable('least')")
+    alice, bob = pair.start(LISTENER), pair.start(DIALER)
+    succeeded([alice.result(), bob.result()])
+    assert pq.read_table(pair.path(LISTENER, "out/a.parquet")).column_names == ["id", "de", "fr"]
 
 
 def test_a_database_that_is_missing_or_open_elsewhere(pair: Pair) -> None:
@@ -92,8 +133,19 @@ def test_a_database_that_is_missing_or_open_elsewhere(pair: Pair) -> None:
     assert (result.code, "crm.duckdb: no such file" in result.text) == (66, True), result.text
 
 
+ENDLESS = "SELECT count(*) AS id FROM range(100000000000) a, range(1000000) b WHERE hash(a, b) = 1"
+
+
+def test_max_duration_ends_a_query(pair: Pair) -> None:
+    job(pair, query=ENDLESS)
+    pair.jobs[LISTENER]["policy"] = {"max_duration": "1s"}
+    result = pair.start(LISTENER).result()
+    assert (result.code, "the limit of policy.max_duration" in result.text) == (79, True), result.text
+    pair.nothing_left()
+
+
 def test_a_signal_ends_a_query(pair: Pair) -> None:
-    job(pair, query="SELECT count(*) AS id FROM range(100000000000) a, range(1000000) b WHERE hash(a, b) = 1")
+    job(pair, query=ENDLESS)
     alice = pair.start(LISTENER)
     alice.wait_for("listening")
     alice.send(signal.SIGINT)
