@@ -45,6 +45,7 @@ def test_a_peer_that_never_comes(sides: Sides) -> None:
     assert sides.left() == []
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("on", "kind", "code", "said"),
     [

@@ -159,6 +159,7 @@ def test_counts_of_files_that_are_tasks(small: Pair) -> None:
     assert [task["matched"] for task in bob if task["status"] == "done"] == [None, None]
 
 
+@pytest.mark.more
 def test_the_ledger_holds_the_count(small: Pair) -> None:
     small.run()
     lines = [json.loads(line) for line in (small.folder / "state/ledger.jsonl").read_text().splitlines()]
@@ -187,6 +188,7 @@ def test_a_list_that_memory_has_no_room_for(small: Pair) -> None:
     small.nothing_left()
 
 
+@pytest.mark.more
 def test_a_task_that_was_cut_off_begins_anew(small: Pair) -> None:
     """A run that ended after the count was done leaves nothing to resume, also in a job of several tasks."""
     told = Side(["id"], "in.csv", "out/rows.csv")
@@ -206,6 +208,7 @@ def test_runs_are_limited_by_the_sender(small: Pair) -> None:
     assert [result.code for result in small.run()] == [80, 79]
 
 
+@pytest.mark.more
 def test_a_list_that_differs_little_is_refused_before_its_count_is_known(small: Pair) -> None:
     """The party that fears differences sets the limit, whatever the other one learns."""
     small.jobs[DIALER]["policy"]["min_difference"] = 5

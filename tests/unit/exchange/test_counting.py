@@ -145,6 +145,7 @@ def test_a_search_by_the_first_order_finds_the_items_of_a_run_for_rows() -> None
     assert [places[item] for item in receiver._order] == [*range(1000)]
 
 
+@pytest.mark.more
 def test_the_matching_tokens_are_anywhere_over_many_small_runs() -> None:
     """Of four items, the first two match: each of the six pairs of places comes up equally often."""
     runs = 1200
