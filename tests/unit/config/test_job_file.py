@@ -58,6 +58,7 @@ def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
             "paths": (tmp_path / "in/customers.csv",),
             "query": None,
             "where": "",
+            "is_filled": False,
             "dialect": Dialect(),
         },
         "output_path": tmp_path / "out/customers.csv",
