@@ -187,7 +187,7 @@ def _error(query: Query, exc: Exception, duckdb: Any) -> PsicliError:
     if isinstance(exc, duckdb.BinderException | duckdb.CatalogException | duckdb.ParserException):
         fault = f"DuckDB does not accept the query: {_shown(query, exc)}"
         return QueryError(place=query.where, fault=fault, advice="Correct the query in the job file.")
-    if isinstance(exc, duckdb.TransactionException) and "read-only" in text:
+    if isinstance(exc, duckdb.TransactionException | duckdb.InvalidInputException) and "read-only" in text:
         return _may_only_read(query, "Remove what writes from its SELECT.")
     if isinstance(exc, duckdb.IOException):
         if "lock" in text and query.database is not None:
