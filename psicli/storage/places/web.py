@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import re
 import ssl
 import time
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 from psicli.core import signals
 from psicli.core.errors import InputMissingError, MalformedInputError, storing
 from psicli.core.places import StoreError, Url
+from psicli.storage.files import private
 from psicli.storage.state import run_folder, state_folder
 
 # How long to wait for a connection, and for the next bytes of an answer [s].
@@ -36,7 +36,7 @@ def download(url: Url, stack: ExitStack, check: Callable[[], None]) -> Path:
     path = stack.enter_context(run_folder(state_folder())) / "download"
     request = urllib.request.Request(url.text, headers={"User-Agent": _AGENT, "Accept-Encoding": "identity"})
     with storing(path, "writing"):
-        copy = open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115
+        copy = open(path, "xb", opener=private)  # noqa: SIM115
     with copy:
         try:
             with _opener(check).open(request, timeout=_SECONDS) as answer:

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from psicli.core import signals
 from psicli.core.errors import BadInputError, ConfigError, InputMissingError, PsicliError, storing
+from psicli.storage.files import private
 
 # So many rows are in memory at once.
 _BATCH_ROWS = 100_000
@@ -127,7 +128,7 @@ def _copy(connection: Any, query: Query, path: Path, rows: int | None) -> None:
     reader, left = relation.to_arrow_reader(_BATCH_ROWS), rows
     with (
         storing(path, "writing"),
-        open(path, "xb", opener=_private) as file,
+        open(path, "xb", opener=private) as file,
         pa.ipc.new_file(file, reader.schema) as writer,
     ):
         for batch in reader:
@@ -155,10 +156,6 @@ def _is_one_of(kinds: Mapping[str, str], statement: Any) -> bool:
 
 def _may_only_read(query: Query, advice: str) -> QueryError:
     return QueryError(place=query.where, fault=f"the query of {query.name} may only read", advice=advice)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 @contextmanager
