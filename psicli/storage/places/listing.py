@@ -65,8 +65,8 @@ def find_files(place: Place) -> list[Found]:
 
 
 def is_pattern(path: Path) -> bool:
-    """Return whether a path of this machine has wildcards and is not the name of a file."""
-    return _WILD.search(str(path)) is not None and not os.path.lexists(path)
+    """Return whether a path of this machine has wildcards that are not part of the names of a folder or a file."""
+    return bool(split_pattern(path)[1])
 
 
 def names_many(place: Place) -> bool:
@@ -83,11 +83,12 @@ def is_folder(path: Path) -> bool:
 
 def split_pattern(path: Path) -> tuple[Path, Sequence[str]]:
     """Return the folder in which a pattern starts, and the names with wildcards below it; none for other paths."""
-    if not is_pattern(path):
-        return path, ()
     parts = path.parts
-    first = next(index for index, part in enumerate(parts) if _WILD.search(part))
-    return Path(*parts[:first]), parts[first:]
+    for index, part in enumerate(parts):
+        # A folder or a file may have such a name, above all the folder of the job file.
+        if _WILD.search(part) and not os.path.lexists(Path(*parts[: index + 1])):
+            return Path(*parts[:index]), parts[index:]
+    return path, ()
 
 
 def covers(place: Place, path: Place) -> bool:

@@ -78,7 +78,8 @@ def typed(rows: list[tuple[Any, ...]], size: pa.DataType, columns: Sequence[str]
 
 def sorted_rows(rows: list[tuple[Any, ...]], matched: list[bool]) -> list[tuple[Any, ...]]:
     kept = [row for row, keep in zip(rows, matched, strict=True) if keep]
-    return sorted(kept, key=lambda row: (row[0].encode(), row[1].encode()))
+    # An empty key is null, and nulls are last.
+    return sorted(kept, key=lambda row: (row[0] == "", row[0].encode(), row[1].encode()))
 
 
 @pytest.mark.more

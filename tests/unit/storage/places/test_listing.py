@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from psicli.core.errors import InputMissingError
-from psicli.storage.places.listing import covers, find_files
+from psicli.storage.places.listing import covers, find_files, is_pattern
 
 
 def make(folder: Path, *names: str) -> None:
@@ -40,6 +40,16 @@ def names(place: Path) -> list[str]:
 def test_names(tmp_path: Path, pattern: str, expected: list[str]) -> None:
     make(tmp_path, "a.csv", "ab.txt", "b/c.csv", "b/d/e.csv", "[]x.csv", ".hidden/g.csv", "_old/f.csv", "a.csv.crc")
     assert names(tmp_path / pattern) == sorted(expected, key=str.encode)
+
+
+def test_folders_whose_names_look_like_patterns(tmp_path: Path) -> None:
+    """Above all the folder of the job file, whose name nobody chose for psicli."""
+    folder = tmp_path / "[2026] all?" / "in*"
+    make(folder, "a.csv", "b.txt")
+    assert names(folder) == ["a.csv", "b.txt"]
+    assert names(folder / "*.csv") == ["a.csv"]
+    assert not is_pattern(folder / "out/a.csv")
+    assert is_pattern(tmp_path / "[2027] all?/a.csv")
 
 
 def test_many_stars_take_no_time(tmp_path: Path) -> None:
