@@ -22,9 +22,10 @@ from psicli.cli.many.batch import batch
 from psicli.cli.many.retry import retry
 from psicli.cli.many.schedule import schedule
 from psicli.cli.options import flag
+from psicli.cli.past.ledger import ledger
+from psicli.cli.past.status import status
 from psicli.cli.run import run, simulate
 from psicli.cli.screen import open_standard_streams, write
-from psicli.cli.state import ledger, status
 from psicli.core import signals
 from psicli.core.errors import PsicliError, printable, unexpected
 from psicli.report.console import log_error

@@ -366,6 +366,11 @@ Rate = Annotated[
     Field(gt=0, le=1),
     _text_like(_RATE, "is not a rate", "give a decimal fraction above 0 and at most 1, such as 0.25"),
 ]
+Drift = Annotated[
+    float,
+    Field(ge=1, le=1000),
+    _text_like(r"[0-9]{1,4}(?:\.[0-9]{1,6})?", "is no such number", "give a number from 1 to 1000, such as 2 or 1.5"),
+]
 Bool = Annotated[bool, _text_like("(?ai)true|false", "is neither true nor false", "give true or false")]
 Memory = Annotated[
     int,

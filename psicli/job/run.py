@@ -73,6 +73,7 @@ def run_job(
     ledger = Ledger(state_folder(), partial(_warn, report), strict=job.policy.strict)
     runs: list[TaskRun] = []
     unrecorded = _begin(job, ledger)
+    report.run = ledger.run or None
     try:
         with ExitStack() as stack:
             found = _tasks(job, report, console)
@@ -147,7 +148,7 @@ def _end(ledger: Ledger, report: Report) -> None:
     """Record how the run has ended, and put the ledger's head into the report."""
     known = {name: getattr(report, name) for name in ("session_id", "peer_version", "peer_certificate_sha256")}
     try:
-        ledger.end(report.error, **known)
+        ledger.end(report.error, report.seconds, **known)
     except PsicliError as exc:
         _warn(report, exc.message)
     if ledger.head is not None:

@@ -373,7 +373,9 @@ class TaskRun:
             found = self._found if self._entry.matched is None else Found(self._entry.matched)
             told = self._policy.told(outcome(self._entry, found))
             counts = told["matched"], told.get("matched_percent") if told["matched"] is None else None
-            self._shared.ledger.close(self._opened_sid, error, *counts, self._entry.output_sha256)
+            entry = self._entry
+            close = partial(self._shared.ledger.close, rows=entry.rows, seconds=entry.seconds)
+            close(self._opened_sid, error, *counts, entry.output_sha256)
         except PsicliError as exc:
             # By now the output is in place, or the task has already failed for a more important reason.
             logger.warning("%s", exc.message, extra=self._about)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -64,6 +65,8 @@ class TaskReport:
     # The share of the exchange that an earlier run had finished, from 0 to 1.
     resumed: float | None = None
     seconds: float | None = None
+    # When the stages ran, in this order: the stage, its begin and its end since the start of the run [s].
+    timeline: list[tuple[str, float, float]] | None = None
     bytes_sent: int | None = None
     bytes_received: int | None = None
     # The time of each stage [s]; stages overlap, within a task and between tasks.
@@ -71,6 +74,8 @@ class TaskReport:
     warning: str | None = None
     # What is unusual about this party's own keys, and what to look at if nothing matched.
     warnings: list[str] = field(default_factory=list)
+    # What is outside its usual range, as report.history.bands judges it.
+    drift: list[dict[str, Any]] = field(default_factory=list)
     error: PsicliError | None = field(default=None, repr=False)
 
     def fail(self, error: PsicliError) -> None:
@@ -106,8 +111,14 @@ class Report:
     tasks: list[TaskReport]
     # Empty where the bins are computed by threads of this process.
     nodes: list[NodeReport] = field(default_factory=list)
+    # The id of the run in the ledger, and the moment at which it began, in UTC as ISO 8601.
+    run: str | None = None
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
     session_id: str | None = None
     peer_version: str | None = None
+    # Until when the certificates of this party and of the peer are valid, in UTC as ISO 8601.
+    certificate_expires: str | None = None
+    peer_certificate_expires: str | None = None
     peer_certificate_sha256: str | None = None
     # The number and the digest of the ledger's last line after the run.
     ledger_line: int | None = None
@@ -171,8 +182,9 @@ def _weight(error: PsicliError) -> int:
 
 # The facts about every run, also one that never began, in this order.
 _FACTS = (
-    "job", "party", "peer", "session_id", "version", "peer_version", "peer_certificate_sha256", "backend", "seconds",
-    "peak_memory", "spool_bytes", "ledger_line", "ledger_head",
+    "job", "party", "peer", "run", "started", "session_id", "version", "peer_version", "certificate_expires",
+    "peer_certificate_expires", "peer_certificate_sha256", "backend", "seconds", "peak_memory", "spool_bytes",
+    "ledger_line", "ledger_head",
 )  # fmt: skip
 
 

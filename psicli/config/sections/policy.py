@@ -51,6 +51,13 @@ class PolicySettings(Model):
         "result can set it.",
         10,
     )
+    max_drift: fields.Drift | None = optional(
+        "How far a run may be outside the usual range of its task: 1 is the edge of the range, 2 is twice as far from "
+        "the usual value. psicli learns the range of rows, items, the other party's items and the match rate from the "
+        "earlier runs in the ledger. A run that is further away fails, and the old output stays; by default psicli "
+        "only warns.",
+        2,
+    )
     whole_percent: fields.Bool = field(
         "Whether reports, logs and the ledger of this party say only in whole percent how much matched, and name no "
         "number of matches. Outputs stay exact.",

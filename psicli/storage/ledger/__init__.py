@@ -110,6 +110,11 @@ class Ledger:
         self._read: tuple[int, int] = (0, 0)
         self._openings: list[tuple[datetime, tuple[object, ...]]] = []
 
+    @property
+    def run(self) -> str:
+        """The id of the run, from its `begin` line to its `end` line; else empty."""
+        return self._run
+
     def prepare(self) -> None:
         """Check that the ledger can be written; raises CannotCreateError, StorageError."""
         make_state_folder(self._state)
@@ -128,12 +133,15 @@ class Ledger:
             self._append(files, "begin", **facts)
             self._run = run
 
-    def end(self, error: PsicliError | None, **session: str | None) -> None:
-        """Record how the run has ended, if it began; session: session_id, peer_version, peer_certificate_sha256."""
+    def end(self, error: PsicliError | None, seconds: float | None = None, **session: str | None) -> None:
+        """Record how the run has ended, if it began, and how long it took [s].
+
+        session: session_id, peer_version, peer_certificate_sha256.
+        """
         if not self._run:
             return
         why = (FAILED, error.code, type(error).__name__, EXIT_CODES[error.code][0]) if error else (DONE, 0, None, None)
-        facts = dict(zip(ENDING, why, strict=False)) | session
+        facts = {**dict(zip(ENDING, why, strict=False)), **session, "seconds": _rounded(seconds)}
         with self._guard, self._files() as files:
             self._append(
                 files, "end", run=self._run, **{name: fact for name, fact in facts.items() if fact is not None}
@@ -176,17 +184,21 @@ class Ledger:
         matched: int | None,
         matched_percent: int | None = None,
         output_sha256: str | None = None,
+        rows: int | None = None,
+        seconds: float | None = None,
     ) -> None:
         """Record, once, how a task that this run opened has ended; raises CannotCreateError, StorageError.
 
-        output_sha256: the digest of the published output, if there is one.
+        output_sha256: the digest of the published output, if there is one. rows: those of the input. seconds: how long
+        the task took [s].
         """
         with self._guard:
             peer = self._unfinished.pop(task_sid, None)
             if peer is None:
                 return
             why = (FAILED, error.code, type(error).__name__) if error else (DONE, None, None)
-            facts = zip(CLOSING, (*why, matched, matched_percent, output_sha256), strict=True)
+            found = (*why, matched, matched_percent, output_sha256, rows, _rounded(seconds))
+            facts = zip(CLOSING, found, strict=True)
             known = {name: value for name, value in facts if value is not None}
             with self._files() as files:
                 self._append(files, "close", task_sid=task_sid, peer=peer, **known)
@@ -342,6 +354,10 @@ class Ledger:
                     # An empty file is probably new: make its name durable too.
                     os.fsync(folder)
                 yield file
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 @cache

@@ -9,9 +9,9 @@ from typing import Any
 
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
 # The fields of a `close` line, apart from the time.
-CLOSING = ("outcome", "code", "error", "matched", "matched_percent", "output_sha256")
+CLOSING = ("outcome", "code", "error", "matched", "matched_percent", "output_sha256", "rows", "seconds")
 # The fields of an `end` line, apart from the time.
-ENDING = ("outcome", "code", "error", "failure", "session_id", "peer_version", "peer_certificate_sha256")
+ENDING = ("outcome", "code", "error", "failure", "session_id", "peer_version", "peer_certificate_sha256", "seconds")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ class Entry:
     # Lines of older versions do not have it, and with policy.whole_percent it is all there is.
     matched_percent: int | None = None
     output_sha256: str | None = None
+    # The rows of the input, and how long the task took [s].
+    rows: int | None = None
+    seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as one flat object."""
@@ -81,6 +84,8 @@ class RunEntry:
     session_id: str | None = None
     peer_version: str | None = None
     peer_certificate_sha256: str | None = None
+    # How long the run took, with the wait for the peer [s].
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

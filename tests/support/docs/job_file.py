@@ -169,6 +169,8 @@ def _values(field: Schema) -> str:
 
 def _number(field: Schema) -> str:
     if field["type"] == "number":
+        if "minimum" in field:
+            return f"a number from {field['minimum']:.0f} to {field['maximum']:.0f}"
         return f"a decimal fraction above {field['exclusiveMinimum']} and at most {field['maximum']}"
     least, most = f"{field['minimum']:,}", f"{field['maximum']:,}" if "maximum" in field else None
     return f"a whole number from {least} to {most}" if most else f"a whole number, at least {least}"

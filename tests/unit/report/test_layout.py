@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from psicli.report.history import to_text
+from psicli.report.history.records import to_text
 from psicli.report.layout import PLAIN, Screen, in_words, shorten, table
 from psicli.storage.ledger import Entry, Opening
 

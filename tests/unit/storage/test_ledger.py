@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from psicli.core.errors import CannotCreateError, MatchRateError, PolicyError, StorageError
-from psicli.report.history import to_text
+from psicli.report.history.records import to_text
 from psicli.storage.ledger import Ledger, Opening, chain
 
 ROOT = Path(__file__).parents[3]

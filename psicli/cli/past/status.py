@@ -1,14 +1,11 @@
-"""psicli status and psicli ledger: current and past runs on this machine."""
+"""psicli status: the batches and jobs that run on this machine."""
 
 from __future__ import annotations
 
 import json
-import logging
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +15,14 @@ import click
 from psicli.cli.many.options import DURATION
 from psicli.cli.options import PATH, flag, json_option
 from psicli.cli.screen import write
-from psicli.core.errors import ArgumentError, CannotCreateError, ChangedLedgerError, OverdueError, printable, shown
-from psicli.report.console import Console, duration
+from psicli.core.errors import CannotCreateError, OverdueError, printable
+from psicli.report.console import duration
 from psicli.report.layout import Screen, in_words, table_or_paragraphs
 from psicli.storage.locks import Holder, holders
 
 if TYPE_CHECKING:
     from psicli.batch.record import Past
     from psicli.report.batch import JobState
-    from psicli.storage.ledger import Ledger
-
-logger = logging.getLogger(__name__)
 
 
 @click.command()
@@ -148,57 +142,3 @@ def _kept(kept: Sequence[dict[str, Any]], screen: Screen) -> list[str]:
 
 def _left_over(path: Path) -> str:
     return f"left behind by an interrupted run: {printable(path)}; `psicli status --clean` removes it"
-
-
-@click.command()
-@json_option
-@click.option("--peer", metavar="PARTY", help="Show only runs and tasks with this party.")
-@flag("--verify", "Examine the whole ledger, and name every line that was changed, removed, inserted or moved.")
-@click.option("--head", metavar="HASH", help="With --verify, also look for this head, which you noted elsewhere.")
-def ledger(as_json: bool, peer: str | None, verify: bool, head: str | None) -> None:
-    """Show past runs and tasks: when, with whom, and how they ended.
-
-    The newest one comes last. For each task, the table also shows the input and the numbers of items. A run that opened
-    no task has a line of its own. A task is in the ledger before the other party learns how many items this party has.
-
-    Each line of the ledger holds the digest of the line before it, and the head is the digest of the last line. With
-    --verify, psicli exits with 0 if all lines are as it wrote them, else with 65. Whoever may write to the state folder
-    can compute all digests again: compare the head with one that you noted elsewhere. Each report holds it.
-
-    The ledger is the file ledger.jsonl in the state folder, which is $PSICLI_STATE_DIR, or else
-    $XDG_STATE_HOME/psicli, or else ~/.local/state/psicli. Its head is in ledger.head next to it.
-    """
-    from psicli.report.history import to_text
-    from psicli.storage.ledger import Ledger
-    from psicli.storage.state import state_folder
-
-    head = None if head is None else head.strip().lower()
-    if head is not None and (not verify or not re.fullmatch("[0-9a-f]{64}", head)):
-        fault = "it needs --verify" if not verify else f"{shown(head)} is no head"
-        advice = "Give the 64 digits that a report shows as the head of the ledger."
-        raise ArgumentError(option="--head", fault=fault, advice=advice)
-    if verify:
-        _verify(Ledger(state_folder()), head, as_json=as_json)
-        return
-    found = Ledger(state_folder())
-    if found.verify().faults:
-        Console(0)
-        logger.warning(
-            "the ledger %s is not as psicli left it, so what follows may be wrong; run `psicli ledger --verify`",
-            printable(found.path),
-        )
-    history = found.history().only(peer)
-    none = "The ledger has no tasks." if peer is None else f"The ledger has no tasks with {shown(peer)}."
-    text = to_text(history.records, Screen.of(sys.stdout)) if history.records else none
-    write(json.dumps(history.to_json(), indent=2) if as_json else text)
-
-
-def _verify(ledger: Ledger, anchor: str | None, *, as_json: bool) -> None:
-    """Show what is wrong with the ledger; raises ChangedLedgerError if anything is."""
-    from psicli.report.history import verdict_to_text
-
-    verdict = ledger.verify(anchor)
-    text = json.dumps(asdict(verdict), indent=2) if as_json else verdict_to_text(verdict, Screen.of(sys.stdout))
-    write(text)
-    if verdict.faults:
-        raise ChangedLedgerError(path=ledger.path)

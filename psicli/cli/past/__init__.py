@@ -1,0 +1,1 @@
+"""The commands that show what runs and what ran: status, ledger, history, report and ui."""

@@ -1,0 +1,5 @@
+"""What past runs tell.
+
+records     the ledger as people read it
+series      the runs of a task, one after another
+"""

@@ -1,0 +1,1 @@
+"""The result of a run or a batch as metrics for Prometheus."""

@@ -1,0 +1,1 @@
+"""The page on this machine that shows running jobs and past runs."""
