@@ -344,6 +344,7 @@ def test_every_limit(load: Load) -> None:
         "min_difference": 1000,
         "max_match_rate": 0.25,
         "min_output_rows": 9,
+        "max_drift": 1.5,
         "whole_percent": True,
         "min_duration": 60,
         "max_duration": 3600,
