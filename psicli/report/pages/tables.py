@@ -1,0 +1,29 @@
+"""The cells of a table that its reader can sort. The macro `table` in parts.html.j2 draws it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; numbers are aligned at the right and sorted from the greatest."""
+
+    title: str
+    number: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell.
+
+    value: what it is sorted by if that is not its text. state: a class of base.html.j2 (good, bad, warn, quiet) that
+    makes its text a badge. below: a second, small line. href: a place in the page. share: from 0 to 1, as a bar.
+    """
+
+    text: str
+    value: float | None = None
+    state: str = ""
+    below: str = ""
+    href: str = ""
+    share: float | None = None
