@@ -32,10 +32,11 @@ from psicli.job.resume import Mode
 from psicli.job.task_run import Shared, TaskRun
 from psicli.ray import check_installed
 from psicli.report.console import Console, duration
-from psicli.report.report import NodeReport, Report, TaskReport, what_the_peer_learns
+from psicli.report.report import NodeReport, Report, TaskReport, facts_of, what_the_peer_learns
 from psicli.report.trace_file import save_trace
 from psicli.session.agreement import Deadline, differing_versions
 from psicli.session.session import UNNAMED_FAILURE, Session, open_session
+from psicli.storage import reports
 from psicli.storage.files import exposure
 from psicli.storage.ledger import Ledger
 from psicli.storage.locks import PortLock
@@ -116,8 +117,11 @@ def run_job(
         run.end()
     _end(ledger, report)
     # Before both parties have opened a task, nothing depends on a match.
-    if any(task.peer_items is not None for task in report.tasks):
+    has_met = any(task.peer_items is not None for task in report.tasks)
+    if has_met:
         _warn(report, timing.excess)
+    _keep(job, report)
+    if has_met:
         timing.sit_out()
     return report
 
@@ -154,6 +158,16 @@ def _end(ledger: Ledger, report: Report) -> None:
     if ledger.head is not None:
         report.ledger_line, report.ledger_head = ledger.head
         report.ledger_begins = ledger.is_new
+
+
+def _keep(job: Job, report: Report) -> None:
+    """Keep the report for `psicli report`; a simulation, and a run that is not in the ledger, leave none."""
+    if report.run is None or job.simulated:
+        return
+    try:
+        reports.keep(state_folder(), facts_of(report, report.error))
+    except PsicliError as exc:
+        _warn(report, f"the report of this run is not kept for `psicli report`: {exc.message}")
 
 
 def _prepare_process(job: Job) -> None:
