@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from psicli.cli.many.options import DURATION
-from psicli.cli.options import PATH, flag, json_option
+from psicli.cli.options import PATH, Seconds, flag, json_option
 from psicli.cli.screen import write
-from psicli.core.errors import CannotCreateError, OverdueError, printable
+from psicli.core.errors import OverdueError, printable
 from psicli.report.console import duration
 from psicli.report.layout import Screen, in_words, table_or_paragraphs
-from psicli.storage.locks import Holder, holders
+from psicli.storage.locks import Holder
+from psicli.ui.now import Now, now
 
 if TYPE_CHECKING:
     from psicli.batch.record import Past
@@ -36,50 +37,73 @@ if TYPE_CHECKING:
     "such as 26h.",
 )
 @click.option("--quiet", "-q", is_flag=True, help="With --max-age, print nothing if all is well.")
-def status(files: Sequence[Path], as_json: bool, clean: bool, max_age: float | None, quiet: bool) -> None:
+@click.option(
+    "--watch",
+    type=Seconds(min=0.1, max=86400),
+    is_flag=False,
+    flag_value=2.0,
+    metavar="[SECONDS]",
+    help="Show it again every 2 seconds, or as often as you say, until Ctrl-C.",
+)
+def status(
+    files: Sequence[Path], as_json: bool, clean: bool, max_age: float | None, quiet: bool, watch: float | None
+) -> None:
     """Show which batches and jobs are running on this machine, and their progress.
 
     First come the batches of this user, each with all its jobs, then the running jobs of all users. Below them, psicli
     shows what interrupted runs of this user left in the state folder: tasks that the next run of the job can resume,
     and files that it will remove.
+
+    With --watch, a terminal always shows how things are now. Elsewhere, a text follows each time that something has
+    changed, and with --json, each time a line with one JSON object.
     """
+    if watch is not None:
+        if files or quiet or clean or max_age is not None:
+            raise click.UsageError("--watch goes only with --json.")
+        # Imported late, like all that one use of a command alone needs.
+        from psicli.cli.past.watch import watch as watch_status
+
+        watch_status(watch, to_text, as_json=as_json)
+        return
     if files or quiet or max_age is not None:
         _check_age(files, max_age, quiet=quiet)
         return
-    from psicli.batch.record import running_batches
+    if clean:
+        _clean(as_json=as_json)
+        return
+    found = now()
+    write(json.dumps(found.to_json(), indent=2) if as_json else to_text(found, Screen.of(sys.stdout)))
+
+
+def to_text(found: Now, screen: Screen) -> str:
+    """Return what runs on this machine, for people."""
+    sections = [_batch(each, screen) for each in found.batches]
+    sections.append(_running(found.running, screen) if found.running else ["No job is running on this machine."])
+    if found.kept:
+        sections.append(_kept(found.kept, screen))
+    if found.left_over:
+        sections.append([*map(screen.wrap, map(_left_over, found.left_over))])
+    return "\n\n".join("\n".join(lines) for lines in sections)
+
+
+def _clean(*, as_json: bool) -> None:
+    """Remove what no later run will use, and show what runs; raises CannotCreateError."""
     from psicli.storage.state import left_over, state_folder, task_folders
 
-    running = holders()
-    batches: list[Past] = []
-    with suppress(CannotCreateError):
-        batches = running_batches()
-    kept: list[dict[str, Any]] = []
-    left: list[Path] = []
-    # The list of running jobs needs no state folder.
-    with nullcontext() if clean else suppress(CannotCreateError):
-        left = left_over(state_folder(), remove=clean)
-        if task_folders(state_folder()):
-            # Imported late because it is slow.
-            from psicli.exchange import finished
+    left = left_over(state_folder(), remove=True)
+    if task_folders(state_folder()):
+        from psicli.exchange.finished import sweep
 
-            if clean:
-                left += finished.sweep(state_folder())
-            else:
-                kept = finished.checkpoints(state_folder())
+        left += sweep(state_folder())
+    found = replace(now(), left_over=[], kept=[])
     if as_json:
-        key, folders = "removed" if clean else "left_over", [*map(str, left)]
-        about = {"running": [*map(vars, running)], "batches": [each.to_json() for each in batches]}
-        write(json.dumps({**about, key: folders, "kept": kept}, indent=2))
+        facts = found.to_json()
+        del facts["left_over"]
+        write(json.dumps({**facts, "removed": [*map(str, left)]}, indent=2))
         return
     screen = Screen.of(sys.stdout)
-    sections = [_batch(each, screen) for each in batches]
-    sections.append(_running(running, screen) if running else ["No job is running on this machine."])
-    if kept:
-        sections.append(_kept(kept, screen))
-    if left or clean:
-        notes = [f"removed {printable(path)}" if clean else _left_over(path) for path in left]
-        sections.append([*map(screen.wrap, notes or ["There is nothing to remove."])])
-    write("\n\n".join("\n".join(lines) for lines in sections))
+    notes = [f"removed {printable(path)}" for path in left] or ["There is nothing to remove."]
+    write("\n\n".join([to_text(found, screen), "\n".join(map(screen.wrap, notes))]))
 
 
 def _check_age(files: Sequence[Path], max_age: float | None, *, quiet: bool) -> None:
@@ -140,5 +164,5 @@ def _kept(kept: Sequence[dict[str, Any]], screen: Screen) -> list[str]:
     return ["The next run of the job can resume these tasks:", *lines]
 
 
-def _left_over(path: Path) -> str:
+def _left_over(path: str) -> str:
     return f"left behind by an interrupted run: {printable(path)}; `psicli status --clean` removes it"
