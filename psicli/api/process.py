@@ -29,6 +29,7 @@ from psicli.storage.files import private
 # Variables that set options of `psicli run`. The arguments of the API take their place.
 _NOT_PASSED_ON = SET_BY_OPTIONS | {
     "PSICLI_CONFIG", "PSICLI_MEMORY", "PSICLI_WORKERS", "PSICLI_LOCK_TIMEOUT", "PSICLI_KEEP_GOING", "PSICLI_RESUME",
+    "PSICLI_LOG",
 }  # fmt: skip
 # How often to ask whether the caller has cancelled the run [ms].
 _ASK_INTERVAL_MS = 100

@@ -7,5 +7,5 @@ PSICLI = (sys.executable, "-P", "-m", "psicli")
 # Variables that set options of `psicli run`; whoever starts it sets these options.
 SET_BY_OPTIONS = frozenset({
     "PSICLI_PARTY", "PSICLI_PORT_OFFSET", "PSICLI_ONLY", "PSICLI_JSON", "PSICLI_TRACE", "PSICLI_QUIET",
-    "PSICLI_VERBOSE",
+    "PSICLI_VERBOSE", "PSICLI_REPORT", "PSICLI_METRICS",
 })  # fmt: skip

@@ -24,9 +24,10 @@ from psicli.batch import PSICLI, SET_BY_OPTIONS
 from psicli.batch.plan import Planned
 from psicli.report.channel import SETTINGS
 
-# Variables that are not for the process, because the batch sets these options or means itself by them.
+# Variables that are not for the process, because the batch sets these options or means itself by them; it reads the
+# log of the process as text.
 _NOT_PASSED_ON = SET_BY_OPTIONS | {
-    "PSICLI_CONFIG", "PSICLI_MEMORY", "PSICLI_LOCK_TIMEOUT", "PSICLI_KEEP_GOING",
+    "PSICLI_CONFIG", "PSICLI_MEMORY", "PSICLI_LOCK_TIMEOUT", "PSICLI_KEEP_GOING", "PSICLI_LOG",
 }  # fmt: skip
 # A longer line of a log, or a larger report, is cut: only a broken process writes one [bytes].
 _LONGEST_LINE, _LARGEST_REPORT = 1 << 16, 1 << 26

@@ -48,12 +48,13 @@ _KEPT = (
     "name", "peer", "config", "tasks", "state", "why", "percent", "task", "starts", "failures", "pid", "first_started",
     "ended", "seconds", "exit_code",
 )  # fmt: skip
-# The types of the options of a start.
+# The options of a start that name a file or a folder, and the types of all.
+_PATHS = ("report_dir", "metrics")
 _OPTIONS = {
     **dict.fromkeys(("jobs", "memory", "retries"), int),
     **dict.fromkeys(("deadline", "retry_wait", "rendezvous", "lock_timeout"), float),
     **dict.fromkeys(("settings", "only"), tuple[str, ...]),
-    **dict.fromkeys(("party", "report_dir"), str),
+    **dict.fromkeys(("party", *_PATHS), str),
     "keep_going": bool,
 }
 
@@ -152,6 +153,11 @@ class Record(AbstractContextManager["Record"]):
             _remove_old(self._path.parent)
             self._write(jobs, is_first=True)
         return None
+
+    @property
+    def past(self) -> Past:
+        """What the record says now."""
+        return self._past
 
     def changed(self, job: JobState, jobs: Sequence[JobState]) -> None:
         if self._states.get(job.name) is job.state:
@@ -282,7 +288,7 @@ def _is_sound(past: Past) -> bool:
     for name, value in start.options.items():
         if name in _OPTIONS:
             _checked(value, _OPTIONS[name])
-    paths = [start.folder, *start.files, start.options.get("report_dir", "/")]
+    paths = [start.folder, *start.files, *(start.options[name] for name in _PATHS if name in start.options)]
     names = [past.id, past.name, *(name for job in past.jobs for name in (job.name, job.peer, job.task or job.name))]
     moments = [past.started] if past.good is None else [past.started, past.good]
     return (

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from psicli.cli.options import PATH, Decorator, json_option
-from psicli.cli.screen import write
+from psicli.cli.screen import warn, write
 from psicli.core.errors import printable
 from psicli.report.layout import Screen
 
@@ -105,7 +105,7 @@ def issue(party: str, dns: Sequence[str], csr: Path | None, ca: Path, out: Path,
     asked = None if csr is None else certs.load_request(csr)
     paths = certs.issue(out, ca, party, dns, days or certs.PARTY_DAYS, asked)
     if (warning := exposure(ca / "ca.key")) is not None:
-        write(f"warning: {warning}", to_stderr=True)
+        warn(warning)
     if asked is not None:
         write(f"signed the request {printable(csr)}\n{certs.fingerprint_lines(certs.fingerprint(asked))}")
     _say_written(paths)

@@ -28,7 +28,8 @@ from psicli.cli.run import run, simulate
 from psicli.cli.screen import open_standard_streams, write
 from psicli.core import signals
 from psicli.core.errors import PsicliError, printable, unexpected
-from psicli.report.console import log_error
+from psicli.report.console import Console, log_error
+from psicli.report.json_log import check_log_format, logs_json
 
 logger = logging.getLogger(__name__)
 
@@ -108,15 +109,30 @@ class _WithoutPandas(MetaPathFinder):
             raise ModuleNotFoundError("psicli does not use pandas")
 
 
+def _show(error: click.ClickException) -> None:
+    """Show what is wrong with the command line."""
+    if not logs_json():
+        error.show()
+        return
+    context = getattr(error, "ctx", None)
+    log_error(error.format_message(), f"Type `{context.command_path} --help` for help." if context else "")
+
+
 def main() -> NoReturn:
     """Run psicli and exit with its exit code."""
     open_standard_streams()
     signals.install()
     sys.meta_path.insert(0, _WithoutPandas())
     try:
+        # A completion has no log.
+        if COMPLETE not in os.environ:
+            check_log_format()
+        if logs_json():
+            # For what is logged before a command has set up its own log.
+            Console(-1)
         code = cli.main(prog_name=PROGRAM, standalone_mode=False) or 0
     except click.ClickException as exc:
-        exc.show()
+        _show(exc)
         code = exc.exit_code
     except PsicliError as exc:
         log_error(exc.message, exc.advice)

@@ -18,6 +18,7 @@ from click.core import ParameterSource
 from psicli.core.errors import PsicliError
 from psicli.report.channel import SETTINGS, Channel
 from psicli.report.console import Console
+from psicli.report.metrics.file import SUFFIX
 from psicli.storage.memory import check_address_space
 
 if TYPE_CHECKING:
@@ -213,6 +214,21 @@ def seconds_option(name: str, text: str, default: float) -> Decorator:
 def trace_option(text: str) -> Decorator:
     """Make the option that names the file for a trace."""
     return option("--trace", text, type=PATH, metavar="FILE")
+
+
+def _metrics_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and path.suffix != SUFFIX:
+        raise click.BadParameter(f"the name must end in {SUFFIX}, because node_exporter reads no others.")
+    return path
+
+
+metrics_option = option(
+    "--metrics",
+    "Write metrics for Prometheus to FILE, whose name ends in .prom. Each run replaces the file, also if it fails.",
+    type=PATH,
+    metavar="FILE",
+    callback=_metrics_file,
+)
 
 
 def job_options(command: Command) -> Command:

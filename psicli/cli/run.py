@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,6 +19,7 @@ from psicli.cli.options import (
     job_options,
     keep_going_option,
     memory_option,
+    metrics_option,
     option,
     party_option,
     port_option,
@@ -29,7 +31,10 @@ from psicli.cli.screen import closed_streams, refuse, streams_are_one, write
 from psicli.core import failpoints, signals
 from psicli.core.errors import CannotCreateError, PsicliError, unexpected
 from psicli.report.channel import Channel
+from psicli.report.console import Console
+from psicli.report.json_log import json_line, logs_json
 from psicli.report.layout import Screen
+from psicli.report.metrics.file import check_metrics_file, save_run
 from psicli.storage.locks import PortLock, hold_dial, hold_port
 from psicli.storage.memory import check_address_space
 
@@ -37,6 +42,9 @@ if TYPE_CHECKING:
     from psicli.config import Given, Job, Simulation
 
 logger = logging.getLogger(__name__)
+
+# What metrics name, and what a job calls it.
+_NAMED = (("job", "name"), ("party", "party"), ("peer", "peer"))
 
 
 def _simulation(_: click.Context, __: click.Parameter, keys: Path | None) -> Simulation | None:
@@ -89,12 +97,20 @@ def _channel(_: click.Context, __: click.Parameter, descriptor: int | None) -> C
 )
 @keep_going_option
 @trace_option("Write a trace of the run to FILE. Open it at https://ui.perfetto.dev.")
+@metrics_option
 @click.option("--simulation", type=PATH, hidden=True, callback=_simulation)
 @click.option("--no-bars", is_flag=True, hidden=True)
 @click.option("--channel", type=int, hidden=True, callback=_channel)
 @click.option("--rendezvous", type=float, hidden=True)
 @click.option("--given", type=PATH, hidden=True, callback=_given)
-def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool, trace: Path | None) -> int:
+def run(
+    options: JobOptions,
+    lock_timeout: float,
+    resume: str,
+    keep_going: bool,
+    trace: Path | None,
+    metrics: Path | None,
+) -> int:
     """Run a job with the other party and write the matched rows.
 
     Both parties start this command, in any order; the first one waits for the other. An output file appears only when
@@ -102,12 +118,19 @@ def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool,
     """
     console = options.console()
     try:
+        if metrics is not None:
+            check_metrics_file(metrics)
+    except PsicliError as exc:
+        return refuse(exc, options.as_json)
+    job = None
+    try:
         failpoints.arm()
         job = options.load_job()
         if keep_going:
             job = job.model_copy(update={"keep_going": True})
         # In a simulation, both parties write to one terminal, so each line starts with the party's name.
         console.job = job.party if job.simulated else job.name
+        console.names = {"job": job.name, "party": job.party}
         rows_on_stdout = any(task.output_path == "-" for task in job.tasks)
         if rows_on_stdout and "stdout" in closed_streams:
             raise CannotCreateError(path="standard output", reason="it is closed")
@@ -121,24 +144,44 @@ def run(options: JobOptions, lock_timeout: float, resume: str, keep_going: bool,
             if report.ledger_head is not None and not job.simulated:
                 which = "a new ledger begins: it" if report.ledger_begins else "the ledger"
                 logger.info("%s ends at line %d, and its head is %s", which, report.ledger_line, report.ledger_head)
-    except PsicliError as exc:
-        return refuse(exc, options.as_json)
     except click.ClickException:
         raise
     except Exception as exc:
-        return refuse(unexpected(exc, logger), options.as_json)
+        error = exc if isinstance(exc, PsicliError) else unexpected(exc, logger)
+        return _never_began(error, options, job, metrics)
     finally:
         console.close()
-    from psicli.report.report import errors_of, facts_of, to_json
+    from psicli.report.report import errors_of, facts_of
 
     facts = facts_of(report, report.error)
+    if metrics is not None:
+        facts["warnings"] += save_run(metrics, facts)
     for message, hint in errors_of(facts):
         console.tell(message, hint)
-    if options.as_json:
-        write(to_json(report, report.error), to_stderr=rows_on_stdout)
-    elif report.error is not None or not options.quiet:
-        write(_as_text([facts], options, to_stderr=rows_on_stdout), to_stderr=rows_on_stdout)
+    _show(facts, options, console, to_stderr=rows_on_stdout)
     return report.exit_code
+
+
+def _never_began(error: PsicliError, options: JobOptions, job: Job | None, metrics: Path | None) -> int:
+    """Report a run that never began, also to those who watch its metrics, and return its exit code."""
+    if metrics is not None:
+        from psicli.report.report import facts_of
+
+        named = {name: getattr(job, attribute, None) for name, attribute in _NAMED}
+        save_run(metrics, {**facts_of(None, error), **named})
+    return refuse(error, options.as_json)
+
+
+def _show(facts: dict[str, Any], options: JobOptions, console: Console, *, to_stderr: bool) -> None:
+    """Show the report of a run. In a log of JSON, it is a line like the others."""
+    is_shown = options.as_json or facts["error"] is not None or not options.quiet
+    if to_stderr and logs_json():
+        if is_shown:
+            write(json_line(time.time(), "INFO", console.names, "the report", report=facts), to_stderr=True)
+    elif options.as_json:
+        write(json.dumps(facts, indent=2), to_stderr=to_stderr)
+    elif is_shown:
+        write(_as_text([facts], options, to_stderr=to_stderr), to_stderr=to_stderr)
 
 
 @click.command()

@@ -6,6 +6,7 @@ Standard output carries the report or the rows of a task; the log and the errors
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -15,6 +16,9 @@ import click
 from psicli.core import failpoints, signals
 from psicli.core.errors import PsicliError, StorageError, reason
 from psicli.report.console import log_error
+from psicli.report.json_log import logs_json
+
+logger = logging.getLogger(__name__)
 
 # The standard streams that were closed when psicli started.
 closed_streams: set[str] = set()
@@ -59,6 +63,14 @@ def refuse(error: PsicliError, as_json: bool) -> int:
     if as_json:
         write(to_json(None, error))
     return error.code
+
+
+def warn(text: str) -> None:
+    """Write a warning of a command that has no log of its own."""
+    if logs_json():
+        logger.warning("%s", text)
+    else:
+        write(f"warning: {text}", to_stderr=True)
 
 
 def write(text: str, *, to_stderr: bool = False) -> None:

@@ -205,6 +205,7 @@ def _meeting_point(job: Job, report: Report) -> Listener | Dialer:
     credentials = load_credentials(job)
     # A simulation has made its files itself, for a short time.
     if job.tls is not None and credentials is not None and not job.simulated:
+        report.certificate_expires = credentials.own.not_valid_after_utc.isoformat()
         _warn(report, exposure(job.tls.private_key_file))
         _warn(report, ending(credentials.own, f"the certificate in {credentials.certificate_file}", may_last(job)))
     meeting = meeting_point(job, credentials)
@@ -325,6 +326,7 @@ def _session(
         hung_up=lock.release,
     )
     if session.peer_certificate is not None and not job.simulated:
+        report.peer_certificate_expires = session.peer_certificate.not_valid_after_utc.isoformat()
         _warn(report, ending(session.peer_certificate, f"{job.peer}'s certificate", may_last(job)))
         report.peer_certificate_sha256 = session.peer_certificate.fingerprint(SHA256()).hex()
     report.session_id = session.sid.hex()

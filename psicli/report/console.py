@@ -1,8 +1,9 @@
 """What a command shows on standard error while it runs: the log and the progress.
 
 On a terminal, a run shows a bar for the current task and one for the whole job. Elsewhere each line has a time stamp,
-the job and the task, so that a mail or a journal makes sense later. Progress means masking, of this party's items and
-of the peer's. The steps after it show no progress, because their duration depends on the number of matches.
+the job and the task, so that a mail or a journal makes sense later; with PSICLI_LOG=json each line is a JSON object.
+Progress means masking, of this party's items and of the peer's. The steps after it show no progress, because their
+duration depends on the number of matches.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from psicli.core.errors import printable
 from psicli.report.channel import Channel
+from psicli.report.json_log import json_line, logs_json
 from psicli.report.layout import Screen, knows_escapes, shorten
 
 logger = logging.getLogger(__name__)
@@ -33,8 +35,9 @@ tqdm.set_lock(threading.RLock())
 # How often the log reports the progress of a task where there is no terminal [s].
 LINE_INTERVAL = 60.0
 
-# The name of the attribute that marks a line of the log as a hint.
+# The name of the attribute that marks a line of the log as a hint, and how its text begins.
 HINT = "is_hint"
+HINT_PREFIX = "hint: "
 
 # Counts of items: own masked, own in total, the peer's masked, the peer's in total.
 Masked = tuple[int, int, int, int]
@@ -59,6 +62,8 @@ class _Formatter(logging.Formatter):
         prefix = f"{place}: " if place else ""
         lines = [printable(line) for line in record.getMessage().split("\n")]
         trace = self.formatException(record.exc_info).split("\n") if record.exc_info else []
+        if logs_json():
+            return self._as_json(record, "\n".join(lines), trace)
         if not self._console.terminal:
             moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
             # Each line of a message stands for itself in a journal, and is found by its level.
@@ -72,6 +77,14 @@ class _Formatter(logging.Formatter):
             return screen.wrap(prefix + text)
         kind, colour = ("error", "red") if record.levelno >= logging.ERROR else ("warning", "yellow")
         return screen.paint(screen.wrap(f"{prefix}{kind}: {text}"), colour)
+
+    def _as_json(self, record: logging.LogRecord, text: str, trace: list[str]) -> str:
+        names = self._console.names or ({"job": self._console.job} if self._console.job else {})
+        names = {**names, **{name: getattr(record, name) for name in ("job", "task") if hasattr(record, name)}}
+        facts: dict[str, Any] = {"traceback": trace} if trace else {}
+        if hasattr(record, HINT):
+            text, facts = text.removeprefix(HINT_PREFIX), {**facts, "hint": True}
+        return json_line(record.created, record.levelname, names, text, **facts)
 
     def formatException(self, ei: _ExceptionInfo) -> str:
         """Show the place and the class of an exception, but not its text: a library may quote a row there."""
@@ -101,21 +114,24 @@ def log_error(message: str, hint: str) -> None:
     """Log an error and its hint, if it has one."""
     logger.error("%s", message)
     if hint:
-        logger.error("hint: %s", hint, extra={HINT: True})
+        logger.error("%s%s", HINT_PREFIX, hint, extra={HINT: True})
 
 
 class Console:
     """The log and the progress of one command. verbosity: -1 shows only warnings and errors, 1 shows details.
 
     bars: False where another process shows the progress on the same terminal. channel: where a batch reads the
-    progress instead. job: the start of every line. tasks: the number of tasks of the job.
+    progress instead. job: the start of every line. names: the names in every line of JSON, if not that of the job
+    alone. tasks: the number of tasks of the job.
     """
 
     def __init__(self, verbosity: int, *, bars: bool = True, channel: Channel | None = None) -> None:
         self._channel = channel
         self.job = ""
+        self.names: Mapping[str, str] = {}
         self.tasks = 1
-        self.terminal = sys.stderr.isatty()
+        # Nothing but objects may be on standard error with JSON.
+        self.terminal = sys.stderr.isatty() and not logs_json()
         shares_a_line = self.terminal and not bars and knows_escapes()
         handler = _Handler(_CLEAR_LINE if shares_a_line else "")
         handler.setFormatter(_Formatter(self))

@@ -7,6 +7,8 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +18,7 @@ from psicli.cli.screen import streams_are_one, write
 from psicli.core.errors import PsicliError, creating, unexpected
 from psicli.report.console import Console, log_error
 from psicli.report.layout import Screen
+from psicli.report.metrics.file import check_metrics_file, save_batch
 from psicli.storage.files import check_writable, save
 
 if TYPE_CHECKING:
@@ -50,7 +53,11 @@ def batch(options: BatchOptions, dry_run: bool) -> int:
 def reporting(options: BatchOptions, work: Callable[[Console], int]) -> int:
     """Do the work of a command that runs a batch; report what keeps the batch from running."""
     console = options.console()
+    metrics = None
     try:
+        if options.metrics is not None:
+            check_metrics_file(options.metrics)
+            metrics = options.metrics
         return work(console)
     except click.ClickException:
         raise
@@ -60,12 +67,24 @@ def reporting(options: BatchOptions, work: Callable[[Console], int]) -> int:
         error = unexpected(exc, logger)
     finally:
         console.close()
+    if metrics is not None:
+        _keep_failure(metrics, options, error)
     log_error(error.message, error.advice)
     if options.as_json:
         from psicli.report.batch.summary import not_begun, to_json
 
         write(to_json(not_begun(error)))
     return error.code
+
+
+def _keep_failure(metrics: Path, options: BatchOptions, error: PsicliError) -> None:
+    """Write the metrics of a batch that did not begin: its name and its last good run are in its record."""
+    from psicli.batch.record import last_batch
+    from psicli.report.batch.summary import facts_of, not_begun
+
+    past = last_batch([*map(str, options.files)])
+    name, good = (past.name, past.good) if past else ("", None)
+    save_batch(metrics, facts_of(not_begun(error, name)), good)
 
 
 def show_plan(options: BatchOptions, plan: Plan) -> int:
@@ -89,10 +108,11 @@ def carry_out(
     from psicli.batch.engine import run_batch
     from psicli.batch.record import Record
     from psicli.batch.unattended.hooks import has_commands, surround
-    from psicli.report.batch.summary import to_json
+    from psicli.report.batch.summary import facts_of, to_json
     from psicli.report.batch.view import View
 
     console.job = plan.batch.name
+    console.names = {"batch": plan.batch.name}
     limits = options.limits(plan.batch)
     # A job that can never run stops the batch before its first hook.
     settle(plan.jobs, limits)
@@ -101,12 +121,18 @@ def carry_out(
         with creating(folder):
             folder.mkdir(0o700, parents=True, exist_ok=True)
         check_writable(folder / _SUMMARY)
+    if options.metrics is not None:
+        check_metrics_file(options.metrics)
     # Another run's hooks at the end must not meet this run's jobs.
     wait = limits.lock_timeout if has_commands(plan.batch.hooks) else None
     with Record(plan, start, before, wait) as record:
         with closing(View(console)) as view:
             report = surround(plan, folder, lambda: run_batch(plan, limits, (record, view), folder))
         record.finish(report.jobs, report.exit_code)
+    if options.metrics is not None:
+        # After a retry, they are about all jobs of the batch.
+        whole = replace(report, jobs=[*record.past.jobs])
+        report.warnings += save_batch(options.metrics, facts_of(whole), record.past.good)
     if folder is not None:
         try:
             save(folder / _SUMMARY, to_json(report))

@@ -20,6 +20,7 @@ from psicli.cli.options import (
     Measure,
     flag,
     json_option,
+    metrics_option,
     option,
     pairs,
     quiet_option,
@@ -58,8 +59,10 @@ WAIT = Measure("duration", partial(_seconds, zero=True))
 # The options that a retry repeats, as far as it has none of its own.
 _REPEATED = (
     "jobs", "memory", "deadline", "retries", "retry_wait", "rendezvous", "lock_timeout", "keep_going", "settings",
-    "party", "report_dir", "only",
+    "party", "report_dir", "metrics", "only",
 )  # fmt: skip
+# Those of them that name a file or a folder.
+_PATHS = {"report_dir", "metrics"}
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class BatchOptions:
     party: str | None
     as_json: bool
     report_dir: Path | None
+    metrics: Path | None
     quiet: bool
     verbose: bool
 
@@ -123,8 +127,8 @@ class BatchOptions:
         from psicli.batch.record import Start
 
         options = self._given()
-        if self.report_dir is not None:
-            options["report_dir"] = os.path.abspath(self.report_dir)
+        for name in _PATHS & options.keys():
+            options[name] = os.path.abspath(options[name])
         return Start(os.getcwd(), tuple(map(os.path.abspath, self.files)), options)
 
     def again(self, start: Start) -> BatchOptions:
@@ -134,8 +138,8 @@ class BatchOptions:
         found["settings"] = (*before.get("settings", ()), *self.settings)
         # It picks the jobs itself. What the whole batch was at that time does not change.
         found["only"] = before.get("only", ())
-        if "report_dir" in found:
-            found["report_dir"] = Path(os.path.abspath(found["report_dir"]))
+        for name in _PATHS & found.keys():
+            found[name] = Path(os.path.abspath(found[name]))
         return replace(self, files=[*map(Path, start.files)], **found)
 
     def _given(self) -> dict[str, Any]:
@@ -202,6 +206,7 @@ def _with_options(command: Command, files: Callable[..., tuple[Path, ...]]) -> C
         type=PATH,
         metavar="DIR",
     )
+    @metrics_option
     @quiet_option
     @verbose_option
     @wraps(command)

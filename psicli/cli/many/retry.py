@@ -47,6 +47,7 @@ def retry(options: BatchOptions, dry_run: bool) -> int:
     def work(console: Console) -> int:
         past = _last(options.files)
         console.job = past.name
+        console.names = {"batch": past.name}
         todo = _todo(past, options.only)
         again = options.again(past.start)
         plan = _plan(again, past, todo) if todo else None

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from psicli.core.errors import counted
 from psicli.report.batch import JobState, State
 from psicli.report.batch.summary import first_cause, matched_rows
-from psicli.report.console import HINT, LINE_INTERVAL, Console, duration
+from psicli.report.console import HINT, HINT_PREFIX, LINE_INTERVAL, Console, duration
+from psicli.report.json_log import logs_json
 from psicli.report.layout import USUAL_WIDTH, knows_escapes, shorten
 
 logger = logging.getLogger(__name__)
@@ -71,8 +72,10 @@ class View:
         now = time.monotonic()
         if now - self._told_at.get((job.name, sense), -math.inf) >= REPEAT_INTERVAL:
             self._told_at[job.name, sense] = now
-            is_hint = {HINT: True} if text.startswith("hint: ") else {}
-            logger.log(level, "%s", text, extra={"task": job.name, **is_hint})
+            is_hint = {HINT: True} if text.startswith(HINT_PREFIX) else {}
+            # In JSON, it is the name of the job.
+            name = {"job" if logs_json() else "task": job.name}
+            logger.log(level, "%s", text, extra={**name, **is_hint})
 
     def progressed(self, jobs: Sequence[JobState]) -> None:
         now = time.monotonic()
