@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -18,7 +19,8 @@ class Cell:
     """A cell.
 
     value: what it is sorted by if that is not its text. state: a class of base.html.j2 (good, bad, warn, quiet) that
-    makes its text a badge. below: a second, small line. href: a place in the page. share: from 0 to 1, as a bar.
+    makes its text a badge. below: a second, small line. href: a place in the page. share: from 0 to 1, as a bar. code:
+    whether it is for machines, such as a digest.
     """
 
     text: str
@@ -27,3 +29,14 @@ class Cell:
     below: str = ""
     href: str = ""
     share: float | None = None
+    code: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its name; total: a row at its end, which stays there."""
+
+    name: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell | str]]
+    total: Sequence[Cell | str] | None = None
