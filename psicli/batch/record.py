@@ -49,7 +49,7 @@ _KEPT = (
     "ended", "seconds", "exit_code",
 )  # fmt: skip
 # The options of a start that name a file or a folder, and the types of all.
-_PATHS = ("report_dir", "metrics")
+_PATHS = ("report_dir", "metrics", "page")
 _OPTIONS = {
     **dict.fromkeys(("jobs", "memory", "retries"), int),
     **dict.fromkeys(("deadline", "retry_wait", "rendezvous", "lock_timeout"), float),

@@ -19,6 +19,7 @@ from psicli.core.errors import PsicliError
 from psicli.report.channel import SETTINGS, Channel
 from psicli.report.console import Console
 from psicli.report.metrics.file import SUFFIX
+from psicli.report.pages.file import SUFFIXES
 from psicli.storage.memory import check_address_space
 
 if TYPE_CHECKING:
@@ -228,6 +229,23 @@ metrics_option = option(
     type=PATH,
     metavar="FILE",
     callback=_metrics_file,
+)
+
+
+def _page_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and path.suffix.lower() not in SUFFIXES:
+        raise click.BadParameter("the name must end in .html, so that a browser shows the file as a page.")
+    return path
+
+
+report_option = option(
+    "--report",
+    "Write the report as a page to FILE, whose name ends in .html, also if the command fails. The page needs no other "
+    "file.",
+    "page",
+    type=PATH,
+    metavar="FILE",
+    callback=_page_file,
 )
 
 

@@ -23,15 +23,17 @@ from psicli.cli.options import (
     option,
     party_option,
     port_option,
+    report_option,
     seconds_option,
     trace_option,
     workers_option,
 )
+from psicli.cli.page import checked_page, leave_run, leave_simulation
 from psicli.cli.screen import closed_streams, refuse, streams_are_one, write
 from psicli.core import failpoints, signals
 from psicli.core.errors import CannotCreateError, PsicliError, unexpected
 from psicli.report.channel import Channel
-from psicli.report.console import Console
+from psicli.report.console import Console, log_error
 from psicli.report.json_log import json_line, logs_json
 from psicli.report.layout import Screen
 from psicli.report.metrics.file import check_metrics_file, save_run
@@ -98,6 +100,7 @@ def _channel(_: click.Context, __: click.Parameter, descriptor: int | None) -> C
 @keep_going_option
 @trace_option("Write a trace of the run to FILE. Open it at https://ui.perfetto.dev.")
 @metrics_option
+@report_option
 @click.option("--simulation", type=PATH, hidden=True, callback=_simulation)
 @click.option("--no-bars", is_flag=True, hidden=True)
 @click.option("--channel", type=int, hidden=True, callback=_channel)
@@ -110,6 +113,7 @@ def run(
     keep_going: bool,
     trace: Path | None,
     metrics: Path | None,
+    page: Path | None,
 ) -> int:
     """Run a job with the other party and write the matched rows.
 
@@ -122,8 +126,9 @@ def run(
             check_metrics_file(metrics)
     except PsicliError as exc:
         return refuse(exc, options.as_json)
-    job = None
+    job, checked = None, None
     try:
+        checked = checked_page(page, trace)
         failpoints.arm()
         job = options.load_job()
         if keep_going:
@@ -148,12 +153,15 @@ def run(
         raise
     except Exception as exc:
         error = exc if isinstance(exc, PsicliError) else unexpected(exc, logger)
-        return _never_began(error, options, job, metrics)
+        return _never_began(error, options, job, metrics, page=checked)
     finally:
         console.close()
     from psicli.report.report import errors_of, facts_of
 
     facts = facts_of(report, report.error)
+    if (unsaved := leave_run(checked, facts)) is not None:
+        report.fail(unsaved)
+        facts |= facts_of(report, report.error)
     if metrics is not None:
         facts["warnings"] += save_run(metrics, facts)
     for message, hint in errors_of(facts):
@@ -162,13 +170,18 @@ def run(
     return report.exit_code
 
 
-def _never_began(error: PsicliError, options: JobOptions, job: Job | None, metrics: Path | None) -> int:
-    """Report a run that never began, also to those who watch its metrics, and return its exit code."""
-    if metrics is not None:
-        from psicli.report.report import facts_of
+def _never_began(
+    error: PsicliError, options: JobOptions, job: Job | None = None, metrics: Path | None = None, *, page: Path | None
+) -> int:
+    """Report a run that never began, also to those who watch its metrics or its page, and return its exit code."""
+    from psicli.report.report import facts_of
 
-        named = {name: getattr(job, attribute, None) for name, attribute in _NAMED}
-        save_run(metrics, {**facts_of(None, error), **named})
+    named = {name: getattr(job, attribute, None) for name, attribute in _NAMED}
+    facts = {**facts_of(None, error), **named}
+    if metrics is not None:
+        save_run(metrics, facts)
+    if (unsaved := leave_run(page, facts)) is not None:
+        log_error(unsaved.message, unsaved.advice)
     return refuse(error, options.as_json)
 
 
@@ -190,7 +203,8 @@ def _show(facts: dict[str, Any], options: JobOptions, console: Console, *, to_st
 @trace_option(
     "Write a trace of each party to FILE, with the party's name before the suffix. Open it at https://ui.perfetto.dev."
 )
-def simulate(options: JobOptions, keep_going: bool, trace: Path | None) -> int:
+@report_option
+def simulate(options: JobOptions, keep_going: bool, trace: Path | None, page: Path | None) -> int:
     """Try a job: run both parties on this machine.
 
     Each party runs in a separate process. A simulation needs the input files of both parties and writes all outputs.
@@ -198,7 +212,9 @@ def simulate(options: JobOptions, keep_going: bool, trace: Path | None) -> int:
     adds nothing to the ledger. `psicli check` tries the certificates of the job.
     """
     options.console()
+    checked = None
     try:
+        checked = checked_page(page, trace)
         check_address_space()
         from psicli.batch.simulate import simulate_job
 
@@ -207,7 +223,10 @@ def simulate(options: JobOptions, keep_going: bool, trace: Path | None) -> int:
         variables = options.variables()
         code, reports = simulate_job(options.config, variables, options.only, flags, trace=trace)
     except PsicliError as exc:
-        return refuse(exc, options.as_json)
+        return _never_began(exc, options, page=checked)
+    if (unsaved := leave_simulation(checked, reports)) is not None:
+        log_error(unsaved.message, unsaved.advice)
+        code = code or unsaved.code
     if options.as_json:
         write(json.dumps({"parties": reports}, indent=2))
     elif code or not options.quiet:

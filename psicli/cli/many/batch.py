@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from psicli.cli.many.options import BatchOptions, batch_options, dry_run_flag
+from psicli.cli.page import checked_page, leave_batch
 from psicli.cli.screen import streams_are_one, write
 from psicli.core.errors import PsicliError, creating, unexpected
 from psicli.report.console import Console, log_error
@@ -23,7 +24,7 @@ from psicli.storage.files import check_writable, save
 
 if TYPE_CHECKING:
     from psicli.batch.plan import Plan
-    from psicli.batch.record import Start
+    from psicli.batch.record import Past, Start
     from psicli.report.batch import BatchReport, JobState
 
 logger = logging.getLogger(__name__)
@@ -47,14 +48,18 @@ def batch(options: BatchOptions, dry_run: bool) -> int:
         plan = options.plan()
         return show_plan(options, plan) if dry_run else carry_out(options, console, plan, options.start())
 
-    return reporting(options, work)
+    return reporting(options, work, None if dry_run else options.page)
 
 
-def reporting(options: BatchOptions, work: Callable[[Console], int]) -> int:
-    """Do the work of a command that runs a batch; report what keeps the batch from running."""
+def reporting(options: BatchOptions, work: Callable[[Console], int], page: Path | None) -> int:
+    """Do the work of a command that runs a batch; report what keeps the batch from running.
+
+    page: where to show that, too, if anywhere.
+    """
     console = options.console()
-    metrics = None
+    metrics, checked = None, None
     try:
+        checked = checked_page(page)
         if options.metrics is not None:
             check_metrics_file(options.metrics)
             metrics = options.metrics
@@ -69,6 +74,7 @@ def reporting(options: BatchOptions, work: Callable[[Console], int]) -> int:
         console.close()
     if metrics is not None:
         _keep_failure(metrics, options, error)
+    _leave_failure(checked, error)
     log_error(error.message, error.advice)
     if options.as_json:
         from psicli.report.batch.summary import not_begun, to_json
@@ -85,6 +91,14 @@ def _keep_failure(metrics: Path, options: BatchOptions, error: PsicliError) -> N
     past = last_batch([*map(str, options.files)])
     name, good = (past.name, past.good) if past else ("", None)
     save_batch(metrics, facts_of(not_begun(error, name)), good)
+
+
+def _leave_failure(page: Path | None, error: PsicliError) -> None:
+    """Write the page of a batch that did not begin."""
+    from psicli.report.batch.summary import facts_of, not_begun
+
+    if (unsaved := leave_batch(page, facts_of(not_begun(error)))) is not None:
+        log_error(unsaved.message, unsaved.advice)
 
 
 def show_plan(options: BatchOptions, plan: Plan) -> int:
@@ -123,6 +137,8 @@ def carry_out(
         check_writable(folder / _SUMMARY)
     if options.metrics is not None:
         check_metrics_file(options.metrics)
+    # A retry takes it over from the batch.
+    page = checked_page(options.page)
     # Another run's hooks at the end must not meet this run's jobs.
     wait = limits.lock_timeout if has_commands(plan.batch.hooks) else None
     with Record(plan, start, before, wait) as record:
@@ -133,6 +149,7 @@ def carry_out(
         # After a retry, they are about all jobs of the batch.
         whole = replace(report, jobs=[*record.past.jobs])
         report.warnings += save_batch(options.metrics, facts_of(whole), record.past.good)
+    leave_page(page, report, record.past)
     if folder is not None:
         try:
             save(folder / _SUMMARY, to_json(report))
@@ -141,6 +158,17 @@ def carry_out(
             report.warnings.append(exc.message)
     show_report(options, report)
     return report.exit_code
+
+
+def leave_page(page: Path | None, report: BatchReport, past: Past) -> None:
+    """Write the page of a batch, also with the jobs that an earlier run of it has done; a failure is its own then."""
+    from psicli.report.batch.summary import facts_of
+
+    known = {job.name for job in report.jobs}
+    earlier = [vars(job) for job in past.jobs if job.name not in known]
+    if (unsaved := leave_batch(page, facts_of(report), earlier)) is not None:
+        log_error(unsaved.message, unsaved.advice)
+        report.exit_code = report.exit_code or unsaved.code
 
 
 def show_report(options: BatchOptions, report: BatchReport) -> None:

@@ -24,6 +24,7 @@ from psicli.cli.options import (
     option,
     pairs,
     quiet_option,
+    report_option,
     verbose_option,
 )
 from psicli.core.errors import PsicliError, printable
@@ -59,10 +60,10 @@ WAIT = Measure("duration", partial(_seconds, zero=True))
 # The options that a retry repeats, as far as it has none of its own.
 _REPEATED = (
     "jobs", "memory", "deadline", "retries", "retry_wait", "rendezvous", "lock_timeout", "keep_going", "settings",
-    "party", "report_dir", "metrics", "only",
+    "party", "report_dir", "metrics", "page", "only",
 )  # fmt: skip
 # Those of them that name a file or a folder.
-_PATHS = {"report_dir", "metrics"}
+_PATHS = {"report_dir", "metrics", "page"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class BatchOptions:
     as_json: bool
     report_dir: Path | None
     metrics: Path | None
+    page: Path | None
     quiet: bool
     verbose: bool
 
@@ -207,6 +209,7 @@ def _with_options(command: Command, files: Callable[..., tuple[Path, ...]]) -> C
         metavar="DIR",
     )
     @metrics_option
+    @report_option
     @quiet_option
     @verbose_option
     @wraps(command)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from psicli.cli.many.batch import carry_out, reporting, show_plan
+from psicli.cli.many.batch import carry_out, leave_page, reporting, show_plan
 from psicli.cli.many.options import BatchOptions, dry_run_flag, retry_options
+from psicli.cli.page import checked_page
 from psicli.cli.screen import write
 from psicli.core.errors import (
     ArgumentError,
@@ -58,7 +59,7 @@ def retry(options: BatchOptions, dry_run: bool) -> int:
         known = {entry.name for entry in plan.batch.jobs}
         return carry_out(again, console, plan, again.start(), [job for job in past.jobs if job.name in known])
 
-    return reporting(options, work)
+    return reporting(options, work, None if dry_run else options.page)
 
 
 def _last(files: Sequence[Path]) -> Past:
@@ -113,11 +114,13 @@ def _nothing_to_do(options: BatchOptions, past: Past) -> int:
     from psicli.report.batch.summary import to_json
 
     text = f"{past.name}: nothing is left to run of the batch of {_when(past)}"
+    report = BatchReport(past.name, [], past.started, remarks=[text])
+    leave_page(checked_page(options.page), report, past)
     if options.as_json:
-        write(to_json(BatchReport(past.name, [], past.started, remarks=[text])))
+        write(to_json(report))
     elif not options.quiet:
         write(text)
-    return 0
+    return report.exit_code
 
 
 def _some(names: Sequence[str]) -> str:

@@ -22,6 +22,9 @@ from psicli.report.report import Status, errors_of
 Facts = Mapping[str, Any]
 Pairs = Sequence[tuple[str, str]]
 
+# How many bars of one stage the timelines of a page have, so that it stays small.
+BARS = 800
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -64,20 +67,19 @@ class Party:
 
 def run_page(facts: Facts) -> str:
     """Return the page of a run, made from its facts (`psicli.report.report.facts_of`)."""
-    return render("run.html.j2", job=facts["job"], parties=[view_of(facts)], simulation=None)
+    return render("run.html.j2", job=facts["job"], parties=[view_of(facts)], missing=None)
 
 
-def simulation_page(reports: Mapping[str, Facts | None], exit_code: int) -> str:
+def simulation_page(reports: Mapping[str, Facts | None]) -> str:
     """Return the page of a simulation, made from the facts of each party; None for a party that left none."""
     found = {party: {**facts, "party": party} for party, facts in reports.items() if facts is not None}
-    parties = [view_of(facts, party) for party, facts in found.items()]
+    parties = [view_of(facts, f"party-{number}") for number, facts in enumerate(found.values(), 1)]
     job = next((facts["job"] for facts in found.values()), None)
-    missing = [party for party in reports if party not in found]
-    return render("run.html.j2", job=job, parties=parties, simulation={"code": exit_code, "missing": missing})
+    return render("run.html.j2", job=job, parties=parties, missing=[party for party in reports if party not in found])
 
 
-def view_of(facts: Facts, mark: str = "run") -> Party:
-    """Return what a page says about a run."""
+def view_of(facts: Facts, mark: str = "run", bars: int = BARS) -> Party:
+    """Return what a page says about a run. bars: about how many bars of one stage its timeline has."""
     tasks = facts["tasks"]
     return Party(
         mark,
@@ -89,8 +91,8 @@ def view_of(facts: Facts, mark: str = "run") -> Party:
         warnings(facts),
         drift(facts),
         learned(facts),
-        times(facts),
-        [*_machine(facts)] if facts["job"] is not None else [],
+        times(facts, bars),
+        [*_machine(facts)] if _began(facts) else [],
         _nodes(facts["nodes"]),
         [*_about(facts)],
         keys(facts),
@@ -103,15 +105,19 @@ def problems_of(facts: Facts) -> list[Problem]:
 
 
 def _verdict(facts: Facts) -> Verdict:
-    code, began = facts["exit_code"], facts["job"] is not None
+    code = facts["exit_code"]
     words = f"Failed: {code_in_words(code)}" if code else "Done"
-    if not began:
-        sentence = "Nothing was read, sent or written."
-        return Verdict("bad", f"Failed before the start: {code_in_words(code)}", sentence, [], problems_of(facts))
+    if not _began(facts):
+        return Verdict("bad", words, "It ended before any task began.", [], problems_of(facts))
     parties = f"{facts['party']} with {facts['peer']}"
     took = f"{'ended after' if code else 'took'} {seconds(facts['seconds'])}"
     sentence = f"{parties}, began {moment(facts['started'])} and {took}."
     return Verdict("bad" if code else "good", words, sentence, [*_numbers(facts["tasks"])], problems_of(facts))
+
+
+def _began(facts: Facts) -> bool:
+    """Return whether a run got so far that it has a report; what it was about may be known all the same."""
+    return facts["version"] is not None
 
 
 def _numbers(tasks: Sequence[Facts]) -> Iterator[tuple[str, str]]:

@@ -24,8 +24,8 @@ _LOOKS = {
     Stage.WAITING_FOR_PEER: ("c3", 1),
     Stage.WAITING_FOR_ROOM: ("c4", 1),
 }
-# How many bars all lanes together have of one stage, and one lane at least and at most.
-_BARS, _LEAST_BARS, _MOST_BARS = 800, 4, 120
+# How many bars of one stage a lane has at least and at most.
+_LEAST_BARS, _MOST_BARS = 4, 120
 # Waiting below this share of the time, or below so many seconds, is not worth a thought.
 _LITTLE, _SHORT = 0.05, 0.5
 
@@ -49,14 +49,17 @@ class Times:
     table: Table
 
 
-def times(facts: Facts) -> Times | None:
-    """Return where the time of a run went; None if no task got so far."""
+def times(facts: Facts, bars: int) -> Times | None:
+    """Return where the time of a run went; None if no task got so far.
+
+    bars: how many bars of one stage all lanes together have, about.
+    """
     tasks = [task for task in facts["tasks"] if task["stages"] is not None]
     if not tasks:
         return None
     drawn = [task for task in tasks if task["timeline"]]
     whole = max([facts["seconds"], *(end for task in drawn for _, _, end in task["timeline"])])
-    most = min(max(_BARS // max(len(drawn), 1), _LEAST_BARS), _MOST_BARS)
+    most = min(max(bars // max(len(drawn), 1), _LEAST_BARS), _MOST_BARS)
     used = [stage for stage in _LOOKS if any(task["stages"].get(stage) for task in tasks)]
     return Times(
         [Lane(task["name"], lane([*_spans(task)], whole, _in_words(task), most)) for task in drawn],
@@ -117,7 +120,7 @@ def _sentences(peer: str, tasks: Sequence[Facts], drawn: Sequence[Facts]) -> Ite
 def _spent_in(tasks: Sequence[Facts], drawn: Sequence[Facts], stage: Stage) -> float:
     """Return how long at least one task was in a stage [s], or the sum over the tasks if it is not known when."""
     if len(drawn) < len(tasks):
-        return sum(task["stages"].get(stage, 0.0) for task in tasks)
+        return float(sum(task["stages"].get(stage, 0.0) for task in tasks))
     bars = sorted((begin, end) for task in drawn for name, begin, end in task["timeline"] if name == stage)
     return sum(end - begin for begin, end in merged(bars, len(bars), 0.0))
 
