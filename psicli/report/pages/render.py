@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,10 +18,14 @@ from psicli.report.pages.charts import share
 NOTHING = "\N{EN DASH}"
 
 
-def render(template: str, **facts: object) -> str:
-    """Return a page: a template of this package, which extends base.html.j2, filled in with facts."""
+def render(template: str, *, styles: Sequence[str] = (), scripts: Sequence[str] = (), **facts: object) -> str:
+    """Return a page: a template of this package, which extends base.html.j2, filled in with facts.
+
+    styles, scripts: templates of what this page needs besides the style and the script of all pages.
+    """
     environment = _environment()
-    style, script = environment.get_template("page.css.j2").render(), environment.get_template("page.js").render()
+    style = "\n".join(environment.get_template(name).render() for name in ("page.css.j2", *styles))
+    script = "\n".join(environment.get_template(name).render() for name in ("page.js", *scripts))
     # The page allows its own style and script, and nothing that somebody smuggles into it.
     parts = {"style": style, "script": script, "style_hash": _hash(style), "script_hash": _hash(script)}
     return environment.get_template(template).render(**{name: Markup(text) for name, text in parts.items()}, **facts)

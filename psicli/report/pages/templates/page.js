@@ -19,8 +19,10 @@
   // A cell without a value is the last one in both directions.
   const key = (row, at, number) => {
     const cell = row.cells[at];
-    const text = cell.dataset.value ?? cell.textContent.trim();
-    return number ? (cell.dataset.value === undefined ? null : Number(text)) : text;
+    const text = cell?.dataset.value ?? cell?.textContent.trim() ?? "";
+    if (!number) return text;
+    const value = parseFloat(text.replaceAll(",", ""));
+    return Number.isNaN(value) ? null : value;
   };
   const order = (one, other, number, up) => {
     if (one === null || other === null) return (one === null) - (other === null);
