@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import pairwise
+from typing import NamedTuple
 
 from psicli.report.history.series import Night
 
@@ -51,18 +53,29 @@ class Judged:
 
 
 # How many earlier runs a verdict needs, and how many of them on the same weekday.
-LEAST_RUNS = 10
+LEAST_RUNS = 14
 LEAST_OF_WEEKDAY = 2
+# Fewer are enough if so many were on business days, or at weekends, as this run is.
+LEAST_LIKE_IT = 3
 # The runs that make a band, and those of them that make its level.
 WINDOW = 60
 LEVEL = 14
 # So many runs in a row outside the band, on the same side and alike, are the new level.
 SHIFT = 4
-# A job whose runs are this far apart in the middle has no pattern of weekdays that could be learned, or needs none
-# because a day has many runs [s].
-RARELY, OFTEN = 3.5 * 86400, 0.4 * 86400
+# So many of the last runs outside the band, of as many as make a level, are no exceptions any more.
+MANY = 6
+# Where the time between two runs is in the middle shorter or longer than this [s], weekdays are not compared: a day has
+# many runs, or a weekday comes too rarely.
+OFTEN, RARELY = 0.4 * 86400, 3.5 * 86400
+# So many runs of a job that often runs may find the level of a weekend, or of the week after it, if it is lower.
+SETTLING = 3
+_BUSINESS_DAYS, _WEEKEND = range(5), range(5, 7)
 # The normal distribution: its standard deviation from the median deviation, and from the deviation that 90 % keep.
 _OF_MEDIAN, _OF_90 = 1.4826, 1 / 1.645
+# A band is always so many deviations wide, even if that hides a half.
+_AT_LEAST = 3.1
+# A weekday has a pattern of its own if it differs from the other days by so many deviations.
+_OF_ITS_OWN = 2.5
 
 
 def judged(nights: Sequence[Night]) -> list[dict[Measure, Judged]]:
@@ -74,11 +87,9 @@ def judged(nights: Sequence[Night]) -> list[dict[Measure, Judged]]:
     for measure in Measure:
         past = _Past(measure)
         for at, night in enumerate(nights):
-            value = getattr(night, measure)
-            if night.is_done and value is not None:
-                verdict = past.take(night.time, value, _noise(measure, night.distinct_items, night.matched is None))
-                if verdict is not None:
-                    found[at][measure] = verdict
+            verdict = past.pass_by(night)
+            if verdict is not None:
+                found[at][measure] = verdict
     return found
 
 
@@ -88,15 +99,13 @@ def judge(nights: Sequence[Night], time: str | None = None, **values: float) -> 
     values: by the names of measures; distinct_items also tells how exact a rate is. time: of the run, now by default.
     """
     now = datetime.now(UTC).isoformat() if time is None else time
+    items = values.get(Measure.DISTINCT_ITEMS)
     found = {}
     for measure in Measure:
         if measure in values:
             past = _Past(measure)
-            for night in nights[-2 * WINDOW :]:
-                value = getattr(night, measure)
-                if night.is_done and value is not None:
-                    past.take(night.time, value, _noise(measure, night.distinct_items, night.matched is None))
-            items = values.get(Measure.DISTINCT_ITEMS)
+            for night in nights:
+                past.pass_by(night)
             verdict = past.take(now, values[measure], _noise(measure, items, rounded=False))
             if verdict is not None:
                 found[measure] = verdict
@@ -111,18 +120,18 @@ def _noise(measure: Measure, items: float | None, rounded: bool) -> float:
     return max(chance, 0.005) if rounded else chance
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """The scale on which a measure is compared, and the least width of its band there.
+def _count_slack(usual: float) -> float:
+    # A small number varies by chance.
+    return 3 * math.sqrt(usual + 1)
 
-    least: of every band; spread: how many deviations a band is wide; counts: whether a small number varies by chance.
-    """
 
-    to: Callable[[float], float]
-    back: Callable[[float], float]
-    least: float
-    spread: float
-    counts: bool = False
+def _rate_slack(usual: float) -> float:
+    # Near 0 and near 1, noise is not alike on both sides.
+    return min(0.05, 0.2 * usual)
+
+
+def _no_slack(usual: float) -> float:
+    return 0.0
 
 
 def _angle(share: float) -> float:
@@ -133,14 +142,43 @@ def _share(angle: float) -> float:
     return math.sin(min(max(angle, 0.0), math.pi / 2)) ** 2
 
 
-_COUNT = _Scale(math.log1p, math.expm1, least=0.2, spread=4, counts=True)
+@dataclass(frozen=True)
+class _Scale:
+    """The scale on which a measure is compared, and back from it.
+
+    least: the least width of a band there; spread: how many deviations a band is wide; slack: its least width in the
+    unit of the measure; most: what it need not exceed unless noise is great
+    weekend: how much lower an unknown weekend may be.
+    """
+
+    to: Callable[[float], float]
+    back: Callable[[float], float]
+    least: float
+    spread: float
+    most: float = math.inf
+    slack: Callable[[float], float] = _no_slack
+    weekend: float = 0.0
+
+
+# Half of a file is 0.69 away from a whole one, and a night that takes three times as long 1.1.
+_COUNT = _Scale(math.log1p, math.expm1, least=0.22, spread=4.5, most=0.44, slack=_count_slack, weekend=1.5)
 _SCALES = {
     Measure.ROWS: _COUNT,
     Measure.DISTINCT_ITEMS: _COUNT,
     Measure.PEER_ITEMS: _COUNT,
-    Measure.RATE: _Scale(_angle, _share, least=0.05, spread=4.5),
-    Measure.SECONDS: _Scale(lambda s: math.log(s + 0.5), lambda y: math.exp(y) - 0.5, least=0.6, spread=5),
+    Measure.RATE: _Scale(_angle, _share, least=0.03, spread=4.5, slack=_rate_slack),
+    # What takes less than a second or two is never compared to the millisecond.
+    Measure.SECONDS: _Scale(lambda s: math.log(s + 0.3), lambda y: math.exp(y) - 0.3, least=0.6, spread=4.5),
 }
+
+
+class _Run(NamedTuple):
+    """A run of the past. at: its time [s]; value: on the scale; level: of the runs before it, on the scale."""
+
+    at: float
+    day: int
+    value: float
+    level: float | None = None
 
 
 @dataclass
@@ -148,71 +186,149 @@ class _Past:
     """The earlier runs of one measure, in the order of time."""
 
     measure: Measure
-    # The time of each run [s], its weekday and its value on the scale; then its difference from the level before.
-    times: list[float] = field(default_factory=list)
-    days: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-    levels: list[float] = field(default_factory=list)
-    # The last runs that were outside: weekday, value, distance with its sign.
-    pending: list[tuple[float, int, float, float]] = field(default_factory=list)
+    runs: list[_Run] = field(default_factory=list)
+    # The last runs that were outside, and how far on the scale.
+    pending: list[tuple[_Run, float]] = field(default_factory=list)
+    # How far another level is away that a user has accepted.
+    accepted: float | None = None
 
-    def take(self, time: str, value: float, noise: float) -> Judged | None:
+    def pass_by(self, night: Night) -> Judged | None:
+        """Judge a night of the past, if it has a result."""
+        value = getattr(night, self.measure)
+        if not night.is_done or value is None:
+            return None
+        noise = _noise(self.measure, night.distinct_items, rounded=night.matched is None)
+        return self.take(night.time, value, noise, accepted=night.drift_accepted)
+
+    def take(self, time: str, value: float, noise: float, *, accepted: bool = False) -> Judged | None:
         """Judge a run and make it part of the past."""
         moment = datetime.fromisoformat(time)
-        at, day, scaled = moment.timestamp(), moment.weekday(), _SCALES[self.measure].to(value)
-        verdict = self._judge(day, value, scaled, noise)
-        if verdict is None or not verdict.outside:
-            self.pending.clear()
-            self._add(at, day, scaled)
-        else:
-            self._wait(at, day, scaled, math.copysign(verdict.distance, value - verdict.band.usual))
+        run = _Run(moment.timestamp(), moment.weekday(), _SCALES[self.measure].to(value))
+        usual = self._usual(run)
+        if usual is None:
+            self._add(run)
+            return None
+        level, deviation = usual
+        verdict = self._verdict(value, run.value, level, deviation, noise)
+        away = run.value - level
+        if not verdict.outside:
+            self._forget()
+            self._add(run)
+            return verdict
+        if self._settles(run, away):
+            self._wait(run, away, SETTLING)
+            return None
+        if self.accepted is not None:
+            other = self._verdict(value, run.value, level + self.accepted, deviation, noise)
+            verdict = verdict if other.outside else other
+        elif accepted:
+            self.accepted = away
+        self._wait(run, away, SHIFT)
         return verdict
 
-    def _judge(self, day: int, value: float, scaled: float, noise: float) -> Judged | None:
-        if len(self.values) < LEAST_RUNS:
+    def _settles(self, run: _Run, away: float) -> bool:
+        """Return whether a weekend, or the week after it, explains a level of a job that often runs."""
+        last = self.runs[-SETTLING:]
+        is_weekend = run.day in _WEEKEND
+        if self._gap >= OFTEN or all((each.day in _WEEKEND) == is_weekend for each in last):
+            return False
+        return 0 < (-away if is_weekend else away) <= _SCALES[self.measure].weekend
+
+    def _usual(self, run: _Run) -> tuple[float, float] | None:
+        """Return the usual value for a run and the deviation from it, on the scale; None if too little is known."""
+        if len(self.runs) < LEAST_RUNS:
             return None
-        days = self.days if self._has_weekdays else [0] * len(self.days)
-        day = day if self._has_weekdays else 0
-        if days.count(day) < LEAST_OF_WEEKDAY:
+        first = _middle(each.value for each in self.runs[:LEVEL])
+        by_day: dict[int, list[float]] = {}
+        has_weekdays = OFTEN < self._gap < RARELY
+        days = [each.day if has_weekdays else 0 for each in self.runs]
+        for day, each in zip(days, self.runs, strict=True):
+            by_day.setdefault(day, []).append(each.value - (first if each.level is None else each.level))
+        today = run.day if has_weekdays else 0
+        alike = [day for day in by_day if (day in _WEEKEND) == (today in _WEEKEND)]
+        known = sum(len(by_day[day]) for day in alike)
+        if known < LEAST_LIKE_IT and len(by_day.get(today, ())) < LEAST_OF_WEEKDAY:
             return None
+        offsets = {day: _middle(of_day) for day, of_day in by_day.items()}
+        # A day is closer to the middle of few days than to what is usual.
+        deviation = _deviation(
+            (ratio - offsets[day]) * math.sqrt(len(of_day) / (len(of_day) - 1))
+            for day, of_day in by_day.items()
+            if len(of_day) > 1
+            for ratio in of_day
+        )
+        # Days without a pattern of their own share what is known of them.
+        for group in (_WEEKEND, _BUSINESS_DAYS):
+            of_group = [day for day in by_day if day in group]
+            if of_group:
+                shared = _middle(ratio for day in of_group for ratio in by_day[day])
+                for day in of_group:
+                    if abs(offsets[day] - shared) <= _OF_ITS_OWN * deviation / math.sqrt(len(by_day[day])):
+                        offsets[day] = shared
+        if today not in offsets:
+            offsets[today] = _middle(ratio for day in alike for ratio in by_day[day])
+        level = _middle(each.value - offsets[day] for day, each in zip(days[-LEVEL:], self.runs[-LEVEL:], strict=True))
+        return level + offsets[today], deviation * (1 + 4 / len(self.runs))
+
+    def _verdict(self, value: float, scaled: float, usual: float, deviation: float, noise: float) -> Judged:
         scale = _SCALES[self.measure]
-        first = self._first_level
-        ratios = [y - (first if level is None else level) for y, level in zip(self.values, self.levels, strict=True)]
-        usual_of = {each: _middle(r for r, d in zip(ratios, days, strict=True) if d == each) for each in set(days)}
-        rests = sorted(abs(r - usual_of[d]) for r, d in zip(ratios, days, strict=True))
-        deviation = max(_OF_MEDIAN * _middle(rests), _OF_90 * rests[int(0.9 * (len(rests) - 1))])
-        usual = _middle(self.values[-LEVEL:]) + usual_of[day]
-        width = max(scale.least, scale.spread * deviation, 3.5 * noise)
-        if scale.counts:
-            width = max(width, 3 / math.sqrt(max(scale.back(usual), 0) + 1))
-        band = Band(max(scale.back(usual - width), 0.0), scale.back(usual), scale.back(usual + width), len(self.values))
-        distance = (scaled - usual) / width
-        if self.measure is Measure.SECONDS:
-            distance = max(distance, 0.0)
-        return Judged(value, band, abs(distance))
+        middle = scale.back(usual)
+        wide = min(scale.spread * deviation, max(scale.most, _AT_LEAST * deviation))
+        width, slack = max(scale.least, wide, 3.5 * noise), scale.slack(middle)
+        low = min(scale.back(usual - width), middle - slack)
+        high = max(scale.back(usual + width), middle + slack)
+        band = Band(max(low, 0.0), middle, high, len(self.runs))
+        edge = scale.to(high if value > middle else max(low, 0.0)) - usual
+        distance = (scaled - usual) / edge if edge else 0.0
+        if self.measure is Measure.SECONDS and value < middle:
+            # A night that is faster is none to worry about.
+            distance = 0.0
+        return Judged(value, band, distance)
 
     @property
-    def _has_weekdays(self) -> bool:
-        gaps = [b - a for a, b in zip(self.times, self.times[1:], strict=False)]
-        return not gaps or OFTEN < _middle(gaps) < RARELY
+    def _gap(self) -> float:
+        """The time between two runs, in the middle [s]."""
+        return _middle(after.at - before.at for before, after in pairwise(self.runs))
 
-    @property
-    def _first_level(self) -> float:
-        return _middle(self.values[:LEVEL])
+    def _add(self, run: _Run) -> None:
+        level = None
+        if len(self.runs) + 1 >= LEVEL:
+            level = _middle([each.value for each in self.runs[1 - LEVEL :]] + [run.value])
+        self.runs.append(run._replace(level=level))
+        del self.runs[:-WINDOW]
 
-    def _add(self, at: float, day: int, scaled: float) -> None:
-        self.times.append(at)
-        self.days.append(day)
-        self.values.append(scaled)
-        self.levels.append(_middle(self.values[-LEVEL:]) if len(self.values) >= LEVEL else None)
-        for each in (self.times, self.days, self.values, self.levels):
-            del each[:-WINDOW]
+    def _forget(self) -> None:
+        """Forget the runs that were outside long ago."""
+        if len(self.runs) >= LEVEL:
+            self.pending = [each for each in self.pending if each[0].at >= self.runs[-LEVEL].at]
 
-    def _wait(self, at: float, day: int, scaled: float, distance: float) -> None:
-        """Keep a run that is outside, until several in a row agree on a new level."""
-        if self.pending and (self.pending[-1][3] > 0) != (distance > 0):
-            self.pending.clear()
-        self.pending.append((at, day, scaled, distance))
+    def _wait(self, run: _Run, away: float, enough: int) -> None:
+        """Keep a run that is outside, until it is clear that it is no exception; enough: so many in a row."""
+        self.pending.append((run, away))
+        last = [each for each in self.pending[-enough:] if each[0].at > self.runs[-1].at]
+        aways = [each[1] for each in last]
+        if len(last) == enough and (min(aways) > 0 or max(aways) < 0):
+            # The level is another one; the pattern of weekdays and the noise stay.
+            by = _middle(aways)
+            self.runs = [
+                each._replace(value=each.value + by, level=None if each.level is None else each.level + by)
+                for each in self.runs
+            ]
+            added = [each[0] for each in last]
+        elif len(self.pending) >= MANY:
+            added = [each[0] for each in self.pending]
+        else:
+            return
+        self.pending = []
+        self.accepted = None
+        for each in added:
+            self._add(each)
+
+
+def _deviation(rests: Iterable[float]) -> float:
+    """Return the standard deviation, of which single values do not change much."""
+    ordered = sorted(map(abs, rests))
+    return max(_OF_MEDIAN * _middle(ordered), _OF_90 * ordered[int(0.9 * (len(ordered) - 1))])
 
 
 def _middle(values: Iterable[float]) -> float:

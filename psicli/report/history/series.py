@@ -27,6 +27,8 @@ class Night:
     matched: int | None = None
     rate: float | None = None
     seconds: float | None = None
+    # Whether the user accepted this run outside its usual range.
+    drift_accepted: bool = False
 
     @property
     def is_done(self) -> bool:
@@ -87,4 +89,5 @@ def _night(entry: Entry, run: RunEntry | None) -> Night:
         matched=entry.matched,
         rate=rate,
         seconds=entry.seconds,
+        drift_accepted=bool(entry.drift_accepted),
     )

@@ -9,7 +9,17 @@ from typing import Any
 
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
 # The fields of a `close` line, apart from the time.
-CLOSING = ("outcome", "code", "error", "matched", "matched_percent", "output_sha256", "rows", "seconds")
+CLOSING = (
+    "outcome",
+    "code",
+    "error",
+    "matched",
+    "matched_percent",
+    "output_sha256",
+    "rows",
+    "seconds",
+    "drift_accepted",
+)
 # The fields of an `end` line, apart from the time.
 ENDING = ("outcome", "code", "error", "failure", "session_id", "peer_version", "peer_certificate_sha256", "seconds")
 
@@ -58,6 +68,8 @@ class Entry:
     # The rows of the input, and how long the task took [s].
     rows: int | None = None
     seconds: float | None = None
+    # Whether the user accepted a run outside its usual range.
+    drift_accepted: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as one flat object."""

@@ -47,6 +47,8 @@ KINDS = {
     "small": Kind(rows=50, noise=0.05, rate=0.5),
     "constant": Kind(noise=0.0),
     "hourly": Kind(noise=0.07, step=timedelta(hours=1)),
+    "hourly weekends": Kind(noise=0.06, weekend=0.4, step=timedelta(hours=1)),
+    "weekly": Kind(noise=0.06, step=timedelta(weeks=1), growth=0.01),
     "gaps": Kind(weekend=0.4, noise=0.06, missing=0.08, failed=0.08),
 }
 
