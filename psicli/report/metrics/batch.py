@@ -42,7 +42,7 @@ def batch_to_text(facts: Mapping[str, Any], last_success: float | None) -> str:
     families.add("batch_last_success_timestamp_seconds", last, labels, last_success)
     families.add("batch_warnings", "Warnings about the batch as a whole.", labels, len(facts["warnings"]))
     states = [job["state"] for job in facts["jobs"]]
-    for state in _STATES:
+    for state in _STATES if states else ():
         number = "Number of jobs in each state after the batch."
         families.add("batch_jobs", number, {**labels, "state": state}, states.count(state))
     for job in facts["jobs"]:

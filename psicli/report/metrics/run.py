@@ -40,8 +40,9 @@ def run_to_text(facts: Mapping[str, Any], last_success: float | None) -> str:
     """
     families = Families()
     labels = {name: facts[name] or "" for name in _WHO}
-    about = {name: facts[name] or "" for name in ("version", "peer_version", "backend")}
-    families.add("run_info", "Versions of both parties, and what computes.", {**labels, **about}, 1)
+    if facts["version"] is not None:
+        about = {name: facts[name] or "" for name in ("version", "peer_version", "backend")}
+        families.add("run_info", "Versions of both parties, and what computes.", {**labels, **about}, 1)
     families.add_all(_OF_A_RUN, labels, facts)
     families.add("run_end_timestamp_seconds", "When the last run ended.", labels, ended(facts))
     families.add("run_last_success_timestamp_seconds", "When a run last ended well.", labels, last_success)
