@@ -94,7 +94,7 @@ def run_job(
             sketches = Sketches(state_folder(), job.party, job.peer)
             if job.policy.min_difference == 0:
                 sketches.forget(job.name)
-            shared = Shared(job, inputs, storage, ledger, sketches, report, console, lock, resume, cluster)
+            shared = Shared(job, inputs, storage, ledger, sketches, report, console, lock, resume, timing, cluster)
             for task, entry in zip(job.tasks, report.tasks, strict=True):
                 runs.append(TaskRun(shared, task, entry))
                 stack.callback(runs[-1].close)

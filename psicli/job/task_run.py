@@ -27,7 +27,7 @@ from psicli.items.sketches import Sketch, Sketches
 from psicli.items.spelling import Spellings, unfit_findings
 from psicli.job.inputs import Inputs, selection
 from psicli.job.outputs import Found, TaskOutput, outcome
-from psicli.job.policy import Comparison, Policy
+from psicli.job.policy import Comparison, Duration, Policy
 from psicli.job.resume import Mode, Resume
 from psicli.protocol.messages import COUNT, Kept, partition_key
 from psicli.protocol.task import Progress, TaskParty
@@ -60,6 +60,7 @@ class Shared:
     console: Console
     lock: PortLock
     resume: Mode
+    timing: Duration
     # The party's own cluster, whose nodes read inputs that they have.
     cluster: Cluster | None = None
 
@@ -304,10 +305,11 @@ class TaskRun:
             self._fail(unexpected(exc, logger, self._about))
 
     def close(self) -> None:
-        """Report how long each stage took, and remove everything that was written but not published."""
+        """Report when and how long each stage ran, and remove everything that was written but not published."""
         seconds = self.stages.seconds()
         if any(seconds.values()):
             self._entry.stages = seconds
+            self._entry.timeline = self.stages.timeline(self._shared.timing.started)
         if self._input is not None:
             self._input.close()
         if self._output is not None:

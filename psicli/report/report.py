@@ -233,7 +233,7 @@ def rounded(value: Any) -> Any:
     """Return a JSON value with its seconds and shares rounded to three digits."""
     if isinstance(value, dict):
         return {name: rounded(part) for name, part in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [rounded(part) for part in value]
     return round(value, 3) if isinstance(value, float) else value
 

@@ -34,7 +34,7 @@ LIMITS = {"min_peer_items": 100, "max_runs_per_day": 50}
 # What differs from run to run whatever matches.
 VOLATILE = {
     "session_id", "seconds", "peak_memory", "spool_bytes", "ledger_line", "ledger_head", "task_sid", "stages",
-    "bytes_sent", "bytes_received",
+    "bytes_sent", "bytes_received", "run", "started", "timeline",
 }  # fmt: skip
 
 

@@ -130,8 +130,10 @@ def view_of(recording: Recording, party: str) -> dict[str, Any]:
     result = recording.results[party]
     report = json.loads(result.stdout)
     for each in (report, *report["tasks"]):
-        for name in ("session_id", "task_sid", "seconds", "stages", "peak_memory", "ledger_head", "ledger_line"):
+        for name in ("session_id", "task_sid", "run", "started", "seconds", "stages", "timeline"):
             each.pop(name, None)
+    for name in ("peak_memory", "ledger_head", "ledger_line"):
+        report.pop(name)
     messages = {sender: messages_by_task(recording, sender) for sender in PARTIES}
     return {"messages": messages, "code": result.code, "report": report, "log": log_of(result)}
 

@@ -49,6 +49,12 @@ def test_a_report_as_json(pair: Pair) -> None:
     assert stages[0]["reading"] > 0
     assert stages[0]["writing"] > 0
     assert stages[1]["writing"] == 0
+    for report, seconds in zip((alice, bob), stages, strict=True):
+        timeline = report["tasks"][0]["timeline"]
+        # The time of a stage may round to nothing.
+        assert {stage for stage, took in seconds.items() if took} <= {stage for stage, *_ in timeline} <= set(seconds)
+        assert all(0 <= begin <= end <= report["seconds"] for _, begin, end in timeline)
+        assert [begin for _, begin, _ in timeline] == sorted(begin for _, begin, _ in timeline)
     assert all(report["spool_bytes"] == 0 for report in (alice, bob))
     assert all(50_000_000 < report["peak_memory"] < 2_000_000_000 for report in (alice, bob))
     (ours,), (theirs,) = alice["tasks"], bob["tasks"]

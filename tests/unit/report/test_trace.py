@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from psicli.core import trace
 from psicli.core.errors import CannotCreateError
-from psicli.core.stages import Stage, Stages
+from psicli.core.stages import MAX_INTERVALS, Stage, Stages
 from psicli.report.trace_file import save_trace
 from psicli.storage.memory import peak_memory
 
@@ -20,7 +22,7 @@ FACTS = {"job": "nightly"}
 
 
 class Clock:
-    """A clock that a test sets. It advances by `step` each time `perf_counter_ns` is called [s]."""
+    """A clock that a test sets. It advances by `step` each time it is read [s]."""
 
     now = 50.0
     step = 0.0
@@ -28,6 +30,8 @@ class Clock:
     def perf_counter_ns(self) -> int:
         self.now += self.step
         return int(self.now * 1e9)
+
+    monotonic_ns = perf_counter_ns
 
     def thread_time_ns(self) -> int:
         """A thread gets a core for half of the time."""
@@ -88,6 +92,60 @@ def test_a_stage_that_fails_counts_too(clock: Clock) -> None:
     with pytest.raises(ZeroDivisionError), stages.at(Stage.WRITING, "write output"):
         raise ZeroDivisionError
     assert stages.seconds()["writing"] == 4.0
+    assert stages.timeline(50.0) == [("writing", 4.0, 8.0)]
+
+
+def ran(stages: Stages, clock: Clock, stage: Stage, *times: tuple[float, float]) -> None:
+    for begin, end in times:
+        clock.now = begin
+        with stages.at(stage, "step"):
+            clock.now = end
+
+
+def test_a_timeline_says_when_each_stage_ran(clock: Clock) -> None:
+    stages = Stages("one")
+    ran(stages, clock, Stage.WRITING, (60.0, 61.0))
+    ran(stages, clock, Stage.READING, (51.0, 52.0), (70.0, 71.5))
+    clock.now = 80.0
+    with stages.at(Stage.COMPUTING, "mask own"):
+        clock.now = 90.0
+        # A stage that has not ended runs up to now.
+        assert stages.timeline(50.0) == [
+            ("reading", 1.0, 2.0),
+            ("writing", 10.0, 11.0),
+            ("reading", 20.0, 21.5),
+            ("computing", 30.0, 40.0),
+        ]
+    assert Stages("one").timeline(50.0) == []
+
+
+def test_breaks_that_nobody_would_see_are_left_out_of_a_timeline(clock: Clock) -> None:
+    """In a hundred seconds, a fifth of a second shows; with the other stages, nothing is merged."""
+    stages = Stages("one")
+    ran(stages, clock, Stage.READING, (100.0, 101.0), (101.25, 102.0), (102.125, 103.0))
+    ran(stages, clock, Stage.COMPUTING, (102.0, 102.125))
+    clock.now = 200.0
+    expected = [("reading", 0.0, 1.0), ("reading", 1.25, 3.0), ("computing", 2.0, 2.125)]
+    assert stages.timeline(100.0) == expected
+    assert stages.seconds()["reading"] == 2.625
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_timeline_keeps_the_longest_breaks_of_each_stage(clock: Clock, seed: int) -> None:
+    """However often a stage ran, a timeline is as short, and it is the same as if it had been shortened at the end."""
+    chance = random.Random(seed)
+    breaks = chance.sample(range(1, 5001), 5000)
+    begins = [50.0 + each for each in accumulate(gap + 1 for gap in breaks)]
+    stages = Stages("one")
+    ran(stages, clock, Stage.COMPUTING, *((begin, begin + 1.0) for begin in begins))
+    assert stages.seconds()["computing"] == 5000.0
+    # Every break is shorter than a 500th of the time up to now.
+    assert len(stages.timeline(50.0)) == 1
+    found = stages.timeline(clock.now - 1000.0)
+    assert len(found) == MAX_INTERVALS
+    longest = sorted(breaks[1:])[-(MAX_INTERVALS - 1) :]
+    assert sorted(after[1] - before[2] for before, after in pairwise(found)) == longest
+    assert (found[0][1], found[-1][2]) == (begins[0] - clock.now + 1000.0, 1000.0)
 
 
 def test_stages_can_be_used_in_any_thread() -> None:
