@@ -16,6 +16,7 @@ import click
 from psicli.cli.options import (
     PATH,
     JobOptions,
+    flag,
     job_options,
     keep_going_option,
     memory_option,
@@ -98,6 +99,10 @@ def _channel(_: click.Context, __: click.Parameter, descriptor: int | None) -> C
     show_default=True,
 )
 @keep_going_option
+@flag(
+    "--accept-drift",
+    "Accept a run outside its usual range: policy.max_drift only warns, and later runs may be like this one.",
+)
 @trace_option("Write a trace of the run to FILE. Open it at https://ui.perfetto.dev.")
 @metrics_option
 @report_option
@@ -111,6 +116,7 @@ def run(
     lock_timeout: float,
     resume: str,
     keep_going: bool,
+    accept_drift: bool,
     trace: Path | None,
     metrics: Path | None,
     page: Path | None,
@@ -144,7 +150,7 @@ def run(
             from psicli.job.resume import Mode
             from psicli.job.run import run_job
 
-            report = run_job(job, console, lock, trace, Mode(resume))
+            report = run_job(job, console, lock, trace, Mode(resume), accept_drift=accept_drift)
             # The ledger of a simulation does not stay.
             if report.ledger_head is not None and not job.simulated:
                 which = "a new ledger begins: it" if report.ledger_begins else "the ledger"

@@ -146,9 +146,7 @@ class InputChangedError(BadInputError):
 class ChangedLedgerError(PsicliError):
     sentence = "{path}: the ledger is not as psicli left it"
     code = 65
-    hint = (
-        "Find out who can write to this folder. Compare heads that you noted elsewhere, and the other party's ledger."
-    )
+    hint = "Find out who can write to this folder. Compare heads noted elsewhere, and the other party's ledger."
 
 
 class TooManyRowsError(BadInputError):
@@ -364,10 +362,7 @@ class JobFileError(ConfigError):
 class BatchFileError(JobFileError):
     """All errors in a batch file and in the job files that it names, one per line like those of a job file."""
 
-    hint = (
-        "`psicli config schema --batch` describes every field of a batch file, and `psicli config schema` those of a "
-        "job file."
-    )
+    hint = "`psicli config schema --batch` describes the fields of a batch file, `psicli config schema` of a job file."
 
 
 class PlanError(ConfigError):
@@ -463,6 +458,11 @@ class TooSmallDifferenceError(PolicyError):
 
 class MatchRateError(PolicyError):
     sentence = "task {task}: {matched} of {own} matched, above policy.max_match_rate, which is {limit}"
+
+
+class DriftError(PolicyError):
+    sentence = "task {task}: {found}; the distance is {distance:.1f}, more than policy.max_drift, which is {limit}"
+    hint = "Find out what has changed. If it is right, run once with --accept-drift; then this is usual, too."
 
 
 class OutputRowsError(PolicyError):

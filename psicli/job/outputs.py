@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,7 +54,8 @@ class TaskOutput:
     party's limits. So a sender stages and confirms the rows in every case, and discards them instead of publishing them
     if its policy refuses the result.
 
-    entry: the task's entry in the report. refusal: why the output was not published, if it was refused.
+    rules: the policy, and a check that raises PolicyError if so many matches are too unusual. entry: the task's entry
+    in the report. refusal: why the output was not published, if it was refused.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class TaskOutput:
         source: Input,
         items: Items,
         storage: Storage,
-        policy: Policy,
+        rules: tuple[Policy, Callable[[int], None]],
         entry: TaskReport,
         checkpoint: Checkpoint,
     ) -> None:
@@ -73,7 +75,7 @@ class TaskOutput:
         self._input = source
         self._items = items
         self._storage = storage
-        self._policy = policy
+        self._policy, self._check_rate = rules
         self._entry = entry
         self._checkpoint = checkpoint
         self._staging = ExitStack()
@@ -91,6 +93,7 @@ class TaskOutput:
         self._policy.check_match_rate(matches.count, matches.items)
         if self._policy.limits.min_output_rows is not None:
             self._policy.check_output_rows(self._items.row_mask(matches).true_count)
+        self._check_rate(matches.count)
 
     def stage(self, matches: Matches) -> None:
         """Write the rows of the matched items to a temporary file and sync it to disk."""

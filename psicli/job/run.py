@@ -23,6 +23,7 @@ from psicli.exchange.finished import sweep
 from psicli.exchange.task_exchange import Storage
 from psicli.exchange.worker import LocalWorkers, Workers
 from psicli.items.sketches import Sketches
+from psicli.job.drift import Past
 from psicli.job.groups.expand import Expanded, expand_files
 from psicli.job.groups.unpaired import leave_out
 from psicli.job.inputs import Inputs, check_files, check_trace_file
@@ -61,13 +62,20 @@ REFUSAL_TIMEOUT = 5.0
 
 
 def run_job(
-    job: Job, console: Console, lock: PortLock, trace_file: Path | None = None, resume: Mode = Mode.AUTO
+    job: Job,
+    console: Console,
+    lock: PortLock,
+    trace_file: Path | None = None,
+    resume: Mode = Mode.AUTO,
+    *,
+    accept_drift: bool = False,
 ) -> Report:
     """Run every task of the job with the peer, and return the report; failures are in the report, never raised.
 
     lock: the lock on the job's port or address; its record shows the progress of the run. It is released with the
     connection, before the last results are matched and written.
     trace_file: where to write a trace of the run, if anywhere. resume: whether to resume interrupted tasks.
+    accept_drift: whether policy.max_drift only warns, and later runs may be like this one.
     """
     timing = Duration(job.policy)
     report = Report(job.name, job.party, job.peer, __version__, curve.backend(), [])
@@ -94,7 +102,10 @@ def run_job(
             sketches = Sketches(state_folder(), job.party, job.peer)
             if job.policy.min_difference == 0:
                 sketches.forget(job.name)
-            shared = Shared(job, inputs, storage, ledger, sketches, report, console, lock, resume, timing, cluster)
+            past = Past(job, ledger, accept_drift)
+            shared = Shared(
+                job, inputs, storage, ledger, sketches, report, console, lock, resume, past, timing, cluster
+            )
             for task, entry in zip(job.tasks, report.tasks, strict=True):
                 runs.append(TaskRun(shared, task, entry))
                 stack.callback(runs[-1].close)

@@ -25,6 +25,7 @@ from psicli.items.encoding import encode_items
 from psicli.items.partitions import Items, Matches, Partitioner
 from psicli.items.sketches import Sketch, Sketches
 from psicli.items.spelling import Spellings, unfit_findings
+from psicli.job.drift import Drift, Past
 from psicli.job.inputs import Inputs, selection
 from psicli.job.outputs import Found, TaskOutput, outcome
 from psicli.job.policy import Comparison, Duration, Policy
@@ -60,6 +61,7 @@ class Shared:
     console: Console
     lock: PortLock
     resume: Mode
+    past: Past
     timing: Duration
     # The party's own cluster, whose nodes read inputs that they have.
     cluster: Cluster | None = None
@@ -86,6 +88,7 @@ class TaskRun:
         self._causes: list[str] = []
         # The id under which the ledger has the task.
         self._opened_sid = ""
+        self._drift = Drift(shared.past, entry, self._warn)
         self._comparison = Comparison(shared.sketches, self._policy, shared.job.name, self._warn)
         # Time spent on the task so far [s]; during the task's turn, the start time of that turn is already subtracted.
         self._seconds = 0.0
@@ -138,7 +141,8 @@ class TaskRun:
             source.close()
         else:
             read = self._task, source, found
-            self._output = TaskOutput(*read, self._shared.storage, self._policy, self._entry, checkpoint)
+            rules = self._policy, self._drift.check_rate
+            self._output = TaskOutput(*read, self._shared.storage, rules, self._entry, checkpoint)
         self._seconds += time.monotonic() - started
         failpoints.hit("input.read")
         return Prepared(found, self._output, checkpoint, strict=self._shared.job.policy.strict)
@@ -205,6 +209,7 @@ class TaskRun:
         The peer does not know this party's count yet.
         """
         self._policy.check_items(party.own_count)
+        self._drift.check_own()
         self._comparison.check()
         self._open_in_ledger(party)
 
@@ -224,6 +229,8 @@ class TaskRun:
                 party.partition_sid.hex(), self._shared.job.peer, party.peer_count, party.questions
             )
         self._policy.check_peer_items(party.peer_count, party.questions)
+        if not party.completed_before:
+            self._drift.check_peer(party.peer_count)
         self._comparison.keep()
 
     def _open_in_ledger(self, party: TaskParty) -> None:
@@ -294,6 +301,7 @@ class TaskRun:
         self._phase("counting matches")
         self._alone.matched = count()
         self._policy.check_match_rate(self._alone.matched, self._entry.distinct_items or 0)
+        self._drift.check_rate(self._alone.matched)
 
     def _finish(self, work: Callable[[], None]) -> None:
         try:
@@ -335,6 +343,7 @@ class TaskRun:
             # With an output, publish() has already done this.
             self._resume.checkpoint.conclude(self._policy.told(result))
         self._entry.seconds = self._seconds + time.monotonic()
+        self._drift.check_seconds()
         self._note_done("done in %.1f s", self._entry.seconds)
 
     def _take_over(self, result: Mapping[str, Any]) -> None:
@@ -376,7 +385,9 @@ class TaskRun:
             told = self._policy.told(outcome(self._entry, found))
             counts = told["matched"], told.get("matched_percent") if told["matched"] is None else None
             entry = self._entry
-            close = partial(self._shared.ledger.close, rows=entry.rows, seconds=entry.seconds)
+            close = partial(
+                self._shared.ledger.close, rows=entry.rows, seconds=entry.seconds, drift_accepted=self._drift.accepted
+            )
             close(self._opened_sid, error, *counts, entry.output_sha256)
         except PsicliError as exc:
             # By now the output is in place, or the task has already failed for a more important reason.

@@ -93,20 +93,27 @@ def judged(nights: Sequence[Night]) -> list[dict[Measure, Judged]]:
     return found
 
 
-def judge(nights: Sequence[Night], time: str | None = None, **values: float) -> dict[Measure, Judged]:
+def judge(
+    nights: Sequence[Night],
+    time: str | None = None,
+    items: int | None = None,
+    *,
+    rounded: bool = False,
+    **values: float,
+) -> dict[Measure, Judged]:
     """Return how far the values of a run are outside their usual range; `nights` are the runs before it.
 
-    values: by the names of measures; distinct_items also tells how exact a rate is. time: of the run, now by default.
+    values: by the names of measures. time: of the run, now by default. items: how many items a rate is a share of;
+    rounded: whether it is known in whole percent.
     """
     now = datetime.now(UTC).isoformat() if time is None else time
-    items = values.get(Measure.DISTINCT_ITEMS)
     found = {}
     for measure in Measure:
         if measure in values:
             past = _Past(measure)
             for night in nights:
                 past.pass_by(night)
-            verdict = past.take(now, values[measure], _noise(measure, items, rounded=False))
+            verdict = past.take(now, values[measure], _noise(measure, items, rounded=rounded))
             if verdict is not None:
                 found[measure] = verdict
     return found

@@ -38,6 +38,7 @@ from psicli.core.errors import (
     storing,
 )
 from psicli.storage.ledger import chain
+from psicli.storage.ledger.recent import last_tasks
 from psicli.storage.ledger.records import (
     CLOSING,
     DONE,
@@ -64,6 +65,8 @@ DAY = timedelta(days=1)
 _NEWLINE = b"\n"
 # The lines that are on the disk, with all lines before them, before the run goes on.
 _SYNCED = {"open", "answer", "end", chain.BROKEN}
+# How much of the ledger's end is searched for the last runs of a job: about 100,000 lines [bytes].
+_RECENT = 32 << 20
 # How many faults a warning names.
 _FAULTS_SHOWN = 3
 # How many of them a line records.
@@ -208,6 +211,18 @@ class Ledger:
     def entries(self) -> list[Entry]:
         """Return the records of all tasks, oldest first; raises CannotCreateError, StorageError."""
         return self.history().tasks
+
+    def last_tasks(self, job: str, most: int) -> list[Entry]:
+        """Return the records of the last `most` openings of each task of a job, oldest first; skips what is very old.
+
+        Raises CannotCreateError, StorageError.
+        """
+        if not self._exists(self.path):
+            return []
+        with self._guard, self._files() as files, storing(self.path, "reading"):
+            size = os.fstat(files.ledger.fileno()).st_size
+            lines = _read_at(files.ledger, size - _RECENT, size).splitlines(keepends=True)
+        return last_tasks(lines, job, most, parsed)
 
     def history(self) -> History:
         """Return all records; raises CannotCreateError, StorageError."""

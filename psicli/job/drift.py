@@ -1,0 +1,110 @@
+"""How far a run is from the earlier runs of its task, and what policy.max_drift says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from psicli.config import Job
+from psicli.core.errors import DriftError, PsicliError, counted
+from psicli.report.history.bands import WINDOW, Judged, Measure, judge
+from psicli.report.history.series import Night, series_of
+from psicli.report.history.words import found_and_usual, rounded_facts
+from psicli.report.report import TaskReport, whole_percent
+from psicli.storage.ledger import History, Ledger
+
+# How many earlier runs of a task a band may need: those of its window, and as many that have failed or were outside.
+_RUNS = 2 * WINDOW
+
+
+@dataclass(frozen=True)
+class Past:
+    """The earlier runs of a job's tasks; read once, when the first task needs them. A simulation has none.
+
+    accept: whether the user accepts that this run is outside its usual range.
+    """
+
+    job: Job
+    ledger: Ledger
+    accept: bool = False
+
+    @cached_property
+    def _nights(self) -> Mapping[str, Sequence[Night]]:
+        if self.job.simulated:
+            return {}
+        history = History(self.ledger.last_tasks(self.job.name, _RUNS)).only(self.job.peer)
+        return {each.task: each.nights for each in series_of(history) if each.party in ("", self.job.party)}
+
+    def nights(self, task: str) -> Sequence[Night]:
+        """Return the earlier runs of a task with the same peer, oldest first."""
+        return self._nights.get(task, ())
+
+
+class Drift:
+    """Compares one task with its earlier runs; each check adds what is outside to the report and warns of it.
+
+    With policy.max_drift, a check raises DriftError for what is further away than that. warn: called with a sentence.
+    """
+
+    def __init__(self, past: Past, entry: TaskReport, warn: Callable[[str], None]) -> None:
+        self._past, self._entry, self._warn = past, entry, warn
+        self._policy, self._peer = past.job.policy, past.job.peer
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the user accepts that the task is outside its usual range."""
+        return self._past.accept and bool(self._entry.drift)
+
+    def check_own(self) -> None:
+        """Compare the rows and the distinct items of the input."""
+        self._check(rows=self._entry.rows, distinct_items=self._entry.distinct_items)
+
+    def check_peer(self, items: int) -> None:
+        """Compare the number of the peer's distinct items [items]."""
+        self._check(peer_items=items)
+
+    def check_rate(self, matched: int) -> None:
+        """Compare how much of the input matched [items]."""
+        own = self._entry.distinct_items or 0
+        rate = matched / own if own else 0.0
+        if self._policy.whole_percent:
+            # Nothing that anybody sees may depend on more than this.
+            rate = whole_percent(matched, own) / 100
+        self._check(rate=rate, items=own)
+
+    def check_seconds(self) -> None:
+        """Compare how long the task took; this only warns."""
+        # A resumed task did only a part of its work, and the time in which its peer was away is no part of it.
+        if self._entry.seconds is not None and self._entry.resumed is None:
+            self._check(may_fail=False, seconds=self._entry.seconds)
+
+    def _check(self, *, may_fail: bool = True, items: int | None = None, **values: float | None) -> None:
+        found = self._judged(items, values)
+        outside = {measure: each for measure, each in found.items() if each.outside}
+        refused: tuple[Measure, Judged] | None = None
+        limit = self._policy.max_drift
+        for measure, each in outside.items():
+            self._entry.drift.append(rounded_facts(measure, each, whole=self._policy.whole_percent))
+            if may_fail and limit is not None and each.distance > limit and not self._past.accept:
+                refused = refused or (measure, each)
+            else:
+                self._warn(self._words(measure, each))
+        if refused is not None and limit is not None:
+            facts = {"task": self._entry.name, "found": self._words(*refused), "distance": refused[1].distance}
+            raise DriftError(**facts, limit=limit)
+
+    def _judged(self, items: int | None, values: Mapping[str, float | None]) -> dict[Measure, Judged]:
+        known = {name: value for name, value in values.items() if value is not None}
+        try:
+            nights = self._past.nights(self._entry.name)
+        except PsicliError as exc:
+            if self._policy.max_drift is not None:
+                raise
+            self._warn(f"psicli cannot compare this run with earlier ones: {exc.message}")
+            return {}
+        return judge(nights, None, items, rounded=self._policy.whole_percent, **known)
+
+    def _words(self, measure: Measure, judged: Judged) -> str:
+        text = found_and_usual(measure, judged, self._peer, whole=self._policy.whole_percent)
+        return f"{text} (last {counted(judged.band.runs, 'run')})"
