@@ -23,6 +23,7 @@ from psicli.cli.many.retry import retry
 from psicli.cli.many.schedule import schedule
 from psicli.cli.options import flag
 from psicli.cli.past.ledger import ledger
+from psicli.cli.past.report import report
 from psicli.cli.past.status import status
 from psicli.cli.run import run, simulate
 from psicli.cli.screen import open_standard_streams, write
@@ -96,7 +97,23 @@ def completion(shell: str) -> None:
     write((made.source_template % made.source_vars()).rstrip())
 
 
-COMMANDS = (init, run, simulate, batch, retry, schedule, check, keys, bench, status, ledger, certs, config, completion)
+COMMANDS = (
+    init,
+    run,
+    simulate,
+    batch,
+    retry,
+    schedule,
+    check,
+    keys,
+    bench,
+    status,
+    ledger,
+    report,
+    certs,
+    config,
+    completion,
+)
 for command in COMMANDS:
     cli.add_command(command)
 

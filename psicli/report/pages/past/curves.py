@@ -52,11 +52,11 @@ class Curve:
     low: float
 
 
-def curve(span: Span, points: Sequence[Point], under: Markup, title: str, text: str, most: int) -> Curve | None:
+def curve(span: Span, points: Sequence[Point], under: str, title: str, text: str, most: int) -> Curve | None:
     """Draw the numbers of runs; None if there is none.
 
-    under: what is behind the line, as `backdrop` returns it. text: the picture in words. most: so many points that a
-    longer line is thinned to.
+    under: the place in the page of what is behind the line, as `backdrop` returns it. text: the picture in words. most:
+    so many points that a longer line is thinned to.
     """
     known = [point for point in points if point.value is not None]
     if not known:
@@ -66,7 +66,7 @@ def curve(span: Span, points: Sequence[Point], under: Markup, title: str, text: 
     def place(moment: datetime, value: float) -> tuple[int, int]:
         return span.at(moment), round(HEIGHT * (1 - min(max((value - low) / (top - low), 0.0), 1.0)))
 
-    parts = [_shape("band", _bands(points, place, most)), under]
+    parts = [_shape("band", _bands(points, place, most)), Markup('<use href="#{}"/>').format(under)]
     lines = [_thin([place(each.time, each.value or 0.0) for each in line], most, len(known)) for line in _lines(points)]
     parts.append(_shape("line", "".join(map(_path, lines))))
     outside = sorted({place(each.time, each.value or 0.0) for each in known if each.outside})

@@ -17,10 +17,11 @@ from psicli.report.pages.render import NOTHING, count, percent, render, seconds
 from psicli.report.pages.tables import Cell, Column
 from psicli.storage.ledger import DONE, FAILED
 
-# The size of a page is bounded: so many points of all lines together, and rows of all tables of runs; but at least
-# these for each line and each table.
+# The size of a page is bounded: so many points of all lines together, but at least these for each; so many rows of all
+# tables of runs. With more tasks, there are two pictures of each and no table.
 _POINTS, _LEAST_POINTS = 20_000, 30
-_ROWS, _LEAST_ROWS = 2_400, 20
+_ROWS = 1_200
+_TASKS = 30
 # How many warnings of the last run of a job are shown.
 _WARNINGS = 10
 
@@ -59,7 +60,7 @@ def history_page(
     """Return the page. jobs: at least one; reports: the kept report of a run; links: where the page of a run is."""
     tasks = sum(len(job.tasks) for job in jobs) or 1
     most = max(_POINTS // (12 * tasks), _LEAST_POINTS)
-    rows = max(_ROWS // tasks, _LEAST_ROWS)
+    rows = 0 if tasks > _TASKS else _ROWS // tasks
     several = len(jobs) > 1
     title, state = verdict(jobs)
     return render(
@@ -71,6 +72,7 @@ def history_page(
         first=_day(min(job.runs[0].time for job in jobs)),
         last=_day(max(job.last.time for job in jobs)),
         made=_minute(now),
+        is_brief=not rows,
         numbers=_totals(jobs),
         columns=_SUMMARY,
         cause_columns=_cause_columns,
@@ -235,11 +237,12 @@ def _job(
         "facts": _facts(job),
         "warnings": _warnings(reports(job.last.run) if job.last.run else None),
         "causes": _causes(job, span),
+        "under": Markup('<g id="{}-under">{}</g>').format(anchor, under),
         "gaps": [_gap(each.first, each.last, each.runs, each.is_open) for each in reversed(job.gaps)],
         "first": _day(span.begin),
         "last": _day(span.end),
         "tasks": [
-            _task(task, f"{anchor}-{number}", job, span, under, most, rows, links)
+            _task(task, f"{anchor}-{number}", job, span, f"{anchor}-under", most, rows, links)
             for number, task in enumerate(job.tasks, 1)
         ],
     }
@@ -312,14 +315,15 @@ def _task(
     anchor: str,
     job: PastJob,
     span: Span,
-    under: Markup,
+    under: str,
     most: int,
     rows: int,
     links: Callable[[str], str | None],
 ) -> dict[str, Any]:
     numbers = [number for number in _NUMBERS if task.knows(number.field)]
-    found = [(number, _curve(task, number, job, span, under, most)) for number in numbers]
-    shown = task.nights[-rows:]
+    drawn = numbers if rows else [number for number in numbers if number.field in ("rate", "distinct_items")]
+    found = [(number, _curve(task, number, job, span, under, most)) for number in drawn]
+    shown = task.nights[-rows:] if rows else []
     return {
         "anchor": anchor,
         "name": task.name,
@@ -335,7 +339,7 @@ def _task(
     }
 
 
-def _curve(task: PastTask, number: _Number, job: PastJob, span: Span, under: Markup, most: int) -> Curve | None:
+def _curve(task: PastTask, number: _Number, job: PastJob, span: Span, under: str, most: int) -> Curve | None:
     points = []
     for each in task.nights:
         judged = each.measures.get(number.measure) if number.measure else None
