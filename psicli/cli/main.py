@@ -25,6 +25,7 @@ from psicli.cli.options import flag
 from psicli.cli.past.ledger import ledger
 from psicli.cli.past.report import report
 from psicli.cli.past.status import status
+from psicli.cli.past.ui import ui
 from psicli.cli.run import run, simulate
 from psicli.cli.screen import open_standard_streams, write
 from psicli.core import signals
@@ -110,6 +111,7 @@ COMMANDS = (
     status,
     ledger,
     report,
+    ui,
     certs,
     config,
     completion,

@@ -31,6 +31,11 @@ def render(template: str, *, styles: Sequence[str] = (), scripts: Sequence[str] 
     return environment.get_template(template).render(**{name: Markup(text) for name, text in parts.items()}, **facts)
 
 
+def part(template: str, **facts: object) -> str:
+    """Return a part of a page, without its look."""
+    return _environment().get_template(template).render(**facts)
+
+
 def count(number: int | None) -> str:
     """Return a number with its thousands apart."""
     return NOTHING if number is None else f"{number:,}"

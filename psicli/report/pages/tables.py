@@ -19,8 +19,8 @@ class Cell:
     """A cell.
 
     value: what it is sorted by if that is not its text. state: a class of base.html.j2 (good, bad, warn, quiet) that
-    makes its text a badge. below: a second, small line. href: a place in the page. share: from 0 to 1, as a bar. code:
-    whether it is for machines, such as a digest.
+    makes its text a badge. below: a second, small line. href: a place in the page; link: another page. share: from 0 to
+    1, as a bar. code: whether it is for machines, such as a digest.
     """
 
     text: str
@@ -28,6 +28,7 @@ class Cell:
     state: str = ""
     below: str = ""
     href: str = ""
+    link: str = ""
     share: float | None = None
     code: bool = False
 

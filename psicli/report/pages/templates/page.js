@@ -59,7 +59,11 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     theme(document.getElementById("theme"));
-    for (const each of document.querySelectorAll("table.sortable thead button")) each.addEventListener("click", () => sort(each));
+    // Also in a part of the page that comes later.
+    document.addEventListener("click", (event) => {
+      const button = event.target.closest("table.sortable thead button");
+      if (button) sort(button);
+    });
     addEventListener("hashchange", reveal);
     reveal();
   });
