@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from psicli.report.pages.tables import Cell, Column, Table
 
 Facts = Mapping[str, Any]
 
+# The shortest name of a party that a hint for several replaces.
+_LEAST_NAME = 4
 _LOOKS = {State.DONE: "good", State.FAILED: "bad", State.NOT_RUN: "warn"}
 
 
@@ -105,59 +108,59 @@ def _verdict(facts: Facts, earlier: Sequence[Facts]) -> Verdict:
 def _table(jobs: Sequence[Facts], earlier: Sequence[Facts], marks: Mapping[str, str]) -> Table | None:
     if not jobs and not earlier:
         return None
-    titles = ("Matched rows", "Tasks", "Time", "Waited for peer", "Starts", "Most memory")
-    columns = [Column("Job"), Column("State"), *(Column(title, True) for title in titles), Column("Peer")]
-    columns += [Column("First cause")]
+    titles = ("Matched rows", "Tasks", "Starts", "Time", "Waited for peer")
+    columns = [Column("Job"), Column("State"), Column("Peer"), *(Column(title, True) for title in titles)]
     return Table("Jobs", columns, [*(_row(job, marks) for job in jobs), *map(_row_of_earlier, earlier)])
 
 
 def _row(job: Facts, marks: Mapping[str, str]) -> list[Cell | str]:
-    known = bool(job["starts"])
+    times = [job[name] if job["starts"] else None for name in ("seconds", "waited")]
     return [
         Cell(job["name"], href=marks.get(job["name"], "")),
-        _state(job),
-        Cell(count(job["matched_rows"]), job["matched_rows"]),
-        Cell(count(job["tasks"]), job["tasks"]),
-        Cell(seconds(job["seconds"] if known else None), job["seconds"] if known else None),
-        Cell(seconds(job["waited"] if known else None), job["waited"] if known else None),
-        Cell(count(job["starts"]), job["starts"]),
-        Cell(size(job["peak_memory"] or None), job["peak_memory"] or None),
+        _state(job, job["cause"] or ""),
         job["peer"],
-        job["cause"] or "",
+        *(Cell(count(job[name]), job[name]) for name in ("matched_rows", "tasks", "starts")),
+        *(Cell(seconds(each), each) for each in times),
     ]
 
 
 def _row_of_earlier(job: Facts) -> list[Cell | str]:
-    return [
-        job["name"],
-        Cell(job["state"], state=_LOOKS.get(job["state"], "quiet"), below="in an earlier run"),
-        NOTHING,
-        Cell(count(job["tasks"]), job["tasks"]),
-        *[NOTHING] * 4,
-        job["peer"],
-        "" if job["state"] == State.DONE else job["why"],
-    ]
+    cause = "in an earlier run" if job["state"] == State.DONE else f"in an earlier run; {job['why']}"
+    tasks = Cell(count(job["tasks"]), job["tasks"])
+    return [job["name"], _state(job, cause), job["peer"], NOTHING, tasks, *[NOTHING] * 3]
 
 
-def _state(job: Facts) -> Cell:
-    failed = job["state"] == State.FAILED and job["exit_code"]
-    below = code_in_words(job["exit_code"]) if failed else ""
+def _state(job: Facts, cause: str) -> Cell:
+    code = job["exit_code"] if job["state"] == State.FAILED else None
+    below = ": ".join(filter(None, (code_in_words(code) if code else "", cause)))
     return Cell(job["state"], state=_LOOKS.get(job["state"], "quiet"), below=below)
 
 
 def _groups(jobs: Sequence[Facts]) -> list[Group]:
-    """Return the jobs that are not done, those with the same hint together.
+    """Return the jobs that are not done, those with the same hint together."""
+    groups: dict[str, list[Facts]] = {}
+    for job in jobs:
+        if job["state"] in (State.FAILED, State.NOT_RUN):
+            groups.setdefault(_hint(job, "the other party"), []).append(job)
+    return [
+        Group([(job["name"], job["cause"] or job["state"]) for job in some], hint if len(some) > 1 else _hint(some[0]))
+        for hint, some in groups.items()
+    ]
+
+
+def _hint(job: Facts, peer: str = "") -> str:
+    """Return the hint of a failed job, with a word for its peer that fits several; empty without one.
 
     If the batch has stopped a job, its report is about the signal, or about an earlier attempt.
     """
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for job in jobs:
-        if job["state"] in (State.FAILED, State.NOT_RUN):
-            error = (job["report"] or {}).get("error") or {}
-            is_why = job["state"] == State.FAILED and job["cause"] == printable(error.get("message", ""))
-            hint = error["hint"] if is_why else ""
-            groups.setdefault(hint, []).append((job["name"], job["cause"] or job["state"]))
-    return [Group(causes, hint) for hint, causes in groups.items()]
+    error = (job["report"] or {}).get("error")
+    if job["state"] != State.FAILED or not error or job["cause"] != printable(error["message"]):
+        return ""
+    hint: str = error["hint"]
+    # A short name may be a word of the sentence.
+    if not peer or len(job["peer"]) < _LEAST_NAME:
+        return hint
+    return re.sub(rf"(?<![\w-]){re.escape(job['peer'])}(?![\w-])", lambda _: peer, hint)
 
 
 def _lanes(jobs: Sequence[Facts], whole: float) -> Iterator[Lane]:

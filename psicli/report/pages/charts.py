@@ -44,11 +44,13 @@ def lane(spans: Sequence[Span], whole: float, text: str, most: int = 60) -> Mark
         )
         for kind, label, row, bars in _by_kind(spans)
     ]
-    ticks = "".join(f"M{_at(tick, whole)} 0v{_LANE}" for tick in marks(whole))
+    is_flat = not any(span.row for span in spans)
+    height = _ROWS[0][1] if is_flat else _LANE
+    ticks = "".join(f"M{_at(tick, whole):g} 0v{height}" for tick in marks(whole))
     return Markup(
-        '<svg class="lane" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">'
-        '<path class="grid" d="{}"/>{}</svg>'
-    ).format(WIDTH, _LANE, printable(text), ticks, Markup("").join(paths))
+        '<svg class="lane{}" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">'
+        '<path class="grid" vector-effect="non-scaling-stroke" d="{}"/>{}</svg>'
+    ).format(" flat" if is_flat else "", WIDTH, height, printable(text), ticks, Markup("").join(paths))
 
 
 def axis(whole: float, label: str = "s") -> Markup:
@@ -107,7 +109,7 @@ def _by_kind(spans: Sequence[Span]) -> list[tuple[str, str, int, list[tuple[floa
 def _path(bars: Sequence[tuple[float, float]], row: int, whole: float, most: int) -> str:
     top, height = _ROWS[row]
     return "".join(
-        f"M{_at(begin, whole)} {top}h{max(_at(end - begin, whole), 1.0):g}v{height}H{_at(begin, whole):g}z"
+        f"M{_at(begin, whole):g} {top}h{max(_at(end - begin, whole), 1.0):g}v{height}H{_at(begin, whole):g}z"
         for begin, end in merged(bars, most, whole / WIDTH)
     )
 

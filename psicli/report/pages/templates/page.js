@@ -4,7 +4,11 @@
   // A page that is opened as a file may have no storage.
   const recall = () => { try { return localStorage.getItem("psicli-theme"); } catch { return null; } };
   const keep = (theme) => { try { localStorage.setItem("psicli-theme", theme); } catch { /* not kept */ } };
-  const show = (theme) => { if (theme === "dark" || theme === "light") root.dataset.theme = theme; };
+  const show = (theme) => {
+    if (theme !== "dark" && theme !== "light") return;
+    root.dataset.theme = theme;
+    root.style.colorScheme = theme;
+  };
   const isDark = () => (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   show(recall());
 
