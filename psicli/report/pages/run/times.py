@@ -118,11 +118,15 @@ def _sentences(peer: str, tasks: Sequence[Facts], drawn: Sequence[Facts]) -> Ite
 
 
 def _spent_in(tasks: Sequence[Facts], drawn: Sequence[Facts], stage: Stage) -> float:
-    """Return how long at least one task was in a stage [s], or the sum over the tasks if it is not known when."""
+    """Return how long at least one task was in a stage, as far as that is known [s].
+
+    Tasks may be in it at the same time, and a timeline leaves short breaks out: the truth is below both numbers.
+    """
+    added = float(sum(task["stages"].get(stage, 0.0) for task in tasks))
     if len(drawn) < len(tasks):
-        return float(sum(task["stages"].get(stage, 0.0) for task in tasks))
+        return added
     bars = sorted((begin, end) for task in drawn for name, begin, end in task["timeline"] if name == stage)
-    return sum(end - begin for begin, end in merged(bars, len(bars), 0.0))
+    return min(added, sum(end - begin for begin, end in merged(bars, len(bars), 0.0)))
 
 
 def _table(tasks: Sequence[Facts]) -> Table:
