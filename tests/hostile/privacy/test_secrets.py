@@ -1,6 +1,7 @@
 """No file or stream that a run writes, and no repr of an object, holds a key, other value, scalar, point or token.
 
-The runs are real, at the highest verbosity, with a trace and a JSON report. The test records what psicli draws from the
+The runs are real, at the highest verbosity, with all that they can leave: a trace, a page, metrics, reports as JSON
+and in the state folder, and the log as text or as JSON. The test records what psicli draws from the
 system's random source, so it knows the scalars.
 """
 
@@ -25,7 +26,7 @@ import pytest
 from support.memory.pair import items_of, records, run_exchanges
 from support.processes.altered import Alteration, Alterations, fail_to_write, with_little_memory
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side, failing_at
-from support.processes.tapped import Recording, item, keys, record, tapped_pair
+from support.processes.tapped import LEFT, Recording, item, keys, record, tapped_pair
 
 import psicli
 from psicli import curve
@@ -87,6 +88,16 @@ def flipping(otherwise: Any) -> Any:
     return spoil
 
 
+def logging_json(otherwise: Any) -> Any:
+    """Let both parties write their logs as JSON."""
+
+    def spoil(pair: Pair) -> None:
+        otherwise(pair)
+        pair.environment["PSICLI_LOG"] = "json"
+
+    return spoil
+
+
 def append(row: str) -> Any:
     def spoil(pair: Pair) -> None:
         with open(pair.path(DIALER, "in.csv"), "a") as file:
@@ -104,7 +115,9 @@ def append(row: str) -> Any:
         (several_bins(False), both(with_little_memory), (0, 0), {"lock", "meta"}),
         (several_bins(True), both(), (0, 0), set()),
         (append(f"{MARK}-1,{MARK},{MARK}\n"), both(), (80, 65), set()),
+        (logging_json(append(f"{MARK}-1,{MARK},{MARK}\n")), both(), (80, 65), set()),
         (append(f"{MARK}-\x01,{MARK}\n"), both(), (80, 65), set()),
+        (logging_json(lambda pair: None), both(fail_to_write), (70, 0), set()),
         (lambda pair: None, both(fail_to_write), (70, 0), set()),
         (several_bins(True), {LISTENER: [fail_to_write]}, (70, 80), {"lock", "meta", "bins"}),
         (flipping(several_bins(False)), both(), (76, 76), set()),
@@ -114,7 +127,9 @@ def append(row: str) -> Any:
         "several bins",
         "a broadcast of several bins",
         "a bad row",
+        "a bad row, as JSON",
         "a bad key",
+        "an unexpected failure, as JSON",
         "an unexpected failure",
         "an unexpected failure after several bins",
         "a frame that was changed",
@@ -130,19 +145,23 @@ def test_nothing_written_holds_a_secret(
     """left: the names of the files that the sender keeps for the task."""
     pair, port = marked
     spoil(pair)
-    recording = record(pair, port, "--verbose", "--json", alterations=alterations, trace=True)
+    recording = record(pair, port, "--verbose", "--json", alterations=alterations, leaves=True)
     assert tuple(recording.results[party].code for party in PARTIES) == codes
     texts = dict(written(pair, recording))
-    assert {"alice/trace.json", "bob/trace.json", "alice's stderr", "bob's stdout"} <= set(texts)
+    assert {f"{party}/{name}" for party in PARTIES for name in LEFT.values()} <= set(texts)
+    assert {"alice's stderr", "bob's stdout", "ledger", "status"} <= set(texts)
     if alterations == both(with_little_memory):
         assert b'"spool_bytes": 0' not in texts["alice's stdout"]
     kept = {path.relative_to(pair.folder) for path in (pair.folder / "state").glob("task-*/*")}
     assert {path.name for path in kept} == left
     assert len({path.parent for path in kept}) == bool(left)
-    others = {path.name for path in (pair.folder / "state").rglob("*") if path.is_file()} - {path.name for path in kept}
-    # The ledger and the sketches stay; the test searches them like every other file there.
+    reports = {path.relative_to(pair.folder) for path in (pair.folder / "state" / "reports").iterdir()}
+    assert len(reports) == 2
+    others = {path.name for path in (pair.folder / "state").rglob("*") if path.is_file()}
+    others -= {path.name for path in kept | reports}
+    # The ledger, the sketches and the reports stay; the test searches them like every other file there.
     assert {name.partition("-")[0] for name in others} | {"lock"} == {"lock", "ledger.head", "ledger.jsonl", "sketches"}
-    assert {"state/ledger.jsonl", *map(str, kept)} <= set(texts)
+    assert {"state/ledger.jsonl", *map(str, kept | reports)} <= set(texts)
     secrets = dict(secrets_of(recording))
     for place, text in texts.items():
         # The sender of a broadcast may keep its orders until it has read the bitmaps, but no other secret.
@@ -171,12 +190,13 @@ def orders_in(text: bytes, recording: Recording) -> set[bytes]:
 
 
 def written(pair: Pair, recording: Recording) -> Iterator[tuple[str, bytes]]:
-    """Yield everything that both parties wrote except outputs: streams, traces, locks, state and temporary files."""
+    """Yield everything that both parties wrote except outputs: streams, what they left, locks and the state folder."""
     for party, result in recording.results.items():
         yield f"{party}'s stdout", result.stdout
         yield f"{party}'s stderr", result.stderr.encode()
-    status = pair.start_command("status", "--json").result()
-    yield "status", status.stdout + status.stderr.encode()
+    for command in ("status", "ledger"):
+        told = pair.start_command(command, "--json").result()
+        yield command, told.stdout + told.stderr.encode()
     ours = {*(pair.path(party, name) for party in PARTIES for name in ("in.csv", "out/people.csv", "job.yaml"))}
     locks = {path for folder in SHARED_FOLDERS for path in folder.glob(f"psicli-{os.geteuid()}/*")}
     for path in {*pair.folder.rglob("*"), *locks} - ours:

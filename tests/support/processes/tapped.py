@@ -28,6 +28,9 @@ from psicli.protocol.messages import (
     task_session_id,
 )
 
+# What a run can leave besides outputs: the option, and the name of the file.
+LEFT = {"trace": "trace.json", "report": "page.html", "metrics": "metrics.prom"}
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -101,9 +104,12 @@ def record(
     port: int,
     *arguments: str,
     alterations: Alterations | None = None,
-    trace: bool = False,
+    leaves: bool = False,
 ) -> Recording:
-    """Run both parties and record the run; alterations: see altered.py; trace: whether to write traces."""
+    """Run both parties and record the run.
+
+    alterations: see altered.py. leaves: whether each party leaves all that it can: the files in LEFT.
+    """
     tap = Tap(port, pair.port)
     drawn = {party: pair.folder / f"{party}.draws" for party in PARTIES}
     for path in drawn.values():
@@ -113,7 +119,7 @@ def record(
             party: pair.start(
                 party,
                 *arguments,
-                *(("--trace", str(pair.path(party, "trace.json"))) if trace else ()),
+                *(f"--{option}={pair.path(party, name)}" for option, name in LEFT.items() if leaves),
                 program=program(record_draws, *(alterations or {}).get(party, ())),
                 env={"TEST_DRAWS": str(drawn[party])},
             )
