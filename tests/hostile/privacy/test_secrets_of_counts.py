@@ -210,9 +210,9 @@ def test_reports_and_traces_of_other_matches_are_alike(runs: Sequence[Counted]) 
     one, other = ([without(json.loads(each.files["stdout"])), names_in(each.files["trace"])] for each in runs[:2])
     assert one == other
     # The name of a kept report has the time and the id of the run.
-    names = [sorted(re.sub(r"^reports/.*", "report", name) for name in each.files) for each in runs[:2]]
+    names = [sorted(re.sub(r"^reports/.*", "kept", name) for name in each.files) for each in runs[:2]]
     assert names[0] == names[1]
-    assert names[0].count("report") == 2 + 1
+    assert names[0].count("kept") == 2
 
 
 def without(facts: Any) -> Any:
