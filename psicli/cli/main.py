@@ -22,6 +22,7 @@ from psicli.cli.many.batch import batch
 from psicli.cli.many.retry import retry
 from psicli.cli.many.schedule import schedule
 from psicli.cli.options import flag
+from psicli.cli.past.history import history
 from psicli.cli.past.ledger import ledger
 from psicli.cli.past.report import report
 from psicli.cli.past.status import status
@@ -110,6 +111,7 @@ COMMANDS = (
     bench,
     status,
     ledger,
+    history,
     report,
     ui,
     certs,

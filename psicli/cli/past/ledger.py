@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import sys
 from dataclasses import asdict
@@ -12,23 +11,27 @@ from typing import TYPE_CHECKING
 import click
 
 from psicli.cli.options import flag, json_option
+from psicli.cli.past.options import SINCE, history_of_ledger
 from psicli.cli.screen import write
-from psicli.core.errors import ArgumentError, ChangedLedgerError, printable, shown
-from psicli.report.console import Console
-from psicli.report.layout import Screen
+from psicli.core.errors import ArgumentError, ChangedLedgerError, shown
+from psicli.report.layout import Screen, in_words
 
 if TYPE_CHECKING:
-    from psicli.storage.ledger import Ledger
+    from datetime import datetime
 
-logger = logging.getLogger(__name__)
+    from psicli.storage.ledger import Ledger
 
 
 @click.command()
 @json_option
 @click.option("--peer", metavar="PARTY", help="Show only runs and tasks with this party.")
+@click.option("--since", type=SINCE, help="Leave out what is older, as in 30d, 12h or 2026-11-30.")
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Show only the last N records.")
 @flag("--verify", "Examine the whole ledger, and name every line that was changed, removed, inserted or moved.")
 @click.option("--head", metavar="HASH", help="With --verify, also look for this head, which you noted elsewhere.")
-def ledger(as_json: bool, peer: str | None, verify: bool, head: str | None) -> None:
+def ledger(
+    as_json: bool, peer: str | None, since: datetime | None, last: int | None, verify: bool, head: str | None
+) -> None:
     """Show past runs and tasks: when, with whom, and how they ended.
 
     The newest one comes last. For each task, the table also shows the input and the numbers of items. A run that opened
@@ -50,18 +53,15 @@ def ledger(as_json: bool, peer: str | None, verify: bool, head: str | None) -> N
         fault = "it needs --verify" if not verify else f"{shown(head)} is no head"
         advice = "Give the 64 digits that a report shows as the head of the ledger."
         raise ArgumentError(option="--head", fault=fault, advice=advice)
+    if verify and (since is not None or last is not None):
+        raise click.UsageError("--verify examines the whole ledger; leave out --since and --last.")
     if verify:
         _verify(Ledger(state_folder()), head, as_json=as_json)
         return
-    found = Ledger(state_folder())
-    if found.verify().faults:
-        Console(0)
-        logger.warning(
-            "the ledger %s is not as psicli left it, so what follows may be wrong; run `psicli ledger --verify`",
-            printable(found.path),
-        )
-    history = found.history().only(peer)
+    history = history_of_ledger().only(peer).within(since, last)
     none = "The ledger has no tasks." if peer is None else f"The ledger has no tasks with {shown(peer)}."
+    if since is not None:
+        none = f"The ledger has no such tasks since {in_words(since.isoformat())}."
     text = to_text(history.records, Screen.of(sys.stdout)) if history.records else none
     write(json.dumps(history.to_json(), indent=2) if as_json else text)
 

@@ -18,9 +18,9 @@ _SID = re.compile(rb'"task_sid": "([0-9a-f]+)"')
 def last_tasks(
     lines: Sequence[bytes], job: str, most: int, parsed: Callable[[bytes], dict[str, Any] | None]
 ) -> list[Entry]:
-    """Return the records of the last `most` openings of each task of a job, oldest first; lines: of the ledger."""
+    """Return the records of the last `most` openings of each task, oldest first; lines: those of the ledger."""
     name = f'"job": {json.dumps(job)}'.encode()
-    seen: Counter[str] = Counter()
+    seen: Counter[tuple[object, ...]] = Counter()
     kept: list[dict[str, Any]] = []
     others: dict[bytes, list[bytes]] = {}
     # From the end, the closing of a task comes before its opening.
@@ -33,8 +33,9 @@ def last_tasks(
         elif event == b"open" and name in data and (line := parsed(data)) is not None and line["job"] == job:
             # Both parties of a task may share a state folder, so its id may come twice.
             closing = others.get(str(line["task_sid"]).encode(), [])
-            seen[line["task"]] += 1
-            if seen[line["task"]] <= most:
+            who = line["task"], line.get("party"), line["peer"]
+            seen[who] += 1
+            if seen[who] <= most:
                 kept += [each for each in map(parsed, closing) if each is not None]
                 kept.append(line)
     tasks: dict[tuple[str, str], Entry] = {}

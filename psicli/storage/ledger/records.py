@@ -112,6 +112,16 @@ class History:
         tasks = [task for task in self.tasks if peer in (None, task.opening.peer)]
         return History(tasks, [run for run in self.runs if peer in (None, run.peer)])
 
+    def within(self, since: datetime | None, last: int | None) -> History:
+        """Return what began since a moment, and of that the last records; None stands for all."""
+        if since is None and last is None:
+            return self
+        recent = [each for each in self.records if since is None or datetime.fromisoformat(each.time) >= since]
+        kept = recent[-(last or len(recent)) :]
+        tasks = [each for each in kept if isinstance(each, Entry)]
+        opened = {task.opening.run for task in tasks}
+        return History(tasks, [run for run in self.runs if run in kept or run.run in opened])
+
     @property
     def records(self) -> list[Entry | RunEntry]:
         """All tasks, and the runs that opened none, in the order of their times."""
