@@ -10,7 +10,7 @@ from psicli.config import Job
 from psicli.core.errors import DriftError, PsicliError, counted
 from psicli.report.history.bands import WINDOW, Judged, Measure, judge
 from psicli.report.history.series import Night, series_of
-from psicli.report.history.words import found_and_usual, rounded_facts
+from psicli.report.history.text.words import found_and_usual, rounded_facts
 from psicli.report.report import TaskReport, whole_percent
 from psicli.storage.ledger import History, Ledger
 

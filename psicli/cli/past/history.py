@@ -47,7 +47,7 @@ def history(
     not happen. The usual range comes from the runs before.
     """
     from psicli.report.history.jobs import jobs_of
-    from psicli.report.history.table import to_csv, to_json, to_text
+    from psicli.report.history.text.table import to_csv, to_json, to_text
 
     if csv and as_json:
         raise click.UsageError("Use --json or --csv, not both.")

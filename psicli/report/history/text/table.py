@@ -11,8 +11,8 @@ from typing import Any
 from psicli.core.errors import shown as shown_text
 from psicli.report.history.bands import Measure
 from psicli.report.history.jobs import PastJob, PastNight, PastTask
-from psicli.report.history.spark import spark
-from psicli.report.history.words import found_and_usual, shown
+from psicli.report.history.text.spark import spark
+from psicli.report.history.text.words import found_and_usual, shown
 from psicli.report.layout import PLAIN, Screen, in_words, table_or_paragraphs
 
 _COUNTS = ("own", "peer's", "time")
