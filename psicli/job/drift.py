@@ -14,8 +14,8 @@ from psicli.report.history.text.words import found_and_usual, rounded_facts
 from psicli.report.report import TaskReport, whole_percent
 from psicli.storage.ledger import History, Ledger
 
-# How many earlier runs of a task a band may need: those of its window, and as many that have failed or were outside.
-_RUNS = 2 * WINDOW
+# How many earlier runs of a task are read: those of a window, and some that have failed or were outside.
+_RUNS = WINDOW + 28
 
 
 @dataclass(frozen=True)

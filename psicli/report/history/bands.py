@@ -58,7 +58,7 @@ LEAST_OF_WEEKDAY = 2
 # Fewer are enough if so many were on business days, or at weekends, as this run is.
 LEAST_LIKE_IT = 3
 # The runs that make a band, and those of them that make its level.
-WINDOW = 60
+WINDOW = 42
 LEVEL = 14
 # So many runs in a row outside the band, on the same side and alike, are the new level.
 SHIFT = 4
@@ -228,7 +228,7 @@ class _Past:
         if self.accepted is not None:
             other = self._verdict(value, run.value, level + self.accepted, deviation, noise)
             verdict = verdict if other.outside else other
-        elif accepted:
+        if verdict.outside and accepted:
             self.accepted = away
         self._wait(run, away, SHIFT)
         return verdict
@@ -245,37 +245,38 @@ class _Past:
         """Return the usual value for a run and the deviation from it, on the scale; None if too little is known."""
         if len(self.runs) < LEAST_RUNS:
             return None
-        first = _middle(each.value for each in self.runs[:LEVEL])
+        first = _middle([each.value for each in self.runs[:LEVEL]])
         by_day: dict[int, list[float]] = {}
         has_weekdays = OFTEN < self._gap < RARELY
         days = [each.day if has_weekdays else 0 for each in self.runs]
-        for day, each in zip(days, self.runs, strict=True):
-            by_day.setdefault(day, []).append(each.value - (first if each.level is None else each.level))
+        for day, (_, _, value, level) in zip(days, self.runs, strict=True):
+            by_day.setdefault(day, []).append(value - (first if level is None else level))
         today = run.day if has_weekdays else 0
         alike = [day for day in by_day if (day in _WEEKEND) == (today in _WEEKEND)]
         known = sum(len(by_day[day]) for day in alike)
         if known < LEAST_LIKE_IT and len(by_day.get(today, ())) < LEAST_OF_WEEKDAY:
             return None
         offsets = {day: _middle(of_day) for day, of_day in by_day.items()}
-        # A day is closer to the middle of few days than to what is usual.
-        deviation = _deviation(
-            (ratio - offsets[day]) * math.sqrt(len(of_day) / (len(of_day) - 1))
-            for day, of_day in by_day.items()
-            if len(of_day) > 1
-            for ratio in of_day
-        )
+        rests: list[float] = []
+        for day, of_day in by_day.items():
+            if len(of_day) > 1:
+                # A day is closer to the middle of few days than to what is usual.
+                middle, more = offsets[day], math.sqrt(len(of_day) / (len(of_day) - 1))
+                rests += [(ratio - middle) * more for ratio in of_day]
+        deviation = _deviation(rests)
         # Days without a pattern of their own share what is known of them.
         for group in (_WEEKEND, _BUSINESS_DAYS):
             of_group = [day for day in by_day if day in group]
             if of_group:
-                shared = _middle(ratio for day in of_group for ratio in by_day[day])
+                shared = _middle([ratio for day in of_group for ratio in by_day[day]])
                 for day in of_group:
                     if abs(offsets[day] - shared) <= _OF_ITS_OWN * deviation / math.sqrt(len(by_day[day])):
                         offsets[day] = shared
         if today not in offsets:
-            offsets[today] = _middle(ratio for day in alike for ratio in by_day[day])
-        level = _middle(each.value - offsets[day] for day, each in zip(days[-LEVEL:], self.runs[-LEVEL:], strict=True))
-        return level + offsets[today], deviation * (1 + 4 / len(self.runs))
+            offsets[today] = _middle([ratio for day in alike for ratio in by_day[day]])
+        last = zip(days[-LEVEL:], self.runs[-LEVEL:], strict=True)
+        now = _middle([each.value - offsets[day] for day, each in last])
+        return now + offsets[today], deviation * (1 + 4 / len(self.runs))
 
     def _verdict(self, value: float, scaled: float, usual: float, deviation: float, noise: float) -> Judged:
         scale = _SCALES[self.measure]
@@ -295,7 +296,7 @@ class _Past:
     @property
     def _gap(self) -> float:
         """The time between two runs, in the middle [s]."""
-        return _middle(after.at - before.at for before, after in pairwise(self.runs))
+        return _middle([after.at - before.at for before, after in pairwise(self.runs[-LEVEL:])])
 
     def _add(self, run: _Run) -> None:
         level = None
