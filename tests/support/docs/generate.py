@@ -14,6 +14,7 @@ import click
 from click.testing import CliRunner
 from support.docs import forms, types
 from support.docs.job_file import batch_reference, reference
+from support.monitoring import documented
 
 from psicli.cli.main import cli
 from psicli.core.errors import EXIT_CODES
@@ -66,6 +67,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "batch file": batch_reference,
     "types": types.table,
     "key warnings": key_warnings,
+    "metrics": documented.table,
     "trimmed": forms.trimmed,
     "providers": forms.providers,
     "form vectors": forms.vectors,

@@ -15,6 +15,7 @@ import click
 import yaml
 from support.docs.blocks import Block
 from support.job_files import SAMPLE
+from support.monitoring.documented import check_rules
 
 from psicli.cli.main import cli
 from psicli.config import load_job
@@ -141,9 +142,14 @@ def check_unit(text: str) -> None:
 
 
 def check_yaml(text: str) -> None:
-    """Check a job file or a batch file, or a fragment of one; an object of Kubernetes only has to be YAML."""
+    """Check a job file or a batch file, or a fragment of one, or rules of alarms for Prometheus.
+
+    An object of Kubernetes only has to be YAML.
+    """
     fields = set(yaml.load(text, Loader=_TextLoader))
-    if "apiVersion" not in fields:
+    if fields == {"groups"}:
+        check_rules(yaml.load(text, Loader=_TextLoader))
+    elif "apiVersion" not in fields:
         (check_job_file if fields <= set(JobFile.model_fields) else check_batch_file)(text)
 
 

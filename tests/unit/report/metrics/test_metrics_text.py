@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 import pytest
+from support.monitoring.examples import BEGAN, STARTED, WHO, a_batch, a_run
 from support.monitoring.metrics import Metrics, check_tasks
 
 from psicli.core.errors import MalformedInputError
-from psicli.report.batch import BatchReport, JobState, State
+from psicli.report.batch import State
 from psicli.report.batch.summary import facts_of as facts_of_batch
 from psicli.report.metrics.batch import batch_to_text
 from psicli.report.metrics.run import run_to_text
-from psicli.report.report import Report, Status, TaskReport, facts_of
-
-STARTED = "2026-11-29T02:00:00.500+00:00"
-BEGAN = datetime.fromisoformat(STARTED).timestamp()
-WHO = {"job": "nightly", "party": "alice", "peer": "bob"}
-FOUND = {"matched": 3, "matched_percent": 33, "matched_rows": 4, "output_rows": 4}
-
-
-def a_run(error: MalformedInputError | None = None, **found: Any) -> dict[str, Any]:
-    counts = {"rows": 10, "distinct_items": 9, "matchless_rows": 1, "peer_items": 7, "peer_questions": 8, "bins": 1}
-    took = {"seconds": 1.5, "bytes_sent": 640, "bytes_received": 960, "stages": {"reading": 0.25, "matching": 0.5}}
-    done = TaskReport("customers", "alice", False, Status.DONE, **counts, **took, **(found or FOUND))  # type: ignore[arg-type]
-    done.warnings, done.warning = ["look at the keys"], "no key matched"
-    done.drift = [{"measure": "rows", "value": 10, "usual": 20, "low": 18, "high": 22, "distance": 5.25}]
-    report = Report("nightly", "alice", "bob", "0.1.0", "native avx2", [done, TaskReport("planes", "bob", False)])
-    report.started, report.seconds, report.peak_memory, report.spool_bytes = STARTED, 2.25, 231_000_000, None
-    report.certificate_expires = "2026-12-13T02:00:02+00:00"
-    report.warnings, report.error, report.peer_version = ["the clock"], error, "0.1.0"
-    return facts_of(report, report.error)
+from psicli.report.report import facts_of
 
 
 def test_metrics_of_a_run_are_its_facts() -> None:
@@ -90,13 +72,6 @@ def test_every_label_comes_back_as_it_was(name: str) -> None:
     metrics = Metrics(run_to_text(facts, None))
     assert metrics.value("run_exit_code", peer=name) == 0
     assert metrics.value("task_rows", peer=name, task=name) == 10
-
-
-def a_batch(*names: str) -> BatchReport:
-    jobs = [JobState(name, "bob", f"{name}.yaml", 1, State.DONE, starts=1, exit_code=0, seconds=2.0) for name in names]
-    batch = BatchReport("all", jobs, "2026-11-29T02:00:00+00:00", 65, seconds=4.0, computed=3.0, peak_memory=9000)
-    batch.warnings = ["a hook failed"]
-    return batch
 
 
 def test_metrics_of_a_batch_are_its_facts() -> None:
