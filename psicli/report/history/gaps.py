@@ -25,7 +25,7 @@ _WEEKS, _LEAST_WEEKS = 8, 2
 # Runs that are further apart have no pattern of weekdays.
 _RARE = timedelta(days=3.5)
 # The most runs that are missed in a row; what is longer ago is not worth counting.
-_MOST = 10_000
+_MOST = 1_000
 
 
 @dataclass(frozen=True)

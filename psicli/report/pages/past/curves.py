@@ -12,6 +12,8 @@ from datetime import datetime
 
 from markupsafe import Markup
 
+from psicli.core.errors import printable
+
 # The picture is as wide as its box [units].
 WIDTH, HEIGHT = 1000, 200
 
@@ -74,7 +76,7 @@ def curve(span: Span, points: Sequence[Point], under: str, title: str, text: str
     picture = Markup(
         '<svg class="curve" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img"><title>{}</title><desc>{}</desc>'
         "{}</svg>"
-    ).format(WIDTH, HEIGHT, title, text, Markup("").join(parts))
+    ).format(WIDTH, HEIGHT, printable(title), printable(text), Markup("").join(parts))
     return Curve(picture, top, low)
 
 
@@ -95,7 +97,7 @@ def strip(span: Span, moments: Iterable[datetime], kind: str, text: str) -> Mark
     marks = "".join(f"M{x} 0v22" for x in sorted(set(map(span.at, moments))))
     return Markup(
         '<svg class="lane" viewBox="0 0 {} 22" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
-    ).format(WIDTH, text, _shape(kind, marks))
+    ).format(WIDTH, printable(text), _shape(kind, marks))
 
 
 def _limits(known: Sequence[Point]) -> tuple[float, float]:

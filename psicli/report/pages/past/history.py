@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -104,9 +105,9 @@ def verdict(jobs: Sequence[PastJob]) -> tuple[str, str]:
     if not parts:
         parts.append(f"the last run of {one or 'every job'} is done")
     text = "; ".join(parts)
-    return text[0].upper() + text[1:] if not one else text, "bad" if failed or late else "warn" if parts[1:] else (
-        "warn" if open_ended or strange else "good"
-    )
+    state = "bad" if failed or late else "warn" if open_ended or strange else "good"
+    # The name of a job keeps its letters.
+    return re.sub("^the ", "The ", text), state
 
 
 def _totals(jobs: Sequence[PastJob]) -> list[tuple[str, str]]:
