@@ -287,9 +287,9 @@ class _Past:
         high = max(scale.back(usual + width), middle + slack)
         band = Band(max(low, 0.0), middle, high, len(self.runs))
         edge = scale.to(high if value > middle else max(low, 0.0)) - usual
-        distance = (scaled - usual) / edge if edge else 0.0
+        distance = abs((scaled - usual) / edge) if edge else 0.0
         if self.measure is Measure.SECONDS and value < middle:
-            # A night that is faster is none to worry about.
+            # A faster night worries nobody.
             distance = 0.0
         return Judged(value, band, distance)
 
