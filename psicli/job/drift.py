@@ -12,7 +12,7 @@ from psicli.report.history.bands import WINDOW, Judged, Measure, judge
 from psicli.report.history.series import Night, series_of
 from psicli.report.history.text.words import found_and_usual, rounded_facts
 from psicli.report.report import TaskReport, whole_percent
-from psicli.storage.ledger import History, Ledger
+from psicli.storage.ledger import History, Ledger, Wanted
 
 # How many earlier runs of a task are read: those of a window, and some that have failed or were outside.
 _RUNS = WINDOW + 28
@@ -33,8 +33,13 @@ class Past:
     def _nights(self) -> Mapping[str, Sequence[Night]]:
         if self.job.simulated:
             return {}
-        history = History(self.ledger.last_tasks(self.job.name, _RUNS)).only(self.job.peer)
-        return {each.task: each.nights for each in series_of(history) if each.party in ("", self.job.party)}
+        job = self.job
+        wanted = Wanted(job.name, job.party, job.peer, [task.name for task in job.tasks], _RUNS)
+        # Lines of older versions do not name the party.
+        nights: dict[str, list[Night]] = {}
+        for each in series_of(History(self.ledger.last_tasks(wanted))):
+            nights.setdefault(each.task, []).extend(each.nights)
+        return nights
 
     def nights(self, task: str) -> Sequence[Night]:
         """Return the earlier runs of a task with the same peer, oldest first."""

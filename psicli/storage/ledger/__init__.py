@@ -38,7 +38,7 @@ from psicli.core.errors import (
     storing,
 )
 from psicli.storage.ledger import chain
-from psicli.storage.ledger.recent import last_tasks
+from psicli.storage.ledger.recent import Wanted, last_tasks
 from psicli.storage.ledger.records import (
     CLOSING,
     DONE,
@@ -54,7 +54,7 @@ from psicli.storage.ledger.records import (
 )
 from psicli.storage.state import has_traces, held, make_state_folder
 
-__all__ = ["DONE", "FAILED", "Entry", "History", "Ledger", "Opening", "RunEntry"]
+__all__ = ["DONE", "FAILED", "Entry", "History", "Ledger", "Opening", "RunEntry", "Wanted"]
 
 logger = logging.getLogger(__name__)
 
@@ -212,8 +212,8 @@ class Ledger:
         """Return the records of all tasks, oldest first; raises CannotCreateError, StorageError."""
         return self.history().tasks
 
-    def last_tasks(self, job: str, most: int) -> list[Entry]:
-        """Return the records of the last `most` openings of each task of a job, oldest first; skips what is very old.
+    def last_tasks(self, wanted: Wanted) -> list[Entry]:
+        """Return the records of the last openings of some tasks, oldest first; what is very old is not searched.
 
         Raises CannotCreateError, StorageError.
         """
@@ -221,8 +221,7 @@ class Ledger:
             return []
         with self._guard, self._files() as files, storing(self.path, "reading"):
             size = os.fstat(files.ledger.fileno()).st_size
-            lines = _read_at(files.ledger, size - _RECENT, size).splitlines(keepends=True)
-        return last_tasks(lines, job, most, parsed)
+            return last_tasks(_read_at(files.ledger, size - _RECENT, size), wanted)
 
     def history(self) -> History:
         """Return all records; raises CannotCreateError, StorageError."""

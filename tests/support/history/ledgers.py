@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -42,7 +43,8 @@ def _steps(ledger: Ledger, key: tuple[str, ...], tasks: list[tuple[Series, Night
     yield time, lambda: ledger.begin(job, party, peer, "1.0", "127.0.0.1:9000")
     for series, night in tasks:
         if night.distinct_items is not None:
-            sid = f"{run[:16]:0>16}{series.task.encode().hex():0<16.16}"
+            # The same for both parties.
+            sid = hashlib.sha256(f"{run} {job} {series.task}".encode()).hexdigest()[:32]
             opening = Opening(job, series.task, peer, sid, path, KEYS, night.distinct_items, party=party)
             yield time, lambda o=opening: ledger.open(o)
             if night.peer_items is not None:
