@@ -99,24 +99,29 @@ def _holds(task: Facts) -> str:
 
 def drift(facts: Facts) -> Table | None:
     """Return what is outside its usual range; None if nothing is."""
-    rows = [[task["name"], *_drifted(each)] for task in facts["tasks"] for each in task["drift"]]
+    rows = [
+        [task["name"], *_drifted(each, task["matched"] is None)] for task in facts["tasks"] for each in task["drift"]
+    ]
     columns = [Column("Task"), Column("What"), *(Column(title, True) for title in ("This run", "Usual", "From", "To"))]
     return Table("Outside the usual range", columns, rows) if rows else None
 
 
-def _drifted(found: Facts) -> Iterator[Cell]:
+def _drifted(found: Facts, whole: bool) -> Iterator[Cell]:
+    """Yield the cells of a measure. whole: whether a rate is known in whole percent only, if at all."""
     yield Cell(str(found["measure"]).replace("_", " "))
     for name in ("value", "usual", "low", "high"):
-        yield Cell(_measured(found["measure"], found[name]), found[name])
+        yield Cell(_measured(found["measure"], found[name], whole), found[name])
 
 
-def _measured(measure: str, value: float | None) -> str:
+def _measured(measure: str, value: float | None, whole: bool) -> str:
+    if value is None:
+        return NOTHING
     match measure:
         case "seconds":
             return seconds(value)
         case "rate":
-            return percent(value)
-    return NOTHING if value is None else f"{value:,.0f}"
+            return f"{100 * value:.0f} %" if whole else percent(value)
+    return count(round(value))
 
 
 def warnings(facts: Facts) -> list[tuple[str, str]]:

@@ -180,6 +180,8 @@ def test_what_is_outside_its_usual_range() -> None:
     ]
     text = text_of(done_task(drift=drift))
     assert "people rows 600 1,200 1,100 1,300 people rate 12.3 % 50.0 % 40.0 % 60.0 %" in text
+    hidden = without_numbers({"matched": 123, "matched_rows": 321, "output_rows": 321})
+    assert "people rate 12 % 50 % 40 % 60 %" in text_of(done_task(**hidden, drift=[{**drift[1], "value": 0.12}]))
 
 
 def test_a_simulation_shows_both_parties() -> None:
