@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -30,12 +29,12 @@ from psicli.cli.options import (
     workers_option,
 )
 from psicli.cli.page import checked_page, leave_run, leave_simulation
-from psicli.cli.screen import closed_streams, refuse, streams_are_one, write
+from psicli.cli.screen import closed_streams, refuse, streams_are_one, write, write_among_lines
 from psicli.core import failpoints, signals
 from psicli.core.errors import CannotCreateError, PsicliError, unexpected
 from psicli.report.channel import Channel
 from psicli.report.console import Console, log_error
-from psicli.report.json_log import json_line, logs_json
+from psicli.report.json_log import logs_json
 from psicli.report.layout import Screen
 from psicli.report.metrics.file import check_metrics_file, save_run
 from psicli.storage.locks import PortLock, hold_dial, hold_port
@@ -196,7 +195,7 @@ def _show(facts: dict[str, Any], options: JobOptions, console: Console, *, to_st
     is_shown = options.as_json or facts["error"] is not None or not options.quiet
     if to_stderr and logs_json():
         if is_shown:
-            write(json_line(time.time(), "INFO", console.names, "the report", report=facts), to_stderr=True)
+            write_among_lines(console.names, facts)
     elif options.as_json:
         write(json.dumps(facts, indent=2), to_stderr=to_stderr)
     elif is_shown:

@@ -9,14 +9,17 @@ import io
 import logging
 import os
 import sys
+import time
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 import click
 
 from psicli.core import failpoints, signals
 from psicli.core.errors import PsicliError, StorageError, reason
 from psicli.report.console import log_error
-from psicli.report.json_log import logs_json
+from psicli.report.json_log import json_line, logs_json
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +78,17 @@ def warn(text: str) -> None:
 
 def write(text: str, *, to_stderr: bool = False) -> None:
     """Write a report. A reader that closed the pipe is no error; any other failure raises StorageError."""
+    if to_stderr and logs_json():
+        text = json_line(time.time(), "INFO", {}, text)
+    _echo(text, to_stderr=to_stderr)
+
+
+def write_among_lines(names: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+    """Write the report of a run to standard error, as a line of a log of JSON; raises StorageError as `write` does."""
+    _echo(json_line(time.time(), "INFO", names, "the report", report=facts), to_stderr=True)
+
+
+def _echo(text: str, *, to_stderr: bool) -> None:
     stream = sys.stderr if to_stderr else sys.stdout
     try:
         with signals.allowed():
