@@ -115,7 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Return the request without its body; nothing if it is not there in time, too long, or another user's."""
         near, far = self.request.getsockname(), self.request.getpeername()
         if not is_own_user(near, far):
-            logger.warning("refused a connection of another user's process to %s:%d", *near)
+            # Anybody on this machine can cause it, so it is only in a log with details.
+            logger.debug("refused a connection: no process of this user is at its other end")
             return b""
         octets, deadline = b"", time.monotonic() + PATIENCE
         while not _END.search(octets) and len(octets) <= MOST_BYTES:
@@ -201,6 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer a request that is none."""
         self.command = self.command or "GET"
+        # Without a version, the answer would have no headers.
+        self.request_version = "HTTP/1.0"
         self._send(Answer(int(code), TEXT, "This is no request that psicli understands."))
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:

@@ -38,11 +38,12 @@ def ui(port: int, verbose: bool) -> None:
 
     Console(int(verbose))
     with serving(port) as server:
-        write(server.door.address)
-        logger.info("open this address in a browser on this machine; it works once. Ctrl-C ends psicli ui")
         try:
+            write(server.door.address)
+            logger.info("open this address in a browser on this machine; it works once. Ctrl-C ends psicli ui")
             while True:
-                signals.pause(3600)
+                # In parts: a signal just before a sleep begins does not interrupt it.
+                signals.pause(signals.SLICE)
         except TerminatedBySignal:
             raise
         except InterruptedBySignal:

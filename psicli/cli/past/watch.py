@@ -86,9 +86,13 @@ def _moments(interval: float) -> Iterator[str]:
         while True:
             started = time.monotonic()
             yield datetime.now(UTC).isoformat(timespec="milliseconds")
-            with signals.allowed():
-                left = started + interval - time.monotonic()
-                if reader.poll(max(1000 * left, 0)):
-                    return
+            while (left := started + interval - time.monotonic()) > 0:
+                # In parts: a signal just before a wait begins does not interrupt it.
+                with signals.allowed():
+                    if reader.poll(1000 * min(left, signals.SLICE)):
+                        return
+            signals.check()
+            if reader.poll(0):
+                return
     finally:
         os.close(output)
