@@ -18,8 +18,13 @@ from support.kernel.programs import missing, run, tool
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {path.name for path in (ROOT / "psicli" / "curve" / "native_src").iterdir()}
-
-TEMPLATES = {path.name for path in (ROOT / "psicli" / "setup" / "templates").iterdir()}
+# Those of job files and of pages.
+TEMPLATES = {
+    str(path.relative_to(ROOT))
+    for folder in (ROOT / "psicli").rglob("templates")
+    for path in folder.rglob("*")
+    if path.is_file()
+}
 
 
 @pytest.fixture
@@ -91,7 +96,7 @@ def test_a_source_archive_holds_all_c_sources_and_templates(tmp_path: Path) -> N
     with tarfile.open(build(tmp_path, "sdist", {})) as archive:
         found = [Path(name) for name in archive.getnames()]
     assert {path.name for path in found if path.parent.name == "native_src"} == SOURCES
-    assert {path.name for path in found if path.parent.name == "templates"} == TEMPLATES
+    assert {"/".join(path.parts[1:]) for path in found} >= TEMPLATES
 
 
 def test_the_kernel_is_hardened() -> None:
@@ -157,10 +162,11 @@ def test_without_a_compiler_it_still_installs(tmp_path: Path) -> None:
     built = build(tmp_path, "wheel", {"CC": "false"})
     with zipfile.ZipFile(built) as wheel:
         wheel.extractall(tmp_path / "installed")
+        assert set(wheel.namelist()) >= TEMPLATES
     assert not [*(tmp_path / "installed").rglob("_native*.so")]
     code, stdout, log = psicli(tmp_path / "installed", "bench", "--seconds", "0.02")
     assert (code, "reference*" in stdout, len(log)) == (0, True, 1)
-    # The templates of job files are in the wheel.
+    # It has all that a command needs which uses templates.
     (tmp_path / "in.csv").write_text("id\nc-1\n")
     trial = ["init", "--input", str(tmp_path / "in.csv"), "--peer-input", str(tmp_path / "in.csv")]
     assert psicli(tmp_path / "installed", *trial, "--folder", str(tmp_path / "jobs"))[0] == 0
