@@ -214,6 +214,13 @@ def _outside(each: PastNight) -> Cell:
     return Cell(counted(len(texts), "number"), state="warn", below="; ".join(texts))
 
 
+def _plain(number: _Number, each: PastNight) -> str:
+    """Return a number in the same unit as those of the other nights, since a table is sorted by it."""
+    if number.measure is Measure.SECONDS:
+        return NOTHING if each.night.seconds is None else f"{each.night.seconds:,.1f}"
+    return _text(number, each)
+
+
 def _text(number: _Number, each: PastNight) -> str:
     return rate_in_words(each.night) if number.field == "rate" else number.text(getattr(each.night, number.field))
 
@@ -394,7 +401,7 @@ def _night(each: PastNight, numbers: Sequence[_Number], links: Callable[[str], s
         "time": f"{each.time.astimezone(UTC):%Y-%m-%d %H:%M}",
         "href": links(each.night.run) if each.night.run else None,
         "ended": f"{ended.outcome}: {ended.why}" if ended.why else ended.outcome,
-        "numbers": [_text(number, each) for number in numbers],
+        "numbers": [_plain(number, each) for number in numbers],
         "outside": ", ".join(titles.get(measure, "rows") for measure in each.outside),
     }
 
