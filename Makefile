@@ -57,7 +57,7 @@ TOOLS := build/tools
 DEPLOYED := build/deployed
 
 .PHONY: lock audit sbom
-.PHONY: demo demo-cluster test test-airflow test-more test-slow lint format proto docs docs-generate clean
+.PHONY: demo demo-cluster test test-airflow test-more test-slow lint format proto docs docs-generate pages clean
 .PHONY: bench bench-peers bench-batch bench-cluster bench-frames bench-many bench-memory bench-network bench-overlap bench-resume bench-wide
 
 demo: $(VENV)/.installed
@@ -106,6 +106,10 @@ docs-generate: $(VENV)/.test-installed
 # The documentation as a site, in build/site. A link or anchor that leads nowhere is an error.
 docs: docs-generate $(VENV)/.docs-installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# Sample pages of psicli itself in build/pages, and, with Chromium, pictures of them.
+pages: $(VENV)/.test-installed
+	PYTHONPATH=tests $(BIN)/python -m support.browser.make
 
 # Two processes on this machine with ROWS rows per party, then the curve backends alone.
 bench: $(VENV)/.test-installed
