@@ -100,6 +100,7 @@ def test_a_page_that_cannot_be_written_is_reported_before_anything_starts(
     assert not trace.exists()
 
 
+@pytest.mark.more
 def test_a_page_that_cannot_be_written_in_the_end_fails_the_run(pair: Pair) -> None:
     """The outputs are in place by then."""
     marked_pair(pair)
