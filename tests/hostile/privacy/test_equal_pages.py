@@ -8,6 +8,7 @@ moments, durations, the times of stages, the peak of the memory, and what is ran
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Iterator
@@ -34,12 +35,21 @@ TIMES = ("_seconds", "_memory_bytes")
 OF_A_RECORD = CHANCE | {"time", "closed"}
 
 
+# What shows past runs.
+PAST = {
+    "ledger": ("ledger", "--json"),
+    "history": ("history", "--json"),
+    "lines": ("history", "--csv"),
+    "table": ("history",),
+}
+
+
 class Night(NamedTuple):
-    """What a sender has after a run: all files that it left, and what commands print. folder: where the files are."""
+    """What a sender has after a run. folder: where the files are that it left. past: what commands print afterwards."""
 
     folder: Path
     run: Result
-    ledger: Result
+    past: dict[str, Result]
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -69,12 +79,12 @@ def night(folder: Path, port: int, matches: int) -> Night:
         own = {**states[DIALER], "PSICLI_LOG": "json"}
         bob = pair.start(DIALER, "--json", "--verbose", *left, env=own).result()
         succeeded([alice.result(), bob])
-        ledger = pair.start_command("ledger", "--json", env=own).result()
-        succeeded([ledger])
+        past = {what: pair.start_command(*command, env=states[DIALER]).result() for what, command in PAST.items()}
+        succeeded(past.values())
     finally:
         pair.kill()
     assert pair.path(LISTENER, "out/one.csv").read_bytes().count(b"\n") == 1 + matches
-    return Night(pair.path(DIALER), bob, ledger)
+    return Night(pair.path(DIALER), bob, past)
 
 
 @pytest.fixture(scope="module")
@@ -154,5 +164,15 @@ def test_logs_are_equal(nights: list[Night]) -> None:
 
 
 def test_ledgers_are_equal(nights: list[Night]) -> None:
-    records = [json.loads(each.ledger.stdout.replace(bytes(each.folder), b"")) for each in nights]
+    records = [json.loads(each.past["ledger"].stdout.replace(bytes(each.folder), b"")) for each in nights]
     assert len(equal([without(each, OF_A_RECORD) for each in records])["tasks"]) == 2
+
+
+def test_histories_are_equal(nights: list[Night]) -> None:
+    shown = {what: [each.past[what].stdout.decode() for each in nights] for what in PAST}
+    told = equal([without(json.loads(text), OF_A_RECORD) for text in shown["history"]])
+    assert [task["runs"][0]["rows"] for task in told["tasks"]] == [ROWS, ROWS]
+    lines = [[*csv.DictReader(text.splitlines())] for text in shown["lines"]]
+    assert len(equal([[without(line, OF_A_RECORD) for line in each] for each in lines])) == 2
+    chance = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d|\d+\.\d s| +(?= )")
+    assert "overlap two alice" in equal([chance.sub("", text) for text in shown["table"]])

@@ -149,7 +149,7 @@ def test_nothing_written_holds_a_secret(
     assert tuple(recording.results[party].code for party in PARTIES) == codes
     texts = dict(written(pair, recording))
     assert {f"{party}/{name}" for party in PARTIES for name in LEFT.values()} <= set(texts)
-    assert {"alice's stderr", "bob's stdout", "ledger", "status"} <= set(texts)
+    assert {"alice's stderr", "bob's stdout", "report -o -", "history --json"} <= set(texts)
     if alterations == both(with_little_memory):
         assert b'"spool_bytes": 0' not in texts["alice's stdout"]
     kept = {path.relative_to(pair.folder) for path in (pair.folder / "state").glob("task-*/*")}
@@ -194,8 +194,9 @@ def written(pair: Pair, recording: Recording) -> Iterator[tuple[str, bytes]]:
     for party, result in recording.results.items():
         yield f"{party}'s stdout", result.stdout
         yield f"{party}'s stderr", result.stderr.encode()
-    for command in ("status", "ledger"):
-        told = pair.start_command(command, "--json").result()
+    for command in ("status --json", "ledger --json", "history --json", "report -o -"):
+        told = pair.start_command(*command.split()).result()
+        assert told.code == 0, told.text
         yield command, told.stdout + told.stderr.encode()
     ours = {*(pair.path(party, name) for party in PARTIES for name in ("in.csv", "out/people.csv", "job.yaml"))}
     locks = {path for folder in SHARED_FOLDERS for path in folder.glob(f"psicli-{os.geteuid()}/*")}
