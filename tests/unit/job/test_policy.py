@@ -219,6 +219,7 @@ def test_runs_a_day(pair: Pair) -> None:
     assert re.fullmatch("[0-9a-f]{64}", ours.pop("task_sid"))
     assert re.fullmatch("[0-9a-f]{16}", ours.pop("run"))
     assert ours.pop("time") <= ours.pop("closed")
+    assert ours.pop("seconds") > 0
     assert ours == {
         "job": "overlap",
         "task": "people",
@@ -235,6 +236,8 @@ def test_runs_a_day(pair: Pair) -> None:
         "matched": 2,
         "matched_percent": None,
         "output_sha256": digest,
+        "rows": 4,
+        "drift_accepted": None,
     }
     theirs = ledger(pair, DIALER)[0]
     assert [theirs[name] for name in ("task", "outcome", "error", "matched")] == ["people", "done", None, None]
