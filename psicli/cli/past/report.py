@@ -44,8 +44,12 @@ def report(job: str | None, since: datetime | None, run: str | None, output: Pat
         if sys.stdout.isatty():
             raise click.UsageError("Name the file of the page: `psicli report -o FILE.html`.")
         output = Path("-")
-    from psicli.report.pages.file import check_page_file, save_page
+    from psicli.report.pages.file import SUFFIXES, check_page_file, save_page
 
+    if output != Path("-") and output.suffix.lower() not in SUFFIXES:
+        raise click.BadParameter(
+            "the name must end in .html, so that a browser shows the file as a page.", param_hint="-o"
+        )
     if output != Path("-"):
         check_page_file(output)
     page = _page_of_run(run, job) if run is not None else _page_of_history(job, since)
