@@ -145,7 +145,7 @@ def test_runs_without_a_report(pair: Pair) -> None:
     (folder / f"20260101T000000.000Z-{'0' * 16}.json").write_text('{"run": "0000000000000000", "tasks": 3}')
     assert "no report of it is kept" in report(pair, "--run", "0" * 16, code=66)
     (folder / f"20260101T000000.000Z-{'1' * 16}.json").write_text(
-        '{"run": "1111111111111111", "version": [1], "job": 1}'
+        '{"run": "1111111111111111", "version": "1", "seconds": []}'
     )
     assert "somebody has changed its report" in report(pair, "--run", "1" * 16, code=66)
 
