@@ -9,6 +9,7 @@ does not become part of the next one, unless several in a row agree: then they a
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -72,6 +73,8 @@ SETTLING = 3
 _BUSINESS_DAYS, _WEEKEND = range(5), range(5, 7)
 # The normal distribution: its standard deviation from the median deviation, and from the deviation that 90 % keep.
 _OF_MEDIAN, _OF_90 = 1.4826, 1 / 1.645
+# A run that is not further away than this from the middle of the narrowest band is inside any band.
+SURELY = 0.5
 # A band is always so many deviations wide, even if that hides a half.
 _AT_LEAST = 3.1
 # A weekday has a pattern of its own if it differs from the other days by so many deviations.
@@ -110,13 +113,39 @@ def judge(
     found = {}
     for measure in Measure:
         if measure in values:
-            past = _Past(measure)
-            for night in nights:
-                past.pass_by(night)
-            verdict = past.take(now, values[measure], _noise(measure, items, rounded=rounded))
+            noise = _noise(measure, items, rounded=rounded)
+            verdict = _if_usual(measure, nights, now, values[measure], noise)
+            if verdict is None:
+                past = _Past(measure)
+                for night in nights:
+                    past.pass_by(night)
+                verdict = past.take(now, values[measure], noise)
             if verdict is not None:
                 found[measure] = verdict
     return found
+
+
+def _if_usual(measure: Measure, nights: Sequence[Night], time: str, value: float, noise: float) -> Judged | None:
+    """Return the verdict on a run that is so usual that it is inside its band whatever the runs before it were.
+
+    It takes no notice of which of them were outside: that takes a hundred times as long, and medians hardly depend on
+    it. None for any other run.
+    """
+    past = _Past(measure)
+    for night in nights:
+        if night.is_done and (before := getattr(night, measure)) is not None:
+            past.add(_run(measure, night.time, before))
+    run = _run(measure, time, value)
+    usual = past.usual(run)
+    if usual is None:
+        return None
+    verdict = past.verdict(value, run.value, usual[0], 0.0, noise)
+    return verdict if verdict.distance <= SURELY else None
+
+
+def _run(measure: Measure, time: str, value: float) -> _Run:
+    moment = datetime.fromisoformat(time)
+    return _Run(moment.timestamp(), moment.weekday(), _SCALES[measure].to(value))
 
 
 def _noise(measure: Measure, items: float | None, rounded: bool) -> float:
@@ -180,12 +209,12 @@ _SCALES = {
 
 
 class _Run(NamedTuple):
-    """A run of the past. at: its time [s]; value: on the scale; level: of the runs before it, on the scale."""
+    """A run of the past. at: its time [s]; value: on the scale; rest: how far it is there from the level it was at."""
 
     at: float
     day: int
     value: float
-    level: float | None = None
+    rest: float = 0.0
 
 
 @dataclass
@@ -209,24 +238,23 @@ class _Past:
 
     def take(self, time: str, value: float, noise: float, *, accepted: bool = False) -> Judged | None:
         """Judge a run and make it part of the past."""
-        moment = datetime.fromisoformat(time)
-        run = _Run(moment.timestamp(), moment.weekday(), _SCALES[self.measure].to(value))
-        usual = self._usual(run)
+        run = _run(self.measure, time, value)
+        usual = self.usual(run)
         if usual is None:
-            self._add(run)
+            self.add(run)
             return None
         level, deviation = usual
-        verdict = self._verdict(value, run.value, level, deviation, noise)
+        verdict = self.verdict(value, run.value, level, deviation, noise)
         away = run.value - level
         if not verdict.outside:
             self._forget()
-            self._add(run)
+            self.add(run)
             return verdict
         if self._settles(run, away):
             self._wait(run, away, SETTLING)
             return None
         if self.accepted is not None:
-            other = self._verdict(value, run.value, level + self.accepted, deviation, noise)
+            other = self.verdict(value, run.value, level + self.accepted, deviation, noise)
             verdict = verdict if other.outside else other
         if verdict.outside and accepted:
             self.accepted = away
@@ -241,17 +269,16 @@ class _Past:
             return False
         return 0 < (-away if is_weekend else away) <= _SCALES[self.measure].weekend
 
-    def _usual(self, run: _Run) -> tuple[float, float] | None:
+    def usual(self, run: _Run) -> tuple[float, float] | None:
         """Return the usual value for a run and the deviation from it, on the scale; None if too little is known."""
         if len(self.runs) < LEAST_RUNS:
             return None
-        first = _middle([each.value for each in self.runs[:LEVEL]])
-        by_day: dict[int, list[float]] = {}
         has_weekdays = OFTEN < self._gap < RARELY
-        days = [each.day if has_weekdays else 0 for each in self.runs]
-        for day, (_, _, value, level) in zip(days, self.runs, strict=True):
-            by_day.setdefault(day, []).append(value - (first if level is None else level))
         today = run.day if has_weekdays else 0
+        # A run does this for every run of the past, so it is kept cheap.
+        by_day: defaultdict[int, list[float]] = defaultdict(list)
+        for _, day, _, rest in self.runs:
+            by_day[day if has_weekdays else 0].append(rest)
         alike = [day for day in by_day if (day in _WEEKEND) == (today in _WEEKEND)]
         known = sum(len(by_day[day]) for day in alike)
         if known < LEAST_LIKE_IT and len(by_day.get(today, ())) < LEAST_OF_WEEKDAY:
@@ -274,11 +301,11 @@ class _Past:
                         offsets[day] = shared
         if today not in offsets:
             offsets[today] = _middle([ratio for day in alike for ratio in by_day[day]])
-        last = zip(days[-LEVEL:], self.runs[-LEVEL:], strict=True)
-        now = _middle([each.value - offsets[day] for day, each in last])
+        now = _middle([value - offsets[day if has_weekdays else 0] for _, day, value, _ in self.runs[-LEVEL:]])
         return now + offsets[today], deviation * (1 + 4 / len(self.runs))
 
-    def _verdict(self, value: float, scaled: float, usual: float, deviation: float, noise: float) -> Judged:
+    def verdict(self, value: float, scaled: float, usual: float, deviation: float, noise: float) -> Judged:
+        """Compare a value with the usual one, which like `scaled` and `deviation` is on the scale."""
         scale = _SCALES[self.measure]
         middle = scale.back(usual)
         wide = min(scale.spread * deviation, max(scale.most, _AT_LEAST * deviation))
@@ -298,12 +325,15 @@ class _Past:
         """The time between two runs, in the middle [s]."""
         return _middle([after.at - before.at for before, after in pairwise(self.runs[-LEVEL:])])
 
-    def _add(self, run: _Run) -> None:
-        level = None
-        if len(self.runs) + 1 >= LEVEL:
-            level = _middle([each.value for each in self.runs[1 - LEVEL :]] + [run.value])
-        self.runs.append(run._replace(level=level))
+    def add(self, run: _Run) -> None:
+        """Make a run part of the past."""
+        self.runs.append(run)
         del self.runs[:-WINDOW]
+        if len(self.runs) >= LEVEL:
+            level = _middle([each.value for each in self.runs[-LEVEL:]])
+            # The first runs have all been at the first level.
+            for at in range(LEVEL) if len(self.runs) == LEVEL else (-1,):
+                self.runs[at] = self.runs[at]._replace(rest=self.runs[at].value - level)
 
     def _forget(self) -> None:
         """Forget the runs that were outside long ago."""
@@ -318,10 +348,7 @@ class _Past:
         if len(last) == enough and (min(aways) > 0 or max(aways) < 0):
             # The level is another one; the pattern of weekdays and the noise stay.
             by = _middle(aways)
-            self.runs = [
-                each._replace(value=each.value + by, level=None if each.level is None else each.level + by)
-                for each in self.runs
-            ]
+            self.runs = [each._replace(value=each.value + by) for each in self.runs]
             added = [each[0] for each in last]
         elif len(self.pending) >= MANY:
             added = [each[0] for each in self.pending]
@@ -330,7 +357,7 @@ class _Past:
         self.pending = []
         self.accepted = None
         for each in added:
-            self._add(each)
+            self.add(each)
 
 
 def _deviation(rests: Iterable[float]) -> float:

@@ -39,6 +39,19 @@ def test_real_nights_are_usual_and_each_anomaly_is_found(kind: str) -> None:
     assert missed == []
 
 
+@pytest.mark.parametrize("kind", ["weekends", "small", "gaps"])
+def test_a_run_is_judged_as_the_history_judges_it(kind: str) -> None:
+    """A run takes a short way if it is usual, and reads only its last nights."""
+    nights = series(kind, 5).nights
+    nights[60] = ANOMALIES["half the rows"](nights[60])
+    exact = judged(nights)
+    for at in range(FIRST, len(nights)):
+        values = {str(measure): each.value for measure, each in exact[at].items()}
+        found = judge(nights[max(at - 70, 0) : at], nights[at].time, nights[at].distinct_items, **values)
+        outside = {measure for measure, each in found.items() if each.outside}
+        assert outside == {measure for measure, each in exact[at].items() if each.outside}
+
+
 @pytest.mark.more
 def test_hundreds_of_series() -> None:
     """With 10 % noise, half of a night that had 30 % more cannot be told from the noise; all else is found."""
