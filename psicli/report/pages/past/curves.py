@@ -161,4 +161,6 @@ def _path(points: Sequence[tuple[int, int]]) -> str:
 
 
 def _shape(kind: str, path: str) -> Markup:
-    return Markup('<path class="{}" d="{}"/>').format(kind, path) if path else Markup("")
+    # The validator does not know this as a property of CSS.
+    shape = Markup('<path class="{}" vector-effect="non-scaling-stroke" d="{}"/>')
+    return shape.format(kind, path) if path else Markup("")

@@ -24,7 +24,7 @@ def drawn(*points: Point, most: int = 100, text: str = "") -> Curve:
 
 
 def paths(picture: Markup) -> dict[str, str]:
-    return dict(re.findall(r'<path class="([a-z]+)" d="([^"]*)"/>', picture))
+    return dict(re.findall(r'<path class="([a-z]+)" vector-effect="non-scaling-stroke" d="([^"]*)"/>', picture))
 
 
 def test_without_numbers_there_is_no_picture() -> None:
