@@ -15,11 +15,11 @@ import click
 from psicli.cli.many.options import DURATION
 from psicli.cli.options import PATH, Seconds, flag, json_option
 from psicli.cli.screen import write
+from psicli.cli.web.now import Now, now
 from psicli.core.errors import OverdueError, printable
 from psicli.report.console import duration
 from psicli.report.layout import Screen, in_words, table_or_paragraphs
 from psicli.storage.locks import Holder
-from psicli.ui.now import Now, now
 
 if TYPE_CHECKING:
     from psicli.batch.record import Past

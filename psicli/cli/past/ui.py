@@ -34,7 +34,7 @@ def ui(port: int, verbose: bool) -> None:
     8000:127.0.0.1:8000 HOST psicli ui --port 8000`.
     """
     # Imported late because it is slow.
-    from psicli.ui.server import serving
+    from psicli.cli.web.server import serving
 
     Console(int(verbose))
     with serving(port) as server:

@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from psicli.cli.screen import write
+from psicli.cli.web.now import Now, now
 from psicli.core import signals
 from psicli.core.errors import InterruptedBySignal, TerminatedBySignal
 from psicli.report.layout import PLAIN, Screen, in_words, knows_escapes
-from psicli.ui.now import Now, now
 
 # The other screen of a terminal, without a cursor, on which a line that is too long is cut; and back.
 _BEGIN, _END = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"

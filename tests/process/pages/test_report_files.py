@@ -9,7 +9,7 @@ import pytest
 from support.jobs.batches import one_task, whole_job
 from support.many.batches import BAD
 from support.many.parties import Parties, all_done, jobs_of
-from support.pages import Page
+from support.monitoring.pages import Page
 from support.processes.expectations import MARK, Untouched, failed, marked_pair, succeeded, the_object
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from support.pages import HOSTILE, Page, done_task, facts, sent_task
+from support.monitoring.pages import HOSTILE, Page, done_task, facts, sent_task
 
 from psicli.core.errors import BadInputError, PsicliError
 from psicli.core.peer_errors import PeerSilentError

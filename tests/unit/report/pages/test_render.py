@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.pages import HOSTILE, Page, done_task, facts
+from support.monitoring.pages import HOSTILE, Page, done_task, facts
 
 from psicli.core.errors import CannotCreateError
 from psicli.report.pages.charts import Span, lane, marks, merged

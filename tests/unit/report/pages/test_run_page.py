@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from support.pages import HOSTILE, Page, done_task, facts, sent_task
+from support.monitoring.pages import HOSTILE, Page, done_task, facts, sent_task
 
 from psicli.core.errors import BadInputError, CannotCreateError
 from psicli.core.peer_errors import PeerSkippedError

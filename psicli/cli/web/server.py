@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from psicli.cli.web.door import HOST, METHODS, Door, is_own_user
+from psicli.cli.web.pages import HTML, TEXT, Answer, answer
 from psicli.core.errors import BindError, PortBusyError, printable, reason, unexpected
-from psicli.ui.door import HOST, METHODS, Door, is_own_user
-from psicli.ui.pages import HTML, TEXT, Answer, answer
 
 logger = logging.getLogger(__name__)
 

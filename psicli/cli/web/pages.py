@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from psicli.cli.web.now import now
 from psicli.core.errors import PsicliError
 from psicli.report.history.jobs import jobs_of
 from psicli.report.history.kept import facts_of_run, page_of_run
@@ -16,7 +17,6 @@ from psicli.report.pages.past.overview import now_part, overview_page
 from psicli.storage import reports
 from psicli.storage.ledger import History, Ledger
 from psicli.storage.state import state_folder
-from psicli.ui.now import now
 
 HTML, JSON, TEXT = "text/html; charset=utf-8", "application/json", "text/plain; charset=utf-8"
 # How far back the history goes; reports are kept as long.

@@ -9,9 +9,9 @@ from http.cookies import SimpleCookie
 
 import pytest
 
+from psicli.cli.web import door as door_module
+from psicli.cli.web.door import Door, is_own_user
 from psicli.core.peer_errors import OwnersUnknownError
-from psicli.ui import door as door_module
-from psicli.ui.door import Door, is_own_user
 
 PORT = 8123
 OWN = ("Host", f"127.0.0.1:{PORT}")
