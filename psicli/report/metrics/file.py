@@ -52,9 +52,7 @@ def save_run(path: Path, facts: Mapping[str, Any]) -> list[str]:
         if facts["job"] is None:
             facts = {**facts, **_named_in(path)}
         facts = {**facts, "started": facts["started"] or datetime.now(UTC).isoformat()}
-        last = _last_success(facts)
-        if facts["exit_code"] == 0:
-            last = max(last or 0.0, ended(facts) or 0.0)
+        last = ended(facts) if facts["exit_code"] == 0 else _last_success(facts)
         _save(path, run_to_text(facts, last))
     except PsicliError as exc:
         return _unsaved(exc)
