@@ -23,8 +23,8 @@ from psicli.storage.ledger import DONE, FAILED
 _POINTS, _LEAST_POINTS = 20_000, 30
 _ROWS = 1_200
 _TASKS = 30
-# How many warnings of the last run of a job are shown.
-_WARNINGS = 10
+# How many warnings of the last run of a job are shown, and how many of its runs that were unusual.
+_WARNINGS, _UNUSUAL = 10, 20
 
 # The states of how a run ended.
 _STATES = {DONE: "good", FAILED: "bad"}
@@ -77,6 +77,7 @@ def history_page(
         numbers=_totals(jobs),
         columns=_SUMMARY,
         cause_columns=_cause_columns,
+        unusual_columns=[Column("run"), Column("task"), Column("outside the usual range")],
         summary=[row for number, job in enumerate(jobs, 1) for row in _summary(job, f"job-{number}", several)],
         jobs=[_job(job, f"job-{number}", now, most, rows, reports, links) for number, job in enumerate(jobs, 1)],
     )
@@ -116,6 +117,7 @@ def _totals(jobs: Sequence[PastJob]) -> list[tuple[str, str]]:
     tasks = sum(len(job.tasks) for job in jobs)
     totals = [("jobs", len(jobs)), ("tasks", tasks), ("runs", runs), ("failed", failed)]
     totals.append(("did not run", sum(job.missed for job in jobs)))
+    totals.append(("unusual", sum(bool(each.outside) for job in jobs for task in job.tasks for each in task.nights)))
     return [(label, count(number)) for label, number in totals]
 
 
@@ -202,6 +204,11 @@ def _whole(value: float, text: Callable[[Any], str]) -> float:
 
 
 def _outside(each: PastNight) -> Cell:
+    texts = _what_is_outside(each)
+    return Cell(counted(len(texts), "number"), state="warn", below="; ".join(texts))
+
+
+def _what_is_outside(each: PastNight) -> list[str]:
     texts = []
     for number in _NUMBERS:
         if number.measure in each.outside:
@@ -211,7 +218,7 @@ def _outside(each: PastNight) -> Cell:
     rows = each.measures.get(Measure.ROWS)
     if rows is not None and rows.outside:
         texts.append(f"rows {count(round(rows.value))}, usually {_range(rows, count).text}")
-    return Cell(counted(len(texts), "number"), state="warn", below="; ".join(texts))
+    return texts
 
 
 def _plain(number: _Number, each: PastNight) -> str:
@@ -245,6 +252,7 @@ def _job(
         "facts": _facts(job),
         "warnings": _warnings(reports(job.last.run) if job.last.run else None),
         "causes": _causes(job, span),
+        "unusual": _unusual(job),
         "under": Markup('<g id="{}-under">{}</g>').format(anchor, under),
         "gaps": [_gap(each.first, each.last, each.runs, each.is_open) for each in reversed(job.gaps)],
         "first": _day(span.begin),
@@ -306,6 +314,13 @@ def _causes(job: PastJob, span: Span) -> list[list[str | Cell]]:
         marks = strip(span, [run.time for run in runs], "fault", text)
         rows.append([cause, Cell(count(len(runs)), value=len(runs)), first, last, marks])
     return rows
+
+
+def _unusual(job: PastJob) -> list[list[str | Cell]]:
+    """Return a row for each run of a task that was outside its usual range, the newest first."""
+    found = [(each, task.name) for task in job.tasks for each in task.nights if each.outside]
+    found.sort(key=lambda each: each[0].time, reverse=True)
+    return [[_minute(each.time), name, "; ".join(_what_is_outside(each))] for each, name in found[:_UNUSUAL]]
 
 
 def _cause_columns(first: str, last: str) -> list[Column]:

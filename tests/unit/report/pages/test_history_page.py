@@ -68,6 +68,7 @@ def test_a_job_that_is_well() -> None:
     assert '<section class="verdict good">' in page
     assert "60 runs" in text
     assert "All times are in UTC" in text
+    assert "Runs outside the usual range" not in text
     titles = re.findall("<title>([^<]*) of people</title>", page)
     expected = ["matched keys", "match rate", "own distinct keys", "the peer's distinct keys", "seconds"]
     assert [*map(html.unescape, titles)] == expected
@@ -87,6 +88,8 @@ def test_failures_gaps_and_what_is_unusual() -> None:
     assert "bad input (65) 1 2026-02-14 02:10 UTC" in text
     assert "2026-02-24 02:10 UTC to 2026-02-25 02:10 UTC: 2 runs" in text
     assert "match rate 0 %, usually" in text
+    found = text[text.index("Runs outside the usual range") :]
+    assert "2026-03-05 02:10 UTC people match rate 0 %, usually" in found
     assert page.count("failed: peer lost (69)") == 2
     # One backdrop for all pictures of the job.
     assert page.count('<path class="gap"') == 2
