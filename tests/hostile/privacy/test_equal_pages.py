@@ -19,7 +19,7 @@ import pytest
 from support.monitoring.logs import log_lines
 from support.monitoring.metrics import Metrics
 from support.processes.expectations import succeeded, the_object
-from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Side, free_ports
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Run, Side, free_ports
 
 from psicli.report.pages.run import run_page
 
@@ -35,21 +35,11 @@ TIMES = ("_seconds", "_memory_bytes")
 OF_A_RECORD = CHANCE | {"time", "closed"}
 
 
-# What shows past runs.
-PAST = {
-    "ledger": ("ledger", "--json"),
-    "history": ("history", "--json"),
-    "lines": ("history", "--csv"),
-    "table": ("history",),
-}
-
-
 class Night(NamedTuple):
-    """What a sender has after a run. folder: where the files are that it left. past: what commands print afterwards."""
+    """What a sender has after a run. folder: where the files are that it left."""
 
     folder: Path
     run: Result
-    past: dict[str, Result]
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -57,6 +47,15 @@ class Night(NamedTuple):
 
     def text(self, name: str) -> str:
         return (self.folder / name).read_text()
+
+    def past(self, *command: str) -> str:
+        """Return what a command prints that shows past runs."""
+        run = Run(command, env={"PSICLI_STATE_DIR": str(self.folder / "state")})
+        try:
+            succeeded([result := run.result()])
+        finally:
+            run.kill()
+        return result.stdout.decode()
 
 
 def night(folder: Path, port: int, matches: int) -> Night:
@@ -79,12 +78,10 @@ def night(folder: Path, port: int, matches: int) -> Night:
         own = {**states[DIALER], "PSICLI_LOG": "json"}
         bob = pair.start(DIALER, "--json", "--verbose", *left, env=own).result()
         succeeded([alice.result(), bob])
-        past = {what: pair.start_command(*command, env=states[DIALER]).result() for what, command in PAST.items()}
-        succeeded(past.values())
     finally:
         pair.kill()
     assert pair.path(LISTENER, "out/one.csv").read_bytes().count(b"\n") == 1 + matches
-    return Night(pair.path(DIALER), bob, past)
+    return Night(pair.path(DIALER), bob)
 
 
 @pytest.fixture(scope="module")
@@ -163,16 +160,18 @@ def test_logs_are_equal(nights: list[Night]) -> None:
     assert len(equal(logs)) > 10
 
 
+@pytest.mark.more
 def test_ledgers_are_equal(nights: list[Night]) -> None:
-    records = [json.loads(each.past["ledger"].stdout.replace(bytes(each.folder), b"")) for each in nights]
+    records = [json.loads(each.past("ledger", "--json").replace(str(each.folder), "")) for each in nights]
     assert len(equal([without(each, OF_A_RECORD) for each in records])["tasks"]) == 2
 
 
+@pytest.mark.more
 def test_histories_are_equal(nights: list[Night]) -> None:
-    shown = {what: [each.past[what].stdout.decode() for each in nights] for what in PAST}
-    told = equal([without(json.loads(text), OF_A_RECORD) for text in shown["history"]])
+    told = equal([without(json.loads(each.past("history", "--json")), OF_A_RECORD) for each in nights])
     assert [task["runs"][0]["rows"] for task in told["tasks"]] == [ROWS, ROWS]
-    lines = [[*csv.DictReader(text.splitlines())] for text in shown["lines"]]
+    lines = [[*csv.DictReader(each.past("history", "--csv").splitlines())] for each in nights]
     assert len(equal([[without(line, OF_A_RECORD) for line in each] for each in lines])) == 2
+    tables = [each.past("history") for each in nights]
     chance = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d|\d+\.\d s| +(?= )")
-    assert "overlap two alice" in equal([chance.sub("", text) for text in shown["table"]])
+    assert "overlap two alice" in equal([chance.sub("", text) for text in tables])

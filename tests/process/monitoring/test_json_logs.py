@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.jobs.batches import one_task, whole_job
 from support.many.batches import BAD
 from support.many.parties import Parties
 from support.monitoring.logs import log_lines, told
@@ -34,6 +35,7 @@ def test_a_run_of_both_parties(pair: Pair) -> None:
         assert b"overlap: " in result.stdout
 
 
+@pytest.mark.more
 def test_a_failure_has_its_hint_on_a_line_of_its_own(pair: Pair) -> None:
     marked_pair(pair).path(LISTENER, "in.csv").unlink()
     result = pair.start(LISTENER, "--json", env=JSON).result()
@@ -46,6 +48,7 @@ def test_a_failure_has_its_hint_on_a_line_of_its_own(pair: Pair) -> None:
     assert result.code == 66
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_report_is_a_line_where_rows_go_to_standard_output(pair: Pair, as_json: bool) -> None:
     marked_pair(pair)
@@ -74,6 +77,7 @@ def test_an_unexpected_failure_has_a_traceback_without_the_text_of_the_exception
     assert MARK not in result.stderr
 
 
+@pytest.mark.more
 def test_a_batch_writes_objects_and_reads_the_text_of_its_jobs(parties: Parties) -> None:
     """The lines about a job have its name; its own log is text."""
     with free_ports(1) as (port,):
@@ -98,18 +102,14 @@ def test_a_batch_writes_objects_and_reads_the_text_of_its_jobs(parties: Parties)
 
 @pytest.mark.more
 def test_a_simulation_names_job_and_party_on_each_line(pair: Pair) -> None:
-    marked_pair(pair)
-    whole = pair.jobs[LISTENER]
-    for section in ("keys", "input_path", "output_path"):
-        whole["tasks"][0][section][DIALER] = pair.jobs[DIALER]["tasks"][0][section][DIALER]
-    whole["tasks"][0]["input_path"][DIALER] = str(pair.path(DIALER, "in.csv"))
-    whole["tasks"][0]["output_path"][DIALER] = "out/theirs.csv"
-    result = pair.start_command("simulate", pair.job_file(LISTENER), env=JSON).result()
+    one_task(pair)
+    result = pair.start_command("simulate", whole_job(pair), env=JSON).result()
     succeeded([result])
     lines = log_lines(result.stderr)
     assert {(line["job"], line["party"]) for line in lines} == {("overlap", party) for party in PARTIES}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("arguments", "code", "message", "hint"),
     [
@@ -132,6 +132,7 @@ def test_what_is_wrong_with_a_command_line_is_an_object(
     assert bool(hint) <= bool(hints)
 
 
+@pytest.mark.more
 def test_an_unknown_form_of_the_log_is_refused(pair: Pair) -> None:
     result = pair.start_command("status", env={"PSICLI_LOG": "xml"}).result()
     assert result.code == 78

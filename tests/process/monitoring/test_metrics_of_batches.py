@@ -50,6 +50,7 @@ def two(parties: Parties) -> Iterator[Parties]:
         yield parties
 
 
+@pytest.mark.more
 def test_a_batch_with_a_job_that_fails_and_its_retry(two: Parties) -> None:
     """The jobs' processes, which inherit the variable, leave the file to the batch."""
     path = two.folder / LISTENER / "batch.prom"

@@ -60,6 +60,7 @@ def test_metrics_of_both_parties_are_their_reports(pair: Pair) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_the_last_success_survives_runs_that_fail(pair: Pair) -> None:
     """It is that of this job and this party, and the file says why an alarm should ring."""
     marked_pair(pair)
@@ -98,7 +99,7 @@ def test_a_run_that_finds_its_port_busy_says_so(pair: Pair) -> None:
     assert "psicli_run_last_success_timestamp_seconds" not in metrics.names
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("name", "code", "sentence"),
     [
@@ -135,22 +136,3 @@ def test_metrics_that_can_no_longer_be_written_are_a_warning(pair: Pair, tmp_pat
     assert the_object(result.stdout)["warnings"] == [warning]
     assert f"WARNING overlap: {warning}\n" in result.stderr
     pair.nothing_left()
-
-
-@pytest.mark.more
-def test_a_simulation_writes_no_metrics_and_no_expiry(pair: Pair) -> None:
-    marked_pair(pair)
-    whole = pair.jobs[LISTENER]
-    for section in ("keys", "input_path", "output_path"):
-        whole["tasks"][0][section][DIALER] = pair.jobs[DIALER]["tasks"][0][section][DIALER]
-    pair.path(LISTENER, "in2.csv").write_bytes(pair.path(DIALER, "in.csv").read_bytes())
-    whole["tasks"][0]["input_path"][DIALER] = "in2.csv"
-    whole["tasks"][0]["output_path"][DIALER] = "out/theirs.csv"
-    path = pair.path(LISTENER, NIGHT)
-    result = pair.start_command(
-        "simulate", pair.job_file(LISTENER), "--json", env={"PSICLI_METRICS": str(path)}
-    ).result()
-    succeeded([result])
-    assert not path.exists()
-    reports = the_object(result.stdout)["parties"]
-    assert {report["certificate_expires"] for report in reports.values()} == {None}

@@ -26,21 +26,24 @@ def page_at(path: Path) -> Page:
 
 
 def test_a_run_leaves_its_page(pair: Pair) -> None:
-    """It adds nothing to what the command says, and a later run replaces it."""
+    """It adds nothing to what the command says, and replaces an earlier one."""
     marked_pair(pair, broadcast=False)
     pages = {party: pair.path(party, "run.html") for party in PARTIES}
-    for _ in range(2):
-        mine = pair.start(LISTENER, "--json", "--report", str(pages[LISTENER]))
-        theirs = pair.start(DIALER, env={"PSICLI_REPORT": str(pages[DIALER])})
-        succeeded(results := [mine.result(), theirs.result()])
-        assert the_object(results[0].stdout)["tasks"][0]["matched_rows"] == 2
-        assert b"html" not in results[1].stdout
+    pages[LISTENER].write_text(BEGINNING)
+    mine = pair.start(LISTENER, "--json", "--report", str(pages[LISTENER]))
+    theirs = pair.start(DIALER, env={"PSICLI_REPORT": str(pages[DIALER])})
+    succeeded(results := [mine.result(), theirs.result()])
+    assert the_object(results[0].stdout)["tasks"][0]["matched_rows"] == 2
+    assert b"html" not in results[1].stdout
     alice, bob = (page_at(pages[party]).text for party in PARTIES)
     assert "overlap: Done" in alice
     assert "matched rows 2" in alice
     assert "Which of its own items bob also has." in alice
     assert "only alice learns it" in bob
     assert "matched rows" not in bob
+    # The report that the state folder keeps gives the same page.
+    later = pair.start_command("report", "--run", "last").result()
+    assert later.stdout.strip() in {page.read_bytes().strip() for page in pages.values()}
     pair.nothing_left()
 
 
@@ -56,6 +59,7 @@ def test_a_run_that_fails_leaves_its_page(pair: Pair) -> None:
     assert "Failed: peer failed, 80" in page_at(pair.path(LISTENER, "run.html")).text
 
 
+@pytest.mark.more
 def test_a_mistake_in_the_job_file_is_on_the_page(pair: Pair) -> None:
     path = marked_pair(pair).job_file(LISTENER)
     path.write_text(path.read_text().replace("receiver", "reciever"))
@@ -71,7 +75,7 @@ def test_a_mistake_in_the_job_file_is_on_the_page(pair: Pair) -> None:
     assert "reciever" in page_at(page).text
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("name", "code", "sentence"),
     [
@@ -117,10 +121,17 @@ def test_a_page_that_cannot_be_written_in_the_end_fails_the_run(pair: Pair) -> N
     assert not folder.exists()
 
 
+@pytest.mark.more
 def test_a_simulation_leaves_a_page_of_both_parties(pair: Pair) -> None:
+    """It leaves no metrics and no kept report, since nothing has been exchanged."""
     one_task(pair)
-    page = pair.folder / "simulation.html"
-    succeeded([pair.start_command("simulate", whole_job(pair), "--report", page).result()])
+    page, metrics = pair.folder / "simulation.html", pair.folder / "night.prom"
+    environment = {"PSICLI_METRICS": str(metrics)}
+    result = pair.start_command("simulate", whole_job(pair), "--json", "--report", page, env=environment).result()
+    succeeded([result])
+    assert not metrics.exists()
+    assert not (pair.folder / "state" / "reports").exists()
+    assert {each["certificate_expires"] for each in the_object(result.stdout)["parties"].values()} == {None}
     text = page_at(page).text
     assert "This is a simulation" in text
     assert text.count("Done") == 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import stat
 from pathlib import Path
@@ -28,6 +27,7 @@ def report(pair: Pair, *arguments: str | Path, code: int = 0) -> str:
     return result.stdout.decode() if code == 0 else result.stderr
 
 
+@pytest.mark.more
 def test_a_run_leaves_its_report_and_the_same_page_later(pair: Pair) -> None:
     marked_pair(pair)
     pages = {party: pair.path(party, "run.html") for party in PARTIES}
@@ -55,6 +55,7 @@ def test_a_run_leaves_its_report_and_the_same_page_later(pair: Pair) -> None:
     assert len(kept(pair)) == 2
 
 
+@pytest.mark.more
 def test_a_failed_run_leaves_its_report_and_a_run_that_never_began_none(pair: Pair) -> None:
     marked_pair(pair)
     pair.path(LISTENER, "in.csv").unlink()
@@ -69,20 +70,6 @@ def test_a_failed_run_leaves_its_report_and_a_run_that_never_began_none(pair: Pa
     assert "input missing (66)" in page
     assert "no task was opened" in page
     assert "in.csv" in report(pair, "--run", "last", "--job", "overlap")
-
-
-@pytest.mark.more
-def test_a_simulation_leaves_none(pair: Pair) -> None:
-    path = marked_pair(pair).job_file(LISTENER)
-    job = json.loads(json.dumps(pair.jobs[LISTENER]))
-    for task, other in zip(job["tasks"], pair.jobs[DIALER]["tasks"], strict=True):
-        task["keys"] |= other["keys"]
-        task["input_path"] = {party: str(pair.path(party, "in.csv")) for party in PARTIES}
-        task["output_path"] = {party: str(pair.path(party, "out/people.csv")) for party in PARTIES}
-    path.write_text(json.dumps(job))
-    assert pair.start_command("simulate", path).result().code == 0
-    assert not (pair.folder / "state" / "reports").exists()
-    assert "The ledger has no runs since" in pair.start_command("report").result().stderr
 
 
 @pytest.mark.more
@@ -135,6 +122,7 @@ def test_a_ledger_that_somebody_has_changed(pair: Pair) -> None:
     assert "is not as psicli left it, so what follows may be wrong" in result.stderr
 
 
+@pytest.mark.more
 def test_runs_without_a_report(pair: Pair) -> None:
     state = pair.folder / "state"
     write_ledger(state, series("weekends", 1, 6))

@@ -180,6 +180,7 @@ def test_requests_that_are_none(browser: Browser) -> None:
         assert b"Set-Cookie" not in answer
 
 
+@pytest.mark.more
 def test_headers_of_all_answers(browser: Browser) -> None:
     answers = [browser.get("/none")]
     browser.enter()
@@ -198,6 +199,7 @@ def test_headers_of_all_answers(browser: Browser) -> None:
     assert (status, text, int(headers["Content-Length"]) > 1000) == (200, "", True)
 
 
+@pytest.mark.more
 def test_history_and_kept_reports(pair: Pair) -> None:
     marked_pair(pair)
     succeeded(pair.run())
@@ -283,6 +285,7 @@ def test_many_clients_and_slow_ones(browser: Browser) -> None:
     assert codes == [200] * 8
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("number", "code", "text"), [(signal.SIGINT, 0, "psicli ui has ended"), (signal.SIGTERM, 143, "stopped by SIGTERM")]
 )
@@ -310,6 +313,7 @@ def test_a_port_of_its_own_choice(pair: Pair) -> None:
     assert browser.run.result().code == 0
 
 
+@pytest.mark.more
 def test_a_state_folder_that_others_can_read(pair: Pair, browser: Browser) -> None:
     browser.enter()
     state: Path = pair.folder / "state"

@@ -125,6 +125,7 @@ class Terminal:
             return b""
 
 
+@pytest.mark.more
 def test_a_terminal_is_drawn_in_place_and_left_as_it_was(pair: Pair) -> None:
     terminal = Terminal(pair)
     terminal.read_until(lambda output: output.count(b"\x1b[H") > 3)

@@ -109,7 +109,8 @@ def test_the_size_of_the_peer_is_refused_before_any_point_is_sent(pair: Pair) ->
     assert output(pair) == OLD
 
 
-@pytest.mark.parametrize("result", ["rows", pytest.param("count", marks=pytest.mark.more)])
+@pytest.mark.more
+@pytest.mark.parametrize("result", ["rows", "count"])
 def test_no_matches_fail_the_receiver_alone_if_only_it_learns_the_result(pair: Pair, result: str) -> None:
     prepared(pair, lambda party: replace(USUAL, matched=None, rate=None) if party == DIALER else USUAL, result=result)
     write_input(pair, LISTENER, ITEMS, 0)
@@ -122,7 +123,8 @@ def test_no_matches_fail_the_receiver_alone_if_only_it_learns_the_result(pair: P
     assert output(pair) == OLD
 
 
-@pytest.mark.parametrize("party", [DIALER, pytest.param(LISTENER, marks=pytest.mark.more)])
+@pytest.mark.more
+@pytest.mark.parametrize("party", PARTIES)
 def test_a_party_of_a_broadcast_keeps_its_old_output(pair: Pair, party: str) -> None:
     prepared(pair, broadcast_result=True)
     write_input(pair, DIALER, ITEMS, 0)
@@ -148,6 +150,7 @@ def test_whole_percent_holds_for_what_is_unusual(pair: Pair) -> None:
     assert [rate[name] for name in ("value", "usual", "low", "high")] == [0.04, 0.4, 0.35, 0.45]
 
 
+@pytest.mark.more
 def test_what_is_accepted_is_usual_from_then_on(pair: Pair) -> None:
     prepared(pair)
     write_input(pair, LISTENER, 3 * ITEMS, MATCHED)

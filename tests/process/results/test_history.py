@@ -53,6 +53,7 @@ def test_a_line_for_each_task(state: Path) -> None:
     assert "8" in ascii_only.splitlines()[1].split("%)")[1].split()[0]
 
 
+@pytest.mark.more
 def test_json_has_each_run_with_its_ranges(state: Path) -> None:
     tasks = json.loads(psicli(state, "history", "nightly", "--json"))["tasks"]
     assert [(task["job"], task["task"], len(task["runs"])) for task in tasks] == [("nightly", "customers", 59)]
@@ -77,6 +78,7 @@ def test_csv_holds_no_formula(state: Path) -> None:
     assert (failed["code"], failed["cause"], failed["rows"], failed["rows_low"]) == ("69", "peer lost", "", "")
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -90,10 +92,12 @@ def test_what_is_not_there(state: Path, arguments: list[str], sentence: str) -> 
     assert sentence in psicli(state, "history", *arguments, code=2)
 
 
+@pytest.mark.more
 def test_an_empty_ledger(tmp_path: Path) -> None:
     assert psicli(tmp_path, "history") == "The ledger has no tasks.\n"
 
 
+@pytest.mark.more
 def test_the_last_records_of_the_ledger(state: Path) -> None:
     facts = json.loads(psicli(state, "ledger", "--json", "--last", "3"))
     everything = json.loads(psicli(state, "ledger", "--json"))
