@@ -30,6 +30,7 @@ def test_a_run_leaves_its_page(pair: Pair) -> None:
     marked_pair(pair, broadcast=False)
     pages = {party: pair.path(party, "run.html") for party in PARTIES}
     pages[LISTENER].write_text(BEGINNING)
+    pages[LISTENER].chmod(0o600)
     mine = pair.start(LISTENER, "--json", "--report", str(pages[LISTENER]))
     theirs = pair.start(DIALER, env={"PSICLI_REPORT": str(pages[DIALER])})
     succeeded(results := [mine.result(), theirs.result()])
@@ -175,6 +176,7 @@ def test_a_batch_and_its_retry_leave_one_page(four: Parties) -> None:
     four.nothing_left()
 
 
+@pytest.mark.more
 def test_a_mistake_in_a_batch_is_on_its_page(four: Parties) -> None:
     page = four.folder / "batch.html"
     four.batch(LISTENER, ["absent"])

@@ -61,7 +61,7 @@ def test_a_text_each_time_that_something_has_changed(pair: Pair) -> None:
     assert "\x1b" not in output.read_text()
 
 
-@pytest.mark.parametrize("more", [(), ("--json",)])
+@pytest.mark.parametrize("more", [(), pytest.param(("--json",), marks=pytest.mark.more)])
 def test_it_ends_when_its_reader_does(pair: Pair, more: tuple[str, ...]) -> None:
     result = pair.start_command("status", "--watch", "0.1", *more, shell="| head -n 1").result()
     assert result.code == 0
