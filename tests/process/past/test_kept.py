@@ -142,7 +142,7 @@ def test_runs_without_a_report(pair: Pair) -> None:
 def test_arguments_that_do_not_fit(pair: Pair) -> None:
     for arguments, text in (
         (("--since", "soon"), "soon is no moment"),
-        (("--since", "99999w"), "is no moment"),
+        (("--since", "999999w"), "is no moment"),
         (("-o", "page.txt"), "must end in .html"),
         (("--run", "last", "--since", "1d"), "--since does not go with --run"),
     ):
