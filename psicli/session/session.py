@@ -19,7 +19,7 @@ from cryptography import x509
 
 from psicli import curve
 from psicli.core import errors, failpoints, peer_errors, signals, trace
-from psicli.core.stages import Stage
+from psicli.core.stages import Stage, Stages
 from psicli.exchange.pools import WorkerPools
 from psicli.exchange.task_exchange import Storage, TaskExchange
 from psicli.exchange.worker import Workers
@@ -90,6 +90,8 @@ class Session:
         # One-sided tasks whose exchange is complete, and the writing of their results.
         self._received: list[LiveTask] = []
         self._finishing: list[Future[None]] = []
+        # Those of the task that was over last.
+        self._last: Stages | None = None
         self._closed = threading.Event()
 
     @property
@@ -348,6 +350,7 @@ class Session:
 
     def _retire(self, live: LiveTask, warning: str | None = None) -> None:
         self._turns.retire(live)
+        self._last = live.plan.stages
         live.begin()
         live.exchange.wipe()
         live.plan.exchanged(live.result(warning))
@@ -384,7 +387,9 @@ class Session:
         """End a session that is complete for both parties."""
         if not self._closed.is_set():
             self._closed.set()
-            self._watch.await_end()
+            stall = nullcontext() if self._last is None else self._last.at(Stage.WAITING_FOR_PEER, "wait for the end")
+            with stall:
+                self._watch.await_end()
             failpoints.hit("session.closed")
 
     def _keep_committed(self, patience: float) -> bool:

@@ -14,10 +14,8 @@ import hmac
 import os
 import secrets
 import threading
-from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
 from psicli.core.peer_errors import OwnersUnknownError
@@ -82,11 +80,11 @@ class Door:
 
     def knows(self, headers: Message) -> bool:
         """Return whether a request comes from the browser that has shown the token."""
-        with suppress(CookieError):
-            for header in headers.get_all("Cookie") or []:
-                morsel = SimpleCookie(header).get(self._cookie)
-                if morsel is not None and _equal(morsel.value, self._session):
-                    return True
+        # Programs on other ports of this host set cookies too, in any form and even with this name.
+        cookies = [each for header in headers.get_all("Cookie") or [] for each in header.split(";")]
+        for name, _, value in (cookie.strip().partition("=") for cookie in cookies):
+            if name == self._cookie and _equal(value, self._session):
+                return True
         return False
 
 

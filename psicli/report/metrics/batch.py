@@ -49,7 +49,9 @@ def batch_to_text(facts: Mapping[str, Any], last_success: float | None) -> str:
         of_job = {**labels, "job": job["name"], "peer": job["peer"]}
         what = "1 for the state of the job after the batch."
         families.add_state("batch_job_state", what, of_job, job["state"], _STATES)
-        families.add_all(_OF_A_JOB, of_job, job)
+        # A job that had no process in this start did not run, or was done before it.
+        unknown = {} if job["peak_memory"] else {"waited": None, "peak_memory": None}
+        families.add_all(_OF_A_JOB, of_job, {**job, **unknown})
     for job in facts["jobs"]:
         report = job["report"]
         if report is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -143,11 +144,45 @@ _NEEDED = {
 }
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_duration(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1e12
+
+
+# What the fields of a line hold, if they are there. Somebody may have edited the ledger, or a disk may have damaged it.
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("run", "job", "party", "peer", "version", "address", "task", "task_sid", "input"), _is_text),
+    **dict.fromkeys(("error", "failure", "session_id", "peer_version"), _is_text),
+    **dict.fromkeys(("peer_certificate_sha256", "output_sha256"), _is_text),
+    **dict.fromkeys(("distinct_items", "peer_items", "peer_questions", "matched", "rows", "bin", "items"), _is_count),
+    "keys": _are_texts,
+    "outcome": (DONE, FAILED).__contains__,
+    "code": lambda value: _is_count(value) and value < 256,
+    "matched_percent": lambda value: _is_count(value) and value <= 100,
+    "seconds": _is_duration,
+}
+
+
 def parsed(data: bytes) -> dict[str, Any] | None:
     """Parse a line; return None if it is torn or of an unknown kind."""
     try:
         line: dict[str, Any] = json.loads(data)
-        if datetime.fromisoformat(line["time"]).tzinfo is None:
+        moment = datetime.fromisoformat(line["time"])
+        # At the ends of the calendar, no other moment can be computed from one.
+        if moment.tzinfo is None or not 1970 <= moment.year < 9000:
+            return None
+        if not all(check(line[name]) for name, check in _CHECKS.items() if name in line):
             return None
         if line["event"] == "open":
             opening_of(line)
@@ -159,12 +194,12 @@ def parsed(data: bytes) -> dict[str, Any] | None:
 
 
 def opening_of(line: dict[str, Any]) -> Opening:
-    """Return the task of an `open` line; raises KeyError, TypeError, ValueError."""
-    facts: dict[str, Any] = {name: str(line[name]) for name in ("job", "task", "peer", "task_sid", "input")}
-    facts |= {name: str(line.get(name, "")) for name in ("party", "run")}
-    facts |= {name: int(line[name]) for name in ("peer_items", "peer_questions") if name in line}
-    keys = tuple(str(column) for column in line["keys"])
-    return Opening(**facts, distinct_items=int(line["distinct_items"]), keys=keys)
+    """Return the task of an `open` line; raises KeyError."""
+    facts: dict[str, Any] = {
+        name: line[name] for name in ("job", "task", "peer", "task_sid", "input", "distinct_items")
+    }
+    facts |= {name: line[name] for name in ("party", "run", "peer_items", "peer_questions") if name in line}
+    return Opening(**facts, keys=tuple(line["keys"]))
 
 
 def take(line: dict[str, Any], tasks: dict[tuple[str, str], Entry], runs: dict[str, RunEntry]) -> None:
@@ -172,18 +207,18 @@ def take(line: dict[str, Any], tasks: dict[tuple[str, str], Entry], runs: dict[s
     event = line["event"]
     if event == "begin":
         names = ("run", "job", "party", "peer", "version", "address")
-        facts: dict[str, Any] = {name: str(line.get(name)) for name in names}
-        runs[str(line["run"])] = RunEntry(line["time"], **facts)
+        facts: dict[str, Any] = {name: line.get(name) for name in names}
+        runs[line["run"]] = RunEntry(line["time"], **facts)
     elif event == "end":
-        if (run := runs.get(str(line["run"]))) is not None:
+        if (run := runs.get(line["run"])) is not None:
             facts = {name: line.get(name) for name in ENDING}
             runs[run.run] = replace(run, closed=line["time"], **facts)
     else:
-        task = str(line["task_sid"]), str(line["peer"])
+        task = line["task_sid"], line["peer"]
         if event == "open":
             tasks[task] = Entry(line["time"], opening_of(line))
         elif event == "met" and task in tasks:
-            counts: dict[str, Any] = {name: int(line[name]) for name in ("peer_items", "peer_questions")}
+            counts: dict[str, Any] = {name: line[name] for name in ("peer_items", "peer_questions")}
             tasks[task] = replace(tasks[task], opening=replace(tasks[task].opening, **counts))
         elif event == "close" and task in tasks:
             facts = {name: line.get(name) for name in CLOSING}

@@ -107,7 +107,10 @@ def test_a_session(door: Door) -> None:
     assert cookie.value not in door.address
     right = f"psicli-{PORT}={cookie.value}"
     assert door.knows(headers(("Cookie", right)))
-    assert door.knows(headers(("Cookie", f"other=1; {right}")))
+    # Programs on other ports of this host set cookies, too.
+    for others in ("other=1", 'a={"b":1}', "x[y]=1", "foo", "\u00e9=1", '"', "path=/", f"psicli-{PORT}=x"):
+        assert door.knows(headers(("Cookie", f"{others}; {right}")))
+        assert door.knows(headers(("Cookie", f"{right}; {others}")))
     for wrong in ("", right[:-1], f"psicli-1={cookie.value}", f"psicli-{PORT}=", "\x00", "psicli-8123=\u00fc"):
         assert not door.knows(headers(("Cookie", wrong)))
     assert not door.knows(headers())

@@ -81,6 +81,8 @@ def test_metrics_of_a_batch_are_its_facts() -> None:
     batch.jobs[1].state, batch.jobs[1].exit_code, batch.jobs[1].report = State.FAILED, 65, a_run(failure)
     batch.jobs[1].starts, batch.jobs[1].failures = 3, 2
     batch.jobs[2].state, batch.jobs[2].exit_code, batch.jobs[2].starts = State.NOT_RUN, None, 0
+    for job in batch.jobs[:2]:
+        job.waited, job.peak_memory = 0.5, 4000
     metrics = Metrics(batch_to_text(facts_of_batch(batch), 77.0))
     assert metrics.value("batch_exit_code", batch="all") == 65
     assert metrics.value("batch_duration_seconds", batch="all") == 4
@@ -93,6 +95,9 @@ def test_metrics_of_a_batch_are_its_facts() -> None:
     assert metrics.values("batch_job_exit_code", "job") == {"one": 0, "two": 65}
     assert metrics.values("batch_job_starts", "job") == {"one": 1, "two": 3, "three": 0}
     assert metrics.values("batch_job_failures", "job") == {"one": 0, "two": 2, "three": 0}
+    # What no process has used is unknown.
+    assert metrics.values("batch_job_wait_seconds", "job") == {"one": 0.5, "two": 0.5}
+    assert metrics.values("batch_job_peak_memory_bytes", "job") == {"one": 4000, "two": 4000}
     assert metrics.values("batch_job_matched_rows", "job") == {"one": 4, "two": 4}
     for job, state in (("one", "done"), ("two", "failed"), ("three", "not run")):
         states = {each: metrics.value("batch_job_state", batch="all", job=job, state=each) for each in State}
