@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from support.processes.expectations import (
     succeeded,
     the_object,
 )
-from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side, failing_at
 from support.waiting import DEADLINE
 
 from psicli import __version__, curve
@@ -68,6 +70,21 @@ def test_a_report_as_json(pair: Pair) -> None:
     assert ours["task_sid"] == theirs["task_sid"]
     assert (ours["bytes_sent"], ours["bytes_received"]) == (theirs["bytes_received"], theirs["bytes_sent"])
     assert ours["bytes_sent"] > 4 * 32
+
+
+def test_a_wait_for_the_end_is_a_wait_for_the_peer(pair: Pair) -> None:
+    """The sender stops when all is exchanged, and only the end of the connection is missing."""
+    marked_pair(pair, broadcast=False)
+    alice, bob = pair.start(LISTENER, "--json"), pair.start(DIALER, env=failing_at("received.arrived:stop"))
+    bob.wait_until_stopped()
+    began = time.monotonic()
+    assert pair.start_command("status").result().code == 0
+    stopped = time.monotonic() - began
+    bob.send(signal.SIGCONT)
+    succeeded(results := [alice.result(), bob.result()])
+    task = the_object(results[0].stdout)["tasks"][0]
+    assert task["stages"]["waiting_for_peer"] > stopped / 2
+    assert max(end - begin for name, begin, end in task["timeline"] if name == "waiting_for_peer") > stopped / 2
 
 
 def test_a_failure_as_json(pair: Pair) -> None:
