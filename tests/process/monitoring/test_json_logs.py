@@ -20,6 +20,7 @@ from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, free_ports
 JSON = {"PSICLI_LOG": "json"}
 
 
+@pytest.mark.more
 def test_a_run_of_both_parties(pair: Pair) -> None:
     """The texts are those of the usual log."""
     marked_pair(pair)
