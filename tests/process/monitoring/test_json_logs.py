@@ -85,7 +85,7 @@ def test_a_batch_writes_objects_and_reads_the_text_of_its_jobs(parties: Parties)
         deal = parties.add("job-0", LISTENER, DIALER, port)
         parties.batch(LISTENER)
         parties.input(deal, LISTENER).write_bytes(BAD)
-        kept = parties.folder / "reports"
+        kept = parties.folder / LISTENER / "reports"
         batch = parties.start_batch(LISTENER, "--retries=0", f"--report-dir={kept}", env=JSON)
         assert parties.start_job(deal, DIALER).result().code == 80
         result = batch.result()
