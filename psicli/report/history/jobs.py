@@ -12,6 +12,9 @@ from psicli.report.history.gaps import Gap, gaps_between, usual_interval
 from psicli.report.history.series import Night, Series, series_of
 from psicli.storage.ledger import DONE, FAILED, History
 
+# How many runs of a task are judged, the newest: each takes 0.3 ms, and a task may run every few minutes.
+_MOST_JUDGED = 2000
+
 
 @dataclass(frozen=True)
 class PastRun:
@@ -132,7 +135,9 @@ def _job(
 def _task(series: Series, gaps: Sequence[Gap], since: datetime | None) -> PastTask:
     nights: list[PastNight] = []
     before: datetime | None = None
-    for night, measures in zip(series.nights, judged(series.nights), strict=True):
+    older = max(len(series.nights) - _MOST_JUDGED, 0)
+    verdicts = [*({} for _ in range(older)), *judged(series.nights[older:])]
+    for night, measures in zip(series.nights, verdicts, strict=True):
         time = moment(night.time)
         if since is None or time >= since:
             after_gap = before is not None and any(before < gap.first < time for gap in gaps)

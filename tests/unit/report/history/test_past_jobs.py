@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
+from psicli.report.history import jobs
 from psicli.report.history.jobs import jobs_of
 from psicli.storage.ledger import Entry, History, Opening, RunEntry
 
@@ -59,6 +62,13 @@ def test_since_leaves_out_older_runs_which_count_for_the_usual_range() -> None:
     assert job.interval == timedelta(days=1)
     assert all(each.measures for each in job.tasks[0].nights)
     assert jobs_of(history, NOW, NOW) == []
+
+
+def test_of_very_many_runs_only_the_newest_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_MOST_JUDGED", 20)
+    history = History([task(day) for day in range(30)], [run(day) for day in range(30)])
+    (job,) = jobs_of(history, NOW)
+    assert [bool(each.measures) for each in job.tasks[0].nights] == [False] * 24 + [True] * 6
 
 
 def test_a_job_that_is_late() -> None:
