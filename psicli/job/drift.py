@@ -56,11 +56,6 @@ class Drift:
         self._past, self._entry, self._warn = past, entry, warn
         self._policy, self._peer = past.job.policy, past.job.peer
 
-    @property
-    def accepted(self) -> bool:
-        """Whether the user accepts that the task is outside its usual range."""
-        return self._past.accept and bool(self._entry.drift)
-
     def check_own(self) -> None:
         """Compare the rows and the distinct items of the input."""
         self._check(rows=self._entry.rows, distinct_items=self._entry.distinct_items)
@@ -91,6 +86,8 @@ class Drift:
         limit = self._policy.max_drift
         for measure, each in outside.items():
             self._entry.drift.append(rounded_facts(measure, each, whole=self._policy.whole_percent))
+            if self._past.accept:
+                self._entry.drift_accepted.append(measure.value)
             if may_fail and limit is not None and each.distance > limit and not self._past.accept:
                 refused = refused or (measure, each)
             else:

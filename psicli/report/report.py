@@ -76,6 +76,8 @@ class TaskReport:
     warnings: list[str] = field(default_factory=list)
     # What is outside its usual range, as report.history.bands judges it.
     drift: list[dict[str, Any]] = field(default_factory=list)
+    # The measures of it that the user accepted.
+    drift_accepted: list[str] = field(default_factory=list)
     error: PsicliError | None = field(default=None, repr=False)
 
     def fail(self, error: PsicliError) -> None:
