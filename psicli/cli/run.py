@@ -15,7 +15,6 @@ import click
 from psicli.cli.options import (
     PATH,
     JobOptions,
-    flag,
     job_options,
     keep_going_option,
     memory_option,
@@ -42,6 +41,7 @@ from psicli.storage.memory import check_address_space
 
 if TYPE_CHECKING:
     from psicli.config import Given, Job, Simulation
+    from psicli.report.history.bands import Measure
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,23 @@ def _given(_: click.Context, __: click.Parameter, path: Path | None) -> Given | 
         return Given.load(path)
     except (OSError, ValueError):
         raise click.BadParameter(f"{path} is no file of the Python API.", param_hint="--given") from None
+
+
+def _measures(_: click.Context, __: click.Parameter, names: str | None) -> frozenset[Measure]:
+    """Return the measures of a list with commas."""
+    if names is None:
+        return frozenset()
+    # Imported late, like all that a run needs.
+    from psicli.job.drift import ACCEPTABLE
+
+    given = {name.strip() for name in names.split(",")}
+    if unknown := sorted(given.difference(ACCEPTABLE)):
+        choices = ", ".join(ACCEPTABLE)
+        raise click.BadParameter(
+            f"{unknown[0]!r} is not one of {choices}. Name several with commas between them.",
+            param_hint="--accept-drift",
+        )
+    return frozenset(measure for measure in ACCEPTABLE if measure in given)
 
 
 def _channel(_: click.Context, __: click.Parameter, descriptor: int | None) -> Channel | None:
@@ -98,9 +115,12 @@ def _channel(_: click.Context, __: click.Parameter, descriptor: int | None) -> C
     show_default=True,
 )
 @keep_going_option
-@flag(
+@click.option(
     "--accept-drift",
-    "Accept a run outside its usual range: policy.max_drift only warns, and later runs may be like this one.",
+    metavar="LIST",
+    callback=_measures,
+    help="Accept these measures outside their usual ranges: a list with commas of rows, distinct_items, peer_items and "
+    "rate. For them, policy.max_drift only warns in this run, and later runs may be like it.",
 )
 @trace_option("Write a trace of the run to FILE. Open it at https://ui.perfetto.dev.")
 @metrics_option
@@ -115,7 +135,7 @@ def run(
     lock_timeout: float,
     resume: str,
     keep_going: bool,
-    accept_drift: bool,
+    accept_drift: frozenset[Measure],
     trace: Path | None,
     metrics: Path | None,
     page: Path | None,

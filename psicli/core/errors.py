@@ -461,8 +461,10 @@ class MatchRateError(PolicyError):
 
 
 class DriftError(PolicyError):
-    sentence = "task {task}: {found}; the distance is {distance:.1f}, more than policy.max_drift, which is {limit}"
-    hint = "Find out what has changed. If it is right, run once with --accept-drift; then this is usual, too."
+    sentence = "task {task}: {found}; policy.max_drift is {limit}"
+    hint = (
+        "Find out what has changed. If it is right, run once with `--accept-drift {measures}`: then this is usual too."
+    )
 
 
 class OutputRowsError(PolicyError):

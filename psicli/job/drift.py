@@ -14,6 +14,8 @@ from psicli.report.history.text.words import found_and_usual, rounded_facts
 from psicli.report.report import TaskReport, whole_percent
 from psicli.storage.ledger import History, Ledger, Wanted
 
+# What policy.max_drift may refuse, and a user may accept.
+ACCEPTABLE = (Measure.ROWS, Measure.DISTINCT_ITEMS, Measure.PEER_ITEMS, Measure.RATE)
 # How many earlier runs of a task are read: those of a window, and some that have failed or were outside.
 _RUNS = WINDOW + 28
 
@@ -22,12 +24,12 @@ _RUNS = WINDOW + 28
 class Past:
     """The earlier runs of a job's tasks; read once, when the first task needs them. A simulation has none.
 
-    accept: whether the user accepts that this run is outside its usual range.
+    accept: the measures that the user accepts outside their usual ranges in this run.
     """
 
     job: Job
     ledger: Ledger
-    accept: bool = False
+    accept: frozenset[Measure] = frozenset()
 
     @cached_property
     def _nights(self) -> Mapping[str, Sequence[Night]]:
@@ -49,7 +51,8 @@ class Past:
 class Drift:
     """Compares one task with its earlier runs; each check adds what is outside to the report and warns of it.
 
-    With policy.max_drift, a check raises DriftError for what is further away than that. warn: called with a sentence.
+    With policy.max_drift, a check raises DriftError for what is further away than that, unless the user accepts it.
+    warn: called with a sentence.
     """
 
     def __init__(self, past: Past, entry: TaskReport, warn: Callable[[str], None]) -> None:
@@ -81,20 +84,33 @@ class Drift:
 
     def _check(self, *, may_fail: bool = True, items: int | None = None, **values: float | None) -> None:
         found = self._judged(items, values)
-        outside = {measure: each for measure, each in found.items() if each.outside}
-        refused: tuple[Measure, Judged] | None = None
+        refused = {}
         limit = self._policy.max_drift
-        for measure, each in outside.items():
+        for measure, each in found.items():
+            if not each.outside:
+                continue
             self._entry.drift.append(rounded_facts(measure, each, whole=self._policy.whole_percent))
-            if self._past.accept:
+            if measure in self._past.accept:
                 self._entry.drift_accepted.append(measure.value)
-            if may_fail and limit is not None and each.distance > limit and not self._past.accept:
-                refused = refused or (measure, each)
-            else:
-                self._warn(self._words(measure, each))
-        if refused is not None and limit is not None:
-            facts = {"task": self._entry.name, "found": self._words(*refused), "distance": refused[1].distance}
-            raise DriftError(**facts, limit=limit)
+            elif may_fail and limit is not None and each.distance > limit:
+                refused[measure] = each
+                continue
+            self._warn(self._words(measure, each))
+        if refused:
+            raise self._refusal(refused)
+
+    def _refusal(self, refused: Mapping[Measure, Judged]) -> DriftError:
+        """Return the error that names everything refused, and the option that accepts it."""
+        found = [
+            f"{self._words(measure, each)}, a distance of {each.distance:.1f}" for measure, each in refused.items()
+        ]
+        return DriftError(
+            task=self._entry.name,
+            found="; ".join(found),
+            limit=self._policy.max_drift,
+            # What this run accepts already is needed again.
+            measures=",".join(each for each in ACCEPTABLE if each in refused or each in self._past.accept),
+        )
 
     def _judged(self, items: int | None, values: Mapping[str, float | None]) -> dict[Measure, Judged]:
         known = {name: value for name, value in values.items() if value is not None}

@@ -33,6 +33,7 @@ from psicli.job.resume import Mode
 from psicli.job.task_run import Shared, TaskRun
 from psicli.ray import check_installed
 from psicli.report.console import Console, duration
+from psicli.report.history.bands import Measure
 from psicli.report.report import NodeReport, Report, TaskReport, facts_of, what_the_peer_learns
 from psicli.report.trace_file import save_trace
 from psicli.session.agreement import Deadline, differing_versions
@@ -68,14 +69,14 @@ def run_job(
     trace_file: Path | None = None,
     resume: Mode = Mode.AUTO,
     *,
-    accept_drift: bool = False,
+    accept_drift: frozenset[Measure] = frozenset(),
 ) -> Report:
     """Run every task of the job with the peer, and return the report; failures are in the report, never raised.
 
     lock: the lock on the job's port or address; its record shows the progress of the run. It is released with the
     connection, before the last results are matched and written.
     trace_file: where to write a trace of the run, if anywhere. resume: whether to resume interrupted tasks.
-    accept_drift: whether policy.max_drift only warns, and later runs may be like this one.
+    accept_drift: the measures for which policy.max_drift only warns, and in which later runs may be like this one.
     """
     timing = Duration(job.policy)
     report = Report(job.name, job.party, job.peer, __version__, curve.backend(), [])

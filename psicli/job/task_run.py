@@ -385,8 +385,9 @@ class TaskRun:
             told = self._policy.told(outcome(self._entry, found))
             counts = told["matched"], told.get("matched_percent") if told["matched"] is None else None
             entry = self._entry
-            accepted = bool(entry.drift_accepted)
-            close = partial(self._shared.ledger.close, rows=entry.rows, seconds=entry.seconds, drift_accepted=accepted)
+            close = partial(
+                self._shared.ledger.close, rows=entry.rows, seconds=entry.seconds, drift_accepted=entry.drift_accepted
+            )
             close(self._opened_sid, error, *counts, entry.output_sha256)
         except PsicliError as exc:
             # By now the output is in place, or the task has already failed for a more important reason.

@@ -225,8 +225,9 @@ class _Past:
     runs: list[_Run] = field(default_factory=list)
     # The last runs that were outside, and how far on the scale.
     pending: list[tuple[_Run, float]] = field(default_factory=list)
-    # How far another level is away that a user has accepted.
+    # How far another level is away that a user has accepted, and how many usual runs in a row came after it.
     accepted: float | None = None
+    usual_since: int = 0
 
     def pass_by(self, night: Night) -> Judged | None:
         """Judge a night of the past, if it has a result."""
@@ -234,7 +235,7 @@ class _Past:
         if not night.is_done or value is None:
             return None
         noise = _noise(self.measure, night.distinct_items, rounded=night.matched is None)
-        return self.take(night.time, value, noise, accepted=night.drift_accepted)
+        return self.take(night.time, value, noise, accepted=self.measure in night.drift_accepted)
 
     def take(self, time: str, value: float, noise: float, *, accepted: bool = False) -> Judged | None:
         """Judge a run and make it part of the past."""
@@ -246,7 +247,10 @@ class _Past:
         level, deviation = usual
         verdict = self.verdict(value, run.value, level, deviation, noise)
         away = run.value - level
+        self.usual_since = 0 if verdict.outside else self.usual_since + 1
         if not verdict.outside:
+            if self.usual_since >= SHIFT:
+                self.accepted = None
             self._forget()
             self.add(run)
             return verdict

@@ -27,8 +27,8 @@ class Night:
     matched: int | None = None
     rate: float | None = None
     seconds: float | None = None
-    # Whether the user accepted this run outside its usual range.
-    drift_accepted: bool = False
+    # The measures that the user accepted outside their usual ranges.
+    drift_accepted: tuple[str, ...] = ()
 
     @property
     def is_done(self) -> bool:
@@ -89,5 +89,5 @@ def _night(entry: Entry, run: RunEntry | None) -> Night:
         matched=entry.matched,
         rate=rate,
         seconds=entry.seconds,
-        drift_accepted=bool(entry.drift_accepted),
+        drift_accepted=tuple(entry.drift_accepted or ()),
     )

@@ -19,7 +19,7 @@ import secrets
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -190,19 +190,19 @@ class Ledger:
         rows: int | None = None,
         seconds: float | None = None,
         *,
-        drift_accepted: bool = False,
+        drift_accepted: Sequence[str] = (),
     ) -> None:
         """Record, once, how a task that this run opened has ended; raises CannotCreateError, StorageError.
 
         output_sha256: the digest of the published output, if there is one. rows: those of the input. seconds: how long
-        the task took [s]. drift_accepted: whether the user accepts that the run is outside its usual range.
+        the task took [s]. drift_accepted: the measures that the user accepted outside their usual ranges.
         """
         with self._guard:
             peer = self._unfinished.pop(task_sid, None)
             if peer is None:
                 return
             why = (FAILED, error.code, type(error).__name__) if error else (DONE, None, None)
-            found = (*why, matched, matched_percent, output_sha256, rows, _rounded(seconds), drift_accepted or None)
+            found = (*why, matched, matched_percent, output_sha256, rows, _rounded(seconds), [*drift_accepted] or None)
             facts = zip(CLOSING, found, strict=True)
             known = {name: value for name, value in facts if value is not None}
             with self._files() as files:

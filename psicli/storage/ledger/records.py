@@ -69,8 +69,8 @@ class Entry:
     # The rows of the input, and how long the task took [s].
     rows: int | None = None
     seconds: float | None = None
-    # Whether the user accepted a run outside its usual range.
-    drift_accepted: bool | None = None
+    # The measures that the user accepted outside their usual ranges.
+    drift_accepted: list[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as one flat object."""

@@ -91,11 +91,11 @@ def test_the_other_party_never_learns_a_size_that_is_refused(pair: Pair) -> None
     write_input(pair, DIALER, 2 * ITEMS)
     pair.jobs[DIALER]["policy"] = {"max_drift": 2.5}
     alice, bob = pair.run("--json")
-    failed(bob, 79, r"task people: 2,000 rows, usually 802 to 1,246 \(last 30 runs\); the distance is 3.1, more than")
+    failed(bob, 79, r"task people: 2,000 rows, usually 802 to 1,246 \(last 30 runs\), a distance of 3.1; 2,000 dist")
     failed(alice, 80, r"bob's policy does not allow this run")
     assert task_of(alice)["peer_items"] is None
     assert output(pair) == OLD
-    assert "--accept-drift" in bob.stderr
+    assert "`--accept-drift rows,distinct_items`" in bob.stderr
 
 
 @pytest.mark.more
@@ -150,22 +150,53 @@ def test_whole_percent_holds_for_what_is_unusual(pair: Pair) -> None:
     assert [rate[name] for name in ("value", "usual", "low", "high")] == [0.04, 0.4, 0.35, 0.45]
 
 
+def start_accepting(pair: Pair, measures: str) -> tuple[Result, Result]:
+    """Run both parties, of which the listener accepts some measures."""
+    alice, bob = pair.start(LISTENER, "--json", "--accept-drift", measures), pair.start(DIALER, "--json")
+    return alice.result(), bob.result()
+
+
 @pytest.mark.more
 def test_what_is_accepted_is_usual_from_then_on(pair: Pair) -> None:
     prepared(pair)
-    write_input(pair, LISTENER, 3 * ITEMS, MATCHED)
+    write_input(pair, LISTENER, 3 * ITEMS, 3 * MATCHED)
+    write_input(pair, DIALER, ITEMS, MATCHED)
     pair.jobs[LISTENER]["policy"] = {"max_drift": 2}
-    failed(pair.run("--json")[0], 79, "task people: 3,000 rows, usually 802 to 1,246")
-    runs = [pair.start(LISTENER, "--json", "--accept-drift"), pair.start(DIALER, "--json")]
-    alice, bob = (run.result() for run in runs)
-    succeeded([alice, bob])
+    alice, _ = pair.run("--json")
+    failed(
+        alice, 79, r"people: 3,000 rows, usually 802 to 1,246 .*, a distance of 5.0; 3,000 distinct items, usually 802"
+    )
+    # The hint is what to type. What nobody has seen is still refused.
+    alice, _ = start_accepting(pair, "rows,distinct_items")
+    failed(alice, 79, "people: 13.3 % of the distinct items matched, usually 35.0 % to 45.0 %")
+    assert "`--accept-drift rows,distinct_items,rate`" in alice.stderr
     assert outside(alice) == ["rows", "distinct_items", "rate"]
+    assert task_of(alice)["drift_accepted"] == ["rows", "distinct_items"]
+    assert output(pair) == OLD
+    succeeded(start_accepting(pair, "rows,distinct_items,rate"))
     assert output(pair) != OLD
     entry = Ledger(pair.folder / "state").entries()[-2:]
-    assert {each.opening.party: each.drift_accepted for each in entry} == {LISTENER: True, DIALER: None}
+    accepted = {each.opening.party: each.drift_accepted for each in entry}
+    assert accepted == {LISTENER: ["rows", "distinct_items", "rate"], DIALER: None}
     alice, bob = pair.run("--json")
     succeeded([alice, bob])
-    assert outside(alice) == []
+    assert (outside(alice), task_of(alice)["drift_accepted"]) == ([], [])
+
+
+@pytest.mark.more
+def test_what_is_usual_needs_no_acceptance(pair: Pair) -> None:
+    prepared(pair)
+    succeeded(results := start_accepting(pair, "rate"))
+    assert task_of(results[0])["drift_accepted"] == []
+    assert {each.drift_accepted for each in Ledger(pair.folder / "state").entries()} == {None}
+
+
+@pytest.mark.parametrize("measures", ["seconds", "rows,"])
+def test_only_measures_that_may_be_refused_are_accepted(pair: Pair, measures: str) -> None:
+    result = prepared(pair, nights=0).start(LISTENER, "--accept-drift", measures).result()
+    assert result.code == 2
+    sentence = f"{measures.split(',')[-1]!r} is not one of rows, distinct_items, peer_items, rate. Name several with"
+    assert f"Invalid value for --accept-drift: {sentence} commas between them." in result.stderr
 
 
 @pytest.mark.more

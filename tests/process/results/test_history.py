@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nightly = series("weekends", 1, nights=60)
     nightly.nights[40] = Night(nightly.nights[40].time, "f" * 16, "failed", 69, "peer lost")
     del nightly.nights[50]
-    nightly.nights[-1] = ANOMALIES["half the rows"](nightly.nights[-1])
+    nightly.nights[-1] = replace(ANOMALIES["half the rows"](nightly.nights[-1]), drift_accepted=("rows", "rate"))
     sent = [Night(each.time, each.run, "done", None, None, 9, 9, 9, None, None, 1.0) for each in nightly.nights[:20]]
     write_ledger(folder, nightly, Series("=sent", "@people", "airline", "bank", sent))
     return folder
@@ -43,7 +44,8 @@ def test_a_line_for_each_task(state: Path) -> None:
     assert header.split()[:4] == ["job", "task", "peer", "runs"]
     (nightly,) = (line for line in lines if line.startswith("nightly"))
     assert nightly.split()[1:4] == ["customers", "registry", "59"]
-    assert "rows, usually" in nightly
+    rows, items = (each for each in nightly.split("; ") if ", usually " in each)
+    assert (rows.endswith(" (accepted)"), items.endswith(" (accepted)")) == (True, False)
     trend = next(word for word in nightly.split() if "█" in word)
     assert ("x" in trend, "·" in trend) == (True, True)
     (sent,) = (line for line in lines if line.startswith("=sent"))
@@ -59,6 +61,7 @@ def test_json_has_each_run_with_its_ranges(state: Path) -> None:
     assert [(task["job"], task["task"], len(task["runs"])) for task in tasks] == [("nightly", "customers", 59)]
     first, *_, last = tasks[0]["runs"]
     assert first["usual"] == {}
+    assert (first["drift_accepted"], last["drift_accepted"]) == ([], ["rows", "rate"])
     assert last["usual"]["rows"]["outside"]
     assert last["usual"]["rows"]["low"] > last["rows"]
     assert not last["usual"]["rate"]["outside"]
@@ -74,6 +77,7 @@ def test_csv_holds_no_formula(state: Path) -> None:
     assert len(rows) == 79
     assert {(row["job"], row["task"]) for row in rows} == {("nightly", "customers"), ("'=sent", "'@people")}
     assert all(not value.startswith(("=", "+", "-", "@")) for row in rows for value in row.values())
+    assert {row["drift_accepted"] for row in rows} == {"", "rows,rate"}
     (failed,) = (row for row in rows if row["outcome"] == "failed")
     assert (failed["code"], failed["cause"], failed["rows"], failed["rows_low"]) == ("69", "peer lost", "", "")
 

@@ -56,7 +56,8 @@ def _steps(ledger: Ledger, key: tuple[str, ...], tasks: list[tuple[Series, Night
 
 def _close(ledger: Ledger, sid: str, night: Night) -> None:
     percent = None if night.rate is None or night.matched is not None else round(100 * night.rate)
-    ledger.close(sid, _error(night.code), night.matched, percent, None, night.rows, night.seconds)
+    accepted = {"drift_accepted": night.drift_accepted}
+    ledger.close(sid, _error(night.code), night.matched, percent, None, night.rows, night.seconds, **accepted)
 
 
 def _error(code: int | None) -> PsicliError | None:

@@ -85,8 +85,11 @@ def _ended(last: PastNight) -> str:
 
 def _unusual(last: PastNight, peer: str) -> str:
     whole = last.night.matched is None
-    found = [found_and_usual(each, last.measures[each], peer, whole=whole) for each in last.outside]
-    return "; ".join(found) + (" (accepted)" if found and last.night.drift_accepted else "")
+    found = []
+    for each in last.outside:
+        text = found_and_usual(each, last.measures[each], peer, whole=whole)
+        found.append(f"{text} (accepted)" if each in last.night.drift_accepted else text)
+    return "; ".join(found)
 
 
 def to_json(jobs: Sequence[PastJob]) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def to_csv(jobs: Sequence[PastJob]) -> str:
     """Return a line for each run of each task; a text that a spreadsheet would take for a formula begins with '."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = ("job", "task", "party", "peer", "time", "run", "outcome", "code", "cause", "accepted", *_VALUES)
+    names = ("job", "task", "party", "peer", "time", "run", "outcome", "code", "cause", "drift_accepted", *_VALUES)
     writer.writerow([*names, *(f"{measure}_{name}" for measure in Measure for name in _BAND)])
     for job in jobs:
         for task in job.tasks:
@@ -137,7 +140,7 @@ def _lines(job: PastJob, task: PastTask) -> Iterator[list[Any]]:
         ]
         values = [getattr(night, name) for name in _VALUES]
         usual = [bands.get(measure.value, {}).get(name) for measure in Measure for name in _BAND]
-        yield [*about, "yes" if night.drift_accepted else "no", *values, *usual]
+        yield [*about, ",".join(night.drift_accepted), *values, *usual]
 
 
 def _cell(value: Any) -> Any:

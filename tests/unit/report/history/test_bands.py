@@ -22,6 +22,11 @@ def alarms(nights: Sequence[Night]) -> list[int]:
     return [at for at, night in enumerate(judged(nights)) if any(each.outside for each in night.values())]
 
 
+def outside(nights: Sequence[Night], at: int) -> list[str]:
+    """Return the measures in which a night is outside."""
+    return [measure for measure, each in judged(nights)[at].items() if each.outside]
+
+
 def is_found(nights: list[Night], at: int, anomaly: str) -> bool:
     return at in alarms([*nights[:at], ANOMALIES[anomaly](nights[at])])
 
@@ -113,13 +118,31 @@ def test_failed_nights_are_no_part_of_it() -> None:
 
 
 def test_an_accepted_night_makes_both_levels_usual() -> None:
+    accepted = replace(night(40, rows=3000), drift_accepted=("rows",))
+    later = [night(41, rows=3100), night(42), night(43, rows=3000), night(44, rows=6000)]
     nights = [night(at) for at in range(40)]
-    accepted = replace(night(40, rows=3000), drift_accepted=True)
-    assert alarms([*nights, accepted, night(41, rows=3100), night(42), night(43, rows=3000), night(44, rows=6000)]) == [
-        40,
-        44,
-    ]
+    assert alarms([*nights, accepted, *later]) == [40, 44]
     assert alarms([*nights, night(40, rows=3000), night(41, rows=3100)]) == [40, 41]
+
+
+def test_what_is_accepted_for_one_measure_is_not_for_another() -> None:
+    no_matches = replace(night(40, rows=3000), matched=0, rate=0.0, drift_accepted=("rows",))
+    nights = [*map(night, range(40)), no_matches, replace(no_matches, time=night(41).time)]
+    assert [[*outside(nights, at)] for at in (40, 41)] == [["rows", "rate"], ["rate"]]
+
+
+@pytest.mark.parametrize("usual", [0, SHIFT - 1, SHIFT, 80])
+def test_an_accepted_level_is_forgotten_after_a_few_usual_nights(usual: int) -> None:
+    accepted = replace(night(40), matched=0, rate=0.0, drift_accepted=("rate",))
+    again = replace(accepted, time=night(41 + usual).time, drift_accepted=())
+    nights = [*map(night, range(40)), accepted, *(night(41 + at) for at in range(usual)), again]
+    assert ("rate" in outside(nights, -1)) is (usual >= SHIFT)
+
+
+def test_usual_nights_count_only_in_a_row() -> None:
+    accepted = replace(night(40, rows=3000), drift_accepted=("rows",))
+    both = [night(41 + at, rows=3000 if at % SHIFT == SHIFT - 1 else 1000) for at in range(20)]
+    assert alarms([*map(night, range(40)), accepted, *both]) == [40]
 
 
 def test_a_fast_night_is_no_alarm() -> None:
