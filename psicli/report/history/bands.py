@@ -311,14 +311,16 @@ class _Past:
     def verdict(self, value: float, scaled: float, usual: float, deviation: float, noise: float) -> Judged:
         """Compare a value with the usual one, which like `scaled` and `deviation` is on the scale."""
         scale = _SCALES[self.measure]
-        middle = scale.back(usual)
+        # An accepted level may move to where no value can be.
+        middle = max(scale.back(usual), 0.0)
+        usual = scale.to(middle)
         wide = min(scale.spread * deviation, max(scale.most, _AT_LEAST * deviation))
         width, slack = max(scale.least, wide, 3.5 * noise), scale.slack(middle)
-        low = min(scale.back(usual - width), middle - slack)
-        high = max(scale.back(usual + width), middle + slack)
-        band = Band(max(low, 0.0), middle, high, len(self.runs))
-        edge = scale.to(high if value > middle else max(low, 0.0)) - usual
-        distance = abs((scaled - usual) / edge) if edge else 0.0
+        # An edge may be where no value can be: it says how much a distance of 1 is, also next to nothing or to all.
+        below = max(width, usual - scale.to(max(middle - slack, 0.0)))
+        above = max(width, scale.to(middle + slack) - usual)
+        band = Band(max(scale.back(usual - below), 0.0), middle, scale.back(usual + above), len(self.runs))
+        distance = abs(scaled - usual) / (above if scaled > usual else below)
         if self.measure is Measure.SECONDS and value < middle:
             # A faster night worries nobody.
             distance = 0.0

@@ -159,6 +159,23 @@ def test_a_distance_of_one_is_the_edge() -> None:
         assert judge(nights, night(40).time, rows=value)[Measure.ROWS].distance == pytest.approx(distance, abs=1e-6)
 
 
+@pytest.mark.parametrize(("rate", "deviation"), [(0.0, 0.0), (1.0, 0.0), (0.001, 0.0005), (0.999, 0.0005)])
+def test_next_to_nothing_or_to_all_the_usual_value_is_far_from_the_edge(rate: float, deviation: float) -> None:
+    nights = [replace(night(at), rate=rate + deviation * (at % 3 - 1)) for at in range(40)]
+    usual = judge(nights, night(40).time, 1000, rate=rate)[Measure.RATE]
+    assert usual.distance == pytest.approx(0)
+    assert 0 <= usual.band.low <= rate <= usual.band.high <= 1
+    edge = judge(nights, night(40).time, 1000, rate=float(round(rate)))[Measure.RATE]
+    assert edge.distance < 0.75
+
+
+def test_an_accepted_level_of_nothing_is_at_no_distance() -> None:
+    accepted = replace(night(40), matched=0, rate=0.0, drift_accepted=("rate",))
+    again = judge([*map(night, range(40)), accepted], night(41).time, 1000, rate=0.0)[Measure.RATE]
+    assert (again.value, again.band.usual) == (0.0, pytest.approx(0))
+    assert again.distance == pytest.approx(0)
+
+
 def test_few_items_have_a_rough_rate() -> None:
     few = [replace(night(at), distinct_items=20, matched=6, rate=0.3) for at in range(40)]
     assert not judge(few, night(40).time, 20, rate=0.5)[Measure.RATE].outside
