@@ -79,6 +79,8 @@ SURELY = 0.5
 _AT_LEAST = 3.1
 # A weekday has a pattern of its own if it differs from the other days by so many deviations.
 _OF_ITS_OWN = 2.5
+# Fewer values of a weekday make a pattern only if they agree: one of two may be an exception.
+_ENOUGH = 3
 
 
 def judged(nights: Sequence[Night]) -> list[dict[Measure, Judged]]:
@@ -295,13 +297,17 @@ class _Past:
                 middle, more = offsets[day], math.sqrt(len(of_day) / (len(of_day) - 1))
                 rests += [(ratio - middle) * more for ratio in of_day]
         deviation = _deviation(rests)
+        # What a band never tells apart agrees, and what noise explains.
+        agree = max(_SCALES[self.measure].least, _OF_ITS_OWN * math.sqrt(2) * deviation)
         # Days without a pattern of their own share what is known of them.
         for group in (_WEEKEND, _BUSINESS_DAYS):
             of_group = [day for day in by_day if day in group]
             if of_group:
                 shared = _middle([ratio for day in of_group for ratio in by_day[day]])
                 for day in of_group:
-                    if abs(offsets[day] - shared) <= _OF_ITS_OWN * deviation / math.sqrt(len(by_day[day])):
+                    values = by_day[day]
+                    is_torn = len(values) < _ENOUGH and max(values) - min(values) > agree
+                    if is_torn or abs(offsets[day] - shared) <= _OF_ITS_OWN * deviation / math.sqrt(len(values)):
                         offsets[day] = shared
         if today not in offsets:
             offsets[today] = _middle([ratio for day in alike for ratio in by_day[day]])
