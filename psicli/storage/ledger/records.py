@@ -166,7 +166,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("error", "failure", "session_id", "peer_version"), _is_text),
     **dict.fromkeys(("peer_certificate_sha256", "output_sha256"), _is_text),
     **dict.fromkeys(("distinct_items", "peer_items", "peer_questions", "matched", "rows", "bin", "items"), _is_count),
-    "keys": _are_texts,
+    **dict.fromkeys(("keys", "drift_accepted"), _are_texts),
     "outcome": (DONE, FAILED).__contains__,
     "code": lambda value: _is_count(value) and value < 256,
     "matched_percent": lambda value: _is_count(value) and value <= 100,

@@ -17,7 +17,10 @@ LINES: dict[str, dict[str, Any]] = {
         "distinct_items": 7,
     },
     "met": {"task_sid": "ab", "peer": "bob", "peer_items": 5, "peer_questions": 6},
-    "close": {"task_sid": "ab", "peer": "bob", "outcome": "done", "matched": 3, "rows": 9, "seconds": 1.5},
+    "close": {
+        **{"task_sid": "ab", "peer": "bob", "outcome": "done", "matched": 3, "rows": 9, "seconds": 1.5},
+        "drift_accepted": ["rows"],
+    },
     "end": {"run": "01", "outcome": "failed", "code": 69, "error": "PeerLostError", "seconds": 2},
 }
 
@@ -46,7 +49,10 @@ def test_numbers_that_are_none(event: str, name: str) -> None:
         assert parsed(line(event, **{name: value})) is None, value
 
 
-@pytest.mark.parametrize(("event", "name"), [("begin", "job"), ("open", "input"), ("open", "keys"), ("end", "failure")])
+@pytest.mark.parametrize(
+    ("event", "name"),
+    [("begin", "job"), ("open", "input"), ("open", "keys"), ("close", "drift_accepted"), ("end", "failure")],
+)
 def test_texts_that_are_none(event: str, name: str) -> None:
     for value in (None, 7, [1], {}):
         assert parsed(line(event, **{name: value})) is None, value
