@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.monitoring.pages import HOSTILE, Page, done_task, facts, sent_task
 
-from psicli.core.errors import BadInputError, CannotCreateError
+from psicli.core.errors import BadInputError, CannotCreateError, DurationError, OwnSizeError, PsicliError
 from psicli.core.peer_errors import PeerSkippedError
 from psicli.report.pages.run import run_page, simulation_page
 from psicli.report.report import Status, TaskReport, facts_of, without_numbers
@@ -137,9 +137,41 @@ def test_what_was_learned_before_the_end() -> None:
     text = text_of(begun, error=BAD)
     own, peers = text.split("alice learned ")[1].split("bob learned ", 1)
     assert own.startswith("Nothing.")
-    assert peers.startswith("How many distinct items alice has.")
+    assert peers.startswith("It may have learned how many distinct items alice has. Nothing about what matched.")
     assert "About people, the parties learned this at most." in text
     assert "learned" not in text_of(TaskReport("people", "alice", False), error=BAD)
+
+
+def refused(name: str, task: str, error: type[PsicliError] = OwnSizeError) -> TaskReport:
+    """Return a task that failed before its peer's number came; task: the one that the error is about."""
+    why = error(task=task, items="8 distinct items", limit=100) if error is OwnSizeError else error(limit="2 h")
+    why.facts["peer"] = "bob"
+    return TaskReport(name, "alice", False, status=Status.FAILED, rows=9, distinct_items=8, error=why)
+
+
+def test_a_task_that_its_own_limit_refused_told_nobody_anything() -> None:
+    """Such limits come before a party states its number."""
+    text = text_of(refused("people", "people"), error=refused("people", "people").error)
+    own, peers = text.split("alice learned ")[1].split("bob learned ", 1)
+    assert own.startswith("Nothing.")
+    assert peers.startswith("Nothing. alice refused the task before it told bob how many distinct items it has.")
+    assert "the parties learned this at most" not in text
+    # Other tasks may have come further.
+    text = text_of(done_task("a"), refused("b", "b"))
+    own, peers = text.split("alice learned ")[1].split("bob learned ", 1)
+    assert "How many distinct items bob has, in 1 task: a." in own
+    assert peers.startswith(
+        "How many distinct items alice has, in 1 task: a. Nothing about what matched, in 1 task: a."
+    )
+    assert "alice refused 1 task (b) before it told bob" in peers
+
+
+@pytest.mark.parametrize("task", [refused("people", "others"), refused("people", "", DurationError)])
+def test_the_end_of_the_run_does_not_tell_what_a_task_had_said(task: TaskReport) -> None:
+    """The limit of another task ended it, or the time was over: the number may have left."""
+    peers = text_of(task, error=task.error).split("bob learned ")[1]
+    assert peers.startswith("It may have learned how many distinct items alice has.")
+    assert "before it told" not in peers
 
 
 @pytest.mark.parametrize(
