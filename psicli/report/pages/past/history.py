@@ -20,14 +20,19 @@ from psicli.storage.ledger import DONE, FAILED
 
 # The size of a page is bounded: so many points of all lines together, but at least these for each; so many rows of all
 # tables of runs. With more tasks, there are two pictures of each and no table.
-_POINTS, _LEAST_POINTS = 20_000, 30
+_POINTS, _LEAST_POINTS = 16_000, 30
 _ROWS = 1_200
 _TASKS = 30
 # How many warnings of the last run of a job are shown, and how many of its runs that were unusual.
 _WARNINGS, _UNUSUAL = 10, 20
 
+# A picture of fewer numbers would show nothing but its edges.
+_LEAST_DRAWN = 3
+
 # The states of how a run ended.
 _STATES = {DONE: "good", FAILED: "bad"}
+# What is known of a run that has no end in the ledger.
+RUNNING = "still running, or killed"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class _Number:
 _NUMBERS = (
     _Number("matched", "matched keys", count),
     _Number("rate", "match rate", percent),
+    _Number("rows", "own rows", count),
     _Number("distinct_items", "own distinct keys", count),
     _Number("peer_items", "the peer's distinct keys", count),
     _Number("seconds", "seconds", seconds),
@@ -100,7 +106,7 @@ def verdict(jobs: Sequence[PastJob]) -> tuple[str, str]:
     if late:
         parts.append(f"{some(late)} did not run when it should have")
     if open_ended:
-        parts.append(f"the last run of {some(open_ended)} has not ended, or was killed")
+        parts.append(f"the last run of {some(open_ended)} is still running, or was killed")
     if strange:
         parts.append(f"{counted(strange, 'task')} outside the usual range")
     if not parts:
@@ -115,7 +121,8 @@ def _totals(jobs: Sequence[PastJob]) -> list[tuple[str, str]]:
     runs = sum(len(job.runs) for job in jobs)
     failed = sum(len(job.failed) for job in jobs)
     tasks = sum(len(job.tasks) for job in jobs)
-    totals = [("jobs", len(jobs)), ("tasks", tasks), ("runs", runs), ("failed", failed)]
+    counts = [("job", len(jobs)), ("task", tasks), ("run", runs)]
+    totals = [(noun if number == 1 else f"{noun}s", number) for noun, number in counts] + [("failed", failed)]
     totals.append(("did not run", sum(job.missed for job in jobs)))
     totals.append(("unusual", sum(bool(each.outside) for job in jobs for task in job.tasks for each in task.nights)))
     return [(label, count(number)) for label, number in totals]
@@ -146,13 +153,14 @@ def _summary(job: PastJob, anchor: str, several: bool) -> list[list[str | Cell]]
         failed = sum(each.night.outcome == FAILED for each in task.nights)
         night = result.night if result else None
         rate = result.measures.get(Measure.RATE) if result else None
+        before = "" if last is result else "last good run"
         rows.append(
             [
                 Cell(task.name, below=below, href=f"{anchor}-{number}"),
                 _ended(_as_run(last)),
                 *_counts(task.nights, failed, job.missed),
-                _number(night.matched if night else None, count),
-                _rate(night) if night else NOTHING,
+                _number(night.matched if night else None, count, before),
+                _rate(night, before) if night else NOTHING,
                 _range(rate, percent) if rate else NOTHING,
                 _outside(last) if last.outside else NOTHING,
             ]
@@ -165,25 +173,28 @@ def _as_run(each: PastNight) -> PastRun:
 
 
 def _ended(run: PastRun) -> Cell:
-    below = _minute(run.time)
-    if run.why:
-        below = f"{run.why}, {below}"
+    below = ", ".join(filter(None, (_why(run), _minute(run.time))))
     return Cell(run.outcome, value=None, state=_STATES.get(run.outcome, "warn"), below=below)
+
+
+def _why(run: PastRun) -> str:
+    """Return why a run has no result; empty if it has one."""
+    return run.why if run.outcome in (DONE, FAILED) else RUNNING
 
 
 def _counts(runs: Sequence[object], failed: int, missed: int) -> list[Cell]:
     return [Cell(count(number), value=number) for number in (len(runs), failed, missed)]
 
 
-def _number(value: float | None, text: Callable[[Any], str]) -> str | Cell:
-    return NOTHING if value is None else Cell(text(value), value=value)
+def _number(value: float | None, text: Callable[[Any], str], below: str) -> str | Cell:
+    return NOTHING if value is None else Cell(text(value), value=value, below=below)
 
 
-def _rate(night: Any) -> str | Cell:
+def _rate(night: Any, below: str) -> str | Cell:
     """Return a rate; one that is known in whole percent is written so."""
     if night.rate is None:
         return NOTHING
-    return Cell(rate_in_words(night), value=round(night.rate, 4), share=night.rate)
+    return Cell(rate_in_words(night), value=round(night.rate, 4), share=night.rate, below=below)
 
 
 def rate_in_words(night: Any) -> str:
@@ -215,9 +226,6 @@ def _what_is_outside(each: PastNight) -> list[str]:
             assert number.measure is not None
             judged = each.measures[number.measure]
             texts.append(f"{number.title} {_text(number, each)}, usually {_range(judged, number.text).text}")
-    rows = each.measures.get(Measure.ROWS)
-    if rows is not None and rows.outside:
-        texts.append(f"rows {count(round(rows.value))}, usually {_range(rows, count).text}")
     return texts
 
 
@@ -273,7 +281,8 @@ def _span(job: PastJob, now: datetime) -> Span:
 
 def _facts(job: PastJob) -> list[tuple[str, str | None]]:
     interval = None if job.interval is None else f"every {_interval(job.interval)}"
-    ended = f"{job.last.outcome}, {job.last.why}" if job.last.why else job.last.outcome
+    why = _why(job.last)
+    ended = f"{job.last.outcome}, {why}" if why else job.last.outcome
     return [
         ("last run", f"{_minute(job.last.time)}: {ended}"),
         ("runs", f"{len(job.runs):,} since {_minute(job.runs[0].time)}"),
@@ -343,9 +352,10 @@ def _task(
     rows: int,
     links: Callable[[str], str | None],
 ) -> dict[str, Any]:
-    numbers = [number for number in _NUMBERS if task.knows(number.field)]
+    numbers = [number for number in _NUMBERS if task.knows(number.field) and _tells(number, task)]
     drawn = numbers if rows else [number for number in numbers if number.field in ("rate", "distinct_items")]
-    found = [(number, _curve(task, number, job, span, under, most)) for number in drawn]
+    few = {number: values for number in drawn if len(values := _values(task, number)) < _LEAST_DRAWN}
+    found = [(number, _curve(task, number, job, span, under, most)) for number in drawn if number not in few]
     shown = task.nights[-rows:] if rows else []
     return {
         "anchor": anchor,
@@ -356,10 +366,24 @@ def _task(
             for number, drawn in found
             if drawn is not None
         ],
+        "few": [(number.title, ", then ".join(values)) for number, values in few.items() if values],
         "numbers": [number.title for number in numbers],
         "nights": [_night(each, numbers, links) for each in reversed(shown)],
         "left_out": len(task.nights) - len(shown),
     }
+
+
+def _tells(number: _Number, task: PastTask) -> bool:
+    """Return whether a number of a task tells more than the others: rows do where a key is missing, or there twice."""
+    if number.measure is not Measure.ROWS:
+        return True
+    nights = [each for each in task.nights if each.night.rows is not None]
+    return any(each.night.rows != each.night.distinct_items or Measure.ROWS in each.outside for each in nights)
+
+
+def _values(task: PastTask, number: _Number) -> list[str]:
+    known = [each for each in task.nights if each.night.is_done and getattr(each.night, number.field) is not None]
+    return [_text(number, each) for each in known]
 
 
 def _curve(task: PastTask, number: _Number, job: PastJob, span: Span, under: str, most: int) -> Curve | None:
@@ -410,14 +434,14 @@ def _last(task: PastTask, number: _Number) -> dict[str, str | None]:
 
 
 def _night(each: PastNight, numbers: Sequence[_Number], links: Callable[[str], str | None]) -> dict[str, Any]:
-    ended = _as_run(each)
+    why = _why(_as_run(each))
     titles = {number.measure: number.title for number in _NUMBERS}
     return {
         "time": f"{each.time.astimezone(UTC):%Y-%m-%d %H:%M}",
         "href": links(each.night.run) if each.night.run else None,
-        "ended": f"{ended.outcome}: {ended.why}" if ended.why else ended.outcome,
+        "ended": f"{each.night.outcome}: {why}" if why else each.night.outcome,
         "numbers": [_plain(number, each) for number in numbers],
-        "outside": ", ".join(titles.get(measure, "rows") for measure in each.outside),
+        "outside": ", ".join(titles[measure] for measure in each.outside),
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from psicli.core.errors import EXIT_CODES, counted
 from psicli.report.batch import State
+from psicli.report.pages.past.history import RUNNING
 from psicli.report.pages.render import moment, part, render, seconds
 from psicli.report.pages.tables import Cell, Column, Table
 from psicli.storage.ledger import DONE, FAILED, RunEntry
@@ -109,7 +110,7 @@ def _resumable(kept: Facts) -> list[Cell | str]:
 
 def _run(run: RunEntry, kept: Collection[str]) -> list[Cell | str]:
     code = EXIT_CODES.get(run.code or 0, ("failed", ""))[0]
-    why = "" if not run.code else f"{run.failure or code} ({run.code})"
+    why = f"{run.failure or code} ({run.code})" if run.code else RUNNING if run.outcome not in _STATES else ""
     began = moment(run.time)
     return [
         Cell(began, link=f"/runs/{run.run}") if run.run in kept else began,

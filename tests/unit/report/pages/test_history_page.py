@@ -70,9 +70,9 @@ def test_a_job_that_is_well() -> None:
     assert "All times are in UTC" in text
     assert "Runs outside the usual range" not in text
     titles = re.findall("<title>([^<]*) of people</title>", page)
-    expected = ["matched keys", "match rate", "own distinct keys", "the peer's distinct keys", "seconds"]
+    expected = ["matched keys", "match rate", "own rows", "own distinct keys", "the peer's distinct keys", "seconds"]
     assert [*map(html.unescape, titles)] == expected
-    assert len(re.findall("<desc>60 runs from 2026-01-05 to 2026-03-05; between ", page)) == 5
+    assert len(re.findall("<desc>60 runs from 2026-01-05 to 2026-03-05; between ", page)) == 6
     assert page.count("<tr><th scope=row>2026-") == 60
 
 
@@ -93,7 +93,7 @@ def test_failures_gaps_and_what_is_unusual() -> None:
     assert page.count("failed: peer lost (69)") == 2
     # One backdrop for all pictures of the job.
     assert page.count('<path class="gap"') == 2
-    assert page.count('<use href="#job-1-under"/>') == 5
+    assert page.count('<use href="#job-1-under"/>') == 6
 
 
 def test_the_last_run_failed_or_did_not_come() -> None:
@@ -105,6 +105,47 @@ def test_the_last_run_failed_or_did_not_come() -> None:
     page = history_page(jobs(people, now=later), later)
     assert "nightly did not run when it should have" in text_of(page)
     assert "since 2026-03-06 02:10 UTC: 2 runs" in text_of(page)
+
+
+def test_rows_are_drawn_only_where_they_tell_something() -> None:
+    people = nights("people")
+    plain = replace(people, nights=[replace(each, rows=each.distinct_items) for each in people.nights])
+    page = history_page(jobs(plain), NOW)
+    assert "own rows" not in text_of(page)
+    assert page.count("<figure>") == 5
+    # Each row is there twice: nothing else than the rows has changed.
+    page = history_page(jobs(changed(plain, {NIGHTS - 1: ANOMALIES["rows twice"](plain.nights[-1])})), NOW)
+    text = text_of(page)
+    assert re.search(r"2026-03-05 02:10 UTC people own rows [\d,]+, usually [\d,]+ to [\d,]+ ", text)
+    assert "<title>own rows of people</title>" in page
+    assert page.count('<path class="dot" vector') == 1
+
+
+def test_a_run_without_an_end_may_be_in_progress() -> None:
+    people = nights("people")
+    last = Night(people.nights[-1].time, people.nights[-1].run, "unfinished")
+    page = history_page(jobs(changed(people, {NIGHTS - 1: last})), NOW)
+    text = text_of(page)
+    assert '<section class="verdict warn">' in page
+    assert "The last run of nightly is still running, or was killed" in text
+    assert "unfinished still running, or killed, 2026-03-05 02:10 UTC" in text
+    before = people.nights[-2]
+    assert f"{before.matched:,} last good run" in text
+    assert "last good run" not in text_of(history_page(jobs(people), NOW))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_task_with_few_results_has_numbers_and_no_pictures(count: int) -> None:
+    people = nights("people", count=count)
+    page = history_page(jobs(people), NOW)
+    text = text_of(page)
+    assert "<figure>" not in page
+    assert 'class="legend"' not in page
+    matched = ", then ".join(f"{each.matched:,}" for each in people.nights)
+    assert f"matched keys {matched} match rate " in text
+    assert "No run of this task has a result" not in text
+    assert f"job 1 task 1 run{'s' * (count > 1)} {count} failed 0" in text
+    assert "<figure>" in history_page(jobs(nights("people", count=3)), NOW)
 
 
 def test_a_job_that_never_opened_a_task() -> None:
@@ -159,7 +200,7 @@ def test_the_page_stays_small(tasks: int, count: int) -> None:
     now = BEGIN + timedelta(days=count - 1, hours=6)
     page = history_page(jobs(*found, now=now), now)
     assert len(page.encode()) < 400_000
-    assert page.count("<figure>") == (5 if tasks < 31 else 2) * tasks
+    assert page.count("<figure>") == (6 if tasks < 31 else 2) * tasks
 
 
 def test_links_lead_to_runs_whose_report_is_kept() -> None:
