@@ -50,9 +50,11 @@ def test_a_table_of_numbers_is_sorted_by_value(browser: Browser, sample: Sample)
             assert table.locator("thead [aria-sort]").get_attribute("aria-sort") == order
             # The airline does not learn how many airports match.
             assert table.locator("tbody th").all_inner_texts() == [*names, "airports"]
-        # With the keyboard, too.
+        # With the keyboard, too, and beside the words.
         head.press("Enter")
         assert table.locator("tbody th").first.inner_text() == "airlines"
+        table.locator("thead th").filter(has=head).click(position={"x": 2, "y": 2})
+        assert table.locator("tbody th").first.inner_text() == "planes"
 
 
 @pytest.mark.more
@@ -65,6 +67,23 @@ def test_a_batch_says_which_jobs_failed_and_why(browser: Browser, sample: Sample
             row = table.locator("tbody tr").filter(has_text=job)
             assert "failed" in row.inner_text()
             assert why in row.inner_text()
+
+
+@pytest.mark.more
+def test_a_job_of_a_batch_leads_to_its_report(browser: Browser, sample: Sample) -> None:
+    """Each time that its name is clicked, and also in an address that somebody has sent."""
+    with opened(browser, sample("batch")) as page:
+        link = page.locator("#jobs tbody a").nth(2)
+        report = page.locator(f"details{link.get_attribute('href')}")
+        for _ in range(2):
+            assert report.get_attribute("open") is None
+            link.click()
+            assert report.get_attribute("open") is not None
+            assert link.inner_text() in report.locator("summary").inner_text()
+            report.locator("summary").click()
+        report.locator("summary").click(trial=True)
+        page.reload()
+        assert report.get_attribute("open") is not None
 
 
 @pytest.mark.more

@@ -14,14 +14,15 @@ from psicli.report.batch import State
 from psicli.report.batch.gain import Verdict as Gain
 from psicli.report.pages.charts import Span, axis, lane
 from psicli.report.pages.render import NOTHING, count, moment, render, seconds, size
-from psicli.report.pages.run import BARS, Party, Problem, Verdict, view_of
-from psicli.report.pages.run.tasks import code_in_words
+from psicli.report.pages.run import BARS, Party, Problem, Verdict, view_of, with_warnings
+from psicli.report.pages.run.tasks import code_in_words, warnings
 from psicli.report.pages.tables import Cell, Column, Table
 
 Facts = Mapping[str, Any]
 
 # The shortest name of a party that a hint for several replaces.
 _LEAST_NAME = 4
+_BEFORE = "The jobs that an earlier run has done are in the report of that run, with their rows and times."
 _LOOKS = {State.DONE: "good", State.FAILED: "bad", State.NOT_RUN: "warn"}
 
 
@@ -67,6 +68,7 @@ def batch_page(facts: Facts, earlier: Sequence[Facts] = ()) -> str:
         name=facts["batch"],
         verdict=_verdict(facts, earlier),
         table=_table(jobs, earlier, marks),
+        before=_BEFORE if any(job["state"] == State.DONE for job in earlier) else "",
         groups=_groups(jobs),
         remarks=[*facts["warnings"], *facts["remarks"]],
         lanes=[*_lanes(jobs, facts["seconds"])],
@@ -98,11 +100,19 @@ def _verdict(facts: Facts, earlier: Sequence[Facts]) -> Verdict:
         if (found := sum(job["state"] == state for job in jobs))
     ]
     rows = [job["matched_rows"] for job in jobs if job["matched_rows"] is not None]
-    numbers = [*([("matched rows", count(sum(rows)))] if rows else []), ("done", f"{done:,} of {whole:,}"), *numbers]
-    is_good = not code and done == whole
-    return Verdict(
-        "good" if is_good else "bad", f"{done:,} of {counted(whole, 'job')} done", sentence, numbers, problems
-    )
+    label = "matched rows in this run" if earlier else "matched rows"
+    numbers = [*([(label, count(sum(rows)))] if rows else []), ("done", f"{done:,} of {whole:,}"), *numbers]
+    words = f"{done:,} of {counted(whole, 'job')} done"
+    if code or done < whole:
+        return Verdict("bad", words, sentence, numbers, problems)
+    warned = len(facts["warnings"]) + sum(map(_warnings, jobs))
+    return Verdict("warn" if warned else "good", f"{words}{with_warnings(warned)}", sentence, numbers, problems)
+
+
+def _warnings(job: Facts) -> int:
+    """Return how many warnings a job that is done has, as far as its report is here."""
+    report = job.get("report") if job["state"] == State.DONE else None
+    return 0 if report is None else len(warnings(report))
 
 
 def _table(jobs: Sequence[Facts], earlier: Sequence[Facts], marks: Mapping[str, str]) -> Table | None:
@@ -115,9 +125,10 @@ def _table(jobs: Sequence[Facts], earlier: Sequence[Facts], marks: Mapping[str, 
 
 def _row(job: Facts, marks: Mapping[str, str]) -> list[Cell | str]:
     times = [job[name] if job["starts"] else None for name in ("seconds", "waited")]
+    warned = _warnings(job)
     return [
         Cell(job["name"], href=marks.get(job["name"], "")),
-        _state(job, job["cause"] or ""),
+        _state(job, job["cause"] or (counted(warned, "warning") if warned else "")),
         job["peer"],
         *(Cell(count(job[name]), job[name]) for name in ("matched_rows", "tasks", "starts")),
         *(Cell(seconds(each), each) for each in times),
@@ -133,7 +144,11 @@ def _row_of_earlier(job: Facts) -> list[Cell | str]:
 def _state(job: Facts, cause: str) -> Cell:
     code = job["exit_code"] if job["state"] == State.FAILED else None
     below = ": ".join(filter(None, (code_in_words(code) if code else "", cause)))
-    return Cell(job["state"], state=_LOOKS.get(job["state"], "quiet"), below=below)
+    return Cell(job["state"], state=_look(job), below=below)
+
+
+def _look(job: Facts) -> str:
+    return "warn" if _warnings(job) else _LOOKS.get(job["state"], "quiet")
 
 
 def _groups(jobs: Sequence[Facts]) -> list[Group]:
@@ -185,14 +200,15 @@ def _spans(job: Facts) -> Iterator[Span]:
 def _use(facts: Facts) -> Iterator[str]:
     """Yield sentences about what it gained to run jobs at the same time."""
     gain = facts["gain"]
-    alone = f"One after another, the jobs would have taken about {seconds(gain['one_after_another'])}: running them"
+    alone = f"One after another, the jobs would have taken about {seconds(gain['one_after_another'])}"
     match gain["verdict"]:
         case Gain.SAVED:
-            yield f"{alone} at the same time saved {seconds(gain['saved'])}."
+            yield f"{alone}: running them at the same time saved {seconds(gain['saved'])}."
         case Gain.NO_DIFFERENCE:
-            yield f"{alone} at the same time made no difference."
+            took = seconds(facts["seconds"])
+            yield f"{alone}, and they took {took}. This is an estimate, too rough to tell such times apart."
         case Gain.COST:
-            yield f"{alone} at the same time cost {seconds(-gain['saved'])}. Run them with --jobs 1."
+            yield f"{alone}: running them at the same time cost {seconds(-gain['saved'])}. Run them with --jobs 1."
 
 
 def _machine(facts: Facts) -> Iterator[tuple[str, str]]:
@@ -204,5 +220,4 @@ def _machine(facts: Facts) -> Iterator[tuple[str, str]]:
 
 
 def _job(job: Facts, mark: str, bars: int) -> Job:
-    look = _LOOKS.get(job["state"], "quiet")
-    return Job(mark, job["name"], job["state"], look, job["cause"] or "", view_of(job["report"], mark, bars))
+    return Job(mark, job["name"], job["state"], _look(job), job["cause"] or "", view_of(job["report"], mark, bars))

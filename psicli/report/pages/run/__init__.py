@@ -14,7 +14,7 @@ from typing import Any
 from psicli.core.errors import counted
 from psicli.report.pages.render import count, moment, render, seconds, size
 from psicli.report.pages.run.learned import Learned, learned
-from psicli.report.pages.run.tasks import code_in_words, drift, keys, results, warnings
+from psicli.report.pages.run.tasks import accepted, code_in_words, drift, keys, results, warnings
 from psicli.report.pages.run.times import Times, times
 from psicli.report.pages.tables import Cell, Column, Table
 from psicli.report.report import Status, errors_of
@@ -36,7 +36,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How something ended: its state (good, bad), a few words, a sentence, the main numbers, and what went wrong."""
+    """How something ended: its state (good, warn, bad), a few words, a sentence, main numbers, and what went wrong."""
 
     state: str
     words: str
@@ -57,6 +57,7 @@ class Party:
     whole_percent: bool
     warnings: Pairs
     drift: Table | None
+    accepted: str
     learned: Learned | None
     times: Times | None
     machine: Pairs
@@ -90,6 +91,7 @@ def view_of(facts: Facts, mark: str = "run", bars: int = BARS) -> Party:
         any(task["matched"] is None and task["matched_percent"] is not None for task in tasks),
         warnings(facts),
         drift(facts),
+        accepted(facts),
         learned(facts),
         times(facts, bars),
         [*_machine(facts)] if _began(facts) else [],
@@ -105,14 +107,20 @@ def problems_of(facts: Facts) -> list[Problem]:
 
 
 def _verdict(facts: Facts) -> Verdict:
-    code = facts["exit_code"]
-    words = f"Failed: {code_in_words(code)}" if code else "Done"
+    code, warned = facts["exit_code"], len(warnings(facts))
+    words = f"Failed: {code_in_words(code)}" if code else f"Done{with_warnings(warned)}"
     if not _began(facts):
         return Verdict("bad", words, "It ended before any task began.", [], problems_of(facts))
     parties = f"{facts['party']} with {facts['peer']}"
     took = f"{'ended after' if code else 'took'} {seconds(facts['seconds'])}"
     sentence = f"{parties}, began {moment(facts['started'])} and {took}."
-    return Verdict("bad" if code else "good", words, sentence, [*_numbers(facts["tasks"])], problems_of(facts))
+    state = "bad" if code else "warn" if warned else "good"
+    return Verdict(state, words, sentence, [*_numbers(facts["tasks"])], problems_of(facts))
+
+
+def with_warnings(number: int) -> str:
+    """Return how many warnings a good end has, as the rest of a sentence; nothing where it has none."""
+    return f", with {counted(number, 'warning')}" if number else ""
 
 
 def _began(facts: Facts) -> bool:

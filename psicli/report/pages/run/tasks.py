@@ -106,6 +106,14 @@ def drift(facts: Facts) -> Table | None:
     return Table("Outside the usual range", columns, rows) if rows else None
 
 
+def accepted(facts: Facts) -> str:
+    """Return what outside its usual range the user of this party accepted; empty if nothing."""
+    # Reports of earlier versions do not say it.
+    tasks = [(task["name"], task.get("drift_accepted")) for task in facts["tasks"]]
+    named = [f"{', '.join(str(each).replace('_', ' ') for each in found)} of {name}" for name, found in tasks if found]
+    return f"{facts['party']} accepted with --accept-drift: {'; '.join(named)}." if named else ""
+
+
 def _drifted(found: Facts, whole: bool) -> Iterator[Cell]:
     """Yield the cells of a measure. whole: whether a rate is known in whole percent only, if at all."""
     yield Cell(str(found["measure"]).replace("_", " "))

@@ -67,6 +67,8 @@
     document.addEventListener("click", (event) => {
       const button = event.target.closest("table.sortable thead button");
       if (button) sort(button);
+      // The address does not change if the reader follows the same link again.
+      if (event.target.closest('a[href^="#"]')?.hash === location.hash) reveal();
     });
     addEventListener("hashchange", reveal);
     reveal();

@@ -96,19 +96,36 @@ def test_a_batch_that_goes_on_counts_what_was_done_before() -> None:
     assert "2 of 3 jobs done" in text
     assert "It continued an earlier run, which had done 1 job." in text
     assert "in an earlier run; it broke" in text
+    assert "matched rows in this run 321" in text
+    assert "The jobs that an earlier run has done are in the report of that run" in text
+    assert "earlier run" not in page_of(done("a")).text
 
 
 def test_what_it_gained_to_run_jobs_at_the_same_time() -> None:
     report = facts_of(BatchReport("nightly", [done("a"), done("b")], "2026-11-29T02:00:00+00:00", seconds=60.0))
     for verdict, saved, words in (
-        ("saved", 120.0, "saved 2 min 00 s"),
-        ("no difference", 0.5, "made no difference"),
-        ("cost", -30.0, "cost 30.0 s. Run them with --jobs 1."),
+        ("saved", 120.0, ": running them at the same time saved 2 min 00 s"),
+        ("no difference", -1.5, ", and they took 1 min 00 s. This is an estimate, too rough to tell such times apart."),
+        ("cost", -30.0, ": running them at the same time cost 30.0 s. Run them with --jobs 1."),
     ):
         report["gain"].update(verdict=verdict, one_after_another=180.0, saved=saved)
-        assert f"at the same time {words}" in Page(batch_page(report)).text
+        assert f"the jobs would have taken about 3 min 00 s{words}" in Page(batch_page(report)).text
     report["gain"]["verdict"] = "unknown"
-    assert "at the same time" not in Page(batch_page(report)).text
+    assert "would have taken" not in Page(batch_page(report)).text
+
+
+def test_a_batch_with_warnings_is_not_all_well() -> None:
+    report = facts(done_task(warnings=["one", "two"], warning="three"))
+    page = page_of(done("a", report=report), done("b"))
+    assert "2 of 2 jobs done, with 3 warnings" in page.text
+    assert ("section", {"class": "verdict warn"}) in page.elements
+    badges = [each["class"] for tag, each in page.elements if tag == "span" and "badge" in (each.get("class") or "")]
+    # In the table, at its task, and at its report.
+    assert badges == ["badge warn", "badge good"] + ["badge warn", "badge good"] * 2
+    assert "a done 3 warnings bob" in page.text
+    assert "2 of 2 jobs done, with 1 warning " in page_of(done("a"), done("b"), warnings=["the clock"]).text
+    # A failure says more than warnings do.
+    assert "1 of 2 jobs done The batch" in page_of(done("a", report=report), failed("b", BAD)).text
 
 
 def test_nothing_foreign_gets_out_of_its_place() -> None:

@@ -174,6 +174,22 @@ def test_the_end_of_the_run_does_not_tell_what_a_task_had_said(task: TaskReport)
     assert "before it told" not in peers
 
 
+def test_a_good_run_with_warnings_says_so_first() -> None:
+    task = done_task(warnings=["one", "two"], warning="three")
+    page = Page(run_page(facts(task, warnings=["four"])))
+    assert "overlap: Done, with 4 warnings" in page.text
+    assert ("section", {"class": "verdict warn"}) in page.elements
+    assert ("section", {"class": "verdict good"}) in Page(run_page(facts(done_task()))).elements
+
+
+def test_what_the_user_accepted() -> None:
+    drift = [{"measure": "rows", "value": 600, "usual": 1200, "low": 1100, "high": 1300, "distance": 6.0}]
+    report = facts(done_task(drift=drift))
+    assert "accepted" not in Page(run_page(report)).text
+    report["tasks"][0]["drift_accepted"] = ["rows", "distinct_items"]
+    assert "alice accepted with --accept-drift: rows, distinct items of people." in Page(run_page(report)).text
+
+
 @pytest.mark.parametrize(
     ("stage", "words"),
     [
