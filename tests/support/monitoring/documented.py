@@ -20,7 +20,7 @@ def _families() -> dict[str, tuple[str, list[str]]]:
     run = {**a_run(), "spool_bytes": 1, "peer_certificate_expires": "2027-01-01T00:00:00+00:00"}
     run["tasks"][0]["resumed"] = 0.5
     batch = a_batch("one")
-    batch.jobs = [replace(job, report=run) for job in batch.jobs]
+    batch.jobs = [replace(job, report=run, peak_memory=1) for job in batch.jobs]
     found = {}
     for text in (run_to_text(run, 1.0), batch_to_text(facts_of(batch), 1.0)):
         for family in text_string_to_metric_families(text):

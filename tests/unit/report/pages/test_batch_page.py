@@ -120,8 +120,8 @@ def test_a_batch_with_warnings_is_not_all_well() -> None:
     assert "2 of 2 jobs done, with 3 warnings" in page.text
     assert ("section", {"class": "verdict warn"}) in page.elements
     badges = [each["class"] for tag, each in page.elements if tag == "span" and "badge" in (each.get("class") or "")]
-    # In the table, at its task, and at its report.
-    assert badges == ["badge warn", "badge good"] + ["badge warn", "badge good"] * 2
+    # In the table; then at each report, and at its task, which is done all the same.
+    assert badges == ["badge warn", "badge good"] + ["badge warn", "badge good"] + ["badge good"] * 2
     assert "a done 3 warnings bob" in page.text
     assert "2 of 2 jobs done, with 1 warning " in page_of(done("a"), done("b"), warnings=["the clock"]).text
     # A failure says more than warnings do.
