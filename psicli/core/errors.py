@@ -462,9 +462,7 @@ class MatchRateError(PolicyError):
 
 class DriftError(PolicyError):
     sentence = "task {task}: {found}; policy.max_drift is {limit}"
-    hint = (
-        "Find out what has changed. If it is right, run once with `--accept-drift {measures}`: then this is usual too."
-    )
+    hint = "Find out what has changed. If it is right, run once with `--accept-drift {measures}` to accept it."
 
 
 class OutputRowsError(PolicyError):
