@@ -33,6 +33,8 @@ NOT_RUN = {
     "changes the systemd of the reader": 1,
     "runs again what has failed": 1,
     "starts a Ray cluster": 7,
+    "needs both parties": 1,
+    "runs until Ctrl-C": 2,
     "needs the other party in a notebook of its own": 1,
 }
 
