@@ -306,6 +306,19 @@ def check_writable(path: Path) -> None:
         probe.remove_left_over()
 
 
+def check_replaceable(path: Path, beginning: bytes, otherwise: str) -> None:
+    """Check that path is writable, and that a file there is empty or begins like this; never another file is replaced.
+
+    otherwise: why not, for CannotCreateError. Raises StorageError, too.
+    """
+    check_writable(path)
+    if path.exists():
+        with storing(path, "reading"), open(path, "rb") as file:
+            found = file.read(len(beginning))
+        if found not in (b"", beginning):
+            raise CannotCreateError(path=path, reason=otherwise)
+
+
 def exposure(key_file: Path) -> str | None:
     """Return a warning if others can read or replace a private key, with the command that ends this; else None.
 

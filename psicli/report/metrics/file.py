@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from psicli.core.errors import CannotCreateError, PsicliError, printable, storing
-from psicli.storage.files import check_writable, save
+from psicli.core.errors import PsicliError, printable
+from psicli.storage.files import check_replaceable, save
 from psicli.storage.ledger import DONE, Ledger
 from psicli.storage.state import state_folder
 
@@ -33,12 +33,7 @@ def check_metrics_file(path: Path) -> None:
 
     Only metrics of psicli are ever replaced: never an input, an output or a job file.
     """
-    check_writable(path)
-    if path.exists():
-        with storing(path, "reading"), open(path, "rb") as file:
-            beginning = file.read(len(_BEGINNING))
-        if beginning not in (b"", _BEGINNING):
-            raise CannotCreateError(path=path, reason="there is a file that does not hold metrics of psicli")
+    check_replaceable(path, _BEGINNING, "there is a file that does not hold metrics of psicli")
 
 
 def save_run(path: Path, facts: Mapping[str, Any]) -> list[str]:

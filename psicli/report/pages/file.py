@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from psicli.core.errors import CannotCreateError, storing
-from psicli.storage.files import check_writable, save
+from psicli.storage.files import check_replaceable, save
 
 # No format of an output has these suffixes.
 SUFFIXES = (".html", ".htm")
@@ -20,12 +19,7 @@ BEGINNING = """<!DOCTYPE html>
 
 def check_page_file(path: Path) -> None:
     """Check that a page can be written to this path; raises CannotCreateError, StorageError."""
-    check_writable(path)
-    if path.exists():
-        with storing(path, "reading"), open(path, "rb") as file:
-            found = file.read(len(BEGINNING))
-        if found not in (b"", BEGINNING.encode()):
-            raise CannotCreateError(path=path, reason="the file there is no page of psicli")
+    check_replaceable(path, BEGINNING.encode(), "the file there is no page of psicli")
 
 
 def save_page(path: Path, page: str) -> None:
