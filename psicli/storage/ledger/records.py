@@ -165,7 +165,9 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("run", "job", "party", "peer", "version", "address", "task", "task_sid", "input"), _is_text),
     **dict.fromkeys(("error", "failure", "session_id", "peer_version"), _is_text),
     **dict.fromkeys(("peer_certificate_sha256", "output_sha256"), _is_text),
-    **dict.fromkeys(("distinct_items", "peer_items", "peer_questions", "matched", "rows", "bin", "items"), _is_count),
+    **dict.fromkeys(("distinct_items", "peer_items", "peer_questions", "matched", "rows", "items"), _is_count),
+    # Bits of a result are bins with negative numbers.
+    "bin": lambda value: type(value) is int and abs(value) < 1 << 63,
     **dict.fromkeys(("keys", "drift_accepted"), _are_texts),
     "outcome": (DONE, FAILED).__contains__,
     "code": lambda value: _is_count(value) and value < 256,

@@ -50,7 +50,7 @@ OF_SENDERS = {
         lambda peer, due: [due[0], Restart(0, 0, 1), *due[1:]],
     ),
     "a point twice": Cheat("it sent two points of the same item", points=lambda peer, own: replaced(own, 9, own[4])),
-    "a bitmap": at("tokens", "stream 4 during", after(Frame(0, 0, 0, Stream.BITMAP, 0, bytes(132)))),
+    "a bitmap": at("tokens", "stream 4 during", lambda peer, due: [Frame(0, 0, 0, Stream.BITMAP, 0, bytes(132)), *due]),
 }
 # By a peer that is the receiver, and wants more than a number.
 OF_RECEIVERS = {

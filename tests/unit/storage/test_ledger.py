@@ -149,13 +149,21 @@ def test_both_parties_may_share_a_ledger(state: Path) -> None:
 
 def test_answers_are_counted_bin_by_bin_of_one_task_and_peer(ledger: Ledger, state: Path) -> None:
     began = datetime.now(UTC).replace(microsecond=0)
-    for sid, peer, number in (("ab", "bob", 3), ("ab", "bob", 3), ("ab", "bob", 0), ("cd", "bob", 3), ("ab", "al", 1)):
+    for sid, peer, number in (
+        ("ab", "bob", 3),
+        ("ab", "bob", 3),
+        ("ab", "bob", 0),
+        ("cd", "bob", 3),
+        ("ab", "al", 1),
+        ("ab", "al", -1),
+    ):
         Ledger(state).answer(sid, peer, number, 700)
     first = lines(ledger)[0]
     assert began <= datetime.fromisoformat(first.pop("time")) <= datetime.now(UTC)
     assert first == {"event": "answer", "task_sid": "ab", "peer": "bob", "bin": 3, "items": 700}
     assert ledger.answers("ab", "bob") == {3: 2, 0: 1}
-    assert ledger.answers("ab", "al") == {1: 1}
+    # The bits of a result count as a bin with a negative number.
+    assert ledger.answers("ab", "al") == {1: 1, -1: 1}
     assert ledger.answers("ef", "bob") == {}
     # Answers count neither as runs nor as tasks.
     assert runs_before(ledger, opening(0)) == 0

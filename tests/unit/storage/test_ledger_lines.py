@@ -17,6 +17,8 @@ LINES: dict[str, dict[str, Any]] = {
         "distinct_items": 7,
     },
     "met": {"task_sid": "ab", "peer": "bob", "peer_items": 5, "peer_questions": 6},
+    # A bin with a negative number stands for bits of a result.
+    "answer": {"task_sid": "ab", "peer": "bob", "bin": -1, "items": 40},
     "close": {
         **{"task_sid": "ab", "peer": "bob", "outcome": "done", "matched": 3, "rows": 9, "seconds": 1.5},
         "drift_accepted": ["rows"],
@@ -40,6 +42,7 @@ def test_what_psicli_writes_is_usable(event: str) -> None:
         *(("open", name) for name in ("distinct_items", "peer_items", "peer_questions")),
         *(("met", name) for name in ("peer_items", "peer_questions")),
         *(("close", name) for name in ("matched", "matched_percent", "rows", "seconds", "code")),
+        ("answer", "items"),
         ("end", "seconds"),
         ("end", "code"),
     ],
