@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, free_ports
 from support.processes.tapped import tapped_pair
 
 from psicli import curve
+
+# Without it, each of the thousands of processes that tests start would compile all of psicli again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # The duration of an example says more about the machine than about psicli.
 hypothesis.settings.register_profile("psicli", deadline=None)
