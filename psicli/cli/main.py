@@ -6,28 +6,16 @@ import json
 import logging
 import os
 import sys
+from collections import UserDict
 from contextlib import suppress
-from importlib.abc import MetaPathFinder
+from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from psicli import __version__
-from psicli.cli.certs import certs
-from psicli.cli.check import bench, check
-from psicli.cli.first.init import init
-from psicli.cli.first.keys import keys
-from psicli.cli.many.batch import batch
-from psicli.cli.many.retry import retry
-from psicli.cli.many.schedule import schedule
 from psicli.cli.options import flag
-from psicli.cli.past.history import history
-from psicli.cli.past.ledger import ledger
-from psicli.cli.past.report import report
-from psicli.cli.past.status import status
-from psicli.cli.past.ui import ui
-from psicli.cli.run import run, simulate
 from psicli.cli.screen import open_standard_streams, write
 from psicli.core import signals
 from psicli.core.errors import PsicliError, printable, unexpected
@@ -41,7 +29,36 @@ PROGRAM = "psicli"
 COMPLETE = "_PSICLI_COMPLETE"
 
 
-class _Commands(click.Group):
+class _Commands(UserDict[str, Any]):
+    """The commands, each of which is imported when it is used: the others would delay a run. Holds their modules."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        command: click.Command = getattr(import_module(f"psicli.cli.{self.data[name]}"), name)
+        return command
+
+
+COMMANDS = _Commands(
+    init="first.init",
+    run="run",
+    simulate="run",
+    batch="many.batch",
+    retry="many.retry",
+    schedule="many.schedule",
+    check="check",
+    keys="first.keys",
+    bench="check",
+    status="past.status",
+    ledger="past.ledger",
+    history="past.history",
+    report="past.report",
+    ui="past.ui",
+    certs="certs",
+    config="main",
+    completion="main",
+)
+
+
+class _Group(click.Group):
     """Tells a user who names a job file without a command what to type."""
 
     def resolve_command(
@@ -57,7 +74,7 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Group, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name=PROGRAM)
 def cli() -> None:
     """Find which records two organisations have in common, without showing the rest.
@@ -77,8 +94,7 @@ def config() -> None:
 @flag("--batch", "Print the JSON Schema of the batch file.")
 def schema(batch: bool) -> None:
     """Print the JSON Schema of the job file, or of the batch file."""
-    from psicli.config import job_schema
-    from psicli.config.batch import batch_schema
+    from psicli.config.schema import batch_schema, job_schema
 
     write(json.dumps(batch_schema() if batch else job_schema(), indent=2))
 
@@ -99,30 +115,7 @@ def completion(shell: str) -> None:
     write((made.source_template % made.source_vars()).rstrip())
 
 
-COMMANDS = (
-    init,
-    run,
-    simulate,
-    batch,
-    retry,
-    schedule,
-    check,
-    keys,
-    bench,
-    status,
-    ledger,
-    history,
-    report,
-    ui,
-    certs,
-    config,
-    completion,
-)
-for command in COMMANDS:
-    cli.add_command(command)
-
-
-class _WithoutPandas(MetaPathFinder):
+class _WithoutPandas:
     """Keeps pyarrow from importing pandas, which takes 0.15 s and is not needed."""
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> None:

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import core_schema
-
 from psicli.config import checks, groups, paths, queries
 from psicli.config.built import InputFiles, Job, Listener, Task
 from psicli.config.checks import Slot
@@ -36,7 +33,7 @@ from psicli.core.places import Place, place
 
 __all__ = [
     "DNS_NAME", "MAX_NAME", "NAME", "OWN_NAME", "Given", "InputFiles", "Job", "OutputSettings", "PipelineSettings",
-    "PolicySettings", "RayWorkers", "Simulation", "Task", "job_schema", "load_job", "load_parties", "task_names",
+    "PolicySettings", "RayWorkers", "Simulation", "Task", "load_job", "load_parties", "task_names",
 ]  # fmt: skip
 
 
@@ -269,21 +266,3 @@ def _input(document: Document, slot: Slot, party: str) -> InputFiles | None:
     paths = (document.path.parent / file,) if file else ()
     where = f"{document.path}:{document.line(loc)}"
     return InputFiles(paths=paths, query=query, where=where, is_filled=document.is_filled(loc))
-
-
-class SchemaOfUsers(GenerateJsonSchema):
-    """Generate a JSON Schema without null: users leave an optional field out and never write null."""
-
-    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        return self.generate_inner(schema["schema"])
-
-    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        if schema.get("default") is None:
-            return self.generate_inner(schema["schema"])
-        return super().default_schema(schema)
-
-
-def job_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a job file as users write it."""
-    schema = JobFile.model_json_schema(schema_generator=SchemaOfUsers)
-    return {"$schema": SchemaOfUsers.schema_dialect, **schema}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -18,19 +17,14 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, TypeAlias
-
-from tqdm import tqdm
+from typing import Any, Protocol, TypeAlias
 
 from psicli.core.errors import printable
 from psicli.report.channel import Channel
 from psicli.report.json_log import json_line, logs_json
-from psicli.report.layout import Screen, knows_escapes, shorten
+from psicli.report.layout import Screen, knows_escapes
 
 logger = logging.getLogger(__name__)
-
-# The lock that tqdm would make is one for several processes, and with Python 3.14 it starts a process to watch over it.
-tqdm.set_lock(threading.RLock())
 
 # How often the log reports the progress of a task where there is no terminal [s].
 LINE_INTERVAL = 60.0
@@ -98,16 +92,22 @@ class _Formatter(logging.Formatter):
 
 
 class _Handler(logging.Handler):
-    """Write above the bars, each line in one call: several processes may share standard error."""
+    """Write each line in one call: several processes may share standard error. above_bars: whether there are bars."""
 
-    def __init__(self, start: str) -> None:
+    def __init__(self, start: str, *, above_bars: bool) -> None:
         super().__init__()
-        self._start = start
+        self._start, self._above_bars = start, above_bars
 
     def emit(self, record: logging.LogRecord) -> None:
         # The run must not end because the reader of standard error has.
         with suppress(OSError, ValueError):
-            tqdm.write(f"{self._start}{self.format(record)}\n", file=sys.stderr, end="")
+            line = f"{self._start}{self.format(record)}\n"
+            if self._above_bars:
+                from psicli.report.bars import write_above
+
+                write_above(line)
+            else:
+                sys.stderr.write(line)
 
 
 def log_error(message: str, hint: str) -> None:
@@ -133,14 +133,14 @@ class Console:
         # Nothing but objects may be on standard error with JSON.
         self.terminal = sys.stderr.isatty() and not logs_json()
         shares_a_line = self.terminal and not bars and knows_escapes()
-        handler = _Handler(_CLEAR_LINE if shares_a_line else "")
+        handler = _Handler(_CLEAR_LINE if shares_a_line else "", above_bars=self.terminal)
         handler.setFormatter(_Formatter(self))
         logger = logging.getLogger("psicli")
         logger.handlers[:] = [handler]
         logger.propagate = False
         logger.setLevel(_LEVELS[verbosity])
         hidden = verbosity < 0 or (self.terminal and not bars)
-        self._meter = None if hidden or channel else _Bars(self) if self.terminal else _Lines()
+        self._meter = None if hidden or channel else self._bars() if self.terminal else _Lines()
         self._masked: dict[str, Masked] = {}
         self._told: set[str] = set()
 
@@ -156,7 +156,7 @@ class Console:
             return
         self._masked[task] = masked
         if self._channel is not None:
-            self._channel.progress(task, int(100 * sum(_shares(self._masked)) / self.tasks))
+            self._channel.progress(task, int(100 * sum(shares_of(self._masked)) / self.tasks))
         if self._meter is not None:
             with suppress(OSError, ValueError):
                 self._meter.move(task, self._masked)
@@ -175,64 +175,30 @@ class Console:
         """Count a task that a party has skipped as over in the progress of the job."""
         self._masked[task] = _LEFT_OUT
 
+    def _bars(self) -> Meter:
+        # Imported late, here and in the handler: only a terminal needs the library that draws bars.
+        from psicli.report.bars import Bars
+
+        return Bars(self)
+
     def close(self) -> None:
         """Remove the bars."""
-        if isinstance(self._meter, _Bars):
+        if self._meter is not None:
             with suppress(OSError, ValueError):
                 self._meter.close()
 
 
-class _Bars:
-    """A bar for the current task, and above it one for the job if that has several tasks."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._task = ""
-        self._task_bar: Any = None
-        self._job_bar: Any = None
-
-    def move(self, task: str, masked: dict[str, Masked]) -> None:
-        own, own_total, peer, peer_total = masked[task]
-        several = self._console.tasks > 1
-        if several:
-            self._move_job(masked)
-        if task != self._task:
-            if self._task_bar is not None:
-                self._task_bar.close()
-            self._task_bar, self._task = _bar(int(several), task, own_total + peer_total, _TASK_BAR), task
-        self._task_bar.update(own + peer - self._task_bar.n)
-
-    def _move_job(self, masked: dict[str, Masked]) -> None:
-        """Count tasks, and parts of them: before the last task has been read, nobody knows the number of items."""
-        tasks = self._console.tasks
-        if self._job_bar is None:
-            self._job_bar = _bar(0, self._console.job, tasks, _JOB_BAR)
-        shares = _shares(masked)
-        done = sum(share == 1 for share in shares)
-        self._job_bar.set_postfix_str(f"{done} of {tasks} tasks", refresh=False)
-        self._job_bar.update(sum(shares) - self._job_bar.n)
-
-    def close(self) -> None:
-        for bar in (self._task_bar, self._job_bar):
-            if bar is not None:
-                bar.close()
-
-
-def _shares(masked: Mapping[str, Masked]) -> list[float]:
+def shares_of(masked: Mapping[str, Masked]) -> list[float]:
     """Return how much of each task is masked, from 0 to 1."""
     return [(own + peer) / (own_total + peer_total) for own, own_total, peer, peer_total in masked.values()]
 
 
-# The longest name beside a bar [columns].
-_NAME_WIDTH = 18
-_TASK_BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt} items, {rate_fmt}, {remaining} left"
-_JOB_BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed} so far{postfix}"
+class Meter(Protocol):
+    """What shows how many items of a task are masked."""
 
+    def move(self, task: str, masked: dict[str, Masked]) -> None: ...
 
-def _bar(position: int, name: str, total: int, form: str) -> Any:
-    name = f"{shorten(name, _NAME_WIDTH):{_NAME_WIDTH}}"
-    look: dict[str, Any] = {"unit": "", "unit_scale": total >= 10_000, "leave": False, "dynamic_ncols": True}
-    return tqdm(desc=name, total=total, position=position, file=sys.stderr, bar_format=form, **look)
+    def close(self) -> None: ...
 
 
 class _Lines:
@@ -250,6 +216,8 @@ class _Lines:
         if task == self._task and (seconds < LINE_INTERVAL or done == total):
             return
         if task == self._task:
+            from tqdm import tqdm
+
             rate = max(done - self._logged, 1) / seconds
             logger.info(
                 "masked %d %% (%s), %s items/s, about %s left",
@@ -260,6 +228,9 @@ class _Lines:
                 extra={"task": task},
             )
         self._task, self._logged_at, self._logged = task, now, done
+
+    def close(self) -> None:
+        """Lines stay."""
 
 
 def _both_ways(masked: Masked) -> str:

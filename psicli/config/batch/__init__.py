@@ -15,7 +15,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from psicli.config import SchemaOfUsers, load_job
+from psicli.config import load_job
 from psicli.config.batch.models import Batch, BatchFile, Entry, HooksEntry, JobEntry
 from psicli.config.built import Job
 from psicli.config.document import Document, Loc
@@ -32,7 +32,7 @@ from psicli.core.errors import (
     shown,
 )
 
-__all__ = ["Batch", "BatchFile", "Entry", "HooksEntry", "batch_schema", "is_batch_file", "load_batch", "right_name"]
+__all__ = ["Batch", "BatchFile", "Entry", "HooksEntry", "is_batch_file", "load_batch", "right_name"]
 
 # The name of a batch of job files that the command line names.
 UNNAMED = "batch"
@@ -72,12 +72,6 @@ def is_batch_file(path: Path) -> bool:
     with suppress(PsicliError):
         return is_batch(Document(path))
     return False
-
-
-def batch_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a batch file as users write it."""
-    schema = BatchFile.model_json_schema(schema_generator=SchemaOfUsers)
-    return {"$schema": SchemaOfUsers.schema_dialect, **schema}
 
 
 def _is_job_file(path: Path) -> bool:

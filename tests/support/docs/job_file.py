@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from psicli.config import DNS_NAME, NAME, job_schema
-from psicli.config.batch import batch_schema
+from psicli.config import DNS_NAME, NAME
+from psicli.config.schema import batch_schema, job_schema
 
 Schema = dict[str, Any]
 # The path to a field: names of fields, and 0 for "every entry of a list".

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.job_files import SMALL, TASK, Errors, Load
 
-from psicli.config import job_schema
+from psicli.config.schema import job_schema
 from psicli.core.formats import Dialect
 
 JOB = SMALL + TASK

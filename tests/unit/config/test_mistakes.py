@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from support.job_files import SAMPLE, SMALL, TASK, Errors, Load, starts, with_nodes, with_paths
 
-from psicli.config import job_schema, load_job
+from psicli.config import load_job
 from psicli.config.models import (
     JobFile,
     LinkSettings,
 )
+from psicli.config.schema import job_schema
 from psicli.config.shape import JOB_FILE
 from psicli.core.errors import ConfigError
 

@@ -12,9 +12,10 @@ import yaml
 from pydantic import BaseModel
 from support.batch_files import job, load, write_jobs
 
-from psicli.config.batch import SHAPE, batch_schema, is_batch_file
+from psicli.config.batch import SHAPE, is_batch_file
 from psicli.config.batch.models import BatchFile, HooksEntry
 from psicli.config.built import Job
+from psicli.config.schema import batch_schema
 
 FULL = """\
 batch: every-night

@@ -5,7 +5,7 @@ import json
 import pytest
 from support.job_files import SMALL, TASK, Errors, Load, starts
 
-from psicli.config import job_schema
+from psicli.config.schema import job_schema
 from psicli.items.forms.names import Form
 
 TEXT = SMALL + TASK
