@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from psicli.items import compute as pc
 
 _BYTES = pa.large_binary()
 
@@ -35,12 +36,12 @@ def encode_items(columns: Sequence[Any]) -> Any:
     pieces = [pa.scalar(bytes([len(columns)]), _BYTES)]
     null_key = None
     for column in columns:
-        lengths = pc.binary_length(column).fill_null(0)
-        pieces += [_length_prefixes(lengths), column.cast(_BYTES)]
+        lengths = pc.fill_null(pc.binary_length(column), 0)
+        pieces += [_length_prefixes(lengths), pc.cast(column, _BYTES)]
         empty = pc.equal(lengths, 0)
         null_key = empty if null_key is None else pc.or_(null_key, empty)
     joined = pc.binary_join_element_wise(*pieces, pa.scalar(b"", _BYTES))
-    return pc.if_else(null_key, pa.scalar(None, _BYTES), joined)
+    return pc.if_else(null_key, None, joined)
 
 
 def _length_prefixes(lengths: Any) -> Any:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from psicli.items import compute as pc
+
 _VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 # What the metadata of a field says about its type.
 _ABOUT_TYPE = frozenset({b"PARQUET:field_id", b"ARROW:extension:name", b"ARROW:extension:metadata"})
@@ -169,4 +171,4 @@ def pairs(values: Any) -> Any:
 def cast(values: Any, kind: Any) -> Any:
     """Return a pa.Array or pa.ChunkedArray in another type; raises what pyarrow raises for types it cannot cast."""
     # pyarrow makes some arrays invalid when it casts them to their own type.
-    return values if values.type == kind else values.cast(kind)
+    return values if values.type == kind else pc.cast(values, kind)

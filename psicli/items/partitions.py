@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from psicli.core.errors import TooManyRowsError
+from psicli.items import compute as pc
 from psicli.items.encoding import packed
 from psicli.items.hashing import Hashes, bin_of, cumulated, keyed_hashes, sorted_distinct
 from psicli.items.records import Mask
@@ -188,8 +189,8 @@ class Partitioner:
         numbers = np.arange(first, self._rows, dtype=np.uint32)
         if items.null_count:
             self._null_keys += items.null_count
-            numbers = numbers[items.is_valid().to_numpy(zero_copy_only=False)]
-            items = items.drop_null()
+            numbers = numbers[pc.is_valid(items).to_numpy(zero_copy_only=False)]
+            items = pc.drop_null(items)
         self._held.append(_Rows(keyed_hashes(items, self._key), numbers, items))
         self._cost += memory_bytes(len(items), _bytes_in(items))
         if self._budget is not None and self._cost > self._budget:
@@ -294,7 +295,7 @@ class _OnDisk(Items):
         partitions = bin_of(rows.hashes, _PARTITION_BITS).astype(np.uint8)
         # A stable sort keeps the rows of a partition in the order of the input.
         order = np.argsort(partitions, kind="stable")
-        offsets, data = packed(rows.items.take(pa.array(order)))
+        offsets, data = packed(_take(rows.items, order))
         entries = np.empty(len(order), _ENTRY)
         entries["hash"] = rows.hashes.take(order, axis=0)
         entries["row"] = rows.numbers[order]
@@ -408,7 +409,7 @@ class _Distinct:
 
 
 def _take(items: pa.LargeBinaryArray, places: npt.NDArray[Any]) -> pa.LargeBinaryArray:
-    return items.take(pa.array(places))
+    return pc.take(items, pc.from_numpy(places))
 
 
 def _bytes_in(items: pa.LargeBinaryArray) -> int:

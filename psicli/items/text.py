@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from psicli.core.errors import ColumnError, shown
+from psicli.items import compute as pc
 from psicli.items import kinds
 from psicli.items.encoding import packed
 
@@ -33,17 +33,17 @@ _UNCLOSED = "in a CSV file, look for an unclosed quote just above."
 
 
 def _plain(array: Any) -> Any:
-    return array.cast(_TEXT)
+    return pc.cast(array, _TEXT)
 
 
 def _bytes_text(array: Any) -> Any:
     """Return bytes as the text that they are in UTF-8; the reader has checked that they are."""
-    return array.cast(pa.large_binary()).cast(_TEXT, safe=False)
+    return pc.cast(pc.cast(array, pa.large_binary()), _TEXT, safe=False)
 
 
 def _uuid_text(array: Any) -> Any:
     """Return UUIDs in lower case with hyphens (RFC 9562, section 4)."""
-    array = array.fill_null(bytes(16))
+    array = pc.fill_null(array, bytes(16))
     raw = np.frombuffer(array.buffers()[1] or b"", np.uint8).reshape(-1, 16)[array.offset : array.offset + len(array)]
     digits = _HEX_DIGITS[raw].reshape(-1, 32)
     text = np.full((len(raw), 36), ord("-"), np.uint8)
@@ -54,24 +54,25 @@ def _uuid_text(array: Any) -> Any:
 
 def _date_text(array: Any) -> Any:
     # safe=False truncates a date64 that is not a whole day to its day.
-    days = array.cast(pa.date32(), safe=False)
-    return _with_far_values(days.cast(_TEXT), days.cast(pa.int32()), _far_date)
+    days = pc.cast(array, pa.date32(), safe=False)
+    return _with_far_values(pc.cast(days, _TEXT), pc.cast(days, pa.int32()), _far_date)
 
 
 def _timestamp_text(array: Any) -> Any:
     """Return timestamps as ISO 8601 in UTC, without trailing zeros in the fraction."""
     unit, zone = array.type.unit, array.type.tz
     # Arrow stores zoned values in UTC but prints them in local time. Without the zone it prints the stored value.
-    stored = array.cast(pa.int64())
-    text = _with_far_values(stored.cast(pa.timestamp(unit)).cast(_TEXT), stored, partial(_far_timestamp, unit))
+    stored = pc.cast(array, pa.int64())
+    text = pc.cast(pc.cast(stored, pa.timestamp(unit)), _TEXT)
+    text = _with_far_values(text, stored, partial(_far_timestamp, unit))
     text = _without_zeros(pc.replace_substring(text, pattern=" ", replacement="T"), unit)
     return joined(text, "Z") if zone else text
 
 
 def _time_text(array: Any) -> Any:
     """Return times of day as ISO 8601, without trailing zeros in the fraction; 24:00:00 and later times are kept."""
-    unit, stored = array.type.unit, array.cast(pa.int32() if array.type.bit_width == 32 else pa.int64())
-    return _without_zeros(_with_far_values(array.cast(_TEXT), stored, partial(_far_time, unit)), unit)
+    unit, stored = array.type.unit, pc.cast(array, pa.int32() if array.type.bit_width == 32 else pa.int64())
+    return _without_zeros(_with_far_values(pc.cast(array, _TEXT), stored, partial(_far_time, unit)), unit)
 
 
 def _without_zeros(text: Any, unit: str) -> Any:
@@ -83,12 +84,12 @@ def _without_zeros(text: Any, unit: str) -> Any:
 
 def _with_far_values(text: Any, stored: Any, written: Callable[[int], str]) -> Any:
     """Replace the placeholders that Arrow writes for values out of its range with the texts of the stored numbers."""
-    far = pc.starts_with(text, "<")
+    far = pc.starts_with(text, pattern="<")
     if not far.true_count:
         return text
-    numbers = stored.filter(far).dictionary_encode()
+    numbers = pc.dictionary_encode(pc.filter_(stored, far))
     texts = pa.array([written(number) for number in numbers.dictionary.to_pylist()], _TEXT)
-    return pc.replace_with_mask(text, far.fill_null(False), texts.take(numbers.indices))
+    return pc.replace_with_mask(text, pc.fill_null(far, False), pc.take(texts, numbers.indices))
 
 
 def _far_date(days: int) -> str:
@@ -118,15 +119,15 @@ def _decimal_text(array: Any) -> Any:
     """Return decimals as plain digits: no exponent, no trailing zeros in the fraction, no -0."""
     scale = array.type.scale
     if array.type.bit_width < 128:
-        array = array.cast(pa.decimal128(array.type.precision, scale))
+        array = pc.cast(array, pa.decimal128(array.type.precision, scale))
     wide = pa.decimal128(38, 0) if array.type.bit_width == 128 else pa.decimal256(76, 0)
     # Convert the coefficient alone: Arrow writes it as plain digits, but a small decimal as 1E-10.
-    digits = array.view(wide).cast(_TEXT)
+    digits = pc.cast(array.view(wide), _TEXT)
     if scale < 0:
         return pc.if_else(pc.equal(digits, "0"), digits, joined(digits, "0" * -scale))
     if scale == 0:
         return digits
-    sign = pc.if_else(pc.starts_with(digits, "-"), _text("-"), _text(""))
+    sign = pc.if_else(pc.starts_with(digits, pattern="-"), _text("-"), _text(""))
     digits = pc.ascii_lpad(pc.ascii_ltrim(digits, characters="-"), width=scale + 1, padding="0")
     whole = pc.utf8_slice_codeunits(digits, start=0, stop=-scale)
     fraction = pc.ascii_rtrim(pc.utf8_slice_codeunits(digits, start=-scale), characters="0")
@@ -145,7 +146,7 @@ _CONVERTERS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
     (pa.types.is_decimal, _decimal_text),
     (kinds.is_uuid, _uuid_text),
     (kinds.is_json, _plain),
-    (kinds.is_bool8, lambda array: pc.not_equal(array, 0).cast(_TEXT)),
+    (kinds.is_bool8, lambda array: pc.cast(pc.not_equal(array, 0), _TEXT)),
     (kinds.is_bytes, _bytes_text),
 )
 
@@ -169,11 +170,11 @@ def text_of(array: Any, kind: Any = None) -> Any:
     """
     kind = array.type if kind is None else kind
     if pa.types.is_dictionary(array.type):
-        return text_of(array.dictionary, kind.value_type).take(array.indices)
+        return pc.take(text_of(array.dictionary, kind.value_type), array.indices)
     array = array.storage if kinds.is_extension(array.type) else array
     convert = next(convert for test, convert in _CONVERTERS if test(kinds.value_type(kind)))
     text = convert(array)
-    return pc.if_else(array.is_valid(), text, pa.scalar(None, _TEXT)) if kinds.is_uuid(kind) else text
+    return pc.if_else(pc.is_valid(array), text, None) if kinds.is_uuid(kind) else text
 
 
 def canonical_text(column: Any, kind: Any = None) -> Any:
@@ -256,7 +257,7 @@ def first_control_row(column: Any) -> int | None:
         return None
     rows = np.searchsorted(offsets, positions, side="right") - 1
     # The buffer may hold bytes for a null; they belong to no value.
-    valid = column.is_valid().to_numpy(zero_copy_only=False)[rows]
+    valid = pc.is_valid(column).to_numpy(zero_copy_only=False)[rows]
     return int(rows[valid][0]) if valid.any() else None
 
 

@@ -20,7 +20,6 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import chain
 from typing import Any, BinaryIO
 
-import numpy as np
 import pyarrow as pa
 
 from psicli.config import OutputSettings
@@ -184,7 +183,7 @@ def check_unquoted(source: Input, fmt: FileFormat, settings: OutputSettings = _D
 
 def _first_that_needs_quotes(source: Input, fmt: FileFormat, settings: OutputSettings) -> str | None:
     every_row = settings.model_copy(update={"rows": "matched", "flag": None, "order": "input"})
-    content = Content(source, every_row, pa.array(np.ones(source.rows, bool)), None)
+    content = Content(source, every_row, pa.repeat(pa.scalar(True, pa.bool_()), source.rows), None)
     with source.watched():
         tables = chain([content.wide.empty_table()], content.tables(_CHECKED_BYTES))
         columns = (column_that_needs_quotes(table, content.schema, fmt) for table in tables)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from psicli.core.formats import Format
+from psicli.items import compute as pc
 from psicli.items.kinds import stored, with_types
 from psicli.outputs.columns import narrow
 
@@ -46,7 +47,7 @@ def write_arrow(
         for table in tables:
             # Arrow writes all bytes of a buffer, also those of other rows after the end of a slice, and under nulls.
             # A copy of the rows has no such bytes.
-            batch = table.to_batches()[0].take(pa.array(np.arange(table.num_rows)))
+            batch = pc.take(table.to_batches()[0], pc.from_numpy(np.arange(table.num_rows)))
             writer.write_batch(narrow(pa.Table.from_batches([batch]), schema, dictionaries))
             rows += table.num_rows
     return rows

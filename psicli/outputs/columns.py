@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from psicli.core.errors import ColumnError, shown
 from psicli.core.formats import FileFormat, Format
+from psicli.items import compute as pc
 from psicli.items.kinds import bare, cast, has_list_view, kept, pairs, plain, relabelled, stored, value_type, with_types
 from psicli.items.text import has_text
 from psicli.outputs.jsonl import has_json
@@ -103,7 +103,7 @@ def widen(table: Any, schema: Any) -> Any:
     columns = []
     for column, field in zip(table.columns, schema, strict=True):
         if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
+            column = pc.cast(column, column.type.value_type)
         columns.append(cast(column, field.type))
     return pa.table(columns, schema=schema)
 
@@ -140,8 +140,8 @@ def narrow(table: Any, schema: Any, dictionaries: Mapping[str, Any]) -> Any:
 def _narrowed(values: Any, kind: Any, dictionary: Any) -> Any:
     if not pa.types.is_dictionary(kind):
         return cast(values, kind)
-    indices = pc.index_in(values, value_set=dictionary).cast(kind.index_type)
-    return pa.DictionaryArray.from_arrays(indices, dictionary.cast(kind.value_type), ordered=kind.ordered)
+    indices = pc.cast(pc.index_in(values, value_set=dictionary), kind.index_type)
+    return pa.DictionaryArray.from_arrays(indices, pc.cast(dictionary, kind.value_type), ordered=kind.ordered)
 
 
 class UsedValues:
@@ -155,7 +155,7 @@ class UsedValues:
 
     def add(self, table: Any) -> None:
         """Add the values of more rows, given in their wide_schema."""
-        fresh = pc.unique(table.column(self.name).drop_null())
+        fresh = pc.unique(pc.drop_null(table.column(self.name)))
         self._gathered.append(fresh)
         self._count += len(fresh)
         if self._count > max(_GATHERED_VALUES, 2 * len(self._gathered[0])):
@@ -174,6 +174,6 @@ class UsedValues:
         """
         values = self._merge()
         if not self._ordered:
-            return values.take(pc.sort_indices(values))
-        reference = ordered_values(self.name).cast(values.type)
-        return values.take(pc.sort_indices(pc.index_in(values, value_set=reference)))
+            return pc.take(values, pc.sort_indices(values))
+        reference = pc.cast(ordered_values(self.name), values.type)
+        return pc.take(values, pc.sort_indices(pc.index_in(values, value_set=reference)))

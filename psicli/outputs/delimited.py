@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from psicli.core.formats import FileFormat
+from psicli.items import compute as pc
 from psicli.items.encoding import packed
 from psicli.items.text import joined, text_of
 from psicli.outputs.compressed import compressed
@@ -57,7 +56,7 @@ def column_that_needs_quotes(table: Any, schema: Any, fmt: FileFormat) -> str | 
 
 
 def _csv_text(values: Any, kind: Any) -> Any:
-    return values.cast(_TEXT) if pa.types.is_floating(values.type) else text_of(values, kind)
+    return pc.cast(values, _TEXT) if pa.types.is_floating(values.type) else text_of(values, kind)
 
 
 def _csv_lines(columns: Sequence[Any], fmt: FileFormat) -> Any:
@@ -74,7 +73,7 @@ def _quoted(text: Any, separator: str) -> Any:
     """Quote the values that contain the delimiter, a quote or a line break."""
     special = f'"\r\n{separator}'
     _, data = packed(text)
-    if not np.isin(data, np.frombuffer(special.encode(), np.uint8)).any():
+    if not pc.among(special.encode())[data].any():
         return text
     doubled = pc.replace_substring(text, pattern='"', replacement='""')
     wrapped = joined('"', doubled, '"')

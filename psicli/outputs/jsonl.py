@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from psicli.core.formats import FileFormat
+from psicli.items import compute as pc
 from psicli.items import kinds
 from psicli.items.encoding import packed
 from psicli.items.text import has_text, joined, text_of
@@ -51,9 +51,9 @@ def write_jsonl(file: BinaryIO, fmt: FileFormat, schema: Any, line_column: str |
 
 def _with_flag(objects: Any, name: str, flags: Any) -> Any:
     """Return JSON objects with one more member, which is true or false."""
-    start = pc.utf8_rtrim(pc.utf8_slice_codeunits(objects, 0, -1), characters=" \t\r\n")
-    comma = pc.if_else(pc.equal(start, "{"), "", ",").cast(_TEXT)
-    return joined(start, comma, f"{json.dumps(name, ensure_ascii=False)}:", flags.cast(_TEXT), "}")
+    start = pc.utf8_rtrim(pc.utf8_slice_codeunits(objects, start=0, stop=-1), characters=" \t\r\n")
+    comma = pc.if_else(pc.equal(start, "{"), pa.scalar("", _TEXT), ",")
+    return joined(start, comma, f"{json.dumps(name, ensure_ascii=False)}:", pc.cast(flags, _TEXT), "}")
 
 
 def has_json(kind: Any, *, nested: bool = False) -> bool:
@@ -96,14 +96,14 @@ def _json(values: Any, kind: Any) -> Any:
         texts = _arrays(values, kind.value_type)
     elif pa.types.is_floating(kind):
         # DuckDB takes a column for integers if it starts with many, and then rounds the other numbers.
-        texts = pc.replace_substring_regex(values.cast(_TEXT), pattern="^-?[0-9]+$", replacement=r"\0.0")
+        texts = pc.replace_substring_regex(pc.cast(values, _TEXT), pattern="^-?[0-9]+$", replacement=r"\0.0")
         for number, text in _NOT_NUMBERS.items():
             texts = pc.if_else(pc.equal(texts, number), text, texts)
     elif pa.types.is_integer(kind) or pa.types.is_boolean(kind) or kinds.is_bool8(kind):
         texts = text_of(values, kind)
     else:
         texts = joined('"', _escaped(text_of(values, kind)), '"')
-    return pc.if_else(values.is_valid(), texts, "null").cast(_TEXT)
+    return pc.cast(pc.if_else(pc.is_valid(values), texts, "null"), _TEXT)
 
 
 def _objects(columns: Sequence[tuple[Any, Any]], rows: int) -> Any:
@@ -119,7 +119,7 @@ def _arrays(values: Any, kind: Any) -> Any:
     """Return JSON arrays of lists; kind: the type of their elements."""
     lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    elements = pa.LargeListArray.from_arrays(pa.array(offsets), _json(values.flatten(), kind))
+    elements = pa.LargeListArray.from_arrays(pc.from_numpy(offsets), _json(values.flatten(), kind))
     return joined("[", pc.binary_join(elements, pa.scalar(",", _TEXT)), "]")
 
 

@@ -15,8 +15,8 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from psicli.items import compute as pc
 from psicli.items.text import canonical_text
 from psicli.outputs.columns import content_bytes
 from psicli.storage.spool import Spool, SpoolFile
@@ -134,7 +134,7 @@ class RowSorter:
         # One take for all columns: a call costs as much as the work it does on one column.
         batch = pa.RecordBatch.from_arrays([column.chunk(0) for column in table.columns], schema=self._schema)
         for start in range(0, len(order), rows):
-            yield pa.Table.from_batches([batch.take(order.slice(start, rows))])
+            yield pa.Table.from_batches([pc.take(batch, order.slice(start, rows))])
 
     def _steps(self) -> Iterator[list[Any]]:
         """Yield the steps of the merge in order: the unsorted pieces of each, about as many as fit in memory."""
@@ -177,7 +177,7 @@ def _key_texts(table: Any, keys: Sequence[Any]) -> list[Any]:
 def _without_empty(text: Any) -> Any:
     """Return texts with null in place of the empty ones: as a key, both match nothing."""
     empty = pc.equal(pc.binary_length(text), 0)
-    return pc.if_else(empty, pa.scalar(None, text.type), text) if pc.any(empty).as_py() else text
+    return pc.if_else(empty, None, text) if pc.any(empty).as_py() else text
 
 
 def _key(texts: Sequence[Any], row: int) -> Key:

@@ -15,11 +15,11 @@ from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from psicli.core import places
 from psicli.core.errors import ColumnError, InputChangedError, MalformedInputError, shown
 from psicli.core.formats import COLUMNAR, FileFormat, Format
+from psicli.items import compute as pc
 from psicli.items import kinds
 from psicli.items.forms.columns import KeyColumns
 from psicli.items.text import check_key_types
@@ -187,7 +187,7 @@ class ArrowInput(SourceFile):
         columns = {}
         for column, values in zip(rows.column_names, rows.columns, strict=True):
             try:
-                columns[column] = values.filter(mask)
+                columns[column] = pc.filter_(values, mask)
             except pa.ArrowException as exc:
                 raise unkept(self.name, column, batch.schema.field(column).type) from exc
         return pa.table(columns)
@@ -274,7 +274,7 @@ class ArrowInput(SourceFile):
         farthest = _farthest(values.type)
         if farthest is None or not (to_parquet or is_date):
             return None
-        numbers = values.drop_null().view(f"int{values.type.bit_width}").to_numpy()
+        numbers = pc.drop_null(values).view(f"int{values.type.bit_width}").to_numpy()
         if ((numbers < -farthest) | (numbers > farthest)).any():
             return "a value that is too large for a date or for Parquet"
         return "a date that is not a whole day" if to_parquet and is_date and (numbers % _DAY).any() else None

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 
 from psicli.core.errors import (
@@ -37,6 +36,7 @@ from psicli.core.errors import (
 )
 from psicli.core.formats import Compression, FileFormat
 from psicli.core.places import Place
+from psicli.items import compute as pc
 from psicli.items.forms.columns import KeyColumns
 from psicli.storage.places.reading import folded
 from psicli.tables import sniff
@@ -339,7 +339,7 @@ class DelimitedInput(TextInput):
                     raise InputChangedError(path=self.name) from exc
                 if table.num_rows != block.rows:
                     raise InputChangedError(path=self.name)
-                yield table.filter(wanted)
+                yield pc.filter_(table, wanted)
 
     # Blocks
 

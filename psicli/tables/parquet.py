@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from psicli.core.errors import ColumnError, InputChangedError, MalformedInputError, PsicliError, shown
 from psicli.core.formats import COLUMNAR, FileFormat, Format
 from psicli.core.places import Place
+from psicli.items import compute as pc
 from psicli.items import kinds
 from psicli.items.forms.columns import KeyColumns
 from psicli.items.text import check_key_types
@@ -265,7 +265,7 @@ class ParquetInput(SourceFile):
             row += batch.num_rows
             if part.true_count:
                 count += part.true_count
-                yield plain_rows(batch, self.name).filter(part)
+                yield pc.filter_(plain_rows(batch, self.name), part)
         if count != wanted.true_count:
             raise InputChangedError(path=self.name)
 
@@ -425,4 +425,4 @@ def _windows(wanted: Any, most: int) -> Iterator[tuple[Any, int]]:
         window[marked[first : first + most]] = True
         # The last window reaches the end, so that the whole row group is checked.
         stop = marked[first + most] if first + most < len(marked) else len(wanted)
-        yield pa.array(window), int(stop)
+        yield pc.from_numpy(window), int(stop)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from psicli.core.errors import ColumnError, MalformedInputError, PsicliError, counted, shown
+from psicli.items import compute as pc
 from psicli.items import kinds
 
 
@@ -84,7 +85,7 @@ def _is_sound(values: Any, text: bool) -> bool:
         values.validate(full=True)
         if text:
             words = values.dictionary if pa.types.is_dictionary(values.type) else values
-            words.cast(pa.large_binary()).cast(pa.large_string())
+            pc.cast(pc.cast(words, pa.large_binary()), pa.large_string())
     except pa.ArrowException:
         return False
     return True
@@ -194,7 +195,7 @@ class Int96:
 def _leaves(values: Any) -> Iterator[Any]:
     """Yield the timestamps inside an array as arrays of int64, without nulls."""
     if pa.types.is_timestamp(values.type):
-        yield values.drop_null().cast(pa.int64()).to_numpy()
+        yield pc.cast(pc.drop_null(values), pa.int64()).to_numpy()
     elif pa.types.is_struct(values.type):
         for part in values.flatten():
             yield from _leaves(part)

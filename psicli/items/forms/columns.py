@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
+from psicli.items import compute as pc
 from psicli.items.forms.convert import Converter
 from psicli.items.forms.names import Form
 from psicli.items.forms.rules.text import TRIMMED
@@ -65,7 +65,7 @@ class KeyColumns:
         converted = self._converter.convert(index, text)
         lost = converted.null_count - text.null_count
         if lost and len(unfit.numbers) < _PLACES_KEPT:
-            mask = pc.and_(converted.is_null(), text.is_valid()).to_numpy(zero_copy_only=False)
+            mask = pc.and_(pc.is_null(converted), pc.is_valid(text)).to_numpy(zero_copy_only=False)
             unfit.numbers += numbers(np.flatnonzero(mask)[: _PLACES_KEPT - len(unfit.numbers)].tolist())
         unfit.count += lost
         return converted

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from psicli.items import compute as pc
 from psicli.items.forms.names import Form
 from psicli.items.forms.phone_pool import PhonePool
 from psicli.items.forms.quick import quick
@@ -68,6 +68,6 @@ class Converter:
 def _completed(values: Any, texts: Any, rules: _Rules) -> Any:
     """Return values with those in place of nulls that the rules make of the texts."""
     open_ones = pc.and_(pc.is_null(values), pc.is_valid(texts))
-    distinct = texts.filter(open_ones).dictionary_encode()
+    distinct = pc.dictionary_encode(pc.filter_(texts, open_ones))
     made = pa.array(rules(distinct.dictionary.to_pylist()), pa.large_string())
-    return pc.replace_with_mask(values, open_ones, made.take(distinct.indices))
+    return pc.replace_with_mask(values, open_ones, pc.take(made, distinct.indices))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from psicli.items import compute as pc
 from psicli.items.spelling.keys import Keys
 from psicli.items.spelling.patterns import PLACEHOLDERS
 
@@ -34,7 +34,7 @@ class CaseSample:
         if not letters.any():
             return
         chosen = np.logical_or.reduceat(letters, keys.starts) & (keys.lengths <= _LONGEST_SAMPLED)
-        self._keep([keys.texts.filter(pa.array(chosen & (_caseless_hashes(keys) < self._share)))])
+        self._keep([pc.filter_(keys.texts, pc.from_numpy(chosen & (_caseless_hashes(keys) < self._share)))])
 
     def merge(self, other: CaseSample) -> None:
         """Add a sample of other keys. The result does not depend on which keys were in which sample."""
@@ -46,9 +46,9 @@ class CaseSample:
         self._shrink()
         # Those of placeholders are a finding of their own.
         keys = self._distinct()
-        keys = keys.filter(pc.invert(pc.is_in(keys, value_set=pa.array(PLACEHOLDERS, keys.type))))
+        keys = pc.filter_(keys, pc.invert(pc.is_in(keys, value_set=pa.array(PLACEHOLDERS, keys.type))))
         counts = pc.value_counts(pc.utf8_lower(keys)).field("counts")
-        alike = pc.sum(counts.filter(pc.greater(counts, 1))).as_py() or 0
+        alike = pc.sum(pc.filter_(counts, pc.greater(counts, 1))).as_py() or 0
         return f"{'' if self._share == 1 << 32 else 'at least '}{alike:,}" if alike else ""
 
     def _keep(self, parts: Sequence[Any]) -> None:
@@ -66,10 +66,10 @@ class CaseSample:
         self._parts, self._rows = [kept], len(kept)
 
     def _of_share(self, texts: Any) -> Any:
-        return texts.filter(pa.array(_caseless_hashes(Keys(texts)) < self._share))
+        return pc.filter_(texts, pc.from_numpy(_caseless_hashes(Keys(texts)) < self._share))
 
     def _distinct(self) -> Any:
-        return pa.concat_arrays([pa.array([], pa.large_string()), *self._parts]).unique()
+        return pc.unique(pa.concat_arrays([pa.array([], pa.large_string()), *self._parts]))
 
 
 def _caseless_hashes(keys: Keys) -> npt.NDArray[np.uint64]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from psicli.items import compute as pc
 from psicli.items import kinds
 from psicli.items.encoding import packed
 from psicli.items.forms.rules.emails import GMAIL
@@ -22,7 +22,8 @@ from psicli.items.spelling.keys import HEX_DIGITS, LONGEST_NUMBER, Keys, is_digi
 _LOOK_ROWS = 1000
 # The lengths of dates and times in any form [bytes].
 _SHORTEST_DATE, _LONGEST_TIME = 6, 40
-_DATE_MARKS = tuple(b"./- ")
+_DATE_MARKS = pc.among(b"./- ")
+_QUOTES = pc.among(b"\"'=")
 # A smaller share of dates is a coincidence: some part numbers look like dates.
 _SHARE_OF_DATES = 0.1
 # The same is true of digits that could be dialled.
@@ -56,7 +57,7 @@ class Column:
         self.rows += len(texts)
         lengths = pc.binary_length(texts)
         if texts.null_count or not pc.all(pc.greater(lengths, 0)).as_py():
-            texts = texts.filter(pc.greater(lengths, 0))
+            texts = pc.filter_(texts, pc.greater(lengths, 0))
         self.keys += len(texts)
         if not len(texts):
             return
@@ -103,7 +104,7 @@ class Column:
         within = f"{patterns.INVISIBLE}|{patterns.NOT_SPACE}{patterns.NO_BREAK_SPACE}+{patterns.NOT_SPACE}"
         self.counts["invisible"] += keys.count(unusual, within)
         self.counts["accents"] += keys.count(unusual, _are_decomposed)
-        quoted = np.isin(keys.first, tuple(b"\"'=")) & (keys.lengths > 2)
+        quoted = _QUOTES[keys.first] & (keys.lengths > 2)
         self.counts["quotes"] += keys.count(quoted, r"""^(=?".*"|'.*'|'[0-9].*)$""")
 
     def _placeholders(self, keys: Keys) -> None:
@@ -112,7 +113,7 @@ class Column:
         words = pa.array(patterns.PLACEHOLDERS, keys.texts.type)
         found = keys.matching(keys.lengths <= _LONGEST_PLACEHOLDER, partial(pc.is_in, value_set=words))
         self.counts["placeholder"] += len(found)
-        self.words.update(found.unique().to_pylist())
+        self.words.update(pc.unique(found).to_pylist())
 
     def _numbers(self, keys: Keys) -> None:
         if not keys.numeric.any():
@@ -152,7 +153,7 @@ class Column:
             # A date begins with a day, a year or the name of a month.
             parted = ~is_digit(keys.first) & keys.hold(",")
             for position in (1, 2, 4):
-                parted |= np.isin(keys.at(position), _DATE_MARKS)
+                parted |= _DATE_MARKS[keys.at(position)]
             self.counts["date"] += keys.count(candidates & parted & is_digit(keys.last), patterns.DATE)
 
     def _midnights(self, texts: Any) -> None:
@@ -249,13 +250,13 @@ def _are_decomposed(texts: Any) -> Any:
 
 def _other_times(texts: Any) -> Any:
     others = pc.invert(pc.match_substring_regex(texts, pattern=patterns.ISO_TIME))
-    return pc.match_substring_regex(texts.filter(others), pattern=patterns.TIME)
+    return pc.match_substring_regex(pc.filter_(texts, others), pattern=patterns.TIME)
 
 
 def _are_bare_uuids(texts: Any) -> Any:
     """Return which texts with the length of a UUID without hyphens have only its digits; faster than a pattern."""
     _, data = packed(texts)
-    return pa.array(HEX_DIGITS[data].reshape(len(texts), -1).all(axis=1))
+    return pc.from_numpy(np.all(HEX_DIGITS[data].reshape(len(texts), -1), axis=1))
 
 
 def _spaced_phones(texts: Any) -> Any:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from psicli.items import compute as pc
 from psicli.items.encoding import packed
 
 Mask = npt.NDArray[np.bool_]
 
+_SIGNS = pc.among(b"+-")
 # The longest text of a number [bytes].
 LONGEST_NUMBER = 31
 
@@ -28,7 +28,7 @@ class Keys:
         self._raw = self.data.tobytes()
         self.starts, self.lengths = self._offsets[:-1], np.diff(self._offsets)
         self.first, self.last = self.data[self.starts], self.data[self._offsets[1:] - 1]
-        self.numeric = is_digit(self.last) & (is_digit(self.first) | np.isin(self.first, (0x2B, 0x2D)))
+        self.numeric = is_digit(self.last) & (is_digit(self.first) | _SIGNS[self.first])
         self.numeric &= self.lengths <= LONGEST_NUMBER
 
     def __len__(self) -> int:
@@ -50,7 +50,6 @@ class Keys:
 
     def with_lengths(self, lengths: Sequence[int]) -> Mask:
         """Return the keys with one of these lengths [bytes]."""
-        # Ten times as fast as np.isin.
         table = np.zeros(max(lengths) + 2, np.bool_)
         table[list(lengths)] = True
         found: Mask = table.take(self.lengths, mode="clip")
@@ -76,10 +75,10 @@ class Keys:
     def matching(self, candidates: Mask, test: Callable[[Any], Any] | str) -> Any:
         """Return the candidates that pass a test, or match a pattern."""
         texts, passed = self._tested(candidates, test)
-        return texts.filter(passed)
+        return pc.filter_(texts, passed)
 
     def _tested(self, candidates: Mask, test: Callable[[Any], Any] | str) -> tuple[Any, Any]:
-        texts = self.texts if candidates.all() else self.texts.filter(pa.array(candidates))
+        texts = self.texts if candidates.all() else pc.filter_(self.texts, pc.from_numpy(candidates))
         return texts, pc.match_substring_regex(texts, pattern=test) if isinstance(test, str) else test(texts)
 
 
@@ -98,7 +97,7 @@ _UNUSUAL_BYTES = _unusual_bytes()
 
 
 # The digits of hexadecimal numbers, by byte.
-HEX_DIGITS = np.isin(np.arange(256), tuple(b"0123456789abcdefABCDEF"))
+HEX_DIGITS = pc.among(b"0123456789abcdefABCDEF")
 
 
 def is_digit(values: npt.NDArray[np.uint8]) -> Mask:

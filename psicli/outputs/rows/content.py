@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from psicli.config import OutputSettings
+from psicli.items import compute as pc
 from psicli.items.forms.columns import KeyColumns
 from psicli.items.text import canonical_text
 from psicli.outputs.columns import wide_schema, widen
@@ -47,9 +47,9 @@ class Content:
             case "unmatched":
                 self.chosen = pc.invert(mask)
             case "all":
-                self.chosen = pa.repeat(pa.scalar(True), len(mask))
+                self.chosen = pa.repeat(pa.scalar(True, pa.bool_()), len(mask))
         self.rows: int = self.chosen.true_count
-        self._flags = mask.filter(self.chosen)
+        self._flags = pc.filter_(mask, self.chosen)
         self._is_sorted = settings.order == "key"
         self.sort_keys = [*map(self._sort_key, range(len(source.columns.names)))] if self._is_sorted else []
         self._wide_read = self._wide_of(self._read)

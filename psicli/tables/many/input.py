@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from psicli.core.errors import ColumnError, InputChangedError, PsicliError, shown
 from psicli.core.formats import FileFormat, Format
+from psicli.items import compute as pc
 from psicli.items.forms.columns import KeyColumns
 from psicli.tables.jsonl import JsonlInput
 from psicli.tables.many.parts import OneFile, PartColumns, open_file, repeated

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from psicli.core.errors import ColumnError, InputMissingError, shown
 from psicli.core.formats import FileFormat, Format
+from psicli.items import compute as pc
 from psicli.items.forms.columns import KeyColumns, Unfit
 from psicli.items.text import canonical_text
 from psicli.tables.arrow import ArrowInput

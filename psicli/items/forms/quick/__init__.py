@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from psicli.items import compute as pc
 from psicli.items.forms.names import Form
 from psicli.items.forms.quick import text, times
 from psicli.items.forms.rules.text import TRIMMED

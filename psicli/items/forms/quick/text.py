@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import pyarrow.compute as pc
-
+from psicli.items import compute as pc
 from psicli.items.forms.quick.values import changed, matching, only, without
 from psicli.items.forms.rules.codes import HASH_OF_NOTHING
 from psicli.items.forms.rules.emails import GMAIL, WITH_TAGS
@@ -37,12 +36,12 @@ def email(texts: Any) -> Any:
 
 def plain(texts: Any) -> Any:
     texts = email(texts)
-    texts = only(texts, pc.invert(pc.starts_with(texts, "+")))
-    texts = changed(texts, pc.match_substring(texts, "+"), _without_tags)
+    texts = only(texts, pc.invert(pc.starts_with(texts, pattern="+")))
+    texts = changed(texts, pc.match_substring(texts, pattern="+"), _without_tags)
     for domain in GMAIL:
-        texts = changed(texts, pc.ends_with(texts, f"@{domain}"), partial(_gmail, len(domain) + 1))
+        texts = changed(texts, pc.ends_with(texts, pattern=f"@{domain}"), partial(_gmail, len(domain) + 1))
     # A dot before the tag.
-    return only(texts, pc.invert(pc.match_substring(texts, ".@")))
+    return only(texts, pc.invert(pc.match_substring(texts, pattern=".@")))
 
 
 def _without_tags(texts: Any) -> Any:
@@ -51,7 +50,7 @@ def _without_tags(texts: Any) -> Any:
 
 def _gmail(length: int, texts: Any) -> Any:
     """Return addresses of Gmail without dots; length: that of the domain with its @."""
-    local = pc.utf8_slice_codeunits(texts, 0, -length)
+    local = pc.utf8_slice_codeunits(texts, start=0, stop=-length)
     return joined(pc.replace_substring(local, pattern=".", replacement=""), f"@{GMAIL[0]}")
 
 
@@ -59,7 +58,7 @@ def integer(texts: Any) -> Any:
     """Return whole numbers; those below zero only if they are written as the form writes them."""
     whole = matching(texts, r"^\+?[0-9]+(?:\.0*)?$")
     texts = only(texts, pc.or_(whole, matching(texts, "^-[1-9][0-9]*$")))
-    texts = changed(texts, pc.match_substring(texts, "."), without(r"\..*"))
+    texts = changed(texts, pc.match_substring(texts, pattern="."), without(r"\..*"))
     return changed(texts, matching(texts, "^[+0]"), _without_zeros)
 
 
@@ -94,7 +93,7 @@ def _with_hyphens(texts: Any) -> Any:
 
 
 def _without_braces(texts: Any) -> Any:
-    return pc.utf8_slice_codeunits(texts, 1, -1)
+    return pc.utf8_slice_codeunits(texts, start=1, stop=-1)
 
 
 def hashed(texts: Any) -> Any:

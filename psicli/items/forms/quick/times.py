@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from psicli.items import compute as pc
 from psicli.items.encoding import packed
 from psicli.items.forms.quick.values import changed, matching, only, without
 from psicli.items.text import joined
@@ -34,23 +33,23 @@ def date(texts: Any) -> Any:
     days = only(texts, matching(texts, f"^{_DAY}$"))
     days = only(days, _exist(days, _DAY_LENGTH))
     times = only(texts, matching(texts, _TIME))
-    times = pc.utf8_slice_codeunits(only(times, _exist(times, _TIME_LENGTH)), 0, _DAY_LENGTH)
-    return pc.coalesce(days, times)
+    times = pc.utf8_slice_codeunits(only(times, _exist(times, _TIME_LENGTH)), start=0, stop=_DAY_LENGTH)
+    return pc.fill_null(days, times)
 
 
 def _written(times: Any) -> Any:
     """Return times with their T and Z, and without zeros at the end of the fraction."""
-    rest = without(f"{_UTC}$")(pc.utf8_slice_codeunits(times, _TIME_LENGTH))
+    rest = without(f"{_UTC}$")(pc.utf8_slice_codeunits(times, start=_TIME_LENGTH))
     fraction = pc.ascii_rtrim(pc.ascii_rtrim(rest, characters="0"), characters=".")
-    day = pc.utf8_slice_codeunits(times, 0, _DAY_LENGTH)
-    clock = pc.utf8_slice_codeunits(times, _DAY_LENGTH + 1, _TIME_LENGTH)
+    day = pc.utf8_slice_codeunits(times, start=0, stop=_DAY_LENGTH)
+    clock = pc.utf8_slice_codeunits(times, start=_DAY_LENGTH + 1, stop=_TIME_LENGTH)
     return joined(day, "T", clock, fraction, "Z")
 
 
 def _exist(texts: Any, length: int) -> Any:
     """Return which dates, or times to the second, there are in the calendar; null where there is no text."""
-    there = texts.drop_null()
-    _, data = packed(pc.utf8_slice_codeunits(there, 0, length))
+    there = pc.drop_null(texts)
+    _, data = packed(pc.utf8_slice_codeunits(there, start=0, stop=length))
     digits = data.reshape(-1, length).astype(np.int32) - ord("0")
     year = _number(digits, 0) * 100 + _number(digits, 2)
     month, day = _number(digits, 5), _number(digits, 8)
@@ -60,10 +59,10 @@ def _exist(texts: Any, length: int) -> Any:
     if length == _TIME_LENGTH:
         exist &= (_number(digits, 11) < 24) & (_number(digits, 14) < 60) & (_number(digits, 17) < 60)
     if not texts.null_count:
-        return pa.array(exist)
+        return pc.from_numpy(exist)
     found = np.zeros(len(texts), np.bool_)
-    found[texts.is_valid().to_numpy(zero_copy_only=False)] = exist
-    return pa.array(found)
+    found[pc.is_valid(texts).to_numpy(zero_copy_only=False)] = exist
+    return pc.from_numpy(found)
 
 
 def _number(digits: npt.NDArray[np.int32], place: int) -> npt.NDArray[np.int32]:

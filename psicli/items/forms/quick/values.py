@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from psicli.items import compute as pc
 
 
 def matching(texts: Any, pattern: str) -> Any:
@@ -26,8 +27,8 @@ def changed(texts: Any, chosen: Any, change: Callable[[Any], Any]) -> Any:
         return texts
     if count == len(texts):
         return change(texts)
-    chosen = chosen.fill_null(False)
-    return pc.replace_with_mask(texts, chosen, change(texts.filter(chosen)))
+    chosen = pc.fill_null(chosen, False)
+    return pc.replace_with_mask(texts, chosen, change(pc.filter_(texts, chosen)))
 
 
 def without(pattern: str) -> Callable[[Any], Any]:
