@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain, repeat
 from typing import Any
 
 import grpc
@@ -19,7 +20,7 @@ from psicli.protocol.messages import Abort, HelloOctets, Message, Purpose, sessi
 from psicli.protocol.wire import decode_hello
 from psicli.transport import tls
 from psicli.transport.door import owners
-from psicli.transport.door.owners import End
+from psicli.transport.door.lookup import End
 from psicli.transport.endpoint import (
     COMMON_OPTIONS,
     METHOD,
@@ -38,8 +39,10 @@ from psicli.transport.tls import NO_ANSWER
 
 logger = logging.getLogger(__name__)
 
-# The first pause between two attempts [s]: short, because two parties that start together must not lose a second.
-FIRST_PAUSE = 0.05
+# The first pause between two attempts [s]: short, because two parties that start together must not lose time. At first
+# there are this many such pauses; later ones get longer.
+FIRST_PAUSE = 0.025
+FIRST_PAUSES = 40
 # The longest pause between two attempts to reconnect [s]. TCP alone would retry less and less often.
 LONGEST_PAUSE = 1.0
 # The longest pause before the dialer retries to report its failure to the peer [s].
@@ -165,6 +168,7 @@ class Dialer:
         """
         deadline = time.monotonic() + timeout
         where, pauses = self.endpoint.where, backoff(self._retry_interval)
+        pauses = chain(repeat(next(pauses), FIRST_PAUSES), pauses)
         failures = _Failures(self.endpoint, deadline)
         other_user: peer_errors.OtherUserError | None = None
         while True:

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 
@@ -299,8 +300,10 @@ def written_address(host: str, port: int) -> str:
 def _connected(host: str, port: int, timeout: float) -> Iterator[socket.socket]:
     """Connect within timeout [s]; translates errors of the network into PeerGoneError."""
     connected = False
+    # As octets: for text, Python imports its tables of international names.
+    name: Any = host.encode() if host.isascii() else host
     try:
-        with signals.allowed(), socket.create_connection((host, port), timeout) as plain:
+        with signals.allowed(), socket.create_connection((name, port), timeout) as plain:
             connected = True
             yield plain
     except socket.gaierror as exc:

@@ -19,7 +19,8 @@ from email.message import Message
 from urllib.parse import parse_qs, urlsplit
 
 from psicli.core.peer_errors import OwnersUnknownError
-from psicli.transport.door.owners import End, Owners
+from psicli.transport.door.lookup import End
+from psicli.transport.door.owners import Owners
 
 HOST = "127.0.0.1"
 METHODS = ("GET", "HEAD")

@@ -36,9 +36,9 @@ _STARVED_PAUSE = 0.2
 _STARVED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # After somebody had to wait, the door counts as crowded for this long [s].
 _CROWDED_FOR = 10.0
-# The kernel's table is read once in this time at most [s], and takes at most this share of a core.
+# Who is not known is looked up again after this time [s]; looking up takes at most this share of a core.
 _LOOK_INTERVAL, _LOOK_SHARE = 0.05, 0.2
-# A connection that is not in this many tables has ended.
+# A connection that the kernel does not know when it is looked up this many times has ended.
 _LOOKS = 3
 # A dialer opens one stream on each connection. A stranger who opens more than this, one after the other, has to go.
 _MOST_STREAMS = 8
@@ -75,10 +75,10 @@ class Front:
         self._guests: set[Guest] = set()
         # By the names of their inner sockets.
         self._served: dict[str, Guest] = {}
-        # Those with octets to move at once; those whose user is not known yet, with the number of tables without them.
+        # Those with octets to move at once; those whose user is not known yet, and how often they were looked up.
         self._busy: list[Guest] = []
         self._unknown: dict[Guest, int] = {}
-        # When to read the table, and to accept a connection, at the earliest [s, monotonic].
+        # When to look up users, and to accept a connection, at the earliest [s, monotonic].
         self._look_at = self._accept_at = 0.0
         # Whether the selector reports connections that wait; whether some do; when somebody last had to [s, monotonic].
         self._heeds_the_port = self._others_wait = False
@@ -273,14 +273,16 @@ class Front:
         """Let those in whose connections belong to this user's processes; nobody else is read or gets an octet."""
         if not self._unknown or now < self._look_at:
             return
-        table, began = None, time.thread_time()
+        users: dict[Guest, int | None] = {}
+        began = time.thread_time()
         try:
             table = Owners(self._port)
+            users = {guest: table.user_of(guest.far, guest.near) for guest in self._unknown}
         except peer_errors.OwnersUnknownError as exc:
             self._strangers.note(exc.message)
-        self._look_at = now + max(_LOOK_INTERVAL, (time.thread_time() - began) / _LOOK_SHARE)
+        took = time.thread_time() - began
         for guest in list(self._unknown):
-            user = table.user_of(guest.far, guest.near) if table else None
+            user = users.get(guest)
             self._unknown[guest] += 1
             if user == os.geteuid():
                 del self._unknown[guest]
@@ -293,6 +295,7 @@ class Front:
             elif self._unknown[guest] >= _LOOKS:
                 del self._unknown[guest]
                 self._dismiss(guest)
+        self._look_at = now + max(_LOOK_INTERVAL * bool(self._unknown), took / _LOOK_SHARE)
 
     # What a guest does next
 
@@ -431,7 +434,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _bound(family: int, where: str, port: int) -> socket.socket:
-    ((*_, address),) = socket.getaddrinfo(where, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    # As octets: for text, Python imports its tables of international names.
+    ((*_, address),) = socket.getaddrinfo(where.encode(), port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setblocking(False)

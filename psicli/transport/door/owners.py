@@ -13,19 +13,40 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias
 
 from psicli.core import errors, peer_errors
+from psicli.transport.door import lookup
+from psicli.transport.door.lookup import End
 from psicli.transport.tls import written_address
-
-# The address and the port of one end of a connection; an IPv4 address is never written as one of IPv6.
-End: TypeAlias = tuple[str, int]
 
 _TABLES = ("tcp", "tcp6")
 _ESTABLISHED, _LISTENS = b"01", b"0A"
 
 
 class Owners:
+    """Whose processes have the ends of a port's connections; raises OwnersUnknownError if the kernel does not tell."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._table = None if lookup.is_possible() else _Table(port)
+
+    def user_of(self, near: End, far: End) -> int | None:
+        """Return the user whose process has the near end of an intact connection; None if there is none."""
+        return self._found(near, far)
+
+    def listener_at(self, end: End) -> int | None:
+        """Return the user whose process listens there, or None if there is none."""
+        return self._found(end, None)
+
+    def _found(self, near: End, far: End | None) -> int | None:
+        if self._table is None:
+            with suppress(OSError):
+                return lookup.user_of(near, far)
+            self._table = _Table(self._port)
+        return self._table.user_of(near, far)
+
+
+class _Table:
     """The kernel's rows of a port, read once; raises OwnersUnknownError if they cannot be read."""
 
     def __init__(self, port: int) -> None:
@@ -42,15 +63,13 @@ class Owners:
                 # In any other state, an end may have been closed: then it has no user, and the kernel says root.
                 self._connected[near, far] = user
 
-    def user_of(self, near: End, far: End) -> int | None:
-        """Return the user whose process has the near end of an intact connection; None if there is none."""
-        pairs = zip(_written(near), _written(far), strict=False)
-        return next((self._connected[pair] for pair in pairs if pair in self._connected), None)
-
-    def listener_at(self, end: End) -> int | None:
-        """Return the user whose process listens there, or None if there is none."""
-        anywhere = [text for host in ("0.0.0.0", "::") for text in _written((host, end[1]))]
-        places = [*_written(end), *anywhere]
+    def user_of(self, near: End, far: End | None) -> int | None:
+        """Return the same as `lookup.user_of`."""
+        if far is not None:
+            pairs = zip(_written(near), _written(far), strict=False)
+            return next((self._connected[pair] for pair in pairs if pair in self._connected), None)
+        anywhere = [text for host in ("0.0.0.0", "::") for text in _written((host, near[1]))]
+        places = [*_written(near), *anywhere]
         return next((self._listening[place] for place in places if place in self._listening), None)
 
 

@@ -24,7 +24,7 @@ from psicli.core.peer_errors import OtherUserError, OwnersUnknownError, PeerGone
 from psicli.protocol.messages import Abort, HelloOctets, Purpose, Reconnect
 from psicli.protocol.wire import encode
 from psicli.transport.dialer import Dialer
-from psicli.transport.door import owners
+from psicli.transport.door import lookup, owners
 from psicli.transport.endpoint import Endpoint
 from psicli.transport.listener import Listener
 
@@ -190,6 +190,7 @@ def test_a_connection_of_an_earlier_attempt_does_not_break_the_next_one() -> Non
 
 
 def test_without_the_kernels_table_there_is_no_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(lookup, "is_possible", lambda: False)
     monkeypatch.setattr(owners, "_TABLES", (str(tmp_path / "none"),))
     with free_ports(1) as (port,):
         endpoint = Endpoint("127.0.0.1", port, "bob")
@@ -200,13 +201,32 @@ def test_without_the_kernels_table_there_is_no_run(monkeypatch: pytest.MonkeyPat
             dialer.meet(lambda: hello(DIALER), DEADLINE)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_the_users_at_both_ends_are_known(host: str) -> None:
+@pytest.fixture(params=["one socket", "the table", "both"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How the kernel is asked; both: it stops answering about one socket, so that its table is read."""
+    if request.param != "the table" and not lookup.is_possible():
+        pytest.skip("this kernel does not answer about one socket")
+    monkeypatch.setattr(lookup, "is_possible", lambda: request.param != "the table")
+    if request.param == "both":
+        monkeypatch.setattr(lookup, "_NETLINK_SOCK_DIAG", 31)
+        with pytest.raises(OSError, match="not supported"):
+            lookup.user_of(("127.0.0.1", 1), None)
+
+
+def _server(host: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        server = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        return socket.create_server((host, 0), family=family, dualstack_ipv6=host == "::")
     except OSError:
         pytest.skip("this machine has no IPv6")
-    with server:
+
+
+# Where the server listens, and which of its addresses the client connects to.
+@pytest.mark.parametrize(("place", "host"), [("127.0.0.1",) * 2, ("::1",) * 2, ("::", "127.0.0.1"), ("0.0.0.0",) * 2])
+@pytest.mark.usefixtures("way")
+def test_the_users_at_both_ends_are_known(place: str, host: str) -> None:
+    host = host.replace("0.0.0.0", "127.0.0.1")
+    with _server(place) as server:
         port = server.getsockname()[1]
         assert owners.Owners(port).listener_at((host, port)) == os.geteuid()
         with socket.create_connection((host, port)) as guest, server.accept()[0] as host_end:
@@ -214,6 +234,23 @@ def test_the_users_at_both_ends_are_known(host: str) -> None:
             assert owners.ends(host_end) == (far, near)
             table = owners.Owners(port)
             assert table.user_of(near, far) == table.user_of(far, near) == os.geteuid()
+            # A socket that listens is no end of a connection.
+            assert table.user_of(far, (host, 1)) is None
             # The kernel says that an end which was closed belongs to root.
             guest.close()
             wait_until(lambda: owners.Owners(port).user_of(near, far) is None, "the connection is no longer whole")
+    assert owners.Owners(port).listener_at((host, port)) is None
+
+
+@needs_root
+@pytest.mark.usefixtures("way")
+def test_another_users_sockets_are_told_apart() -> None:
+    with _server("127.0.0.1") as server:
+        where = server.getsockname()
+        os.fchown(server.fileno(), NOBODY, NOBODY)
+        assert owners.Owners(where[1]).listener_at(where) == NOBODY
+        with socket.create_connection(where) as guest, server.accept()[0]:
+            os.fchown(guest.fileno(), NOBODY, NOBODY)
+            near, far = owners.ends(guest)
+            assert owners.Owners(where[1]).user_of(near, far) == NOBODY
+            assert owners.Owners(where[1]).user_of(far, near) == os.geteuid()
