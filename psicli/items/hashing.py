@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from psicli import curve
-from psicli.items.records import stable_order
+from psicli.items.records import in_order
 
 # The two words of each hash; the first one has the top bits.
 Hashes = npt.NDArray[np.uint64]
@@ -36,8 +36,7 @@ def sorted_distinct(hashes: Hashes) -> tuple[npt.NDArray[np.uint32], npt.NDArray
 
     Also returns, for each hash, its position in this order, and the distinct hashes themselves.
     """
-    order = stable_order(hashes[:, 0])
-    firsts = hashes[:, 0].take(order)
+    order, firsts = in_order(hashes)
     is_new = np.ones(len(hashes), np.bool_)
     is_new[1:] = firsts[1:] != firsts[:-1]
     alike = np.flatnonzero(~is_new)

@@ -6,17 +6,27 @@ words are compared as a whole. This takes O(n log n) steps, whatever a peer send
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+# None without the kernel in C: then numpy does the same, and takes three times as long.
+_native: Any = None
+with suppress(ImportError):
+    _native = import_module("psicli.curve._native")
+
 Mask = npt.NDArray[np.bool_]
 # Packed records as 64-bit words, one row for each record.
 Words = npt.NDArray[np.uint64]
-Order = npt.NDArray[np.int64]
+Order = npt.NDArray[np.integer[Any]]
 
 _DIGIT = np.uint32(0xFFFF)
+# The kernel in C tells positions in 32 bits.
+_MOST_POSITIONS = (1 << 32) - 1
 
 
 def empty(count: int, width: int) -> Words:
@@ -25,15 +35,13 @@ def empty(count: int, width: int) -> Words:
 
 
 class Comparison:
-    """A comparison of two lists of records, which are sorted together once."""
+    """A comparison of two lists of records, each of which is sorted once."""
 
     def __init__(self, records: Words, other: Words) -> None:
         self._lists = records, other
         self._count = len(records)
-        firsts = np.concatenate([records[:, 0], other[:, 0]])
-        self._order = stable_order(firsts)
-        firsts = firsts[self._order]
-        self._alike = firsts[1:] == firsts[:-1]
+        # The lists are merged later: how long that takes may reveal common records, which the peer must not learn.
+        self._sorted = in_order(records), in_order(other)
 
     @property
     def other(self) -> Words:
@@ -47,8 +55,7 @@ class Comparison:
 
     def repeats(self) -> tuple[bool, bool]:
         """Return for each list whether it repeats a record; the time this takes does not depend on common records."""
-        mine = self._order < self._count
-        if not (self._alike & (mine[1:] == mine[:-1])).any():
+        if not any((words[1:] == words[:-1]).any() for _, words in self._sorted):
             return False, False
         first, second = self._equal_pairs
         return bool((second < self._count).any()), bool((first >= self._count).any())
@@ -68,17 +75,24 @@ class Comparison:
     @cached_property
     def _equal_pairs(self) -> tuple[Order, Order]:
         """Pairs of equal records that are neighbours when sorted, as positions in the joined lists, the lower first."""
-        pairs = np.flatnonzero(self._alike)
+        (order, words), (other_order, other_words) = self._sorted
+        joined = np.concatenate([words, other_words])
+        # Numpy merges two sorted lists in linear time.
+        merged = np.argsort(joined, kind="stable")
+        order = np.concatenate([order, other_order.astype(np.int64) + self._count])[merged]
+        joined = joined[merged]
+        alike = joined[1:] == joined[:-1]
+        pairs = np.flatnonzero(alike)
         if not len(pairs):
             return pairs, pairs
         both = np.concatenate(self._lists)
-        if (self._alike[1:] & self._alike[:-1]).any():
+        if (alike[1:] & alike[:-1]).any():
             # More than two records share a first word, so sort these by all their words.
-            doubtful = np.unique(self._order[np.concatenate([pairs, pairs + 1])])
+            doubtful = np.unique(order[np.concatenate([pairs, pairs + 1])])
             order = doubtful[np.lexsort(tuple(both[doubtful].T))]
             first, second = order[:-1], order[1:]
         else:
-            first, second = self._order[pairs], self._order[pairs + 1]
+            first, second = order[pairs], order[pairs + 1]
         equal = _equal(both.take(first, axis=0), both.take(second, axis=0))
         return first[equal], second[equal]
 
@@ -86,14 +100,17 @@ class Comparison:
 def have_common(records: Words, other: Words) -> bool:
     """Return whether two lists share a record; fast if they share few."""
     # A record is ruled out if no record of the other list has the same low bits in its first word.
-    slots = np.uint64((1 << (len(records) + len(other)).bit_length() + 3) - 1)
-    left, right = (each[:, 0] & slots for each in (records, other))
+    return bool(Comparison(records[_seen(other, records)], other[_seen(records, other)]).found().any())
+
+
+def _seen(records: Words, others: Words) -> Mask:
+    """Return which of the other records may have the same first word as one of the records."""
+    if _native is not None:
+        return np.frombuffer(_native.seen(*map(np.ascontiguousarray, (records, others)), _width(others)), np.bool_)
+    slots = np.uint64((1 << (len(records) + len(others)).bit_length() + 3) - 1)
     marked = np.zeros(int(slots) + 1, np.bool_)
-    marked[left] = True
-    kept = marked[right]
-    marked[left] = False
-    marked[right] = True
-    return bool(Comparison(records[marked[left]], other[kept]).found().any())
+    marked[records[:, 0] & slots] = True
+    return marked[others[:, 0] & slots]
 
 
 def _equal(records: Words, other: Words) -> Mask:
@@ -104,11 +121,34 @@ def _equal(records: Words, other: Words) -> Mask:
     return equal
 
 
-def stable_order(words: npt.NDArray[np.uint64]) -> Order:
-    """Return the positions of the words in ascending order; equal words keep their order.
+def in_order(records: Words) -> tuple[Order, npt.NDArray[np.uint64]]:
+    """Return the positions of records in ascending order of their first words, and these words; equal ones stay.
 
-    Sorts by the upper halves first, 16 bits at a time, which numpy does in linear time. Random words are then nearly in
-    order; others need O(n log n) more steps. For random words this is three times as fast as np.argsort alone.
+    Takes linear time in C, whatever the records are.
+    """
+    if _native is None or len(records) > _MOST_POSITIONS:
+        order = _stable_order(records[:, 0])
+        return order, records[:, 0][order]
+    order, words = _native.order(np.ascontiguousarray(records), _width(records))
+    return np.frombuffer(order, np.uint32), np.frombuffer(words, np.uint64)
+
+
+def stable_order(words: npt.NDArray[np.uint64]) -> Order:
+    """Return the positions of the words in ascending order; equal words keep their order."""
+    return in_order(words.reshape(-1, 1))[0]
+
+
+def _width(records: Words) -> int:
+    """Return the size of a record [bytes]."""
+    width: int = records.shape[1] * records.itemsize
+    return width
+
+
+def _stable_order(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Sort by the upper halves first, 16 bits at a time, which numpy does in linear time.
+
+    Random words are then nearly in order; others need O(n log n) more steps. For random words this is three times as
+    fast as np.argsort alone.
     """
     upper = (words >> np.uint64(32)).astype(np.uint32)
     order = np.argsort((upper & _DIGIT).astype(np.uint16), kind="stable")

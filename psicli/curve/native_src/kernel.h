@@ -373,20 +373,41 @@ WORKER void keyed_hashes(uint8_t *out, const psicli_items *items, const uint8_t 
 
 /* Tokens and checks -------------------------------------------------------------------------------------------- */
 
+/* All messages have the same length and differ in the words of the point only, so only those are loaded again. */
 WORKER void tokens(uint8_t *out, const uint8_t *points, size_t n, const uint8_t *prefix, size_t prefix_size) {
-    vec32 state[8];
+    size_t used = prefix_size % SHA256_BLOCK, first_word = used / 4, last_word = (used + 32 + 3) / 4;
+    uint8_t padded[2 * SHA256_BLOCK];
+    uint32_t words[2 * 16][LANES32];
+    vec32 started[8], state[8];
+    sha256_start(started);
+    for (size_t block = 0; block < prefix_size / SHA256_BLOCK; block++) {
+        vec32 loaded[16];
+        for (int i = 0; i < 16; i++)
+            loaded[i] = (vec32){0} + load_be32(prefix + SHA256_BLOCK * block + 4 * i);
+        sha256_compress(started, loaded);
+    }
+    memset(padded, 0, sizeof padded);
+    memcpy(padded, prefix + prefix_size - used, used);
+    size_t blocks = sha2_pad(padded, used + 32, prefix_size + 32, SHA256_BLOCK) / SHA256_BLOCK;
+    for (size_t i = 0; i < 16 * blocks; i++)
+        for (size_t lane = 0; lane < LANES32; lane++)
+            words[i][lane] = load_be32(padded + 4 * i);
     for (size_t first = 0; first < n; first += LANES32) {
-        message messages[LANES32];
         for (size_t lane = 0; lane < LANES32; lane++) {
-            const uint8_t *point = points + 32 * MIN(first + lane, n - 1);
-            messages[lane] = (message){.part = {prefix, point, point}, .size = {prefix_size, 32, 0}};
-            begin_message(&messages[lane], 0, SHA256_BLOCK);
+            memcpy(padded + used, points + 32 * MIN(first + lane, n - 1), 32);
+            for (size_t i = first_word; i < last_word; i++)
+                words[i][lane] = load_be32(padded + 4 * i);
         }
-        sha256_start(state);
-        for (size_t index = 0; index < messages[0].blocks; index++)
-            hash_block32(state, messages, index);
+        memcpy(state, started, sizeof state);
+        for (size_t block = 0; block < blocks; block++) {
+            vec32 loaded[16];
+            memcpy(loaded, words + 16 * block, sizeof loaded);
+            sha256_compress(state, loaded);
+        }
         store_digests(out + 16 * first, state, MIN(LANES32, n - first));
     }
+    explicit_bzero(padded, sizeof padded);
+    explicit_bzero(words, sizeof words);
     explicit_bzero(state, sizeof state);
 }
 

@@ -325,6 +325,72 @@ static PyObject *module_on_curve(PyObject *self, PyObject *args) {
     return answer;
 }
 
+/* Return how many records of `width` bytes there are; set ValueError and return -1 if that is no whole number, or if
+ * there are more than positions of 32 bits can tell. */
+static Py_ssize_t count_records(const Py_buffer *records, int width) {
+    int right = require(width >= 8 && records->len % width == 0, "the length is not a multiple of a width of 8 or more");
+    return right && require(records->len / width <= UINT32_MAX, "too many records") ? records->len / width : -1;
+}
+
+PyDoc_STRVAR(order_doc, "order(records, width) -> tuple[bytes, bytes]\n\n"
+                        "Return the positions, of 32 bits each, of packed records of `width` bytes in ascending order\n"
+                        "of their first 64 bits, a little-endian number, and these numbers in this order. Equal ones\n"
+                        "keep their order. ValueError on a wrong length.");
+
+static PyObject *module_order(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer records;
+    int width;
+    PyObject *answer = NULL;
+    if (!PyArg_ParseTuple(args, "y*i", &records, &width))
+        return NULL;
+    Py_ssize_t n = count_records(&records, width);
+    PyObject *order = n < 0 ? NULL : new_bytes((size_t)n, 4), *words = n < 0 ? NULL : new_bytes((size_t)n, 8);
+    if (order != NULL && words != NULL) {
+        uint32_t *positions = (uint32_t *)PyBytes_AsString(order);
+        uint64_t *numbers = (uint64_t *)PyBytes_AsString(words);
+        int done;
+        Py_BEGIN_ALLOW_THREADS
+        done = psicli_order(positions, numbers, records.buf, (size_t)n, (size_t)width);
+        Py_END_ALLOW_THREADS
+        answer = done ? PyTuple_Pack(2, order, words) : PyErr_NoMemory();
+    }
+    Py_XDECREF(order);
+    Py_XDECREF(words);
+    PyBuffer_Release(&records);
+    return answer;
+}
+
+PyDoc_STRVAR(seen_doc, "seen(records, others, width) -> bytes\n\n"
+                       "Return one byte for each of the other packed records: 1 if its first 64 bits are those of one\n"
+                       "of the records, and 0 in seven of eight other cases. ValueError on a wrong length.");
+
+static PyObject *module_seen(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer records, others;
+    int width;
+    PyObject *seen = NULL;
+    if (!PyArg_ParseTuple(args, "y*y*i", &records, &others, &width))
+        return NULL;
+    Py_ssize_t n = count_records(&records, width), count = n < 0 ? -1 : count_records(&others, width);
+    if (count >= 0)
+        seen = new_bytes((size_t)count, 1);
+    if (seen != NULL) {
+        uint8_t *flags = (uint8_t *)PyBytes_AsString(seen);
+        int done;
+        Py_BEGIN_ALLOW_THREADS
+        done = psicli_seen(flags, records.buf, (size_t)n, others.buf, (size_t)count, (size_t)width);
+        Py_END_ALLOW_THREADS
+        if (!done) {
+            Py_CLEAR(seen);
+            PyErr_NoMemory();
+        }
+    }
+    PyBuffer_Release(&records);
+    PyBuffer_Release(&others);
+    return seen;
+}
+
 PyDoc_STRVAR(field_doc, "field(path, operation, a, b) -> bytes\n\n"
                         "For tests: run one field function on raw limbs, 64-bit numbers, limb by limb, lane by lane.");
 
@@ -362,6 +428,8 @@ static PyMethodDef methods[] = {
     {"keyed_hashes", module_keyed_hashes, METH_VARARGS, keyed_hashes_doc},
     {"tokens", module_tokens, METH_VARARGS, tokens_doc},
     {"on_curve", module_on_curve, METH_VARARGS, on_curve_doc},
+    {"order", module_order, METH_VARARGS, order_doc},
+    {"seen", module_seen, METH_VARARGS, seen_doc},
     {"field", module_field, METH_VARARGS, field_doc},
     {NULL, NULL, 0, NULL},
 };

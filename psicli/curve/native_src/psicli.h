@@ -67,6 +67,14 @@ extern PSICLI_HIDDEN const psicli_path psicli_portable;
 extern PSICLI_HIDDEN const psicli_path psicli_avx2, psicli_avx512, psicli_avx512ifma;
 #endif
 
+/* Write the positions of n records of `width` (at least 8) bytes in ascending order of their words, and the words in
+ * this order; equal words keep their order. Return 0 if memory runs out. See lists.c. */
+PSICLI_HIDDEN int psicli_order(uint32_t *order, uint64_t *words, const uint8_t *records, size_t n, size_t width);
+/* Write for each of `count` other records whether one of n records may have the same word: 1 if one has, and 0 if none
+ * has, but for one in eight of those. Return 0 if memory runs out. */
+PSICLI_HIDDEN int psicli_seen(uint8_t *seen, const uint8_t *records, size_t n, const uint8_t *others, size_t count,
+                              size_t width);
+
 /* Return the start of an item and set its size [bytes]. */
 static inline const uint8_t *psicli_item(const psicli_items *items, size_t index, size_t *size) {
     uint64_t from, to;
