@@ -11,8 +11,9 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,16 @@ from psicli.check.cluster import check_cluster
 from psicli.check.estimate import Size
 from psicli.check.sample import Distinct, read_sample
 from psicli.config import Job, Task
-from psicli.core.errors import BrokenLedgerError, DiskTooSmallError, TaskFilesError, counted, in_units, shown
-from psicli.core.peer_errors import PeerBusyError, PeerGoneError
+from psicli.core.errors import (
+    BrokenLedgerError,
+    DiskTooSmallError,
+    PsicliError,
+    TaskFilesError,
+    counted,
+    in_units,
+    shown,
+)
+from psicli.core.peer_errors import DisagreementError, PeerBusyError, PeerGoneError, PeerLostError
 from psicli.core.places import Url
 from psicli.items.spelling import Spellings, unfit_findings
 from psicli.job.groups.expand import Expanded
@@ -34,11 +43,11 @@ from psicli.job.groups.unpaired import unpaired
 from psicli.job.inputs import STDIO, find_source, selection
 from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
 from psicli.job.policy import check_strict
-from psicli.protocol.messages import Abort, Hello, Purpose
+from psicli.protocol.messages import Abort, Hello, Purpose, measure_link
 from psicli.protocol.streams import FRAME_ITEMS
-from psicli.protocol.wire import decode_hello
 from psicli.report.console import duration
-from psicli.session.agreement import agree, differing_versions
+from psicli.session.agreement import Hellos, agree, differing_versions
+from psicli.session.probe import LinkSpeed, probe
 from psicli.storage.files import check_writable, exposure, missing_folder
 from psicli.storage.ledger import Ledger
 from psicli.storage.locks import PortLock
@@ -55,12 +64,19 @@ _CLOCK_DIFFERENCE = 60.0
 
 
 def check_job(
-    files: Expanded, lock: AbstractContextManager[PortLock], show: Callable[[Check], None], *, wait: float, full: bool
+    files: Expanded,
+    lock: AbstractContextManager[PortLock],
+    show: Callable[[Check], None],
+    *,
+    wait: float,
+    full: bool,
+    measure: bool = True,
 ) -> Checklist:
     """Check this party's side of a job, then the other party if it connects within `wait` [s]; with 0, only this side.
 
     files: the job, with a task for each input. lock: the lock that a run would hold. show: called with each row as soon
-    as it is known. full: check all rows of the inputs. Raises TaskFilesError.
+    as it is known. full: check all rows of the inputs. measure: measure the link, if the peer wants to. Raises
+    TaskFilesError.
     """
     job = files.job
     for task in job.tasks:
@@ -86,13 +102,14 @@ def check_job(
         sizes = [(task, size) for task, size in each if size is not None]
         state = _state(found, job)
         _space(found, job, sizes, state)
-        lasts = may_last(job) + _estimate(found, job, sizes, rates)
+        peer, speed = None, None
+        if wait and free and (own is not None or job.tls is None):
+            peer, speed = _meet_peer(found, job, own, wait, rates, measure=measure)
+        lasts = may_last(job) + _estimate(found, job, sizes, rates, speed)
         if own is not None:
             _lifetime(found, "certificate", own.own, f"the certificate in {own.certificate_file}", lasts)
-        if wait and free and (own is not None or job.tls is None):
-            peer = _meet_peer(found, job, own, wait)
-            if peer is not None and peer.peer_certificate is not None:
-                _lifetime(found, "peer certificate", peer.peer_certificate, f"{job.peer}'s certificate", lasts)
+        if peer is not None and peer.peer_certificate is not None:
+            _lifetime(found, "peer certificate", peer.peer_certificate, f"{job.peer}'s certificate", lasts)
     return found
 
 
@@ -172,25 +189,42 @@ def _state(found: Checklist, job: Job) -> Path | None:
 # The other party -----------------------------------------------------------------------------------------------
 
 
-def _meet_peer(found: Checklist, job: Job, own: TlsCredentials | None, wait: float) -> Link | None:
-    """Meet the peer in a run or a check, and compare the two Hellos; return the link, which is closed."""
-    link, seen = None, 0.0
+def _meet_peer(
+    found: Checklist,
+    job: Job,
+    own: TlsCredentials | None,
+    wait: float,
+    rates: Mapping[str, float] | None,
+    *,
+    measure: bool,
+) -> tuple[Link | None, LinkSpeed | None]:
+    """Meet the peer in a run or a check, compare the two Hellos, and measure the link if both parties want to.
+
+    rates: how fast this party is, by operation [points per second]. Return the link, which is closed.
+    """
     with found.trying("peer"):
         meeting = meeting_point(job, own, Purpose.CHECK)
         place = "" if job.listens else f" at {meeting.endpoint.where}"
         logger.info("waiting up to %.0f s for %s%s", wait, job.peer, place)
+        ours = replace(terms(job, Purpose.CHECK), measures=measure)
         with closing(meeting):
-            link = meeting.meet(lambda: terms(job, Purpose.CHECK).hello(FRAME_ITEMS, bin_items(job)), wait)
-            seen = time.time()
-            if not job.listens:
+            link = meeting.meet(lambda: ours.hello(FRAME_ITEMS, bin_items(job)), wait)
+            hellos, seen = Hellos.of(link, listens=job.listens), time.time()
+            measures = measure_link(hellos.ours, hellos.theirs)
+            if not (job.listens or measures):
                 _check_not_busy(link)
-        runs = decode_hello(link.peer_hello).purpose is Purpose.RUN
-        does = "is waiting in `psicli run`" if runs else "runs `psicli check` too"
-        met = "connected" if job.listens else f"answers at {meeting.endpoint.where}"
-        found.add("peer", f"{job.peer} {met} and {does}")
-    if link is not None:
-        _compare(found, job, decode_hello(link.own_hello), decode_hello(link.peer_hello), seen)
-    return link
+            runs = hellos.theirs.purpose is Purpose.RUN
+            does = "is waiting in `psicli run`" if runs else "runs `psicli check` too"
+            met = "connected" if job.listens else f"answers at {meeting.endpoint.where}"
+            found.add("peer", f"{job.peer} {met} and {does}")
+            agreed = _compare(found, job, hellos.ours, hellos.theirs, seen)
+            if measures:
+                return link, _measure(found, job, link, rates, agreed=agreed)
+            if measure:
+                why = "is waiting in `psicli run`, which this does not disturb" if runs else "does not take part"
+                found.add("link", f"the link was not measured: {job.peer} {why}")
+        return link, None
+    return None, None
 
 
 def _check_not_busy(link: Link) -> None:
@@ -202,10 +236,38 @@ def _check_not_busy(link: Link) -> None:
     link.finish(LAST_WORDS_TIMEOUT)
 
 
-def _compare(found: Checklist, job: Job, ours: Hello, theirs: Hello, seen: float) -> None:
-    """Compare two Hellos. seen: when the peer's Hello arrived, by this machine's clock [s]."""
+def _measure(
+    found: Checklist, job: Job, link: Link, rates: Mapping[str, float] | None, *, agreed: bool
+) -> LinkSpeed | None:
+    """Measure the link together with the peer, unless the Hellos disagree; end the link."""
+    if not agreed:
+        # The peer may not see that, and wait for this party's turn.
+        link.abort(DisagreementError.code, LAST_WORDS_TIMEOUT)
+        return None
+    with found.trying("link"):
+        try:
+            logger.info("measuring the link to %s, for a few seconds at most", job.peer)
+            speed = probe(link, listens=job.listens, rates=rates)
+            found.add("link", f"{job.peer}: {speed}", figures=speed.figures)
+            return speed
+        except PeerLostError as exc:
+            # A run measures nothing, so this does not stop it.
+            exc.facts["peer"] = job.peer
+            found.add("link", f"the link was not measured: {exc.message}", good=False, hint=exc.advice)
+        except PsicliError as exc:
+            link.abort(exc.code, LAST_WORDS_TIMEOUT)
+            raise
+        finally:
+            link.finish(LAST_WORDS_TIMEOUT)
+    return None
+
+
+def _compare(found: Checklist, job: Job, ours: Hello, theirs: Hello, seen: float) -> bool:
+    """Compare two Hellos, and return whether they agree. seen: when the peer's arrived, by this machine's clock [s]."""
+    agreed = False
     with found.trying("agreement"):
         pairing = agree(ours, theirs, job.peer)
+        agreed = True
         found.add("agreement", "the two job files agree")
         for group, _, error in unpaired(pairing, job.party):
             found.fail("pairing", error, group.name)
@@ -224,6 +286,7 @@ def _compare(found: Checklist, job: Job, ours: Hello, theirs: Hello, seen: float
     clocks = f"{job.peer}'s clock {'and this one agree' if abs(ahead) < 1 else difference}"
     hint = "Set both clocks (NTP): certificates and the times in logs depend on them."
     found.add("clock", clocks, good=abs(ahead) < _CLOCK_DIFFERENCE, hint=hint)
+    return agreed
 
 
 def _lifetime(found: Checklist, name: str, certificate: x509.Certificate, whose: str, lasts: float) -> None:
@@ -331,8 +394,17 @@ def _needs(job: Job, sizes: Sequence[tuple[Task, Size]], state: Path | None) -> 
         yield folder, spooled.get(device, 0) + estimate.output_bytes(outputs[device])
 
 
-def _estimate(found: Checklist, job: Job, sizes: Sequence[tuple[Task, Size]], rates: dict[str, float] | None) -> float:
-    """Add the estimate of time, memory, disk and traffic; return the time [s]."""
+def _estimate(
+    found: Checklist,
+    job: Job,
+    sizes: Sequence[tuple[Task, Size]],
+    rates: dict[str, float] | None,
+    link: LinkSpeed | None,
+) -> float:
+    """Add the estimate of time, memory, disk and traffic; return the time [s].
+
+    link: what was measured together with the peer; None if the peer was not there or nothing was measured.
+    """
     if rates is None or len(sizes) < len(job.tasks):
         return 0.0
     job_estimate = estimate.of_job(job, sizes, rates)

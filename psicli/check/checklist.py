@@ -6,11 +6,12 @@ A finding holds names, paths, counts and dates only: never an item, a key value,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import zip_longest
+from typing import Any
 
 from psicli.core.errors import InterruptedBySignal, PsicliError, printable
 from psicli.report.layout import GAP, LEAST_WIDTH, PLAIN, Screen, table
@@ -19,7 +20,7 @@ from psicli.report.layout import GAP, LEAST_WIDTH, PLAIN, Screen, table
 _STAGES = {
     "config": 0, "lock": 1, "kernel": 2, "certificate": 3, "private key": 3, "pinning": 3, "input": 4, "output": 4,
     "state": 5, "cluster": 6, "workers": 6, "peer": 7, "peer certificate": 8, "clock": 9, "version": 10,
-    "agreement": 11, "pairing": 11, "keys": 12, "spelling": 12, "space": 13, "estimate": 14,
+    "agreement": 11, "pairing": 11, "keys": 12, "spelling": 12, "space": 13, "link": 14, "estimate": 15,
 }  # fmt: skip
 _STAGES_OF_TASKS = {_STAGES["input"], _STAGES["keys"]}
 
@@ -40,7 +41,10 @@ _COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 
 @dataclass(frozen=True)
 class Check:
-    """One row. code: the exit code of a run that meets this failure; 0 if the row is not a failure."""
+    """One row. code: the exit code of a run that meets this failure; 0 if the row is not a failure.
+
+    figures: what the message says in numbers, by name with the unit, for programs; None if it says nothing in numbers.
+    """
 
     name: str
     task: str | None
@@ -48,6 +52,7 @@ class Check:
     code: int
     message: str
     hint: str = ""
+    figures: Mapping[str, Any] | None = None
 
 
 class Checklist:
@@ -71,11 +76,19 @@ class Checklist:
         """The exit code that a run would have."""
         return next((row.code for row in self.rows if row.code), 0)
 
-    def add(self, name: str, message: str, task: str | None = None, *, good: bool = True, hint: str = "") -> None:
-        """Add a row; if it is not good, it is a warning with this hint."""
-        message = printable(message)
-        row = (Verdict.OK, 0, message) if good else (Verdict.WARN, 0, message, hint)
-        self._add(Check(name, task, *row))
+    def add(
+        self,
+        name: str,
+        message: str,
+        task: str | None = None,
+        *,
+        good: bool = True,
+        hint: str = "",
+        figures: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a row; if it is not good, it is a warning with this hint. figures: see Check."""
+        status = Verdict.OK if good else Verdict.WARN
+        self._add(Check(name, task, status, 0, printable(message), "" if good else hint, figures))
 
     def fail(self, name: str, error: PsicliError, task: str | None = None) -> None:
         """Add a row for an error that would stop a run."""
@@ -104,8 +117,15 @@ class Checklist:
 
 def to_json(checklist: Checklist) -> str:
     """Return the rows as one JSON object; a later version may add keys, but never removes one."""
-    checks = [asdict(row) for row in checklist.rows]
+    checks = [_to_dict(row) for row in checklist.rows]
     return json.dumps({"checks": checks, "exit_code": checklist.exit_code}, indent=2)
+
+
+def _to_dict(row: Check) -> dict[str, Any]:
+    facts = asdict(row)
+    if row.figures is None:
+        del facts["figures"]
+    return facts
 
 
 class Listing:

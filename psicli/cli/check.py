@@ -35,7 +35,8 @@ from psicli.storage.memory import check_address_space
 @port_option
 @seconds_option("--wait", "Wait up to this time for the other party. With 0, check this side only.", 30)
 @flag("--full", "Check all rows of each input instead of about the first 100,000.")
-def check(options: JobOptions, wait: float, full: bool) -> int:
+@flag("--no-probe", "Do not measure the link to the other party.")
+def check(options: JobOptions, wait: float, full: bool, no_probe: bool) -> int:
     """Find everything that would stop a run, without sending any data.
 
     The check covers the job file, inputs, outputs, key columns, disks, port and certificates. It also tests the
@@ -65,7 +66,7 @@ def check(options: JobOptions, wait: float, full: bool) -> int:
         listing = Listing(longest, screen, quiet=options.quiet)
         from psicli.check.check import check_job
 
-        found = check_job(files, hold(job, 0), show, wait=wait, full=full)
+        found = check_job(files, hold(job, 0), show, wait=wait, full=full, measure=not no_probe)
     except InterruptedBySignal:
         raise
     except PsicliError as exc:

@@ -77,6 +77,11 @@ class PeerSlowError(PeerStuckError):
     hint = "Check {peer}'s run and the network; the wait is a multiple of link_desc.recv_timeout_ms."
 
 
+class ProbeTooLongError(PeerLostError):
+    sentence = "measuring the link to {peer} was not over after {seconds:.0f} s"
+    hint = "Check the network to {peer}; `psicli check --no-probe` leaves the measurement out."
+
+
 class PeerStoppedError(PeerLostError):
     sentence = "{peer} stopped before the session was complete: {reason}"
     hint = "Ask {peer} for the reason in its log, then run again."

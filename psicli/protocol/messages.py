@@ -86,6 +86,8 @@ class Hello:
     clock_ms: int = 0
     # The most items that each party may have in a task that only counts; 0 without such a task [items].
     count_items: int = 0
+    # Whether this party wants to measure the link; a run never does.
+    measures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,36 @@ class Done:
     digest: bytes = field(repr=False)
 
 
+# A check --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The sender of this message measures the link: the answer is a Filler of this size [bytes]."""
+
+    octets: int
+
+
+@dataclass(frozen=True, slots=True)
+class Filler:
+    """The answer to an Ask: random bytes, as many as were asked for."""
+
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Ends a party's turn to measure the link; 0 stands for what is not known.
+
+    bytes_per_second: how fast Fillers arrived. hash_and_mask, mask: how fast the kernel of this message's sender is
+    [points per second].
+    """
+
+    bytes_per_second: int
+    hash_and_mask: int = 0
+    mask: int = 0
+
+
 # The link -------------------------------------------------------------------------------------------------------
 
 
@@ -249,8 +281,14 @@ class Bye:
 
 BinMessage: TypeAlias = Frame | End | Received | Restart
 TaskMessage: TypeAlias = Offer | Skip | Open | BinMessage | Ready | Commit | Done
+ProbeMessage: TypeAlias = Ask | Filler | Measured
 LinkMessage: TypeAlias = Reconnect | Taken | Bye
-Message: TypeAlias = HelloOctets | TaskMessage | Working | Abort | LinkMessage
+Message: TypeAlias = HelloOctets | TaskMessage | Working | Abort | ProbeMessage | LinkMessage
+
+
+def measure_link(ours: Hello, theirs: Hello) -> bool:
+    """Return whether two parties measure the link: both of them only check, and want to."""
+    return all(hello.purpose is Purpose.CHECK and hello.measures for hello in (ours, theirs))
 
 
 # Ids ------------------------------------------------------------------------------------------------------------

@@ -67,6 +67,8 @@ class Terms:
     # Not for the peer: how long a connection may be broken [s], and when the exchange must be over.
     longest_break: float = 0.0
     deadline: Deadline = field(default_factory=Deadline)
+    # Whether this party wants to measure the link; only if it checks.
+    measures: bool = False
 
     def hello(self, frame_items: int, bin_items: int, count_items: int = 0) -> bytes:
         """Return a new encoded Hello; every connection needs one with a fresh nonce."""
@@ -80,6 +82,7 @@ class Terms:
                 bin_items=bin_items,
                 nonce=os.urandom(NONCE_BYTES),
                 purpose=self.purpose,
+                measures=self.measures,
                 recv_timeout_ms=self.recv_timeout_ms,
                 clock_ms=time_ns() // 1_000_000,
                 # Absent without a task that counts, as in a Hello of an older version.

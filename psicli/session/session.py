@@ -30,6 +30,7 @@ from psicli.protocol.messages import (
     LinkMessage,
     Message,
     Open,
+    ProbeMessage,
     Skip,
     TaskMessage,
     Working,
@@ -187,8 +188,9 @@ class Session:
     def _dispatch(self, message: Message, size: int) -> None:
         if isinstance(message, Abort):
             raise peer_errors.failure_of_peer(message.failure_class)
-        if isinstance(message, HelloOctets | LinkMessage):
-            what = "a second Hello" if isinstance(message, HelloOctets) else "Reconnect in the middle of a stream"
+        if isinstance(message, HelloOctets | LinkMessage | ProbeMessage):
+            kind = type(message).__name__
+            what = "a second Hello" if isinstance(message, HelloOctets) else f"{kind} in the middle of a stream"
             raise peer_errors.PeerProtocolError(detail=f"it sent {what}")
         if isinstance(message, Working):
             self._watch.count_heartbeat()

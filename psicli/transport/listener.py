@@ -14,7 +14,7 @@ import grpc
 from psicli.core import errors, failpoints, peer_errors, signals
 from psicli.core.errors import PsicliError
 from psicli.core.peer_errors import failure_of_peer
-from psicli.protocol.messages import Abort, HelloOctets, Message, Purpose, Reconnect, session_id
+from psicli.protocol.messages import Abort, HelloOctets, Message, Purpose, Reconnect, measure_link, session_id
 from psicli.protocol.wire import decode_hello
 from psicli.transport.certs import USABLE_KEYS
 from psicli.transport.door.admission import LONGEST_STAY
@@ -260,7 +260,9 @@ class Listener:
             self._reported |= purpose is Purpose.RUN
         elif self.endpoint.purpose is Purpose.CHECK:
             self._say_hello(link, octets)
-            link.close_outgoing()
+            # Two checks that measure the link go on; whoever has called meet ends it.
+            if self._session_link is not None or not measure_link(*map(decode_hello, (link.own_hello, octets))):
+                link.close_outgoing()
             self._session_link = self._session_link or link
             self._reported = True
         elif purpose is Purpose.CHECK:

@@ -17,7 +17,7 @@ PURPOSE_RUN: Purpose
 PURPOSE_CHECK: Purpose
 
 class Envelope(_message.Message):
-    __slots__ = ("hello", "offer", "open", "frame", "end", "received", "restart", "ready", "commit", "done", "working", "abort", "skip", "reconnect", "taken", "bye")
+    __slots__ = ("hello", "offer", "open", "frame", "end", "received", "restart", "ready", "commit", "done", "working", "abort", "skip", "ask", "filler", "measured", "reconnect", "taken", "bye")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +31,9 @@ class Envelope(_message.Message):
     WORKING_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     SKIP_FIELD_NUMBER: _ClassVar[int]
+    ASK_FIELD_NUMBER: _ClassVar[int]
+    FILLER_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
     RECONNECT_FIELD_NUMBER: _ClassVar[int]
     TAKEN_FIELD_NUMBER: _ClassVar[int]
     BYE_FIELD_NUMBER: _ClassVar[int]
@@ -47,13 +50,16 @@ class Envelope(_message.Message):
     working: Working
     abort: Abort
     skip: Skip
+    ask: Ask
+    filler: Filler
+    measured: Measured
     reconnect: Reconnect
     taken: Taken
     bye: Bye
-    def __init__(self, hello: _Optional[bytes] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., working: _Optional[_Union[Working, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., skip: _Optional[_Union[Skip, _Mapping]] = ..., reconnect: _Optional[_Union[Reconnect, _Mapping]] = ..., taken: _Optional[_Union[Taken, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
+    def __init__(self, hello: _Optional[bytes] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., working: _Optional[_Union[Working, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., skip: _Optional[_Union[Skip, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., filler: _Optional[_Union[Filler, _Mapping]] = ..., measured: _Optional[_Union[Measured, _Mapping]] = ..., reconnect: _Optional[_Union[Reconnect, _Mapping]] = ..., taken: _Optional[_Union[Taken, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol_version", "package_version", "suite", "purpose", "party", "job", "tasks", "frame_items", "nonce", "recv_timeout_ms", "clock_ms", "bin_items", "count_items")
+    __slots__ = ("protocol_version", "package_version", "suite", "purpose", "party", "job", "tasks", "frame_items", "nonce", "recv_timeout_ms", "clock_ms", "bin_items", "count_items", "measures")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     PACKAGE_VERSION_FIELD_NUMBER: _ClassVar[int]
     SUITE_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +73,7 @@ class Hello(_message.Message):
     CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
     BIN_ITEMS_FIELD_NUMBER: _ClassVar[int]
     COUNT_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    MEASURES_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     package_version: str
     suite: str
@@ -80,7 +87,8 @@ class Hello(_message.Message):
     clock_ms: int
     bin_items: int
     count_items: int
-    def __init__(self, protocol_version: _Optional[int] = ..., package_version: _Optional[str] = ..., suite: _Optional[str] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., party: _Optional[str] = ..., job: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskTerms, _Mapping]]] = ..., frame_items: _Optional[int] = ..., nonce: _Optional[bytes] = ..., recv_timeout_ms: _Optional[int] = ..., clock_ms: _Optional[int] = ..., bin_items: _Optional[int] = ..., count_items: _Optional[int] = ...) -> None: ...
+    measures: bool
+    def __init__(self, protocol_version: _Optional[int] = ..., package_version: _Optional[str] = ..., suite: _Optional[str] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., party: _Optional[str] = ..., job: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskTerms, _Mapping]]] = ..., frame_items: _Optional[int] = ..., nonce: _Optional[bytes] = ..., recv_timeout_ms: _Optional[int] = ..., clock_ms: _Optional[int] = ..., bin_items: _Optional[int] = ..., count_items: _Optional[int] = ..., measures: _Optional[bool] = ...) -> None: ...
 
 class TaskTerms(_message.Message):
     __slots__ = ("name", "receiver", "broadcast_result", "key_columns", "key_form", "forms_version", "unicode_version", "forms_probe", "phone_version", "group", "result")
@@ -235,6 +243,28 @@ class Abort(_message.Message):
     FAILURE_CLASS_FIELD_NUMBER: _ClassVar[int]
     failure_class: int
     def __init__(self, failure_class: _Optional[int] = ...) -> None: ...
+
+class Ask(_message.Message):
+    __slots__ = ("octets",)
+    OCTETS_FIELD_NUMBER: _ClassVar[int]
+    octets: int
+    def __init__(self, octets: _Optional[int] = ...) -> None: ...
+
+class Filler(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class Measured(_message.Message):
+    __slots__ = ("bytes_per_second", "hash_and_mask", "mask")
+    BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    HASH_AND_MASK_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    bytes_per_second: int
+    hash_and_mask: int
+    mask: int
+    def __init__(self, bytes_per_second: _Optional[int] = ..., hash_and_mask: _Optional[int] = ..., mask: _Optional[int] = ...) -> None: ...
 
 class Reconnect(_message.Message):
     __slots__ = ("sid", "attempt", "messages")
