@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from psicli.config import Job, Task
 from psicli.items.forms.convert import FORMS_VERSION
@@ -14,7 +15,9 @@ from psicli.storage.memory import MemoryPlan
 from psicli.transport.dialer import Dialer
 from psicli.transport.endpoint import Endpoint
 from psicli.transport.listener import Listener
-from psicli.transport.tls import TlsCredentials
+
+if TYPE_CHECKING:
+    from psicli.transport.tls import TlsCredentials
 
 # Nodes share a task bin by bin, so a task needs several bins. Smaller ones need more padding: here 2.5 % [items].
 MOST_BIN_ITEMS_ON_CLUSTER = 1 << 17
@@ -24,6 +27,9 @@ def load_credentials(job: Job) -> TlsCredentials | None:
     """Read the TLS files of a job; raises TlsFileError, WeakCertificateError."""
     if job.tls is None:
         return None
+    # Imported late, as everything about certificates: the library for them takes a while.
+    from psicli.transport.tls import TlsCredentials
+
     files = job.tls.ca_file, job.tls.certificate_file, job.tls.private_key_file
     return TlsCredentials(*files, own_name=job.tls_name, peer_name=job.peer_tls_name, pins=job.pins)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from cryptography.hazmat.primitives.hashes import SHA256
 
 from psicli import __version__, curve
 from psicli.config import Job
@@ -45,7 +44,6 @@ from psicli.storage.locks import PortLock
 from psicli.storage.memory import MemoryPlan, peak_memory
 from psicli.storage.spool import Spool
 from psicli.storage.state import state_folder
-from psicli.transport.certs import ending
 from psicli.transport.dialer import Dialer
 from psicli.transport.door.owners import shown_user
 from psicli.transport.listener import Listener
@@ -217,6 +215,9 @@ def _meeting_point(job: Job, report: Report) -> Listener | Dialer:
     credentials = load_credentials(job)
     # A simulation has made its files itself, for a short time.
     if job.tls is not None and credentials is not None and not job.simulated:
+        # Imported late, as everything about certificates.
+        from psicli.transport.certs import ending
+
         report.certificate_expires = credentials.own.not_valid_after_utc.isoformat()
         _warn(report, exposure(job.tls.private_key_file))
         _warn(report, ending(credentials.own, f"the certificate in {credentials.certificate_file}", may_last(job)))
@@ -338,9 +339,11 @@ def _session(
         hung_up=lock.release,
     )
     if session.peer_certificate is not None and not job.simulated:
+        from psicli.transport.certs import ending, fingerprint
+
         report.peer_certificate_expires = session.peer_certificate.not_valid_after_utc.isoformat()
         _warn(report, ending(session.peer_certificate, f"{job.peer}'s certificate", may_last(job)))
-        report.peer_certificate_sha256 = session.peer_certificate.fingerprint(SHA256()).hex()
+        report.peer_certificate_sha256 = fingerprint(session.peer_certificate)
     report.session_id = session.sid.hex()
     report.peer_version = shown(session.peer_version, 40).strip("'")
     logger.info("in session with %s", job.peer)

@@ -13,9 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, TypeVar
-
-from cryptography import x509
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from psicli import curve
 from psicli.core import errors, failpoints, peer_errors, signals, trace
@@ -46,6 +44,9 @@ from psicli.session.turns import Turns
 from psicli.transport.dialer import Dialer
 from psicli.transport.link import Link
 from psicli.transport.listener import Listener
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 # Sent instead of the failure class if the class itself could reveal a match; it is not an exit code.
 UNNAMED_FAILURE = 1

@@ -11,14 +11,13 @@ from itertools import chain, repeat
 from typing import Any
 
 import grpc
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from psicli.core import failpoints, peer_errors, signals
 from psicli.core.errors import PsicliError
 from psicli.core.peer_errors import failure_of_peer
 from psicli.protocol.messages import Abort, HelloOctets, Message, Purpose, session_id
 from psicli.protocol.wire import decode_hello
-from psicli.transport import tls
+from psicli.transport import preflight
 from psicli.transport.door import owners
 from psicli.transport.door.lookup import End
 from psicli.transport.endpoint import (
@@ -35,7 +34,7 @@ from psicli.transport.endpoint import (
     pump,
 )
 from psicli.transport.link import BUSY, LAST_WORDS_TIMEOUT, Link, Stream, reason_of
-from psicli.transport.tls import NO_ANSWER
+from psicli.transport.preflight import NO_ANSWER
 
 logger = logging.getLogger(__name__)
 
@@ -74,13 +73,13 @@ _WHO_ANSWERS = (
 )
 _ROUTES = "Check host and port under cluster.nodes, and the routes and firewalls between the two machines."
 _ADVICE = {
-    tls.UNRESOLVED: "Check the host under cluster.nodes, and the name service of this machine (DNS, /etc/hosts).",
-    tls.TIMED_OUT: _ROUTES,
+    preflight.UNRESOLVED: "Check the host under cluster.nodes, and the name service of this machine (DNS, /etc/hosts).",
+    preflight.TIMED_OUT: _ROUTES,
     "no route to host": _ROUTES,
     "network is unreachable": _ROUTES,
     NO_ANSWER: _WHO_ANSWERS,
-    tls.CLOSED: _WHO_ANSWERS,
-    tls.CLOSED_AFTER_TLS: _WHO_ANSWERS,
+    preflight.CLOSED: _WHO_ANSWERS,
+    preflight.CLOSED_AFTER_TLS: _WHO_ANSWERS,
     _ONLY_CHECKS: "Ask {peer} to start `psicli run`.",
 }
 _USUAL_ADVICE = (
@@ -297,7 +296,7 @@ class Dialer:
         timeout: how long the peer may take to answer [s].
         """
         try:
-            tls.reach(self.endpoint.host, self.endpoint.port, REACH_TIMEOUT)
+            preflight.reach(self.endpoint.host, self.endpoint.port, REACH_TIMEOUT)
         except peer_errors.PeerGoneError as exc:
             return reason_of(exc)
         failpoints.hit("reconnect.dialled")
@@ -332,7 +331,7 @@ class Dialer:
             return None
         try:
             # Check again: the network may have failed since the attempt.
-            tls.reach(self.endpoint.host, self.endpoint.port, REACH_TIMEOUT)
+            preflight.reach(self.endpoint.host, self.endpoint.port, REACH_TIMEOUT)
         except peer_errors.PeerGoneError:
             return None
         return f"its machine accepted a connection but gave no answer within {ANSWER_TIMEOUT:.0f} s: was it stopped?"
@@ -369,12 +368,14 @@ class Dialer:
         # When the link reconnects, gRPC still trusts only the certificate that passed.
         if not link.peer_hello:
             timeout = max(left(deadline), 0.1)
-            link.peer_certificate = tls.preflight(host, port, own, timeout)
+            link.peer_certificate = preflight.check(host, port, own, timeout)
         if own is None or link.peer_certificate is None:
-            return grpc.insecure_channel(tls.written_address(host, port), _OPTIONS)
+            return grpc.insecure_channel(preflight.written_address(host, port), _OPTIONS)
+        # Imported late, as everything about certificates.
+        from psicli.transport.tls import in_pem
+
         # gRPC trusts only this one certificate, because its own check of names is laxer than ours.
-        trusted = link.peer_certificate.public_bytes(Encoding.PEM)
-        credentials = grpc.ssl_channel_credentials(trusted, own.private_key, own.certificate)
+        credentials = grpc.ssl_channel_credentials(in_pem(link.peer_certificate), own.private_key, own.certificate)
         options = [*_OPTIONS, ("grpc.ssl_target_name_override", own.peer_name)]
         return grpc.secure_channel(self.endpoint.where, credentials, options)
 

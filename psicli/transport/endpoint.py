@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -21,9 +22,11 @@ from psicli.core import failpoints, peer_errors, trace
 from psicli.core.errors import PsicliError, shown
 from psicli.protocol.messages import Purpose
 from psicli.protocol.wire import MAX_MESSAGE_BYTES
-from psicli.transport import tls
+from psicli.transport import preflight
 from psicli.transport.link import Stream
-from psicli.transport.tls import TlsCredentials
+
+if TYPE_CHECKING:
+    from psicli.transport.tls import TlsCredentials
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +90,7 @@ class Endpoint:
 
     @property
     def where(self) -> str:
-        return tls.written_address(self.host, self.port)
+        return preflight.written_address(self.host, self.port)
 
     @property
     def place(self) -> str:

@@ -12,16 +12,18 @@ import math
 import threading
 import time
 from dataclasses import dataclass, field
-
-from cryptography import x509
+from typing import TYPE_CHECKING
 
 from psicli.core import failpoints, peer_errors, signals, trace
 from psicli.core.errors import PsicliError, unexpected
 from psicli.protocol.messages import Abort, Bye, Commit, Done, Message, Open, Received, Reconnect, Taken
 from psicli.protocol.wire import decode, encode
 from psicli.transport.door.guest import Guest
-from psicli.transport.tls import NO_ANSWER
+from psicli.transport.preflight import NO_ANSWER
 from psicli.transport.window import Inbox, Incoming, Outbox, Outgoing
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 logger = logging.getLogger(__name__)
 

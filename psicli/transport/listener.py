@@ -16,7 +16,6 @@ from psicli.core.errors import PsicliError
 from psicli.core.peer_errors import failure_of_peer
 from psicli.protocol.messages import Abort, HelloOctets, Message, Purpose, Reconnect, measure_link, session_id
 from psicli.protocol.wire import decode_hello
-from psicli.transport.certs import USABLE_KEYS
 from psicli.transport.door.admission import LONGEST_STAY
 from psicli.transport.door.front import Front
 from psicli.transport.door.guest import Guest
@@ -230,6 +229,9 @@ class Listener:
         try:
             chain = guest.chain
         except ValueError as exc:
+            # Imported late, as everything about certificates.
+            from psicli.transport.certs import USABLE_KEYS
+
             raise peer_errors.StrangerError(fault="psicli cannot read", advice=USABLE_KEYS) from exc
         self.endpoint.credentials.accept(chain)
         guest.certificate = chain[0]

@@ -1,27 +1,26 @@
 """TLS: checks who is at the other end of a connection, and explains what is wrong with a certificate or an address.
 
-gRPC says little about why a connection or a handshake failed, and its client accepts names that we do not (wildcards,
-and the common name of a certificate without alternative names). So the dialer first connects with the standard library,
-and gRPC then trusts only the certificate that passed. A party's identity is a DNS subject alternative name; only this
-module compares it, and only this module says which certificates of the peer psicli accepts.
+gRPC says little about why a handshake failed, and its client accepts names that we do not (wildcards, and the common
+name of a certificate without alternative names). So the dialer first connects with the standard library, and gRPC then
+trusts only the certificate that passed. A party's identity is a DNS subject alternative name; only this module compares
+it, and only this module says which certificates of the peer psicli accepts.
 """
 
 from __future__ import annotations
 
 import _ssl
 import re
-import socket
 import ssl
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from psicli.core import errors, peer_errors, signals
+from psicli.core import peer_errors, signals
 from psicli.core.peer_errors import CertificateRefusedError, IdentityError, PeerGoneError, StrangerError
 from psicli.transport.certs import (
     USABLE_KEYS,
@@ -38,37 +37,16 @@ from psicli.transport.certs import (
     weakness,
     written,
 )
+from psicli.transport.preflight import CLOSED, CLOSED_AFTER_TLS, check_greeting, check_plain, connected, written_address
 
 # Two clocks may differ by this much: a certificate that becomes valid within this time causes a retry, not an error.
 CLOCK_SKEW = timedelta(minutes=5)
-TIMED_OUT = "its machine did not answer in time"
-UNRESOLVED = "the host name cannot be resolved"
-NO_ANSWER = "it accepts connections, but no psicli answers"
-CLOSED = "it closes connections, and no psicli answers"
-# A psicli that refuses a certificate says so with an alert; one that is shutting down or beset by strangers does not.
-CLOSED_AFTER_TLS = "it closes connections right after the TLS handshake"
-
 # OpenSSL's X509_V_ERR_* codes for a faulty chain.
 _NOT_YET_VALID, _EXPIRED = 9, 10
 # The key of the certificate is too short, or on a curve that has no name.
 _WEAK_KEY = {66, 94}
 # A wrong signature, and all codes for an issuer that was not found.
 _UNKNOWN_ISSUER = {2, 7, 18, 19, 20, 21}
-# What an HTTP/2 client sends first: the preface and an empty SETTINGS frame (RFC 9113 sections 3.4 and 6.5).
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-# The size of a frame's header; the server's first frame is SETTINGS, too [bytes].
-_HEADER_BYTES = 9
-_SETTINGS = 4
-# How answers in other protocols begin.
-_OTHER_PROGRAMS = (
-    (b"SSH-", "an SSH server"),
-    (b"HTTP/", "a web server"),
-    (b"<", "a web server"),
-    (b"220", "a mail or FTP server"),
-    (b"-ERR", "a Redis server"),
-)
-# A TLS alert: what a TLS server answers to plain text.
-_TLS_ALERT = b"\x15\x03"
 # OpenSSL's reasons for octets that are not a TLS record.
 _NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"}
 # A peer's alerts about our certificate (RFC 8446 section 6.2), by the end of OpenSSL's name for them.
@@ -204,6 +182,11 @@ class TlsCredentials:
         return not self.pins.get(name) or fingerprint(certificate) in self.pins[name]
 
 
+def in_pem(certificate: x509.Certificate) -> bytes:
+    """Return a certificate in PEM, as gRPC takes it."""
+    return certificate.public_bytes(Encoding.PEM)
+
+
 def verified_chain(secure: ssl.SSLSocket) -> list[x509.Certificate]:
     """Return the certificates by which the handshake verified the other end, from its own to the root's.
 
@@ -288,47 +271,11 @@ def _context(protocol: int, ca_file: Path, certificate_file: Path, private_key_f
     return context
 
 
-def written_address(host: str, port: int) -> str:
-    """Return HOST:PORT, with an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+# The dialer's handshake before gRPC's -----------------------------------------------------------------------------
 
 
-# Preflight connections ---------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _connected(host: str, port: int, timeout: float) -> Iterator[socket.socket]:
-    """Connect within timeout [s]; translates errors of the network into PeerGoneError."""
-    connected = False
-    # As octets: for text, Python imports its tables of international names.
-    name: Any = host.encode() if host.isascii() else host
-    try:
-        with signals.allowed(), socket.create_connection((name, port), timeout) as plain:
-            connected = True
-            yield plain
-    except socket.gaierror as exc:
-        raise PeerGoneError(reason=f"{UNRESOLVED} ({errors.reason(exc)})") from exc
-    except TimeoutError as exc:
-        raise PeerGoneError(reason=NO_ANSWER if connected else TIMED_OUT) from exc
-    except OSError as exc:
-        raise PeerGoneError(reason=errors.reason(exc)) from exc
-
-
-def reach(host: str, port: int, timeout: float) -> None:
-    """Check that a machine accepts a connection within timeout [s]; raises PeerGoneError if it does not."""
-    with _connected(host, port, timeout):
-        pass
-
-
-def preflight(host: str, port: int, credentials: TlsCredentials | None, timeout: float) -> x509.Certificate | None:
-    """Check within timeout [s] that a gRPC server answers, and return its certificate after checking that.
-
-    Raises NotPsicliError for any other server, a subclass of IdentityError for faults that somebody must fix, and
-    PeerGoneError for those that may pass.
-    """
-    if credentials is None:
-        _plain_preflight(host, port, timeout)
-        return None
+def secure_preflight(host: str, port: int, credentials: TlsCredentials, timeout: float) -> x509.Certificate:
+    """Check a server as `preflight.check` does, and return its certificate."""
     # A listener that is shutting down looks like one that refuses, so one refusal proves nothing.
     with suppress(CertificateRefusedError):
         return _handshake(host, port, credentials, timeout)
@@ -342,26 +289,9 @@ def preflight(host: str, port: int, credentials: TlsCredentials | None, timeout:
         raise
 
 
-def _plain_preflight(host: str, port: int, timeout: float) -> None:
-    try:
-        with _connected(host, port, timeout) as plain:
-            # A server that speaks first may have closed the connection already.
-            with suppress(BrokenPipeError):
-                plain.sendall(_PREFACE)
-            try:
-                _check_greeting(plain, written_address(host, port))
-            except ConnectionResetError as exc:
-                raise PeerGoneError(reason=CLOSED) from exc
-    except PeerGoneError as exc:
-        # Some TLS servers close the connection without a word.
-        if exc.facts["reason"] == CLOSED and presented(host, port, timeout) is not None:
-            raise peer_errors.PeerSpeaksTlsError(who=written_address(host, port)) from exc
-        raise
-
-
 def _handshake(host: str, port: int, credentials: TlsCredentials, timeout: float) -> x509.Certificate:
     where = written_address(host, port)
-    with _connected(host, port, timeout) as plain:
+    with connected(host, port, timeout) as plain:
         try:
             # A connection that breaks off must not look like an orderly end of the stream.
             secure = credentials.context.wrap_socket(
@@ -374,14 +304,14 @@ def _handshake(host: str, port: int, credentials: TlsCredentials, timeout: float
         except ssl.SSLError as exc:
             if exc.reason in _NO_TLS:
                 # Is it psicli without TLS, or another program?
-                _plain_preflight(host, port, timeout)
+                check_plain(host, port, timeout)
             raise _failure(exc, where, credentials) from exc
         with secure:
             certificate = _accepted_certificate(secure, where, credentials)
             if secure.selected_alpn_protocol() is None:
                 raise peer_errors.NotPsicliError(where=where, program="a TLS server without HTTP/2")
             try:
-                _check_greeting(secure, where)
+                check_greeting(secure, where)
             except ConnectionResetError as exc:
                 raise PeerGoneError(reason=CLOSED_AFTER_TLS) from exc
             except ssl.SSLError as exc:
@@ -389,23 +319,6 @@ def _handshake(host: str, port: int, credentials: TlsCredentials, timeout: float
                 cause = PeerGoneError(reason=CLOSED_AFTER_TLS) if _broke_off(exc) else None
                 raise (cause or _failure(exc, where, credentials)) from exc
     return certificate
-
-
-def _check_greeting(connection: socket.socket, where: str) -> None:
-    """Check that the server begins with its HTTP/2 settings, as a gRPC server does.
-
-    Raises NotPsicliError, PeerSpeaksTlsError, PeerGoneError and OSError.
-    """
-    greeting = b""
-    while len(greeting) < _HEADER_BYTES and (octets := connection.recv(_HEADER_BYTES - len(greeting))):
-        greeting += octets
-    if not greeting:
-        raise PeerGoneError(reason=CLOSED)
-    if greeting.startswith(_TLS_ALERT):
-        raise peer_errors.PeerSpeaksTlsError(who=where)
-    if len(greeting) < _HEADER_BYTES or greeting[3] != _SETTINGS or any(greeting[5:]):
-        program = next((name for start, name in _OTHER_PROGRAMS if greeting.startswith(start)), "not a gRPC server")
-        raise peer_errors.NotPsicliError(where=where, program=program)
 
 
 def _accepted_certificate(secure: ssl.SSLSocket, where: str, credentials: TlsCredentials) -> x509.Certificate:

@@ -8,12 +8,13 @@ import ssl
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-
-from cryptography import x509
+from typing import TYPE_CHECKING
 
 from psicli.core.errors import PsicliError
 from psicli.transport.door.owners import ends
-from psicli.transport.tls import verified_chain
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 # The most octets that are on their way in one direction, apart from the kernel's buffers [bytes].
 _CHUNK = 1 << 16
@@ -133,6 +134,9 @@ class Guest:
     @property
     def chain(self) -> list[x509.Certificate]:
         """The certificate of the other end and those it depends on; raises ValueError."""
+        # Imported late, as everything about certificates.
+        from psicli.transport.tls import verified_chain
+
         assert isinstance(self._outer, ssl.SSLSocket)
         return verified_chain(self._outer)
 

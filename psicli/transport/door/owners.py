@@ -17,7 +17,7 @@ from pathlib import Path
 from psicli.core import errors, peer_errors
 from psicli.transport.door import lookup
 from psicli.transport.door.lookup import End
-from psicli.transport.tls import written_address
+from psicli.transport.preflight import written_address
 
 _TABLES = ("tcp", "tcp6")
 _ESTABLISHED, _LISTENS = b"01", b"0A"

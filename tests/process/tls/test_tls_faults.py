@@ -39,7 +39,7 @@ from psicli.core.peer_errors import (
     PeerSpeaksTlsError,
     TlsHandshakeError,
 )
-from psicli.transport import dialer, tls
+from psicli.transport import dialer, preflight, tls
 from psicli.transport.certs import dns_names
 from psicli.transport.dialer import Dialer
 from psicli.transport.endpoint import Endpoint
@@ -344,7 +344,7 @@ def test_a_port_of_another_program(meeting: Meeting, files: Path, octets: bytes,
 
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("secure", [True, False])
-@pytest.mark.parametrize(("closes", "reason"), [(False, tls.NO_ANSWER), (True, tls.CLOSED)])
+@pytest.mark.parametrize(("closes", "reason"), [(False, preflight.NO_ANSWER), (True, preflight.CLOSED)])
 def test_a_port_that_answers_nothing(
     meeting: Meeting, files: Path, caplog: pytest.LogCaptureFixture, closes: bool, reason: str, secure: bool
 ) -> None:
@@ -394,8 +394,8 @@ def test_a_grpc_server_of_another_program(meeting: Meeting) -> None:
 
 ABSENT = [
     ("127.0.0.1", None, "connection refused", "If both sides connect and neither listens"),
-    ("no-such-host.invalid", socket.gaierror(-2, "Unknown"), tls.UNRESOLVED, "the name service of this machine"),
-    ("10.0.0.1", TimeoutError(), tls.TIMED_OUT, "the routes and firewalls between the two machines"),
+    ("no-such-host.invalid", socket.gaierror(-2, "Unknown"), preflight.UNRESOLVED, "the name service of this machine"),
+    ("10.0.0.1", TimeoutError(), preflight.TIMED_OUT, "the routes and firewalls between the two machines"),
     ("10.0.0.1", OSError(113, "No route to host"), "no route to host", "the routes and firewalls"),
 ]
 
@@ -414,7 +414,7 @@ def test_the_reason_of_a_failure_is_told_soon_and_the_hint_fits_it(
     monkeypatch.setattr(dialer, "EARLY", 0.0)
     if fails is not None:
         # What a resolver or a firewall does differs from machine to machine.
-        monkeypatch.setattr(tls.socket, "create_connection", Mock(side_effect=fails))
+        monkeypatch.setattr(preflight.socket, "create_connection", Mock(side_effect=fails))
     with pytest.raises(PeerAbsentError, match=reason) as caught:
         Dialer(Endpoint(host, meeting.port, LISTENER), 0.05).meet(lambda: hello(DIALER), 0.3)
     told = [record.getMessage() for record in caplog.records if "trying again until" in record.getMessage()]

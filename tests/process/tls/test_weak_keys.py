@@ -21,7 +21,7 @@ from support.waiting import wait_until
 from psicli.core.peer_errors import IdentityError, PeerCertificateUnfitError, PeerRefusedError
 from psicli.protocol.messages import HelloOctets
 from psicli.protocol.wire import encode
-from psicli.transport import certs, tls
+from psicli.transport import certs, preflight
 from psicli.transport.endpoint import METHOD, SERVICE
 from psicli.transport.tls import TlsCredentials
 
@@ -126,7 +126,7 @@ def test_the_listener_serves_no_client_with_a_weak_key(
         socket.create_connection(("127.0.0.1", meeting.port)) as plain,
         context.wrap_socket(plain) as secure,
     ):
-        secure.sendall(tls._PREFACE)
+        secure.sendall(preflight._PREFACE)
         while secure.recv(1 << 12):
             pass
     served = meeting.dial(credentials(tmp_path, DIALER, DIALER, LISTENER))

@@ -29,7 +29,8 @@ from psicli.transport.door.guest import Guest
 from psicli.transport.endpoint import Endpoint
 from psicli.transport.link import Link
 from psicli.transport.listener import Listener
-from psicli.transport.tls import TIMED_OUT, TlsCredentials
+from psicli.transport.preflight import TIMED_OUT
+from psicli.transport.tls import TlsCredentials
 
 FRAMES: list[Message] = [Frame(0, 0, 0, 1, seq, os.urandom(20_000)) for seq in range(400)]
 # Options with which pings detect a dead connection within about a second [ms].
@@ -267,7 +268,7 @@ def test_a_network_that_comes_and_goes_is_not_a_stopped_listener(
         if not reached[-1]:
             raise PeerGoneError(reason=TIMED_OUT)
 
-    monkeypatch.setattr("psicli.transport.tls.reach", every_other_time)
+    monkeypatch.setattr("psicli.transport.preflight.reach", every_other_time)
     ends.proxy.blackhole()
     wait_until(lambda: reached.count(True) > 1 or ends.bob.ended, "the network is there more than once")
     assert not ends.bob.ended
@@ -281,7 +282,7 @@ def out_of_reach(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
         raise PeerGoneError(reason=TIMED_OUT)
 
     # Patched because the kernel behind the proxy always answers; on a lost network these calls fail.
-    monkeypatch.setattr("psicli.transport.tls.reach", unreachable)
+    monkeypatch.setattr("psicli.transport.preflight.reach", unreachable)
     monkeypatch.setattr("psicli.transport.door.guest.Guest.is_unanswered", lambda guest: True)
     monkeypatch.setattr("psicli.transport.link.LONG_SILENCE", 0.2)
     monkeypatch.setattr("psicli.transport.listener.WATCH_INTERVAL", 0.05)
@@ -400,7 +401,7 @@ def test_the_peer_may_reconnect_while_its_stream_looks_intact(join: Callable[...
 
 def test_an_unexpected_failure_while_reconnecting(join: Callable[..., Ends], monkeypatch: pytest.MonkeyPatch) -> None:
     ends = join()
-    monkeypatch.setattr("psicli.transport.tls.reach", lambda host, port, timeout: 1 // 0)
+    monkeypatch.setattr("psicli.transport.preflight.reach", lambda host, port, timeout: 1 // 0)
     ends.proxy.reset()
     with pytest.raises(Exception, match="unexpected ZeroDivisionError"):
         read_to_the_end(ends.bob)
