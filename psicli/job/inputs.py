@@ -27,7 +27,6 @@ from psicli.core.places import Place, Url, is_on_web
 from psicli.storage.files import check_writable, identity, make_folder, private
 from psicli.storage.state import run_folder, state_folder
 from psicli.tables import Selection, Source
-from psicli.tables.databases import Query, copy_rows
 
 STDIO = "-"
 # DuckDB gets this part of the memory, while psicli itself reads nothing, and at least this much [bytes].
@@ -131,6 +130,9 @@ def _queried(
     files: InputFiles, stack: ExitStack, pipeline: PipelineSettings, rows: int | None, check: Callable[[], None]
 ) -> Source:
     """Run the query of an input, and return the file with its rows."""
+    # Imported late, because few inputs are queries.
+    from psicli.tables.databases import Query, copy_rows
+
     database = next((path.absolute() for path in files.paths if isinstance(path, Path)), None)
     memory = max(pipeline.memory // DATABASE_SHARE, LEAST_DATABASE_MEMORY)
     threads = pipeline.threads or len(os.sched_getaffinity(0))

@@ -26,18 +26,13 @@ from psicli.config import OutputSettings
 from psicli.core.errors import ColumnError, InterruptedBySignal, shown
 from psicli.core.formats import COLUMNAR, FileFormat, Format
 from psicli.items.forms.columns import KeyColumns
-from psicli.outputs.columnar import write_arrow, write_parquet
 from psicli.outputs.columns import UsedValues, check_types, output_schema, unwritable
 from psicli.outputs.delimited import column_that_needs_quotes, csv_rows, write_csv
-from psicli.outputs.jsonl import write_jsonl
-from psicli.outputs.metadata import with_metadata
 from psicli.outputs.rows.content import Content
 from psicli.outputs.rows.filed import regrouped
 from psicli.outputs.sorting import SHARES, RowSorter
 from psicli.storage.spool import Spool
 from psicli.tables import Input, Sample, Selection
-from psicli.tables.delimited import DelimitedInput
-from psicli.tables.parquet import row_group_rows
 
 # More memory than one row ever takes [bytes].
 _AMPLE = 1 << 40
@@ -169,6 +164,8 @@ def check_unquoted(source: Input, fmt: FileFormat, settings: OutputSettings = _D
     if settings.flag is not None:
         flag = pa.schema([(settings.flag, pa.bool_())])
         needs = column_that_needs_quotes(flag.empty_table(), flag, fmt)
+    from psicli.tables.delimited import DelimitedInput
+
     is_same = isinstance(source, DelimitedInput) and source.format.delimiter == fmt.delimiter
     if needs is None and not is_same:
         needs = _first_that_needs_quotes(source, fmt, settings)
@@ -202,7 +199,11 @@ class _Writer:
 
     def rows_at_once(self, row_bytes: int) -> int:
         """Return how many rows to write in one step [rows], given the average content of a row [bytes]."""
-        return row_group_rows(len(self._content.schema), row_bytes) if self._is_columnar else csv_rows(row_bytes)
+        if not self._is_columnar:
+            return csv_rows(row_bytes)
+        from psicli.tables.parquet import row_group_rows
+
+        return row_group_rows(len(self._content.schema), row_bytes)
 
     def divided(self, tables: Iterator[Any]) -> Iterator[Any]:
         """Divide rows that are not sorted into steps of writing."""
@@ -210,13 +211,21 @@ class _Writer:
         return regrouped(tables, self._content.wide, self.rows_at_once(0), size)
 
     def write(self, tables: Iterator[Any], dictionaries: Mapping[str, Any]) -> int:
-        """Write tables whose columns are single chunks; return how many rows."""
+        """Write tables whose columns are single chunks; return how many rows.
+
+        What writes a format is imported late, because a run has outputs in one format, or few.
+        """
         fmt, schema = self._format, self._content.schema
         tables = (table.select(schema.names) for table in tables)
         if fmt.kind is Format.JSONL:
+            from psicli.outputs.jsonl import write_jsonl
+
             return write_jsonl(self._file, fmt, schema, self._line_column, tables)
         if not self._is_columnar:
             return write_csv(self._file, fmt, schema, tables)
+        from psicli.outputs.columnar import write_arrow, write_parquet
+        from psicli.outputs.metadata import with_metadata
+
         output = output_schema(schema, dictionaries)
         output = with_metadata(output, schema.metadata, dictionaries, self._content.rows, self._content.flag)
         if fmt.kind is not Format.PARQUET:

@@ -8,7 +8,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from psicli.core.formats import Format
 from psicli.items import compute as pc
@@ -24,6 +23,9 @@ def write_parquet(
     The tables have columns that are single chunks; each becomes a row group. utc_times: whether times of day are in
     UTC.
     """
+    # Imported late, because outputs in Arrow do not need it.
+    import pyarrow.parquet as pq
+
     rows = 0
     options = {"use_dictionary": _repeating(schema), "write_time_adjusted_to_utc": utc_times}
     with pq.ParquetWriter(file, schema, **options) as writer:
@@ -58,6 +60,8 @@ def _repeating(schema: Any) -> list[str]:
 
     Floating-point numbers hardly repeat. Dictionaries for them took a third of the writing time and made files larger.
     """
+    import pyarrow.parquet as pq
+
     nothing = io.BytesIO()
     pq.write_table(with_types(schema, stored).empty_table(), nothing)
     leaves = pq.ParquetFile(nothing).schema

@@ -12,7 +12,6 @@ from psicli.core.formats import FileFormat, Format
 from psicli.items import compute as pc
 from psicli.items.kinds import bare, cast, has_list_view, kept, pairs, plain, relabelled, stored, value_type, with_types
 from psicli.items.text import has_text
-from psicli.outputs.jsonl import has_json
 
 # UsedValues collects at least this many new values before it merges them with the others.
 _GATHERED_VALUES = 1 << 16
@@ -43,11 +42,17 @@ def _has_arrow(kind: Any) -> bool:
     return not has_list_view(kind)
 
 
+def _has_json(kind: Any) -> bool:
+    from psicli.outputs.jsonl import has_json
+
+    return has_json(kind)
+
+
 _HOLDS: Mapping[Format, Callable[[Any], bool]] = {
     Format.PARQUET: _has_parquet,
     Format.ARROW: _has_arrow,
     Format.ARROW_STREAM: _has_arrow,
-    Format.JSONL: has_json,
+    Format.JSONL: _has_json,
 }
 
 

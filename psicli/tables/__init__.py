@@ -14,29 +14,33 @@ input, or a batch of its rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from psicli.core.formats import FileFormat
 from psicli.core.places import Place
 from psicli.items.forms.columns import KeyColumns
 from psicli.items.forms.names import Form
-from psicli.tables.arrow import ArrowInput
-from psicli.tables.delimited import DelimitedInput
-from psicli.tables.jsonl import JsonlInput
-from psicli.tables.many.input import ManyInput, fingerprint
-from psicli.tables.many.parts import open_file
+from psicli.tables.many.parts import fingerprint, open_file
 from psicli.tables.many.sources import Part, Source, find_source
-from psicli.tables.parquet import ParquetInput
 from psicli.tables.source import Fingerprint, Share
 from psicli.tables.values import ALL, Sample, Selection
 
-__all__ = ["Divisible", "Fingerprint", "Input", "JsonlInput", "Part", "Sample", "Selection", "Share", "Source"]
+if TYPE_CHECKING:
+    # Imported late, because a run reads files of one format, or few.
+    from psicli.tables.arrow import ArrowInput
+    from psicli.tables.delimited import DelimitedInput
+    from psicli.tables.jsonl import JsonlInput
+    from psicli.tables.many.input import ManyInput
+    from psicli.tables.parquet import ParquetInput
+
+__all__ = ["Divisible", "Fingerprint", "Input", "Part", "Sample", "Selection", "Share", "Source"]
 __all__ += ["check_input", "check_source", "find_source", "fingerprint", "open_input", "open_source"]
 
 # An open input. psicli reads it once for its keys and again for the rows that matched. Every method raises
 # InputChangedError if the file has changed since it was opened.
-Input = DelimitedInput | JsonlInput | ParquetInput | ArrowInput | ManyInput
+Input: TypeAlias = "DelimitedInput | JsonlInput | ParquetInput | ArrowInput | ManyInput"
 # An open input file whose rows several processes can read, each a share. One that has no shares is read as a whole.
-Divisible = DelimitedInput | JsonlInput | ParquetInput
+Divisible: TypeAlias = "DelimitedInput | JsonlInput | ParquetInput"
 
 
 def check_input(
@@ -101,4 +105,6 @@ def open_source(
     columns = KeyColumns(keys, forms, threads)
     if source.is_one_file:
         return open_file(source.parts[0], columns, output, selection)
+    from psicli.tables.many.input import ManyInput
+
     return ManyInput(source, columns, output, selection)

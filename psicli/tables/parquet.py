@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from psicli.core.errors import ColumnError, InputChangedError, MalformedInputError, PsicliError, shown
 from psicli.core.formats import COLUMNAR, FileFormat, Format
@@ -298,6 +297,9 @@ class ParquetInput(SourceFile):
 
     def _opened(self, columns: int, unit: str) -> Any:
         """Open the file to read this many columns at once, and INT96 timestamps in this unit."""
+        # Imported late, because outputs need only `row_group_rows`.
+        import pyarrow.parquet as pq
+
         buffer = min(_BUFFER_BYTES // max(columns, 1), _COLUMN_BUFFER_BYTES)
         # Without a buffer, pyarrow reads whole column chunks of a row group into memory.
         options = {"buffer_size": buffer, "page_checksum_verification": True, "coerce_int96_timestamp_unit": unit}
@@ -338,6 +340,8 @@ def _read_schemas(source: SourceFile) -> tuple[Any, Any, int]:
 
     Raises BadInputError.
     """
+    import pyarrow.parquet as pq
+
     if not source.size:
         raise empty(source.name)
 

@@ -7,9 +7,7 @@ places name by then: none may have come, gone or changed.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
@@ -20,11 +18,11 @@ from psicli.core.formats import FileFormat, Format
 from psicli.items import compute as pc
 from psicli.items.forms.columns import KeyColumns
 from psicli.tables.jsonl import JsonlInput
-from psicli.tables.many.parts import OneFile, PartColumns, open_file, repeated
+from psicli.tables.many.parts import OneFile, PartColumns, joined_identity, open_file, repeated
 from psicli.tables.many.schema import Columns
 from psicli.tables.many.sources import Part, Source
 from psicli.tables.parquet import ParquetInput
-from psicli.tables.source import UNPACKED, Fingerprint, check_selection, file_fingerprint
+from psicli.tables.source import UNPACKED, check_selection
 from psicli.tables.values import ALL, Int96, Sample, Selection
 
 # Before a run meets its peer, it looks at the columns of so many files.
@@ -95,7 +93,7 @@ class ManyInput:
     @property
     def identity(self) -> tuple[int | str, ...]:
         """What tells these files from others, once their keys are read."""
-        return _joined(self._source, [read.identity for read in self._read])
+        return joined_identity(self._source, [read.identity for read in self._read])
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -268,18 +266,3 @@ class ManyInput:
             if name not in table.column_names and name in self.schema.names:
                 table = table.append_column(name, repeated(value, table.num_rows))
         return table
-
-
-def fingerprint(source: Source) -> Fingerprint:
-    """Return what tells an input from any other; raises InputMissingError, InputChangedError, StorageError."""
-    found = [file_fingerprint(part.place, part.name) for part in source.parts]
-    if source.is_one_file:
-        return found[0]
-    digest = hashlib.sha256(json.dumps([each[-1] for each in found]).encode()).hexdigest()
-    return *_joined(source, [each[:-1] for each in found]), digest
-
-
-def _joined(source: Source, identities: Iterable[tuple[int | str, ...]]) -> tuple[int | str, ...]:
-    """Return the identity of all files together."""
-    named = [[str(part.place), *each] for part, each in zip(source.parts, identities, strict=True)]
-    return len(source.parts), hashlib.sha256(json.dumps(named).encode()).hexdigest()

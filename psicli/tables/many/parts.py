@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 
@@ -13,14 +15,18 @@ from psicli.core.formats import FileFormat, Format
 from psicli.items import compute as pc
 from psicli.items.forms.columns import KeyColumns, Unfit
 from psicli.items.text import canonical_text
-from psicli.tables.arrow import ArrowInput
-from psicli.tables.delimited import DelimitedInput
-from psicli.tables.jsonl import JsonlInput
-from psicli.tables.many.sources import Part
-from psicli.tables.parquet import ParquetInput
+from psicli.tables.many.sources import Part, Source
+from psicli.tables.source import Fingerprint, file_fingerprint
 from psicli.tables.values import ALL, Selection
 
-OneFile = DelimitedInput | JsonlInput | ParquetInput | ArrowInput
+if TYPE_CHECKING:
+    # Imported late, because a run reads files of one format, or few.
+    from psicli.tables.arrow import ArrowInput
+    from psicli.tables.delimited import DelimitedInput
+    from psicli.tables.jsonl import JsonlInput
+    from psicli.tables.parquet import ParquetInput
+
+OneFile: TypeAlias = "DelimitedInput | JsonlInput | ParquetInput | ArrowInput"
 
 
 def open_file(
@@ -32,21 +38,34 @@ def open_file(
     format.
     """
     with ExitStack() as stack:
-        match part.format.kind:
-            case Format.PARQUET:
-                found: OneFile = ParquetInput(part.place, part.name, columns, output)
-            case Format.ARROW | Format.ARROW_STREAM:
-                found = ArrowInput(part.place, part.name, columns, output)
-            case Format.JSONL:
-                found = JsonlInput(part.place, part.name, columns, part.format, output)
-            case _:
-                found = DelimitedInput(part.place, part.name, columns, part.format)
+        found = _opened(part, columns, output)
         stack.enter_context(found)
         found.selection = selection
         if check:
             found.check_content(part.format)
         stack.pop_all()
     return found
+
+
+def _opened(part: Part, columns: KeyColumns, output: FileFormat | None) -> OneFile:
+    """Open one file with the reader of its format."""
+    match part.format.kind:
+        case Format.PARQUET:
+            from psicli.tables.parquet import ParquetInput
+
+            return ParquetInput(part.place, part.name, columns, output)
+        case Format.ARROW | Format.ARROW_STREAM:
+            from psicli.tables.arrow import ArrowInput
+
+            return ArrowInput(part.place, part.name, columns, output)
+        case Format.JSONL:
+            from psicli.tables.jsonl import JsonlInput
+
+            return JsonlInput(part.place, part.name, columns, part.format, output)
+        case _:
+            from psicli.tables.delimited import DelimitedInput
+
+            return DelimitedInput(part.place, part.name, columns, part.format)
 
 
 class PartColumns(KeyColumns):
@@ -95,7 +114,7 @@ class PartColumns(KeyColumns):
         same = pc.is_null(texts) if value is None else pc.fill_null(pc.equal(texts, value), False)
         if same.false_count:
             raise ColumnError(
-                place=place(same.index(pa.scalar(False)).as_py()),
+                place=place(pc.index(same, False).as_py()),
                 fault=f"the column {shown(name)} is not what the file's folder says",
                 advice="Correct the file or its folder, or leave the column out of the file.",
             )
@@ -110,3 +129,18 @@ class PartColumns(KeyColumns):
 def repeated(value: str | None, count: int) -> Any:
     """Return a column of text that a path gives to each row of a file."""
     return pa.repeat(pa.scalar(value, pa.string()), count)
+
+
+def fingerprint(source: Source) -> Fingerprint:
+    """Return what tells an input from any other; raises InputMissingError, InputChangedError, StorageError."""
+    found = [file_fingerprint(part.place, part.name) for part in source.parts]
+    if source.is_one_file:
+        return found[0]
+    digest = hashlib.sha256(json.dumps([each[-1] for each in found]).encode()).hexdigest()
+    return *joined_identity(source, [each[:-1] for each in found]), digest
+
+
+def joined_identity(source: Source, identities: Iterable[tuple[int | str, ...]]) -> tuple[int | str, ...]:
+    """Return the identity of all files together."""
+    named = [[str(part.place), *each] for part, each in zip(source.parts, identities, strict=True)]
+    return len(source.parts), hashlib.sha256(json.dumps(named).encode()).hexdigest()

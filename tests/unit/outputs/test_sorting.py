@@ -43,6 +43,7 @@ from psicli.core.formats import FileFormat
 from psicli.outputs import columns, sorting
 from psicli.storage.files import AtomicFile
 from psicli.storage.spool import Spool
+from psicli.tables import parquet
 
 TEXT = st.text(st.sampled_from('ab,"\n\ré😀\t '), max_size=5)
 ROWS = st.lists(
@@ -104,7 +105,7 @@ def test_bytes_do_not_depend_on_the_budget(
     columns = NAMES if fmt in TYPED_FORMATS and out in TYPED_FORMATS else NAMES[:5]
     matched = [random.random() < 0.7 for _ in rows]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outputs, "row_group_rows", lambda columns, row_bytes: 7)
+        patch.setattr(parquet, "row_group_rows", lambda columns, row_bytes=0: 7)
         path = Path(folder) / "in"
         if fmt in TYPED_FORMATS:
             path.write_bytes(typed_bytes(typed(rows, size, columns), fmt, group))

@@ -16,7 +16,7 @@ from psicli.core.formats import file_format
 from psicli.items.forms.columns import KeyColumns, Unfit
 from psicli.items.forms.names import Form, parse_form
 from psicli.items.spelling import unfit_findings
-from psicli.tables import Input
+from psicli.tables import Input, delimited
 
 TEXT = pa.large_string()
 
@@ -51,7 +51,7 @@ def test_lines_of_csv_with_quotes_and_empty_lines(tmp_path: Path) -> None:
 
 
 def test_lines_of_csv_in_several_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables.delimited, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(delimited, "_BLOCK_BYTES", 100)
     path = tmp_path / "in.csv"
     path.write_text("id\n" + "".join(f"{'no' if n % 10 == 3 else n}\n" for n in range(200)))
     assert read(path, "integer")[1] == [Unfit(20, [5, 15, 25, 35, 45])]

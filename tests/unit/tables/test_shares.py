@@ -17,7 +17,8 @@ from psicli.core.errors import BadInputError, InputMissingError
 from psicli.core.formats import Dialect, file_format
 from psicli.items.forms.columns import Unfit
 from psicli.items.forms.names import Form
-from psicli.tables import ArrowInput, Divisible, Share, delimited, jsonl
+from psicli.tables import Divisible, Share, delimited, jsonl
+from psicli.tables.arrow import ArrowInput
 
 Opening = Callable[[], Divisible]
 AMPLE = 1 << 30
