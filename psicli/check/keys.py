@@ -119,7 +119,7 @@ class _FirstRows(KeyColumns):
         made = {"text": canonical}
         if not form.is_text and not form.hashed:
             made[str(replace(form, sha256=False))] = self._unhashed.convert(index, canonical)
-        made[str(form)] = self._converter.convert(index, canonical)
+        made[str(form)] = self._converted(index, canonical)
         rows = zip(lines, _as_in_file(column, canonical), *(texts.to_pylist() for texts in made.values()), strict=True)
         for number, text, *steps in rows:
             yield Value(number, text, [*_changes(made, steps)], _why_null(text, steps[-1], form))

@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from psicli.config import Job, Task
-from psicli.items.forms.convert import FORMS_VERSION
-from psicli.items.forms.probe import phone_version, probe, unicode_version
 from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
 from psicli.protocol.messages import COUNT, Purpose, TaskTerms
 from psicli.session.agreement import Deadline, Terms
@@ -69,6 +67,10 @@ def task_terms(task: Task) -> TaskTerms:
     terms = TaskTerms(task.name, task.receiver, task.broadcast_result, len(task.keys), group=task.group, result=result)
     if all(form.is_text for form in task.forms):
         return terms
+    # Imported late, because most keys are compared as text.
+    from psicli.items.forms.convert import FORMS_VERSION
+    from psicli.items.forms.probe import phone_version, probe, unicode_version
+
     return replace(
         terms,
         key_form=tuple(form.agreed for form in task.forms),

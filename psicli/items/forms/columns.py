@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from psicli.items import compute as pc
-from psicli.items.forms.convert import Converter
 from psicli.items.forms.names import Form
-from psicli.items.forms.rules.text import TRIMMED
 from psicli.items.text import check_characters, check_lengths, first_control_row, key_text
+
+if TYPE_CHECKING:
+    from psicli.items.forms.convert import Converter
 
 # How many places of unfit values are kept for a warning.
 _PLACES_KEPT = 5
@@ -36,7 +37,8 @@ class KeyColumns:
         self.names = tuple(names)
         self.forms = tuple(forms) or (Form(),) * len(self.names)
         self.unfit = [Unfit() for _ in self.names]
-        self._converter = Converter(self.forms, threads)
+        self._threads = threads
+        self._converter: Converter | None = None
 
     def texts(
         self, rows: Any, place: Callable[[int], str], numbers: Callable[[Sequence[int]], list[int]]
@@ -62,7 +64,7 @@ class KeyColumns:
             check_characters(text, name, place)
         if form.is_text:
             return text
-        converted = self._converter.convert(index, text)
+        converted = self._converted(index, text)
         lost = converted.null_count - text.null_count
         if lost and len(unfit.numbers) < _PLACES_KEPT:
             mask = pc.and_(pc.is_null(converted), pc.is_valid(text)).to_numpy(zero_copy_only=False)
@@ -77,6 +79,14 @@ class KeyColumns:
             return text
         if form.base != "text" or form.hashed:
             text = _without_controls(text)
+        return self._converted(index, text)
+
+    def _converted(self, index: int, text: Any) -> Any:
+        if self._converter is None:
+            # Imported late, because most keys are compared as text.
+            from psicli.items.forms.convert import Converter
+
+            self._converter = Converter(self.forms, self._threads)
         return self._converter.convert(index, text)
 
     def join(self, later: Sequence[Unfit], shift: int) -> None:
@@ -87,9 +97,14 @@ class KeyColumns:
 
     def close(self) -> None:
         """End the processes that convert values; does nothing if there are none."""
-        self._converter.close()
+        if self._converter is not None:
+            self._converter.close()
 
 
 def _without_controls(text: Any) -> Any:
     """Return texts without what forms trim, if any of them has a control character."""
-    return text if first_control_row(text) is None else pc.utf8_trim(text, characters=TRIMMED)
+    if first_control_row(text) is None:
+        return text
+    from psicli.items.forms.rules.text import TRIMMED
+
+    return pc.utf8_trim(text, characters=TRIMMED)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
 from psicli.items import compute as pc
 from psicli.items.forms.names import Form
-from psicli.items.forms.phone_pool import PhonePool
 from psicli.items.forms.quick import quick
 from psicli.items.forms.quick.hashes import sha256_texts
-from psicli.items.forms.rules import base_rule
+from psicli.items.forms.rules.bases import base_rule
+
+if TYPE_CHECKING:
+    from psicli.items.forms.phone_pool import PhonePool
 
 # Raised when a form changes what it makes of any value; both parties must have the same.
 FORMS_VERSION = 1
@@ -30,7 +32,7 @@ class Converter:
     def __init__(self, forms: Sequence[Form], threads: int = 1) -> None:
         self._forms = forms
         regions = {form.option for form in forms if form.base == "phone" and not form.hashed}
-        self._pools = {region: PhonePool(region, threads) for region in regions}
+        self._pools = _pools(regions, threads) if regions else {}
 
     def convert(self, column: int, texts: Any) -> Any:
         """Return the values of a key column in its form: a pa.LargeStringArray, as long as `texts` is.
@@ -63,6 +65,13 @@ class Converter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _pools(regions: Iterable[str], threads: int) -> dict[str, PhonePool]:
+    # Imported late, because other forms need no processes.
+    from psicli.items.forms.phone_pool import PhonePool
+
+    return {region: PhonePool(region, threads) for region in regions}
 
 
 def _completed(values: Any, texts: Any, rules: _Rules) -> Any:

@@ -9,7 +9,8 @@ from hashlib import sha256
 from itertools import chain
 
 from psicli.items.forms.names import Form
-from psicli.items.forms.rules import phones, rule
+from psicli.items.forms.rules import phones
+from psicli.items.forms.rules.bases import rule
 
 _LABEL = b"psicli/v1/forms\0"
 _LENGTH = 16

@@ -13,7 +13,7 @@ import pyarrow as pa
 from psicli.items import compute as pc
 from psicli.items import kinds
 from psicli.items.encoding import packed
-from psicli.items.forms.rules.emails import GMAIL
+from psicli.items.forms.domains import GMAIL
 from psicli.items.spelling import patterns
 from psicli.items.spelling.case import CaseSample
 from psicli.items.spelling.keys import HEX_DIGITS, LONGEST_NUMBER, Keys, is_digit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from psicli.items.forms.rules.emails import GMAIL, WITH_TAGS
+from psicli.items.forms.domains import GMAIL, WITH_TAGS
 
 # What tools write where there is no value. These words are psicli's, so a message may contain them.
 PLACEHOLDERS = (

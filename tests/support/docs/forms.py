@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
+from psicli.items.forms.domains import WITH_TAGS
 from psicli.items.forms.names import BASES, Form, parse_form
 from psicli.items.forms.probe import TEXTS, probe
-from psicli.items.forms.rules import rule
-from psicli.items.forms.rules.emails import WITH_TAGS
+from psicli.items.forms.rules.bases import rule
 from psicli.items.forms.rules.text import TRIMMED_RANGES
 
 # The forms whose results the tables show, for each topic of the texts.

@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 from psicli.items import compute as pc
+from psicli.items.forms.domains import GMAIL, WITH_TAGS
 from psicli.items.forms.quick.values import changed, matching, only, without
 from psicli.items.forms.rules.codes import HASH_OF_NOTHING
-from psicli.items.forms.rules.emails import GMAIL, WITH_TAGS
 from psicli.items.text import joined
 
 # A local part of ASCII characters, which does not begin with a quotation mark, and a domain.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from psicli.items.forms.domains import GMAIL, WITH_TAGS
 from psicli.items.forms.rules.text import TRIMMED, trim
 
 # The longest text with an address [characters], and the longest address and its parts [bytes].
@@ -15,13 +16,6 @@ _AROUND = TRIMMED + "\"';,\u2018\u2019\u201c\u201d"
 _NAMED = re.compile(r"[^<>]*<([^<>]*)>")
 _MAILTO = "mailto:"
 _NOT_ALLOWED = re.compile(f'[{re.escape(TRIMMED)},;:<>()\\[\\]"\\\\]')
-
-# Gmail ignores dots; all of these ignore a plus and what follows it.
-GMAIL = ("gmail.com", "googlemail.com")
-WITH_TAGS = (
-    *GMAIL, "outlook.com", "hotmail.com", "live.com", "msn.com", "icloud.com", "me.com", "mac.com", "fastmail.com",
-    "fastmail.fm", "proton.me", "protonmail.com", "pm.me",
-)  # fmt: skip
 
 
 def email(text: str) -> str | None:

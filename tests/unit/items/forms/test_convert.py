@@ -15,7 +15,7 @@ from psicli.items.forms.convert import Converter
 from psicli.items.forms.names import Form, parse_form
 from psicli.items.forms.probe import TEXTS
 from psicli.items.forms.quick import quick
-from psicli.items.forms.rules import rule
+from psicli.items.forms.rules.bases import rule
 
 TEXT = pa.large_string()
 NAMES = [

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from psicli.items.forms.names import BASES, Form, parse_form
 from psicli.items.forms.probe import TEXTS, phone_version, probe, unicode_version
-from psicli.items.forms.rules import rule
+from psicli.items.forms.rules.bases import rule
 from psicli.items.forms.rules.text import TRIMMED
 
 HASH = "e0b7d6e4fd1c7a6b5a3e9f0c8d2b4a6978695a4b3c2d1e0f1122334455667788"
