@@ -108,9 +108,14 @@ def run_job(
             for task, entry in zip(job.tasks, report.tasks, strict=True):
                 runs.append(TaskRun(shared, task, entry))
                 stack.callback(runs[-1].close)
+            if (first := next((run for run in runs if not run.is_left_out), None)) is not None:
+                first.read_ahead()
             session = stack.enter_context(_session(job, meeting, storage, workers, report, timing.deadline, lock))
             console.meets()
             names = _agree(session, report, console)
+            for run in runs:
+                if run.name not in names:
+                    run.close()
             workers.open()
             session.run([run for run in runs if run.name in names])
     except PsicliError as exc:

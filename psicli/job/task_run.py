@@ -18,10 +18,10 @@ from psicli.config import InputFiles, Job, Task
 from psicli.core import failpoints
 from psicli.core.errors import BadInputError, InputMissingError, PsicliError, counted, unexpected
 from psicli.core.peer_errors import skip_of_peer
+from psicli.core.places import Url
 from psicli.core.stages import Stage, Stages
 from psicli.curve import threads
 from psicli.exchange.task_exchange import Prepared, Storage
-from psicli.items.encoding import encode_items
 from psicli.items.partitions import Items, Matches, Partitioner
 from psicli.items.sketches import Sketch, Sketches
 from psicli.items.spelling import Spellings, unfit_findings
@@ -29,6 +29,7 @@ from psicli.job.drift import Drift, Past
 from psicli.job.inputs import Inputs, selection
 from psicli.job.outputs import Found, TaskOutput, outcome
 from psicli.job.policy import Comparison, Duration, Policy
+from psicli.job.reading.ahead import Reading
 from psicli.job.resume import Mode, Resume
 from psicli.protocol.messages import COUNT, Kept, partition_key
 from psicli.protocol.task import Progress, TaskParty
@@ -81,6 +82,8 @@ class TaskRun:
         self._entry = entry
         self._resume = Resume(shared.resume, shared.job, task, shared.inputs.sources.get(task.name), shared.ledger)
         self._input: Input | None = None
+        # The reading of the input that began before the task, or that takes place.
+        self._reading: Reading | None = None
         self._output: TaskOutput | None = None
         # The result of a task without an output.
         self._alone = Found()
@@ -96,6 +99,19 @@ class TaskRun:
         self._fault = shared.inputs.faults.get(task.name)
         if self._fault is not None:
             self._leave_out(self._fault)
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether this party leaves the task out."""
+        return self._fault is not None
+
+    def read_ahead(self) -> None:
+        """Begin to read the input, before the peer is there; only the first task may, since others need the memory."""
+        source = self._shared.inputs.sources[self.name]
+        # Nodes of a cluster may read it, and what a store sends may cost money.
+        if self._shared.cluster is None and not any(isinstance(part.place, Url) for part in source.parts):
+            self._reading = self._new_reading()
+            self._reading.begin(self._shared.storage.plan.reading)
 
     def find(self) -> Kept | None:
         """Return what this run could resume from the checkpoint of an earlier run, or None."""
@@ -128,6 +144,9 @@ class TaskRun:
     def settled(self, party: TaskParty) -> None:
         """Apply what both parties have agreed to resume from."""
         self._resume.settle(party.resumption)
+        if self._resume.done_before is not None:
+            # The input is read later, to write the result, or never.
+            self._close_reading()
 
     def prepare(self, partition_sid: bytes) -> Prepared:
         """Read the whole input and partition its items; raises the first error of the input."""
@@ -148,14 +167,20 @@ class TaskRun:
         return Prepared(found, self._output, checkpoint, strict=self._shared.job.policy.strict)
 
     def _read(self, partition_sid: bytes) -> tuple[Items, Input]:
-        source = self._shared.inputs.sources[self.name]
-        self._phase("reading %s", source.name)
-        more: dict[str, Any] = {"forms": self._task.forms, "output": self._task.output_format}
-        opening = partial(tables.open_source, source, self._task.keys, selection=selection(self._task), **more)
+        self._phase("reading %s", self._shared.inputs.sources[self.name].name)
         key, sketch = partition_key(partition_sid), self._comparison.begin()
-        items, read, spellings = self._read_on_nodes(opening, key, sketch) or self._read_here(opening, key, sketch)
+        items, read, spellings = self._read_on_nodes(key, sketch) or self._read_here(key, sketch)
         self._note_keys(read, spellings, items)
         return items, read
+
+    def _opening(self, cores: int = 1) -> Callable[[], Input]:
+        """Return a function that opens the input; cores: how many a slow form may use."""
+        task, source = self._task, self._shared.inputs.sources[self.name]
+        how: dict[str, Any] = {"forms": task.forms, "output": task.output_format, "selection": selection(task)}
+        return partial(tables.open_source, source, task.keys, threads=cores, **how)
+
+    def _new_reading(self) -> Reading:
+        return Reading(self._opening(threads()), Spellings(self._task.keys, self._task.forms), self.stages)
 
     def _note_keys(self, source: Input, spellings: Spellings, items: Items) -> None:
         """Report the key columns, their forms, and what is unusual about their values."""
@@ -169,7 +194,7 @@ class TaskRun:
             if not finding.is_note:
                 self._warn(str(finding))
 
-    def _read_on_nodes(self, opening: Callable[[], Input], key: bytes, sketch: Sketch | None) -> _Read | None:
+    def _read_on_nodes(self, key: bytes, sketch: Sketch | None) -> _Read | None:
         """Read the input on the nodes of the cluster, if there is one and they can read it."""
         if self._shared.cluster is None:
             return None
@@ -177,27 +202,33 @@ class TaskRun:
         from psicli.ray.reading import read_on_nodes
 
         with self.stages.at(Stage.READING, "read input on nodes"):
-            read = read_on_nodes(self._shared.cluster, opening, key, sketch)
+            read = read_on_nodes(self._shared.cluster, self._opening(), key, sketch)
             if read is not None:
                 _, self._input, _ = read
                 self._check_unquoted(self._input)
             return read
 
-    def _read_here(self, opening: Callable[..., Input], key: bytes, sketch: Sketch | None) -> _Read:
-        storage, spellings = self._shared.storage, Spellings(self._task.keys, self._task.forms)
-        visit = None if sketch is None else sketch.add
+    def _read_here(self, key: bytes, sketch: Sketch | None) -> _Read:
+        storage, visit = self._shared.storage, None if sketch is None else sketch.add
+        if self._reading is None or not self._reading.goes_on():
+            self._close_reading()
+            self._reading = self._new_reading()
+        reading = self._reading
+        self._seconds += reading.seconds
         with closing(Partitioner(key, storage.spool, storage.plan.reading, visit)) as partitioner:
             with self.stages.at(Stage.READING, "read input"):
-                self._input = source = opening(threads=threads())
-                for key_texts in source.key_batches():
-                    partitioner.expect(source.expected_rows)
-                    partitioner.add(encode_items(key_texts))
-                    spellings.add(key_texts, source.schema)
-                # The processes that convert phone numbers have memory, which the exchange needs.
-                source.columns.close()
-                self._check_unquoted(source)
+                for batch in reading.batches():
+                    partitioner.expect(batch.expected_rows)
+                    partitioner.add(batch.items)
+                self._input = reading.source
+                self._check_unquoted(self._input)
             with self.stages.at(Stage.READING, "count items"):
-                return partitioner.finish(), source, spellings
+                return partitioner.finish(), self._input, reading.spellings
+
+    def _close_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
 
     def _check_unquoted(self, source: Input) -> None:
         if self._task.output_format is not None:
@@ -318,6 +349,7 @@ class TaskRun:
         if any(seconds.values()):
             self._entry.stages = seconds
             self._entry.timeline = self.stages.timeline(self._shared.timing.started)
+        self._close_reading()
         if self._input is not None:
             self._input.close()
         if self._output is not None:
