@@ -105,12 +105,16 @@ def have_common(records: Words, other: Words) -> bool:
 
 def _seen(records: Words, others: Words) -> Mask:
     """Return which of the other records may have the same first word as one of the records."""
+    found: Mask
     if _native is not None:
-        return np.frombuffer(_native.seen(*map(np.ascontiguousarray, (records, others)), _width(others)), np.bool_)
+        both = np.ascontiguousarray(records), np.ascontiguousarray(others)
+        found = np.frombuffer(_native.seen(*both, _width(others)), np.bool_)
+        return found
     slots = np.uint64((1 << (len(records) + len(others)).bit_length() + 3) - 1)
     marked = np.zeros(int(slots) + 1, np.bool_)
     marked[records[:, 0] & slots] = True
-    return marked[others[:, 0] & slots]
+    found = marked[others[:, 0] & slots]
+    return found
 
 
 def _equal(records: Words, other: Words) -> Mask:

@@ -19,6 +19,7 @@ import pyarrow as pa
 from psicli.items import compute as pc
 from psicli.items.text import canonical_text
 from psicli.outputs.columns import content_bytes
+from psicli.outputs.rows.ordering import order_of_texts
 from psicli.storage.spool import Spool, SpoolFile
 
 # The budget has three shares: the rows in memory, their columns joined, and the sorted output.
@@ -197,6 +198,9 @@ def joined(tables: list[Any], schema: Any) -> Any:
 
 def _key_order(texts: Sequence[Any]) -> Any:
     """Return the order of the rows by their texts, compared byte by byte, column by column; ties keep their order."""
+    order = order_of_texts(texts)
+    if order is not None:
+        return pa.array(order)
     table = pa.table({str(index): column for index, column in enumerate(texts)})
     return pc.sort_indices(table, sort_keys=[(name, "ascending") for name in table.column_names])
 

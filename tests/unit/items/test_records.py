@@ -154,3 +154,26 @@ def test_repeats_compares_nothing_across_the_lists(monkeypatch: pytest.MonkeyPat
     words = np.frombuffer(b"".join(number.to_bytes(16, "little") for number in range(1000)), "<u8").reshape(-1, 2)
     compared = records.Comparison(words, words[::-1])
     assert compared.repeats() == (False, False)
+
+
+@pytest.fixture(params=["in C", "with numpy"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "with numpy":
+        monkeypatch.setattr(records, "_native", None)
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("bits", [1, 16, 33, 64])
+def test_both_ways_of_sorting_agree(bits: int) -> None:
+    generator = np.random.default_rng(bits)
+    high = generator.integers(0, (1 << bits) - 1, (30_000, 2), dtype=np.uint64, endpoint=True)
+    for lists in (high, high << np.uint64(64 - bits), high[::-1]):
+        order, words = records.in_order(lists)
+        assert order.tolist() == np.argsort(lists[:, 0], kind="stable").tolist()
+        assert words.tolist() == sorted(lists[:, 0].tolist())
+
+
+@pytest.mark.usefixtures("kernel")
+def test_both_ways_of_looking_for_common_records_agree() -> None:
+    check_against_sets(16, [number.to_bytes(16, "little") for number in range(3000)], [bytes(16)])
+    check_against_sets(32, [number.to_bytes(32, "little") for number in range(1, 3000)], [bytes(32)])
