@@ -1,7 +1,8 @@
 """The checks of `psicli check`: everything that a run does before it sends data. Start reading at check_job.
 
 A check finds every problem that would stop a run, and reports the same error. It continues after an error. The other
-party receives a Hello, as in a run, and nothing about the data: no item and no count leaves this machine.
+party receives a Hello, as in a run, and nothing about the data: no item and no count leaves this machine. Two checks at
+the same time also measure the link between them.
 """
 
 from __future__ import annotations
@@ -221,8 +222,8 @@ def _meet_peer(
             if measures:
                 return link, _measure(found, job, link, rates, agreed=agreed)
             if measure:
-                why = "is waiting in `psicli run`, which this does not disturb" if runs else "does not take part"
-                found.add("link", f"the link was not measured: {job.peer} {why}")
+                why = "a run must not be disturbed" if runs else f"{job.peer} is older, or has --no-probe"
+                found.add("link", f"the link was not measured: {why}")
         return link, None
     return None, None
 

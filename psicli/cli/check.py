@@ -40,9 +40,9 @@ def check(options: JobOptions, wait: float, full: bool, no_probe: bool) -> int:
     """Find everything that would stop a run, without sending any data.
 
     The check covers the job file, inputs, outputs, key columns, disks, port and certificates. It also tests the
-    connection if the other party runs `psicli check` or `psicli run` for the same job at the same time. It continues
-    after an error and says what to do about each. The exit code is the one that a run would end with; a warning is not
-    an error.
+    connection if the other party runs `psicli check` or `psicli run` for the same job at the same time; two checks also
+    measure the link between them. It continues after an error and says what to do about each. The exit code is the one
+    that a run would end with; a warning is not an error.
     """
     console = options.console()
     from psicli.check.checklist import Check, Checklist, Listing, longest_name, summary, to_json

@@ -243,10 +243,11 @@ class Filler:
 class Measured:
     """Ends a party's turn to measure the link; 0 stands for what is not known.
 
-    bytes_per_second: how fast Fillers arrived. hash_and_mask, mask: how fast the kernel of this message's sender is
-    [points per second].
+    round_trip_us: the shortest time from an Ask to its answer [us]. bytes_per_second: how fast Fillers arrived.
+    hash_and_mask, mask: how fast the kernel of this message's sender is [points per second].
     """
 
+    round_trip_us: int
     bytes_per_second: int
     hash_and_mask: int = 0
     mask: int = 0

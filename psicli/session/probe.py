@@ -7,6 +7,7 @@ make a slow link look fast, or keep it busy for longer than the probe may take.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -120,14 +121,14 @@ class _Turns:
         self._over_at = monotonic() + LONGEST_PROBE
         # The sizes of the Fillers that the peer owes, in order [bytes].
         self._owed: deque[int] = deque()
-        # The shortest time from an Ask to its answer [s].
-        self.round_trip = 0.0
+        # The shortest time from an Ask to its answer, as far as it is known [s].
+        self.round_trip = math.inf
 
     def measure(self) -> Measured:
         """Take this party's turn: measure, tell the peer what was found, and return it."""
-        self.round_trip = max(self._round_trip(), _TICK)
+        self._note(self._round_trip())
         rates = (_rounded(self._rates.get(name, 0.0)) for name in _OPERATIONS)
-        found = Measured(round(self._bandwidth()), *rates)
+        found = Measured(round(self.round_trip * 1e6), round(self._bandwidth()), *rates)
         self._link.send(found)
         return found
 
@@ -136,7 +137,10 @@ class _Turns:
         left, asks = PROBE_BYTES, 0
         while True:
             match self._next(self._over_at):
-                case Measured() as found:
+                case Measured(round_trip_us) as found:
+                    # What arrives late in the peer's turn makes round trips of the next one longer.
+                    if round_trip_us:
+                        self._note(round_trip_us / 1e6)
                     return found
                 case Ask(octets) if octets <= min(left, MOST_OCTETS) and asks < MOST_ASKS:
                     left, asks = left - octets, asks + 1
@@ -151,6 +155,10 @@ class _Turns:
                     pass
                 case other:
                     raise _misplaced(other)
+
+    def _note(self, round_trip: float) -> None:
+        """Note how long a message and its answer have taken [s]."""
+        self.round_trip = max(min(self.round_trip, round_trip), _TICK)
 
     def _round_trip(self) -> float:
         """Return the shortest time from an Ask to its answer [s]."""

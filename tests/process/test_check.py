@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -38,10 +37,12 @@ from psicli.core.peer_errors import PeerLostError
 from psicli.protocol.messages import Hello
 from psicli.report.layout import Screen
 from psicli.storage.memory import LIBRARIES
-from psicli.storage.state import left_over, run_folder
 
 ALONE = ("--wait", "0")
 KEYS = {"name", "task", "status", "code", "message", "hint"}
+# The rows that say something in numbers, for programs too.
+IN_FIGURES = {"link"}
+MEASURED = r"(bob|alice): [\d.]+ [MGk]bit/s there, [\d.]+ [MGk]bit/s back, round trip [\d.]+ ms"
 
 
 def start(pair: Pair, party: str, *arguments: str, **how: Any) -> Run:
@@ -56,7 +57,8 @@ def found(result: Result) -> dict[str, dict[str, Any]]:
     assert " ERROR " not in result.stderr
     told = the_object(result.stdout)
     assert told["exit_code"] == result.code
-    assert all(set(row) == KEYS for row in told["checks"])
+    assert all(set(row) - {"figures"} == KEYS for row in told["checks"])
+    assert {row["name"] for row in told["checks"] if "figures" in row} <= IN_FIGURES
     assert all((row["status"] == "fail") == (row["code"] != 0) for row in told["checks"])
     rows = {row["name"]: row for row in told["checks"]}
     assert len(rows) == len(told["checks"]), told
@@ -90,14 +92,21 @@ def test_both_sides_check_and_leave_everything_as_it_was(pair: Pair) -> None:
     assert alice.result().code == text.code == 0
     assert list(rows) == [
         "config", "lock", "kernel", "certificate", "input", "output", "state", "peer", "clock", "version", "agreement",
-        "keys", "space", "estimate",
+        "keys", "space", "link", "estimate",
     ]  # fmt: skip
     assert rows["peer"]["message"].endswith("and runs `psicli check` too")
+    assert re.fullmatch(MEASURED, rows["link"]["message"])
+    figures = rows["link"]["figures"]
+    measured = "round_trip_seconds", "sending_bytes_per_second", "receiving_bytes_per_second"
+    assert all(figures[name] > 0 for name in measured)
+    assert set(figures["peer_points_per_second"]) == {"hash_and_mask", "mask"}
+    # The peer says how fast it is with two digits.
+    assert all(rate == float(f"{rate:.1e}") > 0 for rate in figures["peer_points_per_second"].values())
     assert rows["keys"]["message"].endswith(": all 4 rows can be read, and all of them have a key; 4 distinct keys")
     assert rows["keys"]["task"] == "people"
     lines = text.stdout.decode().splitlines()
-    assert [line.split()[0] for line in lines[:-2] if not line.startswith(" ")] == ["ok"] * 14
-    assert lines[-1] == "14 ok, 0 warn, 0 fail: nothing would stop a run"
+    assert [line.split()[0] for line in lines[:-2] if not line.startswith(" ")] == ["ok"] * 15
+    assert lines[-1] == "15 ok, 0 warn, 0 fail: nothing would stop a run"
     assert MARK not in text.text
     untouched.check()
     pair.nothing_left()
@@ -115,10 +124,24 @@ def test_a_check_meets_a_waiting_run_and_does_not_end_it(pair: Pair, runs: str) 
     assert rows["peer"]["status"] == "ok"
     assert rows["peer"]["message"].endswith("and is waiting in `psicli run`")
     assert rows["agreement"]["status"] == "ok"
+    assert rows["link"]["status"] == "ok"
+    assert rows["link"]["message"].startswith("the link was not measured: ")
+    assert "figures" not in rows["link"]
     second = pair.start(checks)
     succeeded([first.result(), second.result()])
     for party in PARTIES:
         check_output(pair, party, 0, "out/people.csv")
+
+
+@pytest.mark.parametrize("party", [LISTENER, pytest.param(DIALER, marks=pytest.mark.more)])
+def test_a_party_that_does_not_want_to_measure_the_link(pair: Pair, party: str) -> None:
+    marked_pair(pair)
+    runs = {each: start(pair, each, "--json", *(["--no-probe"] if each == party else [])) for each in PARTIES}
+    rows = {each: found(run.result()) for each, run in runs.items()}
+    assert all(run.result().code == 0 for run in runs.values())
+    assert "link" not in rows[party]
+    assert rows[other(party)]["link"]["status"] == "ok"
+    assert re.search(f"not measured: {party} is older, or has --no-probe", rows[other(party)]["link"]["message"])
 
 
 @pytest.mark.more
@@ -301,7 +324,7 @@ def test_own_rows_are_shown_before_the_peer_is_awaited(pair: Pair, party: str) -
         names = [line[6:].split("  ")[0] for line in rows if line[0] != " "]
         assert names == [
             "config", "lock", "kernel", "certificate", "people: input", "people: output", "people: keys", "state",
-            "space", "estimate",
+            "space",
         ]  # fmt: skip
         run.send(signal.SIGINT)
         assert run.result().code == 130
@@ -350,6 +373,7 @@ def test_certificates_that_expire_soon(pair: Pair) -> None:
         rows = found(result)
         warned = {name: row for name, row in rows.items() if row["status"] == "warn"}
         assert list(warned) == ["certificate", "peer certificate"]
+        assert re.fullmatch(MEASURED, rows["link"]["message"])
         assert re.search(rf"/{party}\.pem expires on .*: renew it in time", warned["certificate"]["message"])
         assert warned["peer certificate"]["message"].startswith(f"{other(party)}'s certificate expires on ")
         assert all("psicli certs" in row["hint"] for row in warned.values())
@@ -470,31 +494,3 @@ def test_the_memory_of_a_small_job_is_that_of_the_libraries(pair: Pair) -> None:
 
 
 # What interrupted runs leave ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.more
-def test_status_removes_files_of_killed_runs_and_never_those_of_a_running_one(pair: Pair) -> None:
-    state = pair.folder / "state"
-    with run_folder(state) as held:
-        stale = state / "run-1-0123456789abcdef"
-        (stale / "inner").mkdir(parents=True)
-        (stale / "inner" / "spool").write_bytes(b"x")
-        assert left_over(state) == [stale]
-        text = pair.start_command("status").result()
-        assert f"left behind by an interrupted run: {stale}; `psicli status --clean` removes it" in text.stdout.decode()
-        told = the_object(pair.start_command("status", "--json", "--clean").result().stdout)
-        assert told["removed"] == [str(stale)]
-        assert not stale.exists()
-        assert held.is_dir()
-        last = pair.start_command("status", "--clean").result()
-        assert (last.code, last.stdout.decode().splitlines()[-1]) == (0, "There is nothing to remove.")
-    assert left_over(Path(state), remove=True) == []
-
-
-@pytest.mark.more
-def test_status_without_a_state_folder(pair: Pair) -> None:
-    _open_state(pair)
-    assert pair.start_command("status").result().code == 0
-    result = pair.start_command("status", "--clean").result()
-    assert result.code == 73
-    assert "have access to it" in result.stderr

@@ -14,6 +14,7 @@ from support.processes.runner import free_ports
 
 from psicli.protocol.bins import MAX_BINS
 from psicli.protocol.messages import (
+    Ask,
     Bye,
     Commit,
     Done,
@@ -213,6 +214,7 @@ STREAMS: dict[str, Cheat] = {
     ),
     "a second Hello": at("points", "a second Hello", lambda peer, due: [HelloOctets(peer.own_hello)]),
     "Reconnect": at("points", "Reconnect in the middle of a stream", instead(Reconnect(bytes(32), 1, 0))),
+    "Ask": at("points", "Ask in the middle of a stream", instead(Ask(1 << 18))),
     "frames after Bye": at("points", "it sent a message after its last one", before(Bye())),
     "garbage": at("points", "a message that cannot be read", instead(b"\xff" * 64)),
     "an empty message": at("points", "of an unknown kind", instead(b"")),

@@ -20,14 +20,17 @@ from psicli.protocol import wire
 from psicli.protocol.bins import MAX_BINS
 from psicli.protocol.messages import (
     Abort,
+    Ask,
     Bye,
     Commit,
     Done,
     End,
+    Filler,
     Frame,
     Hello,
     HelloOctets,
     Kept,
+    Measured,
     Message,
     Offer,
     Open,
@@ -71,6 +74,7 @@ hellos = st.builds(
     suite=names,
     recv_timeout_ms=u32,
     clock_ms=u64,
+    measures=st.booleans(),
 )
 
 HELLO = Hello("0.1.0", "alice", "nightly", (TaskTerms("customers", "alice", True, 2),), 2048, 1 << 20, bytes(range(32)))
@@ -131,6 +135,9 @@ EXAMPLES: list[Message] = [
     Done(7, bytes(range(32))),
     Working(),
     Abort(76),
+    Ask(1 << 18),
+    Filler(bytes(range(64))),
+    Measured(54_000, 1_250_000, 98_000, 120_000),
     Reconnect(bytes(range(32)), 2, 7),
     Taken(1 << 40),
     Bye(),

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -23,8 +24,8 @@ from psicli.core.peer_errors import (
     PeerProtocolError,
     PeerStoppedError,
 )
-from psicli.protocol.messages import Abort, Bye, Frame, HelloOctets, Message, Purpose, Ready, Working
-from psicli.protocol.wire import decode, encode
+from psicli.protocol.messages import Abort, Ask, Bye, Frame, HelloOctets, Message, Purpose, Ready, Working
+from psicli.protocol.wire import decode, decode_hello, encode, encode_hello
 from psicli.transport.dialer import Dialer
 from psicli.transport.endpoint import Endpoint
 from psicli.transport.link import QUEUE_FRAMES, Link
@@ -43,8 +44,8 @@ class Meeting:
         self._pool = stack.enter_context(ThreadPoolExecutor(4))
         stack.callback(self.listener.close)
 
-    def dialer(self) -> Dialer:
-        dialer = Dialer(Endpoint("127.0.0.1", self.port, "alice"), 0.02)
+    def dialer(self, purpose: Purpose = Purpose.RUN) -> Dialer:
+        dialer = Dialer(Endpoint("127.0.0.1", self.port, "alice", purpose=purpose), 0.02)
         self._stack.callback(dialer.close)
         return dialer
 
@@ -230,6 +231,23 @@ def test_a_check_hears_whether_a_run_would_be_turned_away(meeting: Meeting) -> N
     answers = list(meeting.raw(iter([encode(HelloOctets(hello("bob", Purpose.CHECK)))])))
     assert [type(decode(answer)) for answer in answers] == [HelloOctets, Abort]
     assert decode(answers[1]) == Abort(75)
+
+
+def test_the_listener_measures_the_link_with_one_check_only(meeting: Meeting) -> None:
+    """A second check gets its answer, and ends as it did before links were measured."""
+    measures = {party: replace(decode_hello(hello(party, Purpose.CHECK)), measures=True) for party in ("alice", "bob")}
+    octets = {party: encode_hello(each) for party, each in measures.items()}
+    meeting.listener.endpoint = replace(meeting.listener.endpoint, purpose=Purpose.CHECK)
+    with ThreadPoolExecutor(1) as pool:
+        listening = pool.submit(meeting.listener.meet, lambda: octets["alice"], DEADLINE)
+        first = meeting.dialer(Purpose.CHECK).meet(lambda: octets["bob"], DEADLINE)
+        link = listening.result(DEADLINE)
+    with pytest.raises(PeerGoneError, match="closed the connection"):
+        meeting.dialer(Purpose.CHECK).meet(lambda: octets["bob"], DEADLINE).first(DEADLINE)
+    first.send(Ask(7))
+    assert receive(link) == Ask(7)
+    link.close_outgoing()
+    assert first.finish(DEADLINE)
 
 
 def test_a_dialer_that_fails_tells_the_listener(meeting: Meeting) -> None:
