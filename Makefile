@@ -58,7 +58,7 @@ DEPLOYED := build/deployed
 
 .PHONY: lock audit sbom
 .PHONY: demo demo-cluster test test-airflow test-more test-slow lint format proto docs docs-generate pages clean
-.PHONY: bench bench-peers bench-batch bench-cluster bench-frames bench-many bench-memory bench-network bench-overlap bench-resume bench-wide
+.PHONY: bench bench-peers bench-batch bench-cluster bench-frames bench-many bench-memory bench-network bench-overlap bench-plan bench-resume bench-wide
 
 demo: $(VENV)/.installed
 	PSICLI=$(BIN)/psicli PYTHON=$(BIN)/python sh sample_data/demo.sh
@@ -150,6 +150,10 @@ bench-network: $(VENV)/.test-installed
 # What a run does at the same time, from its traces.
 bench-overlap: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/overlap.py
+
+# The estimates of `psicli check` against runs, also through a link of 10 Mbit/s, which needs root and iproute2.
+bench-plan: $(VENV)/.test-installed
+	PYTHONPATH=tests/bench $(BIN)/python tests/bench/planner/estimates.py
 
 # A run that is killed and resumed, and a run whose network is down for a while. The latter needs root and iproute2.
 bench-resume: $(VENV)/.test-installed

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from subprocess import PIPE
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import IO, Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -40,6 +40,8 @@ WARM_UP = 1.0
 STARTS = 2
 # How long `psicli check` measures each of the two operations [s].
 RATE_SECONDS = 0.05
+# How much processor time a container may have in each period (cgroup 2) [us].
+_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 SCALAR = bytes(range(32))
 PREFIX = bytes(33)
@@ -52,6 +54,8 @@ class Loop:
     work: Callable[[int], object]
     threads: int = 1
     count: int = LEAST_POINTS
+    # How many points it has worked on [points].
+    points: int = 0
 
     def __call__(self, seconds: float) -> float:
         """Work for this time [s], up to the end of a call; return the points per second.
@@ -66,6 +70,7 @@ class Loop:
             self.work(self.count)
             call = perf_counter() - started
             points, taken = points + self.count, taken + call
+            self.points += self.count
             if call < seconds / 2 and self.count < MOST_POINTS:
                 self.count *= 2
         return points / taken
@@ -151,13 +156,28 @@ def measure(seconds: float) -> dict[str, Any]:
 
 
 def rates() -> dict[str, float]:
-    """Return the speed of the backend in use with the number of threads in use, by operation [points per second]."""
-    found = {}
+    """Return the speed of the backend in use with the number of threads in use, by operation [points per second].
+
+    It follows from the processor time, so that it is that of a machine with nothing else to do.
+    """
+    found, width = {}, min(curve.threads(), cores())
     for operation, work in _kernel_work(curve.backend()).items():
         loop = Loop(work, curve.threads(), FEW_POINTS)
+        # The calls grow in the first one.
         loop(RATE_SECONDS)
-        found[operation] = loop(RATE_SECONDS)
+        began, points = process_time(), loop.points
+        loop(RATE_SECONDS)
+        found[operation] = (loop.points - points) * width / (process_time() - began)
     return found
+
+
+def cores() -> float:
+    """Return how many cores this process may use, also in a container with a limit."""
+    count = float(len(os.sched_getaffinity(0)))
+    with suppress(OSError, ValueError):
+        quota, period = _CPU_LIMIT.read_text().split()
+        count = min(count, int(quota) / int(period))
+    return count
 
 
 def start_seconds() -> float:

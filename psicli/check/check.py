@@ -24,7 +24,8 @@ from psicli import __version__, curve, outputs, tables
 from psicli.check import bench, estimate
 from psicli.check.checklist import Check, Checklist
 from psicli.check.cluster import check_cluster
-from psicli.check.estimate import Size
+from psicli.check.estimate import Setting, Size
+from psicli.check.plans import add_estimate
 from psicli.check.sample import Distinct, read_sample
 from psicli.config import Job, Task
 from psicli.core.errors import (
@@ -46,7 +47,6 @@ from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_po
 from psicli.job.policy import check_strict
 from psicli.protocol.messages import Abort, Hello, Purpose, measure_link
 from psicli.protocol.streams import FRAME_ITEMS
-from psicli.report.console import duration
 from psicli.session.agreement import Hellos, agree, differing_versions
 from psicli.session.probe import LinkSpeed, probe
 from psicli.storage.files import check_writable, exposure, missing_folder
@@ -79,7 +79,7 @@ def check_job(
     as it is known. full: check all rows of the inputs. measure: measure the link, if the peer wants to. Raises
     TaskFilesError.
     """
-    job = files.job
+    start, job = time.process_time(), files.job
     for task in job.tasks:
         if task.input.is_stdin or task.output_path == STDIO:
             raise TaskFilesError(
@@ -106,7 +106,7 @@ def check_job(
         peer, speed = None, None
         if wait and free and (own is not None or job.tls is None):
             peer, speed = _meet_peer(found, job, own, wait, rates, measure=measure)
-        lasts = may_last(job) + _estimate(found, job, sizes, rates, speed)
+        lasts = may_last(job) + _estimate(found, job, sizes, rates, speed, start)
         if own is not None:
             _lifetime(found, "certificate", own.own, f"the certificate in {own.certificate_file}", lasts)
         if peer is not None and peer.peer_certificate is not None:
@@ -401,18 +401,15 @@ def _estimate(
     sizes: Sequence[tuple[Task, Size]],
     rates: dict[str, float] | None,
     link: LinkSpeed | None,
+    start: float,
 ) -> float:
-    """Add the estimate of time, memory, disk and traffic; return the time [s].
+    """Add the estimate and the plan; return the time of a run [s].
 
-    link: what was measured together with the peer; None if the peer was not there or nothing was measured.
+    link: what was measured together with the peer; None if the peer was not there or nothing was measured. start: the
+    processor time of this check until it began [s].
     """
     if rates is None or len(sizes) < len(job.tasks):
         return 0.0
-    job_estimate = estimate.of_job(job, sizes, rates)
-    disk = f", {in_units(job_estimate.disk)} of disk besides the outputs" if job_estimate.disk else ""
-    found.add(
-        "estimate",
-        f"about {duration(job_estimate.seconds)}, at most about {in_units(job_estimate.memory)} of memory{disk}, "
-        f"{in_units(job_estimate.traffic)} of traffic, if {job.peer} has as many items",
-    )
-    return job_estimate.seconds
+    on_cluster = job.pipeline.ray is not None
+    setting = Setting(rates, curve.threads(), bench.cores(), start, link, on_cluster=on_cluster)
+    return add_estimate(found, job, sizes, setting)

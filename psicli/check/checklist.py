@@ -21,6 +21,7 @@ _STAGES = {
     "config": 0, "lock": 1, "kernel": 2, "certificate": 3, "private key": 3, "pinning": 3, "input": 4, "output": 4,
     "state": 5, "cluster": 6, "workers": 6, "peer": 7, "peer certificate": 8, "clock": 9, "version": 10,
     "agreement": 11, "pairing": 11, "keys": 12, "spelling": 12, "space": 13, "link": 14, "estimate": 15,
+    "plan": 16,
 }  # fmt: skip
 _STAGES_OF_TASKS = {_STAGES["input"], _STAGES["keys"]}
 

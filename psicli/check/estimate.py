@@ -3,40 +3,73 @@
 The size of the peer's inputs is not known before a run, so the estimates assume that it has as many items as this
 party. They also assume that all rows have different items and that all match. They are about the maximum unless the
 peer has more items.
+
+The time is put together from what this machine has just shown: what psicli's start took, what a row of the sample took,
+and how fast the kernel and the link are. Processor time is measured wherever it can be, because another program may
+have the cores right now. A run has four parts, one after another:
+
+    start ── reading the first input ── exchange ── result of the last task
+                                        as long as the slowest of: the cores, the peer, the link, reading the others
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
+from psicli import curve
 from psicli.config import Job, Task
+from psicli.config.fields import is_loopback
 from psicli.items import partitions
 from psicli.job.meeting import bin_items
 from psicli.protocol.bins import number_of_bins, padded
+from psicli.protocol.messages import Stream
+from psicli.protocol.streams import ITEM_BITS
+from psicli.session.probe import LinkSpeed
 from psicli.storage.memory import BIN_ITEM_BYTES, LIBRARIES, MemoryPlan
 
 # The traffic for one item of each party: two points and a token, including framing [bytes].
 PAIR_BYTES = 84
-# The time of a run divided by the time of its kernel: reading, writing, and work that does not overlap.
-_OVERHEAD = 1.15
-# The time to start the process, to meet the peer and to end [s].
-_START_SECONDS = 1.0
+
+# The constants of the model of time. `make bench-plan` measures them: it prints what each should be on its machine.
+#
+# What a run does whatever its size - to load modules, test the kernel, meet the peer, write the ledger, end - as a
+# multiple of the processor time that a check took until it began.
+FIXED = 1.0
+# The time of the same steps in which no processor works: the disk, and one process waiting for the other [s].
+WAITING = 0.15
+# One more task of a few rows, as a share of the processor time that a check took until it began.
+TASK = 0.03
+# Reading an input in a run, with its partitions, as a multiple of the time that a check takes for it.
+READING = 0.7
+# What the exchange does besides the kernel - frames, digests, TLS - as a multiple of reading the input in the run.
+MOVING = 3.0
+# Matching, and reading, sorting and writing the rows of the result, as a multiple of the same.
+RESULT = 0.4
+# How often a message and its answer cross the link one after another: to meet and end, for a task, and for a bin.
+MEETING_TRIPS, TASK_TRIPS, BIN_TRIPS = 7, 3, 1
+
+_BYTES = {stream: bits / 8 for stream, bits in ITEM_BITS.items()}
+# What crosses the link for an item of both parties: from the receiver, and from the sender [bytes].
+_FROM_RECEIVER = _BYTES[Stream.RECEIVER_POINTS]
+_FROM_SENDER = _BYTES[Stream.SENDER_POINTS] + _BYTES[Stream.TOKENS]
 
 
 @dataclass(frozen=True)
 class Size:
     """The size of a task's input: the number of rows; and of all items together, the files, and their content [bytes].
 
-    content_bytes: a guess if the files are compressed.
+    content_bytes: a guess if the files are compressed. seconds: how long a check would take to read all of it [s].
     """
 
     rows: int
     item_bytes: int
     file_bytes: int
     content_bytes: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,14 +82,148 @@ class Estimate:
     traffic: int
 
 
-def of_job(job: Job, tasks: Sequence[tuple[Task, Size]], rates: Mapping[str, float]) -> Estimate:
-    """Return what a job needs if both parties work at the same time on machines like this one.
+@dataclass(frozen=True)
+class Setting:
+    """What the time of a job depends on besides its inputs.
 
-    rates: the speed of this machine, by operation [points per second].
+    rates: how fast this party's kernel is, by operation [points per second], with so many threads. cores: how many this
+    process may use. start: the processor time of a check until it began [s]. link: what is known of the link and the
+    peer; without it, the peer is like this party and the link takes no time. on_cluster: whether other machines
+    compute.
     """
+
+    rates: Mapping[str, float]
+    threads: int
+    cores: float
+    start: float
+    link: LinkSpeed | None = None
+    on_cluster: bool = False
+
+    def with_threads(self, threads: int) -> Setting:
+        """Return this setting with another number of threads on this machine."""
+        share = min(threads, self.cores) / min(self.threads, self.cores)
+        return replace(self, rates={name: rate * share for name, rate in self.rates.items()}, threads=threads)
+
+    def with_machines(self, machines: int) -> Setting:
+        """Return this setting with a cluster of this many machines like this one."""
+        whole = self.with_threads(int(self.cores))
+        rates = {name: rate * machines for name, rate in whole.rates.items()}
+        return replace(whole, rates=rates, on_cluster=True)
+
+
+class Limit(StrEnum):
+    """What the exchange waits for."""
+
+    CORES = "cores"
+    PEER = "peer"
+    LINK = "link"
+    READING = "reading"
+
+
+@dataclass(frozen=True)
+class Time:
+    """The parts of a run, one after another [s], and what limits the exchange.
+
+    processor: the processor time of this party [s]; link: the time that the data of the exchange needs on the link [s].
+    """
+
+    start: float
+    reading: float
+    exchange: float
+    result: float
+    limit: Limit
+    processor: float
+    link: float
+
+    @property
+    def seconds(self) -> float:
+        return self.start + self.reading + self.exchange + self.result
+
+
+def of_job(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Setting) -> Estimate:
+    """Return what a job needs if both parties start at the same time."""
     items = sum(padded_items(job, size) for _, size in tasks)
-    seconds = _START_SECONDS + _OVERHEAD * sum(items / rate for rate in rates.values())
+    seconds = time_of(job, tasks, setting).seconds
     return Estimate(seconds, memory_bytes(job, tasks), spool_bytes(job, tasks), PAIR_BYTES * items)
+
+
+# Time ------------------------------------------------------------------------------------------------------------
+
+
+def time_of(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Setting) -> Time:
+    """Return how long a job takes if both parties start at the same time."""
+    items = [padded_items(job, size) for _, size in tasks]
+    reading = [READING * size.seconds for _, size in tasks]
+    results = [RESULT * each if _has_result(job, task) else 0.0 for (task, _), each in zip(tasks, reading, strict=True)]
+    fixed = FIXED * setting.start
+    beside = MOVING * sum(reading) + TASK * setting.start * len(tasks)
+    computing = _kernel(setting.rates, sum(items))
+    # The cores of this machine work for the peer, too, if it is on this machine.
+    parties = 2 if shares_cores(job) else 1
+    kernel = 0.0 if setting.on_cluster else computing * min(setting.threads, setting.cores)
+    work = kernel + beside + sum(reading[1:]) + sum(results[:-1])
+    crowd = max(parties / setting.cores, 1.0)
+    at = setting.link or LinkSpeed(0.0)
+    link = _on_link(job, tasks, items, at)
+    frame = min(sum(items), job.pipeline.frame_items or curve.frame_items())
+    needs = {
+        Limit.CORES: max(computing, parties * work / setting.cores),
+        Limit.PEER: _kernel(at.peer_rates, sum(items)) if at.peer_rates and parties == 1 else 0.0,
+        # The first frame has to be computed before the link has anything to do, and the last one after it.
+        Limit.LINK: link + _kernel(setting.rates, frame) if link else 0.0,
+        Limit.READING: sum(reading[1:]),
+    }
+    limit = max(needs, key=lambda each: needs[each])
+    bins = sum(number_of_bins(size.rows, size.rows, bin_items(job)) for _, size in tasks)
+    trips = TASK_TRIPS * len(tasks) + BIN_TRIPS * bins
+    return Time(
+        start=fixed * crowd + WAITING + MEETING_TRIPS * at.round_trip,
+        reading=crowd * sum(reading[:1]),
+        exchange=needs[limit] + trips * at.round_trip,
+        result=sum(results[-1:]),
+        limit=limit,
+        processor=fixed + kernel + beside + sum(reading) + sum(results),
+        link=link,
+    )
+
+
+def apart(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Setting, *, at_once: int) -> float:
+    """Return how long the tasks take as jobs of their own, so many at a time [s]."""
+    times = [time_of(job, [each], setting) for each in tasks]
+    parties = 2 if shares_cores(job) else 1
+    return max(
+        max(time.seconds for time in times),
+        sum(time.seconds for time in times) / at_once,
+        parties * sum(time.processor for time in times) / setting.cores,
+        sum(time.link for time in times),
+    )
+
+
+def shares_cores(job: Job) -> bool:
+    """Return whether the peer computes on this machine."""
+    return is_loopback(job.listener.host)
+
+
+def _kernel(rates: Mapping[str, float], items: int) -> float:
+    """Return how long the kernel takes for so many items of each party [s]."""
+    return sum(items / rate for rate in rates.values())
+
+
+def _has_result(job: Job, task: Task) -> bool:
+    return task.output_path is not None and (task.broadcast_result or task.receiver == job.party)
+
+
+def _on_link(job: Job, tasks: Sequence[tuple[Task, Size]], items: Sequence[int], link: LinkSpeed) -> float:
+    """Return how long the points and tokens need on the link, in the direction that takes longer [s]."""
+    sent = received = 0.0
+    for (task, _), count in zip(tasks, items, strict=True):
+        ways = _FROM_RECEIVER * count, _FROM_SENDER * count
+        out, back = ways if task.receiver == job.party else ways[::-1]
+        sent, received = sent + out, received + back
+    return max(sent / link.sending if link.sending else 0.0, received / link.receiving if link.receiving else 0.0)
+
+
+# Items, memory and disk space ------------------------------------------------------------------------------------
 
 
 def padded_items(job: Job, size: Size) -> int:

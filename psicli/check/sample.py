@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from psicli import curve, tables
 from psicli.check import estimate
-from psicli.check.estimate import Estimate, Size
+from psicli.check.estimate import Estimate, Setting, Size
 from psicli.config import Job, Task
 from psicli.core import signals
 from psicli.items.encoding import encode_items, packed
@@ -88,6 +89,7 @@ def read_sample(
     look: called with the keys of each batch. distinct: gets the items.
     """
     seen = matchless = item_bytes = 0
+    started, worked = time.monotonic(), time.process_time()
     for texts in source.key_batches():
         signals.check()
         look(texts)
@@ -102,16 +104,18 @@ def read_sample(
             break
     else:
         rows, is_whole = seen, True
-    size = Size(rows, item_bytes * rows // max(seen, 1), source.size, source.content_bytes)
+    # Other programs make it take longer, and several threads need more processor time than that.
+    seconds = min(time.monotonic() - started, time.process_time() - worked) * rows / max(seen, 1)
+    size = Size(rows, item_bytes * rows // max(seen, 1), source.size, source.content_bytes, seconds)
     return Sample(seen, matchless, size, is_whole)
 
 
-def estimate_job(job: Job, rates: dict[str, float]) -> Estimate:
+def estimate_job(job: Job, setting: Setting) -> Estimate:
     """Estimate what a job needs from the first rows of its inputs; raises the error of an input that has any."""
     job, faults = expand_files(job)
     for fault in faults.values():
         raise fault
-    return estimate.of_job(job, [(task, _size(task)) for task in job.tasks], rates)
+    return estimate.of_job(job, [(task, _size(task)) for task in job.tasks], setting)
 
 
 def _size(task: Task) -> Size:

@@ -41,7 +41,7 @@ from psicli.storage.memory import LIBRARIES
 ALONE = ("--wait", "0")
 KEYS = {"name", "task", "status", "code", "message", "hint"}
 # The rows that say something in numbers, for programs too.
-IN_FIGURES = {"link"}
+IN_FIGURES = {"link", "estimate", "plan"}
 MEASURED = r"(bob|alice): [\d.]+ [MGk]bit/s there, [\d.]+ [MGk]bit/s back, round trip [\d.]+ ms"
 
 
@@ -92,7 +92,7 @@ def test_both_sides_check_and_leave_everything_as_it_was(pair: Pair) -> None:
     assert alice.result().code == text.code == 0
     assert list(rows) == [
         "config", "lock", "kernel", "certificate", "input", "output", "state", "peer", "clock", "version", "agreement",
-        "keys", "space", "link", "estimate",
+        "keys", "space", "link", "estimate", "plan",
     ]  # fmt: skip
     assert rows["peer"]["message"].endswith("and runs `psicli check` too")
     assert re.fullmatch(MEASURED, rows["link"]["message"])
@@ -104,9 +104,16 @@ def test_both_sides_check_and_leave_everything_as_it_was(pair: Pair) -> None:
     assert all(rate == float(f"{rate:.1e}") > 0 for rate in figures["peer_points_per_second"].values())
     assert rows["keys"]["message"].endswith(": all 4 rows can be read, and all of them have a key; 4 distinct keys")
     assert rows["keys"]["task"] == "people"
+    expected, plan = (rows[name]["figures"] for name in ("estimate", "plan"))
+    assert re.match(r"about [\d.]+ s \(start [\d.]+ s.*\), at most about ", rows["estimate"]["message"])
+    assert 0 < expected["start_seconds"] < expected["seconds"] < 600
+    assert expected["traffic_bytes"] == 84 * 4
+    assert (plan["best"], [*plan["plans"]]) == ("as_is", ["as_is"])
+    assert plan["plans"]["as_is"]["seconds"] == expected["seconds"]
+    assert rows["plan"]["message"].startswith("best as the job file says; the start takes ")
     lines = text.stdout.decode().splitlines()
-    assert [line.split()[0] for line in lines[:-2] if not line.startswith(" ")] == ["ok"] * 15
-    assert lines[-1] == "15 ok, 0 warn, 0 fail: nothing would stop a run"
+    assert [line.split()[0] for line in lines[:-2] if not line.startswith(" ")] == ["ok"] * 16
+    assert lines[-1] == "16 ok, 0 warn, 0 fail: nothing would stop a run"
     assert MARK not in text.text
     untouched.check()
     pair.nothing_left()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -10,7 +11,7 @@ from psicli import curve
 from psicli.batch.admission import Rules, doubt_about, settle
 from psicli.batch.plan import Limits, Plan, Planned, mergeable, place_in_words, remarks_on
 from psicli.check import bench
-from psicli.check.estimate import Estimate
+from psicli.check.estimate import Estimate, Setting
 from psicli.check.sample import estimate_job
 from psicli.core.errors import InterruptedBySignal, PsicliError, counted, in_units
 from psicli.report.console import duration
@@ -36,18 +37,19 @@ class Forecast:
 def forecast(plan: Plan, limits: Limits) -> Forecast:
     """Measure this machine and read the first rows of all inputs; raises BudgetError, as the batch would."""
     rules, budgets = settle(plan.jobs, limits)
-    rates: dict[int | None, dict[str, float]] = {}
+    began = time.process_time()
+    settings: dict[int | None, Setting] = {}
     estimates: list[Estimate | None] = []
     doubt = doubt_about(rules)
     remarks = [f"warning: {doubt}"] if doubt else []
     for planned in plan.jobs:
         pipeline = planned.job.pipeline.model_copy(update={"memory": budgets[planned.name]})
         try:
-            if pipeline.threads not in rates:
+            if pipeline.threads not in settings:
                 curve.set_threads(pipeline.threads)
-                rates[pipeline.threads] = bench.rates()
+                settings[pipeline.threads] = Setting(bench.rates(), curve.threads(), bench.cores(), began)
             job = planned.job.model_copy(update={"pipeline": pipeline})
-            estimates.append(estimate_job(job, rates[pipeline.threads]))
+            estimates.append(estimate_job(job, settings[pipeline.threads]))
         except InterruptedBySignal:
             raise
         except PsicliError as exc:

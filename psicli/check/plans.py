@@ -1,0 +1,176 @@
+"""The rows `estimate` and `plan` of a check: what a run will take, and what other ways of running it would take.
+
+psicli only names the best way; it never changes how a job runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psicli.check import estimate
+from psicli.check.checklist import Checklist
+from psicli.check.estimate import Estimate, Limit, Setting, Size, Time
+from psicli.config import Job, Task
+from psicli.core.errors import in_units
+from psicli.report.console import duration
+
+# A way is better than another one if it takes at most this share of its time, and saves so much [s].
+BETTER, WORTH = 0.9, 0.5
+# With more machines than this, estimates say little: the head and its network are not in the model.
+MOST_MACHINES = 16
+# Below this time, durations have a decimal [s].
+_ROUGH = 10.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A way to run the job. words: what to do for it; needs_peer: whether the other party must do it, too."""
+
+    name: str
+    words: str
+    seconds: float
+    memory: int
+    traffic: int
+    needs_peer: bool = False
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The same for programs, by names that end in the unit."""
+        needs = {"seconds": self.seconds, "memory_bytes": self.memory, "traffic_bytes": self.traffic}
+        return {"words": self.words, **needs, "needs_peer": self.needs_peer}
+
+
+def add_estimate(found: Checklist, job: Job, tasks: Sequence[tuple[Task, Size]], setting: Setting) -> float:
+    """Add the rows about time, memory, disk and traffic, and about other ways to run the job; return the time [s]."""
+    time, needs = estimate.time_of(job, tasks, setting), estimate.of_job(job, tasks, setting)
+    found.add("estimate", _in_words(job, needs, time, setting), figures=_figures(needs, time, setting))
+    chosen, *others = plans = list(_plans(job, tasks, needs, setting))
+    best = best_of(plans)
+    figures = {"best": best.name, "limit": time.limit.value, "plans": {each.name: each.figures for each in plans}}
+    found.add("plan", f"{_verdict(job, chosen, best)}; {_why(job, time)}{_listed(others)}", figures=figures)
+    return needs.seconds
+
+
+def best_of(plans: Sequence[Plan]) -> Plan:
+    """Return the fastest way, but the first one, which the job file chooses, unless another one is clearly better."""
+    chosen, fastest = plans[0], min(plans, key=lambda each: each.seconds)
+    saves = chosen.seconds - fastest.seconds
+    return fastest if fastest.seconds <= BETTER * chosen.seconds and saves >= WORTH else chosen
+
+
+# The ways --------------------------------------------------------------------------------------------------------
+
+
+def _plans(job: Job, tasks: Sequence[tuple[Task, Size]], needs: Estimate, setting: Setting) -> Iterator[Plan]:
+    """Yield the way that the job file chooses, then the others that make sense for this job."""
+    yield Plan("as_is", "as the job file says", needs.seconds, needs.memory, needs.traffic)
+    if len(tasks) > 1:
+        yield from _jobs_apart(job, tasks, needs, setting)
+    if not setting.on_cluster:
+        yield from _other_threads(job, tasks, needs, setting)
+        yield from _machines(job, tasks, needs, setting)
+
+
+def _jobs_apart(job: Job, tasks: Sequence[tuple[Task, Size]], needs: Estimate, setting: Setting) -> Iterator[Plan]:
+    """Yield the ways with a job for each task: one after another, and side by side."""
+    memory = max(estimate.memory_bytes(job, [each]) for each in tasks)
+    wide = sorted({2, max(int(setting.cores), 2), 2 * int(setting.cores)})
+    for at_once in (1, *(each for each in wide if each <= len(tasks))):
+        words = f"a job for each task, `psicli batch --jobs {at_once}`"
+        seconds = estimate.apart(job, tasks, setting, at_once=at_once)
+        name = f"batch_jobs_{at_once}"
+        yield Plan(name, words, seconds, at_once * memory, needs.traffic, needs_peer=True)
+
+
+def _other_threads(job: Job, tasks: Sequence[tuple[Task, Size]], needs: Estimate, setting: Setting) -> Iterator[Plan]:
+    """Yield all cores if the job uses fewer; if the cores are not the limit, the fewest threads that are as fast."""
+    here = int(setting.cores)
+    used = min(setting.threads, here)
+
+    def seconds(threads: int) -> float:
+        return estimate.time_of(job, tasks, setting.with_threads(threads)).seconds
+
+    enough = next((each for each in range(1, used) if seconds(each) * BETTER <= needs.seconds), used)
+    of_both = estimate.time_of(job, tasks, setting).limit is Limit.CORES
+    for threads in (enough if not of_both else used, here):
+        if threads != used:
+            yield Plan(
+                f"threads_{threads}", f"pipeline.threads: {threads}", seconds(threads), needs.memory, needs.traffic
+            )
+
+
+def _machines(job: Job, tasks: Sequence[tuple[Task, Size]], needs: Estimate, setting: Setting) -> Iterator[Plan]:
+    """Yield a Ray cluster of the fewest machines that take about as little time as very many do, if it pays."""
+
+    def seconds(machines: int) -> float:
+        return estimate.time_of(job, tasks, setting.with_machines(machines)).seconds
+
+    least = seconds(MOST_MACHINES)
+    machines = next(each for each in range(2, MOST_MACHINES + 1) if seconds(each) * BETTER <= least)
+    if seconds(machines) <= BETTER * needs.seconds and needs.seconds - seconds(machines) >= _ROUGH:
+        words = f"pipeline.workers: ray, with {machines} machines like this one"
+        yield Plan("ray", words, seconds(machines), needs.memory, needs.traffic)
+
+
+# In words --------------------------------------------------------------------------------------------------------
+
+
+def _in_words(job: Job, needs: Estimate, time: Time, setting: Setting) -> str:
+    parts = {"start": time.start, "reading": time.reading, "exchange": time.exchange, "result": time.result}
+    each = ", ".join(f"{name} {_seconds(part)}" for name, part in parts.items() if part >= 0.05)
+    disk = f", {in_units(needs.disk)} of disk besides the outputs" if needs.disk else ""
+    like = "" if setting.link and setting.link.peer_rates else " and as fast a machine"
+    unknown = "" if setting.link and setting.link.receiving else "; the link is not measured, and counts as fast"
+    return (
+        f"about {_seconds(needs.seconds)} ({each}), at most about {in_units(needs.memory)} of memory{disk}, "
+        f"{in_units(needs.traffic)} of traffic, if {job.peer} has as many items{like}{unknown}"
+    )
+
+
+def _figures(needs: Estimate, time: Time, setting: Setting) -> dict[str, Any]:
+    """Return the estimate for programs, with what it was made from."""
+    parts = {f"{name}_seconds": getattr(time, name) for name in ("start", "reading", "exchange", "result", "link")}
+    return {
+        "seconds": needs.seconds,
+        **parts,
+        "processor_seconds": time.processor,
+        "memory_bytes": needs.memory,
+        "disk_bytes": needs.disk,
+        "traffic_bytes": needs.traffic,
+        "limit": time.limit.value,
+        "check_start_seconds": setting.start,
+        "points_per_second": dict(setting.rates),
+        "threads": setting.threads,
+        "cores": setting.cores,
+    }
+
+
+def _verdict(job: Job, chosen: Plan, best: Plan) -> str:
+    if best is chosen:
+        return "best as the job file says"
+    both = f", which {job.peer} must do, too" if best.needs_peer else ""
+    return f"faster: {best.words}{both}, about {_seconds(best.seconds)} instead of {_seconds(chosen.seconds)}"
+
+
+def _why(job: Job, time: Time) -> str:
+    """Return what takes the time."""
+    if time.exchange < time.start:
+        return f"the start takes {100 * time.start / time.seconds:.0f} % of the time"
+    match time.limit:
+        case Limit.LINK:
+            return "the link is the limit: more cores or machines would not help"
+        case Limit.PEER:
+            return f"the machine of {job.peer} is the limit: more cores or machines here would not help"
+        case Limit.READING:
+            return "reading the inputs is the limit"
+    return f"the cores are the limit{', which both parties share' if estimate.shares_cores(job) else ''}"
+
+
+def _listed(plans: Sequence[Plan]) -> str:
+    return "".join(f"; {each.words}: about {_seconds(each.seconds)}" for each in plans)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < _ROUGH else duration(seconds)

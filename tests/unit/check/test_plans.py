@@ -1,0 +1,108 @@
+"""The row `plan` of a check: which ways to run a job it compares, and which one it names as the best."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.batch_files import job as job_document
+
+from psicli.check import plans
+from psicli.check.checklist import Checklist
+from psicli.check.estimate import Setting, Size
+from psicli.check.plans import Plan, best_of
+from psicli.config import load_job
+from psicli.session.probe import LinkSpeed
+
+HERE = Setting({"hash_and_mask": 1e5, "mask": 1e5}, threads=2, cores=2.0, start=0.5)
+FAST = LinkSpeed(1e-4, 1e9, 1e9, {"hash_and_mask": 1e5, "mask": 1e5})
+
+
+def rows(folder: Path, setting: Setting, count: int, *, tasks: int = 1, **fields: Any) -> tuple[str, dict[str, Any]]:
+    """Return the text of the row `plan` for tasks of so many rows, and its figures."""
+    document = job_document("nightly-bob", **fields)
+    document["cluster"]["nodes"][0]["address"] = "10.0.0.1:18560"
+    document["cluster"]["tls"] = "insecure"
+    (task,) = document["tasks"]
+    document["tasks"] = [
+        {**task, "name": f"t{number}", "output_path": {"alice": f"{number}.csv"}} for number in range(tasks)
+    ]
+    (folder / "job.yaml").write_text(yaml.safe_dump(document))
+    job = load_job(folder / "job.yaml", variables={})
+    size = Size(count, 9 * count, 10 * count, 10 * count, 1e-6 * count)
+    found = Checklist("bob")
+    seconds = plans.add_estimate(found, job, [(each, size) for each in job.tasks], setting)
+    expected, plan = found.rows
+    assert (expected.name, plan.name) == ("estimate", "plan")
+    assert expected.figures is not None
+    assert plan.figures is not None
+    assert expected.figures["seconds"] == plan.figures["plans"]["as_is"]["seconds"] == seconds
+    assert plan.figures["best"] in plan.figures["plans"]
+    return plan.message, dict(plan.figures)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best"),
+    [((10.0, 8.9), "b"), ((10.0, 9.5), "a"), ((1.0, 0.6), "a"), ((5.0, 6.0), "a"), ((9.0, 7.0, 5.0), "c")],
+)
+def test_another_way_must_be_clearly_better(seconds: tuple[float, ...], best: str) -> None:
+    ways = [Plan(name, "", each, 0, 0) for name, each in zip("abc", seconds, strict=False)]
+    assert best_of(ways).name == best
+
+
+def test_a_small_job_is_all_start(tmp_path: Path) -> None:
+    text, figures = rows(tmp_path, replace(HERE, link=FAST), 1000)
+    assert text.startswith("best as the job file says; the start takes ")
+    assert list(figures["plans"]) == ["as_is"]
+
+
+def test_many_small_tasks_stay_in_one_session(tmp_path: Path) -> None:
+    text, figures = rows(tmp_path, replace(HERE, link=FAST), 100, tasks=20)
+    assert figures["best"] == "as_is"
+    assert list(figures["plans"])[:4] == ["as_is", "batch_jobs_1", "batch_jobs_2", "batch_jobs_4"]
+    assert "a job for each task, `psicli batch --jobs 2`: about " in text
+    in_turn, two = (figures["plans"][f"batch_jobs_{each}"] for each in (1, 2))
+    assert in_turn["seconds"] > 1.9 * two["seconds"] > figures["plans"]["as_is"]["seconds"]
+    assert two["memory_bytes"] == 2 * in_turn["memory_bytes"]
+
+
+def test_jobs_side_by_side_hide_round_trips(tmp_path: Path) -> None:
+    far = replace(HERE, start=0.05, link=replace(FAST, round_trip=0.5))
+    text, figures = rows(tmp_path, far, 100, tasks=20)
+    assert figures["best"] == "batch_jobs_4"
+    assert text.startswith("faster: a job for each task, `psicli batch --jobs 4`, which bob must do, too, about ")
+
+
+def test_all_cores_are_better_than_one(tmp_path: Path) -> None:
+    one = replace(HERE.with_threads(1), link=FAST)
+    text, figures = rows(tmp_path, one, 200_000)
+    assert figures["best"] == "threads_2"
+    assert text.startswith("faster: pipeline.threads: 2, about ")
+
+
+def test_a_link_that_is_the_limit_needs_one_thread(tmp_path: Path) -> None:
+    text, figures = rows(tmp_path, replace(HERE, link=replace(FAST, sending=1e5, receiving=1e5)), 200_000)
+    assert (figures["best"], figures["limit"]) == ("as_is", "link")
+    assert "the link is the limit: more cores or machines would not help" in text
+    assert list(figures["plans"]) == ["as_is", "threads_1"]
+
+
+def test_a_slow_peer_is_named(tmp_path: Path) -> None:
+    slow = replace(FAST, peer_rates={"hash_and_mask": 1e4, "mask": 1e4})
+    text, _ = rows(tmp_path, replace(HERE, link=slow), 200_000)
+    assert "the machine of bob is the limit" in text
+
+
+def test_more_machines_pay_as_far_as_the_link_does(tmp_path: Path) -> None:
+    # The link is three times as fast as this machine.
+    link = LinkSpeed(1e-4, 8e6, 8e6, {"hash_and_mask": 1e9, "mask": 1e9})
+    text, figures = rows(tmp_path, replace(HERE, link=link), 10_000_000)
+    assert figures["best"] == "ray"
+    machines = int(text.split("pipeline.workers: ray, with ")[1].split()[0])
+    assert 2 <= machines <= 4
+    on_cluster = replace(HERE.with_machines(4), link=link)
+    _, figures = rows(tmp_path, on_cluster, 10_000_000, pipeline={"workers": {"ray": "auto"}})
+    assert list(figures["plans"]) == ["as_is"]
