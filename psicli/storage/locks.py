@@ -33,7 +33,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from itertools import islice
@@ -393,7 +393,7 @@ def _user(uid: int) -> str:
 
 
 def _to_octets(holder: Holder | None) -> bytes:
-    facts = asdict(holder) if holder else {}
+    facts = vars(holder) if holder else {}
     return json.dumps(facts).encode().ljust(RECORD_BYTES)
 
 
