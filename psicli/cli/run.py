@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sys
@@ -169,6 +170,9 @@ def run(
             from psicli.job.resume import Mode
             from psicli.job.run import run_job
 
+            # What is imported stays. Nothing but the data of the run may be garbage from here on.
+            gc.freeze()
+            gc.enable()
             report = run_job(job, console, lock, trace, Mode(resume), accept_drift=accept_drift)
             # The ledger of a simulation does not stay.
             if report.ledger_head is not None and not job.simulated:

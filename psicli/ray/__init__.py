@@ -6,7 +6,6 @@ Only this package imports the library ray, and only in a run with `pipeline.work
 from __future__ import annotations
 
 import re
-from importlib import metadata
 
 from psicli.ray.errors import RayMissingError
 
@@ -16,6 +15,9 @@ _LEAST_RAY = (2, 55)
 
 def check_installed() -> None:
     """Raise RayMissingError unless a release of Ray that psicli can use is installed here; do not load it."""
+    # Imported late: runs without a cluster import this package too.
+    from importlib import metadata
+
     try:
         version = metadata.version("ray")
     except metadata.PackageNotFoundError:
