@@ -58,7 +58,8 @@ DEPLOYED := build/deployed
 
 .PHONY: lock audit sbom
 .PHONY: demo demo-cluster test test-airflow test-more test-slow lint format proto docs docs-generate pages clean
-.PHONY: bench bench-peers bench-batch bench-cluster bench-frames bench-many bench-memory bench-network bench-overlap bench-plan bench-resume bench-wide
+.PHONY: bench bench-peers bench-batch bench-cluster bench-frames bench-many bench-memory bench-network bench-overlap
+.PHONY: bench-plan bench-resume bench-start bench-wide
 
 demo: $(VENV)/.installed
 	PSICLI=$(BIN)/psicli PYTHON=$(BIN)/python sh sample_data/demo.sh
@@ -158,6 +159,10 @@ bench-plan: $(VENV)/.test-installed
 # A run that is killed and resumed, and a run whose network is down for a while. The latter needs root and iproute2.
 bench-resume: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/resume.py
+
+# Small runs against the import of pyarrow and gRPC alone, and the time that each package takes to import.
+bench-start: $(VENV)/.test-installed
+	$(BIN)/python tests/bench/start/start.py
 
 # Inputs with three columns and with 450.
 bench-wide: $(VENV)/.test-installed

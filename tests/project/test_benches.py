@@ -25,6 +25,10 @@ CASES = [
     ("frames.py --rows 2000 --runs 1", rf"command line: {FIGURE} s; .*\nintersect takes {FIGURE}x as long"),
     ("overlap.py --rows 3000", rf"alice: two or more .*\n(.*\n)+the kernel used {FIGURE}% of the time of \d+ cores"),
     (
+        "start/start.py --rows 200 --runs 1",
+        rf"psicli run, 200 rows +{FIGURE} +{FIGURE} +{FIGURE} .*\n(.*\n)+numpy +{FIGURE}",
+    ),
+    (
         "many.py --jobs 3 --rows 300 --rounds 1 --late 0.2",
         rf"each peer is late by 0.2 s\n(.*\n)+batch: {FIGURE}x as fast as one after another; .*\n +its own verdict: \w",
     ),
