@@ -200,7 +200,7 @@ def _key_order(texts: Sequence[Any]) -> Any:
     """Return the order of the rows by their texts, compared byte by byte, column by column; ties keep their order."""
     order = order_of_texts(texts)
     if order is not None:
-        return pa.array(order)
+        return pc.from_numpy(order)
     table = pa.table({str(index): column for index, column in enumerate(texts)})
     return pc.sort_indices(table, sort_keys=[(name, "ascending") for name in table.column_names])
 

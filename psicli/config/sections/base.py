@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Only the model of a whole file is built, when it is used; the others are parts of it.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 def field(description: str, *examples: Any, default: Any = ..., **more: Any) -> Any:

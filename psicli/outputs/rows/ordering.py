@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 
+from psicli.items import compute as pc
 from psicli.items.encoding import packed
 from psicli.items.records import Order, in_order
 
@@ -64,7 +64,7 @@ def _numbers(texts: Any, most: int) -> list[_Numbers] | None:
     """
     ends = pc.min_max(texts)
     least, last = (ends[end].as_py() for end in ("min", "max"))
-    nulls = texts.is_null().to_numpy(zero_copy_only=False)
+    nulls = pc.is_null(texts).to_numpy(zero_copy_only=False)
     found: list[_Numbers] = [lambda rows: nulls[rows].astype(np.uint64)] if texts.null_count else []
     if least == last:
         return found
