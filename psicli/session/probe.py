@@ -39,6 +39,9 @@ _TRIPS_SECONDS = 0.5
 _OPERATIONS = "hash_and_mask", "mask"
 # When a probe must be over, both turns together [s].
 LONGEST_PROBE = 15.0
+# An answer that takes this much longer than two round trips has waited for others on the link, and not only for a busy
+# machine [s].
+_BUSY = 0.05
 # What takes no time took this long: nothing divides by 0 [s].
 _TICK = 1e-6
 
@@ -180,8 +183,10 @@ class _Turns:
         # Nothing can arrive before this.
         began = monotonic() + self.round_trip
         end = began + PROBE_SECONDS
-        # When how much had arrived [s, bytes].
-        marks = [(began, 0)]
+        # When how much had arrived [s, bytes], and since which of these the link has been full.
+        marks, full = [(began, 0)], math.inf
+        # When the Fillers that the peer owes were asked for [s].
+        asked_at: deque[float] = deque()
         asked = arrived = 0
         while True:
             window = _FIRST_BYTES + arrived
@@ -190,12 +195,16 @@ class _Turns:
             while asked < min(arrived + window, PROBE_BYTES) and monotonic() + (asked - arrived) * pace < end:
                 octets = min(max(window // 4, _LEAST_OCTETS), MOST_OCTETS, PROBE_BYTES - asked)
                 self._ask(octets)
+                asked_at.append(monotonic())
                 asked += octets
             filler = self._filler(min(end + LATE, self._over_at)) if asked > arrived else None
             if filler is None:
-                return _last_half(marks) if arrived else 0.0
+                return _rate(marks, full) if arrived else 0.0
             arrived += filler
             marks.append((monotonic(), arrived))
+            if monotonic() - asked_at.popleft() > 2 * self.round_trip + _BUSY:
+                # It has waited for others.
+                full = min(full, len(marks) - 1)
 
     def _ask(self, octets: int) -> None:
         self._owed.append(octets)
@@ -221,13 +230,15 @@ class _Turns:
         return message
 
 
-def _last_half(marks: Sequence[tuple[float, int]]) -> float:
-    """Return how fast the last half of the data arrived [bytes per second]: before that, the link was not full yet.
+def _rate(marks: Sequence[tuple[float, int]], full: float) -> float:
+    """Return how fast data arrived once the link was full, at the latest for the last half of it [bytes per second].
 
-    marks: when how much had arrived [s, bytes].
+    marks: when how much had arrived [s, bytes]; full: since which of them the link was full. A lost packet holds back
+    what follows it, so a longer time is better.
     """
-    *earlier, (end, total) = marks
-    since, before = next((mark for mark in earlier if 2 * mark[1] >= total), earlier[-1])
+    end, total = marks[-1]
+    half = next(place for place, (_, arrived) in enumerate(marks) if 2 * arrived >= total)
+    since, before = marks[int(min(full, half, len(marks) - 2))]
     return (total - before) / max(end - since, _TICK)
 
 
