@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from psicli.core.errors import PsicliError, counted
@@ -90,8 +90,8 @@ class Reading:
         self._release()
 
     def _release(self) -> None:
+        # The thread of a task that has failed elsewhere may still be at a batch: only the input is taken away from it.
         self._held.clear()
-        self._batches.close()
         if self._source is not None:
             self._source.close()
 
@@ -110,7 +110,7 @@ class Reading:
         if self._is_closed:
             self._release()
 
-    def _read(self) -> Generator[Batch, None, None]:
+    def _read(self) -> Iterator[Batch]:
         self._source = source = self._opening()
         for key_texts in source.key_batches():
             items = encode_items(key_texts)

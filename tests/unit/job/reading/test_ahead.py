@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.waiting import wait_until
 
-from psicli.core.errors import ColumnError, InputChangedError
+from psicli.core.errors import ColumnError, InputChangedError, PsicliError
 from psicli.core.formats import FileFormat, Format
 from psicli.core.stages import Stages
 from psicli.items.spelling import Spellings
@@ -186,3 +187,25 @@ def test_a_reading_that_takes_long_closes_its_input_itself(path: Path, monkeypat
     assert is_open(path)
     may_end.set()
     wait_until(lambda: not is_open(path), "the file is closed")
+
+
+def test_a_reading_is_closed_while_its_task_reads(path: Path) -> None:
+    """As when the run fails elsewhere meanwhile: the thread of the task ends with an error, and nobody else does."""
+    begun, may_end = threading.Event(), threading.Event()
+    source = open_source(Source.of_file(path, FileFormat(Format.PARQUET)), ["id"])
+
+    def opening() -> Input:
+        begun.set()
+        assert may_end.wait(60)
+        return source
+
+    reading = Reading(opening, Spellings(["id"]), Stages("task"))
+    with ThreadPoolExecutor(1) as executor:
+        found = executor.submit(items, reading)
+        assert begun.wait(60)
+        reading.close()
+        source.close()
+        may_end.set()
+        with pytest.raises((PsicliError, OSError, ValueError)):
+            found.result()
+    reading.close()
