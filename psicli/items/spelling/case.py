@@ -15,6 +15,8 @@ from psicli.items.spelling.patterns import PLACEHOLDERS
 
 # The most keys in a sample, and the longest of them [bytes].
 _SAMPLED_KEYS, _LONGEST_SAMPLED = 65_536, 256
+# The bit that tells capitals from small letters, in eight bytes.
+_CASE = np.uint64(0x2020202020202020)
 
 
 class CaseSample:
@@ -30,11 +32,14 @@ class CaseSample:
 
     def add(self, keys: Keys) -> None:
         """Add the keys that have letters."""
-        letters = ((keys.data | 0x20) - np.uint8(0x61) < 26) | (keys.data >= 0x80)
-        if not letters.any():
+        if not _are_letters(keys.data).any():
             return
-        chosen = np.logical_or.reduceat(letters, keys.starts) & (keys.lengths <= _LONGEST_SAMPLED)
-        self._keep([pc.filter_(keys.texts, pc.from_numpy(chosen & (_caseless_hashes(keys) < self._share)))])
+        chosen = keys.texts.filter(pa.array((keys.lengths <= _LONGEST_SAMPLED) & (_caseless_hashes(keys) < self._share)))
+        # Only the few that are left in a large column are worth a look at all of their bytes.
+        if len(chosen):
+            keys = Keys(chosen)
+            chosen = chosen.filter(pa.array(np.logical_or.reduceat(_are_letters(keys.data), keys.starts)))
+        self._keep([chosen])
 
     def merge(self, other: CaseSample) -> None:
         """Add a sample of other keys. The result does not depend on which keys were in which sample."""
@@ -72,10 +77,18 @@ class CaseSample:
         return pc.unique(pa.concat_arrays([pa.array([], pa.large_string()), *self._parts]))
 
 
+def _are_letters(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Return which bytes are letters of ASCII, or belong to other characters."""
+    letters: npt.NDArray[np.bool_] = ((data | 0x20) - np.uint8(0x61) < 26) | (data >= 0x80)
+    return letters
+
+
 def _caseless_hashes(keys: Keys) -> npt.NDArray[np.uint64]:
-    """Return 32-bit hashes of eight bytes of each key, without the bit that tells capitals from small letters."""
+    """Return 32-bit hashes of up to 24 bytes of each key, without the bit that tells capitals from small letters."""
     hashes = keys.lengths.astype(np.uint64)
-    for eighth in range(8):
-        octets = keys.data[keys.starts + (keys.lengths * eighth >> 3)] | 0x20
-        hashes = (hashes ^ octets.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-    return hashes >> np.uint64(32)
+    # Eight bytes each from the start, the middle and the end; fewer if the key is shorter.
+    within = np.maximum(keys.lengths - 8, 0)
+    for place in (keys.starts, keys.starts + (within >> 1), keys.starts + within):
+        hashes = (hashes ^ (keys.eight(place) | _CASE)) * np.uint64(0x9E3779B97F4A7C15)
+        hashes ^= hashes >> np.uint64(32)
+    return hashes & np.uint64(0xFFFFFFFF)

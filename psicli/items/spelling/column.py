@@ -79,7 +79,8 @@ class Column:
                 self._codes,
             ):
                 part(keys)
-            self._midnights(texts)
+            if keys.hold(":"):
+                self._midnights(texts)
             self.sample.add(keys)
 
     def merge(self, later: Column) -> None:
@@ -154,11 +155,13 @@ class Column:
         if keys.hold(":"):
             self.counts["time"] += keys.count(candidates & is_digit(keys.first), _other_times)
         if keys.hold("./- "):
-            # A date begins with a day, a year or the name of a month.
-            parted = ~is_digit(keys.first) & keys.hold(",")
-            for position in (1, 2, 4):
-                parted |= _DATE_MARKS[keys.at(position)]
-            self.counts["date"] += keys.count(candidates & parted & is_digit(keys.last), patterns.DATE)
+            candidates &= is_digit(keys.last)
+            # A date begins with a day or a year, or with the name of a month, and then it has a comma.
+            with_digit = is_digit(keys.first)
+            parted = ~with_digit if keys.hold(",") else np.zeros(len(keys), np.bool_)
+            for position in (1, 2, 4) if (candidates & with_digit).any() else ():
+                parted |= with_digit & _DATE_MARKS[keys.at(position)]
+            self.counts["date"] += keys.count(candidates & parted, patterns.DATE)
 
     def _midnights(self, texts: Any) -> None:
         for end in ("T00:00:00", "T00:00:00Z"):

@@ -12,6 +12,8 @@ from psicli.items import compute as pc
 from psicli.items.encoding import packed
 
 Mask = npt.NDArray[np.bool_]
+# The bits of a number that belong to a key, by how many of its bytes do.
+_LEFT = np.array([(1 << 8 * left) - 1 for left in range(9)], np.uint64)
 
 _SIGNS = pc.among(b"+-")
 # The longest text of a number [bytes].
@@ -42,6 +44,13 @@ class Keys:
         """Return this byte of each key, or its last byte if it is shorter."""
         octets: npt.NDArray[np.uint8] = self.data[self.starts + np.minimum(self.lengths - 1, position)]
         return octets
+
+    def eight(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """Return the eight bytes at a place of each key, as numbers; of shorter keys, all bytes."""
+        # Every place is the start of a number.
+        view: Any = np.ndarray(len(self.data) + 1, "<u8", self._raw + bytes(8), strides=(1,))
+        numbers: npt.NDArray[np.uint64] = view[places]
+        return numbers & _LEFT[np.minimum(self.lengths, 8)]
 
     def before_end(self, position: int) -> npt.NDArray[np.uint8]:
         """Return the byte of each key that is this far before its end, or its first byte if it is shorter."""
