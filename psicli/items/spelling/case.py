@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from psicli.items import compute as pc
+from psicli.items.records import in_order
 from psicli.items.spelling.keys import Keys
 from psicli.items.spelling.patterns import PLACEHOLDERS
 
@@ -17,6 +18,8 @@ from psicli.items.spelling.patterns import PLACEHOLDERS
 _SAMPLED_KEYS, _LONGEST_SAMPLED = 65_536, 256
 # The bit that tells capitals from small letters, in eight bytes.
 _CASE = np.uint64(0x2020202020202020)
+
+_Hashes = npt.NDArray[np.uint64]
 
 
 class CaseSample:
@@ -26,7 +29,8 @@ class CaseSample:
     """
 
     def __init__(self) -> None:
-        self._parts: list[Any] = []
+        # Keys, and their hashes.
+        self._parts: list[tuple[Any, _Hashes]] = []
         self._rows = 0
         self._share = 1 << 32
 
@@ -34,12 +38,14 @@ class CaseSample:
         """Add the keys that have letters."""
         if not _are_letters(keys.data).any():
             return
-        chosen = keys.texts.filter(pa.array((keys.lengths <= _LONGEST_SAMPLED) & (_caseless_hashes(keys) < self._share)))
-        # Only the few that are left in a large column are worth a look at all of their bytes.
-        if len(chosen):
-            keys = Keys(chosen)
-            chosen = chosen.filter(pa.array(np.logical_or.reduceat(_are_letters(keys.data), keys.starts)))
-        self._keep([chosen])
+        hashes = _caseless_hashes(keys)
+        chosen = np.flatnonzero((keys.lengths <= _LONGEST_SAMPLED) & (hashes < self._share))
+        if not len(chosen):
+            return
+        # Only the few that are chosen from a large column are worth a look at all of their bytes.
+        sampled = Keys(pc.take(keys.texts, pc.from_numpy(chosen)))
+        letters = np.logical_or.reduceat(_are_letters(sampled.data), sampled.starts)
+        self._keep([(pc.filter_(sampled.texts, pc.from_numpy(letters)), hashes[chosen[letters]])])
 
     def merge(self, other: CaseSample) -> None:
         """Add a sample of other keys. The result does not depend on which keys were in which sample."""
@@ -50,31 +56,44 @@ class CaseSample:
         """Return how many keys differ from another key only in case, in words; empty if none do."""
         self._shrink()
         # Those of placeholders are a finding of their own.
-        keys = self._distinct()
+        keys = pc.unique(self._joined())
         keys = pc.filter_(keys, pc.invert(pc.is_in(keys, value_set=pa.array(PLACEHOLDERS, keys.type))))
         counts = pc.value_counts(pc.utf8_lower(keys)).field("counts")
         alike = pc.sum(pc.filter_(counts, pc.greater(counts, 1))).as_py() or 0
         return f"{'' if self._share == 1 << 32 else 'at least '}{alike:,}" if alike else ""
 
-    def _keep(self, parts: Sequence[Any]) -> None:
+    def _keep(self, parts: Sequence[tuple[Any, _Hashes]]) -> None:
         self._parts += parts
-        self._rows += sum(map(len, parts))
+        self._rows += sum(len(texts) for texts, _ in parts)
         if self._rows > 2 * _SAMPLED_KEYS:
             self._shrink()
 
     def _shrink(self) -> None:
-        """Drop repeated keys, and halve the share until few enough keys belong to it."""
-        kept = self._of_share(self._distinct())
-        while len(kept) > _SAMPLED_KEYS:
+        """Halve the share until few enough distinct keys belong to it, and drop the others."""
+        hashes = np.concatenate([np.empty(0, np.uint64), *(hashes for _, hashes in self._parts)])
+        texts = self._joined()
+        kept = hashes < self._share
+        # There are at least as many distinct keys as distinct hashes, which are sooner counted.
+        while _distinct(hashes[kept]) > _SAMPLED_KEYS:
             self._share //= 2
-            kept = self._of_share(kept)
-        self._parts, self._rows = [kept], len(kept)
+            kept = hashes < self._share
+        texts, hashes = pc.filter_(texts, pc.from_numpy(kept)), hashes[kept]
+        while len(texts) > _SAMPLED_KEYS:
+            texts = pc.unique(texts)
+            hashes = _caseless_hashes(Keys(texts))
+            if len(texts) > _SAMPLED_KEYS:
+                self._share //= 2
+                texts, hashes = pc.filter_(texts, pc.from_numpy(hashes < self._share)), hashes[hashes < self._share]
+        self._parts, self._rows = [(texts, hashes)], len(texts)
 
-    def _of_share(self, texts: Any) -> Any:
-        return pc.filter_(texts, pc.from_numpy(_caseless_hashes(Keys(texts)) < self._share))
+    def _joined(self) -> Any:
+        return pa.concat_arrays([pa.array([], pa.large_string()), *(texts for texts, _ in self._parts)])
 
-    def _distinct(self) -> Any:
-        return pc.unique(pa.concat_arrays([pa.array([], pa.large_string()), *self._parts]))
+
+def _distinct(hashes: _Hashes) -> int:
+    """Return how many distinct hashes there are; np.unique is slower."""
+    _, ordered = in_order(hashes.reshape(-1, 1))
+    return min(len(hashes), 1) + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
 
 
 def _are_letters(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
@@ -86,9 +105,9 @@ def _are_letters(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 def _caseless_hashes(keys: Keys) -> npt.NDArray[np.uint64]:
     """Return 32-bit hashes of up to 24 bytes of each key, without the bit that tells capitals from small letters."""
     hashes = keys.lengths.astype(np.uint64)
-    # Eight bytes each from the start, the middle and the end; fewer if the key is shorter.
+    # Eight bytes each from the start, the end and the middle; fewer if the key is shorter.
     within = np.maximum(keys.lengths - 8, 0)
-    for place in (keys.starts, keys.starts + (within >> 1), keys.starts + within):
+    for place in (keys.starts, keys.starts + within, keys.starts + (within >> 1)):
         hashes = (hashes ^ (keys.eight(place) | _CASE)) * np.uint64(0x9E3779B97F4A7C15)
         hashes ^= hashes >> np.uint64(32)
     return hashes & np.uint64(0xFFFFFFFF)
