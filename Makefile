@@ -58,8 +58,8 @@ DEPLOYED := build/deployed
 
 .PHONY: lock audit sbom
 .PHONY: demo demo-cluster test test-airflow test-more test-slow lint format proto docs docs-generate pages clean
-.PHONY: bench bench-peers bench-batch bench-cluster bench-frames bench-many bench-memory bench-network bench-overlap
-.PHONY: bench-plan bench-resume bench-start bench-wide
+.PHONY: bench bench-peers bench-batch bench-cluster bench-end bench-frames bench-many bench-memory bench-network
+.PHONY: bench-overlap bench-plan bench-resume bench-start bench-wide
 
 demo: $(VENV)/.installed
 	PSICLI=$(BIN)/psicli PYTHON=$(BIN)/python sh sample_data/demo.sh
@@ -130,6 +130,10 @@ bench-batch: $(VENV)/.test-installed
 bench-cluster: $(VENV)/.test-installed
 	PYTHONPATH=tests:tests/bench $(BIN)/python -m cluster.nodes
 	PYTHONPATH=tests:tests/bench $(BIN)/python -m cluster.forwarding
+
+# Whole runs of a million rows against the kernel's work alone, in turn.
+bench-end: $(VENV)/.test-installed
+	$(BIN)/python tests/bench/whole/end_to_end.py
 
 # Data frames by `psicli.intersect` against the command line on the same rows.
 bench-frames: $(VENV)/.test-installed

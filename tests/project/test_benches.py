@@ -23,6 +23,7 @@ CASES = [
         rf"alice killed at 50% of the bins: the next run took {FIGURE} s.*\nbob killed at 50% of the bins: the next ",
     ),
     ("frames.py --rows 2000 --runs 1", rf"command line: {FIGURE} s; .*\nintersect takes {FIGURE}x as long"),
+    ("whole/end_to_end.py --rows 3000 --runs 1", rf"kernel alone: {FIGURE} s \(1.00x\), .*\npsicli: {FIGURE} s \("),
     ("overlap.py --rows 3000", rf"alice: two or more .*\n(.*\n)+the kernel used {FIGURE}% of the time of \d+ cores"),
     (
         "start/start.py --rows 200 --runs 1",
