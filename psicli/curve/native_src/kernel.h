@@ -221,11 +221,21 @@ static void hash_messages(vec b_0[8], const expansion *e, const message *message
     }
 }
 
+/* Update the states with one block of each lane, of which words are given; lanes that are not on keep their state. */
+static void hash_words32(vec32 state[8], uint32_t words[16][LANES32], const uint32_t on[LANES32]) {
+    vec32 loaded[16], next[8], active;
+    memcpy(loaded, words, sizeof loaded);
+    memcpy(&active, on, sizeof active);
+    memcpy(next, state, sizeof next);
+    sha256_compress(next, loaded);
+    for (int i = 0; i < 8; i++)
+        state[i] ^= active & (state[i] ^ next[i]);
+}
+
 /* Update the states with block `index` of each lane's message; lanes whose message has ended keep their state. */
 static void hash_block32(vec32 state[8], const message *messages, size_t index) {
     uint32_t words[16][LANES32] = {{0}}, on[LANES32];
     uint8_t block[SHA256_BLOCK];
-    vec32 loaded[16], next[8], active;
     for (size_t lane = 0; lane < LANES32; lane++) {
         on[lane] = 0 - (uint32_t)(index < messages[lane].blocks);
         if (!on[lane])
@@ -234,12 +244,7 @@ static void hash_block32(vec32 state[8], const message *messages, size_t index) 
         for (int i = 0; i < 16; i++)
             words[i][lane] = load_be32(block + 4 * i);
     }
-    memcpy(loaded, words, sizeof words);
-    memcpy(&active, on, sizeof on);
-    memcpy(next, state, sizeof next);
-    sha256_compress(next, loaded);
-    for (int i = 0; i < 8; i++)
-        state[i] ^= active & (state[i] ^ next[i]);
+    hash_words32(state, words, on);
 }
 
 /* Store the first 16 bytes of the first `count` lanes' digests. */
@@ -352,22 +357,59 @@ WORKER void hash_and_mask(uint8_t *out, uint8_t *flags, const psicli_items *item
     explicit_bzero(&b, sizeof b);
 }
 
+/* An item of at most this size is copied as a whole, which is faster than block by block [bytes]. */
+#define SHORT_BLOCKS 3
+#define SHORT_ITEM (SHORT_BLOCKS * SHA256_BLOCK - 32 - 9)
+
+/* Hash secret ‖ item for one item per lane, none longer than SHORT_ITEM; the padded messages begin with the secret. */
+static void hash_short_items(vec32 state[8], uint8_t padded[LANES32][SHORT_BLOCKS * SHA256_BLOCK],
+                             const psicli_items *items, size_t first) {
+    size_t blocks[LANES32], most = 0;
+    for (size_t lane = 0; lane < LANES32; lane++) {
+        size_t size;
+        const uint8_t *item = psicli_item(items, MIN(first + lane, items->count - 1), &size);
+        memcpy(padded[lane] + 32, item, size);
+        blocks[lane] = sha2_pad(padded[lane], 32 + size, 32 + size, SHA256_BLOCK) / SHA256_BLOCK;
+        most = blocks[lane] > most ? blocks[lane] : most;
+    }
+    for (size_t index = 0; index < most; index++) {
+        uint32_t words[16][LANES32], on[LANES32];
+        for (size_t lane = 0; lane < LANES32; lane++) {
+            on[lane] = 0 - (uint32_t)(index < blocks[lane]);
+            for (size_t i = 0; i < 16; i++)
+                words[i][lane] = load_be32(padded[lane] + SHA256_BLOCK * index + 4 * i);
+        }
+        hash_words32(state, words, on);
+    }
+}
+
 /* Write the first 16 bytes of SHA-256(secret ‖ item) of every item. */
 WORKER void keyed_hashes(uint8_t *out, const psicli_items *items, const uint8_t secret[32]) {
     vec32 state[8];
+    uint8_t padded[LANES32][SHORT_BLOCKS * SHA256_BLOCK] = {{0}};
+    for (size_t lane = 0; lane < LANES32; lane++)
+        memcpy(padded[lane], secret, 32);
     for (size_t first = 0; first < items->count; first += LANES32) {
         message messages[LANES32];
+        size_t longest = 0;
         for (size_t lane = 0; lane < LANES32; lane++) {
             size_t size;
             const uint8_t *item = psicli_item(items, MIN(first + lane, items->count - 1), &size);
             messages[lane] = (message){.part = {secret, item, item}, .size = {32, size, 0}};
-            begin_message(&messages[lane], 0, SHA256_BLOCK);
+            longest = size > longest ? size : longest;
         }
         sha256_start(state);
-        for (size_t index = 0, most = most_blocks(messages, LANES32); index < most; index++)
-            hash_block32(state, messages, index);
+        if (longest <= SHORT_ITEM) {
+            hash_short_items(state, padded, items, first);
+        } else {
+            for (size_t lane = 0; lane < LANES32; lane++)
+                begin_message(&messages[lane], 0, SHA256_BLOCK);
+            for (size_t index = 0, most = most_blocks(messages, LANES32); index < most; index++)
+                hash_block32(state, messages, index);
+        }
         store_digests(out + 16 * first, state, MIN(LANES32, items->count - first));
     }
+    explicit_bzero(padded, sizeof padded);
     explicit_bzero(state, sizeof state);
 }
 
