@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from psicli.core.errors import TooManyRowsError
 from psicli.items import compute as pc
+from psicli.items import records
 from psicli.items.encoding import packed
 from psicli.items.hashing import Hashes, bin_of, cumulated, keyed_hashes, sorted_distinct
 from psicli.items.records import Mask
@@ -409,7 +410,16 @@ class _Distinct:
 
 
 def _take(items: pa.LargeBinaryArray, places: npt.NDArray[Any]) -> pa.LargeBinaryArray:
-    return pc.take(items, pc.from_numpy(places))
+    """Return the items at some places; no item is null."""
+    if records.native is None or not len(items) or items.null_count or len(items) > MAX_ROWS:
+        return pc.take(items, pc.from_numpy(places))
+    # The kernel in C takes a third of the time.
+    offsets, data = records.native.take(
+        items.buffers()[1].slice(8 * items.offset, 8 * len(items) + 8),
+        items.buffers()[2] or b"",
+        np.ascontiguousarray(places, np.uint32),
+    )
+    return pa.Array.from_buffers(_BYTES, len(places), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
 def _bytes_in(items: pa.LargeBinaryArray) -> int:

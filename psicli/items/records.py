@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 # None without the kernel in C: then numpy does the same, and takes three times as long.
-_native: Any = None
+native: Any = None
 with suppress(ImportError):
-    _native = import_module("psicli.curve._native")
+    native = import_module("psicli.curve._native")
 
 Mask = npt.NDArray[np.bool_]
 # Packed records as 64-bit words, one row for each record.
@@ -106,9 +106,9 @@ def have_common(records: Words, other: Words) -> bool:
 def _seen(records: Words, others: Words) -> Mask:
     """Return which of the other records may have the same first word as one of the records."""
     found: Mask
-    if _native is not None:
+    if native is not None:
         both = np.ascontiguousarray(records), np.ascontiguousarray(others)
-        found = np.frombuffer(_native.seen(*both, _width(others)), np.bool_)
+        found = np.frombuffer(native.seen(*both, _width(others)), np.bool_)
         return found
     slots = np.uint64((1 << (len(records) + len(others)).bit_length() + 3) - 1)
     marked = np.zeros(int(slots) + 1, np.bool_)
@@ -130,10 +130,10 @@ def in_order(records: Words) -> tuple[Order, npt.NDArray[np.uint64]]:
 
     Takes linear time in C, whatever the records are.
     """
-    if _native is None or len(records) > _MOST_POSITIONS:
+    if native is None or len(records) > _MOST_POSITIONS:
         order = _stable_order(records[:, 0])
         return order, records[:, 0][order]
-    order, words = _native.order(np.ascontiguousarray(records), _width(records))
+    order, words = native.order(np.ascontiguousarray(records), _width(records))
     return np.frombuffer(order, np.uint32), np.frombuffer(words, np.uint64)
 
 

@@ -1,6 +1,7 @@
 /* Lists of packed records, such as hashes, points or tokens: their order, and a sieve that finds what two lists may
- * share. Only the first eight bytes of a record count here, as a little-endian number, its word. The records are not
- * secret from the caller's process, and no function is constant time; each takes linear time, whatever the records are.
+ * share. Also values of different sizes, as Arrow stores them, in another order. Of a record, only the first eight bytes
+ * count here, as a little-endian number, its word. No function is constant time; each takes linear time, whatever the
+ * records are.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -89,4 +90,33 @@ int psicli_seen(uint8_t *seen, const uint8_t *records, size_t n, const uint8_t *
     }
     free(sieve);
     return 1;
+}
+
+/* How far ahead of their use values are fetched, which lie in no order [values]. */
+#define AHEAD 16
+
+int psicli_spans(int64_t *starts, int64_t *ends, const int64_t *offsets, size_t count, size_t size,
+                 const uint32_t *places, size_t n) {
+    int64_t total = 0;
+    ends[0] = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (i + AHEAD < n && places[i + AHEAD] < count)
+            __builtin_prefetch(offsets + places[i + AHEAD]);
+        if (places[i] >= count)
+            return 0;
+        int64_t from = offsets[places[i]], to = offsets[(size_t)places[i] + 1];
+        if (from < 0 || to < from || (uint64_t)to > size || total > INT64_MAX - (to - from))
+            return 0;
+        starts[i] = from;
+        ends[i + 1] = total += to - from;
+    }
+    return 1;
+}
+
+void psicli_gather(uint8_t *out, const uint8_t *data, const int64_t *starts, const int64_t *ends, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (i + AHEAD < n)
+            __builtin_prefetch(data + starts[i + AHEAD]);
+        memcpy(out + ends[i], data + starts[i], (size_t)(ends[i + 1] - ends[i]));
+    }
 }

@@ -391,6 +391,48 @@ static PyObject *module_seen(PyObject *self, PyObject *args) {
     return seen;
 }
 
+PyDoc_STRVAR(take_doc, "take(offsets, data, places) -> tuple[bytes, bytes]\n\n"
+                       "Return the values at some places (32 bits each) as offsets and data, given Arrow's offsets of\n"
+                       "64 bits and data. ValueError on a place or an offset that does not fit.");
+
+static PyObject *module_take(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer offsets, data, places;
+    PyObject *ends = NULL, *taken = NULL, *answer = NULL;
+    if (!PyArg_ParseTuple(args, "y*y*y*", &offsets, &data, &places))
+        return NULL;
+    size_t n = (size_t)places.len / 4, count = offsets.len >= 8 ? (size_t)offsets.len / 8 - 1 : 0;
+    int64_t *starts = malloc((n ? n : 1) * sizeof *starts);
+    int right = require(offsets.len % 8 == 0 && places.len % 4 == 0, "the length is not a multiple of 8 or 4") &&
+                require((uintptr_t)offsets.buf % 8 == 0 && (uintptr_t)places.buf % 4 == 0, "numbers are not aligned");
+    if (starts == NULL)
+        PyErr_NoMemory();
+    else if (right)
+        ends = new_bytes(n + 1, 8);
+    if (ends != NULL) {
+        int64_t *until = (int64_t *)PyBytes_AsString(ends);
+        Py_BEGIN_ALLOW_THREADS
+        right = psicli_spans(starts, until, offsets.buf, count, (size_t)data.len, places.buf, n);
+        Py_END_ALLOW_THREADS
+        if (require(right, "a place or an offset does not fit"))
+            taken = new_bytes((size_t)until[n], 1);
+        if (taken != NULL) {
+            uint8_t *out = (uint8_t *)PyBytes_AsString(taken);
+            Py_BEGIN_ALLOW_THREADS
+            psicli_gather(out, data.buf, starts, until, n);
+            Py_END_ALLOW_THREADS
+            answer = PyTuple_Pack(2, ends, taken);
+        }
+    }
+    free(starts);
+    Py_XDECREF(ends);
+    Py_XDECREF(taken);
+    PyBuffer_Release(&offsets);
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&places);
+    return answer;
+}
+
 PyDoc_STRVAR(field_doc, "field(path, operation, a, b) -> bytes\n\n"
                         "For tests: run one field function on raw limbs, 64-bit numbers, limb by limb, lane by lane.");
 
@@ -430,6 +472,7 @@ static PyMethodDef methods[] = {
     {"on_curve", module_on_curve, METH_VARARGS, on_curve_doc},
     {"order", module_order, METH_VARARGS, order_doc},
     {"seen", module_seen, METH_VARARGS, seen_doc},
+    {"take", module_take, METH_VARARGS, take_doc},
     {"field", module_field, METH_VARARGS, field_doc},
     {NULL, NULL, 0, NULL},
 };

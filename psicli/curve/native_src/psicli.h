@@ -75,6 +75,14 @@ PSICLI_HIDDEN int psicli_order(uint32_t *order, uint64_t *words, const uint8_t *
 PSICLI_HIDDEN int psicli_seen(uint8_t *seen, const uint8_t *records, size_t n, const uint8_t *others, size_t count,
                               size_t width);
 
+/* Write where the values at n places start in their data, and where they end once they follow each other, from 0 on
+ * (n + 1 numbers). Return 0 if a place is not below `count`, or if offsets do not ascend within `size`. */
+PSICLI_HIDDEN int psicli_spans(int64_t *starts, int64_t *ends, const int64_t *offsets, size_t count, size_t size,
+                               const uint32_t *places, size_t n);
+/* Copy the values that psicli_spans has found. */
+PSICLI_HIDDEN void psicli_gather(uint8_t *out, const uint8_t *data, const int64_t *starts, const int64_t *ends,
+                                 size_t n);
+
 /* Return the start of an item and set its size [bytes]. */
 static inline const uint8_t *psicli_item(const psicli_items *items, size_t index, size_t *size) {
     uint64_t from, to;

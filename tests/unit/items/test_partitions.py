@@ -169,6 +169,19 @@ def test_slices_of_an_array_and_bytes_of_nulls(spool: Spool, budget: int | None)
         check(partitioned(part, key(1), spool, budget), part.to_pylist(), key(1), 2)
 
 
+@pytest.mark.parametrize("without_kernel", [False, True])
+def test_items_are_taken_by_their_places(without_kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if without_kernel:
+        monkeypatch.setattr(partitions.records, "native", None)
+    values = [b"x" * (row % 7) + bytes([row]) for row in range(200)]
+    places = np.random.default_rng(1).integers(0, 150, 500, dtype=np.uint32)
+    for start in (0, 1, 50):
+        items = partitions._take(array(values).slice(start), places)
+        items.validate(full=True)
+        assert items.to_pylist() == [values[start + place] for place in places.tolist()]
+    assert len(partitions._take(array(values), places[:0])) == len(partitions._take(array([]), places[:0])) == 0
+
+
 @pytest.mark.parametrize("budget", [None, 0])
 def test_null_keys_and_no_rows(spool: Spool, budget: int | None) -> None:
     rows: list[bytes | None]

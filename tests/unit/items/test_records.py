@@ -159,7 +159,7 @@ def test_repeats_compares_nothing_across_the_lists(monkeypatch: pytest.MonkeyPat
 @pytest.fixture(params=["in C", "with numpy"])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "with numpy":
-        monkeypatch.setattr(records, "_native", None)
+        monkeypatch.setattr(records, "native", None)
 
 
 @pytest.mark.usefixtures("kernel")
