@@ -156,9 +156,11 @@ bench-network: $(VENV)/.test-installed
 bench-overlap: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/overlap.py
 
-# The estimates of `psicli check` against runs, also through a link of 10 Mbit/s, which needs root and iproute2.
+# The estimates of `psicli check` against runs, also through a link of 10 Mbit/s, which needs root and iproute2; then
+# what the constants of the estimates should be here.
 bench-plan: $(VENV)/.test-installed
-	PYTHONPATH=tests/bench $(BIN)/python tests/bench/planner/estimates.py
+	PYTHONPATH=tests/bench $(BIN)/python -m planner.estimates
+	PYTHONPATH=tests/bench $(BIN)/python -m planner.estimates --constants
 
 # A run that is killed and resumed, and a run whose network is down for a while. The latter needs root and iproute2.
 bench-resume: $(VENV)/.test-installed

@@ -26,7 +26,7 @@ from psicli.check.checklist import Check, Checklist
 from psicli.check.cluster import check_cluster
 from psicli.check.estimate import Setting, Size
 from psicli.check.plans import add_estimate
-from psicli.check.sample import Distinct, read_sample
+from psicli.check.sample import Distinct, read_sample, warm_up
 from psicli.config import Job, Task
 from psicli.core.errors import (
     BrokenLedgerError,
@@ -99,7 +99,7 @@ def check_job(
         for name, fault in files.faults.items():
             found.fail("input", fault, name)
         sound = [task for task in job.tasks if task.name not in files.faults]
-        each = ((task, _task(found, task, copies, full=full)) for task in sound)
+        each = ((task, _task(found, task, copies, full=full, first=task is sound[0])) for task in sound)
         sizes = [(task, size) for task, size in each if size is not None]
         state = _state(found, job)
         _space(found, job, sizes, state)
@@ -300,7 +300,7 @@ def _lifetime(found: Checklist, name: str, certificate: x509.Certificate, whose:
 # The tasks -----------------------------------------------------------------------------------------------------
 
 
-def _task(found: Checklist, task: Task, copies: ExitStack, *, full: bool) -> Size | None:
+def _task(found: Checklist, task: Task, copies: ExitStack, *, full: bool, first: bool) -> Size | None:
     """Check the files of a task; return the size of its input if it can be read. copies: removes copies of inputs."""
     source, size = None, None
     with found.trying("input", task.name):
@@ -331,8 +331,12 @@ def _task(found: Checklist, task: Task, copies: ExitStack, *, full: bool) -> Siz
         output = task.output_format if full else None
         more: dict[str, Any] = {"forms": task.forms, "threads": curve.threads(), "output": output}
         more |= {"selection": selection(task)} if full else {}
-        with found.trying("keys", task.name), tables.open_source(source, task.keys, **more) as opened:
-            size = _read(found, task, opened, full=full)
+        with found.trying("keys", task.name):
+            if first:
+                with tables.open_source(source, task.keys, **more) as opened:
+                    warm_up(opened)
+            with tables.open_source(source, task.keys, **more) as opened:
+                size = _read(found, task, opened, full=full)
     return size
 
 

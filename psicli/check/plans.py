@@ -49,6 +49,7 @@ def add_estimate(found: Checklist, job: Job, tasks: Sequence[tuple[Task, Size]],
     chosen, *others = plans = list(_plans(job, tasks, needs, setting))
     best = best_of(plans)
     figures = {"best": best.name, "limit": time.limit.value, "plans": {each.name: each.figures for each in plans}}
+    others = [each for each in others if each is not best]
     found.add("plan", f"{_verdict(job, chosen, best)}; {_why(job, time)}{_listed(others)}", figures=figures)
     return needs.seconds
 
@@ -169,7 +170,8 @@ def _why(job: Job, time: Time) -> str:
 
 
 def _listed(plans: Sequence[Plan]) -> str:
-    return "".join(f"; {each.words}: about {_seconds(each.seconds)}" for each in plans)
+    each = "; ".join(f"{plan.words} (about {_seconds(plan.seconds)})" for plan in plans)
+    return f"; other ways: {each}" if plans else ""
 
 
 def _seconds(seconds: float) -> str:

@@ -83,10 +83,11 @@ def read_sample(
     distinct: Distinct | None = None,
     *,
     full: bool,
+    rows_wanted: int = SCANNED_ROWS,
 ) -> Sample:
     """Read the keys of the first rows, or of all rows.
 
-    look: called with the keys of each batch. distinct: gets the items.
+    look: called with the keys of each batch. distinct: gets the items. rows_wanted: how many are enough.
     """
     seen = matchless = item_bytes = 0
     started, worked = time.monotonic(), time.process_time()
@@ -99,7 +100,7 @@ def read_sample(
         seen += len(encoded)
         matchless += encoded.null_count
         item_bytes += len(packed(encoded)[1])
-        if seen >= SCANNED_ROWS and not full:
+        if seen >= rows_wanted and not full:
             rows, is_whole = max(source.expected_rows, seen), False
             break
     else:
@@ -108,6 +109,11 @@ def read_sample(
     seconds = min(time.monotonic() - started, time.process_time() - worked) * rows / max(seen, 1)
     size = Size(rows, item_bytes * rows // max(seen, 1), source.size, source.content_bytes, seconds)
     return Sample(seen, matchless, size, is_whole)
+
+
+def warm_up(source: Input) -> None:
+    """Read the first rows, so that the next reading takes no time for what is loaded only once."""
+    read_sample(source, lambda texts: None, Distinct(), full=False, rows_wanted=1)
 
 
 def estimate_job(job: Job, setting: Setting) -> Estimate:

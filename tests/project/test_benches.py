@@ -52,6 +52,22 @@ def test_a_bench_prints_its_figures(command: str, said: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--rate 20mbit", rf" 2,000 +loopback +{FIGURE} s +{FIGURE} s +[-+]\d+% .*\n(.*\n)+the largest error is \d+% "),
+        ("--constants", rf"FIXED +{FIGURE} +{FIGURE} .*\nWAITING .*\nTASK .*\nREADING .*\nMOVING .*\nRESULT .*\n"),
+    ],
+)
+def test_the_bench_of_estimates_prints_its_figures(flags: str, said: str) -> None:
+    bench = [sys.executable, "-m", "planner.estimates", "--rows", "2000", "--runs", "1", *flags.split()]
+    done = subprocess.run(bench, cwd=BENCHES, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.search(said, done.stdout), done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
 def test_the_network_bench_leaves_nothing_behind() -> None:
     if reason := network.missing():
         pytest.skip(reason)

@@ -63,7 +63,7 @@ def test_many_small_tasks_stay_in_one_session(tmp_path: Path) -> None:
     text, figures = rows(tmp_path, replace(HERE, link=FAST), 100, tasks=20)
     assert figures["best"] == "as_is"
     assert list(figures["plans"])[:4] == ["as_is", "batch_jobs_1", "batch_jobs_2", "batch_jobs_4"]
-    assert "a job for each task, `psicli batch --jobs 2`: about " in text
+    assert "; a job for each task, `psicli batch --jobs 2` (about " in text
     in_turn, two = (figures["plans"][f"batch_jobs_{each}"] for each in (1, 2))
     assert in_turn["seconds"] > 1.9 * two["seconds"] > figures["plans"]["as_is"]["seconds"]
     assert two["memory_bytes"] == 2 * in_turn["memory_bytes"]
