@@ -1,6 +1,6 @@
 """Turn job.yaml into a Job, a frozen value, or report every error in it with its line.
 
-load_job reads the file into a plain tree (document), fills in the variables (variables), lets pydantic check the shape
+load_job reads the file into a plain tree (document), fills in the variables (variables), checks the shape
 (shape, models, fields) and compares the fields with each other (checks). A tree without errors becomes a Job (built).
 
 Only the job file itself is read; no input, output or TLS file is opened. Imports go one way: document and fields are

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, Tag
-
 from psicli.config import fields
-from psicli.config.sections.base import Model, field, optional
+from psicli.config.model import Model, field, optional
+from psicli.config.model.kinds import Bounds
 from psicli.config.sections.output import OutputSettings
 from psicli.config.sections.policy import PolicySettings
 from psicli.core.formats import SUFFIXES
@@ -98,9 +97,7 @@ class NodeEntry(Model):
     )
 
 
-_Tls = Annotated[
-    Annotated[TlsFiles, Tag(fields.TABLE)] | Annotated[Literal["insecure"], Tag(fields.TEXT)], fields.by_kind
-]
+_Tls = TlsFiles | Literal["insecure"]
 _ALICE = {"party": "alice", "address": "alice.example.com:9560", "listen_address": "0.0.0.0:9560"}
 _TLS = {"ca_file": "ca.pem", "certificate_file": "alice.pem", "private_key_file": "alice.key"}
 
@@ -111,7 +108,7 @@ class ClusterEntry(Model):
     nodes: tuple[NodeEntry, ...] = field(
         "The two parties. The first one listens, the second one dials.",
         [_ALICE, {"party": "bob"}],
-        json_schema_extra={"minItems": 2, "maxItems": 2},
+        schema={"minItems": 2, "maxItems": 2},
     )
     link_desc: LinkSettings = field(
         "How long this party tries to connect, and how long it waits for a silent peer. The other party may use other "
@@ -144,11 +141,11 @@ class PsiEntry(Model):
 
 
 # The bounds precede the check of the text; otherwise the JSON Schema would lack them.
-_Threads = Annotated[int, Field(ge=1, le=1024), fields.PLAIN_DIGITS]
+_Threads = Annotated[int, Bounds(ge=1, le=1024), fields.PLAIN_DIGITS]
 _FrameItems = Annotated[
-    int, Field(ge=LEAST_FRAME_ITEMS, le=MAX_FRAME_ITEMS, multiple_of=FRAME_ITEMS_STEP), fields.PLAIN_DIGITS
+    int, Bounds(ge=LEAST_FRAME_ITEMS, le=MAX_FRAME_ITEMS, multiple_of=FRAME_ITEMS_STEP), fields.PLAIN_DIGITS
 ]
-_BinItems = Annotated[int, Field(ge=LEAST_BIN_ITEMS, le=MAX_BIN_ITEMS), fields.PLAIN_DIGITS, fields.POWER_OF_TWO]
+_BinItems = Annotated[int, Bounds(ge=LEAST_BIN_ITEMS, le=MAX_BIN_ITEMS), fields.PLAIN_DIGITS, fields.POWER_OF_TWO]
 
 
 class RayWorkers(Model):
@@ -180,9 +177,7 @@ class RayWorkers(Model):
     )
 
 
-_Workers = Annotated[
-    Annotated[RayWorkers, Tag(fields.TABLE)] | Annotated[Literal["threads"], Tag(fields.TEXT)], fields.by_kind
-]
+_Workers = RayWorkers | Literal["threads"]
 
 
 class PipelineSettings(Model):
@@ -272,7 +267,7 @@ class KeyColumn(Model):
     )
 
 
-_KeyEntry = Annotated[Annotated[str, Tag(fields.TEXT)] | Annotated[KeyColumn, Tag(fields.TABLE)], fields.by_kind]
+_KeyEntry = str | KeyColumn
 _Columns = Annotated[tuple[_KeyEntry, ...], fields.DISTINCT_COLUMNS, fields.LIST_OF_COLUMNS]
 
 
@@ -345,10 +340,8 @@ _TASK = {
 }
 
 
-class JobFile(Model):
+class JobFile(Model, title="psicli job file"):
     """A psicli job: one YAML file, one session, one port, any number of tasks."""
-
-    model_config = ConfigDict(title="psicli job file")
 
     job: fields.Name = field("Name of the job, the same in both job files.", "nightly-overlap")
     self_party: fields.Name | None = optional(
@@ -392,5 +385,5 @@ class JobFile(Model):
         "The intersections of this job, in the order in which they run. Each compares one input of each party, "
         "and writes an output for each party that learns the result.",
         [_TASK],
-        json_schema_extra={"minItems": 1},
+        schema={"minItems": 1},
     )

@@ -1,4 +1,4 @@
-"""Check with pydantic that the tree has the shape of its file, and explain every error in a plain sentence.
+"""Check that the tree has the shape of its file, and explain every error in a plain sentence.
 
 The checks take their advice from here too: `example` returns an example of a field.
 """
@@ -7,29 +7,29 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
-
 from psicli.config.document import Document, Loc, as_yaml
-from psicli.config.fields import MAX_NAME, TAGS
+from psicli.config.fields import MAX_NAME
+from psicli.config.model import FieldInfo, Model
+from psicli.config.model.kinds import MISSING, OTHER_KIND, UNKNOWN, Fault
 from psicli.config.models import JobFile
 from psicli.core.errors import shown
 
 ANY = "*"
 
 
-def _models_in(kind: Any, loc: Loc) -> Iterator[tuple[Loc, type[BaseModel]]]:
+def _models_in(kind: Any, loc: Loc) -> Iterator[tuple[Loc, type[Model]]]:
     """Yield the models in the type of a place, and in the fields of these models, with their places.
 
     A position in a list is 0, and a name that users choose is ANY.
     """
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
+    if isinstance(kind, type) and issubclass(kind, Model):
         yield loc, kind
-        for name, field in kind.model_fields.items():
-            yield from _models_in(field.annotation, (*loc, name))
+        for name, part in kind.kinds().items():
+            yield from _models_in(part, (*loc, name))
     steps: dict[Any, Loc] = {tuple: (0,), dict: (ANY,)}
     for part in get_args(kind):
         yield from _models_in(part, (*loc, *steps.get(get_origin(kind), ())))
@@ -41,19 +41,20 @@ class Shape:
     meant: names that users write for fields that have another name.
     """
 
-    def __init__(self, whole: type[BaseModel], example: str, meant: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(self, whole: type[Model], example: str, meant: Mapping[str, str] = MappingProxyType({})) -> None:
         self._whole, self._example, self._meant = whole, example, meant
-        # The model of every place that holds fields.
-        self.models: dict[Loc, type[BaseModel]] = dict(_models_in(whole, ()))
+
+    @cached_property
+    def models(self) -> dict[Loc, type[Model]]:
+        """The model of every place that holds fields. Only mistakes and examples need it."""
+        return dict(_models_in(self._whole, ()))
 
     def check(self, document: Document) -> None:
         """Blame every value that its model refuses, every missing field and every unknown field."""
-        try:
-            self._whole.model_validate(document.root)
-        except ValidationError as exc:
-            for error in exc.errors(include_url=False, include_input=False):
-                loc = tuple(step for step in error["loc"] if step not in TAGS)
-                document.blame(loc, *self._explain(loc, document.get(*loc), error["type"], error.get("ctx", {})))
+        faults: list[Fault] = []
+        self._whole.check(document.root, (), faults)
+        for fault in faults:
+            document.blame(fault.loc, *self._explain(fault, document.get(*fault.loc)))
 
     def example(self, loc: Loc) -> str:
         """Return an example of the field at a place, or of the nearest enclosing field, as YAML on one line."""
@@ -63,25 +64,19 @@ class Shape:
                 return f"{loc[end - 1]}: {as_yaml(field.examples[0])}"
         return self._example
 
-    def _explain(self, loc: Loc, value: Any, kind: str, facts: Mapping[str, Any]) -> tuple[str, str]:
-        """Return what is wrong and what would be right, for a pydantic error."""
-        if kind == "psicli":
-            return "is empty" if value == "" else facts["what"], facts["right"]
-        if kind == "missing":
+    def _explain(self, fault: Fault, value: Any) -> tuple[str, str]:
+        """Return what is wrong and what would be right."""
+        loc = fault.loc
+        if fault.what == MISSING:
             return "is missing", f"add it, for example `{self.example(loc)}`"
-        if kind == "extra_forbidden":
+        if fault.what == UNKNOWN:
             fields = list(self._fields_of(loc[:-1]))
             name = str(loc[-1])[:MAX_NAME]
             meant = self._meant.get(name, "")
             close = [meant] if meant in fields else difflib.get_close_matches(name, fields, n=1)
             return "unknown field", f"did you mean {close[0]}?" if close else f"the fields here are {', '.join(fields)}"
-        if kind == "too_short":
-            return "is empty", "give at least one path"
-        if "ge" in facts or "le" in facts:
-            bound = f"at least {facts['ge']}" if "ge" in facts else f"at most {facts['le']}"
-            return f"{value} is out of range", f"give {bound}"
-        if "multiple_of" in facts:
-            return f"{value} is not a multiple of {facts['multiple_of']}", f"give a multiple of {facts['multiple_of']}"
+        if fault.what != OTHER_KIND:
+            return "is empty" if value == "" else fault.what, fault.right
         if not loc and isinstance(value, str):
             # It may be a file of data, whose text must not get into a message.
             return "holds no fields", f"give a YAML file with fields such as `{self.example(loc)}`"

@@ -9,11 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, Tag
-
 from psicli.config import fields
 from psicli.config.built import Job
-from psicli.config.sections.base import Model, field, optional
+from psicli.config.model import Model, Value, field, optional
+from psicli.config.model.kinds import Bounds
 
 # Enough for any machine, and few enough that a slip of the pen is noticed.
 MAX_JOBS_AT_ONCE = 1024
@@ -91,7 +90,7 @@ class HooksEntry(Model):
         "Web address of a monitoring service. psicli calls ADDRESS/start when the batch begins, and ADDRESS/CODE with "
         "the exit code when it ends.",
         "https://hc.example.com/4f0f2b1e",
-        repr=False,
+        shown=False,
     )
     timeout: fields.Duration = field(
         "How long each command may take, such as `30s`, `5m` or `1h`; a number alone is a number of seconds.",
@@ -100,23 +99,19 @@ class HooksEntry(Model):
     )
 
 
-_Jobs = Annotated[
-    Annotated[fields.GivenPath, Tag(fields.TEXT)] | Annotated[JobEntry, Tag(fields.TABLE)], fields.by_kind
-]
-_Places = Annotated[int, Field(ge=1, le=MAX_JOBS_AT_ONCE), fields.PLAIN_DIGITS]
+_Jobs = fields.GivenPath | JobEntry
+_Places = Annotated[int, Bounds(ge=1, le=MAX_JOBS_AT_ONCE), fields.PLAIN_DIGITS]
 
 
-class BatchFile(Model):
+class BatchFile(Model, title="psicli batch file"):
     """A psicli batch: one YAML file that names the jobs to run on this machine, and how."""
-
-    model_config = ConfigDict(title="psicli batch file")
 
     batch: fields.Name | None = optional("Name of the batch. By default the file's name without its suffix.", "nightly")
     jobs: tuple[_Jobs, ...] = field(
         "The jobs, in the order in which they start if nothing else decides. An entry is the path of a job file, or a "
         "section whose `config` is that path.",
         ["jobs/bob.yaml", {"config": "jobs/carol.yaml", "after": ["nightly-bob"]}],
-        json_schema_extra={"minItems": 1},
+        schema={"minItems": 1},
     )
     set: fields.Variables = field(
         "Values for the variables in the job files. They replace the environment's; the option `--set` replaces both.",
@@ -185,7 +180,7 @@ class BatchFile(Model):
 # The batch -----------------------------------------------------------------------------------------------------
 
 
-class Entry(Model):
+class Entry(Value):
     """One checked job of a batch."""
 
     name: str
@@ -203,7 +198,7 @@ class Entry(Model):
     job: Job
 
 
-class Batch(Model):
+class Batch(Value):
     """A checked batch; times are in seconds, memory is in bytes."""
 
     name: str

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from psicli.config.model import Value
 from psicli.config.models import LinkSettings, PipelineSettings, TlsFiles
-from psicli.config.sections.base import Model
 from psicli.config.sections.output import OutputSettings
 from psicli.config.sections.policy import PolicySettings
 from psicli.core.formats import PLAIN, Dialect, FileFormat
@@ -14,7 +14,7 @@ from psicli.core.places import Url
 from psicli.items.forms.names import Form
 
 
-class Listener(Model):
+class Listener(Value):
     """The addresses of the first node; ports include --port-offset."""
 
     # The address the other party dials, and the local address to listen on.
@@ -30,7 +30,7 @@ class Listener(Model):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class InputFiles(Model):
+class InputFiles(Value):
     """What a task reads: one input, of one file or of many."""
 
     # Files, folders and patterns; relative paths start at the current folder.
@@ -59,7 +59,7 @@ class InputFiles(Model):
         return "standard input" if first == "-" else f"{first} and {more:,} more" if more else str(first)
 
 
-class Task(Model):
+class Task(Value):
     """One intersection from this party's view; relative paths start at the current folder."""
 
     name: str
@@ -80,7 +80,7 @@ class Task(Model):
     files: tuple[str, ...] = ()
 
 
-class Job(Model):
+class Job(Value):
     """A checked job file from the view of one party."""
 
     path: Path

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-
 from psicli.config import fields
-from psicli.config.sections.base import Model, field, optional
+from psicli.config.model import Model, field, optional
+from psicli.config.model.kinds import SchemaWith
 
-_Columns = Annotated[
-    tuple[fields.ColumnName, ...], fields.DISTINCT, Field(json_schema_extra={"minItems": 1, "uniqueItems": True})
-]
+_Columns = Annotated[tuple[fields.ColumnName, ...], fields.DISTINCT, SchemaWith({"minItems": 1, "uniqueItems": True})]
 
 
 class OutputSettings(Model):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from psicli.config import fields
-from psicli.config.sections.base import Model, field, optional
+from psicli.config.model import Model, field, optional
+from psicli.config.model.kinds import Bounds
 
 # Larger differences cannot be told from a sketch of 4,096 buckets.
 MAX_DIFFERENCE = 1000
 
-_Limit = Annotated[int, Field(ge=1), fields.PLAIN_DIGITS] | None
-_Difference = Annotated[int, Field(ge=0, le=MAX_DIFFERENCE), fields.PLAIN_DIGITS]
+_Limit = Annotated[int, Bounds(ge=1), fields.PLAIN_DIGITS] | None
+_Difference = Annotated[int, Bounds(ge=0, le=MAX_DIFFERENCE), fields.PLAIN_DIGITS]
 
 
 class PolicySettings(Model):

@@ -15,10 +15,10 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
 from support.job_files import SAMPLE, SMALL, TASK, Errors, Load, starts, with_nodes, with_paths
 
 from psicli.config import load_job
+from psicli.config.model import Model
 from psicli.config.models import (
     JobFile,
     LinkSettings,
@@ -187,12 +187,12 @@ def test_schema_describes_every_field() -> None:
         for name, field in part["properties"].items():
             assert field["description"], name
             assert field["examples"], name
-            # pydantic's names of the bounds have no meaning in a JSON Schema.
+            # These names of the bounds have no meaning in a JSON Schema.
             assert not {"ge", "le", "multiple_of"} & set(field), name
 
 
 @pytest.mark.parametrize("model", sorted(set(JOB_FILE.models.values()), key=lambda model: model.__name__))
-def test_examples_are_valid(model: type[BaseModel]) -> None:
+def test_examples_are_valid(model: type[Model]) -> None:
     fields = model.model_fields.items()
     for name, field in fields:
         for example in field.examples or []:

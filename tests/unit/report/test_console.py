@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from psicli.report import console
+from psicli.report.bars import Bars
 from psicli.report.console import Console
 
 Start = Callable[..., Console]
@@ -61,7 +62,7 @@ def written() -> str:
 def bars(shown: Console) -> list[str]:
     """Return the bars as they are shown, the job's first."""
     meter = shown._meter
-    assert isinstance(meter, console._Bars)
+    assert isinstance(meter, Bars)
     return [str(bar) for bar in (meter._job_bar, meter._task_bar) if bar is not None]
 
 

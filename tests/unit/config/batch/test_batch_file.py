@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from pydantic import BaseModel
 from support.batch_files import job, load, write_jobs
 
 from psicli.config.batch import SHAPE, is_batch_file
 from psicli.config.batch.models import BatchFile, HooksEntry
 from psicli.config.built import Job
+from psicli.config.model import Model
 from psicli.config.schema import batch_schema
 
 FULL = """\
@@ -232,7 +232,7 @@ def test_schema_describes_every_field() -> None:
 
 
 @pytest.mark.parametrize("model", sorted(set(SHAPE.models.values()), key=lambda model: model.__name__))
-def test_examples_are_valid(model: type[BaseModel]) -> None:
+def test_examples_are_valid(model: type[Model]) -> None:
     for name, field in model.model_fields.items():
         for example in field.examples or []:
             others = {} if model is not BatchFile else {"jobs": ["a.yaml"]}
