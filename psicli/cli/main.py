@@ -142,8 +142,6 @@ def main() -> NoReturn:
     gc.disable()
     open_standard_streams()
     signals.install()
-    # A plugin of pydantic would see job files, and looking for one reads the metadata of every installed package.
-    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
     sys.meta_path.insert(0, _WithoutPandas())
     try:
         # A completion has no log.
