@@ -3,6 +3,7 @@
  * count here, as a little-endian number, its word. No function is constant time; each takes linear time, whatever the
  * records are.
  */
+#define _DEFAULT_SOURCE
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,6 +67,9 @@ int psicli_order(uint32_t *order, uint64_t *words, const uint8_t *records, size_
             order[i] = (uint32_t)entries[i].at;
             words[i] = entries[i].word;
         }
+        /* The records may be those of a secret order. */
+        explicit_bzero(entries, n * sizeof *entries);
+        explicit_bzero(scratch, n * sizeof *scratch);
     }
     free(entries);
     free(scratch);
