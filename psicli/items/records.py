@@ -54,11 +54,15 @@ class Comparison:
         return int(((first < self._count) & (second >= self._count)).sum())
 
     def repeats(self) -> tuple[bool, bool]:
-        """Return for each list whether it repeats a record; the time this takes does not depend on common records."""
-        if not any((words[1:] == words[:-1]).any() for _, words in self._sorted):
-            return False, False
-        first, second = self._equal_pairs
-        return bool((second < self._count).any()), bool((first >= self._count).any())
+        """Return for each list whether it repeats a record.
+
+        Each list is looked at alone, so that the time this takes does not depend on common records, whatever a peer
+        sends.
+        """
+        first, second = (
+            _repeats(records, *ordered) for records, ordered in zip(self._lists, self._sorted, strict=True)
+        )
+        return first, second
 
     def found(self, *, in_other: bool = False) -> Mask:
         """Return for each record of the first list whether the second contains it; in_other: the other way round.
@@ -95,6 +99,20 @@ class Comparison:
             first, second = order[pairs], order[pairs + 1]
         equal = _equal(both.take(first, axis=0), both.take(second, axis=0))
         return first[equal], second[equal]
+
+
+def _repeats(records: Words, order: Order, words: npt.NDArray[np.uint64]) -> bool:
+    """Return whether a list repeats a record. order, words: as from `in_order`."""
+    alike = words[1:] == words[:-1]
+    if not alike.any():
+        return False
+    # Only a peer that constructs records makes their first words equal.
+    tied = np.zeros(len(words), np.bool_)
+    tied[1:] |= alike
+    tied[:-1] |= alike
+    doubtful = records[order[tied]]
+    doubtful = doubtful[np.lexsort(tuple(doubtful.T))]
+    return bool(_equal(doubtful[1:], doubtful[:-1]).any())
 
 
 def have_common(records: Words, other: Words) -> bool:

@@ -156,6 +156,26 @@ def test_repeats_compares_nothing_across_the_lists(monkeypatch: pytest.MonkeyPat
     assert compared.repeats() == (False, False)
 
 
+def test_records_that_look_alike_compare_nothing_across_the_lists_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sender makes the receiver's tokens, and might make each second one look like a token that it asks about."""
+    equal, rows = records._equal, []
+
+    def counted(one: records.Words, other: records.Words) -> records.Mask:
+        rows.append(len(one))
+        return equal(one, other)
+
+    monkeypatch.setattr(records, "_equal", counted)
+    ours = np.arange(2000, dtype=np.uint64).reshape(-1, 2)
+    tied = np.concatenate([ours, ours + np.array([0, 1], np.uint64)])
+    counts = []
+    for theirs in (ours, ours + np.uint64(10_000)):
+        compared = records.Comparison(tied, theirs)
+        assert compared.repeats() == (False, False)
+        counts.append(sum(rows))
+        rows.clear()
+    assert counts[0] == counts[1] > 0
+
+
 @pytest.fixture(params=["in C", "with numpy"])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "with numpy":
