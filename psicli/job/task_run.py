@@ -38,7 +38,7 @@ from psicli.report.report import Report, Status, TaskReport, too_little_matched
 from psicli.session.live import TaskResult
 from psicli.storage.ledger import Ledger, Opening
 from psicli.storage.locks import PortLock
-from psicli.tables import Input
+from psicli.tables import Input, Source
 
 if TYPE_CHECKING:
     from psicli.ray.connection import Cluster
@@ -180,7 +180,8 @@ class TaskRun:
         return partial(tables.open_source, source, task.keys, threads=cores, **how)
 
     def _new_reading(self) -> Reading:
-        return Reading(self._opening(threads()), Spellings(self._task.keys, self._task.forms), self.stages)
+        touched = partial(_last_changes, self._shared.inputs.sources[self.name])
+        return Reading(self._opening(threads()), Spellings(self._task.keys, self._task.forms), self.stages, touched)
 
     def _note_keys(self, source: Input, spellings: Spellings, items: Items) -> None:
         """Report the key columns, their forms, and what is unusual about their values."""
@@ -435,3 +436,8 @@ def _in_ledger(files: InputFiles) -> str:
     if files.query is not None:
         return "duckdb:" + "".join(os.path.abspath(str(each)) for each in files.paths)
     return ", ".join(os.path.abspath(each) if isinstance(each, Path) else str(each) for each in files.paths)
+
+
+def _last_changes(source: Source) -> list[int]:
+    """Return when each file of this machine was last changed in any way, also in its name or rights [ns]."""
+    return [os.stat(part.place).st_ctime_ns for part in source.parts if isinstance(part.place, Path)]

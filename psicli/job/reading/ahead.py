@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from psicli.core.errors import PsicliError, counted
@@ -34,16 +36,26 @@ class Reading:
     spellings: what is unusual about the keys that were read. seconds: how long it took to read ahead [s].
     """
 
-    def __init__(self, opening: Callable[[], Input], spellings: Spellings, stages: Stages) -> None:
+    def __init__(
+        self,
+        opening: Callable[[], Input],
+        spellings: Spellings,
+        stages: Stages,
+        touched: Callable[[], object] = lambda: None,
+    ) -> None:
+        """touched: returns when the files of the input were last changed in any way."""
         self.spellings = spellings
         self.seconds = 0.0
-        self._opening, self._stages = opening, stages
+        self._opening, self._stages, self._touched = opening, stages, touched
         self._source: Input | None = None
         self._batches = self._read()
         # What was read ahead.
         self._held: deque[Batch] = deque()
         self._thread: threading.Thread | None = None
         self._stops = self._is_closed = self._failed = False
+        # The state of the files when reading began, and until when reading ahead is not yet work of the task itself.
+        self._state: object = None
+        self._until = math.inf
 
     @property
     def source(self) -> Input:
@@ -53,6 +65,9 @@ class Reading:
 
     def begin(self, budget: int) -> None:
         """Read in a thread of its own, until the items take this much memory [bytes] or `goes_on` is called."""
+        # A file that is gone is missed when the task begins.
+        with suppress(OSError):
+            self._state = self._touched()
         self._thread = threading.Thread(target=self._read_ahead, args=(budget,), name="psicli-early", daemon=True)
         self._thread.start()
 
@@ -62,14 +77,16 @@ class Reading:
         It cannot if the input has changed since, or if anything went wrong: then another reading finds that again, and
         tells it at the right time.
         """
-        self._stops = True
+        self._stops, self._until = True, time.monotonic()
         if self._thread is not None:
             self._thread.join()
         if self._source is not None and not self._failed:
             try:
                 with self._source.watched():
                     pass
-            except PsicliError:
+                # The wait may have been long, and some programs write a file in place and set back its time.
+                self._failed = self._touched() != self._state
+            except (PsicliError, OSError):
                 self._failed = True
         return not self._failed
 
@@ -106,7 +123,7 @@ class Reading:
             logger.debug("read %s of %s ahead", rows, self.source.name)
         except Exception:
             self._failed = True
-        self.seconds = time.monotonic() - began
+        self.seconds = max(min(time.monotonic(), self._until) - began, 0)
         if self._is_closed:
             self._release()
 

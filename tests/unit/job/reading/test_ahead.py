@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from psicli.core.formats import FileFormat, Format
 from psicli.core.stages import Stages
 from psicli.items.spelling import Spellings
 from psicli.job.reading.ahead import Batch, Reading
+from psicli.job.task_run import _last_changes
 from psicli.tables import Input, Source, open_source
 from psicli.tables.parquet import ParquetInput
 
@@ -44,7 +46,8 @@ def read() -> Iterator[Callable[[Path], Reading]]:
 
     def reading(path: Path) -> Reading:
         opening = partial(open_source, Source.of_file(path, FileFormat(Format.PARQUET)), ["id"])
-        made.append(Reading(opening, Spellings(["id"]), Stages("task")))
+        touched = partial(_last_changes, Source.of_file(path, FileFormat(Format.PARQUET)))
+        made.append(Reading(opening, Spellings(["id"]), Stages("task"), touched))
         return made[-1]
 
     yield reading
@@ -131,6 +134,48 @@ def test_an_input_that_has_changed_is_read_again(path: Path, read: Callable[[Pat
     assert not reading.goes_on()
     reading.close()
     assert len(items(read(path))) == 7
+
+
+@pytest.mark.parametrize("budget", [1, ALL])
+def test_an_input_that_was_rewritten_with_its_old_time_is_read_again(
+    path: Path, read: Callable[[Path], Reading], budget: int
+) -> None:
+    """As by programs that write in place and then set the time of the last change."""
+    before = path.stat()
+    reading = read(path)
+    reading.begin(budget)
+    wait_until(lambda: ended(reading), "a part of the input is read")
+    data = path.read_bytes()
+    with path.open("r+b") as file:
+        file.write(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert not reading.goes_on()
+
+
+def test_the_time_of_a_reading_ends_where_its_task_begins(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From then on, the task measures the time."""
+    begun, may_end, now = threading.Event(), threading.Event(), [0.0]
+
+    def opening() -> Input:
+        begun.set()
+        assert may_end.wait(60)
+        return open_source(Source.of_file(path, FileFormat(Format.PARQUET)), ["id"])
+
+    reading = Reading(opening, Spellings(["id"]), Stages("task"))
+    monkeypatch.setattr("psicli.job.reading.ahead.time.monotonic", lambda: now[0])
+    with ThreadPoolExecutor(1) as executor:
+        reading.begin(ALL)
+        assert begun.wait(60)
+        now[0] = 3.0
+        going_on = executor.submit(reading.goes_on)
+        while reading._until != now[0]:
+            assert not going_on.done()
+        now[0] = 8.0
+        may_end.set()
+        assert going_on.result()
+    assert reading.seconds == 3.0
+    reading.close()
 
 
 def test_an_error_is_told_by_the_reading_that_counts(path: Path, read: Callable[[Path], Reading]) -> None:
