@@ -24,6 +24,7 @@ _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST = 1
 _ANY_STATE = 0xFFFFFFFF
+_LOOPBACK = "lo"
 _ANY_COOKIE = b"\xff" * 8
 # The most octets of an answer [bytes].
 _MOST = 4096
@@ -51,7 +52,10 @@ def user_of(near: End, far: End | None) -> int | None:
     addresses = [socket.inet_pton(family, host).ljust(16, b"\0") for host, _ in ends]
     ports = [port.to_bytes(2, "big") for _, port in ends]
     header = _REQUEST.size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0
-    request = _REQUEST.pack(*header, family, socket.IPPROTO_TCP, 0, _ANY_STATE, *ports, *addresses, 0, _ANY_COOKIE)
+    protocol = family, socket.IPPROTO_TCP, 0, _ANY_STATE
+    # Without the interface, the kernel finds no socket that is bound to it.
+    device = socket.if_nametoindex(_LOOPBACK)
+    request = _REQUEST.pack(*header, *protocol, *ports, *addresses, device, _ANY_COOKIE)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_SOCK_DIAG) as kernel:
         kernel.sendto(request, (0, 0))
         answer, (sender, _) = kernel.recvfrom(_MOST)

@@ -244,6 +244,17 @@ def test_the_users_at_both_ends_are_known(place: str, host: str) -> None:
 
 @needs_root
 @pytest.mark.usefixtures("way")
+def test_a_socket_that_is_bound_to_its_device_is_no_stranger() -> None:
+    """Any user may bind a socket to the loopback device."""
+    with _server("127.0.0.1") as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+        where = server.getsockname()
+        os.fchown(server.fileno(), NOBODY, NOBODY)
+        assert owners.Owners(where[1]).listener_at(where) == NOBODY
+
+
+@needs_root
+@pytest.mark.usefixtures("way")
 def test_another_users_sockets_are_told_apart() -> None:
     with _server("127.0.0.1") as server:
         where = server.getsockname()
