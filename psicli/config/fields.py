@@ -11,6 +11,8 @@ import difflib
 import os
 import re
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -66,6 +68,11 @@ def _text_like(pattern: str, what: str, right: str) -> Before:
     return Before(check)
 
 
+def _repeated(values: Iterable[str]) -> list[str]:
+    """Return the values that occur more than once, in the order of their first places."""
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
 def _columns(entries: tuple[Any, ...]) -> tuple[Any, ...]:
     columns = [entry if isinstance(entry, str) else entry.column for entry in entries]
     if not 1 <= len(columns) <= MAX_KEY_COLUMNS:
@@ -84,7 +91,7 @@ def _column(name: str) -> str:
 def _distinct_columns(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:
         raise WrongError("is empty", "list the columns to write, or remove this field to write all")
-    if repeated := [name for name in names if names.count(name) > 1]:
+    if repeated := _repeated(names):
         raise WrongError(f"names {shown(repeated[0])} more than once", "name every column once")
     return names
 
@@ -233,7 +240,7 @@ def _null_values(values: tuple[str, ...]) -> tuple[str, ...]:
 
 def to_bytes(text: str) -> int:
     """Return the number of bytes of a text such as 512MB, 2GiB or 2000000000. Raises WrongError."""
-    found = re.fullmatch(_AMOUNT, text, re.IGNORECASE)
+    found = re.fullmatch(_AMOUNT, text, re.IGNORECASE | re.ASCII)
     if not found:
         raise WrongError(f"{shown(text)} is not an amount of memory", "give for example 512MB, 2GB or 400MiB")
     size: int = int(found[1]) * (1024 if found[3] else 1000) ** _UNITS.index((found[2] or " ").upper())
@@ -303,7 +310,7 @@ def _fingerprint(value: object) -> object:
 def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     if not values:
         raise WrongError("is empty", "list the fingerprint of a certificate, or remove this field")
-    if repeated := [value for value in values if values.count(value) > 1]:
+    if repeated := _repeated(values):
         raise WrongError(f"lists {repeated[0][:8]}… more than once", "list every certificate once")
     return values
 

@@ -7,6 +7,7 @@ used is blamed at its place in the batch file.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -230,7 +231,7 @@ class _Reader:
     def _fault_of_file(self, slot: _Slot, fault: str) -> tuple[str, str]:
         """Return what is wrong with a job file that cannot be read, and what would be right."""
         named = shown(str(slot.entry.config))
-        if slot.path.is_dir():
+        if os.path.isdir(slot.path):
             return f"{named} is a folder", "name the job files in it"
         if self._document is not None and re.search(r"[*?]", named):
             return f"{named} is a pattern, and a batch file takes none", "name each job file"

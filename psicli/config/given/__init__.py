@@ -59,8 +59,11 @@ class Given:
             if self.lenient:
                 document.table(*task).setdefault("input_path", {})
             for kind in lacks:
-                # Nothing opens it.
-                document.table(*task).setdefault(kind, {})[party] = f"/psicli/{kind}/{task[-1]}.arrow"
+                paths = document.table(*task).setdefault(kind, {})
+                # Anything else is a mistake, which the check of the file finds.
+                if isinstance(paths, dict):
+                    # Nothing opens it.
+                    paths[party] = f"/psicli/{kind}/{task[-1]}.arrow"
             if "input_path" in self.files.get(name or "", {}):
                 # The rows are no longer those of a database.
                 document.table(*task, "query").pop(party, None)

@@ -62,6 +62,14 @@ def test_a_bad_key_column_is_named(sides: Sides, on: str, kind: type[Exception],
     assert str(sides.state) not in f"{caught.value}{caught.value.hint}{caught.value.report.to_dict()}"
 
 
+@pytest.mark.parametrize("paths", ["", [], ["in.csv"], 7])
+@pytest.mark.parametrize("kind", ["input_path", "output_path"])
+def test_paths_of_a_wrong_kind(sides: Sides, kind: str, paths: Any) -> None:
+    job = sides.job(LISTENER, {**TASK, kind: paths})
+    with pytest.raises(JobFileError, match=kind):
+        psicli.load_job(job)
+
+
 def test_all_mistakes_of_a_dict_at_once(sides: Sides) -> None:
     job = sides.job(LISTENER, {**TASK, "keyform": "email"}, {**TASK, "keys": {"carol": ["x"]}}, polcy={})
     with pytest.raises(JobFileError) as caught:

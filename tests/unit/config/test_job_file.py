@@ -359,6 +359,11 @@ def test_pipeline_settings(load: Load, setting: str, value: int) -> None:
         ("memory", "2", "'2' is too little; give at least 384MB"),
         ("memory", "512M", "'512M' is not an amount of memory; give for example 512MB, 2GB or 400MiB"),
         ("memory", "1.5GB", "'1.5GB' is not an amount of memory; give for example 512MB, 2GB or 400MiB"),
+        (
+            "memory",
+            "500000\u212aB",
+            "'500000\u212aB' is not an amount of memory; give for example 512MB, 2GB or 400MiB",
+        ),
         ("memory", "-1GB", "'-1GB' is not an amount of memory; give for example 512MB, 2GB or 400MiB"),
         ("memory", "[1GB]", "is a list; write it like `memory: 512MB`"),
     ],

@@ -110,6 +110,7 @@ hooks:
         ("jobs: [bob.yaml\n", "nightly.yaml:2: YAML: "),
         ("jobs: ['${NO}.yaml']", "nightly.yaml:1: jobs[0]: ${NO} is not defined; set it in the environment or with"),
         ("jobs: [{config: 'a$.yaml'}]", "nightly.yaml:1: jobs[0].config: contains a $ without a variable; write"),
+        (f"jobs: [{300 * 'a'}]", "nightly.yaml:1: jobs[0]: 'aaaa"),
         ("jobs: ['']", "nightly.yaml:1: jobs[0]: is empty; give the path of a file"),
         (
             "jobs: ['b*.yaml']",
