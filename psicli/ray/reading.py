@@ -31,6 +31,9 @@ from psicli.ray.connection import Cluster
 from psicli.ray.items import Group, RemoteItems, divided, gathered, task, watched
 from psicli.ray.probe import Node
 from psicli.tables import Divisible, Input, Share
+from psicli.tables.delimited import DelimitedInput
+from psicli.tables.jsonl import JsonlInput
+from psicli.tables.parquet import ParquetInput
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +61,9 @@ class Sizes(NamedTuple):
 
 SIZES = Sizes()
 
+# The inputs that can be read in shares.
+_DIVISIBLE = (DelimitedInput, JsonlInput, ParquetInput)
+
 
 class _NotOnNodesError(Exception):
     """Why the nodes do not read an input."""
@@ -73,7 +79,7 @@ def read_on_nodes(
     with ExitStack() as stack:
         source = stack.enter_context(opening())
         # A store need not be open to all nodes.
-        if not isinstance(source, Divisible) or source.size < sizes.input or source.file.is_remote:
+        if not isinstance(source, _DIVISIBLE) or source.size < sizes.input or source.file.is_remote:
             return None
         try:
             items, spellings = watched(cluster, lambda: _Reading(cluster, opening, source, key, sketch, sizes).run())
@@ -219,7 +225,7 @@ def _read_share(share: Share, opening: Opening, mark: _Mark, key: bytes, groups:
     try:
         _set_up()
         with opening() as source:
-            if not isinstance(source, Divisible) or _mark(source) != mark:
+            if not isinstance(source, _DIVISIBLE) or _mark(source) != mark:
                 return ["has another file", None, *[None] * groups]
             spellings = Spellings(source.keys, source.columns.forms)
 

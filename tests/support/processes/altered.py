@@ -272,8 +272,15 @@ def as_nobody() -> None:
     import psicli.batch.record
     import psicli.batch.simulate
     import psicli.cli.main
+    import psicli.cli.run
     import psicli.job.run
-    import psicli.report.report  # noqa: F401
+    import psicli.job.task_run
+    import psicli.outputs.delimited
+    import psicli.report.report
+    import psicli.report.summary
+    import psicli.tables.delimited
+    import psicli.transport.certs
+    import psicli.transport.tls  # noqa: F401
 
     os.setgroups([])
     os.setgid(NOBODY)
