@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from psicli import config
 from psicli.api.errors import told
 from psicli.config.given import Given, GivenDocument, lacking
+from psicli.core.records import dataclass
 
 # What load_job takes: the path of a job file, or its content.
 JobSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any]"

@@ -15,7 +15,6 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -23,6 +22,7 @@ from typing import Any, Protocol, Self
 from psicli.api.errors import RunCancelledError, RunLostError
 from psicli.batch import PSICLI, SET_BY_OPTIONS
 from psicli.core.errors import DescriptorsError, reason
+from psicli.core.records import dataclass
 from psicli.report.channel import SETTINGS
 from psicli.storage.files import private
 

@@ -9,11 +9,11 @@ peer, a disk or one of its own threads. More of them start only while cores are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from psicli.batch.machine import Machine
 from psicli.batch.plan import Limits, Planned
 from psicli.core.errors import BudgetError, counted, in_units
+from psicli.core.records import dataclass
 from psicli.report.batch import JobState, State
 from psicli.storage.memory import LEAST_MEMORY
 

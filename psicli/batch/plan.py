@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from psicli.config import Job, Task
 from psicli.config.batch import Batch, Entry, right_name
 from psicli.core.errors import ArgumentError, PlanError, printable, shown
 from psicli.core.places import Place, Url
+from psicli.core.records import dataclass
 from psicli.storage.files import identity
 from psicli.storage.locks import dial_lock, port_lock
 from psicli.storage.places.listing import covers, names_many

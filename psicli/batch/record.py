@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from psicli.batch.plan import Plan, Planned
 from psicli.config.fields import NAME
 from psicli.core import signals
 from psicli.core.errors import BatchRunningError, PsicliError, creating, reason
+from psicli.core.records import dataclass
 from psicli.report.batch import JobState, State
 from psicli.report.batch.summary import first_cause
 from psicli.report.layout import in_words

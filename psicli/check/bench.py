@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from statistics import median
 from subprocess import PIPE
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from psicli import __version__, curve
 from psicli.core import signals
 from psicli.core.errors import InternalError, counted
+from psicli.core.records import dataclass
 from psicli.curve import reference
 from psicli.report.layout import PLAIN, Screen, table
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import StrEnum
 from itertools import zip_longest
 from typing import Any
 
 from psicli.core.errors import InterruptedBySignal, PsicliError, printable
+from psicli.core.records import dataclass
 from psicli.report.layout import GAP, LEAST_WIDTH, PLAIN, Screen, table
 
 # The order in which a run meets them. Those with the same number belong together, task by task.

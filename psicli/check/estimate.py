@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
 from psicli import curve
 from psicli.config import Job, Task
 from psicli.config.fields import is_loopback
+from psicli.core.records import dataclass
 from psicli.items import partitions
 from psicli.job.meeting import bin_items
 from psicli.protocol.bins import number_of_bins, padded

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ import pyarrow as pa
 from psicli import tables
 from psicli.config import Job, Task
 from psicli.core.errors import PsicliError, TaskFilesError, printable, shown
+from psicli.core.records import dataclass
 from psicli.items import kinds
 from psicli.items.forms.columns import KeyColumns
 from psicli.items.forms.convert import Converter

@@ -6,7 +6,6 @@ psicli only names the best way; it never changes how a job runs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from psicli.check import estimate
@@ -14,6 +13,7 @@ from psicli.check.checklist import Checklist
 from psicli.check.estimate import Estimate, Limit, Setting, Size, Time
 from psicli.config import Job, Task
 from psicli.core.errors import in_units
+from psicli.core.records import dataclass
 from psicli.report.console import duration
 
 # A way is better than another one if it takes at most this share of its time, and saves so much [s].

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from psicli.check import estimate
 from psicli.check.estimate import Estimate, Setting, Size
 from psicli.config import Job, Task
 from psicli.core import signals
+from psicli.core.records import dataclass
 from psicli.items.encoding import encode_items, packed
 from psicli.job.groups.expand import expand_files
 from psicli.job.inputs import find_source

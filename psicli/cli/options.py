@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 from psicli.core.errors import PsicliError
+from psicli.core.records import dataclass
 from psicli.report.channel import SETTINGS, Channel
 from psicli.report.console import Console
 from psicli.report.metrics.file import SUFFIX

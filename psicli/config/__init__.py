@@ -10,7 +10,6 @@ below sections and models, then come shape, checks and paths.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from psicli.config.shape import check_shape
 from psicli.config.variables import fill_variables
 from psicli.core.formats import Dialect, file_format
 from psicli.core.places import Place, place
+from psicli.core.records import dataclass
 
 __all__ = [
     "DNS_NAME", "MAX_NAME", "NAME", "OWN_NAME", "Given", "InputFiles", "Job", "OutputSettings", "PipelineSettings",

@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from psicli.config.document import Document, Loc, field_name
 from psicli.config.fields import MAX_NAME, is_loopback, split_address, to_seconds
 from psicli.config.shape import example
 from psicli.core.errors import ArgumentError, counted, shown
+from psicli.core.records import dataclass
 from psicli.items.forms.names import HASHED, SHA256, Form, parse_form
 
 # How many tasks the message about an unknown one names.

@@ -16,10 +16,11 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
 from psicli.core.errors import VariableError, shown
+from psicli.core.records import dataclass
 
 logger = logging.getLogger(__name__)
 

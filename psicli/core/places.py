@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from psicli.core.errors import CannotCreateError, StorageError
+from psicli.core.records import dataclass
 
 # The schemes that psicli reads; https is for reading only.
 SCHEMES = ("s3", "gs", "abfs", "abfss", "hdfs", "https")

@@ -7,13 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from psicli.core.errors import AnsweredTwiceError, DurationError, InputChangedError, PsicliError
+from psicli.core.records import dataclass
 from psicli.exchange.finished import RECEIVED, FinishedBins, Manifest
 from psicli.exchange.worker import Match
 from psicli.protocol.bins import MOST_ANSWERS

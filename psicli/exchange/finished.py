@@ -20,13 +20,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 from psicli.core import failpoints
 from psicli.core.errors import CannotCreateError, reason
+from psicli.core.records import dataclass
 from psicli.exchange.worker import ORDER_SECRET_BYTES
 from psicli.protocol.bins import Sizes, every_bin
 from psicli.storage.files import replace_file, wipe

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 from typing import Any, Protocol
 
 from psicli.core import errors, failpoints, signals, trace
+from psicli.core.records import dataclass
 from psicli.core.stages import Stage, Stages
 from psicli.exchange.bin_exchange import BinExchange
 from psicli.exchange.checkpoint import Checkpoint

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import field
 from threading import Lock
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from psicli import curve
 from psicli.core import errors
 from psicli.core.peer_errors import PeerProtocolError
+from psicli.core.records import dataclass
 from psicli.items import records
 from psicli.items.partitions import BinItems
 from psicli.items.records import Mask, Words

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from psicli import curve
 from psicli.core.errors import StorageError, counted, printable, reason
+from psicli.core.records import dataclass
 from psicli.storage.files import swap_file
 from psicli.storage.state import SKETCHES_PREFIX, held, make_state_folder
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from psicli.config import Job
 from psicli.core.errors import DriftError, PsicliError, counted
+from psicli.core.records import dataclass
 from psicli.report.history.bands import WINDOW, Judged, Measure, judge
 from psicli.report.history.series import Night, series_of
 from psicli.report.history.text.words import found_and_usual, rounded_facts

@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from psicli import outputs, tables
@@ -24,6 +23,7 @@ from psicli.core.errors import (
 )
 from psicli.core.formats import FileFormat, Format, file_format
 from psicli.core.places import Place, Url, is_on_web
+from psicli.core.records import dataclass
 from psicli.storage.files import check_writable, identity, make_folder, private
 from psicli.storage.state import run_folder, state_folder
 from psicli.tables import Selection, Source

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from psicli import outputs
 from psicli.config import Task
 from psicli.core.errors import PolicyError, ReaderGoneError, StorageError, reason
 from psicli.core.places import Url
+from psicli.core.records import dataclass
 from psicli.exchange.checkpoint import Checkpoint
 from psicli.exchange.task_exchange import Storage
 from psicli.items.partitions import Items, Matches

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from psicli import curve
@@ -28,6 +28,7 @@ from psicli.core.errors import (
     TooSmallDifferenceError,
     counted,
 )
+from psicli.core.records import dataclass
 from psicli.items.sketches import Difference, Sketch, Sketches
 from psicli.report.console import duration
 from psicli.report.report import whole_percent, without_numbers

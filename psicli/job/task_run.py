@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,6 +18,7 @@ from psicli.core import failpoints
 from psicli.core.errors import BadInputError, InputMissingError, PsicliError, counted, unexpected
 from psicli.core.peer_errors import skip_of_peer
 from psicli.core.places import Url
+from psicli.core.records import dataclass
 from psicli.core.stages import Stage, Stages
 from psicli.curve import threads
 from psicli.exchange.task_exchange import Prepared, Storage

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum
 from math import isqrt
 from typing import ClassVar, NamedTuple
 
 from psicli.core.errors import LocalProtocolError, TooManyItemsError, counted
 from psicli.core.peer_errors import PeerProtocolError
+from psicli.core.records import dataclass
 from psicli.protocol.messages import BinMessage, End, Frame, Kept, Message, Restart, Stream, bin_session_id
 from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
 from psicli.protocol.work import CheckLists, KeepTokens, Lane, MaskOwn, MaskPeer, Prepare, Work

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 from typing import TypeAlias
+
+from psicli.core.records import dataclass
 
 PROTOCOL_VERSION = 2
 SUITE = "psicli-v1"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from psicli.core.errors import LocalProtocolError
 from psicli.core.peer_errors import PeerProtocolError
+from psicli.core.records import dataclass
 from psicli.protocol.messages import End, Frame, Stream
 
 # The points in a full frame: 512 KiB, a quarter of the message limit of 2 MiB [items].

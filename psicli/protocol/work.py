@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
 from psicli.core.errors import LocalProtocolError
+from psicli.core.records import dataclass
 from psicli.protocol.messages import Message
 
 

@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from psicli.config import Job
 from psicli.config.fields import ray_address, split_address
 from psicli.core import signals
 from psicli.core.errors import InterruptedBySignal, PsicliError, VariableError, reason
+from psicli.core.records import dataclass
 from psicli.ray import check_installed
 from psicli.ray.errors import (
     JobOnClusterError,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
@@ -20,6 +19,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import LocalRayletDiedError, RayError
 
+from psicli.core.records import dataclass
 from psicli.items.hashing import Hashes, bin_of, cumulated, keyed_hashes, sorted_distinct
 from psicli.items.partitions import FINEST_BITS, BinItems, Items, Matches
 from psicli.items.records import Mask

@@ -5,13 +5,13 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from psicli import __version__
 from psicli.config import Job, RayWorkers
 from psicli.core import signals
 from psicli.core.errors import counted, in_units
+from psicli.core.records import dataclass
 from psicli.ray.errors import NodeLostError, NodeUnfitError, NoRoomError, RayInsecureError
 
 # How long a node may take to start a process that imports psicli [s].

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, field
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from psicli import curve
 from psicli.core import errors, signals, trace
 from psicli.core.errors import LocalProtocolError, PsicliError, WorkerLostError, counted
 from psicli.core.peer_errors import PeerProtocolError
+from psicli.core.records import dataclass
 from psicli.exchange.worker import Match
 from psicli.items.partitions import BinItems
 from psicli.protocol.streams import Place

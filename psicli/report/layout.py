@@ -10,12 +10,13 @@ import re
 import textwrap
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import IO
 
 import click
+
+from psicli.core.records import dataclass
 
 # The width of a terminal that does not say how wide it is [columns].
 USUAL_WIDTH = 80

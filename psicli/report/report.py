@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from psicli.core.errors import InternalError, PsicliError, counted
 from psicli.core.peer_errors import NoFileHereError, NoPartnerError, PeerLacksFileError, PeerSkippedError
+from psicli.core.records import dataclass
 
 # The result of a task whose receiver learns only how many of its items match.
 COUNT = "count"

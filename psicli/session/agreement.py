@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from time import monotonic, time_ns
 from typing import Any
 
 from psicli import __version__
 from psicli.core import errors, peer_errors
+from psicli.core.records import dataclass
 from psicli.protocol.bins import LEAST_BIN_ITEMS
 from psicli.protocol.messages import NONCE_BYTES, Hello, Purpose, TaskTerms, session_id
 from psicli.protocol.wire import decode_hello, encode_hello

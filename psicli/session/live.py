@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from psicli.core.records import dataclass
 from psicli.core.stages import Stages
 from psicli.exchange.task_exchange import Prepared, TaskExchange
 from psicli.items.partitions import Matches

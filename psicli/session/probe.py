@@ -11,11 +11,11 @@ import math
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 from psicli.core import peer_errors
+from psicli.core.records import dataclass
 from psicli.protocol.messages import Abort, Ask, Filler, Measured, Message
 from psicli.transport.link import Link
 from psicli.transport.window import WINDOW_BYTES

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from psicli.core.errors import shown
+from psicli.core.records import dataclass
 from psicli.items.forms.convert import Converter
 from psicli.items.forms.names import HASHED, SHA256, Form, parse_form
 from psicli.items.forms.rules.phones import region_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from psicli.core.errors import (
     printable,
 )
 from psicli.core.formats import FileFormat, Format, file_format
+from psicli.core.records import dataclass
 from psicli.items.forms.names import Form
 from psicli.items.spelling import patterns
 from psicli.setup import names

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from psicli.core.formats import FileFormat
+from psicli.core.records import dataclass
 
 # What stands in the partner's job file where only the partner knows the answer.
 UNKNOWN = "CHANGE-ME"

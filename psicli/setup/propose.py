@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
 from psicli.core.errors import printable, shown
+from psicli.core.records import dataclass
 from psicli.setup import looks, names
 from psicli.setup.forms import Choice, choose, compared_endings, equal, given, without_region
 from psicli.setup.looks import Column, Table, read_column

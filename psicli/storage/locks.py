@@ -33,7 +33,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from itertools import islice
@@ -42,6 +42,7 @@ from typing import Any
 
 from psicli.core import errors, failpoints, signals
 from psicli.core.errors import PsicliError, printable, shown_name
+from psicli.core.records import dataclass
 from psicli.storage.state import make_state_folder, run_folder, running, state_folder
 
 logger = logging.getLogger(__name__)

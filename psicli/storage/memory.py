@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from dataclasses import dataclass
 
 from psicli.core.errors import AddressSpaceError, in_units
+from psicli.core.records import dataclass
 
 # Memory of Python, Arrow, gRPC, the kernel and their threads before the first row is read [bytes].
 LIBRARIES = 220_000_000

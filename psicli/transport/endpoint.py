@@ -10,7 +10,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ import grpc
 from psicli.config.fields import is_loopback
 from psicli.core import failpoints, peer_errors, trace
 from psicli.core.errors import PsicliError, shown
+from psicli.core.records import dataclass
 from psicli.protocol.messages import Purpose
 from psicli.protocol.wire import MAX_MESSAGE_BYTES
 from psicli.transport import preflight

@@ -11,11 +11,12 @@ import logging
 import math
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from psicli.core import failpoints, peer_errors, signals, trace
 from psicli.core.errors import PsicliError, unexpected
+from psicli.core.records import dataclass
 from psicli.protocol.messages import Abort, Bye, Commit, Done, Message, Open, Received, Reconnect, Taken
 from psicli.protocol.wire import decode, encode
 from psicli.transport.door.guest import Guest

@@ -48,6 +48,11 @@ def test_an_error_in_the_job_file_is_reported_without_loading_the_heavy_librarie
     assert printed.strip() == "[]"
 
 
+def test_classes_of_values_are_cheap_to_define() -> None:
+    users = {path for path, tree in sources() if "dataclasses.dataclass" in imports(tree)}
+    assert not users, "import dataclass from psicli.core.records"
+
+
 def test_only_places_reaches_other_machines() -> None:
     users = {path for path, tree in sources() if any(each.startswith("pyarrow.fs") for each in imports(tree))}
     assert users == {"storage/places/remote.py"}

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 import psutil
@@ -23,6 +23,7 @@ import psutil
 from psicli.batch.unattended import guard
 from psicli.core import signals
 from psicli.core.errors import counted, printable, reason
+from psicli.core.records import dataclass
 from psicli.report.console import duration
 
 # How long a command may take to end after SIGTERM, and then after SIGKILL [s].

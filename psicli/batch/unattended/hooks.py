@@ -14,7 +14,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from psicli.batch.plan import Plan
@@ -31,6 +31,7 @@ from psicli.core.errors import (
     reason,
     shown,
 )
+from psicli.core.records import dataclass
 from psicli.report.batch import BatchReport, State
 from psicli.report.batch.summary import not_begun
 

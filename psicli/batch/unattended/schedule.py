@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from psicli.core.errors import ArgumentError, UnitDiffersError, creating
+from psicli.core.records import dataclass
 from psicli.storage.files import create_files
 
 # When a schedule looks for a run that was missed.

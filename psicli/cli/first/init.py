@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from psicli.cli.screen import write
 from psicli.core import signals
 from psicli.core.errors import PsicliError, UnknownFormatError, printable, shown
 from psicli.core.formats import Compression, file_format
+from psicli.core.records import dataclass
 
 if TYPE_CHECKING:
     from psicli.setup.looks import Table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from psicli import curve
 from psicli.batch.admission import Rules, doubt_about, settle
@@ -14,6 +14,7 @@ from psicli.check import bench
 from psicli.check.estimate import Estimate, Setting
 from psicli.check.sample import estimate_job
 from psicli.core.errors import InterruptedBySignal, PsicliError, counted, in_units
+from psicli.core.records import dataclass
 from psicli.report.console import duration
 from psicli.report.layout import Screen, table_or_paragraphs
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from psicli.cli.options import (
     verbose_option,
 )
 from psicli.core.errors import PsicliError, printable
+from psicli.core.records import dataclass
 from psicli.report.console import Console
 from psicli.storage.memory import check_address_space
 

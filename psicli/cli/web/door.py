@@ -14,11 +14,11 @@ import hmac
 import os
 import secrets
 import threading
-from dataclasses import dataclass
 from email.message import Message
 from urllib.parse import parse_qs, urlsplit
 
 from psicli.core.peer_errors import OwnersUnknownError
+from psicli.core.records import dataclass
 from psicli.transport.door.lookup import End
 from psicli.transport.door.owners import Owners
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from psicli.core.errors import CannotCreateError
+from psicli.core.records import dataclass
 from psicli.storage.locks import Holder, holders
 from psicli.storage.state import left_over, state_folder, task_folders
 

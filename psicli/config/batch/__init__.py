@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from psicli.core.errors import (
     printable,
     shown,
 )
+from psicli.core.records import dataclass
 
 __all__ = ["Batch", "BatchFile", "Entry", "HooksEntry", "is_batch_file", "load_batch", "right_name"]
 

@@ -9,13 +9,14 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from psicli.config.document import MAX_DEPTH, Document, Loc
 from psicli.core.errors import shown
+from psicli.core.records import dataclass
 from psicli.storage.files import private
 
 # The line of a place, which a message about a file names.

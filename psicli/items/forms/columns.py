@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from psicli.core.records import dataclass
 from psicli.items import compute as pc
 from psicli.items.forms.names import Form
 from psicli.items.text import check_characters, check_lengths, first_control_row, key_text

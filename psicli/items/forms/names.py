@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from psicli.core.records import dataclass
 
 # The bases of all forms, each with what may follow it after a slash; a region is two capital letters.
 REGION = "REGION"

@@ -7,9 +7,11 @@ process's use of the machine, and the job's own report. Nothing in here depends 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any, Protocol
+
+from psicli.core.records import dataclass
 
 
 class State(StrEnum):

@@ -13,10 +13,10 @@ pauses before a job is started again. If a job did not get to its end, there is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from psicli.core.errors import in_units
+from psicli.core.records import dataclass
 from psicli.report.batch import BatchReport, JobState, State
 from psicli.report.console import duration
 

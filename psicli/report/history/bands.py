@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import pairwise
 from typing import NamedTuple
 
+from psicli.core.records import dataclass
 from psicli.report.history.series import Night
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from statistics import median
+
+from psicli.core.records import dataclass
 
 # Fewer runs have no usual interval, and neither have runs of which fewer than this share come after it.
 _LEAST_RUNS, _REGULAR = 5, 0.6

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 
 from psicli.core.errors import EXIT_CODES
+from psicli.core.records import dataclass
 from psicli.report.history.bands import Judged, Measure, judged
 from psicli.report.history.gaps import Gap, gaps_between, usual_interval
 from psicli.report.history.series import Night, Series, series_of

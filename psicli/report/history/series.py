@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from psicli.core.records import dataclass
 from psicli.storage.ledger import DONE, Entry, History, RunEntry
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from psicli.core.errors import counted, printable
+from psicli.core.records import dataclass
 from psicli.report.batch import State
 from psicli.report.batch.gain import Verdict as Gain
 from psicli.report.pages.charts import Span, axis, lane

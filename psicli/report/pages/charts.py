@@ -6,11 +6,11 @@ Colours are classes of page.css.j2: c1 to c6 for series, and good, bad, warn and
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from psicli.core.errors import printable
+from psicli.core.records import dataclass
 
 # The width of a picture [units]; it is as wide as its box.
 WIDTH = 1000

@@ -16,9 +16,10 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
+
+from psicli.core.records import dataclass
 
 # What a fault is called.
 CHANGED, REMOVED, INSERTED, MOVED, BACK_DATED = "changed", "removed", "inserted", "moved", "back-dated"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from datetime import datetime
 from typing import Any
+
+from psicli.core.records import dataclass
 
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
 # The fields of a `close` line, apart from the time.

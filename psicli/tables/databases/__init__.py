@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from psicli.core import signals
 from psicli.core.errors import BadInputError, ConfigError, InputMissingError, PsicliError, storing
+from psicli.core.records import dataclass
 from psicli.storage.files import private
 
 # So many rows are in memory at once.

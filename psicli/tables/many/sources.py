@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
@@ -19,6 +18,7 @@ from psicli.core.errors import (
 )
 from psicli.core.formats import Dialect, FileFormat, file_format
 from psicli.core.places import Place, Url, is_on_web
+from psicli.core.records import dataclass
 from psicli.storage.places.listing import Found, find_files, is_pattern, names_many
 
 # More files take minutes to open one after the other, and gigabytes to remember.

@@ -7,12 +7,12 @@ happened. A picture has no letters of its own but its alternative text, so that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from markupsafe import Markup
 
 from psicli.core.errors import printable
+from psicli.core.records import dataclass
 
 # The picture is as wide as its box [units].
 WIDTH, HEIGHT = 1000, 200

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from markupsafe import Markup
 
 from psicli.core.errors import counted
+from psicli.core.records import dataclass
 from psicli.report.history.bands import Judged, Measure
 from psicli.report.history.jobs import PastJob, PastNight, PastRun, PastTask
 from psicli.report.pages.past.curves import Curve, Point, Span, backdrop, curve, strip

@@ -8,10 +8,10 @@ times       where the time went
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from psicli.core.errors import counted
+from psicli.core.records import dataclass
 from psicli.report.pages.render import count, moment, render, seconds, size
 from psicli.report.pages.run.learned import Learned, learned
 from psicli.report.pages.run.tasks import accepted, code_in_words, drift, keys, results, warnings

@@ -6,10 +6,10 @@ They say what docs/security.md says, about the tasks that got far enough for it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from psicli.core.errors import PolicyError, counted
+from psicli.core.records import dataclass
 from psicli.report.report import COUNT, Status
 
 Facts = Mapping[str, Any]

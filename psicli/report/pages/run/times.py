@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
+from psicli.core.records import dataclass
 from psicli.core.stages import Stage
 from psicli.report.pages.charts import Span, axis, lane, merged
 from psicli.report.pages.render import count, percent, seconds, size
