@@ -57,6 +57,15 @@ _URL = r"https?://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]+))?(?:[/?][!\x2
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
+def _whole_number(value: object) -> object:
+    """Refuse text that is not a whole number in plain digits."""
+    if isinstance(value, str) and not re.fullmatch(r"0|[1-9][0-9]{0,11}", value):
+        if re.fullmatch(r"[1-9][0-9]{12,}", value):
+            raise WrongError(f"{shown(value)} is out of range", "give at most 12 digits")
+        raise WrongError(f"{shown(value)} is not a whole number", "give plain digits, without unit or sign")
+    return value
+
+
 def _text_like(pattern: str, what: str, right: str) -> Before:
     """Return a check that refuses text unless it matches."""
 
@@ -341,8 +350,7 @@ _FORM = f"({'|'.join(base + (f'(/({_OPTIONS[base]}))?' if _OPTIONS[base] else ''
 Normalize = Annotated[str, After(_normalize), SchemaWith({"pattern": f"^({HASHED}|{_FORM})$"})]
 _KeyForm = Annotated[str, After(form_text), SchemaWith({"pattern": f"^{_FORM}$"})]
 KeyForms = _KeyForm | Annotated[tuple[_KeyForm, ...], SchemaWith({"minItems": 1, "maxItems": MAX_KEY_COLUMNS})]
-_DIGITS = r"0|[1-9][0-9]{0,11}"
-PLAIN_DIGITS = _text_like(_DIGITS, "is not a whole number", "give plain digits, without unit or sign")
+PLAIN_DIGITS = Before(_whole_number)
 Int = Annotated[int, PLAIN_DIGITS]
 POWER_OF_TWO = After(_power_of_two)
 _RATE = r"1(?:\.0{1,12})?|0\.(?!0+$)[0-9]{1,12}"

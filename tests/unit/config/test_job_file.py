@@ -341,6 +341,7 @@ def test_pipeline_settings(load: Load, setting: str, value: int) -> None:
     [
         ("depth", "0", "0 is out of range; give at least 1"),
         ("depth", "65", "65 is out of range; give at most 64"),
+        ("depth", "9" * 20, f"'{'9' * 20}' is out of range; give at most 12 digits"),
         ("depth", "deep", "'deep' is not a whole number; give plain digits, without unit or sign"),
         ("frame_items", "0", "0 is out of range; give at least 1024"),
         ("frame_items", "1016", "1016 is out of range; give at least 1024"),
