@@ -248,7 +248,7 @@ def _measure(
     with found.trying("link"):
         try:
             logger.info("measuring the link to %s, for a few seconds at most", job.peer)
-            speed = probe(link, listens=job.listens, rates=rates)
+            speed = probe(link, listens=job.listens, sid=Hellos.of(link, listens=job.listens).sid, rates=rates)
             found.add("link", f"{job.peer}: {speed}", figures=speed.figures)
             return speed
         except PeerLostError as exc:

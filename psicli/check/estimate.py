@@ -161,7 +161,7 @@ def time_of(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Setting) -> T
     beside = MOVING * sum(reading) + TASK * setting.start * len(tasks)
     computing = _kernel(setting.rates, sum(items))
     # The cores of this machine work for the peer, too, if it is on this machine.
-    parties = 2 if shares_cores(job) else 1
+    parties = 2 if shares_cores(job, setting) else 1
     kernel = 0.0 if setting.on_cluster else computing * min(setting.threads, setting.cores)
     work = kernel + beside + sum(reading[1:]) + sum(results[:-1])
     crowd = max(parties / setting.cores, 1.0)
@@ -192,7 +192,7 @@ def time_of(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Setting) -> T
 def apart(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Setting, *, at_once: int) -> float:
     """Return how long the tasks take as jobs of their own, so many at a time [s]."""
     times = [time_of(job, [each], setting) for each in tasks]
-    parties = 2 if shares_cores(job) else 1
+    parties = 2 if shares_cores(job, setting) else 1
     return max(
         max(time.seconds for time in times),
         sum(time.seconds for time in times) / at_once,
@@ -201,9 +201,9 @@ def apart(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Setting, *, at_
     )
 
 
-def shares_cores(job: Job) -> bool:
+def shares_cores(job: Job, setting: Setting) -> bool:
     """Return whether the peer computes on this machine."""
-    return is_loopback(job.listener.host)
+    return is_loopback(job.listener.host) or (setting.link is not None and setting.link.one_machine)
 
 
 def _kernel(rates: Mapping[str, float], items: int) -> float:

@@ -50,7 +50,7 @@ def add_estimate(found: Checklist, job: Job, tasks: Sequence[tuple[Task, Size]],
     best = best_of(plans)
     figures = {"best": best.name, "limit": time.limit.value, "plans": {each.name: each.figures for each in plans}}
     others = [each for each in others if each is not best]
-    found.add("plan", f"{_verdict(job, chosen, best)}; {_why(job, time)}{_listed(others)}", figures=figures)
+    found.add("plan", f"{_verdict(job, chosen, best)}; {_why(job, time, setting)}{_listed(others)}", figures=figures)
     return needs.seconds
 
 
@@ -155,7 +155,7 @@ def _verdict(job: Job, chosen: Plan, best: Plan) -> str:
     return f"faster: {best.words}{both}, about {_seconds(best.seconds)} instead of {_seconds(chosen.seconds)}"
 
 
-def _why(job: Job, time: Time) -> str:
+def _why(job: Job, time: Time, setting: Setting) -> str:
     """Return what takes the time."""
     if time.exchange < time.start:
         return f"the start takes {100 * time.start / time.seconds:.0f} % of the time"
@@ -166,7 +166,7 @@ def _why(job: Job, time: Time) -> str:
             return f"the machine of {job.peer} is the limit: more cores or machines here would not help"
         case Limit.READING:
             return "reading the inputs is the limit"
-    return f"the cores are the limit{', which both parties share' if estimate.shares_cores(job) else ''}"
+    return f"the cores are the limit{', which both parties share' if estimate.shares_cores(job, setting) else ''}"
 
 
 def _listed(plans: Sequence[Plan]) -> str:

@@ -15,6 +15,7 @@ NONCE_BYTES = 32
 SID_BYTES = 32
 DIGEST_BYTES = 32
 PROBE_BYTES = 16
+MACHINE_BYTES = 16
 # The result of a task whose receiver learns only how many items match.
 COUNT = "count"
 
@@ -246,13 +247,15 @@ class Measured:
     """Ends a party's turn to measure the link; 0 stands for what is not known.
 
     round_trip_us: the shortest time from an Ask to its answer [us]. bytes_per_second: how fast Fillers arrived.
-    hash_and_mask, mask: how fast the kernel of this message's sender is [points per second].
+    hash_and_mask, mask: how fast the kernel of this message's sender is [points per second]. machine: the same
+    on both sides if they run on one machine; empty if it does not say.
     """
 
     round_trip_us: int
     bytes_per_second: int
     hash_and_mask: int = 0
     mask: int = 0
+    machine: bytes = field(default=b"", repr=False)
 
 
 # The link -------------------------------------------------------------------------------------------------------

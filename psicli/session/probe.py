@@ -7,16 +7,18 @@ make a slow link look fast, or keep it busy for longer than the probe may take.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from psicli.core import peer_errors
 from psicli.core.records import dataclass
-from psicli.protocol.messages import Abort, Ask, Filler, Measured, Message
+from psicli.protocol.messages import MACHINE_BYTES, Abort, Ask, Filler, Measured, Message
 from psicli.transport.link import Link
 from psicli.transport.window import WINDOW_BYTES
 
@@ -42,6 +44,8 @@ LONGEST_PROBE = 15.0
 # An answer that takes this much longer than two round trips has waited for others on the link, and not only for a busy
 # machine [s].
 _BUSY = 0.05
+# A random number of this boot of the machine, the same in all of its containers and networks.
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # What takes no time took this long: nothing divides by 0 [s].
 _TICK = 1e-6
 
@@ -52,13 +56,15 @@ class LinkSpeed:
 
     round_trip: the shortest time of a message and its answer [s]. sending, receiving: the bandwidth in each direction
     [bytes per second], at most what the window of a link allows for this round trip; None if it was not measured.
-    peer_rates: how fast the peer's kernel is, by operation [points per second]; None if it does not say.
+    peer_rates: how fast the peer's kernel is, by operation [points per second]; None if it does not say. one_machine:
+    whether both parties run on one machine, and so share its cores.
     """
 
     round_trip: float
     sending: float | None = None
     receiving: float | None = None
     peer_rates: Mapping[str, float] | None = None
+    one_machine: bool = False
 
     def __str__(self) -> str:
         ways = (("there", self.sending), ("back", self.receiving))
@@ -74,17 +80,19 @@ class LinkSpeed:
             "sending_bytes_per_second": self.sending,
             "receiving_bytes_per_second": self.receiving,
             "peer_points_per_second": None if rates is None else dict(rates),
+            "one_machine": self.one_machine,
         }
 
 
-def probe(link: Link, *, listens: bool, rates: Mapping[str, float] | None) -> LinkSpeed:
+def probe(link: Link, *, listens: bool, sid: bytes, rates: Mapping[str, float] | None) -> LinkSpeed:
     """Measure the link together with the peer; both Hellos agree to it, and nothing else was sent.
 
-    rates: how fast this party's kernel is, by operation [points per second]; the peer learns two digits of each. Raises
-    PeerProtocolError if the peer does not keep to the rules, ProbeTooLongError if it takes too long, and the reason why
-    the link ended.
+    sid: the session's id. rates: how fast this party's kernel is, by operation [points per second]; the peer learns two
+    digits of each. Raises PeerProtocolError if the peer does not keep to the rules, ProbeTooLongError if it takes too
+    long, and the reason why the link ended.
     """
-    turns = _Turns(link, rates or {})
+    machine = _machine_id(sid)
+    turns = _Turns(link, rates or {}, machine)
     if listens:
         theirs, ours = turns.answer(), turns.measure()
     else:
@@ -95,7 +103,21 @@ def probe(link: Link, *, listens: bool, rates: Mapping[str, float] | None) -> Li
         sending=_bounded(theirs.bytes_per_second, turns.round_trip),
         receiving=_bounded(ours.bytes_per_second, turns.round_trip),
         peer_rates=said if all(said.values()) else None,
+        one_machine=bool(machine) and theirs.machine == machine,
     )
+
+
+def _machine_id(sid: bytes) -> bytes:
+    """Return 16 bytes that the other party has too if it runs on this machine, and that tell it nothing else.
+
+    They are a hash of a random number, which the machine draws when it starts, and of the session. Empty if the system
+    has no such number.
+    """
+    try:
+        boot = _BOOT_ID.read_bytes()
+    except OSError:
+        return b""
+    return hashlib.sha256(b"psicli/v1/machine\0" + sid + boot).digest()[:MACHINE_BYTES]
 
 
 def _bounded(rate: float, round_trip: float) -> float | None:
@@ -118,9 +140,9 @@ def _rounded(rate: float) -> int:
 class _Turns:
     """The two turns of a probe, over a link that carries nothing else."""
 
-    def __init__(self, link: Link, rates: Mapping[str, float]) -> None:
+    def __init__(self, link: Link, rates: Mapping[str, float], machine: bytes) -> None:
         self._link = link
-        self._rates = rates
+        self._rates, self._machine = rates, machine
         self._over_at = monotonic() + LONGEST_PROBE
         # The sizes of the Fillers that the peer owes, in order [bytes].
         self._owed: deque[int] = deque()
@@ -130,8 +152,8 @@ class _Turns:
     def measure(self) -> Measured:
         """Take this party's turn: measure, tell the peer what was found, and return it."""
         self._note(self._round_trip())
-        rates = (_rounded(self._rates.get(name, 0.0)) for name in _OPERATIONS)
-        found = Measured(round(self.round_trip * 1e6), round(self._bandwidth()), *rates)
+        own, peer = (_rounded(self._rates.get(name, 0.0)) for name in _OPERATIONS)
+        found = Measured(round(self.round_trip * 1e6), round(self._bandwidth()), own, peer, self._machine)
         self._link.send(found)
         return found
 

@@ -46,6 +46,7 @@ _SIZES = {
     "digest": messages.DIGEST_BYTES,
     "sid": messages.SID_BYTES,
     "partition_sid": messages.SID_BYTES,
+    "machine": messages.MACHINE_BYTES,
 }
 
 
@@ -95,8 +96,8 @@ def decode(octets: bytes) -> Message:
 def _from_pb(body: Any, kind: type[Any]) -> Any:
     values = {field.name: getattr(body, field.name) for field in fields(kind)}
     for name, value in values.items():
-        # Only the last Received of a one-sided task carries a digest.
-        empty = kind is messages.Received and not value
+        # Only the last Received of a one-sided task carries a digest, and not every machine has a number.
+        empty = kind in (messages.Received, messages.Measured) and not value
         if name in _SIZES and not empty:
             _check_size(value, _SIZES[name])
     if kind is Offer:

@@ -257,16 +257,18 @@ class Filler(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class Measured(_message.Message):
-    __slots__ = ("round_trip_us", "bytes_per_second", "hash_and_mask", "mask")
+    __slots__ = ("round_trip_us", "bytes_per_second", "hash_and_mask", "mask", "machine")
     ROUND_TRIP_US_FIELD_NUMBER: _ClassVar[int]
     BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     HASH_AND_MASK_FIELD_NUMBER: _ClassVar[int]
     MASK_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
     round_trip_us: int
     bytes_per_second: int
     hash_and_mask: int
     mask: int
-    def __init__(self, round_trip_us: _Optional[int] = ..., bytes_per_second: _Optional[int] = ..., hash_and_mask: _Optional[int] = ..., mask: _Optional[int] = ...) -> None: ...
+    machine: bytes
+    def __init__(self, round_trip_us: _Optional[int] = ..., bytes_per_second: _Optional[int] = ..., hash_and_mask: _Optional[int] = ..., mask: _Optional[int] = ..., machine: _Optional[bytes] = ...) -> None: ...
 
 class Reconnect(_message.Message):
     __slots__ = ("sid", "attempt", "messages")

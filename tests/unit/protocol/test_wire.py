@@ -137,7 +137,7 @@ EXAMPLES: list[Message] = [
     Abort(76),
     Ask(1 << 18),
     Filler(bytes(range(64))),
-    Measured(54_000, 1_250_000, 98_000, 120_000),
+    Measured(54_000, 1_250_000, 98_000, 120_000, bytes(range(16))),
     Reconnect(bytes(range(32)), 2, 7),
     Taken(1 << 40),
     Bye(),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -28,13 +29,25 @@ from psicli.core.peer_errors import (
     PeerStoppedError,
     ProbeTooLongError,
 )
-from psicli.protocol.messages import Abort, Ask, Bye, Filler, HelloOctets, Measured, Message, Ready, Working
+from psicli.protocol.messages import (
+    MACHINE_BYTES,
+    Abort,
+    Ask,
+    Bye,
+    Filler,
+    HelloOctets,
+    Measured,
+    Message,
+    Ready,
+    Working,
+)
 from psicli.session import probe as module
 from psicli.session.probe import LONGEST_PROBE, MOST_ASKS, MOST_OCTETS, PROBE_BYTES, PROBE_SECONDS, LinkSpeed, probe
 from psicli.transport.link import Link
 from psicli.transport.window import WINDOW_BYTES
 
 RATES = {"hash_and_mask": 98_765.4, "mask": 123_456.7}
+SID = bytes(range(32))
 DONE = Measured(10_000, 1_000_000, 98_000, 120_000)
 
 
@@ -96,7 +109,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LinkSpeed]:
 
     def run(link: Simulated, *, listens: bool = False) -> LinkSpeed:
         monkeypatch.setattr(module, "monotonic", lambda: link.now)
-        return probe(cast("Link", link), listens=listens, rates=RATES)
+        return probe(cast("Link", link), listens=listens, sid=SID, rates=RATES)
 
     return run
 
@@ -199,11 +212,12 @@ def test_two_parties_measure_the_same_link() -> None:
     connect(*ends)
     connect(*ends[::-1])
     with ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(probe, end, listens=bool(n), rates=RATES) for n, end in enumerate(ends)]
+        runs = [pool.submit(probe, end, listens=bool(n), sid=SID, rates=RATES) for n, end in enumerate(ends)]
         speeds = [run.result(LONGEST_PROBE) for run in runs]
     for own, peer in (speeds, speeds[::-1]):
         assert own.receiving == pytest.approx(peer.sending, rel=0.01)
         assert own.peer_rates == {"hash_and_mask": 99_000, "mask": 120_000}
+        assert own.one_machine
     for end in ends:
         end.end()
 
@@ -219,9 +233,29 @@ def test_a_speed_in_words_and_in_figures() -> None:
         "sending_bytes_per_second": 1_250_000.0,
         "receiving_bytes_per_second": 125_000_000.0,
         "peer_points_per_second": {"hash_and_mask": 1.0, "mask": 2.0},
+        "one_machine": False,
     }
     assert str(LinkSpeed(1.5, receiving=1_250.0)) == "10 kbit/s back, round trip 1,500.0 ms"
     assert LinkSpeed(1.5).figures["peer_points_per_second"] is None
+
+
+def test_the_parties_find_out_whether_they_share_a_machine(
+    measured: Callable[..., LinkSpeed], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def peer(machine: bytes) -> Callable[[Message], Iterable[Message]]:
+        return lambda message: [replace(DONE, machine=machine)] if isinstance(message, Measured) else honest(message)
+
+    link = Simulated(MBIT, 0.01, honest)
+    assert not measured(link).one_machine
+    (told,) = {message.machine for message in link.sent if isinstance(message, Measured)}
+    assert len(told) == MACHINE_BYTES
+    assert measured(Simulated(MBIT, 0.01, peer(told))).one_machine
+    assert not measured(Simulated(MBIT, 0.01, peer(bytes(MACHINE_BYTES)))).one_machine
+    # Without a number of the machine, nothing is said, and two that say nothing need not be one.
+    monkeypatch.setattr(module, "_BOOT_ID", tmp_path / "none")
+    link = Simulated(MBIT, 0.01, peer(b""))
+    assert not measured(link).one_machine
+    assert {message.machine for message in link.sent if isinstance(message, Measured)} == {b""}
 
 
 # Peers that break the rules ----------------------------------------------------------------------------------------
@@ -322,6 +356,6 @@ def test_no_peer_makes_a_probe_hang_or_fail_unexpectedly(seed: int, strange: lis
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "monotonic", lambda: link.now)
         with suppress(PsicliError):
-            assert probe(cast("Link", link), listens=listens, rates=None).round_trip > 0
+            assert probe(cast("Link", link), listens=listens, sid=SID, rates=None).round_trip > 0
     assert link.now <= LONGEST_PROBE + 1e-6
     assert sum(link.asked) <= PROBE_BYTES
