@@ -220,7 +220,7 @@ def _meet_peer(
             found.add("peer", f"{job.peer} {met} and {does}")
             agreed = _compare(found, job, hellos.ours, hellos.theirs, seen)
             if measures:
-                return link, _measure(found, job, link, rates, agreed=agreed)
+                return link, _measure(found, job, link, hellos.sid, rates, agreed=agreed)
             if measure:
                 why = "a run must not be disturbed" if runs else f"{job.peer} is older, or has --no-probe"
                 found.add("link", f"the link was not measured: {why}")
@@ -238,7 +238,7 @@ def _check_not_busy(link: Link) -> None:
 
 
 def _measure(
-    found: Checklist, job: Job, link: Link, rates: Mapping[str, float] | None, *, agreed: bool
+    found: Checklist, job: Job, link: Link, sid: bytes, rates: Mapping[str, float] | None, *, agreed: bool
 ) -> LinkSpeed | None:
     """Measure the link together with the peer, unless the Hellos disagree; end the link."""
     if not agreed:
@@ -248,7 +248,7 @@ def _measure(
     with found.trying("link"):
         try:
             logger.info("measuring the link to %s, for a few seconds at most", job.peer)
-            speed = probe(link, listens=job.listens, sid=Hellos.of(link, listens=job.listens).sid, rates=rates)
+            speed = probe(link, listens=job.listens, sid=sid, rates=rates)
             found.add("link", f"{job.peer}: {speed}", figures=speed.figures)
             return speed
         except PeerLostError as exc:

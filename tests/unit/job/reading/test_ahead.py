@@ -75,6 +75,19 @@ def items(reading: Reading) -> list[bytes]:
     return [item for batch in reading.batches() for item in batch.items.to_pylist()]
 
 
+def held(path: Path) -> tuple[Reading, Input, threading.Event, threading.Event]:
+    """Return a reading that says when it opens its input, the input, that event, and one that it then waits for."""
+    begun, may_end = threading.Event(), threading.Event()
+    source = open_source(Source.of_file(path, FileFormat(Format.PARQUET)), ["id"])
+
+    def opening() -> Input:
+        begun.set()
+        assert may_end.wait(60)
+        return source
+
+    return Reading(opening, Spellings(["id"]), Stages("task")), source, begun, may_end
+
+
 def ended(reading: Reading) -> bool:
     assert reading._thread is not None
     return not reading._thread.is_alive()
@@ -155,14 +168,8 @@ def test_an_input_that_was_rewritten_with_its_old_time_is_read_again(
 
 def test_the_time_of_a_reading_ends_where_its_task_begins(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From then on, the task measures the time."""
-    begun, may_end, now = threading.Event(), threading.Event(), [0.0]
-
-    def opening() -> Input:
-        begun.set()
-        assert may_end.wait(60)
-        return open_source(Source.of_file(path, FileFormat(Format.PARQUET)), ["id"])
-
-    reading = Reading(opening, Spellings(["id"]), Stages("task"))
+    reading, _, begun, may_end = held(path)
+    now = [0.0]
     monkeypatch.setattr("psicli.job.reading.ahead.time.monotonic", lambda: now[0])
     with ThreadPoolExecutor(1) as executor:
         reading.begin(ALL)
@@ -217,15 +224,7 @@ def test_a_closed_reading_leaves_nothing_open(path: Path, read: Callable[[Path],
 def test_a_reading_that_takes_long_closes_its_input_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a run does not wait for it."""
     monkeypatch.setattr("psicli.job.reading.ahead._LAST_BATCH", 0.0)
-    begun, may_end = threading.Event(), threading.Event()
-    source = open_source(Source.of_file(path, FileFormat(Format.PARQUET)), ["id"])
-
-    def opening() -> Input:
-        begun.set()
-        assert may_end.wait(60)
-        return source
-
-    reading = Reading(opening, Spellings(["id"]), Stages("task"))
+    reading, _, begun, may_end = held(path)
     reading.begin(ALL)
     assert begun.wait(60)
     reading.close()
@@ -236,15 +235,7 @@ def test_a_reading_that_takes_long_closes_its_input_itself(path: Path, monkeypat
 
 def test_a_reading_is_closed_while_its_task_reads(path: Path) -> None:
     """As when the run fails elsewhere meanwhile: the thread of the task ends with an error, and nobody else does."""
-    begun, may_end = threading.Event(), threading.Event()
-    source = open_source(Source.of_file(path, FileFormat(Format.PARQUET)), ["id"])
-
-    def opening() -> Input:
-        begun.set()
-        assert may_end.wait(60)
-        return source
-
-    reading = Reading(opening, Spellings(["id"]), Stages("task"))
+    reading, source, begun, may_end = held(path)
     with ThreadPoolExecutor(1) as executor:
         found = executor.submit(items, reading)
         assert begun.wait(60)
