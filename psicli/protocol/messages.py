@@ -28,12 +28,16 @@ class Purpose(IntEnum):
 
 
 class Stream(IntEnum):
-    """The four streams of a bin."""
+    """The streams of a bin; the last four are those of the protocol RR22, which has tokens and bitmaps, too."""
 
     RECEIVER_POINTS = 1
     SENDER_POINTS = 2
     TOKENS = 3
     BITMAP = 4
+    KEYS = 5
+    CHOICES = 6
+    SUMS = 7
+    VECTOR = 8
 
 
 # The session ----------------------------------------------------------------------------------------------------

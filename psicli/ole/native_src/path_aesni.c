@@ -1,0 +1,35 @@
+/* The path for processors with AES-NI and CLMUL. */
+#ifdef __x86_64__
+#pragma GCC target("aes,pclmul,sse4.1,bmi")
+#include "field.h"
+
+#include "aes_x86.h"
+
+#define LANES 8 /* blocks that are encrypted at the same time */
+
+static void aes_blocks(const aes_key *key, block *out, const block *in, size_t n) {
+    size_t done = 0;
+    for (; done + LANES <= n; done += LANES) {
+        __m128i x[LANES];
+        for (int i = 0; i < LANES; i++)
+            x[i] = _mm_xor_si128(loaded(in + done + i), key->round[0]);
+        for (int round = 1; round < ROUNDS; round++)
+            for (int i = 0; i < LANES; i++)
+                x[i] = _mm_aesenc_si128(x[i], key->round[round]);
+        for (int i = 0; i < LANES; i++)
+            stored(out + done + i, _mm_aesenclast_si128(x[i], key->round[ROUNDS]));
+    }
+    for (; done < n; done++) {
+        __m128i x = _mm_xor_si128(loaded(in + done), key->round[0]);
+        for (int round = 1; round < ROUNDS; round++)
+            x = _mm_aesenc_si128(x, key->round[round]);
+        stored(out + done, _mm_aesenclast_si128(x, key->round[ROUNDS]));
+    }
+}
+
+#include "band_portable.h"
+
+#define PATH ole_aesni
+#define PATH_NAME "aesni"
+#include "kernel.h"
+#endif
