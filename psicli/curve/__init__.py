@@ -27,8 +27,8 @@ from psicli.curve.pool import set_threads, threads
 
 __all__ = [
     "BACKENDS", "DST", "HASH_BYTES", "HASH_KEY_BYTES", "ITEM_TAG", "PADDING_TAG", "POINT_BYTES", "TOKEN_BYTES",
-    "Backend", "backend", "frame_items", "hash_and_mask", "keyed_hashes", "mask", "on_curve", "packed_items", "probe",
-    "self_test", "set_threads", "threads", "tokens",
+    "Backend", "backend", "digests", "frame_items", "hash_and_mask", "keyed_hashes", "mask", "on_curve", "packed_items",
+    "probe", "self_test", "set_threads", "threads", "tokens",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ TOKEN_BYTES = 16
 # With 128 bits, the probability that any two of 2^30 items have the same hash is below 2^-68.
 HASH_BYTES = 16
 HASH_KEY_BYTES = 32
+MOST_PREFIX_BYTES = 128
 SID_BYTES = 32
 SCALAR_BYTES = 32
 
@@ -71,7 +72,7 @@ class Backend(Protocol):
     def hash_and_mask(
         self, items: pa.LargeBinaryArray, prefix: bytes, dst: bytes, scalar: bytes | bytearray
     ) -> bytes: ...
-    def keyed_hashes(self, items: pa.LargeBinaryArray, secret: bytes) -> bytes: ...
+    def digests(self, items: pa.LargeBinaryArray, prefix: bytes, size: int) -> bytes: ...
     def mask(self, points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int]]: ...
     def tokens(self, points: memoryview, prefix: bytes) -> bytes: ...
     def on_curve(self, points: memoryview) -> bool: ...
@@ -166,14 +167,23 @@ def keyed_hashes(items: pa.LargeBinaryArray, key: bytes) -> bytes:
 
     Constant time in items and key on the native backend.
     """
+    return digests(items, _exactly(HASH_KEY_BYTES, key), HASH_BYTES)
+
+
+def digests(items: pa.LargeBinaryArray, prefix: bytes, size: int) -> bytes:
+    """Return the packed digests SHA-256(prefix ‖ item)[:size] of items; size: 1 to 32 [bytes]. FIPS 180-4.
+
+    prefix: at most 128 bytes. Constant time in items and prefix on the native backend.
+    """
     if items.null_count:
         raise errors.InternalError(detail="a null item reached the curve")
+    if not 1 <= size <= 32 or len(prefix) > MOST_PREFIX_BYTES:
+        raise errors.InternalError(detail=f"a digest of {size} bytes after {len(prefix)} bytes")
     name = backend()
-    hashes = BACKENDS[name].keyed_hashes(items, _exactly(HASH_KEY_BYTES, key))
+    made = BACKENDS[name].digests(items, prefix, size)
     for at in _spot_checks(name, len(items)):
-        found = hashes[HASH_BYTES * at : HASH_BYTES * (at + 1)]
-        _compare(name, found, reference.keyed_hashes(items.slice(at, 1), key))
-    return hashes
+        _compare(name, made[size * at : size * (at + 1)], reference.digests(items.slice(at, 1), prefix, size))
+    return made
 
 
 def mask(points: BytesLike, scalar: bytes | bytearray) -> tuple[bytes, list[int]]:
@@ -258,8 +268,8 @@ def _answers(kernel: Backend) -> dict[str, bool]:
         "hash_and_mask": _has_digest(masked, "ea1eb72b72e52925d8b390de37542d3deaddc76c3c38ad1b7043d210e450534f"),
         "mask": bad == []
         and _has_digest(double_masked, "b3670b508642c1a73a426699a50c1db657b7965098341676dfd3d9d92cc2bbea"),
-        "keyed_hashes": _has_digest(
-            kernel.keyed_hashes(items, sid), "6bc5d4adb0cbe054fd43cad47be1f1b058a31f10e7967cc67a9f48f2542f2441"
+        "digests": _has_digest(
+            kernel.digests(items, sid, HASH_BYTES), "6bc5d4adb0cbe054fd43cad47be1f1b058a31f10e7967cc67a9f48f2542f2441"
         ),
         "tokens": _has_digest(tokens, "b646e0dfb14aa3a852a591ec4587e378343332587cd1f10b3e33b22f4cd9c29c"),
         "probe": _probe(kernel, sid).hex() == "53ccd720e9319c7fb7aefa003d75579f",

@@ -35,8 +35,8 @@ class Native:
     def hash_and_mask(self, items: pa.LargeBinaryArray, prefix: bytes, dst: bytes, scalar: bytes | bytearray) -> bytes:
         return self._hash(_native.hash_and_mask, items, prefix, dst, scalar)
 
-    def keyed_hashes(self, items: pa.LargeBinaryArray, secret: bytes) -> bytes:
-        return self._hash(_native.keyed_hashes, items, secret)
+    def digests(self, items: pa.LargeBinaryArray, prefix: bytes, size: int) -> bytes:
+        return self._hash(_native.digests, items, prefix, size)
 
     def mask(self, points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int]]:
         def part(start: int, stop: int) -> tuple[bytes, list[int]]:

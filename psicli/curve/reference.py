@@ -132,9 +132,9 @@ def hash_to_points(items: pa.LargeBinaryArray, prefix: bytes, dst: bytes) -> byt
     return b"".join(u.to_bytes(32, "little") for u, _ in hashed)
 
 
-def keyed_hashes(items: pa.LargeBinaryArray, secret: bytes) -> bytes:
-    """Return SHA-256(secret ‖ item)[:16] for every item, packed."""
-    return b"".join(sha256(secret + item).digest()[:16] for item in items.to_pylist())
+def digests(items: pa.LargeBinaryArray, prefix: bytes, size: int) -> bytes:
+    """Return SHA-256(prefix ‖ item)[:size] for every item, packed."""
+    return b"".join(sha256(prefix + item).digest()[:size] for item in items.to_pylist())
 
 
 def mask(points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int]]:

@@ -247,13 +247,13 @@ static void hash_block32(vec32 state[8], const message *messages, size_t index) 
     hash_words32(state, words, on);
 }
 
-/* Store the first 16 bytes of the first `count` lanes' digests. */
-static void store_digests(uint8_t *out, const vec32 state[8], size_t count) {
-    uint32_t digest[4][LANES32];
+/* Store the first `size` bytes of the first `count` lanes' digests. */
+static void store_digests(uint8_t *out, size_t size, const vec32 state[8], size_t count) {
+    uint32_t digest[8][LANES32];
     memcpy(digest, state, sizeof digest);
     for (size_t lane = 0; lane < count; lane++)
-        for (int i = 0; i < 16; i++)
-            out[16 * lane + i] = (uint8_t)(digest[i / 4][lane] >> (24 - 8 * (i % 4)));
+        for (size_t i = 0; i < size; i++)
+            out[size * lane + i] = (uint8_t)(digest[i / 4][lane] >> (24 - 8 * (i % 4)));
 }
 
 /* b_i = H(half ‖ i ‖ DST_prime) */
@@ -357,19 +357,22 @@ WORKER void hash_and_mask(uint8_t *out, uint8_t *flags, const psicli_items *item
     explicit_bzero(&b, sizeof b);
 }
 
-/* An item of at most this size is copied as a whole, which is faster than block by block [bytes]. */
+/* A message of at most this size is copied as a whole, which is faster than block by block [bytes]. */
 #define SHORT_BLOCKS 3
-#define SHORT_ITEM (SHORT_BLOCKS * SHA256_BLOCK - 32 - 9)
+#define SHORT_MESSAGE (SHORT_BLOCKS * SHA256_BLOCK - 9)
+_Static_assert(PSICLI_DIGEST_PREFIX <= SHORT_MESSAGE, "the padded messages have room for the prefix");
 
-/* Hash secret ‖ item for one item per lane, none longer than SHORT_ITEM; the padded messages begin with the secret. */
+/* Hash prefix ‖ item for one item per lane, none longer than SHORT_MESSAGE in all; the padded messages begin with the
+ * prefix. */
 static void hash_short_items(vec32 state[8], uint8_t padded[LANES32][SHORT_BLOCKS * SHA256_BLOCK],
-                             const psicli_items *items, size_t first) {
+                             size_t prefix_size, const psicli_items *items, size_t first) {
     size_t blocks[LANES32], most = 0;
     for (size_t lane = 0; lane < LANES32; lane++) {
         size_t size;
         const uint8_t *item = psicli_item(items, MIN(first + lane, items->count - 1), &size);
-        memcpy(padded[lane] + 32, item, size);
-        blocks[lane] = sha2_pad(padded[lane], 32 + size, 32 + size, SHA256_BLOCK) / SHA256_BLOCK;
+        memcpy(padded[lane] + prefix_size, item, size);
+        size += prefix_size;
+        blocks[lane] = sha2_pad(padded[lane], size, size, SHA256_BLOCK) / SHA256_BLOCK;
         most = blocks[lane] > most ? blocks[lane] : most;
     }
     for (size_t index = 0; index < most; index++) {
@@ -383,31 +386,30 @@ static void hash_short_items(vec32 state[8], uint8_t padded[LANES32][SHORT_BLOCK
     }
 }
 
-/* Write the first 16 bytes of SHA-256(secret ‖ item) of every item. */
-WORKER void keyed_hashes(uint8_t *out, const psicli_items *items, const uint8_t secret[32]) {
+WORKER void digests(uint8_t *out, size_t size, const psicli_items *items, const uint8_t *prefix, size_t prefix_size) {
     vec32 state[8];
     uint8_t padded[LANES32][SHORT_BLOCKS * SHA256_BLOCK] = {{0}};
     for (size_t lane = 0; lane < LANES32; lane++)
-        memcpy(padded[lane], secret, 32);
+        memcpy(padded[lane], prefix, prefix_size);
     for (size_t first = 0; first < items->count; first += LANES32) {
         message messages[LANES32];
         size_t longest = 0;
         for (size_t lane = 0; lane < LANES32; lane++) {
-            size_t size;
-            const uint8_t *item = psicli_item(items, MIN(first + lane, items->count - 1), &size);
-            messages[lane] = (message){.part = {secret, item, item}, .size = {32, size, 0}};
-            longest = size > longest ? size : longest;
+            size_t length;
+            const uint8_t *item = psicli_item(items, MIN(first + lane, items->count - 1), &length);
+            messages[lane] = (message){.part = {prefix, item, item}, .size = {prefix_size, length, 0}};
+            longest = length > longest ? length : longest;
         }
         sha256_start(state);
-        if (longest <= SHORT_ITEM) {
-            hash_short_items(state, padded, items, first);
+        if (longest <= SHORT_MESSAGE - prefix_size) {
+            hash_short_items(state, padded, prefix_size, items, first);
         } else {
             for (size_t lane = 0; lane < LANES32; lane++)
                 begin_message(&messages[lane], 0, SHA256_BLOCK);
             for (size_t index = 0, most = most_blocks(messages, LANES32); index < most; index++)
                 hash_block32(state, messages, index);
         }
-        store_digests(out + 16 * first, state, MIN(LANES32, items->count - first));
+        store_digests(out + size * first, size, state, MIN(LANES32, items->count - first));
     }
     explicit_bzero(padded, sizeof padded);
     explicit_bzero(state, sizeof state);
@@ -446,7 +448,7 @@ WORKER void tokens(uint8_t *out, const uint8_t *points, size_t n, const uint8_t 
             memcpy(loaded, words + 16 * block, sizeof loaded);
             sha256_compress(state, loaded);
         }
-        store_digests(out + 16 * first, state, MIN(LANES32, n - first));
+        store_digests(out + 16 * first, 16, state, MIN(LANES32, n - first));
     }
     explicit_bzero(padded, sizeof padded);
     explicit_bzero(words, sizeof words);
@@ -491,8 +493,9 @@ static void wiped_hash_and_mask(uint8_t *out, uint8_t *flags, const psicli_items
     wipe_stack();
 }
 
-static void wiped_keyed_hashes(uint8_t *out, const psicli_items *items, const uint8_t secret[32]) {
-    keyed_hashes(out, items, secret);
+static void wiped_digests(uint8_t *out, size_t size, const psicli_items *items, const uint8_t *prefix,
+                          size_t prefix_size) {
+    digests(out, size, items, prefix, prefix_size);
     wipe_stack();
 }
 
@@ -545,7 +548,7 @@ const psicli_path PSICLI_PATH = {
     .mask = wiped_mask,
     .hash_to_points = wiped_hash_to_points,
     .hash_and_mask = wiped_hash_and_mask,
-    .keyed_hashes = wiped_keyed_hashes,
+    .digests = wiped_digests,
     .tokens = wiped_tokens,
     .on_curve = wiped_on_curve,
     .field = field,

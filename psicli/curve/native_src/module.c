@@ -248,34 +248,36 @@ static PyObject *module_hash_and_mask(PyObject *self, PyObject *args) {
     return points;
 }
 
-PyDoc_STRVAR(keyed_hashes_doc, "keyed_hashes(path, offsets, width, start, count, data, secret) -> bytes\n\n"
-                             "Return SHA-256(secret + item)[:16] of every item. Constant time in items and secret.");
+PyDoc_STRVAR(digests_doc, "digests(path, offsets, width, start, count, data, prefix, size) -> bytes\n\n"
+                          "Return SHA-256(prefix + item)[:size] of every item. ValueError on a size that is not 1 to\n"
+                          "32, or a prefix of more than 128 bytes. Constant time in items and prefix.");
 
-static PyObject *module_keyed_hashes(PyObject *self, PyObject *args) {
+static PyObject *module_digests(PyObject *self, PyObject *args) {
     (void)self;
     const char *name;
-    int width;
+    int width, size;
     Py_ssize_t start, count;
-    Py_buffer offsets, data, secret;
-    PyObject *keys = NULL;
+    Py_buffer offsets, data, prefix;
+    PyObject *packed = NULL;
     psicli_items items;
-    if (!PyArg_ParseTuple(args, "sz*innz*y*", &name, &offsets, &width, &start, &count, &data, &secret))
+    if (!PyArg_ParseTuple(args, "sz*innz*y*i", &name, &offsets, &width, &start, &count, &data, &prefix, &size))
         return NULL;
     const psicli_path *path = find_path(name);
-    if (path != NULL && require(secret.len == 32, "a secret has 32 bytes") &&
+    if (path != NULL && require(size >= 1 && size <= 32, "a digest has 1 to 32 bytes") &&
+        require(prefix.len <= PSICLI_DIGEST_PREFIX, "the prefix is too long") &&
         are_items(&items, &offsets, width, start, count, &data)) {
-        keys = new_bytes(items.count, 16);
-        if (keys != NULL) {
-            uint8_t *out = (uint8_t *)PyBytes_AsString(keys);
+        packed = new_bytes(items.count, (size_t)size);
+        if (packed != NULL) {
+            uint8_t *out = (uint8_t *)PyBytes_AsString(packed);
             Py_BEGIN_ALLOW_THREADS
-            path->keyed_hashes(out, &items, secret.buf);
+            path->digests(out, (size_t)size, &items, prefix.buf, (size_t)prefix.len);
             Py_END_ALLOW_THREADS
         }
     }
     PyBuffer_Release(&offsets);
     PyBuffer_Release(&data);
-    PyBuffer_Release(&secret);
-    return keys;
+    PyBuffer_Release(&prefix);
+    return packed;
 }
 
 PyDoc_STRVAR(tokens_doc, "tokens(path, points, prefix) -> bytes\n\n"
@@ -467,7 +469,7 @@ static PyMethodDef methods[] = {
     {"mask", module_mask, METH_VARARGS, mask_doc},
     {"hash_to_points", module_hash_to_points, METH_VARARGS, hash_to_points_doc},
     {"hash_and_mask", module_hash_and_mask, METH_VARARGS, hash_and_mask_doc},
-    {"keyed_hashes", module_keyed_hashes, METH_VARARGS, keyed_hashes_doc},
+    {"digests", module_digests, METH_VARARGS, digests_doc},
     {"tokens", module_tokens, METH_VARARGS, tokens_doc},
     {"on_curve", module_on_curve, METH_VARARGS, on_curve_doc},
     {"order", module_order, METH_VARARGS, order_doc},

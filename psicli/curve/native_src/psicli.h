@@ -49,8 +49,8 @@ typedef struct {
     /* Like hash_to_points, but write the products of the points with the clamped scalar. */
     void (*hash_and_mask)(uint8_t *out, uint8_t *flags, const psicli_items *items, const psicli_suite *suite,
                           const uint8_t scalar[32]);
-    /* Write the first 16 bytes of SHA-256(secret ‖ item) of every item. */
-    void (*keyed_hashes)(uint8_t *out, const psicli_items *items, const uint8_t secret[32]);
+    /* Write the first `size` (1 to 32) bytes of SHA-256(prefix ‖ item) of every item. */
+    void (*digests)(uint8_t *out, size_t size, const psicli_items *items, const uint8_t *prefix, size_t prefix_size);
     /* Write the first 16 bytes of SHA-256(prefix ‖ point) of n points. */
     void (*tokens)(uint8_t *out, const uint8_t *points, size_t n, const uint8_t *prefix, size_t prefix_size);
     /* Return whether all n points are canonical and on the curve, not on its twist. */
@@ -58,6 +58,8 @@ typedef struct {
     /* For tests: run one field function on `limbs` vectors of `lanes` numbers, which may have any values. */
     void (*field)(enum psicli_field_operation operation, uint64_t *out, const uint64_t *a, const uint64_t *b);
 } psicli_path;
+
+#define PSICLI_DIGEST_PREFIX 128 /* the most that `digests` hashes before an item [bytes] */
 
 #define PSICLI_FIELD_LIMBS (10 * 8) /* the most numbers that a field element of any path has */
 

@@ -59,8 +59,8 @@ static void run_tokens(const psicli_path *path, work *w) {
     path->tokens(w->out, w->points, w->count, w->prefix, w->suite.prefix_size);
 }
 
-static void run_keyed_hashes(const psicli_path *path, work *w) {
-    path->keyed_hashes(w->out, &w->items, w->scalar);
+static void run_digests(const psicli_path *path, work *w) {
+    path->digests(w->out, 32, &w->items, w->scalar, 32);
 }
 
 /* Write the one answer for all points as the first result. */
@@ -74,7 +74,7 @@ static const operation OPERATIONS[] = {
     {"mask", 32, run_mask},
     {"hash_to_points", 32, run_hash_to_points},
     {"hash_and_mask", 32, run_hash_and_mask},
-    {"keyed_hashes", 16, run_keyed_hashes},
+    {"digests", 32, run_digests},
     {"tokens", 16, run_tokens},
     {"on_curve", 1, run_on_curve},
 };

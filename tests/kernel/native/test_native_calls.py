@@ -75,7 +75,7 @@ def test_wrong_offsets(path: str, width: int, kind: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=message):
         _native.hash_and_mask(*arguments, PREFIX, DST, ALICE)
     with pytest.raises(ValueError, match=message):
-        _native.keyed_hashes(*arguments, SECRET)
+        _native.digests(*arguments, SECRET, 16)
 
 
 @on_every_path
@@ -146,10 +146,13 @@ def wrong_calls(path: str, buffer: Any) -> list[tuple[type[Exception], Callable[
         (ValueError, lambda: n.hash_and_mask(path, good, 8, 0, 1, buffer, buffer, buffer, bytes(33))),
         (ValueError, lambda: n.hash_and_mask(path, good, 8, 0, 2, buffer, buffer, buffer, ALICE)),
         (TypeError, lambda: n.hash_and_mask(path, buffer, 8, 0, 1, buffer, buffer, buffer, 1.5)),
-        (ValueError, lambda: n.keyed_hashes(path, good, 8, 0, 1, buffer, buffer)),
-        (ValueError, lambda: n.keyed_hashes(path, good, 8, 0, 2, buffer, SECRET)),
-        (ValueError, lambda: n.keyed_hashes("sse", good, 8, 0, 1, buffer, SECRET)),
-        (TypeError, lambda: n.keyed_hashes(path, buffer, 8, 0, 1, buffer, "secret")),
+        (ValueError, lambda: n.digests(path, good, 8, 0, 1, buffer, bytes(129), 16)),
+        (ValueError, lambda: n.digests(path, good, 8, 0, 1, buffer, SECRET, 0)),
+        (ValueError, lambda: n.digests(path, good, 8, 0, 1, buffer, SECRET, -1)),
+        (ValueError, lambda: n.digests(path, good, 8, 0, 1, buffer, SECRET, 33)),
+        (ValueError, lambda: n.digests(path, good, 8, 0, 2, buffer, SECRET, 16)),
+        (ValueError, lambda: n.digests("sse", good, 8, 0, 1, buffer, SECRET, 16)),
+        (TypeError, lambda: n.digests(path, buffer, 8, 0, 1, buffer, "secret", 16)),
         (ValueError, lambda: n.field(path, "divide", bytes(size), bytes(size))),
         (ValueError, lambda: n.field(path, "add", bytes(size - 8), bytes(size))),
         (ValueError, lambda: n.field(path, "add", bytes(size), bytes(size + 8))),
@@ -207,7 +210,7 @@ def test_successful_calls_leak_nothing(path: str) -> None:
         _native.on_curve(path, points)
         _native.hash_to_points(path, items, 8, 0, 2, points, PREFIX, DST)
         _native.hash_and_mask(path, items, 8, 0, 2, points, PREFIX, DST, ALICE)
-        _native.keyed_hashes(path, items, 8, 0, 2, points, SECRET)
+        _native.digests(path, items, 8, 0, 2, points, SECRET, 16)
         _native.field(path, "add", bytes(size), bytes(size))
         _native.paths()
 
@@ -252,7 +255,7 @@ def long_calls(path: str, work: Work) -> dict[str, Callable[[], object]]:
         "hash_and_mask": lambda: _native.hash_and_mask(path, *items, PREFIX, DST, ALICE),
         "tokens": lambda: _native.tokens(path, work.points * 10, PREFIX),
         "on_curve": lambda: _native.on_curve(path, work.hashed),
-        "keyed_hashes": lambda: _native.keyed_hashes(path, *items, SECRET),
+        "digests": lambda: _native.digests(path, *items, SECRET, 16),
     }
 
 
@@ -266,7 +269,7 @@ def no_switching() -> Iterator[None]:
 
 
 @on_every_path
-@pytest.mark.parametrize("function", ["mask", "hash_to_points", "hash_and_mask", "tokens", "on_curve", "keyed_hashes"])
+@pytest.mark.parametrize("function", ["mask", "hash_to_points", "hash_and_mask", "tokens", "on_curve", "digests"])
 @pytest.mark.usefixtures("no_switching")
 def test_the_gil_is_released(path: str, function: str, work: Work) -> None:
     """A thread that waits for the GIL gets it during a call, because nothing else in this test releases it."""

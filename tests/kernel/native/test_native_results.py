@@ -32,6 +32,7 @@ from support.kernel.native import (
     TEXT,
     P,
     Work,
+    digests,
     expected_hash,
     hash_and_mask,
     hash_to_points,
@@ -186,6 +187,16 @@ def test_keyed_hashes_of_every_length(path: str) -> None:
 
 
 @on_every_path
+def test_digests_of_every_size_after_every_prefix(path: str) -> None:
+    """Messages around the ends of SHA-256's blocks, and around the longest that is copied as a whole."""
+    items = packed_items([TEXT[:length] for length in (0, 1, 11, 54, 55, 56, 63, 64, 119, 128, 150, 183, 184, 1000)])
+    for length in range(129):
+        size = 1 + length % 32
+        expected = reference.digests(items, TEXT[:length], size)
+        assert digests(path, TEXT[:length], size, items) == expected, length
+
+
+@on_every_path
 def test_a_very_long_item_among_short_ones(path: str) -> None:
     values = [b"", b"short", TEXT, TEXT[:128], b"", TEXT[:4000], b"x", TEXT[: 128 - 33], b"last"]
     for first in range(len(values)):
@@ -223,10 +234,10 @@ def test_no_items_and_no_buffers(path: str, width: int, kind: str) -> None:
     for offsets, data in product([b"", struct.pack(f"={kind}", 0), None], [b"", None]):
         assert _native.hash_to_points(path, offsets, width, 0, 0, data, PREFIX, DST) == b""
         assert _native.hash_and_mask(path, offsets, width, 0, 0, data, PREFIX, DST, ALICE) == b""
-        assert _native.keyed_hashes(path, offsets, width, 0, 0, data, SECRET) == b""
+        assert _native.digests(path, offsets, width, 0, 0, data, SECRET, 16) == b""
     empty = _native.hash_to_points(path, bytes(4 * width), width, 0, 3, None, PREFIX, DST)
     assert split(empty) == [expected_hash(b"")] * 3
-    assert split(_native.keyed_hashes(path, bytes(4 * width), width, 0, 3, None, SECRET), 16) == [keyed_hash(b"")] * 3
+    assert _native.digests(path, bytes(4 * width), width, 0, 3, None, SECRET, 16) == 3 * keyed_hash(b"")
 
 
 @on_every_path
@@ -251,7 +262,7 @@ def test_every_kind_of_buffer(path: str, kind: Callable[[bytes], Any]) -> None:
     assert _native.hash_to_points(path, offsets, width, start, count, data, prefix, dst) == whole.hashed
     found = _native.hash_and_mask(path, offsets, width, start, count, data, prefix, dst, kind(ALICE))
     assert found == whole.masked
-    assert _native.keyed_hashes(path, offsets, width, start, count, data, kind(SECRET)) == whole.keys
+    assert _native.digests(path, offsets, width, start, count, data, kind(SECRET), 16) == whole.keys
     assert _native.mask(path, kind(whole.points), kind(BOB)) == (whole.products, [])
     assert _native.tokens(path, kind(whole.products), prefix) == whole.tokens
     assert _native.on_curve(path, kind(whole.hashed))

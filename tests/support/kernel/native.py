@@ -88,7 +88,11 @@ def hash_and_mask(path: str, items: pa.Array, start: int = 0, count: int | None 
 
 
 def keyed_hashes(path: str, items: pa.Array, start: int = 0, count: int | None = None) -> bytes:
-    return _native.keyed_hashes(path, *item_arguments(items, start, count), SECRET)
+    return digests(path, SECRET, 16, items, start, count)
+
+
+def digests(path: str, prefix: bytes, size: int, items: pa.Array, start: int = 0, count: int | None = None) -> bytes:
+    return _native.digests(path, *item_arguments(items, start, count), prefix, size)
 
 
 TEXT = Random(3).randbytes(70_000)

@@ -129,8 +129,8 @@ class OneLaneWrong:
     def hash_and_mask(self, *arguments: Any) -> bytes:
         return self._spoil("hash_and_mask", self.right.hash_and_mask(*arguments))
 
-    def keyed_hashes(self, *arguments: Any) -> bytes:
-        return self._spoil("keyed_hashes", self.right.keyed_hashes(*arguments), 16)
+    def digests(self, values: pa.LargeBinaryArray, prefix: bytes, size: int) -> bytes:
+        return self._spoil("digests", self.right.digests(values, prefix, size), size)
 
     def mask(self, points: memoryview, scalar: bytes) -> tuple[bytes, list[int]]:
         products, bad = self.right.mask(points, scalar)
@@ -148,7 +148,7 @@ class OneLaneWrong:
         return bool(self.right.on_curve(memoryview(b"".join(checked))))
 
 
-@pytest.mark.parametrize("function", ["hash_and_mask", "keyed_hashes", "mask", "tokens", "bad points", "on_curve"])
+@pytest.mark.parametrize("function", ["hash_and_mask", "digests", "mask", "tokens", "bad points", "on_curve"])
 def test_self_test_finds_one_wrong_lane(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     for lane in range(16):
         use_kernel(OneLaneWrong(function, lane), monkeypatch)
@@ -161,7 +161,7 @@ def call(function: str, values: pa.LargeBinaryArray, points: bytes) -> object:
     """Call one of the functions whose outputs are spot-checked."""
     calls: dict[str, Callable[[], object]] = {
         "hash_and_mask": lambda: curve.hash_and_mask(values, TASK_SID, ALICE),
-        "keyed_hashes": lambda: curve.keyed_hashes(values, TASK_SID),
+        "digests": lambda: curve.digests(values, TASK_SID, 32),
         "mask": lambda: curve.mask(points, ALICE),
         "bad points": lambda: curve.mask(bytes(len(points)), ALICE),
         "tokens": lambda: curve.tokens(points, TASK_SID),
@@ -169,7 +169,7 @@ def call(function: str, values: pa.LargeBinaryArray, points: bytes) -> object:
     return calls[function]()
 
 
-SPOT_CHECKED = ["hash_and_mask", "keyed_hashes", "mask", "bad points", "tokens"]
+SPOT_CHECKED = ["hash_and_mask", "digests", "mask", "bad points", "tokens"]
 
 
 @pytest.mark.parametrize("function", SPOT_CHECKED)

@@ -149,6 +149,12 @@ def test_a_null_item_is_an_internal_error(backend: curve.Backend) -> None:
         curve.keyed_hashes(pa.array([b"a", None], pa.large_binary()), TASK_SID)
 
 
+@pytest.mark.parametrize(("prefix_size", "size"), [(129, 16), (32, 0), (32, -1), (32, 33)])
+def test_digests_of_a_wrong_size_are_an_internal_error(backend: curve.Backend, prefix_size: int, size: int) -> None:
+    with pytest.raises(InternalError):
+        curve.digests(items(b"item"), bytes(prefix_size), size)
+
+
 # Packed data --------------------------------------------------------------------------------------------------------
 
 
