@@ -217,7 +217,7 @@ class LocalProtocolError(InternalError):
 
 
 class SelfCheckError(InternalError):
-    sentence = "the {backend} curve backend failed its self-check: {detail}"
+    sentence = "the {backend} backend failed its self-check: {detail}"
     hint = "Do not use any result it computed. Check this machine's memory, and report the failure."
 
 

@@ -83,11 +83,14 @@ def _load_native() -> tuple[dict[str, Backend], str]:
     try:
         from psicli.curve._native import paths
         from psicli.curve.native import Native
-    except ModuleNotFoundError:
-        return {}, "it was not built"
     except ImportError as exc:
-        return {}, f"it cannot be loaded: {shown(str(exc))}"
+        return {}, why_missing(exc)
     return {f"native {path}": Native(path) for path in paths()}, ""
+
+
+def why_missing(exc: ImportError) -> str:
+    """Return why a native backend is missing, as part of a sentence."""
+    return "it was not built" if isinstance(exc, ModuleNotFoundError) else f"it cannot be loaded: {shown(str(exc))}"
 
 
 _natives, _why_no_native = _load_native()
@@ -125,18 +128,20 @@ def backend() -> str:
             advice="Install a C compiler and Python's headers (gcc, python3-dev), then reinstall psicli with "
             "`pip install --force-reinstall --no-cache-dir`, or unset the variable to use the slower reference.",
         )
-    _warn_of_fallback()
+    warn_of_fallback("curve", _why_no_native, "5 to 40")
     return reference.NAME
 
 
 @cache
-def _warn_of_fallback() -> None:
-    """Log a warning; the cache limits it to one in each process."""
+def warn_of_fallback(kernel: str, why: str, times: str) -> None:
+    """Log a warning that a native kernel is missing; the cache limits it to one in each process."""
     logger.warning(
-        "the native curve kernel is not available (%s), so psicli uses the reference backend, which is 5 to 40 times "
-        "slower and uses one core only; install a C compiler and Python's headers (gcc, python3-dev), then reinstall "
-        "psicli with `pip install --force-reinstall --no-cache-dir`",
-        _why_no_native,
+        "the native %s kernel is not available (%s), so psicli uses the reference backend, which is %s times slower "
+        "and uses one core only; install a C compiler and Python's headers (gcc, python3-dev), then reinstall psicli "
+        "with `pip install --force-reinstall --no-cache-dir`",
+        kernel,
+        why,
+        times,
     )
 
 

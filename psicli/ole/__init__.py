@@ -3,23 +3,33 @@
 The other packages use the kernel only through this module. A block is 16 bytes: an element of GF(2^128), bit i of whose
 little-endian value is the coefficient of x^i, modulo x^128 + x^7 + x^2 + x + 1. Blocks are rows of arrays with two
 words each, the low one first.
+
+The variables that choose the backend of psicli.curve choose this one, too. The CPU paths of the two are different, but
+for the portable one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from hashlib import sha256
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 
-# Shape (n, 2): n blocks.
-Blocks = npt.NDArray[np.uint64]
-# Shape (n, 5): the first position of a row of the store, and 256 bits for the positions from there on.
-Rows = npt.NDArray[np.uint64]
-# The place of a leaf in its tree, for each tree.
-Points = npt.NDArray[np.uint32]
+from psicli import curve
+from psicli.core.errors import SelfCheckError
+from psicli.ole import reference
+from psicli.ole.blocks import BLOCK_BYTES, Blocks, Digests, Points, Rows
 
-BLOCK_BYTES = 16
+__all__ = [
+    "BACKENDS", "BLOCK_BYTES", "Backend", "Blocks", "Digests", "Points", "Rows", "backend", "item_digests", "kernel",
+    "self_test", "tokens",
+]  # fmt: skip
+
+ITEM_PREFIX = b"psicli/v1/rr22/item\0"
+TOKEN_PREFIX = b"psicli/v1/rr22/token\0"
+DIGEST_BYTES = 32
 
 
 class Backend(Protocol):
@@ -46,7 +56,7 @@ class Backend(Protocol):
 
         The children of a node x are p0(x) + x and p1(x) + x, with two fixed public permutations. For each tree and each
         level below the root, there are two sums: of all left and of all right children. The levels are as many as
-        `width` leaves need; only nodes above these leaves count.
+        `width` leaves need, and have the children of all nodes above these leaves: one may be beyond them.
         """
 
     def regrow(self, sums: Blocks, points: Points, width: int) -> Blocks:
@@ -88,3 +98,109 @@ class Backend(Protocol):
 
     def decode(self, rows: Rows, store: Blocks) -> Blocks:
         """Return the sum of the positions of each row. ePrint 2023/903."""
+
+
+def _load_native() -> tuple[dict[str, Backend], str]:
+    """Return the CPU paths of the native backend, fastest first, or none and the reason."""
+    try:
+        from psicli.ole._native import paths
+        from psicli.ole.native import Native
+    except ImportError as exc:
+        return {}, curve.why_missing(exc)
+    return {f"native {path}": Native(path) for path in paths()}, ""
+
+
+_natives, _why_no_native = _load_native()
+# The backends that this machine can run, fastest first, by the names that reports use.
+BACKENDS: dict[str, Backend] = {**_natives, reference.NAME: reference}
+
+
+def backend() -> str:
+    """Return the name of the backend in use, with its CPU path; warn once if the native backend is missing.
+
+    Raises VariableError if the environment asks for a backend or path that is not available.
+    """
+    name = curve.backend()
+    if name in BACKENDS:
+        return name
+    fastest = next(iter(BACKENDS))
+    if fastest == reference.NAME:
+        curve.warn_of_fallback("rr22", _why_no_native, "30 to 100")
+    return fastest
+
+
+def kernel() -> Backend:
+    """Return the backend in use."""
+    return BACKENDS[backend()]
+
+
+def item_digests(items: pa.LargeBinaryArray, bin_sid: bytes) -> Digests:
+    """Return the digest of each item of a bin: its value in the first two words, the key of its row in the others.
+
+    Constant time in items on the native backend.
+    """
+    packed = curve.digests(items, ITEM_PREFIX + bin_sid + curve.ITEM_TAG, DIGEST_BYTES)
+    return np.frombuffer(packed, "<u8").reshape(-1, DIGEST_BYTES // 8)
+
+
+def tokens(blocks: Blocks, bin_sid: bytes, size: int) -> bytes:
+    """Return the packed tokens of blocks; size: of a token [bytes]. Constant time on the native backend."""
+    ends = np.arange(0, BLOCK_BYTES * len(blocks) + 1, BLOCK_BYTES)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(np.ascontiguousarray(blocks))]
+    items = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(blocks), buffers)
+    return curve.digests(items, TOKEN_PREFIX + bin_sid, size)
+
+
+# Known answers -----------------------------------------------------------------------------------------------------
+
+# The SHA-256 of each result; the results come from the reference, which tests compare with published vectors.
+_ANSWERS = {
+    "encrypt": "8a2f2817d1f7874576a08e5c08c4a9e54b42646d7ec701913bc38b43dd0346d9",
+    "hashes": "cfd005d2a27c095281db4c19fa3dbe1a266ddd2e23b964efaf6a8a4d58d0d5df",
+    "add_products": "d32702b1486aa77dea7030d91f6b27b92d79a56204afc34a2a2a95fa8c013af5",
+    "grow": "fcee92ca1ee1a6a3393638549173a38e7fd7db1e2d2762a014e922bfcc2730c1",
+    "regrow": "69ba8c6d911077252d1a30281f2b312900a8dfb2880ea1df90cf647d2fae72bb",
+    "spread": "b865791d3a4bb187dcfc6bc8cd4f483a43eaa8211c5f1f59c163c736c2988b89",
+    "spread at points": "3f173c96c0425b18c42b372e548745cb245428bdeeca5c8fc47cb44172c2b29e",
+    "combine": "4848bb48e893bff9719149775266ecd22c04e00f8d9d35b45ad83e3772b99c7b",
+    "transpose": "8b3f53012514eeedffd9f44da0860e7b5f25f10da49dea3aad6863a24f3f573c",
+    "compress": "fa02a1e7780c81cb42889894698c601b687dc7b18e77ccd925552f70d67d8a4e",
+    "rows": "e8e471bffdb97732ce818680e601511d34e969d53e80ba34485d29ddc8e9bd49",
+    "encode": "5d8159cb3b477ab27c344832aefcff3c88211cfd67d5568215d4c13ae786f164",
+    "decode": "eadf6e923cc8e7089b6e4dfe22894f15225d4e83520e7ade9e356af84d381b1b",
+}
+
+
+def self_test(name: str | None = None) -> None:
+    """Compare a backend, by default the one in use, with known answers; takes milliseconds. Raises SelfCheckError."""
+    name = name or backend()
+    made = {part: b"".join(each.tobytes() for each in results) for part, results in _results(BACKENDS[name])}
+    wrong = ", ".join(part for part, answer in _ANSWERS.items() if sha256(made[part]).hexdigest() != answer)
+    if wrong:
+        raise SelfCheckError(backend=name, detail=f"wrong answer from {wrong}")
+
+
+def _results(kernel: Backend) -> Iterator[tuple[str, tuple[Blocks, ...]]]:
+    """Yield the results of each function for arguments that reach every lane and the ends of its loops."""
+    blocks, key = reference.stream(bytes(BLOCK_BYTES), 1027), bytes(range(BLOCK_BYTES))
+    points, sums = np.array([0, 17, 36], np.uint32), blocks[3:600].copy()
+    yield "encrypt", (kernel.encrypt(blocks, key),)
+    yield "hashes", (kernel.hashes(blocks, 1 << 20),)
+    kernel.add_products(sums, blocks[:597], blocks[1024:1025])
+    yield "add_products", (sums,)
+    yield "grow", kernel.grow(blocks[:3], 37)
+    yield "regrow", (kernel.regrow(blocks[:18], points, 37),)
+    yield "spread", kernel.spread(blocks[:48], 21)
+    yield "spread at points", kernel.spread(blocks[:48], 21, points % np.uint32(16))
+    yield "combine", (kernel.combine(blocks[:640]),)
+    yield "transpose", (kernel.transpose(blocks[:640]),)
+    yield (
+        "compress",
+        (kernel.compress(blocks[:1026].reshape(-1, 4).copy(), 300), kernel.compress(blocks[:205].copy(), 99)),
+    )
+    keys, values, store = blocks[:77], blocks[100:177], blocks[500:900].copy()
+    rows = kernel.rows(keys, len(store), key)
+    yield "rows", (rows,)
+    solved = kernel.encode(rows, values, store)
+    yield "encode", (store, np.array([solved, kernel.encode(rows[[0, 0]], values[:2], store.copy())]))
+    yield "decode", (kernel.decode(rows, blocks[:400]),)
