@@ -14,8 +14,8 @@ AIRFLOW_VENV := .venv-airflow
 MEMORY ?= 512MB
 # The files that the installed package is built from; it uses all others in place. The old kernel is removed first,
 # because a build that fails would leave it there.
-FORGET_KERNEL := rm -rf build psicli/curve/_native*.so
-BUILT_FROM := pyproject.toml setup.py $(wildcard psicli/curve/native_src/*)
+FORGET_KERNEL := rm -rf build psicli/*/_native*.so
+BUILT_FROM := pyproject.toml setup.py $(wildcard psicli/*/native_src/*)
 
 # The slow tests by kind, and what each kind proves.
 # a process killed at every hit of every failpoint: nothing is left behind, and the next run is correct
@@ -194,7 +194,7 @@ sbom: $(TOOLS)/.installed
 	    --output-file dist/sbom.cdx.json $(DEPLOYED)/bin/python
 
 clean:
-	rm -rf $(VENV) $(PEER_VENV) $(AIRFLOW_VENV) psicli/curve/*.so build dist demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEER_VENV) $(AIRFLOW_VENV) psicli/*/*.so build dist demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -8,13 +8,25 @@ static inline void wipe(void *memory, size_t size) {
     __asm__ __volatile__("" : : "r"(memory) : "memory");
 }
 
-static void aes(block *out, const block *in, size_t n, const uint8_t key[16]) {
+static inline uint64_t all_ones_if_equal(uint64_t a, uint64_t b) {
+    uint64_t x = a ^ b;
+    return ((x | -x) >> 63) - 1;
+}
+
+static void add_masked(block *sums, const block *in, size_t n, uint64_t mask) {
+    for (size_t i = 0; i < n; i++) {
+        sums[i].low ^= in[i].low & mask;
+        sums[i].high ^= in[i].high & mask;
+    }
+}
+
+static void encrypt(block *out, const block *in, size_t n, const uint8_t key[16]) {
     aes_key k = aes_expand(key);
     aes_blocks(&k, out, in, n);
     wipe(&k, sizeof k);
 }
 
-static void stream_with(const aes_key *key, block *out, size_t n, uint64_t first) {
+static void stream(const aes_key *key, block *out, size_t n, uint64_t first) {
     block counters[CHUNK];
     for (size_t done = 0; done < n; done += CHUNK) {
         size_t count = n - done < CHUNK ? n - done : CHUNK;
@@ -22,12 +34,6 @@ static void stream_with(const aes_key *key, block *out, size_t n, uint64_t first
             counters[i] = (block){first + done + i, 0};
         aes_blocks(key, out + done, counters, count);
     }
-}
-
-static void stream(block *out, size_t n, const uint8_t key[16], uint64_t first) {
-    aes_key k = aes_expand(key);
-    stream_with(&k, out, n, first);
-    wipe(&k, sizeof k);
 }
 
 /* The fixed keys of the public permutations: the first digits of pi and of e in binary. */
@@ -54,151 +60,29 @@ static void hashes(block *out, const block *in, size_t n, uint64_t first) {
     wipe(twice, sizeof twice);
 }
 
-static void multiply_add(block *out, const block *in, size_t n, const block *factor) {
+static void add_products(block *sums, const block *in, size_t n, const block *factor) {
     block by = *factor;
     for (size_t i = 0; i < n; i++)
-        out[i] = add(out[i], gf_product(in[i], by));
+        sums[i] = add(sums[i], gf_product(in[i], by));
     wipe(&by, sizeof by);
 }
 
-static void inner(block *out, const block *in, const block *by, size_t n) {
-    block sum = {0, 0};
-    for (size_t i = 0; i < n; i++)
-        sum = add(sum, gf_product(in[i], by[i]));
-    *out = sum;
-}
-
-/* The key-value store ------------------------------------------------------------------------------------------- */
-
-static void rows(ole_row *out, const block *keys, size_t n, size_t length, const uint8_t seed[16]) {
-    enum { EACH = 3 };
-    aes_key key = aes_expand(seed);
-    block in[EACH * 64];
-    uint64_t starts = length - OLE_BAND + 1;
-    for (size_t done = 0; done < n; done += 64) {
-        size_t count = n - done < 64 ? n - done : 64;
-        for (size_t i = 0; i < count; i++)
-            for (int j = 0; j < EACH; j++)
-                in[EACH * i + (size_t)j] = add(keys[done + i], (block){(uint64_t)j, 0});
-        aes_blocks(&key, in, in, EACH * count);
-        for (size_t i = 0; i < count; i++) {
-            const block *made = in + EACH * i;
-            out[done + i].start = (uint64_t)(((unsigned __int128)made[2].low * starts) >> 64);
-            memcpy(out[done + i].band, made, 2 * sizeof *made);
-        }
-    }
-}
-
-/* Return the indices of rows in the order of their starts, or NULL if memory runs out. */
-static uint32_t *in_order(const ole_row *rows, size_t n, size_t length) {
-    /* Rows that share their first 64 positions may be in any order for decoding, but encoding wants them sorted well:
-     * a counting sort by start. */
-    size_t *ends = calloc(length + 1, sizeof *ends);
-    uint32_t *order = malloc((n ? n : 1) * sizeof *order);
-    if (ends != NULL && order != NULL) {
-        for (size_t i = 0; i < n; i++)
-            ends[rows[i].start + 1]++;
-        for (size_t i = 0; i < length; i++)
-            ends[i + 1] += ends[i];
-        for (size_t i = 0; i < n; i++)
-            order[ends[rows[i].start]++] = (uint32_t)i;
-    } else {
-        free(order);
-        order = NULL;
-    }
-    free(ends);
-    return order;
-}
-
-typedef struct {
-    uint64_t band[OLE_BAND_WORDS]; /* bit 0 belongs to the position that the row decides; 0 where there is no row */
-    block value;
-} pivot;
-
-/* Shift a band down to its lowest bit, which is set; return by how much. */
-static unsigned normalise(uint64_t band[OLE_BAND_WORDS]) {
-    unsigned words = 0;
-    while (band[words] == 0)
-        words++;
-    unsigned bits = (unsigned)__builtin_ctzll(band[words]);
-    for (unsigned w = 0; w < OLE_BAND_WORDS; w++) {
-        uint64_t here = w + words < OLE_BAND_WORDS ? band[w + words] : 0;
-        uint64_t next = w + words + 1 < OLE_BAND_WORDS ? band[w + words + 1] : 0;
-        band[w] = bits ? here >> bits | next << (64 - bits) : here;
-    }
-    return 64 * words + bits;
-}
-
-/* Add a row to the system; return whether it still has a solution. */
-static int eliminate(pivot *pivots, const ole_row *row, block value) {
-    uint64_t band[OLE_BAND_WORDS], at = row->start;
-    memcpy(band, row->band, sizeof band);
-    while (band[0] | band[1] | band[2] | band[3]) {
-        at += normalise(band);
-        pivot *there = &pivots[at];
-        if (!(there->band[0] & 1)) {
-            memcpy(there->band, band, sizeof band);
-            there->value = value;
-            return 1;
-        }
-        for (int w = 0; w < OLE_BAND_WORDS; w++)
-            band[w] ^= there->band[w];
-        value = add(value, there->value);
-    }
-    return (value.low | value.high) == 0;
-}
-
-static int encode(block *store, size_t length, const ole_row *rows, const block *values, size_t n) {
-    uint32_t *order = in_order(rows, n, length);
-    pivot *pivots = calloc(length, sizeof *pivots);
-    int solved = order != NULL && pivots != NULL ? 1 : -1;
-    for (size_t i = 0; solved > 0 && i < n; i++) {
-        size_t later = order[i + AHEAD < n ? i + AHEAD : i];
-        __builtin_prefetch(&rows[later]);
-        __builtin_prefetch(&values[later]);
-        solved = eliminate(pivots, &rows[order[i]], values[order[i]]);
-    }
-    if (solved > 0) {
-        /* The last band may end beyond the store: its bits there are never set. */
-        for (size_t at = length; at-- > 0;) {
-            const pivot *row = &pivots[at];
-            if (!(row->band[0] & 1))
-                continue;
-            block sum = row->value;
-            if (at + OLE_BAND <= length) {
-                store[at] = (block){0, 0};
-                sum = add(sum, sum_of(store + at, row->band));
-            } else {
-                for (size_t i = 1; at + i < length; i++)
-                    if (row->band[i / 64] >> (i % 64) & 1)
-                        sum = add(sum, store[at + i]);
-            }
-            store[at] = sum;
-        }
-    }
-    free(order);
-    free(pivots);
-    return solved;
-}
-
-static int decode(block *out, const block *store, size_t length, const ole_row *rows, size_t n) {
-    /* In the order of the positions, so that these are in the cache. */
-    uint32_t *order = in_order(rows, n, length);
-    if (order == NULL)
-        return -1;
+/* Horner's rule, from the last plane to the first. */
+static void combine(block *out, const block *planes, size_t n) {
     for (size_t i = 0; i < n; i++) {
-        const ole_row *row = &rows[order[i]];
-        __builtin_prefetch(&rows[order[i + AHEAD < n ? i + AHEAD : i]]);
-        out[order[i]] = sum_of(store + row->start, row->band);
+        block sum = planes[(OLE_DELTA - 1) * n + i];
+        for (size_t b = OLE_DELTA - 1; b-- > 0;) {
+            uint64_t over = -(sum.high >> 63) & 0x87;
+            sum = add((block){sum.low << 1 ^ over, sum.high << 1 | sum.low >> 63}, planes[b * n + i]);
+        }
+        out[i] = sum;
     }
-    free(order);
-    return 0;
 }
 
 /* The transposition, for the extension of oblivious transfers ---------------------------------------------------- */
 
 /* Transpose 128 x 128 bits in place: swap the corners of ever smaller squares. */
-static void transpose_square(block m[128]) {
+static void transpose_square(block m[OLE_DELTA]) {
     static const uint64_t MASKS[6] = {0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F,
                                       0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF};
     for (int i = 0; i < 64; i++) {
@@ -221,11 +105,11 @@ static void transpose_square(block m[128]) {
     }
 }
 
-static void transpose(block *out, const uint8_t *rows, size_t n) {
-    for (size_t column = 0; column < n; column += 128) {
-        for (size_t row = 0; row < 128; row++)
-            memcpy(&out[column + row], rows + (row * n + column) / 8, sizeof *out);
-        transpose_square(out + column);
+static void transpose(block *out, const block *planes, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        for (size_t b = 0; b < OLE_DELTA; b++)
+            out[OLE_DELTA * i + b] = planes[b * n + i];
+        transpose_square(out + OLE_DELTA * i);
     }
 }
 
@@ -276,11 +160,6 @@ static int grow(block *leaves, block *sums, const block *seeds, size_t n, size_t
     return done;
 }
 
-static inline uint64_t all_ones_if_equal(uint64_t a, uint64_t b) {
-    uint64_t x = a ^ b;
-    return ((x | -x) >> 63) - 1;
-}
-
 static int regrow(block *leaves, const block *sums, const uint32_t *points, size_t n, size_t width, unsigned depth) {
     aes_key keys[2] = {aes_expand(PI), aes_expand(E)};
     size_t all = (size_t)1 << depth;
@@ -323,55 +202,53 @@ static int regrow(block *leaves, const block *sums, const uint32_t *points, size
     return done;
 }
 
-/* The code ------------------------------------------------------------------------------------------------------ */
+/* The streams of SoftSpoken -------------------------------------------------------------------------------------- */
 
-enum { TAPS = 24, WEIGHT = 21 };
-
-/* Element i gains the element before it, and those of the 23 before that one whose bit of the seed's stream is set. */
-static void convolve(block *elements, size_t n, unsigned width, const uint8_t seed[16]) {
-    aes_key key = aes_expand(seed);
-    /* Four masks of 32 bits in each block of the stream. */
-    block masks[CHUNK];
-    for (size_t i = 0; i < n; i++) {
-        if (i % (4 * CHUNK) == 0)
-            stream_with(&key, masks, CHUNK, i / 4);
-        uint32_t mask;
-        memcpy(&mask, (const uint8_t *)masks + 4 * (i % (4 * CHUNK)), sizeof mask);
-        mask |= 1;
-        size_t most = i < TAPS ? i : TAPS;
-        for (size_t tap = 0; tap < most; tap++) {
-            uint64_t chosen = -(uint64_t)(mask >> tap & 1);
-            for (unsigned w = 0; w < width; w++) {
-                elements[width * i + w].low ^= elements[width * (i - tap - 1) + w].low & chosen;
-                elements[width * i + w].high ^= elements[width * (i - tap - 1) + w].high & chosen;
+static void spread(block *sums, block *planes, const block *seeds, const uint32_t *points, size_t groups, size_t n) {
+    aes_key keys[OLE_STREAMS];
+    block made[CHUNK];
+    memset(sums, 0, groups * n * sizeof *sums);
+    memset(planes, 0, groups * OLE_PLANES * n * sizeof *planes);
+    for (size_t group = 0; group < groups; group++) {
+        uint8_t seed[16];
+        for (size_t place = 0; place < OLE_STREAMS; place++) {
+            memcpy(seed, &seeds[OLE_STREAMS * group + place], sizeof seed);
+            keys[place] = aes_expand(seed);
+        }
+        wipe(seed, sizeof seed);
+        for (size_t done = 0; done < n; done += CHUNK) {
+            size_t count = n - done < CHUNK ? n - done : CHUNK;
+            for (uint64_t place = 0; place < OLE_STREAMS; place++) {
+                uint64_t number = points != NULL ? place ^ points[group] : place;
+                /* Without points, the first stream counts, too. */
+                uint64_t counts = points != NULL ? ~all_ones_if_equal(number, 0) : ~(uint64_t)0;
+                stream(&keys[place], made, count, done);
+                add_masked(sums + group * n + done, made, count, counts);
+                for (size_t b = 0; b < OLE_PLANES; b++)
+                    add_masked(planes + (OLE_PLANES * group + b) * n + done, made, count, -(number >> b & 1));
             }
         }
     }
+    wipe(keys, sizeof keys);
+    wipe(made, sizeof made);
 }
 
-static void expand(block *out, size_t from, size_t to, const block *elements, size_t n, unsigned width,
-                   const uint8_t seed[16]) {
-    enum { WORDS = 24, BLOCKS = WORDS / 4, STEPS = 32 }; /* three numbers of an element are unused */
-    aes_key key = aes_expand(seed);
-    uint32_t numbers[WORDS * (STEPS + AHEAD)];
-    for (size_t i = from; i < to; i += STEPS) {
-        size_t count = to - i < STEPS ? to - i : STEPS;
-        stream_with(&key, (block *)(void *)numbers, BLOCKS * (STEPS + AHEAD), (uint64_t)i * BLOCKS);
-        for (size_t j = 0; j < WORDS * (STEPS + AHEAD); j++)
-            numbers[j] = (uint32_t)(((uint64_t)numbers[j] * n) >> 32);
-        for (size_t step = 0; step < count; step++) {
-            const uint32_t *at = numbers + WORDS * step, *later = at + WORDS * AHEAD;
-            for (int j = 0; j < WEIGHT; j++)
-                __builtin_prefetch(elements + width * (size_t)later[j]);
-            block sums[2] = {{0, 0}, {0, 0}};
-            for (int j = 0; j < WEIGHT; j++)
-                for (unsigned w = 0; w < width; w++)
-                    sums[w] = add(sums[w], elements[width * (size_t)at[j] + w]);
-            memcpy(out + width * (i - from + step), sums, width * sizeof *sums);
-        }
-    }
-}
+#include "code.h"
+#include "store.h"
 
 const ole_path PATH = {
-    PATH_NAME, aes, stream, hashes, multiply_add, inner, rows, encode, decode, grow, regrow, transpose, convolve, expand,
+    .name = PATH_NAME,
+    .encrypt = encrypt,
+    .hashes = hashes,
+    .add_products = add_products,
+    .combine = combine,
+    .transpose = transpose,
+    .grow = grow,
+    .regrow = regrow,
+    .spread = spread,
+    .convolve = convolve,
+    .expand = expand,
+    .rows = rows,
+    .encode = encode,
+    .decode = decode,
 };
