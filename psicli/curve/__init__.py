@@ -26,14 +26,17 @@ from psicli.curve import reference
 from psicli.curve.pool import set_threads, threads
 
 __all__ = [
-    "BACKENDS", "DST", "HASH_BYTES", "HASH_KEY_BYTES", "ITEM_TAG", "PADDING_TAG", "POINT_BYTES", "TOKEN_BYTES",
-    "Backend", "backend", "digests", "frame_items", "hash_and_mask", "keyed_hashes", "mask", "on_curve", "packed_items",
-    "probe", "self_test", "set_threads", "threads", "tokens",
+    "BACKENDS", "BASE_POINT", "DST", "HASH_BYTES", "HASH_KEY_BYTES", "ITEM_TAG", "PADDING_TAG", "POINT_BYTES",
+    "TOKEN_BYTES", "Backend", "backend", "digests", "frame_items", "hash_and_mask", "keyed_hashes", "mask",
+    "on_curve", "packed_items", "probe", "random_points", "self_test", "set_threads", "threads", "tokens",
+    "warn_of_fallback", "why_missing",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 POINT_BYTES = 32
+# RFC 7748 section 4.1.
+BASE_POINT = b"\x09" + bytes(31)
 TOKEN_BYTES = 16
 # With 128 bits, the probability that any two of 2^30 items have the same hash is below 2^-68.
 HASH_BYTES = 16
@@ -44,10 +47,11 @@ SCALAR_BYTES = 32
 
 DST = b"PSICLI-V01-CS01-with-curve25519_XMD:SHA-512_ELL2_RO_"
 # Everything that is hashed to the curve starts with a session id and one of these tags, so that no item ever equals the
-# probe or padding.
+# probe, padding or a random point.
 PROBE_TAG = b"\x00"
 ITEM_TAG = b"\x01"
 PADDING_TAG = b"\x02"
+RANDOM_TAG = b"\x03"
 TOKEN_PREFIX = b"psicli/v1/token\0"
 PROBE_PREFIX = b"psicli/v1/probe\0"
 
@@ -173,6 +177,16 @@ def keyed_hashes(items: pa.LargeBinaryArray, key: bytes) -> bytes:
     Constant time in items and key on the native backend.
     """
     return digests(items, _exactly(HASH_KEY_BYTES, key), HASH_BYTES)
+
+
+def random_points(count: int, bin_sid: bytes) -> bytes:
+    """Return packed points whose scalars nobody knows: hashes of fresh random bytes, which are then forgotten."""
+    name, prefix = backend(), _exactly(SID_BYTES, bin_sid) + RANDOM_TAG
+    items = packed_items([os.urandom(SCALAR_BYTES) for _ in range(count)])
+    points = BACKENDS[name].hash_to_points(items, prefix, DST)
+    for at in _spot_checks(name, count):
+        _compare(name, _point(points, at), reference.hash_to_points(items.slice(at, 1), prefix, DST))
+    return points
 
 
 def digests(items: pa.LargeBinaryArray, prefix: bytes, size: int) -> bytes:

@@ -137,7 +137,7 @@ def digests(items: pa.LargeBinaryArray, prefix: bytes, size: int) -> bytes:
     return b"".join(sha256(prefix + item).digest()[:size] for item in items.to_pylist())
 
 
-def mask(points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int]]:
+def mask(points: memoryview, scalar: bytes | bytearray | memoryview) -> tuple[bytes, list[int]]:
     """Multiply packed points by the clamped scalar; return the products and the indices of bad points.
 
     A bad point is not canonical or has no product (it is of low order); its product is returned as 32 zero bytes.

@@ -1,0 +1,88 @@
+"""The base oblivious transfers: the party that offers has two keys for each bit, and the one that chooses learns one.
+
+For each bit, the chooser sends two points: it knows the scalar of one of them, and the other one is the hash of random
+bytes. Nobody else can tell which is which. The other party multiplies both by one scalar; the chooser can compute only
+one of these products. Each key is the hash of a product and of all that was sent. This is against a semi-honest
+chooser: one that knows both scalars gets both keys, and nothing here would show it. The chooser is psicli's sender.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from hashlib import sha256
+
+import numpy as np
+import numpy.typing as npt
+
+from psicli import curve
+from psicli.core.peer_errors import PeerProtocolError
+from psicli.curve import BASE_POINT, POINT_BYTES, SCALAR_BYTES
+from psicli.curve import reference as openssl
+from psicli.ole.blocks import BLOCK_BYTES, Blocks, bits, from_bytes, masks
+from psicli.protocol.rr22.sizes import DELTA_BITS
+
+PREFIX = b"psicli/v1/rr22/ot\0"
+
+# Shape (n, 32): packed scalars, in memory that can be wiped.
+Scalars = npt.NDArray[np.uint8]
+
+
+def choose(bin_sid: bytes, choices: Blocks) -> tuple[bytes, Scalars]:
+    """Return two packed points for each bit of the choices, and the scalars of the points at the chosen places.
+
+    Constant time in choices and scalars.
+    """
+    count = 64 * choices.size
+    scalars = np.frombuffer(bytearray(os.urandom(SCALAR_BYTES * count)), np.uint8).reshape(count, SCALAR_BYTES)
+    known = _words(b"".join(_product(BASE_POINT, scalar.data) for scalar in scalars))
+    hashed = _words(curve.random_points(count, bin_sid))
+    swapped = (known ^ hashed) & masks(bits(choices))[:, None]
+    return np.stack([known ^ swapped, hashed ^ swapped], axis=1).tobytes(), scalars
+
+
+def offer(bin_sid: bytes, points: bytes) -> tuple[bytes, Blocks]:
+    """Return this party's packed point and both keys for each pair of the peer's points: shape (2n, 2).
+
+    Raises PeerProtocolError for points that an honest peer never sends. Constant time in the scalar.
+    """
+    scalar = bytearray(os.urandom(SCALAR_BYTES))
+    own = _product(BASE_POINT, scalar)
+    products, bad = curve.mask(points, scalar)
+    scalar[:] = bytes(SCALAR_BYTES)
+    if bad or not curve.on_curve(points):
+        raise PeerProtocolError(detail="it sent an invalid point for an oblivious transfer")
+    shared = (products[at : at + POINT_BYTES] for at in range(0, len(products), POINT_BYTES))
+    return own, _keys(bin_sid, points, own, ((at // 2, each) for at, each in enumerate(shared)))
+
+
+def open_chosen(bin_sid: bytes, points: bytes, scalars: Scalars, peer: bytes) -> Blocks:
+    """Return the chosen key of each pair. points, scalars: as `choose` returned them; peer: the peer's packed point.
+
+    Raises PeerProtocolError for a point that an honest peer never sends. Constant time in the scalars.
+    """
+    if not curve.on_curve(peer):
+        raise PeerProtocolError(detail="it sent an invalid point for an oblivious transfer")
+    return _keys(bin_sid, points, peer, enumerate(_product(peer, scalar.data) for scalar in scalars))
+
+
+def _keys(bin_sid: bytes, points: bytes, point: bytes, products: Iterable[tuple[int, bytes]]) -> Blocks:
+    """Return the key that each product gives; with it comes the number of its pair of points."""
+    made = bytearray()
+    for at, product in products:
+        place = bytes([at // DELTA_BITS, at % DELTA_BITS])
+        pair = points[2 * POINT_BYTES * at : 2 * POINT_BYTES * (at + 1)]
+        made += sha256(PREFIX + bin_sid + place + pair + point + product).digest()[:BLOCK_BYTES]
+    return from_bytes(memoryview(made))
+
+
+def _product(point: bytes, scalar: bytearray | memoryview) -> bytes:
+    """Return the product of a packed point; for a single one, OpenSSL is faster than the kernel."""
+    product, bad = openssl.mask(memoryview(point), scalar)
+    if bad:
+        raise PeerProtocolError(detail="it sent an invalid point for an oblivious transfer")
+    return product
+
+
+def _words(points: bytes) -> npt.NDArray[np.uint64]:
+    return np.frombuffer(points, "<u8").reshape(-1, POINT_BYTES // 8)

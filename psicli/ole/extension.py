@@ -1,0 +1,69 @@
+"""The extension of 128 base transfers to long vectors: SoftSpoken with trees of 16 leaves. ePrint 2022/192.
+
+The party that has both keys of each transfer (psicli's receiver) chooses a vector of blocks, u. Afterwards it has 128
+planes v_b, and the other party, which chose 128 bits Δ, has the planes v_b + Δ_b * u. Combined to one vector in
+GF(2^128), these are V and V + Δ * u; transposed, they are the keys of as many oblivious transfers as u has bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from psicli.ole import kernel
+from psicli.ole.blocks import Blocks, Points, bits, from_bits, masks, random_blocks, wipe
+from psicli.protocol.rr22.sizes import DELTA_DEPTH, DELTA_TREES
+
+Bits = npt.NDArray[np.uint8]
+
+_LEAVES = 1 << DELTA_DEPTH
+
+
+def off_path(points: Points, depth: int) -> Bits:
+    """Return for each level of each tree, the side that the path to the tree's point does not take: 0 left, 1 right."""
+    lower = np.arange(depth - 1, -1, -1, dtype=np.uint32)
+    return (1 - (points[:, None] >> lower & 1)).astype(np.uint8).reshape(-1)
+
+
+def pick(pairs: Blocks, sides: Bits) -> Blocks:
+    """Return one block of each pair; pairs: shape (n, 2, 2). Constant time in the sides."""
+    picked: Blocks = pairs[:, 0] ^ (pairs[:, 0] ^ pairs[:, 1]) & masks(sides)[:, None]
+    return picked
+
+
+def base_choices(delta: Blocks) -> Blocks:
+    """Return the bits that the base transfers choose for Δ."""
+    return from_bits(off_path(_points(delta), DELTA_DEPTH))
+
+
+def extend(keys: Blocks, chosen: Blocks) -> tuple[Blocks, Blocks, Blocks]:
+    """Return what the other party needs, masked sums and corrections, and this party's planes.
+
+    keys: both keys of each transfer; chosen: any number of blocks. Constant time.
+    """
+    seeds = random_blocks(DELTA_TREES)
+    leaves, sums = kernel().grow(seeds, _LEAVES)
+    streams, planes = kernel().spread(leaves, len(chosen))
+    corrections = streams.reshape(DELTA_TREES, -1, 2) ^ chosen
+    masked = sums ^ keys
+    wipe(seeds, leaves, sums, streams)
+    return masked, corrections.reshape(-1, 2), planes
+
+
+def extend_chosen(keys: Blocks, delta: Blocks, masked: Blocks, corrections: Blocks) -> Blocks:
+    """Return the planes of the party that has Δ. keys: the chosen one of each transfer. Constant time."""
+    points = _points(delta)
+    sums = pick(masked.reshape(-1, 2, 2), off_path(points, DELTA_DEPTH)) ^ keys
+    leaves = kernel().regrow(sums, points, _LEAVES)
+    _, planes = kernel().spread(leaves, len(corrections) // DELTA_TREES, points)
+    by_tree = planes.reshape(DELTA_TREES, DELTA_DEPTH, -1, 2)
+    by_tree ^= masks(bits(delta)).reshape(DELTA_TREES, DELTA_DEPTH, 1, 1) & corrections.reshape(DELTA_TREES, 1, -1, 2)
+    wipe(points, sums, leaves)
+    return planes
+
+
+def _points(delta: Blocks) -> Points:
+    """Return the leaf of each tree that Δ hides: four bits of it each."""
+    weights = np.uint32(1) << np.arange(DELTA_DEPTH, dtype=np.uint32)
+    points: Points = bits(delta).reshape(DELTA_TREES, DELTA_DEPTH) @ weights
+    return points

@@ -1,0 +1,204 @@
+"""The halves of an attempt at a bin: from fresh secrets to one block for each item, equal for equal items.
+
+The halves exchange four messages, whose contents docs/protocol.md describes; `psicli.protocol.rr22.sizes` has their
+sizes. Every secret is drawn here, serves in one attempt, and is wiped by the step that needs it last. ePrint 2022/320.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from psicli.core.errors import LocalProtocolError
+from psicli.curve import POINT_BYTES
+from psicli.ole import base, kernel, store
+from psicli.ole.blocks import (
+    BLOCK_BYTES,
+    Blocks,
+    Digests,
+    Points,
+    from_bits,
+    from_bytes,
+    masks,
+    random_blocks,
+    scaled,
+    total,
+    wipe,
+)
+from psicli.ole.extension import base_choices, extend, extend_chosen, off_path, pick
+from psicli.protocol.rr22.sizes import DELTA_BITS, DELTA_TREES, TREES, Sizes
+
+
+class _Half:
+    """Secrets that can be wiped, and steps that can be taken once.
+
+    after: the steps that must be complete before each step.
+    """
+
+    def __init__(self, bin_sid: bytes, sizes: Sizes, after: dict[str, set[str]]) -> None:
+        self._sid = bin_sid
+        self._sizes = sizes
+        self._after = after
+        self._left = set(after)
+        self._done: set[str] = set()
+        self._secrets: dict[str, npt.NDArray[Any]] = {}
+        self._guard = Lock()
+
+    @contextmanager
+    def _step(self, name: str, *uses: str) -> Iterator[list[npt.NDArray[Any]]]:
+        """Take a step with these secrets, which end with it. Raises LocalProtocolError out of turn."""
+        with self._guard:
+            if name not in self._left or not self._after[name] <= self._done:
+                raise LocalProtocolError(detail=f"the step {name} of a bin was repeated, or came too early")
+            self._left.remove(name)
+            used = [self._secrets.pop(each) for each in uses]
+        try:
+            yield used
+            self._done.add(name)
+        finally:
+            wipe(*used)
+
+    def wipe(self) -> None:
+        """Wipe all secrets; no step can be taken after this."""
+        with self._guard:
+            self._left.clear()
+            wipe(*self._secrets.values())
+            self._secrets.clear()
+
+
+class ReceiverVectors(_Half):
+    """The half of the party that learns the result; it has C and A with C = A * Δ + B.
+
+    retries: how often a store had to be encoded again.
+    """
+
+    def __init__(self, bin_sid: bytes, sizes: Sizes) -> None:
+        after = {"encode": set[str](), "choices": set[str](), "vector": {"encode", "choices"}, "evaluate": {"vector"}}
+        super().__init__(bin_sid, sizes, after)
+        self.retries = 0
+        self._seed = b""
+
+    def encode(self, digests: Digests) -> None:
+        """Encode the values of the items in a store. Raises SelfCheckError if that fails too often."""
+        with self._step("encode"):
+            self._seed, self._secrets["rows"], self._secrets["store"], self.retries = store.encoded(
+                digests, self._sizes.store
+            )
+
+    def choices(self, keys: bytes) -> bytes:
+        """Return the second message for the first one. Raises PeerProtocolError for points that are not valid.
+
+        Constant time in the noise.
+        """
+        with self._step("choices"):
+            point, pads = base.offer(self._sid, keys)
+            points, noise = _noise_points(self._sizes.width), random_blocks(TREES)
+            paths = np.zeros(self._sizes.paths, np.uint8)
+            paths[: TREES * self._sizes.depth] = off_path(points, self._sizes.depth)
+            first, second = np.split(pads, 2)
+            sums, corrections, planes = extend(first, noise)
+            more_sums, more_corrections, more_planes = extend(second, from_bits(paths))
+            self._secrets |= {
+                "points": points,
+                "noise": noise,
+                "products": kernel().combine(planes),
+                "pads": kernel().hashes(kernel().transpose(more_planes), 0),
+            }
+            wipe(pads, paths, planes, more_planes)
+        return b"".join([point, *map(np.ndarray.tobytes, (sums, more_sums, corrections, more_corrections))])
+
+    def vector(self, sums: bytes) -> bytes:
+        """Return the fourth message for the third one. Constant time in the noise."""
+        with self._step("vector", "points", "noise", "products", "pads", "store") as used:
+            points, noise, products, pads, filled = used
+            at_levels, at_trees = _split(from_bytes(sums), 2 * TREES * self._sizes.depth, TREES)
+            sides = off_path(points, self._sizes.depth)
+            opened = pick(at_levels.reshape(-1, 2, 2), sides) ^ pads[: len(sides)]
+            leaves = kernel().regrow(opened, points, self._sizes.width).reshape(TREES, -1, 2)
+            # Where the noise is, two blocks are c = b + Δ * noise and a = noise, and elsewhere c = b and a = 0.
+            there = np.concatenate([total(leaves) ^ at_trees ^ products, noise], axis=1)
+            both = masks(np.arange(self._sizes.width) == points[:, None])[..., None] & there[:, None]
+            both[..., :2] ^= leaves
+            wipe(opened, leaves, there)
+            del leaves
+            made = kernel().compress(both.reshape(-1, 4), self._sizes.store)
+            wipe(both)
+            self._secrets["own"] = made[:, :2].copy()
+            masked: Blocks = made[:, 2:] ^ filled
+            return self._seed + masked.tobytes()
+
+    def evaluate(self) -> Blocks:
+        """Return the block of each item, in the order of the digests."""
+        with self._step("evaluate", "rows", "own") as (rows, own):
+            return kernel().decode(rows, own)
+
+
+class SenderVectors(_Half):
+    """The half of the other party; it has Δ and B."""
+
+    def __init__(self, bin_sid: bytes, sizes: Sizes) -> None:
+        super().__init__(bin_sid, sizes, {"keys": set(), "sums": {"keys"}, "evaluate": {"sums"}})
+        self._keys = b""
+
+    def keys(self) -> bytes:
+        """Return the first message. Constant time in Δ."""
+        with self._step("keys"):
+            delta, other = random_blocks(1), random_blocks(1)
+            choices = np.concatenate([base_choices(delta), base_choices(other)])
+            self._keys, scalars = base.choose(self._sid, choices)
+            self._secrets |= {"delta": delta, "other": other, "scalars": scalars}
+            wipe(choices)
+            return self._keys
+
+    def sums(self, choices: bytes) -> bytes:
+        """Return the third message for the second one. Raises PeerProtocolError for a point that is not valid.
+
+        Constant time in Δ.
+        """
+        with self._step("sums", "other", "scalars") as (other, scalars):
+            delta = self._secrets["delta"]
+            pads = base.open_chosen(self._sid, self._keys, scalars, choices[:POINT_BYTES])
+            sums, more_sums, corrections, more_corrections = _split(
+                from_bytes(memoryview(choices)[POINT_BYTES:]),
+                *[2 * DELTA_BITS] * 2,
+                *(DELTA_TREES * blocks for blocks in (TREES, self._sizes.paths // 128)),
+            )
+            first, second = np.split(pads, 2)
+            planes = extend_chosen(first, delta, sums, corrections)
+            more_planes = extend_chosen(second, other, more_sums, more_corrections)
+            products, keys = kernel().combine(planes), kernel().transpose(more_planes)
+            by_side = np.stack([kernel().hashes(keys, 0), kernel().hashes(keys ^ other, 0)], axis=1)
+            seeds = random_blocks(TREES)
+            leaves, levels = kernel().grow(seeds, self._sizes.width)
+            masked = levels ^ by_side.reshape(-1, 2)[: len(levels)]
+            at_trees = total(leaves.reshape(TREES, -1, 2)) ^ products
+            self._secrets["leaves"] = leaves
+            wipe(pads, planes, more_planes, products, keys, by_side, seeds, levels)
+            return masked.tobytes() + at_trees.tobytes()
+
+    def evaluate(self, vector: bytes, digests: Digests) -> Blocks:
+        """Return the block of each item for the fourth message, in the order of the digests. Constant time in Δ."""
+        with self._step("evaluate", "delta", "leaves") as (delta, leaves):
+            vector_at = from_bytes(memoryview(vector)[BLOCK_BYTES:])
+            own = kernel().compress(leaves, self._sizes.store)
+            kernel().add_products(own, vector_at, delta)
+            rows = store.rows_of(digests, self._sizes.store, vector[:BLOCK_BYTES])
+            blocks = kernel().decode(rows, own)
+            kernel().add_products(blocks, digests[:, :2], delta)
+            wipe(own, rows)
+            return blocks
+
+
+def _noise_points(width: int) -> Points:
+    """Return a uniform leaf for each tree; the bias of 64 bits is below 2^-40."""
+    return scaled(random_blocks(TREES)[:, 0], width).astype(np.uint32)
+
+
+def _split(blocks: Blocks, *counts: int) -> list[Blocks]:
+    """Return parts of these sizes, which follow each other [blocks]."""
+    return np.split(blocks, np.cumsum(counts)[:-1])
