@@ -15,7 +15,7 @@ from support.processes.machines import machines  # noqa: F401
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, free_ports
 from support.processes.tapped import tapped_pair
 
-from psicli import curve
+from psicli import curve, ole
 
 # Without it, each of the thousands of processes that tests start would compile all of psicli again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -55,6 +55,14 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Select each available backend and CPU path in turn."""
     backends.use(request.param, monkeypatch)
     return curve.BACKENDS[request.param]
+
+
+@pytest.fixture(params=backends.OLE_NAMES, ids=backends.label)
+def ole_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ole.Backend:
+    """Select each available backend and CPU path of psicli.ole in turn."""
+    chosen = ole.BACKENDS[request.param]
+    backends.use_ole(request.param, monkeypatch)
+    return chosen
 
 
 @pytest.fixture

@@ -100,16 +100,17 @@ class ReceiverVectors(_Half):
             points, noise = _noise_points(self._sizes.width), random_blocks(TREES)
             paths = np.zeros(self._sizes.paths, np.uint8)
             paths[: TREES * self._sizes.depth] = off_path(points, self._sizes.depth)
+            chosen = from_bits(paths)
             first, second = np.split(pads, 2)
             sums, corrections, planes = extend(first, noise)
-            more_sums, more_corrections, more_planes = extend(second, from_bits(paths))
+            more_sums, more_corrections, more_planes = extend(second, chosen)
             self._secrets |= {
                 "points": points,
                 "noise": noise,
                 "products": kernel().combine(planes),
                 "pads": kernel().hashes(kernel().transpose(more_planes), 0),
             }
-            wipe(pads, paths, planes, more_planes)
+            wipe(pads, paths, chosen, planes, more_planes)
         return b"".join([point, *map(np.ndarray.tobytes, (sums, more_sums, corrections, more_corrections))])
 
     def vector(self, sums: bytes) -> bytes:
@@ -120,13 +121,12 @@ class ReceiverVectors(_Half):
             sides = off_path(points, self._sizes.depth)
             opened = pick(at_levels.reshape(-1, 2, 2), sides) ^ pads[: len(sides)]
             leaves = kernel().regrow(opened, points, self._sizes.width).reshape(TREES, -1, 2)
-            # Where the noise is, two blocks are c = b + Δ * noise and a = noise, and elsewhere c = b and a = 0.
+            # Where the noise is, c = b + Δ * noise and a = noise; elsewhere c = b and a = 0.
             there = np.concatenate([total(leaves) ^ at_trees ^ products, noise], axis=1)
-            both = masks(np.arange(self._sizes.width) == points[:, None])[..., None] & there[:, None]
-            both[..., :2] ^= leaves
+            both = _side_by_side(leaves, points, there)
             wipe(opened, leaves, there)
             del leaves
-            made = kernel().compress(both.reshape(-1, 4), self._sizes.store)
+            made = kernel().compress(both, self._sizes.store)
             wipe(both)
             self._secrets["own"] = made[:, :2].copy()
             masked: Blocks = made[:, 2:] ^ filled
@@ -197,6 +197,18 @@ class SenderVectors(_Half):
 def _noise_points(width: int) -> Points:
     """Return a uniform leaf for each tree; the bias of 64 bits is below 2^-40."""
     return scaled(random_blocks(TREES)[:, 0], width).astype(np.uint32)
+
+
+def _side_by_side(leaves: Blocks, points: Points, there: Blocks) -> Blocks:
+    """Return each leaf beside a block of zeros, and in each tree what is there at the point. Constant time in these."""
+    trees, width, _ = leaves.shape
+    both = np.zeros((trees, width, 4), "<u8")
+    both[..., :2] = leaves
+    for tree in range(trees):
+        here = masks(np.arange(width) == points[tree])
+        for word in range(4):
+            both[tree, :, word] ^= here & there[tree, word]
+    return both.reshape(-1, 4)
 
 
 def _split(blocks: Blocks, *counts: int) -> list[Blocks]:

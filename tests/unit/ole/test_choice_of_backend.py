@@ -1,0 +1,129 @@
+"""Tests of the backends of psicli.ole: which one is in use, and the self-test of each."""
+
+from __future__ import annotations
+
+import logging
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from support.kernel import backends
+
+from psicli import curve, ole
+from psicli.core.errors import SelfCheckError, VariableError
+from psicli.ole import reference
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "name"),
+    [
+        ("", "", "native vaes"),
+        ("native", "", "native vaes"),
+        ("", "avx2", "native vaes"),
+        ("", "portable", "native portable"),
+        ("reference", "", "reference"),
+        ("reference", "portable", "reference"),
+    ],
+)
+def test_the_variables_of_the_curve_backend_choose(
+    monkeypatch: pytest.MonkeyPatch, kind: str, path: str, name: str
+) -> None:
+    curves, oles = ["native avx2", "native portable", "reference"], ["native vaes", "native portable", "reference"]
+    monkeypatch.setattr(curve, "BACKENDS", dict.fromkeys(curves, curve.reference))
+    monkeypatch.setattr(ole, "BACKENDS", dict.fromkeys(oles, reference))
+    monkeypatch.setenv("PSICLI_BACKEND", kind)
+    monkeypatch.setenv("PSICLI_NATIVE_PATH", path)
+    assert ole.backend() == name
+
+
+def test_a_path_that_the_curve_does_not_have_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curve, "BACKENDS", dict.fromkeys(["native avx2", "reference"], curve.reference))
+    monkeypatch.setenv("PSICLI_BACKEND", "native")
+    monkeypatch.setenv("PSICLI_NATIVE_PATH", "vaes")
+    with pytest.raises(VariableError, match="is 'vaes', which this machine cannot run"):
+        ole.backend()
+
+
+def test_a_missing_kernel_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    curve.warn_of_fallback.cache_clear()
+    monkeypatch.setattr(curve, "BACKENDS", dict.fromkeys(["native avx2", "reference"], curve.reference))
+    monkeypatch.setattr(ole, "BACKENDS", {"reference": reference})
+    monkeypatch.setattr(logging.getLogger("psicli"), "propagate", True)
+    backends.use("native avx2", monkeypatch)
+    assert [ole.backend() for _ in range(3)] == ["reference"] * 3
+    (record,) = caplog.records
+    assert "the native rr22 kernel is not available" in record.getMessage()
+    curve.warn_of_fallback.cache_clear()
+
+
+# The self-test ------------------------------------------------------------------------------------------------------
+
+
+def test_self_test_passes(ole_backend: ole.Backend) -> None:
+    ole.self_test()
+    assert ole.kernel() is ole_backend
+
+
+class OneWrong:
+    """A correct backend, except that one bit of one result of a function is wrong."""
+
+    def __init__(self, function: str) -> None:
+        self._function = function
+
+    def __getattr__(self, name: str) -> Any:
+        right = getattr(reference, name)
+        if name != self._function:
+            return right
+
+        def wrong(*arguments: Any) -> Any:
+            result = right(*arguments)
+            if isinstance(result, bool):
+                return not result
+            # Functions that change their first argument return nothing.
+            changed = arguments[0] if result is None else result[-1] if isinstance(result, tuple) else result
+            changed[-1, -1] ^= np.uint64(1 << 63)
+            return result
+
+        return wrong
+
+
+FUNCTIONS = [
+    "encrypt", "hashes", "add_products", "grow", "regrow", "spread", "combine", "transpose", "compress", "rows",
+    "encode", "decode",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_self_test_finds_one_wrong_bit(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    monkeypatch.setattr(ole, "BACKENDS", {"broken": OneWrong(function)})
+    with pytest.raises(SelfCheckError, match=f"the broken backend failed its self-check: wrong answer from {function}"):
+        ole.self_test()
+
+
+def test_every_function_of_a_backend_is_tested() -> None:
+    assert set(FUNCTIONS) == {name for name in vars(ole.Backend) if not name.startswith("_")}
+
+
+# Digests and tokens -------------------------------------------------------------------------------------------------
+
+
+def test_digests_of_items_are_those_of_the_protocol(ole_backend: ole.Backend) -> None:
+    sid, items = bytes(range(32)), [b"", b"a", b"b" * 300]
+    digests = ole.item_digests(pa.array(items, pa.large_binary()), sid)
+    expected = [sha256(b"psicli/v1/rr22/item\0" + sid + b"\x01" + item).digest() for item in items]
+    assert digests.shape == (3, 4)
+    assert [digest.tobytes() for digest in digests] == expected
+    assert ole.item_digests(pa.array([], pa.large_binary()), sid).shape == (0, 4)
+
+
+@pytest.mark.parametrize("size", [1, 9, 11, 32])
+def test_tokens_are_those_of_the_protocol(ole_backend: ole.Backend, size: int) -> None:
+    sid = bytes(range(32))
+    blocks = np.arange(600, dtype=np.uint64).reshape(-1, 2)
+    expected = [sha256(b"psicli/v1/rr22/token\0" + sid + block.tobytes()).digest()[:size] for block in blocks]
+    assert ole.tokens(blocks, sid, size) == b"".join(expected)
+    # Blocks need not follow each other in memory.
+    assert ole.tokens(blocks[::2], sid, size) == b"".join(expected[::2])
+    assert ole.tokens(blocks[:0], sid, size) == b""
