@@ -253,6 +253,7 @@ def _task(document: Document, slot: Slot, party: str, entry: JobFile, dialect: D
         receiver=receiver or "",
         broadcast_result=broadcast,
         result=result,
+        protocol=checks.protocol_of(document, slot.task),
         output=own.output,
     )
 

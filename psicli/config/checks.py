@@ -262,6 +262,12 @@ def result_of(document: Document, loc: Loc) -> Literal["rows", "count"]:
     return "count" if result == "count" else "rows"
 
 
+def protocol_of(document: Document, loc: Loc) -> Literal["ecdh", "rr22"]:
+    """Return how the parties of a task compare their items."""
+    protocol = document.text(*loc, "protocol") or document.text("psi", "protocol")
+    return "rr22" if protocol == "rr22" else "ecdh"
+
+
 @dataclass(frozen=True)
 class Slot:
     """One task after lists of paths are expanded: an entry of `tasks`, and a position in its lists."""

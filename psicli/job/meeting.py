@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from psicli.config import Job, Task
 from psicli.protocol.bins import LEAST_BIN_ITEMS, MOST_BIN_ITEMS
-from psicli.protocol.messages import COUNT, Purpose, TaskTerms
+from psicli.protocol.messages import COUNT, RR22, Purpose, TaskTerms
 from psicli.session.agreement import Deadline, Terms
 from psicli.storage.memory import MemoryPlan
 from psicli.transport.dialer import Dialer
@@ -64,7 +64,15 @@ def terms(job: Job, purpose: Purpose = Purpose.RUN, deadline: Deadline | None = 
 def task_terms(task: Task) -> TaskTerms:
     """Return this party's terms of a task; without key forms, nothing is said about forms."""
     result = COUNT if task.result == COUNT else ""
-    terms = TaskTerms(task.name, task.receiver, task.broadcast_result, len(task.keys), group=task.group, result=result)
+    terms = TaskTerms(
+        task.name,
+        task.receiver,
+        task.broadcast_result,
+        len(task.keys),
+        group=task.group,
+        result=result,
+        protocol=protocol(task),
+    )
     if all(form.is_text for form in task.forms):
         return terms
     # Imported late, because most keys are compared as text.
@@ -79,6 +87,11 @@ def task_terms(task: Task) -> TaskTerms:
         unicode_version=unicode_version(),
         phone_version=phone_version(task.forms),
     )
+
+
+def protocol(task: Task) -> str:
+    """Return how the bins of a task are exchanged, in the terms of the protocol: empty for ECDH."""
+    return RR22 if task.protocol == RR22 else ""
 
 
 def bin_items(job: Job) -> int:

@@ -140,7 +140,7 @@ def _terms(job: Job, task: Task) -> str:
     """Return a digest of everything that must be unchanged for a run to resume a task."""
     used = [*task.input.paths, *filter(None, [task.output_path])]
     paths = [os.path.abspath(each) if isinstance(each, Path) else str(each) for each in used]
-    parties = [job.party, job.peer, job.peer_tls_name, task.receiver, task.broadcast_result]
+    parties = [job.party, job.peer, job.peer_tls_name, task.receiver, task.broadcast_result, task.protocol]
     reading, agreed = (task.input.dialect, task.input.query, task.output_format), task_terms(task)
     versions = agreed.forms_version, agreed.unicode_version, agreed.phone_version
     forms = [*map(str, task.forms), *agreed.key_form, *versions]

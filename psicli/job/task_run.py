@@ -27,6 +27,7 @@ from psicli.items.sketches import Sketch, Sketches
 from psicli.items.spelling import Spellings, unfit_findings
 from psicli.job.drift import Drift, Past
 from psicli.job.inputs import Inputs, selection
+from psicli.job.meeting import protocol
 from psicli.job.outputs import Found, TaskOutput, outcome
 from psicli.job.policy import Comparison, Duration, Policy
 from psicli.job.reading.ahead import Reading
@@ -76,6 +77,7 @@ class TaskRun:
         self.receives = task.receiver == shared.job.party
         self.broadcast = task.broadcast_result
         self.counts = task.result == COUNT
+        self.protocol = protocol(task)
         self.stages = Stages(task.name)
         self._shared = shared
         self._task = task

@@ -300,6 +300,8 @@ class TaskSetup:
     bin_items: int
     # Whether the receiver learns only how many items match; then the task has one bin, whatever `bin_items` says.
     counts: bool = False
+    # How the bins are exchanged: RR22, or empty for ECDH.
+    protocol: str = ""
 
 
 class Sizes(NamedTuple):

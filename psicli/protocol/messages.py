@@ -18,6 +18,8 @@ PROBE_BYTES = 16
 MACHINE_BYTES = 16
 # The result of a task whose receiver learns only how many items match.
 COUNT = "count"
+# The protocol of a task whose bins are not exchanged by ECDH.
+RR22 = "rr22"
 
 
 class Purpose(IntEnum):
@@ -65,6 +67,8 @@ class TaskTerms:
     group: str = ""
     # What the receiver learns; empty for rows, because a peer that knows no other result does not send it.
     result: str = ""
+    # How the bins are exchanged; empty for ecdh, because a peer that knows no other protocol does not send it.
+    protocol: str = ""
 
     @property
     def counts(self) -> bool:

@@ -206,8 +206,9 @@ def _task_rows(ours: Sequence[TaskTerms], theirs: Sequence[TaskTerms]) -> list[t
     rows = [(f"{name}: per_file", mine, yours) for (name, mine), (_, yours) in zip(*entries, strict=True)]
     for mine, yours in _pairs(ours, theirs):
         own = [(label, getattr(mine, field), getattr(yours, field)) for field, label in _TASK_FIELDS]
-        # A version of psicli that knows no other result than rows names none.
+        # A version of psicli that knows only these names none.
         own.append(("result", mine.result or "rows", yours.result or "rows"))
+        own.append(("protocol", mine.protocol or "ecdh", yours.protocol or "ecdh"))
         rows += [(f"{mine.group or mine.name}: {label}", *values) for label, *values in (*own, _form_row(mine, yours))]
     # All files of a group have the same terms.
     return [*dict.fromkeys(rows)]

@@ -31,6 +31,8 @@ class TaskPlan(Protocol):
     broadcast: bool
     # Whether the receiver learns only how many items match.
     counts: bool
+    # How the bins are exchanged: RR22, or empty for ECDH.
+    protocol: str
     stages: Stages
 
     def find(self) -> Kept | None:

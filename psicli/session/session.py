@@ -249,7 +249,7 @@ class Session:
     def _exchange(self, index: int, plan: TaskPlan) -> TaskExchange:
         task_sid = task_session_id(self.sid, plan.name)
         sizes = self.hellos.frame_items, self.hellos.bin_items
-        setup = TaskSetup(index, task_sid, curve.probe(task_sid), plan.broadcast, *sizes, plan.counts)
+        setup = TaskSetup(index, task_sid, curve.probe(task_sid), plan.broadcast, *sizes, plan.counts, plan.protocol)
         party = (Receiver if plan.receives else Sender)(setup)
         return TaskExchange(party, self._pools, plan.stages, self._storage)
 

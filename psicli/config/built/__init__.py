@@ -73,6 +73,8 @@ class Task(Value):
     broadcast_result: bool
     # Whether the receiver learns which of its rows match, or only how many items.
     result: Literal["rows", "count"] = "rows"
+    # How both parties compare their items.
+    protocol: Literal["ecdh", "rr22"] = "ecdh"
     output: OutputSettings = OutputSettings()
     # The name in the job file, if the task is a file of one with per_file; its own name before the files are known.
     group: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psicli.config.checks import Slot, result_of, terms
+from psicli.config.checks import Slot, protocol_of, result_of, terms
 from psicli.config.document import Document, Loc
 from psicli.core.errors import shown
 
@@ -26,6 +26,7 @@ def check_counts(document: Document, slots: Sequence[Slot], party: str, *, simul
     counting = {slot.task: slot.name for slot in slots if result_of(document, slot.task) == "count"}
     for task, name in counting.items():
         _check_broadcast(document, task)
+        _check_protocol(document, task, name)
         _check_outputs(document, task)
         receiver, _ = terms(document, task)
         if receiver == party and document.text("policy", "min_output_rows") is not None:
@@ -44,6 +45,14 @@ def _check_broadcast(document: Document, task: Loc) -> None:
     loc = task if "broadcast_result" in document.table(*task) else ("psi",)
     right = "a count goes to the receiver alone; remove one of both, or set `broadcast_result: false` in this task"
     document.blame((*loc, "broadcast_result"), f"does not go with `result: count`{_where(document, task)}", right)
+
+
+def _check_protocol(document: Document, task: Loc, name: str) -> None:
+    """Refuse the protocol whose receiver sees which of its own tokens match."""
+    if protocol_of(document, task) == "rr22":
+        loc = task if "protocol" in document.table(*task) else ("psi",)
+        right = f"a count needs ecdh; give task {shown(name)} `protocol: ecdh`, or `result: rows`"
+        document.blame((*loc, "protocol"), f"rr22 does not go with `result: count`{_where(document, task)}", right)
 
 
 def _check_outputs(document: Document, task: Loc) -> None:

@@ -156,9 +156,10 @@ def _check_sizes(hello: pb.Hello) -> None:
 def _check_forms(task: pb.TaskTerms) -> None:
     if len(task.key_form) > MAX_FORMS:
         raise PeerProtocolError(detail=f"it sent a task with more than {MAX_FORMS} key forms")
-    texts = *task.key_form, task.unicode_version, task.phone_version, task.result
+    texts = *task.key_form, task.unicode_version, task.phone_version, task.result, task.protocol
     if any(len(text.encode()) > MAX_FORM_BYTES for text in texts):
-        raise PeerProtocolError(detail=f"it sent a key form, a version or a result of more than {MAX_FORM_BYTES} bytes")
+        what = "a key form, a version, a result or a protocol"
+        raise PeerProtocolError(detail=f"it sent {what} of more than {MAX_FORM_BYTES} bytes")
     if not all(task.key_form) or (task.phone_version and not any(map(_is_phone, task.key_form))):
         raise PeerProtocolError(detail="it sent an empty key form, or a version for a form that it did not send")
     _check_size(task.forms_probe, messages.PROBE_BYTES if task.key_form else 0)

@@ -91,7 +91,7 @@ class Hello(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., package_version: _Optional[str] = ..., suite: _Optional[str] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., party: _Optional[str] = ..., job: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskTerms, _Mapping]]] = ..., frame_items: _Optional[int] = ..., nonce: _Optional[bytes] = ..., recv_timeout_ms: _Optional[int] = ..., clock_ms: _Optional[int] = ..., bin_items: _Optional[int] = ..., count_items: _Optional[int] = ..., measures: _Optional[bool] = ...) -> None: ...
 
 class TaskTerms(_message.Message):
-    __slots__ = ("name", "receiver", "broadcast_result", "key_columns", "key_form", "forms_version", "unicode_version", "forms_probe", "phone_version", "group", "result")
+    __slots__ = ("name", "receiver", "broadcast_result", "key_columns", "key_form", "forms_version", "unicode_version", "forms_probe", "phone_version", "group", "result", "protocol")
     NAME_FIELD_NUMBER: _ClassVar[int]
     RECEIVER_FIELD_NUMBER: _ClassVar[int]
     BROADCAST_RESULT_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +103,7 @@ class TaskTerms(_message.Message):
     PHONE_VERSION_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     name: str
     receiver: str
     broadcast_result: bool
@@ -114,7 +115,8 @@ class TaskTerms(_message.Message):
     phone_version: str
     group: str
     result: str
-    def __init__(self, name: _Optional[str] = ..., receiver: _Optional[str] = ..., broadcast_result: _Optional[bool] = ..., key_columns: _Optional[int] = ..., key_form: _Optional[_Iterable[str]] = ..., forms_version: _Optional[int] = ..., unicode_version: _Optional[str] = ..., forms_probe: _Optional[bytes] = ..., phone_version: _Optional[str] = ..., group: _Optional[str] = ..., result: _Optional[str] = ...) -> None: ...
+    protocol: str
+    def __init__(self, name: _Optional[str] = ..., receiver: _Optional[str] = ..., broadcast_result: _Optional[bool] = ..., key_columns: _Optional[int] = ..., key_form: _Optional[_Iterable[str]] = ..., forms_version: _Optional[int] = ..., unicode_version: _Optional[str] = ..., forms_probe: _Optional[bytes] = ..., phone_version: _Optional[str] = ..., group: _Optional[str] = ..., result: _Optional[str] = ..., protocol: _Optional[str] = ...) -> None: ...
 
 class Offer(_message.Message):
     __slots__ = ("task", "kept")

@@ -113,10 +113,22 @@ def test_a_peer_without_room_for_a_count(port: int) -> None:
     check(cheat, *meet(SessionVictim(port, setting), port, setting, cheat))
 
 
-def test_a_result_with_a_long_name(port: int) -> None:
+@pytest.mark.parametrize("field", ["result", "protocol"])
+def test_a_text_that_is_too_long(port: int, field: str) -> None:
     def long(peer: HostilePeer, hello: Hello) -> Hello:
-        return replace(hello, tasks=(replace(hello.tasks[0], result="c" * 65),))
+        return replace(hello, tasks=(replace(hello.tasks[0], **{field: "c" * 65}),))
 
-    cheat = Cheat("a result of more than 64 bytes", hello=long)
+    cheat = Cheat("a result or a protocol of more than 64 bytes", hello=long)
     setting = counting(cheat, receives=True, listens=True)
+    check(cheat, *meet(SessionVictim(port, setting), port, setting, cheat))
+
+
+@pytest.mark.parametrize("receives", [True, False], ids=BOTH)
+@pytest.mark.parametrize(("field", "row"), [("result", "rows +sum"), ("protocol", "ecdh +kkrt")])
+def test_a_text_that_is_unknown(port: int, receives: bool, field: str, row: str) -> None:
+    def unknown(peer: HostilePeer, hello: Hello) -> Hello:
+        return replace(hello, tasks=(replace(hello.tasks[0], **{field: row.split("+")[1]}),))
+
+    cheat = Cheat(f"people: {field} +{row}", 78, 78, hello=unknown)
+    setting = cheat.setting(receives=receives, broadcast=False, listens=False)
     check(cheat, *meet(SessionVictim(port, setting), port, setting, cheat))

@@ -99,6 +99,7 @@ class Plan:
         self.receives = receives
         self.broadcast = broadcast
         self.counts = counts
+        self.protocol = ""
         self.items = items_of(values)
         self.output = MemoryOutput() if receives or broadcast else None
         self.calls: list[str] = []

@@ -66,6 +66,7 @@ def test_the_documented_job_file(tmp_path: Path, load: Load) -> None:
         "receiver": "alice",
         "broadcast_result": False,
         "result": "rows",
+        "protocol": "ecdh",
         "output": {"rows": "matched", "flag": None, "columns": None, "order": "key"},
         "group": "",
         "files": (),

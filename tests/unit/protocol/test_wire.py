@@ -282,8 +282,18 @@ def test_key_forms_have_limits(task: TaskTerms) -> None:
         wire.decode_hello(wire.encode_hello(replace(HELLO, tasks=(task,))))
 
 
+@pytest.mark.parametrize("name", ["result", "protocol"])
+def test_a_result_and_a_protocol_that_this_version_does_not_know(name: str) -> None:
+    """The agreement compares them and shows them; the decoder refuses what is too long."""
+    known, long = (replace(HELLO.tasks[0], **{name: "é" * length}) for length in (32, 33))
+    assert wire.decode_hello(wire.encode_hello(replace(HELLO, tasks=(known,)))).tasks == (known,)
+    with pytest.raises(PeerProtocolError, match="a result or a protocol of more than 64 bytes"):
+        wire.decode_hello(wire.encode_hello(replace(HELLO, tasks=(long,))))
+
+
 def test_a_task_without_key_forms_says_nothing_about_them() -> None:
     octets = pb.TaskTerms(name="customers", receiver="alice", broadcast_result=True, key_columns=2).SerializeToString()
+    # Nor about rows and ecdh, like a version that knows nothing else.
     assert octets == b"\x0a\x09customers\x12\x05alice\x18\x01\x20\x02"
     assert octets in wire.encode_hello(HELLO)
 

@@ -42,6 +42,9 @@ DIFFERENCES: list[tuple[dict[str, Any], str]] = [
     ({"tasks": with_task(receiver=ALICE)}, "places: receiver bob alice"),
     ({"tasks": with_task(broadcast_result=False)}, "places: broadcast_result true false"),
     ({"tasks": with_task(key_columns=3)}, "places: number of key columns 2 3"),
+    ({"tasks": with_task(result="count")}, "places: result rows count"),
+    ({"tasks": with_task(protocol="rr22")}, "places: protocol ecdh rr22"),
+    ({"tasks": with_task(protocol="kkrt")}, "places: protocol ecdh kkrt"),
     ({"tasks": with_task(**FORMS)}, "places: key_form text email/sha256, text"),
     ({"bin_items": LEAST_BIN_ITEMS // 2}, "items per bin (at least 16384) 65536 8192"),
 ]
@@ -53,6 +56,14 @@ def test_every_field_of_the_agreement(change: dict[str, Any], row: str) -> None:
         agree(OURS, replace(THEIRS, **change), BOB)
     table = [" ".join(line.split()) for line in str(caught.value.facts["table"]).splitlines()]
     assert table == ["field ours theirs", row]
+
+
+@pytest.mark.parametrize(("name", "values"), [("result", "count rows"), ("protocol", "rr22 ecdh")])
+def test_a_peer_of_a_version_that_knows_only_rows_and_ecdh(name: str, values: str) -> None:
+    """It sends no such field, and skips that of this party."""
+    with pytest.raises(DisagreementError) as caught:
+        agree(replace(OURS, tasks=with_task(**{name: values.split()[0]})), THEIRS, BOB)
+    assert str(caught.value.facts["table"]).splitlines()[1].split() == ["places:", name, *values.split()]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""What a user sees who asks for `protocol: rr22` where it cannot be."""
+
+from __future__ import annotations
+
+import pytest
+from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side
+
+
+@pytest.fixture
+def asked(pair: Pair) -> Pair:
+    """A job in which both parties ask for rr22."""
+    pair.add("customers", Side(["id"], "in.csv", "out.csv"), Side(["id"], "in.csv"))
+    for party in PARTIES:
+        pair.path(party, "in.csv").write_text("id\n1\n2\n")
+        pair.jobs[party]["psi"] = {**pair.jobs[party].get("psi", {}), "protocol": "rr22"}
+    return pair
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_count(asked: Pair, command: str) -> None:
+    task = asked.jobs[LISTENER]["tasks"][0]
+    task["result"] = "count"
+    del task["output_path"]
+    result = asked.start_command(command, "--config", asked.job_file(LISTENER)).result()
+    assert result.code == 78
+    path = asked.job_file(LISTENER)
+    lines = path.read_text().splitlines()
+    at, of_result = (1 + next(n for n, line in enumerate(lines) if text in line) for text in ("rr22", "result: count"))
+    assert (
+        f"{path}:{at}: psi.protocol: rr22 does not go with `result: count` (line {of_result}); a count needs ecdh; "
+        "give task 'customers' `protocol: ecdh`, or `result: rows`"
+    ) in (told := result.stdout.decode() if command == "check" else result.stderr)
+    # Either of the streams stays empty.
+    assert result.stdout.decode() + result.stderr == told
+    assert "Traceback" not in told
+
+
+def test_a_protocol_that_does_not_exist(asked: Pair) -> None:
+    asked.jobs[LISTENER]["psi"]["protocol"] = "kkrt"
+    result = asked.start_command("run", "--config", asked.job_file(LISTENER)).result()
+    assert (result.code, result.stdout) == (78, b"")
+    assert "psi.protocol: is the text 'kkrt'; write it like `protocol: rr22`" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_the_parties_choose_different_protocols(asked: Pair, command: str) -> None:
+    """Both see the same table, and no data is sent; a version that knows no rr22 sends what ecdh sends."""
+    del asked.jobs[DIALER]["psi"]["protocol"]
+    runs = [asked.start_command(command, "--config", asked.job_file(party)) for party in PARTIES]
+    alice, bob = (run.result() for run in runs)
+    assert (alice.code, bob.code) == (78, 78)
+    for result, row in ((alice, ["rr22", "ecdh"]), (bob, ["ecdh", "rr22"])):
+        text = result.text
+        assert "the two job files disagree" in text
+        rows = [line.split() for line in text.splitlines() if line.startswith("  ") and "customers: protocol" in line]
+        assert ["customers:", "protocol", *row] in rows
+        assert "Make these fields the same in both job files" in " ".join(text.split())
+    assert not asked.path(LISTENER, "out.csv").exists()
+    asked.nothing_left()

@@ -1,0 +1,80 @@
+"""Tasks with `protocol: rr22` in job files: which tasks have it, and what it does not go with."""
+
+from __future__ import annotations
+
+import pytest
+from support.job_files import Errors, Load
+
+JOB = """\
+job: j
+self_party: alice
+cluster: {nodes: [{party: alice, address: "127.0.0.1:9000"}, {party: bob}]}
+psi: {receiver: alice, protocol: rr22}
+tasks:
+  - name: t
+    keys: {alice: [id], bob: [id]}
+    input_path: {alice: in.csv, bob: in.csv}
+    output_path: {alice: out.csv}
+"""
+OTHER = "  - {name: o, protocol: ecdh, keys: {alice: [id]}, input_path: {alice: a.csv}, output_path: {alice: b.csv}}\n"
+
+
+def test_by_default_items_are_compared_by_ecdh(load: Load) -> None:
+    assert load(JOB.replace(", protocol: rr22", "")).tasks[0].protocol == "ecdh"
+
+
+def test_a_task_overrides_the_job(load: Load) -> None:
+    assert [task.protocol for task in load(JOB + OTHER).tasks] == ["rr22", "ecdh"]
+    swapped = (JOB + OTHER).replace("protocol: ecdh", "protocol: rr").replace("rr22", "ecdh").replace("rr,", "rr22,")
+    assert [task.protocol for task in load(swapped).tasks] == ["ecdh", "rr22"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("kkrt", "4: psi.protocol: is the text 'kkrt'; write it like `protocol: rr22`"),
+        ("RR22", "4: psi.protocol: is the text 'RR22'; write it like `protocol: rr22`"),
+        ("[rr22]", "4: psi.protocol: is a list; write it like `protocol: rr22`"),
+    ],
+)
+def test_an_unknown_protocol(errors: Errors, given: str, expected: str) -> None:
+    assert errors(JOB.replace("protocol: rr22", f"protocol: {given}"))[0] == expected
+
+
+LIMITS = "policy: {min_peer_items: 1000, max_runs_per_day: 2}\n"
+# Bob is the sender of the count.
+COUNT = (JOB + LIMITS).replace("    output_path: {alice: out.csv}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "rr22}",
+            "rr22, result: count}",
+            "4: psi.protocol: rr22 does not go with `result: count` (line 4); a count needs ecdh; give task 't' "
+            "`protocol: ecdh`, or `result: rows`",
+        ),
+        (
+            "name: t",
+            "name: t\n    result: count",
+            "4: psi.protocol: rr22 does not go with `result: count` (line 7); a count needs ecdh; give task 't' "
+            "`protocol: ecdh`, or `result: rows`",
+        ),
+        (
+            "protocol: rr22}\ntasks:\n  - name: t",
+            "result: count}\ntasks:\n  - name: t\n    protocol: rr22",
+            "7: tasks[0].protocol: rr22 does not go with `result: count` (line 4); a count needs ecdh; give "
+            "task 't' `protocol: ecdh`, or `result: rows`",
+        ),
+    ],
+    ids=["of the job", "of a task", "the protocol of a task"],
+)
+@pytest.mark.parametrize("party", ["alice", "bob"])
+def test_there_is_no_count(errors: Errors, party: str, old: str, new: str, expected: str) -> None:
+    assert errors(COUNT.replace(old, new), party=party) == [expected]
+
+
+def test_a_task_that_counts_beside_others(load: Load) -> None:
+    count = OTHER.replace("output_path: {alice: b.csv}", "result: count")
+    assert [(task.protocol, task.result) for task in load(JOB + count).tasks] == [("rr22", "rows"), ("ecdh", "count")]
