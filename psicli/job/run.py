@@ -145,7 +145,8 @@ def _tasks(job: Job, report: Report, console: Console) -> Expanded:
     """Make a task of each file of the tasks with per_file, and enter all tasks into the report."""
     found = expand_files(job)
     report.tasks += [
-        TaskReport(task.name, task.receiver, task.broadcast_result, result=task.result) for task in found.job.tasks
+        TaskReport(task.name, task.receiver, task.broadcast_result, result=task.result, protocol=task.protocol)
+        for task in found.job.tasks
     ]
     console.tasks = len(report.tasks)
     logger.debug("%s", what_the_peer_learns(report))

@@ -2,8 +2,8 @@
 
 On a terminal, a run shows a bar for the current task and one for the whole job. Elsewhere each line has a time stamp,
 the job and the task, so that a mail or a journal makes sense later; with PSICLI_LOG=json each line is a JSON object.
-Progress means masking, of this party's items and of the peer's. The steps after it show no progress, because their
-duration depends on the number of matches.
+Progress means masking, of this party's items and of the peer's, or with rr22 their exchange. The steps after it show no
+progress, because their duration depends on the number of matches.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ class _Lines:
 
             rate = max(done - self._logged, 1) / seconds
             logger.info(
-                "masked %d %% (%s), %s items/s, about %s left",
+                "exchanged %d %% (%s), %s items/s, about %s left",
                 100 * done // total,
                 _both_ways(masked[task]),
                 tqdm.format_sizeof(rate),

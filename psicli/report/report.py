@@ -18,6 +18,8 @@ from psicli.core.records import dataclass
 
 # The result of a task whose receiver learns only how many of its items match.
 COUNT = "count"
+# The protocol that is younger than ecdh.
+RR22 = "rr22"
 
 
 class Status(StrEnum):
@@ -39,6 +41,8 @@ class TaskReport:
     status: Status = Status.NOT_STARTED
     # What the receiver learns: its rows that match, or only the count of its items that do.
     result: str = "rows"
+    # How the parties compare their items: ecdh or rr22.
+    protocol: str = "ecdh"
     # Each key column with its type and what it holds, in the order in which keys are compared.
     key_columns: list[str] | None = None
     # The form of each key column, and how many of its values the form could not take.
@@ -91,8 +95,9 @@ class TaskReport:
 class NodeReport:
     """What one node of this party's own cluster did in a run.
 
-    bins: those that it finished; seconds: the time in which it masked at least one frame; points: those that it masked,
-    of both parties; redone: the bins that were lost with it and begun again. None of them depends on the matches.
+    bins: those that it finished; seconds: the time in which it worked on at least one frame; points: the items of both
+    parties that it worked on, with padding; redone: the bins that were lost with it and begun again. None of them
+    depends on the matches.
     """
 
     node: str

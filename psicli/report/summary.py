@@ -16,7 +16,7 @@ Facts = Mapping[str, Any]
 
 _HEADER = ("task", "matched rows", "own rows", "status", "output")
 _NUMBERS = ("matched rows", "own rows")
-_NODE_HEADER = ("node", "bins", "redone", "seconds", "points/s")
+_NODE_HEADER = ("node", "bins", "redone", "seconds", "items/s")
 _COLOURS = {Status.DONE: "green", Status.FAILED: "red", Status.NOT_STARTED: "yellow"}
 # The width of the labels of details [columns].
 _LABEL = 10
@@ -142,6 +142,7 @@ def _facts_of_a_task(task: Facts) -> Iterator[tuple[str, str]]:
     elif task["matched_percent"] is not None:
         yield "matched", f"{task['matched_percent']} % of the distinct items"
     if task["bins"] is not None:
+        yield "protocol", task["protocol"]
         yield "bins", f"{task['bins']:,}"
     if task["resumed"] is not None:
         yield "resumed", f"an earlier run had done {100 * task['resumed']:.0f} %"

@@ -27,7 +27,9 @@ class PolicySettings(Model):
         "Fewest distinct items the other party must have, in every task. Padding does not count.", 1000
     )
     max_peer_items: _Limit = optional(
-        "Most distinct items the other party may have, in every task. Padding counts.", 10_000_000
+        "Most distinct items the other party may have, in every task. Padding counts. In a task with `protocol: rr22`, "
+        "a sender counts a tenth more.",
+        10_000_000,
     )
     max_runs_per_day: _Limit = optional(
         "How many runs within 24 hours may use the same input and key columns with the same party. A run counts "

@@ -52,7 +52,7 @@ def _entries(report: Report, group: Group) -> list[TaskReport]:
     entries = [report.tasks[at] for at in places]
     first = entries[0]
     entries += [
-        TaskReport(name, first.receiver, first.broadcast_result, result=first.result)
+        TaskReport(name, first.receiver, first.broadcast_result, result=first.result, protocol=first.protocol)
         for name in group.theirs
         if name not in known
     ]

@@ -28,7 +28,7 @@ MASKS = [
     (re.compile(r"\bpid \d+"), "pid N"),
     (re.compile(r"\bport \d+"), "port N"),
     (re.compile(r"(?<=[\w\]]):\d{4,5}\b"), ":N"),
-    (re.compile(r"\b[\d.,]+ (s|ms|min|[kMG]?B|points/s)\b"), r"N \1"),
+    (re.compile(r"\b[\d.,]+ (s|ms|min|[kMG]?B|(points|items)/s)\b"), r"N \1"),
     (re.compile(r"[ \t]+"), " "),
 ]
 # Keep the folder and the variables that a block leaves for the next one of the same place.

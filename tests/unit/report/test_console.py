@@ -178,8 +178,8 @@ def test_a_long_task_logs_its_progress_every_minute(start: Start, monkeypatch: p
         shown.progress("customers", (900_000 * seconds, 150_000_000, 100_000 * seconds, 50_000_000))
     lines = written().splitlines()
     assert [line.split(" INFO ")[1] for line in lines] == [
-        "nightly customers: masked 30 % (own 36 %, theirs 12 %), 1.00M items/s, about 2 min left",
-        "nightly customers: masked 60 % (own 72 %, theirs 24 %), 1.00M items/s, about 80 s left",
+        "nightly customers: exchanged 30 % (own 36 %, theirs 12 %), 1.00M items/s, about 2 min left",
+        "nightly customers: exchanged 60 % (own 72 %, theirs 24 %), 1.00M items/s, about 80 s left",
     ]
     assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00 INFO ", lines[0])
 

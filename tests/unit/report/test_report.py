@@ -39,6 +39,13 @@ def a_report(**facts: Any) -> Report:
     return Report("nightly", "alice", "bob", "0.1.0", "native avx2", [done, waiting], **facts)
 
 
+def test_the_protocol_of_a_task_is_in_all_forms() -> None:
+    report = a_report()
+    report.tasks[0].protocol = "rr22"
+    assert [task["protocol"] for task in json.loads(to_json(report, None))["tasks"]] == ["rr22", "ecdh"]
+    assert "  protocol  rr22" in text_of(report, details=True)
+
+
 def test_json_has_the_time_of_each_stage_and_the_memory() -> None:
     report = a_report(spool_bytes=5_000_000)
     report.close(2.0, 231_000_000)
@@ -110,6 +117,7 @@ def test_text_has_details_on_request() -> None:
         "  read      10 rows, 9 distinct items, 1 row without a key",
         "  peer      1,000,000 distinct items, 1,033,216 with padding",
         "  matched   3 distinct items",
+        "  protocol  ecdh",
         "  bins      8",
         "  resumed   an earlier run had done 25 %",
         "  took      1.50 s, 640 bytes sent, 960 bytes received",
@@ -132,9 +140,9 @@ def test_a_run_on_a_cluster_has_a_line_for_each_node() -> None:
     assert text_of(report) == [
         *without,
         "",
-        "node                  bins  redone  seconds  points/s",
-        "crunch-1 (10.0.0.11)     5       0     14.2   289,365",
-        "crunch-2 (10.0.0.12)     0       2      0.0         -",
+        "node                  bins  redone  seconds  items/s",
+        "crunch-1 (10.0.0.11)     5       0     14.2  289,365",
+        "crunch-2 (10.0.0.12)     0       2      0.0        -",
     ]
     assert json.loads(to_json(report, None))["nodes"] == [
         {"node": "crunch-1 (10.0.0.11)", "bins": 5, "seconds": 14.25, "points": 4_123_456, "redone": 0},

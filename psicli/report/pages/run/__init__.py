@@ -157,7 +157,7 @@ def _machine(facts: Facts) -> Iterator[tuple[str, str]]:
 
 
 def _nodes(nodes: Sequence[Facts]) -> Table | None:
-    columns = [Column("Node"), *(Column(title, True) for title in ("Bins", "Begun again", "Time", "Points per second"))]
+    columns = [Column("Node"), *(Column(title, True) for title in ("Bins", "Begun again", "Time", "Items per second"))]
     return Table("Nodes of the cluster", columns, [_row_of_a_node(node) for node in nodes]) if nodes else None
 
 

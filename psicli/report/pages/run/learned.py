@@ -10,7 +10,7 @@ from typing import Any
 
 from psicli.core.errors import PolicyError, counted
 from psicli.core.records import dataclass
-from psicli.report.report import COUNT, Status
+from psicli.report.report import COUNT, RR22, Status
 
 Facts = Mapping[str, Any]
 
@@ -41,7 +41,7 @@ def learned(facts: Facts) -> Learned | None:
     return Learned(
         [*_sentences(party, peer, answered, [], len(tasks))],
         [*_sentences(peer, party, answered, perhaps, len(tasks))],
-        [*_notes(party, peer, refused, unfinished, len(tasks))],
+        [*_notes(party, peer, refused, unfinished, answered, len(tasks))],
     )
 
 
@@ -92,7 +92,9 @@ def _where(some: Sequence[Facts], whole: int) -> str:
     return f", in {counted(len(some), 'task')}: {_names(some)}"
 
 
-def _notes(party: str, peer: str, refused: Sequence[Facts], unfinished: Sequence[Facts], whole: int) -> Iterator[str]:
+def _notes(
+    party: str, peer: str, refused: Sequence[Facts], unfinished: Sequence[Facts], used: Sequence[Facts], whole: int
+) -> Iterator[str]:
     if refused:
         which = "the task" if whole == 1 else f"{counted(len(refused), 'task')} ({_names(refused)})"
         yield f"{party} refused {which} before it told {peer} how many distinct items it has."
@@ -102,6 +104,9 @@ def _notes(party: str, peer: str, refused: Sequence[Facts], unfinished: Sequence
         f"Neither {party} nor {peer} learned the other's items that do not match, its other columns, the order of its "
         "rows, how often a key occurs, or how many rows have no key."
     )
+    if younger := [task for task in used if task["protocol"] == RR22]:
+        which = "The task" if whole == 1 else f"{counted(len(younger), 'task')} ({_names(younger)})"
+        yield f"{which} used the protocol rr22, which is younger than ecdh and assumes more."
     yield (
         "Both know the terms of the job, such as the names of its tasks. All this holds for parties that follow the "
         "protocol; each chooses its own list freely."

@@ -141,11 +141,11 @@ def warnings(facts: Facts) -> list[tuple[str, str]]:
 
 
 def keys(facts: Facts) -> Table | None:
-    """Return what the tasks compared, and what identifies their results; None if no task got so far."""
+    """Return what the tasks compared and how, and what identifies their results; None if no task got so far."""
     tasks = [task for task in facts["tasks"] if task["key_columns"] or task["task_sid"]]
     if not tasks:
         return None
-    columns = [Column("Task"), Column("Key columns"), Column("Rows without a key", True)]
+    columns = [Column("Task"), Column("Key columns"), Column("Protocol"), Column("Rows without a key", True)]
     columns += [Column("Peer's items with padding", True), Column("Id of the task"), Column("SHA-256 of the output")]
     return Table("Keys, ids and digests", columns, [_identity(task) for task in tasks])
 
@@ -155,6 +155,7 @@ def _identity(task: Facts) -> list[Cell | str]:
     return [
         task["name"],
         ", ".join(task["key_columns"] or ()) or NOTHING,
+        task["protocol"],
         Cell(
             count(task["matchless_rows"]),
             task["matchless_rows"],

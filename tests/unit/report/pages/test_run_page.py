@@ -120,6 +120,17 @@ def test_a_count_says_that_the_items_stay_hidden() -> None:
     assert "Which of its own items" not in text
 
 
+def test_the_protocol_of_each_task() -> None:
+    """Only what is younger than ecdh is worth a sentence; a report of an older version names none."""
+    sentence = "used the protocol rr22, which is younger than ecdh and assumes more."
+    assert f"The task {sentence}" in text_of(done_task(protocol="rr22"))
+    assert sentence not in text_of(done_task())
+    mixed = text_of(done_task("old"), done_task("new", protocol="rr22"))
+    assert f"1 task (new) {sentence}" in mixed
+    table = mixed[mixed.index("Keys, ids and digests") :]
+    assert table.index("Protocol") < table.index("ecdh") < table.index("rr22")
+
+
 def test_what_each_party_learned() -> None:
     tasks = [done_task("both", broadcast_result=True), sent_task("theirs"), done_task("ours")]
     text = text_of(*tasks)
