@@ -1,44 +1,37 @@
-"""Bins: their number and capacity, the protocol of one attempt at a bin, and all bins of a task.
+"""Bins: their number and capacity, what all attempts at a bin have in common, and all bins of a task.
 
 The top bits of a keyed hash give an item's bin, so bins have nearly equal sizes for any input. Both parties pad every
-bin to its capacity, so the amount of data sent depends only on the two counts. One attempt at a bin:
-
-    receiver                                    sender
-    Frame* End  (1: its points)  ->
-                                <-              Frame* End  (2: its points)
-                                <-              Frame* End  (3: tokens of the receiver's points)
-    Received                     ->
-
-Where the receiver only counts, there is one bin, and stream 3 begins when the streams 1 and 2 have ended and the sender
-has checked them; its tokens come in a second secret order.
+bin to its capacity, so the amount of data sent depends only on the two counts. points.py and rr22/bins.py have the
+protocol of one attempt at a bin.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import field, replace
 from enum import Enum
 from math import isqrt
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
-from psicli.core.errors import LocalProtocolError, TooManyItemsError, counted
+from psicli.core.errors import TooManyItemsError, counted
 from psicli.core.peer_errors import PeerProtocolError
 from psicli.core.records import dataclass
-from psicli.protocol.messages import BinMessage, End, Frame, Kept, Message, Restart, Stream, bin_session_id
-from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
-from psicli.protocol.work import CheckLists, KeepTokens, Lane, MaskOwn, MaskPeer, Prepare, Work
+from psicli.protocol.messages import BinMessage, End, Frame, Kept, Restart, Stream, bin_session_id
+from psicli.protocol.streams import POINTS, Place, StreamShape
+from psicli.protocol.work import Lane, Prepare
 
 # The limits of a bin's size [items]: smaller bins need too much padding, larger ones too much memory.
 LEAST_BIN_ITEMS = 1 << 14
 MOST_BIN_ITEMS = 1 << 20
 MAX_BINS = 1 << 16
+# The most items of both parties together, including padding: up to here the probability of a false match with 16-byte
+# tokens is below 2^-67 [items].
+MAX_TOTAL_ITEMS = 2**44
 # How often a sender may answer one bin of one partition: once, and once more after a crash.
 MOST_ANSWERS = 2
 # The number of the last attempt at a bin, counted from 0: a bin may restart once.
 LAST_ATTEMPT = 1
-# The most frames of the peer that wait for work: enough to keep the pools busy, few enough to hold in memory.
-MAX_PENDING_FRAMES = 4
 
 
 # Number and capacity of bins -----------------------------------------------------------------------------------
@@ -78,6 +71,15 @@ def number_of_bins(own: int, peer: int, bin_items: int) -> int:
 def padded(count: int, bins: int) -> int:
     """Return how many items a party sends, including padding: the most it can ask about [items]."""
     return bins * capacity(count, bins) if bins else count
+
+
+def check_total(items: int) -> None:
+    """Raise TooManyItemsError if the two parties have more items together than a task may have [items]."""
+    if items > MAX_TOTAL_ITEMS:
+        raise TooManyItemsError(
+            fault=f"the two parties have more than {MAX_TOTAL_ITEMS:,} distinct items together",
+            advice="Split the task: with more items the probability of a false match is no longer negligible.",
+        )
 
 
 def agree_on_resume(
@@ -138,46 +140,46 @@ class BinPhase(Enum):
 class BinParty(Lane):
     """One party's half of one attempt at a bin; it knows no other bin, so its owner keeps the order of bins."""
 
-    own_stream: ClassVar[Stream]
-    peer_stream: ClassVar[Stream]
-
-    def __init__(self, place: Place, own: int, peer: int, frame_items: int) -> None:
-        """own, peer: the capacities of the bin [items]."""
+    def __init__(self, place: Place, sizes: Sizes, frame_items: int) -> None:
+        """sizes: those of the task."""
         super().__init__()
         self.place = place
+        self.sizes = sizes
         self.phase = BinPhase.EXCHANGE
-        self.masked_peer = 0
         # Set by the owner: whether all points of earlier bins have been sent.
         self.may_send_points = True
-        self._points_out = OutgoingStream(place, StreamShape(self.own_stream, own, frame_items))
-        self._points_in = IncomingStream(place, StreamShape(self.peer_stream, peer, frame_items))
-        self._pending: deque[MaskPeer] = deque()
+        self._frame_items = frame_items
         self._queued.append(Prepare())
-        self._prepared = False
-        self._next_own = 0
-        self._own_turn = True
+
+    @staticmethod
+    def questions(capacity: int) -> int:
+        """Return the most items that the peer can ask about in a bin, given its capacity there [items]."""
+        return capacity
 
     @property
-    def masked_own(self) -> int:
-        return self._points_out.items
+    @abstractmethod
+    def exchanged(self) -> tuple[int, int]:
+        """The number of items that have been exchanged so far, (own, peer's), including padding."""
 
     @property
+    @abstractmethod
     def has_room(self) -> bool:
         """Whether it can accept another frame now."""
-        return max(len(self._pending), len(self._queued)) < MAX_PENDING_FRAMES
 
     @property
     def all_points_sent(self) -> bool:
-        return self._points_out.ended
+        """Whether the points of the next bin may follow; so they may where there are no points."""
+        return True
 
     @property
     def all_points_arrived(self) -> bool:
-        return self._points_in.ended
+        """Whether the peer may send the points of the next bin."""
+        return True
 
     @property
+    @abstractmethod
     def all_arrived(self) -> bool:
         """Whether everything that the peer must send before Received has arrived."""
-        return self._points_in.ended
 
     @property
     def answered(self) -> bool:
@@ -199,90 +201,16 @@ class BinParty(Lane):
         """Whether everything has arrived and passed the checks."""
         return self.phase is BinPhase.CHECKED and self.all_arrived
 
+    @abstractmethod
     def receive_frame(self, frame: Frame) -> None:
         """Handle a frame; raises PeerProtocolError."""
-        self._incoming(frame.stream).accept(frame)
-        self._accepted(frame)
 
+    @abstractmethod
     def receive_end(self, end: End) -> None:
         """Handle the end of a stream; raises PeerProtocolError."""
-        self._incoming(end.stream).finish(end)
-        self._advance()
 
-    def _incoming(self, stream: int) -> IncomingStream:
-        if stream != self.peer_stream:
-            raise PeerProtocolError(detail=f"it sent stream {stream} during {self.phase.value}")
-        return self._points_in
-
-    def _accepted(self, frame: Frame) -> None:
-        self._pending.append(MaskPeer(frame.seq, frame.data))
-
-    # Work
-
-    def _choose(self, room: bool) -> Work | None:
-        if self._queued:
-            return self._queued.popleft()
-        if not self._prepared:
-            return None
-        may_send = room and self.may_send_points and self._next_own < self._points_out.shape.frames
-        # Alternate between our frames and the peer's, so that both directions of the link stay busy.
-        if self._pending and (room or not self._answers) and not (self._own_turn and may_send):
-            self._own_turn = True
-            return self._pending.popleft()
-        if may_send:
-            self._own_turn = False
-            self._next_own += 1
-            return MaskOwn(*self._points_out.shape.span(self._next_own - 1))
-        return None
-
-    # Whether this role answers a frame of the peer's points with a frame of tokens.
-    _answers: ClassVar[bool]
-
-    def _sends_frame(self, work: Work) -> bool:
-        return isinstance(work, MaskOwn) or (isinstance(work, MaskPeer) and self._answers)
-
-    def _complete(self, work: Work, result: bytes) -> list[Message]:
-        messages: list[Message] = []
-        match work:
-            case Prepare():
-                self._prepared = True
-                if self._points_out.all_sent:
-                    messages = [self._points_out.end()]
-            case MaskOwn():
-                messages = [self._points_out.frame(result)]
-                if self._points_out.all_sent:
-                    messages.append(self._points_out.end())
-            case MaskPeer(seq):
-                start, stop = self._points_in.shape.span(seq)
-                self.masked_peer += stop - start
-                messages = self._answer(result)
-            case KeepTokens():
-                pass
-            case CheckLists():
-                self.phase = BinPhase.CHECKED
-                messages = self._checked()
-            case _:
-                raise LocalProtocolError(detail=f"{type(work).__name__} is not work of a bin")
-        self._advance()
-        return messages
-
-    def _advance(self) -> None:
-        """Begin the checks once both lists are complete."""
-        if self.phase is BinPhase.EXCHANGE and self._points_out.ended and self._lists_complete and self.idle:
-            self.phase = BinPhase.CHECKS
-            self._queued.append(CheckLists())
-
-    @property
-    def _lists_complete(self) -> bool:
-        return self.masked_peer == self._points_in.shape.count and self._points_in.ended
-
-    def _answer(self, result: bytes) -> list[Message]:
-        """Return the answer to a masked frame of the peer's points."""
-        return []
-
-    def _checked(self) -> list[Message]:
-        """Return the messages to send once the lists are checked."""
-        return []
+    def _shape(self, stream: Stream, count: int, item_bits: int = 0) -> StreamShape:
+        return StreamShape(stream, count, self._frame_items, item_bits)
 
 
 # The bins of a task --------------------------------------------------------------------------------------------
@@ -380,12 +308,18 @@ class TaskBins(Mapping[int, BinParty]):
         return not self.has_next and all(each.all_points_arrived for each in first)
 
     @property
-    def masked(self) -> tuple[int, int]:
-        """The number of items masked so far, (own, peer's), including padding."""
+    def exchanged(self) -> tuple[int, int]:
+        """The number of items that have been exchanged so far, (own, peer's), including padding."""
         done = self._sizes.bins - len(self.left) + len(self.done)
         own, peer = (done * each for each in self._sizes.capacities)
-        bins = self.values()
-        return own + sum(each.masked_own for each in bins), peer + sum(each.masked_peer for each in bins)
+        under_way = [each.exchanged for each in self.values()]
+        return own + sum(own for own, _ in under_way), peer + sum(peer for _, peer in under_way)
+
+    @property
+    def questions(self) -> int:
+        """How many items the peer sends, including padding: the most it can ask about."""
+        bins, (_, peer) = self._sizes.bins, self._sizes.capacities
+        return bins * self._kind.questions(peer) if bins else peer
 
     def place(self, number: int, attempt: int = 0) -> Place:
         sid = bin_session_id(self._setup.task_sid, number, attempt)
@@ -406,7 +340,7 @@ class TaskBins(Mapping[int, BinParty]):
     def _begin(self, number: int, attempt: int) -> None:
         self.attempts[number] = attempt
         place = self.place(number, attempt)
-        self._under_way[number] = self._kind(place, *self._sizes.capacities, self._setup.frame_items)
+        self._under_way[number] = self._kind(place, self._sizes, self._setup.frame_items)
 
     def let_send_points(self, *, allowed: bool) -> None:
         """Let the bins send their points one after the other; restarted bins may always send."""
@@ -435,7 +369,7 @@ class TaskBins(Mapping[int, BinParty]):
         party = self.addressed(frame)
         if party is None:
             return
-        if frame.stream == party.peer_stream and not self._is_turn(party):
+        if frame.stream in POINTS and not self._is_turn(party):
             raise PeerProtocolError(detail=f"it sent points of bin {frame.bin} before the end of an earlier bin's")
         party.receive_frame(frame)
 

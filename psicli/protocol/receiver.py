@@ -5,23 +5,24 @@ from __future__ import annotations
 from typing import ClassVar
 
 from psicli.core.peer_errors import PeerProtocolError
-from psicli.protocol.bins import BinParty, BinPhase, TaskSetup
+from psicli.protocol.bins import BinPhase, Sizes, TaskSetup
 from psicli.protocol.messages import Commit, Done, End, Frame, Message, Ready, Received, Restart, Stream, TaskMessage
-from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
+from psicli.protocol.points import PointsBin
+from psicli.protocol.streams import IncomingStream, OutgoingStream, Place
 from psicli.protocol.task import BEGINNING, END, Disclosure, Phase, Step, Table, TaskParty
 from psicli.protocol.work import GatherMatches, KeepTokens, PublishOutput, SliceBitmap, Work
 
 
-class ReceiverBin(BinParty):
+class ReceiverBin(PointsBin):
     """A bin at the receiver: it sends points, and gets points and tokens."""
 
     own_stream = Stream.RECEIVER_POINTS
     peer_stream = Stream.SENDER_POINTS
     _answers = False
 
-    def __init__(self, place: Place, own: int, peer: int, frame_items: int) -> None:
-        super().__init__(place, own, peer, frame_items)
-        self._tokens = IncomingStream(place, StreamShape(Stream.TOKENS, own, frame_items))
+    def __init__(self, place: Place, sizes: Sizes, frame_items: int) -> None:
+        super().__init__(place, sizes, frame_items)
+        self._tokens = IncomingStream(place, self._shape(Stream.TOKENS, sizes.capacities[0]))
 
     @property
     def all_arrived(self) -> bool:

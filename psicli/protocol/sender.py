@@ -5,23 +5,24 @@ from __future__ import annotations
 from typing import ClassVar
 
 from psicli.core import peer_errors
-from psicli.protocol.bins import BinParty, BinPhase, TaskSetup
+from psicli.protocol.bins import BinPhase, Sizes, TaskSetup
 from psicli.protocol.messages import Commit, Done, End, Frame, Message, Ready, Received, Restart, Stream, TaskMessage
-from psicli.protocol.streams import IncomingStream, OutgoingStream, Place, StreamShape
+from psicli.protocol.points import PointsBin
+from psicli.protocol.streams import IncomingStream, OutgoingStream, Place
 from psicli.protocol.task import BEGINNING, END, Phase, Step, Table, TaskParty
 from psicli.protocol.work import KeepBits, PermuteTokens, PublishOutput, Work
 
 
-class SenderBin(BinParty):
+class SenderBin(PointsBin):
     """A bin at the sender: it sends points, and answers the receiver's points with tokens."""
 
     own_stream = Stream.SENDER_POINTS
     peer_stream = Stream.RECEIVER_POINTS
     _answers = True
 
-    def __init__(self, place: Place, own: int, peer: int, frame_items: int) -> None:
-        super().__init__(place, own, peer, frame_items)
-        self._tokens = OutgoingStream(place, StreamShape(Stream.TOKENS, peer, frame_items))
+    def __init__(self, place: Place, sizes: Sizes, frame_items: int) -> None:
+        super().__init__(place, sizes, frame_items)
+        self._tokens = OutgoingStream(place, self._shape(Stream.TOKENS, sizes.capacities[1]))
 
     def _answer(self, result: bytes) -> list[Message]:
         return [self._tokens.frame(result)]
@@ -40,8 +41,8 @@ class CountingSenderBin(SenderBin):
 
     _answers = False
 
-    def __init__(self, place: Place, own: int, peer: int, frame_items: int) -> None:
-        super().__init__(place, own, peer, frame_items)
+    def __init__(self, place: Place, sizes: Sizes, frame_items: int) -> None:
+        super().__init__(place, sizes, frame_items)
         self._next_tokens = 0
 
     @property

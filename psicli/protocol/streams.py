@@ -18,8 +18,19 @@ LEAST_FRAME_ITEMS = 1024
 MAX_FRAME_ITEMS = 32_768
 # Frames hold a multiple of this, so that a frame of the bitmap is whole bytes [items].
 FRAME_ITEMS_STEP = 8
-# The bits per item in a frame of each stream.
-ITEM_BITS = {Stream.RECEIVER_POINTS: 256, Stream.SENDER_POINTS: 256, Stream.TOKENS: 128, Stream.BITMAP: 1}
+# The bits per item in a frame of each stream; an item is a block in the last four. In RR22, tokens are shorter.
+ITEM_BITS = {
+    Stream.RECEIVER_POINTS: 256,
+    Stream.SENDER_POINTS: 256,
+    Stream.TOKENS: 128,
+    Stream.BITMAP: 1,
+    Stream.KEYS: 128,
+    Stream.CHOICES: 128,
+    Stream.SUMS: 128,
+    Stream.VECTOR: 128,
+}
+# The streams that the bins of all tasks send one after the other.
+POINTS = (Stream.RECEIVER_POINTS, Stream.SENDER_POINTS)
 
 
 def first_digest(stream: int, bin_sid: bytes) -> bytes:
@@ -34,11 +45,15 @@ def next_digest(digest: bytes, data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class StreamShape:
-    """The split of a list of `count` items into frames, of which all but the last are full."""
+    """The split of a list of `count` items into frames, of which all but the last are full.
+
+    item_bits: the size of an item, by default that of the stream.
+    """
 
     stream: Stream
     count: int
     frame_items: int
+    item_bits: int = 0
 
     @property
     def frames(self) -> int:
@@ -51,7 +66,11 @@ class StreamShape:
 
     def frame_bytes(self, seq: int) -> int:
         start, stop = self.span(seq)
-        return -(-(stop - start) * ITEM_BITS[self.stream] // 8)
+        return self.bytes_of(stop - start)
+
+    def bytes_of(self, items: int) -> int:
+        """Return the size of so many items that begin a frame [bytes]."""
+        return -(-items * (self.item_bits or ITEM_BITS[self.stream]) // 8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,11 +37,13 @@ from psicli.protocol.bins import (
     TaskBins,
     TaskSetup,
     agree_on_resume,
+    check_total,
     every_bin,
     number_of_bins,
     padded,
 )
 from psicli.protocol.messages import (
+    RR22,
     End,
     Frame,
     Kept,
@@ -58,9 +60,6 @@ from psicli.protocol.messages import (
 from psicli.protocol.streams import StreamShape
 from psicli.protocol.work import Lane, SliceBitmap, StageOutput, Work
 
-# The most items of both parties together, including padding: up to here the probability of a false match with 16-byte
-# tokens is below 2^-67 [items].
-MAX_TOTAL_ITEMS = 2**44
 MAX_PENDING_BITS = 4
 
 
@@ -129,7 +128,10 @@ class Disclosure(Enum):
 
 
 class Progress(NamedTuple):
-    """The number of items masked so far and in total, including padding; it does not depend on matches."""
+    """The number of items masked so far and in total, including padding; it does not depend on matches.
+
+    In RR22, items count that have been exchanged, as part of a vector or as tokens.
+    """
 
     own: int
     own_total: int
@@ -151,7 +153,7 @@ class TaskParty(Lane):
     """
 
     receives: ClassVar[bool]
-    # The classes that implement a bin for this role; the second where the receiver only counts.
+    # The classes that implement a bin by ECDH for this role; the second where the receiver only counts.
     bin_party: ClassVar[type[BinParty]]
     counting_bin_party: ClassVar[type[BinParty]]
     table: ClassVar[Table]
@@ -203,8 +205,8 @@ class TaskParty(Lane):
 
     @property
     def questions(self) -> int:
-        """How many items the peer sends, including padding: the most it can ask about."""
-        return padded(self.sizes.peer, self.sizes.bins)
+        """How many items the peer can ask about at most; padding counts."""
+        return self.bins.questions
 
     @property
     def finished(self) -> bool:
@@ -259,7 +261,7 @@ class TaskParty(Lane):
     @property
     def progress(self) -> Progress:
         """How far the masking has got."""
-        (own, peer), (own_bin, peer_bin) = self.bins.masked, self.capacities
+        (own, peer), (own_bin, peer_bin) = self.bins.exchanged, self.capacities
         return Progress(own, self.number_of_bins * own_bin, peer, self.number_of_bins * peer_bin)
 
     @property
@@ -356,8 +358,7 @@ class TaskParty(Lane):
             )
         if self.resumption is not None and message.count != self.resumption.peer_count:
             raise PeerProtocolError(detail="it opened a resumed task with a different count than it offered")
-        if message.count > MAX_TOTAL_ITEMS:
-            raise _too_many_items()
+        check_total(message.count)
         self.sizes = self.sizes._replace(peer=message.count)
         self._move(Open)
         return self._take_step()
@@ -366,8 +367,7 @@ class TaskParty(Lane):
         own, peer, _ = self.sizes
         # How much matches in each of several bins would say something about the items.
         bins = int(bool(own and peer)) if self.setup.counts else number_of_bins(own, peer, self.setup.bin_items)
-        if padded(own, bins) + padded(peer, bins) > MAX_TOTAL_ITEMS:
-            raise _too_many_items()
+        check_total(padded(own, bins) + padded(peer, bins))
         self.sizes = Sizes(own, peer, bins)
         self.bins = self._bins_of(self.sizes, 0 if self.resumption is None else self.resumption.finished)
         self._move(Step.OPENED)
@@ -375,6 +375,11 @@ class TaskParty(Lane):
 
     def _bins_of(self, sizes: Sizes, finished: int = 0) -> TaskBins:
         kind = self.counting_bin_party if self.setup.counts else self.bin_party
+        if self.setup.protocol == RR22:
+            # Imported late, because most tasks use ECDH.
+            from psicli.protocol.rr22.bins import VectorReceiverBin, VectorSenderBin
+
+            kind = VectorReceiverBin if self.receives else VectorSenderBin
         return TaskBins(kind, self.setup, sizes, finished)
 
     # Bins
@@ -490,10 +495,3 @@ class TaskParty(Lane):
     def _bitmap_shape(self, count: int) -> StreamShape:
         """Return the shape of a bitmap. Bitmaps have no attempts: their digest starts from the id of attempt 0."""
         return StreamShape(Stream.BITMAP, count, self.setup.frame_items)
-
-
-def _too_many_items() -> errors.TooManyItemsError:
-    return errors.TooManyItemsError(
-        fault=f"the two parties have more than {MAX_TOTAL_ITEMS:,} distinct items together",
-        advice="Split the task: with more items the probability of a false match is no longer negligible.",
-    )

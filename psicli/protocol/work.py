@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from psicli.core.errors import LocalProtocolError
 from psicli.core.records import dataclass
-from psicli.protocol.messages import Message
+from psicli.protocol.messages import Message, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class MaskPeer:
 
 @dataclass(frozen=True, slots=True)
 class KeepTokens:
-    """Keep the tokens of our items from `start` on, in the order in which the items were sent."""
+    """Keep tokens from `start` on: of our items, in the order in which these were sent; in RR22, of the peer's."""
 
     start: int
     tokens: bytes = field(repr=False)
@@ -43,12 +43,38 @@ class KeepTokens:
 
 @dataclass(frozen=True, slots=True)
 class CheckLists:
-    """Check the complete lists of a bin for reflected and duplicate points and tokens, before any matching."""
+    """Check the complete lists of a bin for reflected and duplicate points and tokens, before any matching.
+
+    In RR22 nothing can be wrong with the tokens, and the lists are only sorted. The secrets are wiped.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class PermuteTokens:
     """Return the tokens [start, stop) of the peer's points, in a second secret order; only where the peer counts."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Return a whole stream of ours; received: the whole stream of the peer before it, if there was one."""
+
+    stream: Stream
+    received: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeAhead:
+    """Compute what does not depend on the peer's answer to a stream of ours, while the peer makes its answer."""
+
+    stream: Stream
+
+
+@dataclass(frozen=True, slots=True)
+class SendPart:
+    """Send the items [start, stop) of a stream that is computed; this takes no time."""
 
     start: int
     stop: int
@@ -86,7 +112,9 @@ class PublishOutput:
     """Put the staged output in place."""
 
 
-BinWork: TypeAlias = Prepare | MaskOwn | MaskPeer | KeepTokens | CheckLists | PermuteTokens
+PointsWork: TypeAlias = MaskOwn | MaskPeer | PermuteTokens
+VectorWork: TypeAlias = Compute | ComputeAhead | SendPart
+BinWork: TypeAlias = Prepare | PointsWork | VectorWork | KeepTokens | CheckLists
 TaskWork: TypeAlias = GatherMatches | SliceBitmap | KeepBits | StageOutput | PublishOutput
 Work: TypeAlias = BinWork | TaskWork
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from psicli.core.errors import PsicliError
 from psicli.core.peer_errors import PeerProtocolError
-from psicli.protocol.messages import Frame, Offer, Skip, Stream, TaskMessage
+from psicli.protocol.messages import Frame, Offer, Skip, TaskMessage
+from psicli.protocol.streams import POINTS
 from psicli.protocol.task import TaskParty
 from psicli.session.live import LiveTask, TaskPlan
 
@@ -14,7 +15,6 @@ from psicli.session.live import LiveTask, TaskPlan
 MAX_LIVE_TASKS = 3
 # Tasks that still have points to send or receive: the one that exchanges, and the next one.
 MAX_TASKS_AHEAD = 2
-_POINTS = (Stream.RECEIVER_POINTS, Stream.SENDER_POINTS)
 
 
 class Turns:
@@ -104,7 +104,7 @@ class Turns:
 
         Raises PeerProtocolError.
         """
-        if isinstance(message, Frame) and message.stream in _POINTS:
+        if isinstance(message, Frame) and message.stream in POINTS:
             before = (live.party for live in self if live.index < message.task)
             if not all(party.all_points_arrived for party in before):
                 raise PeerProtocolError(detail=f"it sent a frame of task {message.task} before that task's turn")

@@ -35,6 +35,7 @@ from support.memory.sessions import Plan
 from support.processes.runner import Pair
 
 from psicli.exchange.task_exchange import Prepared
+from psicli.protocol.bins import MAX_TOTAL_ITEMS
 from psicli.protocol.messages import (
     Commit,
     Done,
@@ -43,7 +44,6 @@ from psicli.protocol.messages import (
     Received,
     Stream,
 )
-from psicli.protocol.task import MAX_TOTAL_ITEMS
 
 # Against a session in this process ----------------------------------------------------------------------------------
 

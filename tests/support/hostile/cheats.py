@@ -12,7 +12,7 @@ from support.hostile.victims import SessionVictim, meet
 from support.kernel.points import LOW_ORDER, SMALL_ORDER, P, add, as_octets, replaced
 from support.processes.runner import free_ports
 
-from psicli.protocol.bins import MAX_BINS
+from psicli.protocol.bins import MAX_BINS, MAX_TOTAL_ITEMS
 from psicli.protocol.messages import (
     Ask,
     Bye,
@@ -34,7 +34,6 @@ from psicli.protocol.messages import (
     Taken,
     Working,
 )
-from psicli.protocol.task import MAX_TOTAL_ITEMS
 from psicli.protocol.wire import MAX_MESSAGE_BYTES, encode, encode_hello
 
 # Changes to an honest peer ------------------------------------------------------------------------------------------

@@ -18,10 +18,11 @@ from psicli.protocol.bins import BinParty, TaskSetup, number_of_bins
 from psicli.protocol.bins import capacity as capacity_of_bin
 from psicli.protocol.messages import Frame, Kept, Message, Stream, TaskMessage
 from psicli.protocol.receiver import Receiver
+from psicli.protocol.rr22.sizes import sizes, token_bytes
 from psicli.protocol.sender import Sender
 from psicli.protocol.streams import Place
 from psicli.protocol.task import TaskParty
-from psicli.protocol.work import GatherMatches, Lane, MaskOwn, MaskPeer, PermuteTokens, SliceBitmap, Work
+from psicli.protocol.work import Compute, GatherMatches, Lane, MaskOwn, MaskPeer, PermuteTokens, SliceBitmap, Work
 
 TASK = 3
 TASK_SID = bytes(range(32))
@@ -46,8 +47,9 @@ def setup(
     frame_items: int = FRAME_ITEMS,
     bin_items: int = BIN_ITEMS,
     counts: bool = False,
+    protocol: str = "",
 ) -> TaskSetup:
-    return TaskSetup(task, task_sid, probe, broadcast, frame_items, bin_items, counts)
+    return TaskSetup(task, task_sid, probe, broadcast, frame_items, bin_items, counts, protocol)
 
 
 def begin_bins(party: TaskParty, begin: Callable[[], Any]) -> None:
@@ -71,6 +73,21 @@ def made_up_permuted(count: int) -> bytes:
     """Return made-up tokens of so many points of the receiver, in the opposite order."""
     points = made_up_points(Receiver, 0, count)
     return b"".join(made_up_tokens(points[32 * i : 32 * i + 32]) for i in reversed(range(count)))
+
+
+def made_up_stream(stream: Stream, size: int, *, number: int = 0, attempt: int = 0) -> bytes:
+    """Return a made-up stream of RR22 [bytes]; no two are alike."""
+    return hashlib.shake_256(bytes([stream, number % 256, attempt])).digest(size)
+
+
+def size_of(party: TaskParty, stream: Stream) -> int:
+    """Return the size of a stream of RR22 [bytes]."""
+    bins, (own, peer) = party.number_of_bins, party.capacities
+    receiver, sender = (own, peer) if party.receives else (peer, own)
+    if stream is Stream.TOKENS:
+        return sender * token_bytes(bins * receiver, bins * sender)
+    blocks: int = getattr(sizes(receiver), stream.name.lower())
+    return 16 * blocks
 
 
 def made_up_bits(sent: int, most: int) -> list[bool]:
@@ -197,6 +214,7 @@ class MachinePair:
         *,
         broadcast: bool = False,
         counts: bool = False,
+        protocol: str = "",
         capacity: tuple[float, float] = (float("inf"), float("inf")),
         frame_items: int = FRAME_ITEMS,
         bin_items: int = BIN_ITEMS,
@@ -205,7 +223,8 @@ class MachinePair:
         self.number_of_bins = int(bool(n and m)) if counts else number_of_bins(n, m, bin_items)
         self.bits = self._made_up_bits(n, m)
         self.log: list[tuple[type[TaskParty], TaskMessage]] = []
-        shared = setup(broadcast=broadcast, frame_items=frame_items, bin_items=bin_items, counts=counts)
+        sizes = {"frame_items": frame_items, "bin_items": bin_items}
+        shared = setup(broadcast=broadcast, counts=counts, protocol=protocol, **sizes)
         receiver, sender = Receiver(shared), Sender(shared)
         self.receiver = MachineEnd(receiver, n, partial(self.result, receiver), kept[0], capacity[0])
         self.sender = MachineEnd(sender, m, partial(self.result, sender), kept[1], capacity[1])
@@ -263,6 +282,9 @@ class MachinePair:
                 return b"" if party.setup.counts else made_up_tokens(points)
             case PermuteTokens(start, stop):
                 return made_up_permuted(party.peer_count)[16 * start : 16 * stop]
+            case Compute(stream):
+                assert place is not None
+                return made_up_stream(stream, size_of(party, stream), number=place.bin, attempt=place.attempt)
             case GatherMatches():
                 return sum(map(sum, self.bits)).to_bytes(8, "big")
             case SliceBitmap(number, start, stop):

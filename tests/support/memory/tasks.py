@@ -134,7 +134,7 @@ def assert_streams_are_whole(pair: MachinePair, broadcast: bool) -> None:
             assert end == End(TASK, *at, count, chain(stream, pieces, number=number, attempt=at[1]))
             assert {by for by, _ in found} == {role}
     streams = {Stream(each.stream) for each in pair.sent(Frame)}
-    assert streams == (set(Stream) - ({Stream.BITMAP} if not broadcast else set()) if pair.number_of_bins else set())
+    assert streams == (set(expected) if pair.number_of_bins else set())
 
 
 def spans(count: int, frame_items: int) -> list[tuple[int, int]]:

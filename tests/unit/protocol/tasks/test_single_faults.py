@@ -29,7 +29,7 @@ from support.memory.tasks import (
 
 from psicli.core.errors import TooManyItemsError
 from psicli.core.peer_errors import DisagreementError
-from psicli.protocol.bins import capacity, padded
+from psicli.protocol.bins import MAX_TOTAL_ITEMS, capacity, padded
 from psicli.protocol.messages import (
     Commit,
     Done,
@@ -45,7 +45,7 @@ from psicli.protocol.messages import (
 )
 from psicli.protocol.receiver import Receiver
 from psicli.protocol.sender import Sender
-from psicli.protocol.task import MAX_TOTAL_ITEMS, Phase, TaskParty
+from psicli.protocol.task import Phase, TaskParty
 from psicli.protocol.work import KeepBits, MaskOwn, PublishOutput, StageOutput
 
 

@@ -7,8 +7,8 @@ from support.memory.machines import FRAME_ITEMS, MachinePair, made_up_points
 from support.memory.tasks import FRAME, both_outcomes, copied, each_partitioning, frame, moments, opened, roles
 
 from psicli.core.errors import LocalProtocolError
-from psicli.protocol.bins import MAX_PENDING_FRAMES
 from psicli.protocol.messages import Frame, Stream
+from psicli.protocol.points import MAX_PENDING_FRAMES
 from psicli.protocol.receiver import Receiver
 from psicli.protocol.sender import Sender
 from psicli.protocol.task import Phase, TaskParty
