@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from psicli.core import errors, failpoints
 from psicli.core.stages import Stage, Stages
 from psicli.exchange.pools import WorkerPools, WorkInOrder, done
-from psicli.exchange.worker import BinWorker
+from psicli.exchange.worker import BinWorker, PointsWorker
 from psicli.protocol.bins import BinParty
+from psicli.protocol.messages import Stream
 from psicli.protocol.task import TaskParty
-from psicli.protocol.work import CheckLists, KeepTokens, MaskOwn, MaskPeer, PermuteTokens, Prepare, Work
+from psicli.protocol.work import (
+    CheckLists,
+    Compute,
+    ComputeAhead,
+    KeepTokens,
+    MaskOwn,
+    MaskPeer,
+    PermuteTokens,
+    Prepare,
+    Work,
+)
+
+if TYPE_CHECKING:
+    from psicli.exchange.vector_worker import VectorWorker
 
 
 class BinExchange:
@@ -65,6 +79,10 @@ class BinExchange:
                 return self._pools.compute(self._check)
             case PermuteTokens(start, stop):
                 return self._pools.compute(self._permuted_tokens, start, stop)
+            case Compute(stream, received):
+                return self._pools.compute(self._compute, stream, received)
+            case ComputeAhead(stream):
+                return self._pools.compute(self._compute_ahead, stream)
             case KeepTokens(start, tokens):
                 self._ready().keep_tokens(start, tokens)
         return done()
@@ -77,14 +95,14 @@ class BinExchange:
     def _mask_own(self, start: int, stop: int) -> bytes:
         own, _ = self._first_frames()
         with self._stages.at(Stage.COMPUTING, "mask own", own + start // self._task.setup.frame_items):
-            points = self._ready().mask_own(start, stop)
+            points = self._points().mask_own(start, stop)
             failpoints.hit("own.masked")
             return points
 
     def _mask_peer(self, seq: int, points: bytes) -> bytes | None:
         _, peer = self._first_frames()
         with self._stages.at(Stage.COMPUTING, "mask peer", peer + seq):
-            tokens = self._ready().mask_peer(seq, points)
+            tokens = self._points().mask_peer(seq, points)
             failpoints.hit("peer.masked")
             return tokens
 
@@ -96,7 +114,30 @@ class BinExchange:
             failpoints.hit("lists.checked")
 
     def _permuted_tokens(self, start: int, stop: int) -> bytes:
-        return self._ready().permuted_tokens(start, stop)
+        return self._points().permuted_tokens(start, stop)
+
+    def _compute(self, stream: Stream, received: bytes) -> bytes:
+        with self._stages.at(Stage.COMPUTING, f"compute {stream.name.lower()}"):
+            octets = self._vectors().compute(stream, received)
+            # Tokens are a sender's answer to what the receiver has sent.
+            failpoints.hit("peer.masked" if stream is Stream.TOKENS else "own.masked")
+            return octets
+
+    def _compute_ahead(self, stream: Stream) -> None:
+        worker = self._vectors()
+        if stream in worker.ahead:
+            with self._stages.at(Stage.COMPUTING, worker.ahead[stream]):
+                worker.compute_ahead(stream)
+            if stream is Stream.VECTOR:
+                failpoints.hit("peer.masked")
+
+    def _points(self) -> PointsWorker:
+        """Return the worker of a bin by ECDH; there is no such work in other bins."""
+        return cast(PointsWorker, self._ready())
+
+    def _vectors(self) -> VectorWorker:
+        """Return the worker of a bin by RR22."""
+        return cast("VectorWorker", self._ready())
 
     def _ready(self) -> BinWorker:
         if self.worker is None:

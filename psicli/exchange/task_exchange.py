@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from functools import partial
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from psicli.core import errors, failpoints, signals, trace
 from psicli.core.records import dataclass
@@ -16,10 +16,10 @@ from psicli.exchange.bin_exchange import BinExchange
 from psicli.exchange.checkpoint import Checkpoint
 from psicli.exchange.pools import WorkerPools, WorkInOrder, done
 from psicli.exchange.results import Results
-from psicli.exchange.worker import ORDER_SECRET_BYTES, BinWorker
-from psicli.items.partitions import Items, Matches
+from psicli.exchange.worker import ORDER_SECRET_BYTES, BinWorker, PointsWorker
+from psicli.items.partitions import BinItems, Items, Matches
 from psicli.protocol.bins import BinParty
-from psicli.protocol.messages import Message, Received, TaskMessage
+from psicli.protocol.messages import RR22, Message, Received, TaskMessage
 from psicli.protocol.receiver import Receiver
 from psicli.protocol.streams import Place
 from psicli.protocol.task import Phase, TaskParty
@@ -293,8 +293,22 @@ class TaskExchange:
             items = self._input.items.bin(at.bin, self.party.number_of_bins, self._plan.bin // 2)
             if len(items) > own:
                 raise errors.BinOverflowError(bin=at.bin)
+            if self.party.setup.protocol == RR22:
+                return self._vector_worker(at, items)
             how = {"receives": self.party.receives, "counts": self.party.setup.counts, "strict": self._input.strict}
             return self.pools.workers.make(at, items, own, peer, self.party.setup.frame_items, **how)
+
+    def _vector_worker(self, at: Place, items: BinItems) -> BinWorker:
+        """Return a worker of RR22, which computes here whatever workers the session has."""
+        # Imported late, because most tasks use ECDH, and need nothing of it.
+        from psicli.exchange.vector_worker import VectorReceiver, VectorSender
+        from psicli.protocol.rr22.bins import token_bytes
+        from psicli.protocol.rr22.sizes import sizes
+
+        (own, peer), size = self.party.capacities, token_bytes(self.party.sizes)
+        if self.party.receives:
+            return VectorReceiver(at.sid, items, own, size, sizes(own))
+        return VectorSender(at.sid, items, own, size, sizes(peer))
 
     def _prepare_early(self) -> None:
         """Make the workers of the next bins, if they can mask their items before these bins begin."""
@@ -302,7 +316,9 @@ class TaskExchange:
         if not all(each.work.under_way or each.worker for each in self._bins.values()):
             # The bins under way come first.
             return
-        for number in bins.left[bins.begun : bins.begun + self.pools.workers.ahead]:
+        # A worker of RR22 cannot begin before its bin.
+        ahead = 0 if self.party.setup.protocol == RR22 else self.pools.workers.ahead
+        for number in bins.left[bins.begun : bins.begun + ahead]:
             if number not in self._early:
                 self._early[number] = self.pools.compute(self._new_worker, bins.place(number))
 
@@ -318,7 +334,7 @@ class TaskExchange:
         assert worker is not None
         with self.stages.at(Stage.MATCHING, "match"):
             if self.party.setup.counts:
-                self._restored().count = worker.count()
+                self._restored().count = cast(PointsWorker, worker).count()
                 return
             match = worker.match(bitmap=self.party.broadcast)
             self._restored().put(number, match)

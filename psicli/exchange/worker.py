@@ -47,21 +47,26 @@ class Match:
 
 
 class BinWorker(Protocol):
-    """A worker as the exchange sees it, wherever it runs; `Worker` says what each method does.
+    """A worker as the exchange sees it, whatever the protocol of the bin; `Worker` says what each method does.
 
     Every method raises WorkerLostError if the worker no longer exists.
     """
 
     @property
     def order_secret(self) -> bytes: ...
-    def mask_own(self, start: int, stop: int) -> bytes: ...
-    def mask_peer(self, seq: int, points: bytes) -> bytes | None: ...
     def keep_tokens(self, start: int, tokens: bytes) -> None: ...
     def check(self) -> None: ...
-    def permuted_tokens(self, start: int, stop: int) -> bytes: ...
     def match(self, *, bitmap: bool = False) -> Match: ...
-    def count(self) -> int: ...
     def wipe(self) -> None: ...
+
+
+class PointsWorker(BinWorker, Protocol):
+    """A worker of a bin by ECDH, wherever it runs."""
+
+    def mask_own(self, start: int, stop: int) -> bytes: ...
+    def mask_peer(self, seq: int, points: bytes) -> bytes | None: ...
+    def permuted_tokens(self, start: int, stop: int) -> bytes: ...
+    def count(self) -> int: ...
 
 
 class Workers(Protocol):
@@ -79,7 +84,7 @@ class Workers(Protocol):
     def open(self) -> None:
         """Begin to start the workers, without waiting for them; the session has begun."""
 
-    def make(self, at: Place, items: BinItems, own: int, peer: int, frame_items: int, **how: bool) -> BinWorker:
+    def make(self, at: Place, items: BinItems, own: int, peer: int, frame_items: int, **how: bool) -> PointsWorker:
         """Return a worker with fresh secrets for one attempt at a bin; the arguments are those of `Worker`."""
 
 
@@ -113,7 +118,7 @@ class Lists:
         assert self.compared is not None
         tokens = self.compared.other
         self.compared = None
-        return tokens[_secret_order(secret, len(tokens))]
+        return tokens[secret_order(secret, len(tokens))]
 
     def check(self) -> None:
         """Check the complete lists for reflected and duplicate points, and free them; raises PeerProtocolError.
@@ -166,7 +171,7 @@ class Worker:
         self._permuted: Words | None = None
         # A bytearray, because bytes cannot be wiped.
         self._scalar = bytearray(os.urandom(32))
-        self._order = _secret_order(self.order_secret, own)
+        self._order = secret_order(self.order_secret, own)
         self._padding = os.urandom(_PADDING_BYTES * (own - len(items)))
         self._lists = Lists(own, peer, receives=receives)
 
@@ -276,7 +281,7 @@ def apply_bitmap(bits: bytes, order_secret: bytes, items: int, own: int) -> Mask
     bits: one bit per point that was sent, least significant first; items: how many of the `own` points were items, not
     padding. Raises PeerProtocolError if the bitmap marks padding.
     """
-    order = _secret_order(order_secret, own)
+    order = secret_order(order_secret, own)
     marked = np.unpackbits(np.frombuffer(bits, np.uint8), count=own, bitorder="little").astype(np.bool_)
     if marked[order >= items].any():
         raise PeerProtocolError(detail="its bitmap marks padding as matched")
@@ -290,7 +295,7 @@ def _by_item(marked: Mask, order: npt.NDArray[np.uint32], items: int) -> Mask:
     return found[:items]
 
 
-def _secret_order(secret: bytes, count: int) -> npt.NDArray[np.uint32]:
+def secret_order(secret: bytes, count: int) -> npt.NDArray[np.uint32]:
     """Return the numbers 0 to count - 1 in a uniformly random order, determined by the secret.
 
     The numbers are sorted by the words of a ChaCha20 key stream: with an ordinary generator the peer could compute its

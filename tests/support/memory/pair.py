@@ -27,7 +27,7 @@ from psicli.exchange.task_exchange import Prepared, Storage, TaskExchange
 from psicli.exchange.worker import LocalWorkers, Match, Worker
 from psicli.items.partitions import Matches, Partitioner
 from psicli.protocol.bins import BinParty
-from psicli.protocol.messages import Frame, Kept, Message, Stream, TaskMessage, partition_key
+from psicli.protocol.messages import RR22, Frame, Kept, Message, Stream, TaskMessage, partition_key
 from psicli.protocol.receiver import Receiver
 from psicli.protocol.sender import Sender
 from psicli.protocol.streams import Place
@@ -210,6 +210,8 @@ class KnownExchange(TaskExchange):
     def make_worker(self, party: BinParty) -> Worker:
         made = cast(Worker, super().make_worker(party))
         at = party.place
+        if self.party.setup.protocol == RR22:
+            return made
         if self.scalar is not None:
             name = self.scalar + bytes([self.party.receives, at.bin % 256, at.attempt])
             secret = hashlib.sha256(name).digest()
@@ -226,7 +228,7 @@ def know(made: Worker, scalar: bytes, secret: bytes) -> None:
     """Give a worker a known scalar, and an order and padding derived from a known secret."""
     made._scalar[:] = scalar
     made.order_secret = secret
-    made._order = worker._secret_order(secret, len(made._order))
+    made._order = worker.secret_order(secret, len(made._order))
     count = len(made._padding) // worker._PADDING_BYTES
     made._padding = b"".join(hashlib.sha256(secret + i.to_bytes(4, "big")).digest() for i in range(count))
 
@@ -333,6 +335,7 @@ def exchange_end(
     task_sid: bytes = TASK_SID,
     frame_items: int = FRAME_ITEMS,
     bin_items: int = BIN_ITEMS,
+    protocol: str = "",
     scalar: bytes | None = None,
     pools: WorkerPools | None = None,
     checkpoint: Checkpoint | None = None,
@@ -346,6 +349,7 @@ def exchange_end(
             task_sid=task_sid,
             frame_items=frame_items,
             bin_items=bin_items,
+            protocol=protocol,
         )
     )
     exchange = KnownExchange(party, pools or SynchronousPools(), Stages("task"), Storage())
@@ -361,6 +365,7 @@ def run_exchanges(
     task_sid: bytes = TASK_SID,
     frame_items: int = FRAME_ITEMS,
     bin_items: int = BIN_ITEMS,
+    protocol: str = "",
     capacity: int = 8,
     scalars: tuple[bytes | None, bytes | None] = (None, None),
     pools: tuple[WorkerPools | None, WorkerPools | None] = (None, None),
@@ -374,6 +379,7 @@ def run_exchanges(
         "task_sid": task_sid,
         "frame_items": frame_items,
         "bin_items": bin_items,
+        "protocol": protocol,
     }
     receiver, sender = (
         exchange_end(role, items, channel, scalar=scalar, pools=pool, checkpoint=checkpoint, offer=offer, **shared)

@@ -18,7 +18,7 @@ from psicli import curve
 from psicli.core.errors import LocalProtocolError, SelfCheckError
 from psicli.core.peer_errors import PeerProtocolError
 from psicli.curve import reference
-from psicli.exchange.worker import Match, Worker, _secret_order, apply_bitmap
+from psicli.exchange.worker import Match, Worker, apply_bitmap, secret_order
 from psicli.items.encoding import encode_items
 from psicli.items.partitions import BinItems
 
@@ -120,12 +120,12 @@ def test_the_secret_order_against_a_second_implementation(count: int) -> None:
     """The second one must give the first words of RFC 8439 A.1 for a zero key, and the same order for another key."""
     assert key_stream(bytes(32), 8).hex() == "76b8e0ada0f13d90"
     words = struct.unpack(f"<{count}Q", key_stream(T, 8 * count))
-    assert _secret_order(T, count).tolist() == sorted(range(count), key=words.__getitem__)
+    assert secret_order(T, count).tolist() == sorted(range(count), key=words.__getitem__)
 
 
 def test_the_secret_order_is_related_to_nothing() -> None:
     """It is unrelated to the order of the items, and to that of a secret that differs in one bit."""
-    one, other = (_secret_order(bytes(31) + bytes([bit]), 5000) for bit in (0, 1))
+    one, other = (secret_order(bytes(31) + bytes([bit]), 5000) for bit in (0, 1))
     for order in (one, other):
         assert sorted(order.tolist()) == list(range(5000))
         check_unrelated(order.tolist())
@@ -380,7 +380,7 @@ def test_matches_and_bitmap(ours: set[int], theirs: set[int], padding: tuple[int
 def test_a_bitmap_that_marks_padding_is_refused() -> None:
     """A single bit of padding is refused, alone or together with correct bits."""
     secret, items, own = T, 5, 12
-    order = _secret_order(secret, own).tolist()
+    order = secret_order(secret, own).tolist()
     good = [place < items for place in order]
     assert apply_bitmap(packed_bits(good), secret, items, own).tolist() == [True] * items
     assert apply_bitmap(bytes(2), secret, items, own).tolist() == [False] * items

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from psicli.core.peer_errors import PeerProtocolError
-from psicli.exchange.worker import ORDER_SECRET_BYTES, Worker, _secret_order, apply_bitmap
+from psicli.exchange.worker import ORDER_SECRET_BYTES, Worker, apply_bitmap, secret_order
 from psicli.items.partitions import Items, Partitioner
 
 SID = bytes(range(32))
@@ -28,7 +28,7 @@ def items_of(values: list[bytes]) -> Items:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 1000])
 def test_the_order_is_a_permutation_that_only_the_secret_determines(count: int) -> None:
-    orders = [_secret_order(secret(number), count).tolist() for number in (1, 1, 2)]
+    orders = [secret_order(secret(number), count).tolist() for number in (1, 1, 2)]
     assert sorted(orders[0]) == [*range(count)]
     assert orders[0] == orders[1]
     assert count < 10 or orders[0] != orders[2]
@@ -36,7 +36,7 @@ def test_the_order_is_a_permutation_that_only_the_secret_determines(count: int) 
 
 def test_orders_are_unrelated_to_each_other_and_to_the_items() -> None:
     count = 20_000
-    one, two = (np.argsort(_secret_order(secret(number), count)) for number in (1, 2))
+    one, two = (np.argsort(secret_order(secret(number), count)) for number in (1, 2))
     for ours, other in ((one, two), (one, np.arange(count)), (two, np.arange(count))):
         # 0.03 is more than four standard deviations; the secrets are fixed, so the test is deterministic.
         assert abs(np.corrcoef(ours, other)[0, 1]) < 0.03
@@ -45,7 +45,7 @@ def test_orders_are_unrelated_to_each_other_and_to_the_items() -> None:
 
 def test_every_order_is_as_likely_as_any_other() -> None:
     trials = 4800
-    orders = Counter(tuple(_secret_order(secret(number), 4).tolist()) for number in range(trials))
+    orders = Counter(tuple(secret_order(secret(number), 4).tolist()) for number in range(trials))
     assert len(orders) == 24
     expected = trials / 24
     # Chi-squared with 23 degrees of freedom exceeds 50 once in a thousand; the secrets are fixed.
@@ -75,7 +75,7 @@ def test_each_worker_draws_its_own_secret_and_scalar(monkeypatch: pytest.MonkeyP
 def test_bits_of_points_lead_to_their_items(padding: int) -> None:
     """A bit identifies a point; only the secret maps the point to an item."""
     own = 100 + padding
-    order = _secret_order(secret(7), own)
+    order = secret_order(secret(7), own)
     for item in range(100):
         bits = np.packbits(order == item, bitorder="little").tobytes()
         assert apply_bitmap(bits, secret(7), 100, own).nonzero()[0].tolist() == [item]
@@ -83,7 +83,7 @@ def test_bits_of_points_lead_to_their_items(padding: int) -> None:
 
 
 def test_padding_matches_nothing() -> None:
-    order = _secret_order(secret(7), 110)
+    order = secret_order(secret(7), 110)
     bits = np.packbits(order == 105, bitorder="little").tobytes()
     with pytest.raises(PeerProtocolError, match="bitmap marks padding"):
         apply_bitmap(bits, secret(7), 100, 110)
