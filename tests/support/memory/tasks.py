@@ -20,14 +20,18 @@ from support.memory.machines import (
     MachinePair,
     begin_bins,
     made_up_points,
+    made_up_stream,
     made_up_tokens,
     packed_bits,
     setup,
+    size_of,
 )
+from support.memory.pair import records
 
 from psicli.core.peer_errors import PeerProtocolError
 from psicli.protocol.bins import LAST_ATTEMPT, BinPhase
 from psicli.protocol.messages import (
+    RR22,
     Commit,
     Done,
     End,
@@ -45,6 +49,8 @@ from psicli.protocol.sender import Sender
 from psicli.protocol.task import Phase, Progress, TaskParty
 from psicli.protocol.work import (
     CheckLists,
+    Compute,
+    ComputeAhead,
     GatherMatches,
     KeepBits,
     KeepTokens,
@@ -52,6 +58,7 @@ from psicli.protocol.work import (
     MaskPeer,
     Prepare,
     PublishOutput,
+    SendPart,
     SliceBitmap,
     StageOutput,
     Work,
@@ -62,6 +69,9 @@ FRAME = FRAME_ITEMS * 32
 BINS_UNDER_WAY = 2
 # 95 to 97 items per party make 4 bins with a capacity of 93 or 94 points.
 MANY: dict[str, int] = {"frame_items": 32, "bin_items": 94}
+# The same by RR22, whose streams hold 6,000 blocks and more even for one item.
+VECTORS: dict[str, Any] = {"protocol": RR22, "frame_items": 1024}
+MANY_VECTORS: dict[str, Any] = {**VECTORS, "bin_items": 94}
 sizes = st.sampled_from(SIZES)
 roles = pytest.mark.parametrize("role", [Receiver, Sender])
 both_outcomes = pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
@@ -92,7 +102,7 @@ def digest_of(n: int, m: int, bins: int, matches: int | None = None) -> bytes:
     return hashlib.sha256(b"psicli/v1/end\0" + TASK_SID + octets).digest()
 
 
-def completed_run(n: int, m: int, *, broadcast: bool, **partitioning: int) -> MachinePair:
+def completed_run(n: int, m: int, *, broadcast: bool, **partitioning: Any) -> MachinePair:
     pair = MachinePair(n, m, broadcast=broadcast, **partitioning)
     pair.run()
     return pair
@@ -110,51 +120,96 @@ def attempts_of(pair: MachinePair) -> dict[int, int]:
     return attempts
 
 
+Streams = dict[Stream, tuple[type[TaskParty], int, bytes, int]]
+
+
+def points_of(pair: MachinePair, number: int, attempt: int) -> Streams:
+    """Return who sends each stream of a bin by ECDH, how many items it has, its data, and the size of an item."""
+    (n, m), of = pair.receiver.party.capacities, {"number": number, "attempt": attempt}
+    points = {role: made_up_points(role, 0, count, **of) for role, count in ((Receiver, n), (Sender, m))}
+    return {
+        Stream.RECEIVER_POINTS: (Receiver, n, points[Receiver], 32),
+        Stream.SENDER_POINTS: (Sender, m, points[Sender], 32),
+        Stream.TOKENS: (Sender, n, made_up_tokens(points[Receiver]), 16),
+    }
+
+
+def vectors_of(pair: MachinePair, number: int, attempt: int) -> Streams:
+    """Return the same of a bin by RR22."""
+    party, (_, m) = pair.receiver.party, pair.receiver.party.capacities
+    senders = {Stream.KEYS: Sender, Stream.CHOICES: Receiver, Stream.SUMS: Sender, Stream.VECTOR: Receiver}
+    streams = {}
+    for stream, role in {**senders, Stream.TOKENS: Sender}.items():
+        data = made_up_stream(stream, size_of(party, stream), number=number, attempt=attempt)
+        count = m if stream is Stream.TOKENS else len(data) // 16
+        streams[stream] = (role, count, data, len(data) // count)
+    return streams
+
+
 def assert_streams_are_whole(pair: MachinePair, broadcast: bool) -> None:
     """Check every stream of the last attempt at every bin, from its first frame to its End."""
-    (n, m), frame_items = pair.receiver.party.capacities, pair.receiver.party.setup.frame_items
+    setup, (_, m) = pair.receiver.party.setup, pair.receiver.party.capacities
+    expected: Streams = {}
     for number, attempt in attempts_of(pair).items():
-        of = {"number": number, "attempt": attempt}
-        points = {role: made_up_points(role, 0, count, **of) for role, count in ((Receiver, n), (Sender, m))}
-        expected: dict[Stream, tuple[type[TaskParty], int, bytes, int]] = {
-            Stream.RECEIVER_POINTS: (Receiver, n, points[Receiver], 32 * frame_items),
-            Stream.SENDER_POINTS: (Sender, m, points[Sender], 32 * frame_items),
-            Stream.TOKENS: (Sender, n, made_up_tokens(points[Receiver]), 16 * frame_items),
-        }
+        expected = (vectors_of if setup.protocol else points_of)(pair, number, attempt)
+        size_of_frame = {stream: setup.frame_items * size for stream, (*_, size) in expected.items()}
         if broadcast:
-            expected[Stream.BITMAP] = (Receiver, m, packed_bits(pair.bits[number]), frame_items // 8)
-        for stream, (role, count, data, size) in expected.items():
+            expected[Stream.BITMAP] = (Receiver, m, packed_bits(pair.bits[number]), 0)
+            size_of_frame[Stream.BITMAP] = setup.frame_items // 8
+        for stream, (role, count, data, _) in expected.items():
             # Bitmaps have no attempts.
             at = (number, 0 if stream is Stream.BITMAP else attempt, stream)
             sent = [(by, each) for by, each in pair.log if isinstance(each, Frame | End)]
             found = [(by, each) for by, each in sent if (each.bin, each.attempt, each.stream) == at]
             *frames, end = [each for _, each in found]
-            pieces = [data[i : i + size] for i in range(0, len(data), size)]
+            pieces = records(data, size_of_frame[stream])
             assert frames == [Frame(TASK, *at, seq, piece) for seq, piece in enumerate(pieces)]
             assert end == End(TASK, *at, count, chain(stream, pieces, number=number, attempt=at[1]))
             assert {by for by, _ in found} == {role}
     streams = {Stream(each.stream) for each in pair.sent(Frame)}
-    assert streams == (set(expected) if pair.number_of_bins else set())
+    assert streams == set(expected)
 
 
 def spans(count: int, frame_items: int) -> list[tuple[int, int]]:
     return [(i, min(i + frame_items, count)) for i in range(0, count, frame_items)]
 
 
-def assert_work_is_whole(end: MachineEnd, pair: MachinePair, broadcast: bool) -> None:
+def assert_points_are_worked(end: MachineEnd, number: int, attempt: int) -> None:
     (own, peer), frame_items = end.party.capacities, end.party.setup.frame_items
     other = Sender if isinstance(end.party, Receiver) else Receiver
+    of = {"number": number, "attempt": attempt}
+    *work, last = end.work_of(number, attempt)
+    assert (work[0], last) == (Prepare(), CheckLists())
+    assert {type(each) for each in work[1:]} <= {MaskOwn, MaskPeer, KeepTokens}
+    assert [(each.start, each.stop) for each in work if isinstance(each, MaskOwn)] == spans(own, frame_items)
+    masked = [each for each in work if isinstance(each, MaskPeer)]
+    assert [each.seq for each in masked] == list(range(len(masked)))
+    assert b"".join(each.points for each in masked) == made_up_points(other, 0, peer, **of)
+    tokens = b"".join(each.tokens for each in work if isinstance(each, KeepTokens))
+    assert tokens == (made_up_tokens(made_up_points(Receiver, 0, own, **of)) if other is Sender else b"")
+
+
+def assert_vectors_are_worked(pair: MachinePair, end: MachineEnd, number: int, attempt: int) -> None:
+    """Check that each stream is computed from the one before, then sent, and that the time of the peer is used."""
+    expected: list[Work] = [Prepare()]
+    before = b""
+    for stream, (role, count, data, _) in vectors_of(pair, number, attempt).items():
+        if role is end.role:
+            expected.append(Compute(stream, before))
+            expected += [SendPart(*span) for span in spans(count, end.party.setup.frame_items)]
+            expected += [ComputeAhead(stream)] if stream is not Stream.TOKENS else []
+        before = data
+    expected += [KeepTokens(0, before)] if end.role is Receiver else []
+    assert end.work_of(number, attempt) == [*expected, CheckLists()]
+
+
+def assert_work_is_whole(end: MachineEnd, pair: MachinePair, broadcast: bool) -> None:
+    (own, peer), frame_items = end.party.capacities, end.party.setup.frame_items
     for number, attempt in attempts_of(pair).items():
-        of = {"number": number, "attempt": attempt}
-        *work, last = end.work_of(number, attempt)
-        assert (work[0], last) == (Prepare(), CheckLists())
-        assert {type(each) for each in work[1:]} <= {MaskOwn, MaskPeer, KeepTokens}
-        assert [(each.start, each.stop) for each in work if isinstance(each, MaskOwn)] == spans(own, frame_items)
-        masked = [each for each in work if isinstance(each, MaskPeer)]
-        assert [each.seq for each in masked] == list(range(len(masked)))
-        assert b"".join(each.points for each in masked) == made_up_points(other, 0, peer, **of)
-        tokens = b"".join(each.tokens for each in work if isinstance(each, KeepTokens))
-        assert tokens == (made_up_tokens(made_up_points(Receiver, 0, own, **of)) if other is Sender else b"")
+        if end.party.setup.protocol:
+            assert_vectors_are_worked(pair, end, number, attempt)
+        else:
+            assert_points_are_worked(end, number, attempt)
     result: list[Work]
     if isinstance(end.party, Receiver):
         result = [GatherMatches()] if pair.number_of_bins else []
@@ -303,7 +358,7 @@ def may_be_lost(end: MachineEnd) -> list[int]:
 
 
 def pair_with_loss(
-    role: type[TaskParty], moment: int, *, broadcast: bool, number: int = 0, **partitioning: int
+    role: type[TaskParty], moment: int, *, broadcast: bool, number: int = 0, **partitioning: Any
 ) -> MachinePair | None:
     """Run a pair for so many steps; then a side loses a bin's worker. None where it does not need it any more."""
     n = 96 if partitioning else 20
