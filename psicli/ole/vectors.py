@@ -125,9 +125,10 @@ class ReceiverVectors(_Half):
             there = np.concatenate([total(leaves) ^ at_trees ^ products, noise], axis=1)
             both = _side_by_side(leaves, points, there)
             wipe(opened, leaves, there)
-            del leaves
+            del leaves  # big vectors go as soon as they have served
             made = kernel().compress(both, self._sizes.store)
             wipe(both)
+            del both
             self._secrets["own"] = made[:, :2].copy()
             masked: Blocks = made[:, 2:] ^ filled
             return self._seed + masked.tobytes()
@@ -202,12 +203,13 @@ def _noise_points(width: int) -> Points:
 def _side_by_side(leaves: Blocks, points: Points, there: Blocks) -> Blocks:
     """Return each leaf beside a block of zeros, and in each tree what is there at the point. Constant time in these."""
     trees, width, _ = leaves.shape
-    both = np.zeros((trees, width, 4), "<u8")
-    both[..., :2] = leaves
+    both, places = np.empty((trees, width, 4), "<u8"), np.arange(width)
     for tree in range(trees):
-        here = masks(np.arange(width) == points[tree])
+        here = masks(places == points[tree])
         for word in range(4):
-            both[tree, :, word] ^= here & there[tree, word]
+            np.bitwise_and(here, there[tree, word], out=both[tree, :, word])
+        for word in range(2):
+            both[tree, :, word] ^= leaves[tree, :, word]
     return both.reshape(-1, 4)
 
 
