@@ -165,11 +165,12 @@ def call(function: str, values: pa.LargeBinaryArray, points: bytes) -> object:
         "mask": lambda: curve.mask(points, ALICE),
         "bad points": lambda: curve.mask(bytes(len(points)), ALICE),
         "tokens": lambda: curve.tokens(points, TASK_SID),
+        "hash_to_points": lambda: curve.random_points(len(values), TASK_SID),
     }
     return calls[function]()
 
 
-SPOT_CHECKED = ["hash_and_mask", "digests", "mask", "bad points", "tokens"]
+SPOT_CHECKED = ["hash_and_mask", "digests", "mask", "bad points", "tokens", "hash_to_points"]
 
 
 @pytest.mark.parametrize("function", SPOT_CHECKED)

@@ -234,9 +234,9 @@ def test_the_store_may_be_encoded_before_or_after_the_choices() -> None:
 
 
 class Unlucky:
-    """A backend that finds no solution in its first tries, and then may return a wrong one."""
+    """A backend that finds no solution in its first tries, and then one that may be wrong."""
 
-    def __init__(self, failures: int, wrong: int = 0) -> None:
+    def __init__(self, failures: int, wrong: str = "") -> None:
         self.left = failures
         self.wrong = wrong
         self.seeds: list[bytes] = []
@@ -246,14 +246,16 @@ class Unlucky:
 
     def rows(self, keys: Any, length: int, seed: bytes) -> Any:
         self.seeds.append(seed)
-        return reference.rows(keys, length, seed)
+        rows = reference.rows(keys, length, seed)
+        rows[:, 1] ^= np.uint64(self.wrong == "rows")
+        return rows
 
     def encode(self, rows: Any, values: Any, store: Any) -> bool:
         self.left -= 1
         if self.left >= 0:
             return False
         solved = reference.encode(rows, values, store)
-        store[:] ^= np.uint64(self.wrong)
+        store[:] ^= np.uint64(self.wrong == "store")
         return solved
 
 
@@ -276,9 +278,10 @@ def test_encoding_is_tried_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(unlucky.seeds)) == 3
 
 
-def test_a_store_that_holds_other_values_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every row decides some positions, so a change of all positions changes about half of the values."""
-    monkeypatch.setattr(ole, "BACKENDS", {"unlucky": Unlucky(0, wrong=1)})
+@pytest.mark.parametrize("wrong", ["rows", "store"])
+def test_a_store_that_holds_other_values_is_found(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    """A change of all positions changes about half of the values."""
+    monkeypatch.setattr(ole, "BACKENDS", {"unlucky": Unlucky(0, wrong)})
     with pytest.raises(SelfCheckError, match=r"unlucky backend .* decodes a different value") as caught:
         ReceiverVectors(SID, sizes(100)).encode(blocks_of("items", 200).reshape(-1, 4))
     assert caught.value.code == 70
