@@ -47,6 +47,7 @@ class _Half:
         self._left = set(after)
         self._done: set[str] = set()
         self._secrets: dict[str, npt.NDArray[Any]] = {}
+        self._wiped = False
         self._guard = Lock()
 
     @contextmanager
@@ -62,10 +63,14 @@ class _Half:
             self._done.add(name)
         finally:
             wipe(*used)
+            if self._wiped:
+                # While the step was taken; it may have made new secrets.
+                self.wipe()
 
     def wipe(self) -> None:
         """Wipe all secrets; no step can be taken after this."""
         with self._guard:
+            self._wiped = True
             self._left.clear()
             wipe(*self._secrets.values())
             self._secrets.clear()
@@ -86,9 +91,8 @@ class ReceiverVectors(_Half):
     def encode(self, digests: Digests) -> None:
         """Encode the values of the items in a store. Raises SelfCheckError if that fails too often."""
         with self._step("encode"):
-            self._seed, self._secrets["rows"], self._secrets["store"], self.retries = store.encoded(
-                digests, self._sizes.store
-            )
+            self._seed, rows, filled, self.retries = store.encoded(digests, self._sizes.store)
+            self._secrets |= {"rows": rows, "store": filled}
 
     def choices(self, keys: bytes) -> bytes:
         """Return the second message for the first one. Raises PeerProtocolError for points that are not valid.
@@ -143,7 +147,9 @@ class SenderVectors(_Half):
     """The half of the other party; it has Δ and B."""
 
     def __init__(self, bin_sid: bytes, sizes: Sizes) -> None:
-        super().__init__(bin_sid, sizes, {"keys": set(), "sums": {"keys"}, "evaluate": {"sums"}})
+        super().__init__(
+            bin_sid, sizes, {"keys": set(), "sums": {"keys"}, "compress": {"sums"}, "evaluate": {"compress"}}
+        )
         self._keys = b""
 
     def keys(self) -> bytes:
@@ -182,16 +188,21 @@ class SenderVectors(_Half):
             wipe(pads, planes, more_planes, products, keys, by_side, seeds, levels)
             return masked.tobytes() + at_trees.tobytes()
 
+    def compress(self) -> None:
+        """Compute B, which needs nothing more of the peer: `evaluate` does it, unless there was time before."""
+        with self._step("compress", "leaves") as (leaves,):
+            self._secrets["own"] = kernel().compress(leaves, self._sizes.store)
+
     def evaluate(self, vector: bytes, digests: Digests) -> Blocks:
         """Return the block of each item for the fourth message, in the order of the digests. Constant time in Δ."""
-        with self._step("evaluate", "delta", "leaves") as (delta, leaves):
-            vector_at = from_bytes(memoryview(vector)[BLOCK_BYTES:])
-            own = kernel().compress(leaves, self._sizes.store)
-            kernel().add_products(own, vector_at, delta)
+        if "compress" in self._left:
+            self.compress()
+        with self._step("evaluate", "delta", "own") as (delta, own):
+            kernel().add_products(own, from_bytes(memoryview(vector)[BLOCK_BYTES:]), delta)
             rows = store.rows_of(digests, self._sizes.store, vector[:BLOCK_BYTES])
             blocks = kernel().decode(rows, own)
             kernel().add_products(blocks, digests[:, :2], delta)
-            wipe(own, rows)
+            wipe(rows)
             return blocks
 
 

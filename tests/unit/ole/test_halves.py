@@ -14,7 +14,7 @@ from support.kernel.halves import SID, attempt, blocks_of, digests_of
 
 from psicli import ole
 from psicli.core.errors import LocalProtocolError, SelfCheckError
-from psicli.ole import reference
+from psicli.ole import reference, store
 from psicli.ole.blocks import from_bytes
 from psicli.ole.vectors import ReceiverVectors, SenderVectors
 from psicli.protocol.rr22.sizes import TREES, sizes
@@ -58,10 +58,11 @@ def test_the_vectors_are_correlated(ole_backend: ole.Backend) -> None:
     receiver, sender = ReceiverVectors(SID, shape), SenderVectors(SID, shape)
     receiver.encode(digests_of(*range(5)))
     sums = sender.sums(receiver.choices(sender.keys()))
-    noise, store = receiver._secrets["noise"].copy(), receiver._secrets["store"].copy()
+    noise, filled = receiver._secrets["noise"].copy(), receiver._secrets["store"].copy()
     vector = receiver.vector(sums)
-    a = from_bytes(vector[16:]) ^ store
-    b = reference.compress(sender._secrets["leaves"].copy(), shape.store)
+    a = from_bytes(vector[16:]) ^ filled
+    sender.compress()
+    b = sender._secrets["own"].copy()
     reference.add_products(b, a, sender._secrets["delta"])
     assert (receiver._secrets["own"] == b).all()
     assert noise.shape == (TREES, 2)
@@ -139,6 +140,7 @@ def take(receiver: ReceiverVectors, sender: SenderVectors, step: str, sent: dict
         "sums": lambda: sender.sums(sent.get("choices", bytes(16 * shape.choices))),
         "vector": lambda: receiver.vector(sent.get("sums", bytes(16 * shape.sums))),
         "evaluate": lambda: receiver.evaluate(),
+        "compress": lambda: sender.compress(),
         "evaluate of the sender": lambda: sender.evaluate(sent.get("vector", bytes(16 * shape.vector)), sent["items"]),
     }
     return steps[step]()
@@ -154,18 +156,36 @@ def test_wiped_secrets_are_zero(step: str) -> None:
         half.wipe()
 
 
+def test_what_a_step_makes_after_wiping_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bin may be given up while one of its steps is taken."""
+    receiver, encoded, made = ReceiverVectors(SID, sizes(3)), store.encoded, []
+
+    def interrupted(*arguments: Any) -> Any:
+        receiver.wipe()
+        made.append(encoded(*arguments))
+        return made[0]
+
+    monkeypatch.setattr(store, "encoded", interrupted)
+    receiver.encode(digests_of(1, 2, 3))
+    _, rows, filled, _ = made[0]
+    assert not rows.any()
+    assert not filled.any()
+    assert not receiver._secrets
+
+
 @pytest.mark.parametrize(
     ("step", "used"),
     [
         ("sums", {"other", "scalars"}),
         ("vector", {"points", "noise", "products", "pads", "store"}),
         ("evaluate", {"rows", "own"}),
+        ("compress", {"leaves"}),
         ("evaluate of the sender", {"delta", "leaves"}),
     ],
 )
 def test_a_step_wipes_what_it_needs_last(step: str, used: set[str]) -> None:
     receiver, sender, sent = halves_before(step)
-    half = sender if step in ("sums", "evaluate of the sender") else receiver
+    half = receiver if step in ("vector", "evaluate") else sender
     before = dict(half._secrets)
     assert all(before[name].any() for name in used)
     take(receiver, sender, step, sent)
@@ -175,7 +195,7 @@ def test_a_step_wipes_what_it_needs_last(step: str, used: set[str]) -> None:
 
 # What may happen when -----------------------------------------------------------------------------------------------
 
-STEPS = ["encode", "keys", "choices", "sums", "vector", "evaluate", "evaluate of the sender"]
+STEPS = ["encode", "keys", "choices", "sums", "vector", "evaluate", "compress", "evaluate of the sender"]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -210,7 +230,7 @@ def test_no_step_can_be_taken_after_the_secrets_were_wiped(step: str) -> None:
 def test_no_step_can_be_taken_too_early(following: str, steps: list[str]) -> None:
     receiver, sender, sent = halves_before(following)
     for step in steps:
-        with pytest.raises(LocalProtocolError, match=step.removesuffix(" of the sender")):
+        with pytest.raises(LocalProtocolError, match="repeated, or came too early"):
             take(receiver, sender, step, sent)
     # The attempt goes on.
     for step in STEPS[STEPS.index(following) :]:
