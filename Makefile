@@ -56,7 +56,7 @@ LOCK := requirements.lock
 TOOLS := build/tools
 DEPLOYED := build/deployed
 
-.PHONY: lock audit sbom
+.PHONY: lock audit sbom parameters
 .PHONY: demo demo-cluster test test-airflow test-more test-slow lint format proto docs docs-generate pages clean
 .PHONY: bench bench-peers bench-batch bench-cluster bench-end bench-frames bench-many bench-memory bench-network
 .PHONY: bench-overlap bench-plan bench-resume bench-start bench-wide
@@ -107,6 +107,10 @@ docs-generate: $(VENV)/.test-installed
 # The documentation as a site, in build/site. A link or anchor that leads nowhere is an error.
 docs: docs-generate $(VENV)/.docs-installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# What the numbers of the protocol rr22 are worth, in bits; it fails if one is worth too little.
+parameters: $(VENV)/.test-installed
+	PYTHONPATH=tests $(BIN)/python -m parameters
 
 # Sample pages of psicli itself in build/pages, and, with Chromium, pictures of them.
 pages: $(VENV)/.test-installed
