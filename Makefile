@@ -41,7 +41,7 @@ SLICE_hostile := tests/hostile/messages
 # what the traffic and the time of a run reveal; one test at a time, because times are compared
 SLICE_privacy := tests/hostile/privacy -n 0
 # the C kernel: constant time, sanitizers, compilers, very many points
-SLICE_kernel := tests/kernel
+SLICE_kernel := tests/kernel tests/unit/ole
 # two processes: checks, exits, TLS, many jobs, outputs with all settings
 SLICE_processes := tests/process --ignore tests/process/resume --ignore tests/process/clusters
 # large files within their memory limit, benchmarks, wheels

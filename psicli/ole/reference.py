@@ -99,7 +99,7 @@ def grow(seeds: Blocks, width: int) -> tuple[Blocks, Blocks]:
     for level in range(depth):
         children = _children(nodes[:, : _parents(width, depth, level)])
         sums[:, level] = _sides(children)
-        nodes = children.reshape(len(seeds), -1, 2)
+        nodes = children.reshape(len(seeds), 2 * children.shape[1], 2)
     return nodes[:, :width].reshape(-1, 2), sums.reshape(-1, 2)
 
 
@@ -118,7 +118,7 @@ def regrow(sums: Blocks, points: Points, width: int) -> Blocks:
         children &= ~on_path
         missing = (_sides(children) ^ known[:, level, None]) & beside
         children ^= on_path & missing[:, None]
-        nodes = children.reshape(count, -1, 2)
+        nodes = children.reshape(count, 2 * parents, 2)
     return nodes[:, :width].reshape(-1, 2)
 
 
