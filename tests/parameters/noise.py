@@ -86,7 +86,11 @@ def search(length: int, distance: float) -> float:
         window = int(lists)
         hit = 2 * lists + _log_choose(half - window, weight - 2 * p) - _log_choose(length, weight)
         tries = max(0.0, -(words + hit)) if words > 0 else max(0.0, -hit)
-        best = min(best, tries + max(2 * log2(half), 1 + lists, 2 * lists - window))
+        work = tries + max(2 * log2(half), 1 + lists, 2 * lists - window)
+        # There is one minimum, but for the steps that come from rounding.
+        if work > best + 100:
+            break
+        best = min(best, work)
     return best
 
 

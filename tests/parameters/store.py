@@ -21,7 +21,7 @@ BAND = 256
 
 # What `python -m parameters --simulate` measured: rows, band, runs, failures; a tenth more positions, and a band more.
 SIMULATED = [
-    (1024, 28, 400, 74), (1024, 36, 2000, 39), (1024, 44, 4000, 8), (4096, 40, 500, 45), (4096, 48, 1500, 22),
+    (512, 28, 200, 14), (1024, 36, 2000, 39), (1024, 44, 4000, 8), (4096, 40, 500, 45), (4096, 48, 1500, 22),
     (16_384, 48, 250, 28),
 ]  # fmt: skip
 

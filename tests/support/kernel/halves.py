@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from hashlib import shake_128
 from typing import NamedTuple
 
 import numpy as np
+from support.kernel.ole import blocks_of
 
-from psicli.ole.blocks import Blocks, Digests, from_bytes
+from psicli.ole.blocks import Blocks, Digests
 from psicli.ole.vectors import ReceiverVectors, SenderVectors
 from psicli.protocol.rr22.sizes import sizes
 
 SID = bytes(range(32))
-
-
-def blocks_of(name: str, count: int) -> Blocks:
-    """Return blocks that look random, the same for each name."""
-    return from_bytes(shake_128(name.encode()).digest(16 * count))
 
 
 def digests_of(*items: str | int) -> Digests:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from hashlib import sha256, shake_256
+from hashlib import sha256, shake_128
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -12,9 +12,6 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from psicli.ole import BACKENDS, Backend, Blocks, Points, Rows, reference
 
-# The names that reports use, such as `reference` and `native vaes`.
-NAMES = sorted(BACKENDS)
-NATIVE = [name for name in NAMES if name.startswith("native ")]
 # Odd and tiny sizes, and those around the sizes at which loops, chunks and threads begin or end.
 SIZES = (0, 1, 2, 3, 5, 127, 128, 129, 257, 1000)
 LARGE_SIZES = (2**14 - 1, 2**14 + 1)
@@ -22,13 +19,13 @@ KEY = bytes(range(16))
 SPARE = 256
 
 
-def blocks(label: str, count: int, words: int = 2) -> Blocks:
+def blocks_of(label: str, count: int, words: int = 2) -> Blocks:
     """Return blocks that look random and depend on the label alone."""
-    return np.frombuffer(bytearray(shake_256(label.encode()).digest(8 * words * count)), "<u8").reshape(-1, words)
+    return np.frombuffer(bytearray(shake_128(label.encode()).digest(8 * words * count)), "<u8").reshape(-1, words)
 
 
 def points(label: str, count: int, limit: int) -> Points:
-    return (blocks(label, count)[:, 0] % np.uint64(limit)).astype(np.uint32)
+    return (blocks_of(label, count)[:, 0] % np.uint64(limit)).astype(np.uint32)
 
 
 def numbers(of: Blocks) -> list[int]:
@@ -68,28 +65,28 @@ def store_length(count: int) -> int:
 def system(kernel: Backend, count: int, label: str = "") -> tuple[Rows, Blocks, Blocks]:
     """Return the rows of a store for so many items, their values, and a store filled with something."""
     length = store_length(count)
-    seed = shake_256(f"seed {label}{count}".encode()).digest(16)
-    made = kernel.rows(blocks(f"keys {label}{count}", count), length, seed)
-    return made, blocks(f"values {label}{count}", count), blocks(f"filling {label}{count}", length)
+    seed = shake_128(f"seed {label}{count}".encode()).digest(16)
+    made = kernel.rows(blocks_of(f"keys {label}{count}", count), length, seed)
+    return made, blocks_of(f"values {label}{count}", count), blocks_of(f"filling {label}{count}", length)
 
 
 # The results of every function --------------------------------------------------------------------------------------
 
 
 def _added(kernel: Backend, size: int) -> Blocks:
-    sums = blocks("sums", size)
-    kernel.add_products(sums, blocks("in", size), blocks("factor", 1))
+    sums = blocks_of("sums", size)
+    kernel.add_products(sums, blocks_of("in", size), blocks_of("factor", 1))
     return sums
 
 
 def _spread(kernel: Backend, size: int, chosen: bool) -> tuple[Blocks, ...]:
-    return kernel.spread(blocks("seeds", 32), size, points("points", 2, 16) if chosen else None)
+    return kernel.spread(blocks_of("seeds", 32), size, points("points", 2, 16) if chosen else None)
 
 
 def _regrown(kernel: Backend, size: int) -> Blocks:
     width = max(size, 1)
     depth = (width - 1).bit_length()
-    return kernel.regrow(blocks("sums", 3 * depth), points("points", 3, width), width)
+    return kernel.regrow(blocks_of("sums", 3 * depth), points("points", 3, width), width)
 
 
 def _encoded(kernel: Backend, size: int) -> tuple[Blocks, ...]:
@@ -105,19 +102,19 @@ def _decoded(kernel: Backend, size: int) -> Blocks:
 
 # Each takes a kernel and a size; sizes that a function cannot have stand for the next one that it can.
 FUNCTIONS: dict[str, Callable[[Backend, int], Blocks | tuple[Blocks, ...]]] = {
-    "encrypt": lambda kernel, size: kernel.encrypt(blocks("in", size), KEY),
-    "hashes": lambda kernel, size: kernel.hashes(blocks("in", size), 2**32 - 2),
+    "encrypt": lambda kernel, size: kernel.encrypt(blocks_of("in", size), KEY),
+    "hashes": lambda kernel, size: kernel.hashes(blocks_of("in", size), 2**32 - 2),
     "add_products": _added,
-    "grow": lambda kernel, size: kernel.grow(blocks("seeds", 3), max(size, 1)),
-    "grow many": lambda kernel, size: kernel.grow(blocks("seeds", size), 13),
+    "grow": lambda kernel, size: kernel.grow(blocks_of("seeds", 3), max(size, 1)),
+    "grow many": lambda kernel, size: kernel.grow(blocks_of("seeds", size), 13),
     "regrow": _regrown,
-    "regrow many": lambda kernel, size: kernel.regrow(blocks("sums", 4 * size), points("points", size, 13), 13),
+    "regrow many": lambda kernel, size: kernel.regrow(blocks_of("sums", 4 * size), points("points", size, 13), 13),
     "spread": lambda kernel, size: _spread(kernel, size, False),
     "spread at points": lambda kernel, size: _spread(kernel, size, True),
-    "combine": lambda kernel, size: kernel.combine(blocks("planes", 128 * min(size, 257))),
-    "transpose": lambda kernel, size: kernel.transpose(blocks("planes", 128 * min(size, 257))),
-    "compress": lambda kernel, size: kernel.compress(blocks("noise", 2 * size + 1), size),
-    "compress two": lambda kernel, size: kernel.compress(blocks("noise", 2 * size + 1, 4), size),
+    "combine": lambda kernel, size: kernel.combine(blocks_of("planes", 128 * min(size, 257))),
+    "transpose": lambda kernel, size: kernel.transpose(blocks_of("planes", 128 * min(size, 257))),
+    "compress": lambda kernel, size: kernel.compress(blocks_of("noise", 2 * size + 1), size),
+    "compress two": lambda kernel, size: kernel.compress(blocks_of("noise", 2 * size + 1, 4), size),
     "encode": _encoded,
     "decode": _decoded,
 }

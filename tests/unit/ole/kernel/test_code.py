@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
-from support.kernel.ole import aes, blocks, from_numbers, numbers
+from support.kernel.ole import aes, blocks_of, from_numbers, numbers
 
 from psicli.ole import Backend
 
@@ -53,46 +53,46 @@ def matrix(noise: int, length: int) -> list[int]:
 
 
 @pytest.mark.parametrize(("noise", "length"), SIZES)
-def test_the_code_is_its_matrix(kernel: Backend, noise: int, length: int) -> None:
-    given = numbers(blocks("noise", noise))
+def test_the_code_is_its_matrix(ole_backend: Backend, noise: int, length: int) -> None:
+    given = numbers(blocks_of("noise", noise))
     expected = []
     for row in matrix(noise, length):
         found = 0
         for at, value in enumerate(given):
             found ^= value if row >> at & 1 else 0
         expected.append(found)
-    found = kernel.compress(blocks("noise", noise), length)
+    found = ole_backend.compress(blocks_of("noise", noise), length)
     assert found.shape == (length, 2)
     assert numbers(found) == expected
 
 
 @pytest.mark.parametrize(("noise", "length"), [*SIZES, (2 * 1_025, 1_025)])
-def test_two_vectors_are_compressed_as_one(kernel: Backend, noise: int, length: int) -> None:
-    both = blocks("both", noise, 4)
-    apart = [kernel.compress(both[:, side : side + 2].copy(), length) for side in (0, 2)]
-    assert (kernel.compress(both, length) == np.hstack(apart)).all()
+def test_two_vectors_are_compressed_as_one(ole_backend: Backend, noise: int, length: int) -> None:
+    both = blocks_of("both", noise, 4)
+    apart = [ole_backend.compress(both[:, side : side + 2].copy(), length) for side in (0, 2)]
+    assert (ole_backend.compress(both, length) == np.hstack(apart)).all()
 
 
 @pytest.mark.parametrize(("noise", "length"), SIZES[1:])
-def test_the_code_is_linear(kernel: Backend, noise: int, length: int) -> None:
-    one, other, factor = blocks("one", noise), blocks("other", noise), blocks("factor", 1)
+def test_the_code_is_linear(ole_backend: Backend, noise: int, length: int) -> None:
+    one, other, factor = blocks_of("one", noise), blocks_of("other", noise), blocks_of("factor", 1)
     together = one.copy()
-    kernel.add_products(together, other, factor)
-    expected = kernel.compress(one, length)
-    kernel.add_products(expected, kernel.compress(other, length), factor)
-    assert (kernel.compress(together, length) == expected).all()
-    assert (kernel.compress(from_numbers([0] * noise), length) == 0).all()
+    ole_backend.add_products(together, other, factor)
+    expected = ole_backend.compress(one, length)
+    ole_backend.add_products(expected, ole_backend.compress(other, length), factor)
+    assert (ole_backend.compress(together, length) == expected).all()
+    assert (ole_backend.compress(from_numbers([0] * noise), length) == 0).all()
 
 
-def test_a_longer_result_starts_with_the_shorter_one(kernel: Backend) -> None:
-    whole = kernel.compress(blocks("noise", 999), 777)
+def test_a_longer_result_starts_with_the_shorter_one(ole_backend: Backend) -> None:
+    whole = ole_backend.compress(blocks_of("noise", 999), 777)
     for length in (1, 31, 32, 33, 500):
-        assert (kernel.compress(blocks("noise", 999), length) == whole[:length]).all()
+        assert (ole_backend.compress(blocks_of("noise", 999), length) == whole[:length]).all()
 
 
-def test_every_element_of_the_noise_counts(kernel: Backend) -> None:
+def test_every_element_of_the_noise_counts(ole_backend: Backend) -> None:
     """A code whose last elements counted for nothing would have words of weight one."""
     noise, length = 600, 300
     for at in (0, 1, 23, 24, 25, 299, 300, 598, 599):
         one = from_numbers([1 if place == at else 0 for place in range(noise)])
-        assert sum(numbers(kernel.compress(one, length))) > 0
+        assert sum(numbers(ole_backend.compress(one, length))) > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.kernel.ole import aes, blocks, from_numbers, numbers
+from support.kernel.ole import aes, blocks_of, from_numbers, numbers
 
 from psicli.ole import Backend, Blocks
 
@@ -20,9 +20,9 @@ def plane(groups: Blocks, group: int, bit: int, count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("count", SIZES)
-def test_streams_are_summed_as_defined(kernel: Backend, count: int) -> None:
-    seeds = blocks("seeds", 32)
-    sums, planes = kernel.spread(seeds, count)
+def test_streams_are_summed_as_defined(ole_backend: Backend, count: int) -> None:
+    seeds = blocks_of("seeds", 32)
+    sums, planes = ole_backend.spread(seeds, count)
     assert sums.shape == (2 * count, 2)
     assert planes.shape == (8 * count, 2)
     if not count:
@@ -34,7 +34,7 @@ def test_streams_are_summed_as_defined(kernel: Backend, count: int) -> None:
         for bit in range(4):
             chosen = [number for number in range(16) if number >> bit & 1]
             assert plane(planes, group, bit, count) == summed(mine, chosen)
-    assert (seeds == blocks("seeds", 32)).all()
+    assert (seeds == blocks_of("seeds", 32)).all()
 
 
 def summed(made: list[list[int]], chosen: list[int] | range) -> list[int]:
@@ -45,13 +45,13 @@ def summed(made: list[list[int]], chosen: list[int] | range) -> list[int]:
 
 
 @pytest.mark.parametrize("count", [1, 3, 129])
-def test_planes_differ_by_the_bits_of_the_point(kernel: Backend, count: int) -> None:
+def test_planes_differ_by_the_bits_of_the_point(ole_backend: Backend, count: int) -> None:
     """Whoever knows all but one of the seeds gets planes that differ by the sums, where the point has a bit."""
-    points, seeds = np.arange(16, dtype=np.uint32), blocks("seeds", 256)
-    sums, planes = kernel.spread(seeds, count)
+    points, seeds = np.arange(16, dtype=np.uint32), blocks_of("seeds", 256)
+    sums, planes = ole_backend.spread(seeds, count)
     # The seed at the point is unknown there: anything may be in its place.
-    seeds[np.arange(16) * 16 + points] = blocks("unknown", 16)
-    _, others = kernel.spread(seeds, count, points)
+    seeds[np.arange(16) * 16 + points] = blocks_of("unknown", 16)
+    _, others = ole_backend.spread(seeds, count, points)
     difference = (planes ^ others).reshape(16, 4, count, 2)
     for point in range(16):
         for bit in range(4):
@@ -61,47 +61,47 @@ def test_planes_differ_by_the_bits_of_the_point(kernel: Backend, count: int) -> 
 
 
 @pytest.mark.parametrize("groups", [0, 1, 2, 32])
-def test_groups_are_alone(kernel: Backend, groups: int) -> None:
-    seeds, count = blocks("seeds", 16 * groups), 7
+def test_groups_are_alone(ole_backend: Backend, groups: int) -> None:
+    seeds, count = blocks_of("seeds", 16 * groups), 7
     points = np.array([(5 * group + 3) % 16 for group in range(groups)], np.uint32)
     for chosen in (None, points):
-        sums, planes = kernel.spread(seeds, count, chosen)
+        sums, planes = ole_backend.spread(seeds, count, chosen)
         assert (len(sums), len(planes)) == (groups * count, 4 * groups * count)
         for group in range(groups):
             one = None if chosen is None else chosen[group : group + 1]
-            alone = kernel.spread(seeds[16 * group : 16 * group + 16], count, one)
+            alone = ole_backend.spread(seeds[16 * group : 16 * group + 16], count, one)
             assert (sums[group * count : (group + 1) * count] == alone[0]).all()
             assert (planes[4 * group * count : 4 * (group + 1) * count] == alone[1]).all()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
-def test_transposition_moves_bits(kernel: Backend, count: int) -> None:
-    planes = blocks("planes", 128 * count)
-    transposed = kernel.transpose(planes)
+def test_transposition_moves_bits(ole_backend: Backend, count: int) -> None:
+    planes = blocks_of("planes", 128 * count)
+    transposed = ole_backend.transpose(planes)
     assert transposed.shape == (128 * count, 2)
     if count:
         # Plane b is one long number; bit i of it goes to bit b of block i.
         long = [int.from_bytes(each.tobytes(), "little") for each in planes.reshape(128, -1)]
         found = numbers(transposed)
         assert all(found[i] >> b & 1 == long[b] >> i & 1 for i in range(0, 128 * count, 5) for b in range(128))
-    assert (planes == blocks("planes", 128 * count)).all()
+    assert (planes == blocks_of("planes", 128 * count)).all()
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_transposed_planes_differ_by_delta_where_a_bit_is_chosen(kernel: Backend, count: int) -> None:
+def test_transposed_planes_differ_by_delta_where_a_bit_is_chosen(ole_backend: Backend, count: int) -> None:
     """With planes v_b + Δ_b * u, block m is that of v, plus Δ if bit m of u is set: an extended transfer."""
-    v, u, delta = blocks("v", 128 * count), blocks("u", count), blocks("delta", 1)
+    v, u, delta = blocks_of("v", 128 * count), blocks_of("u", count), blocks_of("delta", 1)
     q = v.copy().reshape(128, count, 2)
     for bit in range(128):
         if numbers(delta)[0] >> bit & 1:
             q[bit] ^= u
     choices = np.unpackbits(u.view(np.uint8).reshape(-1), bitorder="little").astype(np.uint64)
-    expected = kernel.transpose(v) ^ choices[:, None] * delta
-    assert (kernel.transpose(q.reshape(-1, 2)) == expected).all()
+    expected = ole_backend.transpose(v) ^ choices[:, None] * delta
+    assert (ole_backend.transpose(q.reshape(-1, 2)) == expected).all()
 
 
-def test_transposition_twice_changes_nothing(kernel: Backend) -> None:
-    square = blocks("square", 128)
-    assert (kernel.transpose(kernel.transpose(square)) == square).all()
+def test_transposition_twice_changes_nothing(ole_backend: Backend) -> None:
+    square = blocks_of("square", 128)
+    assert (ole_backend.transpose(ole_backend.transpose(square)) == square).all()
     single = from_numbers([1 << 100 if at == 3 else 0 for at in range(128)])
-    assert numbers(kernel.transpose(single)) == [1 << 3 if at == 100 else 0 for at in range(128)]
+    assert numbers(ole_backend.transpose(single)) == [1 << 3 if at == 100 else 0 for at in range(128)]

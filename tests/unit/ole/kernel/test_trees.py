@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.kernel.ole import aes, blocks, from_numbers, numbers
+from support.kernel.ole import aes, blocks_of, from_numbers, numbers
 
 from psicli.ole import Backend, Blocks, reference
 
@@ -37,9 +37,9 @@ def known_sums(sums: Blocks, points: np.ndarray, depth: int) -> Blocks:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_trees_grow_as_defined(kernel: Backend, width: int) -> None:
-    seeds, depth = blocks("seeds", 3), (width - 1).bit_length()
-    leaves, sums = kernel.grow(seeds, width)
+def test_trees_grow_as_defined(ole_backend: Backend, width: int) -> None:
+    seeds, depth = blocks_of("seeds", 3), (width - 1).bit_length()
+    leaves, sums = ole_backend.grow(seeds, width)
     assert leaves.shape == (3 * width, 2)
     assert sums.shape == (3 * 2 * depth, 2)
     for tree, seed in enumerate(numbers(seeds)):
@@ -51,17 +51,17 @@ def test_trees_grow_as_defined(kernel: Backend, width: int) -> None:
             children = levels[level][: 2 * above]
             at = 2 * (tree * depth + level - 1)
             assert numbers(sums)[at : at + 2] == [total(children[0::2]), total(children[1::2])]
-    assert (seeds == blocks("seeds", 3)).all()
+    assert (seeds == blocks_of("seeds", 3)).all()
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_trees_grow_again_without_the_leaf_at_any_point(kernel: Backend, width: int) -> None:
+def test_trees_grow_again_without_the_leaf_at_any_point(ole_backend: Backend, width: int) -> None:
     # A tree for every point.
-    seeds, points = blocks("seeds", width), np.arange(width, dtype=np.uint32)
+    seeds, points = blocks_of("seeds", width), np.arange(width, dtype=np.uint32)
     depth = (width - 1).bit_length()
-    leaves, sums = kernel.grow(seeds, width)
+    leaves, sums = ole_backend.grow(seeds, width)
     known = known_sums(sums, points, depth)
-    again = kernel.regrow(known, points, width)
+    again = ole_backend.regrow(known, points, width)
     missing = np.arange(width) * width + points
     expected = leaves.copy()
     expected[missing] = 0
@@ -72,40 +72,40 @@ def test_trees_grow_again_without_the_leaf_at_any_point(kernel: Backend, width: 
 
 
 @pytest.mark.parametrize("width", [2, 3, 13])
-def test_trees_do_not_grow_from_the_sums_of_the_path(kernel: Backend, width: int) -> None:
+def test_trees_do_not_grow_from_the_sums_of_the_path(ole_backend: Backend, width: int) -> None:
     """The sums of the other sides are of no use: so the test above would notice a wrong side."""
     points = np.zeros(5, np.uint32)
     depth = (width - 1).bit_length()
-    leaves, sums = kernel.grow(blocks("seeds", 5), width)
+    leaves, sums = ole_backend.grow(blocks_of("seeds", 5), width)
     of_path = known_sums(sums, points ^ np.uint32((1 << depth) - 1), depth)
-    again = kernel.regrow(of_path, points, width).reshape(5, width, 2)
+    again = ole_backend.regrow(of_path, points, width).reshape(5, width, 2)
     assert (again[:, 0] == 0).all()
     assert (again[:, 1:] != leaves.reshape(5, width, 2)[:, 1:]).any(axis=2).all()
 
 
 @pytest.mark.parametrize("trees", [0, 1, 2, 551, 552])
-def test_trees_are_alone(kernel: Backend, trees: int) -> None:
+def test_trees_are_alone(ole_backend: Backend, trees: int) -> None:
     width, points = 30, np.array([(7 * tree + 29) % 30 for tree in range(trees)], np.uint32)
-    leaves, sums = kernel.grow(blocks("seeds", trees), width)
-    again = kernel.regrow(known_sums(sums, points, 5), points, width)
+    leaves, sums = ole_backend.grow(blocks_of("seeds", trees), width)
+    again = ole_backend.regrow(known_sums(sums, points, 5), points, width)
     for tree in (0, 1, trees // 2, trees - 1) if trees > 2 else range(trees):
-        alone, sums_alone = kernel.grow(blocks("seeds", trees)[tree : tree + 1], width)
+        alone, sums_alone = ole_backend.grow(blocks_of("seeds", trees)[tree : tree + 1], width)
         assert (leaves[tree * width : (tree + 1) * width] == alone).all()
         alone[points[tree]] = 0
         assert (again[tree * width : (tree + 1) * width] == alone).all()
         assert (sums[10 * tree : 10 * tree + 10] == sums_alone).all()
 
 
-def test_a_tree_of_one_leaf_is_its_seed(kernel: Backend) -> None:
-    seeds = blocks("seeds", 4)
-    leaves, sums = kernel.grow(seeds, 1)
+def test_a_tree_of_one_leaf_is_its_seed(ole_backend: Backend) -> None:
+    seeds = blocks_of("seeds", 4)
+    leaves, sums = ole_backend.grow(seeds, 1)
     assert (leaves == seeds).all()
     assert sums.shape == (0, 2)
-    assert (kernel.regrow(sums, np.zeros(4, np.uint32), 1) == np.zeros((4, 2))).all()
+    assert (ole_backend.regrow(sums, np.zeros(4, np.uint32), 1) == np.zeros((4, 2))).all()
 
 
-def test_the_permutations_are_those_of_pi_and_e(kernel: Backend) -> None:
+def test_the_permutations_are_those_of_pi_and_e(ole_backend: Backend) -> None:
     """The first 128 bits of the fractional part of pi (as in Blowfish) and of e - 2 (as in many libraries)."""
-    leaves, _ = kernel.grow(from_numbers([0]), 2)
+    leaves, _ = ole_backend.grow(from_numbers([0]), 2)
     keys = (bytes.fromhex("243f6a8885a308d313198a2e03707344"), bytes.fromhex("b7e151628aed2a6abf7158809cf4f3c7"))
     assert numbers(leaves) == [aes(key, [0])[0] for key in keys]
