@@ -1,4 +1,4 @@
-"""Tests that gcc and clang compile the kernel without warnings, with the same results on every CPU path."""
+"""Tests that gcc and clang compile the kernels without warnings, with the same results on every CPU path."""
 
 from __future__ import annotations
 
@@ -7,30 +7,35 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from support.kernel.programs import HARDENING, OPTIONS, PATHS, SOURCES, WARNINGS, Build, compile_c, run, tool
+from support.kernel.programs import HARDENING, KERNELS, WARNINGS, Build, Kernel, compile_c, label, run, tool
 
 # gcc gives some warnings only when it optimises.
 COMPILERS = {"gcc": "-c", "clang": "-fsyntax-only"}
 
+on_every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=label)
+
 
 @pytest.mark.sample(4)
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    ("kernel", "source"),
+    [(kernel, source) for kernel in KERNELS for source in kernel.sources],
+    ids=lambda of: label(of) or of.name,
+)
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_no_warning(compiler: str, source: Path, tmp_path: Path) -> None:
-    include = f"-I{sysconfig.get_path('include')}"
-    compile_c(
-        tool(compiler, compiler), *OPTIONS, *HARDENING, *WARNINGS, include, COMPILERS[compiler], source, cwd=tmp_path
-    )
+def test_no_warning(compiler: str, kernel: Kernel, source: Path, tmp_path: Path) -> None:
+    options = [*kernel.options, *HARDENING, *WARNINGS, f"-I{sysconfig.get_path('include')}"]
+    compile_c(tool(compiler, compiler), *options, COMPILERS[compiler], source, cwd=tmp_path)
 
 
 @pytest.mark.slow
-def test_all_paths_and_compilers_give_the_same_results(tmp_path: Path) -> None:
+@on_every_kernel
+def test_all_paths_and_compilers_give_the_same_results(kernel: Kernel, tmp_path: Path) -> None:
     results = {}
     for compiler in COMPILERS:
         folder = tmp_path / compiler
         folder.mkdir()
-        program = Build.make(folder, tool(compiler, compiler)).program("ctime")
-        for path in PATHS:
+        program = Build.make(kernel, folder, tool(compiler, compiler)).program("ctime")
+        for path in kernel.paths:
             done = run(program, path)
             assert done.returncode == 0
             results[compiler, path] = done.stdout
@@ -39,17 +44,18 @@ def test_all_paths_and_compilers_give_the_same_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_clang_builds_the_extension(tmp_path: Path) -> None:
+@on_every_kernel
+def test_clang_builds_the_extension(kernel: Kernel, tmp_path: Path) -> None:
     include = f"-I{sysconfig.get_path('include')}"
     extension = tmp_path / "_native.abi3.so"
     compile_c(
         tool("clang", "clang"),
-        *OPTIONS,
+        *kernel.options,
         *HARDENING,
         include,
         "-shared",
         "-fPIC",
-        *SOURCES,
+        *kernel.sources,
         "-o",
         extension,
         cwd=tmp_path,
@@ -62,4 +68,4 @@ def test_clang_builds_the_extension(tmp_path: Path) -> None:
         "print(*native.paths())\n"
     )
     done = run(sys.executable, "-c", code)
-    assert sorted(done.stdout.split()) == sorted(PATHS)
+    assert sorted(done.stdout.split()) == sorted(kernel.paths)

@@ -17,7 +17,8 @@ import pytest
 from support.kernel.programs import missing, run, tool
 
 ROOT = Path(__file__).parents[2]
-SOURCES = {path.name for path in (ROOT / "psicli" / "curve" / "native_src").iterdir()}
+SOURCES = {str(path.relative_to(ROOT)) for path in ROOT.glob("psicli/*/native_src/*")}
+KERNELS = ["psicli/curve/_native.abi3.so", "psicli/ole/_native.abi3.so"]
 # Those of job files and of pages.
 TEMPLATES = {
     str(path.relative_to(ROOT))
@@ -95,13 +96,15 @@ def build(folder: Path, what: str, env: Mapping[str, str], copied: str = "checko
 def test_a_source_archive_holds_all_c_sources_and_templates(tmp_path: Path) -> None:
     with tarfile.open(build(tmp_path, "sdist", {})) as archive:
         found = [Path(name) for name in archive.getnames()]
-    assert {path.name for path in found if path.parent.name == "native_src"} == SOURCES
-    assert {"/".join(path.parts[1:]) for path in found} >= TEMPLATES
+    names = {"/".join(path.parts[1:]) for path in found}
+    assert {name for name in names if name.endswith((".c", ".h"))} == SOURCES
+    assert names >= TEMPLATES
 
 
-def test_the_kernel_is_hardened() -> None:
+@pytest.mark.parametrize("package", ["curve", "ole"])
+def test_the_kernel_is_hardened(package: str) -> None:
     """This is the kernel that all other tests use."""
-    found = importlib.util.find_spec("psicli.curve._native")
+    found = importlib.util.find_spec(f"psicli.{package}._native")
     if found is None or found.origin is None:
         missing("the native kernel", "gcc")
     check_hardened(Path(found.origin))
@@ -130,10 +133,11 @@ def test_two_builds_give_the_same_wheel_without_a_path_of_this_machine(tmp_path:
         wheels.append(build(folder, "wheel", env, copied))
     assert wheels[0].read_bytes() == wheels[1].read_bytes()
     with zipfile.ZipFile(wheels[0]) as wheel:
-        kernel = Path(wheel.extract("psicli/curve/_native.abi3.so", tmp_path))
-    check_hardened(kernel)
-    for folder in (tmp_path, ROOT, Path(sys.prefix), Path(sys.base_prefix)):
-        assert str(folder).encode() not in kernel.read_bytes()
+        kernels = [Path(wheel.extract(name, tmp_path)) for name in KERNELS]
+    for kernel in kernels:
+        check_hardened(kernel)
+        for folder in (tmp_path, ROOT, Path(sys.prefix), Path(sys.base_prefix)):
+            assert str(folder).encode() not in kernel.read_bytes()
 
 
 @pytest.mark.more
@@ -145,7 +149,7 @@ def test_a_compiler_without_an_option_still_builds_the_kernel(tmp_path: Path) ->
     )
     old.chmod(0o755)
     built = build(tmp_path, "wheel", {"CC": str(old)})
-    assert "psicli/curve/_native.abi3.so" in zipfile.ZipFile(built).namelist()
+    assert {*zipfile.ZipFile(built).namelist()} >= {*KERNELS}
 
 
 @pytest.mark.slow
@@ -153,9 +157,9 @@ def test_a_wheel_works_with_every_python_from_3_11_and_holds_no_c_sources(tmp_pa
     built = build(tmp_path, "wheel", {})
     assert "-cp311-abi3-" in built.name
     names = zipfile.ZipFile(built).namelist()
-    assert "psicli/curve/_native.abi3.so" in names
+    assert {*names} >= {*KERNELS}
     assert not [name for name in names if "native_src" in name]
-    assert "psicli/curve/_native.pyi" in names
+    assert {*names} >= {"psicli/curve/_native.pyi", "psicli/ole/_native.pyi"}
 
 
 def test_without_a_compiler_it_still_installs(tmp_path: Path) -> None:

@@ -88,10 +88,11 @@ static void substitute(planes *a) {
 
 /* Byte 4c + r of a block is row r of column c. */
 static void shift_rows(planes *a) {
+    static const uint64_t ROW = 0x1111111111111111;
     for (int b = 0; b < PLANES; b++) {
-        uint64_t x = a->bit[b], y = x & 0x1111111111111111;
+        uint64_t x = a->bit[b], y = x & ROW;
         for (int r = 1; r < 4; r++) {
-            uint64_t row = x & (0x1111111111111111 << r), low = ((uint64_t)1 << (16 - 4 * r)) - 1;
+            uint64_t row = x & (ROW << r), low = ((uint64_t)1 << (16 - 4 * r)) - 1;
             uint64_t lanes = low * 0x0001000100010001;
             y |= ((row >> (4 * r)) & lanes) | ((row << (16 - 4 * r)) & ~lanes);
         }

@@ -3,6 +3,9 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <string.h>
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 
 #include "ole.h"
 
@@ -15,14 +18,25 @@ static const ole_path *const PATHS[] = {
 };
 #define PATH_COUNT (sizeof PATHS / sizeof *PATHS)
 
+#ifdef __x86_64__
+static int has_aesni(void) {
+    return __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1");
+}
+
+/* Some compilers do not know this feature by name. AVX2 also needs a system that saves the registers. */
+static int has_vaes(void) {
+    unsigned a, b, c = 0, d;
+    return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 9 & 1;
+}
+#endif
+
 static int is_supported(const ole_path *path) {
 #ifdef __x86_64__
     __builtin_cpu_init();
-    int aesni = __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1");
     if (path == &ole_vaes)
-        return aesni && __builtin_cpu_supports("vaes") && __builtin_cpu_supports("avx2");
+        return has_aesni() && has_vaes();
     if (path == &ole_aesni)
-        return aesni;
+        return has_aesni();
 #endif
     return path == &ole_portable;
 }

@@ -1,6 +1,11 @@
 /* The path for processors with AES-NI and CLMUL. */
 #ifdef __x86_64__
-#pragma GCC target("aes,pclmul,sse4.1,bmi")
+#include <immintrin.h>
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("aes,pclmul,sse4.1"))), apply_to = function)
+#else
+#pragma GCC target("aes,pclmul,sse4.1")
+#endif
 #include "field.h"
 
 #include "aes_x86.h"
@@ -32,4 +37,7 @@ static void aes_blocks(const aes_key *key, block *out, const block *in, size_t n
 #define PATH ole_aesni
 #define PATH_NAME "aesni"
 #include "kernel.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 #endif

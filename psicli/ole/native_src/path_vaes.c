@@ -1,6 +1,11 @@
 /* The path for processors with VAES and AVX2. */
 #ifdef __x86_64__
-#pragma GCC target("aes,pclmul,avx2,vaes,bmi,bmi2")
+#include <immintrin.h>
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("aes,pclmul,avx2,vaes"))), apply_to = function)
+#else
+#pragma GCC target("aes,pclmul,avx2,vaes")
+#endif
 #include "field.h"
 
 #include "aes_x86.h"
@@ -35,4 +40,7 @@ static void aes_blocks(const aes_key *key, block *out, const block *in, size_t n
 #define PATH ole_vaes
 #define PATH_NAME "vaes"
 #include "kernel.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 #endif

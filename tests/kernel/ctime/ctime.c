@@ -1,4 +1,4 @@
-/* Run the kernel on secrets that a checker treats as uninitialised memory. The checker reports a branch or an address
+/* Run a kernel on secrets that a checker treats as uninitialised memory. The checker reports a branch or an address
  * that depends on one.
  *
  *   ctime PATH [branch | address | overflow | undefined]
@@ -75,12 +75,12 @@ static volatile int sink;
 static _Noreturn void plant(const char *error, work *w) {
     uint8_t table[256] = {0};
     if (strcmp(error, "branch") == 0) {
-        if (w->out[0] & 1)
+        if (w->out.bytes[0] & 1)
             sink = 1;
     } else if (strcmp(error, "address") == 0) {
-        sink = table[w->out[0]];
+        sink = table[w->out.bytes[0]];
     } else if (strcmp(error, "overflow") == 0) {
-        sink = w->points[32 * w->count];
+        sink = w->secrets[0].bytes[w->secrets[0].size];
     } else if (strcmp(error, "undefined") == 0) {
         sink = INT_MAX + (int)w->count;
     } else {
@@ -89,30 +89,29 @@ static _Noreturn void plant(const char *error, work *w) {
     exit(0);
 }
 
-static void print_bytes(const uint8_t *bytes, size_t size) {
+static void print_region(const region *r) {
     putchar(' ');
-    for (size_t i = 0; i < size; i++)
-        printf("%02x", bytes[i]);
+    for (size_t i = 0; i < r->size; i++)
+        printf("%02x", r->bytes[i]);
 }
 
-static void run(const psicli_path *path, const operation *o, size_t count, const char *error) {
+static void run(const kernel_path *path, const operation *o, size_t count, const char *error) {
     work w = make_work(o, count);
-    hide(w.points, 32 * count);
-    hide(w.scalar, 32);
-    hide(w.data, w.data_size);
+    for (size_t i = 0; i < MOST_SECRETS; i++)
+        hide(w.secrets[i].bytes, w.secrets[i].size);
     o->run(path, &w);
     if (error != NULL && count > 0)
         plant(error, &w);
-    for (size_t i = 0; i < w.out_size; i++)
-        if (has_secret(o, i / o->size) && !is_hidden(w.out + i)) {
+    for (size_t i = 0; i < w.out.size; i++)
+        if (has_secret(o, i / o->size) && !is_hidden(w.out.bytes + i)) {
             fprintf(stderr, "the checker lost track of secrets: %s of %zu\n", o->name, count);
             exit(1);
         }
-    show(w.out, w.out_size);
-    show(w.flags, count);
+    show(w.out.bytes, w.out.size);
+    show(w.flags.bytes, w.flags.size);
     printf("%s %zu", o->name, count);
-    print_bytes(w.out, w.out_size);
-    print_bytes(w.flags, count);
+    print_region(&w.out);
+    print_region(&w.flags);
     putchar('\n');
     drop_work(&w);
 }
@@ -120,7 +119,7 @@ static void run(const psicli_path *path, const operation *o, size_t count, const
 int main(int argc, char **argv) {
     if (argc != 2 && argc != 3)
         return 2;
-    const psicli_path *path = find_path(argv[1]);
+    const kernel_path *path = find_path(argv[1]);
     for (size_t i = 0; i < COUNT_COUNT; i++)
         for (size_t o = 0; o < OPERATION_COUNT; o++)
             run(path, &OPERATIONS[o], COUNTS[i], argc == 3 ? argv[2] : NULL);

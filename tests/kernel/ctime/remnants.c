@@ -1,9 +1,9 @@
-/* Check that the kernel leaves nothing on the stack that depends on a secret.
+/* Check that a kernel leaves nothing on the stack that depends on a secret.
  *
  *   remnants PATH [leave]
  *
  * Runs each operation twice on a separate stack, with different secrets and everything else equal. Both stacks must be
- * equal afterwards. The second argument plants a copy of the scalar. Prints how much stack each operation used [bytes].
+ * equal afterwards. The second argument plants a copy of the second secret. Prints how much stack each operation used [bytes].
  */
 #define _DEFAULT_SOURCE
 #include <sys/mman.h>
@@ -17,7 +17,7 @@
 #define UNTOUCHED 0xa5
 
 static struct {
-    const psicli_path *path;
+    const kernel_path *path;
     const operation *operation;
     work *work;
     int leave;
@@ -25,16 +25,16 @@ static struct {
 
 static ucontext_t here, there;
 
-static void leave_scalar(void) {
-    volatile uint8_t copy[32];
-    for (size_t i = 0; i < sizeof copy; i++)
-        copy[i] = job.work->scalar[i];
+static void leave_secret(void) {
+    volatile uint8_t left[16];
+    for (size_t i = 0; i < sizeof left; i++)
+        left[i] = job.work->secrets[1].bytes[i];
 }
 
 static void run_job(void) {
     job.operation->run(job.path, job.work);
     if (job.leave)
-        leave_scalar();
+        leave_secret();
 }
 
 /* Run the job on a stack, in a new process, because the dynamic linker leaves traces on the stack when a function is

@@ -1,4 +1,4 @@
-/* Check that the order of the kernel's instructions does not depend on a secret, on any CPU path of this machine.
+/* Check that the order of a kernel's instructions does not depend on a secret, on any CPU path of this machine.
  *
  *   steps PATH OPERATION [branch]
  *
@@ -36,17 +36,17 @@ static void record(int signal, siginfo_t *info, void *context) {
 
 static volatile uint8_t sink;
 
-static void run_stepping(const psicli_path *path, const operation *o, work *w, int plant) {
+static void run_stepping(const kernel_path *path, const operation *o, work *w, int plant) {
     step = 0;
     __asm__ volatile("pushfq; orq $" TRAP_FLAG ", (%%rsp); popfq" ::: "memory", "cc");
     o->run(path, w);
-    if (plant && w->out[0] & 1)
+    if (plant && w->out.bytes[0] & 1)
         sink = 1;
     __asm__ volatile("pushfq; andq $~" TRAP_FLAG ", (%%rsp); popfq" ::: "memory", "cc");
 }
 
 /* Return whether an operation takes the same steps for two secrets. */
-static int is_steady(const psicli_path *path, const operation *o, int plant) {
+static int is_steady(const kernel_path *path, const operation *o, int plant) {
     work w = make_work(o, 1);
     o->run(path, &w); /* so that the dynamic linker finds all functions before the steps are recorded */
     run_stepping(path, o, &w, plant);

@@ -1,4 +1,4 @@
-"""Compiles the C kernel with the extension's options, and links it with the programs of tests/kernel/ctime."""
+"""Compiles a kernel in C with its extension's options, and links it with the programs of tests/kernel/ctime."""
 
 from __future__ import annotations
 
@@ -8,26 +8,68 @@ import runpy
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from support.kernel import backends
 
+from psicli import ole
+
 ROOT = Path(__file__).parents[3]
 PROGRAMS = ROOT / "tests" / "kernel" / "ctime"
-EXTENSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"][0]
-SOURCES = [ROOT / name for name in EXTENSION["sources"]]
-KERNEL = [path for path in SOURCES if path.name.startswith("path_")]
-OPTIONS = [*EXTENSION["extra-compile-args"], *(f"-D{name}={value}" for name, value in EXTENSION["define-macros"])]
-# What setup.py adds to the extension.
+EXTENSIONS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
+# What setup.py adds to the extensions.
 HARDENING: list[str] = runpy.run_path(str(ROOT / "setup.py"))["COMPILING"]
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
-# The CPU paths that this machine can run.
-PATHS = [name.removeprefix("native ") for name in backends.NATIVE]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel in C; package: psicli.curve or psicli.ole; paths: the CPU paths of it that this machine can run."""
+
+    package: str
+    paths: tuple[str, ...]
+
+    @property
+    def sources(self) -> list[Path]:
+        return [ROOT / name for name in self._extension["sources"]]
+
+    @property
+    def options(self) -> list[str]:
+        macros = (f"-D{name}={value}" for name, value in self._extension["define-macros"])
+        return [*self._extension["extra-compile-args"], *macros]
+
+    @property
+    def linked(self) -> list[Path]:
+        """The sources that the programs are linked with: those that need no Python."""
+        return [path for path in self.sources if path.name != "module.c"]
+
+    @property
+    def _extension(self) -> Mapping[str, Any]:
+        (found,) = (extension for extension in EXTENSIONS if extension["name"] == f"psicli.{self.package}._native")
+        return found
+
+
+def _paths(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name.removeprefix("native ") for name in names if name.startswith("native "))
+
+
+CURVE = Kernel("curve", _paths(backends.NATIVE))
+OLE = Kernel("ole", _paths(ole.BACKENDS))
+KERNELS = [CURVE, OLE]
+# Each kernel with each of its CPU paths, and what tests call the pairs.
+CASES = [(kernel, path) for kernel in KERNELS for path in kernel.paths]
+
+
+def label(of: object) -> str | None:
+    return of.package if isinstance(of, Kernel) else None
+
+
+on_every_path = pytest.mark.parametrize(("kernel", "path"), CASES, ids=label)
 
 
 def tool(command: str, package: str) -> str:
@@ -74,26 +116,30 @@ def alone(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Build:
-    """The kernel's object files, compiled without warnings, and the programs linked with them; each is made once."""
+    """A kernel's object files, compiled without warnings, and the programs linked with them; each is made once."""
 
+    kernel: Kernel
     folder: Path
     compiler: str
     options: tuple[str, ...]
 
     @staticmethod
-    def make(folder: Path, compiler: str, *options: str) -> Build:
-        """Compile the kernel with the extension's options and the given ones."""
-        build = Build(folder, compiler, (*OPTIONS, *WARNINGS, "-g", *options, "-I", str(KERNEL[0].parent)))
+    def make(kernel: Kernel, folder: Path, compiler: str, *options: str) -> Build:
+        """Compile a kernel with the extension's options and the given ones, in a folder of its own in this one."""
+        includes = ["-I", str(kernel.sources[0].parent), "-I", str(PROGRAMS / kernel.package)]
+        folder = folder / kernel.package
+        folder.mkdir(exist_ok=True)
+        build = Build(kernel, folder, compiler, (*kernel.options, *WARNINGS, "-g", *options, *includes))
         with alone(folder):
             if not (folder / "made").exists():
-                compile_c(compiler, *build.options, "-c", *KERNEL, cwd=folder)
+                compile_c(compiler, *build.options, "-c", *kernel.linked, cwd=folder)
                 (folder / "made").touch()
         return build
 
     def program(self, name: str, *options: str) -> Path:
         """Compile a program and link it with the kernel."""
         made = self.folder / name
-        objects = [f"{path.stem}.o" for path in KERNEL]
+        objects = [f"{path.stem}.o" for path in self.kernel.linked]
         source = PROGRAMS / f"{name}.c"
         with alone(self.folder):
             if not made.exists():
