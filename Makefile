@@ -123,7 +123,7 @@ bench: $(VENV)/.test-installed
 
 # The same for other PSI libraries on the same files, in one table. The table names libraries that are not installed.
 bench-peers: $(VENV)/.test-installed $(PEER_VENV)/.installed
-	$(BIN)/python tests/bench/libraries/peers.py --rows $(PEER_ROWS) --runs $(RUNS)
+	PYTHONPATH=tests/bench $(BIN)/python tests/bench/libraries/peers.py --rows $(PEER_ROWS) --runs $(RUNS) $(LINK:%=--link %)
 
 # A hundred small files as tasks of one session, as one task, and as separate runs; also with SPU, if bench-peers has
 # installed it.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -135,6 +136,14 @@ def interface_bytes(path: str) -> int | None:
             if name.strip() == LINK:
                 return int(counters.split()[8])
     return None
+
+
+def sent_by(namespace: str) -> int:
+    """Return how much a namespace's end of the link has sent [bytes]."""
+    shown = subprocess.run(
+        ["ip", "-n", namespace, "-j", "-s", "link", "show", "dev", LINK], check=True, capture_output=True
+    )
+    return int(json.loads(shown.stdout)[0]["stats64"]["tx"]["bytes"])
 
 
 @dataclass(frozen=True)

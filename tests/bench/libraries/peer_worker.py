@@ -6,7 +6,9 @@ import csv
 import importlib.util
 import socket
 import sys
+import time
 import types
+from contextlib import suppress
 from io import BufferedRWPair
 from pathlib import Path
 
@@ -14,25 +16,25 @@ RECEIVER, SENDER = "alice", "bob"
 
 
 def main() -> None:
-    library, folder, rows, timeout, party, own_port, peer_port = sys.argv[1:]
+    library, folder, rows, timeout, party, own, peer = sys.argv[1:]
     try:
         if library == "openmined":
-            run_openmined(party, Path(folder), int(own_port), int(peer_port), int(rows))
+            run_openmined(party, Path(folder), own, peer, int(rows))
         else:
-            run_spu(library, party, Path(folder), int(own_port), int(peer_port), int(timeout))
+            run_spu(library, party, Path(folder), own, peer, int(timeout))
     except Exception as error:
         cause = str(error).partition("\n")[0]
         sys.exit(f"ERROR {type(error).__name__}: {cause}")
 
 
-def run_spu(library: str, party: str, folder: Path, own_port: int, peer_port: int, timeout: int) -> None:
+def run_spu(library: str, party: str, folder: Path, own: str, peer: str, timeout: int) -> None:
     """Run SPU's psi_execute with as little work as possible: unique keys, no sorting, no checkpoints, one receiver."""
     psi, link = import_spu()
     protocol, _, curve = library.partition(":")
     desc = link.Desc()
     desc.id = "bench"
     for name in (RECEIVER, SENDER):
-        desc.add_party(name, f"127.0.0.1:{own_port if name == party else peer_port}")
+        desc.add_party(name, own if name == party else peer)
     # The other party sends nothing while it computes, and the defaults give up after 20 and 30 s.
     desc.recv_timeout_ms = desc.http_timeout_ms = timeout * 1000
     desc.connect_retry_times, desc.connect_retry_interval_ms = 600, 100
@@ -65,7 +67,7 @@ def import_spu():  # type: ignore[no-untyped-def]
     return psi, link
 
 
-def run_openmined(party: str, folder: Path, own_port: int, peer_port: int, rows: int) -> None:
+def run_openmined(party: str, folder: Path, own: str, peer: str, rows: int) -> None:
     """Run OpenMined's client (the receiver) or server over one connection, with a length before each message."""
     import private_set_intersection.python as openmined
 
@@ -74,7 +76,7 @@ def run_openmined(party: str, folder: Path, own_port: int, peer_port: int, rows:
     keys = [row[0] for row in table]
     if party == SENDER:
         server = openmined.server.CreateWithNewKey(True)
-        with socket.create_server(("127.0.0.1", own_port)) as listener, listener.accept()[0].makefile("rwb") as stream:
+        with socket.create_server(address(own)) as listener, listener.accept()[0].makefile("rwb") as stream:
             # RAW is exact; the false-positive rate concerns the other structures. The client masks at the same time.
             setup = server.CreateSetupMessage(1e-9, rows, keys, openmined.DataStructure.RAW)
             request = openmined.Request.FromString(receive(stream))
@@ -82,7 +84,7 @@ def run_openmined(party: str, folder: Path, own_port: int, peer_port: int, rows:
             send(stream, server.ProcessRequest(request).SerializeToString())
         return
     client = openmined.client.CreateWithNewKey(True)
-    with socket.create_connection(("127.0.0.1", peer_port)).makefile("rwb") as stream:
+    with dialled(peer).makefile("rwb") as stream:
         send(stream, client.CreateRequest(keys).SerializeToString())
         setup = openmined.ServerSetup.FromString(receive(stream))
         response = openmined.Response.FromString(receive(stream))
@@ -91,6 +93,19 @@ def run_openmined(party: str, folder: Path, own_port: int, peer_port: int, rows:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(table[index] for index in matched)
+
+
+def address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host, int(port)
+
+
+def dialled(text: str) -> socket.socket:
+    """Connect to the peer, as soon as it listens."""
+    while True:
+        with suppress(ConnectionRefusedError):
+            return socket.create_connection(address(text))
+        time.sleep(0.02)
 
 
 def send(stream: BufferedRWPair, message: bytes) -> None:

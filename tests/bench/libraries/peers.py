@@ -5,6 +5,9 @@ of both, the peak memory of each process as the kernel counts it, and the bytes 
 listening port. The relay holds a caller until the port listens, so that dialling too early costs nothing. Each library
 first runs once on a few rows, which is not measured. The table says which libraries found wrong rows, failed or are not
 installed.
+
+With --link the parties run in two network namespaces instead, joined by a link of that rate, and the bytes are those
+that the link has sent. This needs root and the programs ip and tc of iproute2.
 """
 
 from __future__ import annotations
@@ -23,18 +26,22 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import network
+
 PARTIES = RECEIVER, SENDER = "alice", "bob"
 WORKER = Path(__file__).with_name("peer_worker.py")
 PEERS_PYTHON = Path(__file__).parents[3] / ".venv-peers" / "bin" / "python"
-# Name -> the argument of the worker; for psicli, the format of the inputs.
+# Name -> the argument of the worker; for psicli, the protocol and the format of the inputs.
 CONTENDERS = {
-    "psicli": "csv",
-    "psicli-parquet": "parquet",
+    "psicli": "ecdh:csv",
+    "psicli-parquet": "ecdh:parquet",
+    "psicli-rr22": "rr22:csv",
+    "psicli-rr22-parquet": "rr22:parquet",
     "spu-fourq": "PROTOCOL_ECDH:CURVE_FOURQ",
     "spu-25519": "PROTOCOL_ECDH:CURVE_25519",
     "spu-rr22": "PROTOCOL_RR22",
@@ -48,9 +55,9 @@ JOB = """\
 job: bench
 cluster:
   nodes:
-    - {{party: alice, address: "127.0.0.1:{relayed}", listen_address: "127.0.0.1:{port}"}}
+    - {{party: alice, address: "{reached}", listen_address: "{listens}"}}
     - {{party: bob}}
-psi: {{receiver: alice}}
+{tls}psi: {{receiver: alice, protocol: {protocol}}}
 tasks:
   - name: rows
     keys: {{alice: [id], bob: [id]}}
@@ -61,7 +68,8 @@ FOOTNOTE = """\
 seconds      from the start of both processes to the exit of both
 ratio        compared with psicli on the same CSV files
 receiver     and sender: peak memory of the process
-on the wire  TCP payload in both directions, counted by the same relay for all; a pair: per row of each party"""
+on the wire  TCP payload in both directions, counted by the same relay for all, or, with --link, whole Ethernet frames;
+             a pair: per row of each party"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,15 @@ class Outcome:
     matched: int
     right: bool
     curve_code: str
+
+
+@dataclass(frozen=True)
+class Route:
+    """How to reach a party: where it listens, and what the peer dials; before: a prefix of its command."""
+
+    listens: str
+    reached: str
+    before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,8 +111,13 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
     parser.add_argument("--timeout", type=int, default=1800, help="limit for one run of one library [s] (%(default)s)")
     parser.add_argument("--peers-python", type=Path, default=PEERS_PYTHON, help="interpreter that has the libraries")
+    parser.add_argument("--link", metavar="RATE", help="join the parties by a link of this rate, such as 10mbit")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.link and (reason := network.missing()):
+        sys.exit(f"Cannot measure here: {reason}.")
+    # Turn SIGTERM into an exception, so that the namespaces are removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = [name for name in CONTENDERS if name in (options.only or CONTENDERS)]
     outcomes: dict[str, list[Outcome]] = {name: [] for name in names}
     failures: dict[str, str] = {}
@@ -153,22 +175,24 @@ def key_of(number: int) -> str:
 
 def measure(name: str, inputs: Path, rows: int, options: argparse.Namespace) -> Outcome:
     """Run both parties in a new folder, since some libraries leave files there that speed up later runs."""
-    with tempfile.TemporaryDirectory(dir=inputs.parent) as place, relays() as (ports, relayed, passed):
+    link = linked(options.link) if options.link else relays()
+    with tempfile.TemporaryDirectory(dir=inputs.parent) as place, link as (routes, passed):
         folder = Path(place)
         for file in inputs.iterdir():
             os.link(file, folder / file.name)
         if name.startswith("psicli"):
-            commands = psicli_commands(name, folder, ports, relayed)
+            commands = psicli_commands(name, folder, routes, options)
         else:
-            commands = worker_commands(name, folder, ports, relayed, rows, options)
+            commands = worker_commands(name, folder, routes, rows, options)
         started = time.monotonic()
         exits = run_both(commands, folder, options.timeout)
         seconds = time.monotonic() - started
+        wire = passed()
         matched, right = check_output(folder / f"{RECEIVER}-out.csv", rows)
         said = {party: (folder / f"{party}.stdout").read_text(errors="replace") for party in PARTIES}
         remove_traces("".join(said.values()))
     receiver, sender = (exits[party].peak_bytes for party in PARTIES)
-    return Outcome(seconds, receiver, sender, sum(passed), matched, right, curve_code(said[RECEIVER]))
+    return Outcome(seconds, receiver, sender, wire, matched, right, curve_code(said[RECEIVER]))
 
 
 def curve_code(said: str) -> str:
@@ -183,20 +207,24 @@ def remove_traces(said: str) -> None:
         Path(path).unlink(missing_ok=True)
 
 
-def psicli_commands(name: str, folder: Path, ports: dict[str, int], relayed: dict[str, int]) -> dict[str, list[str]]:
-    job = folder / "job.yaml"
-    job.write_text(JOB.format(port=ports[RECEIVER], relayed=relayed[RECEIVER], suffix=CONTENDERS[name]))
+def psicli_commands(
+    name: str, folder: Path, routes: dict[str, Route], options: argparse.Namespace
+) -> dict[str, list[str]]:
+    protocol, suffix = CONTENDERS[name].split(":")
+    job, own = folder / "job.yaml", routes[RECEIVER]
+    addresses = {"reached": own.reached, "listens": own.listens, "tls": "  tls: insecure\n" if options.link else ""}
+    job.write_text(JOB.format(**addresses, protocol=protocol, suffix=suffix))
     command = [sys.executable, "-m", "psicli", "run"]
     command += ["--json", "--quiet", "--config", str(job), "--party"]
-    return {party: [*command, party] for party in PARTIES}
+    return {party: [*routes[party].before, *command, party] for party in PARTIES}
 
 
 def worker_commands(
-    name: str, folder: Path, ports: dict[str, int], relayed: dict[str, int], rows: int, options: argparse.Namespace
+    name: str, folder: Path, routes: dict[str, Route], rows: int, options: argparse.Namespace
 ) -> dict[str, list[str]]:
     command = [str(options.peers_python), str(WORKER), CONTENDERS[name], str(folder), str(rows), str(options.timeout)]
     return {
-        party: [*command, party, str(ports[party]), str(relayed[peer])]
+        party: [*routes[party].before, *command, party, routes[party].listens, routes[peer].reached]
         for party, peer in zip(PARTIES, reversed(PARTIES), strict=True)
     }
 
@@ -240,7 +268,7 @@ def start(command: list[str], folder: Path, party: str) -> int:
     try:
         # Keep benchmark runs out of this user's ledger.
         own = {"TMPDIR": str(folder), "PSICLI_STATE_DIR": str(folder / "state")}
-        return os.posix_spawn(command[0], command, os.environ | own, file_actions=actions)
+        return os.posix_spawnp(command[0], command, os.environ | own, file_actions=actions)
     except OSError as error:
         raise ContenderError(f"{command[0]}: {error.strerror}") from error
 
@@ -278,19 +306,39 @@ def check_output(path: Path, rows: int) -> tuple[int, bool]:
 
 
 @contextmanager
-def relays() -> Iterator[tuple[dict[str, int], dict[str, int], list[int]]]:
-    """Yield each party's listening port, the relay's port for it, and the sizes of all data that passed [bytes]."""
+def relays() -> Iterator[tuple[dict[str, Route], Callable[[], int]]]:
+    """Yield each party's route, through a relay, and a function that returns how much has passed [bytes]."""
     passed: list[int] = []
     listeners = {party: socket.create_server(("127.0.0.1", 0)) for party in PARTIES}
     ports = {party: free_port() for party in PARTIES}
     for party, listener in listeners.items():
         threading.Thread(target=accept_all, args=(listener, ports[party], passed), daemon=True).start()
     try:
-        yield ports, {party: listener.getsockname()[1] for party, listener in listeners.items()}, passed
+        yield (
+            {
+                party: Route(f"127.0.0.1:{ports[party]}", f"127.0.0.1:{listener.getsockname()[1]}")
+                for party, listener in listeners.items()
+            },
+            lambda: sum(passed),
+        )
     finally:
         for listener in listeners.values():
             listener.shutdown(socket.SHUT_RDWR)
             listener.close()
+
+
+@contextmanager
+def linked(rate: str) -> Iterator[tuple[dict[str, Route], Callable[[], int]]]:
+    """Yield each party's route, in a namespace of its own, and a function that returns what the link sent [bytes]."""
+    with network.namespaces(rate) as names:
+        addresses = {party: f"{network.ADDRESSES[party]}:{network.PORT}" for party in PARTIES}
+        yield (
+            {
+                party: Route(addresses[party], addresses[party], ("ip", "netns", "exec", name))
+                for party, name in names.items()
+            },
+            lambda: sum(map(network.sent_by, names.values())),
+        )
 
 
 def free_port() -> int:
@@ -356,18 +404,19 @@ def print_json(results: dict[str, Outcome | str], options: argparse.Namespace) -
 def print_table(results: dict[str, Outcome | str], options: argparse.Namespace) -> None:
     rows = options.rows
     base = results.get("psicli")
-    print(f"{rows:,} x {rows:,} rows, {rows - rows // 2:,} common; {os.cpu_count()} cores; runs: {options.runs}")
+    over = f"; over {options.link}" if options.link else ""
+    print(f"{rows:,} x {rows:,} rows, {rows - rows // 2:,} common; {os.cpu_count()} cores; runs: {options.runs}{over}")
     heads = f"{'receiver':>11} {'sender':>11} {'on the wire':>12} {'a pair':>9}"
-    print(f"{'':14} {'seconds':>9} {'ratio':>8} {heads} {'matched':>12}  curve code")
+    print(f"{'':20} {'seconds':>9} {'ratio':>8} {heads} {'matched':>12}  curve code")
     for name, result in results.items():
         if isinstance(result, str):
-            print(f"{name:14} failed: {result}")
+            print(f"{name:20} failed: {result}")
             continue
         ratio = "-" if base is None or isinstance(base, str) else f"{result.seconds / base.seconds:.2f}x"
         peaks = f"{result.receiver_peak_bytes / 1e6:8.1f} MB {result.sender_peak_bytes / 1e6:8.1f} MB"
         wire = f"{result.wire_bytes / 1e6:9.2f} MB {result.wire_bytes / rows:7.1f} B"
         found = f"{result.matched:12,}{'' if result.right else '  WRONG ROWS'}  {result.curve_code}".rstrip()
-        print(f"{name:14} {result.seconds:9.2f} {ratio:>8} {peaks} {wire} {found}")
+        print(f"{name:20} {result.seconds:9.2f} {ratio:>8} {peaks} {wire} {found}")
     print(FOOTNOTE)
     if any(isinstance(result, Outcome) and not result.right for result in results.values()):
         print("WRONG ROWS: the output does not hold exactly the common rows.")
