@@ -26,17 +26,14 @@ from psicli.curve import reference
 from psicli.curve.pool import set_threads, threads
 
 __all__ = [
-    "BACKENDS", "BASE_POINT", "DST", "HASH_BYTES", "HASH_KEY_BYTES", "ITEM_TAG", "PADDING_TAG", "POINT_BYTES",
-    "TOKEN_BYTES", "Backend", "backend", "digests", "frame_items", "hash_and_mask", "keyed_hashes", "mask",
-    "on_curve", "packed_items", "probe", "random_points", "self_test", "set_threads", "threads", "tokens",
-    "warn_of_fallback", "why_missing",
+    "BACKENDS", "DST", "HASH_BYTES", "HASH_KEY_BYTES", "ITEM_TAG", "PADDING_TAG", "POINT_BYTES", "TOKEN_BYTES",
+    "Backend", "backend", "digests", "frame_items", "hash_and_mask", "keyed_hashes", "mask", "on_curve", "packed_items",
+    "probe", "random_points", "self_test", "set_threads", "threads", "tokens", "warn_of_fallback", "why_missing",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 POINT_BYTES = 32
-# RFC 7748 section 4.1.
-BASE_POINT = b"\x09" + bytes(31)
 TOKEN_BYTES = 16
 # With 128 bits, the probability that any two of 2^30 items have the same hash is below 2^-68.
 HASH_BYTES = 16

@@ -14,10 +14,11 @@ from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from psicli import curve
 from psicli.core.peer_errors import PeerProtocolError
-from psicli.curve import BASE_POINT, POINT_BYTES, SCALAR_BYTES
+from psicli.curve import POINT_BYTES, SCALAR_BYTES
 from psicli.curve import reference as openssl
 from psicli.ole.blocks import BLOCK_BYTES, Blocks, bits, from_bytes, masks
 from psicli.protocol.rr22.sizes import DELTA_BITS
@@ -35,7 +36,7 @@ def choose(bin_sid: bytes, choices: Blocks) -> tuple[bytes, Scalars]:
     """
     count = 64 * choices.size
     scalars = np.frombuffer(bytearray(os.urandom(SCALAR_BYTES * count)), np.uint8).reshape(count, SCALAR_BYTES)
-    known = _words(b"".join(_product(BASE_POINT, scalar.data) for scalar in scalars))
+    known = _words(b"".join(_own_point(scalar.data) for scalar in scalars))
     hashed = _words(curve.random_points(count, bin_sid))
     swapped = (known ^ hashed) & masks(bits(choices))[:, None]
     return np.stack([known ^ swapped, hashed ^ swapped], axis=1).tobytes(), scalars
@@ -47,11 +48,11 @@ def offer(bin_sid: bytes, points: bytes) -> tuple[bytes, Blocks]:
     Raises PeerProtocolError for points that an honest peer never sends. Constant time in the scalar.
     """
     scalar = bytearray(os.urandom(SCALAR_BYTES))
-    own = _product(BASE_POINT, scalar)
+    own = _own_point(scalar)
     products, bad = curve.mask(points, scalar)
     scalar[:] = bytes(SCALAR_BYTES)
     if bad or not curve.on_curve(points):
-        raise PeerProtocolError(detail="it sent an invalid point for an oblivious transfer")
+        raise _invalid_point()
     shared = (products[at : at + POINT_BYTES] for at in range(0, len(products), POINT_BYTES))
     return own, _keys(bin_sid, points, own, ((at // 2, each) for at, each in enumerate(shared)))
 
@@ -62,7 +63,7 @@ def open_chosen(bin_sid: bytes, points: bytes, scalars: Scalars, peer: bytes) ->
     Raises PeerProtocolError for a point that an honest peer never sends. Constant time in the scalars.
     """
     if not curve.on_curve(peer):
-        raise PeerProtocolError(detail="it sent an invalid point for an oblivious transfer")
+        raise _invalid_point()
     return _keys(bin_sid, points, peer, enumerate(_product(peer, scalar.data) for scalar in scalars))
 
 
@@ -76,12 +77,21 @@ def _keys(bin_sid: bytes, points: bytes, point: bytes, products: Iterable[tuple[
     return from_bytes(memoryview(made))
 
 
-def _product(point: bytes, scalar: bytearray | memoryview) -> bytes:
-    """Return the product of a packed point; for a single one, OpenSSL is faster than the kernel."""
+def _own_point(scalar: bytearray | memoryview) -> bytes:
+    """Return the product of the base point. RFC 7748 section 6.1."""
+    return X25519PrivateKey.from_private_bytes(scalar).public_key().public_bytes_raw()
+
+
+def _product(point: bytes, scalar: memoryview) -> bytes:
+    """Return the product of a packed point with a scalar of its own, which OpenSSL computes faster than the kernel."""
     product, bad = openssl.mask(memoryview(point), scalar)
     if bad:
-        raise PeerProtocolError(detail="it sent an invalid point for an oblivious transfer")
+        raise _invalid_point()
     return product
+
+
+def _invalid_point() -> PeerProtocolError:
+    return PeerProtocolError(detail="it sent an invalid point for an oblivious transfer")
 
 
 def _words(points: bytes) -> npt.NDArray[np.uint64]:
