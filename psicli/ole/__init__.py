@@ -125,7 +125,7 @@ def backend() -> str:
         return name
     fastest = next(iter(BACKENDS))
     if fastest == reference.NAME:
-        curve.warn_of_fallback("rr22", _why_no_native, "30 to 100")
+        curve.warn_of_fallback("rr22", _why_no_native, "10 to 50")
     return fastest
 
 
