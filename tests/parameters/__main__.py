@@ -22,11 +22,15 @@ def main() -> int:
 
 def simulate() -> None:
     print("store: rows, band, runs, failures; measured and estimated security")
-    for rows, band, runs, _ in store.SIMULATED:
-        found = store.failures(rows, band, runs, seed=1)
-        measured = log2(runs / found) if found else float("nan")
-        estimate = store.upper_estimate(rows, rows * 11 // 10 + band, band)
-        print(f"{rows}, {band}, {runs}, {found}; {measured:.1f} and {estimate:.1f} bits", flush=True)
+    for simulated, run in (
+        (store.SIMULATED, store.failures),
+        (store.SIMULATED_BY_KERNEL, store.failures_of_kernel),
+    ):
+        for rows, band, runs, _ in simulated:
+            found = run(rows, band, runs, seed=1)
+            measured = log2(runs / found) if found else float("nan")
+            estimate = store.upper_estimate(rows, rows * 11 // 10 + band, band)
+            print(f"{rows}, {band}, {runs}, {found}; {measured:.1f} and {estimate:.1f} bits", flush=True)
     print("code: length; the lightest word of ours; of random ones")
     for length, _, _ in code.SEARCHED:
         print(f"{length}; {code.searched(length)}", flush=True)

@@ -1,9 +1,10 @@
 """How light the words of RR22's code are: a search in short codes made in the same way, and in random ones.
 
-ePrint 2023/882 argues for the distance of expand-convolute codes, and its authors' library has assumed 0.2 for weight
-21 and convolution 24, and 0.15 for weight 7 (github.com/osu-crypto/libOTe, ConfigureCode.cpp). These are assumptions
-about what a search finds, not about the true minimum distance, which is at most about 0.11 for any binary code of this
-rate. The noise is chosen for 0.15.
+ePrint 2023/882 argues for the distance of expand-convolute codes; it could not be read here. Its authors' library
+(github.com/osu-crypto/libOTe, ConfigureCode.cpp) assumed a relative distance of 0.1 for weight 7 and 0.15 for weight
+21, both with convolution 24, then raised these to 0.15 and 0.2 as estimates of a "pseudo min dist", and now uses other
+codes by default, with 0.25. These are assumptions about what a search finds, not about the true minimum distance, which
+is at most about 0.11 for any binary code of this rate. The noise of psicli is chosen for 0.15, the lower figure.
 
 This search (Lee and Brickell, 1988) would show a gross fault, such as a bad seed or a convolution that ends. It cannot
 show that there is no clever search. Long codes are out of its reach.
