@@ -12,10 +12,11 @@ from psicli.protocol.rr22.sizes import sizes
 
 
 @pytest.mark.more
-def test_two_hundred_rounds_of_random_items() -> None:
+@pytest.mark.parametrize("part", range(4))
+def test_fifty_rounds_of_random_items(part: int) -> None:
     seed = int.from_bytes(os.urandom(8), "little")
     rng = np.random.default_rng(seed)
-    for number in range(200):
+    for number in range(50 * part, 50 * part + 50):
         own, peer = (int(2 ** rng.uniform(0, 9)) for _ in range(2))
         common = int(rng.integers(0, min(own, peer) + 1))
         items = rng.integers(0, 1 << 64, (own + peer - common, 4), np.uint64)
