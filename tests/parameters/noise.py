@@ -141,7 +141,8 @@ def enumeration(noise: Noise) -> float:
 def groebner(noise: Noise, projected: bool = False) -> float:
     """Guess `places` places without noise in `blocks` blocks; solve the rest by its quadratic equations.
 
-    ePrint 2023/176: no two places of a block have noise. Projected, with x^2 = x in addition.
+    ePrint 2023/176: no two places of a block have noise. Projected, with x^2 = x in addition. The least on a grid of
+    guesses, which is a few bits above the least of all.
     """
     return min(
         _groebner(noise, blocks, places, projected)
