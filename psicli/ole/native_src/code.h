@@ -1,6 +1,7 @@
 /* The dual of the expand-convolute code, for elements of one or two blocks. ePrint 2023/882. */
 
-enum { TAPS = 24, WEIGHT = 21 };
+/* An element of the result is the sum of so many. */
+enum { WEIGHT = 21 };
 
 /* The first 16 bytes of SHA-256("psicli/v1/rr22/convolution\0") and of SHA-256("psicli/v1/rr22/expander\0"), so that
  * nobody chose the code. */
@@ -20,14 +21,14 @@ static void convolve(block *elements, size_t n, unsigned width) {
         uint32_t mask;
         memcpy(&mask, (const uint8_t *)masks + 4 * (i % (4 * CHUNK)), sizeof mask);
         mask |= 1;
-        size_t most = i < TAPS ? i : TAPS;
-        for (size_t tap = 0; tap < most; tap++) {
-            uint64_t chosen = -(uint64_t)(mask >> tap & 1);
-            for (unsigned w = 0; w < width; w++) {
-                elements[width * i + w].low ^= elements[width * (i - tap - 1) + w].low & chosen;
-                elements[width * i + w].high ^= elements[width * (i - tap - 1) + w].high & chosen;
-            }
+        block *element = elements + width * i;
+        if (i >= TAPS) {
+            add_taps(element, mask, width);
+            continue;
         }
+        for (unsigned tap = 0; tap < i; tap++)
+            for (unsigned w = 0; w < width; w++)
+                add_masked(element + w, element + w - width * (tap + 1), 1, -(uint64_t)(mask >> tap & 1));
     }
 }
 

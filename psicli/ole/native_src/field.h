@@ -4,6 +4,9 @@
 
 #include "ole.h"
 
+/* The convolution of the code adds some of so many elements before an element. */
+enum { TAPS = 24 };
+
 static inline block add(block a, block b) {
     return (block){a.low ^ b.low, a.high ^ b.high};
 }

@@ -20,13 +20,13 @@ static const ole_path *const PATHS[] = {
 
 #ifdef __x86_64__
 static int has_aesni(void) {
-    return __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1");
+    return __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("avx2");
 }
 
-/* Some compilers do not know this feature by name. AVX2 also needs a system that saves the registers. */
+/* Some compilers do not know this feature by name. */
 static int has_vaes(void) {
     unsigned a, b, c = 0, d;
-    return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 9 & 1;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 9 & 1;
 }
 #endif
 
@@ -313,6 +313,11 @@ static PyObject *module_expand(PyObject *self, PyObject *args) {
     return finish(b, 2);
 }
 
+/* A length below 0 is none of these. */
+static int is_length(size_t length) {
+    return require(length >= OLE_BAND && length <= UINT32_MAX, "a store has at least 256 positions, and below 2^32");
+}
+
 PyDoc_STRVAR(rows_doc, "rows(path, out, keys, length, seed) -> None\n\n"
                        "Write the row of each key in a store of `length` positions.");
 
@@ -330,7 +335,7 @@ static PyObject *module_rows(PyObject *self, PyObject *args) {
         return NULL;
     const ole_path *path = find_path(name);
     if (path != NULL && are_rows(&b[0], &n) && are_n_blocks(&b[1], n) && is_key(&b[2]) &&
-        require(length >= OLE_BAND, "a store has at least 256 positions"))
+        is_length((size_t)length))
         RUN(path->rows(b[0].buf, b[1].buf, n, (size_t)length, b[2].buf));
     return finish(b, 3);
 }
@@ -338,8 +343,7 @@ static PyObject *module_rows(PyObject *self, PyObject *args) {
 /* Return whether n rows are within a store, and set its length; set ValueError if not. The rows must not change during
  * the call. */
 static int are_within(const Py_buffer *rows, size_t *n, const Py_buffer *store, size_t *length) {
-    if (!are_rows(rows, n) || !are_blocks(store, length) ||
-        !require(*length >= OLE_BAND, "a store has at least 256 positions"))
+    if (!are_rows(rows, n) || !are_blocks(store, length) || !is_length(*length))
         return 0;
     const ole_row *row = rows->buf;
     uint64_t last = 0;

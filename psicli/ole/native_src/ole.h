@@ -62,10 +62,10 @@ typedef struct {
     /* The expander of the code: write `count` elements of its result from `first` on, each the sum of some of n (at
      * least 1) elements. */
     void (*expand)(block *out, size_t first, size_t count, const block *elements, size_t n, unsigned width);
-    /* Write the rows of n keys for a store of `length` positions, at least OLE_BAND. */
+    /* Write the rows of n keys for a store of `length` positions, at least OLE_BAND and below 2^32. */
     void (*rows)(ole_row *out, const block *keys, size_t n, size_t length, const uint8_t seed[16]);
     /* Fill the store so that each row's positions sum to its value; the positions that no row decides keep what `store`
-     * holds. Return 1, 0 if there is no solution, or -1 if memory runs out. */
+     * holds. All rows must be within the store. Return 1, 0 if there is no solution, or -1 if memory runs out. */
     int (*encode)(block *store, size_t length, const ole_row *rows, const block *values, size_t n);
     /* Write the sum of each row's positions. Return 0, or -1 if memory runs out. */
     int (*decode)(block *out, const block *store, size_t length, const ole_row *rows, size_t n);

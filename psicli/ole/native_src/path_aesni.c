@@ -1,14 +1,14 @@
-/* The path for processors with AES-NI and CLMUL. */
+/* The path for processors with AES-NI, CLMUL and AVX2. */
 #ifdef __x86_64__
 #include <immintrin.h>
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("aes,pclmul,sse4.1"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("aes,pclmul,avx2"))), apply_to = function)
 #else
-#pragma GCC target("aes,pclmul,sse4.1")
+#pragma GCC target("aes,pclmul,avx2")
 #endif
 #include "field.h"
 
-#include "aes_x86.h"
+#include "x86.h"
 
 #define LANES 8 /* blocks that are encrypted at the same time */
 
@@ -31,8 +31,6 @@ static void aes_blocks(const aes_key *key, block *out, const block *in, size_t n
         stored(out + done, _mm_aesenclast_si128(x, key->round[ROUNDS]));
     }
 }
-
-#include "band_portable.h"
 
 #define PATH ole_aesni
 #define PATH_NAME "aesni"

@@ -1,9 +1,7 @@
 /* The path for any processor. */
 #include "field.h"
 
-#include "aes_portable.h"
-
-#include "band_portable.h"
+#include "portable.h"
 
 #define PATH ole_portable
 #define PATH_NAME "portable"

@@ -1,4 +1,4 @@
-/* The path for processors with VAES and AVX2. */
+/* The path for processors with VAES, CLMUL and AVX2. */
 #ifdef __x86_64__
 #include <immintrin.h>
 #if defined(__clang__)
@@ -8,7 +8,7 @@
 #endif
 #include "field.h"
 
-#include "aes_x86.h"
+#include "x86.h"
 
 #define LANES 8 /* pairs of blocks that are encrypted at the same time */
 
@@ -34,8 +34,6 @@ static void aes_blocks(const aes_key *key, block *out, const block *in, size_t n
         stored(out + done, _mm_aesenclast_si128(x, key->round[ROUNDS]));
     }
 }
-
-#include "band_avx2.h"
 
 #define PATH ole_vaes
 #define PATH_NAME "vaes"

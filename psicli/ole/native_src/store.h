@@ -19,25 +19,39 @@ static void rows(ole_row *out, const block *keys, size_t n, size_t length, const
     }
 }
 
-/* Return the indices of rows in the order of their starts, or NULL if memory runs out. */
-static uint32_t *in_order(const ole_row *rows, size_t n, size_t length) {
-    /* Rows that share their first 64 positions may be in any order for decoding, but encoding wants them sorted well:
-     * a counting sort by start. */
-    size_t *ends = calloc(length + 1, sizeof *ends);
-    uint32_t *order = malloc((n ? n : 1) * sizeof *order);
-    if (ends != NULL && order != NULL) {
+/* So many positions, 2^NEAR_BITS, fit into the fastest cache together with a band. */
+enum { NEAR_BITS = 10 };
+
+typedef struct {
+    uint32_t start, row;
+} place;
+
+/* Return n rows in the order of bit `from` and the higher ones of their starts, or NULL if memory runs out: a radix sort
+ * from the lowest digit on. */
+static place *in_order(const ole_row *rows, size_t n, size_t length, unsigned from) {
+    enum { BITS = 11, BUCKETS = 1 << BITS };
+    place *sorted = malloc((n ? n : 1) * sizeof *sorted), *other = malloc((n ? n : 1) * sizeof *other);
+    if (sorted == NULL || other == NULL) {
+        free(sorted);
+        free(other);
+        return NULL;
+    }
+    for (size_t i = 0; i < n; i++)
+        sorted[i] = (place){(uint32_t)rows[i].start, (uint32_t)i};
+    for (; length >> from > 0; from += BITS) {
+        size_t ends[BUCKETS + 1] = {0};
         for (size_t i = 0; i < n; i++)
-            ends[rows[i].start + 1]++;
-        for (size_t i = 0; i < length; i++)
+            ends[(sorted[i].start >> from) % BUCKETS + 1]++;
+        for (size_t i = 0; i < BUCKETS; i++)
             ends[i + 1] += ends[i];
         for (size_t i = 0; i < n; i++)
-            order[ends[rows[i].start]++] = (uint32_t)i;
-    } else {
-        free(order);
-        order = NULL;
+            other[ends[(sorted[i].start >> from) % BUCKETS]++] = sorted[i];
+        place *swap = sorted;
+        sorted = other;
+        other = swap;
     }
-    free(ends);
-    return order;
+    free(other);
+    return sorted;
 }
 
 typedef struct {
@@ -79,14 +93,14 @@ static int eliminate(pivot *pivots, const ole_row *row, block value) {
 }
 
 static int encode(block *store, size_t length, const ole_row *rows, const block *values, size_t n) {
-    uint32_t *order = in_order(rows, n, length);
+    place *order = in_order(rows, n, length, 0);
     pivot *pivots = calloc(length, sizeof *pivots);
     int solved = order != NULL && pivots != NULL ? 1 : -1;
     for (size_t i = 0; solved > 0 && i < n; i++) {
-        size_t later = order[i + AHEAD < n ? i + AHEAD : i];
+        size_t later = order[i + AHEAD < n ? i + AHEAD : i].row, row = order[i].row;
         __builtin_prefetch(&rows[later]);
         __builtin_prefetch(&values[later]);
-        solved = eliminate(pivots, &rows[order[i]], values[order[i]]);
+        solved = eliminate(pivots, &rows[row], values[row]);
     }
     if (solved > 0) {
         /* The last band may end beyond the store: its bits there are never set. */
@@ -112,14 +126,15 @@ static int encode(block *store, size_t length, const ole_row *rows, const block 
 }
 
 static int decode(block *out, const block *store, size_t length, const ole_row *rows, size_t n) {
-    /* In the order of the positions, so that these are in the cache. */
-    uint32_t *order = in_order(rows, n, length);
+    /* In the order of the positions, or nearly, so that these are in the cache. */
+    place *order = in_order(rows, n, length, NEAR_BITS);
     if (order == NULL)
         return -1;
     for (size_t i = 0; i < n; i++) {
-        const ole_row *row = &rows[order[i]];
-        __builtin_prefetch(&rows[order[i + AHEAD < n ? i + AHEAD : i]]);
-        out[order[i]] = sum_of(store + row->start, row->band);
+        size_t later = order[i + AHEAD < n ? i + AHEAD : i].row, row = order[i].row;
+        __builtin_prefetch(&rows[later]);
+        __builtin_prefetch(&out[later], 1);
+        out[row] = sum_of(store + rows[row].start, rows[row].band);
     }
     free(order);
     return 0;

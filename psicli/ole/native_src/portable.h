@@ -1,4 +1,4 @@
-/* AES-128 and products in GF(2^128) in constant time with plain 64-bit words.
+/* AES-128, products in GF(2^128) and sums of chosen blocks in constant time with plain 64-bit words.
  *
  * The cipher works on four blocks at a time, bit by bit: plane b holds bit b of each of their 64 bytes. The S-box is
  * computed: inversion in GF(2^8) as the power 254, then the affine map of FIPS 197, section 5.1.1.
@@ -185,4 +185,34 @@ static block gf_product(block a, block b) {
     middle.low ^= low.low ^ high.low;
     middle.high ^= low.high ^ high.high;
     return gf_reduced((uint64_t[4]){low.low, low.high ^ middle.low, high.low ^ middle.high, high.high});
+}
+
+/* The sum of the positions of a band, without branches: two bits choose one of four masks. */
+static inline block sum_of(const block *at, const uint64_t band[OLE_BAND_WORDS]) {
+    block sums[2] = {{0, 0}, {0, 0}};
+    for (int w = 0; w < OLE_BAND_WORDS; w++) {
+        uint64_t bits = band[w];
+        for (int i = 0; i < 64; i += 2, at += 2, bits >>= 2) {
+            uint64_t even = -(bits & 1), odd = -(bits >> 1 & 1);
+            sums[0].low ^= at[0].low & even;
+            sums[0].high ^= at[0].high & even;
+            sums[1].low ^= at[1].low & odd;
+            sums[1].high ^= at[1].high & odd;
+        }
+    }
+    return add(sums[0], sums[1]);
+}
+
+/* Add those of the TAPS elements before an element that the bits of the mask choose. */
+static inline void add_taps(block *element, uint32_t mask, unsigned width) {
+    for (unsigned w = 0; w < width; w++, element++) {
+        block sum = *element;
+        for (int tap = 0; tap < TAPS; tap++) {
+            const block *there = element - width * (unsigned)(tap + 1);
+            uint64_t chosen = -(uint64_t)(mask >> tap & 1);
+            sum.low ^= there->low & chosen;
+            sum.high ^= there->high & chosen;
+        }
+        *element = sum;
+    }
 }
