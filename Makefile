@@ -59,7 +59,7 @@ DEPLOYED := build/deployed
 .PHONY: lock audit sbom parameters
 .PHONY: demo demo-cluster test test-airflow test-more test-slow lint format proto docs docs-generate pages clean
 .PHONY: bench bench-peers bench-batch bench-cluster bench-end bench-frames bench-many bench-memory bench-network
-.PHONY: bench-overlap bench-plan bench-resume bench-start bench-wide
+.PHONY: bench-ole bench-overlap bench-plan bench-resume bench-start bench-wide
 
 demo: $(VENV)/.installed
 	PSICLI=$(BIN)/psicli PYTHON=$(BIN)/python sh sample_data/demo.sh
@@ -155,6 +155,10 @@ bench-memory: $(VENV)/.test-installed
 # Run between two network namespaces, over a slow link and a fast one. Needs root and iproute2.
 bench-network: $(VENV)/.test-installed
 	$(BIN)/python tests/bench/network.py
+
+# Each function of the kernel of RR22 on each of its CPU paths, and both halves of a whole attempt at a bin.
+bench-ole: $(VENV)/.test-installed
+	$(BIN)/python tests/bench/ole/kernel.py
 
 # What a run does at the same time, from its traces.
 bench-overlap: $(VENV)/.test-installed

@@ -20,11 +20,20 @@ Points = npt.NDArray[np.uint32]
 
 BLOCK_BYTES = 16
 _HALF = np.uint64(32)
+# A line of the cache has 64 bytes.
+_LINE_WORDS = 8
 
 
 def random_blocks(count: int) -> Blocks:
     """Return uniformly random blocks in memory that can be wiped."""
     return np.frombuffer(bytearray(os.urandom(BLOCK_BYTES * count)), "<u8").reshape(-1, 2)
+
+
+def aligned(rows: int, words: int) -> npt.NDArray[np.uint64]:
+    """Return an uninitialised array whose rows of 2, 4 or 8 words do not cross the lines of the cache."""
+    room = np.empty(rows * words + _LINE_WORDS - 1, np.uint64)
+    skipped = -room.ctypes.data // room.itemsize % _LINE_WORDS
+    return room[skipped : skipped + rows * words].reshape(rows, words)
 
 
 def from_bytes(packed: bytes | memoryview) -> Blocks:

@@ -22,6 +22,7 @@ from psicli.ole.blocks import (
     Blocks,
     Digests,
     Points,
+    aligned,
     from_bits,
     from_bytes,
     masks,
@@ -214,7 +215,8 @@ def _noise_points(width: int) -> Points:
 def _side_by_side(leaves: Blocks, points: Points, there: Blocks) -> Blocks:
     """Return each leaf beside a block of zeros, and in each tree what is there at the point. Constant time in these."""
     trees, width, _ = leaves.shape
-    both, places = np.empty((trees, width, 4), "<u8"), np.arange(width)
+    # The code reads rows of this array in no order.
+    both, places = aligned(trees * width, 4).reshape(trees, width, 4), np.arange(width)
     for tree in range(trees):
         here = masks(places == points[tree])
         for word in range(4):
