@@ -211,6 +211,7 @@ class KnownExchange(TaskExchange):
         made = cast(Worker, super().make_worker(party))
         at = party.place
         if self.party.setup.protocol == RR22:
+            self.workers[at.bin, at.attempt] = made
             return made
         if self.scalar is not None:
             name = self.scalar + bytes([self.party.receives, at.bin % 256, at.attempt])
