@@ -22,10 +22,12 @@ from typing import IO, Any
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from psicli import __version__, curve
+from psicli.check.estimate import RECEIVE, SEND
 from psicli.core import signals
 from psicli.core.errors import InternalError, counted
 from psicli.core.records import dataclass
 from psicli.curve import reference
+from psicli.protocol.rr22.sizes import sizes, token_bytes
 from psicli.report.layout import PLAIN, Screen, table
 
 ROUNDS = 5
@@ -41,9 +43,13 @@ WARM_UP = 1.0
 STARTS = 2
 # How long `psicli check` measures each of the two operations [s].
 RATE_SECONDS = 0.05
+# The items of the bin of rr22 that it measures, with the native backend and with the reference.
+VECTOR_ITEMS, FEW_VECTOR_ITEMS = 1 << 14, 1 << 9
 # How much processor time a container may have in each period (cgroup 2) [us].
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
+# The tokens of a million items.
+TOKEN_BYTES = token_bytes(10**6, 10**6)
 SCALAR = bytes(range(32))
 PREFIX = bytes(33)
 
@@ -157,11 +163,12 @@ def measure(seconds: float) -> dict[str, Any]:
 
 
 def rates() -> dict[str, float]:
-    """Return the speed of the backend in use with the number of threads in use, by operation [points per second].
+    """Return the speed of the backends in use with the number of threads in use, by operation [per second].
 
     It follows from the processor time, so that it is that of a machine with nothing else to do.
     """
-    found, width = {}, min(curve.threads(), cores())
+    width = min(curve.threads(), cores())
+    found = {name: width * rate for name, rate in _vector_rates().items()}
     for operation, work in _kernel_work(curve.backend()).items():
         loop = Loop(work, curve.threads(), FEW_POINTS)
         # The calls grow in the first one.
@@ -170,6 +177,48 @@ def rates() -> dict[str, float]:
         loop(RATE_SECONDS)
         found[operation] = (loop.points - points) * width / (process_time() - began)
     return found
+
+
+def _vector_rates() -> dict[str, float]:
+    """Return how many items and bins of rr22 a core does, in each role, besides each other [per second]."""
+    # Imported late: only this measurement needs it here.
+    from psicli import ole
+
+    items = VECTOR_ITEMS if ole.backend() != reference.NAME else FEW_VECTOR_ITEMS
+    # The first one loads what is loaded once.
+    _bin_of_vectors(1)
+    bins, full = _bin_of_vectors(1), _bin_of_vectors(items)
+    found: dict[str, float] = {}
+    for role, of_bin, whole in zip((RECEIVE, SEND), bins, full, strict=True):
+        found |= {role[0]: items / max(whole - of_bin, whole / 2), role[1]: 1 / of_bin}
+    return found
+
+
+def _bin_of_vectors(count: int) -> tuple[float, float]:
+    """Run both halves of a bin of rr22; return the processor time of the receiver and of the sender [s]."""
+    from psicli import ole
+    from psicli.ole.vectors import ReceiverVectors, SenderVectors
+
+    sid, of_bin, taken = bytes(32), sizes(count), {RECEIVE: 0.0, SEND: 0.0}
+    items = curve.packed_items([b"item-%d" % number for number in range(count)])
+    receiver, sender = ReceiverVectors(sid, of_bin), SenderVectors(sid, of_bin)
+
+    def timed(role: tuple[str, str], work: Callable[[], Any]) -> Any:
+        signals.check()
+        began = process_time()
+        result = work()
+        taken[role] += process_time() - began
+        return result
+
+    digests = timed(RECEIVE, lambda: ole.item_digests(items, sid))
+    timed(RECEIVE, lambda: receiver.encode(digests))
+    keys = timed(SEND, sender.keys)
+    choices = timed(RECEIVE, lambda: receiver.choices(keys))
+    sums = timed(SEND, lambda: sender.sums(choices))
+    vector = timed(RECEIVE, lambda: receiver.vector(sums))
+    timed(SEND, lambda: ole.tokens(sender.evaluate(vector, ole.item_digests(items, sid)), sid, TOKEN_BYTES))
+    timed(RECEIVE, lambda: ole.tokens(receiver.evaluate(), sid, TOKEN_BYTES))
+    return taken[RECEIVE], taken[SEND]
 
 
 def cores() -> float:

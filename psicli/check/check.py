@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +45,7 @@ from psicli.job.groups.unpaired import unpaired
 from psicli.job.inputs import STDIO, find_source, selection
 from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
 from psicli.job.policy import check_strict
-from psicli.protocol.messages import Abort, Hello, Purpose, measure_link
+from psicli.protocol.messages import RR22, Abort, Hello, Purpose, measure_link
 from psicli.protocol.streams import FRAME_ITEMS
 from psicli.session.agreement import Hellos, agree, differing_versions
 from psicli.session.probe import LinkSpeed, probe
@@ -123,13 +123,28 @@ def _kernel(found: Checklist, job: Job) -> dict[str, float] | None:
         curve.set_threads(job.pipeline.threads)
         check_strict(job.policy)
         curve.self_test()
+        protocols = {task.protocol for task in job.tasks}
+        if RR22 in protocols:
+            # Imported late: only such a run needs it.
+            from psicli import ole
+
+            ole.self_test()
         rates, name = bench.rates(), curve.backend()
-        own, peer = rates["hash_and_mask"], rates["mask"]
-        message = f"{name} backend: {own:,.0f} own items per second, {peer:,.0f} items of the peer per second"
+        message = f"{name} backend: {'; '.join(_speeds(rates, protocols))}"
         hint = "The native backend is 5 to 40 times as fast; docs/performance.md says how to build it."
         found.add("kernel", message, good=name.startswith("native"), hint=hint)
         return rates
     return None
+
+
+def _speeds(rates: Mapping[str, float], protocols: Container[str]) -> Iterator[str]:
+    """Yield how fast this party is by each protocol that its tasks use."""
+    if "ecdh" in protocols:
+        own, peer = (f"{rates[name]:,.0f}" for name in estimate.POINTS)
+        yield f"{own} own items per second, {peer} items of the peer per second"
+    if RR22 in protocols:
+        receiver, sender = (f"{rates[name]:,.0f}" for name, _ in (estimate.RECEIVE, estimate.SEND))
+        yield f"by rr22 {receiver} items per second as the receiver, {sender} as the sender"
 
 
 def _take_lock(found: Checklist, job: Job, lock: AbstractContextManager[PortLock], stack: ExitStack) -> bool:

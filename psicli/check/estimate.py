@@ -10,6 +10,8 @@ have the cores right now. A run has four parts, one after another:
 
     start ── reading the first input ── exchange ── result of the last task
                                         as long as the slowest of: the cores, the peer, the link, reading the others
+
+With ecdh, both parties compute all the time. With rr22, they take turns in each bin, and only several bins overlap.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from psicli import curve
 from psicli.config import Job, Task
@@ -27,7 +30,8 @@ from psicli.core.records import dataclass
 from psicli.items import partitions
 from psicli.job.meeting import bin_items
 from psicli.protocol.bins import number_of_bins, padded
-from psicli.protocol.messages import Stream
+from psicli.protocol.messages import RR22, Stream
+from psicli.protocol.rr22.sizes import sizes, token_bytes
 from psicli.protocol.streams import ITEM_BITS
 from psicli.session.probe import LinkSpeed
 from psicli.storage.memory import BIN_ITEM_BYTES, LIBRARIES, MemoryPlan
@@ -53,11 +57,18 @@ MOVING = 2.4
 RESULT = 0.25
 # How often a message and its answer cross the link one after another: to meet and end, for a task, and for a bin.
 MEETING_TRIPS, TASK_TRIPS, BIN_TRIPS = 7, 3, 1
+# The same for a bin of rr22, and the share of its work that several threads divide.
+VECTOR_TRIPS, SHARED = 3, 0.5
+
+# The operations of the kernel of ecdh; and those of each role in rr22: an item, and what a bin costs besides.
+POINTS = "hash_and_mask", "mask"
+RECEIVE, SEND = ("receive_items", "receive_bins"), ("send_items", "send_bins")
 
 _BYTES = {stream: bits / 8 for stream, bits in ITEM_BITS.items()}
 # What crosses the link for an item of both parties: from the receiver, and from the sender [bytes].
 _FROM_RECEIVER = _BYTES[Stream.RECEIVER_POINTS]
 _FROM_SENDER = _BYTES[Stream.SENDER_POINTS] + _BYTES[Stream.TOKENS]
+_BLOCK_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -88,10 +99,10 @@ class Estimate:
 class Setting:
     """What the time of a job depends on besides its inputs.
 
-    rates: how fast this party's kernel is, by operation [points per second], with so many threads. cores: how many this
-    process may use. start: the processor time of a check until it began [s]. link: what is known of the link and the
-    peer; without it, the peer is like this party and the link takes no time. on_cluster: whether other machines
-    compute.
+    rates: how fast this party's kernels are, by operation [points, items or bins per second], with so many threads.
+    cores: how many this process may use. start: the processor time of a check until it began [s]. link: what is known
+    of the link and the peer; without it, the peer is like this party and the link takes no time. on_cluster: whether
+    other machines compute.
     """
 
     rates: Mapping[str, float]
@@ -111,6 +122,25 @@ class Setting:
         whole = self.with_threads(int(self.cores))
         rates = {name: rate * machines for name, rate in whole.rates.items()}
         return replace(whole, rates=rates, on_cluster=True)
+
+
+class _Exchange(NamedTuple):
+    """What the exchange of a task needs.
+
+    own, peer: how long the kernel of each party takes; own_work, peer_work: its processor time; turns: how long one
+    waits for the other one in a bin, (own, peer's), and ends: what the link waits for [s]. out, back: what this party
+    sends and receives [bytes]. trips: the round trips of its bins.
+    """
+
+    own: float
+    peer: float
+    own_work: float
+    peer_work: float
+    turns: tuple[float, float]
+    ends: float
+    out: float
+    back: float
+    trips: int
 
 
 class Limit(StrEnum):
@@ -144,9 +174,9 @@ class Time:
 
 def of_job(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Setting) -> Estimate:
     """Return what a job needs if both parties start at the same time."""
-    items = sum(padded_items(job, size) for _, size in tasks)
+    traffic = sum(map(round, (_traffic(job, *each) for each in tasks)))
     seconds = time_of(job, tasks, setting).seconds
-    return Estimate(seconds, memory_bytes(job, tasks), spool_bytes(job, tasks), PAIR_BYTES * items)
+    return Estimate(seconds, memory_bytes(job, tasks), spool_bytes(job, tasks), traffic)
 
 
 # Time ------------------------------------------------------------------------------------------------------------
@@ -154,39 +184,59 @@ def of_job(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Setting) -> Es
 
 def time_of(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Setting) -> Time:
     """Return how long a job takes if both parties start at the same time."""
-    items = [padded_items(job, size) for _, size in tasks]
     reading = [READING * size.seconds for _, size in tasks]
     results = [RESULT * each if _has_result(job, task) else 0.0 for (task, _), each in zip(tasks, reading, strict=True)]
     fixed = FIXED * setting.start
     beside = MOVING * sum(reading) + TASK * setting.start * len(tasks)
-    computing = _kernel(setting.rates, sum(items))
+    each = [_exchange(job, *task, setting) for task in tasks]
+    # A cluster works for this party, and nodes are not shared.
+    kernels = [0.0, 0.0] if setting.on_cluster else [sum(x.own_work for x in each), sum(x.peer_work for x in each)]
     # The cores of this machine work for the peer, too, if it is on this machine.
     parties = 2 if shares_cores(job, setting) else 1
-    kernel = 0.0 if setting.on_cluster else computing * min(setting.threads, setting.cores)
-    work = kernel + beside + sum(reading[1:]) + sum(results[:-1])
-    crowd = max(parties / setting.cores, 1.0)
+    work = sum(kernels[:parties]) + parties * (beside + sum(reading[1:]) + sum(results[:-1]))
     at = setting.link or LinkSpeed(0.0)
-    link = _on_link(job, tasks, items, at)
-    frame = min(sum(items), job.pipeline.frame_items or curve.frame_items())
+    link = _on_link(each, at)
     needs = {
-        Limit.CORES: max(computing, parties * work / setting.cores),
-        Limit.PEER: _kernel(at.peer_rates, sum(items)) if at.peer_rates and parties == 1 else 0.0,
-        # The first frame has to be computed before the link has anything to do, and the last one after it.
-        Limit.LINK: link + _kernel(setting.rates, frame) if link else 0.0,
+        Limit.CORES: max(sum(x.own + x.turns[0] for x in each), work / setting.cores),
+        Limit.PEER: sum(x.peer + x.turns[1] for x in each) if parties == 1 else 0.0,
+        Limit.LINK: link + max((x.ends for x in each), default=0.0) if link else 0.0,
         Limit.READING: sum(reading[1:]),
     }
-    limit = max(needs, key=lambda each: needs[each])
-    bins = sum(number_of_bins(size.rows, size.rows, bin_items(job)) for _, size in tasks)
-    trips = TASK_TRIPS * len(tasks) + BIN_TRIPS * bins
+    # In the only bin of rr22, everything waits for everything else: the link is the limit where it takes longest.
+    limit = max(needs, key=lambda each: link if each is Limit.LINK else needs[each])
+    trips = TASK_TRIPS * len(tasks) + sum(x.trips for x in each)
+    crowd = max(parties / setting.cores, 1.0)
     return Time(
         start=fixed * crowd + WAITING + MEETING_TRIPS * at.round_trip,
         reading=crowd * sum(reading[:1]),
-        exchange=needs[limit] + trips * at.round_trip,
+        exchange=max(needs.values()) + trips * at.round_trip,
         result=sum(results[-1:]),
         limit=limit,
-        processor=fixed + kernel + beside + sum(reading) + sum(results),
+        processor=fixed + sum(kernels[:1]) + beside + sum(reading) + sum(results),
         link=link,
     )
+
+
+def _exchange(job: Job, task: Task, size: Size, setting: Setting) -> _Exchange:
+    """Return what the exchange of a task needs."""
+    bins, items = number_of_bins(size.rows, size.rows, bin_items(job)), padded_items(job, size)
+    out, back = _ways(job, task, size)
+    width = min(setting.threads, setting.cores)
+    if task.protocol == RR22:
+        roles = (RECEIVE, SEND) if task.receiver == job.party else (SEND, RECEIVE)
+        # The peer does not say how fast it is at this: it counts as like this party.
+        whole = [items / setting.rates[each] + bins / setting.rates[of_bin] for each, of_bin in roles]
+        own, peer = (time * (width * (1 - SHARED) + SHARED) for time in whole)
+        one = max(bins, 1)
+        turns, ends = (peer / one, own / one), (own + peer) / one
+        own_work, peer_work = (time * width for time in whole)
+        return _Exchange(own, peer, own_work, peer_work, turns, ends, out, back, VECTOR_TRIPS * bins)
+    own = _kernel(setting.rates, items)
+    rates = setting.link.peer_rates if setting.link else None
+    # The first frame has to be computed before the link has anything to do, and the last one after it.
+    frame = _kernel(setting.rates, min(items, job.pipeline.frame_items or curve.frame_items()))
+    work = own * width
+    return _Exchange(own, _kernel(rates, items) if rates else 0.0, work, work, (0.0, 0.0), frame, out, back, bins)
 
 
 def apart(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Setting, *, at_once: int) -> float:
@@ -207,22 +257,36 @@ def shares_cores(job: Job, setting: Setting) -> bool:
 
 
 def _kernel(rates: Mapping[str, float], items: int) -> float:
-    """Return how long the kernel takes for so many items of each party [s]."""
-    return sum(items / rate for rate in rates.values())
+    """Return how long the kernel of ecdh takes for so many items of each party [s]."""
+    return sum(items / rates[each] for each in POINTS)
 
 
 def _has_result(job: Job, task: Task) -> bool:
     return task.output_path is not None and (task.broadcast_result or task.receiver == job.party)
 
 
-def _on_link(job: Job, tasks: Sequence[tuple[Task, Size]], items: Sequence[int], link: LinkSpeed) -> float:
-    """Return how long the points and tokens need on the link, in the direction that takes longer [s]."""
-    sent = received = 0.0
-    for (task, _), count in zip(tasks, items, strict=True):
-        ways = _FROM_RECEIVER * count, _FROM_SENDER * count
-        out, back = ways if task.receiver == job.party else ways[::-1]
-        sent, received = sent + out, received + back
+def _on_link(tasks: Sequence[_Exchange], link: LinkSpeed) -> float:
+    """Return how long the data needs on the link, in the direction that takes longer [s]."""
+    sent, received = sum(each.out for each in tasks), sum(each.back for each in tasks)
     return max(sent / link.sending if link.sending else 0.0, received / link.receiving if link.receiving else 0.0)
+
+
+def _ways(job: Job, task: Task, size: Size) -> tuple[float, float]:
+    """Return how much data of a task this party sends and receives [bytes]."""
+    items = padded_items(job, size)
+    ways = _FROM_RECEIVER * items, _FROM_SENDER * items
+    if task.protocol == RR22 and items:
+        bins = number_of_bins(size.rows, size.rows, bin_items(job))
+        of_bin = sizes(items // bins)
+        blocks = of_bin.choices + of_bin.vector, of_bin.keys + of_bin.sums
+        there, back = (_BLOCK_BYTES * bins * each for each in blocks)
+        ways = there, back + token_bytes(items, items) * items
+    return ways if task.receiver == job.party else ways[::-1]
+
+
+def _traffic(job: Job, task: Task, size: Size) -> float:
+    """Return the traffic of a task in both directions [bytes]."""
+    return sum(_ways(job, task, size)) if task.protocol == RR22 else PAIR_BYTES * padded_items(job, size)
 
 
 # Items, memory and disk space ------------------------------------------------------------------------------------

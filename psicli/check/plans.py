@@ -10,10 +10,11 @@ from typing import Any
 
 from psicli.check import estimate
 from psicli.check.checklist import Checklist
-from psicli.check.estimate import Estimate, Limit, Setting, Size, Time
+from psicli.check.estimate import POINTS, Estimate, Limit, Setting, Size, Time
 from psicli.config import Job, Task
 from psicli.core.errors import in_units
 from psicli.core.records import dataclass
+from psicli.protocol.messages import COUNT, RR22
 from psicli.report.console import duration
 
 # A way is better than another one if it takes at most this share of its time, and saves so much [s].
@@ -46,11 +47,15 @@ def add_estimate(found: Checklist, job: Job, tasks: Sequence[tuple[Task, Size]],
     """Add the rows about time, memory, disk and traffic, and about other ways to run the job; return the time [s]."""
     time, needs = estimate.time_of(job, tasks, setting), estimate.of_job(job, tasks, setting)
     found.add("estimate", _in_words(job, needs, time, setting), figures=_figures(needs, time, setting))
-    chosen, *others = plans = list(_plans(job, tasks, needs, setting))
-    best = best_of(plans)
-    figures = {"best": best.name, "limit": time.limit.value, "plans": {each.name: each.figures for each in plans}}
+    chosen, *others = ways = list(_plans(job, tasks, needs, setting))
+    best, protocols = best_of(ways), list(_other_protocols(job, tasks, setting))
+    plans = {each.name: each.figures for each in (*ways, *protocols)}
+    faster = best_of([chosen, *protocols])
+    figures = {"best": best.name, "limit": time.limit.value, "plans": plans, "best_protocol": faster.name}
     others = [each for each in others if each is not best]
-    found.add("plan", f"{_verdict(job, chosen, best)}; {_why(job, time, setting)}{_listed(others)}", figures=figures)
+    of_protocols = "" if _is_all_start(time) else _of_protocols(job, chosen, protocols)
+    message = f"{_verdict(job, chosen, best)}; {_why(job, time, setting)}{_listed(others)}{of_protocols}"
+    found.add("plan", message, figures=figures)
     return needs.seconds
 
 
@@ -72,6 +77,21 @@ def _plans(job: Job, tasks: Sequence[tuple[Task, Size]], needs: Estimate, settin
     if not setting.on_cluster:
         yield from _other_threads(job, tasks, needs, setting)
         yield from _machines(job, tasks, needs, setting)
+
+
+def _other_protocols(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Setting) -> Iterator[Plan]:
+    """Yield each protocol that not all tasks have which can have it.
+
+    They are no ways to run the same job: another protocol is another decision about what to trust.
+    """
+    for name in ("ecdh", RR22):
+        # A count needs ecdh.
+        others = [
+            (task if task.result == COUNT else task.model_copy(update={"protocol": name}), size) for task, size in tasks
+        ]
+        if others != list(tasks):
+            needs = estimate.of_job(job, others, setting)
+            yield Plan(name, f"psi.protocol: {name}", needs.seconds, needs.memory, needs.traffic, needs_peer=True)
 
 
 def _jobs_apart(job: Job, tasks: Sequence[tuple[Task, Size]], needs: Estimate, setting: Setting) -> Iterator[Plan]:
@@ -142,7 +162,8 @@ def _figures(needs: Estimate, time: Time, setting: Setting) -> dict[str, Any]:
         "traffic_bytes": needs.traffic,
         "limit": time.limit.value,
         "check_start_seconds": setting.start,
-        "points_per_second": dict(setting.rates),
+        "points_per_second": {name: setting.rates[name] for name in POINTS},
+        "vectors_per_second": {name: rate for name, rate in setting.rates.items() if name not in POINTS},
         "threads": setting.threads,
         "cores": setting.cores,
     }
@@ -155,9 +176,13 @@ def _verdict(job: Job, chosen: Plan, best: Plan) -> str:
     return f"faster: {best.words}{both}, about {_seconds(best.seconds)} instead of {_seconds(chosen.seconds)}"
 
 
+def _is_all_start(time: Time) -> bool:
+    return time.exchange < time.start
+
+
 def _why(job: Job, time: Time, setting: Setting) -> str:
     """Return what takes the time."""
-    if time.exchange < time.start:
+    if _is_all_start(time):
         return f"the start takes {100 * time.start / time.seconds:.0f} % of the time"
     match time.limit:
         case Limit.LINK:
@@ -167,6 +192,21 @@ def _why(job: Job, time: Time, setting: Setting) -> str:
         case Limit.READING:
             return "reading the inputs is the limit"
     return f"the cores are the limit{', which both parties share' if estimate.shares_cores(job, setting) else ''}"
+
+
+def _of_protocols(job: Job, chosen: Plan, protocols: Sequence[Plan]) -> str:
+    """Return how long another protocol would take, and what it assumes, if that is worth a thought."""
+    sentences = []
+    for plan in protocols:
+        faster, slower = (best_of(pair) is pair[1] for pair in ((chosen, plan), (plan, chosen)))
+        about = f"{plan.words}, which {job.peer} must do, too, takes about {_seconds(plan.seconds)}"
+        if plan.name == RR22 and faster:
+            sentences.append(f"{about}, but assumes more (docs/security.md)")
+        elif plan.name != RR22 and not slower:
+            sentences.append(f"{about}, and assumes less (docs/security.md)")
+        else:
+            sentences.append(about)
+    return "".join(f"; {each}" for each in sentences)
 
 
 def _listed(plans: Sequence[Plan]) -> str:

@@ -79,14 +79,20 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--rate", default="10mbit", help="rate of the slow link in tc's notation (%(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="checks and runs of each size; medians are shown")
+    parser.add_argument("--protocols", nargs="+", default=["ecdh", "rr22"], choices=("ecdh", "rr22"))
     parser.add_argument("--constants", action="store_true", help="show the constants of the model instead")
     options = parser.parse_args()
     if options.constants:
         print_constants(max(options.rows), options.runs)
         return
     titles = f"{'estimate':>9} {{:>9}} {'error':>6}"
-    print(f"{'rows':>9}  {'link':8}  {titles.format('run')}   {titles.format('processor')}")
-    worst = max(error for rate in links(options.rate) for error in errors(rate, options.rows, options.runs))
+    print(f"{'rows':>9}  {'link':8}  {'by':4}  {titles.format('run')}   {titles.format('processor')}")
+    worst = max(
+        error
+        for rate in links(options.rate)
+        for protocol in options.protocols
+        for error in errors(rate, protocol, options.rows, options.runs)
+    )
     print(f"the largest error is {worst:.0%} of the run; psicli promises at most {PROMISED:.0%}")
 
 
@@ -99,17 +105,17 @@ def links(rate: str) -> Iterator[str | None]:
         yield rate
 
 
-def errors(rate: str | None, sizes: Sequence[int], runs: int) -> Iterator[float]:
+def errors(rate: str | None, protocol: str, sizes: Sequence[int], runs: int) -> Iterator[float]:
     """Print a line for each size, and yield the error of the estimate as a share of the run."""
     for rows in sizes:
         with work_folder() as folder, places(rate) as before:
-            job = prepare(folder, rows, slow=rate is not None)
+            job = prepare(folder, rows, slow=rate is not None, protocol=protocol)
             rounds = [one_round(job, before) for _ in range(runs)]
         expected, taken = median(r.expected for r in rounds), median(r.run.seconds for r in rounds)
         error = expected / taken - 1
         work = median(r.expected_processor for r in rounds), median(r.processor for r in rounds)
         print(
-            f"{rows:9,}  {rate or 'loopback':8}  {expected:7.2f} s {taken:7.2f} s {error:+6.0%}   "
+            f"{rows:9,}  {rate or 'loopback':8}  {protocol:4}  {expected:7.2f} s {taken:7.2f} s {error:+6.0%}   "
             f"{work[0]:7.2f} s {work[1]:7.2f} s {work[0] / work[1] - 1:+6.0%}",
             flush=True,
         )
@@ -126,7 +132,7 @@ def places(rate: str | None) -> Iterator[dict[str, tuple[str, ...]]]:
         yield {party: ("ip", "netns", "exec", name) for party, name in names.items()}
 
 
-def prepare(folder: Path, rows: int, *, slow: bool = False, tasks: int = 1) -> Path:
+def prepare(folder: Path, rows: int, *, slow: bool = False, tasks: int = 1, protocol: str = "ecdh") -> Path:
     """Write the inputs and the job; slow: whether the parties are in namespaces of their own."""
     for party, first in zip(PARTIES, (0, rows // 2), strict=True):
         lines = "".join(f"customer-{key * 7919 % 1_000_003:09d},{key}\n" for key in range(first, first + rows))
@@ -142,6 +148,7 @@ def prepare(folder: Path, rows: int, *, slow: bool = False, tasks: int = 1) -> P
             "keys": {party: ["id"] for party in PARTIES},
             "input_path": {party: f"{party}.csv" for party in PARTIES},
             "output_path": {RECEIVER: f"out-{number}.csv"},
+            "protocol": protocol,
         }
         for number in range(tasks)
     ]

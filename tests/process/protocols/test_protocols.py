@@ -1,6 +1,9 @@
-"""What a user sees who asks for `protocol: rr22` where it cannot be."""
+"""What a user sees who asks for `protocol: rr22`, also where it cannot be."""
 
 from __future__ import annotations
+
+import json
+import re
 
 import pytest
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side
@@ -57,3 +60,20 @@ def test_the_parties_choose_different_protocols(asked: Pair, command: str) -> No
         assert "Make these fields the same in both job files" in " ".join(text.split())
     assert not asked.path(LISTENER, "out.csv").exists()
     asked.nothing_left()
+
+
+def test_a_check_says_how_fast_each_protocol_is_here(asked: Pair) -> None:
+    """One row about this machine, for those that the job uses; `--json` has the speeds by which the plan compares."""
+    result = asked.start_command("check", "--json", "--wait=0", "--config", asked.job_file(DIALER)).result()
+    rows = {row["name"]: row for row in json.loads(result.stdout)["checks"]}
+    by_rr22 = r"by rr22 [\d,]+ items per second as the receiver, [\d,]+ as the sender"
+    assert re.fullmatch(f".* backend: {by_rr22}", rows["kernel"]["message"])
+    figures = rows["estimate"]["figures"]
+    assert set(figures["points_per_second"]) == {"hash_and_mask", "mask"}
+    assert set(figures["vectors_per_second"]) == {"receive_items", "receive_bins", "send_items", "send_bins"}
+    assert all(rate > 0 for rate in figures["vectors_per_second"].values())
+    asked.jobs[DIALER]["tasks"].append({**asked.jobs[DIALER]["tasks"][0], "name": "more", "protocol": "ecdh"})
+    result = asked.start_command("check", "--json", "--wait=0", "--config", asked.job_file(DIALER)).result()
+    rows = {row["name"]: row for row in json.loads(result.stdout)["checks"]}
+    of_ecdh = r"[\d,]+ own items per second, [\d,]+ items of the peer per second"
+    assert re.fullmatch(f".* backend: {of_ecdh}; {by_rr22}", rows["kernel"]["message"])

@@ -11,12 +11,14 @@ import yaml
 from support.batch_files import job as job_document
 
 from psicli.check import estimate
-from psicli.check.estimate import FIXED, READING, RESULT, WAITING, Limit, Setting, Size, Time, apart, time_of
+from psicli.check.estimate import FIXED, READING, RESULT, TASK, WAITING, Limit, Setting, Size, Time, apart, time_of
 from psicli.config import Job, load_job
+from psicli.protocol.rr22.sizes import sizes, token_bytes
 from psicli.session.probe import LinkSpeed
 
 # Two cores that mask 100,000 points per second.
-HERE = Setting({"hash_and_mask": 1e5, "mask": 1e5}, threads=2, cores=2.0, start=0.5)
+VECTORS = {"receive_items": 1e6, "receive_bins": 50.0, "send_items": 2e6, "send_bins": 50.0}
+HERE = Setting({"hash_and_mask": 1e5, "mask": 1e5} | VECTORS, threads=2, cores=2.0, start=0.5)
 ROWS = 100_000
 # Links of 8 Mbit/s in both directions, and in one of them.
 SLOW = LinkSpeed(0.0, 1e6, 1e6)
@@ -135,3 +137,60 @@ def test_an_estimate_has_the_time_and_the_needs(tmp_path: Path) -> None:
     assert found.seconds == time(whole).seconds
     assert found.traffic == estimate.PAIR_BYTES * ROWS
     assert found.memory > 200_000_000
+
+
+# A task whose bins are exchanged by rr22 ---------------------------------------------------------------------------
+
+RECEIVER = {"receiver": "alice", "protocol": "rr22"}
+
+
+def test_the_parties_take_turns_in_the_only_bin(tmp_path: Path) -> None:
+    """One thread alone does part of the work, so two are not twice as fast."""
+    found = time(job(tmp_path, psi=RECEIVER))
+    receiver, sender = ROWS / 1e6 + 1 / 50, ROWS / 2e6 + 1 / 50
+    assert found.limit is Limit.CORES
+    assert found.exchange == pytest.approx((receiver + sender) * 1.5)
+    # The processor time is that of the party's own role.
+    ecdh = time(job(tmp_path))
+    assert found.processor - ecdh.processor == pytest.approx(2 * (receiver - ROWS / 1e5 * 2))
+    assert time(job(tmp_path, psi={**RECEIVER, "receiver": "bob"})).exchange == found.exchange
+
+
+def test_several_bins_overlap(tmp_path: Path) -> None:
+    rows = 2_000_000
+    one, many = (
+        time(job(tmp_path, psi=RECEIVER, pipeline={"bin_items": each, "memory": "8GB"}), rows=rows)
+        for each in (1 << 21, 1 << 19)
+    )
+    assert many.exchange < 0.85 * one.exchange
+
+
+@pytest.mark.parametrize(
+    ("receiver", "link", "least"), [("alice", SLOW_THERE, 17), ("alice", SLOW_BACK, 9), ("bob", SLOW_THERE, 9)]
+)
+def test_the_data_of_rr22_on_a_slow_link(tmp_path: Path, receiver: str, link: LinkSpeed, least: int) -> None:
+    rows = 1_000_000
+    found = time(job(tmp_path, psi={**RECEIVER, "receiver": receiver}), replace(HERE, link=link), rows=rows)
+    assert found.limit is Limit.LINK
+    assert least * rows / 1e6 < found.link < (least + 2) * rows / 1e6
+
+
+def test_the_traffic_of_rr22(tmp_path: Path) -> None:
+    """It is that of the sizes of an attempt, which the issue bounds by 31 bytes a pair."""
+    whole, rows = job(tmp_path, psi=RECEIVER, pipeline={"bin_items": 1 << 20}), 1_000_000
+    tasks = [(whole.tasks[0], Size(rows, 9 * rows, 10 * rows, 10 * rows))]
+    of_bin = sizes(rows)
+    blocks = of_bin.keys + of_bin.choices + of_bin.sums + of_bin.vector
+    traffic = estimate.of_job(whole, tasks, HERE).traffic
+    assert traffic == 16 * blocks + token_bytes(rows, rows) * rows
+    assert 28 * rows < traffic < 31 * rows
+
+
+def test_round_trips_of_a_bin_of_rr22(tmp_path: Path) -> None:
+    far, near = (time(job(tmp_path, psi=RECEIVER), replace(HERE, link=each)).seconds for each in (LinkSpeed(0.1), None))
+    assert far - near == pytest.approx(1.3)
+
+
+def test_no_items_need_no_bin_of_rr22(tmp_path: Path) -> None:
+    found = time(job(tmp_path, psi=RECEIVER), replace(HERE, link=SLOW), rows=0)
+    assert (found.exchange, found.link) == (pytest.approx(TASK * HERE.start / 2), 0.0)

@@ -17,7 +17,8 @@ from psicli.check.plans import Plan, best_of
 from psicli.config import load_job
 from psicli.session.probe import LinkSpeed
 
-HERE = Setting({"hash_and_mask": 1e5, "mask": 1e5}, threads=2, cores=2.0, start=0.5)
+VECTORS = {"receive_items": 1e6, "receive_bins": 50.0, "send_items": 1e6, "send_bins": 50.0}
+HERE = Setting({"hash_and_mask": 1e5, "mask": 1e5} | VECTORS, threads=2, cores=2.0, start=0.5)
 FAST = LinkSpeed(1e-4, 1e9, 1e9, {"hash_and_mask": 1e5, "mask": 1e5})
 
 
@@ -27,9 +28,9 @@ def rows(folder: Path, setting: Setting, count: int, *, tasks: int = 1, **fields
     document["cluster"]["nodes"][0]["address"] = "10.0.0.1:18560"
     document["cluster"]["tls"] = "insecure"
     (task,) = document["tasks"]
-    document["tasks"] = [
-        {**task, "name": f"t{number}", "output_path": {"alice": f"{number}.csv"}} for number in range(tasks)
-    ]
+    counts = document["psi"].get("result") == "count"
+    outputs = [{} if counts else {"alice": f"{number}.csv"} for number in range(tasks)]
+    document["tasks"] = [{**task, "name": f"t{number}", "output_path": each} for number, each in enumerate(outputs)]
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
     job = load_job(folder / "job.yaml", variables={})
     size = Size(count, 9 * count, 10 * count, 10 * count, 1e-6 * count)
@@ -56,7 +57,7 @@ def test_another_way_must_be_clearly_better(seconds: tuple[float, ...], best: st
 def test_a_small_job_is_all_start(tmp_path: Path) -> None:
     text, figures = rows(tmp_path, replace(HERE, link=FAST), 1000)
     assert text.startswith("best as the job file says; the start takes ")
-    assert list(figures["plans"]) == ["as_is"]
+    assert list(figures["plans"]) == ["as_is", "rr22"]
 
 
 def test_many_small_tasks_stay_in_one_session(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_a_link_that_is_the_limit_needs_one_thread(tmp_path: Path) -> None:
     text, figures = rows(tmp_path, replace(HERE, link=replace(FAST, sending=1e5, receiving=1e5)), 200_000)
     assert (figures["best"], figures["limit"]) == ("as_is", "link")
     assert "the link is the limit: more cores or machines would not help" in text
-    assert list(figures["plans"]) == ["as_is", "threads_1"]
+    assert list(figures["plans"]) == ["as_is", "threads_1", "rr22"]
 
 
 def test_a_slow_peer_is_named(tmp_path: Path) -> None:
@@ -105,4 +106,38 @@ def test_more_machines_pay_as_far_as_the_link_does(tmp_path: Path) -> None:
     assert 2 <= machines <= 4
     on_cluster = replace(HERE.with_machines(4), link=link)
     _, figures = rows(tmp_path, on_cluster, 10_000_000, pipeline={"workers": {"ray": "auto"}})
-    assert list(figures["plans"]) == ["as_is"]
+    assert list(figures["plans"]) == ["as_is", "rr22"]
+
+
+def test_a_faster_protocol_is_a_decision_of_its_own(tmp_path: Path) -> None:
+    """It is named with what it takes, and never hides what else would help."""
+    one = replace(HERE.with_threads(1), link=FAST)
+    text, figures = rows(tmp_path, one, 200_000)
+    assert (figures["best"], figures["best_protocol"]) == ("threads_2", "rr22")
+    assert "; psi.protocol: rr22, which bob must do, too, takes about " in text
+    assert text.endswith(" s, but assumes more (docs/security.md)")
+    assert figures["plans"]["rr22"]["needs_peer"]
+    assert figures["plans"]["rr22"]["traffic_bytes"] < figures["plans"]["as_is"]["traffic_bytes"] / 2
+
+
+@pytest.mark.parametrize(
+    ("items", "ending"), [(1e6, " s"), (1.5e5, " s, and assumes less (docs/security.md)")], ids=["slower", "as fast"]
+)
+def test_a_job_with_rr22_hears_of_ecdh(tmp_path: Path, items: float, ending: str) -> None:
+    """Where nothing is gained, what assumes less is the better one."""
+    slow = {"receive_items": items, "receive_bins": 50.0, "send_items": items, "send_bins": 50.0}
+    here = replace(HERE, rates={**HERE.rates, **slow}, link=FAST)
+    text, figures = rows(tmp_path, here, 400_000, psi={"receiver": "alice", "protocol": "rr22"})
+    assert (figures["best"], figures["best_protocol"]) == ("as_is", "as_is")
+    assert "; psi.protocol: ecdh, which bob must do, too, takes about " in text
+    assert text.endswith(ending)
+    assert list(figures["plans"])[-1] == "ecdh"
+
+
+def test_a_count_has_no_other_protocol(tmp_path: Path) -> None:
+    policy = {"min_peer_items": 1, "max_runs_per_day": 1}
+    text, figures = rows(
+        tmp_path, replace(HERE, link=FAST), 200_000, psi={"receiver": "alice", "result": "count"}, policy=policy
+    )
+    assert not {"ecdh", "rr22"} & set(figures["plans"])
+    assert "rr22" not in text
