@@ -128,7 +128,8 @@ def test_steps_do_not_depend_on_secrets(kernel: Kernel, path: str, operation: st
 @pytest.mark.slow
 @on_other_paths
 def test_different_steps_are_detected(kernel: Kernel, path: str, steps: Path) -> None:
-    operation = STEPPED[kernel.package][1]
+    # The first bit of the result differs for the two secrets.
+    operation = {"curve": "tokens", "ole": "encrypt"}[kernel.package]
     done = run(steps, path, operation, "branch")
     assert done.returncode == 1
     assert f"{operation} takes different steps from step" in done.stderr
