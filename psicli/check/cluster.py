@@ -7,6 +7,7 @@ from importlib import metadata
 
 from psicli import __version__, curve
 from psicli.check.checklist import Checklist
+from psicli.check.estimate import POINTS
 from psicli.config import Job
 from psicli.core.errors import counted, in_units
 
@@ -40,5 +41,7 @@ def check_cluster(found: Checklist, job: Job, rates: dict[str, float] | None) ->
         message = f"room for {counted(workers, 'worker')}, each with {each}{busy}"
         hint = "A run waits up to a minute for cores. `ray status` on this machine shows how many are in use."
         found.add("workers", message, good=enough, hint=hint)
-        return {name: rate * used / curve.threads() for name, rate in (rates or {}).items()} or None
+        # The bins of rr22 are computed by this process.
+        share = used / curve.threads()
+        return {name: rate * (share if name in POINTS else 1) for name, rate in (rates or {}).items()} or None
     return rates

@@ -118,9 +118,9 @@ class Setting:
         return replace(self, rates={name: rate * share for name, rate in self.rates.items()}, threads=threads)
 
     def with_machines(self, machines: int) -> Setting:
-        """Return this setting with a cluster of this many machines like this one."""
+        """Return this setting with a cluster of this many machines like this one; rr22 uses one of them."""
         whole = self.with_threads(int(self.cores))
-        rates = {name: rate * machines for name, rate in whole.rates.items()}
+        rates = {name: rate * (machines if name in POINTS else 1) for name, rate in whole.rates.items()}
         return replace(whole, rates=rates, on_cluster=True)
 
 
@@ -189,8 +189,7 @@ def time_of(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Setting) -> T
     fixed = FIXED * setting.start
     beside = MOVING * sum(reading) + TASK * setting.start * len(tasks)
     each = [_exchange(job, *task, setting) for task in tasks]
-    # A cluster works for this party, and nodes are not shared.
-    kernels = [0.0, 0.0] if setting.on_cluster else [sum(x.own_work for x in each), sum(x.peer_work for x in each)]
+    kernels = [sum(x.own_work for x in each), sum(x.peer_work for x in each)]
     # The cores of this machine work for the peer, too, if it is on this machine.
     parties = 2 if shares_cores(job, setting) else 1
     work = sum(kernels[:parties]) + parties * (beside + sum(reading[1:]) + sum(results[:-1]))
@@ -235,7 +234,7 @@ def _exchange(job: Job, task: Task, size: Size, setting: Setting) -> _Exchange:
     rates = setting.link.peer_rates if setting.link else None
     # The first frame has to be computed before the link has anything to do, and the last one after it.
     frame = _kernel(setting.rates, min(items, job.pipeline.frame_items or curve.frame_items()))
-    work = own * width
+    work = 0.0 if setting.on_cluster else own * width
     return _Exchange(own, _kernel(rates, items) if rates else 0.0, work, work, (0.0, 0.0), frame, out, back, bins)
 
 

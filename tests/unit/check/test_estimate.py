@@ -191,6 +191,11 @@ def test_round_trips_of_a_bin_of_rr22(tmp_path: Path) -> None:
     assert far - near == pytest.approx(1.3)
 
 
+def test_rr22_uses_one_machine_of_a_cluster(tmp_path: Path) -> None:
+    of_rr22 = job(tmp_path, psi=RECEIVER)
+    assert time(of_rr22, HERE.with_machines(4)) == time(of_rr22)
+
+
 def test_no_items_need_no_bin_of_rr22(tmp_path: Path) -> None:
     found = time(job(tmp_path, psi=RECEIVER), replace(HERE, link=SLOW), rows=0)
     assert (found.exchange, found.link) == (pytest.approx(TASK * HERE.start / 2), 0.0)
