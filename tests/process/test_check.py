@@ -108,7 +108,7 @@ def test_both_sides_check_and_leave_everything_as_it_was(pair: Pair) -> None:
     assert re.match(r"about [\d.]+ s \(start [\d.]+ s.*\), at most about ", rows["estimate"]["message"])
     assert 0 < expected["start_seconds"] < expected["seconds"] < 600
     assert expected["traffic_bytes"] == 84 * 4
-    assert (plan["best"], [*plan["plans"]]) == ("as_is", ["as_is"])
+    assert (plan["best"], [*plan["plans"]]) == ("as_is", ["as_is", "rr22"])
     assert plan["plans"]["as_is"]["seconds"] == expected["seconds"]
     assert rows["plan"]["message"].startswith("best as the job file says; the start takes ")
     lines = text.stdout.decode().splitlines()
