@@ -31,9 +31,10 @@ RARE = METADATA | {
 # What only some inputs, outputs, keys and connections need.
 READING_PARQUET = {"pyarrow.parquet", "pyarrow.fs", "psicli.tables.parquet"}
 WRITING_PARQUET = {"psicli.outputs.columnar", "psicli.outputs.metadata"}
+VECTORS = {"psicli.ole", "psicli.protocol.rr22", "psicli.exchange.vector_worker"}
 CERTIFICATES = {"cryptography.x509", "psicli.transport.tls", "psicli.transport.certs"}
 PARTICULAR = {
-    *READING_PARQUET | WRITING_PARQUET | CERTIFICATES,
+    *READING_PARQUET | WRITING_PARQUET | CERTIFICATES | VECTORS,
     *("pyarrow.compute", "numpy.ma"),
     *("psicli.items.forms.rules", "psicli.items.forms.convert", "psicli.items.forms.probe"),
     *("psicli.tables.arrow", "psicli.tables.jsonl", "psicli.tables.many.input", "psicli.tables.databases"),
@@ -119,6 +120,13 @@ def test_a_run_of_a_parquet_job(pair: Pair) -> None:
     listener, dialer = of_runs(pair)
     assert listener & (RARE | PARTICULAR) == READING_PARQUET | WRITING_PARQUET
     assert dialer & (RARE | PARTICULAR) == READING_PARQUET
+
+
+def test_a_run_by_rr22(pair: Pair) -> None:
+    for party in PARTIES:
+        pair.jobs[party]["psi"]["protocol"] = "rr22"
+    for found in of_runs(with_csv(pair)):
+        assert found & (RARE | PARTICULAR) == VECTORS
 
 
 def test_a_run_with_tls(pair: Pair) -> None:
