@@ -25,7 +25,7 @@ _RESERVED, _RESERVED_PER_CORE = 600_000_000, 64_000_000
 # In which steps psicli advises people on memory: a tenth of a gigabyte [bytes].
 _STEP = 100_000_000
 # Memory of one item in a bin: the item and its position, the points of both sides, the tokens and the work space to
-# compare them. The tests measure it [bytes].
+# compare them. The tests measure it. By RR22, a bin needs at most two thirds of this besides its items [bytes].
 BIN_ITEM_BYTES = 320
 
 
