@@ -136,7 +136,7 @@ class VectorReceiver(VectorWorker):
 class VectorSender(VectorWorker):
     """The worker at the sender."""
 
-    ahead: ClassVar = {Stream.KEYS: "hash items"}
+    ahead: ClassVar = {Stream.KEYS: "hash items", Stream.SUMS: "compress noise"}
 
     def __init__(self, bin_sid: bytes, items: BinItems, own: int, token_bytes: int, sizes: Sizes) -> None:
         super().__init__(bin_sid, items, own, token_bytes)
@@ -152,6 +152,9 @@ class VectorSender(VectorWorker):
         return self._answer(received)
 
     def compute_ahead(self, stream: Stream) -> None:
+        if stream is Stream.SUMS:
+            self._vectors.compress()
+            return
         self._hashed = self._digests()
 
     def _answer(self, vector: bytes) -> bytes:
