@@ -83,6 +83,23 @@ def test_the_same_output_and_warnings(pair: Pair, cluster: Cluster, suffix: str)
 
 
 @pytest.mark.more
+def test_nodes_read_for_bins_by_rr22_which_the_head_computes(pair: Pair, cluster: Cluster) -> None:
+    keys = ["id", "part", "kind"]
+    for party in PARTIES:
+        write(pair.path(party, "in.parquet"), rows(party))
+        pair.jobs[party]["psi"]["protocol"] = "rr22"
+    pair.add("rows", Side(keys, "in.parquet", "out/rows.parquet"), Side(keys, "in.parquet"))
+    _, expected, _ = outcome(pair, "parquet")
+    use(pair, cluster, *PARTIES)
+    results = pair.run("--json")
+    succeeded(results)
+    assert pair.path(LISTENER, "out/rows.parquet").read_bytes() == expected
+    for result in results:
+        assert {node["bins"] for node in the_object(result.stdout)["nodes"]} == {0}
+        assert "on this machine" not in result.stderr
+
+
+@pytest.mark.more
 def test_an_error_is_reported_by_the_head(pair: Pair, cluster: Cluster) -> None:
     for party in PARTIES:
         pair.path(party, "in.csv").write_bytes(b"id,x\n" + b"".join(b"%d,%01000d\n" % (n, n) for n in range(70_000)))
