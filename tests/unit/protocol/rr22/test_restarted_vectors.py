@@ -29,7 +29,10 @@ from psicli.protocol.work import GatherMatches
 
 @both_outcomes
 @roles
-@pytest.mark.parametrize("partitioning", [VECTORS, MANY_VECTORS], ids=["one bin", "bins"])
+@pytest.mark.parametrize(
+    "partitioning",
+    [pytest.param(VECTORS, id="one bin"), pytest.param(MANY_VECTORS, id="bins", marks=pytest.mark.more)],
+)
 def test_a_worker_of_rr22_is_lost_at_any_moment(
     role: type[TaskParty], broadcast: bool, partitioning: dict[str, int | str]
 ) -> None:

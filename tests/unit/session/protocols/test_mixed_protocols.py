@@ -18,8 +18,10 @@ FEW = 94
 
 @pytest.mark.parametrize(
     ("protocols", "bin_items"),
-    [(["", RR22, RR22, "", RR22], MOST_BIN_ITEMS), (["", RR22, ""], FEW)],
-    ids=["one bin", "bins"],
+    [
+        pytest.param(["", RR22, RR22, "", RR22], MOST_BIN_ITEMS, id="one bin"),
+        pytest.param(["", RR22, ""], FEW, id="bins", marks=pytest.mark.more),
+    ],
 )
 def test_tasks_of_both_protocols_take_turns(protocols: list[str], bin_items: int) -> None:
     """Both parties receive in turn. The last bin of a task is in progress while the first one of the next begins."""
