@@ -145,11 +145,13 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class BinSource(BinItems):
-    """The items of a bin that lie in Ray's object store; it can be sent to a node.
+    """The items of a bin that lie in Ray's object store.
 
-    refs: where they are; recipe: returns the BinItems, given what is there.
+    refs: where they are; recipe: returns the BinItems, given what is there. A node takes these two; `take` fetches the
+    items to the head.
     """
 
+    cluster: Cluster
     count: int
     refs: tuple[Any, ...]
     recipe: Callable[..., BinItems]
@@ -158,7 +160,10 @@ class BinSource(BinItems):
         return self.count
 
     def take(self, places: npt.NDArray[np.uint32]) -> pa.LargeBinaryArray:
-        return self.recipe(*ray.get(list(self.refs))).take(places)
+        try:
+            return watched(self.cluster, lambda: self.recipe(*ray.get(list(self.refs))).take(places))
+        except RayError as exc:
+            raise ItemsLostError from exc
 
 
 class RemoteItems(Items):
@@ -182,7 +187,7 @@ class RemoteItems(Items):
         first, last = number * groups // bins, -(-(number + 1) * groups // bins)
         before = self.starts(groups)[first]
         refs = tuple(group.items for group in self._groups[first:last])
-        return BinSource(stop - start, refs, partial(bin_items, start - before, stop - before))
+        return BinSource(self._cluster, stop - start, refs, partial(bin_items, start - before, stop - before))
 
     def _matched_rows(self, matches: Matches) -> Iterator[_Rows]:
         starts = self.starts(len(self._groups))

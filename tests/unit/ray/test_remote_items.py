@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
+from ray.exceptions import ObjectLostError
+
 from psicli.items.partitions import Matches, Partitioner
 from psicli.items.sketches import Sketch
 from psicli.ray import items as module
@@ -94,3 +96,13 @@ def test_items_that_nodes_cannot_read_again_are_lost() -> None:
     recipe = found.bin(0, 1, 0).recipe
     with pytest.raises(ItemsLostError):
         recipe(found._groups[0].items, None)
+
+
+def test_items_of_a_bin_that_the_store_has_lost_do_not_come_to_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(_: object) -> None:
+        raise ObjectLostError("0" * 56, None, "")
+
+    found, _ = read([b"1", b"2", b"3"], [], 3, 2)
+    monkeypatch.setattr(module, "ray", SimpleNamespace(get=lost))
+    with pytest.raises(ItemsLostError):
+        items_of(found.bin(0, 1, 0))
