@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support.hostile.cases import ALL, Case, cases, check, check_result
+from support.hostile.cases import ALL, Case, cases, check, check_result, check_run
 from support.hostile.cheats import (
     AFTER_TOKENS,
     ANSWERS,
@@ -29,7 +29,7 @@ from support.hostile.cheats import (
 )
 from support.hostile.cheats_of_bins import BINS, BITMAPS, RESTARTS, TWO_BINS
 from support.hostile.peer import HONEST, Cheat, Setting
-from support.hostile.victims import ProcessVictim, SessionVictim, meet
+from support.hostile.victims import SessionVictim, meet
 from support.kernel.points import as_octets, replaced
 from support.memory.sessions import Plan
 from support.processes.runner import Pair
@@ -108,23 +108,6 @@ def test_a_strict_party_finds_one_point_of_the_twist(port: int, receives: bool) 
 
 
 # Against psicli run -------------------------------------------------------------------------------------------------
-
-
-def check_run(pair: Pair, cheat: Cheat, setting: Setting) -> None:
-    victim = ProcessVictim(pair, setting)
-    check(cheat, *meet(victim, pair.port, setting, cheat))
-    pair.nothing_left()
-    assert victim.run is not None
-    result = victim.run.result()
-    if cheat.code:
-        # The log holds one error and one hint; the rows of a table are not counted.
-        assert sum(not error.startswith("overlap:  ") for error in result.errors) == 2
-    else:
-        assert result.errors == []
-    if setting.victim_learns and (not cheat.code or cheat.kept_output):
-        written = pair.path(setting.victim, "out/out.csv").read_text().split()
-        assert written == ["id", *sorted(setting.result)]
-
 
 # Cases of every kind, which together cover every role, mode and direction.
 SAMPLE: list[Case] = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from support.hostile.cheats import (
     AFTER_TOKENS,
@@ -37,7 +38,8 @@ from support.hostile.cheats_of_bins import (
     TOO_LATE,
 )
 from support.hostile.peer import Cheat, HostilePeer, Setting
-from support.hostile.victims import Outcome, SessionVictim
+from support.hostile.victims import Outcome, ProcessVictim, SessionVictim, meet
+from support.processes.runner import Pair
 
 from psicli.protocol.messages import (
     End,
@@ -58,12 +60,13 @@ def cases(
     roles: Iterable[str] = BOTH,
     modes: Iterable[bool] = MODES,
     ends: Iterable[bool] = (False,),
+    protocol: str = "",
 ) -> list[Case]:
     return [
         (
             f"{role}, {'broadcast' if broadcast else 'one-sided'}{', listening' if listens else ''}: {name}",
             cheat,
-            cheat.setting(receives=role == RECEIVER, broadcast=broadcast, listens=listens),
+            replace(cheat.setting(receives=role == RECEIVER, broadcast=broadcast, listens=listens), protocol=protocol),
         )
         for (name, cheat), role, broadcast, listens in itertools.product(cheats.items(), roles, modes, ends)
     ]
@@ -115,3 +118,20 @@ def check(cheat: Cheat, peer: HostilePeer, told: int | None, outcome: Outcome, s
 def check_result(victim: SessionVictim, setting: Setting) -> None:
     """Check that our side has the right result, or none if it should learn none."""
     assert victim.found == (setting.result if setting.victim_learns else None)
+
+
+def check_run(pair: Pair, cheat: Cheat, setting: Setting) -> None:
+    """Check a real run of our side against a cheat: how it ended, its log and its output."""
+    victim = ProcessVictim(pair, setting)
+    check(cheat, *meet(victim, pair.port, setting, cheat))
+    pair.nothing_left()
+    assert victim.run is not None
+    result = victim.run.result()
+    if cheat.code:
+        # The log holds one error and one hint; the rows of a table are not counted.
+        assert sum(not error.startswith("overlap:  ") for error in result.errors) == 2
+    else:
+        assert result.errors == []
+    if setting.victim_learns and (not cheat.code or cheat.kept_output):
+        written = pair.path(setting.victim, "out/out.csv").read_text().split()
+        assert written == ["id", *sorted(setting.result)]

@@ -353,7 +353,9 @@ BITMAP: dict[str, Cheat] = {
     "a bitmap's end of another bin": at("bitmap", "a bitmap of bin 1 out of order", end(bin=1)),
     "points instead of the bitmap": at("bitmap", "stream 1 during the bitmaps", instead(points(1))),
     "a bitmap before Received": at(
-        "received", "stream 4 during the wait for Received", instead(Frame(0, 0, 0, 4, 0, bytes(128)))
+        "received",
+        "stream 4 (during the wait for Received|when all streams had ended)",
+        instead(Frame(0, 0, 0, 4, 0, bytes(128))),
     ),
     "Received twice": at("received", "Received during the bitmaps", lambda peer, due: [*due, *due]),
     "Received with a digest": at(
@@ -382,7 +384,9 @@ BITMAP: dict[str, Cheat] = {
 }
 ONE_SIDED_SENDER: dict[str, Cheat] = {
     "a bitmap nobody asked for": at(
-        "received", "stream 4 during the wait for Received", instead(Frame(0, 0, 0, 4, 0, bytes(1)))
+        "received",
+        "stream 4 (during the wait for Received|when all streams had ended)",
+        instead(Frame(0, 0, 0, 4, 0, bytes(1))),
     ),
     "Ready instead of Received": at("received", "Ready during the exchange", instead(Ready(0))),
     "Commit instead of Received": at("received", "Commit during the exchange", instead(Commit(0, bytes(32)))),

@@ -71,6 +71,7 @@ class Setting:
     """One task between the hostile peer and our side, from the peer's point of view.
 
     theirs, ours: the number of items of the peer and of our side; the first `common` of the peer's are common.
+    protocol: of the bins, empty for ECDH.
     """
 
     receives: bool
@@ -80,6 +81,7 @@ class Setting:
     ours: int = 0
     common: int = 7
     counts: bool = False
+    protocol: str = ""
 
     @property
     def values(self) -> list[str]:
@@ -109,7 +111,7 @@ class Setting:
     @property
     def terms(self) -> TaskTerms:
         receiver, result = self.party if self.receives else self.victim, COUNT if self.counts else ""
-        return TaskTerms(TASK_NAME, receiver, self.broadcast, 1, result=result)
+        return TaskTerms(TASK_NAME, receiver, self.broadcast, 1, result=result, protocol=self.protocol)
 
 
 Alter: TypeAlias = Callable[["HostilePeer", list[Message]], Iterable[Out]]
@@ -260,11 +262,14 @@ class HostilePeer:
 
     def say_received(self, number: int, attempt: int = 0) -> None:
         if self.setting.broadcast:
-            own = {*records(self.data[number, attempt, Stream.TOKENS], 16)}
-            bits = [token in own for token in self.made_tokens(self.their_points(number, attempt), number, attempt)]
-            self._bitmaps[number] = packed_bits(bits)
+            self._bitmaps[number] = packed_bits(self.found(number, attempt))
         last = number == self.left[-1] and not self.setting.broadcast
         self.say(stage("received", number, attempt), [Received(0, number, attempt, self.digest() if last else b"")])
+
+    def found(self, number: int, attempt: int = 0) -> list[bool]:
+        """Return a bit for each item of our side, in the order in which it sent them: whether it is the peer's too."""
+        own = {*records(self.data[number, attempt, Stream.TOKENS], 16)}
+        return [token in own for token in self.made_tokens(self.their_points(number, attempt), number, attempt)]
 
     def hear_received(self, number: int) -> None:
         self.await_that(lambda: any(isinstance(m, Received) and m.bin == number for m in self.heard))
@@ -348,11 +353,14 @@ class HostilePeer:
 
     def points_of(self, number: int, attempt: int = 0) -> list[bytes]:
         """Return the masked points of a bin, padding last."""
-        items = [b"\x01" + len(value).to_bytes(4, "big") + value.encode() for value in self.setting.values]
-        items = [item for item in items if self._bin_of(item) == number]
+        items = self.items_of_bin(number)
         points = self.masked(items, number, attempt)
         padding = [os.urandom(32) for _ in range(self.capacities[0] - len(items))]
         return points + self.masked(padding, number, attempt, curve.PADDING_TAG)
+
+    def items_of_bin(self, number: int) -> list[bytes]:
+        items = [b"\x01" + len(value).to_bytes(4, "big") + value.encode() for value in self.setting.values]
+        return [item for item in items if self._bin_of(item) == number]
 
     def masked(
         self, items: Iterable[bytes], number: int = 0, attempt: int = 0, tag: bytes = curve.ITEM_TAG
@@ -367,8 +375,7 @@ class HostilePeer:
 
     def stream(self, stream: Stream, data: list[bytes], number: int = 0, attempt: int = 0) -> list[Message]:
         """Return the frames of a list and its End, with the right digests."""
-        count = self.capacities[0 if stream == self.own_stream else 1]
-        shape = StreamShape(stream, count, self.frame_items)
+        shape = self.shape(stream)
         place = Place(0, number, attempt, bin_session_id(self.task_sid, number, attempt))
         outgoing, octets, at = OutgoingStream(place, shape), b"".join(data), 0
         messages: list[Message] = []
@@ -377,6 +384,9 @@ class HostilePeer:
             messages.append(outgoing.frame(octets[at:end]))
             at = end
         return [*messages, outgoing.end()]
+
+    def shape(self, stream: Stream) -> StreamShape:
+        return StreamShape(stream, self.capacities[0 if stream == self.own_stream else 1], self.frame_items)
 
     def _bin_of(self, item: bytes) -> int:
         digest = hashlib.sha256(self._partition_key + item).digest()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from support.hostile.peer import JOB, TASK_NAME, Cheat, HostilePeer, Setting
+from support.hostile.rr22.vector_peer import VectorPeer
 from support.hostile.wire import DEADLINE, dial, listen
 from support.memory.sessions import Plan
 from support.processes.expectations import OLD, csv_data
@@ -20,6 +21,7 @@ from support.processes.runner import DIALER, LISTENER, Pair, Run, Side
 
 from psicli.core.errors import PsicliError
 from psicli.exchange.task_exchange import Storage
+from psicli.protocol.messages import RR22
 from psicli.session.agreement import Terms
 from psicli.session.session import open_session
 from psicli.transport.dialer import Dialer
@@ -60,6 +62,7 @@ class SessionVictim:
         values = ["\x01" + len(value).to_bytes(4, "big").decode() + value for value in setting.our_values]
         how = {"broadcast": setting.broadcast, "counts": setting.counts}
         self.plan = plan(TASK_NAME, values, receives=not setting.receives, **how)
+        self.plan.protocol = setting.protocol
         self.failure: BaseException | None = None
         self._port = port
         self._setting = setting
@@ -110,7 +113,7 @@ class ProcessVictim:
     def __init__(self, pair: Pair, setting: Setting) -> None:
         self.pair = pair
         self.party = setting.victim
-        pair.jobs[self.party]["psi"]["receiver"] = setting.terms.receiver
+        pair.jobs[self.party]["psi"].update(receiver=setting.terms.receiver, protocol=setting.protocol or "ecdh")
         sides = Side(["id"], "in.csv", "out/out.csv")
         pair.add(TASK_NAME, sides, sides, broadcast_result=setting.broadcast)
         pair.path(self.party, "in.csv").write_bytes(csv_data(["id"], [[value] for value in setting.our_values]))
@@ -137,7 +140,7 @@ def meet(
         wire = listen(port, stack, compression) if setting.listens else None
         victim.start()
         wire = wire or dial(port, stack, compression)
-        peer = HostilePeer(wire, setting, cheat)
+        peer = (VectorPeer if setting.protocol == RR22 else HostilePeer)(wire, setting, cheat)
         began = time.monotonic()
         told = peer.run()
         outcome = victim.outcome()
