@@ -22,16 +22,17 @@ from hypothesis import strategies as st
 from support.memory.machines import BIN_ITEMS, FRAME_ITEMS, PATIENCE, TASK, MachineEnd, MachinePair
 from support.memory.messages import any_message, offered
 from support.memory.pair import ExchangeEnd, KnownExchange, exchange_end, items_of, matched_items, run_exchanges
+from support.memory.rr22.known_draws import known_draws
 from support.memory.sessions import ALICE, BOB, Party, Plan, TapLink, both, joined, numbers, run
 
 from psicli.core.errors import PsicliError
 from psicli.core.peer_errors import PeerGoneError
-from psicli.protocol.messages import Frame, Kept, Message, Restart, TaskMessage, Working
+from psicli.protocol.messages import RR22, Frame, Kept, Message, Restart, TaskMessage, Working
 from psicli.protocol.receiver import Receiver
 from psicli.protocol.sender import Sender
 from psicli.protocol.task import TaskParty
 from psicli.protocol.wire import decode, encode
-from psicli.protocol.work import KeepBits, KeepTokens, MaskPeer
+from psicli.protocol.work import Compute, KeepBits, KeepTokens, MaskPeer
 from psicli.session.session import Session
 from psicli.transport.endpoint import outgoing, pump
 from psicli.transport.window import Outgoing
@@ -39,33 +40,39 @@ from psicli.transport.window import Outgoing
 # The exit codes that a peer can cause: it went away, broke the protocol, disagreed, or reported a failure.
 CODES = {69, 76, 78, 80}
 OTHER_TASK_SID = bytes(range(32, 64))
-ROUNDS, SLOW_ROUNDS = 500, 26_000
-# Rounds with a task of eight bins, which take longer.
-BINS_ROUNDS, BINS_SLOW_ROUNDS = 60, 2_000
+SLOW_ROUNDS = 26_000
+# Rounds with a task of eight bins or by RR22, which take longer.
+LONG_ROUNDS = 2_000
 
 roles = pytest.mark.parametrize("role", [Receiver, Sender])
 modes = pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
-bin_counts = pytest.mark.parametrize("many_bins", [False, True], ids=["one bin", "eight bins"])
+ONE, EIGHT = "one bin", "eight bins"
+kinds = pytest.mark.parametrize("kind", [ONE, EIGHT, RR22])
 
 # Messages against a machine --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The item counts of the receiver (n) and the sender (m), and the sizes of frames and bins."""
+    """The item counts of the receiver (n) and the sender (m), the sizes of frames and bins, and the protocol."""
 
     n: int
     m: int
     frame_items: int = FRAME_ITEMS
     bin_items: int = BIN_ITEMS
+    protocol: str = ""
 
     def pair(self, broadcast: bool) -> MachinePair:
-        return MachinePair(self.n, self.m, broadcast=broadcast, frame_items=self.frame_items, bin_items=self.bin_items)
+        sizes = {"frame_items": self.frame_items, "bin_items": self.bin_items}
+        return MachinePair(self.n, self.m, broadcast=broadcast, protocol=self.protocol, **sizes)
 
 
 # Sixty items with at most 59 per bin make eight bins with a capacity of 59.
 several_sizes = st.builds(Sizes, st.sampled_from([0, 5, 8, 21]), st.sampled_from([0, 7, 16, 20])) | st.sampled_from(
-    [Sizes(60, 50, 32, 59), Sizes(9, 60, 32, 59), Sizes(1000, 700, 256, 768)]
+    [
+        *(Sizes(60, 50, 32, 59), Sizes(9, 60, 32, 59), Sizes(1000, 700, 256, 768)),
+        *(Sizes(20, 9, 1024, protocol=RR22), Sizes(1100, 1200, 1024, protocol=RR22), Sizes(60, 50, 1024, 59, RR22)),
+    ]
 )
 
 
@@ -112,7 +119,7 @@ def kept(end: MachineEnd) -> dict[tuple[type, int], bytes]:
     found: dict[tuple[type, int], bytes] = {}
     for place, work in end.placed:
         match work:
-            case MaskPeer(_, data) | KeepTokens(_, data) | KeepBits(_, data):
+            case MaskPeer(_, data) | KeepTokens(_, data) | KeepBits(_, data) | Compute(_, data):
                 key = type(work), work.bin if isinstance(work, KeepBits) else place.bin if place else -1
                 found[key] = found.get(key, b"") + data
     return found
@@ -150,15 +157,17 @@ def test_any_messages(role: type[TaskParty], broadcast: bool, data: st.DataObjec
 COMMON = 7
 
 
-def values(role: type[TaskParty], many_bins: bool) -> list[str]:
-    own = (53 if many_bins else 13) if role is Receiver else (41 if many_bins else 11)
+def values(role: type[TaskParty], kind: str) -> list[str]:
+    own = (53 if kind == EIGHT else 13) if role is Receiver else (41 if kind == EIGHT else 11)
     return [f"both-{i}" for i in range(COMMON)] + [f"{role.__name__}-{i}" for i in range(own)]
 
 
-def sizes_of(many_bins: bool) -> dict[str, int]:
-    return {"frame_items": 32, "bin_items": 59} if many_bins else {}
-
-
+SETTINGS: dict[str, dict[str, Any]] = {
+    ONE: {},
+    EIGHT: {"frame_items": 32, "bin_items": 59},
+    RR22: {"frame_items": 1024, "protocol": RR22},
+}
+ROUNDS_OF = {ONE: 500, EIGHT: 60, RR22: 40}
 SCALARS = {Receiver: b"\x77" * 32, Sender: b"\x5d" * 32}
 
 
@@ -171,19 +180,20 @@ class Recording:
 
 
 @cache
-def recording(role: type[TaskParty], broadcast: bool, many_bins: bool) -> Recording:
+def recording(role: type[TaskParty], broadcast: bool, kind: str) -> Recording:
     sids = {"octets": bytes(range(32)), "foreign": OTHER_TASK_SID}
     found = {}
     for name, sid in sids.items():
-        ends = run_exchanges(
-            items_of(values(Receiver, many_bins)),
-            items_of(values(Sender, many_bins)),
-            broadcast=broadcast,
-            task_sid=sid,
-            scalars=(SCALARS[Receiver], SCALARS[Sender]),
-            **sizes_of(many_bins),
-        )
-        assert ends[0].party.number_of_bins == (8 if many_bins else 1)
+        with known_draws():
+            ends = run_exchanges(
+                items_of(values(Receiver, kind)),
+                items_of(values(Sender, kind)),
+                broadcast=broadcast,
+                task_sid=sid,
+                scalars=(SCALARS[Receiver], SCALARS[Sender]),
+                **SETTINGS[kind],
+            )
+        assert ends[0].party.number_of_bins == (8 if kind == EIGHT else 1)
         found[name] = tuple(encode(message) for message in ends[role is Receiver].channel.sent)
     return Recording(**found)
 
@@ -252,20 +262,21 @@ def frames(messages: Iterable[Message]) -> set[Frame]:
     return {each for each in messages if isinstance(each, Frame)}
 
 
-def check_round(role: type[TaskParty], broadcast: bool, many_bins: bool, octets: Sequence[bytes]) -> bool:
+def check_round(role: type[TaskParty], broadcast: bool, kind: str, octets: Sequence[bytes]) -> bool:
     """Check one round; return whether it produced a result."""
-    items = items_of(values(role, many_bins))
-    end = exchange_end(role, items, None, broadcast=broadcast, scalar=SCALARS[role], **sizes_of(many_bins))
+    items = items_of(values(role, kind))
+    end = exchange_end(role, items, None, broadcast=broadcast, scalar=SCALARS[role], **SETTINGS[kind])
     failure: PsicliError | None = None
     accepted: list[Message] = []
     try:
-        replay(end, octets, accepted)
+        with known_draws():
+            replay(end, octets, accepted)
     except PsicliError as exc:
         failure = exc
     assert failure is None or failure.code in CODES, repr(failure)
     finished = end.party.finished
     if finished:
-        assert frames(accepted) == frames(map(decode, recording(role, broadcast, many_bins).octets))
+        assert frames(accepted) == frames(map(decode, recording(role, broadcast, kind).octets))
     if finished and role is Receiver and not broadcast:
         end.output.staged = end.matches()
     if end.output.staged is not None:
@@ -277,24 +288,22 @@ def check_round(role: type[TaskParty], broadcast: bool, many_bins: bool, octets:
 @pytest.mark.sample(2)
 @roles
 @modes
-@bin_counts
-def test_without_damage_a_recording_leads_to_its_result(
-    role: type[TaskParty], broadcast: bool, many_bins: bool
-) -> None:
-    octets = recording(role, broadcast, many_bins).octets
-    assert check_round(role, broadcast, many_bins, octets)
-    assert not check_round(role, broadcast, many_bins, octets[:-3])
+@kinds
+def test_without_damage_a_recording_leads_to_its_result(role: type[TaskParty], broadcast: bool, kind: str) -> None:
+    octets = recording(role, broadcast, kind).octets
+    assert check_round(role, broadcast, kind, octets)
+    assert not check_round(role, broadcast, kind, octets[:-3])
 
 
-def rounds(role: type[TaskParty], broadcast: bool, many_bins: bool, seeds: range) -> int:
-    recorded, changed, results = recording(role, broadcast, many_bins), 0, 0
+def rounds(role: type[TaskParty], broadcast: bool, kind: str, seeds: range) -> int:
+    recorded, changed, results = recording(role, broadcast, kind), 0, 0
     for seed in seeds:
         octets, count = damaged(recorded, Random(seed))
         changed += count
         try:
-            results += check_round(role, broadcast, many_bins, octets)
+            results += check_round(role, broadcast, kind, octets)
         except BaseException as exc:
-            raise AssertionError(f"{role.__name__}, broadcast={broadcast}, {many_bins=}, seed {seed}") from exc
+            raise AssertionError(f"{role.__name__}, broadcast={broadcast}, {kind}, seed {seed}") from exc
     # Some damage does no harm (a message swapped with itself), but most of it does.
     assert results < len(seeds) / 2
     return changed
@@ -303,10 +312,10 @@ def rounds(role: type[TaskParty], broadcast: bool, many_bins: bool, seeds: range
 @pytest.mark.sample(1)
 @roles
 @modes
-@bin_counts
-def test_damaged_recordings(role: type[TaskParty], broadcast: bool, many_bins: bool) -> None:
-    count = BINS_ROUNDS if many_bins else ROUNDS
-    assert rounds(role, broadcast, many_bins, range(count)) > count
+@kinds
+def test_damaged_recordings(role: type[TaskParty], broadcast: bool, kind: str) -> None:
+    count = ROUNDS_OF[kind]
+    assert rounds(role, broadcast, kind, range(count)) > count
 
 
 @pytest.mark.slow
@@ -314,14 +323,15 @@ def test_damaged_recordings(role: type[TaskParty], broadcast: bool, many_bins: b
 @modes
 def test_a_hundred_thousand_damaged_messages(role: type[TaskParty], broadcast: bool) -> None:
     """Each role and mode gets at least 25,000 damaged messages."""
-    assert rounds(role, broadcast, False, range(10**6, 10**6 + SLOW_ROUNDS)) >= 25_000
+    assert rounds(role, broadcast, ONE, range(10**6, 10**6 + SLOW_ROUNDS)) >= 25_000
 
 
 @pytest.mark.slow
 @roles
 @modes
-def test_thousands_of_damaged_messages_of_several_bins(role: type[TaskParty], broadcast: bool) -> None:
-    assert rounds(role, broadcast, True, range(10**6, 10**6 + BINS_SLOW_ROUNDS)) >= BINS_SLOW_ROUNDS
+@pytest.mark.parametrize("kind", [EIGHT, RR22])
+def test_thousands_of_damaged_messages_of_longer_tasks(role: type[TaskParty], broadcast: bool, kind: str) -> None:
+    assert rounds(role, broadcast, kind, range(10**6, 10**6 + LONG_ROUNDS)) >= LONG_ROUNDS
 
 
 # Damaged octets against a session --------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 from support.memory.machines import BIN_ITEMS, FRAME_ITEMS, PATIENCE, TASK_SID, MachineEnd, begin_bins, setup
+from support.memory.rr22.known_draws import know_vectors
 
 from psicli import curve
 from psicli.core.peer_errors import PeerGoneError, PeerLostError
@@ -196,7 +197,8 @@ class MemoryChannel:
 class KnownExchange(TaskExchange):
     """An exchange that can use known secrets and that remembers its workers.
 
-    scalar: the known scalar of every bin; orders and padding are derived from it, so that two runs are the same.
+    scalar: the known scalar of every bin; orders and padding are derived from it, so that two runs are the same. In
+    RR22, all secrets are derived from it (see known_draws).
     """
 
     scalar: bytes | None = None
@@ -209,19 +211,20 @@ class KnownExchange(TaskExchange):
 
     def make_worker(self, party: BinParty) -> Worker:
         made = cast(Worker, super().make_worker(party))
-        at = party.place
-        if self.party.setup.protocol == RR22:
-            self.workers[at.bin, at.attempt] = made
-            return made
+        at, vectors = party.place, self.party.setup.protocol == RR22
         if self.scalar is not None:
             name = self.scalar + bytes([self.party.receives, at.bin % 256, at.attempt])
             secret = hashlib.sha256(name).digest()
-            know(made, self.scalar, secret)
+            if vectors:
+                know_vectors(cast(Any, made), secret)
+            else:
+                know(made, self.scalar, secret)
             secrets = self._restored().order_secrets
             if at.bin in secrets:
                 secrets[at.bin] = secret
         self.workers[at.bin, at.attempt] = made
-        self.scalars[at.bin, at.attempt] = bytes(made._scalar)
+        if not vectors:
+            self.scalars[at.bin, at.attempt] = bytes(made._scalar)
         return made
 
 
