@@ -10,6 +10,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,17 @@ from support.processes.tapped import Recording, record, tapped_pair
 from support.waiting import wait_until
 
 from psicli import curve
+from psicli.exchange.vector_worker import VectorSender
 from psicli.exchange.worker import Worker
 from psicli.protocol.bins import number_of_bins
-from psicli.protocol.messages import Message, Received, Working
+from psicli.protocol.messages import RR22, Message, Received, Stream, Working
 from psicli.protocol.receiver import Receiver
+from psicli.protocol.rr22.bins import token_bytes
+from psicli.protocol.rr22.sizes import sizes
 from psicli.protocol.sender import Sender
 from psicli.protocol.streams import Place
 from psicli.protocol.wire import encode
-from psicli.protocol.work import CheckLists, MaskOwn, MaskPeer, Work
+from psicli.protocol.work import CheckLists, Compute, ComputeAhead, MaskOwn, MaskPeer, Work
 
 COUNT = 300
 # This many items make two bins of the smallest size that a job file allows.
@@ -51,41 +55,61 @@ def shape(message: Message) -> tuple[str, int, int]:
 # One-sided tasks in which everything or nothing matches ----------------------------------------------------------
 
 
+@pytest.mark.parametrize("protocol", ["", RR22], ids=["ecdh", RR22])
 @pytest.mark.parametrize(("count", "bin_items", "bins"), [(40, BIN_ITEMS, 1), (200, 128, 8)], ids=["one bin", "8 bins"])
 @pytest.mark.parametrize("share", ["nothing", "one", "everything"])
-def test_a_receiver_sends_the_same_messages_whatever_matches(share: str, count: int, bin_items: int, bins: int) -> None:
+def test_a_receiver_sends_the_same_messages_whatever_matches(
+    share: str, count: int, bin_items: int, bins: int, protocol: str
+) -> None:
     """The receiver sends several frames, in an order that does not depend on threads."""
     common = {"nothing": 0, "one": 1, "everything": count}[share]
     assert number_of_bins(count, count, bin_items) == bins
-    assert messages_to_a_sender(common, count, bin_items) == messages_to_a_sender(0, count, bin_items)
+    assert messages_to_a_sender(common, count, bin_items, protocol) == messages_to_a_sender(
+        0, count, bin_items, protocol
+    )
 
 
-def messages_to_a_sender(common: int, count: int, bin_items: int) -> list[tuple[str, int, int]]:
+def messages_to_a_sender(common: int, count: int, bin_items: int, protocol: str) -> list[tuple[str, int, int]]:
     """Run a receiver against a scripted sender with the same number of items; return the shapes of its messages.
 
     common: the number of common items.
     """
     own = items_of(f"k{number}" for number in range(count))
     theirs = prepared_of(items_of(f"k{number}" for number in range(count - common, 2 * count - common)), TASK_SID).items
-    sender = Sender(setup(probe=curve.probe(TASK_SID), bin_items=bin_items))
-    workers: dict[Place, Worker] = {}
+    # Vectors have many more blocks than a bin has items.
+    how: dict[str, Any] = {
+        "bin_items": bin_items,
+        "protocol": protocol,
+        "frame_items": 1024 if protocol else FRAME_ITEMS,
+    }
+    sender = Sender(setup(probe=curve.probe(TASK_SID), **how))
+    workers: dict[Place, Any] = {}
 
     def answer(work: Work, place: Place | None) -> bytes:
         assert place is not None
         if place not in workers:
             items = theirs.bin(place.bin, sender.number_of_bins, 1 << 30)
-            workers[place] = Worker(place.sid, items, *sender.capacities, FRAME_ITEMS, receives=False)
+            own, peer = sender.capacities
+            workers[place] = (
+                VectorSender(place.sid, items, own, token_bytes(sender.sizes), sizes(peer))
+                if protocol
+                else Worker(place.sid, items, own, peer, FRAME_ITEMS, receives=False)
+            )
         match work:
             case MaskOwn(start, stop):
-                return workers[place].mask_own(start, stop)
+                return bytes(workers[place].mask_own(start, stop))
             case MaskPeer(seq, points):
                 return workers[place].mask_peer(seq, points) or b""
+            case Compute(stream, received):
+                return bytes(workers[place].compute(stream, received))
+            case ComputeAhead(Stream.KEYS):
+                workers[place].compute_ahead(Stream.KEYS)
             case CheckLists():
                 workers[place].check()
         return b""
 
     channel = PeerChannel(sender, count, answer)
-    end = exchange_end(Receiver, own, channel, bin_items=bin_items)
+    end = exchange_end(Receiver, own, channel, **how)
     end.drive()
     assert end.matches().count == common
     assert sum(isinstance(message, Received) for message in channel.sent) == sender.number_of_bins
@@ -104,10 +128,12 @@ def two_tasks(pair: Pair, name: str, *, full: bool, count: int = COUNT) -> None:
 
 
 @pytest.mark.sample(1)
+@pytest.mark.parametrize("protocol", ["ecdh", RR22])
 @pytest.mark.parametrize(("count", "bins"), [(COUNT, 1), (COUNT_OF_TWO_BINS, 2)], ids=["one bin", "two bins"])
-def test_a_sender_sees_the_same_run(tapped: tuple[Pair, int], count: int, bins: int) -> None:
+def test_a_sender_sees_the_same_run(tapped: tuple[Pair, int], count: int, bins: int, protocol: str) -> None:
     pair, port = tapped
     for party in PARTIES:
+        pair.jobs[party]["psi"]["protocol"] = protocol
         pair.jobs[party]["pipeline"] = {"bin_items": 16_384}
     views = []
     for name, full in (("full", True), ("empty", False)):
@@ -141,7 +167,14 @@ def view_of(recording: Recording, party: str) -> dict[str, Any]:
 def messages_by_task(recording: Recording, sender: str) -> list[list[tuple[str, int, int]]]:
     """Return the messages of no task, then of each task; the order among tasks varies from run to run."""
     sent = [m for m in recording.sent[sender] if not isinstance(m, Working)]
-    return [[shape(m) for m in sent if getattr(m, "task", None) == task] for task in (None, 0, 1)]
+    return [[part for m in sent if getattr(m, "task", None) == task for part in shapes(m)] for task in (None, 0, 1)]
+
+
+def shapes(message: Message) -> list[tuple[str, int, int]]:
+    """Return the shape of a message, with a digest apart: the last Received has it, whichever bin ended last."""
+    if not isinstance(message, Received) or not message.digest:
+        return [shape(message)]
+    return [shape(replace(message, digest=b"")), ("digest", 0, len(message.digest))]
 
 
 def log_of(result: Result) -> list[str]:
@@ -194,13 +227,15 @@ FAILURES = [(altered.match_with_full_disk, 74), (altered.match_without_memory, 7
 
 
 @pytest.mark.more
-def test_a_senders_view_of_a_receiver_that_fails_before_the_result(tapped: tuple[Pair, int]) -> None:
+@pytest.mark.parametrize("protocol", ["ecdh", RR22])
+def test_a_senders_view_of_a_receiver_that_fails_before_the_result(tapped: tuple[Pair, int], protocol: str) -> None:
     """The sender gets the same bytes and exit code, whatever fails and whether anything matched."""
     pair, port = tapped
     views = []
     for (failure, code), full in zip(FAILURES, (True, False, True), strict=True):
         two_tasks(pair, "out", full=full)
         for party in PARTIES:
+            pair.jobs[party]["psi"]["protocol"] = protocol
             pair.jobs[party]["tasks"] = pair.jobs[party]["tasks"][:1]
             pair.jobs[party]["tasks"][0].update(broadcast_result=True, output_path={party: "out/o.csv"})
         recording = record(pair, port, "--json", alterations={LISTENER: [failure]})

@@ -73,6 +73,39 @@ def watch_curve() -> None:
     Worker.__init__ = noted  # type: ignore[method-assign]
 
 
+def watch_vectors() -> None:
+    """Record the secrets of RR22 that no draw shows, in records of 16 bytes: those that a step uses or leaves."""
+    from contextlib import contextmanager
+
+    from psicli.ole import vectors
+
+    # The file stays open until the process ends.
+    words = open(f"{os.environ['TEST_DRAWS']}.vectors", "ab", buffering=0)  # noqa: SIM115
+    real_step, real_vector = vectors._Half._step, vectors.ReceiverVectors.vector
+
+    def note(*secrets: Any) -> None:
+        for secret in secrets:
+            octets = secret.tobytes()[: 16 * 20]
+            words.write(octets[: len(octets) // 16 * 16])
+
+    @contextmanager
+    def step(self: vectors._Half, name: str, *uses: str) -> Any:
+        with real_step(self, name, *uses) as used:
+            note(*used)
+            yield used
+        note(*self._secrets.values())
+
+    def vector(self: vectors.ReceiverVectors, sums: bytes) -> bytes:
+        store = self._secrets["store"].copy()
+        made = real_vector(self, sums)
+        # The vector A, which hides the store.
+        note(vectors.from_bytes(made[vectors.BLOCK_BYTES :]) ^ store)
+        return made
+
+    vectors._Half._step = step  # type: ignore[method-assign, assignment]
+    vectors.ReceiverVectors.vector = vector  # type: ignore[method-assign]
+
+
 def dump_memory() -> None:
     """Write the memory of the process, without its empty pages, to a file: when a worker has compared its bin, and at
     the end of the task."""
@@ -173,15 +206,18 @@ def match_and_be_stopped() -> None:
 
 def _before_matching(do: Callable[[], None]) -> None:
     """Call a function whenever a receiver is about to compare."""
+    from psicli.exchange.vector_worker import VectorReceiver
     from psicli.exchange.worker import Worker
 
-    match = Worker.match
+    def failing(match: Callable[..., Any]) -> Any:
+        def fail_and_match(self: Any, *, bitmap: bool = False) -> Any:
+            do()
+            return match(self, bitmap=bitmap)
 
-    def failing(self: Worker, *, bitmap: bool = False) -> Any:
-        do()
-        return match(self, bitmap=bitmap)
+        return fail_and_match
 
-    Worker.match = failing  # type: ignore[method-assign]
+    for kind in (Worker, VectorReceiver):
+        kind.match = failing(kind.match)  # type: ignore[attr-defined]
 
 
 def fail_to_write() -> None:
