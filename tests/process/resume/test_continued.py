@@ -38,15 +38,21 @@ from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, fa
 ONE_SOON = [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)]
 
 
+@pytest.fixture(params=["ecdh", "rr22"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
 @pytest.fixture(params=[False, True], ids=["one-sided", "broadcast"])
-def resumable(pair: Pair, request: pytest.FixtureRequest) -> Pair:
-    return job(pair, broadcast=request.param)
+def resumable(pair: Pair, request: pytest.FixtureRequest, protocol: str) -> Pair:
+    return job(pair, broadcast=request.param, protocol=protocol)
 
 
 @pytest.fixture
-def alone(pair: Pair) -> Pair:
+def alone(pair: Pair, protocol: str) -> Pair:
     """Return a job of one-sided tasks."""
-    return job(pair)
+    return job(pair, protocol=protocol)
 
 
 # Resumed tasks ---------------------------------------------------------------------------------------------------

@@ -18,8 +18,9 @@ from psicli.exchange.finished import Manifest
 ROWS, BINS, BIN_FRAMES = 40_000, 4, 6
 PIPELINE = {"bin_items": 16_384, "frame_items": 2048}
 FIRST, SECOND = "first", "second"
-# Stop while a party masks the peer's points near the end of the second task, when the first task is done.
-IN_SECOND = f"peer.masked:stop:{2 * BINS * BIN_FRAMES - 3}"
+# Stop while a party masks the peer's points near the end of the second task, when the first task is done. By RR22, a
+# party answers what the peer has sent once a bin.
+IN_SECOND = {"ecdh": f"peer.masked:stop:{2 * BINS * BIN_FRAMES - 3}", "rr22": f"peer.masked:stop:{2 * BINS - 1}"}
 # The number of frames that a receiver gets per bin. The frame after those of two bins arrives only after the receiver
 # has sent `Received` for the first one.
 ARRIVING = 2 * BIN_FRAMES
@@ -28,12 +29,13 @@ ARRIVING = 2 * BIN_FRAMES
 MIDDLE = {LISTENER: "bins.written:kill:2", DIALER: "bins.written:kill:5"}
 
 
-def job(pair: Pair, *, broadcast: bool = False, rows: int = ROWS) -> Pair:
+def job(pair: Pair, *, broadcast: bool = False, rows: int = ROWS, protocol: str = "ecdh") -> Pair:
     """Add two tasks: alice receives the first, bob the second; three quarters of the rows are common."""
     for party, start in zip(PARTIES, (0, rows // 4), strict=True):
         data = csv_data(["id"], ([f"row-{row}"] for row in range(start, start + rows)))
         pair.path(party, "in.csv").write_bytes(data)
         pair.jobs[party]["pipeline"] = dict(PIPELINE)
+        pair.jobs[party]["psi"]["protocol"] = protocol
     for task, receiver in ((FIRST, LISTENER), (SECOND, DIALER)):
         sides = [
             Side(["id"], "in.csv", f"out/{task}.csv" if broadcast or party == receiver else None) for party in PARTIES
@@ -55,7 +57,8 @@ def killed(pair: Pair, party: str, failpoint: str, *arguments: str) -> None:
 
 def killed_in_second(pair: Pair, party: str) -> None:
     """Kill a party near the end of the second task, after both have finished the first one."""
-    runs = {each: start(pair, each, IN_SECOND if each == DIALER else "") for each in PARTIES}
+    stop = IN_SECOND[pair.jobs[DIALER]["psi"]["protocol"]]
+    runs = {each: start(pair, each, stop if each == DIALER else "") for each in PARTIES}
     for run in runs.values():
         run.wait_for(f"{FIRST}: done in")
     os.waitid(os.P_PID, runs[DIALER].pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)

@@ -27,8 +27,9 @@ from psicli.config import PolicySettings
 from psicli.core.errors import PolicyError
 from psicli.job.policy import Policy
 from psicli.protocol import wire
-from psicli.protocol.bins import padded
+from psicli.protocol.bins import capacity, padded
 from psicli.protocol.messages import Abort, End, Frame, Offer, Open, Stream, Working
+from psicli.protocol.rr22.sizes import sizes
 from psicli.storage.ledger import Ledger
 
 REFUSED = r"(alice|bob)'s policy does not allow this run"
@@ -165,35 +166,43 @@ def test_a_size_that_is_not_allowed_is_refused_before_any_point(tapped: tuple[Pa
 
 
 @pytest.mark.more
-def test_padding_counts_as_questions(pair: Pair) -> None:
-    """With several bins, the maximum applies to what the peer can ask about, the minimum to the items it has."""
-    count, questions = 20_000, padded(20_000, 2)
+@pytest.mark.parametrize("protocol", ["ecdh", "rr22"])
+def test_padding_counts_as_questions(pair: Pair, protocol: str) -> None:
+    """With several bins, the maximum applies to what the peer can ask about, the minimum to the items it has.
+
+    By RR22, a receiver can ask about as many items as its store has positions.
+    """
+    count = 20_000
+    questions = dict.fromkeys(PARTIES, padded(count, 2))
+    if protocol == "rr22":
+        questions[DIALER] = 2 * sizes(capacity(count, 2)).store
     for party, first in zip(PARTIES, (0, count // 2), strict=True):
         rows = "".join(f"k{number}\n" for number in range(first, first + count))
         pair.path(party, "in.csv").write_text("id\n" + rows)
         pair.jobs[party]["pipeline"] = {"bin_items": 16_384}
+        pair.jobs[party]["psi"]["protocol"] = protocol
     pair.add("people", Side(["id"], "in.csv", "out/people.csv"), Side(["id"], "in.csv"))
-    sentence = (
-        f"bob has {count:,} distinct items and can ask about {questions:,} including padding, more than policy.max"
-    )
-    pair.jobs[LISTENER]["policy"] = {"max_peer_items": questions - 1}
+    most = questions[DIALER]
+    sentence = f"alice has {count:,} distinct items and can ask about {most:,} including padding, more than policy.max"
+    pair.jobs[DIALER]["policy"] = {"max_peer_items": most - 1}
     alice, bob = pair.run()
-    failed(alice, 79, sentence)
-    failed(bob, 80, REFUSED)
-    assert [task["code"] for task in ledger(pair, LISTENER)] == [79]
-    pair.jobs[LISTENER]["policy"] = {"max_peer_items": questions, "min_peer_items": count}
+    failed(bob, 79, sentence)
+    failed(alice, 80, REFUSED)
+    assert [task["code"] for task in ledger(pair, DIALER)] == [79]
+    pair.jobs[DIALER]["policy"] = {"max_peer_items": most, "min_peer_items": count}
+    pair.jobs[LISTENER]["policy"] = {"max_peer_items": questions[LISTENER], "min_peer_items": count}
     results = pair.run("--json")
     succeeded(results)
     for party, result in zip(PARTIES, results, strict=True):
         (task,) = the_object(result.stdout)["tasks"]
-        assert [task[name] for name in ("peer_items", "peer_questions", "bins")] == [count, questions, 2]
+        assert [task[name] for name in ("peer_items", "peer_questions", "bins")] == [count, questions[party], 2]
         assert [[entry["peer_items"], entry["peer_questions"]] for entry in ledger(pair, party)[-1:]] == [
-            [count, questions]
+            [count, questions[party]]
         ]
-    pair.jobs[LISTENER]["policy"] = {"min_peer_items": count + 1}
+    pair.jobs[DIALER]["policy"] = {"min_peer_items": count + 1}
     alice, bob = pair.run()
-    failed(alice, 79, f"bob has {count:,} distinct items, fewer than policy.min_peer_items, which is {count + 1:,}")
-    failed(bob, 80, REFUSED)
+    failed(bob, 79, f"alice has {count:,} distinct items, fewer than policy.min_peer_items, which is {count + 1:,}")
+    failed(alice, 80, REFUSED)
 
 
 def test_runs_a_day(pair: Pair) -> None:
