@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 from support.memory.pair import items_of, records, run_exchanges
-from support.processes.altered import Alteration, Alterations, fail_to_write, with_little_memory
+from support.processes.altered import Alteration, Alterations, fail_to_write, watch_vectors, with_little_memory
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side, failing_at
 from support.processes.tapped import LEFT, Recording, item, keys, record, tapped_pair
 
@@ -32,7 +32,7 @@ import psicli
 from psicli import curve
 from psicli.exchange.task_exchange import Storage
 from psicli.items.partitions import Partitioner
-from psicli.protocol.messages import Frame, Stream, partition_key, task_session_id
+from psicli.protocol.messages import RR22, Frame, Stream, partition_key, task_session_id
 from psicli.protocol.sender import Sender
 from psicli.session.live import LiveTask
 from psicli.storage.locks import SHARED_FOLDERS
@@ -98,6 +98,17 @@ def logging_json(otherwise: Any) -> Any:
     return spoil
 
 
+def by_rr22(otherwise: Any) -> Any:
+    """Let both parties use RR22."""
+
+    def spoil(pair: Pair) -> None:
+        otherwise(pair)
+        for party in PARTIES:
+            pair.jobs[party]["psi"]["protocol"] = RR22
+
+    return spoil
+
+
 def append(row: str) -> Any:
     def spoil(pair: Pair) -> None:
         with open(pair.path(DIALER, "in.csv"), "a") as file:
@@ -121,6 +132,14 @@ def append(row: str) -> Any:
         (lambda pair: None, both(fail_to_write), (70, 0), set()),
         (several_bins(True), {LISTENER: [fail_to_write]}, (70, 80), {"lock", "meta", "bins"}),
         (flipping(several_bins(False)), both(), (76, 76), set()),
+        (by_rr22(several_bins(False)), both(with_little_memory, watch_vectors), (0, 0), {"lock", "meta"}),
+        (
+            by_rr22(several_bins(True)),
+            {LISTENER: [fail_to_write, watch_vectors], DIALER: [watch_vectors]},
+            (70, 80),
+            {"lock", "meta", "bins"},
+        ),
+        (by_rr22(flipping(several_bins(False))), both(watch_vectors), (76, 76), set()),
     ],
     ids=[
         "done",
@@ -133,6 +152,9 @@ def append(row: str) -> Any:
         "an unexpected failure",
         "an unexpected failure after several bins",
         "a frame that was changed",
+        "by RR22",
+        "an unexpected failure by RR22",
+        "a frame of RR22 that was changed",
     ],
 )
 def test_nothing_written_holds_a_secret(
@@ -150,7 +172,7 @@ def test_nothing_written_holds_a_secret(
     texts = dict(written(pair, recording))
     assert {f"{party}/{name}" for party in PARTIES for name in LEFT.values()} <= set(texts)
     assert {"alice's stderr", "bob's stdout", "report -o -", "history --json"} <= set(texts)
-    if alterations == both(with_little_memory):
+    if with_little_memory in alterations[LISTENER]:
         assert b'"spool_bytes": 0' not in texts["alice's stdout"]
     kept = {path.relative_to(pair.folder) for path in (pair.folder / "state").glob("task-*/*")}
     assert {path.name for path in kept} == left
@@ -163,6 +185,13 @@ def test_nothing_written_holds_a_secret(
     assert {name.partition("-")[0] for name in others} | {"lock"} == {"lock", "ledger.head", "ledger.jsonl", "sketches"}
     assert {"state/ledger.jsonl", *map(str, kept | reports)} <= set(texts)
     secrets = dict(secrets_of(recording))
+    vectors = [*pair.folder.glob("*.draws.vectors")]
+    for path in vectors:
+        # Of each vector of secrets, 20 blocks are recorded.
+        blocks = {*records(path.read_bytes(), 16)} - {bytes(16)}
+        assert len(blocks) > 20
+        secrets |= {f"{path.name}, {number}": block for number, block in enumerate(sorted(blocks))}
+    assert len(vectors) == 2 * (pair.jobs[LISTENER]["psi"].get("protocol") == RR22)
     for place, text in texts.items():
         # The sender of a broadcast may keep its orders until it has read the bitmaps, but no other secret.
         orders = orders_in(text, recording) if place.endswith("/bins") else set()
@@ -177,6 +206,9 @@ def orders_in(text: bytes, recording: Recording) -> set[bytes]:
     """Return the sender's draws found in this text, one per bin; check that none of them is a scalar."""
     found = {draw for draw in recording.draws[DIALER] if len(draw) == 32 and draw in text}
     assert len(found) == 2
+    if not recording.data(Stream.SENDER_POINTS):
+        # RR22 has no scalar of items; what it draws in its place is shorter or longer.
+        return found
     points = set(records(recording.data(Stream.SENDER_POINTS), curve.POINT_BYTES))
     values = keys(f"{MARK}-{MANY // 2 + number}" for number in range(60))
     scalars = set()
@@ -201,7 +233,7 @@ def written(pair: Pair, recording: Recording) -> Iterator[tuple[str, bytes]]:
     ours = {*(pair.path(party, name) for party in PARTIES for name in ("in.csv", "out/people.csv", "job.yaml"))}
     locks = {path for folder in SHARED_FOLDERS for path in folder.glob(f"psicli-{os.geteuid()}/*")}
     for path in {*pair.folder.rglob("*"), *locks} - ours:
-        if path.is_file() and path.suffix != ".draws":
+        if path.is_file() and ".draws" not in path.suffixes:
             yield str(path.relative_to(pair.folder) if path.is_relative_to(pair.folder) else path), path.read_bytes()
 
 
@@ -224,7 +256,8 @@ def secrets_of(recording: Recording) -> Iterator[tuple[str, bytes]]:
             yield from ((f"draw {number} of {party}, {at}", part) for at, part in enumerate(_some_of(draw, 32)))
         for frame in frames:
             if frame.stream != Stream.BITMAP:
-                parts = _some_of(frame.data, {Stream.TOKENS: 16}.get(Stream(frame.stream), 32))
+                wide = (Stream.RECEIVER_POINTS, Stream.SENDER_POINTS, Stream.KEYS)
+                parts = _some_of(frame.data, 32 if frame.stream in wide else 16)
                 name = f"stream {frame.stream}, bin {frame.bin}, frame {frame.seq}"
                 yield from ((f"record {at} of {name}", part) for at, part in enumerate(parts))
 
