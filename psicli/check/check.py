@@ -44,7 +44,7 @@ from psicli.job.groups.expand import Expanded
 from psicli.job.groups.unpaired import unpaired
 from psicli.job.inputs import STDIO, find_source, selection
 from psicli.job.meeting import bin_items, load_credentials, may_last, meeting_point, terms
-from psicli.job.policy import check_strict
+from psicli.job.policy import check_kernels
 from psicli.protocol.messages import RR22, Abort, Hello, Purpose, measure_link
 from psicli.protocol.streams import FRAME_ITEMS
 from psicli.session.agreement import Hellos, agree, differing_versions
@@ -121,18 +121,10 @@ def _kernel(found: Checklist, job: Job) -> dict[str, float] | None:
     """Return the speed of the kernel, by operation [points per second]."""
     with found.trying("kernel"):
         curve.set_threads(job.pipeline.threads)
-        check_strict(job.policy)
-        curve.self_test()
-        protocols = {task.protocol for task in job.tasks}
-        if RR22 in protocols:
-            # Imported late: only such a run needs it.
-            from psicli import ole
-
-            ole.self_test()
-        rates, name = bench.rates(), curve.backend()
-        message = f"{name} backend: {'; '.join(_speeds(rates, protocols))}"
+        name, rates = check_kernels(job), bench.rates()
+        message = f"{name} backend: {'; '.join(_speeds(rates, {task.protocol for task in job.tasks}))}"
         hint = "The native backend is 5 to 40 times as fast; docs/performance.md says how to build it."
-        found.add("kernel", message, good=name.startswith("native"), hint=hint)
+        found.add("kernel", message, good=curve.reference.NAME not in name, hint=hint)
         return rates
     return None
 

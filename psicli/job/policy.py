@@ -1,4 +1,4 @@
-"""The rules of this party's policy: checks of counts and of inputs, and the duration of a run.
+"""The rules of this party's policy: checks of counts, inputs and backends, and the duration of a run.
 
 psicli checks sizes and runs before it sends any point, and the limits on the result before it sends anything that
 depends on a match.
@@ -14,7 +14,7 @@ from dataclasses import field
 from typing import Any
 
 from psicli import curve
-from psicli.config import PolicySettings
+from psicli.config import Job, PolicySettings
 from psicli.core import signals
 from psicli.core.errors import (
     InterruptedBySignal,
@@ -31,7 +31,7 @@ from psicli.core.errors import (
 from psicli.core.records import dataclass
 from psicli.items.sketches import Difference, Sketch, Sketches
 from psicli.report.console import duration
-from psicli.report.report import whole_percent, without_numbers
+from psicli.report.report import RR22, whole_percent, without_numbers
 from psicli.session.agreement import Deadline
 
 logger = logging.getLogger(__name__)
@@ -129,10 +129,24 @@ class Duration:
                 logger.info("%s before policy.min_duration was over", exc.message)
 
 
-def check_strict(limits: PolicySettings) -> None:
-    """Raise StrictError if the policy is strict and the backend is not the native one."""
-    if limits.strict and not curve.backend().startswith("native"):
-        raise StrictError(backend=curve.backend())
+def check_kernels(job: Job) -> str:
+    """Check the backends that the tasks use against the policy, then their answers; return their names.
+
+    Raises StrictError if the policy is strict and a backend is not a native one, and SelfCheckError.
+    """
+    name, used = curve.backend(), [curve.self_test]
+    if any(task.protocol == RR22 for task in job.tasks):
+        # Imported late: only such a run needs it.
+        from psicli import ole
+
+        used.append(ole.self_test)
+        if ole.backend() != name:
+            name += f" (rr22: {ole.backend()})"
+    if job.policy.strict and curve.reference.NAME in name:
+        raise StrictError(backend=name)
+    for self_test in used:
+        self_test()
+    return name
 
 
 class Comparison:

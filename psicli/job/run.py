@@ -27,7 +27,7 @@ from psicli.job.groups.expand import Expanded, expand_files
 from psicli.job.groups.unpaired import leave_out
 from psicli.job.inputs import Inputs, check_files, check_trace_file
 from psicli.job.meeting import bin_items, count_items, load_credentials, may_last, meeting_point, terms
-from psicli.job.policy import Duration, check_strict
+from psicli.job.policy import Duration, check_kernels
 from psicli.job.resume import Mode
 from psicli.job.task_run import Shared, TaskRun
 from psicli.ray import check_installed
@@ -86,7 +86,7 @@ def run_job(
         with ExitStack() as stack:
             found = _tasks(job, report, console)
             job = found.job
-            _prepare_process(job)
+            _prepare_process(job, report)
             meeting = stack.enter_context(closing(_meeting_point(job, report)))
             console.waits()
             inputs, workers, cluster = _checked(
@@ -186,15 +186,14 @@ def _keep(job: Job, report: Report) -> None:
         _warn(report, f"the report of this run is not kept for `psicli report`: {exc.message}")
 
 
-def _prepare_process(job: Job) -> None:
+def _prepare_process(job: Job, report: Report) -> None:
     # No core dumps: with a scalar from a dump and the points that were sent, anybody could guess every item.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _share_one_heap()
     curve.set_threads(job.pipeline.threads)
-    check_strict(job.policy)
+    report.backend = check_kernels(job)
     if job.pipeline.ray is not None:
         check_installed()
-    curve.self_test()
 
 
 def _share_one_heap() -> None:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
+from support.processes import altered
+from support.processes.certificates import issue, with_tls
+from support.processes.expectations import failed, succeeded, the_object
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Side
+
+from psicli import curve, ole
 
 
 @pytest.fixture
@@ -17,6 +23,13 @@ def asked(pair: Pair) -> Pair:
         pair.path(party, "in.csv").write_text("id\n1\n2\n")
         pair.jobs[party]["psi"] = {**pair.jobs[party].get("psi", {}), "protocol": "rr22"}
     return pair
+
+
+def check_of(pair: Pair, party: str) -> list[dict[str, Any]]:
+    """Return the rows of a check of this party's side."""
+    result = pair.start_command("check", "--json", "--wait=0", "--config", pair.job_file(party)).result()
+    rows: list[dict[str, Any]] = json.loads(result.stdout)["checks"]
+    return rows
 
 
 @pytest.mark.parametrize("command", ["run", "check"])
@@ -64,8 +77,7 @@ def test_the_parties_choose_different_protocols(asked: Pair, command: str) -> No
 
 def test_a_check_says_how_fast_each_protocol_is_here(asked: Pair) -> None:
     """One row about this machine, for those that the job uses; `--json` has the speeds by which the plan compares."""
-    result = asked.start_command("check", "--json", "--wait=0", "--config", asked.job_file(DIALER)).result()
-    rows = {row["name"]: row for row in json.loads(result.stdout)["checks"]}
+    rows = {row["name"]: row for row in check_of(asked, DIALER)}
     by_rr22 = r"by rr22 [\d,]+ items per second as the receiver, [\d,]+ as the sender"
     assert re.fullmatch(f".* backend: {by_rr22}", rows["kernel"]["message"])
     figures = rows["estimate"]["figures"]
@@ -73,7 +85,46 @@ def test_a_check_says_how_fast_each_protocol_is_here(asked: Pair) -> None:
     assert set(figures["vectors_per_second"]) == {"receive_items", "receive_bins", "send_items", "send_bins"}
     assert all(rate > 0 for rate in figures["vectors_per_second"].values())
     asked.jobs[DIALER]["tasks"].append({**asked.jobs[DIALER]["tasks"][0], "name": "more", "protocol": "ecdh"})
-    result = asked.start_command("check", "--json", "--wait=0", "--config", asked.job_file(DIALER)).result()
-    rows = {row["name"]: row for row in json.loads(result.stdout)["checks"]}
+    rows = {row["name"]: row for row in check_of(asked, DIALER)}
     of_ecdh = r"[\d,]+ own items per second, [\d,]+ items of the peer per second"
     assert re.fullmatch(f".* backend: {of_ecdh}; {by_rr22}", rows["kernel"]["message"])
+
+
+# The backend --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_with_a_wrong_backend_meets_nobody(asked: Pair) -> None:
+    result = asked.start(LISTENER, program=altered.program(altered.with_empty_code)).result()
+    failed(result, 70, "backend failed its self-check: wrong answer from compress")
+    assert "listening" not in result.stderr
+
+
+def test_the_report_names_both_backends(asked: Pair) -> None:
+    results = asked.run("--json")
+    succeeded(results)
+    names = dict.fromkeys((curve.backend(), ole.backend()))
+    for result in results:
+        assert the_object(result.stdout)["backend"] == " (rr22: ".join(names) + ")" * (len(names) - 1)
+
+
+@pytest.mark.skipif(len(curve.BACKENDS) == 1, reason="the native backend was not built")
+def test_a_kernel_that_is_missing_for_rr22_only(asked: Pair) -> None:
+    """The report names what computes instead, a check warns, and a strict policy refuses it."""
+    asked.program = altered.program(altered.without_vector_kernel)
+    name = f"{curve.backend()} (rr22: reference)"
+    (checked,) = (row for row in check_of(asked, LISTENER) if row["name"] == "kernel")
+    assert (checked["status"], checked["message"].partition(" backend: ")[0]) == ("warn", name)
+    results = asked.run("--json")
+    succeeded(results)
+    for result in results:
+        assert the_object(result.stdout)["backend"] == name
+        assert "the native rr22 kernel is not available (it was not built)" in result.stderr
+    issue(asked.folder, {LISTENER: LISTENER, DIALER: DIALER})
+    with_tls(asked)
+    asked.jobs[LISTENER]["policy"] = {"strict": True}
+    result = asked.start(LISTENER).result()
+    failed(result, 78, re.escape(f"policy.strict needs the native backend, but this run would use {name}"))
+    assert "listening" not in result.stderr
+    asked.jobs[LISTENER]["psi"]["protocol"] = "ecdh"
+    (checked,) = (row for row in check_of(asked, LISTENER) if row["name"] == "kernel")
+    assert checked["status"] == "ok"

@@ -252,6 +252,24 @@ def with_another_unicode() -> None:
     unicodedata.unidata_version = "99.0.0"  # type: ignore[misc]
 
 
+# Other kernels -----------------------------------------------------------------------------------------------------
+
+
+def without_vector_kernel() -> None:
+    """Be an installation in which only the kernel of RR22 was not built."""
+    sys.modules["psicli.ole._native"] = None  # type: ignore[assignment]
+
+
+def with_empty_code() -> None:
+    """Be a machine whose kernel of RR22 computes vectors of zeros, which hide nothing."""
+    import numpy as np
+
+    from psicli import ole
+
+    for kernel in ole.BACKENDS.values():
+        kernel.compress = lambda noise, length: np.zeros((length, noise.shape[1]), "<u8")  # type: ignore[method-assign]
+
+
 # Changes to the sequence of events ---------------------------------------------------------------------------------
 
 

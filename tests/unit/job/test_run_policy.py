@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 
@@ -14,8 +13,7 @@ from support.waiting import DEADLINE, wait_until
 
 from psicli import curve
 from psicli.config import PolicySettings
-from psicli.core.errors import StrictError
-from psicli.job.policy import Duration, check_strict
+from psicli.job.policy import Duration
 
 WAITING = "so that the run lasts policy.min_duration"
 
@@ -199,10 +197,3 @@ def test_a_strict_run_needs_an_intact_ledger(pair: Pair) -> None:
     succeeded(both())
     pair.jobs[LISTENER]["policy"] = {"strict": True}
     succeeded(both())
-
-
-def test_only_a_strict_policy_needs_the_native_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(os.environ, "PSICLI_BACKEND", "reference")
-    check_strict(PolicySettings())
-    with pytest.raises(StrictError):
-        check_strict(PolicySettings(strict=True))
