@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from secrets import SystemRandom
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from psicli.core.errors import LocalProtocolError
+from psicli.core.errors import LocalProtocolError, SelfCheckError
 from psicli.curve import POINT_BYTES
-from psicli.ole import base, kernel, store
+from psicli.ole import backend, base, kernel, store
 from psicli.ole.blocks import (
     BLOCK_BYTES,
     Blocks,
@@ -33,6 +34,9 @@ from psicli.ole.blocks import (
 )
 from psicli.ole.extension import base_choices, extend, extend_chosen, off_path, pick
 from psicli.protocol.rr22.sizes import DELTA_BITS, DELTA_TREES, TREES, Sizes
+
+# So many blocks of the vector that hides the receiver's store are looked at [blocks].
+SAMPLED_BLOCKS = 64
 
 
 class _Half:
@@ -119,7 +123,10 @@ class ReceiverVectors(_Half):
         return b"".join([point, *map(np.ndarray.tobytes, (sums, more_sums, corrections, more_corrections))])
 
     def vector(self, sums: bytes) -> bytes:
-        """Return the fourth message for the third one. Constant time in the noise."""
+        """Return the fourth message for the third one. Constant time in the noise.
+
+        Raises SelfCheckError if the vector does not hide the store.
+        """
         with self._step("vector", "points", "noise", "products", "pads", "store") as used:
             points, noise, products, pads, filled = used
             at_levels, at_trees = _split(from_bytes(sums), 2 * TREES * self._sizes.depth, TREES)
@@ -134,6 +141,7 @@ class ReceiverVectors(_Half):
             made = kernel().compress(both, self._sizes.store)
             wipe(both)
             del both
+            _check_mask(made[:, 2:])
             self._secrets["own"] = made[:, :2].copy()
             masked: Blocks = made[:, 2:] ^ filled
             return self._seed + masked.tobytes()
@@ -224,6 +232,16 @@ def _side_by_side(leaves: Blocks, points: Points, there: Blocks) -> Blocks:
         for word in range(2):
             both[tree, :, word] ^= leaves[tree, :, word]
     return both.reshape(-1, 4)
+
+
+def _check_mask(vector: Blocks) -> None:
+    """Raise SelfCheckError if a block of a random sample is zero or another one's equal. Constant time otherwise."""
+    sample = vector[SystemRandom().sample(range(len(vector)), SAMPLED_BLOCKS)]
+    equals = (sample[:, None] == sample).all(axis=-1)
+    is_mask = equals.sum() == len(sample) and sample.any(axis=-1).all()
+    wipe(sample)
+    if not is_mask:
+        raise SelfCheckError(backend=backend(), detail="it computed a vector that does not hide the items")
 
 
 def _split(blocks: Blocks, *counts: int) -> list[Blocks]:

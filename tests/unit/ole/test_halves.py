@@ -16,7 +16,7 @@ from psicli import ole
 from psicli.core.errors import LocalProtocolError, SelfCheckError
 from psicli.ole import reference, store
 from psicli.ole.blocks import from_bytes
-from psicli.ole.vectors import ReceiverVectors, SenderVectors
+from psicli.ole.vectors import ReceiverVectors, SenderVectors, _check_mask
 from psicli.protocol.rr22.sizes import TREES, sizes
 
 COUNTS = [1, 2, 3, 5, 127, 300]
@@ -191,6 +191,42 @@ def test_a_step_wipes_what_it_needs_last(step: str, used: set[str]) -> None:
     take(receiver, sender, step, sent)
     assert not any(before[name].any() for name in used)
     assert used.isdisjoint(half._secrets)
+
+
+class Repeating:
+    """A backend whose code gives the same few blocks, again and again."""
+
+    def __init__(self, period: int) -> None:
+        self._period = period
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reference, name)
+
+    def compress(self, noise: Any, length: int) -> Any:
+        made = reference.compress(noise, length)
+        made[:, 2:] = np.resize(made[: self._period, 2:], (length, 2))
+        return made
+
+
+@pytest.mark.parametrize("period", [0, 1, 40])
+def test_a_vector_that_hides_nothing_is_not_sent(monkeypatch: pytest.MonkeyPatch, period: int) -> None:
+    """Of 64 blocks, two are equal if there are 40 different ones; zeros are no mask either."""
+    receiver, _, sent = halves_before("vector")
+    monkeypatch.setattr(ole, "BACKENDS", {"repeating": Repeating(period)})
+    with pytest.raises(SelfCheckError, match=r"repeating backend .* does not hide the items") as caught:
+        receiver.vector(sent["sums"])
+    assert caught.value.code == 70
+    with pytest.raises(LocalProtocolError):
+        receiver.evaluate()
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(2, np.uint64), blocks_of("vector", 64)[17]], ids=["zero", "equal"])
+def test_one_wrong_block_in_the_sample_is_found(wrong: npt.NDArray[np.uint64]) -> None:
+    vector = blocks_of("vector", 64)
+    _check_mask(vector)
+    vector[40] = wrong
+    with pytest.raises(SelfCheckError):
+        _check_mask(vector)
 
 
 # What may happen when -----------------------------------------------------------------------------------------------
