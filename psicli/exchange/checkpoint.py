@@ -72,6 +72,8 @@ class Checkpoint:
         # Identifies the input file that was read.
         self._identity: tuple[int | str, ...] = ()
         self._manifest: Manifest | None = None
+        # How many items the peer can ask about in the whole task [items].
+        self._questions = 0
         # Once the run is over, nothing new is saved.
         self._ended = False
         self._guard = threading.RLock()
@@ -90,6 +92,7 @@ class Checkpoint:
     def begin(self, party: TaskParty) -> dict[int, bytes]:
         """Save bins from now on, if there are several; return the data of the bins that are finished already."""
         with self._guard:
+            self._questions = party.questions
             self._manifest = Manifest(
                 bound_to={**self.scope.bound_to, "input": [*self._identity]},
                 created=time.time(),
@@ -129,7 +132,8 @@ class Checkpoint:
         if self.saved is None and not attempt:
             # Without a checkpoint there is only one answer, and the ledger's line of the task covers it.
             return
-        self._ledger.answer(self._manifest.partition_sid, self.scope.peer, number, self._manifest.capacities[1])
+        items = self._questions // self._manifest.bins
+        self._ledger.answer(self._manifest.partition_sid, self.scope.peer, number, items)
 
     def answered(self, number: int, order_secret: bytes) -> None:
         """Record on disk, before the end of the answers leaves, that this sender has answered a whole bin.
@@ -154,9 +158,7 @@ class Checkpoint:
     def answering_bitmaps(self) -> None:
         """Record on disk, before the first bit leaves, that this receiver sends its peer the result."""
         if self.saved is not None:
-            manifest = self.saved.manifest
-            items = manifest.bins * manifest.capacities[1]
-            self._ledger.answer(manifest.partition_sid, self.scope.peer, BITMAPS, items)
+            self._ledger.answer(self.saved.manifest.partition_sid, self.scope.peer, BITMAPS, self._questions)
 
     def conclude(self, result: Mapping[str, Any]) -> None:
         """Save the result of a finished task, in case the job fails later; calls after the first do nothing."""

@@ -28,7 +28,7 @@ class PolicySettings(Model):
     )
     max_peer_items: _Limit = optional(
         "Most distinct items the other party may have, in every task. Padding counts. In a task with `protocol: rr22`, "
-        "a sender counts a tenth more.",
+        "a sender counts a tenth more, and 256 for each bin.",
         10_000_000,
     )
     max_runs_per_day: _Limit = optional(

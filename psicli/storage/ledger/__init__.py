@@ -171,7 +171,10 @@ class Ledger:
             self._append(files, "met", task_sid=task_sid, peer=peer, peer_items=items, peer_questions=questions)
 
     def answer(self, partition_sid: str, peer: str, number: int, items: int) -> None:
-        """Record that a bin is answered; items: its capacity [items]. Raises CannotCreateError, StorageError."""
+        """Record that a bin is answered; items: how many the peer can ask about in it [items].
+
+        Raises CannotCreateError, StorageError.
+        """
         with self._guard, self._files() as files:
             self._append(files, "answer", task_sid=partition_sid, peer=peer, bin=number, items=items)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import signal
 from collections import Counter
@@ -199,6 +200,10 @@ def test_padding_counts_as_questions(pair: Pair, protocol: str) -> None:
         assert [[entry["peer_items"], entry["peer_questions"]] for entry in ledger(pair, party)[-1:]] == [
             [count, questions[party]]
         ]
+    # The sender's answers say the same, bin by bin; both parties share a ledger.
+    lines = map(json.loads, (pair.folder / "state" / "ledger.jsonl").read_text().splitlines())
+    answers = [(line["peer"], line["bin"], line["items"]) for line in lines if line["event"] == "answer"]
+    assert sorted(answers) == [(LISTENER, number, most // 2) for number in range(2)]
     pair.jobs[DIALER]["policy"] = {"min_peer_items": count + 1}
     alice, bob = pair.run()
     failed(bob, 79, f"alice has {count:,} distinct items, fewer than policy.min_peer_items, which is {count + 1:,}")

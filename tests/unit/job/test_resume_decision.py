@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from types import SimpleNamespace
 
@@ -28,7 +29,7 @@ from psicli.storage.state import task_folders
 from psicli.tables import fingerprint
 
 SID = bytes(range(32))
-BINS, OWN, PEER = 16, 1000, 800
+BINS, OWN, PEER, QUESTIONS = 16, 1000, 800, 2336
 
 
 class Task:
@@ -57,6 +58,7 @@ class Task:
             own_count=OWN,
             peer_count=PEER,
             number_of_bins=BINS,
+            questions=QUESTIONS,
             broadcast=False,
         )
         resume.checkpoint.begin(party)  # type: ignore[arg-type]
@@ -77,6 +79,23 @@ def test_a_bin_is_answered_at_most_twice_under_one_partition(pair: Pair, monkeyp
     checkpoint, found = task.begin()
     assert found is None
     assert task.ledger.answers(SID.hex(), LISTENER) == {3: 2}
+
+
+@pytest.mark.parametrize("receives", [True, False])
+def test_answers_are_recorded_with_what_the_peer_can_ask_about(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, receives: bool
+) -> None:
+    task = Task(pair, monkeypatch, receives=receives)
+    checkpoint, _ = task.begin()
+    if receives:
+        checkpoint.answering_bitmaps()
+    else:
+        checkpoint.answering(3, 0)
+    *_, last = (pair.folder / "state" / "ledger.jsonl").read_text().splitlines()
+    line = json.loads(last)
+    found = line["event"], line["bin"], line["items"]
+    assert found == ("answer", *((-1, QUESTIONS) if receives else (3, QUESTIONS // BINS)))
+    checkpoint.end(None)
 
 
 def test_a_sender_has_finished_a_bin_only_when_it_has_answered_all_of_it(
