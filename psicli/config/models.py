@@ -141,8 +141,8 @@ class PsiEntry(Model):
     protocol: Literal["ecdh", "rr22"] = field(
         "How the parties compare their items, the same in both job files. `ecdh` rests on the oldest assumption, and "
         "suits every job. `rr22` needs a tenth of the processor time and less than half of the traffic, and rests on "
-        "[younger assumptions](security.md#the-protocol-rr22); see [when to choose it](performance.md#ecdh-or-rr22). "
-        "It cannot be combined with `result: count`.",
+        "[younger assumptions](security.md#the-protocol-rr22). It protects a sender less from a receiver that "
+        "cheats; see [when to choose it](performance.md#ecdh-or-rr22). It cannot be combined with `result: count`.",
         "rr22",
         default="ecdh",
     )
