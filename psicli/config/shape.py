@@ -84,7 +84,7 @@ class Shape:
             found = f"the text {shown(value, 40)}" if value else "empty"
         else:
             found = "a mapping" if isinstance(value, dict) else "a list"
-        return f"is {found}", f"write it like `{self.example(loc)}`"
+        return f"is {found}", fault.right or f"write it like `{self.example(loc)}`"
 
     def _fields_of(self, loc: Loc) -> dict[str, FieldInfo]:
         steps = [0 if isinstance(step, int) else step for step in loc]

@@ -149,7 +149,7 @@ def _converter(kind: Any) -> Check:
     if origin is dict:
         return _table(checker(get_args(kind)[1]))
     if origin is Literal:
-        return _plain(lambda value: value if value in get_args(kind) else None)
+        return _one_of(get_args(kind))
     if kind in _PLAIN:
         return _plain(_PLAIN[kind])
     model: Check = kind.check
@@ -167,6 +167,20 @@ def _plain(convert: Callable[[Any], Any]) -> Check:
         if found is None:
             faults.append(Fault(loc))
         return found
+
+    return check
+
+
+def _one_of(values: tuple[str, ...]) -> Check:
+    """Return the check of a text that is one of several. Its fault lists them, and shows the one that is meant."""
+
+    def check(value: Any, loc: Loc, faults: list[Fault]) -> Any:
+        if value not in values:
+            # Other programs write PROTOCOL_ECDH.
+            meant = [each for each in values if isinstance(value, str) and each in value.lower()]
+            shown = f", as in `{loc[-1]}: {max(meant, key=len)}`" if loc and meant else ""
+            faults.append(Fault(loc, right=f"give {' or '.join(values)}{shown}"))
+        return value
 
     return check
 

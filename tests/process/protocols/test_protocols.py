@@ -55,7 +55,7 @@ def test_a_protocol_that_does_not_exist(asked: Pair) -> None:
     asked.jobs[LISTENER]["psi"]["protocol"] = "kkrt"
     result = asked.start_command("run", "--config", asked.job_file(LISTENER)).result()
     assert (result.code, result.stdout) == (78, b"")
-    assert "psi.protocol: is the text 'kkrt'; write it like `protocol: rr22`" in result.stderr
+    assert "psi.protocol: is the text 'kkrt'; give ecdh or rr22" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

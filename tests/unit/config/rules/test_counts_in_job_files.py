@@ -35,7 +35,7 @@ def test_a_task_overrides_the_job(load: Load) -> None:
 
 def test_an_unknown_result(errors: Errors) -> None:
     error = errors(ALICE.replace("result: count", "result: sum"))[0]
-    assert error == "5: psi.result: is the text 'sum'; write it like `result: count`"
+    assert error == "5: psi.result: is the text 'sum'; give rows or count"
 
 
 @pytest.mark.parametrize(

@@ -32,13 +32,19 @@ def test_a_task_overrides_the_job(load: Load) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("kkrt", "4: psi.protocol: is the text 'kkrt'; write it like `protocol: rr22`"),
-        ("RR22", "4: psi.protocol: is the text 'RR22'; write it like `protocol: rr22`"),
-        ("[rr22]", "4: psi.protocol: is a list; write it like `protocol: rr22`"),
+        ("kkrt", "is the text 'kkrt'; give ecdh or rr22"),
+        ("''", "is empty; give ecdh or rr22"),
+        ("ecdh2", "is the text 'ecdh2'; give ecdh or rr22, as in `protocol: ecdh`"),
+        ("PROTOCOL_ECDH", "is the text 'PROTOCOL_ECDH'; give ecdh or rr22, as in `protocol: ecdh`"),
+        ("RR22", "is the text 'RR22'; give ecdh or rr22, as in `protocol: rr22`"),
+        ("[rr22]", "is a list; give ecdh or rr22"),
     ],
 )
 def test_an_unknown_protocol(errors: Errors, given: str, expected: str) -> None:
-    assert errors(JOB.replace("protocol: rr22", f"protocol: {given}"))[0] == expected
+    """The message names both, whichever of them was meant."""
+    assert errors(JOB.replace("protocol: rr22", f"protocol: {given}"))[0] == f"4: psi.protocol: {expected}"
+    in_task = JOB.replace(", protocol: rr22", "").replace("name: t", f"name: t\n    protocol: {given}")
+    assert errors(in_task)[0] == f"7: tasks[0].protocol: {expected}"
 
 
 LIMITS = "policy: {min_peer_items: 1000, max_runs_per_day: 2}\n"

@@ -23,7 +23,7 @@ def test_what_an_output_can_hold(load: Load) -> None:
     ("output", "mistake"),
     [
         ("rows: all", "13: tasks[0].output.rows: all rows without a flag would not tell which of them match; add"),
-        ("rows: some", "13: tasks[0].output.rows: "),
+        ("rows: some", "13: tasks[0].output.rows: is the text 'some'; give matched or unmatched or all"),
         (
             "flag: a, columns: [b, a]",
             "13: tasks[0].output.flag: 'a' is a column of the input too, which columns names;",
@@ -31,7 +31,7 @@ def test_what_an_output_can_hold(load: Load) -> None:
         ("flag: ''", "13: tasks[0].output.flag: is empty; give the name of a column"),
         ("columns: []", "13: tasks[0].output.columns: is empty; list the columns to write"),
         ("columns: [a, b, a]", "13: tasks[0].output.columns: names 'a' more than once; name every column once"),
-        ("order: keys", "13: tasks[0].output.order: "),
+        ("order: keys", "13: tasks[0].output.order: is the text 'keys'; give key or input, as in `order: key`"),
         ("row: all", "13: tasks[0].output.row: "),
     ],
 )
