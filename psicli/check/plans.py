@@ -6,6 +6,7 @@ psicli only names the best way; it never changes how a job runs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from typing import Any
 
 from psicli.check import estimate
@@ -21,6 +22,8 @@ from psicli.report.console import duration
 BETTER, WORTH = 0.9, 0.5
 # With more machines than this, estimates say little: the head and its network are not in the model.
 MOST_MACHINES = 16
+# With more tasks than this, they are not named.
+_TASKS_NAMED = 4
 # Below this time, durations have a decimal [s].
 _ROUGH = 10.0
 
@@ -53,7 +56,7 @@ def add_estimate(found: Checklist, job: Job, tasks: Sequence[tuple[Task, Size]],
     faster = best_of([chosen, *protocols])
     figures = {"best": best.name, "limit": time.limit.value, "plans": plans, "best_protocol": faster.name}
     others = [each for each in others if each is not best]
-    of_protocols = "" if _is_all_start(time) else _of_protocols(job, chosen, protocols)
+    of_protocols = "" if _is_all_start(time) else _of_protocols(chosen, protocols)
     message = f"{_verdict(job, chosen, best)}; {_why(job, time, setting)}{_listed(others)}{of_protocols}"
     found.add("plan", message, figures=figures)
     return needs.seconds
@@ -84,14 +87,22 @@ def _other_protocols(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Sett
 
     They are no ways to run the same job: another protocol is another decision about what to trust.
     """
+    counts = any(task.result == COUNT for task, _ in tasks)
     for name in ("ecdh", RR22):
         # A count needs ecdh.
-        others = [
-            (task if task.result == COUNT else task.model_copy(update={"protocol": name}), size) for task, size in tasks
-        ]
-        if others != list(tasks):
+        change = [task.protocol != name and task.result != COUNT for task, _ in tasks]
+        if any(change):
+            others = [
+                (task.model_copy(update={"protocol": name}) if changes else task, size)
+                for (task, size), changes in zip(tasks, change, strict=True)
+            ]
             needs = estimate.of_job(job, others, setting)
-            yield Plan(name, f"psi.protocol: {name}", needs.seconds, needs.memory, needs.traffic, needs_peer=True)
+            # The tasks, since psi.protocol means neither a task that overrides it nor a count.
+            names = list(dict.fromkeys(task.group or task.name for task, _ in compress(tasks, change)))
+            every = "every task" + (" with `result: rows`" if counts else "")
+            where = every if len(names) > _TASKS_NAMED else f"task{'s' * (len(names) > 1)} {', '.join(names)}"
+            words = f"`protocol: {name}` in {where}"
+            yield Plan(name, words, needs.seconds, needs.memory, needs.traffic, needs_peer=True)
 
 
 def _jobs_apart(job: Job, tasks: Sequence[tuple[Task, Size]], needs: Estimate, setting: Setting) -> Iterator[Plan]:
@@ -194,12 +205,12 @@ def _why(job: Job, time: Time, setting: Setting) -> str:
     return f"the cores are the limit{', which both parties share' if estimate.shares_cores(job, setting) else ''}"
 
 
-def _of_protocols(job: Job, chosen: Plan, protocols: Sequence[Plan]) -> str:
+def _of_protocols(chosen: Plan, protocols: Sequence[Plan]) -> str:
     """Return how long another protocol would take, and what it assumes, if that is worth a thought."""
     sentences = []
     for plan in protocols:
         faster, slower = (best_of(pair) is pair[1] for pair in ((chosen, plan), (plan, chosen)))
-        about = f"{plan.words}, which {job.peer} must do, too, takes about {_seconds(plan.seconds)}"
+        about = f"with {plan.words} of both job files, it takes about {_seconds(plan.seconds)}"
         if plan.name == RR22 and faster:
             sentences.append(f"{about}, but assumes more (docs/security.md)")
         elif plan.name != RR22 and not slower:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,16 @@ HERE = Setting({"hash_and_mask": 1e5, "mask": 1e5} | VECTORS, threads=2, cores=2
 FAST = LinkSpeed(1e-4, 1e9, 1e9, {"hash_and_mask": 1e5, "mask": 1e5})
 
 
-def rows(folder: Path, setting: Setting, count: int, *, tasks: int = 1, **fields: Any) -> tuple[str, dict[str, Any]]:
-    """Return the text of the row `plan` for tasks of so many rows, and its figures."""
+def rows(
+    folder: Path,
+    setting: Setting,
+    count: int,
+    *,
+    tasks: int = 1,
+    own: Sequence[dict[str, str]] = (),
+    **fields: Any,
+) -> tuple[str, dict[str, Any]]:
+    """Return the text of the row `plan` for tasks of so many rows, and its figures. own: fields of the first tasks."""
     document = job_document("nightly-bob", **fields)
     document["cluster"]["nodes"][0]["address"] = "10.0.0.1:18560"
     document["cluster"]["tls"] = "insecure"
@@ -31,6 +40,10 @@ def rows(folder: Path, setting: Setting, count: int, *, tasks: int = 1, **fields
     counts = document["psi"].get("result") == "count"
     outputs = [{} if counts else {"alice": f"{number}.csv"} for number in range(tasks)]
     document["tasks"] = [{**task, "name": f"t{number}", "output_path": each} for number, each in enumerate(outputs)]
+    for entry, each in zip(document["tasks"], own, strict=False):
+        entry.update(each)
+        if each.get("result") == "count":
+            entry["output_path"] = {}
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
     job = load_job(folder / "job.yaml", variables={})
     size = Size(count, 9 * count, 10 * count, 10 * count, 1e-6 * count)
@@ -114,7 +127,7 @@ def test_a_faster_protocol_is_a_decision_of_its_own(tmp_path: Path) -> None:
     one = replace(HERE.with_threads(1), link=FAST)
     text, figures = rows(tmp_path, one, 200_000)
     assert (figures["best"], figures["best_protocol"]) == ("threads_2", "rr22")
-    assert "; psi.protocol: rr22, which bob must do, too, takes about " in text
+    assert "; with `protocol: rr22` in task t0 of both job files, it takes about " in text
     assert text.endswith(" s, but assumes more (docs/security.md)")
     assert figures["plans"]["rr22"]["needs_peer"]
     assert figures["plans"]["rr22"]["traffic_bytes"] < figures["plans"]["as_is"]["traffic_bytes"] / 2
@@ -129,15 +142,41 @@ def test_a_job_with_rr22_hears_of_ecdh(tmp_path: Path, items: float, ending: str
     here = replace(HERE, rates={**HERE.rates, **slow}, link=FAST)
     text, figures = rows(tmp_path, here, 400_000, psi={"receiver": "alice", "protocol": "rr22"})
     assert (figures["best"], figures["best_protocol"]) == ("as_is", "as_is")
-    assert "; psi.protocol: ecdh, which bob must do, too, takes about " in text
+    assert "; with `protocol: ecdh` in task t0 of both job files, it takes about " in text
     assert text.endswith(ending)
     assert list(figures["plans"])[-1] == "ecdh"
 
 
+LIMITS = {"min_peer_items": 1, "max_runs_per_day": 1}
+
+
+@pytest.mark.parametrize(
+    ("default", "own", "expected"),
+    [
+        # What psi says has no effect on tasks that say something else.
+        ("rr22", [{"protocol": "ecdh"}], ["rr22` in task t0"]),
+        ("ecdh", [{"protocol": "rr22"}, {"protocol": "rr22"}], ["ecdh` in tasks t0, t1"]),
+        ("ecdh", [{}, {"protocol": "rr22"}], ["ecdh` in task t1", "rr22` in task t0"]),
+        # With psi.protocol: rr22, the job would be refused.
+        ("ecdh", [{}, {"result": "count"}], ["rr22` in task t0"]),
+        ("ecdh", [{}] * 5, ["rr22` in every task"]),
+        ("ecdh", [{}] * 5 + [{"result": "count"}], ["rr22` in every task with `result: rows`"]),
+    ],
+)
+def test_the_advice_has_an_effect_and_is_not_refused(
+    tmp_path: Path, default: str, own: list[dict[str, str]], expected: list[str]
+) -> None:
+    psi = {"receiver": "alice", "protocol": default}
+    link = replace(HERE, link=FAST)
+    text, figures = rows(tmp_path, link, 400_000, tasks=len(own), own=own, psi=psi, policy=LIMITS)
+    assert [part.split(" of both job files")[0] for part in text.split("; with `protocol: ")[1:]] == expected
+    told = [figures["plans"][name]["words"] for name in ("ecdh", "rr22") if name in figures["plans"]]
+    assert told == [f"`protocol: {each}" for each in expected]
+
+
 def test_a_count_has_no_other_protocol(tmp_path: Path) -> None:
-    policy = {"min_peer_items": 1, "max_runs_per_day": 1}
     text, figures = rows(
-        tmp_path, replace(HERE, link=FAST), 200_000, psi={"receiver": "alice", "result": "count"}, policy=policy
+        tmp_path, replace(HERE, link=FAST), 200_000, psi={"receiver": "alice", "result": "count"}, policy=LIMITS
     )
     assert not {"ecdh", "rr22"} & set(figures["plans"])
     assert "rr22" not in text
