@@ -281,6 +281,7 @@ class TaskRun:
             distinct_items=party.own_count,
             peer_items=party.peer_count if party.completed_before else None,
             peer_questions=party.questions if party.completed_before else None,
+            protocol=self._task.protocol,
         )
         # Without a limit the ledger need not count the runs.
         allow = None if job.policy.max_runs_per_day is None else self._policy.check_runs

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from psicli.core.errors import EXIT_CODES, counted, shown
 from psicli.report.layout import PLAIN, Screen, in_words, table_or_paragraphs
-from psicli.storage.ledger import Entry, RunEntry
+from psicli.storage.ledger import ECDH, Entry, RunEntry
 from psicli.storage.ledger.chain import Verdict
 
 _HEADER = ("time", "job", "task", "party", "peer", "own", "peer's", "matched", "outcome", "input")
@@ -62,6 +62,7 @@ def _row(record: Entry | RunEntry) -> tuple[str, ...]:
         return record.time, record.job, "-", record.party, record.peer, "", "", "", _outcome(record), ""
     opening = record.opening
     source = f"{opening.input} ({', '.join(opening.keys)})"
+    source += "" if opening.protocol == ECDH else f", by {opening.protocol}"
     source = source if source.isprintable() else shown(source, 1000)
     counts = [*map(_count, (opening.distinct_items, opening.peer_items)), _matched(record)]
     names = opening.job, opening.task, opening.party, opening.peer

@@ -42,6 +42,7 @@ from psicli.storage.ledger.recent import Wanted, last_tasks
 from psicli.storage.ledger.records import (
     CLOSING,
     DONE,
+    ECDH,
     ENDING,
     FAILED,
     Entry,
@@ -54,7 +55,7 @@ from psicli.storage.ledger.records import (
 )
 from psicli.storage.state import has_traces, held, make_state_folder
 
-__all__ = ["DONE", "FAILED", "Entry", "History", "Ledger", "Opening", "RunEntry", "Wanted"]
+__all__ = ["DONE", "ECDH", "FAILED", "Entry", "History", "Ledger", "Opening", "RunEntry", "Wanted"]
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +163,8 @@ class Ledger:
                 if allow is not None:
                     allow(self._runs_of_a_day(files.ledger, opening.subject))
                 known = asdict(replace(opening, run=self._run))
+                if opening.protocol == ECDH:
+                    del known["protocol"]
                 self._append(files, "open", **{name: fact for name, fact in known.items() if fact is not None})
             self._unfinished[opening.task_sid] = opening.peer
 

@@ -11,6 +11,8 @@ from typing import Any
 from psicli.core.records import dataclass
 
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
+# How items were compared in tasks whose lines name no protocol, as those of older versions.
+ECDH = "ecdh"
 # The fields of a `close` line, apart from the time.
 CLOSING = (
     "outcome",
@@ -47,6 +49,8 @@ class Opening:
     # Lines of older versions do not name them. run: the id of the run.
     party: str = ""
     run: str = ""
+    # Lines name it only if it is another one.
+    protocol: str = ECDH
 
     @property
     def subject(self) -> tuple[object, ...]:
@@ -165,7 +169,7 @@ def _is_duration(value: Any) -> bool:
 # What the fields of a line hold, if they are there. Somebody may have edited the ledger, or a disk may have damaged it.
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("run", "job", "party", "peer", "version", "address", "task", "task_sid", "input"), _is_text),
-    **dict.fromkeys(("error", "failure", "session_id", "peer_version"), _is_text),
+    **dict.fromkeys(("error", "failure", "session_id", "peer_version", "protocol"), _is_text),
     **dict.fromkeys(("peer_certificate_sha256", "output_sha256"), _is_text),
     **dict.fromkeys(("distinct_items", "peer_items", "peer_questions", "matched", "rows", "items"), _is_count),
     # Bits of a result are bins with negative numbers.
@@ -202,7 +206,8 @@ def opening_of(line: dict[str, Any]) -> Opening:
     facts: dict[str, Any] = {
         name: line[name] for name in ("job", "task", "peer", "task_sid", "input", "distinct_items")
     }
-    facts |= {name: line[name] for name in ("party", "run", "peer_items", "peer_questions") if name in line}
+    later = ("party", "run", "peer_items", "peer_questions", "protocol")
+    facts |= {name: line[name] for name in later if name in line}
     return Opening(**facts, keys=tuple(line["keys"]))
 
 

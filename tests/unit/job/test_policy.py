@@ -197,9 +197,9 @@ def test_padding_counts_as_questions(pair: Pair, protocol: str) -> None:
     for party, result in zip(PARTIES, results, strict=True):
         (task,) = the_object(result.stdout)["tasks"]
         assert [task[name] for name in ("peer_items", "peer_questions", "bins")] == [count, questions[party], 2]
-        assert [[entry["peer_items"], entry["peer_questions"]] for entry in ledger(pair, party)[-1:]] == [
-            [count, questions[party]]
-        ]
+        entry = ledger(pair, party)[-1]
+        assert [entry[name] for name in ("peer_items", "peer_questions")] == [count, questions[party]]
+        assert entry["protocol"] == protocol
     # The sender's answers say the same, bin by bin; both parties share a ledger.
     lines = map(json.loads, (pair.folder / "state" / "ledger.jsonl").read_text().splitlines())
     answers = [(line["peer"], line["bin"], line["items"]) for line in lines if line["event"] == "answer"]
@@ -244,6 +244,7 @@ def test_runs_a_day(pair: Pair) -> None:
         "distinct_items": 4,
         "peer_items": 3,
         "peer_questions": 3,
+        "protocol": "ecdh",
         "outcome": "done",
         "code": None,
         "error": None,

@@ -106,6 +106,17 @@ def test_a_line_when_it_opens_and_one_when_it_ends(ledger: Ledger) -> None:
     ]
 
 
+def test_lines_name_the_protocol_unless_it_is_ecdh(ledger: Ledger, state: Path) -> None:
+    """Lines of older versions, which knew only ecdh, lack it too."""
+    ledger.open(OPENING)
+    ledger.open(opening(2, protocol="rr22"))
+    assert [line.get("protocol") for line in lines(ledger)] == [None, "rr22"]
+    entries = Ledger(state).entries()
+    assert [entry.to_json()["protocol"] for entry in entries] == ["ecdh", "rr22"]
+    assert ["rr22" in line for line in to_text(entries).splitlines()] == [False, False, True]
+    assert not ledger.verify().faults
+
+
 def test_a_ledger_closes_only_the_tasks_that_it_opened_and_only_once(ledger: Ledger, state: Path) -> None:
     ledger.open(OPENING)
     Ledger(state).close(OPENING.task_sid, None, 1)

@@ -54,7 +54,12 @@ def test_numbers_that_are_none(event: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("event", "name"),
-    [("begin", "job"), ("open", "input"), ("open", "keys"), ("close", "drift_accepted"), ("end", "failure")],
+    [
+        ("begin", "job"),
+        *(("open", name) for name in ("input", "keys", "protocol")),
+        ("close", "drift_accepted"),
+        ("end", "failure"),
+    ],
 )
 def test_texts_that_are_none(event: str, name: str) -> None:
     for value in (None, 7, [1], {}):
