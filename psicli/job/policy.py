@@ -53,14 +53,18 @@ class Policy:
         if least is not None and items < least:
             raise OwnSizeError(task=self.task, items=counted(items, "distinct item"), limit=least)
 
-    def check_peer_items(self, items: int, questions: int) -> None:
-        """Check how many distinct items the peer has, and how many it can ask about including padding [items]."""
+    def check_peer_items(self, items: int, questions: int, *, store: bool = False) -> None:
+        """Check how many distinct items the peer has, and how many it can ask about [items].
+
+        questions: its items including padding; or, with a store, the positions of those that it fills with rr22.
+        """
         least, most = self.limits.min_peer_items, self.limits.max_peer_items
         facts = {"task": self.task, "items": counted(items, "distinct item")}
         if least is not None and items < least:
             raise PeerSizeError(**facts, padding="", than="fewer", name="min_peer_items", limit=least)
         if most is not None and questions > most:
-            padding = "" if questions == items else f" and can ask about {questions:,} including padding"
+            more = "(with rr22 a tenth more, and 256, for each bin)" if store else "including padding"
+            padding = "" if questions == items else f" and can ask about {questions:,} {more}"
             raise PeerSizeError(**facts, padding=padding, than="more", name="max_peer_items", limit=most)
 
     def check_runs(self, runs: int) -> None:

@@ -32,7 +32,7 @@ from psicli.job.outputs import Found, TaskOutput, outcome
 from psicli.job.policy import Comparison, Duration, Policy
 from psicli.job.reading.ahead import Reading
 from psicli.job.resume import Mode, Resume
-from psicli.protocol.messages import COUNT, Kept, partition_key
+from psicli.protocol.messages import COUNT, RR22, Kept, partition_key
 from psicli.protocol.task import Progress, TaskParty
 from psicli.report.console import Console
 from psicli.report.report import Report, Status, TaskReport, too_little_matched
@@ -262,7 +262,9 @@ class TaskRun:
             self._shared.ledger.meet(
                 party.partition_sid.hex(), self._shared.job.peer, party.peer_count, party.questions
             )
-        self._policy.check_peer_items(party.peer_count, party.questions)
+        # By rr22, the peer fills a store if it is the receiver.
+        store = self._task.protocol == RR22 and not self.receives
+        self._policy.check_peer_items(party.peer_count, party.questions, store=store)
         if not party.completed_before:
             self._drift.check_peer(party.peer_count)
         self._comparison.keep()

@@ -134,9 +134,9 @@ def _facts_of_a_task(task: Facts) -> Iterator[tuple[str, str]]:
         counts = counted(task["distinct_items"], "distinct item"), counted(task["matchless_rows"], "row")
         yield "read", f"{counted(task['rows'], 'row')}, {counts[0]}, {counts[1]} without a key"
     if task["peer_items"] is not None:
-        padded = task["peer_questions"] != task["peer_items"]
-        padding = f", {task['peer_questions']:,} with padding" if padded else ""
-        yield "peer", f"{counted(task['peer_items'], 'distinct item')}{padding}"
+        more = task["peer_questions"] != task["peer_items"]
+        asks = f", can ask about {task['peer_questions']:,}" if more else ""
+        yield "peer", f"{counted(task['peer_items'], 'distinct item')}{asks}"
     if task["matched"] is not None:
         yield "matched", counted(task["matched"], "distinct item")
     elif task["matched_percent"] is not None:

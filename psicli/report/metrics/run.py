@@ -21,7 +21,7 @@ _OF_A_TASK: Specs = (
     ("task_rows_without_key", "Rows of this party's input that have no key, and cannot match.", "matchless_rows"),
     ("task_items", "Distinct keys of this party.", "distinct_items"),
     ("task_peer_items", "Distinct keys of the other party.", "peer_items"),
-    ("task_peer_questions", "Distinct keys of the other party, with its padding.", "peer_questions"),
+    ("task_peer_questions", "Keys that the other party can ask about; padding counts.", "peer_questions"),
     ("task_matched_items", "Distinct keys of this party that matched.", "matched"),
     ("task_matched_rows", "Rows of this party that matched.", "matched_rows"),
     ("task_output_rows", "Rows of the output.", "output_rows"),

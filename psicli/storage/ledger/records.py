@@ -33,7 +33,7 @@ ENDING = ("outcome", "code", "error", "failure", "session_id", "peer_version", "
 class Opening:
     """A task as this party opens it. input: an absolute path, or - for standard input; counts [items].
 
-    peer_questions: the peer's items including padding, the largest number that it can have asked about. Both numbers of
+    peer_questions: the largest number of items that the peer can have asked about: padding counts. Both numbers of
     the peer are None until it has opened the task too.
     """
 

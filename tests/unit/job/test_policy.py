@@ -69,6 +69,13 @@ EDGES: list[tuple[str, float, Check, Check, str]] = [
         lambda p: p.check_peer_items(5, 10),
         "has 5 distinct items and can ask about 10 including padding, more",
     ),
+    (
+        "max_peer_items",
+        267,
+        lambda p: p.check_peer_items(10, 267, store=True),
+        lambda p: p.check_peer_items(10, 268, store=True),
+        "has 10 distinct items and can ask about 268 (with rr22 a tenth more, and 256, for each bin), more",
+    ),
     ("max_runs_per_day", 2, lambda p: p.check_runs(1), lambda p: p.check_runs(2), "had 2 runs with"),
     # 0.3 has no exact binary fraction, but 3 of 10 must still be allowed.
     ("max_match_rate", 0.3, lambda p: p.check_match_rate(3, 10), lambda p: p.check_match_rate(4, 10), "4 of 10 dis"),
@@ -184,10 +191,11 @@ def test_padding_counts_as_questions(pair: Pair, protocol: str) -> None:
         pair.jobs[party]["psi"]["protocol"] = protocol
     pair.add("people", Side(["id"], "in.csv", "out/people.csv"), Side(["id"], "in.csv"))
     most = questions[DIALER]
-    sentence = f"alice has {count:,} distinct items and can ask about {most:,} including padding, more than policy.max"
+    more = "including padding" if protocol == "ecdh" else "(with rr22 a tenth more, and 256, for each bin)"
+    sentence = f"alice has {count:,} distinct items and can ask about {most:,} {more}, more than policy.max"
     pair.jobs[DIALER]["policy"] = {"max_peer_items": most - 1}
     alice, bob = pair.run()
-    failed(bob, 79, sentence)
+    failed(bob, 79, re.escape(sentence))
     failed(alice, 80, REFUSED)
     assert [task["code"] for task in ledger(pair, DIALER)] == [79]
     pair.jobs[DIALER]["policy"] = {"max_peer_items": most, "min_peer_items": count}

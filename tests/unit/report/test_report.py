@@ -115,7 +115,7 @@ def test_text_has_details_on_request() -> None:
         "",
         "customers",
         "  read      10 rows, 9 distinct items, 1 row without a key",
-        "  peer      1,000,000 distinct items, 1,033,216 with padding",
+        "  peer      1,000,000 distinct items, can ask about 1,033,216",
         "  matched   3 distinct items",
         "  protocol  ecdh",
         "  bins      8",

@@ -146,7 +146,7 @@ def keys(facts: Facts) -> Table | None:
     if not tasks:
         return None
     columns = [Column("Task"), Column("Key columns"), Column("Protocol"), Column("Rows without a key", True)]
-    columns += [Column("Peer's items with padding", True), Column("Id of the task"), Column("SHA-256 of the output")]
+    columns += [Column("Peer can ask about", True), Column("Id of the task"), Column("SHA-256 of the output")]
     return Table("Keys, ids and digests", columns, [_identity(task) for task in tasks])
 
 
