@@ -30,6 +30,7 @@ def intersect(
     receiver: Literal["both"] = "both",
     listener: str | None = None,
     listen_address: str | None = None,
+    protocol: Literal["ecdh", "rr22"] = "ecdh",
     key_form: _Forms = None,
     normalize: _Forms = None,
     tls: Mapping[str, str | os.PathLike[str]] | Literal["insecure"] | None = None,
@@ -54,6 +55,7 @@ def intersect(
     receiver: str,
     listener: str | None = None,
     listen_address: str | None = None,
+    protocol: Literal["ecdh", "rr22"] = "ecdh",
     key_form: _Forms = None,
     normalize: _Forms = None,
     tls: Mapping[str, str | os.PathLike[str]] | Literal["insecure"] | None = None,
@@ -77,6 +79,7 @@ def intersect(
     receiver: str = _BOTH,
     listener: str | None = None,
     listen_address: str | None = None,
+    protocol: Literal["ecdh", "rr22"] = "ecdh",
     key_form: _Forms = None,
     normalize: _Forms = None,
     tls: Mapping[str, str | os.PathLike[str]] | Literal["insecure"] | None = None,
@@ -91,16 +94,16 @@ def intersect(
     """Return the rows of a data frame whose keys the other party also has, as a data frame of the same library.
 
     Both parties call it at about the same time, each with its own data frame; the one that comes first waits. They give
-    the same `address`, `receiver`, `listener`, `key_form` and `job`, and the same number of key columns.
+    the same `address`, `receiver`, `listener`, `protocol`, `key_form` and `job`, and the same number of key columns.
 
     on: the key columns, in the order in which they are compared. party, peer: the names of this party and the other.
     address: HOST:PORT of the listener, as the dialer reaches it. listener: the party that listens, the same on both
     sides; by default the one whose name comes first in the alphabet. listen_address: IP:PORT on which it listens, if
-    that is another. receiver: who learns the result: `both`, or the name of one party. key_form: the form in which keys
-    are compared, and normalize: how this party writes them, as in a job file. tls: `ca_file`, `certificate_file` and
-    `private_key_file`, or `insecure`; without it, both parties must be processes of one user on one machine. policy,
-    output: as in a job file. job: the name of the job. timeout: the longest wait for the other party, by default
-    10 minutes [s]. progress, cancel, memory: as in `run`.
+    that is another. receiver: who learns the result: `both`, or the name of one party. protocol: how the parties
+    compare their items, key_form: the form in which keys are compared, and normalize: how this party writes them, as in
+    a job file. tls: `ca_file`, `certificate_file` and `private_key_file`, or `insecure`; without it, both parties must
+    be processes of one user on one machine. policy, output: as in a job file. job: the name of the job. timeout: the
+    longest wait for the other party, by default 10 minutes [s]. progress, cancel, memory: as in `run`.
 
     Returns None if this party does not learn the result. Raises as `run` does.
     """
@@ -110,7 +113,7 @@ def intersect(
             "job": job,
             "self_party": party,
             "cluster": {"nodes": nodes, "tls": tls},
-            "psi": _psi(receiver, party, peer),
+            "psi": {**_psi(receiver, party, peer), "protocol": protocol},
             "policy": policy or {},
             "tasks": [
                 {"name": _TASK, "keys": {party: _keys(on, normalize)}, "key_form": key_form, "output": output},

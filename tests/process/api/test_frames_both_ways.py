@@ -17,6 +17,7 @@ from support.api.sides import Sides
 from support.processes.runner import DIALER, LISTENER, free_ports
 
 import psicli
+from psicli.storage.ledger import Ledger
 
 PEOPLE = 300
 
@@ -153,3 +154,14 @@ def test_a_party_that_learns_nothing_gets_none(sides: Sides) -> None:
     )
     assert here is None
     assert there.mail.tolist() == ["a", "b"]
+
+
+def test_the_protocol_of_an_intersection(sides: Sides) -> None:
+    frame, how = pandas.DataFrame({"mail": ["a", "b"]}), {"protocol": "rr22"}
+    here, there = sides.both(
+        lambda: sides.intersect(LISTENER, frame, **how), lambda: sides.intersect(DIALER, frame.head(1), **how)
+    )
+    assert (here.mail.tolist(), there.mail.tolist()) == (["a"], ["a"])
+    assert [entry.opening.protocol for entry in Ledger(sides.state).entries()] == ["rr22", "rr22"]
+    with pytest.raises(psicli.RunError, match=r"psi\.protocol: is the text 'kkrt'; give ecdh or rr22"):
+        sides.intersect(LISTENER, frame, protocol="kkrt")
