@@ -27,8 +27,9 @@ from psicli.curve.pool import set_threads, threads
 
 __all__ = [
     "BACKENDS", "DST", "HASH_BYTES", "HASH_KEY_BYTES", "ITEM_TAG", "PADDING_TAG", "POINT_BYTES", "TOKEN_BYTES",
-    "Backend", "backend", "digests", "frame_items", "hash_and_mask", "keyed_hashes", "mask", "on_curve", "packed_items",
-    "probe", "random_points", "self_test", "set_threads", "threads", "tokens", "warn_of_fallback", "why_missing",
+    "Backend", "are_partners", "backend", "digests", "frame_items", "hash_and_mask", "keyed_hashes", "mask", "on_curve",
+    "packed_items", "partners", "point_of_bin", "probe", "self_test", "set_threads", "threads", "tokens",
+    "warn_of_fallback", "why_missing",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -44,11 +45,11 @@ SCALAR_BYTES = 32
 
 DST = b"PSICLI-V01-CS01-with-curve25519_XMD:SHA-512_ELL2_RO_"
 # Everything that is hashed to the curve starts with a session id and one of these tags, so that no item ever equals the
-# probe, padding or a random point.
+# probe, padding or the point of a bin.
 PROBE_TAG = b"\x00"
 ITEM_TAG = b"\x01"
 PADDING_TAG = b"\x02"
-RANDOM_TAG = b"\x03"
+BIN_TAG = b"\x03"
 TOKEN_PREFIX = b"psicli/v1/token\0"
 PROBE_PREFIX = b"psicli/v1/probe\0"
 
@@ -57,7 +58,7 @@ SPOT_CHECK_RUN = 65_536
 
 BytesLike = bytes | bytearray | memoryview
 B = TypeVar("B", bytes, bytearray, bytes | bytearray)
-V = TypeVar("V", bytes, memoryview)
+V = TypeVar("V", bytes, bytearray, memoryview)
 
 
 class Backend(Protocol):
@@ -75,6 +76,7 @@ class Backend(Protocol):
     ) -> bytes: ...
     def digests(self, items: pa.LargeBinaryArray, prefix: bytes, size: int) -> bytes: ...
     def mask(self, points: memoryview, scalar: bytes | bytearray) -> tuple[bytes, list[int]]: ...
+    def partners(self, points: memoryview, other: bytes, signs: bytes | bytearray) -> bytearray: ...
     def tokens(self, points: memoryview, prefix: bytes) -> bytes: ...
     def on_curve(self, points: memoryview) -> bool: ...
 
@@ -176,14 +178,10 @@ def keyed_hashes(items: pa.LargeBinaryArray, key: bytes) -> bytes:
     return digests(items, _exactly(HASH_KEY_BYTES, key), HASH_BYTES)
 
 
-def random_points(count: int, bin_sid: bytes) -> bytes:
-    """Return packed points whose scalars nobody knows: hashes of fresh random bytes, which are then forgotten."""
-    name, prefix = backend(), _exactly(SID_BYTES, bin_sid) + RANDOM_TAG
-    items = packed_items([os.urandom(SCALAR_BYTES) for _ in range(count)])
-    points = BACKENDS[name].hash_to_points(items, prefix, DST)
-    for at in _spot_checks(name, count):
-        _compare(name, _point(points, at), reference.hash_to_points(items.slice(at, 1), prefix, DST))
-    return points
+def point_of_bin(bin_sid: bytes) -> bytes:
+    """Return the packed point of a bin, which both parties compute: a hash, so that nobody knows its scalar."""
+    # With the reference, which takes half a millisecond for it: a wrong point would make this party blame its peer.
+    return reference.hash_to_points(packed_items([b""]), _exactly(SID_BYTES, bin_sid) + BIN_TAG, DST)
 
 
 def digests(items: pa.LargeBinaryArray, prefix: bytes, size: int) -> bytes:
@@ -217,6 +215,29 @@ def mask(points: BytesLike, scalar: bytes | bytearray) -> tuple[bytes, list[int]
     if bad and reference.mask(_point(packed, bad[0]), scalar) != (_point(products, bad[0]), [0]):
         raise errors.SelfCheckError(backend=name, detail="it refused a point that the reference accepts")
     return products, bad
+
+
+def partners(points: BytesLike, other: bytes, signs: bytes | bytearray) -> bytearray:
+    """Return the packed sum or difference of each packed point and the other one, in memory that can be wiped.
+
+    signs: one byte for each point, whose lowest bit chooses. Uniformly random signs give either with the same
+    probability. Raises SelfCheckError for a point that has none: those with the same u as the other point, not
+    canonical, or not on the same of the curve and its twist. Constant time in points and signs on the native backend.
+    """
+    name, packed = backend(), _packed(points)
+    signs = _exactly(len(packed) // POINT_BYTES, signs)
+    made = BACKENDS[name].partners(packed, _exactly(POINT_BYTES, other), signs)
+    for at in _spot_checks(name, len(signs)):
+        _compare(name, _point(made, at), reference.partners(_point(packed, at), other, signs[at : at + 1]))
+    return made
+
+
+def are_partners(points: BytesLike, other: bytes) -> bool:
+    """Return whether each pair of packed points that follow each other can come from `partners` with the other point.
+
+    All must be on the curve. Variable time, because points are public.
+    """
+    return reference.are_partners(_packed(points), _exactly(POINT_BYTES, other))
 
 
 def tokens(points: BytesLike, bin_sid: bytes) -> bytes:
@@ -277,6 +298,11 @@ def _answers(kernel: Backend) -> dict[str, bool]:
     mixed = b"".join([low, high, _point(masked, at % 33)][at % 3] for at in range(48))
     products = b"".join([low, low, _point(double_masked, at % 33)][at % 3] for at in range(48))
     refused = [at for at in range(48) if at % 3 != 2]
+    # The inverse of the u of a point on the curve is one, too. 16 and 9 have no common factor, so that each lane
+    # computes each point.
+    inverses = [pow(u, -1, reference.P).to_bytes(POINT_BYTES, "little") for u in (4, 6, 7, 8, 10, 11, 13, 15, 16)]
+    some, nine = memoryview(b"".join(inverses * 16)), (9).to_bytes(POINT_BYTES, "little")
+    made = [kernel.partners(some, nine, bytes([sign]) * (16 * 9)) for sign in (0, 1)]
     # u = 2 is on the twist, u = 0 is not.
     twisted = [memoryview(low * at + b"\x02" + bytes(31) + low * (15 - at)) for at in range(16)]
     # The digests come from the reference, which tests compare with published vectors and with other programs.
@@ -287,6 +313,7 @@ def _answers(kernel: Backend) -> dict[str, bool]:
         "digests": _has_digest(
             kernel.digests(items, sid, HASH_BYTES), "6bc5d4adb0cbe054fd43cad47be1f1b058a31f10e7967cc67a9f48f2542f2441"
         ),
+        "partners": _has_digest(b"".join(made), "8632c42b891bf74211be45053c51fefed9f1a077d4cd8f1faa6da91e4d252a14"),
         "tokens": _has_digest(tokens, "b646e0dfb14aa3a852a591ec4587e378343332587cd1f10b3e33b22f4cd9c29c"),
         "probe": _probe(kernel, sid).hex() == "53ccd720e9319c7fb7aefa003d75579f",
         "bad points": kernel.mask(memoryview(mixed), other_scalar) == (products, refused),

@@ -46,6 +46,13 @@ class Native:
         parts = in_parts(len(points) // 32, part)
         return b"".join(products for products, _ in parts), [index for _, bad in parts for index in bad]
 
+    def partners(self, points: memoryview, other: bytes, signs: bytes | bytearray) -> bytearray:
+        # One call: a few hundred points take less time than threads need to begin.
+        try:
+            return _native.partners(self._path, points, other, signs)
+        except ArithmeticError as exc:
+            raise SelfCheckError(backend=f"native {self._path}", detail="a point has no partner") from exc
+
     def tokens(self, points: memoryview, prefix: bytes) -> bytes:
         return b"".join(self._of_points(_native.tokens, points, prefix))
 

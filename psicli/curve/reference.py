@@ -157,6 +157,51 @@ def mask(points: memoryview, scalar: bytes | bytearray | memoryview) -> tuple[by
     return bytes(products), bad
 
 
+def partners(points: memoryview, other: bytes, signs: bytes | bytearray) -> bytearray:
+    """Return the sum or the difference of each packed point and the other one; the lowest bit of its sign chooses.
+
+    Raises SelfCheckError for a point that has none: points that are not canonical, two with the same u, or one on the
+    curve and one on its twist. Variable time.
+    """
+    made, c = bytearray(), int.from_bytes(other, "little")
+    for at, sign in enumerate(signs):
+        p = int.from_bytes(points[32 * at : 32 * (at + 1)], "little")
+        made += _sum_or_difference(p, c, sign & 1).to_bytes(32, "little")
+    return made
+
+
+def _sum_or_difference(p: int, c: int, odd: int) -> int:
+    """Return the u-coordinate slope^2 - J - p - c, where the slope is that of the line through the points.
+
+    That is (v_p -+ v_c)^2 / (p - c)^2. With v^2 replaced by the right side of the curve's equation, only the product of
+    v_p and v_c remains, of which the even or the odd root is taken.
+    """
+    square = _right_side(p) * _right_side(c) % P
+    root = pow(square, (P + 3) // 8, P)
+    root = root if root * root % P == square else root * SQRT_MINUS_1 % P
+    if p < P and c < P and p != c and root * root % P == square:
+        root = root if root % 2 == odd else P - root
+        u = ((p * c + 1) * (p + c) + 2 * J * p * c + 2 * root) * pow(p - c, -2, P) % P
+        if u:
+            return u
+    raise SelfCheckError(backend=NAME, detail="a point has no partner")
+
+
+def are_partners(points: memoryview, other: bytes) -> bool:
+    """Return whether the points of each pair are partners: one is the sum or the difference of the other and this one.
+
+    points: packed pairs of points on the curve. Variable time, because points are public.
+    """
+    us = [int.from_bytes(points[i : i + 32], "little") for i in range(0, len(points), 32)]
+    c = int.from_bytes(other, "little")
+    return all(_is_partner(a, b, c) for a, b in zip(us[::2], us[1::2], strict=True))
+
+
+def _is_partner(a: int, b: int, c: int) -> bool:
+    """Return whether a is a root of the polynomial with the u of the sum and the difference of b and c as roots."""
+    return ((a - b) ** 2 * c * c - 2 * ((a * b + 1) * (a + b) + 2 * J * a * b) * c + (a * b - 1) ** 2) % P == 0
+
+
 def hash_and_mask(items: pa.LargeBinaryArray, prefix: bytes, dst: bytes, scalar: bytes | bytearray) -> bytes:
     """Return the packed masked points of prefix ‖ item for every item: the products of mask(hash_to_points(…))."""
     products, bad = mask(memoryview(hash_to_points(items, prefix, dst)), scalar)
@@ -176,4 +221,8 @@ def on_curve(points: memoryview) -> bool:
 
 
 def _is_on_curve(u: int) -> bool:
-    return u < P and pow(u * (u * u + J * u + 1), (P - 1) // 2, P) in (0, 1)
+    return u < P and pow(_right_side(u), (P - 1) // 2, P) in (0, 1)
+
+
+def _right_side(u: int) -> int:
+    return u * (u * u + J * u + 1) % P

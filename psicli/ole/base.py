@@ -1,9 +1,12 @@
 """The base oblivious transfers: the party that offers has two keys for each bit, and the one that chooses learns one.
 
-For each bit, the chooser sends two points: it knows the scalar of one of them, and the other one is the hash of random
-bytes. Nobody else can tell which is which. The other party multiplies both by one scalar; the chooser can compute only
-one of these products. Each key is the hash of a product and of all that was sent. This is against a semi-honest
-chooser: one that knows both scalars gets both keys, and nothing here would show it. The chooser is psicli's sender.
+For each bit, the chooser sends two points, as Naor and Pinkas do (SODA 2001): it draws the scalar of one of them, and
+the other one is the sum or the difference, at random, of that point and the point of the bin. The other party refuses
+pairs that do not belong together in this way. Nobody knows the scalar of the point of the bin, and who knew the scalars
+of both points of a pair would know that one, too. Either point of a pair can be the one that was drawn, with the same
+probability, so that nobody else can tell which is which. The other party multiplies both by one scalar; the chooser can
+compute only one of these products. Each key is the hash of a product and of all that was sent. The chooser is psicli's
+sender.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from psicli import curve
 from psicli.core.peer_errors import PeerProtocolError
 from psicli.curve import POINT_BYTES, SCALAR_BYTES
 from psicli.curve import reference as openssl
-from psicli.ole.blocks import BLOCK_BYTES, Blocks, bits, from_bytes, masks
+from psicli.ole.blocks import BLOCK_BYTES, Blocks, bits, from_bytes, masks, wipe
 from psicli.protocol.rr22.sizes import DELTA_BITS
 
 PREFIX = b"psicli/v1/rr22/ot\0"
@@ -32,14 +35,18 @@ Scalars = npt.NDArray[np.uint8]
 def choose(bin_sid: bytes, choices: Blocks) -> tuple[bytes, Scalars]:
     """Return two packed points for each bit of the choices, and the scalars of the points at the chosen places.
 
-    Constant time in choices and scalars.
+    Constant time in choices and scalars on the native backend of the curve.
     """
     count = 64 * choices.size
     scalars = np.frombuffer(bytearray(os.urandom(SCALAR_BYTES * count)), np.uint8).reshape(count, SCALAR_BYTES)
-    known = _words(b"".join(_own_point(scalar.data) for scalar in scalars))
-    hashed = _words(curve.random_points(count, bin_sid))
-    swapped = (known ^ hashed) & masks(bits(choices))[:, None]
-    return np.stack([known ^ swapped, hashed ^ swapped], axis=1).tobytes(), scalars
+    signs = bytearray(os.urandom(count))
+    known = bytearray().join(_own_point(scalar.data) for scalar in scalars)
+    first, second = _words(known), _words(curve.partners(known, curve.point_of_bin(bin_sid), signs))
+    swapped = (first ^ second) & masks(bits(choices))[:, None]
+    points = np.stack([first ^ swapped, second ^ swapped], axis=1).tobytes()
+    wipe(first, second, swapped)
+    signs[:] = bytes(count)
+    return points, scalars
 
 
 def offer(bin_sid: bytes, points: bytes) -> tuple[bytes, Blocks]:
@@ -53,6 +60,8 @@ def offer(bin_sid: bytes, points: bytes) -> tuple[bytes, Blocks]:
     scalar[:] = bytes(SCALAR_BYTES)
     if bad or not curve.on_curve(points):
         raise _invalid_point()
+    if not curve.are_partners(points, curve.point_of_bin(bin_sid)):
+        raise PeerProtocolError(detail="it sent two points for an oblivious transfer that do not belong together")
     shared = (products[at : at + POINT_BYTES] for at in range(0, len(products), POINT_BYTES))
     return own, _keys(bin_sid, points, own, ((at // 2, each) for at, each in enumerate(shared)))
 
@@ -94,5 +103,5 @@ def _invalid_point() -> PeerProtocolError:
     return PeerProtocolError(detail="it sent an invalid point for an oblivious transfer")
 
 
-def _words(points: bytes) -> npt.NDArray[np.uint64]:
+def _words(points: bytes | bytearray) -> npt.NDArray[np.uint64]:
     return np.frombuffer(points, "<u8").reshape(-1, POINT_BYTES // 8)

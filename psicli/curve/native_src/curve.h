@@ -301,21 +301,65 @@ static void add_and_clear_cofactor(fe *X, fe *Z, const mapped *q) {
         point_double(X, Z, 1);
 }
 
-/* Return the mask of the lanes whose u is on the curve, not on its twist: those where u^3 + J u^2 + u is a square. */
-static vmask if_on_curve(const fe *u) {
-    fe t, v, g, one;
+/* g = u^3 + J u^2 + u */
+static void right_side(fe *g, const fe *u) {
+    fe t, v, one;
     fe_small(&one, 1);
     fe_sqr(&t, u);
     fe_mul_small(&v, u, J);
     fe_add(&t, &t, &v);
     fe_carry(&t, &t);
     fe_add(&t, &t, &one);
-    fe_mul(&g, &t, u);
+    fe_mul(g, &t, u);
+}
+
+/* Return the mask of the lanes whose u is on the curve, not on its twist: those where u^3 + J u^2 + u is a square. */
+static vmask if_on_curve(const fe *u) {
+    fe t, v, g, one;
+    fe_small(&one, 1);
+    right_side(&g, u);
     fe_pow_p58(&t, &g, 1);
     fe_sqr_times(&t, &t, 2);
     fe_sqr(&v, &g);
     fe_mul(&t, &t, &v); /* Euler's criterion: 4 (p - 5) / 8 + 2 = (p - 1) / 2 */
     return fe_if_equal(&t, &one) | fe_if_zero(&g);
+}
+
+/* (X, Z) = the sum or the difference of the points with the u-coordinates p and c, which the mask `odd` chooses: the
+ * even or the odd root of the product of both right sides. `right` is the right side at c. Return the mask of the lanes
+ * where this root exists; Z is zero where p = c.
+ *
+ * The slope of the line through both points is (v_p -+ v_c) / (p - c), and u = slope^2 - J - p - c. With v^2 replaced
+ * by the right sides, this is ((p c + 1) (p + c) + 2 J p c -+ 2 v_p v_c) / (p - c)^2. */
+static vmask add_or_subtract(fe *X, fe *Z, const fe *p, const fe *c, const fe *right, vmask odd) {
+    fe square, root, t, v, pc, zero, one;
+    fe_small(&zero, 0);
+    fe_small(&one, 1);
+    right_side(&square, p);
+    fe_mul(&square, &square, right);
+    fe_pow_p58(&root, &square, 1);
+    fe_mul(&root, &root, &square); /* the root times 1, or times one of -1 */
+    fe_constant(&t, C3);
+    fe_mul(&v, &root, &t);
+    fe_sqr(&t, &root);
+    fe_select(&root, fe_if_equal(&t, &square), &root, &v);
+    fe_sqr(&t, &root);
+    vmask exists = fe_if_equal(&t, &square);
+    fe_sub(&t, &zero, &root);
+    fe_carry(&t, &t);
+    fe_select(&root, fe_if_odd(&root) ^ odd, &t, &root);
+    fe_mul(&pc, p, c);
+    fe_add(&t, &pc, &one);
+    fe_add(&v, p, c);
+    fe_mul(X, &t, &v);
+    fe_mul_small(&t, &pc, J);
+    fe_add(&t, &t, &root);
+    fe_mul_small(&t, &t, 2);
+    fe_add(X, X, &t);
+    fe_carry(X, X);
+    fe_sub(&t, p, c);
+    fe_sqr(Z, &t);
+    return exists;
 }
 
 #endif

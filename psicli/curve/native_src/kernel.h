@@ -126,6 +126,35 @@ WORKER void mask(uint8_t *out, uint8_t *flags, const uint8_t *points, size_t n, 
     explicit_bzero(&b, sizeof b);
 }
 
+/* The other point is in every lane, and so is `bad`, which tells whether it is bad. */
+static void partners_batch(batch *b, const fe *other, vmask bad, const uint8_t *points, const uint8_t *signs,
+                           size_t count, uint8_t *out, uint8_t *flags) {
+    fe point, right;
+    right_side(&right, other);
+    for (size_t first = 0, i = 0; first < count; first += LANES, i++) {
+        uint64_t lanes[LANES];
+        vmask odd;
+        for (size_t lane = 0; lane < LANES; lane++)
+            lanes[lane] = 0 - (uint64_t)(signs[MIN(first + lane, count - 1)] & 1);
+        memcpy(&odd, lanes, sizeof odd);
+        load_points(&point, &b->bad[i], points + 32 * first, count - first);
+        b->bad[i] |= bad | ~add_or_subtract(&b->x[i], &b->z[i], &point, other, &right, odd);
+    }
+    finish_batch(b, out, flags, count);
+}
+
+WORKER void partners(uint8_t *out, uint8_t *flags, const uint8_t *points, size_t n, const uint8_t other[32],
+                     const uint8_t *signs) {
+    batch b;
+    fe in_lanes;
+    vmask bad;
+    load_points(&in_lanes, &bad, other, 1);
+    for (size_t first = 0; first < n; first += BATCH * LANES)
+        partners_batch(&b, &in_lanes, bad, points + 32 * first, signs + first, MIN(BATCH * LANES, n - first),
+                       out + 32 * first, flags + first);
+    explicit_bzero(&b, sizeof b);
+}
+
 /* Hashing ----------------------------------------------------------------------------------------------------- */
 
 /* What expand_message_xmd (RFC 9380 section 5.3.1) hashes in addition to the message, prepared once per call. */
@@ -482,6 +511,12 @@ static void wiped_mask(uint8_t *out, uint8_t *flags, const uint8_t *points, size
     wipe_stack();
 }
 
+static void wiped_partners(uint8_t *out, uint8_t *flags, const uint8_t *points, size_t n, const uint8_t other[32],
+                           const uint8_t *signs) {
+    partners(out, flags, points, n, other, signs);
+    wipe_stack();
+}
+
 static void wiped_hash_to_points(uint8_t *out, uint8_t *flags, const psicli_items *items, const psicli_suite *suite) {
     hash_to_points(out, flags, items, suite);
     wipe_stack();
@@ -546,6 +581,7 @@ const psicli_path PSICLI_PATH = {
     .lanes = LANES,
     .limbs = LIMBS,
     .mask = wiped_mask,
+    .partners = wiped_partners,
     .hash_to_points = wiped_hash_to_points,
     .hash_and_mask = wiped_hash_and_mask,
     .digests = wiped_digests,

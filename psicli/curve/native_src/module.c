@@ -148,6 +148,50 @@ static PyObject *module_mask(PyObject *self, PyObject *args) {
     return answer;
 }
 
+/* Return whether any of n flags is set, in constant time. */
+static int any_of(const uint8_t *flags, size_t n) {
+    uint8_t any = 0;
+    for (size_t i = 0; i < n; i++)
+        any |= flags[i];
+    return any;
+}
+
+PyDoc_STRVAR(partners_doc, "partners(path, points, other, signs) -> bytearray\n\n"
+                           "Return the sum or the difference of every packed point and the other one, by the lowest bit\n"
+                           "of its sign (one byte for each point). ValueError on an unknown path or a wrong length;\n"
+                           "ArithmeticError if a point has none. Constant time in points and signs.");
+
+static PyObject *module_partners(PyObject *self, PyObject *args) {
+    (void)self;
+    const char *name;
+    Py_buffer points, other, signs;
+    PyObject *made = NULL;
+    if (!PyArg_ParseTuple(args, "sy*y*y*", &name, &points, &other, &signs))
+        return NULL;
+    const psicli_path *path = find_path(name);
+    size_t n = (size_t)points.len / 32;
+    if (path != NULL && are_points(&points) && require(other.len == 32, "the other point has 32 bytes") &&
+        require((size_t)signs.len == n, "each point has one sign")) {
+        uint8_t *flags = calloc(n ? n : 1, 1);
+        made = flags != NULL ? PyByteArray_FromStringAndSize(NULL, points.len) : PyErr_NoMemory();
+        if (made != NULL) {
+            uint8_t *out = (uint8_t *)PyByteArray_AsString(made);
+            Py_BEGIN_ALLOW_THREADS
+            path->partners(out, flags, points.buf, n, other.buf, signs.buf);
+            Py_END_ALLOW_THREADS
+            if (any_of(flags, n)) {
+                Py_CLEAR(made);
+                PyErr_SetString(PyExc_ArithmeticError, "a point has no partner");
+            }
+        }
+        free(flags);
+    }
+    PyBuffer_Release(&points);
+    PyBuffer_Release(&other);
+    PyBuffer_Release(&signs);
+    return made;
+}
+
 /* Return whether there are offsets for `count` items from item `start` on, and they ascend and stay within the data;
  * set ValueError if not. Offsets must not change during the call; those of Arrow arrays are immutable. */
 static int are_items(psicli_items *items, const Py_buffer *offsets, int width, Py_ssize_t start, Py_ssize_t count,
@@ -186,20 +230,18 @@ static PyObject *hash_items(const char *name, const Py_buffer *offsets, int widt
     results r = make_results(items.count);
     if (r.bytes == NULL)
         return NULL;
-    uint8_t *out = result_data(&r), any = 0;
+    uint8_t *out = result_data(&r);
     Py_BEGIN_ALLOW_THREADS
     if (scalar != NULL)
         path->hash_and_mask(out, r.flags, &items, &suite, scalar->buf);
     else
         path->hash_to_points(out, r.flags, &items, &suite);
-    for (size_t i = 0; i < items.count; i++)
-        any |= r.flags[i];
     Py_END_ALLOW_THREADS
-    free(r.flags);
-    if (any) {
+    if (any_of(r.flags, items.count)) {
         Py_CLEAR(r.bytes);
         PyErr_SetString(PyExc_ArithmeticError, "an item hit an exceptional case of the hash");
     }
+    free(r.flags);
     return r.bytes;
 }
 
@@ -467,6 +509,7 @@ static PyObject *module_field(PyObject *self, PyObject *args) {
 static PyMethodDef methods[] = {
     {"paths", module_paths, METH_NOARGS, paths_doc},
     {"mask", module_mask, METH_VARARGS, mask_doc},
+    {"partners", module_partners, METH_VARARGS, partners_doc},
     {"hash_to_points", module_hash_to_points, METH_VARARGS, hash_to_points_doc},
     {"hash_and_mask", module_hash_and_mask, METH_VARARGS, hash_and_mask_doc},
     {"digests", module_digests, METH_VARARGS, digests_doc},

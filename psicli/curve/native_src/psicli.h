@@ -43,6 +43,12 @@ typedef struct {
     /* Write the products of n points with the clamped scalar. If point i is not canonical or has no product, its
      * product is written as zeros and flags[i] becomes 1, otherwise 0. RFC 7748 section 5. */
     void (*mask)(uint8_t *out, uint8_t *flags, const uint8_t *points, size_t n, const uint8_t scalar[32]);
+    /* Write the u-coordinate of the sum or of the difference of each of n points and the other one. The lowest bit of
+     * signs[i] chooses which: the even or the odd root of the product of both right sides of the curve's equation. If
+     * a point is not canonical, one is on the curve and the other on its twist, or the result is zero or infinite, the
+     * result is written as zeros and flags[i] becomes 1, otherwise 0. */
+    void (*partners)(uint8_t *out, uint8_t *flags, const uint8_t *points, size_t n, const uint8_t other[32],
+                     const uint8_t *signs);
     /* Write the u-coordinates of hash_to_curve(prefix ‖ item), RFC 9380, suite curve25519_XMD:SHA-512_ELL2_RO_.
      * flags[i] becomes 1 in the exceptional cases that no known message reaches, otherwise 0. */
     void (*hash_to_points)(uint8_t *out, uint8_t *flags, const psicli_items *items, const psicli_suite *suite);

@@ -138,6 +138,9 @@ class OneLaneWrong:
             bad = sorted(set(bad) - set(range(len(points) // 32)[self._lane]))
         return self._spoil("mask", products), bad
 
+    def partners(self, *arguments: Any) -> bytearray:
+        return bytearray(self._spoil("partners", bytes(self.right.partners(*arguments))))
+
     def tokens(self, *arguments: Any) -> bytes:
         return self._spoil("tokens", self.right.tokens(*arguments), 16)
 
@@ -148,7 +151,7 @@ class OneLaneWrong:
         return bool(self.right.on_curve(memoryview(b"".join(checked))))
 
 
-@pytest.mark.parametrize("function", ["hash_and_mask", "digests", "mask", "tokens", "bad points", "on_curve"])
+@pytest.mark.parametrize("function", ["hash_and_mask", "digests", "mask", "tokens", "bad points", "partners", "on_curve"])
 def test_self_test_finds_one_wrong_lane(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     for lane in range(16):
         use_kernel(OneLaneWrong(function, lane), monkeypatch)
@@ -165,12 +168,12 @@ def call(function: str, values: pa.LargeBinaryArray, points: bytes) -> object:
         "mask": lambda: curve.mask(points, ALICE),
         "bad points": lambda: curve.mask(bytes(len(points)), ALICE),
         "tokens": lambda: curve.tokens(points, TASK_SID),
-        "hash_to_points": lambda: curve.random_points(len(values), TASK_SID),
+        "partners": lambda: curve.partners(u_bytes(6) * len(values), u_bytes(9), bytes(len(values))),
     }
     return calls[function]()
 
 
-SPOT_CHECKED = ["hash_and_mask", "digests", "mask", "bad points", "tokens", "hash_to_points"]
+SPOT_CHECKED = ["hash_and_mask", "digests", "mask", "bad points", "partners", "tokens"]
 
 
 @pytest.mark.parametrize("function", SPOT_CHECKED)
@@ -234,4 +237,5 @@ def test_the_spot_check_accepts_correct_outputs(
     assert curve.mask(points, BOB)[1] == [0]
     curve.hash_and_mask(thousand.slice(5, 20), TASK_SID, ALICE)
     curve.keyed_hashes(thousand.slice(5, 20), TASK_SID)
+    curve.partners(curve.hash_and_mask(thousand.slice(0, 20), TASK_SID, ALICE), u_bytes(9), bytes(range(20)))
     curve.tokens(points, TASK_SID)

@@ -82,12 +82,12 @@ class Drawn:
 
 # The start of the SHA-256 of each message, and of the blocks of both parties.
 KNOWN = [
-    "46e2b9f3c4354d2a",
-    "12c78732d0788c67",
-    "8a98682bab5c4014",
-    "b06b49165a8197cf",
-    "698507ba2ddc5216",
-    "1dfc9417af8d16b9",
+    "f627fce907038ec9",
+    "bc6503919e2a58e0",
+    "d2287821c42b516b",
+    "8969c4a9f2ee8a39",
+    "f800c72a0d3c6181",
+    "ab8989d19e91ffe6",
 ]
 
 
