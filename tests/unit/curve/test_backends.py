@@ -151,7 +151,9 @@ class OneLaneWrong:
         return bool(self.right.on_curve(memoryview(b"".join(checked))))
 
 
-@pytest.mark.parametrize("function", ["hash_and_mask", "digests", "mask", "tokens", "bad points", "partners", "on_curve"])
+@pytest.mark.parametrize(
+    "function", ["hash_and_mask", "digests", "mask", "tokens", "bad points", "partners", "on_curve"]
+)
 def test_self_test_finds_one_wrong_lane(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     for lane in range(16):
         use_kernel(OneLaneWrong(function, lane), monkeypatch)
