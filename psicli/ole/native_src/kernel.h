@@ -8,6 +8,13 @@ static inline void wipe(void *memory, size_t size) {
     __asm__ __volatile__("" : : "r"(memory) : "memory");
 }
 
+/* Wipe what malloc or calloc returned, and free it. */
+static void discard(void *memory, size_t size) {
+    if (memory != NULL)
+        wipe(memory, size);
+    free(memory);
+}
+
 static inline uint64_t all_ones_if_equal(uint64_t a, uint64_t b) {
     uint64_t x = a ^ b;
     return ((x | -x) >> 63) - 1;
@@ -152,11 +159,8 @@ static int grow(block *leaves, block *sums, const block *seeds, size_t n, size_t
         }
         memcpy(leaves + tree * width, levels[depth % 2], width * sizeof(block));
     }
-    for (int i = 0; i < 2; i++) {
-        if (levels[i] != NULL)
-            wipe(levels[i], all * sizeof(block));
-        free(levels[i]);
-    }
+    discard(levels[0], all * sizeof(block));
+    discard(levels[1], all * sizeof(block));
     return done;
 }
 
@@ -194,11 +198,8 @@ static int regrow(block *leaves, const block *sums, const uint32_t *points, size
         }
         memcpy(leaves + tree * width, levels[depth % 2], width * sizeof(block));
     }
-    for (int i = 0; i < 2; i++) {
-        if (levels[i] != NULL)
-            wipe(levels[i], all * sizeof(block));
-        free(levels[i]);
-    }
+    discard(levels[0], all * sizeof(block));
+    discard(levels[1], all * sizeof(block));
     return done;
 }
 

@@ -50,7 +50,7 @@ static place *in_order(const ole_row *rows, size_t n, size_t length, unsigned fr
         sorted = other;
         other = swap;
     }
-    free(other);
+    discard(other, n * sizeof *other);
     return sorted;
 }
 
@@ -120,8 +120,8 @@ static int encode(block *store, size_t length, const ole_row *rows, const block 
             store[at] = sum;
         }
     }
-    free(order);
-    free(pivots);
+    discard(order, n * sizeof *order);
+    discard(pivots, length * sizeof *pivots);
     return solved;
 }
 
@@ -136,6 +136,6 @@ static int decode(block *out, const block *store, size_t length, const ole_row *
         __builtin_prefetch(&out[later], 1);
         out[row] = sum_of(store + rows[row].start, rows[row].band);
     }
-    free(order);
+    discard(order, n * sizeof *order);
     return 0;
 }
