@@ -21,6 +21,7 @@ from psicli.exchange.worker import ORDER_SECRET_BYTES, Match, secret_order
 from psicli.items import records
 from psicli.items.partitions import BinItems
 from psicli.items.records import Words
+from psicli.ole.blocks import wipe
 from psicli.ole.vectors import ReceiverVectors, SenderVectors
 from psicli.protocol.messages import Stream
 from psicli.protocol.rr22.sizes import Sizes
@@ -77,7 +78,10 @@ class VectorWorker(ABC):
         return digests
 
     def _tokens(self, blocks: ole.Blocks) -> bytes:
-        return ole.tokens(blocks, self._sid, self._token_bytes)
+        """Return the tokens of blocks, and wipe these."""
+        tokens = ole.tokens(blocks, self._sid, self._token_bytes)
+        wipe(blocks)
+        return tokens
 
 
 class VectorReceiver(VectorWorker):

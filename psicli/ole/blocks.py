@@ -1,4 +1,7 @@
-"""Blocks of 16 bytes as arrays of words, and what is done with them without a kernel, in constant time."""
+"""Blocks of 16 bytes as arrays of words, and what is done with them without a kernel, in constant time.
+
+What a function makes of secrets it returns or wipes: an expression of numpy would leave its parts in freed memory.
+"""
 
 from __future__ import annotations
 
@@ -53,18 +56,36 @@ def from_bits(bits: npt.NDArray[np.uint8]) -> Blocks:
 
 def masks(chosen: npt.NDArray[Any]) -> Words:
     """Return a word for each of these zeros and ones: all bits of it are set where there is a one."""
-    return -chosen.astype(np.uint64)
+    words = chosen.astype(np.uint64)
+    return np.negative(words, out=words)
+
+
+def bit_masks(blocks: Blocks) -> Words:
+    """Return the mask of each bit of the blocks."""
+    chosen = bits(blocks)
+    words = masks(chosen)
+    wipe(chosen)
+    return words
 
 
 def scaled(words: Words, limit: int) -> Words:
     """Return floor(word * limit / 2^64) for each word, which is below the limit; the limit is below 2^32."""
-    low, factor = words & np.uint64(0xFFFFFFFF), np.uint64(limit)
-    return ((words >> _HALF) * factor + (low * factor >> _HALF)) >> _HALF
+    factor, low, high = np.uint64(limit), words & np.uint64(0xFFFFFFFF), words >> _HALF
+    low *= factor
+    low >>= _HALF
+    high *= factor
+    high += low
+    high >>= _HALF
+    wipe(low)
+    return high
 
 
 def total(blocks: Blocks) -> Blocks:
     """Return the sum of blocks along the last axis but one. Fast if there are many of them."""
-    return np.stack([np.bitwise_xor.reduce(blocks[..., word], axis=-1) for word in range(blocks.shape[-1])], axis=-1)
+    sums = np.empty((*blocks.shape[:-2], blocks.shape[-1]), np.uint64)
+    for word in range(blocks.shape[-1]):
+        np.bitwise_xor.reduce(blocks[..., word], axis=-1, out=sums[..., word])
+    return sums
 
 
 def wipe(*secrets: npt.NDArray[Any]) -> None:

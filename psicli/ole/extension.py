@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from psicli.ole import kernel
-from psicli.ole.blocks import Blocks, Points, bits, from_bits, masks, random_blocks, wipe
+from psicli.ole.blocks import Blocks, Points, bit_masks, from_bits, masks, random_blocks, wipe
 from psicli.protocol.rr22.sizes import DELTA_DEPTH, DELTA_TREES
 
 Bits = npt.NDArray[np.uint8]
@@ -21,19 +21,31 @@ _LEAVES = 1 << DELTA_DEPTH
 
 def off_path(points: Points, depth: int) -> Bits:
     """Return for each level of each tree, the side that the path to the tree's point does not take: 0 left, 1 right."""
-    lower = np.arange(depth - 1, -1, -1, dtype=np.uint32)
-    return (1 - (points[:, None] >> lower & 1)).astype(np.uint8).reshape(-1)
+    taken = points[:, None] >> np.arange(depth - 1, -1, -1, dtype=np.uint32)
+    taken &= 1
+    taken ^= 1
+    sides = taken.astype(np.uint8).reshape(-1)
+    wipe(taken)
+    return sides
 
 
 def pick(pairs: Blocks, sides: Bits) -> Blocks:
     """Return one block of each pair; pairs: shape (n, 2, 2). Constant time in the sides."""
-    picked: Blocks = pairs[:, 0] ^ (pairs[:, 0] ^ pairs[:, 1]) & masks(sides)[:, None]
+    chosen = masks(sides)
+    picked: Blocks = pairs[:, 0] ^ pairs[:, 1]
+    picked &= chosen[:, None]
+    picked ^= pairs[:, 0]
+    wipe(chosen)
     return picked
 
 
 def base_choices(delta: Blocks) -> Blocks:
     """Return the bits that the base transfers choose for Δ."""
-    return from_bits(off_path(_points(delta), DELTA_DEPTH))
+    points = _points(delta)
+    sides = off_path(points, DELTA_DEPTH)
+    choices = from_bits(sides)
+    wipe(points, sides)
+    return choices
 
 
 def extend(keys: Blocks, chosen: Blocks) -> tuple[Blocks, Blocks, Blocks]:
@@ -53,17 +65,23 @@ def extend(keys: Blocks, chosen: Blocks) -> tuple[Blocks, Blocks, Blocks]:
 def extend_chosen(keys: Blocks, delta: Blocks, masked: Blocks, corrections: Blocks) -> Blocks:
     """Return the planes of the party that has Δ. keys: the chosen one of each transfer. Constant time."""
     points = _points(delta)
-    sums = pick(masked.reshape(-1, 2, 2), off_path(points, DELTA_DEPTH)) ^ keys
+    sides = off_path(points, DELTA_DEPTH)
+    sums = pick(masked.reshape(-1, 2, 2), sides)
+    sums ^= keys
     leaves = kernel().regrow(sums, points, _LEAVES)
-    _, planes = kernel().spread(leaves, len(corrections) // DELTA_TREES, points)
+    tree_sums, planes = kernel().spread(leaves, len(corrections) // DELTA_TREES, points)
     by_tree = planes.reshape(DELTA_TREES, DELTA_DEPTH, -1, 2)
-    by_tree ^= masks(bits(delta)).reshape(DELTA_TREES, DELTA_DEPTH, 1, 1) & corrections.reshape(DELTA_TREES, 1, -1, 2)
-    wipe(points, sums, leaves)
+    chosen = bit_masks(delta)
+    added = chosen.reshape(DELTA_TREES, DELTA_DEPTH, 1, 1) & corrections.reshape(DELTA_TREES, 1, -1, 2)
+    by_tree ^= added
+    wipe(points, sides, sums, leaves, tree_sums, chosen, added)
     return planes
 
 
 def _points(delta: Blocks) -> Points:
     """Return the leaf of each tree that Δ hides: four bits of it each."""
-    weights = np.uint32(1) << np.arange(DELTA_DEPTH, dtype=np.uint32)
-    points: Points = bits(delta).reshape(DELTA_TREES, DELTA_DEPTH) @ weights
+    wide = delta.reshape(-1, 1) >> np.arange(0, 64, DELTA_DEPTH, dtype=np.uint64)
+    wide &= np.uint64(_LEAVES - 1)
+    points = wide.astype(np.uint32).reshape(-1)
+    wipe(wide)
     return points

@@ -107,19 +107,20 @@ class ReceiverVectors(_Half):
         with self._step("choices"):
             point, pads = base.offer(self._sid, keys)
             points, noise = _noise_points(self._sizes.width), random_blocks(TREES)
-            paths = np.zeros(self._sizes.paths, np.uint8)
-            paths[: TREES * self._sizes.depth] = off_path(points, self._sizes.depth)
+            sides, paths = off_path(points, self._sizes.depth), np.zeros(self._sizes.paths, np.uint8)
+            paths[: len(sides)] = sides
             chosen = from_bits(paths)
             first, second = np.split(pads, 2)
             sums, corrections, planes = extend(first, noise)
             more_sums, more_corrections, more_planes = extend(second, chosen)
+            keys_by_bit = kernel().transpose(more_planes)
             self._secrets |= {
                 "points": points,
                 "noise": noise,
                 "products": kernel().combine(planes),
-                "pads": kernel().hashes(kernel().transpose(more_planes), 0),
+                "pads": kernel().hashes(keys_by_bit, 0),
             }
-            wipe(pads, paths, chosen, planes, more_planes)
+            wipe(pads, sides, paths, chosen, planes, more_planes, keys_by_bit)
         return b"".join([point, *map(np.ndarray.tobytes, (sums, more_sums, corrections, more_corrections))])
 
     def vector(self, sums: bytes) -> bytes:
@@ -131,19 +132,26 @@ class ReceiverVectors(_Half):
             points, noise, products, pads, filled = used
             at_levels, at_trees = _split(from_bytes(sums), 2 * TREES * self._sizes.depth, TREES)
             sides = off_path(points, self._sizes.depth)
-            opened = pick(at_levels.reshape(-1, 2, 2), sides) ^ pads[: len(sides)]
+            opened = pick(at_levels.reshape(-1, 2, 2), sides)
+            opened ^= pads[: len(sides)]
             leaves = kernel().regrow(opened, points, self._sizes.width).reshape(TREES, -1, 2)
             # Where the noise is, c = b + Δ * noise and a = noise; elsewhere c = b and a = 0.
-            there = np.concatenate([total(leaves) ^ at_trees ^ products, noise], axis=1)
+            found = total(leaves)
+            found ^= at_trees
+            found ^= products
+            there = np.concatenate([found, noise], axis=1)
             both = _side_by_side(leaves, points, there)
-            wipe(opened, leaves, there)
+            wipe(sides, opened, leaves, found, there)
             del leaves  # big vectors go as soon as they have served
             made = kernel().compress(both, self._sizes.store)
             wipe(both)
             del both
-            _check_mask(made[:, 2:])
+            if not _is_mask(made[:, 2:]):
+                wipe(made)
+                raise SelfCheckError(backend=backend(), detail="it computed a vector that does not hide the items")
             self._secrets["own"] = made[:, :2].copy()
             masked: Blocks = made[:, 2:] ^ filled
+            wipe(made)
             return self._seed + masked.tobytes()
 
     def evaluate(self) -> Blocks:
@@ -165,10 +173,11 @@ class SenderVectors(_Half):
         """Return the first message. Constant time in Δ."""
         with self._step("keys"):
             delta, other = random_blocks(1), random_blocks(1)
-            choices = np.concatenate([base_choices(delta), base_choices(other)])
+            halves = [base_choices(delta), base_choices(other)]
+            choices = np.concatenate(halves)
             self._keys, scalars = base.choose(self._sid, choices)
             self._secrets |= {"delta": delta, "other": other, "scalars": scalars}
-            wipe(choices)
+            wipe(*halves, choices)
             return self._keys
 
     def sums(self, choices: bytes) -> bytes:
@@ -176,8 +185,7 @@ class SenderVectors(_Half):
 
         Constant time in Δ.
         """
-        with self._step("sums", "other", "scalars") as (other, scalars):
-            delta = self._secrets["delta"]
+        with self._step("sums", "delta", "other", "scalars") as (delta, other, scalars):
             pads = base.open_chosen(self._sid, self._keys, scalars, choices[:POINT_BYTES])
             sums, more_sums, corrections, more_corrections = _split(
                 from_bytes(memoryview(choices)[POINT_BYTES:]),
@@ -188,13 +196,18 @@ class SenderVectors(_Half):
             planes = extend_chosen(first, delta, sums, corrections)
             more_planes = extend_chosen(second, other, more_sums, more_corrections)
             products, keys = kernel().combine(planes), kernel().transpose(more_planes)
-            by_side = np.stack([kernel().hashes(keys, 0), kernel().hashes(keys ^ other, 0)], axis=1)
+            left = kernel().hashes(keys, 0)
+            keys ^= other
+            right = kernel().hashes(keys, 0)
+            by_side = np.stack([left, right], axis=1)
             seeds = random_blocks(TREES)
             leaves, levels = kernel().grow(seeds, self._sizes.width)
             masked = levels ^ by_side.reshape(-1, 2)[: len(levels)]
-            at_trees = total(leaves.reshape(TREES, -1, 2)) ^ products
-            self._secrets["leaves"] = leaves
-            wipe(pads, planes, more_planes, products, keys, by_side, seeds, levels)
+            at_trees = total(leaves.reshape(TREES, -1, 2))
+            at_trees ^= products
+            # The step wipes what it took: a later one needs Δ.
+            self._secrets |= {"leaves": leaves, "delta": delta.copy()}
+            wipe(pads, planes, more_planes, products, keys, left, right, by_side, seeds, levels)
             return masked.tobytes() + at_trees.tobytes()
 
     def compress(self) -> None:
@@ -217,7 +230,11 @@ class SenderVectors(_Half):
 
 def _noise_points(width: int) -> Points:
     """Return a uniform leaf for each tree; the bias of 64 bits is below 2^-40."""
-    return scaled(random_blocks(TREES)[:, 0], width).astype(np.uint32)
+    drawn = random_blocks(TREES)
+    wide = scaled(drawn[:, 0], width)
+    points = wide.astype(np.uint32)
+    wipe(drawn, wide)
+    return points
 
 
 def _side_by_side(leaves: Blocks, points: Points, there: Blocks) -> Blocks:
@@ -226,22 +243,23 @@ def _side_by_side(leaves: Blocks, points: Points, there: Blocks) -> Blocks:
     # The code reads rows of this array in no order.
     both, places = aligned(trees * width, 4).reshape(trees, width, 4), np.arange(width)
     for tree in range(trees):
-        here = masks(places == points[tree])
+        equal = places == points[tree]
+        here = masks(equal)
         for word in range(4):
             np.bitwise_and(here, there[tree, word], out=both[tree, :, word])
         for word in range(2):
             both[tree, :, word] ^= leaves[tree, :, word]
+        wipe(equal, here)
     return both.reshape(-1, 4)
 
 
-def _check_mask(vector: Blocks) -> None:
-    """Raise SelfCheckError if a block of a random sample is zero or another one's equal. Constant time otherwise."""
+def _is_mask(vector: Blocks) -> bool:
+    """Return whether all blocks of a random sample differ, and none is zero. Constant time in the blocks."""
     sample = vector[SystemRandom().sample(range(len(vector)), SAMPLED_BLOCKS)]
     equals = (sample[:, None] == sample).all(axis=-1)
-    is_mask = equals.sum() == len(sample) and sample.any(axis=-1).all()
+    differ, are_set = equals.sum() == len(sample), sample.any(axis=-1).all()
     wipe(sample)
-    if not is_mask:
-        raise SelfCheckError(backend=backend(), detail="it computed a vector that does not hide the items")
+    return bool(differ and are_set)
 
 
 def _split(blocks: Blocks, *counts: int) -> list[Blocks]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,21 @@ def exchanged(ours: BinItems, theirs: BinItems) -> tuple[VectorReceiver, VectorS
     for worker in (receiver, sender):
         worker.check()
     return receiver, sender, tokens
+
+
+def test_blocks_are_wiped_once_they_have_become_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, tokens = [], ole.tokens
+
+    def noted(blocks: ole.Blocks, *others: Any) -> bytes:
+        made.append((blocks, blocks.any()))
+        return tokens(blocks, *others)
+
+    monkeypatch.setattr(ole, "tokens", noted)
+    exchanged(bin_of(named("i", 7)), bin_of(named("i", 5)))
+    assert [(len(blocks), bool(before), bool(blocks.any())) for blocks, before in made] == [
+        (OWN, True, False),
+        (PEER, True, False),
+    ]
 
 
 def test_the_bitmap_is_in_the_order_of_the_tokens() -> None:
