@@ -108,7 +108,7 @@ def steps(gcc: Build) -> Path:
 
 
 STEPPED = {
-    "curve": ["hash_and_mask", "digests", "tokens", "on_curve"],
+    "curve": ["hash_and_mask", "digests", "partners", "tokens", "on_curve"],
     "ole": [
         *("encrypt", "hashes", "add_products", "combine", "transpose", "grow", "regrow", "spread", "spread_at_points"),
         *("convolve", "convolve_pairs", "expand", "expand_pairs", "rows", "encode", "decode"),

@@ -98,6 +98,10 @@ PLANTED = {
         FIELD25, "kernel.h", "    fe_carry(h, h);\n", "",
         r"limb 0, call \d+ of field_from_wide: the output is too large",
     ),
+    "a sum of points left loose": (
+        FIELD25, "curve.h", "    fe_add(X, X, &t);\n    fe_carry(X, X);\n", "    fe_add(X, X, &t);\n",
+        r"limb 0, call \d+ of add_or_subtract: the output is too large",
+    ),
     "no carry beyond the last limb": (
         FIELD51, "field51.h", "c[1] + w_shift_right(folded, 51);", "c[1] + w_low(folded);",
         r"fe_mul, limb .*, call \d+ of each function alone: a sum reaches 2\^64",

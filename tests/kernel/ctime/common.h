@@ -24,7 +24,7 @@ typedef struct {
     size_t size;
 } region;
 
-#define MOST_SECRETS 3
+#define MOST_SECRETS 4
 
 /* flags: results that are public. The first secret is not empty unless the count is 0, and the second never is. */
 #define WORK                                                                                                           \

@@ -465,6 +465,12 @@ static bool run_curve(fe *any) {
     fe_mul(&x[0], any, &zs[0]);
     grown |= grow(any, x[0]);
 
+    begin("add_or_subtract");
+    right_side(&u[0], any);
+    grown |= grow(any, u[0]);
+    add_or_subtract(&x[0], &z[0], any, any, any, vmask());
+    grown |= grow(any, x[0]) | grow(any, z[0]);
+
     begin("if_on_curve");
     if_on_curve(any);
     begin("fe_to_words");

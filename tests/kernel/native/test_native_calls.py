@@ -25,6 +25,7 @@ except ImportError:
     pytest.skip("the kernel in C was not built", allow_module_level=True)
 from support.kernel.native import (
     ALICE,
+    NINE,
     PREFIX,
     SECRET,
     TEXT,
@@ -127,6 +128,16 @@ def wrong_calls(path: str, buffer: Any) -> list[tuple[type[Exception], Callable[
         (ValueError, lambda: n.take(good, b"x", bytes(3))),
         (ValueError, lambda: n.take(bytes(9), b"x", bytes(4))),
         (TypeError, lambda: n.take(buffer, buffer)),
+        (ValueError, lambda: n.partners(path, bytes(65), NINE, bytes(2))),
+        (ValueError, lambda: n.partners(path, buffer, NINE, bytes(1))),
+        (ValueError, lambda: n.partners(path, buffer, NINE, bytes(3))),
+        (ValueError, lambda: n.partners(path, buffer, NINE, buffer)),
+        (ValueError, lambda: n.partners(path, NINE, buffer, bytes(1))),
+        (ValueError, lambda: n.partners(path, NINE, NINE[:31], bytes(1))),
+        (ValueError, lambda: n.partners("sse", buffer, NINE, bytes(2))),
+        (ArithmeticError, lambda: n.partners(path, NINE + NINE, NINE, bytes(2))),
+        (TypeError, lambda: n.partners(path, buffer, NINE)),
+        (TypeError, lambda: n.partners(path, buffer, NINE, "signs")),
         (ValueError, lambda: n.tokens(path, bytes(33), PREFIX)),
         (TypeError, lambda: n.tokens(path, buffer)),
         (ValueError, lambda: n.tokens("sse", buffer, PREFIX)),
@@ -200,12 +211,13 @@ def test_failing_calls_leak_nothing(path: str) -> None:
 
 @on_every_path
 def test_successful_calls_leak_nothing(path: str) -> None:
-    points = bytearray(u_bytes(9, 0, P))
+    points, pair, signs = bytearray(u_bytes(9, 0, P)), bytearray(u_bytes(4, 6)), bytearray(2)
     items = bytearray(struct.pack("=3q", 0, 1, 2))
     size = 8 * bounds.PATHS[path].lanes * len(bounds.PATHS[path].field.bits)
 
     def succeed() -> None:
         assert _native.mask(path, points, ALICE)[1] == [1, 2]
+        _native.partners(path, pair, NINE, signs)
         _native.tokens(path, points, PREFIX)
         _native.on_curve(path, points)
         _native.hash_to_points(path, items, 8, 0, 2, points, PREFIX, DST)
@@ -214,11 +226,15 @@ def test_successful_calls_leak_nothing(path: str) -> None:
         _native.field(path, "add", bytes(size), bytes(size))
         _native.paths()
 
-    references = [sys.getrefcount(of) for of in (points, items, ALICE, SECRET, PREFIX, DST, True, False)]
+    references = [
+        sys.getrefcount(of) for of in (points, pair, signs, items, ALICE, NINE, SECRET, PREFIX, DST, True, False)
+    ]
     assert max(rises(succeed, times=1000)) < 100
     # Python caches integers below 257, so this call returns larger indices too.
     assert max(rises(lambda: _native.mask(path, bytes(32 * 300), ALICE), times=10)) < 100
-    assert [sys.getrefcount(of) for of in (points, items, ALICE, SECRET, PREFIX, DST, True, False)] == references
+    assert [
+        sys.getrefcount(of) for of in (points, pair, signs, items, ALICE, NINE, SECRET, PREFIX, DST, True, False)
+    ] == references
     points.append(0)
     items.append(0)
 
@@ -253,6 +269,7 @@ def long_calls(path: str, work: Work) -> dict[str, Callable[[], object]]:
         "mask": lambda: _native.mask(path, work.points, ALICE),
         "hash_to_points": lambda: _native.hash_to_points(path, *items, PREFIX, DST),
         "hash_and_mask": lambda: _native.hash_and_mask(path, *items, PREFIX, DST, ALICE),
+        "partners": lambda: _native.partners(path, work.hashed, NINE, work.signs),
         "tokens": lambda: _native.tokens(path, work.points * 10, PREFIX),
         "on_curve": lambda: _native.on_curve(path, work.hashed),
         "digests": lambda: _native.digests(path, *items, SECRET, 16),
@@ -269,7 +286,9 @@ def no_switching() -> Iterator[None]:
 
 
 @on_every_path
-@pytest.mark.parametrize("function", ["mask", "hash_to_points", "hash_and_mask", "tokens", "on_curve", "digests"])
+@pytest.mark.parametrize(
+    "function", ["mask", "hash_to_points", "hash_and_mask", "partners", "tokens", "on_curve", "digests"]
+)
 @pytest.mark.usefixtures("no_switching")
 def test_the_gil_is_released(path: str, function: str, work: Work) -> None:
     """A thread that waits for the GIL gets it during a call, because nothing else in this test releases it."""

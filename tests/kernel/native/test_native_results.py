@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.kernel import bounds
 
+from psicli.core.errors import SelfCheckError
 from psicli.curve import DST, packed_items, reference
 
 try:
@@ -26,6 +27,7 @@ except ImportError:
 from support.kernel.native import (
     ALICE,
     BOB,
+    NINE,
     PATHS,
     PREFIX,
     SECRET,
@@ -159,6 +161,57 @@ def test_one_point_off_the_curve_among_good_ones(path: str, work: Work) -> None:
             assert not _native.on_curve(path, b"".join([*good[:at], u_bytes(wrong), *good[at + 1 :]]))
 
 
+def partners_of_reference(points: bytes, other: bytes, signs: bytes) -> bytes | None:
+    """Return what the reference computes, or None if a point has no partner."""
+    try:
+        return bytes(reference.partners(memoryview(points), other, signs))
+    except SelfCheckError:
+        return None
+
+
+@on_every_path
+def test_partners_of_every_edge_in_every_lane(path: str, work: Work) -> None:
+    """Points on the twist have partners if the other point is on the twist, too."""
+    lanes = bounds.PATHS[path].lanes
+    found = 0
+    for u, other, sign in product(EDGES, [NINE, u_bytes(TWIST[0]), u_bytes(pow(4, -1, P)), u_bytes(P)], b"\0\1"):
+        expected = partners_of_reference(u_bytes(u), other, bytes([sign]))
+        good = split(work.points if other == u_bytes(TWIST[0]) else work.hashed)
+        for lane in {0, lanes - 1} if expected is None else range(lanes):
+            if expected is None:
+                points = b"".join([*good[:lane], u_bytes(u), *good[lane : lanes - 1]])
+                with pytest.raises(ArithmeticError):
+                    _native.partners(path, points, other, bytes([sign]) * lanes)
+            else:
+                points = u_bytes(u) * (lane + 1)
+                assert _native.partners(path, points, other, bytes([sign]) * (lane + 1)) == expected * (lane + 1)
+                found += 1
+    assert found > 20
+
+
+@on_every_path
+def test_one_point_without_partner_among_others(path: str, work: Work) -> None:
+    """It shares an inversion with the others; in any lane, it must be found."""
+    lanes = bounds.PATHS[path].lanes
+    count = 34 * lanes
+    good, signs = split(work.hashed)[:count], work.signs[:count]
+    assert _native.partners(path, b"".join(good), NINE, signs) == work.partners[: 32 * count]
+    for wrong, at in product([9, P + 4, TWIST[0]], [*range(lanes), *range(33 * lanes, 34 * lanes)]):
+        with pytest.raises(ArithmeticError, match="no partner"):
+            _native.partners(path, b"".join([*good[:at], u_bytes(wrong), *good[at + 1 :]]), NINE, signs)
+
+
+@on_every_path
+def test_the_sign_of_one_point_does_not_affect_others(path: str, work: Work) -> None:
+    count = 2 * bounds.PATHS[path].lanes + 1
+    points, signs = work.hashed[: 32 * count], work.signs[:count]
+    expected = split(bytes(work.partners))[:count]
+    for at in range(count):
+        other = bytes([*signs[:at], signs[at] ^ 1, *signs[at + 1 :]])
+        found = split(bytes(_native.partners(path, points, NINE, other)))
+        assert [i for i in range(count) if found[i] != expected[i]] == [at]
+
+
 @on_every_path
 def test_equal_items_and_points_in_all_lanes(path: str, work: Work) -> None:
     count = 2 * bounds.PATHS[path].lanes + 3
@@ -265,6 +318,7 @@ def test_every_kind_of_buffer(path: str, kind: Callable[[bytes], Any]) -> None:
     assert _native.digests(path, offsets, width, start, count, data, kind(SECRET), 16) == whole.keys
     assert _native.mask(path, kind(whole.points), kind(BOB)) == (whole.products, [])
     assert _native.tokens(path, kind(whole.products), prefix) == whole.tokens
+    assert _native.partners(path, kind(whole.hashed), kind(NINE), kind(whole.signs)) == whole.partners
     assert _native.on_curve(path, kind(whole.hashed))
     assert not _native.on_curve(path, kind(whole.points))
 

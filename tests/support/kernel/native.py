@@ -26,6 +26,8 @@ PATHS = _native.paths()
 PREFIX = bytes(range(32)) + b"\x01"
 ALICE, BOB = b"\x77" * 32, b"\x5d" * 32
 SECRET = b"\x3a" * 32
+# The base point.
+NINE = b"\x09" + bytes(31)
 
 on_every_path = pytest.mark.parametrize("path", PATHS)
 
@@ -56,6 +58,8 @@ class Work:
         self.points = b"".join(random.randbytes(31) + bytes([random.randrange(128)]) for _ in range(count))
         self.products, bad = reference.mask(memoryview(self.points), BOB)
         assert bad == []
+        self.signs = random.randbytes(count)
+        self.partners = reference.partners(memoryview(self.hashed), NINE, self.signs)
         self.tokens = reference.tokens(memoryview(self.products), PREFIX)
         self.keys = b"".join(keyed_hash(item) for item in self.items.to_pylist())
 
@@ -66,9 +70,11 @@ class Work:
         assert hash_and_mask(path, self.items, start, count) == self.masked[32 * start : 32 * (start + count)]
         products, bad = _native.mask(path, points, BOB)
         assert (products, bad) == (self.products[32 * start : 32 * (start + count)], [])
+        hashed, signs = self.hashed[32 * start : 32 * (start + count)], self.signs[start : start + count]
+        assert _native.partners(path, hashed, NINE, signs) == self.partners[32 * start : 32 * (start + count)]
         assert _native.tokens(path, products, PREFIX) == self.tokens[16 * start : 16 * (start + count)]
         assert keyed_hashes(path, self.items, start, count) == self.keys[16 * start : 16 * (start + count)]
-        assert _native.on_curve(path, self.hashed[32 * start : 32 * (start + count)])
+        assert _native.on_curve(path, hashed)
         assert _native.on_curve(path, points) is reference.on_curve(points)
 
 

@@ -7,7 +7,8 @@ from functools import cache
 import numpy as np
 import pytest
 from support.kernel.halves import SID, blocks_of
-from support.kernel.points import LOW_ORDER, SMALL_ORDER, P, as_octets
+from support.kernel.points import LOW_ORDER, SMALL_ORDER, P, add, as_octets
+from support.kernel.samples import split
 
 from psicli import curve, ole
 from psicli.core.peer_errors import PeerProtocolError
@@ -30,8 +31,8 @@ def side(pairs: Blocks, places: np.ndarray) -> Blocks:
     return pairs.reshape(COUNT, 2, -1)[np.arange(COUNT), places]
 
 
-def test_the_chooser_gets_one_key_of_each_pair() -> None:
-    points, scalars = chosen()
+def test_the_chooser_gets_one_key_of_each_pair(backend: curve.Backend) -> None:
+    points, scalars = base.choose(SID, CHOICES)
     own, both = base.offer(SID, points)
     keys = base.open_chosen(SID, points, scalars, own)
     places = bits(CHOICES)
@@ -44,10 +45,57 @@ def test_the_chooser_knows_the_scalar_of_the_chosen_point() -> None:
     pairs, places = np.frombuffer(points, np.uint8), bits(CHOICES)
     known = [openssl.mask(memoryview(as_octets(9)), scalar.data)[0] for scalar in scalars]
     assert side(pairs, places).tobytes() == b"".join(known)
-    hashed = side(pairs, 1 - places)
-    assert curve.on_curve(hashed.tobytes())
-    assert {point.tobytes() for point in hashed}.isdisjoint(known)
+    others = side(pairs, 1 - places)
+    assert curve.on_curve(others.tobytes())
+    assert {point.tobytes() for point in others}.isdisjoint(known)
     assert len({point.tobytes() for point in pairs.reshape(-1, 32)}) == 2 * COUNT
+
+
+def partner(point: bytes, sign: int) -> bytes:
+    return bytes(openssl.partners(memoryview(point), curve.point_of_bin(SID), bytes([sign])))
+
+
+def test_the_other_point_is_the_sum_or_the_difference_with_the_point_of_the_bin() -> None:
+    points, scalars = chosen()
+    middle = curve.point_of_bin(SID)
+    for at, scalar in enumerate(scalars):
+        pair, own = split(points[64 * at : 64 * (at + 1)]), base._own_point(scalar.data)
+        pair.remove(own)
+        assert pair[0] in (partner(own, 0), partner(own, 1))
+        # The support's formula gives either of them.
+        assert add(own, middle) in (partner(own, 0), partner(own, 1))
+
+
+@pytest.mark.parametrize("choice", [0, 2**64 - 1])
+def test_nothing_tells_which_point_was_drawn(backend: curve.Backend, choice: int) -> None:
+    """Neither point is the other one's partner by a certain sign more often than by chance.
+
+    Each of these numbers is off by chance once in 10^9 runs.
+    """
+    points, scalars = base.choose(SID, np.full_like(CHOICES, choice))
+    pairs = [split(points[64 * at : 64 * (at + 1)]) for at in range(COUNT)]
+    drawn = [base._own_point(scalar.data) for scalar in scalars]
+    assert [pair[choice & 1] for pair in pairs] == drawn
+    for one, other in ((0, 1), (1, 0)):
+        assert 77 < sum(partner(pair[one], 0) == pair[other] for pair in pairs) < 179
+    # As numbers, the point that was drawn is as often the larger one.
+    assert 77 < sum(pair[0][::-1] < pair[1][::-1] for pair in pairs) < 179
+
+
+def test_what_is_secret_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The points before they are placed, and the signs."""
+    partners, seen = curve.partners, []
+
+    def watched(points: bytearray, other: bytes, signs: bytearray) -> bytearray:
+        made = partners(points, other, signs)
+        assert all(map(any, (points, made, signs)))
+        seen.extend([points, made, signs])
+        return made
+
+    monkeypatch.setattr(curve, "partners", watched)
+    base.choose(SID, CHOICES)
+    assert len(seen) == 3
+    assert not any(map(any, seen))
 
 
 def test_keys_depend_on_the_attempt_and_the_place() -> None:
@@ -80,6 +128,45 @@ def test_points_of_no_honest_peer_are_refused(point: bytes) -> None:
     for at in (0, COUNT, 2 * COUNT - 1):
         with pytest.raises(PeerProtocolError, match="an invalid point for an oblivious transfer"):
             base.offer(SID, good[: 32 * at] + point + good[32 * (at + 1) :])
+
+
+def pairs_that_do_not_belong_together() -> dict[str, bytes]:
+    points, scalars = chosen()
+    first, second = split(points[:64])
+    elsewhere = curve.point_of_bin(SID[::-1])
+    own, other = (base._own_point(scalar.data) for scalar in scalars[:2])
+    middle = curve.point_of_bin(SID)
+    hashed = curve.hash_and_mask(curve.packed_items([b"any"]), SID, bytes(32))
+    return {
+        "both scalars known": own + other,
+        "one scalar known, the other point hashed": own + hashed,
+        "the same point twice": own + own,
+        "the point of the bin twice": middle + middle,
+        "the first and the point of the bin": own + middle,
+        "the second of another pair": first + points[96:128],
+        "the first of another pair": points[64:96] + second,
+        "the partner with the point of another bin": own
+        + bytes(curve.partners(own, curve.point_of_bin(SID[::-1]), b"\0")),
+        "the partner with the base point": own + bytes(curve.partners(own, as_octets(9), b"\0")),
+        "one of them with a point of order two": first + as_octets(pow(int.from_bytes(second, "little"), -1, P)),
+        "one of them with a point of order eight": add(first, SMALL_ORDER["order 8"]) + second,
+    }
+
+
+def test_pairs_that_do_not_belong_together_are_refused() -> None:
+    """A chooser that knows both scalars of a pair would get both keys."""
+    good, _ = chosen()
+    for name, pair in pairs_that_do_not_belong_together().items():
+        for at, wrong in [(0, pair), (COUNT // 2, pair[32:] + pair[:32]), (COUNT - 1, pair)]:
+            with pytest.raises(PeerProtocolError, match="two points for an oblivious transfer that do not") as caught:
+                base.offer(SID, good[: 64 * at] + wrong + good[64 * (at + 1) :])
+            assert caught.value.code == 76, name
+
+
+def test_points_of_another_bin_are_refused() -> None:
+    points, _ = base.choose(SID[::-1], CHOICES)
+    with pytest.raises(PeerProtocolError, match="do not belong together"):
+        base.offer(SID, points)
 
 
 # The extension ------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ static const size_t SIZES[] = {0, 22, 1, 13, 100, 31, 32, 300, 59, 5, 60, 61, 18
 /* Bytes may be at any address. */
 #define SHIFT 1
 
-enum { POINTS, SCALAR, DATA };
+enum { POINTS, SCALAR, DATA, SIGNS };
 
 typedef struct {
     WORK;
@@ -40,6 +40,12 @@ typedef struct {
 
 static void run_mask(const kernel_path *path, work *w) {
     path->mask(w->out.bytes, w->flags.bytes, w->secrets[POINTS].bytes, w->count, w->secrets[SCALAR].bytes);
+}
+
+static void run_partners(const kernel_path *path, work *w) {
+    static const uint8_t base_point[32] = {9};
+    path->partners(w->out.bytes, w->flags.bytes, w->secrets[POINTS].bytes, w->count, base_point,
+                   w->secrets[SIGNS].bytes);
 }
 
 static void run_hash_to_points(const kernel_path *path, work *w) {
@@ -67,6 +73,7 @@ static void run_on_curve(const kernel_path *path, work *w) {
 
 static const operation OPERATIONS[] = {
     {"mask", 32, run_mask},
+    {"partners", 32, run_partners},
     {"hash_to_points", 32, run_hash_to_points},
     {"hash_and_mask", 32, run_hash_and_mask},
     {"digests", 32, run_digests},
@@ -108,6 +115,7 @@ static void fill_secrets(work *w, uint64_t seed) {
     fill_points(w->secrets[POINTS], seed);
     fill(w->secrets[SCALAR], seed + 1);
     fill(w->secrets[DATA], seed + 2);
+    fill(w->secrets[SIGNS], seed + 3);
 }
 
 /* Offsets have 64 bits if the count is odd. */
@@ -129,6 +137,7 @@ static work make_work(const operation *o, size_t count) {
     w.secrets[POINTS] = make_region(32 * count, SHIFT);
     w.secrets[SCALAR] = make_region(32, SHIFT);
     w.secrets[DATA] = make_region(data_size, SHIFT);
+    w.secrets[SIGNS] = make_region(count, SHIFT);
     w.prefix = make_region(33, SHIFT);
     w.dst = make_region(sizeof dst - 1, SHIFT);
     w.out = make_region(o->size * count, SHIFT);
@@ -144,8 +153,8 @@ static work make_work(const operation *o, size_t count) {
 }
 
 static void drop_work(work *w) {
-    region *all[] = {&w->secrets[POINTS], &w->secrets[SCALAR], &w->secrets[DATA], &w->prefix, &w->dst, &w->out,
-                     &w->flags};
+    region *all[] = {&w->secrets[POINTS], &w->secrets[SCALAR], &w->secrets[DATA], &w->secrets[SIGNS],
+                     &w->prefix,          &w->dst,             &w->out,           &w->flags};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         drop_region(all[i], SHIFT);
     free(w->offsets);
