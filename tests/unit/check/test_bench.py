@@ -14,7 +14,7 @@ from support.kernel import backends
 from support.processes.runner import Result, Run
 from support.waiting import wait_until
 
-from psicli import curve
+from psicli import curve, ole
 from psicli.check import bench
 from psicli.core.errors import SelfCheckError
 
@@ -69,6 +69,11 @@ def test_everything_is_measured(in_use: str) -> None:
     assert facts["hash_and_mask_time_to_mask"].keys() == curve.BACKENDS.keys()
     assert facts["hash_and_mask_time_to_mask"]["reference"] > 2
     assert (facts["threads_to_processes"] is not None) == (in_use in backends.NATIVE and CORES > 1)
+    vectors = "reference" if in_use == "reference" else next(iter(ole.BACKENDS))
+    assert facts["rr22"]["backend"] == vectors
+    rates = facts["rr22"]["vectors_per_second"]
+    assert rates.keys() == {"receive_items", "receive_bins", "send_items", "send_bins"}
+    assert all(10 * rates[f"{role}_bins"] < rates[f"{role}_items"] for role in ("receive", "send"))
 
 
 @pytest.mark.more
@@ -81,6 +86,9 @@ def test_the_table_marks_the_backend_that_a_job_uses() -> None:
     assert len(table) == 1 + 2 * len(curve.BACKENDS)
     assert [line.split("  ")[0] for line in table if "* " in line] == [f"{BEST}*"] * 2
     assert ("processes with one thread each" in lines[-1]) == (BEST in backends.NATIVE and CORES > 1)
+    of_rr22 = [line for line in lines if line.startswith("rr22 as the ")]
+    assert [line.split()[3] for line in of_rr22] == ["receiver,", "sender,"]
+    assert all(re.search(r" thread: [0-9,]{4,} items/s, and [1-9]\d* ms for each bin$", line) for line in of_rr22)
     assert not re.search("nan|inf", "".join(lines))
     if BEST in backends.NATIVE:
         assert result.stderr == ""
