@@ -114,6 +114,7 @@ def test_a_kernel_that_is_missing_for_rr22_only(asked: Pair) -> None:
     name = f"{curve.backend()} (rr22: reference)"
     (checked,) = (row for row in check_of(asked, LISTENER) if row["name"] == "kernel")
     assert (checked["status"], checked["message"].partition(" backend: ")[0]) == ("warn", name)
+    assert checked["hint"].startswith("The native backend is 10 to 50 times as fast; ")
     results = asked.run("--json")
     succeeded(results)
     for result in results:
