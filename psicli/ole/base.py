@@ -23,7 +23,7 @@ from psicli import curve
 from psicli.core.peer_errors import PeerProtocolError
 from psicli.curve import POINT_BYTES, SCALAR_BYTES
 from psicli.curve import reference as openssl
-from psicli.ole.blocks import BLOCK_BYTES, Blocks, bits, from_bytes, masks, wipe
+from psicli.ole.blocks import BLOCK_BYTES, Blocks, bit_masks, from_bytes, wipe
 from psicli.protocol.rr22.sizes import DELTA_BITS
 
 PREFIX = b"psicli/v1/rr22/ot\0"
@@ -42,9 +42,10 @@ def choose(bin_sid: bytes, choices: Blocks) -> tuple[bytes, Scalars]:
     signs = bytearray(os.urandom(count))
     known = bytearray().join(_own_point(scalar.data) for scalar in scalars)
     first, second = _words(known), _words(curve.partners(known, curve.point_of_bin(bin_sid), signs))
-    swapped = (first ^ second) & masks(bits(choices))[:, None]
+    chosen = bit_masks(choices)
+    swapped = (first ^ second) & chosen[:, None]
     points = np.stack([first ^ swapped, second ^ swapped], axis=1).tobytes()
-    wipe(first, second, swapped)
+    wipe(first, second, chosen, swapped)
     signs[:] = bytes(count)
     return points, scalars
 

@@ -133,7 +133,6 @@ def test_points_of_no_honest_peer_are_refused(point: bytes) -> None:
 def pairs_that_do_not_belong_together() -> dict[str, bytes]:
     points, scalars = chosen()
     first, second = split(points[:64])
-    elsewhere = curve.point_of_bin(SID[::-1])
     own, other = (base._own_point(scalar.data) for scalar in scalars[:2])
     middle = curve.point_of_bin(SID)
     hashed = curve.hash_and_mask(curve.packed_items([b"any"]), SID, bytes(32))

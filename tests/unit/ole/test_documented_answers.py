@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from psicli import ole
+from psicli import curve, ole
 from psicli.curve import packed_items
 from psicli.ole import reference
 from psicli.ole.blocks import Blocks, from_bytes
@@ -37,6 +37,7 @@ def test_known_answers_of_rr22_are_those_of_the_reference() -> None:
         product.tobytes().hex(),
         reference.hashes(block(ONE), 7).tobytes().hex(),
         *(each.tobytes().hex() for each in children),
+        curve.point_of_bin(SID).hex(),
         sha256(code.tobytes()).hexdigest(),
         digest.tobytes().hex(),
         str(row[0]),
