@@ -119,8 +119,11 @@ class BinExchange:
     def _compute(self, stream: Stream, received: bytes) -> bytes:
         with self._stages.at(Stage.COMPUTING, f"compute {stream.name.lower()}"):
             octets = self._vectors().compute(stream, received)
-            # Tokens are a sender's answer to what the receiver has sent.
-            failpoints.hit("peer.masked" if stream is Stream.TOKENS else "own.masked")
+            if stream is Stream.TOKENS:
+                # A sender's answer to what the receiver has sent.
+                failpoints.hit("peer.masked")
+            else:
+                failpoints.hit("own.masked")
             return octets
 
     def _compute_ahead(self, stream: Stream) -> None:
