@@ -104,7 +104,7 @@ static size_t item_size(size_t index) {
 
 /* The zeros for a bad point, the result of on_curve, and the point of an empty item are public. */
 static inline int has_secret(const operation *o, size_t index) {
-    if (o->run == run_mask)
+    if (o->run == run_mask || o->run == run_partners)
         return !is_bad(index);
     if (o->run == run_hash_to_points)
         return item_size(index) > 0;
