@@ -105,7 +105,7 @@ def print_batch(folder: Path, options: argparse.Namespace) -> None:
 
 def spu_seconds(inputs: Path, rows: int) -> float:
     """Return the mean duration of some runs of SPU, one after another [s]."""
-    options = argparse.Namespace(timeout=600, peers_python=peers.PEERS_PYTHON, link=None)
+    options = argparse.Namespace(timeout=600, peers_python=peers.PEERS_PYTHON, link=None, memory=None)
     runs = [peers.measure("spu-fourq", inputs, rows, options) for _ in range(SAMPLED_RUNS)]
     return statistics.mean(run.seconds for run in runs)
 

@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=int, default=1800, help="limit for one run of one library [s] (%(default)s)")
     parser.add_argument("--peers-python", type=Path, default=PEERS_PYTHON, help="interpreter that has the libraries")
     parser.add_argument("--link", metavar="RATE", help="join the parties by a link of this rate, such as 10mbit")
+    parser.add_argument("--memory", help="pipeline.memory of psicli, such as 2GB")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.link and (reason := network.missing()):
@@ -215,6 +216,7 @@ def psicli_commands(
     addresses = {"reached": own.reached, "listens": own.listens, "tls": "  tls: insecure\n" if options.link else ""}
     job.write_text(JOB.format(**addresses, protocol=protocol, suffix=suffix))
     command = [sys.executable, "-m", "psicli", "run"]
+    command += ["--memory", options.memory] if options.memory else []
     command += ["--json", "--quiet", "--config", str(job), "--party"]
     return {party: [*routes[party].before, *command, party] for party in PARTIES}
 
