@@ -44,8 +44,6 @@ static void run_on(uint8_t *stack) {
     memset(stack, UNTOUCHED, STACK_SIZE);
     pid_t child = fork();
     if (child == 0) {
-        if (getcontext(&there) != 0)
-            _exit(2);
         there.uc_stack.ss_sp = stack;
         there.uc_stack.ss_size = STACK_SIZE;
         there.uc_link = &here;
@@ -70,6 +68,9 @@ int main(int argc, char **argv) {
         return 2;
     uint8_t *stack = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (stack == MAP_FAILED)
+        return 2;
+    /* Once, so that each run begins with the same values in registers, which it may save on the stack. */
+    if (getcontext(&there) != 0)
         return 2;
     job.path = find_path(argv[1]);
     job.leave = argc == 3;
