@@ -189,9 +189,13 @@ def test_nothing_written_holds_a_secret(
     for path in vectors:
         # Of each vector of secrets, 20 blocks are recorded.
         blocks = {*records(path.read_bytes(), 16)} - {bytes(16)}
-        assert len(blocks) > 20
         secrets |= {f"{path.name}, {number}": block for number, block in enumerate(sorted(blocks))}
-    assert len(vectors) == 2 * (pair.jobs[LISTENER]["psi"].get("protocol") == RR22)
+    if pair.jobs[LISTENER]["psi"].get("protocol") == RR22:
+        # After a first frame that was changed, one party has drawn nothing.
+        assert len(vectors) == 2
+        assert len([name for name in secrets if ".draws.vectors, " in name]) > 20
+    else:
+        assert not vectors
     for place, text in texts.items():
         # The sender of a broadcast may keep its orders until it has read the bitmaps, but no other secret.
         orders = orders_in(text, recording) if place.endswith("/bins") else set()
