@@ -24,12 +24,7 @@ static void aes_blocks(const aes_key *key, block *out, const block *in, size_t n
         for (int i = 0; i < LANES; i++)
             stored(out + done + i, _mm_aesenclast_si128(x[i], key->round[ROUNDS]));
     }
-    for (; done < n; done++) {
-        __m128i x = _mm_xor_si128(loaded(in + done), key->round[0]);
-        for (int round = 1; round < ROUNDS; round++)
-            x = _mm_aesenc_si128(x, key->round[round]);
-        stored(out + done, _mm_aesenclast_si128(x, key->round[ROUNDS]));
-    }
+    encrypt_singly(key, out + done, in + done, n - done);
 }
 
 #define PATH ole_aesni

@@ -27,12 +27,7 @@ static void aes_blocks(const aes_key *key, block *out, const block *in, size_t n
         for (int i = 0; i < LANES; i++)
             _mm256_storeu_si256((__m256i *)(void *)(out + done + 2 * i), _mm256_aesenclast_epi128(x[i], round[ROUNDS]));
     }
-    for (; done < n; done++) {
-        __m128i x = _mm_xor_si128(loaded(in + done), key->round[0]);
-        for (int r = 1; r < ROUNDS; r++)
-            x = _mm_aesenc_si128(x, key->round[r]);
-        stored(out + done, _mm_aesenclast_si128(x, key->round[ROUNDS]));
-    }
+    encrypt_singly(key, out + done, in + done, n - done);
 }
 
 #define PATH ole_vaes

@@ -33,6 +33,16 @@ static aes_key aes_expand(const uint8_t octets[16]) {
     }
 }
 
+/* Encrypt the blocks that are left over from the lanes of a path. */
+static inline void encrypt_singly(const aes_key *key, block *out, const block *in, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        __m128i x = _mm_xor_si128(loaded(in + i), key->round[0]);
+        for (int round = 1; round < ROUNDS; round++)
+            x = _mm_aesenc_si128(x, key->round[round]);
+        stored(out + i, _mm_aesenclast_si128(x, key->round[ROUNDS]));
+    }
+}
+
 static inline block gf_product(block a, block b) {
     __m128i x = _mm_set_epi64x((long long)a.high, (long long)a.low);
     __m128i y = _mm_set_epi64x((long long)b.high, (long long)b.low);
