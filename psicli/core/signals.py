@@ -3,7 +3,7 @@
 An exception in the middle of taking a lock, starting a server or loading a library can leave it in a broken state. So
 the signal handler only records the signal, and `check` raises it. Every loop of the main thread calls `check`, and the
 waits in this module call it often. Where the main thread blocks in a system call for long, `allowed` lets the handler
-raise the exception immediately.
+raise the exception immediately; only while a module is being imported, it waits for the end of the import.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import ctypes
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,9 @@ _PR_SET_PDEATHSIG = 1
 # Looked up before any fork: a process that was just forked must not load libraries.
 _prctl = getattr(ctypes.CDLL(None), "prctl", None)
 
+# The file name of the code of Python's import system, which is built into the interpreter.
+_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
+
 _noted: InterruptedBySignal | None = None
 _allowed = False
 # Whether a second signal ends the process immediately.
@@ -43,6 +47,8 @@ def install() -> None:
         # A program started with nohup keeps ignoring SIGHUP.
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _note)
+    signal.signal(signal.SIGALRM, _raise_if_safe)
+    sys.unraisablehook = _not_raised
 
 
 def reinstall() -> None:
@@ -76,9 +82,9 @@ def die_with_parent(descriptor: int) -> None:
 
 def check() -> None:
     """Raise InterruptedBySignal or TerminatedBySignal, once, if a signal has arrived."""
-    global _noted
-    error, _noted = _noted, None
+    error = _noted
     if error is not None:
+        _forget()
         raise error
 
 
@@ -87,8 +93,9 @@ def allowed() -> Iterator[None]:
     """Let a signal raise its exception anywhere in the block; only for system calls that may block without limit.
 
     A library that swallows the exception, or turns it into one of its own, only delays it to the end of the block.
+    A finalizer cannot raise an exception: after one, it is raised again, soon.
     """
-    global _allowed, _noted
+    global _allowed
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread handles signals.
         yield
@@ -99,7 +106,7 @@ def allowed() -> Iterator[None]:
         yield
         check()
     except InterruptedBySignal:
-        _noted = None
+        _forget()
         raise
     except Exception:
         check()
@@ -135,5 +142,38 @@ def _note(number: int, frame: FrameType | None) -> None:
     for handled in _HANDLED:
         signal.signal(handled, (lambda again, _: os._exit(128 + again)) if _second_ends else signal.SIG_IGN)
     _noted = InterruptedBySignal() if number == signal.SIGINT else TerminatedBySignal()
-    if _allowed:
+    _raise_if_safe(number, frame)
+
+
+def _forget() -> None:
+    """Let the recorded signal not be raised again."""
+    global _noted
+    _noted = None
+    # At its end, Python takes its handlers back; then the alarm would kill the process.
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _raise_if_safe(_: int, frame: FrameType | None) -> None:
+    """Raise the recorded signal if the main thread is in `allowed`; if it imports a module there, try again soon."""
+    if not _allowed or _noted is None:
+        return
+    if _imports(frame):
+        signal.setitimer(signal.ITIMER_REAL, SLICE)
+    else:
         raise _noted
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORT_SYSTEM:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _not_raised(what: sys.UnraisableHookArgs) -> None:
+    """Try again if Python ignored the exception of a signal, because a finalizer or a callback cannot raise any."""
+    if isinstance(what.exc_value, InterruptedBySignal):
+        signal.setitimer(signal.ITIMER_REAL, SLICE)
+    else:
+        sys.__unraisablehook__(what)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import signal
-from collections.abc import Iterator
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +21,11 @@ from psicli.core.errors import TerminatedBySignal
 
 @pytest.fixture(autouse=True)
 def installed() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+    before, hook = {number: signal.getsignal(number) for number in numbers}, sys.unraisablehook
     signals.install()
     yield
+    sys.unraisablehook = hook
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -45,6 +53,78 @@ def test_outside_the_block_a_signal_waits_for_a_check() -> None:
     with pytest.raises(TerminatedBySignal):
         signals.check()
     signals.check()
+
+
+def test_a_module_is_imported_whole_before_a_signal_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "stopped_in_the_middle.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nis_whole = True\n"
+    )
+    started = time.monotonic()
+    with pytest.raises(TerminatedBySignal):
+        _by_an_import()
+    assert sys.modules.pop("stopped_in_the_middle").is_whole
+    assert time.monotonic() - started < 10
+    signals.check()
+
+
+def _by_an_import() -> None:
+    with signals.allowed():
+        importlib.import_module("stopped_in_the_middle")
+        time.sleep(60)
+
+
+class _Finalized:
+    def __del__(self) -> None:
+        _terminate()
+
+
+def _by_a_callback() -> None:
+    each = _Followed()
+    with signals.allowed():
+        weakref.finalize(each, _terminate)
+        del each
+        gc.collect()
+        time.sleep(60)
+
+
+def _by_a_finalizer() -> None:
+    with signals.allowed():
+        _Finalized()
+        gc.collect()
+        time.sleep(60)
+
+
+class _Followed:
+    pass
+
+
+@pytest.mark.parametrize("stop", [_by_a_callback, _by_a_finalizer])
+def test_a_signal_that_a_finalizer_cannot_raise_is_raised_soon(
+    stop: Callable[[], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    started = time.monotonic()
+    with pytest.raises(TerminatedBySignal):
+        stop()
+    assert time.monotonic() - started < 10
+    assert capfd.readouterr().err == ""
+    # No alarm comes later, when nobody would handle it.
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    signals.check()
+
+
+def test_what_else_a_finalizer_cannot_raise_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("broken")
+
+    Broken()
+    gc.collect()
+    assert "ValueError: broken" in capfd.readouterr().err
+
+
+def _terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _fail_instead() -> None:
