@@ -29,8 +29,8 @@ def one_line(comment: str) -> str:
 
 def run_intervals(field: Field, folder: Path) -> subprocess.CompletedProcess[str]:
     """Compile the kernel's code in a folder with intervals instead of numbers, and run it."""
-    found = re.search(r"^static void field_from_wide\(.*?^}\n", (folder / "kernel.h").read_text(), re.S | re.M)
-    assert found, "field_from_wide is no longer in kernel.h"
+    found = re.search(r"^static void field_from_wide\(.*?^}\n", (folder / "hashing.h").read_text(), re.S | re.M)
+    assert found, "field_from_wide is no longer in hashing.h"
     (folder / "field_from_wide.h").write_text(found[0])
     macros = {
         "FIELD": field.header.removeprefix("field").removesuffix(".h"),
@@ -95,7 +95,7 @@ PLANTED = {
         r"fe_add, limb 0, call \d+ of add_and_clear_cofactor: the second argument is too large",
     ),
     "a hash left loose": (
-        FIELD25, "kernel.h", "    fe_carry(h, h);\n", "",
+        FIELD25, "hashing.h", "    fe_carry(h, h);\n", "",
         r"limb 0, call \d+ of field_from_wide: the output is too large",
     ),
     "a sum of points left loose": (

@@ -378,7 +378,7 @@ static void fe_from_words(fe *h, const word words[4]) {
 }
 
 #define vec word
-#include "field_from_wide.h" // a copy of the function in kernel.h
+#include "field_from_wide.h" // a copy of the function in hashing.h
 #undef vec
 
 // The two passes ---------------------------------------------------------------------------------------------------

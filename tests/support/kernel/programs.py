@@ -46,7 +46,7 @@ class Kernel:
     @property
     def linked(self) -> list[Path]:
         """The sources that the programs are linked with: those that need no Python."""
-        return [path for path in self.sources if path.name != "module.c"]
+        return [path for path in self.sources if not path.name.startswith("module")]
 
     @property
     def _extension(self) -> Mapping[str, Any]:
