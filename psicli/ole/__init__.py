@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from psicli import curve
@@ -23,8 +24,8 @@ from psicli.ole import reference
 from psicli.ole.blocks import BLOCK_BYTES, Blocks, Digests, Points, Rows
 
 __all__ = [
-    "BACKENDS", "BLOCK_BYTES", "Backend", "Blocks", "Digests", "Points", "Rows", "backend", "item_digests", "kernel",
-    "self_test", "tokens",
+    "BACKENDS", "BLOCK_BYTES", "Backend", "Blocks", "Digests", "Points", "Rows", "backend", "digests", "item_digests",
+    "kernel", "self_test", "tokens",
 ]  # fmt: skip
 
 ITEM_PREFIX = b"psicli/v1/rr22/item\0"
@@ -145,29 +146,37 @@ def item_digests(items: pa.LargeBinaryArray, bin_sid: bytes) -> Digests:
 
 def tokens(blocks: Blocks, bin_sid: bytes, size: int) -> bytes:
     """Return the packed tokens of blocks; size: of a token [bytes]. Constant time on the native backend."""
-    ends = np.arange(0, BLOCK_BYTES * len(blocks) + 1, BLOCK_BYTES)
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(np.ascontiguousarray(blocks))]
-    items = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(blocks), buffers)
-    return curve.digests(items, TOKEN_PREFIX + bin_sid, size)
+    return digests(np.ascontiguousarray(blocks).view(np.uint8), TOKEN_PREFIX + bin_sid, size)
+
+
+def digests(records: npt.NDArray[np.uint8], prefix: bytes, size: int) -> bytes:
+    """Return the packed digests SHA-256(prefix ‖ record)[:size] of records. records: shape (n, size of each) [bytes].
+
+    Constant time in the records on the native backend.
+    """
+    count, each = records.shape
+    ends = np.arange(0, each * count + 1, each)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(records)]
+    return curve.digests(pa.LargeBinaryArray.from_buffers(pa.large_binary(), count, buffers), prefix, size)
 
 
 # Known answers -----------------------------------------------------------------------------------------------------
 
 # The SHA-256 of each result; the results come from the reference, which tests compare with published vectors.
 _ANSWERS = {
-    "encrypt": "8a2f2817d1f7874576a08e5c08c4a9e54b42646d7ec701913bc38b43dd0346d9",
-    "hashes": "cfd005d2a27c095281db4c19fa3dbe1a266ddd2e23b964efaf6a8a4d58d0d5df",
+    "encrypt": "82aebab10ebb98eb1d22591575dfc9901585f519381d34ae5c38b0d095044eff",
+    "hashes": "b47bc384145b63b41742c45ff67c84db93753370eaff7d6e444854d78585254e",
     "add_products": "d32702b1486aa77dea7030d91f6b27b92d79a56204afc34a2a2a95fa8c013af5",
-    "grow": "fcee92ca1ee1a6a3393638549173a38e7fd7db1e2d2762a014e922bfcc2730c1",
-    "regrow": "69ba8c6d911077252d1a30281f2b312900a8dfb2880ea1df90cf647d2fae72bb",
-    "spread": "b865791d3a4bb187dcfc6bc8cd4f483a43eaa8211c5f1f59c163c736c2988b89",
-    "spread at points": "3f173c96c0425b18c42b372e548745cb245428bdeeca5c8fc47cb44172c2b29e",
+    "grow": "426931387ffb92eed52f44c2a323e774024050dfdfc39be09887a3ab3f4ddce7",
+    "regrow": "1750235fea7cd6641e2356f55256fc1f6c8406fbe0ba76980c4188c81c4bf569",
+    "spread": "7c6c9937ff6008638b42ff66bc54b4eed808ea35751de296645ecaf36c2bb5e0",
+    "spread at points": "e5023b65828cb545a07449381e48ad8ecb22e622cfa2918644618a7162093bfb",
     "combine": "4848bb48e893bff9719149775266ecd22c04e00f8d9d35b45ad83e3772b99c7b",
     "transpose": "8b3f53012514eeedffd9f44da0860e7b5f25f10da49dea3aad6863a24f3f573c",
-    "compress": "fa02a1e7780c81cb42889894698c601b687dc7b18e77ccd925552f70d67d8a4e",
-    "rows": "e8e471bffdb97732ce818680e601511d34e969d53e80ba34485d29ddc8e9bd49",
+    "compress": "b7c5aaba4cf9e45c196bb3d73c51d92e64d020a7754b3ab5285300be7efb1745",
+    "rows": "9f9eff5cdad8ff4678dc29d9437455f6beb3884c017bfcf138558ecbeabffab2",
     "encode": "5d8159cb3b477ab27c344832aefcff3c88211cfd67d5568215d4c13ae786f164",
-    "decode": "eadf6e923cc8e7089b6e4dfe22894f15225d4e83520e7ade9e356af84d381b1b",
+    "decode": "08ec713027a5c9ff5f6eb8fc92e3434184f44d80a558f060767b02ef7017d984",
 }
 
 
@@ -181,26 +190,28 @@ def self_test(name: str | None = None) -> None:
 
 
 def _results(kernel: Backend) -> Iterator[tuple[str, tuple[Blocks, ...]]]:
-    """Yield the results of each function for arguments that reach every lane and the ends of its loops."""
-    blocks, key = reference.stream(bytes(BLOCK_BYTES), 1027), bytes(range(BLOCK_BYTES))
-    points, sums = np.array([0, 17, 36], np.uint32), blocks[3:600].copy()
+    """Yield the results of each function for arguments that reach every lane, every part, and the ends of its loops.
+
+    Most have enough elements to be divided among several cores.
+    """
+    blocks, key = reference.stream(bytes(BLOCK_BYTES), 3001), bytes(range(BLOCK_BYTES))
+    points, sums = (np.arange(70) * 5 % 37).astype(np.uint32), blocks[3:600].copy()
     yield "encrypt", (kernel.encrypt(blocks, key),)
     yield "hashes", (kernel.hashes(blocks, 1 << 20),)
     kernel.add_products(sums, blocks[:597], blocks[1024:1025])
     yield "add_products", (sums,)
-    yield "grow", kernel.grow(blocks[:3], 37)
-    yield "regrow", (kernel.regrow(blocks[:18], points, 37),)
-    yield "spread", kernel.spread(blocks[:48], 21)
-    yield "spread at points", kernel.spread(blocks[:48], 21, points % np.uint32(16))
+    yield "grow", (*kernel.grow(blocks[:3], 1037), *kernel.grow(blocks[:601], 5))
+    ends = np.array([0, 517, 1036], np.uint32)
+    yield "regrow", (kernel.regrow(blocks[:33], ends, 1037), kernel.regrow(blocks[:420], points, 37))
+    yield "spread", kernel.spread(blocks[:512], 21)
+    yield "spread at points", kernel.spread(blocks[:512], 21, points[:32] % np.uint32(16))
     yield "combine", (kernel.combine(blocks[:640]),)
     yield "transpose", (kernel.transpose(blocks[:640]),)
-    yield (
-        "compress",
-        (kernel.compress(blocks[:1026].reshape(-1, 4).copy(), 300), kernel.compress(blocks[:205].copy(), 99)),
-    )
-    keys, values, store = blocks[:77], blocks[100:177], blocks[500:900].copy()
+    two, one = blocks[:3000].reshape(-1, 4).copy(), blocks[:805].copy()
+    yield "compress", (kernel.compress(two, 1101), kernel.compress(one, 599))
+    keys, values, store = blocks[:601], blocks[100:177], blocks[500:900].copy()
     rows = kernel.rows(keys, len(store), key)
     yield "rows", (rows,)
-    solved = kernel.encode(rows, values, store)
+    solved = kernel.encode(rows[:77], values, store)
     yield "encode", (store, np.array([solved, kernel.encode(rows[[0, 0]], values[:2], store.copy())]))
     yield "decode", (kernel.decode(rows, blocks[:400]),)

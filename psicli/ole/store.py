@@ -13,7 +13,7 @@ import numpy as np
 
 from psicli.core.errors import SelfCheckError
 from psicli.ole import backend, kernel, reference
-from psicli.ole.blocks import BLOCK_BYTES, Blocks, Digests, Rows
+from psicli.ole.blocks import BLOCK_BYTES, Blocks, Digests, Rows, wipe
 
 # One encoding fails with a probability that tests/parameters derives; three never do.
 TRIES = 3
@@ -34,6 +34,7 @@ def encoded(digests: Digests, length: int) -> tuple[bytes, Rows, Blocks, int]:
         if kernel().encode(rows, digests[:, :2], store):
             _check(digests, seed, rows, store)
             return seed, rows, store, failed
+        wipe(rows, store)
     raise SelfCheckError(backend=backend(), detail=f"it found no store for {len(digests)} items in {TRIES} tries")
 
 

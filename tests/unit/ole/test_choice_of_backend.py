@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,10 @@ from support.kernel import backends
 
 from psicli import curve, ole
 from psicli.core.errors import SelfCheckError, VariableError
+from psicli.curve import pool
 from psicli.ole import reference
+
+NATIVE = [name for name in backends.OLE_NAMES if name != reference.NAME]
 
 
 @pytest.mark.parametrize(
@@ -100,6 +105,49 @@ def test_self_test_finds_one_wrong_bit(monkeypatch: pytest.MonkeyPatch, function
     monkeypatch.setattr(ole, "BACKENDS", {"broken": OneWrong(function)})
     with pytest.raises(SelfCheckError, match=f"the broken backend failed its self-check: wrong answer from {function}"):
         ole.self_test()
+
+
+def _expanded_from_the_start(made: Any, path: str, out: Any, noise: Any, width: int, first: int) -> None:
+    made(path, out, noise, width, 0)
+
+
+def _leaves_of_few_trees(made: Any, path: str, leaves: Any, *known: Any) -> None:
+    made(path, leaves, *known)
+    leaves[4 * known[-1] :] = 0
+
+
+def _streams_of_few_groups(made: Any, path: str, sums: Any, planes: Any, seeds: Any, points: Any) -> None:
+    made(path, sums, planes, seeds, points)
+    sums[4 * len(sums) // (len(seeds) // 16) :] = 0
+
+
+def _half_decoded(made: Any, path: str, out: Any, store: Any, rows: Any) -> None:
+    made(path, out, store, rows)
+    out[len(out) // 2 :] = 0
+
+
+FAULTS = {
+    "compress": ("expand", _expanded_from_the_start),
+    "grow": ("grow", _leaves_of_few_trees),
+    "regrow": ("regrow", _leaves_of_few_trees),
+    "spread": ("spread", _streams_of_few_groups),
+    "decode": ("decode", _half_decoded),
+}
+
+
+@pytest.mark.skipif(not NATIVE, reason="the kernel in C is not there")
+@pytest.mark.parametrize("function", FAULTS)
+def test_self_test_finds_faults_of_the_kernel_that_begin_late(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    """With parts that are not the first, many trees and many rows: some of these faults would not spoil the results."""
+    from psicli.ole import native
+
+    name, fault = FAULTS[function]
+    broken = SimpleNamespace(**vars(native._native))
+    setattr(broken, name, partial(fault, getattr(native._native, name)))
+    monkeypatch.setattr(native, "_native", broken)
+    monkeypatch.setattr(pool, "_wanted", 2)
+    with pytest.raises(SelfCheckError, match=f"failed its self-check: wrong answer from .*{function}"):
+        ole.self_test(NATIVE[0])
 
 
 def test_every_function_of_a_backend_is_tested() -> None:
