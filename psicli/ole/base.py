@@ -5,15 +5,14 @@ the other one is the sum or the difference, at random, of that point and the poi
 pairs that do not belong together in this way. Nobody knows the scalar of the point of the bin, and who knew the scalars
 of both points of a pair would know that one, too. Either point of a pair can be the one that was drawn, with the same
 probability, so that nobody else can tell which is which. The other party multiplies both by one scalar; the chooser can
-compute only one of these products. Each key is the hash of a product and of all that was sent. The chooser is psicli's
-sender.
+compute only one of these products. Each key is the hash of a product, of its side, and of all that was sent. With the
+side, the two keys differ even for a pair that a chooser has made so that its products are equal. The chooser is
+psicli's sender.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +22,14 @@ from psicli import curve
 from psicli.core.peer_errors import PeerProtocolError
 from psicli.curve import POINT_BYTES, SCALAR_BYTES
 from psicli.curve import reference as openssl
-from psicli.ole.blocks import BLOCK_BYTES, Blocks, bit_masks, from_bytes, wipe
+from psicli.ole import digests
+from psicli.ole.blocks import BLOCK_BYTES, Bits, Blocks, bit_masks, bits, from_bytes, wipe
 from psicli.protocol.rr22.sizes import DELTA_BITS
 
 PREFIX = b"psicli/v1/rr22/ot\0"
+_PAIR_BYTES = 2 * POINT_BYTES
+# What gives a key: the number of the extension and of the pair in it, the side, the pair, a point, and a product.
+_RECORD_BYTES = 3 + _PAIR_BYTES + 2 * POINT_BYTES
 
 # Shape (n, 32): packed scalars, in memory that can be wiped.
 Scalars = npt.NDArray[np.uint8]
@@ -63,28 +66,39 @@ def offer(bin_sid: bytes, points: bytes) -> tuple[bytes, Blocks]:
         raise _invalid_point()
     if not curve.are_partners(points, curve.point_of_bin(bin_sid)):
         raise PeerProtocolError(detail="it sent two points for an oblivious transfer that do not belong together")
-    shared = (products[at : at + POINT_BYTES] for at in range(0, len(products), POINT_BYTES))
-    return own, _keys(bin_sid, points, own, ((at // 2, each) for at, each in enumerate(shared)))
+    sides = np.tile(np.arange(2, dtype=np.uint8), len(points) // _PAIR_BYTES)
+    return own, _keys(bin_sid, points, own, sides, products)
 
 
-def open_chosen(bin_sid: bytes, points: bytes, scalars: Scalars, peer: bytes) -> Blocks:
+def open_chosen(bin_sid: bytes, points: bytes, choices: Blocks, scalars: Scalars, peer: bytes) -> Blocks:
     """Return the chosen key of each pair. points, scalars: as `choose` returned them; peer: the peer's packed point.
 
-    Raises PeerProtocolError for a point that an honest peer never sends. Constant time in the scalars.
+    Raises PeerProtocolError for a point that an honest peer never sends. Constant time in choices and scalars.
     """
     if not curve.on_curve(peer):
         raise _invalid_point()
-    return _keys(bin_sid, points, peer, enumerate(_product(peer, scalar.data) for scalar in scalars))
+    products, sides = bytearray(scalars.size), bits(choices)
+    for at, scalar in enumerate(scalars):
+        products[POINT_BYTES * at : POINT_BYTES * (at + 1)] = _product(peer, scalar.data)
+    made = _keys(bin_sid, points, peer, sides, products)
+    wipe(sides)
+    products[:] = bytes(len(products))
+    return made
 
 
-def _keys(bin_sid: bytes, points: bytes, point: bytes, products: Iterable[tuple[int, bytes]]) -> Blocks:
-    """Return the key that each product gives; with it comes the number of its pair of points."""
-    made = bytearray()
-    for at, product in products:
-        place = bytes([at // DELTA_BITS, at % DELTA_BITS])
-        pair = points[2 * POINT_BYTES * at : 2 * POINT_BYTES * (at + 1)]
-        made += sha256(PREFIX + bin_sid + place + pair + point + product).digest()[:BLOCK_BYTES]
-    return from_bytes(memoryview(made))
+def _keys(bin_sid: bytes, points: bytes, point: bytes, sides: Bits, products: bytes | bytearray) -> Blocks:
+    """Return the keys that products give, one pair after the other, as many of each. Constant time in the sides."""
+    pairs = len(points) // _PAIR_BYTES
+    records = np.empty((pairs, len(sides) // pairs, _RECORD_BYTES), np.uint8)
+    numbers = np.arange(pairs)[:, None]
+    records[..., 0], records[..., 1] = numbers // DELTA_BITS, numbers % DELTA_BITS
+    records[..., 2] = sides.reshape(pairs, -1)
+    records[..., 3:67] = np.frombuffer(points, np.uint8).reshape(pairs, 1, -1)
+    records[..., 67:99] = np.frombuffer(point, np.uint8)
+    records[..., 99:] = np.frombuffer(products, np.uint8).reshape(pairs, -1, POINT_BYTES)
+    made = digests(records.reshape(len(sides), -1), PREFIX + bin_sid, BLOCK_BYTES)
+    wipe(records)
+    return from_bytes(memoryview(bytearray(made)))
 
 
 def _own_point(scalar: bytearray | memoryview) -> bytes:

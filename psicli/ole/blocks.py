@@ -18,6 +18,8 @@ Blocks = npt.NDArray[np.uint64]
 Digests = npt.NDArray[np.uint64]
 # Shape (n, 5): the first position of a row of the store, and 256 bits for the positions from there on.
 Rows = npt.NDArray[np.uint64]
+# Zeros and ones.
+Bits = npt.NDArray[np.uint8]
 # The place of a leaf in its tree, for each tree.
 Points = npt.NDArray[np.uint32]
 
@@ -44,12 +46,12 @@ def from_bytes(packed: bytes | memoryview) -> Blocks:
     return np.frombuffer(packed, "<u8").reshape(-1, 2)
 
 
-def bits(blocks: Blocks) -> npt.NDArray[np.uint8]:
+def bits(blocks: Blocks) -> Bits:
     """Return the bits of the blocks, one after another, as zeros and ones."""
     return np.unpackbits(np.ascontiguousarray(blocks).view(np.uint8).reshape(-1), bitorder="little")
 
 
-def from_bits(bits: npt.NDArray[np.uint8]) -> Blocks:
+def from_bits(bits: Bits) -> Blocks:
     """Return the blocks that have these bits, in a number that is a multiple of 128."""
     return np.packbits(bits, bitorder="little").view("<u8").reshape(-1, 2)
 

@@ -8,13 +8,10 @@ GF(2^128), these are V and V + Δ * u; transposed, they are the keys of as many 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from psicli.ole import kernel
-from psicli.ole.blocks import Blocks, Points, bit_masks, from_bits, masks, random_blocks, wipe
+from psicli.ole.blocks import Bits, Blocks, Points, bit_masks, from_bits, masks, random_blocks, wipe
 from psicli.protocol.rr22.sizes import DELTA_DEPTH, DELTA_TREES
-
-Bits = npt.NDArray[np.uint8]
 
 _LEAVES = 1 << DELTA_DEPTH
 

@@ -77,8 +77,9 @@ class _Half:
         with self._guard:
             self._wiped = True
             self._left.clear()
-            wipe(*self._secrets.values())
-            self._secrets.clear()
+            # One at a time: a step may be adding more.
+            while self._secrets:
+                wipe(self._secrets.popitem()[1])
 
 
 class ReceiverVectors(_Half):
@@ -175,9 +176,9 @@ class SenderVectors(_Half):
             delta, other = random_blocks(1), random_blocks(1)
             halves = [base_choices(delta), base_choices(other)]
             choices = np.concatenate(halves)
-            self._keys, scalars = base.choose(self._sid, choices)
-            self._secrets |= {"delta": delta, "other": other, "scalars": scalars}
-            wipe(*halves, choices)
+            self._secrets |= {"delta": delta, "other": other, "choices": choices}
+            wipe(*halves)
+            self._keys, self._secrets["scalars"] = base.choose(self._sid, choices)
             return self._keys
 
     def sums(self, choices: bytes) -> bytes:
@@ -185,8 +186,8 @@ class SenderVectors(_Half):
 
         Constant time in Δ.
         """
-        with self._step("sums", "delta", "other", "scalars") as (delta, other, scalars):
-            pads = base.open_chosen(self._sid, self._keys, scalars, choices[:POINT_BYTES])
+        with self._step("sums", "delta", "other", "choices", "scalars") as (delta, other, places, scalars):
+            pads = base.open_chosen(self._sid, self._keys, places, scalars, choices[:POINT_BYTES])
             sums, more_sums, corrections, more_corrections = _split(
                 from_bytes(memoryview(choices)[POINT_BYTES:]),
                 *[2 * DELTA_BITS] * 2,

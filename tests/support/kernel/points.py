@@ -47,10 +47,13 @@ def square_root(square: int) -> int:
     return root
 
 
-def add(point: bytes, other: bytes) -> bytes:
-    """Return the u-coordinate of the sum of two points with different u; the signs of their v are arbitrary."""
+def add(point: bytes, other: bytes, sign: int = 1) -> bytes:
+    """Return the u-coordinate of the sum of two points with different u; the signs of their v are arbitrary.
+
+    With the sign -1, return that of their difference.
+    """
     u, t = (int.from_bytes(octets, "little") for octets in (point, other))
-    slope = (square_root(right_side(u)) - square_root(right_side(t))) * pow(u - t, -1, P) % P
+    slope = (square_root(right_side(u)) - sign * square_root(right_side(t))) * pow(u - t, -1, P) % P
     return as_octets((slope * slope - J - u - t) % P)
 
 

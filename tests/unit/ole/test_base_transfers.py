@@ -17,6 +17,8 @@ from psicli.ole import base, extension
 from psicli.ole.blocks import Blocks, bits, masks
 from psicli.protocol.rr22.sizes import DELTA_BITS, DELTA_DEPTH, DELTA_TREES
 
+# The order of the base point.
+ORDER = 2**252 + 27742317777372353535851937790883648493
 # Both extensions need so many.
 CHOICES = blocks_of("choices", 2)
 COUNT = 2 * DELTA_BITS
@@ -34,7 +36,7 @@ def side(pairs: Blocks, places: np.ndarray) -> Blocks:
 def test_the_chooser_gets_one_key_of_each_pair(backend: curve.Backend) -> None:
     points, scalars = base.choose(SID, CHOICES)
     own, both = base.offer(SID, points)
-    keys = base.open_chosen(SID, points, scalars, own)
+    keys = base.open_chosen(SID, points, CHOICES, scalars, own)
     places = bits(CHOICES)
     assert (side(both, places) == keys).all()
     assert len({key.tobytes() for key in both}) == 2 * COUNT
@@ -101,12 +103,27 @@ def test_what_is_secret_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_keys_depend_on_the_attempt_and_the_place() -> None:
     points, scalars = chosen()
     own, _ = base.offer(SID, points)
-    keys = base.open_chosen(SID, points, scalars, own)
-    assert not (base.open_chosen(SID[::-1], points, scalars, own) == keys).all(axis=1).any()
+    keys = base.open_chosen(SID, points, CHOICES, scalars, own)
+    assert not (base.open_chosen(SID[::-1], points, CHOICES, scalars, own) == keys).all(axis=1).any()
     # The same point and scalar everywhere give a key of its own everywhere.
     same = points[:64] * COUNT
     alike = np.repeat(scalars[:1], COUNT, axis=0)
-    assert len({key.tobytes() for key in base.open_chosen(SID, same, alike, own)}) == COUNT
+    assert len({key.tobytes() for key in base.open_chosen(SID, same, CHOICES, alike, own)}) == COUNT
+
+
+def test_the_keys_of_a_pair_differ_even_if_its_products_do_not(backend: curve.Backend) -> None:
+    """A chooser that halves the point of the bin can send a pair that belongs together and has one product."""
+    # The multiple of eight that halves a point, or its negative: OpenSSL multiplies by such numbers from 2^254 on.
+    halving = next(k for k in range((ORDER + 1) // 2, 8 * ORDER, ORDER) if k % 8 == 0)
+    halving = max(halving, 8 * ORDER - halving)
+    half, bad = openssl.mask(memoryview(curve.point_of_bin(SID)), halving.to_bytes(32, "little"))
+    assert not bad
+    eighth = SMALL_ORDER["order 8"]
+    for pair in (half + half, add(half, eighth) + add(half, eighth, -1)):
+        _, both = base.offer(SID, pair * COUNT)
+        assert len({key.tobytes() for key in both}) == 2 * COUNT
+        scalar = bytes(32)
+        assert openssl.mask(memoryview(pair), scalar)[0] == 2 * openssl.mask(memoryview(half), scalar)[0]
 
 
 TWIST = as_octets(2)
@@ -123,7 +140,7 @@ BAD = {
 def test_points_of_no_honest_peer_are_refused(point: bytes) -> None:
     good, scalars = chosen()
     with pytest.raises(PeerProtocolError, match="an invalid point for an oblivious transfer") as caught:
-        base.open_chosen(SID, good, scalars, point)
+        base.open_chosen(SID, good, CHOICES, scalars, point)
     assert caught.value.code == 76
     for at in (0, COUNT, 2 * COUNT - 1):
         with pytest.raises(PeerProtocolError, match="an invalid point for an oblivious transfer"):

@@ -83,7 +83,7 @@ class Drawn:
 # The start of the SHA-256 of each message, and of the blocks of both parties.
 KNOWN = [
     "f627fce907038ec9",
-    "bc6503919e2a58e0",
+    "0b956e0ad2c229bf",
     "d2287821c42b516b",
     "8969c4a9f2ee8a39",
     "f800c72a0d3c6181",
