@@ -31,8 +31,8 @@ TEMPLATES = {
 @pytest.fixture
 def without_native(tmp_path: Path) -> Path:
     """Return a folder with a copy of psicli that lacks the compiled extension."""
-    unwanted = shutil.ignore_patterns("_native*.so", "__pycache__")
-    shutil.copytree(ROOT / "psicli", tmp_path / "psicli", ignore=unwanted)
+    # It keeps the compiled Python files, which each test would make again.
+    shutil.copytree(ROOT / "psicli", tmp_path / "psicli", ignore=shutil.ignore_patterns("_native*.so"))
     return tmp_path
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ def table(page: str, name: str) -> list[list[str]]:
     return [cells for cells in rows if not cells[0].startswith("**")]
 
 
+@cache
 def known_tests() -> set[str]:
     paths = (ROOT / "tests").rglob("test_*.py")
     return {
