@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.processes.expectations import succeeded
-from support.processes.runner import DIALER, LISTENER, Pair, Side
+from support.processes.runner import DIALER, LISTENER, Pair, Result, Side
 
 duckdb: Any = pytest.importorskip("duckdb")
 
@@ -33,6 +33,12 @@ def job(
     pair.add("t", Side(["id"], database, "out/a.parquet"), Side(["id"], "b.csv"))
     if query is not None:
         pair.jobs[LISTENER]["tasks"][0]["query"] = {LISTENER: query}
+
+
+def refused(pair: Pair, *arguments: str) -> Result:
+    """Run the party with the query, and a peer for it to tell: it would wait some seconds for one."""
+    alice, _ = pair.run(*arguments)
+    return alice
 
 
 @pytest.mark.sample(1)
@@ -80,7 +86,7 @@ def test_a_database_in_memory_reads_files(pair: Pair) -> None:
 )
 def test_a_query_that_fails(pair: Pair, query: str, code: int, says: str) -> None:
     job(pair, query=query)
-    result = pair.start(LISTENER, "--set", "KEY=SECRET").result()
+    result = refused(pair, "--set", "KEY=SECRET")
     assert result.code == code, result.text
     assert says in result.text
     assert "SECRET" not in result.text
@@ -106,7 +112,7 @@ def test_a_query_may_only_read(pair: Pair, query: str) -> None:
     file, other = pair.path(LISTENER, "written"), pair.path(LISTENER, "other.duckdb")
     job(pair, query=query.replace("FILE", str(file)).replace("other.duckdb", str(other)) or "-- nothing")
     crm(other)
-    result = pair.start(LISTENER).result()
+    result = refused(pair)
     assert result.code == 65, result.text
     assert re.search(r"job\.yaml:\d+: the query of duckdb:\S+crm\.duckdb may only read", result.text)
     assert not file.exists()
@@ -126,10 +132,10 @@ def test_statements_before_the_rows_prepare_them(pair: Pair) -> None:
 def test_a_database_that_is_missing_or_open_elsewhere(pair: Pair) -> None:
     job(pair)
     with duckdb.connect(str(pair.path(LISTENER, "crm.duckdb"))):
-        result = pair.start(LISTENER).result()
+        result = refused(pair)
     assert (result.code, "another process has it open to write" in result.text) == (66, True), result.text
     pair.path(LISTENER, "crm.duckdb").unlink()
-    result = pair.start(LISTENER).result()
+    result = refused(pair)
     assert (result.code, "crm.duckdb: no such file" in result.text) == (66, True), result.text
 
 
@@ -139,7 +145,7 @@ ENDLESS = "SELECT count(*) AS id FROM range(100000000000) a, range(1000000) b WH
 def test_max_duration_ends_a_query(pair: Pair) -> None:
     job(pair, query=ENDLESS)
     pair.jobs[LISTENER]["policy"] = {"max_duration": "1s"}
-    result = pair.start(LISTENER).result()
+    result = refused(pair)
     assert (result.code, "the limit of policy.max_duration" in result.text) == (79, True), result.text
     pair.nothing_left()
 
