@@ -22,6 +22,7 @@ pages = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.more
 @pages
 def test_a_reader_sees_how_it_ended_sorts_and_switches_to_dark(browser: Browser, sample: Sample, name: str) -> None:
     """Nothing is asked for and nothing is written to the console, as `opened` checks."""
@@ -30,6 +31,7 @@ def test_a_reader_sees_how_it_ended_sorts_and_switches_to_dark(browser: Browser,
         assert checks.sortable(page) >= 1
 
 
+@pytest.mark.more
 def test_the_verdict_comes_first(browser: Browser, sample: Sample) -> None:
     with opened(browser, sample("simulation")) as page:
         assert page.locator(".verdict .words").all_inner_texts() == ["Done, with 2 warnings", "Done"]
@@ -113,6 +115,7 @@ def test_everybody_can_read_a_page_on_any_screen(
         checks.accessible(page)
 
 
+@pytest.mark.more
 def test_everybody_can_read_a_simulation_on_a_phone_at_night(browser: Browser, sample: Sample) -> None:
     """A part of the test above for every run of the tests."""
     with opened(browser, sample("simulation"), "phone", "dark") as page:
@@ -139,6 +142,7 @@ def test_a_page_can_be_read_without_scripts(browser: Browser, sample: Sample, na
         assert page.locator("table tbody th").first.is_visible()
 
 
+@pytest.mark.more
 def test_a_page_is_valid_html(sample: Sample) -> None:
     checks.valid(sample(QUICK))
 

@@ -92,6 +92,7 @@ def both_lost(pair: Pair, runs: dict[str, Run], within: float, sentence: str) ->
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_a_wire_that_loses_everything(tmp_path: Path) -> None:
     with proxied(tmp_path, recv_timeout_ms=IMPATIENT) as (pair, proxy):
         runs = exchanging(pair)

@@ -15,7 +15,7 @@ COMPILERS = {"gcc": "-c", "clang": "-fsyntax-only"}
 on_every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=label)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kernel", "source"),
     [(kernel, source) for kernel in KERNELS for source in kernel.sources],

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.kernel.programs import (
     CASES,
+    OLE,
     Build,
     Kernel,
     alone,
@@ -31,8 +32,16 @@ PLANTED = ["branch", "address"]
 MEMCHECK = [case for case in CASES if not case[1].startswith(("avx512", "vaes"))]
 OTHERS = [case for case in CASES if case not in MEMCHECK]
 
-on_memcheck_paths = pytest.mark.parametrize(("kernel", "path"), MEMCHECK, ids=label)
+
+def on(cases: list[tuple[Kernel, str]], *, soon: list[tuple[Kernel, str]]) -> pytest.MarkDecorator:
+    """Run a test in each case, and in `make test` only in some: compilers take long for the kernel of the curve."""
+    marked = [case if case in soon else pytest.param(*case, marks=pytest.mark.more) for case in cases]
+    return pytest.mark.parametrize(("kernel", "path"), marked, ids=label)
+
+
+on_memcheck_paths = on(MEMCHECK, soon=[(OLE, "portable")])
 on_other_paths = pytest.mark.parametrize(("kernel", "path"), OTHERS, ids=label)
+on_every_path_of_gcc = on(CASES, soon=[case for case in CASES if case[0] is OLE])
 
 
 @pytest.fixture
@@ -67,14 +76,12 @@ def run_msan(*command: str | Path) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.mark.more
 @on_memcheck_paths
 def test_memcheck_finds_nothing(kernel: Kernel, path: str, memcheck: list[str | Path]) -> None:
     done = run(*memcheck, path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.more
 @pytest.mark.parametrize("error", PLANTED)
 @on_memcheck_paths
 def test_memcheck_finds_planted_errors(kernel: Kernel, path: str, error: str, memcheck: list[str | Path]) -> None:
@@ -90,7 +97,7 @@ def test_msan_finds_nothing(kernel: Kernel, path: str, msan: Path) -> None:
     assert run_msan(msan, path) == (0, "")
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("error", PLANTED)
 @on_every_path
 def test_msan_finds_planted_errors(kernel: Kernel, path: str, error: str, msan: Path) -> None:
@@ -143,7 +150,7 @@ def remnants(gcc: Build) -> Path:
     return gcc.program("remnants")
 
 
-@on_every_path
+@on_every_path_of_gcc
 def test_no_secret_stays_on_the_stack(kernel: Kernel, path: str, remnants: Path) -> None:
     done = run(remnants, path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -152,7 +159,7 @@ def test_no_secret_stays_on_the_stack(kernel: Kernel, path: str, remnants: Path)
     assert 65536 < max(depths) < 160 * 1024
 
 
-@on_every_path
+@on_every_path_of_gcc
 def test_remnants_are_detected(kernel: Kernel, path: str, remnants: Path) -> None:
     done = run(remnants, path, "leave")
     assert done.returncode == 1

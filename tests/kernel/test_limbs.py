@@ -62,6 +62,7 @@ def test_the_bounds_are_those_in_the_header(field: Field) -> None:
     assert [claim for claim in field.claims if claim not in text] == []
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("field", FIELDS, ids=by_header)
 def test_nothing_overflows(field: Field, folder: Path) -> None:
     done = run_intervals(field, folder)
@@ -133,7 +134,7 @@ PLANTED = {
 }  # fmt: skip
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("error", PLANTED)
 def test_planted_errors_are_found(error: str, folder: Path) -> None:
     field, header, right, wrong, message = PLANTED[error]

@@ -140,6 +140,7 @@ def test_a_check_meets_a_waiting_run_and_does_not_end_it(pair: Pair, runs: str) 
         check_output(pair, party, 0, "out/people.csv")
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("party", [LISTENER, pytest.param(DIALER, marks=pytest.mark.more)])
 def test_a_party_that_does_not_want_to_measure_the_link(pair: Pair, party: str) -> None:
     marked_pair(pair)
@@ -195,6 +196,7 @@ def test_a_port_that_is_taken(pair: Pair) -> None:
     fails(result, "lock", 75, f"127.0.0.1:{pair.port}: the port is in use", "--port-offset")
 
 
+@pytest.mark.more
 def test_a_lock_that_is_held(pair: Pair) -> None:
     """It also is if the same party is started twice on one machine."""
     marked_pair(pair)
@@ -321,6 +323,7 @@ def test_a_peer_that_is_absent(pair: Pair, party: str) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("party", PARTIES)
 def test_own_rows_are_shown_before_the_peer_is_awaited(pair: Pair, party: str) -> None:
     marked_pair(pair)

@@ -30,6 +30,7 @@ def test_the_job_file_is_named_once(pair: Pair, command: str) -> None:
     assert (never.code, f"Name the job file: `psicli {command} FILE`." in never.stderr) == (2, True)
 
 
+@pytest.mark.more
 def test_the_job_file_as_an_argument(pair: Pair) -> None:
     """It overrides the variable, and ~ works in it wherever the shell leaves it."""
     path = marked_pair(pair).job_file(LISTENER)
@@ -51,6 +52,7 @@ def test_a_job_file_without_permission_is_left_to_its_reader(monkeypatch: pytest
     assert PATH.convert(str(tmp_path), None, None) == tmp_path
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -76,7 +78,7 @@ def test_a_wrong_word(pair: Pair, arguments: tuple[str, ...], sentence: str) -> 
 # Variables --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize(("value", "is_set"), [("1", True), ("true", True), ("YES", True), ("0", False), ("", False)])
 def test_variables_set_options_without_a_value(pair: Pair, value: str, is_set: bool) -> None:
     path = marked_pair(pair).job_file(LISTENER)
@@ -91,6 +93,7 @@ def test_a_variable_with_another_value_is_a_wrong_command_line(pair: Pair) -> No
     assert (result.code, "'maybe' is not a valid boolean" in result.stderr) == (2, True)
 
 
+@pytest.mark.more
 def test_a_variable_names_tasks(pair: Pair) -> None:
     path = marked_pair(pair).job_file(LISTENER)
     assert pair.start_command("check", path, *ALONE, env={"PSICLI_ONLY": "people"}).result().code == 0
@@ -100,6 +103,7 @@ def test_a_variable_names_tasks(pair: Pair) -> None:
 # Completion -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(pair: Pair, shell: str) -> None:
     script = pair.start_command("completion", shell).result()
@@ -110,6 +114,7 @@ def test_completion_scripts(pair: Pair, shell: str) -> None:
         subprocess.run([path, "-n", "/dev/stdin"], input=script.stdout, check=True)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -142,6 +147,7 @@ def gone() -> Iterator[dict[str, Any]]:
     os.close(writing)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("config", "schema"), ("ledger",), ("status",)])
 def test_a_reader_that_ends_early_is_no_error(pair: Pair, gone: dict[str, Any], arguments: tuple[str, ...]) -> None:
     result = pair.start_command(*arguments, **gone).result()

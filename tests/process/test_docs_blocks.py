@@ -39,6 +39,10 @@ NOT_RUN = {
 }
 
 
+# The pages whose blocks `make test` runs.
+SOON = {"README.md", "docs/index.md", "docs/operations.md"}
+
+
 def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
@@ -49,7 +53,15 @@ def test_blocks_are_valid(page: Path) -> None:
         static.check(block)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if re.search("```(sh|python)", page.read_text())], ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[] if name(page) in SOON else pytest.mark.more)
+        for page in PAGES
+        if re.search("```(sh|python)", page.read_text())
+    ],
+    ids=name,
+)
 def test_blocks_run(page: Path, tmp_path: Path) -> None:
     folder = tmp_path / "page"
     folder.mkdir()

@@ -42,6 +42,7 @@ def start(pair: Pair, *arguments: Any, **how: Any) -> Any:
     return result
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_address_space_that_is_too_small(pair: Pair, command: str) -> None:
     """Libraries would end the process without a word."""
@@ -53,6 +54,7 @@ def test_an_address_space_that_is_too_small(pair: Pair, command: str) -> None:
         assert start(pair, other, before="ulimit -v 300000").code == 0
 
 
+@pytest.mark.more
 def test_an_address_space_that_is_too_small_for_the_memory_of_the_job(pair: Pair) -> None:
     job = whole_job(pair.folder)
     kilobytes = (700_000_000 + 600_000_000 + 64_000_000 * (os.cpu_count() or 1)) // 1024
@@ -73,6 +75,7 @@ def test_a_current_folder_that_is_gone(pair: Pair, command: str) -> None:
     assert "job.yaml: no such job file" in result.text
 
 
+@pytest.mark.more
 def test_names_that_are_too_long(pair: Pair) -> None:
     job = Path(os.fsdecode(whole_job(pair.folder)))
     content = job.read_text()
@@ -83,7 +86,7 @@ def test_names_that_are_too_long(pair: Pair) -> None:
         assert "file name too long" in result.text
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("name", [b"caf\xe9", b"line\nbreak\x1b[31m\x07", "身份证🔑".encode(), b"~", b"\xe2\x80\xae"])
 def test_folders_with_any_name(pair: Pair, name: bytes) -> None:
     folder = os.path.join(os.fsencode(pair.folder), name)
@@ -109,7 +112,7 @@ LOCALES: list[dict[str, str]] = [
 ]
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("locale", LOCALES, ids=str)
 def test_locales(pair: Pair, locale: dict[str, str]) -> None:
     job = whole_job(pair.folder / "身份证🔑")
@@ -127,7 +130,7 @@ def test_a_report_in_two_octets_a_character(pair: Pair) -> None:
     assert (result.code, "alice with bob, done" in result.stdout.decode("utf-16")) == (0, True)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("folder", ["/tmp/" + "x" * 300, "/etc/passwd", "/proc/nowhere/x"])
 def test_a_state_folder_that_cannot_be(pair: Pair, folder: str) -> None:
     job, state = whole_job(pair.folder), {"PSICLI_STATE_DIR": folder}

@@ -46,6 +46,7 @@ def psicli(folder: Path, *arguments: str, **env: str) -> tuple[int, str, list[st
     return done.returncode, done.stdout, [line.partition(" ")[2] for line in done.stderr.splitlines()]
 
 
+@pytest.mark.more
 def test_without_the_extension_psicli_uses_the_reference_and_warns_once(without_native: Path) -> None:
     code, stdout, log = psicli(without_native, "bench", "--seconds", "0.02")
     assert code == 0
@@ -56,6 +57,7 @@ def test_without_the_extension_psicli_uses_the_reference_and_warns_once(without_
     assert "install a C compiler" in warning
 
 
+@pytest.mark.more
 def test_an_extension_that_does_not_load_has_its_own_warning(without_native: Path) -> None:
     (without_native / "psicli" / "curve" / "_native.abi3.so").write_bytes(b"not an object file")
     code, stdout, log = psicli(without_native, "bench", "--seconds", "0.02")
@@ -64,6 +66,7 @@ def test_an_extension_that_does_not_load_has_its_own_warning(without_native: Pat
     assert warning.startswith("WARNING the native curve kernel is not available (it cannot be loaded: ")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("variable", "value"), [("PSICLI_BACKEND", "native"), ("PSICLI_NATIVE_PATH", "portable")])
 def test_asking_for_a_missing_kernel_is_a_configuration_error(without_native: Path, variable: str, value: str) -> None:
     code, stdout, log = psicli(without_native, "bench", **{variable: value})
@@ -162,6 +165,7 @@ def test_a_wheel_works_with_every_python_from_3_11_and_holds_no_c_sources(tmp_pa
     assert {*names} >= {"psicli/curve/_native.pyi", "psicli/ole/_native.pyi"}
 
 
+@pytest.mark.more
 def test_without_a_compiler_it_still_installs(tmp_path: Path) -> None:
     built = build(tmp_path, "wheel", {"CC": "false"})
     with zipfile.ZipFile(built) as wheel:

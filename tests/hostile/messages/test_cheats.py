@@ -48,7 +48,7 @@ from psicli.protocol.messages import (
 # Against a session in this process ----------------------------------------------------------------------------------
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "sizes", [{}, TWO_BINS, {"theirs": 0}, {"ours": 0}], ids=["one bin", "two bins", "0", "no peer"]
 )
@@ -66,7 +66,7 @@ def test_without_a_cheat_the_same_peer_is_fine(
     check_result(victim, setting)
 
 
-@pytest.mark.sample(40)
+@pytest.mark.sample(20)
 @pytest.mark.parametrize(("cheat", "setting"), [case[1:] for case in ALL], ids=[case[0] for case in ALL])
 def test_a_cheat(port: int, cheat: Cheat, setting: Setting) -> None:
     victim = SessionVictim(port, setting)
@@ -135,7 +135,7 @@ SAMPLE: list[Case] = [
 ]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("cheat", "setting"), [case[1:] for case in SAMPLE], ids=[case[0] for case in SAMPLE])
 def test_a_cheat_against_a_run(pair: Pair, cheat: Cheat, setting: Setting) -> None:
     check_run(pair, cheat, setting)

@@ -125,6 +125,7 @@ def kept(end: MachineEnd) -> dict[tuple[type, int], bytes]:
     return found
 
 
+@pytest.mark.sample(1)
 @roles
 @modes
 @settings(max_examples=150, deadline=None)
@@ -309,7 +310,7 @@ def rounds(role: type[TaskParty], broadcast: bool, kind: str, seeds: range) -> i
     return changed
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @roles
 @modes
 @kinds

@@ -85,7 +85,7 @@ FRESH: dict[str, tuple[Kept | None, tuple[str, ...], tuple[bool, ...]]] = {
 }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kept", "role", "broadcast"),
     [(kept, role, mode) for kept, roles, modes in FRESH.values() for role in roles for mode in modes],
@@ -103,6 +103,7 @@ def test_a_lying_offer_leads_to_a_fresh_start(port: int, kept: Kept | None, role
     check_result(victim, setting)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("kept", "role", "finished"),
     [

@@ -97,7 +97,7 @@ def flooded(pair: Pair, state: Path, *, receives: bool, bins: int) -> None:
     pair.nothing_left()
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("receives", [True, False], ids=BOTH)
 def test_a_peer_that_sends_endlessly(pair: Pair, state: Path, receives: bool) -> None:
     """Two of the peer's bins make ten full frames."""
@@ -142,6 +142,7 @@ def test_a_count_reserves_nothing(pair: Pair, state: Path, receives: bool, count
     pair.nothing_left()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("receives", [True, False], ids=BOTH)
 def test_a_peer_that_trickles(port: int, monkeypatch: pytest.MonkeyPatch, receives: bool) -> None:
     """It lives, and every message is right, but no run waits for it for ever."""
@@ -202,6 +203,7 @@ def test_a_receiver_that_asks_again_and_again(pair: Pair, state: Path, restarts:
     pair.nothing_left()
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("complete", [False, True], ids=["finished", "complete"])
 def test_a_receiver_that_claims_answers_it_never_got(pair: Pair, state: Path, complete: bool) -> None:
     """It leaves when our side has begun both bins, and then offers both as finished: our side starts over."""

@@ -108,6 +108,7 @@ def equal(found: list[Any]) -> Any:
     return found[0]
 
 
+@pytest.mark.more
 def test_reports_are_equal(nights: list[Night]) -> None:
     report = equal([without(each.facts, CHANCE) for each in nights])
     for task in report["tasks"]:

@@ -112,6 +112,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RecordedRun]:
         return [RecordedRun(succeeded(record(pair, port))) for _ in range(2)]
 
 
+@pytest.mark.more
 def test_every_point_sent_is_an_own_item_under_a_fresh_scalar(runs: list[RecordedRun]) -> None:
     for run in runs:
         for (party, name), places in run.places.items():
@@ -187,6 +188,7 @@ P = 2**255 - 19
 A = 486662
 
 
+@pytest.mark.more
 def test_all_points_lie_on_the_curve(runs: list[RecordedRun]) -> None:
     """Half of the points that are not hashed to the curve lie on its twist, and masking does not change that."""
     for party, name in itertools.product(PARTIES, TASKS):

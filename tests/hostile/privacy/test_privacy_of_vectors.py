@@ -112,6 +112,7 @@ def repeated(octets: bytes) -> int:
 # Sizes --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
 @pytest.mark.parametrize(("counts", "bin_items"), [(COUNTS, 4096), ((700, 650), 256)], ids=["one bin", "several bins"])
 def test_the_traffic_depends_only_on_the_two_counts(counts: tuple[int, int], bin_items: int, broadcast: bool) -> None:

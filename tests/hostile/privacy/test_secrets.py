@@ -117,7 +117,7 @@ def append(row: str) -> Any:
     return spoil
 
 
-@pytest.mark.sample(2)
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("spoil", "alterations", "codes", "left"),
     [

@@ -55,6 +55,7 @@ def shape(message: Message) -> tuple[str, int, int]:
 # One-sided tasks in which everything or nothing matches ----------------------------------------------------------
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("protocol", ["", RR22], ids=["ecdh", RR22])
 @pytest.mark.parametrize(("count", "bin_items", "bins"), [(40, BIN_ITEMS, 1), (200, 128, 8)], ids=["one bin", "8 bins"])
 @pytest.mark.parametrize("share", ["nothing", "one", "everything"])
@@ -127,7 +128,7 @@ def two_tasks(pair: Pair, name: str, *, full: bool, count: int = COUNT) -> None:
         pair.add(task, Side(["id"], "in.csv", f"out/{name}-{task}.csv"), Side(["id"], "in.csv"))
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("protocol", ["ecdh", RR22])
 @pytest.mark.parametrize(("count", "bins"), [(COUNT, 1), (COUNT_OF_TWO_BINS, 2)], ids=["one bin", "two bins"])
 def test_a_sender_sees_the_same_run(tapped: tuple[Pair, int], count: int, bins: int, protocol: str) -> None:

@@ -69,6 +69,7 @@ def results(kernel: Any, size: int) -> dict[str, Any]:
     return {name: made if isinstance(made, tuple) else (made,) for name, made in made.items()}
 
 
+@pytest.mark.sample(13)
 @on_every_path
 @pytest.mark.parametrize("size", SIZES)
 def test_every_size_gives_what_the_reference_gives(path: str, size: int) -> None:
@@ -219,6 +220,7 @@ def test_the_last_start_within_the_store_is_right(path: str) -> None:
     assert n.encode(path, bytearray(16 * 300), beyond(44), bytes(32)) is True
 
 
+@pytest.mark.sample(1)
 @on_every_path
 def test_calls_leak_nothing(path: str) -> None:
     buffer = bytearray(32)

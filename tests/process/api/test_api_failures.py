@@ -45,7 +45,7 @@ def test_a_peer_that_never_comes(sides: Sides) -> None:
     assert sides.left() == []
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("on", "kind", "code", "said"),
     [
@@ -131,6 +131,7 @@ def test_a_reader_that_fails_ends_the_call_with_its_own_error(sides: Sides) -> N
     assert sides.left() == []
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", ["cancel", "callback"])
 def test_a_run_that_is_cancelled_ends_with_its_process(sides: Sides, how: str) -> None:
     event = threading.Event()
@@ -164,6 +165,7 @@ psicli.intersect(pa.table({{"mail": ["a"]}}), "mail", party="alice", peer="bob",
 """
 
 
+@pytest.mark.more
 def test_an_interrupt_in_a_notebook_ends_the_process_first(sides: Sides) -> None:
     program = WAITER.format(interrupt=True, address=sides.address)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
@@ -173,6 +175,7 @@ def test_an_interrupt_in_a_notebook_ends_the_process_first(sides: Sides) -> None
     assert sides.left() == []
 
 
+@pytest.mark.more
 def test_a_killed_program_takes_its_run_along(sides: Sides) -> None:
     """What it leaves is removed by the next run."""
     program = WAITER.format(interrupt=False, address=sides.address)

@@ -72,6 +72,7 @@ def test_frames_of_pandas_and_polars_keep_their_types(sides: Sides) -> None:
     assert sides.left() == []
 
 
+@pytest.mark.more
 def test_a_job_with_readers_and_files(sides: Sides, tmp_path: Path) -> None:
     """One reader serves two tasks; what has an output_path is in that file, and what has none is in the report."""
     table = pa.table({"id": [1, 2, 3, 4], "word": pa.array(["a", "b", "a", "c"]).dictionary_encode()})
@@ -145,6 +146,7 @@ def test_many_runs_at_once_in_threads(tmp_path: Path, sides: Sides) -> None:
     assert sides.left() == []
 
 
+@pytest.mark.more
 def test_a_party_that_learns_nothing_gets_none(sides: Sides) -> None:
     """The party that listens is the same on both sides, whoever learns the result."""
     frame = pandas.DataFrame({"mail": ["a", "b"]})
@@ -156,6 +158,7 @@ def test_a_party_that_learns_nothing_gets_none(sides: Sides) -> None:
     assert there.mail.tolist() == ["a", "b"]
 
 
+@pytest.mark.more
 def test_the_protocol_of_an_intersection(sides: Sides) -> None:
     frame, how = pandas.DataFrame({"mail": ["a", "b"]}), {"protocol": "rr22"}
     here, there = sides.both(

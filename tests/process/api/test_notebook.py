@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support.docs.generate import ROOT
 from support.processes.runner import free_ports
 from support.waiting import DEADLINE
@@ -29,6 +30,7 @@ def shown(cell: dict[str, Any]) -> str:
     return "".join("".join(part) for part in parts)
 
 
+@pytest.mark.more
 def test_the_notebook_runs(tmp_path: Path) -> None:
     with free_ports(1) as (port,):
         text = NOTEBOOK.read_text().replace("127.0.0.1:9560", f"127.0.0.1:{port}")

@@ -65,6 +65,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("how", ["spawn", pytest.param("fork", marks=pytest.mark.more)])
 def test_nothing_of_the_process_changes(
     sides: Sides, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch

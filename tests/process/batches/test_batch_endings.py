@@ -18,7 +18,7 @@ from support.processes.runner import DIALER, LISTENER, Run, failing_at, free_por
 from support.waiting import wait_until
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("busy", [0, 2], ids=["waiting", "in session"])
 @pytest.mark.parametrize("how", ENDS)
 def test_a_batch_is_ended(four: Parties, how: str, busy: int) -> None:

@@ -12,6 +12,7 @@ CAROL = "carol"
 RING = [(LISTENER, DIALER), (DIALER, CAROL), (CAROL, LISTENER)]
 
 
+@pytest.mark.more
 def test_four_jobs_at_once(four: Parties) -> None:
     rounds(four, 5)
 
@@ -53,6 +54,7 @@ def test_lists_in_opposite_orders_with_different_places(four: Parties) -> None:
     four.nothing_left()
 
 
+@pytest.mark.more
 def test_a_ring_of_three_parties_with_one_place_each(parties: Parties) -> None:
     """Each party begins with the job that its peer has at the end of its list."""
     with free_ports(3) as ports:

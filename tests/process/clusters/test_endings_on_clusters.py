@@ -31,7 +31,7 @@ def in_the_session(run: Run, cluster: Cluster) -> None:
 MOMENTS = [before_the_cluster, with_the_first_actor, in_the_session]
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
 def test_a_signal_ends_the_run_and_all_its_actors(

@@ -20,7 +20,7 @@ from support.waiting import wait_until
 BIN_ITEMS = {100_000: 16_384, 300_000: 65_536}
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("party", PARTIES)
 def test_the_sample_job(pair: Pair, cluster: Cluster, party: str) -> None:
     numbers(sample(pair))

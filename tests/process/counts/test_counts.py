@@ -36,6 +36,7 @@ def report_of(result: Result) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("receiver", PARTIES)
 @pytest.mark.parametrize(
     ("alice", "bob", "count"),
@@ -66,6 +67,7 @@ def test_the_receiver_learns_the_number(
     pair.nothing_left()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("empty", PARTIES)
 def test_an_empty_list(pair: Pair, empty: str) -> None:
     """The count is 0 if the sender has no items; a receiver without items has fewer than the sender's limit."""
@@ -89,6 +91,7 @@ def test_the_report_says_what_stays_hidden(small: Pair) -> None:
     assert "none (alice learns how many match)" in bob.stdout.decode()
 
 
+@pytest.mark.more
 def test_the_log_says_what_the_peer_will_learn(small: Pair) -> None:
     _, bob = small.run("--verbose")
     assert (
@@ -96,6 +99,7 @@ def test_the_log_says_what_the_peer_will_learn(small: Pair) -> None:
     )
 
 
+@pytest.mark.more
 def test_a_parquet_input(small: Pair) -> None:
     parquet.write_table(pa.table({"id": [*MATCHING[:500], None]}), small.path(LISTENER, "in.parquet"))
     small.jobs[LISTENER]["tasks"][0]["input_path"] = {LISTENER: "in.parquet"}
@@ -104,6 +108,7 @@ def test_a_parquet_input(small: Pair) -> None:
     assert bob.code == 0
 
 
+@pytest.mark.more
 def test_a_list_larger_than_a_bin_is_one_bin(small: Pair) -> None:
     for party in PARTIES:
         small.jobs[party]["pipeline"] = {"bin_items": 16_384, "frame_items": 1024}
@@ -113,6 +118,7 @@ def test_a_list_larger_than_a_bin_is_one_bin(small: Pair) -> None:
     assert [report_of(each)["tasks"][0]["bins"] for each in (alice, bob)] == [1, 1]
 
 
+@pytest.mark.more
 def test_tasks_with_rows_and_with_counts_in_one_job(small: Pair) -> None:
     """Also with --only, and with the roles of the parties changing."""
     for name, receiver in (("rows", LISTENER), ("back", DIALER)):
@@ -138,12 +144,14 @@ def test_a_limit_on_the_result(small: Pair) -> None:
     assert "max_match_rate" in alice.stderr
 
 
+@pytest.mark.more
 def test_a_count_in_whole_percent(small: Pair) -> None:
     small.jobs[LISTENER]["policy"] = {"whole_percent": True}
     alice, _ = small.run()
     assert "80 % of 500 items match; which ones stays hidden" in alice.stdout.decode()
 
 
+@pytest.mark.more
 def test_counts_of_files_that_are_tasks(small: Pair) -> None:
     """One file has no partner, so the numbers of the tasks are not those of the job file."""
     for party, months in ((LISTENER, ("01", "02")), (DIALER, ("02", "03"))):
@@ -175,6 +183,7 @@ def test_a_difference_between_the_job_files(small: Pair) -> None:
     assert bob.below("the two job files disagree")[1].split() == ["overlap:", "result", "rows", "count"]
 
 
+@pytest.mark.more
 def test_a_list_that_memory_has_no_room_for(small: Pair) -> None:
     """Both sides name the party, its room and the memory that it needs, whoever it is."""
     small.jobs[DIALER]["pipeline"] = {"memory": "384MB"}
@@ -217,6 +226,7 @@ def test_a_list_that_differs_little_is_refused_before_its_count_is_known(small: 
     assert [result.code for result in small.run()] == [80, 79]
 
 
+@pytest.mark.more
 def test_simulate_needs_no_limits(small: Pair) -> None:
     result = small.start_command("simulate", "--config", whole_job(small)).result()
     assert result.code == 0, result.text

@@ -42,6 +42,7 @@ def all_is_well(pair: Pair, alice: Run, bob: Run) -> None:
         check_output(pair, party, 0, "out/out.csv")
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("tls", [pytest.param(True, id="tls"), pytest.param(False, id="plain", marks=pytest.mark.more)])
 def test_a_crowd_that_was_there_before_keeps_nobody_out(pair: Pair, tls: bool, size: tuple[int, int, int]) -> None:

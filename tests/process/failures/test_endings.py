@@ -233,6 +233,7 @@ def hello_of(pair: Pair) -> bytes:
     return encode_hello(Hello("0", DIALER, "overlap", tasks, 2048, MOST_BIN_ITEMS, os.urandom(32)))
 
 
+@pytest.mark.more
 def test_a_second_dialer_is_turned_away_and_the_session_goes_on(pair: Pair) -> None:
     rows(pair, {"people": 2500})
     alice, bob = pair.start(LISTENER, "--verbose"), pair.start(DIALER, "--verbose", env=HELD)
@@ -325,7 +326,7 @@ def test_junk_before_the_session_does_not_keep_the_peer_out(pair: Pair) -> None:
 # Failures at the start -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("party", PARTIES)
 @pytest.mark.parametrize("field", ["ca_file", "certificate_file", "private_key_file"])
 def test_a_tls_file_that_is_missing_is_named(pair: Pair, field: str, party: str) -> None:

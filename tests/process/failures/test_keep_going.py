@@ -138,23 +138,25 @@ def test_tasks_of_bad_files_are_skipped(pair: Pair, party: str, broadcast: bool)
         assert statuses(result) == ["failed" if name in SPOILS else "done" for name in names]
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     "names",
     [["bad-row", "x", "y"], ["x", "y", "no-input"], ["x", "no-input", "y", "bad-row", "z"]],
     ids=["first", "last", "between"],
 )
-@pytest.mark.sample(1)
 def test_the_place_of_a_skipped_task_does_not_matter(pair: Pair, names: list[str]) -> None:
     job(pair, names)
     check(pair, run(pair), names, DIALER)
 
 
+@pytest.mark.more
 def test_all_tasks_are_skipped(pair: Pair) -> None:
     names = ["bad-row", "no-input", "cut-gzip", "no-output"]
     job(pair, names)
     check(pair, run(pair), names, DIALER)
 
 
+@pytest.mark.more
 def test_both_parties_have_bad_files(pair: Pair) -> None:
     """Each ends with the code of its own first fault; a task that both skip is a fault of each."""
     job(pair, ["a", "b", "c", "d"])
@@ -172,7 +174,7 @@ def test_both_parties_have_bad_files(pair: Pair) -> None:
         check_output(pair, party, 3, "out/d.csv")
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("bad", ["no-input", "bad-row"])
 def test_a_peer_that_does_not_keep_going_ends_the_run(pair: Pair, bad: str) -> None:
     job(pair, ["x", bad, "y"])
@@ -215,6 +217,7 @@ def test_a_list_of_paths_and_only(pair: Pair) -> None:
     assert [found[party].code for party in PARTIES] == [0, 0]
 
 
+@pytest.mark.more
 def test_after_the_file_is_corrected_only_its_task_runs(pair: Pair) -> None:
     job(pair, ["x", "bad-row", "y"])
     run(pair)
@@ -249,7 +252,7 @@ def test_a_large_task_resumes_after_a_skip_and_a_kill(pair: Pair) -> None:
     assert 0 < share < 1
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("point", ["skip.sending:stop", "skip.arrived:stop"])
 @pytest.mark.parametrize("bad", ["no-input", "bad-row"])
 def test_the_connection_breaks_around_a_skip(tmp_path: Path, point: str, bad: str) -> None:

@@ -80,7 +80,7 @@ LOCAL_FAILURES = [
 ]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("party", "spoil", "code", "sentence"), LOCAL_FAILURES)
 def test_one_side_fails_and_the_other_is_told(pair: Pair, party: str, spoil: Spoil, code: int, sentence: str) -> None:
     marked_pair(pair)

@@ -80,6 +80,7 @@ def succeeds(pair: Pair, alice: Run) -> None:
     check_output(pair, LISTENER, 0, "out/out.csv")
 
 
+@pytest.mark.more
 @needs_root
 def test_another_users_streams_get_no_octet_and_do_no_harm(
     prepared: Pair, knock: Callable[[int, bytes | None], list[bytes]]
@@ -117,6 +118,7 @@ def test_a_crowd_of_another_user_keeps_nobody_out(prepared: Pair) -> None:
         succeeds(prepared, alice)
 
 
+@pytest.mark.more
 @needs_root
 def test_a_listener_of_another_user_gets_nothing(prepared: Pair) -> None:
     alice = prepared.start(LISTENER)

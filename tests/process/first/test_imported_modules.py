@@ -85,6 +85,7 @@ def with_csv(pair: Pair) -> Pair:
     return pair
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("arguments", "used"),
     [
@@ -113,6 +114,7 @@ def test_a_run_of_a_csv_job(pair: Pair) -> None:
         assert others <= OF_A_RUN
 
 
+@pytest.mark.more
 def test_a_run_of_a_parquet_job(pair: Pair) -> None:
     for party in PARTIES:
         pq.write_table(pa.table({"id": ["a", "b"]}), pair.path(party, "in.parquet"))
@@ -129,6 +131,7 @@ def test_a_run_by_rr22(pair: Pair) -> None:
         assert found & (RARE | PARTICULAR) == VECTORS
 
 
+@pytest.mark.more
 def test_a_run_with_tls(pair: Pair) -> None:
     issue(pair.folder, {party: party for party in PARTIES})
     with_tls(with_csv(pair))
@@ -136,6 +139,7 @@ def test_a_run_with_tls(pair: Pair) -> None:
         assert found & (RARE | PARTICULAR) == CERTIFICATES
 
 
+@pytest.mark.more
 def test_a_check(pair: Pair) -> None:
     job = with_csv(pair).job_file(DIALER)
     run = pair.start_command("check", str(job), "--wait", "0", env=TRACED)

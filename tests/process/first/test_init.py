@@ -63,6 +63,7 @@ def two_files(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.more
 def test_a_trial_needs_two_options_and_two_commands(two_files: Path) -> None:
     code, said, errors = psicli(two_files, "init", "--input", "a-customers.csv", "--peer-input", "b-crm.csv")
     assert (code, errors) == (0, "")
@@ -242,6 +243,7 @@ QUESTIONS = (
 )
 
 
+@pytest.mark.more
 def test_enter_answers_every_question(two_files: Path) -> None:
     terminal = Terminal(two_files, "init")
     for question in QUESTIONS:
@@ -276,6 +278,7 @@ def test_a_wrong_answer_is_asked_for_again(two_files: Path) -> None:
     assert "key_form: [email/sha256]" in (two_files / "otto.yaml").read_text()
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(("key", "code"), [("\x03", 130), pytest.param("\x04", 2, marks=pytest.mark.more)])
 def test_ctrl_c_and_ctrl_d_leave_nothing(two_files: Path, key: str, code: int) -> None:
     before = sorted(two_files.iterdir())

@@ -94,6 +94,7 @@ def test_each_value_is_shown_as_in_the_file_and_as_it_is_compared(pair: Pair) ->
     ]
 
 
+@pytest.mark.more
 def test_typed_columns_are_shown_with_their_rows_types_and_texts(pair: Pair) -> None:
     path = job(pair, task("typed", ["at", "id"], "in.parquet"))
     moments = pa.array([datetime(2024, 3, 1, 6, tzinfo=UTC), None], pa.timestamp("ms", "Europe/Berlin"))
@@ -115,6 +116,7 @@ def test_typed_columns_are_shown_with_their_rows_types_and_texts(pair: Pair) -> 
     assert f"  row 1: '{first['value']}'\n    text: '2024-03-01T06:00:00Z'\n" in keys(pair, path).stdout.decode()
 
 
+@pytest.mark.more
 def test_json_lines_and_values_that_mean_null(pair: Pair) -> None:
     lines = task("lines", ["k"], "in.jsonl")
     nulls = task("nulls", ["k"], "in.csv", csv={"null_values": ["NA"]})
@@ -137,6 +139,7 @@ def test_json_lines_and_values_that_mean_null(pair: Pair) -> None:
     ]
 
 
+@pytest.mark.more
 def test_a_value_that_a_run_refuses_is_shown_before_the_error(pair: Pair) -> None:
     path = job(pair, task("bad", ["k"], "in.csv"), task("gone", ["k"], "gone.csv"), task("good", ["k"], "good.csv"))
     (pair.folder / "in.csv").write_text("k\na\nb\x01b\nc\n")

@@ -76,6 +76,7 @@ CAUSES = {
 }
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("count", [2000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_without_forms_the_warnings_name_each_cause(pair: Pair, count: int) -> None:
     exports.make(pair.folder, count, seed=count, hashes=True)

@@ -23,6 +23,7 @@ def dry_run(pair: Pair, text: str, *arguments: str) -> Result:
     return result
 
 
+@pytest.mark.more
 def test_the_plan_as_text(pair: Pair) -> None:
     marked_pair(pair)
     again = pair.job_file(LISTENER).read_text().replace("people", "persons").replace("in.csv", "absent.csv")
@@ -89,6 +90,7 @@ def test_an_output_that_two_jobs_write(pair: Pair) -> None:
     assert json.loads(result.stdout)["error"]["class"] == "PlanError"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", [("--dry-run",), ()])
 def test_a_job_that_needs_more_memory_than_all_may_use(pair: Pair, how: tuple[str, ...]) -> None:
     """Not even a hook is started."""

@@ -67,7 +67,7 @@ def test_placeholders_that_match_each_other(pair: Pair) -> None:
     assert alice[0].startswith("'id': 4 of 5 rows have a placeholder as the key (NULL, NA, NaN, ")
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("alice", "bob", "fault"),
     [
@@ -97,6 +97,7 @@ def test_an_empty_intersection_says_why_to_the_party_that_learns_it(
     assert text.count(f"warning: t: {odd}\n") == text.count(f"warning: t: {nothing}\n") == 1
 
 
+@pytest.mark.more
 def test_key_columns_in_another_order(pair: Pair) -> None:
     """Both parties learn the result of a broadcast, and each is told the order of its own columns."""
     path = job(pair, [], [], keys={"alice": ["id", "day"], "bob": ["day", "id"]}, broadcast_result=True)
@@ -111,6 +112,7 @@ def test_key_columns_in_another_order(pair: Pair) -> None:
     assert "(3) alice lists its key columns in another order. Ask alice" in second
 
 
+@pytest.mark.more
 def test_few_distinct_keys_and_many_rows_without_one(pair: Pair) -> None:
     """In a run and in a check."""
     country = [("DE", "FR", "IT", '""')[number % 4] for number in range(2000)]
@@ -131,6 +133,7 @@ def test_few_distinct_keys_and_many_rows_without_one(pair: Pair) -> None:
     assert keys["status"] == "ok"
 
 
+@pytest.mark.more
 def test_hardly_any_match_is_worth_a_hint_to_the_party_that_learns_it(pair: Pair) -> None:
     mails = [f"ann{number}@x.org" for number in range(120)]
     first, second = warnings(pair, job(pair, mails, ["ann7@x.org", *(mail.title() for mail in mails)]))
@@ -142,6 +145,7 @@ def test_hardly_any_match_is_worth_a_hint_to_the_party_that_learns_it(pair: Pair
     assert not any("matched" in warning for warning in second)
 
 
+@pytest.mark.more
 def test_what_is_no_warning_is_shown_by_a_check_alone(pair: Pair) -> None:
     keys = ["be.n@gmail.com", "ann@gmail.com"]
     path = job(pair, keys, keys)
@@ -188,6 +192,7 @@ def test_a_check_warns_of_each_kind(pair: Pair) -> None:
     assert all(row["hint"] for row in rows)
 
 
+@pytest.mark.more
 def test_a_check_warns_of_an_input_without_rows(pair: Pair) -> None:
     result = pair.start_command("check", "--wait", "0", "--party", "alice", "--config", job(pair, [], ["1"])).result()
     assert result.code == 0, result.text

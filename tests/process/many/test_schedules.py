@@ -35,6 +35,7 @@ def schedule(folder: Path, *arguments: str, code: int = 0) -> str:
     return done.stderr if code else done.stdout
 
 
+@pytest.mark.more
 def test_units_are_printed_and_then_installed(folder: Path) -> None:
     arguments = (NIGHTLY, "--date=DATE", "--alarm=/bin/echo 'it failed'")
     printed = schedule(folder, *arguments)

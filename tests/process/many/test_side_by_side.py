@@ -109,6 +109,7 @@ def test_a_killed_run_frees_the_port_immediately(pair: Pair) -> None:
     check_people(pair)
 
 
+@pytest.mark.more
 def test_a_wait_for_another_program(pair: Pair) -> None:
     one_task(pair)
     with socket.create_server(("127.0.0.1", pair.port)):
@@ -137,7 +138,7 @@ def shared_pair() -> Iterator[Pair]:
             pair.kill()
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("first_is_root", [True, False], ids=["root first", "nobody first"])
 def test_a_run_of_another_user_is_seen(shared_pair: Pair, first_is_root: bool) -> None:
     pair = one_task(shared_pair)

@@ -49,6 +49,7 @@ def test_simulate_runs_both_parties_and_prints_both_reports(pair: Pair) -> None:
     assert [path.name for path in (pair.folder / "state").iterdir()] == ["lock"]
 
 
+@pytest.mark.more
 def test_simulate_traces_every_party(pair: Pair) -> None:
     batch(pair, 1)
     trace = pair.folder / "run.trace.json"
@@ -61,6 +62,7 @@ def test_simulate_traces_every_party(pair: Pair) -> None:
         assert told["traceEvents"][0]["args"] == {"name": party}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("trace", ["absent/t.json", ".", "/"])
 def test_simulate_starts_nothing_where_a_trace_cannot_be_written(pair: Pair, trace: str) -> None:
     batch(pair, 1)
@@ -69,6 +71,7 @@ def test_simulate_starts_nothing_where_a_trace_cannot_be_written(pair: Pair, tra
     assert "listening" not in result.stderr
 
 
+@pytest.mark.more
 def test_simulate_as_json_and_some_tasks(pair: Pair) -> None:
     batch(pair, 3)
     result = pair.start_command("simulate", "--config", whole_job(pair), "--json", "--only", "task-1").result()
@@ -82,7 +85,7 @@ def test_simulate_as_json_and_some_tasks(pair: Pair) -> None:
     assert parties[LISTENER]["session_id"] == parties[DIALER]["session_id"]
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("party", PARTIES)
 def test_simulate_ends_with_the_code_of_the_party_at_fault(pair: Pair, party: str) -> None:
     one_task(pair)
@@ -95,6 +98,7 @@ def test_simulate_ends_with_the_code_of_the_party_at_fault(pair: Pair, party: st
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_arrow_and_json_lines_in_and_out(pair: Pair) -> None:
     pair.add(
         "rows",
@@ -134,6 +138,7 @@ def _input_of_the_other(job: dict[str, Any]) -> None:
     job["tasks"][0]["output_path"][LISTENER] = "alice/../bob/in.csv"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -158,7 +163,7 @@ def started(pair: Pair, run: Run) -> None:
     run.wait_for("in session with bob")
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("whole_group", "number", "code"),
     [(True, signal.SIGINT, 130), (False, signal.SIGTERM, 143), (False, signal.SIGINT, 130)],

@@ -102,6 +102,7 @@ def port_of(pair: Pair) -> int:
     return int(ports()[0])
 
 
+@pytest.mark.more
 def test_a_simulation_takes_no_part_from_another_user(pair: Pair) -> None:
     one_task(pair, 1500)
     job = whole_job(pair, lambda job: job.update(job="private"))
@@ -124,6 +125,7 @@ def test_a_simulation_takes_no_part_from_another_user(pair: Pair) -> None:
     assert [path.name for path in (pair.folder / "state").iterdir()] == ["lock"]
 
 
+@pytest.mark.more
 def test_a_program_that_takes_the_port_first(pair: Pair) -> None:
     one_task(pair)
     run = pair.start_command("simulate", "--config", whole_job(pair))
@@ -133,6 +135,7 @@ def test_a_program_that_takes_the_port_first(pair: Pair) -> None:
     assert "another program took the port of the simulation first (attempt 1 of 5)" in result.stderr
 
 
+@pytest.mark.more
 def test_only_the_two_parties_can_read_the_certificates(pair: Pair) -> None:
     one_task(pair, 1500)
     run = pair.start_command("simulate", "--config", whole_job(pair))

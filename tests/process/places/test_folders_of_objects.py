@@ -13,7 +13,7 @@ from support.processes.runner import DIALER, LISTENER, Pair, Side, failing_at
 from support.stores.s3 import Store
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("changes", [False, True])
 def test_a_folder_of_twenty_objects(pair: Pair, store: Store, changes: bool) -> None:
     for number in range(20):

@@ -53,6 +53,7 @@ def test_both_parties_read_and_write_objects(pair: Pair, store: Store) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_a_folder_of_parts_in_a_bucket_is_one_input(pair: Pair, store: Store) -> None:
     for number in range(20):
         store.put(f"in/month={number:02}/part.parquet", parquet(50, 50 * number))
@@ -64,6 +65,7 @@ def test_a_folder_of_parts_in_a_bucket_is_one_input(pair: Pair, store: Store) ->
     assert sorted(rows_of(store.get("out/a.parquet"))) == list(range(0, 1000, 7))
 
 
+@pytest.mark.more
 def test_a_check_reads_and_tries_objects_and_leaves_none(pair: Pair, store: Store) -> None:
     store.put("out/a.parquet", bytes(2000))
     given = store.put("in/a.parquet", parquet(100))
@@ -94,6 +96,7 @@ def large_job(pair: Pair, store: Store) -> bytes:
     return expected
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("point", "is_new"),
     [
@@ -121,6 +124,7 @@ def test_a_run_that_ends_during_the_upload_leaves_the_old_object_or_the_new_one(
     assert sorted(store.names()) == ["in/a.csv", "in/b.csv", "out/a.csv"]
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("name", ["in/a.parquet", pytest.param("in/a.csv", marks=pytest.mark.more)])
 def test_an_object_replaced_between_the_two_readings_is_an_error(pair: Pair, store: Store, name: str) -> None:
     def content(note: str) -> bytes:
@@ -149,7 +153,7 @@ def refused(pair: Pair, given: str, output: str = "out.csv") -> Result:
     return pair.start(LISTENER).result()
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("given", "output", "code", "sentence"),
     [

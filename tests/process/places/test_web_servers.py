@@ -50,7 +50,7 @@ def refused(pair: Pair, url: str) -> Result:
     return result
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("path", "code", "sentence"),
     [
@@ -87,6 +87,7 @@ def test_a_server_that_is_not_there_is_an_error(pair: Pair, web: Web) -> None:
     failed(refused(pair, url), 74, "the server cannot be reached: connection refused")
 
 
+@pytest.mark.more
 def test_max_duration_ends_a_slow_download(pair: Pair, web: Web) -> None:
     pair.jobs[LISTENER]["policy"] = {"max_duration": "1s"}
     failed(refused(pair, web.url("slow/a.csv")), 79, r"the exchange was not complete .* after .* policy\.max_duration")

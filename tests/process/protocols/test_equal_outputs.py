@@ -119,6 +119,7 @@ def written(pair: Pair, protocol: str) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.more
 def test_every_kind_of_input(pair: Pair) -> None:
     every_kind(pair)
     by_ecdh, by_rr22 = written(pair, "ecdh"), written(pair, "rr22")

@@ -58,6 +58,7 @@ def test_a_protocol_that_does_not_exist(asked: Pair) -> None:
     assert "psi.protocol: is the text 'kkrt'; give ecdh or rr22" in result.stderr
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_the_parties_choose_different_protocols(asked: Pair, command: str) -> None:
     """Both see the same table, and no data is sent; a version that knows no rr22 sends what ecdh sends."""
@@ -75,6 +76,7 @@ def test_the_parties_choose_different_protocols(asked: Pair, command: str) -> No
     asked.nothing_left()
 
 
+@pytest.mark.more
 def test_a_check_says_how_fast_each_protocol_is_here(asked: Pair) -> None:
     """One row about this machine, for those that the job uses; `--json` has the speeds by which the plan compares."""
     rows = {row["name"]: row for row in check_of(asked, DIALER)}
@@ -107,6 +109,7 @@ def test_the_report_names_both_backends(asked: Pair) -> None:
         assert the_object(result.stdout)["backend"] == " (rr22: ".join(names) + ")" * (len(names) - 1)
 
 
+@pytest.mark.more
 @pytest.mark.skipif(len(curve.BACKENDS) == 1, reason="the native backend was not built")
 def test_a_kernel_that_is_missing_for_rr22_only(asked: Pair) -> None:
     """The report names what computes instead, a check warns, and a strict policy refuses it."""

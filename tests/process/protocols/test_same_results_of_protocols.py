@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from support.processes.runner import LISTENER, PARTIES, Pair, Side
 
 # In both tasks, the rows make two bins, and every third key of alice's is in both files.
@@ -39,6 +40,7 @@ def run(pair: Pair, protocol: str) -> tuple[dict[str, dict[str, bytes]], list[li
     return outputs, figures
 
 
+@pytest.mark.more
 def test_both_protocols_give_the_same_files(pair: Pair) -> None:
     write(pair)
     for kind, broadcast in BROADCAST.items():

@@ -73,6 +73,7 @@ def test_a_usual_night_says_nothing(pair: Pair) -> None:
     assert [(outside(each), task_of(each)["warnings"]) for each in results] == [([], []), ([], [])]
 
 
+@pytest.mark.more
 def test_half_of_the_rows_warn_both_parties(pair: Pair) -> None:
     prepared(pair)
     write_input(pair, LISTENER, ITEMS // 2, MATCHED // 2)

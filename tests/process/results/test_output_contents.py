@@ -75,7 +75,7 @@ def expected(own: pd.DataFrame, peer: pd.DataFrame, mode: dict[str, Any]) -> lis
     return [columns, *found.values.tolist()]
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("shift", range(4))
 def test_outputs_hold_what_their_settings_say(pair: Pair, shift: int) -> None:
     """Both parties write every mode; the formats of inputs and outputs rotate."""
@@ -135,7 +135,7 @@ def test_the_rows_of_both_outputs_belong_together(pair: Pair) -> None:
         assert len(mine) == len(theirs)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("output", "code", "sentence"),
     [

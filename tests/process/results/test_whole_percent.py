@@ -30,6 +30,7 @@ def exact_numbers(text: str) -> list[str]:
     return [shown for number in numbers for shown in (str(number), f"{number:,}") if shown in text]
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("rows", ["matched", pytest.param("unmatched", marks=pytest.mark.more)])
 def test_nothing_but_the_output_tells_the_number(pair: Pair, rows: str) -> None:
     counted_pair(pair, rows=rows)
@@ -91,6 +92,7 @@ def test_text_reports_and_refusals_are_in_whole_percent(pair: Pair, limits: dict
     assert exact_numbers(text.replace("4,357", "").replace("5,357", "")) == []
 
 
+@pytest.mark.more
 def test_a_list_that_is_too_short_ends_the_run_before_its_length_is_known(pair: Pair) -> None:
     counted_pair(pair)
     pair.jobs[DIALER]["policy"] = {"min_items": PEER + 1}

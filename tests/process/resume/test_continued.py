@@ -82,7 +82,7 @@ def test_a_task_continues_where_it_was_killed(resumable: Pair, party: str) -> No
     assert shares(run_again(resumable), FIRST) == [None, None]
 
 
-@pytest.mark.more
+@pytest.mark.sample(1)
 def test_the_finished_bins_are_not_exchanged_again(alone: Pair) -> None:
     killed(alone, LISTENER, MIDDLE[LISTENER], f"--only={FIRST}")
     before = answers(alone)

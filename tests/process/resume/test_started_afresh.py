@@ -180,6 +180,7 @@ def test_an_input_that_changes_after_the_offer_ends_the_run(alone: Pair, party: 
     assert shares(run_again(alone, f"--only={FIRST}"), FIRST) == [None, None]
 
 
+@pytest.mark.more
 def test_after_a_protocol_violation_nothing_is_resumed(alone: Pair) -> None:
     runs = {party: start(alone, party, "frame.sending:flip:40" if party == DIALER else "") for party in PARTIES}
     for run in runs.values():

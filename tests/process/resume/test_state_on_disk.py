@@ -82,7 +82,7 @@ def search_after(pair: Pair, party: str, failpoint: str) -> bool:
     return reached
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("broadcast", [False, True])
 def test_no_secret_is_on_disk_where_bins_are_kept(pair: Pair, broadcast: bool) -> None:
     """A checkpoint of several bins holds no scalar, point or token, and no order that the party need not keep."""

@@ -59,7 +59,7 @@ def report_of(result: Result) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_addresses_match_hashes_of_addresses(pair: Pair, suffix: str) -> None:
     mails = ["Ben@X.de ", "mailto:eva@y.org", "nobody", "carl@z.net"]
@@ -137,6 +137,7 @@ def test_other_rules_are_another_version(pair: Pair) -> None:
         assert row == ["t:", "version", "of", "the", "key", "forms", *versions]
 
 
+@pytest.mark.more
 def test_another_unicode_is_a_warning_on_both_sides(pair: Pair) -> None:
     results = one_altered(pair, altered.with_another_unicode)
     succeeded(results)
@@ -148,6 +149,7 @@ def test_another_unicode_is_a_warning_on_both_sides(pair: Pair) -> None:
     assert pair.path(LISTENER, "out/t.csv").read_text() == "mail\nA@b.de\n"
 
 
+@pytest.mark.more
 def test_a_check_names_forms_and_what_they_cannot_take(pair: Pair) -> None:
     mails = [f"m{number}@x.de" for number in range(20)] + ['"two\nlines"', "x", "", "a@b", "c", "d", "e f@g.de"]
     task(pair, ("in.csv", {"mail": mails}), ("in.csv", {"mail": ["a@b.de"]}), key_form="email")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from support.processes.expectations import (
     MARK,
     csv_data,
@@ -65,6 +66,7 @@ def test_the_wire_reveals_no_values_names_or_duplicates(tapped: tuple[Pair, int]
         assert not first & second
 
 
+@pytest.mark.more
 def test_the_order_on_the_wire_reveals_no_file_key_or_hash_order(tapped: tuple[Pair, int]) -> None:
     """The common keys are the first half of the sender's by position, key or hash; the bitmap must not show it."""
     pair, port = tapped

@@ -124,6 +124,7 @@ def test_outputs_equal_the_oracle_and_a_second_run_gives_the_same_bytes(pair: Pa
     assert [pair.files(party) for party in PARTIES] == first
 
 
+@pytest.mark.more
 def test_each_party_has_its_own_csv_settings(pair: Pair) -> None:
     pair.jobs[LISTENER]["csv"] = {"delimiter": ";", "encoding": "cp1252", "null_values": ["NULL"]}
     pair.jobs[DIALER]["csv"] = {"header": False}
@@ -178,6 +179,7 @@ def test_small_inputs_one_task_at_a_time_and_then_together(pair: Pair) -> None:
     assert [pair.files(party) for party in PARTIES] == alone
 
 
+@pytest.mark.more
 def test_five_thousand_rows_against_five_thousand(pair: Pair) -> None:
     draw = random.Random(5)
     for party, column in ((LISTENER, "id"), (DIALER, "ref")):
@@ -194,6 +196,7 @@ def test_five_thousand_rows_against_five_thousand(pair: Pair) -> None:
         check_output(pair, party, 0, "out/people.csv")
 
 
+@pytest.mark.more
 def test_the_folder_of_an_output_is_made(pair: Pair) -> None:
     """Before the exchange, by a run only; a run that fails leaves no folder behind."""
     marked_pair(pair)
@@ -217,6 +220,7 @@ def test_the_folder_of_an_output_is_made(pair: Pair) -> None:
         assert modes == [0o700, 0o600]
 
 
+@pytest.mark.more
 def test_key_columns_without_a_name_or_with_a_line_break(pair: Pair) -> None:
     for party, key in zip(PARTIES, ("", "line\nbreak"), strict=True):
         pair.path(party, "in.csv").write_bytes(csv_data(["note", key], [["x", "1"], ["y", "2"]]))
@@ -229,6 +233,7 @@ def test_key_columns_without_a_name_or_with_a_line_break(pair: Pair) -> None:
     failed(pair.run()[1], 66, r"there is no column 'line break'; the file has 'note', 'line\\nbreak'")
 
 
+@pytest.mark.more
 def test_the_sample_job_equals_a_merge(pair: Pair, tmp_path: Path) -> None:
     (tmp_path / "sample").mkdir()
     for name in ("airline", "registry"):

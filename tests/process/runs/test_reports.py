@@ -72,6 +72,7 @@ def test_a_report_as_json(pair: Pair) -> None:
     assert ours["bytes_sent"] > 4 * 32
 
 
+@pytest.mark.more
 def test_a_wait_for_the_end_is_a_wait_for_the_peer(pair: Pair) -> None:
     """The sender stops when all is exchanged, and only the end of the connection is missing."""
     marked_pair(pair, broadcast=False)
@@ -87,6 +88,7 @@ def test_a_wait_for_the_end_is_a_wait_for_the_peer(pair: Pair) -> None:
     assert max(end - begin for name, begin, end in task["timeline"] if name == "waiting_for_peer") > stopped / 2
 
 
+@pytest.mark.more
 def test_a_failure_as_json(pair: Pair) -> None:
     marked_pair(pair)
     side = Side(["id"], "second.csv", "out/second.csv")
@@ -121,6 +123,7 @@ def test_an_error_in_the_job_file_as_json(pair: Pair) -> None:
     assert "psi.recever: unknown field; did you mean receiver?" in report["error"]["message"]
 
 
+@pytest.mark.more
 def test_an_error_is_shown_once_for_each_place_where_the_output_goes(pair: Pair) -> None:
     """Standard output and standard error tell the whole story each, unless both go to one terminal, file or mail."""
     marked_pair(pair)
@@ -136,6 +139,7 @@ def test_an_error_is_shown_once_for_each_place_where_the_output_goes(pair: Pair)
         assert stream.count("alice failed: ") == stream.count("hint: ") == 1
 
 
+@pytest.mark.more
 def test_quiet_prints_nothing_and_verbose_prints_no_value(pair: Pair) -> None:
     marked_pair(pair)
     runs = [pair.start(LISTENER, "--quiet"), pair.start(DIALER, "--verbose")]
@@ -187,6 +191,7 @@ def test_standard_input_and_output(pair: Pair) -> None:
     assert json.loads(bob.stderr[bob.stderr.index("{") :])["tasks"][0]["output_rows"] == 3
 
 
+@pytest.mark.more
 def test_bad_standard_input_and_no_rows_out(pair: Pair) -> None:
     marked_pair(pair)
     pair.jobs[LISTENER]["tasks"][0].update(input_path={LISTENER: "-"}, output_path={LISTENER: "-"})
@@ -207,6 +212,7 @@ def test_closed_standard_streams(pair: Pair, closed: tuple[str, str]) -> None:
         check_output(pair, party, 0, "out/people.csv")
 
 
+@pytest.mark.more
 def test_a_report_that_the_terminal_cannot_show_fails_no_run(pair: Pair) -> None:
     marked_pair(pair)
     for party in PARTIES:
@@ -219,6 +225,7 @@ def test_a_report_that_the_terminal_cannot_show_fails_no_run(pair: Pair) -> None
     assert json.loads(bob.stdout)["tasks"][0]["output"].endswith("out/m\u00fcller.csv")
 
 
+@pytest.mark.more
 def test_standard_output_that_cannot_be_written(pair: Pair) -> None:
     """A run fails without a traceback when it cannot write its rows or its report."""
     marked_pair(pair)

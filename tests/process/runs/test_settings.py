@@ -32,6 +32,7 @@ from psicli.protocol.messages import HelloOctets
 # Settings -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 def test_variables_environment_and_port_offset(pair: Pair) -> None:
     """The command line and the environment supply the party, the port offset and part of a path."""
     marked_pair(pair)
@@ -86,7 +87,7 @@ def test_runs_use_the_native_backend(pair: Pair) -> None:
         assert " WARNING " not in result.stderr
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("name", backends.NAMES, ids=backends.label)
 def test_every_backend_works_with_the_reference(tapped: tuple[Pair, int], name: str) -> None:
     """Both backends compute the same points, and the frame size suits the slower one."""
@@ -110,6 +111,7 @@ def test_every_backend_works_with_the_reference(tapped: tuple[Pair, int], name: 
     assert frame_items == {DIALER: 2048, LISTENER: expected}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("variable", "sentence"),
     [
@@ -133,6 +135,7 @@ def test_no_core_dump_can_hold_a_scalar(pair: Pair) -> None:
     assert re.search(r"^Max core file size\s+0\s+0\s", limits, re.MULTILINE)
 
 
+@pytest.mark.more
 def test_the_job_file_sets_the_threads(pair: Pair) -> None:
     marked_pair(pair)
     pair.jobs[LISTENER]["pipeline"] = {"threads": 3}
@@ -185,6 +188,7 @@ def the_trace(pair: Pair, party: str, name: str = "t.json") -> list[dict[str, An
     return json.loads(octets)["traceEvents"]  # type: ignore[no-any-return]
 
 
+@pytest.mark.more
 def test_a_trace_of_a_run(pair: Pair) -> None:
     marked_pair(pair, broadcast=False)
     environment = {"PSICLI_TRACE": str(pair.path(DIALER, "t.json"))}
@@ -203,6 +207,7 @@ def test_a_trace_of_a_run(pair: Pair) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_a_run_that_fails_leaves_its_trace(pair: Pair) -> None:
     marked_pair(pair)
     pair.path(DIALER, "in.csv").write_bytes(b"code,note\n1,2,3\n")
@@ -213,7 +218,7 @@ def test_a_run_that_fails_leaves_its_trace(pair: Pair) -> None:
     assert the_trace(pair, LISTENER)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

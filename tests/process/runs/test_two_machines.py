@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 
+import pytest
 from support.docs.blocks import read_blocks
 from support.docs.generate import ROOT
 from support.docs.story import groups
@@ -13,6 +14,7 @@ from support.processes.runner import DIALER, LISTENER
 from support.waiting import DEADLINE
 
 
+@pytest.mark.more
 def test_the_page_as_written(machines: dict[str, Machine]) -> None:
     alice, bob = machines[LISTENER], machines[DIALER]
     reports: dict[str, str] = {}

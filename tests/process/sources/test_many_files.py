@@ -67,7 +67,7 @@ def test_a_folder_a_pattern_and_hive_columns(pair: Pair) -> None:
     pair.nothing_left()
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("change", ["added", "removed", "rewritten"])
 def test_files_that_change_between_the_readings(pair: Pair, change: str) -> None:
     for number in range(3):

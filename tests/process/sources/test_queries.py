@@ -55,6 +55,7 @@ def test_rows_of_a_query_keep_their_types(pair: Pair, one_line: bool) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_a_database_in_memory_reads_files(pair: Pair) -> None:
     job(pair, "duckdb:", "SELECT id FROM read_csv('alice/more.csv')")
     pair.path(LISTENER, "more.csv").write_text("id\n995\n5\n")
@@ -65,7 +66,7 @@ def test_a_database_in_memory_reads_files(pair: Pair) -> None:
     assert pq.read_table(pair.path(LISTENER, "out/a.parquet")).num_rows == 10
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("query", "code", "says"),
     [
@@ -93,7 +94,7 @@ def test_a_query_that_fails(pair: Pair, query: str, code: int, says: str) -> Non
     assert "Traceback" not in result.text
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "query",
     [
@@ -120,6 +121,7 @@ def test_a_query_may_only_read(pair: Pair, query: str) -> None:
         assert connection.sql("SELECT count(*) FROM customers").fetchall() == [(1000,)]
 
 
+@pytest.mark.more
 def test_statements_before_the_rows_prepare_them(pair: Pair) -> None:
     before = "/* a */ SET VARIABLE least = 990; CREATE TEMP VIEW v AS SELECT id, region FROM customers; "
     before += "CREATE OR REPLACE TEMPORARY MACRO f(a) AS a + 0; USE crm; /* b */"
@@ -129,6 +131,7 @@ def test_statements_before_the_rows_prepare_them(pair: Pair) -> None:
     assert pq.read_table(pair.path(LISTENER, "out/a.parquet")).column_names == ["id", "de", "fr"]
 
 
+@pytest.mark.more
 def test_a_database_that_is_missing_or_open_elsewhere(pair: Pair) -> None:
     job(pair)
     with duckdb.connect(str(pair.path(LISTENER, "crm.duckdb"))):
@@ -142,6 +145,7 @@ def test_a_database_that_is_missing_or_open_elsewhere(pair: Pair) -> None:
 ENDLESS = "SELECT count(*) AS id FROM range(100000000000) a, range(1000000) b WHERE hash(a, b) = 1"
 
 
+@pytest.mark.more
 def test_max_duration_ends_a_query(pair: Pair) -> None:
     job(pair, query=ENDLESS)
     pair.jobs[LISTENER]["policy"] = {"max_duration": "1s"}

@@ -31,6 +31,7 @@ def ready(pair: Pair) -> Pair:
     return pair
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("party", PARTIES)
 def test_a_peer_that_comes_late(ready: Pair, party: str) -> None:
     run = first(ready, party)
@@ -44,6 +45,7 @@ def test_a_peer_that_comes_late(ready: Pair, party: str) -> None:
     ready.nothing_left()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("party", PARTIES)
 def test_an_input_that_is_replaced_while_the_party_waits(ready: Pair, party: str) -> None:
     """What counts is the file that is there when the parties meet."""
@@ -91,6 +93,7 @@ def test_an_error_in_the_input_is_told_once_the_parties_have_met(ready: Pair) ->
     assert log.index("in session with") < log.index("reading ") < log.index(f"in.csv:{ROWS + 2}")
 
 
+@pytest.mark.more
 def test_the_rows_of_a_task_that_was_done_before_are_let_go(ready: Pair) -> None:
     """Both parties resume the first task, whose result is there, and read the second one."""
     ready.add("second", Side(["id"], "in.csv", "out/second.csv"), Side(["id"], "missing.csv"))

@@ -150,7 +150,7 @@ def test_a_refusal_is_recognised_by_every_python(
     meeting.give_up()
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("checked", [False, True], ids=["preflight", "connection"])
 @pytest.mark.parametrize("breaks", ["at once", "after the hello", "after the handshake"])
 def test_a_connection_that_breaks_off_is_no_identity_fault(
@@ -176,6 +176,7 @@ def test_a_connection_that_breaks_off_is_no_identity_fault(
     assert len(tries) > 2
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("side", PARTIES)
 def test_a_reset_before_the_handshake_leaves_no_socket_open(files: Path, side: str) -> None:
     """Both ends of a handshake; a socket that only the garbage collector closes would fail this test."""
@@ -267,7 +268,7 @@ def test_junk_on_a_tls_port(meeting: Meeting, files: Path) -> None:
         assert listening.result(DEADLINE).peer_hello == dialled.own_hello
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("side", PARTIES)
 def test_a_clock_that_is_slightly_slow_is_tolerated(meeting: Meeting, files: Path, side: str) -> None:
     listening = meeting.listen(
@@ -342,7 +343,7 @@ def test_a_port_of_another_program(meeting: Meeting, files: Path, octets: bytes,
         server.shutdown(socket.SHUT_RDWR)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("secure", [True, False])
 @pytest.mark.parametrize(("closes", "reason"), [(False, preflight.NO_ANSWER), (True, preflight.CLOSED)])
 def test_a_port_that_answers_nothing(

@@ -80,6 +80,7 @@ MIDDLE = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", MIDDLE)
 def test_the_listener_refuses_a_chain_with_a_weak_authority(
     meeting: Meeting, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -97,6 +98,7 @@ def test_the_listener_refuses_a_chain_with_a_weak_authority(
     meeting.give_up()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", MIDDLE)
 def test_the_dialer_refuses_a_chain_with_a_weak_authority(
     meeting: Meeting, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -133,6 +135,7 @@ def test_the_listener_serves_no_client_with_a_weak_key(
     assert listening.result().peer_hello == served.own_hello
 
 
+@pytest.mark.more
 def test_the_listener_answers_no_hello_of_a_client_with_a_short_key(
     meeting: Meeting, authority: Authority, tmp_path: Path
 ) -> None:
@@ -166,6 +169,7 @@ def lax(protocol: int, folder: Path) -> ssl.SSLContext:
     return context
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", SUBTLE)
 def test_the_dialer_refuses_a_listener_with_a_weak_key(
     meeting: Meeting, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str

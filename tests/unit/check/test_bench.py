@@ -94,6 +94,7 @@ def test_the_table_marks_the_backend_that_a_job_uses() -> None:
         assert result.stderr == ""
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "inf"])
 def test_a_time_that_cannot_be_used(seconds: str) -> None:
     result = run("--seconds", seconds)
@@ -140,6 +141,7 @@ def handles_sigterm(pid: int) -> bool:
     return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_it_stops_on_a_signal(number: signal.Signals, code: int) -> None:
     process = Run(["bench", "--seconds", "300"])

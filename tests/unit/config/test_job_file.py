@@ -193,7 +193,7 @@ def test_alias_of_itself(errors: Errors) -> None:
     starts(errors("job: j\ntasks: &t\n  - *t\n"), "2: tasks[0]: is an alias of a value that contains it")
 
 
-@pytest.mark.parametrize("width", [1, 10])
+@pytest.mark.parametrize("width", [1, pytest.param(10, marks=pytest.mark.more)])
 def test_exploding_aliases(errors: Errors, width: int) -> None:
     lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, 60)]
     began = time.monotonic()
@@ -227,6 +227,7 @@ def test_merged_fields(load: Load, errors: Errors) -> None:
     starts(errors(SMALL + TASK + "'<<': {job: k}\n"), "13: '<<': unknown field")
 
 
+@pytest.mark.more
 def test_merges_without_end(errors: Errors) -> None:
     starts(errors("job: &j {<<: *j}\n"), "1: job: is an alias of a value that contains it")
     lines = ["a0: &a0 {x: y}"] + [f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 60)]

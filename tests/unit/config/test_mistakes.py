@@ -209,6 +209,7 @@ def test_schema_and_model_agree_on_the_documented_file(load: Load) -> None:
 # Speed, imports, hostile input --------------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 def test_a_batch_of_a_thousand_loads_fast(load: Load) -> None:
     names = [f"f{n}.csv" for n in range(1000)]
     outputs = ", ".join(f"out/{name}" for name in names)
@@ -256,6 +257,7 @@ def loads_or_refuses(data: bytes) -> None:
     assert all(line.isprintable() and line.startswith(f"{path}:") for line in lines)
 
 
+@pytest.mark.more
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(EDITS.map(mutate))
 def test_mutated_job_files_are_loaded_or_refused(data: bytes) -> None:

@@ -109,6 +109,7 @@ def test_a_run_with_a_mistyped_failpoint_does_not_begin(pair: Pair) -> None:
     pair.nothing_left()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("consent", [None, "", "no"])
 def test_a_variable_that_was_left_behind_fails_no_run(pair: Pair, consent: str | None) -> None:
     marked_pair(pair)
@@ -120,6 +121,7 @@ def test_a_variable_that_was_left_behind_fails_no_run(pair: Pair, consent: str |
         assert "WARNING ignoring PSICLI_FAILPOINT, which only psicli's own tests use; unset it" in result.stderr
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("flags", [["--quiet"], ["--quiet", "--json"]])
 def test_a_run_that_fails_on_purpose_says_so(pair: Pair, flags: list[str]) -> None:
     marked_pair(pair)

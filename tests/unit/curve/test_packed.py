@@ -215,7 +215,7 @@ def in_threads() -> Iterator[Callable[[int], None]]:
     curve.set_threads(None)
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", backends.NATIVE, ids=backends.label)
 @pytest.mark.parametrize("count", [511, 512, 513, 1025, 1500])
 def test_the_number_of_threads_does_not_change_results(

@@ -84,6 +84,7 @@ def run(code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.more
 def test_a_forked_process_has_its_own_pool() -> None:
     code = """
 import os, threading, warnings

@@ -59,6 +59,7 @@ def test_known_answers_of_two_columns(backend: curve.Backend, columns: tuple[str
     assert backend.hash_to_points(items(item(*columns)), PREFIX, curve.DST).hex() == u
 
 
+@pytest.mark.sample(1)
 def test_known_answers_of_a_thousand_items(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
     masked = curve.hash_and_mask(thousand, TASK_SID, ALICE)
     double_masked, bad = curve.mask(masked, BOB)
@@ -69,6 +70,7 @@ def test_known_answers_of_a_thousand_items(backend: curve.Backend, thousand: pa.
     assert digest(tokens) == "fc08604e5ae43ee59ab9a8fa37f78ea31a68884c55673cfecb1ce341880287d5"
 
 
+@pytest.mark.sample(1)
 def test_known_answers_of_a_thousand_hashes(backend: curve.Backend, thousand: pa.LargeBinaryArray) -> None:
     hashed = backend.hash_to_points(thousand, PREFIX, curve.DST)
     assert digest(hashed) == "22b471bb275e5d5eed6d9ef3b648da3d0b82747df31f36ba50c02595093f9b86"
@@ -178,6 +180,7 @@ def test_x25519_iterated(backend: curve.Backend) -> None:
 # libsodium ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", backends.NAMES, ids=backends.label)
 @settings(deadline=None)
 @given(scalar=st.binary(min_size=32, max_size=32), u=st.integers(2, P - 2))

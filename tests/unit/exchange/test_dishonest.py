@@ -60,6 +60,7 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
 }
 
 
+@pytest.mark.sample(42)
 @pytest.mark.parametrize("name", FORGERIES)
 @roles
 def test_forged_points(role: type[TaskParty], name: str) -> None:

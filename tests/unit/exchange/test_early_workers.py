@@ -51,6 +51,7 @@ class EarlyPools(SynchronousPools):
         return future
 
 
+@pytest.mark.sample(4)
 @each_side
 @pytest.mark.parametrize("ahead", [1, 2, 9])
 def test_a_worker_is_made_early_once_for_each_bin(side: int, ahead: int) -> None:
@@ -62,6 +63,7 @@ def test_a_worker_is_made_early_once_for_each_bin(side: int, ahead: int) -> None
     assert all(scalars_of(end) == {WIPED} for end in ends)
 
 
+@pytest.mark.sample(2)
 @each_side
 def test_a_worker_that_is_lost_before_its_bin_begins_costs_no_restart(side: int) -> None:
     items = items_of(f"item-{i}" for i in range(96))
@@ -76,6 +78,7 @@ def test_a_worker_that_is_lost_before_its_bin_begins_costs_no_restart(side: int)
     assert len(set(secrets)) == len(secrets)
 
 
+@pytest.mark.sample(1)
 def test_workers_of_bins_that_never_begin_are_wiped() -> None:
     items = items_of(f"item-{i}" for i in range(96))
     pools = EarlyPools(9)
@@ -89,6 +92,7 @@ def test_workers_of_bins_that_never_begin_are_wiped() -> None:
     assert all(bytes(worker._scalar) == WIPED for worker in early)
 
 
+@pytest.mark.sample(1)
 def test_workers_may_begin_their_bins_while_all_are_wiped() -> None:
     items = items_of(f"item-{i}" for i in range(96))
     exchange = run_exchanges(items, items, pools=(EarlyPools(9), None), **MANY)[0].exchange
@@ -119,6 +123,7 @@ class LosingPools(SynchronousPools):
         return future
 
 
+@pytest.mark.sample(1)
 def test_a_second_attempt_does_not_get_the_early_worker_of_the_first() -> None:
     """Points of another attempt would match nothing."""
     items = items_of(f"item-{i}" for i in range(96))

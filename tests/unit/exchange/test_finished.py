@@ -204,6 +204,7 @@ def test_every_byte_of_meta_counts(folder: Path) -> None:
     loaded(folder).discard()
 
 
+@pytest.mark.sample(1)
 @ROLES
 def test_every_byte_of_a_finished_bin_counts(folder: Path, receives: bool, broadcast: bool) -> None:
     what = written(folder, manifest(receives, broadcast), (0, 2))

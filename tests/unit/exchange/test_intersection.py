@@ -66,7 +66,7 @@ def check_intersection(
         assert scalars_of(end) == ({WIPED} if end.party.number_of_bins else set())
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shared=st.sets(st.integers(0, 99), max_size=14),
@@ -82,6 +82,7 @@ def test_the_result_is_the_plain_intersection(
     check_intersection(*sides, broadcast, capacity)
 
 
+@pytest.mark.sample(18)
 @both_outcomes
 @pytest.mark.parametrize(
     ("n", "m", "shared"),
@@ -94,7 +95,7 @@ def test_sizes_at_the_edges(n: int, m: int, shared: int, broadcast: bool) -> Non
     check_intersection(ours, theirs, broadcast, capacity=2)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @both_outcomes
 def test_several_bins(broadcast: bool) -> None:
     """This runs on every backend; tests/unit/protocol/test_bins.py covers all sizes."""
@@ -249,6 +250,7 @@ def wire_order(items: list[bytes], scalar: bytes) -> list[int]:
     return [place[point] for point in points]
 
 
+@pytest.mark.sample(1)
 def test_the_order_on_the_wire_is_unrelated_to_any_other() -> None:
     """For 400 items unrelated orders correlate with 0 +- 0.05, so the threshold is four standard deviations."""
     count, threshold = 400, 0.2

@@ -141,7 +141,7 @@ def test_the_scalar_is_wiped_before_anything_is_matched(role: type[TaskParty]) -
     assert at_staging == [{WIPED}]
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @both_outcomes
 def test_the_lists_of_a_bin_are_freed_with_it(broadcast: bool) -> None:
     """They must not wait for the garbage collector, which the size of a list does not trigger."""
@@ -242,7 +242,7 @@ class LosingEveryBin(SynchronousPools):
         return future
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(2)
 @each_side
 @both_outcomes
 def test_every_bin_may_be_lost_once(side: int, broadcast: bool) -> None:
@@ -273,6 +273,7 @@ class LosingMatches(SynchronousPools):
         return future
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("lost", range(4))
 @both_outcomes
 def test_a_bin_that_is_lost_after_it_was_confirmed_restarts(lost: int, broadcast: bool) -> None:
@@ -291,6 +292,7 @@ def test_a_bin_that_is_lost_after_it_was_confirmed_restarts(lost: int, broadcast
     assert all(scalars_of(end) == {WIPED} for end in ends)
 
 
+@pytest.mark.sample(1)
 def test_a_bin_that_is_lost_twice_after_it_was_confirmed_ends_the_run() -> None:
     items = items_of(f"item-{i}" for i in range(96))
     with pytest.raises(WorkerLostError) as caught:

@@ -115,7 +115,7 @@ def test_the_order_follows_the_keyed_hashes_for_any_budget(
         check(found, rows, key(number), bins)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("bins", [1, 16, 1024])
 @pytest.mark.parametrize("budget", [None, 100_000, 1_000_000])
 def test_many_rows(spool: Spool, budget: int | None, bins: int) -> None:
@@ -127,6 +127,7 @@ def test_many_rows(spool: Spool, budget: int | None, bins: int) -> None:
     check(found, values, key(3), bins)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("budget", [None, 50_000])
 def test_bins_can_be_read_in_any_order_by_several_threads(spool: Spool, budget: int | None) -> None:
     rows = array([b"%d" % number for number in range(5000)])
@@ -159,6 +160,7 @@ def test_items_can_be_read_in_any_order_and_repeatedly(spool: Spool, budget: int
         assert items.take(places[:0]).to_pylist() == []
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("budget", [None, 0])
 def test_slices_of_an_array_and_bytes_of_nulls(spool: Spool, budget: int | None) -> None:
     data, offsets = pa.py_buffer(b"aabbaaXYbb"), pa.py_buffer(np.array([0, 2, 4, 6, 8, 10], np.int64))
@@ -192,6 +194,7 @@ def test_null_keys_and_no_rows(spool: Spool, budget: int | None) -> None:
         assert found.starts(0) == [0, 0]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("bins", [1, 2, 512])
 def test_hashes_that_share_their_first_half(spool: Spool, monkeypatch: pytest.MonkeyPatch, bins: int) -> None:
     """Real hashes need about 2^32 items for this, so the test shortens them."""

@@ -175,6 +175,7 @@ def test_spellings_of_an_address_that_its_provider_ignores_are_a_note(address: s
     assert "email/plain" in found.advice
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("rows", "distinct", "whole", "fault"),
     [
@@ -303,6 +304,7 @@ def test_a_column_is_described_with_its_form() -> None:
     ]
 
 
+@pytest.mark.more
 def test_pairs_that_differ_in_case_are_found_among_very_many_keys() -> None:
     """The sample of a large column holds both keys of a pair, or neither."""
     numbers = np.random.default_rng(3).permutation(200_000)
@@ -351,6 +353,7 @@ WARNINGS += [
 ]
 
 
+@pytest.mark.more
 @given(st.lists(KEY, max_size=30))
 def test_a_warning_holds_only_words_of_psicli_the_column_and_numbers_of_rows(keys: list[str | None]) -> None:
     found = spellings(keys)
@@ -362,6 +365,7 @@ def test_a_warning_holds_only_words_of_psicli_the_column_and_numbers_of_rows(key
     assert column in {"'id' (string)", *(f"'id' (string, {look})" for look in LOOKS)}
 
 
+@pytest.mark.more
 @given(st.lists(KEY, max_size=30), st.integers(0, 30), st.integers(1, 31))
 def test_rows_that_were_looked_at_elsewhere_change_nothing(keys: list[str | None], cut: int, batch: int) -> None:
     whole, found = spellings(keys), spellings(keys[:cut], batch=batch)

@@ -90,7 +90,7 @@ def both_tapped(pair: Pair, port: int, party: str) -> tuple[dict[str, Any], list
     return results, [wire.decode(message) for message in octets]
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("party", PARTIES)
 def test_a_peer_over_its_limit_learns_no_count(tapped: tuple[Pair, int], party: str) -> None:
     """Each Open that was sent counts, also of a run that was refused; then no Open is sent any more."""
@@ -111,6 +111,7 @@ def test_a_peer_over_its_limit_learns_no_count(tapped: tuple[Pair, int], party: 
 # The chain -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 def test_the_next_run_warns_of_a_ledger_that_was_changed(pair: Pair) -> None:
     marked_pair(pair)
     results = both(pair, "--json")
@@ -168,6 +169,7 @@ def test_psicli_shows_a_changed_ledger_with_a_warning(pair: Pair) -> None:
     assert pair.start_command(*check, env=own(pair, LISTENER)).result().text == ""
 
 
+@pytest.mark.more
 def test_a_ledger_that_was_deleted_is_missed(pair: Pair) -> None:
     """Sketches of inputs tell the next run that there was a ledger."""
     marked_pair(pair)
@@ -218,7 +220,7 @@ def inputs(pair: Pair, count: int) -> None:
         pair.path(party, "in.csv").write_bytes(marked(*range(count), column=column))
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("party", PARTIES)
 def test_an_input_that_differs_in_few_items_is_refused_before_the_open(tapped: tuple[Pair, int], party: str) -> None:
     pair, port = tapped

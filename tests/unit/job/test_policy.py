@@ -218,6 +218,7 @@ def test_padding_counts_as_questions(pair: Pair, protocol: str) -> None:
     failed(alice, 80, REFUSED)
 
 
+@pytest.mark.more
 def test_runs_a_day(pair: Pair) -> None:
     """The second run is refused although its task has another name; the other party has no such limit."""
     marked_pair(pair, broadcast=False)
@@ -308,7 +309,7 @@ def test_a_receiver_of_a_broadcast_refuses_what_matched(tapped: tuple[Pair, int]
     pair.nothing_left()
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("party", "broadcast"), [(LISTENER, False), (DIALER, True)], ids=["one-sided receiver", "sender of a broadcast"]
 )

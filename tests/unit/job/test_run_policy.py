@@ -68,6 +68,7 @@ def test_the_least_time_of_a_run(pair: Pair, seconds: int) -> None:
         assert the_object(result.stdout)["seconds"] < seconds or the_object(result.stdout)["warnings"]
 
 
+@pytest.mark.more
 def test_a_failure_after_the_opening_waits_too(pair: Pair) -> None:
     marked_pair(pair)
     pair.jobs[LISTENER]["policy"] = {"min_duration": "10m"}
@@ -134,6 +135,7 @@ def test_a_run_ends_at_its_time(pair: Pair) -> None:
     assert pair.path(LISTENER, "out/people.csv").read_bytes() == OLD
 
 
+@pytest.mark.more
 def test_the_wait_for_the_peer_is_part_of_the_time(pair: Pair) -> None:
     marked_pair(pair)
     pair.jobs[LISTENER]["policy"] = {"max_duration": 1}
@@ -145,6 +147,7 @@ def test_the_wait_for_the_peer_is_part_of_the_time(pair: Pair) -> None:
 # Strictness ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 def test_a_strict_run(pair: Pair) -> None:
     """It needs TLS and the native backend; without either, it ends before it listens or dials."""
     marked_pair(pair)

@@ -68,6 +68,7 @@ def test_the_other_point_is_the_sum_or_the_difference_with_the_point_of_the_bin(
         assert add(own, middle) in (partner(own, 0), partner(own, 1))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("choice", [0, 2**64 - 1])
 def test_nothing_tells_which_point_was_drawn(backend: curve.Backend, choice: int) -> None:
     """Neither point is the other one's partner by a certain sign more often than by chance.

@@ -30,7 +30,7 @@ CASES = [
 # What is computed ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sample(13)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("own", "peer", "share"), CASES)
 def test_blocks_of_equal_items_are_equal_and_others_differ(
     ole_backend: ole.Backend, own: int, peer: int, share: float
@@ -52,6 +52,7 @@ def test_blocks_of_equal_items_are_equal_and_others_differ(
     assert [len(message) for message in made.messages] == [16 * each for each in blocks]
 
 
+@pytest.mark.sample(1)
 def test_the_vectors_are_correlated(ole_backend: ole.Backend) -> None:
     """C = A * Δ + B, where the receiver has A and C, and the sender Δ and B."""
     shape = sizes(5)
@@ -106,6 +107,7 @@ def strings(packed: bytes) -> npt.NDArray[np.uint64]:
     return np.concatenate([np.frombuffer(packed[at : len(packed) - (len(packed) - at) % 8], "<u8") for at in range(8)])
 
 
+@pytest.mark.more
 def test_two_attempts_with_the_same_items_share_nothing() -> None:
     """Nothing serves twice: no 8 bytes are in both attempts, or in one of them twice.
 
@@ -248,6 +250,7 @@ def test_one_wrong_block_in_the_sample_is_found(wrong: npt.NDArray[np.uint64]) -
 STEPS = ["encode", "keys", "choices", "sums", "vector", "evaluate", "compress", "evaluate of the sender"]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("step", STEPS)
 def test_no_step_can_be_taken_twice(step: str) -> None:
     receiver, sender, sent = halves_before(step)
@@ -258,6 +261,7 @@ def test_no_step_can_be_taken_twice(step: str) -> None:
         assert caught.value.code == 70
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("step", STEPS)
 def test_no_step_can_be_taken_after_the_secrets_were_wiped(step: str) -> None:
     receiver, sender, sent = halves_before(step)

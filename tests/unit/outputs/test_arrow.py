@@ -69,6 +69,7 @@ def attempt(path: Path, fmt: FileFormat, output: FileFormat) -> bytes:
     return write(Source(path, fmt, ["id"], output=output), output)
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("out", KINDS, ids=name_of)
 @pytest.mark.parametrize("fmt", KINDS, ids=name_of)
 @pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
@@ -92,7 +93,7 @@ def test_all_types_are_kept(
     assert attempt(path, out, out) == data
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("name", every_type())
 def test_every_type_is_kept_or_refused_before_the_exchange(tmp_path: Path, name: str) -> None:
     table = pa.table({"id": ["1", "2", "3"], "v": every_type()[name]})
@@ -319,6 +320,7 @@ def test_a_stream_must_be_complete_and_alone(tmp_path: Path) -> None:
         assert "the Arrow stream has no end" in refuse(MalformedInputError, tmp_path, other, fmt=ARROW_STREAM)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("fmt", KINDS, ids=name_of)
 @pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
 def test_damaged_files_are_refused_or_read(tmp_path: Path, fmt: FileFormat, compression: Any) -> None:

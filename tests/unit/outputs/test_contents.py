@@ -149,6 +149,7 @@ def check_one(rows: list[Any], settings: OutputSettings, fmt: FileFormat, out: F
             assert written(path, fmt, out, mask, settings, budget) == data
 
 
+@pytest.mark.more
 @given(ROWS, SETTINGS, st.sampled_from([CSV, JSONL, PARQUET]), st.sampled_from([CSV, JSONL, PARQUET]))
 def test_an_output_holds_what_its_settings_say(
     rows: list[Any], settings: OutputSettings, fmt: FileFormat, out: FileFormat

@@ -61,7 +61,7 @@ def values(data: Any) -> list[Any]:
     return found
 
 
-@pytest.mark.sample(60)
+@pytest.mark.sample(20)
 @pytest.mark.parametrize("key", ["id", "v"])
 def test_parquet_keeps_every_value_or_refuses_the_column(path: Path, key: str) -> None:
     data = outcome(path, PARQUET, key)
@@ -78,7 +78,7 @@ def test_parquet_keeps_every_value_or_refuses_the_column(path: Path, key: str) -
     assert after.nullable == before.nullable
 
 
-@pytest.mark.sample(60)
+@pytest.mark.sample(20)
 @pytest.mark.parametrize("key", ["id", "v"])
 def test_csv_has_a_text_for_every_value_or_refuses_the_column(path: Path, key: str) -> None:
     data = outcome(path, CSV, key)

@@ -184,6 +184,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.more
 @given(st.lists(st.dictionaries(st.sampled_from(["a", "é", '"', "id2", ""]), VALUES), max_size=8), st.booleans())
 def test_values_are_read_as_the_json_module_reads_them(tmp_path_factory: Any, rows: Any, ascii_only: bool) -> None:
     folder = tmp_path_factory.mktemp("json")
@@ -195,6 +196,7 @@ def test_values_are_read_as_the_json_module_reads_them(tmp_path_factory: Any, ro
             assert text == value if isinstance(value, str) or value is None else json.loads(text) == value
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("output", [CSV, JSONL, ARROW], ids=name_of)
 def test_damaged_files_are_refused_or_read(tmp_path: Path, output: FileFormat) -> None:
     path = tmp_path / "in"

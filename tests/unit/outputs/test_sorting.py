@@ -212,6 +212,7 @@ def test_an_ordered_dictionary_keeps_the_order_of_the_whole_file(tmp_path: Path)
     assert sorted(found["size"].to_pylist()) == ["L", "L", "M", "S", "XL"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("out", [CSV, JSONL, PARQUET, ARROW], ids=name_of)
 def test_many_rows_with_the_same_key(tmp_path: Path, out: FileFormat) -> None:
     content = b"id,n\n" + b"".join(b"same,%d\n" % n for n in range(300_000))

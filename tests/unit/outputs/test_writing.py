@@ -69,7 +69,7 @@ def oracle(frame: pd.DataFrame, matched: Any, keys: Sequence[str]) -> list[tuple
     return [tuple(rows[index]) for index in sorted(range(len(rows)), key=sort_keys.__getitem__)]
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("fmt", ALL_FORMATS, ids=name_of)
 @pytest.mark.parametrize("from_parquet", [False, True])
 @pytest.mark.parametrize("rows", [1, 300, 40_000])
@@ -208,6 +208,7 @@ def test_parquet_values_as_csv(tmp_path: Path, kind: str) -> None:
     assert parsed(write(source, CSV), CSV)[1:] == [["a", expected[0]], ["b", expected[1]]]
 
 
+@pytest.mark.more
 @given(st.lists(st.floats(allow_nan=False), min_size=1))
 def test_floats_survive_a_round_trip(values: list[float]) -> None:
     table = pa.table({"id": [str(n) for n in range(len(values))], "v": values})
@@ -366,6 +367,7 @@ def test_check_input_reads_only_the_header(tmp_path: Path) -> None:
         tables.check_input(path, CSV, ["b"], name="shown name")
 
 
+@pytest.mark.more
 def test_a_line_end_inside_quotes_survives_wherever_a_block_ends(tmp_path: Path) -> None:
     """pyarrow drops an LF at the start of a block if the previous block ended with CR."""
     header, tail = b"id,note\n", b'\r\nline two"\n'

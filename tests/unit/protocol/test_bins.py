@@ -208,6 +208,7 @@ def _log2(value: int) -> float:
     return float(np.log2(float(value >> shift))) + shift
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("bits", range(1, 17))
 def test_a_bin_overflows_with_a_probability_below_2_to_minus_60(bits: int) -> None:
     """This covers every mean up to 2^20; fewer items with the same rounded-up mean have a smaller tail."""
@@ -447,7 +448,7 @@ def capacity_of(count: int, bins: int) -> int:
     return capacity(count, max(bins, 1))
 
 
-@pytest.mark.sample(40)
+@pytest.mark.sample(10)
 @both_outcomes
 @pytest.mark.parametrize(("n", "m"), SIZES)
 def test_sizes_at_the_edges(n: int, m: int, broadcast: bool) -> None:
@@ -465,6 +466,7 @@ def test_everything_matches_or_nothing(shared: int, broadcast: bool) -> None:
     check(ours, theirs, broadcast=broadcast)
 
 
+@pytest.mark.more
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32),

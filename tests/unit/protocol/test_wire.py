@@ -200,6 +200,7 @@ def test_an_unknown_field_inside_is_refused(kind: str) -> None:
             assert refused(envelope.SerializeToString())
 
 
+@pytest.mark.more
 @settings(max_examples=500, deadline=None)
 @given(message=any_message, data=st.data())
 def test_a_mutated_message_is_refused_or_another_message(message: Message, data: st.DataObject) -> None:

@@ -63,8 +63,8 @@ def items_of(found: Any) -> list[bytes]:
     return items
 
 
+@pytest.mark.sample(1)
 @pytest.mark.usefixtures("no_ray")
-@pytest.mark.sample(2)
 @pytest.mark.parametrize("groups", [1, 16, 256])
 def test_shares_and_groups_make_no_difference(groups: int) -> None:
     @settings(max_examples=30)

@@ -115,12 +115,14 @@ def test_a_peer_that_only_lives(watched: Watched) -> None:
     assert link.now == STOCK
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("message", [FRAME, len(encode(FRAME))], ids=["sends", "reads"])
 def test_a_modem_is_fast_enough(watched: Watched, message: Message | int) -> None:
     link, watch = watched(iter(lambda: message, None), MODEM)
     follow(link, watch, 10 * DAY)
 
 
+@pytest.mark.more
 def test_time_is_not_saved_up(watched: Watched) -> None:
     """A peer that was fast for a day gets no more time than any other."""
     fast = [FRAME] * int(DAY)

@@ -193,6 +193,7 @@ def test_a_trace_shows_every_frame_of_both_lists(tmp_path: Path) -> None:
     assert counts == {**queues, "sent": ["bytes"], "received": ["bytes"]}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("later", [{}, {"broadcast": True}, {"broadcast": True, "receiver": BOB}], ids=str)
 def test_a_slow_output_does_not_show_in_the_pace_of_the_session(later: dict[str, Any]) -> None:
     """The time to write a one-sided result depends on its size; it must not show in the pace of later tasks."""
@@ -248,6 +249,7 @@ def is_still(ends: tuple[Party, Party], held: int) -> bool:
     return all(end.link.idle for end in ends) and not reading and not in_transit and pieces == held
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("terms", [[ALICE, ALICE], [ALICE, BOB], [BOB, ALICE]], ids=str)
 def test_a_slow_check_of_the_lists_does_not_block_the_next_task(
     monkeypatch: pytest.MonkeyPatch, terms: list[str]

@@ -68,6 +68,7 @@ def check_ends(pairs: Sequence[tuple[Plan, Plan]], states: Sequence[tuple[str, s
             assert own != WORKS or said == ["the peer skipped for 65"]
 
 
+@pytest.mark.more
 @settings(max_examples=15, deadline=None)
 @given(
     st.lists(
@@ -85,7 +86,7 @@ def test_all_other_tasks_run(tasks: list[tuple[str, str, str, bool]]) -> None:
     check_ends(pairs, states)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("state", [NO_FILE, BAD_ROW])
 @pytest.mark.parametrize("at", [[0], [2], [4], [1, 2, 3], [0, 1, 2, 3, 4]], ids=str)
 @pytest.mark.parametrize("party", [0, 1], ids=[ALICE, BOB])
@@ -108,6 +109,7 @@ def test_a_skipped_task_of_any_place(party: int, at: list[int], state: str) -> N
     assert not any(isinstance(each, Abort) for end in ends for each in end.link.sent)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("state", [NO_FILE, BAD_ROW])
 def test_a_task_is_skipped_while_bins_of_another_one_are_under_way(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first task's points are held back until the second one's skip has arrived."""
@@ -133,6 +135,7 @@ def test_a_task_is_skipped_while_bins_of_another_one_are_under_way(state: str, m
     check_ends(pairs, states)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("state", [NO_FILE, BAD_ROW])
 @pytest.mark.parametrize("at", [0, 1, 3])
 def test_a_peer_that_does_not_keep_going_finishes_the_earlier_tasks(at: int, state: str) -> None:
@@ -167,6 +170,7 @@ def test_a_refusal_before_a_skipped_task(monkeypatch: pytest.MonkeyPatch) -> Non
     check_ends(pairs[:1], [(WORKS, WORKS)])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "failure", [PsicliError(detail="another error"), ValueError("an error of psicli"), PeerSizeError()]
 )

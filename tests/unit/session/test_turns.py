@@ -64,7 +64,7 @@ def learnt(ends: tuple[Party, Party], common: set[str]) -> None:
             assert plan.found == (common if plan.receives or plan.broadcast else None)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.more
 @pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
 @pytest.mark.parametrize("receiver", [ALICE, BOB])
 def test_two_bins_are_under_way_at_a_time(
@@ -127,7 +127,7 @@ def test_bins_go_in_order() -> None:
     assert [bool(message.digest) for message in received] == [False] * (BINS[400] - 1) + [True]
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
 def test_tasks_of_opposite_receivers_have_no_bins_under_way_together(
     under_way: dict[str, list[dict[int, tuple[bool, int]]]], broadcast: bool
@@ -146,7 +146,7 @@ def test_tasks_of_opposite_receivers_have_no_bins_under_way_together(
         assert all(len({receives for receives, _ in now.values()}) <= 1 for now in under_way[end.party])
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("bin_items", [BIN_ITEMS, MOST_BIN_ITEMS], ids=["many bins", "one bin"])
 def test_full_links_in_both_directions_do_not_wait_for_each_other(bin_items: int) -> None:
     """Each direction fills up before the first frame leaves, as on a slow line; both lists exceed the queues."""
@@ -176,6 +176,7 @@ def test_full_links_in_both_directions_do_not_wait_for_each_other(bin_items: int
     learnt(ends, set(numbers(many // 2, many)))
 
 
+@pytest.mark.more
 def test_a_failed_comparison_stays_hidden_from_the_sender(monkeypatch: pytest.MonkeyPatch) -> None:
     """The receiver compares a bin after it has sent Received, so the sender sees no difference if that fails."""
     alice = [Plan(f"t{i}", numbers(0, 200), receives=True) for i in range(3)]
@@ -215,6 +216,7 @@ class LyingLink(TapLink):
         return super().send(message)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("bin_items", [BIN_ITEMS, MOST_BIN_ITEMS], ids=["many bins", "one bin"])
 @pytest.mark.parametrize(
     ("kind", "broadcast", "liar"), [(Received, False, 0), (Done, False, 1), (Commit, True, 0), (Done, True, 1)]

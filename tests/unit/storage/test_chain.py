@@ -297,6 +297,7 @@ def started(state: Path, lines: int, failpoint: str = "") -> subprocess.Popen[by
     return subprocess.Popen(code, cwd=ROOT, env={**os.environ, **failing_at(failpoint)})
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("new", [True, False], ids=["new", "old"])
 @pytest.mark.parametrize("point", ["head.written", "appended", "synced"])
 @pytest.mark.parametrize("nth", [1, 2])

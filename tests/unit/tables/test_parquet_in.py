@@ -134,6 +134,7 @@ def sample_file(folder: Path, fmt: FileFormat) -> Path:
     return path
 
 
+@pytest.mark.sample(40)
 @pytest.mark.parametrize("fmt", [CSV, CSV_GZ, JSONL, PARQUET, ARROW, ARROW_STREAM], ids=name_of)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("before", [True, False])
@@ -204,6 +205,7 @@ def test_floating_point_columns_get_no_dictionary(tmp_path: Path) -> None:
     assert pq.read_table(sink).equals(rows)
 
 
+@pytest.mark.sample(20)
 @pytest.mark.parametrize("fmt", [CSV, CSV_GZ, JSONL, PARQUET, ARROW, ARROW_STREAM], ids=name_of)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("matched", [[True, True], [False, False]], ids=["all", "none"])

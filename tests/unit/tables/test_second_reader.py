@@ -122,7 +122,7 @@ EXPRESSIONS = FAR | {
 REFUSED = ("INTERVAL", "VARIANT")
 
 
-@pytest.mark.sample(20)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("kind", EXPRESSIONS)
 def test_duckdb_finds_its_own_values_in_an_output(tmp_path: Path, kind: str) -> None:
     value = EXPRESSIONS[kind]
@@ -132,7 +132,7 @@ def test_duckdb_finds_its_own_values_in_an_output(tmp_path: Path, kind: str) -> 
     assert check_against_duckdb(tmp_path) == (not kind.endswith(REFUSED))
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "kind", [kind for kind in LITERALS if kind not in ("HUGEINT", "FLOAT", "DOUBLE", "BLOB", *REFUSED)]
 )
@@ -183,7 +183,7 @@ POLARS: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("form", ["plain", "list", "array", "struct"])
 @pytest.mark.parametrize("kind", POLARS)
 def test_polars_columns_are_kept(tmp_path: Path, kind: str, form: str) -> None:
@@ -227,7 +227,7 @@ PANDAS: dict[str, Any] = {
 }
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("index", [None, "name", "number"])
 @pytest.mark.parametrize("kind", PANDAS)
 def test_pandas_reads_a_frame_back_as_it_was(tmp_path: Path, kind: str, index: str | None) -> None:
@@ -277,6 +277,7 @@ def frames(draw: st.DrawFn) -> tuple[pa.Table, int]:
     return pa.table(columns), draw(st.integers(1, 12))
 
 
+@pytest.mark.more
 @given(frames())
 @settings(deadline=None, max_examples=40)
 def test_duckdb_reads_an_output_as_it_reads_the_input(given: tuple[pa.Table, int]) -> None:
@@ -289,6 +290,7 @@ def test_duckdb_reads_an_output_as_it_reads_the_input(given: tuple[pa.Table, int
 
 
 # INT96 timestamps: years 1600 to 9999 and more, with and without nanoseconds.
+@pytest.mark.more
 @given(st.lists(st.none() | st.integers(-9_223_372_022_400_000, 253_402_300_799_999_999), max_size=8), st.booleans())
 @settings(deadline=None, max_examples=40)
 def test_int96_timestamps_are_those_that_duckdb_reads(micros: list[int | None], nested: bool) -> None:

@@ -158,6 +158,7 @@ def encrypted(folder: Path, rows: int) -> Path:
     return path
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("rows", [3, 1_500_000])
 def test_an_encrypted_column_is_refused_by_name_and_never_read_by_a_sender(tmp_path: Path, rows: int) -> None:
     path = encrypted(tmp_path, rows)

@@ -233,6 +233,7 @@ def fingerprint_shown(path: Path) -> str:
     return f"  sha256     {' '.join(groups[:4])}\n             {' '.join(groups[4:])}"
 
 
+@pytest.mark.more
 def test_from_nothing_to_a_certificate_that_is_shown(tmp_path: Path) -> None:
     results = [
         psicli(tmp_path, "certs", "ca", "--name", "Two \u001b[31mcompanies"),

@@ -72,7 +72,7 @@ CROWDS: dict[str, Strangers] = {
 }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("crowd", CROWDS)
 def test_strangers_who_take_all_places_do_not_keep_the_peer_out(
     port: int, crowd: str, monkeypatch: pytest.MonkeyPatch

@@ -140,6 +140,7 @@ WEAK_AUTHORITIES = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", WEAK_AUTHORITIES)
 def test_a_chain_that_can_be_forged_is_named(tmp_path: Path, kind: str) -> None:
     """The certificate is strong, but the authority between it and the root is not."""
@@ -151,6 +152,7 @@ def test_a_chain_that_can_be_forged_is_named(tmp_path: Path, kind: str) -> None:
     assert caught.value.advice.startswith("Remove that certificate from the file, or replace it. Use a key on")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("label", ["CERTIFICATE", "TRUSTED CERTIFICATE"])
 @pytest.mark.parametrize("kind", WEAK_AUTHORITIES)
 def test_a_weak_authority_among_others_is_not_trusted(tmp_path: Path, kind: str, label: str) -> None:

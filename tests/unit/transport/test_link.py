@@ -271,6 +271,7 @@ def test_nobody_comes(meeting: Meeting) -> None:
         meeting.listen(timeout=0.2).result(DEADLINE)
 
 
+@pytest.mark.more
 def test_nobody_listens() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

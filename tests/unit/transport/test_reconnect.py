@@ -149,7 +149,7 @@ def read_to_the_end(link: Link) -> None:
 # Reconnected -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("how", ["reset", "half_close", "lose_the_dialer"])
 def test_nothing_is_lost_or_doubled_when_a_connection_breaks(
@@ -166,7 +166,7 @@ def test_nothing_is_lost_or_doubled_when_a_connection_breaks(
     assert ends.proxy.made > 3
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("how", ["hold", "blackhole"])
 def test_a_silent_connection_is_replaced(join: Callable[..., Ends], quick: None, how: str) -> None:
     """With `hold`, old octets still arrive once the network is back; they must do no harm."""
@@ -183,6 +183,7 @@ def test_a_silent_connection_is_replaced(join: Callable[..., Ends], quick: None,
     finish(ends)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("octets", [3_000, 300_000])
 def test_reconnecting_after_a_flipped_bit_in_tls(
     join: Callable[..., Ends], files: Path, octets: int, monkeypatch: pytest.MonkeyPatch
@@ -242,7 +243,7 @@ def test_a_listener_that_was_started_again_is_not_waited_for(join: Callable[...,
     taken.end()
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("tls", [False, True])
 def test_a_listener_that_is_stopped_is_not_waited_for(
     join: Callable[..., Ends], quick: None, monkeypatch: pytest.MonkeyPatch, files: Path, tls: bool

@@ -107,6 +107,7 @@ def kinds(facts: Facts) -> list[str]:
     return [line for line in told(facts) if "=" not in line]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("code", [0, 65, 143])
 def test_hooks_around_a_batch(facts: Facts, code: int) -> None:
     report = surround(plan_of(facts, HooksEntry(**ALL)), facts.report_dir, lambda: ended(code))

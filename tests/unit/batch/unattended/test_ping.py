@@ -80,6 +80,7 @@ def test_a_redirect_to_the_same_host_is_followed() -> None:
     assert service.paths == [f"/{SECRET}/0", "/elsewhere"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("target", ["http://localhost:{port}/{path}", "file:///etc/passwd"])
 def test_a_redirect_to_another_host_is_not_followed(target: str) -> None:
     with serving(Service(302)) as service:
@@ -103,6 +104,7 @@ def test_a_service_that_never_answers_costs_no_more_than_the_limit(monkeypatch: 
     assert warning == "the ping to 127.0.0.1 (hooks.ping) failed: it did not end within 1 s"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("address", ["file:///etc/passwd", "ftp://127.0.0.1/passwd", "http://127.0.0.1:1/passwd \n"])
 def test_an_address_that_cannot_be_requested_is_not_repeated(address: str) -> None:
     warning = send(address, "0")

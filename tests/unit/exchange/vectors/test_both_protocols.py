@@ -42,6 +42,7 @@ def results(ends: tuple[ExchangeEnd, ExchangeEnd], broadcast: bool) -> list[set[
     return [matched_items(end, end.output.staged) for end in (receiver, sender)]
 
 
+@pytest.mark.sample(4)
 @both_outcomes
 @pytest.mark.parametrize(
     ("n", "m", "shared", "how"),
@@ -132,6 +133,7 @@ def lost(*arguments: object) -> None:
     raise WorkerLostError(bin=0)
 
 
+@pytest.mark.sample(2)
 @each_side
 @pytest.mark.parametrize("step", [1, 3, 5])
 def test_a_bin_by_rr22_is_computed_again_after_a_loss(side: int, step: int) -> None:

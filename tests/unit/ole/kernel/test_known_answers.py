@@ -83,6 +83,7 @@ def test_every_function_has_a_known_answer() -> None:
     assert KNOWN.keys() == FUNCTIONS.keys()
 
 
+@pytest.mark.sample(20)
 @pytest.mark.parametrize("function", KNOWN)
 @pytest.mark.parametrize("name", OLE_NAMES, ids=backends.label)
 def test_known_answers_for_small_sizes(name: str, function: str) -> None:

@@ -27,6 +27,7 @@ from psicli.protocol.task import Phase, TaskParty
 from psicli.protocol.work import GatherMatches
 
 
+@pytest.mark.sample(1)
 @both_outcomes
 @roles
 @pytest.mark.parametrize(

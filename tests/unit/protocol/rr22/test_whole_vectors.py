@@ -48,6 +48,7 @@ def test_a_whole_task_of_several_bins_by_rr22(n: int, m: int, broadcast: bool) -
     assert_whole(pair, n, m, broadcast)
 
 
+@pytest.mark.more
 @settings(max_examples=25, deadline=None)
 @given(
     n=st.sampled_from([1, 5, 95]),

@@ -153,6 +153,7 @@ losses = st.lists(
 
 
 # In this example the last bin is lost just before the matches are gathered.
+@pytest.mark.more
 @example(
     n=1,
     broadcast=True,

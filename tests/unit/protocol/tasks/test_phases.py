@@ -129,6 +129,7 @@ def test_the_tables_agree_with_the_specification(role: type[TaskParty]) -> None:
     assert described == expected
 
 
+@pytest.mark.sample(27)
 @pytest.mark.parametrize("many", [False, True], ids=["one bin", "bins"])
 @pytest.mark.parametrize("kind", KINDS)
 @both_outcomes
@@ -155,6 +156,7 @@ def test_a_message_that_a_phase_does_not_allow_is_a_violation(
     assert tried == expected
 
 
+@pytest.mark.sample(14)
 @pytest.mark.parametrize("kind", KINDS)
 @both_outcomes
 @roles

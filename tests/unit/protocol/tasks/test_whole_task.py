@@ -64,6 +64,7 @@ def test_a_whole_task(n: int, m: int, broadcast: bool) -> None:
     assert_whole(pair, n, m, broadcast)
 
 
+@pytest.mark.sample(96)
 @both_outcomes
 @pytest.mark.parametrize("m", MANY_SIZES)
 @pytest.mark.parametrize("n", MANY_SIZES)

@@ -35,6 +35,7 @@ def drawn_night(nights: Sequence[Night], draw: random.Random) -> int:
     return draw.choice([at for at, night in enumerate(nights) if at >= FIRST and night.is_done])
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("kind", KINDS)
 def test_real_nights_are_usual_and_each_anomaly_is_found(kind: str) -> None:
     nights = series(kind, 1).nights

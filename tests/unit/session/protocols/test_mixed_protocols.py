@@ -16,6 +16,7 @@ OF_VECTORS = {Stream.KEYS, Stream.CHOICES, Stream.SUMS, Stream.VECTOR}
 FEW = 94
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("protocols", "bin_items"),
     [

@@ -99,7 +99,7 @@ def parquet(first: int) -> bytes:
     return target.getvalue()
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl", "a.parquet"])
 @pytest.mark.parametrize("replaced", [True, False])
 def test_an_object_that_changes_while_it_is_read_is_an_error(store: Store, name: str, replaced: bool) -> None:

@@ -93,6 +93,7 @@ def test_line_ends_and_byte_order_marks(tmp_path: Path, end: bytes, final: bool,
     assert source.table.to_pydict() == {"id": ["1", "2"], "a": ["x", "y"]}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("quoted", [False, True])
 def test_many_blocks(tmp_path: Path, end: bytes, quoted: bool) -> None:
@@ -313,6 +314,7 @@ def test_rows_about_as_long_as_a_block(tmp_path: Path) -> None:
     assert source.key_texts[0].to_pylist() == [str(n) for n in range(9)]
 
 
+@pytest.mark.more
 def test_a_header_without_end_is_refused(tmp_path: Path) -> None:
     endless = b"id," + b"x" * delimited.MAX_HEADER_BYTES + b"\n1,2\n"
     unclosed = b'id,"' + b"x\n" * delimited.MAX_HEADER_BYTES
@@ -417,6 +419,7 @@ def outcome(content: bytes, size: int) -> Any:
 PIECES = ["a", "b,", '"', '""', "\n", "\r\n", "\r", ",", '"x\ny"', "é", "ab,cd\n", '"a","b"\n']
 
 
+@pytest.mark.more
 @given(st.lists(st.sampled_from(PIECES), max_size=60).map("".join), st.integers(12, 40))
 def test_the_size_of_blocks_makes_no_difference(body: str, size: int) -> None:
     content = b"x,y\n" + body.encode()
@@ -428,6 +431,7 @@ def test_the_size_of_blocks_makes_no_difference(body: str, size: int) -> None:
         assert divided == whole or (isinstance(divided, str) and isinstance(whole, str))
 
 
+@pytest.mark.sample(42)
 @pytest.mark.parametrize("size", range(9, 30))
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("quoted", [False, True])

@@ -56,6 +56,7 @@ FIELD = st.text(st.sampled_from("ab\"',;\t|. \r\n\\]éßж日本語￥😀-^~$:"
 KEY = FIELD.map(lambda text: text.translate({9: "", 10: "", 13: ""}))
 
 
+@pytest.mark.more
 @given(
     st.lists(st.tuples(KEY, FIELD, FIELD), max_size=6),
     st.builds(
@@ -113,6 +114,7 @@ def test_what_the_csv_module_writes_in_a_dialect_is_read_back(
 # Encodings ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "cp1252"])
 def test_a_large_file_in_another_encoding_is_read_in_blocks(tmp_path: Path, encoding: str) -> None:
     text = "id,ä\r\n" + "".join(f"{n},{'é' * (100 + n % 7)}\r\n" for n in range(60_000))

@@ -161,6 +161,7 @@ def test_a_file_that_is_not_what_its_name_says_is_recognised(tmp_path: Path, kin
         assert advice in caught.value.advice
 
 
+@pytest.mark.sample(24)
 @pytest.mark.parametrize("fmt", TEXT_FORMATS, ids=name_of)
 @pytest.mark.parametrize("first", ["PAR1", "ORC", "BZh9", "FEA1", "Obj", "[id]", "{id}", "<id>", "%", "PK", "{", "["])
 def test_a_name_that_looks_like_another_format_is_no_mistake(tmp_path: Path, fmt: FileFormat, first: str) -> None:
