@@ -68,11 +68,11 @@ demo: $(VENV)/.installed
 demo-cluster: $(VENV)/.test-installed
 	PYTHONPATH=tests $(BIN)/python -m support.clusters.demo
 
-# A sample of every kind of test, in under four minutes on two cores.
+# A sample of every kind of test, in about five minutes on two cores.
 test: $(VENV)/.test-installed
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not more"
 
-# The tests that `make test` leaves out: mostly other cases of the same tests.
+# The tests that `make test` leaves out: further cases of the same tests, and tests that take longer.
 test-more: $(VENV)/.test-installed
 	$(BIN)/pytest -n 2 --dist worksteal -m "more and not slow"
 
