@@ -34,7 +34,7 @@ from support.processes.altered import forget_received, program
 from support.processes.expectations import OLD, failed, the_object
 from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, failing_at, other
 
-# `make test` runs only one of the two similar cases.
+# The other of the two similar cases is for `make test-slow`.
 ONE_SOON = [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)]
 
 

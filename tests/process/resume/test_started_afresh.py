@@ -31,7 +31,7 @@ from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, other
 
 from psicli.exchange.finished import Manifest
 
-# `make test` runs only one of the two similar cases.
+# The other of the two similar cases is for `make test-slow`.
 ONE_SOON = [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)]
 
 

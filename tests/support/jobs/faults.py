@@ -39,7 +39,7 @@ BINS_CASES = [(point, party) for point in BINS for party in PARTIES]
 RESUME_CASES = [*CASES, *BINS_CASES]
 SPOOL_CASES = [(point, party) for point in SPOOL for party in PARTIES]
 
-# `make test` runs only one of the two similar cases.
+# The other of the two similar cases is for `make test-slow`.
 ONE_SOON = [LISTENER, pytest.param(DIALER, marks=pytest.mark.slow)]
 OUTPUTS = {LISTENER: [BOTH], DIALER: [BOTH, ALONE]}
 
