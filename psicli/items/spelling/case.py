@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from psicli.items import compute as pc
+from psicli.items.encoding import packed
 from psicli.items.records import in_order
 from psicli.items.spelling.keys import Keys
 from psicli.items.spelling.patterns import PLACEHOLDERS
@@ -36,16 +37,19 @@ class CaseSample:
 
     def add(self, keys: Keys) -> None:
         """Add the keys that have letters."""
-        if not _are_letters(keys.data).any():
+        are_letters = _are_letters(keys.data)
+        if not are_letters.any():
             return
         hashes = _caseless_hashes(keys)
         chosen = np.flatnonzero((keys.lengths <= _LONGEST_SAMPLED) & (hashes < self._share))
         if not len(chosen):
             return
-        # Only the few that are chosen from a large column are worth a look at all of their bytes.
-        sampled = Keys(pc.take(keys.texts, pc.from_numpy(chosen)))
-        letters = np.logical_or.reduceat(_are_letters(sampled.data), sampled.starts)
-        self._keep([(pc.filter_(sampled.texts, pc.from_numpy(letters)), hashes[chosen[letters]])])
+        if len(chosen) < len(keys):
+            # Only the few that are chosen from a large column are worth a look at all of their bytes.
+            keys, hashes = Keys(pc.take(keys.texts, pc.from_numpy(chosen))), hashes[chosen]
+            are_letters = _are_letters(keys.data)
+        have_letters = np.logical_or.reduceat(are_letters, keys.starts)
+        self._keep([(pc.filter_(keys.texts, pc.from_numpy(have_letters)), hashes[have_letters])])
 
     def merge(self, other: CaseSample) -> None:
         """Add a sample of other keys. The result does not depend on which keys were in which sample."""
@@ -55,8 +59,12 @@ class CaseSample:
     def alike(self) -> str:
         """Return how many keys differ from another key only in case, in words; empty if none do."""
         self._shrink()
+        [(texts, hashes)] = self._parts
+        if len(texts) and packed(texts)[1].max() < 0x80:
+            # In ASCII, keys that differ only in case have the same hash: those with a hash of their own are not alike.
+            texts = pc.filter_(texts, pc.from_numpy(_are_repeated(hashes)))
         # Those of placeholders are a finding of their own.
-        keys = pc.unique(self._joined())
+        keys = pc.unique(texts)
         keys = pc.filter_(keys, pc.invert(pc.is_in(keys, value_set=pa.array(PLACEHOLDERS, keys.type))))
         counts = pc.value_counts(pc.utf8_lower(keys)).field("counts")
         alike = pc.sum(pc.filter_(counts, pc.greater(counts, 1))).as_py() or 0
@@ -94,6 +102,15 @@ def _distinct(hashes: _Hashes) -> int:
     """Return how many distinct hashes there are; np.unique is slower."""
     _, ordered = in_order(hashes.reshape(-1, 1))
     return min(len(hashes), 1) + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
+
+
+def _are_repeated(hashes: _Hashes) -> npt.NDArray[np.bool_]:
+    """Return which hashes are also those of another key."""
+    order, ordered = in_order(hashes.reshape(-1, 1))
+    equal = ordered[1:] == ordered[:-1]
+    repeated = np.zeros(len(hashes), np.bool_)
+    repeated[order[1:][equal]] = repeated[order[:-1][equal]] = True
+    return repeated
 
 
 def _are_letters(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
