@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from psicli import __version__
+from psicli.cli.imports import Sparing
 from psicli.cli.options import flag
 from psicli.cli.screen import open_standard_streams, write
 from psicli.core import signals
@@ -119,14 +120,6 @@ def completion(shell: str) -> None:
     write((made.source_template % made.source_vars()).rstrip())
 
 
-class _WithoutPandas:
-    """Keeps pyarrow from importing pandas and dateutil, which it tries to: they are slow to import and not needed."""
-
-    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
-        if fullname in ("pandas", "dateutil"):
-            raise ModuleNotFoundError(f"psicli does not use {fullname}")
-
-
 def _show(error: click.ClickException) -> None:
     """Show what is wrong with the command line."""
     if not logs_json():
@@ -142,7 +135,7 @@ def main() -> NoReturn:
     gc.disable()
     open_standard_streams()
     signals.install()
-    sys.meta_path.insert(0, _WithoutPandas())
+    sys.meta_path.insert(0, Sparing())
     try:
         # A completion has no log.
         if COMPLETE not in os.environ:

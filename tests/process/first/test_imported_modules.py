@@ -24,6 +24,7 @@ METADATA = {"importlib.metadata", "importlib.resources", "zipfile"}
 RARE = METADATA | {
     *("pandas.core", "polars", "duckdb", "ray", "psutil", "phonenumbers", "dateutil.tz", "pydantic"),
     *("jinja2", "markupsafe", "prometheus_client", "tqdm"),
+    *("asyncio.events", "grpc.aio._call", "google.protobuf.text_format"),
     *("psicli.api", "psicli.batch", "psicli.check", "psicli.setup", "psicli.config.batch", "psicli.config.schema"),
     *("psicli.cli.certs", "psicli.cli.check", "psicli.cli.first", "psicli.cli.many", "psicli.cli.past"),
     *("psicli.report.pages.render", "psicli.report.metrics.run", "psicli.report.bars", "psicli.report.batch"),
