@@ -22,6 +22,8 @@ from psicli.report.console import duration
 BETTER, WORTH = 0.9, 0.5
 # With more machines than this, estimates say little: the head and its network are not in the model.
 MOST_MACHINES = 16
+# The name of the way with a Ray cluster.
+RAY = "ray"
 # With more tasks than this, they are not named.
 _TASKS_NAMED = 4
 # Below this time, durations have a decimal [s].
@@ -51,13 +53,21 @@ def add_estimate(found: Checklist, job: Job, tasks: Sequence[tuple[Task, Size]],
     time, needs = estimate.time_of(job, tasks, setting), estimate.of_job(job, tasks, setting)
     found.add("estimate", _in_words(job, needs, time, setting), figures=_figures(needs, time, setting))
     chosen, *others = ways = list(_plans(job, tasks, needs, setting))
-    best, protocols = best_of(ways), list(_other_protocols(job, tasks, setting))
-    plans = {each.name: each.figures for each in (*ways, *protocols)}
+    protocols = list(_other_protocols(job, tasks, setting))
     faster = best_of([chosen, *protocols])
+    # A cluster is not the first advice if another protocol saves about as much on this machine.
+    saves = chosen.seconds - faster.seconds
+    best = best_of([each for each in ways if each.name != RAY or saves < BETTER * (chosen.seconds - each.seconds)])
+    plans = {each.name: each.figures for each in (*ways, *protocols)}
     figures = {"best": best.name, "limit": time.limit.value, "plans": plans, "best_protocol": faster.name}
     others = [each for each in others if each is not best]
-    of_protocols = "" if _is_all_start(time) else _of_protocols(chosen, protocols)
-    message = f"{_verdict(job, chosen, best)}; {_why(job, time, setting)}{_listed(others)}{of_protocols}"
+    # The default needs no word about rr22 where a run is nearly all start, and rr22 saves nothing.
+    told = [each for each in protocols if each.name != RR22 or each is faster or not _is_all_start(time)]
+    first = [each for each in told if _reason_for(chosen, each)]
+    with_protocol = f" with {' and '.join(dict.fromkeys(task.protocol for task, _ in tasks))}" if first else ""
+    verdict = _verdict(job, chosen, best, with_protocol) + _of_protocols(chosen, first)
+    rest = _listed(others) + _of_protocols(chosen, [each for each in told if each not in first])
+    message = f"{verdict}; {_why(job, time, setting)}{rest}"
     found.add("plan", message, figures=figures)
     return needs.seconds
 
@@ -143,7 +153,7 @@ def _machines(job: Job, tasks: Sequence[tuple[Task, Size]], needs: Estimate, set
     machines = next(each for each in range(2, MOST_MACHINES + 1) if seconds(each) * BETTER <= least)
     if seconds(machines) <= BETTER * needs.seconds and needs.seconds - seconds(machines) >= _ROUGH:
         words = f"pipeline.workers: ray, with {machines} machines like this one"
-        yield Plan("ray", words, seconds(machines), needs.memory, needs.traffic)
+        yield Plan(RAY, words, seconds(machines), needs.memory, needs.traffic)
 
 
 # In words --------------------------------------------------------------------------------------------------------
@@ -180,11 +190,12 @@ def _figures(needs: Estimate, time: Time, setting: Setting) -> dict[str, Any]:
     }
 
 
-def _verdict(job: Job, chosen: Plan, best: Plan) -> str:
+def _verdict(job: Job, chosen: Plan, best: Plan, with_protocol: str) -> str:
     if best is chosen:
-        return "best as the job file says"
+        return f"best{with_protocol} as the job file says"
     both = f", which {job.peer} must do, too" if best.needs_peer else ""
-    return f"faster: {best.words}{both}, about {_seconds(best.seconds)} instead of {_seconds(chosen.seconds)}"
+    times = f"about {_seconds(best.seconds)} instead of {_seconds(chosen.seconds)}"
+    return f"faster{with_protocol}: {best.words}{both}, {times}"
 
 
 def _is_all_start(time: Time) -> bool:
@@ -206,18 +217,20 @@ def _why(job: Job, time: Time, setting: Setting) -> str:
 
 
 def _of_protocols(chosen: Plan, protocols: Sequence[Plan]) -> str:
-    """Return how long another protocol would take, and what it assumes, if that is worth a thought."""
-    sentences = []
-    for plan in protocols:
-        faster, slower = (best_of(pair) is pair[1] for pair in ((chosen, plan), (plan, chosen)))
-        about = f"with {plan.words} of both job files, it takes about {_seconds(plan.seconds)}"
-        if plan.name == RR22 and faster:
-            sentences.append(f"{about}, but assumes more (docs/security.md)")
-        elif plan.name != RR22 and not slower:
-            sentences.append(f"{about}, and assumes less (docs/security.md)")
-        else:
-            sentences.append(about)
-    return "".join(f"; {each}" for each in sentences)
+    """Return what other protocols would take, each with the reason to think about it, if there is one."""
+    instead = f"instead of {_seconds(chosen.seconds)} and {in_units(chosen.traffic)}"
+    return "".join(
+        f"; with {plan.words} of both job files, it takes about {_seconds(plan.seconds)} and {in_units(plan.traffic)} "
+        f"of traffic, {instead}{_reason_for(chosen, plan)}"
+        for plan in protocols
+    )
+
+
+def _reason_for(chosen: Plan, plan: Plan) -> str:
+    """Return what speaks for another protocol and what it assumes, or nothing: rr22 gains time, ecdh assumes less."""
+    if plan.name == RR22:
+        return ", but assumes more (docs/security.md)" if best_of([chosen, plan]) is plan else ""
+    return ", and assumes less (docs/security.md)" if best_of([plan, chosen]) is plan else ""
 
 
 def _listed(plans: Sequence[Plan]) -> str:

@@ -14,12 +14,16 @@ from support.batch_files import job as job_document
 from psicli.check import plans
 from psicli.check.checklist import Checklist
 from psicli.check.estimate import Setting, Size
-from psicli.check.plans import Plan, best_of
+from psicli.check.plans import WORTH, Plan, best_of
 from psicli.config import load_job
+from psicli.core.errors import in_units
 from psicli.session.probe import LinkSpeed
 
 VECTORS = {"receive_items": 1e6, "receive_bins": 50.0, "send_items": 1e6, "send_bins": 50.0}
 HERE = Setting({"hash_and_mask": 1e5, "mask": 1e5} | VECTORS, threads=2, cores=2.0, start=0.5)
+# A machine on which rr22 gains nothing.
+SLOW_VECTORS = {"receive_items": 1e4, "receive_bins": 1.0, "send_items": 1e4, "send_bins": 1.0}
+WITHOUT_RR22 = replace(HERE, rates={**HERE.rates, **SLOW_VECTORS})
 FAST = LinkSpeed(1e-4, 1e9, 1e9, {"hash_and_mask": 1e5, "mask": 1e5})
 
 
@@ -91,7 +95,7 @@ def test_jobs_side_by_side_hide_round_trips(tmp_path: Path) -> None:
 
 
 def test_all_cores_are_better_than_one(tmp_path: Path) -> None:
-    one = replace(HERE.with_threads(1), link=FAST)
+    one = replace(WITHOUT_RR22.with_threads(1), link=FAST)
     text, figures = rows(tmp_path, one, 200_000)
     assert figures["best"] == "threads_2"
     assert text.startswith("faster: pipeline.threads: 2, about ")
@@ -113,8 +117,9 @@ def test_a_slow_peer_is_named(tmp_path: Path) -> None:
 def test_more_machines_pay_as_far_as_the_link_does(tmp_path: Path) -> None:
     # The link is three times as fast as this machine.
     link = LinkSpeed(1e-4, 8e6, 8e6, {"hash_and_mask": 1e9, "mask": 1e9})
-    text, figures = rows(tmp_path, replace(HERE, link=link), 10_000_000)
+    text, figures = rows(tmp_path, replace(WITHOUT_RR22, link=link), 10_000_000)
     assert figures["best"] == "ray"
+    assert text.startswith("faster: pipeline.workers: ray, with ")
     machines = int(text.split("pipeline.workers: ray, with ")[1].split()[0])
     assert 2 <= machines <= 4
     on_cluster = replace(HERE.with_machines(4), link=link)
@@ -122,28 +127,71 @@ def test_more_machines_pay_as_far_as_the_link_does(tmp_path: Path) -> None:
     assert list(figures["plans"]) == ["as_is", "rr22"]
 
 
-def test_a_faster_protocol_is_a_decision_of_its_own(tmp_path: Path) -> None:
-    """It is named with what it takes, and never hides what else would help."""
-    one = replace(HERE.with_threads(1), link=FAST)
-    text, figures = rows(tmp_path, one, 200_000)
+def test_a_faster_protocol_comes_right_after_the_verdict(tmp_path: Path) -> None:
+    """It is a decision of its own: named with what it takes, and never hides what else would help."""
+    text, figures = rows(tmp_path, replace(HERE, link=FAST), 400_000)
+    assert (figures["best"], figures["best_protocol"]) == ("as_is", "rr22")
+    assert text == (
+        "best with ecdh as the job file says; with `protocol: rr22` in task t0 of both job files, it takes about 2.4 s "
+        "and 11.6 MB of traffic, instead of 9.5 s and 33.6 MB, but assumes more (docs/security.md); the cores are the "
+        "limit"
+    )
+    text, figures = rows(tmp_path, replace(HERE.with_threads(1), link=FAST), 400_000)
     assert (figures["best"], figures["best_protocol"]) == ("threads_2", "rr22")
-    assert "; with `protocol: rr22` in task t0 of both job files, it takes about " in text
-    assert text.endswith(" s, but assumes more (docs/security.md)")
+    parts = text.split("; ")
+    assert [part.split(", ")[0] for part in parts[:2]] == [
+        "faster with ecdh: pipeline.threads: 2",
+        "with `protocol: rr22` in task t0 of both job files",
+    ]
     assert figures["plans"]["rr22"]["needs_peer"]
     assert figures["plans"]["rr22"]["traffic_bytes"] < figures["plans"]["as_is"]["traffic_bytes"] / 2
 
 
-@pytest.mark.parametrize(
-    ("items", "ending"), [(1e6, " s"), (1.5e5, " s, and assumes less (docs/security.md)")], ids=["slower", "as fast"]
-)
-def test_a_job_with_rr22_hears_of_ecdh(tmp_path: Path, items: float, ending: str) -> None:
+def test_machines_that_another_protocol_replaces_are_not_the_first_advice(tmp_path: Path) -> None:
+    link = LinkSpeed(1e-4, 1e9, 1e9, {"hash_and_mask": 1e9, "mask": 1e9})
+    text, figures = rows(tmp_path, replace(HERE, link=link), 10_000_000)
+    as_is, machines, rr22 = (figures["plans"][name]["seconds"] for name in ("as_is", "ray", "rr22"))
+    assert machines < rr22 < as_is / 5
+    assert (figures["best"], figures["best_protocol"]) == ("as_is", "rr22")
+    assert text.startswith("best with ecdh as the job file says; with `protocol: rr22` in task t0 of both job files, ")
+    assert "; other ways: pipeline.workers: ray, with " in text
+
+
+@pytest.mark.parametrize("count", [10, 1_000, 10_000, 20_000, 50_000])
+def test_a_job_with_rr22_that_is_all_start_hears_of_ecdh(tmp_path: Path, count: int) -> None:
+    """Where rr22 hides its cost in the start, too."""
+    psi = {"receiver": "alice", "protocol": "rr22"}
+    text, figures = rows(tmp_path, replace(HERE, link=FAST), count, psi=psi)
+    assert "; the start takes " in text
+    ecdh, mine = (figures["plans"][name] for name in ("ecdh", "as_is"))
+    assert (
+        f" it takes about {ecdh['seconds']:.1f} s and {in_units(ecdh['traffic_bytes'])} of traffic, instead of " in text
+    )
+    # It comes first, and with a reason, if it takes about as long.
+    about_as_long = ecdh["seconds"] < mine["seconds"] + WORTH
+    assert text.startswith("best with rr22 as the job file says; with `protocol: ecdh` in task t0 of") == about_as_long
+    assert (", and assumes less (docs/security.md); the start takes " in text) == about_as_long
+
+
+@pytest.mark.parametrize(("count", "told"), [(1_000, False), (200_000, True)])
+def test_a_job_with_ecdh_hears_of_rr22_unless_it_saves_nothing(tmp_path: Path, count: int, *, told: bool) -> None:
+    """The start is long enough to hide the exchange of both sizes."""
+    text, _ = rows(tmp_path, replace(HERE, start=8.0, link=FAST), count)
+    assert "the start takes " in text
+    assert ("rr22" in text) == told
+
+
+@pytest.mark.parametrize(("items", "reason"), [(1e6, ""), (1.5e5, ", and assumes less (docs/security.md)")])
+def test_a_job_with_rr22_hears_of_ecdh(tmp_path: Path, items: float, reason: str) -> None:
     """Where nothing is gained, what assumes less is the better one."""
     slow = {"receive_items": items, "receive_bins": 50.0, "send_items": items, "send_bins": 50.0}
     here = replace(HERE, rates={**HERE.rates, **slow}, link=FAST)
     text, figures = rows(tmp_path, here, 400_000, psi={"receiver": "alice", "protocol": "rr22"})
     assert (figures["best"], figures["best_protocol"]) == ("as_is", "as_is")
-    assert "; with `protocol: ecdh` in task t0 of both job files, it takes about " in text
-    assert text.endswith(ending)
+    of_ecdh = "; with `protocol: ecdh` in task t0 of both job files, it takes about 9.5 s and 33.6 MB of traffic, "
+    assert of_ecdh in text
+    assert text.partition(of_ecdh)[2].partition(" and 11.6 MB")[2].partition(";")[0] == reason
+    assert text.startswith(f"best{' with rr22' if reason else ''} as the job file says; ")
     assert list(figures["plans"])[-1] == "ecdh"
 
 
@@ -156,7 +204,7 @@ LIMITS = {"min_peer_items": 1, "max_runs_per_day": 1}
         # What psi says has no effect on tasks that say something else.
         ("rr22", [{"protocol": "ecdh"}], ["rr22` in task t0"]),
         ("ecdh", [{"protocol": "rr22"}, {"protocol": "rr22"}], ["ecdh` in tasks t0, t1"]),
-        ("ecdh", [{}, {"protocol": "rr22"}], ["ecdh` in task t1", "rr22` in task t0"]),
+        ("ecdh", [{}, {"protocol": "rr22"}], ["rr22` in task t0", "ecdh` in task t1"]),
         # With psi.protocol: rr22, the job would be refused.
         ("ecdh", [{}, {"result": "count"}], ["rr22` in task t0"]),
         ("ecdh", [{}] * 5, ["rr22` in every task"]),
@@ -170,8 +218,8 @@ def test_the_advice_has_an_effect_and_is_not_refused(
     link = replace(HERE, link=FAST)
     text, figures = rows(tmp_path, link, 400_000, tasks=len(own), own=own, psi=psi, policy=LIMITS)
     assert [part.split(" of both job files")[0] for part in text.split("; with `protocol: ")[1:]] == expected
-    told = [figures["plans"][name]["words"] for name in ("ecdh", "rr22") if name in figures["plans"]]
-    assert told == [f"`protocol: {each}" for each in expected]
+    told = {figures["plans"][name]["words"] for name in ("ecdh", "rr22") if name in figures["plans"]}
+    assert told == {f"`protocol: {each}" for each in expected}
 
 
 def test_a_count_has_no_other_protocol(tmp_path: Path) -> None:
