@@ -11,7 +11,7 @@ from typing import Any
 
 from psicli.check import estimate
 from psicli.check.checklist import Checklist
-from psicli.check.estimate import POINTS, Estimate, Limit, Setting, Size, Time
+from psicli.check.estimate import POINTS, RECEIVE, Estimate, Limit, Setting, Size, Time
 from psicli.config import Job, Task
 from psicli.core.errors import in_units
 from psicli.core.records import dataclass
@@ -93,7 +93,7 @@ def _plans(job: Job, tasks: Sequence[tuple[Task, Size]], needs: Estimate, settin
 
 
 def _other_protocols(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Setting) -> Iterator[Plan]:
-    """Yield each protocol that not all tasks have which can have it.
+    """Yield each protocol that not all tasks have which can have it, and that runs here.
 
     They are no ways to run the same job: another protocol is another decision about what to trust.
     """
@@ -101,7 +101,7 @@ def _other_protocols(job: Job, tasks: Sequence[tuple[Task, Size]], setting: Sett
     for name in ("ecdh", RR22):
         # A count needs ecdh.
         change = [task.protocol != name and task.result != COUNT for task, _ in tasks]
-        if any(change):
+        if any(change) and (name != RR22 or set(RECEIVE) <= set(setting.rates)):
             others = [
                 (task.model_copy(update={"protocol": name}) if changes else task, size)
                 for (task, size), changes in zip(tasks, change, strict=True)

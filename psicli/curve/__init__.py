@@ -27,9 +27,9 @@ from psicli.curve.pool import set_threads, threads
 
 __all__ = [
     "BACKENDS", "DST", "HASH_BYTES", "HASH_KEY_BYTES", "ITEM_TAG", "PADDING_TAG", "POINT_BYTES", "TOKEN_BYTES",
-    "Backend", "are_partners", "backend", "digests", "frame_items", "hash_and_mask", "keyed_hashes", "mask", "on_curve",
-    "packed_items", "partners", "point_of_bin", "probe", "self_test", "set_threads", "threads", "tokens",
-    "warn_of_fallback", "why_missing",
+    "Backend", "are_partners", "backend", "digests", "fall_back", "frame_items", "hash_and_mask", "keyed_hashes",
+    "mask", "on_curve", "packed_items", "partners", "point_of_bin", "probe", "self_test", "set_threads", "threads",
+    "tokens", "why_missing",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -124,14 +124,23 @@ def backend() -> str:
             fault=f"is {shown(path)}, which this machine cannot run; it can run {', '.join(paths)}",
             advice="Unset PSICLI_NATIVE_PATH to let psicli choose the fastest.",
         )
-    if kind or path:
-        raise errors.VariableError(
-            variable="PSICLI_BACKEND" if kind else "PSICLI_NATIVE_PATH",
-            fault=f"asks for the native curve kernel, which is not available: {_why_no_native}",
-            advice="Install a C compiler and Python's headers (gcc, python3-dev), then reinstall psicli with "
-            "`pip install --force-reinstall --no-cache-dir`, or unset the variable to use the slower reference.",
-        )
-    warn_of_fallback("curve", _why_no_native, "5 to 40")
+    return fall_back("curve", _why_no_native, "5 to 40")
+
+
+def fall_back(kernel: str, why: str, times: str) -> str:
+    """Return the name of the reference, which replaces a native kernel that is missing, and warn once.
+
+    Raises VariableError if the environment asks for a native one.
+    """
+    for variable in ("PSICLI_BACKEND", "PSICLI_NATIVE_PATH"):
+        if os.environ.get(variable):
+            raise errors.VariableError(
+                variable=variable,
+                fault=f"asks for the native {kernel} kernel, which is not available: {why}",
+                advice="Install a C compiler and Python's headers (gcc, python3-dev), then reinstall psicli with "
+                "`pip install --force-reinstall --no-cache-dir`, or unset the variable to use the slower reference.",
+            )
+    warn_of_fallback(kernel, why, times)
     return reference.NAME
 
 

@@ -125,9 +125,7 @@ def backend() -> str:
     if name in BACKENDS:
         return name
     fastest = next(iter(BACKENDS))
-    if fastest == reference.NAME:
-        curve.warn_of_fallback("rr22", _why_no_native, "10 to 50")
-    return fastest
+    return curve.fall_back("rr22", _why_no_native, "10 to 50") if fastest == reference.NAME else fastest
 
 
 def kernel() -> Backend:

@@ -15,6 +15,7 @@ from psicli.check.estimate import Estimate, Setting
 from psicli.check.sample import estimate_job
 from psicli.core.errors import InterruptedBySignal, PsicliError, counted, in_units
 from psicli.core.records import dataclass
+from psicli.protocol.messages import RR22
 from psicli.report.console import duration
 from psicli.report.layout import Screen, table_or_paragraphs
 
@@ -50,6 +51,12 @@ def forecast(plan: Plan, limits: Limits) -> Forecast:
                 curve.set_threads(pipeline.threads)
                 settings[pipeline.threads] = Setting(bench.rates(), curve.threads(), bench.cores(), began)
             job = planned.job.model_copy(update={"pipeline": pipeline})
+            if any(task.protocol == RR22 for task in job.tasks):
+                # Imported late: only such a job needs it.
+                from psicli import ole
+
+                # Raises VariableError where such a job cannot run, and bench has no speed for it.
+                ole.backend()
             estimates.append(estimate_job(job, settings[pipeline.threads]))
         except InterruptedBySignal:
             raise

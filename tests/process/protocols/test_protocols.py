@@ -132,3 +132,27 @@ def test_a_kernel_that_is_missing_for_rr22_only(asked: Pair) -> None:
     asked.jobs[LISTENER]["psi"]["protocol"] = "ecdh"
     (checked,) = (row for row in check_of(asked, LISTENER) if row["name"] == "kernel")
     assert checked["status"] == "ok"
+
+
+@pytest.mark.skipif(len(curve.BACKENDS) == 1, reason="the native backend was not built")
+def test_a_native_kernel_that_is_asked_for_and_missing_for_rr22_only(asked: Pair) -> None:
+    """No task by rr22 begins on another one, and those by ecdh do not mind."""
+    asked.program = altered.program(altered.without_vector_kernel)
+    asked.environment = {"PSICLI_BACKEND": "native", "PSICLI_NATIVE_PATH": ""}
+    sentence = "PSICLI_BACKEND asks for the native rr22 kernel, which is not available: it was not built"
+    result = asked.start(LISTENER).result()
+    failed(result, 78, sentence)
+    assert "listening" not in result.stderr
+    (checked,) = (row for row in check_of(asked, LISTENER) if row["name"] == "kernel")
+    assert (checked["status"], checked["message"]) == ("fail", sentence)
+    planned = asked.start_command("batch", "--dry-run", asked.job_file(LISTENER)).result()
+    assert planned.code == 0, planned.text
+    assert f"has no estimate: {sentence}" in " ".join(planned.text.split())
+    for party in PARTIES:
+        asked.jobs[party]["psi"]["protocol"] = "ecdh"
+    rows = {row["name"]: row for row in check_of(asked, LISTENER)}
+    assert rows["kernel"]["status"] == "ok"
+    assert rows["estimate"]["figures"]["vectors_per_second"] == {}
+    # What cannot run here is no advice.
+    assert "rr22" not in rows["plan"]["figures"]["plans"]
+    succeeded(asked.run())

@@ -222,6 +222,13 @@ def test_the_advice_has_an_effect_and_is_not_refused(
     assert told == {f"`protocol: {each}" for each in expected}
 
 
+def test_a_protocol_that_cannot_run_here_is_no_advice(tmp_path: Path) -> None:
+    points = {name: rate for name, rate in HERE.rates.items() if name not in VECTORS}
+    text, figures = rows(tmp_path, replace(HERE, rates=points, link=FAST), 400_000)
+    assert "rr22" not in {*figures["plans"], *text.split()}
+    assert figures["best_protocol"] == "as_is"
+
+
 def test_a_count_has_no_other_protocol(tmp_path: Path) -> None:
     text, figures = rows(
         tmp_path, replace(HERE, link=FAST), 200_000, psi={"receiver": "alice", "result": "count"}, policy=LIMITS

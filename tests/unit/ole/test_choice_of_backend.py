@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from support.kernel import backends
 
 from psicli import curve, ole
 from psicli.core.errors import SelfCheckError, VariableError
@@ -56,11 +55,32 @@ def test_a_missing_kernel_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: 
     monkeypatch.setattr(curve, "BACKENDS", dict.fromkeys(["native avx2", "reference"], curve.reference))
     monkeypatch.setattr(ole, "BACKENDS", {"reference": reference})
     monkeypatch.setattr(logging.getLogger("psicli"), "propagate", True)
-    backends.use("native avx2", monkeypatch)
+    for variable in ("PSICLI_BACKEND", "PSICLI_NATIVE_PATH"):
+        monkeypatch.delenv(variable, raising=False)
     assert [ole.backend() for _ in range(3)] == ["reference"] * 3
     (record,) = caplog.records
     assert "the native rr22 kernel is not available" in record.getMessage()
     curve.warn_of_fallback.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "variable"),
+    [("native", "", "PSICLI_BACKEND"), ("", "avx2", "PSICLI_NATIVE_PATH"), ("native", "avx2", "PSICLI_BACKEND")],
+)
+def test_a_missing_kernel_that_is_asked_for_is_a_configuration_error(
+    monkeypatch: pytest.MonkeyPatch, kind: str, path: str, variable: str
+) -> None:
+    """As if the kernel of the curve were missing, which is still in use for all else."""
+    monkeypatch.setattr(curve, "BACKENDS", dict.fromkeys(["native avx2", "reference"], curve.reference))
+    monkeypatch.setattr(ole, "BACKENDS", {"reference": reference})
+    monkeypatch.setattr(ole, "_why_no_native", "it was not built")
+    monkeypatch.setenv("PSICLI_BACKEND", kind)
+    monkeypatch.setenv("PSICLI_NATIVE_PATH", path)
+    expected = f"{variable} asks for the native rr22 kernel, which is not available: it was not built"
+    with pytest.raises(VariableError, match=expected) as caught:
+        ole.backend()
+    assert caught.value.code == 78
+    assert curve.backend() == "native avx2"
 
 
 # The self-test ------------------------------------------------------------------------------------------------------
