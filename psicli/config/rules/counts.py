@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from psicli.config.checks import Slot, protocol_of, result_of, terms
 from psicli.config.document import Document, Loc
@@ -24,9 +24,8 @@ def check_counts(document: Document, slots: Sequence[Slot], party: str, *, simul
     slots: the tasks that run; simulated: whether one user runs both parties, who then need no limits.
     """
     counting = {slot.task: slot.name for slot in slots if result_of(document, slot.task) == "count"}
+    _check_terms(document, counting)
     for task, name in counting.items():
-        _check_broadcast(document, task)
-        _check_protocol(document, task, name)
         _check_outputs(document, task)
         receiver, _ = terms(document, task)
         if receiver == party and document.text("policy", "min_output_rows") is not None:
@@ -38,21 +37,29 @@ def check_counts(document: Document, slots: Sequence[Slot], party: str, *, simul
         _check_limits(document, senders[0], counting[senders[0]])
 
 
-def _check_broadcast(document: Document, task: Loc) -> None:
-    """Refuse to tell both parties a count: the other one would have to believe it."""
-    if not terms(document, task)[1]:
-        return
-    loc = task if "broadcast_result" in document.table(*task) else ("psi",)
-    right = "a count goes to the receiver alone; remove one of both, or set `broadcast_result: false` in this task"
-    document.blame((*loc, "broadcast_result"), f"does not go with `result: count`{_where(document, task)}", right)
-
-
-def _check_protocol(document: Document, task: Loc, name: str) -> None:
-    """Refuse the protocol whose receiver sees which of its own tokens match."""
-    if protocol_of(document, task) == "rr22":
-        loc = task if "protocol" in document.table(*task) else ("psi",)
-        right = f"a count needs ecdh; give task {shown(name)} `protocol: ecdh`, or `result: rows`"
-        document.blame((*loc, "protocol"), f"rr22 does not go with `result: count`{_where(document, task)}", right)
+def _check_terms(document: Document, counting: Mapping[Loc, str]) -> None:
+    """Refuse terms that no count has. If psi has one of them, each task that counts is an error of its own."""
+    refused: dict[tuple[Loc, str, str], None] = {}
+    for task, name in counting.items():
+        if terms(document, task)[1]:
+            # The other party would have to believe the count.
+            what = f"does not go with `result: count`{_where(document, task)}"
+            right = (
+                "a count goes to the receiver alone; remove one of both, or set `broadcast_result: false` in this task"
+            )
+            refused[(*_holder(document, task, "broadcast_result"), "broadcast_result"), what, right] = None
+        if protocol_of(document, task) == "rr22":
+            # Its receiver sees which of its own tokens match.
+            holder = _holder(document, task, "protocol")
+            in_psi = holder == _holder(document, task, "result") == ("psi",)
+            who = "in psi, set" if in_psi else f"give task {shown(name)}"
+            what = f"rr22 does not go with `result: count`{_where(document, task)}"
+            right = f"a count needs ecdh; {who} `protocol: ecdh`, or `result: rows`"
+            refused[(*holder, "protocol"), what, right] = None
+    for error in refused:
+        document.note(*error)
+    for loc, _, _ in refused:
+        document.mark_broken(loc)
 
 
 def _check_outputs(document: Document, task: Loc) -> None:
@@ -76,5 +83,9 @@ def _check_limits(document: Document, task: Loc, name: str) -> None:
 
 def _where(document: Document, task: Loc) -> str:
     """Return the line of a task's result, for a sentence."""
-    loc = task if "result" in document.table(*task) else ("psi",)
-    return f" (line {document.line((*loc, 'result'))})"
+    return f" (line {document.line((*_holder(document, task, 'result'), 'result'))})"
+
+
+def _holder(document: Document, task: Loc, field: str) -> Loc:
+    """Return the place that sets a term of a task: the task itself, or psi."""
+    return task if field in document.table(*task) else ("psi",)

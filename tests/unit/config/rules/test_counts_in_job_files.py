@@ -72,6 +72,16 @@ def test_what_a_count_has_no_use_for(errors: Errors, old: str, new: str, expecte
     starts(errors(ALICE.replace(old, new)), expected)
 
 
+def test_each_task_that_counts_in_a_broadcast_is_an_error(errors: Errors) -> None:
+    text = ALICE.replace("result: count", "broadcast_result: true").replace("name: t", "name: t\n    result: count")
+    more = "  - {name: o, result: count, keys: {alice: [id]}, input_path: {alice: a.csv}}\n"
+    starts(
+        errors(text + more),
+        "5: psi.broadcast_result: does not go with `result: count` (line 8); a count goes to the receiver alone",
+        "5: psi.broadcast_result: does not go with `result: count` (line 11); a count goes to the receiver alone",
+    )
+
+
 def test_the_path_of_a_party_that_learns_nothing_is_ignored_as_always(load: Load) -> None:
     text = ALICE.replace("    keys:", "    output_path: {bob: out.csv}\n    keys:")
     assert load(text).tasks[0].output_path is None

@@ -58,7 +58,7 @@ COUNT = (JOB + LIMITS).replace("    output_path: {alice: out.csv}\n", "")
         (
             "rr22}",
             "rr22, result: count}",
-            "4: psi.protocol: rr22 does not go with `result: count` (line 4); a count needs ecdh; give task 't' "
+            "4: psi.protocol: rr22 does not go with `result: count` (line 4); a count needs ecdh; in psi, set "
             "`protocol: ecdh`, or `result: rows`",
         ),
         (
@@ -79,6 +79,32 @@ COUNT = (JOB + LIMITS).replace("    output_path: {alice: out.csv}\n", "")
 @pytest.mark.parametrize("party", ["alice", "bob"])
 def test_there_is_no_count(errors: Errors, party: str, old: str, new: str, expected: str) -> None:
     assert errors(COUNT.replace(old, new), party=party) == [expected]
+
+
+MORE = "  - {name: o, keys: {alice: [id]}, input_path: {alice: a.csv}}\n"
+
+
+def test_every_task_whose_count_needs_ecdh_is_an_error(errors: Errors) -> None:
+    """One for all tasks if psi has both terms, and otherwise one for each task, with its line."""
+    both = COUNT.replace("rr22}", "rr22, result: count}").replace(LIMITS, MORE + LIMITS)
+    assert errors(both) == [
+        "4: psi.protocol: rr22 does not go with `result: count` (line 4); a count needs ecdh; in psi, set "
+        "`protocol: ecdh`, or `result: rows`"
+    ]
+    each = COUNT.replace("name: t", "name: t\n    result: count")
+    each = each.replace(LIMITS, MORE.replace("name: o", "name: o, result: count") + LIMITS)
+    assert errors(each) == [
+        f"4: psi.protocol: rr22 does not go with `result: count` (line {line}); a count needs ecdh; give task "
+        f"'{name}' `protocol: ecdh`, or `result: rows`"
+        for name, line in (("t", 7), ("o", 10))
+    ]
+    of_tasks = each.replace(", protocol: rr22", "").replace("result: count", "protocol: rr22, result: count")
+    of_tasks = of_tasks.replace("    protocol: rr22, ", "    protocol: rr22\n    ")
+    assert errors(of_tasks) == [
+        f"{line}: tasks[{number}].protocol: rr22 does not go with `result: count` (line {of_result}); a count needs "
+        f"ecdh; give task '{name}' `protocol: ecdh`, or `result: rows`"
+        for number, (name, line, of_result) in enumerate([("t", 7, 8), ("o", 11, 11)])
+    ]
 
 
 def test_a_task_that_counts_beside_others(load: Load) -> None:
