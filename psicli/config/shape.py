@@ -74,7 +74,13 @@ class Shape:
             name = str(loc[-1])[:MAX_NAME]
             meant = self._meant.get(name, "")
             close = [meant] if meant in fields else difflib.get_close_matches(name, fields, n=1)
-            return "unknown field", f"did you mean {close[0]}?" if close else f"the fields here are {', '.join(fields)}"
+            elsewhere = self._places_of(name)
+            if close:
+                return "unknown field", f"did you mean {close[0]}{elsewhere and f', or does it belong {elsewhere}'}?"
+            return (
+                "unknown field",
+                f"{elsewhere and f'it belongs {elsewhere}; '}the fields here are {', '.join(fields)}",
+            )
         if fault.what != OTHER_KIND:
             return "is empty" if value == "" else fault.what, fault.right
         if not loc and isinstance(value, str):
@@ -86,12 +92,24 @@ class Shape:
             found = "a mapping" if isinstance(value, dict) else "a list"
         return f"is {found}", fault.right or f"write it like `{self.example(loc)}`"
 
+    def _places_of(self, name: str) -> str:
+        """Return all places that have a field of this name, in words."""
+        found = (_in_words(place) for place, model in self.models.items() if name in model.model_fields)
+        return ", or ".join(dict.fromkeys(found))
+
     def _fields_of(self, loc: Loc) -> dict[str, FieldInfo]:
         steps = [0 if isinstance(step, int) else step for step in loc]
         for place, model in self.models.items():
             if len(place) == len(steps) and all(mine in (ANY, step) for mine, step in zip(place, steps, strict=True)):
                 return model.model_fields
         return {}
+
+
+def _in_words(place: Loc) -> str:
+    names = ".".join(step for step in place if isinstance(step, str) and step != ANY)
+    if not names:
+        return "at the top level"
+    return f"in an entry of `{names}`" if isinstance(place[-1], int) else f"under `{names}`"
 
 
 JOB_FILE = Shape(JobFile, "job: nightly-overlap")

@@ -176,8 +176,9 @@ def _one_of(values: tuple[str, ...]) -> Check:
 
     def check(value: Any, loc: Loc, faults: list[Fault]) -> Any:
         if value not in values:
-            # Other programs write PROTOCOL_ECDH.
-            meant = [each for each in values if isinstance(value, str) and each in value.lower()]
+            # Other programs write PROTOCOL_ECDH, and papers RR-22.
+            plain = value.lower().replace("-", "") if isinstance(value, str) else ""
+            meant = [each for each in values if each in plain]
             shown = f", as in `{loc[-1]}: {max(meant, key=len)}`" if loc and meant else ""
             faults.append(Fault(loc, right=f"give {' or '.join(values)}{shown}"))
         return value

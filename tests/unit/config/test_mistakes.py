@@ -78,6 +78,35 @@ whatever: red
     )
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "psi: {",
+            "receiver: alice\npsi: {",
+            "7: receiver: unknown field; it belongs under `psi`, or in an entry of `tasks`; the fields here are job, ",
+        ),
+        ("psi: {", "address: a\npsi: {", "7: address: unknown field; it belongs in an entry of `cluster.nodes`; the"),
+        ("psi: {", "psi: {job: a, ", "7: psi.job: unknown field; it belongs at the top level; the fields here are rec"),
+        (
+            "psi: {",
+            "pipeline: {header: no}\npsi: {",
+            "7: pipeline.header: unknown field; did you mean threads, or does it belong under `csv`, or under "
+            "`tasks.csv`?",
+        ),
+        (
+            "{alice: [id]}",
+            "{alice: [{columns: id}]}",
+            "10: tasks[0].keys.alice[0].columns: unknown field; did you mean column, or does it belong under "
+            "`tasks.output`?",
+        ),
+        ("psi: {", "recever: alice\npsi: {", "7: recever: unknown field; the fields here are job, self_party, "),
+    ],
+)
+def test_a_field_that_belongs_elsewhere(errors: Errors, old: str, new: str, expected: str) -> None:
+    starts([each for each in errors((SMALL + TASK).replace(old, new)) if "unknown field" in each], expected)
+
+
 def test_everything_missing(errors: Errors) -> None:
     starts(
         errors("{}"),

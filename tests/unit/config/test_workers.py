@@ -76,8 +76,8 @@ def test_all_mistakes_at_once(errors: Errors) -> None:
         "13: pipeline.workers.worker_memory: '1GB?' is not an amount of memory; give for example",
         "14: pipeline.workers.max_workers: 'many' is not a whole number; give plain digits",
         "15: pipeline.workers.insecure: 'no' is neither true nor false; give true or false",
-        "16: pipeline.workers.nodes: unknown field; the fields here are ray, worker_cpus, worker_memory, max_workers, "
-        "insecure",
+        "16: pipeline.workers.nodes: unknown field; it belongs under `cluster`; the fields here are ray, worker_cpus, "
+        "worker_memory, max_workers, insecure",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.job_files import Errors, Load
+from support.job_files import Errors, Load, starts
 
 JOB = """\
 job: j
@@ -37,6 +37,8 @@ def test_a_task_overrides_the_job(load: Load) -> None:
         ("ecdh2", "is the text 'ecdh2'; give ecdh or rr22, as in `protocol: ecdh`"),
         ("PROTOCOL_ECDH", "is the text 'PROTOCOL_ECDH'; give ecdh or rr22, as in `protocol: ecdh`"),
         ("RR22", "is the text 'RR22'; give ecdh or rr22, as in `protocol: rr22`"),
+        ("rr-22", "is the text 'rr-22'; give ecdh or rr22, as in `protocol: rr22`"),
+        ("PROTOCOL_RR22", "is the text 'PROTOCOL_RR22'; give ecdh or rr22, as in `protocol: rr22`"),
         ("[rr22]", "is a list; give ecdh or rr22"),
     ],
 )
@@ -50,6 +52,22 @@ def test_an_unknown_protocol(errors: Errors, given: str, expected: str) -> None:
 LIMITS = "policy: {min_peer_items: 1000, max_runs_per_day: 2}\n"
 # Bob is the sender of the count.
 COUNT = (JOB + LIMITS).replace("    output_path: {alice: out.csv}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("policy: {", "protocol: rr22\npolicy: {", "10: protocol: "),
+        ("policy: {", "pipeline: {protocol: rr22}\npolicy: {", "10: pipeline.protocol: "),
+        ("policy: {", "policy: {protocol: rr22, ", "10: policy.protocol: "),
+        ("{nodes: ", "{protocol: rr22, nodes: ", "3: cluster.protocol: "),
+        ("    keys:", "    output: {protocol: rr22}\n    keys:", "7: tasks[0].output.protocol: "),
+    ],
+    ids=["top level", "pipeline", "policy", "cluster", "output"],
+)
+def test_a_protocol_in_the_wrong_section(errors: Errors, old: str, new: str, expected: str) -> None:
+    right = "unknown field; it belongs under `psi`, or in an entry of `tasks`; the fields here are "
+    starts(errors((JOB + LIMITS).replace(old, new))[:1], expected + right)
 
 
 @pytest.mark.parametrize(
