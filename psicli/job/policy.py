@@ -63,7 +63,8 @@ class Policy:
         if least is not None and items < least:
             raise PeerSizeError(**facts, padding="", than="fewer", name="min_peer_items", limit=least)
         if most is not None and questions > most:
-            more = "(with rr22 a tenth more, and 256, for each bin)" if store else "including padding"
+            spare = "(rr22: a tenth more and 256 for each bin, the spare positions of its store)"
+            more = spare if store else "including padding"
             padding = "" if questions == items else f" and can ask about {questions:,} {more}"
             raise PeerSizeError(**facts, padding=padding, than="more", name="max_peer_items", limit=most)
 

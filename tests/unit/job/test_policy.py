@@ -74,7 +74,8 @@ EDGES: list[tuple[str, float, Check, Check, str]] = [
         267,
         lambda p: p.check_peer_items(10, 267, store=True),
         lambda p: p.check_peer_items(10, 268, store=True),
-        "has 10 distinct items and can ask about 268 (with rr22 a tenth more, and 256, for each bin), more",
+        "has 10 distinct items and can ask about 268 (rr22: a tenth more and 256 for each bin, the spare positions "
+        "of its store), more",
     ),
     ("max_runs_per_day", 2, lambda p: p.check_runs(1), lambda p: p.check_runs(2), "had 2 runs with"),
     # 0.3 has no exact binary fraction, but 3 of 10 must still be allowed.
@@ -191,7 +192,8 @@ def test_padding_counts_as_questions(pair: Pair, protocol: str) -> None:
         pair.jobs[party]["psi"]["protocol"] = protocol
     pair.add("people", Side(["id"], "in.csv", "out/people.csv"), Side(["id"], "in.csv"))
     most = questions[DIALER]
-    more = "including padding" if protocol == "ecdh" else "(with rr22 a tenth more, and 256, for each bin)"
+    spare = "(rr22: a tenth more and 256 for each bin, the spare positions of its store)"
+    more = "including padding" if protocol == "ecdh" else spare
     sentence = f"alice has {count:,} distinct items and can ask about {most:,} {more}, more than policy.max"
     pair.jobs[DIALER]["policy"] = {"max_peer_items": most - 1}
     alice, bob = pair.run()
