@@ -93,7 +93,7 @@ def bench(seconds: float, as_json: bool, worker: bool) -> None:
     """Measure how fast this machine computes.
 
     The table compares psicli's curve backends with X25519 of the Python package cryptography. Each of your items costs
-    one hash_and_mask, and each item of the other party one mask. Below it are the speeds of a task with protocol: rr22.
+    one hash_and_mask, and each item of the other party one mask. The lines below it give the speed of rr22.
     """
     Console(0)
     if worker:
