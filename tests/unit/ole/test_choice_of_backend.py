@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from support.kernel import backends
 
 from psicli import curve, ole
 from psicli.core.errors import SelfCheckError, VariableError
