@@ -47,7 +47,6 @@ def install() -> None:
         # A program started with nohup keeps ignoring SIGHUP.
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _note)
-    signal.signal(signal.SIGALRM, _raise_if_safe)
     sys.unraisablehook = _not_raised
 
 
@@ -141,6 +140,8 @@ def _note(number: int, frame: FrameType | None) -> None:
     global _noted
     for handled in _HANDLED:
         signal.signal(handled, (lambda again, _: os._exit(128 + again)) if _second_ends else signal.SIG_IGN)
+    # Only now: an alarm that someone set before psicli began still ends it.
+    signal.signal(signal.SIGALRM, _raise_if_safe)
     _noted = InterruptedBySignal() if number == signal.SIGINT else TerminatedBySignal()
     _raise_if_safe(number, frame)
 

@@ -6,6 +6,7 @@ import gc
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import time
 import weakref
@@ -111,6 +112,12 @@ def test_a_signal_that_a_finalizer_cannot_raise_is_raised_soon(
     # No alarm comes later, when nobody would handle it.
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     signals.check()
+
+
+def test_an_alarm_of_someone_else_ends_the_process() -> None:
+    """As in `perl -e 'alarm 60; exec @ARGV' psicli run job.yaml`: an alarm outlives exec."""
+    program = "import signal; from psicli.core import signals; signals.install(); signal.raise_signal(signal.SIGALRM)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGALRM
 
 
 def test_what_else_a_finalizer_cannot_raise_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
