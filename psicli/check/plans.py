@@ -57,7 +57,8 @@ def add_estimate(found: Checklist, job: Job, tasks: Sequence[tuple[Task, Size]],
     faster = best_of([chosen, *protocols])
     # A cluster is not the first advice if another protocol saves about as much on this machine.
     saves = chosen.seconds - faster.seconds
-    best = best_of([each for each in ways if each.name != RAY or saves < BETTER * (chosen.seconds - each.seconds)])
+    here = [each for each in ways if each.name != RAY or saves < BETTER * (chosen.seconds - each.seconds)]
+    best = best_of(here)
     plans = {each.name: each.figures for each in (*ways, *protocols)}
     figures = {"best": best.name, "limit": time.limit.value, "plans": plans, "best_protocol": faster.name}
     others = [each for each in others if each is not best]
@@ -65,7 +66,8 @@ def add_estimate(found: Checklist, job: Job, tasks: Sequence[tuple[Task, Size]],
     told = [each for each in protocols if each.name != RR22 or each is faster or not _is_all_start(time)]
     first = [each for each in told if _reason_for(chosen, each)]
     with_protocol = f" with {' and '.join(dict.fromkeys(task.protocol for task, _ in tasks))}" if first else ""
-    verdict = _verdict(job, chosen, best, with_protocol) + _of_protocols(chosen, first)
+    on = with_protocol if len(here) == len(ways) else f"{with_protocol} on one machine"
+    verdict = _verdict(job, chosen, best, on) + _of_protocols(chosen, first)
     rest = _listed(others) + _of_protocols(chosen, [each for each in told if each not in first])
     message = f"{verdict}; {_why(job, time, setting)}{rest}"
     found.add("plan", message, figures=figures)
@@ -190,12 +192,13 @@ def _figures(needs: Estimate, time: Time, setting: Setting) -> dict[str, Any]:
     }
 
 
-def _verdict(job: Job, chosen: Plan, best: Plan, with_protocol: str) -> str:
+def _verdict(job: Job, chosen: Plan, best: Plan, on: str) -> str:
+    """Return which way is best. on: the protocols and the machine for which that holds."""
     if best is chosen:
-        return f"best{with_protocol} as the job file says"
+        return f"best{on} as the job file says"
     both = f", which {job.peer} must do, too" if best.needs_peer else ""
     times = f"about {_seconds(best.seconds)} instead of {_seconds(chosen.seconds)}"
-    return f"faster{with_protocol}: {best.words}{both}, {times}"
+    return f"faster{on}: {best.words}{both}, {times}"
 
 
 def _is_all_start(time: Time) -> bool:
