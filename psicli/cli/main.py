@@ -136,6 +136,9 @@ def main() -> NoReturn:
     open_standard_streams()
     signals.install()
     sys.meta_path.insert(0, Sparing())
+    if sys.version_info >= (3, 12):
+        # Else the first line of the log would load asyncio, to look for the name of a task.
+        logging.logAsyncioTasks = False
     try:
         # A completion has no log.
         if COMPLETE not in os.environ:
