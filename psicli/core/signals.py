@@ -174,7 +174,10 @@ def _imports(frame: FrameType | None) -> bool:
 
 def _not_raised(what: sys.UnraisableHookArgs) -> None:
     """Try again if Python ignored the exception of a signal, because a finalizer or a callback cannot raise any."""
+    global _noted
     if isinstance(what.exc_value, InterruptedBySignal):
+        # It may have come from `check`, which raises a signal once.
+        _noted = what.exc_value
         signal.setitimer(signal.ITIMER_REAL, SLICE)
     else:
         sys.__unraisablehook__(what)

@@ -100,7 +100,20 @@ class _Followed:
     pass
 
 
-@pytest.mark.parametrize("stop", [_by_a_callback, _by_a_finalizer])
+class _Checking:
+    def __del__(self) -> None:
+        signals.check()
+
+
+def _by_a_finalizer_that_checks() -> None:
+    _terminate()
+    _Checking()
+    gc.collect()
+    with signals.allowed():
+        time.sleep(60)
+
+
+@pytest.mark.parametrize("stop", [_by_a_callback, _by_a_finalizer, _by_a_finalizer_that_checks])
 def test_a_signal_that_a_finalizer_cannot_raise_is_raised_soon(
     stop: Callable[[], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
