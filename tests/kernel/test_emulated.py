@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
-from support.kernel.programs import CURVE, ROOT, compile_c, tool
+from support.kernel.programs import CURVE, ROOT, compile_c, run, tool
 
 EMULATED = Path(__file__).with_name("emulated")
 # The compiler must not use the instructions that this CPU may lack, and module.c must not ask for them.
@@ -36,15 +34,12 @@ def test_the_paths_for_avx512_pass_the_tests_of_the_curve(tmp_path: Path) -> Non
     extension = package / "curve" / "_native.abi3.so"
     compile_c(tool("gcc", "gcc"), *options, "-shared", "-fPIC", *sources, "-o", extension, cwd=tmp_path)
 
+    # Not with the package of the folder in which it runs.
+    command, own = [sys.executable, "-P"], {"PYTHONPATH": str(tmp_path)}
+    used = run(*command, "-c", "import psicli.curve._native as native; print(native.__file__)", env=own)
+    assert used.stdout == f"{extension}\n", used.stderr
     selected = ["-k", "native-avx512", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    done = subprocess.run(
-        # Not with the package of this folder.
-        [sys.executable, "-P", "-m", "pytest", *selected, ROOT / "tests" / "unit" / "curve"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    done = run(*command, "-m", "pytest", *selected, ROOT / "tests" / "unit" / "curve", env=own)
     assert done.returncode == 0, done.stdout
     passed = re.search(r"(\d+) passed", done.stdout)
     # At least this many for each of the two paths.

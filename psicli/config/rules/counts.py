@@ -40,22 +40,21 @@ def check_counts(document: Document, slots: Sequence[Slot], party: str, *, simul
 def _check_terms(document: Document, counting: Mapping[Loc, str]) -> None:
     """Refuse terms that no count has. If psi has one of them, each task that counts is an error of its own."""
     refused: dict[tuple[Loc, str, str], None] = {}
+
+    def refuse(task: Loc, name: str, field: str, what: str, why: str, value: str) -> None:
+        holder = _holder(document, task, field)
+        in_psi = holder == _holder(document, task, "result") == ("psi",)
+        right = f"{why}; {'in psi, set' if in_psi else f'give task {shown(name)}'} {value}, or `result: rows`"
+        refused[(*holder, field), f"{what} with `result: count`{_where(document, task)}", right] = None
+
     for task, name in counting.items():
         if terms(document, task)[1]:
             # The other party would have to believe the count.
-            what = f"does not go with `result: count`{_where(document, task)}"
-            right = (
-                "a count goes to the receiver alone; remove one of both, or set `broadcast_result: false` in this task"
-            )
-            refused[(*_holder(document, task, "broadcast_result"), "broadcast_result"), what, right] = None
+            why = "a count goes to the receiver alone"
+            refuse(task, name, "broadcast_result", "does not go", why, "`broadcast_result: false`")
         if protocol_of(document, task) == "rr22":
             # Its receiver sees which of its own tokens match.
-            holder = _holder(document, task, "protocol")
-            in_psi = holder == _holder(document, task, "result") == ("psi",)
-            who = "in psi, set" if in_psi else f"give task {shown(name)}"
-            what = f"rr22 does not go with `result: count`{_where(document, task)}"
-            right = f"a count needs ecdh; {who} `protocol: ecdh`, or `result: rows`"
-            refused[(*holder, "protocol"), what, right] = None
+            refuse(task, name, "protocol", "rr22 does not go", "a count needs ecdh", "`protocol: ecdh`")
     for error in refused:
         document.note(*error)
     for loc, _, _ in refused:
