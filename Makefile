@@ -68,7 +68,7 @@ demo: $(VENV)/.installed
 demo-cluster: $(VENV)/.test-installed
 	PYTHONPATH=tests $(BIN)/python -m support.clusters.demo
 
-# A sample of every kind of test, in about five minutes on two cores.
+# A sample of every kind of test, in about six minutes on two cores.
 test: $(VENV)/.test-installed
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not more"
 
