@@ -79,7 +79,7 @@ class CaseSample:
     def _shrink(self) -> None:
         """Halve the share until few enough distinct keys belong to it, and drop the others."""
         hashes = np.concatenate([np.empty(0, np.uint64), *(hashes for _, hashes in self._parts)])
-        texts = self._joined()
+        texts = pa.concat_arrays([pa.array([], pa.large_string()), *(texts for texts, _ in self._parts)])
         kept = hashes < self._share
         # There are at least as many distinct keys as distinct hashes, which are sooner counted.
         while _distinct(hashes[kept]) > _SAMPLED_KEYS:
@@ -93,9 +93,6 @@ class CaseSample:
                 self._share //= 2
                 texts, hashes = pc.filter_(texts, pc.from_numpy(hashes < self._share)), hashes[hashes < self._share]
         self._parts, self._rows = [(texts, hashes)], len(texts)
-
-    def _joined(self) -> Any:
-        return pa.concat_arrays([pa.array([], pa.large_string()), *(texts for texts, _ in self._parts)])
 
 
 def _distinct(hashes: _Hashes) -> int:

@@ -63,41 +63,19 @@ def test_a_module_is_imported_whole_before_a_signal_is_raised(tmp_path: Path, mo
     )
     started = time.monotonic()
     with pytest.raises(TerminatedBySignal):
-        _by_an_import()
+        _block_after(lambda: importlib.import_module("stopped_in_the_middle"))
     assert sys.modules.pop("stopped_in_the_middle").is_whole
     assert time.monotonic() - started < 10
     signals.check()
 
 
-def _by_an_import() -> None:
-    with signals.allowed():
-        importlib.import_module("stopped_in_the_middle")
-        time.sleep(60)
-
-
-class _Finalized:
-    def __del__(self) -> None:
-        _terminate()
-
-
-def _by_a_callback() -> None:
-    each = _Followed()
-    with signals.allowed():
-        weakref.finalize(each, _terminate)
-        del each
-        gc.collect()
-        time.sleep(60)
-
-
-def _by_a_finalizer() -> None:
-    with signals.allowed():
-        _Finalized()
-        gc.collect()
-        time.sleep(60)
-
-
 class _Followed:
     pass
+
+
+class _Terminating:
+    def __del__(self) -> None:
+        _terminate()
 
 
 class _Checking:
@@ -105,12 +83,26 @@ class _Checking:
         signals.check()
 
 
+def _by_a_callback() -> None:
+    each = _Followed()
+    weakref.finalize(each, _terminate)
+
+    def end() -> None:
+        nonlocal each
+        del each
+        gc.collect()
+
+    _block_after(end)
+
+
+def _by_a_finalizer() -> None:
+    _block_after(lambda: _finalize(_Terminating))
+
+
 def _by_a_finalizer_that_checks() -> None:
     _terminate()
-    _Checking()
-    gc.collect()
-    with signals.allowed():
-        time.sleep(60)
+    _finalize(_Checking)
+    _block_after(lambda: None)
 
 
 @pytest.mark.parametrize("stop", [_by_a_callback, _by_a_finalizer, _by_a_finalizer_that_checks])
@@ -141,6 +133,18 @@ def test_what_else_a_finalizer_cannot_raise_is_shown(capfd: pytest.CaptureFixtur
     Broken()
     gc.collect()
     assert "ValueError: broken" in capfd.readouterr().err
+
+
+def _block_after(act: Callable[[], object]) -> None:
+    """Act where a signal may raise its exception, and then wait, as a system call does that blocks."""
+    with signals.allowed():
+        act()
+        time.sleep(60)
+
+
+def _finalize(kind: Callable[[], object]) -> None:
+    kind()
+    gc.collect()
 
 
 def _terminate() -> None:
