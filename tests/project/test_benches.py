@@ -55,7 +55,11 @@ def test_a_bench_prints_its_figures(command: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--rate 20mbit", rf" 2,000 +loopback +{FIGURE} s +{FIGURE} s +[-+]\d+% .*\n(.*\n)+the largest error is \d+% "),
+        (
+            "--rate 20mbit",
+            rf" 2,000 +loopback +ecdh +{FIGURE} s +{FIGURE} s +[-+]\d+% .*\n"
+            rf" +2,000 +loopback +rr22 +{FIGURE} s +{FIGURE} s +[-+]\d+% .*\n(.*\n)+the largest error is \d+% ",
+        ),
         ("--constants", rf"FIXED +{FIGURE} +{FIGURE} .*\nWAITING .*\nTASK .*\nREADING .*\nMOVING .*\nRESULT .*\n"),
     ],
 )
