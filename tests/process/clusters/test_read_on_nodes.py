@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.clusters import read
-from support.clusters.cluster import Cluster
+from support.clusters.cluster import Cluster, title
 from support.clusters.fixtures import StartCluster
 from support.clusters.jobs import only_psicli_speaks, use
 from support.processes.expectations import succeeded, the_object
@@ -127,7 +127,7 @@ def test_a_run_ends_soon_while_nodes_read(pair: Pair, start_cluster: StartCluste
     runs = {party: pair.start(party) for party in PARTIES}
 
     def a_node_reads() -> bool:
-        return any("_read_share" in each.name() + " ".join(each.cmdline()) for each in cluster.workers())
+        return any("_read_share" in title(each) for each in cluster.workers())
 
     wait_until(a_node_reads, "a node reads")
     if end == "head":

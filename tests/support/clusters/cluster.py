@@ -102,8 +102,8 @@ class Node:
         """Return the processes of actors and tasks that jobs have on the node."""
         found = []
         for each in self.processes():
-            title = _title(each)
-            if title.startswith("ray::") and title.removeprefix("ray::").split()[0] not in OWN:
+            titled = title(each)
+            if titled.startswith("ray::") and titled.removeprefix("ray::").split()[0] not in OWN:
                 found.append(each)
         return found
 
@@ -112,7 +112,7 @@ class Node:
         self._keeper.communicate()
 
     def _named(self, name: str) -> psutil.Process:
-        (found,) = (each for each in self.processes() if Path(_title(each).split(" ")[0]).name == name)
+        (found,) = (each for each in self.processes() if Path(title(each).split(" ")[0]).name == name)
         return found
 
 
@@ -196,7 +196,8 @@ class Cluster:
         wait_until(lambda: not self.left(), "no actor, placement group or job is left", 20.0)
 
 
-def _title(process: psutil.Process) -> str:
+def title(process: psutil.Process) -> str:
+    """Return how a process calls itself, or nothing if it has ended."""
     with suppress(psutil.NoSuchProcess, IndexError):
         return process.cmdline()[0]
     return ""
