@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -41,6 +42,9 @@ SLOWLY = {"PSICLI_BACKEND": "reference"}
 HELD = failing_at("frame.sending:stop")
 LISTENER, DIALER = "alice", "bob"
 PARTIES = (LISTENER, DIALER)
+# Linux gives no program one of these ports by itself, neither to listen nor to connect: a port that is free now stays
+# free until a test uses it. Ray's workers have those below.
+PORTS = range(20_000, 30_000)
 
 
 def other(party: str) -> str:
@@ -53,19 +57,16 @@ def free_ports(count: int) -> Iterator[list[int]]:
     folder = Path(tempfile.gettempdir()) / f"psicli-test-ports-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     ports: list[int] = []
-    with ExitStack() as locks, ExitStack() as sockets:
-        # Keep all sockets open meanwhile, since the system could otherwise return a port twice.
-        while len(ports) < count:
-            taken = sockets.enter_context(socket.socket())
-            taken.bind(("127.0.0.1", 0))
-            port = taken.getsockname()[1]
+    with ExitStack() as locks:
+        for port in secrets.SystemRandom().sample(PORTS, 1000):
+            if len(ports) == count:
+                break
             lock = locks.enter_context(open(folder / str(port), "w"))
-            try:
+            with suppress(OSError), socket.socket() as probe:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            ports.append(port)
-        sockets.close()
+                probe.bind(("", port))
+                ports.append(port)
+        assert len(ports) == count
         yield ports
 
 
