@@ -18,7 +18,8 @@ from support.processes.runner import DIALER, LISTENER, PARTIES, SLOWLY, Pair, Re
 
 from psicli.protocol import wire
 
-MARK = "zq7"
+# So long that random octets do not hold it by chance.
+MARK = "zq7vk3"
 
 
 OLD = b"what the run before left\n"
