@@ -76,7 +76,7 @@ class Proxy:
         self._threads: list[threading.Thread] = []
         self._server = socket.create_server(("127.0.0.1", port))
         give(self._server, listens_as)
-        self._start(self._accept)
+        self._acceptor = self._start(self._accept)
 
     # Faults that a test can cause
 
@@ -130,6 +130,8 @@ class Proxy:
 
     def close(self) -> None:
         self.refuse()
+        # It may be making a last connection, which must be closed too.
+        self._acceptor.join(DEADLINE)
         self._closed.set()
         self._passes.set()
         for each in self._forget():
@@ -143,9 +145,10 @@ class Proxy:
         found, self._connections = self._connections, []
         return found
 
-    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+    def _start(self, target: Callable[..., None], *arguments: object) -> threading.Thread:
         self._threads.append(threading.Thread(target=target, args=arguments, daemon=True))
         self._threads[-1].start()
+        return self._threads[-1]
 
     def _accept(self) -> None:
         while True:
