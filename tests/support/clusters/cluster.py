@@ -112,8 +112,9 @@ class Node:
         self._keeper.communicate()
 
     def _named(self, name: str) -> psutil.Process:
-        (found,) = (each for each in self.processes() if Path(title(each).split(" ")[0]).name == name)
-        return found
+        found = [each for each in self.processes() if Path(title(each).split(" ")[0]).name == name]
+        # A process that it has forked bears its name until it becomes another program.
+        return min(found, key=psutil.Process.create_time)
 
 
 class Cluster:
@@ -192,8 +193,8 @@ class Cluster:
 
     def nothing_left(self) -> None:
         """Wait until no job has a process, an actor or a placement group on the cluster."""
-        wait_until(lambda: not self.workers(), "no worker is left", 20.0)
-        wait_until(lambda: not self.left(), "no actor, placement group or job is left", 20.0)
+        wait_until(lambda: not self.workers(), "no worker is left")
+        wait_until(lambda: not self.left(), "no actor, placement group or job is left")
 
 
 def title(process: psutil.Process) -> str:
