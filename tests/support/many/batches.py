@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 
 import psutil
 from support.many.parties import Deal, Parties, all_done, jobs_of
@@ -36,11 +37,10 @@ def children(batch: Run) -> list[psutil.Process]:
 def _those(batch: Run, are: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
     found = []
     for each in children(batch):
-        try:
+        # Of what has ended and was not reaped, only root may see the connections.
+        with suppress(psutil.Error):
             if are(each):
                 found.append(each)
-        except psutil.NoSuchProcess:
-            continue
     return found
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,9 @@ class Parties:
         for run in self._runs:
             run.kill()
         for pid in self.processes():
-            psutil.Process(pid).kill()
+            # It may end by itself, since its batch has been killed.
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(pid).kill()
 
     # Checks
 
