@@ -235,6 +235,26 @@ def fail_to_write() -> None:
     outputs.write_matched = write_matched
 
 
+# Patience ----------------------------------------------------------------------------------------------------------
+
+# Longer than any test [s].
+_FOR_EVER = 3600.0
+
+
+def stop_patiently() -> None:
+    """Wait for ever until the peer has heard that a signal ends this run."""
+    from psicli.session import session
+
+    session.STOPPED_TIMEOUT = session.LAST_WORDS_TIMEOUT = _FOR_EVER
+
+
+def refuse_patiently() -> None:
+    """Wait for ever for the peer, to tell it that this run cannot start."""
+    from psicli.job import run
+
+    run.REFUSAL_TIMEOUT = _FOR_EVER
+
+
 # Other versions ----------------------------------------------------------------------------------------------------
 
 
