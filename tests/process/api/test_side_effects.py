@@ -27,6 +27,12 @@ def intersect(party, peer):
     frame = pandas.DataFrame({"id": [1, 2]})
     return psicli.intersect(frame, "id", party=party, peer=peer, address=ADDRESS)
 
+def umask():
+    # There is no other way to read it than to set it.
+    mask = os.umask(0o22)
+    os.umask(mask)
+    return mask
+
 def state():
     return {
         "signals": [str(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
@@ -41,7 +47,7 @@ def state():
         "level": [logging.getLogger(name).level for name in ("", "psicli")],
         "finders": list(map(str, sys.meta_path)),
         "folder": os.getcwd(),
-        "mask": os.umask(0o22),
+        "mask": umask(),
         "temporary files": sorted(os.listdir(tempfile.gettempdir())),
     }
 
