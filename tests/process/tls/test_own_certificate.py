@@ -30,8 +30,8 @@ def test_own_certificate(files: Path, certificate: str, sentence: str) -> None:
 
 
 @pytest.mark.parametrize("certificate", ["alice", "alice-soon"])
-def test_own_certificate_that_is_accepted(files: Path, certificate: str) -> None:
-    credentials(files, certificate, LISTENER, DIALER).check_own()
+def test_own_certificate_that_is_accepted(soon: Path, certificate: str) -> None:
+    credentials(soon, certificate, LISTENER, DIALER).check_own()
 
 
 def test_nothing_secret_is_shown(files: Path) -> None:

@@ -39,7 +39,7 @@ from psicli.core.peer_errors import (
     PeerSpeaksTlsError,
     TlsHandshakeError,
 )
-from psicli.transport import dialer, preflight, tls
+from psicli.transport import dialer, listener, preflight, tls
 from psicli.transport.certs import dns_names
 from psicli.transport.dialer import Dialer
 from psicli.transport.endpoint import Endpoint
@@ -146,7 +146,7 @@ def test_a_refusal_is_recognised_by_every_python(
     monkeypatch.setattr(tls, "ssl", SimpleNamespace(**{**vars(ssl), "SSLContext": context_of_python_3_11_2}))
     meeting.listen(credentials(files, LISTENER, LISTENER, DIALER))
     with pytest.raises(CertificateRefusedError, match="its ca_file holds another authority of the same name"):
-        meeting.dial(credentials(files, "bob-foreign", DIALER, LISTENER), timeout=5)
+        meeting.dial(credentials(files, "bob-foreign", DIALER, LISTENER))
     meeting.give_up()
 
 
@@ -270,12 +270,12 @@ def test_junk_on_a_tls_port(meeting: Meeting, files: Path) -> None:
 
 @pytest.mark.more
 @pytest.mark.parametrize("side", PARTIES)
-def test_a_clock_that_is_slightly_slow_is_tolerated(meeting: Meeting, files: Path, side: str) -> None:
+def test_a_clock_that_is_slightly_slow_is_tolerated(meeting: Meeting, soon: Path, side: str) -> None:
     listening = meeting.listen(
-        credentials(files, f"{LISTENER}-soon" if side == LISTENER else LISTENER, LISTENER, DIALER)
+        credentials(soon, f"{LISTENER}-soon" if side == LISTENER else LISTENER, LISTENER, DIALER)
     )
     with pytest.raises(PeerAbsentError, match=r"valid only (from|since) 20\d\d"):
-        meeting.dial(credentials(files, f"{DIALER}-soon" if side == DIALER else DIALER, DIALER, LISTENER), SHORT)
+        meeting.dial(credentials(soon, f"{DIALER}-soon" if side == DIALER else DIALER, DIALER, LISTENER), SHORT)
     meeting.give_up()
     with pytest.raises(HandshakesFailedError):
         listening.result(DEADLINE)
@@ -347,10 +347,14 @@ def test_a_port_of_another_program(meeting: Meeting, files: Path, octets: bytes,
 @pytest.mark.parametrize("secure", [True, False])
 @pytest.mark.parametrize(("closes", "reason"), [(False, preflight.NO_ANSWER), (True, preflight.CLOSED)])
 def test_a_port_that_answers_nothing(
-    meeting: Meeting, files: Path, caplog: pytest.LogCaptureFixture, closes: bool, reason: str, secure: bool
-) -> None:
+    meeting: Meeting, files: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    closes: bool, reason: str, secure: bool,
+) -> None:  # fmt: skip
     """The dialer says so at once and retries, since psicli may be busy or behind a proxy."""
     caplog.set_level("INFO")
+    # So the first attempt has failed long before the last one.
+    monkeypatch.setattr(dialer, "FIRST_TIMEOUT", 0.3)
+    monkeypatch.setattr(dialer, "EARLY", 0.0)
     with socket.create_server(("127.0.0.1", meeting.port)) as server:
         if closes:
             threading.Thread(target=close_all, args=(server,), daemon=True).start()
@@ -417,7 +421,7 @@ def test_the_reason_of_a_failure_is_told_soon_and_the_hint_fits_it(
         # What a resolver or a firewall does differs from machine to machine.
         monkeypatch.setattr(preflight.socket, "create_connection", Mock(side_effect=fails))
     with pytest.raises(PeerAbsentError, match=reason) as caught:
-        Dialer(Endpoint(host, meeting.port, LISTENER), 0.05).meet(lambda: hello(DIALER), 0.3)
+        Dialer(Endpoint(host, meeting.port, LISTENER), 0.05).meet(lambda: hello(DIALER), SHORT)
     told = [record.getMessage() for record in caplog.records if "trying again until" in record.getMessage()]
     assert len(told) == 1
     assert told[0].startswith(f"alice at {host}:{meeting.port}: {reason}")
@@ -425,12 +429,14 @@ def test_the_reason_of_a_failure_is_told_soon_and_the_hint_fits_it(
 
 
 def test_a_foreign_client_is_named_by_a_listener_without_tls(
-    meeting: Meeting, caplog: pytest.LogCaptureFixture
+    meeting: Meeting, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listening = meeting.listen(None)
     with socket.create_connection(("127.0.0.1", meeting.port), source_address=("127.0.0.9", 0)):
         said = f"a program on 127.0.0.9 has connected to 127.0.0.1:{meeting.port}, but it is not psicli"
         wait_until(lambda: said in caplog.text, said)
+        # From now on, only the peer connects, and it may be slow.
+        monkeypatch.setattr(listener, "GRACE", DEADLINE)
         dialled = meeting.dial(None)
         assert listening.result(DEADLINE).peer_hello == dialled.own_hello
     assert caplog.text.count("but it is not psicli") == 1
