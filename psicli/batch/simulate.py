@@ -125,8 +125,10 @@ def _run(
             probe.bind(("127.0.0.1", 0))
         except OSError as exc:
             raise NoPortError(reason=reason(exc)) from exc
-        # Not on a command line, where another user could read it before the listener has bound the port.
-        (keys / "port").write_text(str(probe.getsockname()[1]))
+        port = probe.getsockname()[1]
+    # Not on a command line, where another user could read it before the listener has bound the port. Whoever reads it
+    # finds the port free.
+    (keys / "port").write_text(str(port))
     processes = {party: _start(command, folder / party) for party, command in commands.items()}
     reports: dict[str, dict[str, Any] | None] = {}
     try:
