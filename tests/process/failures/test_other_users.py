@@ -31,7 +31,7 @@ from psicli.transport.listener import Listener
 NOBODY = 65534
 REFUSED = "refused a connection from a process of another user of this machine, nobody"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
-# How long another user's stream waits for an answer [s].
+# How long another user's stream waits for an answer, and a dialer for its peer where another user listens [s].
 PATIENCE = 2.0
 
 # How another user's streams begin.
@@ -173,7 +173,7 @@ def test_a_port_that_changes_hands_is_noticed_before_anything_is_sent(
         dialer = Dialer(Endpoint("127.0.0.1", port, LISTENER), 0.05)
         stack.callback(dialer.close)
         with pytest.raises(OtherUserError):
-            dialer.meet(lambda: hello(DIALER), 0.5)
+            dialer.meet(lambda: hello(DIALER), PATIENCE)
 
 
 def test_a_connection_of_an_earlier_attempt_does_not_break_the_next_one() -> None:

@@ -190,11 +190,12 @@ def test_what_the_store_does_not_allow_is_an_error(pair: Pair, given: str, outpu
 @pytest.mark.more
 @pytest.mark.parametrize(("given", "output"), [("s3://crm/a.csv", "out.csv"), ("a.csv", "s3://crm/b.csv")])
 def test_a_store_that_cannot_be_reached_is_an_error_soon(pair: Pair, given: str, output: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    pair.environment |= {**CREDENTIALS, "AWS_ENDPOINT_URL": address}
-    started = time.monotonic()
-    failed(refused(pair, given, output), 74, "the store cannot be reached: nothing answers at its address")
+    with socket.socket() as closed:
+        # The port is taken, so that no other program can listen there meanwhile.
+        closed.bind(("127.0.0.1", 0))
+        pair.environment |= {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{closed.getsockname()[1]}"}
+        started = time.monotonic()
+        failed(refused(pair, given, output), 74, "the store cannot be reached: nothing answers at its address")
     assert time.monotonic() - started < 30
 
 

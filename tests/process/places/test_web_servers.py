@@ -82,13 +82,16 @@ def test_a_server_that_is_not_trusted_is_an_error(pair: Pair, web: Web) -> None:
 
 @pytest.mark.more
 def test_a_server_that_is_not_there_is_an_error(pair: Pair, web: Web) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        url = f"https://localhost:{closed.getsockname()[1]}/a.csv"
-    failed(refused(pair, url), 74, "the server cannot be reached: connection refused")
+    with socket.socket() as closed:
+        # The port is taken, so that no other program can listen there meanwhile.
+        closed.bind(("127.0.0.1", 0))
+        result = refused(pair, f"https://localhost:{closed.getsockname()[1]}/a.csv")
+    failed(result, 74, "the server cannot be reached: connection refused")
 
 
 @pytest.mark.more
 def test_max_duration_ends_a_slow_download(pair: Pair, web: Web) -> None:
-    pair.jobs[LISTENER]["policy"] = {"max_duration": "1s"}
+    # Long enough that the download has begun.
+    pair.jobs[LISTENER]["policy"] = {"max_duration": "5s"}
     failed(refused(pair, web.url("slow/a.csv")), 79, r"the exchange was not complete .* after .* policy\.max_duration")
     assert len(web.asked) == 1
