@@ -88,12 +88,15 @@ def test_what_does_not_go_with_it(pair: Pair, arguments: tuple[str, ...]) -> Non
 
 
 class Terminal:
-    """A terminal of 24 lines and 80 columns, with psicli status --watch in it."""
+    """A terminal with psicli status --watch in it, which shows the runs of other tests, too.
 
-    def __init__(self, pair: Pair, **environment: str) -> None:
+    size: its lines and columns.
+    """
+
+    def __init__(self, pair: Pair, size: tuple[int, int] = (24, 80), **environment: str) -> None:
         self.output = b""
         self._near, far = pty.openpty()
-        termios.tcsetwinsize(far, (24, 80))
+        termios.tcsetwinsize(far, size)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PSICLI_")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "psicli", "status", "--watch", "0.1"],
@@ -153,9 +156,11 @@ def test_a_terminal_without_escapes_gets_text(pair: Pair) -> None:
 @pytest.mark.more
 def test_nothing_is_left_of_a_run_that_was_watched(pair: Pair) -> None:
     long_pair(pair)
-    terminal = Terminal(pair)
+    terminal = Terminal(pair, (1000, 500))
     runs = [pair.start(party) for party in PARTIES]
-    terminal.read_until(lambda output: b"people: exchanging" in output)
+    # The row of each run, whatever other tests have on this machine.
+    rows = [re.compile(rb"people: exchanging \d+ %% +%d " % run.pid) for run in runs]
+    terminal.read_until(lambda output: all(row.search(output) for row in rows))
     assert terminal.end() == 0
     for run in runs:
         run.send(signal.SIGTERM)
