@@ -343,6 +343,19 @@ class Claim:
         return self._holder
 
 
+def _has_ended(host: str, pid: int) -> bool:
+    """Return whether a process was one of this machine, and has ended."""
+    if host == socket.gethostname():
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            # It is another user's.
+            return False
+    return False
+
+
 def _claim(ray: Any, job: Job, head: str) -> Any:
     """Take the job's name on this cluster, which lasts as long as this process; raises JobOnClusterError."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -356,11 +369,11 @@ def _claim(ray: Any, job: Job, head: str) -> Any:
         try:
             return claims.remote(socket.gethostname(), os.getpid())
         except ValueError:
-            # Another actor has the name. If its run has just ended, so will the actor.
+            # Another actor has the name. If its run has just ended, so will the actor, which may still answer.
             holder = ""
             with suppress(Exception):
                 host, pid = _in_time(lambda: ray.get(ray.get_actor(name).holder.remote()), _ANSWER_TIMEOUT)
-                holder = f" (pid {pid} on {host})"
+                holder = "" if _has_ended(host, pid) else f" (pid {pid} on {host})"
             if holder or time.monotonic() > deadline:
                 raise JobOnClusterError(job=job.name, party=job.party, holder=holder) from None
             signals.pause(signals.SLICE)

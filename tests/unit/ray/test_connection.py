@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from importlib import metadata
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from support.job_files import SMALL, TASK, Load
@@ -18,6 +20,7 @@ from support.job_files import SMALL, TASK, Load
 from psicli.core.errors import PsicliError
 from psicli.ray import check_installed, connection
 from psicli.ray.connection import connected
+from psicli.ray.errors import JobOnClusterError
 
 # The first frame of a gRPC server without TLS.
 SETTINGS = bytes([0, 0, 6, 4, 0, 0, 0, 0, 0]) + bytes(6)
@@ -159,6 +162,24 @@ def test_why_ray_refuses() -> None:
         assert (error.code, error.message) == (78, f"the Ray cluster at h:1 {fault}")
     error = connection._refusal(ray, "h:1", RuntimeError("what Ray says"))
     assert (error.code, error.message.rpartition(": ")[2]) == (69, "Ray ended with RuntimeError")
+
+
+def test_the_name_of_a_run_that_has_ended_is_free_soon(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its actor still answers for a moment. That of a run which goes on has the name, and so has one elsewhere."""
+    for name in ("ray", "ray.util", "ray.util.scheduling_strategies"):
+        monkeypatch.setitem(sys.modules, name, Mock())
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    job, library, host = load(SMALL + TASK), Mock(), socket.gethostname()
+    claims = library.remote.return_value.options.return_value.remote
+    claims.side_effect, library.get.return_value = [ValueError, ValueError, "claim"], (host, ended.pid)
+    assert connection._claim(library, job, "head") == "claim"
+    for holder in ((host, os.getpid()), (host, 1), (f"not-{host}", ended.pid)):
+        claims.side_effect, library.get.return_value = ValueError, holder
+        with pytest.raises(
+            JobOnClusterError, match=rf"already runs on this Ray cluster \(pid {holder[1]} on {holder[0]}"
+        ):
+            connection._claim(library, job, "head")
 
 
 def test_only_our_lines_reach_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
