@@ -9,11 +9,8 @@ from support.clusters.cluster import Cluster
 from support.clusters.jobs import only_psicli_speaks, outputs, sample, use
 from support.processes import altered
 from support.processes.expectations import failed, long_pair
-from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Run
+from support.processes.runner import DIALER, LISTENER, SLOWLY, Pair, Run
 from support.waiting import wait_until
-
-# A run ends within this time after the first signal [s].
-SOON = 15.0
 
 
 def before_the_cluster(run: Run, cluster: Cluster) -> None:
@@ -40,7 +37,8 @@ def test_a_signal_ends_the_run_and_all_its_actors(
     long_pair(pair)
     pair.environment = {}
     use(pair, cluster, LISTENER)
-    runs = {party: pair.start(party) for party in PARTIES}
+    # The other party is slow, so that the session lasts until the signal.
+    runs = {LISTENER: pair.start(LISTENER), DIALER: pair.start(DIALER, env=SLOWLY)}
     assert callable(moment)
     moment(runs[LISTENER], cluster)
     runs[LISTENER].send(number)
