@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -27,8 +29,17 @@ def run(folder: Path, *arguments: str, seconds: float = DEADLINE) -> tuple[str |
 
 
 def is_gone(pid_file: Path) -> bool:
-    pid = int(pid_file.read_text())
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    # A process may be reaped at any moment.
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(int(pid_file.read_text())).status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+def stands_still_until(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the time that a command may take begin when it has written a file, however slow the machine is."""
+    began = time.monotonic()
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() if ready.exists() else began, sleep=time.sleep)
+    monkeypatch.setattr(command, "time", clock)
 
 
 def test_a_command_runs_in_its_folder_with_its_variables_and_no_shell(tmp_path: Path) -> None:
@@ -74,13 +85,16 @@ def test_any_octets_are_printable_lines(tmp_path: Path) -> None:
 
 def test_after_the_timeout_the_whole_group_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "GRACE", 0.2)
+    stands_still_until(tmp_path / "own", monkeypatch)
     fault, _ = run(tmp_path, "sh", "-c", STUBBORN, seconds=1)
     assert fault == "did not end within 1 s"
     wait_until(lambda: is_gone(tmp_path / "own") and is_gone(tmp_path / "child"), "both processes have ended")
 
 
-def test_a_command_may_clean_up_after_the_timeout(tmp_path: Path) -> None:
-    fault, lines = run(tmp_path, "sh", "-c", "trap 'echo unmounted; exit' TERM; sleep 600 & wait", seconds=0.5)
+def test_a_command_may_clean_up_after_the_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stands_still_until(tmp_path / "ready", monkeypatch)
+    script = "trap 'echo unmounted; exit' TERM; echo > ready; sleep 600 & wait"
+    fault, lines = run(tmp_path, "sh", "-c", script, seconds=0.5)
     assert (fault, lines) == ("did not end within 1 s", ["unmounted"])
 
 
