@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from support.waiting import DEADLINE
 
 from psicli.batch.unattended import ping
 from psicli.batch.unattended.hooks import ping as ping_of
@@ -58,8 +59,10 @@ def serving(service: Service) -> Iterator[Service]:
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_proxy_and_no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
+    # On a busy machine, the process of a ping may take long to start.
+    monkeypatch.setattr(ping, "TIMEOUT", DEADLINE)
 
 
 def test_the_start_and_the_exit_code_of_a_batch() -> None:
@@ -90,11 +93,11 @@ def test_a_redirect_to_another_host_is_not_followed(target: str) -> None:
 
 
 def test_a_host_where_nobody_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    assert send(f"http://127.0.0.1:{port}/{SECRET}", "0") == (
-        "the ping to 127.0.0.1 (hooks.ping) failed: connection refused"
-    )
+    # While the port is bound, no other process can get it and listen there.
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        warning = send(f"http://127.0.0.1:{bound.getsockname()[1]}/{SECRET}", "0")
+    assert warning == "the ping to 127.0.0.1 (hooks.ping) failed: connection refused"
 
 
 def test_a_service_that_never_answers_costs_no_more_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
