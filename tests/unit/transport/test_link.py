@@ -14,6 +14,7 @@ from dataclasses import replace
 import grpc
 import pytest
 from support.memory.links import DEADLINE, PATH, hello
+from support.processes.runner import free_ports
 
 from psicli.core.errors import PortBusyError
 from psicli.core.peer_errors import (
@@ -36,9 +37,7 @@ class Meeting:
     """A listener `alice` on a free port, and dialers that connect to it."""
 
     def __init__(self, stack: ExitStack) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        (self.port,) = stack.enter_context(free_ports(1))
         self.listener = Listener(Endpoint("127.0.0.1", self.port, "bob"))
         self._stack = stack
         self._pool = stack.enter_context(ThreadPoolExecutor(4))
@@ -273,12 +272,13 @@ def test_nobody_comes(meeting: Meeting) -> None:
 
 @pytest.mark.more
 def test_nobody_listens() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        dialer = Dialer(Endpoint("127.0.0.1", probe.getsockname()[1], "alice"), 0.02)
-    with pytest.raises(PeerAbsentError, match="connection refused"):
-        dialer.meet(lambda: hello("bob"), 2.0)
-    dialer.close()
+    # While the port is bound, no other process can get it and listen there.
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        dialer = Dialer(Endpoint("127.0.0.1", bound.getsockname()[1], "alice"), 0.02)
+        with pytest.raises(PeerAbsentError, match="connection refused"):
+            dialer.meet(lambda: hello("bob"), 2.0)
+        dialer.close()
 
 
 def test_a_dialer_that_is_slightly_early_does_not_lose_a_whole_interval() -> None:
