@@ -42,7 +42,9 @@ def strangers_that_send(octets: bytes) -> Strangers:
     def come(stack: ExitStack, port: int) -> None:
         for _ in range(3 * PLACES):
             stranger = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-            stranger.sendall(octets)
+            # On a busy machine, it may have had to go before it could speak.
+            with suppress(ConnectionError):
+                stranger.sendall(octets)
 
     return come
 
