@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.memory.machines import PATIENCE
 from support.memory.sessions import (
     ALICE,
     BOB,
@@ -49,7 +50,7 @@ from psicli.protocol.messages import (
     Working,
 )
 from psicli.protocol.task import Disclosure, Phase, Progress
-from psicli.session import agreement
+from psicli.session import agreement, session
 from psicli.session.agreement import Deadline
 from psicli.session.session import UNCONFIRMED, UNNAMED_FAILURE
 
@@ -241,7 +242,9 @@ def test_a_signal_stops_both() -> None:
 
 
 @pytest.mark.parametrize("tasks", [1, 2])
-def test_a_signal_after_the_commit_leaves_it(tasks: int) -> None:
+def test_a_signal_after_the_commit_leaves_it(tasks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a busy machine, putting an output in place may take longer than a party that a signal stops waits.
+    monkeypatch.setattr(session, "STOPPED_TIMEOUT", PATIENCE)
     alice, bob = small(tasks, broadcast=True)
     ends = joined(alice, bob)
 
