@@ -94,7 +94,7 @@ def test_one_thread_needs_no_process(few: None) -> None:
 
 
 def test_many_numbers_are_converted_in_processes_that_end_with_the_pool(few: None) -> None:
-    before = descriptors()
+    before, others = descriptors(), children()
     with Converter([parse_form("phone/DE"), parse_form("phone/DE/sha256")], threads=2) as converter:
         texts = pa.array([*TEXTS, None, ""], pa.large_string())
         assert converter.convert(0, texts).to_pylist() == [*EXPECTED, None, ""]
@@ -107,8 +107,9 @@ def test_many_numbers_are_converted_in_processes_that_end_with_the_pool(few: Non
         converter.convert(1, texts)
         assert {each.pid for each in started} <= {each.pid for each in workers()}
     assert not any(each.is_running() for each in started)
-    assert children() == []
-    assert descriptors() == before
+    assert {*children()} <= {*others}
+    # Libraries may have closed some that earlier tests had left.
+    assert descriptors() <= before
 
 
 def test_a_number_of_any_input_counts_towards_the_start(pool: PhonePool) -> None:
@@ -151,7 +152,8 @@ def test_a_signal_to_the_whole_group_ends_no_process(pool: PhonePool, number: in
     for worker in before:
         worker.send_signal(number)
     assert pool.convert(TEXTS) == EXPECTED
-    assert workers() == before
+    # A thread that had nothing to do yet may have started its process since.
+    assert {*before} <= {*workers()}
 
 
 def test_a_signal_ends_a_conversion(pool: PhonePool, monkeypatch: pytest.MonkeyPatch) -> None:
