@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING
 from psicli.core import failpoints, peer_errors, signals, trace
 from psicli.core.errors import PsicliError, unexpected
 from psicli.core.records import dataclass
-from psicli.protocol.messages import Abort, Bye, Commit, Done, Message, Open, Received, Reconnect, Taken
+from psicli.protocol.messages import (
+    Abort,
+    Bye,
+    Commit,
+    Done,
+    HelloOctets,
+    Message,
+    Open,
+    Received,
+    Reconnect,
+    Taken,
+)
 from psicli.protocol.wire import decode, encode
 from psicli.transport.door.guest import Guest
 from psicli.transport.preflight import NO_ANSWER
@@ -39,6 +50,9 @@ LAST_WORDS_TIMEOUT = 3.0
 HEARING_TIMEOUT = 1.0
 # A peer that has been silent for this long may have been stopped [s].
 LONG_SILENCE = 30.0
+# What is sent even if the session fails right after it: both parties compare the Hellos, and what this party has
+# completed, the peer must complete too.
+_OWED = HelloOctets | Open | Received | Commit | Done
 
 
 @dataclass(eq=False)
@@ -143,7 +157,7 @@ class Link:
                 if isinstance(message, Abort):
                     self._outbox.abort(octets)
                 else:
-                    self._outbox.put(octets, owed=isinstance(message, Open | Received | Commit | Done))
+                    self._outbox.put(octets, owed=isinstance(message, _OWED))
                 trace.count("outbox", "messages", len(self._outbox))
                 self._changed.notify_all()
         return len(octets)
@@ -244,8 +258,8 @@ class Link:
     def abort(self, failure_class: int, timeout: float) -> None:
         """Send the peer the class of our failure and end the stream within timeout [s].
 
-        Drops the queued messages except those that complete a task or a bin: what this party has completed, the peer
-        must complete too. After our Bye, nothing can be sent, so there is nothing to wait for.
+        Drops the queued messages except the Hello and those that complete a task or a bin: what this party has
+        completed, the peer must complete too. After our Bye, nothing can be sent, so there is nothing to wait for.
         """
         with self._changed:
             self._outbox.drop()

@@ -28,7 +28,7 @@ from psicli.core.peer_errors import (
 from psicli.protocol.messages import Abort, Ask, Bye, Frame, HelloOctets, Message, Purpose, Ready, Working
 from psicli.protocol.wire import decode, decode_hello, encode, encode_hello
 from psicli.transport.dialer import Dialer
-from psicli.transport.endpoint import Endpoint
+from psicli.transport.endpoint import Endpoint, outgoing
 from psicli.transport.link import QUEUE_FRAMES, Link
 from psicli.transport.listener import Listener
 
@@ -171,6 +171,15 @@ def test_the_class_of_a_failure_arrives_after_what_was_sent_before(meeting: Meet
     other.finish(DEADLINE)
     stopping.join(DEADLINE)
     assert not stopping.is_alive()
+
+
+def test_a_hello_is_sent_although_a_failure_follows_at_once() -> None:
+    """Both parties compare the Hellos, and the one that is faster must not keep the other from it."""
+    link, own = Link(), HelloOctets(hello("alice"))
+    link.send(own)
+    link.abort(78, 0.0)
+    assert link.stream is not None
+    assert [decode(octets) for octets in outgoing(link.stream)] == [own, Abort(78)]
 
 
 @pytest.mark.parametrize("sending", ["listener", "dialer"])
