@@ -12,6 +12,7 @@ import yaml
 from support.batch_files import job, load, write_jobs
 
 from psicli.batch import engine
+from psicli.batch.machine import Machine
 from psicli.batch.plan import Limits, Planned, make_plan
 from psicli.core.errors import TerminatedBySignal
 from psicli.report.batch import JobState, State
@@ -73,6 +74,8 @@ def test_a_signal_while_one_job_pauses_one_runs_and_one_waits(tmp_path: Path, mo
         yield
 
     monkeypatch.setattr(engine, "Child", FakeChild)
+    # Other programs may have the memory of this machine.
+    monkeypatch.setattr(engine, "free_memory", lambda: Machine.here().memory)
     monkeypatch.setattr(engine.signals, "allowed", allowed)
     jobs = {}
     for name, port in (("fails-bob", 18_560), ("runs-bob", 18_561), ("waits-bob", 18_561)):
