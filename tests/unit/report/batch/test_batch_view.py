@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from psicli.report.batch import JobState, State, view
 from psicli.report.batch.view import View
@@ -253,7 +254,12 @@ def watch(monkeypatch: pytest.MonkeyPatch, console: Callable[[int], Console]) ->
         each.close()
 
 
-def test_a_bar_for_each_running_job_and_one_for_all(watch: Watch, clock: Clock) -> None:
+def test_a_bar_for_each_running_job_and_one_for_all(
+    watch: Watch, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Bars of another test may have started tqdm's monitor, which would not start again.
+    monkeypatch.setattr(tqdm, "monitor", None)
+    before = {*threading.enumerate()}
     jobs = jobs_of("customers", "planes", "a-job-with-a-very-long-name", "ships", "cars")
     shown, terminal = watch(jobs)
     move(jobs[0], State.RUNNING, percent=43, task="people")
@@ -273,7 +279,7 @@ def test_a_bar_for_each_running_job_and_one_for_all(watch: Watch, clock: Clock) 
     ]
     assert {len(total), len(others[0])} == {79}
     # tqdm's monitor would be a second thread.
-    assert not any("TMonitor" in type(thread).__name__ for thread in threading.enumerate())
+    assert not any("TMonitor" in type(thread).__name__ for thread in {*threading.enumerate()} - before)
 
 
 def test_lines_of_the_log_are_above_the_bars_and_the_end_is_clean(watch: Watch) -> None:
