@@ -110,6 +110,8 @@ def test_a_skipped_task_counts_as_over(start: Start) -> None:
 
 def test_the_bars_leave_room_for_a_bar(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even with a long name on a terminal of 80 columns."""
+    # After a tenth of a second, tqdm would draw a bar again.
+    monkeypatch.setattr("tqdm.std.time", lambda: 1000.0)
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
     shown = start(terminal=True, tasks=2)
