@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -415,12 +415,12 @@ def test_a_ledger_that_cannot_be_written_is_74(ledger: Ledger, no_room: None) ->
     assert ledger.entries() == []
 
 
-def test_no_descriptor_is_left_open(ledger: Ledger) -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+def test_no_descriptor_is_left_open(ledger: Ledger, opened: Callable[[], list[str]]) -> None:
+    before = opened()
     ledger.open(OPENING, lambda runs: None)
     ledger.close(OPENING.task_sid, None, None)
     ledger.entries()
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert opened() == before
 
 
 def test_a_ledger_that_cannot_be_seen_is_not_empty(tmp_path: Path) -> None:
