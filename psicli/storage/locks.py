@@ -275,16 +275,17 @@ def _wait_for(failure: Callable[[], PsicliError | None], deadline: float) -> Non
 def _bind_failure(host: str, port: int, where: str) -> PsicliError | None:
     """Bind the port and release it; return why that failed. The real bind later finds a program that came between."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        # A system without IPv6 may have no such sockets.
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             probe.listen(1)
-        except OSError as exc:
-            if exc.errno != errno.EADDRINUSE:
-                return errors.BindError(where=where, reason=errors.reason(exc))
-            holder = _holder_of_port(port)
-            return errors.LockHeldError(what=where, holder=holder) if holder else errors.PortBusyError(where=where)
+    except OSError as exc:
+        if exc.errno != errno.EADDRINUSE:
+            return errors.BindError(where=where, reason=errors.reason(exc))
+        holder = _holder_of_port(port)
+        return errors.LockHeldError(what=where, holder=holder) if holder else errors.PortBusyError(where=where)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -59,7 +60,21 @@ def test_the_second_run_learns_who_the_first_is(folder: Path, port: int) -> None
     assert holders() == []
 
 
-@pytest.mark.parametrize(("held", "wanted"), [("0.0.0.0", HOST), (HOST, "0.0.0.0"), ("::1", HOST), (HOST, "::")])
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted"),
+    [("0.0.0.0", HOST), (HOST, "0.0.0.0"), pytest.param("::1", HOST, marks=ipv6), (HOST, "::")],
+)
 def test_one_lock_for_every_address_of_a_port(folder: Path, port: int, held: str, wanted: str) -> None:
     with hold_port("nightly", "alice", held, port, 0):
         assert "job nightly of alice" in refused(port, wanted).message
@@ -159,6 +174,19 @@ def test_an_address_of_another_machine_fails_without_waiting(folder: Path, port:
     assert caught.value.code == 78
     assert "cannot listen on this address: " in caught.value.message
     assert "a port of 1024 or more" in caught.value.advice
+    assert holders() == []
+
+
+def test_a_system_without_ipv6(folder: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no socket for such an address."""
+
+    class Socket(socket.socket):
+        def __init__(self, *_: object) -> None:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    with pytest.raises(BindError, match="cannot listen on this address: address family not supported"):
+        gets_it(port)
     assert holders() == []
 
 
