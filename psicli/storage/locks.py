@@ -57,6 +57,8 @@ WAITING_LINE_INTERVAL = 60.0
 MAX_RECORD_BYTES = 4096
 # Records are padded to this size, so that a short record never leaves the end of a longer one readable [bytes].
 RECORD_BYTES = 1024
+# How often a record of this user is read until it is whole, and the pause before each attempt but the first two [s].
+_ATTEMPTS, _ATTEMPT_INTERVAL = 20, 0.002
 # How many entries of a shared folder, and how many holders of one user, are read at most: anybody can fill them. A
 # killed run leaves its record, so a folder may have many more records than holders.
 MAX_ENTRIES, MAX_RECORDS, MAX_HOLDERS = 50_000, 10_000, 100
@@ -411,9 +413,13 @@ def _read_record(name: str, folder: int) -> Holder | None:
             # A shared lock, so that two readers do not take each other for the holder.
             fcntl.flock(record, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            # The first attempt may read a half-written record.
-            attempts = (_parse(os.pread(record, MAX_RECORD_BYTES, 0), _user(status.st_uid)) for _ in range(2))
-            return next(filter(None, attempts), None)
+            # It may be half-written, and its holder stopped there. Other users could keep a reader waiting.
+            attempts = _ATTEMPTS if status.st_uid == os.geteuid() else 2
+            for attempt in range(attempts):
+                if attempt > 1:
+                    signals.pause(_ATTEMPT_INTERVAL)
+                if holder := _parse(os.pread(record, MAX_RECORD_BYTES, 0), _user(status.st_uid)):
+                    return holder
     return None
 
 

@@ -332,6 +332,20 @@ def test_a_record_can_be_read_while_it_changes(folder: Path, port: int) -> None:
             assert holders() != []
 
 
+def test_a_holder_that_is_stopped_while_it_writes_its_record(
+    folder: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status waits for the end of the record, though not for ever."""
+    with hold_port("nightly", "alice", HOST, port, 0):
+        whole, halves = os.pread, [True] * 10
+        monkeypatch.setattr(
+            os, "pread", lambda *where: whole(*where)[: 50 if halves and halves.pop() else locks.RECORD_BYTES]
+        )
+        assert [holder.pid for holder in holders()] == [os.getpid()]
+        halves += [True] * 1000
+        assert holders() == []
+
+
 def test_the_record_shows_the_progress_of_a_run(folder: Path, port: int) -> None:
     with hold_port("nightly", "alice", HOST, port, 0) as lock:
         assert [(h.task, h.phase, h.percent) for h in holders()] == [("", "starting", 0)]
