@@ -16,6 +16,7 @@ from psicli import tables
 from psicli.core.errors import InputChangedError, InputMissingError
 from psicli.core.formats import file_format
 from psicli.core.places import Url
+from psicli.storage.places import remote
 from psicli.storage.places.reading import open_file, sha256_of
 from psicli.storage.places.remote import list_files
 
@@ -34,6 +35,8 @@ NAMES = [
 @pytest.fixture(scope="module")
 def server() -> Iterator[Store]:
     with s3_server() as store:
+        # A worker may come back to this module later, and finds another server then.
+        remote._file_system.cache_clear()
         yield store
 
 
