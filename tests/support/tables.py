@@ -183,6 +183,8 @@ def parsed(data: bytes, fmt: FileFormat) -> list[list[str]]:
 @contextmanager
 def small_pieces(size: int) -> Iterator[None]:
     """Make psicli read, sort and write in pieces of about this many bytes or rows."""
+    # psicli lets the csv module read rows as long as its own, for the whole process.
+    longest = csv.field_size_limit()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(delimited, "MAX_ROW_BYTES", size)
         patch.setattr(delimited, "_BLOCK_BYTES", size + 1)
@@ -199,4 +201,7 @@ def small_pieces(size: int) -> Iterator[None]:
         patch.setattr(sorting, "_LEAST_STEP_BYTES", 0)
         patch.setattr(delimited_out, "_CSV_BATCH_BYTES", size)
         patch.setattr(columns, "_GATHERED_VALUES", 2)
-        yield
+        try:
+            yield
+        finally:
+            csv.field_size_limit(longest)
