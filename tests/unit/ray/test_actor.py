@@ -115,11 +115,21 @@ def test_a_forgotten_bin_is_wiped_and_lets_nobody_wait(made: BinActor, monkeypat
         assert may_go_on.wait(DEADLINE)
         return real(self, start, stop)
 
+    asked = threading.Event()
+    frame = actor._Bin.frame
+
+    def asking(self: actor._Bin, start: int) -> Any:
+        asked.set()
+        return frame(self, start)
+
     monkeypatch.setattr(Worker, "mask_own", slow)
+    monkeypatch.setattr(actor._Bin, "frame", asking)
     begin(made, 1, 3 * FRAME_ITEMS)
     worker = made._bins[1].worker
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(made.mask_own, 1, 0, 2)
+        # A call that comes later finds no bin.
+        assert asked.wait(DEADLINE)
         made.forget(1)
         made.forget(1)
         assert waiting.result(DEADLINE)[0].failure[0] == "LocalProtocolError"
