@@ -237,12 +237,15 @@ def test_calls_leak_nothing(path: str) -> None:
                 continue
 
     run()
-    references, blocks_before, nones = sys.getrefcount(buffer), sys.getallocatedblocks(), sys.getrefcount(None)
-    for _ in range(100):
-        run()
+    references, added = sys.getrefcount(buffer), []
+    # A leak shows in both rounds, and what another thread of this process keeps, such as xdist's, in one.
+    for _ in range(2):
+        blocks_before, nones = sys.getallocatedblocks(), sys.getrefcount(None)
+        for _ in range(100):
+            run()
+        added.append((sys.getallocatedblocks() - blocks_before, abs(sys.getrefcount(None) - nones)))
     assert sys.getrefcount(buffer) == references
-    assert sys.getallocatedblocks() - blocks_before < 100
-    assert abs(sys.getrefcount(None) - nones) < 100
+    assert max(map(min, *added)) < 100
     # A bytearray cannot be resized while its buffer is in use.
     buffer.append(0)
 
