@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -120,5 +121,10 @@ def write_job(pair: Pair) -> None:
 def memories_of_ray(cluster: Cluster) -> dict[str, bytes]:
     """Return the memory of every process of Ray's own."""
     actors = {each.pid for each in cluster.workers()}
-    own = [each for each in cluster.processes() if each.pid not in actors]
-    return {f"{each.name()} {each.pid}": memory(each) for each in own}
+    found = {}
+    for each in cluster.processes():
+        # Ray ends its idle workers at any time.
+        with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+            if each.pid not in actors:
+                found[f"{each.name()} {each.pid}"] = memory(each)
+    return found
