@@ -31,8 +31,10 @@ TEMPLATES = {
 @pytest.fixture
 def without_native(tmp_path: Path) -> Path:
     """Return a folder with a copy of psicli that lacks the compiled extension."""
-    # It keeps the compiled Python files, which each test would make again.
-    shutil.copytree(ROOT / "psicli", tmp_path / "psicli", ignore=shutil.ignore_patterns("_native*.so"))
+    # It keeps the compiled Python files, which each test would make again, but not those that another process is
+    # writing just now, which soon have another name.
+    unwanted = shutil.ignore_patterns("_native*.so", "*.pyc.*")
+    shutil.copytree(ROOT / "psicli", tmp_path / "psicli", ignore=unwanted)
     return tmp_path
 
 
