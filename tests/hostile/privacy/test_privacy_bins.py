@@ -110,13 +110,16 @@ def test_only_counts_are_sent_if_a_party_has_no_items(runs: list[RecordedRun]) -
 
 def test_bins_hold_different_numbers_of_items(runs: list[RecordedRun]) -> None:
     """Bins of one capacity hold different numbers of items; otherwise the test of the traffic would prove little."""
+    alike = 0
     for run in runs:
         for party, name in itertools.product(PARTIES, ALIKE):
             bins = run.bins(party, name)
             assert len({len(seen.points) for seen in bins}) == 1
-            assert len({len(seen.keys) for seen in bins}) > 1
+            alike += len({len(seen.keys) for seen in bins}) == 1
         # Ten keys cannot put two into each of eight bins.
         assert min(len(seen.keys) for seen in run.bins(LISTENER, "few")) <= 1
+    # By chance, four bins are alike once in 200,000 runs of this test; two times four are once in 10^11.
+    assert alike <= 1
 
 
 def test_scalars_and_padding_are_fresh_for_every_bin(runs: list[RecordedRun]) -> None:
