@@ -54,8 +54,14 @@ class Wire:
         self._out.put(None)
 
     def receive(self, timeout: float = DEADLINE) -> bytes | None:
-        """Return the next message, None at the end of the stream; raise Empty after the timeout."""
-        return self._in.get(timeout=timeout)
+        """Return the next message, None at the end of the stream; raise Empty after the timeout.
+
+        This end ends its direction, too, but not before a script has learned of it: so all that it has sent goes out.
+        """
+        octets = self._in.get(timeout=timeout)
+        if octets is None:
+            self.close()
+        return octets
 
     def outgoing(self) -> Iterator[bytes]:
         for item in iter(self._out.get, None):
@@ -96,7 +102,6 @@ class Wire:
             pass
         self.over.set()
         self._in.put(None)
-        self.close()
 
 
 def dial(port: int, stack: ExitStack, compression: Any = None) -> Wire:
@@ -109,6 +114,7 @@ def dial(port: int, stack: ExitStack, compression: Any = None) -> Wire:
     call = stream(wire.outgoing(), wait_for_ready=True, timeout=LONGEST, compression=compression)
     threading.Thread(target=wire.pump, args=(call,), daemon=True).start()
     stack.callback(call.cancel)
+    stack.callback(wire.close)
     stack.callback(wire.over.set)
     return wire
 
