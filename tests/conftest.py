@@ -25,18 +25,9 @@ hypothesis.settings.register_profile("psicli", deadline=None)
 hypothesis.settings.load_profile("psicli")
 
 
-# The fixtures of Ray clusters. A node takes ten seconds to start, and many times as long on a slow machine [s].
-CLUSTERS = {"_shared", "start_cluster"}
-CLUSTER_TIMEOUT = 360
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all but an evenly spread sample of a test's cases for `make test-more`; give tests on clusters more time."""
-    for item in items:
-        is_on_cluster = not CLUSTERS.isdisjoint(getattr(item, "fixturenames", ()))
-        if is_on_cluster and not any(map(item.get_closest_marker, ("slow", "timeout"))):
-            item.add_marker(pytest.mark.timeout(CLUSTER_TIMEOUT))
+    """Mark all but an evenly spread sample of a test's cases for `make test-more`."""
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if item.get_closest_marker("sample") and not item.get_closest_marker("slow"):

@@ -13,9 +13,7 @@ from support.browser.samples import ALONE, FAULTS, JOBS, MAKERS, MISSING, NIGHTS
 
 Sample = Callable[[str], Path]
 
-# A page is made in the first test that needs it.
-pytestmark = pytest.mark.timeout(400)
-# The page of the simulation is made soonest; the others are left to test-more.
+# A page is made in the first test that needs it: that of the simulation soonest, so the others are left to test-more.
 QUICK = "simulation"
 pages = pytest.mark.parametrize(
     "name", [pytest.param(each, marks=[pytest.mark.more] * (each != QUICK)) for each in MAKERS]

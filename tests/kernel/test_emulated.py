@@ -18,7 +18,6 @@ REPLACED = {r"^#pragma GCC target\(.*\)$": "", r"__builtin_cpu_supports\([^)]*\)
 
 
 @pytest.mark.more
-@pytest.mark.timeout(600)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have the portable path only")
 def test_the_paths_for_avx512_pass_the_tests_of_the_curve(tmp_path: Path) -> None:
     package = tmp_path / "psicli"

@@ -105,7 +105,6 @@ def test_a_peer_that_sends_endlessly(pair: Pair, state: Path, receives: bool) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("receives", [True, False], ids=BOTH)
 def test_a_peer_that_sends_endlessly_for_long(pair: Pair, state: Path, receives: bool) -> None:
     flooded(pair, state, receives=receives, bins=60)

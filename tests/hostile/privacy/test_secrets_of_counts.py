@@ -27,7 +27,7 @@ from psicli import curve
 from psicli.protocol.messages import End, Frame, Received, Stream, task_session_id
 
 # Real runs with their memory take a while.
-pytestmark = [pytest.mark.more, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.more
 
 # The keys of each party, of which half match: a random half of the receiver's.
 COUNT, TASK = 1600, "overlap"

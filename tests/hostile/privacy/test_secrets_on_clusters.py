@@ -63,7 +63,6 @@ def test_the_search_finds_what_is_in_the_store_and_what_is_spilled(pair: Pair, s
 
 
 @pytest.mark.more
-@pytest.mark.timeout(300)  # it reads and searches the memory of a dozen processes
 @pytest.mark.parametrize("party", [PARTIES[0], pytest.param(PARTIES[1], marks=pytest.mark.slow)])
 def test_no_secret_leaves_an_actor(pair: Pair, start_cluster: StartCluster, party: str) -> None:
     recorded, spilled = pair.folder / "secrets", pair.folder / "spilled"

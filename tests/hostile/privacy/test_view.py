@@ -255,7 +255,6 @@ def test_a_senders_view_of_a_receiver_that_fails_before_the_result(tapped: tuple
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("tasks", "rows"), [(1, 20_000), (8, 4_000)])
 def test_a_sender_takes_as_long_for_everything_as_for_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int, rows: int

@@ -154,7 +154,6 @@ SOME_KILLS = [an_actor, a_node, the_raylet_of_the_head]
 
 
 @pytest.mark.more
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kill", SOME_KILLS, ids=lambda kill: kill.__name__)
 def test_three_kills_at_random(pair: Pair, start_cluster: StartCluster, kill: Kill) -> None:
     kill_at_random(pair, start_cluster, kill, 3)

@@ -126,7 +126,6 @@ SETTINGS = [
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_settings_do_not_show_in_the_output(pair: Pair) -> None:
     """Every setting gives the same outputs; with tight memory the run also uses the disk."""
     write_inputs(pair, (15_000, 10_000))
@@ -140,7 +139,6 @@ def test_settings_do_not_show_in_the_output(pair: Pair) -> None:
 
 
 @pytest.mark.more
-@pytest.mark.timeout(300)
 def test_backends_do_not_show_in_the_output(pair: Pair) -> None:
     """Every backend and CPU path works with another one, with frames of different sizes."""
     write_inputs(pair, (3000, 2500))
@@ -171,7 +169,6 @@ BINS = [
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_bins_do_not_show_in_the_output(pair: Pair) -> None:
     """The outputs do not depend on the number of bins, together with other settings."""
     write_inputs(pair, (80_000, 60_000))
@@ -202,7 +199,6 @@ ODD_COUNTS = [
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
 def test_odd_sizes(pair: Pair, broadcast: bool) -> None:
     """Each task has counts near zero, near the size of a bin or near the capacity of a bin."""
@@ -235,7 +231,6 @@ NARROW = {0, 1, 2, 8, 128, 129, 329}
 
 
 @pytest.mark.more
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("broadcast", [False, True], ids=["one-sided", "broadcast"])
 def test_odd_sizes_of_small_bins(broadcast: bool) -> None:
     assert [number_of_bins(count, 1, 128) for count in (128, 129, 300, 328, 329)] == [1, 4, 8, 8, 16]
@@ -263,7 +258,6 @@ def test_odd_sizes_of_small_bins(broadcast: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_real_budget_does_not_show_in_the_output(pair: Pair) -> None:
     """Items, lists and outputs do not fit in the least memory that a job may have."""
     write_inputs(pair, (700_000, 500_000), note="something of some length to be written to the output " * 3)
