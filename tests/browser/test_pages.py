@@ -40,6 +40,7 @@ def test_the_verdict_comes_first(browser: Browser, sample: Sample) -> None:
         assert "100 of 100" in page.locator(".verdict .numbers").inner_text()
 
 
+@pytest.mark.more
 def test_a_table_of_numbers_is_sorted_by_value(browser: Browser, sample: Sample) -> None:
     """The first click shows the greatest number on top, as a reader looks for it; the second the least."""
     with opened(browser, sample("simulation")) as page:

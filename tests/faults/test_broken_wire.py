@@ -173,6 +173,7 @@ def test_a_failure_while_it_reconnects(tmp_path: Path, point: str, party: str) -
         pair.nothing_left()
 
 
+@pytest.mark.more
 def test_a_slow_wire(tmp_path: Path) -> None:
     with proxied(tmp_path, 200) as (pair, proxy):
         proxy.delay(0.05)

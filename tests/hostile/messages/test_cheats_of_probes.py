@@ -87,6 +87,7 @@ def test_a_peer_that_breaks_the_rules(
     assert re.search(sentence, found.row["message"]), found.row
 
 
+@pytest.mark.more
 def test_a_peer_that_asks_for_too_much(pair: Pair) -> None:
     """It gets 4 MiB, and then an Abort."""
     found = checked(pair, saying(*[Ask(MOST_OCTETS)] * 18), listens=False)

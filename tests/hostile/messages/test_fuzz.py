@@ -125,7 +125,7 @@ def kept(end: MachineEnd) -> dict[tuple[type, int], bytes]:
     return found
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @roles
 @modes
 @settings(max_examples=150, deadline=None)

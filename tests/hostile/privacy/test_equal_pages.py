@@ -24,6 +24,8 @@ from support.processes.runner import DIALER, LISTENER, PARTIES, Pair, Result, Ru
 from psicli.protocol.messages import RR22
 from psicli.report.pages.run import run_page
 
+pytestmark = pytest.mark.more
+
 ROWS = 400
 # Nothing, something, everything.
 MATCHES = (0, ROWS // 3, ROWS)
@@ -86,7 +88,7 @@ def night(folder: Path, port: int, matches: int, protocol: str) -> Night:
     return Night(pair.path(DIALER), bob)
 
 
-@pytest.fixture(scope="module", params=["ecdh", pytest.param(RR22, marks=pytest.mark.more)])
+@pytest.fixture(scope="module", params=["ecdh", RR22])
 def nights(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[list[Night]]:
     """Return the nights in which nothing, something and everything matched."""
     folder = tmp_path_factory.mktemp("nights")
@@ -108,7 +110,6 @@ def equal(found: list[Any]) -> Any:
     return found[0]
 
 
-@pytest.mark.more
 def test_reports_are_equal(nights: list[Night]) -> None:
     report = equal([without(each.facts, CHANCE) for each in nights])
     for task in report["tasks"]:
@@ -165,13 +166,11 @@ def test_logs_are_equal(nights: list[Night]) -> None:
     assert len(equal(logs)) > 10
 
 
-@pytest.mark.more
 def test_ledgers_are_equal(nights: list[Night]) -> None:
     records = [json.loads(each.past("ledger", "--json").replace(str(each.folder), "")) for each in nights]
     assert len(equal([without(each, OF_A_RECORD) for each in records])["tasks"]) == 2
 
 
-@pytest.mark.more
 def test_histories_are_equal(nights: list[Night]) -> None:
     told = equal([without(json.loads(each.past("history", "--json")), OF_A_RECORD) for each in nights])
     assert [task["runs"][0]["rows"] for task in told["tasks"]] == [ROWS, ROWS]

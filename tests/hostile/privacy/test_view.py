@@ -55,7 +55,7 @@ def shape(message: Message) -> tuple[str, int, int]:
 # One-sided tasks in which everything or nothing matches ----------------------------------------------------------
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("protocol", ["", RR22], ids=["ecdh", RR22])
 @pytest.mark.parametrize(("count", "bin_items", "bins"), [(40, BIN_ITEMS, 1), (200, 128, 8)], ids=["one bin", "8 bins"])
 @pytest.mark.parametrize("share", ["nothing", "one", "everything"])
@@ -189,6 +189,7 @@ def log_of(result: Result) -> list[str]:
     return sorted(re.sub(r"\d+\.\d+ s|^\S+ |127\.0\.0\.1:\d+", "", line) for line in told)
 
 
+@pytest.mark.more
 def test_a_sender_is_done_and_the_port_is_free_before_a_row_is_written(pair: Pair) -> None:
     """Tasks, the end of the session and the closing of the port do not wait for the receiver to write its rows."""
     two_tasks(pair, "gated", full=True)

@@ -161,7 +161,7 @@ def test_random_limbs_within_their_bounds(path: str, operation: str) -> None:
         check_field(path, operation, firsts, [some_second(random, field, operation) for _ in range(lanes)])
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @on_every_path
 @settings(deadline=None)
 @given(data=st.data())

@@ -51,6 +51,7 @@ def test_a_signal_ends_the_run_and_all_its_actors(
     pair.nothing_left()
 
 
+@pytest.mark.more
 def test_without_ray_a_run_says_what_to_install(pair: Pair) -> None:
     sample(pair)
     expected = outputs(pair)

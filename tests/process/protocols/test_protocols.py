@@ -134,6 +134,7 @@ def test_a_kernel_that_is_missing_for_rr22_only(asked: Pair) -> None:
     assert checked["status"] == "ok"
 
 
+@pytest.mark.more
 @pytest.mark.skipif(len(curve.BACKENDS) == 1, reason="the native backend was not built")
 def test_a_native_kernel_that_is_asked_for_and_missing_for_rr22_only(asked: Pair) -> None:
     """No task by rr22 begins on another one, and those by ecdh do not mind."""

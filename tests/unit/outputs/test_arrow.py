@@ -320,7 +320,7 @@ def test_a_stream_must_be_complete_and_alone(tmp_path: Path) -> None:
         assert "the Arrow stream has no end" in refuse(MalformedInputError, tmp_path, other, fmt=ARROW_STREAM)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.more
 @pytest.mark.parametrize("fmt", KINDS, ids=name_of)
 @pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
 def test_damaged_files_are_refused_or_read(tmp_path: Path, fmt: FileFormat, compression: Any) -> None:

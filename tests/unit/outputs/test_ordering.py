@@ -37,6 +37,7 @@ def ordered(columns: list[Any]) -> list[int]:
 words = st.text("ab\xfc€😀", max_size=6) | st.integers(0, 99).map("id-{:09d}".format) | st.none()
 
 
+@pytest.mark.more
 @settings(deadline=None)
 @given(rows=st.lists(st.tuples(words, words), max_size=40), start=st.integers(0, 3))
 def test_the_order_is_that_of_whole_texts(rows: list[tuple[str | None, str | None]], start: int) -> None:

@@ -151,6 +151,7 @@ def test_sorting_is_bytewise_column_by_column(tmp_path: Path) -> None:
     assert write(numbers, CSV) == b"id\n-1\n1\n10\n9\n"
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("fmt", [CSV_GZ, CSV_ZST], ids=name_of)
 def test_compressed_bytes_do_not_depend_on_the_writes(fmt: FileFormat) -> None:
     data = b"".join(b"%d,%d\n" % (n, n * n) for n in range(100_000))

@@ -186,6 +186,7 @@ def log2_of_tail(mean: Any, bins: int) -> Any:
     return np.where(fits, -np.inf, bound)
 
 
+@pytest.mark.more
 def test_the_bound_of_the_tail_is_a_close_upper_bound() -> None:
     """It is compared with the exact tail where that is quick to compute."""
     compared = 0
@@ -306,6 +307,7 @@ def decided(
         return exc
 
 
+@pytest.mark.more
 @settings(max_examples=400, deadline=None)
 @given(offers=pairs_of_offers(), broadcast=st.booleans())
 def test_both_sides_decide_the_same(offers: tuple[Kept | None, Kept | None], broadcast: bool) -> None:

@@ -88,6 +88,7 @@ long_schedules = st.builds(
 )
 
 
+@pytest.mark.more
 @settings(max_examples=80, deadline=None)
 @given(
     n=st.sampled_from([1, 5, 95, 97]),
@@ -105,6 +106,7 @@ def test_any_interleaving_of_bins_gives_the_same_result(
     assert_order_of_bins(pair)
 
 
+@pytest.mark.more
 @settings(max_examples=150, deadline=None)
 @given(
     n=sizes,
