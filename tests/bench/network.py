@@ -188,10 +188,13 @@ def wait_until_it_listens(pid: int) -> None:
     """Wait until a process listens in its namespace, so that the dialer need not retry."""
     deadline = time.monotonic() + PATIENCE
     port = f":{PORT:04X} "
+    # Where there is IPv6, gRPC listens on any address with a socket of that family.
+    tables = [Path(f"/proc/{pid}/net/{name}") for name in ("tcp", "tcp6")]
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/net/tcp") as table:
+        with contextlib.suppress(OSError):
+            lines = [line for table in tables for line in table.read_text().splitlines()]
             # State 0A is TCP_LISTEN.
-            if any(port in line and line.split()[3] == "0A" for line in table):
+            if any(port in line and line.split()[3] == "0A" for line in lines):
                 return
         time.sleep(0.02)
     sys.exit(f"The sender did not start listening within {PATIENCE:.0f} s.")
