@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from support.docs.generate import ROOT
 from support.processes.runner import free_ports
+from support.waiting import DEADLINE
 
 NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
-# The start of a kernel, and two runs, on a machine that runs other tests, too [s].
-LIMIT = 110.0
 # Runs the notebook of standard input in a kernel of its own, and writes it with its outputs. The kernel listens on
 # sockets in the folder: another program could take ports that are chosen before it starts.
 RUN = """
@@ -46,7 +45,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             env={**os.environ, **folders},
-            timeout=LIMIT,
+            timeout=DEADLINE,
         )
     assert done.returncode == 0, done.stderr
     cells = [cell for cell in json.loads(done.stdout)["cells"] if cell["cell_type"] == "code"]

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from support.job_files import SMALL
 from support.processes.runner import PARTIES, free_ports
+from support.waiting import DEADLINE
 
-# The clock decides how soon the two sides are at the same job, and each attempt starts two processes [s].
-LIMIT = 110.0
 JOBS = ("one", "two", "three")
 TASK = """\
   - name: rows
@@ -46,7 +45,7 @@ def test_lists_in_other_orders_meet_at_one_port(tmp_path: Path) -> None:
         for batch in batches:
             with batch:
                 try:
-                    _, errors = batch.communicate(timeout=LIMIT)
+                    _, errors = batch.communicate(timeout=DEADLINE)
                 finally:
                     batch.kill()
             assert batch.returncode == 0, errors
